@@ -1,0 +1,58 @@
+"""The cache folder, and folders in it that are either whole or absent."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from epic_pl.errors import AssetError
+
+
+def cache_dir() -> Path:
+    """Where fetched assets are kept.
+
+    `$EPIC_PL_CACHE` where set, else `$XDG_CACHE_HOME/epic_pl`, else `~/.cache/epic_pl`.
+    """
+    if own := os.environ.get("EPIC_PL_CACHE"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "epic_pl"
+
+
+def cached_folder(relative: str, fill: Callable[[Path], None]) -> Path:
+    """Return a folder of the cache, building it first where it does not exist yet.
+
+    Of many processes that ask at once, one builds and the others wait. The folder appears by a
+    single rename, so one that exists is complete: a killed build leaves only a hidden `.partial`
+    folder, which the next build removes.
+
+    Args:
+        relative: the folder's path below `cache_dir()`.
+        fill: writes the contents into the empty folder that it is given.
+
+    Returns:
+        The complete folder.
+
+    Raises:
+        AssetError: the cache cannot be written, or whatever `fill` raises.
+    """
+    target = cache_dir() / relative
+    if target.is_dir():  # before the lock, so that a read-only cache works
+        return target
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f".{target.name}.lock")):
+            if not target.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                fill(partial)
+                os.replace(partial, target)
+    except OSError as error:
+        raise AssetError(
+            f"The cache folder {target} could not be written ({error}). Free some disk space or "
+            "mend its permissions, or set the environment variable EPIC_PL_CACHE to another folder."
+        ) from error
+    return target

