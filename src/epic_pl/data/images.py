@@ -1,0 +1,108 @@
+"""Pictures as people have them, read as 8-bit RGB or refused with a reason."""
+
+import contextlib
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from epic_pl.errors import DataError
+
+# a fixed list keeps the rarely used, rarely audited decoders out of reach of a data folder;
+# MPO, the JPEG with several views that phones write, is opened by Pillow as JPEG
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+# about 8,000 x 8,000: 200 MB once decoded. Pillow itself only warns, and at 89 million
+MAX_PIXELS = 64_000_000
+
+# what Pillow's parsers let through on broken bytes
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+)
+_WAY_OUT = "Fetch or export the file again, or leave the picture out of the table."
+
+
+def read_image(path: Path, min_size: int | None = None) -> Image.Image:
+    """Read a picture as upright 8-bit RGB.
+
+    EXIF orientation is applied, alpha is laid on white, palette, CMYK and 16-bit pictures are
+    converted, and of an animated file the first frame is taken.
+
+    Args:
+        path: the file.
+        min_size: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size (several times
+            faster) as long as neither side gets shorter than this many pixels.
+
+    Raises:
+        DataError: the file is missing, empty, truncated, not a picture of :data:`FORMATS`, or
+            larger than :data:`MAX_PIXELS`.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(_too_large(path, f"{image.width} x {image.height} pixels"))
+            if min_size is not None and image.format in ("JPEG", "MPO"):
+                image.draft(None, (min_size, min_size))
+            image.load()
+            return _to_rgb(_upright(image))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"Picture {path} does not exist. Check the image root and the paths in the table."
+        ) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(_too_large(path, str(error))) from error
+    except _BROKEN as error:
+        raise DataError(f"Picture {path} cannot be read: {_found(path, error)}. {_WAY_OUT}") from (
+            error
+        )
+
+
+def _too_large(path: Path, found: str) -> str:
+    return (
+        f"Picture {path} is too large: {found}; the limit is {MAX_PIXELS:,} pixels. "
+        "Shrink it, or leave it out of the table."
+    )
+
+
+def _found(path: Path, error: Exception) -> str:
+    """What is in the file, in words."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(24)
+    except OSError as unreadable:
+        return str(unreadable)
+    if not head:
+        return "the file is empty (0 bytes)"
+    if isinstance(error, UnidentifiedImageError):
+        start = head.decode("latin-1").lstrip("\xef\xbb\xbf \r\n\t")
+        return f"it is none of {', '.join(FORMATS)}; it starts with {start!r}"
+    return str(error) or type(error).__name__
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # pixels are sound at this point: a broken EXIF block is no reason to lose the picture
+    with contextlib.suppress(*_BROKEN):
+        return ImageOps.exif_transpose(image)
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # Pillow's own conversion clips at 255 and so turns nearly every pixel white
+        deep = np.clip(np.asarray(image).astype(np.int64), 0, 65_535)
+        return Image.fromarray(((deep + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("its pixels are floats, of a range that the file does not tell")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,185 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from epic_pl.data import images
+from epic_pl.data.images import read_image
+from epic_pl.errors import DataError
+
+
+def noise(width=40, height=30):
+    rng = np.random.default_rng(0)
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def pixel(path, at=(0, 0)):
+    image = read_image(path)
+    assert image.mode == "RGB"
+    return image.getpixel(at)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "webp", "gif", "jpg"])
+def test_formats(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.new("RGB", (8, 6), (200, 100, 50)).save(path)
+    assert read_image(path).size == (8, 6)
+    assert np.abs(np.array(pixel(path)) - (200, 100, 50)).max() <= 8
+
+
+def test_mpo_of_a_phone(tmp_path):
+    noise().save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[noise(20, 10)])
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.format == "MPO"
+    assert read_image(tmp_path / "a.jpg", min_size=8).size == (20, 15)
+
+
+def test_exif_orientation(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees to see it upright
+    image = Image.new("RGB", (20, 10), "red")
+    image.paste((0, 0, 255), (0, 0, 10, 10))
+    image.save(tmp_path / "a.png", exif=exif)
+    upright = read_image(tmp_path / "a.png")
+    assert upright.size == (10, 20)
+    assert upright.getpixel((5, 2)) == (0, 0, 255)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_broken_exif_does_not_lose_the_picture(tmp_path):
+    buffer = io.BytesIO()
+    noise().save(buffer, "JPEG")
+    data = buffer.getvalue()
+    junk = b"\xff\xe1\x00\x12Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff\x00\x00"
+    (tmp_path / "a.jpg").write_bytes(data[:2] + junk + data[2:])
+    assert read_image(tmp_path / "a.jpg").size == (40, 30)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("RGBA", (255, 0, 0, 0), (255, 255, 255)),
+        ("RGBA", (255, 0, 0, 128), (255, 127, 127)),
+        ("LA", (0, 0), (255, 255, 255)),
+        ("L", 77, (77, 77, 77)),
+        ("1", 1, (255, 255, 255)),
+    ],
+)
+def test_modes(tmp_path, mode, colour, expected):
+    Image.new(mode, (4, 4), colour).save(tmp_path / "a.png")
+    assert pixel(tmp_path / "a.png") == expected
+
+
+def test_palette_with_transparency(tmp_path):
+    image = Image.new("P", (4, 4), 0)
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    image.putpixel((1, 1), 1)
+    image.save(tmp_path / "a.png", transparency=0)
+    assert pixel(tmp_path / "a.png") == (255, 255, 255)
+    assert pixel(tmp_path / "a.png", (1, 1)) == (0, 255, 0)
+
+
+def test_cmyk(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg")
+    red, green, blue = pixel(tmp_path / "a.jpg")
+    assert red > 240
+    assert max(green, blue) < 15
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(np.array([[0, 32_896, 65_535]], dtype=np.uint16)).save(path)
+    assert [pixel(path, (x, 0))[0] for x in range(3)] == [0, 128, 255]
+
+
+def test_thirty_two_bit_mode_is_scaled_too(tmp_path):
+    Image.fromarray(np.array([[0, 32_896, 65_535]], dtype=np.int32)).save(tmp_path / "a.tiff")
+    with Image.open(tmp_path / "a.tiff") as image:
+        assert image.mode == "I"
+    assert [pixel(tmp_path / "a.tiff", (x, 0))[0] for x in range(3)] == [0, 128, 255]
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_first_frame_of_an_animation(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
+    assert pixel(path) == (255, 0, 0)
+
+
+def test_draft_is_taken_only_when_large_enough(tmp_path):
+    noise(800, 400).save(tmp_path / "a.jpg")
+    assert read_image(tmp_path / "a.jpg").size == (800, 400)
+    assert read_image(tmp_path / "a.jpg", min_size=100).size == (200, 100)
+    assert read_image(tmp_path / "a.jpg", min_size=101).size == (400, 200)
+    assert read_image(tmp_path / "a.jpg", min_size=500).size == (800, 400)
+    noise(800, 400).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", min_size=10).size == (800, 400)
+
+
+def test_html_saved_as_jpeg(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_text("<!DOCTYPE html><html>404</html>")
+    with pytest.raises(DataError, match=r"a\.jpg.*starts with '<!DOCTYPE html"):
+        read_image(path)
+
+
+def test_broken_files_say_what_is_wrong(tmp_path):
+    empty = tmp_path / "empty.jpg"
+    empty.touch()
+    with pytest.raises(DataError, match=r"empty\.jpg.*0 bytes.*Fetch"):
+        read_image(empty)
+    for suffix in ("jpg", "png", "gif", "webp", "tiff"):
+        whole = tmp_path / f"whole.{suffix}"
+        noise().save(whole)
+        cut = tmp_path / f"cut.{suffix}"
+        cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+        with pytest.raises(DataError, match=f"cut.{suffix} cannot be read"):
+            read_image(cut)
+    with pytest.raises(DataError, match=r"gone\.jpg does not exist"):
+        read_image(tmp_path / "gone.jpg")
+    with pytest.raises(DataError, match=tmp_path.name):
+        read_image(tmp_path)
+    Image.new("F", (4, 4)).save(tmp_path / "float.tiff")
+    with pytest.raises(DataError, match="floats"):
+        read_image(tmp_path / "float.tiff")
+
+
+def test_formats_outside_of_the_list_are_refused(tmp_path):
+    noise().save(tmp_path / "a.jpg", format="PPM")
+    with pytest.raises(DataError, match="none of JPEG"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_pixel_cap(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    noise(40, 30).save(path)
+    monkeypatch.setattr(images, "MAX_PIXELS", 40 * 30 - 1)
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded before the check"))
+    with pytest.raises(DataError, match=r"a\.png is too large: 40 x 30"):
+        read_image(path)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [10_000, 20_000])
+def test_decompression_bomb(tmp_path, side):
+    # a header that claims far more than the file holds
+    buffer = io.BytesIO()
+    Image.new("L", (1, 1)).save(buffer, "BMP")
+    data = bytearray(buffer.getvalue())
+    data[18:26] = side.to_bytes(4, "little") * 2
+    (tmp_path / "a.bmp").write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.bmp is too large"):
+        read_image(tmp_path / "a.bmp")
+
+
+def test_no_global_state_is_touched(tmp_path):
+    from PIL import ImageFile
+
+    before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+    noise().save(tmp_path / "a.jpg")
+    read_image(tmp_path / "a.jpg")
+    assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
+    assert before[0] > images.MAX_PIXELS
