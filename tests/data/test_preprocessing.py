@@ -1,0 +1,147 @@
+import json
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModel, BertModel
+
+from epic_pl.data.preprocessing import (
+    ImagePreprocessing,
+    build_image_transform,
+    image_preprocessing,
+    load_tokenizer,
+)
+from epic_pl.errors import AssetError, ConfigError, EncoderError
+
+PLAIN = ImagePreprocessing(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=0.5)
+
+
+def test_tiny_encoders_load_as_the_real_ones_do(tiny_vit_dir, tiny_tokenizer_dir):
+    vit = timm.create_model(f"local-dir:{tiny_vit_dir}", pretrained=True)
+    saved = load_file(tiny_vit_dir / "model.safetensors")
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in vit.state_dict().items())
+    assert vit(torch.zeros(1, 3, 32, 32)).shape == (1, 32)
+    bert = AutoModel.from_pretrained(tiny_tokenizer_dir)
+    assert isinstance(bert, BertModel)
+    tokenizer = load_tokenizer(str(tiny_tokenizer_dir))
+    tokens = tokenizer("a red cat, unseen")["input_ids"]
+    assert tokens[0] == tokenizer.cls_token_id
+    assert tokens[-1] == tokenizer.sep_token_id
+    assert tokenizer.unk_token_id not in tokens
+    assert len(tokenizer) == bert.config.vocab_size
+
+
+def test_dict_round_trip_is_plain():
+    values = PLAIN.to_dict()
+    assert json.loads(json.dumps(values)) == values
+    assert ImagePreprocessing.from_dict(values) == PLAIN
+
+
+def test_timm_folder(tiny_vit_dir):
+    expected = ImagePreprocessing(32, (0.5,) * 3, (0.5,) * 3, "bicubic", 0.9)
+    assert image_preprocessing(str(tiny_vit_dir)) == expected
+    assert image_preprocessing(f"local-dir:{tiny_vit_dir}") == expected
+    assert image_preprocessing(str(tiny_vit_dir), 64).size == 64
+
+
+@pytest.mark.parametrize("prefix", ["", "hf-hub:timm/"])
+@pytest.mark.parametrize("revision", ["", "@abc123"])
+def test_timm_name(prefix, revision):
+    name = f"{prefix}vit_base_patch16_224.augreg_in21k{revision}"
+    if revision and not prefix:
+        name = name.removesuffix(revision)
+    found = image_preprocessing(name)
+    assert (found.size, found.mean, found.crop_pct) == (224, (0.5, 0.5, 0.5), 0.9)
+
+
+def test_clip_folder(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "clip", "vision_config": {}}')
+    assert image_preprocessing(str(tmp_path)).mean[0] == pytest.approx(0.48145466)
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps(
+            {
+                "size": {"shortest_edge": 256},
+                "crop_size": {"height": 224, "width": 224},
+                "image_mean": [0.1, 0.2, 0.3],
+                "image_std": [1, 1, 1],
+                "resample": 2,
+            }
+        )
+    )
+    found = image_preprocessing(str(tmp_path))
+    assert found == ImagePreprocessing(224, (0.1, 0.2, 0.3), (1, 1, 1), "bilinear", 224 / 256)
+
+
+def test_unreachable_clip_falls_back_and_says_so():
+    with pytest.warns(UserWarning, match="openai/clip-vit-base-patch32"):
+        found = image_preprocessing("openai/clip-vit-base-patch32", 64)
+    assert found.size == 64
+    assert found.mean[0] == pytest.approx(0.48145466)
+
+
+def test_unknown_encoders_are_named(tmp_path):
+    with pytest.raises(EncoderError, match="'no_such_vit'"):
+        image_preprocessing("no_such_vit")
+    with pytest.raises(AssetError, match="'somebody/resnet'"):
+        image_preprocessing("somebody/resnet")
+    with pytest.raises(EncoderError, match=str(tmp_path)):
+        image_preprocessing(str(tmp_path))
+
+
+def test_eval_transform_resizes_by_crop_pct_and_crops_the_centre():
+    # 128 x 64, shorter side to 64: the crop keeps the central 32 x 32, which alone is white
+    image = Image.new("RGB", (128, 64), "black")
+    image.paste((255, 255, 255), (48, 16, 80, 48))
+    transform = build_image_transform(PLAIN, train=False, augment="randaugment")
+    pixels = transform(image)
+    assert not transform.random
+    assert type(pixels) is torch.Tensor
+    assert pixels.shape == (3, 32, 32)
+    torch.testing.assert_close(pixels, torch.ones(3, 32, 32))  # (1 - 0.5) / 0.5
+
+
+@pytest.mark.parametrize("augment", ["none", "flip", "crop", "randaugment"])
+def test_train_transforms_have_the_size(augment):
+    transform = build_image_transform(PLAIN, train=True, augment=augment)
+    assert transform.random == (augment != "none")
+    assert transform(Image.new("RGB", (50, 40))).shape == (3, 32, 32)
+
+
+def test_flip_mirrors_half_of_the_time():
+    image = Image.new("RGB", (64, 64), "black")
+    image.paste((255, 255, 255), (0, 0, 32, 64))
+    transform = build_image_transform(PLAIN, train=True, augment="flip")
+    left = [float(transform(image)[0, 16, 0]) > 0 for _ in range(40)]
+    assert 8 < sum(left) < 32
+
+
+def test_very_long_picture_stays_small():
+    calls = []
+    transform = build_image_transform(PLAIN, train=False)
+    transform._steps.transforms[0].register_forward_hook(lambda *a: calls.append(a[-1].size))
+    assert transform(Image.new("RGB", (20_000, 2))).shape == (3, 32, 32)
+    assert max(calls[0]) <= 4 * 64
+
+
+def test_bad_options():
+    with pytest.raises(ConfigError, match="'mixup'"):
+        build_image_transform(PLAIN, train=True, augment="mixup")
+    with pytest.raises(ConfigError, match="'cubic'"):
+        build_image_transform(ImagePreprocessing(8, (0,), (1,), "cubic"), train=False)
+
+
+def test_tokenizer_errors_name_the_encoder(tmp_path):
+    with pytest.raises(AssetError, match=r"'nobody/nothing'.*local folder"):
+        load_tokenizer("nobody/nothing")
+    with pytest.raises((AssetError, EncoderError), match=str(tmp_path)):
+        load_tokenizer(str(tmp_path))
+
+
+def test_local_folder_asks_no_hub(tiny_tokenizer_dir, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("socket.socket.connect", lambda *a: pytest.fail("network"))
+    assert load_tokenizer(str(tiny_tokenizer_dir), revision="main").pad_token == "[PAD]"
