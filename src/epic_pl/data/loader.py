@@ -1,0 +1,80 @@
+"""A training loader that goes on after a restart with the very batch that would have been next."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from epic_pl.data.sampler import TrainSampler
+from epic_pl.errors import ConfigError
+
+
+def init_worker(worker_id: int) -> None:
+    """Keep a loader worker to one thread: the workers themselves are the parallelism."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(1)
+
+
+class ResumableDataLoader(DataLoader[Any]):
+    """A DataLoader whose position is saved with the checkpoint.
+
+    Lightning calls :meth:`state_dict` and :meth:`load_state_dict` by itself. A position is an epoch
+    and the number of batches handed out in it; batches that workers have prefetched don't count.
+
+    The iterator does nothing before its first batch is asked for, since Lightning creates it before
+    it tells the sampler the epoch. Workers live for one epoch, so that they see the dataset's
+    ``set_epoch``. Worker seeds come from (seed, epoch) and never from torch's global random state,
+    which a resumed run restores and which must not depend on how often a loader was started.
+
+    Args:
+        *args: as for :class:`~torch.utils.data.DataLoader`.
+        **kwargs: as for :class:`~torch.utils.data.DataLoader`. ``sampler`` should be a
+            :class:`~epic_pl.data.sampler.TrainSampler`; with any other the loader works, but a
+            restart begins the epoch anew.
+
+    Raises:
+        ConfigError: with ``persistent_workers``, which would keep the first epoch's dataset.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get("persistent_workers"):
+            raise ConfigError(
+                "ResumableDataLoader needs persistent_workers=False: workers that outlive an epoch "
+                "never hear of the dataset's set_epoch. Leave the option out."
+            )
+        kwargs["worker_init_fn"] = kwargs.get("worker_init_fn") or init_worker
+        kwargs["generator"] = kwargs.get("generator") or torch.Generator()
+        super().__init__(*args, **kwargs)
+        self._at = (0, 0)
+
+    @property
+    def _epoch(self) -> int:
+        return int(getattr(self.sampler, "epoch", 0))
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        epoch, batches = self._epoch, 0
+        if isinstance(self.sampler, TrainSampler):
+            batches = self.sampler.start // (self.batch_size or 1)
+            self.generator.manual_seed(self.sampler.seed * 1_000_003 + epoch)
+        for batch in super().__iter__():
+            batches += 1
+            self._at = (epoch, batches)
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Position of the loader: the epoch, and the batches of it that were handed out."""
+        epoch, batches = self._at
+        # the sampler may have moved on to an epoch of which no batch was taken yet
+        return {"epoch": self._epoch, "batches": batches if epoch == self._epoch else 0}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue at a position; one at the end of an epoch is the beginning of the next."""
+        epoch, batches = int(state["epoch"]), int(state["batches"])
+        if batches >= len(self):
+            epoch, batches = epoch + 1, 0
+        if isinstance(self.sampler, TrainSampler):
+            self.sampler.set_epoch(epoch)
+            self.sampler.start = batches * (self.batch_size or 1)
+        self._at = (epoch, batches)
