@@ -1,0 +1,115 @@
+"""Samples to a batch."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from epic_pl.errors import ConfigError, DataError
+from epic_pl.types import Batch, Sample
+
+Task = Literal["multiclass", "multilabel"]
+
+
+class Collator:
+    """Puts samples into a :class:`~epic_pl.types.Batch`; picklable, so that workers can hold it.
+
+    An absent picture becomes zeros and an absent text the tokens of an empty string, each with
+    False in its presence mask; an empty string itself is a text that is present. ``labels`` is left
+    out as soon as one label of the batch is unknown.
+
+    Args:
+        tokenizer: of the text encoder, as from
+            :func:`~epic_pl.data.preprocessing.load_tokenizer`.
+        num_classes: C.
+        task: one class a sample, or any number of them.
+        image_size: side of the pictures, for batches that hold none.
+        max_text_tokens: longer texts are cut, also to what the tokenizer itself allows.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        num_classes: int,
+        task: Task,
+        image_size: int,
+        max_text_tokens: int,
+    ) -> None:
+        if task not in ("multiclass", "multilabel"):
+            raise ConfigError(f"The task must be multiclass or multilabel, got {task!r}.")
+        self.tokenizer = tokenizer
+        self.num_classes = num_classes
+        self.task = task
+        self.image_size = image_size
+        self.max_text_tokens = min(max_text_tokens, tokenizer.model_max_length)
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """Collate B samples.
+
+        Raises:
+            DataError: a label is out of range, or pictures differ in size.
+        """
+        tokens = self.tokenizer(
+            [sample["text"] or "" for sample in samples],
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=self.max_text_tokens,
+            return_attention_mask=True,
+            return_token_type_ids=False,
+            return_tensors="pt",
+        )
+        batch: Batch = {
+            "pixel_values": self._pixels(samples),
+            "input_ids": tokens["input_ids"],
+            "attention_mask": tokens["attention_mask"],
+            "image_present": torch.tensor([sample["image"] is not None for sample in samples]),
+            "text_present": torch.tensor([sample["text"] is not None for sample in samples]),
+            "sample_id": [sample["sample_id"] for sample in samples],
+        }
+        if all(sample["label"] is not None for sample in samples):
+            batch["labels"] = self._labels(samples)
+        return batch
+
+    def _pixels(self, samples: Sequence[Sample]) -> Tensor:
+        """Pictures ``(B, 3, H, W)``."""
+        shape = (3, self.image_size, self.image_size)
+        pixels = torch.zeros(len(samples), *shape)
+        for row, sample in zip(pixels, samples, strict=True):
+            image = sample["image"]
+            if image is None:
+                continue
+            if image.shape != shape:
+                raise DataError(
+                    f"The picture of sample {sample['sample_id']!r} has shape "
+                    f"{tuple(image.shape)} after its transform, not {shape}. Let the transform "
+                    "end with a crop of image_size."
+                )
+            row.copy_(image)
+        return pixels
+
+    def _labels(self, samples: Sequence[Sample]) -> Tensor:
+        """Class indices ``(B,)``, or 0/1 ``(B, C)`` for multilabel."""
+        if self.task == "multiclass":
+            return torch.tensor([self._classes(sample)[0] for sample in samples])
+        labels = torch.zeros(len(samples), self.num_classes)
+        for row, sample in zip(labels, samples, strict=True):
+            row[self._classes(sample)] = 1.0
+        return labels
+
+    def _classes(self, sample: Sample) -> list[int]:
+        label = sample["label"]
+        if isinstance(label, list) != (self.task == "multilabel") or label is None:
+            raise DataError(
+                f"Sample {sample['sample_id']!r} has label {label!r}, which does not suit a "
+                f"{self.task} task: that takes {'a list' if self.task == 'multilabel' else 'one'} "
+                "of class indices a sample."
+            )
+        classes = label if isinstance(label, list) else [label]
+        if any(not 0 <= index < self.num_classes for index in classes):
+            raise DataError(
+                f"Sample {sample['sample_id']!r} has label {label!r}, but there are "
+                f"{self.num_classes} classes: indices run from 0 to {self.num_classes - 1}."
+            )
+        return classes

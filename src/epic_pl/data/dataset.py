@@ -1,0 +1,126 @@
+"""Rows of a sample table as tensors."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from epic_pl.data.images import read_image
+from epic_pl.errors import DataError
+from epic_pl.types import RawSample, Sample
+
+
+@contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Run a block with CPU random states that depend on ``numbers`` only, then restore them.
+
+    Covers torch, numpy and Python. ``torch.manual_seed`` is avoided because it would reseed the
+    accelerators too, and with them the dropout of the model in training.
+    """
+    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    generator = torch.default_generator
+    torch_state, python_state, numpy_state = (
+        generator.get_state(),
+        random.getstate(),
+        np.random.get_state(),  # noqa: NPY002 - transforms of others draw from it
+    )
+    try:
+        generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        yield
+    finally:
+        generator.set_state(torch_state)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+class ImageTextDataset(Dataset[Sample]):
+    """Samples of a table, pictures read and transformed on access.
+
+    A transform may declare two attributes: ``random`` (False spares the seeding; True if missing)
+    and ``min_size`` (see :func:`~epic_pl.data.images.read_image`). A random one sees random states
+    that depend on (seed, epoch, row) only: its result is the same with any number of workers, on
+    any rank, and after a restart.
+
+    Args:
+        table: as made by :func:`~epic_pl.data.table.sample_table`.
+        image_root: folder that the picture paths start from and never leave.
+        transform: RGB picture to ``(3, H, W)`` float32.
+        seed: of the transform's randomness.
+    """
+
+    def __init__(
+        self,
+        table: pa.Table,
+        image_root: Path | str,
+        transform: Callable[[Image], Tensor],
+        *,
+        seed: int = 0,
+    ) -> None:
+        self.image_root = Path(image_root).resolve()
+        self.transform = transform
+        self.seed = seed
+        self.epoch = 0
+        # one buffer a column: a row of a chunked one costs a search
+        columns = table.combine_chunks()
+        self._ids, self._images, self._texts, self._labels = (
+            columns[name] for name in ("sample_id", "image", "text", "label")
+        )
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose augmentations are drawn."""
+        self.epoch = epoch
+
+    def raw(self, index: int) -> RawSample:
+        """A row with its picture as read from disk.
+
+        Raises:
+            DataError: the picture cannot be read, or lies outside of the image root.
+        """
+        sample_id, path = self._ids[index].as_py(), self._images[index].as_py()
+        return {
+            "sample_id": sample_id,
+            "image": None if path is None else self._read(sample_id, path),
+            "text": self._texts[index].as_py(),
+            "label": self._labels[index].as_py(),
+        }
+
+    def __getitem__(self, index: int) -> Sample:
+        raw = self.raw(index)
+        image = raw["image"]
+        return {
+            "sample_id": raw["sample_id"],
+            "image": None if image is None else self._transformed(image, index),
+            "text": raw["text"],
+            "label": raw["label"],
+        }
+
+    def _read(self, sample_id: str, path: str) -> Image:
+        full = (self.image_root / path).resolve()
+        if not full.is_relative_to(self.image_root):
+            raise DataError(
+                f"Sample {sample_id!r}: picture {path!r} leads to {full}, outside of the image "
+                f"root {self.image_root}. Move the picture, or choose a root that holds them all "
+                "(the target, where a symbolic link leads out)."
+            )
+        try:
+            return read_image(full, getattr(self.transform, "min_size", None))
+        except DataError as error:
+            raise DataError(f"Sample {sample_id!r}: {error}") from error
+
+    def _transformed(self, image: Image, index: int) -> Tensor:
+        if not getattr(self.transform, "random", True):
+            return self.transform(image)
+        with seeded(self.seed, self.epoch, index):
+            return self.transform(image)
