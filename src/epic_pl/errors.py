@@ -1,0 +1,29 @@
+"""The errors that epic_pl raises on purpose: each message names the culprit and the way out."""
+
+
+class EpicError(Exception):
+    """Base of every error that a user can mend; the command line prints it without a traceback."""
+
+
+class AssetError(EpicError):
+    """A pretrained encoder or a demo file could not be fetched or is not what it should be."""
+
+
+class EncoderError(EpicError):
+    """An encoder's name, architecture or inputs are not supported."""
+
+
+class DataError(EpicError):
+    """A dataset's files, rows, labels or pictures are missing or broken."""
+
+
+class CheckpointError(EpicError):
+    """A checkpoint does not fit the model that should load it."""
+
+
+class ConfigError(EpicError):
+    """Options that cannot hold together."""
+
+
+class TrainingError(EpicError):
+    """Training cannot go on, for example because the loss is not finite."""

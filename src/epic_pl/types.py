@@ -1,0 +1,63 @@
+"""The dictionaries that travel between the rooms.
+
+Shape legend: B batch, S text tokens, H, W picture height and width, C classes.
+"""
+
+from typing import NotRequired, TypedDict
+
+from PIL.Image import Image
+from torch import Tensor
+
+
+class Sample(TypedDict):
+    """One row of a dataset, before collation.
+
+    ``image`` is a transformed picture ``(3, H, W)`` float32, or None where the modality is absent;
+    ``text`` a string, or None where absent; ``label`` a class index, a list of class indices
+    (multilabel), or None where unknown.
+    """
+
+    sample_id: str
+    image: Tensor | None
+    text: str | None
+    label: int | list[int] | None
+
+
+class RawSample(TypedDict):
+    """A row as read from disk, before the picture is transformed: ``image`` is RGB or None."""
+
+    sample_id: str
+    image: Image | None
+    text: str | None
+    label: int | list[int] | None
+
+
+class Batch(TypedDict):
+    """What every model of this package takes; nothing else is ever read.
+
+    * ``pixel_values (B, 3, H, W)`` float: normalised pictures, zeros where absent.
+    * ``input_ids (B, S)`` int64: text padded to the longest of the batch.
+    * ``attention_mask (B, S)`` int64 or bool: 1 on real tokens, 0 on padding.
+    * ``image_present (B,)`` and ``text_present (B,)`` bool: optional, all are present without.
+    * ``labels``: ``(B,)`` int64 class indices, or ``(B, C)`` float 0/1 for multilabel; absent when
+      predicting.
+    * ``sample_id``: list of B strings; optional outside of prediction.
+    """
+
+    pixel_values: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+    image_present: NotRequired[Tensor]
+    text_present: NotRequired[Tensor]
+    labels: NotRequired[Tensor]
+    sample_id: NotRequired[list[str]]
+
+
+class Prediction(TypedDict):
+    """What a prediction step returns, on the CPU.
+
+    ``probabilities (B, C)`` float32: softmax over classes, or a sigmoid each for multilabel.
+    """
+
+    sample_id: list[str]
+    probabilities: Tensor
