@@ -1,0 +1,119 @@
+"""The contract of a frozen encoder.
+
+Shape legend: B batch, N tokens, n extra positions (prompts), d width.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from typing import Literal, Self, overload
+
+import torch
+from torch import Tensor, nn
+
+Pooling = Literal["auto", "cls", "mean"]
+
+
+class Encoder(nn.Module, ABC):
+    """A transformer whose layers can be run one by one, frozen for good.
+
+    Subclasses give ``embed``, ``_layer``, ``pool``; a caller runs the layers, with prompts where it
+    wants them. Nothing here ever gets a gradient, and :meth:`train` leaves it in evaluation mode,
+    so dropout inside never wakes.
+
+    Args:
+        model: the library's module; registered as it is, so its own names stay.
+        width: d.
+        num_layers: number of transformer layers.
+        pooling: what :meth:`pool` returns; "auto" is the architecture's own habit.
+    """
+
+    def __init__(self, model: nn.Module, width: int, num_layers: int, pooling: Pooling) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False).eval()
+        self.width = width
+        self.num_layers = num_layers
+        self.pooling = pooling
+        self._fingerprint: str | None = None
+
+    @abstractmethod
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Tokens ``(B, N, d)`` that enter layer 0, from the modality's raw inputs."""
+
+    @abstractmethod
+    def pool(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """One vector ``(B, d)`` from the last layer's tokens, after the encoder's own last norm."""
+
+    @abstractmethod
+    def _layer(self, index: int, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Layer ``index`` on all positions; the mask is what SDPA takes (True = may be seen)."""
+
+    @overload
+    def run_layer(self, index: int, tokens: Tensor, mask: Tensor | None = None) -> Tensor: ...
+    @overload
+    def run_layer(
+        self, index: int, tokens: Tensor, mask: Tensor | None, extra: Tensor
+    ) -> tuple[Tensor, Tensor]: ...
+    def run_layer(
+        self, index: int, tokens: Tensor, mask: Tensor | None = None, extra: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Run one layer, with extra positions behind the tokens where given.
+
+        Args:
+            index: the layer, counted from 0.
+            tokens: ``(B, N, d)``.
+            mask: ``(B, N)`` bool, True on tokens that may be seen; None where all may.
+            extra: ``(B, n, d)`` prompts; they see every visible token and each other, and every
+                token sees them.
+
+        Returns:
+            The tokens ``(B, N, d)``; with ``extra`` also its outputs ``(B, n, d)``.
+        """
+        if extra is None:
+            return self._layer(index, tokens, self._attention_mask(_seen(mask), tokens, 0))
+        joint = torch.cat([tokens, extra], dim=1)  # (B, N + n, d)
+        outputs = self._layer(index, joint, self._attention_mask(mask, tokens, extra.shape[1]))
+        num_tokens = tokens.shape[1]
+        return outputs[:, :num_tokens], outputs[:, num_tokens:]
+
+    def run_layers(
+        self, start: int, stop: int, tokens: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """Run the layers ``start`` to ``stop - 1`` without prompts."""
+        for index in range(start, stop):
+            tokens = self.run_layer(index, tokens, mask)
+        return tokens
+
+    def _attention_mask(self, mask: Tensor | None, tokens: Tensor, num_extra: int) -> Tensor | None:
+        """SDPA's mask ``(B, 1, 1, N + n)`` from the tokens' ``(B, N)``; extra is always seen."""
+        if mask is None:
+            return None
+        seen = mask if num_extra == 0 else nn.functional.pad(mask, (0, num_extra), value=True)
+        return seen[:, None, None, :]
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever is asked: the encoder is frozen."""
+        return super().train(False)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of names and frozen weights, hexadecimal; worked out once, at first use."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256()
+            for name, tensor in sorted(self.model.state_dict().items()):
+                digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+
+def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean ``(B, d)`` over the visible tokens ``(B, N, d)``; zeros where none is."""
+    if mask is None:
+        return tokens.mean(dim=1)
+    weights = mask[..., None].to(tokens.dtype)  # (B, N, 1)
+    return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+def _seen(mask: Tensor | None) -> Tensor | None:
+    """Without prompts a sample in which nothing may be seen has no softmax: let it see itself."""
+    return None if mask is None else mask | ~mask.any(dim=1, keepdim=True)

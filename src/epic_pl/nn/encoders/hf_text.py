@@ -1,0 +1,49 @@
+"""Hugging Face BERT-like text models as frozen encoders.
+
+Shape legend: B batch, N tokens, d width.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from epic_pl.errors import EncoderError
+from epic_pl.nn.encoders.base import Encoder, Pooling, masked_mean
+
+
+class HFTextEncoder(Encoder):
+    """A text model with ``embeddings`` and ``encoder.layer``: BERT, RoBERTa and their kin.
+
+    Args:
+        model: built with ``attn_implementation="sdpa"``; a pooler is not used.
+        pooling: "cls" is the first token, "mean" the mean of the visible ones, "auto" is "cls".
+
+    Raises:
+        EncoderError: if the model is not built this way.
+    """
+
+    model: Any
+
+    def __init__(self, model: nn.Module, pooling: Pooling = "auto") -> None:
+        layers: Any = getattr(getattr(model, "encoder", None), "layer", None)
+        config: Any = model.config
+        if layers is None or not hasattr(model, "embeddings"):
+            raise EncoderError(
+                f"{type(model).__name__} has no embeddings and encoder.layer to run."
+            )
+        super().__init__(model, config.hidden_size, len(layers), pooling)
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Token ids ``(B, N)`` to tokens ``(B, N, d)``."""
+        tokens: Tensor = self.model.embeddings(input_ids=inputs)
+        if hasattr(self.model, "embeddings_project"):  # ELECTRA's narrower embeddings
+            tokens = self.model.embeddings_project(tokens)
+        return tokens
+
+    def _layer(self, index: int, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
+        outputs: Tensor = self.model.encoder.layer[index](tokens, attention_mask=attention_mask)
+        return outputs
+
+    def pool(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``(B, d)``; these models normalise inside their last layer."""
+        return masked_mean(tokens, mask) if self.pooling == "mean" else tokens[:, 0]
