@@ -1,0 +1,144 @@
+"""Adapter-sized checkpoints: trainable weights only, loaded strictly.
+
+A pair: :func:`adapter_state` on saving, :func:`complete_state` on loading. What lies in between
+also carries the identity of the frozen encoders, so that a checkpoint cannot be put on top of
+others than those it was trained with.
+"""
+
+import pickle
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from epic_pl.errors import CheckpointError
+from epic_pl.nn.encoders.base import Encoder
+
+CHECKPOINT_KEY = "epic_pl"
+FORMAT_VERSION = 1
+
+
+class EncoderIdentity(TypedDict):
+    """Who a frozen encoder is: its name, pinned revision and SHA-256 of its weights."""
+
+    name: str
+    revision: str | None
+    fingerprint: str
+
+
+class CheckpointInfo(TypedDict):
+    """What a checkpoint says beside its weights; plain types only."""
+
+    format_version: int
+    image_encoder: EncoderIdentity
+    text_encoder: EncoderIdentity
+    class_names: list[str] | None
+    preprocessing: dict[str, Any] | None
+
+
+def frozen_keys(module: nn.Module) -> set[str]:
+    """Names in ``module.state_dict()`` that belong to a frozen encoder."""
+    prefixes = tuple(
+        f"{name}." for name, child in module.named_modules() if isinstance(child, Encoder)
+    )
+    return {key for key in module.state_dict() if key.startswith(prefixes)}
+
+
+def adapter_state(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` without the frozen encoders."""
+    frozen = frozen_keys(module)
+    return {key: value for key, value in state.items() if key not in frozen}
+
+
+def complete_state(module: nn.Module, adapter: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The adapter's state with ``module``'s own frozen encoders added, for a strict load.
+
+    Raises:
+        CheckpointError: if a key is missing, unknown, or of another shape, or a value not finite.
+    """
+    state = module.state_dict()
+    frozen = frozen_keys(module)
+    expected = set(state) - frozen
+    missing, unknown = sorted(expected - set(adapter)), sorted(set(adapter) - expected)
+    if missing or unknown:
+        parts = [f"it lacks {_some(missing)}"] if missing else []
+        parts += [f"it has {_some(unknown)}, unknown here"] if unknown else []
+        raise CheckpointError(
+            f"The checkpoint does not fit this model: {' and '.join(parts)}. It was written for "
+            "other options or another version; use the config that was saved beside it."
+        )
+    for key in sorted(expected):
+        if adapter[key].shape != state[key].shape:
+            raise CheckpointError(
+                f"The checkpoint's {key} has shape {tuple(adapter[key].shape)}, this model's "
+                f"{tuple(state[key].shape)}: the number of classes, prompts or the hub's width "
+                "differs; use the config that was saved beside the checkpoint."
+            )
+        if adapter[key].is_floating_point() and not bool(torch.isfinite(adapter[key]).all()):
+            raise CheckpointError(
+                f"The checkpoint's {key} holds NaN or infinite values: the run that wrote it had "
+                "diverged. Use an earlier checkpoint."
+            )
+    return {**{key: state[key] for key in frozen}, **adapter}
+
+
+def check_encoder(role: str, saved: EncoderIdentity, here: EncoderIdentity) -> None:
+    """Refuse a checkpoint that was trained on another frozen encoder.
+
+    Raises:
+        CheckpointError: if the fingerprints differ.
+    """
+    if saved["fingerprint"] == here["fingerprint"]:
+        return
+    revision = f" at revision {saved['revision']}" if saved["revision"] else ""
+    raise CheckpointError(
+        f"The checkpoint was trained on the {role} encoder {saved['name']!r}{revision} with "
+        f"fingerprint {saved['fingerprint'][:12]}, but this model has {here['name']!r} with "
+        f"fingerprint {here['fingerprint'][:12]}. Set model.{role}_encoder (and its revision) to "
+        "the checkpoint's; prompts mean nothing to another encoder."
+    )
+
+
+def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
+    """The part that :class:`CheckpointInfo` describes.
+
+    Raises:
+        CheckpointError: if there is none, or a later version wrote it.
+    """
+    info: CheckpointInfo | None = checkpoint.get(CHECKPOINT_KEY)
+    if info is None:
+        raise CheckpointError(
+            "This file is not a checkpoint of EPICModule: it does not say which encoders it "
+            "belongs to. Give a file that epic-pl fit wrote under checkpoints/."
+        )
+    if info["format_version"] > FORMAT_VERSION:
+        raise CheckpointError(
+            f"The checkpoint has format {info['format_version']}, this version of epic_pl reads up "
+            f"to {FORMAT_VERSION}: update epic_pl."
+        )
+    return info
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """A checkpoint file's content; tensors and plain types only, no code is ever run.
+
+    Raises:
+        CheckpointError: if the file is missing or holds anything else.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"There is no checkpoint at {path!r}.") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CheckpointError(
+            f"{path!r} cannot be read as a checkpoint of tensors and plain types: it is damaged, "
+            "not a checkpoint, or would need code to be run to load it, which is refused."
+        ) from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise CheckpointError(f"{path!r} holds no state_dict, so it is not a checkpoint.")
+    return content
+
+
+def _some(keys: list[str]) -> str:
+    shown = ", ".join(keys[:4])
+    return shown if len(keys) <= 4 else f"{shown} and {len(keys) - 4} more"
