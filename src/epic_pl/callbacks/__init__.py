@@ -1,0 +1,6 @@
+"""Lightning callbacks: predictions to a table, plots to pictures."""
+
+from epic_pl.callbacks.plots import ConfusionMatrixPlot
+from epic_pl.callbacks.predictions import PredictionWriter
+
+__all__ = ["ConfusionMatrixPlot", "PredictionWriter"]

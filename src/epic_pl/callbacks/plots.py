@@ -1,0 +1,91 @@
+"""Plots that a run leaves beside its logs."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from epic_pl.module import EPICModule
+
+# beyond this many classes counts in the cells could not be read
+_MAX_ANNOTATED = 15
+
+
+class ConfusionMatrixPlot(Callback):
+    """Draws the test set's confusion matrix to ``confusion_matrix.png`` and to TensorBoard.
+
+    Multiclass only; a multilabel task has none and is passed over.
+    """
+
+    def __init__(self) -> None:
+        self._matrix: MulticlassConfusionMatrix | None = None
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start counting."""
+        self._matrix = None
+        if isinstance(pl_module, EPICModule) and pl_module.task == "multiclass":
+            self._matrix = MulticlassConfusionMatrix(pl_module.num_classes).to(pl_module.device)
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count one batch."""
+        if self._matrix is not None:
+            self._matrix.update(outputs["logits"], batch["labels"])
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw, on rank zero; the counts of all ranks are summed."""
+        if self._matrix is None:
+            return
+        counts = self._matrix.compute().cpu()  # (C, C); a collective call, so on every rank
+        if not trainer.is_global_zero:
+            return
+        figure = draw_confusion_matrix(counts, pl_module.class_names)  # type: ignore[arg-type]
+        path = Path(trainer.log_dir or trainer.default_root_dir) / "confusion_matrix.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150, bbox_inches="tight")
+        rank_zero_info(f"Confusion matrix drawn to {path}")
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure("test/confusion_matrix", figure, trainer.global_step)
+
+
+def draw_confusion_matrix(counts: Tensor, class_names: list[str]) -> Figure:
+    """A figure of counts ``(C, C)``, rows the truth; shades are shares of each row."""
+    size = len(class_names)
+    side = max(4.0, min(20.0, 0.3 * size + 2))
+    figure = Figure(figsize=(side, side))
+    axes = figure.add_subplot()
+    shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(size), class_names, rotation=90, fontsize=8)
+    axes.set_yticks(range(size), class_names, fontsize=8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    accuracy = counts.diagonal().sum() / counts.sum().clamp(min=1)
+    axes.set_title(f"{int(counts.sum())} samples, accuracy {accuracy:.1%}")
+    if size <= _MAX_ANNOTATED:
+        for row in range(size):
+            for column in range(size):
+                shade = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(
+                    column,
+                    row,
+                    str(int(counts[row, column])),
+                    ha="center",
+                    va="center",
+                    color=shade,
+                )
+    return figure
