@@ -1,0 +1,1 @@
+"""The packaged configs; this file lets an editable install find them by their package name."""

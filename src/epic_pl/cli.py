@@ -1,0 +1,167 @@
+"""The command line: ``epic-pl {fit,validate,test,predict}`` on a thin LightningCLI."""
+
+import os
+import sys
+import warnings
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class name alone
+from epic_pl.callbacks import ConfusionMatrixPlot, PredictionWriter
+from epic_pl.data import ImageTextDataModule
+from epic_pl.errors import ConfigError, EpicError
+from epic_pl.module import EPICModule
+
+# errors come as one paragraph from main, not behind two screens of usage
+_PARSER: dict[str, Any] = {"exit_on_error": False}
+# said by Lightning of what is meant here: frozen encoders in eval mode, two loggers in one folder
+_EXPECTED_WARNINGS = (
+    r"Found \d+ module\(s\) in eval mode",
+    r"Experiment logs directory .* exists and is not empty",
+    r"The dirpath has changed from",
+    r".*does not have many workers",
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+)
+
+
+class EPICCLI(LightningCLI):
+    """LightningCLI with what every run of this package wants.
+
+    Checkpointing, early stopping and predictions have config sections of their own, since a
+    ``trainer.callbacks`` list in a second config replaces the first one silently. What the data
+    knows (classes, task, preprocessing) is linked into the model, and what the model knows (its
+    encoders) into the data.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Sections for callbacks, and the links between data and model."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/accuracy",
+                "checkpoint.mode": "max",
+                "checkpoint.filename": "best",
+                "checkpoint.save_last": True,
+                "checkpoint.auto_insert_metric_name": False,
+            }
+        )
+        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        parser.set_defaults(
+            {
+                "early_stopping.monitor": "val/accuracy",
+                "early_stopping.mode": "max",
+                "early_stopping.patience": 10,
+            }
+        )
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
+        parser.add_lightning_class_args(ConfusionMatrixPlot, "confusion_matrix")
+        for name in ("num_classes", "task", "class_names", "preprocessing"):
+            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+        for name in ("image_encoder", "text_encoder", "text_encoder_revision", "image_size"):
+            parser.link_arguments(f"model.{name}", f"data.init_args.{name}")
+
+    def before_instantiate_classes(self) -> None:
+        """Never run code out of a checkpoint unless the user says so in as many words."""
+        config = self.config[self.subcommand]
+        if config["weights_only"] is None:
+            config["weights_only"] = True
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """TensorBoard and CSV logs, both in ``<default_root_dir>/<subcommand>/version_N``."""
+        config = self._get(self.config_init, "trainer")
+        if config.get("logger") in (None, True) and not config.get("fast_dev_run"):
+            root = config.get("default_root_dir") or "runs"
+            tensorboard = TensorBoardLogger(root, name=self.subcommand)
+            csv = CSVLogger(root, name=self.subcommand, version=tensorboard.version)
+            kwargs["logger"] = [tensorboard, csv]
+        return super().instantiate_trainer(**kwargs)
+
+
+def packaged_configs() -> list[str]:
+    """Names of the configs that ship with the package, overlays included."""
+    root = resources.files("epic_pl.configs")
+    folders = (root, root / "overlays")
+    return sorted(
+        entry.name
+        for folder in folders
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def find_config(name: str) -> str:
+    """Where a config lies: as a path, else among the packaged ones, by its bare name.
+
+    Raises:
+        ConfigError: if it is neither; the message lists the packaged ones.
+    """
+    if Path(name).is_file():
+        return name
+    root = resources.files("epic_pl.configs")
+    for folder in (root, root / "overlays"):
+        packaged = folder / Path(name).name
+        if Path(name).name in (name, Path(name).name) and packaged.is_file():
+            return str(packaged)
+    raise ConfigError(
+        f"There is no config {name!r}, neither as a file here ({Path.cwd()}) nor in the package, "
+        f"which has: {', '.join(packaged_configs())}."
+    )
+
+
+def resolve_configs(args: list[str]) -> list[str]:
+    """The arguments with every ``--config`` name replaced by the file that it stands for."""
+    resolved, expects_name = [], False
+    for arg in args:
+        if expects_name:
+            arg = find_config(arg)
+        elif arg.startswith(("--config=", "-c=")):
+            option, name = arg.split("=", 1)
+            arg = f"{option}={find_config(name)}"
+        expects_name = arg in ("--config", "-c")
+        resolved.append(arg)
+    return resolved
+
+
+def run(args: list[str]) -> EPICCLI:
+    """Run the command line on ``args`` and return what it built; errors are raised.
+
+    Raises:
+        EpicError: with a message for the user.
+    """
+    for message in _EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    # tokenizers' own threads and forked loader workers do not get on
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    return EPICCLI(
+        EPICModule,
+        ImageTextDataModule,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={
+            "callbacks": RichProgressBar(),
+            "gradient_clip_val": 1.0,
+            "enable_model_summary": False,  # the parameter table says more
+        },
+        parser_kwargs=_PARSER | {subcommand: _PARSER for subcommand in LightningCLI.subcommands()},
+        args=resolve_configs(args),
+    )
+
+
+def main(args: ArgsType = None) -> None:
+    """Entry point of ``epic-pl``: runs and turns our errors into one paragraph and exit code 1."""
+    argv = list(args) if args is not None else sys.argv[1:]
+    sys.argv = sys.argv[:1]  # LightningCLI warns where both are given
+    try:
+        run([str(arg) for arg in argv])
+    except (EpicError, ArgumentError) as error:
+        print(f"epic-pl: {type(error).__name__}: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
