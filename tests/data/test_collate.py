@@ -42,8 +42,6 @@ def test_shapes_types_and_padding_to_the_longest(collate, tokenizer):
         "pixel_values",
         "input_ids",
         "attention_mask",
-        "image_present",
-        "text_present",
         "labels",
         "sample_id",
     }

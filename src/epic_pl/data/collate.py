@@ -16,8 +16,8 @@ class Collator:
     """Puts samples into a :class:`~epic_pl.types.Batch`; picklable, so that workers can hold it.
 
     An absent picture becomes zeros and an absent text the tokens of an empty string, each with
-    False in its presence mask; an empty string itself is a text that is present. ``labels`` is left
-    out as soon as one label of the batch is unknown.
+    False in its presence mask; an empty string itself is a text that is present. The masks are left
+    out where all are present, ``labels`` as soon as one label of the batch is unknown.
 
     Args:
         tokenizer: of the text encoder, as from
@@ -64,10 +64,13 @@ class Collator:
             "pixel_values": self._pixels(samples),
             "input_ids": tokens["input_ids"],
             "attention_mask": tokens["attention_mask"],
-            "image_present": torch.tensor([sample["image"] is not None for sample in samples]),
-            "text_present": torch.tensor([sample["text"] is not None for sample in samples]),
             "sample_id": [sample["sample_id"] for sample in samples],
         }
+        # masks only where somebody is absent: attention without a mask takes a faster path
+        image_present = torch.tensor([sample["image"] is not None for sample in samples])
+        text_present = torch.tensor([sample["text"] is not None for sample in samples])
+        if not (image_present.all() and text_present.all()):
+            batch["image_present"], batch["text_present"] = image_present, text_present
         if all(sample["label"] is not None for sample in samples):
             batch["labels"] = self._labels(samples)
         return batch
