@@ -1,0 +1,256 @@
+"""Layer by layer gives what the library gives at once."""
+
+import pytest
+import timm
+import torch
+from timm.layers import AttentionPoolLatent
+from tiny_models import (
+    EOS,
+    bert,
+    clip_image_encoder,
+    clip_text,
+    clip_text_encoder,
+    clip_vision,
+    hf_text,
+    scramble,
+    token_ids,
+    vit,
+)
+from transformers import BertConfig, BertForMaskedLM
+
+from epic_pl.errors import EncoderError
+from epic_pl.nn.encoders import HFTextEncoder, TimmViTEncoder
+from epic_pl.nn.encoders.base import masked_mean
+from epic_pl.nn.encoders.build import TEXT_MODEL_TYPES
+
+VITS = {
+    "class token": {},
+    "registers": {"reg_tokens": 3},
+    "registers, no position": {"reg_tokens": 3, "no_embed_class": True, "init_values": 0.1},
+    "average of patches": {"class_token": False, "global_pool": "avg"},
+    "average beside a class token": {"global_pool": "avg", "reg_tokens": 2},
+    "SigLIP": {"class_token": False, "global_pool": "map"},
+    "pre-norm, normed keys": {"pre_norm": True, "qk_norm": True, "final_norm": False},
+    "dropout everywhere": {"drop_rate": 0.5, "pos_drop_rate": 0.5, "patch_drop_rate": 0.5},
+}
+
+
+def run(encoder, inputs, mask=None):
+    with torch.no_grad():
+        return encoder.run_layers(0, encoder.num_layers, encoder.embed(inputs), mask)
+
+
+def pooled(encoder, inputs, mask=None):
+    with torch.no_grad():
+        return encoder.pool(run(encoder, inputs, mask), mask)
+
+
+def assert_same(ours, library):
+    torch.testing.assert_close(ours, library, rtol=1e-5, atol=1e-5)
+
+
+# timm -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", VITS.values(), ids=VITS.keys())
+def test_timm_vit(options):
+    model = scramble(vit(**options))
+    pictures = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = model(pictures)
+    assert_same(pooled(TimmViTEncoder(model), pictures), expected)
+
+
+def test_distilled_deit_pools_as_timm_does():
+    model = timm.create_model(
+        "deit_tiny_distilled_patch16_224", depth=2, embed_dim=12, img_size=32, num_classes=0
+    )
+    scramble(model).eval()
+    pictures = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = model(pictures)
+    assert_same(pooled(TimmViTEncoder(model), pictures), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"reg_tokens": 2}], ids=str)
+def test_timm_poolings(options):
+    model = scramble(vit(**options))
+    pictures = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        tokens = model.forward_features(pictures)
+    assert_same(pooled(TimmViTEncoder(model, "cls"), pictures), tokens[:, 0])
+    patches = tokens[:, model.num_prefix_tokens :]
+    assert patches.shape[1] == 4
+    assert_same(pooled(TimmViTEncoder(model, "mean"), pictures), patches.mean(dim=1))
+
+
+def test_mean_of_a_siglip_is_the_mean_of_its_patches():
+    model = scramble(vit(class_token=False, global_pool="map"))
+    assert isinstance(model.attn_pool, AttentionPoolLatent)
+    pictures = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = model.forward_features(pictures).mean(dim=1)
+    assert_same(pooled(TimmViTEncoder(model, "mean"), pictures), expected)
+
+
+def test_no_class_token_to_pool():
+    with pytest.raises(EncoderError, match="image_pooling to mean or auto"):
+        TimmViTEncoder(vit(class_token=False, global_pool="avg"), "cls")
+
+
+# BERT and its kin -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model_type", TEXT_MODEL_TYPES)
+def test_bert_like(model_type):
+    model = hf_text(model_type)
+    ids, mask = token_ids([6, 3, 1])
+    with torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    mask = mask.bool()
+    assert_same(run(HFTextEncoder(model), ids, mask)[mask], expected[mask])
+    for pooling in ("auto", "cls"):
+        assert_same(pooled(HFTextEncoder(model, pooling), ids, mask), expected[:, 0])
+    means = torch.stack([row[keep].mean(dim=0) for row, keep in zip(expected, mask, strict=True)])
+    assert_same(pooled(HFTextEncoder(model, "mean"), ids, mask), means)
+
+
+def test_electra_projects_its_narrow_embeddings():
+    model = hf_text("electra")
+    assert model.embeddings_project.in_features == 16
+    assert HFTextEncoder(model).embed(token_ids([3])[0]).shape == (1, 3, 24)
+
+
+def test_models_without_layers_to_run_are_refused_by_name():
+    config = BertConfig(num_hidden_layers=1, hidden_size=24, num_attention_heads=3)
+    with pytest.raises(EncoderError, match="BertForMaskedLM"):
+        HFTextEncoder(BertForMaskedLM(config))
+
+
+# CLIP -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(16, 16), (24, 24), (24, 16), (16, 24)], ids=str)
+def test_clip_vision(size):
+    pictures = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        output = clip_vision()(pictures, interpolate_pos_encoding=size != (16, 16))
+    encoder = clip_image_encoder()
+    assert_same(run(encoder, pictures), output.last_hidden_state)
+    assert_same(pooled(encoder, pictures), output.pooler_output)
+    expected = encoder.model.post_layernorm(output.last_hidden_state[:, 1:].mean(dim=1))
+    assert_same(pooled(clip_image_encoder("mean"), pictures), expected)
+
+
+def test_clip_text():
+    ids, mask = token_ids([6, 3, 2])
+    with torch.no_grad():
+        output = clip_text()(input_ids=ids, attention_mask=mask)
+    mask = mask.bool()
+    encoder = clip_text_encoder()
+    normed = encoder.model.final_layer_norm(run(encoder, ids, mask))
+    assert_same(normed[mask], output.last_hidden_state[mask])
+    assert (ids == EOS).sum() == 3
+    assert_same(pooled(encoder, ids, mask), output.pooler_output)
+    assert_same(pooled(encoder, ids[:1]), output.pooler_output[:1])  # no mask: the last token
+    means = masked_mean(output.last_hidden_state, mask)
+    assert_same(pooled(clip_text_encoder("mean"), ids, mask), means)
+
+
+def test_clip_text_never_looks_ahead():
+    encoder = clip_text_encoder()
+    ids, mask = token_ids([6])
+    before = run(encoder, ids, mask.bool())
+    for j in range(6):
+        other = ids.clone()
+        other[0, j] = (ids[0, j] + 1) % EOS
+        changed = (run(encoder, other, mask.bool()) - before).abs().amax(dim=-1)[0] > 1e-6
+        assert changed.tolist() == [i >= j for i in range(6)]
+
+
+# prompts in a layer ---------------------------------------------------------------------------
+
+
+def _influence(encoder, layer, tokens, mask, prompts):
+    """(N + n, N + n): does the output of the row's position depend on the column's input?"""
+    inputs = torch.cat([tokens, prompts], dim=1)
+
+    def outputs(joint):
+        with torch.no_grad():
+            split = encoder.run_layer(layer, joint[:, :-2], mask, joint[:, -2:])
+        return torch.cat(split, dim=1)[0]
+
+    before, columns = outputs(inputs), []
+    for position in range(inputs.shape[1]):
+        moved = inputs.clone()
+        moved[0, position] += torch.randn_like(moved[0, position])
+        columns.append((outputs(moved) - before).abs().amax(dim=-1) > 1e-9)
+    return torch.stack(columns, dim=1)
+
+
+@pytest.mark.parametrize("kind", ["vit", "bert", "clip vision", "clip text"])
+def test_who_sees_whom_with_prompts(kind):
+    encoder = {
+        "vit": lambda: TimmViTEncoder(scramble(vit())),
+        "bert": lambda: HFTextEncoder(scramble(bert())),
+        "clip vision": clip_image_encoder,
+        "clip text": clip_text_encoder,
+    }[kind]().double()
+    tokens = torch.randn(1, 5, encoder.width, dtype=torch.float64)
+    prompts = torch.randn(1, 2, encoder.width, dtype=torch.float64)
+    mask = torch.tensor([[True, True, True, True, False]])
+    expected = torch.ones(7, 7, dtype=torch.bool)
+    if kind == "clip text":
+        expected[:5, :5] = torch.ones(5, 5).tril().bool()
+    assert torch.equal(_influence(encoder, 1, tokens, None, prompts), expected)
+    expected[:, 4] = False  # nobody sees the pad
+    masked = _influence(encoder, 1, tokens, mask, prompts)
+    assert torch.equal(masked[[0, 1, 2, 3, 5, 6]], expected[[0, 1, 2, 3, 5, 6]])
+
+
+def test_outputs_are_split_where_prompts_begin():
+    encoder = TimmViTEncoder(scramble(vit()))
+    tokens, prompts = torch.randn(2, 5, 32), torch.randn(2, 3, 32)
+    split = encoder.run_layer(0, tokens, None, prompts)
+    assert [part.shape for part in split] == [(2, 5, 32), (2, 3, 32)]
+    assert encoder.run_layer(0, tokens).shape == (2, 5, 32)
+
+
+def test_a_sample_with_nothing_to_see_stays_finite_and_leaves_others_alone():
+    encoder = HFTextEncoder(scramble(bert()))
+    tokens = torch.randn(2, 4, 24)
+    mask = torch.tensor([[False] * 4, [True, True, True, False]])
+    out = encoder.run_layers(0, 3, tokens, mask)
+    assert out.isfinite().all()
+    assert_same(out[1:], encoder.run_layers(0, 3, tokens[1:], mask[1:]))
+    assert torch.equal(masked_mean(tokens, mask)[0], torch.zeros(24))
+
+
+# identity -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["blocks.2.mlp.fc1.weight", "norm.bias", "pos_embed"])
+def test_fingerprint_tells_one_weight(name):
+    prints = []
+    for nudge in (0.0, 0.0, 1e-3):
+        model = scramble(vit())
+        model.get_parameter(name).data.view(-1)[3] += nudge
+        prints.append(TimmViTEncoder(model).fingerprint)
+    assert prints[0] == prints[1] != prints[2]
+    assert len(prints[0]) == 64
+
+
+def test_fingerprint_tells_names_shapes_and_types():
+    prints = {
+        TimmViTEncoder(scramble(vit())).fingerprint,
+        TimmViTEncoder(scramble(vit()).bfloat16()).fingerprint,
+        TimmViTEncoder(scramble(vit(depth=2))).fingerprint,
+        HFTextEncoder(scramble(bert())).fingerprint,
+    }
+    assert len(prints) == 4
+
+
+def test_frozen_from_the_start():
+    encoder = TimmViTEncoder(vit(drop_rate=0.5).train().requires_grad_(True))
+    assert not any(p.requires_grad for p in encoder.parameters())
+    assert not encoder.train().model.training

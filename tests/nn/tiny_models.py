@@ -1,0 +1,158 @@
+"""Small encoders with lively random weights, and batches for them."""
+
+import torch
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BertConfig,
+    BertModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+)
+
+from epic_pl.nn import EPIC, EPICConfig
+from epic_pl.nn.encoders import CLIPImageEncoder, CLIPTextEncoder, HFTextEncoder, TimmViTEncoder
+from epic_pl.types import Batch
+
+VOCABULARY = 40
+EOS = 39
+
+
+def scramble(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Weights as if trained: biases of zero and gains of one would hide errors."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim > 1:
+                parameter.copy_(noise * parameter.shape[-1] ** -0.5)
+            elif parameter.ndim == 1:  # a norm's gain, or a bias
+                parameter.copy_(name.endswith("weight") + 0.1 * noise)
+    return module
+
+
+def vit(depth: int = 3, **options) -> VisionTransformer:
+    sizes = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "num_heads": 4, "mlp_ratio": 2}
+    return VisionTransformer(**{**sizes, "depth": depth, "num_classes": 0, **options}).eval()
+
+
+def image_encoder(depth: int = 3, **options) -> TimmViTEncoder:
+    return TimmViTEncoder(scramble(vit(depth, **options), seed=1))
+
+
+def bert(depth: int = 3, **options) -> BertModel:
+    config = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=24,
+        num_hidden_layers=depth,
+        num_attention_heads=3,
+        intermediate_size=48,
+        max_position_embeddings=24,
+        attn_implementation="sdpa",
+        **options,
+    )
+    return BertModel(config, add_pooling_layer=False).eval()
+
+
+def text_encoder(depth: int = 3, **options) -> HFTextEncoder:
+    return HFTextEncoder(scramble(bert(depth, **options), seed=2))
+
+
+def hf_text(model_type: str) -> nn.Module:
+    """Any BERT-like architecture of the library, tiny."""
+    config = AutoConfig.for_model(
+        model_type,
+        vocab_size=VOCABULARY,
+        hidden_size=24,
+        embedding_size=16,  # ELECTRA's; others ignore it
+        num_hidden_layers=3,
+        num_attention_heads=3,
+        intermediate_size=48,
+        max_position_embeddings=24,
+        attn_implementation="sdpa",
+    )
+    return scramble(AutoModel.from_config(config), seed=3).eval()
+
+
+def clip_vision() -> CLIPVisionModel:
+    config = CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=16,
+        patch_size=8,
+        attn_implementation="sdpa",
+    )
+    return scramble(CLIPVisionModel(config), seed=4).eval()
+
+
+def clip_text() -> CLIPTextModel:
+    config = CLIPTextConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=24,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=3,
+        max_position_embeddings=24,
+        pad_token_id=1,
+        eos_token_id=EOS,
+        attn_implementation="sdpa",
+    )
+    return scramble(CLIPTextModel(config), seed=5).eval()
+
+
+def clip_image_encoder(pooling="auto") -> CLIPImageEncoder:
+    model = clip_vision()
+    return CLIPImageEncoder(getattr(model, "vision_model", model), pooling)
+
+
+def clip_text_encoder(pooling="auto") -> CLIPTextEncoder:
+    model = clip_text()
+    return CLIPTextEncoder(getattr(model, "text_model", model), pooling)
+
+
+def epic(config: EPICConfig, image=None, text=None, num_classes: int = 5) -> EPIC:
+    """EPIC in float64 with random trained parts, up-projections and stand-ins included."""
+    model = EPIC(image or image_encoder(), text or text_encoder(), num_classes, config)
+    for part in (model.prompts, model.hubs, model.head):
+        scramble(part, seed=7)
+    scramble(nn.ParameterList([model.absent_image, model.absent_text]), seed=8)
+    return model.double().eval()
+
+
+def token_ids(lengths: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Ids padded on the right with ordinary tokens' ids, end-of-text last, and their mask."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, EOS, (len(lengths), max(lengths)), generator=generator)
+    mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+    ids[torch.arange(len(lengths)), torch.tensor(lengths) - 1] = EOS
+    return ids, mask.long()
+
+
+def batch(
+    lengths: list[int], image_present=None, text_present=None, size: int = 16, seed: int = 0
+) -> Batch:
+    """A batch in float64; ``*_present`` are lists of 0 and 1, or None to leave the key out."""
+    generator = torch.Generator().manual_seed(seed)
+    ids, mask = token_ids(lengths, seed)
+    pictures = torch.randn(len(lengths), 3, size, size, generator=generator, dtype=torch.float64)
+    made = Batch(pixel_values=pictures, input_ids=ids, attention_mask=mask)
+    if image_present is not None:
+        made["image_present"] = torch.tensor(image_present, dtype=torch.bool)
+    if text_present is not None:
+        made["text_present"] = torch.tensor(text_present, dtype=torch.bool)
+    return made
+
+
+def sample(whole: Batch, index: int) -> Batch:
+    """One row of a batch, its padding cut off."""
+    length = int(whole["attention_mask"][index].sum())
+    row = {key: value[index : index + 1] for key, value in whole.items()}
+    return Batch(
+        **{**row, **{key: row[key][:, :length] for key in ("input_ids", "attention_mask")}}
+    )
