@@ -1,6 +1,8 @@
 """Raw files to batches: tables, pictures, collation, loaders that resume, one file a dataset."""
 
 from epic_pl.data.datamodule import ImageTextDataModule
+from epic_pl.data.food101 import Food101DataModule
 from epic_pl.data.openmoji import OpenMojiDataModule
+from epic_pl.data.table_module import TableDataModule
 
-__all__ = ["ImageTextDataModule", "OpenMojiDataModule"]
+__all__ = ["Food101DataModule", "ImageTextDataModule", "OpenMojiDataModule", "TableDataModule"]
