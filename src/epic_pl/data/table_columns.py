@@ -1,0 +1,289 @@
+"""Columns of anyone's table as ids, pictures, texts, labels and splits, or errors that name rows.
+
+Rows count from 0 in all messages, the header not counted.
+"""
+
+import string
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from epic_pl.errors import ConfigError, DataError
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+    "predict": "predict",
+}
+_SHOWN = 5
+
+
+def named_rows(mask: Any, values: Any = None) -> str:
+    """``row 3``, or ``rows 3 ('cat'), 8 ('dog') and 4 more``: where a mask is true."""
+    rows = np.flatnonzero(np.asarray(pc.fill_null(pa.array(mask), False)))
+    named = [
+        f"{row}" if values is None else f"{row} ({values[int(row)].as_py()!r})"
+        for row in rows[:_SHOWN]
+    ]
+    more = f" and {rows.size - _SHOWN:,} more" if rows.size > _SHOWN else ""
+    return f"row{'s' if rows.size > 1 else ''} {', '.join(named)}{more}"
+
+
+def column(table: pa.Table, name: str, option: str) -> pa.Array:
+    """A column as one array.
+
+    Raises:
+        DataError: there is none of that name.
+    """
+    if name not in table.column_names:
+        close = get_close_matches(name, table.column_names, n=1, cutoff=0.6)
+        guess = f" Did you mean {close[0]!r}?" if close else ""
+        raise DataError(
+            f"The table has no column {name!r} ({option}); it has "
+            f"{', '.join(map(repr, table.column_names))}.{guess}"
+        )
+    array = table[name].combine_chunks()
+    if isinstance(array, pa.ChunkedArray):  # no rows, or beyond 2 GB
+        array = pa.concat_arrays(array.chunks)
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def strings(array: pa.Array, name: str) -> pa.Array:
+    """Cells as strings; what is no scalar is refused."""
+    if pa.types.is_nested(array.type) or pa.types.is_binary(array.type):
+        raise DataError(
+            f"Column {name!r} holds {array.type}, but strings or numbers are needed. Flatten it, "
+            "or name another column."
+        )
+    return array.cast(pa.string())
+
+
+def id_column(table: pa.Table, name: str | None) -> pa.Array:
+    """Ids of the rows; row numbers without a column.
+
+    Raises:
+        DataError: missing or repeated ids.
+    """
+    if name is None:
+        return pa.array(np.arange(table.num_rows)).cast(pa.string())
+    ids = strings(column(table, name, "id_column"), name)
+    if ids.null_count:
+        raise DataError(f"Column {name!r} has no id in {named_rows(pc.is_null(ids))}. Fill it in.")
+    codes = ids.dictionary_encode().indices.to_numpy()
+    doubled = np.bincount(codes)[codes] > 1
+    if doubled.any():
+        raise DataError(
+            f"Column {name!r} must tell rows apart, but ids repeat: {named_rows(doubled, ids)}. "
+            "Drop the repeated rows, or leave id_column out to use row numbers."
+        )
+    return ids
+
+
+def image_column(table: pa.Table, name: str | None) -> pa.Array:
+    """Paths of pictures; null where the cell is empty.
+
+    Raises:
+        DataError: pictures are embedded in the table, or the column is not of paths.
+    """
+    if name is None:
+        return pa.nulls(table.num_rows, pa.string())
+    paths = column(table, name, "image_column")
+    if pa.types.is_struct(paths.type) and {f.name for f in paths.type} >= {"bytes", "path"}:
+        embedded = pc.is_valid(pc.struct_field(paths, "bytes"))
+        if pc.any(embedded).as_py():
+            raise DataError(
+                f"Column {name!r} holds the bytes of pictures ({named_rows(embedded)}), but "
+                "pictures are read from files. Save each one (for example row['image'].save(path)) "
+                "and put its path into the column."
+            )
+        paths = pc.struct_field(paths, "path")
+    if not (pa.types.is_string(paths.type) or pa.types.is_large_string(paths.type)):
+        if paths.null_count == len(paths):
+            return pa.nulls(len(paths), pa.string())
+        raise DataError(f"Column {name!r} holds {paths.type}, not paths of pictures.")
+    paths = paths.cast(pa.string())
+    return pc.if_else(pc.equal(pc.utf8_trim_whitespace(paths), ""), None, paths)
+
+
+def text_column(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
+    """The text of each row.
+
+    Args:
+        table: with the columns that ``spec`` names.
+        spec: a column; several, joined by a space; or a template such as ``"{title}. {body}"``.
+            Null where all its cells are empty; other empty cells count as empty strings.
+
+    Raises:
+        DataError: a column is missing.
+        ConfigError: the template is broken.
+    """
+    if spec is None or spec == []:
+        return pa.nulls(table.num_rows, pa.string())
+    if isinstance(spec, str) and "{" in spec:
+        parts = _template(spec)
+    else:
+        names = [spec] if isinstance(spec, str) else list(spec)
+        parts = [(" " if index else "", name) for index, name in enumerate(names)]
+    named = [name for _, name in parts if name is not None]
+    cells = {name: strings(column(table, name, "text_columns"), name) for name in named}
+    if len(parts) == 1 and parts[0][0] == "":
+        return cells[named[0]]
+    pieces: list[Any] = []
+    for literal, name in parts:
+        if literal:
+            pieces.append(pa.scalar(literal, pa.string()))
+        if name is not None:
+            pieces.append(pc.fill_null(cells[name], ""))
+    joined = pc.utf8_trim_whitespace(pc.binary_join_element_wise(*pieces, ""))
+    absent = pa.array(np.all([pc.is_null(cells[name]) for name in named], axis=0))
+    return pc.if_else(absent, None, joined)
+
+
+def _template(spec: str) -> list[tuple[str, str | None]]:
+    try:
+        parsed = list(string.Formatter().parse(spec))
+    except ValueError as error:
+        raise ConfigError(f"text_columns {spec!r} is no template: {error}.") from error
+    if any(form or conversion or name == "" for _, name, form, conversion in parsed):
+        raise ConfigError(
+            f"text_columns {spec!r}: braces hold the name of a column and nothing else, as in "
+            '"{title}. {description}".'
+        )
+    return [(literal, name) for literal, name, _, _ in parsed]
+
+
+def split_column(table: pa.Table, name: str) -> pa.Array:
+    """``train``, ``val``, ``test`` or ``predict`` for each row.
+
+    Raises:
+        DataError: cells that are none of :data:`SPLIT_NAMES`.
+    """
+    given = strings(column(table, name, "split_column"), name)
+    lower = pc.utf8_lower(pc.utf8_trim_whitespace(given))
+    found = pc.index_in(lower, value_set=pa.array(list(SPLIT_NAMES)))
+    if found.null_count:
+        raise DataError(
+            f"Column {name!r} must say one of {', '.join(SPLIT_NAMES)}, but does not in "
+            f"{named_rows(pc.is_null(found), given)}."
+        )
+    return pa.array(list(SPLIT_NAMES.values())).take(found)
+
+
+def label_column(table: pa.Table, name: str, separator: str | None) -> pa.Array:
+    """Labels as strings, or lists of strings where the task is multilabel; null where unknown.
+
+    Raises:
+        DataError: NaN, numbers that are no classes, or labels with blanks around them.
+        ConfigError: a separator for a column of lists.
+    """
+    cells = column(table, name, "label_column")
+    if pa.types.is_list(cells.type) or pa.types.is_large_list(cells.type):
+        if separator is not None:
+            raise ConfigError(f"Column {name!r} holds lists: leave label_separator out.")
+        parents = pc.list_parent_indices(cells).to_numpy()
+        values = _class_strings(pc.list_flatten(cells), name, parents)
+        if values.null_count:
+            at = parents[np.asarray(pc.is_null(values))]
+            raise DataError(f"A label list of column {name!r} holds a null (row {at[0]}).")
+        return _lists(values, parents, len(cells), np.asarray(pc.is_null(cells)))
+    if separator is None:
+        return _class_strings(cells, name, np.arange(len(cells)))
+    if not separator:
+        raise ConfigError("label_separator is empty; give a string such as '|', or leave it out.")
+    split = pc.split_pattern(pc.fill_null(strings(cells, name), ""), separator)
+    parents = pc.list_parent_indices(split).to_numpy()
+    values = pc.utf8_trim_whitespace(pc.list_flatten(split))
+    keep = np.asarray(pc.not_equal(values, ""))
+    values = _class_strings(values.filter(pa.array(keep)), name, parents[keep])
+    return _lists(values, parents[keep], len(cells), np.zeros(len(cells), dtype=bool))
+
+
+def _lists(values: pa.Array, parents: Any, rows: int, absent: Any) -> pa.Array:
+    counts = np.bincount(parents.astype(np.int64), minlength=rows)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, values, mask=pa.array(absent))
+
+
+def _class_strings(values: pa.Array, name: str, rows: npt.NDArray[Any]) -> pa.Array:
+    """Class names as strings; ``rows`` says which row each value is from."""
+    if pa.types.is_floating(values.type):
+        _refuse(pc.is_nan(values), values, rows, name, "is NaN; use an empty cell where unknown")
+        _refuse(
+            pc.not_equal(values, pc.round(values)),
+            values,
+            rows,
+            name,
+            "is a fraction; labels name classes, so bin the numbers first",
+        )
+        values = values.cast(pa.int64())  # pandas turns whole numbers with gaps into floats
+    values = strings(values, name)
+    trimmed = pc.utf8_trim_whitespace(values)
+    _refuse(
+        pc.is_in(pc.utf8_lower(trimmed), value_set=pa.array(["nan", "<na>"])),
+        values,
+        rows,
+        name,
+        "is what pandas writes for a missing value; fill it in, or use an empty cell",
+    )
+    _refuse(
+        pc.and_(pc.not_equal(trimmed, values), pc.not_equal(trimmed, "")),
+        values,
+        rows,
+        name,
+        "has blanks at its beginning or end, which would make a class of its own; trim it",
+    )
+    return pc.if_else(pc.equal(trimmed, ""), None, values)
+
+
+def _refuse(mask: Any, values: pa.Array, rows: npt.NDArray[Any], name: str, why: str) -> None:
+    at = np.flatnonzero(np.asarray(pc.fill_null(mask, False)))
+    if at.size:
+        where = ", ".join(str(rows[i]) for i in at[:_SHOWN])
+        raise DataError(
+            f"The label {values[int(at[0])].as_py()!r} in column {name!r} {why} "
+            f"({at.size:,} such: row{'s' if at.size > 1 else ''} {where}"
+            f"{', ...' if at.size > _SHOWN else ''})."
+        )
+
+
+def class_order(names: Sequence[str]) -> list[str]:
+    """Classes in alphabetical order, or by number where all are whole numbers."""
+    unique = set(names)
+    if all(name.removeprefix("-").isdecimal() for name in unique):
+        return sorted(unique, key=lambda name: (int(name), name))
+    return sorted(unique)
+
+
+def encode_labels(labels: pa.Array, classes: Sequence[str]) -> pa.Array:
+    """Class names as indices into ``classes``.
+
+    Raises:
+        DataError: a label that is none of them.
+    """
+    multilabel = pa.types.is_list(labels.type)
+    values = pc.list_flatten(labels) if multilabel else labels
+    codes = pc.index_in(values, value_set=pa.array(classes, pa.string())).cast(pa.int64())
+    unknown = np.asarray(pc.and_(pc.is_null(codes), pc.is_valid(values)))
+    if unknown.any():
+        parents = pc.list_parent_indices(labels).to_numpy() if multilabel else np.arange(len(codes))
+        first = int(np.flatnonzero(unknown)[0])
+        raise DataError(
+            f"Label {values[first].as_py()!r} (row {parents[first]}; {unknown.sum():,} unknown "
+            f"labels in all) is none of the {len(classes)} classes: {', '.join(classes[:20])}"
+            f"{', ...' if len(classes) > 20 else ''}. Mend the label, or add it to classes."
+        )
+    if not multilabel:
+        return codes
+    parents = pc.list_parent_indices(labels).to_numpy()
+    return _lists(codes, parents, len(labels), np.asarray(pc.is_null(labels)))

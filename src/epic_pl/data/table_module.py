@@ -1,0 +1,241 @@
+"""Anyone's own table of pictures, texts and labels as a DataModule."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from lightning.pytorch.utilities import rank_zero_info
+
+from epic_pl.data.collate import Task
+from epic_pl.data.datamodule import ImageTextDataModule, Split
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.manifest import manifest_path, read_manifest, write_manifest
+from epic_pl.data.preprocessing import ImageTransform
+from epic_pl.data.table_pictures import (
+    BadSamplePolicy,
+    apply_policy,
+    distinct_paths,
+    missing_pictures,
+    refuse_outside,
+    unreadable_pictures,
+)
+from epic_pl.data.table_reader import read_table, source_files
+from epic_pl.data.table_rows import RowOptions, build_rows, unlabelled_rows
+from epic_pl.errors import ConfigError, DataError
+
+
+class TableDataModule(ImageTextDataModule):
+    """A CSV, TSV, JSONL, JSON or Parquet table, or a Hugging Face dataset saved on disk.
+
+    An empty cell for picture or text means that the modality is absent. All else that training
+    would stumble over is refused with its rows: labels that are missing, NaN, padded with blanks or
+    unknown in training, repeated ids, unknown split names, and pictures that are not there.
+
+    After ``epic-pl data check`` the rows come from a memory-mapped manifest, as long as the table's
+    files and the options are as they were.
+
+    Args:
+        table: the file, or the folder of ``save_to_disk`` (a ``DatasetDict`` brings its splits).
+        image_column: paths of pictures; None for a table without.
+        text_columns: a column, several (joined by a space), a template such as
+            ``"{title}. {description}"``, or None for a table without.
+        label_column: one class a row; a column of lists makes the task multilabel.
+        label_separator: such as ``|``: cells hold several labels, and the task is multilabel. An
+            empty cell is then a row to which no class applies.
+        split_column: names train, val (valid, validation, dev), test or predict in each row. A
+            split that it never names is cut off train, as all are without the column.
+        id_column: what tells rows apart; None is the row's number, from 0.
+        classes: their order; None is alphabetical, or by number.
+        image_root: where relative picture paths start; None is the table's folder.
+        allow_outside: whether a picture may lie outside of ``image_root``.
+        val_size: rows (int) or share (float) of a validation split that is cut off; 0 for none.
+        test_size: likewise. Cut splits are stratified (iteratively for multilabel), and the rows of
+            one picture stay together.
+        split_seed: of the cut; apart from ``seed``, so that runs share their test set.
+        on_bad_sample: ``error``; ``skip`` (leave the row out and count it); ``absent`` (go on
+            without the picture). Missing files are found at the start under any of them; corrupt
+            pictures when they are read under ``error``, and else before, by reading all of them, as
+            ``epic-pl data check`` does once for all.
+        predict_table: a table without labels that ``predict`` reads, with the same columns.
+        **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
+
+    Raises:
+        ConfigError: options out of range.
+        DataError: the table cannot be read, or its rows cannot be trained on.
+    """
+
+    def __init__(
+        self,
+        *,
+        table: str,
+        image_column: str | None = "image",
+        text_columns: list[str] | str | None = "text",
+        label_column: str = "label",
+        label_separator: str | None = None,
+        split_column: str | None = None,
+        id_column: str | None = None,
+        classes: list[str] | None = None,
+        image_root: str | None = None,
+        allow_outside: bool = False,
+        val_size: int | float = 0.1,
+        test_size: int | float = 0.1,
+        split_seed: int = 0,
+        on_bad_sample: BadSamplePolicy = "error",
+        predict_table: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if on_bad_sample not in get_args(BadSamplePolicy):
+            known = ", ".join(get_args(BadSamplePolicy))
+            raise ConfigError(f"on_bad_sample must be one of {known}; got {on_bad_sample!r}.")
+        if image_column is None and not text_columns:
+            raise ConfigError("image_column and text_columns are both empty: name one of them.")
+        if split_seed < 0:
+            raise ConfigError(f"split_seed must be at least 0, got {split_seed}.")
+        self.path = Path(table)
+        self.predict_path = None if predict_table is None else Path(predict_table)
+        self.image_root = _folder(self.path) if image_root is None else Path(image_root).resolve()
+        self.allow_outside = allow_outside
+        self.on_bad_sample = on_bad_sample
+        self.options = RowOptions(
+            image_column=image_column,
+            text_columns=text_columns,
+            label_column=label_column,
+            label_separator=label_separator,
+            split_column=split_column,
+            id_column=id_column,
+            classes=classes,
+            val_size=val_size,
+            test_size=test_size,
+            split_seed=split_seed,
+        )
+        self._rows, self._classes, self._verified = self._load()
+        labelled_predict = pc.any(pc.equal(self._rows["split"], "predict")).as_py()
+        if predict_table is not None or labelled_predict:
+            self.predict_split = "predict"
+
+    @cached_property
+    def manifest(self) -> Path:
+        """Where the manifest lies once it is written."""
+        options = {
+            **asdict(self.options),
+            "image_root": str(self.image_root),
+            "allow_outside": self.allow_outside,
+            "on_bad_sample": self.on_bad_sample,
+        }
+        return manifest_path(self.path.stem, source_files(self.path), options)
+
+    def _load(self) -> tuple[pa.Table, list[str], bool]:
+        """Rows, classes, and whether pictures are verified: from the manifest, else the table."""
+        kept = read_manifest(self.manifest)
+        if kept is not None:
+            note = f" ({kept[1]['note']})" if kept[1]["note"] else ""
+            rank_zero_info(f"{self.path.name}: checked rows from {self.manifest}{note}")
+            return kept[0], kept[1]["classes"], True
+        try:
+            rows, classes = build_rows(read_table(self.path), self.options, self.path.is_dir())
+        except DataError as error:
+            raise DataError(f"{self.path}: {error}") from error
+        return rows, classes, False
+
+    @property
+    def class_names(self) -> list[str]:
+        """Classes in the order of their indices."""
+        return list(self._classes)
+
+    @property
+    def task(self) -> Task:
+        """Multilabel if labels are lists."""
+        return (
+            "multilabel"
+            if pa.types.is_list(self._rows.schema.field("label").type)
+            else ("multiclass")
+        )
+
+    def rows(self, split: Split) -> pa.Table:
+        """Columns ``sample_id, image, text, label`` of a split, as :func:`table_schema` says.
+
+        Raises:
+            DataError: the prediction table cannot be read.
+        """
+        if split == "predict" and self.predict_path is not None:
+            try:
+                table = unlabelled_rows(
+                    read_table(self.predict_path), self.options, self.task == "multilabel"
+                )
+            except DataError as error:
+                raise DataError(f"{self.predict_path}: {error}") from error
+        else:
+            # ordered by split, so that a split is a slice: no copy of a memory-mapped table
+            start = pc.index(self._rows["split"], split).as_py()
+            count = pc.sum(pc.equal(self._rows["split"], split)).as_py() or 0
+            table = self._rows.slice(max(start, 0), count)
+        return table.drop_columns(["split"])
+
+    def unverified_dataset(self, split: Split, transform: ImageTransform) -> ImageTextDataset:
+        """The samples of a split without a look at their pictures."""
+        return self._dataset(self.rows(split), transform)
+
+    def build_dataset(self, split: Split, transform: ImageTransform) -> ImageTextDataset:
+        """The samples of a split.
+
+        Raises:
+            DataError: pictures are missing or lie outside of the image root.
+        """
+        rows = self.rows(split)
+        other_table = split == "predict" and self.predict_path is not None
+        if not self._verified or other_table:
+            rows = self._verify(rows, transform, split)
+        return self._dataset(rows, transform)
+
+    def _verify(self, rows: pa.Table, transform: ImageTransform, split: str) -> pa.Table:
+        paths = distinct_paths(rows)
+        if not self.allow_outside:
+            refuse_outside(paths, self.image_root)
+        bad = missing_pictures(paths, self.image_root)
+        if self.on_bad_sample != "error":
+            there = [path for path in paths if path not in bad]
+            bad |= unreadable_pictures(there, self.image_root, transform.min_size)
+        try:
+            rows, note = apply_policy(rows, bad, self.on_bad_sample, self.image_root)
+        except DataError as error:
+            raise DataError(f"The {split} split of {self.path}: {error}") from error
+        if note:
+            rank_zero_info(f"{self.path.name}, {split}: {note}")
+        return rows
+
+    def _dataset(self, rows: pa.Table, transform: ImageTransform) -> ImageTextDataset:
+        root = self.image_root
+        if self.allow_outside and rows.num_rows:
+            # the dataset holds paths to its root: make that the root of the file system
+            full = [None if p is None else str(root / p) for p in rows["image"].to_pylist()]
+            rows = rows.set_column(
+                rows.column_names.index("image"), "image", pa.array(full, pa.string())
+            )
+            root = Path(root.anchor)
+        return ImageTextDataset(rows, root, transform, seed=self.seed)
+
+    def write_manifest(self, bad: Mapping[str, str]) -> Path:
+        """Keep the rows for later starts, once all pictures were read.
+
+        Args:
+            bad: picture path (as in the table) to what is wrong with it.
+
+        Returns:
+            Where it lies.
+
+        Raises:
+            DataError: there are bad pictures and ``on_bad_sample`` is ``error``, or the cache
+                cannot be written.
+        """
+        rows, note = apply_policy(self._rows, bad, self.on_bad_sample, self.image_root)
+        write_manifest(self.manifest, rows, {"classes": self._classes, "note": note})
+        return self.manifest
+
+
+def _folder(table: Path) -> Path:
+    return (table if table.is_dir() else table.parent).resolve()

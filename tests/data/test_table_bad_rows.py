@@ -1,0 +1,112 @@
+"""Rows that cannot be trained on: each ends in an error that names them."""
+
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from epic_pl.data import TableDataModule
+from epic_pl.errors import ConfigError, EpicError
+
+ENCODERS = {"image_encoder": "vit_tiny_patch16_224", "text_encoder": "unused"}
+SPLIT = {"split_column": "split"}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for index in range(12):
+        Image.new("RGB", (40, 40)).save(folder / f"{index}.png")
+    return folder
+
+
+def _rows(count=12, **cells):
+    """Sound rows, with ``cells[column] = {row: value}`` put in."""
+    rows = [
+        {
+            "image": f"{i}.png",
+            "text": f"text {i}",
+            "label": "ab"[i % 2],
+            "split": "train" if i < 8 else ("val", "test")[i % 2],
+            "id": f"id{i}",
+        }
+        for i in range(count)
+    ]
+    for name, values in cells.items():
+        for row, value in values.items():
+            rows[row][name] = value
+    return rows
+
+
+NUMBERS = {i: float(i % 2) for i in range(12)}
+CASES = {
+    "missing column": (_rows(), {"label_column": "lable"}, r"no column 'lable'.*mean 'label'"),
+    "missing image column": (_rows(), {"image_column": "picture"}, r"no column 'picture'"),
+    "missing text column": (_rows(), {"text_columns": "{titel}"}, r"no column 'titel'"),
+    "label NaN": (_rows(label=NUMBERS | {3: float("nan")}), {}, r"is NaN.*row 3"),
+    "label nan from pandas": (_rows(label={3: "nan", 5: "NaN"}), {}, r"pandas.*2 such: rows 3, 5"),
+    "label fraction": (_rows(label=NUMBERS | {4: 0.5}), {}, r"fraction.*row 4"),
+    "label absent": (_rows(label={2: None}), {}, r"no label in row 2"),
+    "label empty": (_rows(label={2: "  "}), {}, r"no label in row 2"),
+    "label with blanks": (_rows(label={7: "a "}), {}, r"'a '.*blanks.*row 7"),
+    "label null in a list": (_rows(label={i: ["a", None] for i in range(12)}), {}, r"null \(row 0"),
+    "label list absent": (_rows(label={i: ["a"] for i in range(11)} | {11: None}), {}, r"row 11"),
+    "label of a nested type": (_rows(label={i: {"x": 1} for i in range(12)}), {}, r"struct"),
+    "separator for lists": (
+        _rows(label={i: ["a"] for i in range(12)}),
+        {"label_separator": "|"},
+        r"holds lists",
+    ),
+    "empty separator": (_rows(), {"label_separator": ""}, r"label_separator is empty"),
+    "unknown label": (_rows(label={9: "c"}), {"classes": ["a", "b"]}, r"'c' \(row 9"),
+    "label unseen in training": (_rows(label={9: "c"}), SPLIT, r"'c' occur in validation.*row 9"),
+    "one class only": (_rows(label={i: "a" for i in range(12)}), {}, r"one class only \(a\)"),
+    "duplicate ids": (_rows(id={4: "id1"}), {"id_column": "id"}, r"repeat: rows 1 \('id1'\), 4"),
+    "id absent": (_rows(id={4: None}), {"id_column": "id"}, r"no id in row 4"),
+    "unknown split": (_rows(split={4: "holdout"}), SPLIT, r"row 4 \('holdout'\)"),
+    "split absent": (_rows(split={4: None}), SPLIT, r"row 4"),
+    "no training rows": (_rows(split={i: "val" for i in range(12)}), SPLIT, r"no training rows"),
+    "sizes too large": (_rows(), {"val_size": 0.6, "test_size": 0.5}, r"leave none of 12 rows"),
+    "size negative": (_rows(), {"val_size": -1}, r"leave none of 12 rows|negative"),
+    "no split left": (_rows(), {"val_size": 0}, r"val split .* is empty"),
+    "neither modality": (_rows(image={6: None}, text={6: None}), {}, r"neither.*row 6"),
+    "path missing": (_rows(image={5: "no.png"}), {}, r"5 \(no.png\).*no such file"),
+    "path of a folder": (_rows(image={5: "."}), {}, r"5 \(\.\)"),
+    "path with backslash": (_rows(image={5: "img\\5.png"}), {}, r"with / instead of"),
+    "address": (_rows(image={5: "https://x.org/5.png"}), {}, r"fetch the picture"),
+    "traversal": (_rows(image={5: "../mine/../../etc/passwd"}), {}, r"lead out of the image root"),
+    "absolute path": (_rows(image={5: "/etc/passwd"}), {}, r"lead out of the image root"),
+    "embedded pictures": (
+        _rows(image={i: {"bytes": b"x", "path": None} for i in range(12)}),
+        {},
+        r"bytes of pictures.*save",
+    ),
+    "numbers for paths": (_rows(image={i: i for i in range(12)}), {}, r"int64, not paths"),
+    "unknown policy": (_rows(), {"on_bad_sample": "ignore"}, r"one of error, skip, absent"),
+    "nothing to look at": (_rows(), {"image_column": None, "text_columns": []}, r"both empty"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_rows_are_refused_by_name(folder, case):
+    rows, options, message = CASES[case]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "t.parquet")
+    with pytest.raises(EpicError, match=message) as caught:
+        TableDataModule(table=str(folder / "t.parquet"), **ENCODERS, **options).setup()
+    if not isinstance(caught.value, ConfigError) and case != "no split left":
+        assert "t.parquet" in str(caught.value) or "picture paths" in str(caught.value)
+
+
+def test_link_out_of_the_folder_is_refused_when_it_is_read(folder, tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "out.png")
+    (folder / "0.png").unlink()
+    os.symlink(tmp_path / "out.png", folder / "0.png")
+    pq.write_table(pa.Table.from_pylist(_rows()), folder / "t.parquet")
+    data = TableDataModule(table=str(folder / "t.parquet"), **ENCODERS, split_column="split")
+    data.setup()
+    with pytest.raises(EpicError, match="outside of the image root"):
+        data.dataset("train")[0]

@@ -1,0 +1,238 @@
+import json
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from epic_pl.data import TableDataModule
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.errors import ConfigError, DataError
+
+# no network: timm knows this name's preprocessing, and setup reads no tokenizer
+ENCODERS = {"image_encoder": "vit_tiny_patch16_224", "text_encoder": "unused"}
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "mine"
+    (folder / "img").mkdir(parents=True)
+    for index in range(30):
+        Image.new("RGB", (40, 40), (index * 8, 0, 0)).save(folder / "img" / f"{index}.png")
+    return folder
+
+
+def _rows(count=30, **columns):
+    rows = [
+        {"image": f"img/{i}.png", "text": f"text {i}", "label": "ab"[i % 2]} for i in range(count)
+    ]
+    for name, of in columns.items():
+        for index, row in enumerate(rows):
+            row[name] = of(index)
+    return rows
+
+
+def _make(folder, rows, **options):
+    pq.write_table(pa.Table.from_pylist(rows), folder / "t.parquet")
+    return TableDataModule(table=str(folder / "t.parquet"), image_size=32, **ENCODERS, **options)
+
+
+def _labels(data, split):
+    return data.rows(split)["label"].to_pylist()
+
+
+def test_classes_and_task_are_known_after_construction_and_splits_are_stratified(folder):
+    data = _make(folder, _rows())
+    assert (data.class_names, data.task) == (["a", "b"], "multiclass")
+    data.setup()
+    # three rows cannot be halved: within one row of the share
+    assert [len(data.dataset(s)) for s in ("train", "val", "test")] == [24, 3, 3]
+    assert {sum(_labels(data, split)) for split in ("val", "test")} <= {1, 2}
+    sample = data.dataset("val")[0]
+    assert sample["image"].shape == (3, 32, 32)
+    assert sample["text"] == f"text {sample['sample_id']}"
+
+
+def test_split_column_is_followed_and_what_it_lacks_is_cut_off_train(folder):
+    names = ["training", "TEST", " dev "]
+    data = _make(folder, _rows(split=lambda i: names[i % 3]), split_column="split")
+    assert [data.rows(s).num_rows for s in ("train", "val", "test")] == [10, 10, 10]
+    data = _make(folder, _rows(split=lambda i: "test" if i < 10 else "train"), split_column="split")
+    assert [data.rows(s).num_rows for s in ("train", "val", "test")] == [18, 2, 10]
+    assert data.rows("test")["sample_id"].to_pylist() == [str(i) for i in range(10)]
+
+
+def test_test_split_without_labels_is_what_predict_reads(folder):
+    rows = _rows(split=lambda i: "test" if i < 5 else "train")
+    for row in rows[:5]:
+        row["label"] = None
+    data = _make(folder, rows, split_column="split")
+    data.setup("predict")
+    assert len(data.dataset("predict")) == 5
+    assert data.dataset("predict")[0]["label"] is None
+    assert data.rows("test").num_rows > 0
+
+
+def test_predict_table_needs_no_labels(folder):
+    new = folder / "new.jsonl"
+    new.write_text(json.dumps({"image": "img/3.png", "text": "never seen"}) + "\n")
+    data = _make(folder, _rows(), predict_table=str(new))
+    data.setup("predict")
+    assert data.dataset("predict").raw(0)["text"] == "never seen"
+
+
+def test_lists_and_separated_cells_are_multilabel(folder):
+    tags = [["x"], ["x", "y"], []]
+    data = _make(folder, _rows(label=lambda i: tags[i % 3]))
+    assert (data.class_names, data.task) == (["x", "y"], "multilabel")
+    cells = ["x", "x | y", None]
+    other = _make(folder, _rows(label=lambda i: cells[i % 3]), label_separator="|")
+    assert other.rows("train").equals(data.rows("train"))
+    assert [0, 1] in _labels(data, "train")
+    assert [] in _labels(data, "train")
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [
+        ([10, 9], ["9", "10"]),
+        ([0.0, 1.0], ["0", "1"]),
+        ([True, False], ["false", "true"]),
+        (["ice cream", "Apple"], ["Apple", "ice cream"]),
+    ],
+)
+def test_labels_of_any_scalar_type_are_classes(folder, values, classes):
+    assert _make(folder, _rows(label=lambda i: values[i % 2])).class_names == classes
+
+
+def test_classes_option_fixes_their_order(folder):
+    data = _make(folder, _rows(), classes=["b", "never", "a"])
+    assert data.class_names == ["b", "never", "a"]
+    assert set(_labels(data, "train")) == {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("text", "text 0"),
+        (["title", "text"], "T0 text 0"),
+        ("{title}: {text}!", "T0: text 0!"),
+        ("{title}. {none}", "T0."),
+        ("{none}", None),
+        (None, None),
+    ],
+)
+def test_texts_are_joined(folder, spec, expected):
+    rows = _rows(title=lambda i: f"T{i}", none=lambda i: None if i != 1 else "")
+    data = _make(folder, rows, text_columns=spec, val_size=0, test_size=0)
+    assert data.rows("train")["text"][0].as_py() == expected
+
+
+@pytest.mark.parametrize("spec", ["{text.__class__}", "{text!r}", "{text:>9}", "{}", "{text"])
+def test_templates_name_columns_and_nothing_else(folder, spec):
+    with pytest.raises((ConfigError, DataError), match="text_columns"):
+        _make(folder, _rows(), text_columns=spec)
+
+
+def test_empty_cells_are_absent_modalities(folder):
+    rows = _rows(val=lambda i: i)
+    rows[0]["image"], rows[1]["text"], rows[2]["image"] = None, None, " "
+    data = _make(folder, rows, val_size=0, test_size=0)
+    images, texts = (data.rows("train")[name].to_pylist() for name in ("image", "text"))
+    assert images[:3] == [None, "img/1.png", None]
+    assert texts[:3] == ["text 0", None, "text 2"]
+
+
+def test_rows_of_one_picture_are_in_one_split(folder):
+    rows = _rows(image=lambda i: f"img/{i // 3}.png")
+    data = _make(folder, rows, val_size=0.2, test_size=0.2)
+    pictures = [set(data.rows(s)["image"].to_pylist()) for s in ("train", "val", "test")]
+    assert sum(map(len, pictures)) == len(set.union(*pictures)) == 10
+
+
+def _samples(data):
+    splits = [data.dataset(split) for split in ("train", "val", "test")]
+    return {s["sample_id"]: s for part in splits for s in map(part.__getitem__, range(len(part)))}
+
+
+@pytest.mark.parametrize(("policy", "left_out"), [("skip", {"3", "4"}), ("absent", {"3"})])
+def test_bad_pictures_are_skipped_or_absent_and_counted(folder, policy, left_out, caplog):
+    (folder / "img" / "3.png").unlink()
+    (folder / "img" / "4.png").write_bytes(b"<html>404</html>")
+    rows = _rows()
+    rows[3]["text"] = None
+    data = _make(folder, rows, on_bad_sample=policy)
+    with caplog.at_level("INFO"):
+        data.setup()
+    samples = _samples(data)
+    assert set(samples) == {str(i) for i in range(30)} - left_out
+    assert (samples["4"]["image"] is None) if policy == "absent" else "4" not in samples
+    assert "skipped" in caplog.text
+
+
+def test_pictures_may_lie_elsewhere_only_if_asked(folder, tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "out.png")
+    rows = _rows()
+    rows[0]["image"], rows[1]["image"] = "../out.png", str(tmp_path / "out.png")
+    rows[2]["image"] = str(folder / "img" / "2.png")  # absolute, but within
+    with pytest.raises(DataError, match=r"picture paths lead out.*allow_outside"):
+        _make(folder, rows).setup()
+    data = _make(folder, rows, allow_outside=True)
+    data.setup()
+    assert all(sample["image"] is not None for sample in _samples(data).values())
+
+
+def test_manifest_is_used_while_table_and_options_are_the_same(folder):
+    data = _make(folder, _rows())
+    written = data.write_manifest({})
+    table = folder / "t.parquet"
+
+    def again(**options):
+        return TableDataModule(table=str(table), image_size=32, **ENCODERS, **options)
+
+    assert again().manifest == written
+    for split in ("train", "val", "test"):
+        assert again().rows(split).equals(data.rows(split))
+    assert again().class_names == ["a", "b"]
+    # pictures were verified when it was written: their absence is found by reading, not here
+    (folder / "img" / "0.png").unlink()
+    again().setup()
+    assert not again(split_seed=1).manifest.exists()
+    os.utime(table, ns=(1, 1))
+    assert not again().manifest.exists()
+
+
+def test_broken_manifest_is_ignored(folder):
+    data = _make(folder, _rows())
+    data.manifest.parent.mkdir(parents=True)
+    data.manifest.write_bytes(b"ARROW1 cut")
+    again = TableDataModule(table=str(folder / "t.parquet"), **ENCODERS)
+    assert again.rows("train").equals(data.rows("train"))
+
+
+def test_manifest_of_bad_pictures_follows_the_policy(folder):
+    bad = {"img/3.png": "corrupt"}
+    with pytest.raises(DataError, match="1 rows name them: 3"):
+        _make(folder, _rows()).write_manifest(bad)
+    data = _make(folder, _rows(), on_bad_sample="skip")
+    data.write_manifest(bad)
+    again = TableDataModule(
+        table=str(folder / "t.parquet"), on_bad_sample="skip", image_size=32, **ENCODERS
+    )
+    ids = [i for s in ("train", "val", "test") for i in again.rows(s)["sample_id"].to_pylist()]
+    assert sorted(map(int, ids)) == [i for i in range(30) if i != 3]
+
+
+def test_split_of_a_manifest_is_a_slice_of_the_memory_map(folder):
+    _make(folder, _rows()).write_manifest({})
+    before = pa.total_allocated_bytes()
+    data = TableDataModule(table=str(folder / "t.parquet"), image_size=32, **ENCODERS)
+    dataset = data.unverified_dataset("train", lambda image: image)
+    assert isinstance(dataset, ImageTextDataset)
+    assert pa.total_allocated_bytes() - before < 4096
