@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_refused_by_name(model, change, words):
 
 
 def test_a_checkpoint_cannot_bring_encoder_weights(model):
-    with pytest.raises(CheckpointError, match=r"image_encoder.*unknown"):
+    with pytest.raises(CheckpointError, match=r"encoder\.model.*unknown"):
         complete_state(model, dict(model.state_dict()))
 
 

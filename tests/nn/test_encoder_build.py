@@ -95,13 +95,14 @@ def test_a_lone_clip_tower_in_a_folder(kind, tmp_path):
 
 
 @pytest.mark.parametrize("pretrained", [True, False])
-def test_every_hugging_face_encoder_uses_sdpa(pretrained, clip_dir, tiny_tokenizer_dir):
+def test_no_hugging_face_encoder_attends_eagerly(pretrained, clip_dir, tiny_tokenizer_dir):
     encoders = [
         build_image_encoder(clip_dir, pretrained=pretrained),
         build_text_encoder(clip_dir, pretrained=pretrained),
         build_text_encoder(str(tiny_tokenizer_dir), pretrained=pretrained),
     ]
-    assert [e.model.config._attn_implementation for e in encoders] == ["sdpa"] * 3
+    # registered attention may wrap SDPA; "eager" would build the whole matrix of scores
+    assert all("eager" not in e.model.config._attn_implementation for e in encoders)
 
 
 def test_half_precision_folders_work_with_float_prompts(tmp_path, tiny_vit_dir):

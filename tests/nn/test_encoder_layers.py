@@ -253,4 +253,5 @@ def test_fingerprint_tells_names_shapes_and_types():
 def test_frozen_from_the_start():
     encoder = TimmViTEncoder(vit(drop_rate=0.5).train().requires_grad_(True))
     assert not any(p.requires_grad for p in encoder.parameters())
+    assert not any(m.training for m in encoder.model.modules())
     assert not encoder.train().model.training
