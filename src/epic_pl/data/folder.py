@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.data.datamodule import ImageTextDataModule, Split
@@ -95,11 +97,13 @@ class FolderDataModule(ImageTextDataModule):
                 "have no label. Choose a labelled file; unlabelled ones are for predict."
             )
         if rows.image_root.is_dir():
-            check_pictures(rows.image_root, rows.images, split)
+            check_pictures(rows.image_root, pc.unique(table["image"]).to_pylist(), split)
         notes = "".join(f", {count:,} {words}" for words, count in rows.notes.items() if count)
         rank_zero_info(f"{split}: {table.num_rows:,} rows of {rows.source}{notes}")
         return self.make_dataset(table, rows.image_root, transform)
 
-    def make_dataset(self, table: Any, root: Path, transform: ImageTransform) -> ImageTextDataset:
+    def make_dataset(
+        self, table: pa.Table, root: Path, transform: ImageTransform
+    ) -> ImageTextDataset:
         """The dataset of a checked table; a hook for pictures that are no files."""
         return ImageTextDataset(table, root, transform, seed=self.seed)

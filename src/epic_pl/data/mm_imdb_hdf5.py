@@ -1,0 +1,154 @@
+"""The HDF5 release of MM-IMDB: films in one file, plots as word numbers, posters as arrays."""
+
+import json
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from epic_pl.data.datamodule import Split
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.folder import SplitRows
+from epic_pl.data.records import read_json
+from epic_pl.errors import DataError
+
+_DATASETS = ("genres", "images", "imdb_ids", "sequences")
+_SPLIT_NAMES = {"train": b"train", "val": b"dev", "test": b"test"}
+# posters are stored as VGG takes them: blue, green, red, less the mean of ImageNet
+_VGG_MEAN = np.array([103.939, 116.779, 123.68])[:, None, None]
+_PROBED = 16  # posters looked at to tell whether the mean was subtracted
+
+
+def _open(path: Path) -> Any:
+    try:
+        import h5py  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise DataError(
+            f"{path} is an HDF5 file, which needs h5py: pip install h5py. Or unpack mmimdb.tar.gz "
+            "(split.json and dataset/), which needs nothing."
+        ) from error
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened as HDF5: {error}. Fetch it again.") from error
+
+
+def _vocabulary_path(path: Path) -> Path:
+    return path.with_name("metadata.json")
+
+
+def check_hdf5(path: Path) -> None:
+    """Look whether the file and its vocabulary can be read.
+
+    Raises:
+        DataError: h5py or a part is missing; the message says how to get it.
+    """
+    with _open(path) as file:
+        missing = [name for name in _DATASETS if name not in file]
+        if missing:
+            raise DataError(
+                f"{path} has no {', '.join(missing)}; it must be multimodal_imdb.hdf5 of MM-IMDB. "
+                "Fetch it again."
+            )
+    vocabulary = _vocabulary_path(path)
+    if not vocabulary.is_file():
+        raise DataError(
+            f"{path} holds plots as numbers of words, and {vocabulary}, which says what they stand "
+            "for, is missing. The release has it as metadata.npy, a pickle, which can run code and "
+            "so is not read here; if you trust yours, convert it once, in its folder: python -c "
+            "\"import json, numpy; words = numpy.load('metadata.npy', allow_pickle=True).item()"
+            "['ix_to_word']; json.dump({'ix_to_word': {int(i): w for i, w in words.items()}}, "
+            "open('metadata.json', 'w'))\""
+        )
+
+
+def read_hdf5(path: Path, split: Split, genres: Sequence[str]) -> SplitRows:
+    """The rows of a split; the picture "path" of a row is its number in the file.
+
+    Args:
+        path: ``multimodal_imdb.hdf5``.
+        split: train, val (the file's dev) or test.
+        genres: class names, in order.
+
+    Raises:
+        DataError: the file is broken, or its genres are others.
+    """
+    words = read_json(_vocabulary_path(path)).get("ix_to_word", {})
+    with _open(path) as file:
+        start, stop = _bounds(file, path, split)
+        order = _genre_order(file, path, genres)
+        flags = file["genres"][start:stop][:, order]  # (N, C)
+        films = [film.decode() for film in file["imdb_ids"][start:stop]]
+        plots = [
+            " ".join(words.get(str(int(number)), "") for number in sequence)
+            for sequence in file["sequences"][start:stop]
+        ]
+    labels = [np.flatnonzero(row).tolist() for row in flags]
+    kept = [row for row, label in enumerate(labels) if label]
+    return SplitRows(
+        source=path,
+        sample_ids=[films[row] for row in kept],
+        images=[str(start + row) for row in kept],
+        texts=[plots[row] for row in kept],
+        labels=[labels[row] for row in kept],
+        image_root=path,
+        notes={"dropped because no genre is left": len(labels) - len(kept)},
+    )
+
+
+def _bounds(file: Any, path: Path, split: Split) -> tuple[int, int]:
+    """First row of a split and the row after its last, from the file's split table."""
+    for entry in file.attrs.get("split", ()):
+        if entry["split"] == _SPLIT_NAMES[split] and entry["source"] == b"images":
+            return int(entry["start"]), int(entry["stop"])
+    raise DataError(
+        f"{path} has no rows of {_SPLIT_NAMES[split].decode()} in its split table (attribute "
+        "'split'). Fetch the released file again."
+    )
+
+
+def _genre_order(file: Any, path: Path, genres: Sequence[str]) -> list[int]:
+    """Column of each genre; the file says its own order."""
+    names = file["genres"].attrs.get("target_names")
+    columns = json.loads(names) if names is not None else list(genres)
+    if sorted(columns) != sorted(genres):
+        raise DataError(
+            f"{path} has the genres {', '.join(columns)}, not the {len(genres)} usual ones. Fetch "
+            "the released file again."
+        )
+    return [columns.index(genre) for genre in genres]
+
+
+class HDF5PictureDataset(ImageTextDataset):
+    """Samples whose pictures are rows of ``images (N, 3, H, W)`` in an HDF5 file."""
+
+    def _read(self, sample_id: str, path: str) -> Image.Image:
+        # open handles don't survive a fork: each process opens its own
+        file, centred = _opened(self.image_root, os.getpid())
+        try:
+            pixels = file["images"][int(path)].astype(np.float64)  # (3, H, W)
+        except (OSError, IndexError, ValueError) as error:
+            raise DataError(
+                f"Sample {sample_id!r}: row {path} of {self.image_root} cannot be read: {error}. "
+                "Fetch the file again."
+            ) from error
+        return Image.fromarray(_to_rgb(pixels, centred))
+
+
+@lru_cache(maxsize=4)
+def _opened(path: Path, process: int) -> tuple[Any, bool]:
+    """The open file of a process, and whether its posters have VGG's mean subtracted."""
+    file = _open(path)
+    return file, bool((file["images"][:_PROBED] < 0).any())
+
+
+def _to_rgb(pixels: npt.NDArray[np.float64], centred: bool) -> npt.NDArray[np.uint8]:
+    """Blue, green, red ``(3, H, W)`` to ``(H, W, 3)``."""
+    restored = pixels + _VGG_MEAN if centred else pixels
+    rgb = restored[::-1].transpose(1, 2, 0)
+    return np.ascontiguousarray(np.clip(np.rint(rgb), 0, 255).astype(np.uint8))
