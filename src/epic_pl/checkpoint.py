@@ -16,6 +16,17 @@ from epic_pl.nn.encoders.base import Encoder
 
 CHECKPOINT_KEY = "epic_pl"
 FORMAT_VERSION = 1
+# what torch.load raises on damaged or foreign bytes, none of which is a class of its own
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class EncoderIdentity(TypedDict):
@@ -129,7 +140,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no checkpoint at {path!r}.") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(
             f"{path!r} cannot be read as a checkpoint of tensors and plain types: it is damaged, "
             "not a checkpoint, or would need code to be run to load it, which is refused."

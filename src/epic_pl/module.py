@@ -70,7 +70,8 @@ class EPICModule(L.LightningModule):
         hub_activation: f, between message and up-projection.
         first_prompt: "independent", or "from_text": the picture's first prompts are mapped from the
             text's.
-        prompt_attention: "joint": tokens and prompts see each other.
+        prompt_attention: "joint": tokens and prompts see each other; "read_only": prompts read the
+            frozen tokens, which never see them.
         head_inputs: what the head sees: "pooled" outputs, or "pooled+prompts".
         prompt_init_std: of the learned prompts.
         dropout: on the head's input and the hub's messages.

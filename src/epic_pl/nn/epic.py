@@ -7,7 +7,7 @@ Shape legend: B batch, N_v and N_t tokens, d_v and d_t widths, n prompts, K step
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,12 @@ from epic_pl.nn.head import ClassificationHead
 from epic_pl.nn.interaction import HubActivation, InteractionHub
 from epic_pl.nn.presence import drop_modalities
 from epic_pl.nn.prompts import FirstPrompt, TemporalPrompts
+from epic_pl.nn.towers import JointTower, ReadOnlyTower, Tower
 from epic_pl.types import Batch
 
 HeadInputs = Literal["pooled", "pooled+prompts"]
 Interaction = Literal["similarity", "none"]
-PromptAttention = Literal["joint"]
+PromptAttention = Literal["joint", "read_only"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class EPICConfig:
         interaction: "similarity", or "none" (prompts stay unimodal).
         hub_activation: f.
         first_prompt: "independent" or "from_text".
-        prompt_attention: "joint": tokens and prompts see each other.
+        prompt_attention: "joint": tokens and prompts see each other; "read_only": prompts read
+            the frozen tokens, which never see them.
         head_inputs: "pooled", or "pooled+prompts" (the mean of the last prompts joins in).
         prompt_init_std: of the learned prompts.
         dropout: on the head's input and the hub's messages.
@@ -124,11 +126,12 @@ class EPIC(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config = config or EPICConfig()
-        self.image_encoder = image_encoder
-        self.text_encoder = text_encoder
-        self.layer_pairs = config.layer_pairs(image_encoder.num_layers, text_encoder.num_layers)
+        pairs = config.layer_pairs(image_encoder.num_layers, text_encoder.num_layers)
+        tower = JointTower if config.prompt_attention == "joint" else ReadOnlyTower
+        self.image_tower: Tower[Any] = tower(image_encoder, [pair[0] for pair in pairs])
+        self.text_tower: Tower[Any] = tower(text_encoder, [pair[1] for pair in pairs])
         widths = (image_encoder.width, text_encoder.width)
-        steps = len(self.layer_pairs)
+        self.num_steps = steps = len(pairs)
         self.prompts = TemporalPrompts(
             steps, config.num_prompts, *widths, config.first_prompt, config.prompt_init_std
         )
@@ -154,54 +157,60 @@ class EPIC(nn.Module):
         joined = sum(widths) * (2 if config.head_inputs == "pooled+prompts" else 1)
         self.head = ClassificationHead(joined, num_classes, config.dropout)
 
+    @property
+    def image_encoder(self) -> Encoder:
+        """The frozen image encoder."""
+        return self.image_tower.encoder
+
+    @property
+    def text_encoder(self) -> Encoder:
+        """The frozen text encoder."""
+        return self.text_tower.encoder
+
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``(B, C)`` of a batch; docs/method.md has the equations."""
-        image_encoder, text_encoder = self.image_encoder, self.text_encoder
         image_present, text_present = self._presence(batch)
-        text_mask = batch["attention_mask"].bool()  # (B, N_t)
         # extraction layers: nothing to train upstream, so no gradient and no stored activation
-        next_image, next_text = self.layer_pairs[0]
-        with torch.no_grad():
-            image = image_encoder.embed(batch["pixel_values"])  # (B, N_v, d_v)
-            image = image_encoder.run_layers(0, next_image, image)
-            text = text_encoder.embed(batch["input_ids"])  # (B, N_t, d_t)
-            text = text_encoder.run_layers(0, next_text, text, text_mask)
-        image_mask = None if image_present is None else _expand(image_present, image)
-        text_mask = text_mask if text_present is None else text_mask & text_present[:, None]
-
-        image_prompts, text_prompts = self.prompts.first(len(image))  # (B, n, d)
-        for step, (image_layer, text_layer) in enumerate(self.layer_pairs):
+        image = self.image_tower.extract(batch["pixel_values"], None, image_present)
+        text = self.text_tower.extract(
+            batch["input_ids"], batch["attention_mask"].bool(), text_present
+        )
+        image_prompts, text_prompts = self.prompts.first(len(batch["input_ids"]))  # (B, n, d)
+        for step in range(self.num_steps):
             if step > 0:
-                # consolidate, then activate
-                if self.hubs:
-                    hub = self.hubs[0 if self.config.share_hub else step - 1]
-                    image_prompts, text_prompts = hub(
-                        image_prompts, text_prompts, image_present, text_present
-                    )
+                image_prompts, text_prompts = self._consolidate(
+                    step, image_prompts, text_prompts, image_present, text_present
+                )
                 image_prompts, text_prompts = self.prompts.activate(
                     step, image_prompts, text_prompts
                 )
-            # extraction layers that lie between two steps, then acquire
-            image = image_encoder.run_layers(next_image, image_layer, image, image_mask)
-            text = text_encoder.run_layers(next_text, text_layer, text, text_mask)
-            image, image_prompts = image_encoder.run_layer(
-                image_layer, image, image_mask, image_prompts
-            )
-            text, text_prompts = text_encoder.run_layer(text_layer, text, text_mask, text_prompts)
-            next_image, next_text = image_layer + 1, text_layer + 1
-        image = image_encoder.run_layers(next_image, image_encoder.num_layers, image, image_mask)
-        text = text_encoder.run_layers(next_text, text_encoder.num_layers, text, text_mask)
-
-        pooled_image = image_encoder.pool(image, image_mask)  # (B, d_v)
-        pooled_text = text_encoder.pool(text, text_mask)  # (B, d_t)
+            image, image_prompts = self.image_tower.acquire(step, image, image_prompts)
+            text, text_prompts = self.text_tower.acquire(step, text, text_prompts)
         features = [
-            _stand_in(pooled_image, image_present, self.absent_image),
-            _stand_in(pooled_text, text_present, self.absent_text),
+            _stand_in(self.image_tower.pool(image), image_present, self.absent_image),
+            _stand_in(self.text_tower.pool(text), text_present, self.absent_text),
         ]
         if self.config.head_inputs == "pooled+prompts":
             features += [image_prompts.mean(dim=1), text_prompts.mean(dim=1)]
         logits: Tensor = self.head(torch.cat(features, dim=-1))  # (B, C)
         return logits
+
+    def _consolidate(
+        self,
+        step: int,
+        image_prompts: Tensor,
+        text_prompts: Tensor,
+        image_present: Tensor | None,
+        text_present: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Let the outputs of the step before exchange; they pass as they are without a hub."""
+        if not self.hubs:
+            return image_prompts, text_prompts
+        hub = self.hubs[0 if self.config.share_hub else step - 1]
+        consolidated: tuple[Tensor, Tensor] = hub(
+            image_prompts, text_prompts, image_present, text_present
+        )
+        return consolidated
 
     def _presence(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
         """Which modalities count ``(B,)``, training drops included; None twice if all do."""
@@ -217,11 +226,6 @@ class EPIC(nn.Module):
         if probability > 0:
             image_present, text_present = drop_modalities(image_present, text_present, probability)
         return image_present, text_present
-
-
-def _expand(present: Tensor, tokens: Tensor) -> Tensor:
-    """A token mask ``(B, N)`` from presence ``(B,)``."""
-    return present[:, None].expand(tokens.shape[:2])
 
 
 def _stand_in(pooled: Tensor, present: Tensor | None, vector: Tensor) -> Tensor:

@@ -40,19 +40,27 @@ class TemporalPrompts(nn.Module):
         super().__init__()
         coupled = first_prompt == "from_text"
         self.text = nn.Parameter(torch.randn(num_steps, num_prompts, text_width) * init_std)
-        # coupled: step 1 of the image has no vectors of its own
-        self.image = nn.Parameter(
-            torch.randn(num_steps - coupled, num_prompts, image_width) * init_std
+        # coupled: step 1 of the image has no vectors of its own, so a lone step has none at all
+        own_steps = num_steps - coupled
+        self.image = (
+            nn.Parameter(torch.randn(own_steps, num_prompts, image_width) * init_std)
+            if own_steps
+            else None
         )
         self.coupling = nn.Linear(text_width, image_width) if coupled else None
 
     def first(self, batch_size: int) -> tuple[Tensor, Tensor]:
         """The prompts of step 1, image's and text's, each ``(B, n, d)``."""
         text = self.text[0]  # (n, d_t)
-        image = self.image[0] if self.coupling is None else self.coupling(text)  # (n, d_v)
+        if self.coupling is not None:
+            image = self.coupling(text)  # (n, d_v)
+        else:
+            assert self.image is not None
+            image = self.image[0]
         return image.expand(batch_size, -1, -1), text.expand(batch_size, -1, -1)
 
     def activate(self, step: int, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """The prompts of ``step`` (from 1 on, counted from 0): consolidated prompts plus ``E``."""
+        assert self.image is not None, "there is a step before this one"
         offset = 0 if self.coupling is None else 1
         return image + self.image[step - offset], text + self.text[step]  # (B, n, d)

@@ -1,11 +1,11 @@
 """The contract of a frozen encoder.
 
-Shape legend: B batch, N tokens, n extra positions (prompts), d width.
+Shape legend: B batch, N tokens, n extra positions (prompts), d width, h heads.
 """
 
 import hashlib
 from abc import ABC, abstractmethod
-from typing import Literal, Self, overload
+from typing import Literal, NamedTuple, Self, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,20 @@ from torch import Tensor, nn
 Pooling = Literal["auto", "cls", "mean"]
 
 
+class Memory(NamedTuple):
+    """What a layer's attention may read of its tokens: each ``(B, h, N, d / h)``."""
+
+    keys: Tensor
+    values: Tensor
+
+
 class Encoder(nn.Module, ABC):
     """A transformer whose layers can be run one by one, frozen for good.
 
-    Subclasses give ``embed``, ``_layer``, ``pool``; a caller runs the layers, with prompts where it
-    wants them. Nothing here ever gets a gradient, and :meth:`train` leaves it in evaluation mode,
-    so dropout inside never wakes.
+    Subclasses give ``embed``, ``_layer``, ``pool`` and, for prompts that only read, ``memory``,
+    ``read_layer``, ``summary`` and ``pool_summary``; a caller runs the layers, with prompts where
+    it wants them. Nothing here ever gets a gradient, and :meth:`train` leaves it in evaluation
+    mode, so dropout inside never wakes.
 
     Args:
         model: the library's module; registered as it is, so its own names stay.
@@ -46,6 +54,27 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def _layer(self, index: int, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Layer ``index`` on all positions; the mask is what SDPA takes (True = may be seen)."""
+
+    @abstractmethod
+    def memory(self, index: int, tokens: Tensor) -> Memory:
+        """Keys and values of layer ``index`` for the tokens ``(B, N, d)`` that enter it."""
+
+    @abstractmethod
+    def read_layer(
+        self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
+    ) -> Tensor:
+        """Layer ``index`` on a stream ``(B, n, d)`` that reads itself and a memory of N tokens.
+
+        ``mask (B, N)`` bool is True on what may be read of the memory; None where all may.
+        """
+
+    @abstractmethod
+    def summary(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """The token ``(B, 1, d)`` that :meth:`pool` looks at; None if it takes the mean."""
+
+    @abstractmethod
+    def pool_summary(self, summary: Tensor) -> Tensor:
+        """``(B, d)`` from the last layer's summary ``(B, 1, d)``: the encoder's last norm."""
 
     @overload
     def run_layer(self, index: int, tokens: Tensor, mask: Tensor | None = None) -> Tensor: ...
@@ -85,10 +114,7 @@ class Encoder(nn.Module, ABC):
 
     def _attention_mask(self, mask: Tensor | None, tokens: Tensor, num_extra: int) -> Tensor | None:
         """SDPA's mask ``(B, 1, 1, N + n)`` from the tokens' ``(B, N)``; extra is always seen."""
-        if mask is None:
-            return None
-        seen = mask if num_extra == 0 else nn.functional.pad(mask, (0, num_extra), value=True)
-        return seen[:, None, None, :]
+        return read_mask(mask, num_extra)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, whatever is asked: the encoder is frozen."""
@@ -112,6 +138,22 @@ def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
         return tokens.mean(dim=1)
     weights = mask[..., None].to(tokens.dtype)  # (B, N, 1)
     return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+def last_token(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """The last visible token ``(B, 1, d)``."""
+    if mask is None:
+        return tokens[:, -1:]
+    positions = torch.arange(tokens.shape[1], device=tokens.device)
+    last = (mask * positions).argmax(dim=1)  # (B,)
+    return tokens[torch.arange(len(tokens), device=tokens.device), last, None]
+
+
+def read_mask(mask: Tensor | None, length: int) -> Tensor | None:
+    """SDPA's mask ``(B, 1, 1, N + n)`` for a stream of ``length`` behind a memory."""
+    if mask is None:
+        return None
+    return nn.functional.pad(mask, (0, length), value=True)[:, None, None, :]
 
 
 def _seen(mask: Tensor | None) -> Tensor | None:

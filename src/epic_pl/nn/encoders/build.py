@@ -1,12 +1,15 @@
 """Build a frozen encoder from its name: a hub name, a local folder, or a ``pypi:`` asset."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+import transformers.utils.logging
+from safetensors import SafetensorError
 from timm.models import VisionTransformer
 from torch import nn
 from transformers import (
@@ -24,6 +27,7 @@ from epic_pl.assets import resolve
 from epic_pl.errors import AssetError, EncoderError
 from epic_pl.nn.encoders.base import Encoder, Pooling
 from epic_pl.nn.encoders.clip import CLIPImageEncoder, CLIPTextEncoder
+from epic_pl.nn.encoders.hf_attention import READING_ATTENTION
 from epic_pl.nn.encoders.hf_text import HFTextEncoder
 from epic_pl.nn.encoders.timm_vit import TimmViTEncoder
 
@@ -125,7 +129,10 @@ def build_text_encoder(
 def _is_timm(source: str) -> bool:
     config = Path(source) / "config.json"
     if config.is_file():
-        return "architecture" in json.loads(config.read_text(encoding="utf-8"))
+        try:
+            return "architecture" in json.loads(config.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise _unreachable(source, error) from error
     return source.startswith("hf-hub:") or "/" not in source
 
 
@@ -164,18 +171,40 @@ def _hf_model(
     kind: Any, source: str, revision: str | None, pretrained: bool, config: PretrainedConfig
 ) -> nn.Module:
     if not pretrained:
-        config._attn_implementation = "sdpa"
+        config._attn_implementation = READING_ATTENTION
         build = kind.from_config if kind is AutoModel else kind
         model: nn.Module = build(config)
         return model
-    model = kind.from_pretrained(
-        source,
-        revision=revision,
-        attn_implementation="sdpa",
-        use_safetensors=True,  # never a pickle
-        trust_remote_code=False,
-    )
-    return model
+    with _quiet_transformers():
+        model, report = kind.from_pretrained(
+            source,
+            revision=revision,
+            attn_implementation=READING_ATTENTION,
+            dtype=torch.float32,  # prompts and head are, whatever the file holds
+            use_safetensors=True,  # never a pickle
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise ValueError(f"its weights lack {', '.join(missing[:4])} ({len(missing)} in all).")
+    loaded: nn.Module = model
+    return loaded
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No weight-by-weight progress bar, no list of the other tower's weights in a CLIP file."""
+    hf_logging: Any = transformers.utils.logging  # not typed
+    verbosity, bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity(hf_logging.ERROR)
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bar:
+            hf_logging.enable_progress_bar()
 
 
 def _build(name: str, pretrained: bool, build: Callable[[], nn.Module]) -> nn.Module:
@@ -186,7 +215,7 @@ def _build(name: str, pretrained: bool, build: Callable[[], nn.Module]) -> nn.Mo
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_RANDOM_SEED)
             return build()
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise _unreachable(name, error) from error
 
 

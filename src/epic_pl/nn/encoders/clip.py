@@ -5,7 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from epic_pl.nn.encoders.base import Encoder, Pooling, masked_mean
+from epic_pl.nn.encoders.base import (
+    Encoder,
+    Memory,
+    Pooling,
+    last_token,
+    masked_mean,
+    read_mask,
+)
+from epic_pl.nn.encoders.hf_attention import split_heads
 
 
 class _CLIPTower(Encoder):
@@ -21,6 +29,24 @@ class _CLIPTower(Encoder):
         outputs: Tensor = self.model.encoder.layers[index](tokens, attention_mask=attention_mask)
         return outputs
 
+    def memory(self, index: int, tokens: Tensor) -> Memory:
+        """Keys and values of layer ``index`` for the tokens that enter it."""
+        layer = self.model.encoder.layers[index]
+        attention, normed = layer.self_attn, layer.layer_norm1(tokens)
+        return Memory(
+            split_heads(attention.k_proj(normed), attention.head_dim),
+            split_heads(attention.v_proj(normed), attention.head_dim),
+        )
+
+    def read_layer(
+        self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
+    ) -> Tensor:
+        """Layer ``index`` on a stream ``(B, n, d)`` that reads itself and the memory."""
+        outputs: Tensor = self.model.encoder.layers[index](
+            stream, attention_mask=read_mask(mask, stream.shape[1]), memory=memory
+        )
+        return outputs
+
 
 class CLIPImageEncoder(_CLIPTower):
     """CLIP's vision tower; "auto" and "cls" pool the class token, "mean" the patches."""
@@ -28,7 +54,8 @@ class CLIPImageEncoder(_CLIPTower):
     def embed(self, inputs: Tensor) -> Tensor:
         """Pictures ``(B, 3, H, W)`` to tokens ``(B, N, d)``: class, patches."""
         # another size than pretraining's has its position grid interpolated
-        resized = inputs.shape[-1] != self.model.config.image_size
+        side = self.model.config.image_size
+        resized = tuple(inputs.shape[-2:]) != (side, side)
         tokens: Tensor = self.model.pre_layrnorm(
             self.model.embeddings(inputs, interpolate_pos_encoding=resized)
         )
@@ -38,6 +65,15 @@ class CLIPImageEncoder(_CLIPTower):
         """Pooling, then the tower's last norm, ``(B, d)``."""
         pooled = tokens[:, 1:].mean(dim=1) if self.pooling == "mean" else tokens[:, 0]
         normed: Tensor = self.model.post_layernorm(pooled)
+        return normed
+
+    def summary(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """The class token, unless the mean is pooled."""
+        return None if self.pooling == "mean" else tokens[:, :1]
+
+    def pool_summary(self, summary: Tensor) -> Tensor:
+        """The tower's last norm."""
+        normed: Tensor = self.model.post_layernorm(summary[:, 0])
         return normed
 
 
@@ -69,8 +105,13 @@ class CLIPTextEncoder(_CLIPTower):
         normed: Tensor = self.model.final_layer_norm(tokens)
         if self.pooling == "mean":
             return masked_mean(normed, mask)
-        if mask is None:
-            return normed[:, -1]
-        positions = torch.arange(normed.shape[1], device=normed.device)
-        last = (mask * positions).argmax(dim=1)  # (B,)
-        return normed[torch.arange(len(normed), device=normed.device), last]
+        return last_token(normed, mask)[:, 0]
+
+    def summary(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """The end-of-text token, unless the mean is pooled."""
+        return None if self.pooling == "mean" else last_token(tokens, mask)
+
+    def pool_summary(self, summary: Tensor) -> Tensor:
+        """The tower's last norm."""
+        normed: Tensor = self.model.final_layer_norm(summary[:, 0])
+        return normed

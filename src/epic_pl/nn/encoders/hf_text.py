@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from epic_pl.errors import EncoderError
-from epic_pl.nn.encoders.base import Encoder, Pooling, masked_mean
+from epic_pl.nn.encoders.base import Encoder, Memory, Pooling, masked_mean, read_mask
+from epic_pl.nn.encoders.hf_attention import split_heads
 
 
 class HFTextEncoder(Encoder):
@@ -47,3 +48,29 @@ class HFTextEncoder(Encoder):
     def pool(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """``(B, d)``; these models normalise inside their last layer."""
         return masked_mean(tokens, mask) if self.pooling == "mean" else tokens[:, 0]
+
+    def memory(self, index: int, tokens: Tensor) -> Memory:
+        """Keys and values of layer ``index`` for the tokens that enter it."""
+        attention = self.model.encoder.layer[index].attention.self
+        head_dim = attention.attention_head_size
+        return Memory(
+            split_heads(attention.key(tokens), head_dim),
+            split_heads(attention.value(tokens), head_dim),
+        )
+
+    def read_layer(
+        self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
+    ) -> Tensor:
+        """Layer ``index`` on a stream ``(B, n, d)`` that reads itself and the memory."""
+        outputs: Tensor = self.model.encoder.layer[index](
+            stream, attention_mask=read_mask(mask, stream.shape[1]), memory=memory
+        )
+        return outputs
+
+    def summary(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """The first token, unless the mean is pooled."""
+        return None if self.pooling == "mean" else tokens[:, :1]
+
+    def pool_summary(self, summary: Tensor) -> Tensor:
+        """The summary itself."""
+        return summary[:, 0]

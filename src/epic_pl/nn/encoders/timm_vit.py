@@ -1,10 +1,16 @@
 """timm's VisionTransformer as a frozen encoder. Shape legend: B batch, N tokens, d width."""
 
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers.attention import Attention
 from timm.models import VisionTransformer
+from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from epic_pl.errors import EncoderError
-from epic_pl.nn.encoders.base import Encoder, Pooling
+from epic_pl.nn.encoders.base import Encoder, Memory, Pooling, read_mask
 
 
 class TimmViTEncoder(Encoder):
@@ -39,7 +45,67 @@ class TimmViTEncoder(Encoder):
 
     def pool(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Final norm and pooling, ``(B, d)``; a picture's tokens are all there or none is."""
-        model = self.model
-        pool_type = {"auto": None, "cls": "token", "mean": "avg"}[self.pooling]
-        pooled: Tensor = model.fc_norm(model.pool(model.norm(tokens), pool_type=pool_type))
+        model, normed = self.model, self.model.norm(tokens)
+        pooled: Tensor
+        if self.pooling == "auto":
+            pooled = model.forward_head(normed, pre_logits=True)
+        elif self.pooling == "cls":
+            pooled = model.fc_norm(normed[:, 0])
+        else:
+            pooled = model.fc_norm(normed[:, model.num_prefix_tokens :].mean(dim=1))
         return pooled
+
+    def memory(self, index: int, tokens: Tensor) -> Memory:
+        """Keys and values of block ``index`` for the tokens that enter it."""
+        block = self._plain_block(index)
+        _, keys, values = _project(block.attn, block.norm1(tokens))
+        return Memory(keys, values)
+
+    def read_layer(
+        self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
+    ) -> Tensor:
+        """Block ``index`` on a stream ``(B, n, d)`` that reads itself and the memory."""
+        block = self._plain_block(index)
+        attention = block.attn
+        normed = block.norm1(stream)  # (B, n, d)
+        queries, keys, values = _project(attention, normed)  # (B, h, n, d / h)
+        read = F.scaled_dot_product_attention(
+            queries,
+            torch.cat([memory.keys, keys], dim=2),
+            torch.cat([memory.values, values], dim=2),
+            attn_mask=read_mask(mask, stream.shape[1]),
+        )
+        read = attention.norm(read.transpose(1, 2).flatten(2))  # (B, n, d)
+        if attention.gate is not None:
+            read = read * attention.gate(normed).sigmoid()
+        stream = stream + block.ls1(attention.proj(read))
+        outputs: Tensor = stream + block.ls2(block.mlp(block.norm2(stream)))
+        return outputs
+
+    def summary(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """The class token, where the model pools it and it alone."""
+        alone = self.model.global_pool == "token" and not hasattr(self.model, "dist_token")
+        pooled = self.pooling == "cls" or (self.pooling == "auto" and alone)
+        return tokens[:, :1] if pooled else None
+
+    def pool_summary(self, summary: Tensor) -> Tensor:
+        """The model's last norms."""
+        pooled: Tensor = self.model.fc_norm(self.model.norm(summary)[:, 0])
+        return pooled
+
+    def _plain_block(self, index: int) -> Any:
+        block = self.model.blocks[index]
+        if not (isinstance(block, Block) and isinstance(block.attn, Attention)):
+            raise EncoderError(
+                f"Read-only prompts need timm's plain attention Block, but layer {index} is a "
+                f"{type(block).__name__}: set prompt_attention to joint."
+            )
+        return block
+
+
+def _project(attention: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, each ``(B, h, N, d / h)``."""
+    batch, length, _ = normed.shape
+    qkv = attention.qkv(normed).view(batch, length, 3, attention.num_heads, attention.head_dim)
+    queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    return attention.q_norm(queries), attention.k_norm(keys), values

@@ -1,0 +1,44 @@
+"""An attention function for Hugging Face layers that can read a memory.
+
+Their layers hand keyword arguments through to the attention function that the config names, so
+registering one is all it takes: no layer's code is copied.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from epic_pl.nn.encoders.base import Memory
+
+READING_ATTENTION = "epic_pl_reading_sdpa"
+
+
+def _reading_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    memory: Memory | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """SDPA over the memory's keys and values followed by the layer's own ``(B, h, n, d / h)``."""
+    if memory is not None:
+        key = torch.cat([memory.keys, key], dim=2)
+        value = torch.cat([memory.values, value], dim=2)
+    outputs: tuple[Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, **(kwargs | {"is_causal": False})
+    )
+    return outputs
+
+
+AttentionInterface.register(READING_ATTENTION, _reading_attention)
+
+
+def split_heads(projected: Tensor, head_dim: int) -> Tensor:
+    """``(B, N, d)`` to ``(B, h, N, d / h)``."""
+    batch, length, _ = projected.shape
+    return projected.view(batch, length, -1, head_dim).transpose(1, 2)

@@ -1,0 +1,144 @@
+"""How one modality runs through its frozen encoder with prompts: jointly, or reading only.
+
+A tower holds no parameters to train. EPIC asks three things of it: ``extract`` what depends on the
+sample alone, ``acquire`` the outputs of prompts at an interaction layer, ``pool`` at the end.
+
+Shape legend: B batch, N tokens, n prompts, d width, h heads, K steps.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from epic_pl.nn.encoders.base import Encoder, Memory
+
+State = TypeVar("State")
+
+
+class Tower(nn.Module, ABC, Generic[State]):
+    """A frozen encoder and the layers at which prompts enter it.
+
+    Args:
+        encoder: the frozen encoder.
+        layers: the K interaction layers, rising, counted from 0.
+    """
+
+    def __init__(self, encoder: Encoder, layers: list[int]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.layers = layers
+
+    @abstractmethod
+    def extract(self, inputs: Tensor, mask: Tensor | None, present: Tensor | None) -> State:
+        """Run what is frozen and depends on the sample alone, without gradient.
+
+        Args:
+            inputs: pictures ``(B, 3, H, W)`` or token ids ``(B, N)``.
+            mask: ``(B, N)`` bool, False on padding; None where there is none.
+            present: ``(B,)`` bool, False where the modality is absent: prompts see nothing of it.
+        """
+
+    @abstractmethod
+    def acquire(self, step: int, state: State, prompts: Tensor) -> tuple[State, Tensor]:
+        """Prompts ``P (B, n, d)`` through the layer of ``step``: their outputs ``Z (B, n, d)``."""
+
+    @abstractmethod
+    def pool(self, state: State) -> Tensor:
+        """The modality's summary ``(B, d)`` after the last step."""
+
+
+class JointState(NamedTuple):
+    """Tokens ``(B, N, d)`` on their way, what may be seen of them, and the next layer."""
+
+    tokens: Tensor
+    mask: Tensor | None
+    next_layer: int
+
+
+class JointTower(Tower[JointState]):
+    """``[U; Z] = Layer([U; P])``: tokens and prompts see each other (the paper's setting)."""
+
+    def extract(self, inputs: Tensor, mask: Tensor | None, present: Tensor | None) -> JointState:
+        """Run the layers before the first interaction layer."""
+        with torch.no_grad():
+            tokens = self.encoder.embed(inputs)
+            tokens = self.encoder.run_layers(0, self.layers[0], tokens, mask)
+        return JointState(tokens, visible(mask, present, tokens.shape[1]), self.layers[0])
+
+    def acquire(self, step: int, state: JointState, prompts: Tensor) -> tuple[JointState, Tensor]:
+        """Run up to the step's layer without prompts, then that layer with them."""
+        layer = self.layers[step]
+        tokens = self.encoder.run_layers(state.next_layer, layer, state.tokens, state.mask)
+        tokens, acquired = self.encoder.run_layer(layer, tokens, state.mask, prompts)
+        return JointState(tokens, state.mask, layer + 1), acquired
+
+    def pool(self, state: JointState) -> Tensor:
+        """Run the layers that are left, then the encoder's own pooling."""
+        tokens = self.encoder.run_layers(
+            state.next_layer, self.encoder.num_layers, state.tokens, state.mask
+        )
+        return self.encoder.pool(tokens, state.mask)
+
+
+class ReadOnlyState(NamedTuple):
+    """What the stream reads at each of the K layers, and the stream's own summary.
+
+    ``summary (B, 1, d)`` is the copy of the token that the encoder pools, None for an encoder that
+    pools by the mean; ``pooled (B, d)`` is the frozen encoder's own output.
+    """
+
+    memories: list[Memory]
+    mask: Tensor | None
+    summary: Tensor | None
+    pooled: Tensor
+
+
+class ReadOnlyTower(Tower[ReadOnlyState]):
+    """Prompts read the frozen tokens, which never see them.
+
+    The small stream ``Q = [c; P]`` takes its queries from itself, its keys and values from
+    ``[U; Q]``. The frozen stream is that of the encoder alone, whatever the task: no gradient runs
+    through its N tokens, and its keys and values can be stored.
+    """
+
+    def extract(self, inputs: Tensor, mask: Tensor | None, present: Tensor | None) -> ReadOnlyState:
+        """Run the whole frozen encoder, keeping keys and values of the interaction layers."""
+        encoder = self.encoder
+        memories, summary, layer = [], None, 0
+        with torch.no_grad():
+            tokens = encoder.embed(inputs)
+            for step, interaction_layer in enumerate(self.layers):
+                tokens = encoder.run_layers(layer, interaction_layer, tokens, mask)
+                if step == 0:
+                    summary = encoder.summary(tokens, mask)
+                memories.append(encoder.memory(interaction_layer, tokens))
+                layer = interaction_layer
+            tokens = encoder.run_layers(layer, encoder.num_layers, tokens, mask)
+            pooled = encoder.pool(tokens, mask)
+        return ReadOnlyState(memories, visible(mask, present, tokens.shape[1]), summary, pooled)
+
+    def acquire(
+        self, step: int, state: ReadOnlyState, prompts: Tensor
+    ) -> tuple[ReadOnlyState, Tensor]:
+        """Run the stream through the step's layer."""
+        stream = prompts if state.summary is None else torch.cat([state.summary, prompts], dim=1)
+        stream = self.encoder.read_layer(
+            self.layers[step], stream, state.memories[step], state.mask
+        )
+        if state.summary is None:
+            return state, stream
+        return state._replace(summary=stream[:, :1]), stream[:, 1:]
+
+    def pool(self, state: ReadOnlyState) -> Tensor:
+        """The stream's summary after the encoder's last norm, or the frozen mean."""
+        return state.pooled if state.summary is None else self.encoder.pool_summary(state.summary)
+
+
+def visible(mask: Tensor | None, present: Tensor | None, num_tokens: int) -> Tensor | None:
+    """What prompts may see: ``(B, N)``, nothing of an absent modality; None where all may."""
+    if present is None:
+        return mask
+    seen = present[:, None].expand(-1, num_tokens)
+    return seen if mask is None else seen & mask
