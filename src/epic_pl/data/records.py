@@ -105,7 +105,8 @@ def read_csv(path: Path, width: int) -> Iterator[list[str]]:
     Raises:
         DataError: a row does not have ``width`` columns, or the file is no UTF-8 or no CSV.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    # strict decoding would fail on a whole buffer of lines, too early to say which one
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, strict=True)
         try:
             for row in reader:
@@ -116,9 +117,10 @@ def read_csv(path: Path, width: int) -> Iterator[list[str]]:
                         f"{path}, line {reader.line_num} has {len(row)} columns, not {width}: "
                         f"{row!r:.120}. A text that holds a comma must stand in double quotes."
                     )
+                "".join(row).encode()
                 yield row
-        except (csv.Error, UnicodeDecodeError) as error:
+        except (csv.Error, UnicodeEncodeError) as error:
+            found = "not UTF-8" if isinstance(error, UnicodeEncodeError) else str(error)
             raise DataError(
-                f"{path}, after line {reader.line_num}: {error}. Save it as UTF-8 CSV, or fetch it "
-                "again."
+                f"{path}, line {reader.line_num}: {found}. Save it as UTF-8 CSV, or fetch it again."
             ) from error
