@@ -1,0 +1,234 @@
+"""Tiny copies of the datasets, file by file in the layouts of the real ones."""
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+DISHES = ("apple_pie", "baby_back_ribs", "waffles")
+GENRES = "Drama Comedy Romance Thriller Crime Action Adventure Horror Documentary Mystery Sci-Fi Fantasy Family Biography War History Music Animation Musical Western Sport Short Film-Noir".split()  # noqa: E501, SIM905
+ENTAILMENT = ("entailment", "neutral", "contradiction")
+
+
+def picture(path: Path, seed: int = 0, size: tuple[int, int] = (40, 36)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    colour = tuple(int(c) for c in np.random.default_rng(seed).integers(0, 255, 3))
+    Image.new("RGB", size, colour).save(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _dishes(train: int, test: int) -> dict[str, list[tuple[str, str]]]:
+    """File name and class of every picture; numbers run on from training to test."""
+    return {
+        "train": [(f"{dish}_{n}.jpg", dish) for dish in DISHES for n in range(train)],
+        "test": [(f"{dish}_{n}.jpg", dish) for dish in DISHES for n in range(train, train + test)],
+    }
+
+
+def food101(root: Path, source: str, *, images: str = "images", train: int = 6, test: int = 2):
+    """UPMC-Food101 with the text of ``source``: 3 classes of 6 + 2 pictures."""
+    rows = _dishes(train, test)
+    for split, part in rows.items():
+        for number, (name, dish) in enumerate(part):
+            picture(root / images / split / dish / name, number)
+    {"titles": _titles, "split_json": _split_json, "page_text": _pages, "jsonl": _food_jsonl}[
+        source
+    ](root, rows)
+
+
+def _title(name: str) -> str:
+    # the last one of training is empty; commas, quotes and a line break are as in the real file
+    if name == "waffles_5.jpg":
+        return ""
+    return f'Grandma\'s "{name[:-4]}",\nwith love, | allrecipes.com'
+
+
+def _titles(root: Path, rows) -> None:
+    (root / "texts").mkdir(parents=True)
+    for split, part in rows.items():
+        with (root / "texts" / f"{split}_titles.csv").open("w", newline="") as file:
+            # not in alphabetical order, as the real one
+            csv.writer(file).writerows((n, _title(n), dish) for n, dish in reversed(part))
+
+
+def _split_json(root: Path, rows) -> None:
+    names = {split: [name for name, _ in part] for split, part in rows.items()}
+    val = names["train"][::6]
+    write_json(
+        root / "split.json",
+        {"train": [n for n in names["train"] if n not in val], "val": val, "test": names["test"]},
+    )
+    texts = {name: f"text of {name}" for part in names.values() for name in part}
+    del texts["apple_pie_1.jpg"]  # a few pictures have none
+    write_json(root / "text.json", texts)
+    # in an order of its own
+    write_json(root / "class_idx.json", {dish: n for n, dish in enumerate(reversed(DISHES))})
+
+
+def _pages(root: Path, rows) -> None:
+    for name, dish in (row for part in rows.values() for row in part):
+        if name == "apple_pie_1.jpg":
+            continue
+        page = root / "texts_txt" / dish / name.replace(".jpg", ".txt")
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_bytes(f"  {name}\n\n\tmenu \xe9 ".encode("latin-1") + b"word " * 5000)
+
+
+def _food_jsonl(root: Path, rows) -> None:
+    for split, part in rows.items():
+        lines = [
+            {
+                "id": f"{split}/{name}",
+                "label": dish,
+                "text": f"text of {name}",
+                "img": f"images/{split}/{dish}/{name}",
+            }
+            for name, dish in part
+        ]
+        if split == "train":
+            write_jsonl(root / "dev.jsonl", lines[::6])
+            lines = [line for n, line in enumerate(lines) if n % 6]
+        write_jsonl(root / f"{split}.jsonl", lines)
+
+
+def snli_ve(
+    root: Path,
+    *,
+    key: str = "Flickr30K_ID",
+    suffix: str = "",
+    folder: str = "flickr30k_images",
+    pictures: int = 4,
+) -> None:
+    """SNLI-VE: three hypotheses a picture, and one row a split without consensus."""
+    for split, first in (("train", 0), ("dev", pictures), ("test", 2 * pictures)):
+        ids = [str(1000 + first + n) for n in range(pictures)]
+        for number, name in enumerate(ids):
+            picture(root / folder / f"{name}.jpg", number)
+        rows = [
+            {
+                "gold_label": label,
+                "sentence1": f"a caption of {name}",
+                "sentence2": f"a dog is {label}",
+                "annotator_labels": [label] * 5,
+                "captionID": f"{name}.jpg#2",
+                "pairID": f"{name}.jpg#2r1{label[0]}",
+            }
+            | ({key: name + suffix} if key else {})
+            for name in ids
+            for label in ENTAILMENT
+        ]
+        rows.insert(1, rows[0] | {"gold_label": "-", "pairID": f"{ids[0]}.jpg#2r1x"})
+        write_jsonl(root / f"snli_ve_{split}.jsonl", rows)
+
+
+FILMS: dict[str, list[dict[str, Any]]] = {
+    "train": [
+        {"genres": ["Romance", "Drama"], "plot": ["short", "a much longer plot", "mid plot"]},
+        {"genres": ["Comedy", "News"], "plot": ["a comedy"]},
+        {"genres": ["News", "Adult"], "plot": ["no genre is left"]},
+        {"genres": ["Film-Noir"], "plot": []},
+        {"genres": ["Sci-Fi"], "plot": ["robots", "robots and more"]},
+    ],
+    "dev": [
+        {"genres": ["Horror"], "plot": ["a", "a b"]},
+        {"genres": ["War"], "plot": ["tanks"]},
+    ],
+    "test": [
+        {"genres": ["Action"], "plot": ["fast", "fast cars"]},
+        {"genres": ["Talk-Show"], "plot": ["no genre is left"]},
+        {"genres": ["Western", "Short"], "plot": ["dust"]},
+    ],
+}
+
+
+def _films() -> dict[str, list[tuple[str, dict[str, Any]]]]:
+    numbers = iter(range(5, 1000))
+    return {
+        split: [(f"{next(numbers):07d}", film) for film in films] for split, films in FILMS.items()
+    }
+
+
+def mm_imdb(root: Path, *, images: str = "dataset", labels: str = "dataset", val: str = "dev"):
+    """MM-IMDB: 5 / 2 / 3 films, of which 4 / 2 / 2 have a genre left."""
+    split = {}
+    for name, films in _films().items():
+        split[val if name == "dev" else name] = [film for film, _ in films]
+        for film, about in films:
+            picture(root / images / f"{film}.jpeg", int(film))
+            write_json(root / labels / f"{film}.json", about | {"title": "a title", "year": 1994})
+    write_json(root / "split.json", split)
+
+
+def mm_imdb_hdf5(root: Path, *, vocabulary: bool = True, centred: bool = True) -> None:
+    """The HDF5 file: posters blue first, less VGG's mean; plots as numbers; its own genre order."""
+    import h5py
+
+    films = [(split, film, about) for split, part in _films().items() for film, about in part]
+    words = ["_UNK_", *sorted({w for _, _, a in films for p in a["plot"] for w in p.split()})]
+    order = GENRES[::-1]
+    root.mkdir(parents=True, exist_ok=True)
+    with h5py.File(root / "multimodal_imdb.hdf5", "w") as file:
+        file["imdb_ids"] = np.array([film for _, film, _ in films], dtype="S7")
+        file["genres"] = np.array(
+            [[genre in about["genres"] for genre in order] for *_, about in films], dtype="int32"
+        )
+        file["genres"].attrs["target_names"] = json.dumps(order)
+        rgb = np.array([200, 100, 50])[:, None, None] * np.ones((3, 32, 20))
+        mean = np.array([103.939, 116.779, 123.68])[:, None, None] if centred else 0.0
+        bgr = np.stack([rgb[::-1] - mean] * len(films))
+        file.create_dataset("images", data=bgr.astype("int32"))
+        plots = file.create_dataset(
+            "sequences", (len(films),), dtype=h5py.vlen_dtype(np.dtype("int32"))
+        )
+        for row, (*_, about) in enumerate(films):
+            plot = max(about["plot"], key=len, default="")
+            plots[row] = [words.index(word) for word in plot.split()]
+        file.attrs["split"] = _split_table([split for split, *_ in films])
+    if vocabulary:
+        write_json(root / "metadata.json", {"ix_to_word": dict(enumerate(words))})
+
+
+def _split_table(splits: Sequence[str]) -> np.ndarray:
+    kind = np.dtype([("split", "S5"), ("source", "S9"), ("start", "i8"), ("stop", "i8")])
+    rows = []
+    for name in ("train", "dev", "test"):
+        start = splits.index(name)
+        for source in ("genres", "images"):
+            rows.append((name, source, start, start + splits.count(name)))
+    return np.array(rows, dtype=kind)
+
+
+def hateful_memes(root: Path, *, names: Mapping[str, int] | None = None) -> None:
+    """Hateful Memes: ``names`` files with so many rows; ``test`` is the one without labels."""
+    number = 1235
+    for name, rows in (
+        names
+        or {
+            "train": 8,
+            "dev_seen": 4,
+            "dev_unseen": 3,
+            "test_seen": 4,
+            "test_unseen": 5,
+            "test": 4,
+        }
+    ).items():
+        lines = []
+        for row in range(rows):
+            number += 1
+            picture(root / "img" / f"{number:05d}.png", number)
+            line = {"id": number, "img": f"img/{number:05d}.png", "text": f"meme {number}"}
+            lines.append(line if name == "test" else line | {"label": row % 2})
+        write_jsonl(root / f"{name}.jsonl", lines)

@@ -1,0 +1,167 @@
+import csv
+from collections import Counter
+
+import fabricate
+import pytest
+
+from epic_pl.data import Food101DataModule
+from epic_pl.errors import ConfigError, DataError
+
+SOURCES = ("titles", "split_json", "page_text", "jsonl")
+ENCODERS = {"image_encoder": "vit_tiny_patch16_224", "text_encoder": "unused", "image_size": 32}
+
+
+def _data(root, **options) -> Food101DataModule:
+    return Food101DataModule(data_dir=str(root), **(ENCODERS | {"val_size": 3} | options))
+
+
+def _rows(data, split):
+    data.setup()
+    dataset = data.dataset(split)
+    return {row["sample_id"]: row for row in (dataset.raw(n) for n in range(len(dataset)))}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_source_gives_the_same_pictures_splits_and_class_order(tmp_path, source):
+    fabricate.food101(tmp_path, source)
+    data = _data(tmp_path, text_source=source)
+    # before setup; alphabetical although class_idx.json and the titles have another order
+    assert data.class_names == ["apple_pie", "baby_back_ribs", "waffles"]
+    rows = {split: _rows(data, split) for split in ("train", "val", "test")}
+    assert {split: len(part) for split, part in rows.items()} == {"train": 15, "val": 3, "test": 6}
+    ids = [name for part in rows.values() for name in part]
+    assert len(set(ids)) == 24
+    for part in rows.values():
+        assert set(Counter(row["label"] for row in part.values()).values()) == {len(part) // 3}
+        for name, row in part.items():
+            assert row["image"].size == (40, 36)
+            dish = data.class_names[row["label"]]
+            assert name.rpartition("/")[2].startswith(dish)
+    assert all(name.rpartition("_")[2][0] in "67" for name in rows["test"])
+    assert data.preprocessing["text"] == {"max_tokens": 64, "source": source}
+
+
+def test_titles_with_commas_quotes_and_line_breaks_are_read_and_empty_ones_are_present(tmp_path):
+    fabricate.food101(tmp_path, "titles")
+    data = _data(tmp_path)
+    texts = {k: row["text"] for s in ("train", "val") for k, row in _rows(data, s).items()}
+    assert texts["waffles_5"] == ""
+    assert texts["waffles_4"] == 'Grandma\'s "waffles_4",\nwith love, | allrecipes.com'
+
+
+def test_the_held_out_rows_depend_on_split_seed_only(tmp_path):
+    fabricate.food101(tmp_path, "titles")
+    reference = list(_rows(_data(tmp_path), "val"))
+    assert list(_rows(_data(tmp_path, seed=5), "val")) == reference
+    assert any(list(_rows(_data(tmp_path, split_seed=s), "val")) != reference for s in (1, 2, 3))
+    # nor on the order of the rows in the file
+    titles = tmp_path / "texts" / "train_titles.csv"
+    rows = _csv_rows(titles)
+    _write_csv(titles, rows[::2] + rows[1::2])
+    assert list(_rows(_data(tmp_path), "val")) == reference
+
+
+def _csv_rows(path):
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def _write_csv(path, rows):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def test_split_json_uses_its_own_lists_and_keeps_pictures_without_text(tmp_path):
+    fabricate.food101(tmp_path, "split_json")
+    data = _data(tmp_path, text_source="split_json", val_size=1)
+    assert list(_rows(data, "val")) == ["apple_pie_0", "baby_back_ribs_0", "waffles_0"]
+    train = _rows(data, "train")
+    assert train["apple_pie_1"]["text"] is None
+    assert train["apple_pie_2"]["text"] == "text of apple_pie_2.jpg"
+
+
+def test_split_json_without_a_validation_list_holds_rows_out(tmp_path):
+    fabricate.food101(tmp_path, "split_json")
+    path = tmp_path / "split.json"
+    path.write_text(path.read_text().replace('"val"', '"unused"'))
+    data = _data(tmp_path, text_source="split_json")
+    assert len(_rows(data, "val")) == 3
+    assert len(_rows(data, "train")) == 12
+
+
+def test_page_text_is_cut_before_it_fills_the_memory_and_decoded_whatever_it_is(tmp_path):
+    fabricate.food101(tmp_path, "page_text")
+    data = _data(tmp_path, text_source="page_text", max_text_tokens=20)
+    rows = _rows(data, "train") | _rows(data, "val")
+    assert rows["apple_pie_1"]["text"] is None
+    text = rows["apple_pie_2"]["text"]
+    assert text.startswith("apple_pie_2.jpg menu � word word")
+    assert len(text) == 240
+
+
+@pytest.mark.parametrize("name", ["dev.jsonl", "val.jsonl"])
+def test_jsonl_uses_its_own_validation_file(tmp_path, name):
+    fabricate.food101(tmp_path, "jsonl")
+    (tmp_path / "dev.jsonl").rename(tmp_path / name)
+    data = _data(tmp_path, text_source="jsonl", val_size=1)
+    names = ["train/apple_pie_0.jpg", "train/baby_back_ribs_0.jpg", "train/waffles_0.jpg"]
+    assert list(_rows(data, "val")) == names
+
+
+def test_jsonl_without_a_validation_file_holds_rows_out(tmp_path):
+    fabricate.food101(tmp_path, "jsonl")
+    (tmp_path / "dev.jsonl").unlink()
+    assert len(_rows(_data(tmp_path, text_source="jsonl"), "val")) == 3
+
+
+@pytest.mark.parametrize(("nested", "images"), [("food101", "images"), ("", "images/images")])
+def test_folders_that_archives_add_are_found(tmp_path, nested, images):
+    fabricate.food101(tmp_path / nested, "titles", images=images)
+    assert len(_rows(_data(tmp_path), "test")) == 6
+
+
+def test_missing_files_are_named_with_the_way_to_get_them_on_class_names(tmp_path):
+    data = _data(tmp_path / "nowhere")
+    with pytest.raises(DataError) as caught:
+        _ = data.class_names
+    for part in (
+        str(tmp_path / "nowhere"),
+        "which does not exist",
+        "texts/train_titles.csv (missing)",
+        "upmcfood101",
+        "--data.init_args.data_dir",
+    ):
+        assert part in str(caught.value)
+
+
+def test_another_source_that_is_complete_is_hinted_at(tmp_path):
+    fabricate.food101(tmp_path, "split_json")
+    with pytest.raises(DataError, match="files of text_source: split_json are all there"):
+        _ = _data(tmp_path).class_names
+
+
+def test_missing_pictures_are_named(tmp_path):
+    fabricate.food101(tmp_path, "titles")
+    (tmp_path / "images" / "test" / "waffles" / "waffles_6.jpg").unlink()
+    with pytest.raises(DataError, match=r"1 of the 6 pictures of the test split .*waffles_6\.jpg"):
+        _data(tmp_path).setup("test")
+
+
+def test_a_test_class_that_training_lacks_is_named(tmp_path):
+    fabricate.food101(tmp_path, "titles")
+    titles = tmp_path / "texts" / "test_titles.csv"
+    _write_csv(titles, [*_csv_rows(titles)[1:], ["pho_1.jpg", "a soup", "pho"]])
+    with pytest.raises(DataError, match=r"test_titles\.csv: 1 rows .*'pho_1' of class 'pho'"):
+        _ = _data(tmp_path).class_names
+
+
+@pytest.mark.parametrize("options", [{"text_source": "html"}, {"val_size": 0}, {"split_seed": -1}])
+def test_options_out_of_range_are_refused(tmp_path, options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        _data(tmp_path, **options)
+
+
+def test_holding_out_everything_is_refused(tmp_path):
+    fabricate.food101(tmp_path, "titles")
+    with pytest.raises(DataError, match="val_size is 18"):
+        _ = _data(tmp_path, val_size=18).class_names

@@ -1,0 +1,85 @@
+import fabricate
+import pytest
+
+from epic_pl.data import HatefulMemesDataModule
+from epic_pl.errors import DataError
+
+ENCODERS = {"image_encoder": "vit_tiny_patch16_224", "text_encoder": "unused", "image_size": 32}
+
+
+def _data(root, **options) -> HatefulMemesDataModule:
+    return HatefulMemesDataModule(data_dir=str(root), **ENCODERS, **options)
+
+
+def _size(data, split):
+    data.setup({"train": "fit", "val": "validate"}.get(split, split))
+    return len(data.dataset(split))
+
+
+def test_splits_classes_and_rows(tmp_path):
+    fabricate.hateful_memes(tmp_path)
+    data = _data(tmp_path)
+    assert data.class_names == ["not_hateful", "hateful"]
+    assert data.task == "multiclass"
+    assert [_size(data, split) for split in ("train", "val", "test", "predict")] == [8, 4, 4, 4]
+    rows = [data.dataset("train").raw(n) for n in range(2)]
+    # ids are numbers in the file, and names of pictures have leading zeros
+    assert [(r["sample_id"], r["text"], r["label"]) for r in rows] == [
+        ("1236", "meme 1236", 0),
+        ("1237", "meme 1237", 1),
+    ]
+    assert rows[0]["image"].size == (40, 36)
+
+
+def test_which_files_are_used_is_an_option(tmp_path):
+    fabricate.hateful_memes(tmp_path)
+    data = _data(tmp_path, val="dev_unseen", test="test_unseen")
+    assert [_size(data, split) for split in ("val", "test", "predict")] == [3, 5, 5]
+
+
+def test_unlabelled_rows_can_be_predicted_but_not_tested(tmp_path):
+    fabricate.hateful_memes(tmp_path)
+    data = _data(tmp_path, predict="test")
+    data.setup("predict")
+    assert [row["label"] for row in map(data.dataset("predict").raw, range(4))] == [None] * 4
+    with pytest.raises(DataError, match=r"test\.jsonl is the test split, but 4 of its 4 rows"):
+        _data(tmp_path, test="test").setup("test")
+
+
+def test_the_first_phase_has_one_dev_file(tmp_path):
+    fabricate.hateful_memes(tmp_path, names={"train": 4, "dev": 2, "test": 3})
+    data = _data(tmp_path, predict="test")
+    assert _size(data, "val") == 2
+    assert _size(data, "predict") == 3
+    with pytest.raises(DataError, match=r"test_seen\.jsonl \(missing\)"):
+        data.setup("test")
+
+
+def test_an_archive_may_have_made_a_folder_of_its_own(tmp_path):
+    fabricate.hateful_memes(tmp_path / "data")
+    assert _size(_data(tmp_path), "train") == 8
+
+
+def test_missing_files_and_pictures_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"train\.jsonl \(missing\).*hatefulmemeschallenge"):
+        _ = _data(tmp_path).class_names
+    fabricate.hateful_memes(tmp_path)
+    (tmp_path / "img" / "01236.png").unlink()
+    with pytest.raises(DataError, match=r"1 of the 8 pictures of the train .*img/01236\.png"):
+        _data(tmp_path).setup("fit")
+
+
+def test_a_label_that_is_neither_0_nor_1_is_named(tmp_path):
+    fabricate.hateful_memes(tmp_path)
+    path = tmp_path / "train.jsonl"
+    path.write_text(path.read_text().replace('"label": 1', '"label": "yes"', 1))
+    with pytest.raises(DataError, match=r"train\.jsonl: 1 rows have a label .*'yes'"):
+        _data(tmp_path).setup("fit")
+
+
+def test_a_row_without_a_picture_is_named(tmp_path):
+    fabricate.hateful_memes(tmp_path)
+    path = tmp_path / "train.jsonl"
+    path.write_text(path.read_text().replace('"img"', '"image"'))
+    with pytest.raises(DataError, match=r"train\.jsonl: 8 of 8 rows have no 'img'"):
+        _data(tmp_path).setup("fit")

@@ -1,0 +1,81 @@
+import os
+
+import fabricate
+import pytest
+
+from epic_pl.data.layout import Layout, check_pictures, locate, picture_folder
+from epic_pl.errors import DataError
+
+TWO = (Layout("new", ("a.json|b.json", "images/")), Layout("old", ("old.csv",)))
+
+
+def test_the_first_complete_layout_is_taken_and_says_where_each_part_is(tmp_path):
+    (tmp_path / "old.csv").touch()
+    assert locate("X", tmp_path, TWO, how_to_get="").layout.name == "old"
+    (tmp_path / "images").mkdir()
+    (tmp_path / "b.json").touch()
+    found = locate("X", tmp_path, TWO, how_to_get="")
+    assert found.layout.name == "new"
+    assert found["a.json|b.json"] == tmp_path / "b.json"
+
+
+def test_an_archive_may_have_made_a_folder_of_its_own(tmp_path):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "old.csv").touch()
+    found = locate("X", tmp_path, TWO, how_to_get="", nested=("inner",))
+    assert found["old.csv"] == tmp_path / "inner" / "old.csv"
+    with pytest.raises(DataError):
+        locate("X", tmp_path, TWO, how_to_get="")
+
+
+def test_the_error_tells_what_is_missing_of_each_layout_where_and_how_to_get_it(tmp_path):
+    (tmp_path / "inner" / "images").mkdir(parents=True)
+    with pytest.raises(DataError) as caught:
+        locate("X", tmp_path, TWO, how_to_get="Fetch it from there.", nested=("inner",))
+    message = str(caught.value)
+    assert f"Looked in {tmp_path / 'inner'} for" in message
+    assert "a.json or b.json (missing), images/ (found); or old: old.csv (missing)" in message
+    assert f"Also looked in {tmp_path}." in message
+    assert "Fetch it from there." in message
+    assert "\n" not in message
+
+
+def test_a_file_where_a_folder_should_be_does_not_count(tmp_path):
+    (tmp_path / "images").touch()
+    (tmp_path / "a.json").touch()
+    with pytest.raises(DataError, match=r"images/ \(missing\)"):
+        locate("X", tmp_path, TWO, how_to_get="")
+
+
+@pytest.mark.parametrize("where", ["a", "b", "a/b", "b/b"])
+def test_a_picture_folder_is_found_nested_once_or_twice(tmp_path, where):
+    (tmp_path / "a").mkdir(exist_ok=True)  # empty, or the outer one
+    fabricate.picture(tmp_path / where / "1.jpg")
+    assert picture_folder("X", tmp_path, ("a", "b"), "") == tmp_path / where
+
+
+def test_no_picture_folder_names_every_place(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "readme.txt").touch()
+    with pytest.raises(DataError) as caught:
+        picture_folder("X", tmp_path, ("a", "b"), "Fetch them.")
+    for place in ("a", "b", "a/b", "b/a"):
+        assert str(tmp_path / place) in str(caught.value)
+    assert "Fetch them." in str(caught.value)
+
+
+def test_missing_pictures_are_counted_and_the_first_named(tmp_path):
+    fabricate.picture(tmp_path / "x" / "1.jpg")
+    check_pictures(tmp_path, ["x/1.jpg", "x/1.jpg", None], "train")
+    images = ["x/1.jpg", "y/2.jpg", "x/4.jpg", "x/3.jpg", "x/5.jpg"]
+    with pytest.raises(DataError, match=r"4 of the 5 pictures of the train split .*x/3.jpg, "):
+        check_pictures(tmp_path, images, "train")
+
+
+def test_a_folder_of_pictures_is_listed_once(tmp_path, monkeypatch):
+    fabricate.picture(tmp_path / "x" / "1.jpg")
+    asked = []
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: asked.append(path) or listdir(path))
+    check_pictures(tmp_path, ["x/1.jpg"] * 1000, "train")
+    assert asked == [tmp_path / "x"]

@@ -1,0 +1,114 @@
+import json
+
+import fabricate
+import pytest
+
+from epic_pl.data import SNLIVEDataModule
+from epic_pl.errors import DataError
+
+ENCODERS = {"image_encoder": "vit_tiny_patch16_224", "text_encoder": "unused", "image_size": 32}
+
+
+def _data(root, **options) -> SNLIVEDataModule:
+    return SNLIVEDataModule(data_dir=str(root), **ENCODERS, **options)
+
+
+def _rows(data, split):
+    data.setup()
+    dataset = data.dataset(split)
+    return [dataset.raw(n) for n in range(len(dataset))]
+
+
+@pytest.mark.parametrize("suffix", ["", ".jpg"])
+@pytest.mark.parametrize("key", ["Flickr30K_ID", "Flikr30kID", ""])
+def test_pictures_are_found_by_new_key_old_key_or_pair(tmp_path, key, suffix):
+    fabricate.snli_ve(tmp_path, key=key, suffix=suffix)
+    data = _data(tmp_path)
+    for split, first in (("train", 1000), ("val", 1004), ("test", 1008)):
+        rows = _rows(data, split)
+        assert [row["sample_id"] for row in rows[:4]] == [
+            f"{first}.jpg#2r1e",
+            f"{first}.jpg#2r1n",
+            f"{first}.jpg#2r1c",
+            f"{first + 1}.jpg#2r1e",
+        ]
+        assert len(rows) == 12
+        paths = data.dataset(split)._images.to_pylist()
+        assert paths == [f"{first + n}.jpg" for n in range(4) for _ in range(3)]
+        assert all(row["image"].size == (40, 36) for row in rows)
+
+
+def test_classes_labels_and_text(tmp_path):
+    fabricate.snli_ve(tmp_path)
+    data = _data(tmp_path)
+    assert data.class_names == ["entailment", "neutral", "contradiction"]
+    for row in _rows(data, "train"):
+        assert row["text"] == f"a dog is {data.class_names[row['label']]}"
+    assert data.preprocessing["text"]["source"] == "hypothesis"
+
+
+def test_the_premise_is_an_option_that_the_results_name(tmp_path):
+    fabricate.snli_ve(tmp_path)
+    data = _data(tmp_path, premise=True)
+    assert _rows(data, "train")[0]["text"] == "a caption of 1000 a dog is entailment"
+    assert data.preprocessing["text"]["source"] == "premise+hypothesis"
+
+
+def test_rows_without_consensus_are_dropped_and_counted(tmp_path, caplog):
+    fabricate.snli_ve(tmp_path)
+    assert "-" in (tmp_path / "snli_ve_train.jsonl").read_text()
+    data = _data(tmp_path)
+    with caplog.at_level("INFO"):
+        rows = _rows(data, "train")
+    assert len(rows) == 12
+    assert "1000.jpg#2r1x" not in [row["sample_id"] for row in rows]
+    assert "snli_ve_train.jsonl, 1 dropped because their annotators disagree, 4 pictures" in (
+        caplog.text
+    )
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "flickr30k_images",
+        "flickr30k-images",
+        "images",
+        "flickr30k_images/flickr30k_images",
+        "flickr30k_images/flickr30k-images",
+        "images/images",
+    ],
+)
+def test_picture_folders_in_circulation_are_found(tmp_path, folder):
+    fabricate.snli_ve(tmp_path, folder=folder)
+    assert _rows(_data(tmp_path), "test")[0]["image"] is not None
+
+
+def test_pictures_may_lie_elsewhere(tmp_path):
+    fabricate.snli_ve(tmp_path / "text", folder="../pictures")
+    data = _data(tmp_path / "text", image_dir=str(tmp_path / "pictures"))
+    assert len(_rows(data, "test")) == 12
+
+
+def test_missing_annotations_and_pictures_are_reported_on_class_names(tmp_path):
+    with pytest.raises(DataError, match=r"snli_ve_train\.jsonl \(missing\).*necla-ml"):
+        _ = _data(tmp_path).class_names
+    fabricate.snli_ve(tmp_path, folder="elsewhere")
+    with pytest.raises(DataError, match=r"No pictures of SNLI-VE: .*flickr30k-images"):
+        _ = _data(tmp_path).class_names
+
+
+def test_a_missing_picture_is_named_once_for_all_its_rows(tmp_path):
+    fabricate.snli_ve(tmp_path)
+    (tmp_path / "flickr30k_images" / "1001.jpg").unlink()
+    with pytest.raises(DataError, match=r"1 of the 4 pictures of the train split .*1001\.jpg"):
+        _data(tmp_path).setup("fit")
+
+
+def test_an_unknown_label_is_named(tmp_path):
+    fabricate.snli_ve(tmp_path)
+    path = tmp_path / "snli_ve_dev.jsonl"
+    lines = path.read_text().splitlines()
+    row = json.loads(lines[3]) | {"gold_label": "maybe"}
+    path.write_text("\n".join([*lines[:3], json.dumps(row), *lines[4:]]))
+    with pytest.raises(DataError, match=r"snli_ve_dev\.jsonl: 1 rows .*'maybe' of pair '1004"):
+        _data(tmp_path).setup("validate")
