@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -84,6 +84,25 @@ class EPICCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
 
+class _DataCLI(EPICCLI):
+    """Parses all that ``fit`` takes, and builds the data alone."""
+
+    def instantiate_classes(self) -> None:
+        parser = LightningArgumentParser(**_PARSER)
+        parser.add_lightning_class_args(ImageTextDataModule, "data", subclass_mode=True)
+        config = Namespace(data=self.config[self.subcommand]["data"])  # type: ignore[no-untyped-call]
+        self.datamodule = parser.instantiate_classes(config)["data"]
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def build_data(args: list[str]) -> ImageTextDataModule:
+    """The DataModule that ``epic-pl fit`` would get from these options, with no model built."""
+    data: ImageTextDataModule = run(["fit", *args], _DataCLI).datamodule
+    return data
+
+
 def packaged_configs() -> list[str]:
     """Names of the configs that ship with the package, overlays included."""
     root = resources.files("epic_pl.configs")
@@ -129,7 +148,7 @@ def resolve_configs(args: list[str]) -> list[str]:
     return resolved
 
 
-def run(args: list[str]) -> EPICCLI:
+def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
     """Run the command line on ``args`` and return what it built; errors are raised.
 
     Raises:
@@ -139,21 +158,28 @@ def run(args: list[str]) -> EPICCLI:
         warnings.filterwarnings("ignore", message=message)
     # tokenizers' own threads and forked loader workers do not get on
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    return EPICCLI(
-        EPICModule,
-        ImageTextDataModule,
-        subclass_mode_data=True,
-        auto_configure_optimizers=False,
-        seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
-        trainer_defaults={
-            "callbacks": RichProgressBar(),
-            "gradient_clip_val": 1.0,
-            "enable_model_summary": False,  # the parameter table says more
-        },
-        parser_kwargs=_PARSER | {subcommand: _PARSER for subcommand in LightningCLI.subcommands()},
-        args=resolve_configs(args),
-    )
+    try:
+        return cli(
+            EPICModule,
+            ImageTextDataModule,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={
+                "callbacks": RichProgressBar(),
+                "gradient_clip_val": 1.0,
+                "enable_model_summary": False,  # the parameter table says more
+            },
+            parser_kwargs=_PARSER
+            | {subcommand: _PARSER for subcommand in LightningCLI.subcommands()},
+            args=resolve_configs(args),
+        )
+    except ValueError as error:
+        # jsonargparse wraps what a DataModule raises, in two screens of its options
+        if isinstance(error.__cause__, EpicError):
+            raise error.__cause__ from None
+        raise
 
 
 def main(args: ArgsType = None) -> None:
@@ -161,6 +187,10 @@ def main(args: ArgsType = None) -> None:
     argv = list(args) if args is not None else sys.argv[1:]
     sys.argv = sys.argv[:1]  # LightningCLI warns where both are given
     try:
+        if argv[:1] == ["data"]:
+            from epic_pl.inspection.commands import data_command
+
+            raise SystemExit(data_command([str(arg) for arg in argv[1:]], build_data))
         run([str(arg) for arg in argv])
     except (EpicError, ArgumentError) as error:
         print(f"epic-pl: {type(error).__name__}: {error}", file=sys.stderr)

@@ -130,7 +130,7 @@ def text_column(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
     """
     if spec is None or spec == []:
         return pa.nulls(table.num_rows, pa.string())
-    if isinstance(spec, str) and "{" in spec:
+    if isinstance(spec, str) and "{" in spec and spec not in table.column_names:
         parts = _template(spec)
     else:
         names = [spec] if isinstance(spec, str) else list(spec)

@@ -1,0 +1,205 @@
+"""Everything of a dataset read once: rows, labels, pictures and texts of all its splits."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from epic_pl.data.datamodule import ImageTextDataModule, Split
+from epic_pl.data.preprocessing import build_image_transform
+from epic_pl.errors import DataError
+from epic_pl.inspection.findings import Findings, Problem
+from epic_pl.inspection.pictures import (
+    PictureFacts,
+    inspect_picture,
+    inspect_pictures,
+    inspect_with,
+)
+from epic_pl.inspection.problems import (
+    label_problems,
+    leak_problems,
+    picture_problems,
+    text_problems,
+)
+from epic_pl.inspection.rows import SplitSource, Verifiable, split_source, splits_of
+
+_TEXTS_AT_ONCE = 1024
+_FACTS = {
+    "kind": pa.string(),
+    "problem": pa.string(),
+    "width": pa.int32(),
+    "height": pa.int32(),
+    "content": pa.string(),
+}
+_ROWS = pa.schema(
+    [(name, pa.string()) for name in ("split", "sample_id", "image", "text", "label")]
+    + list(_FACTS.items())
+)
+
+
+def check_data(
+    data: ImageTextDataModule, workers: int | None = None, console: Console | None = None
+) -> Findings:
+    """Read all of a dataset and say what is wrong with it.
+
+    Each distinct picture is decoded once, as training decodes it, and each distinct text is
+    tokenized once. A DataModule that keeps a manifest writes it if training can start.
+
+    Args:
+        data: any DataModule of this package.
+        workers: processes that read pictures; None is one a core.
+        console: for the progress bar; None shows none.
+    """
+    problems: list[Problem] = []
+    sources: dict[Split, SplitSource] = {}
+    data.prepare_data()
+    for split in splits_of(data):
+        try:
+            sources[split] = split_source(data, split)
+        except DataError as error:
+            problems.append(Problem("error", f"The {split} split cannot be built: {error}"))
+    with _progress(console) as progress:
+        facts = [_pictures(each, data, workers, progress) for each in sources.values()]
+        chunks = [chunk for each in sources.values() for chunk in each.table["text"].chunks]
+        text = pa.chunked_array(chunks, pa.string())
+        tokens = _token_lengths(text, data, progress)
+    names = data.class_names
+    rows = _rows(sources, facts, tokens, names)
+    counts: dict[str, npt.NDArray[np.int64]] = {
+        s: _class_counts(source.table["label"], len(names)) for s, source in sources.items()
+    }
+    policy = data.on_bad_sample if isinstance(data, Verifiable) else "error"
+    problems += picture_problems(rows, policy)
+    problems += text_problems(rows, data.collator.max_text_tokens)
+    problems += label_problems(rows, counts, names, data.predict_split)
+    problems += leak_problems(rows)
+    findings = Findings(
+        name=type(data).__name__,
+        class_names=names,
+        rows=rows,
+        class_counts=counts,
+        problems=sorted(problems, key=lambda p: ("error", "warning", "note").index(p.level)),
+        max_text_tokens=data.collator.max_text_tokens,
+        sources=_full_paths(sources),
+    )
+    if findings.can_train and isinstance(data, Verifiable):
+        bad = _bad_paths(sources, facts)
+        note = f"Later runs start from the manifest {data.write_manifest(bad)}"
+        findings.problems.append(Problem("note", note))
+    return findings
+
+
+def _progress(console: Console | None) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console or Console(quiet=True),
+        disable=console is None,
+    )
+
+
+def _pictures(
+    source: SplitSource, data: ImageTextDataModule, workers: int | None, progress: Progress
+) -> dict[str, PictureFacts]:
+    """Facts of each distinct picture of a split."""
+    paths = [path for path in pc.unique(source.table["image"]).to_pylist() if path is not None]
+    inspect: Callable[[str], PictureFacts]
+    if source.read is not None:
+        inspect, workers = partial(inspect_with, read=source.read), 1
+    else:
+        transform = build_image_transform(data.image_preprocessing, train=False)
+        inspect = partial(inspect_picture, root=source.image_root, min_size=transform.min_size)
+    found = inspect_pictures(paths, inspect, workers)
+    tracked = progress.track(found, total=len(paths), description="pictures")
+    return dict(zip(paths, tracked, strict=True))
+
+
+def _token_lengths(
+    text: pa.ChunkedArray, data: ImageTextDataModule, progress: Progress
+) -> pa.Array:
+    """Tokens of each text before it is cut, with special tokens; null where absent."""
+    coded = text.combine_chunks().dictionary_encode()
+    if isinstance(coded, pa.ChunkedArray):
+        coded = coded.combine_chunks()
+    texts: Sequence[str] = coded.dictionary.to_pylist()
+    tokenizer = data.collator.tokenizer
+    starts = range(0, len(texts), _TEXTS_AT_ONCE)
+    lengths: list[int] = []
+    for start in progress.track(starts, description="texts"):
+        part = list(texts[start : start + _TEXTS_AT_ONCE])
+        ids = tokenizer(part, truncation=False, verbose=False)["input_ids"]
+        lengths += map(len, ids)
+    return pa.array(lengths, pa.int32()).take(coded.indices)
+
+
+def _class_counts(labels: pa.ChunkedArray, classes: int) -> Any:
+    flat = pc.list_flatten(labels) if pa.types.is_list(labels.type) else labels.drop_null()
+    return np.bincount(flat.to_numpy().astype(np.int64), minlength=classes)
+
+
+def _rows(
+    sources: dict[Split, SplitSource],
+    facts: list[dict[str, PictureFacts]],
+    tokens: pa.Array,
+    names: Sequence[str],
+) -> pa.Table:
+    """All rows with what was found, as ``Findings.rows``."""
+    parts = [
+        _split_part(split, source.table, found, names)
+        for (split, source), found in zip(sources.items(), facts, strict=True)
+    ]
+    table = pa.concat_tables(parts) if parts else _ROWS.empty_table()
+    return table.append_column("tokens", pa.chunked_array([tokens]))
+
+
+def _split_part(
+    split: str, table: pa.Table, facts: dict[str, PictureFacts], names: Sequence[str]
+) -> pa.Table:
+    found = list(facts.values())
+    at = pc.index_in(table["image"], value_set=pa.array(list(facts), pa.string()))
+    columns: dict[str, Any] = {"split": pa.repeat(split, table.num_rows)}
+    columns |= {name: table[name] for name in ("sample_id", "image", "text")}
+    columns["label"] = _label_names(table["label"], names)
+    for name, kind in _FACTS.items():
+        values = pa.array([getattr(each, name) or None for each in found], kind)
+        columns[name] = pa.chunked_array([values]).take(at)
+    return pa.table(columns, schema=_ROWS)
+
+
+def _label_names(labels: pa.ChunkedArray, names: Sequence[str]) -> pa.Array:
+    """Names of classes; several in one cell are separated by ``|``."""
+    known = pa.array(list(names), pa.string())
+    if not pa.types.is_list(labels.type):
+        return pa.chunked_array([known.take(labels.combine_chunks())])
+    joined = [
+        None if row is None else "|".join(names[code] for code in row) for row in labels.to_pylist()
+    ]
+    return pa.chunked_array([pa.array(joined, pa.string())])
+
+
+def _full_paths(sources: dict[Split, SplitSource]) -> list[str | None]:
+    """Of each row's picture, where it is a file of its own."""
+    return [
+        None if path is None or source.read else str(source.image_root / path)
+        for source in sources.values()
+        for path in source.table["image"].to_pylist()
+    ]
+
+
+def _bad_paths(
+    sources: dict[Split, SplitSource], facts: list[dict[str, PictureFacts]]
+) -> dict[str, str]:
+    """Problem of each bad picture, under its path as the table has it."""
+    bad: dict[str, str] = {}
+    for source, found in zip(sources.values(), facts, strict=True):
+        for path, fact in found.items():
+            if fact.kind:
+                bad[path] = bad[str(source.image_root / path)] = fact.problem
+    return bad

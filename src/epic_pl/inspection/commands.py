@@ -1,0 +1,69 @@
+"""``epic-pl data check`` and ``epic-pl data init``."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow.parquet
+from rich.console import Console
+
+from epic_pl.data.datamodule import ImageTextDataModule
+from epic_pl.errors import DataError
+from epic_pl.inspection.check import check_data
+from epic_pl.inspection.init import write_config
+from epic_pl.inspection.report import print_summary, write_report
+
+
+def data_command(
+    args: Sequence[str], build_data: Callable[[list[str]], ImageTextDataModule]
+) -> int:
+    """Run ``epic-pl data ARGS``.
+
+    Args:
+        args: what follows ``data``.
+        build_data: makes the DataModule out of options as ``fit`` takes them.
+
+    Returns:
+        The exit code: 0 if training can start.
+
+    Raises:
+        EpicError: with a message for the user.
+    """
+    options, rest = _parser().parse_known_args(list(args))
+    if options.command == "check":
+        return _check(build_data(rest), Path(options.output), options.workers)
+    if rest:
+        raise DataError(f"epic-pl data init does not know {' '.join(rest)}; see --help.")
+    config = write_config(Path(options.folder), force=options.force)
+    print(f"Wrote {config}. Look at it, then: epic-pl fit --config {config}")
+    return 0
+
+
+def _check(data: ImageTextDataModule, output: Path, workers: int | None) -> int:
+    console = Console()
+    findings = check_data(data, workers, console)
+    output.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(findings.rows, output / "manifest.parquet")
+    report = write_report(findings, output / "report.html")
+    print_summary(findings, console)
+    console.print(f"Report: {report}; every row: {output / 'manifest.parquet'}", soft_wrap=True)
+    return 0 if findings.can_train else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("epic-pl data", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser(
+        "check",
+        allow_abbrev=False,
+        help="read a dataset once and say whether training can start (exit code 0) or not (1)",
+        description="Takes --config and all other options of epic-pl fit as well.",
+    )
+    check.add_argument(
+        "--output", default="runs/data_check", help="folder of report and manifest (%(default)s)"
+    )
+    check.add_argument("--workers", type=int, help="processes that read pictures (one a core)")
+    init = commands.add_parser("init", help="write epic.yaml for a table, having looked at it")
+    init.add_argument("folder", metavar="DIR", help="a table, or the folder it lies in")
+    init.add_argument("--force", action="store_true", help="replace an epic.yaml that is there")
+    return parser

@@ -1,0 +1,177 @@
+"""A ready config for a table that nobody has described."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from epic_pl.data.images import read_image
+from epic_pl.data.table_reader import SUFFIXES, read_table, source_files
+from epic_pl.errors import ConfigError, DataError
+from epic_pl.inspection.guess import Guess, guess_columns
+
+_LOOKED_AT = 20
+# tables of this size are what the defaults were chosen on
+_USUAL_ROWS, _USUAL_EPOCHS = 1000, 12
+
+_TEMPLATE = """\
+# Written by epic-pl data init for {name}: {rows:,} rows, {task}. Look at what it guessed, then
+#   epic-pl data check --config {config}
+#   epic-pl fit --config {config}
+seed_everything: 0
+trainer:
+  default_root_dir: {runs}
+  accelerator: auto
+  devices: 1
+  max_epochs: {epochs}
+  log_every_n_steps: 10
+model:
+  # these come through pip and need no model hub. With one in reach, try larger ones:
+  #   image_encoder: vit_base_patch16_224.augreg_in21k
+  #   text_encoder: bert-base-uncased
+  # with image_size: 224, and text_pooling: cls
+  image_encoder: pypi:dinov2-small
+  text_encoder: pypi:all-minilm-l6-v2
+  # pixels; 112 for small pictures, 224 sees more detail at about four times the cost
+  image_size: {image_size}
+  # all-MiniLM was trained to be averaged over its tokens
+  text_pooling: mean
+  num_prompts: 4
+  interaction_layers: 4
+  hub_width: 64
+  lr: 1.0e-3
+  prompt_lr: 1.0e-4
+data:
+  class_path: TableDataModule
+  init_args:
+    table: {table}
+    image_column: {image_column}
+    image_root: {image_root}
+    text_columns: {text_columns}
+    label_column: {label_column}
+    # several labels in a cell, such as "red|round", are separated by this
+    label_separator: {label_separator}
+    # without one, validation and test rows are cut off, stratified
+    split_column: {split_column}
+    val_size: {val_size}
+    test_size: {test_size}
+    id_column: {id_column}
+    # or skip (leave the row out and count it), or absent (go on without the picture)
+    on_bad_sample: error
+    batch_size_per_device: {batch_size}
+    max_text_tokens: {max_text_tokens}
+checkpoint:
+  monitor: {metric}
+early_stopping:
+  monitor: {metric}
+  patience: {patience}
+"""
+
+
+def write_config(source: Path, force: bool = False) -> Path:
+    """Write ``epic.yaml`` beside a table.
+
+    Args:
+        source: the table, or the folder that holds it and no other.
+        force: replace an ``epic.yaml`` that is there.
+
+    Returns:
+        The config's path.
+
+    Raises:
+        DataError: there is no table, there are several, or its columns cannot be told apart.
+        ConfigError: ``epic.yaml`` is there already.
+    """
+    path = find_table(source)
+    folder = (path if path.is_dir() else path.parent).resolve()
+    config = (source if source.is_dir() else source.parent) / "epic.yaml"
+    if config.exists() and not force:
+        raise ConfigError(f"{config} is there already. Keep it, or replace it with --force.")
+    table = read_table(path)
+    guess = guess_columns(table, folder)
+    config.write_text(_TEMPLATE.format(**_values(path, config, table, guess)), encoding="utf-8")
+    return config
+
+
+def find_table(source: Path) -> Path:
+    """The table that a path means.
+
+    Raises:
+        DataError: none, or several.
+    """
+    if not source.is_dir():
+        source_files(source)
+        return source
+    if any((source / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
+        return source
+    tables = [f for f in sorted(source.iterdir()) if f.suffix.lower() in SUFFIXES and f.is_file()]
+    if len(tables) != 1:
+        found = ", ".join(f.name for f in tables) or "none"
+        raise DataError(
+            f"{source} should hold one table ({', '.join(SUFFIXES)}); found: {found}. Name the "
+            "table itself; several for one task belong into one, told apart by a split column."
+        )
+    return tables[0]
+
+
+def _values(path: Path, config: Path, table: pa.Table, guess: Guess) -> dict[str, Any]:
+    rows = table.num_rows
+    metric = "val/f1_micro" if guess.multilabel else "val/accuracy"
+    # a small table needs more epochs for as many steps
+    epochs = int(np.clip(_USUAL_EPOCHS * _USUAL_ROWS / rows, 3, 30))
+    plain = {
+        "table": str(path.resolve()),
+        "image_column": guess.image_column,
+        "image_root": str(guess.image_root.resolve()),
+        "text_columns": guess.text_columns[0]
+        if len(guess.text_columns) == 1
+        else (guess.text_columns or None),
+        "label_column": guess.label_column,
+        "label_separator": guess.label_separator,
+        "split_column": guess.split_column,
+        "id_column": guess.id_column,
+        "metric": metric,
+        "runs": f"runs/{path.stem}",
+    }
+    return {
+        # JSON is YAML, and quotes whatever a column may be called
+        **{name: json.dumps(value, ensure_ascii=False) for name, value in plain.items()},
+        "name": path.name,
+        "rows": rows,
+        "task": "several labels a row" if guess.multilabel else "one label a row",
+        "config": config,
+        "epochs": epochs,
+        "patience": max(3, epochs // 2),
+        "image_size": _image_size(table, guess),
+        "batch_size": int(np.clip(2 ** round(np.log2(rows / 30)), 4, 32)),
+        "max_text_tokens": _max_tokens(table, guess),
+        "val_size": 0.1 if rows >= 200 else 0.2,
+        "test_size": 0.2 if rows < 20_000 else 0.1,
+    }
+
+
+def _image_size(table: pa.Table, guess: Guess) -> int:
+    """112 for pictures that are small themselves, else 224; both are multiples of 14 and 16."""
+    if guess.image_column is None:
+        return 112
+    sides = []
+    for name in table[guess.image_column].drop_null().to_pylist()[:_LOOKED_AT]:
+        try:
+            sides.append(min(read_image(guess.image_root / name).size))
+        except DataError:
+            continue  # the check names it; here one of the others will do
+    return 112 if not sides or np.median(sides) <= 160 else 224
+
+
+def _max_tokens(table: pa.Table, guess: Guess) -> int:
+    """A power of two, or three halves of one, that holds about 95% of the texts."""
+    words = np.zeros(table.num_rows)
+    for name in guess.text_columns:
+        words += [len((text or "").split()) for text in table[name].to_pylist()]
+    # English has about 1.4 word pieces a word; two special tokens frame the text
+    tokens = np.percentile(words, 95) * 1.4 + 2
+    return next(
+        size for size in (16, 24, 32, 48, 64, 96, 128, 192, 256) if size >= min(tokens, 256)
+    )

@@ -1,0 +1,99 @@
+"""Every picture of a dataset read once, in parallel."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_all_start_methods, get_context
+from pathlib import Path
+
+from PIL import Image
+
+from epic_pl.data.images import FORMATS, read_image
+from epic_pl.errors import DataError
+
+# below this many pictures, starting processes costs more than it saves
+_WORTH_A_POOL = 256
+_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class PictureFacts:
+    """What is known of one picture.
+
+    Attributes:
+        width: in pixels, as stored; 0 where unknown.
+        height: likewise.
+        content: hash of the file's bytes; empty where there is no file.
+        kind: empty where the picture is sound, else ``missing``, ``outside`` or ``corrupt``.
+        problem: what is wrong, in words.
+    """
+
+    width: int = 0
+    height: int = 0
+    content: str = ""
+    kind: str = ""
+    problem: str = ""
+
+
+def inspect_picture(path: str, root: Path, min_size: int | None) -> PictureFacts:
+    """Read a picture just as training does."""
+    full = (root / path).resolve()
+    if not full.is_relative_to(root):
+        return PictureFacts(kind="outside", problem=f"{full} is outside of the image root {root}")
+    try:
+        content = _content(full)
+    except FileNotFoundError:
+        return PictureFacts(kind="missing", problem=f"{full} does not exist")
+    except OSError as error:
+        return PictureFacts(kind="missing", problem=f"{full} cannot be read: {error.strerror}")
+    try:
+        read_image(full, min_size)
+    except DataError as error:
+        return PictureFacts(content=content, kind="corrupt", problem=str(error))
+    with Image.open(full, formats=FORMATS) as image:
+        return PictureFacts(image.width, image.height, content)
+
+
+def inspect_with(path: str, read: Callable[[str], Image.Image]) -> PictureFacts:
+    """Read a picture that is no file of its own; its content is its pixels."""
+    try:
+        image = read(path)
+    except DataError as error:
+        return PictureFacts(kind="corrupt", problem=str(error))
+    content = hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest()
+    return PictureFacts(image.width, image.height, content)
+
+
+def _content(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
+
+
+def default_workers() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def inspect_pictures(
+    paths: Sequence[str], inspect: Callable[[str], PictureFacts], workers: int | None = None
+) -> Iterator[PictureFacts]:
+    """Facts of each picture, in the order of ``paths``.
+
+    Args:
+        paths: of the pictures.
+        inspect: such as a partial of :func:`inspect_picture`; must pickle if there are workers.
+        workers: processes; None is one a core. Few pictures are read in this process.
+    """
+    workers = default_workers() if workers is None else workers
+    if workers < 2 or len(paths) < _WORTH_A_POOL:
+        yield from map(inspect, paths)
+        return
+    # a forked process need not import torch again, which takes longer than thousands of pictures
+    context = get_context("fork" if "fork" in get_all_start_methods() else None)
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        yield from pool.map(inspect, paths, chunksize=_CHUNK)

@@ -1,0 +1,190 @@
+"""From rows that were read to lines of a report."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from epic_pl.inspection.findings import Level, Problem
+
+_SHOWN = 5
+_MUCH_TRUNCATED = 0.1
+_KINDS = {
+    "missing": "pictures are missing",
+    "outside": "pictures lie outside of the image root",
+    "corrupt": "pictures are corrupt",
+}
+
+Mask = npt.NDArray[np.bool_]
+
+
+def _mask(condition: Any) -> Mask:
+    return np.asarray(pc.fill_null(condition, False)).astype(bool)
+
+
+def _examples(rows: pa.Table, mask: Mask, extra: str | None = None) -> list[str]:
+    """``train 17: ...`` for the first rows of a mask."""
+    shown = rows.take(pa.array(np.flatnonzero(mask)[:_SHOWN])).to_pylist()
+    return [
+        f"{row['split']} {row['sample_id']}" + (f": {row[extra]}" if extra else "") for row in shown
+    ]
+
+
+def picture_problems(rows: pa.Table, policy: str) -> Iterator[Problem]:
+    """Missing, outside and corrupt pictures; what they mean depends on the policy for them."""
+    for kind, words in _KINDS.items():
+        mask = _mask(pc.equal(rows["kind"], kind))
+        if not mask.any():
+            continue
+        pictures = pc.count_distinct(rows["image"].filter(pa.array(mask))).as_py()
+        level: Level = "error" if policy == "error" or kind == "outside" else "warning"
+        fate = {"skip": ": these rows are skipped", "absent": ": these rows lose their picture"}
+        text = f"{pictures:,} {words}, in {mask.sum():,} rows{fate.get(policy, '')}"
+        yield Problem(level, text, _examples(rows, mask, "problem"))
+    absent = _mask(pc.is_null(rows["image"]))
+    if absent.any():
+        yield Problem("note", f"{absent.sum():,} rows have no picture (absent modality)")
+
+
+def text_problems(rows: pa.Table, max_tokens: int) -> Iterator[Problem]:
+    """Absent, empty and truncated texts."""
+    absent = _mask(pc.is_null(rows["text"]))
+    if absent.any():
+        yield Problem("note", f"{absent.sum():,} rows have no text (absent modality)")
+    empty = _mask(pc.equal(pc.utf8_trim_whitespace(rows["text"].cast(pa.string())), ""))
+    if empty.any():
+        yield Problem("warning", f"{empty.sum():,} texts are empty", _examples(rows, empty))
+    tokens = rows["tokens"].drop_null().to_numpy()
+    if tokens.size and max_tokens:
+        long = float((tokens > max_tokens).mean())
+        text = (
+            f"Texts have {np.median(tokens):.0f} tokens (median), 95% at most "
+            f"{np.percentile(tokens, 95):.0f}; {long:.1%} are truncated at {max_tokens}"
+        )
+        yield Problem("warning" if long > _MUCH_TRUNCATED else "note", text)
+
+
+def label_problems(
+    rows: pa.Table,
+    counts: Mapping[str, npt.NDArray[np.int64]],
+    names: Sequence[str],
+    predict_split: str,
+) -> Iterator[Problem]:
+    """Empty splits, unknown labels, and classes too rare to learn or to measure."""
+    split = np.array(rows["split"].to_pylist())
+    unknown = _mask(pc.is_null(rows["label"]))
+    for name in ("train", "val", "test"):
+        here = split == name
+        level: Level = "warning" if name == "test" else "error"
+        if not here.any():
+            yield Problem(level, f"The {name} split is empty")
+        elif (here & unknown).any():
+            text = f"{(here & unknown).sum():,} labels of the {name} split are unknown"
+            yield Problem(level, text, _examples(rows, here & unknown))
+    if predict_split == "predict" and (split == "predict").any():
+        yield Problem("note", f"{(split == 'predict').sum():,} rows are for predict")
+    train = counts.get("train")
+    if train is None:
+        return
+    if len(names) > 1 and (train > 0).sum() < 2:
+        yield Problem("error", "Training holds fewer than two classes: nothing to tell apart")
+    rare = [names[i] for i in np.flatnonzero(train == 1).tolist()]
+    if rare:
+        yield Problem("warning", f"{len(rare)} classes have one training row only", rare[:_SHOWN])
+    for name, count in counts.items():
+        unseen = [names[i] for i in np.flatnonzero((train == 0) & (count > 0)).tolist()]
+        if unseen:
+            text = f"{len(unseen)} classes of the {name} split never occur in training"
+            yield Problem("warning", text, unseen[:_SHOWN])
+        lacking = [names[i] for i in np.flatnonzero((train > 0) & (count == 0)).tolist()]
+        if lacking and name in ("val", "test"):
+            text = f"{len(lacking)} classes have no row in the {name} split"
+            yield Problem("note", text, lacking[:_SHOWN])
+    yield from _lookalikes(names)
+
+
+def _lookalikes(names: Sequence[str]) -> Iterator[Problem]:
+    folded: dict[str, list[str]] = {}
+    for name in names:
+        folded.setdefault(" ".join(name.casefold().split()), []).append(name)
+    alike = [" / ".join(map(repr, group)) for group in folded.values() if len(group) > 1]
+    if alike:
+        yield Problem("warning", "Classes that differ in case or blanks only", alike[:_SHOWN])
+
+
+def leak_problems(rows: pa.Table) -> Iterator[Problem]:
+    """The same content twice: within a split, across splits, or under two labels."""
+    split = _codes(rows["split"])
+    picture, text = _codes(rows["content"]), _codes(rows["text"])
+    both = np.unique(picture * (text.max(initial=0) + 2) + text, return_inverse=True)[1]
+    known = (picture >= 0) | (text >= 0)
+    across = _in_several(picture, split, picture >= 0)
+    if across.any():
+        number = len(np.unique(picture[across]))
+        yield Problem(
+            "warning",
+            f"{number:,} pictures, by content, are in more than one split ({across.sum():,} rows)",
+            _grouped(rows, across, picture, "image"),
+        )
+    pairs = _in_several(both, split, known)
+    if pairs.any():
+        number = len(np.unique(both[pairs]))
+        yield Problem(
+            "warning",
+            f"{number:,} samples, by picture and text, are in more than one split",
+            _grouped(rows, pairs, both, "sample_id"),
+        )
+    within = known & (_counts(both * (split.max(initial=0) + 1) + split) > 1)
+    if within.any():
+        yield Problem(
+            "warning",
+            f"{within.sum():,} rows have the picture and text of another row of their split",
+            _grouped(rows, within, both, "sample_id"),
+        )
+    unlike = _in_several(both, _codes(rows["label"]), known & ~_mask(pc.is_null(rows["label"])))
+    if unlike.any():
+        yield Problem(
+            "warning",
+            f"{unlike.sum():,} rows have the same picture and text under different labels",
+            _grouped(rows, unlike, both, "label"),
+        )
+
+
+def _codes(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """A number for each distinct value, -1 for null."""
+    coded = column.cast(pa.string()).combine_chunks()
+    if isinstance(coded, pa.ChunkedArray):
+        coded = pa.concat_arrays(coded.chunks) if coded.chunks else pa.array([], pa.string())
+    indices = pc.fill_null(coded.dictionary_encode().indices, -1)
+    return np.asarray(indices).astype(np.int64)
+
+
+def _counts(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """How often each row's code occurs."""
+    _, inverse, count = np.unique(codes, return_inverse=True, return_counts=True)
+    return count[inverse].astype(np.int64)
+
+
+def _in_several(group: npt.NDArray[np.int64], of: npt.NDArray[np.int64], known: Mask) -> Mask:
+    """Rows whose group occurs with more than one value of ``of``."""
+    found = np.zeros(len(group), dtype=bool)
+    pairs = np.unique(np.stack([group[known], of[known]], axis=1), axis=0)
+    groups, count = np.unique(pairs[:, 0], return_counts=True)
+    found[known] = np.isin(group[known], groups[count > 1])
+    return found
+
+
+def _grouped(rows: pa.Table, mask: Mask, group: npt.NDArray[np.int64], name: str) -> list[str]:
+    """``train a.png = test b.png`` for the first groups."""
+    shown = []
+    for code in np.unique(group[mask])[:_SHOWN]:
+        members = rows.take(pa.array(np.flatnonzero(mask & (group == code))[:4])).to_pylist()
+        shown.append(
+            " = ".join(dict.fromkeys(f"{row['split']} {row[name]}" for row in members))
+            if name != "sample_id"
+            else " = ".join(f"{row['split']} {row['sample_id']}" for row in members)
+        )
+    return shown

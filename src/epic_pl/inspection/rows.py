@@ -1,0 +1,82 @@
+"""The rows of a DataModule's splits, as a check reads them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import pyarrow as pa
+from PIL.Image import Image
+from torch.utils.data import Dataset
+
+from epic_pl.data.datamodule import ImageTextDataModule, Split
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.entailment import EntailmentPairs
+from epic_pl.data.preprocessing import ImageTransform, build_image_transform
+from epic_pl.errors import DataError
+
+
+@runtime_checkable
+class Verifiable(Protocol):
+    """A DataModule that leaves the look at pictures to a check, and keeps its result."""
+
+    on_bad_sample: str
+
+    def unverified_dataset(self, split: Split, transform: ImageTransform) -> ImageTextDataset:
+        """The samples of a split without a look at their pictures."""
+
+    def write_manifest(self, bad: Mapping[str, str]) -> Path:
+        """Keep the rows for later starts; ``bad`` is picture path to problem."""
+
+
+def splits_of(data: ImageTextDataModule) -> list[Split]:
+    """The splits that a DataModule has."""
+    splits: list[Split] = ["train", "val", "test"]
+    return [*splits, data.predict_split] if data.predict_split not in splits else splits
+
+
+@dataclass(frozen=True)
+class SplitSource:
+    """The rows of a split and where their pictures are.
+
+    Attributes:
+        table: columns ``sample_id, image, text, label``.
+        image_root: where picture paths start.
+        read: reads a picture, where it is no file of its own.
+    """
+
+    table: pa.Table
+    image_root: Path
+    read: Callable[[str], Image] | None = None
+
+
+def split_source(data: ImageTextDataModule, split: Split) -> SplitSource:
+    """The rows of a split; of one whose samples are drawn anew, those of the first epoch.
+
+    Raises:
+        DataError: the split cannot be built.
+    """
+    transform = build_image_transform(data.image_preprocessing, train=False)
+    if isinstance(data, Verifiable):
+        return _source(data.unverified_dataset(split, transform))
+    return _source(data.build_dataset(split, transform))
+
+
+def _source(dataset: Dataset[Any]) -> SplitSource:
+    if isinstance(dataset, ImageTextDataset):
+        columns = (dataset._ids, dataset._images, dataset._texts, dataset._labels)
+        table = pa.table(columns, names=["sample_id", "image", "text", "label"])
+        own = type(dataset)._read is not ImageTextDataset._read
+        read = partial(dataset._read, "") if own else None
+        return SplitSource(table, dataset.image_root, read)
+    if isinstance(dataset, EntailmentPairs):
+        of = _source(dataset.pictures)
+        texts, labels = zip(*map(dataset.pair, range(len(dataset))), strict=True)
+        rows = of.table.take([i // dataset.pairs_per_picture for i in range(len(dataset))])
+        columns = (rows["sample_id"], rows["image"], pa.array(texts), pa.array(labels))
+        return replace(of, table=pa.table(columns, names=rows.column_names))
+    raise DataError(
+        f"A {type(dataset).__name__} cannot be checked: let build_dataset return an "
+        "ImageTextDataset."
+    )

@@ -1,0 +1,237 @@
+"""Each kind of bad data ends in a line of the report, and the verdict says whether it matters."""
+
+import io
+import re
+import struct
+import zlib
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from epic_pl.data import ImageTextDataModule, TableDataModule
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.table import sample_table
+from epic_pl.errors import DataError
+from epic_pl.inspection import check_data
+
+SPLITS = ["train"] * 8 + ["val"] * 2 + ["test"] * 2
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for index in range(12):
+        Image.new("RGB", (40 + index, 60), (index * 20, 0, 0)).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def make(folder, tiny_vit_dir, tiny_tokenizer_dir):
+    def build(options=None):
+        return TableDataModule(
+            table=str(folder / "t.parquet"),
+            split_column="split",
+            image_encoder=str(tiny_vit_dir),
+            text_encoder=str(tiny_tokenizer_dir),
+            **(options or {}),
+        )
+
+    return build
+
+
+@pytest.fixture
+def check(folder, make):
+    def run(options=None, **cells):
+        rows = [
+            {"image": f"{i}.png", "text": f"text {i}", "label": "ab"[i % 2], "split": SPLITS[i]}
+            for i in range(12)
+        ]
+        for name, values in cells.items():
+            for row, value in values.items():
+                rows[row][name] = value
+        pq.write_table(pa.Table.from_pylist(rows), folder / "t.parquet")
+        data = make(options)
+        return data, check_data(data, workers=1)
+
+    return run
+
+
+def _lines(findings, level=None):
+    return [p.text for p in findings.problems if level in (None, p.level)]
+
+
+def _png() -> bytes:
+    buffer = io.BytesIO()
+    noise = Image.effect_noise((64, 64), 80)
+    noise.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _bomb() -> bytes:
+    """A few bytes that claim 30,000 x 30,000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    head = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+CORRUPT = {
+    "truncated": (lambda: _png()[:900], "truncated"),
+    "zero bytes": (lambda: b"", "empty"),
+    "web page": (lambda: b"<!DOCTYPE html><p>404", "DOCTYPE"),
+    "bomb": (_bomb, "too large"),
+    "text": (lambda: b"hello", "none of JPEG"),
+    "svg": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "none of JPEG"),
+    "head alone": (lambda: _png()[:20], "cannot be read|none of"),
+    "flipped bytes": (lambda: _png()[:60] + b"\xff" * 900 + _png()[960:], "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("kind", CORRUPT)
+def test_corrupt_pictures_are_named_with_what_is_wrong(folder, check, kind):
+    content, reason = CORRUPT[kind]
+    (folder / "3.png").write_bytes(content())
+    data, findings = check()
+    assert not findings.can_train
+    (problem,) = [p for p in findings.problems if p.level == "error"]
+    assert problem.text == "1 pictures are corrupt, in 1 rows"
+    assert problem.examples[0].startswith("train 3: ")
+    assert re.search(reason, problem.examples[0])
+    assert not data.manifest.exists()
+
+
+def test_wrong_extension_is_no_problem(folder, check):
+    Image.new("RGB", (40, 40), "green").save(folder / "x.jpg", "PNG")
+    _, findings = check(image={3: "x.jpg"})
+    assert findings.can_train
+
+
+@pytest.mark.parametrize("policy", ["skip", "absent"])
+def test_policy_makes_bad_pictures_a_warning_and_the_manifest_follows_it(
+    folder, make, check, policy
+):
+    (folder / "3.png").write_bytes(b"")
+    (folder / "4.png").unlink()
+    data, findings = check({"on_bad_sample": policy})
+    assert findings.can_train
+    assert len(_lines(findings, "warning")) == 2
+    assert data.manifest.is_file()
+    train = make({"on_bad_sample": policy}).rows("train")
+    assert train.num_rows == (6 if policy == "skip" else 8)
+    assert train["image"].null_count == (0 if policy == "skip" else 2)
+
+
+@pytest.mark.parametrize(
+    ("cells", "level", "line", "example"),
+    [
+        ({"image": {3: "no.png"}}, "error", "1 pictures are missing", "train 3: "),
+        ({"image": {3: "../3.png"}}, "error", "1 pictures lie outside", "train 3: "),
+        ({"image": {3: None}}, "note", "1 rows have no picture", None),
+        ({"text": {3: None}}, "note", "1 rows have no text", None),
+        ({"text": {3: " "}}, "warning", "1 texts are empty", "train 3"),
+        ({"image": {9: "1.png"}}, "warning", "1 pictures, by content, are in more than", "train 1"),
+        (
+            {"image": {9: "1.png"}, "text": {9: "text 1"}},
+            "warning",
+            "1 samples, by picture and text, are in more than one split",
+            "train 1 = val 9",
+        ),
+        (
+            {"image": {3: "1.png"}, "text": {3: "text 1"}},
+            "warning",
+            "2 rows have the picture and text of another row",
+            "train 1 = train 3",
+        ),
+        (
+            {"image": {2: "1.png"}, "text": {2: "text 1"}},
+            "warning",
+            "2 rows have the same picture and text under different labels",
+            "train b = train a",
+        ),
+        ({"label": {3: "rare"}}, "warning", "1 classes have one training row only", "rare"),
+        ({"label": {8: "b"}}, "note", "1 classes have no row in the val split", "a"),
+        ({"label": {1: "A", 3: "A"}}, "warning", "Classes that differ in case", "'A' / 'a'"),
+        ({}, "note", "Texts have 7 tokens", None),
+        ({"text": {i: "a " * 50 for i in range(3)}}, "warning", "are truncated at 20", None),
+        ({"split": {11: "predict"}, "label": {11: None}}, "note", "1 rows are for predict", None),
+    ],
+)
+def test_what_is_worth_a_look_is_a_line(check, cells, level, line, example):
+    options = {"max_text_tokens": 20, "val_size": 1, "test_size": 0}
+    _, findings = check(options, **cells)
+    (problem,) = [p for p in findings.problems if line in p.text]
+    assert problem.level == level
+    assert findings.can_train == (level != "error")
+    assert example is None or problem.examples[0].startswith(example)
+
+
+def test_same_bytes_under_two_names_are_one_picture(folder, check):
+    (folder / "copy.png").write_bytes((folder / "1.png").read_bytes())
+    _, findings = check(image={9: "copy.png"})
+    assert any("by content, are in more than one split (2 rows)" in t for t in _lines(findings))
+
+
+def test_split_that_is_empty_keeps_training_from_starting(check):
+    _, findings = check({"val_size": 0}, split={8: "test", 9: "test"})
+    assert "The val split is empty" in _lines(findings, "error")
+
+
+def test_rows_hold_all_that_was_found(check):
+    data, findings = check(label={0: "b"})
+    row = findings.rows.to_pylist()[0]
+    assert len(row["content"]) == 32
+    assert row["tokens"] == 7  # [CLS] t ##e ##x ##t 0 [SEP]
+    assert (row["split"], row["label"], row["width"], row["height"]) == ("train", "b", 40, 60)
+    assert findings.class_counts["train"].tolist() == [3, 5]
+    assert data.manifest.is_file()
+
+
+def test_multilabel_rows_are_counted_by_label(check):
+    _, findings = check({"label_separator": "|"}, label={0: "a|b", 1: None})
+    assert findings.class_counts["train"].tolist() == [4, 4]
+    assert findings.rows["label"].to_pylist()[:2] == ["a|b", ""]
+
+
+class Squares(ImageTextDataModule):
+    """A DataModule that knows nothing of checks; its test split is broken."""
+
+    root = None
+
+    @property
+    def class_names(self):
+        return ["a", "b"]
+
+    def build_dataset(self, split, transform):
+        if split == "test":
+            raise DataError("test.jsonl is missing")
+        count = 300  # enough for a pool of processes
+        table = sample_table(
+            [f"{i}" for i in range(count)],
+            [f"{split}{i}.png" for i in range(count)],
+            ["text"] * count,
+            [i % 2 for i in range(count)],
+        )
+        return ImageTextDataset(table, self.root, transform)
+
+
+def test_any_data_module_is_checked_in_parallel(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
+    for split in ("train", "val"):
+        for index in range(300):
+            picture = Image.new("RGB", (8, 8), (index % 256, index // 256, len(split)))
+            picture.save(tmp_path / f"{split}{index}.png")
+    (tmp_path / "train299.png").unlink()
+    data = Squares(image_encoder=str(tiny_vit_dir), text_encoder=str(tiny_tokenizer_dir))
+    data.root = tmp_path
+    findings = check_data(data, workers=2)
+    assert _lines(findings, "error") == [
+        "The test split cannot be built: test.jsonl is missing",
+        "1 pictures are missing, in 1 rows",
+    ]
+    assert findings.rows.num_rows == 600

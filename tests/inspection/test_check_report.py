@@ -1,0 +1,61 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from epic_pl.inspection import Findings, Problem, check
+from epic_pl.inspection.report import print_summary, write_report
+
+EVIL = "<script>alert('[red]')</script>"
+
+
+@pytest.fixture
+def findings(tmp_path):
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "a.png")
+    row = {
+        "split": "train",
+        "sample_id": EVIL,
+        "image": "a.png",
+        "text": EVIL,
+        "label": EVIL,
+        "kind": None,
+        "problem": None,
+        "width": 40,
+        "height": 40,
+        "content": "c0ffee",
+        "tokens": 7,
+    }
+    return Findings(
+        name="Mine",
+        class_names=[EVIL, "$b$ $"],
+        rows=pa.Table.from_pylist([row] * 3),
+        class_counts={"train": np.array([3, 1])},
+        problems=[Problem("warning", EVIL, [EVIL])],
+        max_text_tokens=5,
+        sources=[str(tmp_path / "a.png"), str(tmp_path / "gone.png"), None],
+    )
+
+
+def test_page_escapes_what_the_data_says_and_needs_no_other_file(findings, tmp_path):
+    page = write_report(findings, tmp_path / "report.html").read_text()
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 5
+    assert "http" not in page
+    assert page.count("data:image/png;base64,") == 3  # histograms
+    assert page.count("data:image/jpeg;base64,") == 1  # the one sample that is there
+    assert "Training can start." in page
+
+
+def test_page_of_nothing_is_a_page(tmp_path):
+    rows = check._ROWS.empty_table().append_column("tokens", pa.array([], pa.int32()))
+    problems = [Problem("error", "The train split cannot be built")]
+    page = write_report(Findings("Mine", ["a"], rows, {}, problems), tmp_path / "r.html")
+    assert "Training cannot start: 1 error." in page.read_text()
+
+
+def test_summary_prints_markup_of_the_data_as_it_is(findings, capsys):
+    print_summary(findings, Console(width=200))
+    out = capsys.readouterr().out
+    assert f"warning: {EVIL}" in out
+    assert "Training can start." in out

@@ -1,0 +1,88 @@
+"""The real command line on a table: init, check, fit, validate, test, predict."""
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from epic_pl.cli import main, run
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    rows = ["image,text,label"]
+    for index in range(40):
+        colour = ("red", "green")[index % 2]
+        Image.new("RGB", (40, 40), colour).save(folder / f"{index}.png")
+        rows.append(f'{index}.png,"a {colour} square\nnumber {index}",{colour}')
+    (folder / "t.csv").write_text("\n".join(rows))
+    return folder
+
+
+@pytest.fixture
+def options(folder, tiny_vit_dir, tiny_tokenizer_dir):
+    return [
+        "--config=table.yaml",
+        f"--data.init_args.table={folder / 't.csv'}",
+        "--data.init_args.batch_size_per_device=8",
+        f"--model.image_encoder={tiny_vit_dir}",
+        f"--model.text_encoder={tiny_tokenizer_dir}",
+        "--model.image_size=32",
+        "--model.interaction_layers=2",
+    ]
+
+
+FAST = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"]
+
+
+def _exit(args):
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    return stop.value.code
+
+
+def test_table_config_is_checked_trained_validated_tested_and_predicted(folder, options, tmp_path):
+    assert _exit(["data", "check", *options]) == 0
+    output = tmp_path / "runs" / "data_check"
+    assert pq.read_table(output / "manifest.parquet").num_rows == 40
+    assert "Training can start" in (output / "report.html").read_text()
+
+    fitted = run(["fit", *options, *FAST])
+    assert fitted.datamodule.manifest.is_file()
+    assert fitted.model.class_names == ["green", "red"]
+    best = fitted.trainer.checkpoint_callback.best_model_path
+    for command in ("validate", "test", "predict"):
+        again = run([command, *options, *FAST, f"--ckpt_path={best}"])
+        assert again.trainer.state.finished
+    (predictions,) = (tmp_path / "runs").rglob("predictions.*")
+    ids = again.datamodule.rows("test")["sample_id"].to_pylist()
+    assert pq.read_table(predictions)["sample_id"].to_pylist() == ids
+
+
+def test_check_says_no_with_exit_code_one(folder, options, capsys):
+    (folder / "3.png").write_bytes(b"<html>")
+    assert _exit(["data", "check", *options, "--output=out", "--workers=1"]) == 1
+    assert "Training cannot start: 1 error" in capsys.readouterr().out
+
+
+def test_bad_rows_are_one_paragraph_and_exit_code_one(folder, options, capsys):
+    with (folder / "t.csv").open("a") as table:
+        table.write("\n1.png,x,nan")
+    assert _exit(["data", "check", *options]) == 1
+    captured = capsys.readouterr()
+    assert "DataError" in captured.err
+    assert "row 40" in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_init_writes_a_config_that_check_takes(folder, tiny_vit_dir, tiny_tokenizer_dir):
+    assert _exit(["data", "init", str(folder)]) == 0
+    encoders = [
+        f"--model.image_encoder={tiny_vit_dir}",
+        f"--model.text_encoder={tiny_tokenizer_dir}",
+    ]
+    assert _exit(["data", "check", "--config", str(folder / "epic.yaml"), *encoders]) == 0
+    assert _exit(["data", "init", str(folder)]) == 1

@@ -1,0 +1,111 @@
+import json
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image
+
+from epic_pl.data import TableDataModule
+from epic_pl.errors import ConfigError, DataError
+from epic_pl.inspection.guess import guess_columns
+from epic_pl.inspection.init import write_config
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "mine"
+    (folder / "pics").mkdir(parents=True)
+    for index in range(40):
+        Image.new("RGB", (300, 200)).save(folder / "pics" / f"{index}.jpg")
+    return folder
+
+
+def _table(image="pics/{}.jpg", **columns):
+    table = {
+        "row": [f"r{i}" for i in range(40)],
+        "photo": [image.format(i) for i in range(40)],
+        "caption": [f"a caption that is number {i}" for i in range(40)],
+        "kind": ["cat", "dog"] * 20,
+    }
+    return pa.table({k: v for k, v in (table | columns).items() if v is not None})
+
+
+def test_columns_are_told_by_name_and_content(folder):
+    guess = guess_columns(_table(), folder)
+    assert (guess.image_column, guess.text_columns) == ("photo", ["caption"])
+    assert (guess.label_column, guess.split_column) == ("kind", None)
+    assert (guess.image_root, guess.multilabel) == (folder, False)
+
+
+def test_pictures_are_found_in_a_folder_beside_the_table(folder):
+    guess = guess_columns(_table(image="{}.jpg"), folder)
+    assert (guess.image_column, guess.image_root) == ("photo", folder / "pics")
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"split": ["train", "dev"] * 20}, {"split_column": "split"}),
+        ({"split": ["left", "right"] * 20}, {"split_column": None}),
+        ({"id": list(range(40))}, {"id_column": "id"}),
+        ({"id": [1, 1] * 20}, {"id_column": None}),
+        (
+            {"kind": ["red|round", "red", "round|big|red", "big"] * 10},
+            {"label_separator": "|", "multilabel": True},
+        ),
+        ({"kind": [["a"], ["a", "b"]] * 20}, {"label_separator": None, "multilabel": True}),
+        ({"kind": ["Paris, France", "Rome, Italy"] * 20}, {"label_separator": None}),
+        ({"photo": None}, {"image_column": None, "text_columns": ["caption"]}),
+        ({"caption": None}, {"image_column": "photo", "text_columns": []}),
+        ({"imageClass": [0, 1] * 20}, {"label_column": "imageClass"}),
+    ],
+)
+def test_splits_ids_and_several_labels_are_noticed(folder, columns, expected):
+    guess = guess_columns(_table(**columns), folder)
+    assert {name: getattr(guess, name) for name in expected} == expected
+
+
+def test_table_without_label_or_content_is_refused_with_its_columns(folder):
+    with pytest.raises(DataError, match=r"looks like a label; there are 'row', 'photo'"):
+        guess_columns(_table(kind=None), folder)
+    with pytest.raises(DataError, match="like paths of pictures or like text"):
+        guess_columns(_table(photo=None, caption=None), folder)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_config_fits_the_table_without_editing(folder, suffix):
+    path = folder / f"table.{suffix}"
+    rows = _table(image="{}.jpg").rename_columns(["row", "photo", 'cap: "x" {y}', "kind"])
+    if suffix == "parquet":
+        pq.write_table(rows, path)
+    elif suffix == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows.to_pylist()))
+    else:
+        pa.csv.write_csv(rows, path)
+    config = yaml.safe_load(write_config(folder).read_text())
+    data = config["data"]["init_args"]
+    assert config["model"]["image_size"] == 224
+    assert data["text_columns"] == 'cap: "x" {y}'
+    module = TableDataModule(image_encoder="vit_tiny_patch16_224", text_encoder="x", **data)
+    module.setup()
+    assert module.class_names == ["cat", "dog"]
+
+
+def test_config_is_never_replaced_unless_forced(folder):
+    pq.write_table(_table(), folder / "t.parquet")
+    write_config(folder).write_text("mine")
+    with pytest.raises(ConfigError, match="--force"):
+        write_config(folder / "t.parquet")
+    assert (folder / "epic.yaml").read_text() == "mine"
+    assert "TableDataModule" in write_config(folder, force=True).read_text()
+
+
+@pytest.mark.parametrize("names", [[], ["train.csv", "test.csv"]])
+def test_folder_with_no_table_or_several_is_refused(folder, names):
+    for name in names:
+        (folder / name).write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match=f"found: {', '.join(sorted(names)) or 'none'}"):
+        write_config(folder)
