@@ -1,6 +1,7 @@
 """Each kind of bad data ends in a line of the report, and the verdict says whether it matters."""
 
 import io
+import json
 import re
 import struct
 import zlib
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from epic_pl.data import ImageTextDataModule, TableDataModule
+from epic_pl.data import HatefulMemesDataModule, ImageTextDataModule, TableDataModule
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.table import sample_table
 from epic_pl.errors import DataError
@@ -230,8 +231,24 @@ def test_any_data_module_is_checked_in_parallel(tmp_path, tiny_vit_dir, tiny_tok
     data = Squares(image_encoder=str(tiny_vit_dir), text_encoder=str(tiny_tokenizer_dir))
     data.root = tmp_path
     findings = check_data(data, workers=2)
-    assert _lines(findings, "error") == [
-        "The test split cannot be built: test.jsonl is missing",
-        "1 pictures are missing, in 1 rows",
-    ]
+    assert _lines(findings, "error") == ["1 pictures are missing, in 1 rows"]
+    assert "The test split cannot be built: test.jsonl is missing" in _lines(findings, "warning")
     assert findings.rows.num_rows == 600
+
+
+def test_missing_pictures_of_a_known_layout_are_lines_too(
+    tmp_path, tiny_vit_dir, tiny_tokenizer_dir
+):
+    (tmp_path / "img").mkdir()
+    for split in ("train", "dev_seen", "test_seen"):
+        rows = [
+            {"id": i, "img": f"img/{split}{i}.png", "text": f"t {i}", "label": i % 2}
+            for i in range(4)
+        ]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for row in rows[: 3 if split == "train" else 4]:
+            Image.new("RGB", (8, 8), (row["id"], len(split), 0)).save(tmp_path / row["img"])
+    encoders = {"image_encoder": str(tiny_vit_dir), "text_encoder": str(tiny_tokenizer_dir)}
+    findings = check_data(HatefulMemesDataModule(data_dir=str(tmp_path), **encoders), workers=1)
+    assert _lines(findings, "error") == ["1 pictures are missing, in 1 rows"]
+    assert findings.class_counts["train"].tolist() == [2, 2]

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.preprocessing import build_image_transform
 from epic_pl.errors import DataError
-from epic_pl.inspection.findings import Findings, Problem
+from epic_pl.inspection.findings import Findings, Level, Problem
 from epic_pl.inspection.pictures import (
     PictureFacts,
     inspect_picture,
@@ -63,7 +63,8 @@ def check_data(
         try:
             sources[split] = split_source(data, split)
         except DataError as error:
-            problems.append(Problem("error", f"The {split} split cannot be built: {error}"))
+            level: Level = "error" if split in ("train", "val") else "warning"
+            problems.append(Problem(level, f"The {split} split cannot be built: {error}"))
     with _progress(console) as progress:
         facts = [_pictures(each, data, workers, progress) for each in sources.values()]
         chunks = [chunk for each in sources.values() for chunk in each.table["text"].chunks]
