@@ -15,12 +15,15 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class name alone
 from epic_pl.callbacks import ConfusionMatrixPlot, PredictionWriter
+from epic_pl.checkpoint import read_checkpoint, require_info
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError, EpicError
 from epic_pl.module import EPICModule
 
 # errors come as one paragraph from main, not behind two screens of usage
 _PARSER: dict[str, Any] = {"exit_on_error": False}
+# what ckpt_path may be beside a file: Lightning looks these up itself
+_CHECKPOINT_WORDS = ("best", "last", "hpc")
 # said by Lightning of what is meant here: frozen encoders in eval mode, two loggers in one folder
 _EXPECTED_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode",
@@ -67,6 +70,13 @@ class EPICCLI(LightningCLI):
         for name in ("image_encoder", "text_encoder", "text_encoder_revision", "image_size"):
             parser.link_arguments(f"model.{name}", f"data.init_args.{name}")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Refuse a checkpoint that cannot be used before anything is built."""
+        super().parse_arguments(parser, args)
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        if path and path not in _CHECKPOINT_WORDS and "://" not in path:
+            require_info(read_checkpoint(path))
+
     def before_instantiate_classes(self) -> None:
         """Never run code out of a checkpoint unless the user says so in as many words."""
         config = self.config[self.subcommand]
@@ -82,6 +92,28 @@ class EPICCLI(LightningCLI):
             csv = CSVLogger(root, name=self.subcommand, version=tensorboard.version)
             kwargs["logger"] = [tensorboard, csv]
         return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """Refuse to watch what this task does not log, or to keep its worst loss.
+
+        Raises:
+            ConfigError: before the first epoch, at whose end Lightning would notice or never.
+        """
+        metrics = self.model.metrics["train_metrics"], self.model.metrics["val_metrics"]
+        losses = ("train/loss", "train/loss_step", "train/loss_epoch", "val/loss")
+        logged = {*losses, *(name for each in metrics for name in each)}
+        for section in ("checkpoint", "early_stopping"):
+            monitor, mode = (self.config.fit[section][key] for key in ("monitor", "mode"))
+            if monitor is not None and monitor not in logged:
+                raise ConfigError(
+                    f"{section}.monitor is {monitor!r}, which this {self.model.task} task does not "
+                    f"log. It logs: {', '.join(sorted(logged))}."
+                )
+            if monitor in losses and mode == "max":
+                raise ConfigError(
+                    f"{section}.monitor is {monitor!r}, and {section}.mode 'max' would keep the "
+                    f"highest loss: set {section}.mode to min."
+                )
 
 
 class _DataCLI(EPICCLI):
@@ -125,9 +157,9 @@ def find_config(name: str) -> str:
         return name
     root = resources.files("epic_pl.configs")
     for folder in (root, root / "overlays"):
-        packaged = folder / Path(name).name
-        if Path(name).name in (name, Path(name).name) and packaged.is_file():
-            return str(packaged)
+        # a folder in the name means that very file, which is not there
+        if Path(name).name == name and (folder / name).is_file():
+            return str(folder / name)
     raise ConfigError(
         f"There is no config {name!r}, neither as a file here ({Path.cwd()}) nor in the package, "
         f"which has: {', '.join(packaged_configs())}."
@@ -193,5 +225,11 @@ def main(args: ArgsType = None) -> None:
             raise SystemExit(data_command([str(arg) for arg in argv[1:]], build_data))
         run([str(arg) for arg in argv])
     except (EpicError, ArgumentError) as error:
-        print(f"epic-pl: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"epic-pl: {type(error).__name__}: {_message(error)}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _message(error: Exception) -> str:
+    """What an error says; one from a loader worker arrives as the text of its traceback."""
+    kind = type(error)
+    return str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2].strip()
