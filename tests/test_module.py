@@ -1,0 +1,349 @@
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+import tiny_runs
+from epic_pl.checkpoint import read_checkpoint
+from epic_pl.errors import CheckpointError, ConfigError, DataError, TrainingError
+from epic_pl.module import EPICModule
+from epic_pl.nn.encoders import Encoder
+from epic_pl.schedule import warmup_cosine
+
+
+@pytest.fixture
+def make(tiny_vit_dir, tiny_tokenizer_dir):
+    return lambda **options: tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, **options)
+
+
+@pytest.fixture
+def fitted(make, tmp_path):
+    """A module trained for an epoch, and its checkpoint."""
+    model = make(class_names=["blue", "green", "red"], preprocessing={"image": {"size": 32}})
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=1)
+    trainer.fit(model, tiny_runs.loader(tiny_runs.samples()))
+    path = tmp_path / "fitted.ckpt"
+    trainer.save_checkpoint(path)
+    return model, path
+
+
+def _frozen(model):
+    return {
+        f"{name}.{key}": value.clone()
+        for name, child in model.named_modules()
+        if isinstance(child, Encoder)
+        for key, value in child.state_dict().items()
+    }
+
+
+def _trained(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+MULTICLASS = ("accuracy", "f1_macro")
+MULTILABEL = ("f1_micro", "f1_macro", "f1_samples", "f1_weighted")
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "names"),
+    [
+        ("multiclass", 3, MULTICLASS),
+        ("multiclass", 6, (*MULTICLASS, "accuracy_top5")),
+        ("multilabel", 4, MULTILABEL),
+    ],
+)
+def test_a_plain_trainer_and_loader_run_all_four_loops(task, classes, names, make, tmp_path):
+    multilabel = task == "multilabel"
+    rows = tiny_runs.samples(8, classes=classes, multilabel=multilabel)
+    model, trainer = make(num_classes=classes, task=task), tiny_runs.trainer(tmp_path, max_epochs=1)
+    trainer.fit(model, tiny_runs.loader(rows), tiny_runs.loader(rows))
+    expected = {f"{stage}/{name}" for stage in ("train", "val") for name in ("loss", *names)}
+    logged = set(trainer.callback_metrics)
+    assert logged == expected | {"train/loss_step", "train/loss_epoch"}
+    trainer.validate(model, tiny_runs.loader(rows), verbose=False)
+    (tested,) = trainer.test(model, tiny_runs.loader(rows, 3), verbose=False)
+    assert set(tested) == {f"test/{name}" for name in ("loss", *names)}
+
+    predictions = trainer.predict(model, tiny_runs.loader(rows, 3, drop=["labels"]))
+    ids = [key for part in predictions for key in part["sample_id"]]
+    probabilities = torch.cat([part["probabilities"] for part in predictions])
+    assert ids == [row["sample_id"] for row in rows]
+    labels = torch.stack([row["labels"] for row in rows])
+    if multilabel:
+        assert probabilities.shape == (8, classes)
+        hits = (probabilities >= 0.5) == labels.bool()
+        true = ((probabilities >= 0.5) & labels.bool()).sum()
+        assert tested["test/f1_micro"] == pytest.approx(
+            float(2 * true / (2 * true + (~hits).sum()))
+        )
+    else:
+        assert torch.allclose(probabilities.sum(dim=1), torch.ones(8))
+        share = (probabilities.argmax(dim=1) == labels).float().mean()
+        assert tested["test/accuracy"] == pytest.approx(float(share))
+
+
+def test_fit_starts_with_the_parameter_table(make, tmp_path, capsys):
+    tiny_runs.trainer(tmp_path, max_steps=1).fit(make(), tiny_runs.loader(tiny_runs.samples()))
+    printed = capsys.readouterr().out
+    for part in ("image encoder", "text encoder", "prompts", "interaction hub", "head", "total"):
+        assert part in printed
+    assert "Trainable share: 3.07% of the encoders' parameters" in printed
+
+
+class Rates(L.Callback):
+    """Notes each step's learning rates by group."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.steps.append({group["name"]: group["lr"] for group in optimizer.param_groups})
+
+
+def test_head_and_prompts_follow_the_schedule_at_their_own_rates_step_by_step(make, tmp_path):
+    rates = Rates()
+    model = make(lr=1e-2, prompt_lr=1e-3, warmup=0.3, weight_decay=0.1)
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=5, callbacks=[rates])
+    trainer.fit(model, tiny_runs.loader(tiny_runs.samples()))
+    factors = [warmup_cosine(step, 10, 3) for step in range(10)]
+    assert factors[0] == pytest.approx(0.25)
+    assert factors[3] == 1
+    for prefix, peak in (("head", 1e-2), ("prompts", 1e-3)):
+        for suffix in ("", "_no_decay"):
+            taken = [step[prefix + suffix] for step in rates.steps]
+            assert taken == pytest.approx([peak * factor for factor in factors])
+    decays = {g["name"]: g["weight_decay"] for g in trainer.optimizers[0].param_groups}
+    assert decays == {"head": 0.1, "head_no_decay": 0, "prompts": 0.1, "prompts_no_decay": 0}
+
+
+def test_without_an_end_the_rate_stays_at_its_peak(make, tmp_path):
+    rates = Rates()
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=-1, max_time={"seconds": 1}, callbacks=[rates])
+    trainer.fit(make(lr=1e-2), tiny_runs.loader(tiny_runs.samples()))
+    assert {step["head"] for step in rates.steps} == {1e-2}
+
+
+def test_frozen_weights_stay_bit_identical_and_trained_ones_all_move(make, tmp_path):
+    model = make(modality_dropout=0.5)
+    frozen, trained = _frozen(model), _trained(model)
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=3)
+    trainer.fit(model, tiny_runs.loader(tiny_runs.samples(16)))
+    assert all(torch.equal(value, frozen[key]) for key, value in _frozen(model).items())
+    still = [key for key, value in _trained(model).items() if torch.equal(value, trained[key])]
+    assert not still
+
+
+def test_train_never_wakes_an_encoder(make, tmp_path):
+    model = make().train()
+    encoders = [m for m in model.modules() if isinstance(m, Encoder)]
+    assert len(encoders) == 2
+    assert not any(part.training for encoder in encoders for part in encoder.modules())
+    assert model.model.head.training
+    tiny_runs.trainer(tmp_path, max_steps=1).fit(model, tiny_runs.loader(tiny_runs.samples()))
+    assert not any(part.training for encoder in encoders for part in encoder.modules())
+
+
+@pytest.mark.parametrize("absent", ["image", "text"])
+def test_prediction_with_one_modality_does_not_depend_on_the_other(absent, make, tmp_path):
+    model, trainer = make().eval(), tiny_runs.trainer(tmp_path)
+    key, other = {
+        "image": ("pixel_values", torch.randn(3, 32, 32)),
+        "text": ("input_ids", torch.randint(5, 60, (6,))),
+    }[absent]
+    rows = [row | {f"{absent}_present": torch.tensor(False)} for row in tiny_runs.samples(4)]
+    changed = [row | {key: other} for row in rows]
+    results = [
+        trainer.predict(model, tiny_runs.loader(each, drop=["labels"]))[0]["probabilities"]
+        for each in (rows, changed, tiny_runs.samples(4))
+    ]
+    assert torch.allclose(results[0], results[1], atol=1e-6)
+    assert not torch.allclose(results[0], results[2], atol=1e-4)
+
+
+def test_modality_dropout_acts_in_training_only(make):
+    batch = next(iter(tiny_runs.loader(tiny_runs.samples())))
+    model = make(modality_dropout=1.0, dropout=0.0)
+    torch.manual_seed(0)
+    dropped = model.train()(batch)
+    assert not torch.allclose(dropped, model.eval()(batch), atol=1e-4)
+    assert torch.equal(model(batch), model(batch))
+
+
+# ------------------------------------------------------------------ checkpoints
+
+
+def test_a_checkpoint_is_small_plain_and_holds_no_encoder(fitted):
+    model, path = fitted
+    checkpoint = torch.load(path, weights_only=True)
+    assert set(checkpoint["state_dict"]) == set(_trained(model))
+    assert path.stat().st_size < 100_000  # the encoders alone have 300 kB
+
+    def plain(value):
+        if isinstance(value, dict):
+            return all(isinstance(k, str) and plain(v) for k, v in value.items())
+        if isinstance(value, list):
+            return all(map(plain, value))
+        return value is None or type(value) in (str, int, float, bool)
+
+    assert plain(dict(checkpoint["hyper_parameters"]))
+    assert plain(checkpoint["epic_pl"])
+    assert checkpoint["epic_pl"]["class_names"] == ["blue", "green", "red"]
+    assert checkpoint["epic_pl"]["preprocessing"] == {"image": {"size": 32}}
+
+
+def test_load_from_checkpoint_gives_the_same_logits_and_names(fitted):
+    model, path = fitted
+    loaded = EPICModule.load_from_checkpoint(path)
+    batch = next(iter(tiny_runs.loader(tiny_runs.samples())))
+    assert torch.equal(loaded.eval()(batch), model.eval()(batch))
+    assert loaded.class_names == ["blue", "green", "red"]
+    assert dict(loaded.hparams) == dict(model.hparams)
+
+
+@pytest.fixture
+def other_vit(tiny_vit_dir, tmp_path):
+    """The same architecture with one weight changed."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "other_vit"
+    folder.mkdir()
+    weights = load_file(tiny_vit_dir / "model.safetensors")
+    weights["blocks.0.attn.qkv.weight"][0, 0] += 1
+    save_file(weights, folder / "model.safetensors")
+    (folder / "config.json").write_text((tiny_vit_dir / "config.json").read_text())
+    return folder
+
+
+def test_other_encoder_weights_are_refused_by_fingerprint(
+    fitted, other_vit, tiny_vit_dir, tiny_tokenizer_dir
+):
+    _, path = fitted
+    with pytest.raises(CheckpointError) as error:
+        EPICModule.load_from_checkpoint(path, image_encoder=str(other_vit))
+    for part in ("image encoder", str(tiny_vit_dir), str(other_vit), "model.image_encoder"):
+        assert part in str(error.value)
+    with pytest.raises(CheckpointError, match="fingerprint"):
+        tiny_runs.module(other_vit, tiny_tokenizer_dir, warm_start=str(path))
+
+
+def _rename(state):
+    state["model.head.linear.weigth"] = state.pop("model.head.linear.weight")
+
+
+def _miss(state):
+    del state["model.prompts.text"]
+
+
+def _add(state):
+    state["model.surplus"] = torch.zeros(1)
+
+
+def _diverge(state):
+    state["model.prompts.text"][0, 0, 0] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (_rename, r"lacks model\.head\.linear\.weight and it has model\.head\.linear\.weigth"),
+        (_miss, r"lacks model\.prompts\.text"),
+        (_add, r"has model\.surplus, unknown here"),
+        (_diverge, r"model\.prompts\.text holds NaN"),
+    ],
+)
+def test_a_checkpoint_that_was_changed_is_refused_by_its_key(change, named, fitted, make, tmp_path):
+    _, path = fitted
+    checkpoint = torch.load(path, weights_only=True)
+    change(checkpoint["state_dict"])
+    torch.save(checkpoint, tmp_path / "changed.ckpt")
+    with pytest.raises(CheckpointError, match=named):
+        EPICModule.load_from_checkpoint(tmp_path / "changed.ckpt")
+    with pytest.raises(CheckpointError, match=named):
+        tiny_runs.trainer(tmp_path).test(
+            make(),
+            tiny_runs.loader(tiny_runs.samples()),
+            ckpt_path=str(tmp_path / "changed.ckpt"),
+            weights_only=True,
+        )
+
+
+def test_other_class_count_is_refused(fitted, make):
+    with pytest.raises(CheckpointError, match="number of classes"):
+        make(num_classes=4, warm_start=str(fitted[1]))
+
+
+def test_warm_start_takes_weights_but_neither_optimiser_nor_epoch(fitted, make, tmp_path):
+    model, path = fitted
+    warm = make(warm_start=str(path), lr=5e-3)
+    assert all(torch.equal(value, _trained(model)[key]) for key, value in _trained(warm).items())
+    assert "warm_start" not in warm.hparams
+    rates = Rates()
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=2, callbacks=[rates])
+    trainer.fit(warm, tiny_runs.loader(tiny_runs.samples()))
+    assert trainer.current_epoch == 2
+    assert trainer.global_step == len(rates.steps) == 4
+    assert max(step["head"] for step in rates.steps) == pytest.approx(5e-3)
+
+
+def test_callbacks_of_others_still_find_their_metric(make, tmp_path):
+    best = ModelCheckpoint(tmp_path, monitor="val/accuracy", mode="max", filename="best")
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=1, callbacks=[best], enable_checkpointing=True)
+    rows = tiny_runs.loader(tiny_runs.samples())
+    trainer.fit(make(), rows, rows)
+    assert read_checkpoint(str(tmp_path / "best.ckpt"))["epoch"] == 0
+
+
+# ------------------------------------------------------------------ bad batches
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"labels": None}, "no labels.*predict"),
+        ({"attention_mask": None}, "no 'attention_mask'"),
+        ({"labels": torch.tensor(3)}, r"outside 0 to 2: num_classes \(3\)"),
+        ({"labels": torch.tensor(-1)}, "is -1"),
+        ({"labels": torch.tensor([0, 1, 0])}, r"shape \(4, 3\)"),
+    ],
+)
+@pytest.mark.parametrize("loop", ["fit", "validate", "test"])
+def test_a_wrong_batch_is_refused_before_anything_is_trained(change, named, loop, make, tmp_path):
+    rows = [{**row, **change} for row in tiny_runs.samples(4)]
+    drop = [key for key, value in change.items() if value is None]
+    model = make()
+    before = _trained(model)
+    with pytest.raises(DataError, match=named):
+        getattr(tiny_runs.trainer(tmp_path, max_epochs=1), loop)(
+            model, tiny_runs.loader(rows, drop=drop)
+        )
+    assert all(torch.equal(value, before[key]) for key, value in _trained(model).items())
+
+
+def test_predictions_need_ids(make, tmp_path):
+    with pytest.raises(DataError, match="sample_id"):
+        tiny_runs.trainer(tmp_path).predict(
+            make(), tiny_runs.loader(tiny_runs.samples(), drop=["sample_id"])
+        )
+
+
+def test_a_loss_that_is_not_finite_names_step_and_samples(make, tmp_path):
+    rows = tiny_runs.samples(8)
+    rows[5]["pixel_values"] = torch.full((3, 32, 32), float("nan"))
+    with pytest.raises(TrainingError) as error:
+        tiny_runs.trainer(tmp_path, max_epochs=1).fit(make(), tiny_runs.loader(rows))
+    for part in ("nan at step 1", "sample-4, sample-5, sample-6, sample-7", "gradient_clip_val"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"num_classes": 1}, "num_classes is 1"),
+        ({"class_names": ["a", "b"]}, "class_names has 2"),
+        ({"task": "multilabel", "pos_weight": [1.0]}, "pos_weight has 1"),
+        ({"interaction_layers": 9}, "3 and 3 layers"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(options, named, make):
+    with pytest.raises(ConfigError, match=named):
+        make(**options)

@@ -1,0 +1,112 @@
+"""Tiny data and runs for tests that go through the real Trainer or the real command line."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from epic_pl.module import EPICModule
+
+COLOURS = {"blue": (30, 60, 220), "green": (40, 190, 60), "red": (220, 40, 30)}
+SIDE = 32
+
+
+def samples(
+    count: int = 8, *, classes: int = 3, multilabel: bool = False, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Rows as somebody else's Dataset might give them: a DataLoader's own collation suffices."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for number in range(count):
+        shape = (classes,) if multilabel else ()
+        labels = torch.randint(2 if multilabel else classes, shape, generator=generator)
+        rows.append(
+            {
+                "pixel_values": torch.randn(3, SIDE, SIDE, generator=generator),
+                "input_ids": torch.randint(5, 60, (6,), generator=generator),
+                "attention_mask": torch.ones(6, dtype=torch.long),
+                "labels": labels,
+                "sample_id": f"sample-{number}",
+            }
+        )
+    return rows
+
+
+def loader(rows: Sequence[dict[str, Any]], batch_size: int = 4, *, drop: Sequence[str] = ()):
+    """Batches of ``rows`` without the keys in ``drop``."""
+    kept = [{key: value for key, value in row.items() if key not in drop} for row in rows]
+    return DataLoader(kept, batch_size=batch_size)
+
+
+def module(vit: Path, bert: Path, **options: Any) -> EPICModule:
+    """EPICModule on the tiny encoders."""
+    sizes = {"num_classes": 3, "interaction_layers": 2, "hub_width": 8}
+    return EPICModule(str(vit), str(bert), **{**sizes, **options})
+
+
+def trainer(root: Path, **options: Any) -> L.Trainer:
+    """A Trainer on one CPU that keeps its files below ``root``."""
+    quiet = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return L.Trainer(default_root_dir=root, **{**quiet, **options})
+
+
+def table(root: Path, *, train: int = 12, val: int = 4, test: int = 7, corrupt: str = "") -> Path:
+    """A CSV of coloured squares with split and label columns; ``corrupt`` names a picture."""
+    (root / "pictures").mkdir(parents=True)
+    colours = list(COLOURS)
+    with (root / "table.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "image", "text", "label", "split"])
+        for split, count in (("train", train), ("val", val), ("test", test)):
+            for number in range(count):
+                name, colour = f"{split}{number}", colours[number % len(colours)]
+                path = root / "pictures" / f"{name}.png"
+                Image.new("RGB", (40, 36), COLOURS[colour]).save(path)
+                if name == corrupt:
+                    path.write_bytes(path.read_bytes()[:60])
+                text = f"a {colour} square, number {number}"
+                writer.writerow([name, f"pictures/{name}.png", text, colour, split])
+    return root / "table.csv"
+
+
+def table_config(root: Path, vit: Path, bert: Path, **options: int) -> Path:
+    """A config that fits the table of ``root`` on the tiny encoders within a second or two."""
+    path = root / "tiny.yaml"
+    path.write_text(
+        f"""seed_everything: 0
+trainer:
+  default_root_dir: runs
+  accelerator: cpu
+  devices: 1
+  max_epochs: 2
+  log_every_n_steps: 1
+model:
+  image_encoder: {vit}
+  text_encoder: {bert}
+  interaction_layers: 2
+  hub_width: 8
+data:
+  class_path: TableDataModule
+  init_args:
+    table: {root / "table.csv"}
+    split_column: split
+    id_column: id
+    batch_size_per_device: {options.get("batch_size", 4)}
+    num_workers: {options.get("num_workers", 0)}
+checkpoint:
+  monitor: val/accuracy
+"""
+    )
+    return path
