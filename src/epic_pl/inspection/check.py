@@ -1,8 +1,10 @@
 """Everything of a dataset read once: rows, labels, pictures and texts of all its splits."""
 
-from collections.abc import Callable, Sequence
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,8 @@ from epic_pl.inspection.problems import (
     text_problems,
 )
 from epic_pl.inspection.rows import SplitSource, Verifiable, split_source, splits_of
+
+T = TypeVar("T")
 
 _TEXTS_AT_ONCE = 1024
 _FACTS = {
@@ -65,7 +69,7 @@ def check_data(
         except DataError as error:
             level: Level = "error" if split in ("train", "val") else "warning"
             problems.append(Problem(level, f"The {split} split cannot be built: {error}"))
-    with _progress(console) as progress:
+    with _Bar(console) as progress:
         facts = [_pictures(each, data, workers, progress) for each in sources.values()]
         chunks = [chunk for each in sources.values() for chunk in each.table["text"].chunks]
         text = pa.chunked_array(chunks, pa.string())
@@ -96,18 +100,33 @@ def check_data(
     return findings
 
 
-def _progress(console: Console | None) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(
-        *columns,
-        TimeRemainingColumn(),
-        console=console or Console(quiet=True),
-        disable=console is None,
-    )
+class _Bar(Progress):
+    """A progress bar without a thread: processes are forked while it is shown."""
+
+    def __init__(self, console: Console | None) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        super().__init__(
+            *columns,
+            TimeRemainingColumn(),
+            console=console or Console(quiet=True),
+            auto_refresh=False,
+            disable=console is None,
+        )
+
+    def follow(self, items: Iterable[T], total: int, description: str) -> Iterator[T]:
+        """Pass items on and show how far they are, ten times a second at most."""
+        task, drawn = self.add_task(description, total=total), 0.0
+        for item in items:
+            yield item
+            self.advance(task)
+            if time.monotonic() - drawn > 0.1:
+                self.refresh()
+                drawn = time.monotonic()
+        self.refresh()
 
 
 def _pictures(
-    source: SplitSource, data: ImageTextDataModule, workers: int | None, progress: Progress
+    source: SplitSource, data: ImageTextDataModule, workers: int | None, progress: _Bar
 ) -> dict[str, PictureFacts]:
     """Facts of each distinct picture of a split."""
     paths = [path for path in pc.unique(source.table["image"]).to_pylist() if path is not None]
@@ -118,13 +137,10 @@ def _pictures(
         transform = build_image_transform(data.image_preprocessing, train=False)
         inspect = partial(inspect_picture, root=source.image_root, min_size=transform.min_size)
     found = inspect_pictures(paths, inspect, workers)
-    tracked = progress.track(found, total=len(paths), description="pictures")
-    return dict(zip(paths, tracked, strict=True))
+    return dict(zip(paths, progress.follow(found, len(paths), "pictures"), strict=True))
 
 
-def _token_lengths(
-    text: pa.ChunkedArray, data: ImageTextDataModule, progress: Progress
-) -> pa.Array:
+def _token_lengths(text: pa.ChunkedArray, data: ImageTextDataModule, progress: _Bar) -> pa.Array:
     """Tokens of each text before it is cut, with special tokens; null where absent."""
     coded = text.combine_chunks().dictionary_encode()
     if isinstance(coded, pa.ChunkedArray):
@@ -133,7 +149,7 @@ def _token_lengths(
     tokenizer = data.collator.tokenizer
     starts = range(0, len(texts), _TEXTS_AT_ONCE)
     lengths: list[int] = []
-    for start in progress.track(starts, description="texts"):
+    for start in progress.follow(starts, len(starts), "texts"):
         part = list(texts[start : start + _TEXTS_AT_ONCE])
         ids = tokenizer(part, truncation=False, verbose=False)["input_ids"]
         lengths += map(len, ids)
@@ -188,7 +204,7 @@ def _label_names(labels: pa.ChunkedArray, names: Sequence[str]) -> pa.Array:
 def _full_paths(sources: dict[Split, SplitSource]) -> list[str | None]:
     """Of each row's picture, where it is a file of its own."""
     return [
-        None if path is None or source.read else str(source.image_root / path)
+        None if path is None or source.read else os.path.join(source.image_root, path)
         for source in sources.values()
         for path in source.table["image"].to_pylist()
     ]

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_all_start_methods, get_context
@@ -88,6 +89,9 @@ def inspect_pictures(
         paths: of the pictures.
         inspect: such as a partial of :func:`inspect_picture`; must pickle if there are workers.
         workers: processes; None is one a core. Few pictures are read in this process.
+
+    Raises:
+        DataError: a process was killed.
     """
     workers = default_workers() if workers is None else workers
     if workers < 2 or len(paths) < _WORTH_A_POOL:
@@ -95,5 +99,11 @@ def inspect_pictures(
         return
     # a forked process need not import torch again, which takes longer than thousands of pictures
     context = get_context("fork" if "fork" in get_all_start_methods() else None)
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(inspect, paths, chunksize=_CHUNK)
+    try:
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            yield from pool.map(inspect, paths, chunksize=_CHUNK)
+    except BrokenProcessPool as error:
+        raise DataError(
+            "A process that reads pictures was killed, most likely for want of memory. Check again "
+            "with fewer of them: --workers 1."
+        ) from error
