@@ -112,7 +112,10 @@ def snli_ve(
     folder: str = "flickr30k_images",
     pictures: int = 4,
 ) -> None:
-    """SNLI-VE: three hypotheses a picture, and one row a split without consensus."""
+    """SNLI-VE: three hypotheses a picture, and one row a split without consensus.
+
+    A pair's name tells its picture only where there is no ``key``, so that a lost key shows.
+    """
     for split, first in (("train", 0), ("dev", pictures), ("test", 2 * pictures)):
         ids = [str(1000 + first + n) for n in range(pictures)]
         for number, name in enumerate(ids):
@@ -124,13 +127,13 @@ def snli_ve(
                 "sentence2": f"a dog is {label}",
                 "annotator_labels": [label] * 5,
                 "captionID": f"{name}.jpg#2",
-                "pairID": f"{name}.jpg#2r1{label[0]}",
+                "pairID": f"{'9' if key else ''}{name}.jpg#2r1{label[0]}",
             }
             | ({key: name + suffix} if key else {})
             for name in ids
             for label in ENTAILMENT
         ]
-        rows.insert(1, rows[0] | {"gold_label": "-", "pairID": f"{ids[0]}.jpg#2r1x"})
+        rows.insert(1, rows[0] | {"gold_label": "-", "pairID": "no consensus"})
         write_jsonl(root / f"snli_ve_{split}.jsonl", rows)
 
 

@@ -24,7 +24,7 @@ OPTIONS = {
 PREDICTED = {
     "food101": [f"{dish}_{n}" for dish in fabricate.DISHES[::-1] for n in (7, 6)],
     "snli_ve": [
-        f"{n}.jpg#2r1{label[0]}" for n in range(1008, 1012) for label in fabricate.ENTAILMENT
+        f"9{n}.jpg#2r1{label[0]}" for n in range(1008, 1012) for label in fabricate.ENTAILMENT
     ],
     "mm_imdb": ["0000012", "0000014"],
     "hateful_memes": ["1260", "1261", "1262", "1263"],

@@ -24,13 +24,14 @@ def _rows(data, split):
 def test_pictures_are_found_by_new_key_old_key_or_pair(tmp_path, key, suffix):
     fabricate.snli_ve(tmp_path, key=key, suffix=suffix)
     data = _data(tmp_path)
+    pair = "9" if key else ""
     for split, first in (("train", 1000), ("val", 1004), ("test", 1008)):
         rows = _rows(data, split)
         assert [row["sample_id"] for row in rows[:4]] == [
-            f"{first}.jpg#2r1e",
-            f"{first}.jpg#2r1n",
-            f"{first}.jpg#2r1c",
-            f"{first + 1}.jpg#2r1e",
+            f"{pair}{first}.jpg#2r1e",
+            f"{pair}{first}.jpg#2r1n",
+            f"{pair}{first}.jpg#2r1c",
+            f"{pair}{first + 1}.jpg#2r1e",
         ]
         assert len(rows) == 12
         paths = data.dataset(split)._images.to_pylist()
@@ -61,7 +62,7 @@ def test_rows_without_consensus_are_dropped_and_counted(tmp_path, caplog):
     with caplog.at_level("INFO"):
         rows = _rows(data, "train")
     assert len(rows) == 12
-    assert "1000.jpg#2r1x" not in [row["sample_id"] for row in rows]
+    assert "no consensus" not in [row["sample_id"] for row in rows]
     assert "snli_ve_train.jsonl, 1 dropped because their annotators disagree, 4 pictures" in (
         caplog.text
     )
@@ -110,5 +111,5 @@ def test_an_unknown_label_is_named(tmp_path):
     lines = path.read_text().splitlines()
     row = json.loads(lines[3]) | {"gold_label": "maybe"}
     path.write_text("\n".join([*lines[:3], json.dumps(row), *lines[4:]]))
-    with pytest.raises(DataError, match=r"snli_ve_dev\.jsonl: 1 rows .*'maybe' of pair '1004"):
+    with pytest.raises(DataError, match=r"snli_ve_dev\.jsonl: 1 rows .*'maybe' of pair '91004"):
         _data(tmp_path).setup("validate")
