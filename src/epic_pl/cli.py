@@ -1,12 +1,14 @@
 """The command line: ``epic-pl {fit,validate,test,predict}`` on a thin LightningCLI."""
 
 import os
+import re
 import sys
 import warnings
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
@@ -22,6 +24,12 @@ from epic_pl.module import EPICModule
 
 # errors come as one paragraph from main, not behind two screens of usage
 _PARSER: dict[str, Any] = {"exit_on_error": False}
+# how jsonargparse says that `data` may also be left out
+_PARSER_NOISE = re.compile(
+    r"(- )?Does not validate against any of the Union subtypes.*?Errors:\s*- "
+    r"|- Expected a <class 'NoneType'>.*|Given value type:.*",
+    re.DOTALL,
+)
 # what ckpt_path may be beside a file: Lightning looks these up itself
 _CHECKPOINT_WORDS = ("best", "last", "hpc")
 # said by Lightning of what is meant here: frozen encoders in eval mode, two loggers in one folder
@@ -82,6 +90,9 @@ class EPICCLI(LightningCLI):
         config = self.config[self.subcommand]
         if config["weights_only"] is None:
             config["weights_only"] = True
+        if config["trainer"]["fast_dev_run"]:
+            # Lightning would leave a last.ckpt of this one batch all the same
+            config["checkpoint"]["save_last"] = False
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """TensorBoard and CSV logs, both in ``<default_root_dir>/<subcommand>/version_N``."""
@@ -167,17 +178,30 @@ def find_config(name: str) -> str:
 
 
 def resolve_configs(args: list[str]) -> list[str]:
-    """The arguments with every ``--config`` name replaced by the file that it stands for."""
+    """The arguments with every ``--config`` name replaced by the file that it stands for.
+
+    Raises:
+        ConfigError: if there is no such file, or it is not YAML.
+    """
     resolved, expects_name = [], False
     for arg in args:
         if expects_name:
-            arg = find_config(arg)
+            arg = _readable(find_config(arg))
         elif arg.startswith(("--config=", "-c=")):
             option, name = arg.split("=", 1)
-            arg = f"{option}={find_config(name)}"
+            arg = f"{option}={_readable(find_config(name))}"
         expects_name = arg in ("--config", "-c")
         resolved.append(arg)
     return resolved
+
+
+def _readable(path: str) -> str:
+    """``path`` itself; the parser's own complaint about its content would not name the file."""
+    try:
+        yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Config {path} is not valid YAML: {error}.") from error
+    return path
 
 
 def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
@@ -230,6 +254,14 @@ def main(args: ArgsType = None) -> None:
 
 
 def _message(error: Exception) -> str:
-    """What an error says; one from a loader worker arrives as the text of its traceback."""
+    """What an error says, as one paragraph.
+
+    One from a loader worker arrives as the text of its traceback, one of the parser with all that
+    it tried.
+    """
     kind = type(error)
-    return str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2].strip()
+    text = str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2]
+    if isinstance(error, ArgumentError):
+        text = f"{_PARSER_NOISE.sub('', text)}. `epic-pl fit --help` lists the options, "
+        text += "`epic-pl fit --data.help CLASS` those of a DataModule."
+    return " ".join(text.split()).replace(" .", ".")
