@@ -1,0 +1,284 @@
+"""The real command line, in this process, from a folder that is not the project's."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import tiny_runs
+from epic_pl.checkpoint import read_checkpoint
+from epic_pl.cli import find_config, main, packaged_configs, run
+from epic_pl.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["epic-pl"])  # LightningCLI warns of pytest's own
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
+    """Where one ``epic-pl fit`` has left its files: config, data and runs."""
+    root = tmp_path_factory.mktemp("fitted")
+    tiny_runs.table(root / "data")
+    tiny_runs.table_config(root / "data", tiny_vit_dir, tiny_tokenizer_dir)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr("sys.argv", ["epic-pl"])
+        run(["fit", "--config", str(root / "data" / "tiny.yaml"), "--model.hub_width", "6"])
+    return root
+
+
+@pytest.fixture
+def config(fitted):
+    return str(fitted / "data" / "tiny.yaml")
+
+
+@pytest.fixture
+def best(fitted):
+    return str(fitted / "runs" / "fit" / "version_0" / "checkpoints" / "best.ckpt")
+
+
+def _refused(args, capsys):
+    """The one paragraph that a refused command line leaves on stderr."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main(args)
+    assert caught.value.code == 1
+    lines = capsys.readouterr().err.splitlines()
+    # Lightning's own remarks (seed, devices) may stand above it
+    (start,) = [index for index, line in enumerate(lines) if line.startswith("epic-pl: ")]
+    said = lines[start:]
+    assert len(said) == 1, said
+    assert not any("Traceback" in line for line in lines)
+    return said[0]
+
+
+# ------------------------------------------------------------------ fit, test, predict
+
+
+def test_fit_leaves_logs_config_and_checkpoints(fitted):
+    root = fitted / "runs" / "fit" / "version_0"
+    files = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    events = [name for name in files if name.startswith("events.out.tfevents")]
+    assert len(events) == 1
+    rest = {"config.yaml", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    assert rest <= files
+    log = EventAccumulator(str(root / events[0]))
+    log.Reload()
+    assert {"val/accuracy", "val/loss", "train/loss_step"} <= set(log.Tags()["scalars"])
+    with (root / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows if row["val/accuracy"]] == ["0", "1"]
+    assert [row["step"] for row in rows if row["train/loss_step"]] == list("012345")
+
+
+def test_what_the_data_knows_is_in_the_checkpoint(best, tiny_vit_dir):
+    checkpoint = read_checkpoint(best)
+    options, info = checkpoint["hyper_parameters"], checkpoint["epic_pl"]
+    assert options["num_classes"] == 3
+    assert options["task"] == "multiclass"
+    assert options["class_names"] == info["class_names"] == ["blue", "green", "red"]
+    assert info["preprocessing"]["image"]["size"] == 32
+    assert info["preprocessing"]["image_encoder"] == str(tiny_vit_dir)
+    assert options["hub_width"] == 6
+
+
+def test_test_and_predict_from_a_checkpoint(config, best, folder):
+    tested = run(["test", "--config", config, "--ckpt_path", best])
+    predicted = run(["predict", "--config", config, "--ckpt_path", best])
+    assert (folder / "runs" / "test" / "version_0" / "confusion_matrix.png").stat().st_size > 1000
+    table = pq.read_table(folder / "runs" / "predict" / "version_0" / "predictions.parquet")
+    assert table["sample_id"].to_pylist() == [f"test{number}" for number in range(7)]
+    truth = [list(tiny_runs.COLOURS)[number % 3] for number in range(7)]
+    hits = sum(one == other for one, other in zip(table["label"].to_pylist(), truth, strict=True))
+    assert tested.trainer.callback_metrics["test/accuracy"] == pytest.approx(hits / 7)
+    assert predicted.trainer.world_size == 1
+
+
+def test_predictions_take_their_options(config, best, folder):
+    options = ["--predictions.output", "top.csv", "--predictions.top_k", "2"]
+    run(["predict", "--config", config, "--ckpt_path", best, *options])
+    with (folder / "runs" / "predict" / "version_0" / "top.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    names = ["sample_id", "label", "label_1", "probability_1", "label_2", "probability_2"]
+    assert list(rows[0]) == names
+    assert len(rows) == 7
+
+
+def test_the_saved_config_runs_again(fitted, folder):
+    saved = fitted / "runs" / "fit" / "version_0" / "config.yaml"
+    shutil.copy(saved, folder / "again.yaml")
+    cli = run(["fit", "--config", "again.yaml", "--trainer.max_epochs", "1"])
+    assert cli.model.hparams["hub_width"] == 6
+
+
+# Lightning's rule, pinned: a checkpoint's options win over the command line's
+def test_a_checkpoints_options_beat_the_command_line(config, best):
+    args = ["--config", config, "--ckpt_path", best, "--model.hub_width", "16"]
+    cli = run(["validate", *args, "--model.lr", "0.5"])
+    assert cli.model.hparams["hub_width"] == 6
+    assert cli.model.lr == 1e-3
+
+
+def test_fit_resumes_from_a_checkpoint_and_warm_start_does_not(config, fitted, best):
+    last = str(Path(best).with_name("last.ckpt"))
+    resumed = run(["fit", "--config", config, "--ckpt_path", last, "--trainer.max_epochs", "3"])
+    assert resumed.trainer.global_step == 9
+    options = ["--model.hub_width", "6", "--trainer.max_epochs", "1"]
+    warm = run(["fit", "--config", config, "--model.warm_start", last, *options])
+    assert warm.trainer.global_step == 3
+
+
+# ------------------------------------------------------------------ configs
+
+
+def test_bare_names_are_packaged_configs_and_a_local_file_wins(folder):
+    assert Path(find_config("openmoji.yaml")).parent.name == "configs"
+    assert Path(find_config("debug.yaml")).parent.name == "overlays"
+    (folder / "openmoji.yaml").write_text("model: {}")
+    assert find_config("openmoji.yaml") == "openmoji.yaml"
+    with pytest.raises(ConfigError):
+        find_config("elsewhere/openmoji_entailment.yaml")
+
+
+def test_an_unknown_config_lists_what_there_is(capsys, folder):
+    said = _refused(["fit", "--config", "fod101.yaml"], capsys)
+    assert said.startswith("epic-pl: ConfigError: There is no config 'fod101.yaml'")
+    assert str(folder) in said
+    assert {"food101.yaml", "openmoji.yaml", "debug.yaml"} <= set(packaged_configs())
+    assert all(name in said for name in packaged_configs())
+    assert said == _refused(["fit", "--config=fod101.yaml"], capsys)
+
+
+def test_the_debug_overlay_runs_one_batch_and_leaves_nothing(config, folder):
+    cli = run(["fit", "--config", config, "--config", "debug.yaml"])
+    assert cli.trainer.global_step == 1
+    assert not list(folder.rglob("*.ckpt"))
+    assert not list(folder.rglob("events.*"))
+
+
+def test_the_overfit_overlay_combines_with_a_config(config):
+    args = ["fit", "--config", config, "--config", "overfit.yaml", "--trainer.max_epochs", "4"]
+    cli = run([*args, "--trainer.overfit_batches", "1"])
+    assert cli.model.hparams["dropout"] == 0
+    assert cli.model.hparams["interaction_layers"] == 2  # the first config's still holds
+    assert cli.trainer.global_step == 4
+
+
+def test_another_callbacks_list_does_not_drop_checkpoints(config, folder):
+    (folder / "more.yaml").write_text(
+        "trainer:\n  max_epochs: 1\n  callbacks:\n    - class_path: LearningRateMonitor\n"
+    )
+    cli = run(["fit", "--config", config, "--config", "more.yaml"])
+    kinds = {type(callback).__name__ for callback in cli.trainer.callbacks}
+    expected = {"LearningRateMonitor", "ModelCheckpoint", "EarlyStopping", "PredictionWriter"}
+    assert expected <= kinds
+    assert len(list(folder.rglob("best.ckpt"))) == 1
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("typo", "named"),
+    [
+        (["--model.hub_widht", "8"], "model.hub_widht"),
+        (["--model.hub_width", "many"], "hub_width"),
+        (["--data.init_args.tabel", "x"], "'epic_pl.data.TableDataModule': Option 'tabel' is not"),
+        (["--model.interaction", "sometimes"], "sometimes"),
+        (["--data", "TabelDataModule"], "TabelDataModule"),
+    ],
+)
+def test_a_typo_is_one_paragraph(typo, named, config, capsys):
+    said = _refused(["fit", "--config", config, *typo], capsys)
+    assert named in said
+    assert "--help" in said
+    assert "NoneType" not in said
+
+
+def test_a_typo_in_a_config_is_one_paragraph(config, capsys, folder):
+    content = yaml.safe_load(Path(config).read_text())
+    content["model"]["prompt_attenton"] = "joint"
+    (folder / "typo.yaml").write_text(yaml.safe_dump(content))
+    assert "prompt_attenton" in _refused(["fit", "--config", "typo.yaml"], capsys)
+    (folder / "broken.yaml").write_text("trainer: [unclosed\n")
+    said = _refused(["fit", "--config", "broken.yaml"], capsys)
+    assert said.startswith("epic-pl: ConfigError: Config broken.yaml is not valid YAML")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--checkpoint.monitor", "val/acuracy"], "checkpoint.monitor is 'val/acuracy'"),
+        (["--early_stopping.monitor", "val/f1_micro"], "early_stopping.monitor"),
+        (["--checkpoint.monitor", "val/loss"], "set checkpoint.mode to min"),
+    ],
+)
+def test_a_metric_that_cannot_be_watched_is_refused_before_the_first_epoch(
+    options, named, config, capsys, folder
+):
+    said = _refused(["fit", "--config", config, *options], capsys)
+    assert named in said
+    assert not list(folder.rglob("*.ckpt"))
+
+
+def test_a_loss_can_be_watched(config):
+    options = ["--checkpoint.monitor", "val/loss", "--checkpoint.mode", "min"]
+    cli = run(["fit", "--config", config, *options, "--trainer.max_epochs", "1"])
+    assert cli.trainer.checkpoint_callback.best_model_path
+
+
+def test_help_and_no_arguments(capsys):
+    for args, part in ((["--help"], "fit"), (["fit", "--help"], "--checkpoint.monitor")):
+        with pytest.raises(SystemExit) as caught:
+            main(args)
+        assert caught.value.code == 0
+        assert part in capsys.readouterr().out
+    assert "{fit,validate,test,predict}" in _refused([], capsys)
+
+
+class _Trap:
+    """Writes a file when unpickled."""
+
+    def __reduce__(self):
+        return (open, ("sprung", "w"))
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize("hidden", ["hyper_parameters", "extra"])
+def test_code_in_a_checkpoint_is_refused_and_never_run(
+    subcommand, hidden, config, best, capsys, folder
+):
+    checkpoint = torch.load(best, weights_only=True) | {hidden: _Trap()}
+    torch.save(checkpoint, "trap.ckpt")
+    said = _refused([subcommand, "--config", config, "--ckpt_path", "trap.ckpt"], capsys)
+    assert "CheckpointError" in said
+    assert "trap.ckpt" in said
+    assert not (folder / "sprung").exists()
+
+
+def test_a_checkpoint_that_is_not_there_or_not_ours_is_refused(config, capsys):
+    args = ["test", "--config", config, "--ckpt_path"]
+    assert "no checkpoint at 'none.ckpt'" in _refused([*args, "none.ckpt"], capsys)
+    torch.save({"state_dict": {}}, "foreign.ckpt")
+    assert "not a checkpoint of EPICModule" in _refused([*args, "foreign.ckpt"], capsys)
+
+
+@pytest.mark.parametrize("num_workers", ["0", "1"])
+def test_a_corrupt_picture_is_one_paragraph_also_from_a_worker(
+    num_workers, fitted, config, capsys, folder
+):
+    table = tiny_runs.table(folder / "data", corrupt="val1")
+    options = ["--data.init_args.table", str(table), "--data.init_args.num_workers", num_workers]
+    said = _refused(["fit", "--config", config, *options], capsys)
+    assert said.startswith("epic-pl: DataError: Sample 'val1': Picture ")
+    assert str(folder / "data" / "pictures" / "val1.png") in said
+    assert said.count("DataError") == 1

@@ -1,0 +1,154 @@
+"""A run that stopped anywhere and goes on ends with the very numbers of one that never stopped."""
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+import tiny_runs
+from epic_pl.data import TableDataModule
+
+STEPS_PER_EPOCH = 3
+EPOCHS = 2
+
+
+class Diary(L.Callback):
+    """Notes what each step saw: sample ids, learning rates, a hash of the augmented pictures."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        rates = tuple(group["lr"] for group in trainer.optimizers[0].param_groups)
+        pixels = float(batch["pixel_values"].double().sum())
+        self.steps.append((trainer.current_epoch, tuple(batch["sample_id"]), rates, pixels))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
+    """Starts runs on one table, from a checkpoint or from the beginning."""
+    root = tmp_path_factory.mktemp("resume")
+    table = tiny_runs.table(root / "data", train=4 * STEPS_PER_EPOCH - 1, val=3)
+
+    def fit(ckpt_path=None, *, checkpoints=None, num_workers=0):
+        L.seed_everything(0 if ckpt_path is None else 77)  # a resumed process starts elsewhere
+        data = TableDataModule(
+            table=str(table),
+            split_column="split",
+            id_column="id",
+            image_encoder=str(tiny_vit_dir),
+            text_encoder=str(tiny_tokenizer_dir),
+            batch_size_per_device=4,
+            augment="randaugment",
+            num_workers=num_workers,
+        )
+        model = tiny_runs.module(
+            tiny_vit_dir, tiny_tokenizer_dir, dropout=0.3, modality_dropout=0.3, lr=1e-2
+        )
+        diary = Diary()
+        callbacks = [diary]
+        if checkpoints is not None:
+            callbacks += [
+                ModelCheckpoint(
+                    checkpoints,
+                    "step{step}",
+                    every_n_train_steps=1,
+                    save_top_k=-1,
+                    auto_insert_metric_name=False,
+                ),
+                ModelCheckpoint(
+                    checkpoints,
+                    "epoch{epoch}",
+                    save_top_k=-1,
+                    auto_insert_metric_name=False,
+                    save_on_train_epoch_end=True,
+                ),
+            ]
+        trainer = tiny_runs.trainer(
+            root,
+            max_epochs=EPOCHS,
+            callbacks=callbacks,
+            enable_checkpointing=checkpoints is not None,
+            gradient_clip_val=1.0,
+        )
+        trainer.fit(model, data, ckpt_path=ckpt_path, weights_only=True)
+        return _end(model, trainer), diary.steps
+
+    return fit
+
+
+def _end(model, trainer):
+    """All that training has changed: weights, optimiser, schedule."""
+    (optimizer,) = trainer.optimizers
+    state = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    for index, moments in optimizer.state_dict()["state"].items():
+        state |= {f"optimizer.{index}.{key}": value for key, value in moments.items()}
+    rates = [group["lr"] for group in optimizer.param_groups]
+    state["rates"] = torch.tensor(rates, dtype=torch.float64)
+    state["steps"] = torch.tensor([trainer.global_step, trainer.current_epoch])
+    return state
+
+
+@pytest.fixture(scope="module")
+def straight(runs, tmp_path_factory):
+    """The run that never stopped, with a checkpoint after every step and every epoch."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    end, steps = runs(checkpoints=folder)
+    assert len(steps) == EPOCHS * STEPS_PER_EPOCH
+    return end, steps, folder
+
+
+def _same(one, other):
+    assert one.keys() == other.keys()
+    differing = [key for key in one if not torch.equal(one[key], other[key])]
+    assert not differing
+
+
+def test_the_run_is_random_in_all_that_resume_must_keep(straight):
+    _, steps, _ = straight
+    first, second = steps[:STEPS_PER_EPOCH], steps[STEPS_PER_EPOCH:]
+    assert [step[1] for step in first] != [step[1] for step in second]  # shuffled anew
+    assert {name for step in first for name in step[1]} == {
+        f"train{number}" for number in range(11)
+    }
+    assert len({step[2] for step in steps}) == len(steps)  # every step has its own rates
+
+
+def test_writing_checkpoints_changes_nothing(straight, runs):
+    end, steps, _ = straight
+    again, steps_again = runs()
+    _same(end, again)
+    assert steps == steps_again
+
+
+@pytest.mark.parametrize("step", [1, 2, 4, 5])
+def test_resume_in_the_middle_of_an_epoch(step, straight, runs):
+    end, steps, folder = straight
+    resumed, rest = runs(str(folder / f"step{step}.ckpt"))
+    assert rest == steps[step:]
+    _same(end, resumed)
+
+
+@pytest.mark.parametrize("name", ["epoch0", "step3"])
+def test_resume_between_two_epochs(name, straight, runs):
+    end, steps, folder = straight
+    resumed, rest = runs(str(folder / f"{name}.ckpt"))
+    assert rest == steps[STEPS_PER_EPOCH:]
+    _same(end, resumed)
+
+
+def test_resume_with_loader_workers_that_had_read_ahead(straight, runs, tmp_path):
+    end, steps, _ = straight
+    _, with_workers = runs(checkpoints=tmp_path, num_workers=2)
+    assert with_workers == steps
+    resumed, rest = runs(str(tmp_path / "step4.ckpt"), num_workers=2)
+    assert rest == steps[4:]
+    _same(end, resumed)
+
+
+def test_a_finished_run_has_nothing_left_to_do(straight, runs):
+    end, _, folder = straight
+    resumed, rest = runs(str(folder / "epoch1.ckpt"))
+    assert rest == []
+    weights = [key for key in end if not key.startswith(("rates", "steps"))]
+    _same({key: end[key] for key in weights}, {key: resumed[key] for key in weights})
