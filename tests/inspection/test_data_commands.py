@@ -86,3 +86,23 @@ def test_init_writes_a_config_that_check_takes(folder, tiny_vit_dir, tiny_tokeni
     ]
     assert _exit(["data", "check", "--config", str(folder / "epic.yaml"), *encoders]) == 0
     assert _exit(["data", "init", str(folder)]) == 1
+
+
+def test_init_of_a_multilabel_table_is_trained(folder, tiny_vit_dir, tiny_tokenizer_dir):
+    tags = ("red|square", "square", "red", "green|square|big")
+    rows = [f"{i}.png,a thing number {i},{tags[i % 4]}" for i in range(40)]
+    (folder / "t.csv").write_text("\n".join(["image,text,tags", *rows]))
+    assert _exit(["data", "init", str(folder)]) == 0
+    trained = run(
+        [
+            "fit",
+            f"--config={folder / 'epic.yaml'}",
+            f"--model.image_encoder={tiny_vit_dir}",
+            f"--model.text_encoder={tiny_tokenizer_dir}",
+            "--model.image_size=32",
+            "--model.interaction_layers=2",
+            *FAST,
+        ]
+    )
+    assert trained.model.class_names == ["big", "green", "red", "square"]
+    assert "val/f1_micro" in trained.trainer.callback_metrics

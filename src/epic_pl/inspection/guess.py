@@ -1,6 +1,7 @@
 """Which column of a table is what."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,15 +177,17 @@ def _label_column(table: pa.Table, names: Sequence[str]) -> str:
 
 
 def _separator(labels: pa.ChunkedArray) -> str | None:
-    """What separates several labels of a cell: parts must recur more than cells do."""
+    """What separates several labels of a cell: its parts must recur in other cells."""
     if not _is_string(labels.type):
         return None
     cells = [cell for cell in labels.cast(pa.string()).drop_null().to_pylist() if cell.strip()]
+    distinct = set(cells)
     for mark in _SEPARATORS:
         if sum(mark in cell for cell in cells) < max(1, 0.05 * len(cells)):
             continue
-        parts = {part.strip() for cell in cells for part in cell.split(mark)}
-        if len(parts) < len(set(cells)):
+        parts = Counter(part.strip() for cell in distinct for part in set(cell.split(mark)))
+        # a comma is at home in a single name as well ("Paris, France"), so it must explain more
+        if len(parts) < len(distinct) or (mark != "," and parts.total() > len(parts)):
             return mark
     return None
 

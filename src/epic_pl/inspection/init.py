@@ -26,7 +26,7 @@ trainer:
   accelerator: auto
   devices: 1
   max_epochs: {epochs}
-  log_every_n_steps: 10
+  log_every_n_steps: {log_every}
 model:
   # these come through pip and need no model hub. With one in reach, try larger ones:
   #   image_encoder: vit_base_patch16_224.augreg_in21k
@@ -119,6 +119,7 @@ def find_table(source: Path) -> Path:
 def _values(path: Path, config: Path, table: pa.Table, guess: Guess) -> dict[str, Any]:
     rows = table.num_rows
     metric = "val/f1_micro" if guess.multilabel else "val/accuracy"
+    batch_size = int(np.clip(2 ** round(np.log2(rows / 30)), 4, 32))
     # a small table needs more epochs for as many steps
     epochs = int(np.clip(_USUAL_EPOCHS * _USUAL_ROWS / rows, 3, 30))
     plain = {
@@ -145,7 +146,8 @@ def _values(path: Path, config: Path, table: pa.Table, guess: Guess) -> dict[str
         "epochs": epochs,
         "patience": max(3, epochs // 2),
         "image_size": _image_size(table, guess),
-        "batch_size": int(np.clip(2 ** round(np.log2(rows / 30)), 4, 32)),
+        "batch_size": batch_size,
+        "log_every": int(np.clip(rows // (2 * batch_size), 1, 10)),
         "max_text_tokens": _max_tokens(table, guess),
         "val_size": 0.1 if rows >= 200 else 0.2,
         "test_size": 0.2 if rows < 20_000 else 0.1,
