@@ -49,11 +49,13 @@ class ConfusionMatrixPlot(Callback):
         """Draw, on rank zero; the counts of all ranks are summed."""
         if self._matrix is None:
             return
-        counts = self._matrix.compute().cpu()  # (C, C); a collective call, so on every rank
+        # both are collective calls, so every rank must make them
+        counts = self._matrix.compute().cpu()  # (C, C)
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
         if not trainer.is_global_zero:
             return
         figure = draw_confusion_matrix(counts, pl_module.class_names)  # type: ignore[arg-type]
-        path = Path(trainer.log_dir or trainer.default_root_dir) / "confusion_matrix.png"
+        path = folder / "confusion_matrix.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150, bbox_inches="tight")
         rank_zero_info(f"Confusion matrix drawn to {path}")
