@@ -241,7 +241,6 @@ def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
 def main(args: ArgsType = None) -> None:
     """Entry point of ``epic-pl``: runs and turns our errors into one paragraph and exit code 1."""
     argv = list(args) if args is not None else sys.argv[1:]
-    sys.argv = sys.argv[:1]  # LightningCLI warns where both are given
     try:
         if argv[:1] == ["data"]:
             from epic_pl.inspection.commands import data_command
@@ -262,6 +261,9 @@ def _message(error: Exception) -> str:
     kind = type(error)
     text = str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2]
     if isinstance(error, ArgumentError):
-        text = f"{_PARSER_NOISE.sub('', text)}. `epic-pl fit --help` lists the options, "
-        text += "`epic-pl fit --data.help CLASS` those of a DataModule."
-    return " ".join(text.split()).replace(" .", ".")
+        text = _PARSER_NOISE.sub("", text).strip().rstrip(".")
+        text += (
+            ". `epic-pl fit --help` lists the options, `epic-pl fit --data.help CLASS` those of "
+        )
+        text += "a DataModule."
+    return " ".join(text.split())
