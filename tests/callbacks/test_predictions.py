@@ -1,0 +1,135 @@
+import csv
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import tiny_runs
+from epic_pl.callbacks import PredictionWriter
+from epic_pl.callbacks.predictions import merge_parts
+from epic_pl.errors import DataError
+
+
+@pytest.fixture
+def predict(tiny_vit_dir, tiny_tokenizer_dir, tmp_path):
+    """Predict seven samples of four classes and return what the Trainer gave and what lies on disk.
+
+    Batches of three, so that the last one is not full.
+    """
+
+    def run(task="multiclass", **options):
+        writer = PredictionWriter(**options)
+        model = tiny_runs.module(
+            tiny_vit_dir, tiny_tokenizer_dir, num_classes=4, task=task, class_names=list("abcd")
+        )
+        trainer = tiny_runs.trainer(tmp_path, callbacks=[writer])
+        rows = tiny_runs.loader(tiny_runs.samples(7), 3, drop=["labels"])
+        parts = trainer.predict(model, rows)
+        return torch.cat([part["probabilities"] for part in parts]), tmp_path / writer.output
+
+    return run
+
+
+def test_parquet_has_every_class_in_order(predict):
+    probabilities, path = predict()
+    table = pq.read_table(path)
+    assert table.column_names == ["sample_id", "label", *(f"probability_{c}" for c in "abcd")]
+    assert table["sample_id"].to_pylist() == [f"sample-{number}" for number in range(7)]
+    assert table["label"].to_pylist() == ["abcd"[row] for row in probabilities.argmax(dim=1)]
+    for index, name in enumerate("abcd"):
+        written = table[f"probability_{name}"].to_pylist()
+        assert written == pytest.approx(probabilities[:, index].tolist())
+
+
+def test_csv_holds_the_same(predict):
+    probabilities, path = predict(output="predictions.csv")
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    for index, name in enumerate("abcd"):
+        written = [float(row[f"probability_{name}"]) for row in rows]
+        assert written == pytest.approx(probabilities[:, index].tolist())
+    assert [row["label"] for row in rows] == ["abcd"[i] for i in probabilities.argmax(dim=1)]
+
+
+def test_top_k_is_sorted_and_never_longer_than_the_classes(predict):
+    probabilities, path = predict(top_k=2)
+    table = pq.read_table(path)
+    assert table.column_names[2:] == ["label_1", "probability_1", "label_2", "probability_2"]
+    values, indices = probabilities.topk(2, dim=1)
+    for k in (1, 2):
+        assert table[f"label_{k}"].to_pylist() == ["abcd"[i] for i in indices[:, k - 1]]
+        written = table[f"probability_{k}"].to_pylist()
+        assert written == pytest.approx(values[:, k - 1].tolist())
+    assert table["label"].to_pylist() == table["label_1"].to_pylist()
+    _, path = predict(top_k=9)
+    assert len(pq.read_table(path).column_names) == 2 + 2 * 4
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.1])
+def test_multilabel_joins_the_labels_at_or_above_the_threshold(threshold, predict):
+    probabilities, path = predict(task="multilabel", threshold=threshold)
+    expected = [
+        "|".join(c for c, p in zip("abcd", row, strict=True) if p >= threshold)
+        for row in probabilities.tolist()
+    ]
+    assert pq.read_table(path)["label"].to_pylist() == expected
+
+
+def test_other_file_types_are_refused():
+    with pytest.raises(DataError, match=r"\.parquet or \.csv, not 'out\.xlsx'"):
+        PredictionWriter("out.xlsx")
+
+
+# ------------------------------------------------------------------ ranks
+
+
+def _parts(folder, *ids):
+    paths = []
+    for rank, own in enumerate(ids):
+        paths.append(folder / f"part{rank}.parquet")
+        pq.write_table(
+            pa.table({"sample_id": own, "label": [f"of {key}" for key in own]}), paths[-1]
+        )
+    return paths
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        (["0", "2", "4"], ["1", "3"]),  # uneven, as our sampler deals them out
+        (["0", "3"], ["1", "4"], ["2"]),
+        (["0", "2", "4"], ["1", "3", "0"]),  # evened out by repeating the first, as torch's does
+    ],
+)
+def test_parts_come_back_in_the_order_of_the_data_each_once(ids, tmp_path):
+    parts = _parts(tmp_path, *ids)
+    table = merge_parts(parts)
+    assert table["sample_id"].to_pylist() == list("01234")
+    assert table["label"].to_pylist() == [f"of {key}" for key in "01234"]
+    assert not any(part.exists() for part in parts)
+
+
+def test_ids_keep_the_order_of_the_data_not_of_the_alphabet(tmp_path):
+    table = merge_parts(_parts(tmp_path, ["z", "b"], ["a", "y"]))
+    assert table["sample_id"].to_pylist() == ["z", "a", "b", "y"]
+
+
+def test_a_missing_part_is_named(tmp_path):
+    parts = _parts(tmp_path, ["0"], ["1"])
+    parts[1].unlink()
+    with pytest.raises(DataError, match=r"part1\.parquet.*default_root_dir"):
+        merge_parts(parts)
+
+
+def test_lost_rows_are_noticed(tmp_path):
+    with pytest.raises(DataError, match=r"\[4, 2\] rows: some are lost"):
+        merge_parts(_parts(tmp_path, list("0246"), list("13")))
+
+
+def test_predictions_of_an_earlier_run_are_not_added_to(predict):
+    writer = PredictionWriter()
+    writer._batches = [{"sample_id": ["old"], "probabilities": torch.ones(1, 4)}]
+    writer.on_predict_start(SimpleNamespace(), SimpleNamespace())
+    assert writer._batches == []
