@@ -32,15 +32,19 @@ def check_batch(batch: Batch, task: Task, num_classes: int) -> None:
     Raises:
         DataError: naming the key, shape or label that is wrong.
     """
-    for key in ("pixel_values", "input_ids", "attention_mask"):
-        if key not in batch:
+    for key, stored in (
+        ("pixel_values", "image_features"),
+        ("input_ids", "text_features"),
+        ("attention_mask", None),
+    ):
+        if key not in batch and stored not in batch:
             raise DataError(
                 f"The batch has no {key!r}: epic_pl.types.Batch says what it must hold."
             )
     if "labels" not in batch:
         raise DataError("The batch has no labels, so there is no loss: use predict for such data.")
     labels = batch["labels"]
-    size = len(batch["input_ids"])
+    size = len(batch["attention_mask"])
     expected = (size, num_classes) if task == "multilabel" else (size,)
     if tuple(labels.shape) != expected:
         raise DataError(

@@ -28,6 +28,7 @@ from epic_pl.errors import DataError, TrainingError
 from epic_pl.nn.encoders import Encoder, build_image_encoder, build_text_encoder
 from epic_pl.nn.encoders.base import Pooling
 from epic_pl.nn.epic import EPIC, EPICConfig, HeadInputs, Interaction, PromptAttention
+from epic_pl.nn.head import HeadNorm
 from epic_pl.nn.interaction import HubActivation
 from epic_pl.nn.prompts import FirstPrompt
 from epic_pl.objectives import Objective, Task, build_metrics
@@ -73,8 +74,10 @@ class EPICModule(L.LightningModule):
         prompt_attention: "joint": tokens and prompts see each other; "read_only": prompts read the
             frozen tokens, which never see them.
         head_inputs: what the head sees: "pooled" outputs, or "pooled+prompts".
+        head_norm: "parts": each input of the head has a LayerNorm of its own; "joint": one for all.
+        head_dropout: probability with which an input of the head is dropped in training.
         prompt_init_std: of the learned prompts.
-        dropout: on the head's input and the hub's messages.
+        dropout: the same for the hub's messages.
         modality_dropout: probability with which a training sample loses picture or text.
         lr: peak learning rate of the head.
         prompt_lr: peak learning rate of prompts and hub.
@@ -117,6 +120,8 @@ class EPICModule(L.LightningModule):
         first_prompt: FirstPrompt = "independent",
         prompt_attention: PromptAttention = "joint",
         head_inputs: HeadInputs = "pooled+prompts",
+        head_norm: HeadNorm = "parts",
+        head_dropout: float = 0.1,
         prompt_init_std: float = 0.02,
         dropout: float = 0.1,
         modality_dropout: float = 0.0,
@@ -143,6 +148,8 @@ class EPICModule(L.LightningModule):
             first_prompt=first_prompt,
             prompt_attention=prompt_attention,
             head_inputs=head_inputs,
+            head_norm=head_norm,
+            head_dropout=head_dropout,
             prompt_init_std=prompt_init_std,
             dropout=dropout,
             modality_dropout=modality_dropout,

@@ -37,6 +37,8 @@ class Batch(TypedDict):
 
     * ``pixel_values (B, 3, H, W)`` float: normalised pictures, zeros where absent.
     * ``input_ids (B, S)`` int64: text padded to the longest of the batch.
+    * ``image_features`` and ``text_features``: in place of the two above, what a feature cache
+      stored of the frozen encoders (:meth:`epic_pl.nn.towers.Tower.features`), batch first.
     * ``attention_mask (B, S)`` int64 or bool: 1 on real tokens, 0 on padding.
     * ``image_present (B,)`` and ``text_present (B,)`` bool: optional, all are present without.
     * ``labels``: ``(B,)`` int64 class indices, or ``(B, C)`` float 0/1 for multilabel; absent when
@@ -44,9 +46,11 @@ class Batch(TypedDict):
     * ``sample_id``: list of B strings; optional outside of prediction.
     """
 
-    pixel_values: Tensor
-    input_ids: Tensor
     attention_mask: Tensor
+    pixel_values: NotRequired[Tensor]
+    input_ids: NotRequired[Tensor]
+    image_features: NotRequired[dict[str, Tensor]]
+    text_features: NotRequired[dict[str, Tensor]]
     image_present: NotRequired[Tensor]
     text_present: NotRequired[Tensor]
     labels: NotRequired[Tensor]

@@ -65,6 +65,9 @@ def _sample_logits(model, batch, i: int) -> Tensor:
     ]
     if config.head_inputs == "pooled+prompts":
         h += [sum(z_image) / len(z_image), sum(z_text) / len(z_text)]
+    if config.head_norm == "parts":
+        h = [layer_norm(part, norm) for part, norm in zip(h, model.head.norms, strict=True)]
+        return linear(torch.cat(h), model.head.linear)
     return linear(layer_norm(torch.cat(h), model.head.norm), model.head.linear)
 
 

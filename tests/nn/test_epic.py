@@ -67,7 +67,9 @@ def test_a_hub_at_its_start_equals_no_interaction(share_hub):
 def test_without_interaction_text_never_reaches_the_pictures_half():
     model = epic(config(interaction_layers=3, interaction="none"))
     captured = []
-    model.head.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
+    model.head.register_forward_pre_hook(
+        lambda _, inputs: captured.append(torch.cat(inputs[0], dim=1))
+    )
     first, other = batch([4, 4]), batch([4, 4], seed=1)
     logits(model, first)
     logits(model, {**first, "input_ids": other["input_ids"]})
@@ -148,10 +150,12 @@ def test_presence_may_be_left_out_where_all_is_there(keys):
 
 
 def test_modality_dropout_in_training_only():
-    model, made = epic(config(modality_dropout=1.0, dropout=0.0)), batch([4] * 8)
+    model, made = epic(config(modality_dropout=1.0, dropout=0.0, head_dropout=0.0)), batch([4] * 8)
     calm = logits(model, made)
     torch.testing.assert_close(logits(model, made), calm, rtol=0, atol=0)
-    torch.testing.assert_close(calm, logits(epic(config(dropout=0.0)), made), rtol=0, atol=0)
+    torch.testing.assert_close(
+        calm, logits(epic(config(dropout=0.0, head_dropout=0.0)), made), rtol=0, atol=0
+    )
     model.train()
     dropped = logits(model, made)
     for row in range(8):
@@ -226,7 +230,7 @@ def test_train_never_wakes_the_encoders():
     drowsy = bert(hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5)
     image = TimmViTEncoder(scramble(noisy.train()))
     text = HFTextEncoder(scramble(drowsy.train()))
-    model = epic(config(dropout=0.0), image, text).train()
+    model = epic(config(dropout=0.0, head_dropout=0.0), image, text).train()
     assert model.training
     assert model.head.training
     assert not any(m.training for part in (image, text) for m in part.modules())

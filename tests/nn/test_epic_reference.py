@@ -16,6 +16,7 @@ SWITCHES = {
     "first prompts from text": {"interaction_layers": 3, "first_prompt": "from_text"},
     "no interaction": {"interaction_layers": 3, "interaction": "none"},
     "pooled only": {"head_inputs": "pooled"},
+    "one norm for the head": {"head_norm": "joint"},
     "identity": {"interaction_layers": 3, "hub_activation": "identity"},
     "cold and fixed": {"temperature": 0.02, "learn_temperature": False},
     "many prompts": {"num_prompts": 5, "hub_width": 3},

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from epic_pl.errors import ConfigError
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.head import ClassificationHead
+from epic_pl.nn.head import ClassificationHead, HeadNorm
 from epic_pl.nn.interaction import HubActivation, InteractionHub
 from epic_pl.nn.presence import drop_modalities
 from epic_pl.nn.prompts import FirstPrompt, TemporalPrompts
@@ -44,8 +44,10 @@ class EPICConfig:
         prompt_attention: "joint": tokens and prompts see each other; "read_only": prompts read
             the frozen tokens, which never see them.
         head_inputs: "pooled", or "pooled+prompts" (the mean of the last prompts joins in).
+        head_norm: "parts": each input of the head has a LayerNorm of its own; "joint": one for all.
+        head_dropout: on the head's input.
         prompt_init_std: of the learned prompts.
-        dropout: on the head's input and the hub's messages.
+        dropout: on the hub's messages.
         modality_dropout: probability with which a training sample loses one modality.
     """
 
@@ -60,6 +62,8 @@ class EPICConfig:
     first_prompt: FirstPrompt = "independent"
     prompt_attention: PromptAttention = "joint"
     head_inputs: HeadInputs = "pooled+prompts"
+    head_norm: HeadNorm = "parts"
+    head_dropout: float = 0.1
     prompt_init_std: float = 0.02
     dropout: float = 0.1
     modality_dropout: float = 0.0
@@ -68,7 +72,7 @@ class EPICConfig:
         for name in ("num_prompts", "hub_width", "temperature", "prompt_init_std"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be positive, not {getattr(self, name)}.")
-        for name in ("dropout", "modality_dropout"):
+        for name in ("dropout", "head_dropout", "modality_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is a probability, not {getattr(self, name)}.")
 
@@ -154,8 +158,8 @@ class EPIC(nn.Module):
         )
         self.absent_image = nn.Parameter(torch.zeros(widths[0]))
         self.absent_text = nn.Parameter(torch.zeros(widths[1]))
-        joined = sum(widths) * (2 if config.head_inputs == "pooled+prompts" else 1)
-        self.head = ClassificationHead(joined, num_classes, config.dropout)
+        parts = list(widths) * (2 if config.head_inputs == "pooled+prompts" else 1)
+        self.head = ClassificationHead(parts, num_classes, config.head_dropout, config.head_norm)
 
     @property
     def image_encoder(self) -> Encoder:
@@ -171,11 +175,8 @@ class EPIC(nn.Module):
         """Logits ``(B, C)`` of a batch; docs/method.md has the equations."""
         image_present, text_present = self._presence(batch)
         # extraction layers: nothing to train upstream, so no gradient and no stored activation
-        image = self.image_tower.extract(batch["pixel_values"], None, image_present)
-        text = self.text_tower.extract(
-            batch["input_ids"], batch["attention_mask"].bool(), text_present
-        )
-        image_prompts, text_prompts = self.prompts.first(len(batch["input_ids"]))  # (B, n, d)
+        image, text = self._extract(batch, image_present, text_present)
+        image_prompts, text_prompts = self.prompts.first(len(batch["attention_mask"]))  # (B, n, d)
         for step in range(self.num_steps):
             if step > 0:
                 image_prompts, text_prompts = self._consolidate(
@@ -192,8 +193,23 @@ class EPIC(nn.Module):
         ]
         if self.config.head_inputs == "pooled+prompts":
             features += [image_prompts.mean(dim=1), text_prompts.mean(dim=1)]
-        logits: Tensor = self.head(torch.cat(features, dim=-1))  # (B, C)
+        logits: Tensor = self.head(features)  # (B, C)
         return logits
+
+    def _extract(
+        self, batch: Batch, image_present: Tensor | None, text_present: Tensor | None
+    ) -> tuple[Any, Any]:
+        """Both towers before step 1: run, or restored from a feature cache."""
+        text_mask = batch["attention_mask"].bool()  # (B, N_t)
+        if "image_features" in batch:
+            image = self.image_tower.restore(batch["image_features"], None, image_present)
+        else:
+            image = self.image_tower.extract(batch["pixel_values"], None, image_present)
+        if "text_features" in batch:
+            text = self.text_tower.restore(batch["text_features"], text_mask, text_present)
+        else:
+            text = self.text_tower.extract(batch["input_ids"], text_mask, text_present)
+        return image, text
 
     def _consolidate(
         self,
@@ -218,9 +234,8 @@ class EPIC(nn.Module):
         given = "image_present" in batch or "text_present" in batch
         if not given and probability == 0:
             return None, None
-        everyone = torch.ones(
-            len(batch["input_ids"]), dtype=torch.bool, device=batch["input_ids"].device
-        )
+        mask = batch["attention_mask"]
+        everyone = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
         image_present = batch.get("image_present", everyone).bool()
         text_present = batch.get("text_present", everyone).bool()
         if probability > 0:

@@ -1,20 +1,24 @@
 """How one modality runs through its frozen encoder with prompts: jointly, or reading only.
 
 A tower holds no parameters to train. EPIC asks three things of it: ``extract`` what depends on the
-sample alone, ``acquire`` the outputs of prompts at an interaction layer, ``pool`` at the end.
+sample alone, ``acquire`` the outputs of prompts at an interaction layer, ``pool`` at the end. What
+``extract`` does in two halves, ``boundary`` and ``start``, can be stored in between or, for prompts
+that only read, behind both (``features`` and ``restore``).
 
 Shape legend: B batch, N tokens, n prompts, d width, h heads, K steps.
 """
 
 from abc import ABC, abstractmethod
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from epic_pl.errors import ConfigError
 from epic_pl.nn.encoders.base import Encoder, Memory
 
 State = TypeVar("State")
+FeatureLevel = Literal["boundary", "layers"]
 
 
 class Tower(nn.Module, ABC, Generic[State]):
@@ -30,7 +34,6 @@ class Tower(nn.Module, ABC, Generic[State]):
         self.encoder = encoder
         self.layers = layers
 
-    @abstractmethod
     def extract(self, inputs: Tensor, mask: Tensor | None, present: Tensor | None) -> State:
         """Run what is frozen and depends on the sample alone, without gradient.
 
@@ -39,6 +42,39 @@ class Tower(nn.Module, ABC, Generic[State]):
             mask: ``(B, N)`` bool, False on padding; None where there is none.
             present: ``(B,)`` bool, False where the modality is absent: prompts see nothing of it.
         """
+        return self.start(self.boundary(inputs, mask), mask, present)
+
+    @torch.no_grad()
+    def boundary(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        """Tokens ``(B, N, d)`` that enter the first interaction layer."""
+        tokens = self.encoder.embed(inputs)
+        return self.encoder.run_layers(0, self.layers[0], tokens, mask)
+
+    @abstractmethod
+    def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> State:
+        """The state before step 1, from the boundary's tokens."""
+
+    def features(
+        self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
+    ) -> dict[str, Tensor]:
+        """What a cache of ``level`` stores of each sample, batch first."""
+        if level == "layers":
+            raise ConfigError(
+                "Joint prompts change the tokens in every interaction layer, so only the boundary "
+                "can be stored: set cache.level to boundary, or prompt_attention to read_only."
+            )
+        return {"tokens": self.boundary(inputs, mask)}
+
+    def restore(
+        self, features: dict[str, Tensor], mask: Tensor | None, present: Tensor | None
+    ) -> State:
+        """The state before step 1, from what :meth:`features` gave."""
+        return self.start(features["tokens"].to(self.dtype), mask, present)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the frozen weights, and so of the tokens."""
+        return next(self.encoder.parameters()).dtype
 
     @abstractmethod
     def acquire(self, step: int, state: State, prompts: Tensor) -> tuple[State, Tensor]:
@@ -60,11 +96,8 @@ class JointState(NamedTuple):
 class JointTower(Tower[JointState]):
     """``[U; Z] = Layer([U; P])``: tokens and prompts see each other (the paper's setting)."""
 
-    def extract(self, inputs: Tensor, mask: Tensor | None, present: Tensor | None) -> JointState:
-        """Run the layers before the first interaction layer."""
-        with torch.no_grad():
-            tokens = self.encoder.embed(inputs)
-            tokens = self.encoder.run_layers(0, self.layers[0], tokens, mask)
+    def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> JointState:
+        """The boundary's tokens are all that is needed."""
         return JointState(tokens, visible(mask, present, tokens.shape[1]), self.layers[0])
 
     def acquire(self, step: int, state: JointState, prompts: Tensor) -> tuple[JointState, Tensor]:
@@ -103,21 +136,48 @@ class ReadOnlyTower(Tower[ReadOnlyState]):
     through its N tokens, and its keys and values can be stored.
     """
 
-    def extract(self, inputs: Tensor, mask: Tensor | None, present: Tensor | None) -> ReadOnlyState:
-        """Run the whole frozen encoder, keeping keys and values of the interaction layers."""
-        encoder = self.encoder
-        memories, summary, layer = [], None, 0
-        with torch.no_grad():
-            tokens = encoder.embed(inputs)
-            for step, interaction_layer in enumerate(self.layers):
-                tokens = encoder.run_layers(layer, interaction_layer, tokens, mask)
-                if step == 0:
-                    summary = encoder.summary(tokens, mask)
-                memories.append(encoder.memory(interaction_layer, tokens))
-                layer = interaction_layer
-            tokens = encoder.run_layers(layer, encoder.num_layers, tokens, mask)
-            pooled = encoder.pool(tokens, mask)
+    @torch.no_grad()
+    def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> ReadOnlyState:
+        """Run the rest of the frozen encoder, keeping what the interaction layers can be asked."""
+        encoder, layer = self.encoder, self.layers[0]
+        memories, summary = [], encoder.summary(tokens, mask)
+        for interaction_layer in self.layers:
+            tokens = encoder.run_layers(layer, interaction_layer, tokens, mask)
+            memories.append(encoder.memory(interaction_layer, tokens))
+            layer = interaction_layer
+        tokens = encoder.run_layers(layer, encoder.num_layers, tokens, mask)
+        pooled = encoder.pool(tokens, mask)
         return ReadOnlyState(memories, visible(mask, present, tokens.shape[1]), summary, pooled)
+
+    def features(
+        self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
+    ) -> dict[str, Tensor]:
+        """Of level "layers": keys and values, the frozen output, and a summary where there is one.
+
+        ``memory (B, K, 2, h, N, d / h)``, ``pooled (B, d)``, ``summary (B, 1, d)``.
+        """
+        if level == "boundary":
+            return super().features(inputs, mask, level)
+        state = self.extract(inputs, mask, None)
+        memory = torch.stack([torch.stack(each) for each in state.memories])  # (K, 2, B, h, N, _)
+        features = {"memory": memory.movedim(2, 0), "pooled": state.pooled}
+        return features if state.summary is None else features | {"summary": state.summary}
+
+    def restore(
+        self, features: dict[str, Tensor], mask: Tensor | None, present: Tensor | None
+    ) -> ReadOnlyState:
+        """Views on the stored keys and values; nothing of the frozen encoder is run."""
+        if "memory" not in features:
+            return super().restore(features, mask, present)
+        memory = features["memory"]  # (B, K, 2, h, N, d / h)
+        memories = [Memory(memory[:, k, 0], memory[:, k, 1]) for k in range(memory.shape[1])]
+        summary = features.get("summary")
+        return ReadOnlyState(
+            memories,
+            visible(mask, present, memory.shape[4]),
+            None if summary is None else summary.to(self.dtype),
+            features["pooled"].to(self.dtype),
+        )
 
     def acquire(
         self, step: int, state: ReadOnlyState, prompts: Tensor
