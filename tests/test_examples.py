@@ -1,0 +1,38 @@
+import ast
+import csv
+import runpy
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from epic_pl.module import EPICModule
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "own_pipeline.py"
+
+
+def test_own_pipeline_fits_and_its_checkpoint_loads(
+    tmp_path, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir
+):
+    monkeypatch.chdir(tmp_path)
+    with open("pairs.csv", "w", newline="") as file:
+        for number in range(18):
+            Image.new("RGB", (40, 30), (80 * (number % 3), 60, 90)).save(f"{number}.png")
+            csv.writer(file).writerow([f"{number}.png", f"picture {number}", number % 3])
+    encoders = ["--image_encoder", str(tiny_vit_dir), "--text_encoder", str(tiny_tokenizer_dir)]
+    arguments = [str(EXAMPLE), "pairs.csv", *encoders, "--interaction_layers", "2"]
+    monkeypatch.setattr("sys.argv", arguments)
+    made = runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert made["trainer"].global_step == 6
+    assert made["model"].num_classes == 3
+    loaded = EPICModule.load_from_checkpoint("own_pipeline.ckpt").state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in made["model"].state_dict().items())
+
+
+def test_own_pipeline_is_short_and_uses_no_datamodule():
+    source = EXAMPLE.read_text()
+    tree = ast.parse(source)
+    lines = source.splitlines()[tree.body[0].end_lineno :]
+    code = [line for line in lines if line.strip() and not line.startswith(("import", "from"))]
+    assert len(code) <= 30
+    assert "DataModule" not in source
