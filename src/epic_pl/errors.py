@@ -21,6 +21,10 @@ class CheckpointError(EpicError):
     """A checkpoint does not fit the model that should load it."""
 
 
+class CacheError(EpicError):
+    """A feature store is missing, incomplete, damaged, or not the one that is asked for."""
+
+
 class ConfigError(EpicError):
     """Options that cannot hold together."""
 

@@ -1,0 +1,25 @@
+"""Frozen features on the disk: each distinct picture and text once, read at the speed of memory.
+
+`build` fills a store, in any number of processes that may be killed and continued; `FeatureStore`
+maps it and gathers batches. A store's folder is named by everything that its numbers depend on, so
+another encoder, layer or preprocessing never meets it.
+"""
+
+from epic_pl.cache.builder import SHARD_BYTES, build
+from epic_pl.cache.commands import default_root
+from epic_pl.cache.spec import JSON, Field, Kind, StoredDtype, StoreSpec
+from epic_pl.cache.store import FeatureStore
+from epic_pl.cache.writer import Produce
+
+__all__ = [
+    "JSON",
+    "SHARD_BYTES",
+    "FeatureStore",
+    "Field",
+    "Kind",
+    "Produce",
+    "StoreSpec",
+    "StoredDtype",
+    "build",
+    "default_root",
+]
