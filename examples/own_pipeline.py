@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
 from epic_pl.assets import resolve
-from epic_pl.data.preprocessing import build_image_transform, image_preprocessing
+from epic_pl.data.preprocessing import image_preprocessing
+from epic_pl.data.transforms import build_image_transform
 from epic_pl.module import EPICModule
 
 parser = argparse.ArgumentParser()

@@ -3,17 +3,11 @@ import json
 import pytest
 import timm
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModel, BertModel
 
-from epic_pl.data.preprocessing import (
-    ImagePreprocessing,
-    build_image_transform,
-    image_preprocessing,
-    load_tokenizer,
-)
-from epic_pl.errors import AssetError, ConfigError, EncoderError
+from epic_pl.data.preprocessing import ImagePreprocessing, image_preprocessing, load_tokenizer
+from epic_pl.errors import AssetError, EncoderError
 
 PLAIN = ImagePreprocessing(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=0.5)
 
@@ -88,48 +82,6 @@ def test_unknown_encoders_are_named(tmp_path):
         image_preprocessing("somebody/resnet")
     with pytest.raises(EncoderError, match=str(tmp_path)):
         image_preprocessing(str(tmp_path))
-
-
-def test_eval_transform_resizes_by_crop_pct_and_crops_the_centre():
-    # 128 x 64, shorter side to 64: the crop keeps the central 32 x 32, which alone is white
-    image = Image.new("RGB", (128, 64), "black")
-    image.paste((255, 255, 255), (48, 16, 80, 48))
-    transform = build_image_transform(PLAIN, train=False, augment="randaugment")
-    pixels = transform(image)
-    assert not transform.random
-    assert type(pixels) is torch.Tensor
-    assert pixels.shape == (3, 32, 32)
-    torch.testing.assert_close(pixels, torch.ones(3, 32, 32))  # (1 - 0.5) / 0.5
-
-
-@pytest.mark.parametrize("augment", ["none", "flip", "crop", "randaugment"])
-def test_train_transforms_have_the_size(augment):
-    transform = build_image_transform(PLAIN, train=True, augment=augment)
-    assert transform.random == (augment != "none")
-    assert transform(Image.new("RGB", (50, 40))).shape == (3, 32, 32)
-
-
-def test_flip_mirrors_half_of_the_time():
-    image = Image.new("RGB", (64, 64), "black")
-    image.paste((255, 255, 255), (0, 0, 32, 64))
-    transform = build_image_transform(PLAIN, train=True, augment="flip")
-    left = [float(transform(image)[0, 16, 0]) > 0 for _ in range(40)]
-    assert 8 < sum(left) < 32
-
-
-def test_very_long_picture_stays_small():
-    calls = []
-    transform = build_image_transform(PLAIN, train=False)
-    transform._steps.transforms[0].register_forward_hook(lambda *a: calls.append(a[-1].size))
-    assert transform(Image.new("RGB", (20_000, 2))).shape == (3, 32, 32)
-    assert max(calls[0]) <= 4 * 64
-
-
-def test_bad_options():
-    with pytest.raises(ConfigError, match="'mixup'"):
-        build_image_transform(PLAIN, train=True, augment="mixup")
-    with pytest.raises(ConfigError, match="'cubic'"):
-        build_image_transform(ImagePreprocessing(8, (0,), (1,), "cubic"), train=False)
 
 
 def test_tokenizer_errors_name_the_encoder(tmp_path):

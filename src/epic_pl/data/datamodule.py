@@ -13,15 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from epic_pl.data.collate import Collator, Task
 from epic_pl.data.loader import ResumableDataLoader, init_worker
-from epic_pl.data.preprocessing import (
-    AUGMENTATIONS,
-    ImagePreprocessing,
-    ImageTransform,
-    build_image_transform,
-    image_preprocessing,
-    load_tokenizer,
-)
+from epic_pl.data.preprocessing import ImagePreprocessing, image_preprocessing, load_tokenizer
 from epic_pl.data.sampler import EvalSampler, TrainSampler
+from epic_pl.data.transforms import AUGMENTATIONS, ImageTransform, build_image_transform
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.types import Sample
 
@@ -53,7 +47,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         eval_batch_size_per_device: in validation, test and prediction; None is the same.
         num_workers: loader processes of each rank.
         seed: of shuffling and augmentation.
-        augment: see :func:`~epic_pl.data.preprocessing.build_image_transform`.
+        augment: see :func:`~epic_pl.data.transforms.build_image_transform`.
         pin_memory: copy batches to page-locked memory, for GPUs.
 
     Raises:

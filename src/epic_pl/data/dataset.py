@@ -78,6 +78,12 @@ class ImageTextDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self._ids)
 
+    @property
+    def table(self) -> pa.Table:
+        """All rows as :func:`~epic_pl.data.table.table_schema` says; no copy."""
+        columns = (self._ids, self._images, self._texts, self._labels)
+        return pa.table(columns, names=["sample_id", "image", "text", "label"])
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose augmentations are drawn."""
         self.epoch = epoch

@@ -13,8 +13,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.layout import check_pictures
-from epic_pl.data.preprocessing import ImageTransform
 from epic_pl.data.table import sample_table
+from epic_pl.data.transforms import ImageTransform
 from epic_pl.errors import DataError
 
 

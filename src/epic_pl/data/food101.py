@@ -4,59 +4,24 @@ X. Wang, D. Kumar, N. Thome, M. Cord, F. Precioso, *Recipe recognition with larg
 dataset*, ICME Workshops 2015.
 """
 
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from epic_pl.data.datamodule import Split
 from epic_pl.data.folder import FolderDataModule, SplitRows
-from epic_pl.data.layout import PICTURE_SUFFIXES, Layout, Located, locate
-from epic_pl.data.records import read_csv, read_json, read_jsonl, require
+from epic_pl.data.food101_texts import LAYOUTS, Release, TextSource, read_release
+from epic_pl.data.layout import locate
 from epic_pl.data.table import stratified_split
 from epic_pl.errors import ConfigError, DataError
 
-TextSource = Literal["titles", "split_json", "page_text", "jsonl"]
-
-_TRAIN, _TEST = "images/train/|images/images/train/", "images/test/|images/images/test/"
-_VAL_FILES = ("val.jsonl", "dev.jsonl")
-_LAYOUTS = {
-    "titles": Layout("titles", (_TRAIN, _TEST, "texts/train_titles.csv", "texts/test_titles.csv")),
-    "split_json": Layout(
-        "split_json", (_TRAIN, _TEST, "split.json", "text.json", "class_idx.json")
-    ),
-    "page_text": Layout("page_text", (_TRAIN, _TEST, "texts_txt/")),
-    "jsonl": Layout("jsonl", ("train.jsonl", "test.jsonl")),
-}
 _HOW_TO_GET = (
     "download UPMC-Food101 (the data set gianmarco96/upmcfood101 on Kaggle has pictures and "
     "titles, about 6 GB) and unpack it so that the folder holds images/train/<class>/*.jpg, "
     "images/test/<class>/*.jpg, texts/train_titles.csv and texts/test_titles.csv."
 )
-_CHARACTERS_PER_TOKEN = 12  # of a page's text; English words have about five a token
-
-
-class Record(NamedTuple):
-    """A row: ``image`` relative to the image root, ``text`` None where there is none."""
-
-    sample_id: str
-    image: str
-    text: str | None
-    label: str
-
-
-class Release(NamedTuple):
-    """What a text source holds: its classes, rows of each split (``val`` may be missing)."""
-
-    classes: list[str]
-    splits: dict[str, list[Record]]
-    sources: dict[str, Path]
-    image_root: Path
 
 
 class Food101DataModule(FolderDataModule):
@@ -131,14 +96,11 @@ class Food101DataModule(FolderDataModule):
         found = locate(
             "UPMC-Food101",
             self.data_dir,
-            [_LAYOUTS[self.text_source]],
+            [LAYOUTS[self.text_source]],
             how_to_get=_HOW_TO_GET + self._other_sources(),
             nested=("food101", "UPMC_Food101", "data"),
         )
-        if self.text_source == "page_text":
-            release = _page_text(found, _CHARACTERS_PER_TOKEN * self.max_text_tokens)
-        else:
-            release = _READERS[self.text_source](found)
+        release = read_release(self.text_source, found, self.max_text_tokens)
         _check_classes(release)
         if "val" not in release.splits:
             _hold_out(release, self.val_size, self.split_seed)
@@ -147,7 +109,7 @@ class Food101DataModule(FolderDataModule):
     def _other_sources(self) -> str:
         """The text sources whose files are all there, as a hint."""
         others = []
-        for name, layout in _LAYOUTS.items():
+        for name, layout in LAYOUTS.items():
             try:
                 locate("", self.data_dir, [layout], how_to_get="")
                 others.append(name)
@@ -177,98 +139,6 @@ class Food101DataModule(FolderDataModule):
                 "without a text": sum(record.text is None for record in records),
             },
         )
-
-
-def _titles(found: Located) -> Release:
-    splits, sources = {}, {}
-    for split in ("train", "test"):
-        sources[split] = found[f"texts/{split}_titles.csv"]
-        splits[split] = [
-            Record(Path(image).stem, f"{split}/{label}/{image}", title, label)
-            for image, title, label in read_csv(sources[split], width=3)
-        ]
-    return Release(_classes_of(splits["train"]), splits, sources, found[_TRAIN].parent)
-
-
-def _split_json(found: Located) -> Release:
-    path = found["split.json"]
-    lists, texts = read_json(path), read_json(found["text.json"])
-    classes = sorted(read_json(found["class_idx.json"]))
-    names = {"train": ("train",), "val": ("val", "dev"), "test": ("test",)}
-    splits = {}
-    for split, keys in names.items():
-        key = next((key for key in keys if key in lists), None)
-        if key is None and split != "val":
-            raise DataError(f"{path} has no list {split!r}, only {', '.join(lists)}.")
-        if key is not None:
-            folder = "test" if split == "test" else "train"  # val pictures are training ones
-            splits[split] = [
-                Record(Path(name).stem, f"{folder}/{label}/{name}", texts.get(name), label)
-                for name in lists[key]
-                for label in [name.rpartition("_")[0]]
-            ]
-    return Release(classes, splits, dict.fromkeys(splits, path), found[_TRAIN].parent)
-
-
-def _page_text(found: Located, limit: int) -> Release:
-    classes = sorted(entry.name for entry in os.scandir(found[_TRAIN]) if entry.is_dir())
-    splits = {}
-    for split, folder in (("train", found[_TRAIN]), ("test", found[_TEST])):
-        pictures = [
-            (label, name)
-            for label in sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-            for name in sorted(os.listdir(folder / label))
-            if name.lower().endswith(PICTURE_SUFFIXES)
-        ]
-        pages = [found["texts_txt/"] / label / f"{Path(name).stem}.txt" for label, name in pictures]
-        with ThreadPoolExecutor(16) as pool:  # disks answer several requests at once
-            texts = pool.map(lambda page: _page(page, limit), pages, chunksize=256)
-            splits[split] = [
-                Record(Path(name).stem, f"{split}/{label}/{name}", text, label)
-                for (label, name), text in zip(pictures, texts, strict=True)
-            ]
-    sources = dict.fromkeys(splits, found["texts_txt/"])
-    return Release(classes, splits, sources, found[_TRAIN].parent)
-
-
-def _page(path: Path, limit: int) -> str | None:
-    """The beginning of a page; no tokenizer here minds how much white space is in it."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return " ".join(file.read(8 * limit).split())[:limit]
-    except FileNotFoundError:
-        return None
-
-
-def _jsonl(found: Located) -> Release:
-    root = found["train.jsonl"].parent
-    val = next((root / name for name in _VAL_FILES if (root / name).is_file()), None)
-    sources = {"train": found["train.jsonl"], "test": found["test.jsonl"]}
-    if val is not None:
-        sources["val"] = val
-    splits = {}
-    for split, path in sources.items():
-        table = read_jsonl(path, ("id", "img", "text", "label"))
-        require(table, "img", path)
-        require(table, "label", path)
-        splits[split] = [
-            Record(sample_id or Path(image).stem, image, text, label)
-            for sample_id, image, text, label in zip(
-                *(table[name].to_pylist() for name in ("id", "img", "text", "label")), strict=True
-            )
-        ]
-    return Release(_classes_of(splits["train"]), splits, sources, root)
-
-
-_READERS: dict[str, Callable[[Located], Release]] = {
-    "titles": _titles,
-    "split_json": _split_json,
-    "jsonl": _jsonl,
-}
-
-
-def _classes_of(records: Iterable[Record]) -> list[str]:
-    return sorted({record.label for record in records})
 
 
 def _check_classes(release: Release) -> None:

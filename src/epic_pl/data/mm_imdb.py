@@ -18,8 +18,8 @@ from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.folder import FolderDataModule, SplitRows
 from epic_pl.data.layout import Layout, Located, locate
 from epic_pl.data.mm_imdb_hdf5 import HDF5PictureDataset, check_hdf5, read_hdf5
-from epic_pl.data.preprocessing import ImageTransform
 from epic_pl.data.records import read_json
+from epic_pl.data.transforms import ImageTransform
 from epic_pl.errors import ConfigError, DataError
 
 Plot = Literal["longest", "first", "all"]

@@ -26,7 +26,7 @@ _PROBED = 16  # posters looked at to tell whether the mean was subtracted
 
 def _open(path: Path) -> Any:
     try:
-        import h5py  # type: ignore[import-untyped]
+        import h5py
     except ImportError as error:
         raise DataError(
             f"{path} is an HDF5 file, which needs h5py: pip install h5py. Or unpack mmimdb.tar.gz "

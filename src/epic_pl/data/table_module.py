@@ -14,7 +14,6 @@ from epic_pl.data.collate import Task
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.manifest import manifest_path, read_manifest, write_manifest
-from epic_pl.data.preprocessing import ImageTransform
 from epic_pl.data.table_pictures import (
     BadSamplePolicy,
     apply_policy,
@@ -25,6 +24,7 @@ from epic_pl.data.table_pictures import (
 )
 from epic_pl.data.table_reader import read_table, source_files
 from epic_pl.data.table_rows import RowOptions, build_rows, unlabelled_rows
+from epic_pl.data.transforms import ImageTransform
 from epic_pl.errors import ConfigError, DataError
 
 

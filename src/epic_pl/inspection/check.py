@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from epic_pl.data.datamodule import ImageTextDataModule, Split
-from epic_pl.data.preprocessing import build_image_transform
+from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import DataError
 from epic_pl.inspection.findings import Findings, Level, Problem
 from epic_pl.inspection.pictures import (

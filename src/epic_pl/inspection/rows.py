@@ -14,8 +14,8 @@ from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.entailment import EntailmentPairs
 from epic_pl.data.folder import FolderDataModule
-from epic_pl.data.preprocessing import ImageTransform, build_image_transform
 from epic_pl.data.table import sample_table
+from epic_pl.data.transforms import ImageTransform, build_image_transform
 from epic_pl.errors import DataError
 
 
@@ -79,11 +79,9 @@ def split_source(data: ImageTextDataModule, split: Split) -> SplitSource:
 
 def _source(dataset: Dataset[Any]) -> SplitSource:
     if isinstance(dataset, ImageTextDataset):
-        columns = (dataset._ids, dataset._images, dataset._texts, dataset._labels)
-        table = pa.table(columns, names=["sample_id", "image", "text", "label"])
         own = type(dataset)._read is not ImageTextDataset._read
         read = partial(dataset._read, "") if own else None
-        return SplitSource(table, dataset.image_root, read)
+        return SplitSource(dataset.table, dataset.image_root, read)
     if isinstance(dataset, EntailmentPairs):
         of = _source(dataset.pictures)
         texts, labels = zip(*map(dataset.pair, range(len(dataset))), strict=True)
