@@ -23,6 +23,15 @@ class Sample(TypedDict):
     label: int | list[int] | None
 
 
+class Reference(TypedDict):
+    """A row by name, before any picture is read: ``image`` is a path below the image root."""
+
+    sample_id: str
+    image: str | None
+    text: str | None
+    label: int | list[int] | None
+
+
 class RawSample(TypedDict):
     """A row as read from disk, before the picture is transformed: ``image`` is RGB or None."""
 

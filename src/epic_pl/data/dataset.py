@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from epic_pl.data.images import read_image
 from epic_pl.errors import DataError
-from epic_pl.types import RawSample, Sample
+from epic_pl.types import RawSample, Reference, Sample
 
 
 @contextmanager
@@ -88,18 +88,35 @@ class ImageTextDataset(Dataset[Sample]):
         """Choose the epoch whose augmentations are drawn."""
         self.epoch = epoch
 
+    def reference(self, index: int) -> Reference:
+        """A row without reading its picture."""
+        return {
+            "sample_id": self._ids[index].as_py(),
+            "image": self._images[index].as_py(),
+            "text": self._texts[index].as_py(),
+            "label": self._labels[index].as_py(),
+        }
+
+    def distinct(self) -> tuple[list[str], list[str]]:
+        """The different picture paths and the different texts of all rows, in their order."""
+        images, texts = (
+            column.unique().drop_null().to_pylist() for column in (self._images, self._texts)
+        )
+        return images, texts
+
     def raw(self, index: int) -> RawSample:
         """A row with its picture as read from disk.
 
         Raises:
             DataError: the picture cannot be read, or lies outside of the image root.
         """
-        sample_id, path = self._ids[index].as_py(), self._images[index].as_py()
+        row = self.reference(index)
+        path = row["image"]
         return {
-            "sample_id": sample_id,
-            "image": None if path is None else self._read(sample_id, path),
-            "text": self._texts[index].as_py(),
-            "label": self._labels[index].as_py(),
+            "sample_id": row["sample_id"],
+            "image": None if path is None else self._read(row["sample_id"], path),
+            "text": row["text"],
+            "label": row["label"],
         }
 
     def __getitem__(self, index: int) -> Sample:

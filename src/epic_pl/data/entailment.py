@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.errors import DataError
-from epic_pl.types import Sample
+from epic_pl.types import Reference, Sample
 
 ENTAILMENT_CLASSES = ("not_entailment", "entailment")
 
@@ -60,13 +60,28 @@ class EntailmentPairs(Dataset[Sample]):
         own = index // self.pairs_per_picture
         return self.names[own] if label else _other_name(self.names, own, rng), label
 
-    def __getitem__(self, index: int) -> Sample:
+    def reference(self, index: int) -> Reference:
+        """A row of this epoch without reading its picture."""
         row, number = divmod(index, self.pairs_per_picture)
-        sample = self.pictures[row]
-        sample["text"], sample["label"] = self.pair(index)
+        reference = self.pictures.reference(row)
+        reference["text"], reference["label"] = self.pair(index)
         if self.pairs_per_picture > 1:
-            sample["sample_id"] += f"#{number}"
-        return sample
+            reference["sample_id"] += f"#{number}"
+        return reference
+
+    def distinct(self) -> tuple[list[str], list[str]]:
+        """The different picture paths and the different statements of any epoch."""
+        return self.pictures.distinct()[0], list(dict.fromkeys(self.names))
+
+    def __getitem__(self, index: int) -> Sample:
+        row = self.reference(index)
+        image = self.pictures[index // self.pairs_per_picture]["image"]
+        return {
+            "sample_id": row["sample_id"],
+            "image": image,
+            "text": row["text"],
+            "label": row["label"],
+        }
 
 
 def fixed_pairs(
