@@ -34,10 +34,10 @@ def _edit(project, row_id, column, value):
         writer.writerows(rows)
 
 
-def _said(project, capsys, *options):
+def _said(project, capsys, *options, subcommand="fit"):
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
-        main(["fit", "--config", str(project / "tiny.yaml"), *options])
+        main([subcommand, "--config", str(project / "tiny.yaml"), *options])
     assert caught.value.code == 1
     lines = capsys.readouterr().err.splitlines()
     said = [line for line in lines if line.startswith("epic-pl: ")]
@@ -100,6 +100,17 @@ def test_a_checkpoint_of_other_classes(project, capsys):
     said = _said(project, capsys, "--model.warm_start", last)
     assert "CheckpointError" in said
     assert "number of classes" in said
+
+
+@pytest.mark.parametrize("subcommand", ["test", "predict", "fit"])
+def test_a_checkpoint_of_the_same_classes_in_another_order(subcommand, project, capsys):
+    config = ["--config", str(project / "tiny.yaml")]
+    cli = run(["fit", *config, "--trainer.max_epochs", "1"])
+    last = ["--ckpt_path", cli.trainer.checkpoint_callback.last_model_path]
+    order = ["--data.init_args.classes", "[red, green, blue]"]
+    said = _said(project, capsys, *last, *order, subcommand=subcommand)
+    assert "CheckpointError: The checkpoint's class 0 is 'blue', the data's is 'red'" in said
+    assert "(blue, green, red)" in said
 
 
 def test_an_empty_text_is_a_text(project):

@@ -110,6 +110,23 @@ def check_encoder(role: str, saved: EncoderIdentity, here: EncoderIdentity) -> N
     )
 
 
+def check_class_names(saved: list[str] | None, here: list[str] | None) -> None:
+    """Refuse data that names other classes, or the same in another order, than the checkpoint.
+
+    Raises:
+        CheckpointError: naming the first class that differs; nothing where a side has no names.
+    """
+    if saved is None or here is None or saved == here or len(saved) != len(here):
+        return  # other lengths are told by the head's shape
+    at = next(i for i, names in enumerate(zip(saved, here, strict=True)) if len(set(names)) > 1)
+    raise CheckpointError(
+        f"The checkpoint's class {at} is {saved[at]!r}, the data's is {here[at]!r}, so every "
+        "prediction would bear a wrong name. Give the data the checkpoint's classes in its order "
+        f"({', '.join(saved[:8])}{', ...' if len(saved) > 8 else ''}), or train anew, from the "
+        "checkpoint's weights with model.warm_start if you like."
+    )
+
+
 def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
     """The part that :class:`CheckpointInfo` describes.
 

@@ -18,6 +18,7 @@ from epic_pl.checkpoint import (
     CheckpointInfo,
     EncoderIdentity,
     adapter_state,
+    check_class_names,
     check_encoder,
     complete_state,
     read_checkpoint,
@@ -335,10 +336,12 @@ class EPICModule(L.LightningModule):
         """Check that the checkpoint fits, and complete it for Lightning's strict load.
 
         Raises:
-            CheckpointError: if it is not ours, was trained on other encoders, or a key is missing,
-                unknown or of another shape.
+            CheckpointError: if it is not ours, was trained on other encoders or classes, or a key
+                is missing, unknown or of another shape.
         """
-        self._check_encoders(require_info(checkpoint))
+        info = require_info(checkpoint)
+        self._check_encoders(info)
+        check_class_names(info["class_names"], self.hparams.get("class_names"))
         checkpoint["state_dict"] = complete_state(self, checkpoint["state_dict"])
         self._pending_rng = checkpoint.get("rng_states")
 
