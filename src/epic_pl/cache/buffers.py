@@ -26,7 +26,7 @@ class BufferPool:
     """
 
     def __init__(self, pin_memory: bool = False) -> None:
-        self._pin_memory = pin_memory
+        self._pin_memory = pin_memory and torch.cuda.is_available()  # as the DataLoader does
         self._free: list[Block] = []
 
     def take(self, rows: int, words: int) -> Tensor:

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from epic_pl.cache.buffers import BufferPool
 from epic_pl.cache.codec import decode
+from epic_pl.cache.copying import Copy, copy_all
 from epic_pl.cache.layout import WORD, Part, Record
 from epic_pl.cache.shard import Shard
 
 Rows = npt.NDArray[np.int64]
-_LARGE = 1 << 13  # words from which one copy an item beats picking all and placing all
+_LARGE = 1 << 11  # words from which one copy an item beats picking all and placing all
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,17 @@ def gather_items(
 
     def pick(part: Part) -> Tensor:
         out = buffers.take(batch, part.words)  # (B, w)
+        copies: list[Copy] = []
         for group in groups:
             source = group.shard.items[:, part.start : part.stop]
-            if len(groups) == 1:
-                torch.index_select(source, 0, torch.from_numpy(group.items), out=out)
-            elif len(group.items) > 1 and part.words < _LARGE:
+            if part.words < _LARGE:
                 picked = source.index_select(0, torch.from_numpy(group.items))
                 out.index_copy_(0, torch.from_numpy(group.positions), picked)
-            else:
-                for position, item in zip(group.positions, group.items, strict=True):
-                    out[position].copy_(source[item])
+                continue
+            rows, mine = out.numpy(), source.numpy()
+            pairs = zip(group.positions, group.items, strict=True)
+            copies += [(rows[position], mine[item]) for position, item in pairs]
+        copy_all(copies)
         return out
 
     return _decoded(record, pick, buffers)
@@ -65,22 +67,18 @@ def gather_tokens(
     """
     batch, longest = mask.shape
     lengths = mask.sum(1)
-    # padding reads an item's last token once more, and is cleared below
-    steps = np.minimum(np.arange(longest), np.maximum(lengths, 1)[:, None] - 1)
-    index = torch.from_numpy((np.where(lengths > 0, starts, 0)[:, None] + steps).reshape(-1))
-    padding = torch.from_numpy(np.flatnonzero(~mask.reshape(-1)))
 
     def pick(part: Part) -> Tensor:
         out = buffers.take(batch * longest, part.words)  # (B · N, w)
+        rows, copies = out.numpy(), list[Copy]()
         for group in groups:
-            source = group.shard.tokens[:, part.start : part.stop]
-            if len(groups) == 1:
-                torch.index_select(source, 0, index, out=out)
-                continue
+            source = group.shard.tokens[:, part.start : part.stop].numpy()
             for position in group.positions.tolist():
                 first, count, at = starts[position], lengths[position], position * longest
-                out[at : at + count].copy_(source[first : first + count])
-        return out.index_fill_(0, padding, 0) if len(padding) else out
+                copies.append((rows[at : at + count], source[first : first + count]))
+                copies.append((rows[at + count : at + longest], 0))
+        copy_all(copies)
+        return out
 
     decoded = _decoded(record, pick, buffers)
     return {name: rows.view(batch, longest, *rows.shape[1:]) for name, rows in decoded.items()}
