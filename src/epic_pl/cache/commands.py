@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 
 from epic_pl.assets import cache_dir
@@ -96,7 +97,7 @@ def info(folder: Path, console: Console | None = None) -> list[StoreInfo]:
     for store in found:
         identity = store.spec.identity if store.spec else {}
         each = decimal(store.nbytes // store.items) if store.items else "-"
-        state = "complete" if store.complete else f"[red]{store.problem}[/]"
+        state = "complete" if store.complete else f"[red]{escape(store.problem)}[/]"
         table.add_row(
             store.folder.name,
             str(identity.get("encoder", "-")),
@@ -129,7 +130,9 @@ def verify(
     for check in checks:
         names = ", ".join(path.name for path in check.corrupt)
         bad = check.problem or f"corrupt: {names}"
-        table.add_row(check.folder.name, str(check.files), "ok" if check.ok else f"[red]{bad}[/]")
+        table.add_row(
+            check.folder.name, str(check.files), "ok" if check.ok else f"[red]{escape(bad)}[/]"
+        )
         if remove_corrupt:
             for path in check.corrupt:
                 path.unlink(missing_ok=True)
