@@ -2,10 +2,12 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from sklearn.metrics import f1_score
 
 import tiny_runs
 from epic_pl.checkpoint import read_checkpoint
 from epic_pl.errors import CheckpointError, ConfigError, DataError, TrainingError
+from epic_pl.metrics import F1Thresholds
 from epic_pl.module import EPICModule
 from epic_pl.nn.encoders import Encoder
 from epic_pl.schedule import warmup_cosine
@@ -41,12 +43,14 @@ def _trained(model):
 
 
 MULTICLASS = ("accuracy", "f1_macro")
+BINARY = (*MULTICLASS, "auroc")
 MULTILABEL = ("f1_micro", "f1_macro", "f1_samples", "f1_weighted")
 
 
 @pytest.mark.parametrize(
     ("task", "classes", "names"),
     [
+        ("multiclass", 2, BINARY),
         ("multiclass", 3, MULTICLASS),
         ("multiclass", 6, (*MULTICLASS, "accuracy_top5")),
         ("multilabel", 4, MULTILABEL),
@@ -62,7 +66,8 @@ def test_a_plain_trainer_and_loader_run_all_four_loops(task, classes, names, mak
     assert logged == expected | {"train/loss_step", "train/loss_epoch"}
     trainer.validate(model, tiny_runs.loader(rows), verbose=False)
     (tested,) = trainer.test(model, tiny_runs.loader(rows, 3), verbose=False)
-    assert set(tested) == {f"test/{name}" for name in ("loss", *names)}
+    tuned = [f"{name}_tuned" for name in names] if multilabel else []
+    assert set(tested) == {f"test/{name}" for name in ("loss", *names, *tuned)}
 
     predictions = trainer.predict(model, tiny_runs.loader(rows, 3, drop=["labels"]))
     ids = [key for part in predictions for key in part["sample_id"]]
@@ -346,4 +351,108 @@ def test_a_loss_that_is_not_finite_names_step_and_samples(make, tmp_path):
 )
 def test_options_that_do_not_fit_are_named(options, named, make):
     with pytest.raises(ConfigError, match=named):
+        make(**options)
+
+
+# ------------------------------------------------------------------ thresholds
+
+
+@pytest.fixture
+def tuned(make, tmp_path):
+    """A multilabel module that was validated once, that data, other data, and its checkpoint."""
+    model = make(num_classes=4, task="multilabel", class_names=list("abcd"))
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=1)
+    rows = [tiny_runs.samples(12, classes=4, multilabel=True, seed=seed) for seed in (1, 2, 3)]
+    trainer.fit(model, tiny_runs.loader(rows[0]), tiny_runs.loader(rows[1], 5))
+    trainer.save_checkpoint(tmp_path / "tuned.ckpt")
+    return model, rows[1], rows[2], tmp_path / "tuned.ckpt"
+
+
+def _scores(model, rows):
+    batch = next(iter(tiny_runs.loader(rows, len(rows))))
+    model.eval()
+    with torch.no_grad():
+        return model(batch).sigmoid(), batch["labels"]
+
+
+def test_thresholds_are_tuned_on_validation_and_never_on_test(tuned, tmp_path):
+    model, val, test, _ = tuned
+    tuner = F1Thresholds(4)
+    tuner.update(*_scores(model, val))
+    expected = tuner.compute()
+    assert len(set(expected.tolist())) > 1
+    torch.testing.assert_close(model.thresholds, expected)
+
+    (tested,) = tiny_runs.trainer(tmp_path).test(model, tiny_runs.loader(test, 5), verbose=False)
+    torch.testing.assert_close(model.thresholds, expected)
+    scores, labels = _scores(model, test)
+    for name, at in (("f1_macro", 0.5), ("f1_macro_tuned", expected)):
+        reference = f1_score(labels, scores >= at, average="macro", zero_division=0)
+        assert tested[f"test/{name}"] == pytest.approx(reference, abs=1e-6)
+    assert tested["test/f1_macro"] != tested["test/f1_macro_tuned"]
+
+
+def test_thresholds_travel_in_the_checkpoint_which_stays_strict(tuned, make):
+    model, _, _, path = tuned
+    again = EPICModule.load_from_checkpoint(path)
+    assert torch.equal(again.thresholds, model.thresholds)
+    warm = make(num_classes=4, task="multilabel", warm_start=str(path))
+    assert torch.equal(warm.thresholds, model.thresholds)
+    content = read_checkpoint(str(path))
+    del content["state_dict"]["thresholds"]
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="it lacks thresholds"):
+        EPICModule.load_from_checkpoint(path)
+
+
+def test_the_sanity_check_tunes_nothing(make, tmp_path):
+    model = make(num_classes=4, task="multilabel")
+    rows = tiny_runs.samples(8, classes=4, multilabel=True)
+    seen = []
+
+    class Look(L.Callback):
+        def on_train_start(self, trainer, pl_module):
+            seen.append(pl_module.thresholds.tolist())
+
+    trainer = tiny_runs.trainer(tmp_path, max_steps=1, callbacks=[Look()])
+    trainer.fit(model, tiny_runs.loader(rows), tiny_runs.loader(rows))
+    assert seen == [[0.5] * 4]
+
+
+def test_a_multiclass_module_has_no_thresholds(make):
+    model = make()
+    assert model.thresholds is None
+    assert "thresholds" not in model.state_dict()
+
+
+# ------------------------------------------------------------------ class imbalance
+
+
+def test_balanced_weights_come_from_the_frequencies_and_back_from_the_checkpoint(make, tmp_path):
+    options = {"class_weights": "balanced", "class_frequencies": [0.5, 0.25, 0.25]}
+    model = make(**options, focal_gamma=1.5)
+    assert model.objective.class_weights.tolist() == pytest.approx([2 / 3, 4 / 3, 4 / 3])
+    trainer = tiny_runs.trainer(tmp_path, max_steps=1)
+    trainer.fit(model, tiny_runs.loader(tiny_runs.samples()))
+    trainer.save_checkpoint(tmp_path / "balanced.ckpt")
+    again = EPICModule.load_from_checkpoint(tmp_path / "balanced.ckpt")
+    assert again.objective.class_weights.tolist() == model.objective.class_weights.tolist()
+    assert again.objective.focal_gamma == 1.5
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"class_weights": "balanced"}, "needs class_frequencies"),
+        ({"pos_weight": [1.0] * 3}, "pos_weight is for multilabel tasks"),
+        ({"task": "multilabel", "class_weights": [1.0] * 3}, "use pos_weight instead"),
+        ({"class_weights": [1.0, 2.0]}, "class_weights has 2 entries"),
+        ({"class_weights": [1.0, -2.0, 1.0]}, "at least 0"),
+        ({"class_weights": [1.0, float("nan"), 1.0]}, "finite"),
+        ({"class_frequencies": [0.5, 0.5]}, "class_frequencies has 2 entries"),
+        ({"focal_gamma": -1.0}, "focal_gamma must be finite"),
+    ],
+)
+def test_loss_options_that_do_not_fit_are_refused(options, said, make):
+    with pytest.raises(ConfigError, match=said):
         make(**options)

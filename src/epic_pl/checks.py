@@ -3,27 +3,66 @@
 Shape legend: B batch, C classes.
 """
 
+from collections.abc import Sequence
+from math import inf
+
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.objectives import Task
 from epic_pl.types import Batch
 
 
 def check_classes(
-    num_classes: int, class_names: list[str] | None, pos_weight: list[float] | None, task: Task
+    num_classes: int,
+    task: Task,
+    *,
+    class_names: Sequence[str] | None = None,
+    frequencies: Sequence[float] | None = None,
 ) -> None:
-    """Look whether the number of classes agrees with what is named and weighted.
+    """Look whether the number of classes agrees with what is named and counted.
 
     Raises:
         ConfigError: if not.
     """
     if num_classes < 1 or (task == "multiclass" and num_classes < 2):
         raise ConfigError(f"num_classes is {num_classes}: {task} needs at least two to tell apart.")
-    for name, values in (("class_names", class_names), ("pos_weight", pos_weight)):
-        if values is not None and len(values) != num_classes:
+    _check_length("class_names", class_names, num_classes)
+    _check_length("class_frequencies", frequencies, num_classes)
+
+
+def _check_length(name: str, values: Sequence[object] | None, num_classes: int) -> None:
+    if values is not None and len(values) != num_classes:
+        raise ConfigError(
+            f"num_classes is {num_classes}, but {name} has {len(values)} entries. Let the "
+            "DataModule give both, or make them agree."
+        )
+
+
+def check_loss(
+    num_classes: int,
+    task: Task,
+    class_weights: Sequence[float] | None,
+    pos_weight: Sequence[float] | None,
+    focal_gamma: float,
+) -> None:
+    """Look whether the options of the loss fit the task.
+
+    Raises:
+        ConfigError: if not.
+    """
+    for name, weights, of in (
+        ("class_weights", class_weights, "multiclass"),
+        ("pos_weight", pos_weight, "multilabel"),
+    ):
+        _check_length(name, weights, num_classes)
+        if weights is not None and task != of:
+            other = "pos_weight" if of == "multiclass" else "class_weights"
             raise ConfigError(
-                f"num_classes is {num_classes}, but {name} has {len(values)} entries. Let the "
-                "DataModule give both, or make them agree."
+                f"{name} is for {of} tasks, but this one is {task}: use {other} instead."
             )
+        if weights is not None and not all(0 <= weight < inf for weight in weights):
+            raise ConfigError(f"{name} must hold finite numbers of at least 0, got {weights}.")
+    if not 0 <= focal_gamma < inf:
+        raise ConfigError(f"focal_gamma must be finite and at least 0, got {focal_gamma}.")
 
 
 def check_batch(batch: Batch, task: Task, num_classes: int) -> None:

@@ -24,15 +24,16 @@ from epic_pl.checkpoint import (
     read_checkpoint,
     require_info,
 )
-from epic_pl.checks import check_batch, check_classes
+from epic_pl.checks import check_batch, check_classes, check_loss
 from epic_pl.errors import DataError, TrainingError
+from epic_pl.metrics import F1Thresholds, at_thresholds, build_metrics
 from epic_pl.nn.encoders import Encoder, build_image_encoder, build_text_encoder
 from epic_pl.nn.encoders.base import Pooling
 from epic_pl.nn.epic import EPIC, EPICConfig, HeadInputs, Interaction, PromptAttention
 from epic_pl.nn.head import HeadNorm
 from epic_pl.nn.interaction import HubActivation
 from epic_pl.nn.prompts import FirstPrompt
-from epic_pl.objectives import Objective, Task, build_metrics
+from epic_pl.objectives import Objective, Task, Weights, resolve_weights
 from epic_pl.parameters import parameter_groups, parameter_table
 from epic_pl.rng import gather_rng_states, set_rng_state
 from epic_pl.schedule import warmup_cosine
@@ -85,7 +86,12 @@ class EPICModule(L.LightningModule):
         weight_decay: of AdamW; never on norms, biases and prompts.
         warmup: share of all steps over which the learning rate rises linearly.
         label_smoothing: of the cross-entropy.
-        pos_weight: C weights of the positives in the multilabel loss.
+        class_weights: multiclass: C weights of the samples of each class, or "balanced": as much in
+            total for each (:func:`epic_pl.objectives.resolve_weights`).
+        pos_weight: multilabel: C weights of the positives, or "balanced": as much as the negatives.
+        focal_gamma: exponent of the focal loss; 0 is plain cross-entropy.
+        class_frequencies: share of the training rows that have each class, for "balanced"; a
+            DataModule of this package knows it.
         warm_start: checkpoint whose weights training starts from; its optimiser, epoch and options
             are not taken (for those, resume with ``ckpt_path``).
 
@@ -95,6 +101,9 @@ class EPICModule(L.LightningModule):
         AssetError: if an encoder cannot be reached.
         CheckpointError: if ``warm_start`` does not fit.
     """
+
+    thresholds: Tensor | None
+    """Multilabel: probability from which each label is assigned, ``(C,)``; tuned on validation."""
 
     def __init__(
         self,
@@ -131,12 +140,18 @@ class EPICModule(L.LightningModule):
         weight_decay: float = 1e-2,
         warmup: float = 0.1,
         label_smoothing: float = 0.1,
-        pos_weight: list[float] | None = None,
+        class_weights: Weights = None,
+        pos_weight: Weights = None,
+        focal_gamma: float = 0.0,
+        class_frequencies: list[float] | None = None,
         warm_start: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["warm_start"])
-        check_classes(num_classes, class_names, pos_weight, task)
+        check_classes(num_classes, task, class_names=class_names, frequencies=class_frequencies)
+        class_weights = resolve_weights("class_weights", class_weights, task, class_frequencies)
+        pos_weight = resolve_weights("pos_weight", pos_weight, task, class_frequencies)
+        check_loss(num_classes, task, class_weights, pos_weight, focal_gamma)
         config = EPICConfig(
             num_prompts=num_prompts,
             interaction_layers=interaction_layers,
@@ -174,13 +189,18 @@ class EPICModule(L.LightningModule):
         self.task: Task = task
         self.lr, self.prompt_lr = lr, prompt_lr
         self.weight_decay, self.warmup = weight_decay, warmup
-        self.objective = Objective(task, label_smoothing, pos_weight)
+        self.objective = Objective(task, label_smoothing, pos_weight, class_weights, focal_gamma)
         self.metrics = nn.ModuleDict(
             {
                 f"{stage}_metrics": build_metrics(task, num_classes, f"{stage}/")
                 for stage in ("train", "val", "test")
             }
         )
+        multilabel = task == "multilabel"
+        self.register_buffer("thresholds", torch.full((num_classes,), 0.5) if multilabel else None)
+        if multilabel:
+            self.tuning = F1Thresholds(num_classes)
+            self.metrics["tuned_metrics"] = build_metrics(task, num_classes, "test/", "_tuned")
         self._encoder_names = {
             "image": (image_encoder, image_encoder_revision),
             "text": (text_encoder, text_encoder_revision),
@@ -204,8 +224,7 @@ class EPICModule(L.LightningModule):
         logits = self(batch)
         labels = batch["labels"]
         loss: Tensor = self.objective(logits, labels)
-        metrics = self._metrics(stage)
-        metrics.update(self.objective.probabilities(logits.detach()), labels.int())
+        self._measure(stage, self.objective.probabilities(logits.detach()), labels.int())
         size = len(labels)
         self.log(
             f"{stage}/loss",
@@ -216,11 +235,23 @@ class EPICModule(L.LightningModule):
             batch_size=size,
             sync_dist=stage != "train",
         )
-        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=size)
         return loss, logits
 
-    def _metrics(self, stage: Stage) -> MetricCollection:
-        metrics = self.metrics[f"{stage}_metrics"]
+    def _measure(self, stage: Stage, probabilities: Tensor, labels: Tensor) -> None:
+        metrics = self._metrics(stage)
+        metrics.update(probabilities, labels)
+        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(labels))
+        if self.thresholds is None:
+            return
+        if stage == "val":
+            self.tuning.update(probabilities, labels)
+        elif stage == "test":
+            tuned = self._metrics("tuned")
+            tuned.update(at_thresholds(probabilities, self.thresholds), labels)
+            self.log_dict(tuned, on_step=False, on_epoch=True, batch_size=len(labels))
+
+    def _metrics(self, name: str) -> MetricCollection:
+        metrics = self.metrics[f"{name}_metrics"]
         assert isinstance(metrics, MetricCollection)
         return metrics
 
@@ -238,6 +269,14 @@ class EPICModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and metrics of one validation batch."""
         self._step(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Multilabel: choose each label's threshold, before this epoch's checkpoint is written."""
+        if self.thresholds is None:
+            return
+        if not self.trainer.sanity_checking:
+            self.thresholds.copy_(self.tuning.compute())
+        self.tuning.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Loss and metrics of one test batch; hands ``logits (B, C)`` to the callbacks."""

@@ -77,6 +77,29 @@ def test_multilabel_joins_the_labels_at_or_above_the_threshold(threshold, predic
     assert pq.read_table(path)["label"].to_pylist() == expected
 
 
+def test_multilabel_takes_the_tuned_threshold_of_each_label_unless_one_is_given(
+    predict, monkeypatch
+):
+    build = tiny_runs.module
+    own = torch.tensor([0.0, 1.1, 0.0, 0.5])
+
+    def module(*args, **options):
+        model = build(*args, **options)
+        model.thresholds.copy_(own)
+        return model
+
+    monkeypatch.setattr(tiny_runs, "module", module)
+    probabilities, path = predict(task="multilabel")
+    expected = [
+        "|".join(c for c, p, at in zip("abcd", row, own.tolist(), strict=True) if p >= at)
+        for row in probabilities.tolist()
+    ]
+    assert pq.read_table(path)["label"].to_pylist() == expected
+    assert all(label.startswith("a|c") for label in expected)
+    _, path = predict(task="multilabel", threshold=1.1)
+    assert set(pq.read_table(path)["label"].to_pylist()) == {""}
+
+
 def test_other_file_types_are_refused():
     with pytest.raises(DataError, match=r"\.parquet or \.csv, not 'out\.xlsx'"):
         PredictionWriter("out.xlsx")

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
@@ -30,7 +31,8 @@ class PredictionWriter(Callback):
         output: file name, ``.parquet`` or ``.csv``; relative to the run's log folder.
         top_k: None writes one probability column a class (``probability_<class>``); k writes the k
             best as columns ``label_1``, ``probability_1``, ...
-        threshold: multilabel: labels at or above it are written in ``label``, joined by ``|``.
+        threshold: multilabel: labels at or above it are written in ``label``, joined by ``|``. None
+            takes each label's own, tuned on validation and kept in the checkpoint (0.5 before).
 
     Raises:
         DataError: at the end of predict, if ranks have lost or doubled rows.
@@ -40,7 +42,7 @@ class PredictionWriter(Callback):
         self,
         output: str = "predictions.parquet",
         top_k: int | None = None,
-        threshold: float = 0.5,
+        threshold: float | None = None,
     ) -> None:
         if Path(output).suffix not in (".parquet", ".csv"):
             raise DataError(f"Predictions are written as .parquet or .csv, not {output!r}.")
@@ -70,7 +72,7 @@ class PredictionWriter(Callback):
         assert isinstance(pl_module, EPICModule)
         path = Path(trainer.log_dir or trainer.default_root_dir) / self.output
         path.parent.mkdir(parents=True, exist_ok=True)
-        table = self._table(self._batches, pl_module.class_names, pl_module.task)
+        table = self._table(self._batches, pl_module.class_names, self._thresholds(pl_module))
         self._batches = []
         world_size = trainer.world_size
         if world_size > 1:
@@ -82,14 +84,26 @@ class PredictionWriter(Callback):
         _write(table, path)
         rank_zero_info(f"{table.num_rows} predictions written to {path}")
 
-    def _table(self, batches: Sequence[Prediction], classes: list[str], task: str) -> pa.Table:
+    def _thresholds(self, module: EPICModule) -> npt.NDArray[np.float32] | None:
+        """``(C,)`` of a multilabel task, else None."""
+        if module.thresholds is None:
+            return None
+        own = module.thresholds.float().cpu().numpy()  # (C,)
+        return own if self.threshold is None else np.full_like(own, self.threshold)
+
+    def _table(
+        self,
+        batches: Sequence[Prediction],
+        classes: list[str],
+        thresholds: npt.NDArray[np.float32] | None,
+    ) -> pa.Table:
         ids = [sample_id for batch in batches for sample_id in batch["sample_id"]]
         rows = [batch["probabilities"].numpy() for batch in batches]
         scores = np.concatenate(rows) if rows else np.zeros((0, len(classes)), np.float32)  # (N, C)
         order = np.argsort(-scores, axis=1, kind="stable")  # (N, C)
         names = np.array(classes, dtype=object)
-        if task == "multilabel":
-            label = ["|".join(names[row >= self.threshold]) for row in scores]
+        if thresholds is not None:
+            label = ["|".join(names[row >= thresholds]) for row in scores]
         else:
             label = names[order[:, 0]].tolist()
         columns: dict[str, Any] = {"sample_id": ids, "label": label}
