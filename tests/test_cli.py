@@ -282,3 +282,54 @@ def test_a_corrupt_picture_is_one_paragraph_also_from_a_worker(
     assert said.startswith("epic-pl: DataError: Sample 'val1': Picture ")
     assert str(folder / "data" / "pictures" / "val1.png") in said
     assert said.count("DataError") == 1
+
+
+# ------------------------------------------------------------------ progress bar, help, balance
+
+
+def test_the_progress_bar_can_be_switched_off_or_replaced(config, folder):
+    options = ["fit", "--config", config, "--config", "debug.yaml"]
+    off = run([*options, "--trainer.enable_progress_bar", "false"])
+    assert off.trainer.progress_bar_callback is None
+    (folder / "bar.yaml").write_text("trainer:\n  callbacks:\n    - class_path: TQDMProgressBar\n")
+    own = run([*options, "--config", "bar.yaml"])
+    assert type(own.trainer.progress_bar_callback).__name__ == "TQDMProgressBar"
+    default = run(options)
+    assert type(default.trainer.progress_bar_callback).__name__ == "RichProgressBar"
+
+
+def test_help_lists_the_data_commands(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "epic-pl data check" in said
+    assert "epic-pl data init DIR" in said
+
+
+def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoint(
+    fitted, folder, tiny_vit_dir, tiny_tokenizer_dir
+):
+    # 5 training rows: 2 blue, 2 green, 1 red
+    table = tiny_runs.table(folder / "data", train=5)
+    config = tiny_runs.table_config(folder / "data", tiny_vit_dir, tiny_tokenizer_dir)
+    options = ["--config", str(config), "--trainer.max_epochs", "1"]
+    cli = run(["fit", *options, "--model.class_weights", "balanced"])
+    weights = cli.model.objective.class_weights.tolist()
+    assert weights == pytest.approx([5 / 6, 5 / 6, 5 / 3])
+    assert cli.model.hparams["class_weights"] == "balanced"
+    assert cli.model.hparams["class_frequencies"] == pytest.approx([0.4, 0.4, 0.2])
+    # other training rows, by which the checkpoint must not be judged anew
+    rows = table.read_text()
+    table.write_text(rows.replace('number 0",blue,train', 'number 0",red,train'))
+    assert table.read_text() != rows
+    best = str(folder / "runs" / "fit" / "version_0" / "checkpoints" / "best.ckpt")
+    tested = run(["test", *options, "--ckpt_path", best])
+    assert tested.model.objective.class_weights.tolist() == weights
+
+
+def test_training_rows_are_not_counted_unless_asked(config, monkeypatch):
+    def refuse(self):
+        raise AssertionError("the training rows were counted")
+
+    monkeypatch.setattr("epic_pl.data.ImageTextDataModule.class_counts", property(refuse))
+    run(["fit", "--config", config, "--config", "debug.yaml"])

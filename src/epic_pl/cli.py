@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -24,6 +24,11 @@ from epic_pl.module import EPICModule
 
 # errors come as one paragraph from main, not behind two screens of usage
 _PARSER: dict[str, Any] = {"exit_on_error": False}
+# what main runs by itself
+_MORE_COMMANDS = (
+    "And: `epic-pl data check` reads a dataset once and says whether training can start; "
+    "`epic-pl data init DIR` writes a config for a table. Both have a --help of their own."
+)
 # how jsonargparse says that `data` may also be left out
 _PARSER_NOISE = re.compile(
     r"(- )?Does not validate against any of the Union subtypes.*?Errors:\s*- "
@@ -34,6 +39,7 @@ _PARSER_NOISE = re.compile(
 _CHECKPOINT_WORDS = ("best", "last", "hpc")
 # said by Lightning of what is meant here: frozen encoders in eval mode, two loggers in one folder
 _EXPECTED_WARNINGS = (
+    r"LightningCLI's args parameter is intended",
     r"Found \d+ module\(s\) in eval mode",
     r"Experiment logs directory .* exists and is not empty",
     r"The dirpath has changed from",
@@ -75,15 +81,32 @@ class EPICCLI(LightningCLI):
         parser.add_lightning_class_args(ConfusionMatrixPlot, "confusion_matrix")
         for name in ("num_classes", "task", "class_names", "preprocessing"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+        parser.link_arguments(
+            "data",
+            "model.class_frequencies",
+            compute_fn=self._class_frequencies,
+            apply_on="instantiate",
+        )
         for name in ("image_encoder", "text_encoder", "text_encoder_revision", "image_size"):
             parser.link_arguments(f"model.{name}", f"data.init_args.{name}")
+
+    def _class_frequencies(self, data: ImageTextDataModule) -> list[float] | None:
+        """Those of the training data, which is read only where the loss wants them."""
+        model = self.config[self.subcommand]["model"]
+        if "balanced" not in (model["class_weights"], model["pos_weight"]):
+            return None
+        # what a checkpoint was trained with holds, also where its training data is not at hand
+        return self._saved_options.get("class_frequencies") or data.class_frequencies
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Refuse a checkpoint that cannot be used before anything is built."""
         super().parse_arguments(parser, args)
+        self._saved_options: dict[str, Any] = {}
         path = self.config[self.config.subcommand].get("ckpt_path")
         if path and path not in _CHECKPOINT_WORDS and "://" not in path:
-            require_info(read_checkpoint(path))
+            checkpoint = read_checkpoint(path)
+            require_info(checkpoint)
+            self._saved_options = checkpoint.get("hyper_parameters", {})
 
     def before_instantiate_classes(self) -> None:
         """Never run code out of a checkpoint unless the user says so in as many words."""
@@ -95,8 +118,12 @@ class EPICCLI(LightningCLI):
             config["checkpoint"]["save_last"] = False
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """TensorBoard and CSV logs, both in ``<default_root_dir>/<subcommand>/version_N``."""
+        """A progress bar, and TensorBoard and CSV logs in ``<root>/<subcommand>/version_N``."""
         config = self._get(self.config_init, "trainer")
+        callbacks = config.get("callbacks") or []
+        own = any(isinstance(callback, ProgressBar) for callback in callbacks)
+        if config.get("enable_progress_bar") is not False and not own:
+            kwargs["callbacks"] = [*callbacks, RichProgressBar()]
         if config.get("logger") in (None, True) and not config.get("fast_dev_run"):
             root = config.get("default_root_dir") or "runs"
             tensorboard = TensorBoardLogger(root, name=self.subcommand)
@@ -223,11 +250,10 @@ def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={
-                "callbacks": RichProgressBar(),
                 "gradient_clip_val": 1.0,
                 "enable_model_summary": False,  # the parameter table says more
             },
-            parser_kwargs=_PARSER
+            parser_kwargs={**_PARSER, "epilog": _MORE_COMMANDS}
             | {subcommand: _PARSER for subcommand in LightningCLI.subcommands()},
             args=resolve_configs(args),
         )

@@ -211,3 +211,39 @@ def test_checkpoint_loads_weights_only(make, tmp_path):
     runner.fit(Reader(), datamodule=data)
     runner.save_checkpoint(tmp_path / "x.ckpt")
     torch.load(tmp_path / "x.ckpt", weights_only=True)
+
+
+# ------------------------------------------------------------------ class balance
+
+
+def test_class_counts_build_the_training_split_once(make):
+    data = make()
+    assert data.class_counts == [5, 4]
+    assert data.class_frequencies == pytest.approx([5 / 9, 4 / 9])
+    data.setup("fit")
+    assert data.built == ["train", "val"]
+
+
+def test_balanced_sampling_weighs_rows_by_their_class_and_is_off_by_default(make):
+    for balanced in (False, True):
+        data = make(balanced_sampling=balanced)
+        data.setup("fit")
+        weights = data.train_dataloader().sampler.weights
+        if balanced:
+            assert weights[::2].sum() == pytest.approx(0.5)  # the five red rows
+            assert weights[1::2] == pytest.approx([1 / 8] * 4)
+        else:
+            assert weights is None
+
+
+def test_a_balanced_run_goes_on_where_it_was(make):
+    def batches(loader):
+        return [batch["sample_id"] for batch in loader]
+
+    data = make(balanced_sampling=True, seed=3)
+    data.setup("fit")
+    whole = batches(data.train_dataloader())
+    assert len(whole) == 3
+    loader = data.train_dataloader()
+    loader.load_state_dict({"epoch": 0, "batches": 1})
+    assert batches(loader) == whole[1:]

@@ -1,3 +1,6 @@
+import itertools
+
+import numpy as np
 import pytest
 
 from epic_pl.data.sampler import EvalSampler, TrainSampler
@@ -68,3 +71,45 @@ def test_rank_comes_from_torch_distributed(monkeypatch):
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 3)
     assert list(EvalSampler(Rows(range(8)))) == [3, 7]
     assert TrainSampler(Rows(range(8))).num_replicas == 4
+
+
+# ------------------------------------------------------------------ weights
+
+WEIGHTS = np.array([0.5, 0.25, 0.25, 0.0])
+
+
+def test_weights_are_the_rows_probabilities():
+    sampler = TrainSampler(Rows(range(4)), weights=WEIGHTS)
+    drawn = []
+    for epoch in range(2000):
+        sampler.set_epoch(epoch)
+        drawn += list(sampler)
+    share = np.bincount(drawn, minlength=4) / len(drawn)
+    assert len(drawn) == 8000
+    assert share == pytest.approx(WEIGHTS, abs=0.03)
+    assert all(type(index) is int for index in drawn[:4])
+
+
+def test_weighted_order_depends_on_seed_and_epoch_and_is_shared_by_ranks():
+    weights = np.full(50, 1 / 50)
+
+    def order(seed, epoch, ranks=1, rank=0):
+        sampler = TrainSampler(
+            Rows(range(50)), seed=seed, weights=weights, num_replicas=ranks, rank=rank
+        )
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    one = order(3, 1)
+    assert one == order(3, 1)
+    assert one != order(3, 2)
+    assert one != order(2, 2)
+    parts = [order(3, 1, 2, rank) for rank in (0, 1)]
+    assert list(itertools.chain(*zip(*parts, strict=True))) == one
+
+
+def test_a_weighted_epoch_is_entered_in_the_middle():
+    sampler = TrainSampler(Rows(range(10)), seed=1, weights=np.full(10, 0.1))
+    whole = list(sampler)
+    sampler.start = 4
+    assert list(sampler) == whole[4:]

@@ -6,11 +6,13 @@ from collections.abc import Sized
 from functools import cached_property
 from typing import Any, Literal, cast
 
+import pyarrow as pa
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
+from epic_pl.data.balance import class_counts, labels_of, row_weights
 from epic_pl.data.collate import Collator, Task
 from epic_pl.data.loader import ResumableDataLoader, init_worker
 from epic_pl.data.preprocessing import ImagePreprocessing, image_preprocessing, load_tokenizer
@@ -48,6 +50,9 @@ class ImageTextDataModule(LightningDataModule, ABC):
         num_workers: loader processes of each rank.
         seed: of shuffling and augmentation.
         augment: see :func:`~epic_pl.data.transforms.build_image_transform`.
+        balanced_sampling: draw training rows, with replacement, so that every class comes equally
+            often; an epoch is as long as without. Not together with balanced weights in the loss,
+            which would count rare classes twice.
         pin_memory: copy batches to page-locked memory, for GPUs.
 
     Raises:
@@ -70,6 +75,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         num_workers: int = 0,
         seed: int = 0,
         augment: str = "none",
+        balanced_sampling: bool = False,
         pin_memory: bool = False,
     ) -> None:
         super().__init__()
@@ -102,6 +108,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self.num_workers = num_workers
         self.seed = seed
         self.augment = augment
+        self.balanced_sampling = balanced_sampling
         self.pin_memory = pin_memory
         self._datasets: dict[Split, Dataset[Sample]] = {}
 
@@ -132,6 +139,29 @@ class ImageTextDataModule(LightningDataModule, ABC):
     def num_classes(self) -> int:
         """Number of classes C."""
         return len(self.class_names)
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Training rows of each class, C numbers; builds the training split if need be.
+
+        Raises:
+            DataError: files are missing or broken.
+            ConfigError: labels are drawn anew every epoch.
+        """
+        counts: list[int] = class_counts(self._train_labels(), self.num_classes).tolist()
+        return counts
+
+    @property
+    def class_frequencies(self) -> list[float]:
+        """Share of the training rows that have each class, C numbers; as :attr:`class_counts`."""
+        rows = len(self._train_labels())
+        return [count / rows for count in self.class_counts]
+
+    def _train_labels(self) -> pa.ChunkedArray:
+        if "train" not in self._datasets:
+            self.prepare_data()
+            self._build("train")
+        return labels_of(self._datasets["train"])
 
     @cached_property
     def image_preprocessing(self) -> ImagePreprocessing:
@@ -173,18 +203,20 @@ class ImageTextDataModule(LightningDataModule, ABC):
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         new = [split for split in self._splits(stage) if split not in self._datasets]
         for split in new:
-            train = split == "train"
-            transform = build_image_transform(self.image_preprocessing, train, self.augment)
-            dataset = self.build_dataset(split, transform)
-            if not len(cast(Sized, dataset)):
-                raise DataError(
-                    f"The {split} split of {type(self).__name__} is empty. Check the data folder "
-                    "and the split's options."
-                )
-            self._datasets[split] = dataset
+            self._build(split)
         if new:
             rows = ", ".join(f"{s} {len(cast(Sized, self._datasets[s])):,} rows" for s in new)
             rank_zero_info(f"{type(self).__name__}: {rows}; {self.num_classes} classes")
+
+    def _build(self, split: Split) -> None:
+        transform = build_image_transform(self.image_preprocessing, split == "train", self.augment)
+        dataset = self.build_dataset(split, transform)
+        if not len(cast(Sized, dataset)):
+            raise DataError(
+                f"The {split} split of {type(self).__name__} is empty. Check the data folder and "
+                "the split's options."
+            )
+        self._datasets[split] = dataset
 
     def _splits(self, stage: str | None) -> list[Split]:
         asked = _STAGES[stage]
@@ -204,11 +236,13 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled batches; a restart goes on mid-epoch."""
-        dataset = self.dataset("train")
+        dataset, weights = self.dataset("train"), None
+        if self.balanced_sampling:
+            weights = row_weights(self._train_labels(), self.num_classes)
         return ResumableDataLoader(
             dataset,
             batch_size=self.batch_size_per_device,
-            sampler=TrainSampler(dataset, seed=self.seed),
+            sampler=TrainSampler(dataset, seed=self.seed, weights=weights),
             collate_fn=self.collator,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch.distributed as dist
 from torch.utils.data import Dataset, DistributedSampler
 
@@ -29,10 +30,14 @@ class TrainSampler(DistributedSampler[Any]):
         start: samples of this rank that the next iteration skips, because they were consumed before
             a restart. It holds for one iteration.
 
+    With ``weights`` an epoch is as long, but its rows are drawn with replacement: some come several
+    times, others not at all.
+
     Args:
         dataset: anything with a length; its ``set_epoch(epoch)`` is called too, where it has one
             (datasets that draw negatives or augmentations anew every epoch).
         seed: of the shuffle.
+        weights: probability of each row, ``(N,)``, sum 1; None shuffles.
         num_replicas: number of processes; from torch.distributed by default.
         rank: this process; from torch.distributed by default.
     """
@@ -42,6 +47,7 @@ class TrainSampler(DistributedSampler[Any]):
         dataset: Dataset[Any],
         *,
         seed: int = 0,
+        weights: npt.NDArray[np.float64] | None = None,
         num_replicas: int | None = None,
         rank: int | None = None,
     ) -> None:
@@ -53,12 +59,17 @@ class TrainSampler(DistributedSampler[Any]):
             seed=seed,
         )
         self.start = 0
+        self.weights = weights
 
     def __iter__(self) -> Iterator[int]:
         start, self.start = self.start, 0
         # both numbers seed the generator: with their sum, seed 0 would repeat seed 1's epochs
         rng = np.random.default_rng([self.seed, self.epoch])
-        order = np.resize(rng.permutation(len(cast(Any, self.dataset))), self.total_size)
+        rows = len(cast(Any, self.dataset))
+        if self.weights is None:
+            order = np.resize(rng.permutation(rows), self.total_size)
+        else:
+            order = rng.choice(rows, self.total_size, p=self.weights)
         return map(int, order[self.rank :: self.num_replicas][start:])
 
     def set_epoch(self, epoch: int) -> None:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from epic_pl.data.balance import class_counts
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import DataError
@@ -77,7 +78,7 @@ def check_data(
     names = data.class_names
     rows = _rows(sources, facts, tokens, names)
     counts: dict[str, npt.NDArray[np.int64]] = {
-        s: _class_counts(source.table["label"], len(names)) for s, source in sources.items()
+        s: class_counts(source.table["label"], len(names)) for s, source in sources.items()
     }
     policy = data.on_bad_sample if isinstance(data, Verifiable) else "error"
     problems += picture_problems(rows, policy)
@@ -154,11 +155,6 @@ def _token_lengths(text: pa.ChunkedArray, data: ImageTextDataModule, progress: _
         ids = tokenizer(part, truncation=False, verbose=False)["input_ids"]
         lengths += map(len, ids)
     return pa.array(lengths, pa.int32()).take(coded.indices)
-
-
-def _class_counts(labels: pa.ChunkedArray, classes: int) -> Any:
-    flat = pc.list_flatten(labels) if pa.types.is_list(labels.type) else labels.drop_null()
-    return np.bincount(flat.to_numpy().astype(np.int64), minlength=classes)
 
 
 def _rows(
