@@ -13,7 +13,14 @@ from lightning.pytorch.utilities import rank_zero_info
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.layout import check_pictures
+from epic_pl.data.picture_record import PictureRecord
 from epic_pl.data.table import sample_table
+from epic_pl.data.table_pictures import (
+    BadSamplePolicy,
+    apply_policy,
+    check_policy,
+    distinct_paths,
+)
 from epic_pl.data.transforms import ImageTransform
 from epic_pl.errors import DataError
 
@@ -46,15 +53,24 @@ class FolderDataModule(ImageTextDataModule):
 
     Args:
         data_dir: folder of the dataset.
+        on_bad_sample: ``error``; ``skip`` (leave the row out and count it); ``absent`` (go on
+            without the picture). Missing files are found at the start under any of them; corrupt
+            pictures when they are read under ``error``, and else before, by decoding each once:
+            what was found is kept in the cache, and ``epic-pl data check`` does it in parallel.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
 
     Raises:
         ConfigError: options out of range.
     """
 
-    def __init__(self, *, data_dir: str, **kwargs: Any) -> None:
+    def __init__(
+        self, *, data_dir: str, on_bad_sample: BadSamplePolicy = "error", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
+        check_policy(on_bad_sample)
         self.data_dir = data_dir
+        self.on_bad_sample = on_bad_sample
+        self._unverified: list[ImageTextDataset] = []
 
     @property
     @abstractmethod
@@ -82,7 +98,24 @@ class FolderDataModule(ImageTextDataModule):
             DataError: files are missing or broken, or labels are unknown outside of prediction.
         """
         rows = self.read_split(split)
-        table = sample_table(
+        table = self._table(rows)
+        unknown = table["label"].null_count
+        if unknown and split != "predict":
+            raise DataError(
+                f"{rows.source} is the {split} split, but {unknown} of its {table.num_rows} rows "
+                "have no label. Choose a labelled file; unlabelled ones are for predict."
+            )
+        total = table.num_rows
+        if rows.image_root.is_dir():
+            table, fate = self._verify(table, rows, split, transform)
+        else:
+            fate = ""  # arrays of one file
+        notes = "".join(f", {count:,} {words}" for words, count in rows.notes.items() if count)
+        rank_zero_info(f"{split}: {total:,} rows of {rows.source}{notes}{fate}")
+        return self.make_dataset(table, rows.image_root, transform)
+
+    def _table(self, rows: SplitRows) -> pa.Table:
+        return sample_table(
             rows.sample_ids,
             rows.images,
             rows.texts,
@@ -90,17 +123,48 @@ class FolderDataModule(ImageTextDataModule):
             self.task == "multilabel",
             num_classes=self.num_classes,
         )
-        unknown = table["label"].null_count
-        if unknown and split != "predict":
-            raise DataError(
-                f"{rows.source} is the {split} split, but {unknown} of its {table.num_rows} rows "
-                "have no label. Choose a labelled file; unlabelled ones are for predict."
-            )
-        if rows.image_root.is_dir():
+
+    def _verify(
+        self, table: pa.Table, rows: SplitRows, split: Split, transform: ImageTransform
+    ) -> tuple[pa.Table, str]:
+        """The rows that can be used, and what to report of the others."""
+        if self.on_bad_sample == "error":
             check_pictures(rows.image_root, pc.unique(table["image"]).to_pylist(), split)
-        notes = "".join(f", {count:,} {words}" for words, count in rows.notes.items() if count)
-        rank_zero_info(f"{split}: {table.num_rows:,} rows of {rows.source}{notes}")
-        return self.make_dataset(table, rows.image_root, transform)
+            return table, ""
+        record = PictureRecord(type(self).__name__, rows.image_root)
+        bad = record.bad_pictures(distinct_paths(table), transform.min_size)
+        table, note = apply_policy(table, bad, self.on_bad_sample, rows.image_root)
+        return table, f", {note}" if note else ""
+
+    def unverified_dataset(self, split: Split, transform: ImageTransform) -> ImageTextDataset:
+        """The samples of a split without a look at their pictures.
+
+        Raises:
+            DataError: annotation files are missing or broken.
+        """
+        rows = self.read_split(split)
+        dataset = self.make_dataset(self._table(rows), rows.image_root, transform)
+        self._unverified.append(dataset)
+        return dataset
+
+    def write_manifest(self, bad: Mapping[str, str]) -> Path:
+        """Keep how decoding went for later starts, once all pictures were read.
+
+        Args:
+            bad: picture path (as in the annotation files) to what is wrong with it.
+
+        Returns:
+            Where it lies.
+
+        Raises:
+            DataError: the cache cannot be written, or no split was looked at.
+        """
+        for dataset in self._unverified:
+            record = PictureRecord(type(self).__name__, dataset.image_root)
+            record.add(distinct_paths(dataset.table), bad)
+        if not self._unverified:
+            raise DataError("Nothing was looked at: call unverified_dataset first.")
+        return record.path
 
     def make_dataset(
         self, table: pa.Table, root: Path, transform: ImageTransform

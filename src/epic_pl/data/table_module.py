@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +17,7 @@ from epic_pl.data.manifest import manifest_path, read_manifest, write_manifest
 from epic_pl.data.table_pictures import (
     BadSamplePolicy,
     apply_policy,
+    check_policy,
     distinct_paths,
     missing_pictures,
     refuse_outside,
@@ -89,9 +90,7 @@ class TableDataModule(ImageTextDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if on_bad_sample not in get_args(BadSamplePolicy):
-            known = ", ".join(get_args(BadSamplePolicy))
-            raise ConfigError(f"on_bad_sample must be one of {known}; got {on_bad_sample!r}.")
+        check_policy(on_bad_sample)
         if image_column is None and not text_columns:
             raise ConfigError("image_column and text_columns are both empty: name one of them.")
         if split_seed < 0:

@@ -4,17 +4,28 @@ import os
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.data.images import read_image
-from epic_pl.errors import DataError
+from epic_pl.errors import ConfigError, DataError
 
 BadSamplePolicy = Literal["error", "skip", "absent"]
 _THREADS = 8
+
+
+def check_policy(policy: str) -> None:
+    """Look whether there is such a policy.
+
+    Raises:
+        ConfigError: if not.
+    """
+    known = get_args(BadSamplePolicy)
+    if policy not in known:
+        raise ConfigError(f"on_bad_sample must be one of {', '.join(known)}; got {policy!r}.")
 
 
 def distinct_paths(table: pa.Table) -> list[str]:
@@ -28,19 +39,20 @@ def refuse_outside(paths: Collection[str], root: Path) -> None:
     Raises:
         DataError: naming the first of them.
     """
-    base = str(root)
-    outside = [
-        path
-        for path in paths
-        if (os.path.isabs(path) or ".." in path)
-        and not Path(os.path.normpath(os.path.join(base, path))).is_relative_to(root)
-    ]
+    outside = [path for path in paths if leads_out(path, root)]
     if outside:
         raise DataError(
             f"{len(outside):,} picture paths lead out of the image root {root}, for example "
             f"{outside[0]!r}. Set image_root to a folder that holds them all, or allow_outside to "
             "true if you trust the table."
         )
+
+
+def leads_out(path: str, root: Path) -> bool:
+    """Whether a path leaves the image root; links are not followed."""
+    if not os.path.isabs(path) and ".." not in path:
+        return False
+    return not Path(os.path.normpath(os.path.join(root, path))).is_relative_to(root)
 
 
 def missing_pictures(paths: Collection[str], root: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -27,20 +28,45 @@ class ImageTransform:
         self.random = random
         # twice the resize target: halving and then resampling leaves no visible trace
         self.min_size = 2 * _resize_side(p)
-        self._steps = v2.Compose(
-            [
-                *geometry,
-                v2.ToImage(),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(mean=list(p.mean), std=list(p.std)),
-            ]
-        )
+        self._geometry = v2.Compose(geometry)
+        std = torch.tensor(p.std)[:, None, None]  # (3, 1, 1)
+        self._scale = 1 / (255 * std)
+        self._shift = -torch.tensor(p.mean)[:, None, None] / std
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Transform a picture."""
-        # plain tensors stack and pickle faster than torchvision's subclass
-        pixels: Tensor = self._steps(_trimmed(image)).as_subclass(Tensor)
-        return pixels
+        pixels = torch.from_numpy(np.array(self._geometry(_trimmed(image))))  # (H, W, 3) uint8
+        # 0..255 to normalised in two passes, where scaling, mean and std on their own take six
+        return (pixels.permute(2, 0, 1).contiguous() * self._scale).add_(self._shift)
+
+
+class CentreCrop:
+    """The shorter side to ``side`` pixels, then the central square of ``size``, in one resampling.
+
+    Pixels are those of torchvision's Resize and CenterCrop; what the crop would cut off is never
+    computed, which saves a third of the time on pictures of 4 : 3.
+
+    Args:
+        side: of the resized picture.
+        size: of the crop, at most ``side``.
+        resample: Pillow's filter.
+    """
+
+    def __init__(self, side: int, size: int, resample: Image.Resampling) -> None:
+        self.side, self.size, self.resample = side, size, resample
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Resize and crop a picture."""
+        short = min(image.size)
+        box: list[tuple[float, float]] = []
+        for length in image.size:
+            resized = self.side if length == short else int(self.side * length / short)
+            start = round((resized - self.size) / 2)
+            per_pixel = length / resized
+            box.append((start * per_pixel, min((start + self.size) * per_pixel, length)))
+        (left, right), (top, bottom) = box
+        size = (self.size, self.size)
+        return image.resize(size, self.resample, box=(left, top, right, bottom))
 
 
 def _resize_side(p: ImagePreprocessing) -> int:
@@ -78,7 +104,12 @@ def build_image_transform(
     except ValueError as error:
         known = ", ".join(m.value for m in InterpolationMode)
         raise ConfigError(f"Interpolation {p.interpolation!r} is none of {known}.") from error
-    centre = [v2.Resize(_resize_side(p), interpolation=mode), v2.CenterCrop(p.size)]
+    side = _resize_side(p)
+    if side < p.size or p.interpolation == "nearest":
+        # a crop larger than the picture is padded; nearest depends on how coordinates round
+        centre: list[Any] = [v2.Resize(side, interpolation=mode), v2.CenterCrop(p.size)]
+    else:
+        centre = [CentreCrop(side, p.size, Image.Resampling[p.interpolation.upper()])]
     if not train or augment == "none":
         return ImageTransform(centre, p, random=False)
     if augment == "flip":

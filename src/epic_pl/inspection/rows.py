@@ -13,8 +13,6 @@ from torch.utils.data import Dataset
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.entailment import EntailmentPairs
-from epic_pl.data.folder import FolderDataModule
-from epic_pl.data.table import sample_table
 from epic_pl.data.transforms import ImageTransform, build_image_transform
 from epic_pl.errors import DataError
 
@@ -62,18 +60,6 @@ def split_source(data: ImageTextDataModule, split: Split) -> SplitSource:
     transform = build_image_transform(data.image_preprocessing, train=False)
     if isinstance(data, Verifiable):
         return _source(data.unverified_dataset(split, transform))
-    if isinstance(data, FolderDataModule):
-        # its build_dataset would stop at the first picture that is missing
-        rows = data.read_split(split)
-        table = sample_table(
-            rows.sample_ids,
-            rows.images,
-            rows.texts,
-            rows.labels,
-            data.task == "multilabel",
-            num_classes=data.num_classes,
-        )
-        return _source(data.make_dataset(table, rows.image_root, transform))
     return _source(data.build_dataset(split, transform))
 
 

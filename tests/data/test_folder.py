@@ -1,0 +1,114 @@
+"""What becomes of bad pictures in the datasets that lie in a folder."""
+
+import logging
+
+import fabricate
+import pytest
+from PIL import Image
+
+from epic_pl.data import Food101DataModule, HatefulMemesDataModule, SNLIVEDataModule, table_pictures
+from epic_pl.data.picture_record import PictureRecord
+from epic_pl.errors import ConfigError, DataError
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def make(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
+    """Hateful Memes: of the 8 training pictures one is missing and one corrupt."""
+    fabricate.hateful_memes(tmp_path / "data")
+    (tmp_path / "data" / "img" / "01236.png").unlink()
+    (tmp_path / "data" / "img" / "01237.png").write_text("<html>not found</html>")
+
+    def build(cls=HatefulMemesDataModule, **options):
+        data = cls(
+            data_dir=str(tmp_path / "data"),
+            image_encoder=str(tiny_vit_dir),
+            text_encoder=str(tiny_tokenizer_dir),
+            **options,
+        )
+        data.setup("fit")
+        return data.dataset("train")
+
+    return build
+
+
+def test_error_names_the_missing_picture_at_the_start(make):
+    with pytest.raises(DataError, match=r"1 of the 8 pictures of the train split.*01236\.png"):
+        make()
+
+
+def test_skip_leaves_rows_out_and_counts_them(make, caplog):
+    with caplog.at_level(logging.INFO):
+        dataset = make(on_bad_sample="skip")
+    assert dataset.table["sample_id"].to_pylist() == [str(n) for n in range(1238, 1244)]
+    assert "train: 8 rows" in caplog.text
+    assert "2 rows skipped for their picture" in caplog.text
+
+
+def test_absent_keeps_the_text_and_counts(make, caplog):
+    with caplog.at_level(logging.INFO):
+        dataset = make(on_bad_sample="absent")
+    assert len(dataset) == 8
+    samples = [dataset[row] for row in range(8)]
+    assert [sample["image"] is None for sample in samples] == [True, True, *[False] * 6]
+    assert samples[1]["text"] == "meme 1237"
+    assert "2 rows without their picture" in caplog.text
+
+
+@pytest.mark.parametrize("module", ["food101", "snli_ve"])
+def test_the_other_datasets_take_the_policy_too(module, tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
+    names = {"image_encoder": str(tiny_vit_dir), "text_encoder": str(tiny_tokenizer_dir)}
+    root = tmp_path / "other"
+    if module == "food101":
+        fabricate.food101(root, "titles")
+        (root / "images" / "train" / "waffles" / "waffles_1.jpg").write_bytes(b"")
+        data = Food101DataModule(data_dir=str(root), val_size=3, on_bad_sample="skip", **names)
+        data.setup("fit")
+        assert sum(len(data.dataset(split)) for split in ("train", "val")) == 18 - 1
+    else:
+        fabricate.snli_ve(root)
+        (root / "flickr30k_images" / "1001.jpg").write_bytes(b"")
+        data = SNLIVEDataModule(data_dir=str(root), on_bad_sample="skip", **names)
+        data.setup("fit")
+        assert len(data.dataset("train")) == 12 - 3  # all hypotheses of the picture
+
+
+def test_an_unknown_policy_is_refused(make):
+    with pytest.raises(ConfigError, match="on_bad_sample must be one of error, skip, absent"):
+        make(on_bad_sample="ignore")
+
+
+def test_pictures_are_decoded_once_and_bad_ones_again(make, tmp_path, monkeypatch):
+    make(on_bad_sample="skip")
+    read, seen = table_pictures.read_image, []
+
+    def counting(path, min_size=None):
+        seen.append(path.name)
+        return read(path, min_size)
+
+    monkeypatch.setattr(table_pictures, "read_image", counting)
+    assert len(make(on_bad_sample="skip")) == 6
+    assert seen == ["01237.png"]
+    Image.new("RGB", (40, 36)).save(tmp_path / "data" / "img" / "01237.png")  # mended
+    assert len(make(on_bad_sample="skip")) == 7
+    seen.clear()
+    assert len(make(on_bad_sample="skip")) == 7
+    assert seen == []
+
+
+def test_a_record_knows_what_leads_out_and_survives_damage(tmp_path):
+    root = tmp_path / "pictures"
+    fabricate.picture(root / "a.png")
+    fabricate.picture(tmp_path / "b.png")
+    record = PictureRecord("test", root)
+    bad = record.bad_pictures(["a.png", "../b.png", "c.png"])
+    assert set(bad) == {"../b.png", "c.png"}
+    assert "leads out" in bad["../b.png"]
+    assert record.read() == {"a.png": None}
+    record.path.write_bytes(b"no manifest")
+    assert record.read() == {}
+    assert PictureRecord("test", tmp_path).read() == {}
