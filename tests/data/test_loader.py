@@ -6,7 +6,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, Dataset
 
-from epic_pl.data.loader import ResumableDataLoader
+from epic_pl.data import loader as loader_module
+from epic_pl.data.loader import ResumableDataLoader, keep_freed_memory
 from epic_pl.data.sampler import TrainSampler
 from epic_pl.errors import ConfigError
 
@@ -231,3 +232,18 @@ def test_limited_epochs_resume(tmp_path):
 def test_lightning_may_replace_the_sampler_to_overfit(tmp_path):
     seen = fit(tmp_path, make_loader(), validate=False, epochs=2, overfit_batches=2)
     assert [batch for *_, batch in seen] == [[0, 1], [2, 3]] * 2
+
+
+@pytest.mark.parametrize("libc", [None, object()])
+def test_freed_memory_is_kept_where_the_c_library_can_and_nothing_breaks_elsewhere(
+    libc, monkeypatch
+):
+    asked = []
+
+    class GLibc:
+        def mallopt(self, option, size):
+            asked.append((option, size))
+
+    monkeypatch.setattr(loader_module.ctypes, "CDLL", lambda name: libc or GLibc())
+    keep_freed_memory()
+    assert asked == ([] if libc else [(-3, 32 << 20), (-1, 128 << 20)])

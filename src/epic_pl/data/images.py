@@ -90,7 +90,7 @@ def _found(path: Path, error: Exception) -> str:
 def _upright(image: Image.Image) -> Image.Image:
     # pixels are sound at this point: a broken EXIF block is no reason to lose the picture
     with contextlib.suppress(*_BROKEN):
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     return image
 
 
@@ -105,4 +105,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+    # converting a picture that is RGB already would copy it
+    return image if image.mode == "RGB" else image.convert("RGB")

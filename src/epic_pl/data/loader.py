@@ -1,5 +1,7 @@
 """A training loader that goes on after a restart with the very batch that would have been next."""
 
+import contextlib
+import ctypes
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -10,11 +12,27 @@ from torch.utils.data import DataLoader
 from epic_pl.data.sampler import TrainSampler
 from epic_pl.errors import ConfigError
 
+# glibc's M_MMAP_THRESHOLD, at the largest value that it takes, and M_TRIM_THRESHOLD; bytes
+_MALLOC_OPTIONS = ((-3, 32 << 20), (-1, 128 << 20))
+
 
 def init_worker(worker_id: int) -> None:
     """Keep a loader worker to one thread: the workers themselves are the parallelism."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Let this process reuse the memory of pictures instead of handing it back after each one.
+
+    glibc returns blocks of this size to the system at once; having them mapped and zeroed again for
+    every picture takes a fifth of a worker's time. Other C libraries are left as they are.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        libc = ctypes.CDLL(None)
+        for option, size in _MALLOC_OPTIONS:
+            libc.mallopt(option, size)
 
 
 class ResumableDataLoader(DataLoader[Any]):
