@@ -16,7 +16,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class name alone
-from epic_pl.callbacks import ConfusionMatrixPlot, PredictionWriter
+from epic_pl.callbacks import ConfusionMatrixPlot, FeatureCache, PredictionWriter
 from epic_pl.checkpoint import read_checkpoint, require_info
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError, EpicError
@@ -77,6 +77,7 @@ class EPICCLI(LightningCLI):
                 "early_stopping.patience": 10,
             }
         )
+        parser.add_lightning_class_args(FeatureCache, "cache")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_lightning_class_args(ConfusionMatrixPlot, "confusion_matrix")
         for name in ("num_classes", "task", "class_names", "preprocessing"):

@@ -1,6 +1,7 @@
-"""Lightning callbacks: predictions to a table, plots to pictures."""
+"""Lightning callbacks: features stored ahead, predictions to a table, plots to pictures."""
 
+from epic_pl.callbacks.feature_cache import FeatureCache
 from epic_pl.callbacks.plots import ConfusionMatrixPlot
 from epic_pl.callbacks.predictions import PredictionWriter
 
-__all__ = ["ConfusionMatrixPlot", "PredictionWriter"]
+__all__ = ["ConfusionMatrixPlot", "FeatureCache", "PredictionWriter"]

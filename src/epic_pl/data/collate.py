@@ -1,13 +1,13 @@
 """Samples to a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from epic_pl.errors import ConfigError, DataError
-from epic_pl.types import Batch, Sample
+from epic_pl.types import Batch, Reference, Sample
 
 Task = Literal["multiclass", "multilabel"]
 
@@ -50,16 +50,7 @@ class Collator:
         Raises:
             DataError: a label is out of range, or pictures differ in size.
         """
-        tokens = self.tokenizer(
-            [sample["text"] or "" for sample in samples],
-            padding=True,
-            padding_side="right",
-            truncation=True,
-            max_length=self.max_text_tokens,
-            return_attention_mask=True,
-            return_token_type_ids=False,
-            return_tensors="pt",
-        )
+        tokens = self.tokenize([sample["text"] or "" for sample in samples])
         batch: Batch = {
             "pixel_values": self._pixels(samples),
             "input_ids": tokens["input_ids"],
@@ -72,8 +63,22 @@ class Collator:
         if not (image_present.all() and text_present.all()):
             batch["image_present"], batch["text_present"] = image_present, text_present
         if all(sample["label"] is not None for sample in samples):
-            batch["labels"] = self._labels(samples)
+            batch["labels"] = self.labels(samples)
         return batch
+
+    def tokenize(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
+        """``input_ids`` and ``attention_mask`` ``(B, S)``, padded on the right."""
+        tokens: Mapping[str, Tensor] = self.tokenizer(
+            list(texts),
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=self.max_text_tokens,
+            return_attention_mask=True,
+            return_token_type_ids=False,
+            return_tensors="pt",
+        )
+        return tokens
 
     def _pixels(self, samples: Sequence[Sample]) -> Tensor:
         """Pictures ``(B, 3, H, W)``."""
@@ -92,8 +97,12 @@ class Collator:
             row.copy_(image)
         return pixels
 
-    def _labels(self, samples: Sequence[Sample]) -> Tensor:
-        """Class indices ``(B,)``, or 0/1 ``(B, C)`` for multilabel."""
+    def labels(self, samples: Sequence[Sample | Reference]) -> Tensor:
+        """Class indices ``(B,)``, or 0/1 ``(B, C)`` for multilabel.
+
+        Raises:
+            DataError: a label does not suit the task, or is no class.
+        """
         if self.task == "multiclass":
             return torch.tensor([self._classes(sample)[0] for sample in samples])
         labels = torch.zeros(len(samples), self.num_classes)
@@ -101,7 +110,7 @@ class Collator:
             row[self._classes(sample)] = 1.0
         return labels
 
-    def _classes(self, sample: Sample) -> list[int]:
+    def _classes(self, sample: Sample | Reference) -> list[int]:
         label = sample["label"]
         if isinstance(label, list) != (self.task == "multilabel") or label is None:
             raise DataError(

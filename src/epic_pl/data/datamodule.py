@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from functools import cached_property
 from typing import Any, Literal, cast
 
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from epic_pl.data.balance import class_counts, labels_of, row_weights
 from epic_pl.data.collate import Collator, Task
+from epic_pl.data.features import CachedDataset, FeatureDataset, FeatureSource, whole_batch
 from epic_pl.data.loader import ResumableDataLoader, init_worker
 from epic_pl.data.preprocessing import ImagePreprocessing, image_preprocessing, load_tokenizer
 from epic_pl.data.sampler import EvalSampler, TrainSampler
@@ -111,6 +112,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self.balanced_sampling = balanced_sampling
         self.pin_memory = pin_memory
         self._datasets: dict[Split, Dataset[Sample]] = {}
+        self._features: FeatureSource | None = None
 
     @property
     @abstractmethod
@@ -234,16 +236,36 @@ class ImageTextDataModule(LightningDataModule, ABC):
                 "and setup() first, as a Trainer does."
             ) from None
 
+    def use_features(self, source: FeatureSource) -> None:
+        """Have the loaders give stored features in place of pictures and token ids.
+
+        ``source`` must hold the items of every split that is loaded afterwards.
+        """
+        self._features = source
+
+    def _loaded(self, split: Split) -> tuple[Dataset[Any], Callable[[Any], Any]]:
+        """What a loader of ``split`` reads, and how it collates."""
+        dataset = self.dataset(split)
+        if self._features is None:
+            return dataset, self.collator
+        if not isinstance(dataset, FeatureDataset):
+            raise ConfigError(
+                f"{type(dataset).__name__} cannot tell its rows by name, as stored features need: "
+                "set cache.level to off."
+            )
+        train = split == "train"
+        return CachedDataset(dataset, self._features, self.collator, train), whole_batch
+
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled batches; a restart goes on mid-epoch."""
-        dataset, weights = self.dataset("train"), None
+        dataset, collate, weights = *self._loaded("train"), None
         if self.balanced_sampling:
             weights = row_weights(self._train_labels(), self.num_classes)
         return ResumableDataLoader(
             dataset,
             batch_size=self.batch_size_per_device,
             sampler=TrainSampler(dataset, seed=self.seed, weights=weights),
-            collate_fn=self.collator,
+            collate_fn=collate,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
         )
@@ -261,12 +283,12 @@ class ImageTextDataModule(LightningDataModule, ABC):
         return self._eval_loader("predict")
 
     def _eval_loader(self, split: Split) -> DataLoader[Any]:
-        dataset = self.dataset(split)
+        dataset, collate = self._loaded(split)
         return DataLoader(
             dataset,
             batch_size=self.eval_batch_size_per_device,
             sampler=EvalSampler(dataset),
-            collate_fn=self.collator,
+            collate_fn=collate,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             worker_init_fn=init_worker,

@@ -1,6 +1,7 @@
 """Rows of a sample table as tensors."""
 
 import random
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,6 +129,20 @@ class ImageTextDataset(Dataset[Sample]):
             "text": raw["text"],
             "label": raw["label"],
         }
+
+    def picture(self, path: str, view: int = -1) -> Tensor:
+        """A picture by its path, transformed ``(3, H, W)``.
+
+        A random transform sees random states that depend on (seed, view, path) only.
+
+        Raises:
+            DataError: as for :meth:`raw`.
+        """
+        image = self._read(path, path)
+        if not getattr(self.transform, "random", True):
+            return self.transform(image)
+        with seeded(self.seed, zlib.crc32(path.encode()), view + 1):
+            return self.transform(image)
 
     def _read(self, sample_id: str, path: str) -> Image:
         full = (self.image_root / path).resolve()

@@ -1,0 +1,207 @@
+"""EPIC on an OpenMoji task beside the majority class and linear probes, by one command.
+
+    python benchmarks/openmoji.py --config openmoji.yaml
+    python benchmarks/openmoji.py --config openmoji_entailment.yaml --without-interaction
+
+Runs the real command line (fit, test, predict) and scikit-learn's logistic regression on the same
+frozen encoders' pooled outputs, same splits. Accuracies are on the test split with a 95% interval
+from a bootstrap over pictures; everything that is chosen is chosen on validation.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+from rich.table import Table
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from epic_pl.cli import EPICCLI, run
+from epic_pl.module import EPICModule
+from epic_pl.parameters import trainable_share
+from epic_pl.types import Batch
+
+PROBE_STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+BOOTSTRAP_SAMPLES = 2000
+
+
+class Split(NamedTuple):
+    """Pooled features of a split and its labels: ``image (N, d_v)``, ``text (N, d_t)``."""
+
+    ids: list[str]
+    image: npt.NDArray[np.float32]
+    text: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+
+    def features(self, inputs: str) -> npt.NDArray[np.float32]:
+        """What a probe sees: ``(N, d_v)``, ``(N, d_t)`` or both joined."""
+        both = np.concatenate([self.image, self.text], axis=1)
+        return {"image": self.image, "text": self.text, "image + text": both}[inputs]
+
+
+class Row(NamedTuple):
+    """A line of the result: accuracy in percent with its interval."""
+
+    method: str
+    accuracy: float
+    low: float
+    high: float
+    trainable: int
+    train_seconds: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--config", default="openmoji.yaml")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--without-interaction", action="store_true", help="also train EPIC with interaction: none"
+    )
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON at the end")
+    arguments, overrides = parser.parse_known_args()
+    overrides = [f"--seed_everything={arguments.seed}", *overrides]
+
+    epic, cli = run_epic("EPIC", arguments.config, overrides)
+    rows = [*baselines(cli)]
+    if arguments.without_interaction:
+        name = "EPIC, interaction: none"
+        rows.append(run_epic(name, arguments.config, [*overrides, "--model.interaction=none"])[0])
+    rows.append(epic)
+    show(rows, cli)
+    if arguments.json:
+        print(json.dumps([row._asdict() for row in rows], indent=2))
+
+
+def run_epic(name: str, config: str, overrides: list[str]) -> tuple[Row, EPICCLI]:
+    """Fit, then test and predict from the best checkpoint, as a user would."""
+    options = ["--config", config, *overrides]
+    start = time.perf_counter()
+    cli = run(["fit", *options])
+    seconds = time.perf_counter() - start
+    best = cli.trainer.checkpoint_callback.best_model_path
+    run(["test", *options, "--ckpt_path", best])
+    predicted = run(["predict", *options, "--ckpt_path", best])
+    path = Path(predicted.trainer.log_dir) / "predictions.parquet"
+    table = pq.read_table(path, columns=["sample_id", "label"])
+    truth = test_labels(cli)
+    names = cli.model.class_names
+    ids = table["sample_id"].to_pylist()
+    correct = np.array(
+        [
+            names[truth[key]] == label
+            for key, label in zip(ids, table["label"].to_pylist(), strict=True)
+        ]
+    )
+    assert len(ids) == len(truth), "every test sample is predicted once"
+    trainable = sum(p.numel() for p in cli.model.parameters() if p.requires_grad)
+    return row(name, ids, correct, trainable, seconds), cli
+
+
+def test_labels(cli: EPICCLI) -> dict[str, int]:
+    cli.datamodule.setup("test")
+    dataset = cli.datamodule.dataset("test")
+    rows = (dataset.reference(index) for index in range(len(dataset)))
+    return {row["sample_id"]: row["label"] for row in rows}
+
+
+def baselines(cli: EPICCLI) -> Iterable[Row]:
+    """The majority class, and a linear probe on each modality and on both."""
+    data = cli.datamodule
+    data.setup("fit")
+    data.setup("test")
+    train, val, test = (
+        frozen_features(cli.model, loader)
+        for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+    )
+    majority = np.bincount(train.labels).argmax()
+    yield row("majority class", test.ids, test.labels == majority, 0, 0.0)
+    for inputs in ("image", "text", "image + text"):
+        start = time.perf_counter()
+        probes = [
+            make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=2000)).fit(
+                train.features(inputs), train.labels
+            )
+            for c in PROBE_STRENGTHS
+        ]
+        best = max(probes, key=lambda probe: probe.score(val.features(inputs), val.labels))
+        correct = best.predict(test.features(inputs)) == test.labels
+        seconds = time.perf_counter() - start
+        trainable = best[-1].coef_.size + best[-1].intercept_.size
+        yield row(f"linear probe, {inputs}", test.ids, correct, trainable, seconds)
+
+
+@torch.inference_mode()
+def frozen_features(module: EPICModule, loader: Iterable[Batch]) -> Split:
+    """Pooled outputs of the frozen encoders; a picture that comes again is not run again."""
+    image_encoder, text_encoder = module.model.image_encoder, module.model.text_encoder
+    memo: dict[bytes, Tensor] = {}
+    ids: list[str] = []
+    images, texts, labels = [], [], []
+    for batch in loader:
+        ids += batch["sample_id"]
+        labels.append(batch["labels"])
+        for pixels in batch["pixel_values"]:
+            key = pixels.numpy().tobytes()
+            if key not in memo:
+                tokens = image_encoder.embed(pixels[None])
+                tokens = image_encoder.run_layers(0, image_encoder.num_layers, tokens)
+                memo[key] = image_encoder.pool(tokens)[0]
+            images.append(memo[key])
+        mask = batch["attention_mask"].bool()
+        tokens = text_encoder.embed(batch["input_ids"])
+        tokens = text_encoder.run_layers(0, text_encoder.num_layers, tokens, mask)
+        texts.append(text_encoder.pool(tokens, mask))
+    image, text = torch.stack(images).numpy(), torch.cat(texts).numpy()
+    return Split(ids, image, text, torch.cat(labels).numpy())
+
+
+def row(
+    method: str, ids: list[str], correct: npt.NDArray[np.bool_], trainable: int, seconds: float
+) -> Row:
+    """Accuracy and a bootstrap interval over pictures (several rows may show one picture)."""
+    pictures = np.unique([key.split("#")[0] for key in ids], return_inverse=True)[1]
+    hits = np.bincount(pictures, weights=correct)
+    counts = np.bincount(pictures)
+    draws = np.random.default_rng(0).integers(len(counts), size=(BOOTSTRAP_SAMPLES, len(counts)))
+    shares = hits[draws].sum(axis=1) / counts[draws].sum(axis=1)
+    low, high = np.percentile(shares, [2.5, 97.5])
+    return Row(method, *(100 * float(x) for x in (correct.mean(), low, high)), trainable, seconds)
+
+
+def show(rows: list[Row], cli: EPICCLI) -> None:
+    table = Table(title=f"{type(cli.datamodule).__name__}, test accuracy", title_justify="left")
+    table.add_column("method")
+    for column in ("accuracy %", "95% interval", "trained parameters", "training s"):
+        table.add_column(column, justify="right")
+    for each in rows:
+        table.add_row(
+            each.method,
+            f"{each.accuracy:.1f}",
+            f"{each.low:.1f} to {each.high:.1f}",
+            f"{each.trainable:,}",
+            f"{each.train_seconds:.0f}",
+        )
+    console = Console()
+    console.print(table)
+    root = cli.trainer.default_root_dir
+    console.print(
+        f"EPIC trains {trainable_share(cli.model.model):.2%} of the encoders' parameters. Logs "
+        f"(tensorboard --logdir {root}), checkpoints, confusion matrix and predictions: {root}/"
+    )
+    console.print("Pictures: OpenMoji, CC BY-SA 4.0, https://openmoji.org")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    main()

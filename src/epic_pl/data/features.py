@@ -1,0 +1,155 @@
+"""Batches from stored features: a dataset's rows by name, their pictures never decoded.
+
+Shape legend: B batch, N tokens.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from epic_pl.data.collate import Collator
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.entailment import EntailmentPairs
+from epic_pl.types import Batch, Reference
+
+FeatureDataset = ImageTextDataset | EntailmentPairs
+
+
+class FeatureSource(Protocol):
+    """Where stored features are read; a missing item is row -1 and comes as zeros."""
+
+    views: int
+
+    def image_rows(self, paths: Sequence[str | None], views: Sequence[int]) -> Any:
+        """(B,) rows of pictures; view -1 is the picture as evaluation sees it."""
+
+    def text_rows(self, texts: Sequence[str | None]) -> Any:
+        """(B,) rows of texts."""
+
+    def gather_images(self, rows: Any) -> dict[str, Tensor]:
+        """What is stored of pictures, batch first."""
+
+    def gather_texts(self, rows: Any) -> tuple[dict[str, Tensor], Tensor]:
+        """What is stored of texts, batch first, and its mask ``(B, N)``."""
+
+
+class CachedDataset(Dataset[Batch]):
+    """Whole batches of stored features for a dataset's rows.
+
+    A loader asks it for the rows of a batch at once, so collation has nothing left to do.
+
+    Args:
+        dataset: tells its rows by name.
+        source: the stores.
+        collator: makes the labels.
+        train: whether stored views are drawn, by (seed, epoch, row); else evaluation's is taken.
+    """
+
+    def __init__(
+        self, dataset: FeatureDataset, source: FeatureSource, collator: Collator, train: bool
+    ) -> None:
+        self.dataset = dataset
+        self.source = source
+        self.collator = collator
+        self.train = train
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose pairs and views are drawn."""
+        self._epoch = epoch
+        self.dataset.set_epoch(epoch)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """The batch of these rows."""
+        rows = [self.dataset.reference(index) for index in indices]
+        views = [self._view(index) for index in indices]
+        image_rows = self.source.image_rows([row["image"] for row in rows], views)
+        text_rows = self.source.text_rows([row["text"] for row in rows])
+        text_features, mask = self.source.gather_texts(text_rows)
+        batch: Batch = {
+            "image_features": self.source.gather_images(image_rows),
+            "text_features": text_features,
+            "attention_mask": mask,
+            "sample_id": [row["sample_id"] for row in rows],
+        }
+        present = [_present(rows, "image"), _present(rows, "text")]
+        if not all(bool(mask.all()) for mask in present):
+            batch["image_present"], batch["text_present"] = present
+        if all(row["label"] is not None for row in rows):
+            batch["labels"] = self.collator.labels(rows)
+        return batch
+
+    def _view(self, index: int) -> int:
+        if not self.train or self.source.views == 0:
+            return -1
+        seed = (pictures(self.dataset).seed, self._epoch, index)
+        return int(np.random.default_rng(seed).integers(self.source.views))
+
+
+def pictures(dataset: FeatureDataset) -> ImageTextDataset:
+    """The dataset that reads the pictures."""
+    return dataset.pictures if isinstance(dataset, EntailmentPairs) else dataset
+
+
+class PictureDigests:
+    """SHA-256 of pictures' bytes, remembered by path, size and time of change.
+
+    Args:
+        memory: JSON file that remembers; made anew if it is damaged.
+    """
+
+    def __init__(self, memory: Path) -> None:
+        self._memory = memory
+        self._known: dict[str, list[Any]] = {}
+        with contextlib.suppress(OSError, ValueError):  # nothing remembered yet
+            self._known = json.loads(memory.read_text(encoding="utf-8"))
+
+    def __call__(self, root: Path, paths: Iterable[str]) -> dict[str, str]:
+        """Path to digest. A picture inside one big file goes by that file and its own name."""
+        digests, changed = {}, False
+        for path in paths:
+            file = root if root.is_file() else root / path
+            stat = file.stat()
+            key, state = f"{file}\0{path}", [stat.st_size, stat.st_mtime_ns]
+            entry = self._known.get(key)
+            if entry is None or entry[:2] != state:
+                name = f"{state}{path}".encode() if root.is_file() else file.read_bytes()
+                self._known[key] = entry = [*state, hashlib.sha256(name).hexdigest()]
+                changed = True
+            digests[path] = entry[2]
+        if changed:
+            self._memory.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._memory.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_text(json.dumps(self._known), encoding="utf-8")
+            temporary.replace(self._memory)
+        return digests
+
+
+def whole_batch(batch: Batch) -> Batch:
+    """Collation of what :class:`CachedDataset` has put together already."""
+    return batch
+
+
+def text_digest(text: str) -> str:
+    """SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _present(rows: Sequence[Reference], modality: str) -> Tensor:
+    values: list[Mapping[str, Any]] = list(rows)
+    return torch.tensor([row[modality] is not None for row in values])
