@@ -52,7 +52,7 @@ def test_every_config_prints_from_any_folder(name, capsys):
         main(["fit", *base, "--config", name, "--print_config"])
     assert caught.value.code == 0
     printed = yaml.safe_load(capsys.readouterr().out)
-    assert printed["checkpoint"]["save_last"] is True
+    assert printed["last_checkpoint"]["filename"] == "last"
     assert printed["model"]["image_encoder"]
 
 

@@ -65,9 +65,13 @@ class EPICCLI(LightningCLI):
                 "checkpoint.monitor": "val/accuracy",
                 "checkpoint.mode": "max",
                 "checkpoint.filename": "best",
-                "checkpoint.save_last": True,
                 "checkpoint.auto_insert_metric_name": False,
             }
+        )
+        # save_last of the one above copies the best; a run that was killed goes on from the latest
+        parser.add_lightning_class_args(ModelCheckpoint, "last_checkpoint")
+        parser.set_defaults(
+            {"last_checkpoint.filename": "last", "last_checkpoint.enable_version_counter": False}
         )
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.set_defaults(
@@ -114,9 +118,6 @@ class EPICCLI(LightningCLI):
         config = self.config[self.subcommand]
         if config["weights_only"] is None:
             config["weights_only"] = True
-        if config["trainer"]["fast_dev_run"]:
-            # Lightning would leave a last.ckpt of this one batch all the same
-            config["checkpoint"]["save_last"] = False
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A progress bar, and TensorBoard and CSV logs in ``<root>/<subcommand>/version_N``."""

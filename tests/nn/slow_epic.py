@@ -40,7 +40,7 @@ def _sample_logits(model, batch, i: int) -> Tensor:
     z_image: list[Tensor] = []
     z_text: list[Tensor] = []
     for step in range(len(pairs)):
-        p_image, p_text = _entering_prompts(
+        p_image, p_text = entering_prompts(
             model, step, z_image, z_text, has_image=has_image, has_text=has_text
         )
         while at_image not in image_steps or image_steps[at_image] != step:
@@ -65,13 +65,17 @@ def _sample_logits(model, batch, i: int) -> Tensor:
     ]
     if config.head_inputs == "pooled+prompts":
         h += [sum(z_image) / len(z_image), sum(z_text) / len(z_text)]
-    if config.head_norm == "parts":
+    return head_logits(model, h)
+
+
+def head_logits(model, h: list[Tensor]) -> Tensor:
+    if model.config.head_norm == "parts":
         h = [layer_norm(part, norm) for part, norm in zip(h, model.head.norms, strict=True)]
         return linear(torch.cat(h), model.head.linear)
     return linear(layer_norm(torch.cat(h), model.head.norm), model.head.linear)
 
 
-def _entering_prompts(model, step, z_image, z_text, *, has_image, has_text):
+def entering_prompts(model, step, z_image, z_text, *, has_image, has_text):
     """``P_v^k`` and ``P_t^k`` as lists of vectors; ``step`` = k - 1."""
     config, prompts = model.config, model.prompts
     coupled = config.first_prompt == "from_text"

@@ -17,7 +17,13 @@ from torch import Tensor
 
 from epic_pl.cache import FeatureStore, Field, StoredDtype, StoreSpec, build, default_root
 from epic_pl.data import ImageTextDataModule
-from epic_pl.data.features import FeatureDataset, PictureDigests, pictures, text_digest
+from epic_pl.data.features import (
+    FeatureDataset,
+    PictureDigests,
+    by_name,
+    pictures,
+    text_digest,
+)
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import ConfigError
 from epic_pl.module import EPICModule
@@ -91,6 +97,12 @@ class FeatureCache(Callback):
             barrier=lambda: trainer.strategy.barrier("feature cache"),
         )
 
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Let the DataModule read pictures again: another run may ask for other splits."""
+        data: Any = getattr(trainer, "datamodule", None)
+        if self.level != "off" and isinstance(data, ImageTextDataModule):
+            data.use_features(None)
+
     def fill(
         self,
         module: EPICModule,
@@ -103,7 +115,7 @@ class FeatureCache(Callback):
         """Store what a stage of ``data``, already set up, needs; its loaders then read it.
 
         Raises:
-            ConfigError: if live augmentation is asked for.
+            ConfigError: if live augmentation is asked for, or a dataset does not tell its rows.
             CacheError: if the stores cannot be written.
         """
         assert self.level != "off"
@@ -115,8 +127,9 @@ class FeatureCache(Callback):
             )
         filler = _Filler(self, module, data, rank, world_size, barrier)
         for split in _SPLITS[stage]:
-            filler.add_pictures(data.dataset(split), self.views if split == "train" else 0)  # type: ignore[arg-type]
-            filler.add_texts(data.dataset(split))  # type: ignore[arg-type]
+            dataset = by_name(data.dataset(split))
+            filler.add_pictures(dataset, self.views if split == "train" else 0)
+            filler.add_texts(dataset)
         data.use_features(filler.stores())
 
 
@@ -183,17 +196,22 @@ class _Filler:
     def add_pictures(self, dataset: FeatureDataset, views: int) -> None:
         """Store a split's pictures: ``views`` augmented ones, or as evaluation sees them."""
         source, paths = pictures(dataset), dataset.distinct()[0]
+        size = self.data.image_preprocessing.size
         digests = self._digests(source.image_root, paths)
         wanted = [(path, view) for path in paths for view in (range(views) if views else (-1,))]
-        hashes = [f"{digests[path]}/{view}" for path, view in wanted]
+        # a store knows its shapes from an item, also where no row has a picture
+        hashes = [f"{digests[path]}/{view}" for path, view in wanted] or ["blank"]
         if views == 0:
             source.transform = build_image_transform(self.data.image_preprocessing, train=False)
         tower = self.module.model.image_tower
+        # random transforms are seeded through global states, which threads would share
+        threads = 1 if source.transform_is_random else self.cache.threads
 
         def produce(positions: Sequence[int]) -> tuple[dict[str, Tensor], None]:
-            with ThreadPoolExecutor(self.cache.threads) as pool:
-                keys = [wanted[position] for position in positions]
+            with ThreadPoolExecutor(threads) as pool:
+                keys = [wanted[position] for position in positions] if wanted else []
                 loaded = list(pool.map(lambda key: source.picture(*key), keys))
+            loaded = loaded or [torch.zeros(3, size, size)]
             pixels = torch.stack(loaded).to(self.module.device)
             return self._features(tower, pixels, None), None
 
@@ -203,11 +221,11 @@ class _Filler:
             "seed": self.data.seed if self.cache.views else 0,
         }
         self._fill("image", tower, identity, hashes, produce)
-        self._image_hashes |= dict(zip(wanted, hashes, strict=True))
+        self._image_hashes |= dict(zip(wanted, hashes, strict=False))
 
     def add_texts(self, dataset: FeatureDataset) -> None:
         """Store a split's texts."""
-        texts = dataset.distinct()[1]
+        texts = dataset.distinct()[1] or [""]
         hashes = [text_digest(text) for text in texts]
         tower, collator = self.module.model.text_tower, self.data.collator
 

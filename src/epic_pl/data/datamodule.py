@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from epic_pl.data.balance import class_counts, labels_of, row_weights
 from epic_pl.data.collate import Collator, Task
-from epic_pl.data.features import CachedDataset, FeatureDataset, FeatureSource, whole_batch
+from epic_pl.data.features import CachedDataset, FeatureSource, by_name, whole_batch
 from epic_pl.data.loader import ResumableDataLoader, init_worker
 from epic_pl.data.preprocessing import ImagePreprocessing, image_preprocessing, load_tokenizer
 from epic_pl.data.sampler import EvalSampler, TrainSampler
@@ -236,8 +236,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
                 "and setup() first, as a Trainer does."
             ) from None
 
-    def use_features(self, source: FeatureSource) -> None:
-        """Have the loaders give stored features in place of pictures and token ids.
+    def use_features(self, source: FeatureSource | None) -> None:
+        """Have the loaders give stored features in place of pictures and token ids; None ends it.
 
         ``source`` must hold the items of every split that is loaded afterwards.
         """
@@ -248,13 +248,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
         dataset = self.dataset(split)
         if self._features is None:
             return dataset, self.collator
-        if not isinstance(dataset, FeatureDataset):
-            raise ConfigError(
-                f"{type(dataset).__name__} cannot tell its rows by name, as stored features need: "
-                "set cache.level to off."
-            )
         train = split == "train"
-        return CachedDataset(dataset, self._features, self.collator, train), whole_batch
+        return CachedDataset(by_name(dataset), self._features, self.collator, train), whole_batch
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled batches; a restart goes on mid-epoch."""

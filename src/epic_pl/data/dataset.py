@@ -85,6 +85,11 @@ class ImageTextDataset(Dataset[Sample]):
         columns = (self._ids, self._images, self._texts, self._labels)
         return pa.table(columns, names=["sample_id", "image", "text", "label"])
 
+    @property
+    def transform_is_random(self) -> bool:
+        """Whether a picture transformed twice may differ."""
+        return bool(getattr(self.transform, "random", True))
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose augmentations are drawn."""
         self.epoch = epoch
@@ -139,7 +144,7 @@ class ImageTextDataset(Dataset[Sample]):
             DataError: as for :meth:`raw`.
         """
         image = self._read(path, path)
-        if not getattr(self.transform, "random", True):
+        if not self.transform_is_random:
             return self.transform(image)
         with seeded(self.seed, zlib.crc32(path.encode()), view + 1):
             return self.transform(image)
@@ -158,7 +163,7 @@ class ImageTextDataset(Dataset[Sample]):
             raise DataError(f"Sample {sample_id!r}: {error}") from error
 
     def _transformed(self, image: Image, index: int) -> Tensor:
-        if not getattr(self.transform, "random", True):
+        if not self.transform_is_random:
             return self.transform(image)
         with seeded(self.seed, self.epoch, index):
             return self.transform(image)

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from epic_pl.data.collate import Collator
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.entailment import EntailmentPairs
+from epic_pl.errors import ConfigError
 from epic_pl.types import Batch, Reference
 
 FeatureDataset = ImageTextDataset | EntailmentPairs
@@ -99,6 +100,20 @@ class CachedDataset(Dataset[Batch]):
             return -1
         seed = (pictures(self.dataset).seed, self._epoch, index)
         return int(np.random.default_rng(seed).integers(self.source.views))
+
+
+def by_name(dataset: Dataset[Any]) -> FeatureDataset:
+    """The dataset itself, if it tells its rows by name.
+
+    Raises:
+        ConfigError: if not.
+    """
+    if isinstance(dataset, FeatureDataset):
+        return dataset
+    raise ConfigError(
+        f"{type(dataset).__name__} cannot tell its rows by name, as stored features need: set "
+        "cache.level to off."
+    )
 
 
 def pictures(dataset: FeatureDataset) -> ImageTextDataset:

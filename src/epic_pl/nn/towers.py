@@ -147,7 +147,8 @@ class ReadOnlyTower(Tower[ReadOnlyState]):
             layer = interaction_layer
         tokens = encoder.run_layers(layer, encoder.num_layers, tokens, mask)
         pooled = encoder.pool(tokens, mask)
-        return ReadOnlyState(memories, visible(mask, present, tokens.shape[1]), summary, pooled)
+        readable = _readable(mask, present, tokens.shape[1], summary)
+        return ReadOnlyState(memories, readable, summary, pooled)
 
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
@@ -174,7 +175,7 @@ class ReadOnlyTower(Tower[ReadOnlyState]):
         summary = features.get("summary")
         return ReadOnlyState(
             memories,
-            visible(mask, present, memory.shape[4]),
+            _readable(mask, present, memory.shape[4], summary),
             None if summary is None else summary.to(self.dtype),
             features["pooled"].to(self.dtype),
         )
@@ -194,6 +195,19 @@ class ReadOnlyTower(Tower[ReadOnlyState]):
     def pool(self, state: ReadOnlyState) -> Tensor:
         """The stream's summary after the encoder's last norm, or the frozen mean."""
         return state.pooled if state.summary is None else self.encoder.pool_summary(state.summary)
+
+
+def _readable(
+    mask: Tensor | None, present: Tensor | None, num_tokens: int, summary: Tensor | None
+) -> Tensor | None:
+    """What prompts may read ``(B, N)``; ``(B, N + 1)`` with the summary, a token's copy, as well.
+
+    Prompts of an absent modality would learn of its content through that copy.
+    """
+    seen = visible(mask, present, num_tokens)
+    if seen is None or present is None or summary is None:
+        return seen
+    return torch.cat([seen, present[:, None]], dim=1)
 
 
 def visible(mask: Tensor | None, present: Tensor | None, num_tokens: int) -> Tensor | None:

@@ -65,7 +65,8 @@ class Encoder(nn.Module, ABC):
     ) -> Tensor:
         """Layer ``index`` on a stream ``(B, n, d)`` that reads itself and a memory of N tokens.
 
-        ``mask (B, N)`` bool is True on what may be read of the memory; None where all may.
+        ``mask`` bool is True on what may be read, None where all may: ``(B, N)`` of the memory, or
+        longer, of the stream's first positions too.
         """
 
     @abstractmethod
@@ -114,7 +115,7 @@ class Encoder(nn.Module, ABC):
 
     def _attention_mask(self, mask: Tensor | None, tokens: Tensor, num_extra: int) -> Tensor | None:
         """SDPA's mask ``(B, 1, 1, N + n)`` from the tokens' ``(B, N)``; extra is always seen."""
-        return read_mask(mask, num_extra)
+        return read_mask(mask, tokens.shape[1] + num_extra)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, whatever is asked: the encoder is frozen."""
@@ -150,10 +151,10 @@ def last_token(tokens: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def read_mask(mask: Tensor | None, length: int) -> Tensor | None:
-    """SDPA's mask ``(B, 1, 1, N + n)`` for a stream of ``length`` behind a memory."""
+    """SDPA's mask ``(B, 1, 1, length)``: what lies behind the given mask may be seen."""
     if mask is None:
         return None
-    return nn.functional.pad(mask, (0, length), value=True)[:, None, None, :]
+    return nn.functional.pad(mask, (0, length - mask.shape[1]), value=True)[:, None, None, :]
 
 
 def _seen(mask: Tensor | None) -> Tensor | None:

@@ -13,7 +13,7 @@ from epic_pl.nn.encoders.base import (
     masked_mean,
     read_mask,
 )
-from epic_pl.nn.encoders.hf_attention import split_heads
+from epic_pl.nn.encoders.hf_attention import let_read, split_heads
 
 
 class _CLIPTower(Encoder):
@@ -22,7 +22,7 @@ class _CLIPTower(Encoder):
     model: Any
 
     def __init__(self, model: nn.Module, pooling: Pooling = "auto") -> None:
-        tower: Any = model
+        tower: Any = let_read(model)
         super().__init__(model, tower.config.hidden_size, len(tower.encoder.layers), pooling)
 
     def _layer(self, index: int, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -43,7 +43,9 @@ class _CLIPTower(Encoder):
     ) -> Tensor:
         """Layer ``index`` on a stream ``(B, n, d)`` that reads itself and the memory."""
         outputs: Tensor = self.model.encoder.layers[index](
-            stream, attention_mask=read_mask(mask, stream.shape[1]), memory=memory
+            stream,
+            attention_mask=read_mask(mask, memory.keys.shape[2] + stream.shape[1]),
+            memory=memory,
         )
         return outputs
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from epic_pl.nn.encoders.base import Memory
 
@@ -27,8 +28,8 @@ def _reading_attention(
 ) -> tuple[Tensor, None]:
     """SDPA over the memory's keys and values followed by the layer's own ``(B, h, n, d / h)``."""
     if memory is not None:
-        key = torch.cat([memory.keys, key], dim=2)
-        value = torch.cat([memory.values, value], dim=2)
+        key = torch.cat([memory.keys.to(key.dtype), key], dim=2)
+        value = torch.cat([memory.values.to(value.dtype), value], dim=2)
     outputs: tuple[Tensor, None] = sdpa_attention_forward(
         module, query, key, value, attention_mask, **(kwargs | {"is_causal": False})
     )
@@ -36,6 +37,14 @@ def _reading_attention(
 
 
 AttentionInterface.register(READING_ATTENTION, _reading_attention)
+AttentionMaskInterface.register(READING_ATTENTION, sdpa_mask)
+
+
+def let_read(model: nn.Module) -> nn.Module:
+    """Set the attention of a model: any other would leave a memory out without a word."""
+    config: Any = model.config
+    config._attn_implementation = READING_ATTENTION
+    return model
 
 
 def split_heads(projected: Tensor, head_dim: int) -> Tensor:

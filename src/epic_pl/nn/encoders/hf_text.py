@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from epic_pl.errors import EncoderError
 from epic_pl.nn.encoders.base import Encoder, Memory, Pooling, masked_mean, read_mask
-from epic_pl.nn.encoders.hf_attention import split_heads
+from epic_pl.nn.encoders.hf_attention import let_read, split_heads
 
 
 class HFTextEncoder(Encoder):
     """A text model with ``embeddings`` and ``encoder.layer``: BERT, RoBERTa and their kin.
 
     Args:
-        model: built with ``attn_implementation="sdpa"``; a pooler is not used.
+        model: its attention becomes SDPA that can read a memory; a pooler is not used.
         pooling: "cls" is the first token, "mean" the mean of the visible ones, "auto" is "cls".
 
     Raises:
@@ -32,7 +32,7 @@ class HFTextEncoder(Encoder):
             raise EncoderError(
                 f"{type(model).__name__} has no embeddings and encoder.layer to run."
             )
-        super().__init__(model, config.hidden_size, len(layers), pooling)
+        super().__init__(let_read(model), config.hidden_size, len(layers), pooling)
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Token ids ``(B, N)`` to tokens ``(B, N, d)``."""
@@ -63,7 +63,9 @@ class HFTextEncoder(Encoder):
     ) -> Tensor:
         """Layer ``index`` on a stream ``(B, n, d)`` that reads itself and the memory."""
         outputs: Tensor = self.model.encoder.layer[index](
-            stream, attention_mask=read_mask(mask, stream.shape[1]), memory=memory
+            stream,
+            attention_mask=read_mask(mask, memory.keys.shape[2] + stream.shape[1]),
+            memory=memory,
         )
         return outputs
 

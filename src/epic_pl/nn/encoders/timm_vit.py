@@ -71,9 +71,9 @@ class TimmViTEncoder(Encoder):
         queries, keys, values = _project(attention, normed)  # (B, h, n, d / h)
         read = F.scaled_dot_product_attention(
             queries,
-            torch.cat([memory.keys, keys], dim=2),
-            torch.cat([memory.values, values], dim=2),
-            attn_mask=read_mask(mask, stream.shape[1]),
+            torch.cat([memory.keys.to(keys.dtype), keys], dim=2),
+            torch.cat([memory.values.to(values.dtype), values], dim=2),
+            attn_mask=read_mask(mask, memory.keys.shape[2] + stream.shape[1]),
         )
         read = attention.norm(read.transpose(1, 2).flatten(2))  # (B, n, d)
         if attention.gate is not None:
