@@ -26,8 +26,9 @@ from epic_pl.module import EPICModule
 _PARSER: dict[str, Any] = {"exit_on_error": False}
 # what main runs by itself
 _MORE_COMMANDS = (
-    "And: `epic-pl data check` reads a dataset once and says whether training can start; "
-    "`epic-pl data init DIR` writes a config for a table. Both have a --help of their own."
+    "And: `epic-pl cache build --config X` stores frozen features ahead, and `epic-pl cache "
+    "{info,verify,clear} [FOLDER]` looks after them; `epic-pl data check` reads a dataset once and "
+    "says whether training can start; `epic-pl data init DIR` writes a config for a table."
 )
 # how jsonargparse says that `data` may also be left out
 _PARSER_NOISE = re.compile(
@@ -175,6 +176,20 @@ def build_data(args: list[str]) -> ImageTextDataModule:
     return data
 
 
+class _CacheCLI(EPICCLI):
+    """Parses and builds all that ``fit`` takes, then only fills the feature stores."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        trainer: Any = self.trainer
+        cache = next(c for c in trainer.callbacks if isinstance(c, FeatureCache))
+        cache.fill_all(self.model, self.datamodule)
+
+
+def fill_cache(args: list[str]) -> None:
+    """Store the features of every split that these options of ``epic-pl fit`` would train on."""
+    run(["fit", *args], _CacheCLI)
+
+
 def packaged_configs() -> list[str]:
     """Names of the configs that ship with the package, overlays included."""
     root = resources.files("epic_pl.configs")
@@ -274,6 +289,10 @@ def main(args: ArgsType = None) -> None:
             from epic_pl.inspection.commands import data_command
 
             raise SystemExit(data_command([str(arg) for arg in argv[1:]], build_data))
+        if argv[:1] == ["cache"]:
+            from epic_pl.cache.commands import cache_command
+
+            raise SystemExit(cache_command([str(arg) for arg in argv[1:]], fill_cache))
         run([str(arg) for arg in argv])
     except (EpicError, ArgumentError) as error:
         print(f"epic-pl: {type(error).__name__}: {_message(error)}", file=sys.stderr)

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from epic_pl.cache import build
-from epic_pl.cache.commands import clear, default_root, info, verify
+from epic_pl.cache.commands import cache_command, clear, default_root, info, verify
 from epic_pl.errors import CacheError
 
 
@@ -106,3 +106,13 @@ def test_a_folder_without_stores_is_refused(tmp_path, console, command):
 def test_the_default_folder_moves_with_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path))
     assert default_root() == tmp_path / "features"
+
+
+def test_command_line_fills_looks_after_and_clears(tmp_path, capsys):
+    filled = []
+    assert cache_command(["build", "--config", "x.yaml"], filled.append) == 0
+    assert filled == [["--config", "x.yaml"]]
+    with pytest.raises(CacheError, match="no feature store"):
+        cache_command(["info", str(tmp_path)], filled.append)
+    with pytest.raises(SystemExit):
+        cache_command(["tidy"], filled.append)

@@ -1,7 +1,9 @@
 """What ``epic-pl cache info``, ``verify`` and ``clear`` do, on one store or on a folder of them."""
 
+import argparse
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,13 @@ class StoreCheck:
     def ok(self) -> bool:
         """Everything is as it was written."""
         return not self.corrupt and not self.problem
+
+
+_DESCRIPTION = (
+    "Frozen features on the disk. build takes the options of `epic-pl fit` (--config X, overrides) "
+    "and stores what it would train on; the others take a folder of stores, by default the one in "
+    "the cache folder."
+)
 
 
 def default_root() -> Path:
@@ -210,3 +219,32 @@ def _nbytes(store: Path) -> int:
 
 def _print(console: Console | None, what: Any) -> None:
     (console or Console()).print(what)
+
+
+def cache_command(args: list[str], fill: Callable[[list[str]], None]) -> int:
+    """``epic-pl cache {build,info,verify,clear}``; returns the exit code.
+
+    Args:
+        args: what follows ``epic-pl cache``.
+        fill: stores the features of a config's splits, given the options of ``epic-pl fit``.
+
+    Raises:
+        CacheError: there is no store, or it cannot be written.
+    """
+    if args[:1] == ["build"]:
+        fill(args[1:])
+        return 0
+    parser = argparse.ArgumentParser(prog="epic-pl cache", description=_DESCRIPTION)
+    parser.add_argument("command", choices=("build", "info", "verify", "clear"))
+    parser.add_argument("folder", nargs="?", type=Path, default=default_root())
+    parser.add_argument(
+        "--remove-corrupt", action="store_true", help="verify: remove files that are damaged"
+    )
+    options = parser.parse_args(args)
+    if options.command == "info":
+        return 0 if all(store.complete for store in info(options.folder)) else 1
+    if options.command == "verify":
+        checks = verify(options.folder, remove_corrupt=options.remove_corrupt)
+        return 0 if all(check.ok for check in checks) else 1
+    clear(options.folder)
+    return 0

@@ -103,6 +103,22 @@ class FeatureCache(Callback):
         if self.level != "off" and isinstance(data, ImageTextDataModule):
             data.use_features(None)
 
+    def fill_all(self, module: EPICModule, data: ImageTextDataModule) -> None:
+        """Store what every stage of ``data`` needs, ahead of any run.
+
+        Raises:
+            ConfigError: if the cache is off.
+        """
+        if self.level == "off":
+            raise ConfigError(
+                "There is nothing to store while cache.level is off: set it to boundary or layers, "
+                "in the config or by --cache.level."
+            )
+        data.prepare_data()
+        for stage in _SPLITS:
+            data.setup(stage)
+            self.fill(module, data, stage)
+
     def fill(
         self,
         module: EPICModule,
