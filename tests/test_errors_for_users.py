@@ -95,7 +95,7 @@ class TestBeforeTraining:
 
 def test_a_checkpoint_of_other_classes(project, capsys):
     cli = run(["fit", "--config", str(project / "tiny.yaml"), "--trainer.max_epochs", "1"])
-    last = cli.trainer.checkpoint_callback.last_model_path
+    last = cli.trainer.checkpoint_callback.best_model_path
     _edit(project, "train0", "label", "yellow")
     said = _said(project, capsys, "--model.warm_start", last)
     assert "CheckpointError" in said
@@ -106,7 +106,7 @@ def test_a_checkpoint_of_other_classes(project, capsys):
 def test_a_checkpoint_of_the_same_classes_in_another_order(subcommand, project, capsys):
     config = ["--config", str(project / "tiny.yaml")]
     cli = run(["fit", *config, "--trainer.max_epochs", "1"])
-    last = ["--ckpt_path", cli.trainer.checkpoint_callback.last_model_path]
+    last = ["--ckpt_path", cli.trainer.checkpoint_callback.best_model_path]
     order = ["--data.init_args.classes", "[red, green, blue]"]
     said = _said(project, capsys, *last, *order, subcommand=subcommand)
     assert "CheckpointError: The checkpoint's class 0 is 'blue', the data's is 'red'" in said
