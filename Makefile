@@ -34,7 +34,7 @@ demo: $(STAMP) ## train EPIC on real pictures and names, beside linear probes (n
 	@$(BIN)/python benchmarks/openmoji.py --config openmoji.yaml
 
 demo-entailment: $(STAMP) ## the task that only interaction can solve: is this statement true of this picture?
-	@$(BIN)/python benchmarks/openmoji.py --config openmoji_entailment.yaml
+	@$(BIN)/python benchmarks/openmoji.py --config openmoji_entailment.yaml --without-interaction
 
 test: $(STAMP) ## run the tests
 	@$(BIN)/pytest
