@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.types import Batch, Reference, Sample
@@ -83,18 +84,17 @@ class Collator:
     def _pixels(self, samples: Sequence[Sample]) -> Tensor:
         """Pictures ``(B, 3, H, W)``."""
         shape = (3, self.image_size, self.image_size)
-        pixels = torch.zeros(len(samples), *shape)
-        for row, sample in zip(pixels, samples, strict=True):
-            image = sample["image"]
-            if image is None:
-                continue
+        blank = torch.zeros(shape)
+        images = [blank if sample["image"] is None else sample["image"] for sample in samples]
+        for image, sample in zip(images, samples, strict=True):
             if image.shape != shape:
                 raise DataError(
                     f"The picture of sample {sample['sample_id']!r} has shape "
                     f"{tuple(image.shape)} after its transform, not {shape}. Let the transform "
                     "end with a crop of image_size."
                 )
-            row.copy_(image)
+        # in a worker this stacks straight into shared memory, which spares a copy of the batch
+        pixels: Tensor = default_collate(images)
         return pixels
 
     def labels(self, samples: Sequence[Sample | Reference]) -> Tensor:
