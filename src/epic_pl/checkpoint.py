@@ -48,11 +48,12 @@ class CheckpointInfo(TypedDict):
 
 
 def frozen_keys(module: nn.Module) -> set[str]:
-    """Names in ``module.state_dict()`` that belong to a frozen encoder."""
+    """Names in ``module.state_dict()`` of what an encoder came with and nobody trains."""
     prefixes = tuple(
         f"{name}." for name, child in module.named_modules() if isinstance(child, Encoder)
     )
-    return {key for key in module.state_dict() if key.startswith(prefixes)}
+    trained = {name for name, p in module.named_parameters() if p.requires_grad}
+    return {key for key in module.state_dict() if key.startswith(prefixes)} - trained
 
 
 def adapter_state(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:

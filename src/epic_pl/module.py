@@ -29,9 +29,10 @@ from epic_pl.errors import DataError, TrainingError
 from epic_pl.metrics import F1Thresholds, at_thresholds, build_metrics
 from epic_pl.nn.encoders import Encoder, build_image_encoder, build_text_encoder
 from epic_pl.nn.encoders.base import Pooling
-from epic_pl.nn.epic import EPIC, EPICConfig, HeadInputs, Interaction, PromptAttention
+from epic_pl.nn.epic import HeadInputs, Interaction, PromptAttention
 from epic_pl.nn.head import HeadNorm
 from epic_pl.nn.interaction import HubActivation
+from epic_pl.nn.methods import build_method
 from epic_pl.nn.prompts import FirstPrompt
 from epic_pl.objectives import Objective, Task, Weights, resolve_weights
 from epic_pl.parameters import parameter_groups, parameter_table
@@ -61,6 +62,9 @@ class EPICModule(L.LightningModule):
         text_encoder_revision: commit or tag that pins a hub name.
         pretrained: False gives the encoders random weights, always the same ones.
         image_size: height and width of the pictures in pixels; None is the encoder's own.
+        method: "epic", or one that it is compared with, see :data:`epic_pl.nn.methods.METHODS`;
+            the arguments below that the method does not know are left out.
+        method_options: switches of such a method that are not among the arguments here.
         image_pooling: "auto" (the encoder's own habit), "cls" or "mean".
         text_pooling: "auto", "cls" or "mean".
         num_prompts: n, prompts of each modality.
@@ -117,6 +121,8 @@ class EPICModule(L.LightningModule):
         text_encoder_revision: str | None = None,
         pretrained: bool = True,
         image_size: int | None = None,
+        method: str = "epic",
+        method_options: dict[str, Any] | None = None,
         image_pooling: Pooling = "auto",
         text_pooling: Pooling = "auto",
         num_prompts: int = 4,
@@ -152,7 +158,7 @@ class EPICModule(L.LightningModule):
         class_weights = resolve_weights("class_weights", class_weights, task, class_frequencies)
         pos_weight = resolve_weights("pos_weight", pos_weight, task, class_frequencies)
         check_loss(num_classes, task, class_weights, pos_weight, focal_gamma)
-        config = EPICConfig(
+        switches = dict(
             num_prompts=num_prompts,
             interaction_layers=interaction_layers,
             hub_width=hub_width,
@@ -183,7 +189,7 @@ class EPICModule(L.LightningModule):
             pretrained=pretrained,
             pooling=text_pooling,
         )
-        self.model = EPIC(image, text, num_classes, config)
+        self.model = build_method(method, image, text, num_classes, switches, method_options)
         self.num_classes = num_classes
         self.class_names = class_names or [str(index) for index in range(num_classes)]
         self.task: Task = task

@@ -4,31 +4,36 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
+from epic_pl.nn.dual_encoder import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.epic import EPIC
-from epic_pl.nn.prompts import TemporalPrompts
+
+_PART_NAMES = {"hubs": "interaction hub"}
 
 
 def parameter_groups(
-    model: nn.Module, lr: float, prompt_lr: float, weight_decay: float
+    model: DualEncoder, lr: float, prompt_lr: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """AdamW's groups: the head at ``lr``, everything else that is trained at ``prompt_lr``.
+    """AdamW's groups: the head at ``lr``, encoders at their own rate, all else at ``prompt_lr``.
 
-    Norms, biases, temperatures, stand-ins (all of at most one dimension) and prompts get no decay.
+    Norms, biases, temperatures, stand-ins (all of at most one dimension) and prompts get no decay;
+    a module names its prompts in ``no_decay``.
     """
     prompts = {
         f"{name}.{key}" if name else key
         for name, child in model.named_modules()
-        if isinstance(child, TemporalPrompts)
-        for key in ("image", "text")
+        for key in getattr(child, "no_decay", ())
     }
+    inside = _encoder_prefixes(model)
+    rates = {"head": lr, "prompts": prompt_lr, "encoders": model.encoder_lr}
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         part = "head" if name.startswith("head.") else "prompts"
+        if name.startswith(inside):
+            part = "encoders"
         decay = parameter.ndim > 1 and name not in prompts
         key = part if decay else f"{part}_no_decay"
         group = groups.setdefault(
@@ -36,7 +41,7 @@ def parameter_groups(
             {
                 "name": key,
                 "params": [],
-                "lr": lr if part == "head" else prompt_lr,
+                "lr": rates[part],
                 "weight_decay": weight_decay if decay else 0.0,
             },
         )
@@ -44,16 +49,20 @@ def parameter_groups(
     return list(groups.values())
 
 
-def count_parameters(model: EPIC) -> dict[str, tuple[int, int]]:
+def count_parameters(model: DualEncoder) -> dict[str, tuple[int, int]]:
     """(trainable, frozen) numbers of each part of the model."""
     parts: dict[str, list[Tensor]] = {
         "image encoder": list(model.image_encoder.parameters()),
         "text encoder": list(model.text_encoder.parameters()),
-        "prompts": list(model.prompts.parameters()),
-        "interaction hub": list(model.hubs.parameters()),
-        "absent-modality vectors": [model.absent_image, model.absent_text],
-        "head": list(model.head.parameters()),
     }
+    for name, child in model.named_children():
+        if name not in ("image_tower", "text_tower"):
+            parts[_PART_NAMES.get(name, name.replace("_", " "))] = list(child.parameters())
+    own: list[Tensor] = [
+        p for name, p in model.named_parameters(recurse=False) if name.startswith("absent_")
+    ]
+    if own:
+        parts["absent-modality vectors"] = own
     return {
         part: (
             sum(p.numel() for p in tensors if p.requires_grad),
@@ -63,17 +72,20 @@ def count_parameters(model: EPIC) -> dict[str, tuple[int, int]]:
     }
 
 
-def trainable_share(model: EPIC) -> float:
-    """Trained parameters, head included, over the frozen encoders' parameters."""
-    frozen = sum(
-        p.numel() for m in model.modules() if isinstance(m, Encoder) for p in m.parameters()
-    )
-    return sum(p.numel() for p in model.parameters() if p.requires_grad) / frozen
+def trainable_share(model: DualEncoder) -> float:
+    """Trained parameters, head included, over those that the encoders came with."""
+    encoders = (model.image_encoder, model.text_encoder)
+    pretrained = sum(encoder.num_parameters for encoder in encoders)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad) / pretrained
 
 
-def parameter_table(model: EPIC, console: Console | None = None) -> None:
+def _encoder_prefixes(model: DualEncoder) -> tuple[str, ...]:
+    return tuple(f"{name}." for name, m in model.named_modules() if isinstance(m, Encoder))
+
+
+def parameter_table(model: DualEncoder, console: Console | None = None) -> None:
     """Print the parts with their trainable and frozen parameters, and the trainable share."""
-    table = Table(title="EPIC parameters", title_justify="left")
+    table = Table(title="Parameters", title_justify="left")
     for column in ("part", "trainable", "frozen"):
         table.add_column(column, justify="left" if column == "part" else "right")
     counts = count_parameters(model)

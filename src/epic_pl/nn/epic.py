@@ -9,16 +9,15 @@ Shape legend: B batch, N_v and N_t tokens, d_v and d_t widths, n prompts, K step
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from epic_pl.errors import ConfigError
+from epic_pl.nn.dual_encoder import DualEncoder, check_positive, check_probabilities
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.head import ClassificationHead, HeadNorm
 from epic_pl.nn.interaction import HubActivation, InteractionHub
-from epic_pl.nn.presence import drop_modalities
 from epic_pl.nn.prompts import FirstPrompt, TemporalPrompts
-from epic_pl.nn.towers import JointTower, ReadOnlyTower, Tower
+from epic_pl.nn.towers import JointTower, PromptTower, ReadOnlyTower
 from epic_pl.types import Batch
 
 HeadInputs = Literal["pooled", "pooled+prompts"]
@@ -69,12 +68,8 @@ class EPICConfig:
     modality_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("num_prompts", "hub_width", "temperature", "prompt_init_std"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} must be positive, not {getattr(self, name)}.")
-        for name in ("dropout", "head_dropout", "modality_dropout"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is a probability, not {getattr(self, name)}.")
+        check_positive(self, "num_prompts", "hub_width", "temperature", "prompt_init_std")
+        check_probabilities(self, "dropout", "head_dropout", "modality_dropout")
 
     def layer_pairs(self, num_image_layers: int, num_text_layers: int) -> list[tuple[int, int]]:
         """The K pairs (image layer, text layer) of the interaction steps.
@@ -108,7 +103,7 @@ class EPICConfig:
         return pairs
 
 
-class EPIC(nn.Module):
+class EPIC(DualEncoder):
     """Two frozen encoders that exchange what their prompts gather, and a head on top.
 
     Args:
@@ -128,12 +123,19 @@ class EPIC(nn.Module):
         num_classes: int,
         config: EPICConfig | None = None,
     ) -> None:
-        super().__init__()
-        self.config = config = config or EPICConfig()
+        config = config or EPICConfig()
         pairs = config.layer_pairs(image_encoder.num_layers, text_encoder.num_layers)
-        tower = JointTower if config.prompt_attention == "joint" else ReadOnlyTower
-        self.image_tower: Tower[Any] = tower(image_encoder, [pair[0] for pair in pairs])
-        self.text_tower: Tower[Any] = tower(text_encoder, [pair[1] for pair in pairs])
+        tower: type[PromptTower[Any]] = (
+            JointTower if config.prompt_attention == "joint" else ReadOnlyTower
+        )
+        super().__init__(
+            tower(image_encoder, [pair[0] for pair in pairs]),
+            tower(text_encoder, [pair[1] for pair in pairs]),
+            config.modality_dropout,
+        )
+        self.image_tower: PromptTower[Any]
+        self.text_tower: PromptTower[Any]
+        self.config = config
         widths = (image_encoder.width, text_encoder.width)
         self.num_steps = steps = len(pairs)
         self.prompts = TemporalPrompts(
@@ -156,26 +158,14 @@ class EPIC(nn.Module):
             )
             for _ in range(hubs)
         )
-        self.absent_image = nn.Parameter(torch.zeros(widths[0]))
-        self.absent_text = nn.Parameter(torch.zeros(widths[1]))
         parts = list(widths) * (2 if config.head_inputs == "pooled+prompts" else 1)
         self.head = ClassificationHead(parts, num_classes, config.head_dropout, config.head_norm)
 
-    @property
-    def image_encoder(self) -> Encoder:
-        """The frozen image encoder."""
-        return self.image_tower.encoder
-
-    @property
-    def text_encoder(self) -> Encoder:
-        """The frozen text encoder."""
-        return self.text_tower.encoder
-
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``(B, C)`` of a batch; docs/method.md has the equations."""
-        image_present, text_present = self._presence(batch)
+        image_present, text_present = self.presence(batch)
         # extraction layers: nothing to train upstream, so no gradient and no stored activation
-        image, text = self._extract(batch, image_present, text_present)
+        image, text = self.extract(batch, image_present, text_present)
         image_prompts, text_prompts = self.prompts.first(len(batch["attention_mask"]))  # (B, n, d)
         for step in range(self.num_steps):
             if step > 0:
@@ -187,29 +177,13 @@ class EPIC(nn.Module):
                 )
             image, image_prompts = self.image_tower.acquire(step, image, image_prompts)
             text, text_prompts = self.text_tower.acquire(step, text, text_prompts)
-        features = [
-            _stand_in(self.image_tower.pool(image), image_present, self.absent_image),
-            _stand_in(self.text_tower.pool(text), text_present, self.absent_text),
-        ]
+        features = self.stand_in(
+            self.image_tower.pool(image), self.text_tower.pool(text), image_present, text_present
+        )
         if self.config.head_inputs == "pooled+prompts":
             features += [image_prompts.mean(dim=1), text_prompts.mean(dim=1)]
         logits: Tensor = self.head(features)  # (B, C)
         return logits
-
-    def _extract(
-        self, batch: Batch, image_present: Tensor | None, text_present: Tensor | None
-    ) -> tuple[Any, Any]:
-        """Both towers before step 1: run, or restored from a feature cache."""
-        text_mask = batch["attention_mask"].bool()  # (B, N_t)
-        if "image_features" in batch:
-            image = self.image_tower.restore(batch["image_features"], None, image_present)
-        else:
-            image = self.image_tower.extract(batch["pixel_values"], None, image_present)
-        if "text_features" in batch:
-            text = self.text_tower.restore(batch["text_features"], text_mask, text_present)
-        else:
-            text = self.text_tower.extract(batch["input_ids"], text_mask, text_present)
-        return image, text
 
     def _consolidate(
         self,
@@ -227,28 +201,3 @@ class EPIC(nn.Module):
             image_prompts, text_prompts, image_present, text_present
         )
         return consolidated
-
-    def _presence(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
-        """Which modalities count ``(B,)``, training drops included; None twice if all do."""
-        probability = self.config.modality_dropout if self.training else 0.0
-        given = "image_present" in batch or "text_present" in batch
-        if not given and probability == 0:
-            return None, None
-        mask = batch["attention_mask"]
-        everyone = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
-        image_present = batch.get("image_present", everyone).bool()
-        text_present = batch.get("text_present", everyone).bool()
-        if probability > 0:
-            image_present, text_present = drop_modalities(image_present, text_present, probability)
-        return image_present, text_present
-
-
-def _stand_in(pooled: Tensor, present: Tensor | None, vector: Tensor) -> Tensor:
-    """``pooled (B, d)`` with the learned ``vector (d,)`` where a sample's modality is absent.
-
-    The vector is part of the graph even if nobody is absent: under DDP each trained tensor must
-    get a gradient in every step.
-    """
-    if present is None:
-        present = torch.ones(len(pooled), dtype=torch.bool, device=pooled.device)
-    return torch.where(present[:, None], pooled, vector)

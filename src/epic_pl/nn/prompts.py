@@ -28,6 +28,8 @@ class TemporalPrompts(nn.Module):
         init_std: standard deviation of the Gaussian.
     """
 
+    no_decay = ("image", "text")
+
     def __init__(
         self,
         num_steps: int,

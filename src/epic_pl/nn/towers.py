@@ -1,7 +1,7 @@
 """How one modality runs through its frozen encoder with prompts: jointly, or reading only.
 
-A tower holds no parameters to train. EPIC asks three things of it: ``extract`` what depends on the
-sample alone, ``acquire`` the outputs of prompts at an interaction layer, ``pool`` at the end. What
+A tower holds no parameters to train. A method asks it to ``extract`` what depends on the sample
+alone and to ``pool`` at the end; EPIC, in between, to ``acquire`` the outputs of prompts. What
 ``extract`` does in two halves, ``boundary`` and ``start``, can be stored in between or, for prompts
 that only read, behind both (``features`` and ``restore``).
 
@@ -28,6 +28,10 @@ class Tower(nn.Module, ABC, Generic[State]):
         encoder: the frozen encoder.
         layers: the K interaction layers, rising, counted from 0.
     """
+
+    levels: tuple[FeatureLevel, ...] = ("boundary",)
+    """What a feature cache can store of this tower, the least work a step last."""
+    needs = "prompts change the tokens in every interaction layer (unless they are read_only)"
 
     def __init__(self, encoder: Encoder, layers: list[int]) -> None:
         super().__init__()
@@ -58,10 +62,11 @@ class Tower(nn.Module, ABC, Generic[State]):
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
     ) -> dict[str, Tensor]:
         """What a cache of ``level`` stores of each sample, batch first."""
-        if level == "layers":
+        if level not in self.levels:
+            able = " or ".join(self.levels)
             raise ConfigError(
-                "Joint prompts change the tokens in every interaction layer, so only the boundary "
-                "can be stored: set cache.level to boundary, or prompt_attention to read_only."
+                f"cache.level {level!r} stores less than this method needs: {self.needs}. Set "
+                f"cache.level to {f'{able} (or off)' if able else 'off'}."
             )
         return {"tokens": self.boundary(inputs, mask)}
 
@@ -77,12 +82,16 @@ class Tower(nn.Module, ABC, Generic[State]):
         return next(self.encoder.parameters()).dtype
 
     @abstractmethod
-    def acquire(self, step: int, state: State, prompts: Tensor) -> tuple[State, Tensor]:
-        """Prompts ``P (B, n, d)`` through the layer of ``step``: their outputs ``Z (B, n, d)``."""
-
-    @abstractmethod
     def pool(self, state: State) -> Tensor:
         """The modality's summary ``(B, d)`` after the last step."""
+
+
+class PromptTower(Tower[State]):
+    """A tower into which prompts enter at the K interaction layers."""
+
+    @abstractmethod
+    def acquire(self, step: int, state: State, prompts: Tensor) -> tuple[State, Tensor]:
+        """Prompts ``P (B, n, d)`` through the layer of ``step``: their outputs ``Z (B, n, d)``."""
 
 
 class JointState(NamedTuple):
@@ -93,7 +102,7 @@ class JointState(NamedTuple):
     next_layer: int
 
 
-class JointTower(Tower[JointState]):
+class JointTower(PromptTower[JointState]):
     """``[U; Z] = Layer([U; P])``: tokens and prompts see each other (the paper's setting)."""
 
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> JointState:
@@ -128,13 +137,15 @@ class ReadOnlyState(NamedTuple):
     pooled: Tensor
 
 
-class ReadOnlyTower(Tower[ReadOnlyState]):
+class ReadOnlyTower(PromptTower[ReadOnlyState]):
     """Prompts read the frozen tokens, which never see them.
 
     The small stream ``Q = [c; P]`` takes its queries from itself, its keys and values from
     ``[U; Q]``. The frozen stream is that of the encoder alone, whatever the task: no gradient runs
     through its N tokens, and its keys and values can be stored.
     """
+
+    levels = ("boundary", "layers")
 
     @torch.no_grad()
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> ReadOnlyState:

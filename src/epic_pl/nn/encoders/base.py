@@ -5,7 +5,7 @@ Shape legend: B batch, N tokens, n extra positions (prompts), d width, h heads.
 
 import hashlib
 from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple, Self, overload
+from typing import Any, Literal, NamedTuple, Self, overload
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,9 @@ class Encoder(nn.Module, ABC):
         self.width = width
         self.num_layers = num_layers
         self.pooling = pooling
+        self.num_parameters = sum(p.numel() for p in model.parameters())
         self._fingerprint: str | None = None
+        self._frozen = True
 
     @abstractmethod
     def embed(self, inputs: Tensor) -> Tensor:
@@ -118,12 +120,22 @@ class Encoder(nn.Module, ABC):
         return read_mask(mask, tokens.shape[1] + num_extra)
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, whatever is asked: the encoder is frozen."""
-        return super().train(False)
+        """Stay in evaluation mode, whatever is asked, unless the encoder was thawed."""
+        return super().train(mode and not self._frozen)
+
+    def thaw(self) -> Any:
+        """Let a method train what it likes of the library's module, which is returned.
+
+        Its weights stay without gradient until the method says so; dropout inside wakes in
+        training. The fingerprint remains that of the weights that the encoder came with.
+        """
+        assert self.fingerprint
+        self._frozen = False
+        return self.model
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of names and frozen weights, hexadecimal; worked out once, at first use."""
+        """SHA-256 of names and pretrained weights, hexadecimal; worked out once, at first use."""
         if self._fingerprint is None:
             digest = hashlib.sha256()
             for name, tensor in sorted(self.model.state_dict().items()):

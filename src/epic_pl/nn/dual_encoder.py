@@ -1,0 +1,142 @@
+"""What every method shares: two encoders, who is present, and what stands in for the absent.
+
+Shape legend: B batch, N_t text tokens, d width, C classes.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from epic_pl.errors import ConfigError
+from epic_pl.nn.encoders.base import Encoder
+from epic_pl.nn.presence import drop_modalities
+from epic_pl.nn.towers import FeatureLevel, Tower
+from epic_pl.types import Batch
+
+
+class DualEncoder(nn.Module, ABC):
+    """A model of pictures and texts on two encoders; a method is a subclass with a ``forward``.
+
+    Trained parts under the name ``head`` learn at the head's rate, encoders at :attr:`encoder_lr`,
+    all else at the prompts' rate.
+
+    Args:
+        image_tower: the image encoder and how the method runs through it.
+        text_tower: the same of the text encoder.
+        modality_dropout: probability with which a training sample loses picture or text.
+        stand_ins: whether absent modalities have learned vectors, see :meth:`stand_in`.
+    """
+
+    encoder_lr: float | None = None
+    """Learning rate of what is trained inside the encoders; None where nothing is."""
+
+    def __init__(
+        self,
+        image_tower: Tower[Any],
+        text_tower: Tower[Any],
+        modality_dropout: float = 0.0,
+        stand_ins: bool = True,
+    ) -> None:
+        super().__init__()
+        self.image_tower = image_tower
+        self.text_tower = text_tower
+        self.modality_dropout = modality_dropout
+        if stand_ins:
+            self.absent_image = nn.Parameter(torch.zeros(image_tower.encoder.width))
+            self.absent_text = nn.Parameter(torch.zeros(text_tower.encoder.width))
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits ``(B, C)`` of a batch."""
+
+    @property
+    def image_encoder(self) -> Encoder:
+        """The image encoder."""
+        return self.image_tower.encoder
+
+    @property
+    def text_encoder(self) -> Encoder:
+        """The text encoder."""
+        return self.text_tower.encoder
+
+    @property
+    def cache_levels(self) -> tuple[FeatureLevel, ...]:
+        """What a feature cache can store for this method, the least work a step last."""
+        return self.image_tower.levels
+
+    def extract(
+        self, batch: Batch, image_present: Tensor | None, text_present: Tensor | None
+    ) -> tuple[Any, Any]:
+        """Both towers before the method's own part: run, or restored from a feature cache."""
+        text_mask = batch["attention_mask"].bool()  # (B, N_t)
+        if "image_features" in batch:
+            image = self.image_tower.restore(batch["image_features"], None, image_present)
+        else:
+            image = self.image_tower.extract(batch["pixel_values"], None, image_present)
+        if "text_features" in batch:
+            text = self.text_tower.restore(batch["text_features"], text_mask, text_present)
+        else:
+            text = self.text_tower.extract(batch["input_ids"], text_mask, text_present)
+        return image, text
+
+    def presence(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+        """Which modalities count ``(B,)``, training drops included; None twice if all do."""
+        probability = self.modality_dropout if self.training else 0.0
+        given = "image_present" in batch or "text_present" in batch
+        if not given and probability == 0:
+            return None, None
+        mask = batch["attention_mask"]
+        everyone = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
+        image_present = batch.get("image_present", everyone).bool()
+        text_present = batch.get("text_present", everyone).bool()
+        if probability > 0:
+            image_present, text_present = drop_modalities(image_present, text_present, probability)
+        return image_present, text_present
+
+    def stand_in(
+        self,
+        image: Tensor,
+        text: Tensor,
+        image_present: Tensor | None,
+        text_present: Tensor | None,
+    ) -> list[Tensor]:
+        """Pooled outputs, each ``(B, d)``, with a learned vector where a modality is absent."""
+        return [
+            _stand_in(image, image_present, self.absent_image),
+            _stand_in(text, text_present, self.absent_text),
+        ]
+
+
+def check_probabilities(config: Any, *names: str) -> None:
+    """Refuse options of a method's config that are no probabilities.
+
+    Raises:
+        ConfigError: naming the first one.
+    """
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ConfigError(f"{name} is a probability, not {getattr(config, name)}.")
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Refuse options of a method's config that are not above zero.
+
+    Raises:
+        ConfigError: naming the first one.
+    """
+    for name in names:
+        if getattr(config, name) <= 0:
+            raise ConfigError(f"{name} must be positive, not {getattr(config, name)}.")
+
+
+def _stand_in(pooled: Tensor, present: Tensor | None, vector: Tensor) -> Tensor:
+    """``pooled (B, d)`` with the learned ``vector (d,)`` where a sample's modality is absent.
+
+    The vector is part of the graph even if nobody is absent: under DDP each trained tensor must
+    get a gradient in every step.
+    """
+    if present is None:
+        present = torch.ones(len(pooled), dtype=torch.bool, device=pooled.device)
+    return torch.where(present[:, None], pooled, vector)

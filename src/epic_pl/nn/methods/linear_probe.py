@@ -1,0 +1,91 @@
+"""A linear probe: the frozen encoders' pooled outputs and a linear head.
+
+Shape legend: B batch, N tokens, d width, C classes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from epic_pl.nn.dual_encoder import DualEncoder, check_probabilities
+from epic_pl.nn.encoders.base import Encoder
+from epic_pl.nn.head import ClassificationHead, HeadNorm
+from epic_pl.nn.towers import FeatureLevel, Tower
+from epic_pl.types import Batch
+
+
+class PooledTower(Tower[Tensor]):
+    """A frozen encoder of which nothing but the pooled output ``(B, d)`` is used."""
+
+    levels = ("layers",)
+    needs = "no prompt enters a layer, so there is no boundary"
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder, [encoder.num_layers])
+
+    @torch.no_grad()
+    def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> Tensor:
+        """The encoder's pooled output."""
+        return self.encoder.pool(tokens, mask)
+
+    def features(
+        self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
+    ) -> dict[str, Tensor]:
+        """``pooled (B, d)``."""
+        if level not in self.levels:
+            return super().features(inputs, mask, level)
+        return {"pooled": self.extract(inputs, mask, None)}
+
+    def restore(
+        self, features: dict[str, Tensor], mask: Tensor | None, present: Tensor | None
+    ) -> Tensor:
+        """What was stored."""
+        return features["pooled"].to(self.dtype)
+
+    def pool(self, state: Tensor) -> Tensor:
+        """The state itself."""
+        return state
+
+
+@dataclass(frozen=True)
+class LinearProbeConfig:
+    """Switches of the probe; they mean what they mean for EPIC."""
+
+    head_norm: HeadNorm = "parts"
+    head_dropout: float = 0.1
+    modality_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_probabilities(self, "head_dropout", "modality_dropout")
+
+
+class LinearProbe(DualEncoder):
+    """``logits = Linear(LN([pool_v; pool_t]))`` on frozen encoders.
+
+    Args:
+        image_encoder: frozen.
+        text_encoder: frozen.
+        num_classes: C.
+        config: the switches.
+    """
+
+    def __init__(
+        self,
+        image_encoder: Encoder,
+        text_encoder: Encoder,
+        num_classes: int,
+        config: LinearProbeConfig | None = None,
+    ) -> None:
+        config = config or LinearProbeConfig()
+        super().__init__(
+            PooledTower(image_encoder), PooledTower(text_encoder), config.modality_dropout
+        )
+        widths = [image_encoder.width, text_encoder.width]
+        self.head = ClassificationHead(widths, num_classes, config.head_dropout, config.head_norm)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits ``(B, C)``."""
+        present = self.presence(batch)
+        logits: Tensor = self.head(self.stand_in(*self.extract(batch, *present), *present))
+        return logits
