@@ -181,7 +181,9 @@ class StoredFeatures:
     def gather_texts(self, rows: npt.NDArray[np.int64]) -> tuple[dict[str, Tensor], Tensor]:
         """Fields of texts, batch first, and their mask ``(B, N)``."""
         fields = self.texts.gather(rows, zero_absent=True)
-        return fields, fields.pop("mask")
+        # a store of pooled outputs has no tokens: one position stands for the text
+        mask = fields.pop("mask") if "mask" in fields else torch.ones(len(rows), 1)
+        return fields, mask
 
 
 class _Filler:
@@ -245,11 +247,12 @@ class _Filler:
         hashes = [text_digest(text) for text in texts]
         tower, collator = self.module.model.text_tower, self.data.collator
 
-        def produce(positions: Sequence[int]) -> tuple[dict[str, Tensor], Tensor]:
+        def produce(positions: Sequence[int]) -> tuple[dict[str, Tensor], Tensor | None]:
             tokens = collator.tokenize([texts[position] for position in positions])
             mask = tokens["attention_mask"].bool().to(self.module.device)
             ids = tokens["input_ids"].to(self.module.device)
-            return self._features(tower, ids, mask), mask.sum(dim=1).cpu()
+            features = self._features(tower, ids, mask)
+            return features, mask.sum(dim=1).cpu() if _ragged(features) else None
 
         identity = {
             "tokenizer": self.data.text_encoder,
@@ -288,9 +291,9 @@ class _Filler:
         hashes: list[str],
         produce: Callable[[Sequence[int]], Any],
     ) -> None:
-        ragged = kind == "text"
-        max_tokens = self.data.max_text_tokens if ragged else None
         example = produce([0])[0]
+        ragged = kind == "text" and _ragged(example)
+        max_tokens = self.data.max_text_tokens if ragged else None
         spec = StoreSpec(
             kind=kind,
             identity=identity | self._tower_identity(kind, tower),
@@ -310,6 +313,11 @@ class _Filler:
             # later layers leave no trace in what enters the first
             "layers": tower.layers[:1] if boundary else tower.layers,
         }
+
+
+def _ragged(fields: dict[str, Tensor]) -> bool:
+    """Whether any of a text's fields has an axis of tokens."""
+    return any(name in _TOKEN_AXES for name in fields)
 
 
 def _field(name: str, example: Tensor, max_tokens: int | None) -> Field:
