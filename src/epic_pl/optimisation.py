@@ -1,0 +1,64 @@
+"""The optimiser of what is trained, and its learning rates step by step."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+
+from epic_pl.nn.dual_encoder import DualEncoder
+from epic_pl.parameters import parameter_groups, parameter_table
+from epic_pl.schedule import warmup_cosine
+
+
+class Optimisation(L.LightningModule):
+    """The optimiser's part of :class:`epic_pl.module.EPICModule`, which gives it its options."""
+
+    model: DualEncoder
+    lr: float
+    prompt_lr: float
+    weight_decay: float
+    warmup: float
+    _total_steps: float | None = None
+
+    def on_fit_start(self) -> None:
+        """Print what is trained and what is frozen."""
+        rank_zero_only(parameter_table)(self.model)
+
+    def on_train_start(self) -> None:
+        """Now the loaders stand, so the schedule may learn its length.
+
+        Asking earlier (in ``configure_optimizers``) would build the loaders before their state is
+        restored, and a resumed run would start its epoch again.
+        """
+        self._total_steps = float(self.trainer.estimated_stepping_batches)
+        for scheduler in self._schedulers():
+            for group, base_lr in zip(
+                scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True
+            ):
+                group["lr"] = base_lr * self._lr_factor(scheduler.last_epoch)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW, head and prompts at their own rates, under linear warm-up and cosine."""
+        groups = parameter_groups(self.model, self.lr, self.prompt_lr, self.weight_decay)
+        optimizer = torch.optim.AdamW(groups)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _lr_factor(self, step: int) -> float:
+        if self._total_steps is None:
+            return 0.0  # before training starts; on_train_start sets the real one
+        warmup_steps = 0
+        if self._total_steps != float("inf"):
+            warmup_steps = round(self.warmup * self._total_steps)
+        return warmup_cosine(step, self._total_steps, warmup_steps)
+
+    def _schedulers(self) -> list[Any]:
+        schedulers = self.lr_schedulers()
+        if schedulers is None:
+            return []
+        return schedulers if isinstance(schedulers, list) else [schedulers]

@@ -1,0 +1,143 @@
+"""One step for training, validation and test, what it measures, and prediction.
+
+Shape legend: B batch, C classes.
+"""
+
+from typing import Literal
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from epic_pl.checks import check_batch
+from epic_pl.errors import DataError, TrainingError
+from epic_pl.metrics import F1Thresholds, at_thresholds
+from epic_pl.nn.dual_encoder import DualEncoder
+from epic_pl.objectives import Objective, Task
+from epic_pl.types import Batch, Prediction
+
+Stage = Literal["train", "val", "test"]
+# on an accelerator every look at the loss waits for the device, so look now and then
+_FINITE_CHECK_INTERVAL = 50
+
+
+class Steps(L.LightningModule):
+    """The loops' part of :class:`epic_pl.module.EPICModule`, which gives it all it works with."""
+
+    model: DualEncoder
+    task: Task
+    num_classes: int
+    objective: Objective
+    metrics: nn.ModuleDict
+    tuning: F1Thresholds
+    thresholds: Tensor | None
+    """Multilabel: probability from which each label is assigned, ``(C,)``; tuned on validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._checked: set[str] = set()
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits ``(B, C)``."""
+        logits: Tensor = self.model(batch)
+        return logits
+
+    def _step(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:
+        """The one step of training, validation and test: forward, loss, metrics, log."""
+        self._check_batch(batch, stage)
+        logits = self(batch)
+        labels = batch["labels"]
+        loss: Tensor = self.objective(logits, labels)
+        self._measure(stage, self.objective.probabilities(logits.detach()), labels.int())
+        size = len(labels)
+        self.log(
+            f"{stage}/loss",
+            loss,
+            prog_bar=stage != "test",
+            on_step=stage == "train",
+            on_epoch=True,
+            batch_size=size,
+            sync_dist=stage != "train",
+        )
+        return loss, logits
+
+    def _measure(self, stage: Stage, probabilities: Tensor, labels: Tensor) -> None:
+        metrics = self._metrics(stage)
+        metrics.update(probabilities, labels)
+        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(labels))
+        if self.thresholds is None:
+            return
+        if stage == "val":
+            self.tuning.update(probabilities, labels)
+        elif stage == "test":
+            tuned = self._metrics("tuned")
+            tuned.update(at_thresholds(probabilities, self.thresholds), labels)
+            self.log_dict(tuned, on_step=False, on_epoch=True, batch_size=len(labels))
+
+    def _metrics(self, name: str) -> MetricCollection:
+        metrics = self.metrics[f"{name}_metrics"]
+        assert isinstance(metrics, MetricCollection)
+        return metrics
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one training batch.
+
+        Raises:
+            TrainingError: if the loss is not finite.
+        """
+        loss, _ = self._step(batch, "train")
+        if self.device.type == "cpu" or batch_idx % _FINITE_CHECK_INTERVAL == 0:
+            self._check_finite(loss, batch)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and metrics of one validation batch."""
+        self._step(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Multilabel: choose each label's threshold, before this epoch's checkpoint is written."""
+        if self.thresholds is None:
+            return
+        if not self.trainer.sanity_checking:
+            self.thresholds.copy_(self.tuning.compute())
+        self.tuning.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Loss and metrics of one test batch; hands ``logits (B, C)`` to the callbacks."""
+        loss, logits = self._step(batch, "test")
+        return {"loss": loss, "logits": logits}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
+        """Ids and probabilities ``(B, C)`` of one batch, on the CPU.
+
+        Raises:
+            DataError: if the batch has no ``sample_id``.
+        """
+        if "sample_id" not in batch:
+            raise DataError(
+                "Predictions are told apart by sample_id, which this batch lacks: let the loader "
+                "put a list of one string a sample under that key."
+            )
+        probabilities = self.objective.probabilities(self(batch)).cpu()
+        return Prediction(sample_id=list(batch["sample_id"]), probabilities=probabilities)
+
+    def _check_batch(self, batch: Batch, stage: Stage) -> None:
+        """Look at the first batch of each stage, before anything is trained on it."""
+        if stage in self._checked:
+            return
+        self._checked.add(stage)
+        check_batch(batch, self.task, self.num_classes)
+
+    def _check_finite(self, loss: Tensor, batch: Batch) -> None:
+        if bool(torch.isfinite(loss)):
+            return
+        ids = ", ".join(batch.get("sample_id", [])[:8]) or "unknown"
+        groups = self.trainer.optimizers[0].param_groups
+        rates = ", ".join(f"{group['lr']:.1e}" for group in groups)
+        raise TrainingError(
+            f"The loss is {loss.item()} at step {self.global_step} (learning rates {rates}; "
+            f"samples {ids}). Lower model.lr and model.prompt_lr, or set trainer.gradient_clip_val "
+            "to 1.0, or trainer.precision to 32-true or bf16-mixed; the checkpoints written before "
+            "this step are untouched, and ckpt_path resumes from them."
+        )
