@@ -175,26 +175,54 @@ def test_each_picture_and_text_is_stored_once(workshop):
 
 
 def files(root):
-    return {p: p.stat().st_mtime_ns for p in (root / "features").rglob("*") if p.suffix != ".lock"}
+    found = (root / "features").rglob("*")
+    return {p: p.stat().st_mtime_ns for p in found if p.is_file() and p.suffix != ".lock"}
 
 
-def test_second_run_builds_nothing_and_a_changed_picture_is_encoded_again(workshop, monkeypatch):
-    fit(workshop, "read_only", workshop.cache(), epochs=1)
-    before, encoded = files(workshop.root), []
-    embed = Encoder.run_layers
+@pytest.fixture
+def encoded(monkeypatch):
+    """Sizes of all batches that go through a layer of a frozen encoder."""
+    sizes, run_layers = [], Encoder.run_layers
 
     def counting(self, start, stop, tokens, mask=None):
-        encoded.append(len(tokens))
-        return embed(self, start, stop, tokens, mask)
+        sizes.append(len(tokens))
+        return run_layers(self, start, stop, tokens, mask)
 
     monkeypatch.setattr(Encoder, "run_layers", counting)
-    fit(workshop, "read_only", workshop.cache(), epochs=1)
-    # one example of each kind tells the shapes; no batch is encoded
-    assert set(encoded) == {1}
-    assert {p: t for p, t in files(workshop.root).items() if p.is_file()} == {
-        p: t for p, t in before.items() if p.is_file()
-    }
+    return sizes
 
+
+def test_second_run_runs_no_encoder_and_writes_nothing(workshop, encoded):
+    fit(workshop, "read_only", workshop.cache(), epochs=1)
+    assert max(encoded) > 1
+    before = files(workshop.root)
+    encoded.clear()
+    fit(workshop, "read_only", workshop.cache(), epochs=1)
+    assert not encoded
+    assert files(workshop.root) == before
+
+
+def test_a_damaged_spec_beside_the_store_is_passed_over(workshop, encoded):
+    module = workshop.module()
+    expected = logits_of(workshop, module, workshop.cache())
+    damaged = workshop.root / "features" / f"image-{'0' * 16}"
+    damaged.mkdir()
+    (damaged / "spec.json").write_text("[]")
+    encoded.clear()
+    assert torch.equal(logits_of(workshop, module, workshop.cache()), expected)
+    assert not encoded
+
+
+def test_methods_that_store_other_fields_of_the_same_layers_do_not_meet(workshop):
+    probe = workshop.module(method="linear_probe")
+    expected = logits_of(workshop, probe)
+    logits_of(workshop, workshop.module(), workshop.cache())
+    torch.testing.assert_close(
+        logits_of(workshop, probe, workshop.cache()), expected, rtol=0, atol=1e-5
+    )
+
+
+def test_a_changed_picture_is_encoded_again(workshop):
     module = workshop.module()
     first = logits_of(workshop, module, workshop.cache())
     items = stored_items(workshop.root, "image")
@@ -316,6 +344,37 @@ def test_entailment_pairs(workshop, tiny_vit_dir, tiny_tokenizer_dir, attention,
     assert cached == pytest.approx(live, abs=1e-5)
     assert stored_items(workshop.root, "image") == 3
     assert stored_items(workshop.root, "text") == 3
+
+
+class _Roots(ImageTextDataModule):
+    """Splits whose pictures have the same paths in folders of their own."""
+
+    def __init__(self, root, **options):
+        super().__init__(**options)
+        self.root = root
+
+    @property
+    def class_names(self):
+        return list(tiny_runs.COLOURS)
+
+    def build_dataset(self, split, transform):
+        (self.root / split).mkdir(exist_ok=True)
+        colour = {"train": "red", "val": "blue"}.get(split, "green")
+        Image.new("RGB", (40, 36), tiny_runs.COLOURS[colour]).save(self.root / split / "0.png")
+        table = sample_table(["0"], ["0.png"], ["a square"], [0])
+        return ImageTextDataset(table, self.root / split, transform)
+
+
+def test_the_same_path_in_two_splits_is_two_pictures(workshop, tiny_vit_dir, tiny_tokenizer_dir):
+    def data():
+        return _Roots(
+            workshop.root, image_encoder=str(tiny_vit_dir), text_encoder=str(tiny_tokenizer_dir)
+        )
+
+    _, live = fit(workshop, "read_only", data=data())
+    _, cached = fit(workshop, "read_only", workshop.cache(), data=data())
+    assert cached == pytest.approx(live, abs=1e-5)
+    assert stored_items(workshop.root, "image") == 2
 
 
 def test_datasets_without_names_are_refused(workshop, tiny_vit_dir, tiny_tokenizer_dir):

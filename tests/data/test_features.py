@@ -31,9 +31,9 @@ class Source:
     def __init__(self, views=0):
         self.views, self.asked = views, []
 
-    def image_rows(self, paths, views):
-        self.asked += views
-        return np.array([-1 if path is None else ord(path[0]) for path in paths])
+    def image_rows(self, keys):
+        self.asked += [None if key is None else key.view for key in keys]
+        return np.array([-1 if key is None else ord(key.path[0]) for key in keys])
 
     def text_rows(self, texts):
         return np.array([-1 if text is None else len(text) for text in texts])
@@ -124,7 +124,7 @@ def test_views_depend_on_seed_epoch_and_row_alone(tmp_path):
 def test_evaluation_sees_no_augmented_view(tmp_path, views, train):
     dataset = cached(rows(tmp_path), views, train)
     dataset.__getitems__([0, 1, 2, 3])
-    assert dataset.source.asked == [-1] * 4
+    assert dataset.source.asked == [-1, None, -1, -1]
 
 
 def test_pairs_are_drawn_anew_every_epoch(tmp_path):
@@ -179,25 +179,31 @@ def test_distinct_names_each_item_once(tmp_path):
 # digests --------------------------------------------------------------------------------------
 
 
+def digests_of(memory, root, *paths):
+    """By path alone."""
+    known = memory if isinstance(memory, PictureDigests) else PictureDigests(memory)
+    return {path: digest for (_, path), digest in known((str(root), p) for p in paths).items()}
+
+
 def test_digests_are_of_the_content(tmp_path):
     rows(tmp_path)
     (tmp_path / "copy.png").write_bytes((tmp_path / "a.png").read_bytes())
-    digests = PictureDigests(tmp_path / "memory.json")(tmp_path, ["a.png", "copy.png", "b.png"])
+    digests = digests_of(tmp_path / "memory.json", tmp_path, "a.png", "copy.png", "b.png")
     assert digests["a.png"] == digests["copy.png"] != digests["b.png"]
 
 
 def test_digests_are_remembered_until_a_file_changes(tmp_path):
     rows(tmp_path)
     memory = tmp_path / "deep" / "memory.json"
-    first = PictureDigests(memory)(tmp_path, ["a.png", "b.png"])
+    first = digests_of(memory, tmp_path, "a.png", "b.png")
     written = json.loads(memory.read_text())
     for entry in written.values():
         entry[2] = "remembered"
     memory.write_text(json.dumps(written))
-    assert set(PictureDigests(memory)(tmp_path, ["a.png", "b.png"]).values()) == {"remembered"}
+    assert set(digests_of(memory, tmp_path, "a.png", "b.png").values()) == {"remembered"}
 
     os.utime(tmp_path / "b.png", ns=(1, 1))
-    assert PictureDigests(memory)(tmp_path, ["a.png", "b.png"]) == {
+    assert digests_of(memory, tmp_path, "a.png", "b.png") == {
         "a.png": "remembered",
         "b.png": first["b.png"],
     }
@@ -208,7 +214,7 @@ def test_a_damaged_memory_is_made_anew(tmp_path, damage):
     rows(tmp_path)
     memory = tmp_path / "memory.json"
     memory.write_text(damage)
-    first = PictureDigests(memory)(tmp_path, ["a.png"])
+    first = digests_of(memory, tmp_path, "a.png")
     assert [entry[2] for entry in json.loads(memory.read_text()).values()] == list(first.values())
 
 
@@ -216,10 +222,10 @@ def test_pictures_inside_one_file_go_by_their_names(tmp_path):
     archive = tmp_path / "pictures.h5"
     archive.write_bytes(b"whatever")
     digests = PictureDigests(tmp_path / "memory.json")
-    first = digests(archive, ["1", "2"])
+    first = digests_of(digests, archive, "1", "2")
     assert first["1"] != first["2"]
     os.utime(archive, ns=(1, 1))
-    assert digests(archive, ["1"])["1"] != first["1"]
+    assert digests_of(digests, archive, "1")["1"] != first["1"]
 
 
 def test_texts_differ_by_every_character():

@@ -7,6 +7,7 @@ another encoder, layer or preprocessing never meets it.
 
 from epic_pl.cache.builder import SHARD_BYTES, build
 from epic_pl.cache.commands import default_root
+from epic_pl.cache.manifest import find_spec
 from epic_pl.cache.spec import JSON, Field, Kind, StoredDtype, StoreSpec
 from epic_pl.cache.store import FeatureStore
 from epic_pl.cache.writer import Produce
@@ -22,4 +23,5 @@ __all__ = [
     "StoredDtype",
     "build",
     "default_root",
+    "find_spec",
 ]

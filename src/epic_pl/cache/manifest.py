@@ -1,7 +1,9 @@
 """The manifest, written last, and the index of items that it names."""
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from epic_pl.cache.shard import DIGEST, Digests, Lengths, replacing, sha256_of
-from epic_pl.cache.spec import StoreSpec, canonical
+from epic_pl.cache.spec import Kind, StoredDtype, StoreSpec, canonical
 from epic_pl.errors import CacheError
 
 MANIFEST = "manifest.json"
@@ -109,6 +111,23 @@ def size_of(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return -1
+
+
+def find_spec(
+    root: Path, kind: Kind, identity: Mapping[str, Any], dtype: StoredDtype
+) -> StoreSpec | None:
+    """The spec of a store on the disk, whole or not, by all but its fields; None if none is like.
+
+    It spares running an encoder only to see what shapes it gives.
+    """
+    wanted = canonical(identity)
+    for path in sorted(root.glob(f"{kind}-*/{SPEC}")):
+        with contextlib.suppress(CacheError):  # damaged, or of another version
+            spec = StoreSpec.read(path)
+            alike = spec.dtype == dtype and canonical(spec.identity) == wanted
+            if alike and path.parent == spec.folder(root):
+                return spec
+    return None
 
 
 class Index:

@@ -8,7 +8,8 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from epic_pl.cache import StoredDtype, default_root
-from epic_pl.callbacks.feature_filler import CacheOptions, Filler
+from epic_pl.callbacks.feature_filler import Filler
+from epic_pl.callbacks.feature_items import CacheOptions
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.features import by_name
 from epic_pl.errors import ConfigError
@@ -130,6 +131,5 @@ class FeatureCache(Callback):
         filler = Filler(options, module, data, rank, world_size, barrier)
         for split in _SPLITS[stage]:
             dataset = by_name(data.dataset(split))
-            filler.add_pictures(dataset, self.views if split == "train" else 0)
-            filler.add_texts(dataset)
+            filler.add(dataset, self.views if split == "train" else 0)
         data.use_features(filler.stores())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from epic_pl.cache import FeatureStore
+from epic_pl.data.features import PictureKey
 
 
 class StoredFeatures:
@@ -20,19 +21,16 @@ class StoredFeatures:
         self,
         images: FeatureStore,
         texts: FeatureStore,
-        image_rows: dict[tuple[str, int], int],
+        image_rows: dict[PictureKey, int],
         text_rows: dict[str, int],
         views: int,
     ) -> None:
         self.images, self.texts, self.views = images, texts, views
         self._image_rows, self._text_rows = image_rows, text_rows
 
-    def image_rows(
-        self, paths: Sequence[str | None], views: Sequence[int]
-    ) -> npt.NDArray[np.int64]:
+    def image_rows(self, keys: Sequence[PictureKey | None]) -> npt.NDArray[np.int64]:
         """(B,) rows, -1 for a picture that is absent."""
-        keys = zip(paths, views, strict=True)
-        return np.array([-1 if p is None else self._image_rows[p, v] for p, v in keys], np.int64)
+        return np.array([-1 if key is None else self._image_rows[key] for key in keys], np.int64)
 
     def text_rows(self, texts: Sequence[str | None]) -> npt.NDArray[np.int64]:
         """(B,) rows, -1 for a text that is absent."""

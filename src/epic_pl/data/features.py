@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -25,13 +25,24 @@ from epic_pl.types import Batch, Reference
 FeatureDataset = ImageTextDataset | EntailmentPairs
 
 
+class PictureKey(NamedTuple):
+    """A picture by the folder of its split, its path there, and its view.
+
+    View -1 is the picture as evaluation sees it.
+    """
+
+    root: str
+    path: str
+    view: int
+
+
 class FeatureSource(Protocol):
     """Where stored features are read; a missing item is row -1 and comes as zeros."""
 
     views: int
 
-    def image_rows(self, paths: Sequence[str | None], views: Sequence[int]) -> Any:
-        """(B,) rows of pictures; view -1 is the picture as evaluation sees it."""
+    def image_rows(self, keys: Sequence[PictureKey | None]) -> Any:
+        """(B,) rows of pictures."""
 
     def text_rows(self, texts: Sequence[str | None]) -> Any:
         """(B,) rows of texts."""
@@ -63,6 +74,7 @@ class CachedDataset(Dataset[Batch]):
         self.collator = collator
         self.train = train
         self._epoch = 0
+        self._root = str(pictures(dataset).image_root)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -78,8 +90,8 @@ class CachedDataset(Dataset[Batch]):
     def __getitems__(self, indices: list[int]) -> Batch:
         """The batch of these rows."""
         rows = [self.dataset.reference(index) for index in indices]
-        views = [self._view(index) for index in indices]
-        image_rows = self.source.image_rows([row["image"] for row in rows], views)
+        keys = [self._key(index, row["image"]) for index, row in zip(indices, rows, strict=True)]
+        image_rows = self.source.image_rows(keys)
         text_rows = self.source.text_rows([row["text"] for row in rows])
         text_features, mask = self.source.gather_texts(text_rows)
         batch: Batch = {
@@ -94,6 +106,9 @@ class CachedDataset(Dataset[Batch]):
         if all(row["label"] is not None for row in rows):
             batch["labels"] = self.collator.labels(rows)
         return batch
+
+    def _key(self, index: int, path: str | None) -> PictureKey | None:
+        return None if path is None else PictureKey(self._root, path, self._view(index))
 
     def _view(self, index: int) -> int:
         if not self.train or self.source.views == 0:
@@ -131,28 +146,38 @@ class PictureDigests:
     def __init__(self, memory: Path) -> None:
         self._memory = memory
         self._known: dict[str, list[Any]] = {}
+        self._changed = False
         with contextlib.suppress(OSError, ValueError):  # nothing remembered yet
             self._known = json.loads(memory.read_text(encoding="utf-8"))
 
-    def __call__(self, root: Path, paths: Iterable[str]) -> dict[str, str]:
-        """Path to digest. A picture inside one big file goes by that file and its own name."""
-        digests, changed = {}, False
-        for path in paths:
-            file = root if root.is_file() else root / path
-            stat = file.stat()
-            key, state = f"{file}\0{path}", [stat.st_size, stat.st_mtime_ns]
-            entry = self._known.get(key)
-            if entry is None or entry[:2] != state:
-                name = f"{state}{path}".encode() if root.is_file() else file.read_bytes()
-                self._known[key] = entry = [*state, hashlib.sha256(name).hexdigest()]
-                changed = True
-            digests[path] = entry[2]
-        if changed:
+    def __call__(self, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """(Root, path) to digest. A picture inside one big file goes by that file and its name."""
+        digests = {name: self.one(*name) for name in names}
+        self.save()
+        return digests
+
+    def one(self, root: str, path: str) -> str:
+        """The digest of one picture, not yet remembered for later runs."""
+        inside = os.path.isfile(root)
+        file = Path(root) if inside else Path(root) / path
+        stat = file.stat()
+        key, state = f"{file}\0{path}", [stat.st_size, stat.st_mtime_ns]
+        entry = self._known.get(key)
+        if entry is None or entry[:2] != state:
+            content = f"{state}{path}".encode() if inside else file.read_bytes()
+            self._known[key] = entry = [*state, hashlib.sha256(content).hexdigest()]
+            self._changed = True
+        digest: str = entry[2]
+        return digest
+
+    def save(self) -> None:
+        """Remember for later runs."""
+        if self._changed:
             self._memory.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._memory.with_suffix(f".{os.getpid()}.tmp")
             temporary.write_text(json.dumps(self._known), encoding="utf-8")
             temporary.replace(self._memory)
-        return digests
+            self._changed = False
 
 
 def whole_batch(batch: Batch) -> Batch:
