@@ -20,6 +20,7 @@ from epic_pl.errors import ConfigError, DataError
 from epic_pl.nn.encoders import Encoder
 
 MODES = [("joint", "boundary"), ("read_only", "boundary"), ("read_only", "layers")]
+KINDS = ("image", "text")
 modes = pytest.mark.parametrize(("attention", "level"), MODES)
 
 
@@ -248,6 +249,28 @@ def test_other_layers_or_preprocessing_meet_another_store(workshop):
     assert count() == 2
     logits_of(workshop, workshop.module(image_pooling="mean"), workshop.cache())
     assert count() == 3
+
+
+@pytest.mark.parametrize("change", ["version", "tokenizer", "text length", "precision"])
+def test_whatever_a_features_numbers_depend_on_names_its_store(workshop, monkeypatch, change):
+    module = workshop.module()
+    logits_of(workshop, module, workshop.cache())
+    options = {}
+    if change == "version":
+        monkeypatch.setattr("epic_pl.callbacks.feature_items.FEATURES_VERSION", 1000)
+    elif change == "tokenizer":
+        path = "epic_pl.callbacks.feature_modalities.tokenizer_digest"
+        monkeypatch.setattr(path, lambda _: "another")
+    elif change == "text length":
+        options["max_text_tokens"] = 9
+    else:
+        module.model.text_tower.precision = torch.bfloat16
+    data = workshop.data(**options)
+    data.prepare_data()
+    data.setup("test")
+    workshop.cache().fill(module, data, "test")
+    count = {kind: len(list((workshop.root / "features").glob(f"{kind}-*"))) for kind in KINDS}
+    assert count == {"image": 2 if change == "version" else 1, "text": 2}
 
 
 def test_validation_alone_and_a_run_after_the_cache_is_gone(workshop):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +18,10 @@ from epic_pl.data.features import (
     by_name,
     pictures,
     text_digest,
+    tokenizer_digest,
     whole_batch,
 )
+from epic_pl.data.preprocessing import load_tokenizer
 from epic_pl.data.table import sample_table
 from epic_pl.errors import ConfigError, DataError
 
@@ -209,7 +213,7 @@ def test_digests_are_remembered_until_a_file_changes(tmp_path):
     }
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[1, 2"])
+@pytest.mark.parametrize("damage", ["", "{", "[1, 2", "[]", "null", '{"a": 5, "b": [1]}'])
 def test_a_damaged_memory_is_made_anew(tmp_path, damage):
     rows(tmp_path)
     memory = tmp_path / "memory.json"
@@ -231,3 +235,24 @@ def test_pictures_inside_one_file_go_by_their_names(tmp_path):
 def test_texts_differ_by_every_character():
     assert text_digest("é") == text_digest("é") != text_digest("e")
     assert text_digest("a") != text_digest("a ")
+
+
+def test_a_tokenizer_is_known_by_what_it_does(tiny_tokenizer_dir, tmp_path):
+    first = load_tokenizer(str(tiny_tokenizer_dir))
+    digest = tokenizer_digest(first)
+    first(["a cat", "a"], padding=True, truncation=True, max_length=3)
+    assert tokenizer_digest(first) == digest
+    copy = shutil.copytree(tiny_tokenizer_dir, tmp_path / "copy")
+    assert tokenizer_digest(load_tokenizer(str(copy))) == digest
+    plain = json.loads((copy / "tokenizer.json").read_text())
+    plain["normalizer"] = {"type": "Lowercase"}
+    (copy / "tokenizer.json").write_text(json.dumps(plain))
+    assert tokenizer_digest(load_tokenizer(str(copy))) != digest
+
+
+def test_tokenizers_without_a_backend_differ_by_their_words():
+    digests = {
+        tokenizer_digest(SimpleNamespace(get_vocab=lambda words=words: words))
+        for words in ({"a": 0, "b": 1}, {"a": 1, "b": 0}, {"b": 1, "a": 0})
+    }
+    assert len(digests) == 2

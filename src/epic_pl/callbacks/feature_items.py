@@ -15,6 +15,7 @@ from torch import Tensor
 
 from epic_pl.cache import Field, Kind, StoredDtype, StoreSpec, find_spec
 from epic_pl.data import ImageTextDataModule
+from epic_pl.data.features import FEATURES_VERSION
 from epic_pl.module import EPICModule
 from epic_pl.nn.towers import FeatureLevel, Tower
 
@@ -101,9 +102,12 @@ class Items(ABC, Generic[Key]):
 
     def _identity(self) -> dict[str, Any]:
         boundary, encoder = self.options.level == "boundary", self.tower.encoder
+        precision = getattr(self.tower, "precision", None) or self.tower.dtype
         return self._preparation() | {
+            "version": FEATURES_VERSION,
             "encoder": getattr(self.data, f"{self.kind}_encoder"),
             "fingerprint": encoder.fingerprint,
+            "precision": str(precision).removeprefix("torch."),
             "pooling": encoder.pooling,
             "level": self.options.level,
             # later layers leave no trace in what enters the first

@@ -15,7 +15,7 @@ from epic_pl.cache import Kind
 from epic_pl.callbacks.feature_items import CacheOptions, Items
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.features import PictureDigests, PictureKey, text_digest
+from epic_pl.data.features import PictureDigests, PictureKey, text_digest, tokenizer_digest
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.module import EPICModule
 
@@ -93,7 +93,6 @@ class Texts(Items[str]):
 
     def _preparation(self) -> dict[str, Any]:
         return {
-            "tokenizer": self.data.text_encoder,
-            "revision": self.data.text_encoder_revision,
-            "max_tokens": self.data.max_text_tokens,
+            "tokenizer": tokenizer_digest(self.data.collator.tokenizer),
+            "max_tokens": self.data.collator.max_text_tokens,
         }

@@ -24,6 +24,10 @@ from epic_pl.types import Batch, Reference
 
 FeatureDataset = ImageTextDataset | EntailmentPairs
 
+FEATURES_VERSION = 1
+"""Part of every feature store's name: raised whenever a picture's transform, a text's tokens or
+what a tower stores comes to mean something else, so that no store of before is met."""
+
 
 class PictureKey(NamedTuple):
     """A picture by the folder of its split, its path there, and its view.
@@ -147,8 +151,9 @@ class PictureDigests:
         self._memory = memory
         self._known: dict[str, list[Any]] = {}
         self._changed = False
-        with contextlib.suppress(OSError, ValueError):  # nothing remembered yet
-            self._known = json.loads(memory.read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # nothing remembered yet
+            entries = json.loads(memory.read_text(encoding="utf-8")).items()
+            self._known = {k: v for k, v in entries if isinstance(v, list) and len(v) == 3}
 
     def __call__(self, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
         """(Root, path) to digest. A picture inside one big file goes by that file and its name."""
@@ -183,6 +188,16 @@ class PictureDigests:
 def whole_batch(batch: Batch) -> Batch:
     """Collation of what :class:`CachedDataset` has put together already."""
     return batch
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """SHA-256 of all that a tokenizer makes of a text, whatever its name or folder."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    state: dict[str, Any] = {"class": type(tokenizer).__name__, "words": tokenizer.get_vocab()}
+    if backend is not None:
+        # cutting and padding are as the last call left them, and known from elsewhere
+        state |= json.loads(backend.to_str()) | {"truncation": None, "padding": None}
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def text_digest(text: str) -> str:
