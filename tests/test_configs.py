@@ -7,7 +7,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from epic_pl.cli import main, packaged_configs, run
+from epic_pl.cli import main, run
+from epic_pl.config_files import packaged_configs
 
 OVERLAYS = {"ddp.yaml", "debug.yaml", "mixed_precision.yaml", "multi_node.yaml", "overfit.yaml"}
 SUBCATEGORIES = ("face", "animal", "tool")

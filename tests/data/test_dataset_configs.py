@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from epic_pl.cli import find_config, main, run
+from epic_pl.cli import main, run
+from epic_pl.config_files import find_config
 from epic_pl.module import EPICModule
 
 MAKE = {

@@ -1,6 +1,5 @@
 """What ``epic-pl cache info``, ``verify`` and ``clear`` do, on one store or on a folder of them."""
 
-import argparse
 import re
 import shutil
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from epic_pl.arguments import cache_parser
 from epic_pl.assets import cache_dir
 from epic_pl.cache.manifest import MANIFEST, SPEC, Manifest, size_of
 from epic_pl.cache.shard import sha256_of
@@ -64,13 +64,6 @@ class StoreCheck:
     def ok(self) -> bool:
         """Everything is as it was written."""
         return not self.corrupt and not self.problem
-
-
-_DESCRIPTION = (
-    "Frozen features on the disk. build takes the options of `epic-pl fit` (--config X, overrides) "
-    "and stores what it would train on; the others take a folder of stores, by default the one in "
-    "the cache folder."
-)
 
 
 def default_root() -> Path:
@@ -234,17 +227,12 @@ def cache_command(args: list[str], fill: Callable[[list[str]], None]) -> int:
     if args[:1] == ["build"]:
         fill(args[1:])
         return 0
-    parser = argparse.ArgumentParser(prog="epic-pl cache", description=_DESCRIPTION)
-    parser.add_argument("command", choices=("build", "info", "verify", "clear"))
-    parser.add_argument("folder", nargs="?", type=Path, default=default_root())
-    parser.add_argument(
-        "--remove-corrupt", action="store_true", help="verify: remove files that are damaged"
-    )
-    options = parser.parse_args(args)
+    options = cache_parser().parse_args(args)
+    folder = options.folder or default_root()
     if options.command == "info":
-        return 0 if all(store.complete for store in info(options.folder)) else 1
+        return 0 if all(store.complete for store in info(folder)) else 1
     if options.command == "verify":
-        checks = verify(options.folder, remove_corrupt=options.remove_corrupt)
+        checks = verify(folder, remove_corrupt=options.remove_corrupt)
         return 0 if all(check.ok for check in checks) else 1
-    clear(options.folder)
+    clear(folder)
     return 0

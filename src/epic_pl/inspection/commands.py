@@ -1,12 +1,12 @@
 """``epic-pl data check`` and ``epic-pl data init``."""
 
-import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow.parquet
 from rich.console import Console
 
+from epic_pl.arguments import data_parser
 from epic_pl.data.datamodule import ImageTextDataModule
 from epic_pl.errors import DataError
 from epic_pl.inspection.check import check_data
@@ -29,7 +29,7 @@ def data_command(
     Raises:
         EpicError: with a message for the user.
     """
-    options, rest = _parser().parse_known_args(list(args))
+    options, rest = data_parser().parse_known_args(list(args))
     if options.command == "check":
         return _check(build_data(rest), Path(options.output), options.workers)
     if rest:
@@ -48,22 +48,3 @@ def _check(data: ImageTextDataModule, output: Path, workers: int | None) -> int:
     print_summary(findings, console)
     console.print(f"Report: {report}; every row: {output / 'manifest.parquet'}", soft_wrap=True)
     return 0 if findings.can_train else 1
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("epic-pl data", allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser(
-        "check",
-        allow_abbrev=False,
-        help="read a dataset once and say whether training can start (exit code 0) or not (1)",
-        description="Takes --config and all other options of epic-pl fit as well.",
-    )
-    check.add_argument(
-        "--output", default="runs/data_check", help="folder of report and manifest (%(default)s)"
-    )
-    check.add_argument("--workers", type=int, help="processes that read pictures (one a core)")
-    init = commands.add_parser("init", help="write epic.yaml for a table, having looked at it")
-    init.add_argument("folder", metavar="DIR", help="a table, or the folder it lies in")
-    init.add_argument("--force", action="store_true", help="replace an epic.yaml that is there")
-    return parser

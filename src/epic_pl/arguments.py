@@ -1,0 +1,45 @@
+"""What ``epic-pl data`` and ``epic-pl cache`` take.
+
+Apart from what they start, so that their help imports none of it.
+"""
+
+import argparse
+from pathlib import Path
+
+
+def data_parser() -> argparse.ArgumentParser:
+    """Of ``epic-pl data {check,init}``; check takes the options of ``epic-pl fit`` besides."""
+    parser = argparse.ArgumentParser("epic-pl data", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser(
+        "check",
+        allow_abbrev=False,
+        help="read a dataset once and say whether training can start (exit code 0) or not (1)",
+        description="Takes --config and all other options of epic-pl fit as well.",
+    )
+    check.add_argument(
+        "--output", default="runs/data_check", help="folder of report and manifest (%(default)s)"
+    )
+    check.add_argument("--workers", type=int, help="processes that read pictures (one a core)")
+    init = commands.add_parser("init", help="write epic.yaml for a table, having looked at it")
+    init.add_argument("folder", metavar="DIR", help="a table, or the folder it lies in")
+    init.add_argument("--force", action="store_true", help="replace an epic.yaml that is there")
+    return parser
+
+
+def cache_parser() -> argparse.ArgumentParser:
+    """Of ``epic-pl cache {info,verify,clear}``; build takes the options of ``epic-pl fit``."""
+    parser = argparse.ArgumentParser(
+        "epic-pl cache",
+        description=(
+            "Frozen features on the disk. build takes the options of `epic-pl fit` (--config X, "
+            "overrides) and stores what it would train on; the others take a folder of stores, by "
+            "default the one in the cache folder."
+        ),
+    )
+    parser.add_argument("command", choices=("build", "info", "verify", "clear"))
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument(
+        "--remove-corrupt", action="store_true", help="verify: remove files that are damaged"
+    )
+    return parser

@@ -1,0 +1,87 @@
+"""The commands behind ``epic-pl``: runs of the trainer, ``data`` and ``cache``; errors as text."""
+
+import re
+import sys
+from typing import Any
+
+from jsonargparse import ArgumentError, Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from epic_pl.callbacks import FeatureCache
+from epic_pl.cli import EPICCLI, PARSER_OPTIONS, run
+from epic_pl.data import ImageTextDataModule
+from epic_pl.errors import EpicError
+
+# how jsonargparse says that `data` may also be left out
+_PARSER_NOISE = re.compile(
+    r"(- )?Does not validate against any of the Union subtypes.*?Errors:\s*- "
+    r"|- Expected a <class 'NoneType'>.*|Given value type:.*",
+    re.DOTALL,
+)
+
+
+def run_command(argv: list[str]) -> None:
+    """Run ``epic-pl ARGV``; our errors become one paragraph on stderr and exit code 1."""
+    try:
+        if argv[:1] == ["data"]:
+            from epic_pl.inspection.commands import data_command
+
+            raise SystemExit(data_command(argv[1:], build_data))
+        if argv[:1] == ["cache"]:
+            from epic_pl.cache.commands import cache_command
+
+            raise SystemExit(cache_command(argv[1:], fill_cache))
+        run(argv)
+    except (EpicError, ArgumentError) as error:
+        print(f"epic-pl: {type(error).__name__}: {_message(error)}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+class _DataCLI(EPICCLI):
+    """Parses all that ``fit`` takes, and builds the data alone."""
+
+    def instantiate_classes(self) -> None:
+        parser = LightningArgumentParser(**PARSER_OPTIONS)
+        parser.add_lightning_class_args(ImageTextDataModule, "data", subclass_mode=True)
+        config = Namespace(data=self.config[self.subcommand]["data"])  # type: ignore[no-untyped-call]
+        self.datamodule = parser.instantiate_classes(config)["data"]
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def build_data(args: list[str]) -> ImageTextDataModule:
+    """The DataModule that ``epic-pl fit`` would get from these options, with no model built."""
+    data: ImageTextDataModule = run(["fit", *args], _DataCLI).datamodule
+    return data
+
+
+class _CacheCLI(EPICCLI):
+    """Parses and builds all that ``fit`` takes, then only fills the feature stores."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        trainer: Any = self.trainer
+        cache = next(c for c in trainer.callbacks if isinstance(c, FeatureCache))
+        cache.fill_all(self.model, self.datamodule)
+
+
+def fill_cache(args: list[str]) -> None:
+    """Store the features of every split that these options of ``epic-pl fit`` would train on."""
+    run(["fit", *args], _CacheCLI)
+
+
+def _message(error: Exception) -> str:
+    """What an error says, as one paragraph.
+
+    One from a loader worker arrives as the text of its traceback, one of the parser with all that
+    it tried.
+    """
+    kind = type(error)
+    text = str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2]
+    if isinstance(error, ArgumentError):
+        text = _PARSER_NOISE.sub("", text).strip().rstrip(".")
+        text += (
+            ". `epic-pl fit --help` lists the options, `epic-pl fit --data.help CLASS` those of "
+        )
+        text += "a DataModule."
+    return " ".join(text.split())

@@ -1,0 +1,74 @@
+"""Configs by name: a file, or one of those that ship with the package."""
+
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+from epic_pl.errors import ConfigError
+
+
+def packaged_configs() -> list[str]:
+    """Names of the configs that ship with the package, overlays included."""
+    return sorted([*recipes(), *overlays()])
+
+
+def recipes() -> list[str]:
+    """Names of the packaged configs that stand alone."""
+    return _yaml_names("epic_pl.configs")
+
+
+def overlays() -> list[str]:
+    """Names of the packaged configs that follow another one."""
+    return _yaml_names("epic_pl.configs.overlays")
+
+
+def _yaml_names(package: str) -> list[str]:
+    names = (entry.name for entry in resources.files(package).iterdir())
+    return sorted(name for name in names if name.endswith(".yaml"))
+
+
+def find_config(name: str) -> str:
+    """Where a config lies: as a path, else among the packaged ones, by its bare name.
+
+    Raises:
+        ConfigError: if it is neither; the message lists the packaged ones.
+    """
+    if Path(name).is_file():
+        return name
+    root = resources.files("epic_pl.configs")
+    for folder in (root, root / "overlays"):
+        # a folder in the name means that very file, which is not there
+        if Path(name).name == name and (folder / name).is_file():
+            return str(folder / name)
+    raise ConfigError(
+        f"There is no config {name!r}, neither as a file here ({Path.cwd()}) nor in the package, "
+        f"which has: {', '.join(packaged_configs())}."
+    )
+
+
+def resolve_configs(args: list[str]) -> list[str]:
+    """The arguments with every ``--config`` name replaced by the file that it stands for.
+
+    Raises:
+        ConfigError: if there is no such file, or it is not YAML.
+    """
+    resolved, expects_name = [], False
+    for arg in args:
+        if expects_name:
+            arg = _readable(find_config(arg))
+        elif arg.startswith(("--config=", "-c=")):
+            option, name = arg.split("=", 1)
+            arg = f"{option}={_readable(find_config(name))}"
+        expects_name = arg in ("--config", "-c")
+        resolved.append(arg)
+    return resolved
+
+
+def _readable(path: str) -> str:
+    """``path`` itself; the parser's own complaint about its content would not name the file."""
+    try:
+        yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Config {path} is not valid YAML: {error}.") from error
+    return path
