@@ -12,6 +12,7 @@ from epic_pl.errors import ConfigError
 from epic_pl.nn.dual_encoder import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.epic import EPIC, EPICConfig
+from epic_pl.nn.methods.fine_tuned import FineTuned, FineTunedConfig
 from epic_pl.nn.methods.linear_probe import LinearProbe, LinearProbeConfig
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -34,6 +35,7 @@ METHODS: dict[str, Method] = {
     "epic": Method(EPICConfig, EPIC),
     "prompts_only": Method(EPICConfig, EPIC, {"interaction": "none"}),
     "linear_probe": Method(LinearProbeConfig, LinearProbe),
+    "full": Method(FineTunedConfig, FineTuned),
 }
 
 

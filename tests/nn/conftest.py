@@ -1,0 +1,1 @@
+"""Lets the tests of the folders below import the tiny models that lie here."""

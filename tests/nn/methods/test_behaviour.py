@@ -1,0 +1,287 @@
+"""What every method of the registry must do: a new line there is tested here as it stands."""
+
+import pytest
+import torch
+from tiny_models import (
+    batch,
+    clip_image_encoder,
+    clip_text_encoder,
+    image_encoder,
+    sample,
+    scramble,
+    text_encoder,
+)
+
+from epic_pl.checkpoint import adapter_state, complete_state, frozen_keys
+from epic_pl.errors import CheckpointError, ConfigError
+from epic_pl.nn.methods import METHODS, build_method
+from epic_pl.parameters import count_parameters, parameter_groups
+
+SIZES = {"num_prompts": 2, "interaction_layers": 2, "hub_width": 4}
+# what a method draws once and does not train, outside of the encoders
+LEFT_AS_DRAWN = {"pmf": {"image_prompts.fusion_context", "text_prompts.fusion_context"}}
+PRESENCE = {
+    "all here": (None, None),
+    "mixed": ([1, 0, 1], [1, 1, 0]),
+    "no picture": ([0, 0, 0], [1, 1, 1]),
+    "no text": ([1, 1, 1], [0, 0, 0]),
+}
+methods = pytest.mark.parametrize("name", METHODS)
+presences = pytest.mark.parametrize("presence", PRESENCE.values(), ids=PRESENCE.keys())
+
+
+def make(name, image=None, text=None, *, seed=0, **shared):
+    """A method in float64 with lively weights everywhere, so that nothing hides behind a zero."""
+    torch.manual_seed(seed)
+    image, text = image or image_encoder(), text or text_encoder()
+    model = build_method(name, image, text, 5, {**SIZES, **shared})
+    return scramble(model.double(), seed=7 + seed).eval()
+
+
+def logits(model, made):
+    with torch.no_grad():
+        return model(made)
+
+
+def trained(model):
+    return {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def inside(names):
+    """Those that lie in an encoder."""
+    return {name for name in names if "_tower.encoder." in name}
+
+
+# gradient and freezing ------------------------------------------------------------------------
+
+
+@methods
+@presences
+@pytest.mark.parametrize("modality_dropout", [0.0, 0.5])
+def test_what_is_trained_gets_a_gradient_and_nothing_else(name, presence, modality_dropout):
+    # under DDP a parameter without gradient stops the run, so absence must make no difference
+    model = make(name, modality_dropout=modality_dropout).train()
+    model(batch([3, 2, 4], *presence)).sum().backward()
+    got = {key for key, p in model.named_parameters() if p.grad is not None}
+    assert got == trained(model)
+    everything = {key for key, _ in model.named_parameters()}
+    outside = everything - inside(everything)
+    assert outside - got == LEFT_AS_DRAWN.get(name, set())
+    assert bool(inside(got)) is (model.encoder_lr is not None)
+
+
+@methods
+def test_no_gradient_is_all_zero(name):
+    model = make(name).train()
+    made = batch([3, 4, 2], [1, 0, 1], [1, 1, 0])
+    torch.nn.functional.cross_entropy(model(made), torch.tensor([0, 1, 2])).backward()
+    zero = [n for n, p in model.named_parameters() if p.requires_grad and not p.grad.any()]
+    assert not zero
+
+
+@methods
+def test_the_frozen_stays_bit_identical_and_all_that_is_trained_moves(name):
+    model = make(name).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1, 0.1, 0.1))
+    for seed in range(2):
+        optimizer.zero_grad()
+        model(batch([4, 2, 3], [1, 0, 1], [0, 1, 1], seed=seed)).square().sum().backward()
+        optimizer.step()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]) is (key not in trained(model)), key
+
+
+@methods
+def test_encoders_wake_only_where_they_learn(name):
+    model = make(name).train()
+    assert model.head.training
+    for encoder in (model.image_encoder, model.text_encoder):
+        assert any(m.training for m in encoder.modules()) is (model.encoder_lr is not None)
+    assert not any(m.training for m in model.eval().modules())
+
+
+@methods
+def test_every_trained_tensor_has_its_rate(name):
+    model = make(name)
+    groups = parameter_groups(model, 1.0, 2.0, 0.1)
+    names = {id(p): key for key, p in model.named_parameters()}
+    rates = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
+    assert set(rates) == trained(model)
+    for key, rate in rates.items():
+        if inside([key]):
+            assert rate == model.encoder_lr
+        else:
+            assert rate == (1.0 if key.startswith("head.") else 2.0)
+    counted = sum(trainable for trainable, _ in count_parameters(model).values())
+    assert counted == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+# padding, batching, absence -------------------------------------------------------------------
+
+
+@methods
+@pytest.mark.parametrize("clip", [False, True], ids=["vit-bert", "clip"])
+def test_a_batch_gives_what_its_samples_give_and_pads_say_nothing(name, clip):
+    encoders = (clip_image_encoder(), clip_text_encoder()) if clip else (None, None)
+    model = make(name, *encoders)
+    made = batch([6, 3, 5, 1], [1, 1, 0, 1], [1, 1, 1, 0])
+    together = logits(model, made)
+    alone = torch.cat([logits(model, sample(made, i)) for i in range(4)])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-9)
+    for other_pad in (0, 17):
+        ids = made["input_ids"].masked_fill(made["attention_mask"] == 0, other_pad)
+        torch.testing.assert_close(
+            logits(model, {**made, "input_ids": ids}), together, rtol=0, atol=1e-12
+        )
+
+
+@methods
+def test_an_absent_modalitys_content_never_matters_and_a_present_ones_does(name):
+    model = make(name)
+    made = batch([5, 3, 4], [0, 1, 1], [1, 0, 1])
+    expected, other = logits(model, made), batch([5, 5, 4], seed=9)
+    pixels, ids = made["pixel_values"].clone(), made["input_ids"].clone()
+    pixels[0] = other["pixel_values"][0] * 100
+    ids[1] = other["input_ids"][1]
+    changed = {**made, "pixel_values": pixels, "input_ids": ids}
+    torch.testing.assert_close(logits(model, changed), expected, rtol=0, atol=1e-12)
+    assert not torch.allclose(
+        logits(model, {**made, "input_ids": other["input_ids"]})[0], expected[0]
+    )
+    pixels[1] = other["pixel_values"][1]
+    assert not torch.allclose(logits(model, {**made, "pixel_values": pixels})[1], expected[1])
+    # and an absent picture is not a black one
+    black = {**made, "pixel_values": made["pixel_values"] * 0}
+    del black["image_present"], black["text_present"]
+    assert not torch.allclose(logits(model, black)[0], expected[0])
+
+
+@methods
+def test_presence_may_be_left_out_where_all_is_there(name):
+    model = make(name)
+    expected = logits(model, batch([4, 2]))
+    torch.testing.assert_close(
+        logits(model, batch([4, 2], [1, 1], [1, 1])), expected, rtol=0, atol=1e-12
+    )
+    assert logits(model, batch([3, 2], [0, 1], [0, 1])).isfinite().all()
+
+
+@methods
+def test_modality_dropout_in_training_only(name):
+    model, made = make(name, modality_dropout=1.0, dropout=0.0), batch([4] * 8)
+    torch.testing.assert_close(
+        logits(model, made), logits(make(name, dropout=0.0), made), rtol=0, atol=0
+    )
+    for part in model.modules():  # of what is random in training, keep this alone
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    image_only, text_only = (
+        logits(model, batch([4] * 8, [keep] * 8, [1 - keep] * 8)) for keep in (1, 0)
+    )
+    model.train()
+    dropped, lost = logits(model, made), set()
+    for row in range(8):
+        as_if = [
+            torch.allclose(dropped[row], each[row], rtol=0, atol=1e-9)
+            for each in (image_only, text_only)
+        ]
+        assert any(as_if)
+        lost.add(tuple(as_if))
+    assert len(lost) == 2  # some lost the picture, some the text
+
+
+# checkpoints and caches -----------------------------------------------------------------------
+
+
+@methods
+def test_a_checkpoint_holds_what_is_trained_and_restores_it_strictly(name):
+    model, fresh, made = make(name), make(name), batch([4, 2], [1, 1], [1, 0])
+    with torch.no_grad():
+        for key, parameter in fresh.named_parameters():
+            if key in trained(fresh) | LEFT_AS_DRAWN.get(name, set()):
+                parameter.copy_(torch.randn_like(parameter))
+    adapter = {
+        key: value.clone() for key, value in adapter_state(model, model.state_dict()).items()
+    }
+    assert set(adapter) == trained(model) | LEFT_AS_DRAWN.get(name, set())
+    assert frozen_keys(model) == set(model.state_dict()) - set(adapter)
+    assert not torch.allclose(logits(fresh, made), logits(model, made))
+    fresh.load_state_dict(complete_state(fresh, adapter), strict=True)
+    assert torch.equal(logits(fresh, made), logits(model, made))
+    for change in ("lacks", "unknown"):
+        broken = dict(adapter)
+        if change == "lacks":
+            broken.popitem()
+        else:
+            broken["surplus"] = torch.zeros(1)
+        with pytest.raises(CheckpointError, match=change):
+            complete_state(fresh, broken)
+
+
+LEVELS = [
+    (name, attention, level)
+    for name in METHODS
+    for attention in ("joint", "read_only")
+    for level in make(name, prompt_attention=attention).cache_levels
+]
+
+
+@presences
+@pytest.mark.parametrize(("name", "attention", "level"), LEVELS)
+def test_features_of_every_level_give_the_same_logits(name, attention, level, presence):
+    model = make(name, prompt_attention=attention)
+    made = batch([4, 2, 3], *presence)
+    cached = {k: value for k, value in made.items() if k not in ("pixel_values", "input_ids")}
+    with torch.no_grad():
+        mask = made["attention_mask"].bool()
+        cached["image_features"] = model.image_tower.features(made["pixel_values"], None, level)
+        cached["text_features"] = model.text_tower.features(made["input_ids"], mask, level)
+    torch.testing.assert_close(logits(model, cached), logits(model, made), rtol=0, atol=1e-9)
+
+
+@methods
+def test_a_level_that_is_not_there_is_refused(name):
+    model, made = make(name), batch([4, 2])
+    for level in {"boundary", "layers"} - set(model.cache_levels):
+        with pytest.raises(ConfigError) as error:
+            model.image_tower.features(made["pixel_values"], None, level)
+        said = str(error.value)
+        assert said.startswith(f"cache.level '{level}' stores less than this method needs: ")
+        way_out = said.rpartition("Set cache.level to ")[2]
+        assert way_out == (
+            f"{' or '.join(model.cache_levels)} (or off)." if model.cache_levels else "off."
+        )
+
+
+# the registry ---------------------------------------------------------------------------------
+
+
+def test_an_unknown_method_is_refused_naming_the_choices():
+    with pytest.raises(ConfigError, match="no method 'lineer_probe'") as error:
+        build_method("lineer_probe", image_encoder(), text_encoder(), 5, {})
+    assert all(name in str(error.value) for name in METHODS)
+
+
+@methods
+def test_an_unknown_option_is_refused_naming_the_choices(name):
+    with pytest.raises(ConfigError, match=f"'{name}' has no option num_prompt;") as error:
+        build_method(name, image_encoder(), text_encoder(), 5, {}, {"num_prompt": 2})
+    assert all(option in str(error.value) for option in METHODS[name].options)
+
+
+@methods
+def test_shared_switches_that_a_method_lacks_are_left_out_and_own_ones_win(name):
+    shared = {**SIZES, "modality_dropout": 0.5, "nobody_knows": 1}
+    model = build_method(
+        name, image_encoder(), text_encoder(), 5, shared, {"modality_dropout": 0.25}
+    )
+    assert model.modality_dropout == 0.25
+
+
+@methods
+def test_options_that_are_no_probabilities_are_refused_by_name(name):
+    for option in METHODS[name].options:
+        if option.endswith("dropout"):
+            with pytest.raises(ConfigError, match=option):
+                METHODS[name].config(**{option: 1.5})
