@@ -14,6 +14,7 @@ from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.epic import EPIC, EPICConfig
 from epic_pl.nn.methods.fine_tuned import FineTuned, FineTunedConfig
 from epic_pl.nn.methods.linear_probe import LinearProbe, LinearProbeConfig
+from epic_pl.nn.methods.lora import LoRA, LoRAConfig
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -36,6 +37,7 @@ METHODS: dict[str, Method] = {
     "prompts_only": Method(EPICConfig, EPIC, {"interaction": "none"}),
     "linear_probe": Method(LinearProbeConfig, LinearProbe),
     "full": Method(FineTunedConfig, FineTuned),
+    "lora": Method(LoRAConfig, LoRA),
 }
 
 

@@ -1,0 +1,83 @@
+"""LoRA: the encoders learn through low-rank matrices beside their frozen linear layers.
+
+Source: *LoRA: Low-Rank Adaptation of Large Language Models*, arXiv 2106.09685, through the peft
+library.
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from epic_pl.errors import ConfigError
+from epic_pl.nn.dual_encoder import check_positive, check_probabilities
+from epic_pl.nn.encoders.base import Encoder
+from epic_pl.nn.methods.fine_tuned import FineTuned, FineTunedConfig
+
+
+@dataclass(frozen=True)
+class LoRAConfig(FineTunedConfig):
+    """Switches of LoRA, beside those of full fine-tuning.
+
+    Attributes:
+        rank: r of the matrices ``A (r, d_in)`` and ``B (d_out, r)`` of each linear layer.
+        alpha: their product ``B A`` is scaled by alpha / r.
+        lora_dropout: on what enters ``A``.
+        encoder_lr: peak learning rate of the matrices.
+    """
+
+    encoder_lr: float = 5e-4
+    rank: int = 8
+    alpha: int = 16
+    lora_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "rank", "alpha")
+        check_probabilities(self, "lora_dropout")
+
+
+class LoRA(FineTuned):
+    """Fine-tuning of ``W + (alpha / r) B A`` in every linear layer, with ``W`` frozen.
+
+    Args:
+        image_encoder: gets its matrices here.
+        text_encoder: the same.
+        num_classes: C.
+        config: the switches.
+
+    Raises:
+        ConfigError: if peft cannot be imported.
+    """
+
+    config: LoRAConfig
+
+    def __init__(
+        self,
+        image_encoder: Encoder,
+        text_encoder: Encoder,
+        num_classes: int,
+        config: LoRAConfig | None = None,
+    ) -> None:
+        super().__init__(image_encoder, text_encoder, num_classes, config or LoRAConfig())
+
+    def _make_trainable(self, model: nn.Module, used: set[str]) -> None:
+        """Put the two matrices beside every linear layer that takes part in the output."""
+        try:
+            import peft
+        except ImportError as error:
+            raise ConfigError(
+                f"Method 'lora' needs the peft library, which cannot be imported ({error}): "
+                "pip install 'epic-pl[compare]'."
+            ) from error
+        linear = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and f"{name}.weight" in used
+        ]
+        options = peft.LoraConfig(
+            r=self.config.rank,
+            lora_alpha=self.config.alpha,
+            lora_dropout=self.config.lora_dropout,
+            target_modules=linear,
+        )
+        peft.inject_adapter_in_model(options, model)
