@@ -15,6 +15,7 @@ from epic_pl.nn.epic import EPIC, EPICConfig
 from epic_pl.nn.methods.fine_tuned import FineTuned, FineTunedConfig
 from epic_pl.nn.methods.linear_probe import LinearProbe, LinearProbeConfig
 from epic_pl.nn.methods.lora import LoRA, LoRAConfig
+from epic_pl.nn.methods.pmf import PMF, PMFConfig
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -38,6 +39,7 @@ METHODS: dict[str, Method] = {
     "linear_probe": Method(LinearProbeConfig, LinearProbe),
     "full": Method(FineTunedConfig, FineTuned),
     "lora": Method(LoRAConfig, LoRA),
+    "pmf": Method(PMFConfig, PMF),
 }
 
 
