@@ -13,6 +13,7 @@ from epic_pl.nn.dual_encoder import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.epic import EPIC, EPICConfig
 from epic_pl.nn.methods.fine_tuned import FineTuned, FineTunedConfig
+from epic_pl.nn.methods.late_fusion_mlp import LateFusionMLP, LateFusionMLPConfig
 from epic_pl.nn.methods.linear_probe import LinearProbe, LinearProbeConfig
 from epic_pl.nn.methods.lora import LoRA, LoRAConfig
 from epic_pl.nn.methods.pmf import PMF, PMFConfig
@@ -40,6 +41,7 @@ METHODS: dict[str, Method] = {
     "full": Method(FineTunedConfig, FineTuned),
     "lora": Method(LoRAConfig, LoRA),
     "pmf": Method(PMFConfig, PMF),
+    "late_fusion_mlp": Method(LateFusionMLPConfig, LateFusionMLP),
 }
 
 
