@@ -16,6 +16,7 @@ from epic_pl.nn.methods.fine_tuned import FineTuned, FineTunedConfig
 from epic_pl.nn.methods.late_fusion_mlp import LateFusionMLP, LateFusionMLPConfig
 from epic_pl.nn.methods.linear_probe import LinearProbe, LinearProbeConfig
 from epic_pl.nn.methods.lora import LoRA, LoRAConfig
+from epic_pl.nn.methods.maple import MaPLe, MaPLeConfig
 from epic_pl.nn.methods.pmf import PMF, PMFConfig
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -42,6 +43,7 @@ METHODS: dict[str, Method] = {
     "lora": Method(LoRAConfig, LoRA),
     "pmf": Method(PMFConfig, PMF),
     "late_fusion_mlp": Method(LateFusionMLPConfig, LateFusionMLP),
+    "maple": Method(MaPLeConfig, MaPLe),
 }
 
 

@@ -1,0 +1,155 @@
+"""Coupled prompts from the first layer on, as MaPLe has them, with a classification head.
+
+Source: *MaPLe: Multi-modal Prompt Learning*, CVPR 2023, arXiv 2210.03117. As there, text prompts
+are learned anew for each of the first J layers, picture prompts are linear maps of them, and behind
+layer J the last ones stay in the sequence. What differs: the paper compares CLIP's two outputs, a
+picture's with each class name's; here the text is the sample's own, so both pooled outputs go to a
+head, and any two encoders will do. Text prompts stand behind the tokens, not after the first one,
+and start from Gaussian noise, not from the words "a photo of a".
+
+Shape legend: B batch, n prompts, d width, J prompted layers, C classes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from epic_pl.errors import ConfigError
+from epic_pl.nn.dual_encoder import DualEncoder, check_positive, check_probabilities
+from epic_pl.nn.encoders.base import Encoder
+from epic_pl.nn.head import ClassificationHead, HeadNorm
+from epic_pl.nn.towers import FeatureLevel, JointState, JointTower
+from epic_pl.types import Batch
+
+
+@dataclass(frozen=True)
+class MaPLeConfig:
+    """Switches of MaPLe.
+
+    Attributes:
+        num_prompts: n, prompts of each modality.
+        prompt_depth: J, the layers that get prompts of their own; None is 4, or as many as the
+            shallower encoder has.
+        prompt_init_std: of the text prompts.
+        head_norm: as for EPIC.
+        head_dropout: as for EPIC.
+        modality_dropout: as for EPIC.
+    """
+
+    num_prompts: int = 4
+    prompt_depth: int | None = None
+    prompt_init_std: float = 0.02
+    head_norm: HeadNorm = "parts"
+    head_dropout: float = 0.1
+    modality_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_positive(self, "num_prompts", "prompt_init_std")
+        check_probabilities(self, "head_dropout", "modality_dropout")
+
+    def depth(self, num_layers: int) -> int:
+        """J for encoders of which the shallower has ``num_layers``.
+
+        Raises:
+            ConfigError: if there are not as many layers.
+        """
+        if self.prompt_depth is None:
+            return min(4, num_layers)
+        if not 1 <= self.prompt_depth <= num_layers:
+            raise ConfigError(
+                f"prompt_depth is {self.prompt_depth}, but the shallower encoder has {num_layers} "
+                f"layers: choose from 1 to {num_layers}."
+            )
+        return self.prompt_depth
+
+
+class DeepTower(JointTower):
+    """A tower in which prompts are there from the first layer to the last."""
+
+    levels: tuple[FeatureLevel, ...] = ()
+    needs = "prompts enter the first layer, so every layer runs in every step"
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder, list(range(encoder.num_layers)))
+
+    def run(self, state: JointState, prompts: Tensor) -> Tensor:
+        """The pooled output ``(B, d)`` with prompts ``(J, n, d)``."""
+        outputs = prompts[0]
+        for layer in self.layers:
+            entering = outputs
+            if layer < len(prompts):  # deep prompts: what the layer before gave is replaced
+                entering = prompts[layer].expand(len(state.tokens), -1, -1)
+            state, outputs = self.acquire(layer, state, entering)
+        return self.pool(state)
+
+
+class CoupledPrompts(nn.Module):
+    """Text prompts ``(J, n, d_t)`` and the J maps that make picture prompts of them.
+
+    Args:
+        depth: J.
+        num_prompts: n.
+        image_width: d_v.
+        text_width: d_t.
+        init_std: standard deviation of the text prompts.
+    """
+
+    no_decay = ("text",)
+
+    def __init__(
+        self, depth: int, num_prompts: int, image_width: int, text_width: int, init_std: float
+    ) -> None:
+        super().__init__()
+        self.text = nn.Parameter(torch.randn(depth, num_prompts, text_width) * init_std)
+        self.couplings = nn.ModuleList(nn.Linear(text_width, image_width) for _ in range(depth))
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Picture prompts ``(J, n, d_v)`` and text prompts ``(J, n, d_t)``."""
+        coupled = [couple(text) for couple, text in zip(self.couplings, self.text, strict=True)]
+        return torch.stack(coupled), self.text
+
+
+class MaPLe(DualEncoder):
+    """Frozen encoders with coupled deep prompts, and a linear head.
+
+    Args:
+        image_encoder: frozen.
+        text_encoder: frozen.
+        num_classes: C.
+        config: the switches.
+
+    Raises:
+        ConfigError: if the encoders have too few layers.
+    """
+
+    def __init__(
+        self,
+        image_encoder: Encoder,
+        text_encoder: Encoder,
+        num_classes: int,
+        config: MaPLeConfig | None = None,
+    ) -> None:
+        config = config or MaPLeConfig()
+        super().__init__(DeepTower(image_encoder), DeepTower(text_encoder), config.modality_dropout)
+        self.image_tower: DeepTower
+        self.text_tower: DeepTower
+        widths = (image_encoder.width, text_encoder.width)
+        depth = config.depth(min(image_encoder.num_layers, text_encoder.num_layers))
+        self.prompts = CoupledPrompts(depth, config.num_prompts, *widths, config.prompt_init_std)
+        self.head = ClassificationHead(
+            list(widths), num_classes, config.head_dropout, config.head_norm
+        )
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits ``(B, C)``."""
+        present = self.presence(batch)
+        image, text = self.extract(batch, *present)
+        image_prompts, text_prompts = self.prompts()
+        pooled = self.stand_in(
+            self.image_tower.run(image, image_prompts),
+            self.text_tower.run(text, text_prompts),
+            *present,
+        )
+        logits: Tensor = self.head(pooled)
+        return logits
