@@ -7,16 +7,18 @@ another encoder, layer or preprocessing never meets it.
 
 from epic_pl.cache.builder import SHARD_BYTES, build
 from epic_pl.cache.commands import default_root
+from epic_pl.cache.growing import GrowingStore
 from epic_pl.cache.manifest import find_spec
+from epic_pl.cache.packer import Produce
 from epic_pl.cache.spec import JSON, Field, Kind, StoredDtype, StoreSpec
 from epic_pl.cache.store import FeatureStore
-from epic_pl.cache.writer import Produce
 
 __all__ = [
     "JSON",
     "SHARD_BYTES",
     "FeatureStore",
     "Field",
+    "GrowingStore",
     "Kind",
     "Produce",
     "StoreSpec",

@@ -10,14 +10,16 @@ from filelock import Timeout
 
 from epic_pl.cache.layout import Layout
 from epic_pl.cache.manifest import SPEC, FileEntry, Manifest, size_of, write_index, write_json
+from epic_pl.cache.packer import Pack, Packer, Produce
 from epic_pl.cache.plan import Plan, make_plan
 from epic_pl.cache.shard import ShardHeader, ShardTail
 from epic_pl.cache.spec import StoreSpec
 from epic_pl.cache.store import FeatureStore
-from epic_pl.cache.writer import Produce, Writer
+from epic_pl.cache.writer import Writer
 from epic_pl.errors import CacheError
 
 SHARD_BYTES = 256_000_000
+_COPIED = 16  # packed items that are copied at a time
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
@@ -66,16 +68,64 @@ def build(
     layout, folder = Layout.of(spec), spec.folder(root)
     if folder.is_dir() and not os.access(folder, os.W_OK):
         return _open_read_only(root, spec, hashes, barrier, pin_memory)
-    writer = Writer(folder, layout, hashes, produce, batch_size)
+    writer = Writer(folder, layout, Packer(layout, hashes, produce), batch_size)
+    _write(writer, hashes, shard_bytes, rank, world_size, progress and rank == 0)
+    if barrier is not None:
+        barrier()
+    return FeatureStore.open(root, spec, pin_memory)
+
+
+def append(
+    root: Path,
+    spec: StoreSpec,
+    hashes: Sequence[str],
+    pack: Pack,
+    shard_bytes: int = SHARD_BYTES,
+    pin_memory: bool = False,
+) -> FeatureStore:
+    """Add items that are packed already to a store, and open it.
+
+    Args:
+        root: the folder of all stores.
+        spec: what the store holds.
+        hashes: of the items; what the store has by now is left out.
+        pack: takes positions in ``hashes`` and gives their records.
+        shard_bytes: largest size of a file.
+        pin_memory: of the store that is opened.
+
+    Raises:
+        CacheError: the store cannot be written, or is damaged.
+    """
+    folder = spec.folder(root)
+    if folder.is_dir() and not os.access(folder, os.W_OK):
+        raise CacheError(
+            f"The feature store {folder} cannot be written, but lacks items. Mend its permissions, "
+            "or choose another cache folder."
+        )
+    writer = Writer(folder, Layout.of(spec), pack, _COPIED)
+    _write(writer, hashes, shard_bytes, 0, 1, False)
+    return FeatureStore.open(root, spec, pin_memory)
+
+
+def _write(
+    writer: Writer,
+    hashes: Sequence[str],
+    shard_bytes: int,
+    rank: int,
+    world_size: int,
+    show: bool,
+) -> None:
+    """Write what is missing, again if the store changes meanwhile."""
+    folder, layout = writer.folder, writer.layout
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writer.locks.mkdir(exist_ok=True)
         with writer.lock(SPEC):
             if not (folder / SPEC).exists():
-                write_json(folder / SPEC, spec.to_json())
+                write_json(folder / SPEC, layout.spec.to_json())
         while True:
             plan = make_plan(folder, layout, hashes, shard_bytes)
-            writer.fill(plan, rank, world_size, progress and rank == 0)
+            writer.fill(plan, rank, world_size, show)
             if _publish(writer, plan):
                 break  # else another build published other items meanwhile: plan again
     except OSError as error:
@@ -85,9 +135,6 @@ def build(
             f"The feature store {folder} could not be written ({error}). Free some disk space or "
             "mend the folder's permissions, then start again: what is written is kept."
         ) from error
-    if barrier is not None:
-        barrier()
-    return FeatureStore.open(root, spec, pin_memory)
 
 
 def _open_read_only(

@@ -6,6 +6,7 @@ w words of a part.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,20 +16,66 @@ from torch import Tensor
 from epic_pl.cache.buffers import BufferPool
 from epic_pl.cache.codec import decode
 from epic_pl.cache.copying import Copy, copy_all
-from epic_pl.cache.layout import WORD, Part, Record
-from epic_pl.cache.shard import Shard
+from epic_pl.cache.layout import WORD, Layout, Part, Record
 
 Rows = npt.NDArray[np.int64]
 _LARGE = 1 << 11  # words from which one copy an item beats picking all and placing all
+
+
+class Records(Protocol):
+    """A shard's two matrices, on the disk or in memory."""
+
+    @property
+    def items(self) -> Tensor:
+        """(n, words) int64."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """(T, words) int64."""
 
 
 @dataclass(frozen=True)
 class Group:
     """The items of a batch that lie in one shard: where in the batch, and where in the shard."""
 
-    shard: Shard
+    shard: Records
     positions: Rows
     items: Rows
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Where the tokens of a ragged store's batch lie.
+
+    Attributes:
+        lengths: (B,) tokens of each item, 0 where it is absent.
+        starts: (B,) each item's first row in its shard's token matrix.
+    """
+
+    lengths: Rows
+    starts: Rows
+
+
+def gather_batch(
+    layout: Layout, groups: Sequence[Group], batch: int, tokens: Tokens | None, buffers: BufferPool
+) -> dict[str, Tensor]:
+    """All fields of a batch, zeros for items that are in no group; see `FeatureStore.gather`."""
+    fields = gather_items(layout.item, groups, batch, buffers)
+    absent = np.ones(batch, bool)
+    for group in groups:
+        absent[group.positions] = False
+    if absent.any():
+        for tensor in fields.values():
+            tensor.index_fill_(0, torch.from_numpy(np.flatnonzero(absent)), 0)
+    if tokens is None:
+        return fields
+    mask = np.arange(max(int(tokens.lengths.max()), 1)) < tokens.lengths[:, None]  # (B, N)
+    by_token = gather_tokens(layout.token, groups, tokens.starts, mask, absent, buffers)
+    for part in layout.token.parts:
+        axis = part.field.token_axis
+        assert axis is not None
+        fields[part.field.name] = by_token[part.field.name].movedim(1, axis + 1)
+    return fields | {"mask": torch.from_numpy(mask)}
 
 
 def gather_items(
@@ -59,6 +106,7 @@ def gather_tokens(
     groups: Sequence[Group],
     starts: Rows,
     mask: npt.NDArray[np.bool_],
+    absent: npt.NDArray[np.bool_],
     buffers: BufferPool,
 ) -> dict[str, Tensor]:
     """For each field of the token record ``(B, N, ...)``, zeros where ``mask (B, N)`` is False.
@@ -70,7 +118,10 @@ def gather_tokens(
 
     def pick(part: Part) -> Tensor:
         out = buffers.take(batch * longest, part.words)  # (B · N, w)
-        rows, copies = out.numpy(), list[Copy]()
+        rows = out.numpy()
+        copies: list[Copy] = [
+            (rows[at * longest : (at + 1) * longest], 0) for at in np.flatnonzero(absent).tolist()
+        ]
         for group in groups:
             source = group.shard.tokens[:, part.start : part.stop].numpy()
             for position in group.positions.tolist():

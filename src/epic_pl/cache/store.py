@@ -3,17 +3,16 @@
 Shape legend: B items of a batch, N tokens of its longest item, w words of a record.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from epic_pl.cache.buffers import BufferPool
-from epic_pl.cache.gather import Group, Rows, gather_items, gather_tokens
+from epic_pl.cache.gather import Group, Rows, Tokens, gather_batch
 from epic_pl.cache.layout import Layout
 from epic_pl.cache.manifest import SPEC, Index, Manifest
 from epic_pl.cache.shard import Shard, digests_of
@@ -126,23 +125,9 @@ class FeatureStore:
             CacheError: a row is not in the store.
         """
         rows = np.asarray(rows, np.int64)
-        absent = self._absent(rows, zero_absent)
-        present = np.where(absent, 0, rows)
-        groups = self._groups(present)
-        batch = gather_items(self._layout.item, groups, len(rows), self._buffers)
-        if absent.any():
-            for tensor in batch.values():
-                tensor.index_fill_(0, torch.from_numpy(np.flatnonzero(absent)), 0)
-        if self._index.starts is None:
-            return batch
-        lengths = np.where(absent, 0, self.lengths[present])
-        mask = np.arange(max(int(lengths.max()), 1)) < lengths[:, None]  # (B, N)
-        starts = self._index.starts[present]
-        tokens = gather_tokens(self._layout.token, groups, starts, mask, self._buffers)
-        for field in self.spec.fields:
-            if field.token_axis is not None:
-                batch[field.name] = tokens[field.name].movedim(1, field.token_axis + 1)
-        return batch | {"mask": torch.from_numpy(mask)}
+        self._check(rows, zero_absent)
+        groups, tokens = self.groups(rows), self.tokens(rows)
+        return gather_batch(self._layout, groups, len(rows), tokens, self._buffers)
 
     def prefetch(self, rows: Rows) -> None:
         """Ask the system to read these rows from the disk ahead of their gather; returns at once.
@@ -151,38 +136,46 @@ class FeatureStore:
         """
         rows = np.unique(np.asarray(rows, np.int64))
         rows = rows[rows >= 0]
-        self._absent(rows, False)
+        self._check(rows, False)
         starts = self._index.starts
-        for group in self._groups(rows):
-            for row, item in zip(rows[group.positions], group.items.tolist(), strict=True):
+        for number, positions, items in self._by_shard(rows):
+            for row, item in zip(rows[positions], items.tolist(), strict=True):
                 start, tokens = (0, 0) if starts is None else (starts[row], self.lengths[row])
-                group.shard.will_need(item, int(start), int(tokens))
+                self._shard(number).will_need(item, int(start), int(tokens))
 
     def _map_shard(self, number: int) -> Shard:
         entry = self._manifest.shards[number]
         return Shard(self.folder / entry.name, self._layout, entry.items)
 
-    def _absent(self, rows: Rows, allowed: bool) -> npt.NDArray[np.bool_]:
-        absent = rows < 0
-        wrong = (rows < -1) | (rows >= self.num_items)
-        if not allowed:
-            wrong |= absent
+    def _check(self, rows: Rows, allow_absent: bool) -> None:
+        wrong = (rows < (-1 if allow_absent else 0)) | (rows >= self.num_items)
         if wrong.any():
             raise CacheError(
                 f"The feature store {self.folder} has no row {rows[wrong][0]}: it holds "
                 f"{self.num_items} items, and -1 stands for an item that it does not have. Add "
                 "what is missing with `epic-pl cache build`."
             )
-        return absent
 
-    def _groups(self, rows: Rows) -> list[Group]:
-        numbers = self.shard_of(rows)
-        groups: list[Group] = []
-        for number in np.unique(numbers).tolist():
+    def groups(self, rows: Rows) -> list[Group]:
+        """Rows by the file in which they lie; rows -1 are in none."""
+        return [
+            Group(self._shard(number), positions, items)
+            for number, positions, items in self._by_shard(rows)
+        ]
+
+    def tokens(self, rows: Rows) -> Tokens | None:
+        """Where the rows' tokens lie, none for rows -1; None unless ragged."""
+        if self._index.starts is None:
+            return None
+        present = np.maximum(rows, 0)
+        return Tokens(np.where(rows < 0, 0, self.lengths[present]), self._index.starts[present])
+
+    def _by_shard(self, rows: Rows) -> Iterator[tuple[int, Rows, Rows]]:
+        """Number of a shard, positions in ``rows``, and items in the shard."""
+        numbers = self.shard_of(rows)  # -1 for rows -1
+        for number in np.unique(numbers[numbers >= 0]).tolist():
             positions = np.flatnonzero(numbers == number)
-            items = rows[positions] - self._firsts[number]
-            groups.append(Group(self._shard(number), positions, items))
-        return groups
+            yield number, positions, rows[positions] - self._firsts[number]
 
 
 def _missing(root: Path, spec: StoreSpec) -> str:

@@ -2,22 +2,19 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
 from rich.filesize import decimal
-from torch import Tensor
 
-from epic_pl.cache.codec import encode
 from epic_pl.cache.layout import Layout
+from epic_pl.cache.packer import Pack
 from epic_pl.cache.plan import Plan, PlannedShard
 from epic_pl.cache.progress import Progress
-from epic_pl.cache.shard import Lengths, Packed, write_shard
+from epic_pl.cache.shard import Packed, write_shard
 from epic_pl.errors import CacheError
-
-Produce = Callable[[Sequence[int]], tuple[Mapping[str, Tensor], Sequence[int] | Tensor | None]]
 
 _POLL = 0.2  # seconds between looks at shards that another process writes
 _SLACK = 64_000_000  # bytes of disk that stay free
@@ -26,12 +23,10 @@ _SLACK = 64_000_000  # bytes of disk that stay free
 class Writer:
     """Writes shards of one store."""
 
-    def __init__(
-        self, folder: Path, layout: Layout, hashes: Sequence[str], produce: Produce, batch_size: int
-    ) -> None:
+    def __init__(self, folder: Path, layout: Layout, pack: Pack, batch_size: int) -> None:
         self.folder, self.layout = folder, layout
         self.locks = folder.with_name(f".{folder.name}.locks")
-        self._hashes, self._produce, self._batch_size = hashes, produce, batch_size
+        self._pack, self._batch_size = pack, batch_size
 
     def lock(self, name: str, timeout: float = -1) -> FileLock:
         """A lock that the system lifts when its process dies; beside the store, not in it."""
@@ -72,27 +67,8 @@ class Writer:
     def _batches(self, shard: PlannedShard, bar: Progress, size: float) -> Iterator[Packed]:
         for start in range(0, len(shard.positions), self._batch_size):
             positions = shard.positions[start : start + self._batch_size].tolist()
-            tensors, lengths = self._produce(positions)
-            checked = self._checked_lengths(lengths, len(positions))
-            names = [self._hashes[position] for position in positions]
-            yield *encode(self.layout, tensors, checked, names), checked
+            yield self._pack(positions)
             bar.advance(len(positions) * size)
-
-    def _checked_lengths(
-        self, lengths: Sequence[int] | Tensor | None, batch: int
-    ) -> Lengths | None:
-        if not self.layout.spec.ragged:
-            return None
-        if lengths is None or len(lengths) != batch:
-            raise CacheError(f"A ragged store needs the lengths of all {batch} items of a batch.")
-        numbers = np.asarray(lengths.cpu() if isinstance(lengths, Tensor) else lengths, np.int32)
-        if numbers.min() < 1 or numbers.max() > self.layout.spec.max_tokens:
-            raise CacheError(
-                f"An item has from 1 to {self.layout.spec.max_tokens} tokens in this store, but "
-                f"lengths from {numbers.min()} to {numbers.max()} came. Truncate the text, or "
-                "give the fields a larger token axis."
-            )
-        return numbers
 
     def _expected_size(self, missing: list[PlannedShard]) -> float:
         """Bytes of an item; for ragged ones from a batch of them, spread over all."""
@@ -100,7 +76,7 @@ class Writer:
             return self.layout.bytes_per_item()
         positions = np.concatenate([shard.positions for shard in missing])
         sample = positions[:: max(1, -(-len(positions) // self._batch_size))].tolist()
-        lengths = self._checked_lengths(self._produce(sample)[1], len(sample))
+        lengths = self._pack(sample)[2]
         assert lengths is not None
         return self.layout.bytes_per_item(float(lengths.mean()))
 

@@ -1,6 +1,6 @@
 """Store what the frozen encoders give, once for each picture and text, and train from that."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,9 +10,10 @@ from lightning.pytorch.callbacks import Callback
 from epic_pl.cache import StoredDtype, default_root
 from epic_pl.callbacks.feature_filler import Filler
 from epic_pl.callbacks.feature_items import CacheOptions
+from epic_pl.callbacks.growing_features import GrowingFeatures
 from epic_pl.data import ImageTextDataModule
-from epic_pl.data.features import by_name
-from epic_pl.errors import ConfigError
+from epic_pl.data.features import FeatureDataset, by_name
+from epic_pl.errors import CacheError, ConfigError
 from epic_pl.module import EPICModule
 
 _SPLITS: dict[str, tuple[Literal["train", "val", "test", "predict"], ...]] = {
@@ -24,7 +25,7 @@ _SPLITS: dict[str, tuple[Literal["train", "val", "test", "predict"], ...]] = {
 
 
 class FeatureCache(Callback):
-    """Fills feature stores before a run, and has the DataModule's loaders read from them.
+    """Fills feature stores before or during a run, and has the DataModule's loaders read them.
 
     What is already stored is used again, by any run whose encoders, layers and preprocessing are
     the same; nothing else ever matches. Ranks share the work.
@@ -37,6 +38,7 @@ class FeatureCache(Callback):
         views: augmented views of each training picture; 0 stores it as evaluation sees it.
         batch_size: pictures or texts that are encoded at a time.
         threads: that decode pictures while the stores are filled.
+        fill: "ahead" of the first step, or in the "first_epoch" as batches are asked for.
 
     Raises:
         ConfigError: if the cache does not go with the other options.
@@ -50,6 +52,7 @@ class FeatureCache(Callback):
         views: int = 0,
         batch_size: int = 32,
         threads: int = 2,
+        fill: Literal["ahead", "first_epoch"] = "ahead",
     ) -> None:
         if views < 0:
             raise ConfigError(f"cache.views is {views}: it counts stored views, from 0.")
@@ -59,9 +62,11 @@ class FeatureCache(Callback):
         self.views = views
         self.batch_size = batch_size
         self.threads = threads
+        self.fill_when = fill
+        self._growing: GrowingFeatures | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Fill the stores of this stage's splits and hand them to the DataModule."""
+        """Hand the stores of this stage's splits to the DataModule, filled now or as it goes."""
         if self.level == "off":
             return
         data: Any = getattr(trainer, "datamodule", None)
@@ -72,6 +77,9 @@ class FeatureCache(Callback):
             )
         # the module is on its device only after this hook; the stores are filled there too
         pl_module.to(trainer.strategy.root_device)
+        if self.fill_when == "first_epoch":
+            self.grow(pl_module, data, stage, trainer.world_size)
+            return
         self.fill(
             pl_module,
             data,
@@ -83,9 +91,32 @@ class FeatureCache(Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Let the DataModule read pictures again: another run may ask for other splits."""
+        self._flush()
+        self._growing = None
         data: Any = getattr(trainer, "datamodule", None)
         if self.level != "off" and isinstance(data, ImageTextDataModule):
             data.use_features(None)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write what the epoch encoded; the next one reads it."""
+        self._flush()
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Write what was encoded so far: a resumed run then reads the very same numbers."""
+        self._flush()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Keep what was encoded, unless it is the stores that failed."""
+        if not isinstance(exception, CacheError):
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._growing is not None:
+            self._growing.flush()
 
     def fill_all(self, module: EPICModule, data: ImageTextDataModule) -> None:
         """Store what every stage of ``data`` needs, ahead of any run.
@@ -118,6 +149,45 @@ class FeatureCache(Callback):
             ConfigError: if live augmentation is asked for, or a dataset does not tell its rows.
             CacheError: if the stores cannot be written.
         """
+        options = self._options(data)
+        filler = Filler(options, module, data, rank, world_size, barrier)
+        for dataset, views in self._splits(data, stage):
+            filler.add(dataset, views)
+        data.use_features(filler.stores())
+
+    def grow(
+        self, module: EPICModule, data: ImageTextDataModule, stage: str, world_size: int = 1
+    ) -> None:
+        """Have the loaders of a stage of ``data``, already set up, store what they lack.
+
+        Raises:
+            ConfigError: as for :meth:`fill`, or there are loader workers or other processes.
+            CacheError: if a store on the disk is damaged.
+        """
+        for count, name, most in (
+            (data.num_workers, "data.num_workers", 0),
+            (world_size, "the number of processes", 1),
+        ):
+            if count > most:
+                raise ConfigError(
+                    f"cache.fill is first_epoch, which encodes in the one process that trains, but "
+                    f"{name} is {count} instead of {most}. Set it to {most}, or store the features "
+                    "with `epic-pl cache build` first and set cache.fill to ahead."
+                )
+        growing = GrowingFeatures(self._options(data), module, data)
+        for dataset, views in self._splits(data, stage):
+            growing.add(dataset, views)
+        data.use_features(growing)
+        self._growing = growing
+
+    def _splits(
+        self, data: ImageTextDataModule, stage: str
+    ) -> Iterator[tuple[FeatureDataset, int]]:
+        """Datasets of a stage, and how many views of each picture they draw from."""
+        for split in _SPLITS[stage]:
+            yield by_name(data.dataset(split)), self.views if split == "train" else 0
+
+    def _options(self, data: ImageTextDataModule) -> CacheOptions:
         assert self.level != "off"
         if data.augment != "none" and self.views == 0:
             raise ConfigError(
@@ -125,11 +195,6 @@ class FeatureCache(Callback):
                 "more. Set cache.views to the number of augmented views to store of each training "
                 "picture, or data.augment to none, or cache.level to off."
             )
-        options = CacheOptions(
+        return CacheOptions(
             self.level, self.dtype, self.root, self.views, self.batch_size, self.threads
         )
-        filler = Filler(options, module, data, rank, world_size, barrier)
-        for split in _SPLITS[stage]:
-            dataset = by_name(data.dataset(split))
-            filler.add(dataset, self.views if split == "train" else 0)
-        data.use_features(filler.stores())

@@ -54,6 +54,7 @@ class Filler:
     def _fill(self, items: Items[Any], keys: Sequence[Hashable]) -> None:
         keys = keys or [items.blank]  # a store knows its shapes from an item
         hashes = items.hashes(keys)
+        items.remember()
 
         def produce(positions: Sequence[int]) -> Encoded:
             return items.encode([keys[position] for position in positions])

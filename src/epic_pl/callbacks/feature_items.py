@@ -59,6 +59,9 @@ class Items(ABC, Generic[Key]):
     def hashes(self, keys: Sequence[Key]) -> list[str]:
         """Strings that change with the items' content."""
 
+    def remember(self) -> None:
+        """Keep for later runs what hashing found out."""
+
     @abstractmethod
     def _inputs(self, keys: Sequence[Key]) -> tuple[Tensor, Tensor | None]:
         """What the encoder takes ``(B, ...)``, and its mask ``(B, N)``."""
@@ -94,6 +97,12 @@ class Items(ABC, Generic[Key]):
         found = find_spec(self.options.root, self.kind, identity, self.options.dtype)
         return found or self._spec_of(self.encode([self.blank])[0], identity)
 
+    @property
+    def precision(self) -> str:
+        """In which the encoder is run."""
+        precision = getattr(self.tower, "precision", None) or self.tower.dtype
+        return str(precision).removeprefix("torch.")
+
     def _spec_of(self, example: dict[str, Tensor], identity: dict[str, Any]) -> StoreSpec:
         ragged = self.kind == "text" and _ragged(example)
         max_tokens = self.data.collator.max_text_tokens if ragged else None
@@ -102,12 +111,11 @@ class Items(ABC, Generic[Key]):
 
     def _identity(self) -> dict[str, Any]:
         boundary, encoder = self.options.level == "boundary", self.tower.encoder
-        precision = getattr(self.tower, "precision", None) or self.tower.dtype
         return self._preparation() | {
             "version": FEATURES_VERSION,
             "encoder": getattr(self.data, f"{self.kind}_encoder"),
             "fingerprint": encoder.fingerprint,
-            "precision": str(precision).removeprefix("torch."),
+            "precision": self.precision,
             "pooling": encoder.pooling,
             "level": self.options.level,
             # later layers leave no trace in what enters the first

@@ -34,25 +34,32 @@ class Pictures(Items[PictureKey]):
         self._datasets: dict[tuple[str, bool], ImageTextDataset] = {}
 
     def add(self, dataset: ImageTextDataset, views: int) -> Iterator[PictureKey]:
-        """Keys of a split's pictures: ``views`` augmented ones of each, or as evaluation sees it.
-
-        Without views, the split's pictures are transformed as for evaluation from here on.
-        """
+        """Register a split and give the keys of its pictures."""
+        self.register(dataset, views)
         root = str(dataset.image_root)
-        if views == 0:
-            dataset.transform = build_image_transform(self.data.image_preprocessing, train=False)
-        self._datasets[root, views > 0] = dataset
         for path in dataset.distinct()[0]:
             for view in range(views) if views else (-1,):
                 yield PictureKey(root, path, view)
 
+    def register(self, dataset: ImageTextDataset, views: int) -> None:
+        """Read pictures from a split: ``views`` augmented ones of each, or as evaluation sees it.
+
+        Without views, the split's pictures are transformed as for evaluation from here on.
+        """
+        if views == 0:
+            dataset.transform = build_image_transform(self.data.image_preprocessing, train=False)
+        self._datasets[str(dataset.image_root), views > 0] = dataset
+
     def hashes(self, keys: Sequence[PictureKey]) -> list[str]:
         """SHA-256 of the file, and the view."""
-        digests = self._digests((key.root, key.path) for key in keys if key != self.blank)
         return [
-            "blank" if key == self.blank else f"{digests[key.root, key.path]}/{key.view}"
+            "blank" if key == self.blank else f"{self._digests.one(key.root, key.path)}/{key.view}"
             for key in keys
         ]
+
+    def remember(self) -> None:
+        """Keep the files' digests."""
+        self._digests.save()
 
     def _inputs(self, keys: Sequence[PictureKey]) -> tuple[Tensor, None]:
         # random transforms are seeded through global states, which threads would share

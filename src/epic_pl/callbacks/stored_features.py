@@ -42,7 +42,11 @@ class StoredFeatures:
 
     def gather_texts(self, rows: npt.NDArray[np.int64]) -> tuple[dict[str, Tensor], Tensor]:
         """Fields of texts, batch first, and their mask ``(B, N)``."""
-        fields = self.texts.gather(rows, zero_absent=True)
-        # a store of pooled outputs has no tokens: one position stands for the text
-        mask = fields.pop("mask") if "mask" in fields else torch.ones(len(rows), 1)
-        return fields, mask
+        return masked(self.texts.gather(rows, zero_absent=True), len(rows))
+
+
+def masked(fields: dict[str, Tensor], batch: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Fields of texts without their mask, and it ``(B, N)``."""
+    # a store of pooled outputs has no tokens: one position stands for the text
+    mask = fields.pop("mask") if "mask" in fields else torch.ones(batch, 1)
+    return fields, mask
