@@ -1,5 +1,6 @@
 """The entry point alone: what it answers, and that it loads nothing heavy for it."""
 
+import gc
 import subprocess
 import sys
 
@@ -78,3 +79,4 @@ def test_all_else_goes_to_the_full_command_line(monkeypatch):
     for args in (["fit", "--help"], ["cache", "build", "--help"], ["data", "check", "x"], ["--x"]):
         main(args)
         assert ran.pop() == args
+    assert gc.isenabled()
