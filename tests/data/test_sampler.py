@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
+from epic_pl.data.orders import weighted
 from epic_pl.data.sampler import EvalSampler, TrainSampler
 
 
@@ -79,7 +80,7 @@ WEIGHTS = np.array([0.5, 0.25, 0.25, 0.0])
 
 
 def test_weights_are_the_rows_probabilities():
-    sampler = TrainSampler(Rows(range(4)), weights=WEIGHTS)
+    sampler = TrainSampler(Rows(range(4)), order=weighted(WEIGHTS))
     drawn = []
     for epoch in range(2000):
         sampler.set_epoch(epoch)
@@ -95,7 +96,7 @@ def test_weighted_order_depends_on_seed_and_epoch_and_is_shared_by_ranks():
 
     def order(seed, epoch, ranks=1, rank=0):
         sampler = TrainSampler(
-            Rows(range(50)), seed=seed, weights=weights, num_replicas=ranks, rank=rank
+            Rows(range(50)), seed=seed, order=weighted(weights), num_replicas=ranks, rank=rank
         )
         sampler.set_epoch(epoch)
         return list(sampler)
@@ -109,7 +110,7 @@ def test_weighted_order_depends_on_seed_and_epoch_and_is_shared_by_ranks():
 
 
 def test_a_weighted_epoch_is_entered_in_the_middle():
-    sampler = TrainSampler(Rows(range(10)), seed=1, weights=np.full(10, 0.1))
+    sampler = TrainSampler(Rows(range(10)), seed=1, order=weighted(np.full(10, 0.1)))
     whole = list(sampler)
     sampler.start = 4
     assert list(sampler) == whole[4:]

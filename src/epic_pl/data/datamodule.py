@@ -12,10 +12,12 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
-from epic_pl.data.balance import class_counts, labels_of, row_weights
+from epic_pl.data.balance import class_counts, labels_of
 from epic_pl.data.collate import Collator, Task
 from epic_pl.data.features import CachedDataset, FeatureSource, by_name, whole_batch
 from epic_pl.data.loader import ResumableDataLoader, init_worker
+from epic_pl.data.options import require_at_least, require_one_of
+from epic_pl.data.orders import ORDERS, OrderName, training_order
 from epic_pl.data.preprocessing import ImagePreprocessing, image_preprocessing, load_tokenizer
 from epic_pl.data.sampler import EvalSampler, TrainSampler
 from epic_pl.data.transforms import AUGMENTATIONS, ImageTransform, build_image_transform
@@ -51,6 +53,10 @@ class ImageTextDataModule(LightningDataModule, ABC):
         num_workers: loader processes of each rank.
         seed: of shuffling and augmentation.
         augment: see :func:`~epic_pl.data.transforms.build_image_transform`.
+        order: of training rows: ``random``; ``length``, texts of about one length in a batch, which
+            pads little; ``blocks``, from a few neighbouring stretches of the table at a time, for
+            files larger than the memory. See :mod:`epic_pl.data.orders`.
+        block_rows: rows of a stretch with order ``blocks``; eight are mixed at a time.
         balanced_sampling: draw training rows, with replacement, so that every class comes equally
             often; an epoch is as long as without. Not together with balanced weights in the loss,
             which would count rare classes twice.
@@ -76,6 +82,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
         num_workers: int = 0,
         seed: int = 0,
         augment: str = "none",
+        order: OrderName = "random",
+        block_rows: int = 1024,
         balanced_sampling: bool = False,
         pin_memory: bool = False,
     ) -> None:
@@ -85,19 +93,19 @@ class ImageTextDataModule(LightningDataModule, ABC):
             if eval_batch_size_per_device is None
             else eval_batch_size_per_device
         )
-        for name, value, least in (
-            ("image_size", 1 if image_size is None else image_size, 1),
-            ("max_text_tokens", max_text_tokens, 3),
-            ("batch_size_per_device", batch_size_per_device, 1),
-            ("eval_batch_size_per_device", eval_size, 1),
-            ("num_workers", num_workers, 0),
-            ("seed", seed, 0),
-        ):
-            if value < least:
-                raise ConfigError(f"{name} must be at least {least}, got {value}.")
-        if augment not in AUGMENTATIONS:
+        require_at_least("image_size", 1 if image_size is None else image_size, 1)
+        require_at_least("max_text_tokens", max_text_tokens, 3)
+        require_at_least("batch_size_per_device", batch_size_per_device, 1)
+        require_at_least("eval_batch_size_per_device", eval_size, 1)
+        require_at_least("num_workers", num_workers, 0)
+        require_at_least("seed", seed, 0)
+        require_at_least("block_rows", block_rows, 1)
+        require_one_of("augment", augment, AUGMENTATIONS)
+        require_one_of("order", order, ORDERS)
+        if balanced_sampling and order != "random":
             raise ConfigError(
-                f"augment must be one of {', '.join(AUGMENTATIONS)}; got {augment!r}."
+                f"balanced_sampling draws rows at random, which order: {order} is not: leave one "
+                "of the two out."
             )
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
@@ -109,6 +117,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self.num_workers = num_workers
         self.seed = seed
         self.augment = augment
+        self.order = order
+        self.block_rows = block_rows
         self.balanced_sampling = balanced_sampling
         self.pin_memory = pin_memory
         self._datasets: dict[Split, Dataset[Sample]] = {}
@@ -252,14 +262,19 @@ class ImageTextDataModule(LightningDataModule, ABC):
         return CachedDataset(by_name(dataset), self._features, self.collator, train), whole_batch
 
     def train_dataloader(self) -> ResumableDataLoader:
-        """Shuffled batches; a restart goes on mid-epoch."""
-        dataset, collate, weights = *self._loaded("train"), None
-        if self.balanced_sampling:
-            weights = row_weights(self._train_labels(), self.num_classes)
+        """Batches in the chosen order, new every epoch; a restart goes on mid-epoch."""
+        dataset, collate = self._loaded("train")
+        order = training_order(
+            self.order,
+            self.dataset("train"),
+            batch_size=self.batch_size_per_device,
+            block_rows=self.block_rows,
+            balanced_over=self.num_classes if self.balanced_sampling else None,
+        )
         return ResumableDataLoader(
             dataset,
             batch_size=self.batch_size_per_device,
-            sampler=TrainSampler(dataset, seed=self.seed, weights=weights),
+            sampler=TrainSampler(dataset, seed=self.seed, order=order),
             collate_fn=collate,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
