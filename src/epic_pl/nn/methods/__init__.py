@@ -45,6 +45,7 @@ METHODS: dict[str, Method] = {
     "late_fusion_mlp": Method(LateFusionMLPConfig, LateFusionMLP),
     "maple": Method(MaPLeConfig, MaPLe),
 }
+"""The methods by their names, as ``model.method`` takes them."""
 
 
 def build_method(

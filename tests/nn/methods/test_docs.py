@@ -1,0 +1,54 @@
+"""What docs/methods.md says of the methods is so."""
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from base_encoders import base_method
+from tiny_models import batch, image_encoder, text_encoder
+
+from epic_pl.nn.methods import METHODS, Method, build_method
+from epic_pl.parameters import trainable_share
+
+PAGE = (Path(__file__).parents[3] / "docs" / "methods.md").read_text(encoding="utf-8")
+
+
+def rows(start: str) -> dict[str, list[str]]:
+    """Cells of the table that begins with ``start``, by each name in its first cell."""
+    lines = PAGE[PAGE.index(start) :].split("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {name: row for row in cells for name in re.findall(r"`(\w+)`", row[0])}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_table_counts_what_is_trained(name):
+    model, row = base_method(name), rows("| `model.method`")[name]
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert row[2:4] == [f"{trained:,}", f"{trainable_share(model):.2%}"]
+    if row[4] != "as for `epic`":
+        levels = re.findall(r"`(boundary|layers)`", row[4].split(";")[0])
+        assert tuple(levels) == model.cache_levels
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if n not in ("epic", "prompts_only")])
+def test_the_table_lists_every_option(name):
+    _, shared, own = rows("| Method |")[name]
+    said = set(re.findall(r"`(\w+)`", shared + own)) | {"modality_dropout"}
+    assert said == set(METHODS[name].options)
+
+
+def test_the_example_of_a_new_method_works(monkeypatch):
+    (code,) = re.findall(r'```python\n("""Gated.*?)```', PAGE, re.DOTALL)
+    module = ModuleType("gated_example")
+    monkeypatch.setitem(sys.modules, "gated_example", module)
+    exec(compile(code, "docs/methods.md", "exec"), module.__dict__)
+    monkeypatch.setitem(METHODS, "gated", Method(module.GatedConfig, module.Gated))
+    model = build_method("gated", image_encoder(), text_encoder(), 5, {}, {"width": 6}).double()
+    logits = model(batch([3, 2], [1, 0], [1, 1]))
+    assert logits.shape == (2, 5)
+    logits.sum().backward()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert all(isinstance(p.grad, torch.Tensor) for p in trained)
