@@ -30,7 +30,7 @@ def runs(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
     root = tmp_path_factory.mktemp("resume")
     table = tiny_runs.table(root / "data", train=4 * STEPS_PER_EPOCH - 1, val=3)
 
-    def fit(ckpt_path=None, *, checkpoints=None, num_workers=0):
+    def fit(ckpt_path=None, *, checkpoints=None, num_workers=0, **options):
         L.seed_everything(0 if ckpt_path is None else 77)  # a resumed process starts elsewhere
         data = TableDataModule(
             table=str(table),
@@ -43,7 +43,9 @@ def runs(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
             num_workers=num_workers,
         )
         model = tiny_runs.module(
-            tiny_vit_dir, tiny_tokenizer_dir, dropout=0.3, modality_dropout=0.3, lr=1e-2
+            tiny_vit_dir,
+            tiny_tokenizer_dir,
+            **{"dropout": 0.3, "modality_dropout": 0.3, "lr": 1e-2, **options},
         )
         diary = Diary()
         callbacks = [diary]
@@ -152,3 +154,20 @@ def test_a_finished_run_has_nothing_left_to_do(straight, runs):
     assert rest == []
     weights = [key for key in end if not key.startswith(("rates", "steps"))]
     _same({key: end[key] for key in weights}, {key: resumed[key] for key in weights})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"fused": False},
+        {"encoder_precision": "bf16"},
+        {"checkpoint_layers": True},
+        {"encoder_precision": "bf16", "prompt_attention": "read_only"},
+    ],
+    ids=str,
+)
+def test_resume_is_exact_with_every_option_for_speed(options, runs, tmp_path):
+    end, steps = runs(checkpoints=tmp_path, **options)
+    resumed, rest = runs(str(tmp_path / "step4.ckpt"), **options)
+    assert rest == steps[4:]
+    _same(end, resumed)

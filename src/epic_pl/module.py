@@ -19,13 +19,15 @@ from epic_pl.nn.epic import EPICConfig, HeadInputs, Interaction, PromptAttention
 from epic_pl.nn.head import HeadNorm
 from epic_pl.nn.interaction import HubActivation
 from epic_pl.nn.methods import build_method
+from epic_pl.nn.precision import EncoderPrecision
 from epic_pl.nn.prompts import FirstPrompt
 from epic_pl.objectives import Objective, Task, Weights, resolve_weights
 from epic_pl.optimisation import Optimisation
+from epic_pl.performance import Performance
 from epic_pl.steps import Steps
 
 
-class EPICModule(Steps, Optimisation, Checkpointing):
+class EPICModule(Steps, Optimisation, Checkpointing, Performance):
     """Trains, validates, tests and predicts with EPIC on frozen encoders.
 
     Works in any ``lightning.Trainer`` with any loader that yields :class:`epic_pl.types.Batch`
@@ -76,6 +78,11 @@ class EPICModule(Steps, Optimisation, Checkpointing):
         focal_gamma: exponent of the focal loss; 0 is plain cross-entropy.
         class_frequencies: share of the training rows that have each class, for "balanced"; a
             DataModule of this package knows it.
+        encoder_precision: "same", or "bf16" or "fp16": what is frozen is run in that precision,
+            whatever the trainer's is.
+        checkpoint_layers: keep less for the backward pass and run layers twice instead.
+        compile: have ``torch.compile`` make the model's kernels when a run starts.
+        fused: let one kernel take AdamW's whole step; None where that can be had.
         warm_start: checkpoint whose weights training starts from; its optimiser, epoch and options
             are not taken (for those, resume with ``ckpt_path``).
 
@@ -127,6 +134,10 @@ class EPICModule(Steps, Optimisation, Checkpointing):
         pos_weight: Weights = None,
         focal_gamma: float = 0.0,
         class_frequencies: list[float] | None = None,
+        encoder_precision: EncoderPrecision = "same",
+        checkpoint_layers: bool = False,
+        compile: bool = False,
+        fused: bool | None = None,
         warm_start: str | None = None,
     ) -> None:
         arguments = dict(locals())
@@ -152,11 +163,12 @@ class EPICModule(Steps, Optimisation, Checkpointing):
             pooling=text_pooling,
         )
         self.model = build_method(method, image, text, num_classes, switches, method_options)
+        self.speed_up(encoder_precision, checkpoint_layers, compile)
         self.num_classes = num_classes
         self.class_names = class_names or [str(index) for index in range(num_classes)]
         self.task: Task = task
         self.lr, self.prompt_lr = lr, prompt_lr
-        self.weight_decay, self.warmup = weight_decay, warmup
+        self.weight_decay, self.warmup, self._fused = weight_decay, warmup, fused
         self.objective = Objective(task, label_smoothing, pos_weight, class_weights, focal_gamma)
         self.metrics = nn.ModuleDict(
             {

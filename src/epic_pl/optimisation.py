@@ -4,9 +4,11 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
+from epic_pl.adamw import build_adamw
 from epic_pl.nn.dual_encoder import DualEncoder
 from epic_pl.parameters import parameter_groups, parameter_table
 from epic_pl.schedule import warmup_cosine
@@ -20,6 +22,7 @@ class Optimisation(L.LightningModule):
     prompt_lr: float
     weight_decay: float
     warmup: float
+    _fused: bool | None = None
     _total_steps: float | None = None
 
     def on_fit_start(self) -> None:
@@ -42,12 +45,23 @@ class Optimisation(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, head and prompts at their own rates, under linear warm-up and cosine."""
         groups = parameter_groups(self.model, self.lr, self.prompt_lr, self.weight_decay)
-        optimizer = torch.optim.AdamW(groups)
+        optimizer = build_adamw(
+            groups, self._fused, clipping_refused=self._refuses_fused_clipping()
+        )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def _refuses_fused_clipping(self) -> bool:
+        """Whether Lightning would refuse to clip a fused optimiser's gradients: under AMP."""
+        trainer = self._trainer
+        return (
+            trainer is not None
+            and isinstance(trainer.precision_plugin, MixedPrecision)
+            and bool(trainer.gradient_clip_val)
+        )
 
     def _lr_factor(self, step: int) -> float:
         if self._total_steps is None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from epic_pl.checks import check_batch
+from epic_pl.compilation import is_compiled, mark_lengths
 from epic_pl.errors import DataError, TrainingError
 from epic_pl.metrics import F1Thresholds, at_thresholds
 from epic_pl.nn.dual_encoder import DualEncoder
@@ -40,6 +41,8 @@ class Steps(L.LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``(B, C)``."""
+        if is_compiled(self.model):
+            mark_lengths(batch)
         logits: Tensor = self.model(batch)
         return logits
 

@@ -17,7 +17,8 @@ from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.head import ClassificationHead, HeadNorm
 from epic_pl.nn.interaction import HubActivation, InteractionHub
 from epic_pl.nn.prompts import FirstPrompt, TemporalPrompts
-from epic_pl.nn.towers import JointTower, PromptTower, ReadOnlyTower
+from epic_pl.nn.read_only_tower import ReadOnlyTower
+from epic_pl.nn.towers import JointTower, PromptTower
 from epic_pl.types import Batch
 
 HeadInputs = Literal["pooled", "pooled+prompts"]

@@ -1,21 +1,22 @@
-"""How one modality runs through its frozen encoder with prompts: jointly, or reading only.
+"""How one modality runs through its frozen encoder, and jointly with prompts.
 
 A tower holds no parameters to train. A method asks it to ``extract`` what depends on the sample
 alone and to ``pool`` at the end; EPIC, in between, to ``acquire`` the outputs of prompts. What
 ``extract`` does in two halves, ``boundary`` and ``start``, can be stored in between or, for prompts
 that only read, behind both (``features`` and ``restore``).
 
-Shape legend: B batch, N tokens, n prompts, d width, h heads, K steps.
+Shape legend: B batch, N tokens, n prompts, d width, K steps.
 """
 
 from abc import ABC, abstractmethod
-from typing import Generic, Literal, NamedTuple, TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from epic_pl.errors import ConfigError
-from epic_pl.nn.encoders.base import Encoder, Memory
+from epic_pl.nn.encoders.base import Encoder
 
 State = TypeVar("State")
 FeatureLevel = Literal["boundary", "layers"]
@@ -32,6 +33,8 @@ class Tower(nn.Module, ABC, Generic[State]):
     levels: tuple[FeatureLevel, ...] = ("boundary",)
     """What a feature cache can store of this tower, the least work a step last."""
     needs = "prompts change the tokens in every interaction layer (unless they are read_only)"
+    precision: torch.dtype | None = None
+    """In which what is frozen is run; None is that of all else."""
 
     def __init__(self, encoder: Encoder, layers: list[int]) -> None:
         super().__init__()
@@ -51,8 +54,10 @@ class Tower(nn.Module, ABC, Generic[State]):
     @torch.no_grad()
     def boundary(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         """Tokens ``(B, N, d)`` that enter the first interaction layer."""
-        tokens = self.encoder.embed(inputs)
-        return self.encoder.run_layers(0, self.layers[0], tokens, mask)
+        with self.lowered():
+            tokens = self.encoder.embed(inputs)
+            tokens = self.encoder.run_layers(0, self.layers[0], tokens, mask)
+        return self.raised(tokens)
 
     @abstractmethod
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> State:
@@ -75,6 +80,16 @@ class Tower(nn.Module, ABC, Generic[State]):
     ) -> State:
         """The state before step 1, from what :meth:`features` gave."""
         return self.start(features["tokens"].to(self.dtype), mask, present)
+
+    def lowered(self) -> AbstractContextManager[Any]:
+        """Within it, :attr:`precision` holds."""
+        if self.precision is None:
+            return nullcontext()
+        return torch.autocast(next(self.encoder.parameters()).device.type, self.precision)
+
+    def raised(self, frozen: Tensor) -> Tensor:
+        """What was run in :attr:`precision`, as the trained part wants it."""
+        return frozen if self.precision is None else frozen.to(self.dtype)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -122,103 +137,6 @@ class JointTower(PromptTower[JointState]):
             state.next_layer, self.encoder.num_layers, state.tokens, state.mask
         )
         return self.encoder.pool(tokens, state.mask)
-
-
-class ReadOnlyState(NamedTuple):
-    """What the stream reads at each of the K layers, and the stream's own summary.
-
-    ``summary (B, 1, d)`` is the copy of the token that the encoder pools, None for an encoder that
-    pools by the mean; ``pooled (B, d)`` is the frozen encoder's own output.
-    """
-
-    memories: list[Memory]
-    mask: Tensor | None
-    summary: Tensor | None
-    pooled: Tensor
-
-
-class ReadOnlyTower(PromptTower[ReadOnlyState]):
-    """Prompts read the frozen tokens, which never see them.
-
-    The small stream ``Q = [c; P]`` takes its queries from itself, its keys and values from
-    ``[U; Q]``. The frozen stream is that of the encoder alone, whatever the task: no gradient runs
-    through its N tokens, and its keys and values can be stored.
-    """
-
-    levels = ("boundary", "layers")
-
-    @torch.no_grad()
-    def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> ReadOnlyState:
-        """Run the rest of the frozen encoder, keeping what the interaction layers can be asked."""
-        encoder, layer = self.encoder, self.layers[0]
-        memories, summary = [], encoder.summary(tokens, mask)
-        for interaction_layer in self.layers:
-            tokens = encoder.run_layers(layer, interaction_layer, tokens, mask)
-            memories.append(encoder.memory(interaction_layer, tokens))
-            layer = interaction_layer
-        tokens = encoder.run_layers(layer, encoder.num_layers, tokens, mask)
-        pooled = encoder.pool(tokens, mask)
-        readable = _readable(mask, present, tokens.shape[1], summary)
-        return ReadOnlyState(memories, readable, summary, pooled)
-
-    def features(
-        self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
-    ) -> dict[str, Tensor]:
-        """Of level "layers": keys and values, the frozen output, and a summary where there is one.
-
-        ``memory (B, K, 2, h, N, d / h)``, ``pooled (B, d)``, ``summary (B, 1, d)``.
-        """
-        if level == "boundary":
-            return super().features(inputs, mask, level)
-        state = self.extract(inputs, mask, None)
-        memory = torch.stack([torch.stack(each) for each in state.memories])  # (K, 2, B, h, N, _)
-        features = {"memory": memory.movedim(2, 0), "pooled": state.pooled}
-        return features if state.summary is None else features | {"summary": state.summary}
-
-    def restore(
-        self, features: dict[str, Tensor], mask: Tensor | None, present: Tensor | None
-    ) -> ReadOnlyState:
-        """Views on the stored keys and values; nothing of the frozen encoder is run."""
-        if "memory" not in features:
-            return super().restore(features, mask, present)
-        memory = features["memory"]  # (B, K, 2, h, N, d / h)
-        memories = [Memory(memory[:, k, 0], memory[:, k, 1]) for k in range(memory.shape[1])]
-        summary = features.get("summary")
-        return ReadOnlyState(
-            memories,
-            _readable(mask, present, memory.shape[4], summary),
-            None if summary is None else summary.to(self.dtype),
-            features["pooled"].to(self.dtype),
-        )
-
-    def acquire(
-        self, step: int, state: ReadOnlyState, prompts: Tensor
-    ) -> tuple[ReadOnlyState, Tensor]:
-        """Run the stream through the step's layer."""
-        stream = prompts if state.summary is None else torch.cat([state.summary, prompts], dim=1)
-        stream = self.encoder.read_layer(
-            self.layers[step], stream, state.memories[step], state.mask
-        )
-        if state.summary is None:
-            return state, stream
-        return state._replace(summary=stream[:, :1]), stream[:, 1:]
-
-    def pool(self, state: ReadOnlyState) -> Tensor:
-        """The stream's summary after the encoder's last norm, or the frozen mean."""
-        return state.pooled if state.summary is None else self.encoder.pool_summary(state.summary)
-
-
-def _readable(
-    mask: Tensor | None, present: Tensor | None, num_tokens: int, summary: Tensor | None
-) -> Tensor | None:
-    """What prompts may read ``(B, N)``; ``(B, N + 1)`` with the summary, a token's copy, as well.
-
-    Prompts of an absent modality would learn of its content through that copy.
-    """
-    seen = visible(mask, present, num_tokens)
-    if seen is None or present is None or summary is None:
-        return seen
-    return torch.cat([seen, present[:, None]], dim=1)
 
 
 def visible(mask: Tensor | None, present: Tensor | None, num_tokens: int) -> Tensor | None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Self, overload
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Pooling = Literal["auto", "cls", "mean"]
 
@@ -34,6 +35,9 @@ class Encoder(nn.Module, ABC):
         num_layers: number of transformer layers.
         pooling: what :meth:`pool` returns; "auto" is the architecture's own habit.
     """
+
+    checkpoint_layers = False
+    """Whether backward runs each layer again, of which only the input is kept until then."""
 
     def __init__(self, model: nn.Module, width: int, num_layers: int, pooling: Pooling) -> None:
         super().__init__()
@@ -101,11 +105,19 @@ class Encoder(nn.Module, ABC):
             The tokens ``(B, N, d)``; with ``extra`` also its outputs ``(B, n, d)``.
         """
         if extra is None:
-            return self._layer(index, tokens, self._attention_mask(_seen(mask), tokens, 0))
+            return self._run(index, tokens, self._attention_mask(_seen(mask), tokens, 0))
         joint = torch.cat([tokens, extra], dim=1)  # (B, N + n, d)
-        outputs = self._layer(index, joint, self._attention_mask(mask, tokens, extra.shape[1]))
+        outputs = self._run(index, joint, self._attention_mask(mask, tokens, extra.shape[1]))
         num_tokens = tokens.shape[1]
         return outputs[:, :num_tokens], outputs[:, num_tokens:]
+
+    def _run(self, index: int, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
+        if not (self.checkpoint_layers and torch.is_grad_enabled()):
+            return self._layer(index, tokens, attention_mask)
+        outputs: Tensor = checkpoint(
+            self._layer, index, tokens, attention_mask, use_reentrant=False
+        )
+        return outputs
 
     def run_layers(
         self, start: int, stop: int, tokens: Tensor, mask: Tensor | None = None

@@ -27,7 +27,8 @@ class PooledTower(Tower[Tensor]):
     @torch.no_grad()
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> Tensor:
         """The encoder's pooled output."""
-        return self.encoder.pool(tokens, mask)
+        with self.lowered():
+            return self.raised(self.encoder.pool(tokens, mask))
 
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel

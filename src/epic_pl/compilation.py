@@ -1,0 +1,47 @@
+"""torch.compile for a model whose texts differ in length.
+
+Shape legend: B batch, N text tokens, d width, h heads, K steps.
+"""
+
+import torch
+from torch import nn
+
+from epic_pl.errors import ConfigError
+from epic_pl.types import Batch
+
+# which axis of a text's stored features is N: memory (B, K, 2, h, N, d / h), tokens (B, N, d)
+_TEXT_AXES = {"memory": 4, "tokens": 1}
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether ``model.compile()`` was called."""
+    return model._compiled_call_impl is not None
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compile a trifle, to see whether there is all that ``torch.compile`` needs.
+
+    Raises:
+        ConfigError: if there is not, for example no C++ compiler.
+    """
+    trifle = torch.compile(lambda tensor: tensor * 2 + 1)
+    try:
+        trifle(torch.ones(8, device=device))
+    except Exception as error:  # torch's own exceptions for this are private
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"compile is on, but torch.compile does not work here ({reason}). On the CPU it needs "
+            "a C++ compiler (g++ on Linux, or the one that the variable CXX names), on a GPU also "
+            "Triton: install these, or set model.compile to false."
+        ) from error
+
+
+def mark_lengths(batch: Batch) -> None:
+    """Tell the compiler that N differs from batch to batch, so that one graph serves them all."""
+    texts = [(batch.get("input_ids"), 1), (batch["attention_mask"], 1)]  # (B, N)
+    for name, stored in batch.get("text_features", {}).items():
+        if name in _TEXT_AXES:
+            texts.append((stored, _TEXT_AXES[name]))
+    for tensor, axis in texts:
+        if tensor is not None:
+            torch._dynamo.maybe_mark_dynamic(tensor, axis)

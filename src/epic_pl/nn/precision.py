@@ -1,0 +1,43 @@
+"""The precision in which frozen encoders are run."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from epic_pl.errors import ConfigError
+
+EncoderPrecision = Literal["same", "bf16", "fp16"]
+
+DTYPES: dict[EncoderPrecision, torch.dtype | None] = {
+    "same": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+def check_precision(precision: EncoderPrecision, device: str) -> None:
+    """Look whether encoders can be run in ``precision`` on a type of device, "cpu" for example.
+
+    Raises:
+        ConfigError: if torch has no such kernels there.
+    """
+    dtype = DTYPES[precision]
+    if dtype is None:
+        return
+    problem = f"its autocast does not cover {dtype}"
+    try:
+        with torch.no_grad(), torch.autocast(device, dtype):
+            # what a transformer's layer consists of: torch lists no kernels, so try
+            tokens = torch.ones(1, 2, 2, 8, device=device)  # (B, h, N, d / h)
+            tokens = F.linear(F.layer_norm(tokens, (8,)), torch.ones(8, 8, device=device))
+            outputs = F.gelu(F.scaled_dot_product_attention(tokens, tokens, tokens))
+        if outputs.dtype == dtype:
+            return
+    except RuntimeError as error:
+        problem = str(error).splitlines()[0]
+    raise ConfigError(
+        f"encoder_precision is {precision!r}, which torch {torch.__version__} cannot do on this "
+        f"device ({device}): {problem}. Set model.encoder_precision to same, or to "
+        f"{'bf16' if precision == 'fp16' else 'fp16'} if it can do that."
+    )

@@ -1,0 +1,101 @@
+"""Gradient checkpointing: the same gradients from less that is kept for the backward pass."""
+
+import pytest
+import tiny_models
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from epic_pl.nn import EPIC, EPICConfig
+from epic_pl.nn.encoders import Encoder
+
+
+def _batch():
+    batch = tiny_models.batch([9, 5, 8, 7])
+    pictures = batch["pixel_values"].float()
+    return {**batch, "pixel_values": pictures, "labels": torch.tensor([0, 1, 2, 1])}
+
+
+def _model(encoders=None, **options):
+    torch.manual_seed(0)
+    config = {"interaction_layers": 3, "hub_width": 8, "dropout": 0.3, "head_dropout": 0.3}
+    encoders = encoders or (tiny_models.image_encoder(5), tiny_models.text_encoder(5))
+    return EPIC(*encoders, 3, EPICConfig(**{**config, **options}))
+
+
+def _gradients(model, batch, *, checkpoint_layers):
+    for encoder in (model.image_encoder, model.text_encoder):
+        encoder.checkpoint_layers = checkpoint_layers
+    model.zero_grad()
+    torch.manual_seed(1)  # of dropout
+    torch.nn.functional.cross_entropy(model(batch), batch["labels"]).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+# pairs that leave layers between and behind them, which gradient flows through too
+@pytest.mark.parametrize("layers", [3, [[0, 1], [2, 3]]])
+@pytest.mark.parametrize("attention", ["joint", "read_only"])
+def test_gradients_are_the_same(layers, attention):
+    model = _model(interaction_layers=layers, prompt_attention=attention)
+    batch = _batch()
+    plain = _gradients(model, batch, checkpoint_layers=False)
+    again = _gradients(model, batch, checkpoint_layers=True)
+    assert plain.keys() == again.keys()
+    for name, gradient in plain.items():
+        assert torch.equal(gradient, again[name]), name
+
+
+def test_gradients_are_the_same_where_dropout_wakes_inside_an_encoder():
+    vit = tiny_models.image_encoder(5, proj_drop_rate=0.3)
+    model = _model((vit, tiny_models.text_encoder(5)))
+    vit.thaw()
+    model.train()
+    batch = _batch()
+    plain = _gradients(model, batch, checkpoint_layers=False)
+    again = _gradients(model, batch, checkpoint_layers=True)
+    assert all(torch.equal(plain[name], again[name]) for name in plain)
+
+
+def _kept(model, batch, monkeypatch):
+    """Bytes kept for the backward pass: saved tensors, and the inputs of layers run again."""
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    def note(encoder, index, tokens, mask):
+        if torch.is_grad_enabled() and encoder.checkpoint_layers:
+            pack(tokens)
+        return run(encoder, index, tokens, mask)
+
+    run = Encoder._run
+    with monkeypatch.context() as patch, saved_tensors_hooks(pack, lambda tensor: tensor):
+        patch.setattr(Encoder, "_run", note)
+        logits = model(batch)
+    assert logits.requires_grad
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}  # there anyway
+    return sum(size for storage, size in kept.items() if storage not in weights)
+
+
+def test_less_is_kept_for_the_backward_pass(monkeypatch):
+    model, batch = _model(), _batch()
+    plain = _kept(model, batch, monkeypatch)
+    for encoder in (model.image_encoder, model.text_encoder):
+        encoder.checkpoint_layers = True
+    assert _kept(model, batch, monkeypatch) < plain / 3
+
+
+def test_each_layer_that_gradient_flows_through_runs_twice_and_no_other():
+    model, batch = _model(interaction_layers=[[1, 2], [3, 4]]), _batch()
+    runs = []
+    for name, layers in (
+        ("image", model.image_encoder.model.blocks),
+        ("text", model.text_encoder.model.encoder.layer),
+    ):
+        for index, layer in enumerate(layers):
+            layer.register_forward_pre_hook(lambda *_, key=(name, index): runs.append(key))
+    _gradients(model, batch, checkpoint_layers=True)
+    counts = {key: runs.count(key) for key in sorted(set(runs))}
+    image = {("image", 0): 1} | {("image", index): 2 for index in range(1, 5)}
+    text = {("text", 0): 1, ("text", 1): 1} | {("text", index): 2 for index in range(2, 5)}
+    assert counts == image | text

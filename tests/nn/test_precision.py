@@ -1,0 +1,94 @@
+import pytest
+import tiny_models
+import torch
+from torch import nn
+
+from epic_pl.errors import ConfigError
+from epic_pl.nn import EPIC, EPICConfig
+from epic_pl.nn.methods.linear_probe import LinearProbe
+from epic_pl.nn.precision import DTYPES, check_precision
+
+
+def _batch():
+    batch = tiny_models.batch([3, 5, 4, 2])
+    return {**batch, "pixel_values": batch["pixel_values"].float()}
+
+
+def _model(method, attention):
+    torch.manual_seed(0)
+    encoders = tiny_models.image_encoder(), tiny_models.text_encoder()
+    if method is LinearProbe:
+        return LinearProbe(*encoders, 3).eval()
+    config = EPICConfig(interaction_layers=2, hub_width=8, prompt_attention=attention)
+    return EPIC(*encoders, 3, config).eval()
+
+
+def _lower(model, precision):
+    for tower in (model.image_tower, model.text_tower):
+        tower.precision = DTYPES[precision]
+
+
+def _watch(model):
+    """Notes each linear layer's output dtype, by whether it was run with gradient."""
+    seen = {True: set(), False: set()}
+    for encoder in (model.image_encoder, model.text_encoder):
+        for layer in encoder.modules():
+            if isinstance(layer, nn.Linear):
+                layer.register_forward_hook(
+                    lambda _, __, output: seen[torch.is_grad_enabled()].add(output.dtype)
+                )
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("method", "attention"), [(EPIC, "joint"), (EPIC, "read_only"), (LinearProbe, None)]
+)
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_only_what_is_frozen_runs_in_the_lower_precision(method, attention, precision):
+    model = _model(method, attention)
+    batch = _batch()
+    full = model(batch)
+    _lower(model, precision)
+    seen = _watch(model)
+    logits = model(batch)
+    assert seen[False] == {DTYPES[precision]}
+    assert seen[True] == ({torch.float32} if method is EPIC else set())
+    assert logits.dtype == torch.float32
+    difference = (logits - full).abs().max()
+    assert 0 < difference < 0.1 * full.abs().max()
+
+    logits.sum().backward()
+    gradients = [p.grad for p in model.parameters() if p.requires_grad]
+    assert {gradient.dtype for gradient in gradients} == {torch.float32}
+
+
+def test_the_trained_part_keeps_the_precision_that_surrounds_it():
+    model = _model(EPIC, "joint")
+    _lower(model, "fp16")
+    seen = _watch(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(_batch())
+    assert seen == {False: {torch.float16}, True: {torch.bfloat16}}
+
+
+def test_stored_features_are_those_of_the_lower_precision():
+    model = _model(EPIC, "read_only")
+    inputs = _batch()["pixel_values"]
+    exact = model.image_tower.features(inputs, None, "layers")
+    _lower(model, "bf16")
+    lowered = model.image_tower.features(inputs, None, "layers")
+    assert lowered["memory"].dtype == torch.bfloat16  # half the memory until it is read
+    assert lowered["pooled"].dtype == torch.float32
+    for name, value in exact.items():
+        torch.testing.assert_close(lowered[name].float(), value, atol=0.15, rtol=0.05)
+
+
+@pytest.mark.parametrize("precision", ["same", "bf16", "fp16"])
+def test_the_cpu_can_do_all_of_them(precision):
+    check_precision(precision, "cpu")
+
+
+def test_a_device_that_cannot_is_refused_by_name():
+    with pytest.raises(ConfigError, match=r"encoder_precision is 'fp16'.*\(meta\).*to bf16"):
+        check_precision("fp16", "meta")
+    check_precision("same", "meta")
