@@ -162,11 +162,12 @@ def test_a_finished_run_has_nothing_left_to_do(straight, runs):
         {"fused": False},
         {"encoder_precision": "bf16"},
         {"checkpoint_layers": True},
+        {"ema_decay": 0.9},
         {"encoder_precision": "bf16", "prompt_attention": "read_only"},
     ],
     ids=str,
 )
-def test_resume_is_exact_with_every_option_for_speed(options, runs, tmp_path):
+def test_resume_is_exact_with_every_option_of_the_steps(options, runs, tmp_path):
     end, steps = runs(checkpoints=tmp_path, **options)
     resumed, rest = runs(str(tmp_path / "step4.ckpt"), **options)
     assert rest == steps[4:]

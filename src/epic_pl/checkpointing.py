@@ -3,6 +3,7 @@
 from typing import Any, Self
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 
 from epic_pl.checkpoint import (
     CHECKPOINT_KEY,
@@ -15,10 +16,13 @@ from epic_pl.checkpoint import (
     complete_state,
     require_info,
 )
+from epic_pl.ema import WeightAverage
 from epic_pl.nn.dual_encoder import DualEncoder
 from epic_pl.nn.encoders import Encoder
 from epic_pl.rng import gather_rng_states, set_rng_state
 from epic_pl.types import Batch
+
+AVERAGE_KEY = "weight_average"
 
 
 class Checkpointing(L.LightningModule):
@@ -28,6 +32,8 @@ class Checkpointing(L.LightningModule):
     class_names: list[str]
     _encoder_names: dict[str, tuple[str, str | None]]
     _pending_rng: list[dict[str, Any]] | None = None
+    _average: WeightAverage | None = None
+    _pending_average: dict[str, Any] | None = None
 
     @classmethod
     def load_from_checkpoint(
@@ -46,8 +52,15 @@ class Checkpointing(L.LightningModule):
         return module
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trainable weights only, and say which encoders they belong to."""
+        """Keep the trainable weights only, and say which encoders they belong to.
+
+        Where weights are averaged, ``state_dict`` has the averages, which everybody wants; what
+        training goes on from has a key of its own.
+        """
         checkpoint["state_dict"] = adapter_state(self, checkpoint["state_dict"])
+        if self._average:
+            checkpoint["state_dict"] = self._average.averaged(checkpoint["state_dict"])
+            checkpoint[AVERAGE_KEY] = self._average.state_dict()
         checkpoint[CHECKPOINT_KEY] = self.checkpoint_info()
         checkpoint["rng_states"] = gather_rng_states()
 
@@ -61,8 +74,15 @@ class Checkpointing(L.LightningModule):
         info = require_info(checkpoint)
         self._check_encoders(info)
         check_class_names(info["class_names"], self.hparams.get("class_names"))
+        if AVERAGE_KEY in checkpoint and self._resumes():
+            self._pending_average = checkpoint[AVERAGE_KEY]
+            checkpoint["state_dict"] |= checkpoint[AVERAGE_KEY]["raw"]
         checkpoint["state_dict"] = complete_state(self, checkpoint["state_dict"])
         self._pending_rng = checkpoint.get("rng_states")
+
+    def _resumes(self) -> bool:
+        """Whether it is fit that asks for the checkpoint."""
+        return self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Take up the random generators where the checkpoint left them."""

@@ -12,6 +12,7 @@ from torch import nn
 from epic_pl.checkpoint import read_checkpoint
 from epic_pl.checkpointing import Checkpointing
 from epic_pl.checks import check_classes, check_loss
+from epic_pl.ema import check_decay
 from epic_pl.metrics import F1Thresholds, build_metrics
 from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
 from epic_pl.nn.encoders.base import Pooling
@@ -83,6 +84,8 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
         checkpoint_layers: keep less for the backward pass and run layers twice instead.
         compile: have ``torch.compile`` make the model's kernels when a run starts.
         fused: let one kernel take AdamW's whole step; None where that can be had.
+        ema_decay: of the moving average of the trained weights, which validation, test, prediction
+            and checkpoints then see; 0 is none, 0.999 is over about 1,000 steps.
         warm_start: checkpoint whose weights training starts from; its optimiser, epoch and options
             are not taken (for those, resume with ``ckpt_path``).
 
@@ -138,6 +141,7 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
         checkpoint_layers: bool = False,
         compile: bool = False,
         fused: bool | None = None,
+        ema_decay: float = 0.0,
         warm_start: str | None = None,
     ) -> None:
         arguments = dict(locals())
@@ -163,6 +167,8 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
             pooling=text_pooling,
         )
         self.model = build_method(method, image, text, num_classes, switches, method_options)
+        check_decay(ema_decay)
+        self.ema_decay = ema_decay
         self.speed_up(encoder_precision, checkpoint_layers, compile)
         self.num_classes = num_classes
         self.class_names = class_names or [str(index) for index in range(num_classes)]

@@ -1,14 +1,16 @@
-"""The optimiser of what is trained, and its learning rates step by step."""
+"""The optimiser of what is trained, its learning rates step by step, and the weights' average."""
 
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from epic_pl.adamw import build_adamw
+from epic_pl.ema import WeightAverage
 from epic_pl.nn.dual_encoder import DualEncoder
 from epic_pl.parameters import parameter_groups, parameter_table
 from epic_pl.schedule import warmup_cosine
@@ -22,11 +24,15 @@ class Optimisation(L.LightningModule):
     prompt_lr: float
     weight_decay: float
     warmup: float
+    ema_decay: float
     _fused: bool | None = None
+    _average: WeightAverage | None = None
+    _pending_average: dict[str, Any] | None = None
     _total_steps: float | None = None
 
     def on_fit_start(self) -> None:
         """Print what is trained and what is frozen."""
+        self._average = None  # an earlier fit's, whose averages are the weights by now
         rank_zero_only(parameter_table)(self.model)
 
     def on_train_start(self) -> None:
@@ -41,6 +47,34 @@ class Optimisation(L.LightningModule):
                 scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True
             ):
                 group["lr"] = base_lr * self._lr_factor(scheduler.last_epoch)
+        self._start_average()
+
+    def _start_average(self) -> None:
+        self._average = WeightAverage(self, self.ema_decay) if self.ema_decay > 0 else None
+        if self._average and self._pending_average:
+            self._average.load_state_dict(self._pending_average)
+        self._pending_average = None
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's own, then the average's; a checkpoint callback looks before later hooks."""
+        super().optimizer_step(*args, **kwargs)
+        if self._average:
+            self._average.update()
+
+    def on_validation_start(self) -> None:
+        """While training, validate the averages."""
+        if self._average and self.trainer.state.fn == TrainerFn.FITTING:
+            self._average.show()
+
+    def on_validation_end(self) -> None:
+        """Train on from the weights themselves."""
+        if self._average and self.trainer.state.fn == TrainerFn.FITTING:
+            self._average.hide()
+
+    def on_train_end(self) -> None:
+        """Leave the averages in the module, for whatever is done with it next."""
+        if self._average:
+            self._average.show()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, head and prompts at their own rates, under linear warm-up and cosine."""
