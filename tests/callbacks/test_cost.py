@@ -1,0 +1,63 @@
+import pytest
+import tiny_runs
+import torch
+
+from epic_pl.callbacks import CostMeter, cost
+
+
+def fit(tiny_vit_dir, tiny_tokenizer_dir, root, meter, hook=None, **options):
+    module = tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir)
+    if hook is not None:
+        module.register_forward_pre_hook(hook)
+    rows = tiny_runs.samples(10)
+    trainer = tiny_runs.trainer(root, callbacks=[meter], **options)
+    trainer.fit(module, tiny_runs.loader(rows, batch_size=2))
+    return trainer
+
+
+def test_steps_after_the_warm_up_are_timed(tiny_vit_dir, tiny_tokenizer_dir, tmp_path):
+    meter = CostMeter(warmup_steps=2)
+    fit(tiny_vit_dir, tiny_tokenizer_dir, tmp_path, meter, max_epochs=2)
+    assert (meter.timed_steps, meter.timed_samples) == (8, 16)
+    assert 0 < meter.timed_seconds < meter.fit_seconds
+    assert meter.samples_per_s == pytest.approx(16 / meter.timed_seconds)
+
+
+def test_a_fit_stops_when_its_time_is_up(tiny_vit_dir, tiny_tokenizer_dir, tmp_path):
+    meter = CostMeter(warmup_steps=1, min_steps=3, seconds=0.0)
+    trainer = fit(tiny_vit_dir, tiny_tokenizer_dir, tmp_path, meter, max_epochs=-1)
+    assert (trainer.global_step, meter.timed_steps) == (4, 3)
+
+
+def test_memory_of_a_step_counts_and_that_before_does_not(
+    tiny_vit_dir, tiny_tokenizer_dir, tmp_path
+):
+    before = torch.ones(50_000_000)  # 200 MB
+
+    def hold(module, inputs):
+        scratch = torch.ones(25_000_000)  # 100 MB, gone after the step's first microseconds
+        for _ in range(4):
+            scratch.mul_(1.0)
+
+    meter = CostMeter()
+    fit(tiny_vit_dir, tiny_tokenizer_dir, tmp_path, meter, hook=hold, max_epochs=1)
+    assert 90 < meter.peak_memory_mb < 180
+    assert before.sum() > 0
+
+
+def test_mapped_files_are_not_own_memory(tmp_path):
+    path = tmp_path / "mapped.bin"
+    path.write_bytes(b"\1" * 64_000_000)
+    before = cost.own_memory()
+    mapped = torch.from_file(str(path), shared=True, size=64_000_000, dtype=torch.uint8)
+    assert mapped.sum() == 64_000_000
+    assert cost.own_memory() - before < 32_000_000
+
+
+def test_a_system_that_does_not_tell(monkeypatch, tmp_path):
+    monkeypatch.setattr(cost, "_STATUS", tmp_path / "absent")
+    assert cost.own_memory() == 0
+
+
+def test_nothing_measured_yet():
+    assert (CostMeter().samples_per_s, CostMeter().peak_memory_mb) == (0.0, 0.0)
