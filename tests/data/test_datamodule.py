@@ -250,3 +250,20 @@ def test_a_balanced_run_goes_on_where_it_was(make):
     loader = data.train_dataloader()
     loader.load_state_dict({"epoch": 0, "batches": 1})
     assert batches(loader) == whole[1:]
+
+
+# ------------------------------------------------------------------ prefetch
+
+
+def test_stored_features_alone_are_prefetched_and_only_without_workers(make):
+    data = make(prefetch=2)
+    data.setup("fit")
+    assert data.train_dataloader().prefetch == 0  # pictures
+    data.use_features(object())
+    assert data.train_dataloader().prefetch == 2
+    with_workers = make(prefetch=2, num_workers=1)
+    with_workers.setup("fit")
+    with_workers.use_features(object())
+    assert with_workers.train_dataloader().prefetch == 0
+    with pytest.raises(ConfigError, match="prefetch must be at least 0"):
+        make(prefetch=-1)

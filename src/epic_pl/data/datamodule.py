@@ -60,6 +60,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
         balanced_sampling: draw training rows, with replacement, so that every class comes equally
             often; an epoch is as long as without. Not together with balanced weights in the loss,
             which would count rare classes twice.
+        prefetch: batches of stored features that a thread gathers while a training step runs, with
+            ``num_workers`` 0. Pictures are never loaded so: workers are there for them.
         pin_memory: copy batches to page-locked memory, for GPUs.
 
     Raises:
@@ -85,6 +87,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         order: OrderName = "random",
         block_rows: int = 1024,
         balanced_sampling: bool = False,
+        prefetch: int = 0,
         pin_memory: bool = False,
     ) -> None:
         super().__init__()
@@ -100,6 +103,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         require_at_least("num_workers", num_workers, 0)
         require_at_least("seed", seed, 0)
         require_at_least("block_rows", block_rows, 1)
+        require_at_least("prefetch", prefetch, 0)
         require_one_of("augment", augment, AUGMENTATIONS)
         require_one_of("order", order, ORDERS)
         if balanced_sampling and order != "random":
@@ -120,6 +124,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self.order = order
         self.block_rows = block_rows
         self.balanced_sampling = balanced_sampling
+        self.prefetch = prefetch
         self.pin_memory = pin_memory
         self._datasets: dict[Split, Dataset[Sample]] = {}
         self._features: FeatureSource | None = None
@@ -277,6 +282,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
             sampler=TrainSampler(dataset, seed=self.seed, order=order),
             collate_fn=collate,
             num_workers=self.num_workers,
+            prefetch=self.prefetch if self._features and not self.num_workers else 0,
             pin_memory=self.pin_memory,
         )
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from epic_pl.data.prefetch import Prefetcher
 from epic_pl.data.sampler import TrainSampler
 from epic_pl.errors import ConfigError
 
@@ -39,7 +40,7 @@ class ResumableDataLoader(DataLoader[Any]):
     """A DataLoader whose position is saved with the checkpoint.
 
     Lightning calls :meth:`state_dict` and :meth:`load_state_dict` by itself. A position is an epoch
-    and the number of batches handed out in it; batches that workers have prefetched don't count.
+    and the number of batches handed out in it; those that are loaded ahead don't count.
 
     The iterator does nothing before its first batch is asked for, since Lightning creates it before
     it tells the sampler the epoch. Workers live for one epoch, so that they see the dataset's
@@ -51,12 +52,15 @@ class ResumableDataLoader(DataLoader[Any]):
         **kwargs: as for :class:`~torch.utils.data.DataLoader`. ``sampler`` should be a
             :class:`~epic_pl.data.sampler.TrainSampler`; with any other the loader works, but a
             restart begins the epoch anew.
+        prefetch: batches that a thread of this process loads ahead, without workers; for datasets
+            that leave the global random states alone, which the training step draws from.
 
     Raises:
-        ConfigError: with ``persistent_workers``, which would keep the first epoch's dataset.
+        ConfigError: with ``persistent_workers``, which would keep the first epoch's dataset; with
+            ``prefetch`` and workers, which load ahead by themselves.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, prefetch: int = 0, **kwargs: Any) -> None:
         if kwargs.get("persistent_workers"):
             raise ConfigError(
                 "ResumableDataLoader needs persistent_workers=False: workers that outlive an epoch "
@@ -65,6 +69,12 @@ class ResumableDataLoader(DataLoader[Any]):
         kwargs["worker_init_fn"] = kwargs.get("worker_init_fn") or init_worker
         kwargs["generator"] = kwargs.get("generator") or torch.Generator()
         super().__init__(*args, **kwargs)
+        if prefetch and self.num_workers:
+            raise ConfigError(
+                f"prefetch is {prefetch} and num_workers {self.num_workers}: workers load ahead by "
+                "themselves. Leave one of the two out."
+            )
+        self.prefetch = prefetch
         self._at = (0, 0)
 
     @property
@@ -76,10 +86,18 @@ class ResumableDataLoader(DataLoader[Any]):
         if isinstance(self.sampler, TrainSampler):
             batches = self.sampler.start // (self.batch_size or 1)
             self.generator.manual_seed(self.sampler.seed * 1_000_003 + epoch)
-        for batch in super().__iter__():
-            batches += 1
-            self._at = (epoch, batches)
-            yield batch
+        loaded: Iterator[Any] = super().__iter__()
+        with self._ahead(loaded) as ready:
+            for batch in ready:
+                batches += 1
+                self._at = (epoch, batches)
+                yield batch
+
+    def _ahead(self, batches: Iterator[Any]) -> contextlib.AbstractContextManager[Iterator[Any]]:
+        """The batches, perhaps with a thread that loads some early while the context lasts."""
+        if not self.prefetch:
+            return contextlib.nullcontext(batches)
+        return contextlib.closing(Prefetcher(batches, self.prefetch))
 
     def state_dict(self) -> dict[str, int]:
         """Position of the loader: the epoch, and the batches of it that were handed out."""
