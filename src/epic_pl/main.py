@@ -74,7 +74,7 @@ def _wants_help(rest: list[str]) -> bool:
 def _runner() -> Callable[[list[str]], None]:
     """What runs a command, with torch, Lightning and all that trains."""
     # what modules leave behind is no garbage: looking through it, now and at every later
-    # collection, takes a quarter of the start
+    # collection, takes a fifth of the start
     pause = gc.isenabled() and "epic_pl.commands" not in sys.modules
     if pause:
         gc.disable()
