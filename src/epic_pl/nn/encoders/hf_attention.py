@@ -6,13 +6,13 @@ registering one is all it takes: no layer's code is copied.
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from epic_pl.nn.encoders.base import Memory
+from epic_pl.nn.encoders.reading import read_attention
 
 READING_ATTENTION = "epic_pl_reading_sdpa"
 
@@ -26,10 +26,11 @@ def _reading_attention(
     memory: Memory | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """SDPA over the memory's keys and values followed by the layer's own ``(B, h, n, d / h)``."""
+    """SDPA, or over the memory's keys and values and the layer's own; ``(B, n, h, d / h)``."""
     if memory is not None:
-        key = torch.cat([memory.keys.to(key.dtype), key], dim=2)
-        value = torch.cat([memory.values.to(value.dtype), value], dim=2)
+        scale = kwargs.get("scaling")
+        read = read_attention(query, key, value, memory, attention_mask, scale)
+        return read.transpose(1, 2).contiguous(), None
     outputs: tuple[Tensor, None] = sdpa_attention_forward(
         module, query, key, value, attention_mask, **(kwargs | {"is_causal": False})
     )

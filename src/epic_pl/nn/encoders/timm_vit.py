@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from timm.layers.attention import Attention
 from timm.models import VisionTransformer
 from timm.models.vision_transformer import Block
@@ -11,6 +9,7 @@ from torch import Tensor
 
 from epic_pl.errors import EncoderError
 from epic_pl.nn.encoders.base import Encoder, Memory, Pooling, read_mask
+from epic_pl.nn.encoders.reading import read_attention
 
 
 class TimmViTEncoder(Encoder):
@@ -69,12 +68,8 @@ class TimmViTEncoder(Encoder):
         attention = block.attn
         normed = block.norm1(stream)  # (B, n, d)
         queries, keys, values = _project(attention, normed)  # (B, h, n, d / h)
-        read = F.scaled_dot_product_attention(
-            queries,
-            torch.cat([memory.keys.to(keys.dtype), keys], dim=2),
-            torch.cat([memory.values.to(values.dtype), values], dim=2),
-            attn_mask=read_mask(mask, memory.keys.shape[2] + stream.shape[1]),
-        )
+        seen = read_mask(mask, memory.keys.shape[2] + stream.shape[1])
+        read = read_attention(queries, keys, values, memory, seen)
         read = attention.norm(read.transpose(1, 2).flatten(2))  # (B, n, d)
         if attention.gate is not None:
             read = read * attention.gate(normed).sigmoid()

@@ -1,0 +1,64 @@
+"""Reading a memory beside torch's own attention over memory and stream in one piece."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from epic_pl.nn.encoders.base import Memory
+from epic_pl.nn.encoders.reading import read_attention
+
+B, H, N, STREAM, D = 3, 2, 7, 4, 8
+
+
+def inputs():
+    return [torch.randn(B, H, STREAM, D, requires_grad=True) for _ in range(3)]
+
+
+def whole(queries, keys, values, memory, mask=None, scale=None):
+    return F.scaled_dot_product_attention(
+        queries,
+        torch.cat([memory.keys.to(keys.dtype), keys], dim=2),
+        torch.cat([memory.values.to(values.dtype), values], dim=2),
+        attn_mask=mask,
+        scale=scale,
+    )
+
+
+@pytest.mark.parametrize("scale", [None, 0.7])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_outputs_and_gradients_are_those_of_attention_in_one_piece(dtype, masked, scale):
+    stream, mask = inputs(), None
+    # as a store gives it: the heads behind the tokens
+    memory = Memory(*(torch.randn(2, B, N, H, D).to(dtype).transpose(2, 3)))
+    if masked:
+        mask = torch.rand(B, 1, 1, N + STREAM) < 0.5
+        mask[..., -1] = True  # something is left to read
+        mask[0, ..., :N] = False  # nothing of a memory that is absent
+    weights = torch.randn(B, H, STREAM, D)
+    results = []
+    for attend in (read_attention, whole):
+        output = attend(*stream, memory, mask, scale)
+        results.append([output, *torch.autograd.grad((output * weights).sum(), stream)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_masked_memory_leaves_no_trace():
+    stream = inputs()
+    mask = torch.ones(B, 1, 1, N + STREAM, dtype=torch.bool)
+    mask[..., :N] = False
+    one, other = (
+        read_attention(*stream, Memory(*torch.randn(2, B, H, N, D)), mask) for _ in range(2)
+    )
+    assert torch.equal(one, other)
+
+
+def test_autocast_keeps_its_own_precision():
+    with torch.autocast("cpu", torch.bfloat16):
+        stream = [part.bfloat16() for part in inputs()]
+        memory = Memory(*torch.randn(2, B, H, N, D).half())
+        output = read_attention(*stream, memory)
+    assert output.dtype == torch.bfloat16
+    expected = whole(*(part.float() for part in stream), memory)
+    torch.testing.assert_close(output.float(), expected, rtol=0, atol=0.05)
