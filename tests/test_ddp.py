@@ -112,8 +112,13 @@ def test_seven_samples_count_seven(two_ranks, monkeypatch):
     config = str(two_ranks / "data" / "tiny.yaml")
     alone = run(["test", "--config", config, "--ckpt_path", last]).trainer.callback_metrics
     both = json.loads(Path("metrics.json").read_text())
-    for name in ("test/accuracy", "test/f1_macro"):
+    for name in ("test/accuracy", "test/f1_macro", "test/ece", "test/ece_uncalibrated"):
         assert both[name] == pytest.approx(float(alone[name]))
+    # fitted on the validation rows of both ranks, and anew by one process on all of them
+    saved = read_checkpoint(last)["state_dict"]["calibration_temperature"]
+    assert saved != 1
+    refitted = run(["validate", "--config", config, "--ckpt_path", last]).model
+    torch.testing.assert_close(refitted.calibration_temperature, saved, rtol=1e-4, atol=0)
     run(["predict", "--config", config, "--ckpt_path", last, "--predictions.output", "one.parquet"])
     (one,) = two_ranks.rglob("one.parquet")
     (merged,) = two_ranks.rglob("predictions.parquet")

@@ -67,7 +67,8 @@ def test_a_plain_trainer_and_loader_run_all_four_loops(task, classes, names, mak
     trainer.validate(model, tiny_runs.loader(rows), verbose=False)
     (tested,) = trainer.test(model, tiny_runs.loader(rows, 3), verbose=False)
     tuned = [f"{name}_tuned" for name in names] if multilabel else []
-    assert set(tested) == {f"test/{name}" for name in ("loss", *names, *tuned)}
+    calibration = ("ece", "ece_uncalibrated")
+    assert set(tested) == {f"test/{name}" for name in ("loss", *names, *tuned, *calibration)}
 
     predictions = trainer.predict(model, tiny_runs.loader(rows, 3, drop=["labels"]))
     ids = [key for part in predictions for key in part["sample_id"]]
@@ -180,7 +181,7 @@ def test_modality_dropout_acts_in_training_only(make):
 def test_a_checkpoint_is_small_plain_and_holds_no_encoder(fitted):
     model, path = fitted
     checkpoint = torch.load(path, weights_only=True)
-    assert set(checkpoint["state_dict"]) == set(_trained(model))
+    assert set(checkpoint["state_dict"]) == {*_trained(model), "calibration_temperature"}
     assert path.stat().st_size < 100_000  # the encoders alone have 300 kB
 
     def plain(value):
@@ -372,7 +373,7 @@ def _scores(model, rows):
     batch = next(iter(tiny_runs.loader(rows, len(rows))))
     model.eval()
     with torch.no_grad():
-        return model(batch).sigmoid(), batch["labels"]
+        return (model(batch) / model.calibration_temperature).sigmoid(), batch["labels"]
 
 
 def test_thresholds_are_tuned_on_validation_and_never_on_test(tuned, tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from epic_pl.calibration import TemperatureFit, calibration_error
 from epic_pl.checkpoint import read_checkpoint
 from epic_pl.checkpointing import Checkpointing
 from epic_pl.checks import check_classes, check_loss
@@ -86,6 +87,7 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
         fused: let one kernel take AdamW's whole step; None where that can be had.
         ema_decay: of the moving average of the trained weights, which validation, test, prediction
             and checkpoints then see; 0 is none, 0.999 is over about 1,000 steps.
+        calibrate: fit a temperature on validation, and let test and prediction divide logits by it.
         warm_start: checkpoint whose weights training starts from; its optimiser, epoch and options
             are not taken (for those, resume with ``ckpt_path``).
 
@@ -142,6 +144,7 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
         compile: bool = False,
         fused: bool | None = None,
         ema_decay: float = 0.0,
+        calibrate: bool = True,
         warm_start: str | None = None,
     ) -> None:
         arguments = dict(locals())
@@ -181,6 +184,11 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
                 f"{stage}_metrics": build_metrics(task, num_classes, f"{stage}/")
                 for stage in ("train", "val", "test")
             }
+        )
+        self.calibrate, self.validated = calibrate, TemperatureFit(task)
+        self.register_buffer("calibration_temperature", torch.ones(()))
+        self.calibration_errors = nn.ModuleDict(
+            {n: calibration_error(task, num_classes) for n in ("ece", "ece_uncalibrated")}
         )
         multilabel = task == "multilabel"
         self.register_buffer("thresholds", torch.full((num_classes,), 0.5) if multilabel else None)

@@ -8,8 +8,9 @@ from typing import Literal
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
+from epic_pl.calibration import TemperatureFit, move_thresholds
 from epic_pl.checks import check_batch
 from epic_pl.compilation import is_compiled, mark_lengths
 from epic_pl.errors import DataError, TrainingError
@@ -34,6 +35,11 @@ class Steps(L.LightningModule):
     tuning: F1Thresholds
     thresholds: Tensor | None
     """Multilabel: probability from which each label is assigned, ``(C,)``; tuned on validation."""
+    calibrate: bool
+    validated: TemperatureFit
+    calibration_temperature: Tensor
+    """Scalar that logits are divided by before they become probabilities; from validation."""
+    calibration_errors: nn.ModuleDict
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +58,7 @@ class Steps(L.LightningModule):
         logits = self(batch)
         labels = batch["labels"]
         loss: Tensor = self.objective(logits, labels)
-        self._measure(stage, self.objective.probabilities(logits.detach()), labels.int())
+        self._measure(stage, logits.detach(), labels.int())
         size = len(labels)
         self.log(
             f"{stage}/loss",
@@ -65,18 +71,39 @@ class Steps(L.LightningModule):
         )
         return loss, logits
 
-    def _measure(self, stage: Stage, probabilities: Tensor, labels: Tensor) -> None:
+    def _measure(self, stage: Stage, logits: Tensor, labels: Tensor) -> None:
+        uncalibrated = self.objective.probabilities(logits)
+        probabilities = self.probabilities(logits) if stage == "test" else uncalibrated
         metrics = self._metrics(stage)
         metrics.update(probabilities, labels)
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(labels))
-        if self.thresholds is None:
-            return
         if stage == "val":
-            self.tuning.update(probabilities, labels)
-        elif stage == "test":
+            self.validated.update(logits, labels)
+        if stage != "test":
+            return
+        for name, given in (("ece", probabilities), ("ece_uncalibrated", uncalibrated)):
+            error = self.calibration_errors[name]
+            assert isinstance(error, Metric)
+            error.update(given, labels)
+            self.log(f"test/{name}", error, on_step=False, on_epoch=True, batch_size=len(labels))
+        thresholds = self.label_thresholds()
+        if thresholds is not None:
             tuned = self._metrics("tuned")
-            tuned.update(at_thresholds(probabilities, self.thresholds), labels)
+            tuned.update(at_thresholds(probabilities, thresholds), labels)
             self.log_dict(tuned, on_step=False, on_epoch=True, batch_size=len(labels))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """``(B, C)`` float32 of logits ``(B, C)``: calibrated, unless ``calibrate`` is False."""
+        if self.calibrate:
+            logits = logits.float() / self.calibration_temperature
+        return self.objective.probabilities(logits)
+
+    def label_thresholds(self) -> Tensor | None:
+        """Multilabel: ``(C,)``, which :meth:`probabilities` are compared with; else None."""
+        if self.thresholds is None or self.calibrate:
+            return self.thresholds
+        # 1 where calibration was off in training too
+        return move_thresholds(self.thresholds, self.calibration_temperature)
 
     def _metrics(self, name: str) -> MetricCollection:
         metrics = self.metrics[f"{name}_metrics"]
@@ -99,11 +126,20 @@ class Steps(L.LightningModule):
         self._step(batch, "val")
 
     def on_validation_epoch_end(self) -> None:
-        """Multilabel: choose each label's threshold, before this epoch's checkpoint is written."""
+        """Fit the temperature and choose thresholds, before this epoch's checkpoint is written."""
+        if not self.trainer.sanity_checking:
+            self._fit_to_validation()
+        self.validated.reset()
+
+    def _fit_to_validation(self) -> None:
+        temperature = self.validated.compute() if self.calibrate else 1.0
+        self.calibration_temperature.fill_(temperature)
         if self.thresholds is None:
             return
-        if not self.trainer.sanity_checking:
-            self.thresholds.copy_(self.tuning.compute())
+        # of the probabilities that will be given out, so only now that the temperature is known
+        for logits, labels in zip(self.validated.logits, self.validated.labels, strict=True):
+            self.tuning.update(self.probabilities(logits), labels)
+        self.thresholds.copy_(self.tuning.compute())
         self.tuning.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -122,7 +158,7 @@ class Steps(L.LightningModule):
                 "Predictions are told apart by sample_id, which this batch lacks: let the loader "
                 "put a list of one string a sample under that key."
             )
-        probabilities = self.objective.probabilities(self(batch)).cpu()
+        probabilities = self.probabilities(self(batch)).cpu()
         return Prediction(sample_id=list(batch["sample_id"]), probabilities=probabilities)
 
     def _check_batch(self, batch: Batch, stage: Stage) -> None:

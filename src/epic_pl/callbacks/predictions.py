@@ -86,9 +86,10 @@ class PredictionWriter(Callback):
 
     def _thresholds(self, module: EPICModule) -> npt.NDArray[np.float32] | None:
         """``(C,)`` of a multilabel task, else None."""
-        if module.thresholds is None:
+        thresholds = module.label_thresholds()
+        if thresholds is None:
             return None
-        own = module.thresholds.float().cpu().numpy()  # (C,)
+        own = thresholds.float().cpu().numpy()  # (C,)
         return own if self.threshold is None else np.full_like(own, self.threshold)
 
     def _table(

@@ -1,0 +1,132 @@
+"""Temperature scaling: probabilities that can be taken at their word, fitted on validation.
+
+Shape legend: B batch, N samples, C classes.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import BinaryCalibrationError, MulticlassCalibrationError
+from torchmetrics.utilities import dim_zero_cat
+
+from epic_pl.objectives import Task
+
+# beyond these, validation has too few mistakes to say how sure the model may be
+HIGHEST = 10.0
+LOWEST = 1 / HIGHEST
+BINS = 15
+# halvings of log(HIGHEST / LOWEST): far below what a float32 can tell apart
+_HALVINGS = 50
+
+
+def fit_temperature(logits: Tensor, labels: Tensor, task: Task) -> float:
+    """The temperature T at which ``logits / T`` give the labels the highest likelihood.
+
+    Guo et al., *On Calibration of Modern Neural Networks*, arXiv 1706.04599. The mean negative
+    log-likelihood (multilabel: binary cross-entropy over all labels) is convex in 1 / T, so the
+    zero of its slope is found by bisection over log T, in float64. Logits that say nothing of T
+    (none at all, all equal, or not finite) give 1.
+
+    Args:
+        logits: ``(N, C)``.
+        labels: ``(N,)`` class indices, or ``(N, C)`` 0/1 for multilabel.
+        task: decides on the likelihood.
+
+    Returns:
+        T, between :data:`LOWEST` and :data:`HIGHEST`.
+    """
+    logits = logits.cpu().double()
+    if not len(logits) or not bool(torch.isfinite(logits).all()):
+        return 1.0
+    labels = labels.cpu()
+    truth = labels.double() if task == "multilabel" else _one_hot(labels, logits)
+    high = math.log(HIGHEST)
+    low = -high
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        scaled = logits / math.exp(middle)
+        given = scaled.sigmoid() if task == "multilabel" else scaled.softmax(dim=-1)
+        slope = float(((given - truth) * logits).sum())  # of the loss in 1 / T
+        if slope == 0:
+            break
+        low, high = (middle, high) if slope > 0 else (low, middle)
+    return math.exp((low + high) / 2)
+
+
+def _one_hot(labels: Tensor, logits: Tensor) -> Tensor:
+    return torch.zeros_like(logits).scatter_(1, labels.long()[:, None], 1.0)
+
+
+class TemperatureFit(Metric):
+    """Gathers logits and labels of all ranks; what it computes is :func:`fit_temperature`.
+
+    Args:
+        task: decides on the likelihood.
+    """
+
+    full_state_update = False
+    logits: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task = task
+        self.add_state("logits", default=[], dist_reduce_fx="cat")
+        self.add_state("labels", default=[], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Take in a batch's logits ``(B, C)`` and labels ``(B,)`` or ``(B, C)``."""
+        self.logits.append(logits.float())
+        self.labels.append(labels)
+
+    def compute(self) -> Tensor:
+        """The temperature, a scalar."""
+        if not len(self.logits):  # one tensor once ranks have met
+            return torch.ones((), device=self.device)
+        temperature = fit_temperature(
+            dim_zero_cat(self.logits), dim_zero_cat(self.labels), self.task
+        )
+        return torch.tensor(temperature, device=self.device)
+
+
+class ClassCalibrationError(MulticlassCalibrationError):
+    """Calibration error of the most probable class, from ``(B, C)``."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Take in a batch's probabilities ``(B, C)`` and labels ``(B,)``."""
+        super().update(_below_one(preds), target)
+
+
+class LabelCalibrationError(BinaryCalibrationError):
+    """Calibration error over all pairs of sample and label, from ``(B, C)``."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Take in a batch's probabilities and 0/1 labels, each ``(B, C)``."""
+        super().update(_below_one(preds).flatten(), target.flatten())
+
+
+def _below_one(probabilities: Tensor) -> Tensor:
+    """With 1 in the last bin; torchmetrics would open another one for it."""
+    return probabilities.clamp(max=1 - 2**-24)
+
+
+def calibration_error(task: Task, num_classes: int) -> Metric:
+    """Expected calibration error over :data:`BINS` equal bins.
+
+    Multiclass: of the most probable class. Multilabel: of each label's probability.
+    """
+    if task == "multilabel":
+        return LabelCalibrationError(n_bins=BINS, norm="l1")
+    return ClassCalibrationError(num_classes, n_bins=BINS, norm="l1")
+
+
+def move_thresholds(thresholds: Tensor, temperature: Tensor) -> Tensor:
+    """Thresholds of uncalibrated probabilities that assign what ``thresholds (C,)`` do of others.
+
+    Args:
+        thresholds: of probabilities at ``temperature``.
+        temperature: scalar.
+    """
+    return (thresholds.logit() * temperature).sigmoid()

@@ -1,0 +1,223 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import tiny_runs
+from epic_pl.calibration import (
+    HIGHEST,
+    LOWEST,
+    TemperatureFit,
+    calibration_error,
+    fit_temperature,
+    move_thresholds,
+)
+from epic_pl.checkpoint import read_checkpoint
+from epic_pl.errors import CheckpointError
+from epic_pl.metrics import F1Thresholds
+from epic_pl.module import EPICModule
+
+TASKS = ("multiclass", "multilabel")
+
+
+def _drawn(task, sharpness, count=400, classes=5, seed=0):
+    """Logits whose labels are drawn from the probabilities at ``logits / sharpness``."""
+    generator = torch.Generator().manual_seed(seed)
+    true = 2 * torch.randn(count, classes, generator=generator)
+    if task == "multilabel":
+        labels = torch.bernoulli(true.sigmoid(), generator=generator).int()
+    else:
+        labels = torch.multinomial(true.softmax(dim=1), 1, generator=generator)[:, 0]
+    return true * sharpness, labels
+
+
+def _loss(logits, labels, task):
+    if task == "multilabel":
+        return F.binary_cross_entropy_with_logits(logits.double(), labels.double())
+    return F.cross_entropy(logits.double(), labels)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("sharpness", [0.4, 1.0, 3.0])
+def test_the_temperature_is_where_a_dense_search_finds_the_lowest_loss(task, sharpness):
+    logits, labels = _drawn(task, sharpness)
+    tried = torch.logspace(-1, 1, 20_001, dtype=torch.float64)
+    losses = [float(_loss(logits / t, labels, task)) for t in tried[::100]]
+    near = 100 * int(np.argmin(losses))
+    window = tried[max(near - 100, 0) : near + 101]
+    best = window[int(np.argmin([float(_loss(logits / t, labels, task)) for t in window]))]
+    fitted = fit_temperature(logits, labels, task)
+    assert fitted == pytest.approx(float(best), rel=3e-4)
+    assert fitted == pytest.approx(sharpness, rel=0.2)  # what the labels were drawn with
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_data_that_say_nothing_leave_it_and_those_without_a_mistake_meet_a_bound(task):
+    logits, labels = _drawn(task, 1.0)
+    broken = logits.clone()
+    broken[3, 1] = float("nan")
+    for silent in (logits[:0], torch.zeros_like(logits), broken):
+        assert fit_temperature(silent, labels[: len(silent)], task) == 1.0
+    right = logits if task == "multilabel" else logits.argmax(dim=1)
+    right = (right > 0).int() if task == "multilabel" else right
+    wrong = 1 - right if task == "multilabel" else logits.argmin(dim=1)
+    assert fit_temperature(logits, right, task) == pytest.approx(LOWEST)
+    assert fit_temperature(logits, wrong, task) == pytest.approx(HIGHEST)
+
+
+def test_batches_are_fitted_as_one():
+    logits, labels = _drawn("multiclass", 2.0)
+    metric = TemperatureFit("multiclass")
+    assert float(metric.compute()) == 1.0
+    metric.reset()
+    for part in range(0, 400, 90):
+        metric.update(logits[part : part + 90].bfloat16().float(), labels[part : part + 90])
+    expected = fit_temperature(logits.bfloat16().float(), labels, "multiclass")
+    assert float(metric.compute()) == pytest.approx(expected)
+
+
+def _ece(confidences, hits, bins=15):
+    """Guo et al., eq. 3, one bin and one sample at a time."""
+    total = 0.0
+    for index in range(bins):
+        inside = [
+            (c, h)
+            for c, h in zip(confidences, hits, strict=True)
+            if min(int(c * bins), bins - 1) == index
+        ]
+        if inside:
+            accuracy = sum(h for _, h in inside) / len(inside)
+            confidence = sum(c for c, _ in inside) / len(inside)
+            total += len(inside) / len(confidences) * abs(accuracy - confidence)
+    return total
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_calibration_error_is_that_of_a_loop_and_the_fit_lowers_it(task):
+    logits, labels = _drawn(task, 4.0)
+    errors = []
+    for temperature in (1.0, fit_temperature(logits, labels, task)):
+        scaled = logits / temperature
+        given = scaled.sigmoid() if task == "multilabel" else scaled.softmax(dim=1)
+        metric = calibration_error(task, 5)
+        metric.update(given[:150], labels[:150])
+        metric.update(given[150:], labels[150:])
+        errors.append(float(metric.compute()))
+        if task == "multilabel":
+            reference = _ece(given.flatten().tolist(), labels.flatten().tolist())
+        else:
+            best, index = given.max(dim=1)
+            reference = _ece(best.tolist(), (index == labels).tolist())
+        assert errors[-1] == pytest.approx(reference, abs=1e-5)
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_moved_thresholds_assign_the_same_labels():
+    logits, _ = _drawn("multilabel", 1.0)
+    at, temperature = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0]), torch.tensor(2.5)
+    moved = move_thresholds(at, temperature)
+    assert torch.equal(logits.sigmoid() >= moved, (logits / temperature).sigmoid() >= at)
+    assert moved[[0, 2, 4]].tolist() == [0.0, 0.5, 1.0]
+
+
+# ------------------------------------------------------------------ in the module
+
+
+@pytest.fixture
+def make(tiny_vit_dir, tiny_tokenizer_dir):
+    return lambda **options: tiny_runs.module(
+        tiny_vit_dir, tiny_tokenizer_dir, num_classes=4, **options
+    )
+
+
+def _rows(task, seed, count=12):
+    return tiny_runs.samples(count, classes=4, multilabel=task == "multilabel", seed=seed)
+
+
+def _fit(model, task, root):
+    trainer = tiny_runs.trainer(root, max_epochs=2)
+    trainer.fit(
+        model, tiny_runs.loader(_rows(task, 1)), tiny_runs.loader(_rows(task, 2), batch_size=5)
+    )
+    trainer.save_checkpoint(root / "fitted.ckpt")
+    return model, root / "fitted.ckpt"
+
+
+def _logits(model, rows):
+    batch = next(iter(tiny_runs.loader(rows, len(rows))))
+    with torch.no_grad():
+        return model.eval()(batch), batch["labels"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_fit_leaves_the_temperature_of_its_last_validation_in_the_checkpoint(task, make, tmp_path):
+    model, path = _fit(make(task=task, ema_decay=0.9, lr=1e-2), task, tmp_path)
+    expected = fit_temperature(*_logits(model, _rows(task, 2)), task)  # of the averaged weights
+    assert LOWEST < expected < HIGHEST
+    assert expected != pytest.approx(1.0)
+    assert float(model.calibration_temperature) == pytest.approx(expected, rel=1e-4)
+    again = EPICModule.load_from_checkpoint(path)
+    assert torch.equal(again.calibration_temperature, model.calibration_temperature)
+    content = read_checkpoint(str(path))
+    del content["state_dict"]["calibration_temperature"]
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="it lacks calibration_temperature"):
+        EPICModule.load_from_checkpoint(path)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_predictions_are_calibrated_unless_told_otherwise_and_say_the_same(task, make, tmp_path):
+    _, path = _fit(make(task=task, lr=1e-2), task, tmp_path)
+    rows = _rows(task, 3)
+    given, assigned = {}, {}
+    for calibrate in (True, False):
+        model = EPICModule.load_from_checkpoint(path, calibrate=calibrate)
+        parts = tiny_runs.trainer(tmp_path).predict(model, tiny_runs.loader(rows, drop=["labels"]))
+        given[calibrate] = torch.cat([part["probabilities"] for part in parts])
+        logits, _ = _logits(model, rows)
+        scaled = logits / model.calibration_temperature if calibrate else logits
+        expected = scaled.sigmoid() if task == "multilabel" else scaled.softmax(dim=1)
+        torch.testing.assert_close(given[calibrate], expected)
+        if task == "multilabel":
+            assigned[calibrate] = given[calibrate] >= model.label_thresholds()
+        else:
+            assigned[calibrate] = given[calibrate].argmax(dim=1)
+    assert not torch.allclose(given[True], given[False], atol=1e-4)
+    assert torch.equal(assigned[True], assigned[False])
+
+
+def test_thresholds_are_tuned_on_the_probabilities_that_are_given_out(make, tmp_path):
+    model, _ = _fit(make(task="multilabel", lr=1e-2), "multilabel", tmp_path)
+    logits, labels = _logits(model, _rows("multilabel", 2))
+    tuner = F1Thresholds(4)
+    tuner.update((logits / model.calibration_temperature).sigmoid(), labels.int())
+    assert torch.equal(model.thresholds, tuner.compute())
+    assert model.label_thresholds() is model.thresholds
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_without_calibration_the_temperature_is_one_even_after_a_warm_start(task, make, tmp_path):
+    _, path = _fit(make(task=task, lr=1e-2), task, tmp_path)
+    warm = make(task=task, calibrate=False, warm_start=str(path))
+    assert float(warm.calibration_temperature) != 1.0
+    plain, _ = _fit(warm, task, tmp_path)
+    assert float(plain.calibration_temperature) == 1.0
+    if task == "multilabel":
+        torch.testing.assert_close(plain.label_thresholds(), plain.thresholds)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_test_logs_the_error_of_both(task, make, tmp_path):
+    model, _ = _fit(make(task=task, lr=1e-2), task, tmp_path)
+    rows = _rows(task, 3, count=40)
+    (tested,) = tiny_runs.trainer(tmp_path).test(model, tiny_runs.loader(rows, 7), verbose=False)
+    logits, labels = _logits(model, rows)
+    for name, scale in (("ece", float(model.calibration_temperature)), ("ece_uncalibrated", 1.0)):
+        if task == "multilabel":
+            given = (logits / scale).sigmoid()
+            reference = _ece(given.flatten().tolist(), labels.flatten().tolist())
+        else:
+            best, index = (logits / scale).softmax(dim=1).max(dim=1)
+            reference = _ece(best.tolist(), (index == labels).tolist())
+        assert tested[f"test/{name}"] == pytest.approx(reference, abs=1e-5)
+    assert tested["test/ece"] != tested["test/ece_uncalibrated"]
