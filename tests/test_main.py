@@ -27,10 +27,20 @@ def _told(args, capsys):
 def test_help_names_commands_options_and_configs(args, capsys):
     said, code = _told(args, capsys)
     assert code == 0
-    for part in ("fit", "validate", "test", "predict", "data check", "data init", "cache build"):
+    for part in (
+        "fit",
+        "validate",
+        "test",
+        "predict",
+        "data check",
+        "data init",
+        "cache build",
+        "compare",
+    ):
         assert f" {part} " in said
     assert "epic-pl fit --help" in said
     assert "{info,verify,clear}" in said
+    assert "{data,cache,compare} --help" in said
     assert len(packaged_configs()) > 10
     assert all(name in said for name in packaged_configs())
 
@@ -49,15 +59,19 @@ def test_version(capsys):
         (["cache", "-h"], "--remove-corrupt"),
         (["cache"], "{build,info,verify,clear}"),
         (["cache", "info", "--help"], "{build,info,verify,clear}"),
+        (["compare"], "--reference"),
+        (["compare", "--config", "openmoji.yaml", "--help"], "--reference"),
     ],
 )
-def test_help_of_data_and_cache(args, part, capsys):
+def test_help_of_data_cache_and_compare(args, part, capsys):
     said, code = _told(args, capsys)
     assert part in said
     assert code == 0
 
 
-@pytest.mark.parametrize("args", [["--help"], ["data", "check", "--help"], ["cache", "--help"]])
+@pytest.mark.parametrize(
+    "args", [["--help"], ["data", "check", "--help"], ["cache", "--help"], ["compare", "-h"]]
+)
 def test_help_loads_nothing_heavy(args):
     code = (
         "import runpy, sys\n"

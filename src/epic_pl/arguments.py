@@ -1,9 +1,10 @@
-"""What ``epic-pl data`` and ``epic-pl cache`` take.
+"""What ``epic-pl data``, ``epic-pl cache`` and ``epic-pl compare`` take.
 
 Apart from what they start, so that their help imports none of it.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -43,3 +44,35 @@ def cache_parser() -> argparse.ArgumentParser:
         "--remove-corrupt", action="store_true", help="verify: remove files that are damaged"
     )
     return parser
+
+
+def compare_parser() -> argparse.ArgumentParser:
+    """Of ``epic-pl compare``; it takes the options of ``epic-pl fit`` besides."""
+    parser = argparse.ArgumentParser(
+        "epic-pl compare",
+        allow_abbrev=False,
+        description=(
+            "Train methods with several seeds on the same data and schedule, each run in a process "
+            "of its own, and compare accuracy and cost. Takes --config and all other options of "
+            "epic-pl fit as well. Runs whose result is there are not repeated."
+        ),
+    )
+    parser.add_argument(
+        "--methods", help="names, joined by commas (all methods, and all of --variants)"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="how often each (%(default)s)")
+    parser.add_argument("--variants", metavar="FILE", help="name -> {method, options of fit}")
+    parser.add_argument("--reference", help="what the others are tested against (epic)")
+    parser.add_argument("--budget", type=float, metavar="MINUTES", help="for everything (no end)")
+    parser.add_argument("--output", metavar="DIR", help="folder (runs/compare/CONFIG)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (one a GPU, else 1)")
+    return parser
+
+
+def spell_out(args: Sequence[str]) -> list[str]:
+    """The trainer's arguments with short forms in full: ``--report DIR`` is of a section."""
+    short, full = "--report", "--report.folder"
+    return [
+        full + arg[len(short) :] if arg == short or arg.startswith(f"{short}=") else arg
+        for arg in args
+    ]

@@ -1,7 +1,9 @@
-"""The commands behind ``epic-pl``: runs of the trainer, ``data`` and ``cache``; errors as text."""
+"""The commands behind ``epic-pl``: the trainer's and our own; errors as text."""
 
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from jsonargparse import ArgumentError, Namespace
@@ -22,7 +24,7 @@ _PARSER_NOISE = re.compile(
 
 def run_command(argv: list[str]) -> None:
     """Run ``epic-pl ARGV``; our errors become one paragraph on stderr and exit code 1."""
-    try:
+    with errors_as_text():
         if argv[:1] == ["data"]:
             from epic_pl.inspection.commands import data_command
 
@@ -31,7 +33,18 @@ def run_command(argv: list[str]) -> None:
             from epic_pl.cache.commands import cache_command
 
             raise SystemExit(cache_command(argv[1:], fill_cache))
+        if argv[:1] == ["compare"]:
+            from epic_pl.comparison.command import compare_command
+
+            raise SystemExit(compare_command(argv[1:]))
         run(argv)
+
+
+@contextmanager
+def errors_as_text() -> Iterator[None]:
+    """Our errors become one paragraph on stderr and exit code 1."""
+    try:
+        yield
     except (EpicError, ArgumentError) as error:
         print(f"epic-pl: {type(error).__name__}: {_message(error)}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 from epic_pl import __version__
-from epic_pl.arguments import cache_parser, data_parser
+from epic_pl.arguments import cache_parser, compare_parser, data_parser
 from epic_pl.config_files import overlays, recipes
 
 _HELP = """\
@@ -19,6 +19,7 @@ training and use:
   validate        metrics on the validation split
   test            metrics on the test split, and a confusion matrix
   predict         classes and probabilities of each sample, to a file
+  compare         all methods with several seeds: accuracy, cost, significance, plot
 
 data and stored features:
   epic-pl data check --config X             read a dataset once: can training start?
@@ -35,7 +36,7 @@ options, of which later ones win (configs too):
   epic-pl fit --data.help TableDataModule   those of a dataset
   epic-pl fit --config X --print_config     what a run would use
 
-  epic-pl --version, epic-pl data --help, epic-pl cache --help
+  epic-pl --version, epic-pl {{data,cache,compare}} --help
 
 example: epic-pl fit --config openmoji.yaml --trainer.max_epochs 10
 """
@@ -57,6 +58,8 @@ def main(args: Sequence[str] | None = None) -> None:
         data_parser().parse_known_args(argv[1:] or ["--help"])
     elif argv[0] == "cache" and _wants_help(argv[1:]):
         cache_parser().parse_args(argv[1:] or ["--help"])
+    elif argv[0] == "compare" and _wants_help(argv[1:]):
+        compare_parser().parse_known_args(argv[1:] or ["--help"])
     else:
         _runner()(argv)
 

@@ -1,0 +1,85 @@
+"""``epic-pl compare``."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from epic_pl.arguments import compare_parser
+from epic_pl.comparison.plan import Entry, choose, plan, read_variants
+from epic_pl.comparison.progress import LiveProgress
+from epic_pl.comparison.report import show, write_report
+from epic_pl.comparison.results import comparison_rows
+from epic_pl.comparison.runner import Outcome, Runner, devices
+from epic_pl.errors import ConfigError
+
+_DEFAULT_REFERENCE = "epic"
+# 128 + SIGINT, as shells have it
+_INTERRUPTED = 130
+
+
+def compare_command(args: Sequence[str]) -> int:
+    """Run ``epic-pl compare ARGS``.
+
+    Returns:
+        The exit code: 1 if every run failed, 130 if interrupted, else 0.
+
+    Raises:
+        EpicError: with a message for the user, before anything is run.
+    """
+    options, shared = compare_parser().parse_known_args(list(args))
+    for name, value in (("seeds", options.seeds), ("jobs", options.jobs)):
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name} is {value}: it counts from 1.")
+    if options.budget is not None and options.budget <= 0:
+        raise ConfigError(f"--budget is {options.budget}: it is minutes, more than 0.")
+    variants = read_variants(options.variants) if options.variants else []
+    entries = choose(options.methods, variants)
+    reference = _reference(options.reference, entries)
+    output = Path(options.output) if options.output else _default_output(shared)
+    runs = plan(entries, options.seeds, shared, output)
+    jobs = options.jobs or max(1, torch.cuda.device_count())
+    budget_s = None if options.budget is None else 60 * options.budget
+    console = Console(file=sys.stderr)
+    try:
+        with LiveProgress(len(runs), console) as watch:
+            outcomes = Runner(devices(jobs), budget_s, watch).execute(runs)
+    except KeyboardInterrupt:
+        console.print("Interrupted: the same command goes on where this one stopped.")
+        return _INTERRUPTED
+    rows = comparison_rows(outcomes, reference)
+    write_report(rows, output, reference, _notes(outcomes, jobs, shared))
+    console = Console()
+    show(rows, console)
+    console.print(f"Tables and plot: {output}/comparison.md, .csv, .json, .png", soft_wrap=True)
+    return int(all(outcome.state == "failed" for outcome in outcomes))
+
+
+def _reference(name: str | None, entries: Sequence[Entry]) -> str:
+    names = [entry.name for entry in entries]
+    if name is None:
+        return _DEFAULT_REFERENCE if _DEFAULT_REFERENCE in names else names[0]
+    if name not in names:
+        raise ConfigError(
+            f"--reference {name!r} is not among what is compared: {', '.join(names)}."
+        )
+    return name
+
+
+def _default_output(shared: Sequence[str]) -> Path:
+    """``runs/compare/<config>``: two tasks do not share a folder."""
+    named = [
+        shared[at + 1] if option == "--config" else option.split("=", 1)[1]
+        for at, option in enumerate(shared)
+        if option.startswith("--config=") or (option == "--config" and at + 1 < len(shared))
+    ]
+    return Path("runs/compare") / (Path(named[0]).stem if named else "default")
+
+
+def _notes(outcomes: Sequence[Outcome], jobs: int, shared: Sequence[str]) -> str:
+    results = [outcome.result for outcome in outcomes if outcome.result is not None]
+    places = sorted({f"{result['device']}, torch {result['torch']}" for result in results})
+    at_a_time = "one run at a time" if jobs == 1 else f"up to {jobs} runs at a time"
+    return f"Options: `{' '.join(shared)}`. Run on {'; '.join(places) or 'nothing'}; {at_a_time}."

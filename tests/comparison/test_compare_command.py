@@ -1,0 +1,89 @@
+"""``epic-pl compare`` as a user types it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+
+import tiny_runs
+from epic_pl.comparison.command import compare_command
+from epic_pl.errors import ConfigError
+
+
+def _compare(root, *options):
+    command = [sys.executable, "-m", "epic_pl", "compare", "--config", "data/tiny.yaml", *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_two_methods_and_two_seeds_are_compared_and_not_trained_again(
+    tmp_path, tiny_vit_dir, tiny_tokenizer_dir
+):
+    tiny_runs.table(tmp_path / "data")
+    tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir)
+    options = ["--methods", "epic,linear_probe", "--seeds", "2", "--cache.level", "boundary"]
+    options += ["--cache.folder", "features", "--jobs", "2"]
+    first = _compare(tmp_path, *options)
+    assert first.returncode == 0, first.stderr
+    output = tmp_path / "runs" / "compare" / "tiny"
+    rows = json.loads((output / "comparison.json").read_text())
+    accuracy = {row["method"]: row for row in rows if row["metric"] == "accuracy"}
+    assert list(accuracy) == ["majority", "epic", "linear_probe"]
+    for name, level in (("epic", "boundary"), ("linear_probe", "layers")):
+        row = accuracy[name]
+        assert (row["seeds"], row["status"], row["cache_level"]) == ([0, 1], "ok", level)
+        assert len(row["values"]) == 2
+    assert 0 < accuracy["linear_probe"]["p_value"] <= 1
+    assert accuracy["majority"]["mean"] == pytest.approx(3 / 7)
+    scores = [
+        pq.read_table(output / "runs" / f"epic-{seed}" / "predictions.parquet") for seed in (0, 1)
+    ]
+    assert not scores[0].equals(scores[1])  # the seeds differ in what they drew
+    for name in ("comparison.md", "comparison.csv", "comparison.png"):
+        assert (output / name).stat().st_size > 100
+    assert "linear_probe" in first.stdout
+
+    files = {p: p.stat().st_mtime_ns for p in (output / "runs").rglob("*") if p.is_file()}
+    second = _compare(tmp_path, *options)
+    assert second.returncode == 0, second.stderr
+    assert second.stderr.count("was there") == 4
+    after = {p: p.stat().st_mtime_ns for p in (output / "runs").rglob("*") if p.is_file()}
+    assert after == files
+    assert json.loads((output / "comparison.json").read_text()) == rows
+
+
+@pytest.mark.slow
+def test_the_exit_code_is_one_where_every_run_failed(
+    tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["epic-pl"])
+    tiny_runs.table(tmp_path / "data", train=4, val=2, test=2)
+    tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir)
+    (tmp_path / "data" / "pictures" / "train1.png").unlink()
+    options = ["--config", "data/tiny.yaml", "--methods", "epic", "--seeds", "1"]
+    assert compare_command([*options, "--output", "out"]) == 1
+    (row,) = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert row["mean"] is None
+    assert row["status"].startswith("seed 0 failed: DataError: ")
+    assert "train1.png" in row["status"]
+    assert row["status"].endswith("out/runs/epic-0/log.txt)")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--seeds", "0"], "--seeds is 0"),
+        (["--jobs", "0"], "--jobs is 0"),
+        (["--budget", "-1"], "--budget is -1"),
+        (["--methods", "epic", "--reference", "pmf"], "--reference 'pmf' is not among"),
+        (["--variants", "nowhere.yaml"], r"nowhere\.yaml cannot be read"),
+    ],
+)
+def test_bad_options_are_refused(options, said):
+    with pytest.raises(ConfigError, match=said):
+        compare_command(options)
