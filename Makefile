@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-entailment test lint format docs clean
+.PHONY: help install demo demo-entailment compare test lint format docs clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ demo: $(STAMP) ## train EPIC on real pictures and names, beside linear probes (n
 
 demo-entailment: $(STAMP) ## the task that only interaction can solve: is this statement true of this picture?
 	@$(BIN)/python benchmarks/openmoji.py --config openmoji_entailment.yaml --without-interaction
+
+compare: $(STAMP) ## all methods with three seeds on both OpenMoji tasks; hours on two CPU cores, resumes
+	@$(BIN)/epic-pl compare --config openmoji.yaml --seeds 3
+	@$(BIN)/epic-pl compare --config openmoji_entailment.yaml --seeds 3
 
 test: $(STAMP) ## run the tests
 	@$(BIN)/pytest
