@@ -1,7 +1,7 @@
 import pytest
-import tiny_runs
 import torch
 
+import tiny_runs
 from epic_pl.callbacks import CostMeter, cost
 
 

@@ -62,3 +62,17 @@ def test_autocast_keeps_its_own_precision():
     assert output.dtype == torch.bfloat16
     expected = whole(*(part.float() for part in stream), memory)
     torch.testing.assert_close(output.float(), expected, rtol=0, atol=0.05)
+
+
+def test_backward_keeps_the_memory_as_it_is_stored():
+    stream, kept = inputs(), {}
+    memory = Memory(*torch.randn(2, B, H, 1000, D).half())
+
+    def keep(tensor):
+        kept[tensor.data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        read_attention(*stream, memory)
+    large = [tensor for tensor in kept.values() if tensor.numel() >= memory.keys.numel()]
+    assert {tensor.data_ptr() for tensor in large} == {part.data_ptr() for part in memory}

@@ -3,8 +3,11 @@
 Shape legend: B batch, h heads, N tokens of the memory, n positions of the stream, d width.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from epic_pl.nn.encoders.base import Memory
 
@@ -33,15 +36,43 @@ def read_attention(
         scale: of the scores; None is one over the root of ``d / h``.
     """
     scaled = queries * (queries.shape[-1] ** -0.5 if scale is None else scale)
-    # one pass from the stored numbers to a layout that matrix products take as it is
-    remembered = [part.to(queries.dtype).contiguous() for part in memory]
-    scores = torch.cat(
-        [scaled @ remembered[0].transpose(-1, -2), scaled @ keys.transpose(-1, -2)], dim=-1
-    )  # (B, h, n, N + n)
+    stored = _times_stored(scaled, memory.keys, True)  # (B, h, n, N)
+    scores = torch.cat([stored, scaled @ keys.transpose(-1, -2)], dim=-1)  # (B, h, n, N + n)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     # under autocast the softmax is in float32
     weights = scores.softmax(dim=-1).to(values.dtype)
-    length = remembered[0].shape[2]
-    read: Tensor = weights[..., :length] @ remembered[1] + weights[..., length:] @ values
-    return read
+    length = memory.keys.shape[2]
+    read: Tensor = _times_stored(weights[..., :length], memory.values, False)
+    return read + weights[..., length:] @ values
+
+
+class _TimesStored(torch.autograd.Function):
+    """``x S`` or ``x S^T`` for numbers that get no gradient, kept for backward as they are stored.
+
+    Autograd would keep a copy in x's precision for every layer: at half the precision and four
+    layers that is twice the batch's own memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, stored: Tensor, transposed: bool) -> Tensor:
+        ctx.save_for_backward(stored)
+        ctx.transposed = transposed
+        return x @ _as(stored, x, transposed)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (stored,) = ctx.saved_tensors
+        return gradient @ _as(stored, gradient, not ctx.transposed), None, None
+
+
+def _times_stored(x: Tensor, stored: Tensor, transposed: bool) -> Tensor:
+    product: Tensor = _TimesStored.apply(x, stored.detach(), transposed)  # type: ignore[no-untyped-call]
+    return product
+
+
+def _as(stored: Tensor, like: Tensor, transposed: bool) -> Tensor:
+    """``stored`` in the precision of ``like``, in one pass to a layout that products take."""
+    converted = stored.to(like.dtype).contiguous()
+    return converted.transpose(-1, -2) if transposed else converted
