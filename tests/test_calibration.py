@@ -32,9 +32,15 @@ def _drawn(task, sharpness, count=400, classes=5, seed=0):
 
 
 def _loss(logits, labels, task):
+    """Mean negative log-likelihood, one pseudo-sample of two being wrong."""
+    count, classes = logits.shape
+    wrong = 1 / (count + 2)
     if task == "multilabel":
-        return F.binary_cross_entropy_with_logits(logits.double(), labels.double())
-    return F.cross_entropy(logits.double(), labels)
+        targets = torch.where(labels > 0, 1 - wrong, wrong)
+        return F.binary_cross_entropy_with_logits(logits.double(), targets.double())
+    # torch spreads the smoothing over all classes, the right one too
+    smoothing = wrong * classes / (classes - 1)
+    return F.cross_entropy(logits.double(), labels, label_smoothing=smoothing)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -52,17 +58,34 @@ def test_the_temperature_is_where_a_dense_search_finds_the_lowest_loss(task, sha
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_data_that_say_nothing_leave_it_and_those_without_a_mistake_meet_a_bound(task):
+def test_logits_that_say_nothing_leave_it_and_those_that_are_all_wrong_meet_the_bound(task):
     logits, labels = _drawn(task, 1.0)
     broken = logits.clone()
     broken[3, 1] = float("nan")
     for silent in (logits[:0], torch.zeros_like(logits), broken):
         assert fit_temperature(silent, labels[: len(silent)], task) == 1.0
-    right = logits if task == "multilabel" else logits.argmax(dim=1)
-    right = (right > 0).int() if task == "multilabel" else right
-    wrong = 1 - right if task == "multilabel" else logits.argmin(dim=1)
-    assert fit_temperature(logits, right, task) == pytest.approx(LOWEST)
+    wrong = (logits < 0).int() if task == "multilabel" else logits.argmin(dim=1)
     assert fit_temperature(logits, wrong, task) == pytest.approx(HIGHEST)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_without_a_mistake_it_is_as_sure_as_the_number_of_samples_allows(task):
+    for count in (8, 80):
+        logits = torch.randn(count, 5).sign() * 2
+        if task == "multiclass":
+            logits = F.one_hot(torch.randint(5, (count,)), 5) * 2.0
+        labels = (logits > 0).int() if task == "multilabel" else logits.argmax(dim=1)
+        scaled = logits / fit_temperature(logits, labels, task)
+        given = scaled.sigmoid() if task == "multilabel" else scaled.softmax(dim=1)
+        assert given.max() == pytest.approx((count + 1) / (count + 2), abs=1e-4)
+
+
+def test_many_mistakes_outweigh_the_two_samples_more():
+    logits, labels = _drawn("multiclass", 3.0, count=4000)
+    tried = torch.linspace(2.5, 3.5, 401)
+    losses = [float(F.cross_entropy(logits / temperature, labels)) for temperature in tried]
+    plain = float(tried[int(np.argmin(losses))])
+    assert fit_temperature(logits, labels, "multiclass") == pytest.approx(plain, rel=0.01)
 
 
 def test_batches_are_fitted_as_one():

@@ -13,7 +13,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from epic_pl.objectives import Task
 
-# beyond these, validation has too few mistakes to say how sure the model may be
+# beyond these, validation does not say how sure the model may be
 HIGHEST = 10.0
 LOWEST = 1 / HIGHEST
 BINS = 15
@@ -29,6 +29,11 @@ def fit_temperature(logits: Tensor, labels: Tensor, task: Task) -> float:
     zero of its slope is found by bisection over log T, in float64. Logits that say nothing of T
     (none at all, all equal, or not finite) give 1.
 
+    Where validation holds no mistake, the likelihood alone would let T fall to nothing. So labels
+    count as in Platt's scaling (*Probabilistic Outputs for Support Vector Machines*, 1999): as if
+    two more samples had been seen, one of them wrong, by ``(N + 1) / (N + 2)`` and the rest spread
+    over the other classes. With more than a few dozen mistakes that changes nothing to speak of.
+
     Args:
         logits: ``(N, C)``.
         labels: ``(N,)`` class indices, or ``(N, C)`` 0/1 for multilabel.
@@ -41,7 +46,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, task: Task) -> float:
     if not len(logits) or not bool(torch.isfinite(logits).all()):
         return 1.0
     labels = labels.cpu()
-    truth = labels.double() if task == "multilabel" else _one_hot(labels, logits)
+    truth = _targets(labels, logits, task)
     high = math.log(HIGHEST)
     low = -high
     for _ in range(_HALVINGS):
@@ -55,8 +60,13 @@ def fit_temperature(logits: Tensor, labels: Tensor, task: Task) -> float:
     return math.exp((low + high) / 2)
 
 
-def _one_hot(labels: Tensor, logits: Tensor) -> Tensor:
-    return torch.zeros_like(logits).scatter_(1, labels.long()[:, None], 1.0)
+def _targets(labels: Tensor, logits: Tensor, task: Task) -> Tensor:
+    """What is taken for the truth, ``(N, C)``."""
+    wrong = 1 / (len(logits) + 2)
+    if task == "multilabel":
+        return labels.double() * (1 - 2 * wrong) + wrong
+    others = torch.full_like(logits, wrong / (logits.shape[1] - 1))
+    return others.scatter_(1, labels.long()[:, None], 1 - wrong)
 
 
 class TemperatureFit(Metric):
