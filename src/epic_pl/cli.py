@@ -10,6 +10,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class name alone
+from epic_pl.arguments import spell_out
 from epic_pl.callbacks import ConfusionMatrixPlot, FeatureCache, PredictionWriter
 from epic_pl.checkpoint import read_checkpoint, require_info
 from epic_pl.config_files import resolve_configs
@@ -17,6 +18,7 @@ from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError, EpicError
 from epic_pl.main import main
 from epic_pl.module import EPICModule
+from epic_pl.reporting import ReportWriter
 
 __all__ = ["EPICCLI", "main", "run"]
 
@@ -71,6 +73,10 @@ class EPICCLI(LightningCLI):
         parser.add_lightning_class_args(FeatureCache, "cache")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_lightning_class_args(ConfusionMatrixPlot, "confusion_matrix")
+        parser.add_lightning_class_args(ReportWriter, "report")
+        # the parser's own meaning, a file with the section, gives way: see spell_out
+        short = parser._option_string_actions["--report"]
+        short.metavar, short.help = "DIR", "Short for --report.folder."
         for name in ("num_classes", "task", "class_names", "preprocessing"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         parser.link_arguments(
@@ -167,7 +173,7 @@ def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
             },
             parser_kwargs=PARSER_OPTIONS
             | {subcommand: PARSER_OPTIONS for subcommand in LightningCLI.subcommands()},
-            args=resolve_configs(args),
+            args=spell_out(resolve_configs(args)),
         )
     except ValueError as error:
         # jsonargparse wraps what a DataModule raises, in two screens of its options

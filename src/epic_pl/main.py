@@ -17,7 +17,7 @@ Image-text classification with two frozen encoders and a percent of their size t
 training and use:
   fit             train; --ckpt_path PATH resumes, --model.warm_start PATH starts from weights
   validate        metrics on the validation split
-  test            metrics on the test split, and a confusion matrix
+  test            metrics on the test split; --report DIR writes where and why it fails
   predict         classes and probabilities of each sample, to a file
   compare         all methods with several seeds: accuracy, cost, significance, plot
 

@@ -1,7 +1,5 @@
 """A check's findings on the console and as one HTML page that needs no other file."""
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -17,20 +15,13 @@ from rich.table import Table
 
 from epic_pl.data.images import read_image
 from epic_pl.errors import DataError
+from epic_pl.html_page import STYLE, inline_picture, jpeg, png
 from epic_pl.inspection.findings import Findings
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "dim"}
 _SAMPLES = 12
 _CLASSES_SHOWN = 40
 _THUMBNAIL = (160, 160)
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse}td,th{padding:.2rem .8rem;text-align:right}
-td:first-child,th:first-child{text-align:left}.verdict{font-size:1.2rem;font-weight:600}
-.error{color:#b00020}.warning{color:#8a5a00}.note{color:#555}small{color:#555}
-.samples{display:flex;flex-wrap:wrap;gap:1rem}figure{width:160px;margin:0}
-figcaption{font-size:12px;overflow-wrap:anywhere}img{max-width:100%}
-"""
 
 
 def verdict(findings: Findings) -> str:
@@ -89,7 +80,7 @@ def _page(findings: Findings) -> Iterator[str]:
     title = f"Data check: {escape(findings.name)}"
     state = "note" if findings.can_train else "error"
     yield f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>"
-    yield f"<style>{_STYLE}</style><h1>{title}</h1>"
+    yield f"<style>{STYLE}</style><h1>{title}</h1>"
     yield f"<p class='verdict {state}'>{escape(verdict(findings))}</p>"
     yield "<table><tr>" + "".join(f"<th>{heading}</th>" for heading in _HEADINGS) + "</tr>"
     for split, values in split_counts(findings):
@@ -160,13 +151,7 @@ def _figure(title: str, unit: str) -> tuple[Figure, Any]:
 
 
 def _inline(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=80)
-    return f"<p>{_image(buffer.getvalue(), 'png')}</p>"
-
-
-def _image(data: bytes, kind: str) -> str:
-    return f"<img alt='' src='data:image/{kind};base64,{base64.b64encode(data).decode()}'>"
+    return f"<p>{inline_picture(png(figure), 'png')}</p>"
 
 
 def _samples(findings: Findings) -> Iterator[str]:
@@ -185,11 +170,9 @@ def _samples(findings: Findings) -> Iterator[str]:
         except DataError:  # gone since it was checked
             continue
         picture.thumbnail(_THUMBNAIL)
-        buffer = io.BytesIO()
-        picture.save(buffer, format="JPEG")
         caption = (
             f"{escape(sample['split'])} {escape(sample['sample_id'])}<br>"
             f"<b>{escape(str(sample['label']))}</b><br>{escape((sample['text'] or '')[:200])}"
         )
-        yield f"<figure>{_image(buffer.getvalue(), 'jpeg')}<figcaption>{caption}</figcaption>"
+        yield f"<figure>{inline_picture(jpeg(picture), 'jpeg')}<figcaption>{caption}</figcaption>"
         yield "</figure>"

@@ -1,0 +1,79 @@
+"""Accuracy where a modality is absent.
+
+Shape legend: N samples, C classes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from epic_pl.reporting.outcome import Judge, Outcome
+
+RATES = (0.3, 0.5, 0.7)
+
+
+def drawn_absent(complete: Tensor, rate: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Which samples lose their text, and which their picture.
+
+    Of the samples that have both, the share ``rate`` loses one: half of them the text, half the
+    picture, nobody both. With one seed, who loses at a lower rate loses the same at a higher one.
+
+    Args:
+        complete: ``(N,)`` bool, samples that have both.
+        rate: between 0 and 1.
+        seed: of the draw.
+
+    Returns:
+        Two masks ``(N,)`` bool.
+    """
+    rows = np.random.default_rng(seed).permutation(complete.nonzero()[:, 0].numpy())
+    losing = round(rate * len(rows))
+    no_text, no_image = torch.zeros_like(complete), torch.zeros_like(complete)
+    no_text[rows[: losing // 2]] = True
+    no_image[rows[len(rows) - (losing - losing // 2) :]] = True
+    return no_text, no_image
+
+
+def absence_table(
+    judge: Judge,
+    outcome: Outcome,
+    image_only: Tensor,
+    text_only: Tensor,
+    seed: int,
+    rates: Sequence[float] = RATES,
+) -> list[dict[str, Any]]:
+    """Scores with both, with one alone, and with one absent of a share of the samples.
+
+    A sample's logits depend on no other sample, so a mixture of absences is put together from
+    three passes.
+
+    Args:
+        judge: gives the scores.
+        outcome: logits of the samples as they are.
+        image_only: logits ``(N, C)`` without any text, where there is a picture.
+        text_only: logits ``(N, C)`` without any picture, where there is a text.
+        seed: of the draws.
+        rates: shares of samples that lose one modality.
+    """
+    both, labels = outcome.logits, outcome.labels
+
+    def row(condition: str, logits: Tensor, of: Tensor) -> dict[str, Any]:
+        scores = judge.scores(logits[of], labels[of])
+        return {"condition": condition, "samples": int(of.sum()), **scores}
+
+    everyone = torch.ones(len(both), dtype=torch.bool)
+    table = [
+        row("as it is", both, everyone),
+        row("picture only", image_only, outcome.image_present),
+        row("text only", text_only, outcome.text_present),
+    ]
+    complete = outcome.image_present & outcome.text_present
+    for rate in rates:
+        no_text, no_image = drawn_absent(complete, rate, seed)
+        mixed = torch.where(no_text[:, None], image_only, both)
+        mixed = torch.where(no_image[:, None], text_only, mixed)
+        table.append(row(f"{rate:.0%} lack one", mixed, everyone))
+    return table

@@ -1,0 +1,138 @@
+"""Texts with slips and pictures with flaws, the same ones in every run.
+
+Shape legend: H, W picture height and width.
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as V
+
+from epic_pl.data.preprocessing import ImagePreprocessing
+from epic_pl.types import Sample
+
+Rng = np.random.Generator
+TextChange = Callable[[str, float, Rng], str]
+PictureChange = Callable[[Tensor, float, Rng], Tensor]
+
+
+def slip_characters(text: str, rate: float, rng: Rng) -> str:
+    """Each character but a space is, with probability ``rate``, left out or swapped with the next.
+
+    Half of the slips are of each kind.
+    """
+    kept: list[str] = []
+    at = 0
+    while at < len(text):
+        slips = text[at] != " " and rng.random() < rate
+        if slips and rng.random() < 0.5:
+            at += 1  # left out
+        elif slips and at + 1 < len(text):
+            kept += [text[at + 1], text[at]]
+            at += 2
+        else:
+            kept.append(text[at])
+            at += 1
+    return "".join(kept)
+
+
+def drop_words(text: str, rate: float, rng: Rng) -> str:
+    """Each word is left out with probability ``rate``; one at least stays."""
+    words = text.split()
+    kept = [word for word in words if rng.random() >= rate]
+    if words and not kept:
+        kept = [words[int(rng.integers(len(words)))]]
+    return " ".join(kept)
+
+
+def add_noise(picture: Tensor, strength: float, rng: Rng) -> Tensor:
+    """Gaussian noise; ``strength`` is its standard deviation, 1 being white minus black."""
+    noise = rng.standard_normal(tuple(picture.shape), dtype=np.float32)
+    return picture + strength * torch.from_numpy(noise)
+
+
+def blur(picture: Tensor, strength: float, rng: Rng) -> Tensor:
+    """Gaussian blur; ``strength`` is its standard deviation as a share of the shorter side."""
+    sigma = strength * min(picture.shape[-2:])
+    reach = min(int(np.ceil(3 * sigma)), min(picture.shape[-2:]) - 1)
+    blurred: Tensor = V.gaussian_blur(picture, [2 * reach + 1] * 2, [sigma, sigma])
+    return blurred
+
+
+def coarsen(picture: Tensor, strength: float, rng: Rng) -> Tensor:
+    """Shrink both sides by the factor ``strength`` and enlarge them again."""
+    sides = picture.shape[-2:]
+    small = [max(1, round(side / strength)) for side in sides]
+    shrunk = F.interpolate(picture[None], small, mode="bilinear", antialias=True)
+    return F.interpolate(shrunk, sides, mode="bilinear")[0]
+
+
+TEXTS: dict[str, tuple[TextChange, float]] = {
+    "text: slips in 10% of characters": (slip_characters, 0.1),
+    "text: slips in 30% of characters": (slip_characters, 0.3),
+    "text: without 10% of words": (drop_words, 0.1),
+    "text: without 30% of words": (drop_words, 0.3),
+}
+PICTURES: dict[str, tuple[PictureChange, float]] = {
+    "picture: noise of 0.1": (add_noise, 0.1),
+    "picture: noise of 0.3": (add_noise, 0.3),
+    "picture: blur of 1% of its side": (blur, 0.01),
+    "picture: blur of 3% of its side": (blur, 0.03),
+    "picture: a quarter of the resolution": (coarsen, 4),
+    "picture: an eighth of the resolution": (coarsen, 8),
+}
+CORRUPTIONS = (*TEXTS, *PICTURES)
+
+
+class Corrupted(Dataset[Sample]):
+    """A split's first rows with texts or pictures corrupted; what is absent stays absent.
+
+    Pictures are changed as the encoder would see them, resized and cropped, so that a strength
+    means the same for every size of file. What is drawn depends on (seed, corruption, row) only.
+
+    Args:
+        dataset: of samples.
+        rows: how many, from the first.
+        corruption: a name of :data:`CORRUPTIONS`.
+        preprocessing: of the pictures, which is undone and done again.
+        seed: of what is drawn.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Sample],
+        rows: int,
+        corruption: str,
+        preprocessing: ImagePreprocessing,
+        seed: int,
+    ) -> None:
+        self.dataset, self.rows, self.corruption = dataset, rows, corruption
+        self.mean, self.std = _channels(preprocessing.mean), _channels(preprocessing.std)
+        self._seed = (seed, zlib.crc32(corruption.encode()))
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, index: int) -> Sample:
+        sample: Any = dict(self.dataset[index])
+        rng = np.random.default_rng((*self._seed, index))
+        text, image = sample["text"], sample["image"]
+        if self.corruption in TEXTS and text is not None:
+            slip, rate = TEXTS[self.corruption]
+            sample["text"] = slip(text, rate, rng)
+        if self.corruption in PICTURES and image is not None:
+            spoil, strength = PICTURES[self.corruption]
+            shown = spoil(image * self.std + self.mean, strength, rng).clamp(0, 1)
+            sample["image"] = (shown - self.mean) / self.std
+        result: Sample = sample
+        return result
+
+
+def _channels(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values)[:, None, None]  # (3, 1, 1)

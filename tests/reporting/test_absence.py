@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from epic_pl.reporting.absence import absence_table, drawn_absent
+from epic_pl.reporting.outcome import Judge, Outcome
+
+
+def _complete(count=41):
+    complete = torch.ones(count, dtype=torch.bool)
+    complete[[0, 7, 20]] = False
+    return complete
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.5, 0.7, 1.0])
+def test_the_rate_is_the_share_that_loses_one_half_of_each_and_nobody_both(rate):
+    complete = _complete()
+    no_text, no_image = drawn_absent(complete, rate, seed=3)
+    assert not (no_text & no_image).any()
+    assert not ((no_text | no_image) & ~complete).any()
+    assert int((no_text | no_image).sum()) == round(rate * 38)
+    assert abs(int(no_text.sum()) - int(no_image.sum())) <= 1
+
+
+def test_draws_are_seeded_and_grow_with_the_rate():
+    low, high = drawn_absent(_complete(), 0.3, 1), drawn_absent(_complete(), 0.7, 1)
+    for fewer, more in zip(low, high, strict=True):
+        assert torch.equal(fewer & more, fewer)
+    again = drawn_absent(_complete(), 0.3, 1)
+    assert all(map(torch.equal, low, again))
+    other = drawn_absent(_complete(), 0.3, 2)
+    assert not torch.equal(low[0], other[0])
+
+
+def test_a_split_without_any_text_has_nothing_to_say_of_text_alone():
+    nobody, everyone = torch.zeros(6, dtype=torch.bool), torch.ones(6, dtype=torch.bool)
+    logits, labels = torch.eye(3).repeat(2, 1), torch.arange(3).repeat(2)
+    outcome = Outcome(list("abcdef"), logits, labels, everyone, nobody)
+    judge = Judge("multiclass", ["a", "b", "c"], 1.0, None)
+    table = absence_table(judge, outcome, logits, -logits, seed=0)
+    rows = {row.pop("condition"): row for row in table}
+    assert rows["text only"] == {"samples": 0, "accuracy": None, "f1_macro": None, "loss": None}
+    # nobody has both, so nobody can lose one
+    assert rows["70% lack one"] == rows["as it is"] == rows["picture only"]
+    assert rows["as it is"]["accuracy"] == 1.0
