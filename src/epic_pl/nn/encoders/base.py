@@ -38,6 +38,8 @@ class Encoder(nn.Module, ABC):
 
     checkpoint_layers = False
     """Whether backward runs each layer again, of which only the input is kept until then."""
+    num_prefix_tokens = 0
+    """Tokens before the patches of a picture: class, registers."""
 
     def __init__(self, model: nn.Module, width: int, num_layers: int, pooling: Pooling) -> None:
         super().__init__()
@@ -64,6 +66,10 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def memory(self, index: int, tokens: Tensor) -> Memory:
         """Keys and values of layer ``index`` for the tokens ``(B, N, d)`` that enter it."""
+
+    @abstractmethod
+    def queries(self, index: int, tokens: Tensor) -> Tensor:
+        """Queries ``(B, h, N, d / h)`` of layer ``index`` for the tokens ``(B, N, d)`` entering."""
 
     @abstractmethod
     def read_layer(

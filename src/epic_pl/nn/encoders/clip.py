@@ -38,6 +38,12 @@ class _CLIPTower(Encoder):
             split_heads(attention.v_proj(normed), attention.head_dim),
         )
 
+    def queries(self, index: int, tokens: Tensor) -> Tensor:
+        """Queries of layer ``index`` for the tokens that enter it."""
+        layer = self.model.encoder.layers[index]
+        attention = layer.self_attn
+        return split_heads(attention.q_proj(layer.layer_norm1(tokens)), attention.head_dim)
+
     def read_layer(
         self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
     ) -> Tensor:
@@ -52,6 +58,8 @@ class _CLIPTower(Encoder):
 
 class CLIPImageEncoder(_CLIPTower):
     """CLIP's vision tower; "auto" and "cls" pool the class token, "mean" the patches."""
+
+    num_prefix_tokens = 1
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Pictures ``(B, 3, H, W)`` to tokens ``(B, N, d)``: class, patches."""

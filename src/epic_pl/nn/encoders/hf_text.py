@@ -58,6 +58,11 @@ class HFTextEncoder(Encoder):
             split_heads(attention.value(tokens), head_dim),
         )
 
+    def queries(self, index: int, tokens: Tensor) -> Tensor:
+        """Queries of layer ``index`` for the tokens that enter it."""
+        attention = self.model.encoder.layer[index].attention.self
+        return split_heads(attention.query(tokens), attention.attention_head_size)
+
     def read_layer(
         self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
     ) -> Tensor:

@@ -29,6 +29,7 @@ class TimmViTEncoder(Encoder):
         super().__init__(model, model.embed_dim, len(model.blocks), pooling)
         if pooling == "cls" and model.cls_token is None:
             raise EncoderError("This ViT has no class token: set image_pooling to mean or auto.")
+        self.num_prefix_tokens = model.num_prefix_tokens
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Pictures ``(B, 3, H, W)`` to tokens ``(B, N, d)``: class, registers, patches."""
@@ -59,6 +60,11 @@ class TimmViTEncoder(Encoder):
         block = self._plain_block(index)
         _, keys, values = _project(block.attn, block.norm1(tokens))
         return Memory(keys, values)
+
+    def queries(self, index: int, tokens: Tensor) -> Tensor:
+        """Queries of block ``index`` for the tokens that enter it."""
+        block = self._plain_block(index)
+        return _project(block.attn, block.norm1(tokens))[0]
 
     def read_layer(
         self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
@@ -92,8 +98,9 @@ class TimmViTEncoder(Encoder):
         block = self.model.blocks[index]
         if not (isinstance(block, Block) and isinstance(block.attn, Attention)):
             raise EncoderError(
-                f"Read-only prompts need timm's plain attention Block, but layer {index} is a "
-                f"{type(block).__name__}: set prompt_attention to joint."
+                f"Read-only prompts need timm's plain attention Block, as drawings of attention "
+                f"do, but layer {index} is a {type(block).__name__}: set prompt_attention to "
+                "joint, and draw none."
             )
         return block
 

@@ -1,0 +1,115 @@
+"""What the prompts of EPIC look at: attention in every step, and the hubs' similarities.
+
+The model runs as ever; the weights are worked out a second time beside it, so nothing is slower
+where nobody records.
+
+Shape legend: B batch, N tokens, n prompts, m positions of the stream, h heads, K steps.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from epic_pl.nn.encoders.base import Encoder, Memory, read_mask
+from epic_pl.nn.epic import EPIC
+from epic_pl.types import Batch
+
+
+class Attention(NamedTuple):
+    """The mean over heads of one layer's attention weights; a prompt's sum to one over both.
+
+    ``tokens (B, n, N)`` of the encoder's tokens; ``stream (B, n, m)`` of what runs beside them: the
+    summary's copy, if prompts only read and there is one, then the prompts.
+    """
+
+    tokens: Tensor
+    stream: Tensor
+
+
+@dataclass
+class Recording:
+    """Of one forward pass.
+
+    Attributes:
+        image: K attentions of the picture's prompts.
+        text: K of the text's.
+        similarities: K - 1 matrices ``S (B, n, n)``, rows the picture's prompts; none without hubs.
+    """
+
+    image: list[Attention] = field(default_factory=list)
+    text: list[Attention] = field(default_factory=list)
+    similarities: list[Tensor] = field(default_factory=list)
+
+
+@torch.no_grad()
+def recorded(model: EPIC, batch: Batch) -> tuple[Tensor, Recording]:
+    """Logits ``(B, C)`` of a batch and what was looked at; not compiled, if the model is."""
+    with _listening(model) as recording:
+        # calling the module would take the compiled path, which a listener cannot enter
+        return model.forward(batch), recording
+
+
+@contextmanager
+def _listening(model: EPIC) -> Iterator[Recording]:
+    """A recording that forward passes within add to."""
+    recording = Recording()
+    prompts = model.config.num_prompts
+
+    def hear(hub: Any, inputs: tuple[Tensor, ...]) -> None:
+        recording.similarities.append(hub.similarity(*inputs[:2]))
+
+    handles = [hub.register_forward_pre_hook(hear) for hub in model.hubs]
+    _listen(model.image_encoder, recording.image, prompts)
+    _listen(model.text_encoder, recording.text, prompts)
+    try:
+        yield recording
+    finally:
+        for handle in handles:
+            handle.remove()
+        for encoder in (model.image_encoder, model.text_encoder):
+            for name in ("run_layer", "read_layer", "ends_in_first"):
+                vars(encoder).pop(name, None)
+
+
+def _listen(encoder: Encoder, heard: list[Attention], num_prompts: int) -> None:
+    """Have an instance's layers note what prompts see in them, until the names are deleted."""
+    run_layer, read_layer = encoder.run_layer, encoder.read_layer
+
+    def run(
+        index: int, tokens: Tensor, mask: Tensor | None = None, extra: Tensor | None = None
+    ) -> Any:
+        if extra is None:
+            return run_layer(index, tokens, mask)
+        seen = encoder._attention_mask(mask, tokens, extra.shape[1])
+        heard.append(_attention(encoder, index, extra, encoder.memory(index, tokens), seen))
+        return run_layer(index, tokens, mask, extra)
+
+    def read(index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None) -> Tensor:
+        seen = read_mask(mask, memory.keys.shape[2] + stream.shape[1])
+        attention = _attention(encoder, index, stream, memory, seen)
+        heard.append(Attention(*(weights[:, -num_prompts:] for weights in attention)))
+        return read_layer(index, stream, memory, mask)
+
+    encoder.run_layer = run  # type: ignore[method-assign]
+    # the whole last layer, whose positions are in their usual order
+    vars(encoder)["ends_in_first"] = lambda index: False
+    encoder.read_layer = read  # type: ignore[method-assign]
+
+
+def _attention(
+    encoder: Encoder, index: int, stream: Tensor, memory: Memory, seen: Tensor | None
+) -> Attention:
+    """Of the stream ``(B, m, d)`` over memory and stream; ``seen`` is SDPA's mask over both."""
+    queries = encoder.queries(index, stream)  # (B, h, m, d / h)
+    keys = torch.cat([memory.keys.to(queries.dtype), encoder.memory(index, stream).keys], dim=2)
+    scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5  # (B, h, m, N + m)
+    if seen is not None:
+        rows = seen if seen.shape[2] == 1 else seen[:, :, -stream.shape[1] :]
+        scores = scores.masked_fill(~rows, float("-inf"))
+    weights = scores.softmax(dim=-1).mean(dim=1)  # (B, m, N + m)
+    length = memory.keys.shape[2]
+    return Attention(weights[..., :length], weights[..., length:])
