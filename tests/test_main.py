@@ -36,11 +36,12 @@ def test_help_names_commands_options_and_configs(args, capsys):
         "data init",
         "cache build",
         "compare",
+        "explain",
     ):
         assert f" {part} " in said
     assert "epic-pl fit --help" in said
     assert "{info,verify,clear}" in said
-    assert "{data,cache,compare} --help" in said
+    assert "{data,cache,compare,explain} --help" in said
     assert len(packaged_configs()) > 10
     assert all(name in said for name in packaged_configs())
 

@@ -69,6 +69,30 @@ def compare_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def explain_parser() -> argparse.ArgumentParser:
+    """Of ``epic-pl explain``; it takes the options of ``epic-pl test`` besides."""
+    parser = argparse.ArgumentParser(
+        "epic-pl explain",
+        allow_abbrev=False,
+        description=(
+            "Draw, for single samples, which patches and words each prompt of a trained model "
+            "attends to and which prompts exchange. Takes --config, --ckpt_path and all other "
+            "options of epic-pl test as well."
+        ),
+    )
+    parser.add_argument("--samples", metavar="ID,ID", help="names of samples (--count of them)")
+    parser.add_argument(
+        "--count", type=int, default=4, help="how many, spread over the split (%(default)s)"
+    )
+    parser.add_argument(
+        "--split", choices=("val", "test", "predict"), default="test", help="(%(default)s)"
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", default="runs/explain", help="folder (%(default)s)"
+    )
+    return parser
+
+
 def spell_out(args: Sequence[str]) -> list[str]:
     """The trainer's arguments with short forms in full: ``--report DIR`` is of a section."""
     short, full = "--report", "--report.folder"

@@ -16,6 +16,7 @@ from epic_pl.checkpoint import read_checkpoint, require_info
 from epic_pl.config_files import resolve_configs
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError, EpicError
+from epic_pl.explanation import PromptAttention
 from epic_pl.main import main
 from epic_pl.module import EPICModule
 from epic_pl.reporting import ReportWriter
@@ -73,6 +74,7 @@ class EPICCLI(LightningCLI):
         parser.add_lightning_class_args(FeatureCache, "cache")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_lightning_class_args(ConfusionMatrixPlot, "confusion_matrix")
+        parser.add_lightning_class_args(PromptAttention, "explain")
         parser.add_lightning_class_args(ReportWriter, "report")
         # the parser's own meaning, a file with the section, gives way: see spell_out
         short = parser._option_string_actions["--report"]

@@ -4,15 +4,18 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from epic_pl.callbacks import FeatureCache
+from epic_pl.checkpoint import read_checkpoint
 from epic_pl.cli import EPICCLI, PARSER_OPTIONS, run
 from epic_pl.data import ImageTextDataModule
-from epic_pl.errors import EpicError
+from epic_pl.errors import ConfigError, EpicError
+from epic_pl.module import EPICModule
 
 # how jsonargparse says that `data` may also be left out
 _PARSER_NOISE = re.compile(
@@ -37,6 +40,10 @@ def run_command(argv: list[str]) -> None:
             from epic_pl.comparison.command import compare_command
 
             raise SystemExit(compare_command(argv[1:]))
+        if argv[:1] == ["explain"]:
+            from epic_pl.explanation.command import explain_command
+
+            raise SystemExit(explain_command(argv[1:], build_trained))
         run(argv)
 
 
@@ -81,6 +88,30 @@ class _CacheCLI(EPICCLI):
 def fill_cache(args: list[str]) -> None:
     """Store the features of every split that these options of ``epic-pl fit`` would train on."""
     run(["fit", *args], _CacheCLI)
+
+
+class _BuildCLI(EPICCLI):
+    """Parses and builds all that ``test`` takes, and runs nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def build_trained(args: list[str]) -> tuple[EPICModule, ImageTextDataModule, str]:
+    """The module that ``epic-pl test`` would run with these options, its data and checkpoint.
+
+    Raises:
+        ConfigError: if the options name no checkpoint's file.
+    """
+    cli = run(["test", *args], _BuildCLI)
+    path = cli.config["test"]["ckpt_path"]
+    if not path or not Path(path).is_file():
+        raise ConfigError(f"--ckpt_path is {path}: give the file of a checkpoint to explain.")
+    module: EPICModule = cli.model
+    checkpoint = read_checkpoint(path)
+    module.on_load_checkpoint(checkpoint)
+    module.load_state_dict(checkpoint["state_dict"])
+    return module.to(cli.trainer.strategy.root_device).eval(), cli.datamodule, str(path)
 
 
 def _message(error: Exception) -> str:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 from epic_pl import __version__
-from epic_pl.arguments import cache_parser, compare_parser, data_parser
+from epic_pl.arguments import cache_parser, compare_parser, data_parser, explain_parser
 from epic_pl.config_files import overlays, recipes
 
 _HELP = """\
@@ -19,6 +19,7 @@ training and use:
   validate        metrics on the validation split
   test            metrics on the test split; --report DIR writes where and why it fails
   predict         classes and probabilities of each sample, to a file
+  explain         patches and words that each prompt attends to, drawn for single samples
   compare         all methods with several seeds: accuracy, cost, significance, plot
 
 data and stored features:
@@ -36,7 +37,7 @@ options, of which later ones win (configs too):
   epic-pl fit --data.help TableDataModule   those of a dataset
   epic-pl fit --config X --print_config     what a run would use
 
-  epic-pl --version, epic-pl {{data,cache,compare}} --help
+  epic-pl --version, epic-pl {{data,cache,compare,explain}} --help
 
 example: epic-pl fit --config openmoji.yaml --trainer.max_epochs 10
 """
@@ -60,6 +61,8 @@ def main(args: Sequence[str] | None = None) -> None:
         cache_parser().parse_args(argv[1:] or ["--help"])
     elif argv[0] == "compare" and _wants_help(argv[1:]):
         compare_parser().parse_known_args(argv[1:] or ["--help"])
+    elif argv[0] == "explain" and _wants_help(argv[1:]):
+        explain_parser().parse_known_args(argv[1:] or ["--help"])
     else:
         _runner()(argv)
 

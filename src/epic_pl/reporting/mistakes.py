@@ -64,11 +64,12 @@ def add_samples(
         same = sample["sample_id"] == mistake["sample_id"]
         mistake["text"] = sample["text"] if same else None
         image = sample["image"] if same else None
-        pictures.append(None if image is None else _picture(image, preprocessing))
+        pictures.append(None if image is None else as_seen(image, preprocessing))
     return pictures
 
 
-def _picture(image: Tensor, preprocessing: ImagePreprocessing) -> Image.Image:
+def as_seen(image: Tensor, preprocessing: ImagePreprocessing) -> Image.Image:
+    """An encoder's input ``(3, H, W)`` as a picture."""
     mean, std = (
         image.new_tensor(values)[:, None, None]
         for values in (preprocessing.mean, preprocessing.std)
