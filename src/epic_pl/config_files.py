@@ -1,7 +1,9 @@
 """Configs by name: a file, or one of those that ship with the package."""
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
@@ -9,8 +11,8 @@ from epic_pl.errors import ConfigError
 
 
 def packaged_configs() -> list[str]:
-    """Names of the configs that ship with the package, overlays included."""
-    return sorted([*recipes(), *overlays()])
+    """Names of the configs that ship with the package, overlays and ablations included."""
+    return sorted([*recipes(), *overlays(), *ablations()])
 
 
 def recipes() -> list[str]:
@@ -21,6 +23,11 @@ def recipes() -> list[str]:
 def overlays() -> list[str]:
     """Names of the packaged configs that follow another one."""
     return _yaml_names("epic_pl.configs.overlays")
+
+
+def ablations() -> list[str]:
+    """Names of the packaged overlays that set one option of EPIC each."""
+    return _yaml_names("epic_pl.configs.ablations")
 
 
 def _yaml_names(package: str) -> list[str]:
@@ -37,7 +44,7 @@ def find_config(name: str) -> str:
     if Path(name).is_file():
         return name
     root = resources.files("epic_pl.configs")
-    for folder in (root, root / "overlays"):
+    for folder in (root, root / "overlays", root / "ablations"):
         # a folder in the name means that very file, which is not there
         if Path(name).name == name and (folder / name).is_file():
             return str(folder / name)
@@ -45,6 +52,26 @@ def find_config(name: str) -> str:
         f"There is no config {name!r}, neither as a file here ({Path.cwd()}) nor in the package, "
         f"which has: {', '.join(packaged_configs())}."
     )
+
+
+def find_packaged(kind: Literal["variants", "spaces"], name: str) -> str:
+    """Where a file lies that is no config: as a path, else among the packaged ones of its kind.
+
+    A name that is neither is given back as it is: whoever reads it says what is wrong.
+    """
+    packaged = resources.files("epic_pl.configs") / kind / name
+    use = not Path(name).is_file() and Path(name).name == name and packaged.is_file()
+    return str(packaged) if use else name
+
+
+def first_config(args: Sequence[str]) -> str:
+    """The name of the first config of ``args`` without its folder, to name a folder after."""
+    named = [
+        args[at + 1] if option == "--config" else option.split("=", 1)[1]
+        for at, option in enumerate(args)
+        if option.startswith("--config=") or (option == "--config" and at + 1 < len(args))
+    ]
+    return Path(named[0]).stem if named else "default"
 
 
 def resolve_configs(args: list[str]) -> list[str]:

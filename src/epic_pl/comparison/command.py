@@ -13,6 +13,7 @@ from epic_pl.comparison.progress import LiveProgress
 from epic_pl.comparison.report import show, write_report
 from epic_pl.comparison.results import comparison_rows
 from epic_pl.comparison.runner import Outcome, Runner, devices
+from epic_pl.config_files import find_packaged, first_config
 from epic_pl.errors import ConfigError
 
 _DEFAULT_REFERENCE = "epic"
@@ -35,7 +36,9 @@ def compare_command(args: Sequence[str]) -> int:
             raise ConfigError(f"--{name} is {value}: it counts from 1.")
     if options.budget is not None and options.budget <= 0:
         raise ConfigError(f"--budget is {options.budget}: it is minutes, more than 0.")
-    variants = read_variants(options.variants) if options.variants else []
+    variants = []
+    if options.variants:
+        variants = read_variants(find_packaged("variants", options.variants))
     entries = choose(options.methods, variants)
     reference = _reference(options.reference, entries)
     output = Path(options.output) if options.output else _default_output(shared)
@@ -70,12 +73,7 @@ def _reference(name: str | None, entries: Sequence[Entry]) -> str:
 
 def _default_output(shared: Sequence[str]) -> Path:
     """``runs/compare/<config>``: two tasks do not share a folder."""
-    named = [
-        shared[at + 1] if option == "--config" else option.split("=", 1)[1]
-        for at, option in enumerate(shared)
-        if option.startswith("--config=") or (option == "--config" and at + 1 < len(shared))
-    ]
-    return Path("runs/compare") / (Path(named[0]).stem if named else "default")
+    return Path("runs/compare") / first_config(shared)
 
 
 def _notes(outcomes: Sequence[Outcome], jobs: int, shared: Sequence[str]) -> str:

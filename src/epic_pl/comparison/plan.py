@@ -20,6 +20,7 @@ from epic_pl.nn.methods import METHODS
 _OWN_OPTIONS = ("seed_everything", "ckpt_path", "model.method", "trainer.default_root_dir")
 # one run, one device: the rates of methods are of the same batch, and runs go side by side
 _ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
+_ALL_VARIANTS = "variants"  # a word of --methods
 _NAME = re.compile(r"[\w.-]+")
 
 
@@ -97,10 +98,10 @@ def _variant(path: str, name: str, fields: Any) -> Entry:
             f"Variant {name!r} of {path} names no method: write {name}: {{method: epic, "
             "model.hub_width: 32}, with any options of fit behind the method."
         )
-    if not _NAME.fullmatch(name) or name in METHODS:
+    if not _NAME.fullmatch(name) or name in (*METHODS, _ALL_VARIANTS):
         raise ConfigError(
             f"Variant {name!r} of {path} needs another name: letters, digits, '_', '-' and '.', "
-            "and not that of a method."
+            f"and neither {_ALL_VARIANTS!r} nor that of a method."
         )
     options = {str(key): value for key, value in fields.items() if key != "method"}
     refuse_own([f"--{key}" for key in options])
@@ -113,13 +114,16 @@ def _option(item: tuple[str, Any]) -> str:
 
 
 def choose(names: str | None, variants: Sequence[Entry]) -> list[Entry]:
-    """The entries that ``--methods`` names, in its order; all methods and variants without it.
+    """The entries that ``--methods`` names, in its order, "variants" for all of these; else all.
 
     Raises:
         ConfigError: if there is no such method.
     """
     known = {name: Entry(name, name) for name in METHODS} | {each.name: each for each in variants}
     wanted = list(known) if names is None else [name.strip() for name in names.split(",")]
+    if _ALL_VARIANTS in wanted and variants:
+        at = wanted.index(_ALL_VARIANTS)
+        wanted[at : at + 1] = [each.name for each in variants]
     unknown = [name for name in wanted if name not in known]
     unknown += [each.method for each in variants if each.method not in METHODS]
     if unknown:
