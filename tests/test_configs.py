@@ -1,16 +1,21 @@
 """Every packaged config parses, and those of the demo run on tiny encoders and a made-up cache."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
 
+import tiny_runs
 from epic_pl.cli import main, run
-from epic_pl.config_files import packaged_configs
+from epic_pl.comparison.plan import choose, plan, read_variants
+from epic_pl.config_files import ablations, find_config, find_packaged, overlays, packaged_configs
+from epic_pl.tuning.space import read_space
 
-OVERLAYS = {"ddp.yaml", "debug.yaml", "mixed_precision.yaml", "multi_node.yaml", "overfit.yaml"}
+OVERLAYS = {*overlays(), *ablations()}
 SUBCATEGORIES = ("face", "animal", "tool")
 EACH = 16  # subcategories of fewer than fifteen are left out
 
@@ -84,3 +89,61 @@ def test_the_demo_configs_run_all_four_loops(
     assert table.num_rows == len(tested.datamodule.dataset("test")) > 0
     assert len(set(table["sample_id"].to_pylist())) == table.num_rows
     assert "CC BY-SA 4.0" in caplog.text  # the pictures' attribution
+
+
+@pytest.fixture
+def deep_table(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
+    """A config of the tiny table with six-layer encoders, whose weights are drawn."""
+    tiny_runs.table(tmp_path / "data", train=4, val=2, test=2)
+    folders = []
+    for name, given in (("vit", tiny_vit_dir), ("bert", tiny_tokenizer_dir)):
+        folders.append(shutil.copytree(given, tmp_path / name))
+        described = json.loads((tmp_path / name / "config.json").read_text())
+        if name == "vit":
+            described["model_args"]["depth"] = 6
+        else:
+            described["num_hidden_layers"] = 6
+        (tmp_path / name / "config.json").write_text(json.dumps(described))
+    return tiny_runs.table_config(tmp_path / "data", *folders)
+
+
+def _options(path):
+    """Dotted names and values of an overlay."""
+    content = yaml.safe_load(Path(path).read_text())
+    return [(s, key, value) for s, each in content.items() for key, value in each.items()]
+
+
+@pytest.mark.parametrize("name", ablations())
+def test_every_ablation_sets_what_it_says_and_fits(name, deep_table, tmp_path):
+    base = ["--config", str(deep_table), "--model.pretrained", "false"]
+    base += ["--cache.folder", str(tmp_path / "features"), "--trainer.fast_dev_run", "true"]
+    cli = run(["fit", *base, "--config", name])
+    fitted = cli.config.fit.as_dict()
+    options = _options(find_config(name))
+    assert options
+    for section, key, value in options:
+        assert not isinstance(value, list | dict)  # overlays hold scalars, which add up
+        assert fitted[section][key] == value
+        if section == "model":
+            assert cli.model.hparams[key] == value
+    assert cli.trainer.global_step == 1
+
+
+def test_one_command_runs_all_ablations(deep_table, tmp_path):
+    variants = read_variants(find_packaged("variants", "ablations.yaml"))
+    entries = choose("epic,variants", variants)
+    assert [entry.name for entry in entries] == ["epic", *(each.name for each in variants)]
+    assert {f"{each.name}.yaml" for each in variants} <= set(ablations())
+    runs = plan(entries, 1, ["--config", str(deep_table)], tmp_path / "out")
+    assert len({run.key for run in runs}) >= len(runs) - 1  # joint is this config's own attention
+
+
+def test_the_packaged_space_is_of_options_that_fit_knows(deep_table):
+    space = read_space(find_packaged("spaces", "epic.yaml"))
+    for name, dimension in space.items():
+        ends = getattr(dimension, "values", None) or (dimension.low, dimension.high)
+        for value in ends:
+            options = ["fit", "--config", str(deep_table), f"--{name}={value}", "--print_config"]
+            with pytest.raises(SystemExit) as caught:
+                run(options)
+            assert caught.value.code == 0

@@ -37,11 +37,12 @@ def test_help_names_commands_options_and_configs(args, capsys):
         "cache build",
         "compare",
         "explain",
+        "tune",
     ):
         assert f" {part} " in said
     assert "epic-pl fit --help" in said
     assert "{info,verify,clear}" in said
-    assert "{data,cache,compare,explain} --help" in said
+    assert "{data,cache,compare,tune,explain} --help" in said
     assert len(packaged_configs()) > 10
     assert all(name in said for name in packaged_configs())
 
@@ -61,6 +62,7 @@ def test_version(capsys):
         (["cache"], "{build,info,verify,clear}"),
         (["cache", "info", "--help"], "{build,info,verify,clear}"),
         (["compare"], "--reference"),
+        (["tune"], "--search_seed"),
         (["compare", "--config", "openmoji.yaml", "--help"], "--reference"),
     ],
 )

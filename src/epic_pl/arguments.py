@@ -1,4 +1,4 @@
-"""What ``epic-pl data``, ``epic-pl cache`` and ``epic-pl compare`` take.
+"""What ``epic-pl data``, ``cache``, ``compare`` and ``tune`` take.
 
 Apart from what they start, so that their help imports none of it.
 """
@@ -66,6 +66,29 @@ def compare_parser() -> argparse.ArgumentParser:
     parser.add_argument("--budget", type=float, metavar="MINUTES", help="for everything (no end)")
     parser.add_argument("--output", metavar="DIR", help="folder (runs/compare/CONFIG)")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (one a GPU, else 1)")
+    return parser
+
+
+def tune_parser() -> argparse.ArgumentParser:
+    """Of ``epic-pl tune``; it takes the options of ``epic-pl fit`` besides."""
+    parser = argparse.ArgumentParser(
+        "epic-pl tune",
+        allow_abbrev=False,
+        description=(
+            "Search options on the validation metric that checkpoint.monitor names; the test split "
+            "is never read. Takes --config and all other options of epic-pl fit as well. The same "
+            "command goes on where it stopped. Needs the extra `tune`."
+        ),
+    )
+    parser.add_argument("--trials", type=int, default=50, help="in all (%(default)s)")
+    parser.add_argument("--minutes", type=float, metavar="M", help="for this command (no end)")
+    parser.add_argument("--output", metavar="DIR", help="folder (runs/tune/CONFIG)")
+    parser.add_argument(
+        "--space", metavar="FILE", help="option -> {low, high, log} or choices (epic.yaml)"
+    )
+    parser.add_argument(
+        "--search_seed", type=int, default=0, metavar="N", help="of what is tried (%(default)s)"
+    )
     return parser
 
 

@@ -40,6 +40,10 @@ def run_command(argv: list[str]) -> None:
             from epic_pl.comparison.command import compare_command
 
             raise SystemExit(compare_command(argv[1:]))
+        if argv[:1] == ["tune"]:
+            from epic_pl.tuning.command import tune_command
+
+            raise SystemExit(tune_command(argv[1:]))
         if argv[:1] == ["explain"]:
             from epic_pl.explanation.command import explain_command
 

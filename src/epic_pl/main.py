@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 from epic_pl import __version__
-from epic_pl.arguments import cache_parser, compare_parser, data_parser, explain_parser
-from epic_pl.config_files import overlays, recipes
+from epic_pl.arguments import cache_parser, compare_parser, data_parser, explain_parser, tune_parser
+from epic_pl.config_files import ablations, overlays, recipes
 
 _HELP = """\
 usage: epic-pl COMMAND --config NAME [--config OVERLAY] [--OPTION VALUE ...]
@@ -21,6 +21,7 @@ training and use:
   predict         classes and probabilities of each sample, to a file
   explain         patches and words that each prompt attends to, drawn for single samples
   compare         all methods with several seeds: accuracy, cost, significance, plot
+  tune            search learning rates and other options on validation (extra `tune`)
 
 data and stored features:
   epic-pl data check --config X             read a dataset once: can training start?
@@ -33,11 +34,13 @@ options, of which later ones win (configs too):
 {recipes}
                   overlays, to follow another one:
 {overlays}
+                  ablations, overlays that set one option of EPIC:
+{ablations}
   epic-pl fit --help                        all of them: trainer, model, checkpoint, cache, ...
   epic-pl fit --data.help TableDataModule   those of a dataset
   epic-pl fit --config X --print_config     what a run would use
 
-  epic-pl --version, epic-pl {{data,cache,compare,explain}} --help
+  epic-pl --version, epic-pl {{data,cache,compare,tune,explain}} --help
 
 example: epic-pl fit --config openmoji.yaml --trainer.max_epochs 10
 """
@@ -52,7 +55,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     argv = [str(arg) for arg in args] if args is not None else sys.argv[1:]
     if not argv or argv[0] in _ASKS_FOR_HELP:
-        print(_HELP.format(recipes=_listed(recipes()), overlays=_listed(overlays())), end="")
+        listed = {"recipes": recipes(), "overlays": overlays(), "ablations": ablations()}
+        print(_HELP.format(**{kind: _listed(names) for kind, names in listed.items()}), end="")
     elif argv[0] == "--version":
         print(f"epic-pl {__version__}")
     elif argv[0] == "data" and _wants_help(argv[1:]):
@@ -61,6 +65,8 @@ def main(args: Sequence[str] | None = None) -> None:
         cache_parser().parse_args(argv[1:] or ["--help"])
     elif argv[0] == "compare" and _wants_help(argv[1:]):
         compare_parser().parse_known_args(argv[1:] or ["--help"])
+    elif argv[0] == "tune" and _wants_help(argv[1:]):
+        tune_parser().parse_known_args(argv[1:] or ["--help"])
     elif argv[0] == "explain" and _wants_help(argv[1:]):
         explain_parser().parse_known_args(argv[1:] or ["--help"])
     else:

@@ -1,0 +1,114 @@
+"""One trial: ``fit`` without checkpoints, its validation metric told epoch by epoch."""
+
+import contextlib
+import gc
+import math
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from epic_pl.cli import EPICCLI, run
+
+# trials are compared at the same batch size, and a second device would change it
+_ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
+_QUIET = ("--trainer.enable_progress_bar=false",)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a trial's training ended: to its end, pruned, or at the deadline."""
+
+    state: Literal["done", "pruned", "stopped"]
+    best: float | None
+    validations: int
+
+
+class TrialWatch(Callback):
+    """Tells a metric at each validation epoch, and ends training when told to or time is up.
+
+    Args:
+        monitor: the metric.
+        mode: "max" or "min", whichever is better.
+        report: takes value and number of the validation, from 0, and says whether to stop.
+        deadline: of ``time.monotonic``, or None.
+    """
+
+    def __init__(
+        self,
+        monitor: str,
+        mode: str,
+        report: Callable[[float, int], bool],
+        deadline: float | None = None,
+    ) -> None:
+        self.monitor = monitor
+        self.better = max if mode == "max" else min
+        self.report = report
+        self.deadline = deadline
+        self.best: float | None = None
+        self.validations = 0
+        self.state: Literal["done", "pruned", "stopped"] = "done"
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        """End between two steps once time is up."""
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            self._stop(trainer, "stopped")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Tell the metric; one that is not finite is never the best."""
+        if trainer.sanity_checking or self.state == "stopped":
+            return
+        value = float(trainer.callback_metrics[self.monitor])
+        if math.isfinite(value):
+            self.best = value if self.best is None else self.better(self.best, value)
+        if self.report(value, self.validations):
+            self._stop(trainer, "pruned")
+        self.validations += 1
+
+    def _stop(self, trainer: L.Trainer, state: Literal["pruned", "stopped"]) -> None:
+        self.state = state
+        trainer.should_stop = True
+        # an option of the config; it would hold the trainer to epochs that nobody wants
+        trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
+
+
+def run_trial(options: Sequence[str], folder: Path, watch: TrialWatch) -> Ended:
+    """Train with ``options`` of ``fit``, logs and output in ``folder``.
+
+    Raises:
+        EpicError: what ``fit`` raises.
+    """
+
+    class TrialCLI(EPICCLI):
+        def instantiate_classes(self) -> None:
+            super().instantiate_classes()
+            trainer: Any = self.trainer
+            kept = [each for each in trainer.callbacks if not isinstance(each, ModelCheckpoint)]
+            # first, so that a trial which is pruned is so before early stopping looks
+            trainer.callbacks[:] = [watch, *kept]
+
+    folder.mkdir(parents=True, exist_ok=True)
+    places = (f"--trainer.default_root_dir={folder}",)
+    try:
+        with (
+            (folder / "log.txt").open("a", encoding="utf-8") as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),
+        ):
+            try:
+                run(["fit", *options, *_ONE_DEVICE, *_QUIET, *places], TrialCLI)
+            except Exception:
+                traceback.print_exc(file=log)
+                raise
+    finally:
+        # trainer and model hold each other, and the next trial wants their memory
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return Ended(watch.state, watch.best, watch.validations)
