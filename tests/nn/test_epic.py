@@ -242,7 +242,7 @@ def test_train_never_wakes_the_encoders():
 @pytest.mark.parametrize("make_text", [text_encoder, clip_text_encoder], ids=["bert", "clip"])
 @pytest.mark.parametrize("make_image", [image_encoder, clip_image_encoder], ids=["vit", "clip"])
 def test_extraction_layers_leave_no_autograd_state(make_image, make_text):
-    model = epic(config(interaction_layers=[[2, 1]]), make_image(), make_text()).train()
+    model = epic(config(interaction_layers=[[1, 1]]), make_image(), make_text()).train()
     seen: dict[str, list[bool]] = {"image": [], "text": []}
     image, text = model.image_encoder.model, model.text_encoder.model
     layers = {
@@ -255,7 +255,25 @@ def test_extraction_layers_leave_no_autograd_state(make_image, make_text):
                 lambda _, __, out, side=side: seen[side].append(out.grad_fn is not None)
             )
     model(batch([4, 3], [1, 0], [1, 1]))
-    assert seen == {"image": [False, False, True], "text": [False, True, True]}
+    assert seen == {"image": [False, True, True], "text": [False, True, True]}
+
+
+@pytest.mark.parametrize("make_text", [text_encoder, clip_text_encoder], ids=["bert", "clip"])
+@pytest.mark.parametrize("make_image", [image_encoder, clip_image_encoder], ids=["vit", "clip"])
+def test_the_last_layer_works_on_what_is_used_and_gives_what_all_of_it_gives(make_image, make_text):
+    model = epic(config(), make_image(), make_text()).eval()
+    made = batch([4, 1, 3], [1, 0, 1], [1, 1, 0])
+    short, logits = [], {}
+    for whole in (False, True):
+        for encoder in (model.image_encoder, model.text_encoder):
+            if whole:
+                encoder.ends_in_first = lambda index: False
+            elif encoder.ends_in_first(encoder.num_layers - 1):
+                short.append(encoder)
+        logits[whole] = model(made)
+    torch.testing.assert_close(logits[False], logits[True])
+    # CLIP's text ends in its end-of-text token, before which nothing sees it
+    assert short == [model.image_encoder] + [model.text_encoder] * (make_text is text_encoder)
 
 
 def test_no_gradient_flows_back_into_the_pictures():

@@ -110,11 +110,16 @@ class PromptTower(Tower[State]):
 
 
 class JointState(NamedTuple):
-    """Tokens ``(B, N, d)`` on their way, what may be seen of them, and the next layer."""
+    """Tokens ``(B, N, d)`` on their way, what may be seen of them, and the next layer.
+
+    After the last layer ``summary (B, 1, d)`` is the one token that is pooled, None where pooling
+    takes them all.
+    """
 
     tokens: Tensor
     mask: Tensor | None
     next_layer: int
+    summary: Tensor | None = None
 
 
 class JointTower(PromptTower[JointState]):
@@ -128,11 +133,16 @@ class JointTower(PromptTower[JointState]):
         """Run up to the step's layer without prompts, then that layer with them."""
         layer = self.layers[step]
         tokens = self.encoder.run_layers(state.next_layer, layer, state.tokens, state.mask)
+        if layer == self.encoder.num_layers - 1 and self.encoder.ends_in_first(layer):
+            outputs = self.encoder.run_last_layer(tokens, state.mask, prompts)  # (B, 1 + n, d)
+            return JointState(tokens, state.mask, layer + 1, outputs[:, :1]), outputs[:, 1:]
         tokens, acquired = self.encoder.run_layer(layer, tokens, state.mask, prompts)
         return JointState(tokens, state.mask, layer + 1), acquired
 
     def pool(self, state: JointState) -> Tensor:
         """Run the layers that are left, then the encoder's own pooling."""
+        if state.summary is not None:
+            return self.encoder.pool_summary(state.summary)
         tokens = self.encoder.run_layers(
             state.next_layer, self.encoder.num_layers, state.tokens, state.mask
         )

@@ -125,6 +125,30 @@ class Encoder(nn.Module, ABC):
         )
         return outputs
 
+    def ends_in_first(self, index: int) -> bool:
+        """Whether of layer ``index``, if it is the last, the first token alone is pooled."""
+        return self.summary(torch.empty(1, 1, self.width)) is not None
+
+    def run_last_layer(self, tokens: Tensor, mask: Tensor | None, extra: Tensor) -> Tensor:
+        """Of the last layer only what is used: the first token and the prompts, ``(B, 1 + n, d)``.
+
+        All positions are read as :meth:`run_layer` would; what it would make of the other tokens
+        (three quarters of the layer's work) nobody asks for. For encoders that
+        :meth:`ends_in_first` speaks of.
+        """
+        if not (self.checkpoint_layers and torch.is_grad_enabled()):
+            return self._last_layer(tokens, mask, extra)
+        outputs: Tensor = checkpoint(self._last_layer, tokens, mask, extra, use_reentrant=False)
+        return outputs
+
+    def _last_layer(self, tokens: Tensor, mask: Tensor | None, extra: Tensor) -> Tensor:
+        first, others = tokens[:, :1], tokens[:, 1:]
+        if mask is not None:
+            mask = torch.cat([mask[:, 1:], mask[:, :1]], dim=1)  # as memory and stream follow
+        index = self.num_layers - 1
+        memory = self.memory(index, others)
+        return self.read_layer(index, torch.cat([first, extra], dim=1), memory, mask)
+
     def run_layers(
         self, start: int, stop: int, tokens: Tensor, mask: Tensor | None = None
     ) -> Tensor:

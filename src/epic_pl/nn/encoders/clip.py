@@ -117,6 +117,10 @@ class CLIPTextEncoder(_CLIPTower):
             return masked_mean(normed, mask)
         return last_token(normed, mask)[:, 0]
 
+    def ends_in_first(self, index: int) -> bool:
+        """No: the end-of-text token is pooled, and what comes before it does not see it."""
+        return False
+
     def summary(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor | None:
         """The end-of-text token, unless the mean is pooled."""
         return None if self.pooling == "mean" else last_token(tokens, mask)

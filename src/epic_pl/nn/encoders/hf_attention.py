@@ -51,4 +51,5 @@ def let_read(model: nn.Module) -> nn.Module:
 def split_heads(projected: Tensor, head_dim: int) -> Tensor:
     """``(B, N, d)`` to ``(B, h, N, d / h)``."""
     batch, length, _ = projected.shape
-    return projected.view(batch, length, -1, head_dim).transpose(1, 2)
+    heads = projected.shape[-1] // head_dim
+    return projected.view(batch, length, heads, head_dim).transpose(1, 2)

@@ -68,6 +68,8 @@ class _TimesStored(torch.autograd.Function):
 
 
 def _times_stored(x: Tensor, stored: Tensor, transposed: bool) -> Tensor:
+    if stored.requires_grad:  # a memory of joint prompts, whose tokens depend on the prompts
+        return x @ _as(stored, x, transposed)
     product: Tensor = _TimesStored.apply(x, stored.detach(), transposed)  # type: ignore[no-untyped-call]
     return product
 

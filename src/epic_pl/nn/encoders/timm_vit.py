@@ -5,7 +5,7 @@ from typing import Any
 from timm.layers.attention import Attention
 from timm.models import VisionTransformer
 from timm.models.vision_transformer import Block
-from torch import Tensor
+from torch import Tensor, nn
 
 from epic_pl.errors import EncoderError
 from epic_pl.nn.encoders.base import Encoder, Memory, Pooling, read_mask
@@ -83,6 +83,11 @@ class TimmViTEncoder(Encoder):
         outputs: Tensor = stream + block.ls2(block.mlp(block.norm2(stream)))
         return outputs
 
+    def ends_in_first(self, index: int) -> bool:
+        """If the class token is pooled and the layer is one that can be read."""
+        block = self.model.blocks[index]
+        return super().ends_in_first(index) and _is_plain(block)
+
     def summary(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor | None:
         """The class token, where the model pools it and it alone."""
         alone = self.model.global_pool == "token" and not hasattr(self.model, "dist_token")
@@ -96,13 +101,17 @@ class TimmViTEncoder(Encoder):
 
     def _plain_block(self, index: int) -> Any:
         block = self.model.blocks[index]
-        if not (isinstance(block, Block) and isinstance(block.attn, Attention)):
+        if not _is_plain(block):
             raise EncoderError(
                 f"Read-only prompts need timm's plain attention Block, as drawings of attention "
                 f"do, but layer {index} is a {type(block).__name__}: set prompt_attention to "
                 "joint, and draw none."
             )
         return block
+
+
+def _is_plain(block: nn.Module) -> bool:
+    return isinstance(block, Block) and isinstance(block.attn, Attention)
 
 
 def _project(attention: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
