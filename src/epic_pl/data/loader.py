@@ -92,6 +92,7 @@ class ResumableDataLoader(DataLoader[Any]):
                 batches += 1
                 self._at = (epoch, batches)
                 yield batch
+                del batch  # the next one is put together without this one beside it
 
     def _ahead(self, batches: Iterator[Any]) -> contextlib.AbstractContextManager[Iterator[Any]]:
         """The batches, perhaps with a thread that loads some early while the context lasts."""
