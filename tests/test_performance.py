@@ -4,6 +4,7 @@ import shutil
 from functools import partialmethod
 
 import pytest
+import setuptools  # noqa: F401 the compiler wants it, and late in a long run it fails to load
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
