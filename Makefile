@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-entailment compare test lint format docs clean
+.PHONY: help install demo demo-entailment bench compare test lint format docs clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,11 +30,14 @@ $(STAMP): pyproject.toml
 	@touch $@
 	@echo "Installed: $(BIN)/epic-pl"
 
-demo: $(STAMP) ## train EPIC on real pictures and names, beside linear probes (no model hub needed)
+demo: $(STAMP) ## train EPIC on real pictures and names, beside what it has to beat (no model hub needed)
 	@$(BIN)/python benchmarks/openmoji.py --config openmoji.yaml
 
 demo-entailment: $(STAMP) ## the task that only interaction can solve: is this statement true of this picture?
-	@$(BIN)/python benchmarks/openmoji.py --config openmoji_entailment.yaml --without-interaction
+	@$(BIN)/python benchmarks/openmoji.py --config openmoji_entailment.yaml
+
+bench: $(STAMP) ## what a training step costs with each method: samples a second, memory, cache
+	@$(BIN)/python benchmarks/step_cost.py
 
 compare: $(STAMP) ## all methods with three seeds on both OpenMoji tasks; hours on two CPU cores, resumes
 	@$(BIN)/epic-pl compare --config openmoji.yaml --seeds 3
