@@ -109,6 +109,21 @@ class DualEncoder(nn.Module, ABC):
         ]
 
 
+class PooledClassifier(DualEncoder):
+    """A head on what both encoders pool: all of a method that adds nothing before the pooling.
+
+    A subclass makes the towers, whose states are pooled outputs, and the head.
+    """
+
+    head: nn.Module
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits ``(B, C)``."""
+        present = self.presence(batch)
+        logits: Tensor = self.head(self.stand_in(*self.extract(batch, *present), *present))
+        return logits
+
+
 def check_probabilities(config: Any, *names: str) -> None:
     """Refuse options of a method's config that are no probabilities.
 

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from epic_pl.nn.dual_encoder import DualEncoder, check_positive, check_probabilities
+from epic_pl.nn.dual_encoder import PooledClassifier, check_positive, check_probabilities
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.head import ClassificationHead, HeadNorm
 from epic_pl.nn.towers import FeatureLevel, Tower
-from epic_pl.types import Batch
 
 
 class TrainedTower(Tower[Tensor]):
@@ -60,7 +59,7 @@ class FineTunedConfig:
         check_probabilities(self, "head_dropout", "modality_dropout")
 
 
-class FineTuned(DualEncoder):
+class FineTuned(PooledClassifier):
     """``logits = Linear(LN([pool_v; pool_t]))`` on encoders that learn too.
 
     Dropout inside the encoders is awake in training, as their libraries have it.
@@ -96,12 +95,6 @@ class FineTuned(DualEncoder):
         """Choose what is trained of a library's module; ``used`` are names of its parameters."""
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in used)
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits ``(B, C)``."""
-        present = self.presence(batch)
-        logits: Tensor = self.head(self.stand_in(*self.extract(batch, *present), *present))
-        return logits
 
 
 @torch.enable_grad()

@@ -5,13 +5,12 @@ Shape legend: B batch, d width, C classes.
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
-from epic_pl.nn.dual_encoder import DualEncoder, check_positive, check_probabilities
+from epic_pl.nn.dual_encoder import PooledClassifier, check_positive, check_probabilities
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.head import ClassificationHead, HeadNorm
 from epic_pl.nn.methods.linear_probe import PooledTower
-from epic_pl.types import Batch
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class LateFusionMLPConfig:
         check_probabilities(self, "hidden_dropout", "modality_dropout")
 
 
-class LateFusionMLP(DualEncoder):
+class LateFusionMLP(PooledClassifier):
     """``logits = Linear(Dropout(GELU(Linear([LN(pool_v); LN(pool_t)]))))``.
 
     Args:
@@ -63,9 +62,3 @@ class LateFusionMLP(DualEncoder):
             nn.Dropout(config.hidden_dropout),
             nn.Linear(config.hidden, num_classes),
         )
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits ``(B, C)``."""
-        present = self.presence(batch)
-        logits: Tensor = self.head(self.stand_in(*self.extract(batch, *present), *present))
-        return logits

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from epic_pl.nn.dual_encoder import DualEncoder, check_probabilities
+from epic_pl.nn.dual_encoder import PooledClassifier, check_probabilities
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.head import ClassificationHead, HeadNorm
 from epic_pl.nn.towers import FeatureLevel, Tower
-from epic_pl.types import Batch
 
 
 class PooledTower(Tower[Tensor]):
@@ -61,7 +60,7 @@ class LinearProbeConfig:
         check_probabilities(self, "head_dropout", "modality_dropout")
 
 
-class LinearProbe(DualEncoder):
+class LinearProbe(PooledClassifier):
     """``logits = Linear(LN([pool_v; pool_t]))`` on frozen encoders.
 
     Args:
@@ -84,9 +83,3 @@ class LinearProbe(DualEncoder):
         )
         widths = [image_encoder.width, text_encoder.width]
         self.head = ClassificationHead(widths, num_classes, config.head_dropout, config.head_norm)
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits ``(B, C)``."""
-        present = self.presence(batch)
-        logits: Tensor = self.head(self.stand_in(*self.extract(batch, *present), *present))
-        return logits
