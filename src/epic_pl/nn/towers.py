@@ -125,6 +125,9 @@ class JointState(NamedTuple):
 class JointTower(PromptTower[JointState]):
     """``[U; Z] = Layer([U; P])``: tokens and prompts see each other (the paper's setting)."""
 
+    trims_last_layer = True
+    """Whether of the encoder's last layer no more is worked out than is used."""
+
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> JointState:
         """The boundary's tokens are all that is needed."""
         return JointState(tokens, visible(mask, present, tokens.shape[1]), self.layers[0])
@@ -133,7 +136,8 @@ class JointTower(PromptTower[JointState]):
         """Run up to the step's layer without prompts, then that layer with them."""
         layer = self.layers[step]
         tokens = self.encoder.run_layers(state.next_layer, layer, state.tokens, state.mask)
-        if layer == self.encoder.num_layers - 1 and self.encoder.ends_in_first(layer):
+        last = layer == self.encoder.num_layers - 1
+        if self.trims_last_layer and last and self.encoder.ends_in_first(layer):
             outputs = self.encoder.run_last_layer(tokens, state.mask, prompts)  # (B, 1 + n, d)
             return JointState(tokens, state.mask, layer + 1, outputs[:, :1]), outputs[:, 1:]
         tokens, acquired = self.encoder.run_layer(layer, tokens, state.mask, prompts)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from base_encoders import count_trained
 from tiny_models import batch, image_encoder, scramble, text_encoder
+from torch.utils.flop_counter import FlopCounterMode
 
 from epic_pl.errors import ConfigError
 from epic_pl.nn.methods.pmf import PMF, PMFConfig
@@ -33,6 +34,22 @@ def test_without_the_other_modality_a_head_stands_alone():
     assert torch.equal(after[1], before[1])  # no text: the text's head had no part
     assert not torch.allclose(after[0], before[0])
     assert not after[2].any()
+
+
+def test_a_trimmed_last_layer_gives_the_same_logits_with_less_work():
+    whole, trimmed = (
+        scramble(PMF(image_encoder(), text_encoder(), 5, config).double(), seed=7).eval()
+        for config in (PMFConfig(), PMFConfig(trim_last_layer=True))
+    )
+    made = batch([3, 2, 4], [1, 1, 0], [1, 0, 1])
+    counts = []
+    for model in (whole, trimmed):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(made)
+        counts.append(counter.get_total_flops())
+    with torch.no_grad():
+        torch.testing.assert_close(trimmed(made), whole(made))
+    assert counts[1] < counts[0]
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ class PMFConfig:
         query_context_prompts: that stand beside them in the query stage.
         fusion_context_prompts: that stand beside the other's outputs in the fusion stage.
         train_fusion_context: whether the last ones learn; the release leaves them as drawn.
+        trim_last_layer: work out no more of the last layer than is used; the release runs it whole.
         prompt_init_std: of all prompts.
         modality_dropout: as for EPIC.
     """
@@ -37,6 +38,7 @@ class PMFConfig:
     query_context_prompts: int = 4
     fusion_context_prompts: int = 4
     train_fusion_context: bool = False
+    trim_last_layer: bool = False
     prompt_init_std: float = 0.02
     modality_dropout: float = 0.0
 
@@ -137,6 +139,8 @@ class PMF(DualEncoder):
         )
         self.image_tower: JointTower
         self.text_tower: JointTower
+        for each in (self.image_tower, self.text_tower):
+            each.trims_last_layer = config.trim_last_layer
         self.num_steps = config.fusion_layers
         widths = (image_encoder.width, text_encoder.width)
         self.image_prompts = FusionSide(*widths, config)
