@@ -3,8 +3,10 @@
 Shape legend: B batch, N text tokens, d width, h heads, K steps.
 """
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from epic_pl.errors import ConfigError
 from epic_pl.types import Batch
@@ -38,10 +40,13 @@ def check_compiler(device: torch.device) -> None:
 
 def mark_lengths(batch: Batch) -> None:
     """Tell the compiler that N differs from batch to batch, so that one graph serves them all."""
-    texts = [(batch.get("input_ids"), 1), (batch["attention_mask"], 1)]  # (B, N)
+    texts: list[tuple[Any, int]] = [
+        (batch.get("input_ids"), 1),
+        (batch["attention_mask"], 1),
+    ]  # (B, N)
     for name, stored in batch.get("text_features", {}).items():
         if name in _TEXT_AXES:
             texts.append((stored, _TEXT_AXES[name]))
     for tensor, axis in texts:
-        if tensor is not None:
+        if isinstance(tensor, Tensor):
             torch._dynamo.maybe_mark_dynamic(tensor, axis)

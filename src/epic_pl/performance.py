@@ -23,6 +23,11 @@ class Performance(L.LightningModule):
             tower.precision = DTYPES[encoder_precision]
             tower.encoder.checkpoint_layers = checkpoint_layers
 
+    @property
+    def reads_in_place(self) -> bool:
+        """Whether the model may be given fields of a feature cache that are not gathered."""
+        return self.device.type == "cpu" and not self._compile
+
     def setup(self, stage: str) -> None:
         """Look whether the device can do what is asked, and compile at a run's start.
 

@@ -8,6 +8,11 @@ from typing import NotRequired, TypedDict
 from PIL.Image import Image
 from torch import Tensor
 
+from epic_pl.stored_field import StoredField
+
+Features = dict[str, Tensor | StoredField]
+"""What a feature cache stored of a modality, field by field, batch first."""
+
 
 class Sample(TypedDict):
     """One row of a dataset, before collation.
@@ -47,7 +52,8 @@ class Batch(TypedDict):
     * ``pixel_values (B, 3, H, W)`` float: normalised pictures, zeros where absent.
     * ``input_ids (B, S)`` int64: text padded to the longest of the batch.
     * ``image_features`` and ``text_features``: in place of the two above, what a feature cache
-      stored of the frozen encoders (:meth:`epic_pl.nn.towers.Tower.features`), batch first.
+      stored of the frozen encoders (:meth:`epic_pl.nn.towers.Tower.features`), batch first; on the
+      CPU large fields may stay where they are stored.
     * ``attention_mask (B, S)`` int64 or bool: 1 on real tokens, 0 on padding.
     * ``image_present (B,)`` and ``text_present (B,)`` bool: optional, all are present without.
     * ``labels``: ``(B,)`` int64 class indices, or ``(B, C)`` float 0/1 for multilabel; absent when
@@ -58,8 +64,8 @@ class Batch(TypedDict):
     attention_mask: Tensor
     pixel_values: NotRequired[Tensor]
     input_ids: NotRequired[Tensor]
-    image_features: NotRequired[dict[str, Tensor]]
-    text_features: NotRequired[dict[str, Tensor]]
+    image_features: NotRequired[Features]
+    text_features: NotRequired[Features]
     image_present: NotRequired[Tensor]
     text_present: NotRequired[Tensor]
     labels: NotRequired[Tensor]

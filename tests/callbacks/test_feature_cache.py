@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import tiny_runs
+from epic_pl.cache.in_place import StoredRows
 from epic_pl.cache.manifest import Manifest
 from epic_pl.callbacks import FeatureCache
 from epic_pl.data.datamodule import ImageTextDataModule
@@ -17,7 +18,9 @@ from epic_pl.data.entailment import EntailmentPairs
 from epic_pl.data.table import sample_table
 from epic_pl.data.table_module import TableDataModule
 from epic_pl.errors import ConfigError, DataError
+from epic_pl.module import EPICModule
 from epic_pl.nn.encoders import Encoder
+from epic_pl.nn.read_only_tower import ReadOnlyTower
 
 MODES = [("joint", "boundary"), ("read_only", "boundary"), ("read_only", "layers")]
 KINDS = ("image", "text")
@@ -416,3 +419,65 @@ def test_a_broken_picture_is_named(workshop):
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(DataError, match=r"test3\.png"):
         logits_of(workshop, workshop.module(), workshop.cache())
+
+
+# ------------------------------------------------------------------ read where it is stored
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Tiny memories stay in place too; gives the types that the model is handed."""
+    monkeypatch.setattr("epic_pl.cache.in_place._LARGE", 0)
+    types, restore = set(), ReadOnlyTower.restore
+
+    def spy(tower, features, *rest):
+        types.add(type(features.get("memory")))
+        return restore(tower, features, *rest)
+
+    monkeypatch.setattr(ReadOnlyTower, "restore", spy)
+    return types
+
+
+def _gather_all(monkeypatch):
+    monkeypatch.setattr(EPICModule, "reads_in_place", False)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+@pytest.mark.parametrize("fill", ["ahead", "first_epoch"])
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_a_fit_in_place_learns_what_one_from_gathered_tensors_does(
+    workshop, seen, monkeypatch, dtype, fill, prefetch
+):
+    blank_cells(workshop.root, [(1, "image"), (2, "text")])
+    runs = []
+    for name in ("in_place", "gathered"):
+        cache = workshop.cache(dtype=dtype, fill=fill, folder=str(workshop.root / name))
+        runs.append(fit(workshop, "read_only", cache, data=workshop.data(prefetch=prefetch)))
+        assert seen == ({StoredRows} if name == "in_place" else {torch.Tensor})
+        seen.clear()
+        _gather_all(monkeypatch)
+    (one, metrics), (other, expected) = runs
+    assert metrics == pytest.approx(expected, abs=1e-5)
+    for (name, mine), (_, theirs) in zip(
+        one.model.named_parameters(), other.model.named_parameters(), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5, msg=name)
+
+
+def test_bfloat16_arithmetic_reads_in_place(workshop, seen, monkeypatch):
+    module, logits = workshop.module(), []
+    for _ in range(2):
+        outputs = Outputs()
+        trainer = workshop.trainer(outputs, workshop.cache(), precision="bf16-mixed")
+        trainer.test(module, datamodule=workshop.data(), verbose=False)
+        logits.append(torch.cat(outputs.logits))
+        _gather_all(monkeypatch)
+    assert seen == {StoredRows, torch.Tensor}
+    torch.testing.assert_close(*logits, rtol=0, atol=0.02)
+
+
+def test_what_cannot_read_in_place_is_given_tensors(workshop, seen):
+    assert not workshop.module(compile=True).reads_in_place
+    module = workshop.module()
+    logits_of(workshop, module, workshop.cache(), workshop.data(num_workers=1))
+    assert seen == {torch.Tensor}

@@ -3,7 +3,7 @@
 Shape legend: B items of a batch, n items and T tokens of a shard, w words of a record.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,15 @@ from torch import Tensor
 from epic_pl.cache.buffers import BufferPool
 from epic_pl.cache.builder import SHARD_BYTES, append
 from epic_pl.cache.codec import Words
-from epic_pl.cache.gather import Group, Rows, Tokens, gather_batch
+from epic_pl.cache.gather import Group, Rows, Tokens
+from epic_pl.cache.in_place import read_batch
 from epic_pl.cache.layout import Layout
 from epic_pl.cache.manifest import MANIFEST
 from epic_pl.cache.packer import Packer, Produce
 from epic_pl.cache.shard import Packed
 from epic_pl.cache.spec import StoreSpec
 from epic_pl.cache.store import FeatureStore
+from epic_pl.types import Features
 
 
 class GrowingStore:
@@ -61,12 +63,15 @@ class GrowingStore:
         self._places: dict[str, tuple[int, int]] = {}  # shard and item in it
         self.nbytes_in_memory = 0
 
-    def gather(self, hashes: Sequence[str | None], produce: Produce) -> dict[str, Tensor]:
+    def gather(
+        self, hashes: Sequence[str | None], produce: Produce, in_place: Collection[str] = ()
+    ) -> Features:
         """A batch as `FeatureStore.gather` gives it, with zeros where the hash is None.
 
         Args:
             hashes: (B,) one string an item, by its content; at least one.
             produce: gives the tensors of positions in ``hashes``, as for `build`.
+            in_place: fields that stay where they are if they are large.
 
         Raises:
             CacheError: a full shard cannot be written, or what ``produce`` gives does not fit the
@@ -81,7 +86,7 @@ class GrowingStore:
         names, places = list(missing), list(missing.values())
         pack = Packer(self._layout, names, lambda some: produce([places[one] for one in some]))
         self._encode(names, pack)
-        batch = self._gather(hashes, rows)
+        batch = self._gather(hashes, rows, in_place)
         if self.nbytes_in_memory >= self._shard_bytes:
             self.flush()
         return batch
@@ -121,7 +126,9 @@ class GrowingStore:
             self._shards.append(shard)
             self.nbytes_in_memory += shard.nbytes
 
-    def _gather(self, hashes: Sequence[str | None], rows: Rows) -> dict[str, Tensor]:
+    def _gather(
+        self, hashes: Sequence[str | None], rows: Rows, in_place: Collection[str]
+    ) -> Features:
         groups, tokens = [], None
         if self._store is not None:
             groups, tokens = self._store.groups(rows), self._store.tokens(rows)
@@ -139,7 +146,7 @@ class GrowingStore:
             if tokens is not None:
                 tokens.lengths[positions] = shard.lengths[items]
                 tokens.starts[positions] = shard.starts[items]
-        return gather_batch(self._layout, groups, len(rows), tokens, self._buffers)
+        return read_batch(self._layout, groups, len(rows), tokens, self._buffers, in_place)
 
 
 class _MemoryShard:

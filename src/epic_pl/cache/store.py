@@ -3,7 +3,8 @@
 Shape legend: B items of a batch, N tokens of its longest item, w words of a record.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,12 +13,14 @@ import numpy.typing as npt
 from torch import Tensor
 
 from epic_pl.cache.buffers import BufferPool
-from epic_pl.cache.gather import Group, Rows, Tokens, gather_batch
+from epic_pl.cache.gather import Group, Rows, Tokens
+from epic_pl.cache.in_place import read_batch
 from epic_pl.cache.layout import Layout
 from epic_pl.cache.manifest import SPEC, Index, Manifest
 from epic_pl.cache.shard import Shard, digests_of
 from epic_pl.cache.spec import StoreSpec, differences
 from epic_pl.errors import CacheError
+from epic_pl.types import Features
 
 _MAPPED = 512  # shards at a time: each holds a file descriptor
 
@@ -109,17 +112,22 @@ class FeatureStore:
         """(B,) number of the file in which each row lies, for orders that read file by file."""
         return np.searchsorted(self._firsts, rows, side="right") - 1
 
-    def gather(self, rows: Rows, zero_absent: bool = False) -> dict[str, Tensor]:
+    def gather(
+        self, rows: Rows, zero_absent: bool = False, in_place: Collection[str] = ()
+    ) -> Features:
         """Read a batch.
 
         Args:
             rows: (B,) as `rows` gives them, in any order, repeated or not; at least one.
             zero_absent: give zeros, and no tokens, for rows -1, instead of an error.
+            in_place: fields that stay where they are stored if they are large, and are read
+                there piece by piece.
 
         Returns:
             For each field ``(B, *shape)``, in ragged stores with the token axis padded with zeros
-            to N; int8 as float32, else as stored. Ragged stores add ``mask (B, N)`` bool, True
-            on tokens. The memory is the caller's for as long as it holds the tensors.
+            to N; int8 as float32, else as stored; a `StoredField` where it stays. Ragged stores add
+            ``mask (B, N)`` bool, True on tokens. The memory is the caller's for as long as it holds
+            the tensors.
 
         Raises:
             CacheError: a row is not in the store.
@@ -127,7 +135,7 @@ class FeatureStore:
         rows = np.asarray(rows, np.int64)
         self._check(rows, zero_absent)
         groups, tokens = self.groups(rows), self.tokens(rows)
-        return gather_batch(self._layout, groups, len(rows), tokens, self._buffers)
+        return read_batch(self._layout, groups, len(rows), tokens, self._buffers, in_place)
 
     def prefetch(self, rows: Rows) -> None:
         """Ask the system to read these rows from the disk ahead of their gather; returns at once.
@@ -159,7 +167,7 @@ class FeatureStore:
     def groups(self, rows: Rows) -> list[Group]:
         """Rows by the file in which they lie; rows -1 are in none."""
         return [
-            Group(self._shard(number), positions, items)
+            Group(_Mapped(self._shard, number), positions, items)
             for number, positions, items in self._by_shard(rows)
         ]
 
@@ -176,6 +184,24 @@ class FeatureStore:
         for number in np.unique(numbers[numbers >= 0]).tolist():
             positions = np.flatnonzero(numbers == number)
             yield number, positions, rows[positions] - self._firsts[number]
+
+
+@dataclass(frozen=True)
+class _Mapped:
+    """A shard by its number: a batch that is read in place keeps no file open."""
+
+    shard: Callable[[int], Shard]
+    number: int
+
+    @property
+    def items(self) -> Tensor:
+        """(n, words) int64."""
+        return self.shard(self.number).items
+
+    @property
+    def tokens(self) -> Tensor:
+        """(T, words) int64."""
+        return self.shard(self.number).tokens
 
 
 def _missing(root: Path, spec: StoreSpec) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from epic_pl.cache import FeatureStore, build
-from epic_pl.callbacks.feature_items import CacheOptions, Encoded, Items
+from epic_pl.callbacks.feature_items import CacheOptions, Encoded, Items, in_place
 from epic_pl.callbacks.feature_modalities import Pictures, Texts
 from epic_pl.callbacks.stored_features import StoredFeatures
 from epic_pl.data import ImageTextDataModule
@@ -33,7 +33,7 @@ class Filler:
         world_size: int,
         barrier: Callable[[], None] | None,
     ) -> None:
-        self.options = options
+        self.options, self._module = options, module
         self.pictures = Pictures(options, module, data, options.root / f"digests-{rank}.json")
         self.texts = Texts(options, module, data)
         self._build_options: dict[str, Any] = {
@@ -67,7 +67,12 @@ class Filler:
         """What was filled."""
         images, texts = self._stores["image"], self._stores["text"]
         return StoredFeatures(
-            images, texts, self._rows("image"), self._rows("text"), self.options.views
+            images,
+            texts,
+            self._rows("image"),
+            self._rows("text"),
+            self.options.views,
+            in_place(self._module),
         )
 
     def _rows(self, kind: str) -> dict[Any, int]:

@@ -125,6 +125,11 @@ class Items(ABC, Generic[Key]):
         }
 
 
+def in_place(module: EPICModule) -> tuple[str, ...]:
+    """Fields that a module on its present device can read where they are stored."""
+    return ("memory",) if module.reads_in_place else ()
+
+
 def _ragged(fields: dict[str, Tensor]) -> bool:
     """Whether any of a text's fields has an axis of tokens."""
     return any(name in _TOKEN_AXES for name in fields)

@@ -9,13 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from epic_pl.cache import SHARD_BYTES, GrowingStore
-from epic_pl.callbacks.feature_items import CacheOptions, Encoded, Items
+from epic_pl.callbacks.feature_items import CacheOptions, Encoded, Items, in_place
 from epic_pl.callbacks.feature_modalities import Pictures, Texts
 from epic_pl.callbacks.stored_features import masked
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.features import FeatureDataset, PictureKey, pictures
 from epic_pl.errors import ConfigError
 from epic_pl.module import EPICModule
+from epic_pl.types import Features
 
 
 class GrowingFeatures:
@@ -51,6 +52,7 @@ class GrowingFeatures:
             )
             for items in (self._pictures, self._texts)
         }
+        self._in_place = in_place(module)
         self._hashes: dict[PictureKey | str, str] = {}
 
     def add(self, dataset: FeatureDataset, views: int) -> None:
@@ -65,11 +67,11 @@ class GrowingFeatures:
         """(B,) the texts themselves."""
         return list(texts)
 
-    def gather_images(self, rows: list[PictureKey | None]) -> dict[str, Tensor]:
+    def gather_images(self, rows: list[PictureKey | None]) -> Features:
         """Fields of pictures, batch first."""
         return self._gather(self._pictures, rows)
 
-    def gather_texts(self, rows: list[str | None]) -> tuple[dict[str, Tensor], Tensor]:
+    def gather_texts(self, rows: list[str | None]) -> tuple[Features, Tensor]:
         """Fields of texts, batch first, and their mask ``(B, N)``."""
         return masked(self._gather(self._texts, rows), len(rows))
 
@@ -83,7 +85,7 @@ class GrowingFeatures:
             store.flush()
         self._pictures.remember()
 
-    def _gather(self, items: Items[Any], keys: Sequence[Any]) -> dict[str, Tensor]:
+    def _gather(self, items: Items[Any], keys: Sequence[Any]) -> Features:
         new = [key for key in dict.fromkeys(keys) if key is not None and key not in self._hashes]
         self._hashes |= dict(zip(new, items.hashes(new), strict=True))
 
@@ -92,7 +94,7 @@ class GrowingFeatures:
             return items.encode([keys[position] for position in positions])
 
         hashes = [None if key is None else self._hashes[key] for key in keys]
-        return self._stores[items.kind].gather(hashes, produce)
+        return self._stores[items.kind].gather(hashes, produce, self._in_place)
 
 
 def _check_precision(items: Items[Any]) -> None:

@@ -20,7 +20,7 @@ from epic_pl.data.collate import Collator
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.entailment import EntailmentPairs
 from epic_pl.errors import ConfigError
-from epic_pl.types import Batch, Reference
+from epic_pl.types import Batch, Features, Reference
 
 FeatureDataset = ImageTextDataset | EntailmentPairs
 
@@ -51,10 +51,10 @@ class FeatureSource(Protocol):
     def text_rows(self, texts: Sequence[str | None]) -> Any:
         """(B,) rows of texts."""
 
-    def gather_images(self, rows: Any) -> dict[str, Tensor]:
+    def gather_images(self, rows: Any) -> Features:
         """What is stored of pictures, batch first."""
 
-    def gather_texts(self, rows: Any) -> tuple[dict[str, Tensor], Tensor]:
+    def gather_texts(self, rows: Any) -> tuple[Features, Tensor]:
         """What is stored of texts, batch first, and its mask ``(B, N)``."""
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from epic_pl.nn.encoders.base import Memory
 from epic_pl.nn.towers import FeatureLevel, PromptTower, visible
+from epic_pl.stored_field import whole
+from epic_pl.types import Features
 
 
 class ReadOnlyState(NamedTuple):
@@ -61,24 +63,26 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
         if level == "boundary":
             return super().features(inputs, mask, level)
         state = self.extract(inputs, mask, None)
-        memory = torch.stack([torch.stack(each) for each in state.memories])  # (K, 2, B, h, N, _)
+        memory = torch.stack(
+            [torch.stack(list(map(whole, each))) for each in state.memories]
+        )  # (K, 2, B, h, N, _)
         features = {"memory": memory.movedim(2, 0), "pooled": state.pooled}
         return features if state.summary is None else features | {"summary": state.summary}
 
     def restore(
-        self, features: dict[str, Tensor], mask: Tensor | None, present: Tensor | None
+        self, features: Features, mask: Tensor | None, present: Tensor | None
     ) -> ReadOnlyState:
         """Views on the stored keys and values; nothing of the frozen encoder is run."""
         if "memory" not in features:
             return super().restore(features, mask, present)
         memory = features["memory"]  # (B, K, 2, h, N, d / h)
         memories = [Memory(memory[:, k, 0], memory[:, k, 1]) for k in range(memory.shape[1])]
-        summary = features.get("summary")
+        summary = whole(features["summary"]).to(self.dtype) if "summary" in features else None
         return ReadOnlyState(
             memories,
             _readable(mask, present, memory.shape[4], summary),
-            None if summary is None else summary.to(self.dtype),
-            features["pooled"].to(self.dtype),
+            summary,
+            whole(features["pooled"]).to(self.dtype),
         )
 
     def acquire(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from epic_pl.nn.encoders.base import Encoder, Memory, read_mask
 from epic_pl.nn.epic import EPIC
+from epic_pl.stored_field import whole
 from epic_pl.types import Batch
 
 
@@ -105,7 +106,8 @@ def _attention(
 ) -> Attention:
     """Of the stream ``(B, m, d)`` over memory and stream; ``seen`` is SDPA's mask over both."""
     queries = encoder.queries(index, stream)  # (B, h, m, d / h)
-    keys = torch.cat([memory.keys.to(queries.dtype), encoder.memory(index, stream).keys], dim=2)
+    both = (memory.keys, encoder.memory(index, stream).keys)
+    keys = torch.cat([whole(part).to(queries.dtype) for part in both], dim=2)
     scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5  # (B, h, m, N + m)
     if seen is not None:
         rows = seen if seen.shape[2] == 1 else seen[:, :, -stream.shape[1] :]

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from epic_pl.errors import ConfigError
 from epic_pl.nn.encoders.base import Encoder
+from epic_pl.stored_field import whole
+from epic_pl.types import Features
 
 State = TypeVar("State")
 FeatureLevel = Literal["boundary", "layers"]
@@ -75,11 +77,9 @@ class Tower(nn.Module, ABC, Generic[State]):
             )
         return {"tokens": self.boundary(inputs, mask)}
 
-    def restore(
-        self, features: dict[str, Tensor], mask: Tensor | None, present: Tensor | None
-    ) -> State:
+    def restore(self, features: Features, mask: Tensor | None, present: Tensor | None) -> State:
         """The state before step 1, from what :meth:`features` gave."""
-        return self.start(features["tokens"].to(self.dtype), mask, present)
+        return self.start(whole(features["tokens"]).to(self.dtype), mask, present)
 
     def lowered(self) -> AbstractContextManager[Any]:
         """Within it, :attr:`precision` holds."""

@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from epic_pl.stored_field import StoredField
+
 Pooling = Literal["auto", "cls", "mean"]
 
 
 class Memory(NamedTuple):
     """What a layer's attention may read of its tokens: each ``(B, h, N, d / h)``."""
 
-    keys: Tensor
-    values: Tensor
+    keys: Tensor | StoredField
+    values: Tensor | StoredField
 
 
 class Encoder(nn.Module, ABC):

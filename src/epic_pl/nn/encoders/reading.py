@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from epic_pl.nn.encoders.base import Memory
+from epic_pl.stored_field import StoredField
 
 
 def read_attention(
@@ -51,26 +52,45 @@ class _TimesStored(torch.autograd.Function):
     """``x S`` or ``x S^T`` for numbers that get no gradient, kept for backward as they are stored.
 
     Autograd would keep a copy in x's precision for every layer: at half the precision and four
-    layers that is twice the batch's own memory.
+    layers that is twice the batch's own memory. What is read where it is stored is read again.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, stored: Tensor, transposed: bool) -> Tensor:
-        ctx.save_for_backward(stored)
+    def forward(ctx: Any, x: Tensor, stored: Tensor | StoredField, transposed: bool) -> Tensor:
+        if isinstance(stored, Tensor):
+            ctx.save_for_backward(stored)
+        else:
+            ctx.in_place = stored
         ctx.transposed = transposed
-        return x @ _as(stored, x, transposed)
+        return _product(x, stored, transposed)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (stored,) = ctx.saved_tensors
-        return gradient @ _as(stored, gradient, not ctx.transposed), None, None
+        (stored,) = ctx.saved_tensors or (ctx.in_place,)
+        return _product(gradient, stored, not ctx.transposed), None, None
 
 
-def _times_stored(x: Tensor, stored: Tensor, transposed: bool) -> Tensor:
-    if stored.requires_grad:  # a memory of joint prompts, whose tokens depend on the prompts
+def _times_stored(x: Tensor, stored: Tensor | StoredField, transposed: bool) -> Tensor:
+    if isinstance(stored, Tensor):
+        if stored.requires_grad:  # a memory of joint prompts, whose tokens depend on the prompts
+            return _product(x, stored, transposed)
+        stored = stored.detach()
+    product: Tensor = _TimesStored.apply(x, stored, transposed)  # type: ignore[no-untyped-call]
+    return product
+
+
+def _product(x: Tensor, stored: Tensor | StoredField, transposed: bool) -> Tensor:
+    """``x S`` or ``x S^T``; of a field that is stored elsewhere, a few samples at a time."""
+    if isinstance(stored, Tensor):
         return x @ _as(stored, x, transposed)
-    product: Tensor = _TimesStored.apply(x, stored.detach(), transposed)  # type: ignore[no-untyped-call]
+    product: Tensor | None = None
+    for samples, piece in stored.pieces(x.dtype):  # (b, h, N, d / h)
+        part = x[samples] @ (piece.mT if transposed else piece)
+        if product is None:
+            product = part.new_empty(len(x), *part.shape[1:])
+        product[samples] = part
+    assert product is not None  # a batch has at least one sample
     return product
 
 

@@ -12,6 +12,8 @@ from epic_pl.nn.dual_encoder import PooledClassifier, check_probabilities
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.head import ClassificationHead, HeadNorm
 from epic_pl.nn.towers import FeatureLevel, Tower
+from epic_pl.stored_field import whole
+from epic_pl.types import Features
 
 
 class PooledTower(Tower[Tensor]):
@@ -37,11 +39,9 @@ class PooledTower(Tower[Tensor]):
             return super().features(inputs, mask, level)
         return {"pooled": self.extract(inputs, mask, None)}
 
-    def restore(
-        self, features: dict[str, Tensor], mask: Tensor | None, present: Tensor | None
-    ) -> Tensor:
+    def restore(self, features: Features, mask: Tensor | None, present: Tensor | None) -> Tensor:
         """What was stored."""
-        return features["pooled"].to(self.dtype)
+        return whole(features["pooled"]).to(self.dtype)
 
     def pool(self, state: Tensor) -> Tensor:
         """The state itself."""
