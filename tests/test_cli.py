@@ -237,6 +237,13 @@ def test_a_loss_can_be_watched(config):
     assert cli.trainer.checkpoint_callback.best_model_path
 
 
+def test_without_a_metric_to_watch_the_last_epoch_is_kept(config):
+    cli = run(["fit", "--config", config, "--checkpoint.monitor", "null"])
+    kept = Path(cli.trainer.checkpoint_callback.best_model_path)
+    assert {path.name for path in kept.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert torch.load(kept, weights_only=True)["epoch"] == cli.trainer.max_epochs - 1
+
+
 def test_help_of_a_command_lists_its_options(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["fit", "--help"])

@@ -38,6 +38,10 @@ _EXPECTED_WARNINGS = (
 )
 
 
+class LastCheckpoint(ModelCheckpoint):
+    """Saves the latest state; a name of its own keeps its state apart from the best one's."""
+
+
 class EPICCLI(LightningCLI):
     """LightningCLI with what every run of this package wants.
 
@@ -59,7 +63,7 @@ class EPICCLI(LightningCLI):
             }
         )
         # save_last of the one above copies the best; a run that was killed goes on from the latest
-        parser.add_lightning_class_args(ModelCheckpoint, "last_checkpoint")
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.set_defaults(
             {"last_checkpoint.filename": "last", "last_checkpoint.enable_version_counter": False}
         )
