@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml
 	@echo "Installed: $(BIN)/epic-pl"
 
 demo: $(STAMP) ## train EPIC on real pictures and names, beside what it has to beat (no model hub needed)
-	@$(BIN)/python benchmarks/openmoji.py --config openmoji.yaml --splits 3
+	@$(BIN)/python benchmarks/openmoji.py --config openmoji.yaml --splits 3 --methods linear_probe,epic
 
 demo-entailment: $(STAMP) ## the task that only interaction can solve: is this statement true of this picture?
 	@$(BIN)/python benchmarks/openmoji.py --config openmoji_entailment.yaml
