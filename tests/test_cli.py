@@ -244,6 +244,11 @@ def test_without_a_metric_to_watch_the_last_epoch_is_kept(config):
     assert torch.load(kept, weights_only=True)["epoch"] == cli.trainer.max_epochs - 1
 
 
+def test_a_run_may_end_before_its_first_validation(config):
+    cli = run(["fit", "--config", config, "--trainer.max_steps", "1"])
+    assert cli.trainer.global_step == 1
+
+
 def test_help_of_a_command_lists_its_options(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["fit", "--help"])

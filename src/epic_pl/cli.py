@@ -73,6 +73,8 @@ class EPICCLI(LightningCLI):
                 "early_stopping.monitor": "val/accuracy",
                 "early_stopping.mode": "max",
                 "early_stopping.patience": 10,
+                # what can be watched is checked before; a run may end before its first validation
+                "early_stopping.strict": False,
             }
         )
         parser.add_lightning_class_args(FeatureCache, "cache")
