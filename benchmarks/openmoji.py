@@ -85,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--config", action="append", help="of the tasks; both without")
     parser.add_argument("--methods", default=",".join(METHODS), help="trained on each task")
-    parser.add_argument("--splits", type=int, default=1, help="into train, val and test; 1 is own")
+    parser.add_argument("--splits", type=int, default=1, help="of the data, one after the other")
     parser.add_argument("--seed", type=int, default=0, help="of weights, dropout and batches")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON at the end")
     arguments, overrides = parser.parse_known_args()
