@@ -1,5 +1,8 @@
 """Stores that are filled while they are read, beside stores that `build` fills."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from cache_items import Items
 from epic_pl.cache import FeatureStore, GrowingStore, build
 from epic_pl.cache.manifest import Manifest
 from epic_pl.errors import CacheError
+from epic_pl.stored_field import whole
 
 DTYPES = ("float32", "bfloat16", "float16", "int8")
 
@@ -154,3 +158,43 @@ def test_batches_in_use_survive_the_flush_of_a_full_shard(tmp_path):
         torch.cat([batch["memory"] for batch in batches]), whole.gather(rows)["memory"]
     )
     assert np.unique(rows).tolist() == list(range(23))
+
+
+@pytest.mark.parametrize("ragged", [False, True], ids=["fixed", "ragged"])
+@pytest.mark.parametrize("in_place", [(), ("memory",)], ids=["gathered", "in place"])
+def test_threads_that_gather_while_another_writes_get_their_own_items(
+    tmp_path, monkeypatch, ragged, in_place
+):
+    monkeypatch.setattr("epic_pl.cache.in_place._LARGE", 0)
+    items = Items(120, ragged)
+    expected = {name: items.one(name) for name in items.hashes}
+    store = growing(tmp_path, items, "float32")
+
+    def gather(seed):
+        def produce(positions):
+            time.sleep(1e-4)  # an encoder lets other threads run
+            return items.padded([names[position] for position in positions])
+
+        chance = np.random.default_rng(seed)
+        for _ in range(100):
+            names = chance.choice(items.hashes, 4).tolist()
+            batch = store.gather(names, produce, in_place)
+            time.sleep(1e-4)  # meanwhile, what the batch is read from may be written
+            memory = whole(batch["memory"])
+            for row, name in enumerate(names):
+                one = expected[name]["memory"]
+                assert torch.equal(batch["pooled"][row], expected[name]["pooled"])
+                assert torch.equal(memory[row, :, :, : one.shape[2]], one)
+
+    with ThreadPoolExecutor(3) as pool:
+        running = [pool.submit(gather, seed) for seed in range(3)]
+        while not all(each.done() for each in running):
+            store.flush()
+    for each in running:
+        each.result()
+    store.flush()
+    again = FeatureStore.open(tmp_path, items.spec())
+    assert len(again) == 120
+    rows = again.rows(items.hashes)
+    pooled = torch.stack([expected[name]["pooled"] for name in items.hashes])
+    assert torch.equal(again.gather(rows)["pooled"], pooled)

@@ -5,6 +5,7 @@ Shape legend: B items of a batch, n items and T tokens of a shard, w words of a 
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from threading import RLock
 
 import numpy as np
 import torch
@@ -29,7 +30,8 @@ class GrowingStore:
 
     What is missing is encoded at once and kept, packed as in the store, until a shard is full or
     :meth:`flush` is called; so an item's numbers are the same before it is written and after. One
-    process may fill a store like this; what others add meanwhile is seen after the next flush.
+    process may fill a store like this, in any number of threads that take turns; what others add
+    meanwhile is seen after the next flush. A batch holds on to the memory that it is read from.
 
     Args:
         root: the folder of all stores.
@@ -62,6 +64,8 @@ class GrowingStore:
         self._shards: list[_MemoryShard] = []
         self._places: dict[str, tuple[int, int]] = {}  # shard and item in it
         self.nbytes_in_memory = 0
+        # a loader's thread gathers while the main one writes at a checkpoint, or validates
+        self._turn = RLock()
 
     def gather(
         self, hashes: Sequence[str | None], produce: Produce, in_place: Collection[str] = ()
@@ -77,19 +81,20 @@ class GrowingStore:
             CacheError: a full shard cannot be written, or what ``produce`` gives does not fit the
                 spec or is not finite.
         """
-        rows = self._rows(hashes)
-        missing = {
-            name: position
-            for position, name in enumerate(hashes)
-            if name is not None and rows[position] < 0 and name not in self._places
-        }
-        names, places = list(missing), list(missing.values())
-        pack = Packer(self._layout, names, lambda some: produce([places[one] for one in some]))
-        self._encode(names, pack)
-        batch = self._gather(hashes, rows, in_place)
-        if self.nbytes_in_memory >= self._shard_bytes:
-            self.flush()
-        return batch
+        with self._turn:
+            rows = self._rows(hashes)
+            missing = {
+                name: position
+                for position, name in enumerate(hashes)
+                if name is not None and rows[position] < 0 and name not in self._places
+            }
+            names, places = list(missing), list(missing.values())
+            pack = Packer(self._layout, names, lambda some: produce([places[one] for one in some]))
+            self._encode(names, pack)
+            batch = self._gather(hashes, rows, in_place)
+            if self.nbytes_in_memory >= self._shard_bytes:
+                self.flush()
+            return batch
 
     def flush(self) -> None:
         """Write what is only in memory.
@@ -97,19 +102,20 @@ class GrowingStore:
         Raises:
             CacheError: it cannot be written.
         """
-        if not self._places:
-            return
-        places = list(self._places.values())
+        with self._turn:
+            if not self._places:
+                return
+            names, places = list(self._places), list(self._places.values())
 
-        def pack(positions: Sequence[int]) -> Packed:
-            picked = [places[position] for position in positions]
-            records = [self._shards[number].pick(item) for number, item in picked]
-            return _joined(records, self._spec.ragged)
+            def pack(positions: Sequence[int]) -> Packed:
+                picked = [places[position] for position in positions]
+                records = [self._shards[number].pick(item) for number, item in picked]
+                return _joined(records, self._spec.ragged)
 
-        self._store = append(
-            self._root, self._spec, list(self._places), pack, self._shard_bytes, self._pin_memory
-        )
-        self._shards, self._places, self.nbytes_in_memory = [], {}, 0
+            self._store = append(
+                self._root, self._spec, names, pack, self._shard_bytes, self._pin_memory
+            )
+            self._shards, self._places, self.nbytes_in_memory = [], {}, 0
 
     def _rows(self, hashes: Sequence[str | None]) -> Rows:
         """(B,) rows on the disk, -1 where there is none."""

@@ -4,6 +4,7 @@ Shape legend: B batch, N tokens.
 """
 
 from collections.abc import Sequence
+from threading import Lock
 from typing import Any
 
 from torch import Tensor
@@ -54,6 +55,7 @@ class GrowingFeatures:
         }
         self._in_place = in_place(module)
         self._hashes: dict[PictureKey | str, str] = {}
+        self._hashing = Lock()  # what a loader's thread hashes, the main one writes
 
     def add(self, dataset: FeatureDataset, views: int) -> None:
         """Let a split be read: ``views`` augmented ones of each picture, or as evaluation sees."""
@@ -83,17 +85,19 @@ class GrowingFeatures:
         """
         for store in self._stores.values():
             store.flush()
-        self._pictures.remember()
+        with self._hashing:
+            self._pictures.remember()
 
     def _gather(self, items: Items[Any], keys: Sequence[Any]) -> Features:
-        new = [key for key in dict.fromkeys(keys) if key is not None and key not in self._hashes]
-        self._hashes |= dict(zip(new, items.hashes(new), strict=True))
-
         def produce(positions: Sequence[int]) -> Encoded:
             _check_precision(items)
             return items.encode([keys[position] for position in positions])
 
-        hashes = [None if key is None else self._hashes[key] for key in keys]
+        with self._hashing:
+            known = self._hashes
+            new = [key for key in dict.fromkeys(keys) if key is not None and key not in known]
+            known |= dict(zip(new, items.hashes(new), strict=True))
+            hashes = [None if key is None else known[key] for key in keys]
         return self._stores[items.kind].gather(hashes, produce, self._in_place)
 
 
