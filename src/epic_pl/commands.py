@@ -11,6 +11,7 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from epic_pl.callbacks import FeatureCache
+from epic_pl.callbacks.feature_cache import to_device
 from epic_pl.checkpoint import read_checkpoint
 from epic_pl.cli import EPICCLI, PARSER_OPTIONS, run
 from epic_pl.data import ImageTextDataModule
@@ -86,6 +87,7 @@ class _CacheCLI(EPICCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         trainer: Any = self.trainer
         cache = next(c for c in trainer.callbacks if isinstance(c, FeatureCache))
+        to_device(self.model, trainer)
         cache.fill_all(self.model, self.datamodule)
 
 

@@ -1,6 +1,7 @@
 """What makes a module faster or smaller and leaves what it learns as it is."""
 
 import lightning as L
+import torch
 
 from epic_pl.compilation import check_compiler, is_compiled
 from epic_pl.nn.dual_encoder import DualEncoder
@@ -28,6 +29,14 @@ class Performance(L.LightningModule):
         """Whether the model may be given fields of a feature cache that are not gathered."""
         return self.device.type == "cpu" and not self._compile
 
+    def check_device(self, device: torch.device) -> None:
+        """Look whether the encoders can be run on a device in the precision that is asked for.
+
+        Raises:
+            ConfigError: if they cannot.
+        """
+        check_precision(self._encoder_precision, device.type)
+
     def setup(self, stage: str) -> None:
         """Look whether the device can do what is asked, and compile at a run's start.
 
@@ -35,7 +44,7 @@ class Performance(L.LightningModule):
             ConfigError: if it cannot.
         """
         device = self.trainer.strategy.root_device
-        check_precision(self._encoder_precision, device.type)
+        self.check_device(device)
         if self._compile and not is_compiled(self.model):
             check_compiler(device)
             self.model.compile()  # in place, so that names in checkpoints stay

@@ -75,8 +75,7 @@ class FeatureCache(Callback):
                 "The feature cache reads rows by name, which it can ask of an ImageTextDataModule "
                 "with EPICModule only: set cache.level to off for loaders of your own."
             )
-        # the module is on its device only after this hook; the stores are filled there too
-        pl_module.to(trainer.strategy.root_device)
+        to_device(pl_module, trainer)
         if self.fill_when == "first_epoch":
             self.grow(pl_module, data, stage, trainer.world_size)
             return
@@ -198,3 +197,14 @@ class FeatureCache(Callback):
         return CacheOptions(
             self.level, self.dtype, self.root, self.views, self.batch_size, self.threads
         )
+
+
+def to_device(module: EPICModule, trainer: L.Trainer) -> None:
+    """Move a module to where its encoders are run: a trainer does so only after its setup hooks.
+
+    Raises:
+        ConfigError: if the encoders cannot be run there in the precision that is asked for.
+    """
+    device = trainer.strategy.root_device
+    module.check_device(device)
+    module.to(device)
