@@ -2,21 +2,40 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 
 import tiny_runs
+from epic_pl.checkpoint import read_checkpoint
 from epic_pl.comparison.command import compare_command
 from epic_pl.errors import ConfigError
 
 
-def _compare(root, *options):
+def _command(root, *options):
+    """The command and where it runs, as subprocess takes them."""
     command = [sys.executable, "-m", "epic_pl", "compare", "--config", "data/tiny.yaml", *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    return {"args": command, "cwd": root, "env": environment}
+
+
+def _compare(root, *options):
+    return subprocess.run(**_command(root, *options), capture_output=True, text=True)
+
+
+def _kill(number, is_ready, **command):
+    """Send a signal as soon as the run is ready for it; the exit code."""
+    with subprocess.Popen(**command, stderr=subprocess.DEVNULL) as process:
+        while not is_ready():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(number)
+    return process.returncode
 
 
 @pytest.mark.slow
@@ -54,6 +73,35 @@ def test_two_methods_and_two_seeds_are_compared_and_not_trained_again(
     after = {p: p.stat().st_mtime_ns for p in (output / "runs").rglob("*") if p.is_file()}
     assert after == files
     assert json.loads((output / "comparison.json").read_text()) == rows
+
+
+@pytest.mark.slow
+def test_the_same_command_goes_on_after_a_kill(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
+    tiny_runs.table(tmp_path / "data")
+    tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir)
+    options = ["--methods", "epic", "--seeds", "1", "--output", "out"]
+    options += ["--trainer.max_epochs", "30", "--early_stopping.patience", "30"]
+    command = _command(tmp_path, *options)
+    folder = tmp_path / "out" / "runs" / "epic-0"
+    last, log = folder / "checkpoints" / "last.ckpt", folder / "log.txt"
+
+    def resumed():
+        return log.read_text().count("Restored all states")
+
+    assert _kill(signal.SIGKILL, last.exists, **command) == -signal.SIGKILL
+    # what was started for the run still trains for a moment: the next one waits for it
+    assert _kill(signal.SIGTERM, resumed, **command) == 130
+    with FileLock(folder / ".lock", timeout=0):
+        assert not (folder / "result.json").exists()
+    finished = _compare(tmp_path, *options)
+    assert finished.returncode == 0, finished.stderr
+    assert resumed() == 2
+    (diary,) = (
+        state
+        for name, state in read_checkpoint(str(last))["callbacks"].items()
+        if "RunDiary" in name
+    )
+    assert [step for step, _ in diary["history"]] == list(range(3, 91, 3))
 
 
 @pytest.mark.slow

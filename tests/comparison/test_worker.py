@@ -1,13 +1,16 @@
 """One run, in this process: files, the cache's level, and going on after a kill."""
 
 import json
+import threading
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 
 import tiny_runs
 from epic_pl.checkpoint import read_checkpoint
+from epic_pl.comparison import worker
 from epic_pl.comparison.files import read_json
 from epic_pl.comparison.statistics import Predictions, sample_sums, value_of
 from epic_pl.comparison.worker import run_one
@@ -81,6 +84,19 @@ def test_a_run_killed_after_training_is_only_tested(prepare):
     run_one(folder)
     assert last.stat().st_mtime_ns == written
     assert read_json(folder / "result.json") == before
+
+
+def test_a_run_waits_for_the_process_that_was_at_it_before(prepare, monkeypatch):
+    folder = prepare("linear_probe")
+    lock = FileLock(folder / ".lock", thread_local=False)
+    with lock, monkeypatch.context() as patch:
+        patch.setattr(worker, "_WAIT_S", 0.1)
+        with pytest.raises(ConfigError, match="Another process is training"):
+            run_one(folder)
+    lock.acquire()
+    threading.Timer(1.0, lock.release).start()
+    run_one(folder)
+    assert read_json(folder / "result.json")["key"] == "k"
 
 
 def test_a_folder_that_nobody_prepared_is_refused(tmp_path):

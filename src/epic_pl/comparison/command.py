@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from epic_pl.arguments import compare_parser
+from epic_pl.comparison.interruption import terminated_as_interrupted
 from epic_pl.comparison.plan import Entry, choose, plan, read_variants
 from epic_pl.comparison.progress import LiveProgress
 from epic_pl.comparison.report import show, write_report
@@ -47,7 +48,7 @@ def compare_command(args: Sequence[str]) -> int:
     budget_s = None if options.budget is None else 60 * options.budget
     console = Console(file=sys.stderr)
     try:
-        with LiveProgress(len(runs), console) as watch:
+        with terminated_as_interrupted(), LiveProgress(len(runs), console) as watch:
             outcomes = Runner(devices(jobs), budget_s, watch).execute(runs)
     except KeyboardInterrupt:
         console.print("Interrupted: the same command goes on where this one stopped.")

@@ -45,8 +45,9 @@ class Watch(Protocol):
 
 
 def worker_command(run: Run) -> list[str]:
-    """What is started for a run."""
-    return [sys.executable, "-m", "epic_pl.comparison.worker", str(run.folder)]
+    """What is started for a run; it ends when this process does."""
+    module = "epic_pl.comparison.worker"
+    return [sys.executable, "-m", module, str(run.folder), str(os.getpid())]
 
 
 def devices(jobs: int) -> list[str | None]:

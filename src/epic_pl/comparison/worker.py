@@ -1,7 +1,8 @@
 """One run of a comparison, in a process of its own: fit, test of the best checkpoint, files.
 
-``python -m epic_pl.comparison.worker FOLDER`` reads ``run.json`` there and writes ``result.json``
-and ``predictions.parquet``; what it prints goes to the comparison's log of this run.
+``python -m epic_pl.comparison.worker FOLDER [PARENT]`` reads ``run.json`` there and writes
+``result.json`` and ``predictions.parquet``; what it prints goes to the log of this run. It ends
+when the process PARENT is gone.
 """
 
 import platform
@@ -19,9 +20,13 @@ from epic_pl.cli import EPICCLI, run
 from epic_pl.commands import errors_as_text
 from epic_pl.comparison.diary import RunDiary, TestOutputs
 from epic_pl.comparison.files import read_json, write_json
+from epic_pl.comparison.interruption import end_with
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError
 from epic_pl.parameters import trainable_share
+
+# how long the process of a comparison that was killed, and its loader workers, may take to end
+_WAIT_S = 30
 
 
 class RunCLI(EPICCLI):
@@ -100,14 +105,14 @@ def run_one(folder: Path) -> None:
     """Run what ``run.json`` of ``folder`` says, or what is left of it.
 
     Raises:
-        ConfigError: if there is none, or another process is at it.
+        ConfigError: if there is none, or another process stays at it.
         EpicError: what ``fit`` and ``test`` raise.
     """
     spec = read_json(folder / "run.json")
     if spec is None:
         raise ConfigError(f"{folder} has no run.json: epic-pl compare writes it.")
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / ".lock", timeout=_WAIT_S):
             cli: Any = run(["fit", *spec["options"], *_places(folder)], RunCLI)
             cli.outputs.write(folder / "predictions.parquet", cli.model.class_names)
             names = {key: spec[key] for key in ("name", "method", "seed", "key")}
@@ -156,5 +161,7 @@ def _device_name(device: torch.device) -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        end_with(int(sys.argv[2]))
     with errors_as_text():
         run_one(Path(sys.argv[1]))
