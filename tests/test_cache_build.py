@@ -1,5 +1,9 @@
 """``epic-pl cache build`` through the real command line, and the runs that read what it stored."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
@@ -10,6 +14,30 @@ from epic_pl.cli import main
 from epic_pl.errors import ConfigError
 
 OPTIONS = ["--model.prompt_attention", "read_only", "--cache.level", "layers"]
+DDP = ["--config", "ddp.yaml", "--trainer.devices", "2"]
+# the command, with small shards, and slow enough for a second rank to get its share
+SCRIPT = """
+import os, time
+import torch
+from epic_pl.callbacks import feature_filler
+from epic_pl.callbacks.feature_items import Items
+from epic_pl.main import main
+
+encode = Items.encode
+
+
+def slowly(items, keys):
+    time.sleep(0.1)
+    with open(f"encoded-{os.environ.get('LOCAL_RANK', 'alone')}", "a") as file:
+        file.write("x" * len(keys))
+    return encode(items, keys)
+
+
+feature_filler.SHARD_BYTES = 20_000
+Items.encode = slowly
+torch.set_num_threads(1)
+main()
+"""
 
 
 @pytest.fixture
@@ -61,3 +89,65 @@ def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_stored(
     assert ended.value.code == 1
     assert "fp16 on cpu" in capsys.readouterr().err
     assert not (project / "features").exists()
+
+
+# ------------------------------------------------------------------ several processes
+
+
+def run(project, name, *command, fails=False):
+    """Run SCRIPT with the stores in a folder of that name; what all processes printed."""
+    (project / name).mkdir()
+    (project / "script.py").write_text(SCRIPT)
+    folder = ["--cache.folder", str(project / name / "features")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    for variable in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        environment.pop(variable, None)  # of a launcher that this test may itself run under
+    done = subprocess.run(
+        [sys.executable, *command, *folder],
+        cwd=project / name,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert (done.returncode != 0) == fails, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
+def stored(project, name):
+    """Content of all files of the stores; not the locks, which lie beside."""
+    root = project / name / "features"
+    return {path.relative_to(root): path.read_bytes() for path in root.glob("[it]*-*/*")}
+
+
+def encoded(project, name):
+    """Items that each process has encoded."""
+    return {path.name: len(path.read_text()) for path in (project / name).glob("encoded-*")}
+
+
+@pytest.mark.slow
+def test_two_ranks_share_the_work_and_store_what_one_does(project):
+    script = str(project / "script.py")
+    command = [script, "cache", "build", *options(project), "--cache.batch_size", "2"]
+    alone = run(project, "one", *command)
+    assert "Caching image features" in alone
+    assert len(stored(project, "one")) > 10
+    (whole,) = encoded(project, "one").values()
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, launcher in (("by_itself", []), ("by_torchrun", torchrun)):
+        both = run(project, name, *launcher, *command, *DDP)
+        assert stored(project, name) == stored(project, "one")
+        shares = encoded(project, name)
+        assert sorted(shares) == ["encoded-0", "encoded-1"]
+        assert max(shares.values()) < whole
+        assert both.count("Caching") == alone.count("Caching")  # told by one rank
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_ends_all(project):
+    broken = project / "data" / "pictures" / "val1.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    command = [str(project / "script.py"), "cache", "build", *options(project), *DDP]
+    printed = run(project, "two", *command, fails=True)
+    assert "val1.png" in printed
+    assert "Traceback" not in printed

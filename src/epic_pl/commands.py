@@ -5,13 +5,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from epic_pl.callbacks import FeatureCache
-from epic_pl.callbacks.feature_cache import to_device
+from epic_pl.callbacks.feature_building import build_stores
 from epic_pl.checkpoint import read_checkpoint
 from epic_pl.cli import EPICCLI, PARSER_OPTIONS, run
 from epic_pl.data import ImageTextDataModule
@@ -85,10 +83,7 @@ class _CacheCLI(EPICCLI):
     """Parses and builds all that ``fit`` takes, then only fills the feature stores."""
 
     def _run_subcommand(self, subcommand: str) -> None:
-        trainer: Any = self.trainer
-        cache = next(c for c in trainer.callbacks if isinstance(c, FeatureCache))
-        to_device(self.model, trainer)
-        cache.fill_all(self.model, self.datamodule)
+        build_stores(self.trainer, self.model, self.datamodule)
 
 
 def fill_cache(args: list[str]) -> None:

@@ -199,7 +199,9 @@ def test_a_precision_that_only_training_has_is_refused(workshop):
 
 
 def test_filling_everything_ahead_is_still_possible(workshop, encoded):
-    workshop.cache().fill_all(workshop.module(), workshop.data())
+    data = workshop.data()
+    data.prepare_data()
+    workshop.cache().fill_all(workshop.module(), data)
     encoded.clear()
     workshop.fit(workshop.cache())
     assert not encoded

@@ -117,8 +117,8 @@ class FeatureCache(Callback):
         if self._growing is not None:
             self._growing.flush()
 
-    def fill_all(self, module: EPICModule, data: ImageTextDataModule) -> None:
-        """Store what every stage of ``data`` needs, ahead of any run.
+    def require_on(self) -> None:
+        """Look whether there is anything to store.
 
         Raises:
             ConfigError: if the cache is off.
@@ -128,10 +128,25 @@ class FeatureCache(Callback):
                 "There is nothing to store while cache.level is off: set it to boundary or layers, "
                 "in the config or by --cache.level."
             )
-        data.prepare_data()
+
+    def fill_all(
+        self,
+        module: EPICModule,
+        data: ImageTextDataModule,
+        rank: int = 0,
+        world_size: int = 1,
+        barrier: Callable[[], None] | None = None,
+    ) -> None:
+        """Store what every stage of ``data``, already prepared, needs, ahead of any run.
+
+        Raises:
+            ConfigError: as for :meth:`fill`, or the cache is off.
+            CacheError: if the stores cannot be written.
+        """
+        self.require_on()
         for stage in _SPLITS:
             data.setup(stage)
-            self.fill(module, data, stage)
+            self.fill(module, data, stage, rank, world_size, barrier)
 
     def fill(
         self,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from epic_pl.cache import FeatureStore, build
+from epic_pl.cache import SHARD_BYTES, FeatureStore, build
 from epic_pl.callbacks.feature_items import CacheOptions, Encoded, Items, in_place
 from epic_pl.callbacks.feature_modalities import Pictures, Texts
 from epic_pl.callbacks.stored_features import StoredFeatures
@@ -38,6 +38,7 @@ class Filler:
         self.texts = Texts(options, module, data)
         self._build_options: dict[str, Any] = {
             "batch_size": options.batch_size,
+            "shard_bytes": SHARD_BYTES,
             "rank": rank,
             "world_size": world_size,
             "barrier": barrier,

@@ -1,0 +1,61 @@
+"""Fills the stores of every split ahead of any run, in the processes that a trainer asks for."""
+
+import signal
+from typing import Any
+
+import lightning as L
+
+from epic_pl.callbacks.feature_cache import FeatureCache, to_device
+from epic_pl.data import ImageTextDataModule
+from epic_pl.module import EPICModule
+
+
+def build_stores(trainer: L.Trainer, module: EPICModule, data: ImageTextDataModule) -> None:
+    """Store what every stage of ``data`` needs; processes are started and placed as for ``fit``.
+
+    Args:
+        trainer: has the :class:`~epic_pl.callbacks.feature_cache.FeatureCache` among its callbacks.
+            Its devices, nodes and strategy, or a launcher that it was started by, say how many
+            processes share the work.
+        module: whose encoders are run.
+        data: not set up yet.
+
+    Raises:
+        ConfigError: if the cache is off or does not go with other options.
+        DataError: if a split cannot be read.
+        CacheError: if the stores cannot be written.
+    """
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    cache = next(each for each in callbacks if isinstance(each, FeatureCache))
+    cache.require_on()
+    launcher = trainer.strategy.launcher
+    if launcher is None:
+        _fill(trainer, cache, module, data)
+        return
+    try:
+        launcher.launch(_fill, trainer, cache, module, data)
+    except BaseException:
+        # processes that this one has started would wait for it
+        kill = getattr(launcher, "kill", None)
+        if kill is not None:
+            kill(signal.SIGTERM)
+        raise
+
+
+def _fill(
+    trainer: L.Trainer, cache: FeatureCache, module: EPICModule, data: ImageTextDataModule
+) -> None:
+    """One process's part."""
+    strategy = trainer.strategy
+    strategy.setup_environment()
+    to_device(module, trainer)
+    if trainer.local_rank == 0:
+        data.prepare_data()
+    strategy.barrier("data is prepared")
+    cache.fill_all(
+        module,
+        data,
+        rank=trainer.global_rank,
+        world_size=trainer.world_size,
+        barrier=lambda: strategy.barrier("feature cache"),
+    )
