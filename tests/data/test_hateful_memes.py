@@ -46,6 +46,14 @@ def test_unlabelled_rows_can_be_predicted_but_not_tested(tmp_path):
         _data(tmp_path, test="test").setup("test")
 
 
+def test_predict_has_rows_of_its_own_only_if_its_file_is_no_other_splits(tmp_path):
+    fabricate.hateful_memes(tmp_path, names={"train": 4, "dev": 2, "test_seen": 3, "test": 3})
+    assert _data(tmp_path).own_splits == ["train", "val", "test"]
+    # the first phase's dev.jsonl is what dev_seen stands for
+    assert _data(tmp_path, predict="dev").own_splits == ["train", "val", "test"]
+    assert _data(tmp_path, predict="test").own_splits == ["train", "val", "test", "predict"]
+
+
 def test_the_first_phase_has_one_dev_file(tmp_path):
     fabricate.hateful_memes(tmp_path, names={"train": 4, "dev": 2, "test": 3})
     data = _data(tmp_path, predict="test")

@@ -179,6 +179,29 @@ def test_same_bytes_under_two_names_are_one_picture(folder, check):
     assert any("by content, are in more than one split (2 rows)" in t for t in _lines(findings))
 
 
+def test_files_of_one_content_within_a_split_are_counted_once_each(folder, check):
+    for name in ("x.png", "y.png"):
+        (folder / name).write_bytes((folder / "1.png").read_bytes())
+    _, findings = check(image={3: "x.png", 5: "y.png", 7: "1.png"})
+    (problem,) = [p for p in findings.problems if "one content under several names" in p.text]
+    assert problem.level == "note"
+    assert problem.text.startswith("3 files of 1 pictures")
+    assert problem.examples == ["train 1.png = train x.png = train y.png"]
+
+
+def test_a_file_that_several_rows_name_is_no_copy(check):
+    _, findings = check(image={3: "1.png"})
+    assert not any("one content under several names" in text for text in _lines(findings))
+
+
+def test_rows_to_predict_may_be_those_of_the_test_split(check):
+    same = {"image": {11: "10.png"}, "text": {11: "text 10"}, "label": {11: None}}
+    _, findings = check({"val_size": 0}, split={11: "predict"}, **same)
+    assert not any("in more than one split" in text for text in _lines(findings))
+    _, findings = check({"val_size": 0}, split={11: "predict"}, **same | {"image": {11: "1.png"}})
+    assert any("in more than one split" in text for text in _lines(findings))
+
+
 def test_split_that_is_empty_keeps_training_from_starting(check):
     _, findings = check({"val_size": 0}, split={8: "test", 9: "test"})
     assert "The val split is empty" in _lines(findings, "error")

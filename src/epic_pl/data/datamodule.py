@@ -240,6 +240,11 @@ class ImageTextDataModule(LightningDataModule, ABC):
         named = [self.predict_split if split == "predict" else split for split in asked]
         return list(dict.fromkeys(named))
 
+    @property
+    def own_splits(self) -> list[Split]:
+        """The splits that have rows of their own; ``predict`` mostly reads those of another."""
+        return list(dict.fromkeys(["train", "val", "test", self.predict_split]))
+
     def dataset(self, split: Split) -> Dataset[Sample]:
         """A split that :meth:`setup` has built."""
         split = self.predict_split if split == "predict" else split

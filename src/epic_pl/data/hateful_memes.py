@@ -81,6 +81,21 @@ class HatefulMemesDataModule(FolderDataModule):
         _ = self._located(self._names["train"], self._names["val"])
         return ["not_hateful", "hateful"]
 
+    @property
+    def own_splits(self) -> list[Split]:
+        """Without ``predict`` where it reads the file of another split."""
+        splits = super().own_splits
+        files = {split: self._file(self._names[split]) for split in splits}
+        others = [file for split, file in files.items() if split != "predict"]
+        return [split for split in splits if split != "predict" or files[split] not in others]
+
+    def _file(self, name: str) -> Path | str:
+        """The file of that name, or the name where there is none."""
+        try:
+            return self._located(name)[_ALIASES.get(name, f"{name}.jsonl")]
+        except DataError:
+            return name
+
     @cached_property
     def _found(self) -> dict[tuple[str, ...], Located]:
         return {}

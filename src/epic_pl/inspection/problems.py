@@ -119,9 +119,12 @@ def leak_problems(rows: pa.Table) -> Iterator[Problem]:
     """The same content twice: within a split, across splits, or under two labels."""
     split = _codes(rows["split"])
     picture, text = _codes(rows["content"]), _codes(rows["text"])
+    yield from _copies(rows, split, picture)
     both = np.unique(picture * (text.max(initial=0) + 2) + text, return_inverse=True)[1]
     known = (picture >= 0) | (text >= 0)
-    across = _in_several(picture, split, picture >= 0)
+    # rows to predict may well be those of the test split: neither is trained on
+    seen_as = _codes(pc.replace_substring_regex(rows["split"], "^predict$", "test"))
+    across = _in_several(picture, seen_as, picture >= 0)
     if across.any():
         number = len(np.unique(picture[across]))
         yield Problem(
@@ -129,7 +132,7 @@ def leak_problems(rows: pa.Table) -> Iterator[Problem]:
             f"{number:,} pictures, by content, are in more than one split ({across.sum():,} rows)",
             _grouped(rows, across, picture, "image"),
         )
-    pairs = _in_several(both, split, known)
+    pairs = _in_several(both, seen_as, known)
     if pairs.any():
         number = len(np.unique(both[pairs]))
         yield Problem(
@@ -150,6 +153,25 @@ def leak_problems(rows: pa.Table) -> Iterator[Problem]:
             "warning",
             f"{unlike.sum():,} rows have the same picture and text under different labels",
             _grouped(rows, unlike, both, "label"),
+        )
+
+
+def _copies(
+    rows: pa.Table, split: npt.NDArray[np.int64], picture: npt.NDArray[np.int64]
+) -> Iterator[Problem]:
+    """Files of a split that hold the very picture of another one of it."""
+    splits = split.max(initial=0) + 1
+    here, file = picture * splits + split, _codes(rows["image"]) * splits + split
+    once = np.zeros(len(here), dtype=bool)
+    once[np.unique(file, return_index=True)[1]] = True  # one row a file, of all that name it
+    copied = once & (picture >= 0)
+    copied[copied] = _counts(here[copied]) > 1
+    if copied.any():
+        yield Problem(
+            "note",
+            f"{copied.sum():,} files of {len(np.unique(here[copied])):,} pictures: one content "
+            "under several names in a split",
+            _grouped(rows, copied, here, "image"),
         )
 
 
