@@ -2,6 +2,7 @@
 
 import csv
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ GENRES = "Drama Comedy Romance Thriller Crime Action Adventure Horror Documentar
 ENTAILMENT = ("entailment", "neutral", "contradiction")
 
 
-def picture(path: Path, seed: int = 0, size: tuple[int, int] = (40, 36)) -> None:
+def picture(path: Path, seed: int | None = None, size: tuple[int, int] = (40, 36)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    seed = zlib.crc32(path.name.encode()) if seed is None else seed  # each picture is its own
     colour = tuple(int(c) for c in np.random.default_rng(seed).integers(0, 255, 3))
     Image.new("RGB", size, colour).save(path)
 
@@ -38,15 +40,27 @@ def _dishes(train: int, test: int) -> dict[str, list[tuple[str, str]]]:
     }
 
 
-def food101(root: Path, source: str, *, images: str = "images", train: int = 6, test: int = 2):
-    """UPMC-Food101 with the text of ``source``: 3 classes of 6 + 2 pictures."""
+def food101(
+    root: Path,
+    source: str,
+    *,
+    images: str = "images",
+    train: int = 6,
+    test: int = 2,
+    words: int = 5000,
+) -> None:
+    """UPMC-Food101 with the text of ``source``: 3 classes of 6 + 2 pictures.
+
+    With 4 + 1 of them no title is empty; pages have so many ``words``.
+    """
     rows = _dishes(train, test)
     for split, part in rows.items():
-        for number, (name, dish) in enumerate(part):
-            picture(root / images / split / dish / name, number)
-    {"titles": _titles, "split_json": _split_json, "page_text": _pages, "jsonl": _food_jsonl}[
-        source
-    ](root, rows)
+        for name, dish in part:
+            picture(root / images / split / dish / name)
+    if source == "page_text":
+        _pages(root, rows, words)
+    else:
+        {"titles": _titles, "split_json": _split_json, "jsonl": _food_jsonl}[source](root, rows)
 
 
 def _title(name: str) -> str:
@@ -78,13 +92,13 @@ def _split_json(root: Path, rows) -> None:
     write_json(root / "class_idx.json", {dish: n for n, dish in enumerate(reversed(DISHES))})
 
 
-def _pages(root: Path, rows) -> None:
+def _pages(root: Path, rows, words: int) -> None:
     for name, dish in (row for part in rows.values() for row in part):
         if name == "apple_pie_1.jpg":
             continue
         page = root / "texts_txt" / dish / name.replace(".jpg", ".txt")
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_bytes(f"  {name}\n\n\tmenu \xe9 ".encode("latin-1") + b"word " * 5000)
+        page.write_bytes(f"  {name}\n\n\tmenu \xe9 ".encode("latin-1") + b"word " * words)
 
 
 def _food_jsonl(root: Path, rows) -> None:
@@ -118,8 +132,8 @@ def snli_ve(
     """
     for split, first in (("train", 0), ("dev", pictures), ("test", 2 * pictures)):
         ids = [str(1000 + first + n) for n in range(pictures)]
-        for number, name in enumerate(ids):
-            picture(root / folder / f"{name}.jpg", number)
+        for name in ids:
+            picture(root / folder / f"{name}.jpg")
         rows = [
             {
                 "gold_label": label,
@@ -157,49 +171,69 @@ FILMS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def _films() -> dict[str, list[tuple[str, dict[str, Any]]]]:
+# every genre twice in every split
+SOUND_FILMS: dict[str, list[dict[str, Any]]] = {
+    split: [
+        {"genres": [GENRES[n], GENRES[n - 1]], "plot": [f"{split} plot {n}"]}
+        for n in range(len(GENRES))
+    ]
+    for split in FILMS
+}
+Films = Mapping[str, Sequence[dict[str, Any]]]
+
+
+def _numbered(films: Films) -> dict[str, list[tuple[str, dict[str, Any]]]]:
     numbers = iter(range(5, 1000))
     return {
-        split: [(f"{next(numbers):07d}", film) for film in films] for split, films in FILMS.items()
+        split: [(f"{next(numbers):07d}", film) for film in part] for split, part in films.items()
     }
 
 
-def mm_imdb(root: Path, *, images: str = "dataset", labels: str = "dataset", val: str = "dev"):
+def mm_imdb(
+    root: Path,
+    films: Films = FILMS,
+    *,
+    images: str = "dataset",
+    labels: str = "dataset",
+    val: str = "dev",
+) -> None:
     """MM-IMDB: 5 / 2 / 3 films, of which 4 / 2 / 2 have a genre left."""
     split = {}
-    for name, films in _films().items():
-        split[val if name == "dev" else name] = [film for film, _ in films]
-        for film, about in films:
-            picture(root / images / f"{film}.jpeg", int(film))
+    for name, part in _numbered(films).items():
+        split[val if name == "dev" else name] = [film for film, _ in part]
+        for film, about in part:
+            picture(root / images / f"{film}.jpeg")
             write_json(root / labels / f"{film}.json", about | {"title": "a title", "year": 1994})
     write_json(root / "split.json", split)
 
 
-def mm_imdb_hdf5(root: Path, *, vocabulary: bool = True, centred: bool = True) -> None:
+def mm_imdb_hdf5(
+    root: Path, films: Films = FILMS, *, vocabulary: bool = True, centred: bool = True
+) -> None:
     """The HDF5 file: posters blue first, less VGG's mean; plots as numbers; its own genre order."""
     import h5py
 
-    films = [(split, film, about) for split, part in _films().items() for film, about in part]
-    words = ["_UNK_", *sorted({w for _, _, a in films for p in a["plot"] for w in p.split()})]
+    rows = [(s, film, about) for s, part in _numbered(films).items() for film, about in part]
+    words = ["_UNK_", *sorted({w for _, _, a in rows for p in a["plot"] for w in p.split()})]
     order = GENRES[::-1]
     root.mkdir(parents=True, exist_ok=True)
     with h5py.File(root / "multimodal_imdb.hdf5", "w") as file:
-        file["imdb_ids"] = np.array([film for _, film, _ in films], dtype="S7")
+        file["imdb_ids"] = np.array([film for _, film, _ in rows], dtype="S7")
         file["genres"] = np.array(
-            [[genre in about["genres"] for genre in order] for *_, about in films], dtype="int32"
+            [[genre in about["genres"] for genre in order] for *_, about in rows], dtype="int32"
         )
         file["genres"].attrs["target_names"] = json.dumps(order)
         rgb = np.array([200, 100, 50])[:, None, None] * np.ones((3, 32, 20))
         mean = np.array([103.939, 116.779, 123.68])[:, None, None] if centred else 0.0
-        bgr = np.stack([rgb[::-1] - mean] * len(films))
+        bgr = np.stack([rgb[::-1] + row - mean for row in range(len(rows))])
         file.create_dataset("images", data=bgr.astype("int32"))
         plots = file.create_dataset(
-            "sequences", (len(films),), dtype=h5py.vlen_dtype(np.dtype("int32"))
+            "sequences", (len(rows),), dtype=h5py.vlen_dtype(np.dtype("int32"))
         )
-        for row, (*_, about) in enumerate(films):
+        for row, (*_, about) in enumerate(rows):
             plot = max(about["plot"], key=len, default="")
             plots[row] = [words.index(word) for word in plot.split()]
-        file.attrs["split"] = _split_table([split for split, *_ in films])
+        file.attrs["split"] = _split_table([split for split, *_ in rows])
     if vocabulary:
         write_json(root / "metadata.json", {"ix_to_word": dict(enumerate(words))})
 
@@ -231,7 +265,7 @@ def hateful_memes(root: Path, *, names: Mapping[str, int] | None = None) -> None
         lines = []
         for row in range(rows):
             number += 1
-            picture(root / "img" / f"{number:05d}.png", number)
+            picture(root / "img" / f"{number:05d}.png")
             line = {"id": number, "img": f"img/{number:05d}.png", "text": f"meme {number}"}
             lines.append(line if name == "test" else line | {"label": row % 2})
         write_jsonl(root / f"{name}.jsonl", lines)
