@@ -1,5 +1,6 @@
 """``epic-pl compare`` as a user types it."""
 
+import functools
 import json
 import os
 import signal
@@ -7,13 +8,16 @@ import subprocess
 import sys
 import time
 
+import fake_runs
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
 import tiny_runs
 from epic_pl.checkpoint import read_checkpoint
+from epic_pl.comparison import command
 from epic_pl.comparison.command import compare_command
+from epic_pl.comparison.runner import Runner
 from epic_pl.errors import ConfigError
 
 
@@ -81,16 +85,16 @@ def test_the_same_command_goes_on_after_a_kill(tmp_path, tiny_vit_dir, tiny_toke
     tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir)
     options = ["--methods", "epic", "--seeds", "1", "--output", "out"]
     options += ["--trainer.max_epochs", "30", "--early_stopping.patience", "30"]
-    command = _command(tmp_path, *options)
+    process = _command(tmp_path, *options)
     folder = tmp_path / "out" / "runs" / "epic-0"
     last, log = folder / "checkpoints" / "last.ckpt", folder / "log.txt"
 
     def resumed():
         return log.read_text().count("Restored all states")
 
-    assert _kill(signal.SIGKILL, last.exists, **command) == -signal.SIGKILL
+    assert _kill(signal.SIGKILL, last.exists, **process) == -signal.SIGKILL
     # what was started for the run still trains for a moment: the next one waits for it
-    assert _kill(signal.SIGTERM, resumed, **command) == 130
+    assert _kill(signal.SIGTERM, resumed, **process) == 130
     with FileLock(folder / ".lock", timeout=0):
         assert not (folder / "result.json").exists()
     finished = _compare(tmp_path, *options)
@@ -102,6 +106,54 @@ def test_the_same_command_goes_on_after_a_kill(tmp_path, tiny_vit_dir, tiny_toke
         if "RunDiary" in name
     )
     assert [step for step, _ in diary["history"]] == list(range(3, 91, 3))
+
+
+# writes its result, or interrupts the comparison once the result before it is in the tables
+FINISH_OR_INTERRUPT = """
+import os, pathlib, signal, sys, time
+folder, result, tables = pathlib.Path(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
+if folder.name == "epic-0":
+    (folder / "result.json").write_text(result)
+else:
+    while not all((tables / f"comparison.{kind}").exists() for kind in ("json", "md", "png")):
+        time.sleep(0.02)
+    (folder / "seen.json").write_bytes((tables / "comparison.json").read_bytes())
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(60)
+"""
+
+
+def test_tables_are_there_after_each_run_and_when_interrupted(tmp_path, monkeypatch, capsys):
+    runs = [fake_runs.run(tmp_path, name) for name in ("epic", "lora", "full")]
+    truth = [0, 1, 2, 0]
+    fake_runs.write_predictions(runs[0].folder, truth, [0, 1, 2, 1])
+
+    def start(run):
+        result = json.dumps(fake_runs.result(run, 0.75))
+        command = [sys.executable, "-c", FINISH_OR_INTERRUPT, str(run.folder), result]
+        return [*command, str(tmp_path)]
+
+    monkeypatch.setattr(command, "plan", lambda *_: runs)
+    monkeypatch.setattr(command, "Runner", functools.partial(Runner, command=start))
+    assert compare_command(["--methods", "epic,lora,full", "--output", str(tmp_path)]) == 130
+    assert "Interrupted" in capsys.readouterr().err
+
+    def accuracies(path):
+        rows = json.loads(path.read_text())
+        return {row["method"]: row for row in rows if row["metric"] == "accuracy"}
+
+    seen = accuracies(runs[1].folder / "seen.json")
+    assert (seen["epic"]["mean"], seen["epic"]["status"]) == (0.75, "ok")
+    assert seen["lora"]["status"] == "seed 0 not run yet"
+    last = accuracies(tmp_path / "comparison.json")
+    assert last["epic"] == seen["epic"]
+    assert last["lora"]["status"].startswith("seed 0 stopped: interrupted")
+    assert last["full"]["status"] == "seed 0 not run yet"
+    assert "Not complete" in (tmp_path / "comparison.md").read_text()
+    monkeypatch.setattr(command, "plan", lambda *_: runs[1:])
+    assert compare_command(["--methods", "lora,full", "--output", str(tmp_path)]) == 130
+    # with nothing done, what was there before stays
+    assert accuracies(tmp_path / "comparison.json") == last
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from epic_pl.comparison.interruption import terminated_as_interrupted
 from epic_pl.comparison.plan import Entry, choose, plan, read_variants
 from epic_pl.comparison.progress import LiveProgress
 from epic_pl.comparison.report import show, write_report
-from epic_pl.comparison.results import comparison_rows
+from epic_pl.comparison.results import Row, comparison_rows
 from epic_pl.comparison.runner import Outcome, Runner, devices
 from epic_pl.config_files import find_packaged, first_config
 from epic_pl.errors import ConfigError
@@ -46,19 +47,51 @@ def compare_command(args: Sequence[str]) -> int:
     runs = plan(entries, options.seeds, shared, output)
     jobs = options.jobs or max(1, torch.cuda.device_count())
     budget_s = None if options.budget is None else 60 * options.budget
-    console = Console(file=sys.stderr)
+    tables = _Tables(output, reference, jobs, shared)
+    watch = LiveProgress(len(runs), Console(file=sys.stderr))
+    runner = Runner(devices(jobs), budget_s, watch, report=tables.write_so_far)
     try:
-        with terminated_as_interrupted(), LiveProgress(len(runs), console) as watch:
-            outcomes = Runner(devices(jobs), budget_s, watch).execute(runs)
+        with terminated_as_interrupted(), watch:
+            outcomes = runner.execute(runs)
     except KeyboardInterrupt:
-        console.print("Interrupted: the same command goes on where this one stopped.")
+        tables.write_so_far(runner.outcomes(runs))
+        print("Interrupted: the same command goes on where this one stopped.", file=sys.stderr)
         return _INTERRUPTED
-    rows = comparison_rows(outcomes, reference)
-    write_report(rows, output, reference, _notes(outcomes, jobs, shared))
+    rows = tables.write(outcomes)
     console = Console()
     show(rows, console)
     console.print(f"Tables and plot: {output}/comparison.md, .csv, .json, .png", soft_wrap=True)
     return int(all(outcome.state == "failed" for outcome in outcomes))
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """Writes what runs have come to."""
+
+    output: Path
+    reference: str
+    jobs: int
+    shared: Sequence[str]
+
+    def write(self, outcomes: Sequence[Outcome]) -> list[Row]:
+        """All of it."""
+        rows = comparison_rows(outcomes, self.reference)
+        write_report(rows, self.output, self.reference, self._notes(outcomes))
+        return rows
+
+    def write_so_far(self, outcomes: Sequence[Outcome]) -> None:
+        """Without what takes long; tables of before stay as long as no run is done."""
+        if any(outcome.result is not None for outcome in outcomes):
+            rows = comparison_rows(outcomes, self.reference, tested=False)
+            notes = f"Not complete, and no difference is tested yet. {self._notes(outcomes)}"
+            write_report(rows, self.output, self.reference, notes)
+
+    def _notes(self, outcomes: Sequence[Outcome]) -> str:
+        results = [outcome.result for outcome in outcomes if outcome.result is not None]
+        places = sorted({f"{result['device']}, torch {result['torch']}" for result in results})
+        run_on = f"Run on {'; '.join(places) or 'nothing'}"
+        at_a_time = "one run at a time" if self.jobs == 1 else f"up to {self.jobs} runs at a time"
+        return f"Options: `{' '.join(self.shared)}`. {run_on}; {at_a_time}."
 
 
 def _reference(name: str | None, entries: Sequence[Entry]) -> str:
@@ -75,10 +108,3 @@ def _reference(name: str | None, entries: Sequence[Entry]) -> str:
 def _default_output(shared: Sequence[str]) -> Path:
     """``runs/compare/<config>``: two tasks do not share a folder."""
     return Path("runs/compare") / first_config(shared)
-
-
-def _notes(outcomes: Sequence[Outcome], jobs: int, shared: Sequence[str]) -> str:
-    results = [outcome.result for outcome in outcomes if outcome.result is not None]
-    places = sorted({f"{result['device']}, torch {result['torch']}" for result in results})
-    at_a_time = "one run at a time" if jobs == 1 else f"up to {jobs} runs at a time"
-    return f"Options: `{' '.join(shared)}`. Run on {'; '.join(places) or 'nothing'}; {at_a_time}."

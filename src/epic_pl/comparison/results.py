@@ -29,7 +29,7 @@ COSTS = (
 )
 
 
-def comparison_rows(outcomes: Sequence[Outcome], reference: str) -> list[Row]:
+def comparison_rows(outcomes: Sequence[Outcome], reference: str, tested: bool = True) -> list[Row]:
     """A row for each method and metric, the task's main metric first.
 
     A row has ``method, metric, mean, std, trainable, samples_per_s, peak_memory_mb`` and the other
@@ -40,6 +40,7 @@ def comparison_rows(outcomes: Sequence[Outcome], reference: str) -> list[Row]:
     Args:
         outcomes: of all runs.
         reference: the name that the others are compared with.
+        tested: False leaves the bootstrap out, which can take a minute on a large test split.
     """
     by_name: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
@@ -57,7 +58,7 @@ def comparison_rows(outcomes: Sequence[Outcome], reference: str) -> list[Row]:
         rows += _majority_rows(metrics, predictions[MAJORITY][0])
     for name, each in by_name.items():
         rows += _method_rows(name, each, metrics)
-    for row in rows:
+    for row in rows if tested else ():
         if row["method"] != reference and predictions[row["method"]] and predictions.get(reference):
             row |= _compared(row["metric"], predictions[row["method"]], predictions[reference])
     return rows

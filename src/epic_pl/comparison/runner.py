@@ -73,6 +73,7 @@ class Runner:
         budget_s: seconds for everything; None has no end.
         watch: is told what goes on.
         command: what is started for a run.
+        report: is given what there is so far whenever a run has ended and others have not.
     """
 
     def __init__(
@@ -81,11 +82,13 @@ class Runner:
         budget_s: float | None,
         watch: Watch,
         command: Callable[[Run], list[str]] = worker_command,
+        report: Callable[[list[Outcome]], None] | None = None,
     ) -> None:
         self._free = list(slots)
         self._deadline = None if budget_s is None else time.monotonic() + budget_s
         self._watch = watch
         self._command = command
+        self._report = report
         self._active: list[tuple[Run, subprocess.Popen[bytes], str | None, IO[bytes]]] = []
         self._outcomes: dict[Run, Outcome] = {}
 
@@ -101,14 +104,19 @@ class Runner:
             while (pending or self._active) and not self._spent():
                 while pending and self._free:
                     self._start(pending.pop(0))
-                self._collect()
+                if self._collect() and self._report and (pending or self._active):
+                    self._report(self.outcomes(runs))
                 self._watch.tick()
                 time.sleep(_POLL_S)
         finally:
             self._stop_all()
         for run in pending:
             self._end(Outcome(run, "not run", "not run: budget spent"))
-        return [self._outcomes[run] for run in runs]
+        return self.outcomes(runs)
+
+    def outcomes(self, runs: Sequence[Run]) -> list[Outcome]:
+        """How each of ``runs`` ended; those that have not are there as not run yet."""
+        return [self._outcomes.get(run, Outcome(run, "not run", "not run yet")) for run in runs]
 
     def _spent(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline
@@ -130,7 +138,9 @@ class Runner:
         self._active.append((run, process, slot, log))
         self._watch.started(run)
 
-    def _collect(self) -> None:
+    def _collect(self) -> bool:
+        """Take in what has ended, and say whether any has."""
+        before = len(self._active)
         for entry in list(self._active):
             run, process, slot, log = entry
             if process.poll() is None:
@@ -143,6 +153,7 @@ class Runner:
                 self._end(Outcome(run, "done", result=result))
             else:
                 self._end(Outcome(run, "failed", failure(process.returncode, run.folder / LOG)))
+        return len(self._active) < before
 
     def _stop_all(self) -> None:
         """What still runs when the budget is spent, or we are interrupted, ends."""
