@@ -51,14 +51,14 @@ def test_a_file_where_a_folder_should_be_does_not_count(tmp_path):
 def test_a_picture_folder_is_found_nested_once_or_twice(tmp_path, where):
     (tmp_path / "a").mkdir(exist_ok=True)  # empty, or the outer one
     fabricate.picture(tmp_path / where / "1.jpg")
-    assert picture_folder("X", tmp_path, ("a", "b"), "") == tmp_path / where
+    assert picture_folder("X", [tmp_path], ("a", "b"), "") == tmp_path / where
 
 
 def test_no_picture_folder_names_every_place(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "readme.txt").touch()
     with pytest.raises(DataError) as caught:
-        picture_folder("X", tmp_path, ("a", "b"), "Fetch them.")
+        picture_folder("X", [tmp_path], ("a", "b"), "Fetch them.")
     for place in ("a", "b", "a/b", "b/a"):
         assert str(tmp_path / place) in str(caught.value)
     assert "Fetch them." in str(caught.value)

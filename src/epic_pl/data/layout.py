@@ -98,13 +98,13 @@ def _state(place: Path, layout: Layout) -> str:
 
 
 def picture_folder(
-    dataset: str, data_dir: str | Path, names: Sequence[str], how_to_get: str
+    dataset: str, places: Sequence[Path], names: Sequence[str], how_to_get: str
 ) -> Path:
     """The folder that holds pictures itself, whether archives nested it once or twice.
 
     Args:
         dataset: its name, for the message.
-        data_dir: where to start from.
+        places: where to start from, in turn.
         names: folder names in circulation, tried as ``a`` and ``a/b`` for all a and b of them.
         how_to_get: as for :func:`locate`.
 
@@ -112,8 +112,8 @@ def picture_folder(
         DataError: no such folder holds a picture.
     """
     tried = []
-    for outer in names:
-        for folder in (Path(data_dir) / outer, *(Path(data_dir) / outer / b for b in names)):
+    for outer in (place / name for place in dict.fromkeys(places) for name in names):
+        for folder in (outer, *(outer / inner for inner in names)):
             tried.append(str(folder))
             if folder.is_dir() and _holds_picture(folder):
                 return folder

@@ -45,7 +45,7 @@ class SNLIVEDataModule(FolderDataModule):
 
     Args:
         data_dir: folder of the three files.
-        image_dir: folder of the pictures; None looks in ``data_dir``.
+        image_dir: folder of the pictures; None looks beside the three files and in ``data_dir``.
         premise: put ``sentence1`` before the hypothesis. That is the caption which the labels were
             made from, so text alone can then tell the answer; results with it are of another task.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
@@ -95,8 +95,11 @@ class SNLIVEDataModule(FolderDataModule):
     @cached_property
     def _image_root(self) -> Path:
         if self.image_dir is not None:
-            return picture_folder("SNLI-VE", self.image_dir, (".", *_IMAGE_FOLDERS), _HOW_TO_GET)
-        return picture_folder("SNLI-VE", self.data_dir, _IMAGE_FOLDERS, _HOW_TO_GET)
+            place = (Path(self.image_dir),)
+            return picture_folder("SNLI-VE", place, (".", *_IMAGE_FOLDERS), _HOW_TO_GET)
+        # pictures lie beside the annotations, or above the folder that an archive made for these
+        places = (self._files[_FILES["train"]].parent, Path(self.data_dir))
+        return picture_folder("SNLI-VE", places, _IMAGE_FOLDERS, _HOW_TO_GET)
 
     def read_split(self, split: Split) -> SplitRows:
         """The rows of a split.
