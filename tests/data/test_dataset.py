@@ -118,3 +118,12 @@ def test_inner_dots_are_fine(tmp_path):
     table = sample_table(["a"], ["x/../y.png"], [None], [0])
     data = ImageTextDataset(table, tmp_path, build_image_transform(P, train=False))
     assert data[0]["image"] is not None
+
+
+def test_a_path_that_leads_to_no_file_names_the_sample(tmp_path):
+    (tmp_path / "circle.png").symlink_to("circle.png")
+    table = sample_table(["a", "b"], ["nul\0.png", "circle.png"], ["", ""], [0, 0])
+    data = ImageTextDataset(table, tmp_path, build_image_transform(P, train=False))
+    for row, name in enumerate("ab"):
+        with pytest.raises(DataError, match=f"Sample '{name}': Picture"):
+            data[row]

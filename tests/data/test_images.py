@@ -183,3 +183,8 @@ def test_no_global_state_is_touched(tmp_path):
     read_image(tmp_path / "a.jpg")
     assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
     assert before[0] > images.MAX_PIXELS
+
+
+def test_a_path_that_no_file_can_have_is_a_sentence(tmp_path):
+    with pytest.raises(DataError, match="cannot be read: embedded null"):
+        read_image(tmp_path / "a\0.png")

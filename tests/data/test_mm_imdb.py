@@ -96,7 +96,17 @@ def test_an_unknown_genre_is_named_with_its_file(tmp_path):
         _data(tmp_path).setup("validate")
 
 
-@pytest.mark.parametrize("about", [{"plot": ["x"]}, {"genres": ["Drama"], "plot": [1]}])
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"plot": ["x"]},
+        {"genres": ["Drama"], "plot": [1]},
+        {"genres": ["Drama"], "plot": ["cut \ud83d"]},
+        {"genres": [["Drama"]], "plot": ["x"]},
+        {"genres": [3], "plot": ["x"]},
+        {"genres": "Drama", "plot": ["x"]},
+    ],
+)
 def test_a_broken_film_is_named(tmp_path, about):
     fabricate.mm_imdb(tmp_path)
     fabricate.write_json(tmp_path / "dataset" / "0000010.json", about)
@@ -121,6 +131,22 @@ def test_missing_files_posters_and_lists_are_named(tmp_path):
         _data(tmp_path).setup("validate")
 
 
+@pytest.mark.parametrize("films", [None, [None], [["0000010"]], "0000010", [True]])
+def test_a_broken_list_is_named(tmp_path, films):
+    fabricate.mm_imdb(tmp_path)
+    fabricate.write_json(tmp_path / "split.json", {"dev": films})
+    with pytest.raises(DataError, match=r"split\.json: list 'dev' must be a list of strings"):
+        _data(tmp_path).setup("validate")
+
+
+def test_film_numbers_get_their_zeros_back(tmp_path):
+    fabricate.mm_imdb(tmp_path)
+    fabricate.write_json(tmp_path / "split.json", {"dev": [10, "0000011"]})
+    data = _data(tmp_path)
+    data.setup("validate")
+    assert data.dataset("val").table["sample_id"].to_pylist() == ["0000010", "0000011"]
+
+
 def test_options_out_of_range_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="plot must be one of"):
         _data(tmp_path, plot="shortest")
@@ -137,6 +163,7 @@ def test_hdf5_gives_the_same_films_with_posters_the_right_way_round(tmp_path, ce
     # the file's own genre order is turned into the usual one
     assert [_genres(data, row) for row in train[:2]] == [["Drama", "Romance"], ["Comedy"]]
     assert [row["text"] for row in test] == ["fast cars", "dust"]
+    assert [row["text"] for row in train[:3]] == ["a much longer plot", "a comedy", None]
     assert train[0]["image"].size == (20, 32)
     assert np.abs(np.array(train[0]["image"]).reshape(-1, 3) - [200, 100, 50]).max() <= 1
     assert data.preprocessing["text"]["source"] == "hdf5"
@@ -150,6 +177,10 @@ def test_hdf5_says_what_is_missing(tmp_path, monkeypatch):
     fabricate.mm_imdb_hdf5(tmp_path, vocabulary=False)
     with pytest.raises(DataError, match=r"metadata\.json, .*is missing.*convert it once"):
         _ = _data(tmp_path).class_names
+    for broken in ({}, {"ix_to_word": ["a"]}, {"ix_to_word": {"1": 2}}):
+        fabricate.write_json(tmp_path / "metadata.json", broken)
+        with pytest.raises(DataError, match=r"metadata\.json.*ix_to_word"):
+            _data(tmp_path).setup("test")
     fabricate.write_json(tmp_path / "metadata.json", {"ix_to_word": {}})
     with pytest.raises(ConfigError, match="longest plot only"):
         _ = _data(tmp_path, plot="all").class_names

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from epic_pl.data.records import read_csv, read_json, read_jsonl, require
+from epic_pl.data.records import read_csv, read_json, read_jsonl, require, string_list
 from epic_pl.errors import DataError
 
 
@@ -27,7 +27,15 @@ def test_json_lines_take_numbers_blank_lines_and_a_byte_order_mark(tmp_path):
 
 @pytest.mark.parametrize(
     "line",
-    [b"<html>", b"[1]", b'{"id": "2"', b'{"id": "\xff"}', b'{"id": {"x": 1}}'],
+    [
+        b"<html>",
+        b"[1]",
+        b'{"id": "2"',
+        b'{"id": "cut \\ud83d"}',
+        b"[" * 100_000,
+        b'{"id": "\xff"}',
+        b'{"id": {"x": 1}}',
+    ],
 )
 def test_json_lines_name_file_and_line_of_what_is_broken(tmp_path, line):
     path = tmp_path / "x.jsonl"
@@ -50,11 +58,32 @@ def test_require_names_the_first_row_without_a_value(tmp_path):
         require(table, "id", path)
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[1]"])
+CUT = b'{"a": "cut \\ud83d"}'
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[1]", CUT, b"[" * 100_000])
 def test_json_names_the_file_that_is_broken(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(DataError, match=r"x\.json"):
         read_json(tmp_path / "x.json")
+
+
+def test_emoji_that_are_whole_are_read(tmp_path):
+    line = json.dumps({"id": "\U0001f600", "n": 1})
+    assert "\\ud83d" in line
+    (tmp_path / "x.json").write_text(line)
+    assert read_json(tmp_path / "x.json")["id"] == "\U0001f600"
+    for text in (line, line.replace("}", "}\n\n") + '{"id": 3}'):  # by Arrow, and line by line
+        (tmp_path / "x.jsonl").write_text(text)
+        assert read_jsonl(tmp_path / "x.jsonl", ("id",))["id"][0].as_py() == "\U0001f600"
+
+
+def test_a_list_of_strings_is_one_and_all_else_is_named():
+    assert string_list(["a", ""], "ids", "x.json") == ["a", ""]
+    assert string_list([], "ids", "x.json") == []
+    for value in (None, "a", "", 3, {"a": 1}, ["a", 3], [None], [["a"]]):
+        with pytest.raises(DataError, match=r"x\.json: ids must be a list of strings"):
+            string_list(value, "ids", "x.json")
 
 
 def test_csv_keeps_commas_quotes_and_line_breaks_inside_quotes(tmp_path):

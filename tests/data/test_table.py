@@ -103,3 +103,8 @@ def test_split_sizes_that_cannot_be():
         stratified_split([0] * 4, {"train": 4, "val": 1}, seed=0)
     with pytest.raises(DataError, match="'val' has a negative size"):
         stratified_split([0] * 4, {"val": -1}, seed=0)
+
+
+def test_half_of_a_character_is_named_with_its_row():
+    with pytest.raises(DataError, match=r"'text' holds half of a character .* in row 1 "):
+        sample_table(["a", "b"], [None, None], ["whole", "cut \ud83d"], [0, 0])

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from epic_pl.data.images import read_image
+from epic_pl.data.layout import picture_file
 from epic_pl.errors import DataError
 from epic_pl.types import RawSample, Reference, Sample
 
@@ -150,7 +151,10 @@ class ImageTextDataset(Dataset[Sample]):
             return self.transform(image)
 
     def _read(self, sample_id: str, path: str) -> Image:
-        full = (self.image_root / path).resolve()
+        try:
+            full = picture_file(self.image_root, path)
+        except DataError as error:
+            raise DataError(f"Sample {sample_id!r}: {error}") from error
         if not full.is_relative_to(self.image_root):
             raise DataError(
                 f"Sample {sample_id!r}: picture {path!r} leads to {full}, outside of the image "

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from epic_pl.data.layout import PICTURE_SUFFIXES, Layout, Located
-from epic_pl.data.records import read_csv, read_json, read_jsonl, require
+from epic_pl.data.records import read_csv, read_json, read_jsonl, require, string_list
 from epic_pl.errors import DataError
 
 TextSource = Literal["titles", "split_json", "page_text", "jsonl"]
@@ -72,7 +72,7 @@ def _titles(found: Located) -> Release:
 
 def _split_json(found: Located) -> Release:
     path = found["split.json"]
-    lists, texts = read_json(path), read_json(found["text.json"])
+    lists, texts = read_json(path), _texts_by_name(found["text.json"])
     classes = sorted(read_json(found["class_idx.json"]))
     names = {"train": ("train",), "val": ("val", "dev"), "test": ("test",)}
     splits = {}
@@ -84,22 +84,27 @@ def _split_json(found: Located) -> Release:
             folder = "test" if split == "test" else "train"  # val pictures are training ones
             splits[split] = [
                 Record(Path(name).stem, f"{folder}/{label}/{name}", texts.get(name), label)
-                for name in lists[key]
+                for name in string_list(lists[key], f"list {key!r}", path)
                 for label in [name.rpartition("_")[0]]
             ]
     return Release(classes, splits, dict.fromkeys(splits, path), found[_TRAIN].parent)
 
 
+def _texts_by_name(path: Path) -> dict[str, str | None]:
+    texts: dict[str, str | None] = read_json(path)
+    for name, text in texts.items():
+        if not isinstance(text, str | None):
+            raise DataError(
+                f"{path}: the text of {name!r} must be a string, but is {text!r:.60}. Correct "
+                "it, or fetch the file again."
+            )
+    return texts
+
+
 def _page_text(found: Located, limit: int) -> Release:
-    classes = sorted(entry.name for entry in os.scandir(found[_TRAIN]) if entry.is_dir())
     splits = {}
     for split, folder in (("train", found[_TRAIN]), ("test", found[_TEST])):
-        pictures = [
-            (label, name)
-            for label in sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-            for name in sorted(os.listdir(folder / label))
-            if name.lower().endswith(PICTURE_SUFFIXES)
-        ]
+        pictures = _pictures(folder)
         pages = [found["texts_txt/"] / label / f"{Path(name).stem}.txt" for label, name in pictures]
         with ThreadPoolExecutor(16) as pool:  # disks answer several requests at once
             texts = pool.map(lambda page: _page(page, limit), pages, chunksize=256)
@@ -108,7 +113,19 @@ def _page_text(found: Located, limit: int) -> Release:
                 for (label, name), text in zip(pictures, texts, strict=True)
             ]
     sources = dict.fromkeys(splits, found["texts_txt/"])
-    return Release(classes, splits, sources, found[_TRAIN].parent)
+    return Release(_classes_of(splits["train"]), splits, sources, found[_TRAIN].parent)
+
+
+def _pictures(folder: Path) -> list[tuple[str, str]]:
+    """Class and file name of each picture; hidden files and folders are other programs'."""
+    with os.scandir(folder) as entries:
+        labels = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    return [
+        (label, name)
+        for label in labels
+        for name in sorted(os.listdir(folder / label))
+        if name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")
+    ]
 
 
 def _page(path: Path, limit: int) -> str | None:
@@ -118,6 +135,8 @@ def _page(path: Path, limit: int) -> str | None:
             return " ".join(file.read(8 * limit).split())[:limit]
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}. Unpack it again.") from error
 
 
 def _jsonl(found: Located) -> Release:

@@ -77,7 +77,7 @@ def _found(path: Path, error: Exception) -> str:
     try:
         with path.open("rb") as file:
             head = file.read(24)
-    except OSError as unreadable:
+    except (OSError, ValueError) as unreadable:  # a NUL character in the path
         return str(unreadable)
     if not head:
         return "the file is empty (0 bytes)"

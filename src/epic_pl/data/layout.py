@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from epic_pl.data.table_pictures import leads_out
 from epic_pl.errors import DataError
 
 _SHOWN = 3  # culprits named in a message
@@ -125,7 +126,45 @@ def picture_folder(
 
 def _holds_picture(folder: Path) -> bool:
     with os.scandir(folder) as entries:
-        return any(entry.name.lower().endswith(PICTURE_SUFFIXES) for entry in entries)
+        return any(
+            entry.name.lower().endswith(PICTURE_SUFFIXES) and not entry.name.startswith(".")
+            for entry in entries
+        )
+
+
+def picture_file(root: Path, path: str) -> Path:
+    """The file that a picture's path leads to, links followed.
+
+    Raises:
+        DataError: it is no path at all, or a link that leads in a circle.
+    """
+    try:
+        return (root / path).resolve()
+    # a NUL character; a circle, by the version of Python
+    except (ValueError, RuntimeError, OSError) as error:
+        raise DataError(
+            f"Picture {path!r} below {root} leads to no file: {error}. Mend the path or the link, "
+            "or leave the picture out of the table."
+        ) from error
+
+
+def refuse_outside(root: Path, images: Iterable[str], source: Path) -> None:
+    """Look whether all pictures lie below their folder; links are not followed.
+
+    Args:
+        root: where the paths start from.
+        images: path of each picture.
+        source: what they were read from, for the message.
+
+    Raises:
+        DataError: naming the first that does not.
+    """
+    outside = [image for image in images if leads_out(image, root)]
+    if outside:
+        raise DataError(
+            f"{source}: {len(outside):,} picture paths lead out of {root}, for example "
+            f"{outside[0]!r}. Put these pictures into the folder and mend the paths."
+        )
 
 
 def check_pictures(root: Path, images: Iterable[str | None], split: str) -> None:
@@ -160,4 +199,10 @@ def check_pictures(root: Path, images: Iterable[str | None], split: str) -> None
 
 
 def _listing(folder: Path) -> list[str]:
-    return os.listdir(folder) if folder.is_dir() else []
+    """Names of the files of a folder; links only if they lead to one."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return [
+            entry.name for entry in entries if not entry.is_symlink() or os.path.isfile(entry.path)
+        ]

@@ -18,7 +18,7 @@ from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.folder import FolderDataModule, SplitRows
 from epic_pl.data.layout import Layout, Located, locate
 from epic_pl.data.mm_imdb_hdf5 import HDF5PictureDataset, check_hdf5, read_hdf5
-from epic_pl.data.records import read_json
+from epic_pl.data.records import read_json, string_list
 from epic_pl.data.transforms import ImageTransform
 from epic_pl.errors import ConfigError, DataError
 
@@ -153,7 +153,10 @@ def _film_ids(path: Path, split: Split) -> Sequence[str]:
     lists = read_json(path)
     for key in _SPLIT_KEYS[split]:
         if key in lists:
-            return [str(film) for film in lists[key]]
+            films = lists[key]
+            if isinstance(films, list):  # numbers have lost the zeros in front
+                films = [f"{each:07d}" if type(each) is int else each for each in films]
+            return string_list(films, f"list {key!r}", path)
     raise DataError(
         f"{path} has no list {' or '.join(_SPLIT_KEYS[split])}, only {', '.join(lists)}. Fetch the "
         "dataset's own file."
@@ -161,9 +164,7 @@ def _film_ids(path: Path, split: Split) -> Sequence[str]:
 
 
 def _genre_codes(about: dict[str, Any], path: Path) -> list[int]:
-    genres = about.get("genres")
-    if not isinstance(genres, list):
-        raise DataError(f"{path} has no list of genres, but {genres!r}. Unpack it again.")
+    genres = string_list(about.get("genres"), "genres", path)
     unknown = set(genres) - set(GENRES) - IGNORED_GENRES
     if unknown:
         raise DataError(
@@ -176,9 +177,7 @@ def _genre_codes(about: dict[str, Any], path: Path) -> list[int]:
 def _texts(about: dict[str, Any], path: Path, plot: Plot) -> list[str] | list[None]:
     """The chosen plots; [None] where the film has none."""
     plots = about.get("plot") or []
-    plots = [plots] if isinstance(plots, str) else plots
-    if not isinstance(plots, list) or any(not isinstance(each, str) for each in plots):
-        raise DataError(f"{path}: plot must be a list of strings. Unpack it again.")
+    plots = string_list([plots] if isinstance(plots, str) else plots, "plot", path)
     if not plots:
         return [None]
     if plot == "all":

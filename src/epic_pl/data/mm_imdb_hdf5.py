@@ -14,7 +14,7 @@ from PIL import Image
 from epic_pl.data.datamodule import Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.folder import SplitRows
-from epic_pl.data.records import read_json
+from epic_pl.data.records import read_json, string_list
 from epic_pl.errors import DataError
 
 _DATASETS = ("genres", "images", "imdb_ids", "sequences")
@@ -78,14 +78,17 @@ def read_hdf5(path: Path, split: Split, genres: Sequence[str]) -> SplitRows:
     Raises:
         DataError: the file is broken, or its genres are others.
     """
-    words = read_json(_vocabulary_path(path)).get("ix_to_word", {})
+    words = _words(_vocabulary_path(path))
     with _open(path) as file:
         start, stop = _bounds(file, path, split)
         order = _genre_order(file, path, genres)
         flags = file["genres"][start:stop][:, order]  # (N, C)
         films = [film.decode() for film in file["imdb_ids"][start:stop]]
+        # a film without a plot has no words
         plots = [
             " ".join(words.get(str(int(number)), "") for number in sequence)
+            if len(sequence)
+            else None
             for sequence in file["sequences"][start:stop]
         ]
     labels = [np.flatnonzero(row).tolist() for row in flags]
@@ -97,8 +100,22 @@ def read_hdf5(path: Path, split: Split, genres: Sequence[str]) -> SplitRows:
         texts=[plots[row] for row in kept],
         labels=[labels[row] for row in kept],
         image_root=path,
-        notes={"dropped because no genre is left": len(labels) - len(kept)},
+        notes={
+            "dropped because no genre is left": len(labels) - len(kept),
+            "without a plot": sum(plots[row] is None for row in kept),
+        },
     )
+
+
+def _words(path: Path) -> dict[str, str]:
+    """Number (in digits) to word."""
+    words = read_json(path).get("ix_to_word")
+    if not isinstance(words, dict):
+        raise DataError(
+            f"{path} must hold an object 'ix_to_word', number to word. Convert it again."
+        )
+    string_list(list(words.values()), "the words of ix_to_word", path)
+    return words
 
 
 def _bounds(file: Any, path: Path, split: Split) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pyarrow.json
 
 from epic_pl.errors import DataError
 
+# \\ud83d and the like: one of the two halves that JSON writes an emoji as
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _BLOCK = 16 << 20  # bytes; a line must fit into one
 
 
@@ -21,8 +24,8 @@ def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]] = dict) -
         DataError: it is not, or is no UTF-8.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
+        value = _parsed(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise DataError(f"{path} cannot be read as JSON: {error}. Fetch it again.") from error
     if not isinstance(value, kind):
         raise DataError(
@@ -30,6 +33,45 @@ def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]] = dict) -
             f"but holds a {type(value).__name__}. Fetch the dataset's own file."
         )
     return value
+
+
+def _parsed(text: str) -> Any:
+    """JSON whose strings are characters all through.
+
+    Raises:
+        ValueError: it is not, or holds half of a character, as a text cut by its bytes does.
+    """
+    value = json.loads(text)
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start]
+            raise ValueError(
+                f"it holds half of a character ({half!r}) without the other"
+            ) from error
+    return value
+
+
+def string_list(value: Any, what: str, path: Path) -> list[str]:
+    """A list of strings out of a JSON file, looked at.
+
+    Args:
+        value: as read.
+        what: its name, for the message.
+        path: the file.
+
+    Raises:
+        DataError: it is no list, or one of its items is no string.
+    """
+    is_list = isinstance(value, list)
+    wrong = [each for each in value if not isinstance(each, str)] if is_list else [value]
+    if wrong:
+        raise DataError(
+            f"{path}: {what} must be a list of strings, but there is {wrong[0]!r:.60}. Correct "
+            "it, or fetch the file again."
+        )
+    return list(value)
 
 
 def read_jsonl(path: Path, columns: Sequence[str]) -> pa.Table:
@@ -62,8 +104,8 @@ def _lines(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str | None]
         for number, raw in enumerate(file, start=1):
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                row = json.loads(line) if line else None
-            except ValueError as error:
+                row = _parsed(line) if line else None
+            except (ValueError, RecursionError) as error:
                 raise DataError(
                     f"{path}, line {number} is no JSON: {error}. Mend the line, or fetch the file "
                     "again."

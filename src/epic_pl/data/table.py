@@ -81,6 +81,13 @@ def _column(field: pa.Field, values: Sequence[Any]) -> pa.Array:
         if "string" in str(found.type):
             raise pa.ArrowInvalid(f"labels are class indices, not {found.type}")
         return found.cast(field.type)
+    except UnicodeEncodeError as error:
+        row = next(n for n, value in enumerate(values) if value == error.object)
+        raise DataError(
+            f"Column {field.name!r} holds half of a character "
+            f"({error.object[error.start]!r}, an emoji cut in two) in row {row} (counting from 0). "
+            "Mend that text."
+        ) from error
     except (
         pa.ArrowInvalid,
         pa.ArrowTypeError,

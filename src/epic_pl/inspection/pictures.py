@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from epic_pl.data.images import FORMATS, read_image
+from epic_pl.data.layout import picture_file
 from epic_pl.errors import DataError
 
 # below this many pictures, starting processes costs more than it saves
@@ -41,7 +42,10 @@ class PictureFacts:
 
 def inspect_picture(path: str, root: Path, min_size: int | None) -> PictureFacts:
     """Read a picture just as training does."""
-    full = (root / path).resolve()
+    try:
+        full = picture_file(root, path)
+    except DataError as error:
+        return PictureFacts(kind="missing", problem=str(error))
     if not full.is_relative_to(root):
         return PictureFacts(kind="outside", problem=f"{full} is outside of the image root {root}")
     try:
