@@ -6,7 +6,14 @@ import fabricate
 import pytest
 from PIL import Image
 
-from epic_pl.data import Food101DataModule, HatefulMemesDataModule, SNLIVEDataModule, table_pictures
+from epic_pl.data import (
+    Food101DataModule,
+    HatefulMemesDataModule,
+    MMIMDBDataModule,
+    SNLIVEDataModule,
+    table_pictures,
+)
+from epic_pl.data.mm_imdb_hdf5 import HDF5PictureDataset
 from epic_pl.data.picture_record import PictureRecord
 from epic_pl.errors import ConfigError, DataError
 
@@ -112,3 +119,82 @@ def test_a_record_knows_what_leads_out_and_survives_damage(tmp_path):
     record.path.write_bytes(b"no manifest")
     assert record.read() == {}
     assert PictureRecord("test", tmp_path).read() == {}
+
+
+@pytest.mark.parametrize("policy", ["error", "skip", "absent"])
+def test_a_path_that_leads_out_is_refused_at_the_start(
+    policy, tmp_path, tiny_vit_dir, tiny_tokenizer_dir
+):
+    fabricate.food101(tmp_path / "data", "jsonl")
+    fabricate.picture(tmp_path / "x.jpg")
+    rows = tmp_path / "data" / "train.jsonl"
+    rows.write_text(rows.read_text().replace("images/train/waffles/waffles_1.jpg", "../x.jpg"))
+    data = Food101DataModule(
+        data_dir=str(tmp_path / "data"),
+        text_source="jsonl",
+        on_bad_sample=policy,
+        image_encoder=str(tiny_vit_dir),
+        text_encoder=str(tiny_tokenizer_dir),
+    )
+    with pytest.raises(DataError, match=r"train\.jsonl: 1 picture paths lead out .*'\.\./x\.jpg'"):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize("policy", ["error", "skip", "absent"])
+def test_mm_imdb_takes_the_policy_too(policy, tmp_path, tiny_vit_dir, tiny_tokenizer_dir, caplog):
+    fabricate.mm_imdb(tmp_path / "data")
+    for film in ("0000005", "0000008"):  # the second has no plot
+        (tmp_path / "data" / "dataset" / f"{film}.jpeg").write_bytes(b"")
+    data = MMIMDBDataModule(
+        data_dir=str(tmp_path / "data"),
+        on_bad_sample=policy,
+        image_encoder=str(tiny_vit_dir),
+        text_encoder=str(tiny_tokenizer_dir),
+    )
+    with caplog.at_level(logging.INFO):
+        data.setup("fit")
+    rows = data.dataset("train").table
+    ids = rows["sample_id"].to_pylist()
+    if policy == "error":
+        with pytest.raises(DataError, match=r"'0000005': .*0000005\.jpeg"):
+            data.dataset("train")[0]
+    elif policy == "skip":
+        assert ids == ["0000006", "0000009"]
+        assert "2 rows skipped for their picture" in caplog.text
+    else:
+        assert ids == ["0000005", "0000006", "0000009"]
+        assert rows["image"][0].as_py() is None
+        assert "1 of them skipped, having no text either" in caplog.text
+
+
+@pytest.mark.parametrize("policy", ["error", "skip", "absent"])
+def test_posters_of_an_hdf5_file_take_the_policy_too(
+    policy, tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch
+):
+    h5py = pytest.importorskip("h5py")
+    fabricate.mm_imdb_hdf5(tmp_path / "data")
+    with h5py.File(tmp_path / "data" / "multimodal_imdb.hdf5", "a") as file:
+        fewer = file["images"][:9]
+        del file["images"]
+        file["images"] = fewer  # the last film's poster, in test, is lost
+
+    def build():
+        data = MMIMDBDataModule(
+            data_dir=str(tmp_path / "data"),
+            on_bad_sample=policy,
+            image_encoder=str(tiny_vit_dir),
+            text_encoder=str(tiny_tokenizer_dir),
+        )
+        data.setup("test")
+        return data.dataset("test")
+
+    dataset = build()
+    if policy == "error":
+        with pytest.raises(DataError, match="'0000014': row 9 of "):
+            dataset[1]
+        return
+    assert dataset.table["image"].to_pylist() == (["7"] if policy == "skip" else ["7", None])
+    read, seen = HDF5PictureDataset._read, []
+    monkeypatch.setattr(HDF5PictureDataset, "_read", lambda *a: seen.append(a[2]) or read(*a))
+    build()
+    assert seen == ["9"]  # what is sound is not decoded again

@@ -179,6 +179,28 @@ def test_same_bytes_under_two_names_are_one_picture(folder, check):
     assert any("by content, are in more than one split (2 rows)" in t for t in _lines(findings))
 
 
+@pytest.mark.parametrize("policy", ["skip", "absent"])
+def test_rows_that_are_skipped_are_no_rows_of_their_split_and_class(folder, check, policy):
+    absent = {"text": dict.fromkeys((0, 2, 4, 6, 8, 9, 10, 11), None)} if policy == "absent" else {}
+    for row in (8, 9):
+        (folder / f"{row}.png").unlink()
+    _, findings = check({"on_bad_sample": policy}, **absent)
+    assert _lines(findings, "error") == ["The val split is empty without the rows that are skipped"]
+    for row in (0, 2, 4, 6):  # all of class a
+        (folder / f"{row}.png").write_bytes(b"")
+    _, findings = check({"on_bad_sample": policy}, **absent)
+    line = "1 classes lose all of their training rows with those that are skipped"
+    assert line in _lines(findings, "error")  # one class is left
+    _, findings = check({"on_bad_sample": policy}, label={7: "c"}, **absent)
+    assert line in _lines(findings, "warning")
+
+
+@pytest.mark.parametrize("policy", ["skip", "absent"])
+def test_no_policy_lets_a_path_lead_out(check, policy):
+    _, findings = check({"on_bad_sample": policy}, image={3: "../3.png"})
+    assert _lines(findings, "error") == ["1 pictures lie outside of the image root, in 1 rows"]
+
+
 def test_files_of_one_content_within_a_split_are_counted_once_each(folder, check):
     for name in ("x.png", "y.png"):
         (folder / name).write_bytes((folder / "1.png").read_bytes())

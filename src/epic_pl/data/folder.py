@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.layout import check_pictures
+from epic_pl.data.layout import check_pictures, refuse_outside
 from epic_pl.data.picture_record import PictureRecord
 from epic_pl.data.table import sample_table
 from epic_pl.data.table_pictures import (
@@ -54,7 +53,8 @@ class FolderDataModule(ImageTextDataModule):
     Args:
         data_dir: folder of the dataset.
         on_bad_sample: ``error``; ``skip`` (leave the row out and count it); ``absent`` (go on
-            without the picture). Missing files are found at the start under any of them; corrupt
+            without the picture). Missing files are found at the start under any of them, as are
+            paths that lead out of the folder, which all of them refuse; corrupt
             pictures when they are read under ``error``, and else before, by decoding each once:
             what was found is kept in the cache, and ``epic-pl data check`` does it in parallel.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
@@ -106,10 +106,7 @@ class FolderDataModule(ImageTextDataModule):
                 "have no label. Choose a labelled file; unlabelled ones are for predict."
             )
         total = table.num_rows
-        if rows.image_root.is_dir():
-            table, fate = self._verify(table, rows, split, transform)
-        else:
-            fate = ""  # arrays of one file
+        table, fate = self._verify(table, rows, split, transform)
         notes = "".join(f", {count:,} {words}" for words, count in rows.notes.items() if count)
         rank_zero_info(f"{split}: {total:,} rows of {rows.source}{notes}{fate}")
         return self.make_dataset(table, rows.image_root, transform)
@@ -128,12 +125,21 @@ class FolderDataModule(ImageTextDataModule):
         self, table: pa.Table, rows: SplitRows, split: Split, transform: ImageTransform
     ) -> tuple[pa.Table, str]:
         """The rows that can be used, and what to report of the others."""
+        root, paths = rows.image_root, distinct_paths(table)
+        files = root.is_dir()  # or arrays of one file
+        if files:
+            refuse_outside(root, paths, rows.source)
         if self.on_bad_sample == "error":
-            check_pictures(rows.image_root, pc.unique(table["image"]).to_pylist(), split)
+            if files:
+                check_pictures(root, paths, split)
             return table, ""
-        record = PictureRecord(type(self).__name__, rows.image_root)
-        bad = record.bad_pictures(distinct_paths(table), transform.min_size)
-        table, note = apply_policy(table, bad, self.on_bad_sample, rows.image_root)
+        record = PictureRecord(type(self).__name__, root)
+        if files:
+            bad = record.bad_pictures(paths, transform.min_size)
+        else:
+            dataset = self.make_dataset(table, root, transform)
+            bad = record.bad_arrays(paths, lambda path: dataset._read(path, path))
+        table, note = apply_policy(table, bad, self.on_bad_sample, root)
         return table, f", {note}" if note else ""
 
     def unverified_dataset(self, split: Split, transform: ImageTransform) -> ImageTextDataset:

@@ -1,27 +1,30 @@
 """Which pictures of a folder were decoded, and how that went, so that no start does it again."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from epic_pl.data.manifest import manifest_path, read_manifest, write_manifest
 from epic_pl.data.table_pictures import leads_out, missing_pictures, unreadable_pictures
+from epic_pl.errors import DataError
 
 _SCHEMA = pa.schema([("image", pa.string()), ("problem", pa.string())])
 
 
 class PictureRecord:
-    """Decoding results of the pictures below one folder, in the cache.
+    """Decoding results of the pictures below one folder, or of one file's arrays, in the cache.
 
     Args:
         name: readable beginning of the file's name.
-        root: folder of the pictures.
+        root: folder of the pictures, or the file that holds them.
     """
 
     def __init__(self, name: str, root: Path) -> None:
         self.root = root.resolve()
-        self.path = manifest_path(name, (), {"pictures_of": str(self.root)})
+        file = (self.root,) if self.root.is_file() else ()  # a changed file is another one
+        self.path = manifest_path(name, file, {"pictures_of": str(self.root)})
 
     def read(self) -> dict[str, str | None]:
         """Picture path to problem, None where it is sound; empty where nothing was recorded."""
@@ -52,10 +55,38 @@ class PictureRecord:
         """
         bad = {path: "it leads out of the folder" for path in paths if leads_out(path, self.root)}
         bad |= missing_pictures([path for path in paths if path not in bad], self.root)
-        known = self.read()
         there = [path for path in paths if path not in bad]
-        unsure = [path for path in there if path not in known or known[path] is not None]
-        unreadable = unreadable_pictures(unsure, self.root, min_size)
-        if unsure and unreadable != {path: known.get(path) for path in unsure}:
-            self.add(unsure, unreadable)
-        return bad | unreadable
+        return bad | self._decoded(
+            there, lambda unsure: unreadable_pictures(unsure, self.root, min_size)
+        )
+
+    def bad_arrays(self, paths: Collection[str], read: Callable[[str], Any]) -> dict[str, str]:
+        """As :meth:`bad_pictures`, for pictures that are no files of their own.
+
+        Args:
+            paths: names of the pictures within their file.
+            read: reads one of them, or raises a DataError.
+        """
+
+        def problem(path: str) -> str | None:
+            try:
+                read(path)
+            except DataError as error:
+                return str(error)
+            return None
+
+        def unreadable(unsure: Collection[str]) -> dict[str, str]:
+            return {path: why for path in unsure if (why := problem(path)) is not None}
+
+        return self._decoded(paths, unreadable)
+
+    def _decoded(
+        self, paths: Collection[str], unreadable: Callable[[Collection[str]], dict[str, str]]
+    ) -> dict[str, str]:
+        """Problems of pictures that are there, decoding what is not known to be sound."""
+        known = self.read()
+        unsure = [path for path in paths if path not in known or known[path] is not None]
+        bad = unreadable(unsure)
+        if unsure and bad != {path: known.get(path) for path in unsure}:
+            self.add(unsure, bad)
+        return bad

@@ -40,13 +40,40 @@ def picture_problems(rows: pa.Table, policy: str) -> Iterator[Problem]:
         if not mask.any():
             continue
         pictures = pc.count_distinct(rows["image"].filter(pa.array(mask))).as_py()
-        level: Level = "error" if policy == "error" or kind == "outside" else "warning"
+        refused = policy == "error" or kind == "outside"  # no policy lets a path lead out
         fate = {"skip": ": these rows are skipped", "absent": ": these rows lose their picture"}
-        text = f"{pictures:,} {words}, in {mask.sum():,} rows{fate.get(policy, '')}"
-        yield Problem(level, text, _examples(rows, mask, "problem"))
+        text = f"{pictures:,} {words}, in {mask.sum():,} rows{'' if refused else fate[policy]}"
+        yield Problem("error" if refused else "warning", text, _examples(rows, mask, "problem"))
+    if policy != "error":
+        yield from _loss_problems(rows, policy)
     absent = _mask(pc.is_null(rows["image"]))
     if absent.any():
         yield Problem("note", f"{absent.sum():,} rows have no picture (absent modality)")
+
+
+def _loss_problems(rows: pa.Table, policy: str) -> Iterator[Problem]:
+    """Splits and classes that have rows, but none of those that training would keep."""
+    lost = _mask(pc.is_in(rows["kind"], value_set=pa.array(["missing", "corrupt"])))
+    if policy == "absent":  # the text stays, if there is one
+        lost &= _mask(pc.is_null(rows["text"]))
+    split = np.array(rows["split"].to_pylist())
+    for name in ("train", "val", "test"):
+        here = split == name
+        if here.any() and not (here & ~lost).any():
+            level: Level = "warning" if name == "test" else "error"
+            yield Problem(level, f"The {name} split is empty without the rows that are skipped")
+    train = rows.filter(pa.array(split == "train"))
+    left = _classes(train.filter(pa.array(~lost[split == "train"])))
+    gone = sorted(_classes(train) - left)
+    if gone:
+        text = f"{len(gone)} classes lose all of their training rows with those that are skipped"
+        yield Problem("warning" if len(left) > 1 else "error", text, gone[:_SHOWN])
+
+
+def _classes(rows: pa.Table) -> set[str]:
+    """Names of classes that occur; a multilabel cell has several."""
+    cells = pc.unique(rows["label"]).to_pylist()
+    return {name for cell in cells if cell for name in cell.split("|")}
 
 
 def text_problems(rows: pa.Table, max_tokens: int) -> Iterator[Problem]:
