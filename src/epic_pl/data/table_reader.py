@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
+from epic_pl.data.table_csv import read_csv
 from epic_pl.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -82,14 +82,18 @@ def _read(path: Path) -> pa.Table:
     if not path.stat().st_size:
         raise ValueError("the file is empty (0 bytes)")
     if path.suffix.lower() in (".csv", ".tsv"):
-        return _read_csv(path)
+        return read_csv(path)
     return _read_json(path)
 
 
 def _hint(path: Path) -> str:
+    quoting = (
+        "or line break must stand in quotes, and the quotes within it be doubled, as Python's csv "
+        'and pandas write it: """Open"", he said".'
+    )
     return {
-        ".csv": 'Cells with a comma, quote or line break must stand in quotes ("...").',
-        ".tsv": "Cells with a tab, quote or line break must stand in quotes.",
+        ".csv": f"A cell with a comma, quote {quoting}",
+        ".tsv": f"A cell with a tab, quote {quoting}",
         ".jsonl": "Each line must be one JSON object, and a key of one type in all of them.",
         ".json": "It must be a list of objects, or one object a line.",
     }.get(path.suffix.lower(), "Write it again.")
@@ -112,24 +116,6 @@ def _check_encoding(path: Path) -> None:
             f"with: iconv -f {encoding} -t UTF-8 {path.name} > {path.stem}-utf8{path.suffix} "
             "(if that is what it was written in), or export it again as UTF-8."
         ) from None
-
-
-def _read_csv(path: Path) -> pa.Table:
-    with path.open("rb") as file:
-        header = file.readline().decode("utf-8-sig")
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    if delimiter not in header:
-        delimiter = next((mark for mark in ";\t|" if mark in header), delimiter)
-    parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    read = pyarrow.csv.ReadOptions(block_size=_BLOCK)
-    with pyarrow.csv.open_csv(path, read_options=read, parse_options=parse) as reader:
-        names = reader.schema.names
-    convert = pyarrow.csv.ConvertOptions(
-        column_types={name: pa.string() for name in names},
-        null_values=[""],
-        strings_can_be_null=True,
-    )
-    return pyarrow.csv.read_csv(path, read, parse, convert)
 
 
 def _read_json(path: Path) -> pa.Table:
