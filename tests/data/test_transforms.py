@@ -25,7 +25,7 @@ def test_eval_transform_resizes_by_crop_pct_and_crops_the_centre():
     torch.testing.assert_close(pixels, torch.ones(3, 32, 32))  # (1 - 0.5) / 0.5
 
 
-@pytest.mark.parametrize("augment", ["none", "flip", "crop", "randaugment"])
+@pytest.mark.parametrize("augment", ["none", "flip", "crop", "randaugment", "randaugment_only"])
 def test_train_transforms_have_the_size(augment):
     transform = build_image_transform(PLAIN, train=True, augment=augment)
     assert transform.random == (augment != "none")
@@ -38,6 +38,32 @@ def test_flip_mirrors_half_of_the_time():
     transform = build_image_transform(PLAIN, train=True, augment="flip")
     left = [float(transform(image)[0, 16, 0]) > 0 for _ in range(40)]
     assert 8 < sum(left) < 32
+
+
+def test_randaugment_only_neither_mirrors_nor_crops():
+    # rows of grey levels that rise from left to right: no step of RandAugment turns them round
+    ramp = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (64, 1))
+    image = Image.fromarray(ramp).convert("RGB")
+
+    def mirrored(augment):
+        transform = build_image_transform(PLAIN, train=True, augment=augment)
+        pixels = torch.stack([transform(image)[0, 12:20] for _ in range(60)]).mean(dim=1)
+        return int((pixels[:, 8:16].mean(dim=1) > pixels[:, 16:24].mean(dim=1)).sum())
+
+    torch.manual_seed(0)
+    assert mirrored("randaugment") > 15
+    # solarize inverts levels above a threshold, now and then
+    assert mirrored("randaugment_only") < 6
+
+
+def test_randaugment_only_is_the_evaluation_picture_before_it(monkeypatch):
+    seen = []
+    monkeypatch.setattr(v2.RandAugment, "forward", lambda self, image: seen.append(image) or image)
+    noise = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    pixels = build_image_transform(PLAIN, train=True, augment="randaugment_only")(image)
+    torch.testing.assert_close(pixels, build_image_transform(PLAIN, train=False)(image))
+    assert seen[0].size == (32, 32)
 
 
 def test_very_long_picture_stays_small():

@@ -11,7 +11,7 @@ from torchvision.transforms import InterpolationMode, v2
 from epic_pl.data.preprocessing import ImagePreprocessing
 from epic_pl.errors import ConfigError
 
-AUGMENTATIONS = ("none", "flip", "crop", "randaugment")
+AUGMENTATIONS = ("none", "flip", "crop", "randaugment", "randaugment_only")
 # a picture longer than this many times its width is trimmed before it is resized
 _MAX_ASPECT = 4
 
@@ -92,7 +92,9 @@ def build_image_transform(
         p: the encoder's preprocessing.
         train: augment; otherwise shorter side to ``size / crop_pct``, then a centre crop.
         augment: ``none``; ``flip`` (mirrored half of the time); ``crop`` (flip, and a random 80 to
-            100% of the picture); ``randaugment`` (crop, then Cubuk et al., arXiv 1909.13719).
+            100% of the picture); ``randaugment`` (crop, then Cubuk et al., arXiv 1909.13719);
+            ``randaugment_only`` (that alone, after resize and centre crop: left stays left, and
+            nothing is cut off on purpose).
 
     Raises:
         ConfigError: unknown ``augment`` or interpolation.
@@ -114,6 +116,8 @@ def build_image_transform(
         return ImageTransform(centre, p, random=False)
     if augment == "flip":
         return ImageTransform([*centre, v2.RandomHorizontalFlip()], p, random=True)
+    if augment == "randaugment_only":
+        return ImageTransform([*centre, v2.RandAugment()], p, random=True)
     steps = [
         v2.RandomResizedCrop(p.size, scale=(0.8, 1.0), interpolation=mode),
         v2.RandomHorizontalFlip(),
