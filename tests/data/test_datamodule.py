@@ -105,7 +105,7 @@ def test_facts_are_known_right_after_construction(make, tiny_vit_dir, tiny_token
             "interpolation": "bicubic",
             "crop_pct": 0.9,
         },
-        "text": {"max_tokens": 12},
+        "text": {"max_tokens": 12, "clean": False},
         "image_encoder": str(tiny_vit_dir),
         "text_encoder": str(tiny_tokenizer_dir),
     }

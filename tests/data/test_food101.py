@@ -38,7 +38,7 @@ def test_every_source_gives_the_same_pictures_splits_and_class_order(tmp_path, s
             dish = data.class_names[row["label"]]
             assert name.rpartition("/")[2].startswith(dish)
     assert all(name.rpartition("_")[2][0] in "67" for name in rows["test"])
-    assert data.preprocessing["text"] == {"max_tokens": 64, "source": source}
+    assert data.preprocessing["text"] == {"max_tokens": 64, "clean": False, "source": source}
 
 
 def test_titles_with_commas_quotes_and_line_breaks_are_read_and_empty_ones_are_present(tmp_path):

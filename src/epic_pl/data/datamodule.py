@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from epic_pl.data.balance import class_counts, labels_of
+from epic_pl.data.clean_text import clean_texts
 from epic_pl.data.collate import Collator, Task
 from epic_pl.data.features import CachedDataset, FeatureSource, by_name, whole_batch
 from epic_pl.data.loader import ResumableDataLoader, init_worker
@@ -48,6 +49,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
         text_encoder_revision: commit or tag of a repository.
         image_size: side of the pictures in pixels; None is the image encoder's own.
         max_text_tokens: longer texts are cut.
+        clean_text: take HTML, web addresses, control characters and repeated white space out of
+            texts first; see :func:`~epic_pl.data.clean_text.clean_text`.
         batch_size_per_device: samples a step on each device in training.
         eval_batch_size_per_device: in validation, test and prediction; None is the same.
         num_workers: loader processes of each rank.
@@ -79,6 +82,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         text_encoder_revision: str | None = None,
         image_size: int | None = None,
         max_text_tokens: int = 64,
+        clean_text: bool = False,
         batch_size_per_device: int = 32,
         eval_batch_size_per_device: int | None = None,
         num_workers: int = 0,
@@ -116,6 +120,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self.text_encoder_revision = text_encoder_revision
         self.image_size = image_size
         self.max_text_tokens = max_text_tokens
+        self.clean_text = clean_text
         self.batch_size_per_device = batch_size_per_device
         self.eval_batch_size_per_device = eval_size
         self.num_workers = num_workers
@@ -190,7 +195,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         """All that a checkpoint needs to treat new data in the same way, as plain types."""
         return {
             "image": self.image_preprocessing.to_dict(),
-            "text": {"max_tokens": self.max_text_tokens},
+            "text": {"max_tokens": self.max_text_tokens, "clean": self.clean_text},
             "image_encoder": self.image_encoder,
             "text_encoder": self.text_encoder,
         }
@@ -228,6 +233,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
     def _build(self, split: Split) -> None:
         transform = build_image_transform(self.image_preprocessing, split == "train", self.augment)
         dataset = self.build_dataset(split, transform)
+        if self.clean_text:
+            clean_texts(dataset)
         if not len(cast(Sized, dataset)):
             raise DataError(
                 f"The {split} split of {type(self).__name__} is empty. Check the data folder and "

@@ -86,6 +86,12 @@ class ImageTextDataset(Dataset[Sample]):
         columns = (self._ids, self._images, self._texts, self._labels)
         return pa.table(columns, names=["sample_id", "image", "text", "label"])
 
+    def map_texts(self, change: Callable[[str], str]) -> None:
+        """Change every text, equal ones alike; an absent one stays absent."""
+        coded = self._texts.combine_chunks().dictionary_encode()
+        changed = pa.array([change(text) for text in coded.dictionary.to_pylist()], pa.string())
+        self._texts = pa.chunked_array([changed.take(coded.indices)])
+
     @property
     def transform_is_random(self) -> bool:
         """Whether a picture transformed twice may differ."""

@@ -10,6 +10,7 @@ import pyarrow as pa
 from PIL.Image import Image
 from torch.utils.data import Dataset
 
+from epic_pl.data.clean_text import clean_texts
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.entailment import EntailmentPairs
@@ -57,9 +58,14 @@ def split_source(data: ImageTextDataModule, split: Split) -> SplitSource:
         DataError: the split cannot be built.
     """
     transform = build_image_transform(data.image_preprocessing, train=False)
+    dataset: Dataset[Any]
     if isinstance(data, Verifiable):
-        return _source(data.unverified_dataset(split, transform))
-    return _source(data.build_dataset(split, transform))
+        dataset = data.unverified_dataset(split, transform)
+    else:
+        dataset = data.build_dataset(split, transform)
+    if data.clean_text:
+        clean_texts(dataset)
+    return _source(dataset)
 
 
 def _source(dataset: Dataset[Any]) -> SplitSource:

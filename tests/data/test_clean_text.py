@@ -1,0 +1,126 @@
+"""Cleaning is an option of every dataset, and happens before anything is made of a text."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from torch.utils.data import Dataset
+
+from epic_pl.data import ImageTextDataModule, TableDataModule
+from epic_pl.data.clean_text import clean_text, clean_texts
+from epic_pl.data.entailment import EntailmentPairs
+from epic_pl.errors import ConfigError
+from epic_pl.inspection import check_data
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("plain", "plain"),
+        ("a &amp; b &#39;c&#39; &eacute;", "a & b 'c' \u00e9"),
+        ("<p class='x'>one<br/>two</p><!-- three -->", "one two"),
+        ("if 3 < 4 and 5 > 4, 1<2", "if 3 < 4 and 5 > 4, 1<2"),
+        ("&lt;b&gt; is a tag", "<b> is a tag"),
+        ("see https://a.example/x?y=1#z or HTTP://b.example now", "see or now"),
+        ("at www.example.com today", "at today"),
+        ("\x00a\x07b\x85c\x7f", "a b c"),
+        ("  a \n\n\tb\u00a0\u2003c&nbsp; ", "a b c"),
+        ("<br>", ""),
+        ("", ""),
+        (
+            "\U0001f468\u200d\U0001f373 caf\u00e9 \u65e5\u672c",
+            "\U0001f468\u200d\U0001f373 caf\u00e9 \u65e5\u672c",
+        ),
+    ],
+)
+def test_what_a_reader_does_not_see_goes(text, cleaned):
+    assert clean_text(text) == cleaned
+
+
+def test_time_grows_with_the_length_only():
+    text = "<a" * 200_000 + "&lt" * 200_000 + "http://" * 50_000
+    assert len(clean_text(text)) < len(text)  # minutes, if it did not
+
+
+@pytest.fixture
+def make(tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch):
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+    texts = ["<b>red</b>", "red", None, "a &amp; b", "<br>", "x", "y", "z"]
+    rows = []
+    for row, text in enumerate(texts):
+        Image.new("RGB", (40, 40), (row * 30, 0, 0)).save(tmp_path / f"{row}.png")
+        split = "train" if row < 4 else ("val", "test")[row // 6]
+        rows.append({"image": f"{row}.png", "text": text, "label": "ab"[row % 2], "split": split})
+    for row in rows[6:]:
+        row["split"] = "test"
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+
+    def build(**options):
+        return TableDataModule(
+            table=str(tmp_path / "t.parquet"),
+            split_column="split",
+            image_encoder=str(tiny_vit_dir),
+            text_encoder=str(tiny_tokenizer_dir),
+            **options,
+        )
+
+    return build
+
+
+def _texts(data, split="train"):
+    data.prepare_data()
+    data.setup()
+    dataset = data.dataset(split)
+    return [dataset.reference(row)["text"] for row in range(len(dataset))]
+
+
+def test_it_is_off_by_default_and_part_of_what_a_checkpoint_keeps(make):
+    assert _texts(make()) == ["<b>red</b>", "red", None, "a &amp; b"]
+    assert make().preprocessing["text"]["clean"] is False
+    assert make(clean_text=True).preprocessing["text"]["clean"] is True
+
+
+def test_absent_texts_stay_absent_and_emptied_ones_are_empty(make):
+    assert _texts(make(clean_text=True)) == ["red", "red", None, "a & b"]
+    assert _texts(make(clean_text=True), "val") == ["", "x"]
+
+
+def test_stored_features_and_samples_are_of_the_cleaned_text(make):
+    data = make(clean_text=True)
+    data.setup()
+    dataset = data.dataset("train")
+    # what the feature cache takes the digest of
+    assert dataset.distinct()[1] == ["red", "a & b"]
+    assert dataset.table["text"].to_pylist() == ["red", "red", None, "a & b"]
+    assert dataset[3]["text"] == "a & b"
+
+
+def test_a_check_sees_cleaned_texts_and_does_not_keep_them_for_other_runs(make):
+    findings = check_data(make(clean_text=True), workers=1)
+    assert findings.rows["text"].to_pylist()[:5] == ["red", "red", None, "a & b", ""]
+    assert any(problem.text == "1 texts are empty" for problem in findings.problems)
+    assert _texts(make())[0] == "<b>red</b>"
+    assert _texts(make(clean_text=True))[0] == "red"
+
+
+def test_names_that_statements_are_made_of_are_cleaned(make):
+    data = make()
+    data.setup()
+    pairs = EntailmentPairs(data.dataset("val"), ["a <b>cat</b>", "a dog"])
+    clean_texts(pairs)
+    assert {pairs.pair(row)[0] for row in range(2)} <= {"a cat", "a dog"}
+
+
+class Other(ImageTextDataModule):
+    class_names = ("a", "b")
+
+    def build_dataset(self, split, transform):
+        return Dataset()
+
+
+def test_texts_that_cannot_be_changed_are_refused(tiny_vit_dir, tiny_tokenizer_dir):
+    data = Other(
+        image_encoder=str(tiny_vit_dir), text_encoder=str(tiny_tokenizer_dir), clean_text=True
+    )
+    with pytest.raises(ConfigError, match="clean_text is true, but the texts of a Dataset"):
+        data.setup("fit")
