@@ -19,6 +19,7 @@ from epic_pl.module import EPICModule
 from epic_pl.reporting import ReportWriter
 from epic_pl.reporting.absence import drawn_absent
 from epic_pl.reporting.corruption import CORRUPTIONS, PICTURES, TEXTS, Corrupted
+from epic_pl.reporting.page import page
 
 EVIL = "<script>alert('$x$')</script>"
 TEST_ROWS = 17
@@ -96,6 +97,21 @@ def _probabilities(reported):
 def _given(reported):
     labels = [label.split("|") for label in reported.predictions["label"].to_pylist()]
     return np.array([[name in label for name in reported.model.class_names] for label in labels])
+
+
+def test_the_text_that_was_used_is_named(reported):
+    tokens = reported.data.max_text_tokens
+    assert reported.content["text"] == {"max_tokens": tokens, "clean": False}
+    assert f"<p>Text: cut at {tokens} tokens</p>" in reported.page
+
+
+def test_a_dataset_with_several_texts_says_which():
+    text = {"source": "premise+hypothesis", "max_tokens": 40, "clean": True}
+    content = {"data": "X", "checkpoint": None, "text": text, "task": "multilabel", "samples": 0}
+    content |= {"metrics": {}, "classes": []}
+    pieces = page(content, {}, [])
+    head = "".join(next(pieces) for _ in range(5))
+    assert "<p>Text: premise+hypothesis, cut at 40 tokens, cleaned</p>" in head
 
 
 def test_metrics_and_classes_are_those_of_the_predictions_file(reported):

@@ -40,6 +40,7 @@ def page(
     yield f"<style>{STYLE}</style><h1>{title}</h1>"
     yield f"<p class='verdict'>{escape(_headline(content))}</p>"
     yield f"<p><small>{escape(content['checkpoint'] or 'no checkpoint')}</small></p>"
+    yield f"<p>{escape(_text_origin(content['text']))}</p>"
     rows = [{"metric": name, "value": value} for name, value in content["metrics"].items()]
     yield from _section("Metrics", "", _table(rows))
     yield from _section("Classes", _NOTES["classes"], _table(content["classes"]))
@@ -64,6 +65,12 @@ def _headline(content: Mapping[str, Any]) -> str:
     value = content["metrics"].get(f"test/{name}")
     shown = "" if value is None else f", {name.replace('_', ' ')} {_cell('', value)}"
     return f"{content['samples']:,} samples, {len(content['classes'])} classes{shown}"
+
+
+def _text_origin(text: Mapping[str, Any]) -> str:
+    """Which text was used: results on different ones cannot be compared."""
+    source = f"{text['source']}, cut" if "source" in text else "cut"
+    return f"Text: {source} at {text['max_tokens']} tokens{', cleaned' if text['clean'] else ''}"
 
 
 def _section(heading: str, note: str, *parts: str) -> Iterator[str]:

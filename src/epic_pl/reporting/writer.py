@@ -117,6 +117,7 @@ class ReportWriter(Callback):
         content: dict[str, Any] = {
             "data": type(data).__name__,
             "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
+            "text": data.preprocessing["text"],
             "task": judge.task,
             "samples": len(outcome.sample_id),
             "metrics": {
