@@ -79,6 +79,20 @@ def test_test_split_without_labels_is_what_predict_reads(folder):
     assert data.rows("test").num_rows > 0
 
 
+@pytest.mark.parametrize("split", ["test", "predict"])
+def test_split_without_any_label_of_a_multilabel_table_is_for_predict_alone(folder, split):
+    rows = _rows(split=lambda i: split if i < 5 else "train", label=lambda i: ("x|y", "x")[i % 2])
+    for row in rows[:5]:
+        row["label"] = ("", None)[row["image"] == "img/1.png"]
+    rows[20]["label"] = None  # no class applies
+    data = _make(folder, rows, split_column="split", label_separator="|")
+    assert data.rows("predict")["sample_id"].to_pylist() == [str(i) for i in range(5)]
+    assert _labels(data, "predict") == [None] * 5
+    cut = [label for name in ("train", "val", "test") for label in _labels(data, name)]
+    assert len(cut) == 25
+    assert cut.count([]) == 1
+
+
 def test_predict_table_needs_no_labels(folder):
     new = folder / "new.jsonl"
     new.write_text(json.dumps({"image": "img/3.png", "text": "never seen"}) + "\n")

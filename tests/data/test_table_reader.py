@@ -46,10 +46,10 @@ def test_jsonl_with_byte_order_mark_keeps_dates_as_they_are_written(tmp_path):
     assert read_table(tmp_path / "t.jsonl").to_pylist() == [{"text": "2020-01-01"}]
 
 
-def _save_to_disk(folder, rows, features):
+def _save_to_disk(folder, rows, features, schema=None):
     """The layout of Hugging Face's ``Dataset.save_to_disk``."""
     folder.mkdir(parents=True)
-    table = pa.Table.from_pylist(rows)
+    table = pa.Table.from_pylist(rows, schema=schema)
     name = "data-00000-of-00001.arrow"
     with pa.OSFile(str(folder / name), "wb") as f, pa.ipc.new_stream(f, table.schema) as writer:
         writer.write_table(table)
@@ -68,6 +68,29 @@ def test_hugging_face_dataset_with_named_classes(tmp_path):
         {"label": "dog", "tags": ["x", "y"]},
         {"label": None, "tags": []},
     ]
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.int64()), pa.large_list(pa.int64()), pa.list_(pa.int64(), 2)]
+)
+def test_hugging_face_lists_of_classes_of_any_layout_keep_what_is_unknown(tmp_path, kind):
+    feature = {"feature": {"names": ["x", "y"], "_type": "ClassLabel"}, "_type": "LargeList"}
+    rows = [{"tags": [1, 0]}, {"tags": None}, {"tags": [1, 1]}, {"tags": None}]
+    if not pa.types.is_fixed_size_list(kind):
+        rows[2]["tags"] = []
+    _save_to_disk(tmp_path / "d", rows, {"tags": feature}, pa.schema([("tags", kind)]))
+    tags = read_table(tmp_path / "d")["tags"].to_pylist()
+    assert tags[0] == ["y", "x"]
+    assert tags[1] is None
+    assert tags[2] == (["y", "y"] if pa.types.is_fixed_size_list(kind) else [])
+    assert tags[3] is None
+
+
+def test_hugging_face_lists_of_lists_are_left_as_they_are(tmp_path):
+    inner = {"feature": {"names": ["x", "y"], "_type": "ClassLabel"}, "_type": "List"}
+    features = {"tags": {"feature": inner, "_type": "List"}}
+    _save_to_disk(tmp_path / "d", [{"tags": [[1], [0]]}], features)
+    assert read_table(tmp_path / "d").to_pylist() == [{"tags": [[1], [0]]}]
 
 
 def test_hugging_face_dataset_dict_brings_its_splits(tmp_path):

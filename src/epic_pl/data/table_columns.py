@@ -1,4 +1,4 @@
-"""Columns of anyone's table as ids, pictures, texts, labels and splits, or errors that name rows.
+"""Columns of anyone's table as ids, pictures, texts and splits, or errors that name rows.
 
 Rows count from 0 in all messages, the header not counted.
 """
@@ -9,7 +9,6 @@ from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -178,112 +177,3 @@ def split_column(table: pa.Table, name: str) -> pa.Array:
             f"{named_rows(pc.is_null(found), given)}."
         )
     return pa.array(list(SPLIT_NAMES.values())).take(found)
-
-
-def label_column(table: pa.Table, name: str, separator: str | None) -> pa.Array:
-    """Labels as strings, or lists of strings where the task is multilabel; null where unknown.
-
-    Raises:
-        DataError: NaN, numbers that are no classes, or labels with blanks around them.
-        ConfigError: a separator for a column of lists.
-    """
-    cells = column(table, name, "label_column")
-    if pa.types.is_list(cells.type) or pa.types.is_large_list(cells.type):
-        if separator is not None:
-            raise ConfigError(f"Column {name!r} holds lists: leave label_separator out.")
-        parents = pc.list_parent_indices(cells).to_numpy()
-        values = _class_strings(pc.list_flatten(cells), name, parents)
-        if values.null_count:
-            at = parents[np.asarray(pc.is_null(values))]
-            raise DataError(f"A label list of column {name!r} holds a null (row {at[0]}).")
-        return _lists(values, parents, len(cells), np.asarray(pc.is_null(cells)))
-    if separator is None:
-        return _class_strings(cells, name, np.arange(len(cells)))
-    if not separator:
-        raise ConfigError("label_separator is empty; give a string such as '|', or leave it out.")
-    split = pc.split_pattern(pc.fill_null(strings(cells, name), ""), separator)
-    parents = pc.list_parent_indices(split).to_numpy()
-    values = pc.utf8_trim_whitespace(pc.list_flatten(split))
-    keep = np.asarray(pc.not_equal(values, ""))
-    values = _class_strings(values.filter(pa.array(keep)), name, parents[keep])
-    return _lists(values, parents[keep], len(cells), np.zeros(len(cells), dtype=bool))
-
-
-def _lists(values: pa.Array, parents: Any, rows: int, absent: Any) -> pa.Array:
-    counts = np.bincount(parents.astype(np.int64), minlength=rows)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-    return pa.ListArray.from_arrays(offsets, values, mask=pa.array(absent))
-
-
-def _class_strings(values: pa.Array, name: str, rows: npt.NDArray[Any]) -> pa.Array:
-    """Class names as strings; ``rows`` says which row each value is from."""
-    if pa.types.is_floating(values.type):
-        _refuse(pc.is_nan(values), values, rows, name, "is NaN; use an empty cell where unknown")
-        _refuse(
-            pc.not_equal(values, pc.round(values)),
-            values,
-            rows,
-            name,
-            "is a fraction; labels name classes, so bin the numbers first",
-        )
-        values = values.cast(pa.int64())  # pandas turns whole numbers with gaps into floats
-    values = strings(values, name)
-    trimmed = pc.utf8_trim_whitespace(values)
-    _refuse(
-        pc.is_in(pc.utf8_lower(trimmed), value_set=pa.array(["nan", "<na>"])),
-        values,
-        rows,
-        name,
-        "is what pandas writes for a missing value; fill it in, or use an empty cell",
-    )
-    _refuse(
-        pc.and_(pc.not_equal(trimmed, values), pc.not_equal(trimmed, "")),
-        values,
-        rows,
-        name,
-        "has blanks at its beginning or end, which would make a class of its own; trim it",
-    )
-    return pc.if_else(pc.equal(trimmed, ""), None, values)
-
-
-def _refuse(mask: Any, values: pa.Array, rows: npt.NDArray[Any], name: str, why: str) -> None:
-    at = np.flatnonzero(np.asarray(pc.fill_null(mask, False)))
-    if at.size:
-        where = ", ".join(str(rows[i]) for i in at[:_SHOWN])
-        raise DataError(
-            f"The label {values[int(at[0])].as_py()!r} in column {name!r} {why} "
-            f"({at.size:,} such: row{'s' if at.size > 1 else ''} {where}"
-            f"{', ...' if at.size > _SHOWN else ''})."
-        )
-
-
-def class_order(names: Sequence[str]) -> list[str]:
-    """Classes in alphabetical order, or by number where all are whole numbers."""
-    unique = set(names)
-    if all(name.removeprefix("-").isdecimal() for name in unique):
-        return sorted(unique, key=lambda name: (int(name), name))
-    return sorted(unique)
-
-
-def encode_labels(labels: pa.Array, classes: Sequence[str]) -> pa.Array:
-    """Class names as indices into ``classes``.
-
-    Raises:
-        DataError: a label that is none of them.
-    """
-    multilabel = pa.types.is_list(labels.type)
-    values = pc.list_flatten(labels) if multilabel else labels
-    codes = pc.index_in(values, value_set=pa.array(classes, pa.string())).cast(pa.int64())
-    unknown = np.asarray(pc.and_(pc.is_null(codes), pc.is_valid(values)))
-    if unknown.any():
-        parents = pc.list_parent_indices(labels).to_numpy() if multilabel else np.arange(len(codes))
-        first = int(np.flatnonzero(unknown)[0])
-        raise DataError(
-            f"Label {values[first].as_py()!r} (row {parents[first]}; {unknown.sum():,} unknown "
-            f"labels in all) is none of the {len(classes)} classes: {', '.join(classes[:20])}"
-            f"{', ...' if len(classes) > 20 else ''}. Mend the label, or add it to classes."
-        )
-    if not multilabel:
-        return codes
-    parents = pc.list_parent_indices(labels).to_numpy()
-    return _lists(codes, parents, len(labels), np.asarray(pc.is_null(labels)))

@@ -4,19 +4,16 @@ import codecs
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute
 import pyarrow.json
 import pyarrow.parquet
 
 from epic_pl.data.table_csv import read_csv
+from epic_pl.data.table_hf import is_saved_dataset, read_saved_dataset
 from epic_pl.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-HF_SPLIT_COLUMN = "split"
-"""The column that tells the splits of a Hugging Face ``DatasetDict`` apart."""
 # a row must fit into a block: large enough for a page of text in every cell
 _BLOCK = 16 << 20
 _BOMS = {codecs.BOM_UTF16_LE: "UTF-16LE", codecs.BOM_UTF16_BE: "UTF-16BE"}
@@ -30,7 +27,7 @@ def source_files(path: Path) -> list[Path]:
     """
     if path.is_dir():
         files = sorted(path.rglob("*.arrow")) + sorted(path.rglob("*.json"))
-        if not _is_hf(path):
+        if not is_saved_dataset(path):
             raise DataError(
                 f"{path} is a folder, and no Hugging Face dataset saved with save_to_disk (those "
                 f"hold dataset_info.json or dataset_dict.json). Name the table in it: a "
@@ -76,7 +73,7 @@ def read_table(path: Path) -> pa.Table:
 
 def _read(path: Path) -> pa.Table:
     if path.is_dir():
-        return _read_hf(path)
+        return read_saved_dataset(path)
     if path.suffix.lower() == ".parquet":
         return pyarrow.parquet.read_table(path)
     if not path.stat().st_size:
@@ -138,67 +135,3 @@ def _read_json_lines(path: Path, skip: int, schema: pa.Schema | None = None) -> 
     with path.open("rb") as file:
         file.seek(skip)
         return pyarrow.json.read_json(file, pyarrow.json.ReadOptions(block_size=_BLOCK), options)
-
-
-def _is_hf(path: Path) -> bool:
-    return (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file()
-
-
-def _read_hf(path: Path) -> pa.Table:
-    """Layout of ``save_to_disk``: Arrow streams named by state.json, splits by dataset_dict.json.
-
-    Source: the documentation of Hugging Face ``datasets``.
-    """
-    if not (path / "dataset_dict.json").is_file():
-        return _read_hf_split(path)
-    splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
-    parts = []
-    for split in splits:
-        part = _read_hf_split(path / split)
-        if HF_SPLIT_COLUMN not in part.column_names:
-            part = part.append_column(HF_SPLIT_COLUMN, pa.repeat(split, part.num_rows))
-        parts.append(part)
-    return pa.concat_tables(parts, promote_options="default")
-
-
-def _read_hf_split(path: Path) -> pa.Table:
-    state = path / "state.json"
-    if state.is_file():
-        entries = json.loads(state.read_text(encoding="utf-8"))["_data_files"]
-        files = [path / Path(entry["filename"]).name for entry in entries]
-    else:
-        files = sorted(path.glob("*.arrow"))
-    tables = [pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files]
-    table = pa.concat_tables(tables)
-    info = json.loads((path / "dataset_info.json").read_text(encoding="utf-8"))
-    for name, feature in (info.get("features") or {}).items():
-        table = _named_classes(table, name, feature)
-    return table
-
-
-def _named_classes(table: pa.Table, name: str, feature: Any) -> pa.Table:
-    """A ``ClassLabel`` column, or a list of them, as names instead of numbers (-1 is unknown)."""
-    inner = feature
-    while isinstance(inner, dict) and inner.get("_type") in ("Sequence", "List", "LargeList"):
-        inner = inner["feature"]
-    inner = inner[0] if isinstance(inner, list) else inner
-    if not isinstance(inner, dict) or inner.get("_type") != "ClassLabel":
-        return table
-    names = pa.array(inner["names"], pa.string())
-    column = table[name].combine_chunks()
-    if pa.types.is_list(column.type):
-        values = _take_names(names, column.flatten())
-        offsets = pa.array([0, *pa.compute.cumulative_sum(_lengths(column)).to_pylist()])
-        named = pa.ListArray.from_arrays(offsets.cast(pa.int32()), values)
-    else:
-        named = _take_names(names, column)
-    return table.set_column(table.column_names.index(name), name, named)
-
-
-def _lengths(column: pa.Array) -> pa.Array:
-    return pa.compute.fill_null(pa.compute.list_value_length(column), 0)
-
-
-def _take_names(names: pa.Array, codes: pa.Array) -> pa.Array:
-    known = pa.compute.greater_equal(codes, 0)
-    return names.take(pa.compute.if_else(known, codes, pa.scalar(None, codes.type)))

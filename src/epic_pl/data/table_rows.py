@@ -11,16 +11,14 @@ import pyarrow.compute as pc
 from epic_pl.data.stratify import grouped_split
 from epic_pl.data.table import table_schema
 from epic_pl.data.table_columns import (
-    class_order,
-    encode_labels,
     id_column,
     image_column,
-    label_column,
     named_rows,
     split_column,
     text_column,
 )
-from epic_pl.data.table_reader import HF_SPLIT_COLUMN
+from epic_pl.data.table_hf import HF_SPLIT_COLUMN
+from epic_pl.data.table_labels import class_order, encode_labels, label_column, none_where_null
 from epic_pl.errors import DataError
 
 SPLITS = ("train", "val", "test", "predict")
@@ -68,6 +66,9 @@ def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple
         given = np.full(len(ids), "train")
     elif not known[given == "test"].any() and not (given == "predict").any():
         given = np.where(given == "test", "predict", given)  # a test split to hand in somewhere
+    if options.label_separator is not None:
+        labels = none_where_null(labels, given != "predict")
+        known = np.asarray(pc.is_valid(labels))
     unknown = ~known & (given != "predict")
     if unknown.any():
         raise DataError(

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.data.table_columns import SPLIT_NAMES
+from epic_pl.data.table_labels import is_list
 from epic_pl.errors import DataError
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -64,7 +65,7 @@ def guess_columns(table: pa.Table, folder: Path) -> Guess:
             f"{', '.join(map(repr, table.column_names))}. Name image_column and text_columns in a "
             "config of your own (configs/table.yaml shows one)."
         )
-    lists = _is_list(table.schema.field(label).type)
+    lists = is_list(table.schema.field(label).type)
     separator = None if lists else _separator(table[label])
     return Guess(
         image_column=image,
@@ -82,10 +83,6 @@ def _is_string(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def _words(name: str) -> set[str]:
@@ -162,7 +159,7 @@ def _label_column(table: pa.Table, names: Sequence[str]) -> str:
     counts = {}
     for name in names:
         kind = table.schema.field(name).type
-        if _is_list(kind):
+        if is_list(kind):
             return name
         if _is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
             counts[name] = pc.count_distinct(table[name].cast(pa.string())).as_py()

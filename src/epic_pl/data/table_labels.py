@@ -1,0 +1,144 @@
+"""The label column of anyone's table as class indices, or errors that name rows.
+
+Rows count from 0 in all messages, the header not counted.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from epic_pl.data.table_columns import column, strings
+from epic_pl.errors import ConfigError, DataError
+
+_SHOWN = 5
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether cells are lists, of any of Arrow's layouts."""
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+
+
+def label_column(table: pa.Table, name: str, separator: str | None) -> pa.Array:
+    """Labels as strings, or lists of strings where the task is multilabel; null where unknown.
+
+    With a separator, a cell that names no class is null, too: whether that is unknown or none of
+    them, the row's split tells, see :func:`none_where_null`.
+
+    Raises:
+        DataError: NaN, numbers that are no classes, or labels with blanks around them.
+        ConfigError: a separator for a column of lists.
+    """
+    cells = column(table, name, "label_column")
+    if is_list(cells.type):
+        if separator is not None:
+            raise ConfigError(f"Column {name!r} holds lists: leave label_separator out.")
+        parents = pc.list_parent_indices(cells).to_numpy()
+        values = _class_strings(pc.list_flatten(cells), name, parents)
+        if values.null_count:
+            at = parents[np.asarray(pc.is_null(values))]
+            raise DataError(f"A label list of column {name!r} holds a null (row {at[0]}).")
+        return _lists(values, parents, len(cells), np.asarray(pc.is_null(cells)))
+    if separator is None:
+        return _class_strings(cells, name, np.arange(len(cells)))
+    if not separator:
+        raise ConfigError("label_separator is empty; give a string such as '|', or leave it out.")
+    split = pc.split_pattern(pc.fill_null(strings(cells, name), ""), separator)
+    parents = pc.list_parent_indices(split).to_numpy()
+    values = pc.utf8_trim_whitespace(pc.list_flatten(split))
+    keep = np.asarray(pc.not_equal(values, ""))
+    values = _class_strings(values.filter(pa.array(keep)), name, parents[keep])
+    named = np.isin(np.arange(len(cells)), parents[keep])
+    return _lists(values, parents[keep], len(cells), ~named)
+
+
+def none_where_null(labels: pa.Array, rows: npt.NDArray[np.bool_]) -> pa.Array:
+    """Lists of labels, empty ones in place of null for some rows: no class applies to them."""
+    parents = pc.list_parent_indices(labels).to_numpy()
+    absent = np.asarray(pc.is_null(labels)) & ~rows
+    return _lists(pc.list_flatten(labels), parents, len(labels), absent)
+
+
+def _lists(values: pa.Array, parents: Any, rows: int, absent: Any) -> pa.Array:
+    counts = np.bincount(parents.astype(np.int64), minlength=rows)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, values, mask=pa.array(absent))
+
+
+def _class_strings(values: pa.Array, name: str, rows: npt.NDArray[Any]) -> pa.Array:
+    """Class names as strings; ``rows`` says which row each value is from."""
+    if pa.types.is_floating(values.type):
+        _refuse(pc.is_nan(values), values, rows, name, "is NaN; use an empty cell where unknown")
+        _refuse(
+            pc.not_equal(values, pc.round(values)),
+            values,
+            rows,
+            name,
+            "is a fraction; labels name classes, so bin the numbers first",
+        )
+        values = values.cast(pa.int64())  # pandas turns whole numbers with gaps into floats
+    values = strings(values, name)
+    trimmed = pc.utf8_trim_whitespace(values)
+    _refuse(
+        pc.is_in(pc.utf8_lower(trimmed), value_set=pa.array(["nan", "<na>"])),
+        values,
+        rows,
+        name,
+        "is what pandas writes for a missing value; fill it in, or use an empty cell",
+    )
+    _refuse(
+        pc.and_(pc.not_equal(trimmed, values), pc.not_equal(trimmed, "")),
+        values,
+        rows,
+        name,
+        "has blanks at its beginning or end, which would make a class of its own; trim it",
+    )
+    return pc.if_else(pc.equal(trimmed, ""), None, values)
+
+
+def _refuse(mask: Any, values: pa.Array, rows: npt.NDArray[Any], name: str, why: str) -> None:
+    at = np.flatnonzero(np.asarray(pc.fill_null(mask, False)))
+    if at.size:
+        where = ", ".join(str(rows[i]) for i in at[:_SHOWN])
+        raise DataError(
+            f"The label {values[int(at[0])].as_py()!r} in column {name!r} {why} "
+            f"({at.size:,} such: row{'s' if at.size > 1 else ''} {where}"
+            f"{', ...' if at.size > _SHOWN else ''})."
+        )
+
+
+def class_order(names: Sequence[str]) -> list[str]:
+    """Classes in alphabetical order, or by number where all are whole numbers."""
+    unique = set(names)
+    if all(name.removeprefix("-").isdecimal() for name in unique):
+        return sorted(unique, key=lambda name: (int(name), name))
+    return sorted(unique)
+
+
+def encode_labels(labels: pa.Array, classes: Sequence[str]) -> pa.Array:
+    """Class names as indices into ``classes``.
+
+    Raises:
+        DataError: a label that is none of them.
+    """
+    multilabel = pa.types.is_list(labels.type)
+    values = pc.list_flatten(labels) if multilabel else labels
+    codes = pc.index_in(values, value_set=pa.array(classes, pa.string())).cast(pa.int64())
+    unknown = np.asarray(pc.and_(pc.is_null(codes), pc.is_valid(values)))
+    if unknown.any():
+        parents = pc.list_parent_indices(labels).to_numpy() if multilabel else np.arange(len(codes))
+        first = int(np.flatnonzero(unknown)[0])
+        raise DataError(
+            f"Label {values[first].as_py()!r} (row {parents[first]}; {unknown.sum():,} unknown "
+            f"labels in all) is none of the {len(classes)} classes: {', '.join(classes[:20])}"
+            f"{', ...' if len(classes) > 20 else ''}. Mend the label, or add it to classes."
+        )
+    if not multilabel:
+        return codes
+    parents = pc.list_parent_indices(labels).to_numpy()
+    return _lists(codes, parents, len(labels), np.asarray(pc.is_null(labels)))
