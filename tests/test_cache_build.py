@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -89,6 +90,34 @@ def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_stored(
     assert ended.value.code == 1
     assert "fp16 on cpu" in capsys.readouterr().err
     assert not (project / "features").exists()
+
+
+def test_a_disk_too_small_for_all_splits_is_refused_before_anything_is_stored(
+    project, monkeypatch, capsys
+):
+    free = SimpleNamespace(free=64_000_000 + 60_000)  # 64 MB stay free
+    monkeypatch.setattr("epic_pl.cache.estimate.shutil.disk_usage", lambda _: free)
+    # texts of test are those of train, but for one: the first splits alone would have fitted
+    assert build(project, "--cache.dtype", "float32") == 1
+    said = capsys.readouterr().err
+    assert "image features of 3 items" in said
+    assert "text features of 12 items" in said
+    assert not list(project.glob("features/*-*/*"))
+
+
+def test_a_test_split_that_is_not_there_is_left_out_and_told(project, capsys):
+    table = project / "data" / "table.csv"
+    rows = table.read_text().splitlines()
+    table.write_text("\n".join(row for row in rows if not row.endswith(",test")) + "\n")
+    assert build(project, "--data.init_args.test_size", "0") == 0
+    assert "Not stored, since it cannot be read: " in capsys.readouterr().out
+    assert main_ends(project, "info") == 0
+
+
+def main_ends(project, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(["cache", *arguments, str(project / "features")])
+    return ended.value.code
 
 
 # ------------------------------------------------------------------ several processes

@@ -11,7 +11,7 @@ import pytest
 import torch
 from cache_items import Items
 
-from epic_pl.cache import FeatureStore, Field, StoreSpec, build
+from epic_pl.cache import FeatureStore, Field, StoreSpec, Wanted, build, build_all, require_disk
 from epic_pl.errors import CacheError, DataError
 
 SMALL = 4 * 1024
@@ -125,7 +125,7 @@ def test_interrupted_while_it_is_published(tmp_path, items, monkeypatch, moment)
     for root in (tmp_path / "a", tmp_path / "b"):
         fill(root, items, items.hashes[:13])
     with monkeypatch.context() as patch:
-        patch.setattr(f"epic_pl.cache.builder.{moment}", stop)
+        patch.setattr(f"epic_pl.cache.publishing.{moment}", stop)
         with pytest.raises(KeyboardInterrupt):
             fill(tmp_path / "a", items)
     store = FeatureStore.open(tmp_path / "a", items.spec())  # whole, old or new
@@ -221,25 +221,57 @@ def test_files_of_an_interrupted_other_plan_go_once_they_are_superseded(tmp_path
 
 def test_the_disk_is_checked_before_anything_is_produced(tmp_path, items, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
-    with pytest.raises(CacheError, match=r"needs .* for 23 items, but .* has 1.0 MB free.*int8"):
+    with pytest.raises(CacheError, match=r"of 23 items.* needs .*, but 1.0 MB are free.*int8"):
         build(tmp_path, items.spec(), items.hashes, items.produce, batch_size=4, progress=False)
     assert len(items.asked) <= (4 if items.ragged else 0)  # a sample of lengths
     assert not list(items.spec().folder(tmp_path).glob("shard-*"))
 
 
-def test_the_estimate_is_printed_and_only_on_rank_0(tmp_path, items, capsys):
+def test_estimate_and_progress_are_printed_and_only_on_rank_0(tmp_path, items, capsys):
     fill(tmp_path / "0", items, progress=True)
-    printed = capsys.readouterr().out
-    assert "of 23 items, about" in printed
-    assert len(printed.splitlines()) == 1
+    printed = capsys.readouterr()
+    assert "of 23 items, about" in printed.out
+    assert len(printed.out.splitlines()) == 1
+    assert "ETA" in printed.err
     fill(tmp_path / "1", items, progress=True, rank=1, world_size=2)
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr() == ("", "")
 
 
-def test_the_barrier_is_called_once_the_store_is_there(tmp_path, items):
+def test_the_barrier_is_called_before_the_first_byte_and_once_the_store_is_there(tmp_path, items):
     seen = []
-    fill(tmp_path, items, barrier=lambda: seen.append(FeatureStore.open(tmp_path, items.spec())))
-    assert len(seen) == 1
+    fill(tmp_path, items, barrier=lambda: seen.append(items.spec().folder(tmp_path).exists()))
+    assert seen == [False, True]
+    seen.clear()
+
+    def look():
+        seen.append(len(FeatureStore.open(tmp_path, items.spec())))
+
+    fill(tmp_path, items, [*items.hashes, "new"], barrier=look)
+    assert seen == [23, 24]
+
+
+def test_the_sizes_of_several_stores_are_looked_at_together(tmp_path, monkeypatch, capsys):
+    both = [Items(500, ragged) for ragged in (False, True)]
+    wanted = [Wanted(each.spec(), each.hashes, each.produce) for each in both]
+    # room for each of them, but not for both, beside the 64 MB that stay free
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=64_000_000 + 600_000))
+    for one in wanted:
+        require_disk(tmp_path, [one.writer(tmp_path, 4, SMALL).addition()], show=False)
+    with pytest.raises(
+        CacheError, match=r"image features .* and text features .* needs \d+\.\d kB, and 64.0 MB"
+    ):
+        build_all(tmp_path, wanted, batch_size=100)
+    assert not list(tmp_path.iterdir())
+    assert not both[0].asked
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**12))
+    capsys.readouterr()
+    stores = build_all(tmp_path, wanted, batch_size=100)
+    assert [len(store) for store in stores] == [500, 500]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "image features of 500 items, about 500.0 kB (1.0 kB each, float32) and text" in line
+    assert " in all, 1.0 TB free" in line
+    build_all(tmp_path, wanted)
+    assert capsys.readouterr().out == ""  # nothing to add
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Runs that fill their feature stores as they go, beside runs that fill them ahead."""
 
+import re
 from functools import partial
 from types import SimpleNamespace
 
@@ -11,11 +12,13 @@ from lightning.pytorch.callbacks import LambdaCallback
 import tiny_runs
 from epic_pl.cache.manifest import Manifest
 from epic_pl.callbacks import FeatureCache
+from epic_pl.callbacks.feature_building import build_stores
 from epic_pl.callbacks.growing_features import GrowingFeatures
 from epic_pl.data.table_module import TableDataModule
-from epic_pl.errors import ConfigError
+from epic_pl.errors import CacheError, ConfigError
 from epic_pl.nn.encoders import Encoder
 
+KINDS = ("image", "text")
 MODES = [("joint", "boundary"), ("read_only", "boundary"), ("read_only", "layers")]
 
 
@@ -199,9 +202,60 @@ def test_a_precision_that_only_training_has_is_refused(workshop):
 
 
 def test_filling_everything_ahead_is_still_possible(workshop, encoded):
-    data = workshop.data()
-    data.prepare_data()
-    workshop.cache().fill_all(workshop.module(), data)
+    cache = workshop.cache()
+    trainer = tiny_runs.trainer(workshop.root, callbacks=[cache])
+    build_stores(trainer, workshop.module(), workshop.data())
     encoded.clear()
     workshop.fit(workshop.cache())
     assert not encoded
+
+
+# ------------------------------------------------------------------ the disk
+
+
+def _free(monkeypatch, nbytes):
+    usage = SimpleNamespace(free=64_000_000 + nbytes)  # 64 MB stay free
+    monkeypatch.setattr("epic_pl.cache.estimate.shutil.disk_usage", lambda _: usage)
+
+
+def _said(capsys):
+    """Items of pictures and of texts that were announced; None if nothing was."""
+    lines = [line for line in capsys.readouterr().out.splitlines() if "Caching" in line]
+    if not lines:
+        return None
+    (line,) = lines
+    assert line.startswith("Caching in the first epoch, at most ")
+    found = {kind: re.search(rf"{kind} features of (\d+) items", line) for kind in KINDS}
+    return [int(match[1]) if match else 0 for match in found.values()]
+
+
+def test_what_the_first_epoch_adds_is_told(workshop, capsys):
+    workshop.fit(workshop.cache())
+    # sixteen files, of which only reading could tell that there are three colours
+    assert _said(capsys) == [16, 12]
+    workshop.fit(workshop.cache())
+    assert _said(capsys) is None
+    assert stored_items(workshop.root / "features", "text") == 12
+    # a part of it, known from before: files of known digests, texts by themselves
+    with (workshop.root / "table.csv").open("a") as file:
+        file.write("new,pictures/test0.png,a new text,blue,train\n")
+    workshop.fit(workshop.cache())
+    assert _said(capsys) == [1, 1]
+    # the text store is ragged: its size comes from the texts' own lengths
+    workshop.fit(workshop.cache("views", views=8), augment="crop")
+    assert _said(capsys) == [13 + 4, 13]  # in an epoch a row draws one of its views
+
+
+def test_a_disk_too_small_for_the_first_epoch_is_refused_at_its_start(
+    workshop, encoded, monkeypatch, capsys
+):
+    _free(monkeypatch, 20_000)
+    encoded.clear()
+    with pytest.raises(CacheError, match=r"image features of 3 items.*text features of 12 items"):
+        workshop.fit(workshop.cache())
+    assert max(encoded) == 1  # no batch; the shapes are taken from a blank item
+    assert not list((workshop.root / "features").glob("*-*/shard-*"))
+    # enough for three colours, though not for sixteen pictures: they are read to know
+    _free(monkeypatch, 80_000)
+    workshop.fit(workshop.cache())
+    assert _said(capsys) == [3, 12]

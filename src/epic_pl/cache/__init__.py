@@ -5,8 +5,9 @@ maps it and gathers batches. A store's folder is named by everything that its nu
 another encoder, layer or preprocessing never meets it.
 """
 
-from epic_pl.cache.builder import SHARD_BYTES, build
+from epic_pl.cache.builder import SHARD_BYTES, Wanted, build, build_all
 from epic_pl.cache.commands import default_root
+from epic_pl.cache.estimate import Addition, fits, require_disk
 from epic_pl.cache.growing import GrowingStore
 from epic_pl.cache.manifest import find_spec
 from epic_pl.cache.packer import Produce
@@ -16,6 +17,7 @@ from epic_pl.cache.store import FeatureStore
 __all__ = [
     "JSON",
     "SHARD_BYTES",
+    "Addition",
     "FeatureStore",
     "Field",
     "GrowingStore",
@@ -23,7 +25,11 @@ __all__ = [
     "Produce",
     "StoreSpec",
     "StoredDtype",
+    "Wanted",
     "build",
+    "build_all",
     "default_root",
     "find_spec",
+    "fits",
+    "require_disk",
 ]

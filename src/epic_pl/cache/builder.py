@@ -2,17 +2,17 @@
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from filelock import Timeout
-
+from epic_pl.cache.estimate import Addition, require_disk
 from epic_pl.cache.layout import Layout
-from epic_pl.cache.manifest import SPEC, FileEntry, Manifest, size_of, write_index, write_json
+from epic_pl.cache.manifest import SPEC, write_json
 from epic_pl.cache.packer import Pack, Packer, Produce
-from epic_pl.cache.plan import Plan, make_plan
-from epic_pl.cache.shard import ShardHeader, ShardTail
+from epic_pl.cache.publishing import publish
 from epic_pl.cache.spec import StoreSpec
 from epic_pl.cache.store import FeatureStore
 from epic_pl.cache.writer import Writer
@@ -21,6 +21,41 @@ from epic_pl.errors import CacheError
 SHARD_BYTES = 256_000_000
 _COPIED = 16  # packed items that are copied at a time
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a store must have: a spec, its items, and who gives them; see `build`."""
+
+    spec: StoreSpec
+    hashes: Sequence[str]
+    produce: Produce
+
+    def may_grow(self, root: Path) -> bool:
+        """Whether the store may be written to; else it must have everything."""
+        folder = self.spec.folder(root)
+        return not folder.is_dir() or os.access(folder, os.W_OK)
+
+    def writer(self, root: Path, batch_size: int, shard_bytes: int) -> Writer:
+        """What writes its shards."""
+        layout = Layout.of(self.spec)
+        pack = Packer(layout, self.hashes, self.produce)
+        folder = self.spec.folder(root)
+        return Writer(folder, layout, self.hashes, pack, batch_size, shard_bytes)
+
+    def open(self, root: Path, pin_memory: bool) -> FeatureStore:
+        """The store, if it has all items.
+
+        Raises:
+            CacheError: it is missing or damaged, or lacks items.
+        """
+        store = FeatureStore.open(root, self.spec, pin_memory)
+        if absent := int((store.rows(self.hashes) < 0).sum()):
+            raise CacheError(
+                f"The feature store {store.folder} lacks {absent:,} of {len(self.hashes):,} items "
+                "and cannot be written. Mend its permissions, or choose another cache folder."
+            )
+        return store
 
 
 def build(
@@ -56,23 +91,46 @@ def build(
         rank: of this process; it starts with every ``world_size``-th shard, then helps others.
         world_size: number of processes.
         progress: print the estimate and a progress bar, on rank 0.
-        barrier: called by each process once the store is complete.
+        barrier: called by each process before anything is written, and once the store is complete.
         pin_memory: of the store that is opened.
 
     Raises:
         CacheError: too little disk is free, the existing store is damaged, or what ``produce``
             gives does not fit the spec or is not finite.
     """
-    if not hashes:
+    options: dict[str, Any] = {"batch_size": batch_size, "shard_bytes": shard_bytes}
+    options |= {"rank": rank, "world_size": world_size, "progress": progress}
+    wanted = Wanted(spec, hashes, produce)
+    return build_all(root, [wanted], barrier=barrier, pin_memory=pin_memory, **options)[0]
+
+
+def build_all(
+    root: Path,
+    wanted: Sequence[Wanted],
+    *,
+    batch_size: int = 64,
+    shard_bytes: int = SHARD_BYTES,
+    rank: int = 0,
+    world_size: int = 1,
+    progress: bool = True,
+    barrier: Callable[[], None] | None = None,
+    pin_memory: bool = False,
+) -> list[FeatureStore]:
+    """As `build`, for several stores, whose sizes are looked at together before any is written.
+
+    ``barrier`` is called twice: before the first byte is written, and once all are complete.
+    """
+    wait = barrier or (lambda: None)
+    if not all(each.hashes for each in wanted):
         raise CacheError("There is nothing to store: no item was given.")
-    layout, folder = Layout.of(spec), spec.folder(root)
-    if folder.is_dir() and not os.access(folder, os.W_OK):
-        return _open_read_only(root, spec, hashes, barrier, pin_memory)
-    writer = Writer(folder, layout, Packer(layout, hashes, produce), batch_size)
-    _write(writer, hashes, shard_bytes, rank, world_size, progress and rank == 0)
-    if barrier is not None:
-        barrier()
-    return FeatureStore.open(root, spec, pin_memory)
+    show = progress and rank == 0
+    writers = [each.writer(root, batch_size, shard_bytes) for each in wanted if each.may_grow(root)]
+    require_disk(root, [_addition(writer) for writer in writers], show)
+    wait()
+    for writer in writers:
+        _write(writer, rank, world_size, show)
+    wait()
+    return [each.open(root, pin_memory) for each in wanted]
 
 
 def append(
@@ -102,32 +160,38 @@ def append(
             f"The feature store {folder} cannot be written, but lacks items. Mend its permissions, "
             "or choose another cache folder."
         )
-    writer = Writer(folder, Layout.of(spec), pack, _COPIED)
-    _write(writer, hashes, shard_bytes, 0, 1, False)
+    writer = Writer(folder, Layout.of(spec), hashes, pack, _COPIED, shard_bytes)
+    require_disk(root, [_addition(writer)], False)
+    _write(writer, 0, 1, False)
     return FeatureStore.open(root, spec, pin_memory)
 
 
-def _write(
-    writer: Writer,
-    hashes: Sequence[str],
-    shard_bytes: int,
-    rank: int,
-    world_size: int,
-    show: bool,
-) -> None:
+def _write(writer: Writer, rank: int, world_size: int, show: bool) -> None:
     """Write what is missing, again if the store changes meanwhile."""
     folder, layout = writer.folder, writer.layout
-    try:
+    with _told(folder):
         folder.mkdir(parents=True, exist_ok=True)
         writer.locks.mkdir(exist_ok=True)
         with writer.lock(SPEC):
             if not (folder / SPEC).exists():
                 write_json(folder / SPEC, layout.spec.to_json())
         while True:
-            plan = make_plan(folder, layout, hashes, shard_bytes)
+            plan = writer.plan()
             writer.fill(plan, rank, world_size, show)
-            if _publish(writer, plan):
+            if publish(writer, plan):
                 break  # else another build published other items meanwhile: plan again
+
+
+def _addition(writer: Writer) -> Addition:
+    with _told(writer.folder):
+        return writer.addition()
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """What the system refuses to do with a store is told as ours."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in _DISK_ERRORS and str(folder) not in str(error.filename):
             raise  # of `produce`, for example a picture that is missing
@@ -135,70 +199,3 @@ def _write(
             f"The feature store {folder} could not be written ({error}). Free some disk space or "
             "mend the folder's permissions, then start again: what is written is kept."
         ) from error
-
-
-def _open_read_only(
-    root: Path,
-    spec: StoreSpec,
-    hashes: Sequence[str],
-    barrier: Callable[[], None] | None,
-    pin_memory: bool,
-) -> FeatureStore:
-    """Open a store that somebody else keeps, if it has everything."""
-    store = FeatureStore.open(root, spec, pin_memory)
-    if absent := int((store.rows(hashes) < 0).sum()):
-        raise CacheError(
-            f"The feature store {store.folder} lacks {absent:,} of {len(hashes):,} items and "
-            "cannot be written. Mend its permissions, or choose another cache folder."
-        )
-    if barrier is not None:
-        barrier()
-    return store
-
-
-def _publish(writer: Writer, plan: Plan) -> bool:
-    """Write index and manifest; False if the store changed since it was planned."""
-    folder, layout = writer.folder, writer.layout
-    with writer.lock("manifest"):
-        now = Manifest.read(folder)
-        tails = [ShardTail.read(folder / shard.name, layout) for shard in plan.shards]
-        shards = tuple(
-            FileEntry(shard.name, size_of(folder / shard.name), tail.sha256, len(tail.digests))
-            for shard, tail in zip(plan.shards, tails, strict=True)
-        )
-        if now is not None and now.shards == shards and not now.broken(folder):
-            # nothing was missing, or another process was first; it may have been killed since
-            _remove_leftovers(writer, now, plan)
-            return True
-        if now != plan.base:
-            return False
-        lengths = [tail.lengths for tail in tails if tail.lengths is not None]
-        index = write_index(
-            folder, len(shards), plan.digests, lengths if layout.spec.ragged else None
-        )
-        manifest = Manifest(layout.spec, shards, index)
-        manifest.write(folder)
-        _remove_leftovers(writer, manifest, plan)
-    return True
-
-
-def _remove_leftovers(writer: Writer, manifest: Manifest, plan: Plan) -> None:
-    """Remove old indexes, files of killed processes, and shards whose items are all stored now."""
-    used = {manifest.index.name, *(shard.name for shard in manifest.shards)}
-    for path in writer.folder.glob(".*.partial"):
-        try:
-            with writer.lock(path.name[1:].removesuffix(".partial"), timeout=0):
-                path.unlink(missing_ok=True)
-        except Timeout:  # of a process that still lives
-            continue
-    for path in writer.folder.glob("*.bin"):
-        if path.name not in used and not _has_others(path, writer.layout, plan):
-            path.unlink(missing_ok=True)
-
-
-def _has_others(path: Path, layout: Layout, plan: Plan) -> bool:
-    """Tell whether a file is a whole shard with items that the store does not have yet."""
-    header = ShardHeader.read(path)
-    if header is None or header.nbytes(layout) != size_of(path):
-        return False
-    return not np.isin(ShardTail.read(path, layout).digests, plan.digests).all()

@@ -41,6 +41,7 @@ class GrowingStore:
         pin_memory: gather into page-locked memory.
 
     Attributes:
+        spec: what the store holds.
         nbytes_in_memory: of what is not written yet.
 
     Raises:
@@ -55,7 +56,7 @@ class GrowingStore:
         shard_bytes: int = SHARD_BYTES,
         pin_memory: bool = False,
     ) -> None:
-        self._root, self._spec, self._layout = root, spec, Layout.of(spec)
+        self._root, self.spec, self._layout = root, spec, Layout.of(spec)
         self._batch_size, self._shard_bytes = batch_size, shard_bytes
         self._pin_memory = pin_memory
         self._buffers = BufferPool(pin_memory)
@@ -96,6 +97,13 @@ class GrowingStore:
                 self.flush()
             return batch
 
+    def lacking(self, hashes: Sequence[str]) -> int:
+        """How many of these different items would have to be encoded."""
+        with self._turn:
+            rows = self._rows(hashes).tolist()
+            pairs = zip(hashes, rows, strict=True)
+            return sum(row < 0 and name not in self._places for name, row in pairs)
+
     def flush(self) -> None:
         """Write what is only in memory.
 
@@ -110,10 +118,10 @@ class GrowingStore:
             def pack(positions: Sequence[int]) -> Packed:
                 picked = [places[position] for position in positions]
                 records = [self._shards[number].pick(item) for number, item in picked]
-                return _joined(records, self._spec.ragged)
+                return _joined(records, self.spec.ragged)
 
             self._store = append(
-                self._root, self._spec, names, pack, self._shard_bytes, self._pin_memory
+                self._root, self.spec, names, pack, self._shard_bytes, self._pin_memory
             )
             self._shards, self._places, self.nbytes_in_memory = [], {}, 0
 
@@ -138,7 +146,7 @@ class GrowingStore:
         groups, tokens = [], None
         if self._store is not None:
             groups, tokens = self._store.groups(rows), self._store.tokens(rows)
-        if self._spec.ragged and tokens is None:
+        if self.spec.ragged and tokens is None:
             tokens = Tokens(np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64))
         by_shard: dict[int, list[tuple[int, int]]] = {}
         for position, name in enumerate(hashes):

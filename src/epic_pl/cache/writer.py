@@ -1,36 +1,61 @@
 """Writing the shards of a plan, in company of other processes."""
 
-import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
-from rich.filesize import decimal
 
+from epic_pl.cache.estimate import Addition, spread
 from epic_pl.cache.layout import Layout
 from epic_pl.cache.packer import Pack
-from epic_pl.cache.plan import Plan, PlannedShard
+from epic_pl.cache.plan import Plan, PlannedShard, make_plan
 from epic_pl.cache.progress import Progress
 from epic_pl.cache.shard import Packed, write_shard
-from epic_pl.errors import CacheError
 
 _POLL = 0.2  # seconds between looks at shards that another process writes
-_SLACK = 64_000_000  # bytes of disk that stay free
 
 
 class Writer:
-    """Writes shards of one store."""
+    """Writes shards of one store.
 
-    def __init__(self, folder: Path, layout: Layout, pack: Pack, batch_size: int) -> None:
-        self.folder, self.layout = folder, layout
+    Args:
+        folder: the store's.
+        layout: of the store.
+        hashes: of the items that it must have.
+        pack: takes positions in ``hashes`` and gives their records.
+        batch_size: items that are packed at a time.
+        shard_bytes: largest size of a file.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        layout: Layout,
+        hashes: Sequence[str],
+        pack: Pack,
+        batch_size: int,
+        shard_bytes: int,
+    ) -> None:
+        self.folder, self.layout, self.hashes = folder, layout, hashes
         self.locks = folder.with_name(f".{folder.name}.locks")
-        self._pack, self._batch_size = pack, batch_size
+        self._pack, self._batch_size, self._shard_bytes = pack, batch_size, shard_bytes
+        self._bytes_per_item: float | None = None
 
     def lock(self, name: str, timeout: float = -1) -> FileLock:
         """A lock that the system lifts when its process dies; beside the store, not in it."""
         return FileLock(self.locks / f"{name}.lock", timeout)
+
+    def plan(self) -> Plan:
+        """The shards that the store will have, as it is now."""
+        return make_plan(self.folder, self.layout, self.hashes, self._shard_bytes)
+
+    def addition(self) -> Addition:
+        """What the store is going to get, as it is now."""
+        missing = self.plan().missing(self.folder, self.layout)
+        items = sum(len(shard.positions) for shard in missing)
+        return Addition(self.layout.spec, items, self._size(missing) if missing else 0.0)
 
     def fill(self, plan: Plan, rank: int, world_size: int, show: bool) -> None:
         """Write shards, own ones first, until none is missing."""
@@ -39,9 +64,7 @@ class Writer:
             return
         own = missing[rank::world_size]
         todo = own + [shard for shard in missing if shard not in own]
-        size = self._expected_size(missing)
-        items = sum(len(shard.positions) for shard in missing)
-        self._check_disk(items, size, show)
+        size = self._size(missing)
         share = sum(len(shard.positions) for shard in own)
         with Progress(f"{self.layout.spec.kind} features", share * size, show) as bar:
             while todo:
@@ -70,31 +93,16 @@ class Writer:
             yield self._pack(positions)
             bar.advance(len(positions) * size)
 
-    def _expected_size(self, missing: list[PlannedShard]) -> float:
+    def _size(self, missing: list[PlannedShard]) -> float:
         """Bytes of an item; for ragged ones from a batch of them, spread over all."""
+        if self._bytes_per_item is None:
+            self._bytes_per_item = self._expected_size(missing)
+        return self._bytes_per_item
+
+    def _expected_size(self, missing: list[PlannedShard]) -> float:
         if not self.layout.spec.ragged:
             return self.layout.bytes_per_item()
         positions = np.concatenate([shard.positions for shard in missing])
-        sample = positions[:: max(1, -(-len(positions) // self._batch_size))].tolist()
-        lengths = self._pack(sample)[2]
+        lengths = self._pack(spread(positions.tolist(), self._batch_size))[2]
         assert lengths is not None
         return self.layout.bytes_per_item(float(lengths.mean()))
-
-    def _check_disk(self, items: int, size: float, show: bool) -> None:
-        needed = int(items * size)
-        free = shutil.disk_usage(self.folder).free
-        spec = self.layout.spec
-        if needed + _SLACK > free:
-            raise CacheError(
-                f"The {spec.kind} feature store needs {decimal(needed)} for {items:,} items, but "
-                f"{self.folder.parent} has {decimal(free)} free. Store smaller numbers (dtype "
-                f"float16 or int8; now {spec.dtype}) or another level, choose another cache folder "
-                "(or set EPIC_PL_CACHE to one), or remove old stores with `epic-pl cache clear`."
-            )
-        if show:
-            print(
-                f"Caching {spec.kind} features of {items:,} items, about {decimal(needed)} "
-                f"({decimal(int(size))} each, {spec.dtype}), in {self.folder}; "
-                f"{decimal(free)} free",
-                flush=True,
-            )

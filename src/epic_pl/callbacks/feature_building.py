@@ -7,6 +7,7 @@ import lightning as L
 
 from epic_pl.callbacks.feature_cache import FeatureCache, to_device
 from epic_pl.data import ImageTextDataModule
+from epic_pl.errors import ConfigError, DataError
 from epic_pl.module import EPICModule
 
 
@@ -27,7 +28,11 @@ def build_stores(trainer: L.Trainer, module: EPICModule, data: ImageTextDataModu
     """
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     cache = next(each for each in callbacks if isinstance(each, FeatureCache))
-    cache.require_on()
+    if cache.level == "off":
+        raise ConfigError(
+            "There is nothing to store while cache.level is off: set it to boundary or layers, in "
+            "the config or by --cache.level."
+        )
     launcher = trainer.strategy.launcher
     if launcher is None:
         _fill(trainer, cache, module, data)
@@ -52,10 +57,31 @@ def _fill(
     if trainer.local_rank == 0:
         data.prepare_data()
     strategy.barrier("data is prepared")
-    cache.fill_all(
+    cache.fill(
         module,
         data,
+        *_stages(data, show=trainer.is_global_zero),
         rank=trainer.global_rank,
         world_size=trainer.world_size,
         barrier=lambda: strategy.barrier("feature cache"),
     )
+
+
+def _stages(data: ImageTextDataModule, show: bool) -> list[str]:
+    """Set up all stages and name them; `test` and `predict` may be left out, with their reason.
+
+    Raises:
+        DataError: training or validation cannot be set up.
+    """
+    stages, reasons = ["fit", "validate"], []
+    for stage in stages:
+        data.setup(stage)
+    for stage in ("test", "predict"):
+        try:
+            data.setup(stage)
+            stages.append(stage)
+        except DataError as error:
+            reasons.append(str(error))
+    if show and reasons:
+        print(f"Not stored, since it cannot be read: {' '.join(dict.fromkeys(reasons))}")
+    return stages

@@ -117,57 +117,26 @@ class FeatureCache(Callback):
         if self._growing is not None:
             self._growing.flush()
 
-    def require_on(self) -> None:
-        """Look whether there is anything to store.
-
-        Raises:
-            ConfigError: if the cache is off.
-        """
-        if self.level == "off":
-            raise ConfigError(
-                "There is nothing to store while cache.level is off: set it to boundary or layers, "
-                "in the config or by --cache.level."
-            )
-
-    def fill_all(
-        self,
-        module: EPICModule,
-        data: ImageTextDataModule,
-        rank: int = 0,
-        world_size: int = 1,
-        barrier: Callable[[], None] | None = None,
-    ) -> None:
-        """Store what every stage of ``data``, already prepared, needs, ahead of any run.
-
-        Raises:
-            ConfigError: as for :meth:`fill`, or the cache is off.
-            CacheError: if the stores cannot be written.
-        """
-        self.require_on()
-        for stage in _SPLITS:
-            data.setup(stage)
-            self.fill(module, data, stage, rank, world_size, barrier)
-
     def fill(
         self,
         module: EPICModule,
         data: ImageTextDataModule,
-        stage: str,
+        *stages: str,
         rank: int = 0,
         world_size: int = 1,
         barrier: Callable[[], None] | None = None,
     ) -> None:
-        """Store what a stage of ``data``, already set up, needs; its loaders then read it.
+        """Store what stages of ``data``, already set up, need; their loaders then read it.
 
         Raises:
             ConfigError: if live augmentation is asked for, or a dataset does not tell its rows.
-            CacheError: if the stores cannot be written.
+            CacheError: if the stores cannot be written, or the disk has no room for all of them.
         """
         options = self._options(data)
         filler = Filler(options, module, data, rank, world_size, barrier)
-        for dataset, views in self._splits(data, stage):
+        for dataset, views in self._splits(data, *stages):
             filler.add(dataset, views)
-        data.use_features(filler.stores())
+        data.use_features(filler.fill())
 
     def grow(
         self, module: EPICModule, data: ImageTextDataModule, stage: str, world_size: int = 1
@@ -176,7 +145,8 @@ class FeatureCache(Callback):
 
         Raises:
             ConfigError: as for :meth:`fill`, or there are loader workers or other processes.
-            CacheError: if a store on the disk is damaged.
+            CacheError: if a store on the disk is damaged, or the disk has no room for what the
+                first epoch needs.
         """
         for count, name, most in (
             (data.num_workers, "data.num_workers", 0),
@@ -191,14 +161,15 @@ class FeatureCache(Callback):
         growing = GrowingFeatures(self._options(data), module, data)
         for dataset, views in self._splits(data, stage):
             growing.add(dataset, views)
+        growing.require_disk()
         data.use_features(growing)
         self._growing = growing
 
     def _splits(
-        self, data: ImageTextDataModule, stage: str
+        self, data: ImageTextDataModule, *stages: str
     ) -> Iterator[tuple[FeatureDataset, int]]:
-        """Datasets of a stage, and how many views of each picture they draw from."""
-        for split in _SPLITS[stage]:
+        """Datasets of stages, and how many views of each picture they draw from."""
+        for split in dict.fromkeys(split for stage in stages for split in _SPLITS[stage]):
             yield by_name(data.dataset(split)), self.views if split == "train" else 0
 
     def _options(self, data: ImageTextDataModule) -> CacheOptions:

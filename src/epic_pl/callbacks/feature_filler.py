@@ -1,9 +1,9 @@
 """Fills the feature stores of a run ahead of it."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from epic_pl.cache import SHARD_BYTES, FeatureStore, build
+from epic_pl.cache import SHARD_BYTES, FeatureStore, Wanted, build_all
 from epic_pl.callbacks.feature_items import CacheOptions, Encoded, Items, in_place
 from epic_pl.callbacks.feature_modalities import Pictures, Texts
 from epic_pl.callbacks.stored_features import StoredFeatures
@@ -13,7 +13,7 @@ from epic_pl.module import EPICModule
 
 
 class Filler:
-    """Fills the two stores split by split.
+    """Fills the two stores with all that some splits need.
 
     Args:
         options: of the cache.
@@ -21,7 +21,7 @@ class Filler:
         data: whose preprocessing and tokenizer are used.
         rank: of this process.
         world_size: number of processes.
-        barrier: called by each process once a store has a split's items.
+        barrier: called by each process before anything is written, and once all is there.
     """
 
     def __init__(
@@ -44,39 +44,47 @@ class Filler:
             "barrier": barrier,
             "pin_memory": module.device.type == "cuda",
         }
-        self._hashes: dict[str, dict[Any, str]] = {"image": {}, "text": {}}
-        self._stores: dict[str, FeatureStore] = {}
+        self._hashes: dict[str, dict[Any, str]] = {}
+        # items of all splits, each once, in their order
+        self._keys: dict[str, dict[Any, None]] = {"image": {}, "text": {}}
 
     def add(self, dataset: FeatureDataset, views: int) -> None:
-        """Store a split: ``views`` augmented ones of each picture, or as evaluation sees it."""
-        self._fill(self.pictures, list(self.pictures.add(pictures(dataset), views)))
-        self._fill(self.texts, dataset.distinct()[1])
+        """Want a split: ``views`` augmented ones of each picture, or as evaluation sees it."""
+        self._keys["image"] |= dict.fromkeys(self.pictures.add(pictures(dataset), views))
+        self._keys["text"] |= dict.fromkeys(dataset.distinct()[1])
 
-    def _fill(self, items: Items[Any], keys: Sequence[Hashable]) -> None:
-        keys = keys or [items.blank]  # a store knows its shapes from an item
-        hashes = items.hashes(keys)
-        items.remember()
+    def fill(self) -> StoredFeatures:
+        """Store what is wanted and not there yet.
 
-        def produce(positions: Sequence[int]) -> Encoded:
-            return items.encode([keys[position] for position in positions])
-
-        root = self.options.root
-        self._stores[items.kind] = build(root, items.spec, hashes, produce, **self._build_options)
-        self._hashes[items.kind] |= dict(zip(keys, hashes, strict=True))
-
-    def stores(self) -> StoredFeatures:
-        """What was filled."""
-        images, texts = self._stores["image"], self._stores["text"]
+        Raises:
+            ConfigError: if the method has nothing of the cache's level.
+            DataError: if a picture cannot be read.
+            CacheError: if the stores cannot be written, or the disk has no room for all of them.
+        """
+        wanted = [self._wanted(items) for items in (self.pictures, self.texts)]
+        images, texts = build_all(self.options.root, wanted, **self._build_options)
         return StoredFeatures(
             images,
             texts,
-            self._rows("image"),
-            self._rows("text"),
+            self._rows(images),
+            self._rows(texts),
             self.options.views,
             in_place(self._module),
         )
 
-    def _rows(self, kind: str) -> dict[Any, int]:
-        hashes = self._hashes[kind]
-        rows = self._stores[kind].rows(list(hashes.values()))
-        return dict(zip(hashes, rows.tolist(), strict=True))
+    def _wanted(self, items: Items[Any]) -> Wanted:
+        keys = list(self._keys[items.kind]) or [
+            items.blank
+        ]  # a store knows its shapes from an item
+        hashes = items.hashes(keys)
+        items.remember()
+        self._hashes[items.kind] = dict(zip(keys, hashes, strict=True))
+
+        def produce(positions: Sequence[int]) -> Encoded:
+            return items.encode([keys[position] for position in positions])
+
+        return Wanted(items.spec, hashes, produce)
+
+    def _rows(self, store: FeatureStore) -> dict[Any, int]:
+        hashes = self._hashes[store.spec.kind]
+        return dict(zip(hashes, store.rows(list(hashes.values())).tolist(), strict=True))

@@ -12,6 +12,7 @@ from torch import Tensor
 from epic_pl.cache import SHARD_BYTES, GrowingStore
 from epic_pl.callbacks.feature_items import CacheOptions, Encoded, Items, in_place
 from epic_pl.callbacks.feature_modalities import Pictures, Texts
+from epic_pl.callbacks.growing_estimate import FirstEpoch
 from epic_pl.callbacks.stored_features import masked
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.features import FeatureDataset, PictureKey, pictures
@@ -53,6 +54,9 @@ class GrowingFeatures:
             )
             for items in (self._pictures, self._texts)
         }
+        self._first_epoch = FirstEpoch(
+            self._pictures, self._texts, self._stores["image"], self._stores["text"]
+        )
         self._in_place = in_place(module)
         self._hashes: dict[PictureKey | str, str] = {}
         self._hashing = Lock()  # what a loader's thread hashes, the main one writes
@@ -60,6 +64,15 @@ class GrowingFeatures:
     def add(self, dataset: FeatureDataset, views: int) -> None:
         """Let a split be read: ``views`` augmented ones of each picture, or as evaluation sees."""
         self._pictures.register(pictures(dataset), views)
+        self._first_epoch.add(dataset, views)
+
+    def require_disk(self) -> None:
+        """Print what the splits are going to add at most, and compare it with the free disk.
+
+        Raises:
+            CacheError: too little is free.
+        """
+        self._first_epoch.require_disk()
 
     def image_rows(self, keys: Sequence[PictureKey | None]) -> list[PictureKey | None]:
         """(B,) the pictures themselves."""

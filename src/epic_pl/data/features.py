@@ -163,10 +163,7 @@ class PictureDigests:
 
     def one(self, root: str, path: str) -> str:
         """The digest of one picture, not yet remembered for later runs."""
-        inside = os.path.isfile(root)
-        file = Path(root) if inside else Path(root) / path
-        stat = file.stat()
-        key, state = f"{file}\0{path}", [stat.st_size, stat.st_mtime_ns]
+        inside, file, key, state = _file_of(root, path)
         entry = self._known.get(key)
         if entry is None or entry[:2] != state:
             content = f"{state}{path}".encode() if inside else file.read_bytes()
@@ -174,6 +171,15 @@ class PictureDigests:
             self._changed = True
         digest: str = entry[2]
         return digest
+
+    def remembered(self, root: str, path: str) -> str | None:
+        """The digest of one picture if it is known without reading it, else None."""
+        try:
+            _, _, key, state = _file_of(root, path)
+        except OSError:  # whoever reads it says so
+            return None
+        entry = self._known.get(key)
+        return entry[2] if entry is not None and entry[:2] == state else None
 
     def save(self) -> None:
         """Remember for later runs."""
@@ -183,6 +189,14 @@ class PictureDigests:
             temporary.write_text(json.dumps(self._known), encoding="utf-8")
             temporary.replace(self._memory)
             self._changed = False
+
+
+def _file_of(root: str, path: str) -> tuple[bool, Path, str, list[int]]:
+    """Whether a picture lies inside one big file, its file, its key, and the file's state."""
+    inside = os.path.isfile(root)
+    file = Path(root) if inside else Path(root) / path
+    stat = file.stat()
+    return inside, file, f"{file}\0{path}", [stat.st_size, stat.st_mtime_ns]
 
 
 def whole_batch(batch: Batch) -> Batch:
