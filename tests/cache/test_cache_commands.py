@@ -116,3 +116,9 @@ def test_command_line_fills_looks_after_and_clears(tmp_path, capsys):
         cache_command(["info", str(tmp_path)], filled.append)
     with pytest.raises(SystemExit):
         cache_command(["tidy"], filled.append)
+
+
+def test_a_folder_may_follow_the_option(tmp_path, items):
+    make(tmp_path, items)
+    for arguments in (["--remove-corrupt", str(tmp_path)], [str(tmp_path), "--remove-corrupt"]):
+        assert cache_command(["verify", *arguments], print) == 0

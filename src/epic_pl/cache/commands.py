@@ -227,7 +227,7 @@ def cache_command(args: list[str], fill: Callable[[list[str]], None]) -> int:
     if args[:1] == ["build"]:
         fill(args[1:])
         return 0
-    options = cache_parser().parse_args(args)
+    options = cache_parser().parse_intermixed_args(args)  # FOLDER may follow an option
     folder = options.folder or default_root()
     if options.command == "info":
         return 0 if all(store.complete for store in info(folder)) else 1
