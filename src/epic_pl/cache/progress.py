@@ -14,9 +14,12 @@ class Progress:
         title: what is written.
         total: bytes, as estimated.
         show: draw it.
+        console: where; standard error by default.
     """
 
-    def __init__(self, title: str, total: float, show: bool) -> None:
+    def __init__(
+        self, title: str, total: float, show: bool, console: Console | None = None
+    ) -> None:
         self._bar = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
@@ -24,7 +27,7 @@ class Progress:
             progress.TransferSpeedColumn(),
             progress.TextColumn("ETA"),
             progress.TimeRemainingColumn(),
-            console=Console(file=sys.stderr),
+            console=console or Console(file=sys.stderr),
             speed_estimate_period=60,
             disable=not show,
         )
