@@ -36,8 +36,8 @@ demo: $(STAMP) ## train EPIC on real pictures and names, beside what it has to b
 demo-entailment: $(STAMP) ## the task that only interaction can solve: is this statement true of this picture?
 	@$(BIN)/python benchmarks/openmoji.py --config openmoji_entailment.yaml
 
-bench: $(STAMP) ## what a training step costs with each method: samples a second, memory, cache
-	@$(BIN)/python benchmarks/step_cost.py
+bench: $(STAMP) ## what a training step costs with each method (ARGS="--json" and others go to it)
+	@$(BIN)/python benchmarks/step_cost.py $(ARGS)
 
 compare: $(STAMP) ## all methods with three seeds on both OpenMoji tasks; hours on two CPU cores, resumes
 	@$(BIN)/epic-pl compare --config openmoji.yaml --seeds 3

@@ -1,30 +1,40 @@
 """How a training step's time and memory grow with K, n, tokens, batch and rows.
 
 Varies one thing at a time around ViT-B/16 + BERT-base, K=4, n=4, 40 tokens, batch 16; each point is
-a run of ``step_cost.py``, that is of the real Trainer in a process of its own:
+measured as ``step_cost.py`` does, through the real Trainer in a process of its own, and takes its
+options:
 
-    python benchmarks/scaling.py                     # epic_read_only_cached, about ten minutes
+    python benchmarks/scaling.py                     # epic_read_only_cached, some seven minutes
     python benchmarks/scaling.py --method epic_joint --vary layers,batch --json
     python benchmarks/scaling.py --plot docs/images/scaling.png
+
+A line on stderr tells each point as it comes. Ctrl-C, or a point that fails, ends with the table
+and the plot of those before it.
 """
 
 import argparse
 import json
-import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-STEP_COST = Path(__file__).with_name("step_cost.py")
+import step_cost
+
+# few rows: two slow cores take a second to store the features of seven
+_ROWS = 64
+# 128 + SIGINT, as shells have it
+_INTERRUPTED = 130
 VARIED: dict[str, list[int]] = {
-    "layers": [1, 2, 4, 8, 12],
+    "layers": [1, 4, 8, 12],
     "prompts": [1, 4, 16, 32],
     "tokens": [10, 40, 160, 320],
     "batch": [4, 16, 64, 256],
-    "rows": [64, 512, 2048],
+    "rows": [64, 256, 512],
 }
 NAMES = {
     "layers": "interaction layers K",
@@ -35,19 +45,51 @@ NAMES = {
 }
 
 
+class Setting(NamedTuple):
+    """What a point is measured at."""
+
+    layers: int
+    prompts: int
+    tokens: int
+    batch: int
+    rows: int
+
+    def vary(self, name: str, value: int) -> "Setting":
+        """The same but for one thing; a batch has no row twice."""
+        varied = self._replace(**{name: value})
+        return varied._replace(rows=max(varied.rows, varied.batch)) if name == "batch" else varied
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--method", default="epic_read_only_cached", help="of step_cost.py")
     parser.add_argument("--vary", default=",".join(VARIED))
-    parser.add_argument("--seconds", default="4", help="timed at each point")
+    parser.add_argument("--seconds", default="3", help="timed at each point")
     parser.add_argument("--plot", type=Path, help="also draw the curves into this PNG")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     options, more = parser.parse_known_args()
     names = options.vary.split(",")
     if unknown := [name for name in names if name not in VARIED]:
         raise SystemExit(f"Cannot vary {', '.join(unknown)}; choose from {', '.join(VARIED)}.")
-    common = ["--methods", options.method, "--seconds", options.seconds, "--json", *more]
-    rows = [point(name, value, common) for name in names for value in VARIED[name]]
+    if options.method not in step_cost.METHODS:
+        raise SystemExit(f"No method {options.method}; there are: {', '.join(step_cost.METHODS)}.")
+    rows: list[dict[str, Any]] = []
+    code: int | str | None = 0
+    try:
+        for row in points(options.method, names, ["--seconds", options.seconds, *more]):
+            rows.append(row)
+            print(line(row), file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+    except SystemExit as failure:  # a point that was too much for the machine, with what it said
+        code = failure.code
+    if rows:
+        report(rows, options)
+    sys.exit(code)
+
+
+def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Print the rows, and draw them where that is asked for."""
     if options.json:
         print(json.dumps(rows, indent=2))
     else:
@@ -56,28 +98,45 @@ def main() -> None:
         draw(rows, options.plot)
 
 
-def point(name: str, value: int, common: list[str]) -> dict[str, Any]:
-    """Measure one setting."""
-    setting = {
-        "layers": ["--model", json.dumps({"interaction_layers": value})],
-        "prompts": ["--model", json.dumps({"num_prompts": value})],
-        "tokens": ["--tokens", str(value)],
-        "batch": ["--batch", str(value)],
-        "rows": ["--rows", str(value)],
-    }[name]
-    print(f"{NAMES[name]}: {value} ...", file=sys.stderr, flush=True)
-    command = [sys.executable, str(STEP_COST), *common, *setting]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    row: dict[str, Any] = json.loads(done.stdout)[0]
-    batch = value if name == "batch" else 16
-    return {
-        "varied": name,
-        "value": value,
-        "ms_per_step": 1000 * batch / row["samples_per_s"],
-        **row,
-    }
+def points(method: str, names: list[str], more: list[str]) -> Iterator[dict[str, Any]]:
+    """Measure all settings; the one that all axes have in common is measured once."""
+    given = step_cost.parse_arguments(more)
+    model = {"interaction_layers": 4, "num_prompts": 4, **json.loads(given.model)}
+    layers, prompts = model["interaction_layers"], model["num_prompts"]
+    start = Setting(layers, prompts, given.tokens, given.batch, given.rows or _ROWS)
+    measured: dict[Setting, dict[str, Any]] = {}
+    for name in names:
+        for value in VARIED[name]:
+            setting = start.vary(name, value)
+            if setting not in measured:
+                measured[setting] = measure(method, setting, model, more)
+            row = measured[setting]
+            pace = {"ms_per_step": 1000 * setting.batch / row["samples_per_s"]}
+            yield {"varied": name, "value": value} | pace | row
+
+
+def measure(
+    method: str, setting: Setting, model: dict[str, Any], more: list[str]
+) -> dict[str, Any]:
+    """A row of ``step_cost.py`` without what needs the machine's peak rate."""
+    switches = {"interaction_layers": setting.layers, "num_prompts": setting.prompts}
+    arguments = [*more, "--tokens", str(setting.tokens), "--batch", str(setting.batch)]
+    arguments += ["--model", json.dumps(model | switches)]
+    options = step_cost.parse_arguments(arguments)
+    with tempfile.TemporaryDirectory(prefix="epic_pl_bench_") as scratch:
+        step_cost.fabricate(Path(scratch), setting.rows, setting.tokens)
+        if step_cost.METHODS[method].level != "off":
+            step_cost.start_worker(options, method, scratch, "--fill")
+        row: dict[str, Any] = json.loads(step_cost.start_worker(options, method, scratch))
+    return row
+
+
+def line(row: dict[str, Any]) -> str:
+    """A point in a line."""
+    return (
+        f"{NAMES[row['varied']]} {row['value']}: {row['ms_per_step']:.0f} ms a step, "
+        f"{row['samples_per_s']:.1f} samples/s, peak {row['peak_memory_mb']:,.0f} MB"
+    )
 
 
 def show(rows: list[dict[str, Any]]) -> None:

@@ -8,8 +8,9 @@ on disk or, where its name says cached, from a feature cache on disk that anothe
     python benchmarks/step_cost.py --batch 64 --methods pmf,epic_read_only_cached
 
 Weights are random: they change no cost. ``peak_memory_mb`` is over what the process held when
-training started. ``flops_share`` is the share of the machine's own matrix multiplication rate,
-measured in the same run, that a method's counted operations reach.
+training started. ``flops_share`` is the share of the machine's own matrix multiplication rate that
+a method's counted operations reach; that rate is the best one measured, in the trainer's precision,
+before and after each method. ``cache_gb_per_s`` is what training reads of the cache.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from epic_pl.callbacks import CostMeter, FeatureCache
 from epic_pl.data import TableDataModule
 from epic_pl.module import EPICModule
+from matmul import best_rate, dtype_of
 
 READ_ONLY = {"prompt_attention": "read_only"}
 _SIZE = 224
@@ -59,7 +61,7 @@ METHODS = {
 
 
 def main() -> None:
-    options = parse_arguments()
+    options = parse_arguments(sys.argv[1:])
     if options.worker:
         work(options)
         return
@@ -73,7 +75,7 @@ def main() -> None:
         show(rows, options)
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--image-encoder", default="vit_base_patch16_224.augreg_in21k")
@@ -94,7 +96,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--fill", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser.parse_args(arguments, argparse.Namespace(arguments=arguments))
 
 
 # ------------------------------------------------------------------------------ all methods
@@ -105,20 +107,25 @@ def run_all(options: argparse.Namespace, names: list[str]) -> list[dict[str, Any
     rows = []
     with tempfile.TemporaryDirectory(prefix="epic_pl_bench_") as scratch:
         fabricate(Path(scratch), options.rows or 4 * options.batch, options.tokens)
-        peak = matmul_rate(options.threads)
+        peak = matmul_rate(options)
         for name in names:
             print(f"{name} ...", file=sys.stderr, flush=True)
             if METHODS[name].level != "off":
-                start_worker(name, scratch, ["--fill"])
-            row = json.loads(start_worker(name, scratch, []))
-            row["flops_share"] = round(row["samples_per_s"] * row["gflop_per_sample"] / peak, 3)
-            rows.append(row)
+                start_worker(options, name, scratch, "--fill")
+            rows.append(json.loads(start_worker(options, name, scratch)))
+            # other work on the machine comes and goes: its best moment is what it can do
+            peak = max(peak, matmul_rate(options))
+    for row in rows:
+        rate = row["samples_per_s"]
+        row["flops_share"] = round(rate * row["gflop_per_sample"] / peak, 3)
+        row["cache_gb_per_s"] = round(rate * row["cache_bytes_per_sample"] / 1e9, 3)
     return rows
 
 
-def start_worker(name: str, folder: str, more: list[str]) -> str:
+def start_worker(options: argparse.Namespace, name: str, folder: str, *more: str) -> str:
     """Run this file for one method in a process of its own and return its last line."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--worker", name, "--folder", folder, *more]
+    worker = ["--worker", name, "--folder", folder, *more]
+    command = [sys.executable, __file__, *options.arguments, *worker]
     done = subprocess.run(command, capture_output=True, text=True, env=environment())
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
@@ -141,15 +148,11 @@ def fabricate(folder: Path, rows: int, tokens: int) -> None:
     (folder / "table.csv").write_text("\n".join(lines) + "\n")
 
 
-def matmul_rate(threads: int) -> float:
-    """GFLOP/s of large float32 matrix multiplications on this device."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(threads)
-    from torch.utils.benchmark import Timer
-
-    left = torch.randn(1024, 1024, device=device)
-    timer = Timer("left @ left", globals={"left": left})
-    return 2 * 1024**3 / timer.blocked_autorange(min_run_time=1).median / 1e9
+def matmul_rate(options: argparse.Namespace) -> float:
+    """The best rate in the precisions of the trainer and of the frozen encoders."""
+    encoders = json.loads(options.model).get("encoder_precision", "same")
+    named = {dtype_of(options.precision), dtype_of(encoders)} - {None}
+    return best_rate(named or {torch.float32}, options.threads)
 
 
 # ------------------------------------------------------------------------------ one method
@@ -192,7 +195,7 @@ def work(options: argparse.Namespace) -> None:
         "peak_memory_mb": round(meter.peak_memory_mb, 1),
         "trainable": sum(p.numel() for p in module.parameters() if p.requires_grad),
         "cache_bytes_per_sample": round(stored / rows) if setting.level != "off" else 0,
-        "gflop_per_sample": round(count_flops(module, data, cache) / 1e9, 2),
+        "gflop_per_sample": round(count_flops(module, data, cache) / 1e9, 4),
         "timed_steps": meter.timed_steps,
         "device": device_name(),
     }
@@ -227,14 +230,19 @@ def build(
 
 
 def count_flops(module: EPICModule, data: TableDataModule, cache: FeatureCache) -> float:
-    """Operations of a sample's forward and backward pass, as torch counts them."""
+    """Operations of a sample's forward and backward pass, as torch counts them.
+
+    The module is run as it is written: compiled kernels hide what they do.
+    """
     if cache.level != "off":
         cache.fill(module, data, "fit")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     module.to(device).train()
     batch = module.transfer_batch_to_device(next(iter(data.train_dataloader())), module.device, 0)
+    compiled, module.model._compiled_call_impl = module.model._compiled_call_impl, None
     with FlopCounterMode(display=False) as counter:
         module.objective(module(batch), batch["labels"]).backward()
+    module.model._compiled_call_impl = compiled
     return counter.get_total_flops() / len(batch["labels"])
 
 
@@ -267,6 +275,7 @@ def show(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
         f"over {first['method']}",
         "peak MB",
         "cache kB/sample",
+        "cache GB/s",
         "GFLOP/sample",
         "of peak FLOP/s",
     ):
@@ -279,10 +288,11 @@ def show(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
             f"{row['samples_per_s'] / first['samples_per_s']:.1f}x",
             f"{row['peak_memory_mb']:,.0f}",
             f"{row['cache_bytes_per_sample'] / 1e3:,.0f}",
+            f"{row['cache_gb_per_s']:.2f}",
             f"{row['gflop_per_sample']:.1f}",
             f"{row['flops_share']:.0%}",
         )
-    Console(width=120).print(table)
+    Console(width=130).print(table)
 
 
 if __name__ == "__main__":

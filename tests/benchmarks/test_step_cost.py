@@ -1,0 +1,118 @@
+"""``benchmarks/step_cost.py`` on tiny encoders: its rows, and what it measures against."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import tiny_runs
+from epic_pl.callbacks import FeatureCache
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+NEEDED = {"method", "samples_per_s", "peak_memory_mb", "trainable", "cache_bytes_per_sample"}
+
+
+@pytest.fixture
+def step_cost(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import step_cost
+
+    return step_cost
+
+
+def _run(vit, bert, *options):
+    tiny = ["--image-encoder", str(vit), "--text-encoder", str(bert), "--tokenizer", str(bert)]
+    tiny += ["--model", '{"interaction_layers": 2}', "--batch", "4", "--rows", "8"]
+    command = [sys.executable, str(FOLDER / "step_cost.py"), *tiny, "--seconds", "0", *options]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_a_row_for_each_method(tiny_vit_dir, tiny_tokenizer_dir):
+    names = "epic_joint,epic_read_only_cached"
+    done = _run(tiny_vit_dir, tiny_tokenizer_dir, "--methods", names, "--threads", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["method"] for row in rows] == names.split(",")
+    more = {"gflop_per_sample", "timed_steps", "device", "flops_share", "cache_gb_per_s"}
+    joint, cached = rows
+    for row in rows:
+        assert set(row) == NEEDED | more
+        assert row["samples_per_s"] > 0
+        assert row["peak_memory_mb"] > 0
+        assert 0 < row["flops_share"] < 1
+    assert joint["trainable"] == cached["trainable"] > 0
+    assert joint["cache_bytes_per_sample"] == joint["cache_gb_per_s"] == 0
+    assert cached["cache_gb_per_s"] == pytest.approx(
+        cached["samples_per_s"] * cached["cache_bytes_per_sample"] / 1e9, abs=1e-3
+    )
+
+
+def test_a_method_that_is_not_there_is_refused_with_a_list(step_cost, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["step_cost.py", "--methods", "epic_joint,epic"])
+    with pytest.raises(SystemExit, match=r"No method epic; there are: full, .*epic_read_only_cach"):
+        step_cost.main()
+
+
+def test_operations_are_those_of_the_module_as_written(
+    step_cost, tiny_vit_dir, tiny_tokenizer_dir, tmp_path, monkeypatch
+):
+    module = tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir)
+    batches = tiny_runs.loader(tiny_runs.samples())
+    data = SimpleNamespace(train_dataloader=lambda: batches)
+    cache = FeatureCache()
+    plain = step_cost.count_flops(module, data, cache)
+    assert plain > 1000
+    module.model._compiled_call_impl = lambda batch: module.model.absent_text.sum().expand(4, 3)
+    assert step_cost.count_flops(module, data, cache) == plain
+    assert module.model._compiled_call_impl is not None
+
+
+def test_the_rate_is_that_of_all_threads_in_the_trainers_precision(step_cost, monkeypatch):
+    import matmul
+
+    timed = []
+
+    class Timer:
+        def __init__(self, statement, globals, num_threads):
+            self.factors, self.threads = globals, num_threads
+
+        def blocked_autorange(self, min_run_time):
+            (left, right) = self.factors["left"], self.factors["right"]
+            assert left.shape[1] == right.shape[0]
+            timed.append((left.dtype, self.threads))
+            return SimpleNamespace(times=[2.0, 1.0, 4.0])
+
+    monkeypatch.setattr(matmul, "Timer", Timer)
+    monkeypatch.setitem(matmul._SHAPES, "cpu", ((8, 4, 2), (10, 10, 10)))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    options = SimpleNamespace(precision="bf16-mixed", model="{}", threads=3)
+    assert step_cost.matmul_rate(options) == 2 * 1000 / 1e9
+    assert timed == [(torch.bfloat16, 3)] * 2
+    options = SimpleNamespace(precision="32-true", model='{"encoder_precision": "fp16"}', threads=1)
+    timed.clear()
+    step_cost.matmul_rate(options)
+    assert {dtype for dtype, _ in timed} == {torch.float32, torch.float16}
+
+
+def test_every_row_is_measured_against_the_best_rate_of_the_run(step_cost, monkeypatch):
+    rates = iter([100.0, 400.0, 200.0])
+    row = {"samples_per_s": 10.0, "gflop_per_sample": 20.0, "cache_bytes_per_sample": 5_000_000}
+    monkeypatch.setattr(step_cost, "matmul_rate", lambda _: next(rates))
+    monkeypatch.setattr(step_cost, "start_worker", lambda *_: json.dumps(row))
+    options = SimpleNamespace(rows=1, batch=1, tokens=3)
+    rows = step_cost.run_all(options, ["full", "pmf"])
+    assert [row["flops_share"] for row in rows] == [0.5, 0.5]
+    assert [row["cache_gb_per_s"] for row in rows] == [0.05, 0.05]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_bench_passes_options_on():
+    command = ["make", "--dry-run", "bench", "ARGS=--batch 8 --json"]
+    done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("step_cost.py --batch 8 --json")
