@@ -1,8 +1,10 @@
 """``epic-pl cache build`` through the real command line, and the runs that read what it stored."""
 
+import csv
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +14,9 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 import tiny_runs
 from epic_pl.callbacks.feature_items import Items
 from epic_pl.cli import main
+from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.errors import ConfigError
+from epic_pl.nn.encoders import Encoder
 
 OPTIONS = ["--model.prompt_attention", "read_only", "--cache.level", "layers"]
 DDP = ["--config", "ddp.yaml", "--trainer.devices", "2"]
@@ -114,10 +118,38 @@ def test_a_test_split_that_is_not_there_is_left_out_and_told(project, capsys):
     assert main_ends(project, "info") == 0
 
 
+# ------------------------------------------------------------------ the real command
+
+
 def main_ends(project, *arguments):
     with pytest.raises(SystemExit) as ended:
         main(["cache", *arguments, str(project / "features")])
     return ended.value.code
+
+
+@pytest.mark.slow
+def test_what_the_command_stored_is_all_that_later_runs_need(project, monkeypatch, capsys):
+    given = options(project)
+    command = str(Path(sys.executable).with_name("epic-pl"))
+    done = subprocess.run([command, "cache", "build", *given], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "Caching image features of 3 items" in done.stdout
+    assert "ETA" in done.stderr
+    monkeypatch.setattr(Encoder, "run_layers", lambda *_: pytest.fail("an encoder was run"))
+    monkeypatch.setattr(ImageTextDataset, "raw", lambda *_: pytest.fail("a picture was read"))
+    main(["fit", *given, "--trainer.max_epochs", "1"])
+    (best,) = project.glob("runs/fit/*/checkpoints/best.ckpt")
+    main(["test", *given, "--ckpt_path", str(best)])
+    main(["predict", *given, "--ckpt_path", str(best)])
+    assert "Caching" not in capsys.readouterr().out
+    assert main_ends(project, "info") == 0
+    assert main_ends(project, "verify") == 0
+    shard = next(project.glob("features/image-*/shard-*"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert main_ends(project, "verify", "--remove-corrupt") == 1
+    assert not shard.exists()
+    assert main_ends(project, "clear") == 0
+    assert not list(project.glob("features/[it]*-*"))
 
 
 # ------------------------------------------------------------------ several processes
@@ -180,3 +212,21 @@ def test_a_rank_that_fails_ends_all(project):
     printed = run(project, "two", *command, fails=True)
     assert "val1.png" in printed
     assert "Traceback" not in printed
+
+
+@pytest.mark.slow
+def test_two_ranks_fill_and_fit_as_they_do_from_pictures(project):
+    options_of_fit = [*options(project), *DDP, "--trainer.max_epochs", "1"]
+    command = [str(project / "script.py"), "fit", *options_of_fit, "--cache.dtype", "float32"]
+    losses = []
+    for name, level in (("stored", "layers"), ("live", "off")):
+        run(project, name, *command, "--cache.level", level)
+        (path,) = (project / name).glob("runs/fit/*/metrics.csv")
+        with path.open() as file:
+            rows = [row for row in csv.DictReader(file) if row["val/loss"]]
+        losses.append([float(row["val/loss"]) for row in rows])
+    assert len(losses[0]) == 1
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert sorted(encoded(project, "stored")) == ["encoded-0", "encoded-1"]
+    kinds = {path.parts[0].split("-")[0] for path in stored(project, "stored")}
+    assert kinds == {"image", "text"}
