@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from epic_pl.data import TableDataModule
+from epic_pl.data import TableDataModule, table_pictures
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.errors import ConfigError, DataError
 
@@ -214,12 +214,35 @@ def test_manifest_is_used_while_table_and_options_are_the_same(folder):
     for split in ("train", "val", "test"):
         assert again().rows(split).equals(data.rows(split))
     assert again().class_names == ["a", "b"]
-    # pictures were verified when it was written: their absence is found by reading, not here
-    (folder / "img" / "0.png").unlink()
-    again().setup()
     assert not again(split_seed=1).manifest.exists()
     os.utime(table, ns=(1, 1))
     assert not again().manifest.exists()
+
+
+@pytest.mark.parametrize("policy", ["error", "skip", "absent"])
+def test_pictures_that_are_gone_since_the_manifest_are_found_at_the_start(folder, policy, caplog):
+    _make(folder, _rows(), on_bad_sample=policy).write_manifest({})
+    (folder / "img" / "0.png").unlink()
+    options = {"on_bad_sample": policy, "image_size": 32, **ENCODERS}
+    data = TableDataModule(table=str(folder / "t.parquet"), **options)
+    assert data.manifest.exists()
+    if policy == "error":
+        with pytest.raises(DataError, match=r"1 rows name them: 0 \(img/0.png\)"):
+            data.setup()
+        return
+    with caplog.at_level("INFO"):
+        data.setup()
+    samples = _samples(data)
+    assert len(samples) == (29 if policy == "skip" else 30)
+    assert policy == "skip" or samples["0"]["image"] is None
+    assert "1 rows" in caplog.text
+
+
+def test_a_manifest_spares_decoding(folder, monkeypatch):
+    _make(folder, _rows(), on_bad_sample="skip").write_manifest({})
+    monkeypatch.setattr(table_pictures, "read_image", None)
+    options = {"on_bad_sample": "skip", "image_size": 32, **ENCODERS}
+    TableDataModule(table=str(folder / "t.parquet"), **options).setup()
 
 
 def test_broken_manifest_is_ignored(folder):
@@ -231,7 +254,7 @@ def test_broken_manifest_is_ignored(folder):
 
 
 def test_manifest_of_bad_pictures_follows_the_policy(folder):
-    bad = {"img/3.png": "corrupt"}
+    bad = {str(folder / "img" / "3.png"): "corrupt"}
     with pytest.raises(DataError, match="1 rows name them: 3"):
         _make(folder, _rows()).write_manifest(bad)
     data = _make(folder, _rows(), on_bad_sample="skip")
@@ -247,6 +270,6 @@ def test_split_of_a_manifest_is_a_slice_of_the_memory_map(folder):
     _make(folder, _rows()).write_manifest({})
     before = pa.total_allocated_bytes()
     data = TableDataModule(table=str(folder / "t.parquet"), image_size=32, **ENCODERS)
-    dataset = data.unverified_dataset("train", lambda image: image)
+    dataset = data.build_dataset("train", lambda image: image)
     assert isinstance(dataset, ImageTextDataset)
     assert pa.total_allocated_bytes() - before < 4096

@@ -28,6 +28,9 @@ from epic_pl.data.table_rows import RowOptions, build_rows, unlabelled_rows
 from epic_pl.data.transforms import ImageTransform
 from epic_pl.errors import ConfigError, DataError
 
+# raised whenever a table's rows come to be read in another way, so that no older manifest is met
+_ROWS_VERSION = 2
+
 
 class TableDataModule(ImageTextDataModule):
     """A CSV, TSV, JSONL, JSON or Parquet table, or a Hugging Face dataset saved on disk.
@@ -37,7 +40,7 @@ class TableDataModule(ImageTextDataModule):
     unknown in training, repeated ids, unknown split names, and pictures that are not there.
 
     After ``epic-pl data check`` the rows come from a memory-mapped manifest, as long as the table's
-    files and the options are as they were.
+    files and the options are as they were, and no later check has found that training cannot start.
 
     Args:
         table: the file, or the folder of ``save_to_disk`` (a ``DatasetDict`` brings its splits).
@@ -58,9 +61,9 @@ class TableDataModule(ImageTextDataModule):
             one picture stay together.
         split_seed: of the cut; apart from ``seed``, so that runs share their test set.
         on_bad_sample: ``error``; ``skip`` (leave the row out and count it); ``absent`` (go on
-            without the picture). Missing files are found at the start under any of them; corrupt
-            pictures when they are read under ``error``, and else before, by reading all of them, as
-            ``epic-pl data check`` does once for all.
+            without the picture). Missing files are found at the start under any of them, with a
+            manifest too; corrupt pictures when they are read under ``error``, and else before, by
+            reading all of them, as ``epic-pl data check`` does once for all.
         predict_table: a table without labels that ``predict`` reads, with the same columns.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
 
@@ -121,6 +124,7 @@ class TableDataModule(ImageTextDataModule):
     def manifest(self) -> Path:
         """Where the manifest lies once it is written."""
         options = {
+            "version": _ROWS_VERSION,
             **asdict(self.options),
             "image_root": str(self.image_root),
             "allow_outside": self.allow_outside,
@@ -135,11 +139,18 @@ class TableDataModule(ImageTextDataModule):
             note = f" ({kept[1]['note']})" if kept[1]["note"] else ""
             rank_zero_info(f"{self.path.name}: checked rows from {self.manifest}{note}")
             return kept[0], kept[1]["classes"], True
+        return *self._read(), False
+
+    def _read(self) -> tuple[pa.Table, list[str]]:
         try:
-            rows, classes = build_rows(read_table(self.path), self.options, self.path.is_dir())
+            return build_rows(read_table(self.path), self.options, self.path.is_dir())
         except DataError as error:
             raise DataError(f"{self.path}: {error}") from error
-        return rows, classes, False
+
+    @cached_property
+    def _all_rows(self) -> pa.Table:
+        """Rows as the table has them: those of a manifest lack what was bad when it was written."""
+        return self._read()[0] if self._verified else self._rows
 
     @property
     def class_names(self) -> list[str]:
@@ -161,6 +172,9 @@ class TableDataModule(ImageTextDataModule):
         Raises:
             DataError: the prediction table cannot be read.
         """
+        return self._split(self._rows, split)
+
+    def _split(self, rows: pa.Table, split: Split) -> pa.Table:
         if split == "predict" and self.predict_path is not None:
             try:
                 table = unlabelled_rows(
@@ -170,14 +184,18 @@ class TableDataModule(ImageTextDataModule):
                 raise DataError(f"{self.predict_path}: {error}") from error
         else:
             # ordered by split, so that a split is a slice: no copy of a memory-mapped table
-            start = pc.index(self._rows["split"], split).as_py()
-            count = pc.sum(pc.equal(self._rows["split"], split)).as_py() or 0
-            table = self._rows.slice(max(start, 0), count)
+            start = pc.index(rows["split"], split).as_py()
+            count = pc.sum(pc.equal(rows["split"], split)).as_py() or 0
+            table = rows.slice(max(start, 0), count)
         return table.drop_columns(["split"])
 
     def unverified_dataset(self, split: Split, transform: ImageTransform) -> ImageTextDataset:
-        """The samples of a split without a look at their pictures."""
-        return self._dataset(self.rows(split), transform)
+        """The samples of a split as the table has them, without a look at their pictures.
+
+        Raises:
+            DataError: a table cannot be read.
+        """
+        return self._dataset(self._split(self._all_rows, split), transform)
 
     def build_dataset(self, split: Split, transform: ImageTransform) -> ImageTextDataset:
         """The samples of a split.
@@ -185,18 +203,20 @@ class TableDataModule(ImageTextDataModule):
         Raises:
             DataError: pictures are missing or lie outside of the image root.
         """
-        rows = self.rows(split)
-        other_table = split == "predict" and self.predict_path is not None
-        if not self._verified or other_table:
-            rows = self._verify(rows, transform, split)
-        return self._dataset(rows, transform)
+        return self._dataset(self._usable(split, transform), transform)
 
-    def _verify(self, rows: pa.Table, transform: ImageTransform, split: str) -> pa.Table:
+    def _usable(self, split: Split, transform: ImageTransform) -> pa.Table:
+        """Rows of a split, the policy for bad pictures applied.
+
+        A manifest spares decoding. Whether files are there is looked up all the same.
+        """
+        rows = self.rows(split)
         paths = distinct_paths(rows)
         if not self.allow_outside:
             refuse_outside(paths, self.image_root)
         bad = missing_pictures(paths, self.image_root)
-        if self.on_bad_sample != "error":
+        other_table = split == "predict" and self.predict_path is not None
+        if self.on_bad_sample != "error" and (other_table or not self._verified):
             there = [path for path in paths if path not in bad]
             bad |= unreadable_pictures(there, self.image_root, transform.min_size)
         try:
@@ -222,7 +242,7 @@ class TableDataModule(ImageTextDataModule):
         """Keep the rows for later starts, once all pictures were read.
 
         Args:
-            bad: picture path (as in the table) to what is wrong with it.
+            bad: full path of a picture to what is wrong with it.
 
         Returns:
             Where it lies.
@@ -231,9 +251,15 @@ class TableDataModule(ImageTextDataModule):
             DataError: there are bad pictures and ``on_bad_sample`` is ``error``, or the cache
                 cannot be written.
         """
-        rows, note = apply_policy(self._rows, bad, self.on_bad_sample, self.image_root)
+        full = {path: str(self.image_root / path) for path in distinct_paths(self._all_rows)}
+        own = {path: bad[name] for path, name in full.items() if name in bad}
+        rows, note = apply_policy(self._all_rows, own, self.on_bad_sample, self.image_root)
         write_manifest(self.manifest, rows, {"classes": self._classes, "note": note})
         return self.manifest
+
+    def remove_manifest(self) -> None:
+        """Have later starts read the table again: a check found what keeps training from it."""
+        self.manifest.unlink(missing_ok=True)
 
 
 def _folder(table: Path) -> Path:

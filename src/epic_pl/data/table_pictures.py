@@ -15,6 +15,7 @@ from epic_pl.errors import ConfigError, DataError
 
 BadSamplePolicy = Literal["error", "skip", "absent"]
 _THREADS = 8
+_LOOKED_UP = 256
 
 
 def check_policy(policy: str) -> None:
@@ -57,10 +58,16 @@ def leads_out(path: str, root: Path) -> bool:
 
 def missing_pictures(paths: Collection[str], root: Path) -> dict[str, str]:
     """Paths that are no file, each with what is wrong."""
-    base = str(root)
+    base, names = str(root), list(paths)
+
+    def missing(start: int) -> list[str]:
+        part = names[start : start + _LOOKED_UP]
+        return [path for path in part if not os.path.isfile(os.path.join(base, path))]
+
+    # many at a time: on a local disk, handing a path to a thread takes longer than to look it up
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(os.path.isfile, (os.path.join(base, path) for path in paths))
-        return {p: _why_missing(p) for p, there in zip(paths, found, strict=True) if not there}
+        found = pool.map(missing, range(0, len(names), _LOOKED_UP))
+        return {path: _why_missing(path) for part in found for path in part}
 
 
 def _why_missing(path: str) -> str:

@@ -30,7 +30,7 @@ from epic_pl.inspection.problems import (
     picture_problems,
     text_problems,
 )
-from epic_pl.inspection.rows import SplitSource, Verifiable, split_source, splits_of
+from epic_pl.inspection.rows import Forgetful, SplitSource, Verifiable, split_source, splits_of
 
 T = TypeVar("T")
 
@@ -54,7 +54,8 @@ def check_data(
     """Read all of a dataset and say what is wrong with it.
 
     Each distinct picture is decoded once, as training decodes it, and each distinct text is
-    tokenized once. A DataModule that keeps a manifest writes it if training can start.
+    tokenized once, whatever an earlier check has found. A DataModule that keeps a manifest writes
+    it if training can start, and removes an older one if not.
 
     Args:
         data: any DataModule of this package.
@@ -98,6 +99,8 @@ def check_data(
         bad = _bad_paths(sources, facts)
         note = f"Later runs start from the manifest {data.write_manifest(bad)}"
         findings.problems.append(Problem("note", note))
+    elif isinstance(data, Forgetful):
+        data.remove_manifest()
     return findings
 
 
@@ -209,7 +212,7 @@ def _full_paths(sources: dict[Split, SplitSource]) -> list[str | None]:
 def _bad_paths(
     sources: dict[Split, SplitSource], facts: list[dict[str, PictureFacts]]
 ) -> dict[str, str]:
-    """Problem of each bad picture, under its path as the table has it."""
+    """Problem of each bad picture, under its path as the rows have it and its full path."""
     bad: dict[str, str] = {}
     for source, found in zip(sources.values(), facts, strict=True):
         for path, fact in found.items():

@@ -28,7 +28,18 @@ class Verifiable(Protocol):
         """The samples of a split without a look at their pictures."""
 
     def write_manifest(self, bad: Mapping[str, str]) -> Path:
-        """Keep the rows for later starts; ``bad`` is picture path to problem."""
+        """Keep the rows for later starts.
+
+        ``bad`` holds what is wrong with a picture, under its path in the rows and its full path.
+        """
+
+
+@runtime_checkable
+class Forgetful(Protocol):
+    """A DataModule whose manifest spares later starts a look that a check may prove wrong."""
+
+    def remove_manifest(self) -> None:
+        """Have later starts look again."""
 
 
 def splits_of(data: ImageTextDataModule) -> list[Split]:
