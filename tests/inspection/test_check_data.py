@@ -282,8 +282,9 @@ def test_any_data_module_is_checked_in_parallel(tmp_path, tiny_vit_dir, tiny_tok
 
 
 def test_missing_pictures_of_a_known_layout_are_lines_too(
-    tmp_path, tiny_vit_dir, tiny_tokenizer_dir
+    tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch
 ):
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
     (tmp_path / "img").mkdir()
     for split in ("train", "dev_seen", "test_seen"):
         rows = [

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.kept_rows import KeptRows, Origin, RowFacts
 from epic_pl.data.layout import check_pictures, refuse_outside
 from epic_pl.data.picture_record import PictureRecord
 from epic_pl.data.table import sample_table
@@ -50,6 +51,8 @@ class SplitRows:
 class FolderDataModule(ImageTextDataModule):
     """A dataset in a folder: a subclass finds its files and reads a split, no more.
 
+    What was read is kept in the cache as a table, if the subclass says what it was read from.
+
     Args:
         data_dir: folder of the dataset.
         on_bad_sample: ``error``; ``skip`` (leave the row out and count it); ``absent`` (go on
@@ -85,6 +88,30 @@ class FolderDataModule(ImageTextDataModule):
             DataError: files are missing or broken.
         """
 
+    def row_origin(self, split: Split) -> Origin | None:
+        """All that decides on what :meth:`read_split` gives; None has it called at every start.
+
+        A subclass that reads otherwise says so by its own: that of another class is not asked.
+
+        Raises:
+            DataError: files are missing.
+        """
+        return None
+
+    def kept(self, split: Split) -> KeptRows | None:
+        """Where the rows of a split are kept for later starts, and found if they are."""
+        reader, describer = (
+            next(each for each in type(self).__mro__ if name in vars(each))
+            for name in ("read_split", "row_origin")
+        )
+        if reader is not describer:
+            return None
+        try:
+            origin = self.row_origin(split)
+            return None if origin is None else KeptRows(f"{type(self).__name__}-{split}", origin)
+        except OSError:  # a file is gone: reading says it better
+            return None
+
     @property
     def preprocessing(self) -> dict[str, Any]:
         """As in the base, with the text's origin."""
@@ -97,8 +124,7 @@ class FolderDataModule(ImageTextDataModule):
         Raises:
             DataError: files are missing or broken, or labels are unknown outside of prediction.
         """
-        rows = self.read_split(split)
-        table = self._table(rows)
+        table, rows = self._rows(split)
         unknown = table["label"].null_count
         if unknown and split != "predict":
             raise DataError(
@@ -111,8 +137,14 @@ class FolderDataModule(ImageTextDataModule):
         rank_zero_info(f"{split}: {total:,} rows of {rows.source}{notes}{fate}")
         return self.make_dataset(table, rows.image_root, transform)
 
-    def _table(self, rows: SplitRows) -> pa.Table:
-        return sample_table(
+    def _rows(self, split: Split) -> tuple[pa.Table, RowFacts]:
+        """The checked rows of a split, from the cache where its files are as they were."""
+        kept = self.kept(split)
+        found = None if kept is None else kept.read()
+        if found is not None:
+            return found
+        rows = self.read_split(split)
+        table = sample_table(
             rows.sample_ids,
             rows.images,
             rows.texts,
@@ -120,9 +152,13 @@ class FolderDataModule(ImageTextDataModule):
             self.task == "multilabel",
             num_classes=self.num_classes,
         )
+        facts = RowFacts(rows.source, rows.image_root, rows.notes, self.class_names)
+        if kept is not None:
+            kept.write(table, facts)
+        return table, facts
 
     def _verify(
-        self, table: pa.Table, rows: SplitRows, split: Split, transform: ImageTransform
+        self, table: pa.Table, rows: RowFacts, split: Split, transform: ImageTransform
     ) -> tuple[pa.Table, str]:
         """The rows that can be used, and what to report of the others."""
         root, paths = rows.image_root, distinct_paths(table)
@@ -148,8 +184,8 @@ class FolderDataModule(ImageTextDataModule):
         Raises:
             DataError: annotation files are missing or broken.
         """
-        rows = self.read_split(split)
-        dataset = self.make_dataset(self._table(rows), rows.image_root, transform)
+        table, rows = self._rows(split)
+        dataset = self.make_dataset(table, rows.image_root, transform)
         self._unverified.append(dataset)
         return dataset
 

@@ -5,6 +5,7 @@ dataset*, ICME Workshops 2015.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, get_args
 
@@ -12,11 +13,13 @@ import numpy as np
 
 from epic_pl.data.datamodule import Split
 from epic_pl.data.folder import FolderDataModule, SplitRows
-from epic_pl.data.food101_texts import LAYOUTS, Release, TextSource, read_release
-from epic_pl.data.layout import locate
+from epic_pl.data.food101_texts import LAYOUTS, Release, TextSource, read_from, read_release
+from epic_pl.data.kept_rows import Origin
+from epic_pl.data.layout import Located, locate
 from epic_pl.data.table import stratified_split
 from epic_pl.errors import ConfigError, DataError
 
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _HOW_TO_GET = (
     "download UPMC-Food101 (the data set gianmarco96/upmcfood101 on Kaggle has pictures and "
     "titles, about 6 GB) and unpack it so that the folder holds images/train/<class>/*.jpg, "
@@ -88,19 +91,46 @@ class Food101DataModule(FolderDataModule):
         Raises:
             DataError: files are missing or broken.
         """
-        return self._release.classes
+        return list(self._classes)
 
     @cached_property
-    def _release(self) -> Release:
-        """All rows, validation held out."""
-        found = locate(
+    def _classes(self) -> Sequence[str]:
+        for split in _SPLITS:  # any that is kept knows them, so that nothing else is read
+            kept = self.kept(split)
+            found = None if kept is None else kept.read()
+            if found is not None:
+                return found[1].classes
+        return self._release.classes
+
+    def row_origin(self, split: Split) -> Origin:
+        """The files of the text source, and how validation is held out.
+
+        Raises:
+            DataError: files are missing.
+        """
+        held_out = [self.val_size, self.split_seed]
+        cut = self.max_text_tokens if self.text_source == "page_text" else None
+        options = {**self._origin.options, "held_out": held_out, "cut": cut, "split": split}
+        return Origin(self._origin.files, options)
+
+    @cached_property
+    def _origin(self) -> Origin:
+        return read_from(self.text_source, self._found)
+
+    @cached_property
+    def _found(self) -> Located:
+        return locate(
             "UPMC-Food101",
             self.data_dir,
             [LAYOUTS[self.text_source]],
             how_to_get=_HOW_TO_GET + self._other_sources(),
             nested=("food101", "UPMC_Food101", "data"),
         )
-        release = read_release(self.text_source, found, self.max_text_tokens)
+
+    @cached_property
+    def _release(self) -> Release:
+        """All rows, validation held out."""
+        release = read_release(self.text_source, self._found, self.max_text_tokens)
         _check_classes(release)
         if "val" not in release.splits:
             _hold_out(release, self.val_size, self.split_seed)

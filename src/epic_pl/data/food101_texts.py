@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from epic_pl.data.kept_rows import Origin, digest_of_files, digest_of_names
 from epic_pl.data.layout import PICTURE_SUFFIXES, Layout, Located
 from epic_pl.data.records import read_csv, read_json, read_jsonl, require, string_list
 from epic_pl.errors import DataError
@@ -57,6 +58,24 @@ def read_release(source: TextSource, found: Located, max_tokens: int) -> Release
     if source == "page_text":
         return _page_text(found, _CHARACTERS_PER_TOKEN * max_tokens)
     return _READERS[source](found)
+
+
+def read_from(source: TextSource, found: Located) -> Origin:
+    """All that decides on what :func:`read_release` gives, but for ``max_tokens``."""
+    options: dict[str, str] = {"source": source}
+    if source == "jsonl":
+        files = [found["train.jsonl"], found["test.jsonl"], *_validation_file(found)]
+        return Origin(files, options)
+    options["image_root"] = str(found[_TRAIN].parent.resolve())
+    if source == "page_text":
+        folders = [
+            place / each for place in (found[_TRAIN], found[_TEST]) for each in _labels(place)
+        ]
+        pages = found["texts_txt/"]
+        options["pictures"] = digest_of_names(folders)
+        options["pages"] = digest_of_files([pages / each for each in _labels(pages)], ".txt")
+        return Origin((), options)
+    return Origin([path for path in found.paths.values() if path.is_file()], options)
 
 
 def _titles(found: Located) -> Release:
@@ -116,13 +135,17 @@ def _page_text(found: Located, limit: int) -> Release:
     return Release(_classes_of(splits["train"]), splits, sources, found[_TRAIN].parent)
 
 
+def _labels(folder: Path) -> list[str]:
+    """Names of the folders in a folder, one a class."""
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+
+
 def _pictures(folder: Path) -> list[tuple[str, str]]:
     """Class and file name of each picture; hidden files and folders are other programs'."""
-    with os.scandir(folder) as entries:
-        labels = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     return [
         (label, name)
-        for label in labels
+        for label in _labels(folder)
         for name in sorted(os.listdir(folder / label))
         if name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")
     ]
@@ -141,10 +164,9 @@ def _page(path: Path, limit: int) -> str | None:
 
 def _jsonl(found: Located) -> Release:
     root = found["train.jsonl"].parent
-    val = next((root / name for name in _VAL_FILES if (root / name).is_file()), None)
     sources = {"train": found["train.jsonl"], "test": found["test.jsonl"]}
-    if val is not None:
-        sources["val"] = val
+    for path in _validation_file(found):
+        sources["val"] = path
     splits = {}
     for split, path in sources.items():
         table = read_jsonl(path, ("id", "img", "text", "label"))
@@ -157,6 +179,12 @@ def _jsonl(found: Located) -> Release:
             )
         ]
     return Release(_classes_of(splits["train"]), splits, sources, root)
+
+
+def _validation_file(found: Located) -> list[Path]:
+    """None, or the first of the names that it goes by."""
+    places = [found["train.jsonl"].with_name(name) for name in _VAL_FILES]
+    return [path for path in places if path.is_file()][:1]
 
 
 _READERS: dict[str, Callable[[Located], Release]] = {

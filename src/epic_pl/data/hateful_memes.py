@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from epic_pl.data.datamodule import Split
 from epic_pl.data.folder import FolderDataModule, SplitRows
+from epic_pl.data.kept_rows import Origin
 from epic_pl.data.layout import Layout, Located, locate
 from epic_pl.data.records import read_jsonl, require
 from epic_pl.errors import DataError
@@ -111,6 +112,17 @@ class HatefulMemesDataModule(FolderDataModule):
                 nested=("data", "hateful_memes"),
             )
         return self._found[names]
+
+    def row_origin(self, split: Split) -> Origin:
+        """The split's file.
+
+        Raises:
+            DataError: files are missing.
+        """
+        name = self._names[split]
+        found = self._located(name)
+        root = str(found["img/"].parent.resolve())
+        return Origin([found[_ALIASES.get(name, f"{name}.jsonl")]], {"image_root": root})
 
     def read_split(self, split: Split) -> SplitRows:
         """The rows of a split.

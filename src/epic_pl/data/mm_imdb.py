@@ -16,8 +16,14 @@ from epic_pl.data.collate import Task
 from epic_pl.data.datamodule import Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.folder import FolderDataModule, SplitRows
+from epic_pl.data.kept_rows import Origin, digest_of_files
 from epic_pl.data.layout import Layout, Located, locate
-from epic_pl.data.mm_imdb_hdf5 import HDF5PictureDataset, check_hdf5, read_hdf5
+from epic_pl.data.mm_imdb_hdf5 import (
+    HDF5PictureDataset,
+    check_hdf5,
+    read_hdf5,
+    vocabulary_path,
+)
 from epic_pl.data.records import read_json, string_list
 from epic_pl.data.transforms import ImageTransform
 from epic_pl.errors import ConfigError, DataError
@@ -108,6 +114,36 @@ class MMIMDBDataModule(FolderDataModule):
     def _hdf5(self) -> bool:
         return self._found.layout.name == "HDF5"
 
+    def row_origin(self, split: Split) -> Origin:
+        """The HDF5 file and its vocabulary; or the list of films, and the films' files.
+
+        Raises:
+            DataError: files are missing.
+        """
+        if self._hdf5:
+            path = self._found["multimodal_imdb.hdf5"]
+            return Origin([path, vocabulary_path(path)], {"split": split})
+        plot = self.plot if split == "train" else _single(self.plot)
+        posters = str(self._posters.resolve())
+        options = {"films": self._film_digest, "plot": plot, "posters": posters, "split": split}
+        return Origin([self._found["split.json"]], options)
+
+    @cached_property
+    def _film_digest(self) -> str:
+        return digest_of_files([self._films], ".json")
+
+    @property
+    def _films(self) -> Path:
+        return self._found["dataset/" if self._one_folder else "labels/"]
+
+    @property
+    def _posters(self) -> Path:
+        return self._found["dataset/" if self._one_folder else "images/"]
+
+    @property
+    def _one_folder(self) -> bool:
+        return self._found.layout.name == "one folder"
+
     def read_split(self, split: Split) -> SplitRows:
         """The rows of a split.
 
@@ -116,13 +152,11 @@ class MMIMDBDataModule(FolderDataModule):
         """
         if self._hdf5:
             return read_hdf5(self._found["multimodal_imdb.hdf5"], split, GENRES)
-        found = self._found
-        single = found.layout.name == "one folder"
-        films = found["dataset/" if single else "labels/"]
+        lists = self._found["split.json"]
         rows: list[tuple[str, str, str | None, list[int]]] = []
         notes: Counter[str] = Counter()
-        for film in _film_ids(found["split.json"], split):
-            path = films / f"{film}.json"
+        for film in _film_ids(lists, split):
+            path = self._films / f"{film}.json"
             about = read_json(path)
             genres = _genre_codes(about, path)
             if not genres:
@@ -134,8 +168,7 @@ class MMIMDBDataModule(FolderDataModule):
                 name = film if number == 0 else f"{film}#{number}"
                 rows.append((name, f"{film}.jpeg", text, genres))
         ids, images, plots, labels = zip(*rows, strict=True) if rows else ((), (), (), ())
-        root = films if single else found["images/"]
-        return SplitRows(found["split.json"], ids, images, plots, labels, root, notes)
+        return SplitRows(lists, ids, images, plots, labels, self._posters, notes)
 
     def make_dataset(
         self, table: pa.Table, root: Path, transform: ImageTransform

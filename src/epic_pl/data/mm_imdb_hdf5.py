@@ -38,7 +38,8 @@ def _open(path: Path) -> Any:
         raise DataError(f"{path} cannot be opened as HDF5: {error}. Fetch it again.") from error
 
 
-def _vocabulary_path(path: Path) -> Path:
+def vocabulary_path(path: Path) -> Path:
+    """Where the words of an HDF5 file are listed: beside it."""
     return path.with_name("metadata.json")
 
 
@@ -55,7 +56,7 @@ def check_hdf5(path: Path) -> None:
                 f"{path} has no {', '.join(missing)}; it must be multimodal_imdb.hdf5 of MM-IMDB. "
                 "Fetch it again."
             )
-    vocabulary = _vocabulary_path(path)
+    vocabulary = vocabulary_path(path)
     if not vocabulary.is_file():
         raise DataError(
             f"{path} holds plots as numbers of words, and {vocabulary}, which says what they stand "
@@ -78,7 +79,7 @@ def read_hdf5(path: Path, split: Split, genres: Sequence[str]) -> SplitRows:
     Raises:
         DataError: the file is broken, or its genres are others.
     """
-    words = _words(_vocabulary_path(path))
+    words = _words(vocabulary_path(path))
     with _open(path) as file:
         start, stop = _bounds(file, path, split)
         order = _genre_order(file, path, genres)

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from epic_pl.data.datamodule import Split
 from epic_pl.data.folder import FolderDataModule, SplitRows
+from epic_pl.data.kept_rows import Origin
 from epic_pl.data.layout import Layout, Located, locate, picture_folder
 from epic_pl.data.records import read_jsonl, require
 from epic_pl.errors import DataError
@@ -100,6 +101,15 @@ class SNLIVEDataModule(FolderDataModule):
         # pictures lie beside the annotations, or above the folder that an archive made for these
         places = (self._files[_FILES["train"]].parent, Path(self.data_dir))
         return picture_folder("SNLI-VE", places, _IMAGE_FOLDERS, _HOW_TO_GET)
+
+    def row_origin(self, split: Split) -> Origin:
+        """The split's file, the pictures' folder, and whether the premise is read.
+
+        Raises:
+            DataError: files are missing.
+        """
+        options = {"premise": self.premise, "image_root": str(self._image_root.resolve())}
+        return Origin([self._files[_FILES[split]]], options)
 
     def read_split(self, split: Split) -> SplitRows:
         """The rows of a split.
