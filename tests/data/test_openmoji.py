@@ -86,6 +86,25 @@ def test_split_seed_moves_rows_and_seed_does_not():
     assert ids[0] == ids[1] != ids[2]
 
 
+@pytest.mark.parametrize("variant", ["subcategory", "entailment"])
+def test_folds_share_out_all_rows_but_those_of_the_test_split(variant):
+    def pictures(split, **options):
+        samples = _samples(_data(variant=variant, **options), split)
+        return {sample["sample_id"].split("#")[0] for sample in samples}
+
+    held_out = pictures("test")
+    folds = [pictures("test", fold=fold) for fold in range(3)]
+    everything = held_out.union(*folds)
+    assert len(everything) == len(held_out) + sum(map(len, folds)) == 66
+    for fold, tested in enumerate(folds):
+        train, val = pictures("train", fold=fold), pictures("val", fold=fold)
+        assert train | val | tested == everything - held_out
+        assert not train & val
+        assert 0 < len(val) < len(tested) < len(train)
+    with pytest.raises(ConfigError, match="fold must be 0 to 2"):
+        OpenMojiDataModule(image_encoder="x", text_encoder="y", fold=3)
+
+
 def test_entailment_names_and_pictures_stay_in_their_split():
     data = _data(variant="entailment", pairs_per_picture=3)
     assert data.class_names == ["not_entailment", "entailment"]

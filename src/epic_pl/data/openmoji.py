@@ -7,7 +7,7 @@ those of the Unicode Standard.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,6 +32,7 @@ MIN_EXAMPLES = 15
 """A subcategory with fewer emoji is no class."""
 # flags look and read alike within a country; components are bare skin tones
 _LEFT_OUT = ("Flags", "Component")
+_FOLDS = 3
 _EVAL_PAIRS = {"val": 8, "test": 5}  # a picture; 5 make about 1,600 test pairs
 
 
@@ -59,6 +60,8 @@ class OpenMojiDataModule(ImageTextDataModule):
         split_seed: which emoji are in which split; apart from ``seed``, so that runs of several
             seeds share their test set.
         pairs_per_picture: training pairs of each picture an epoch (entailment).
+        fold: 0, 1 or 2 for cross-validation: the test split is left alone, and a third of all other
+            rows is tested instead. What is chosen this way has not seen the test split.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
 
     Raises:
@@ -71,6 +74,7 @@ class OpenMojiDataModule(ImageTextDataModule):
         variant: Variant = "subcategory",
         split_seed: int = 0,
         pairs_per_picture: int = 1,
+        fold: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -82,9 +86,12 @@ class OpenMojiDataModule(ImageTextDataModule):
                 "split_seed must be at least 0 and pairs_per_picture at least 1; got "
                 f"{split_seed} and {pairs_per_picture}."
             )
+        if fold is not None and not 0 <= fold < _FOLDS:
+            raise ConfigError(f"fold must be 0 to {_FOLDS - 1}, or null for no fold; got {fold}.")
         self.variant = variant
         self.split_seed = split_seed
         self.pairs_per_picture = pairs_per_picture
+        self.fold = fold
 
     @property
     def class_names(self) -> list[str]:
@@ -125,14 +132,14 @@ class OpenMojiDataModule(ImageTextDataModule):
         root = fetch_openmoji(self.image_preprocessing.size)
         _check_pictures(root, self._emoji)
         if self.variant == "subcategory":
-            emoji = _subcategory_splits(self._emoji, self.split_seed)[split]
+            emoji = _subcategory_splits(self._emoji, self.split_seed, self.fold)[split]
             labels = [self.class_names.index(each.subcategory) for each in emoji]
             names = [_name(each) for each in emoji]
             return _dataset(emoji, names, labels, root, transform, self.seed)
         return self._pairs(split, root, transform)
 
     def _pairs(self, split: Split, root: Path, transform: ImageTransform) -> Dataset[Sample]:
-        emoji = _entailment_splits(self._emoji, self.split_seed)[split]
+        emoji = _entailment_splits(self._emoji, self.split_seed, self.fold)[split]
         names = [_name(each) for each in emoji]
         if split == "train":
             pictures = _dataset(emoji, names, [1] * len(emoji), root, transform, self.seed)
@@ -149,22 +156,45 @@ def _name(emoji: Emoji) -> str:
     return emoji.name.lower()
 
 
-def _subcategory_splits(emoji: Sequence[Emoji], seed: int) -> dict[str, list[Emoji]]:
+def _subcategory_splits(
+    emoji: Sequence[Emoji], seed: int, fold: int | None
+) -> dict[str, list[Emoji]]:
     test = math.ceil(0.25 * len(emoji))
     val = round(0.1 * (len(emoji) - test))
     sizes = {"train": len(emoji) - test - val, "val": val, "test": test}
-    rows = stratified_split(_codes([each.subcategory for each in emoji]), sizes, seed)
+    rows = _share_out(_codes([each.subcategory for each in emoji]), sizes, seed, fold)
     return {split: [emoji[row] for row in rows[split]] for split in sizes}
 
 
-def _entailment_splits(emoji: Sequence[Emoji], seed: int) -> dict[str, list[Emoji]]:
+def _entailment_splits(
+    emoji: Sequence[Emoji], seed: int, fold: int | None
+) -> dict[str, list[Emoji]]:
     """Shares the names out, not the pictures: two with one name must not come apart."""
     category = {_name(each): each.category for each in emoji}
     names = list(category)
     sizes = {"train": 0.75, "val": 0.05, "test": 0.2}
-    rows = stratified_split(_codes(list(category.values())), sizes, seed)
+    rows = _share_out(_codes(list(category.values())), sizes, seed, fold)
     split_of = {names[row]: split for split, part in rows.items() for row in part}
-    return {split: [each for each in emoji if split_of[_name(each)] == split] for split in sizes}
+    return {
+        split: [each for each in emoji if split_of.get(_name(each)) == split] for split in sizes
+    }
+
+
+def _share_out(
+    codes: npt.NDArray[np.int64], sizes: Mapping[str, int | float], seed: int, fold: int | None
+) -> dict[str, npt.NDArray[np.int64]]:
+    """Rows of each split, stratified; with a fold none of those that are tested without one."""
+    rows = stratified_split(codes, sizes, seed)
+    if fold is None:
+        return rows
+    outside = np.sort(np.concatenate([rows["train"], rows["val"]]))
+    names = [str(number) for number in range(_FOLDS)]
+    folds = stratified_split(codes[outside], dict.fromkeys(names, 1 / _FOLDS), seed)
+    test = outside[folds[str(fold)]]
+    rest = np.setdiff1d(outside, test)
+    val = len(rows["val"]) / len(outside)
+    parts = stratified_split(codes[rest], {"train": 1 - val, "val": val}, seed)
+    return {split: rest[part] for split, part in parts.items()} | {"test": test}
 
 
 def _codes(values: Sequence[str]) -> npt.NDArray[np.int64]:
