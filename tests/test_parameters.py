@@ -56,6 +56,8 @@ def test_rates_and_decay(make_epic, first_prompt):
         f"hubs.{hub}.{way}_{side}.weight"
         for hub, way, side in itertools.product((0, 1), ("down", "up"), ("image", "text"))
     }
+    matrices |= {"head.agreement.linear.weight"}
+    matrices |= {f"head.agreement.similarity.down_{side}.weight" for side in ("image", "text")}
     coupling = {"prompts.coupling.weight"} if first_prompt == "from_text" else set()
     assert decayed == {"head.linear.weight"} | matrices | coupling
     assert {name for name, rate in rates.items() if rate == LR} == {
@@ -74,7 +76,8 @@ def test_counts_cover_the_model(make_epic):
         assert (frozen == 0) is not part.endswith("encoder")
     assert counts["prompts"] == (2 * 3 * 4 * 32, 0)
     assert counts["interaction hub"] == (2 * (4 * 32 * 8 + 4 * 32 + 1), 0)
-    assert counts["head"] == (2 * 128 + 128 * 4 + 4, 0)
+    similarity = 2 * 32 * 8 + 4 * 32 + 1
+    assert counts["head"] == (2 * 128 + 128 * 4 + 4 + similarity + (1 + 4) ** 2 * 4, 0)
 
 
 def test_share_is_trained_over_frozen(make_epic):

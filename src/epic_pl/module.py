@@ -23,6 +23,7 @@ from epic_pl.nn.interaction import HubActivation
 from epic_pl.nn.methods import build_method
 from epic_pl.nn.precision import EncoderPrecision
 from epic_pl.nn.prompts import FirstPrompt
+from epic_pl.nn.read_only_tower import ReadOnlySummary
 from epic_pl.objectives import Objective, Task, Weights, resolve_weights
 from epic_pl.optimisation import Optimisation
 from epic_pl.performance import Performance
@@ -63,7 +64,11 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
             text's.
         prompt_attention: "joint": tokens and prompts see each other; "read_only": prompts read the
             frozen tokens, which never see them.
+        read_only_summary: what stands for a modality where prompts only read: "frozen", the
+            encoder's own output, or "stream", the copy of its token that travels with the prompts.
         head_inputs: what the head sees: "pooled" outputs, or "pooled+prompts".
+        head_similarity: the head also sees how alike pooled outputs and last prompts of both
+            modalities are.
         head_norm: "parts": each input of the head has a LayerNorm of its own; "joint": one for all.
         head_dropout: probability with which an input of the head is dropped in training.
         prompt_init_std: of the learned prompts.
@@ -124,7 +129,9 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
         hub_activation: HubActivation = "gelu",
         first_prompt: FirstPrompt = "independent",
         prompt_attention: PromptAttention = "joint",
+        read_only_summary: ReadOnlySummary = "frozen",
         head_inputs: HeadInputs = "pooled+prompts",
+        head_similarity: bool = True,
         head_norm: HeadNorm = "parts",
         head_dropout: float = 0.1,
         prompt_init_std: float = 0.02,

@@ -65,7 +65,23 @@ def _sample_logits(model, batch, i: int) -> Tensor:
     ]
     if config.head_inputs == "pooled+prompts":
         h += [sum(z_image) / len(z_image), sum(z_text) / len(z_text)]
-    return head_logits(model, h)
+    logits = head_logits(model, h)
+    if has_image and has_text:
+        logits = logits + agreement_logits(model, [h[0], *z_image], [h[1], *z_text])
+    return logits
+
+
+def agreement_logits(model, image: list[Tensor], text: list[Tensor]) -> Tensor:
+    """The similarities of all pairs of vectors, picture by picture, through one linear map."""
+    agreement = model.head.agreement
+    if agreement is None:
+        return torch.zeros(())
+    similarity = agreement.similarity
+    tau = math.exp(float(similarity.log_temperature))
+    a_image = [linear(layer_norm(x, similarity.norm_image), similarity.down_image) for x in image]
+    a_text = [linear(layer_norm(x, similarity.norm_text), similarity.down_text) for x in text]
+    s = [cosine(a, b) / tau for a in a_image for b in a_text]
+    return linear(torch.tensor(s, dtype=a_image[0].dtype), agreement.linear)
 
 
 def head_logits(model, h: list[Tensor]) -> Tensor:
@@ -117,8 +133,11 @@ def consolidate(hub, z_image, z_text, activation="gelu", *, has_image=True, has_
 
 
 def _message(own: Tensor, others: list[Tensor], tau: float) -> Tensor:
-    scores = [float(own @ a) / (float(own.norm()) * float(a.norm())) / tau for a in others]
-    return weighted_sum(scores, others)
+    return weighted_sum([cosine(own, a) / tau for a in others], others)
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float(a @ b) / (float(a.norm()) * float(b.norm()))
 
 
 def weighted_sum(scores: list[float], values: list[Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ its keys and values from the frozen tokens and itself.
 
 import torch
 from slow_epic import (
+    agreement_logits,
     attend,
     bert_embedding,
     entering_prompts,
@@ -46,13 +47,17 @@ def _sample_logits(model, batch, i: int) -> Tensor:
             model, step, z_image, z_text, has_image=has_image, has_text=has_text
         )
         z_image, z_text = streams[0].acquire(step, p_image), streams[1].acquire(step, p_text)
+    frozen = config.read_only_summary == "frozen"
     h = [
-        streams[0].pooled() if has_image else model.absent_image,
-        streams[1].pooled() if has_text else model.absent_text,
+        streams[0].pooled(frozen) if has_image else model.absent_image,
+        streams[1].pooled(frozen) if has_text else model.absent_text,
     ]
     if config.head_inputs == "pooled+prompts":
         h += [sum(z_image) / len(z_image), sum(z_text) / len(z_text)]
-    return head_logits(model, h)
+    logits = head_logits(model, h)
+    if has_image and has_text:
+        logits = logits + agreement_logits(model, [h[0], *z_image], [h[1], *z_text])
+    return logits
 
 
 class Stream:
@@ -72,7 +77,10 @@ class Stream:
         self.c, z = stream[: len(self.c)], stream[len(self.c) :]
         return z
 
-    def pooled(self) -> Tensor:
+    def pooled(self, frozen: bool) -> Tensor:
+        at = self.encoder.summary_position
+        if frozen and at is not None:
+            return self.encoder.last_norm(self.entering[-1][at])
         if self.c:
             return self.encoder.last_norm(self.c[0])
         return self.encoder.mean(self.entering[-1])

@@ -54,7 +54,7 @@ def logits(model, made):
 
 @pytest.mark.parametrize("share_hub", [True, False])
 def test_a_hub_at_its_start_equals_no_interaction(share_hub):
-    with_hub = epic(config(interaction_layers=3, share_hub=share_hub))
+    with_hub = epic(config(interaction_layers=3, share_hub=share_hub, head_similarity=False))
     without = epic(config(interaction_layers=3, interaction="none"))
     made = batch([4, 2], [1, 0], [1, 1])
     assert not torch.allclose(logits(with_hub, made), logits(without, made))

@@ -41,6 +41,11 @@ SWITCHES = {
     "gaps": {"interaction_layers": [[0, 1], [2, 2]]},
     "gap after the last step": {"interaction_layers": [[0, 0], [1, 1]]},
     "from text": {"first_prompt": "from_text"},
+    "the stream's summary": {"read_only_summary": "stream"},
+    "the frozen output": {"read_only_summary": "frozen"},
+    "no similarity at the head": {"head_similarity": False},
+    "no interaction": {"interaction": "none"},
+    "a fixed temperature": {"learn_temperature": False, "temperature": 0.3},
     "pooled only, joint norm": {"head_inputs": "pooled", "head_norm": "joint"},
 }
 every_encoder = pytest.mark.parametrize("encoders", ENCODERS.values(), ids=ENCODERS.keys())
@@ -81,6 +86,35 @@ def test_agrees_with_the_slow_reference(encoders, presence):
 @pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES.keys())
 def test_agrees_over_switches(switches):
     assert_agrees(build(**switches), made())
+
+
+@every_encoder
+@pytest.mark.parametrize("summary", ["frozen", "stream"])
+def test_a_summary_shows_prompts_where_the_stream_is_it(encoders, summary):
+    model, whole = build(encoders, read_only_summary=summary), made(None, None)
+    for tower, key, mask in (
+        (model.image_tower, "pixel_values", None),
+        (model.text_tower, "input_ids", whole["attention_mask"].bool()),
+    ):
+        seen = []
+        for scale in (0.5, 1.5):
+            state = tower.extract(whole[key], mask, None)
+            prompts = torch.full((3, 2, tower.encoder.width), scale, dtype=torch.float64)
+            prompts[..., 0] = -scale
+            for step in range(2):
+                state, prompts = tower.acquire(step, state, prompts)
+            seen.append(tower.pool(state))
+        assert torch.equal(*seen) is not tower.pools_prompts
+
+
+@pytest.mark.parametrize("switches", [{"interaction": "none"}, {"head_similarity": False}], ids=str)
+def test_prompts_that_reach_nothing_are_refused(switches):
+    with pytest.raises(ConfigError, match="nothing for them to learn"):
+        build(head_inputs="pooled", **switches)
+    build(head_inputs="pooled", read_only_summary="stream", **switches)
+    means = ENCODERS["ViT mean, BERT mean"]
+    with pytest.raises(ConfigError, match="nothing for them to learn"):
+        build(means, head_inputs="pooled", read_only_summary="stream", **switches)
 
 
 def test_the_reference_notices_the_stream():

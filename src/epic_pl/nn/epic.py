@@ -6,18 +6,21 @@ docs/method.md says line by line what the paper says and what is a reading of it
 Shape legend: B batch, N_v and N_t tokens, d_v and d_t widths, n prompts, K steps, C classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from epic_pl.errors import ConfigError
 from epic_pl.nn.dual_encoder import DualEncoder, check_positive, check_probabilities
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.head import ClassificationHead, HeadNorm
-from epic_pl.nn.interaction import HubActivation, InteractionHub
+from epic_pl.nn.head import Agreement, ClassificationHead, HeadNorm
+from epic_pl.nn.interaction import HubActivation, InteractionHub, Similarity
 from epic_pl.nn.prompts import FirstPrompt, TemporalPrompts
-from epic_pl.nn.read_only_tower import ReadOnlyTower
+from epic_pl.nn.read_only_tower import ReadOnlySummary, ReadOnlyTower
 from epic_pl.nn.towers import JointTower, PromptTower
 from epic_pl.types import Batch
 
@@ -43,7 +46,11 @@ class EPICConfig:
         first_prompt: "independent" or "from_text".
         prompt_attention: "joint": tokens and prompts see each other; "read_only": prompts read
             the frozen tokens, which never see them.
+        read_only_summary: what stands for a modality where prompts only read: "frozen", the
+            encoder's own output, or "stream", the copy of its token that travels with the prompts.
         head_inputs: "pooled", or "pooled+prompts" (the mean of the last prompts joins in).
+        head_similarity: the head also sees how alike pooled outputs and last prompts of both
+            modalities are; not where ``interaction`` is "none".
         head_norm: "parts": each input of the head has a LayerNorm of its own; "joint": one for all.
         head_dropout: on the head's input.
         prompt_init_std: of the learned prompts.
@@ -61,7 +68,9 @@ class EPICConfig:
     hub_activation: HubActivation = "gelu"
     first_prompt: FirstPrompt = "independent"
     prompt_attention: PromptAttention = "joint"
+    read_only_summary: ReadOnlySummary = "frozen"
     head_inputs: HeadInputs = "pooled+prompts"
+    head_similarity: bool = True
     head_norm: HeadNorm = "parts"
     head_dropout: float = 0.1
     prompt_init_std: float = 0.02
@@ -114,7 +123,8 @@ class EPIC(DualEncoder):
         config: the switches of the method.
 
     Raises:
-        ConfigError: if ``config`` does not fit the encoders' depths.
+        ConfigError: if ``config`` does not fit the encoders' depths, or leaves its prompts
+            nothing to learn.
     """
 
     def __init__(
@@ -126,8 +136,10 @@ class EPIC(DualEncoder):
     ) -> None:
         config = config or EPICConfig()
         pairs = config.layer_pairs(image_encoder.num_layers, text_encoder.num_layers)
-        tower: type[PromptTower[Any]] = (
-            JointTower if config.prompt_attention == "joint" else ReadOnlyTower
+        tower: Callable[[Encoder, list[int]], PromptTower[Any]] = (
+            JointTower
+            if config.prompt_attention == "joint"
+            else partial(ReadOnlyTower, pooled=config.read_only_summary)
         )
         super().__init__(
             tower(image_encoder, [pair[0] for pair in pairs]),
@@ -160,7 +172,23 @@ class EPIC(DualEncoder):
             for _ in range(hubs)
         )
         parts = list(widths) * (2 if config.head_inputs == "pooled+prompts" else 1)
-        self.head = ClassificationHead(parts, num_classes, config.head_dropout, config.head_norm)
+        agreement = None
+        if config.head_similarity and config.interaction == "similarity":
+            similarity = Similarity(
+                *widths, config.hub_width, config.temperature, config.learn_temperature
+            )
+            agreement = Agreement(similarity, 1 + config.num_prompts, num_classes)
+        elif config.head_inputs == "pooled" and not (
+            self.image_tower.pools_prompts or self.text_tower.pools_prompts
+        ):
+            raise ConfigError(
+                "The prompts would reach nothing that the head sees, so there would be nothing for "
+                'them to learn. Set head_inputs to "pooled+prompts" or read_only_summary to '
+                '"stream", which a mean-pooled encoder does not have.'
+            )
+        self.head = ClassificationHead(
+            parts, num_classes, config.head_dropout, config.head_norm, agreement
+        )
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``(B, C)`` of a batch; docs/method.md has the equations."""
@@ -178,12 +206,22 @@ class EPIC(DualEncoder):
                 )
             image, image_prompts = self.image_tower.acquire(step, image, image_prompts)
             text, text_prompts = self.text_tower.acquire(step, text, text_prompts)
-        features = self.stand_in(
-            self.image_tower.pool(image), self.text_tower.pool(text), image_present, text_present
-        )
+        pooled_image, pooled_text = self.image_tower.pool(image), self.text_tower.pool(text)
+        features = self.stand_in(pooled_image, pooled_text, image_present, text_present)
         if self.config.head_inputs == "pooled+prompts":
             features += [image_prompts.mean(dim=1), text_prompts.mean(dim=1)]
         logits: Tensor = self.head(features)  # (B, C)
+        if self.head.agreement is not None:
+            both = (
+                None
+                if image_present is None or text_present is None
+                else image_present & text_present
+            )
+            logits = logits + self.head.agreement(
+                torch.cat([pooled_image[:, None], image_prompts], dim=1),  # (B, 1 + n, d_v)
+                torch.cat([pooled_text[:, None], text_prompts], dim=1),  # (B, 1 + n, d_t)
+                both,
+            )
         return logits
 
     def _consolidate(

@@ -1,11 +1,14 @@
-"""The classification head. Shape legend: B batch, C classes."""
+"""The classification head. Shape legend: B batch, C classes, n vectors of a modality."""
 
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from epic_pl.nn.interaction import Similarity
+
 HeadNorm = Literal["parts", "joint"]
+_AGREEMENT_STD = 0.1
 
 
 class ClassificationHead(nn.Module):
@@ -19,6 +22,7 @@ class ClassificationHead(nn.Module):
         num_classes: C.
         dropout: probability with which a feature is dropped in training.
         norm: "parts": a LayerNorm for each part; "joint": one over all.
+        agreement: adds a linear map of how alike both modalities are.
     """
 
     def __init__(
@@ -27,12 +31,14 @@ class ClassificationHead(nn.Module):
         num_classes: int,
         dropout: float = 0.0,
         norm: HeadNorm = "parts",
+        agreement: "Agreement | None" = None,
     ) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(w) for w in widths) if norm == "parts" else None
         self.norm = nn.LayerNorm(sum(widths)) if norm == "joint" else None
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(sum(widths), num_classes)
+        self.agreement = agreement
 
     def forward(self, parts: list[Tensor]) -> Tensor:
         """Parts ``(B, w)`` to logits ``(B, C)``."""
@@ -43,3 +49,31 @@ class ClassificationHead(nn.Module):
             features = self.norm(features)
         logits: Tensor = self.linear(self.dropout(features))
         return logits
+
+
+class Agreement(nn.Module):
+    """``Linear(S)``: a say in the logits for the similarities themselves.
+
+    Whether two modalities go together is a bilinear question, to which a linear map of what each
+    of them is has no answer. The weights start small but not at zero, where the projections behind
+    ``S`` would get no gradient.
+
+    Args:
+        similarity: gives ``S (B, n, n)``.
+        num_vectors: n.
+        num_classes: C.
+    """
+
+    def __init__(self, similarity: Similarity, num_vectors: int, num_classes: int) -> None:
+        super().__init__()
+        self.similarity = similarity
+        self.linear = nn.Linear(num_vectors**2, num_classes, bias=False)
+        nn.init.normal_(self.linear.weight, std=_AGREEMENT_STD)
+
+    def forward(self, image: Tensor, text: Tensor, present: Tensor | None = None) -> Tensor:
+        """Logits ``(B, C)`` of vectors ``(B, n, d_v)`` and ``(B, n, d_t)``.
+
+        They are zero where ``present (B,)`` bool is False: nothing agrees with what is absent.
+        """
+        logits: Tensor = self.linear(self.similarity.similarity(image, text).flatten(1))  # (B, C)
+        return logits if present is None else logits * present[:, None]

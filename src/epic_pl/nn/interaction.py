@@ -15,7 +15,53 @@ HubActivation = Literal["gelu", "identity"]
 _MIN_TEMPERATURE = 0.01
 
 
-class InteractionHub(nn.Module):
+class Similarity(nn.Module):
+    """How alike the vectors of two modalities are: ``S = cos(A_v, A_t) / tau``.
+
+    ``A_m = LN(Z_m) W_m`` brings both to a narrow common space.
+
+    Args:
+        image_width: d_v.
+        text_width: d_t.
+        hub_width: r.
+        temperature: tau at the start.
+        learn_temperature: whether tau is trained (as its logarithm).
+    """
+
+    def __init__(
+        self,
+        image_width: int,
+        text_width: int,
+        hub_width: int,
+        temperature: float = 0.1,
+        learn_temperature: bool = True,
+    ) -> None:
+        super().__init__()
+        self.norm_image = nn.LayerNorm(image_width)
+        self.norm_text = nn.LayerNorm(text_width)
+        self.down_image = nn.Linear(image_width, hub_width, bias=False)
+        self.down_text = nn.Linear(text_width, hub_width, bias=False)
+        log_temperature = torch.tensor(math.log(temperature))
+        if learn_temperature:
+            self.log_temperature = nn.Parameter(log_temperature)
+        else:
+            self.register_buffer("log_temperature", log_temperature)
+
+    def project(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """``A_v`` and ``A_t (B, n, r)`` of ``Z_v (B, n, d_v)`` and ``Z_t (B, n, d_t)``."""
+        return self.down_image(self.norm_image(image)), self.down_text(self.norm_text(text))
+
+    def scores(self, a_image: Tensor, a_text: Tensor) -> Tensor:
+        """``S (B, n, n)`` of what :meth:`project` gave, rows the picture's."""
+        cosine = F.normalize(a_image, dim=-1) @ F.normalize(a_text, dim=-1).transpose(1, 2)
+        return cosine / self.log_temperature.exp().clamp(min=_MIN_TEMPERATURE)  # (B, n, n)
+
+    def similarity(self, image: Tensor, text: Tensor) -> Tensor:
+        """``S (B, n, n)`` of ``Z_v (B, n, d_v)`` and ``Z_t (B, n, d_t)``."""
+        return self.scores(*self.project(image, text))
+
+
+class InteractionHub(Similarity):
     """Similarity-based exchange between the prompts of two modalities ("consolidate").
 
     With ``A_m = LN(Z_m) W_m`` and ``S = cos(A_v, A_t) / tau``::
@@ -46,20 +92,11 @@ class InteractionHub(nn.Module):
         activation: HubActivation = "gelu",
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.norm_image = nn.LayerNorm(image_width)
-        self.norm_text = nn.LayerNorm(text_width)
-        self.down_image = nn.Linear(image_width, hub_width, bias=False)
-        self.down_text = nn.Linear(text_width, hub_width, bias=False)
+        super().__init__(image_width, text_width, hub_width, temperature, learn_temperature)
         self.up_image = nn.Linear(hub_width, image_width, bias=False)
         self.up_text = nn.Linear(hub_width, text_width, bias=False)
         nn.init.zeros_(self.up_image.weight)
         nn.init.zeros_(self.up_text.weight)
-        log_temperature = torch.tensor(math.log(temperature))
-        if learn_temperature:
-            self.log_temperature = nn.Parameter(log_temperature)
-        else:
-            self.register_buffer("log_temperature", log_temperature)
         self.activation = nn.GELU() if activation == "gelu" else nn.Identity()
         self.dropout = nn.Dropout(dropout)
 
@@ -87,17 +124,6 @@ class InteractionHub(nn.Module):
 
     def messages(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """``M_v`` (from the text) and ``M_t`` (from the picture), each ``(B, n, r)``."""
-        a_image = self.down_image(self.norm_image(image))  # (B, n, r)
-        a_text = self.down_text(self.norm_text(text))  # (B, n, r)
-        scores = self._scores(a_image, a_text)  # (B, n, n)
+        a_image, a_text = self.project(image, text)  # (B, n, r)
+        scores = self.scores(a_image, a_text)  # (B, n, n)
         return scores.softmax(dim=2) @ a_text, scores.softmax(dim=1).transpose(1, 2) @ a_image
-
-    def similarity(self, image: Tensor, text: Tensor) -> Tensor:
-        """``S (B, n, n)``: cosines over temperature, rows the image's prompts."""
-        return self._scores(
-            self.down_image(self.norm_image(image)), self.down_text(self.norm_text(text))
-        )
-
-    def _scores(self, a_image: Tensor, a_text: Tensor) -> Tensor:
-        cosine = F.normalize(a_image, dim=-1) @ F.normalize(a_text, dim=-1).transpose(1, 2)
-        return cosine / self.log_temperature.exp().clamp(min=_MIN_TEMPERATURE)  # (B, n, n)

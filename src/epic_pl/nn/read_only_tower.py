@@ -3,15 +3,17 @@
 Shape legend: B batch, N tokens, n prompts, d width, h heads, K steps.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from epic_pl.nn.encoders.base import Memory
+from epic_pl.nn.encoders.base import Encoder, Memory
 from epic_pl.nn.towers import FeatureLevel, PromptTower, visible
 from epic_pl.stored_field import whole
 from epic_pl.types import Features
+
+ReadOnlySummary = Literal["frozen", "stream"]
 
 
 class ReadOnlyState(NamedTuple):
@@ -33,9 +35,26 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
     The small stream ``Q = [c; P]`` takes its queries from itself, its keys and values from
     ``[U; Q]``. The frozen stream is that of the encoder alone, whatever the task: no gradient runs
     through its N tokens, and its keys and values can be stored.
+
+    Args:
+        encoder: the frozen encoder.
+        layers: the K interaction layers, rising, counted from 0.
+        pooled: "frozen": the modality's summary is what the encoder pools without prompts;
+            "stream": it is ``c`` after the last step, which has read the tokens beside the prompts.
     """
 
     levels = ("boundary", "layers")
+
+    def __init__(
+        self, encoder: Encoder, layers: list[int], pooled: ReadOnlySummary = "frozen"
+    ) -> None:
+        super().__init__(encoder, layers)
+        self.pooled: ReadOnlySummary = pooled
+
+    @property
+    def pools_prompts(self) -> bool:
+        """Only the stream's summary has seen them, and a mean has none."""
+        return self.pooled == "stream" and self.encoder.pooling != "mean"
 
     @torch.no_grad()
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> ReadOnlyState:
@@ -98,8 +117,10 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
         return state._replace(summary=stream[:, :1]), stream[:, 1:]
 
     def pool(self, state: ReadOnlyState) -> Tensor:
-        """The stream's summary after the encoder's last norm, or the frozen mean."""
-        return state.pooled if state.summary is None else self.encoder.pool_summary(state.summary)
+        """The frozen encoder's output, or the stream's summary after the encoder's last norm."""
+        if self.pooled == "stream" and state.summary is not None:
+            return self.encoder.pool_summary(state.summary)
+        return state.pooled
 
 
 def _readable(

@@ -104,6 +104,11 @@ class Tower(nn.Module, ABC, Generic[State]):
 class PromptTower(Tower[State]):
     """A tower into which prompts enter at the K interaction layers."""
 
+    @property
+    def pools_prompts(self) -> bool:
+        """Whether what :meth:`pool` gives depends on the prompts."""
+        return True
+
     @abstractmethod
     def acquire(self, step: int, state: State, prompts: Tensor) -> tuple[State, Tensor]:
         """Prompts ``P (B, n, d)`` through the layer of ``step``: their outputs ``Z (B, n, d)``."""
