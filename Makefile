@@ -30,10 +30,10 @@ $(STAMP): pyproject.toml
 	@touch $@
 	@echo "Installed: $(BIN)/epic-pl"
 
-demo: $(STAMP) ## train EPIC on real pictures and names, beside what it has to beat (no model hub needed)
-	@$(BIN)/python benchmarks/openmoji.py --config openmoji.yaml --splits 3 --methods linear_probe,epic
+demo: $(STAMP) ## train EPIC on both tasks of real pictures and names, beside what it has to beat (no model hub needed)
+	@$(BIN)/python benchmarks/openmoji.py
 
-demo-entailment: $(STAMP) ## the task that only interaction can solve: is this statement true of this picture?
+demo-entailment: $(STAMP) ## only the task that interaction alone can solve: is this statement true of this picture?
 	@$(BIN)/python benchmarks/openmoji.py --config openmoji_entailment.yaml
 
 bench: $(STAMP) ## what a training step costs with each method (ARGS="--json" and others go to it)
