@@ -64,11 +64,9 @@ def _ragged(lengths):
 def test_a_compiled_module_gives_the_same_and_no_graph_for_each_length(
     attention, make, tmp_path, monkeypatch
 ):
-    if attention == "read_only":  # its C++ takes minutes: here the graphs are run as they are
-        monkeypatch.setattr(
-            nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager")
-        )
     options = {"prompt_attention": attention, "dropout": 0.0, "head_dropout": 0.0, "lr": 1e-2}
+    # its C++ takes minutes: here the graphs are run as they are
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
     torch.manual_seed(0)
     plain = make(**options)
     compiled = make(compile=True, **options)
