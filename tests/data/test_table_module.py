@@ -101,6 +101,26 @@ def test_predict_table_needs_no_labels(folder):
     assert data.dataset("predict").raw(0)["text"] == "never seen"
 
 
+def test_pictures_of_a_predict_table_lie_in_its_own_folder(folder, tmp_path):
+    other = tmp_path / "other"
+    (other / "img").mkdir(parents=True)
+    Image.new("RGB", (40, 40), (0, 0, 255)).save(other / "img" / "3.png")
+    new = other / "new.jsonl"
+    new.write_text(json.dumps({"image": "img/3.png", "text": "never seen"}) + "\n")
+    data = _make(folder, _rows(), predict_table=str(new))
+    data.setup("predict")
+    assert data.dataset("predict").raw(0)["image"].getpixel((0, 0)) == (0, 0, 255)
+    outside = _make(folder, _rows(), predict_table=str(new), allow_outside=True)
+    read = outside.unverified_dataset("predict", lambda image: image).raw(0)
+    assert read["image"].getpixel((0, 0)) == (0, 0, 255)
+    asked = _make(folder, _rows(), predict_table=str(new), image_root=str(folder))
+    asked.setup("predict")
+    assert asked.dataset("predict").raw(0)["image"].getpixel((0, 0)) == (24, 0, 0)
+    (other / "img" / "3.png").unlink()
+    with pytest.raises(DataError, match=r"new\.jsonl: 1 pictures under .*other cannot be used"):
+        _make(folder, _rows(), predict_table=str(new)).setup("predict")
+
+
 def test_lists_and_separated_cells_are_multilabel(folder):
     tags = [["x"], ["x", "y"], []]
     data = _make(folder, _rows(label=lambda i: tags[i % 3]))

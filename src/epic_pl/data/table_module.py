@@ -54,7 +54,8 @@ class TableDataModule(ImageTextDataModule):
             split that it never names is cut off train, as all are without the column.
         id_column: what tells rows apart; None is the row's number, from 0.
         classes: their order; None is alphabetical, or by number.
-        image_root: where relative picture paths start; None is the table's folder.
+        image_root: where relative picture paths start, those of ``predict_table`` too; None is the
+            folder of the table that names them.
         allow_outside: whether a picture may lie outside of ``image_root``.
         val_size: rows (int) or share (float) of a validation split that is cut off; 0 for none.
         test_size: likewise. Cut splits are stratified (iteratively for multilabel), and the rows of
@@ -100,7 +101,8 @@ class TableDataModule(ImageTextDataModule):
             raise ConfigError(f"split_seed must be at least 0, got {split_seed}.")
         self.path = Path(table)
         self.predict_path = None if predict_table is None else Path(predict_table)
-        self.image_root = _folder(self.path) if image_root is None else Path(image_root).resolve()
+        self._given_root = None if image_root is None else Path(image_root).resolve()
+        self.image_root = self._given_root or _folder(self.path)
         self.allow_outside = allow_outside
         self.on_bad_sample = on_bad_sample
         self.options = RowOptions(
@@ -174,6 +176,12 @@ class TableDataModule(ImageTextDataModule):
         """
         return self._split(self._rows, split)
 
+    def _root(self, split: Split) -> Path:
+        """Where the picture paths of a split start."""
+        if split == "predict" and self.predict_path is not None and self._given_root is None:
+            return _folder(self.predict_path)
+        return self.image_root
+
     def _split(self, rows: pa.Table, split: Split) -> pa.Table:
         if split == "predict" and self.predict_path is not None:
             try:
@@ -195,7 +203,7 @@ class TableDataModule(ImageTextDataModule):
         Raises:
             DataError: a table cannot be read.
         """
-        return self._dataset(self._split(self._all_rows, split), transform)
+        return self._dataset(self._split(self._all_rows, split), split, transform)
 
     def build_dataset(self, split: Split, transform: ImageTransform) -> ImageTextDataset:
         """The samples of a split.
@@ -203,32 +211,33 @@ class TableDataModule(ImageTextDataModule):
         Raises:
             DataError: pictures are missing or lie outside of the image root.
         """
-        return self._dataset(self._usable(split, transform), transform)
+        return self._dataset(self._usable(split, transform), split, transform)
 
     def _usable(self, split: Split, transform: ImageTransform) -> pa.Table:
         """Rows of a split, the policy for bad pictures applied.
 
         A manifest spares decoding. Whether files are there is looked up all the same.
         """
-        rows = self.rows(split)
+        rows, root = self.rows(split), self._root(split)
         paths = distinct_paths(rows)
         if not self.allow_outside:
-            refuse_outside(paths, self.image_root)
-        bad = missing_pictures(paths, self.image_root)
+            refuse_outside(paths, root)
+        bad = missing_pictures(paths, root)
         other_table = split == "predict" and self.predict_path is not None
         if self.on_bad_sample != "error" and (other_table or not self._verified):
             there = [path for path in paths if path not in bad]
-            bad |= unreadable_pictures(there, self.image_root, transform.min_size)
+            bad |= unreadable_pictures(there, root, transform.min_size)
         try:
-            rows, note = apply_policy(rows, bad, self.on_bad_sample, self.image_root)
+            rows, note = apply_policy(rows, bad, self.on_bad_sample, root)
         except DataError as error:
-            raise DataError(f"The {split} split of {self.path}: {error}") from error
+            source = self.predict_path if other_table else self.path
+            raise DataError(f"The {split} split of {source}: {error}") from error
         if note:
             rank_zero_info(f"{self.path.name}, {split}: {note}")
         return rows
 
-    def _dataset(self, rows: pa.Table, transform: ImageTransform) -> ImageTextDataset:
-        root = self.image_root
+    def _dataset(self, rows: pa.Table, split: Split, transform: ImageTransform) -> ImageTextDataset:
+        root = self._root(split)
         if self.allow_outside and rows.num_rows:
             # the dataset holds paths to its root: make that the root of the file system
             full = [None if p is None else str(root / p) for p in rows["image"].to_pylist()]
