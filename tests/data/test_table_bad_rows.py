@@ -80,10 +80,15 @@ CASES = {
     "address": (_rows(image={5: "https://x.org/5.png"}), {}, r"fetch the picture"),
     "traversal": (_rows(image={5: "../mine/../../etc/passwd"}), {}, r"lead out of the image root"),
     "absolute path": (_rows(image={5: "/etc/passwd"}), {}, r"lead out of the image root"),
-    "embedded pictures": (
-        _rows(image={i: {"bytes": b"x", "path": None} for i in range(12)}),
+    "pictures embedded in some rows only": (
+        _rows(
+            image={
+                i: {"bytes": b"x" if i != 3 else None, "path": f"{i}.png" if i != 4 else None}
+                for i in range(12)
+            }
+        ),
         {},
-        r"bytes of pictures.*save",
+        r"only a path in row 3\. Put the bytes",
     ),
     "numbers for paths": (_rows(image={i: i for i in range(12)}), {}, r"int64, not paths"),
     "unknown policy": (_rows(), {"on_bad_sample": "ignore"}, r"one of error, skip, absent"),

@@ -1,7 +1,12 @@
 """The real command line on a table: init, check, fit, validate, test, predict."""
 
+import io
+import json
+
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 
 from epic_pl.cli import main, run
@@ -106,3 +111,51 @@ def test_init_of_a_multilabel_table_is_trained(folder, tiny_vit_dir, tiny_tokeni
     )
     assert trained.model.class_names == ["big", "green", "red", "square"]
     assert "val/f1_micro" in trained.trainer.callback_metrics
+
+
+def test_init_of_a_saved_dataset_trains_on_the_pictures_in_it(
+    tmp_path, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir
+):
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    names = {"names": ["green", "red"], "_type": "ClassLabel"}
+    features = {"image": {"_type": "Image"}, "caption": {"_type": "Value"}, "label": names}
+    for split, count in (("train", 24), ("validation", 6), ("test", 6)):
+        rows = []
+        for index in range(count):
+            buffer = io.BytesIO()
+            colour = ("green", "red")[index % 2]
+            Image.new("RGB", (40, 40 + index), colour).save(buffer, "PNG")
+            picture = {"bytes": buffer.getvalue(), "path": f"{index}.png"}
+            rows.append({"image": picture, "caption": f"a square, {colour}", "label": index % 2})
+        folder = tmp_path / "mine" / split
+        folder.mkdir(parents=True)
+        table = pa.Table.from_pylist(rows)
+        with (
+            pa.OSFile(str(folder / "a.arrow"), "wb") as file,
+            pa.ipc.new_stream(file, table.schema) as writer,
+        ):
+            writer.write_table(table)
+        (folder / "dataset_info.json").write_text(json.dumps({"features": features}))
+    splits = {"splits": ["train", "validation", "test"]}
+    (tmp_path / "mine" / "dataset_dict.json").write_text(json.dumps(splits))
+
+    assert _exit(["data", "init", str(tmp_path / "mine")]) == 0
+    config = tmp_path / "mine" / "epic.yaml"
+    options = yaml.safe_load(config.read_text())
+    assert options["data"]["init_args"]["image_column"] == "image"
+    assert options["data"]["init_args"]["text_columns"] == "caption"
+    assert options["model"]["image_size"] == 112  # of small pictures
+    trained = run(["fit", f"--config={config}", *_tiny(tiny_vit_dir, tiny_tokenizer_dir), *FAST])
+    assert trained.model.class_names == ["green", "red"]
+    assert len(trained.datamodule.dataset("train")) == 24
+    assert trained.datamodule.dataset("train").raw(3)["image"].size == (40, 43)
+
+
+def _tiny(vit, bert):
+    return [
+        f"--model.image_encoder={vit}",
+        f"--model.text_encoder={bert}",
+        "--model.image_size=32",
+        "--model.interaction_layers=2",
+    ]

@@ -93,24 +93,20 @@ def image_column(table: pa.Table, name: str | None) -> pa.Array:
     """Paths of pictures; null where the cell is empty.
 
     Raises:
-        DataError: pictures are embedded in the table, or the column is not of paths.
+        DataError: the column is not of paths.
     """
     if name is None:
         return pa.nulls(table.num_rows, pa.string())
     paths = column(table, name, "image_column")
     if pa.types.is_struct(paths.type) and {f.name for f in paths.type} >= {"bytes", "path"}:
-        embedded = pc.is_valid(pc.struct_field(paths, "bytes"))
-        if pc.any(embedded).as_py():
-            raise DataError(
-                f"Column {name!r} holds the bytes of pictures ({named_rows(embedded)}), but "
-                "pictures are read from files. Save each one (for example row['image'].save(path)) "
-                "and put its path into the column."
-            )
-        paths = pc.struct_field(paths, "path")
+        paths = pc.struct_field(paths, "path")  # its bytes are all null, see unpack_pictures
     if not (pa.types.is_string(paths.type) or pa.types.is_large_string(paths.type)):
         if paths.null_count == len(paths):
             return pa.nulls(len(paths), pa.string())
-        raise DataError(f"Column {name!r} holds {paths.type}, not paths of pictures.")
+        raise DataError(
+            f"Column {name!r} holds {paths.type}, not paths of pictures. Name another column as "
+            "image_column, or save the pictures as files and put their paths into it."
+        )
     paths = paths.cast(pa.string())
     return pc.if_else(pc.equal(pc.utf8_trim_whitespace(paths), ""), None, paths)
 

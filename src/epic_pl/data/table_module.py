@@ -14,6 +14,7 @@ from epic_pl.data.collate import Task
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.manifest import manifest_path, read_manifest, write_manifest
+from epic_pl.data.table_embedded import embedded_folder, unpack_pictures
 from epic_pl.data.table_pictures import (
     BadSamplePolicy,
     apply_policy,
@@ -44,7 +45,8 @@ class TableDataModule(ImageTextDataModule):
 
     Args:
         table: the file, or the folder of ``save_to_disk`` (a ``DatasetDict`` brings its splits).
-        image_column: paths of pictures; None for a table without.
+        image_column: paths of pictures, or the pictures themselves (an ``Image`` feature of Hugging
+            Face ``datasets``), which are laid out as files in the cache; None for a table without.
         text_columns: a column, several (joined by a space), a template such as
             ``"{title}. {description}"``, or None for a table without.
         label_column: one class a row; a column of lists makes the task multilabel.
@@ -117,6 +119,7 @@ class TableDataModule(ImageTextDataModule):
             test_size=test_size,
             split_seed=split_seed,
         )
+        self._predict: tuple[pa.Table, Path] | None = None
         self._rows, self._classes, self._verified = self._load()
         labelled_predict = pc.any(pc.equal(self._rows["split"], "predict")).as_py()
         if predict_table is not None or labelled_predict:
@@ -137,6 +140,9 @@ class TableDataModule(ImageTextDataModule):
     def _load(self) -> tuple[pa.Table, list[str], bool]:
         """Rows, classes, and whether pictures are verified: from the manifest, else the table."""
         kept = read_manifest(self.manifest)
+        if kept is not None and kept[1].get("embedded"):
+            self.image_root = embedded_folder()
+            kept = kept if self.image_root.is_dir() else None  # the cache may have been emptied
         if kept is not None:
             note = f" ({kept[1]['note']})" if kept[1]["note"] else ""
             rank_zero_info(f"{self.path.name}: checked rows from {self.manifest}{note}")
@@ -145,7 +151,9 @@ class TableDataModule(ImageTextDataModule):
 
     def _read(self) -> tuple[pa.Table, list[str]]:
         try:
-            return build_rows(read_table(self.path), self.options, self.path.is_dir())
+            source, embedded = unpack_pictures(read_table(self.path), self.options.image_column)
+            self.image_root = embedded or self.image_root
+            return build_rows(source, self.options, self.path.is_dir())
         except DataError as error:
             raise DataError(f"{self.path}: {error}") from error
 
@@ -178,18 +186,24 @@ class TableDataModule(ImageTextDataModule):
 
     def _root(self, split: Split) -> Path:
         """Where the picture paths of a split start."""
-        if split == "predict" and self.predict_path is not None and self._given_root is None:
-            return _folder(self.predict_path)
+        if split == "predict" and self.predict_path is not None:
+            return self._predict_table(self.predict_path)[1]
         return self.image_root
+
+    def _predict_table(self, path: Path) -> tuple[pa.Table, Path]:
+        """Rows of the prediction table, and where its picture paths start."""
+        if self._predict is None:
+            try:
+                source, embedded = unpack_pictures(read_table(path), self.options.image_column)
+                rows = unlabelled_rows(source, self.options, self.task == "multilabel")
+            except DataError as error:
+                raise DataError(f"{path}: {error}") from error
+            self._predict = rows, embedded or self._given_root or _folder(path)
+        return self._predict
 
     def _split(self, rows: pa.Table, split: Split) -> pa.Table:
         if split == "predict" and self.predict_path is not None:
-            try:
-                table = unlabelled_rows(
-                    read_table(self.predict_path), self.options, self.task == "multilabel"
-                )
-            except DataError as error:
-                raise DataError(f"{self.predict_path}: {error}") from error
+            table = self._predict_table(self.predict_path)[0]
         else:
             # ordered by split, so that a split is a slice: no copy of a memory-mapped table
             start = pc.index(rows["split"], split).as_py()
@@ -263,7 +277,9 @@ class TableDataModule(ImageTextDataModule):
         full = {path: str(self.image_root / path) for path in distinct_paths(self._all_rows)}
         own = {path: bad[name] for path, name in full.items() if name in bad}
         rows, note = apply_policy(self._all_rows, own, self.on_bad_sample, self.image_root)
-        write_manifest(self.manifest, rows, {"classes": self._classes, "note": note})
+        embedded = self.image_root == embedded_folder()
+        facts = {"classes": self._classes, "note": note, "embedded": embedded}
+        write_manifest(self.manifest, rows, facts)
         return self.manifest
 
     def remove_manifest(self) -> None:

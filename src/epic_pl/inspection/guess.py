@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.data.table_columns import SPLIT_NAMES
+from epic_pl.data.table_embedded import may_embed
 from epic_pl.data.table_labels import is_list
 from epic_pl.errors import DataError
 
@@ -51,7 +52,11 @@ def guess_columns(table: pa.Table, folder: Path) -> Guess:
     """
     head = table.slice(0, _LOOKED_AT)
     strings = [f.name for f in table.schema if _is_string(f.type)]
-    image, root = _image_column(head, strings, folder)
+    embedded = [f.name for f in table.schema if may_embed(f.type)]
+    if embedded:
+        image, root = [*_by_name(embedded, "image"), *embedded][0], folder
+    else:
+        image, root = _image_column(head, strings, folder)
     left = [name for name in table.column_names if name != image]
     split = _first(left, "split", lambda name: _is_split(table, name))
     left = [name for name in left if name != split]

@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from epic_pl.data.images import read_image
+from epic_pl.data.table_columns import image_column
+from epic_pl.data.table_embedded import unpack_pictures
 from epic_pl.data.table_reader import SUFFIXES, read_table, source_files
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.inspection.guess import Guess, guess_columns
@@ -158,10 +161,14 @@ def _image_size(table: pa.Table, guess: Guess) -> int:
     """112 for pictures that are small themselves, else 224; both are multiples of 14 and 16."""
     if guess.image_column is None:
         return 112
+    head = table.filter(pc.is_valid(table[guess.image_column])).slice(0, _LOOKED_AT)
+    head, embedded = unpack_pictures(head, guess.image_column)
+    names = image_column(head, guess.image_column)
+    root = embedded or guess.image_root
     sides = []
-    for name in table[guess.image_column].drop_null().to_pylist()[:_LOOKED_AT]:
+    for name in names.drop_null().to_pylist():
         try:
-            sides.append(min(read_image(guess.image_root / name).size))
+            sides.append(min(read_image(root / name).size))
         except DataError:
             continue  # the check names it; here one of the others will do
     return 112 if not sides or np.median(sides) <= 160 else 224
