@@ -86,6 +86,31 @@ def test_hugging_face_lists_of_classes_of_any_layout_keep_what_is_unknown(tmp_pa
     assert tags[3] is None
 
 
+@pytest.mark.parametrize("kind", ["Sequence", "List", "LargeList", None])
+def test_hugging_face_lists_of_classes_are_told_by_every_name_they_had(tmp_path, kind):
+    inner = {"names": ["x", "y"], "_type": "ClassLabel"}
+    feature = [inner] if kind is None else {"feature": inner, "_type": kind, "length": -1}
+    _save_to_disk(tmp_path / "d", [{"tags": [1]}, {"tags": [0, -1]}], {"tags": feature})
+    assert read_table(tmp_path / "d")["tags"].to_pylist() == [["y"], ["x", None]]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (5, r"'label' holds class 5, but dataset_info.json names 2 classes"),
+        ("cat", r"'label' is a ClassLabel, but holds string"),
+        ([0, 2], r"'label' holds class 2"),
+    ],
+)
+def test_hugging_face_classes_without_a_name_are_refused(tmp_path, value, message):
+    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    if isinstance(value, list):
+        features = {"label": {"feature": features["label"], "_type": "List"}}
+    _save_to_disk(tmp_path / "d", [{"label": value}], features)
+    with pytest.raises(DataError, match=message):
+        read_table(tmp_path / "d")
+
+
 def test_hugging_face_lists_of_lists_are_left_as_they_are(tmp_path):
     inner = {"feature": {"names": ["x", "y"], "_type": "ClassLabel"}, "_type": "List"}
     features = {"tags": {"feature": inner, "_type": "List"}}

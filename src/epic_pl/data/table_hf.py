@@ -70,9 +70,9 @@ def _named_classes(table: pa.Table, name: str, feature: Any) -> pa.Table:
         offsets = pa.array(np.concatenate([[0], ends]), pa.int32())
         # a null list is unknown, an empty one is none of the classes
         absent = column.is_null()
-        named = pa.ListArray.from_arrays(offsets, _take_names(names, codes), mask=absent)
+        named = pa.ListArray.from_arrays(offsets, _take_names(names, codes, name), mask=absent)
     else:
-        named = _take_names(names, column)
+        named = _take_names(names, column, name)
     return table.set_column(table.column_names.index(name), name, named)
 
 
@@ -81,6 +81,14 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
 
 
-def _take_names(names: pa.Array, codes: pa.Array) -> pa.Array:
+def _take_names(names: pa.Array, codes: pa.Array, column: str) -> pa.Array:
+    if not pa.types.is_integer(codes.type):
+        raise ValueError(f"column {column!r} is a ClassLabel, but holds {codes.type}, not numbers")
+    beyond = codes.filter(pc.greater_equal(codes, len(names)))
+    if len(beyond):
+        raise ValueError(
+            f"column {column!r} holds class {beyond[0].as_py()}, but dataset_info.json names "
+            f"{len(names)} classes, which count from 0"
+        )
     known = pc.greater_equal(codes, 0)
     return names.take(pc.if_else(known, codes, pa.scalar(None, codes.type)))
