@@ -101,6 +101,27 @@ def test_predict_table_needs_no_labels(folder):
     assert data.dataset("predict").raw(0)["text"] == "never seen"
 
 
+@pytest.mark.parametrize("absent", [None, []])
+def test_test_split_of_lists_without_any_class_is_for_predict_alone(folder, absent):
+    rows = _rows(split=lambda i: "test" if i < 5 else "train", label=lambda i: ["x", "y"][: i % 3])
+    for row in rows[:5]:
+        row["label"] = absent
+    data = _make(folder, rows, split_column="split")
+    assert _labels(data, "predict") == [None] * 5
+    assert [] in _labels(data, "train")  # no class applies
+    assert data.rows("test").num_rows > 0  # cut off train
+
+
+@pytest.mark.parametrize(("split", "cell"), [("val", []), ("test", []), ("val", ""), ("test", "")])
+def test_splits_that_cannot_be_measured_are_refused(folder, split, cell):
+    names = [split] * 5 + ["predict"] * 5 + ["train"] * 20
+    known = ["x"] if cell == [] else "x|y"
+    rows = _rows(split=lambda i: names[i], label=lambda i: known if i >= 10 else cell)
+    options = {} if cell == [] else {"label_separator": "|"}
+    with pytest.raises(DataError, match=f"None of the 5 rows of the {split} split names a class"):
+        _make(folder, rows, split_column="split", **options)
+
+
 def test_pictures_of_a_predict_table_lie_in_its_own_folder(folder, tmp_path):
     other = tmp_path / "other"
     (other / "img").mkdir(parents=True)

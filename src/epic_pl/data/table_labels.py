@@ -42,7 +42,10 @@ def label_column(table: pa.Table, name: str, separator: str | None) -> pa.Array:
         values = _class_strings(pc.list_flatten(cells), name, parents)
         if values.null_count:
             at = parents[np.asarray(pc.is_null(values))]
-            raise DataError(f"A label list of column {name!r} holds a null (row {at[0]}).")
+            raise DataError(
+                f"A label list of column {name!r} holds a null (row {at[0]}). Take it out of the "
+                "list, or make the whole list null where labels are unknown."
+            )
         return _lists(values, parents, len(cells), np.asarray(pc.is_null(cells)))
     if separator is None:
         return _class_strings(cells, name, np.arange(len(cells)))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -61,20 +62,20 @@ def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple
     if name is None and hf and HF_SPLIT_COLUMN in source.column_names:
         name = HF_SPLIT_COLUMN
     given = None if name is None else np.array(split_column(source, name).to_pylist())
-    known = np.asarray(pc.is_valid(labels))
     if given is None:
         given = np.full(len(ids), "train")
-    elif not known[given == "test"].any() and not (given == "predict").any():
+    elif not (given == "predict").any() and not _names_classes(labels)[given == "test"].any():
         given = np.where(given == "test", "predict", given)  # a test split to hand in somewhere
+        labels = pc.if_else(pa.array(given == "predict"), pa.scalar(None, labels.type), labels)
     if options.label_separator is not None:
         labels = none_where_null(labels, given != "predict")
-        known = np.asarray(pc.is_valid(labels))
-    unknown = ~known & (given != "predict")
+    unknown = np.asarray(pc.is_null(labels)) & (given != "predict")
     if unknown.any():
         raise DataError(
             f"There is no label in {named_rows(unknown)} (column {options.label_column!r}). Fill "
             "it in, drop the row, or put it into a split named predict."
         )
+    _check_named(labels, given, options)
     classes = options.classes or class_order(_distinct(labels))
     if len(classes) < 2 and not pa.types.is_list(labels.type):
         raise DataError(
@@ -105,6 +106,27 @@ def _modalities(source: pa.Table, options: RowOptions) -> tuple[pa.Array, pa.Arr
             "the row."
         )
     return images, texts
+
+
+def _names_classes(labels: pa.Array) -> npt.NDArray[np.bool_]:
+    """Rows whose label is known, and names a class if it is a list."""
+    if not pa.types.is_list(labels.type):
+        return np.asarray(pc.is_valid(labels))
+    named = pc.greater(pc.list_value_length(labels), 0)
+    return np.asarray(pc.fill_null(named, False))
+
+
+def _check_named(labels: pa.Array, given: Any, options: RowOptions) -> None:
+    """Splits of a multilabel table whose every list is empty, as where labels are held back."""
+    named = _names_classes(labels)
+    for split in ("train", "val", "test"):
+        here = given == split
+        if here.any() and not named[here].any():
+            raise DataError(
+                f"None of the {here.sum():,} rows of the {split} split names a class (column "
+                f"{options.label_column!r}): there is nothing to learn or to measure. Fill the "
+                "labels in, or put these rows into a split named predict."
+            )
 
 
 def _distinct(labels: pa.Array) -> list[str]:
