@@ -153,6 +153,24 @@ def test_lists_and_separated_cells_are_multilabel(folder):
     assert [] in _labels(data, "train")
 
 
+@pytest.mark.parametrize("split_seed", range(3))
+def test_splits_of_several_labels_are_cut_by_iterative_stratification(folder, split_seed):
+    common = [["a"], ["b"], ["a", "b"], ["b", "c"], ["a", "c"], []]
+    labels = [common[i % 6] for i in range(280)] + [["a", "rare"]] * 10 + [["c", "rarer"]] * 10
+    rows = [{"text": f"text {i}", "label": label} for i, label in enumerate(labels)]
+    data = _make(
+        folder, rows, image_column=None, val_size=0.2, test_size=0.2, split_seed=split_seed
+    )
+    for split, share in (("train", 0.6), ("val", 0.2), ("test", 0.2)):
+        found = [[data.class_names[code] for code in row] for row in _labels(data, split)]
+        # a plain shuffle hits both counts about once in a hundred times
+        assert found.count(["a", "rare"]) == 10 * share
+        assert found.count(["c", "rarer"]) == 10 * share
+        for name in "abc":
+            of_all = sum(name in row for row in labels)
+            assert sum(name in row for row in found) == pytest.approx(of_all * share, abs=2)
+
+
 @pytest.mark.parametrize(
     ("values", "classes"),
     [
