@@ -28,6 +28,7 @@ from epic_pl.inspection.problems import (
     label_problems,
     leak_problems,
     picture_problems,
+    size_problems,
     text_problems,
 )
 from epic_pl.inspection.rows import Forgetful, SplitSource, Verifiable, split_source, splits_of
@@ -83,6 +84,7 @@ def check_data(
     }
     policy = data.on_bad_sample if isinstance(data, Verifiable) else "error"
     problems += picture_problems(rows, policy)
+    problems += size_problems(rows)
     problems += text_problems(rows, data.collator.max_text_tokens)
     problems += label_problems(rows, counts, names, data.predict_split)
     problems += leak_problems(rows)

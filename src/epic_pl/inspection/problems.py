@@ -51,6 +51,17 @@ def picture_problems(rows: pa.Table, policy: str) -> Iterator[Problem]:
         yield Problem("note", f"{absent.sum():,} rows have no picture (absent modality)")
 
 
+def size_problems(rows: pa.Table) -> Iterator[Problem]:
+    """How large the pictures are, in pixels, by their shorter side."""
+    sides = pc.min_element_wise(rows["width"], rows["height"]).drop_null().to_numpy()
+    if sides.size:
+        text = (
+            f"Pictures have a shorter side of {np.median(sides):.0f} pixels (median), 95% at least "
+            f"{np.percentile(sides, 5):.0f}; from {sides.min()} to {sides.max()}"
+        )
+        yield Problem("note", text)
+
+
 def _loss_problems(rows: pa.Table, policy: str) -> Iterator[Problem]:
     """Splits and classes that have rows, but none of those that training would keep."""
     lost = _mask(pc.is_in(rows["kind"], value_set=pa.array(["missing", "corrupt"])))

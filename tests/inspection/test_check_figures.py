@@ -1,0 +1,176 @@
+"""Every figure of a check, on a table whose figures are known, and the exit code that follows."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from epic_pl.cli import main
+from epic_pl.data import ImageTextDataModule
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.table import sample_table
+from epic_pl.inspection import check_data
+
+SPLITS = ["train"] * 12 + ["val"] * 4 + ["test"] * 3 + ["predict"] * 1
+LABELS = ["cat"] * 7 + ["dog"] * 5 + ["cat", "dog", "dog", "dog"] + ["dog", "cat", "cat"] + [None]
+# words, each of one token, beside [CLS] and [SEP]; None is absent, 0 is empty
+WORDS = [3, 7, 4, 9, 0, None, 11, 7, 20, 30, 8, 10, 3, 6, 7, 8, 6, 7, 9, 10]
+SHORT = 40 + np.arange(20)  # pixels
+MISSING, CORRUPT, NO_PICTURE = 2, 3, 6
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    with (folder / "t.jsonl").open("w") as table:
+        for row, words in enumerate(WORDS):
+            picture = Image.new("RGB", (int(SHORT[row]), 90), (row * 12, 0, 0))
+            picture.save(folder / f"{row}.png")
+            cells = {
+                "image": None if row == NO_PICTURE else f"{row}.png",
+                "text": None if words is None else "one " * words,
+                "label": LABELS[row],
+                "split": SPLITS[row],
+            }
+            table.write(json.dumps(cells) + "\n")
+    (folder / f"{MISSING}.png").unlink()
+    (folder / f"{CORRUPT}.png").write_bytes(b"<html>")
+    shutil.copy(folder / "1.png", folder / "7.png")  # same text too, of another label
+    shutil.copy(folder / "0.png", folder / "12.png")  # in val, same text too
+    shutil.copy(folder / "8.png", folder / "16.png")  # in test, another text
+    return folder
+
+
+@pytest.fixture
+def check(folder, tiny_vit_dir, tiny_tokenizer_dir, capsys):
+    def run(*options):
+        arguments = [
+            f"--data.init_args.table={folder / 't.jsonl'}",
+            "--data.init_args.split_column=split",
+            "--data.init_args.max_text_tokens=12",
+            f"--model.image_encoder={tiny_vit_dir}",
+            f"--model.text_encoder={tiny_tokenizer_dir}",
+        ]
+        with pytest.raises(SystemExit) as stop:
+            main(["data", "check", "--config=table.yaml", *arguments, "--output=out", *options])
+        said = capsys.readouterr()
+        return stop.value.code, said.out, said.err
+
+    return run
+
+
+# what the command prints; a line that ends with a colon goes on with the picture's path
+LINES = [
+    "error: 1 pictures are missing, in 1 rows",
+    "train 2:",
+    "error: 1 pictures are corrupt, in 1 rows",
+    "train 3:",
+    "note: 1 rows have no picture (absent modality)",
+    "note: 1 rows have no text (absent modality)",
+    "warning: 1 texts are empty",
+    "train 4",
+    "note: 1 rows are for predict",
+    "warning: 2 pictures, by content, are in more than one split (4 rows)",
+    "train 0.png = val 12.png",
+    "train 8.png = test 16.png",
+    "warning: 1 samples, by picture and text, are in more than one split",
+    "train 0 = val 12",
+    "warning: 2 rows have the picture and text of another row of their split",
+    "train 1 = train 7",
+    "warning: 2 rows have the same picture and text under different labels",
+    "train cat = train dog",
+    "note: 2 files of 1 pictures: one content under several names in a split",
+    "train 1.png = train 7.png",
+]
+
+
+def _cells(out, split):
+    (line,) = [line for line in out.splitlines() if re.match(rf"[│|] {split} ", line)]
+    return [int(number) for number in re.findall(r"\d+", line)]
+
+
+def test_every_figure_is_that_of_the_table(check, folder, tmp_path):
+    code, out, _ = check()
+    assert code == 1
+    assert "Training cannot start: 2 errors." in out
+    printed = [line.strip() for line in out.splitlines()]
+    for line in LINES:
+        assert line in ([text[: len(line)] for text in printed] if line[-1] == ":" else printed)
+    assert len(re.findall(r"^error: ", out, re.M)) == 2
+    # rows, classes, distinct pictures, no picture, no text
+    assert _cells(out, "train") == [12, 2, 11, 1, 1]
+    assert _cells(out, "val") == [4, 2, 4, 0, 0]
+    assert _cells(out, "test") == [3, 2, 3, 0, 0]
+    assert _cells(out, "predict") == [1, 0, 1, 0, 0]
+
+    tokens = np.array([words + 2 for words in WORDS if words is not None])
+    assert (
+        f"Texts have {np.median(tokens):.0f} tokens (median), 95% at most "
+        f"{np.percentile(tokens, 95):.0f}; {(tokens > 12).mean():.1%} are truncated at 12"
+    ) in out
+    sides = SHORT.copy()
+    sides[[7, 12, 16]] = sides[[1, 0, 8]]
+    sides = np.delete(sides, [MISSING, CORRUPT, NO_PICTURE])
+    assert (
+        f"Pictures have a shorter side of {np.median(sides):.0f} pixels (median), 95% at least "
+        f"{np.percentile(sides, 5):.0f}; from 40 to 59"
+    ) in out
+
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<td>cat</td><td>7</td><td>1</td><td>2</td><td>0</td>" in page  # by split
+    assert "<td>dog</td><td>5</td><td>3</td><td>1</td><td>0</td>" in page
+    rows = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
+    assert [row["kind"] for row in rows] == [None, None, "missing", "corrupt", *[None] * 16]
+    assert [row["label"] for row in rows] == LABELS
+    assert [row["tokens"] for row in rows] == [None if w is None else w + 2 for w in WORDS]
+    assert (rows[9]["width"], rows[9]["height"]) == (49, 90)
+    assert rows[1]["content"] == rows[7]["content"] != rows[0]["content"] == rows[12]["content"]
+
+
+def test_training_can_start_once_the_policy_covers_what_is_bad(check):
+    code, out, _ = check("--data.init_args.on_bad_sample=skip")
+    assert code == 0
+    assert "Training can start." in out
+    assert "warning: 1 pictures are missing, in 1 rows: these rows are skipped" in out
+    assert not re.search(r"^error: ", out, re.M)
+
+
+def test_an_unknown_label_ends_the_check_by_name(check):
+    code, _, err = check("--data.init_args.classes=[cat, bird]")
+    assert code == 1
+    assert re.search(
+        r"Label 'dog' \(row 7; 9 unknown labels in all\) is none of the 2 classes", err
+    )
+
+
+class Unsure(ImageTextDataModule):
+    """A DataModule that lets unknown labels pass, as a table's does not."""
+
+    root = None
+
+    @property
+    def class_names(self):
+        return ["cat", "dog"]
+
+    def build_dataset(self, split, transform):
+        labels = {"train": [0, 1, None, None, 0], "val": [0, 1], "test": [1, None]}[split]
+        count = len(labels)
+        table = sample_table([f"{i}" for i in range(count)], [None] * count, ["a"] * count, labels)
+        return ImageTextDataset(table, self.root, transform)
+
+
+def test_unknown_labels_are_counted_in_every_split(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
+    data = Unsure(image_encoder=str(tiny_vit_dir), text_encoder=str(tiny_tokenizer_dir))
+    data.root = tmp_path
+    found = {p.text: (p.level, list(p.examples)) for p in check_data(data, workers=1).problems}
+    assert found["2 labels of the train split are unknown"] == ("error", ["train 2", "train 3"])
+    assert found["1 labels of the test split are unknown"] == ("warning", ["test 1"])
+    assert found["1 classes have one training row only"] == ("warning", ["dog"])
+    assert not [text for text in found if "val split are unknown" in text]
