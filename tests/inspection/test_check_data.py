@@ -105,6 +105,7 @@ def test_corrupt_pictures_are_named_with_what_is_wrong(folder, check, kind):
     assert problem.text == "1 pictures are corrupt, in 1 rows"
     assert problem.examples[0].startswith("train 3: ")
     assert re.search(reason, problem.examples[0])
+    assert "on_bad_sample: skip" in problem.examples[-1]
     assert not data.manifest.exists()
 
 

@@ -18,6 +18,13 @@ _KINDS = {
     "corrupt": "pictures are corrupt",
 }
 
+_MEND = "Mend them, or set on_bad_sample: skip leaves these rows out, absent keeps their text."
+_WAYS_OUT = {
+    "missing": _MEND,
+    "corrupt": _MEND,
+    "outside": "Set image_root to a folder that holds them all, or move them into it.",
+}
+
 Mask = npt.NDArray[np.bool_]
 
 
@@ -43,7 +50,8 @@ def picture_problems(rows: pa.Table, policy: str) -> Iterator[Problem]:
         refused = policy == "error" or kind == "outside"  # no policy lets a path lead out
         fate = {"skip": ": these rows are skipped", "absent": ": these rows lose their picture"}
         text = f"{pictures:,} {words}, in {mask.sum():,} rows{'' if refused else fate[policy]}"
-        yield Problem("error" if refused else "warning", text, _examples(rows, mask, "problem"))
+        examples = _examples(rows, mask, "problem") + ([_WAYS_OUT[kind]] if refused else [])
+        yield Problem("error" if refused else "warning", text, examples)
     if policy != "error":
         yield from _loss_problems(rows, policy)
     absent = _mask(pc.is_null(rows["image"]))
