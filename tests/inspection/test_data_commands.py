@@ -83,8 +83,15 @@ def test_bad_rows_are_one_paragraph_and_exit_code_one(folder, options, capsys):
     assert "Traceback" not in captured.err
 
 
-def test_init_writes_a_config_that_check_takes(folder, tiny_vit_dir, tiny_tokenizer_dir):
+def test_init_writes_a_config_that_check_takes(folder, tiny_vit_dir, tiny_tokenizer_dir, capsys):
+    folder = folder.rename(folder.with_name("my own"))
     assert _exit(["data", "init", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "pictures   column 'image'" in said
+    assert "text       'text'" in said
+    assert "label      'label'\n" in said
+    assert "splits     none" in said
+    assert f"epic-pl fit --config '{folder}/epic.yaml'" in said  # quoted for the shell
     encoders = [
         f"--model.image_encoder={tiny_vit_dir}",
         f"--model.text_encoder={tiny_tokenizer_dir}",
@@ -150,6 +157,13 @@ def test_init_of_a_saved_dataset_trains_on_the_pictures_in_it(
     assert trained.model.class_names == ["green", "red"]
     assert len(trained.datamodule.dataset("train")) == 24
     assert trained.datamodule.dataset("train").raw(3)["image"].size == (40, 43)
+
+
+def test_init_says_that_it_found_no_pictures(tmp_path, capsys):
+    rows = [f"{i},a text that is number {i},{'xy'[i % 2]}" for i in range(20)]
+    (tmp_path / "t.csv").write_text("\n".join(["picture_number,text,label", *rows]))
+    assert _exit(["data", "init", str(tmp_path)]) == 0
+    assert "pictures   none: no column holds pictures or leads to files" in capsys.readouterr().out
 
 
 def _tiny(vit, bert):

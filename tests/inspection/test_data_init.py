@@ -94,6 +94,19 @@ def test_config_fits_the_table_without_editing(folder, suffix):
     assert module.class_names == ["cat", "dog"]
 
 
+@pytest.mark.parametrize(
+    ("caption", "most"),
+    [
+        ("five words of plain English", 16),
+        ("一张红色正方形的照片放在白色的桌子上旁边还有一只猫", 24),
+    ],
+)
+def test_texts_of_any_script_are_given_room(folder, caption, most):
+    pq.write_table(_table(caption=[f"{caption} {i}" for i in range(40)]), folder / "t.parquet")
+    config = yaml.safe_load(write_config(folder).read_text())
+    assert config["data"]["init_args"]["max_text_tokens"] == most
+
+
 def test_config_is_never_replaced_unless_forced(folder):
     pq.write_table(_table(), folder / "t.parquet")
     write_config(folder).write_text("mine")

@@ -10,7 +10,7 @@ from epic_pl.arguments import data_parser
 from epic_pl.data.datamodule import ImageTextDataModule
 from epic_pl.errors import DataError
 from epic_pl.inspection.check import check_data
-from epic_pl.inspection.init import write_config
+from epic_pl.inspection.init import guessed, write_config
 from epic_pl.inspection.report import print_summary, write_report
 
 
@@ -35,7 +35,7 @@ def data_command(
     if rest:
         raise DataError(f"epic-pl data init does not know {' '.join(rest)}; see --help.")
     config = write_config(Path(options.folder), force=options.force)
-    print(f"Wrote {config}. Look at it, then: epic-pl fit --config {config}")
+    print(guessed(config))
     return 0
 
 

@@ -1,12 +1,14 @@
 """A ready config for a table that nobody has described."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import yaml
 
 from epic_pl.data.images import read_image
 from epic_pl.data.table_columns import image_column
@@ -98,6 +100,27 @@ def write_config(source: Path, force: bool = False) -> Path:
     return config
 
 
+def guessed(config: Path) -> str:
+    """What a config that was written makes of its table, in words, with what to run next."""
+    data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["init_args"]
+    image, text, label = data["image_column"], data["text_columns"], data["label_column"]
+    pictures = f"column {image!r}" if image else "none: no column holds pictures or leads to files"
+    texts = ", ".join(map(repr, [text] if isinstance(text, str) else text or [])) or "none"
+    separator = data["label_separator"]
+    split = data["split_column"]
+    named = shlex.quote(str(config))
+    return (
+        f"Wrote {config}. It takes\n"
+        f"  pictures   {pictures}\n"
+        f"  text       {texts}\n"
+        f"  label      {label!r}{f', several separated by {separator!r}' if separator else ''}\n"
+        f"  splits     {repr(split) if split else 'none: validation and test rows are cut off'}\n"
+        "Correct there what it guessed wrong. Then:\n"
+        f"  epic-pl data check --config {named}\n"
+        f"  epic-pl fit --config {named}"
+    )
+
+
 def find_table(source: Path) -> Path:
     """The table that a path means.
 
@@ -137,7 +160,7 @@ def _values(path: Path, config: Path, table: pa.Table, guess: Guess) -> dict[str
         "split_column": guess.split_column,
         "id_column": guess.id_column,
         "metric": metric,
-        "runs": f"runs/{path.stem}",
+        "runs": f"runs/{path.resolve().stem}",
     }
     return {
         # JSON is YAML, and quotes whatever a column may be called
@@ -145,7 +168,7 @@ def _values(path: Path, config: Path, table: pa.Table, guess: Guess) -> dict[str
         "name": path.name,
         "rows": rows,
         "task": "several labels a row" if guess.multilabel else "one label a row",
-        "config": config,
+        "config": shlex.quote(str(config)),
         "epochs": epochs,
         "patience": max(3, epochs // 2),
         "image_size": _image_size(table, guess),
@@ -176,11 +199,18 @@ def _image_size(table: pa.Table, guess: Guess) -> int:
 
 def _max_tokens(table: pa.Table, guess: Guess) -> int:
     """A power of two, or three halves of one, that holds about 95% of the texts."""
-    words = np.zeros(table.num_rows)
+    pieces = np.zeros(table.num_rows)
     for name in guess.text_columns:
-        words += [len((text or "").split()) for text in table[name].to_pylist()]
-    # English has about 1.4 word pieces a word; two special tokens frame the text
-    tokens = np.percentile(words, 95) * 1.4 + 2
+        pieces += [_word_pieces(text or "") for text in table[name].to_pylist()]
+    # two special tokens frame the text
+    tokens = np.percentile(pieces, 95) + 2
     return next(
         size for size in (16, 24, 32, 48, 64, 96, 128, 192, 256) if size >= min(tokens, 256)
     )
+
+
+def _word_pieces(text: str) -> float:
+    """About how many tokens a text has, in any language."""
+    # English has 1.4 a word, or one for 4 letters; scripts without blanks nearly one a character,
+    # which is 3 bytes
+    return max(len(text.split()) * 1.4, len(text.encode()) / 4)
