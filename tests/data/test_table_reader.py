@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -141,7 +142,16 @@ def test_hugging_face_dataset_dict_brings_its_splits(tmp_path):
         ("t.jsonl", b'{"a": 1}\n{"a": \n', "cannot be read.*one JSON object"),
         ("t.jsonl", b'{"a": 1}\n{"a": "x"}\n', "of one type in all of them"),
         ("t.jsonl", b'{"a": "caf\xe9"}\n', "line 1 cannot be decoded"),
-        ("t.json", b"[1, 2]", "cannot be read"),
+        ("t.json", b"[1, 2]", r"item 0 .* is no object, but 1"),
+        ("t.json", b"[]", "has no rows"),
+        (
+            "t.json",
+            b'[{"a": 1}, {"a": null}, {"a": "x"}]',
+            "'a' is int in item 0 and str in item 2",
+        ),
+        ("t.json", b'[{"a": ["x"]}, {"a": "x"}]', "'a' is list in item 0 and str in item 1"),
+        ("t.json", b'[{"a": 99999999999999999999}]', "cannot be read: .*too large"),
+        ("t.json", b"[" * 100_000, "cannot be read: .*recursion"),
         ("t.parquet", b"PAR1 not really", "cannot be read"),
         ("t.xlsx", b"PK", "ends in '.xlsx'"),
     ],
@@ -151,6 +161,35 @@ def test_what_is_no_table_is_refused_by_name(tmp_path, name, content, message):
     with pytest.raises(DataError, match=message) as caught:
         read_table(tmp_path / name)
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("info", [b"[]", b"{", b'{"features": [1]}', b'{"features": {"b": {}}}'])
+def test_a_saved_dataset_with_broken_metadata_is_refused_or_read(tmp_path, info):
+    _save_to_disk(tmp_path / "d", ROWS, {})
+    (tmp_path / "d" / "dataset_info.json").write_bytes(info)
+    if b"{}" in info:
+        assert read_table(tmp_path / "d").num_rows == 2
+        return
+    with pytest.raises(DataError, match="cannot be read"):
+        read_table(tmp_path / "d")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "json", "parquet"])
+def test_a_table_that_may_not_be_read_is_refused(tmp_path, suffix, monkeypatch):
+    path = _write(tmp_path / f"t.{suffix}", ROWS)
+
+    def refuse(*args, **kwargs):  # permissions do not bind the root user
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr("pyarrow.parquet.read_table", refuse)
+    with pytest.raises(
+        DataError, match=rf"t\.{suffix} cannot be read: .*Permission denied.*may read"
+    ):
+        read_table(path)
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(DataError, match="cannot be looked at: Permission denied"):
+        read_table(path)
 
 
 def test_missing_table_and_plain_folder_are_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Anyone's own table of pictures, texts and labels as a DataModule."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -99,6 +100,7 @@ class TableDataModule(ImageTextDataModule):
         check_policy(on_bad_sample)
         if image_column is None and not text_columns:
             raise ConfigError("image_column and text_columns are both empty: name one of them.")
+        _check_classes(classes)
         if split_seed < 0:
             raise ConfigError(f"split_seed must be at least 0, got {split_seed}.")
         self.path = Path(table)
@@ -285,6 +287,17 @@ class TableDataModule(ImageTextDataModule):
     def remove_manifest(self) -> None:
         """Have later starts read the table again: a check found what keeps training from it."""
         self.manifest.unlink(missing_ok=True)
+
+
+def _check_classes(classes: list[str] | None) -> None:
+    if classes is None:
+        return
+    repeated = [name for name, count in Counter(classes).items() if count > 1]
+    if repeated or not classes:
+        found = f"names {repeated[0]!r} twice" if repeated else "is empty"
+        raise ConfigError(
+            f"classes {found}. Name each class once, or leave classes out for alphabetical order."
+        )
 
 
 def _folder(table: Path) -> Path:

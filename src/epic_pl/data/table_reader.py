@@ -4,6 +4,7 @@ import codecs
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.json
@@ -16,6 +17,16 @@ from epic_pl.errors import DataError
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 # a row must fit into a block: large enough for a page of text in every cell
 _BLOCK = 16 << 20
+# what readers raise on files that are not what they should be
+_MALFORMED = (
+    pa.ArrowException,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
 _BOMS = {codecs.BOM_UTF16_LE: "UTF-16LE", codecs.BOM_UTF16_BE: "UTF-16BE"}
 
 
@@ -25,7 +36,14 @@ def source_files(path: Path) -> list[Path]:
     Raises:
         DataError: there is nothing there, or nothing that is a table.
     """
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:  # a folder that may not be looked into, a name that is too long
+        raise DataError(
+            f"Table {path} cannot be looked at: {error.strerror}. Give the path of a table that "
+            "you may read as data.init_args.table."
+        ) from error
+    if is_folder:
         files = sorted(path.rglob("*.arrow")) + sorted(path.rglob("*.json"))
         if not is_saved_dataset(path):
             raise DataError(
@@ -34,7 +52,7 @@ def source_files(path: Path) -> list[Path]:
                 f"{', '.join(SUFFIXES)} file."
             )
         return files
-    if not path.is_file():
+    if not is_file:
         raise DataError(
             f"Table {path} does not exist (looked from {Path.cwd()}). Give its path as "
             "data.init_args.table."
@@ -59,7 +77,12 @@ def read_table(path: Path) -> pa.Table:
     source_files(path)
     try:
         table = _read(path)
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise DataError(
+            f"Table {path} cannot be read: {error}. Check that you may read it, "
+            "or copy it here again."
+        ) from error
+    except _MALFORMED as error:
         if path.suffix.lower() in (".csv", ".tsv"):
             _check_encoding(path)
         raise DataError(f"Table {path} cannot be read: {error}. {_hint(path)}") from error
@@ -121,13 +144,36 @@ def _read_json(path: Path) -> pa.Table:
         skip = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0
         file.seek(skip)
         if file.read(64).lstrip().startswith(b"["):
-            rows = pa.array(json.loads(path.read_text(encoding="utf-8-sig")))
-            return pa.Table.from_struct_array(rows)
+            return _read_json_list(path)
     table = _read_json_lines(path, skip)
     dates = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
     if dates:  # "2020-01-01" is text here, to be kept letter by letter
         table = _read_json_lines(path, skip, pa.schema([(name, pa.string()) for name in dates]))
     return table
+
+
+def _read_json_list(path: Path) -> pa.Table:
+    rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise ValueError(f"item {number} (counting from 0) is no object, but {row!r:.60}")
+    try:
+        return pa.Table.from_struct_array(pa.array(rows)) if rows else pa.table({})
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+        raise ValueError(_mixed_key(rows) or error) from error
+
+
+def _mixed_key(rows: list[dict[str, Any]]) -> str:
+    """The key that has values of several types, with a row of each; empty where there is none."""
+    for key in dict.fromkeys(key for row in rows for key in row):
+        first: dict[str, int] = {}
+        for number, row in enumerate(rows):
+            if (value := row.get(key)) is not None:
+                first.setdefault(type(value).__name__, number)
+        if len(first) > 1 and set(first) != {"int", "float"}:
+            named = " and ".join(f"{kind} in item {number}" for kind, number in first.items())
+            return f"key {key!r} is {named} (counting from 0), and must be of one type"
+    return ""
 
 
 def _read_json_lines(path: Path, skip: int, schema: pa.Schema | None = None) -> pa.Table:
