@@ -70,6 +70,8 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
         head_similarity: the head also sees how alike pooled outputs and last prompts of both
             modalities are.
         head_norm: "parts": each input of the head has a LayerNorm of its own; "joint": one for all.
+        head_prompt_scale: what the head's LayerNorms of the prompts start at, those of the pooled
+            outputs at 1; not with "joint".
         head_dropout: probability with which an input of the head is dropped in training.
         prompt_init_std: of the learned prompts.
         dropout: the same for the hub's messages.
@@ -133,6 +135,7 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
         head_inputs: HeadInputs = "pooled+prompts",
         head_similarity: bool = True,
         head_norm: HeadNorm = "parts",
+        head_prompt_scale: float = 0.3,
         head_dropout: float = 0.1,
         prompt_init_std: float = 0.02,
         dropout: float = 0.1,

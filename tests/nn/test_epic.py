@@ -364,3 +364,13 @@ def test_impossible_layers_are_refused_by_name(layers, words):
 def test_impossible_options_are_refused_by_name(switch):
     with pytest.raises(ConfigError, match=next(iter(switch))):
         EPICConfig(**switch)
+
+
+def test_prompts_start_with_less_weight_at_a_head_that_norms_each_part():
+    encoders = image_encoder(), text_encoder()
+    head = EPIC(*encoders, 5, config(head_prompt_scale=0.25)).head
+    assert [norm.weight.unique().tolist() for norm in head.norms] == [[1.0], [1.0], [0.25], [0.25]]
+    joint = EPIC(*encoders, 5, config(head_prompt_scale=0.25, head_norm="joint")).head
+    assert joint.norm.weight.unique().tolist() == [1.0]
+    with pytest.raises(ConfigError, match="head_prompt_scale"):
+        config(head_prompt_scale=0.0)

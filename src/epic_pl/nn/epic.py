@@ -52,6 +52,8 @@ class EPICConfig:
         head_similarity: the head also sees how alike pooled outputs and last prompts of both
             modalities are; not where ``interaction`` is "none".
         head_norm: "parts": each input of the head has a LayerNorm of its own; "joint": one for all.
+        head_prompt_scale: what the head's LayerNorms of the prompts start at ("parts" only); those
+            of the pooled outputs start at 1.
         head_dropout: on the head's input.
         prompt_init_std: of the learned prompts.
         dropout: on the hub's messages.
@@ -72,13 +74,21 @@ class EPICConfig:
     head_inputs: HeadInputs = "pooled+prompts"
     head_similarity: bool = True
     head_norm: HeadNorm = "parts"
+    head_prompt_scale: float = 0.3
     head_dropout: float = 0.1
     prompt_init_std: float = 0.02
     dropout: float = 0.1
     modality_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        check_positive(self, "num_prompts", "hub_width", "temperature", "prompt_init_std")
+        check_positive(
+            self,
+            "num_prompts",
+            "hub_width",
+            "temperature",
+            "prompt_init_std",
+            "head_prompt_scale",
+        )
         check_probabilities(self, "dropout", "head_dropout", "modality_dropout")
 
     def layer_pairs(self, num_image_layers: int, num_text_layers: int) -> list[tuple[int, int]]:
@@ -171,7 +181,9 @@ class EPIC(DualEncoder):
             )
             for _ in range(hubs)
         )
-        parts = list(widths) * (2 if config.head_inputs == "pooled+prompts" else 1)
+        parts, scales = list(widths), [1.0, 1.0]
+        if config.head_inputs == "pooled+prompts":
+            parts, scales = 2 * parts, scales + 2 * [config.head_prompt_scale]
         agreement = None
         if config.head_similarity and config.interaction == "similarity":
             similarity = Similarity(
@@ -187,7 +199,7 @@ class EPIC(DualEncoder):
                 '"stream", which a mean-pooled encoder does not have.'
             )
         self.head = ClassificationHead(
-            parts, num_classes, config.head_dropout, config.head_norm, agreement
+            parts, num_classes, config.head_dropout, config.head_norm, agreement, scales
         )
 
     def forward(self, batch: Batch) -> Tensor:

@@ -1,5 +1,6 @@
 """The classification head. Shape legend: B batch, C classes, n vectors of a modality."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -23,6 +24,8 @@ class ClassificationHead(nn.Module):
         dropout: probability with which a feature is dropped in training.
         norm: "parts": a LayerNorm for each part; "joint": one over all.
         agreement: adds a linear map of how alike both modalities are.
+        scales: what the LayerNorm of each part starts at ("parts" only); a part with less weighs
+            less, and is learned by heart later.
     """
 
     def __init__(
@@ -32,9 +35,13 @@ class ClassificationHead(nn.Module):
         dropout: float = 0.0,
         norm: HeadNorm = "parts",
         agreement: "Agreement | None" = None,
+        scales: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(w) for w in widths) if norm == "parts" else None
+        norms = [nn.LayerNorm(width) for width in widths]
+        for part, scale in zip(norms, scales or [1.0] * len(widths), strict=True):
+            nn.init.constant_(part.weight, scale)
+        self.norms = nn.ModuleList(norms) if norm == "parts" else None
         self.norm = nn.LayerNorm(sum(widths)) if norm == "joint" else None
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(sum(widths), num_classes)
