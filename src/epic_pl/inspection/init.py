@@ -19,7 +19,11 @@ from epic_pl.inspection.guess import Guess, guess_columns
 
 _LOOKED_AT = 20
 # tables of this size are what the defaults were chosen on
-_USUAL_ROWS, _USUAL_EPOCHS = 1000, 12
+_USUAL_ROWS, _USUAL_EPOCHS = 1000, 20
+# with fewer validation rows the best epoch is best by luck
+_TELLING_ROWS = 300
+# a picture of 224 pixels takes 0.8 MB of keys and values, one of 112 a quarter
+_STORED_PIXELS = 4000 * 224**2
 
 _TEMPLATE = """\
 # Written by epic-pl data init for {name}: {rows:,} rows, {task}. Look at what it guessed, then
@@ -44,10 +48,14 @@ model:
   # all-MiniLM was trained to be averaged over its tokens
   text_pooling: mean
   num_prompts: 4
-  interaction_layers: 4
+  interaction_layers: 2
   hub_width: 64
-  lr: 1.0e-3
-  prompt_lr: 1.0e-4
+  # prompts that only read: what the encoders give is stored once (cache), so an epoch takes seconds
+  prompt_attention: read_only
+  lr: 3.0e-3
+  prompt_lr: 3.0e-4
+  weight_decay: 1.0
+  ema_decay: 0.99
 data:
   class_path: TableDataModule
   init_args:
@@ -67,8 +75,12 @@ data:
     on_bad_sample: error
     batch_size_per_device: {batch_size}
     max_text_tokens: {max_text_tokens}
+cache:
+  # layers is fastest and takes most disk, boundary takes a quarter; off to augment pictures
+  level: {cache}
 checkpoint:
-  monitor: {metric}
+  # null keeps the last epoch: {val_rows:,} validation rows {verdict}
+  monitor: {kept}
 early_stopping:
   monitor: {metric}
   patience: {patience}
@@ -147,7 +159,9 @@ def _values(path: Path, config: Path, table: pa.Table, guess: Guess) -> dict[str
     metric = "val/f1_micro" if guess.multilabel else "val/accuracy"
     batch_size = int(np.clip(2 ** round(np.log2(rows / 30)), 4, 32))
     # a small table needs more epochs for as many steps
-    epochs = int(np.clip(_USUAL_EPOCHS * _USUAL_ROWS / rows, 3, 30))
+    epochs = int(np.clip(_USUAL_EPOCHS * _USUAL_ROWS / rows, 6, 30))
+    val_rows, size = _validation_rows(table, guess), _image_size(table, guess)
+    telling = val_rows >= _TELLING_ROWS
     plain = {
         "table": str(path.resolve()),
         "image_column": guess.image_column,
@@ -160,6 +174,7 @@ def _values(path: Path, config: Path, table: pa.Table, guess: Guess) -> dict[str
         "split_column": guess.split_column,
         "id_column": guess.id_column,
         "metric": metric,
+        "kept": metric if telling else None,
         "runs": f"runs/{path.resolve().stem}",
     }
     return {
@@ -170,14 +185,31 @@ def _values(path: Path, config: Path, table: pa.Table, guess: Guess) -> dict[str
         "task": "several labels a row" if guess.multilabel else "one label a row",
         "config": shlex.quote(str(config)),
         "epochs": epochs,
-        "patience": max(3, epochs // 2),
-        "image_size": _image_size(table, guess),
+        "patience": max(3, epochs // 2) if telling else epochs,
+        "val_rows": val_rows,
+        "verdict": "tell epochs apart" if telling else "tell too little to choose one",
+        "cache": "layers" if rows * size**2 <= _STORED_PIXELS else "boundary",
+        "image_size": size,
         "batch_size": batch_size,
         "log_every": int(np.clip(rows // (2 * batch_size), 1, 10)),
         "max_text_tokens": _max_tokens(table, guess),
-        "val_size": 0.1 if rows >= 200 else 0.2,
+        "val_size": _val_size(rows),
         "test_size": 0.2 if rows < 20_000 else 0.1,
     }
+
+
+def _val_size(rows: int) -> float:
+    return 0.1 if rows >= 200 else 0.2
+
+
+def _validation_rows(table: pa.Table, guess: Guess) -> int:
+    """As many as the split column names, or as will be cut off."""
+    if guess.split_column is not None:
+        names = [str(name).strip().lower() for name in table[guess.split_column].to_pylist()]
+        given = sum(name.startswith(("val", "dev")) for name in names)
+        if given:
+            return given
+    return int(_val_size(table.num_rows) * table.num_rows)
 
 
 def _image_size(table: pa.Table, guess: Guess) -> int:
