@@ -88,7 +88,7 @@ class DualEncoder(nn.Module, ABC):
         if not given and probability == 0:
             return None, None
         mask = batch["attention_mask"]
-        everyone = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
+        everyone = torch.ones(mask.shape[0], dtype=torch.bool, device=mask.device)
         image_present = batch.get("image_present", everyone).bool()
         text_present = batch.get("text_present", everyone).bool()
         if probability > 0:
@@ -153,5 +153,5 @@ def _stand_in(pooled: Tensor, present: Tensor | None, vector: Tensor) -> Tensor:
     get a gradient in every step.
     """
     if present is None:
-        present = torch.ones(len(pooled), dtype=torch.bool, device=pooled.device)
+        present = torch.ones(pooled.shape[0], dtype=torch.bool, device=pooled.device)
     return torch.where(present[:, None], pooled, vector)

@@ -207,7 +207,8 @@ class EPIC(DualEncoder):
         image_present, text_present = self.presence(batch)
         # extraction layers: nothing to train upstream, so no gradient and no stored activation
         image, text = self.extract(batch, image_present, text_present)
-        image_prompts, text_prompts = self.prompts.first(len(batch["attention_mask"]))  # (B, n, d)
+        batch_size = batch["attention_mask"].shape[0]
+        image_prompts, text_prompts = self.prompts.first(batch_size)  # (B, n, d)
         for step in range(self.num_steps):
             if step > 0:
                 image_prompts, text_prompts = self._consolidate(

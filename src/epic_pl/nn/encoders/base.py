@@ -203,7 +203,7 @@ def last_token(tokens: Tensor, mask: Tensor | None) -> Tensor:
         return tokens[:, -1:]
     positions = torch.arange(tokens.shape[1], device=tokens.device)
     last = (mask * positions).argmax(dim=1)  # (B,)
-    return tokens[torch.arange(len(tokens), device=tokens.device), last, None]
+    return tokens[torch.arange(tokens.shape[0], device=tokens.device), last, None]
 
 
 def read_mask(mask: Tensor | None, length: int) -> Tensor | None:

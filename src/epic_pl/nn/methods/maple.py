@@ -79,7 +79,7 @@ class DeepTower(JointTower):
         for layer in self.layers:
             entering = outputs
             if layer < len(prompts):  # deep prompts: what the layer before gave is replaced
-                entering = prompts[layer].expand(len(state.tokens), -1, -1)
+                entering = prompts[layer].expand(state.tokens.shape[0], -1, -1)
             state, outputs = self.acquire(layer, state, entering)
         return self.pool(state)
 

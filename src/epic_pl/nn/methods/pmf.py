@@ -84,7 +84,7 @@ class FusionSide(nn.Module):
         ``Map(Layer([U; context; query])[query])``.
         """
         prompts = torch.cat([self.query_context[step], self.query[step]])
-        _, outputs = tower.acquire(step, state, prompts.expand(len(state.tokens), -1, -1))
+        _, outputs = tower.acquire(step, state, prompts.expand(state.tokens.shape[0], -1, -1))
         mapped: Tensor = self.maps[step](outputs[:, self.query_context.shape[1] :])
         return mapped
 
@@ -93,7 +93,7 @@ class FusionSide(nn.Module):
 
         Only the tokens go on.
         """
-        context = self.fusion_context[step].expand(len(heard), -1, -1)
+        context = self.fusion_context[step].expand(heard.shape[0], -1, -1)
         state, _ = tower.acquire(step, state, torch.cat([context, heard], dim=1))
         return state
 
