@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from epic_pl.nn.dual_encoder import PooledClassifier, check_positive, check_probabilities
 from epic_pl.nn.encoders.base import Encoder
+from epic_pl.nn.encoders.blank import blank_input
 from epic_pl.nn.head import ClassificationHead, HeadNorm
 from epic_pl.nn.towers import FeatureLevel, Tower
 
@@ -106,18 +107,7 @@ def _used_parameters(tower: Tower[Any]) -> set[str]:
     model = tower.encoder.model
     names, parameters = zip(*model.named_parameters(), strict=True)
     model.requires_grad_(True)
-    pooled = tower.extract(_blank(model).to(parameters[0].device), None, None)
+    pooled = tower.extract(blank_input(model).to(parameters[0].device), None, None)
     gradients = torch.autograd.grad(pooled.sum(), parameters, allow_unused=True)
     model.requires_grad_(False)
     return {name for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
-
-
-def _blank(model: Any) -> Tensor:
-    """The least input of an encoder: a black picture ``(1, 3, H, W)``, or ids ``(1, 2)``."""
-    if hasattr(model, "patch_embed"):  # timm's
-        height, width = model.patch_embed.img_size or model.default_cfg["input_size"][1:]
-    elif hasattr(model.config, "image_size"):  # CLIP's
-        height = width = model.config.image_size
-    else:
-        return torch.ones(1, 2, dtype=torch.long)
-    return torch.zeros(1, 3, height, width, dtype=next(model.parameters()).dtype)
