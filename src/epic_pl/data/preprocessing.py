@@ -35,6 +35,11 @@ class ImagePreprocessing:
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
 
+    @property
+    def resized(self) -> int:
+        """Shorter side to which a picture is resized before the centre crop, pixels."""
+        return round(self.size / self.crop_pct)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, as JSON, YAML and checkpoints take them."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}

@@ -27,7 +27,7 @@ class ImageTransform:
     def __init__(self, geometry: list[Any], p: ImagePreprocessing, *, random: bool) -> None:
         self.random = random
         # twice the resize target: halving and then resampling leaves no visible trace
-        self.min_size = 2 * _resize_side(p)
+        self.min_size = 2 * p.resized
         self._geometry = v2.Compose(geometry)
         std = torch.tensor(p.std)[:, None, None]  # (3, 1, 1)
         self._scale = 1 / (255 * std)
@@ -69,10 +69,6 @@ class CentreCrop:
         return image.resize(size, self.resample, box=(left, top, right, bottom))
 
 
-def _resize_side(p: ImagePreprocessing) -> int:
-    return round(p.size / p.crop_pct)
-
-
 def _trimmed(image: Image.Image) -> Image.Image:
     """The centre of a very long picture, whose resized copy could fill the memory."""
     long, short = max(image.size), min(image.size)
@@ -106,7 +102,7 @@ def build_image_transform(
     except ValueError as error:
         known = ", ".join(m.value for m in InterpolationMode)
         raise ConfigError(f"Interpolation {p.interpolation!r} is none of {known}.") from error
-    side = _resize_side(p)
+    side = p.resized
     if side < p.size or p.interpolation == "nearest":
         # a crop larger than the picture is padded; nearest depends on how coordinates round
         centre: list[Any] = [v2.Resize(side, interpolation=mode), v2.CenterCrop(p.size)]
