@@ -1,0 +1,86 @@
+"""Every method as an exported program: another process, without this package, gives the same."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from test_behaviour import make
+from tiny_models import batch, clip_image_encoder, clip_text_encoder
+
+from epic_pl.exporting import Classifier, export_program
+from epic_pl.exporting.program import INPUTS
+from epic_pl.nn.methods import METHODS
+
+# what a machine that only runs exported models need not have
+ABSENT = ("epic_pl", "timm", "transformers", "lightning", "peft", "torchmetrics")
+RUNNER = f"""
+import sys
+sys.modules.update(dict.fromkeys({ABSENT}))  # an import of these fails
+import torch
+
+torch.set_num_threads(1)
+print("ready", flush=True)
+for line in sys.stdin:
+    folder = line.strip()
+    try:
+        program = torch.export.load(folder + "/model.pt2").module()
+        batches = torch.load(folder + "/batches.pt", weights_only=True)
+        torch.save([program(*inputs) for inputs in batches], folder + "/outputs.pt")
+        print("done", flush=True)
+    except Exception as error:
+        print(*repr(error).splitlines(), flush=True)
+"""
+# text lengths of each row and who is present; the traced batch has two rows of five tokens
+BATCHES = (
+    ([6, 1, 3, 24], [1, 0, 1, 1], [1, 1, 0, 1]),
+    ([7, 9], [1, 1], [1, 1]),
+    ([2], [1], [1]),
+    ([1], [0], [1]),
+    ([3, 3, 3], [1, 1, 1], [0, 0, 0]),
+)
+QUICK = {("linear_probe", False, "joint"), ("epic", False, "joint")}
+CASES = [
+    pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+    for case in (
+        *((name, clip, "joint") for name in METHODS for clip in (False, True)),
+        ("epic", False, "read_only"),
+        ("epic", True, "read_only"),
+        ("prompts_only", False, "read_only"),
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def elsewhere():
+    """A process that has nothing but torch: gives the outputs of a folder's program."""
+    runner = subprocess.Popen(
+        [sys.executable, "-c", RUNNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert runner.stdout.readline() == "ready\n"
+
+    def run(folder):
+        print(folder, file=runner.stdin, flush=True)
+        assert runner.stdout.readline() == "done\n"
+        return torch.load(folder / "outputs.pt", weights_only=True)
+
+    yield run
+    runner.stdin.close()
+    assert runner.wait(60) == 0
+    runner.stdout.close()
+
+
+@pytest.mark.parametrize(("name", "clip", "attention"), CASES)
+def test_another_process_gives_the_models_probabilities(name, clip, attention, elsewhere, tmp_path):
+    encoders = (clip_image_encoder(), clip_text_encoder()) if clip else (None, None)
+    model = make(name, *encoders, prompt_attention=attention).float()
+    classifier = Classifier(model, "multiclass", 1.7).eval()
+    torch.export.save(export_program(classifier, (16, 16)), tmp_path / "model.pt2")
+    made = [batch(*each, seed=seed) for seed, each in enumerate(BATCHES)]
+    made = [{**each, "pixel_values": each["pixel_values"].float()} for each in made]
+    torch.save([tuple(each[key] for key in INPUTS) for each in made], tmp_path / "batches.pt")
+    for given, each in zip(elsewhere(tmp_path), made, strict=True):
+        with torch.no_grad():
+            expected = (model(each) / 1.7).softmax(dim=1)
+        torch.testing.assert_close(given, expected, rtol=0, atol=1e-5)
+        assert expected.std(dim=1).min() > 0.01  # not all alike, which anything would match
