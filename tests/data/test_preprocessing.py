@@ -4,7 +4,14 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel, BertModel
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertModel,
+    CamembertConfig,
+    CLIPConfig,
+    RobertaConfig,
+)
 
 from epic_pl.data.preprocessing import ImagePreprocessing, image_preprocessing, load_tokenizer
 from epic_pl.errors import AssetError, EncoderError
@@ -89,6 +96,14 @@ def test_tokenizer_errors_name_the_encoder(tmp_path):
         load_tokenizer("nobody/nothing")
     with pytest.raises((AssetError, EncoderError), match=str(tmp_path)):
         load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", [BertConfig, RobertaConfig, CLIPConfig, CamembertConfig])
+def test_a_folder_without_a_vocabulary_is_refused(kind, tmp_path):
+    kind().save_pretrained(tmp_path)
+    with pytest.raises(EncoderError, match=r"without a vocabulary.*tokenizer\.json") as error:
+        load_tokenizer(str(tmp_path))
+    assert str(tmp_path) in str(error.value)
 
 
 def test_local_folder_asks_no_hub(tiny_tokenizer_dir, monkeypatch):

@@ -200,7 +200,7 @@ def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
 
     Raises:
         AssetError: it cannot be reached.
-        EncoderError: what is there is no tokenizer that can pad a batch.
+        EncoderError: what is there is no tokenizer that knows words and can pad a batch.
     """
     from transformers import AutoTokenizer
 
@@ -223,9 +223,20 @@ def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
         raise EncoderError(
             f"Text encoder {encoder!r} has no usable tokenizer: {_first_line(error)}. {ways_out}"
         ) from error
+    _check_usable(tokenizer, encoder)
+    return tokenizer
+
+
+def _check_usable(tokenizer: Any, encoder: str) -> None:
+    # where there are no files, transformers makes a tokenizer that knows no words at all
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise EncoderError(
+            f"Text encoder {encoder!r} comes without a vocabulary, so every word would be unknown. "
+            "Put the tokenizer's files (tokenizer.json, or vocab.txt and the like) beside its "
+            "weights."
+        )
     if tokenizer.pad_token is None:
         raise EncoderError(
             f"The tokenizer of text encoder {encoder!r} has no padding token, so it cannot make "
             "batches. Take a BERT-like or CLIP text encoder."
         )
-    return tokenizer
