@@ -37,12 +37,13 @@ def test_help_names_commands_options_and_configs(args, capsys):
         "cache build",
         "compare",
         "explain",
+        "export",
         "tune",
     ):
         assert f" {part} " in said
     assert "epic-pl fit --help" in said
     assert "{info,verify,clear}" in said
-    assert "{data,cache,compare,tune,explain} --help" in said
+    assert "{data,cache,compare,tune,explain,export} --help" in said
     assert len(packaged_configs()) > 10
     assert all(name in said for name in packaged_configs())
 
@@ -63,6 +64,8 @@ def test_version(capsys):
         (["cache", "info", "--help"], "{build,info,verify,clear}"),
         (["compare"], "--reference"),
         (["tune"], "--search_seed"),
+        (["export"], "--overwrite"),
+        (["export", "--ckpt_path", "x", "--help"], "--ckpt_path"),
         (["compare", "--config", "openmoji.yaml", "--help"], "--reference"),
     ],
 )
@@ -73,7 +76,14 @@ def test_help_of_data_cache_and_compare(args, part, capsys):
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], ["data", "check", "--help"], ["cache", "--help"], ["compare", "-h"]]
+    "args",
+    [
+        ["--help"],
+        ["data", "check", "--help"],
+        ["cache", "--help"],
+        ["compare", "-h"],
+        ["export", "-h"],
+    ],
 )
 def test_help_loads_nothing_heavy(args):
     code = (

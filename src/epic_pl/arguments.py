@@ -1,4 +1,4 @@
-"""What ``epic-pl data``, ``cache``, ``compare`` and ``tune`` take.
+"""What ``epic-pl data``, ``cache``, ``compare``, ``tune``, ``explain`` and ``export`` take.
 
 Apart from what they start, so that their help imports none of it.
 """
@@ -113,6 +113,31 @@ def explain_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", metavar="DIR", default="runs/explain", help="folder (%(default)s)"
     )
+    return parser
+
+
+def export_parser() -> argparse.ArgumentParser:
+    """Of ``epic-pl export``."""
+    parser = argparse.ArgumentParser(
+        "epic-pl export",
+        allow_abbrev=False,
+        description=(
+            "Write a trained model as a folder that runs without this package: the program for "
+            "torch.export.load, what it needs to know in JSON, and the tokenizer. It is read again "
+            "and compared with the checkpoint."
+        ),
+    )
+    parser.add_argument("--ckpt_path", metavar="PATH", required=True, help="of the checkpoint")
+    parser.add_argument(
+        "--output", metavar="DIR", default="runs/export", help="folder (%(default)s)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a model that is there")
+    for role in ("image", "text"):
+        parser.add_argument(
+            f"--{role}_encoder",
+            metavar="NAME",
+            help=f"where the {role} encoder is now, if not where the checkpoint says",
+        )
     return parser
 
 

@@ -47,6 +47,10 @@ def run_command(argv: list[str]) -> None:
             from epic_pl.explanation.command import explain_command
 
             raise SystemExit(explain_command(argv[1:], build_trained))
+        if argv[:1] == ["export"]:
+            from epic_pl.exporting.command import export_command
+
+            raise SystemExit(export_command(argv[1:]))
         run(argv)
 
 

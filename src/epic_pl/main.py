@@ -6,7 +6,14 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 from epic_pl import __version__
-from epic_pl.arguments import cache_parser, compare_parser, data_parser, explain_parser, tune_parser
+from epic_pl.arguments import (
+    cache_parser,
+    compare_parser,
+    data_parser,
+    explain_parser,
+    export_parser,
+    tune_parser,
+)
 from epic_pl.config_files import ablations, overlays, recipes
 
 _HELP = """\
@@ -20,6 +27,7 @@ training and use:
   test            metrics on the test split; --report DIR writes where and why it fails
   predict         classes and probabilities of each sample, to a file
   explain         patches and words that each prompt attends to, drawn for single samples
+  export          a trained model as a folder that runs without this package
   compare         all methods with several seeds: accuracy, cost, significance, plot
   tune            search learning rates and other options on validation (extra `tune`)
 
@@ -40,7 +48,7 @@ options, of which later ones win (configs too):
   epic-pl fit --data.help TableDataModule   those of a dataset
   epic-pl fit --config X --print_config     what a run would use
 
-  epic-pl --version, epic-pl {{data,cache,compare,tune,explain}} --help
+  epic-pl --version, epic-pl {{data,cache,compare,tune,explain,export}} --help
 
 example: epic-pl fit --config openmoji.yaml --trainer.max_epochs 10
 """
@@ -69,6 +77,8 @@ def main(args: Sequence[str] | None = None) -> None:
         tune_parser().parse_known_args(argv[1:] or ["--help"])
     elif argv[0] == "explain" and _wants_help(argv[1:]):
         explain_parser().parse_known_args(argv[1:] or ["--help"])
+    elif argv[0] == "export" and _wants_help(argv[1:]):
+        export_parser().parse_args(argv[1:] or ["--help"])
     else:
         _runner()(argv)
 
