@@ -198,14 +198,15 @@ def test_a_folder_that_holds_something_is_left_alone_unless_told(trained, capsys
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
+@pytest.mark.parametrize(("difference", "said_so"), [(float("nan"), "nan"), (2e-4, "2.0e-04")])
 def test_other_probabilities_than_the_checkpoints_are_not_handed_out(
-    trained, capsys, tmp_path, monkeypatch
+    difference, said_so, trained, capsys, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("epic_pl.exporting.folder.largest_difference", lambda *_: float("nan"))
+    monkeypatch.setattr("epic_pl.exporting.folder.largest_difference", lambda *_: difference)
     output = tmp_path / "made"
     code, said = _told(["--ckpt_path", trained.checkpoint, "--output", str(output)], capsys)
     assert code == 1
-    assert "differ from the checkpoint's by nan" in said.err
+    assert f"differ from the checkpoint's by {said_so}" in said.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.export.passes import move_to_device_pass
 
 import tiny_runs
 from epic_pl.errors import ConfigError
@@ -71,6 +72,15 @@ def test_what_cannot_be_traced_is_told_and_the_model_stays_as_it_was(make):
         export_program(classifier, SIZE)
     assert "EPICModule.load_from_checkpoint" in str(told.value)
     assert model.text_tower.trims_last_layer
+
+
+@pytest.mark.parametrize("method", ["linear_probe", "maple"])
+def test_a_program_can_be_moved_to_another_device(make, method):
+    classifier = make(method=method)
+    moved = move_to_device_pass(export_program(classifier, SIZE), "meta").module()
+    inputs = random_inputs(classifier, SIZE, 3, 8)
+    # an operation on tensors of two devices would fail
+    assert moved(*(tensor.to("meta") for tensor in inputs)).is_meta
 
 
 def test_no_path_of_this_machine_is_in_the_file(make, tmp_path):
