@@ -43,8 +43,8 @@ compare: $(STAMP) ## all methods with three seeds on both OpenMoji tasks; hours 
 	@$(BIN)/epic-pl compare --config openmoji.yaml --seeds 3
 	@$(BIN)/epic-pl compare --config openmoji_entailment.yaml --seeds 3
 
-test: $(STAMP) ## run the tests
-	@$(BIN)/pytest
+test: $(STAMP) ## run the tests, a worker for each core (ARGS="-k cache" and others go to pytest)
+	@$(BIN)/pytest --numprocesses auto --dist loadfile $(ARGS)
 
 lint: $(STAMP) ## check style, formatting, types and the import rule
 	@echo "ruff check" && $(BIN)/ruff check --quiet

@@ -112,14 +112,15 @@ def run_task(
 ) -> tuple[list[Outcome], EPICCLI]:
     """The outcomes of a task; the last method leaves its files of split 0 where its config says."""
     outcomes: dict[str, list[Outcome]] = {}
+    memo: dict[bytes, Tensor] = {}  # pictures are the same in all splits
     for split in reversed(range(splits)):
         trained = []
         for method in methods:
             options = ["--config", config, f"--seed_everything={seed}", f"--model.method={method}"]
             options += [f"--data.split_seed={split}", *overrides]
-            outcome, cli = run_method(method, options)
+            outcome, cli = run_method(method, options, shown=split == 0 and method == methods[-1])
             trained.append(outcome)
-        for outcome in [*baselines(cli), *trained]:
+        for outcome in [*baselines(cli, memo), *trained]:
             outcomes.setdefault(outcome.method, []).append(outcome)
     return [joined(each) for each in outcomes.values()], cli
 
@@ -133,13 +134,14 @@ def joined(outcomes: list[Outcome]) -> Outcome:
     )
 
 
-def run_method(method: str, options: list[str]) -> tuple[Outcome, EPICCLI]:
-    """Fit, then test and predict from the best checkpoint, as a user would."""
+def run_method(method: str, options: list[str], shown: bool) -> tuple[Outcome, EPICCLI]:
+    """Fit, then predict from the checkpoint; what is shown is tested too, for its pictures."""
     start = time.perf_counter()
     cli = run(["fit", *options])
     seconds = time.perf_counter() - start
     best = cli.trainer.checkpoint_callback.best_model_path
-    run(["test", *options, "--ckpt_path", best])
+    if shown:
+        run(["test", *options, "--ckpt_path", best])
     predicted = run(["predict", *options, "--ckpt_path", best])
     path = Path(predicted.trainer.log_dir) / "predictions.parquet"
     table = pq.read_table(path, columns=["sample_id", "label"])
@@ -164,13 +166,13 @@ def test_labels(cli: EPICCLI) -> dict[str, int]:
     return {row["sample_id"]: row["label"] for row in rows}
 
 
-def baselines(cli: EPICCLI) -> Iterable[Outcome]:
+def baselines(cli: EPICCLI, memo: dict[bytes, Tensor]) -> Iterable[Outcome]:
     """The majority class, and a linear probe on each modality and on both."""
     data = cli.datamodule
     data.setup("fit")
     data.setup("test")
     train, val, test = (
-        frozen_features(cli.model, loader)
+        frozen_features(cli.model, loader, memo)
         for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
     )
     majority = np.bincount(train.labels).argmax()
@@ -193,10 +195,11 @@ def baselines(cli: EPICCLI) -> Iterable[Outcome]:
 
 
 @torch.inference_mode()
-def frozen_features(module: EPICModule, loader: Iterable[Batch]) -> Split:
-    """Pooled outputs of the frozen encoders; a picture that comes again is not run again."""
+def frozen_features(
+    module: EPICModule, loader: Iterable[Batch], memo: dict[bytes, Tensor]
+) -> Split:
+    """Pooled outputs of the frozen encoders; a picture that is in ``memo`` is not run again."""
     image_encoder, text_encoder = module.model.image_encoder, module.model.text_encoder
-    memo: dict[bytes, Tensor] = {}
     ids: list[str] = []
     images, texts, labels = [], [], []
     for batch in loader:
