@@ -113,6 +113,6 @@ def test_every_row_is_measured_against_the_best_rate_of_the_run(step_cost, monke
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_bench_passes_options_on():
-    command = ["make", "--dry-run", "bench", "ARGS=--batch 8 --json"]
+    command = ["make", "--no-print-directory", "--dry-run", "bench", "ARGS=--batch 8 --json"]
     done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("step_cost.py --batch 8 --json")

@@ -4,7 +4,8 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,13 +136,11 @@ class Searcher:
             Exception: what a trial raised, if none has ever come to an end.
             KeyboardInterrupt: as it is.
         """
-        # said by Lightning of devices, at each trial anew
-        for name in ("lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        while len(finished(self.study)) < trials:
-            if deadline is not None and time.monotonic() >= deadline:
-                return
-            self._one(deadline)
+        with _quiet_lightning():
+            while len(finished(self.study)) < trials:
+                if deadline is not None and time.monotonic() >= deadline:
+                    return
+                self._one(deadline)
 
     def _one(self, deadline: float | None) -> None:
         number = len(self.study.get_trials(deepcopy=False))
@@ -194,3 +193,17 @@ class Searcher:
     def _failed(self, trial: Any, message: str) -> None:
         trial.set_user_attr("message", " ".join(message.split()))
         self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without what Lightning says of devices, at each trial anew."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
