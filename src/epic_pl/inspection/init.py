@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import yaml
 
 from epic_pl.data.images import read_image
-from epic_pl.data.table_columns import image_column
+from epic_pl.data.table_columns import SPLIT_NAMES, image_column
 from epic_pl.data.table_embedded import unpack_pictures
 from epic_pl.data.table_reader import SUFFIXES, read_table, source_files
 from epic_pl.errors import ConfigError, DataError
@@ -206,7 +206,7 @@ def _validation_rows(table: pa.Table, guess: Guess) -> int:
     """As many as the split column names, or as will be cut off."""
     if guess.split_column is not None:
         names = [str(name).strip().lower() for name in table[guess.split_column].to_pylist()]
-        given = sum(name.startswith(("val", "dev")) for name in names)
+        given = sum(SPLIT_NAMES.get(name) == "val" for name in names)
         if given:
             return given
     return int(_val_size(table.num_rows) * table.num_rows)

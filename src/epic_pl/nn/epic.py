@@ -225,15 +225,11 @@ class EPIC(DualEncoder):
             features += [image_prompts.mean(dim=1), text_prompts.mean(dim=1)]
         logits: Tensor = self.head(features)  # (B, C)
         if self.head.agreement is not None:
-            both = (
-                None
-                if image_present is None or text_present is None
-                else image_present & text_present
-            )
             logits = logits + self.head.agreement(
                 torch.cat([pooled_image[:, None], image_prompts], dim=1),  # (B, 1 + n, d_v)
                 torch.cat([pooled_text[:, None], text_prompts], dim=1),  # (B, 1 + n, d_t)
-                both,
+                image_present,
+                text_present,
             )
         return logits
 

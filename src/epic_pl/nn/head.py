@@ -77,10 +77,19 @@ class Agreement(nn.Module):
         self.linear = nn.Linear(num_vectors**2, num_classes, bias=False)
         nn.init.normal_(self.linear.weight, std=_AGREEMENT_STD)
 
-    def forward(self, image: Tensor, text: Tensor, present: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        image: Tensor,
+        text: Tensor,
+        image_present: Tensor | None = None,
+        text_present: Tensor | None = None,
+    ) -> Tensor:
         """Logits ``(B, C)`` of vectors ``(B, n, d_v)`` and ``(B, n, d_t)``.
 
-        They are zero where ``present (B,)`` bool is False: nothing agrees with what is absent.
+        They are zero where ``image_present`` or ``text_present (B,)`` bool is False: nothing agrees
+        with what is absent.
         """
         logits: Tensor = self.linear(self.similarity.similarity(image, text).flatten(1))  # (B, C)
-        return logits if present is None else logits * present[:, None]
+        for present in (image_present, text_present):
+            logits = logits if present is None else logits * present[:, None]
+        return logits
