@@ -3,10 +3,10 @@
     python benchmarks/openmoji.py                                    # what make demo does
     python benchmarks/openmoji.py --config openmoji.yaml --methods epic --splits 5 --seed 1
 
-Each method goes through the real command line (fit, test, predict); the linear probes by
-scikit-learn see the same frozen encoders' pooled outputs. Same splits, same schedule, accuracies on
-the test split with a 95% interval from a bootstrap over pictures. A probe's strength is chosen on
-validation, the configs' options by cross-validation outside of the test split (docs/results.md).
+Each method goes through the real command line: fit and predict, the last one also test. The linear
+probes by scikit-learn see the same frozen encoders' pooled outputs. Same splits, same schedule,
+accuracies on the test split with a 95% interval from a bootstrap over pictures. A probe's strength
+is chosen on validation, the configs' options outside of the test split (docs/results.md).
 The fine-grained task is done on three splits, with rows over the test samples of them all: 291
 samples alone tell no methods apart that are four points from each other.
 """
