@@ -7,13 +7,17 @@ from dataclasses import fields
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from epic_pl.calibration import TemperatureFit, calibration_error
 from epic_pl.checkpoint import read_checkpoint
 from epic_pl.checkpointing import Checkpointing
 from epic_pl.checks import check_classes, check_loss
+from epic_pl.class_names import encode_names
+from epic_pl.data.preprocessing import load_tokenizer
 from epic_pl.ema import check_decay
+from epic_pl.errors import AssetError, ConfigError, EncoderError
 from epic_pl.metrics import F1Thresholds, build_metrics
 from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
 from epic_pl.nn.encoders.base import Pooling
@@ -73,6 +77,8 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
         head_prompt_scale: what the head's LayerNorms of the prompts start at, those of the pooled
             outputs at 1; not with "joint".
         head_dropout: probability with which an input of the head is dropped in training.
+        class_name_scale: how much the head's weights for the text start from the text encoder's
+            idea of ``class_names``; 0 is at random, as without names and without ``pretrained``.
         prompt_init_std: of the learned prompts.
         dropout: the same for the hub's messages.
         modality_dropout: probability with which a training sample loses picture or text.
@@ -137,6 +143,7 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
         head_norm: HeadNorm = "parts",
         head_prompt_scale: float = 0.3,
         head_dropout: float = 0.1,
+        class_name_scale: float = 0.5,
         prompt_init_std: float = 0.02,
         dropout: float = 0.1,
         modality_dropout: float = 0.0,
@@ -180,6 +187,10 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
             pooling=text_pooling,
         )
         self.model = build_method(method, image, text, num_classes, switches, method_options)
+        if class_name_scale < 0:
+            raise ConfigError(f"class_name_scale is at least 0, not {class_name_scale}.")
+        if class_names and pretrained and class_name_scale:
+            self._start_from_names(class_names, class_name_scale, text_encoder, text_encoder_revision)
         check_decay(ema_decay)
         self.ema_decay = ema_decay
         self.speed_up(encoder_precision, checkpoint_layers, compile)
@@ -211,3 +222,14 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
         }
         if warm_start is not None:
             self._load_weights(read_checkpoint(warm_start))
+
+    def _start_from_names(
+        self, names: list[str], scale: float, encoder: str, revision: str | None
+    ) -> None:
+        try:
+            tokenizer = load_tokenizer(encoder, revision)
+        except (AssetError, EncoderError) as error:
+            # whoever brings batches of their own may have no tokenizer where we look for it
+            rank_zero_info(f"The head does not start from the names of the classes. {error}")
+            return
+        self.model.start_from_names(encode_names(self.model.text_encoder, tokenizer, names), scale)

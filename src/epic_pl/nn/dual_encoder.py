@@ -11,9 +11,13 @@ from torch import Tensor, nn
 
 from epic_pl.errors import ConfigError
 from epic_pl.nn.encoders.base import Encoder
+from epic_pl.nn.head import ClassificationHead
 from epic_pl.nn.presence import drop_modalities
 from epic_pl.nn.towers import FeatureLevel, Tower
 from epic_pl.types import Batch
+
+# heads see the pooled picture, then the pooled text
+_TEXT_PART = 1
 
 
 class DualEncoder(nn.Module, ABC):
@@ -94,6 +98,17 @@ class DualEncoder(nn.Module, ABC):
         if probability > 0:
             image_present, text_present = drop_modalities(image_present, text_present, probability)
         return image_present, text_present
+
+    def start_from_names(self, names: Tensor, scale: float) -> None:
+        """Let a :class:`~epic_pl.nn.head.ClassificationHead` start from encoded class names.
+
+        Args:
+            names: ``(C, d_t)``, pooled by the text encoder.
+            scale: see :meth:`~epic_pl.nn.head.ClassificationHead.start_from_names`.
+        """
+        head = getattr(self, "head", None)
+        if isinstance(head, ClassificationHead):
+            head.start_from_names(_TEXT_PART, names, scale)
 
     def stand_in(
         self,

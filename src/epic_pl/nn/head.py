@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epic_pl.nn.interaction import Similarity
@@ -46,6 +47,24 @@ class ClassificationHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(sum(widths), num_classes)
         self.agreement = agreement
+        self._widths = widths
+
+    @torch.no_grad()
+    def start_from_names(self, part: int, names: Tensor, scale: float) -> None:
+        """Point a part's weights at the names of the classes, encoded as that part is.
+
+        Few rows a class say less than the class's name does. What all names have in common says
+        nothing, so it is taken out.
+
+        Args:
+            part: which one, counted from 0.
+            names: ``(C, w)``.
+            scale: length of each class's weights for the part; 0.4 is about that of random ones.
+        """
+        start = sum(self._widths[:part])
+        names = F.layer_norm(names, names.shape[-1:])  # as the part will be
+        names = F.normalize(names - names.mean(dim=0), dim=-1)
+        self.linear.weight[:, start : start + self._widths[part]] = scale * names
 
     def forward(self, parts: list[Tensor]) -> Tensor:
         """Parts ``(B, w)`` to logits ``(B, C)``."""

@@ -1,0 +1,107 @@
+import pytest
+import torch
+
+import tiny_runs
+from epic_pl.class_names import encode_names
+from epic_pl.data.preprocessing import load_tokenizer
+from epic_pl.errors import ConfigError
+from epic_pl.module import EPICModule
+from epic_pl.nn.encoders import build_text_encoder
+
+NAMES = ["red", "a_green-square", "something else altogether"]
+WIDTH = 32
+
+
+@pytest.fixture
+def make(tiny_vit_dir, tiny_tokenizer_dir):
+    def build(seed=0, **options):
+        torch.manual_seed(seed)
+        options = {"class_names": NAMES, **options}
+        return tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, **options)
+
+    return build
+
+
+def _text_weights(model):
+    return model.model.head.linear.weight[:, WIDTH : 2 * WIDTH].detach()
+
+
+def _expected(folder, scale):
+    encoder, tokenizer = build_text_encoder(str(folder)), load_tokenizer(str(folder))
+    rows = []
+    for name in ("red", "a green square", "something else altogether"):
+        ids = tokenizer(name, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            pooled = encoder.pool(encoder.run_layers(0, encoder.num_layers, encoder.embed(ids)))[0]
+        rows.append((pooled - pooled.mean()) / (pooled.var(unbiased=False) + 1e-5).sqrt())
+    rows = torch.stack(rows)
+    rows = rows - rows.mean(dim=0)
+    return scale * rows / rows.norm(dim=1, keepdim=True)
+
+
+def test_names_are_encoded_as_texts_are_one_by_one(tiny_tokenizer_dir):
+    folder = str(tiny_tokenizer_dir)
+    encoder, tokenizer = build_text_encoder(folder), load_tokenizer(folder)
+    many = [f"class number {number}" for number in range(70)]  # more than a batch of them
+    together = encode_names(encoder, tokenizer, many)
+    assert together.shape == (70, WIDTH)
+    alone = torch.cat([encode_names(encoder, tokenizer, [name]) for name in many])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    dashes = encode_names(encoder, tokenizer, ["a_green-square", "-"])
+    assert torch.equal(dashes[:1], encode_names(encoder, tokenizer, ["a green square"]))
+    assert dashes.isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["epic", "prompts_only", "linear_probe", "full", "maple"])
+def test_the_head_starts_from_the_names(method, make, tiny_tokenizer_dir):
+    model, plain = make(method=method), make(method=method, class_name_scale=0.0)
+    expected = _expected(tiny_tokenizer_dir, 0.5)
+    torch.testing.assert_close(_text_weights(model), expected, atol=1e-5, rtol=1e-4)
+    rest, plain_rest = (m.model.head.linear.weight.clone() for m in (model, plain))
+    rest[:, WIDTH : 2 * WIDTH] = plain_rest[:, WIDTH : 2 * WIDTH]
+    assert torch.equal(rest, plain_rest)
+
+
+@pytest.mark.parametrize("method", ["pmf", "late_fusion_mlp"])
+def test_a_method_with_another_head_starts_as_it_did(method, make):
+    states = [
+        make(method=method, class_name_scale=scale).model.state_dict() for scale in (0.5, 0.0)
+    ]
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_without_names_or_without_pretrained_weights_the_head_is_random(make):
+    without = make(class_names=None)
+    assert torch.equal(_text_weights(without), _text_weights(make(class_name_scale=0.0)))
+    one, other = (_text_weights(make(seed, pretrained=False)) for seed in (0, 1))
+    assert not torch.equal(one, other)
+    assert torch.equal(_text_weights(make(0)), _text_weights(make(1)))
+
+
+def test_trained_weights_are_not_replaced_by_names(make, tmp_path):
+    model = make()
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=1)
+    trainer.fit(model, tiny_runs.loader(tiny_runs.samples()))
+    path = tmp_path / "trained.ckpt"
+    trainer.save_checkpoint(path)
+    trained = _text_weights(model)
+    assert not torch.equal(trained, _text_weights(make()))
+    for again in (EPICModule.load_from_checkpoint(path), make(warm_start=str(path))):
+        assert torch.equal(_text_weights(again), trained)
+
+
+def test_a_text_encoder_without_tokenizer_files_says_so_and_is_used(
+    tiny_vit_dir, tiny_tokenizer_dir, tmp_path, caplog
+):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((tiny_tokenizer_dir / name).read_bytes())
+    with caplog.at_level("INFO"):
+        model = tiny_runs.module(tiny_vit_dir, tmp_path, class_names=NAMES)
+    assert _text_weights(model).isfinite().all()
+    assert "does not start from the names" in caplog.text
+    assert str(tmp_path) in caplog.text
+
+
+def test_a_negative_scale_is_refused(make):
+    with pytest.raises(ConfigError, match=r"class_name_scale.*-1"):
+        make(class_name_scale=-1.0)
