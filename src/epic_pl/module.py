@@ -190,7 +190,9 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
         if class_name_scale < 0:
             raise ConfigError(f"class_name_scale is at least 0, not {class_name_scale}.")
         if class_names and pretrained and class_name_scale:
-            self._start_from_names(class_names, class_name_scale, text_encoder, text_encoder_revision)
+            self._start_from_names(
+                class_names, class_name_scale, text_encoder, text_encoder_revision
+            )
         check_decay(ema_decay)
         self.ema_decay = ema_decay
         self.speed_up(encoder_precision, checkpoint_layers, compile)

@@ -217,13 +217,50 @@ def test_a_damaged_spec_beside_the_store_is_passed_over(workshop, encoded):
     assert not encoded
 
 
-def test_methods_that_store_other_fields_of_the_same_layers_do_not_meet(workshop):
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_a_probe_reads_what_a_store_of_prompts_has_beside(workshop, encoded, dtype):
     probe = workshop.module(method="linear_probe")
-    expected = logits_of(workshop, probe)
+    logits_of(workshop, workshop.module(), workshop.cache(dtype=dtype))
+    before = files(workshop.root)
+    encoded.clear()
+    logits = logits_of(workshop, probe, workshop.cache(dtype=dtype))
+    assert max(encoded, default=1) == 1  # a look at the fields' shapes
+    assert files(workshop.root) == before
+    own = workshop.cache(dtype=dtype, folder=str(workshop.root / "own"))
+    torch.testing.assert_close(logits, logits_of(workshop, probe, own), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{"image_pooling": "mean"}, {"text_pooling": "mean"}], ids=["image", "text"]
+)
+def test_a_probe_of_another_pooling_reads_no_such_store(workshop, options):
     logits_of(workshop, workshop.module(), workshop.cache())
+    probe = workshop.module(method="linear_probe", **options)
     torch.testing.assert_close(
-        logits_of(workshop, probe, workshop.cache()), expected, rtol=0, atol=1e-5
+        logits_of(workshop, probe, workshop.cache()), logits_of(workshop, probe), rtol=0, atol=1e-5
     )
+    assert len(list((workshop.root / "features").glob("*-*/manifest.json"))) == 3
+
+
+def test_a_store_that_lacks_items_stands_in_for_none(workshop):
+    probe = workshop.module(method="linear_probe")
+    logits_of(workshop, workshop.module(), workshop.cache())
+    Image.new("RGB", (50, 50), (250, 250, 20)).save(workshop.root / "pictures/test2.png")
+    logits = logits_of(workshop, probe, workshop.cache())
+    torch.testing.assert_close(logits, logits_of(workshop, probe), rtol=0, atol=1e-5)
+    assert len(list((workshop.root / "features").glob("image-*"))) == 2
+    assert len(list((workshop.root / "features").glob("text-*"))) == 1
+
+
+def test_a_damaged_store_stands_in_for_none(workshop):
+    probe = workshop.module(method="linear_probe")
+    logits_of(workshop, workshop.module(), workshop.cache())
+    (manifest,) = (workshop.root / "features").glob("image-*/manifest.json")
+    manifest.write_text("{}")
+    logits = logits_of(workshop, probe, workshop.cache())
+    torch.testing.assert_close(logits, logits_of(workshop, probe), rtol=0, atol=1e-5)
+    assert len(list((workshop.root / "features").glob("image-*"))) == 2
+    assert len(list((workshop.root / "features").glob("text-*"))) == 1
 
 
 def test_a_changed_picture_is_encoded_again(workshop):

@@ -2,15 +2,15 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from epic_pl.cache.estimate import Addition, require_disk
 from epic_pl.cache.layout import Layout
-from epic_pl.cache.manifest import SPEC, write_json
+from epic_pl.cache.manifest import SPEC, richer_specs, write_json
 from epic_pl.cache.packer import Pack, Packer, Produce
 from epic_pl.cache.publishing import publish
 from epic_pl.cache.spec import StoreSpec
@@ -25,11 +25,26 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a store must have: a spec, its items, and who gives them; see `build`."""
+    """What a store must have: a spec, its items, and who gives them; see `build`.
+
+    Another store may stand in for it that has these items, and these fields among others: one
+    whose identity differs in the entries ``free`` alone, on which the fields do not depend.
+    """
 
     spec: StoreSpec
     hashes: Sequence[str]
     produce: Produce
+    free: Collection[str] = ()
+
+    def stand_in(self, root: Path, pin_memory: bool) -> FeatureStore | None:
+        """A complete store with more in it, if there is one and its own lacks items."""
+        names = [field.name for field in self.spec.fields]
+        for spec in [self.spec, *richer_specs(root, self.spec, self.free)] if self.free else []:
+            with suppress(CacheError):  # missing, incomplete or damaged
+                store = FeatureStore(spec.folder(root), pin_memory, names)
+                if (store.rows(self.hashes) >= 0).all():
+                    return None if spec is self.spec else store
+        return None
 
     def may_grow(self, root: Path) -> bool:
         """Whether the store may be written to; else it must have everything."""
@@ -118,19 +133,28 @@ def build_all(
 ) -> list[FeatureStore]:
     """As `build`, for several stores, whose sizes are looked at together before any is written.
 
-    ``barrier`` is called twice: before the first byte is written, and once all are complete.
+    ``barrier`` is called twice: before the first byte is written, and once all are complete. What
+    another store has already (:class:`Wanted`) is read there and not written again.
     """
     wait = barrier or (lambda: None)
     if not all(each.hashes for each in wanted):
         raise CacheError("There is nothing to store: no item was given.")
     show = progress and rank == 0
-    writers = [each.writer(root, batch_size, shard_bytes) for each in wanted if each.may_grow(root)]
+    found = [each.stand_in(root, pin_memory) for each in wanted]
+    writers = [
+        each.writer(root, batch_size, shard_bytes)
+        for each, store in zip(wanted, found, strict=True)
+        if store is None and each.may_grow(root)
+    ]
     require_disk(root, [_addition(writer) for writer in writers], show)
     wait()
     for writer in writers:
         _write(writer, rank, world_size, show)
     wait()
-    return [each.open(root, pin_memory) for each in wanted]
+    return [
+        each.open(root, pin_memory) if store is None else store
+        for each, store in zip(wanted, found, strict=True)
+    ]
 
 
 def append(

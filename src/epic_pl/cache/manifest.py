@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -128,6 +128,23 @@ def find_spec(
             if alike and path.parent == spec.folder(root):
                 return spec
     return None
+
+
+def richer_specs(root: Path, spec: StoreSpec, free: Collection[str]) -> Iterator[StoreSpec]:
+    """Specs of stores on the disk, whole or not, that have a spec's fields and others beside.
+
+    They are alike in all else, but for the entries ``free`` of the identity.
+    """
+
+    def key(identity: Mapping[str, Any]) -> str:
+        return canonical({name: value for name, value in identity.items() if name not in free})
+
+    for path in sorted(root.glob(f"{spec.kind}-*/{SPEC}")):
+        with contextlib.suppress(CacheError):  # damaged, or of another version
+            other = StoreSpec.read(path)
+            alike = other.dtype == spec.dtype and key(other.identity) == key(spec.identity)
+            if alike and set(other.fields) > set(spec.fields) and path.parent == other.folder(root):
+                yield other
 
 
 class Index:

@@ -33,13 +33,16 @@ class FeatureStore:
     Args:
         folder: the store's own folder.
         pin_memory: gather into page-locked memory, for asynchronous copies to a GPU.
+        fields: names of those that are given out, none of which counts tokens; None is all.
 
     Attributes:
         spec: what the store holds.
         num_items: number of items.
     """
 
-    def __init__(self, folder: Path, pin_memory: bool = False) -> None:
+    def __init__(
+        self, folder: Path, pin_memory: bool = False, fields: Collection[str] | None = None
+    ) -> None:
         manifest = Manifest.read(folder)
         if manifest is None:
             raise CacheError(
@@ -48,7 +51,7 @@ class FeatureStore:
             )
         manifest.check_files(folder)
         self.folder, self.spec = folder, manifest.spec
-        self._pin_memory = pin_memory
+        self._pin_memory, self._fields = pin_memory, fields
         self._layout = Layout.of(manifest.spec)
         self._manifest = manifest
         self.num_items = manifest.index.items
@@ -81,8 +84,10 @@ class FeatureStore:
             )
         return store
 
-    def __reduce__(self) -> tuple[type["FeatureStore"], tuple[Path, bool]]:
-        return type(self), (self.folder, self._pin_memory)
+    def __reduce__(
+        self,
+    ) -> tuple[type["FeatureStore"], tuple[Path, bool, Collection[str] | None]]:
+        return type(self), (self.folder, self._pin_memory, self._fields)
 
     def __len__(self) -> int:
         return self.num_items
@@ -135,7 +140,12 @@ class FeatureStore:
         rows = np.asarray(rows, np.int64)
         self._check(rows, zero_absent)
         groups, tokens = self.groups(rows), self.tokens(rows)
-        return read_batch(self._layout, groups, len(rows), tokens, self._buffers, in_place)
+        if self._fields is None:
+            return read_batch(self._layout, groups, len(rows), tokens, self._buffers, in_place)
+        # what nobody asks for stays on the disk
+        others = [each.name for each in self.spec.fields if each.name not in self._fields]
+        batch = read_batch(self._layout, groups, len(rows), tokens, self._buffers, others)
+        return {name: batch[name] for name in self._fields}
 
     def prefetch(self, rows: Rows) -> None:
         """Ask the system to read these rows from the disk ahead of their gather; returns at once.

@@ -83,7 +83,7 @@ class Filler:
         def produce(positions: Sequence[int]) -> Encoded:
             return items.encode([keys[position] for position in positions])
 
-        return Wanted(items.spec, hashes, produce)
+        return Wanted(items.spec, hashes, produce, items.free)
 
     def _rows(self, store: FeatureStore) -> dict[Any, int]:
         hashes = self._hashes[store.spec.kind]

@@ -98,6 +98,12 @@ class Items(ABC, Generic[Key]):
         return found or self._spec_of(self.encode([self.blank])[0], identity)
 
     @property
+    def free(self) -> tuple[str, ...]:
+        """What of the identity the fields do not depend on, as pooled outputs on other layers."""
+        pooled = {field.name for field in self.spec.fields} == {"pooled"}
+        return ("layers", "tower") if pooled else ()
+
+    @property
     def precision(self) -> str:
         """In which the encoder is run."""
         precision = getattr(self.tower, "precision", None) or self.tower.dtype
