@@ -2,13 +2,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torchmetrics.classification import BinaryCalibrationError
 
 import tiny_runs
 from epic_pl.calibration import (
+    BINS,
     HIGHEST,
     LOWEST,
     TemperatureFit,
     calibration_error,
+    error_by_chance,
     fit_temperature,
     move_thresholds,
 )
@@ -244,3 +247,26 @@ def test_test_logs_the_error_of_both(task, make, tmp_path):
             reference = _ece(best.tolist(), (index == labels).tolist())
         assert tested[f"test/{name}"] == pytest.approx(reference, abs=1e-5)
     assert tested["test/ece"] != tested["test/ece_uncalibrated"]
+
+
+@pytest.mark.parametrize("count", [200, 20_000])
+def test_error_by_chance_is_that_of_answers_drawn_from_their_probabilities(count):
+    generator = torch.Generator().manual_seed(3)
+    sure = 0.4 + 0.6 * torch.rand(count, generator=generator)
+    mean, low, high = error_by_chance(sure)
+    errors = []
+    for _ in range(60):
+        metric = BinaryCalibrationError(n_bins=BINS, norm="l1")
+        # of answers: torchmetrics pairs a probability with a label
+        metric.update(sure.clamp(max=1 - 2**-24), torch.bernoulli(sure, generator=generator).int())
+        errors.append(float(metric.compute()))
+    errors = torch.tensor(errors)
+    spread = float(errors.std())
+    assert mean == pytest.approx(float(errors.mean()), abs=spread)
+    assert low < mean < high
+    assert low == pytest.approx(float(errors.quantile(0.05)), abs=2 * spread)
+    assert high == pytest.approx(float(errors.quantile(0.95)), abs=2 * spread)
+
+
+def test_answers_that_are_sure_leave_nothing_to_chance():
+    assert error_by_chance(torch.ones(50)) == pytest.approx((0, 0, 0), abs=1e-6)

@@ -132,6 +132,33 @@ def calibration_error(task: Task, num_classes: int) -> Metric:
     return ClassCalibrationError(num_classes, n_bins=BINS, norm="l1")
 
 
+@torch.no_grad()
+def error_by_chance(probabilities: Tensor, draws: int = 500) -> tuple[float, float, float]:
+    """Calibration error of answers that are right exactly as often as they say.
+
+    With few samples its bins never come out even, so no error below this one can be told from
+    none. Right and wrong are drawn from the probabilities themselves.
+
+    Args:
+        probabilities: ``(M,)``, of the answers that :func:`calibration_error` judges.
+        draws: how often.
+
+    Returns:
+        The error's mean, and its 5th and 95th percentile.
+    """
+    sure = _below_one(probabilities.double().cpu())
+    bins = (sure * BINS).long()
+    generator = torch.Generator().manual_seed(0)
+    errors = []
+    for _ in range(draws):
+        right = (torch.rand(len(sure), generator=generator) < sure).double()
+        gaps = torch.zeros(BINS, dtype=torch.double).index_add_(0, bins, sure - right)
+        errors.append(gaps.abs().sum() / len(sure))
+    error = torch.stack(errors)
+    low, high = error.quantile(torch.tensor([0.05, 0.95], dtype=torch.double)).tolist()
+    return float(error.mean()), low, high
+
+
 def move_thresholds(thresholds: Tensor, temperature: Tensor) -> Tensor:
     """Thresholds of uncalibrated probabilities that assign what ``thresholds (C,)`` do of others.
 

@@ -155,6 +155,9 @@ def test_calibration_is_that_of_the_predictions_file(reported):
     assert found["ece_uncalibrated"] == pytest.approx(reported.metrics["test/ece_uncalibrated"])
     assert found["temperature"] == pytest.approx(float(reported.model.calibration_temperature))
     assert found["bins_uncalibrated"] != found["bins"]
+    chance = found["ece_by_chance"]
+    assert 0 < chance["low"] < chance["mean"] < chance["high"] < 1
+    assert f"ECE of {chance['mean']:.4f}" in reported.page
 
 
 def _scores(reported, logits, truth):

@@ -86,7 +86,12 @@ def _temperature(content: Mapping[str, Any]) -> str:
         {"": "before", "temperature": 1.0, "ECE": calibration["ece_uncalibrated"]},
         {"": "after", "temperature": calibration["temperature"], "ECE": calibration["ece"]},
     ]
-    return _table(rows)
+    chance = calibration["ece_by_chance"]
+    return _table(rows) + (
+        "<p class='note'>Answers that are right exactly as often as they say would show an ECE of "
+        f"{chance['mean']:.4f} on so many samples (90%: {chance['low']:.4f} to "
+        f"{chance['high']:.4f}).</p>"
+    )
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

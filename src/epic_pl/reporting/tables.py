@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from epic_pl.calibration import BINS, calibration_error
+from epic_pl.calibration import BINS, calibration_error, error_by_chance
 from epic_pl.reporting.outcome import Judge, Outcome, number
 
 
@@ -52,7 +52,10 @@ def _indicators(judge: Judge, classes: Tensor) -> Tensor:
 
 
 def calibration_table(judge: Judge, outcome: Outcome) -> dict[str, Any]:
-    """Temperature, and before (uncalibrated) and after: calibration error and its bins."""
+    """Temperature, and before (uncalibrated) and after: calibration error and its bins.
+
+    ``ece_by_chance`` is what answers that are right as often as they say would show after.
+    """
     found: dict[str, Any] = {"temperature": judge.temperature}
     for suffix, calibrated in (("", True), ("_uncalibrated", False)):
         probabilities = judge.probabilities(outcome.logits, calibrated)
@@ -60,19 +63,26 @@ def calibration_table(judge: Judge, outcome: Outcome) -> dict[str, Any]:
         error.update(probabilities, outcome.labels.int())
         found[f"ece{suffix}"] = number(error.compute())
         found[f"bins{suffix}"] = _bins(judge, probabilities, outcome.labels)
+    answers = _answers(judge, judge.probabilities(outcome.logits, True), outcome.labels)[0]
+    chance = error_by_chance(answers)
+    found["ece_by_chance"] = dict(zip(("mean", "low", "high"), chance, strict=True))
     return found
 
 
-def _bins(judge: Judge, probabilities: Tensor, labels: Tensor) -> list[dict[str, Any]]:
-    """Samples, mean probability and share of right ones between two probabilities.
+def _answers(judge: Judge, probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each answer its probability and whether it is right, both ``(M,)``.
 
-    Multiclass: of the most probable class; multilabel: of every pair of sample and label.
+    Multiclass: the most probable class; multilabel: every pair of sample and label.
     """
     if judge.task == "multilabel":
-        sure, right = probabilities.flatten(), labels.flatten() > 0
-    else:
-        sure, best = probabilities.max(dim=1)
-        right = best == labels
+        return probabilities.flatten(), labels.flatten() > 0
+    sure, best = probabilities.max(dim=1)
+    return sure, best == labels
+
+
+def _bins(judge: Judge, probabilities: Tensor, labels: Tensor) -> list[dict[str, Any]]:
+    """Samples, mean probability and share of right answers between two probabilities."""
+    sure, right = _answers(judge, probabilities, labels)
     at = torch.bucketize(sure, torch.linspace(0, 1, BINS + 1)[1:-1], right=True)
     bins = []
     for index in range(BINS):
