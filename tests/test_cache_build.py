@@ -129,7 +129,7 @@ def main_ends(project, *arguments):
 
 @pytest.mark.slow
 def test_what_the_command_stored_is_all_that_later_runs_need(project, monkeypatch, capsys):
-    given = options(project)
+    given = [*options(project), "--model.class_name_scale", "0"]  # no names are encoded
     command = str(Path(sys.executable).with_name("epic-pl"))
     done = subprocess.run([command, "cache", "build", *given], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
