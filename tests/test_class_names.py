@@ -1,3 +1,4 @@
+import lightning as L
 import pytest
 import torch
 
@@ -17,7 +18,9 @@ def make(tiny_vit_dir, tiny_tokenizer_dir):
     def build(seed=0, **options):
         torch.manual_seed(seed)
         options = {"class_names": NAMES, **options}
-        return tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, **options)
+        model = tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, **options)
+        model.start_from_names()
+        return model
 
     return build
 
@@ -78,16 +81,52 @@ def test_without_names_or_without_pretrained_weights_the_head_is_random(make):
     assert torch.equal(_text_weights(make(0)), _text_weights(make(1)))
 
 
-def test_trained_weights_are_not_replaced_by_names(make, tmp_path):
-    model = make()
-    trainer = tiny_runs.trainer(tmp_path, max_epochs=1)
-    trainer.fit(model, tiny_runs.loader(tiny_runs.samples()))
+class _AtStart(L.Callback):
+    """Keeps the weights that a fit starts from."""
+
+    def on_fit_start(self, trainer, pl_module):
+        self.weights = _text_weights(pl_module).clone()
+
+
+def _fit(model, folder, **options):
+    """Fit for an epoch; what it started from, and the trainer."""
+    start = _AtStart()
+    trainer = tiny_runs.trainer(folder, max_epochs=1, callbacks=[start])
+    trainer.fit(model, tiny_runs.loader(tiny_runs.samples()), **options)
+    return start.weights, trainer
+
+
+def test_a_fit_starts_from_the_names_and_nothing_else_encodes_them(
+    tiny_vit_dir, tiny_tokenizer_dir, tmp_path, monkeypatch
+):
+    model = tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, class_names=NAMES)
+    expected = _expected(tiny_tokenizer_dir, 0.5)
+    assert not torch.allclose(_text_weights(model), expected)
+    started, trainer = _fit(model, tmp_path)
+    torch.testing.assert_close(started, expected, atol=1e-5, rtol=1e-4)
     path = tmp_path / "trained.ckpt"
     trainer.save_checkpoint(path)
-    trained = _text_weights(model)
+    monkeypatch.setattr("epic_pl.module.encode_names", lambda *_: pytest.fail("names encoded"))
+    again = EPICModule.load_from_checkpoint(path)
+    trainer.test(again, tiny_runs.loader(tiny_runs.samples()), verbose=False)
+
+
+def test_trained_weights_are_not_replaced_by_names(
+    make, tiny_vit_dir, tiny_tokenizer_dir, tmp_path
+):
+    model = make()
+    _, trainer = _fit(model, tmp_path)
+    path = tmp_path / "trained.ckpt"
+    trainer.save_checkpoint(path)
+    trained = _text_weights(model).clone()
     assert not torch.equal(trained, _text_weights(make()))
-    for again in (EPICModule.load_from_checkpoint(path), make(warm_start=str(path))):
-        assert torch.equal(_text_weights(again), trained)
+    warm = tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, class_names=NAMES)
+    warm.load_state_dict(model.state_dict())
+    cold = tiny_runs.module(
+        tiny_vit_dir, tiny_tokenizer_dir, class_names=NAMES, warm_start=str(path)
+    )
+    for again in (model, warm, cold, EPICModule.load_from_checkpoint(path)):
+        assert torch.equal(_fit(again, tmp_path)[0], trained)
 
 
 def test_a_text_encoder_without_tokenizer_files_says_so_and_is_used(
@@ -97,6 +136,7 @@ def test_a_text_encoder_without_tokenizer_files_says_so_and_is_used(
         (tmp_path / name).write_bytes((tiny_tokenizer_dir / name).read_bytes())
     with caplog.at_level("INFO"):
         model = tiny_runs.module(tiny_vit_dir, tmp_path, class_names=NAMES)
+        model.start_from_names()
     assert _text_weights(model).isfinite().all()
     assert "does not start from the names" in caplog.text
     assert str(tmp_path) in caplog.text

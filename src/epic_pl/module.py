@@ -189,10 +189,8 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
         self.model = build_method(method, image, text, num_classes, switches, method_options)
         if class_name_scale < 0:
             raise ConfigError(f"class_name_scale is at least 0, not {class_name_scale}.")
-        if class_names and pretrained and class_name_scale:
-            self._start_from_names(
-                class_names, class_name_scale, text_encoder, text_encoder_revision
-            )
+        self._class_name_scale = class_name_scale
+        self._names_to_start_from = class_names if pretrained and class_name_scale else None
         check_decay(ema_decay)
         self.ema_decay = ema_decay
         self.speed_up(encoder_precision, checkpoint_layers, compile)
@@ -225,13 +223,31 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
         if warm_start is not None:
             self._load_weights(read_checkpoint(warm_start))
 
-    def _start_from_names(
-        self, names: list[str], scale: float, encoder: str, revision: str | None
-    ) -> None:
+    def setup(self, stage: str) -> None:
+        """Prepare a run; a fit of weights that were never trained starts from the classes' names.
+
+        Raises:
+            ConfigError: if the device cannot do what is asked.
+        """
+        super().setup(stage)
+        if stage == "fit":
+            self.start_from_names()
+
+    def start_from_names(self) -> None:
+        """Let the head start from ``class_names``, unless it did or weights were loaded."""
+        names, self._names_to_start_from = self._names_to_start_from, None
+        if not names:
+            return
         try:
-            tokenizer = load_tokenizer(encoder, revision)
+            tokenizer = load_tokenizer(*self._encoder_names["text"])
         except (AssetError, EncoderError) as error:
             # whoever brings batches of their own may have no tokenizer where we look for it
             rank_zero_info(f"The head does not start from the names of the classes. {error}")
             return
-        self.model.start_from_names(encode_names(self.model.text_encoder, tokenizer, names), scale)
+        encoded = encode_names(self.model.text_encoder, tokenizer, names)
+        self.model.start_from_names(encoded, self._class_name_scale)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As torch's; what is loaded is not replaced by names when a fit begins."""
+        self._names_to_start_from = None
+        return super().load_state_dict(*args, **kwargs)
