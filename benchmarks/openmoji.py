@@ -110,18 +110,17 @@ def main() -> None:
     methods = arguments.methods.split(",")
     tables, trained, prepared = {}, 0.0, 0.0
     for config in arguments.config or SPLITS:
-        splits = arguments.splits or SPLITS[config]
+        splits = arguments.splits or SPLITS.get(config, 1)
         outcomes, cli = run_task(config, methods, arguments.seed, splits, overrides)
-        every = [each for group in outcomes.values() for each in group]
-        trained += sum(each.train_seconds for each in every)
-        prepared += sum(each.prepare_seconds for each in every)
-        for number in sorted({1, splits}):
-            done = [joined(group) for group in outcomes.values() if len(group) == splits]
-            if number == 1:
-                done = [group[-1] for group in outcomes.values()]
-            name = config if number == 1 else f"{config}, {number} splits"
-            tables[name] = [row(each) for each in done]
-            show(tables[name], f"{cli.datamodule.variant}{name.removeprefix(config)}")
+        groups = outcomes.values()
+        trained += sum(each.train_seconds for group in groups for each in group)
+        prepared += sum(each.prepare_seconds for group in groups for each in group)
+        parts = {"": [group[-1] for group in groups]}
+        if splits > 1:
+            parts[f", {splits} splits"] = [joined(each) for each in groups if len(each) == splits]
+        for over, done in parts.items():
+            tables[f"{config}{over}"] = [row(each) for each in done]
+            show(tables[f"{config}{over}"], f"{cli.datamodule.variant}{over}")
             compare(done)
         say_where(cli)
     console = Console()

@@ -57,14 +57,13 @@ def calibration_table(judge: Judge, outcome: Outcome) -> dict[str, Any]:
     ``ece_by_chance`` is what answers that are right as often as they say would show after.
     """
     found: dict[str, Any] = {"temperature": judge.temperature}
-    for suffix, calibrated in (("", True), ("_uncalibrated", False)):
+    for suffix, calibrated in (("_uncalibrated", False), ("", True)):
         probabilities = judge.probabilities(outcome.logits, calibrated)
         error = calibration_error(judge.task, len(judge.class_names))
         error.update(probabilities, outcome.labels.int())
         found[f"ece{suffix}"] = number(error.compute())
         found[f"bins{suffix}"] = _bins(judge, probabilities, outcome.labels)
-    answers = _answers(judge, judge.probabilities(outcome.logits, True), outcome.labels)[0]
-    chance = error_by_chance(answers)
+    chance = error_by_chance(_answers(judge, probabilities, outcome.labels)[0])
     found["ece_by_chance"] = dict(zip(("mean", "low", "high"), chance, strict=True))
     return found
 
