@@ -30,7 +30,9 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from torchmetrics.functional.classification import binary_calibration_error
 
+from epic_pl.calibration import BINS, error_by_chance
 from epic_pl.callbacks.feature_cache import FeatureCache
 from epic_pl.cli import EPICCLI, run
 from epic_pl.module import EPICModule
@@ -72,6 +74,8 @@ class Outcome(NamedTuple):
     train_seconds: float
     prepare_seconds: float = 0.0
     """Start-up, and filling the feature stores."""
+    confidence: npt.NDArray[np.float32] | None = None
+    """What calibrated probability each answer has; only of what this package trains."""
 
 
 class Row(NamedTuple):
@@ -122,6 +126,7 @@ def main() -> None:
             tables[f"{config}{over}"] = [row(each) for each in done]
             show(tables[f"{config}{over}"], f"{cli.datamodule.variant}{over}")
             compare(done)
+            say_calibration(done[-1])
         say_where(cli)
     console = Console()
     console.print(
@@ -164,6 +169,9 @@ def joined(outcomes: list[Outcome]) -> Outcome:
         correct=np.concatenate([each.correct for each in outcomes]),
         train_seconds=sum(each.train_seconds for each in outcomes),
         prepare_seconds=sum(each.prepare_seconds for each in outcomes),
+        confidence=None
+        if outcomes[0].confidence is None
+        else np.concatenate([each.confidence for each in outcomes if each.confidence is not None]),
     )
 
 
@@ -178,7 +186,7 @@ def run_method(method: str, options: list[str], shown: bool) -> tuple[Outcome, E
         run(["test", *options, "--ckpt_path", best])
     predicted = run(["predict", *options, "--ckpt_path", best])
     path = Path(predicted.trainer.log_dir) / "predictions.parquet"
-    table = pq.read_table(path, columns=["sample_id", "label"])
+    table = pq.read_table(path)
     truth = test_labels(cli)
     names = cli.model.class_names
     ids = table["sample_id"].to_pylist()
@@ -189,9 +197,11 @@ def run_method(method: str, options: list[str], shown: bool) -> tuple[Outcome, E
         ]
     )
     assert len(ids) == len(truth), "every test sample is predicted once"
+    probabilities = np.stack([table[f"probability_{name}"].to_numpy() for name in names], axis=1)
+    confidence = probabilities.max(axis=1)
     trainable = sum(p.numel() for p in cli.model.parameters() if p.requires_grad)
     name = METHODS.get(method, method)
-    return Outcome(name, ids, correct, trainable, seconds, passed - seconds), cli
+    return Outcome(name, ids, correct, trainable, seconds, passed - seconds, confidence), cli
 
 
 def test_labels(cli: EPICCLI) -> dict[str, int]:
@@ -277,6 +287,21 @@ def compare(outcomes: list[Outcome]) -> None:
     Console().print(
         f"EPIC over the best probe ({best.method}): {100 * gains.mean():+.1f} points on "
         f"{len(gains):,} test samples, 95% interval {low:+.1f} to {high:+.1f}."
+    )
+
+
+def say_calibration(outcome: Outcome) -> None:
+    """How far answers are from being right as often as they say, after temperature scaling."""
+    if outcome.confidence is None:
+        return
+    sure = torch.from_numpy(outcome.confidence)
+    right = torch.from_numpy(outcome.correct)
+    error = float(binary_calibration_error(sure, right.int(), n_bins=BINS))
+    chance, low, high = error_by_chance(sure)
+    Console().print(
+        f"Calibration error of {outcome.method} after scaling: {error:.1%} on {len(sure):,} test "
+        f"samples; answers right exactly as often as they say would show {chance:.1%} ({low:.1%} "
+        f"to {high:.1%})."
     )
 
 
