@@ -77,6 +77,8 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
         head_prompt_scale: what the head's LayerNorms of the prompts start at, those of the pooled
             outputs at 1; not with "joint".
         head_dropout: probability with which an input of the head is dropped in training.
+        missing_aware_head: the head has weights of their own for samples without picture or text,
+            for which ``modality_dropout`` or the data must have some.
         class_name_scale: how much the head's weights for the text start from the text encoder's
             idea of ``class_names``; 0 is at random, as without names and without ``pretrained``.
         prompt_init_std: of the learned prompts.
@@ -143,6 +145,7 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
         head_norm: HeadNorm = "parts",
         head_prompt_scale: float = 0.3,
         head_dropout: float = 0.1,
+        missing_aware_head: bool = False,
         class_name_scale: float = 0.5,
         prompt_init_std: float = 0.02,
         dropout: float = 0.1,

@@ -65,7 +65,7 @@ def _sample_logits(model, batch, i: int) -> Tensor:
     ]
     if config.head_inputs == "pooled+prompts":
         h += [sum(z_image) / len(z_image), sum(z_text) / len(z_text)]
-    logits = head_logits(model, h)
+    logits = head_logits(model, h, has_image=has_image, has_text=has_text)
     if has_image and has_text:
         logits = logits + agreement_logits(model, [h[0], *z_image], [h[1], *z_text])
     return logits
@@ -84,11 +84,22 @@ def agreement_logits(model, image: list[Tensor], text: list[Tensor]) -> Tensor:
     return linear(torch.tensor(s, dtype=a_image[0].dtype), agreement.linear)
 
 
-def head_logits(model, h: list[Tensor]) -> Tensor:
+def head_logits(model, h: list[Tensor], *, has_image: bool, has_text: bool) -> Tensor:
+    head = model.head
     if model.config.head_norm == "parts":
-        h = [layer_norm(part, norm) for part, norm in zip(h, model.head.norms, strict=True)]
-        return linear(torch.cat(h), model.head.linear)
-    return linear(layer_norm(torch.cat(h), model.head.norm), model.head.linear)
+        h = [layer_norm(part, norm) for part, norm in zip(h, head.norms, strict=True)]
+    else:
+        widths = [len(part) for part in h]
+        h = list(layer_norm(torch.cat(h), head.norm).split(widths))
+    logits = linear(torch.cat(h), head.linear)
+    if head.alone is not None and has_image != has_text:
+        first, here = 0, 0 if has_image else 1
+        for index, part in enumerate(h):
+            weights = head.alone.weight[:, first : first + len(part)]
+            if index % 2 == here:
+                logits = logits + torch.stack([(row * part).sum() for row in weights])
+            first += len(part)
+    return logits
 
 
 def entering_prompts(model, step, z_image, z_text, *, has_image, has_text):

@@ -54,7 +54,7 @@ def _sample_logits(model, batch, i: int) -> Tensor:
     ]
     if config.head_inputs == "pooled+prompts":
         h += [sum(z_image) / len(z_image), sum(z_text) / len(z_text)]
-    logits = head_logits(model, h)
+    logits = head_logits(model, h, has_image=has_image, has_text=has_text)
     if has_image and has_text:
         logits = logits + agreement_logits(model, [h[0], *z_image], [h[1], *z_text])
     return logits

@@ -186,7 +186,7 @@ def test_every_trained_parameter_gets_a_gradient_and_no_frozen_one(switches, lay
     for presence, extra in (
         (([1, 0], [1, 1]), {"modality_dropout": 0.5}),
         (([1, 1], [1, 1]), {}),
-        ((None, None), {"learn_temperature": False}),
+        ((None, None), {"learn_temperature": False, "missing_aware_head": True}),
     ):
         model = epic(config(interaction_layers=layers, **switches, **extra)).train()
         model(batch([3, 2], *presence)).sum().backward()

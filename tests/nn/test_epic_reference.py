@@ -17,6 +17,12 @@ SWITCHES = {
     "no interaction": {"interaction_layers": 3, "interaction": "none"},
     "pooled only": {"head_inputs": "pooled"},
     "one norm for the head": {"head_norm": "joint"},
+    "missing-aware": {"missing_aware_head": True},
+    "missing-aware, one norm, pooled": {
+        "missing_aware_head": True,
+        "head_norm": "joint",
+        "head_inputs": "pooled",
+    },
     "identity": {"interaction_layers": 3, "hub_activation": "identity"},
     "cold and fixed": {"temperature": 0.02, "learn_temperature": False},
     "many prompts": {"num_prompts": 5, "hub_width": 3},

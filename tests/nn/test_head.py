@@ -45,3 +45,23 @@ def test_dropout_is_on_in_training_only(norm):
     assert not torch.equal(head(parts), head(parts))
     head.eval()
     assert torch.equal(head(parts), head(parts))
+
+
+def test_a_missing_aware_head_starts_as_any_other_and_learns_for_who_is_alone():
+    torch.manual_seed(0)
+    plain = ClassificationHead([4, 2], 3)
+    torch.manual_seed(0)
+    aware = ClassificationHead([4, 2], 3, missing_aware=True)
+    parts = [torch.randn(3, 4), torch.randn(3, 2)]
+    image, text = torch.tensor([True, True, False]), torch.tensor([True, False, True])
+    assert torch.equal(aware(parts, image, text), plain(parts))
+    torch.nn.init.normal_(aware.alone.weight)
+    moved = (aware(parts, image, text) - plain(parts)).abs().sum(dim=1)
+    assert moved[0] == 0
+    assert (moved[1:] > 0).all()
+    assert torch.equal(aware(parts), plain(parts))  # without masks everybody is there
+    # what is absent has no say in the correction
+    other = [parts[0].clone(), parts[1].clone()]
+    other[0][2], other[1][1] = torch.randn(4), torch.randn(2)
+    correction = aware(parts, image, text) - plain(parts)
+    torch.testing.assert_close(aware(other, image, text) - plain(other), correction)

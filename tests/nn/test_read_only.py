@@ -44,6 +44,7 @@ SWITCHES = {
     "the stream's summary": {"read_only_summary": "stream"},
     "the frozen output": {"read_only_summary": "frozen"},
     "no similarity at the head": {"head_similarity": False},
+    "missing-aware": {"missing_aware_head": True},
     "no interaction": {"interaction": "none"},
     "a fixed temperature": {"learn_temperature": False, "temperature": 0.3},
     "pooled only, joint norm": {"head_inputs": "pooled", "head_norm": "joint"},

@@ -55,6 +55,7 @@ class EPICConfig:
         head_prompt_scale: what the head's LayerNorms of the prompts start at ("parts" only); those
             of the pooled outputs start at 1.
         head_dropout: on the head's input.
+        missing_aware_head: the head has weights of their own for samples that lack a modality.
         prompt_init_std: of the learned prompts.
         dropout: on the hub's messages.
         modality_dropout: probability with which a training sample loses one modality.
@@ -76,6 +77,7 @@ class EPICConfig:
     head_norm: HeadNorm = "parts"
     head_prompt_scale: float = 0.3
     head_dropout: float = 0.1
+    missing_aware_head: bool = False
     prompt_init_std: float = 0.02
     dropout: float = 0.1
     modality_dropout: float = 0.0
@@ -199,7 +201,13 @@ class EPIC(DualEncoder):
                 '"stream", which a mean-pooled encoder does not have.'
             )
         self.head = ClassificationHead(
-            parts, num_classes, config.head_dropout, config.head_norm, agreement, scales
+            parts,
+            num_classes,
+            config.head_dropout,
+            config.head_norm,
+            agreement,
+            scales,
+            config.missing_aware_head,
         )
 
     def forward(self, batch: Batch) -> Tensor:
@@ -223,7 +231,7 @@ class EPIC(DualEncoder):
         features = self.stand_in(pooled_image, pooled_text, image_present, text_present)
         if self.config.head_inputs == "pooled+prompts":
             features += [image_prompts.mean(dim=1), text_prompts.mean(dim=1)]
-        logits: Tensor = self.head(features)  # (B, C)
+        logits: Tensor = self.head(features, image_present, text_present)  # (B, C)
         if self.head.agreement is not None:
             logits = logits + self.head.agreement(
                 torch.cat([pooled_image[:, None], image_prompts], dim=1),  # (B, 1 + n, d_v)

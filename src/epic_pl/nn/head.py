@@ -27,6 +27,9 @@ class ClassificationHead(nn.Module):
         agreement: adds a linear map of how alike both modalities are.
         scales: what the LayerNorm of each part starts at ("parts" only); a part with less weighs
             less, and is learned by heart later.
+        missing_aware: adds weights that only samples without a picture or without a text use. Of a
+            sample that has both, the weaker modality is worth a correction; alone it has to do. The
+            parts are then the picture's and the text's in turn.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class ClassificationHead(nn.Module):
         norm: HeadNorm = "parts",
         agreement: "Agreement | None" = None,
         scales: Sequence[float] | None = None,
+        missing_aware: bool = False,
     ) -> None:
         super().__init__()
         norms = [nn.LayerNorm(width) for width in widths]
@@ -47,6 +51,9 @@ class ClassificationHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(sum(widths), num_classes)
         self.agreement = agreement
+        self.alone = nn.Linear(sum(widths), num_classes, bias=False) if missing_aware else None
+        if self.alone is not None:
+            nn.init.zeros_(self.alone.weight)
         self._widths = widths
 
     @torch.no_grad()
@@ -66,14 +73,33 @@ class ClassificationHead(nn.Module):
         names = F.normalize(names - names.mean(dim=0), dim=-1)
         self.linear.weight[:, start : start + self._widths[part]] = scale * names
 
-    def forward(self, parts: list[Tensor]) -> Tensor:
-        """Parts ``(B, w)`` to logits ``(B, C)``."""
+    def forward(
+        self,
+        parts: list[Tensor],
+        image_present: Tensor | None = None,
+        text_present: Tensor | None = None,
+    ) -> Tensor:
+        """Parts ``(B, w)`` to logits ``(B, C)``.
+
+        ``image_present`` and ``text_present (B,)`` bool count where the head is missing-aware.
+        """
         if self.norms is not None:
             parts = [norm(part) for norm, part in zip(self.norms, parts, strict=True)]
         features = torch.cat(parts, dim=-1)  # (B, sum of widths)
         if self.norm is not None:
             features = self.norm(features)
-        logits: Tensor = self.linear(self.dropout(features))
+        features = self.dropout(features)
+        logits: Tensor = self.linear(features)
+        if self.alone is not None:
+            everyone = features.new_ones(features.shape[0], dtype=torch.bool)
+            image_present = everyone if image_present is None else image_present
+            text_present = everyone if text_present is None else text_present
+            parts = list(features.split(self._widths, dim=-1))
+            parts[0::2] = [part * image_present[:, None] for part in parts[0::2]]
+            parts[1::2] = [part * text_present[:, None] for part in parts[1::2]]
+            # zero where both are there, yet in the graph: DDP wants a gradient in every step
+            alone = ~(image_present & text_present)
+            logits = logits + self.alone(torch.cat(parts, dim=-1)) * alone[:, None]
         return logits
 
 
