@@ -17,29 +17,37 @@ from rich.table import Table
 
 from epic_pl.cli import run
 
-WITHOUT = "0.0"
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--config", default="openmoji.yaml")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--dropout", default="0.5", help="probability to lose one in training")
+    parser.add_argument("--dropout", default="0.8", help="probability to lose one in training")
     parser.add_argument("--folder", default="runs/absent", help="of runs and reports")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON at the end")
     arguments, overrides = parser.parse_known_args()
-    folder = Path(arguments.folder)
+    dropout = f"--model.modality_dropout={arguments.dropout}"
+    trainings = {
+        "as shipped": [],
+        f"modality dropout {arguments.dropout}": [dropout],
+        "and a missing-aware head": [dropout, "--model.missing_aware_head=true"],
+    }
     rows = []
-    for dropout in (WITHOUT, arguments.dropout):
+    for number, (training, options) in enumerate(trainings.items()):
         runs = [
-            accuracies(arguments.config, dropout, seed, folder, overrides)
+            accuracies(
+                arguments.config,
+                seed,
+                Path(arguments.folder) / f"{number}-{seed}",
+                [*options, *overrides],
+            )
             for seed in range(arguments.seeds)
         ]
         for condition in runs[0]:
             values = [100 * each[condition] for each in runs]
             rows.append(
                 {
-                    "modality_dropout": float(dropout),
+                    "training": training,
                     "condition": condition,
                     "accuracy": float(np.mean(values)),
                     "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
@@ -50,17 +58,9 @@ def main() -> None:
         print(json.dumps(rows))
 
 
-def accuracies(
-    config: str, dropout: str, seed: int, folder: Path, overrides: list[str]
-) -> dict[str, float]:
+def accuracies(config: str, seed: int, root: Path, overrides: list[str]) -> dict[str, float]:
     """Test accuracy of one run by what is absent."""
-    root = folder / f"{dropout}-{seed}"
-    options = [
-        "--config",
-        config,
-        f"--seed_everything={seed}",
-        f"--model.modality_dropout={dropout}",
-    ]
+    options = ["--config", config, f"--seed_everything={seed}"]
     options += [f"--trainer.default_root_dir={root}", *overrides]
     fitted = run(["fit", *options])
     best = fitted.trainer.checkpoint_callback.best_model_path
@@ -71,12 +71,12 @@ def accuracies(
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    table = Table("trained with", "absent at test", "accuracy %", "lost, in points")
-    whole: dict[float, float] = {}
+    table = Table("trained", "absent at test", "accuracy %", "lost, in points")
+    whole: dict[str, float] = {}
     for row in rows:
-        before = whole.setdefault(row["modality_dropout"], row["accuracy"])
+        before = whole.setdefault(row["training"], row["accuracy"])
         table.add_row(
-            f"modality dropout {row['modality_dropout']:g}",
+            row["training"],
             row["condition"],
             f"{row['accuracy']:.1f} ± {row['std']:.1f}",
             f"{before - row['accuracy']:.1f}",
