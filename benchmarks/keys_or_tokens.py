@@ -140,8 +140,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    measured = measure(parser.parse_args())
-    if parser.parse_args().json:
+    options = parser.parse_args()
+    measured = measure(options)
+    if options.json:
         print(json.dumps(measured))
         return
     for name, value in measured.items():

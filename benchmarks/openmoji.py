@@ -25,7 +25,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import torch
-from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
@@ -33,8 +32,9 @@ from sklearn.preprocessing import StandardScaler
 from torchmetrics.functional.classification import binary_calibration_error
 
 from epic_pl.calibration import BINS, error_by_chance
-from epic_pl.callbacks.feature_cache import FeatureCache
+from epic_pl.callbacks import CostMeter, FeatureCache
 from epic_pl.cli import EPICCLI, run
+from epic_pl.comparison.significance import group_of
 from epic_pl.module import EPICModule
 from epic_pl.parameters import trainable_share
 from epic_pl.types import Batch
@@ -87,20 +87,6 @@ class Row(NamedTuple):
     high: float
     trainable: int
     train_seconds: float
-
-
-class Clock(Callback):
-    """Takes the time of training, validation included, from its first step on."""
-
-    seconds = 0.0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start."""
-        self._start = time.perf_counter()
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop."""
-        self.seconds = time.perf_counter() - self._start
 
 
 def main() -> None:
@@ -169,9 +155,10 @@ def joined(outcomes: list[Outcome]) -> Outcome:
 def run_method(method: str, options: list[str], shown: bool) -> tuple[Outcome, EPICCLI]:
     """Fit, then predict from the checkpoint; what is shown is tested too, for its pictures."""
     start = time.perf_counter()
-    cli = run(["fit", *options, f"--trainer.callbacks+={__name__}.Clock"])
+    cli = run(["fit", *options, "--trainer.callbacks+=epic_pl.callbacks.CostMeter"])
     passed = time.perf_counter() - start
-    seconds = next(each for each in cli.trainer.callbacks if isinstance(each, Clock)).seconds
+    meters = (each for each in cli.trainer.callbacks if isinstance(each, CostMeter))
+    seconds = next(meters).fit_seconds
     best = cli.trainer.checkpoint_callback.best_model_path
     if shown:
         run(["test", *options, "--ckpt_path", best])
@@ -255,7 +242,7 @@ def row(outcome: Outcome) -> Row:
 
 def bootstrap(ids: list[str], values: npt.NDArray[Any]) -> tuple[float, float]:
     """A 95% interval of the values' mean, in percent, over pictures: several may be of one."""
-    pictures = np.unique([key.split("#")[0] for key in ids], return_inverse=True)[1]
+    pictures = np.unique([group_of(key) for key in ids], return_inverse=True)[1]
     totals = np.bincount(pictures, weights=values)
     counts = np.bincount(pictures)
     draws = np.random.default_rng(0).integers(len(counts), size=(BOOTSTRAP_SAMPLES, len(counts)))
@@ -291,8 +278,8 @@ def say_calibration(outcome: Outcome) -> None:
     chance, low, high = error_by_chance(sure)
     Console().print(
         f"Calibration error of {outcome.method} after scaling: {error:.1%} on {len(sure):,} test "
-        f"samples; answers right exactly as often as they say would show {chance:.1%} ({low:.1%} "
-        f"to {high:.1%})."
+        f"samples; answers right exactly as often as they say would show {chance:.1%} (90%: "
+        f"{low:.1%} to {high:.1%})."
     )
 
 

@@ -261,8 +261,9 @@ def device_name() -> str:
 
 
 def show(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """The rows, with what each saves against the first."""
+    """The rows, with what each saves against the first, and against PMF if it is there."""
     first = rows[0]
+    rivals = [first, *(row for row in rows[1:] if row["method"] == "pmf")]
     table = Table(
         title=f"{options.image_encoder} + {options.text_encoder}, {options.tokens} tokens, "
         f"batch {options.batch}, {first['device']}",
@@ -272,7 +273,7 @@ def show(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     for column in (
         "trainable",
         "samples/s",
-        f"over {first['method']}",
+        *(f"over {rival['method']}" for rival in rivals),
         "peak MB",
         "cache kB/sample",
         "cache GB/s",
@@ -285,7 +286,7 @@ def show(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
             row["method"],
             f"{row['trainable'] / 1e6:.2f} M",
             f"{row['samples_per_s']:.1f}",
-            f"{row['samples_per_s'] / first['samples_per_s']:.1f}x",
+            *(f"{row['samples_per_s'] / rival['samples_per_s']:.1f}x" for rival in rivals),
             f"{row['peak_memory_mb']:,.0f}",
             f"{row['cache_bytes_per_sample'] / 1e3:,.0f}",
             f"{row['cache_gb_per_s']:.2f}",

@@ -38,7 +38,8 @@ def collate(rows: list[list[str]]) -> dict[str, torch.Tensor | list[str]]:
 with open(args.pairs, newline="") as file:
     rows = list(csv.reader(file))
 encoders, classes = (args.image_encoder, args.text_encoder), len({label for _, _, label in rows})
-model = EPICModule(*encoders, classes, image_size=112, interaction_layers=args.interaction_layers)
+options = {"image_size": 112, "text_pooling": "mean"}  # as all-MiniLM was trained
+model = EPICModule(*encoders, classes, interaction_layers=args.interaction_layers, **options)
 trainer = L.Trainer(max_epochs=3, accelerator="auto", devices=1)
 trainer.fit(model, DataLoader(rows, batch_size=16, shuffle=True, collate_fn=collate))
 trainer.save_checkpoint("own_pipeline.ckpt")

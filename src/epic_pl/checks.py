@@ -23,8 +23,9 @@ def check_classes(
     Raises:
         ConfigError: if not.
     """
-    if num_classes < 1 or (task == "multiclass" and num_classes < 2):
-        raise ConfigError(f"num_classes is {num_classes}: {task} needs at least two to tell apart.")
+    least = 1 if task == "multilabel" else 2
+    if num_classes < least:
+        raise ConfigError(f"num_classes is {num_classes}: {task} needs at least {least}.")
     _check_length("class_names", class_names, num_classes)
     _check_length("class_frequencies", frequencies, num_classes)
 

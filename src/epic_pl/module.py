@@ -54,7 +54,7 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
         method: "epic", or one that it is compared with, see :data:`epic_pl.nn.methods.METHODS`;
             the arguments below that the method does not know are left out.
         method_options: switches of such a method that are not among the arguments here.
-        image_pooling: "auto" (the encoder's own habit), "cls" or "mean".
+        image_pooling: "auto" (the architecture's own habit), "cls" or "mean".
         text_pooling: "auto", "cls" or "mean".
         num_prompts: n, prompts of each modality.
         interaction_layers: K, the last K layers of each encoder; or pairs, image layer first.
@@ -82,7 +82,7 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
         class_name_scale: how much the head's weights for the text start from the text encoder's
             idea of ``class_names``; 0 is at random, as without names and without ``pretrained``.
         prompt_init_std: of the learned prompts.
-        dropout: the same for the hub's messages.
+        dropout: probability with which an entry of a hub's message is dropped in training.
         modality_dropout: probability with which a training sample loses picture or text.
         lr: peak learning rate of the head.
         prompt_lr: peak learning rate of prompts and hub.

@@ -22,7 +22,7 @@ _MEND = "Mend them, or set on_bad_sample: skip leaves these rows out, absent kee
 _WAYS_OUT = {
     "missing": _MEND,
     "corrupt": _MEND,
-    "outside": "Set image_root to a folder that holds them all, or move them into it.",
+    "outside": "Move them into it, or give one that holds them all (image_root, if there is one).",
 }
 
 Mask = npt.NDArray[np.bool_]

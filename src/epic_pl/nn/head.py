@@ -66,7 +66,8 @@ class ClassificationHead(nn.Module):
         Args:
             part: which one, counted from 0.
             names: ``(C, w)``.
-            scale: length of each class's weights for the part; 0.4 is about that of random ones.
+            scale: length of each class's weights for the part; that of random ones is about
+                ``sqrt(w / (3 * sum of widths))``, 0.29 for one of four equal parts.
         """
         start = sum(self._widths[:part])
         names = F.layer_norm(names, names.shape[-1:])  # as the part will be

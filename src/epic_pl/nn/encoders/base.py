@@ -27,9 +27,9 @@ class Encoder(nn.Module, ABC):
     """A transformer whose layers can be run one by one, frozen for good.
 
     Subclasses give ``embed``, ``_layer``, ``pool`` and, for prompts that only read, ``memory``,
-    ``read_layer``, ``summary`` and ``pool_summary``; a caller runs the layers, with prompts where
-    it wants them. Nothing here ever gets a gradient, and :meth:`train` leaves it in evaluation
-    mode, so dropout inside never wakes.
+    ``queries``, ``read_layer``, ``summary`` and ``pool_summary``; a caller runs the layers, with
+    prompts where it wants them. Nothing here ever gets a gradient, and :meth:`train` leaves it in
+    evaluation mode, so dropout inside never wakes.
 
     Args:
         model: the library's module; registered as it is, so its own names stay.
