@@ -74,8 +74,8 @@ class Outcome(NamedTuple):
     train_seconds: float
     prepare_seconds: float = 0.0
     """Start-up, and filling the feature stores."""
-    confidence: npt.NDArray[np.float32] | None = None
-    """What calibrated probability each answer has; only of what this package trains."""
+    confidence: npt.NDArray[np.float32] = np.empty(0, dtype=np.float32)
+    """What calibrated probability each answer has; empty but for what this package trains."""
 
 
 class Row(NamedTuple):
@@ -146,9 +146,7 @@ def joined(outcomes: list[Outcome]) -> Outcome:
         correct=np.concatenate([each.correct for each in outcomes]),
         train_seconds=sum(each.train_seconds for each in outcomes),
         prepare_seconds=sum(each.prepare_seconds for each in outcomes),
-        confidence=None
-        if outcomes[0].confidence is None
-        else np.concatenate([each.confidence for each in outcomes if each.confidence is not None]),
+        confidence=np.concatenate([each.confidence for each in outcomes]),
     )
 
 
@@ -270,8 +268,6 @@ def compare(outcomes: list[Outcome]) -> None:
 
 def say_calibration(outcome: Outcome) -> None:
     """How far answers are from being right as often as they say, after temperature scaling."""
-    if outcome.confidence is None:
-        return
     sure = torch.from_numpy(outcome.confidence)
     right = torch.from_numpy(outcome.correct)
     error = float(binary_calibration_error(sure, right.int(), n_bins=BINS))

@@ -77,8 +77,8 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
         head_prompt_scale: what the head's LayerNorms of the prompts start at, those of the pooled
             outputs at 1; not with "joint".
         head_dropout: probability with which an input of the head is dropped in training.
-        missing_aware_head: the head has weights of their own for samples without picture or text,
-            for which ``modality_dropout`` or the data must have some.
+        missing_aware_head: the head has weights that only samples without picture or text use; the
+            data or ``modality_dropout`` must provide such samples.
         class_name_scale: how much the head's weights for the text start from the text encoder's
             idea of ``class_names``; 0 is at random, as without names and without ``pretrained``.
         prompt_init_std: of the learned prompts.

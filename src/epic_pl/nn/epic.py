@@ -55,7 +55,7 @@ class EPICConfig:
         head_prompt_scale: what the head's LayerNorms of the prompts start at ("parts" only); those
             of the pooled outputs start at 1.
         head_dropout: on the head's input.
-        missing_aware_head: the head has weights of their own for samples that lack a modality.
+        missing_aware_head: the head has weights that only samples without a modality use.
         prompt_init_std: of the learned prompts.
         dropout: on the hub's messages.
         modality_dropout: probability with which a training sample loses one modality.
