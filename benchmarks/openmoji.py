@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 from torchmetrics.functional.classification import binary_calibration_error
 
 from epic_pl.calibration import BINS, error_by_chance
@@ -209,10 +210,12 @@ def baselines(cli: EPICCLI) -> Iterable[Outcome]:
         features, held_out = (scaler.transform(each.features(inputs)) for each in (train, val))
         # the strengths in turn, each fit from where the one before it ended
         probe = LogisticRegression(max_iter=2000, warm_start=True)
-        probes = [
-            deepcopy(probe.set_params(C=strength).fit(features, train.labels))
-            for strength in PROBE_STRENGTHS
-        ]
+        # torch's threads and those of BLAS get into each other's way
+        with threadpool_limits(1):
+            probes = [
+                deepcopy(probe.set_params(C=strength).fit(features, train.labels))
+                for strength in PROBE_STRENGTHS
+            ]
         best = max(probes, key=lambda probe: probe.score(held_out, val.labels))
         correct = best.predict(scaler.transform(test.features(inputs))) == test.labels
         seconds = time.perf_counter() - start
