@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 import tiny_runs
+from epic_pl.callbacks import feature_filler
 from epic_pl.callbacks.feature_items import Items
 from epic_pl.cli import main
 from epic_pl.data.dataset import ImageTextDataset
@@ -20,8 +21,9 @@ from epic_pl.nn.encoders import Encoder
 
 OPTIONS = ["--model.prompt_attention", "read_only", "--cache.level", "layers"]
 DDP = ["--config", "ddp.yaml", "--trainer.devices", "2"]
-# the command, with small shards, and slow enough for a second rank to get its share
-SCRIPT = """
+SHARD_BYTES = 20_000
+# slow enough for a second rank to get its share
+SCRIPT = f"""
 import os, time
 import torch
 from epic_pl.callbacks import feature_filler
@@ -33,15 +35,14 @@ encode = Items.encode
 
 def slowly(items, keys):
     time.sleep(0.1)
-    with open(f"encoded-{os.environ.get('LOCAL_RANK', 'alone')}", "a") as file:
+    with open("encoded-" + os.environ.get("LOCAL_RANK", "0"), "a") as file:
         file.write("x" * len(keys))
     return encode(items, keys)
 
 
-feature_filler.SHARD_BYTES = 20_000
+feature_filler.SHARD_BYTES = {SHARD_BYTES}
 Items.encode = slowly
 torch.set_num_threads(1)
-main()
 """
 
 
@@ -156,17 +157,18 @@ def test_what_the_command_stored_is_all_that_later_runs_need(project, monkeypatc
 # ------------------------------------------------------------------ several processes
 
 
-def run(project, name, *command, fails=False):
-    """Run SCRIPT with the stores in a folder of that name; what all processes printed."""
-    (project / name).mkdir()
-    (project / "script.py").write_text(SCRIPT)
-    folder = ["--cache.folder", str(project / name / "features")]
+def run(root, *commands, launcher=(), fails=False):
+    """Run commands one after another in a new folder; what all processes printed."""
+    root.mkdir()
+    stores = ["--cache.folder", str(root / "features")]
+    script = root / "script.py"
+    script.write_text(SCRIPT + "\n".join(f"main({[*each, *stores]})" for each in commands))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     for variable in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
         environment.pop(variable, None)  # of a launcher that this test may itself run under
     done = subprocess.run(
-        [sys.executable, *command, *folder],
-        cwd=project / name,
+        [sys.executable, *launcher, str(script)],
+        cwd=root,
         env=environment,
         capture_output=True,
         text=True,
@@ -176,32 +178,37 @@ def run(project, name, *command, fails=False):
     return done.stdout + done.stderr
 
 
-def stored(project, name):
+def stored(root):
     """Content of all files of the stores; not the locks, which lie beside."""
-    root = project / name / "features"
-    return {path.relative_to(root): path.read_bytes() for path in root.glob("[it]*-*/*")}
+    folder = root / "features"
+    return {path.relative_to(folder): path.read_bytes() for path in folder.glob("[it]*-*/*")}
 
 
-def encoded(project, name):
+def encoded(root):
     """Items that each process has encoded."""
-    return {path.name: len(path.read_text()) for path in (project / name).glob("encoded-*")}
+    return {path.name: len(path.read_text()) for path in root.glob("encoded-*")}
 
 
 @pytest.mark.slow
-def test_two_ranks_share_the_work_and_store_what_one_does(project):
-    script = str(project / "script.py")
-    command = [script, "cache", "build", *options(project), "--cache.batch_size", "2"]
-    alone = run(project, "one", *command)
+def test_two_ranks_share_the_work_and_store_what_one_does(project, monkeypatch, capfd):
+    command = ["cache", "build", *options(project), "--cache.batch_size", "2"]
+    monkeypatch.setattr(feature_filler, "SHARD_BYTES", SHARD_BYTES)
+    whole, encode = [], Items.encode
+    monkeypatch.setattr(
+        Items, "encode", lambda items, keys: whole.extend(keys) or encode(items, keys)
+    )
+    with pytest.raises(SystemExit, match="0"):
+        main(command)
+    alone = capfd.readouterr().out
     assert "Caching image features" in alone
-    assert len(stored(project, "one")) > 10
-    (whole,) = encoded(project, "one").values()
+    assert len(stored(project)) > 10
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for name, launcher in (("by_itself", []), ("by_torchrun", torchrun)):
-        both = run(project, name, *launcher, *command, *DDP)
-        assert stored(project, name) == stored(project, "one")
-        shares = encoded(project, name)
+        both = run(project / name, [*command, *DDP], launcher=launcher)
+        assert stored(project / name) == stored(project)
+        shares = encoded(project / name)
         assert sorted(shares) == ["encoded-0", "encoded-1"]
-        assert max(shares.values()) < whole
+        assert max(shares.values()) < len(whole)
         assert both.count("Caching") == alone.count("Caching")  # told by one rank
 
 
@@ -209,25 +216,24 @@ def test_two_ranks_share_the_work_and_store_what_one_does(project):
 def test_a_rank_that_fails_ends_all(project):
     broken = project / "data" / "pictures" / "val1.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    command = [str(project / "script.py"), "cache", "build", *options(project), *DDP]
-    printed = run(project, "two", *command, fails=True)
+    printed = run(project / "two", ["cache", "build", *options(project), *DDP], fails=True)
     assert "val1.png" in printed
     assert "Traceback" not in printed
 
 
 @pytest.mark.slow
 def test_two_ranks_fill_and_fit_as_they_do_from_pictures(project):
-    options_of_fit = [*options(project), *DDP, "--trainer.max_epochs", "1"]
-    command = [str(project / "script.py"), "fit", *options_of_fit, "--cache.dtype", "float32"]
+    fit = ["fit", *options(project), *DDP, "--trainer.max_epochs", "1", "--cache.dtype", "float32"]
+    folder = project / "two"
+    run(folder, [*fit, "--cache.level", "layers"], [*fit, "--cache.level", "off"])
     losses = []
-    for name, level in (("stored", "layers"), ("live", "off")):
-        run(project, name, *command, "--cache.level", level)
-        (path,) = (project / name).glob("runs/fit/*/metrics.csv")
+    for path in sorted(folder.glob("runs/fit/version_*/metrics.csv")):
         with path.open() as file:
-            rows = [row for row in csv.DictReader(file) if row["val/loss"]]
-        losses.append([float(row["val/loss"]) for row in rows])
-    assert len(losses[0]) == 1
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
-    assert sorted(encoded(project, "stored")) == ["encoded-0", "encoded-1"]
-    kinds = {path.parts[0].split("-")[0] for path in stored(project, "stored")}
+            rows = [row["val/loss"] for row in csv.DictReader(file)]
+        losses.append([float(value) for value in rows if value])
+    cached, live = losses
+    assert len(cached) == 1
+    assert cached == pytest.approx(live, abs=1e-5)
+    assert sorted(encoded(folder)) == ["encoded-0", "encoded-1"]
+    kinds = {path.parts[0].split("-")[0] for path in stored(folder)}
     assert kinds == {"image", "text"}

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import fake_runs
@@ -21,37 +22,23 @@ from epic_pl.comparison.runner import Runner
 from epic_pl.errors import ConfigError
 
 
-def _command(root, *options):
-    """The command and where it runs, as subprocess takes them."""
-    command = [sys.executable, "-m", "epic_pl", "compare", "--config", "data/tiny.yaml", *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-    return {"args": command, "cwd": root, "env": environment}
-
-
-def _compare(root, *options):
-    return subprocess.run(**_command(root, *options), capture_output=True, text=True)
-
-
-def _kill(number, is_ready, **command):
-    """Send a signal as soon as the run is ready for it; the exit code."""
-    with subprocess.Popen(**command, stderr=subprocess.DEVNULL) as process:
-        while not is_ready():
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(number)
-    return process.returncode
+@pytest.fixture
+def compare(tmp_path, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir):
+    """The command in this process, on a tiny table; each of its runs has a process of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["epic-pl"])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    tiny_runs.table(tmp_path / "data")
+    tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir)
+    return lambda *options: compare_command(["--config", "data/tiny.yaml", *options])
 
 
 @pytest.mark.slow
-def test_two_methods_and_two_seeds_are_compared_and_not_trained_again(
-    tmp_path, tiny_vit_dir, tiny_tokenizer_dir
-):
-    tiny_runs.table(tmp_path / "data")
-    tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir)
+def test_two_methods_and_two_seeds_are_compared_and_not_trained_again(compare, tmp_path, capfd):
     options = ["--methods", "epic,linear_probe", "--seeds", "2", "--cache.level", "boundary"]
     options += ["--cache.folder", "features", "--jobs", "2"]
-    first = _compare(tmp_path, *options)
-    assert first.returncode == 0, first.stderr
+    assert compare(*options) == 0
     output = tmp_path / "runs" / "compare" / "tiny"
     rows = json.loads((output / "comparison.json").read_text())
     accuracy = {row["method"]: row for row in rows if row["metric"] == "accuracy"}
@@ -68,37 +55,50 @@ def test_two_methods_and_two_seeds_are_compared_and_not_trained_again(
     assert not scores[0].equals(scores[1])  # the seeds differ in what they drew
     for name in ("comparison.md", "comparison.csv", "comparison.png"):
         assert (output / name).stat().st_size > 100
-    assert "linear_probe" in first.stdout
+    assert "linear_probe" in capfd.readouterr().out
 
     files = {p: p.stat().st_mtime_ns for p in (output / "runs").rglob("*") if p.is_file()}
-    second = _compare(tmp_path, *options)
-    assert second.returncode == 0, second.stderr
-    assert second.stderr.count("was there") == 4
+    assert compare(*options) == 0
+    assert capfd.readouterr().err.count("was there") == 4
     after = {p: p.stat().st_mtime_ns for p in (output / "runs").rglob("*") if p.is_file()}
     assert after == files
     assert json.loads((output / "comparison.json").read_text()) == rows
 
 
 @pytest.mark.slow
-def test_the_same_command_goes_on_after_a_kill(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
-    tiny_runs.table(tmp_path / "data")
-    tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir)
+def test_the_same_command_goes_on_after_a_kill(compare, tmp_path):
     options = ["--methods", "epic", "--seeds", "1", "--output", "out"]
     options += ["--trainer.max_epochs", "30", "--early_stopping.patience", "30"]
-    process = _command(tmp_path, *options)
+    typed = ["epic_pl", "compare", "--config", "data/tiny.yaml", *options]
     folder = tmp_path / "out" / "runs" / "epic-0"
     last, log = folder / "checkpoints" / "last.ckpt", folder / "log.txt"
 
     def resumed():
         return log.read_text().count("Restored all states")
 
-    assert _kill(signal.SIGKILL, last.exists, **process) == -signal.SIGKILL
+    with subprocess.Popen([sys.executable, "-m", *typed], stderr=subprocess.DEVNULL) as process:
+        while not last.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+
+    over = threading.Event()
+
+    def terminate_once_resumed():
+        while not over.wait(0.02):
+            if resumed():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
     # what was started for the run still trains for a moment: the next one waits for it
-    assert _kill(signal.SIGTERM, resumed, **process) == 130
+    threading.Thread(target=terminate_once_resumed, daemon=True).start()
+    try:
+        assert compare(*options) == 130
+    finally:
+        over.set()
     with FileLock(folder / ".lock", timeout=0):
         assert not (folder / "result.json").exists()
-    finished = _compare(tmp_path, *options)
-    assert finished.returncode == 0, finished.stderr
+    assert compare(*options) == 0
     assert resumed() == 2
     (diary,) = (
         state
