@@ -157,6 +157,20 @@ class EPICCLI(LightningCLI):
                 )
 
 
+def _with_one_command(cli: type[EPICCLI], args: list[str]) -> type[EPICCLI]:
+    """``cli`` without the parsers of the commands that are not called: each takes its time."""
+    commands = cli.subcommands()
+    if not args or args[0] not in commands:
+        return cli  # refused, or told, with a list of all
+
+    class OneCommand(cli):  # type: ignore[misc, valid-type]  # a base class that is a value
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            return {args[0]: commands[args[0]]}
+
+    return OneCommand
+
+
 def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
     """Run the command line on ``args`` and return what it built; errors are raised.
 
@@ -167,6 +181,7 @@ def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
         warnings.filterwarnings("ignore", message=message)
     # tokenizers' own threads and forked loader workers do not get on
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    cli = _with_one_command(cli, args)
     try:
         return cli(
             EPICModule,
@@ -180,7 +195,7 @@ def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
                 "enable_model_summary": False,  # the parameter table says more
             },
             parser_kwargs=PARSER_OPTIONS
-            | {subcommand: PARSER_OPTIONS for subcommand in LightningCLI.subcommands()},
+            | {subcommand: PARSER_OPTIONS for subcommand in cli.subcommands()},
             args=spell_out(resolve_configs(args)),
         )
     except ValueError as error:
