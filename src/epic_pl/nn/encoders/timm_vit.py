@@ -58,13 +58,16 @@ class TimmViTEncoder(Encoder):
     def memory(self, index: int, tokens: Tensor) -> Memory:
         """Keys and values of block ``index`` for the tokens that enter it."""
         block = self._plain_block(index)
-        _, keys, values = _project(block.attn, block.norm1(tokens))
-        return Memory(keys, values)
+        attention = block.attn
+        keys, values = _heads(attention, block.norm1(tokens), slice(1, 3))
+        return Memory(attention.k_norm(keys), values)
 
     def queries(self, index: int, tokens: Tensor) -> Tensor:
         """Queries of block ``index`` for the tokens that enter it."""
         block = self._plain_block(index)
-        return _project(block.attn, block.norm1(tokens))[0]
+        (queries,) = _heads(block.attn, block.norm1(tokens), slice(0, 1))
+        normed: Tensor = block.attn.q_norm(queries)
+        return normed
 
     def read_layer(
         self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
@@ -73,7 +76,8 @@ class TimmViTEncoder(Encoder):
         block = self._plain_block(index)
         attention = block.attn
         normed = block.norm1(stream)  # (B, n, d)
-        queries, keys, values = _project(attention, normed)  # (B, h, n, d / h)
+        queries, keys, values = _heads(attention, normed, slice(0, 3))  # (B, h, n, d / h)
+        queries, keys = attention.q_norm(queries), attention.k_norm(keys)
         seen = read_mask(mask, memory.keys.shape[2] + stream.shape[1])
         read = read_attention(queries, keys, values, memory, seen)
         read = attention.norm(read.transpose(1, 2).flatten(2))  # (B, n, d)
@@ -114,9 +118,16 @@ def _is_plain(block: nn.Module) -> bool:
     return isinstance(block, Block) and isinstance(block.attn, Attention)
 
 
-def _project(attention: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values, each ``(B, h, N, d / h)``."""
-    batch, length, _ = normed.shape
-    qkv = attention.qkv(normed).view(batch, length, 3, attention.num_heads, attention.head_dim)
-    queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    return attention.q_norm(queries), attention.k_norm(keys), values
+def _heads(attention: Any, normed: Tensor, wanted: slice) -> tuple[Tensor, ...]:
+    """Those ``wanted`` of queries, keys and values, each ``(B, h, N, d / h)``, before their norms.
+
+    timm projects all three at once; of most tokens not all three are used.
+    """
+    projection, (batch, length, _) = attention.qkv, normed.shape
+    weight = projection.weight.unflatten(0, (3, -1))[wanted].flatten(0, 1)
+    bias = projection.bias
+    if bias is not None:
+        bias = bias.unflatten(0, (3, -1))[wanted].flatten(0, 1)
+    projected = nn.functional.linear(normed, weight, bias)
+    projected = projected.view(batch, length, -1, attention.num_heads, attention.head_dim)
+    return projected.permute(2, 0, 3, 1, 4).unbind(0)
