@@ -6,6 +6,11 @@ on disk or, where its name says cached, from a feature cache on disk that anothe
     python benchmarks/step_cost.py                                    # all, about ten minutes
     python benchmarks/step_cost.py --methods full,pmf,epic_joint,epic_read_only_cached --json
     python benchmarks/step_cost.py --batch 64 --methods pmf,epic_read_only_cached
+    python benchmarks/step_cost.py --rounds 3                         # on a machine that others use
+
+With several rounds all methods are measured one after another, and then again: each number is the
+middle one of its rounds, each ratio that of the ratios within a round, with the lowest and highest
+beside it, since what else a machine does comes and goes in minutes.
 
 Weights are random: they change no cost. ``peak_memory_mb`` is over what the process held when
 training started. ``flops_share`` is the share of the machine's own matrix multiplication rate that
@@ -16,6 +21,7 @@ before and after each method. ``cache_gb_per_s`` is what training reads of the c
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -87,6 +93,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--classes", type=int, default=101)
     parser.add_argument("--steps", type=int, default=3, help="timed at least")
     parser.add_argument("--seconds", type=float, default=10, help="timed at least")
+    parser.add_argument("--rounds", type=int, default=1, help="of all methods")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", default="32-true", help="of the trainer")
     parser.add_argument("--cache-dtype", default="float16")
@@ -104,22 +111,45 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def run_all(options: argparse.Namespace, names: list[str]) -> list[dict[str, Any]]:
     """A row for each method, in the order asked for."""
-    rows = []
+    measured: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory(prefix="epic_pl_bench_") as scratch:
         fabricate(Path(scratch), options.rows or 4 * options.batch, options.tokens)
         peak = matmul_rate(options)
-        for name in names:
-            print(f"{name} ...", file=sys.stderr, flush=True)
-            if METHODS[name].level != "off":
-                start_worker(options, name, scratch, "--fill")
-            rows.append(json.loads(start_worker(options, name, scratch)))
-            # other work on the machine comes and goes: its best moment is what it can do
-            peak = max(peak, matmul_rate(options))
+        for number in range(options.rounds):
+            for name in names:
+                of = f", round {number + 1} of {options.rounds}" if options.rounds > 1 else ""
+                print(f"{name}{of} ...", file=sys.stderr, flush=True)
+                if METHODS[name].level != "off" and not number:
+                    start_worker(options, name, scratch, "--fill")
+                measured[name].append(json.loads(start_worker(options, name, scratch)))
+                # other work on the machine comes and goes: its best moment is what it can do
+                peak = max(peak, matmul_rate(options))
+    rows = [middle(rounds) for rounds in measured.values()]
     for row in rows:
         rate = row["samples_per_s"]
         row["flops_share"] = round(rate * row["gflop_per_sample"] / peak, 3)
         row["cache_gb_per_s"] = round(rate * row["cache_bytes_per_sample"] / 1e9, 3)
     return rows
+
+
+def middle(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """One row of a method's rounds: the middle pace and memory, and each round's pace."""
+    paces = [row["samples_per_s"] for row in rounds]
+    row = rounds[0] | {
+        key: statistics.median(row[key] for row in rounds)
+        for key in ("samples_per_s", "peak_memory_mb")
+    }
+    return row | {"rounds_samples_per_s": paces} if len(rounds) > 1 else row
+
+
+def ratio(row: dict[str, Any], rival: dict[str, Any]) -> str:
+    """How many times the rival's pace, round by round: the middle one, lowest and highest."""
+    pairs = [(each["samples_per_s"], each.get("rounds_samples_per_s")) for each in (row, rival)]
+    (pace, paces), (rival_pace, rival_paces) = pairs
+    if not paces:
+        return f"{pace / rival_pace:.1f}x"
+    ratios = [own / other for own, other in zip(paces, rival_paces, strict=True)]
+    return f"{statistics.median(ratios):.1f}x ({min(ratios):.1f}-{max(ratios):.1f})"
 
 
 def start_worker(options: argparse.Namespace, name: str, folder: str, *more: str) -> str:
@@ -286,14 +316,14 @@ def show(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
             row["method"],
             f"{row['trainable'] / 1e6:.2f} M",
             f"{row['samples_per_s']:.1f}",
-            *(f"{row['samples_per_s'] / rival['samples_per_s']:.1f}x" for rival in rivals),
+            *(ratio(row, rival) for rival in rivals),
             f"{row['peak_memory_mb']:,.0f}",
             f"{row['cache_bytes_per_sample'] / 1e3:,.0f}",
             f"{row['cache_gb_per_s']:.2f}",
             f"{row['gflop_per_sample']:.1f}",
             f"{row['flops_share']:.0%}",
         )
-    Console(width=130).print(table)
+    Console(width=150).print(table)
 
 
 if __name__ == "__main__":

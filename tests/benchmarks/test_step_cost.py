@@ -103,13 +103,44 @@ def test_the_rate_is_that_of_all_threads_in_the_trainers_precision(step_cost, mo
 
 def test_every_row_is_measured_against_the_best_rate_of_the_run(step_cost, monkeypatch):
     rates = iter([100.0, 400.0, 200.0])
-    row = {"samples_per_s": 10.0, "gflop_per_sample": 20.0, "cache_bytes_per_sample": 5_000_000}
+    row = {
+        "samples_per_s": 10.0,
+        "peak_memory_mb": 5.0,
+        "gflop_per_sample": 20.0,
+        "cache_bytes_per_sample": 5_000_000,
+    }
     monkeypatch.setattr(step_cost, "matmul_rate", lambda _: next(rates))
     monkeypatch.setattr(step_cost, "start_worker", lambda *_: json.dumps(row))
-    options = SimpleNamespace(rows=1, batch=1, tokens=3)
+    options = SimpleNamespace(rows=1, batch=1, tokens=3, rounds=1)
     rows = step_cost.run_all(options, ["full", "pmf"])
     assert [row["flops_share"] for row in rows] == [0.5, 0.5]
     assert [row["cache_gb_per_s"] for row in rows] == [0.05, 0.05]
+
+
+def test_rounds_give_the_middle_of_all_and_ratios_of_their_own(step_cost, monkeypatch, capsys):
+    paces = {"full": iter([1.0, 2.0, 4.0]), "pmf": iter([3.0, 4.0, 20.0])}
+    filled = []
+
+    def start_worker(options, name, folder, *more):
+        if more:
+            filled.append(name)
+            return ""
+        row = {"method": name, "device": "some", "gflop_per_sample": 2.0, "trainable": 10}
+        pace = {"samples_per_s": next(paces[name]), "peak_memory_mb": 5.0}
+        return json.dumps({**row, **pace, "cache_bytes_per_sample": 0})
+
+    monkeypatch.setattr(step_cost, "matmul_rate", lambda _: 100.0)
+    monkeypatch.setattr(step_cost, "start_worker", start_worker)
+    monkeypatch.setitem(step_cost.METHODS, "pmf", step_cost.Setting("pmf", {}, "layers"))
+    arguments = ["--rounds", "3", "--rows", "1", "--batch", "1"]
+    options = step_cost.parse_arguments(arguments)
+    full, pmf = step_cost.run_all(options, ["full", "pmf"])
+    assert (full["samples_per_s"], pmf["samples_per_s"]) == (2.0, 4.0)
+    assert pmf["rounds_samples_per_s"] == [3.0, 4.0, 20.0]
+    assert filled == ["pmf"]  # once
+    assert step_cost.ratio(pmf, full) == "3.0x (2.0-5.0)"
+    step_cost.show([full, pmf], options)
+    assert "3.0x (2.0-5.0)" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
