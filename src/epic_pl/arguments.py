@@ -61,6 +61,9 @@ def compare_parser() -> argparse.ArgumentParser:
         "--methods", help="names, joined by commas (all methods, and all of --variants)"
     )
     parser.add_argument("--seeds", type=int, default=3, help="how often each (%(default)s)")
+    parser.add_argument(
+        "--splits", action="store_true", help="cut the data anew for each seed (data.split_seed)"
+    )
     parser.add_argument("--variants", metavar="FILE", help="name -> {method, options of fit}")
     parser.add_argument("--reference", help="what the others are tested against (epic)")
     parser.add_argument("--budget", type=float, metavar="MINUTES", help="for everything (no end)")

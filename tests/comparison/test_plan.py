@@ -1,5 +1,6 @@
 """What is run: names, variants, options and hashes."""
 
+import hashlib
 import json
 
 import pytest
@@ -82,6 +83,22 @@ def test_every_method_comes_with_the_first_seed_before_any_with_the_second(confi
     parsed = parsed_options(runs[2].options)
     assert (parsed["model"]["method"], parsed["seed_everything"]) == ("pmf", 1)
     assert len({run.key for run in runs}) == 4
+
+
+def test_with_splits_each_seed_cuts_the_data_anew_for_all_methods(config, tmp_path):
+    shared = ["--config", str(config)]
+    entries = choose("pmf,linear_probe", [])
+    for splits, expected in ((True, [0, 0, 1, 1]), (False, [0, 0, 0, 0])):
+        runs = plan(entries, 2, shared, tmp_path / "out", splits)
+        parsed = [parsed_options(run.options) for run in runs]
+        assert [each["data"]["init_args"]["split_seed"] for each in parsed] == expected
+        assert [each["seed_everything"] for each in parsed] == [0, 0, 1, 1]
+        assert len({run.key for run in runs}) == 4
+        # a run's key is that of its own options as fit understands them
+        text = [json.dumps(each, sort_keys=True, default=str) for each in parsed]
+        assert [hashlib.sha256(each.encode()).hexdigest() for each in text] == [
+            run.key for run in runs
+        ]
 
 
 def test_keys_change_with_what_is_trained_and_with_nothing_else(config, tmp_path):

@@ -93,6 +93,38 @@ def test_other_samples_are_not_paired(outcomes, tmp_path):
     assert row["p_value"] is None
 
 
+def test_seeds_with_splits_of_their_own_are_paired_seed_by_seed(tmp_path):
+    def done(name, seed, wrong):
+        ids = [f"{seed}-{number}" for number in range(len(TRUTH))]
+        return fake_runs.done(tmp_path, name, seed, TRUTH, _wrong_in(wrong), ids)
+
+    wrong = {"epic": (8, 24), "lora": (40, 32)}
+    runs = [done(name, seed, wrong[name][seed]) for seed in (0, 1) for name in wrong]
+    *_, one, other = runs
+    # the second split has other labels: its majority is wrong
+    fake_runs.write_predictions(other.run.folder, [0] * 80, [0] * 48 + [1] * 32, _ids(other))
+    fake_runs.write_predictions(one.run.folder, [0] * 80, [0] * 56 + [1] * 24, _ids(one))
+    rows = comparison_rows(runs, "epic")
+    lora, majority = (
+        next(row for row in rows if (row["method"], row["metric"]) == (name, "accuracy"))
+        for name in ("lora", "majority")
+    )
+    assert lora["difference"] == pytest.approx(np.mean([40 - 72, 48 - 56]) / 80)
+    assert lora["low"] < lora["difference"] < lora["high"] < 0
+    assert majority["values"] == [0.5, 0.0]
+    # a seed that only one of them has cannot be paired
+    (lora,) = (
+        row
+        for row in comparison_rows(runs[:3], "epic")
+        if (row["method"], row["metric"]) == ("lora", "accuracy")
+    )
+    assert lora["p_value"] is None
+
+
+def _ids(outcome):
+    return [f"{outcome.run.seed}-{number}" for number in range(len(TRUTH))]
+
+
 def test_nothing_done_still_gives_rows_and_files(tmp_path):
     lone = Outcome(fake_runs.run(tmp_path, "epic", 0), "failed", "failed: it burns")
     rows = comparison_rows([lone], "epic")

@@ -44,7 +44,7 @@ def compare_command(args: Sequence[str]) -> int:
     entries = choose(options.methods, variants)
     reference = _reference(options.reference, entries)
     output = Path(options.output) if options.output else _default_output(shared)
-    runs = plan(entries, options.seeds, shared, output)
+    runs = plan(entries, options.seeds, shared, output, options.splits)
     jobs = options.jobs or max(1, torch.cuda.device_count())
     budget_s = None if options.budget is None else 60 * options.budget
     tables = _Tables(output, reference, jobs, shared)

@@ -148,7 +148,13 @@ def refuse_own(options: Sequence[str]) -> None:
             )
 
 
-def plan(entries: Sequence[Entry], seeds: int, shared: Sequence[str], output: Path) -> list[Run]:
+def plan(
+    entries: Sequence[Entry],
+    seeds: int,
+    shared: Sequence[str],
+    output: Path,
+    splits: bool = False,
+) -> list[Run]:
     """All runs: every entry with the first seed, then with the second, and so on.
 
     Args:
@@ -156,6 +162,7 @@ def plan(entries: Sequence[Entry], seeds: int, shared: Sequence[str], output: Pa
         seeds: how often each is trained.
         shared: options of ``fit`` for all.
         output: the comparison's folder.
+        splits: whether the data is cut anew for each seed, for all methods alike.
 
     Raises:
         ConfigError: if an option is the comparison's own.
@@ -167,20 +174,28 @@ def plan(entries: Sequence[Entry], seeds: int, shared: Sequence[str], output: Pa
         # options of a method that a config names mean nothing to the others
         method = (f"--model.method={entry.method}", "--model.method_options=null")
         options = (*shared, *method, *entry.options, *_ONE_DEVICE)
-        parsed = parsed_options(options)
+        parsed = parsed_options((*options, *_seeded(0, splits)))
         for seed in range(seeds):
-            text = json.dumps(parsed | {"seed_everything": seed}, sort_keys=True, default=str)
+            parsed["seed_everything"] = seed
+            if splits:
+                parsed["data"]["init_args"]["split_seed"] = seed
+            text = json.dumps(parsed, sort_keys=True, default=str)
             runs.setdefault(entry.name, []).append(
                 Run(
                     entry.name,
                     entry.method,
                     seed,
-                    (*options, f"--seed_everything={seed}"),
+                    (*options, *_seeded(seed, splits)),
                     output.resolve() / "runs" / f"{entry.name}-{seed}",
                     hashlib.sha256(text.encode()).hexdigest(),
                 )
             )
     return [run for same_seed in zip(*runs.values(), strict=True) for run in same_seed]
+
+
+def _seeded(seed: int, splits: bool) -> list[str]:
+    drawn = [f"--data.split_seed={seed}"] if splits else []
+    return [f"--seed_everything={seed}", *drawn]
 
 
 class _ParsingCLI(EPICCLI):

@@ -6,13 +6,19 @@ Shape legend: N test samples, C classes.
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 
 from epic_pl.comparison.runner import Outcome
-from epic_pl.comparison.significance import Difference, groups_of, paired_bootstrap
+from epic_pl.comparison.significance import (
+    Difference,
+    number_groups,
+    paired_bootstrap,
+    sums_of_groups,
+)
 from epic_pl.comparison.statistics import MAIN_METRIC, Predictions, sample_sums, value_of
 from epic_pl.metrics import build_metrics
 
@@ -54,8 +60,14 @@ def comparison_rows(outcomes: Sequence[Outcome], reference: str, tested: bool = 
     }
     rows = []
     if first is not None:
-        predictions[MAJORITY] = [_majority(first, predictions[first.run.name][0])]
-        rows += _majority_rows(metrics, predictions[MAJORITY][0])
+        like = predictions[first.run.name]
+        if all(each.ids == like[0].ids for each in like):
+            like = like[:1]  # one split, and so one majority
+        predictions[MAJORITY] = [
+            _majority(outcome, each)
+            for outcome, each in zip(done[first.run.name], like, strict=False)
+        ]
+        rows += _majority_rows(metrics, predictions[MAJORITY])
     for name, each in by_name.items():
         rows += _method_rows(name, each, metrics)
     for row in rows if tested else ():
@@ -110,31 +122,45 @@ def _majority(outcome: Outcome, like: Predictions) -> Predictions:
     return like._replace(scores=np.tile(frequencies, (len(like.ids), 1)))
 
 
-def _majority_rows(metrics: Sequence[str], predictions: Predictions) -> list[Row]:
+def _majority_rows(metrics: Sequence[str], predictions: Sequence[Predictions]) -> list[Row]:
+    measured = [_measured(each) for each in predictions]
+    return [
+        _empty(MAJORITY, name) | _spread(name, [values[name] for values in measured])
+        for name in metrics
+        if name in measured[0]
+    ]
+
+
+def _measured(predictions: Predictions) -> dict[str, float]:
     truth = torch.from_numpy(predictions.truth)
     labels = truth.int() if predictions.task == "multilabel" else truth.int().argmax(dim=1)
-    measured = build_metrics(predictions.task, truth.shape[1], "")
-    values = measured(torch.from_numpy(predictions.scores).float(), labels)
-    return [
-        _empty(MAJORITY, name) | {"mean": float(values[name]), "values": [float(values[name])]}
-        for name in metrics
-        if name in values
-    ]
+    metrics = build_metrics(predictions.task, truth.shape[1], "")
+    values = metrics(torch.from_numpy(predictions.scores).float(), labels)
+    return {name: float(value) for name, value in values.items()}
 
 
 def _compared(
     metric: str, candidate: Sequence[Predictions], reference: Sequence[Predictions]
 ) -> Row:
-    """Nothing where samples differ, so that they cannot be paired, or the metric has no sums."""
-    ids, task = reference[0].ids, reference[0].task
-    if any(each.ids != ids for each in (*candidate, *reference)):
+    """Nothing where samples differ, so that they cannot be paired, or the metric has no sums.
+
+    Seeds may have test splits of their own, as long as they are the same for both methods.
+    """
+    ids = [each.ids for each in reference]
+    one_split = all(each.ids == ids[0] for each in (*candidate, *reference))
+    if not one_split and [each.ids for each in candidate] != ids:
         return {}
+    numbers = number_groups(chain.from_iterable(ids))
     one, other = (
-        [sums for each in side if (sums := sample_sums(metric, each)) is not None]
+        [
+            sums_of_groups(sums, each.ids, numbers)
+            for each in side
+            if (sums := sample_sums(metric, each)) is not None
+        ]
         for side in (candidate, reference)
     )
     if not one or not other:
         return {}
-    value = partial(value_of, metric, task=task)
-    found: Difference = paired_bootstrap(one, other, groups_of(ids), value)
+    value = partial(value_of, metric, task=reference[0].task)
+    found: Difference = paired_bootstrap(one, other, value)
     return found._asdict()

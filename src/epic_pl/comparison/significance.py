@@ -1,13 +1,12 @@
 """Is one method better than another on these test samples? A paired bootstrap answers.
 
-Shape legend: N samples, G groups, D draws, k numbers summed.
+Shape legend: N samples, G groups of them, D draws, k numbers summed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from epic_pl.comparison.statistics import Floats
 
@@ -34,16 +33,21 @@ def group_of(sample_id: str) -> str:
     return sample_id.split("#")[0]
 
 
-def groups_of(ids: Sequence[str]) -> npt.NDArray[np.int64]:
-    """The group of each sample ``(N,)``, numbered from 0."""
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(group_of(i), len(numbers)) for i in ids], dtype=np.int64)
+def number_groups(ids: Iterable[str]) -> dict[str, int]:
+    """A number from 0 for each group among the samples, as they come."""
+    return {name: number for number, name in enumerate(dict.fromkeys(map(group_of, ids)))}
+
+
+def sums_of_groups(sums: Floats, ids: Sequence[str], numbers: Mapping[str, int]) -> Floats:
+    """``(G, k)`` from the samples' ``(N, k)``; zeros where a group has none of these."""
+    total = np.zeros((len(numbers), sums.shape[1]))
+    np.add.at(total, [numbers[group_of(sample_id)] for sample_id in ids], sums)
+    return total
 
 
 def paired_bootstrap(
     candidate: Sequence[Floats],
     reference: Sequence[Floats],
-    groups: npt.NDArray[np.int64],
     value: Callable[[Floats], Floats],
     draws: int = DRAWS,
     seed: int = 0,
@@ -55,21 +59,20 @@ def paired_bootstrap(
     of zero, zeros counting on both. The seeds' own spread is not in it: it answers for the samples.
 
     Args:
-        candidate: of each seed, what each sample adds to the metric's sums ``(N, k)``.
+        candidate: of each seed, what each group adds to the metric's sums ``(G, k)``.
         reference: the same; the number of seeds may differ.
-        groups: ``(N,)`` as from :func:`groups_of`.
         value: the metric ``(...)`` from sums ``(..., k)``.
         draws: D.
         seed: of the draws.
     """
-    sides = [[_by_group(sums, groups) for sums in side] for side in (candidate, reference)]
+    sides = (candidate, reference)
 
     def difference(weights: Floats) -> Floats:
         """``(D,)`` for weights ``(D, G)``."""
         one, other = (np.mean([value(weights @ sums) for sums in side], axis=0) for side in sides)
         return np.asarray(one - other)
 
-    size = len(sides[0][0])
+    size = len(reference[0])
     observed = float(difference(np.ones((1, size)))[0])
     drawn = np.concatenate([difference(w) for w in _weights(size, draws, seed)])  # (D,)
     # differences of the same counts must not be told apart by the last bit
@@ -77,13 +80,6 @@ def paired_bootstrap(
     low, high = np.percentile(drawn, [2.5, 97.5])
     tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     return Difference(observed, float(low), float(high), min(1.0, 2 * (tail + 1) / (draws + 1)))
-
-
-def _by_group(sums: Floats, groups: npt.NDArray[np.int64]) -> Floats:
-    """``(G, k)`` from ``(N, k)``."""
-    total = np.zeros((int(groups.max()) + 1, sums.shape[1]))
-    np.add.at(total, groups, sums)
-    return total
 
 
 def _weights(size: int, draws: int, seed: int) -> Iterator[Floats]:
