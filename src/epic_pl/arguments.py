@@ -1,11 +1,27 @@
 """What ``epic-pl data``, ``cache``, ``compare``, ``tune``, ``explain`` and ``export`` take.
 
-Apart from what they start, so that their help imports none of it.
+Apart from what they start, so that their help imports none of it. Also what those that start
+``fit`` many times hand to it.
 """
 
 import argparse
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
+"""Runs that are compared have one batch size, which a second device would change."""
+INTERRUPTED = 130
+"""The exit code of a command that was stopped: 128 + SIGINT, as shells have it."""
+
+
+def as_options(values: Mapping[str, Any]) -> list[str]:
+    """Arguments of ``fit`` for dotted names and what they are set to."""
+    return [
+        f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in values.items()
+    ]
 
 
 def data_parser() -> argparse.ArgumentParser:

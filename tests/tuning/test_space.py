@@ -3,8 +3,9 @@
 import optuna
 import pytest
 
+from epic_pl.arguments import as_options
 from epic_pl.errors import ConfigError
-from epic_pl.tuning.space import Choice, Range, as_options, overlay, read_space, suggest, values_of
+from epic_pl.tuning.space import Choice, Range, overlay, read_space, suggest, values_of
 
 
 def _space(tmp_path, text):

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from epic_pl.arguments import compare_parser
+from epic_pl.arguments import INTERRUPTED, compare_parser
 from epic_pl.comparison.interruption import terminated_as_interrupted
 from epic_pl.comparison.plan import Entry, choose, plan, read_variants
 from epic_pl.comparison.progress import LiveProgress
@@ -19,8 +19,6 @@ from epic_pl.config_files import find_packaged, first_config
 from epic_pl.errors import ConfigError
 
 _DEFAULT_REFERENCE = "epic"
-# 128 + SIGINT, as shells have it
-_INTERRUPTED = 130
 
 
 def compare_command(args: Sequence[str]) -> int:
@@ -56,7 +54,7 @@ def compare_command(args: Sequence[str]) -> int:
     except KeyboardInterrupt:
         tables.write_so_far(runner.outcomes(runs))
         print("Interrupted: the same command goes on where this one stopped.", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
     rows = tables.write(outcomes)
     console = Console()
     show(rows, console)

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from epic_pl.arguments import ONE_DEVICE, as_options
 from epic_pl.cli import EPICCLI, run
 from epic_pl.comparison.files import read_json, write_json
 from epic_pl.errors import ConfigError
@@ -18,8 +19,6 @@ from epic_pl.nn.methods import METHODS
 
 # what differs from run to run, so that an option for all of them would be lost
 _OWN_OPTIONS = ("seed_everything", "ckpt_path", "model.method", "trainer.default_root_dir")
-# one run, one device: the rates of methods are of the same batch, and runs go side by side
-_ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
 _ALL_VARIANTS = "variants"  # a word of --methods
 _NAME = re.compile(r"[\w.-]+")
 
@@ -105,12 +104,7 @@ def _variant(path: str, name: str, fields: Any) -> Entry:
         )
     options = {str(key): value for key, value in fields.items() if key != "method"}
     refuse_own([f"--{key}" for key in options])
-    return Entry(name, str(fields["method"]), tuple(map(_option, options.items())))
-
-
-def _option(item: tuple[str, Any]) -> str:
-    key, value = item
-    return f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
+    return Entry(name, str(fields["method"]), tuple(as_options(options)))
 
 
 def choose(names: str | None, variants: Sequence[Entry]) -> list[Entry]:
@@ -173,7 +167,7 @@ def plan(
     for entry in entries:
         # options of a method that a config names mean nothing to the others
         method = (f"--model.method={entry.method}", "--model.method_options=null")
-        options = (*shared, *method, *entry.options, *_ONE_DEVICE)
+        options = (*shared, *method, *entry.options, *ONE_DEVICE)
         parsed = parsed_options((*options, *_seeded(0, splits)))
         for seed in range(seeds):
             parsed["seed_everything"] = seed

@@ -9,18 +9,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from epic_pl.arguments import tune_parser
+from epic_pl.arguments import INTERRUPTED, as_options, tune_parser
 from epic_pl.comparison.plan import parsed_options
 from epic_pl.config_files import find_packaged, first_config
 from epic_pl.errors import ConfigError
 from epic_pl.tuning.plot import draw
 from epic_pl.tuning.report import trial_line, write_best, write_trials
-from epic_pl.tuning.space import Range, Space, as_options, read_space, values_of
+from epic_pl.tuning.space import Range, Space, read_space, values_of
 from epic_pl.tuning.study import Search, Searcher, finished, load_optuna, open_study
 
 DEFAULT_SPACE = "epic.yaml"
-# 128 + SIGINT, as shells have it
-_INTERRUPTED = 130
 _OWN_OPTIONS = ("ckpt_path", "trainer.default_root_dir")
 
 
@@ -103,7 +101,7 @@ def _run(search: Search, trials: int, deadline: float | None) -> int:
         Searcher(study, search, after).run(trials, deadline)
     except KeyboardInterrupt:
         console.print("Interrupted: the same command goes on where this one stopped.")
-        code = _INTERRUPTED
+        code = INTERRUPTED
     if len(finished(study)) < trials and not code:
         console.print("Time is up: the same command goes on.")
     write_trials(study, search)

@@ -1,6 +1,5 @@
 """What is searched: ranges and choices of options of ``fit``, from YAML."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,14 +128,6 @@ def values_of(space: Space, parsed: Mapping[str, Any]) -> dict[str, Any]:
         if dimension.holds(value):
             found[name] = value
     return found
-
-
-def as_options(values: Mapping[str, Scalar]) -> list[str]:
-    """Arguments of ``fit``."""
-    return [
-        f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in values.items()
-    ]
 
 
 def overlay(values: Mapping[str, Scalar]) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from epic_pl.arguments import as_options
 from epic_pl.errors import ConfigError
-from epic_pl.tuning.space import Space, as_options, suggest
+from epic_pl.tuning.space import Space, suggest
 from epic_pl.tuning.trial_run import Ended, TrialWatch, run_trial
 
 # trials before the pruner has medians to go by, and draws before the sampler has a model

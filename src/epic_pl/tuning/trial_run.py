@@ -14,10 +14,9 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from epic_pl.arguments import ONE_DEVICE
 from epic_pl.cli import EPICCLI, run
 
-# trials are compared at the same batch size, and a second device would change it
-_ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
 _QUIET = ("--trainer.enable_progress_bar=false",)
 
 
@@ -102,7 +101,7 @@ def run_trial(options: Sequence[str], folder: Path, watch: TrialWatch) -> Ended:
             contextlib.redirect_stderr(log),
         ):
             try:
-                run(["fit", *options, *_ONE_DEVICE, *_QUIET, *places], TrialCLI)
+                run(["fit", *options, *ONE_DEVICE, *_QUIET, *places], TrialCLI)
             except Exception:
                 traceback.print_exc(file=log)
                 raise
