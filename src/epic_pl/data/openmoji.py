@@ -31,7 +31,7 @@ Variant = Literal["subcategory", "entailment"]
 MIN_EXAMPLES = 15
 """A subcategory with fewer emoji is no class."""
 # flags look and read alike within a country; components are bare skin tones
-_LEFT_OUT = ("Flags", "Component")
+LEFT_OUT = ("Flags", "Component")
 _FOLDS = 3
 _EVAL_PAIRS = {"val": 8, "test": 5}  # a picture; 5 make about 1,600 test pairs
 
@@ -103,7 +103,7 @@ class OpenMojiDataModule(ImageTextDataModule):
     @cached_property
     def _emoji(self) -> list[Emoji]:
         """The emoji of the task, in Unicode's order; fetches the list (1 MB) on first use."""
-        emoji = [each for each in load_emoji() if each.category not in _LEFT_OUT]
+        emoji = [each for each in load_emoji() if each.category not in LEFT_OUT]
         if self.variant == "subcategory":
             count = Counter(each.subcategory for each in emoji)
             emoji = [each for each in emoji if count[each.subcategory] >= MIN_EXAMPLES]
