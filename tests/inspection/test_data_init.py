@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
@@ -43,6 +45,21 @@ def test_columns_are_told_by_name_and_content(folder):
 def test_pictures_are_found_in_a_folder_beside_the_table(folder):
     guess = guess_columns(_table(image="{}.jpg"), folder)
     assert (guess.image_column, guess.image_root) == ("photo", folder / "pics")
+
+
+def test_whole_paths_start_from_the_folder_that_they_share(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "b").mkdir()
+    for number in range(40):
+        (elsewhere / "b" / f"{number}.jpg").touch()
+    guess = guess_columns(_table(image=f"{elsewhere}/b/{{}}.jpg"), folder)
+    assert (guess.image_column, guess.image_root) == ("photo", elsewhere / "b")
+    here = [str(folder / "pics" / "0.jpg"), *(f"{elsewhere}/b/{n}.jpg" for n in range(1, 40))]
+    common = Path(os.path.commonpath([folder / "pics", elsewhere]))
+    assert guess_columns(_table(photo=here), folder).image_root == common
+    # "/" would let any path in
+    here[0] = "/0.jpg"
+    assert guess_columns(_table(photo=here), folder).image_root == folder
 
 
 @pytest.mark.parametrize(

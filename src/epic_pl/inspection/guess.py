@@ -1,5 +1,6 @@
 """Which column of a table is what."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -118,7 +119,10 @@ def _values(table: pa.Table, name: str) -> list[str]:
 
 
 def _image_column(head: pa.Table, strings: Sequence[str], folder: Path) -> tuple[str | None, Path]:
-    """The column whose cells are files below ``folder``, and the folder they start from."""
+    """The column whose cells are files, and the folder they start from.
+
+    That is ``folder``, one in it, or the one in which all lie where they are whole paths.
+    """
     roots = [folder, *(sub for sub in sorted(folder.iterdir()) if sub.is_dir())]
     ranked = [*_by_name(strings, "image"), *strings]
     named = None
@@ -129,10 +133,18 @@ def _image_column(head: pa.Table, strings: Sequence[str], folder: Path) -> tuple
         for root in roots:
             # a few may be missing: the check will say which
             if sum(_is_file(root, value) for value in values) > len(values) / 2:
-                return name, root
+                return name, _common_folder(_values(head, name)) or root
         if sum(value.lower().endswith(_SUFFIXES) for value in values) > len(values) / 2:
             named = named or name
     return named, folder
+
+
+def _common_folder(paths: Sequence[str]) -> Path | None:
+    """The folder in which all whole paths lie; None where some are not whole or share none."""
+    if not all(Path(path).is_absolute() for path in paths):
+        return None
+    common = Path(os.path.commonpath([Path(path).parent for path in paths]))
+    return None if common == Path(common.anchor) else common
 
 
 def _is_file(root: Path, value: str) -> bool:
