@@ -2,7 +2,8 @@
 
 Writes CSV files of OpenMoji pictures with texts and labels of other kinds than the demo's, lets
 `data init` guess a config for each, and compares both methods on three cuts of the rows as
-`epic-pl compare --splits` does:
+`epic-pl compare --splits` does. Beside them stands scikit-learn's probe on the encoders' pooled
+outputs, whose strength is chosen on validation:
 
     python benchmarks/tables.py --jobs 2 --json
 """
@@ -11,6 +12,7 @@ import argparse
 import csv
 import json
 import random
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 from epic_pl.assets import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emoji
+from epic_pl.cli import run
 from epic_pl.comparison.command import compare_command
 from epic_pl.data.openmoji import LEFT_OUT, MIN_EXAMPLES
 from epic_pl.inspection.init import write_config
+from openmoji import baselines
 
 _SIZE = 112
 
@@ -78,7 +82,7 @@ TABLES: dict[str, Callable[[list[Emoji], random.Random], list[Row]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--tables", default=",".join(TABLES))
-    parser.add_argument("--seeds", default="3")
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", default="1")
     parser.add_argument("--folder", type=Path, default=Path("runs/tables"))
     parser.add_argument("--json", action="store_true", help="print the rows as JSON at the end")
@@ -94,12 +98,14 @@ def main() -> None:
         write(folder, pictures, TABLES[name](emoji, random.Random(0)))
         config = write_config(folder, force=True)
         options = ["--config", str(config), "--methods", "linear_probe,epic", "--splits"]
-        options += ["--seeds", arguments.seeds, "--jobs", arguments.jobs]
+        options += ["--seeds", str(arguments.seeds), "--jobs", arguments.jobs]
         options += ["--output", str(folder / "comparison"), *overrides]
         if compare_command(options):
             raise SystemExit(f"No run of {name} came to its end: see {folder / 'comparison'}.")
         rows = json.loads((folder / "comparison" / "comparison.json").read_text())
-        found += [{"table": name, **row} for row in rows if row["metric"] == "accuracy"]
+        rows = [row for row in rows if row["metric"] == "accuracy"]
+        rows.append(scikit_learn(config, arguments.seeds, overrides))
+        found += [{"table": name, **row} for row in rows]
     show(found)
     Console().print(OPENMOJI_ATTRIBUTION)
     if arguments.json:
@@ -113,6 +119,21 @@ def write(folder: Path, pictures: Path, rows: list[Row]) -> None:
         writer.writerow(["picture", "caption", "kind"])
         for code, text, label in rows:
             writer.writerow([(pictures / f"{code}.png").resolve(), text.lower(), label])
+
+
+def scikit_learn(config: Path, seeds: int, overrides: list[str]) -> dict[str, Any]:
+    """Accuracy of its probe on both modalities, on the same cuts."""
+    values = []
+    for seed in range(seeds):
+        options = ["--config", str(config), f"--data.split_seed={seed}", *overrides]
+        # one step, for a module and data that belong together
+        options += ["--trainer.max_steps=1", "--trainer.limit_val_batches=0"]
+        cli = run(["fit", *options, "--model.calibrate=false", "--checkpoint.monitor=null"])
+        *_, both = baselines(cli)
+        values.append(float(both.correct.mean()))
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    row = {"method": "scikit-learn's probe", "values": values, "mean": statistics.mean(values)}
+    return row | {"std": spread, "difference": None, "p_value": None}
 
 
 def show(rows: list[dict[str, Any]]) -> None:
