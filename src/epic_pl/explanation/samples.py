@@ -96,7 +96,7 @@ def _explain(
 ) -> Explanation:
     batch: Any = data.collator([sample])
     moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-    logits, recording = recorded(model, moved)  # type: ignore[arg-type]
+    logits, recording = recorded(model, moved)  # type: ignore[arg-type]  # a Batch, moved
     logits = logits.float().cpu()
     text, image = sample["text"], sample["image"]
     words = []

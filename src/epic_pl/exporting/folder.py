@@ -88,7 +88,7 @@ def largest_difference(path: Path, module: EPICModule) -> float:
     differences = []
     for seed, (rows, tokens) in enumerate(_COMPARED, start=1):
         inputs = random_inputs(classifier, picture_size(module), rows, tokens, seed)
-        batch = Batch(**dict(zip(INPUTS, inputs, strict=True)))  # type: ignore[typeddict-item]
+        batch = Batch(**dict(zip(INPUTS, inputs, strict=True)))  # type: ignore[typeddict-item]  # keys of it
         expected = module.probabilities(module.model(batch))
         differences.append((program(*inputs) - expected).abs().max())
     return float(torch.stack(differences).max())

@@ -160,7 +160,7 @@ class Searcher:
         folder = self.search.output / "trials" / f"{trial.number:04d}"
         try:
             ended = run_trial([*self.search.options, *as_options(values)], folder, watch)
-        except Exception as error:
+        except Exception as error:  # a trial may fail in any way; the search goes on
             self._failed(trial, f"{type(error).__name__}: {error}")
             # with nothing ever run, the config is at fault and every trial would say the same
             if not self._any_ran():

@@ -102,7 +102,7 @@ def run_trial(options: Sequence[str], folder: Path, watch: TrialWatch) -> Ended:
         ):
             try:
                 run(["fit", *options, *ONE_DEVICE, *_QUIET, *places], TrialCLI)
-            except Exception:
+            except Exception:  # raised on, once the log has it
                 traceback.print_exc(file=log)
                 raise
     finally:
