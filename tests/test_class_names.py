@@ -106,7 +106,7 @@ def test_a_fit_starts_from_the_names_and_nothing_else_encodes_them(
     torch.testing.assert_close(started, expected, atol=1e-5, rtol=1e-4)
     path = tmp_path / "trained.ckpt"
     trainer.save_checkpoint(path)
-    monkeypatch.setattr("epic_pl.module.encode_names", lambda *_: pytest.fail("names encoded"))
+    monkeypatch.setattr("epic_pl.head_start.encode_names", lambda *_: pytest.fail("names encoded"))
     again = EPICModule.load_from_checkpoint(path)
     trainer.test(again, tiny_runs.loader(tiny_runs.samples()), verbose=False)
 

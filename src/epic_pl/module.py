@@ -7,17 +7,15 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from epic_pl.calibration import TemperatureFit, calibration_error
 from epic_pl.checkpoint import read_checkpoint
 from epic_pl.checkpointing import Checkpointing
 from epic_pl.checks import check_classes, check_loss
-from epic_pl.class_names import encode_names
-from epic_pl.data.preprocessing import load_tokenizer
 from epic_pl.ema import check_decay
-from epic_pl.errors import AssetError, ConfigError, EncoderError
+from epic_pl.errors import ConfigError
+from epic_pl.head_start import HeadStart
 from epic_pl.metrics import F1Thresholds, build_metrics
 from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
 from epic_pl.nn.encoders.base import Pooling
@@ -34,7 +32,7 @@ from epic_pl.performance import Performance
 from epic_pl.steps import Steps
 
 
-class EPICModule(Steps, Optimisation, Checkpointing, Performance):
+class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
     """Trains, validates, tests and predicts with EPIC on frozen encoders.
 
     Works in any ``lightning.Trainer`` with any loader that yields :class:`epic_pl.types.Batch`
@@ -81,6 +79,9 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
             data or ``modality_dropout`` must provide such samples.
         class_name_scale: how much the head's weights for the text start from the text encoder's
             idea of ``class_names``; 0 is at random, as without names and without ``pretrained``.
+        balance_modalities: let the head start from how pooled pictures and texts of up to 512
+            training rows vary, and from which of them tells more of the classes; not with
+            ``head_norm`` "joint".
         prompt_init_std: of the learned prompts.
         dropout: probability with which an entry of a hub's message is dropped in training.
         modality_dropout: probability with which a training sample loses picture or text.
@@ -89,6 +90,9 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
         weight_decay: of AdamW; never on norms, biases and prompts.
         warmup: share of all steps over which the learning rate rises linearly.
         label_smoothing: of the cross-entropy.
+        pooled_loss: weight of a second loss in training, beside 1 of the first: of the logits that
+            the head gives without what prompts and similarities add. 0 is none; methods without
+            these have none either.
         class_weights: multiclass: C weights of the samples of each class, or "balanced": as much in
             total for each (:func:`epic_pl.objectives.resolve_weights`).
         pos_weight: multilabel: C weights of the positives, or "balanced": as much as the negatives.
@@ -147,6 +151,7 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
         head_dropout: float = 0.1,
         missing_aware_head: bool = False,
         class_name_scale: float = 0.5,
+        balance_modalities: bool = True,
         prompt_init_std: float = 0.02,
         dropout: float = 0.1,
         modality_dropout: float = 0.0,
@@ -155,6 +160,7 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
         weight_decay: float = 1e-2,
         warmup: float = 0.1,
         label_smoothing: float = 0.1,
+        pooled_loss: float = 1.0,
         class_weights: Weights = None,
         pos_weight: Weights = None,
         focal_gamma: float = 0.0,
@@ -194,6 +200,7 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
             raise ConfigError(f"class_name_scale is at least 0, not {class_name_scale}.")
         self._class_name_scale = class_name_scale
         self._names_to_start_from = class_names if pretrained and class_name_scale else None
+        self._starts_from_rows = balance_modalities
         check_decay(ema_decay)
         self.ema_decay = ema_decay
         self.speed_up(encoder_precision, checkpoint_layers, compile)
@@ -209,6 +216,9 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
                 for stage in ("train", "val", "test")
             }
         )
+        if pooled_loss < 0:
+            raise ConfigError(f"pooled_loss is at least 0, not {pooled_loss}.")
+        self.pooled_loss = pooled_loss
         self.calibrate, self.validated = calibrate, TemperatureFit(task)
         self.register_buffer("calibration_temperature", torch.ones(()))
         self.calibration_errors = nn.ModuleDict(
@@ -225,32 +235,3 @@ class EPICModule(Steps, Optimisation, Checkpointing, Performance):
         }
         if warm_start is not None:
             self._load_weights(read_checkpoint(warm_start))
-
-    def setup(self, stage: str) -> None:
-        """Prepare a run; a fit of weights that were never trained starts from the classes' names.
-
-        Raises:
-            ConfigError: if the device cannot do what is asked.
-        """
-        super().setup(stage)
-        if stage == "fit":
-            self.start_from_names()
-
-    def start_from_names(self) -> None:
-        """Let the head start from ``class_names``, unless it did or weights were loaded."""
-        names, self._names_to_start_from = self._names_to_start_from, None
-        if not names:
-            return
-        try:
-            tokenizer = load_tokenizer(*self._encoder_names["text"])
-        except (AssetError, EncoderError) as error:
-            # whoever brings batches of their own may have no tokenizer where we look for it
-            rank_zero_info(f"The head does not start from the names of the classes. {error}")
-            return
-        encoded = encode_names(self.model.text_encoder, tokenizer, names)
-        self.model.start_from_names(encoded, self._class_name_scale)
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As torch's; what is loaded is not replaced by names when a fit begins."""
-        self._names_to_start_from = None
-        return super().load_state_dict(*args, **kwargs)

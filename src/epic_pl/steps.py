@@ -35,6 +35,8 @@ class Steps(L.LightningModule):
     tuning: F1Thresholds
     thresholds: Tensor | None
     """Multilabel: probability from which each label is assigned, ``(C,)``; tuned on validation."""
+    pooled_loss: float
+    """Weight of the loss of what pooled outputs alone say, beside 1 of all."""
     calibrate: bool
     validated: TemperatureFit
     calibration_temperature: Tensor
@@ -117,6 +119,7 @@ class Steps(L.LightningModule):
             TrainingError: if the loss is not finite.
         """
         loss, _ = self._step(batch, "train")
+        loss = self._with_auxiliary(loss, batch["labels"])
         if self.device.type == "cpu" or batch_idx % _FINITE_CHECK_INTERVAL == 0:
             self._check_finite(loss, batch)
         return loss
@@ -124,6 +127,14 @@ class Steps(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and metrics of one validation batch."""
         self._step(batch, "val")
+
+    def _with_auxiliary(self, loss: Tensor, labels: Tensor) -> Tensor:
+        """The mean of the loss and of the pooled outputs' own, by their weights."""
+        logits, self.model.auxiliary_logits = self.model.auxiliary_logits, None
+        if logits is None or not self.pooled_loss:
+            return loss
+        auxiliary: Tensor = self.objective(logits, labels)
+        return (loss + self.pooled_loss * auxiliary) / (1 + self.pooled_loss)
 
     def on_validation_epoch_end(self) -> None:
         """Fit the temperature and choose thresholds, before this epoch's checkpoint is written."""

@@ -19,7 +19,7 @@ from epic_pl.inspection.guess import Guess, guess_columns
 
 _LOOKED_AT = 20
 # tables of this size are what the defaults were chosen on
-_USUAL_ROWS, _USUAL_EPOCHS = 1000, 20
+_USUAL_ROWS, _USUAL_EPOCHS = 1000, 30
 # with fewer validation rows the best epoch is best by luck
 _TELLING_ROWS = 300
 # a picture of 224 pixels takes 0.8 MB of keys and values, one of 112 a quarter
@@ -54,7 +54,7 @@ model:
   prompt_attention: read_only
   lr: 3.0e-3
   prompt_lr: 3.0e-4
-  weight_decay: 1.0
+  weight_decay: 5.0
   ema_decay: 0.99
 data:
   class_path: TableDataModule
@@ -159,7 +159,7 @@ def _values(path: Path, config: Path, table: pa.Table, guess: Guess) -> dict[str
     metric = "val/f1_micro" if guess.multilabel else "val/accuracy"
     batch_size = int(np.clip(2 ** round(np.log2(rows / 30)), 4, 32))
     # a small table needs more epochs for as many steps
-    epochs = int(np.clip(_USUAL_EPOCHS * _USUAL_ROWS / rows, 6, 30))
+    epochs = int(np.clip(_USUAL_EPOCHS * _USUAL_ROWS / rows, 9, 45))
     val_rows, size = _validation_rows(table, guess), _image_size(table, guess)
     telling = val_rows >= _TELLING_ROWS
     plain = {

@@ -36,6 +36,10 @@ class DualEncoder(nn.Module, ABC):
     encoder_lr: float | None = None
     """Learning rate of what is trained inside the encoders; None where nothing is."""
 
+    auxiliary_logits: Tensor | None = None
+    """``(B, C)`` of the last training step, where a method has more than one way to the classes:
+    what pooled outputs alone say."""
+
     def __init__(
         self,
         image_tower: Tower[Any],
@@ -109,6 +113,14 @@ class DualEncoder(nn.Module, ABC):
         head = getattr(self, "head", None)
         if isinstance(head, ClassificationHead):
             head.start_from_names(_TEXT_PART, names, scale)
+
+    @torch.no_grad()
+    def start_from_means(self, image: Tensor | None, text: Tensor | None) -> None:
+        """Let what stands in for an absent modality start at its mean ``(d,)``; None leaves it."""
+        for name, mean in (("absent_image", image), ("absent_text", text)):
+            vector = getattr(self, name, None)
+            if vector is not None and mean is not None:
+                vector.copy_(mean)
 
     def stand_in(
         self,

@@ -232,6 +232,10 @@ class EPIC(DualEncoder):
         if self.config.head_inputs == "pooled+prompts":
             features += [image_prompts.mean(dim=1), text_prompts.mean(dim=1)]
         logits: Tensor = self.head(features, image_present, text_present)  # (B, C)
+        if self.training:
+            self.auxiliary_logits = self.head(
+                features, image_present, text_present, first_two_only=True
+            )
         if self.head.agreement is not None:
             logits = logits + self.head.agreement(
                 torch.cat([pooled_image[:, None], image_prompts], dim=1),  # (B, 1 + n, d_v)

@@ -74,21 +74,42 @@ class ClassificationHead(nn.Module):
         names = F.normalize(names - names.mean(dim=0), dim=-1)
         self.linear.weight[:, start : start + self._widths[part]] = scale * names
 
+    @torch.no_grad()
+    def start_from_rows(self, part: int, mean: Tensor, scale: float) -> None:
+        """Let a part's LayerNorm give ``scale * (x - mean)`` at first, where x is normalised.
+
+        Args:
+            part: which one, counted from 0.
+            mean: ``(w,)``, of the normalised part over rows.
+            scale: the inverse of its standard deviation, or what a modality's weight makes of it.
+        """
+        if self.norms is None:
+            return
+        norm = self.norms[part]
+        assert isinstance(norm, nn.LayerNorm)
+        norm.weight.fill_(scale)
+        norm.bias.copy_(-scale * mean)
+
     def forward(
         self,
         parts: list[Tensor],
         image_present: Tensor | None = None,
         text_present: Tensor | None = None,
+        first_two_only: bool = False,
     ) -> Tensor:
         """Parts ``(B, w)`` to logits ``(B, C)``.
 
         ``image_present`` and ``text_present (B,)`` bool count where the head is missing-aware.
+        With ``first_two_only`` the logits are what the first picture's and text's parts give.
         """
         if self.norms is not None:
             parts = [norm(part) for norm, part in zip(self.norms, parts, strict=True)]
         features = torch.cat(parts, dim=-1)  # (B, sum of widths)
         if self.norm is not None:
             features = self.norm(features)
+        if first_two_only:
+            rest = sum(self._widths[2:])
+            features = F.pad(features[:, : features.shape[1] - rest], (0, rest))
         features = self.dropout(features)
         logits: Tensor = self.linear(features)
         if self.alone is not None:

@@ -1,0 +1,186 @@
+import lightning as L
+import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+import tiny_runs
+from epic_pl.balance import PooledRows, modality_balance, part_scales
+from epic_pl.errors import DataError
+from epic_pl.head_start import evenly_spaced
+from epic_pl.nn.head import ClassificationHead
+
+WIDTHS = {"image": 32, "text": 32}
+
+
+class _AtFirstBatch(L.Callback):
+    """What a run starts from, and the rows that it reads."""
+
+    def __init__(self):
+        self.state, self.rows = None, []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if self.state is None:
+            self.state = {k: v.clone() for k, v in pl_module.model.state_dict().items()}
+        self.rows.append(batch["sample_id"])
+        self.drawn = torch.rand(3)
+
+
+@pytest.fixture
+def make(tiny_vit_dir, tiny_tokenizer_dir):
+    def build(**options):
+        torch.manual_seed(0)
+        return tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, **options)
+
+    return build
+
+
+def _fit(model, folder, loader=None, **options):
+    seen = _AtFirstBatch()
+    trainer = tiny_runs.trainer(folder, max_epochs=1, callbacks=[seen], **options)
+    torch.manual_seed(1)
+    trainer.fit(model, tiny_runs.loader(tiny_runs.samples(48)) if loader is None else loader)
+    return seen
+
+
+def _pooled(model, rows, present=None):
+    """Pooled by the encoders themselves, a row at a time."""
+    sides = []
+    with torch.no_grad():
+        for kind, name in (("image", "pixel_values"), ("text", "input_ids")):
+            encoder = getattr(model.model, f"{kind}_encoder")
+            pooled = []
+            for row in rows:
+                states = encoder.embed(row[name][None])
+                pooled.append(encoder.pool(encoder.run_layers(0, encoder.num_layers, states))[0])
+            everyone = torch.ones(len(rows), dtype=torch.bool)
+            there = everyone if present is None else present[kind]
+            sides.append(PooledRows(torch.stack(pooled), there))
+    return sides
+
+
+@pytest.mark.parametrize("method", ["linear_probe", "late_fusion_mlp", "full"])
+def test_a_fit_starts_from_the_training_rows(method, make, tmp_path):
+    rows = tiny_runs.samples(48)
+    model = make(method=method)
+    sides = _pooled(model, rows)
+    state = _fit(model, tmp_path).state
+    labels = torch.stack([row["labels"] for row in rows])
+    targets = torch.nn.functional.one_hot(labels, 3)
+    balance = modality_balance(sides[0].centred, sides[1].centred, targets)
+    key = "head.0" if method == "late_fusion_mlp" else "head"
+    for part, scale in enumerate(part_scales(*sides, balance)):
+        weight = state[f"{key}.norms.{part}.weight"]
+        torch.testing.assert_close(weight, torch.full_like(weight, scale), rtol=1e-3, atol=1e-4)
+        expected = -scale * sides[part].mean
+        torch.testing.assert_close(state[f"{key}.norms.{part}.bias"], expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(state["absent_image"], sides[0].pooled_mean, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(state["absent_text"], sides[1].pooled_mean, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("attention", ["joint", "read_only"])
+def test_epic_centres_what_it_pools_and_leaves_the_prompts_parts(attention, make, tmp_path):
+    model = make(prompt_attention=attention)
+    head = next(m for m in model.model.modules() if isinstance(m, ClassificationHead))
+    before = [norm.weight.clone() for norm in head.norms]
+    state = _fit(model, tmp_path).state
+    for part in (2, 3):
+        assert torch.equal(state[f"head.norms.{part}.weight"], before[part])
+        assert not state[f"head.norms.{part}.bias"].any()
+    assert all(state[f"head.norms.{part}.bias"].any() for part in (0, 1))
+
+
+def test_looking_draws_no_number_and_reads_no_row_of_the_epoch(make, tmp_path):
+    looked, plain = (
+        _fit(make(method="linear_probe", balance_modalities=on), tmp_path) for on in (True, False)
+    )
+    assert looked.rows == plain.rows
+    assert torch.equal(looked.drawn, plain.drawn)
+    assert torch.equal(plain.state["head.norms.0.weight"], torch.ones(32))
+    assert not torch.equal(looked.state["head.norms.0.weight"], torch.ones(32))
+
+
+def test_absent_modalities_do_not_count(make, tmp_path):
+    rows = tiny_runs.samples(80)
+    present = torch.arange(80) % 2 == 0
+    for row, there in zip(rows, present, strict=True):
+        row["text_present"] = there
+    model = make(method="linear_probe")
+    everyone = torch.ones(80, dtype=torch.bool)
+    _, text = _pooled(model, rows, {"image": everyone, "text": present})
+    state = _fit(model, tmp_path, tiny_runs.loader(rows)).state
+    torch.testing.assert_close(state["absent_text"], text.pooled_mean, atol=1e-4, rtol=1e-3)
+
+
+def test_a_modality_that_nobody_has_is_left_as_it_was(make, tmp_path):
+    rows = tiny_runs.samples(48)
+    for row in rows:
+        row["text_present"] = torch.tensor(False)
+    state = _fit(make(method="linear_probe"), tmp_path, tiny_runs.loader(rows)).state
+    assert torch.equal(state["head.norms.1.weight"], torch.ones(32))
+    assert not state["absent_text"].any()
+    assert state["head.norms.0.bias"].any()
+
+
+def test_trained_weights_are_kept(make, tmp_path):
+    model = make(method="linear_probe")
+    _fit(model, tmp_path)
+    trained = {key: value.clone() for key, value in model.model.state_dict().items()}
+    again = _fit(model, tmp_path).state
+    loaded = make(method="linear_probe")
+    loaded.load_state_dict(model.state_dict())
+    assert all(torch.equal(value, trained[key]) for key, value in again.items())
+    assert loaded._starts_from_rows is False
+
+
+class _Stream(IterableDataset):
+    def __iter__(self):
+        return iter(tiny_runs.samples(8))
+
+
+def test_a_stream_cannot_be_looked_at_and_trains_all_the_same(make, tmp_path):
+    state = _fit(make(method="linear_probe"), tmp_path, DataLoader(_Stream(), batch_size=4)).state
+    assert torch.equal(state["head.norms.0.weight"], torch.ones(32))
+
+
+def test_rows_are_evenly_spaced_from_32_to_512():
+    loader = DataLoader(range(2048), batch_size=100, shuffle=True)
+    seen = torch.cat(list(evenly_spaced(loader)))
+    assert seen.tolist() == list(range(0, 2048, 4))
+    few = evenly_spaced(DataLoader(range(40), batch_size=2))
+    assert torch.cat(list(few)).tolist() == [*range(40)]
+    assert evenly_spaced(DataLoader(range(31))) is None
+
+
+def test_a_wrong_batch_is_still_named(make, tmp_path):
+    loader = tiny_runs.loader(tiny_runs.samples(48), drop=["labels"])
+    with pytest.raises(DataError, match="labels"):
+        _fit(make(method="linear_probe"), tmp_path, loader)
+
+
+# ------------------------------------------------------------------ the loss of pooled outputs
+
+
+def _loss(model, batch):
+    model.log = model.log_dict = lambda *_, **__: None
+    torch.manual_seed(0)
+    return float(model.training_step(batch, 0).detach())
+
+
+def test_the_pooled_outputs_have_a_loss_of_their_own(make):
+    options = {"head_dropout": 0.0, "dropout": 0.0}
+    batch = next(iter(tiny_runs.loader(tiny_runs.samples(4))))
+    model = make(**options, pooled_loss=0.0).train()
+    parts = []
+    model.model.head.register_forward_pre_hook(lambda _, inputs: parts.append(inputs[0]))
+    plain = _loss(model, batch)
+    head = model.model.head
+    normed = [norm(part) for norm, part in zip(head.norms, parts[0], strict=True)][:2]
+    weight = head.linear.weight[:, :64]
+    alone = torch.cat(normed, dim=1) @ weight.T + head.linear.bias
+    alone = float(model.objective(alone, batch["labels"]))
+    for share in (1.0, 3.0):
+        both = _loss(make(**options, pooled_loss=share).train(), batch)
+        assert both == pytest.approx((plain + share * alone) / (1 + share), rel=1e-5)
+    assert plain != pytest.approx(alone, rel=1e-3)
+    # a probe has nothing beside its pooled outputs
+    assert make(method="linear_probe").train().model.auxiliary_logits is None
