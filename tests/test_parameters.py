@@ -66,6 +66,23 @@ def test_rates_and_decay(make_epic, first_prompt):
     assert set(rates.values()) == {LR, PROMPT_LR}
 
 
+def test_the_maps_to_the_classes_have_a_decay_of_their_own(make_epic):
+    model = make_epic(missing_aware_head=True)
+    names = {id(p): name for name, p in model.named_parameters()}
+    plain = {
+        names[id(p)]: group["weight_decay"]
+        for group in parameter_groups(model, LR, PROMPT_LR, DECAY)
+        for p in group["params"]
+    }
+    groups = parameter_groups(model, LR, PROMPT_LR, DECAY, head_weight_decay=0.5)
+    assert len({group["name"] for group in groups}) == len(groups)
+    own = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
+    rates = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
+    changed = {name for name, decay in own.items() if decay != plain[name]}
+    assert changed == {"head.linear.weight", "head.alone.weight"}
+    assert all(own[name] == 0.5 and rates[name] == LR for name in changed)
+
+
 def test_counts_cover_the_model(make_epic):
     model = make_epic()
     counts = count_parameters(model)

@@ -88,6 +88,7 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
         lr: peak learning rate of the head.
         prompt_lr: peak learning rate of prompts and hub.
         weight_decay: of AdamW; never on norms, biases and prompts.
+        head_weight_decay: of the head's maps from features to classes; None is as all else.
         warmup: share of all steps over which the learning rate rises linearly.
         label_smoothing: of the cross-entropy.
         pooled_loss: weight of a second loss in training, beside 1 of the first: of the logits that
@@ -158,6 +159,7 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
         lr: float = 1e-3,
         prompt_lr: float = 1e-4,
         weight_decay: float = 1e-2,
+        head_weight_decay: float | None = None,
         warmup: float = 0.1,
         label_smoothing: float = 0.1,
         pooled_loss: float = 1.0,
@@ -208,7 +210,8 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
         self.class_names = class_names or [str(index) for index in range(num_classes)]
         self.task: Task = task
         self.lr, self.prompt_lr = lr, prompt_lr
-        self.weight_decay, self.warmup, self._fused = weight_decay, warmup, fused
+        self.weight_decay, self.head_weight_decay = weight_decay, head_weight_decay
+        self.warmup, self._fused = warmup, fused
         self.objective = Objective(task, label_smoothing, pos_weight, class_weights, focal_gamma)
         self.metrics = nn.ModuleDict(
             {

@@ -23,6 +23,7 @@ class Optimisation(L.LightningModule):
     lr: float
     prompt_lr: float
     weight_decay: float
+    head_weight_decay: float | None
     warmup: float
     ema_decay: float
     _fused: bool | None = None
@@ -78,7 +79,9 @@ class Optimisation(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, head and prompts at their own rates, under linear warm-up and cosine."""
-        groups = parameter_groups(self.model, self.lr, self.prompt_lr, self.weight_decay)
+        groups = parameter_groups(
+            self.model, self.lr, self.prompt_lr, self.weight_decay, self.head_weight_decay
+        )
         optimizer = build_adamw(
             groups, self._fused, clipping_refused=self._refuses_fused_clipping()
         )

@@ -13,18 +13,19 @@ _PART_NAMES = {"hubs": "interaction hub"}
 
 
 def parameter_groups(
-    model: DualEncoder, lr: float, prompt_lr: float, weight_decay: float
+    model: DualEncoder,
+    lr: float,
+    prompt_lr: float,
+    weight_decay: float,
+    head_weight_decay: float | None = None,
 ) -> list[dict[str, Any]]:
     """AdamW's groups: the head at ``lr``, encoders at their own rate, all else at ``prompt_lr``.
 
     Norms, biases, temperatures, stand-ins (all of at most one dimension) and prompts get no decay;
-    a module names its prompts in ``no_decay``.
+    a module names its prompts in ``no_decay``. The maps from features to classes have a decay of
+    their own where ``head_weight_decay`` says so; a head names them in ``maps``.
     """
-    prompts = {
-        f"{name}.{key}" if name else key
-        for name, child in model.named_modules()
-        for key in getattr(child, "no_decay", ())
-    }
+    prompts, maps = _named(model, "no_decay"), _named(model, "maps")
     inside = _encoder_prefixes(model)
     rates = {"head": lr, "prompts": prompt_lr, "encoders": model.encoder_lr}
     groups: dict[str, dict[str, Any]] = {}
@@ -35,18 +36,31 @@ def parameter_groups(
         if name.startswith(inside):
             part = "encoders"
         decay = parameter.ndim > 1 and name not in prompts
-        key = part if decay else f"{part}_no_decay"
+        key, strength = part, weight_decay
+        if not decay:
+            key, strength = f"{part}_no_decay", 0.0
+        elif name in maps and head_weight_decay is not None:
+            key, strength = f"{part}_maps", head_weight_decay
         group = groups.setdefault(
             key,
             {
                 "name": key,
                 "params": [],
                 "lr": rates[part],
-                "weight_decay": weight_decay if decay else 0.0,
+                "weight_decay": strength,
             },
         )
         group["params"].append(parameter)
     return list(groups.values())
+
+
+def _named(model: DualEncoder, kind: str) -> set[str]:
+    """Full names of the tensors that modules list under ``kind``."""
+    return {
+        f"{name}.{key}" if name else key
+        for name, child in model.named_modules()
+        for key in getattr(child, kind, ())
+    }
 
 
 def count_parameters(model: DualEncoder) -> dict[str, tuple[int, int]]:

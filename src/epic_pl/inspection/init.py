@@ -54,7 +54,8 @@ model:
   prompt_attention: read_only
   lr: 3.0e-3
   prompt_lr: 3.0e-4
-  weight_decay: 5.0
+  weight_decay: 2.5
+  head_weight_decay: 5.0
   ema_decay: 0.99
 data:
   class_path: TableDataModule

@@ -32,6 +32,9 @@ class ClassificationHead(nn.Module):
             parts are then the picture's and the text's in turn.
     """
 
+    maps = ("linear.weight", "alone.weight")
+    """Its tensors that map features to logits."""
+
     def __init__(
         self,
         widths: list[int],
