@@ -70,7 +70,7 @@ class _DataCLI(EPICCLI):
     def instantiate_classes(self) -> None:
         parser = LightningArgumentParser(**PARSER_OPTIONS)
         parser.add_lightning_class_args(ImageTextDataModule, "data", subclass_mode=True)
-        config = Namespace(data=self.config[self.subcommand]["data"])  # type: ignore[no-untyped-call]
+        config = Namespace(data=self.config[self.subcommand]["data"])  # type: ignore[no-untyped-call]  # jsonargparse
         self.datamodule = parser.instantiate_classes(config)["data"]
 
     def _run_subcommand(self, subcommand: str) -> None:

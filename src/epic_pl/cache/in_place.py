@@ -173,4 +173,4 @@ def _copy(out: Tensor, numbers: Tensor) -> None:
 
 
 def _parts(tensor: Tensor, rows: int) -> tuple[Tensor, ...]:
-    return tensor.split(rows)  # type: ignore[no-untyped-call,no-any-return]
+    return tensor.split(rows)  # type: ignore[no-untyped-call,no-any-return]  # torch

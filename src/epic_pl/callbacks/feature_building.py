@@ -26,7 +26,7 @@ def build_stores(trainer: L.Trainer, module: EPICModule, data: ImageTextDataModu
         DataError: if a split cannot be read.
         CacheError: if the stores cannot be written.
     """
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning
     cache = next(each for each in callbacks if isinstance(each, FeatureCache))
     if cache.level == "off":
         raise ConfigError(

@@ -54,7 +54,7 @@ class ConfusionMatrixPlot(Callback):
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         if not trainer.is_global_zero:
             return
-        figure = draw_confusion_matrix(counts, pl_module.class_names)  # type: ignore[arg-type]
+        figure = draw_confusion_matrix(counts, pl_module.class_names)  # type: ignore[arg-type]  # ours
         path = folder / "confusion_matrix.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150, bbox_inches="tight")

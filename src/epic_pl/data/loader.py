@@ -81,7 +81,7 @@ class ResumableDataLoader(DataLoader[Any]):
     def _epoch(self) -> int:
         return int(getattr(self.sampler, "epoch", 0))
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # any iterator
         epoch, batches = self._epoch, 0
         if isinstance(self.sampler, TrainSampler):
             batches = self.sampler.start // (self.batch_size or 1)

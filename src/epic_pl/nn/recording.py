@@ -95,10 +95,10 @@ def _listen(encoder: Encoder, heard: list[Attention], num_prompts: int) -> None:
         heard.append(Attention(*(weights[:, -num_prompts:] for weights in attention)))
         return read_layer(index, stream, memory, mask)
 
-    encoder.run_layer = run  # type: ignore[method-assign]
+    encoder.run_layer = run  # type: ignore[method-assign]  # for a while
     # the whole last layer, whose positions are in their usual order
     vars(encoder)["ends_in_first"] = lambda index: False
-    encoder.read_layer = read  # type: ignore[method-assign]
+    encoder.read_layer = read  # type: ignore[method-assign]  # for a while
 
 
 def _attention(

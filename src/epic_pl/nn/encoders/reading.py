@@ -76,7 +76,7 @@ def _times_stored(x: Tensor, stored: Tensor | StoredField, transposed: bool) -> 
         if stored.requires_grad:  # a memory of joint prompts, whose tokens depend on the prompts
             return _product(x, stored, transposed)
         stored = stored.detach()
-    product: Tensor = _TimesStored.apply(x, stored, transposed)  # type: ignore[no-untyped-call]
+    product: Tensor = _TimesStored.apply(x, stored, transposed)  # type: ignore[no-untyped-call]  # torch
     return product
 
 
