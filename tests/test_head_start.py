@@ -4,9 +4,9 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 import tiny_runs
-from epic_pl.balance import PooledRows, modality_balance, part_scales
 from epic_pl.errors import DataError
 from epic_pl.head_start import evenly_spaced
+from epic_pl.modality_balance import PooledRows, modality_balance, part_scales
 from epic_pl.nn.head import ClassificationHead
 
 WIDTHS = {"image": 32, "text": 32}

@@ -15,11 +15,11 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
-from epic_pl.balance import FEWEST_ROWS, PooledRows, modality_balance, part_scales
 from epic_pl.checks import check_batch
 from epic_pl.class_names import encode_names
 from epic_pl.data.preprocessing import load_tokenizer
 from epic_pl.errors import AssetError, EncoderError
+from epic_pl.modality_balance import FEWEST_ROWS, PooledRows, modality_balance, part_scales
 from epic_pl.nn.dual_encoder import DualEncoder
 from epic_pl.nn.head import ClassificationHead
 from epic_pl.objectives import Task
@@ -78,9 +78,9 @@ class HeadStart(L.LightningModule):
     def start_from_rows(self) -> None:
         """Let the head start from the training rows, unless it did or weights were loaded.
 
-        Pooled outputs of up to 512 rows, evenly spaced, are centred and brought to one scale; how
-        much the picture weighs beside the text is what :func:`epic_pl.balance.modality_balance`
-        finds; the stand-in of an absent modality starts at the mean of what is there.
+        Pooled outputs of up to 512 rows, evenly spaced, are centred and brought to one scale;
+        :func:`~epic_pl.modality_balance.modality_balance` finds how much the picture weighs beside
+        the text; the stand-in of an absent modality starts at the mean of what is there.
         """
         wanted, self._starts_from_rows = self._starts_from_rows, False
         head = next((m for m in self.model.modules() if isinstance(m, ClassificationHead)), None)

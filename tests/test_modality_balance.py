@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from epic_pl.balance import PooledRows, modality_balance, part_scales
+from epic_pl.modality_balance import PooledRows, modality_balance, part_scales
 
 ROWS, WIDTHS, CLASSES = 40, (6, 9), 3
 
