@@ -104,8 +104,8 @@ class HeadStart(L.LightningModule):
                 head.start_from_rows(part, sides[part].mean, scale)
         self.model.start_from_means(*(side.pooled_mean if side.tells else None for side in sides))
         rank_zero_info(
-            f"The head starts from {len(targets)} training rows: features of pictures weigh "
-            f"{balance:.2g} times as much as without a look at them, beside those of texts."
+            f"The head starts from {len(targets)} training rows: beside texts, pictures weigh "
+            f"{balance:.2g} times what they would otherwise."
         )
 
     def _look_at_rows(

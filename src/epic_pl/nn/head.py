@@ -86,10 +86,8 @@ class ClassificationHead(nn.Module):
             mean: ``(w,)``, of the normalised part over rows.
             scale: the inverse of its standard deviation, or what a modality's weight makes of it.
         """
-        if self.norms is None:
-            return
-        norm = self.norms[part]
-        assert isinstance(norm, nn.LayerNorm)
+        norm = self.norms[part] if self.norms is not None else None
+        assert isinstance(norm, nn.LayerNorm), "one norm over all parts has no part to start"
         norm.weight.fill_(scale)
         norm.bias.copy_(-scale * mean)
 
