@@ -78,7 +78,8 @@ def modality_balance(image: Tensor, text: Tensor, targets: Tensor) -> float:
     regression is judged by its squared leave-one-out errors, which have a closed form (Hastie,
     Tibshirani and Friedman, *The Elements of Statistical Learning*, section 7.10). Of the ratios
     that are not worse than the best by more than two standard errors, the one nearest to 1 is
-    taken: as pair differences, over the rows.
+    taken: as pair differences, over the rows. Where the best does not beat the classes' mean by as
+    much, no linear map tells anything, as in entailment, and nothing speaks against 1.
 
     Args:
         image: ``(R, d_v)``, centred.
@@ -94,10 +95,20 @@ def modality_balance(image: Tensor, text: Tensor, targets: Tensor) -> float:
     errors = torch.stack(
         [_leave_one_out(ratio * kernels[0] + kernels[1] / ratio, targets) for ratio in _RATIOS]
     )  # (ratios, R)
-    worse = errors - errors[errors.mean(dim=1).argmin()]
-    tolerated = _STANDARD_ERRORS * worse.std(dim=1) / len(targets) ** 0.5
-    good: list[bool] = (worse.mean(dim=1) <= tolerated).tolist()
+    best = errors[errors.mean(dim=1).argmin()]
+    # without the row that it is judged by, the mean is as much farther from it
+    mean_errors = targets.square().sum(dim=1) * (len(targets) / (len(targets) - 1)) ** 2
+    if not bool(_is_worse(mean_errors, best)):
+        return 1.0
+    good: list[bool] = (~_is_worse(errors, best)).tolist()
     return _RATIOS[good.index(True)]
+
+
+def _is_worse(errors: Tensor, best: Tensor) -> Tensor:
+    """Which of errors ``(..., R)`` exceed the best's ``(R,)`` by more than chance explains."""
+    worse = errors - best
+    standard_error = worse.std(dim=-1) / best.shape[0] ** 0.5
+    return worse.mean(dim=-1).gt(_STANDARD_ERRORS * standard_error)
 
 
 def _leave_one_out(kernel: Tensor, targets: Tensor) -> Tensor:
