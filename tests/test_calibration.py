@@ -9,9 +9,10 @@ from epic_pl.calibration import (
     BINS,
     HIGHEST,
     LOWEST,
-    TemperatureFit,
+    ValidationFit,
     calibration_error,
     error_by_chance,
+    fit_interaction_weight,
     fit_temperature,
     move_thresholds,
 )
@@ -93,13 +94,115 @@ def test_many_mistakes_outweigh_the_two_samples_more():
 
 def test_batches_are_fitted_as_one():
     logits, labels = _drawn("multiclass", 2.0)
-    metric = TemperatureFit("multiclass")
-    assert float(metric.compute()) == 1.0
+    metric = ValidationFit("multiclass")
+    assert metric.compute().tolist() == [1, 1]
     metric.reset()
     for part in range(0, 400, 90):
         metric.update(logits[part : part + 90].bfloat16().float(), labels[part : part + 90])
     expected = fit_temperature(logits.bfloat16().float(), labels, "multiclass")
-    assert float(metric.compute()) == pytest.approx(expected)
+    weight, temperature = metric.compute().tolist()
+    assert weight == 1  # nothing to weigh
+    assert temperature == pytest.approx(expected)
+
+
+# ------------------------------------------------------------------ the interaction's weight
+
+
+def _believed(true_share, task, count=400, seed=0):
+    """Logits whose labels are drawn from ``pooled + true_share * (logits - pooled)``."""
+    generator = torch.Generator().manual_seed(seed)
+    pooled, added = 1.5 * torch.randn(2, count, 5, generator=generator)
+    true = pooled + true_share * added
+    if task == "multilabel":
+        return pooled + added, pooled, torch.bernoulli(true.sigmoid(), generator=generator).int()
+    labels = torch.multinomial(true.softmax(dim=1), 1, generator=generator)[:, 0]
+    return pooled + added, pooled, labels
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("true_share", [0.0, 0.3, 1.0, 1.6])
+def test_the_weight_is_what_labels_were_drawn_with_whatever_the_temperature(task, true_share):
+    logits, pooled, labels = _believed(true_share, task)
+    weight = fit_interaction_weight(logits, pooled, labels, task)
+    assert weight == pytest.approx(true_share, abs=0.2)
+    assert fit_interaction_weight(5 * logits, 5 * pooled, labels, task) == pytest.approx(weight)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_weight_is_the_mean_under_the_likelihoods(task):
+    logits, pooled, labels = _believed(0.5, task, count=12)
+    weights = np.linspace(0, 2, 11)
+    likelihoods = []
+    for weight in weights:
+        weighed = (pooled + weight * (logits - pooled)).double()
+        losses = [_loss(weighed / t, labels, task) for t in np.logspace(-1, 1, 400)]
+        terms = labels.numel() if task == "multilabel" else len(labels)
+        likelihoods.append(np.exp(-terms * float(min(losses))))
+    expected = np.dot(weights, likelihoods) / np.sum(likelihoods)
+    fitted = fit_interaction_weight(logits, pooled, labels, task)
+    assert fitted == pytest.approx(expected, abs=1e-3)
+
+
+def test_few_rows_leave_the_weight_near_one_and_none_or_broken_ones_at_one():
+    logits, pooled, labels = _believed(0.0, "multiclass")
+    few = fit_interaction_weight(logits[:2], pooled[:2], labels[:2], "multiclass")
+    assert 0.7 < few < 1.2
+    assert fit_interaction_weight(logits[:0], pooled[:0], labels[:0], "multiclass") == 1
+    logits[3, 1] = torch.nan
+    assert fit_interaction_weight(logits, pooled, labels, "multiclass") == 1
+
+
+@pytest.mark.parametrize("attention", ["joint", "read_only"])
+def test_a_fit_weighs_the_interaction_for_test_and_prediction_but_not_for_validation(
+    attention, make, tmp_path
+):
+    model = make(prompt_attention=attention)
+    rows = tiny_runs.samples(24, seed=1)
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=2)
+    trainer.fit(model, tiny_runs.loader(tiny_runs.samples(24)), tiny_runs.loader(rows, 5))
+    weight = float(model.model.interaction_weight)
+    assert 0 < weight < 2
+    assert weight != pytest.approx(1, abs=0.01)
+    assert float(trainer.logged_metrics["val/interaction_weight"]) == pytest.approx(weight)
+
+    batch = next(iter(tiny_runs.loader(rows, len(rows))))
+    model.eval()
+    with torch.no_grad():
+        given = model(batch)
+        model.model.interaction_weight.fill_(1)
+        full = model(batch)
+        model.model.interaction_weight.fill_(0)
+        pooled = model(batch)
+    torch.testing.assert_close(given, torch.lerp(pooled, full, weight))
+    assert not torch.allclose(given, full)
+    expected = fit_interaction_weight(full, pooled, batch["labels"], "multiclass")
+    assert weight == pytest.approx(expected, abs=1e-3)
+    assert float(model.calibration_temperature) == pytest.approx(
+        fit_temperature(given, batch["labels"], "multiclass"), rel=1e-3
+    )
+    # validation measures what it fits to without the fit, and finds the same again
+    model.model.interaction_weight.fill_(0.123)
+    (validated,) = trainer.validate(model, tiny_runs.loader(rows, 5), verbose=False)
+    assert validated["val/loss"] == pytest.approx(
+        float(model.objective(full, batch["labels"])), rel=1e-4
+    )
+    assert float(model.model.interaction_weight) == pytest.approx(weight, abs=1e-3)
+    # and it travels
+    trainer.save_checkpoint(tmp_path / "weighed.ckpt")
+    again = EPICModule.load_from_checkpoint(tmp_path / "weighed.ckpt")
+    assert torch.equal(again.model.interaction_weight, model.model.interaction_weight)
+
+
+def test_without_weighing_and_without_anything_to_weigh_there_is_no_weight(make, tmp_path):
+    alone = {"head_inputs": "pooled", "head_similarity": False, "prompt_attention": "joint"}
+    for options in ({"weigh_interaction": False}, {"method": "linear_probe"}, alone):
+        model = make(**options)
+        rows = tiny_runs.loader(tiny_runs.samples(8))
+        trainer = tiny_runs.trainer(tmp_path, max_epochs=1)
+        trainer.fit(model, rows, rows)
+        assert model.model.interaction_weight is None
+        assert "val/interaction_weight" not in trainer.logged_metrics
+        assert "model.interaction_weight" not in model.state_dict()
 
 
 def _ece(confidences, hits, bins=15):

@@ -28,7 +28,8 @@ def model(tiny_vit_dir, tiny_tokenizer_dir):
 
 def test_adapter_holds_what_is_trained_and_nothing_frozen(model):
     adapter = adapter_state(model, model.state_dict())
-    assert set(adapter) == {name for name, p in model.named_parameters() if p.requires_grad}
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert set(adapter) == trained | {"interaction_weight"}
     assert frozen_keys(model) == set(model.state_dict()) - set(adapter)
 
 

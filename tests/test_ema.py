@@ -26,6 +26,12 @@ def _trained(model):
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
+def _without_fit(state):
+    on_validation = {"calibration_temperature", "model.interaction_weight"}
+    assert on_validation < set(state)
+    return {key: value for key, value in state.items() if key not in on_validation}
+
+
 def _differing(one, other):
     assert one.keys() == other.keys()
     return [key for key in one if not torch.equal(one[key], other[key])]
@@ -155,8 +161,7 @@ def test_a_checkpoint_holds_the_averages_of_its_step_and_predicts_with_them(make
     fit(module, diary, _every_step(tmp_path), enable_checkpointing=True)
     content = read_checkpoint(str(tmp_path / "step3.ckpt"))
     average = _reference(diary.steps[:4], DECAY)
-    saved = dict(content["state_dict"])
-    saved.pop("calibration_temperature")
+    saved = _without_fit(content["state_dict"])
     torch.testing.assert_close(saved, average)
     assert not _differing(content["weight_average"]["raw"], diary.steps[3])
 
@@ -206,7 +211,6 @@ def test_a_resume_from_a_run_without_averages_starts_them_there(make, fit, tmp_p
     diary = Diary()
     module = make()
     fit(module, diary, ckpt_path=tmp_path / "step4.ckpt")
-    weights = dict(read_checkpoint(str(tmp_path / "step4.ckpt"))["state_dict"])
-    weights.pop("calibration_temperature")
+    weights = _without_fit(read_checkpoint(str(tmp_path / "step4.ckpt"))["state_dict"])
     assert not _differing(diary.steps[0], weights)
     assert module._average.steps == 4

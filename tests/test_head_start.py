@@ -182,5 +182,6 @@ def test_the_pooled_outputs_have_a_loss_of_their_own(make):
         both = _loss(make(**options, pooled_loss=share).train(), batch)
         assert both == pytest.approx((plain + share * alone) / (1 + share), rel=1e-5)
     assert plain != pytest.approx(alone, rel=1e-3)
-    # a probe has nothing beside its pooled outputs
-    assert make(method="linear_probe").train().model.auxiliary_logits is None
+    # nothing is left behind, and a probe has nothing beside its pooled outputs
+    assert model.model.pooled_logits is None
+    _loss(make(method="linear_probe").train(), batch)

@@ -63,7 +63,8 @@ def test_a_plain_trainer_and_loader_run_all_four_loops(task, classes, names, mak
     trainer.fit(model, tiny_runs.loader(rows), tiny_runs.loader(rows))
     expected = {f"{stage}/{name}" for stage in ("train", "val") for name in ("loss", *names)}
     logged = set(trainer.callback_metrics)
-    assert logged == expected | {"train/loss_step", "train/loss_epoch"}
+    weight = "val/interaction_weight"
+    assert logged == expected | {"train/loss_step", "train/loss_epoch", weight}
     trainer.validate(model, tiny_runs.loader(rows), verbose=False)
     (tested,) = trainer.test(model, tiny_runs.loader(rows, 3), verbose=False)
     tuned = [f"{name}_tuned" for name in names] if multilabel else []
@@ -181,7 +182,8 @@ def test_modality_dropout_acts_in_training_only(make):
 def test_a_checkpoint_is_small_plain_and_holds_no_encoder(fitted):
     model, path = fitted
     checkpoint = torch.load(path, weights_only=True)
-    assert set(checkpoint["state_dict"]) == {*_trained(model), "calibration_temperature"}
+    on_validation = {"calibration_temperature", "model.interaction_weight"}
+    assert set(checkpoint["state_dict"]) == {*_trained(model), *on_validation}
     assert path.stat().st_size < 100_000  # the encoders alone have 300 kB
 
     def plain(value):

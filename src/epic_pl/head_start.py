@@ -119,14 +119,16 @@ class HeadStart(L.LightningModule):
         present: list[tuple[Tensor, Tensor]] = []
         labels: list[Tensor] = []
 
-        def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        def keep(_: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+            if options.get("first_two_only"):  # a second look at the same
+                return
             image, text, *_ = inputs[0]
             pooled.append((image.float().cpu(), text.float().cpu()))
 
         plugin = self.trainer.precision_plugin
         # an encoder that is trained may have parts that sleep
         modes = [(module, module.training) for module in self.model.modules()]
-        handle = head.register_forward_pre_hook(keep)
+        handle = head.register_forward_pre_hook(keep, with_kwargs=True)
         self.model.eval()
         try:
             silent = self.trainer.global_rank > 0

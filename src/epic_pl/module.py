@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from epic_pl.calibration import TemperatureFit, calibration_error
+from epic_pl.calibration import ValidationFit, calibration_error
 from epic_pl.checkpoint import read_checkpoint
 from epic_pl.checkpointing import Checkpointing
 from epic_pl.checks import check_classes, check_loss
@@ -77,6 +77,8 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
         head_dropout: probability with which an input of the head is dropped in training.
         missing_aware_head: the head has weights that only samples without picture or text use; the
             data or ``modality_dropout`` must provide such samples.
+        weigh_interaction: how much of what prompts and similarities add to the pooled outputs'
+            logits is believed is fitted on validation, for test, prediction and export.
         class_name_scale: how much the head's weights for the text start from the text encoder's
             idea of ``class_names``; 0 is at random, as without names and without ``pretrained``.
         balance_modalities: let the head start from how pooled pictures and texts of up to 512
@@ -151,6 +153,7 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
         head_prompt_scale: float = 0.3,
         head_dropout: float = 0.1,
         missing_aware_head: bool = False,
+        weigh_interaction: bool = True,
         class_name_scale: float = 0.5,
         balance_modalities: bool = True,
         prompt_init_std: float = 0.02,
@@ -222,7 +225,7 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
         if pooled_loss < 0:
             raise ConfigError(f"pooled_loss is at least 0, not {pooled_loss}.")
         self.pooled_loss = pooled_loss
-        self.calibrate, self.validated = calibrate, TemperatureFit(task)
+        self.calibrate, self.validated = calibrate, ValidationFit(task)
         self.register_buffer("calibration_temperature", torch.ones(()))
         self.calibration_errors = nn.ModuleDict(
             {n: calibration_error(task, num_classes) for n in ("ece", "ece_uncalibrated")}

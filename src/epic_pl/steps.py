@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from epic_pl.calibration import TemperatureFit, move_thresholds
+from epic_pl.calibration import ValidationFit, move_thresholds
 from epic_pl.checks import check_batch
 from epic_pl.compilation import is_compiled, mark_lengths
 from epic_pl.errors import DataError, TrainingError
@@ -38,7 +38,7 @@ class Steps(L.LightningModule):
     pooled_loss: float
     """Weight of the loss of what pooled outputs alone say, beside 1 of all."""
     calibrate: bool
-    validated: TemperatureFit
+    validated: ValidationFit
     calibration_temperature: Tensor
     """Scalar that logits are divided by before they become probabilities; from validation."""
     calibration_errors: nn.ModuleDict
@@ -57,10 +57,12 @@ class Steps(L.LightningModule):
     def _step(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:
         """The one step of training, validation and test: forward, loss, metrics, log."""
         self._check_batch(batch, stage)
-        logits = self(batch)
+        logits, pooled = self._logits(batch, stage)
         labels = batch["labels"]
         loss: Tensor = self.objective(logits, labels)
         self._measure(stage, logits.detach(), labels.int())
+        if stage == "val":
+            self.validated.update(logits, labels.int(), pooled)
         size = len(labels)
         self.log(
             f"{stage}/loss",
@@ -71,7 +73,25 @@ class Steps(L.LightningModule):
             batch_size=size,
             sync_dist=stage != "train",
         )
+        if stage == "train" and pooled is not None:
+            # a mean by weights, so that the rate means the same with it and without
+            own: Tensor = self.objective(pooled, labels)
+            loss = (loss + self.pooled_loss * own) / (1 + self.pooled_loss)
         return loss, logits
+
+    def _logits(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor | None]:
+        """Logits ``(B, C)`` and, if this stage has a use for them, those of the pooled outputs."""
+        wanted = {
+            "train": self.pooled_loss > 0,
+            "val": self.model.interaction_weight is not None,
+            "test": False,
+        }
+        self.model.keeps_pooled_logits = wanted[stage]
+        try:
+            logits = self(batch)
+            return logits, self.model.pooled_logits
+        finally:
+            self.model.keeps_pooled_logits, self.model.pooled_logits = False, None
 
     def _measure(self, stage: Stage, logits: Tensor, labels: Tensor) -> None:
         uncalibrated = self.objective.probabilities(logits)
@@ -79,8 +99,6 @@ class Steps(L.LightningModule):
         metrics = self._metrics(stage)
         metrics.update(probabilities, labels)
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(labels))
-        if stage == "val":
-            self.validated.update(logits, labels)
         if stage != "test":
             return
         for name, given in (("ece", probabilities), ("ece_uncalibrated", uncalibrated)):
@@ -119,7 +137,6 @@ class Steps(L.LightningModule):
             TrainingError: if the loss is not finite.
         """
         loss, _ = self._step(batch, "train")
-        loss = self._with_auxiliary(loss, batch["labels"])
         if self.device.type == "cpu" or batch_idx % _FINITE_CHECK_INTERVAL == 0:
             self._check_finite(loss, batch)
         return loss
@@ -128,27 +145,22 @@ class Steps(L.LightningModule):
         """Loss and metrics of one validation batch."""
         self._step(batch, "val")
 
-    def _with_auxiliary(self, loss: Tensor, labels: Tensor) -> Tensor:
-        """The mean of the loss and of the pooled outputs' own, by their weights."""
-        logits, self.model.auxiliary_logits = self.model.auxiliary_logits, None
-        if logits is None or not self.pooled_loss:
-            return loss
-        auxiliary: Tensor = self.objective(logits, labels)
-        return (loss + self.pooled_loss * auxiliary) / (1 + self.pooled_loss)
-
     def on_validation_epoch_end(self) -> None:
-        """Fit the temperature and choose thresholds, before this epoch's checkpoint is written."""
+        """Fit weight, temperature and thresholds, before this epoch's checkpoint is written."""
         if not self.trainer.sanity_checking:
             self._fit_to_validation()
         self.validated.reset()
 
     def _fit_to_validation(self) -> None:
-        temperature = self.validated.compute() if self.calibrate else 1.0
-        self.calibration_temperature.fill_(temperature)
+        weight, temperature = self.validated.compute()
+        self.calibration_temperature.fill_(temperature if self.calibrate else 1.0)
+        if self.model.interaction_weight is not None:
+            self.model.interaction_weight.fill_(weight)
+            self.log("val/interaction_weight", weight, sync_dist=True)
         if self.thresholds is None:
             return
-        # of the probabilities that will be given out, so only now that the temperature is known
-        for logits, labels in zip(self.validated.logits, self.validated.labels, strict=True):
+        # of the probabilities that will be given out, so only now that all else is known
+        for logits, labels in self.validated.weighed(weight):
             self.tuning.update(self.probabilities(logits), labels)
         self.thresholds.copy_(self.tuning.compute())
         self.tuning.reset()

@@ -67,6 +67,7 @@ def test_a_hub_at_its_start_equals_no_interaction(share_hub):
 def test_without_interaction_text_never_reaches_the_pictures_half():
     model = epic(config(interaction_layers=3, interaction="none"))
     captured = []
+    model.interaction_weight = None  # else the head is asked twice
     model.head.register_forward_pre_hook(
         lambda _, inputs: captured.append(torch.cat(inputs[0], dim=1))
     )

@@ -36,9 +36,15 @@ class DualEncoder(nn.Module, ABC):
     encoder_lr: float | None = None
     """Learning rate of what is trained inside the encoders; None where nothing is."""
 
-    auxiliary_logits: Tensor | None = None
-    """``(B, C)`` of the last training step, where a method has more than one way to the classes:
-    what pooled outputs alone say."""
+    interaction_weight: Tensor | None
+    """Scalar from 0 to 2, fitted on validation: how much of what is not said by the pooled outputs
+    alone is believed; None where a method has but one way to the classes."""
+
+    keeps_pooled_logits: bool = False
+    """Whether ``forward`` leaves :attr:`pooled_logits`, and gives logits that are not weighed."""
+
+    pooled_logits: Tensor | None = None
+    """``(B, C)`` of the last ``forward``: what the pooled outputs alone say."""
 
     def __init__(
         self,
@@ -51,6 +57,7 @@ class DualEncoder(nn.Module, ABC):
         self.image_tower = image_tower
         self.text_tower = text_tower
         self.modality_dropout = modality_dropout
+        self.register_buffer("interaction_weight", None)
         if stand_ins:
             self.absent_image = nn.Parameter(torch.zeros(image_tower.encoder.width))
             self.absent_text = nn.Parameter(torch.zeros(text_tower.encoder.width))

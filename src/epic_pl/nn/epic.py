@@ -56,6 +56,8 @@ class EPICConfig:
             of the pooled outputs start at 1.
         head_dropout: on the head's input.
         missing_aware_head: the head has weights that only samples without a modality use.
+        weigh_interaction: what prompts and similarities add to the logits of the pooled outputs is
+            multiplied by a weight that validation chooses.
         prompt_init_std: of the learned prompts.
         dropout: on the hub's messages.
         modality_dropout: probability with which a training sample loses one modality.
@@ -78,6 +80,7 @@ class EPICConfig:
     head_prompt_scale: float = 0.3
     head_dropout: float = 0.1
     missing_aware_head: bool = False
+    weigh_interaction: bool = True
     prompt_init_std: float = 0.02
     dropout: float = 0.1
     modality_dropout: float = 0.0
@@ -209,6 +212,9 @@ class EPIC(DualEncoder):
             scales,
             config.missing_aware_head,
         )
+        adds = agreement is not None or config.head_inputs == "pooled+prompts"
+        if config.weigh_interaction and adds:
+            self.interaction_weight = torch.ones(())
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``(B, C)`` of a batch; docs/method.md has the equations."""
@@ -232,10 +238,6 @@ class EPIC(DualEncoder):
         if self.config.head_inputs == "pooled+prompts":
             features += [image_prompts.mean(dim=1), text_prompts.mean(dim=1)]
         logits: Tensor = self.head(features, image_present, text_present)  # (B, C)
-        if self.training:
-            self.auxiliary_logits = self.head(
-                features, image_present, text_present, first_two_only=True
-            )
         if self.head.agreement is not None:
             logits = logits + self.head.agreement(
                 torch.cat([pooled_image[:, None], image_prompts], dim=1),  # (B, 1 + n, d_v)
@@ -243,6 +245,13 @@ class EPIC(DualEncoder):
                 image_present,
                 text_present,
             )
+        weight = None if self.training else self.interaction_weight
+        if self.keeps_pooled_logits or weight is not None:
+            pooled: Tensor = self.head(features, image_present, text_present, first_two_only=True)
+            if self.keeps_pooled_logits:
+                self.pooled_logits = pooled
+            elif weight is not None:
+                logits = torch.lerp(pooled.to(logits), logits, weight.to(logits))
         return logits
 
     def _consolidate(

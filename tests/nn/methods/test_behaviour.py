@@ -204,7 +204,8 @@ def test_a_checkpoint_holds_what_is_trained_and_restores_it_strictly(name):
     adapter = {
         key: value.clone() for key, value in adapter_state(model, model.state_dict()).items()
     }
-    assert set(adapter) == trained(model) | LEFT_AS_DRAWN.get(name, set())
+    weight = set() if model.interaction_weight is None else {"interaction_weight"}
+    assert set(adapter) == trained(model) | LEFT_AS_DRAWN.get(name, set()) | weight
     assert frozen_keys(model) == set(model.state_dict()) - set(adapter)
     assert not torch.allclose(logits(fresh, made), logits(model, made))
     fresh.load_state_dict(complete_state(fresh, adapter), strict=True)
