@@ -1,39 +1,16 @@
-import json
 from collections import Counter
 
 import pytest
-from PIL import Image
 
+import tiny_openmoji
 from epic_pl.data.openmoji import OpenMojiDataModule
 from epic_pl.errors import ConfigError, DataError
-
-COUNTS = {"face": 20, "animal": 16, "tool": 15, "rare": 14}
-
-
-def _rows() -> list[dict[str, object]]:
-    rows = [
-        (f"1F{list(COUNTS).index(name)}{number:02d}", f"{name.upper()} {number}", "Objects", name)
-        for name, count in COUNTS.items()
-        for number in range(count)
-    ]
-    rows += [(f"1F1E{n:02d}", f"Nation {n} Flag", "Flags", "country-flag") for n in range(16)]
-    rows += [("1F999-FE0F", "FACE 0", "Objects", "rare")]  # a name that occurs twice
-    keys = ("unified", "name", "category", "subcategory")
-    return [
-        dict(zip(keys, row, strict=True)) | {"sort_order": order} for order, row in enumerate(rows)
-    ]
 
 
 @pytest.fixture(autouse=True)
 def cache(monkeypatch, tmp_path):
-    """The cache as fetching and drawing leave it, at 32 px."""
     monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path))
-    (tmp_path / "emoji-data-1.6.0").mkdir()
-    (tmp_path / "emoji-data-1.6.0" / "emoji.json").write_text(json.dumps(_rows()))
-    pictures = tmp_path / "openmoji-17.0.0-32px"
-    pictures.mkdir()
-    for row in _rows():
-        Image.new("RGB", (32, 32), "white").save(pictures / f"{row['unified']}.png")
+    tiny_openmoji.fill_cache(tmp_path)
     return tmp_path
 
 
@@ -124,7 +101,7 @@ def test_entailment_names_and_pictures_stay_in_their_split():
 
 def test_entailment_evaluation_is_fixed_and_balanced():
     data, again = _data(variant="entailment"), _data(variant="entailment", seed=9)
-    own = {row["unified"]: str(row["name"]).lower() for row in _rows()}
+    own = {row["unified"]: str(row["name"]).lower() for row in tiny_openmoji.rows()}
     for split, number in (("val", 8), ("test", 5)):
         samples = _samples(data, split)
         assert sum(sample["label"] for sample in samples) * 2 == len(samples)
