@@ -155,6 +155,9 @@ def test_calibration_is_that_of_the_predictions_file(reported):
     assert found["ece_uncalibrated"] == pytest.approx(reported.metrics["test/ece_uncalibrated"])
     assert found["temperature"] == pytest.approx(float(reported.model.calibration_temperature))
     assert found["bins_uncalibrated"] != found["bins"]
+    weight = float(reported.model.model.interaction_weight)
+    assert found["interaction_weight"] == pytest.approx(weight)
+    assert f"counts {weight:.2f} times" in reported.page
     chance = found["ece_by_chance"]
     assert 0 < chance["low"] < chance["mean"] < chance["high"] < 1
     assert f"ECE of {chance['mean']:.4f}" in reported.page

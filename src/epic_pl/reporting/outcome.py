@@ -61,22 +61,25 @@ class Judge:
         class_names: C names.
         temperature: that logits are divided by.
         thresholds: ``(C,)`` of a multilabel task, else None.
+        interaction_weight: which logits were weighed with, of a method that has one.
     """
 
     task: Task
     class_names: list[str]
     temperature: float
     thresholds: Tensor | None
+    interaction_weight: float | None = None
 
     @classmethod
     def of(cls, module: EPICModule) -> "Judge":
         """A module's."""
-        thresholds = module.label_thresholds()
+        thresholds, weight = module.label_thresholds(), module.model.interaction_weight
         return cls(
             module.task,
             module.class_names,
             float(module.calibration_temperature) if module.calibrate else 1.0,
             None if thresholds is None else thresholds.float().cpu(),
+            None if weight is None else float(weight),
         )
 
     def probabilities(self, logits: Tensor, calibrated: bool = True) -> Tensor:

@@ -86,10 +86,16 @@ def _temperature(content: Mapping[str, Any]) -> str:
         {"": "before", "temperature": 1.0, "ECE": calibration["ece_uncalibrated"]},
         {"": "after", "temperature": calibration["temperature"], "ECE": calibration["ece"]},
     ]
-    chance = calibration["ece_by_chance"]
+    chance, weight = calibration["ece_by_chance"], calibration["interaction_weight"]
+    believed = (
+        ""
+        if weight is None
+        else "What prompts and similarities add to what picture and text say on their own counts "
+        f"{weight:.2f} times, before and after: so the validation split has it. "
+    )
     return _table(rows) + (
-        "<p class='note'>Answers that are right exactly as often as they say would show an ECE of "
-        f"{chance['mean']:.4f} on so many samples (90%: {chance['low']:.4f} to "
+        f"<p class='note'>{believed}Answers that are right exactly as often as they say would show "
+        f"an ECE of {chance['mean']:.4f} on so many samples (90%: {chance['low']:.4f} to "
         f"{chance['high']:.4f}).</p>"
     )
 
