@@ -30,12 +30,15 @@ def main() -> None:
     dropout = f"--model.modality_dropout={arguments.dropout}"
     # a complete sample is seen in a fifth of them, one without its text in two fifths
     shipped = parsed_options(["--config", arguments.config, *overrides])
-    twice = f"--trainer.max_epochs={2 * shipped['trainer']['max_epochs']}"
+    twice = [
+        f"--trainer.max_epochs={2 * shipped['trainer']['max_epochs']}",
+        "--early_stopping.patience=1000",
+    ]
     trainings = {
         "as shipped": [],
         f"modality dropout {arguments.dropout}": [dropout],
         "and a missing-aware head": [dropout, "--model.missing_aware_head=true"],
-        "and twice the epochs": [dropout, "--model.missing_aware_head=true", twice],
+        "and twice the epochs": [dropout, "--model.missing_aware_head=true", *twice],
     }
     rows = []
     for number, (training, options) in enumerate(trainings.items()):

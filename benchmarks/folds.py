@@ -44,7 +44,11 @@ def accuracy(config: str, fold: int, seed: int, folder: Path, overrides: list[st
     """Of the last epoch on a fold that training has not seen, in percent."""
     options = ["--config", config, f"--data.fold={fold}", f"--seed_everything={seed}"]
     # the last epoch counts, as in the OpenMoji configs
-    options += ["--checkpoint.monitor=null", f"--trainer.default_root_dir={folder}"]
+    options += [
+        "--checkpoint.monitor=null",
+        "--early_stopping.patience=1000",
+        f"--trainer.default_root_dir={folder}",
+    ]
     cli = run(["fit", *options, *overrides])
     [scores] = cli.trainer.test(cli.model, datamodule=cli.datamodule)
     return 100 * scores["test/accuracy"]

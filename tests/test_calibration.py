@@ -187,10 +187,46 @@ def test_a_fit_weighs_the_interaction_for_test_and_prediction_but_not_for_valida
         float(model.objective(full, batch["labels"])), rel=1e-4
     )
     assert float(model.model.interaction_weight) == pytest.approx(weight, abs=1e-3)
-    # and it travels
-    trainer.save_checkpoint(tmp_path / "weighed.ckpt")
-    again = EPICModule.load_from_checkpoint(tmp_path / "weighed.ckpt")
+    # and it travels, also from and to models without
+    path = tmp_path / "weighed.ckpt"
+    trainer.save_checkpoint(path)
+    again = EPICModule.load_from_checkpoint(path)
     assert torch.equal(again.model.interaction_weight, model.model.interaction_weight)
+    warm = make(prompt_attention=attention, warm_start=str(path))
+    assert torch.equal(warm.model.interaction_weight, model.model.interaction_weight)
+    without = EPICModule.load_from_checkpoint(path, weigh_interaction=False).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(without(batch), full)
+    trainer.test(without, tiny_runs.loader(rows), verbose=False)
+    trainer.save_checkpoint(path)
+    back = EPICModule.load_from_checkpoint(path, weigh_interaction=True)
+    assert back.model.interaction_weight == 1
+
+
+def test_a_validation_that_is_cut_short_leaves_nothing(make, tmp_path):
+    model, rows = make(), tiny_runs.samples(24, seed=1)
+    model.validated.update(100 * torch.randn(4, 4), torch.tensor([0, 1, 2, 3]))
+    tiny_runs.trainer(tmp_path).validate(model, tiny_runs.loader(rows), verbose=False)
+    other = make()
+    other.load_state_dict(model.state_dict())
+    tiny_runs.trainer(tmp_path).validate(other, tiny_runs.loader(rows), verbose=False)
+    assert torch.equal(model.calibration_temperature, other.calibration_temperature)
+
+
+def test_without_calibration_each_weight_is_judged_at_the_temperature_one():
+    logits, pooled, labels = _believed(0.8, "multiclass")
+    sure = 4 * logits, 4 * pooled, labels
+    calibrated = fit_interaction_weight(*sure, "multiclass")
+    plain = fit_interaction_weight(*sure, "multiclass", calibrate=False)
+    losses = [
+        float(_loss(torch.lerp(sure[1], sure[0], float(w)), labels, "multiclass"))
+        for w in np.linspace(0, 2, 11)
+    ]
+    assert plain == pytest.approx(0.2 * int(np.argmin(losses)), abs=0.1)
+    assert plain < calibrated - 0.1
+    metric = ValidationFit("multiclass", calibrate=False)
+    metric.update(sure[0], labels, sure[1])
+    assert metric.compute().tolist() == pytest.approx([plain, 1])
 
 
 def test_without_weighing_and_without_anything_to_weigh_there_is_no_weight(make, tmp_path):

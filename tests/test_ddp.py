@@ -117,7 +117,10 @@ def test_seven_samples_count_seven(two_ranks, monkeypatch):
     # fitted on the validation rows of both ranks, and anew by one process on all of them
     saved = read_checkpoint(last)["state_dict"]["calibration_temperature"]
     assert saved != 1
+    weight = read_checkpoint(last)["state_dict"]["model.interaction_weight"]
+    assert weight != 1
     refitted = run(["validate", "--config", config, "--ckpt_path", last]).model
+    torch.testing.assert_close(refitted.model.interaction_weight, weight, rtol=1e-4, atol=0)
     torch.testing.assert_close(refitted.calibration_temperature, saved, rtol=1e-4, atol=0)
     run(["predict", "--config", config, "--ckpt_path", last, "--predictions.output", "one.parquet"])
     (one,) = two_ranks.rglob("one.parquet")

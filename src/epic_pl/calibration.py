@@ -64,7 +64,9 @@ def fit_temperature(logits: Tensor, labels: Tensor, task: Task) -> float:
     return math.exp((low + high) / 2)
 
 
-def fit_interaction_weight(logits: Tensor, pooled: Tensor, labels: Tensor, task: Task) -> float:
+def fit_interaction_weight(
+    logits: Tensor, pooled: Tensor, labels: Tensor, task: Task, calibrate: bool = True
+) -> float:
     """How much of ``logits - pooled`` to add to ``pooled``.
 
     Few samples are soon learned by heart through the prompts: in training they are right, and sure,
@@ -78,6 +80,7 @@ def fit_interaction_weight(logits: Tensor, pooled: Tensor, labels: Tensor, task:
         pooled: ``(N, C)``, of the pooled outputs alone.
         labels: ``(N,)`` class indices, or ``(N, C)`` 0/1 for multilabel.
         task: decides on the likelihood.
+        calibrate: False judges each weight at the temperature 1.
 
     Returns:
         The weight, from 0 to 2; 1 where logits are not finite, or there are none.
@@ -89,7 +92,8 @@ def fit_interaction_weight(logits: Tensor, pooled: Tensor, labels: Tensor, task:
     likelihoods = []
     for weight in _WEIGHTS:
         weighed = torch.lerp(pooled, logits, weight)
-        weighed = weighed / fit_temperature(weighed, labels, task)
+        if calibrate:
+            weighed = weighed / fit_temperature(weighed, labels, task)
         likelihoods.append(-_loss(weighed, truth, task))
     return float(torch.stack(likelihoods).softmax(dim=0) @ _WEIGHTS)
 
@@ -115,6 +119,7 @@ class ValidationFit(Metric):
 
     Args:
         task: decides on the likelihood.
+        calibrate: False leaves the temperature at 1.
     """
 
     full_state_update = False
@@ -122,9 +127,9 @@ class ValidationFit(Metric):
     pooled: list[Tensor]
     labels: list[Tensor]
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, calibrate: bool = True) -> None:
         super().__init__()
-        self.task = task
+        self.task, self.calibrate = task, calibrate
         for name in ("logits", "pooled", "labels"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
@@ -150,8 +155,10 @@ class ValidationFit(Metric):
         logits, pooled, labels = map(dim_zero_cat, (self.logits, self.pooled, self.labels))
         weight = 1.0
         if not torch.equal(logits, pooled):
-            weight = fit_interaction_weight(logits, pooled, labels, self.task)
-        temperature = fit_temperature(torch.lerp(pooled, logits, weight), labels, self.task)
+            weight = fit_interaction_weight(logits, pooled, labels, self.task, self.calibrate)
+        temperature = 1.0
+        if self.calibrate:
+            temperature = fit_temperature(torch.lerp(pooled, logits, weight), labels, self.task)
         return torch.tensor([weight, temperature], device=self.device)
 
     def weighed(self, weight: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -3,7 +3,9 @@
 from typing import Any, Self
 
 import lightning as L
+import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from epic_pl.checkpoint import (
     CHECKPOINT_KEY,
@@ -23,6 +25,7 @@ from epic_pl.rng import gather_rng_states, set_rng_state
 from epic_pl.types import Batch
 
 AVERAGE_KEY = "weight_average"
+_INTERACTION_WEIGHT = "model.interaction_weight"
 
 
 class Checkpointing(L.LightningModule):
@@ -77,7 +80,7 @@ class Checkpointing(L.LightningModule):
         if AVERAGE_KEY in checkpoint and self._resumes():
             self._pending_average = checkpoint[AVERAGE_KEY]
             checkpoint["state_dict"] |= checkpoint[AVERAGE_KEY]["raw"]
-        checkpoint["state_dict"] = complete_state(self, checkpoint["state_dict"])
+        checkpoint["state_dict"] = self._completed(checkpoint["state_dict"])
         self._pending_rng = checkpoint.get("rng_states")
 
     def _resumes(self) -> bool:
@@ -112,4 +115,13 @@ class Checkpointing(L.LightningModule):
 
     def _load_weights(self, checkpoint: dict[str, Any]) -> None:
         self._check_encoders(require_info(checkpoint))
-        self.load_state_dict(complete_state(self, checkpoint["state_dict"]), strict=True)
+        self.load_state_dict(self._completed(checkpoint["state_dict"]), strict=True)
+
+    def _completed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """For a strict load; ``weigh_interaction`` may differ, since without it the weight is 1."""
+        state = dict(state)
+        if self.model.interaction_weight is None:
+            state.pop(_INTERACTION_WEIGHT, None)
+        else:
+            state.setdefault(_INTERACTION_WEIGHT, torch.ones_like(self.model.interaction_weight))
+        return complete_state(self, state)

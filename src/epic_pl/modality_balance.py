@@ -96,9 +96,8 @@ def modality_balance(image: Tensor, text: Tensor, targets: Tensor) -> float:
         [_leave_one_out(ratio * kernels[0] + kernels[1] / ratio, targets) for ratio in _RATIOS]
     )  # (ratios, R)
     best = errors[errors.mean(dim=1).argmin()]
-    # without the row that it is judged by, the mean is as much farther from it
-    mean_errors = targets.square().sum(dim=1) * (len(targets) / (len(targets) - 1)) ** 2
-    if not bool(_is_worse(mean_errors, best)):
+    # the mean is of all rows, here as in the regressions
+    if not bool(_is_worse(targets.square().sum(dim=1), best)):
         return 1.0
     good: list[bool] = (~_is_worse(errors, best)).tolist()
     return _RATIOS[good.index(True)]

@@ -225,7 +225,7 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
         if pooled_loss < 0:
             raise ConfigError(f"pooled_loss is at least 0, not {pooled_loss}.")
         self.pooled_loss = pooled_loss
-        self.calibrate, self.validated = calibrate, ValidationFit(task)
+        self.calibrate, self.validated = calibrate, ValidationFit(task, calibrate)
         self.register_buffer("calibration_temperature", torch.ones(()))
         self.calibration_errors = nn.ModuleDict(
             {n: calibration_error(task, num_classes) for n in ("ece", "ece_uncalibrated")}

@@ -48,7 +48,7 @@ class Steps(L.LightningModule):
         self._checked: set[str] = set()
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits ``(B, C)``."""
+        """Logits ``(B, C)``; not in training mode, the interaction in them is weighed."""
         if is_compiled(self.model):
             mark_lengths(batch)
         logits: Tensor = self.model(batch)
@@ -145,6 +145,12 @@ class Steps(L.LightningModule):
         """Loss and metrics of one validation batch."""
         self._step(batch, "val")
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget what a validation that was cut short has left."""
+        self.validated.reset()
+        if self.thresholds is not None:
+            self.tuning.reset()
+
     def on_validation_epoch_end(self) -> None:
         """Fit weight, temperature and thresholds, before this epoch's checkpoint is written."""
         if not self.trainer.sanity_checking:
@@ -153,9 +159,9 @@ class Steps(L.LightningModule):
 
     def _fit_to_validation(self) -> None:
         weight, temperature = self.validated.compute()
-        self.calibration_temperature.fill_(temperature if self.calibrate else 1.0)
+        self.calibration_temperature.fill_(temperature)
         if self.model.interaction_weight is not None:
-            self.model.interaction_weight.fill_(weight)
+            weight = self.model.interaction_weight.fill_(weight).float()
             self.log("val/interaction_weight", weight, sync_dist=True)
         if self.thresholds is None:
             return

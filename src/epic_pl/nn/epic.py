@@ -212,12 +212,16 @@ class EPIC(DualEncoder):
             scales,
             config.missing_aware_head,
         )
-        adds = agreement is not None or config.head_inputs == "pooled+prompts"
-        if config.weigh_interaction and adds:
+        self._adds = agreement is not None or config.head_inputs == "pooled+prompts"
+        if config.weigh_interaction and self._adds:
             self.interaction_weight = torch.ones(())
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits ``(B, C)`` of a batch; docs/method.md has the equations."""
+        """Logits ``(B, C)`` of a batch; docs/method.md has the equations.
+
+        What prompts and similarities add is weighed with ``interaction_weight``, but not in
+        training mode.
+        """
         image_present, text_present = self.presence(batch)
         # extraction layers: nothing to train upstream, so no gradient and no stored activation
         image, text = self.extract(batch, image_present, text_present)
@@ -246,12 +250,14 @@ class EPIC(DualEncoder):
                 text_present,
             )
         weight = None if self.training else self.interaction_weight
-        if self.keeps_pooled_logits or weight is not None:
+        if self._adds and (self.keeps_pooled_logits or weight is not None):
             pooled: Tensor = self.head(features, image_present, text_present, first_two_only=True)
             if self.keeps_pooled_logits:
                 self.pooled_logits = pooled
             elif weight is not None:
-                logits = torch.lerp(pooled.to(logits), logits, weight.to(logits))
+                # as it was fitted: not in half precision
+                precise = torch.promote_types(logits.dtype, torch.float32)
+                logits = torch.lerp(pooled.to(precise), logits.to(precise), weight.to(precise))
         return logits
 
     def _consolidate(
