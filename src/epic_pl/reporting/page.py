@@ -90,8 +90,8 @@ def _temperature(content: Mapping[str, Any]) -> str:
     believed = (
         ""
         if weight is None
-        else "What prompts and similarities add to what picture and text say on their own counts "
-        f"{weight:.2f} times, before and after: so the validation split has it. "
+        else "What prompts and similarities add to the logits of the pooled outputs counts "
+        f"{weight:.2f} times in both rows; the validation split chose it. "
     )
     return _table(rows) + (
         f"<p class='note'>{believed}Answers that are right exactly as often as they say would show "
