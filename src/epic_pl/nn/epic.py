@@ -257,7 +257,8 @@ class EPIC(DualEncoder):
             elif weight is not None:
                 # as it was fitted: not in half precision
                 precise = torch.promote_types(logits.dtype, torch.float32)
-                logits = torch.lerp(pooled.to(precise), logits.to(precise), weight.to(precise))
+                weighed = torch.lerp(pooled.to(precise), logits.to(precise), weight.to(precise))
+                logits = weighed.to(logits.dtype)
         return logits
 
     def _consolidate(
