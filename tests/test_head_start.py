@@ -184,4 +184,5 @@ def test_the_pooled_outputs_have_a_loss_of_their_own(make):
     assert plain != pytest.approx(alone, rel=1e-3)
     # nothing is left behind, and a probe has nothing beside its pooled outputs
     assert model.model.pooled_logits is None
-    _loss(make(method="linear_probe").train(), batch)
+    probes = [make(**options, method="linear_probe", pooled_loss=x).train() for x in (0.0, 3.0)]
+    assert _loss(probes[0], batch) == _loss(probes[1], batch)

@@ -1,13 +1,11 @@
 """``benchmarks/absent.py``: what is trained with, and the report it reads, on tiny encoders."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 import tiny_runs
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 CONDITIONS = [
     "as it is",
     "picture only",
@@ -19,8 +17,7 @@ CONDITIONS = [
 
 
 @pytest.fixture
-def absent(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
+def absent():
     import absent
 
     return absent

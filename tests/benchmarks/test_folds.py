@@ -1,19 +1,15 @@
 """``benchmarks/folds.py``: options judged on folds, on a fabricated OpenMoji and tiny encoders."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tiny_openmoji
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def folds(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
+def folds():
     import folds
 
     return folds

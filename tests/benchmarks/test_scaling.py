@@ -1,11 +1,9 @@
 """``benchmarks/scaling.py``: an axis on tiny encoders, and what a run that is cut short tells."""
 
 import json
-from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 ROW = {
     "method": "epic_joint",
     "device": "some",
@@ -17,8 +15,7 @@ ROW = {
 
 
 @pytest.fixture
-def scaling(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
+def scaling():
     import scaling
 
     return scaling

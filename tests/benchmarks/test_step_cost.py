@@ -13,13 +13,11 @@ import torch
 import tiny_runs
 from epic_pl.callbacks import FeatureCache
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 NEEDED = {"method", "samples_per_s", "peak_memory_mb", "trainable", "cache_bytes_per_sample"}
 
 
 @pytest.fixture
-def step_cost(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
+def step_cost():
     import step_cost
 
     return step_cost
@@ -146,5 +144,7 @@ def test_rounds_give_the_middle_of_all_and_ratios_of_their_own(step_cost, monkey
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_bench_passes_options_on():
     command = ["make", "--no-print-directory", "--dry-run", "bench", "ARGS=--batch 8 --json"]
-    done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip().endswith("step_cost.py --batch 8 --json")

@@ -3,14 +3,12 @@
 import csv
 import json
 import random
-from pathlib import Path
 
 import pytest
 
 import tiny_runs
 from epic_pl.assets import Emoji
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 EMOJI = [
     Emoji(f"{group}{number:02}", f"{name} number {number}", name, f"{name}-kind")
     for group, name in enumerate(("food", "animals", "travel"))
@@ -19,8 +17,7 @@ EMOJI = [
 
 
 @pytest.fixture
-def tables(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
+def tables():
     import tables
 
     return tables
