@@ -21,6 +21,8 @@ LOWEST = 1 / HIGHEST
 BINS = 15
 # halvings of log(HIGHEST / LOWEST): far below what a float32 can tell apart
 _HALVINGS = 30
+# the likelihood is flat at its best temperature, so that a coarser one has nearly the same
+_ROUGH_HALVINGS = 18
 # twice as much as in training where the pooled outputs say nothing and only disturb
 _WEIGHTS = torch.linspace(0, 2, 11, dtype=torch.float64)
 
@@ -49,11 +51,14 @@ def fit_temperature(logits: Tensor, labels: Tensor, task: Task) -> float:
     logits = logits.cpu().double()
     if not len(logits) or not bool(torch.isfinite(logits).all()):
         return 1.0
-    labels = labels.cpu()
-    truth = _targets(labels, logits, task)
+    return _bisect(logits, _targets(labels.cpu(), logits, task), task, _HALVINGS)
+
+
+def _bisect(logits: Tensor, truth: Tensor, task: Task, halvings: int) -> float:
+    """The best temperature of finite logits ``(N, C)`` in float64, for the truth ``(N, C)``."""
     high = math.log(HIGHEST)
     low = -high
-    for _ in range(_HALVINGS):
+    for _ in range(halvings):
         middle = (low + high) / 2
         scaled = logits / math.exp(middle)
         given = scaled.sigmoid() if task == "multilabel" else scaled.softmax(dim=-1)
@@ -93,7 +98,7 @@ def fit_interaction_weight(
     for weight in _WEIGHTS:
         weighed = torch.lerp(pooled, logits, weight)
         if calibrate:
-            weighed = weighed / fit_temperature(weighed, labels, task)
+            weighed = weighed / _bisect(weighed, truth, task, _ROUGH_HALVINGS)
         likelihoods.append(-_loss(weighed, truth, task))
     return float(torch.stack(likelihoods).softmax(dim=0) @ _WEIGHTS)
 
