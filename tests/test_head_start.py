@@ -7,7 +7,8 @@ import tiny_runs
 from epic_pl.errors import DataError
 from epic_pl.head_start import evenly_spaced
 from epic_pl.modality_balance import PooledRows, modality_balance, part_scales
-from epic_pl.nn.head import ClassificationHead
+from epic_pl.nn.head import Agreement, ClassificationHead
+from epic_pl.nn.interaction import Similarity
 
 WIDTHS = {"image": 32, "text": 32}
 
@@ -129,7 +130,7 @@ def test_trained_weights_are_kept(make, tmp_path):
     loaded = make(method="linear_probe")
     loaded.load_state_dict(model.state_dict())
     assert all(torch.equal(value, trained[key]) for key, value in again.items())
-    assert loaded._starts_from_rows is False
+    assert not loaded._starts_from_rows
 
 
 class _Stream(IterableDataset):
@@ -166,7 +167,7 @@ def _loss(model, batch):
     return float(model.training_step(batch, 0).detach())
 
 
-def test_the_pooled_outputs_have_a_loss_of_their_own(make):
+def test_the_parts_of_the_logits_have_a_loss_of_their_own(make):
     options = {"head_dropout": 0.0, "dropout": 0.0}
     batch = next(iter(tiny_runs.loader(tiny_runs.samples(4))))
     model = make(**options, pooled_loss=0.0).train()
@@ -174,15 +175,111 @@ def test_the_pooled_outputs_have_a_loss_of_their_own(make):
     model.model.head.register_forward_pre_hook(lambda _, inputs: parts.append(inputs[0]))
     plain = _loss(model, batch)
     head = model.model.head
-    normed = [norm(part) for norm, part in zip(head.norms, parts[0], strict=True)][:2]
-    weight = head.linear.weight[:, :64]
-    alone = torch.cat(normed, dim=1) @ weight.T + head.linear.bias
-    alone = float(model.objective(alone, batch["labels"]))
+    normed = [norm(part) for norm, part in zip(head.norms, parts[0], strict=True)]
+    own = []
+    for many in (2, 4):  # pooled outputs, and with prompts; the similarity is in neither
+        weight = head.linear.weight[:, : 32 * many]
+        logits = torch.cat(normed[:many], dim=1) @ weight.T + head.linear.bias
+        own.append(float(model.objective(logits, batch["labels"])))
     for share in (1.0, 3.0):
         both = _loss(make(**options, pooled_loss=share).train(), batch)
-        assert both == pytest.approx((plain + share * alone) / (1 + share), rel=1e-5)
-    assert plain != pytest.approx(alone, rel=1e-3)
-    # nothing is left behind, and a probe has nothing beside its pooled outputs
-    assert model.model.pooled_logits is None
+        assert both == pytest.approx((plain + share * sum(own) / 2) / (1 + share), rel=1e-5)
+    assert len({round(loss, 4) for loss in (plain, *own)}) == 3
+    # without similarities all but the last part is the pooled outputs, and a probe has only these
+    unlike = {"head_similarity": False}
+    plain = _loss(make(**options, **unlike, pooled_loss=0.0).train(), batch)
+    both = _loss(make(**options, **unlike, pooled_loss=1.0).train(), batch)
+    assert both != pytest.approx(plain, rel=1e-4)
+    assert model.model.partial_logits == ()
     probes = [make(**options, method="linear_probe", pooled_loss=x).train() for x in (0.0, 3.0)]
     assert _loss(probes[0], batch) == _loss(probes[1], batch)
+
+
+# ------------------------------------------------------------------ what both have in common
+
+
+def test_the_similarity_starts_from_what_pictures_and_texts_have_in_common(make, tmp_path):
+    model = make()
+    compared = _compared(model, rows := tiny_runs.samples(48))
+    random = {k: v.clone() for k, v in model.model.head.agreement.state_dict().items()}
+    state = _fit(model, tmp_path).state
+    start = {k: state[f"head.agreement.{k}"] for k in random}
+    scale = model.model.config.head_prompt_scale
+    sides = []
+    for side, vectors in zip(("image", "text"), compared, strict=True):
+        normed = torch.nn.functional.layer_norm(vectors, vectors.shape[-1:])
+        joined = normed[:, 0] + scale * normed[:, 1:].mean(dim=1)
+        bias = start[f"similarity.norm_{side}.bias"]
+        torch.testing.assert_close(joined.mean(dim=0), -(1 + scale) * bias, atol=1e-4, rtol=0)
+        sides.append((joined - joined.mean(dim=0)).double())
+    # W_v^T W_t is the covariance's best approximation of that rank, but for its length
+    wanted = sides[0].T @ sides[1]
+    left, values, right = torch.linalg.svd(wanted)
+    down = [start[f"similarity.down_{side}.weight"].double() for side in ("image", "text")]
+    rank = len(down[0])
+    best = (left[:, :rank] * values[:rank]) @ right[:rank]
+    cosine = torch.nn.functional.cosine_similarity
+    found = down[0].T @ down[1]
+    assert cosine(found.flatten(), best.flatten(), dim=0) > 0.999
+    for side, weight in zip(("image", "text"), down, strict=True):
+        length = random[f"similarity.down_{side}.weight"].norm()
+        assert weight.norm().item() == pytest.approx(length.item(), rel=1e-4)
+    # and its logits are a regression's
+    tau = random["similarity.log_temperature"].exp()
+    s = cosine(sides[0] @ down[0].T, sides[1] @ down[1].T) / tau
+    labels = torch.stack([row["labels"] for row in rows])
+    targets = torch.nn.functional.one_hot(labels, 3).double()
+    design = torch.stack([s.double(), torch.ones_like(s)], dim=1)
+    slopes = torch.linalg.lstsq(design, targets).solution[0]
+    torch.testing.assert_close(start["linear.weight"][:, 0].double(), slopes, atol=1e-3, rtol=0.05)
+
+
+def test_the_similarity_may_start_at_random(make, tmp_path):
+    model = make(align_modalities=False)
+    before = {k: v.clone() for k, v in model.model.state_dict().items() if "agreement" in k}
+    state = _fit(model, tmp_path / "off").state
+    assert before
+    assert all(torch.equal(state[k], v) for k, v in before.items())
+    assert state["head.norms.0.bias"].any()  # which the other option is about
+    alone = _fit(make(balance_modalities=False), tmp_path / "alone").state
+    assert not alone["head.norms.0.bias"].any()
+    assert all(not torch.equal(alone[k], v) for k, v in before.items() if "down" in k)
+
+
+def test_rows_without_a_modality_align_nothing(make, tmp_path):
+    rows = tiny_runs.samples(96)
+    for index, row in enumerate(rows):
+        row["text_present"] = torch.tensor(index % 2 == 0)
+        row["image_present"] = torch.tensor(index % 2 == 1 or index < 8)
+    model = make()
+    before = {k: v.clone() for k, v in model.model.state_dict().items() if "agreement" in k}
+    state = _fit(model, tmp_path, tiny_runs.loader(rows)).state
+    assert all(torch.equal(state[k], v) for k, v in before.items())
+
+
+def test_few_rows_align_as_many_directions_as_they_have():
+    torch.manual_seed(0)
+    agreement = Agreement(Similarity(48, 40, 36), 2, 0.3)
+    before = [agreement.similarity.down_image.weight.clone()]
+    image, text = torch.randn(33, 3, 48), torch.randn(33, 3, 40)
+    agreement.start_from_rows(image, text, torch.eye(2)[torch.arange(33) % 2])
+    down = agreement.similarity.down_image.weight
+    assert torch.equal(down[32:], before[0][32:])
+    assert not torch.isclose(down[:32], before[0][:32]).all(dim=1).any()
+    # all the same, so nothing is in common
+    same = Agreement(Similarity(48, 40, 36), 2, 0.3)
+    same.start_from_rows(image[:1].expand(33, 3, 48), text, torch.eye(2)[torch.arange(33) % 2])
+    assert all(value.isfinite().all() for value in same.state_dict().values())
+
+
+def _compared(model, rows):
+    """What an untrained model compares, a row at a time."""
+    seen = []
+    agreement = model.model.head.agreement
+    handle = agreement.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[:2]))
+    model.eval()
+    with torch.no_grad():
+        for row in rows:
+            model(next(iter(tiny_runs.loader([row]))))
+    handle.remove()
+    return [torch.cat(vectors) for vectors in zip(*seen, strict=True)]

@@ -3,6 +3,9 @@
 Shape legend: R rows, C classes, d width.
 """
 
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -21,7 +24,7 @@ from epic_pl.data.preprocessing import load_tokenizer
 from epic_pl.errors import AssetError, EncoderError
 from epic_pl.modality_balance import FEWEST_ROWS, PooledRows, modality_balance, part_scales
 from epic_pl.nn.dual_encoder import DualEncoder
-from epic_pl.nn.head import ClassificationHead
+from epic_pl.nn.head import Agreement, ClassificationHead
 from epic_pl.objectives import Task
 
 _MOST_ROWS = 512
@@ -38,7 +41,7 @@ class HeadStart(L.LightningModule):
     num_classes: int
     _class_name_scale: float
     _names_to_start_from: list[str] | None = None
-    _starts_from_rows: bool = False
+    _starts_from_rows: frozenset[str] = frozenset()
     _encoder_names: dict[str, tuple[str, str | None]]
 
     def setup(self, stage: str) -> None:
@@ -58,7 +61,7 @@ class HeadStart(L.LightningModule):
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As torch's; what is loaded is not replaced when a fit begins."""
-        self._names_to_start_from, self._starts_from_rows = None, False
+        self._names_to_start_from, self._starts_from_rows = None, frozenset()
         return super().load_state_dict(*args, **kwargs)
 
     def start_from_names(self) -> None:
@@ -78,24 +81,35 @@ class HeadStart(L.LightningModule):
     def start_from_rows(self) -> None:
         """Let the head start from the training rows, unless it did or weights were loaded.
 
-        Pooled outputs of up to 512 rows, evenly spaced, are centred and brought to one scale;
+        Up to 512 rows, evenly spaced, are looked at. With ``balance_modalities`` pooled outputs are
+        centred and brought to one scale,
         :func:`~epic_pl.modality_balance.modality_balance` finds how much the picture weighs beside
-        the text; the stand-in of an absent modality starts at the mean of what is there.
+        the text, and the stand-in of an absent modality starts at the mean of what is there. With
+        ``align_modalities`` the similarity of both modalities starts from what they have in common.
         """
-        wanted, self._starts_from_rows = self._starts_from_rows, False
+        starts, self._starts_from_rows = self._starts_from_rows, frozenset()
         head = next((m for m in self.model.modules() if isinstance(m, ClassificationHead)), None)
         # under other strategies a rank has but a shard of each weight
         usual = isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy)
-        if not wanted or not usual or head is None or head.norms is None:
+        if head is None or not usual:
+            return
+        balances = "balance" in starts and head.norms is not None
+        agreement = head.agreement if "align" in starts else None
+        if not balances and agreement is None:
             return
         with isolate_rng():
             seen = self._look_at_rows(head)
         if seen is None:
             return
-        image, text, targets = seen
-        balance = 1.0
+        if balances:
+            self._balance(head, seen)
+        if agreement is not None:
+            self._align(agreement, seen)
+
+    def _balance(self, head: ClassificationHead, seen: "_Seen") -> None:
+        image, text, balance = seen.image, seen.text, 1.0
         if image.tells and text.tells:
-            balance = modality_balance(image.centred, text.centred, targets)
+            balance = modality_balance(image.centred, text.centred, seen.targets)
         # ranks agree but for rounding, and DDP does not compare weights any more
         image, text, balance = self.trainer.strategy.broadcast((image, text, balance))
         sides = (image, text)
@@ -104,18 +118,29 @@ class HeadStart(L.LightningModule):
                 head.start_from_rows(part, sides[part].mean, scale)
         self.model.start_from_means(*(side.pooled_mean if side.tells else None for side in sides))
         rank_zero_info(
-            f"The head starts from {len(targets)} training rows: beside texts, pictures weigh "
+            f"The head starts from {len(seen.targets)} training rows: beside texts, pictures weigh "
             f"{balance:.2g} times what they would otherwise."
         )
 
-    def _look_at_rows(
-        self, head: ClassificationHead
-    ) -> tuple[PooledRows, PooledRows, Tensor] | None:
-        """What is pooled of both modalities, and the targets ``(R, C)``; None of a stream."""
+    def _align(self, agreement: Agreement, seen: "_Seen") -> None:
+        both = seen.image.present & seen.text.present
+        if seen.compared is None or int(both.sum()) < FEWEST_ROWS:
+            return
+        if not (seen.image.tells and seen.text.tells):
+            return
+        # in double precision on the CPU, and the same on every rank
+        start = deepcopy(agreement).cpu()
+        image, text = (vectors[both] for vectors in seen.compared)
+        start.start_from_rows(image, text, seen.targets[both])
+        agreement.load_state_dict(self.trainer.strategy.broadcast(start.state_dict()))
+
+    def _look_at_rows(self, head: ClassificationHead) -> "_Seen | None":
+        """What the head is given of training rows; None of a stream."""
         rows = evenly_spaced(self.trainer.train_dataloader)
         if rows is None:
             return None
         pooled: list[tuple[Tensor, Tensor]] = []
+        compared: list[tuple[Tensor, Tensor]] = []
         present: list[tuple[Tensor, Tensor]] = []
         labels: list[Tensor] = []
 
@@ -125,10 +150,15 @@ class HeadStart(L.LightningModule):
             image, text, *_ = inputs[0]
             pooled.append((image.float().cpu(), text.float().cpu()))
 
+        def keep_compared(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            compared.append((inputs[0].float().cpu(), inputs[1].float().cpu()))
+
         plugin = self.trainer.precision_plugin
         # an encoder that is trained may have parts that sleep
         modes = [(module, module.training) for module in self.model.modules()]
-        handle = head.register_forward_pre_hook(keep, with_kwargs=True)
+        handles = [head.register_forward_pre_hook(keep, with_kwargs=True)]
+        if head.agreement is not None:
+            handles.append(head.agreement.register_forward_pre_hook(keep_compared))
         self.model.eval()
         try:
             silent = self.trainer.global_rank > 0
@@ -146,19 +176,37 @@ class HeadStart(L.LightningModule):
                 )
                 labels.append(batch["labels"].cpu())
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
             for module, training in modes:
                 module.training = training
-        image, text = (
-            PooledRows(torch.cat(values), torch.cat(there))
-            for values, there in zip(
-                zip(*pooled, strict=True), zip(*present, strict=True), strict=True
-            )
-        )
         targets = torch.cat(labels)
         if self.task == "multiclass":
             targets = F.one_hot(targets.long(), self.num_classes)
-        return image, text, targets
+        image, text = map(PooledRows, _joined(pooled), _joined(present))
+        return _Seen(image, text, targets, _joined(compared) if compared else None)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the head is given of R rows.
+
+    Args:
+        image: pooled of the pictures.
+        text: pooled of the texts.
+        targets: ``(R, C)``.
+        compared: what the similarity is given, ``(R, 1 + n, d_v)`` and ``(R, 1 + n, d_t)``.
+    """
+
+    image: PooledRows
+    text: PooledRows
+    targets: Tensor
+    compared: tuple[Tensor, Tensor] | None
+
+
+def _joined(batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    images, texts = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(texts)
 
 
 def evenly_spaced(loader: Any) -> DataLoader[Any] | None:

@@ -69,11 +69,11 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
         read_only_summary: what stands for a modality where prompts only read: "frozen", the
             encoder's own output, or "stream", the copy of its token that travels with the prompts.
         head_inputs: what the head sees: "pooled" outputs, or "pooled+prompts".
-        head_similarity: the head also sees how alike pooled outputs and last prompts of both
-            modalities are.
+        head_similarity: the head also sees how alike both modalities are, by pooled outputs and
+            last prompts.
         head_norm: "parts": each input of the head has a LayerNorm of its own; "joint": one for all.
         head_prompt_scale: what the head's LayerNorms of the prompts start at, those of the pooled
-            outputs at 1; not with "joint".
+            outputs at 1; not with "joint". Also what prompts weigh in the similarity.
         head_dropout: probability with which an input of the head is dropped in training.
         missing_aware_head: the head has weights that only samples without picture or text use; the
             data or ``modality_dropout`` must provide such samples.
@@ -84,6 +84,8 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
         balance_modalities: let the head start from how pooled pictures and texts of up to 512
             training rows vary, and from which of them tells more of the classes; not with
             ``head_norm`` "joint".
+        align_modalities: let the similarity of ``head_similarity`` start from what pictures and
+            texts of those rows have in common.
         prompt_init_std: of the learned prompts.
         dropout: probability with which an entry of a hub's message is dropped in training.
         modality_dropout: probability with which a training sample loses picture or text.
@@ -93,9 +95,9 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
         head_weight_decay: of the head's maps from features to classes; None is as all else.
         warmup: share of all steps over which the learning rate rises linearly.
         label_smoothing: of the cross-entropy.
-        pooled_loss: weight of a second loss in training, beside 1 of the first: of the logits that
-            the head gives without what prompts and similarities add. 0 is none; methods without
-            these have none either.
+        pooled_loss: weight of a second loss in training, beside 1 of the first: the mean over the
+            logits that the head gives of the pooled outputs alone, and of pooled outputs and
+            prompts without similarities. 0 is none; methods without these have none either.
         class_weights: multiclass: C weights of the samples of each class, or "balanced": as much in
             total for each (:func:`epic_pl.objectives.resolve_weights`).
         pos_weight: multilabel: C weights of the positives, or "balanced": as much as the negatives.
@@ -156,6 +158,7 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
         weigh_interaction: bool = True,
         class_name_scale: float = 0.5,
         balance_modalities: bool = True,
+        align_modalities: bool = True,
         prompt_init_std: float = 0.02,
         dropout: float = 0.1,
         modality_dropout: float = 0.0,
@@ -205,7 +208,8 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
             raise ConfigError(f"class_name_scale is at least 0, not {class_name_scale}.")
         self._class_name_scale = class_name_scale
         self._names_to_start_from = class_names if pretrained and class_name_scale else None
-        self._starts_from_rows = balance_modalities
+        wanted = {"balance": balance_modalities, "align": align_modalities}
+        self._starts_from_rows = frozenset(start for start in wanted if wanted[start])
         check_decay(ema_decay)
         self.ema_decay = ema_decay
         self.speed_up(encoder_precision, checkpoint_layers, compile)

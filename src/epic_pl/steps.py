@@ -3,6 +3,7 @@
 Shape legend: B batch, C classes.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import lightning as L
@@ -36,7 +37,7 @@ class Steps(L.LightningModule):
     thresholds: Tensor | None
     """Multilabel: probability from which each label is assigned, ``(C,)``; tuned on validation."""
     pooled_loss: float
-    """Weight of the loss of what pooled outputs alone say, beside 1 of all."""
+    """Weight of the mean loss of the partial logits, beside 1 of all."""
     calibrate: bool
     validated: ValidationFit
     calibration_temperature: Tensor
@@ -57,12 +58,12 @@ class Steps(L.LightningModule):
     def _step(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:
         """The one step of training, validation and test: forward, loss, metrics, log."""
         self._check_batch(batch, stage)
-        logits, pooled = self._logits(batch, stage)
+        logits, partial = self._logits(batch, stage)
         labels = batch["labels"]
         loss: Tensor = self.objective(logits, labels)
         self._measure(stage, logits.detach(), labels.int())
         if stage == "val":
-            self.validated.update(logits, labels.int(), pooled)
+            self.validated.update(logits, labels.int(), next(iter(partial), None))
         size = len(labels)
         self.log(
             f"{stage}/loss",
@@ -73,25 +74,25 @@ class Steps(L.LightningModule):
             batch_size=size,
             sync_dist=stage != "train",
         )
-        if stage == "train" and pooled is not None:
-            # a mean by weights, so that the rate means the same with it and without
-            own: Tensor = self.objective(pooled, labels)
+        if stage == "train" and partial:
+            # means, so that the rate means the same with it and without
+            own = sum(self.objective(part, labels) for part in partial) / len(partial)
             loss = (loss + self.pooled_loss * own) / (1 + self.pooled_loss)
         return loss, logits
 
-    def _logits(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor | None]:
-        """Logits ``(B, C)`` and, if this stage has a use for them, those of the pooled outputs."""
+    def _logits(self, batch: Batch, stage: Stage) -> tuple[Tensor, Sequence[Tensor]]:
+        """Logits ``(B, C)`` and, if this stage has a use for them, the partial ones."""
         wanted = {
             "train": self.pooled_loss > 0,
             "val": self.model.interaction_weight is not None,
             "test": False,
         }
-        self.model.keeps_pooled_logits = wanted[stage]
+        self.model.keeps_partial_logits = wanted[stage]
         try:
             logits = self(batch)
-            return logits, self.model.pooled_logits
+            return logits, self.model.partial_logits
         finally:
-            self.model.keeps_pooled_logits, self.model.pooled_logits = False, None
+            self.model.keeps_partial_logits, self.model.partial_logits = False, ()
 
     def _measure(self, stage: Stage, logits: Tensor, labels: Tensor) -> None:
         uncalibrated = self.objective.probabilities(logits)

@@ -72,16 +72,21 @@ def _sample_logits(model, batch, i: int) -> Tensor:
 
 
 def agreement_logits(model, image: list[Tensor], text: list[Tensor]) -> Tensor:
-    """The similarities of all pairs of vectors, picture by picture, through one linear map."""
+    """How alike pooled output and mean prompt of the one are to those of the other, mapped."""
     agreement = model.head.agreement
     if agreement is None:
         return torch.zeros(())
     similarity = agreement.similarity
     tau = math.exp(float(similarity.log_temperature))
-    a_image = [linear(layer_norm(x, similarity.norm_image), similarity.down_image) for x in image]
-    a_text = [linear(layer_norm(x, similarity.norm_text), similarity.down_text) for x in text]
-    s = [cosine(a, b) / tau for a in a_image for b in a_text]
-    return linear(torch.tensor(s, dtype=a_image[0].dtype), agreement.linear)
+    a = []
+    for vectors, norm, down in (
+        (image, similarity.norm_image, similarity.down_image),
+        (text, similarity.norm_text, similarity.down_text),
+    ):
+        pooled, *prompts = [layer_norm(x, norm) for x in vectors]
+        mean = sum(prompts) / len(prompts)
+        a.append(linear(pooled + model.config.head_prompt_scale * mean, down))
+    return linear(torch.tensor([cosine(*a) / tau], dtype=a[0].dtype), agreement.linear)
 
 
 def head_logits(model, h: list[Tensor], *, has_image: bool, has_text: bool) -> Tensor:

@@ -4,6 +4,7 @@ Shape legend: B batch, N_t text tokens, d width, C classes.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,11 +41,13 @@ class DualEncoder(nn.Module, ABC):
     """Scalar from 0 to 2, fitted on validation: how much of what is not said by the pooled outputs
     alone is believed; None where a method has but one way to the classes."""
 
-    keeps_pooled_logits: bool = False
-    """Whether ``forward`` leaves :attr:`pooled_logits`, and gives logits that are not weighed."""
+    keeps_partial_logits: bool = False
+    """Whether ``forward`` leaves :attr:`partial_logits`, and gives logits that are not weighed."""
 
-    pooled_logits: Tensor | None = None
-    """``(B, C)`` of the last ``forward``: what the pooled outputs alone say."""
+    partial_logits: Sequence[Tensor] = ()
+    """Each ``(B, C)``, of the last ``forward``: what the pooled outputs alone say, then what the
+    linear map of pooled outputs and prompts says without similarities; of a method that has them
+    and adds something to them."""
 
     def __init__(
         self,

@@ -49,11 +49,11 @@ class EPICConfig:
         read_only_summary: what stands for a modality where prompts only read: "frozen", the
             encoder's own output, or "stream", the copy of its token that travels with the prompts.
         head_inputs: "pooled", or "pooled+prompts" (the mean of the last prompts joins in).
-        head_similarity: the head also sees how alike pooled outputs and last prompts of both
-            modalities are; not where ``interaction`` is "none".
+        head_similarity: the head also sees how alike both modalities are, by pooled outputs and
+            last prompts; not where ``interaction`` is "none".
         head_norm: "parts": each input of the head has a LayerNorm of its own; "joint": one for all.
-        head_prompt_scale: what the head's LayerNorms of the prompts start at ("parts" only); those
-            of the pooled outputs start at 1.
+        head_prompt_scale: what the head's LayerNorms of the prompts start at ("parts" only), those
+            of the pooled outputs at 1; and what prompts weigh beside them in the similarity.
         head_dropout: on the head's input.
         missing_aware_head: the head has weights that only samples without a modality use.
         weigh_interaction: what prompts and similarities add to the logits of the pooled outputs is
@@ -194,7 +194,7 @@ class EPIC(DualEncoder):
             similarity = Similarity(
                 *widths, config.hub_width, config.temperature, config.learn_temperature
             )
-            agreement = Agreement(similarity, 1 + config.num_prompts, num_classes)
+            agreement = Agreement(similarity, num_classes, config.head_prompt_scale)
         elif config.head_inputs == "pooled" and not (
             self.image_tower.pools_prompts or self.text_tower.pools_prompts
         ):
@@ -242,7 +242,10 @@ class EPIC(DualEncoder):
         if self.config.head_inputs == "pooled+prompts":
             features += [image_prompts.mean(dim=1), text_prompts.mean(dim=1)]
         logits: Tensor = self.head(features, image_present, text_present)  # (B, C)
+        partial: list[Tensor] = []
         if self.head.agreement is not None:
+            if self.config.head_inputs == "pooled+prompts":
+                partial = [logits]
             logits = logits + self.head.agreement(
                 torch.cat([pooled_image[:, None], image_prompts], dim=1),  # (B, 1 + n, d_v)
                 torch.cat([pooled_text[:, None], text_prompts], dim=1),  # (B, 1 + n, d_t)
@@ -250,10 +253,10 @@ class EPIC(DualEncoder):
                 text_present,
             )
         weight = None if self.training else self.interaction_weight
-        if self._adds and (self.keeps_pooled_logits or weight is not None):
+        if self._adds and (self.keeps_partial_logits or weight is not None):
             pooled: Tensor = self.head(features, image_present, text_present, first_two_only=True)
-            if self.keeps_pooled_logits:
-                self.pooled_logits = pooled
+            if self.keeps_partial_logits:
+                self.partial_logits = [pooled, *partial]
             elif weight is not None:
                 # as it was fitted: not in half precision
                 precise = torch.promote_types(logits.dtype, torch.float32)

@@ -11,6 +11,7 @@ from epic_pl.nn.interaction import Similarity
 
 HeadNorm = Literal["parts", "joint"]
 _AGREEMENT_STD = 0.1
+_LEAST_LENGTH = 1e-12
 
 
 class ClassificationHead(nn.Module):
@@ -127,22 +128,29 @@ class ClassificationHead(nn.Module):
 
 
 class Agreement(nn.Module):
-    """``Linear(S)``: a say in the logits for the similarities themselves.
+    """``Linear(S)``: a say in the logits for how alike two modalities are.
 
     Whether two modalities go together is a bilinear question, to which a linear map of what each
-    of them is has no answer. The weights start small but not at zero, where the projections behind
-    ``S`` would get no gradient.
+    of them is has no answer. ``S (B, 1)`` compares what stands for the modalities: the pooled
+    output and, with less weight, the mean of the last prompts::
+
+        a_m = (LN(pool_m) + s mean_n(LN(Z_m))) W_m        S = cos(a_v, a_t) / tau
+
+    One similarity, not one of every pair: many views of the same few samples are learned by heart.
+    The weights start small but not at zero, where the projections behind ``S`` would get no
+    gradient.
 
     Args:
-        similarity: gives ``S (B, n, n)``.
-        num_vectors: n.
+        similarity: has LN, W and tau.
         num_classes: C.
+        prompt_scale: s.
     """
 
-    def __init__(self, similarity: Similarity, num_vectors: int, num_classes: int) -> None:
+    def __init__(self, similarity: Similarity, num_classes: int, prompt_scale: float) -> None:
         super().__init__()
         self.similarity = similarity
-        self.linear = nn.Linear(num_vectors**2, num_classes, bias=False)
+        self.prompt_scale = prompt_scale
+        self.linear = nn.Linear(1, num_classes, bias=False)
         nn.init.normal_(self.linear.weight, std=_AGREEMENT_STD)
 
     def forward(
@@ -152,12 +160,53 @@ class Agreement(nn.Module):
         image_present: Tensor | None = None,
         text_present: Tensor | None = None,
     ) -> Tensor:
-        """Logits ``(B, C)`` of vectors ``(B, n, d_v)`` and ``(B, n, d_t)``.
+        """Logits ``(B, C)`` of pooled outputs and prompts, ``(B, 1 + n, d_v)`` and the text's.
 
         They are zero where ``image_present`` or ``text_present (B,)`` bool is False: nothing agrees
         with what is absent.
         """
-        logits: Tensor = self.linear(self.similarity.similarity(image, text).flatten(1))  # (B, C)
+        logits: Tensor = self.linear(self._scores(image, text))  # (B, C)
         for present in (image_present, text_present):
             logits = logits if present is None else logits * present[:, None]
         return logits
+
+    @torch.no_grad()
+    def start_from_rows(self, image: Tensor, text: Tensor, targets: Tensor) -> None:
+        """Start from what pictures and texts of rows have in common, whatever their classes.
+
+        What is in every row makes any two alike, so the norms take the mean out. ``W_v`` and
+        ``W_t`` become the first pairs of singular vectors of the covariance between both
+        modalities (partial least squares), as long as they were; directions beyond the rows' rank
+        are left at random. The weights become the slopes of ``targets`` over ``S``.
+
+        Args:
+            image: ``(R, 1 + n, d_v)``, as for :meth:`forward`, of rows that have both modalities.
+            text: ``(R, 1 + n, d_t)``.
+            targets: ``(R, C)``, one-hot or multi-hot.
+        """
+        norms = (self.similarity.norm_image, self.similarity.norm_text)
+        downs = (self.similarity.down_image, self.similarity.down_text)
+        centred: list[Tensor] = []
+        for vectors, norm in zip((image, text), norms, strict=True):
+            joined = self._joined(norm(vectors)).double()
+            centred.append(joined - joined.mean(dim=0))
+            norm.bias.sub_(joined.mean(dim=0) / (1 + self.prompt_scale))
+        left, values, right = torch.linalg.svd(centred[0].T @ centred[1], full_matrices=False)
+        kept = min(downs[0].out_features, len(values), len(image) - 1)
+        for down, vectors in zip(downs, (left, right.T), strict=True):
+            start = (vectors[:, :kept] * values[:kept].sqrt()).T  # (kept, d)
+            length = down.weight[:kept].norm() / start.norm().clamp(min=_LEAST_LENGTH)
+            down.weight[:kept] = (start * length).to(down.weight)
+        scores = self._scores(image, text).double()  # (R, 1)
+        spread = scores.var().clamp(min=_LEAST_LENGTH)
+        apart = (targets - targets.double().mean(dim=0)) * (scores - scores.mean())
+        self.linear.weight.copy_(apart.mean(dim=0)[:, None] / spread)
+
+    def _scores(self, image: Tensor, text: Tensor) -> Tensor:
+        """``S (B, 1)``."""
+        a_image, a_text = map(self._joined, self.similarity.project(image, text))  # (B, r)
+        return self.similarity.scores(a_image[:, None], a_text[:, None]).flatten(1)
+
+    def _joined(self, vectors: Tensor) -> Tensor:
+        """``(B, w)`` of vectors ``(B, 1 + n, w)``, the pooled output's first."""
+        return vectors[:, 0] + self.prompt_scale * vectors[:, 1:].mean(dim=1)
