@@ -94,7 +94,7 @@ def test_fit_starts_with_the_parameter_table(make, tmp_path, capsys):
     printed = capsys.readouterr().out
     for part in ("image encoder", "text encoder", "prompts", "interaction hub", "head", "total"):
         assert part in printed
-    assert "Trainable share: 4.00% of the encoders' parameters" in printed
+    assert "Trainable share: 3.90% of the encoders' parameters" in printed
 
 
 class Rates(L.Callback):
