@@ -18,11 +18,24 @@ pytestmark = pytest.mark.slow
 
 # DDP's launcher starts this file again as the second rank, so all loops share one start-up
 SCRIPT = """
-import json, sys
+import json, os, sys
 import torch
+from epic_pl import head_start, modality_balance
 from epic_pl.cli import run
+from epic_pl.nn.head import Agreement
 
 torch.set_num_threads(1)
+# the head starts from these few rows too, on the second rank with another sign, as hardware may
+head_start.FEWEST_ROWS = modality_balance.FEWEST_ROWS = 8
+if os.environ.get("LOCAL_RANK") == "1":
+    start = Agreement.start_from_rows
+
+    def with_another_sign(self, *rows):
+        start(self, *rows)
+        for down in (self.similarity.down_image, self.similarity.down_text):
+            down.weight.neg_()
+
+    Agreement.start_from_rows = torch.no_grad()(with_another_sign)
 ddp = ["--config", sys.argv[1], "--config", "ddp.yaml", "--trainer.devices", "2"]
 
 
