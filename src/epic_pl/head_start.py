@@ -183,8 +183,8 @@ class HeadStart(L.LightningModule):
         targets = torch.cat(labels)
         if self.task == "multiclass":
             targets = F.one_hot(targets.long(), self.num_classes)
-        image, text = map(PooledRows, _joined(pooled), _joined(present))
-        return _Seen(image, text, targets, _joined(compared) if compared else None)
+        image, text = map(PooledRows, _concatenated(pooled), _concatenated(present))
+        return _Seen(image, text, targets, _concatenated(compared) if compared else None)
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class _Seen:
     compared: tuple[Tensor, Tensor] | None
 
 
-def _joined(batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def _concatenated(batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     images, texts = zip(*batches, strict=True)
     return torch.cat(images), torch.cat(texts)
 

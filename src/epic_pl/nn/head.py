@@ -188,7 +188,7 @@ class Agreement(nn.Module):
         downs = (self.similarity.down_image, self.similarity.down_text)
         centred: list[Tensor] = []
         for vectors, norm in zip((image, text), norms, strict=True):
-            joined = self._joined(norm(vectors)).double()
+            joined = self._summary(norm(vectors)).double()
             centred.append(joined - joined.mean(dim=0))
             norm.bias.sub_(joined.mean(dim=0) / (1 + self.prompt_scale))
         left, values, right = torch.linalg.svd(centred[0].T @ centred[1], full_matrices=False)
@@ -204,9 +204,9 @@ class Agreement(nn.Module):
 
     def _scores(self, image: Tensor, text: Tensor) -> Tensor:
         """``S (B, 1)``."""
-        a_image, a_text = map(self._joined, self.similarity.project(image, text))  # (B, r)
+        a_image, a_text = map(self._summary, self.similarity.project(image, text))  # (B, r)
         return self.similarity.scores(a_image[:, None], a_text[:, None]).flatten(1)
 
-    def _joined(self, vectors: Tensor) -> Tensor:
+    def _summary(self, vectors: Tensor) -> Tensor:
         """``(B, w)`` of vectors ``(B, 1 + n, w)``, the pooled output's first."""
         return vectors[:, 0] + self.prompt_scale * vectors[:, 1:].mean(dim=1)
