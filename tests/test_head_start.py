@@ -4,7 +4,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 import tiny_runs
-from epic_pl.errors import DataError
+from epic_pl.errors import DataError, TrainingError
 from epic_pl.head_start import evenly_spaced
 from epic_pl.modality_balance import PooledRows, modality_balance, part_scales
 from epic_pl.nn.head import Agreement, ClassificationHead
@@ -167,31 +167,40 @@ def _loss(model, batch):
     return float(model.training_step(batch, 0).detach())
 
 
-def test_the_parts_of_the_logits_have_a_loss_of_their_own(make):
-    options = {"head_dropout": 0.0, "dropout": 0.0}
-    batch = next(iter(tiny_runs.loader(tiny_runs.samples(4))))
-    model = make(**options, pooled_loss=0.0).train()
+def _own_losses(model, batch):
+    """Of the head's map of the pooled outputs, and of all that it maps."""
     parts = []
-    model.model.head.register_forward_pre_hook(lambda _, inputs: parts.append(inputs[0]))
-    plain = _loss(model, batch)
     head = model.model.head
+    handle = head.register_forward_pre_hook(lambda _, inputs: parts.append(inputs[0]))
+    with torch.no_grad():
+        model(batch)
+    handle.remove()
     normed = [norm(part) for norm, part in zip(head.norms, parts[0], strict=True)]
-    own = []
-    for many in (2, 4):  # pooled outputs, and with prompts; the similarity is in neither
+    losses = []
+    for many in (2, 4):
         weight = head.linear.weight[:, : 32 * many]
         logits = torch.cat(normed[:many], dim=1) @ weight.T + head.linear.bias
-        own.append(float(model.objective(logits, batch["labels"])))
-    for share in (1.0, 3.0):
-        both = _loss(make(**options, pooled_loss=share).train(), batch)
-        assert both == pytest.approx((plain + share * sum(own) / 2) / (1 + share), rel=1e-5)
-    assert len({round(loss, 4) for loss in (plain, *own)}) == 3
-    # without similarities all but the last part is the pooled outputs, and a probe has only these
-    unlike = {"head_similarity": False}
-    plain = _loss(make(**options, **unlike, pooled_loss=0.0).train(), batch)
-    both = _loss(make(**options, **unlike, pooled_loss=1.0).train(), batch)
-    assert both != pytest.approx(plain, rel=1e-4)
+        losses.append(float(model.objective(logits, batch["labels"]).detach()))
+    return losses
+
+
+@pytest.mark.parametrize("share", [1.0, 3.0])
+def test_the_parts_of_the_logits_have_a_loss_of_their_own(share, make):
+    options = {"head_dropout": 0.0, "dropout": 0.0}
+    batch = next(iter(tiny_runs.loader(tiny_runs.samples(4))))
+    plain = _loss(make(**options, pooled_loss=0.0).train(), batch)
+    model = make(**options, pooled_loss=share).train()
+    pooled, linear = _own_losses(model, batch)
+    assert len({round(loss, 4) for loss in (plain, pooled, linear)}) == 3
+    expected = (plain + share * (pooled + linear) / 2) / (1 + share)
+    assert _loss(model, batch) == pytest.approx(expected, rel=1e-5)
     assert model.model.partial_logits == ()
-    probes = [make(**options, method="linear_probe", pooled_loss=x).train() for x in (0.0, 3.0)]
+    # without the similarity the map of all parts is all there is
+    model = make(**options, head_similarity=False, pooled_loss=share).train()
+    pooled, linear = _own_losses(model, batch)
+    assert _loss(model, batch) == pytest.approx((linear + share * pooled) / (1 + share), rel=1e-5)
+    # and a probe has no parts
+    probes = [make(**options, method="linear_probe", pooled_loss=x).train() for x in (0.0, share)]
     assert _loss(probes[0], batch) == _loss(probes[1], batch)
 
 
@@ -200,7 +209,7 @@ def test_the_parts_of_the_logits_have_a_loss_of_their_own(make):
 
 def test_the_similarity_starts_from_what_pictures_and_texts_have_in_common(make, tmp_path):
     model = make()
-    compared = _compared(model, rows := tiny_runs.samples(48))
+    compared = _compared(model, tiny_runs.samples(48))
     random = {k: v.clone() for k, v in model.model.head.agreement.state_dict().items()}
     state = _fit(model, tmp_path).state
     start = {k: state[f"head.agreement.{k}"] for k in random}
@@ -224,14 +233,45 @@ def test_the_similarity_starts_from_what_pictures_and_texts_have_in_common(make,
     for side, weight in zip(("image", "text"), down, strict=True):
         length = random[f"similarity.down_{side}.weight"].norm()
         assert weight.norm().item() == pytest.approx(length.item(), rel=1e-4)
-    # and its logits are a regression's
-    tau = random["similarity.log_temperature"].exp()
-    s = cosine(sides[0] @ down[0].T, sides[1] @ down[1].T) / tau
-    labels = torch.stack([row["labels"] for row in rows])
-    targets = torch.nn.functional.one_hot(labels, 3).double()
-    design = torch.stack([s.double(), torch.ones_like(s)], dim=1)
-    slopes = torch.linalg.lstsq(design, targets).solution[0]
-    torch.testing.assert_close(start["linear.weight"][:, 0].double(), slopes, atol=1e-3, rtol=0.05)
+
+
+@pytest.mark.parametrize("related", [True, False])
+def test_the_similarity_says_what_rows_say_that_did_not_choose_it(related):
+    torch.manual_seed(0)
+    image = torch.randn(400, 3, 24)
+    labels = torch.arange(400) // 2 % 2
+    text = torch.where(labels[:, None, None] == 1, image, torch.randn(400, 3, 24))
+    if not related:
+        labels = torch.randint(2, (400,))
+    targets = torch.nn.functional.one_hot(labels, 2)
+    agreement = Agreement(Similarity(24, 24, 6), 2, 0.3)
+    agreement.start_from_rows(image, text, targets)
+    # by least squares: directions of one half, slopes over the other
+    sides = []
+    for vectors in (image, text):
+        normed = torch.nn.functional.layer_norm(vectors, (24,))
+        joined = normed[:, 0] + 0.3 * normed[:, 1:].mean(dim=1)
+        sides.append((joined - joined.mean(dim=0)).double())
+    left, values, right = torch.linalg.svd(sides[0][::2].T @ sides[1][::2])
+    root = values[:6].sqrt()
+    projected = [sides[0][1::2] @ left[:, :6] * root, sides[1][1::2] @ right[:6].T * root]
+    s = torch.nn.functional.cosine_similarity(*projected) / 0.1
+    design = torch.stack([s, torch.ones_like(s)], dim=1)
+    slopes = torch.linalg.lstsq(design, targets[1::2].double()).solution[0]
+    found = agreement.linear.weight[:, 0].detach().double()
+    torch.testing.assert_close(found, slopes, atol=1e-5, rtol=1e-3)
+    assert bool(found[1] > 0.02) is related
+
+
+@pytest.mark.parametrize("rows", [32, 100])
+def test_few_rows_that_have_nothing_in_common_promise_nothing(rows):
+    torch.manual_seed(0)
+    agreement = Agreement(Similarity(384, 384, 64), 2, 0.3)
+    image, text = torch.randn(rows, 5, 384), torch.randn(rows, 5, 384)
+    labels = torch.randint(2, (rows,))
+    agreement.start_from_rows(image, text, torch.nn.functional.one_hot(labels, 2))
+    unseen = agreement(torch.randn(500, 5, 384), torch.randn(500, 5, 384))
+    assert unseen.abs().mean() < 0.3
 
 
 def test_the_similarity_may_start_at_random(make, tmp_path):
@@ -257,19 +297,50 @@ def test_rows_without_a_modality_align_nothing(make, tmp_path):
     assert all(torch.equal(state[k], v) for k, v in before.items())
 
 
-def test_few_rows_align_as_many_directions_as_they_have():
+def test_as_many_directions_are_aligned_as_rows_have():
     torch.manual_seed(0)
-    agreement = Agreement(Similarity(48, 40, 36), 2, 0.3)
-    before = [agreement.similarity.down_image.weight.clone()]
-    image, text = torch.randn(33, 3, 48), torch.randn(33, 3, 40)
-    agreement.start_from_rows(image, text, torch.eye(2)[torch.arange(33) % 2])
+    agreement = Agreement(Similarity(48, 40, 36), 2, 0.3).double()
+    before = agreement.similarity.down_image.weight.clone()
+    image, text = torch.randn(64, 3, 48).double(), torch.randn(4, 3, 40).double()
+    labels = torch.eye(2)[torch.arange(64) % 2]
+    agreement.start_from_rows(image, text[torch.randint(4, (64,))], labels)  # four texts
     down = agreement.similarity.down_image.weight
-    assert torch.equal(down[32:], before[0][32:])
-    assert not torch.isclose(down[:32], before[0][:32]).all(dim=1).any()
+    assert torch.equal(down[3:], before[3:])
+    assert not torch.isclose(down[:3], before[:3]).all(dim=1).any()
     # all the same, so nothing is in common
-    same = Agreement(Similarity(48, 40, 36), 2, 0.3)
-    same.start_from_rows(image[:1].expand(33, 3, 48), text, torch.eye(2)[torch.arange(33) % 2])
+    same = Agreement(Similarity(48, 40, 36), 2, 0.3).double()
+    same.start_from_rows(image[:1].expand(64, 3, 48), image[:, :, :40], labels)
     assert all(value.isfinite().all() for value in same.state_dict().values())
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true", "bf16-mixed"])
+def test_other_precisions_start_too(precision, make, tmp_path):
+    state = _fit(make(), tmp_path, precision=precision).state
+    assert state["head.agreement.similarity.norm_image.bias"].any()
+    assert all(value.isfinite().all() for value in state.values())
+
+
+@pytest.mark.parametrize("options", [{"head_norm": "joint"}, {"head_inputs": "pooled"}])
+def test_other_heads_align_too(options, make, tmp_path):
+    state = _fit(make(**options), tmp_path).state
+    assert state["head.agreement.similarity.norm_text.bias"].any()
+
+
+def test_several_labels_a_sample_align_too(make, tmp_path):
+    rows = tiny_runs.samples(48, multilabel=True)
+    state = _fit(make(task="multilabel"), tmp_path, tiny_runs.loader(rows)).state
+    assert state["head.agreement.similarity.norm_text.bias"].any()
+
+
+def test_prompts_that_overflow_align_nothing(make, tmp_path):
+    model = make()
+    before = {k: v.clone() for k, v in model.model.state_dict().items() if "agreement" in k}
+    with torch.no_grad():
+        model.model.prompts.image.fill_(float("inf"))
+    with pytest.raises(TrainingError, match="nan"):
+        _fit(model, tmp_path)
+    after = model.model.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in before.items())
 
 
 def _compared(model, rows):

@@ -128,9 +128,11 @@ class HeadStart(L.LightningModule):
             return
         if not (seen.image.tells and seen.text.tells):
             return
+        image, text = (vectors[both].double() for vectors in seen.compared)
+        if not (image.isfinite().all() and text.isfinite().all()):
+            return
         # in double precision on the CPU, and the same on every rank
-        start = deepcopy(agreement).cpu()
-        image, text = (vectors[both] for vectors in seen.compared)
+        start = deepcopy(agreement).to("cpu", torch.float64)
         start.start_from_rows(image, text, seen.targets[both])
         agreement.load_state_dict(self.trainer.strategy.broadcast(start.state_dict()))
 

@@ -77,7 +77,7 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
         head_dropout: probability with which an input of the head is dropped in training.
         missing_aware_head: the head has weights that only samples without picture or text use; the
             data or ``modality_dropout`` must provide such samples.
-        weigh_interaction: how much of what prompts and similarities add to the pooled outputs'
+        weigh_interaction: how much of what prompts and similarity add to the pooled outputs'
             logits is believed is fitted on validation, for test, prediction and export.
         class_name_scale: how much the head's weights for the text start from the text encoder's
             idea of ``class_names``; 0 is at random, as without names and without ``pretrained``.
@@ -97,7 +97,7 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
         label_smoothing: of the cross-entropy.
         pooled_loss: weight of a second loss in training, beside 1 of the first: the mean over the
             logits that the head gives of the pooled outputs alone, and of pooled outputs and
-            prompts without similarities. 0 is none; methods without these have none either.
+            prompts without the similarity. 0 is none; methods without these have none either.
         class_weights: multiclass: C weights of the samples of each class, or "balanced": as much in
             total for each (:func:`epic_pl.objectives.resolve_weights`).
         pos_weight: multilabel: C weights of the positives, or "balanced": as much as the negatives.

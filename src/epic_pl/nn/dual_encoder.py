@@ -46,7 +46,7 @@ class DualEncoder(nn.Module, ABC):
 
     partial_logits: Sequence[Tensor] = ()
     """Each ``(B, C)``, of the last ``forward``: what the pooled outputs alone say, then what the
-    linear map of pooled outputs and prompts says without similarities; of a method that has them
+    linear map of pooled outputs and prompts says without the similarity; of a method that has them
     and adds something to them."""
 
     def __init__(

@@ -56,7 +56,7 @@ class EPICConfig:
             of the pooled outputs at 1; and what prompts weigh beside them in the similarity.
         head_dropout: on the head's input.
         missing_aware_head: the head has weights that only samples without a modality use.
-        weigh_interaction: what prompts and similarities add to the logits of the pooled outputs is
+        weigh_interaction: what prompts and similarity add to the logits of the pooled outputs is
             multiplied by a weight that validation chooses.
         prompt_init_std: of the learned prompts.
         dropout: on the hub's messages.
@@ -219,7 +219,7 @@ class EPIC(DualEncoder):
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``(B, C)`` of a batch; docs/method.md has the equations.
 
-        What prompts and similarities add is weighed with ``interaction_weight``, but not in
+        What prompts and similarity add is weighed with ``interaction_weight``, but not in
         training mode.
         """
         image_present, text_present = self.presence(batch)

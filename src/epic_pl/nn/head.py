@@ -12,6 +12,8 @@ from epic_pl.nn.interaction import Similarity
 HeadNorm = Literal["parts", "joint"]
 _AGREEMENT_STD = 0.1
 _LEAST_LENGTH = 1e-12
+# of the largest singular value: less is rounding
+_LEAST_SHARE = 1e-6
 
 
 class ClassificationHead(nn.Module):
@@ -137,8 +139,8 @@ class Agreement(nn.Module):
         a_m = (LN(pool_m) + s mean_n(LN(Z_m))) W_m        S = cos(a_v, a_t) / tau
 
     One similarity, not one of every pair: many views of the same few samples are learned by heart.
-    The weights start small but not at zero, where the projections behind ``S`` would get no
-    gradient.
+    At random the weights start small, but not at zero, where the projections behind ``S`` would
+    get no gradient.
 
     Args:
         similarity: has LN, W and tau.
@@ -176,31 +178,39 @@ class Agreement(nn.Module):
 
         What is in every row makes any two alike, so the norms take the mean out. ``W_v`` and
         ``W_t`` become the first pairs of singular vectors of the covariance between both
-        modalities (partial least squares), as long as they were; directions beyond the rows' rank
-        are left at random. The weights become the slopes of ``targets`` over ``S``.
+        modalities (partial least squares), as long as they were; directions beyond its rank are
+        left at random. The weights become the slopes of ``targets`` over ``S`` on every second
+        row, with directions from the others: the rows that chose them seem more alike than any.
 
         Args:
             image: ``(R, 1 + n, d_v)``, as for :meth:`forward`, of rows that have both modalities.
             text: ``(R, 1 + n, d_t)``.
             targets: ``(R, C)``, one-hot or multi-hot.
         """
+        targets = targets.to(image)
         norms = (self.similarity.norm_image, self.similarity.norm_text)
-        downs = (self.similarity.down_image, self.similarity.down_text)
         centred: list[Tensor] = []
         for vectors, norm in zip((image, text), norms, strict=True):
-            joined = self._summary(norm(vectors)).double()
-            centred.append(joined - joined.mean(dim=0))
-            norm.bias.sub_(joined.mean(dim=0) / (1 + self.prompt_scale))
-        left, values, right = torch.linalg.svd(centred[0].T @ centred[1], full_matrices=False)
-        kept = min(downs[0].out_features, len(values), len(image) - 1)
+            summary = self._summary(norm(vectors))
+            centred.append(summary - summary.mean(dim=0))
+            norm.bias.sub_(summary.mean(dim=0) / (1 + self.prompt_scale))
+        self._turn(centred[0][0::2], centred[1][0::2])
+        scores = self._scores(image[1::2], text[1::2])  # (R / 2, 1)
+        apart = (targets[1::2] - targets[1::2].mean(dim=0)) * (scores - scores.mean())
+        spread = scores.var(correction=0).clamp(min=_LEAST_LENGTH)
+        self.linear.weight.copy_(apart.mean(dim=0)[:, None] / spread)
+        self._turn(*centred)
+
+    def _turn(self, image: Tensor, text: Tensor) -> None:
+        """Let the projections look where centred ``(R, d_v)`` and ``(R, d_t)`` vary together."""
+        downs = (self.similarity.down_image, self.similarity.down_text)
+        left, values, right = torch.linalg.svd(image.T @ text, full_matrices=False)
+        rank = int((values > _LEAST_SHARE * values[0]).sum())
+        kept = min(downs[0].out_features, rank)
         for down, vectors in zip(downs, (left, right.T), strict=True):
             start = (vectors[:, :kept] * values[:kept].sqrt()).T  # (kept, d)
             length = down.weight[:kept].norm() / start.norm().clamp(min=_LEAST_LENGTH)
-            down.weight[:kept] = (start * length).to(down.weight)
-        scores = self._scores(image, text).double()  # (R, 1)
-        spread = scores.var().clamp(min=_LEAST_LENGTH)
-        apart = (targets - targets.double().mean(dim=0)) * (scores - scores.mean())
-        self.linear.weight.copy_(apart.mean(dim=0)[:, None] / spread)
+            down.weight[:kept] = start * length
 
     def _scores(self, image: Tensor, text: Tensor) -> Tensor:
         """``S (B, 1)``."""
