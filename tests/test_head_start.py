@@ -245,7 +245,7 @@ def test_the_similarity_says_what_rows_say_that_did_not_choose_it(related):
         labels = torch.randint(2, (400,))
     targets = torch.nn.functional.one_hot(labels, 2)
     agreement = Agreement(Similarity(24, 24, 6), 2, 0.3)
-    agreement.start_from_rows(image, text, targets)
+    agreement.start_from_rows(*agreement.summaries(image, text), targets)
     # by least squares: directions of one half, slopes over the other
     sides = []
     for vectors in (image, text):
@@ -269,7 +269,8 @@ def test_few_rows_that_have_nothing_in_common_promise_nothing(rows):
     agreement = Agreement(Similarity(384, 384, 64), 2, 0.3)
     image, text = torch.randn(rows, 5, 384), torch.randn(rows, 5, 384)
     labels = torch.randint(2, (rows,))
-    agreement.start_from_rows(image, text, torch.nn.functional.one_hot(labels, 2))
+    targets = torch.nn.functional.one_hot(labels, 2)
+    agreement.start_from_rows(*agreement.summaries(image, text), targets)
     unseen = agreement(torch.randn(500, 5, 384), torch.randn(500, 5, 384))
     assert unseen.abs().mean() < 0.3
 
@@ -301,7 +302,7 @@ def test_as_many_directions_are_aligned_as_rows_have():
     torch.manual_seed(0)
     agreement = Agreement(Similarity(48, 40, 36), 2, 0.3).double()
     before = agreement.similarity.down_image.weight.clone()
-    image, text = torch.randn(64, 3, 48).double(), torch.randn(4, 3, 40).double()
+    image, text = torch.randn(64, 48).double(), torch.randn(4, 40).double()
     labels = torch.eye(2)[torch.arange(64) % 2]
     agreement.start_from_rows(image, text[torch.randint(4, (64,))], labels)  # four texts
     down = agreement.similarity.down_image.weight
@@ -309,7 +310,7 @@ def test_as_many_directions_are_aligned_as_rows_have():
     assert not torch.isclose(down[:3], before[:3]).all(dim=1).any()
     # all the same, so nothing is in common
     same = Agreement(Similarity(48, 40, 36), 2, 0.3).double()
-    same.start_from_rows(image[:1].expand(64, 3, 48), image[:, :, :40], labels)
+    same.start_from_rows(image[:1].expand(64, 48), image[:, :40], labels)
     assert all(value.isfinite().all() for value in same.state_dict().values())
 
 

@@ -152,8 +152,9 @@ class HeadStart(L.LightningModule):
             image, text, *_ = inputs[0]
             pooled.append((image.float().cpu(), text.float().cpu()))
 
-        def keep_compared(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            compared.append((inputs[0].float().cpu(), inputs[1].float().cpu()))
+        def keep_compared(agreement: Agreement, inputs: tuple[Any, ...]) -> None:
+            image, text = agreement.summaries(*inputs[:2])
+            compared.append((image.float().cpu(), text.float().cpu()))
 
         plugin = self.trainer.precision_plugin
         # an encoder that is trained may have parts that sleep
@@ -197,7 +198,7 @@ class _Seen:
         image: pooled of the pictures.
         text: pooled of the texts.
         targets: ``(R, C)``.
-        compared: what the similarity is given, ``(R, 1 + n, d_v)`` and ``(R, 1 + n, d_t)``.
+        compared: what the similarity compares, ``(R, d_v)`` and ``(R, d_t)``; None without it.
     """
 
     image: PooledRows

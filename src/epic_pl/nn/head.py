@@ -167,10 +167,16 @@ class Agreement(nn.Module):
         They are zero where ``image_present`` or ``text_present (B,)`` bool is False: nothing agrees
         with what is absent.
         """
-        logits: Tensor = self.linear(self._scores(image, text))  # (B, C)
+        logits: Tensor = self.linear(self._scores(*self.summaries(image, text)))  # (B, C)
         for present in (image_present, text_present):
             logits = logits if present is None else logits * present[:, None]
         return logits
+
+    def summaries(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """What is compared, ``(B, d_v)`` and ``(B, d_t)``, of what :meth:`forward` is given."""
+        sides = (self.similarity.norm_image(image), self.similarity.norm_text(text))
+        image, text = (x[:, 0] + self.prompt_scale * x[:, 1:].mean(dim=1) for x in sides)
+        return image, text
 
     @torch.no_grad()
     def start_from_rows(self, image: Tensor, text: Tensor, targets: Tensor) -> None:
@@ -183,23 +189,21 @@ class Agreement(nn.Module):
         row, with directions from the others: the rows that chose them seem more alike than any.
 
         Args:
-            image: ``(R, 1 + n, d_v)``, as for :meth:`forward`, of rows that have both modalities.
-            text: ``(R, 1 + n, d_t)``.
+            image: ``(R, d_v)``, :meth:`summaries` of rows that have both modalities.
+            text: ``(R, d_t)``.
             targets: ``(R, C)``, one-hot or multi-hot.
         """
         targets = targets.to(image)
         norms = (self.similarity.norm_image, self.similarity.norm_text)
-        centred: list[Tensor] = []
-        for vectors, norm in zip((image, text), norms, strict=True):
-            summary = self._summary(norm(vectors))
-            centred.append(summary - summary.mean(dim=0))
-            norm.bias.sub_(summary.mean(dim=0) / (1 + self.prompt_scale))
-        self._turn(centred[0][0::2], centred[1][0::2])
+        for summaries, norm in zip((image, text), norms, strict=True):
+            norm.bias.sub_(summaries.mean(dim=0) / (1 + self.prompt_scale))
+        image, text = image - image.mean(dim=0), text - text.mean(dim=0)
+        self._turn(image[0::2], text[0::2])
         scores = self._scores(image[1::2], text[1::2])  # (R / 2, 1)
         apart = (targets[1::2] - targets[1::2].mean(dim=0)) * (scores - scores.mean())
         spread = scores.var(correction=0).clamp(min=_LEAST_LENGTH)
         self.linear.weight.copy_(apart.mean(dim=0)[:, None] / spread)
-        self._turn(*centred)
+        self._turn(image, text)
 
     def _turn(self, image: Tensor, text: Tensor) -> None:
         """Let the projections look where centred ``(R, d_v)`` and ``(R, d_t)`` vary together."""
@@ -213,10 +217,6 @@ class Agreement(nn.Module):
             down.weight[:kept] = start * length
 
     def _scores(self, image: Tensor, text: Tensor) -> Tensor:
-        """``S (B, 1)``."""
-        a_image, a_text = map(self._summary, self.similarity.project(image, text))  # (B, r)
+        """``S (B, 1)`` of summaries."""
+        a_image, a_text = self.similarity.down_image(image), self.similarity.down_text(text)
         return self.similarity.scores(a_image[:, None], a_text[:, None]).flatten(1)
-
-    def _summary(self, vectors: Tensor) -> Tensor:
-        """``(B, w)`` of vectors ``(B, 1 + n, w)``, the pooled output's first."""
-        return vectors[:, 0] + self.prompt_scale * vectors[:, 1:].mean(dim=1)
