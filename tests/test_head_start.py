@@ -5,7 +5,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import tiny_runs
 from epic_pl.errors import DataError, TrainingError
-from epic_pl.head_start import evenly_spaced
 from epic_pl.modality_balance import PooledRows, modality_balance, part_scales
 from epic_pl.nn.head import Agreement, ClassificationHead
 from epic_pl.nn.interaction import Similarity
@@ -141,15 +140,6 @@ class _Stream(IterableDataset):
 def test_a_stream_cannot_be_looked_at_and_trains_all_the_same(make, tmp_path):
     state = _fit(make(method="linear_probe"), tmp_path, DataLoader(_Stream(), batch_size=4)).state
     assert torch.equal(state["head.norms.0.weight"], torch.ones(32))
-
-
-def test_rows_are_evenly_spaced_from_32_to_512():
-    loader = DataLoader(range(2048), batch_size=100, shuffle=True)
-    seen = torch.cat(list(evenly_spaced(loader)))
-    assert seen.tolist() == list(range(0, 2048, 4))
-    few = evenly_spaced(DataLoader(range(40), batch_size=2))
-    assert torch.cat(list(few)).tolist() == [*range(40)]
-    assert evenly_spaced(DataLoader(range(31))) is None
 
 
 def test_a_wrong_batch_is_still_named(make, tmp_path):

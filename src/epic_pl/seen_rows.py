@@ -1,0 +1,152 @@
+"""Training rows as a model sees them before its first step.
+
+Shape legend: R rows, C classes, d width.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, Subset
+
+from epic_pl.checks import check_batch
+from epic_pl.modality_balance import FEWEST_ROWS, PooledRows
+from epic_pl.nn.head import Agreement, ClassificationHead
+from epic_pl.objectives import Task
+from epic_pl.types import Batch
+
+_MOST_ROWS = 512
+
+
+@dataclass(frozen=True)
+class SeenRows:
+    """What the head is given of R rows.
+
+    Args:
+        image: pooled of the pictures.
+        text: pooled of the texts.
+        targets: ``(R, C)``.
+        compared: what the similarity compares, ``(R, d_v)`` and ``(R, d_t)``; None without it.
+    """
+
+    image: PooledRows
+    text: PooledRows
+    targets: Tensor
+    compared: tuple[Tensor, Tensor] | None
+
+
+def look_at_rows(
+    model: nn.Module, head: ClassificationHead, trainer: L.Trainer, task: Task, num_classes: int
+) -> SeenRows | None:
+    """What ``head`` is given of up to 512 training rows, evenly spaced; None of a stream.
+
+    Raises:
+        DataError: if a batch is not what a step could take.
+    """
+    rows = evenly_spaced(trainer.train_dataloader)
+    if rows is None:
+        return None
+    plugin, silent = trainer.precision_plugin, trainer.global_rank > 0
+    with _evaluating(model), _Recorder(head) as recorder:
+        for batch in track(rows, "Looking at rows", transient=True, disable=silent):
+            check_batch(batch, task, num_classes)
+            moved = trainer.strategy.batch_to_device(plugin.convert_input(batch))
+            with torch.no_grad(), plugin.forward_context():
+                model.forward(moved)  # a call would start the compiler
+            recorder.keep_batch(batch)
+    return recorder.seen(num_classes if task == "multiclass" else None)
+
+
+def evenly_spaced(loader: Any) -> DataLoader[Any] | None:
+    """Up to 512 rows of what a training loader reads, in its batches.
+
+    None of a stream, which has no rows to choose from, or of fewer rows than say anything.
+    """
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return None
+    dataset: Any = loader.dataset
+    total = len(dataset)
+    if total < FEWEST_ROWS:
+        return None
+    rows = min(total, _MOST_ROWS)
+    return DataLoader(
+        Subset(dataset, [row * total // rows for row in range(rows)]),
+        batch_size=loader.batch_size or 1,
+        collate_fn=loader.collate_fn,
+        num_workers=loader.num_workers,
+        worker_init_fn=loader.worker_init_fn,
+        generator=torch.Generator(),  # of its own, which leaves torch's global one alone
+    )
+
+
+class _Recorder:
+    """Keeps what a head and its similarity are given, batch by batch, while it is entered."""
+
+    def __init__(self, head: ClassificationHead) -> None:
+        self._head = head
+        self._pooled: list[tuple[Tensor, Tensor]] = []
+        self._compared: list[tuple[Tensor, Tensor]] = []
+        self._present: list[tuple[Tensor, Tensor]] = []
+        self._labels: list[Tensor] = []
+
+    def __enter__(self) -> Self:
+        self._handles = [self._head.register_forward_pre_hook(self._keep_pooled, with_kwargs=True)]
+        if self._head.agreement is not None:
+            hook = self._head.agreement.register_forward_pre_hook(self._keep_compared)
+            self._handles.append(hook)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def keep_batch(self, batch: Batch) -> None:
+        """Keep what a batch says of itself."""
+        everyone = torch.ones(len(batch["labels"]), dtype=torch.bool)
+        image = batch.get("image_present", everyone).bool().cpu()
+        text = batch.get("text_present", everyone).bool().cpu()
+        self._present.append((image, text))
+        self._labels.append(batch["labels"].cpu())
+
+    def seen(self, num_classes: int | None) -> SeenRows:
+        """All that was kept; labels are numbers of ``num_classes``, or multi-hot for None."""
+        targets = torch.cat(self._labels)
+        if num_classes is not None:
+            targets = F.one_hot(targets.long(), num_classes)
+        image, text = map(PooledRows, _concatenated(self._pooled), _concatenated(self._present))
+        return SeenRows(
+            image, text, targets, _concatenated(self._compared) if self._compared else None
+        )
+
+    def _keep_pooled(self, _: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+        if options.get("first_two_only"):  # a second look at the same
+            return
+        image, text, *_rest = inputs[0]
+        self._pooled.append((image.float().cpu(), text.float().cpu()))
+
+    def _keep_compared(self, agreement: Agreement, inputs: tuple[Any, ...]) -> None:
+        image, text = agreement.summaries(*inputs[:2])
+        self._compared.append((image.float().cpu(), text.float().cpu()))
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; an encoder that is trained may have parts that sleep afterwards too."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _concatenated(batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    images, texts = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(texts)
