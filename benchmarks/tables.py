@@ -99,7 +99,7 @@ def main() -> None:
     for name in names:
         folder = arguments.folder / name
         write(folder, pictures, TABLES[name](emoji, random.Random(arguments.draw)))
-        config = write_config(folder, force=True)
+        config, _ = write_config(folder, force=True)
         options = ["--config", str(config), "--methods", "linear_probe,epic", "--splits"]
         options += ["--seeds", str(arguments.seeds), "--jobs", arguments.jobs]
         options += ["--output", str(folder / "comparison"), *overrides]

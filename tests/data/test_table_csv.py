@@ -69,3 +69,19 @@ def test_prose_that_could_be_rows_is_read_with_a_warning(tmp_path):
 def test_quotes_within_a_cell_are_letters(tmp_path):
     (tmp_path / "t.tsv").write_text('a\tb\n1\t5" wide\n2\tsay "x"\n')
     assert read_table(tmp_path / "t.tsv")["b"].to_pylist() == ['5" wide', 'say "x"']
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "cells"),
+    [
+        ("t.csv", "image;Titel, kurz;label", ["image", "Titel, kurz", "label"]),
+        ("t.csv", '"a;b;c",d', ["a;b;c", "d"]),
+        ("t.tsv", "a,b\tc", ["a,b", "c"]),
+        ("t.csv", "a|b|c", ["a", "b", "c"]),
+        ("t.csv", "alone", ["alone"]),
+    ],
+)
+def test_cells_are_separated_by_what_separates_most_of_the_header(tmp_path, name, header, cells):
+    mark = next((mark for mark in ";\t|" if mark in header and '"' not in header), ",")
+    (tmp_path / name).write_text(f"{header}\n{mark.join('x' * len(cells))}\n")
+    assert read_table(tmp_path / name).column_names == cells

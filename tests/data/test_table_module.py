@@ -151,6 +151,15 @@ def test_lists_and_separated_cells_are_multilabel(folder):
     assert other.rows("train").equals(data.rows("train"))
     assert [0, 1] in _labels(data, "train")
     assert [] in _labels(data, "train")
+    for write in (json.dumps, repr):
+        written = _make(folder, _rows(label=lambda i, write=write: write(tags[i % 3])))
+        assert written.rows("train").equals(data.rows("train"))
+    with pytest.raises(ConfigError, match="leave label_separator out"):
+        _make(folder, _rows(label=lambda i: json.dumps(tags[i % 3])), label_separator=",")
+
+
+def test_classes_may_stand_in_brackets(folder):
+    assert _make(folder, _rows(label=lambda i: ("[a]", "[b]")[i % 2])).class_names == ["[a]", "[b]"]
 
 
 @pytest.mark.parametrize("split_seed", range(3))
@@ -176,6 +185,7 @@ def test_splits_of_several_labels_are_cut_by_iterative_stratification(folder, sp
     [
         ([10, 9], ["9", "10"]),
         ([0.0, 1.0], ["0", "1"]),
+        (["10.5", "9.0"], ["9.0", "10.5"]),
         ([True, False], ["false", "true"]),
         (["ice cream", "Apple"], ["Apple", "ice cream"]),
     ],
@@ -213,6 +223,16 @@ def test_templates_name_columns_and_nothing_else(folder, spec):
         _make(folder, _rows(), text_columns=spec)
 
 
+def test_paths_may_be_a_template_and_have_blanks_around_them(folder):
+    rows = _rows(number=lambda i: i if i else None, image=lambda i: f" img/{i}.png ")
+    data = _make(folder, rows, val_size=0, test_size=0)
+    assert data.rows("train")["image"][1].as_py() == "img/1.png"
+    data = _make(folder, rows, image_column="img/{number}.png", val_size=0, test_size=0)
+    assert data.rows("train")["image"][:2].to_pylist() == [None, "img/1.png"]
+    with pytest.raises(ConfigError, match="image_column"):
+        _make(folder, rows, image_column="img/{}.png")
+
+
 def test_empty_cells_are_absent_modalities(folder):
     rows = _rows(val=lambda i: i)
     rows[0]["image"], rows[1]["text"], rows[2]["image"] = None, None, " "
@@ -227,6 +247,13 @@ def test_rows_of_one_picture_are_in_one_split(folder):
     data = _make(folder, rows, val_size=0.2, test_size=0.2)
     pictures = [set(data.rows(s)["image"].to_pylist()) for s in ("train", "val", "test")]
     assert sum(map(len, pictures)) == len(set.union(*pictures)) == 10
+
+
+def test_rows_of_one_text_are_in_one_split_where_there_is_no_picture(folder):
+    rows = _rows(text=lambda i: f"text {i // 3}")
+    data = _make(folder, rows, image_column=None, val_size=0.2, test_size=0.2)
+    texts = [set(data.rows(s)["text"].to_pylist()) for s in ("train", "val", "test")]
+    assert sum(map(len, texts)) == len(set.union(*texts)) == 10
 
 
 def _samples(data):

@@ -163,7 +163,9 @@ def test_init_says_that_it_found_no_pictures(tmp_path, capsys):
     rows = [f"{i},a text that is number {i},{'xy'[i % 2]}" for i in range(20)]
     (tmp_path / "t.csv").write_text("\n".join(["picture_number,text,label", *rows]))
     assert _exit(["data", "init", str(tmp_path)]) == 0
-    assert "pictures   none: no column holds pictures or leads to files" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "pictures   none: no column leads to pictures" in out
+    assert "left out   'picture_number'" in out
 
 
 def _tiny(vit, bert):

@@ -39,7 +39,8 @@ def test_columns_are_told_by_name_and_content(folder):
     guess = guess_columns(_table(), folder)
     assert (guess.image_column, guess.text_columns) == ("photo", ["caption"])
     assert (guess.label_column, guess.split_column) == ("kind", None)
-    assert (guess.image_root, guess.multilabel) == (folder, False)
+    assert (guess.image_root, guess.multilabel) == (None, False)
+    assert guess.unused == ["row"]
 
 
 def test_pictures_are_found_in_a_folder_beside_the_table(folder):
@@ -59,7 +60,22 @@ def test_whole_paths_start_from_the_folder_that_they_share(folder, tmp_path_fact
     assert guess_columns(_table(photo=here), folder).image_root == common
     # "/" would let any path in
     here[0] = "/0.jpg"
-    assert guess_columns(_table(photo=here), folder).image_root == folder
+    assert guess_columns(_table(photo=here), folder).image_root is None
+
+
+def test_names_without_a_suffix_become_a_template(folder):
+    guess = guess_columns(_table(image="{}"), folder)
+    assert (guess.image_column, guess.image_root) == ("{photo}.jpg", folder / "pics")
+    assert "photo" not in [*guess.text_columns, *guess.unused]
+    by_id = guess_columns(_table(photo=None, id=list(range(40))), folder)
+    assert (by_id.image_column, by_id.id_column) == ("{id}.jpg", "id")
+
+
+@pytest.mark.parametrize("image", ["pics/{}.jpg ", "gone-{}", "https://example.org/{}"])
+def test_a_column_called_like_pictures_is_never_dropped(folder, image):
+    assert guess_columns(_table(image=image), folder).image_column == "photo"
+    about = _table(photo=None, photo_title=[f"a photo of {i}" for i in range(40)])
+    assert guess_columns(about, folder).image_column is None
 
 
 @pytest.mark.parametrize(
@@ -67,6 +83,9 @@ def test_whole_paths_start_from_the_folder_that_they_share(folder, tmp_path_fact
     [
         ({"split": ["train", "dev"] * 20}, {"split_column": "split"}),
         ({"split": ["left", "right"] * 20}, {"split_column": None}),
+        # a slip beside train is for the check to name
+        ({"split": ["train", "tst"] * 20}, {"split_column": "split"}),
+        ({"split": ["train", None] * 20}, {"split_column": "split"}),
         ({"id": list(range(40))}, {"id_column": "id"}),
         ({"id": [1, 1] * 20}, {"id_column": None}),
         (
@@ -74,9 +93,14 @@ def test_whole_paths_start_from_the_folder_that_they_share(folder, tmp_path_fact
             {"label_separator": "|", "multilabel": True},
         ),
         ({"kind": [["a"], ["a", "b"]] * 20}, {"label_separator": None, "multilabel": True}),
+        ({"kind": ['["a", "b"]', '["a"]'] * 20}, {"label_separator": None, "multilabel": True}),
         ({"kind": ["Paris, France", "Rome, Italy"] * 20}, {"label_separator": None}),
         ({"photo": None}, {"image_column": None, "text_columns": ["caption"]}),
         ({"caption": None}, {"image_column": "photo", "text_columns": []}),
+        (
+            {"caption": None, "标题": [f"红色的圆形第{i}号" for i in range(40)]},
+            {"text_columns": ["标题"]},
+        ),
         ({"imageClass": [0, 1] * 20}, {"label_column": "imageClass"}),
     ],
 )
@@ -92,6 +116,22 @@ def test_table_without_label_or_content_is_refused_with_its_columns(folder):
         guess_columns(_table(photo=None, caption=None), folder)
 
 
+def test_config_reads_pictures_of_another_table_beside_that_table(folder, tmp_path):
+    pq.write_table(_table(), folder / "t.parquet")
+    new = tmp_path / "new"
+    (new / "pics").mkdir(parents=True)
+    Image.new("RGB", (300, 200), "red").save(new / "pics" / "0.jpg")
+    pq.write_table(_table().slice(0, 1), new / "new.parquet")
+    data = yaml.safe_load(write_config(folder)[0].read_text())["data"]["init_args"]
+    module = TableDataModule(
+        image_encoder="vit_tiny_patch16_224",
+        text_encoder="x",
+        **data | {"predict_table": str(new / "new.parquet")},
+    )
+    module.setup("predict")
+    assert module.dataset("predict").raw(0)["image"].getpixel((0, 0))[0] > 250
+
+
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_config_fits_the_table_without_editing(folder, suffix):
     path = folder / f"table.{suffix}"
@@ -102,7 +142,7 @@ def test_config_fits_the_table_without_editing(folder, suffix):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows.to_pylist()))
     else:
         pa.csv.write_csv(rows, path)
-    config = yaml.safe_load(write_config(folder).read_text())
+    config = yaml.safe_load(write_config(folder)[0].read_text())
     data = config["data"]["init_args"]
     assert config["model"]["image_size"] == 224
     assert data["text_columns"] == 'cap: "x" {y}'
@@ -120,17 +160,17 @@ def test_config_fits_the_table_without_editing(folder, suffix):
 )
 def test_texts_of_any_script_are_given_room(folder, caption, most):
     pq.write_table(_table(caption=[f"{caption} {i}" for i in range(40)]), folder / "t.parquet")
-    config = yaml.safe_load(write_config(folder).read_text())
+    config = yaml.safe_load(write_config(folder)[0].read_text())
     assert config["data"]["init_args"]["max_text_tokens"] == most
 
 
 def test_config_is_never_replaced_unless_forced(folder):
     pq.write_table(_table(), folder / "t.parquet")
-    write_config(folder).write_text("mine")
+    write_config(folder)[0].write_text("mine")
     with pytest.raises(ConfigError, match="--force"):
         write_config(folder / "t.parquet")
     assert (folder / "epic.yaml").read_text() == "mine"
-    assert "TableDataModule" in write_config(folder, force=True).read_text()
+    assert "TableDataModule" in write_config(folder, force=True)[0].read_text()
 
 
 @pytest.mark.parametrize("names", [[], ["train.csv", "test.csv"]])

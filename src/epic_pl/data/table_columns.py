@@ -21,8 +21,11 @@ SPLIT_NAMES = {
     "valid": "val",
     "validation": "val",
     "dev": "val",
+    "eval": "val",
+    "evaluation": "val",
     "test": "test",
     "testing": "test",
+    "holdout": "test",
     "predict": "predict",
 }
 _SHOWN = 5
@@ -90,13 +93,20 @@ def id_column(table: pa.Table, name: str | None) -> pa.Array:
 
 
 def image_column(table: pa.Table, name: str | None) -> pa.Array:
-    """Paths of pictures; null where the cell is empty.
+    """Paths of pictures, without blanks around them; null where the cell is empty.
+
+    Args:
+        table: with the column.
+        name: of the column, or a template such as ``"{id}.jpg"``; None for no pictures.
 
     Raises:
         DataError: the column is not of paths.
+        ConfigError: the template is broken.
     """
     if name is None:
         return pa.nulls(table.num_rows, pa.string())
+    if _is_template(name, table):
+        return _joined(table, _template(name, "image_column"), "image_column", any_absent=True)
     paths = column(table, name, "image_column")
     if pa.types.is_struct(paths.type) and {f.name for f in paths.type} >= {"bytes", "path"}:
         paths = pc.struct_field(paths, "path")  # its bytes are all null, see unpack_pictures
@@ -107,8 +117,8 @@ def image_column(table: pa.Table, name: str | None) -> pa.Array:
             f"Column {name!r} holds {paths.type}, not paths of pictures. Name another column as "
             "image_column, or save the pictures as files and put their paths into it."
         )
-    paths = paths.cast(pa.string())
-    return pc.if_else(pc.equal(pc.utf8_trim_whitespace(paths), ""), None, paths)
+    paths = pc.utf8_trim_whitespace(paths.cast(pa.string()))
+    return pc.if_else(pc.equal(paths, ""), None, paths)
 
 
 def text_column(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
@@ -125,34 +135,46 @@ def text_column(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
     """
     if spec is None or spec == []:
         return pa.nulls(table.num_rows, pa.string())
-    if isinstance(spec, str) and "{" in spec and spec not in table.column_names:
-        parts = _template(spec)
+    if isinstance(spec, str) and _is_template(spec, table):
+        parts = _template(spec, "text_columns")
     else:
         names = [spec] if isinstance(spec, str) else list(spec)
         parts = [(" " if index else "", name) for index, name in enumerate(names)]
-    named = [name for _, name in parts if name is not None]
-    cells = {name: strings(column(table, name, "text_columns"), name) for name in named}
-    if len(parts) == 1 and parts[0][0] == "":
-        return cells[named[0]]
+    if len(parts) == 1 and parts[0][1] is not None and parts[0][0] == "":
+        return strings(column(table, parts[0][1], "text_columns"), parts[0][1])
+    return pc.utf8_trim_whitespace(_joined(table, parts, "text_columns", any_absent=False))
+
+
+def _is_template(spec: str, table: pa.Table) -> bool:
+    return "{" in spec and spec not in table.column_names
+
+
+def _joined(
+    table: pa.Table, parts: list[tuple[str, str | None]], option: str, any_absent: bool
+) -> pa.Array:
+    """A template's text of each row; null where any of its cells is empty, or where all are."""
+    named = list(dict.fromkeys(name for _, name in parts if name is not None))
+    cells = {name: strings(column(table, name, option), name) for name in named}
     pieces: list[Any] = []
     for literal, name in parts:
         if literal:
             pieces.append(pa.scalar(literal, pa.string()))
         if name is not None:
             pieces.append(pc.fill_null(cells[name], ""))
-    joined = pc.utf8_trim_whitespace(pc.binary_join_element_wise(*pieces, ""))
-    absent = pa.array(np.all([pc.is_null(cells[name]) for name in named], axis=0))
-    return pc.if_else(absent, None, joined)
+    empty = [np.asarray(pc.is_null(cells[name])) for name in named]
+    absent = np.any(empty, axis=0) if any_absent else np.all(empty, axis=0)
+    return pc.if_else(pa.array(absent), None, pc.binary_join_element_wise(*pieces, ""))
 
 
-def _template(spec: str) -> list[tuple[str, str | None]]:
+def _template(spec: str, option: str) -> list[tuple[str, str | None]]:
     try:
         parsed = list(string.Formatter().parse(spec))
     except ValueError as error:
-        raise ConfigError(f"text_columns {spec!r} is no template: {error}.") from error
-    if any(form or conversion or name == "" for _, name, form, conversion in parsed):
+        raise ConfigError(f"{option} {spec!r} is no template: {error}.") from error
+    names = [name for _, name, _, _ in parsed if name is not None]
+    if not names or any(form or conversion or name == "" for _, name, form, conversion in parsed):
         raise ConfigError(
-            f"text_columns {spec!r}: braces hold the name of a column and nothing else, as in "
+            f"{option} {spec!r}: braces hold the name of a column and nothing else, as in "
             '"{title}. {description}".'
         )
     return [(literal, name) for literal, name, _, _ in parsed]

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 # a row must fit into a block: large enough for a page of text in every cell
 _BLOCK = 16 << 20
+_QUOTED = re.compile(r'"[^"]*"')
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 
 
@@ -62,12 +63,12 @@ def read_csv(path: Path) -> pa.Table:
 
 
 def _delimiter(path: Path) -> str:
+    """What separates most cells of the header, outside of quotes; the suffix's own where equal."""
     with path.open("rb") as file:
-        header = file.readline().decode("utf-8-sig")
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    if delimiter not in header:
-        delimiter = next((mark for mark in ";\t|" if mark in header), delimiter)
-    return delimiter
+        header = _QUOTED.sub("", file.readline().decode("utf-8-sig"))
+    own = "\t" if path.suffix.lower() == ".tsv" else ","
+    marks: list[str] = [own, *",;\t|"]
+    return max(marks, key=header.count)
 
 
 def _has_quotes(path: Path) -> bool:

@@ -3,7 +3,11 @@
 Rows count from 0 in all messages, the header not counted.
 """
 
+import ast
+import json
+import re
 from collections.abc import Sequence
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -15,6 +19,9 @@ from epic_pl.data.table_columns import column, strings
 from epic_pl.errors import ConfigError, DataError
 
 _SHOWN = 5
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+# numpy writes no commas, and Python would join the strings
+_WITHOUT_COMMA = re.compile(r"""['"]\s+['"]""")
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -22,6 +29,45 @@ def is_list(kind: pa.DataType) -> bool:
     return bool(
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     )
+
+
+def written_lists(cells: Any) -> pa.Array | None:
+    """Lists that strings spell out, such as ``["red", "round"]``, as JSON or Python write them.
+
+    None where not all cells stand in brackets, or none is a list.
+
+    Raises:
+        DataError: some cells are lists and others cannot be read as such.
+    """
+    if not (pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)):
+        return None
+    written = [None if cell is None else cell.strip() for cell in cells.to_pylist()]
+    bracketed = [cell[:1] == "[" and cell[-1:] == "]" for cell in written if cell]
+    if not bracketed or not all(bracketed):
+        return None
+    lists = [_list(cell) if cell else None for cell in written]
+    broken = [row for row, cell in enumerate(written) if cell and lists[row] is None]
+    if len(broken) == len(bracketed):
+        return None  # classes that stand in brackets
+    if broken:
+        raise DataError(
+            f"Labels are lists, but {written[broken[0]]!r} cannot be read as one (row {broken[0]}; "
+            f'{len(broken):,} such). Write ["red", "round"], or red|round with label_separator.'
+        )
+    return pa.array(lists, pa.list_(pa.string()))
+
+
+def _list(cell: str) -> list[str] | None:
+    try:
+        found = json.loads(cell)
+    except ValueError:
+        try:
+            found = None if _WITHOUT_COMMA.search(cell) else ast.literal_eval(cell)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return None
+    if not isinstance(found, list) or any(isinstance(x, list | dict | NoneType) for x in found):
+        return None
+    return [str(name) for name in found]
 
 
 def label_column(table: pa.Table, name: str, separator: str | None) -> pa.Array:
@@ -35,6 +81,9 @@ def label_column(table: pa.Table, name: str, separator: str | None) -> pa.Array:
         ConfigError: a separator for a column of lists.
     """
     cells = column(table, name, "label_column")
+    written = written_lists(cells)
+    if written is not None:
+        cells = written
     if is_list(cells.type):
         if separator is not None:
             raise ConfigError(f"Column {name!r} holds lists: leave label_separator out.")
@@ -116,10 +165,10 @@ def _refuse(mask: Any, values: pa.Array, rows: npt.NDArray[Any], name: str, why:
 
 
 def class_order(names: Sequence[str]) -> list[str]:
-    """Classes in alphabetical order, or by number where all are whole numbers."""
+    """Classes in alphabetical order, or by number where all are numbers."""
     unique = set(names)
-    if all(name.removeprefix("-").isdecimal() for name in unique):
-        return sorted(unique, key=lambda name: (int(name), name))
+    if all(_NUMBER.fullmatch(name) for name in unique):
+        return sorted(unique, key=lambda name: (float(name), name))
     return sorted(unique)
 
 

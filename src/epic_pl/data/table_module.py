@@ -1,5 +1,6 @@
 """Anyone's own table of pictures, texts and labels as a DataModule."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -31,7 +32,8 @@ from epic_pl.data.transforms import ImageTransform
 from epic_pl.errors import ConfigError, DataError
 
 # raised whenever a table's rows come to be read in another way, so that no older manifest is met
-_ROWS_VERSION = 3
+_ROWS_VERSION = 4
+_ROW = re.compile(r"\brows? [0-9]")
 
 
 class TableDataModule(ImageTextDataModule):
@@ -46,11 +48,13 @@ class TableDataModule(ImageTextDataModule):
 
     Args:
         table: the file, or the folder of ``save_to_disk`` (a ``DatasetDict`` brings its splits).
-        image_column: paths of pictures, or the pictures themselves (an ``Image`` feature of Hugging
-            Face ``datasets``), which are laid out as files in the cache; None for a table without.
+        image_column: paths of pictures, or a template of them such as ``"photos/{id}.jpg"``, or the
+            pictures themselves (an ``Image`` feature of Hugging Face ``datasets``), which are laid
+            out as files in the cache; None for a table without.
         text_columns: a column, several (joined by a space), a template such as
             ``"{title}. {description}"``, or None for a table without.
-        label_column: one class a row; a column of lists makes the task multilabel.
+        label_column: one class a row; a column of lists, or of strings that spell lists out, makes
+            the task multilabel.
         label_separator: such as ``|``: cells hold several labels, and the task is multilabel. An
             empty cell is then a row to which no class applies.
         split_column: names train, val (valid, validation, dev), test or predict in each row. A
@@ -62,7 +66,7 @@ class TableDataModule(ImageTextDataModule):
         allow_outside: whether a picture may lie outside of ``image_root``.
         val_size: rows (int) or share (float) of a validation split that is cut off; 0 for none.
         test_size: likewise. Cut splits are stratified (iteratively for multilabel), and the rows of
-            one picture stay together.
+            one picture, or without one those of one text, stay together.
         split_seed: of the cut; apart from ``seed``, so that runs share their test set.
         on_bad_sample: ``error``; ``skip`` (leave the row out and count it); ``absent`` (go on
             without the picture). Missing files are found at the start under any of them, with a
@@ -157,7 +161,7 @@ class TableDataModule(ImageTextDataModule):
             self.image_root = embedded or self.image_root
             return build_rows(source, self.options, self.path.is_dir())
         except DataError as error:
-            raise DataError(f"{self.path}: {error}") from error
+            raise _located(self.path, error) from error
 
     @cached_property
     def _all_rows(self) -> pa.Table:
@@ -199,7 +203,7 @@ class TableDataModule(ImageTextDataModule):
                 source, embedded = unpack_pictures(read_table(path), self.options.image_column)
                 rows = unlabelled_rows(source, self.options, self.task == "multilabel")
             except DataError as error:
-                raise DataError(f"{path}: {error}") from error
+                raise _located(path, error) from error
             self._predict = rows, embedded or self._given_root or _folder(path)
         return self._predict
 
@@ -249,7 +253,8 @@ class TableDataModule(ImageTextDataModule):
             source = self.predict_path if other_table else self.path
             raise DataError(f"The {split} split of {source}: {error}") from error
         if note:
-            rank_zero_info(f"{self.path.name}, {split}: {note}")
+            source = self.predict_path if other_table and self.predict_path else self.path
+            rank_zero_info(f"{source.name}, {split}: {note}")
         return rows
 
     def _dataset(self, rows: pa.Table, split: Split, transform: ImageTransform) -> ImageTextDataset:
@@ -287,6 +292,12 @@ class TableDataModule(ImageTextDataModule):
     def remove_manifest(self) -> None:
         """Have later starts read the table again: a check found what keeps training from it."""
         self.manifest.unlink(missing_ok=True)
+
+
+def _located(path: Path, error: DataError) -> DataError:
+    """The same with its table, and what its row numbers mean."""
+    counted = " Rows count from 0, without the header." if _ROW.search(str(error)) else ""
+    return DataError(f"{path}: {error}{counted}")
 
 
 def _check_classes(classes: list[str] | None) -> None:

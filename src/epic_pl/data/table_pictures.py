@@ -67,15 +67,16 @@ def missing_pictures(paths: Collection[str], root: Path) -> dict[str, str]:
     # many at a time: on a local disk, handing a path to a thread takes longer than to look it up
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(missing, range(0, len(names), _LOOKED_UP))
-        return {path: _why_missing(path) for part in found for path in part}
+        return {
+            path: f"there is no such file{missing_hint(path)}" for part in found for path in part
+        }
 
 
-def _why_missing(path: str) -> str:
+def missing_hint(path: str) -> str:
+    """The way out for a path that is no file, where it shows; to be put behind what is wrong."""
     if path.startswith(("http://", "https://")):
-        return "it is an address; fetch the picture and name the file"
-    if "\\" in path:
-        return "there is no such file; write the path with / instead of \\"
-    return "there is no such file"
+        return "; it is an address: fetch the picture and name the file"
+    return "; write the path with / instead of \\" if "\\" in path else ""
 
 
 def unreadable_pictures(

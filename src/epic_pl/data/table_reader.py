@@ -69,7 +69,8 @@ def read_table(path: Path) -> pa.Table:
     """Read a table with the columns that it has; an empty CSV cell is null.
 
     CSV cells stay strings, so that ``007`` is not 7. CSV and TSV may hold quoted line breaks, begin
-    with a byte order mark, and separate by semicolon or tab where the header has no comma.
+    with a byte order mark, and separate by whatever separates most cells of the header: comma,
+    semicolon, tab or bar.
 
     Raises:
         DataError: missing, empty, not UTF-8, or not what its suffix says.

@@ -83,7 +83,7 @@ def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple
             "is nothing to tell apart. Name another column as label_column."
         )
     codes = encode_labels(labels, classes)
-    split = _share_out(codes, images, given, options)
+    split = _share_out(codes, _groups(images, texts), given, options)
     _check_unseen(codes, split, classes)
     return _ordered(ids, images, texts, codes, split), classes
 
@@ -134,7 +134,9 @@ def _distinct(labels: pa.Array) -> list[str]:
     return [name for name in pc.unique(flat).to_pylist() if name is not None]
 
 
-def _share_out(codes: pa.Array, images: pa.Array, given: Any, options: RowOptions) -> Any:
+def _share_out(
+    codes: pa.Array, groups: npt.NDArray[np.int64], given: Any, options: RowOptions
+) -> Any:
     """Cut the splits that the table does not name off its training rows."""
     sizes: dict[str, float | int] = {
         split: size
@@ -149,19 +151,17 @@ def _share_out(codes: pa.Array, images: pa.Array, given: Any, options: RowOption
     multilabel = pa.types.is_list(codes.type)
     taken = codes.take(pa.array(train)).to_pylist()
     labels: Sequence[Sequence[int]] = taken if multilabel else [[code] for code in taken]
-    part = grouped_split(
-        labels, _groups(images, train), sizes, options.split_seed, multilabel=multilabel
-    )
+    part = grouped_split(labels, groups[train], sizes, options.split_seed, multilabel=multilabel)
     split = given.astype("<U7")
     split[train] = np.array(["train", *sizes])[part]
     return split
 
 
-def _groups(images: pa.Array, rows: Any) -> Any:
-    """A number for each picture; a row without one is a group of its own."""
-    codes = images.dictionary_encode().indices.take(pa.array(rows))
-    own = pa.array(np.arange(len(rows)) + len(images))
-    return pc.coalesce(codes.cast(pa.int64()), own).to_numpy()
+def _groups(images: pa.Array, texts: pa.Array) -> npt.NDArray[np.int64]:
+    """A number for each picture, and for each text without one."""
+    pictures = images.dictionary_encode().indices.cast(pa.int64())
+    alone = pc.add(texts.dictionary_encode().indices.cast(pa.int64()), len(images))
+    return np.asarray(pc.coalesce(pictures, alone))
 
 
 def _check_unseen(codes: pa.Array, split: Any, classes: Sequence[str]) -> None:

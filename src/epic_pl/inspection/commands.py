@@ -34,8 +34,7 @@ def data_command(
         return _check(build_data(rest), Path(options.output), options.workers)
     if rest:
         raise DataError(f"epic-pl data init does not know {' '.join(rest)}; see --help.")
-    config = write_config(Path(options.folder), force=options.force)
-    print(guessed(config))
+    print(guessed(*write_config(Path(options.folder), force=options.force)))
     return 0
 
 

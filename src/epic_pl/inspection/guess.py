@@ -1,9 +1,7 @@
 """Which column of a table is what."""
 
-import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,24 +10,25 @@ import pyarrow.compute as pc
 
 from epic_pl.data.table_columns import SPLIT_NAMES
 from epic_pl.data.table_embedded import may_embed
-from epic_pl.data.table_labels import is_list
+from epic_pl.data.table_labels import is_list, written_lists
 from epic_pl.errors import DataError
+from epic_pl.inspection.column_names import by_name, roles
+from epic_pl.inspection.guess_pictures import Pictures, find_pictures, values
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-_NAMES = {
-    "image": ("image", "img", "picture", "photo", "file_name", "filename", "file", "path"),
-    "text": ("text", "title", "caption", "sentence", "description", "hypothesis", "question"),
-    "label": ("label", "labels", "class", "category", "target", "genre", "genres", "tags"),
-    "split": ("split", "set", "subset", "partition", "fold"),
-    "id": ("id", "sample_id", "uid", "key", "index"),
-}
 _LOOKED_AT = 2000
+_MOST_SPLITS = 8
+# of one character, in UTF-8: scripts that put no blank between words have three
+_BYTES_WITHOUT_BLANKS, _FEWEST_CHARACTERS = 2.5, 4
 _SEPARATORS = ("|", ";", ",")
 
 
 @dataclass(frozen=True)
 class Guess:
-    """Arguments of ``TableDataModule`` that fit a table; None where there is no such column."""
+    """Arguments of ``TableDataModule`` that fit a table; None where there is no such column.
+
+    ``image_root`` is None where paths start in the table's folder; ``unused`` are the columns that
+    none of the arguments names.
+    """
 
     image_column: str | None
     text_columns: list[str]
@@ -37,8 +36,9 @@ class Guess:
     label_separator: str | None
     split_column: str | None
     id_column: str | None
-    image_root: Path
+    image_root: Path | None
     multilabel: bool
+    unused: list[str]
 
 
 def guess_columns(table: pa.Table, folder: Path) -> Guess:
@@ -55,23 +55,28 @@ def guess_columns(table: pa.Table, folder: Path) -> Guess:
     strings = [f.name for f in table.schema if _is_string(f.type)]
     embedded = [f.name for f in table.schema if may_embed(f.type)]
     if embedded:
-        image, root = [*_by_name(embedded, "image"), *embedded][0], folder
+        first = [*by_name(embedded, "image"), *embedded][0]
+        pictures: Pictures | None = Pictures(first, first, folder)
     else:
-        image, root = _image_column(head, strings, folder)
-    left = [name for name in table.column_names if name != image]
+        pictures = find_pictures(head, strings, folder)
+    image, source = (pictures.column, pictures.source) if pictures else (None, None)
+    left = list(table.column_names)
+    if image == source:  # of a template it may be the id as well
+        left = [name for name in left if name != source]
     split = _first(left, "split", lambda name: _is_split(table, name))
     left = [name for name in left if name != split]
-    label = _label_column(table, left)
+    label = _label_column(table, [name for name in left if name != source])
     left = [name for name in left if name != label]
     identity = _first(left, "id", lambda name: _is_unique(table, name))
-    texts = _text_columns(head, [name for name in left if name != identity and name in strings])
+    left = [name for name in left if name not in (identity, source)]
+    texts = _text_columns(head, [name for name in left if name in strings])
     if image is None and not texts:
         raise DataError(
             f"No column looks like paths of pictures or like text; there are "
             f"{', '.join(map(repr, table.column_names))}. Name image_column and text_columns in a "
             "config of your own (configs/table.yaml shows one)."
         )
-    lists = is_list(table.schema.field(label).type)
+    lists = is_list(table.schema.field(label).type) or written_lists(table[label]) is not None
     separator = None if lists else _separator(table[label])
     return Guess(
         image_column=image,
@@ -80,8 +85,9 @@ def guess_columns(table: pa.Table, folder: Path) -> Guess:
         label_separator=separator,
         split_column=split,
         id_column=identity,
-        image_root=root,
+        image_root=None if pictures is None or pictures.root == folder else pictures.root,
         multilabel=lists or separator is not None,
+        unused=[name for name in left if name not in texts],
     )
 
 
@@ -91,75 +97,20 @@ def _is_string(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _words(name: str) -> set[str]:
-    """Parts of a column's name: ``imagePath`` and ``image_path`` hold image and path."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
-    return {spaced.lower(), *re.split(r"[^a-z0-9]+", spaced.lower())}
-
-
-def _by_name(names: Iterable[str], role: str) -> list[str]:
-    """Columns that are called like a role, the clearest name first."""
-    known = _NAMES[role]
-    ranked = [
-        (min(known.index(word) for word in _words(name) & set(known)), index, name)
-        for index, name in enumerate(names)
-        if _words(name) & set(known)
-    ]
-    return [name for _, _, name in sorted(ranked)]
-
-
 def _first(names: Sequence[str], role: str, fits: object) -> str | None:
     assert callable(fits)
-    return next((name for name in _by_name(names, role) if fits(name)), None)
-
-
-def _values(table: pa.Table, name: str) -> list[str]:
-    values = table[name].cast(pa.string()).drop_null().to_pylist()
-    return [value for value in values if value.strip()]
-
-
-def _image_column(head: pa.Table, strings: Sequence[str], folder: Path) -> tuple[str | None, Path]:
-    """The column whose cells are files, and the folder they start from.
-
-    That is ``folder``, one in it, or the one in which all lie where they are whole paths.
-    """
-    roots = [folder, *(sub for sub in sorted(folder.iterdir()) if sub.is_dir())]
-    ranked = [*_by_name(strings, "image"), *strings]
-    named = None
-    for name in dict.fromkeys(ranked):
-        values = _values(head, name)[:50]
-        if not values:
-            continue
-        for root in roots:
-            # a few may be missing: the check will say which
-            if sum(_is_file(root, value) for value in values) > len(values) / 2:
-                return name, _common_folder(_values(head, name)) or root
-        if sum(value.lower().endswith(_SUFFIXES) for value in values) > len(values) / 2:
-            named = named or name
-    return named, folder
-
-
-def _common_folder(paths: Sequence[str]) -> Path | None:
-    """The folder in which all whole paths lie; None where some are not whole or share none."""
-    if not all(Path(path).is_absolute() for path in paths):
-        return None
-    common = Path(os.path.commonpath([Path(path).parent for path in paths]))
-    return None if common == Path(common.anchor) else common
-
-
-def _is_file(root: Path, value: str) -> bool:
-    # a text may be too long for a file's name, or hold a NUL
-    try:
-        return len(value) < 1024 and (root / value).is_file()
-    except (OSError, ValueError):
-        return False
+    return next((name for name in by_name(names, role) if fits(name)), None)
 
 
 def _is_split(table: pa.Table, name: str) -> bool:
-    if not _is_string(table.schema.field(name).type) or table[name].null_count:
+    if not _is_string(table.schema.field(name).type):
         return False
-    found = {str(value).strip().lower() for value in pc.unique(table[name]).to_pylist()}
-    return found <= set(SPLIT_NAMES) and len(found) > 1
+    cells = pc.unique(table[name]).to_pylist()
+    found = {"" if cell is None else cell.strip().lower() for cell in cells}
+    if found <= set(SPLIT_NAMES):
+        return len(found) > 1
+    # beside "train" a few unknown names, or none, are slips, which the check names
+    return len(found) <= _MOST_SPLITS and any(SPLIT_NAMES.get(cell) == "train" for cell in found)
 
 
 def _is_unique(table: pa.Table, name: str) -> bool:
@@ -170,7 +121,7 @@ def _is_unique(table: pa.Table, name: str) -> bool:
 
 
 def _label_column(table: pa.Table, names: Sequence[str]) -> str:
-    for name in _by_name(names, "label"):
+    for name in by_name(names, "label"):
         if not pa.types.is_struct(table.schema.field(name).type):
             return name
     counts = {}
@@ -207,14 +158,19 @@ def _separator(labels: pa.ChunkedArray) -> str | None:
 
 
 def _text_columns(head: pa.Table, names: Sequence[str]) -> list[str]:
-    """Columns called like text, and those that read like it: varied, with blanks in them."""
+    """Columns called like text, and those that read like it: varied, with words in them."""
     return [
         name
         for name in names
-        if _words(name) & set(_NAMES["text"])
+        if "text" in roles(name)
         or (
-            (values := _values(head, name))
-            and sum(" " in value.strip() for value in values) > len(values) / 2
-            and len(set(values)) > len(values) / 10
+            (cells := values(head, name))
+            and sum(map(_has_words, cells)) > len(cells) / 2
+            and len(set(cells)) > len(cells) / 10
         )
     ]
+
+
+def _has_words(cell: str) -> bool:
+    dense = len(cell.encode()) >= _BYTES_WITHOUT_BLANKS * len(cell)
+    return " " in cell or (dense and len(cell) >= _FEWEST_CHARACTERS)

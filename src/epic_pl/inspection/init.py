@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 
 from epic_pl.data.images import read_image
 from epic_pl.data.table_columns import SPLIT_NAMES, image_column
@@ -62,6 +61,7 @@ data:
   init_args:
     table: {table}
     image_column: {image_column}
+    # where paths start; null is the table's folder, and that of a predict_table its own
     image_root: {image_root}
     text_columns: {text_columns}
     label_column: {label_column}
@@ -88,7 +88,7 @@ early_stopping:
 """
 
 
-def write_config(source: Path, force: bool = False) -> Path:
+def write_config(source: Path, force: bool = False) -> tuple[Path, Guess]:
     """Write ``epic.yaml`` beside a table.
 
     Args:
@@ -96,7 +96,7 @@ def write_config(source: Path, force: bool = False) -> Path:
         force: replace an ``epic.yaml`` that is there.
 
     Returns:
-        The config's path.
+        The config's path, and what it makes of the table.
 
     Raises:
         DataError: there is no table, there are several, or its columns cannot be told apart.
@@ -110,28 +110,32 @@ def write_config(source: Path, force: bool = False) -> Path:
     table = read_table(path)
     guess = guess_columns(table, folder)
     config.write_text(_TEMPLATE.format(**_values(path, config, table, guess)), encoding="utf-8")
-    return config
+    return config, guess
 
 
-def guessed(config: Path) -> str:
+def guessed(config: Path, guess: Guess) -> str:
     """What a config that was written makes of its table, in words, with what to run next."""
-    data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["init_args"]
-    image, text, label = data["image_column"], data["text_columns"], data["label_column"]
-    pictures = f"column {image!r}" if image else "none: no column holds pictures or leads to files"
-    texts = ", ".join(map(repr, [text] if isinstance(text, str) else text or [])) or "none"
-    separator = data["label_separator"]
-    split = data["split_column"]
-    named = shlex.quote(str(config))
+    image, split, named = guess.image_column, guess.split_column, shlex.quote(str(config))
+    lines = {
+        "pictures": f"column {image!r}" if image else "none: no column leads to pictures",
+        "text": ", ".join(map(repr, guess.text_columns)) or "none: no column reads like text",
+        "label": repr(guess.label_column) + _several(guess),
+        "splits": repr(split) if split else "none: validation and test rows are cut off",
+        "left out": ", ".join(map(repr, guess.unused)) or "no column",
+    }
     return (
         f"Wrote {config}. It takes\n"
-        f"  pictures   {pictures}\n"
-        f"  text       {texts}\n"
-        f"  label      {label!r}{f', several separated by {separator!r}' if separator else ''}\n"
-        f"  splits     {repr(split) if split else 'none: validation and test rows are cut off'}\n"
-        "Correct there what it guessed wrong. Then:\n"
+        + "".join(f"  {name:<10} {found}\n" for name, found in lines.items())
+        + "Correct there what it guessed wrong. Then:\n"
         f"  epic-pl data check --config {named}\n"
         f"  epic-pl fit --config {named}"
     )
+
+
+def _several(guess: Guess) -> str:
+    if guess.label_separator is not None:
+        return f", several separated by {guess.label_separator!r}"
+    return ", lists of several" if guess.multilabel else ""
 
 
 def find_table(source: Path) -> Path:
@@ -161,12 +165,12 @@ def _values(path: Path, config: Path, table: pa.Table, guess: Guess) -> dict[str
     batch_size = int(np.clip(2 ** round(np.log2(rows / 30)), 4, 32))
     # a small table needs more epochs for as many steps
     epochs = int(np.clip(_USUAL_EPOCHS * _USUAL_ROWS / rows, 9, 45))
-    val_rows, size = _validation_rows(table, guess), _image_size(table, guess)
+    val_rows, size = _validation_rows(table, guess), _image_size(table, guess, path)
     telling = val_rows >= _TELLING_ROWS
     plain = {
         "table": str(path.resolve()),
         "image_column": guess.image_column,
-        "image_root": str(guess.image_root.resolve()),
+        "image_root": guess.image_root and str(guess.image_root.resolve()),
         "text_columns": guess.text_columns[0]
         if len(guess.text_columns) == 1
         else (guess.text_columns or None),
@@ -213,16 +217,18 @@ def _validation_rows(table: pa.Table, guess: Guess) -> int:
     return int(_val_size(table.num_rows) * table.num_rows)
 
 
-def _image_size(table: pa.Table, guess: Guess) -> int:
+def _image_size(table: pa.Table, guess: Guess, path: Path) -> int:
     """112 for pictures that are small themselves, else 224; both are multiples of 14 and 16."""
     if guess.image_column is None:
         return 112
-    head = table.filter(pc.is_valid(table[guess.image_column])).slice(0, _LOOKED_AT)
+    head = table
+    if guess.image_column in table.column_names:  # no template
+        head = table.filter(pc.is_valid(table[guess.image_column])).slice(0, _LOOKED_AT)
     head, embedded = unpack_pictures(head, guess.image_column)
     names = image_column(head, guess.image_column)
-    root = embedded or guess.image_root
+    root = embedded or guess.image_root or (path if path.is_dir() else path.parent)
     sides = []
-    for name in names.drop_null().to_pylist():
+    for name in names.drop_null().slice(0, _LOOKED_AT).to_pylist():
         try:
             sides.append(min(read_image(root / name).size))
         except DataError:

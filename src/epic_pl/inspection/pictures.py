@@ -14,6 +14,7 @@ from PIL import Image
 
 from epic_pl.data.images import FORMATS, read_image
 from epic_pl.data.layout import picture_file
+from epic_pl.data.table_pictures import missing_hint
 from epic_pl.errors import DataError
 
 # below this many pictures, starting processes costs more than it saves
@@ -51,7 +52,7 @@ def inspect_picture(path: str, root: Path, min_size: int | None) -> PictureFacts
     try:
         content = _content(full)
     except FileNotFoundError:
-        return PictureFacts(kind="missing", problem=f"{full} does not exist")
+        return PictureFacts(kind="missing", problem=f"{full} does not exist{missing_hint(path)}")
     except OSError as error:
         return PictureFacts(kind="missing", problem=f"{full} cannot be read: {error.strerror}")
     try:

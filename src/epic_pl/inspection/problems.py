@@ -22,7 +22,8 @@ _MEND = "Mend them, or set on_bad_sample: skip leaves these rows out, absent kee
 _WAYS_OUT = {
     "missing": _MEND,
     "corrupt": _MEND,
-    "outside": "Move them into it, or give one that holds them all (image_root, if there is one).",
+    "outside": "Move them into it, or give one that holds them all (image_root, if there is one); "
+    "a table may also set allow_outside to true.",
 }
 
 Mask = npt.NDArray[np.bool_]
