@@ -1,6 +1,7 @@
 """The real command line, in this process, from a folder that is not the project's."""
 
 import csv
+import re
 import shutil
 from pathlib import Path
 
@@ -79,6 +80,23 @@ def test_fit_leaves_logs_config_and_checkpoints(fitted):
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows if row["val/accuracy"]] == ["0", "1"]
     assert [row["step"] for row in rows if row["train/loss_step"]] == list("012345")
+
+
+def test_fit_says_what_it_kept(config, folder, caplog):
+    options = ["--trainer.max_epochs=1", "--trainer.default_root_dir=told"]
+    with caplog.at_level("INFO"):
+        run(["fit", "--config", config, *options])
+    assert re.search(
+        r"Kept told/fit/version_0/checkpoints/best.ckpt, val/accuracy 0\.\d+:", caplog.text
+    )
+    with caplog.at_level("INFO"):
+        run(["fit", "--config", config, *options, "--checkpoint.monitor=null"])
+    assert re.search(r"Kept told/fit/version_1/.*, val/accuracy 0\.\d+:", caplog.text)
+
+
+def test_weights_that_nothing_trained_are_called_guesses(config, best):
+    with pytest.warns(UserWarning, match=r"guesses: add --ckpt_path .*best\.ckpt"):
+        run(["validate", "--config", config])
 
 
 def test_what_the_data_knows_is_in_the_checkpoint(best, tiny_vit_dir):

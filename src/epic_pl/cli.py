@@ -2,12 +2,14 @@
 
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class name alone
 from epic_pl.arguments import spell_out
@@ -108,7 +110,10 @@ class EPICCLI(LightningCLI):
         """Refuse a checkpoint that cannot be used before anything is built."""
         super().parse_arguments(parser, args)
         self._saved_options: dict[str, Any] = {}
-        path = self.config[self.config.subcommand].get("ckpt_path")
+        config = self.config[self.config.subcommand]
+        path = config.get("ckpt_path")
+        if not path and self.config.subcommand != "fit":
+            rank_zero_warn(_without_checkpoint(config["trainer"]["default_root_dir"]))
         if path and path not in _CHECKPOINT_WORDS and "://" not in path:
             checkpoint = read_checkpoint(path)
             require_info(checkpoint)
@@ -134,6 +139,19 @@ class EPICCLI(LightningCLI):
             kwargs["logger"] = [tensorboard, csv]
         return super().instantiate_trainer(**kwargs)
 
+    def after_fit(self) -> None:
+        """Say what was kept, how good it is, and what reads it."""
+        kept = self._get(self.config_init, "checkpoint")
+        if not kept.best_model_path:  # fast_dev_run, or stopped before the first validation
+            return
+        monitor, score = kept.monitor, kept.best_model_score
+        if monitor is None:
+            monitor = self.config.fit["early_stopping"]["monitor"]
+            score = self.trainer.callback_metrics.get(monitor)
+        told = "" if score is None else f", {monitor} {float(score):.4f}"
+        path = os.path.relpath(kept.best_model_path)
+        rank_zero_info(f"Kept {path}{told}: test, predict and explain take it as --ckpt_path.")
+
     def before_fit(self) -> None:
         """Refuse to watch what this task does not log, or to keep its worst loss.
 
@@ -155,6 +173,13 @@ class EPICCLI(LightningCLI):
                     f"{section}.monitor is {monitor!r}, and {section}.mode 'max' would keep the "
                     f"highest loss: set {section}.mode to min."
                 )
+
+
+def _without_checkpoint(root: str | None) -> str:
+    kept = Path(root or "runs").glob("fit/version_*/checkpoints/best.ckpt")
+    newest = max(kept, key=lambda path: path.stat().st_mtime, default=None)
+    example = f"--ckpt_path {newest or 'path/to/best.ckpt'}"
+    return f"These are weights that nothing has trained, and guesses: add {example}."
 
 
 def _with_one_command(cli: type[EPICCLI], args: list[str]) -> type[EPICCLI]:

@@ -109,9 +109,10 @@ class HeadStart(L.LightningModule):
             if sides[part].tells:
                 head.start_from_rows(part, sides[part].mean, scale)
         self.model.start_from_means(*(side.pooled_mean if side.tells else None for side in sides))
+        both = f": beside texts, pictures weigh {balance:.2g} times what they would otherwise"
         rank_zero_info(
-            f"The head starts from {len(seen.targets)} training rows: beside texts, pictures weigh "
-            f"{balance:.2g} times what they would otherwise."
+            f"The head starts from {len(seen.targets)} training rows"
+            f"{both if image.tells and text.tells else ''}."
         )
 
     def _align(self, agreement: Agreement, seen: SeenRows) -> None:
