@@ -6,8 +6,7 @@ import torch
 from lightning.pytorch.utilities import move_data_to_device
 
 from epic_pl.cache import FeatureStore, GrowingStore, build, in_place
-from epic_pl.nn.encoders.base import Memory
-from epic_pl.nn.encoders.reading import read_attention
+from epic_pl.nn.encoders.reading import Memory, read_attention
 from epic_pl.stored_field import StoredField, whole
 
 DTYPES = ("float32", "bfloat16", "float16", "int8")

@@ -63,10 +63,11 @@ def _kept(model, batch, monkeypatch):
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    def note(encoder, index, tokens, mask):
+    def note(encoder, layer, *arguments):
         if torch.is_grad_enabled() and encoder.checkpoint_layers:
-            pack(tokens)
-        return run(encoder, index, tokens, mask)
+            for tensor in filter(torch.is_tensor, arguments):
+                pack(tensor)
+        return run(encoder, layer, *arguments)
 
     run = Encoder._run
     with monkeypatch.context() as patch, saved_tensors_hooks(pack, lambda tensor: tensor):

@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from epic_pl.nn.encoders.base import Memory
-from epic_pl.nn.encoders.reading import read_attention
+from epic_pl.nn.encoders.reading import Memory, read_attention
 
 B, H, N, STREAM, D = 3, 2, 7, 4, 8
 

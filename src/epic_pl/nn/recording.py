@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from epic_pl.nn.encoders.base import Encoder, Memory, read_mask
+from epic_pl.nn.encoders.base import Encoder, read_mask
+from epic_pl.nn.encoders.reading import Memory, Unprojected
 from epic_pl.nn.epic import EPIC
 from epic_pl.stored_field import whole
 from epic_pl.types import Batch
@@ -89,8 +90,11 @@ def _listen(encoder: Encoder, heard: list[Attention], num_prompts: int) -> None:
         heard.append(_attention(encoder, index, extra, encoder.memory(index, tokens), seen))
         return run_layer(index, tokens, mask, extra)
 
-    def read(index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None) -> Tensor:
-        seen = read_mask(mask, memory.keys.shape[2] + stream.shape[1])
+    def read(
+        index: int, stream: Tensor, memory: Memory | Unprojected, mask: Tensor | None = None
+    ) -> Tensor:
+        assert isinstance(memory, Memory)  # the other is of a last layer that ends in the first
+        seen = read_mask(mask, memory.length + stream.shape[1])
         attention = _attention(encoder, index, stream, memory, seen)
         heard.append(Attention(*(weights[:, -num_prompts:] for weights in attention)))
         return read_layer(index, stream, memory, mask)
@@ -113,5 +117,5 @@ def _attention(
         rows = seen if seen.shape[2] == 1 else seen[:, :, -stream.shape[1] :]
         scores = scores.masked_fill(~rows, float("-inf"))
     weights = scores.softmax(dim=-1).mean(dim=1)  # (B, m, N + m)
-    length = memory.keys.shape[2]
+    length = memory.length
     return Attention(weights[..., :length], weights[..., length:])

@@ -5,22 +5,17 @@ Shape legend: B batch, N tokens, n extra positions (prompts), d width, h heads.
 
 import hashlib
 from abc import ABC, abstractmethod
-from typing import Any, Literal, NamedTuple, Self, overload
+from collections.abc import Callable
+from typing import Any, Literal, Self, overload
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from epic_pl.stored_field import StoredField
+from epic_pl.nn.encoders.frozen_positions import frozen_positions
+from epic_pl.nn.encoders.reading import Memory, Unprojected
 
 Pooling = Literal["auto", "cls", "mean"]
-
-
-class Memory(NamedTuple):
-    """What a layer's attention may read of its tokens: each ``(B, h, N, d / h)``."""
-
-    keys: Tensor | StoredField
-    values: Tensor | StoredField
 
 
 class Encoder(nn.Module, ABC):
@@ -65,9 +60,17 @@ class Encoder(nn.Module, ABC):
     def _layer(self, index: int, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Layer ``index`` on all positions; the mask is what SDPA takes (True = may be seen)."""
 
+    def projections(self, index: int) -> list[nn.Module]:
+        """The linear layers of layer ``index`` that give queries, keys and values, where known."""
+        return []
+
     @abstractmethod
     def memory(self, index: int, tokens: Tensor) -> Memory:
         """Keys and values of layer ``index`` for the tokens ``(B, N, d)`` that enter it."""
+
+    def unprojected(self, index: int, tokens: Tensor) -> Unprojected | None:
+        """The same without working keys and values out; None where a layer needs them."""
+        return None
 
     @abstractmethod
     def queries(self, index: int, tokens: Tensor) -> Tensor:
@@ -75,7 +78,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def read_layer(
-        self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
+        self, index: int, stream: Tensor, memory: Memory | Unprojected, mask: Tensor | None = None
     ) -> Tensor:
         """Layer ``index`` on a stream ``(B, n, d)`` that reads itself and a memory of N tokens.
 
@@ -113,18 +116,31 @@ class Encoder(nn.Module, ABC):
             The tokens ``(B, N, d)``; with ``extra`` also its outputs ``(B, n, d)``.
         """
         if extra is None:
-            return self._run(index, tokens, self._attention_mask(_seen(mask), tokens, 0))
+            return self._run(
+                self._layer, index, tokens, self._attention_mask(_seen(mask), tokens, 0)
+            )
         joint = torch.cat([tokens, extra], dim=1)  # (B, N + n, d)
-        outputs = self._run(index, joint, self._attention_mask(mask, tokens, extra.shape[1]))
+        seen = self._attention_mask(mask, tokens, extra.shape[1])
         num_tokens = tokens.shape[1]
+        # hooks would break a compiled graph
+        spares = extra.requires_grad and not tokens.requires_grad and self._frozen
+        if spares and not torch.compiler.is_compiling():
+            outputs = self._run(self._layer_behind, index, joint, seen, num_tokens)
+        else:
+            outputs = self._run(self._layer, index, joint, seen)
         return outputs[:, :num_tokens], outputs[:, num_tokens:]
 
-    def _run(self, index: int, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
-        if not (self.checkpoint_layers and torch.is_grad_enabled()):
+    def _layer_behind(
+        self, index: int, tokens: Tensor, attention_mask: Tensor | None, count: int
+    ) -> Tensor:
+        """The layer on all positions, of which those behind ``count`` want a gradient."""
+        with frozen_positions(self.projections(index), count):
             return self._layer(index, tokens, attention_mask)
-        outputs: Tensor = checkpoint(
-            self._layer, index, tokens, attention_mask, use_reentrant=False
-        )
+
+    def _run(self, layer: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        if not (self.checkpoint_layers and torch.is_grad_enabled()):
+            return layer(*arguments)
+        outputs: Tensor = checkpoint(layer, *arguments, use_reentrant=False)
         return outputs
 
     def ends_in_first(self, index: int) -> bool:
@@ -135,21 +151,21 @@ class Encoder(nn.Module, ABC):
         """Of the last layer only what is used: the first token and the prompts, ``(B, 1 + n, d)``.
 
         All positions are read as :meth:`run_layer` would; what it would make of the other tokens
-        (three quarters of the layer's work) nobody asks for. For encoders that
-        :meth:`ends_in_first` speaks of.
+        nobody asks for, and few positions need no keys and values of them either. For encoders
+        that :meth:`ends_in_first` speaks of.
         """
-        if not (self.checkpoint_layers and torch.is_grad_enabled()):
-            return self._last_layer(tokens, mask, extra)
-        outputs: Tensor = checkpoint(self._last_layer, tokens, mask, extra, use_reentrant=False)
-        return outputs
+        return self._run(self._last_layer, tokens, mask, extra)
 
     def _last_layer(self, tokens: Tensor, mask: Tensor | None, extra: Tensor) -> Tensor:
         first, others = tokens[:, :1], tokens[:, 1:]
         if mask is not None:
             mask = torch.cat([mask[:, 1:], mask[:, :1]], dim=1)  # as memory and stream follow
         index = self.num_layers - 1
-        memory = self.memory(index, others)
-        return self.read_layer(index, torch.cat([first, extra], dim=1), memory, mask)
+        stream = torch.cat([first, extra], dim=1)
+        unprojected = self.unprojected(index, others)
+        if unprojected is not None and unprojected.spares(stream.shape[1]):
+            return self.read_layer(index, stream, unprojected, mask)
+        return self.read_layer(index, stream, self.memory(index, others), mask)
 
     def run_layers(
         self, start: int, stop: int, tokens: Tensor, mask: Tensor | None = None

@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 from epic_pl.nn.encoders.base import (
     Encoder,
-    Memory,
     Pooling,
     last_token,
     masked_mean,
     read_mask,
 )
-from epic_pl.nn.encoders.hf_attention import let_read, split_heads
+from epic_pl.nn.encoders.hf_attention import let_read, split_heads, unprojected
+from epic_pl.nn.encoders.reading import Memory, Unprojected
 
 
 class _CLIPTower(Encoder):
@@ -29,6 +29,11 @@ class _CLIPTower(Encoder):
         outputs: Tensor = self.model.encoder.layers[index](tokens, attention_mask=attention_mask)
         return outputs
 
+    def projections(self, index: int) -> list[nn.Module]:
+        """Three of layer ``index``."""
+        attention = self.model.encoder.layers[index].self_attn
+        return [attention.q_proj, attention.k_proj, attention.v_proj]
+
     def memory(self, index: int, tokens: Tensor) -> Memory:
         """Keys and values of layer ``index`` for the tokens that enter it."""
         layer = self.model.encoder.layers[index]
@@ -38,6 +43,13 @@ class _CLIPTower(Encoder):
             split_heads(attention.v_proj(normed), attention.head_dim),
         )
 
+    def unprojected(self, index: int, tokens: Tensor) -> Unprojected | None:
+        """Normed tokens of layer ``index``."""
+        layer = self.model.encoder.layers[index]
+        attention = layer.self_attn
+        normed = layer.layer_norm1(tokens)
+        return unprojected(normed, attention.k_proj, attention.v_proj, attention.num_heads)
+
     def queries(self, index: int, tokens: Tensor) -> Tensor:
         """Queries of layer ``index`` for the tokens that enter it."""
         layer = self.model.encoder.layers[index]
@@ -45,12 +57,12 @@ class _CLIPTower(Encoder):
         return split_heads(attention.q_proj(layer.layer_norm1(tokens)), attention.head_dim)
 
     def read_layer(
-        self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
+        self, index: int, stream: Tensor, memory: Memory | Unprojected, mask: Tensor | None = None
     ) -> Tensor:
         """Layer ``index`` on a stream ``(B, n, d)`` that reads itself and the memory."""
         outputs: Tensor = self.model.encoder.layers[index](
             stream,
-            attention_mask=read_mask(mask, memory.keys.shape[2] + stream.shape[1]),
+            attention_mask=read_mask(mask, memory.length + stream.shape[1]),
             memory=memory,
         )
         return outputs

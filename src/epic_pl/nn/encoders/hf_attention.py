@@ -11,8 +11,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from epic_pl.nn.encoders.base import Memory
-from epic_pl.nn.encoders.reading import read_attention
+from epic_pl.nn.encoders.reading import Memory, Projection, Unprojected, read_attention
 
 READING_ATTENTION = "epic_pl_reading_sdpa"
 
@@ -23,7 +22,7 @@ def _reading_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    memory: Memory | None = None,
+    memory: Memory | Unprojected | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """SDPA, or over the memory's keys and values and the layer's own; ``(B, n, h, d / h)``."""
@@ -53,3 +52,12 @@ def split_heads(projected: Tensor, head_dim: int) -> Tensor:
     batch, length, _ = projected.shape
     heads = projected.shape[-1] // head_dim
     return projected.view(batch, length, heads, head_dim).transpose(1, 2)
+
+
+def unprojected(tokens: Tensor, key: nn.Module, value: nn.Module, heads: int) -> Unprojected | None:
+    """Tokens that linear layers would make keys and values of; None if these are adapted."""
+    if not (type(key) is type(value) is nn.Linear):
+        return None
+    return Unprojected(
+        tokens, Projection(key.weight, key.bias), Projection(value.weight, value.bias), heads
+    )

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from epic_pl.errors import EncoderError
-from epic_pl.nn.encoders.base import Encoder, Memory, Pooling, masked_mean, read_mask
-from epic_pl.nn.encoders.hf_attention import let_read, split_heads
+from epic_pl.nn.encoders.base import Encoder, Pooling, masked_mean, read_mask
+from epic_pl.nn.encoders.hf_attention import let_read, split_heads, unprojected
+from epic_pl.nn.encoders.reading import Memory, Unprojected
 
 
 class HFTextEncoder(Encoder):
@@ -49,6 +50,11 @@ class HFTextEncoder(Encoder):
         """``(B, d)``; these models normalise inside their last layer."""
         return masked_mean(tokens, mask) if self.pooling == "mean" else tokens[:, 0]
 
+    def projections(self, index: int) -> list[nn.Module]:
+        """Three of layer ``index``."""
+        attention = self.model.encoder.layer[index].attention.self
+        return [attention.query, attention.key, attention.value]
+
     def memory(self, index: int, tokens: Tensor) -> Memory:
         """Keys and values of layer ``index`` for the tokens that enter it."""
         attention = self.model.encoder.layer[index].attention.self
@@ -58,18 +64,24 @@ class HFTextEncoder(Encoder):
             split_heads(attention.value(tokens), head_dim),
         )
 
+    def unprojected(self, index: int, tokens: Tensor) -> Unprojected | None:
+        """The tokens as they enter layer ``index``."""
+        attention = self.model.encoder.layer[index].attention.self
+        heads = attention.num_attention_heads
+        return unprojected(tokens, attention.key, attention.value, heads)
+
     def queries(self, index: int, tokens: Tensor) -> Tensor:
         """Queries of layer ``index`` for the tokens that enter it."""
         attention = self.model.encoder.layer[index].attention.self
         return split_heads(attention.query(tokens), attention.attention_head_size)
 
     def read_layer(
-        self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
+        self, index: int, stream: Tensor, memory: Memory | Unprojected, mask: Tensor | None = None
     ) -> Tensor:
         """Layer ``index`` on a stream ``(B, n, d)`` that reads itself and the memory."""
         outputs: Tensor = self.model.encoder.layer[index](
             stream,
-            attention_mask=read_mask(mask, memory.keys.shape[2] + stream.shape[1]),
+            attention_mask=read_mask(mask, memory.length + stream.shape[1]),
             memory=memory,
         )
         return outputs

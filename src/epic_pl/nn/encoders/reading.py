@@ -3,21 +3,98 @@
 Shape legend: B batch, h heads, N tokens of the memory, n positions of the stream, d width.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from epic_pl.nn.encoders.base import Memory
 from epic_pl.stored_field import StoredField
+
+# 16 positions of a ViT-B or BERT-base
+_FEW = 4
+
+
+class Memory(NamedTuple):
+    """What a layer's attention may read of its tokens: each ``(B, h, N, d / h)``."""
+
+    keys: Tensor | StoredField
+    values: Tensor | StoredField
+
+    @property
+    def length(self) -> int:
+        """N."""
+        return self.keys.shape[2]
+
+    def scores(self, queries: Tensor) -> Tensor:
+        """``Q K^T (B, h, n, N)`` of queries ``(B, h, n, d / h)``."""
+        return _times_stored(queries, self.keys, True)
+
+    def read(self, weights: Tensor) -> Tensor:
+        """``A V (B, h, n, d / h)`` of weights ``(B, h, n, N)``."""
+        return _times_stored(weights, self.values, False)
+
+
+class Projection(NamedTuple):
+    """A linear layer's ``weight (d, d)`` and ``bias (d,)``."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+class Unprojected(NamedTuple):
+    """Tokens ``X (B, N, d)``, whose keys and values are never worked out.
+
+    ``Q (X W_k^T)^T = (Q W_k) X^T`` and ``A (X W_v^T) = (A X) W_v^T``: a few queries are brought to
+    the tokens with a tenth of the operations that bring all tokens to the queries.
+    """
+
+    tokens: Tensor
+    key: Projection
+    value: Projection
+    heads: int
+
+    @property
+    def length(self) -> int:
+        """N."""
+        return self.tokens.shape[1]
+
+    def spares(self, positions: int) -> bool:
+        """Whether so few queries take fewer operations this way, of any but very short memories.
+
+        N is not asked: compiled for any length, an answer for each would be a graph of its own.
+        """
+        return _FEW * positions * self.heads <= self.tokens.shape[2]
+
+    def scores(self, queries: Tensor) -> Tensor:
+        """``(Q W_k) X^T + Q b_k``, as of :class:`Memory`."""
+        brought = torch.einsum("bhne,hed->bhnd", queries, self._by_head(self.key.weight))
+        scores = brought.flatten(1, 2) @ self.tokens.mT  # (B, h n, N)
+        scores = scores.view(*queries.shape[:3], self.length)
+        if self.key.bias is not None:
+            scores = scores + queries @ self._by_head(self.key.bias).mT
+        return scores
+
+    def read(self, weights: Tensor) -> Tensor:
+        """``(A X) W_v^T + A b_v``, as of :class:`Memory`."""
+        read = weights.flatten(1, 2) @ self.tokens  # (B, h n, d)
+        read = read.view(*weights.shape[:3], self.tokens.shape[2])
+        values: Tensor = torch.einsum("bhnd,hed->bhne", read, self._by_head(self.value.weight))
+        if self.value.bias is not None:
+            values = values + weights.sum(dim=-1, keepdim=True) * self._by_head(self.value.bias)
+        return values
+
+    def _by_head(self, parameter: Tensor) -> Tensor:
+        """``(d, d)`` as ``(h, d / h, d)``, and ``(d,)`` as ``(h, 1, d / h)``."""
+        width = self.tokens.shape[2] if parameter.ndim == 2 else parameter.shape[0] // self.heads
+        return parameter.view(self.heads, -1, width)
 
 
 def read_attention(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
-    memory: Memory,
+    memory: Memory | Unprojected,
     mask: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:
@@ -37,15 +114,13 @@ def read_attention(
         scale: of the scores; None is one over the root of ``d / h``.
     """
     scaled = queries * (queries.shape[-1] ** -0.5 if scale is None else scale)
-    stored = _times_stored(scaled, memory.keys, True)  # (B, h, n, N)
+    stored = memory.scores(scaled)  # (B, h, n, N)
     scores = torch.cat([stored, scaled @ keys.transpose(-1, -2)], dim=-1)  # (B, h, n, N + n)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     # under autocast the softmax is in float32
     weights = scores.softmax(dim=-1).to(values.dtype)
-    length = memory.keys.shape[2]
-    read: Tensor = _times_stored(weights[..., :length], memory.values, False)
-    return read + weights[..., length:] @ values
+    return memory.read(weights[..., : memory.length]) + weights[..., memory.length :] @ values
 
 
 class _TimesStored(torch.autograd.Function):

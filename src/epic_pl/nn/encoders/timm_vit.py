@@ -8,8 +8,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from epic_pl.errors import EncoderError
-from epic_pl.nn.encoders.base import Encoder, Memory, Pooling, read_mask
-from epic_pl.nn.encoders.reading import read_attention
+from epic_pl.nn.encoders.base import Encoder, Pooling, read_mask
+from epic_pl.nn.encoders.reading import Memory, Projection, Unprojected, read_attention
 
 
 class TimmViTEncoder(Encoder):
@@ -55,12 +55,26 @@ class TimmViTEncoder(Encoder):
             pooled = model.fc_norm(normed[:, model.num_prefix_tokens :].mean(dim=1))
         return pooled
 
+    def projections(self, index: int) -> list[nn.Module]:
+        """The one that gives all three, of a block that can be read."""
+        block: Any = self.model.blocks[index]
+        return [block.attn.qkv] if _is_plain(block) else []
+
     def memory(self, index: int, tokens: Tensor) -> Memory:
         """Keys and values of block ``index`` for the tokens that enter it."""
         block = self._plain_block(index)
         attention = block.attn
         keys, values = _heads(attention, block.norm1(tokens), slice(1, 3))
         return Memory(attention.k_norm(keys), values)
+
+    def unprojected(self, index: int, tokens: Tensor) -> Unprojected | None:
+        """Normed tokens of block ``index``; None where keys have a norm of their own."""
+        block = self._plain_block(index)
+        attention = block.attn
+        if not isinstance(attention.k_norm, nn.Identity):
+            return None
+        key, value = (_projection(attention, slice(at, at + 1)) for at in (1, 2))
+        return Unprojected(block.norm1(tokens), key, value, attention.num_heads)
 
     def queries(self, index: int, tokens: Tensor) -> Tensor:
         """Queries of block ``index`` for the tokens that enter it."""
@@ -70,7 +84,7 @@ class TimmViTEncoder(Encoder):
         return normed
 
     def read_layer(
-        self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
+        self, index: int, stream: Tensor, memory: Memory | Unprojected, mask: Tensor | None = None
     ) -> Tensor:
         """Block ``index`` on a stream ``(B, n, d)`` that reads itself and the memory."""
         block = self._plain_block(index)
@@ -78,7 +92,7 @@ class TimmViTEncoder(Encoder):
         normed = block.norm1(stream)  # (B, n, d)
         queries, keys, values = _heads(attention, normed, slice(0, 3))  # (B, h, n, d / h)
         queries, keys = attention.q_norm(queries), attention.k_norm(keys)
-        seen = read_mask(mask, memory.keys.shape[2] + stream.shape[1])
+        seen = read_mask(mask, memory.length + stream.shape[1])
         read = read_attention(queries, keys, values, memory, seen)
         read = attention.norm(read.transpose(1, 2).flatten(2))  # (B, n, d)
         if attention.gate is not None:
@@ -118,16 +132,22 @@ def _is_plain(block: nn.Module) -> bool:
     return isinstance(block, Block) and isinstance(block.attn, Attention)
 
 
+def _projection(attention: Any, wanted: slice) -> Projection:
+    """The rows of those ``wanted`` of queries, keys and values, which timm projects in one."""
+    weight, bias = (
+        None if all_three is None else all_three.unflatten(0, (3, -1))[wanted].flatten(0, 1)
+        for all_three in (attention.qkv.weight, attention.qkv.bias)
+    )
+    assert weight is not None
+    return Projection(weight, bias)
+
+
 def _heads(attention: Any, normed: Tensor, wanted: slice) -> tuple[Tensor, ...]:
     """Those ``wanted`` of queries, keys and values, each ``(B, h, N, d / h)``, before their norms.
 
-    timm projects all three at once; of most tokens not all three are used.
+    Of most tokens not all three are used.
     """
-    projection, (batch, length, _) = attention.qkv, normed.shape
-    weight = projection.weight.unflatten(0, (3, -1))[wanted].flatten(0, 1)
-    bias = projection.bias
-    if bias is not None:
-        bias = bias.unflatten(0, (3, -1))[wanted].flatten(0, 1)
-    projected = nn.functional.linear(normed, weight, bias)
+    batch, length, _ = normed.shape
+    projected = nn.functional.linear(normed, *_projection(attention, wanted))
     projected = projected.view(batch, length, -1, attention.num_heads, attention.head_dim)
     return projected.permute(2, 0, 3, 1, 4).unbind(0)
