@@ -76,6 +76,11 @@ CASES = {
     "no training rows": (_rows(split={i: "val" for i in range(12)}), SPLIT, r"no training rows"),
     "sizes too large": (_rows(), {"val_size": 0.6, "test_size": 0.5}, r"leave none of 12 rows"),
     "size negative": (_rows(), {"val_size": -1}, r"leave none of 12 rows|negative"),
+    "no row to spare": (
+        _rows(label={i: f"only {i}" for i in range(12)}),
+        {},
+        r"cut off for validation \(val_size 0\.1\): of 12 rows each class keeps one",
+    ),
     "no split left": (_rows(), {"val_size": 0}, r"val split .* is empty"),
     "broken list": (
         _rows(label=dict.fromkeys(range(12), '["a", "b"]') | {7: "['a' 'b']"}),

@@ -154,6 +154,12 @@ def _share_out(
     part = grouped_split(labels, groups[train], sizes, options.split_seed, multilabel=multilabel)
     split = given.astype("<U7")
     split[train] = np.array(["train", *sizes])[part]
+    if "val" in sizes and not (split == "val").any():
+        raise DataError(
+            f"No row can be cut off for validation (val_size {options.val_size}): of "
+            f"{train.size:,} rows each class keeps one for training. Ask for more, merge rare "
+            "classes, or name the splits in a column (split_column)."
+        )
     return split
 
 
