@@ -229,6 +229,9 @@ def test_paths_may_be_a_template_and_have_blanks_around_them(folder):
     assert data.rows("train")["image"][1].as_py() == "img/1.png"
     data = _make(folder, rows, image_column="img/{number}.png", val_size=0, test_size=0)
     assert data.rows("train")["image"][:2].to_pylist() == [None, "img/1.png"]
+    rows = _rows(number=lambda i: f"{i} " if i else " ")
+    padded = _make(folder, rows, image_column="img/{number}.png", val_size=0, test_size=0)
+    assert padded.rows("train").equals(data.rows("train"))
     with pytest.raises(ConfigError, match="image_column"):
         _make(folder, rows, image_column="img/{}.png")
 

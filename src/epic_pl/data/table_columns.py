@@ -106,7 +106,7 @@ def image_column(table: pa.Table, name: str | None) -> pa.Array:
     if name is None:
         return pa.nulls(table.num_rows, pa.string())
     if _is_template(name, table):
-        return _joined(table, _template(name, "image_column"), "image_column", any_absent=True)
+        return _joined(table, _template(name, "image_column"), "image_column", of_paths=True)
     paths = column(table, name, "image_column")
     if pa.types.is_struct(paths.type) and {f.name for f in paths.type} >= {"bytes", "path"}:
         paths = pc.struct_field(paths, "path")  # its bytes are all null, see unpack_pictures
@@ -117,8 +117,13 @@ def image_column(table: pa.Table, name: str | None) -> pa.Array:
             f"Column {name!r} holds {paths.type}, not paths of pictures. Name another column as "
             "image_column, or save the pictures as files and put their paths into it."
         )
-    paths = pc.utf8_trim_whitespace(paths.cast(pa.string()))
-    return pc.if_else(pc.equal(paths, ""), None, paths)
+    return _trimmed(paths.cast(pa.string()))
+
+
+def _trimmed(cells: pa.Array) -> pa.Array:
+    """Without blanks around them; null where nothing is left."""
+    cells = pc.utf8_trim_whitespace(cells)
+    return pc.if_else(pc.equal(cells, ""), None, cells)
 
 
 def text_column(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
@@ -142,7 +147,7 @@ def text_column(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
         parts = [(" " if index else "", name) for index, name in enumerate(names)]
     if len(parts) == 1 and parts[0][1] is not None and parts[0][0] == "":
         return strings(column(table, parts[0][1], "text_columns"), parts[0][1])
-    return pc.utf8_trim_whitespace(_joined(table, parts, "text_columns", any_absent=False))
+    return pc.utf8_trim_whitespace(_joined(table, parts, "text_columns", of_paths=False))
 
 
 def _is_template(spec: str, table: pa.Table) -> bool:
@@ -150,11 +155,13 @@ def _is_template(spec: str, table: pa.Table) -> bool:
 
 
 def _joined(
-    table: pa.Table, parts: list[tuple[str, str | None]], option: str, any_absent: bool
+    table: pa.Table, parts: list[tuple[str, str | None]], option: str, of_paths: bool
 ) -> pa.Array:
-    """A template's text of each row; null where any of its cells is empty, or where all are."""
+    """A template's text of each row; null where all of its cells are empty, of paths where any."""
     named = list(dict.fromkeys(name for _, name in parts if name is not None))
     cells = {name: strings(column(table, name, option), name) for name in named}
+    if of_paths:
+        cells = {name: _trimmed(array) for name, array in cells.items()}
     pieces: list[Any] = []
     for literal, name in parts:
         if literal:
@@ -162,7 +169,7 @@ def _joined(
         if name is not None:
             pieces.append(pc.fill_null(cells[name], ""))
     empty = [np.asarray(pc.is_null(cells[name])) for name in named]
-    absent = np.any(empty, axis=0) if any_absent else np.all(empty, axis=0)
+    absent = np.any(empty, axis=0) if of_paths else np.all(empty, axis=0)
     return pc.if_else(pa.array(absent), None, pc.binary_join_element_wise(*pieces, ""))
 
 

@@ -41,13 +41,15 @@ def written_lists(cells: Any) -> pa.Array | None:
     """
     if not (pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)):
         return None
-    written = [None if cell is None else cell.strip() for cell in cells.to_pylist()]
-    bracketed = [cell[:1] == "[" and cell[-1:] == "]" for cell in written if cell]
-    if not bracketed or not all(bracketed):
+    trimmed = pc.utf8_trim_whitespace(cells)
+    filled = trimmed.filter(pc.fill_null(pc.not_equal(trimmed, ""), False))
+    bracketed = pc.and_(pc.starts_with(filled, "["), pc.ends_with(filled, "]"))
+    if not len(filled) or not pc.all(bracketed).as_py():
         return None
+    written = trimmed.to_pylist()
     lists = [_list(cell) if cell else None for cell in written]
     broken = [row for row, cell in enumerate(written) if cell and lists[row] is None]
-    if len(broken) == len(bracketed):
+    if len(broken) == len(filled):
         return None  # classes that stand in brackets
     if broken:
         raise DataError(
@@ -60,7 +62,7 @@ def written_lists(cells: Any) -> pa.Array | None:
 def _list(cell: str) -> list[str] | None:
     try:
         found = json.loads(cell)
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             found = None if _WITHOUT_COMMA.search(cell) else ast.literal_eval(cell)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
