@@ -18,7 +18,7 @@ from epic_pl.cli import run
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--config", default="openmoji.yaml")
-    parser.add_argument("--folds", default="0,1,2", help="which of the three")
+    parser.add_argument("--folds", default="0,1,2", help="three are a cut, the next three another")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--folder", default="runs/folds")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")

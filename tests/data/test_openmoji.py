@@ -70,16 +70,18 @@ def test_folds_share_out_all_rows_but_those_of_the_test_split(variant):
         return {sample["sample_id"].split("#")[0] for sample in samples}
 
     held_out = pictures("test")
-    folds = [pictures("test", fold=fold) for fold in range(3)]
-    everything = held_out.union(*folds)
-    assert len(everything) == len(held_out) + sum(map(len, folds)) == 66
+    folds = [pictures("test", fold=fold) for fold in range(6)]
+    for cut in (folds[:3], folds[3:]):
+        everything = held_out.union(*cut)
+        assert len(everything) == len(held_out) + sum(map(len, cut)) == 66
+    assert folds[:3] != folds[3:]
     for fold, tested in enumerate(folds):
         train, val = pictures("train", fold=fold), pictures("val", fold=fold)
         assert train | val | tested == everything - held_out
         assert not train & val
         assert 0 < len(val) < len(tested) < len(train)
-    with pytest.raises(ConfigError, match="fold must be 0 to 2"):
-        OpenMojiDataModule(image_encoder="x", text_encoder="y", fold=3)
+    with pytest.raises(ConfigError, match="fold must be at least 0"):
+        OpenMojiDataModule(image_encoder="x", text_encoder="y", fold=-1)
 
 
 def test_entailment_names_and_pictures_stay_in_their_split():
