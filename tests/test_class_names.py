@@ -29,14 +29,16 @@ def _text_weights(model):
     return model.model.head.linear.weight[:, WIDTH : 2 * WIDTH].detach()
 
 
-def _expected(folder, scale):
+def _expected(folder, scale, boundary=None):
+    """Rows for what is pooled; with ``boundary`` for the mean of what enters that layer."""
     encoder, tokenizer = build_text_encoder(str(folder)), load_tokenizer(str(folder))
     rows = []
     for name in ("red", "a green square", "something else altogether"):
         ids = tokenizer(name, return_tensors="pt")["input_ids"]
         with torch.no_grad():
-            pooled = encoder.pool(encoder.run_layers(0, encoder.num_layers, encoder.embed(ids)))[0]
-        rows.append((pooled - pooled.mean()) / (pooled.var(unbiased=False) + 1e-5).sqrt())
+            tokens = encoder.run_layers(0, boundary or encoder.num_layers, encoder.embed(ids))
+            said = encoder.pool(tokens)[0] if boundary is None else tokens[0].mean(dim=0)
+        rows.append((said - said.mean()) / (said.var(unbiased=False) + 1e-5).sqrt())
     rows = torch.stack(rows)
     rows = rows - rows.mean(dim=0)
     return scale * rows / rows.norm(dim=1, keepdim=True)
@@ -47,12 +49,15 @@ def test_names_are_encoded_as_texts_are_one_by_one(tiny_tokenizer_dir):
     encoder, tokenizer = build_text_encoder(folder), load_tokenizer(folder)
     many = [f"class number {number}" for number in range(70)]  # more than a batch of them
     together = encode_names(encoder, tokenizer, many)
-    assert together.shape == (70, WIDTH)
+    assert together.shape == (70, 1, WIDTH)
     alone = torch.cat([encode_names(encoder, tokenizer, [name]) for name in many])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
     dashes = encode_names(encoder, tokenizer, ["a_green-square", "-"])
     assert torch.equal(dashes[:1], encode_names(encoder, tokenizer, ["a green square"]))
     assert dashes.isfinite().all()
+    both = encode_names(encoder, tokenizer, many, boundary=1)
+    assert both.shape == (70, 2, WIDTH)
+    torch.testing.assert_close(both[:, :1], together)
 
 
 @pytest.mark.parametrize("method", ["epic", "prompts_only", "linear_probe", "full", "maple"])
@@ -61,7 +66,15 @@ def test_the_head_starts_from_the_names(method, make, tiny_tokenizer_dir):
     expected = _expected(tiny_tokenizer_dir, 0.5)
     torch.testing.assert_close(_text_weights(model), expected, atol=1e-5, rtol=1e-4)
     rest, plain_rest = (m.model.head.linear.weight.clone() for m in (model, plain))
-    rest[:, WIDTH : 2 * WIDTH] = plain_rest[:, WIDTH : 2 * WIDTH]
+    parts = [1]
+    if method in ("epic", "prompts_only"):
+        parts.append(3)
+        expected = _expected(tiny_tokenizer_dir, 0.5, model.model.text_tower.layers[0])
+        boundary = rest[:, 3 * WIDTH : 4 * WIDTH]
+        torch.testing.assert_close(boundary, expected, atol=1e-5, rtol=1e-4)
+    for part in parts:
+        own = slice(part * WIDTH, (part + 1) * WIDTH)
+        rest[:, own] = plain_rest[:, own]
     assert torch.equal(rest, plain_rest)
 
 

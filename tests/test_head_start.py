@@ -7,7 +7,6 @@ import tiny_runs
 from epic_pl.errors import DataError, TrainingError
 from epic_pl.modality_balance import PooledRows, modality_balance, part_scales
 from epic_pl.nn.head import Agreement, ClassificationHead
-from epic_pl.nn.interaction import Similarity
 
 WIDTHS = {"image": 32, "text": 32}
 
@@ -54,7 +53,7 @@ def _pooled(model, rows, present=None):
                 pooled.append(encoder.pool(encoder.run_layers(0, encoder.num_layers, states))[0])
             everyone = torch.ones(len(rows), dtype=torch.bool)
             there = everyone if present is None else present[kind]
-            sides.append(PooledRows(torch.stack(pooled), there))
+            sides.append(PooledRows(torch.stack(pooled)[:, None], there))
     return sides
 
 
@@ -68,10 +67,10 @@ def test_a_fit_starts_from_the_training_rows(method, make, tmp_path):
     targets = torch.nn.functional.one_hot(labels, 3)
     balance = modality_balance(sides[0].centred, sides[1].centred, targets)
     key = "head.0" if method == "late_fusion_mlp" else "head"
-    for part, scale in enumerate(part_scales(*sides, balance)):
+    for part, [scale] in enumerate(part_scales(*sides, balance)):
         weight = state[f"{key}.norms.{part}.weight"]
         torch.testing.assert_close(weight, torch.full_like(weight, scale), rtol=1e-3, atol=1e-4)
-        expected = -scale * sides[part].mean
+        expected = -scale * sides[part].mean[0]
         torch.testing.assert_close(state[f"{key}.norms.{part}.bias"], expected, atol=1e-3, rtol=0)
     torch.testing.assert_close(state["absent_image"], sides[0].pooled_mean, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(state["absent_text"], sides[1].pooled_mean, atol=1e-4, rtol=1e-3)
@@ -83,10 +82,10 @@ def test_epic_centres_what_it_pools_and_leaves_the_prompts_parts(attention, make
     head = next(m for m in model.model.modules() if isinstance(m, ClassificationHead))
     before = [norm.weight.clone() for norm in head.norms]
     state = _fit(model, tmp_path).state
-    for part in (2, 3):
+    for part in (4, 5):
         assert torch.equal(state[f"head.norms.{part}.weight"], before[part])
         assert not state[f"head.norms.{part}.bias"].any()
-    assert all(state[f"head.norms.{part}.bias"].any() for part in (0, 1))
+    assert all(state[f"head.norms.{part}.bias"].any() for part in range(4))
 
 
 def test_looking_draws_no_number_and_reads_no_row_of_the_epoch(make, tmp_path):
@@ -167,7 +166,7 @@ def _own_losses(model, batch):
     handle.remove()
     normed = [norm(part) for norm, part in zip(head.norms, parts[0], strict=True)]
     losses = []
-    for many in (2, 4):
+    for many in (4, 6):
         weight = head.linear.weight[:, : 32 * many]
         logits = torch.cat(normed[:many], dim=1) @ weight.T + head.linear.bias
         losses.append(float(model.objective(logits, batch["labels"]).detach()))
@@ -207,9 +206,10 @@ def test_the_similarity_starts_from_what_pictures_and_texts_have_in_common(make,
     sides = []
     for side, vectors in zip(("image", "text"), compared, strict=True):
         normed = torch.nn.functional.layer_norm(vectors, vectors.shape[-1:])
-        joined = normed[:, 0] + scale * normed[:, 1:].mean(dim=1)
+        # the pooled output with the prompts, then the boundary's mean
+        joined = torch.cat([normed[:, 0] + scale * normed[:, 2:].mean(dim=1), normed[:, 1]], dim=1)
         bias = start[f"similarity.norm_{side}.bias"]
-        torch.testing.assert_close(joined.mean(dim=0), -(1 + scale) * bias, atol=1e-4, rtol=0)
+        torch.testing.assert_close(joined.mean(dim=0), -bias, atol=1e-4, rtol=0)
         sides.append((joined - joined.mean(dim=0)).double())
     # W_v^T W_t is the covariance's best approximation of that rank, but for its length
     wanted = sides[0].T @ sides[1]
@@ -234,7 +234,7 @@ def test_the_similarity_says_what_rows_say_that_did_not_choose_it(related):
     if not related:
         labels = torch.randint(2, (400,))
     targets = torch.nn.functional.one_hot(labels, 2)
-    agreement = Agreement(Similarity(24, 24, 6), 2, 0.3)
+    agreement = Agreement((24, 24), 6, 2, 0.3)
     agreement.start_from_rows(*agreement.summaries(image, text), targets)
     # by least squares: directions of one half, slopes over the other
     sides = []
@@ -256,7 +256,7 @@ def test_the_similarity_says_what_rows_say_that_did_not_choose_it(related):
 @pytest.mark.parametrize("rows", [32, 100])
 def test_few_rows_that_have_nothing_in_common_promise_nothing(rows):
     torch.manual_seed(0)
-    agreement = Agreement(Similarity(384, 384, 64), 2, 0.3)
+    agreement = Agreement((384, 384), 64, 2, 0.3)
     image, text = torch.randn(rows, 5, 384), torch.randn(rows, 5, 384)
     labels = torch.randint(2, (rows,))
     targets = torch.nn.functional.one_hot(labels, 2)
@@ -290,7 +290,7 @@ def test_rows_without_a_modality_align_nothing(make, tmp_path):
 
 def test_as_many_directions_are_aligned_as_rows_have():
     torch.manual_seed(0)
-    agreement = Agreement(Similarity(48, 40, 36), 2, 0.3).double()
+    agreement = Agreement((48, 40), 36, 2, 0.3).double()
     before = agreement.similarity.down_image.weight.clone()
     image, text = torch.randn(64, 48).double(), torch.randn(4, 40).double()
     labels = torch.eye(2)[torch.arange(64) % 2]
@@ -299,7 +299,7 @@ def test_as_many_directions_are_aligned_as_rows_have():
     assert torch.equal(down[3:], before[3:])
     assert not torch.isclose(down[:3], before[:3]).all(dim=1).any()
     # all the same, so nothing is in common
-    same = Agreement(Similarity(48, 40, 36), 2, 0.3).double()
+    same = Agreement((48, 40), 36, 2, 0.3).double()
     same.start_from_rows(image[:1].expand(64, 48), image[:, :40], labels)
     assert all(value.isfinite().all() for value in same.state_dict().values())
 

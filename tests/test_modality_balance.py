@@ -98,38 +98,55 @@ def test_several_labels_a_row_are_regressed_each():
 
 
 def test_rows_are_described_by_those_present():
-    values = torch.randn(64, 5)
+    values = torch.randn(64, 1, 5)
     present = torch.arange(64) % 2 == 0
     values[~present] = 1e3
     rows = PooledRows(values, present)
     there = torch.nn.functional.layer_norm(values[::2], (5,))
     torch.testing.assert_close(rows.mean, there.mean(dim=0))
-    torch.testing.assert_close(rows.pooled_mean, values[::2].mean(dim=0))
+    torch.testing.assert_close(rows.pooled_mean, values[::2].mean(dim=(0, 1)))
     assert rows.spread == pytest.approx(float(there.var(dim=0).mean().sqrt()))
     assert not rows.centred[1::2].any()
-    torch.testing.assert_close(rows.centred[::2], there - there.mean(dim=0))
+    torch.testing.assert_close(rows.centred[::2], (there - there.mean(dim=0))[:, 0])
     assert rows.tells
+
+
+def test_no_vector_of_a_modality_varies_more_than_another():
+    everyone = torch.ones(64, dtype=torch.bool)
+    base = 10 * torch.randn(5)
+    narrow, wide = base + 0.5 * torch.randn(64, 5), base + 5 * torch.randn(64, 5)
+    rows = PooledRows(torch.stack([narrow, wide, base.expand(64, 5)], dim=1), everyone)
+    spreads = rows.centred.view(64, 3, 5).var(dim=0).mean(dim=1).sqrt()
+    torch.testing.assert_close(spreads, torch.tensor([rows.spread, rows.spread, 0.0]))
+    assert rows.evened[0] > rows.evened[1]
+    other = PooledRows(torch.randn(64, 1, 5), everyone)
+    scales, [single] = part_scales(rows, other, 2.0)
+    shares = [scale * spread for scale, spread in zip(scales, rows.spreads.tolist(), strict=True)]
+    assert shares == pytest.approx([shares[0], shares[0], 0.0], abs=1e-6)
+    assert sum(share**2 for share in shares[:2]) * 3 / 2 + (single * other.spread) ** 2 == (
+        pytest.approx(2, rel=1e-3)
+    )
 
 
 @pytest.mark.parametrize("what", ["few", "same", "broken"])
 def test_rows_that_say_nothing_are_known(what):
-    values, present = torch.randn(64, 5), torch.ones(64, dtype=torch.bool)
+    values, present = torch.randn(64, 1, 5), torch.ones(64, dtype=torch.bool)
     if what == "few":
         present[8:] = False
     elif what == "same":
         values[:] = values[0]
     else:
-        values[3, 2] = torch.inf
+        values[3, 0, 2] = torch.inf
     assert not PooledRows(values, present).tells
 
 
 def test_scales_keep_what_both_vary_by_together():
     everyone = torch.ones(64, dtype=torch.bool)
-    image, text = (PooledRows(torch.randn(64, width), everyone) for width in WIDTHS)
+    image, text = (PooledRows(torch.randn(64, 1, width), everyone) for width in WIDTHS)
     for balance in (1.0, 4.0):
-        scales = part_scales(image, text, balance)
-        shares = [scales[0] * image.spread, scales[1] * text.spread]
+        [of_image], [of_text] = part_scales(image, text, balance)
+        shares = [of_image * image.spread, of_text * text.spread]
         assert shares[0] ** 2 + shares[1] ** 2 == pytest.approx(2)
-        assert scales[0] / scales[1] == pytest.approx(balance)
-    nothing = PooledRows(torch.zeros(64, 4), everyone)
-    assert part_scales(image, nothing, 1.0)[0] == pytest.approx(1 / image.spread)
+        assert of_image / of_text == pytest.approx(balance)
+    nothing = PooledRows(torch.zeros(64, 1, 4), everyone)
+    assert part_scales(image, nothing, 1.0)[0] == pytest.approx([1 / image.spread])

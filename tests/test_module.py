@@ -94,7 +94,7 @@ def test_fit_starts_with_the_parameter_table(make, tmp_path, capsys):
     printed = capsys.readouterr().out
     for part in ("image encoder", "text encoder", "prompts", "interaction hub", "head", "total"):
         assert part in printed
-    assert "Trainable share: 3.90% of the encoders' parameters" in printed
+    assert "Trainable share: 5.23% of the encoders' parameters" in printed
 
 
 class Rates(L.Callback):
@@ -184,7 +184,7 @@ def test_a_checkpoint_is_small_plain_and_holds_no_encoder(fitted):
     checkpoint = torch.load(path, weights_only=True)
     on_validation = {"calibration_temperature", "model.interaction_weight"}
     assert set(checkpoint["state_dict"]) == {*_trained(model), *on_validation}
-    assert path.stat().st_size < 100_000  # the encoders alone have 300 kB
+    assert path.stat().st_size < 120_000  # the encoders alone have 300 kB
 
     def plain(value):
         if isinstance(value, dict):

@@ -93,8 +93,9 @@ def test_counts_cover_the_model(make_epic):
         assert (frozen == 0) is not part.endswith("encoder")
     assert counts["prompts"] == (2 * 3 * 4 * 32, 0)
     assert counts["interaction hub"] == (2 * (4 * 32 * 8 + 4 * 32 + 1), 0)
-    similarity = 2 * 32 * 8 + 4 * 32 + 1
-    assert counts["head"] == (2 * 128 + 128 * 4 + 4 + similarity + 4, 0)
+    similarity = 2 * 64 * 8 + 4 * 64 + 1
+    assert counts["head"] == (2 * 192 + 192 * 4 + 4 + similarity + 4, 0)
+    assert counts["absent-modality vectors"] == (4 * 32, 0)
 
 
 def test_share_is_trained_over_frozen(make_epic):

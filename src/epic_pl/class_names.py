@@ -1,4 +1,7 @@
-"""What the names of the classes tell the text encoder. Shape legend: C classes, d text width."""
+"""What the names of the classes tell the text encoder.
+
+Shape legend: C classes, P vectors of a text, d text width.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,23 +15,30 @@ _BATCH = 64
 
 
 @torch.no_grad()
-def encode_names(encoder: Encoder, tokenizer: Any, names: Sequence[str]) -> Tensor:
-    """``(C, d)``: the names as the encoder pools them, ``_`` and ``-`` read as spaces.
+def encode_names(
+    encoder: Encoder, tokenizer: Any, names: Sequence[str], boundary: int | None = None
+) -> Tensor:
+    """``(C, P, d)``: the names as the encoder pools them, ``_`` and ``-`` read as spaces.
 
     Args:
         encoder: of texts.
         tokenizer: its own, as from :func:`epic_pl.data.preprocessing.load_tokenizer`.
         names: C of them, none empty.
+        boundary: a layer; the mean of the tokens that enter it comes second.
     """
     device = next(encoder.parameters()).device
     words = [name.replace("_", " ").replace("-", " ").strip() or name for name in names]
-    pooled = []
+    encoded = []
     for start in range(0, len(words), _BATCH):
         tokens = tokenizer(
             words[start : start + _BATCH], padding=True, truncation=True, return_tensors="pt"
         )
         mask = tokens["attention_mask"].to(device).bool()
         states = encoder.embed(tokens["input_ids"].to(device))
-        states = encoder.run_layers(0, encoder.num_layers, states, mask)
-        pooled.append(encoder.pool(states, mask))
-    return torch.cat(pooled)
+        vectors, reached = [], 0
+        if boundary is not None:
+            states, reached = encoder.run_layers(0, boundary, states, mask), boundary
+            vectors = [encoder.mean(states, mask)]
+        states = encoder.run_layers(reached, encoder.num_layers, states, mask)
+        encoded.append(torch.stack([encoder.pool(states, mask), *vectors], dim=1))
+    return torch.cat(encoded)

@@ -67,7 +67,8 @@ class HeadStart(L.LightningModule):
             # whoever brings batches of their own may have no tokenizer where we look for it
             rank_zero_info(f"The head does not start from the names of the classes. {error}")
             return
-        encoded = encode_names(self.model.text_encoder, tokenizer, names)
+        encoder, boundary = self.model.text_encoder, self.model.text_boundary
+        encoded = encode_names(encoder, tokenizer, names, boundary)
         self.model.start_from_names(encoded, self._class_name_scale)
 
     def start_from_rows(self) -> None:
@@ -105,9 +106,12 @@ class HeadStart(L.LightningModule):
         # ranks agree but for rounding, and DDP does not compare weights any more
         image, text, balance = self.trainer.strategy.broadcast((image, text, balance))
         sides = (image, text)
-        for part, scale in enumerate(part_scales(image, text, balance)):
-            if sides[part].tells:
-                head.start_from_rows(part, sides[part].mean, scale)
+        for number, (side, scales) in enumerate(
+            zip(sides, part_scales(image, text, balance), strict=True)
+        ):
+            for vector, (mean, scale) in enumerate(zip(side.mean, scales, strict=True)):
+                if side.tells:
+                    head.start_from_rows(2 * vector + number, mean, scale)
         self.model.start_from_means(*(side.pooled_mean if side.tells else None for side in sides))
         both = f": beside texts, pictures weigh {balance:.2g} times what they would otherwise"
         rank_zero_info(

@@ -1,6 +1,6 @@
 """How much the picture should weigh beside the text, in closed form from a few rows.
 
-Shape legend: R rows, C classes, d width.
+Shape legend: R rows, P vectors of a modality, C classes, d width.
 """
 
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ _STANDARD_ERRORS = 2.0
 
 @dataclass
 class PooledRows:
-    """What an encoder pools of rows.
+    """What an encoder says of rows, in P vectors of each: the pooled output, and what is beside it.
 
     Args:
-        values: ``(R, d)``.
+        values: ``(R, P, d)``.
         present: ``(R,)`` bool: which rows have the modality at all.
     """
 
@@ -38,30 +38,42 @@ class PooledRows:
 
     @property
     def normalised(self) -> Tensor:
-        """``(R, d)``: as the head's LayerNorm gives them at first."""
+        """``(R, P, d)``: as the head's LayerNorms give them at first."""
         return F.layer_norm(self.values, self.values.shape[-1:])
 
     @property
     def pooled_mean(self) -> Tensor:
-        """``(d,)``: of those present, as they are pooled."""
-        return self.values[self.present].mean(dim=0)
+        """``(P d,)``: of those present, as they are pooled."""
+        return self.values[self.present].mean(dim=0).flatten()
 
     @property
     def mean(self) -> Tensor:
-        """``(d,)``: of those present, normalised."""
+        """``(P, d)``: of those present, normalised."""
         return self.normalised[self.present].mean(dim=0)
 
     @property
-    def spread(self) -> float:
-        """Standard deviation over those present, normalised, as a mean over the features."""
+    def spreads(self) -> Tensor:
+        """``(P,)``: standard deviation over those present, normalised, as a mean over features."""
         if int(self.present.sum()) < 2:
-            return 0.0
-        return float(self.normalised[self.present].var(dim=0).mean().sqrt())
+            return torch.zeros(self.values.shape[1])
+        return self.normalised[self.present].var(dim=0).mean(dim=-1).sqrt()
+
+    @property
+    def spread(self) -> float:
+        """The same over all P vectors."""
+        return float(self.spreads.square().mean().sqrt())
+
+    @property
+    def evened(self) -> Tensor:
+        """``(P,)``: what gives each of the P vectors the spread of all; 0 where it has none."""
+        even = self.spread / self.spreads
+        return torch.where(self.spreads > _LEAST_SPREAD, even, 0.0)
 
     @property
     def centred(self) -> Tensor:
-        """``(R, d)``: normalised, without the mean; zero for the absent."""
-        return (self.normalised - self.mean) * self.present[:, None]
+        """``(R, P d)``: normalised, without the mean, with one spread; zero for the absent."""
+        centred = (self.normalised - self.mean) * self.evened[:, None]
+        return centred.flatten(1) * self.present[:, None]
 
     @property
     def tells(self) -> bool:
@@ -127,15 +139,21 @@ def _leave_one_out(kernel: Tensor, targets: Tensor) -> Tensor:
     return min(candidates, key=lambda errors: float(errors.mean()))
 
 
-def part_scales(image: PooledRows, text: PooledRows, balance: float) -> tuple[float, float]:
-    """What the head multiplies both modalities' normalised outputs by.
+def part_scales(
+    image: PooledRows, text: PooledRows, balance: float
+) -> tuple[list[float], list[float]]:
+    """What the head multiplies both modalities' normalised vectors by, P numbers each.
 
     Afterwards those of pictures vary ``balance`` times as much beside those of texts as before, and
-    both together as if each varied by 1.
+    both together as if each varied by 1. Among the vectors of a modality no one varies more.
     """
-    if not (image.tells and text.tells):
-        # the one that says something is alone
-        return 1 / max(image.spread, _LEAST_SPREAD), 1 / max(text.spread, _LEAST_SPREAD)
-    ratio = balance * image.spread / text.spread
-    length = (2 / (1 + ratio**2)) ** 0.5
-    return ratio * length / image.spread, length / text.spread
+    lengths = 1.0, 1.0  # the one that says something is alone
+    if image.tells and text.tells:
+        ratio = balance * image.spread / text.spread
+        length = (2 / (1 + ratio**2)) ** 0.5
+        lengths = ratio * length, length
+    image_scales, text_scales = (
+        (length * side.evened / max(side.spread, _LEAST_SPREAD) / len(side.evened) ** 0.5).tolist()
+        for side, length in zip((image, text), lengths, strict=True)
+    )
+    return image_scales, text_scales

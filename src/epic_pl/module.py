@@ -68,7 +68,7 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
             frozen tokens, which never see them.
         read_only_summary: what stands for a modality where prompts only read: "frozen", the
             encoder's own output, or "stream", the copy of its token that travels with the prompts.
-        head_inputs: what the head sees: "pooled" outputs, or "pooled+prompts".
+        head_inputs: what the head sees: "pooled" outputs, "boundary" tokens' mean, "prompts".
         head_similarity: the head also sees how alike both modalities are, by pooled outputs and
             last prompts.
         head_norm: "parts": each input of the head has a LayerNorm of its own; "joint": one for all.
@@ -149,7 +149,7 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
         first_prompt: FirstPrompt = "independent",
         prompt_attention: PromptAttention = "joint",
         read_only_summary: ReadOnlySummary = "frozen",
-        head_inputs: HeadInputs = "pooled+prompts",
+        head_inputs: HeadInputs = "pooled+boundary+prompts",
         head_similarity: bool = True,
         head_norm: HeadNorm = "parts",
         head_prompt_scale: float = 0.3,

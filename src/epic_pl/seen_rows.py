@@ -1,6 +1,6 @@
 """Training rows as a model sees them before its first step.
 
-Shape legend: R rows, C classes, d width.
+Shape legend: R rows, P vectors of a modality, C classes, d width.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,8 +29,8 @@ class SeenRows:
     """What the head is given of R rows.
 
     Args:
-        image: pooled of the pictures.
-        text: pooled of the texts.
+        image: what the encoder says of the pictures.
+        text: the same of the texts.
         targets: ``(R, C)``.
         compared: what the similarity compares, ``(R, d_v)`` and ``(R, d_t)``; None without it.
     """
@@ -125,10 +125,10 @@ class _Recorder:
         )
 
     def _keep_pooled(self, _: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
-        if options.get("first_two_only"):  # a second look at the same
+        if options.get("summaries_only"):  # a second look at the same
             return
-        image, text, *_rest = inputs[0]
-        self._pooled.append((image.float().cpu(), text.float().cpu()))
+        vectors = [vector.float().cpu() for vector in inputs[0][: self._head.summaries]]
+        self._pooled.append((torch.stack(vectors[0::2], dim=1), torch.stack(vectors[1::2], dim=1)))
 
     def _keep_compared(self, agreement: Agreement, inputs: tuple[Any, ...]) -> None:
         image, text = agreement.summaries(*inputs[:2])

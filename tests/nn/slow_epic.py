@@ -49,6 +49,8 @@ def _sample_logits(model, batch, i: int) -> Tensor:
         while at_text not in text_steps or text_steps[at_text] != step:
             text = bert_layer(bert, at_text, text)
             at_text += 1
+        if step == 0:
+            boundary = [image[1:], text]  # patches, and words with what stands around them
         joint_image = vit_layer(vit, at_image, image + p_image)
         joint_text = bert_layer(bert, at_text, text + p_text)
         image, z_image = joint_image[: len(image)], joint_image[len(image) :]
@@ -59,33 +61,49 @@ def _sample_logits(model, batch, i: int) -> Tensor:
     for layer in range(at_text, len(bert.encoder.layer)):
         text = bert_layer(bert, layer, text)
 
-    h = [
-        layer_norm(image[0], vit.norm) if has_image else model.absent_image,
-        text[0] if has_text else model.absent_text,
-    ]
-    if config.head_inputs == "pooled+prompts":
-        h += [sum(z_image) / len(z_image), sum(z_text) / len(z_text)]
+    h = [layer_norm(image[0], vit.norm) if image else None, text[0] if text else None]
+    h = summaries(model, h, boundary) + prompt_means(model, z_image, z_text)
     logits = head_logits(model, h, has_image=has_image, has_text=has_text)
     if has_image and has_text:
-        logits = logits + agreement_logits(model, [h[0], *z_image], [h[1], *z_text])
+        logits = logits + agreement_logits(model, h, z_image, z_text)
     return logits
 
 
-def agreement_logits(model, image: list[Tensor], text: list[Tensor]) -> Tensor:
-    """How alike pooled output and mean prompt of the one are to those of the other, mapped."""
+def summaries(model, pooled: list[Tensor | None], boundary: list[list[Tensor]]) -> list[Tensor]:
+    """Both pooled, then both means of what enters the first interaction layer; or stand-ins."""
+    absent = [model.absent_image, model.absent_text]
+    if "boundary" not in model.config.head_inputs:
+        return [own if a is None else a for a, own in zip(pooled, absent, strict=True)]
+    absent = [vectors.chunk(2) for vectors in absent]
+    first = [own[0] if a is None else a for a, own in zip(pooled, absent, strict=True)]
+    means = [sum(x) / len(x) if x else own[1] for x, own in zip(boundary, absent, strict=True)]
+    return first + means
+
+
+def prompt_means(model, z_image: list[Tensor], z_text: list[Tensor]) -> list[Tensor]:
+    if "prompts" not in model.config.head_inputs:
+        return []
+    return [sum(z_image) / len(z_image), sum(z_text) / len(z_text)]
+
+
+def agreement_logits(model, h, z_image: list[Tensor], z_text: list[Tensor]) -> Tensor:
+    """How alike what is said of the one and its mean prompt are to those of the other, mapped."""
     agreement = model.head.agreement
     if agreement is None:
         return torch.zeros(())
     similarity = agreement.similarity
     tau = math.exp(float(similarity.log_temperature))
+    both = "boundary" in model.config.head_inputs
     a = []
-    for vectors, norm, down in (
-        (image, similarity.norm_image, similarity.down_image),
-        (text, similarity.norm_text, similarity.down_text),
+    for said, z, norm, down in (
+        (h[0:3:2] if both else h[:1], z_image, similarity.norm_image, similarity.down_image),
+        (h[1:4:2] if both else h[1:2], z_text, similarity.norm_text, similarity.down_text),
     ):
-        pooled, *prompts = [layer_norm(x, norm) for x in vectors]
-        mean = sum(prompts) / len(prompts)
-        a.append(linear(pooled + model.config.head_prompt_scale * mean, down))
+        parts = [standardised(x, norm.eps) for x in said]
+        joined = torch.cat(parts) * norm.weight + norm.bias
+        mean = sum(standardised(x, norm.eps) for x in z) / len(z)
+        joined[: len(mean)] += model.config.head_prompt_scale * mean
+        a.append(linear(joined, down))
     return linear(torch.tensor([cosine(*a) / tau], dtype=a[0].dtype), agreement.linear)
 
 
@@ -168,8 +186,12 @@ def linear(x: Tensor, layer) -> Tensor:
 
 
 def layer_norm(x: Tensor, norm) -> Tensor:
+    return standardised(x, norm.eps) * norm.weight + norm.bias
+
+
+def standardised(x: Tensor, eps: float) -> Tensor:
     centred = x - x.mean()
-    return centred / torch.sqrt((centred**2).mean() + norm.eps) * norm.weight + norm.bias
+    return centred / torch.sqrt((centred**2).mean() + eps)
 
 
 def gelu(x: Tensor) -> Tensor:

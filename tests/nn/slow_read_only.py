@@ -14,6 +14,8 @@ from slow_epic import (
     head_logits,
     layer_norm,
     linear,
+    prompt_means,
+    summaries,
     vit_embedding,
 )
 from torch import Tensor
@@ -48,15 +50,12 @@ def _sample_logits(model, batch, i: int) -> Tensor:
         )
         z_image, z_text = streams[0].acquire(step, p_image), streams[1].acquire(step, p_text)
     frozen = config.read_only_summary == "frozen"
-    h = [
-        streams[0].pooled(frozen) if has_image else model.absent_image,
-        streams[1].pooled(frozen) if has_text else model.absent_text,
-    ]
-    if config.head_inputs == "pooled+prompts":
-        h += [sum(z_image) / len(z_image), sum(z_text) / len(z_text)]
+    pooled = [stream.pooled(frozen) if stream.here else None for stream in streams]
+    h = summaries(model, pooled, [stream.boundary() for stream in streams])
+    h += prompt_means(model, z_image, z_text)
     logits = head_logits(model, h, has_image=has_image, has_text=has_text)
     if has_image and has_text:
-        logits = logits + agreement_logits(model, [h[0], *z_image], [h[1], *z_text])
+        logits = logits + agreement_logits(model, h, z_image, z_text)
     return logits
 
 
@@ -77,6 +76,10 @@ class Stream:
         self.c, z = stream[: len(self.c)], stream[len(self.c) :]
         return z
 
+    def boundary(self) -> list[Tensor]:
+        """What enters the first interaction layer, a picture's class token left out."""
+        return self.entering[self.layers[0]][self.encoder.num_prefix :]
+
     def pooled(self, frozen: bool) -> Tensor:
         at = self.encoder.summary_position
         if frozen and at is not None:
@@ -90,6 +93,7 @@ class _Slow:
     """A layer in two halves, so that keys and values may come from elsewhere than queries."""
 
     causal = False
+    num_prefix = 0
 
     def layer(self, index: int, tokens: list[Tensor]) -> list[Tensor]:
         queries, keys, values = self.project(index, tokens)
@@ -109,6 +113,8 @@ class _Slow:
 
 
 class SlowViT(_Slow):
+    num_prefix = 1
+
     def __init__(self, encoder) -> None:
         self.vit = encoder.model
         self.depth, self.heads = len(self.vit.blocks), self.vit.blocks[0].attn.num_heads
@@ -195,6 +201,8 @@ class _SlowCLIP(_Slow):
 
 
 class SlowCLIPImage(_SlowCLIP):
+    num_prefix = 1
+
     def __init__(self, encoder) -> None:
         super().__init__(encoder)
         self.summary_position = None if encoder.pooling == "mean" else 0

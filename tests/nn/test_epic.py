@@ -175,7 +175,7 @@ COMBINATIONS = [
         ["similarity", "none"],
         [False, True],
         ["independent", "from_text"],
-        ["pooled", "pooled+prompts"],
+        ["pooled", "pooled+boundary+prompts"],
     )
 ]
 
@@ -370,7 +370,8 @@ def test_impossible_options_are_refused_by_name(switch):
 def test_prompts_start_with_less_weight_at_a_head_that_norms_each_part():
     encoders = image_encoder(), text_encoder()
     head = EPIC(*encoders, 5, config(head_prompt_scale=0.25)).head
-    assert [norm.weight.unique().tolist() for norm in head.norms] == [[1.0], [1.0], [0.25], [0.25]]
+    starts = [norm.weight.unique().tolist() for norm in head.norms]
+    assert starts == 4 * [[1.0]] + 2 * [[0.25]]
     joint = EPIC(*encoders, 5, config(head_prompt_scale=0.25, head_norm="joint")).head
     assert joint.norm.weight.unique().tolist() == [1.0]
     with pytest.raises(ConfigError, match="head_prompt_scale"):

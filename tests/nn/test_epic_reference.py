@@ -16,6 +16,9 @@ SWITCHES = {
     "first prompts from text": {"interaction_layers": 3, "first_prompt": "from_text"},
     "no interaction": {"interaction_layers": 3, "interaction": "none"},
     "pooled only": {"head_inputs": "pooled"},
+    "without the boundary": {"head_inputs": "pooled+prompts"},
+    "without prompts": {"head_inputs": "pooled+boundary"},
+    "boundary at the embedding": {"interaction_layers": 3, "head_inputs": "pooled+boundary"},
     "one norm for the head": {"head_norm": "joint"},
     "missing-aware": {"missing_aware_head": True},
     "missing-aware, one norm, pooled": {

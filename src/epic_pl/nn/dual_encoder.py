@@ -31,7 +31,7 @@ class DualEncoder(nn.Module, ABC):
         image_tower: the image encoder and how the method runs through it.
         text_tower: the same of the text encoder.
         modality_dropout: probability with which a training sample loses picture or text.
-        stand_ins: whether absent modalities have learned vectors, see :meth:`stand_in`.
+        stand_ins: how many learned vectors stand in for an absent modality, see :meth:`stand_in`.
     """
 
     encoder_lr: float | None = None
@@ -40,6 +40,9 @@ class DualEncoder(nn.Module, ABC):
     interaction_weight: Tensor | None
     """Scalar from 0 to 2, fitted on validation: how much of what is not said by the pooled outputs
     alone is believed; None where a method has but one way to the classes."""
+
+    text_boundary: int | None = None
+    """Layer of the text encoder such that the head sees the mean of what enters it; None if not."""
 
     keeps_partial_logits: bool = False
     """Whether ``forward`` leaves :attr:`partial_logits`, and gives logits that are not weighed."""
@@ -54,7 +57,7 @@ class DualEncoder(nn.Module, ABC):
         image_tower: Tower[Any],
         text_tower: Tower[Any],
         modality_dropout: float = 0.0,
-        stand_ins: bool = True,
+        stand_ins: int = 1,
     ) -> None:
         super().__init__()
         self.image_tower = image_tower
@@ -62,8 +65,8 @@ class DualEncoder(nn.Module, ABC):
         self.modality_dropout = modality_dropout
         self.register_buffer("interaction_weight", None)
         if stand_ins:
-            self.absent_image = nn.Parameter(torch.zeros(image_tower.encoder.width))
-            self.absent_text = nn.Parameter(torch.zeros(text_tower.encoder.width))
+            self.absent_image = nn.Parameter(torch.zeros(stand_ins * image_tower.encoder.width))
+            self.absent_text = nn.Parameter(torch.zeros(stand_ins * text_tower.encoder.width))
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
@@ -117,16 +120,18 @@ class DualEncoder(nn.Module, ABC):
         """Let a :class:`~epic_pl.nn.head.ClassificationHead` start from encoded class names.
 
         Args:
-            names: ``(C, d_t)``, pooled by the text encoder.
+            names: ``(C, P, d_t)``, what the text encoder says of them.
             scale: see :meth:`~epic_pl.nn.head.ClassificationHead.start_from_names`.
         """
         head = getattr(self, "head", None)
         if isinstance(head, ClassificationHead):
-            head.start_from_names(_TEXT_PART, names, scale)
+            # picture and text in turn
+            for number, vectors in enumerate(names.unbind(dim=1)):
+                head.start_from_names(2 * number + _TEXT_PART, vectors, scale)
 
     @torch.no_grad()
     def start_from_means(self, image: Tensor | None, text: Tensor | None) -> None:
-        """Let what stands in for an absent modality start at its mean ``(d,)``; None leaves it."""
+        """Let what stands in for an absent modality start at a mean ``(P d,)``; None leaves it."""
         for name, mean in (("absent_image", image), ("absent_text", text)):
             vector = getattr(self, name, None)
             if vector is not None and mean is not None:
@@ -139,7 +144,10 @@ class DualEncoder(nn.Module, ABC):
         image_present: Tensor | None,
         text_present: Tensor | None,
     ) -> list[Tensor]:
-        """Pooled outputs, each ``(B, d)``, with a learned vector where a modality is absent."""
+        """What the encoders say, each ``(B, P d)``, with learned vectors where one is absent.
+
+        P is 1, the pooled output, or how many vectors a method has of each modality.
+        """
         return [
             _stand_in(image, image_present, self.absent_image),
             _stand_in(text, text_present, self.absent_text),
@@ -184,7 +192,7 @@ def check_positive(config: Any, *names: str) -> None:
 
 
 def _stand_in(pooled: Tensor, present: Tensor | None, vector: Tensor) -> Tensor:
-    """``pooled (B, d)`` with the learned ``vector (d,)`` where a sample's modality is absent.
+    """``pooled (B, P d)`` with the learned ``vector (P d,)`` where a sample's modality is absent.
 
     The vector is part of the graph even if nobody is absent: under DDP each trained tensor must
     get a gradient in every step.

@@ -18,13 +18,13 @@ from epic_pl.errors import ConfigError
 from epic_pl.nn.dual_encoder import DualEncoder, check_positive, check_probabilities
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.head import Agreement, ClassificationHead, HeadNorm
-from epic_pl.nn.interaction import HubActivation, InteractionHub, Similarity
+from epic_pl.nn.interaction import HubActivation, InteractionHub
 from epic_pl.nn.prompts import FirstPrompt, TemporalPrompts
 from epic_pl.nn.read_only_tower import ReadOnlySummary, ReadOnlyTower
 from epic_pl.nn.towers import JointTower, PromptTower
 from epic_pl.types import Batch
 
-HeadInputs = Literal["pooled", "pooled+prompts"]
+HeadInputs = Literal["pooled", "pooled+prompts", "pooled+boundary", "pooled+boundary+prompts"]
 Interaction = Literal["similarity", "none"]
 PromptAttention = Literal["joint", "read_only"]
 
@@ -48,7 +48,8 @@ class EPICConfig:
             the frozen tokens, which never see them.
         read_only_summary: what stands for a modality where prompts only read: "frozen", the
             encoder's own output, or "stream", the copy of its token that travels with the prompts.
-        head_inputs: "pooled", or "pooled+prompts" (the mean of the last prompts joins in).
+        head_inputs: "pooled" outputs; "boundary" adds the mean of the tokens that enter the first
+            interaction layer, "prompts" the mean of the last prompts.
         head_similarity: the head also sees how alike both modalities are, by pooled outputs and
             last prompts; not where ``interaction`` is "none".
         head_norm: "parts": each input of the head has a LayerNorm of its own; "joint": one for all.
@@ -74,7 +75,7 @@ class EPICConfig:
     first_prompt: FirstPrompt = "independent"
     prompt_attention: PromptAttention = "joint"
     read_only_summary: ReadOnlySummary = "frozen"
-    head_inputs: HeadInputs = "pooled+prompts"
+    head_inputs: HeadInputs = "pooled+boundary+prompts"
     head_similarity: bool = True
     head_norm: HeadNorm = "parts"
     head_prompt_scale: float = 0.3
@@ -95,6 +96,16 @@ class EPICConfig:
             "head_prompt_scale",
         )
         check_probabilities(self, "dropout", "head_dropout", "modality_dropout")
+
+    @property
+    def sees_boundary(self) -> bool:
+        """Whether the head does."""
+        return "boundary" in self.head_inputs
+
+    @property
+    def sees_prompts(self) -> bool:
+        """Whether the head does, beside what compares them."""
+        return "prompts" in self.head_inputs
 
     def layer_pairs(self, num_image_layers: int, num_text_layers: int) -> list[tuple[int, int]]:
         """The K pairs (image layer, text layer) of the interaction steps.
@@ -160,10 +171,13 @@ class EPIC(DualEncoder):
             tower(image_encoder, [pair[0] for pair in pairs]),
             tower(text_encoder, [pair[1] for pair in pairs]),
             config.modality_dropout,
+            stand_ins=2 if config.sees_boundary else 1,
         )
         self.image_tower: PromptTower[Any]
         self.text_tower: PromptTower[Any]
         self.config = config
+        if config.sees_boundary:
+            self.text_boundary = pairs[0][1]
         widths = (image_encoder.width, text_encoder.width)
         self.num_steps = steps = len(pairs)
         self.prompts = TemporalPrompts(
@@ -186,33 +200,38 @@ class EPIC(DualEncoder):
             )
             for _ in range(hubs)
         )
-        parts, scales = list(widths), [1.0, 1.0]
-        if config.head_inputs == "pooled+prompts":
-            parts, scales = 2 * parts, scales + 2 * [config.head_prompt_scale]
+        summaries = 4 if config.sees_boundary else 2
+        scales = [1.0] * summaries + [config.head_prompt_scale] * (2 * config.sees_prompts)
         agreement = None
         if config.head_similarity and config.interaction == "similarity":
-            similarity = Similarity(
-                *widths, config.hub_width, config.temperature, config.learn_temperature
+            agreement = Agreement(
+                widths,
+                config.hub_width,
+                num_classes,
+                config.head_prompt_scale,
+                config.temperature,
+                config.learn_temperature,
+                summaries // 2,
             )
-            agreement = Agreement(similarity, num_classes, config.head_prompt_scale)
-        elif config.head_inputs == "pooled" and not (
+        elif not config.sees_prompts and not (
             self.image_tower.pools_prompts or self.text_tower.pools_prompts
         ):
             raise ConfigError(
                 "The prompts would reach nothing that the head sees, so there would be nothing for "
-                'them to learn. Set head_inputs to "pooled+prompts" or read_only_summary to '
-                '"stream", which a mean-pooled encoder does not have.'
+                'them to learn. Set head_inputs to "pooled+boundary+prompts" or read_only_summary '
+                'to "stream", which a mean-pooled encoder does not have.'
             )
         self.head = ClassificationHead(
-            parts,
+            list(widths) * (len(scales) // 2),
             num_classes,
             config.head_dropout,
             config.head_norm,
             agreement,
             scales,
             config.missing_aware_head,
+            summaries,
         )
-        self._adds = agreement is not None or config.head_inputs == "pooled+prompts"
+        self._adds = agreement is not None or config.sees_prompts
         if config.weigh_interaction and self._adds:
             self.interaction_weight = torch.ones(())
 
@@ -237,24 +256,28 @@ class EPIC(DualEncoder):
                 )
             image, image_prompts = self.image_tower.acquire(step, image, image_prompts)
             text, text_prompts = self.text_tower.acquire(step, text, text_prompts)
-        pooled_image, pooled_text = self.image_tower.pool(image), self.text_tower.pool(text)
-        features = self.stand_in(pooled_image, pooled_text, image_present, text_present)
-        if self.config.head_inputs == "pooled+prompts":
+        of_image = self._summaries(self.image_tower, image)  # (B, P, d_v)
+        of_text = self._summaries(self.text_tower, text)  # (B, P, d_t)
+        said = self.stand_in(of_image.flatten(1), of_text.flatten(1), image_present, text_present)
+        vectors = (each.chunk(of_image.shape[1], dim=1) for each in said)
+        # picture and text in turn: both pooled, both means
+        features = [vector for pair in zip(*vectors, strict=True) for vector in pair]
+        if self.config.sees_prompts:
             features += [image_prompts.mean(dim=1), text_prompts.mean(dim=1)]
         logits: Tensor = self.head(features, image_present, text_present)  # (B, C)
         partial: list[Tensor] = []
         if self.head.agreement is not None:
-            if self.config.head_inputs == "pooled+prompts":
+            if self.config.sees_prompts:
                 partial = [logits]
             logits = logits + self.head.agreement(
-                torch.cat([pooled_image[:, None], image_prompts], dim=1),  # (B, 1 + n, d_v)
-                torch.cat([pooled_text[:, None], text_prompts], dim=1),  # (B, 1 + n, d_t)
+                torch.cat([of_image, image_prompts], dim=1),  # (B, P + n, d_v)
+                torch.cat([of_text, text_prompts], dim=1),  # (B, P + n, d_t)
                 image_present,
                 text_present,
             )
         weight = None if self.training else self.interaction_weight
         if self._adds and (self.keeps_partial_logits or weight is not None):
-            pooled: Tensor = self.head(features, image_present, text_present, first_two_only=True)
+            pooled: Tensor = self.head(features, image_present, text_present, summaries_only=True)
             if self.keeps_partial_logits:
                 self.partial_logits = [pooled, *partial]
             elif weight is not None:
@@ -263,6 +286,13 @@ class EPIC(DualEncoder):
                 weighed = torch.lerp(pooled.to(precise), logits.to(precise), weight.to(precise))
                 logits = weighed.to(logits.dtype)
         return logits
+
+    def _summaries(self, tower: PromptTower[Any], state: Any) -> Tensor:
+        """What stands for a modality beside its prompts ``(B, P, d)``."""
+        summaries = [tower.pool(state)]
+        if self.config.sees_boundary:
+            summaries.append(tower.boundary_mean(state))
+        return torch.stack(summaries, dim=1)
 
     def _consolidate(
         self,

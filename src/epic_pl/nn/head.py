@@ -1,6 +1,7 @@
 """The classification head. Shape legend: B batch, C classes, n vectors of a modality."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -33,6 +34,8 @@ class ClassificationHead(nn.Module):
         missing_aware: adds weights that only samples without a picture or without a text use. Of a
             sample that has both, the weaker modality is worth a correction; alone it has to do. The
             parts are then the picture's and the text's in turn.
+        summaries: how many parts, the first ones, are what the encoders make of picture and text in
+            turn; others are of prompts.
     """
 
     maps = ("linear.weight", "alone.weight")
@@ -47,6 +50,7 @@ class ClassificationHead(nn.Module):
         agreement: "Agreement | None" = None,
         scales: Sequence[float] | None = None,
         missing_aware: bool = False,
+        summaries: int = 2,
     ) -> None:
         super().__init__()
         norms = [nn.LayerNorm(width) for width in widths]
@@ -60,6 +64,7 @@ class ClassificationHead(nn.Module):
         self.alone = nn.Linear(sum(widths), num_classes, bias=False) if missing_aware else None
         if self.alone is not None:
             nn.init.zeros_(self.alone.weight)
+        self.summaries = summaries
         self._widths = widths
 
     @torch.no_grad()
@@ -99,20 +104,20 @@ class ClassificationHead(nn.Module):
         parts: list[Tensor],
         image_present: Tensor | None = None,
         text_present: Tensor | None = None,
-        first_two_only: bool = False,
+        summaries_only: bool = False,
     ) -> Tensor:
         """Parts ``(B, w)`` to logits ``(B, C)``.
 
         ``image_present`` and ``text_present (B,)`` bool count where the head is missing-aware.
-        With ``first_two_only`` the logits are what the first picture's and text's parts give.
+        With ``summaries_only`` the logits are what the first parts give, those of no prompts.
         """
         if self.norms is not None:
             parts = [norm(part) for norm, part in zip(self.norms, parts, strict=True)]
         features = torch.cat(parts, dim=-1)  # (B, sum of widths)
         if self.norm is not None:
             features = self.norm(features)
-        if first_two_only:
-            rest = sum(self._widths[2:])
+        if summaries_only:
+            rest = sum(self._widths[self.summaries :])
             features = F.pad(features[:, : features.shape[1] - rest], (0, rest))
         features = self.dropout(features)
         logits: Tensor = self.linear(features)
@@ -133,24 +138,46 @@ class Agreement(nn.Module):
     """``Linear(S)``: a say in the logits for how alike two modalities are.
 
     Whether two modalities go together is a bilinear question, to which a linear map of what each
-    of them is has no answer. ``S (B, 1)`` compares what stands for the modalities: the pooled
-    output and, with less weight, the mean of the last prompts::
+    of them is has no answer. ``S (B, 1)`` compares what the encoders say of the modalities, P
+    vectors each, and joins the mean of the last prompts, with less weight, to the first of them::
 
-        a_m = (LN(pool_m) + s mean_n(LN(Z_m))) W_m        S = cos(a_v, a_t) / tau
+        a_m = [LN(x_m,1) + s mean_n(LN(Z_m)); LN(x_m,2); ...] W_m        S = cos(a_v, a_t) / tau
 
     One similarity, not one of every pair: many views of the same few samples are learned by heart.
     At random the weights start small, but not at zero, where the projections behind ``S`` would
     get no gradient.
 
     Args:
-        similarity: has LN, W and tau.
+        widths: d_v and d_t.
+        hub_width: r.
         num_classes: C.
         prompt_scale: s.
+        temperature: tau at the start.
+        learn_temperature: whether tau is trained.
+        said: P.
     """
 
-    def __init__(self, similarity: Similarity, num_classes: int, prompt_scale: float) -> None:
+    def __init__(
+        self,
+        widths: tuple[int, int],
+        hub_width: int,
+        num_classes: int,
+        prompt_scale: float,
+        temperature: float = 0.1,
+        learn_temperature: bool = True,
+        said: int = 1,
+    ) -> None:
         super().__init__()
-        self.similarity = similarity
+        self.similarity = Similarity(
+            said * widths[0],
+            said * widths[1],
+            hub_width,
+            temperature,
+            learn_temperature,
+            # vectors side by side, each normalised on its own
+            partial(nn.GroupNorm, said),
+        )
+        self.said = said
         self.prompt_scale = prompt_scale
         self.linear = nn.Linear(1, num_classes, bias=False)
         nn.init.normal_(self.linear.weight, std=_AGREEMENT_STD)
@@ -162,7 +189,7 @@ class Agreement(nn.Module):
         image_present: Tensor | None = None,
         text_present: Tensor | None = None,
     ) -> Tensor:
-        """Logits ``(B, C)`` of pooled outputs and prompts, ``(B, 1 + n, d_v)`` and the text's.
+        """Logits ``(B, C)`` of what encoders say and prompts, ``(B, P + n, d_v)`` and the text's.
 
         They are zero where ``image_present`` or ``text_present (B,)`` bool is False: nothing agrees
         with what is absent.
@@ -173,10 +200,17 @@ class Agreement(nn.Module):
         return logits
 
     def summaries(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """What is compared, ``(B, d_v)`` and ``(B, d_t)``, of what :meth:`forward` is given."""
-        sides = (self.similarity.norm_image(image), self.similarity.norm_text(text))
-        image, text = (x[:, 0] + self.prompt_scale * x[:, 1:].mean(dim=1) for x in sides)
-        return image, text
+        """What is compared, ``(B, P d_v)`` and ``(B, P d_t)``, of what :meth:`forward` is given."""
+        return (
+            self._summary(self.similarity.norm_image, image),
+            self._summary(self.similarity.norm_text, text),
+        )
+
+    def _summary(self, norm: nn.Module, vectors: Tensor) -> Tensor:
+        said: Tensor = norm(vectors[:, : self.said].flatten(1))  # (B, P d)
+        prompts = F.layer_norm(vectors[:, self.said :], vectors.shape[-1:]).mean(dim=1)  # (B, d)
+        rest = said.shape[1] - prompts.shape[1]
+        return said + F.pad(self.prompt_scale * prompts, (0, rest))
 
     @torch.no_grad()
     def start_from_rows(self, image: Tensor, text: Tensor, targets: Tensor) -> None:
@@ -189,14 +223,14 @@ class Agreement(nn.Module):
         row, with directions from the others: the rows that chose them seem more alike than any.
 
         Args:
-            image: ``(R, d_v)``, :meth:`summaries` of rows that have both modalities.
-            text: ``(R, d_t)``.
+            image: ``(R, P d_v)``, :meth:`summaries` of rows that have both modalities.
+            text: ``(R, P d_t)``.
             targets: ``(R, C)``, one-hot or multi-hot.
         """
         targets = targets.to(image)
         norms = (self.similarity.norm_image, self.similarity.norm_text)
         for summaries, norm in zip((image, text), norms, strict=True):
-            norm.bias.sub_(summaries.mean(dim=0) / (1 + self.prompt_scale))
+            norm.bias.sub_(summaries.mean(dim=0))
         image, text = image - image.mean(dim=0), text - text.mean(dim=0)
         self._turn(image[0::2], text[0::2])
         scores = self._scores(image[1::2], text[1::2])  # (R / 2, 1)

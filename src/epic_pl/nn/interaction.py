@@ -4,6 +4,7 @@ Shape legend: B batch, n prompts, d_v and d_t encoder widths, r hub width.
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -26,6 +27,7 @@ class Similarity(nn.Module):
         hub_width: r.
         temperature: tau at the start.
         learn_temperature: whether tau is trained (as its logarithm).
+        norm: makes LN for a width.
     """
 
     def __init__(
@@ -35,10 +37,11 @@ class Similarity(nn.Module):
         hub_width: int,
         temperature: float = 0.1,
         learn_temperature: bool = True,
+        norm: Callable[[int], nn.LayerNorm | nn.GroupNorm] = nn.LayerNorm,
     ) -> None:
         super().__init__()
-        self.norm_image = nn.LayerNorm(image_width)
-        self.norm_text = nn.LayerNorm(text_width)
+        self.norm_image = norm(image_width)
+        self.norm_text = norm(text_width)
         self.down_image = nn.Linear(image_width, hub_width, bias=False)
         self.down_text = nn.Linear(text_width, hub_width, bias=False)
         log_temperature = torch.tensor(math.log(temperature))

@@ -21,13 +21,15 @@ class ReadOnlyState(NamedTuple):
     """What the stream reads at each of the K layers, and the stream's own summary.
 
     ``summary (B, 1, d)`` is the copy of the token that the encoder pools, None for an encoder that
-    pools by the mean; ``pooled (B, d)`` is the frozen encoder's own output.
+    pools by the mean; ``pooled (B, d)`` is the frozen encoder's own output, and ``boundary_mean
+    (B, d)`` the mean of the tokens that enter the first of the K layers.
     """
 
     memories: list[Memory]
     mask: Tensor | None
     summary: Tensor | None
     pooled: Tensor
+    boundary_mean: Tensor
 
 
 class ReadOnlyTower(PromptTower[ReadOnlyState]):
@@ -62,6 +64,7 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
         """Run the rest of the frozen encoder, keeping what the interaction layers can be asked."""
         encoder, layer = self.encoder, self.layers[0]
         memories, summary = [], encoder.summary(tokens, mask)
+        boundary_mean = encoder.mean(tokens, mask)
         with self.lowered():
             for interaction_layer in self.layers:
                 tokens = encoder.run_layers(layer, interaction_layer, tokens, mask)
@@ -71,14 +74,15 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
             tokens = encoder.run_layers(layer, encoder.num_layers, tokens, mask)
             pooled = encoder.pool(tokens, mask)
         readable = _readable(mask, present, tokens.shape[1], summary)
-        return ReadOnlyState(memories, readable, summary, self.raised(pooled))
+        return ReadOnlyState(memories, readable, summary, self.raised(pooled), boundary_mean)
 
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
     ) -> dict[str, Tensor]:
-        """Of level "layers": keys and values, the frozen output, and a summary where there is one.
+        """Of level "layers": keys and values, two frozen outputs, and a summary where there is one.
 
-        ``memory (B, K, 2, h, N, d / h)``, ``pooled (B, d)``, ``summary (B, 1, d)``.
+        ``memory (B, K, 2, h, N, d / h)``, ``pooled`` and ``boundary_mean (B, d)``,
+        ``summary (B, 1, d)``.
         """
         if level == "boundary":
             return super().features(inputs, mask, level)
@@ -86,7 +90,11 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
         memory = torch.stack(
             [torch.stack(list(map(whole, each))) for each in state.memories]
         )  # (K, 2, B, h, N, _)
-        features = {"memory": memory.movedim(2, 0), "pooled": state.pooled}
+        features = {
+            "memory": memory.movedim(2, 0),
+            "pooled": state.pooled,
+            "boundary_mean": state.boundary_mean,
+        }
         return features if state.summary is None else features | {"summary": state.summary}
 
     def restore(
@@ -103,7 +111,12 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
             _readable(mask, present, memory.shape[4], summary),
             summary,
             whole(features["pooled"]).to(self.dtype),
+            whole(features["boundary_mean"]).to(self.dtype),
         )
+
+    def boundary_mean(self, state: ReadOnlyState) -> Tensor:
+        """Of the frozen tokens."""
+        return state.boundary_mean
 
     def acquire(
         self, step: int, state: ReadOnlyState, prompts: Tensor

@@ -110,6 +110,10 @@ class PromptTower(Tower[State]):
         return True
 
     @abstractmethod
+    def boundary_mean(self, state: State) -> Tensor:
+        """The mean ``(B, d)`` of the tokens that enter the first interaction layer."""
+
+    @abstractmethod
     def acquire(self, step: int, state: State, prompts: Tensor) -> tuple[State, Tensor]:
         """Prompts ``P (B, n, d)`` through the layer of ``step``: their outputs ``Z (B, n, d)``."""
 
@@ -117,6 +121,7 @@ class PromptTower(Tower[State]):
 class JointState(NamedTuple):
     """Tokens ``(B, N, d)`` on their way, what may be seen of them, and the next layer.
 
+    ``boundary_mean (B, d)`` is of the tokens that entered the first interaction layer.
     After the last layer ``summary (B, 1, d)`` is the one token that is pooled, None where pooling
     takes them all.
     """
@@ -124,6 +129,7 @@ class JointState(NamedTuple):
     tokens: Tensor
     mask: Tensor | None
     next_layer: int
+    boundary_mean: Tensor
     summary: Tensor | None = None
 
 
@@ -135,7 +141,12 @@ class JointTower(PromptTower[JointState]):
 
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> JointState:
         """The boundary's tokens are all that is needed."""
-        return JointState(tokens, visible(mask, present, tokens.shape[1]), self.layers[0])
+        seen = visible(mask, present, tokens.shape[1])
+        return JointState(tokens, seen, self.layers[0], self.encoder.mean(tokens, mask))
+
+    def boundary_mean(self, state: JointState) -> Tensor:
+        """Of the frozen tokens, before any prompt."""
+        return state.boundary_mean
 
     def acquire(self, step: int, state: JointState, prompts: Tensor) -> tuple[JointState, Tensor]:
         """Run up to the step's layer without prompts, then that layer with them."""
@@ -144,9 +155,10 @@ class JointTower(PromptTower[JointState]):
         last = layer == self.encoder.num_layers - 1
         if self.trims_last_layer and last and self.encoder.ends_in_first(layer):
             outputs = self.encoder.run_last_layer(tokens, state.mask, prompts)  # (B, 1 + n, d)
-            return JointState(tokens, state.mask, layer + 1, outputs[:, :1]), outputs[:, 1:]
+            state = state._replace(tokens=tokens, next_layer=layer + 1, summary=outputs[:, :1])
+            return state, outputs[:, 1:]
         tokens, acquired = self.encoder.run_layer(layer, tokens, state.mask, prompts)
-        return JointState(tokens, state.mask, layer + 1), acquired
+        return state._replace(tokens=tokens, next_layer=layer + 1), acquired
 
     def pool(self, state: JointState) -> Tensor:
         """Run the layers that are left, then the encoder's own pooling."""

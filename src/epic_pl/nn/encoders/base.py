@@ -167,6 +167,14 @@ class Encoder(nn.Module, ABC):
             return self.read_layer(index, stream, unprojected, mask)
         return self.read_layer(index, stream, self.memory(index, others), mask)
 
+    def mean(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``(B, d)``: of the visible tokens of any layer, a picture's patches or a text's words.
+
+        No norm comes before it, and what a picture has in front of its patches does not count.
+        """
+        patches = slice(self.num_prefix_tokens, None)
+        return masked_mean(tokens[:, patches], None if mask is None else mask[:, patches])
+
     def run_layers(
         self, start: int, stop: int, tokens: Tensor, mask: Tensor | None = None
     ) -> Tensor:
