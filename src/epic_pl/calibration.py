@@ -23,7 +23,7 @@ BINS = 15
 _HALVINGS = 30
 # the likelihood is flat at its best temperature, so that a coarser one has nearly the same
 _ROUGH_HALVINGS = 18
-# twice as much as in training where the pooled outputs say nothing and only disturb
+# twice as much as in training where the summaries say nothing and only disturb
 _WEIGHTS = torch.linspace(0, 2, 11, dtype=torch.float64)
 
 
@@ -82,7 +82,7 @@ def fit_interaction_weight(
 
     Args:
         logits: ``(N, C)``, of all that the head sees.
-        pooled: ``(N, C)``, of the pooled outputs alone.
+        pooled: ``(N, C)``, of the summaries alone.
         labels: ``(N,)`` class indices, or ``(N, C)`` 0/1 for multilabel.
         task: decides on the likelihood.
         calibrate: False judges each weight at the temperature 1.
@@ -144,7 +144,7 @@ class ValidationFit(Metric):
         Args:
             logits: ``(B, C)``.
             labels: ``(B,)`` or ``(B, C)``.
-            pooled: ``(B, C)``, of the pooled outputs alone, if a method has them.
+            pooled: ``(B, C)``, of the summaries alone, if a method has them.
         """
         self.logits.append(logits.float())
         self.pooled.append((logits if pooled is None else pooled).float())

@@ -74,7 +74,7 @@ class HeadStart(L.LightningModule):
     def start_from_rows(self) -> None:
         """Let the head start from the training rows, unless it did or weights were loaded.
 
-        Up to 512 rows, evenly spaced, are looked at. With ``balance_modalities`` pooled outputs are
+        Up to 512 rows, evenly spaced, are looked at. With ``balance_modalities`` summaries are
         centred and brought to one scale,
         :func:`~epic_pl.modality_balance.modality_balance` finds how much the picture weighs beside
         the text, and the stand-in of an absent modality starts at the mean of what is there. With

@@ -68,20 +68,22 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
             frozen tokens, which never see them.
         read_only_summary: what stands for a modality where prompts only read: "frozen", the
             encoder's own output, or "stream", the copy of its token that travels with the prompts.
-        head_inputs: what the head sees: "pooled" outputs, "boundary" tokens' mean, "prompts".
-        head_similarity: the head also sees how alike both modalities are, by pooled outputs and
-            last prompts.
+        head_inputs: what the head sees: "pooled" outputs; "boundary", the mean of the tokens that
+            enter the first interaction layer; and "prompts", their mean after the last one. The
+            first two are a modality's summaries.
+        head_similarity: the head also sees how alike both modalities are, by summaries and last
+            prompts.
         head_norm: "parts": each input of the head has a LayerNorm of its own; "joint": one for all.
-        head_prompt_scale: what the head's LayerNorms of the prompts start at, those of the pooled
-            outputs at 1; not with "joint". Also what prompts weigh in the similarity.
+        head_prompt_scale: what LayerNorms of the prompts in the head start at, those of summaries
+            at 1; not with "joint". Also what prompts weigh in the similarity.
         head_dropout: probability with which an input of the head is dropped in training.
         missing_aware_head: the head has weights that only samples without picture or text use; the
             data or ``modality_dropout`` must provide such samples.
-        weigh_interaction: how much of what prompts and similarity add to the pooled outputs'
-            logits is believed is fitted on validation, for test, prediction and export.
+        weigh_interaction: how much of what prompts and similarity add to the summaries' logits is
+            believed is fitted on validation, for test, prediction and export.
         class_name_scale: how much the head's weights for the text start from the text encoder's
             idea of ``class_names``; 0 is at random, as without names and without ``pretrained``.
-        balance_modalities: let the head start from how pooled pictures and texts of up to 512
+        balance_modalities: let the head start from how summaries of pictures and texts of up to 512
             training rows vary, and from which of them tells more of the classes; not with
             ``head_norm`` "joint".
         align_modalities: let the similarity of ``head_similarity`` start from what pictures and
@@ -96,8 +98,8 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
         warmup: share of all steps over which the learning rate rises linearly.
         label_smoothing: of the cross-entropy.
         pooled_loss: weight of a second loss in training, beside 1 of the first: the mean over the
-            logits that the head gives of the pooled outputs alone, and of pooled outputs and
-            prompts without the similarity. 0 is none; methods without these have none either.
+            logits that the head gives of the summaries alone, and of summaries and prompts without
+            the similarity. 0 is none; methods without these have none either.
         class_weights: multiclass: C weights of the samples of each class, or "balanced": as much in
             total for each (:func:`epic_pl.objectives.resolve_weights`).
         pos_weight: multilabel: C weights of the positives, or "balanced": as much as the negatives.

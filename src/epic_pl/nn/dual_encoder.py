@@ -38,7 +38,7 @@ class DualEncoder(nn.Module, ABC):
     """Learning rate of what is trained inside the encoders; None where nothing is."""
 
     interaction_weight: Tensor | None
-    """Scalar from 0 to 2, fitted on validation: how much of what is not said by the pooled outputs
+    """Scalar from 0 to 2, fitted on validation: how much of what is not said by the summaries
     alone is believed; None where a method has but one way to the classes."""
 
     text_boundary: int | None = None
@@ -48,8 +48,8 @@ class DualEncoder(nn.Module, ABC):
     """Whether ``forward`` leaves :attr:`partial_logits`, and gives logits that are not weighed."""
 
     partial_logits: Sequence[Tensor] = ()
-    """Each ``(B, C)``, of the last ``forward``: what the pooled outputs alone say, then what the
-    linear map of pooled outputs and prompts says without the similarity; of a method that has them
+    """Each ``(B, C)``, of the last ``forward``: what the summaries alone say, then what the
+    linear map of summaries and prompts says without the similarity; of a method that has them
     and adds something to them."""
 
     def __init__(

@@ -49,15 +49,16 @@ class EPICConfig:
         read_only_summary: what stands for a modality where prompts only read: "frozen", the
             encoder's own output, or "stream", the copy of its token that travels with the prompts.
         head_inputs: "pooled" outputs; "boundary" adds the mean of the tokens that enter the first
-            interaction layer, "prompts" the mean of the last prompts.
-        head_similarity: the head also sees how alike both modalities are, by pooled outputs and
+            interaction layer, "prompts" the mean of the last prompts. The first two are a
+            modality's summaries.
+        head_similarity: the head also sees how alike both modalities are, by summaries and
             last prompts; not where ``interaction`` is "none".
         head_norm: "parts": each input of the head has a LayerNorm of its own; "joint": one for all.
         head_prompt_scale: what the head's LayerNorms of the prompts start at ("parts" only), those
-            of the pooled outputs at 1; and what prompts weigh beside them in the similarity.
+            of the summaries at 1; and what prompts weigh beside them in the similarity.
         head_dropout: on the head's input.
         missing_aware_head: the head has weights that only samples without a modality use.
-        weigh_interaction: what prompts and similarity add to the logits of the pooled outputs is
+        weigh_interaction: what prompts and similarity add to the logits of the summaries is
             multiplied by a weight that validation chooses.
         prompt_init_std: of the learned prompts.
         dropout: on the hub's messages.
@@ -200,6 +201,13 @@ class EPIC(DualEncoder):
             )
             for _ in range(hubs)
         )
+        self.head = self._build_head(widths, num_classes)
+        self._adds = self.head.agreement is not None or config.sees_prompts
+        if config.weigh_interaction and self._adds:
+            self.interaction_weight = torch.ones(())
+
+    def _build_head(self, widths: tuple[int, int], num_classes: int) -> ClassificationHead:
+        config = self.config
         summaries = 4 if config.sees_boundary else 2
         scales = [1.0] * summaries + [config.head_prompt_scale] * (2 * config.sees_prompts)
         agreement = None
@@ -221,7 +229,7 @@ class EPIC(DualEncoder):
                 'them to learn. Set head_inputs to "pooled+boundary+prompts" or read_only_summary '
                 'to "stream", which a mean-pooled encoder does not have.'
             )
-        self.head = ClassificationHead(
+        return ClassificationHead(
             list(widths) * (len(scales) // 2),
             num_classes,
             config.head_dropout,
@@ -231,9 +239,6 @@ class EPIC(DualEncoder):
             config.missing_aware_head,
             summaries,
         )
-        self._adds = agreement is not None or config.sees_prompts
-        if config.weigh_interaction and self._adds:
-            self.interaction_weight = torch.ones(())
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``(B, C)`` of a batch; docs/method.md has the equations.

@@ -90,7 +90,7 @@ def _temperature(content: Mapping[str, Any]) -> str:
     believed = (
         ""
         if weight is None
-        else "What prompts and similarity add to the logits of the pooled outputs counts "
+        else "What prompts and similarity add to the logits of the encoders' summaries counts "
         f"{weight:.2f} times in both rows; the validation split chose it. "
     )
     return _table(rows) + (
