@@ -122,6 +122,35 @@ def test_test_and_predict_from_a_checkpoint(config, best, folder):
     assert predicted.trainer.world_size == 1
 
 
+def _new_rows(folder, root):
+    """Three rows of the table without their labels, in a folder of their own."""
+    shutil.copytree(root / "data", folder / "elsewhere", ignore=shutil.ignore_patterns("table.csv"))
+    rows = list(csv.DictReader((root / "data" / "table.csv").open()))[:3]
+    with (folder / "elsewhere" / "new.csv").open("w") as file:
+        writer = csv.DictWriter(file, ["id", "image", "text"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return ["--data.predict_table", "elsewhere/new.csv"]
+
+
+def test_rows_are_predicted_where_the_training_table_is_not(config, best, fitted, folder, capsys):
+    new = _new_rows(folder, fitted)
+    run(["predict", "--config", config, "--ckpt_path", best, *new])
+    gone = [*new, "--data.table", "gone.csv"]
+    run(["predict", "--config", config, "--ckpt_path", best, *gone])
+    beside, alone = (
+        pq.read_table(folder / "runs" / "predict" / f"version_{n}" / "predictions.parquet")
+        for n in (0, 1)
+    )
+    assert beside.num_rows == 3
+    assert alone.equals(beside)
+    # nothing else can be done without it, and without a checkpoint nobody knows the classes
+    others = (["test", "--ckpt_path", best], ["fit", "--data.classes=[red,green]"], ["predict"])
+    for command, *options in others:
+        said = _refused([command, "--config", config, *options, *gone], capsys)
+        assert "gone.csv does not exist" in said
+
+
 def test_predictions_take_their_options(config, best, folder):
     options = ["--predictions.output", "top.csv", "--predictions.top_k", "2"]
     run(["predict", "--config", config, "--ckpt_path", best, *options])

@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -118,6 +119,8 @@ class EPICCLI(LightningCLI):
             checkpoint = read_checkpoint(path)
             require_info(checkpoint)
             self._saved_options = checkpoint.get("hyper_parameters", {})
+            if self.config.subcommand == "predict":
+                _name_classes(config["data"], self._saved_options)
 
     def before_instantiate_classes(self) -> None:
         """Never run code out of a checkpoint unless the user says so in as many words."""
@@ -173,6 +176,17 @@ class EPICCLI(LightningCLI):
                     f"{section}.monitor is {monitor!r}, and {section}.mode 'max' would keep the "
                     f"highest loss: set {section}.mode to min."
                 )
+
+
+def _name_classes(data: Namespace, saved: dict[str, Any]) -> None:
+    """Let rows be predicted where the table that was trained on is not at hand."""
+    options = data.get("init_args") or {}
+    if not options.get("predict_table") or Path(options["table"]).exists():
+        return
+    options["classes"] = options["classes"] or saved.get("class_names")
+    if saved.get("task") == "multilabel":
+        # no cell is read with it: it says that a row may have several labels
+        options["label_separator"] = options["label_separator"] or "|"
 
 
 def _without_checkpoint(root: str | None) -> str:

@@ -101,6 +101,23 @@ def test_predict_table_needs_no_labels(folder):
     assert data.dataset("predict").raw(0)["text"] == "never seen"
 
 
+@pytest.mark.parametrize("separator", [None, "|"])
+def test_a_predict_table_with_known_classes_needs_no_other(folder, separator):
+    new = folder / "new.jsonl"
+    new.write_text(json.dumps({"image": "img/3.png", "text": "never seen"}) + "\n")
+    options = {"predict_table": str(new), "label_separator": separator, **ENCODERS}
+    gone = str(folder / "gone.csv")
+    data = TableDataModule(table=gone, classes=["y", "x"], **options)
+    assert (data.class_names, data.num_classes) == (["y", "x"], 2)
+    assert data.task == ("multilabel" if separator else "multiclass")
+    data.setup("predict")
+    assert len(data.dataset("predict")) == 1
+    with pytest.raises(DataError, match=r"gone\.csv does not exist"):
+        data.setup("fit")
+    with pytest.raises(DataError, match=r"gone\.csv does not exist"):
+        TableDataModule(table=gone, **options)
+
+
 @pytest.mark.parametrize("absent", [None, []])
 def test_test_split_of_lists_without_any_class_is_for_predict_alone(folder, absent):
     rows = _rows(split=lambda i: "test" if i < 5 else "train", label=lambda i: ["x", "y"][: i % 3])

@@ -27,7 +27,7 @@ from epic_pl.data.table_pictures import (
     unreadable_pictures,
 )
 from epic_pl.data.table_reader import read_table, source_files
-from epic_pl.data.table_rows import RowOptions, build_rows, unlabelled_rows
+from epic_pl.data.table_rows import RowOptions, build_rows, no_rows, unlabelled_rows
 from epic_pl.data.transforms import ImageTransform
 from epic_pl.errors import ConfigError, DataError
 
@@ -72,7 +72,8 @@ class TableDataModule(ImageTextDataModule):
             without the picture). Missing files are found at the start under any of them, with a
             manifest too; corrupt pictures when they are read under ``error``, and else before, by
             reading all of them, as ``epic-pl data check`` does once for all.
-        predict_table: a table without labels that ``predict`` reads, with the same columns.
+        predict_table: a table without labels that ``predict`` reads, with the same columns. With
+            ``classes`` it is all that ``predict`` needs: ``table`` may then be elsewhere.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
 
     Raises:
@@ -143,8 +144,16 @@ class TableDataModule(ImageTextDataModule):
         }
         return manifest_path(self.path.stem, source_files(self.path), options)
 
+    @cached_property
+    def _is_elsewhere(self) -> bool:
+        """Whether nothing but rows to predict is at hand, and what they may be is known."""
+        known = self.predict_path is not None and bool(self.options.classes)
+        return known and not self.path.exists()
+
     def _load(self) -> tuple[pa.Table, list[str], bool]:
         """Rows, classes, and whether pictures are verified: from the manifest, else the table."""
+        if self._is_elsewhere:
+            return no_rows(self.options), list(self.options.classes or []), False
         kept = read_manifest(self.manifest)
         if kept is not None and kept[1].get("embedded"):
             self.image_root = embedded_folder()
@@ -211,6 +220,8 @@ class TableDataModule(ImageTextDataModule):
         if split == "predict" and self.predict_path is not None:
             table = self._predict_table(self.predict_path)[0]
         else:
+            if self._is_elsewhere:
+                source_files(self.path)  # it says that there is none
             # ordered by split, so that a split is a slice: no copy of a memory-mapped table
             start = pc.index(rows["split"], split).as_py()
             count = pc.sum(pc.equal(rows["split"], split)).as_py() or 0

@@ -88,6 +88,12 @@ def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple
     return _ordered(ids, images, texts, codes, split), classes
 
 
+def no_rows(options: RowOptions) -> pa.Table:
+    """Of a table that is not at hand; several labels a row if there is a separator for them."""
+    schema = table_schema(options.label_separator is not None)
+    return schema.append(pa.field("split", pa.string())).empty_table()
+
+
 def unlabelled_rows(source: pa.Table, options: RowOptions, multilabel: bool) -> pa.Table:
     """Rows to predict, of a table that needs no label column."""
     images, texts = _modalities(source, options)
