@@ -10,6 +10,7 @@ from epic_pl.checkpoint import (
     FORMAT_VERSION,
     adapter_state,
     check_encoder,
+    check_similarity,
     complete_state,
     frozen_keys,
     read_checkpoint,
@@ -116,6 +117,14 @@ def test_info_is_required_and_later_formats_are_refused():
         require_info({"state_dict": {}})
     with pytest.raises(CheckpointError, match="update epic_pl"):
         require_info({CHECKPOINT_KEY: {"format_version": FORMAT_VERSION + 1}})
+
+
+def test_an_earlier_similarity_is_refused_where_there_is_one():
+    state = {"model.head.agreement.linear.weight": torch.ones(2, 1)}
+    with pytest.raises(CheckpointError, match=r"format 1\..*train anew"):
+        check_similarity({"format_version": 1}, state)
+    check_similarity({"format_version": FORMAT_VERSION}, state)
+    check_similarity({"format_version": 1}, {"model.head.linear.weight": torch.ones(2, 1)})
 
 
 # files ----------------------------------------------------------------------------------------

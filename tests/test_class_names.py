@@ -36,7 +36,8 @@ def _expected(folder, scale, boundary=None):
     for name in ("red", "a green square", "something else altogether"):
         ids = tokenizer(name, return_tensors="pt")["input_ids"]
         with torch.no_grad():
-            tokens = encoder.run_layers(0, boundary or encoder.num_layers, encoder.embed(ids))
+            stop = encoder.num_layers if boundary is None else boundary
+            tokens = encoder.run_layers(0, stop, encoder.embed(ids))
             said = encoder.pool(tokens)[0] if boundary is None else tokens[0].mean(dim=0)
         rows.append((said - said.mean()) / (said.var(unbiased=False) + 1e-5).sqrt())
     rows = torch.stack(rows)
@@ -76,6 +77,13 @@ def test_the_head_starts_from_the_names(method, make, tiny_tokenizer_dir):
         own = slice(part * WIDTH, (part + 1) * WIDTH)
         rest[:, own] = plain_rest[:, own]
     assert torch.equal(rest, plain_rest)
+
+
+@pytest.mark.parametrize("layers", [[1, 0], [0, 1]])
+def test_the_text_boundary_is_that_of_the_text(layers, make, tiny_tokenizer_dir):
+    weights = make(interaction_layers=[layers]).model.head.linear.weight.detach()
+    expected = _expected(tiny_tokenizer_dir, 0.5, layers[1])
+    torch.testing.assert_close(weights[:, 3 * WIDTH : 4 * WIDTH], expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("method", ["pmf", "late_fusion_mlp"])

@@ -41,8 +41,8 @@ def _fit(model, folder, loader=None, **options):
     return seen
 
 
-def _pooled(model, rows, present=None):
-    """Pooled by the encoders themselves, a row at a time."""
+def _pooled(model, rows, present=None, boundaries=None):
+    """Pooled by the encoders themselves, a row at a time; with ``boundaries`` what enters them."""
     sides = []
     with torch.no_grad():
         for kind, name in (("image", "pixel_values"), ("text", "input_ids")):
@@ -50,10 +50,14 @@ def _pooled(model, rows, present=None):
             pooled = []
             for row in rows:
                 states = encoder.embed(row[name][None])
-                pooled.append(encoder.pool(encoder.run_layers(0, encoder.num_layers, states))[0])
+                said = [encoder.pool(encoder.run_layers(0, encoder.num_layers, states))[0]]
+                if boundaries:
+                    entering = encoder.run_layers(0, boundaries[kind], states)[0]
+                    said.append(entering[encoder.num_prefix_tokens :].mean(dim=0))
+                pooled.append(torch.stack(said))
             everyone = torch.ones(len(rows), dtype=torch.bool)
             there = everyone if present is None else present[kind]
-            sides.append(PooledRows(torch.stack(pooled)[:, None], there))
+            sides.append(PooledRows(torch.stack(pooled), there))
     return sides
 
 
@@ -74,6 +78,25 @@ def test_a_fit_starts_from_the_training_rows(method, make, tmp_path):
         torch.testing.assert_close(state[f"{key}.norms.{part}.bias"], expected, atol=1e-3, rtol=0)
     torch.testing.assert_close(state["absent_image"], sides[0].pooled_mean, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(state["absent_text"], sides[1].pooled_mean, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("layers", [(0, 1), (1, 0)])
+def test_each_summary_of_epic_starts_from_its_own_rows(layers, make, tmp_path):
+    rows = tiny_runs.samples(48)
+    model = make(prompt_attention="read_only", interaction_layers=[list(layers)])
+    sides = _pooled(model, rows, boundaries=dict(zip(("image", "text"), layers, strict=True)))
+    state = _fit(model, tmp_path).state
+    targets = torch.nn.functional.one_hot(torch.stack([row["labels"] for row in rows]), 3)
+    balance = modality_balance(sides[0].centred, sides[1].centred, targets)
+    scales = part_scales(*sides, balance)
+    for side, vectors in enumerate(scales):
+        for number, scale in enumerate(vectors):
+            part = 2 * number + side
+            weight, bias = (state[f"head.norms.{part}.{name}"] for name in ("weight", "bias"))
+            torch.testing.assert_close(weight, torch.full_like(weight, scale), rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(bias, -scale * sides[side].mean[number], atol=2e-3, rtol=0)
+        absent = state[f"absent_{('image', 'text')[side]}"]
+        torch.testing.assert_close(absent, sides[side].pooled_mean, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("attention", ["joint", "read_only"])

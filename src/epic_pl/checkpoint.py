@@ -6,6 +6,7 @@ others than those it was trained with.
 """
 
 import pickle
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import torch
@@ -15,7 +16,9 @@ from epic_pl.errors import CheckpointError
 from epic_pl.nn.encoders.base import Encoder
 
 CHECKPOINT_KEY = "epic_pl"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# from this on the similarity in EPIC's head has no weights in the norm of its prompts
+_FIRST_OF_SIMILARITY = 2
 # what torch.load raises on damaged or foreign bytes, none of which is a class of its own
 _UNREADABLE = (
     pickle.UnpicklingError,
@@ -126,6 +129,19 @@ def check_class_names(saved: list[str] | None, here: list[str] | None) -> None:
         f"({', '.join(saved[:8])}{', ...' if len(saved) > 8 else ''}), or train anew, from the "
         "checkpoint's weights with model.warm_start if you like."
     )
+
+
+def check_similarity(info: CheckpointInfo, state: Mapping[str, Tensor]) -> None:
+    """Refuse a checkpoint whose tensors fit, but meant something else.
+
+    Raises:
+        CheckpointError: if a head with a similarity was written before that was changed.
+    """
+    if info["format_version"] < _FIRST_OF_SIMILARITY and any(".agreement." in key for key in state):
+        raise CheckpointError(
+            f"The checkpoint has format {info['format_version']}. What the similarity in its head "
+            "compares has changed since, so it would answer otherwise than it did: train anew."
+        )
 
 
 def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:

@@ -15,6 +15,7 @@ from epic_pl.checkpoint import (
     adapter_state,
     check_class_names,
     check_encoder,
+    check_similarity,
     complete_state,
     require_info,
 )
@@ -77,6 +78,7 @@ class Checkpointing(L.LightningModule):
         info = require_info(checkpoint)
         self._check_encoders(info)
         check_class_names(info["class_names"], self.hparams.get("class_names"))
+        check_similarity(info, checkpoint["state_dict"])
         if AVERAGE_KEY in checkpoint and self._resumes():
             self._pending_average = checkpoint[AVERAGE_KEY]
             checkpoint["state_dict"] |= checkpoint[AVERAGE_KEY]["raw"]

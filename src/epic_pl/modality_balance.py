@@ -12,7 +12,7 @@ from torch import Tensor
 FEWEST_ROWS = 32
 """Of fewer rows neither mean nor balance says much."""
 
-# pooled outputs that differ by less are one and the same
+# vectors that differ by less are one and the same
 _LEAST_SPREAD = 1e-3
 
 # of the picture's features over the text's, 1 first: what nothing speaks against is kept

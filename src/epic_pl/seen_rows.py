@@ -32,7 +32,7 @@ class SeenRows:
         image: what the encoder says of the pictures.
         text: the same of the texts.
         targets: ``(R, C)``.
-        compared: what the similarity compares, ``(R, d_v)`` and ``(R, d_t)``; None without it.
+        compared: what the similarity compares, ``(R, P d_v)``, ``(R, P d_t)``; None without it.
     """
 
     image: PooledRows

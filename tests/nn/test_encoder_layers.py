@@ -13,6 +13,7 @@ from tiny_models import (
     clip_vision,
     hf_text,
     scramble,
+    text_encoder,
     token_ids,
     vit,
 )
@@ -82,6 +83,21 @@ def test_timm_poolings(options):
     patches = tokens[:, model.num_prefix_tokens :]
     assert patches.shape[1] == 4
     assert_same(pooled(TimmViTEncoder(model, "mean"), pictures), patches.mean(dim=1))
+
+
+@pytest.mark.parametrize(
+    "options", [{"reg_tokens": 3}, {"class_token": False, "global_pool": "avg", "reg_tokens": 0}]
+)
+def test_the_mean_of_any_layer_is_of_the_patches(options):
+    model = scramble(vit(**options))
+    encoder = TimmViTEncoder(model)
+    tokens = encoder.embed(torch.randn(2, 3, 16, 16))
+    assert_same(encoder.mean(tokens), tokens[:, -4:].mean(dim=1))
+    # and of a text, of the words that are there
+    words = torch.randn(2, 5, 32)
+    mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]]).bool()
+    expected = torch.stack([words[0, :2].mean(dim=0), words[1].mean(dim=0)])
+    assert_same(text_encoder().mean(words, mask), expected)
 
 
 def test_mean_of_a_siglip_is_the_mean_of_its_patches():

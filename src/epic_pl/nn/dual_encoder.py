@@ -1,6 +1,6 @@
 """What every method shares: two encoders, who is present, and what stands in for the absent.
 
-Shape legend: B batch, N_t text tokens, d width, C classes.
+Shape legend: B batch, N_t text tokens, d width, P vectors of a modality, C classes.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ from epic_pl.nn.presence import drop_modalities
 from epic_pl.nn.towers import FeatureLevel, Tower
 from epic_pl.types import Batch
 
-# heads see the pooled picture, then the pooled text
+# heads see what there is of the picture and of the text in turn
 _TEXT_PART = 1
 
 

@@ -3,7 +3,8 @@
 Source: *EPIC: Efficient Prompt Interaction for Text-Image Classification*, arXiv 2507.07415.
 docs/method.md says line by line what the paper says and what is a reading of it.
 
-Shape legend: B batch, N_v and N_t tokens, d_v and d_t widths, n prompts, K steps, C classes.
+Shape legend: B batch, N_v and N_t tokens, d_v and d_t widths, n prompts, K steps, P summaries of a
+modality, C classes.
 """
 
 from collections.abc import Callable
@@ -264,9 +265,7 @@ class EPIC(DualEncoder):
         of_image = self._summaries(self.image_tower, image)  # (B, P, d_v)
         of_text = self._summaries(self.text_tower, text)  # (B, P, d_t)
         said = self.stand_in(of_image.flatten(1), of_text.flatten(1), image_present, text_present)
-        vectors = (each.chunk(of_image.shape[1], dim=1) for each in said)
-        # picture and text in turn: both pooled, both means
-        features = [vector for pair in zip(*vectors, strict=True) for vector in pair]
+        features = _in_turn(said, of_image.shape[1])
         if self.config.sees_prompts:
             features += [image_prompts.mean(dim=1), text_prompts.mean(dim=1)]
         logits: Tensor = self.head(features, image_present, text_present)  # (B, C)
@@ -315,3 +314,9 @@ class EPIC(DualEncoder):
             image_prompts, text_prompts, image_present, text_present
         )
         return consolidated
+
+
+def _in_turn(said: list[Tensor], count: int) -> list[Tensor]:
+    """P vectors each of ``(B, P d_v)`` and ``(B, P d_t)``: the picture's and the text's in turn."""
+    pairs = zip(*(each.chunk(count, dim=1) for each in said), strict=True)
+    return [vector for pair in pairs for vector in pair]

@@ -1,4 +1,7 @@
-"""The classification head. Shape legend: B batch, C classes, n vectors of a modality."""
+"""The classification head.
+
+Shape legend: B batch, R rows, C classes, d width, P vectors of a modality, n prompts.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -240,9 +243,12 @@ class Agreement(nn.Module):
         self._turn(image, text)
 
     def _turn(self, image: Tensor, text: Tensor) -> None:
-        """Let the projections look where centred ``(R, d_v)`` and ``(R, d_t)`` vary together."""
+        """Let the projections look where centred ``(R, P d_v)``, ``(R, P d_t)`` vary together."""
         downs = (self.similarity.down_image, self.similarity.down_text)
-        left, values, right = torch.linalg.svd(image.T @ text, full_matrices=False)
+        # of image.T @ text, whose rank is that of the rows: without a decomposition of its size
+        (left_basis, of_image), (right_basis, of_text) = map(torch.linalg.qr, (image.T, text.T))
+        left, values, right = torch.linalg.svd(of_image @ of_text.T, full_matrices=False)
+        left, right = left_basis @ left, right @ right_basis.T
         rank = int((values > _LEAST_SHARE * values[0]).sum())
         kept = min(downs[0].out_features, rank)
         for down, vectors in zip(downs, (left, right.T), strict=True):

@@ -135,7 +135,7 @@ class PMF(DualEncoder):
             JointTower(image_encoder, image_layers),
             JointTower(text_encoder, text_layers),
             config.modality_dropout,
-            stand_ins=False,
+            stand_ins=0,
         )
         self.image_tower: JointTower
         self.text_tower: JointTower
