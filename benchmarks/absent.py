@@ -79,8 +79,9 @@ def accuracies(config: str, seed: int, root: Path, overrides: list[str]) -> dict
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    table = Table("trained", "absent at test", "accuracy %", "lost, in points")
+    table = Table("trained", "absent at test", "accuracy %", "lost, in points", "below as shipped")
     whole: dict[str, float] = {}
+    shipped = rows[0]["accuracy"]  # of complete samples
     for row in rows:
         before = whole.setdefault(row["training"], row["accuracy"])
         table.add_row(
@@ -88,6 +89,7 @@ def show(rows: list[dict[str, Any]]) -> None:
             row["condition"],
             f"{row['accuracy']:.1f} ± {row['std']:.1f}",
             f"{before - row['accuracy']:.1f}",
+            f"{shipped - row['accuracy']:.1f}",
         )
     Console().print(table)
 
