@@ -7,8 +7,9 @@ Each method goes through the real command line: fit and predict, the last one al
 probes by scikit-learn see the same frozen encoders' pooled outputs. Same splits, same schedule,
 accuracies on the test split with a 95% interval from a bootstrap over pictures. A probe's strength
 is chosen on validation, the configs' options outside of the test split (docs/results.md).
-The 291 test samples of the fine-grained task tell no methods apart that are four points from each
-other, so all are trained and tested on three splits of it, and the table is over all their samples.
+The 291 test samples of the fine-grained task rarely tell apart methods that are four points from
+each other, so all are trained and tested on three splits of it, and the table is over all their
+samples.
 """
 
 import argparse
@@ -110,7 +111,7 @@ def main() -> None:
         show(tables[config], f"{cli.datamodule.variant}{over}")
         compare(outcomes)
         say_calibration(outcomes[-1])
-        say_where(cli)
+        say_where(outcomes[-1].method, cli)
     console = Console()
     console.print(
         f"Training took {trained:.0f} s in all; starting the runs and filling the feature caches "
@@ -308,10 +309,10 @@ def show(rows: list[Row], title: str) -> None:
     Console().print(table)
 
 
-def say_where(cli: EPICCLI) -> None:
+def say_where(method: str, cli: EPICCLI) -> None:
     root = cli.trainer.default_root_dir
     Console().print(
-        f"EPIC trains {trainable_share(cli.model.model):.2%} of the encoders' parameters. Logs "
+        f"{method} trains {trainable_share(cli.model.model):.2%} of the encoders' parameters. Logs "
         f"(tensorboard --logdir {root}), checkpoints, confusion matrix and predictions: {root}/"
     )
 

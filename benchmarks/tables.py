@@ -7,7 +7,7 @@ outputs, whose strength is chosen on validation:
 
     python benchmarks/tables.py --jobs 2 --json
 
-Defaults were chosen on other draws (`--draw 11`).
+Defaults were chosen on other draws (`--draw 11`, `--draw 12`).
 """
 
 import argparse

@@ -1,4 +1,6 @@
-"""EPIC in your own Trainer on your own data: rows of picture path, text and class number.
+"""EPIC in your own Trainer on your own data: a CSV with the columns image, text and label.
+
+Paths of pictures start in the current folder; classes are in alphabetical order.
 
 python examples/own_pipeline.py pairs.csv
 """
@@ -27,19 +29,19 @@ transform = build_image_transform(image_preprocessing(args.image_encoder, 112), 
 tokenizer = AutoTokenizer.from_pretrained(resolve(args.text_encoder))
 
 
-def collate(rows: list[list[str]]) -> dict[str, torch.Tensor | list[str]]:
-    paths, texts, labels = map(list, zip(*rows, strict=True))
+def collate(rows: list[dict[str, str]]) -> dict[str, torch.Tensor | list[str]]:
+    paths, texts = ([row[column] for row in rows] for column in ("image", "text"))
     tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
     pictures = torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])
-    classes = torch.tensor([int(label) for label in labels])
-    return {**tokens, "pixel_values": pictures, "labels": classes, "sample_id": paths}
+    labels = torch.tensor([classes.index(row["label"]) for row in rows])
+    return {**tokens, "pixel_values": pictures, "labels": labels, "sample_id": paths}
 
 
 with open(args.pairs, newline="") as file:
-    rows = list(csv.reader(file))
-encoders, classes = (args.image_encoder, args.text_encoder), len({label for _, _, label in rows})
+    rows = list(csv.DictReader(file))
+classes, encoders = sorted({row["label"] for row in rows}), (args.image_encoder, args.text_encoder)
 options = {"image_size": 112, "text_pooling": "mean"}  # as all-MiniLM was trained
-model = EPICModule(*encoders, classes, interaction_layers=args.interaction_layers, **options)
+model = EPICModule(*encoders, len(classes), interaction_layers=args.interaction_layers, **options)
 trainer = L.Trainer(max_epochs=3, accelerator="auto", devices=1)
 trainer.fit(model, DataLoader(rows, batch_size=16, shuffle=True, collate_fn=collate))
 trainer.save_checkpoint("own_pipeline.ckpt")

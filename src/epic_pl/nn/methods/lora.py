@@ -67,7 +67,7 @@ class LoRA(FineTuned):
         except ImportError as error:
             raise ConfigError(
                 f"Method 'lora' needs the peft library, which cannot be imported ({error}): "
-                "pip install 'epic-pl[compare]'."
+                "pip install peft."
             ) from error
         linear = [
             name
