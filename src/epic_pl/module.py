@@ -94,7 +94,7 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
         lr: peak learning rate of the head.
         prompt_lr: peak learning rate of prompts and hub.
         weight_decay: of AdamW; never on norms, biases and prompts.
-        head_weight_decay: of the head's maps from features to classes; None is as all else.
+        head_weight_decay: of the head's maps that read what the encoders say; None is as all else.
         warmup: share of all steps over which the learning rate rises linearly.
         label_smoothing: of the cross-entropy.
         pooled_loss: weight of a second loss in training, beside 1 of the first: the mean over the

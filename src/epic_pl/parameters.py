@@ -22,10 +22,10 @@ def parameter_groups(
     """AdamW's groups: the head at ``lr``, encoders at their own rate, all else at ``prompt_lr``.
 
     Norms, biases, temperatures, stand-ins (all of at most one dimension) and prompts get no decay;
-    a module names its prompts in ``no_decay``. The maps from features to classes have a decay of
-    their own where ``head_weight_decay`` says so; a head names them in ``maps``.
+    a module names its prompts in ``no_decay``. The maps that read what the encoders say have their
+    own decay where ``head_weight_decay`` says so; a module names them in ``head_decay``.
     """
-    prompts, maps = _named(model, "no_decay"), _named(model, "maps")
+    prompts, maps = _named(model, "no_decay"), _named(model, "head_decay")
     inside = _encoder_prefixes(model)
     rates = {"head": lr, "prompts": prompt_lr, "encoders": model.encoder_lr}
     groups: dict[str, dict[str, Any]] = {}

@@ -41,8 +41,8 @@ class ClassificationHead(nn.Module):
             turn; others are of prompts.
     """
 
-    maps = ("linear.weight", "alone.weight")
-    """Its tensors that map features to logits."""
+    head_decay = ("linear.weight", "alone.weight")
+    """Its tensors that decay as ``head_weight_decay`` says."""
 
     def __init__(
         self,

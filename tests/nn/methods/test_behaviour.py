@@ -20,6 +20,11 @@ from epic_pl.parameters import count_parameters, parameter_groups
 SIZES = {"num_prompts": 2, "interaction_layers": 2, "hub_width": 4}
 # what a method draws once and does not train, outside of the encoders
 LEFT_AS_DRAWN = {"pmf": {"image_prompts.fusion_context", "text_prompts.fusion_context"}}
+# of the head, what is given what the encoders say
+READS = {
+    "late_fusion_mlp": {"head.0.linear.weight"},
+    "pmf": {"head.0.weight", "head.1.weight"},
+}
 PRESENCE = {
     "all here": (None, None),
     "mixed": ([1, 0, 1], [1, 1, 0]),
@@ -53,6 +58,17 @@ def inside(names):
 
 
 # gradient and freezing ------------------------------------------------------------------------
+
+
+@methods
+def test_what_reads_the_encoders_decays_as_head_weight_decay_says(name):
+    model = make(name)
+    names = {id(p): key for key, p in model.named_parameters()}
+    groups = parameter_groups(model, 1e-3, 1e-4, 0.1, head_weight_decay=0.5)
+    decays = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
+    assert {key for key, decay in decays.items() if decay == 0.5} == READS.get(
+        name, {"head.linear.weight"}
+    )
 
 
 @methods

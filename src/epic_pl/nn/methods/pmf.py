@@ -114,6 +114,8 @@ class PMF(DualEncoder):
         ConfigError: if an encoder has fewer than F layers.
     """
 
+    head_decay = ("head.0.weight", "head.1.weight")
+
     def __init__(
         self,
         image_encoder: Encoder,
