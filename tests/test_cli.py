@@ -185,6 +185,12 @@ def test_fit_resumes_from_a_checkpoint_and_warm_start_does_not(config, fitted, b
     assert warm.trainer.global_step == 3
 
 
+def test_weights_that_another_checkpoint_replaces_are_not_asked_for(config, best, capsys):
+    gone = ["--config", config, "--model.warm_start", "gone.ckpt"]
+    run(["validate", *gone, "--ckpt_path", best])
+    assert "gone.ckpt" in _refused(["fit", *gone], capsys)
+
+
 # ------------------------------------------------------------------ configs
 
 

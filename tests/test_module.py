@@ -208,6 +208,20 @@ def test_load_from_checkpoint_gives_the_same_logits_and_names(fitted):
     assert dict(loaded.hparams) == dict(model.hparams)
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_what_was_trained_in_another_precision_loads_and_goes_on(precision, make, tmp_path):
+    rows, path = tiny_runs.loader(tiny_runs.samples()), tmp_path / "trained.ckpt"
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=1, precision=precision)
+    trainer.fit(make(), rows)
+    trainer.save_checkpoint(path)
+    loaded = EPICModule.load_from_checkpoint(path).state_dict()
+    saved = torch.load(path, weights_only=True)["state_dict"]
+    assert all(torch.equal(loaded[key], value.to(loaded[key])) for key, value in saved.items())
+    on = tiny_runs.trainer(tmp_path, max_epochs=2, precision=precision)
+    on.fit(make(), rows, ckpt_path=str(path), weights_only=True)
+    assert on.current_epoch == 2
+
+
 @pytest.fixture
 def other_vit(tiny_vit_dir, tmp_path):
     """The same architecture with one weight changed."""
@@ -291,6 +305,31 @@ def test_warm_start_takes_weights_but_neither_optimiser_nor_epoch(fitted, make, 
     assert trainer.current_epoch == 2
     assert trainer.global_step == len(rates.steps) == 4
     assert max(step["head"] for step in rates.steps) == pytest.approx(5e-3)
+
+
+class _Draws(L.Callback):
+    def on_train_batch_end(self, *_):
+        self.number = torch.rand(1).item()
+
+
+def test_a_new_fit_of_loaded_weights_draws_as_its_own_seed_says(fitted, tmp_path):
+    draws = []
+    for seed in (0, 1):
+        model = EPICModule.load_from_checkpoint(fitted[1])
+        L.seed_everything(seed)
+        draw = _Draws()
+        trainer = tiny_runs.trainer(tmp_path, max_steps=1, callbacks=[draw])
+        trainer.fit(model, tiny_runs.loader(tiny_runs.samples()))
+        draws.append(draw.number)
+    assert draws[0] != draws[1]
+
+
+def test_a_warm_start_refuses_weights_that_meant_something_else(fitted, make, tmp_path):
+    checkpoint = torch.load(fitted[1], weights_only=True)
+    checkpoint["epic_pl"]["format_version"] = 1
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    with pytest.raises(CheckpointError, match="format 1"):
+        make(warm_start=str(tmp_path / "old.ckpt"))
 
 
 def test_callbacks_of_others_still_find_their_metric(make, tmp_path):

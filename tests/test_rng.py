@@ -1,6 +1,7 @@
 import random
 
 import numpy as np
+import pytest
 import torch
 
 from epic_pl.rng import gather_rng_states, rng_state, set_rng_state
@@ -39,6 +40,23 @@ def test_taking_the_state_draws_nothing():
     rng_state()
     gather_rng_states()
     assert draw() == first
+
+
+@pytest.mark.parametrize(("states", "own"), [([7], 0), ([5, 6], 1), ([5], 0)])
+def test_a_machine_may_have_fewer_gpus_than_the_one_before(states, own, monkeypatch):
+    given = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", given.append)
+    state = rng_state_of_cpu() | {"cuda": [torch.tensor([number]) for number in states]}
+    set_rng_state(state)
+    assert given == [torch.tensor([states[own]])]
+
+
+def rng_state_of_cpu():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        return rng_state()
 
 
 def test_one_process_gathers_its_own():

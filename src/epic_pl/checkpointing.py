@@ -79,11 +79,13 @@ class Checkpointing(L.LightningModule):
         self._check_encoders(info)
         check_class_names(info["class_names"], self.hparams.get("class_names"))
         check_similarity(info, checkpoint["state_dict"])
-        if AVERAGE_KEY in checkpoint and self._resumes():
+        resumes = self._resumes()
+        if AVERAGE_KEY in checkpoint and resumes:
             self._pending_average = checkpoint[AVERAGE_KEY]
             checkpoint["state_dict"] |= checkpoint[AVERAGE_KEY]["raw"]
         checkpoint["state_dict"] = self._completed(checkpoint["state_dict"])
-        self._pending_rng = checkpoint.get("rng_states")
+        # a fit that starts from these weights draws as its own seed says
+        self._pending_rng = checkpoint.get("rng_states") if resumes else None
 
     def _resumes(self) -> bool:
         """Whether it is fit that asks for the checkpoint."""
@@ -116,7 +118,9 @@ class Checkpointing(L.LightningModule):
         check_encoder("text", saved["text_encoder"], here["text_encoder"])
 
     def _load_weights(self, checkpoint: dict[str, Any]) -> None:
-        self._check_encoders(require_info(checkpoint))
+        info = require_info(checkpoint)
+        self._check_encoders(info)
+        check_similarity(info, checkpoint["state_dict"])
         self.load_state_dict(self._completed(checkpoint["state_dict"]), strict=True)
 
     def _completed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -123,8 +123,13 @@ class EPICCLI(LightningCLI):
                 _name_classes(config["data"], self._saved_options)
 
     def before_instantiate_classes(self) -> None:
-        """Never run code out of a checkpoint unless the user says so in as many words."""
+        """Never run code out of a checkpoint unless the user says so in as many words.
+
+        Weights to start from are not read where those of a checkpoint take their place.
+        """
         config = self.config[self.subcommand]
+        if config.get("ckpt_path") and config["ckpt_path"] not in _CHECKPOINT_WORDS:
+            config["model"]["warm_start"] = None
         if config["weights_only"] is None:
             config["weights_only"] = True
 

@@ -9,7 +9,10 @@ import torch.distributed as dist
 
 
 def rng_state() -> dict[str, Any]:
-    """The states of Python's, NumPy's and torch's generators, as plain types and tensors."""
+    """The states of Python's, NumPy's and torch's generators, as plain types and tensors.
+
+    Of GPUs that of the current one: a rank draws on its own.
+    """
     version, keys, gauss = random.getstate()
     numpy_state: Any = np.random.get_state(legacy=True)  # noqa: NPY002 the global one, on purpose
     name, words, position, has_gauss, cached = numpy_state
@@ -17,7 +20,7 @@ def rng_state() -> dict[str, Any]:
         "python": [version, list(keys), gauss],
         "numpy": [name, words.tolist(), position, has_gauss, cached],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
     }
 
 
@@ -30,7 +33,9 @@ def set_rng_state(state: dict[str, Any]) -> None:
     np.random.set_state((name, numpy_words, position, has_gauss, cached))  # noqa: NPY002
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([device_state.cpu() for device_state in state["cuda"]])
+        # checkpoints of before have all GPUs of their machine
+        own = torch.cuda.current_device() if len(state["cuda"]) > 1 else 0
+        torch.cuda.set_rng_state(state["cuda"][min(own, len(state["cuda"]) - 1)].cpu())
 
 
 def gather_rng_states() -> list[dict[str, Any]]:

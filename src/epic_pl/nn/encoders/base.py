@@ -187,6 +187,11 @@ class Encoder(nn.Module, ABC):
         """SDPA's mask ``(B, 1, 1, N + n)`` from the tokens' ``(B, N)``; extra is always seen."""
         return read_mask(mask, tokens.shape[1] + num_extra)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Whatever is made of the weights, half precision say, they are who they were."""
+        assert self.fingerprint
+        return super()._apply(fn, recurse)
+
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, whatever is asked, unless the encoder was thawed."""
         return super().train(mode and not self._frozen)
@@ -203,7 +208,10 @@ class Encoder(nn.Module, ABC):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of names and pretrained weights, hexadecimal; worked out once, at first use."""
+        """SHA-256 of names and pretrained weights, hexadecimal.
+
+        Worked out once: at first use, or before the weights are moved or converted.
+        """
         if self._fingerprint is None:
             digest = hashlib.sha256()
             for name, tensor in sorted(self.model.state_dict().items()):
