@@ -4,8 +4,10 @@ Shape legend: R rows, P vectors of a modality, C classes, d width.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, Self
 
 import lightning as L
@@ -13,15 +15,25 @@ import torch
 import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, Subset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+)
 
 from epic_pl.checks import check_batch
+from epic_pl.data.sampler import TrainSampler
 from epic_pl.modality_balance import FEWEST_ROWS, PooledRows
 from epic_pl.nn.head import Agreement, ClassificationHead
 from epic_pl.objectives import Task
 from epic_pl.types import Batch
 
 _MOST_ROWS = 512
+_READ_ALL = (SequentialSampler, RandomSampler, DistributedSampler)
 
 
 @dataclass(frozen=True)
@@ -64,25 +76,49 @@ def look_at_rows(
 
 
 def evenly_spaced(loader: Any) -> DataLoader[Any] | None:
-    """Up to 512 rows of what a training loader reads, in its batches.
+    """Up to 512 rows of those that a training loader reads, in its batches.
 
     None of a stream, which has no rows to choose from, or of fewer rows than say anything.
     """
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
-    dataset: Any = loader.dataset
-    total = len(dataset)
+    trained = _rows_read(loader)
+    total = len(trained)
     if total < FEWEST_ROWS:
         return None
     rows = min(total, _MOST_ROWS)
     return DataLoader(
-        Subset(dataset, [row * total // rows for row in range(rows)]),
+        Subset(loader.dataset, [trained[row * total // rows] for row in range(rows)]),
         batch_size=loader.batch_size or 1,
         collate_fn=loader.collate_fn,
         num_workers=loader.num_workers,
         worker_init_fn=loader.worker_init_fn,
         generator=torch.Generator(),  # of its own, which leaves torch's global one alone
     )
+
+
+def _rows_read(loader: DataLoader[Any]) -> Sequence[int]:
+    """Indices of the rows that a loader reads, rising; others may be held out for a test.
+
+    Of a sampler that is not known to read them all, a copy is asked for an epoch; there are none
+    where it cannot be copied.
+    """
+    dataset: Any = loader.dataset
+    batches: Any = loader.batch_sampler
+    usual = batches is None or type(batches) is BatchSampler
+    # one that comes inside of a batch sampler is not the loader's
+    sampler: Any = batches.sampler if usual and batches is not None else loader.sampler
+    # not a class derived from one of these: Lightning's wraps samplers of all kinds
+    reads_all = type(sampler) in _READ_ALL or isinstance(sampler, TrainSampler)
+    source: Any = getattr(sampler, "data_source", getattr(sampler, "dataset", ()))
+    if usual and reads_all and len(source) == len(dataset):
+        return range(len(dataset))
+    with suppress(TypeError, RuntimeError):
+        # without the dataset, which may be large
+        chosen = deepcopy(sampler if usual else batches, {id(dataset): dataset})
+        drawn = chosen if usual else chain.from_iterable(chosen)
+        return sorted(set(islice(drawn, len(dataset))))
+    return []
 
 
 class _Recorder:

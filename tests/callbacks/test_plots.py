@@ -22,6 +22,13 @@ def test_counts_accuracy_and_names_are_drawn():
     assert shades.tolist() == [[0.75, 0.25], [0, 1]]
 
 
+def test_prices_as_names_are_no_formulas(tmp_path):
+    names = ["$", "$$", "a_$b_$"]
+    figure = draw_confusion_matrix(torch.eye(3), names)
+    figure.savefig(tmp_path / "drawn.png")
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == names
+
+
 def test_a_class_without_samples_and_many_classes_are_drawn():
     figure = draw_confusion_matrix(torch.eye(20).long() * (torch.arange(20) > 0), list("x" * 20))
     assert not figure.axes[0].texts

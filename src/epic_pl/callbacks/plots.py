@@ -72,8 +72,9 @@ def draw_confusion_matrix(counts: Tensor, class_names: list[str]) -> Figure:
     axes = figure.add_subplot()
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(size), class_names, rotation=90, fontsize=8)
-    axes.set_yticks(range(size), class_names, fontsize=8)
+    # a $ in a name starts no formula
+    axes.set_xticks(range(size), class_names, rotation=90, fontsize=8, parse_math=False)
+    axes.set_yticks(range(size), class_names, fontsize=8, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     accuracy = counts.diagonal().sum() / counts.sum().clamp(min=1)

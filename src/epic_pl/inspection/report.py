@@ -120,9 +120,9 @@ def _histograms(findings: Findings) -> Iterator[str]:
         figure, axes = _figure("training rows of each class", "rows")
         largest = np.argsort(-train, kind="stable")[:_CLASSES_SHOWN]
         axes.bar(range(len(largest)), train[largest])
-        # a $ would start a formula
-        names = [findings.class_names[i][:24].replace("$", r"\$") for i in largest]
-        axes.set_xticks(range(len(largest)), names, rotation=90, fontsize=7)
+        names = [findings.class_names[i][:24] for i in largest]
+        # a $ in a name starts no formula
+        axes.set_xticks(range(len(largest)), names, rotation=90, fontsize=7, parse_math=False)
         yield _inline(figure)
     tokens = rows["tokens"].drop_null().to_numpy()
     if tokens.size:

@@ -135,9 +135,7 @@ class ReportWriter(Callback):
         if judge.task == "multiclass":
             counts = confusion_counts(judge, outcome)
             content["confusion"] = counts.tolist()
-            # a $ would start a formula
-            names = [name.replace("$", r"\$") for name in judge.class_names]
-            figures["confusion_matrix"] = draw_confusion_matrix(counts, names)
+            figures["confusion_matrix"] = draw_confusion_matrix(counts, judge.class_names)
         self._write(self.folder, content, figures, data)
 
     def _write(

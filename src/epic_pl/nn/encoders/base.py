@@ -187,10 +187,10 @@ class Encoder(nn.Module, ABC):
         """SDPA's mask ``(B, 1, 1, N + n)`` from the tokens' ``(B, N)``; extra is always seen."""
         return read_mask(mask, tokens.shape[1] + num_extra)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Whatever is made of the weights, half precision say, they are who they were."""
         assert self.fingerprint
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # of torch
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, whatever is asked, unless the encoder was thawed."""
