@@ -1,13 +1,20 @@
 """What is run: names, variants, options and hashes."""
 
-import hashlib
 import json
+from pathlib import Path
 
 import pytest
 from jsonargparse import ArgumentError
 
 import tiny_runs
-from epic_pl.comparison.plan import choose, parsed_options, plan, read_variants
+from epic_pl.comparison.plan import (
+    choose,
+    data_files,
+    digest,
+    parsed_options,
+    plan,
+    read_variants,
+)
 from epic_pl.errors import ConfigError
 from epic_pl.nn.methods import METHODS
 
@@ -95,10 +102,7 @@ def test_with_splits_each_seed_cuts_the_data_anew_for_all_methods(config, tmp_pa
         assert [each["seed_everything"] for each in parsed] == [0, 0, 1, 1]
         assert len({run.key for run in runs}) == 4
         # a run's key is that of its own options as fit understands them
-        text = [json.dumps(each, sort_keys=True, default=str) for each in parsed]
-        assert [hashlib.sha256(each.encode()).hexdigest() for each in text] == [
-            run.key for run in runs
-        ]
+        assert [digest([each, data_files(each)]) for each in parsed] == [run.key for run in runs]
 
 
 def test_keys_change_with_what_is_trained_and_with_nothing_else(config, tmp_path):
@@ -112,6 +116,19 @@ def test_keys_change_with_what_is_trained_and_with_nothing_else(config, tmp_path
     config.write_text("# said otherwise\n" + config.read_text())
     assert key() == before
     config.write_text(config.read_text().replace("hub_width: 8", "hub_width: 9"))
+    assert key() != before
+
+
+def test_a_mended_table_makes_other_runs(config, tmp_path):
+    def key():
+        return plan(choose("epic", []), 1, ["--config", str(config)], tmp_path / "out")[0].key
+
+    before = key()
+    parsed = parsed_options(["--config", str(config)])
+    table = Path(parsed["data"]["init_args"]["table"])
+    table.touch()
+    assert key() == before  # its content counts, not when it was written
+    table.write_text(table.read_text().replace("red", "green", 1))
     assert key() != before
 
 

@@ -91,9 +91,15 @@ def test_groups_are_numbered_as_they_come():
     assert group_of("1F600#3") == group_of("1F600") == "1F600"
     ids = ["b#0", "a", "b#1"]
     numbers = number_groups([*ids, "c#0"])
-    assert numbers == {"b": 0, "a": 1, "c": 2}
+    assert numbers == {"b#0": 0, "b#1": 0, "a": 1, "c#0": 2}
     sums = sums_of_groups(np.array([[1.0, 2], [3, 4], [5, 6]]), ids, numbers)
     assert sums.tolist() == [[6, 8], [3, 4], [0, 0]]
+
+
+@pytest.mark.parametrize("name", ["#{}", "post#{}", "{}", "C#{}a", "issue {}#"])
+def test_ids_that_only_number_the_rows_are_of_no_group(name):
+    ids = [name.format(number) for number in range(20)]
+    assert number_groups(ids) == {sample_id: number for number, sample_id in enumerate(ids)}
 
 
 def test_seeds_on_samples_of_their_own_are_each_weighed_by_what_is_drawn_of_theirs():

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ class Entry:
 class Run:
     """One training: its entry and seed, all options of ``fit``, and where its files lie.
 
-    ``key`` is a hash of all options as parsed; files with another key are of another run.
+    ``key`` is a hash of all options as parsed and of the data's files that they name; files with
+    another key are of another run.
     """
 
     name: str
@@ -169,11 +171,11 @@ def plan(
         method = (f"--model.method={entry.method}", "--model.method_options=null")
         options = (*shared, *method, *entry.options, *ONE_DEVICE)
         parsed = parsed_options((*options, *_seeded(0, splits)))
+        data = data_files(parsed)
         for seed in range(seeds):
             parsed["seed_everything"] = seed
             if splits:
                 parsed["data"]["init_args"]["split_seed"] = seed
-            text = json.dumps(parsed, sort_keys=True, default=str)
             runs.setdefault(entry.name, []).append(
                 Run(
                     entry.name,
@@ -181,7 +183,7 @@ def plan(
                     seed,
                     (*options, *_seeded(seed, splits)),
                     output.resolve() / "runs" / f"{entry.name}-{seed}",
-                    hashlib.sha256(text.encode()).hexdigest(),
+                    digest([parsed, data]),
                 )
             )
     return [run for same_seed in zip(*runs.values(), strict=True) for run in same_seed]
@@ -190,6 +192,21 @@ def plan(
 def _seeded(seed: int, splits: bool) -> list[str]:
     drawn = [f"--data.split_seed={seed}"] if splits else []
     return [f"--seed_everything={seed}", *drawn]
+
+
+def data_files(parsed: Mapping[str, Any]) -> dict[str, str]:
+    """Hash of each file that an option of the data names: rows that were mended are others."""
+    hashes = {}
+    for name, value in parsed["data"].get("init_args", {}).items():
+        with suppress(OSError):  # among others of a text that is no path
+            if isinstance(value, str) and Path(value).is_file():
+                hashes[name] = hashlib.sha256(Path(value).read_bytes()).hexdigest()
+    return hashes
+
+
+def digest(content: Any) -> str:
+    """Hash of options as parsed."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 class _ParsingCLI(EPICCLI):

@@ -3,6 +3,7 @@
 Shape legend: N samples, G groups of them, D draws, k numbers summed.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from epic_pl.comparison.statistics import Floats
 
 DRAWS = 2000
 _AT_A_TIME = 100
+_NUMBERED = re.compile(r"(.+)#\d+")
 
 
 class Difference(NamedTuple):
@@ -30,18 +32,27 @@ def group_of(sample_id: str) -> str:
     bootstrap draws pictures, not rows, or it would take the rows for independent and find
     differences that are none.
     """
-    return sample_id.split("#")[0]
+    numbered = _NUMBERED.fullmatch(sample_id)
+    return numbered[1] if numbered else sample_id
 
 
 def number_groups(ids: Iterable[str]) -> dict[str, int]:
-    """A number from 0 for each group among the samples, as they come."""
-    return {name: number for number, name in enumerate(dict.fromkeys(map(group_of, ids)))}
+    """For each sample the number of its group, from 0, as they come.
+
+    Ids that would all be one group (``post#1``, ``post#2``) are numbered, nothing more: each is a
+    group of its own.
+    """
+    groups = {sample_id: group_of(sample_id) for sample_id in ids}
+    if len(set(groups.values())) == 1:
+        groups = {sample_id: sample_id for sample_id in groups}
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(groups.values()))}
+    return {sample_id: numbers[name] for sample_id, name in groups.items()}
 
 
 def sums_of_groups(sums: Floats, ids: Sequence[str], numbers: Mapping[str, int]) -> Floats:
     """``(G, k)`` from the samples' ``(N, k)``; zeros where a group has none of these."""
-    total = np.zeros((len(numbers), sums.shape[1]))
-    np.add.at(total, [numbers[group_of(sample_id)] for sample_id in ids], sums)
+    total = np.zeros((max(numbers.values()) + 1, sums.shape[1]))
+    np.add.at(total, [numbers[sample_id] for sample_id in ids], sums)
     return total
 
 

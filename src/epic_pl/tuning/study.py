@@ -1,7 +1,5 @@
 """The search: asks Optuna for trials, runs them, and goes on where an earlier search stopped."""
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from epic_pl.arguments import as_options
+from epic_pl.comparison.plan import data_files, digest
 from epic_pl.errors import ConfigError
 from epic_pl.tuning.space import Space, suggest
 from epic_pl.tuning.trial_run import Ended, TrialWatch, run_trial
@@ -58,9 +57,8 @@ class Search:
     def key(self) -> str:
         """Hash of all that makes values of two trials comparable."""
         known = {name: value for name, value in self.parsed.items() if name != "config"}
-        content = [known, {name: repr(each) for name, each in self.space.items()}, self.seed]
-        text = json.dumps(content, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        space = {name: repr(each) for name, each in self.space.items()}
+        return digest([known, space, self.seed, data_files(self.parsed)])
 
 
 def open_study(search: Search, first: dict[str, Any]) -> Any:
