@@ -1,6 +1,7 @@
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import LearningRateFinder
 from torch.utils.data import DataLoader, IterableDataset
 
 import tiny_runs
@@ -368,3 +369,25 @@ def _compared(model, rows):
             model(next(iter(tiny_runs.loader([row]))))
     handle.remove()
     return [torch.cat(vectors) for vectors in zip(*seen, strict=True)]
+
+
+def test_a_search_for_a_learning_rate_leaves_the_start_to_the_fit(make, tmp_path):
+    rows = tiny_runs.samples(48)
+    plain = _fit(make(), tmp_path / "plain", tiny_runs.loader(rows)).state
+    seen = _AtFirstBatch()
+    finder = LearningRateFinder(num_training_steps=3, update_attr=False)
+    trainer = tiny_runs.trainer(tmp_path / "found", max_epochs=1, callbacks=[finder])
+    model = make()
+    trainer.callbacks.append(seen)
+    seen.state = {}  # of the search's own steps nothing is kept
+    finder.on_fit_start = _then(finder.on_fit_start, lambda: setattr(seen, "state", None))
+    trainer.fit(model, tiny_runs.loader(rows))
+    assert all(torch.equal(seen.state[key], value) for key, value in plain.items())
+
+
+def _then(first, second):
+    def both(*arguments):
+        first(*arguments)
+        second()
+
+    return both

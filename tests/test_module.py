@@ -386,6 +386,7 @@ def test_a_loss_that_is_not_finite_names_step_and_samples(make, tmp_path):
     ("options", "named"),
     [
         ({"num_classes": 1}, "num_classes is 1"),
+        ({"num_classes": 1, "task": "multilabel"}, "question of two classes"),
         ({"class_names": ["a", "b"]}, "class_names has 2"),
         ({"task": "multilabel", "pos_weight": [1.0]}, "pos_weight has 1"),
         ({"interaction_layers": 9}, "3 and 3 layers"),

@@ -23,9 +23,11 @@ def check_classes(
     Raises:
         ConfigError: if not.
     """
-    least = 1 if task == "multilabel" else 2
-    if num_classes < least:
-        raise ConfigError(f"num_classes is {num_classes}: {task} needs at least {least}.")
+    if num_classes < 2:
+        way_out = ""
+        if task == "multilabel":
+            way_out = " Whether one label holds is a question of two classes: give both as labels."
+        raise ConfigError(f"num_classes is {num_classes}: {task} needs at least 2.{way_out}")
     _check_length("class_names", class_names, num_classes)
     _check_length("class_frequencies", frequencies, num_classes)
 

@@ -21,6 +21,8 @@ from epic_pl.nn.head import Agreement, ClassificationHead
 from epic_pl.objectives import Task
 from epic_pl.seen_rows import SeenRows, look_at_rows
 
+_YET_TO_START = "yet_to_start_from_rows"
+
 
 class HeadStart(L.LightningModule):
     """The start's part of :class:`epic_pl.module.EPICModule`, which gives it its options.
@@ -34,6 +36,7 @@ class HeadStart(L.LightningModule):
     _class_name_scale: float
     _names_to_start_from: list[str] | None = None
     _starts_from_rows: frozenset[str] = frozenset()
+    _loaded_starts: frozenset[str] = frozenset()
     _encoder_names: dict[str, tuple[str, str | None]]
 
     def setup(self, stage: str) -> None:
@@ -51,9 +54,20 @@ class HeadStart(L.LightningModule):
         self.start_from_rows()
         super().on_train_start()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what the head has yet to start from: a search for a learning rate puts it back."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[_YET_TO_START] = sorted(self._starts_from_rows)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up what :meth:`on_save_checkpoint` said."""
+        super().on_load_checkpoint(checkpoint)
+        self._loaded_starts = frozenset(checkpoint.get(_YET_TO_START, ()))
+
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As torch's; what is loaded is not replaced when a fit begins."""
-        self._names_to_start_from, self._starts_from_rows = None, frozenset()
+        """As torch's; what was trained is not replaced when a fit begins."""
+        self._names_to_start_from, self._starts_from_rows = None, self._loaded_starts
+        self._loaded_starts = frozenset()
         return super().load_state_dict(*args, **kwargs)
 
     def start_from_names(self) -> None:

@@ -61,14 +61,16 @@ class F1Thresholds(MultilabelPrecisionRecallCurve):
         Of several that are equally good the one nearest to 0.5, which a label without a positive
         keeps therefore.
         """
-        tried: Any = self.thresholds  # (T,)
-        counts = self.confmat.double()  # (T, C, 2, 2), truth then prediction
+        own: Any = self.thresholds  # (T,)
+        tried = own.cpu()  # not every accelerator knows float64
+        counts = self.confmat.cpu().double()  # (T, C, 2, 2), truth then prediction
         true, false, missed = counts[..., 1, 1], counts[..., 0, 1], counts[..., 1, 0]  # (T, C)
         f1 = 2 * true / (2 * true + false + missed).clamp(min=1)
         distance = (tried.double() - 0.5).abs()[:, None]  # (T, 1)
         best = f1 >= f1.amax(dim=0) - 1e-12
         chosen = distance.expand_as(f1).masked_fill(~best, 2.0).argmin(dim=0)
-        return tried[chosen]
+        found: Tensor = tried[chosen].to(own)
+        return found
 
 
 def build_metrics(

@@ -12,6 +12,7 @@ import torch
 from cache_items import Items
 
 from epic_pl.cache import FeatureStore, Field, StoreSpec, Wanted, build, build_all, require_disk
+from epic_pl.cache.manifest import Index, Manifest
 from epic_pl.errors import CacheError, DataError
 
 SMALL = 4 * 1024
@@ -327,3 +328,28 @@ def test_a_complete_store_may_be_read_only(tmp_path, items, monkeypatch):
     assert (len(store), asked) == (9, [])
     with pytest.raises(CacheError, match="lacks 14 of 23 items"):
         fill(tmp_path, items)
+
+
+@pytest.mark.parametrize("moment", ["check_files", "read_index"])
+def test_a_store_is_opened_as_it_is_after_another_process_published(
+    tmp_path, items, moment, monkeypatch
+):
+    fill(tmp_path, items, items.hashes[:9])
+    published = []
+
+    def with_news(original):
+        def called(*arguments):
+            if not published:
+                published.append(True)
+                fill(tmp_path, items)  # removes the index that was there
+            return original(*arguments)
+
+        return called
+
+    if moment == "check_files":
+        monkeypatch.setattr(Manifest, "check_files", with_news(Manifest.check_files))
+    else:
+        monkeypatch.setattr("epic_pl.cache.store.Index", with_news(Index))
+    store = FeatureStore.open(tmp_path, items.spec())
+    assert published
+    assert len(store) == len(items.hashes)

@@ -181,6 +181,11 @@ def test_views_are_stored_as_they_are_drawn(workshop):
     assert len(tiny_runs.COLOURS) * 3 < stored_items(workshop.root / "growing", "image") <= 27
 
 
+def test_views_that_a_thread_would_draw_beside_the_training_step_are_refused(workshop):
+    with pytest.raises(ConfigError, match=r"cache\.views is 2.*data\.prefetch to 0"):
+        workshop.fit(workshop.cache(views=2), augment="crop", prefetch=1)
+
+
 def test_workers_and_ranks_are_refused(workshop):
     with pytest.raises(ConfigError, match=r"data\.num_workers is 2 instead of 0.*cache build"):
         workshop.fit(workshop.cache(), num_workers=2)

@@ -232,6 +232,14 @@ def test_pictures_inside_one_file_go_by_their_names(tmp_path):
     assert digests_of(digests, archive, "1")["1"] != first["1"]
 
 
+def test_a_memory_that_cannot_be_written_is_done_without(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"a")
+    (tmp_path / "file").write_text("no folder")
+    digests = PictureDigests(tmp_path / "file" / "memory.json")
+    first = digests_of(digests, tmp_path, "a.png")
+    assert first == digests_of(tmp_path / "memory.json", tmp_path, "a.png")
+
+
 def test_texts_differ_by_every_character():
     assert text_digest("é") == text_digest("é") != text_digest("e")
     assert text_digest("a") != text_digest("a ")

@@ -121,6 +121,15 @@ def test_a_record_knows_what_leads_out_and_survives_damage(tmp_path):
     assert PictureRecord("test", tmp_path).read() == {}
 
 
+def test_a_record_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
+    fabricate.picture(tmp_path / "pictures" / "a.png")
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "file"))
+    record = PictureRecord("test", tmp_path / "pictures")
+    assert set(record.bad_pictures(["a.png", "b.png"])) == {"b.png"}
+    assert record.read() == {}
+
+
 @pytest.mark.parametrize("policy", ["error", "skip", "absent"])
 def test_a_path_that_leads_out_is_refused_at_the_start(
     policy, tmp_path, tiny_vit_dir, tiny_tokenizer_dir

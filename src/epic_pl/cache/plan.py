@@ -92,7 +92,10 @@ def _planned(number: int, digests: Digests, positions: Positions) -> PlannedShar
 def _kept(folder: Path, layout: Layout, base: Manifest, digests: Digests) -> list[PlannedShard]:
     if size_of(folder / base.index.name) != base.index.nbytes:
         return []  # every shard that was written from the same items will be found by its name
-    index = Index(folder / base.index.name, base.index.items, layout.spec.ragged)
+    try:
+        index = Index(folder / base.index.name, base.index.items, layout.spec.ragged)
+    except FileNotFoundError:  # another process has published since
+        return []
     order = np.argsort(digests, kind="stable")
     kept: list[PlannedShard] = []
     start = 0

@@ -43,19 +43,12 @@ class FeatureStore:
     def __init__(
         self, folder: Path, pin_memory: bool = False, fields: Collection[str] | None = None
     ) -> None:
-        manifest = Manifest.read(folder)
-        if manifest is None:
-            raise CacheError(
-                f"The feature store {folder} is not complete: its manifest is missing. Go on with "
-                "`epic-pl cache build`, which keeps what is already there."
-            )
-        manifest.check_files(folder)
+        manifest, self._index = _opened(folder)
         self.folder, self.spec = folder, manifest.spec
         self._pin_memory, self._fields = pin_memory, fields
         self._layout = Layout.of(manifest.spec)
         self._manifest = manifest
         self.num_items = manifest.index.items
-        self._index = Index(folder / manifest.index.name, self.num_items, self.spec.ragged)
         self._firsts = np.cumsum([0, *(shard.items for shard in manifest.shards)])
         self._shard = lru_cache(_MAPPED)(self._map_shard)
         self._buffers = BufferPool(pin_memory)
@@ -212,6 +205,30 @@ class _Mapped:
     def tokens(self) -> Tensor:
         """(T, words) int64."""
         return self.shard(self.number).tokens
+
+
+def _opened(folder: Path) -> tuple[Manifest, Index]:
+    """What a store consists of; read again where another process has published more meanwhile."""
+    manifest = _complete(folder)
+    while True:
+        try:
+            manifest.check_files(folder)
+            index = manifest.index
+            return manifest, Index(folder / index.name, index.items, manifest.spec.ragged)
+        except (CacheError, FileNotFoundError) as error:
+            before, manifest = manifest, _complete(folder)
+            if manifest == before and isinstance(error, CacheError):
+                raise
+
+
+def _complete(folder: Path) -> Manifest:
+    manifest = Manifest.read(folder)
+    if manifest is None:
+        raise CacheError(
+            f"The feature store {folder} is not complete: its manifest is missing. Go on with "
+            "`epic-pl cache build`, which keeps what is already there."
+        )
+    return manifest
 
 
 def _missing(root: Path, spec: StoreSpec) -> str:

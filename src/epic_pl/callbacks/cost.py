@@ -54,7 +54,7 @@ class CostMeter(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the start's memory and begin to watch."""
         device = trainer.strategy.root_device
-        self._memory = _CPUMemory() if device.type == "cpu" else _DeviceMemory(device)
+        self._memory = _DeviceMemory(device) if device.type == "cuda" else _CPUMemory()
         self._memory.start()
         self._fit_start = self._timed_start = time.perf_counter()
         self._steps = 0
@@ -121,7 +121,7 @@ class _CPUMemory:
 
 
 class _DeviceMemory:
-    """What torch's allocator holds on an accelerator."""
+    """What torch's allocator holds on a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -144,7 +144,8 @@ class FeatureCache(Callback):
         """Have the loaders of a stage of ``data``, already set up, store what they lack.
 
         Raises:
-            ConfigError: as for :meth:`fill`, or there are loader workers or other processes.
+            ConfigError: as for :meth:`fill`, or there are loader workers or other processes, or
+                views are to be loaded ahead.
             CacheError: if a store on the disk is damaged, or the disk has no room for what the
                 first epoch needs.
         """
@@ -158,6 +159,12 @@ class FeatureCache(Callback):
                     f"{name} is {count} instead of {most}. Set it to {most}, or store the features "
                     "with `epic-pl cache build` first and set cache.fill to ahead."
                 )
+        if self.views and data.prefetch:
+            raise ConfigError(
+                f"cache.views is {self.views}, and augmenting draws from the random generators of "
+                "training, beside which data.prefetch would run it. Set data.prefetch to 0, or "
+                "cache.fill to ahead."
+            )
         growing = GrowingFeatures(self._options(data), module, data)
         for dataset, views in self._splits(data, stage):
             growing.add(dataset, views)

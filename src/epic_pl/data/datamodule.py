@@ -236,9 +236,10 @@ class ImageTextDataModule(LightningDataModule, ABC):
         if self.clean_text:
             clean_texts(dataset)
         if not len(cast(Sized, dataset)):
+            why = " Training needs it: it calibrates what is kept." if split == "val" else ""
             raise DataError(
-                f"The {split} split of {type(self).__name__} is empty. Check the data folder and "
-                "the split's options."
+                f"The {split} split of {type(self).__name__} is empty.{why} Check the data folder "
+                "and the split's options."
             )
         self._datasets[split] = dataset
 

@@ -182,13 +182,15 @@ class PictureDigests:
         return entry[2] if entry is not None and entry[:2] == state else None
 
     def save(self) -> None:
-        """Remember for later runs."""
-        if self._changed:
+        """Remember for later runs, which without it read the pictures again, no more."""
+        if not self._changed:
+            return
+        with contextlib.suppress(OSError):  # of others, who may not write there
             self._memory.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._memory.with_suffix(f".{os.getpid()}.tmp")
             temporary.write_text(json.dumps(self._known), encoding="utf-8")
             temporary.replace(self._memory)
-            self._changed = False
+        self._changed = False
 
 
 def _file_of(root: str, path: str) -> tuple[bool, Path, str, list[int]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.data.manifest import manifest_path, read_manifest, write_manifest
 from epic_pl.data.table_pictures import leads_out, missing_pictures, unreadable_pictures
@@ -36,12 +37,14 @@ class PictureRecord:
     def add(self, looked_at: Iterable[str], bad: Mapping[str, str]) -> None:
         """Record pictures that were decoded, those in ``bad`` in vain.
 
-        Raises:
-            DataError: the cache cannot be written.
+        A cache that cannot be written costs time at the next start, no more.
         """
         facts = {**self.read(), **{path: bad.get(path) for path in looked_at}}
         columns = [pa.array(values, pa.string()) for values in (list(facts), list(facts.values()))]
-        write_manifest(self.path, pa.table(columns, schema=_SCHEMA), {})
+        try:
+            write_manifest(self.path, pa.table(columns, schema=_SCHEMA), {})
+        except DataError as error:
+            rank_zero_info(f"Pictures are decoded again at the next start: {error}")
 
     def bad_pictures(self, paths: Collection[str], min_size: int | None = None) -> dict[str, str]:
         """Paths that cannot be used, each with what is wrong.

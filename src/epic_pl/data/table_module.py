@@ -64,7 +64,8 @@ class TableDataModule(ImageTextDataModule):
         image_root: where relative picture paths start, those of ``predict_table`` too; None is the
             folder of the table that names them.
         allow_outside: whether a picture may lie outside of ``image_root``.
-        val_size: rows (int) or share (float) of a validation split that is cut off; 0 for none.
+        val_size: rows (int) or share (float) of a validation split that is cut off; 0 for none,
+            where nothing is trained.
         test_size: likewise. Cut splits are stratified (iteratively for multilabel), and the rows of
             one picture, or without one those of one text, stay together.
         split_seed: of the cut; apart from ``seed``, so that runs share their test set.
