@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import tiny_runs
 from epic_pl.checkpoint import read_checkpoint
 from epic_pl.cli import main, run
-from epic_pl.config_files import find_config, packaged_configs
+from epic_pl.config_files import find_config, first_config, packaged_configs
 from epic_pl.errors import ConfigError
 
 
@@ -201,6 +201,13 @@ def test_bare_names_are_packaged_configs_and_a_local_file_wins(folder):
     assert find_config("openmoji.yaml") == "openmoji.yaml"
     with pytest.raises(ConfigError):
         find_config("elsewhere/openmoji_entailment.yaml")
+
+
+def test_a_folder_is_named_after_the_first_config_or_its_folder():
+    assert first_config(["--config=a/food.yaml", "--config", "b.yaml"]) == "food"
+    assert first_config(["--config", "cats/epic.yaml"]) == "cats"
+    assert first_config(["--config", "epic.yaml"]) == Path.cwd().name
+    assert first_config([]) == "default"
 
 
 def test_an_unknown_config_lists_what_there_is(capsys, folder):

@@ -9,6 +9,9 @@ import yaml
 
 from epic_pl.errors import ConfigError
 
+INIT_CONFIG = "epic.yaml"
+"""What ``epic-pl data init`` calls each config that it writes."""
+
 
 def packaged_configs() -> list[str]:
     """Names of the configs that ship with the package, overlays and ablations included."""
@@ -65,13 +68,19 @@ def find_packaged(kind: Literal["variants", "spaces"], name: str) -> str:
 
 
 def first_config(args: Sequence[str]) -> str:
-    """The name of the first config of ``args`` without its folder, to name a folder after."""
+    """The name of the first config of ``args`` without its folder, to name a folder after.
+
+    Of an ``epic.yaml``, as ``epic-pl data init`` calls each, that of the folder that it lies in.
+    """
     named = [
         args[at + 1] if option == "--config" else option.split("=", 1)[1]
         for at, option in enumerate(args)
         if option.startswith("--config=") or (option == "--config" and at + 1 < len(args))
     ]
-    return Path(named[0]).stem if named else "default"
+    if not named:
+        return "default"
+    path = Path(named[0])
+    return path.resolve().parent.name if path.name == INIT_CONFIG else path.stem
 
 
 def resolve_configs(args: list[str]) -> list[str]:

@@ -45,7 +45,11 @@ def _rows(count=12, **cells):
 NUMBERS = {i: float(i % 2) for i in range(12)}
 CASES = {
     "missing column": (_rows(), {"label_column": "lable"}, r"no column 'lable'.*mean 'label'"),
-    "missing image column": (_rows(), {"image_column": "picture"}, r"no column 'picture'"),
+    "missing image column": (
+        _rows(),
+        {"image_column": "picture"},
+        r"no column 'picture'.*set image_column to null",
+    ),
     "missing text column": (_rows(), {"text_columns": "{titel}"}, r"no column 'titel'"),
     "missing split column": (_rows(), {"split_column": "splt"}, r"no column 'splt'.*mean 'split'"),
     "missing id column": (_rows(), {"id_column": "idd"}, r"no column 'idd' \(id_column\)"),
@@ -54,6 +58,12 @@ CASES = {
     "label NaN": (_rows(label=NUMBERS | {3: float("nan")}), {}, r"is NaN.*row 3"),
     "label nan from pandas": (_rows(label={3: "nan", 5: "NaN"}), {}, r"pandas.*2 such: rows 3, 5"),
     "label fraction": (_rows(label=NUMBERS | {4: 0.5}), {}, r"fraction.*row 4"),
+    "label beyond numbers": (_rows(label=NUMBERS | {4: float("inf")}), {}, r"too large.*row 4"),
+    "one picture": (
+        _rows(image=dict.fromkeys(range(12), "0.png")),
+        {"test_size": 0.2},
+        r"12 rows show only 1 different pictures",
+    ),
     "label absent": (_rows(label={2: None}), {}, r"no label in row 2"),
     "label empty": (_rows(label={2: "  "}), {}, r"no label in row 2"),
     "label with blanks": (_rows(label={7: "a "}), {}, r"'a '.*blanks.*row 7"),

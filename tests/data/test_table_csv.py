@@ -30,9 +30,10 @@ PICTURES = "".join(f"{i}.png,text {i},{'cat' if i % 2 else 'dog'}\n" for i in ra
         ),
         ("t.csv", 'a,b\n"1",2\n"3","4",5\n', "row at line 3 has 3 cells, not 2"),
         ("t.csv", 'a,b\n"1\n1",2\n\n"3"x,4\n', "line 5 a quote"),
+        ("t.csv", "\ufeffsep=;\r\na;b\r\n1;2\r\n", "first line tells Excel.*delete that line"),
     ],
 )
-def test_a_quote_that_is_not_closed_is_refused_with_its_line(tmp_path, name, content, message):
+def test_what_would_swallow_rows_is_refused_with_its_line(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content.encode())
     with pytest.raises(DataError, match=message) as caught:
         read_table(tmp_path / name)

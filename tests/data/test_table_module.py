@@ -379,3 +379,52 @@ def test_split_of_a_manifest_is_a_slice_of_the_memory_map(folder):
     dataset = data.build_dataset("train", lambda image: image)
     assert isinstance(dataset, ImageTextDataset)
     assert pa.total_allocated_bytes() - before < 4096
+
+
+def test_what_rows_to_predict_say_of_their_labels_is_no_class(folder):
+    rows = _rows(split=lambda i: ("train", "val", "predict")[i % 3])
+    for row in rows[2::3]:
+        row["label"] = "?"
+    data = _make(folder, rows, split_column="split", test_size=0.2)
+    assert data.class_names == ["a", "b"]
+    assert _labels(data, "predict") == [None] * 10
+
+
+def test_whole_numbers_are_one_class_however_they_are_written(folder):
+    mixed = _rows(label=lambda i: ["0", "1.0", "1", "0.0"][i % 4])
+    assert _make(folder, mixed).class_names == ["0", "1"]
+    versions = _rows(label=lambda i: ["1.0", "1.5"][i % 2])
+    assert _make(folder, versions).class_names == ["1.0", "1.5"]
+
+
+def test_a_class_that_a_cell_names_twice_applies_once(folder):
+    rows = _rows(label=lambda i: ["a|a", "b", "b|a|b"][i % 3])
+    data = _make(folder, rows, label_separator="|")
+    counts = {
+        tuple(labels) for split in ("train", "val", "test") for labels in _labels(data, split)
+    }
+    assert counts == {(0,), (1,), (1, 0)}
+
+
+def test_one_file_that_is_named_in_two_ways_is_in_one_split(folder):
+    rows = _rows(60, image=lambda i: f"img/{i % 30}.png" if i < 30 else f"./img//{i % 30}.png")
+    data = _make(folder, rows)
+    of = {}
+    for split in ("train", "val", "test"):
+        for path in data.rows(split)["image"].to_pylist():
+            of.setdefault(os.path.normpath(path), set()).add(split)
+    assert len(of) == 30
+    assert all(len(splits) == 1 for splits in of.values())
+
+
+def test_a_parquet_file_of_the_hub_knows_its_classes_by_name(folder):
+    rows = _rows(label=lambda i: -1 if i > 27 else i % 2, split=lambda i: "train")
+    for row in rows[28:]:
+        row["split"] = "predict"
+    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    written = {"huggingface": json.dumps({"info": {"features": features}})}
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table.replace_schema_metadata(written), folder / "hub.parquet")
+    options = {"split_column": "split", "image_size": 32, **ENCODERS}
+    data = TableDataModule(table=str(folder / "hub.parquet"), **options)
+    assert data.class_names == ["cat", "dog"]

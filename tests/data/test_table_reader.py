@@ -98,7 +98,7 @@ def test_hugging_face_lists_of_classes_are_told_by_every_name_they_had(tmp_path,
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (5, r"'label' holds class 5, but dataset_info.json names 2 classes"),
+        (5, r"'label' holds class 5, but the dataset names 2 classes"),
         ("cat", r"'label' is a ClassLabel, but holds string"),
         ([0, 2], r"'label' holds class 2"),
     ],

@@ -134,7 +134,9 @@ def test_init_of_a_saved_dataset_trains_on_the_pictures_in_it(
             colour = ("green", "red")[index % 2]
             Image.new("RGB", (40, 40 + index), colour).save(buffer, "PNG")
             picture = {"bytes": buffer.getvalue(), "path": f"{index}.png"}
-            rows.append({"image": picture, "caption": f"a square, {colour}", "label": index % 2})
+            rows.append(
+                {"image": picture, "caption": f"square {index}, {colour}", "label": index % 2}
+            )
         folder = tmp_path / "mine" / split
         folder.mkdir(parents=True)
         table = pa.Table.from_pylist(rows)

@@ -102,6 +102,21 @@ def test_a_column_called_like_pictures_is_never_dropped(folder, image):
             {"text_columns": ["标题"]},
         ),
         ({"imageClass": [0, 1] * 20}, {"label_column": "imageClass"}),
+        (
+            {"kind": None, "label_source": ["x", "y"] * 20, "label": ["a", "b", "c", "d"] * 10},
+            {"label_column": "label"},
+        ),
+        ({"target_url": [f"u{i}" for i in range(40)]}, {"label_column": "kind"}),
+        ({"labels": [[0.5, i / 3] for i in range(40)]}, {"label_column": "kind"}),
+        # the class in other words is no text to learn from
+        (
+            {"kind_title": ["A cat, of course", "The dog"] * 20},
+            {"text_columns": ["caption"], "label_column": "kind"},
+        ),
+        (
+            {"kind": [0, 1] * 20, "kind_text": ["cat", "dog"] * 20, "caption": None},
+            {"text_columns": [], "label_column": "kind"},
+        ),
     ],
 )
 def test_splits_ids_and_several_labels_are_noticed(folder, columns, expected):
@@ -179,3 +194,11 @@ def test_folder_with_no_table_or_several_is_refused(folder, names):
         (folder / name).write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match=f"found: {', '.join(sorted(names)) or 'none'}"):
         write_config(folder)
+
+
+def test_pictures_may_lie_in_folders_that_the_first_rows_do_not_name(folder):
+    paths = [f"{folder}/pics/{i % 40}.jpg" for i in range(2100)] + [str(folder / "0.jpg")]
+    Image.new("RGB", (30, 20)).save(folder / "0.jpg")
+    table = pa.table({"photo": paths, "kind": ["cat", "dog"] * 1050 + ["cat"]})
+    assert guess_columns(table, folder).image_root is None  # the table's own folder
+    assert guess_columns(table.slice(0, 2100), folder).image_root == folder / "pics"

@@ -12,7 +12,11 @@ from epic_pl.errors import ConfigError
 
 # a letter must follow, so that "3 < 4" stays; and no < within, so that time grows with length only
 _TAG = re.compile(r"<[a-zA-Z/!][^<>]*>")
-_ADDRESS = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
+# to the next blank; of Chinese, Japanese and Korean, which put none, to their first character
+_ADDRESS = re.compile(
+    r"(?:https?://|(?<![a-z0-9_])www\.)[^\s<>\u3000-\u9fff\uac00-\ud7af\uff00-\uffef]+",
+    re.IGNORECASE,
+)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 

@@ -108,6 +108,12 @@ def grouped_split(
         asked: Mapping[str, int | float] = sizes
     else:
         asked = {name: max(round(share * len(codes)), 1) for name, share in shares.items() if share}
+    if sum(asked.values()) >= len(codes) < total:
+        raise DataError(
+            f"{total:,} rows show only {len(codes):,} different pictures (or texts without one), "
+            f"and rows of one stay together: too few to cut {dict(sizes)} off. Name the splits in "
+            "a column (split_column)."
+        )
     heads = [labels[row] for row in first]
     if multilabel:
         parts = iterative_split(heads, asked, seed)

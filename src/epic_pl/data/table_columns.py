@@ -51,9 +51,11 @@ def column(table: pa.Table, name: str, option: str) -> pa.Array:
     if name not in table.column_names:
         close = get_close_matches(name, table.column_names, n=1, cutoff=0.6)
         guess = f" Did you mean {close[0]!r}?" if close else ""
+        without = {"image_column": "pictures", "text_columns": "texts"}.get(option)
+        null = f" For a table without {without} set {option} to null." if without else ""
         raise DataError(
             f"The table has no column {name!r} ({option}); it has "
-            f"{', '.join(map(repr, table.column_names))}.{guess}"
+            f"{', '.join(map(repr, table.column_names))}.{guess}{null}"
         )
     array = table[name].combine_chunks()
     if isinstance(array, pa.ChunkedArray):  # no rows, or beyond 2 GB

@@ -66,6 +66,8 @@ def _delimiter(path: Path) -> str:
     """What separates most cells of the header, outside of quotes; the suffix's own where equal."""
     with path.open("rb") as file:
         header = _QUOTED.sub("", file.readline().decode("utf-8-sig"))
+    if re.fullmatch(r"sep=.\s*", header):
+        raise ValueError("its first line tells Excel the separator (sep=): delete that line")
     own = "\t" if path.suffix.lower() == ".tsv" else ","
     marks: list[str] = [own, *",;\t|"]
     return max(marks, key=header.count)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet
 
 from epic_pl.data.table_labels import is_list
 
@@ -47,6 +48,17 @@ def _read_split(path: Path) -> pa.Table:
     tables = [pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files]
     table = pa.concat_tables(tables)
     info = json.loads((path / "dataset_info.json").read_text(encoding="utf-8"))
+    return _with_class_names(table, info)
+
+
+def read_hub_parquet(path: Path) -> pa.Table:
+    """A Parquet file, with names for classes where it says that a column has some."""
+    table = pyarrow.parquet.read_table(path)
+    written = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    return _with_class_names(table, written.get("info") or {})
+
+
+def _with_class_names(table: pa.Table, info: Any) -> pa.Table:
     for name, feature in (info.get("features") or {}).items():
         table = _named_classes(table, name, feature)
     return table
@@ -87,7 +99,7 @@ def _take_names(names: pa.Array, codes: pa.Array, column: str) -> pa.Array:
     beyond = codes.filter(pc.greater_equal(codes, len(names)))
     if len(beyond):
         raise ValueError(
-            f"column {column!r} holds class {beyond[0].as_py()}, but dataset_info.json names "
+            f"column {column!r} holds class {beyond[0].as_py()}, but the dataset names "
             f"{len(names)} classes, which count from 0"
         )
     known = pc.greater_equal(codes, 0)

@@ -20,6 +20,9 @@ from epic_pl.errors import ConfigError, DataError
 
 _SHOWN = 5
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+_WHOLE = r"^-?[0-9]+(\.0+)?$"
+# beyond it a float skips whole numbers
+_LARGEST_WHOLE = 2.0**53
 # numpy writes no commas, and Python would join the strings
 _WITHOUT_COMMA = re.compile(r"""['"]\s+['"]""")
 
@@ -135,8 +138,18 @@ def _class_strings(values: pa.Array, name: str, rows: npt.NDArray[Any]) -> pa.Ar
             name,
             "is a fraction; labels name classes, so bin the numbers first",
         )
+        _refuse(
+            pc.greater(pc.abs(values), _LARGEST_WHOLE),
+            values,
+            rows,
+            name,
+            "is too large for a number of a class",
+        )
         values = values.cast(pa.int64())  # pandas turns whole numbers with gaps into floats
     values = strings(values, name)
+    whole = pc.match_substring_regex(values, _WHOLE)
+    if pc.all(whole).as_py():  # and writes them so: 1.0 is 1, as in Parquet
+        values = pc.replace_substring_regex(values, r"\.0+$", "")
     trimmed = pc.utf8_trim_whitespace(values)
     _refuse(
         pc.is_in(pc.utf8_lower(trimmed), value_set=pa.array(["nan", "<na>"])),
@@ -195,4 +208,8 @@ def encode_labels(labels: pa.Array, classes: Sequence[str]) -> pa.Array:
     if not multilabel:
         return codes
     parents = pc.list_parent_indices(labels).to_numpy()
-    return _lists(codes, parents, len(labels), np.asarray(pc.is_null(labels)))
+    # a class that a cell names twice applies once
+    pairs = np.stack([parents, codes.to_numpy()])
+    kept = np.sort(np.unique(pairs, axis=1, return_index=True)[1])
+    once = codes.take(pa.array(kept))
+    return _lists(once, parents[kept], len(labels), np.asarray(pc.is_null(labels)))

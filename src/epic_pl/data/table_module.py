@@ -32,7 +32,7 @@ from epic_pl.data.transforms import ImageTransform
 from epic_pl.errors import ConfigError, DataError
 
 # raised whenever a table's rows come to be read in another way, so that no older manifest is met
-_ROWS_VERSION = 4
+_ROWS_VERSION = 5
 _ROW = re.compile(r"\brows? [0-9]")
 
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.json
-import pyarrow.parquet
 
 from epic_pl.data.table_csv import read_csv
-from epic_pl.data.table_hf import is_saved_dataset, read_saved_dataset
+from epic_pl.data.table_hf import is_saved_dataset, read_hub_parquet, read_saved_dataset
 from epic_pl.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -99,7 +98,7 @@ def _read(path: Path) -> pa.Table:
     if path.is_dir():
         return read_saved_dataset(path)
     if path.suffix.lower() == ".parquet":
-        return pyarrow.parquet.read_table(path)
+        return read_hub_parquet(path)
     if not path.stat().st_size:
         raise ValueError("the file is empty (0 bytes)")
     if path.suffix.lower() in (".csv", ".tsv"):

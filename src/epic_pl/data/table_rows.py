@@ -1,5 +1,6 @@
 """Rows of anyone's table, checked and shared out to splits, before any picture is looked at."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,6 @@ def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple
         given = np.full(len(ids), "train")
     elif not (given == "predict").any() and not _names_classes(labels)[given == "test"].any():
         given = np.where(given == "test", "predict", given)  # a test split to hand in somewhere
-        labels = pc.if_else(pa.array(given == "predict"), pa.scalar(None, labels.type), labels)
     if options.label_separator is not None:
         labels = none_where_null(labels, given != "predict")
     unknown = np.asarray(pc.is_null(labels)) & (given != "predict")
@@ -75,6 +75,8 @@ def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple
             f"There is no label in {named_rows(unknown)} (column {options.label_column!r}). Fill "
             "it in, drop the row, or put it into a split named predict."
         )
+    # what rows to predict say of their labels, "?" perhaps, is not asked
+    labels = pc.if_else(pa.array(given == "predict"), pa.scalar(None, labels.type), labels)
     _check_named(labels, given, options)
     classes = options.classes or class_order(_distinct(labels))
     if len(classes) < 2 and not pa.types.is_list(labels.type):
@@ -170,7 +172,10 @@ def _share_out(
 
 
 def _groups(images: pa.Array, texts: pa.Array) -> npt.NDArray[np.int64]:
-    """A number for each picture, and for each text without one."""
+    """A number for each picture, however its path is written, and for each text without one."""
+    if pc.any(pc.match_substring_regex(images, r"//|(^|/)\.\.?/")).as_py():
+        paths = images.to_pylist()
+        images = pa.array([path and os.path.normpath(path) for path in paths], pa.string())
     pictures = images.dictionary_encode().indices.cast(pa.int64())
     alone = pc.add(texts.dictionary_encode().indices.cast(pa.int64()), len(images))
     return np.asarray(pc.coalesce(pictures, alone))

@@ -14,14 +14,23 @@ _NAMES = {
 
 
 def by_name(names: Iterable[str], role: str) -> list[str]:
-    """Columns that are called like a role, the clearest name first."""
+    """Columns that are called like a role, the clearest name first.
+
+    ``label`` comes before ``label_source``; of pictures, whose cells are looked at, ``image_path``
+    comes before ``path``.
+    """
     known = _NAMES[role]
     ranked = [
-        (min(known.index(word) for word in _words(name) & set(known)), index, name)
+        (
+            role != "image" and name.lower() not in known,
+            min(known.index(word) for word in _words(name) & set(known)),
+            index,
+            name,
+        )
         for index, name in enumerate(names)
         if _words(name) & set(known)
     ]
-    return [name for _, _, name in sorted(ranked)]
+    return [name for *_, name in sorted(ranked)]
 
 
 def roles(name: str) -> set[str]:

@@ -13,13 +13,13 @@ from epic_pl.data.table_embedded import may_embed
 from epic_pl.data.table_labels import is_list, written_lists
 from epic_pl.errors import DataError
 from epic_pl.inspection.column_names import by_name, roles
-from epic_pl.inspection.guess_pictures import Pictures, find_pictures, values
+from epic_pl.inspection.guess_pictures import LOOKED_AT, Pictures, find_pictures, values
 
-_LOOKED_AT = 2000
 _MOST_SPLITS = 8
 # of one character, in UTF-8: scripts that put no blank between words have three
 _BYTES_WITHOUT_BLANKS, _FEWEST_CHARACTERS = 2.5, 4
 _SEPARATORS = ("|", ";", ",")
+_TELLING_ROWS = 10
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,13 @@ def guess_columns(table: pa.Table, folder: Path) -> Guess:
     Raises:
         DataError: no column looks like a label, or none like picture or text.
     """
-    head = table.slice(0, _LOOKED_AT)
     strings = [f.name for f in table.schema if _is_string(f.type)]
     embedded = [f.name for f in table.schema if may_embed(f.type)]
     if embedded:
         first = [*by_name(embedded, "image"), *embedded][0]
         pictures: Pictures | None = Pictures(first, first, folder)
     else:
-        pictures = find_pictures(head, strings, folder)
+        pictures = find_pictures(table, strings, folder)
     image, source = (pictures.column, pictures.source) if pictures else (None, None)
     left = list(table.column_names)
     if image == source:  # of a template it may be the id as well
@@ -69,7 +68,9 @@ def guess_columns(table: pa.Table, folder: Path) -> Guess:
     left = [name for name in left if name != label]
     identity = _first(left, "id", lambda name: _is_unique(table, name))
     left = [name for name in left if name not in (identity, source)]
-    texts = _text_columns(head, [name for name in left if name in strings])
+    texts = _text_columns(table.slice(0, LOOKED_AT), [name for name in left if name in strings])
+    told = [name for name in texts if not _names_label(table, name, label)]
+    texts = told if told or image else texts  # nothing else is there to learn from
     if image is None and not texts:
         raise DataError(
             f"No column looks like paths of pictures or like text; there are "
@@ -121,24 +122,59 @@ def _is_unique(table: pa.Table, name: str) -> bool:
 
 
 def _label_column(table: pa.Table, names: Sequence[str]) -> str:
-    for name in by_name(names, "label"):
-        if not pa.types.is_struct(table.schema.field(name).type):
-            return name
+    kinds = {name: table.schema.field(name).type for name in names}
+    called = [name for name in by_name(names, "label") if _may_name_classes(kinds[name])]
+    recurring = [name for name in called if _recurs(table, name)]
+    if recurring:
+        return recurring[0]
     counts = {}
-    for name in names:
-        kind = table.schema.field(name).type
-        if is_list(kind):
+    for name, kind in kinds.items():
+        if is_list(kind) and _may_name_classes(kind):
             return name
         if _is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
             counts[name] = pc.count_distinct(table[name].cast(pa.string())).as_py()
     # a class has several rows; the column with the fewest classes is the likeliest
     likely = {name: n for name, n in counts.items() if 2 <= n <= max(2, table.num_rows // 4)}
+    if called and not likely:
+        return called[0]
     if not likely:
         raise DataError(
             f"No column looks like a label; there are {', '.join(map(repr, table.column_names))}. "
             "Name label_column in a config of your own (configs/table.yaml shows one)."
         )
     return min(likely, key=lambda name: likely[name])
+
+
+def _may_name_classes(kind: pa.DataType) -> bool:
+    """Numbers with a fraction name none in a list: that is an embedding."""
+    if is_list(kind):
+        kind = kind.value_type
+        return bool(_is_string(kind) or pa.types.is_integer(kind))
+    return not pa.types.is_struct(kind)
+
+
+def _recurs(table: pa.Table, name: str) -> bool:
+    """Whether rows share their class with others, as far as there are rows enough to tell."""
+    labels = table[name]
+    if is_list(labels.type) or table.num_rows < _TELLING_ROWS:
+        return True
+    if _separator(labels) is not None or written_lists(labels) is not None:
+        return True
+    cells = labels.cast(pa.string()).drop_null()
+    return bool(pc.count_distinct(cells).as_py() <= max(2, len(cells) // 2))
+
+
+def _names_label(table: pa.Table, name: str, label: str) -> bool:
+    """Whether a column says in other words what the label says, and no more."""
+    if is_list(table.schema.field(label).type):
+        return False
+    pairs = pa.table([table[each].cast(pa.string()) for each in (name, label)], ["text", "label"])
+    pairs = pairs.drop_null()
+    classes = len(pc.unique(pairs["label"]))
+    if not 1 < classes <= len(pairs) // 2:
+        return False
+    both: int = pairs.group_by(["text", "label"]).aggregate([]).num_rows
+    return both == classes == len(pc.unique(pairs["text"]))
 
 
 def _separator(labels: pa.ChunkedArray) -> str | None:

@@ -11,6 +11,8 @@ import pyarrow as pa
 from epic_pl.inspection.column_names import by_name, is_called_picture
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+LOOKED_AT = 2000
+"""Rows that are enough to tell what a column holds."""
 _LOOKED_UP = 50
 
 
@@ -29,7 +31,7 @@ class Pictures:
     root: Path
 
 
-def find_pictures(head: pa.Table, strings: Sequence[str], folder: Path) -> Pictures | None:
+def find_pictures(table: pa.Table, strings: Sequence[str], folder: Path) -> Pictures | None:
     """The column whose cells are files, or their names without a suffix.
 
     Paths start in ``folder``, in one in it, or in the one in which all lie where they are whole
@@ -37,10 +39,11 @@ def find_pictures(head: pa.Table, strings: Sequence[str], folder: Path) -> Pictu
     nothing is there: the check will say so, and text alone is not what was meant.
 
     Args:
-        head: first rows of the table.
+        table: as read.
         strings: its columns of strings.
         folder: where the table lies.
     """
+    head = table.slice(0, LOOKED_AT)
     roots = [folder, *(sub for sub in sorted(folder.iterdir()) if sub.is_dir())]
     ranked = list(dict.fromkeys([*by_name(strings, "image"), *strings]))
     cells = {name: values(head, name) for name in ranked}
@@ -49,7 +52,7 @@ def find_pictures(head: pa.Table, strings: Sequence[str], folder: Path) -> Pictu
         for root in roots:
             # a few may be missing: the check will say which
             if _most(_is_file(root, value) for value in looked_up):
-                return Pictures(name, name, _common_folder(cells[name]) or root)
+                return Pictures(name, name, _common_folder(values(table, name)) or root)
     found = _without_suffix(head, ranked, roots)
     if found is not None:
         return found

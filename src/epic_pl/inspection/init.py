@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from epic_pl.config_files import INIT_CONFIG
 from epic_pl.data.images import read_image
 from epic_pl.data.table_columns import SPLIT_NAMES, image_column
 from epic_pl.data.table_embedded import unpack_pictures
@@ -104,7 +105,7 @@ def write_config(source: Path, force: bool = False) -> tuple[Path, Guess]:
     """
     path = find_table(source)
     folder = (path if path.is_dir() else path.parent).resolve()
-    config = (source if source.is_dir() else source.parent) / "epic.yaml"
+    config = (source if source.is_dir() else source.parent) / INIT_CONFIG
     if config.exists() and not force:
         raise ConfigError(f"{config} is there already. Keep it, or replace it with --force.")
     table = read_table(path)

@@ -12,6 +12,7 @@ from epic_pl.inspection.findings import Level, Problem
 
 _SHOWN = 5
 _MUCH_TRUNCATED = 0.1
+_MISSING = ["nan", "none", "<na>"]
 _KINDS = {
     "missing": "pictures are missing",
     "outside": "pictures lie outside of the image root",
@@ -104,6 +105,15 @@ def text_problems(rows: pa.Table, max_tokens: int) -> Iterator[Problem]:
     empty = _mask(pc.equal(pc.utf8_trim_whitespace(rows["text"].cast(pa.string())), ""))
     if empty.any():
         yield Problem("warning", f"{empty.sum():,} texts are empty", _examples(rows, empty))
+    written = pc.utf8_lower(pc.utf8_trim_whitespace(rows["text"].cast(pa.string())))
+    missing = _mask(pc.is_in(written, value_set=pa.array(_MISSING)))
+    if missing.sum() > 1:
+        yield Problem(
+            "warning",
+            f"{missing.sum():,} texts are what pandas writes for a missing one (nan, None); an "
+            "absent text is an empty cell",
+            _examples(rows, missing),
+        )
     tokens = rows["tokens"].drop_null().to_numpy()
     if tokens.size and max_tokens:
         long = float((tokens > max_tokens).mean())
@@ -186,6 +196,15 @@ def leak_problems(rows: pa.Table) -> Iterator[Problem]:
             "warning",
             f"{number:,} samples, by picture and text, are in more than one split",
             _grouped(rows, pairs, both, "sample_id"),
+        )
+    words = (text >= 0) & ~pairs & _in_several(text, seen_as, text >= 0)
+    if words.any():
+        yield Problem(
+            "note",
+            f"{len(np.unique(text[words])):,} texts are in more than one split, with other "
+            f"pictures ({words.sum():,} rows). Where a text tells one thing from all others, as a "
+            "product's title does, name the splits in a column",
+            _grouped(rows, words, text, "sample_id"),
         )
     within = known & (_counts(both * (split.max(initial=0) + 1) + split) > 1)
     if within.any():
