@@ -40,6 +40,7 @@ def data_parser() -> argparse.ArgumentParser:
     check.add_argument("--workers", type=int, help="processes that read pictures (one a core)")
     init = commands.add_parser("init", help="write epic.yaml for a table, having looked at it")
     init.add_argument("folder", metavar="DIR", help="a table, or the folder it lies in")
+    init.add_argument("--output", metavar="FILE", help="where to write it (beside the table)")
     init.add_argument("--force", action="store_true", help="replace an epic.yaml that is there")
     return parser
 

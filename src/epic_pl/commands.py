@@ -56,11 +56,18 @@ def run_command(argv: list[str]) -> None:
 
 @contextmanager
 def errors_as_text() -> Iterator[None]:
-    """Our errors become one paragraph on stderr and exit code 1."""
+    """Our errors, and places of others, become one paragraph on stderr and exit code 1."""
     try:
         yield
     except (EpicError, ArgumentError) as error:
         print(f"epic-pl: {type(error).__name__}: {_message(error)}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except PermissionError as error:
+        print(
+            f"epic-pl: {error.filename} may not be read or written ({error.strerror}). Choose "
+            "another place: --output, --trainer.default_root_dir, or EPIC_PL_CACHE for the cache.",
+            file=sys.stderr,
+        )
         raise SystemExit(1) from None
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -177,3 +178,17 @@ def _tiny(vit, bert):
         "--model.image_size=32",
         "--model.interaction_layers=2",
     ]
+
+
+def test_a_folder_of_others_is_named_with_a_way_out(tmp_path, capsys, monkeypatch):
+    rows = [f"a text that is number {i},{'xy'[i % 2]}" for i in range(20)]
+    (tmp_path / "t.csv").write_text("\n".join(["text,label", *rows]))
+
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert _exit(["data", "init", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "epic.yaml may not be read or written (Permission denied)" in said
+    assert "--output" in said

@@ -188,6 +188,15 @@ def test_config_is_never_replaced_unless_forced(folder):
     assert "TableDataModule" in write_config(folder, force=True)[0].read_text()
 
 
+def test_a_config_may_lie_elsewhere(folder, tmp_path):
+    pq.write_table(_table(), folder / "t.parquet")
+    written, _ = write_config(folder, output=tmp_path / "new" / "mine.yaml")
+    assert written == tmp_path / "new" / "mine.yaml"
+    table = yaml.safe_load(written.read_text())["data"]["init_args"]["table"]
+    assert table == str(folder / "t.parquet")
+    assert not (folder / "epic.yaml").exists()
+
+
 @pytest.mark.parametrize("names", [[], ["train.csv", "test.csv"]])
 def test_folder_with_no_table_or_several_is_refused(folder, names):
     for name in names:

@@ -34,7 +34,8 @@ def data_command(
         return _check(build_data(rest), Path(options.output), options.workers)
     if rest:
         raise DataError(f"epic-pl data init does not know {' '.join(rest)}; see --help.")
-    print(guessed(*write_config(Path(options.folder), force=options.force)))
+    output = None if options.output is None else Path(options.output)
+    print(guessed(*write_config(Path(options.folder), options.force, output)))
     return 0
 
 

@@ -89,27 +89,31 @@ early_stopping:
 """
 
 
-def write_config(source: Path, force: bool = False) -> tuple[Path, Guess]:
+def write_config(
+    source: Path, force: bool = False, output: Path | None = None
+) -> tuple[Path, Guess]:
     """Write ``epic.yaml`` beside a table.
 
     Args:
         source: the table, or the folder that holds it and no other.
-        force: replace an ``epic.yaml`` that is there.
+        force: replace a config that is there.
+        output: the config's path instead, where nobody may write beside the table.
 
     Returns:
         The config's path, and what it makes of the table.
 
     Raises:
         DataError: there is no table, there are several, or its columns cannot be told apart.
-        ConfigError: ``epic.yaml`` is there already.
+        ConfigError: the config is there already.
     """
     path = find_table(source)
     folder = (path if path.is_dir() else path.parent).resolve()
-    config = (source if source.is_dir() else source.parent) / INIT_CONFIG
+    config = output or (source if source.is_dir() else source.parent) / INIT_CONFIG
     if config.exists() and not force:
         raise ConfigError(f"{config} is there already. Keep it, or replace it with --force.")
     table = read_table(path)
     guess = guess_columns(table, folder)
+    config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(_TEMPLATE.format(**_values(path, config, table, guess)), encoding="utf-8")
     return config, guess
 
