@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from epic_pl.data.images import PICTURE_SUFFIXES
 from epic_pl.data.kept_rows import Origin, digest_of_files, digest_of_names
-from epic_pl.data.layout import PICTURE_SUFFIXES, Layout, Located
+from epic_pl.data.layout import Layout, Located
 from epic_pl.data.records import read_csv, read_json, read_jsonl, require, string_list
 from epic_pl.errors import DataError
 

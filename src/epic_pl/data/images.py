@@ -12,6 +12,7 @@ from epic_pl.errors import DataError
 # a fixed list keeps the rarely used, rarely audited decoders out of reach of a data folder;
 # MPO, the JPEG with several views that phones write, is opened by Pillow as JPEG
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 # about 8,000 x 8,000: 200 MB once decoded. Pillow itself only warns, and at 89 million
 MAX_PIXELS = 64_000_000
 

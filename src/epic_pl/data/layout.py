@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from epic_pl.data.images import PICTURE_SUFFIXES
 from epic_pl.data.table_pictures import leads_out
 from epic_pl.errors import DataError
 
 _SHOWN = 3  # culprits named in a message
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)

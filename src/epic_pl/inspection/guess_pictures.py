@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from epic_pl.data.images import PICTURE_SUFFIXES
 from epic_pl.inspection.column_names import by_name, is_called_picture
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 LOOKED_AT = 2000
 """Rows that are enough to tell what a column holds."""
 _LOOKED_UP = 50
@@ -57,7 +57,7 @@ def find_pictures(table: pa.Table, strings: Sequence[str], folder: Path) -> Pict
     if found is not None:
         return found
     for name in ranked:
-        if _most(value.lower().endswith(_SUFFIXES) for value in cells[name]):
+        if _most(value.lower().endswith(PICTURE_SUFFIXES) for value in cells[name]):
             return Pictures(name, name, folder)
     for name in by_name(strings, "image"):
         prose = _most(" " in value for value in cells[name])
@@ -95,7 +95,7 @@ def _without_suffix(
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES
+    return path.suffix.lower() in PICTURE_SUFFIXES
 
 
 def _is_scalar(table: pa.Table, name: str) -> bool:
