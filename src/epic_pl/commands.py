@@ -63,6 +63,8 @@ def errors_as_text() -> Iterator[None]:
         print(f"epic-pl: {type(error).__name__}: {_message(error)}", file=sys.stderr)
         raise SystemExit(1) from None
     except PermissionError as error:
+        if error.filename is None:  # no place, but something else that is not allowed
+            raise
         print(
             f"epic-pl: {error.filename} may not be read or written ({error.strerror}). Choose "
             "another place: --output, --trainer.default_root_dir, or EPIC_PL_CACHE for the cache.",

@@ -104,8 +104,12 @@ class HeadStart(L.LightningModule):
         agreement = head.agreement if "align" in starts else None
         if not balances and agreement is None:
             return
-        with isolate_rng():
-            seen = look_at_rows(self.model, head, self.trainer, self.task, self.num_classes)
+        seen: SeenRows | None = None
+        if self.trainer.is_global_zero:
+            with isolate_rng():
+                seen = look_at_rows(self.model, head, self.trainer, self.task, self.num_classes)
+        # all ranks go on with the same rows, whatever share of them a rank's loader has
+        seen = self.trainer.strategy.broadcast(seen)
         if seen is None:
             return
         if balances:

@@ -4,7 +4,7 @@ Shape legend: R rows, P vectors of a modality, C classes, d width.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -13,6 +13,8 @@ from typing import Any, Self
 import lightning as L
 import torch
 import torch.nn.functional as F
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
+from lightning.pytorch.utilities import rank_zero_info
 from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import (
@@ -64,9 +66,9 @@ def look_at_rows(
     rows = evenly_spaced(trainer.train_dataloader)
     if rows is None:
         return None
-    plugin, silent = trainer.precision_plugin, trainer.global_rank > 0
+    plugin = trainer.precision_plugin
     with _evaluating(model), _Recorder(head) as recorder:
-        for batch in track(rows, "Looking at rows", transient=True, disable=silent):
+        for batch in track(rows, "Looking at rows", transient=True):
             check_batch(batch, task, num_classes)
             moved = trainer.strategy.batch_to_device(plugin.convert_input(batch))
             with torch.no_grad(), plugin.forward_context():
@@ -101,24 +103,28 @@ def _rows_read(loader: DataLoader[Any]) -> Sequence[int]:
     """Indices of the rows that a loader reads, rising; others may be held out for a test.
 
     Of a sampler that is not known to read them all, a copy is asked for an epoch; there are none
-    where it cannot be copied.
+    where that fails.
     """
     dataset: Any = loader.dataset
     batches: Any = loader.batch_sampler
     usual = batches is None or type(batches) is BatchSampler
     # one that comes inside of a batch sampler is not the loader's
     sampler: Any = batches.sampler if usual and batches is not None else loader.sampler
-    # not a class derived from one of these: Lightning's wraps samplers of all kinds
+    if isinstance(sampler, DistributedSamplerWrapper):  # a rank's share of any other
+        wrapped: Any = sampler.dataset
+        sampler, usual = wrapped._sampler, True
     reads_all = type(sampler) in _READ_ALL or isinstance(sampler, TrainSampler)
     source: Any = getattr(sampler, "data_source", getattr(sampler, "dataset", ()))
     if usual and reads_all and len(source) == len(dataset):
         return range(len(dataset))
-    with suppress(TypeError, RuntimeError):
+    try:
         # without the dataset, which may be large
         chosen = deepcopy(sampler if usual else batches, {id(dataset): dataset})
         drawn = chosen if usual else chain.from_iterable(chosen)
         return sorted(set(islice(drawn, len(dataset))))
-    return []
+    except Exception as error:  # of somebody else's class: a fit can do without
+        rank_zero_info(f"Training rows are not looked at, their sampler cannot be: {error!r}")
+        return []
 
 
 class _Recorder:

@@ -330,26 +330,42 @@ def test_a_complete_store_may_be_read_only(tmp_path, items, monkeypatch):
         fill(tmp_path, items)
 
 
+class News:
+    """Another process publishes all items, and so removes the index that was there, just before."""
+
+    def __init__(self, root, items, original):
+        self.root, self.items, self.original = root, items, original
+        self.published = False
+
+    def __call__(self, *arguments):
+        if not self.published:
+            self.published = True
+            fill(self.root, self.items)
+        return self.original(*arguments)
+
+
 @pytest.mark.parametrize("moment", ["check_files", "read_index"])
 def test_a_store_is_opened_as_it_is_after_another_process_published(
     tmp_path, items, moment, monkeypatch
 ):
     fill(tmp_path, items, items.hashes[:9])
-    published = []
-
-    def with_news(original):
-        def called(*arguments):
-            if not published:
-                published.append(True)
-                fill(tmp_path, items)  # removes the index that was there
-            return original(*arguments)
-
-        return called
-
     if moment == "check_files":
-        monkeypatch.setattr(Manifest, "check_files", with_news(Manifest.check_files))
+        news = News(tmp_path, items, Manifest.check_files)
+        monkeypatch.setattr(Manifest, "check_files", lambda *arguments: news(*arguments))
     else:
-        monkeypatch.setattr("epic_pl.cache.store.Index", with_news(Index))
+        news = News(tmp_path, items, Index)
+        monkeypatch.setattr("epic_pl.cache.store.Index", news)
     store = FeatureStore.open(tmp_path, items.spec())
-    assert published
+    assert news.published
     assert len(store) == len(items.hashes)
+
+
+def test_items_that_another_process_published_meanwhile_are_not_encoded_again(
+    tmp_path, items, monkeypatch
+):
+    fill(tmp_path, items, items.hashes[:9])
+    news = News(tmp_path, items, Index)
+    monkeypatch.setattr("epic_pl.cache.plan.Index", news)
+    store, asked = fill(tmp_path, items)
+    assert news.published
+    assert (len(store), asked) == (len(items.hashes), [])

@@ -102,6 +102,11 @@ def test_ids_that_only_number_the_rows_are_of_no_group(name):
     assert number_groups(ids) == {sample_id: number for number, sample_id in enumerate(ids)}
 
 
+def test_a_few_sources_are_no_groups_either():
+    ids = [f"{source}#{number}" for source in ("imdb", "rt") for number in range(200)]
+    assert len(set(number_groups(ids).values())) == 400
+
+
 def test_seeds_on_samples_of_their_own_are_each_weighed_by_what_is_drawn_of_theirs():
     rng = np.random.default_rng(3)
     tests = [[f"picture{number}" for number in rng.choice(300, 200, replace=False)] for _ in "abc"]

@@ -382,19 +382,25 @@ def test_split_of_a_manifest_is_a_slice_of_the_memory_map(folder):
 
 
 def test_what_rows_to_predict_say_of_their_labels_is_no_class(folder):
-    rows = _rows(split=lambda i: ("train", "val", "predict")[i % 3])
-    for row in rows[2::3]:
-        row["label"] = "?"
-    data = _make(folder, rows, split_column="split", test_size=0.2)
-    assert data.class_names == ["a", "b"]
-    assert _labels(data, "predict") == [None] * 10
+    whole = {"a": "1", "b": "1.0"}
+    for said in ("?", "nan", " c "):
+        rows = _rows(split=lambda i: ("train", "val", "predict")[i % 3])
+        for row in rows[2::3]:
+            row["label"] = said
+        data = _make(folder, rows, split_column="split", test_size=0.2)
+        assert data.class_names == ["a", "b"]
+        assert _labels(data, "predict") == [None] * 10
+        for index, row in enumerate(rows):
+            row["label"] = whole.get(row["label"], said) if index % 2 else "0"
+        assert _make(folder, rows, split_column="split").class_names == ["0", "1"]
 
 
 def test_whole_numbers_are_one_class_however_they_are_written(folder):
     mixed = _rows(label=lambda i: ["0", "1.0", "1", "0.0"][i % 4])
     assert _make(folder, mixed).class_names == ["0", "1"]
-    versions = _rows(label=lambda i: ["1.0", "1.5"][i % 2])
-    assert _make(folder, versions).class_names == ["1.0", "1.5"]
+    for names in (["1.0", "1.5"], ["0.0", "1.0"]):
+        rows = _rows(label=lambda i, names=names: names[i % 2])
+        assert _make(folder, rows).class_names == names
 
 
 def test_a_class_that_a_cell_names_twice_applies_once(folder):
@@ -428,3 +434,11 @@ def test_a_parquet_file_of_the_hub_knows_its_classes_by_name(folder):
     options = {"split_column": "split", "image_size": 32, **ENCODERS}
     data = TableDataModule(table=str(folder / "hub.parquet"), **options)
     assert data.class_names == ["cat", "dog"]
+    # edited since, by somebody who left what it says of itself
+    named = pa.array(["a", "b"] * 15)
+    edited = pa.Table.from_pylist(rows).drop_columns(["label"]).append_column("kind", named)
+    for written in ({"label": features["label"]}, {"kind": features["label"]}):
+        said = {"huggingface": json.dumps({"info": {"features": written}})}
+        pq.write_table(edited.replace_schema_metadata(said), folder / "edited.parquet")
+        table = str(folder / "edited.parquet")
+        assert TableDataModule(table=table, label_column="kind", **options).class_names == [*"ab"]

@@ -138,6 +138,13 @@ def test_policy_makes_bad_pictures_a_warning_and_the_manifest_follows_it(
         ({"image": {3: None}}, "note", "1 rows have no picture", None),
         ({"text": {3: None}}, "note", "1 rows have no text", None),
         ({"text": {3: " "}}, "warning", "1 texts are empty", "train 3"),
+        ({"text": {3: "nan", 5: "None"}}, "warning", "2 texts are what pandas writes", "train 3"),
+        (
+            {"text": {1: "one title", 8: "one title"}},
+            "note",
+            "1 texts are in more than one split, with other pictures (2 rows)",
+            "train 1 = val 8",
+        ),
         ({"image": {9: "1.png"}}, "warning", "1 pictures, by content, are in more than", "train 1"),
         (
             {"image": {9: "1.png"}, "text": {9: "text 1"}},

@@ -192,3 +192,12 @@ def test_a_folder_of_others_is_named_with_a_way_out(tmp_path, capsys, monkeypatc
     said = capsys.readouterr().err
     assert "epic.yaml may not be read or written (Permission denied)" in said
     assert "--output" in said
+
+
+def test_what_is_forbidden_but_no_place_keeps_its_traceback(monkeypatch):
+    def refuse(*_):
+        raise PermissionError("semaphores are not allowed here")
+
+    monkeypatch.setattr("epic_pl.inspection.commands.data_command", refuse)
+    with pytest.raises(PermissionError):
+        main(["data", "init", "."])

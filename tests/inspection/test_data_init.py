@@ -106,6 +106,11 @@ def test_a_column_called_like_pictures_is_never_dropped(folder, image):
             {"kind": None, "label_source": ["x", "y"] * 20, "label": ["a", "b", "c", "d"] * 10},
             {"label_column": "label"},
         ),
+        (
+            {"kind": None, "label": [f"species {i % 25}" for i in range(40)], "new": [0, 1] * 20},
+            {"label_column": "label", "text_columns": ["caption"]},
+        ),
+        ({"label_map": pa.array([[("a", "b")]] * 40, pa.map_(pa.string(), pa.string()))}, {}),
         ({"target_url": [f"u{i}" for i in range(40)]}, {"label_column": "kind"}),
         ({"labels": [[0.5, i / 3] for i in range(40)]}, {"label_column": "kind"}),
         # the class in other words is no text to learn from

@@ -69,10 +69,15 @@ def make_plan(folder: Path, layout: Layout, hashes: Sequence[str], shard_bytes: 
     A shard of the manifest that is missing or truncated is planned again if all of its items are
     among `hashes`; if not, it is given up.
     """
-    base = Manifest.read(folder)
     digests = digests_of(hashes)
+    while True:
+        base = Manifest.read(folder)
+        try:
+            kept = _kept(folder, layout, base, digests) if base is not None else []
+            break
+        except FileNotFoundError:  # another process has published since
+            continue
     first = np.sort(np.unique(digests, return_index=True)[1])  # each item once, as first given
-    kept = _kept(folder, layout, base, digests) if base is not None else []
     known = np.concatenate([digests[:0], *(shard.digests for shard in kept)])
     new = first[~np.isin(digests[first], known)]
     size = max(1, shard_bytes // max(1, layout.bytes_per_item()))
@@ -92,10 +97,7 @@ def _planned(number: int, digests: Digests, positions: Positions) -> PlannedShar
 def _kept(folder: Path, layout: Layout, base: Manifest, digests: Digests) -> list[PlannedShard]:
     if size_of(folder / base.index.name) != base.index.nbytes:
         return []  # every shard that was written from the same items will be found by its name
-    try:
-        index = Index(folder / base.index.name, base.index.items, layout.spec.ragged)
-    except FileNotFoundError:  # another process has published since
-        return []
+    index = Index(folder / base.index.name, base.index.items, layout.spec.ragged)
     order = np.argsort(digests, kind="stable")
     kept: list[PlannedShard] = []
     start = 0

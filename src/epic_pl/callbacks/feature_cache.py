@@ -159,7 +159,7 @@ class FeatureCache(Callback):
                     f"{name} is {count} instead of {most}. Set it to {most}, or store the features "
                     "with `epic-pl cache build` first and set cache.fill to ahead."
                 )
-        if self.views and data.prefetch:
+        if stage == "fit" and self.views and data.augment != "none" and data.prefetch:
             raise ConfigError(
                 f"cache.views is {self.views}, and augmenting draws from the random generators of "
                 "training, beside which data.prefetch would run it. Set data.prefetch to 0, or "

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ def plan(
                     seed,
                     (*options, *_seeded(seed, splits)),
                     output.resolve() / "runs" / f"{entry.name}-{seed}",
-                    digest([parsed, data]),
+                    digest([parsed, data] if data else parsed),
                 )
             )
     return [run for same_seed in zip(*runs.values(), strict=True) for run in same_seed]
@@ -195,13 +196,24 @@ def _seeded(seed: int, splits: bool) -> list[str]:
 
 
 def data_files(parsed: Mapping[str, Any]) -> dict[str, str]:
-    """Hash of each file that an option of the data names: rows that were mended are others."""
+    """Hash of each file that an option of the data names: rows that were mended are others.
+
+    But for rows to predict, which nothing is trained on.
+    """
     hashes = {}
     for name, value in parsed["data"].get("init_args", {}).items():
         with suppress(OSError):  # among others of a text that is no path
-            if isinstance(value, str) and Path(value).is_file():
-                hashes[name] = hashlib.sha256(Path(value).read_bytes()).hexdigest()
+            if isinstance(value, str) and name != "predict_table" and Path(value).is_file():
+                state = Path(value).stat()
+                hashes[name] = _hash_of(value, state.st_size, state.st_mtime_ns)
     return hashes
+
+
+@lru_cache
+def _hash_of(path: str, size: int, changed: int) -> str:
+    """Of a file's content, read once as long as its ``size`` and time of change stay."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(content: Any) -> str:

@@ -13,6 +13,8 @@ from epic_pl.comparison.statistics import Floats
 
 DRAWS = 2000
 _AT_A_TIME = 100
+# of a picture, as a mean
+_MOST_ROWS = 50
 _NUMBERED = re.compile(r"(.+)#\d+")
 
 
@@ -39,11 +41,12 @@ def group_of(sample_id: str) -> str:
 def number_groups(ids: Iterable[str]) -> dict[str, int]:
     """For each sample the number of its group, from 0, as they come.
 
-    Ids that would all be one group (``post#1``, ``post#2``) are numbered, nothing more: each is a
-    group of its own.
+    Ids that would be one group (``post#1``, ``post#2``), or a few of many rows, are numbered by
+    their source, nothing more: each is a group of its own.
     """
     groups = {sample_id: group_of(sample_id) for sample_id in ids}
-    if len(set(groups.values())) == 1:
+    names = len(set(groups.values()))
+    if names == 1 or len(groups) > _MOST_ROWS * names:
         groups = {sample_id: sample_id for sample_id in groups}
     numbers = {name: number for number, name in enumerate(dict.fromkeys(groups.values()))}
     return {sample_id: numbers[name] for sample_id, name in groups.items()}

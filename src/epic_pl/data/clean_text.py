@@ -12,7 +12,7 @@ from epic_pl.errors import ConfigError
 
 # a letter must follow, so that "3 < 4" stays; and no < within, so that time grows with length only
 _TAG = re.compile(r"<[a-zA-Z/!][^<>]*>")
-# to the next blank; of Chinese, Japanese and Korean, which put none, to their first character
+# to the next blank, or letter of Chinese, Japanese or Korean, which may follow without one
 _ADDRESS = re.compile(
     r"(?:https?://|(?<![a-z0-9_])www\.)[^\s<>\u3000-\u9fff\uac00-\ud7af\uff00-\uffef]+",
     re.IGNORECASE,

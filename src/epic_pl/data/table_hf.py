@@ -52,10 +52,21 @@ def _read_split(path: Path) -> pa.Table:
 
 
 def read_hub_parquet(path: Path) -> pa.Table:
-    """A Parquet file, with names for classes where it says that a column has some."""
+    """A Parquet file, with names for classes where it says that a column has some.
+
+    Whoever edits such a file leaves what it says of itself: columns that are gone, or hold names by
+    now, are passed over.
+    """
     table = pyarrow.parquet.read_table(path)
     written = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-    return _with_class_names(table, written.get("info") or {})
+    features = (written.get("info") or {}).get("features") or {}
+    numbers = {f.name for f in table.schema if _holds_integers(f.type)}
+    kept = {name: feature for name, feature in features.items() if name in numbers}
+    return _with_class_names(table, {"features": kept})
+
+
+def _holds_integers(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind.value_type if is_list(kind) else kind))
 
 
 def _with_class_names(table: pa.Table, info: Any) -> pa.Table:

@@ -147,8 +147,9 @@ def _class_strings(values: pa.Array, name: str, rows: npt.NDArray[Any]) -> pa.Ar
         )
         values = values.cast(pa.int64())  # pandas turns whole numbers with gaps into floats
     values = strings(values, name)
-    whole = pc.match_substring_regex(values, _WHOLE)
-    if pc.all(whole).as_py():  # and writes them so: 1.0 is 1, as in Parquet
+    # and writes them as 1.0; where others have written 1 for it, both are one class
+    pointed = pc.match_substring(values, ".")
+    if pc.all(pc.match_substring_regex(values, _WHOLE)).as_py() and not pc.all(pointed).as_py():
         values = pc.replace_substring_regex(values, r"\.0+$", "")
     trimmed = pc.utf8_trim_whitespace(values)
     _refuse(

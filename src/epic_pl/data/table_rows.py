@@ -58,15 +58,20 @@ def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple
     """
     ids = id_column(source, options.id_column)
     images, texts = _modalities(source, options)
-    labels = label_column(source, options.label_column, options.label_separator)
     name = options.split_column
     if name is None and hf and HF_SPLIT_COLUMN in source.column_names:
         name = HF_SPLIT_COLUMN
     given = None if name is None else np.array(split_column(source, name).to_pylist())
+    labels = label_column(
+        _without_labels(source, options.label_column, given == "predict"),
+        options.label_column,
+        options.label_separator,
+    )
     if given is None:
         given = np.full(len(ids), "train")
     elif not (given == "predict").any() and not _names_classes(labels)[given == "test"].any():
         given = np.where(given == "test", "predict", given)  # a test split to hand in somewhere
+        labels = pc.if_else(pa.array(given == "predict"), pa.scalar(None, labels.type), labels)
     if options.label_separator is not None:
         labels = none_where_null(labels, given != "predict")
     unknown = np.asarray(pc.is_null(labels)) & (given != "predict")
@@ -75,8 +80,6 @@ def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple
             f"There is no label in {named_rows(unknown)} (column {options.label_column!r}). Fill "
             "it in, drop the row, or put it into a split named predict."
         )
-    # what rows to predict say of their labels, "?" perhaps, is not asked
-    labels = pc.if_else(pa.array(given == "predict"), pa.scalar(None, labels.type), labels)
     _check_named(labels, given, options)
     classes = options.classes or class_order(_distinct(labels))
     if len(classes) < 2 and not pa.types.is_list(labels.type):
@@ -88,6 +91,14 @@ def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple
     split = _share_out(codes, _groups(images, texts), given, options)
     _check_unseen(codes, split, classes)
     return _ordered(ids, images, texts, codes, split), classes
+
+
+def _without_labels(source: pa.Table, name: str, predicted: Any) -> pa.Table:
+    """What rows to predict say of their labels, "?" perhaps, is not asked."""
+    if name not in source.column_names or not np.any(predicted):
+        return source
+    rows = pa.array(np.arange(source.num_rows), mask=np.asarray(predicted))
+    return source.set_column(source.column_names.index(name), name, source[name].take(rows))
 
 
 def no_rows(options: RowOptions) -> pa.Table:

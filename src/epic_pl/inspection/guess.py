@@ -20,6 +20,7 @@ _MOST_SPLITS = 8
 _BYTES_WITHOUT_BLANKS, _FEWEST_CHARACTERS = 2.5, 4
 _SEPARATORS = ("|", ";", ",")
 _TELLING_ROWS = 10
+_MOST_DISTINCT = 0.9
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,12 @@ def _label_column(table: pa.Table, names: Sequence[str]) -> str:
 
 def _may_name_classes(kind: pa.DataType) -> bool:
     """Numbers with a fraction name none in a list: that is an embedding."""
-    if is_list(kind):
-        kind = kind.value_type
-        return bool(_is_string(kind) or pa.types.is_integer(kind))
-    return not pa.types.is_struct(kind)
+    several = is_list(kind)
+    one = kind.value_type if several else kind
+    if _is_string(one) or pa.types.is_integer(one):
+        return True
+    # of others the check says what is wrong with them
+    return not several and (pa.types.is_boolean(one) or pa.types.is_floating(one))
 
 
 def _recurs(table: pa.Table, name: str) -> bool:
@@ -161,7 +164,7 @@ def _recurs(table: pa.Table, name: str) -> bool:
     if _separator(labels) is not None or written_lists(labels) is not None:
         return True
     cells = labels.cast(pa.string()).drop_null()
-    return bool(pc.count_distinct(cells).as_py() <= max(2, len(cells) // 2))
+    return bool(pc.count_distinct(cells).as_py() <= _MOST_DISTINCT * len(cells))
 
 
 def _names_label(table: pa.Table, name: str, label: str) -> bool:

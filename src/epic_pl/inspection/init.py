@@ -109,6 +109,8 @@ def write_config(
     path = find_table(source)
     folder = (path if path.is_dir() else path.parent).resolve()
     config = output or (source if source.is_dir() else source.parent) / INIT_CONFIG
+    if config.is_dir():
+        raise ConfigError(f"{config} is a folder: name the file to write, {config / INIT_CONFIG}.")
     if config.exists() and not force:
         raise ConfigError(f"{config} is there already. Keep it, or replace it with --force.")
     table = read_table(path)

@@ -82,8 +82,9 @@ def open_study(search: Search, first: dict[str, Any]) -> Any:
     )
     if study.user_attrs.setdefault("key", search.key) != search.key:
         raise ConfigError(
-            f"{search.output} has a search of other options or another space, whose trials cannot "
-            "be compared with these: give --output another folder, or remove that one."
+            f"{search.output} has a search of other options, of another space, or of a table that "
+            "has changed since, whose trials cannot be compared with these: give --output another "
+            "folder, or remove that one."
         )
     study.set_user_attr("key", search.key)
     states = optuna.trial.TrialState

@@ -189,7 +189,7 @@ class Encoder(nn.Module, ABC):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Whatever is made of the weights, half precision say, they are who they were."""
-        assert self.fingerprint
+        _ = self.fingerprint
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # of torch
 
     def train(self, mode: bool = True) -> Self:
@@ -202,7 +202,7 @@ class Encoder(nn.Module, ABC):
         Its weights stay without gradient until the method says so; dropout inside wakes in
         training. The fingerprint remains that of the weights that the encoder came with.
         """
-        assert self.fingerprint
+        _ = self.fingerprint
         self._frozen = False
         return self.model
 
