@@ -38,11 +38,11 @@ def test_minilm_takes_the_models_own_config(monkeypatch, tmp_path):
     assert resolve("pypi:all-minilm-l6-v2") == str(folder)  # a second use reads no wheel
 
 
-def test_missing_onnx_names_the_extra(monkeypatch):
+def test_missing_onnx_is_named(monkeypatch):
     from epic_pl.assets.dinov2 import timm_state_dict
 
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(AssetError, match=r"epic-pl\[demo\]"):
+    with pytest.raises(AssetError, match=r"pip install onnx"):
         timm_state_dict(b"")
 
 
