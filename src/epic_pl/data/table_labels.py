@@ -210,7 +210,7 @@ def encode_labels(labels: pa.Array, classes: Sequence[str]) -> pa.Array:
         return codes
     parents = pc.list_parent_indices(labels).to_numpy()
     # a class that a cell names twice applies once
-    pairs = np.stack([parents, codes.to_numpy()])
-    kept = np.sort(np.unique(pairs, axis=1, return_index=True)[1])
+    pairs = parents.astype(np.int64) * len(classes) + codes.to_numpy()
+    kept = np.sort(np.unique(pairs, return_index=True)[1])
     once = codes.take(pa.array(kept))
     return _lists(once, parents[kept], len(labels), np.asarray(pc.is_null(labels)))

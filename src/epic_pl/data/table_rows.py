@@ -61,15 +61,15 @@ def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple
     name = options.split_column
     if name is None and hf and HF_SPLIT_COLUMN in source.column_names:
         name = HF_SPLIT_COLUMN
-    given = None if name is None else np.array(split_column(source, name).to_pylist())
+    given: Any = np.full(len(ids), "train")
+    if name is not None:
+        given = np.array(split_column(source, name).to_pylist())
     labels = label_column(
         _without_labels(source, options.label_column, given == "predict"),
         options.label_column,
         options.label_separator,
     )
-    if given is None:
-        given = np.full(len(ids), "train")
-    elif not (given == "predict").any() and not _names_classes(labels)[given == "test"].any():
+    if not (given == "predict").any() and not _names_classes(labels)[given == "test"].any():
         given = np.where(given == "test", "predict", given)  # a test split to hand in somewhere
         labels = pc.if_else(pa.array(given == "predict"), pa.scalar(None, labels.type), labels)
     if options.label_separator is not None:
@@ -93,11 +93,11 @@ def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple
     return _ordered(ids, images, texts, codes, split), classes
 
 
-def _without_labels(source: pa.Table, name: str, predicted: Any) -> pa.Table:
+def _without_labels(source: pa.Table, name: str, predicted: npt.NDArray[np.bool_]) -> pa.Table:
     """What rows to predict say of their labels, "?" perhaps, is not asked."""
-    if name not in source.column_names or not np.any(predicted):
+    if name not in source.column_names or not predicted.any():
         return source
-    rows = pa.array(np.arange(source.num_rows), mask=np.asarray(predicted))
+    rows = pa.array(np.arange(source.num_rows), mask=predicted)
     return source.set_column(source.column_names.index(name), name, source[name].take(rows))
 
 
