@@ -56,9 +56,12 @@ def test_names_are_encoded_as_texts_are_one_by_one(tiny_tokenizer_dir):
     dashes = encode_names(encoder, tokenizer, ["a_green-square", "-"])
     assert torch.equal(dashes[:1], encode_names(encoder, tokenizer, ["a green square"]))
     assert dashes.isfinite().all()
-    both = encode_names(encoder, tokenizer, many, boundary=1)
-    assert both.shape == (70, 2, WIDTH)
-    torch.testing.assert_close(both[:, :1], together)
+    several = encode_names(encoder, tokenizer, many, layers=[0, 1])
+    assert several.shape == (70, 3, WIDTH)
+    torch.testing.assert_close(several[:, :1], together)
+    for layer in (0, 1):
+        one = encode_names(encoder, tokenizer, many, layers=[layer])
+        torch.testing.assert_close(several[:, 1 + layer], one[:, 1])
 
 
 @pytest.mark.parametrize("method", ["epic", "prompts_only", "linear_probe", "full", "maple"])
@@ -77,6 +80,15 @@ def test_the_head_starts_from_the_names(method, make, tiny_tokenizer_dir):
         own = slice(part * WIDTH, (part + 1) * WIDTH)
         rest[:, own] = plain_rest[:, own]
     assert torch.equal(rest, plain_rest)
+
+
+def test_every_layer_that_the_head_sees_starts_from_the_names(make, tiny_tokenizer_dir):
+    module = make(interaction_layers=[[0, 0], [1, 1]], head_inputs="pooled+layers+prompts")
+    weights = module.model.head.linear.weight.detach()
+    for vector, layer in enumerate((None, 0, 1)):
+        part = slice((2 * vector + 1) * WIDTH, (2 * vector + 2) * WIDTH)
+        expected = _expected(tiny_tokenizer_dir, 0.5, layer)
+        torch.testing.assert_close(weights[:, part], expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("layers", [[1, 0], [0, 1]])

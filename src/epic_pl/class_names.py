@@ -16,7 +16,7 @@ _BATCH = 64
 
 @torch.no_grad()
 def encode_names(
-    encoder: Encoder, tokenizer: Any, names: Sequence[str], boundary: int | None = None
+    encoder: Encoder, tokenizer: Any, names: Sequence[str], layers: Sequence[int] = ()
 ) -> Tensor:
     """``(C, P, d)``: the names as the encoder pools them, ``_`` and ``-`` read as spaces.
 
@@ -24,7 +24,7 @@ def encode_names(
         encoder: of texts.
         tokenizer: its own, as from :func:`epic_pl.data.preprocessing.load_tokenizer`.
         names: C of them, none empty.
-        boundary: a layer; the mean of the tokens that enter it comes second.
+        layers: rising; the means of the tokens that enter them come behind.
     """
     device = next(encoder.parameters()).device
     words = [name.replace("_", " ").replace("-", " ").strip() or name for name in names]
@@ -36,9 +36,9 @@ def encode_names(
         mask = tokens["attention_mask"].to(device).bool()
         states = encoder.embed(tokens["input_ids"].to(device))
         vectors, reached = [], 0
-        if boundary is not None:
-            states, reached = encoder.run_layers(0, boundary, states, mask), boundary
-            vectors = [encoder.mean(states, mask)]
+        for layer in layers:
+            states, reached = encoder.run_layers(reached, layer, states, mask), layer
+            vectors.append(encoder.mean(states, mask))
         states = encoder.run_layers(reached, encoder.num_layers, states, mask)
         encoded.append(torch.stack([encoder.pool(states, mask), *vectors], dim=1))
     return torch.cat(encoded)

@@ -81,8 +81,8 @@ class HeadStart(L.LightningModule):
             # whoever brings batches of their own may have no tokenizer where we look for it
             rank_zero_info(f"The head does not start from the names of the classes. {error}")
             return
-        encoder, boundary = self.model.text_encoder, self.model.text_boundary
-        encoded = encode_names(encoder, tokenizer, names, boundary)
+        encoder, layers = self.model.text_encoder, self.model.text_layers_seen
+        encoded = encode_names(encoder, tokenizer, names, layers)
         self.model.start_from_names(encoded, self._class_name_scale)
 
     def start_from_rows(self) -> None:

@@ -39,6 +39,7 @@ def _sample_logits(model, batch, i: int) -> Tensor:
     at_image = at_text = 0
     z_image: list[Tensor] = []
     z_text: list[Tensor] = []
+    entering = []
     for step in range(len(pairs)):
         p_image, p_text = entering_prompts(
             model, step, z_image, z_text, has_image=has_image, has_text=has_text
@@ -49,8 +50,7 @@ def _sample_logits(model, batch, i: int) -> Tensor:
         while at_text not in text_steps or text_steps[at_text] != step:
             text = bert_layer(bert, at_text, text)
             at_text += 1
-        if step == 0:
-            boundary = [image[1:], text]  # patches, and words with what stands around them
+        entering.append([image[1:], text])  # patches, and words with what stands around them
         joint_image = vit_layer(vit, at_image, image + p_image)
         joint_text = bert_layer(bert, at_text, text + p_text)
         image, z_image = joint_image[: len(image)], joint_image[len(image) :]
@@ -62,22 +62,30 @@ def _sample_logits(model, batch, i: int) -> Tensor:
         text = bert_layer(bert, layer, text)
 
     h = [layer_norm(image[0], vit.norm) if image else None, text[0] if text else None]
-    h = summaries(model, h, boundary) + prompt_means(model, z_image, z_text)
+    h = summaries(model, h, entering) + prompt_means(model, z_image, z_text)
     logits = head_logits(model, h, has_image=has_image, has_text=has_text)
     if has_image and has_text:
         logits = logits + agreement_logits(model, h, z_image, z_text)
     return logits
 
 
-def summaries(model, pooled: list[Tensor | None], boundary: list[list[Tensor]]) -> list[Tensor]:
-    """Both pooled, then both means of what enters the first interaction layer; or stand-ins."""
-    absent = [model.absent_image, model.absent_text]
-    if "boundary" not in model.config.head_inputs:
-        return [own if a is None else a for a, own in zip(pooled, absent, strict=True)]
-    absent = [vectors.chunk(2) for vectors in absent]
-    first = [own[0] if a is None else a for a, own in zip(pooled, absent, strict=True)]
-    means = [sum(x) / len(x) if x else own[1] for x, own in zip(boundary, absent, strict=True)]
-    return first + means
+def summaries(
+    model, pooled: list[Tensor | None], entering: list[list[list[Tensor]]]
+) -> list[Tensor]:
+    """Both pooled, then both means of what enters each step's layers; or stand-ins."""
+    entering = entering[: means_seen(model, len(entering))]
+    absent = [v.chunk(1 + len(entering)) for v in (model.absent_image, model.absent_text)]
+    vectors = [own[0] if a is None else a for a, own in zip(pooled, absent, strict=True)]
+    for step, tokens in enumerate(entering, 1):
+        for x, own in zip(tokens, absent, strict=True):
+            vectors.append(sum(x) / len(x) if x else own[step])
+    return vectors
+
+
+def means_seen(model, steps: int) -> int:
+    return {"boundary": 1, "layers": steps}.get(
+        model.config.head_inputs.removeprefix("pooled+").removesuffix("+prompts"), 0
+    )
 
 
 def prompt_means(model, z_image: list[Tensor], z_text: list[Tensor]) -> list[Tensor]:
@@ -93,11 +101,11 @@ def agreement_logits(model, h, z_image: list[Tensor], z_text: list[Tensor]) -> T
         return torch.zeros(())
     similarity = agreement.similarity
     tau = math.exp(float(similarity.log_temperature))
-    both = "boundary" in model.config.head_inputs
+    own = h[: 2 * (1 + means_seen(model, model.num_steps))]
     a = []
     for said, z, norm, down in (
-        (h[0:3:2] if both else h[:1], z_image, similarity.norm_image, similarity.down_image),
-        (h[1:4:2] if both else h[1:2], z_text, similarity.norm_text, similarity.down_text),
+        (own[0::2], z_image, similarity.norm_image, similarity.down_image),
+        (own[1::2], z_text, similarity.norm_text, similarity.down_text),
     ):
         parts = [standardised(x, norm.eps) for x in said]
         joined = torch.cat(parts) * norm.weight + norm.bias

@@ -51,7 +51,9 @@ def _sample_logits(model, batch, i: int) -> Tensor:
         z_image, z_text = streams[0].acquire(step, p_image), streams[1].acquire(step, p_text)
     frozen = config.read_only_summary == "frozen"
     pooled = [stream.pooled(frozen) if stream.here else None for stream in streams]
-    h = summaries(model, pooled, [stream.boundary() for stream in streams])
+    h = summaries(
+        model, pooled, [[s.entering_step(step) for s in streams] for step in range(len(pairs))]
+    )
     h += prompt_means(model, z_image, z_text)
     logits = head_logits(model, h, has_image=has_image, has_text=has_text)
     if has_image and has_text:
@@ -76,9 +78,9 @@ class Stream:
         self.c, z = stream[: len(self.c)], stream[len(self.c) :]
         return z
 
-    def boundary(self) -> list[Tensor]:
-        """What enters the first interaction layer, a picture's class token left out."""
-        return self.entering[self.layers[0]][self.encoder.num_prefix :]
+    def entering_step(self, step: int) -> list[Tensor]:
+        """What enters an interaction layer, a picture's class token left out."""
+        return self.entering[self.layers[step]][self.encoder.num_prefix :]
 
     def pooled(self, frozen: bool) -> Tensor:
         at = self.encoder.summary_position

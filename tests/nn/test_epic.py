@@ -175,7 +175,7 @@ COMBINATIONS = [
         ["similarity", "none"],
         [False, True],
         ["independent", "from_text"],
-        ["pooled", "pooled+boundary+prompts"],
+        ["pooled", "pooled+boundary+prompts", "pooled+layers"],
     )
 ]
 

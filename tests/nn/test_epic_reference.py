@@ -19,6 +19,12 @@ SWITCHES = {
     "without the boundary": {"head_inputs": "pooled+prompts"},
     "without prompts": {"head_inputs": "pooled+boundary"},
     "boundary at the embedding": {"interaction_layers": 3, "head_inputs": "pooled+boundary"},
+    "all layers": {"interaction_layers": 3, "head_inputs": "pooled+layers+prompts"},
+    "all layers, with gaps": {
+        "interaction_layers": [[0, 1], [2, 2]],
+        "head_inputs": "pooled+layers",
+        "missing_aware_head": True,
+    },
     "one norm for the head": {"head_norm": "joint"},
     "missing-aware": {"missing_aware_head": True},
     "missing-aware, one norm, pooled": {

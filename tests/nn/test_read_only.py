@@ -47,6 +47,12 @@ SWITCHES = {
     "missing-aware": {"missing_aware_head": True},
     "no interaction": {"interaction": "none"},
     "a fixed temperature": {"learn_temperature": False, "temperature": 0.3},
+    "all layers": {"interaction_layers": 3, "head_inputs": "pooled+layers+prompts"},
+    "all layers, with gaps": {
+        "interaction_layers": [[0, 1], [2, 2]],
+        "head_inputs": "pooled+layers",
+        "missing_aware_head": True,
+    },
     "pooled only, joint norm": {"head_inputs": "pooled", "head_norm": "joint"},
 }
 every_encoder = pytest.mark.parametrize("encoders", ENCODERS.values(), ids=ENCODERS.keys())

@@ -41,8 +41,8 @@ class DualEncoder(nn.Module, ABC):
     """Scalar from 0 to 2, fitted on validation: how much of what is not said by the summaries
     alone is believed; None where a method has but one way to the classes."""
 
-    text_boundary: int | None = None
-    """Layer of the text encoder such that the head sees the mean of what enters it; None if not."""
+    text_layers_seen: tuple[int, ...] = ()
+    """Layers of the text encoder such that the head sees the mean of what enters them, rising."""
 
     keeps_partial_logits: bool = False
     """Whether ``forward`` leaves :attr:`partial_logits`, and gives logits that are not weighed."""

@@ -25,7 +25,14 @@ from epic_pl.nn.read_only_tower import ReadOnlySummary, ReadOnlyTower
 from epic_pl.nn.towers import JointTower, PromptTower
 from epic_pl.types import Batch
 
-HeadInputs = Literal["pooled", "pooled+prompts", "pooled+boundary", "pooled+boundary+prompts"]
+HeadInputs = Literal[
+    "pooled",
+    "pooled+prompts",
+    "pooled+boundary",
+    "pooled+boundary+prompts",
+    "pooled+layers",
+    "pooled+layers+prompts",
+]
 Interaction = Literal["similarity", "none"]
 PromptAttention = Literal["joint", "read_only"]
 
@@ -50,8 +57,8 @@ class EPICConfig:
         read_only_summary: what stands for a modality where prompts only read: "frozen", the
             encoder's own output, or "stream", the copy of its token that travels with the prompts.
         head_inputs: "pooled" outputs; "boundary" adds the mean of the tokens that enter the first
-            interaction layer, "prompts" the mean of the last prompts. The first two are a
-            modality's summaries.
+            interaction layer, "layers" those of all K, "prompts" the mean of the last prompts. All
+            but the prompts are a modality's summaries.
         head_similarity: the head also sees how alike both modalities are, by summaries and
             last prompts; not where ``interaction`` is "none".
         head_norm: "parts": each input of the head has a LayerNorm of its own; "joint": one for all.
@@ -99,10 +106,10 @@ class EPICConfig:
         )
         check_probabilities(self, "dropout", "head_dropout", "modality_dropout")
 
-    @property
-    def sees_boundary(self) -> bool:
-        """Whether the head does."""
-        return "boundary" in self.head_inputs
+    def means_seen(self, num_steps: int) -> int:
+        """Of how many interaction layers the head sees the mean of what enters them."""
+        inputs = self.head_inputs.split("+")
+        return num_steps if "layers" in inputs else int("boundary" in inputs)
 
     @property
     def sees_prompts(self) -> bool:
@@ -173,15 +180,15 @@ class EPIC(DualEncoder):
             tower(image_encoder, [pair[0] for pair in pairs]),
             tower(text_encoder, [pair[1] for pair in pairs]),
             config.modality_dropout,
-            stand_ins=2 if config.sees_boundary else 1,
+            stand_ins=1 + config.means_seen(len(pairs)),
         )
         self.image_tower: PromptTower[Any]
         self.text_tower: PromptTower[Any]
         self.config = config
-        if config.sees_boundary:
-            self.text_boundary = pairs[0][1]
         widths = (image_encoder.width, text_encoder.width)
         self.num_steps = steps = len(pairs)
+        self.means_seen = config.means_seen(steps)
+        self.text_layers_seen = tuple(pair[1] for pair in pairs[: self.means_seen])
         self.prompts = TemporalPrompts(
             steps, config.num_prompts, *widths, config.first_prompt, config.prompt_init_std
         )
@@ -209,7 +216,7 @@ class EPIC(DualEncoder):
 
     def _build_head(self, widths: tuple[int, int], num_classes: int) -> ClassificationHead:
         config = self.config
-        summaries = 4 if config.sees_boundary else 2
+        summaries = 2 * (1 + self.means_seen)
         scales = [1.0] * summaries + [config.head_prompt_scale] * (2 * config.sees_prompts)
         agreement = None
         if config.head_similarity and config.interaction == "similarity":
@@ -293,10 +300,10 @@ class EPIC(DualEncoder):
 
     def _summaries(self, tower: PromptTower[Any], state: Any) -> Tensor:
         """What stands for a modality beside its prompts ``(B, P, d)``."""
-        summaries = [tower.pool(state)]
-        if self.config.sees_boundary:
-            summaries.append(tower.boundary_mean(state))
-        return torch.stack(summaries, dim=1)
+        pooled = tower.pool(state)[:, None]
+        if not self.means_seen:
+            return pooled
+        return torch.cat([pooled, tower.layer_means(state)[:, : self.means_seen]], dim=1)
 
     def _consolidate(
         self,

@@ -21,15 +21,15 @@ class ReadOnlyState(NamedTuple):
     """What the stream reads at each of the K layers, and the stream's own summary.
 
     ``summary (B, 1, d)`` is the copy of the token that the encoder pools, None for an encoder that
-    pools by the mean; ``pooled (B, d)`` is the frozen encoder's own output, and ``boundary_mean
-    (B, d)`` the mean of the tokens that enter the first of the K layers.
+    pools by the mean; ``pooled (B, d)`` is the frozen encoder's own output, and ``layer_means
+    (B, K, d)`` are of the tokens that enter the K layers.
     """
 
     memories: list[Memory]
     mask: Tensor | None
     summary: Tensor | None
     pooled: Tensor
-    boundary_mean: Tensor
+    layer_means: Tensor
 
 
 class ReadOnlyTower(PromptTower[ReadOnlyState]):
@@ -63,25 +63,26 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> ReadOnlyState:
         """Run the rest of the frozen encoder, keeping what the interaction layers can be asked."""
         encoder, layer = self.encoder, self.layers[0]
-        memories, summary = [], encoder.summary(tokens, mask)
-        boundary_mean = encoder.mean(tokens, mask)
+        memories, means, summary = [], [], encoder.summary(tokens, mask)
         with self.lowered():
             for interaction_layer in self.layers:
                 tokens = encoder.run_layers(layer, interaction_layer, tokens, mask)
                 # stays as it is: whoever reads it converts it, as it does what was stored
                 memories.append(encoder.memory(interaction_layer, tokens))
+                means.append(encoder.mean(tokens, mask))
                 layer = interaction_layer
             tokens = encoder.run_layers(layer, encoder.num_layers, tokens, mask)
             pooled = encoder.pool(tokens, mask)
         readable = _readable(mask, present, tokens.shape[1], summary)
-        return ReadOnlyState(memories, readable, summary, self.raised(pooled), boundary_mean)
+        layer_means = self.raised(torch.stack(means, dim=1))
+        return ReadOnlyState(memories, readable, summary, self.raised(pooled), layer_means)
 
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
     ) -> dict[str, Tensor]:
-        """Of level "layers": keys and values, two frozen outputs, and a summary where there is one.
+        """Of level "layers": keys and values, frozen outputs, and a summary where there is one.
 
-        ``memory (B, K, 2, h, N, d / h)``, ``pooled`` and ``boundary_mean (B, d)``,
+        ``memory (B, K, 2, h, N, d / h)``, ``pooled (B, d)``, ``layer_means (B, K, d)``,
         ``summary (B, 1, d)``.
         """
         if level == "boundary":
@@ -93,7 +94,7 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
         features = {
             "memory": memory.movedim(2, 0),
             "pooled": state.pooled,
-            "boundary_mean": state.boundary_mean,
+            "layer_means": state.layer_means,
         }
         return features if state.summary is None else features | {"summary": state.summary}
 
@@ -111,12 +112,12 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
             _readable(mask, present, memory.shape[4], summary),
             summary,
             whole(features["pooled"]).to(self.dtype),
-            whole(features["boundary_mean"]).to(self.dtype),
+            whole(features["layer_means"]).to(self.dtype),
         )
 
-    def boundary_mean(self, state: ReadOnlyState) -> Tensor:
+    def layer_means(self, state: ReadOnlyState) -> Tensor:
         """Of the frozen tokens."""
-        return state.boundary_mean
+        return state.layer_means
 
     def acquire(
         self, step: int, state: ReadOnlyState, prompts: Tensor

@@ -110,8 +110,8 @@ class PromptTower(Tower[State]):
         return True
 
     @abstractmethod
-    def boundary_mean(self, state: State) -> Tensor:
-        """The mean ``(B, d)`` of the tokens that enter the first interaction layer."""
+    def layer_means(self, state: State) -> Tensor:
+        """The means ``(B, K, d)`` of the tokens that entered each layer, after the last step."""
 
     @abstractmethod
     def acquire(self, step: int, state: State, prompts: Tensor) -> tuple[State, Tensor]:
@@ -121,7 +121,7 @@ class PromptTower(Tower[State]):
 class JointState(NamedTuple):
     """Tokens ``(B, N, d)`` on their way, what may be seen of them, and the next layer.
 
-    ``boundary_mean (B, d)`` is of the tokens that entered the first interaction layer.
+    ``layer_means``, ``(B, d)`` each, are of the tokens that entered the layers of steps so far.
     After the last layer ``summary (B, 1, d)`` is the one token that is pooled, None where pooling
     takes them all.
     """
@@ -129,7 +129,7 @@ class JointState(NamedTuple):
     tokens: Tensor
     mask: Tensor | None
     next_layer: int
-    boundary_mean: Tensor
+    layer_means: tuple[Tensor, ...] = ()
     summary: Tensor | None = None
 
 
@@ -142,23 +142,24 @@ class JointTower(PromptTower[JointState]):
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> JointState:
         """The boundary's tokens are all that is needed."""
         seen = visible(mask, present, tokens.shape[1])
-        return JointState(tokens, seen, self.layers[0], self.encoder.mean(tokens, mask))
+        return JointState(tokens, seen, self.layers[0])
 
-    def boundary_mean(self, state: JointState) -> Tensor:
-        """Of the frozen tokens, before any prompt."""
-        return state.boundary_mean
+    def layer_means(self, state: JointState) -> Tensor:
+        """The first is of frozen tokens, the others' have seen prompts; zeros of the absent."""
+        return torch.stack(state.layer_means, dim=1)
 
     def acquire(self, step: int, state: JointState, prompts: Tensor) -> tuple[JointState, Tensor]:
         """Run up to the step's layer without prompts, then that layer with them."""
         layer = self.layers[step]
         tokens = self.encoder.run_layers(state.next_layer, layer, state.tokens, state.mask)
+        means = (*state.layer_means, self.encoder.mean(tokens, state.mask))
+        state = state._replace(next_layer=layer + 1, layer_means=means)
         last = layer == self.encoder.num_layers - 1
         if self.trims_last_layer and last and self.encoder.ends_in_first(layer):
             outputs = self.encoder.run_last_layer(tokens, state.mask, prompts)  # (B, 1 + n, d)
-            state = state._replace(tokens=tokens, next_layer=layer + 1, summary=outputs[:, :1])
-            return state, outputs[:, 1:]
+            return state._replace(tokens=tokens, summary=outputs[:, :1]), outputs[:, 1:]
         tokens, acquired = self.encoder.run_layer(layer, tokens, state.mask, prompts)
-        return state._replace(tokens=tokens, next_layer=layer + 1), acquired
+        return state._replace(tokens=tokens), acquired
 
     def pool(self, state: JointState) -> Tensor:
         """Run the layers that are left, then the encoder's own pooling."""
