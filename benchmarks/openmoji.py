@@ -1,9 +1,10 @@
 """EPIC on both OpenMoji tasks beside what it has to beat, by one command.
 
     python benchmarks/openmoji.py                                    # what make demo does
-    python benchmarks/openmoji.py --config openmoji.yaml --methods epic --splits 10 --seed 1
+    python benchmarks/openmoji.py --config openmoji.yaml --methods epic --splits 10
 
-Each method goes through the real command line: fit and predict, the last one also test. The linear
+Each run is a fit and a test through the real command line, in a process of its own, as those of
+`epic-pl compare`; two at a time, since a step on a few prompts does not fill two cores. The linear
 probes by scikit-learn see the same frozen encoders' pooled outputs. Same splits, same schedule,
 accuracies on the test split with a 95% interval from a bootstrap over pictures. A probe's strength
 is chosen on validation, the configs' options outside of the test split (docs/results.md).
@@ -15,16 +16,16 @@ samples.
 import argparse
 import json
 import os
+import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -33,21 +34,27 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torchmetrics.functional.classification import binary_calibration_error
 
+from epic_pl.assets import OPENMOJI_ATTRIBUTION
 from epic_pl.calibration import BINS, error_by_chance
-from epic_pl.callbacks import CostMeter, FeatureCache
+from epic_pl.callbacks import FeatureCache
 from epic_pl.cli import EPICCLI, run
+from epic_pl.comparison.plan import Run, choose, plan
+from epic_pl.comparison.progress import LiveProgress
+from epic_pl.comparison.runner import Outcome, Runner, devices
 from epic_pl.comparison.significance import group_of
+from epic_pl.comparison.statistics import Predictions
 from epic_pl.module import EPICModule
-from epic_pl.parameters import trainable_share
 from epic_pl.types import Batch
 
 SPLITS = {"openmoji.yaml": 3, "openmoji_entailment.yaml": 1}
 METHODS = {
-    # the first one fills the feature stores that the others read
     "prompts_only": "prompts without interaction",
     "late_fusion_mlp": "late-fusion MLP",
     "epic": "EPIC",
 }
+# no epoch is chosen, and both tasks have a multiple of 5, so the last one is validated; validation
+# of each would take a fifth of the time
+SHARED = ("--trainer.check_val_every_n_epoch=5",)
 PROBE_STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 BOOTSTRAP_SAMPLES = 2000
 
@@ -66,7 +73,7 @@ class Split(NamedTuple):
         return {"image": self.image, "text": self.text, "image + text": both}[inputs]
 
 
-class Outcome(NamedTuple):
+class Answers(NamedTuple):
     """What a method made of the test samples, by their ids."""
 
     method: str
@@ -74,9 +81,7 @@ class Outcome(NamedTuple):
     correct: npt.NDArray[np.bool_]
     trainable: int
     train_seconds: float
-    prepare_seconds: float = 0.0
-    """Start-up, and filling the feature stores."""
-    confidence: npt.NDArray[np.float32] = np.empty(0, dtype=np.float32)
+    confidence: npt.NDArray[np.float64] = np.empty(0)
     """What calibrated probability each answer has; empty but for what this package trains."""
 
 
@@ -91,106 +96,112 @@ class Row(NamedTuple):
     train_seconds: float
 
 
+class BuiltCLI(EPICCLI):
+    """Builds model and data as ``fit`` does, and runs nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--config", action="append", help="of the tasks; both without")
     parser.add_argument("--methods", default=",".join(METHODS), help="the last is shown")
     parser.add_argument("--splits", type=int, help="on which all are trained and tested")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, dropout and batches")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="at a time")
+    parser.add_argument("--folder", type=Path, default=Path("runs/demo"), help="of all runs")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON at the end")
     arguments, overrides = parser.parse_known_args()
-    methods = arguments.methods.split(",")
-    tables, trained, prepared = {}, 0.0, 0.0
-    for config in arguments.config or SPLITS:
-        splits = arguments.splits or SPLITS.get(config, 1)
-        outcomes, cli = run_task(config, methods, arguments.seed, splits, overrides)
-        trained += sum(each.train_seconds for each in outcomes)
-        prepared += sum(each.prepare_seconds for each in outcomes)
-        tables[config] = [row(each) for each in outcomes]
-        over = f", {splits} splits" if splits > 1 else ""
-        show(tables[config], f"{cli.datamodule.variant}{over}")
-        compare(outcomes)
-        say_calibration(outcomes[-1])
-        say_where(outcomes[-1].method, cli)
+    configs = arguments.config or list(SPLITS)
+    planned = {}
+    for config in configs:
+        splits, folder = arguments.splits or SPLITS.get(config, 1), arguments.folder
+        planned[config] = runs_of(config, arguments.methods, splits, folder, overrides)
+    start = time.perf_counter()
+    # the last task's runs take longest: whoever starts with them does not end with one alone
+    ended = train([each for runs in reversed(planned.values()) for each in runs], arguments.jobs)
+    passed = time.perf_counter() - start
+    tables = {}
+    for config, runs in planned.items():
+        answers = [*probes(runs), *trained([ended[each] for each in runs])]
+        tables[config] = [row(each) for each in answers]
+        splits = len({each.seed for each in runs})
+        show(tables[config], config + (f", {splits} splits" if splits > 1 else ""))
+        compare(answers)
+        say_calibration(answers[-1])
+        say_where(next(ended[each] for each in runs if each.name == runs[-1].name))
+    seconds = sum(result_of(each)["seconds"] for each in ended.values())
     console = Console()
     console.print(
-        f"Training took {trained:.0f} s in all; starting the runs and filling the feature caches "
-        f"another {prepared:.0f} s."
+        f"Training took {seconds:.0f} s in all, {arguments.jobs} runs at a time: "
+        f"{seconds / arguments.jobs:.0f} s. With starting them, filling the feature caches and "
+        f"testing {passed:.0f} s have passed."
     )
-    console.print("Pictures: OpenMoji, CC BY-SA 4.0, https://openmoji.org")
+    console.print(OPENMOJI_ATTRIBUTION)
     if arguments.json:
         print(json.dumps({key: [row._asdict() for row in rows] for key, rows in tables.items()}))
 
 
-def run_task(
-    config: str, methods: list[str], seed: int, splits: int, overrides: list[str]
-) -> tuple[list[Outcome], EPICCLI]:
-    """Each method's outcome over all splits; the last method's files of split 0 are the last."""
-    outcomes: dict[str, list[Outcome]] = {}
-    for split in reversed(range(splits)):
-        trained = []
-        for method in methods:
-            options = ["--config", config, f"--seed_everything={seed}", f"--model.method={method}"]
-            # no epoch is chosen, and both tasks have a multiple of 5, so the last one is validated;
-            # validation of each would take a fifth of the time
-            options += ["--trainer.check_val_every_n_epoch=5"]
-            options += [f"--data.split_seed={split}", *overrides]
-            outcome, cli = run_method(method, options, shown=split == 0 and method == methods[-1])
-            trained.append(outcome)
-        for outcome in [*baselines(cli), *trained]:
-            outcomes.setdefault(outcome.method, []).append(outcome)
-    return [joined(each) for each in outcomes.values()], cli
+def runs_of(
+    config: str, methods: str, splits: int, folder: Path, overrides: Sequence[str]
+) -> list[Run]:
+    """Each method on each split, split by split; trained anew where all are done."""
+    folder = folder / Path(config).stem
+    options = ["--config", config, *SHARED, *overrides]
+    runs = plan(choose(methods, []), splits, options, folder, splits=splits > 1)
+    if all(each.result() for each in runs):
+        shutil.rmtree(folder)
+    return runs
 
 
-def joined(outcomes: list[Outcome]) -> Outcome:
+def train(runs: Sequence[Run], jobs: int) -> dict[Run, Outcome]:
+    """Fit and test each, ``jobs`` at a time."""
+    # for their processes: this one has its threads already
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    with LiveProgress(len(runs), Console()) as progress:
+        outcomes = Runner(devices(jobs), None, progress).execute(runs)
+    if failed := [f"{each.run.name}: {each.message}" for each in outcomes if each.result is None]:
+        raise SystemExit("\n".join(failed))
+    return {each.run: each for each in outcomes}
+
+
+def result_of(outcome: Outcome) -> dict[str, Any]:
+    assert outcome.result is not None  # the others have ended the script
+    return outcome.result
+
+
+def trained(outcomes: Sequence[Outcome]) -> list[Answers]:
+    """What each method answered, over all splits."""
+    by_method: dict[str, list[Answers]] = {}
+    for outcome in outcomes:
+        result, name = result_of(outcome), METHODS.get(outcome.run.name, outcome.run.name)
+        predictions = Predictions.read(outcome.run.folder / "predictions.parquet")
+        scores = predictions.scores  # (N, C)
+        correct = scores.argmax(axis=1) == predictions.truth.argmax(axis=1)
+        seconds, confidence = result["seconds"], scores.max(axis=1)
+        answers = Answers(name, predictions.ids, correct, result["trainable"], seconds, confidence)
+        by_method.setdefault(name, []).append(answers)
+    return [joined(each) for each in by_method.values()]
+
+
+def joined(answers: Sequence[Answers]) -> Answers:
     """Of one method on several splits."""
-    return outcomes[0]._replace(
-        ids=[key for each in outcomes for key in each.ids],
-        correct=np.concatenate([each.correct for each in outcomes]),
-        train_seconds=sum(each.train_seconds for each in outcomes),
-        prepare_seconds=sum(each.prepare_seconds for each in outcomes),
-        confidence=np.concatenate([each.confidence for each in outcomes]),
+    return answers[0]._replace(
+        ids=[key for each in answers for key in each.ids],
+        correct=np.concatenate([each.correct for each in answers]),
+        train_seconds=sum(each.train_seconds for each in answers),
+        confidence=np.concatenate([each.confidence for each in answers]),
     )
 
 
-def run_method(method: str, options: list[str], shown: bool) -> tuple[Outcome, EPICCLI]:
-    """Fit, then predict from the checkpoint; what is shown is tested too, for its pictures."""
-    start = time.perf_counter()
-    cli = run(["fit", *options, "--trainer.callbacks+=epic_pl.callbacks.CostMeter"])
-    passed = time.perf_counter() - start
-    meters = (each for each in cli.trainer.callbacks if isinstance(each, CostMeter))
-    seconds = next(meters).fit_seconds
-    best = cli.trainer.checkpoint_callback.best_model_path
-    if shown:
-        run(["test", *options, "--ckpt_path", best])
-    predicted = run(["predict", *options, "--ckpt_path", best])
-    path = Path(predicted.trainer.log_dir) / "predictions.parquet"
-    table = pq.read_table(path)
-    truth = test_labels(cli)
-    names = cli.model.class_names
-    ids = table["sample_id"].to_pylist()
-    correct = np.array(
-        [
-            names[truth[key]] == label
-            for key, label in zip(ids, table["label"].to_pylist(), strict=True)
-        ]
-    )
-    assert len(ids) == len(truth), "every test sample is predicted once"
-    probabilities = np.stack([table[f"probability_{name}"].to_numpy() for name in names], axis=1)
-    confidence = probabilities.max(axis=1)
-    trainable = sum(p.numel() for p in cli.model.parameters() if p.requires_grad)
-    name = METHODS.get(method, method)
-    return Outcome(name, ids, correct, trainable, seconds, passed - seconds, confidence), cli
+def probes(runs: Sequence[Run]) -> list[Answers]:
+    """:func:`baselines` over all splits."""
+    by_split = {each.seed: each.options for each in runs}
+    built = (run(["fit", *options], BuiltCLI) for options in by_split.values())
+    return [joined(each) for each in zip(*map(baselines, built), strict=True)]
 
 
-def test_labels(cli: EPICCLI) -> dict[str, int]:
-    cli.datamodule.setup("test")
-    dataset = cli.datamodule.dataset("test")
-    rows = (dataset.reference(index) for index in range(len(dataset)))
-    return {row["sample_id"]: row["label"] for row in rows}
-
-
-def baselines(cli: EPICCLI) -> Iterable[Outcome]:
+def baselines(cli: EPICCLI) -> Iterable[Answers]:
     """The majority class, and a linear probe on each modality and on both."""
     data = cli.datamodule
     data.setup("fit")
@@ -205,7 +216,7 @@ def baselines(cli: EPICCLI) -> Iterable[Outcome]:
     )
     data.use_features(None)
     majority = np.bincount(train.labels).argmax()
-    yield Outcome("majority class", test.ids, test.labels == majority, 0, 0.0)
+    yield Answers("majority class", test.ids, test.labels == majority, 0, 0.0)
     for inputs in ("image", "text", "image + text"):
         start = time.perf_counter()
         scaler = StandardScaler().fit(train.features(inputs))
@@ -222,7 +233,7 @@ def baselines(cli: EPICCLI) -> Iterable[Outcome]:
         correct = best.predict(scaler.transform(test.features(inputs))) == test.labels
         seconds = time.perf_counter() - start
         trainable = best.coef_.size + best.intercept_.size
-        yield Outcome(f"linear probe, {inputs}", test.ids, correct, trainable, seconds)
+        yield Answers(f"linear probe, {inputs}", test.ids, correct, trainable, seconds)
 
 
 def pooled(loader: Iterable[Batch]) -> Split:
@@ -236,11 +247,11 @@ def pooled(loader: Iterable[Batch]) -> Split:
     return Split([key for batch in batches for key in batch["sample_id"]], image, text, labels)
 
 
-def row(outcome: Outcome) -> Row:
+def row(answers: Answers) -> Row:
     """Accuracy and its interval."""
-    accuracy = 100 * float(outcome.correct.mean())
-    interval = bootstrap(outcome.ids, outcome.correct)
-    return Row(outcome.method, accuracy, *interval, outcome.trainable, outcome.train_seconds)
+    accuracy = 100 * float(answers.correct.mean())
+    interval = bootstrap(answers.ids, answers.correct)
+    return Row(answers.method, accuracy, *interval, answers.trainable, answers.train_seconds)
 
 
 def bootstrap(ids: list[str], values: npt.NDArray[Any]) -> tuple[float, float]:
@@ -254,13 +265,13 @@ def bootstrap(ids: list[str], values: npt.NDArray[Any]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def compare(outcomes: list[Outcome]) -> None:
+def compare(answers: Sequence[Answers]) -> None:
     """Say how EPIC stands to the best of scikit-learn's probes, sample by sample."""
-    epic = next((each for each in outcomes if each.method == METHODS["epic"]), None)
+    epic = next((each for each in answers if each.method == METHODS["epic"]), None)
     if epic is None:
         return
-    probes = [each for each in outcomes if each.method.endswith(("image", "text"))]
-    best = max(probes, key=lambda each: each.correct.mean())
+    linear = [each for each in answers if each.method.endswith(("image", "text"))]
+    best = max(linear, key=lambda each: each.correct.mean())
     mine = dict(zip(enumerate_ids(epic.ids), epic.correct, strict=True))
     theirs = dict(zip(enumerate_ids(best.ids), best.correct, strict=True))
     gains = np.array([float(mine[key]) - float(theirs[key]) for key in mine])
@@ -271,14 +282,14 @@ def compare(outcomes: list[Outcome]) -> None:
     )
 
 
-def say_calibration(outcome: Outcome) -> None:
+def say_calibration(answers: Answers) -> None:
     """How far answers are from being right as often as they say, after temperature scaling."""
-    sure = torch.from_numpy(outcome.confidence)
-    right = torch.from_numpy(outcome.correct)
+    sure = torch.from_numpy(answers.confidence)
+    right = torch.from_numpy(answers.correct)
     error = float(binary_calibration_error(sure, right.int(), n_bins=BINS))
     chance, low, high = error_by_chance(sure)
     Console().print(
-        f"Calibration error of {outcome.method} after scaling: {error:.1%} on {len(sure):,} test "
+        f"Calibration error of {answers.method} after scaling: {error:.1%} on {len(sure):,} test "
         f"samples; answers right exactly as often as they say would show {chance:.1%} (90%: "
         f"{low:.1%} to {high:.1%})."
     )
@@ -309,11 +320,13 @@ def show(rows: list[Row], title: str) -> None:
     Console().print(table)
 
 
-def say_where(method: str, cli: EPICCLI) -> None:
-    root = cli.trainer.default_root_dir
+def say_where(outcome: Outcome) -> None:
+    folder, share = outcome.run.folder, result_of(outcome)["encoder_share"]
     Console().print(
-        f"{method} trains {trainable_share(cli.model.model):.2%} of the encoders' parameters. Logs "
-        f"(tensorboard --logdir {root}), checkpoints, confusion matrix and predictions: {root}/"
+        f"{METHODS.get(outcome.run.name, outcome.run.name)} trains {share:.2%} of the encoders' "
+        f"parameters. Logs (tensorboard --logdir {folder}), checkpoints, confusion matrix and "
+        f"predictions: {folder}/",
+        soft_wrap=True,
     )
 
 

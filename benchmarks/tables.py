@@ -27,7 +27,7 @@ from epic_pl.cli import run
 from epic_pl.comparison.command import compare_command
 from epic_pl.data.openmoji import LEFT_OUT, MIN_EXAMPLES
 from epic_pl.inspection.init import write_config
-from openmoji import baselines
+from openmoji import BuiltCLI, baselines
 
 _SIZE = 112
 
@@ -129,10 +129,7 @@ def scikit_learn(config: Path, seeds: int, overrides: list[str]) -> dict[str, An
     values = []
     for seed in range(seeds):
         options = ["--config", str(config), f"--data.split_seed={seed}", *overrides]
-        # one step, for a module and data that belong together
-        options += ["--trainer.max_steps=1", "--trainer.limit_val_batches=0"]
-        cli = run(["fit", *options, "--model.calibrate=false", "--checkpoint.monitor=null"])
-        *_, both = baselines(cli)
+        *_, both = baselines(run(["fit", *options], BuiltCLI))
         values.append(float(both.correct.mean()))
     spread = statistics.stdev(values) if len(values) > 1 else None
     row = {"method": "scikit-learn's probe", "values": values, "mean": statistics.mean(values)}
