@@ -1,6 +1,6 @@
 """What EPIC loses where modalities are absent at test, trained with and without modality dropout.
 
-Fits the fine-grained OpenMoji task through the command line and reads `epic-pl test --report`. Of
+Fits the fine-grained OpenMoji task as `epic-pl compare` does and reads `epic-pl test --report`. Of
 those that lose a modality half lose the text, half the picture, nobody both:
 
     python benchmarks/absent.py --seeds 3 --json
@@ -8,6 +8,7 @@ those that lose a modality half lose the text, half the picture, nobody both:
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from epic_pl.cli import run
-from epic_pl.comparison.plan import parsed_options
+from epic_pl.comparison.plan import Entry, parsed_options, plan
+from epic_pl.comparison.runner import Outcome
+from openmoji import result_of, train
 
 
 def main() -> None:
@@ -24,38 +27,27 @@ def main() -> None:
     parser.add_argument("--config", default="openmoji.yaml")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--dropout", default="0.8", help="probability to lose one in training")
-    parser.add_argument("--folder", default="runs/absent", help="of runs and reports")
+    parser.add_argument(
+        "--layers",
+        default="[[4,2],[6,3],[8,4],[10,5]]",
+        help="interaction layers for a head that sees what enters each of them",
+    )
+    parser.add_argument("--folder", type=Path, default=Path("runs/absent"), help="of all runs")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON at the end")
     arguments, overrides = parser.parse_known_args()
-    dropout = f"--model.modality_dropout={arguments.dropout}"
-    # a complete sample is seen in a fifth of them, one without its text in two fifths
-    shipped = parsed_options(["--config", arguments.config, *overrides])
-    twice = [
-        f"--trainer.max_epochs={2 * shipped['trainer']['max_epochs']}",
-        "--early_stopping.patience=1000",
-    ]
-    trainings = {
-        "as shipped": [],
-        f"modality dropout {arguments.dropout}": [dropout],
-        "and a missing-aware head": [dropout, "--model.missing_aware_head=true"],
-        "and twice the epochs": [dropout, "--model.missing_aware_head=true", *twice],
-    }
+    shared = ["--config", arguments.config, *overrides]
+    trainings = trainings_of(arguments.dropout, arguments.layers, shared)
+    runs = plan(list(trainings), arguments.seeds, shared, arguments.folder)
+    ended = train(runs, arguments.jobs)
     rows = []
-    for number, (training, options) in enumerate(trainings.items()):
-        runs = [
-            accuracies(
-                arguments.config,
-                seed,
-                Path(arguments.folder) / f"{number}-{seed}",
-                [*options, *overrides],
-            )
-            for seed in range(arguments.seeds)
-        ]
-        for condition in runs[0]:
-            values = [100 * each[condition] for each in runs]
+    for entry, title in trainings.items():
+        each_seed = [accuracies(ended[each]) for each in runs if each.name == entry.name]
+        for condition in each_seed[0]:
+            values = [100 * each[condition] for each in each_seed]
             rows.append(
                 {
-                    "training": training,
+                    "training": title,
                     "condition": condition,
                     "accuracy": float(np.mean(values)),
                     "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
@@ -66,15 +58,36 @@ def main() -> None:
         print(json.dumps(rows))
 
 
-def accuracies(config: str, seed: int, root: Path, overrides: list[str]) -> dict[str, float]:
+def trainings_of(dropout: str, layers: str, shared: Sequence[str]) -> dict[Entry, str]:
+    """What is trained, and its title."""
+    drops = f"--model.modality_dropout={dropout}"
+    aware = [drops, "--model.missing_aware_head=true"]
+    # a complete sample is seen in a fifth of them, one without its text in two fifths
+    epochs = 2 * parsed_options(shared)["trainer"]["max_epochs"]
+    twice = [f"--trainer.max_epochs={epochs}", "--early_stopping.patience=1000"]
+    # what names a lone picture is spread over more layers than what corrects a text
+    sees = [f"--model.interaction_layers={layers}", "--model.head_inputs=pooled+layers+prompts"]
+    options = {
+        "as shipped": [],
+        f"modality dropout {dropout}": [drops],
+        "and a missing-aware head": aware,
+        "and twice the epochs": [*aware, *twice],
+        "and a head that sees more layers": [*aware, *twice, *sees],
+        "such a head without dropout": sees,
+    }
+    return {
+        Entry(f"training_{number}", "epic", tuple(given)): title
+        for number, (title, given) in enumerate(options.items())
+    }
+
+
+def accuracies(outcome: Outcome) -> dict[str, float]:
     """Test accuracy of one run by what is absent."""
-    options = ["--config", config, f"--seed_everything={seed}"]
-    options += [f"--trainer.default_root_dir={root}", *overrides]
-    fitted = run(["fit", *options])
-    best = fitted.trainer.checkpoint_callback.best_model_path
-    report = ["--report", str(root / "report"), "--report.robustness=false"]
-    run(["test", *options, "--ckpt_path", best, *report])
-    content = json.loads((root / "report" / "report.json").read_text())
+    folder = outcome.run.folder / "report"
+    options = [*outcome.run.options, f"--trainer.default_root_dir={outcome.run.folder}"]
+    report = ["--report", str(folder), "--report.robustness=false"]
+    run(["test", *options, "--ckpt_path", result_of(outcome)["best"], *report])
+    content = json.loads((folder / "report.json").read_text())
     return {row["condition"]: row["accuracy"] for row in content["absence"]}
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 import tiny_runs
+from epic_pl.comparison.plan import parsed_options
 
 CONDITIONS = [
     "as it is",
@@ -23,35 +24,49 @@ def absent():
     return absent
 
 
-@pytest.mark.slow
-def test_four_trainings_are_judged_by_what_is_absent(
-    absent, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir, tmp_path, capsys
-):
+@pytest.fixture
+def config(tiny_vit_dir, tiny_tokenizer_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny_runs.table(tmp_path)
-    config = tiny_runs.table_config(tmp_path, tiny_vit_dir, tiny_tokenizer_dir)
-    fits = []
-    run = absent.run
+    return ["--config", str(tiny_runs.table_config(tmp_path, tiny_vit_dir, tiny_tokenizer_dir))]
 
-    def noted(options):
-        cli = run(options)
-        if options[0] == "fit":
-            fits.append(cli)
-        return cli
 
-    monkeypatch.setattr(absent, "run", noted)
-    arguments = ["--config", str(config), "--seeds", "1", "--dropout", "0.6", "--json"]
+def test_each_training_adds_to_the_one_before(absent, config):
+    trained = []
+    for entry in absent.trainings_of("0.6", "[[0,0],[1,1]]", config):
+        options = parsed_options([*config, *entry.options])
+        model = options["model"]
+        trained.append(
+            (
+                model["modality_dropout"],
+                model["missing_aware_head"],
+                options["trainer"]["max_epochs"],
+                "layers" in model["head_inputs"],
+            )
+        )
+    assert trained == [
+        (0.0, False, 2, False),
+        (0.6, False, 2, False),
+        (0.6, True, 2, False),
+        (0.6, True, 4, False),
+        (0.6, True, 4, True),
+        (0.0, False, 2, True),
+    ]
+
+
+@pytest.mark.slow
+def test_a_training_is_judged_by_what_is_absent(absent, config, monkeypatch, tmp_path, capsys):
+    all_of_them = absent.trainings_of
+
+    def last_but_one(*arguments):
+        return dict(list(all_of_them(*arguments).items())[4:5])
+
+    monkeypatch.setattr(absent, "trainings_of", last_but_one)
+    arguments = [*config, "--seeds", "1", "--layers", "[[0,0],[1,1]]", "--json"]
     monkeypatch.setattr("sys.argv", ["absent.py", *arguments])
     absent.main()
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [row["condition"] for row in rows] == 4 * CONDITIONS
+    assert [row["condition"] for row in rows] == CONDITIONS
     assert all(0 <= row["accuracy"] <= 100 for row in rows)
-    trained = [
-        (
-            cli.model.hparams["modality_dropout"],
-            cli.model.hparams["missing_aware_head"],
-            cli.trainer.max_epochs,
-        )
-        for cli in fits
-    ]
-    assert trained == [(0.0, False, 2), (0.6, False, 2), (0.6, True, 2), (0.6, True, 4)]
+    (report,) = tmp_path.glob("runs/absent/runs/*/report/report.json")
+    assert len(json.loads(report.read_text())["absence"]) == len(CONDITIONS)
