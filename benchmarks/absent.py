@@ -19,7 +19,7 @@ from rich.table import Table
 from epic_pl.cli import run
 from epic_pl.comparison.plan import Entry, parsed_options, plan
 from epic_pl.comparison.runner import Outcome
-from openmoji import result_of, train
+from openmoji import result_of, runs_kept, train
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument(
         "--layers",
         default="[[4,2],[6,3],[8,4],[10,5]]",
-        help="interaction layers for a head that sees what enters each of them",
+        help="more interaction layers, for a head that sees what enters each of them",
     )
     parser.add_argument("--folder", type=Path, default=Path("runs/absent"), help="of all runs")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
@@ -39,6 +39,7 @@ def main() -> None:
     shared = ["--config", arguments.config, *overrides]
     trainings = trainings_of(arguments.dropout, arguments.layers, shared)
     runs = plan(list(trainings), arguments.seeds, shared, arguments.folder)
+    runs_kept(runs)
     ended = train(runs, arguments.jobs)
     rows = []
     for entry, title in trainings.items():
@@ -66,14 +67,16 @@ def trainings_of(dropout: str, layers: str, shared: Sequence[str]) -> dict[Entry
     epochs = 2 * parsed_options(shared)["trainer"]["max_epochs"]
     twice = [f"--trainer.max_epochs={epochs}", "--early_stopping.patience=1000"]
     # what names a lone picture is spread over more layers than what corrects a text
-    sees = [f"--model.interaction_layers={layers}", "--model.head_inputs=pooled+layers+prompts"]
+    more = [f"--model.interaction_layers={layers}"]
+    sees = [*more, "--model.head_inputs=pooled+layers+prompts"]
     options = {
         "as shipped": [],
         f"modality dropout {dropout}": [drops],
         "and a missing-aware head": aware,
         "and twice the epochs": [*aware, *twice],
-        "and a head that sees more layers": [*aware, *twice, *sees],
-        "such a head without dropout": sees,
+        "and more interaction layers": [*aware, *twice, *more],
+        "and a head that sees all of them": [*aware, *twice, *sees],
+        "the last without dropout": [*twice, *sees],
     }
     return {
         Entry(f"training_{number}", "epic", tuple(given)): title

@@ -17,10 +17,12 @@ import argparse
 import json
 import os
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,15 +36,19 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torchmetrics.functional.classification import binary_calibration_error
 
+from epic_pl.arguments import INTERRUPTED
 from epic_pl.assets import OPENMOJI_ATTRIBUTION
 from epic_pl.calibration import BINS, error_by_chance
 from epic_pl.callbacks import FeatureCache
 from epic_pl.cli import EPICCLI, run
+from epic_pl.comparison.interruption import terminated_as_interrupted
 from epic_pl.comparison.plan import Run, choose, plan
 from epic_pl.comparison.progress import LiveProgress
 from epic_pl.comparison.runner import Outcome, Runner, devices
 from epic_pl.comparison.significance import group_of
 from epic_pl.comparison.statistics import Predictions
+from epic_pl.config_files import first_config
+from epic_pl.inspection.pictures import default_workers
 from epic_pl.module import EPICModule
 from epic_pl.types import Batch
 
@@ -108,7 +114,7 @@ def main() -> None:
     parser.add_argument("--config", action="append", help="of the tasks; both without")
     parser.add_argument("--methods", default=",".join(METHODS), help="the last is shown")
     parser.add_argument("--splits", type=int, help="on which all are trained and tested")
-    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="at a time")
+    parser.add_argument("--jobs", type=int, default=min(2, default_workers()), help="at a time")
     parser.add_argument("--folder", type=Path, default=Path("runs/demo"), help="of all runs")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON at the end")
     arguments, overrides = parser.parse_known_args()
@@ -117,25 +123,32 @@ def main() -> None:
     for config in configs:
         splits, folder = arguments.splits or SPLITS.get(config, 1), arguments.folder
         planned[config] = runs_of(config, arguments.methods, splits, folder, overrides)
-    start = time.perf_counter()
     # the last task's runs take longest: whoever starts with them does not end with one alone
-    ended = train([each for runs in reversed(planned.values()) for each in runs], arguments.jobs)
-    passed = time.perf_counter() - start
+    queue = [each for runs in reversed(planned.values()) for each in runs]
+    there = runs_kept(queue)
+    start = time.perf_counter()
+    for runs in planned.values():
+        if not there.issuperset(runs):
+            prepare(runs[-1])
+    prepared = time.perf_counter() - start
+    ended = train(queue, arguments.jobs)
+    passed = time.perf_counter() - start - prepared
     tables = {}
     for config, runs in planned.items():
         answers = [*probes(runs), *trained([ended[each] for each in runs])]
         tables[config] = [row(each) for each in answers]
         splits = len({each.seed for each in runs})
-        show(tables[config], config + (f", {splits} splits" if splits > 1 else ""))
+        show(tables[config], Path(config).stem + (f", {splits} splits" if splits > 1 else ""))
         compare(answers)
         say_calibration(answers[-1])
-        say_where(next(ended[each] for each in runs if each.name == runs[-1].name))
-    seconds = sum(result_of(each)["seconds"] for each in ended.values())
+        say_where(next(ended[each] for each in runs if each.method == runs[-1].method))
+    seconds = sum(result_of(ended[each])["seconds"] for each in queue if each not in there)
     console = Console()
+    before = f" {len(there)} runs were there from before." if there else ""
     console.print(
-        f"Training took {seconds:.0f} s in all, {arguments.jobs} runs at a time: "
-        f"{seconds / arguments.jobs:.0f} s. With starting them, filling the feature caches and "
-        f"testing {passed:.0f} s have passed."
+        f"Training and testing took {passed:.0f} s, up to {arguments.jobs} runs at a time; the "
+        f"fits alone add up to {seconds:.0f} s. Storing features before took {prepared:.0f} s."
+        + before
     )
     console.print(OPENMOJI_ATTRIBUTION)
     if arguments.json:
@@ -145,24 +158,53 @@ def main() -> None:
 def runs_of(
     config: str, methods: str, splits: int, folder: Path, overrides: Sequence[str]
 ) -> list[Run]:
-    """Each method on each split, split by split; trained anew where all are done."""
-    folder = folder / Path(config).stem
-    options = ["--config", config, *SHARED, *overrides]
-    runs = plan(choose(methods, []), splits, options, folder, splits=splits > 1)
-    if all(each.result() for each in runs):
-        shutil.rmtree(folder)
-    return runs
+    """Each method on each split, split by split."""
+    task = first_config(options := ["--config", config, *SHARED, *overrides])
+    runs = plan(choose(methods, []), splits, options, folder / task, splits=splits > 1)
+    return [replace(each, name=f"{task} {each.name}") for each in runs]
+
+
+def runs_kept(runs: Sequence[Run]) -> set[Run]:
+    """Those of an interrupted call that are done; where all are, they are trained anew."""
+    done = {each for each in runs if each.result()}
+    if len(done) < len(runs):
+        return done
+    for each in done:
+        shutil.rmtree(each.folder)
+    return set()
+
+
+def prepare(each: Run) -> None:
+    """Fetch what a task needs and store its features, before its runs do it side by side."""
+    cli = run(["fit", *each.options], BuiltCLI)
+    cli.datamodule.prepare_data()
+    cli.datamodule.setup("fit")
+    cli.datamodule.setup("test")
+    cache = next(each for each in cli.trainer.callbacks if isinstance(each, FeatureCache))
+    if cache.level != "off":
+        cache.fill(cli.model, cli.datamodule, "fit", "test")
 
 
 def train(runs: Sequence[Run], jobs: int) -> dict[Run, Outcome]:
     """Fit and test each, ``jobs`` at a time."""
+    if jobs < 1:
+        raise SystemExit(f"--jobs is {jobs}: it counts from 1.")
     # for their processes: this one has its threads already
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
-    with LiveProgress(len(runs), Console()) as progress:
-        outcomes = Runner(devices(jobs), None, progress).execute(runs)
-    if failed := [f"{each.run.name}: {each.message}" for each in outcomes if each.result is None]:
-        raise SystemExit("\n".join(failed))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, default_workers() // jobs)))
+    progress = LiveProgress(len(runs), Console())
+    try:
+        with terminated_as_interrupted(), progress:
+            outcomes = Runner(devices(jobs), None, progress).execute(runs)
+    except KeyboardInterrupt:
+        print("Interrupted: the same command goes on where this one stopped.", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    if any(each.result is None for each in outcomes):
+        raise SystemExit("Not all runs came to their end: see above why.")
     return {each.run: each for each in outcomes}
+
+
+def title(each: Run) -> str:
+    return METHODS.get(each.method, each.method)
 
 
 def result_of(outcome: Outcome) -> dict[str, Any]:
@@ -174,7 +216,7 @@ def trained(outcomes: Sequence[Outcome]) -> list[Answers]:
     """What each method answered, over all splits."""
     by_method: dict[str, list[Answers]] = {}
     for outcome in outcomes:
-        result, name = result_of(outcome), METHODS.get(outcome.run.name, outcome.run.name)
+        result, name = result_of(outcome), title(outcome.run)
         predictions = Predictions.read(outcome.run.folder / "predictions.parquet")
         scores = predictions.scores  # (N, C)
         correct = scores.argmax(axis=1) == predictions.truth.argmax(axis=1)
@@ -197,8 +239,9 @@ def joined(answers: Sequence[Answers]) -> Answers:
 def probes(runs: Sequence[Run]) -> list[Answers]:
     """:func:`baselines` over all splits."""
     by_split = {each.seed: each.options for each in runs}
-    built = (run(["fit", *options], BuiltCLI) for options in by_split.values())
-    return [joined(each) for each in zip(*map(baselines, built), strict=True)]
+    # one split's encoders at a time
+    per_split = [list(baselines(run(["fit", *options], BuiltCLI))) for options in by_split.values()]
+    return [joined(each) for each in zip(*per_split, strict=True)]
 
 
 def baselines(cli: EPICCLI) -> Iterable[Answers]:
@@ -225,11 +268,11 @@ def baselines(cli: EPICCLI) -> Iterable[Answers]:
         probe = LogisticRegression(max_iter=2000, warm_start=True)
         # torch's threads and those of BLAS get into each other's way
         with threadpool_limits(1):
-            probes = [
+            fitted = [
                 deepcopy(probe.set_params(C=strength).fit(features, train.labels))
                 for strength in PROBE_STRENGTHS
             ]
-        best = max(probes, key=lambda probe: probe.score(held_out, val.labels))
+        best = max(fitted, key=lambda probe: probe.score(held_out, val.labels))
         correct = best.predict(scaler.transform(test.features(inputs))) == test.labels
         seconds = time.perf_counter() - start
         trainable = best.coef_.size + best.intercept_.size
@@ -323,9 +366,8 @@ def show(rows: list[Row], title: str) -> None:
 def say_where(outcome: Outcome) -> None:
     folder, share = outcome.run.folder, result_of(outcome)["encoder_share"]
     Console().print(
-        f"{METHODS.get(outcome.run.name, outcome.run.name)} trains {share:.2%} of the encoders' "
-        f"parameters. Logs (tensorboard --logdir {folder}), checkpoints, confusion matrix and "
-        f"predictions: {folder}/",
+        f"{title(outcome.run)} trains {share:.2%} of the encoders' parameters. Logs (tensorboard "
+        f"--logdir {folder}), checkpoints, confusion matrix and predictions: {folder}/",
         soft_wrap=True,
     )
 

@@ -69,8 +69,9 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
         read_only_summary: what stands for a modality where prompts only read: "frozen", the
             encoder's own output, or "stream", the copy of its token that travels with the prompts.
         head_inputs: what the head sees: "pooled" outputs; "boundary", the mean of the tokens that
-            enter the first interaction layer, or "layers", those of all of them; and "prompts",
-            their mean after the last one. All but the prompts are a modality's summaries.
+            enter the first interaction layer, or "layers", such a mean for each interaction layer;
+            and "prompts", their mean after the last one. All but the prompts are a modality's
+            summaries.
         head_similarity: the head also sees how alike both modalities are, by summaries and last
             prompts.
         head_norm: "parts": each input of the head has a LayerNorm of its own; "joint": one for all.

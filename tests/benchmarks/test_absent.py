@@ -31,7 +31,7 @@ def config(tiny_vit_dir, tiny_tokenizer_dir, tmp_path, monkeypatch):
     return ["--config", str(tiny_runs.table_config(tmp_path, tiny_vit_dir, tiny_tokenizer_dir))]
 
 
-def test_each_training_adds_to_the_one_before(absent, config):
+def test_what_is_trained(absent, config):
     trained = []
     for entry in absent.trainings_of("0.6", "[[0,0],[1,1]]", config):
         options = parsed_options([*config, *entry.options])
@@ -42,24 +42,28 @@ def test_each_training_adds_to_the_one_before(absent, config):
                 model["missing_aware_head"],
                 options["trainer"]["max_epochs"],
                 "layers" in model["head_inputs"],
+                model["interaction_layers"],
             )
         )
+    more = [[0, 0], [1, 1]]
     assert trained == [
-        (0.0, False, 2, False),
-        (0.6, False, 2, False),
-        (0.6, True, 2, False),
-        (0.6, True, 4, False),
-        (0.6, True, 4, True),
-        (0.0, False, 2, True),
+        (0.0, False, 2, False, 2),
+        (0.6, False, 2, False, 2),
+        (0.6, True, 2, False, 2),
+        (0.6, True, 4, False, 2),
+        (0.6, True, 4, False, more),
+        (0.6, True, 4, True, more),
+        (0.0, False, 4, True, more),
     ]
 
 
 @pytest.mark.slow
 def test_a_training_is_judged_by_what_is_absent(absent, config, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     all_of_them = absent.trainings_of
 
     def last_but_one(*arguments):
-        return dict(list(all_of_them(*arguments).items())[4:5])
+        return dict(list(all_of_them(*arguments).items())[5:6])
 
     monkeypatch.setattr(absent, "trainings_of", last_but_one)
     arguments = [*config, "--seeds", "1", "--layers", "[[0,0],[1,1]]", "--json"]

@@ -212,8 +212,10 @@ def test_padding_never_matters_and_a_batch_is_its_samples(encoders):
 @every_encoder
 @pytest.mark.parametrize("attention", ["joint", "read_only"])
 @pytest.mark.parametrize("level", ["boundary", "layers"])
-def test_restored_features_give_the_logits_of_live_ones(encoders, attention, level):
-    model, whole = build(encoders, prompt_attention=attention), made()
+@pytest.mark.parametrize("seen", ["boundary", "layers"])
+def test_restored_features_give_the_logits_of_live_ones(encoders, attention, level, seen):
+    head = f"pooled+{seen}+prompts"
+    model, whole = build(encoders, prompt_attention=attention, head_inputs=head), made()
     if (attention, level) == ("joint", "layers"):
         with pytest.raises(ConfigError, match=r"cache\.level to boundary"):
             cached(model, whole, level)

@@ -106,7 +106,7 @@ class EPICConfig:
         )
         check_probabilities(self, "dropout", "head_dropout", "modality_dropout")
 
-    def means_seen(self, num_steps: int) -> int:
+    def num_layer_means(self, num_steps: int) -> int:
         """Of how many interaction layers the head sees the mean of what enters them."""
         inputs = self.head_inputs.split("+")
         return num_steps if "layers" in inputs else int("boundary" in inputs)
@@ -180,15 +180,16 @@ class EPIC(DualEncoder):
             tower(image_encoder, [pair[0] for pair in pairs]),
             tower(text_encoder, [pair[1] for pair in pairs]),
             config.modality_dropout,
-            stand_ins=1 + config.means_seen(len(pairs)),
+            stand_ins=1 + config.num_layer_means(len(pairs)),
         )
         self.image_tower: PromptTower[Any]
         self.text_tower: PromptTower[Any]
         self.config = config
         widths = (image_encoder.width, text_encoder.width)
         self.num_steps = steps = len(pairs)
-        self.means_seen = config.means_seen(steps)
-        self.text_layers_seen = tuple(pair[1] for pair in pairs[: self.means_seen])
+        self.num_means = config.num_layer_means(steps)
+        self.image_tower.num_means = self.text_tower.num_means = self.num_means
+        self.text_layers_seen = tuple(pair[1] for pair in pairs[: self.num_means])
         self.prompts = TemporalPrompts(
             steps, config.num_prompts, *widths, config.first_prompt, config.prompt_init_std
         )
@@ -216,7 +217,7 @@ class EPIC(DualEncoder):
 
     def _build_head(self, widths: tuple[int, int], num_classes: int) -> ClassificationHead:
         config = self.config
-        summaries = 2 * (1 + self.means_seen)
+        summaries = 2 * (1 + self.num_means)
         scales = [1.0] * summaries + [config.head_prompt_scale] * (2 * config.sees_prompts)
         agreement = None
         if config.head_similarity and config.interaction == "similarity":
@@ -301,9 +302,9 @@ class EPIC(DualEncoder):
     def _summaries(self, tower: PromptTower[Any], state: Any) -> Tensor:
         """What stands for a modality beside its prompts ``(B, P, d)``."""
         pooled = tower.pool(state)[:, None]
-        if not self.means_seen:
+        if self.num_means == 0:
             return pooled
-        return torch.cat([pooled, tower.layer_means(state)[:, : self.means_seen]], dim=1)
+        return torch.cat([pooled, tower.layer_means(state)], dim=1)
 
     def _consolidate(
         self,

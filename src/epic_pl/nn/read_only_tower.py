@@ -117,7 +117,7 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
 
     def layer_means(self, state: ReadOnlyState) -> Tensor:
         """Of the frozen tokens."""
-        return state.layer_means
+        return state.layer_means[:, : self.num_means]
 
     def acquire(
         self, step: int, state: ReadOnlyState, prompts: Tensor

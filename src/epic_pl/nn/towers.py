@@ -104,6 +104,9 @@ class Tower(nn.Module, ABC, Generic[State]):
 class PromptTower(Tower[State]):
     """A tower into which prompts enter at the K interaction layers."""
 
+    num_means = 0
+    """Of how many layers, the first ones, :meth:`layer_means` is asked."""
+
     @property
     def pools_prompts(self) -> bool:
         """Whether what :meth:`pool` gives depends on the prompts."""
@@ -111,7 +114,7 @@ class PromptTower(Tower[State]):
 
     @abstractmethod
     def layer_means(self, state: State) -> Tensor:
-        """The means ``(B, K, d)`` of the tokens that entered each layer, after the last step."""
+        """Means ``(B, num_means, d)`` of the tokens that entered layers, after the last step."""
 
     @abstractmethod
     def acquire(self, step: int, state: State, prompts: Tensor) -> tuple[State, Tensor]:
@@ -152,8 +155,10 @@ class JointTower(PromptTower[JointState]):
         """Run up to the step's layer without prompts, then that layer with them."""
         layer = self.layers[step]
         tokens = self.encoder.run_layers(state.next_layer, layer, state.tokens, state.mask)
-        means = (*state.layer_means, self.encoder.mean(tokens, state.mask))
-        state = state._replace(next_layer=layer + 1, layer_means=means)
+        if step < self.num_means:
+            means = (*state.layer_means, self.encoder.mean(tokens, state.mask))
+            state = state._replace(layer_means=means)
+        state = state._replace(next_layer=layer + 1)
         last = layer == self.encoder.num_layers - 1
         if self.trims_last_layer and last and self.encoder.ends_in_first(layer):
             outputs = self.encoder.run_last_layer(tokens, state.mask, prompts)  # (B, 1 + n, d)
