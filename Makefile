@@ -40,7 +40,7 @@ bench: $(STAMP) ## what a training step costs with each method (ARGS="--json" an
 	@$(BIN)/python benchmarks/step_cost.py $(ARGS)
 
 # the 291 test samples of the first task tell few methods apart: each seed has a split of its own
-compare: $(STAMP) ## all methods with three seeds on both OpenMoji tasks; 90 minutes on two CPU cores, resumes
+compare: $(STAMP) ## all methods with three seeds on both OpenMoji tasks; 70 to 90 minutes on two CPU cores, resumes
 	@for task in "openmoji.yaml --splits" openmoji_entailment.yaml; do \
 		OMP_NUM_THREADS=1 $(BIN)/epic-pl compare --config $$task --variants rivals.yaml --seeds 3 --jobs 2 \
 			--methods linear_probe,late_fusion_mlp,prompts_only,epic,variants || exit 1; \

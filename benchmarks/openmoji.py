@@ -284,7 +284,8 @@ def baselines(cli: EPICCLI) -> Iterable[Answers]:
         scaler = StandardScaler().fit(train.features(inputs))
         features, held_out = (scaler.transform(each.features(inputs)) for each in (train, val))
         # the strengths in turn, each fit from where the one before it ended
-        probe = LogisticRegression(max_iter=2000, warm_start=True)
+        # to the optimum: where it stops earlier depends on the rows' order
+        probe = LogisticRegression(max_iter=5000, tol=1e-6, warm_start=True)
         # torch's threads and those of BLAS get into each other's way
         with threadpool_limits(1):
             fitted = [

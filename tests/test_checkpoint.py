@@ -145,6 +145,16 @@ def test_a_folder(tmp_path):
     with pytest.raises(CheckpointError) as error:
         read_checkpoint(str(tmp_path))
     assert str(tmp_path) in str(error.value)
+    assert "folder" in str(error.value)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", "a.ckpt")
+
+    monkeypatch.setattr("torch.load", refuse)
+    with pytest.raises(PermissionError):
+        read_checkpoint("a.ckpt")
 
 
 GARBAGE = {

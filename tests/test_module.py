@@ -289,6 +289,21 @@ def test_a_checkpoint_that_was_changed_is_refused_by_its_key(change, named, fitt
         )
 
 
+def test_classes_that_had_no_names_can_be_given_some(make, tmp_path):
+    path = tmp_path / "nameless.ckpt"
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=1)
+    trainer.fit(make(), tiny_runs.loader(tiny_runs.samples()))
+    trainer.save_checkpoint(path)
+    names = ["blue", "green", "red"]
+    assert EPICModule.load_from_checkpoint(path, class_names=names).class_names == names
+    assert EPICModule.load_from_checkpoint(path).class_names == ["0", "1", "2"]
+
+
+def test_a_warmup_in_steps_is_refused(make):
+    with pytest.raises(ConfigError, match=r"warmup is a share.*500"):
+        make(warmup=500)
+
+
 def test_other_class_count_is_refused(fitted, make):
     with pytest.raises(CheckpointError, match="number of classes"):
         make(num_classes=4, warm_start=str(fitted[1]))

@@ -174,6 +174,10 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no checkpoint at {path!r}.") from error
+    except PermissionError:
+        raise
+    except IsADirectoryError as error:
+        raise CheckpointError(f"{path!r} is a folder: name a checkpoint in it.") from error
     except _UNREADABLE as error:
         raise CheckpointError(
             f"{path!r} cannot be read as a checkpoint of tensors and plain types: it is damaged, "

@@ -104,7 +104,8 @@ class Checkpointing(L.LightningModule):
             format_version=FORMAT_VERSION,
             image_encoder=self._identity("image", self.model.image_encoder),
             text_encoder=self._identity("text", self.model.text_encoder),
-            class_names=list(self.class_names),
+            # numbers that stand for names are none
+            class_names=self.hparams.get("class_names"),
             preprocessing=self.hparams.get("preprocessing"),
         )
 

@@ -98,7 +98,7 @@ class HeadStart(L.LightningModule):
         head = next((m for m in self.model.modules() if isinstance(m, ClassificationHead)), None)
         # under other strategies a rank has but a shard of each weight
         usual = isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy)
-        if head is None or not usual:
+        if head is None or not head.has_summaries or not usual:
             return
         balances = "balance" in starts and head.norms is not None
         agreement = head.agreement if "align" in starts else None

@@ -221,6 +221,8 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
         self.task: Task = task
         self.lr, self.prompt_lr = lr, prompt_lr
         self.weight_decay, self.head_weight_decay = weight_decay, head_weight_decay
+        if not 0 <= warmup <= 1:
+            raise ConfigError(f"warmup is a share of all steps, from 0 to 1, not {warmup}.")
         self.warmup, self._fused = warmup, fused
         self.objective = Objective(task, label_smoothing, pos_weight, class_weights, focal_gamma)
         self.metrics = nn.ModuleDict(

@@ -352,6 +352,41 @@ def test_augmentation_without_views_is_refused(workshop):
         fit(workshop, "read_only", workshop.cache(), data=workshop.data(augment="flip"))
 
 
+def test_what_is_not_trained_on_is_stored_whatever_training_augments(workshop):
+    module, data = workshop.module(), workshop.data(augment="flip")
+    expected = logits_of(workshop, module, data=data)
+    cached = logits_of(workshop, module, workshop.cache(), data)
+    torch.testing.assert_close(cached, expected, rtol=0, atol=1e-5)
+
+
+def test_views_of_pictures_that_nothing_augments_are_stored_once(workshop):
+    fit(workshop, "read_only", workshop.cache(views=3), epochs=1)
+    assert stored_items(workshop.root, "image") == len(tiny_runs.COLOURS)
+
+
+class Interruption(L.Callback):
+    def on_train_batch_end(self, *_):
+        raise RuntimeError("halfway")
+
+
+def test_after_a_failed_fit_pictures_are_read_again(workshop):
+    data = workshop.data()
+    trainer = workshop.trainer(workshop.cache(), Interruption(), max_epochs=1)
+    with pytest.raises(RuntimeError, match="halfway"):
+        trainer.fit(workshop.module(), datamodule=data)
+    other = workshop.module("joint")
+    torch.testing.assert_close(
+        logits_of(workshop, other, data=data), logits_of(workshop, other), rtol=0, atol=1e-6
+    )
+    assert "image_features" not in next(iter(data.train_dataloader()))
+
+
+@pytest.mark.parametrize("option", ["batch_size", "threads"])
+def test_counts_of_nothing_are_refused(workshop, option):
+    with pytest.raises(ConfigError, match=rf"cache\.{option} is 0"):
+        workshop.cache(**{option: 0})
+
+
 def test_joint_prompts_have_no_layers_to_store(workshop):
     with pytest.raises(ConfigError, match="read_only"):
         fit(workshop, "joint", workshop.cache("layers"))

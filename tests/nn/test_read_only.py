@@ -124,6 +124,15 @@ def test_prompts_that_reach_nothing_are_refused(switches):
         build(means, head_inputs="pooled", read_only_summary="stream", **switches)
 
 
+def test_where_one_modality_pools_prompts_the_others_need_a_hub():
+    mixed = image_encoder, ENCODERS["ViT mean, BERT mean"][1]
+    switches = {"head_inputs": "pooled", "read_only_summary": "stream", "head_similarity": False}
+    build(mixed, **switches)
+    for alone in ({"interaction": "none"}, {"interaction_layers": 1}):
+        with pytest.raises(ConfigError, match="nothing for them to learn"):
+            build(mixed, **switches, **alone)
+
+
 def test_the_reference_notices_the_stream():
     model, whole = build(), made()
     before = slow_read_only.logits(model, whole)

@@ -56,6 +56,9 @@ class FeatureCache(Callback):
     ) -> None:
         if views < 0:
             raise ConfigError(f"cache.views is {views}: it counts stored views, from 0.")
+        for name, count in (("batch_size", batch_size), ("threads", threads)):
+            if count < 1:
+                raise ConfigError(f"cache.{name} is {count}: it counts from 1.")
         self.level = level
         self.dtype = dtype
         self.root = default_root() if folder is None else Path(folder)
@@ -91,10 +94,7 @@ class FeatureCache(Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Let the DataModule read pictures again: another run may ask for other splits."""
         self._flush()
-        self._growing = None
-        data: Any = getattr(trainer, "datamodule", None)
-        if self.level != "off" and isinstance(data, ImageTextDataModule):
-            data.use_features(None)
+        self._release(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write what the epoch encoded; the next one reads it."""
@@ -109,9 +109,17 @@ class FeatureCache(Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Keep what was encoded, unless it is the stores that failed."""
+        """Keep what was encoded, unless it is the stores that failed; no teardown follows."""
         if not isinstance(exception, CacheError):
             self._flush()
+        self._release(trainer)
+
+    def _release(self, trainer: L.Trainer) -> None:
+        """Let the DataModule read pictures again: another run may be of another model."""
+        self._growing = None
+        data: Any = getattr(trainer, "datamodule", None)
+        if self.level != "off" and isinstance(data, ImageTextDataModule):
+            data.use_features(None)
 
     def _flush(self) -> None:
         if self._growing is not None:
@@ -132,8 +140,7 @@ class FeatureCache(Callback):
             ConfigError: if live augmentation is asked for, or a dataset does not tell its rows.
             CacheError: if the stores cannot be written, or the disk has no room for all of them.
         """
-        options = self._options(data)
-        filler = Filler(options, module, data, rank, world_size, barrier)
+        filler = Filler(self._options(data), module, data, rank, world_size, barrier)
         for dataset, views in self._splits(data, *stages):
             filler.add(dataset, views)
         data.use_features(filler.fill())
@@ -159,7 +166,7 @@ class FeatureCache(Callback):
                     f"{name} is {count} instead of {most}. Set it to {most}, or store the features "
                     "with `epic-pl cache build` first and set cache.fill to ahead."
                 )
-        if stage == "fit" and self.views and data.augment != "none" and data.prefetch:
+        if stage == "fit" and self._views(data) and data.prefetch:
             raise ConfigError(
                 f"cache.views is {self.views}, and augmenting draws from the random generators of "
                 "training, beside which data.prefetch would run it. Set data.prefetch to 0, or "
@@ -177,18 +184,23 @@ class FeatureCache(Callback):
     ) -> Iterator[tuple[FeatureDataset, int]]:
         """Datasets of stages, and how many views of each picture they draw from."""
         for split in dict.fromkeys(split for stage in stages for split in _SPLITS[stage]):
-            yield by_name(data.dataset(split)), self.views if split == "train" else 0
+            views = self._views(data) if split == "train" else 0
+            if split == "train" and data.augment != "none" and views == 0:
+                raise ConfigError(
+                    f"data.augment is {data.augment!r}, but stored features cannot be augmented "
+                    "any more. Set cache.views to the number of augmented views to store of each "
+                    "training picture, or data.augment to none, or cache.level to off."
+                )
+            yield by_name(data.dataset(split)), views
+
+    def _views(self, data: ImageTextDataModule) -> int:
+        """Of a picture that nothing augments all views would be one."""
+        return 0 if data.augment == "none" else self.views
 
     def _options(self, data: ImageTextDataModule) -> CacheOptions:
         assert self.level != "off"
-        if data.augment != "none" and self.views == 0:
-            raise ConfigError(
-                f"data.augment is {data.augment!r}, but stored features cannot be augmented any "
-                "more. Set cache.views to the number of augmented views to store of each training "
-                "picture, or data.augment to none, or cache.level to off."
-            )
         return CacheOptions(
-            self.level, self.dtype, self.root, self.views, self.batch_size, self.threads
+            self.level, self.dtype, self.root, self._views(data), self.batch_size, self.threads
         )
 
 

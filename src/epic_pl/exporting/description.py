@@ -45,7 +45,7 @@ def describe(module: EPICModule, tokenizer: Any | None) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "task": module.task,
-        "class_names": info["class_names"],
+        "class_names": list(module.class_names),
         "thresholds": None if thresholds is None else thresholds.tolist(),
         "temperature": temperature(module),
         "method": module.hparams["method"],

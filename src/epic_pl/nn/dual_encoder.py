@@ -5,7 +5,7 @@ Shape legend: B batch, N_t text tokens, d width, P vectors of a modality, C clas
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +124,7 @@ class DualEncoder(nn.Module, ABC):
             scale: see :meth:`~epic_pl.nn.head.ClassificationHead.start_from_names`.
         """
         head = getattr(self, "head", None)
-        if isinstance(head, ClassificationHead):
+        if isinstance(head, ClassificationHead) and head.has_summaries:
             # picture and text in turn
             for number, vectors in enumerate(names.unbind(dim=1)):
                 head.start_from_names(2 * number + _TEXT_PART, vectors, scale)
@@ -167,6 +167,19 @@ class PooledClassifier(DualEncoder):
         present = self.presence(batch)
         logits: Tensor = self.head(self.stand_in(*self.extract(batch, *present), *present))
         return logits
+
+
+def check_choices(config: Any) -> None:
+    """Refuse options of a method's config that are none of the words they may be.
+
+    Raises:
+        ConfigError: naming the first one, and the words.
+    """
+    for name, kind in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            words = ", ".join(map(repr, get_args(kind)))
+            raise ConfigError(f"{name} is {value!r}, but may be {words}.")
 
 
 def check_probabilities(config: Any, *names: str) -> None:

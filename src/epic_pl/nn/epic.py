@@ -16,10 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from epic_pl.errors import ConfigError
-from epic_pl.nn.dual_encoder import DualEncoder, check_positive, check_probabilities
+from epic_pl.nn.dual_encoder import (
+    DualEncoder,
+    check_choices,
+    check_positive,
+    check_probabilities,
+)
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.head import Agreement, ClassificationHead, HeadNorm
-from epic_pl.nn.interaction import HubActivation, InteractionHub
+from epic_pl.nn.interaction import MIN_TEMPERATURE, HubActivation, InteractionHub
 from epic_pl.nn.prompts import FirstPrompt, TemporalPrompts
 from epic_pl.nn.read_only_tower import ReadOnlySummary, ReadOnlyTower
 from epic_pl.nn.towers import JointTower, PromptTower
@@ -96,11 +101,16 @@ class EPICConfig:
     modality_dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        check_choices(self)
+        if self.temperature < MIN_TEMPERATURE:
+            raise ConfigError(
+                f"temperature is {self.temperature}, but similarities are divided by at least "
+                f"{MIN_TEMPERATURE}: below it nothing would be learned of it."
+            )
         check_positive(
             self,
             "num_prompts",
             "hub_width",
-            "temperature",
             "prompt_init_std",
             "head_prompt_scale",
         )
@@ -230,9 +240,7 @@ class EPIC(DualEncoder):
                 config.learn_temperature,
                 summaries // 2,
             )
-        elif not config.sees_prompts and not (
-            self.image_tower.pools_prompts or self.text_tower.pools_prompts
-        ):
+        elif not config.sees_prompts and not self._pool_prompts():
             raise ConfigError(
                 "The prompts would reach nothing that the head sees, so there would be nothing for "
                 'them to learn. Set head_inputs to "pooled+boundary+prompts" or read_only_summary '
@@ -248,6 +256,11 @@ class EPIC(DualEncoder):
             config.missing_aware_head,
             summaries,
         )
+
+    def _pool_prompts(self) -> bool:
+        """Whether the prompts of both modalities reach what is pooled, through a hub if need be."""
+        towers = (self.image_tower, self.text_tower)
+        return (any if self.hubs else all)(tower.pools_prompts for tower in towers)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``(B, C)`` of a batch; docs/method.md has the equations.
@@ -277,10 +290,10 @@ class EPIC(DualEncoder):
         if self.config.sees_prompts:
             features += [image_prompts.mean(dim=1), text_prompts.mean(dim=1)]
         logits: Tensor = self.head(features, image_present, text_present)  # (B, C)
-        partial: list[Tensor] = []
+        partials: list[Tensor] = []
         if self.head.agreement is not None:
             if self.config.sees_prompts:
-                partial = [logits]
+                partials = [logits]
             logits = logits + self.head.agreement(
                 torch.cat([of_image, image_prompts], dim=1),  # (B, P + n, d_v)
                 torch.cat([of_text, text_prompts], dim=1),  # (B, P + n, d_t)
@@ -291,7 +304,7 @@ class EPIC(DualEncoder):
         if self._adds and (self.keeps_partial_logits or weight is not None):
             pooled: Tensor = self.head(features, image_present, text_present, summaries_only=True)
             if self.keeps_partial_logits:
-                self.partial_logits = [pooled, *partial]
+                self.partial_logits = [pooled, *partials]
             elif weight is not None:
                 # as it was fitted: not in half precision
                 precise = torch.promote_types(logits.dtype, torch.float32)

@@ -70,6 +70,11 @@ class ClassificationHead(nn.Module):
         self.summaries = summaries
         self._widths = widths
 
+    @property
+    def has_summaries(self) -> bool:
+        """Whether there are summaries of both modalities to start from; a method may mix them."""
+        return len(self._widths) >= self.summaries
+
     @torch.no_grad()
     def start_from_names(self, part: int, names: Tensor, scale: float) -> None:
         """Point a part's weights at the names of the classes, encoded as that part is.

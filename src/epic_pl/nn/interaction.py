@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 HubActivation = Literal["gelu", "identity"]
 # softmax over cosines divided by less than this is one-hot, and its gradient nothing
-_MIN_TEMPERATURE = 0.01
+MIN_TEMPERATURE = 0.01
 
 
 class Similarity(nn.Module):
@@ -57,7 +57,7 @@ class Similarity(nn.Module):
     def scores(self, a_image: Tensor, a_text: Tensor) -> Tensor:
         """``S (B, n, n)`` of what :meth:`project` gave, rows the picture's."""
         cosine = F.normalize(a_image, dim=-1) @ F.normalize(a_text, dim=-1).transpose(1, 2)
-        return cosine / self.log_temperature.exp().clamp(min=_MIN_TEMPERATURE)  # (B, n, n)
+        return cosine / self.log_temperature.exp().clamp(min=MIN_TEMPERATURE)  # (B, n, n)
 
     def similarity(self, image: Tensor, text: Tensor) -> Tensor:
         """``S (B, n, n)`` of ``Z_v (B, n, d_v)`` and ``Z_t (B, n, d_t)``."""

@@ -10,6 +10,8 @@ import torch
 from base_encoders import base_method
 from tiny_models import batch, image_encoder, text_encoder
 
+import tiny_runs
+from epic_pl.cli import run
 from epic_pl.nn.methods import METHODS, Method, build_method
 from epic_pl.parameters import trainable_share
 
@@ -40,15 +42,26 @@ def test_the_table_lists_every_option(name):
     assert said == set(METHODS[name].options)
 
 
-def test_the_example_of_a_new_method_works(monkeypatch):
+@pytest.fixture
+def gated(monkeypatch):
     (code,) = re.findall(r'```python\n("""Gated.*?)```', PAGE, re.DOTALL)
     module = ModuleType("gated_example")
     monkeypatch.setitem(sys.modules, "gated_example", module)
     exec(compile(code, "docs/methods.md", "exec"), module.__dict__)
     monkeypatch.setitem(METHODS, "gated", Method(module.GatedConfig, module.Gated))
+
+
+def test_the_example_of_a_new_method_works(gated):
     model = build_method("gated", image_encoder(), text_encoder(), 5, {}, {"width": 6}).double()
     logits = model(batch([3, 2], [1, 0], [1, 1]))
     assert logits.shape == (2, 5)
     logits.sum().backward()
     trained = [p for p in model.parameters() if p.requires_grad]
     assert all(isinstance(p.grad, torch.Tensor) for p in trained)
+
+
+def test_the_example_of_a_new_method_is_fitted(gated, tiny_vit_dir, tiny_tokenizer_dir, tmp_path):
+    tiny_runs.table(tmp_path, train=40)
+    config = tiny_runs.table_config(tmp_path, tiny_vit_dir, tiny_tokenizer_dir)
+    options = ["--config", str(config), "--model.method=gated", "--trainer.max_epochs=1"]
+    assert run(["fit", *options, f"--trainer.default_root_dir={tmp_path}"]).trainer.global_step > 0

@@ -9,7 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from epic_pl.nn.dual_encoder import PooledClassifier, check_positive, check_probabilities
+from epic_pl.nn.dual_encoder import (
+    PooledClassifier,
+    check_choices,
+    check_positive,
+    check_probabilities,
+)
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.encoders.blank import blank_input
 from epic_pl.nn.head import ClassificationHead, HeadNorm
@@ -56,6 +61,7 @@ class FineTunedConfig:
     modality_dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_positive(self, "encoder_lr")
         check_probabilities(self, "head_dropout", "modality_dropout")
 

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from epic_pl.nn.dual_encoder import PooledClassifier, check_positive, check_probabilities
+from epic_pl.nn.dual_encoder import (
+    PooledClassifier,
+    check_choices,
+    check_positive,
+    check_probabilities,
+)
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.head import ClassificationHead, HeadNorm
 from epic_pl.nn.methods.linear_probe import PooledTower
@@ -30,6 +35,7 @@ class LateFusionMLPConfig:
     modality_dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_positive(self, "hidden")
         check_probabilities(self, "hidden_dropout", "modality_dropout")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from epic_pl.nn.dual_encoder import PooledClassifier, check_probabilities
+from epic_pl.nn.dual_encoder import PooledClassifier, check_choices, check_probabilities
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.head import ClassificationHead, HeadNorm
 from epic_pl.nn.towers import FeatureLevel, Tower
@@ -57,6 +57,7 @@ class LinearProbeConfig:
     modality_dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_probabilities(self, "head_dropout", "modality_dropout")
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from epic_pl.errors import ConfigError
-from epic_pl.nn.dual_encoder import DualEncoder, check_positive, check_probabilities
+from epic_pl.nn.dual_encoder import DualEncoder, check_choices, check_positive, check_probabilities
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.head import ClassificationHead, HeadNorm
 from epic_pl.nn.towers import FeatureLevel, JointState, JointTower
@@ -45,6 +45,7 @@ class MaPLeConfig:
     modality_dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_positive(self, "num_prompts", "prompt_init_std")
         check_probabilities(self, "head_dropout", "modality_dropout")
 
