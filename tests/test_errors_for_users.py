@@ -121,7 +121,7 @@ def test_an_empty_text_is_a_text(project):
 
 
 def test_a_loss_that_is_not_finite(project, capsys):
-    said = _said(project, capsys, "--model.temperature", "1e-45", "--model.lr", "1e30")
+    said = _said(project, capsys, "--model.warmup", "0", "--model.lr", "1e38")
     assert "TrainingError: The loss is nan at step" in said
     assert "train" in said
     assert "Lower model.lr" in said
