@@ -15,14 +15,12 @@ samples.
 
 import argparse
 import json
-import logging
 import os
 import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +40,7 @@ from epic_pl.arguments import INTERRUPTED
 from epic_pl.assets import OPENMOJI_ATTRIBUTION
 from epic_pl.calibration import BINS, error_by_chance
 from epic_pl.callbacks import FeatureCache
-from epic_pl.cli import EPICCLI, run
+from epic_pl.cli import EPICCLI, quiet_lightning, run
 from epic_pl.comparison.interruption import terminated_as_interrupted
 from epic_pl.comparison.plan import Run, choose, plan
 from epic_pl.comparison.progress import LiveProgress
@@ -241,26 +239,12 @@ def joined(answers: Sequence[Answers]) -> Answers:
 def probes(runs: Sequence[Run]) -> list[Answers]:
     """:func:`baselines` over all splits."""
     by_split = {each.seed: each.options for each in runs}
-    with quiet():
+    with quiet_lightning():
         # one split's encoders at a time
         per_split = [
             list(baselines(run(["fit", *options], BuiltCLI))) for options in by_split.values()
         ]
     return [joined(each) for each in zip(*per_split, strict=True)]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """What Lightning says of trainers and data was said when the runs were prepared."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [each.level for each in loggers]
-    for each in loggers:
-        each.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for each, level in zip(loggers, levels, strict=True):
-            each.setLevel(level)
 
 
 def baselines(cli: EPICCLI) -> Iterable[Answers]:

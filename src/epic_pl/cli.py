@@ -1,7 +1,10 @@
 """The command line: ``epic-pl {fit,validate,test,predict}`` on a thin LightningCLI."""
 
+import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +216,20 @@ def _with_one_command(cli: type[EPICCLI], args: list[str]) -> type[EPICCLI]:
             return {args[0]: commands[args[0]]}
 
     return OneCommand
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Without what Lightning says of devices and seeds, for runs that are one of many."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:

@@ -1,14 +1,13 @@
 """The search: asks Optuna for trials, runs them, and goes on where an earlier search stopped."""
 
-import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from epic_pl.arguments import as_options
+from epic_pl.cli import quiet_lightning
 from epic_pl.comparison.plan import data_files, digest
 from epic_pl.errors import ConfigError
 from epic_pl.tuning.space import Space, suggest
@@ -136,7 +135,7 @@ class Searcher:
             Exception: what a trial raised, if none has ever come to an end.
             KeyboardInterrupt: as it is.
         """
-        with _quiet_lightning():
+        with quiet_lightning():
             while len(finished(self.study)) < trials:
                 if deadline is not None and time.monotonic() >= deadline:
                     return
@@ -193,17 +192,3 @@ class Searcher:
     def _failed(self, trial: Any, message: str) -> None:
         trial.set_user_attr("message", " ".join(message.split()))
         self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Without what Lightning says of devices, at each trial anew."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
