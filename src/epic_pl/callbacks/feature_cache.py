@@ -35,7 +35,8 @@ class FeatureCache(Callback):
             "layers": keys and values of every interaction layer, for prompts that only read.
         dtype: of the stored numbers: float32, bfloat16, float16 or int8.
         folder: of the stores; None is ``features`` in the cache folder.
-        views: augmented views of each training picture; 0 stores it as evaluation sees it.
+        views: augmented views of each training picture; 0 stores it as evaluation sees it, as
+            does data that augments nothing.
         batch_size: pictures or texts that are encoded at a time.
         threads: that decode pictures while the stores are filled.
         fill: "ahead" of the first step, or in the "first_epoch" as batches are asked for.

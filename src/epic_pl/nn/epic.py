@@ -181,6 +181,7 @@ class EPIC(DualEncoder):
     ) -> None:
         config = config or EPICConfig()
         pairs = config.layer_pairs(image_encoder.num_layers, text_encoder.num_layers)
+        num_means = config.num_layer_means(len(pairs))
         tower: Callable[[Encoder, list[int]], PromptTower[Any]] = (
             JointTower
             if config.prompt_attention == "joint"
@@ -190,16 +191,15 @@ class EPIC(DualEncoder):
             tower(image_encoder, [pair[0] for pair in pairs]),
             tower(text_encoder, [pair[1] for pair in pairs]),
             config.modality_dropout,
-            stand_ins=1 + config.num_layer_means(len(pairs)),
+            stand_ins=1 + num_means,
         )
         self.image_tower: PromptTower[Any]
         self.text_tower: PromptTower[Any]
         self.config = config
         widths = (image_encoder.width, text_encoder.width)
         self.num_steps = steps = len(pairs)
-        self.num_means = config.num_layer_means(steps)
-        self.image_tower.num_means = self.text_tower.num_means = self.num_means
-        self.text_layers_seen = tuple(pair[1] for pair in pairs[: self.num_means])
+        self.image_tower.num_means = self.text_tower.num_means = num_means
+        self.text_layers_seen = tuple(pair[1] for pair in pairs[:num_means])
         self.prompts = TemporalPrompts(
             steps, config.num_prompts, *widths, config.first_prompt, config.prompt_init_std
         )
@@ -227,7 +227,7 @@ class EPIC(DualEncoder):
 
     def _build_head(self, widths: tuple[int, int], num_classes: int) -> ClassificationHead:
         config = self.config
-        summaries = 2 * (1 + self.num_means)
+        summaries = 2 * (1 + self.image_tower.num_means)
         scales = [1.0] * summaries + [config.head_prompt_scale] * (2 * config.sees_prompts)
         agreement = None
         if config.head_similarity and config.interaction == "similarity":
@@ -315,7 +315,7 @@ class EPIC(DualEncoder):
     def _summaries(self, tower: PromptTower[Any], state: Any) -> Tensor:
         """What stands for a modality beside its prompts ``(B, P, d)``."""
         pooled = tower.pool(state)[:, None]
-        if self.num_means == 0:
+        if tower.num_means == 0:
             return pooled
         return torch.cat([pooled, tower.layer_means(state)], dim=1)
 
