@@ -6,6 +6,7 @@ from sklearn.metrics import f1_score
 
 import tiny_runs
 from epic_pl.checkpoint import read_checkpoint
+from epic_pl.checks import check_batch
 from epic_pl.errors import CheckpointError, ConfigError, DataError, TrainingError
 from epic_pl.metrics import F1Thresholds
 from epic_pl.module import EPICModule
@@ -299,9 +300,18 @@ def test_classes_that_had_no_names_can_be_given_some(make, tmp_path):
     assert EPICModule.load_from_checkpoint(path).class_names == ["0", "1", "2"]
 
 
-def test_a_warmup_in_steps_is_refused(make):
-    with pytest.raises(ConfigError, match=r"warmup is a share.*500"):
-        make(warmup=500)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"warmup": 500}, "warmup is a share.*500"),
+        ({"pooled_loss": -1.0}, "pooled_loss is at least 0"),
+        ({"class_name_scale": -0.5}, "class_name_scale is at least 0"),
+        ({"ema_decay": 1.0}, "ema_decay is 1"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_an_encoder_is_loaded(options, words):
+    with pytest.raises(ConfigError, match=words):
+        EPICModule("not/there", "not/there", 3, **options)
 
 
 def test_other_class_count_is_refused(fitted, make):
@@ -379,6 +389,17 @@ def test_a_wrong_batch_is_refused_before_anything_is_trained(change, named, loop
             model, tiny_runs.loader(rows, drop=drop)
         )
     assert all(torch.equal(value, before[key]) for key, value in _trained(model).items())
+
+
+@pytest.mark.parametrize("key", ["pixel_values", "input_ids", "image_present", "text_present"])
+def test_a_batch_of_unequal_parts_is_refused(key):
+    made = next(iter(tiny_runs.loader(tiny_runs.samples(4))))
+    made["image_present"] = made["text_present"] = torch.ones(4, dtype=torch.bool)
+    check_batch(made, "multiclass", 3)
+    with pytest.raises(DataError, match=rf"{key} has shape \(3.*4 samples"):
+        check_batch({**made, key: made[key][:3]}, "multiclass", 3)
+    with pytest.raises(DataError, match=rf"{key} has shape \(\)"):
+        check_batch({**made, key: torch.tensor(True)}, "multiclass", 3)
 
 
 def test_predictions_need_ids(make, tmp_path):

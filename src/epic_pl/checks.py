@@ -6,9 +6,13 @@ Shape legend: B batch, C classes.
 from collections.abc import Sequence
 from math import inf
 
+from torch import Tensor
+
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.objectives import Task
 from epic_pl.types import Batch
+
+_OF_EACH_SAMPLE = ("pixel_values", "input_ids", "image_present", "text_present")
 
 
 def check_classes(
@@ -68,6 +72,19 @@ def check_loss(
         raise ConfigError(f"focal_gamma must be finite and at least 0, got {focal_gamma}.")
 
 
+def check_training(class_name_scale: float, warmup: float, pooled_loss: float) -> None:
+    """Look whether the options of :class:`epic_pl.module.EPICModule` are what they can be.
+
+    Raises:
+        ConfigError: if not.
+    """
+    for name, value in (("class_name_scale", class_name_scale), ("pooled_loss", pooled_loss)):
+        if value < 0:
+            raise ConfigError(f"{name} is at least 0, not {value}.")
+    if not 0 <= warmup <= 1:
+        raise ConfigError(f"warmup is a share of all steps, from 0 to 1, not {warmup}.")
+
+
 def check_batch(batch: Batch, task: Task, num_classes: int) -> None:
     """Look whether a batch is what :class:`epic_pl.types.Batch` says, labels included.
 
@@ -83,10 +100,15 @@ def check_batch(batch: Batch, task: Task, num_classes: int) -> None:
             raise DataError(
                 f"The batch has no {key!r}: epic_pl.types.Batch says what it must hold."
             )
+    size = len(batch["attention_mask"])
+    for key, value in batch.items():
+        if key in _OF_EACH_SAMPLE and isinstance(value, Tensor) and value.shape[:1] != (size,):
+            raise DataError(
+                f"{key} has shape {tuple(value.shape)}, but attention_mask is of {size} samples."
+            )
     if "labels" not in batch:
         raise DataError("The batch has no labels, so there is no loss: use predict for such data.")
     labels = batch["labels"]
-    size = len(batch["attention_mask"])
     expected = (size, num_classes) if task == "multilabel" else (size,)
     if tuple(labels.shape) != expected:
         raise DataError(

@@ -12,9 +12,8 @@ from torch import nn
 from epic_pl.calibration import ValidationFit, calibration_error
 from epic_pl.checkpoint import read_checkpoint
 from epic_pl.checkpointing import Checkpointing
-from epic_pl.checks import check_classes, check_loss
+from epic_pl.checks import check_classes, check_loss, check_training
 from epic_pl.ema import check_decay
-from epic_pl.errors import ConfigError
 from epic_pl.head_start import HeadStart
 from epic_pl.metrics import F1Thresholds, build_metrics
 from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
@@ -191,6 +190,8 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
         class_weights = resolve_weights("class_weights", class_weights, task, class_frequencies)
         pos_weight = resolve_weights("pos_weight", pos_weight, task, class_frequencies)
         check_loss(num_classes, task, class_weights, pos_weight, focal_gamma)
+        check_training(class_name_scale, warmup, pooled_loss)
+        check_decay(ema_decay)
         # every switch of EPIC is an argument of the same name
         switches = {field.name: arguments[field.name] for field in fields(EPICConfig)}
         image = build_image_encoder(
@@ -207,13 +208,10 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
             pooling=text_pooling,
         )
         self.model = build_method(method, image, text, num_classes, switches, method_options)
-        if class_name_scale < 0:
-            raise ConfigError(f"class_name_scale is at least 0, not {class_name_scale}.")
         self._class_name_scale = class_name_scale
         self._names_to_start_from = class_names if pretrained and class_name_scale else None
         wanted = {"balance": balance_modalities, "align": align_modalities}
         self._starts_from_rows = frozenset(start for start in wanted if wanted[start])
-        check_decay(ema_decay)
         self.ema_decay = ema_decay
         self.speed_up(encoder_precision, checkpoint_layers, compile)
         self.num_classes = num_classes
@@ -221,8 +219,6 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
         self.task: Task = task
         self.lr, self.prompt_lr = lr, prompt_lr
         self.weight_decay, self.head_weight_decay = weight_decay, head_weight_decay
-        if not 0 <= warmup <= 1:
-            raise ConfigError(f"warmup is a share of all steps, from 0 to 1, not {warmup}.")
         self.warmup, self._fused = warmup, fused
         self.objective = Objective(task, label_smoothing, pos_weight, class_weights, focal_gamma)
         self.metrics = nn.ModuleDict(
@@ -231,8 +227,6 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
                 for stage in ("train", "val", "test")
             }
         )
-        if pooled_loss < 0:
-            raise ConfigError(f"pooled_loss is at least 0, not {pooled_loss}.")
         self.pooled_loss = pooled_loss
         self.calibrate, self.validated = calibrate, ValidationFit(task, calibrate)
         self.register_buffer("calibration_temperature", torch.ones(()))
