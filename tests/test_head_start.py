@@ -100,6 +100,29 @@ def test_each_summary_of_epic_starts_from_its_own_rows(layers, make, tmp_path):
         torch.testing.assert_close(absent, sides[side].pooled_mean, atol=1e-4, rtol=1e-3)
 
 
+def test_who_is_alone_starts_from_what_every_layer_makes_of_the_rows(make, tmp_path):
+    rows = tiny_runs.samples(48)
+    model = make(
+        prompt_attention="read_only",
+        interaction_layers=[[0, 0], [1, 1]],
+        head_inputs="pooled+prompts",
+        missing_aware_head=True,
+    )
+    first, second = (_pooled(model, rows, boundaries={"image": n, "text": n}) for n in (0, 1))
+    state = _fit(model, tmp_path).state
+    for side in (0, 1):
+        vectors = torch.cat([first[side].values, second[side].values[:, 1:]], dim=1)  # (R, 3, 32)
+        vectors = torch.nn.functional.layer_norm(vectors, (32,))
+        for number, vector in enumerate(vectors.unbind(dim=1)):
+            part = f"head.alone.norms.{2 * number + side}"
+            started = vector * state[f"{part}.weight"] + state[f"{part}.bias"]
+            assert started.mean(dim=0).abs().max() < 1e-3
+            assert started.var(dim=0).mean() == pytest.approx(2 / 3, rel=1e-2)
+    prompts = [state[f"head.alone.norms.{part}.weight"] for part in (6, 7)]
+    assert all(torch.equal(weight, torch.full_like(weight, 0.3)) for weight in prompts)
+    assert not state["head.alone.linear.weight"].any()
+
+
 @pytest.mark.parametrize("attention", ["joint", "read_only"])
 def test_epic_centres_what_it_pools_and_leaves_the_prompts_parts(attention, make, tmp_path):
     model = make(prompt_attention=attention)

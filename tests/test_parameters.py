@@ -79,7 +79,7 @@ def test_the_maps_to_the_classes_have_a_decay_of_their_own(make_epic):
     own = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
     rates = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
     changed = {name for name, decay in own.items() if decay != plain[name]}
-    assert changed == {"head.linear.weight", "head.alone.weight"}
+    assert changed == {"head.linear.weight", "head.alone.linear.weight"}
     assert all(own[name] == 0.5 and rates[name] == LR for name in changed)
 
 

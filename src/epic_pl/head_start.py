@@ -15,12 +15,14 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from epic_pl.class_names import encode_names
 from epic_pl.data.preprocessing import load_tokenizer
 from epic_pl.errors import AssetError, EncoderError
-from epic_pl.modality_balance import FEWEST_ROWS, modality_balance, part_scales
+from epic_pl.modality_balance import FEWEST_ROWS, PooledRows, modality_balance, part_scales
 from epic_pl.nn.dual_encoder import DualEncoder
-from epic_pl.nn.head import Agreement, ClassificationHead
+from epic_pl.nn.head import Agreement, AloneHead, ClassificationHead
 from epic_pl.objectives import Task
 from epic_pl.seen_rows import SeenRows, look_at_rows
 
+# who is alone varies as much as both modalities do together
+_BOTH = 2**0.5
 _YET_TO_START = "yet_to_start_from_rows"
 
 
@@ -130,12 +132,21 @@ class HeadStart(L.LightningModule):
             for vector, (mean, scale) in enumerate(zip(side.mean, scales, strict=True)):
                 if side.tells:
                     head.start_from_rows(2 * vector + number, mean, scale)
+        if head.alone is not None and seen.alone is not None:
+            self._balance_alone(head.alone, seen.alone)
         self.model.start_from_means(*(side.pooled_mean if side.tells else None for side in sides))
         both = f": beside texts, pictures weigh {balance:.2g} times what they would otherwise"
         rank_zero_info(
             f"The head starts from {len(seen.targets)} training rows"
             f"{both if image.tells and text.tells else ''}."
         )
+
+    def _balance_alone(self, head: AloneHead, sides: tuple[PooledRows, PooledRows]) -> None:
+        for number, side in enumerate(self.trainer.strategy.broadcast(sides)):
+            scales = _BOTH * side.scales
+            for vector, (mean, scale) in enumerate(zip(side.mean, scales.tolist(), strict=True)):
+                if side.tells:
+                    head.start_from_rows(2 * vector + number, mean, scale)
 
     def _align(self, agreement: Agreement, seen: SeenRows) -> None:
         both = seen.image.present & seen.text.present

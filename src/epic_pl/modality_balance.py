@@ -70,6 +70,12 @@ class PooledRows:
         return torch.where(self.spreads > _LEAST_SPREAD, even, 0.0)
 
     @property
+    def scales(self) -> Tensor:
+        """``(P,)``: what the P vectors are multiplied by to vary by 1 together, none by more."""
+        length = max(self.spread, _LEAST_SPREAD) * self.values.shape[1] ** 0.5
+        return self.evened.div(length)
+
+    @property
     def centred(self) -> Tensor:
         """``(R, P d)``: normalised, without the mean, with one spread; zero for the absent."""
         centred = (self.normalised - self.mean) * self.evened[:, None]
@@ -153,7 +159,6 @@ def part_scales(
         length = (2 / (1 + ratio**2)) ** 0.5
         lengths = ratio * length, length
     image_scales, text_scales = (
-        (length * side.evened / max(side.spread, _LEAST_SPREAD) / len(side.evened) ** 0.5).tolist()
-        for side, length in zip((image, text), lengths, strict=True)
+        (length * side.scales).tolist() for side, length in zip((image, text), lengths, strict=True)
     )
     return image_scales, text_scales

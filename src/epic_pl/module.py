@@ -77,8 +77,9 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
         head_prompt_scale: what LayerNorms of the prompts in the head start at, those of summaries
             at 1; not with "joint". Also what prompts weigh in the similarity.
         head_dropout: probability with which an input of the head is dropped in training.
-        missing_aware_head: the head has weights that only samples without picture or text use; the
-            data or ``modality_dropout`` must provide such samples.
+        missing_aware_head: the head has weights that only samples without picture or text use, and
+            that see what enters every interaction layer; the data or ``modality_dropout`` must
+            provide such samples.
         weigh_interaction: how much of what prompts and similarity add to the summaries' logits is
             believed is fitted on validation, for test, prediction and export.
         class_name_scale: how much the head's weights for the text start from the text encoder's

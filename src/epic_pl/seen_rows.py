@@ -47,12 +47,15 @@ class SeenRows:
         text: the same of the texts.
         targets: ``(R, C)``.
         compared: what the similarity compares, ``(R, P d_v)``, ``(R, P d_t)``; None without it.
+        alone: what a sample that lacks the other modality shows of a picture, and of a text; None
+            where the head has nothing of its own for it.
     """
 
     image: PooledRows
     text: PooledRows
     targets: Tensor
     compared: tuple[Tensor, Tensor] | None
+    alone: tuple[PooledRows, PooledRows] | None
 
 
 def look_at_rows(
@@ -133,12 +136,13 @@ class _Recorder:
     def __init__(self, head: ClassificationHead) -> None:
         self._head = head
         self._pooled: list[tuple[Tensor, Tensor]] = []
+        self._alone: list[tuple[Tensor, Tensor]] = []
         self._compared: list[tuple[Tensor, Tensor]] = []
         self._present: list[tuple[Tensor, Tensor]] = []
         self._labels: list[Tensor] = []
 
     def __enter__(self) -> Self:
-        self._handles = [self._head.register_forward_pre_hook(self._keep_pooled, with_kwargs=True)]
+        self._handles = [self._head.register_forward_pre_hook(self._keep_said, with_kwargs=True)]
         if self._head.agreement is not None:
             hook = self._head.agreement.register_forward_pre_hook(self._keep_compared)
             self._handles.append(hook)
@@ -161,16 +165,23 @@ class _Recorder:
         targets = torch.cat(self._labels)
         if num_classes is not None:
             targets = F.one_hot(targets.long(), num_classes)
-        image, text = map(PooledRows, _concatenated(self._pooled), _concatenated(self._present))
         return SeenRows(
-            image, text, targets, _concatenated(self._compared) if self._compared else None
+            *self._rows(self._pooled),
+            targets,
+            _concatenated(self._compared) if self._compared else None,
+            self._rows(self._alone) if self._alone else None,
         )
 
-    def _keep_pooled(self, _: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def _rows(self, kept: Sequence[tuple[Tensor, Tensor]]) -> tuple[PooledRows, PooledRows]:
+        image, text = map(PooledRows, _concatenated(kept), _concatenated(self._present))
+        return image, text
+
+    def _keep_said(self, _: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         if options.get("summaries_only"):  # a second look at the same
             return
-        vectors = [vector.float().cpu() for vector in inputs[0][: self._head.summaries]]
-        self._pooled.append((torch.stack(vectors[0::2], dim=1), torch.stack(vectors[1::2], dim=1)))
+        self._pooled.append(_apart(inputs[0][: self._head.summaries]))
+        if self._head.alone is not None:
+            self._alone.append(_apart(inputs[1][: self._head.alone.summaries]))
 
     def _keep_compared(self, agreement: Agreement, inputs: tuple[Any, ...]) -> None:
         image, text = agreement.summaries(*inputs[:2])
@@ -187,6 +198,12 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _apart(vectors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """``(B, P, d)`` of pictures, and of texts, from vectors ``(B, d)`` of both in turn."""
+    vectors = [vector.float().cpu() for vector in vectors]
+    return torch.stack(vectors[0::2], dim=1), torch.stack(vectors[1::2], dim=1)
 
 
 def _concatenated(batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

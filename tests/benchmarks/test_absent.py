@@ -41,19 +41,17 @@ def test_what_is_trained(absent, config):
                 model["modality_dropout"],
                 model["missing_aware_head"],
                 options["trainer"]["max_epochs"],
-                "layers" in model["head_inputs"],
                 model["interaction_layers"],
             )
         )
     more = [[0, 0], [1, 1]]
     assert trained == [
-        (0.0, False, 2, False, 2),
-        (0.6, False, 2, False, 2),
-        (0.6, True, 2, False, 2),
-        (0.6, True, 4, False, 2),
-        (0.6, True, 4, False, more),
-        (0.6, True, 4, True, more),
-        (0.0, False, 4, True, more),
+        (0.0, False, 2, 2),
+        (0.6, False, 2, 2),
+        (0.6, True, 2, 2),
+        (0.6, True, 4, 2),
+        (0.6, True, 4, more),
+        (0.0, True, 4, more),
     ]
 
 
@@ -62,15 +60,26 @@ def test_a_training_is_judged_by_what_is_absent(absent, config, monkeypatch, tmp
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     all_of_them = absent.trainings_of
 
-    def last_but_one(*arguments):
-        return dict(list(all_of_them(*arguments).items())[5:6])
+    def last_two(*arguments):
+        return dict(list(all_of_them(*arguments).items())[4:])
 
-    monkeypatch.setattr(absent, "trainings_of", last_but_one)
+    monkeypatch.setattr(absent, "trainings_of", last_two)
     arguments = [*config, "--seeds", "1", "--layers", "[[0,0],[1,1]]", "--json"]
     monkeypatch.setattr("sys.argv", ["absent.py", *arguments])
     absent.main()
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [row["condition"] for row in rows] == CONDITIONS
+    assert [row["condition"] for row in rows] == 2 * CONDITIONS
     assert all(0 <= row["accuracy"] <= 100 for row in rows)
-    (report,) = tmp_path.glob("runs/absent/runs/*/report/report.json")
-    assert len(json.loads(report.read_text())["absence"]) == len(CONDITIONS)
+    reports = list(tmp_path.glob("runs/absent/runs/*/report/report.json"))
+    assert [len(json.loads(each.read_text())["absence"]) for each in reports] == 2 * [6]
+
+
+def test_what_is_lost_is_of_the_own_complete_samples(absent):
+    rows = [
+        {"training": training, "condition": condition, "accuracy": accuracy}
+        for training, accuracies in {"a": (80.0, 50.0, 72.0), "b": (70.0, 60.0, 54.0)}.items()
+        for condition, accuracy in zip(
+            ("as it is", "picture only", "70% lack one"), accuracies, strict=True
+        )
+    ]
+    assert absent.rows_lost(rows) == [8.0, 16.0]

@@ -61,12 +61,13 @@ def _sample_logits(model, batch, i: int) -> Tensor:
     for layer in range(at_text, len(bert.encoder.layer)):
         text = bert_layer(bert, layer, text)
 
-    h = [layer_norm(image[0], vit.norm) if image else None, text[0] if text else None]
-    h = summaries(model, h, entering) + prompt_means(model, z_image, z_text)
-    logits = head_logits(model, h, has_image=has_image, has_text=has_text)
+    pooled = [layer_norm(image[0], vit.norm) if image else None, text[0] if text else None]
+    prompts = prompt_means(model, z_image, z_text)
+    h = summaries(model, pooled, entering) + prompts
+    logits = head_logits(model, h)
     if has_image and has_text:
-        logits = logits + agreement_logits(model, h, z_image, z_text)
-    return logits
+        return logits + agreement_logits(model, h, z_image, z_text)
+    return logits + alone_logits(model, pooled, entering, prompts, side=0 if has_image else 1)
 
 
 def summaries(
@@ -115,21 +116,29 @@ def agreement_logits(model, h, z_image: list[Tensor], z_text: list[Tensor]) -> T
     return linear(torch.tensor([cosine(*a) / tau], dtype=a[0].dtype), agreement.linear)
 
 
-def head_logits(model, h: list[Tensor], *, has_image: bool, has_text: bool) -> Tensor:
+def head_logits(model, h: list[Tensor]) -> Tensor:
     head = model.head
     if model.config.head_norm == "parts":
         h = [layer_norm(part, norm) for part, norm in zip(h, head.norms, strict=True)]
     else:
         widths = [len(part) for part in h]
         h = list(layer_norm(torch.cat(h), head.norm).split(widths))
-    logits = linear(torch.cat(h), head.linear)
-    if head.alone is not None and has_image != has_text:
-        first, here = 0, 0 if has_image else 1
-        for index, part in enumerate(h):
-            weights = head.alone.weight[:, first : first + len(part)]
-            if index % 2 == here:
-                logits = logits + torch.stack([(row * part).sum() for row in weights])
-            first += len(part)
+    return linear(torch.cat(h), head.linear)
+
+
+def alone_logits(model, pooled, entering, prompts: list[Tensor], *, side: int) -> Tensor:
+    """What only the one that is there says: pooled, the mean at every step's layer, its prompts."""
+    alone = model.head.alone
+    if alone is None:
+        return torch.zeros(())
+    said = [pooled[side], *(sum(at[side]) / len(at[side]) for at in entering), *prompts[side::2]]
+    widths = model.image_encoder.width, model.text_encoder.width
+    logits = 0.0
+    for place, x in enumerate(said):
+        part = layer_norm(x, alone.norms[2 * place + side])
+        first = place * sum(widths) + side * widths[0]
+        weights = alone.linear.weight[:, first : first + len(part)]
+        logits = logits + torch.stack([(row * part).sum() for row in weights])
     return logits
 
 

@@ -7,6 +7,7 @@ its keys and values from the frozen tokens and itself.
 import torch
 from slow_epic import (
     agreement_logits,
+    alone_logits,
     attend,
     bert_embedding,
     entering_prompts,
@@ -51,14 +52,13 @@ def _sample_logits(model, batch, i: int) -> Tensor:
         z_image, z_text = streams[0].acquire(step, p_image), streams[1].acquire(step, p_text)
     frozen = config.read_only_summary == "frozen"
     pooled = [stream.pooled(frozen) if stream.here else None for stream in streams]
-    h = summaries(
-        model, pooled, [[s.entering_step(step) for s in streams] for step in range(len(pairs))]
-    )
-    h += prompt_means(model, z_image, z_text)
-    logits = head_logits(model, h, has_image=has_image, has_text=has_text)
+    entering = [[s.entering_step(step) for s in streams] for step in range(len(pairs))]
+    prompts = prompt_means(model, z_image, z_text)
+    h = summaries(model, pooled, entering) + prompts
+    logits = head_logits(model, h)
     if has_image and has_text:
-        logits = logits + agreement_logits(model, h, z_image, z_text)
-    return logits
+        return logits + agreement_logits(model, h, z_image, z_text)
+    return logits + alone_logits(model, pooled, entering, prompts, side=0 if has_image else 1)
 
 
 class Stream:

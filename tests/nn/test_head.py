@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from epic_pl.nn import ClassificationHead
+from epic_pl.nn.head import AloneHead
 
 
 def reference_norm(features, norm):
@@ -47,21 +48,48 @@ def test_dropout_is_on_in_training_only(norm):
     assert torch.equal(head(parts), head(parts))
 
 
-def test_a_missing_aware_head_starts_as_any_other_and_learns_for_who_is_alone():
-    torch.manual_seed(0)
-    plain = ClassificationHead([4, 2], 3)
-    torch.manual_seed(0)
-    aware = ClassificationHead([4, 2], 3, missing_aware=True)
-    parts = [torch.randn(3, 4), torch.randn(3, 2)]
-    image, text = torch.tensor([True, True, False]), torch.tensor([True, False, True])
-    assert torch.equal(aware(parts, image, text), plain(parts))
-    torch.nn.init.normal_(aware.alone.weight)
-    moved = (aware(parts, image, text) - plain(parts)).abs().sum(dim=1)
+def alone_and_who_is_there():
+    alone = AloneHead([4, 2, 4, 2, 4, 2], 3, dropout=0.5, scales=[1.0] * 6, summaries=4).eval()
+    parts = [torch.randn(3, width) for width in (4, 2, 4, 2, 4, 2)]
+    return alone, parts, torch.tensor([True, True, False]), torch.tensor([True, False, True])
+
+
+def test_a_head_for_who_is_alone_starts_as_any_other_and_learns_for_them():
+    alone, parts, image, text = alone_and_who_is_there()
+    head = ClassificationHead([4, 2], 3, alone=alone).eval()
+    shared = parts[:2]
+    plain = head(shared, parts)  # without masks everybody is there
+    assert torch.equal(head(shared, parts, image, text), plain)
+    torch.nn.init.normal_(alone.linear.weight)
+    moved = (head(shared, parts, image, text) - plain).abs().sum(dim=1)
     assert moved[0] == 0
     assert (moved[1:] > 0).all()
-    assert torch.equal(aware(parts), plain(parts))  # without masks everybody is there
-    # what is absent has no say in the correction
-    other = [parts[0].clone(), parts[1].clone()]
-    other[0][2], other[1][1] = torch.randn(4), torch.randn(2)
-    correction = aware(parts, image, text) - plain(parts)
-    torch.testing.assert_close(aware(other, image, text) - plain(other), correction)
+    assert torch.equal(head(shared, parts), plain)
+    torch.testing.assert_close(
+        head(shared, parts, image, text) - plain, alone(parts, image, text), atol=1e-6, rtol=1e-5
+    )
+
+
+def test_who_is_alone_is_named_by_own_weights_of_what_is_there():
+    alone, parts, image, text = alone_and_who_is_there()
+    torch.nn.init.normal_(alone.linear.weight)
+    for norm in alone.norms:
+        randomise(norm)
+    normed = [reference_norm(part, norm) for part, norm in zip(parts, alone.norms, strict=True)]
+    weights = alone.linear.weight.split([4, 2, 4, 2, 4, 2], dim=1)
+    each = [x @ w.T for x, w in zip(normed, weights, strict=True)]
+    logits, summaries = alone(parts, image, text), alone(parts, image, text, True)
+    torch.testing.assert_close(logits[1], each[0][1] + each[2][1] + each[4][1])
+    torch.testing.assert_close(logits[2], each[1][2] + each[3][2] + each[5][2])
+    torch.testing.assert_close(summaries[1], each[0][1] + each[2][1])
+    torch.testing.assert_close(summaries[2], each[1][2] + each[3][2])
+
+
+def test_what_stands_in_the_place_of_the_absent_never_matters():
+    alone, parts, image, text = alone_and_who_is_there()
+    torch.nn.init.normal_(alone.linear.weight)
+    before = alone(parts, image, text)
+    parts[0][2], parts[1][1] = torch.nan, torch.inf
+    assert torch.equal(alone(parts, image, text), before)
+    alone(parts, image, text).sum().backward()
+    assert all(p.grad.isfinite().all() for p in alone.parameters())

@@ -23,7 +23,7 @@ from epic_pl.nn.dual_encoder import (
     check_probabilities,
 )
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.head import Agreement, ClassificationHead, HeadNorm
+from epic_pl.nn.head import Agreement, AloneHead, ClassificationHead, HeadNorm
 from epic_pl.nn.interaction import MIN_TEMPERATURE, HubActivation, InteractionHub
 from epic_pl.nn.prompts import FirstPrompt, TemporalPrompts
 from epic_pl.nn.read_only_tower import ReadOnlySummary, ReadOnlyTower
@@ -70,7 +70,8 @@ class EPICConfig:
         head_prompt_scale: what the head's LayerNorms of the prompts start at ("parts" only), those
             of the summaries at 1; and what prompts weigh beside them in the similarity.
         head_dropout: on the head's input.
-        missing_aware_head: the head has weights that only samples without a modality use.
+        missing_aware_head: the head has weights that only samples without a modality use; they see
+            the means of the tokens that enter all K interaction layers, whatever ``head_inputs``.
         weigh_interaction: what prompts and similarity add to the logits of the summaries is
             multiplied by a weight that validation chooses.
         prompt_init_std: of the learned prompts.
@@ -116,10 +117,10 @@ class EPICConfig:
         )
         check_probabilities(self, "dropout", "head_dropout", "modality_dropout")
 
-    def num_layer_means(self, num_steps: int) -> int:
-        """Of how many interaction layers the head sees the mean of what enters them."""
+    def num_summaries(self, num_steps: int) -> int:
+        """P: the pooled output, and a mean for each interaction layer that the head sees."""
         inputs = self.head_inputs.split("+")
-        return num_steps if "layers" in inputs else int("boundary" in inputs)
+        return 1 + (num_steps if "layers" in inputs else int("boundary" in inputs))
 
     @property
     def sees_prompts(self) -> bool:
@@ -181,7 +182,7 @@ class EPIC(DualEncoder):
     ) -> None:
         config = config or EPICConfig()
         pairs = config.layer_pairs(image_encoder.num_layers, text_encoder.num_layers)
-        num_means = config.num_layer_means(len(pairs))
+        num_summaries = config.num_summaries(len(pairs))
         tower: Callable[[Encoder, list[int]], PromptTower[Any]] = (
             JointTower
             if config.prompt_attention == "joint"
@@ -191,25 +192,31 @@ class EPIC(DualEncoder):
             tower(image_encoder, [pair[0] for pair in pairs]),
             tower(text_encoder, [pair[1] for pair in pairs]),
             config.modality_dropout,
-            stand_ins=1 + num_means,
+            stand_ins=num_summaries,
         )
         self.image_tower: PromptTower[Any]
         self.text_tower: PromptTower[Any]
         self.config = config
         widths = (image_encoder.width, text_encoder.width)
         self.num_steps = steps = len(pairs)
+        self.num_summaries = num_summaries
+        num_means = steps if config.missing_aware_head else num_summaries - 1
         self.image_tower.num_means = self.text_tower.num_means = num_means
-        self.text_layers_seen = tuple(pair[1] for pair in pairs[:num_means])
+        self.text_layers_seen = tuple(pair[1] for pair in pairs[: num_summaries - 1])
         self.prompts = TemporalPrompts(
             steps, config.num_prompts, *widths, config.first_prompt, config.prompt_init_std
         )
+        self.hubs = self._build_hubs(widths)
+        self.head = self._build_head(widths, num_classes)
+        self._adds = self.head.agreement is not None or config.sees_prompts
+        if config.weigh_interaction and self._adds:
+            self.interaction_weight = torch.ones(())
+
+    def _build_hubs(self, widths: tuple[int, int]) -> nn.ModuleList:
+        config = self.config
         # the last step's prompts go nowhere, so there is nothing to consolidate after it
-        hubs = (
-            0
-            if config.interaction == "none"
-            else min(1, steps - 1) * (1 if config.share_hub else steps - 1)
-        )
-        self.hubs = nn.ModuleList(
+        exchanges = self.num_steps - 1 if config.interaction == "similarity" else 0
+        return nn.ModuleList(
             InteractionHub(
                 *widths,
                 config.hub_width,
@@ -218,17 +225,11 @@ class EPIC(DualEncoder):
                 config.hub_activation,
                 config.dropout,
             )
-            for _ in range(hubs)
+            for _ in range(min(1, exchanges) if config.share_hub else exchanges)
         )
-        self.head = self._build_head(widths, num_classes)
-        self._adds = self.head.agreement is not None or config.sees_prompts
-        if config.weigh_interaction and self._adds:
-            self.interaction_weight = torch.ones(())
 
     def _build_head(self, widths: tuple[int, int], num_classes: int) -> ClassificationHead:
         config = self.config
-        summaries = 2 * (1 + self.image_tower.num_means)
-        scales = [1.0] * summaries + [config.head_prompt_scale] * (2 * config.sees_prompts)
         agreement = None
         if config.head_similarity and config.interaction == "similarity":
             agreement = Agreement(
@@ -238,7 +239,7 @@ class EPIC(DualEncoder):
                 config.head_prompt_scale,
                 config.temperature,
                 config.learn_temperature,
-                summaries // 2,
+                self.num_summaries,
             )
         elif not config.sees_prompts and not self._pool_prompts():
             raise ConfigError(
@@ -246,16 +247,27 @@ class EPIC(DualEncoder):
                 'them to learn. Set head_inputs to "pooled+boundary+prompts" or read_only_summary '
                 'to "stream", which a mean-pooled encoder does not have.'
             )
+        alone = None
+        if config.missing_aware_head:
+            parts, scales = self._parts(widths, 1 + self.num_steps)
+            summaries = 2 * (1 + self.num_steps)
+            alone = AloneHead(parts, num_classes, config.head_dropout, scales, summaries)
+        parts, scales = self._parts(widths, self.num_summaries)
         return ClassificationHead(
-            list(widths) * (len(scales) // 2),
+            parts,
             num_classes,
             config.head_dropout,
             config.head_norm,
             agreement,
             scales,
-            config.missing_aware_head,
-            summaries,
+            alone,
+            2 * self.num_summaries,
         )
+
+    def _parts(self, widths: tuple[int, int], num_summaries: int) -> tuple[list[int], list[float]]:
+        """Widths, and scales at the start, of summaries and of what prompts add to them."""
+        scales = [1.0] * num_summaries + [self.config.head_prompt_scale] * self.config.sees_prompts
+        return list(widths) * len(scales), [scale for scale in scales for _ in widths]
 
     def _pool_prompts(self) -> bool:
         """Whether the prompts of both modalities reach what is pooled, through a hub if need be."""
@@ -283,13 +295,33 @@ class EPIC(DualEncoder):
                 )
             image, image_prompts = self.image_tower.acquire(step, image, image_prompts)
             text, text_prompts = self.text_tower.acquire(step, text, text_prompts)
-        of_image = self._summaries(self.image_tower, image)  # (B, P, d_v)
-        of_text = self._summaries(self.text_tower, text)  # (B, P, d_t)
-        said = self.stand_in(of_image.flatten(1), of_text.flatten(1), image_present, text_present)
-        features = _in_turn(said, of_image.shape[1])
+        of_image = self._summaries(self.image_tower, image)  # (B, >= P, d_v)
+        of_text = self._summaries(self.text_tower, text)  # (B, >= P, d_t)
+        return self._answer(
+            of_image, of_text, image_prompts, text_prompts, image_present, text_present
+        )
+
+    def _answer(
+        self,
+        of_image: Tensor,
+        of_text: Tensor,
+        image_prompts: Tensor,
+        text_prompts: Tensor,
+        image_present: Tensor | None,
+        text_present: Tensor | None,
+    ) -> Tensor:
+        """Logits ``(B, C)`` of summaries, prompts ``(B, n, d)``, and how alike both sides are."""
+        prompts: list[Tensor] = []
         if self.config.sees_prompts:
-            features += [image_prompts.mean(dim=1), text_prompts.mean(dim=1)]
-        logits: Tensor = self.head(features, image_present, text_present)  # (B, C)
+            prompts = [image_prompts.mean(dim=1), text_prompts.mean(dim=1)]
+        alone = [*_in_turn(of_image, of_text), *prompts]
+        of_image, of_text = of_image[:, : self.num_summaries], of_text[:, : self.num_summaries]
+        said = self.stand_in(of_image.flatten(1), of_text.flatten(1), image_present, text_present)
+        stood_in = (each.view_as(of) for each, of in zip(said, (of_image, of_text), strict=True))
+        mapped = partial(
+            self.head, [*_in_turn(*stood_in), *prompts], alone, image_present, text_present
+        )
+        logits: Tensor = mapped()  # (B, C)
         partials: list[Tensor] = []
         if self.head.agreement is not None:
             if self.config.sees_prompts:
@@ -302,7 +334,7 @@ class EPIC(DualEncoder):
             )
         weight = None if self.training else self.interaction_weight
         if self._adds and (self.keeps_partial_logits or weight is not None):
-            pooled: Tensor = self.head(features, image_present, text_present, summaries_only=True)
+            pooled: Tensor = mapped(summaries_only=True)
             if self.keeps_partial_logits:
                 self.partial_logits = [pooled, *partials]
             elif weight is not None:
@@ -337,7 +369,7 @@ class EPIC(DualEncoder):
         return consolidated
 
 
-def _in_turn(said: list[Tensor], count: int) -> list[Tensor]:
-    """P vectors each of ``(B, P d_v)`` and ``(B, P d_t)``: the picture's and the text's in turn."""
-    pairs = zip(*(each.chunk(count, dim=1) for each in said), strict=True)
+def _in_turn(of_image: Tensor, of_text: Tensor) -> list[Tensor]:
+    """P vectors each of ``(B, P, d_v)`` and ``(B, P, d_t)``: picture's and text's in turn."""
+    pairs = zip(of_image.unbind(dim=1), of_text.unbind(dim=1), strict=True)
     return [vector for pair in pairs for vector in pair]

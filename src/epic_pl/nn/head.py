@@ -34,14 +34,12 @@ class ClassificationHead(nn.Module):
         agreement: adds a linear map of how alike both modalities are.
         scales: what the LayerNorm of each part starts at ("parts" only); a part with less weighs
             less, and is learned by heart later.
-        missing_aware: adds weights that only samples without a picture or without a text use. Of a
-            sample that has both, the weaker modality is worth a correction; alone it has to do. The
-            parts are then the picture's and the text's in turn.
+        alone: adds logits that only samples without a picture or without a text get.
         summaries: how many parts, the first ones, are what the encoders make of picture and text in
             turn; others are of prompts.
     """
 
-    head_decay = ("linear.weight", "alone.weight")
+    head_decay = ("linear.weight",)
     """Its tensors that decay as ``head_weight_decay`` says."""
 
     def __init__(
@@ -52,21 +50,16 @@ class ClassificationHead(nn.Module):
         norm: HeadNorm = "parts",
         agreement: "Agreement | None" = None,
         scales: Sequence[float] | None = None,
-        missing_aware: bool = False,
+        alone: "AloneHead | None" = None,
         summaries: int = 2,
     ) -> None:
         super().__init__()
-        norms = [nn.LayerNorm(width) for width in widths]
-        for part, scale in zip(norms, scales or [1.0] * len(widths), strict=True):
-            nn.init.constant_(part.weight, scale)
-        self.norms = nn.ModuleList(norms) if norm == "parts" else None
+        self.norms = _part_norms(widths, scales) if norm == "parts" else None
         self.norm = nn.LayerNorm(sum(widths)) if norm == "joint" else None
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(sum(widths), num_classes)
         self.agreement = agreement
-        self.alone = nn.Linear(sum(widths), num_classes, bias=False) if missing_aware else None
-        if self.alone is not None:
-            nn.init.zeros_(self.alone.weight)
+        self.alone = alone
         self.summaries = summaries
         self._widths = widths
 
@@ -93,7 +86,6 @@ class ClassificationHead(nn.Module):
         names = F.normalize(names - names.mean(dim=0), dim=-1)
         self.linear.weight[:, start : start + self._widths[part]] = scale * names
 
-    @torch.no_grad()
     def start_from_rows(self, part: int, mean: Tensor, scale: float) -> None:
         """Let a part's LayerNorm give ``scale * (x - mean)`` at first, where x is normalised.
 
@@ -102,22 +94,22 @@ class ClassificationHead(nn.Module):
             mean: ``(w,)``, of the normalised part over rows.
             scale: the inverse of its standard deviation, or what a modality's weight makes of it.
         """
-        norm = self.norms[part] if self.norms is not None else None
-        assert isinstance(norm, nn.LayerNorm), "one norm over all parts has no part to start"
-        norm.weight.fill_(scale)
-        norm.bias.copy_(-scale * mean)
+        assert self.norms is not None, "one norm over all parts has no part to start"
+        _standardise(self.norms[part], mean, scale)
 
     def forward(
         self,
         parts: list[Tensor],
+        alone: list[Tensor] | None = None,
         image_present: Tensor | None = None,
         text_present: Tensor | None = None,
         summaries_only: bool = False,
     ) -> Tensor:
-        """Parts ``(B, w)`` to logits ``(B, C)``.
+        """Parts ``(B, w)`` to logits ``(B, C)``; the agreement has its own.
 
-        ``image_present`` and ``text_present (B,)`` bool count where the head is missing-aware.
-        With ``summaries_only`` the logits are what the first parts give, those of no prompts.
+        ``alone`` are the parts of :class:`AloneHead`, ``image_present`` and ``text_present (B,)``
+        bool who is there: they count where the head has one. With ``summaries_only`` the logits
+        are what the first parts give, those of no prompts.
         """
         if self.norms is not None:
             parts = [norm(part) for norm, part in zip(self.norms, parts, strict=True)]
@@ -127,19 +119,87 @@ class ClassificationHead(nn.Module):
         if summaries_only:
             rest = sum(self._widths[self.summaries :])
             features = F.pad(features[:, : features.shape[1] - rest], (0, rest))
-        features = self.dropout(features)
-        logits: Tensor = self.linear(features)
+        logits: Tensor = self.linear(self.dropout(features))
         if self.alone is not None:
-            everyone = features.new_ones(features.shape[0], dtype=torch.bool)
-            image_present = everyone if image_present is None else image_present
-            text_present = everyone if text_present is None else text_present
-            parts = list(features.split(self._widths, dim=-1))
-            parts[0::2] = [part * image_present[:, None] for part in parts[0::2]]
-            parts[1::2] = [part * text_present[:, None] for part in parts[1::2]]
-            # zero where both are there, yet in the graph: DDP wants a gradient in every step
-            alone = ~(image_present & text_present)
-            logits = logits + self.alone(torch.cat(parts, dim=-1)) * alone[:, None]
+            logits = logits + self.alone(alone, image_present, text_present, summaries_only)
         return logits
+
+
+class AloneHead(nn.Module):
+    """``Linear(Dropout(h_m))``: logits that only a sample without a picture or a text gets.
+
+    Beside a modality that nearly decides, what the other one says is a correction, and few of its
+    vectors are best; alone it has to name the class. So this map may see more of a modality than
+    the one that all samples share. It starts at zero, and sees nothing of the absent one.
+
+    Args:
+        widths: of the parts, which are the picture's and the text's in turn.
+        num_classes: C.
+        dropout: probability with which a feature is dropped in training.
+        scales: what the LayerNorm of each part starts at.
+        summaries: how many parts, the first ones, are what the encoders say.
+    """
+
+    head_decay = ("linear.weight",)
+    """Its tensors that decay as ``head_weight_decay`` says."""
+
+    def __init__(
+        self,
+        widths: list[int],
+        num_classes: int,
+        dropout: float = 0.0,
+        scales: Sequence[float] | None = None,
+        summaries: int = 2,
+    ) -> None:
+        super().__init__()
+        self.norms = _part_norms(widths, scales)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(sum(widths), num_classes, bias=False)
+        nn.init.zeros_(self.linear.weight)
+        self.summaries = summaries
+
+    def start_from_rows(self, part: int, mean: Tensor, scale: float) -> None:
+        """Let a part's LayerNorm give ``scale * (x - mean)`` at first, where x is normalised."""
+        _standardise(self.norms[part], mean, scale)
+
+    def forward(
+        self,
+        parts: list[Tensor],
+        image_present: Tensor | None = None,
+        text_present: Tensor | None = None,
+        summaries_only: bool = False,
+    ) -> Tensor:
+        """Parts ``(B, w)`` to logits ``(B, C)``, zero where both modalities are present.
+
+        ``image_present`` and ``text_present`` are ``(B,)`` bool. With ``summaries_only`` the
+        logits are what the first parts give, those of no prompts.
+        """
+        everyone = parts[0].new_ones(parts[0].shape[0], dtype=torch.bool)
+        present = [everyone if p is None else p for p in (image_present, text_present)]
+        seen = []
+        for number, (norm, part) in enumerate(zip(self.norms, parts, strict=True)):
+            here = present[number % 2][:, None]
+            if summaries_only and number >= self.summaries:
+                here = torch.zeros_like(here)
+            # whatever is in the place of what is absent: not even a NaN gets on
+            seen.append(norm(torch.where(here, part, 0)) * here)
+        logits: Tensor = self.linear(self.dropout(torch.cat(seen, dim=-1)))
+        # zero where both are there, yet in the graph: DDP wants a gradient in every step
+        return logits * ~(present[0] & present[1])[:, None]
+
+
+def _part_norms(widths: Sequence[int], scales: Sequence[float] | None) -> nn.ModuleList:
+    norms = [nn.LayerNorm(width) for width in widths]
+    for norm, scale in zip(norms, scales or [1.0] * len(widths), strict=True):
+        nn.init.constant_(norm.weight, scale)
+    return nn.ModuleList(norms)
+
+
+@torch.no_grad()
+def _standardise(norm: nn.Module, mean: Tensor, scale: float) -> None:
+    assert isinstance(norm, nn.LayerNorm)
+    norm.weight.fill_(scale)
+    norm.bias.copy_(-scale * mean)
 
 
 class Agreement(nn.Module):
