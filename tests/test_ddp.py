@@ -22,7 +22,7 @@ import json, os, sys
 import torch
 from epic_pl import head_start, modality_balance, seen_rows
 from epic_pl.cli import run
-from epic_pl.nn.head import Agreement
+from epic_pl.nn.agreement import Agreement
 
 torch.set_num_threads(1)
 # the head starts from these few rows too, on the second rank with another sign, as hardware may

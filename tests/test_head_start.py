@@ -7,7 +7,8 @@ from torch.utils.data import DataLoader, IterableDataset
 import tiny_runs
 from epic_pl.errors import DataError, TrainingError
 from epic_pl.modality_balance import PooledRows, modality_balance, part_scales
-from epic_pl.nn.head import Agreement, ClassificationHead
+from epic_pl.nn.agreement import Agreement
+from epic_pl.nn.head import ClassificationHead
 
 WIDTHS = {"image": 32, "text": 32}
 

@@ -16,8 +16,9 @@ from epic_pl.class_names import encode_names
 from epic_pl.data.preprocessing import load_tokenizer
 from epic_pl.errors import AssetError, EncoderError
 from epic_pl.modality_balance import FEWEST_ROWS, PooledRows, modality_balance, part_scales
+from epic_pl.nn.agreement import Agreement
 from epic_pl.nn.dual_encoder import DualEncoder
-from epic_pl.nn.head import Agreement, AloneHead, ClassificationHead
+from epic_pl.nn.head import AloneHead, ClassificationHead
 from epic_pl.objectives import Task
 from epic_pl.seen_rows import SeenRows, look_at_rows
 

@@ -30,7 +30,8 @@ from torch.utils.data import (
 from epic_pl.checks import check_batch
 from epic_pl.data.sampler import TrainSampler
 from epic_pl.modality_balance import FEWEST_ROWS, PooledRows
-from epic_pl.nn.head import Agreement, ClassificationHead
+from epic_pl.nn.agreement import Agreement
+from epic_pl.nn.head import ClassificationHead
 from epic_pl.objectives import Task
 from epic_pl.types import Batch
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from epic_pl.errors import ConfigError
+from epic_pl.nn.agreement import Agreement
 from epic_pl.nn.dual_encoder import (
     DualEncoder,
     check_choices,
@@ -23,7 +24,7 @@ from epic_pl.nn.dual_encoder import (
     check_probabilities,
 )
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.head import Agreement, AloneHead, ClassificationHead, HeadNorm
+from epic_pl.nn.head import AloneHead, ClassificationHead, HeadNorm
 from epic_pl.nn.interaction import MIN_TEMPERATURE, HubActivation, InteractionHub
 from epic_pl.nn.prompts import FirstPrompt, TemporalPrompts
 from epic_pl.nn.read_only_tower import ReadOnlySummary, ReadOnlyTower
