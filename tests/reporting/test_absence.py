@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from epic_pl.reporting.absence import absence_table, drawn_absent
+from epic_pl.reporting.absence import DRAWS, absence_table, drawn_absent
 from epic_pl.reporting.outcome import Judge, Outcome
 
 
@@ -40,5 +40,20 @@ def test_a_split_without_any_text_has_nothing_to_say_of_text_alone():
     rows = {row.pop("condition"): row for row in table}
     assert rows["text only"] == {"samples": 0, "accuracy": None, "f1_macro": None, "loss": None}
     # nobody has both, so nobody can lose one
-    assert rows["70% lack one"] == rows["as it is"] == rows["picture only"]
+    assert rows["70% lack one"] == pytest.approx(rows["as it is"])
+    assert rows["as it is"] == rows["picture only"]
     assert rows["as it is"]["accuracy"] == 1.0
+
+
+def test_a_mixture_is_the_mean_of_draws():
+    everyone, labels = torch.ones(10, dtype=torch.bool), torch.arange(10) % 2
+    right = torch.nn.functional.one_hot(labels, 2).float()
+    # a picture alone is wrong, but for the first five; a text alone is right
+    image_only = torch.where(torch.arange(10)[:, None] < 5, right, -right)
+    outcome = Outcome(list("abcdefghij"), right, labels, everyone, everyone)
+    judge = Judge("multiclass", ["a", "b"], 1.0, None)
+    table = absence_table(judge, outcome, image_only, right, seed=4, rates=(0.6,))
+    lost = [int(drawn_absent(everyone, 0.6, 4 + n)[0][5:].sum()) for n in range(DRAWS)]
+    assert len(set(lost)) > 1
+    assert table[3]["accuracy"] == pytest.approx(1 - sum(lost) / DRAWS / 10)
+    assert table[3]["samples"] == 10

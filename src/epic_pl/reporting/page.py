@@ -15,7 +15,8 @@ _NOTES = {
     "calibration": "How often answers of a probability are right. The temperature was fitted on "
     "the validation split; ECE is the mean gap between probability and share of right answers.",
     "absence": "Samples without a text, without a picture, and with one of the two absent of a "
-    "share of those that have both (half of these lose the text, half the picture).",
+    "share of those that have both (half of these lose the text, half the picture; the mean of "
+    "20 draws).",
     "robustness": "The same samples with slips in the text, or flaws in the picture at the "
     "encoder's resolution.",
     "mistakes": "The wrong answers that were given with most confidence; pictures as the encoder "
