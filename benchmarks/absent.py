@@ -9,6 +9,7 @@ those that lose a modality half lose the text, half the picture, nobody both:
 import argparse
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from epic_pl.comparison.runner import Outcome
 from openmoji import result_of, runs_kept, train
 
 _WHOLE, _MOST = "as it is", "70% lack one"
+_WITHOUT = "all that without dropout"
 
 
 def main() -> None:
@@ -34,12 +36,13 @@ def main() -> None:
         default="[[4,2],[6,3],[8,4],[10,5]]",
         help="more interaction layers: the missing-aware head sees what enters each of them",
     )
+    parser.add_argument("--image-size", type=int, default=168, help="of larger pictures, in pixels")
     parser.add_argument("--folder", type=Path, default=Path("runs/absent"), help="of all runs")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON at the end")
     arguments, overrides = parser.parse_known_args()
     shared = ["--config", arguments.config, *overrides]
-    trainings = trainings_of(arguments.dropout, arguments.layers, shared)
+    trainings = trainings_of(arguments.dropout, arguments.layers, arguments.image_size, shared)
     runs = plan(list(trainings), arguments.seeds, shared, arguments.folder)
     runs_kept(runs)
     ended = train(runs, arguments.jobs)
@@ -61,7 +64,9 @@ def main() -> None:
         print(json.dumps(rows))
 
 
-def trainings_of(dropout: str, layers: str, shared: Sequence[str]) -> dict[Entry, str]:
+def trainings_of(
+    dropout: str, layers: str, image_size: int, shared: Sequence[str]
+) -> dict[Entry, str]:
     """What is trained, and its title."""
     drops = f"--model.modality_dropout={dropout}"
     aware = [drops, "--model.missing_aware_head=true"]
@@ -70,14 +75,17 @@ def trainings_of(dropout: str, layers: str, shared: Sequence[str]) -> dict[Entry
     twice = [f"--trainer.max_epochs={epochs}", "--early_stopping.patience=1000"]
     # what names a lone picture is spread over more layers than what corrects a text
     more = [*twice, f"--model.interaction_layers={layers}"]
+    larger = [*more, f"--model.image_size={image_size}"]
     options = {
         "as shipped": [],
         f"modality dropout {dropout}": [drops],
         "and a missing-aware head": aware,
         "and twice the epochs": [*aware, *twice],
         "and more interaction layers": [*aware, *more],
-        # of what dropout alone is worth: all else is the same
-        "the last without dropout": [*aware[1:], *more],
+        # what dropout alone is worth: all else is the same
+        _WITHOUT: [*aware[1:], *more],
+        f"and pictures of {image_size} pixels": [*aware, *larger],
+        f"{_WITHOUT}, of {image_size} pixels": [*aware[1:], *larger],
     }
     return {
         Entry(f"training_{number}", "epic", tuple(given)): title
@@ -110,19 +118,22 @@ def show(rows: list[dict[str, Any]]) -> None:
         )
     console = Console()
     console.print(table)
-    dropping, without = rows_lost(rows)[-2:]
-    share = f", {dropping / without:.0%} of the" if without > 0 else ";"
-    console.print(
-        f"{_MOST}: the last but one loses {dropping:.1f} points{share} {without:.1f} that the "
-        "last one loses, which is the same without dropout."
-    )
+    lost = points_lost(rows)
+    shipped = next(iter(lost.values()))
+    for (title, dropping), (twin, without) in pairwise(lost.items()):
+        if twin.startswith(_WITHOUT) and shipped > 0 and without > 0:
+            console.print(
+                f"{_MOST}: {title} loses {dropping:.1f} points, {dropping / shipped:.0%} of the "
+                f"{shipped:.1f} lost as shipped, {dropping / without:.0%} of the {without:.1f} "
+                "lost by the same training without dropout."
+            )
 
 
-def rows_lost(rows: list[dict[str, Any]]) -> list[float]:
-    """Points that each training loses where most samples lack a modality."""
+def points_lost(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """What each training loses where most samples lack a modality, of its own accuracy."""
     accuracy = {(row["training"], row["condition"]): row["accuracy"] for row in rows}
     trainings = dict.fromkeys(row["training"] for row in rows)
-    return [accuracy[each, _WHOLE] - accuracy[each, _MOST] for each in trainings]
+    return {each: accuracy[each, _WHOLE] - accuracy[each, _MOST] for each in trainings}
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def config(tiny_vit_dir, tiny_tokenizer_dir, tmp_path, monkeypatch):
 
 def test_what_is_trained(absent, config):
     trained = []
-    for entry in absent.trainings_of("0.6", "[[0,0],[1,1]]", config):
+    for entry in absent.trainings_of("0.6", "[[0,0],[1,1]]", 64, config):
         options = parsed_options([*config, *entry.options])
         model = options["model"]
         trained.append(
@@ -42,16 +42,19 @@ def test_what_is_trained(absent, config):
                 model["missing_aware_head"],
                 options["trainer"]["max_epochs"],
                 model["interaction_layers"],
+                model["image_size"] == 64,
             )
         )
     more = [[0, 0], [1, 1]]
     assert trained == [
-        (0.0, False, 2, 2),
-        (0.6, False, 2, 2),
-        (0.6, True, 2, 2),
-        (0.6, True, 4, 2),
-        (0.6, True, 4, more),
-        (0.0, True, 4, more),
+        (0.0, False, 2, 2, False),
+        (0.6, False, 2, 2, False),
+        (0.6, True, 2, 2, False),
+        (0.6, True, 4, 2, False),
+        (0.6, True, 4, more, False),
+        (0.0, True, 4, more, False),
+        (0.6, True, 4, more, True),
+        (0.0, True, 4, more, True),
     ]
 
 
@@ -60,10 +63,10 @@ def test_a_training_is_judged_by_what_is_absent(absent, config, monkeypatch, tmp
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     all_of_them = absent.trainings_of
 
-    def last_two(*arguments):
-        return dict(list(all_of_them(*arguments).items())[4:])
+    def a_pair(*arguments):
+        return dict(list(all_of_them(*arguments).items())[4:6])
 
-    monkeypatch.setattr(absent, "trainings_of", last_two)
+    monkeypatch.setattr(absent, "trainings_of", a_pair)
     arguments = [*config, "--seeds", "1", "--layers", "[[0,0],[1,1]]", "--json"]
     monkeypatch.setattr("sys.argv", ["absent.py", *arguments])
     absent.main()
@@ -82,4 +85,4 @@ def test_what_is_lost_is_of_the_own_complete_samples(absent):
             ("as it is", "picture only", "70% lack one"), accuracies, strict=True
         )
     ]
-    assert absent.rows_lost(rows) == [8.0, 16.0]
+    assert absent.points_lost(rows) == {"a": 8.0, "b": 16.0}
