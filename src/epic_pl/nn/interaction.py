@@ -57,10 +57,7 @@ class Similarity(nn.Module):
     def scores(self, a_image: Tensor, a_text: Tensor) -> Tensor:
         """``S (B, n, n)`` of what :meth:`project` gave, rows the picture's."""
         cosine = F.normalize(a_image, dim=-1) @ F.normalize(a_text, dim=-1).transpose(1, 2)
-        temperature = self.log_temperature.exp()
-        # held from below, with the gradient of what is held: else it would never rise again
-        temperature = temperature + (temperature.clamp(min=MIN_TEMPERATURE) - temperature).detach()
-        return cosine / temperature  # (B, n, n)
+        return cosine / self.log_temperature.exp().clamp(min=MIN_TEMPERATURE)  # (B, n, n)
 
     def similarity(self, image: Tensor, text: Tensor) -> Tensor:
         """``S (B, n, n)`` of ``Z_v (B, n, d_v)`` and ``Z_t (B, n, d_t)``."""
