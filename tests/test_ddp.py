@@ -67,6 +67,13 @@ trainer:
 """
 
 
+# so that all that may learn of who is alone does, though not in every step
+LOSES_SOME = """\
+  missing_aware_head: true
+  modality_dropout: 0.5
+"""
+
+
 def _run(command, folder):
     """Run to the end with both ranks' output kept, or fail with it."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
@@ -86,6 +93,9 @@ def two_ranks(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
     folder = tmp_path_factory.mktemp("ddp")
     tiny_runs.table(folder / "data")  # 12 rows: three steps of two rows on each of two ranks
     config = tiny_runs.table_config(folder / "data", tiny_vit_dir, tiny_tokenizer_dir, batch_size=2)
+    text = config.read_text()
+    config.write_text(text.replace("model:\n", f"model:\n{LOSES_SOME}"))
+    assert config.read_text() != text
     (folder / "every_step.yaml").write_text(EVERY_STEP)
     (folder / "script.py").write_text(SCRIPT)
     _run([sys.executable, "script.py", str(config)], folder)

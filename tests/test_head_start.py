@@ -354,8 +354,9 @@ def test_as_many_directions_are_aligned_as_rows_have():
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true", "bf16-mixed"])
 def test_other_precisions_start_too(precision, make, tmp_path):
-    state = _fit(make(), tmp_path, precision=precision).state
+    state = _fit(make(missing_aware_head=True), tmp_path, precision=precision).state
     assert state["head.agreement.similarity.norm_image.bias"].any()
+    assert state["head.alone.norms.0.bias"].any()
     assert all(value.isfinite().all() for value in state.values())
 
 

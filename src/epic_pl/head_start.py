@@ -3,6 +3,7 @@
 Shape legend: R rows, C classes, d width.
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
 
 from epic_pl.class_names import encode_names
 from epic_pl.data.preprocessing import load_tokenizer
@@ -18,7 +20,7 @@ from epic_pl.errors import AssetError, EncoderError
 from epic_pl.modality_balance import FEWEST_ROWS, PooledRows, modality_balance, part_scales
 from epic_pl.nn.agreement import Agreement
 from epic_pl.nn.dual_encoder import DualEncoder
-from epic_pl.nn.head import AloneHead, ClassificationHead
+from epic_pl.nn.head import ClassificationHead
 from epic_pl.objectives import Task
 from epic_pl.seen_rows import SeenRows, look_at_rows
 
@@ -124,30 +126,27 @@ class HeadStart(L.LightningModule):
         image, text, balance = seen.image, seen.text, 1.0
         if image.tells and text.tells:
             balance = modality_balance(image.centred, text.centred, seen.targets)
-        # ranks agree but for rounding, and DDP does not compare weights any more
-        image, text, balance = self.trainer.strategy.broadcast((image, text, balance))
         sides = (image, text)
-        for number, (side, scales) in enumerate(
-            zip(sides, part_scales(image, text, balance), strict=True)
-        ):
-            for vector, (mean, scale) in enumerate(zip(side.mean, scales, strict=True)):
-                if side.tells:
-                    head.start_from_rows(2 * vector + number, mean, scale)
-        if head.alone is not None and seen.alone is not None:
-            self._balance_alone(head.alone, seen.alone)
-        self.model.start_from_means(*(side.pooled_mean if side.tells else None for side in sides))
+        shared = _standardised(sides, part_scales(image, text, balance))
+        means = [side.pooled_mean if side.tells else None for side in sides]
+        alone = []
+        if seen.alone is not None:
+            alone = _standardised(
+                seen.alone, [(_BOTH * side.scales).tolist() for side in seen.alone]
+            )
+        # ranks agree but for rounding, and DDP does not compare weights any more
+        shared, alone, means = self.trainer.strategy.broadcast((shared, alone, means))
+        for start in shared:
+            head.start_from_rows(*start)
+        for start in alone:
+            assert head.alone is not None
+            head.alone.start_from_rows(*start)
+        self.model.start_from_means(*means)
         both = f": beside texts, pictures weigh {balance:.2g} times what they would otherwise"
         rank_zero_info(
             f"The head starts from {len(seen.targets)} training rows"
             f"{both if image.tells and text.tells else ''}."
         )
-
-    def _balance_alone(self, head: AloneHead, sides: tuple[PooledRows, PooledRows]) -> None:
-        for number, side in enumerate(self.trainer.strategy.broadcast(sides)):
-            scales = _BOTH * side.scales
-            for vector, (mean, scale) in enumerate(zip(side.mean, scales.tolist(), strict=True)):
-                if side.tells:
-                    head.start_from_rows(2 * vector + number, mean, scale)
 
     def _align(self, agreement: Agreement, seen: SeenRows) -> None:
         both = seen.image.present & seen.text.present
@@ -162,3 +161,15 @@ class HeadStart(L.LightningModule):
         start = deepcopy(agreement).to("cpu", torch.float64)
         start.start_from_rows(image, text, seen.targets[both])
         agreement.load_state_dict(self.trainer.strategy.broadcast(start.state_dict()))
+
+
+def _standardised(
+    sides: Sequence[PooledRows], scales: Sequence[Sequence[float]]
+) -> list[tuple[int, Tensor, float]]:
+    """Part, mean ``(w,)`` and scale of each vector of both modalities, as far as they tell."""
+    return [
+        (2 * number + side, mean, scale)
+        for side, rows in enumerate(sides)
+        if rows.tells
+        for number, (mean, scale) in enumerate(zip(rows.mean, scales[side], strict=True))
+    ]

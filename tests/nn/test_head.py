@@ -65,9 +65,11 @@ def test_a_head_for_who_is_alone_starts_as_any_other_and_learns_for_them():
     assert moved[0] == 0
     assert (moved[1:] > 0).all()
     assert torch.equal(head(shared, parts), plain)
-    torch.testing.assert_close(
-        head(shared, parts, image, text) - plain, alone(parts, image, text), atol=1e-6, rtol=1e-5
-    )
+    for only in (False, True):
+        added = head(shared, parts, image, text, only) - head(shared, parts, summaries_only=only)
+        expected = alone(parts, image, text, only)
+        torch.testing.assert_close(added, expected, atol=1e-6, rtol=1e-5)
+    assert not torch.equal(alone(parts, image, text, True), alone(parts, image, text, False))
 
 
 def test_who_is_alone_is_named_by_own_weights_of_what_is_there():
@@ -90,6 +92,8 @@ def test_what_stands_in_the_place_of_the_absent_never_matters():
     torch.nn.init.normal_(alone.linear.weight)
     before = alone(parts, image, text)
     parts[0][2], parts[1][1] = torch.nan, torch.inf
+    parts[4][0], parts[5][0] = torch.nan, torch.inf  # nor what a complete sample need not have
+    parts = [part.requires_grad_() for part in parts]
     assert torch.equal(alone(parts, image, text), before)
     alone(parts, image, text).sum().backward()
-    assert all(p.grad.isfinite().all() for p in alone.parameters())
+    assert all(p.grad.isfinite().all() for p in (*parts, *alone.parameters()))

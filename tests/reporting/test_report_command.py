@@ -206,7 +206,8 @@ def test_absence_is_what_the_masks_give_by_hand(reported):
     for rate in (0.3, 0.5, 0.7):
         draws = []
         for draw in range(DRAWS):
-            no_text, no_image = drawn_absent(image & text, rate, reported.content["seed"] + draw)
+            seed = reported.content["seed"]
+            no_text, no_image = drawn_absent(image & text, rate, seed, draw)
             logits = _by_hand(reported, image & ~no_image, text & ~no_text)
             draws.append(_scores(reported, logits, truth))
         means = {name: np.mean([scores[name] for scores in draws]) for name in draws[0]}

@@ -346,7 +346,7 @@ class EPIC(DualEncoder):
         return logits
 
     def _summaries(self, tower: PromptTower[Any], state: Any) -> Tensor:
-        """What stands for a modality beside its prompts ``(B, P, d)``."""
+        """What the encoder says of a modality: pooled, and every mean that was kept."""
         pooled = tower.pool(state)[:, None]
         if tower.num_means == 0:
             return pooled

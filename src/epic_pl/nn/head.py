@@ -59,23 +59,25 @@ class AloneHead(nn.Module):
         text_present: Tensor | None = None,
         summaries_only: bool = False,
     ) -> Tensor:
-        """Parts ``(B, w)`` to logits ``(B, C)``, zero where both modalities are present.
+        """Parts ``(B, w)`` to logits ``(B, C)``, zero where both modalities are present, or none.
 
         ``image_present`` and ``text_present`` are ``(B,)`` bool. With ``summaries_only`` the
         logits are what the first parts give, those of no prompts.
         """
         everyone = parts[0].new_ones(parts[0].shape[0], dtype=torch.bool)
-        present = [everyone if p is None else p for p in (image_present, text_present)]
+        image = everyone if image_present is None else image_present
+        text = everyone if text_present is None else text_present
+        alone = (image & ~text, text & ~image)
         seen = []
         for number, (norm, part) in enumerate(zip(self.norms, parts, strict=True)):
-            here = present[number % 2][:, None]
+            here = alone[number % 2][:, None]
             if summaries_only and number >= self.summaries:
                 here = torch.zeros_like(here)
-            # whatever is in the place of what is absent: not even a NaN gets on
+            # not even a NaN in the place of what does not count gets on; and the norms are in the
+            # graph in any case: DDP wants a gradient in every step
             seen.append(norm(torch.where(here, part, 0)) * here)
         logits: Tensor = self.linear(self.dropout(torch.cat(seen, dim=-1)))
-        # zero where both are there, yet in the graph: DDP wants a gradient in every step
-        return logits * ~(present[0] & present[1])[:, None]
+        return logits
 
 
 class ClassificationHead(nn.Module):

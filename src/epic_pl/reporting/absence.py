@@ -18,21 +18,22 @@ DRAWS = 20
 """One draw of who loses what moves the accuracy of 300 samples by a point or two."""
 
 
-def drawn_absent(complete: Tensor, rate: float, seed: int) -> tuple[Tensor, Tensor]:
+def drawn_absent(complete: Tensor, rate: float, seed: int, draw: int = 0) -> tuple[Tensor, Tensor]:
     """Which samples lose their text, and which their picture.
 
     Of the samples that have both, the share ``rate`` loses one: half of them the text, half the
-    picture, nobody both. With one seed, who loses at a lower rate loses the same at a higher one.
+    picture, nobody both. In one draw, who loses at a lower rate loses the same at a higher one.
 
     Args:
         complete: ``(N,)`` bool, samples that have both.
         rate: between 0 and 1.
-        seed: of the draw.
+        seed: of all draws.
+        draw: which one, counted from 0.
 
     Returns:
         Two masks ``(N,)`` bool.
     """
-    rows = np.random.default_rng(seed).permutation(complete.nonzero()[:, 0].numpy())
+    rows = np.random.default_rng([seed, draw]).permutation(complete.nonzero()[:, 0].numpy())
     losing = round(rate * len(rows))
     no_text, no_image = torch.zeros_like(complete), torch.zeros_like(complete)
     no_text[rows[: losing // 2]] = True
@@ -58,7 +59,7 @@ def absence_table(
         outcome: logits of the samples as they are.
         image_only: logits ``(N, C)`` without any text, where there is a picture.
         text_only: logits ``(N, C)`` without any picture, where there is a text.
-        seed: of the first draw; the others have those that follow.
+        seed: of the draws.
         rates: shares of samples that lose one modality.
     """
     both, labels = outcome.logits, outcome.labels
@@ -68,7 +69,7 @@ def absence_table(
         return {"condition": condition, "samples": int(of.sum()), **scores}
 
     def mixture(rate: float, draw: int) -> dict[str, float | None]:
-        no_text, no_image = drawn_absent(complete, rate, seed + draw)
+        no_text, no_image = drawn_absent(complete, rate, seed, draw)
         mixed = torch.where(no_text[:, None], image_only, both)
         return judge.scores(torch.where(no_image[:, None], text_only, mixed), labels)
 
