@@ -65,6 +65,7 @@ def test_a_compiled_module_gives_the_same_and_no_graph_for_each_length(
     attention, make, tmp_path, monkeypatch
 ):
     options = {"prompt_attention": attention, "dropout": 0.0, "head_dropout": 0.0, "lr": 1e-2}
+    options["missing_aware_head"] = True
     # its C++ takes minutes: here the graphs are run as they are
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
     torch.manual_seed(0)

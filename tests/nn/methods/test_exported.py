@@ -80,7 +80,9 @@ def elsewhere():
 @pytest.mark.parametrize(("name", "clip", "attention"), CASES)
 def test_another_process_gives_the_models_probabilities(name, clip, attention, elsewhere, tmp_path):
     encoders = (clip_image_encoder(), clip_text_encoder()) if clip else (None, None)
-    model = make(name, *encoders, prompt_attention=attention).float()
+    aware = attention == "read_only"
+    options = {"prompt_attention": attention, "missing_aware_head": aware}
+    model = make(name, *encoders, **options).float()
     _compare(model, BATCHES, elsewhere, tmp_path)
 
 
