@@ -119,12 +119,12 @@ def show(rows: list[dict[str, Any]]) -> None:
     console = Console()
     console.print(table)
     lost = points_lost(rows)
-    shipped = next(iter(lost.values()))
+    as_shipped = next(iter(lost.values()))
     for (title, dropping), (twin, without) in pairwise(lost.items()):
-        if twin.startswith(_WITHOUT) and shipped > 0 and without > 0:
+        if twin.startswith(_WITHOUT) and as_shipped > 0 and without > 0:
             console.print(
-                f"{_MOST}: {title} loses {dropping:.1f} points, {dropping / shipped:.0%} of the "
-                f"{shipped:.1f} lost as shipped, {dropping / without:.0%} of the {without:.1f} "
+                f"{_MOST}: {title} loses {dropping:.1f} points, {dropping / as_shipped:.0%} of the "
+                f"{as_shipped:.1f} lost as shipped, {dropping / without:.0%} of the {without:.1f} "
                 "lost by the same training without dropout."
             )
 

@@ -315,7 +315,7 @@ class EPIC(DualEncoder):
         prompts: list[Tensor] = []
         if self.config.sees_prompts:
             prompts = [image_prompts.mean(dim=1), text_prompts.mean(dim=1)]
-        alone = [*_in_turn(of_image, of_text), *prompts]
+        alone = [*_in_turn(of_image, of_text), *prompts] if self.head.alone is not None else None
         of_image, of_text = of_image[:, : self.num_summaries], of_text[:, : self.num_summaries]
         said = self.stand_in(of_image.flatten(1), of_text.flatten(1), image_present, text_present)
         stood_in = (each.view_as(of) for each, of in zip(said, (of_image, of_text), strict=True))
