@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from epic_pl.cli import run
-from epic_pl.comparison.plan import Entry, parsed_options, plan
-from epic_pl.comparison.runner import Outcome
+from epic_pl.experiments.compare.plan import Entry, parsed_options, plan
+from epic_pl.experiments.compare.runner import Outcome
 from openmoji import result_of, runs_kept, train
 
 _WHOLE, _MOST = "as it is", "70% lack one"

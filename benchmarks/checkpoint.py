@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from epic_pl.checkpoint import read_checkpoint
 from epic_pl.module import EPICModule
+from epic_pl.module.checkpoint import read_checkpoint
 
 METHODS = ("epic", "full")
 _TOKENS = 40

@@ -38,18 +38,18 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from epic_pl.arguments import INTERRUPTED
 from epic_pl.assets import OPENMOJI_ATTRIBUTION
-from epic_pl.calibration import BINS, error_by_chance
 from epic_pl.callbacks import FeatureCache
 from epic_pl.cli import EPICCLI, quiet_lightning, run
-from epic_pl.comparison.interruption import terminated_as_interrupted
-from epic_pl.comparison.plan import Run, choose, plan
-from epic_pl.comparison.progress import LiveProgress
-from epic_pl.comparison.runner import Outcome, Runner, devices
-from epic_pl.comparison.significance import group_of
-from epic_pl.comparison.statistics import Predictions
 from epic_pl.config_files import first_config
+from epic_pl.experiments.compare.interruption import terminated_as_interrupted
+from epic_pl.experiments.compare.plan import Run, choose, plan
+from epic_pl.experiments.compare.progress import LiveProgress
+from epic_pl.experiments.compare.runner import Outcome, Runner, devices
+from epic_pl.experiments.compare.significance import group_of
+from epic_pl.experiments.compare.statistics import Predictions
 from epic_pl.inspection.pictures import default_workers
 from epic_pl.module import EPICModule
+from epic_pl.module.postprocess import BINS, error_by_chance
 from epic_pl.types import Batch
 
 SPLITS = {"openmoji.yaml": 3, "openmoji_entailment.yaml": 1}

@@ -24,8 +24,8 @@ from rich.table import Table
 
 from epic_pl.assets import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emoji
 from epic_pl.cli import run
-from epic_pl.comparison.command import compare_command
-from epic_pl.data.openmoji import LEFT_OUT, MIN_EXAMPLES
+from epic_pl.data.datasets.openmoji import LEFT_OUT, MIN_EXAMPLES
+from epic_pl.experiments.compare.command import compare_command
 from epic_pl.inspection.init import write_config
 from openmoji import BuiltCLI, baselines
 

@@ -12,10 +12,10 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tiny_runs
-from epic_pl.checkpoint import read_checkpoint
 from epic_pl.cli import main, run
 from epic_pl.config_files import find_config, first_config, packaged_configs
 from epic_pl.errors import ConfigError
+from epic_pl.module.checkpoint import read_checkpoint
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,9 @@ from PIL import Image
 
 import tiny_runs
 from epic_pl.cli import main, run
-from epic_pl.comparison.plan import choose, plan, read_variants
 from epic_pl.config_files import ablations, find_config, find_packaged, overlays, packaged_configs
-from epic_pl.tuning.space import read_space
+from epic_pl.experiments.compare.plan import choose, plan, read_variants
+from epic_pl.experiments.tune.space import read_space
 
 OVERLAYS = {*overlays(), *ablations()}
 SUBCATEGORIES = ("face", "animal", "tool")

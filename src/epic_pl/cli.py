@@ -18,14 +18,14 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class name alone
 from epic_pl.arguments import spell_out
 from epic_pl.callbacks import ConfusionMatrixPlot, FeatureCache, PredictionWriter
-from epic_pl.checkpoint import read_checkpoint, require_info
 from epic_pl.config_files import resolve_configs
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError, EpicError
-from epic_pl.explanation import PromptAttention
+from epic_pl.evaluation.explain import PromptAttention
+from epic_pl.evaluation.report import ReportWriter
 from epic_pl.main import main
 from epic_pl.module import EPICModule
-from epic_pl.reporting import ReportWriter
+from epic_pl.module.checkpoint import read_checkpoint, require_info
 
 __all__ = ["EPICCLI", "main", "run"]
 

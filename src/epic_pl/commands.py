@@ -9,12 +9,12 @@ from pathlib import Path
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from epic_pl.callbacks.feature_building import build_stores
-from epic_pl.checkpoint import read_checkpoint
 from epic_pl.cli import EPICCLI, PARSER_OPTIONS, run
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError, EpicError
+from epic_pl.features.building import build_stores
 from epic_pl.module import EPICModule
+from epic_pl.module.checkpoint import read_checkpoint
 
 # how jsonargparse says that `data` may also be left out
 _PARSER_NOISE = re.compile(
@@ -32,23 +32,23 @@ def run_command(argv: list[str]) -> None:
 
             raise SystemExit(data_command(argv[1:], build_data))
         if argv[:1] == ["cache"]:
-            from epic_pl.cache.commands import cache_command
+            from epic_pl.features.commands import cache_command
 
             raise SystemExit(cache_command(argv[1:], fill_cache))
         if argv[:1] == ["compare"]:
-            from epic_pl.comparison.command import compare_command
+            from epic_pl.experiments.compare.command import compare_command
 
             raise SystemExit(compare_command(argv[1:]))
         if argv[:1] == ["tune"]:
-            from epic_pl.tuning.command import tune_command
+            from epic_pl.experiments.tune.command import tune_command
 
             raise SystemExit(tune_command(argv[1:]))
         if argv[:1] == ["explain"]:
-            from epic_pl.explanation.command import explain_command
+            from epic_pl.evaluation.explain.command import explain_command
 
             raise SystemExit(explain_command(argv[1:], build_trained))
         if argv[:1] == ["export"]:
-            from epic_pl.exporting.command import export_command
+            from epic_pl.evaluation.export.command import export_command
 
             raise SystemExit(export_command(argv[1:]))
         run(argv)

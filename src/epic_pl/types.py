@@ -3,12 +3,15 @@
 Shape legend: B batch, S text tokens, H, W picture height and width, C classes.
 """
 
-from typing import NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from PIL.Image import Image
 from torch import Tensor
 
-from epic_pl.stored_field import StoredField
+from epic_pl.lazy_tensor import StoredField
+
+Task = Literal["multiclass", "multilabel"]
+"""One class a sample, or any number of labels."""
 
 Features = dict[str, Tensor | StoredField]
 """What a feature cache stored of a modality, field by field, batch first."""

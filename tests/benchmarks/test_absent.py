@@ -5,7 +5,7 @@ import json
 import pytest
 
 import tiny_runs
-from epic_pl.comparison.plan import parsed_options
+from epic_pl.experiments.compare.plan import parsed_options
 
 CONDITIONS = [
     "as it is",

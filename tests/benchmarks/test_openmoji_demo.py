@@ -5,8 +5,8 @@ import json
 import pytest
 
 import tiny_runs
-from epic_pl.comparison.files import write_json
-from epic_pl.comparison.plan import Run
+from epic_pl.experiments.compare.files import write_json
+from epic_pl.experiments.compare.plan import Run
 
 
 @pytest.fixture

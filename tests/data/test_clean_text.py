@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from epic_pl.data import ImageTextDataModule, TableDataModule
 from epic_pl.data.clean_text import clean_text, clean_texts
-from epic_pl.data.entailment import EntailmentPairs
+from epic_pl.data.datasets.entailment import EntailmentPairs
 from epic_pl.errors import ConfigError
 from epic_pl.inspection import check_data
 

@@ -11,10 +11,10 @@ from epic_pl.data import (
     HatefulMemesDataModule,
     MMIMDBDataModule,
     SNLIVEDataModule,
-    table_pictures,
 )
-from epic_pl.data.mm_imdb_hdf5 import HDF5PictureDataset
+from epic_pl.data.datasets.mm_imdb_hdf5 import HDF5PictureDataset
 from epic_pl.data.picture_record import PictureRecord
+from epic_pl.data.tables import pictures as table_pictures
 from epic_pl.errors import ConfigError, DataError
 
 

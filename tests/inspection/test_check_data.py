@@ -13,7 +13,7 @@ from PIL import Image
 
 from epic_pl.data import HatefulMemesDataModule, ImageTextDataModule, TableDataModule
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.table import sample_table
+from epic_pl.data.tables.dataset import sample_table
 from epic_pl.errors import DataError
 from epic_pl.inspection import check_data
 

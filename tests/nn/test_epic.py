@@ -17,6 +17,7 @@ from tiny_models import (
 )
 
 from epic_pl.errors import ConfigError
+from epic_pl.module.parameters import parameter_groups, trainable_share
 from epic_pl.nn import EPIC, EPICConfig
 from epic_pl.nn.encoders import (
     HFTextEncoder,
@@ -24,7 +25,6 @@ from epic_pl.nn.encoders import (
     build_image_encoder,
     build_text_encoder,
 )
-from epic_pl.parameters import parameter_groups, trainable_share
 
 IMAGE_ENCODERS = {"vit": image_encoder, "clip": clip_image_encoder}
 TEXT_ENCODERS = {

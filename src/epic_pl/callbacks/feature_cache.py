@@ -7,13 +7,13 @@ from typing import Any, Literal
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from epic_pl.cache import StoredDtype, default_root
-from epic_pl.callbacks.feature_filler import Filler
-from epic_pl.callbacks.feature_items import CacheOptions
-from epic_pl.callbacks.growing_features import GrowingFeatures
 from epic_pl.data import ImageTextDataModule
-from epic_pl.data.features import FeatureDataset, by_name
 from epic_pl.errors import CacheError, ConfigError
+from epic_pl.features import StoredDtype, default_root
+from epic_pl.features.dataset import FeatureDataset, by_name
+from epic_pl.features.filler import Filler
+from epic_pl.features.growing_features import GrowingFeatures
+from epic_pl.features.items import CacheOptions
 from epic_pl.module import EPICModule
 
 _SPLITS: dict[str, tuple[Literal["train", "val", "test", "predict"], ...]] = {

@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.entailment import EntailmentPairs
+from epic_pl.data.datasets.entailment import EntailmentPairs
 from epic_pl.errors import ConfigError
 
 # a letter must follow, so that "3 < 4" stays; and no < within, so that time grows with length only

@@ -12,17 +12,17 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
-from epic_pl.data.balance import class_counts, labels_of
 from epic_pl.data.clean_text import clean_texts
 from epic_pl.data.collate import Collator, Task
-from epic_pl.data.features import CachedDataset, FeatureSource, by_name, whole_batch
-from epic_pl.data.loader import ResumableDataLoader, init_worker
+from epic_pl.data.loading.balance import class_counts, labels_of
+from epic_pl.data.loading.loader import ResumableDataLoader, init_worker
+from epic_pl.data.loading.orders import ORDERS, OrderName, training_order
+from epic_pl.data.loading.sampler import EvalSampler, TrainSampler
 from epic_pl.data.options import require_at_least, require_one_of
-from epic_pl.data.orders import ORDERS, OrderName, training_order
 from epic_pl.data.preprocessing import ImagePreprocessing, image_preprocessing, load_tokenizer
-from epic_pl.data.sampler import EvalSampler, TrainSampler
 from epic_pl.data.transforms import AUGMENTATIONS, ImageTransform, build_image_transform
 from epic_pl.errors import ConfigError, DataError
+from epic_pl.features.dataset import CachedDataset, FeatureSource, by_name, whole_batch
 from epic_pl.types import Sample
 
 Split = Literal["train", "val", "test", "predict"]
@@ -58,7 +58,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         augment: see :func:`~epic_pl.data.transforms.build_image_transform`.
         order: of training rows: ``random``; ``length``, texts of about one length in a batch, which
             pads little; ``blocks``, from a few neighbouring stretches of the table at a time, for
-            files larger than the memory. See :mod:`epic_pl.data.orders`.
+            files larger than the memory. See :mod:`epic_pl.data.loading.orders`.
         block_rows: rows of a stretch with order ``blocks``; eight are mixed at a time.
         balanced_sampling: draw training rows, with replacement, so that every class comes equally
             often; an epoch is as long as without. Not together with balanced weights in the loss,

@@ -53,7 +53,7 @@ class ImageTextDataset(Dataset[Sample]):
     any rank, and after a restart.
 
     Args:
-        table: as made by :func:`~epic_pl.data.table.sample_table`.
+        table: as made by :func:`~epic_pl.data.tables.dataset.sample_table`.
         image_root: folder that the picture paths start from and never leave.
         transform: RGB picture to ``(3, H, W)`` float32.
         seed: of the transform's randomness.
@@ -82,7 +82,7 @@ class ImageTextDataset(Dataset[Sample]):
 
     @property
     def table(self) -> pa.Table:
-        """All rows as :func:`~epic_pl.data.table.table_schema` says; no copy."""
+        """All rows as :func:`~epic_pl.data.tables.dataset.table_schema` says; no copy."""
         columns = (self._ids, self._images, self._texts, self._labels)
         return pa.table(columns, names=["sample_id", "image", "text", "label"])
 

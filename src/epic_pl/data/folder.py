@@ -11,11 +11,11 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.kept_rows import KeptRows, Origin, RowFacts
 from epic_pl.data.layout import check_pictures, refuse_outside
 from epic_pl.data.picture_record import PictureRecord
-from epic_pl.data.table import sample_table
-from epic_pl.data.table_pictures import (
+from epic_pl.data.row_cache import KeptRows, Origin, RowFacts
+from epic_pl.data.tables.dataset import sample_table
+from epic_pl.data.tables.pictures import (
     BadSamplePolicy,
     apply_policy,
     check_policy,
@@ -27,7 +27,9 @@ from epic_pl.errors import DataError
 
 @dataclass(frozen=True)
 class SplitRows:
-    """The rows of a split as read; columns as :func:`~epic_pl.data.table.sample_table` takes them.
+    """The rows of a split as read.
+
+    Columns are as :func:`~epic_pl.data.tables.dataset.sample_table` takes them.
 
     Attributes:
         source: the file they were read from.

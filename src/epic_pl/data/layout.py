@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from epic_pl.data.images import PICTURE_SUFFIXES
-from epic_pl.data.table_pictures import leads_out
+from epic_pl.data.tables.pictures import leads_out
 from epic_pl.errors import DataError
 
 _SHOWN = 3  # culprits named in a message

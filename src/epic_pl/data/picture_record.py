@@ -8,7 +8,7 @@ import pyarrow as pa
 from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.data.manifest import manifest_path, read_manifest, write_manifest
-from epic_pl.data.table_pictures import leads_out, missing_pictures, unreadable_pictures
+from epic_pl.data.tables.pictures import leads_out, missing_pictures, unreadable_pictures
 from epic_pl.errors import DataError
 
 _SCHEMA = pa.schema([("image", pa.string()), ("problem", pa.string())])

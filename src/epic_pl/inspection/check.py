@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from epic_pl.data.balance import class_counts
 from epic_pl.data.datamodule import ImageTextDataModule, Split
+from epic_pl.data.loading.balance import class_counts
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import DataError
 from epic_pl.inspection.findings import Findings, Level, Problem

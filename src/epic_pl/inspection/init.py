@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 
 from epic_pl.config_files import INIT_CONFIG
 from epic_pl.data.images import read_image
-from epic_pl.data.table_columns import SPLIT_NAMES, image_column
-from epic_pl.data.table_embedded import unpack_pictures
-from epic_pl.data.table_reader import SUFFIXES, read_table, source_files
+from epic_pl.data.tables.columns import SPLIT_NAMES, image_column
+from epic_pl.data.tables.embedded import unpack_pictures
+from epic_pl.data.tables.reader import SUFFIXES, read_table, source_files
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.inspection.guess import Guess, guess_columns
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from epic_pl.data.clean_text import clean_texts
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.entailment import EntailmentPairs
+from epic_pl.data.datasets.entailment import EntailmentPairs
 from epic_pl.data.transforms import ImageTransform, build_image_transform
 from epic_pl.errors import DataError
 

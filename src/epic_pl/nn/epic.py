@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from epic_pl.errors import ConfigError
-from epic_pl.nn.agreement import Agreement
-from epic_pl.nn.dual_encoder import (
+from epic_pl.nn.base import (
     DualEncoder,
     check_choices,
     check_positive,
     check_probabilities,
 )
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.head import AloneHead, ClassificationHead, HeadNorm
+from epic_pl.nn.heads.classification import AloneHead, ClassificationHead, HeadNorm
+from epic_pl.nn.heads.similarity import Agreement
 from epic_pl.nn.interaction import MIN_TEMPERATURE, HubActivation, InteractionHub
 from epic_pl.nn.prompts import FirstPrompt, TemporalPrompts
 from epic_pl.nn.read_only_tower import ReadOnlySummary, ReadOnlyTower

@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from epic_pl.lazy_tensor import whole
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.encoders.reading import Memory
 from epic_pl.nn.towers import FeatureLevel, PromptTower, visible
-from epic_pl.stored_field import whole
 from epic_pl.types import Features
 
 ReadOnlySummary = Literal["frozen", "stream"]

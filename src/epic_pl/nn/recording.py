@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from epic_pl.lazy_tensor import whole
 from epic_pl.nn.encoders.base import Encoder, read_mask
 from epic_pl.nn.encoders.reading import Memory, Unprojected
 from epic_pl.nn.epic import EPIC
-from epic_pl.stored_field import whole
 from epic_pl.types import Batch
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from epic_pl.errors import ConfigError
+from epic_pl.lazy_tensor import whole
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.stored_field import whole
 from epic_pl.types import Features
 
 State = TypeVar("State")

@@ -12,10 +12,10 @@ from tiny_models import (
     text_encoder,
 )
 
-from epic_pl.checkpoint import adapter_state, complete_state, frozen_keys
 from epic_pl.errors import CheckpointError, ConfigError
+from epic_pl.module.checkpoint import adapter_state, complete_state, frozen_keys
+from epic_pl.module.parameters import count_parameters, parameter_groups
 from epic_pl.nn.methods import METHODS, build_method
-from epic_pl.parameters import count_parameters, parameter_groups
 
 SIZES = {"num_prompts": 2, "interaction_layers": 2, "hub_width": 4}
 # what a method draws once and does not train, outside of the encoders

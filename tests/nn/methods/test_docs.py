@@ -12,8 +12,8 @@ from tiny_models import batch, image_encoder, text_encoder
 
 import tiny_runs
 from epic_pl.cli import run
+from epic_pl.module.parameters import trainable_share
 from epic_pl.nn.methods import METHODS, Method, build_method
-from epic_pl.parameters import trainable_share
 
 PAGE = (Path(__file__).parents[3] / "docs" / "methods.md").read_text(encoding="utf-8")
 

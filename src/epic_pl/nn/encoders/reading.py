@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from epic_pl.stored_field import StoredField
+from epic_pl.lazy_tensor import StoredField
 
 # 16 positions of a ViT-B or BERT-base
 _FEW = 4

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from epic_pl.errors import ConfigError
-from epic_pl.nn.dual_encoder import DualEncoder
+from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.epic import EPIC, EPICConfig
 from epic_pl.nn.methods.fine_tuned import FineTuned, FineTunedConfig

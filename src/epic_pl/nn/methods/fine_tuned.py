@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from epic_pl.nn.dual_encoder import (
+from epic_pl.nn.base import (
     PooledClassifier,
     check_choices,
     check_positive,
@@ -17,7 +17,7 @@ from epic_pl.nn.dual_encoder import (
 )
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.encoders.blank import blank_input
-from epic_pl.nn.head import ClassificationHead, HeadNorm
+from epic_pl.nn.heads.classification import ClassificationHead, HeadNorm
 from epic_pl.nn.towers import FeatureLevel, Tower
 
 

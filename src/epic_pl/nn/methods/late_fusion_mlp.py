@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from epic_pl.nn.dual_encoder import (
+from epic_pl.nn.base import (
     PooledClassifier,
     check_choices,
     check_positive,
     check_probabilities,
 )
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.head import ClassificationHead, HeadNorm
+from epic_pl.nn.heads.classification import ClassificationHead, HeadNorm
 from epic_pl.nn.methods.linear_probe import PooledTower
 
 

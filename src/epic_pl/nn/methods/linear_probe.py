@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from epic_pl.nn.dual_encoder import PooledClassifier, check_choices, check_probabilities
+from epic_pl.lazy_tensor import whole
+from epic_pl.nn.base import PooledClassifier, check_choices, check_probabilities
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.head import ClassificationHead, HeadNorm
+from epic_pl.nn.heads.classification import ClassificationHead, HeadNorm
 from epic_pl.nn.towers import FeatureLevel, Tower
-from epic_pl.stored_field import whole
 from epic_pl.types import Features
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from epic_pl.errors import ConfigError
-from epic_pl.nn.dual_encoder import check_positive, check_probabilities
+from epic_pl.nn.base import check_positive, check_probabilities
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.methods.fine_tuned import FineTuned, FineTunedConfig
 

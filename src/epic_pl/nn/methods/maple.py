@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from epic_pl.errors import ConfigError
-from epic_pl.nn.dual_encoder import DualEncoder, check_choices, check_positive, check_probabilities
+from epic_pl.nn.base import DualEncoder, check_choices, check_positive, check_probabilities
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.head import ClassificationHead, HeadNorm
+from epic_pl.nn.heads.classification import ClassificationHead, HeadNorm
 from epic_pl.nn.towers import FeatureLevel, JointState, JointTower
 from epic_pl.types import Batch
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from epic_pl.errors import ConfigError
-from epic_pl.nn.dual_encoder import DualEncoder, check_positive, check_probabilities
+from epic_pl.nn.base import DualEncoder, check_positive, check_probabilities
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.towers import JointState, JointTower
 from epic_pl.types import Batch

@@ -1,0 +1,218 @@
+"""MM-IMDB: genres of films from their posters and plots.
+
+J. Arevalo, T. Solorio, M. Montes-y-Gómez, F. A. González, *Gated Multimodal Units for Information
+Fusion*, arXiv 1702.01992.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pyarrow as pa
+
+from epic_pl.data.collate import Task
+from epic_pl.data.datamodule import Split
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.datasets.mm_imdb_hdf5 import (
+    HDF5PictureDataset,
+    check_hdf5,
+    read_hdf5,
+    vocabulary_path,
+)
+from epic_pl.data.folder import FolderDataModule, SplitRows
+from epic_pl.data.layout import Layout, Located, locate
+from epic_pl.data.records import read_json, string_list
+from epic_pl.data.row_cache import Origin, digest_of_files
+from epic_pl.data.transforms import ImageTransform
+from epic_pl.errors import ConfigError, DataError
+
+Plot = Literal["longest", "first", "all"]
+
+GENRES = (
+    "Drama", "Comedy", "Romance", "Thriller", "Crime", "Action", "Adventure", "Horror",
+    "Documentary", "Mystery", "Sci-Fi", "Fantasy", "Family", "Biography", "War", "History", "Music",
+    "Animation", "Musical", "Western", "Sport", "Short", "Film-Noir",
+)  # fmt: skip
+"""The 23 genres in their usual order, most frequent first."""
+IGNORED_GENRES = frozenset({"News", "Adult", "Talk-Show", "Reality-TV"})
+"""Occur in a few films and are no class."""
+
+_SPLIT_KEYS = {"train": ("train",), "val": ("dev", "val"), "test": ("test",)}
+_LAYOUTS = (
+    Layout("one folder", ("split.json", "dataset/")),
+    Layout("two folders", ("split.json", "images/", "labels/")),
+    Layout("HDF5", ("multimodal_imdb.hdf5",)),
+)
+_HOW_TO_GET = (
+    "fetch mmimdb.tar.gz (8 GB, archive.org/details/mmimdb) and unpack it so that the folder holds "
+    "split.json and dataset/<id>.json with dataset/<id>.jpeg."
+)
+
+
+class MMIMDBDataModule(FolderDataModule):
+    """MM-IMDB: 15,552 / 2,608 / 7,799 films with any number of 23 genres.
+
+    Three layouts: ``split.json`` with ``dataset/<id>.{json,jpeg}``; with ``images/`` and
+    ``labels/``; or ``multimodal_imdb.hdf5``, whose posters are shrunk to 160 x 256 pixels and whose
+    plots are lower-case words without digits, so that its results are another matter. News, Adult,
+    Talk-Show and Reality-TV are no classes; a film left without a genre is dropped and counted.
+
+    Args:
+        data_dir: folder of the dataset.
+        plot: films have several plots. ``longest`` or ``first`` takes one. ``all`` makes each one a
+            training sample; validation and test keep the longest, so that their rows stay the same.
+        **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
+
+    Raises:
+        ConfigError: options out of range.
+        DataError: on :attr:`class_names`, if files are missing.
+    """
+
+    def __init__(
+        self, *, data_dir: str = "data/mm_imdb", plot: Plot = "longest", **kwargs: Any
+    ) -> None:
+        super().__init__(data_dir=data_dir, **kwargs)
+        if plot not in get_args(Plot):
+            raise ConfigError(f"plot must be one of {', '.join(get_args(Plot))}; got {plot!r}.")
+        self.plot = plot
+
+    @property
+    def task(self) -> Task:
+        """Any number of genres a film."""
+        return "multilabel"
+
+    @property
+    def text_origin(self) -> str:
+        """Which plot, or that of the HDF5 file."""
+        return "hdf5" if self._hdf5 else f"plot:{self.plot}"
+
+    @property
+    def class_names(self) -> list[str]:
+        """The 23 genres, most frequent first.
+
+        Raises:
+            DataError: files are missing, so that a run ends before its encoders are fetched.
+        """
+        if self._hdf5:
+            check_hdf5(self._found["multimodal_imdb.hdf5"])
+            if self.plot != "longest":
+                raise ConfigError(
+                    f"plot is {self.plot!r}, but {self._found['multimodal_imdb.hdf5']} holds the "
+                    "longest plot only. Leave plot out, or unpack mmimdb.tar.gz instead."
+                )
+        return list(GENRES)
+
+    @cached_property
+    def _found(self) -> Located:
+        return locate(
+            "MM-IMDB", self.data_dir, _LAYOUTS, how_to_get=_HOW_TO_GET, nested=("mmimdb", "data")
+        )
+
+    @property
+    def _hdf5(self) -> bool:
+        return self._found.layout.name == "HDF5"
+
+    def row_origin(self, split: Split) -> Origin:
+        """The HDF5 file and its vocabulary; or the list of films, and the films' files.
+
+        Raises:
+            DataError: files are missing.
+        """
+        if self._hdf5:
+            path = self._found["multimodal_imdb.hdf5"]
+            return Origin([path, vocabulary_path(path)], {"split": split})
+        plot = self.plot if split == "train" else _single(self.plot)
+        posters = str(self._posters.resolve())
+        options = {"films": self._film_digest, "plot": plot, "posters": posters, "split": split}
+        return Origin([self._found["split.json"]], options)
+
+    @cached_property
+    def _film_digest(self) -> str:
+        return digest_of_files([self._films], ".json")
+
+    @property
+    def _films(self) -> Path:
+        return self._found["dataset/" if self._one_folder else "labels/"]
+
+    @property
+    def _posters(self) -> Path:
+        return self._found["dataset/" if self._one_folder else "images/"]
+
+    @property
+    def _one_folder(self) -> bool:
+        return self._found.layout.name == "one folder"
+
+    def read_split(self, split: Split) -> SplitRows:
+        """The rows of a split.
+
+        Raises:
+            DataError: files are missing or broken, or a genre is unknown.
+        """
+        if self._hdf5:
+            return read_hdf5(self._found["multimodal_imdb.hdf5"], split, GENRES)
+        lists = self._found["split.json"]
+        rows: list[tuple[str, str, str | None, list[int]]] = []
+        notes: Counter[str] = Counter()
+        for film in _film_ids(lists, split):
+            path = self._films / f"{film}.json"
+            about = read_json(path)
+            genres = _genre_codes(about, path)
+            if not genres:
+                notes["dropped because no genre is left"] += 1
+                continue
+            texts = _texts(about, path, self.plot if split == "train" else _single(self.plot))
+            notes["without a plot"] += texts == [None]
+            for number, text in enumerate(texts):
+                name = film if number == 0 else f"{film}#{number}"
+                rows.append((name, f"{film}.jpeg", text, genres))
+        ids, images, plots, labels = zip(*rows, strict=True) if rows else ((), (), (), ())
+        return SplitRows(lists, ids, images, plots, labels, self._posters, notes)
+
+    def make_dataset(
+        self, table: pa.Table, root: Path, transform: ImageTransform
+    ) -> ImageTextDataset:
+        """Posters are files, or rows of the HDF5 file."""
+        kind = HDF5PictureDataset if self._hdf5 else ImageTextDataset
+        return kind(table, root, transform, seed=self.seed)
+
+
+def _single(plot: Plot) -> Plot:
+    return "longest" if plot == "all" else plot
+
+
+def _film_ids(path: Path, split: Split) -> Sequence[str]:
+    lists = read_json(path)
+    for key in _SPLIT_KEYS[split]:
+        if key in lists:
+            films = lists[key]
+            if isinstance(films, list):  # numbers have lost the zeros in front
+                films = [f"{each:07d}" if type(each) is int else each for each in films]
+            return string_list(films, f"list {key!r}", path)
+    raise DataError(
+        f"{path} has no list {' or '.join(_SPLIT_KEYS[split])}, only {', '.join(lists)}. Fetch the "
+        "dataset's own file."
+    )
+
+
+def _genre_codes(about: dict[str, Any], path: Path) -> list[int]:
+    genres = string_list(about.get("genres"), "genres", path)
+    unknown = set(genres) - set(GENRES) - IGNORED_GENRES
+    if unknown:
+        raise DataError(
+            f"{path} names a genre that MM-IMDB does not have: {', '.join(sorted(unknown))}. "
+            "Unpack it again, or correct it."
+        )
+    return sorted({GENRES.index(genre) for genre in genres if genre not in IGNORED_GENRES})
+
+
+def _texts(about: dict[str, Any], path: Path, plot: Plot) -> list[str] | list[None]:
+    """The chosen plots; [None] where the film has none."""
+    plots = about.get("plot") or []
+    plots = string_list([plots] if isinstance(plots, str) else plots, "plot", path)
+    if not plots:
+        return [None]
+    if plot == "all":
+        return plots
+    return [max(plots, key=len) if plot == "longest" else plots[0]]

@@ -1,0 +1,230 @@
+"""OpenMoji: two small real tasks on pictures and names of emoji, with nothing but pip in reach.
+
+Pictures: Hfg Schwäbisch Gmünd, *OpenMoji: the open-source emoji and icon project*,
+https://openmoji.org, CC BY-SA 4.0: whoever shows them shows that line. Names and subcategories are
+those of the Unicode Standard.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import Dataset
+
+from epic_pl.assets import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emoji
+from epic_pl.data.datamodule import ImageTextDataModule, Split
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.datasets.entailment import ENTAILMENT_CLASSES, EntailmentPairs, fixed_pairs
+from epic_pl.data.tables.dataset import sample_table, stratified_split
+from epic_pl.data.transforms import ImageTransform
+from epic_pl.errors import ConfigError, DataError
+from epic_pl.types import Sample
+
+Variant = Literal["subcategory", "entailment"]
+
+MIN_EXAMPLES = 15
+"""A subcategory with fewer emoji is no class."""
+# flags look and read alike within a country; components are bare skin tones
+LEFT_OUT = ("Flags", "Component")
+_FOLDS = 3
+_EVAL_PAIRS = {"val": 8, "test": 5}  # a picture; 5 make about 1,600 test pairs
+
+
+class OpenMojiDataModule(ImageTextDataModule):
+    """Emoji pictures with their names: fine-grained classification, or visual entailment.
+
+    ``variant="subcategory"``: picture and name to Unicode subcategory; 39 classes with at least
+    :data:`MIN_EXAMPLES` emoji, 1,161 rows in 783 / 87 / 291 for train / val / test, stratified.
+    About one name in seven holds a word of its class ("red heart" is a ``heart``): text alone goes
+    far, and a method must not lose what a linear probe on text has.
+
+    ``variant="entailment"``: picture and statement to whether the statement is the picture's name,
+    the small mirror of SNLI-VE. Neither modality alone tells. The 1,629 pictures and their names
+    are shared out in 75% / 5% / 20%, so test pictures *and* statements are unseen in training.
+    Training pairs are drawn anew every epoch by
+    :class:`~epic_pl.data.datasets.entailment.EntailmentPairs`. The pairs of val (8 a picture) and
+    test (5 a picture, about 1,600) are fixed by ``split_seed``, half of them true; a pair then
+    occurs several times, so accuracy is the mean of two rates: true pairs accepted, false ones
+    refused. An interval should resample pictures, not pairs.
+
+    Text is the name in lower case. Pictures are drawn at the encoder's input size, on white.
+
+    Args:
+        variant: ``subcategory`` or ``entailment``.
+        split_seed: which emoji are in which split; apart from ``seed``, so that runs of several
+            seeds share their test set.
+        pairs_per_picture: training pairs of each picture an epoch (entailment).
+        fold: 0, 1 or 2 for cross-validation: the test split is left alone, and a third of all other
+            rows is tested instead. What is chosen this way has not seen the test split. 3, 4 and 5
+            are the thirds of another cut of these rows, and so on.
+        **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
+
+    Raises:
+        ConfigError: options out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        variant: Variant = "subcategory",
+        split_seed: int = 0,
+        pairs_per_picture: int = 1,
+        fold: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if variant not in get_args(Variant):
+            known = ", ".join(get_args(Variant))
+            raise ConfigError(f"variant must be one of {known}; got {variant!r}.")
+        if split_seed < 0 or pairs_per_picture < 1:
+            raise ConfigError(
+                "split_seed must be at least 0 and pairs_per_picture at least 1; got "
+                f"{split_seed} and {pairs_per_picture}."
+            )
+        if fold is not None and fold < 0:
+            raise ConfigError(f"fold must be at least 0, or null for no fold; got {fold}.")
+        self.variant = variant
+        self.split_seed = split_seed
+        self.pairs_per_picture = pairs_per_picture
+        self.fold = fold
+
+    @property
+    def class_names(self) -> list[str]:
+        """Subcategories in alphabetical order, or not_entailment and entailment."""
+        if self.variant == "entailment":
+            return list(ENTAILMENT_CLASSES)
+        return sorted({emoji.subcategory for emoji in self._emoji})
+
+    @cached_property
+    def _emoji(self) -> list[Emoji]:
+        """The emoji of the task, in Unicode's order; fetches the list (1 MB) on first use."""
+        emoji = [each for each in load_emoji() if each.category not in LEFT_OUT]
+        if self.variant == "subcategory":
+            count = Counter(each.subcategory for each in emoji)
+            emoji = [each for each in emoji if count[each.subcategory] >= MIN_EXAMPLES]
+        return emoji
+
+    def prepare_data(self) -> None:
+        """Fetch and draw the pictures, once a machine."""
+        super().prepare_data()
+        fetch_openmoji(self.image_preprocessing.size)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Build the splits of a stage and show the pictures' attribution.
+
+        Raises:
+            DataError: pictures are missing.
+        """
+        super().setup(stage)
+        rank_zero_info(OPENMOJI_ATTRIBUTION)
+
+    def build_dataset(self, split: Split, transform: ImageTransform) -> Dataset[Sample]:
+        """The samples of a split.
+
+        Raises:
+            DataError: pictures are missing.
+        """
+        root = fetch_openmoji(self.image_preprocessing.size)
+        _check_pictures(root, self._emoji)
+        if self.variant == "subcategory":
+            emoji = _subcategory_splits(self._emoji, self.split_seed, self.fold)[split]
+            labels = [self.class_names.index(each.subcategory) for each in emoji]
+            names = [_name(each) for each in emoji]
+            return _dataset(emoji, names, labels, root, transform, self.seed)
+        return self._pairs(split, root, transform)
+
+    def _pairs(self, split: Split, root: Path, transform: ImageTransform) -> Dataset[Sample]:
+        emoji = _entailment_splits(self._emoji, self.split_seed, self.fold)[split]
+        names = [_name(each) for each in emoji]
+        if split == "train":
+            pictures = _dataset(emoji, names, [1] * len(emoji), root, transform, self.seed)
+            return EntailmentPairs(pictures, names, self.pairs_per_picture, seed=self.seed)
+        number = _EVAL_PAIRS[split]
+        # the number keeps val and test apart under one seed
+        rows, statements, labels = zip(
+            *fixed_pairs(names, number, (self.split_seed, number)), strict=True
+        )
+        return _dataset([emoji[row] for row in rows], statements, labels, root, transform)
+
+
+def _name(emoji: Emoji) -> str:
+    return emoji.name.lower()
+
+
+def _subcategory_splits(
+    emoji: Sequence[Emoji], seed: int, fold: int | None
+) -> dict[str, list[Emoji]]:
+    test = math.ceil(0.25 * len(emoji))
+    val = round(0.1 * (len(emoji) - test))
+    sizes = {"train": len(emoji) - test - val, "val": val, "test": test}
+    rows = _share_out(_codes([each.subcategory for each in emoji]), sizes, seed, fold)
+    return {split: [emoji[row] for row in rows[split]] for split in sizes}
+
+
+def _entailment_splits(
+    emoji: Sequence[Emoji], seed: int, fold: int | None
+) -> dict[str, list[Emoji]]:
+    """Shares the names out, not the pictures: two with one name must not come apart."""
+    category = {_name(each): each.category for each in emoji}
+    names = list(category)
+    sizes = {"train": 0.75, "val": 0.05, "test": 0.2}
+    rows = _share_out(_codes(list(category.values())), sizes, seed, fold)
+    split_of = {names[row]: split for split, part in rows.items() for row in part}
+    return {
+        split: [each for each in emoji if split_of.get(_name(each)) == split] for split in sizes
+    }
+
+
+def _share_out(
+    codes: npt.NDArray[np.int64], sizes: Mapping[str, int | float], seed: int, fold: int | None
+) -> dict[str, npt.NDArray[np.int64]]:
+    """Rows of each split, stratified; with a fold none of those that are tested without one."""
+    rows = stratified_split(codes, sizes, seed)
+    if fold is None:
+        return rows
+    outside = np.sort(np.concatenate([rows["train"], rows["val"]]))
+    cut, third = divmod(fold, _FOLDS)
+    names = [str(number) for number in range(_FOLDS)]
+    folds = stratified_split(codes[outside], dict.fromkeys(names, 1 / _FOLDS), seed + cut)
+    test = outside[folds[str(third)]]
+    rest = np.setdiff1d(outside, test)
+    val = len(rows["val"]) / len(outside)
+    parts = stratified_split(codes[rest], {"train": 1 - val, "val": val}, seed)
+    return {split: rest[part] for split, part in parts.items()} | {"test": test}
+
+
+def _codes(values: Sequence[str]) -> npt.NDArray[np.int64]:
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def _dataset(
+    emoji: Sequence[Emoji],
+    texts: Sequence[str],
+    labels: Sequence[int],
+    root: Path,
+    transform: ImageTransform,
+    seed: int = 0,
+) -> ImageTextDataset:
+    """One row an entry; an emoji that occurs again gets a numbered id."""
+    seen: Counter[str] = Counter()
+    ids = []
+    for each in emoji:
+        ids.append(f"{each.code}#{seen[each.code]}" if seen[each.code] else each.code)
+        seen[each.code] += 1
+    images = [f"{each.code}.png" for each in emoji]
+    return ImageTextDataset(sample_table(ids, images, texts, labels), root, transform, seed=seed)
+
+
+def _check_pictures(root: Path, emoji: Sequence[Emoji]) -> None:
+    missing = [each.code for each in emoji if not (root / f"{each.code}.png").is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(emoji)} emoji have no picture in {root}, for example "
+            f"{missing[0]}.png. Delete that folder: the pictures are then drawn again."
+        )

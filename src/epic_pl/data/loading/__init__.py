@@ -1,0 +1,1 @@
+"""Samplers, batch orders, the resumable loader and prefetching."""

@@ -1,0 +1,118 @@
+"""Which rows a rank reads, in which order, and from where it goes on after a restart.
+
+Both samplers derive from :class:`DistributedSampler` because Lightning leaves those alone, where it
+would replace any other in a multi-process run.
+"""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+import torch.distributed as dist
+from torch.utils.data import Dataset, DistributedSampler
+
+from epic_pl.data.loading.orders import Order, shuffled
+
+
+def _world() -> tuple[int, int]:
+    """Number of processes and this one's rank; 1 and 0 outside of a distributed run."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size(), dist.get_rank()
+    return 1, 0
+
+
+class _RankSampler(DistributedSampler[Any]):
+    """A rank's share of the rows; torch.distributed says which, where no argument does."""
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        *,
+        seed: int = 0,
+        shuffle: bool,
+        num_replicas: int | None,
+        rank: int | None,
+    ) -> None:
+        world, here = _world()
+        super().__init__(
+            dataset,
+            num_replicas=world if num_replicas is None else num_replicas,
+            rank=here if rank is None else rank,
+            shuffle=shuffle,
+            seed=seed,
+        )
+
+    def _share(self, rows: Any) -> Any:
+        """Every ``num_replicas``-th of the rows."""
+        return rows[self.rank :: self.num_replicas]
+
+
+class TrainSampler(_RankSampler):
+    """A seeded order, new every epoch, that can be entered in the middle.
+
+    It depends on (seed, epoch) only and is the same on all ranks, each of which takes every
+    ``num_replicas``-th row of it; the first rows are repeated so that all ranks get equally many.
+
+    Attributes:
+        start: samples of this rank that the next iteration skips, because they were consumed before
+            a restart. It holds for one iteration.
+
+    Args:
+        dataset: anything with a length; its ``set_epoch(epoch)`` is called too, where it has one
+            (datasets that draw negatives or augmentations anew every epoch).
+        seed: of the order.
+        order: one of :mod:`epic_pl.data.loading.orders`; None shuffles.
+        num_replicas: number of processes; from torch.distributed by default.
+        rank: this process; from torch.distributed by default.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        *,
+        seed: int = 0,
+        order: Order | None = None,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+    ) -> None:
+        super().__init__(dataset, seed=seed, shuffle=True, num_replicas=num_replicas, rank=rank)
+        self.start = 0
+        self.order = order or shuffled(len(cast(Any, dataset)))
+
+    def __iter__(self) -> Iterator[int]:
+        start, self.start = self.start, 0
+        # both numbers seed the generator: with their sum, seed 0 would repeat seed 1's epochs
+        rng = np.random.default_rng([self.seed, self.epoch])
+        rows = self.order(rng, self.total_size, self.num_replicas)
+        return map(int, self._share(rows)[start:])
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; one that differs from the present one starts at its first sample."""
+        if epoch != self.epoch:
+            self.start = 0
+        super().set_epoch(epoch)
+        forward = getattr(self.dataset, "set_epoch", None)
+        if callable(forward):
+            forward(epoch)
+
+
+class EvalSampler(_RankSampler):
+    """Rows ``rank, rank + world, ...`` in order, without the padding that counts samples twice.
+
+    Ranks may differ by one sample. Metrics that synchronise at the end of the epoch don't mind.
+
+    Args:
+        dataset: anything with a length.
+        num_replicas: number of processes; from torch.distributed by default.
+        rank: this process; from torch.distributed by default.
+    """
+
+    def __init__(
+        self, dataset: Dataset[Any], *, num_replicas: int | None = None, rank: int | None = None
+    ) -> None:
+        super().__init__(dataset, shuffle=False, num_replicas=num_replicas, rank=rank)
+        self._rows: range = self._share(range(len(cast(Any, dataset))))
+        self.num_samples = len(self._rows)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._rows)

@@ -1,0 +1,135 @@
+"""Seeded splits of anyone's rows: rows of one picture together, every class in every part.
+
+A picture with several rows must not be split: its validation rows would be half learnt by heart.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from epic_pl.data.tables.dataset import stratified_split
+from epic_pl.errors import DataError
+
+Rows = npt.NDArray[np.int64]
+
+
+def iterative_split(
+    labels: Sequence[Sequence[int]], sizes: Mapping[str, int | float], seed: int
+) -> dict[str, Rows]:
+    """Share out rows with several labels each, so that every part has every label's share.
+
+    Iterative stratification (Sechidis, Tsoumakas, Vlahavas: *On the Stratification of Multi-Label
+    Data*, ECML PKDD 2011): the label with the fewest rows left goes first, and each of its rows to
+    the part that still lacks most of that label, then to the one that lacks most rows.
+
+    Args:
+        labels: class indices of each of N rows; an empty list is a row without any.
+        sizes: rows of each part (int), or its share of N (float). They are met nearly, not exactly.
+        seed: of the shuffle that settles ties.
+
+    Returns:
+        Row indices of each part, ascending, disjoint; what no size asks for belongs to no part.
+
+    Raises:
+        DataError: sizes that are negative or ask for more than N rows.
+    """
+    total = len(labels)
+    share = [size if isinstance(size, float) else size / max(total, 1) for size in sizes.values()]
+    if min(share, default=0) < 0 or sum(share) > 1 + 1e-9:
+        raise DataError(
+            f"The splits {dict(sizes)} do not fit into {total} rows. Whole numbers are rows, "
+            "fractions are shares of them."
+        )
+    share.append(max(1 - sum(share), 0.0))
+    order = np.random.default_rng(seed).permutation(total).tolist()
+    rows_of: dict[int, list[int]] = {}
+    for row in order:
+        for label in labels[row]:
+            rows_of.setdefault(label, []).append(row)
+    want = {label: [len(rows) * part for part in share] for label, rows in rows_of.items()}
+    room = [total * part for part in share]
+    left = {label: len(rows) for label, rows in rows_of.items()}
+    owner = np.full(total, -1)
+
+    def place(row: int, lacks: list[float]) -> None:
+        part = max(range(len(share)), key=lambda j: (share[j] > 0, lacks[j], room[j]))
+        owner[row] = part
+        room[part] -= 1
+        for label in labels[row]:
+            want[label][part] -= 1
+            left[label] -= 1
+
+    while any(left.values()):
+        rarest = min((label for label in left if left[label]), key=lambda label: left[label])
+        for row in rows_of[rarest]:
+            if owner[row] < 0:
+                place(row, want[rarest])
+    for row in order:
+        if owner[row] < 0:
+            place(row, room)
+    return {name: np.flatnonzero(owner == part) for part, name in enumerate(sizes)}
+
+
+def grouped_split(
+    labels: Sequence[Sequence[int]],
+    groups: Rows,
+    sizes: Mapping[str, int | float],
+    seed: int,
+    multilabel: bool,
+) -> Rows:
+    """Which part each row goes to: 0 is training, 1.. the parts of ``sizes``, in order.
+
+    Rows of one group stay together, so sizes are met by groups. A class whose rows would all lie
+    outside of training gives one group back to it.
+
+    Args:
+        labels: class indices of each row, one for a single-label task.
+        groups: ``(N,)`` group codes.
+        sizes: of the parts beside training: rows (int), or shares (float).
+        seed: of the split.
+        multilabel: whether rows have several labels.
+
+    Returns:
+        ``(N,)`` part numbers.
+
+    Raises:
+        DataError: sizes that leave no row for training.
+    """
+    total = len(labels)
+    shares = {k: float(v) if isinstance(v, float) else v / total for k, v in sizes.items()}
+    if min(shares.values(), default=0) < 0 or sum(shares.values()) >= 1:
+        raise DataError(
+            f"The sizes {dict(sizes)} leave none of {total} rows for training, or are negative. "
+            "Whole numbers are rows, fractions are shares of them."
+        )
+    codes, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    if len(codes) == total:
+        asked: Mapping[str, int | float] = sizes
+    else:
+        asked = {name: max(round(share * len(codes)), 1) for name, share in shares.items() if share}
+    if sum(asked.values()) >= len(codes) < total:
+        raise DataError(
+            f"{total:,} rows show only {len(codes):,} different pictures (or texts without one), "
+            f"and rows of one stay together: too few to cut {dict(sizes)} off. Name the splits in "
+            "a column (split_column)."
+        )
+    heads = [labels[row] for row in first]
+    if multilabel:
+        parts = iterative_split(heads, asked, seed)
+    else:
+        parts = stratified_split([head[0] for head in heads], asked, seed)
+    of_group = np.zeros(len(codes), dtype=np.int64)
+    for name, rows in parts.items():
+        of_group[rows] = 1 + list(sizes).index(name)
+    part = of_group[inverse]
+    _keep_classes_in_training(labels, inverse, part)
+    return part
+
+
+def _keep_classes_in_training(labels: Sequence[Sequence[int]], group: Rows, part: Rows) -> None:
+    flat = np.array([c for row in labels for c in row], dtype=np.int64)
+    rows = np.repeat(np.arange(len(labels)), [len(row) for row in labels])
+    for label in np.setdiff1d(flat, flat[part[rows] == 0]):
+        home = rows[flat == label][0]
+        part[group == group[home]] = 0

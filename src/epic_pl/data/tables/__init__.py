@@ -1,0 +1,1 @@
+"""Tables of your own: CSV, TSV, JSONL, Parquet and Hugging Face datasets."""

@@ -1,0 +1,90 @@
+"""Pictures that a table holds itself, as bytes, laid out as files of the cache.
+
+As files they are decoded, checked, compared and cached just as all others. One file holds all the
+copies of a picture: its name is a digest of the content.
+"""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from lightning.pytorch.utilities import rank_zero_info
+
+from epic_pl.assets.cache import cache_dir
+from epic_pl.data.tables.columns import named_rows
+from epic_pl.errors import DataError
+
+
+def embedded_folder() -> Path:
+    """Where pictures lie that tables held: ``pictures`` in the cache folder."""
+    return (cache_dir() / "pictures").resolve()
+
+
+def may_embed(kind: pa.DataType) -> bool:
+    """Whether a column's type is that of an ``Image`` feature of Hugging Face ``datasets``."""
+    return pa.types.is_struct(kind) and {field.name for field in kind} >= {"bytes", "path"}
+
+
+def unpack_pictures(table: pa.Table, name: str | None) -> tuple[pa.Table, Path | None]:
+    """Write the pictures that a column holds below :func:`embedded_folder` and name them there.
+
+    Args:
+        table: as read.
+        name: its column of pictures.
+
+    Returns:
+        The table with paths in that column, and where they start; or the table as it is, and None,
+        where it holds no bytes of pictures.
+
+    Raises:
+        DataError: some rows hold bytes and others a path, or the cache cannot be written.
+    """
+    if name not in table.column_names or not may_embed(table.schema.field(name).type):
+        return table, None
+    content = pc.struct_field(table[name], "bytes")
+    embedded = pc.is_valid(content)
+    if not pc.any(embedded).as_py():
+        return table, None
+    elsewhere = pc.and_not(pc.is_valid(pc.struct_field(table[name], "path")), embedded)
+    if pc.any(elsewhere).as_py():
+        raise DataError(
+            f"Column {name!r} holds the bytes of pictures, but only a path in "
+            f"{named_rows(elsewhere.combine_chunks())}. Put the bytes into these rows too, or save "
+            "all pictures as files and put their paths into the column."
+        )
+    try:
+        paths = [_unpacked(cell) for chunk in content.chunks for cell in chunk]
+    except OSError as error:
+        raise DataError(
+            f"The pictures in column {name!r} cannot be written to {embedded_folder()} ({error}). "
+            "Free some space, or set EPIC_PL_CACHE to a folder that can be written."
+        ) from error
+    distinct = len(set(paths) - {None})
+    rank_zero_info(f"Column {name!r}: {distinct:,} pictures unpacked to {embedded_folder()}")
+    at = table.column_names.index(name)
+    return table.set_column(at, name, pa.array(paths, pa.string())), embedded_folder()
+
+
+def _unpacked(cell: Any) -> str | None:
+    """The path of one picture below the folder, written unless it is there."""
+    if not cell.is_valid:
+        return None
+    content = cell.as_buffer()
+    digest = hashlib.sha256(content).hexdigest()
+    path = f"{digest[:2]}/{digest}"
+    file = embedded_folder() / path
+    if not file.is_file() or file.stat().st_size != content.size:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # of several processes that start at once, each writes a whole file
+        handle, partial = tempfile.mkstemp(dir=file.parent, prefix=".picture-")
+        try:
+            with os.fdopen(handle, "wb") as sink:
+                sink.write(content)
+            os.replace(partial, file)
+        finally:
+            Path(partial).unlink(missing_ok=True)
+    return path

@@ -1,0 +1,217 @@
+"""Rows of anyone's table, checked and shared out to splits, before any picture is looked at."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from epic_pl.data.splits import grouped_split
+from epic_pl.data.tables.columns import (
+    id_column,
+    image_column,
+    named_rows,
+    split_column,
+    text_column,
+)
+from epic_pl.data.tables.dataset import table_schema
+from epic_pl.data.tables.hf import HF_SPLIT_COLUMN
+from epic_pl.data.tables.labels import class_order, encode_labels, label_column, none_where_null
+from epic_pl.errors import DataError
+
+SPLITS = ("train", "val", "test", "predict")
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """What of a table is what; arguments of ``TableDataModule``, as plain types."""
+
+    image_column: str | None
+    text_columns: str | list[str] | None
+    label_column: str
+    label_separator: str | None
+    split_column: str | None
+    id_column: str | None
+    classes: list[str] | None
+    val_size: float | int
+    test_size: float | int
+    split_seed: int
+
+
+def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple[pa.Table, Any]:
+    """Columns ``sample_id, image, text, label, split``, and the class names.
+
+    Args:
+        source: the table as read.
+        options: which column is what.
+        hf: whether a column ``split`` comes from a Hugging Face ``DatasetDict``.
+
+    Returns:
+        Rows ordered by split (within it as in the table), and the list of classes.
+
+    Raises:
+        DataError: anything that training would stumble over later, with its rows.
+    """
+    ids = id_column(source, options.id_column)
+    images, texts = _modalities(source, options)
+    name = options.split_column
+    if name is None and hf and HF_SPLIT_COLUMN in source.column_names:
+        name = HF_SPLIT_COLUMN
+    given: Any = np.full(len(ids), "train")
+    if name is not None:
+        given = np.array(split_column(source, name).to_pylist())
+    labels = label_column(
+        _without_labels(source, options.label_column, given == "predict"),
+        options.label_column,
+        options.label_separator,
+    )
+    if not (given == "predict").any() and not _names_classes(labels)[given == "test"].any():
+        given = np.where(given == "test", "predict", given)  # a test split to hand in somewhere
+        labels = pc.if_else(pa.array(given == "predict"), pa.scalar(None, labels.type), labels)
+    if options.label_separator is not None:
+        labels = none_where_null(labels, given != "predict")
+    unknown = np.asarray(pc.is_null(labels)) & (given != "predict")
+    if unknown.any():
+        raise DataError(
+            f"There is no label in {named_rows(unknown)} (column {options.label_column!r}). Fill "
+            "it in, drop the row, or put it into a split named predict."
+        )
+    _check_named(labels, given, options)
+    classes = options.classes or class_order(_distinct(labels))
+    if len(classes) < 2 and not pa.types.is_list(labels.type):
+        raise DataError(
+            f"Column {options.label_column!r} holds one class only ({', '.join(classes)}): there "
+            "is nothing to tell apart. Name another column as label_column."
+        )
+    codes = encode_labels(labels, classes)
+    split = _share_out(codes, _groups(images, texts), given, options)
+    _check_unseen(codes, split, classes)
+    return _ordered(ids, images, texts, codes, split), classes
+
+
+def _without_labels(source: pa.Table, name: str, predicted: npt.NDArray[np.bool_]) -> pa.Table:
+    """What rows to predict say of their labels, "?" perhaps, is not asked."""
+    if name not in source.column_names or not predicted.any():
+        return source
+    rows = pa.array(np.arange(source.num_rows), mask=predicted)
+    return source.set_column(source.column_names.index(name), name, source[name].take(rows))
+
+
+def no_rows(options: RowOptions) -> pa.Table:
+    """Of a table that is not at hand; several labels a row if there is a separator for them."""
+    schema = table_schema(options.label_separator is not None)
+    return schema.append(pa.field("split", pa.string())).empty_table()
+
+
+def unlabelled_rows(source: pa.Table, options: RowOptions, multilabel: bool) -> pa.Table:
+    """Rows to predict, of a table that needs no label column."""
+    images, texts = _modalities(source, options)
+    label = pa.nulls(source.num_rows, table_schema(multilabel).field("label").type)
+    split = np.full(source.num_rows, "predict")
+    return _ordered(id_column(source, options.id_column), images, texts, label, split)
+
+
+def _modalities(source: pa.Table, options: RowOptions) -> tuple[pa.Array, pa.Array]:
+    images = image_column(source, options.image_column)
+    texts = text_column(source, options.text_columns)
+    neither = pc.and_(pc.is_null(images), pc.is_null(texts))
+    if pc.any(neither).as_py():
+        raise DataError(
+            f"There is neither picture nor text in {named_rows(neither)}. Fill one in, or drop "
+            "the row."
+        )
+    return images, texts
+
+
+def _names_classes(labels: pa.Array) -> npt.NDArray[np.bool_]:
+    """Rows whose label is known, and names a class if it is a list."""
+    if not pa.types.is_list(labels.type):
+        return np.asarray(pc.is_valid(labels))
+    named = pc.greater(pc.list_value_length(labels), 0)
+    return np.asarray(pc.fill_null(named, False))
+
+
+def _check_named(labels: pa.Array, given: Any, options: RowOptions) -> None:
+    """Splits of a multilabel table whose every list is empty, as where labels are held back."""
+    named = _names_classes(labels)
+    for split in ("train", "val", "test"):
+        here = given == split
+        if here.any() and not named[here].any():
+            raise DataError(
+                f"None of the {here.sum():,} rows of the {split} split names a class (column "
+                f"{options.label_column!r}): there is nothing to learn or to measure. Fill the "
+                "labels in, or put these rows into a split named predict."
+            )
+
+
+def _distinct(labels: pa.Array) -> list[str]:
+    flat = pc.list_flatten(labels) if pa.types.is_list(labels.type) else labels
+    return [name for name in pc.unique(flat).to_pylist() if name is not None]
+
+
+def _share_out(
+    codes: pa.Array, groups: npt.NDArray[np.int64], given: Any, options: RowOptions
+) -> Any:
+    """Cut the splits that the table does not name off its training rows."""
+    sizes: dict[str, float | int] = {
+        split: size
+        for split, size in (("val", options.val_size), ("test", options.test_size))
+        if size and not (given == split).any()
+    }
+    train = np.flatnonzero(given == "train")
+    if not train.size:
+        raise DataError("The table has no training rows: no split is named train.")
+    if not sizes:
+        return given
+    multilabel = pa.types.is_list(codes.type)
+    taken = codes.take(pa.array(train)).to_pylist()
+    labels: Sequence[Sequence[int]] = taken if multilabel else [[code] for code in taken]
+    part = grouped_split(labels, groups[train], sizes, options.split_seed, multilabel=multilabel)
+    split = given.astype("<U7")
+    split[train] = np.array(["train", *sizes])[part]
+    if "val" in sizes and not (split == "val").any():
+        raise DataError(
+            f"No row can be cut off for validation (val_size {options.val_size}): of "
+            f"{train.size:,} rows each class keeps one for training. Ask for more, merge rare "
+            "classes, or name the splits in a column (split_column)."
+        )
+    return split
+
+
+def _groups(images: pa.Array, texts: pa.Array) -> npt.NDArray[np.int64]:
+    """A number for each picture, however its path is written, and for each text without one."""
+    if pc.any(pc.match_substring_regex(images, r"//|(^|/)\.\.?/")).as_py():
+        paths = images.to_pylist()
+        images = pa.array([path and os.path.normpath(path) for path in paths], pa.string())
+    pictures = images.dictionary_encode().indices.cast(pa.int64())
+    alone = pc.add(texts.dictionary_encode().indices.cast(pa.int64()), len(images))
+    return np.asarray(pc.coalesce(pictures, alone))
+
+
+def _check_unseen(codes: pa.Array, split: Any, classes: Sequence[str]) -> None:
+    """Classes that validation or test have and training lacks."""
+    multilabel = pa.types.is_list(codes.type)
+    flat = (pc.list_flatten(codes) if multilabel else codes.drop_null()).to_numpy()
+    rows = pc.list_parent_indices(codes).to_numpy() if multilabel else None
+    rows = np.flatnonzero(np.asarray(pc.is_valid(codes))) if rows is None else rows
+    seen = np.unique(flat[split[rows] == "train"])
+    unseen = ~np.isin(flat, seen) & (split[rows] != "predict")
+    if unseen.any():
+        names = [classes[code] for code in np.unique(flat[unseen])[:5]]
+        mask = np.zeros(len(codes), dtype=bool)
+        mask[rows[unseen]] = True
+        raise DataError(
+            f"Labels unknown in training: {', '.join(map(repr, names))} occur in validation or "
+            f"test only ({named_rows(mask)}). Move a row of each to train, or mend the label."
+        )
+
+
+def _ordered(ids: Any, images: Any, texts: Any, labels: Any, split: Any) -> pa.Table:
+    schema = table_schema(pa.types.is_list(labels.type)).append(pa.field("split", pa.string()))
+    table = pa.table([ids, images, texts, labels, pa.array(split, pa.string())], schema=schema)
+    rank = np.array([SPLITS.index(name) for name in split], dtype=np.int64)
+    return table.take(pa.array(np.argsort(rank, kind="stable"))).combine_chunks()

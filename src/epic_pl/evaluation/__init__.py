@@ -1,0 +1,1 @@
+"""Reports, explanations and exports of a trained model."""

@@ -1,0 +1,75 @@
+"""What prompts look at, in TensorBoard while they are trained."""
+
+import warnings
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from epic_pl.data import ImageTextDataModule
+from epic_pl.errors import ConfigError
+from epic_pl.evaluation.explain.figures import GLYPHS, draw
+from epic_pl.evaluation.explain.rows import spread_rows
+from epic_pl.evaluation.explain.samples import explain, require_prompts
+from epic_pl.module import EPICModule
+
+
+class PromptAttention(Callback):
+    """Draws a few validation samples as ``epic-pl explain`` does, always the same ones.
+
+    Into TensorBoard, under ``attention/``; without such a logger nothing is drawn. Pictures are
+    encoded for it, also where features are stored.
+
+    Args:
+        every_n_epochs: after how many epochs that are validated; 0 is never.
+        samples: how many, at even distances in the validation split.
+
+    Raises:
+        ConfigError: before training, if there is nothing that can be drawn.
+    """
+
+    def __init__(self, every_n_epochs: int = 0, samples: int = 4) -> None:
+        for name, value, least in (
+            ("every_n_epochs", every_n_epochs, 0),
+            ("samples", samples, 1),
+        ):
+            if value < least:
+                raise ConfigError(f"explain.{name} is {value}, but must be at least {least}.")
+        self.every_n_epochs = every_n_epochs
+        self.samples = samples
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Look whether there will be something to draw."""
+        if not self.every_n_epochs or stage != "fit":
+            return
+        data: Any = getattr(trainer, "datamodule", None)
+        if not isinstance(data, ImageTextDataModule) or not isinstance(pl_module, EPICModule):
+            raise ConfigError(
+                "explain.every_n_epochs reads samples of an ImageTextDataModule with EPICModule: "
+                "set it to 0 for loaders of your own."
+            )
+        require_prompts(pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw, on rank zero."""
+        due = self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        loggers = [each for each in trainer.loggers if isinstance(each, TensorBoardLogger)]
+        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if not (due and fitting and loggers and trainer.is_global_zero):
+            return
+        assert isinstance(pl_module, EPICModule)
+        data: Any = getattr(trainer, "datamodule", None)
+        dataset = data.dataset("val")
+        samples = [dataset[row] for row in spread_rows(dataset, self.samples)]
+        with trainer.precision_plugin.forward_context():
+            explanations = explain(pl_module, data, samples)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=GLYPHS)
+            for explanation in explanations:
+                for logger in loggers:
+                    logger.experiment.add_figure(
+                        f"attention/{explanation.sample_id}",
+                        draw(explanation),
+                        trainer.global_step,
+                    )

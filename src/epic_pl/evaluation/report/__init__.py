@@ -1,0 +1,5 @@
+"""A report on a tested model: its metrics, calibration, weak spots and worst mistakes."""
+
+from epic_pl.evaluation.report.writer import ReportWriter
+
+__all__ = ["ReportWriter"]

@@ -1,0 +1,1 @@
+"""Many runs: comparison of methods and search of options."""

@@ -1,6 +1,0 @@
-"""What the prompts of a trained model look at, sample by sample."""
-
-from epic_pl.explanation.callback import PromptAttention
-from epic_pl.explanation.samples import Explanation, explain
-
-__all__ = ["Explanation", "PromptAttention", "explain"]

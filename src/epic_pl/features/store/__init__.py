@@ -1,0 +1,1 @@
+"""Memory-mapped shards, their manifest, and reading and writing them."""

@@ -1,0 +1,1 @@
+"""Parts of a classification head, which any method may use."""

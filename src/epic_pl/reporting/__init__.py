@@ -1,5 +1,0 @@
-"""A report on a tested model: its metrics, calibration, weak spots and worst mistakes."""
-
-from epic_pl.reporting.writer import ReportWriter
-
-__all__ = ["ReportWriter"]

@@ -1,0 +1,167 @@
+"""The shipped configs through the real command line, on tiny copies of the data."""
+
+import re
+from functools import partial
+from pathlib import Path
+
+import fabricate
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from epic_pl.cli import main, run
+from epic_pl.config_files import find_config
+from epic_pl.module import EPICModule
+
+# config and layout to what makes its files; nothing in them deserves a warning
+MAKE = {
+    **{
+        ("food101", source): partial(fabricate.food101, source=source, train=4, test=1, words=5)
+        for source in ("titles", "split_json", "page_text", "jsonl")
+    },
+    ("snli_ve", "new key"): fabricate.snli_ve,
+    ("snli_ve", "old key"): partial(fabricate.snli_ve, key="Flikr30kID", suffix=".jpg"),
+    ("mm_imdb", "one folder"): partial(fabricate.mm_imdb, films=fabricate.SOUND_FILMS),
+    ("mm_imdb", "two folders"): partial(
+        fabricate.mm_imdb, films=fabricate.SOUND_FILMS, images="images", labels="labels"
+    ),
+    ("mm_imdb", "HDF5"): partial(fabricate.mm_imdb_hdf5, films=fabricate.SOUND_FILMS),
+    ("hateful_memes", "with test file"): fabricate.hateful_memes,
+}
+# of each dataset the first layout; all commands are run on it
+NAMES = {name: layout for name, layout in reversed(MAKE)}
+# ids of what predict reads, in the order of the data
+PREDICTED = {
+    "food101": [f"{dish}_4" for dish in fabricate.DISHES[::-1]],
+    "snli_ve": [
+        f"9{n}.jpg#2r1{label[0]}" for n in range(1008, 1012) for label in fabricate.ENTAILMENT
+    ],
+    "mm_imdb": [f"{n:07d}" for n in range(51, 74)],
+    "hateful_memes": ["1260", "1261", "1262", "1263"],
+}
+
+
+def _config(name):
+    return yaml.safe_load(Path(find_config(f"{name}.yaml")).read_text())
+
+
+@pytest.fixture(autouse=True)
+def _no_arguments(monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["epic-pl"])  # LightningCLI warns of pytest's own
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def options(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
+    """Makes the data, and gives the options of every command."""
+
+    def make(name, layout, *more):
+        MAKE[name, layout](tmp_path / "data")
+        own = {
+            "food101": ["--data.init_args.val_size=3", f"--data.init_args.text_source={layout}"],
+            "hateful_memes": ["--data.init_args.predict=test"],
+        }
+        return [
+            f"--config={name}.yaml",
+            f"--data.init_args.data_dir={tmp_path / 'data'}",
+            "--data.init_args.num_workers=0",
+            "--data.init_args.batch_size_per_device=4",
+            f"--model.image_encoder={tiny_vit_dir}",
+            f"--model.text_encoder={tiny_tokenizer_dir}",
+            "--model.image_size=32",
+            "--model.interaction_layers=2",
+            "--trainer.accelerator=cpu",
+            f"--trainer.default_root_dir={tmp_path / 'runs'}",
+            *own.get(name, []),
+            *more,
+        ]
+
+    return make
+
+
+def _check(options, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        main(["data", "check", *options, "--workers=1", f"--output={tmp_path / 'check'}"])
+    return stop.value.code
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_check_fit_validate_test_and_predict_on_the_shipped_config(name, options, tmp_path):
+    options = options(name, NAMES[name], "--trainer.max_epochs=1")
+    assert _check(options, tmp_path) == 0
+    cli = run(["fit", *options])
+    metrics = cli.trainer.callback_metrics
+    assert _config(name)["checkpoint"]["monitor"] in metrics
+    best = cli.trainer.checkpoint_callback.best_model_path
+    assert best
+
+    run(["validate", *options, "--ckpt_path", best])
+    assert run(["test", *options, "--ckpt_path", best]).trainer.callback_metrics["test/loss"] > 0
+    run(["predict", *options, "--ckpt_path", best])
+    (predictions,) = (tmp_path / "runs").rglob("predictions.parquet")
+    table = pq.read_table(predictions)
+    assert table["sample_id"].to_pylist() == PREDICTED[name]
+    names = [f"probability_{each}" for each in cli.datamodule.class_names]
+    assert table.column_names == ["sample_id", "label", *names]
+
+
+@pytest.mark.parametrize(("name", "layout"), MAKE)
+def test_every_layout_is_checked_without_a_warning_and_trains(name, layout, options, tmp_path):
+    options = options(name, layout, "--trainer.max_steps=1")
+    if layout == "HDF5":
+        pytest.importorskip("h5py")
+    assert _check(options, tmp_path) == 0
+    page = (tmp_path / "check" / "report.html").read_text()
+    assert re.findall("<li class='(?:warning|error)'>.*", page) == []
+    assert run(["fit", *options]).trainer.global_step == 1
+
+
+def test_a_check_of_memes_reads_no_file_twice(options, tmp_path):
+    options = [*options("hateful_memes", "with test file"), "--data.init_args.predict=null"]
+    assert _check(options, tmp_path) == 0
+    rows = pq.read_table(tmp_path / "check" / "manifest.parquet")
+    assert set(rows["split"].to_pylist()) == {"train", "val", "test"}
+    assert "more than one split" not in (tmp_path / "check" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", list(NAMES))
+def test_without_data_fit_says_how_to_get_it_before_any_encoder_is_touched(
+    name, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("an encoder was built")
+
+    monkeypatch.setattr("epic_pl.module.epic_module.build_image_encoder", refuse)
+    monkeypatch.setattr("epic_pl.module.epic_module.build_text_encoder", refuse)
+    with pytest.raises(SystemExit) as caught:
+        main(["fit", "--config", f"{name}.yaml"])
+    assert caught.value.code == 1
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("epic-pl: DataError:")
+    assert str(tmp_path / "data" / name) in message
+    assert "(missing)" in message
+    assert "How to get it:" in message
+
+
+@pytest.mark.parametrize("name", list(NAMES))
+def test_a_config_can_be_printed_from_any_folder_without_data(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        run(["fit", "--config", f"{name}.yaml", "--print_config"])
+    assert caught.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["data"]["init_args"]["data_dir"] == f"data/{name}"
+    assert printed["model"]["text_encoder"] == "google-bert/bert-base-uncased"
+
+
+@pytest.mark.parametrize(("name", "classes"), [("food101", 101), ("snli_ve", 3), ("mm_imdb", 23)])
+def test_the_recipes_train_at_most_one_percent_of_the_encoders(name, classes):
+    options = _config(name)["model"]
+    task = "multilabel" if name == "mm_imdb" else "multiclass"
+    model = EPICModule(**options, num_classes=classes, task=task, pretrained=False)
+    count = {True: 0, False: 0}
+    for parameter in model.parameters():
+        count[parameter.requires_grad] += parameter.numel()
+    assert 0 < count[True] <= 0.01 * count[False]

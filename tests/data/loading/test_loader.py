@@ -1,0 +1,249 @@
+"""The loader alone, then in a Trainer: a fit that was stopped and resumed sees the same samples."""
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader, Dataset
+
+from epic_pl.data.loading import loader as loader_module
+from epic_pl.data.loading.loader import ResumableDataLoader, keep_freed_memory
+from epic_pl.data.loading.sampler import TrainSampler
+from epic_pl.errors import ConfigError
+
+ROWS, BATCH = 13, 2  # seven batches, the last of one sample
+
+
+class Numbers(Dataset):
+    """Row i; with ``fresh``, the epoch is mixed into the value as drawn negatives would be."""
+
+    def __init__(self, fresh=False):
+        self.fresh, self.epoch = fresh, 0
+
+    def __len__(self):
+        return ROWS
+
+    def __getitem__(self, index):
+        return index + (1000 * self.epoch if self.fresh else 0)
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+
+def make_loader(fresh=False, workers=0, **kwargs):
+    data = Numbers(fresh)
+    return ResumableDataLoader(
+        data, batch_size=BATCH, sampler=TrainSampler(data, seed=7), num_workers=workers, **kwargs
+    )
+
+
+def take(loader, count=None):
+    batches = []
+    for batch in loader:
+        batches.append(batch.tolist())
+        if len(batches) == count:
+            break
+    return batches
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_goes_on_where_it_stopped(workers):
+    whole = take(make_loader())
+    loader = make_loader(workers=workers)
+    assert take(loader, 3) == whole[:3]
+    state = loader.state_dict()
+    assert state == {"epoch": 0, "batches": 3}
+    other = make_loader(workers=workers)
+    other.load_state_dict(state)
+    assert other.state_dict() == state
+    assert len(other) == 7
+    assert take(other) == whole[3:]
+    assert other.state_dict() == {"epoch": 0, "batches": 7}
+
+
+def test_iterating_again_starts_at_the_beginning():
+    loader = make_loader()
+    first = take(loader, 3)
+    assert take(loader)[:3] == first
+    assert len(take(loader)) == 7
+
+
+def test_end_of_an_epoch_is_the_start_of_the_next():
+    loader = make_loader()
+    loader.load_state_dict({"epoch": 4, "batches": 7})
+    assert loader.state_dict() == {"epoch": 5, "batches": 0}
+    reference = make_loader()
+    reference.sampler.set_epoch(5)
+    assert take(loader) == take(reference)
+
+
+def test_state_of_an_epoch_that_has_begun_without_batches():
+    loader = make_loader()
+    take(loader)
+    loader.sampler.set_epoch(1)
+    assert loader.state_dict() == {"epoch": 1, "batches": 0}
+
+
+def test_position_belongs_to_its_epoch():
+    loader = make_loader()
+    loader.load_state_dict({"epoch": 2, "batches": 3})
+    loader.sampler.set_epoch(2)  # as Lightning does on restart
+    assert len(take(loader)) == 4
+    loader.load_state_dict({"epoch": 2, "batches": 3})
+    loader.sampler.set_epoch(3)
+    assert len(take(loader)) == 7
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_iterator_created_before_set_epoch_still_follows_it(workers):
+    loader = make_loader(fresh=True, workers=workers)
+    iterator = iter(loader)
+    loader.sampler.set_epoch(3)
+    assert next(iterator).min() >= 3000
+
+
+def test_global_random_state_is_not_consumed():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    take(make_loader())
+    assert torch.equal(torch.rand(3), expected)
+
+
+def report(_):
+    import os
+
+    return os.environ["TOKENIZERS_PARALLELISM"], torch.get_num_threads(), torch.initial_seed()
+
+
+def test_workers_are_quiet_and_seeded_by_epoch(monkeypatch):
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    loader = make_loader(workers=2, collate_fn=report)
+    first = list(loader)
+    assert {batch[:2] for batch in first} == {("false", 1)}
+    assert list(loader) == first
+    loader.sampler.set_epoch(1)
+    assert list(loader) != first
+
+
+def test_persistent_workers_are_refused():
+    with pytest.raises(ConfigError, match="persistent_workers"):
+        make_loader(workers=1, persistent_workers=True)
+
+
+class Recorder(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append((self.current_epoch, batch_idx, batch.tolist()))
+        return self.layer(batch.float()[:, None]).mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.layer(batch.float()[:, None])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1e-6)
+
+
+def fit(root, loader, *, validate, epochs=3, steps=-1, resume=None, every=None, **kwargs):
+    module = Recorder()
+    checkpoints = ModelCheckpoint(
+        root, filename="{step}", save_top_k=-1, every_n_train_steps=every, save_last=True
+    )
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        max_steps=steps,
+        callbacks=[checkpoints],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **kwargs,
+    )
+    val = DataLoader(Numbers(), batch_size=4) if validate else None
+    trainer.fit(module, loader, val, ckpt_path=resume, weights_only=True)
+    return module.seen
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("validate", [False, True])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_at_any_step_sees_the_same_samples(tmp_path, validate, workers):
+    straight = fit(tmp_path / "a", make_loader(fresh=True), validate=validate, every=1)
+    assert len(straight) == 21
+    for epoch in range(3):
+        values = [v for e, _, batch in straight if e == epoch for v in batch]
+        assert sorted(values) == [1000 * epoch + i for i in range(ROWS)]
+    # mid-epoch, at the last batch of an epoch, at the first of the next
+    for step in (1, 4, 7, 8, 14, 18) if workers == 0 else (4, 7):
+        resumed = fit(
+            tmp_path / "b",
+            make_loader(fresh=True, workers=workers),
+            validate=validate,
+            resume=tmp_path / "a" / f"step={step}.ckpt",
+        )
+        assert resumed == straight[step:], f"resumed after step {step}"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_stop_by_max_steps_then_resume(tmp_path):
+    straight = fit(tmp_path / "a", make_loader(), validate=False)
+    first = fit(tmp_path / "b", make_loader(), validate=False, steps=10, every=5)
+    rest = fit(tmp_path / "b", make_loader(), validate=False, resume=tmp_path / "b/step=10.ckpt")
+    assert first + rest == straight
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("validate", [False, True])
+def test_resume_from_the_end_of_an_epoch(tmp_path, validate):
+    straight = fit(tmp_path / "a", make_loader(fresh=True), validate=validate)
+    resumed = fit(
+        tmp_path / "b",
+        make_loader(fresh=True),
+        validate=validate,
+        resume=tmp_path / "a" / "step=7.ckpt",
+    )
+    assert resumed == straight[7:]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_resume_after_mid_epoch_validation(tmp_path):
+    options = {"validate": True, "val_check_interval": 3}
+    straight = fit(tmp_path / "a", make_loader(), **options)
+    resumed = fit(tmp_path / "b", make_loader(), resume=tmp_path / "a" / "step=3.ckpt", **options)
+    assert resumed == straight[3:]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_limited_epochs_resume(tmp_path):
+    options = {"validate": False, "limit_train_batches": 4, "every": 1}
+    straight = fit(tmp_path / "a", make_loader(fresh=True), **options)
+    assert len(straight) == 12
+    for step in (2, 4, 5):
+        state = tmp_path / "a" / f"step={step}.ckpt"
+        resumed = fit(tmp_path / "b", make_loader(fresh=True), resume=state, **options)
+        assert resumed == straight[step:], f"resumed after step {step}"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_may_replace_the_sampler_to_overfit(tmp_path):
+    seen = fit(tmp_path, make_loader(), validate=False, epochs=2, overfit_batches=2)
+    assert [batch for *_, batch in seen] == [[0, 1], [2, 3]] * 2
+
+
+@pytest.mark.parametrize("libc", [None, object()])
+def test_freed_memory_is_kept_where_the_c_library_can_and_nothing_breaks_elsewhere(
+    libc, monkeypatch
+):
+    asked = []
+
+    class GLibc:
+        def mallopt(self, option, size):
+            asked.append((option, size))
+
+    monkeypatch.setattr(loader_module.ctypes, "CDLL", lambda name: libc or GLibc())
+    keep_freed_memory()
+    assert asked == ([] if libc else [(-3, 32 << 20), (-1, 128 << 20)])

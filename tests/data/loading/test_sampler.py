@@ -1,0 +1,116 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from epic_pl.data.loading.orders import weighted
+from epic_pl.data.loading.sampler import EvalSampler, TrainSampler
+
+
+class Rows(list):
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+
+def test_order_depends_on_seed_and_epoch_only():
+    def order(seed, epoch):
+        sampler = TrainSampler(Rows(range(50)), seed=seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert order(3, 1) == order(3, 1)
+    assert sorted(order(3, 1)) == list(range(50))
+    # a generator seeded with seed + epoch would give these two the same order
+    assert order(3, 1) != order(2, 2)
+    assert order(3, 1) != order(3, 2)
+    assert all(type(index) is int for index in order(0, 0))
+
+
+def test_ranks_share_one_order_and_are_padded_evenly():
+    one = list(TrainSampler(Rows(range(7)), seed=5, num_replicas=1, rank=0))
+    ranks = [list(TrainSampler(Rows(range(7)), seed=5, num_replicas=2, rank=r)) for r in (0, 1)]
+    assert [len(rank) for rank in ranks] == [4, 4]
+    assert [row for pair in zip(*ranks, strict=True) for row in pair] == [*one, one[0]]
+
+
+def test_more_ranks_than_rows():
+    ranks = [list(TrainSampler(Rows([0, 1]), num_replicas=5, rank=r)) for r in range(5)]
+    assert [len(rank) for rank in ranks] == [1] * 5
+
+
+def test_start_skips_once_and_length_stays():
+    sampler = TrainSampler(Rows(range(10)), seed=1)
+    whole = list(sampler)
+    sampler.start = 4
+    assert len(sampler) == 10
+    assert list(sampler) == whole[4:]
+    assert list(sampler) == whole
+
+
+def test_set_epoch_resets_start_only_if_it_differs_and_reaches_the_dataset():
+    rows = Rows(range(10))
+    sampler = TrainSampler(rows)
+    sampler.set_epoch(2)
+    sampler.start = 4
+    sampler.set_epoch(2)
+    assert (sampler.start, rows.epoch) == (4, 2)
+    sampler.set_epoch(3)
+    assert (sampler.start, rows.epoch) == (0, 3)
+    TrainSampler([1, 2]).set_epoch(1)  # a dataset without the method
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 9])
+def test_eval_sampler_reads_every_row_once_in_order(world):
+    parts = [EvalSampler(Rows(range(7)), num_replicas=world, rank=r) for r in range(world)]
+    assert [list(part) for part in parts] == [list(range(7))[r::world] for r in range(world)]
+    assert [len(part) for part in parts] == [len(list(part)) for part in parts]
+
+
+def test_rank_comes_from_torch_distributed(monkeypatch):
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 4)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 3)
+    assert list(EvalSampler(Rows(range(8)))) == [3, 7]
+    assert TrainSampler(Rows(range(8))).num_replicas == 4
+
+
+# ------------------------------------------------------------------ weights
+
+WEIGHTS = np.array([0.5, 0.25, 0.25, 0.0])
+
+
+def test_weights_are_the_rows_probabilities():
+    sampler = TrainSampler(Rows(range(4)), order=weighted(WEIGHTS))
+    drawn = []
+    for epoch in range(2000):
+        sampler.set_epoch(epoch)
+        drawn += list(sampler)
+    share = np.bincount(drawn, minlength=4) / len(drawn)
+    assert len(drawn) == 8000
+    assert share == pytest.approx(WEIGHTS, abs=0.03)
+    assert all(type(index) is int for index in drawn[:4])
+
+
+def test_weighted_order_depends_on_seed_and_epoch_and_is_shared_by_ranks():
+    weights = np.full(50, 1 / 50)
+
+    def order(seed, epoch, ranks=1, rank=0):
+        sampler = TrainSampler(
+            Rows(range(50)), seed=seed, order=weighted(weights), num_replicas=ranks, rank=rank
+        )
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    one = order(3, 1)
+    assert one == order(3, 1)
+    assert one != order(3, 2)
+    assert one != order(2, 2)
+    parts = [order(3, 1, 2, rank) for rank in (0, 1)]
+    assert list(itertools.chain(*zip(*parts, strict=True))) == one
+
+
+def test_a_weighted_epoch_is_entered_in_the_middle():
+    sampler = TrainSampler(Rows(range(10)), seed=1, order=weighted(np.full(10, 0.1)))
+    whole = list(sampler)
+    sampler.start = 4
+    assert list(sampler) == whole[4:]

@@ -1,0 +1,110 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from epic_pl.data.tables.dataset import sample_table, stratified_split, table_schema
+from epic_pl.errors import DataError
+
+
+def test_table_keeps_nulls_and_empty_text():
+    table = sample_table(["a", "b", "c"], ["x.jpg", None, "z.jpg"], [None, "", "t"], [0, None, 2])
+    assert table.schema.equals(table_schema())
+    assert table["image"].to_pylist() == ["x.jpg", None, "z.jpg"]
+    assert table["text"].to_pylist() == [None, "", "t"]
+    assert table["label"].to_pylist() == [0, None, 2]
+
+
+def test_multilabel_table():
+    table = sample_table(["a", "b", "c"], ["x"] * 3, ["t"] * 3, [[0, 2], [], None], multilabel=True)
+    assert table.schema.field("label").type == pa.list_(pa.int64())
+    assert table["label"].to_pylist() == [[0, 2], [], None]
+
+
+def test_empty_table_is_valid():
+    assert sample_table([], [], [], []).num_rows == 0
+    assert sample_table([], [], [], [], multilabel=True).schema == table_schema(multilabel=True)
+
+
+def test_labels_may_all_be_unknown_or_numpy():
+    columns = ["a", "b"], ["x", "y"], ["t", "t"]
+    assert sample_table(*columns, [None, None])["label"].null_count == 2
+    assert sample_table(*columns, [None, None], multilabel=True)["label"].null_count == 2
+    assert sample_table(*columns, [[], []], multilabel=True)["label"].to_pylist() == [[], []]
+    assert sample_table(*columns, np.array([1, 0]))["label"].to_pylist() == [1, 0]
+
+
+def test_duplicate_ids_name_ids_and_rows():
+    ids = ["a", "b", "a", "c", "b", "a"]
+    with pytest.raises(DataError, match=r"2 sample ids.*'a' in rows 0, 2, 5; 'b' in rows 1, 4"):
+        sample_table(ids, ["x"] * 6, ["t"] * 6, [0] * 6)
+
+
+def test_row_without_any_modality():
+    with pytest.raises(DataError, match=r"1 rows have neither.*rows 1 .*sample 'b'"):
+        sample_table(["a", "b"], ["x", None], [None, None], [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("labels", "multilabel", "match"),
+    [
+        ([0, -1], False, r"sample 'b' \(row 1.* has -1"),
+        ([0, 3], False, r"in 0\.\.2, but sample 'b'.* has 3"),
+        ([[0, 1], [2, 5]], True, r"sample 'b'.* has 5"),
+        ([[0], [None]], True, "row 1"),
+        ([0, float("nan")], False, "'label'"),
+        ([0, 1.5], False, "'label'"),
+        ([0, "cat"], False, "'label'"),
+        (["0", "1"], False, "class indices"),
+        ([[0], [1.5]], True, "'label'"),
+        ([[0], 1], True, "'label'"),
+        ([0, [1]], False, "'label'"),
+        ([[0], [1]], False, "'label'"),
+    ],
+)
+def test_bad_labels(labels, multilabel, match):
+    with pytest.raises(DataError, match=match):
+        sample_table(["a", "b"], ["x"] * 2, ["t"] * 2, labels, multilabel, num_classes=3)
+
+
+def test_bad_columns():
+    with pytest.raises(DataError, match="one length"):
+        sample_table(["a"], ["x", "y"], ["t"], [0])
+    with pytest.raises(DataError, match="'sample_id'"):
+        sample_table([1], ["x"], ["t"], [0])
+    with pytest.raises(DataError, match="rows 1 have none"):
+        sample_table(["a", None], ["x"] * 2, ["t"] * 2, [0] * 2)
+
+
+def test_split_has_exact_sizes_and_keeps_the_mix():
+    counts = [300, 100, 37, 20, 3]
+    labels = np.random.default_rng(1).permutation(np.repeat(np.arange(5), counts))
+    split = stratified_split(labels, {"train": 0.7, "val": 0.15, "test": 0.15}, seed=0)
+    assert {name: len(rows) for name, rows in split.items()} == {
+        "train": 322,
+        "val": 69,
+        "test": 69,
+    }
+    assert sorted(np.concatenate(list(split.values()))) == list(range(460))
+    for rows in split.values():
+        assert (np.diff(rows) > 0).all()
+        expected = np.array(counts) * len(rows) / 460
+        assert (np.abs(np.bincount(labels[rows], minlength=5) - expected) < 2).all()
+
+
+def test_split_depends_on_the_seed_only():
+    labels = [0, 1] * 50
+    first, again, other = (stratified_split(labels, {"val": 10}, seed)["val"] for seed in (0, 0, 1))
+    assert first.tolist() == again.tolist() != other.tolist()
+    assert np.bincount(np.array(labels)[first]).tolist() == [5, 5]
+
+
+def test_split_sizes_that_cannot_be():
+    with pytest.raises(DataError, match="only 4"):
+        stratified_split([0] * 4, {"train": 4, "val": 1}, seed=0)
+    with pytest.raises(DataError, match="'val' has a negative size"):
+        stratified_split([0] * 4, {"val": -1}, seed=0)
+
+
+def test_half_of_a_character_is_named_with_its_row():
+    with pytest.raises(DataError, match=r"'text' holds half of a character .* in row 1 "):
+        sample_table(["a", "b"], [None, None], ["whole", "cut \ud83d"], [0, 0])

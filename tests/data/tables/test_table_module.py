@@ -1,0 +1,445 @@
+import json
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from epic_pl.data import TableDataModule
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.tables import pictures as table_pictures
+from epic_pl.errors import ConfigError, DataError
+
+# no network: timm knows this name's preprocessing, and setup reads no tokenizer
+ENCODERS = {"image_encoder": "vit_tiny_patch16_224", "text_encoder": "unused"}
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "mine"
+    (folder / "img").mkdir(parents=True)
+    for index in range(30):
+        Image.new("RGB", (40, 40), (index * 8, 0, 0)).save(folder / "img" / f"{index}.png")
+    return folder
+
+
+def _rows(count=30, **columns):
+    rows = [
+        {"image": f"img/{i}.png", "text": f"text {i}", "label": "ab"[i % 2]} for i in range(count)
+    ]
+    for name, of in columns.items():
+        for index, row in enumerate(rows):
+            row[name] = of(index)
+    return rows
+
+
+def _make(folder, rows, **options):
+    pq.write_table(pa.Table.from_pylist(rows), folder / "t.parquet")
+    return TableDataModule(table=str(folder / "t.parquet"), image_size=32, **ENCODERS, **options)
+
+
+def _labels(data, split):
+    return data.rows(split)["label"].to_pylist()
+
+
+def test_classes_and_task_are_known_after_construction_and_splits_are_stratified(folder):
+    data = _make(folder, _rows())
+    assert (data.class_names, data.task) == (["a", "b"], "multiclass")
+    data.setup()
+    # three rows cannot be halved: within one row of the share
+    assert [len(data.dataset(s)) for s in ("train", "val", "test")] == [24, 3, 3]
+    assert {sum(_labels(data, split)) for split in ("val", "test")} <= {1, 2}
+    sample = data.dataset("val")[0]
+    assert sample["image"].shape == (3, 32, 32)
+    assert sample["text"] == f"text {sample['sample_id']}"
+
+
+def test_split_column_is_followed_and_what_it_lacks_is_cut_off_train(folder):
+    names = ["training", "TEST", " dev "]
+    data = _make(folder, _rows(split=lambda i: names[i % 3]), split_column="split")
+    assert [data.rows(s).num_rows for s in ("train", "val", "test")] == [10, 10, 10]
+    data = _make(folder, _rows(split=lambda i: "test" if i < 10 else "train"), split_column="split")
+    assert [data.rows(s).num_rows for s in ("train", "val", "test")] == [18, 2, 10]
+    assert data.rows("test")["sample_id"].to_pylist() == [str(i) for i in range(10)]
+
+
+def test_test_split_without_labels_is_what_predict_reads(folder):
+    rows = _rows(split=lambda i: "test" if i < 5 else "train")
+    for row in rows[:5]:
+        row["label"] = None
+    data = _make(folder, rows, split_column="split")
+    data.setup("predict")
+    assert len(data.dataset("predict")) == 5
+    assert data.dataset("predict")[0]["label"] is None
+    assert data.rows("test").num_rows > 0
+
+
+@pytest.mark.parametrize("split", ["test", "predict"])
+def test_split_without_any_label_of_a_multilabel_table_is_for_predict_alone(folder, split):
+    rows = _rows(split=lambda i: split if i < 5 else "train", label=lambda i: ("x|y", "x")[i % 2])
+    for row in rows[:5]:
+        row["label"] = ("", None)[row["image"] == "img/1.png"]
+    rows[20]["label"] = None  # no class applies
+    data = _make(folder, rows, split_column="split", label_separator="|")
+    assert data.rows("predict")["sample_id"].to_pylist() == [str(i) for i in range(5)]
+    assert _labels(data, "predict") == [None] * 5
+    cut = [label for name in ("train", "val", "test") for label in _labels(data, name)]
+    assert len(cut) == 25
+    assert cut.count([]) == 1
+
+
+def test_predict_table_needs_no_labels(folder):
+    new = folder / "new.jsonl"
+    new.write_text(json.dumps({"image": "img/3.png", "text": "never seen"}) + "\n")
+    data = _make(folder, _rows(), predict_table=str(new))
+    data.setup("predict")
+    assert data.dataset("predict").raw(0)["text"] == "never seen"
+
+
+@pytest.mark.parametrize("separator", [None, "|"])
+def test_a_predict_table_with_known_classes_needs_no_other(folder, separator):
+    new = folder / "new.jsonl"
+    new.write_text(json.dumps({"image": "img/3.png", "text": "never seen"}) + "\n")
+    options = {"predict_table": str(new), "label_separator": separator, **ENCODERS}
+    gone = str(folder / "gone.csv")
+    data = TableDataModule(table=gone, classes=["y", "x"], **options)
+    assert (data.class_names, data.num_classes) == (["y", "x"], 2)
+    assert data.task == ("multilabel" if separator else "multiclass")
+    data.setup("predict")
+    assert len(data.dataset("predict")) == 1
+    with pytest.raises(DataError, match=r"gone\.csv does not exist"):
+        data.setup("fit")
+    with pytest.raises(DataError, match=r"gone\.csv does not exist"):
+        TableDataModule(table=gone, **options)
+
+
+@pytest.mark.parametrize("absent", [None, []])
+def test_test_split_of_lists_without_any_class_is_for_predict_alone(folder, absent):
+    rows = _rows(split=lambda i: "test" if i < 5 else "train", label=lambda i: ["x", "y"][: i % 3])
+    for row in rows[:5]:
+        row["label"] = absent
+    data = _make(folder, rows, split_column="split")
+    assert _labels(data, "predict") == [None] * 5
+    assert [] in _labels(data, "train")  # no class applies
+    assert data.rows("test").num_rows > 0  # cut off train
+
+
+@pytest.mark.parametrize(("split", "cell"), [("val", []), ("test", []), ("val", ""), ("test", "")])
+def test_splits_that_cannot_be_measured_are_refused(folder, split, cell):
+    names = [split] * 5 + ["predict"] * 5 + ["train"] * 20
+    known = ["x"] if cell == [] else "x|y"
+    rows = _rows(split=lambda i: names[i], label=lambda i: known if i >= 10 else cell)
+    options = {} if cell == [] else {"label_separator": "|"}
+    with pytest.raises(DataError, match=f"None of the 5 rows of the {split} split names a class"):
+        _make(folder, rows, split_column="split", **options)
+
+
+def test_pictures_of_a_predict_table_lie_in_its_own_folder(folder, tmp_path):
+    other = tmp_path / "other"
+    (other / "img").mkdir(parents=True)
+    Image.new("RGB", (40, 40), (0, 0, 255)).save(other / "img" / "3.png")
+    new = other / "new.jsonl"
+    new.write_text(json.dumps({"image": "img/3.png", "text": "never seen"}) + "\n")
+    data = _make(folder, _rows(), predict_table=str(new))
+    data.setup("predict")
+    assert data.dataset("predict").raw(0)["image"].getpixel((0, 0)) == (0, 0, 255)
+    outside = _make(folder, _rows(), predict_table=str(new), allow_outside=True)
+    read = outside.unverified_dataset("predict", lambda image: image).raw(0)
+    assert read["image"].getpixel((0, 0)) == (0, 0, 255)
+    asked = _make(folder, _rows(), predict_table=str(new), image_root=str(folder))
+    asked.setup("predict")
+    assert asked.dataset("predict").raw(0)["image"].getpixel((0, 0)) == (24, 0, 0)
+    (other / "img" / "3.png").unlink()
+    with pytest.raises(DataError, match=r"new\.jsonl: 1 pictures under .*other cannot be used"):
+        _make(folder, _rows(), predict_table=str(new)).setup("predict")
+
+
+def test_lists_and_separated_cells_are_multilabel(folder):
+    tags = [["x"], ["x", "y"], []]
+    data = _make(folder, _rows(label=lambda i: tags[i % 3]))
+    assert (data.class_names, data.task) == (["x", "y"], "multilabel")
+    cells = ["x", "x | y", None]
+    other = _make(folder, _rows(label=lambda i: cells[i % 3]), label_separator="|")
+    assert other.rows("train").equals(data.rows("train"))
+    assert [0, 1] in _labels(data, "train")
+    assert [] in _labels(data, "train")
+    for write in (json.dumps, repr):
+        written = _make(folder, _rows(label=lambda i, write=write: write(tags[i % 3])))
+        assert written.rows("train").equals(data.rows("train"))
+    with pytest.raises(ConfigError, match="leave label_separator out"):
+        _make(folder, _rows(label=lambda i: json.dumps(tags[i % 3])), label_separator=",")
+
+
+def test_classes_may_stand_in_brackets(folder):
+    assert _make(folder, _rows(label=lambda i: ("[a]", "[b]")[i % 2])).class_names == ["[a]", "[b]"]
+
+
+@pytest.mark.parametrize("split_seed", range(3))
+def test_splits_of_several_labels_are_cut_by_iterative_stratification(folder, split_seed):
+    common = [["a"], ["b"], ["a", "b"], ["b", "c"], ["a", "c"], []]
+    labels = [common[i % 6] for i in range(280)] + [["a", "rare"]] * 10 + [["c", "rarer"]] * 10
+    rows = [{"text": f"text {i}", "label": label} for i, label in enumerate(labels)]
+    data = _make(
+        folder, rows, image_column=None, val_size=0.2, test_size=0.2, split_seed=split_seed
+    )
+    for split, share in (("train", 0.6), ("val", 0.2), ("test", 0.2)):
+        found = [[data.class_names[code] for code in row] for row in _labels(data, split)]
+        # a plain shuffle hits both counts about once in a hundred times
+        assert found.count(["a", "rare"]) == 10 * share
+        assert found.count(["c", "rarer"]) == 10 * share
+        for name in "abc":
+            of_all = sum(name in row for row in labels)
+            assert sum(name in row for row in found) == pytest.approx(of_all * share, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [
+        ([10, 9], ["9", "10"]),
+        ([0.0, 1.0], ["0", "1"]),
+        (["10.5", "9.0"], ["9.0", "10.5"]),
+        ([True, False], ["false", "true"]),
+        (["ice cream", "Apple"], ["Apple", "ice cream"]),
+    ],
+)
+def test_labels_of_any_scalar_type_are_classes(folder, values, classes):
+    assert _make(folder, _rows(label=lambda i: values[i % 2])).class_names == classes
+
+
+def test_classes_option_fixes_their_order(folder):
+    data = _make(folder, _rows(), classes=["b", "never", "a"])
+    assert data.class_names == ["b", "never", "a"]
+    assert set(_labels(data, "train")) == {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("text", "text 0"),
+        (["title", "text"], "T0 text 0"),
+        ("{title}: {text}!", "T0: text 0!"),
+        ("{title}. {none}", "T0."),
+        ("{none}", None),
+        (None, None),
+    ],
+)
+def test_texts_are_joined(folder, spec, expected):
+    rows = _rows(title=lambda i: f"T{i}", none=lambda i: None if i != 1 else "")
+    data = _make(folder, rows, text_columns=spec, val_size=0, test_size=0)
+    assert data.rows("train")["text"][0].as_py() == expected
+
+
+@pytest.mark.parametrize("spec", ["{text.__class__}", "{text!r}", "{text:>9}", "{}", "{text"])
+def test_templates_name_columns_and_nothing_else(folder, spec):
+    with pytest.raises((ConfigError, DataError), match="text_columns"):
+        _make(folder, _rows(), text_columns=spec)
+
+
+def test_paths_may_be_a_template_and_have_blanks_around_them(folder):
+    rows = _rows(number=lambda i: i if i else None, image=lambda i: f" img/{i}.png ")
+    data = _make(folder, rows, val_size=0, test_size=0)
+    assert data.rows("train")["image"][1].as_py() == "img/1.png"
+    data = _make(folder, rows, image_column="img/{number}.png", val_size=0, test_size=0)
+    assert data.rows("train")["image"][:2].to_pylist() == [None, "img/1.png"]
+    rows = _rows(number=lambda i: f"{i} " if i else " ")
+    padded = _make(folder, rows, image_column="img/{number}.png", val_size=0, test_size=0)
+    assert padded.rows("train").equals(data.rows("train"))
+    with pytest.raises(ConfigError, match="image_column"):
+        _make(folder, rows, image_column="img/{}.png")
+
+
+def test_empty_cells_are_absent_modalities(folder):
+    rows = _rows(val=lambda i: i)
+    rows[0]["image"], rows[1]["text"], rows[2]["image"] = None, None, " "
+    data = _make(folder, rows, val_size=0, test_size=0)
+    images, texts = (data.rows("train")[name].to_pylist() for name in ("image", "text"))
+    assert images[:3] == [None, "img/1.png", None]
+    assert texts[:3] == ["text 0", None, "text 2"]
+
+
+def test_rows_of_one_picture_are_in_one_split(folder):
+    rows = _rows(image=lambda i: f"img/{i // 3}.png")
+    data = _make(folder, rows, val_size=0.2, test_size=0.2)
+    pictures = [set(data.rows(s)["image"].to_pylist()) for s in ("train", "val", "test")]
+    assert sum(map(len, pictures)) == len(set.union(*pictures)) == 10
+
+
+def test_rows_of_one_text_are_in_one_split_where_there_is_no_picture(folder):
+    rows = _rows(text=lambda i: f"text {i // 3}")
+    data = _make(folder, rows, image_column=None, val_size=0.2, test_size=0.2)
+    texts = [set(data.rows(s)["text"].to_pylist()) for s in ("train", "val", "test")]
+    assert sum(map(len, texts)) == len(set.union(*texts)) == 10
+
+
+def _samples(data):
+    splits = [data.dataset(split) for split in ("train", "val", "test")]
+    return {s["sample_id"]: s for part in splits for s in map(part.__getitem__, range(len(part)))}
+
+
+@pytest.mark.parametrize(("policy", "left_out"), [("skip", {"3", "4"}), ("absent", {"3"})])
+def test_bad_pictures_are_skipped_or_absent_and_counted(folder, policy, left_out, caplog):
+    (folder / "img" / "3.png").unlink()
+    (folder / "img" / "4.png").write_bytes(b"<html>404</html>")
+    rows = _rows()
+    rows[3]["text"] = None
+    data = _make(folder, rows, on_bad_sample=policy)
+    with caplog.at_level("INFO"):
+        data.setup()
+    samples = _samples(data)
+    assert set(samples) == {str(i) for i in range(30)} - left_out
+    assert (samples["4"]["image"] is None) if policy == "absent" else "4" not in samples
+    assert "skipped" in caplog.text
+
+
+def test_pictures_may_lie_elsewhere_only_if_asked(folder, tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "out.png")
+    rows = _rows()
+    rows[0]["image"], rows[1]["image"] = "../out.png", str(tmp_path / "out.png")
+    rows[2]["image"] = str(folder / "img" / "2.png")  # absolute, but within
+    with pytest.raises(DataError, match=r"picture paths lead out.*allow_outside"):
+        _make(folder, rows).setup()
+    data = _make(folder, rows, allow_outside=True)
+    data.setup()
+    assert all(sample["image"] is not None for sample in _samples(data).values())
+
+
+def test_manifest_is_used_while_table_and_options_are_the_same(folder):
+    data = _make(folder, _rows())
+    written = data.write_manifest({})
+    table = folder / "t.parquet"
+
+    def again(**options):
+        return TableDataModule(table=str(table), image_size=32, **ENCODERS, **options)
+
+    assert again().manifest == written
+    for split in ("train", "val", "test"):
+        assert again().rows(split).equals(data.rows(split))
+    assert again().class_names == ["a", "b"]
+    assert not again(split_seed=1).manifest.exists()
+    os.utime(table, ns=(1, 1))
+    assert not again().manifest.exists()
+
+
+@pytest.mark.parametrize("policy", ["error", "skip", "absent"])
+def test_pictures_that_are_gone_since_the_manifest_are_found_at_the_start(folder, policy, caplog):
+    _make(folder, _rows(), on_bad_sample=policy).write_manifest({})
+    (folder / "img" / "0.png").unlink()
+    options = {"on_bad_sample": policy, "image_size": 32, **ENCODERS}
+    data = TableDataModule(table=str(folder / "t.parquet"), **options)
+    assert data.manifest.exists()
+    if policy == "error":
+        with pytest.raises(DataError, match=r"1 rows name them: 0 \(img/0.png\)"):
+            data.setup()
+        return
+    with caplog.at_level("INFO"):
+        data.setup()
+    samples = _samples(data)
+    assert len(samples) == (29 if policy == "skip" else 30)
+    assert policy == "skip" or samples["0"]["image"] is None
+    assert "1 rows" in caplog.text
+
+
+def test_a_manifest_spares_decoding(folder, monkeypatch):
+    _make(folder, _rows(), on_bad_sample="skip").write_manifest({})
+    monkeypatch.setattr(table_pictures, "read_image", None)
+    options = {"on_bad_sample": "skip", "image_size": 32, **ENCODERS}
+    TableDataModule(table=str(folder / "t.parquet"), **options).setup()
+
+
+def test_broken_manifest_is_ignored(folder):
+    data = _make(folder, _rows())
+    data.manifest.parent.mkdir(parents=True)
+    data.manifest.write_bytes(b"ARROW1 cut")
+    again = TableDataModule(table=str(folder / "t.parquet"), **ENCODERS)
+    assert again.rows("train").equals(data.rows("train"))
+
+
+def test_manifest_of_bad_pictures_follows_the_policy(folder):
+    bad = {str(folder / "img" / "3.png"): "corrupt"}
+    with pytest.raises(DataError, match="1 rows name them: 3"):
+        _make(folder, _rows()).write_manifest(bad)
+    data = _make(folder, _rows(), on_bad_sample="skip")
+    data.write_manifest(bad)
+    again = TableDataModule(
+        table=str(folder / "t.parquet"), on_bad_sample="skip", image_size=32, **ENCODERS
+    )
+    ids = [i for s in ("train", "val", "test") for i in again.rows(s)["sample_id"].to_pylist()]
+    assert sorted(map(int, ids)) == [i for i in range(30) if i != 3]
+
+
+def test_split_of_a_manifest_is_a_slice_of_the_memory_map(folder):
+    _make(folder, _rows()).write_manifest({})
+    before = pa.total_allocated_bytes()
+    data = TableDataModule(table=str(folder / "t.parquet"), image_size=32, **ENCODERS)
+    dataset = data.build_dataset("train", lambda image: image)
+    assert isinstance(dataset, ImageTextDataset)
+    assert pa.total_allocated_bytes() - before < 4096
+
+
+def test_what_rows_to_predict_say_of_their_labels_is_no_class(folder):
+    whole = {"a": "1", "b": "1.0"}
+    for said in ("?", "nan", " c "):
+        rows = _rows(split=lambda i: ("train", "val", "predict")[i % 3])
+        for row in rows[2::3]:
+            row["label"] = said
+        data = _make(folder, rows, split_column="split", test_size=0.2)
+        assert data.class_names == ["a", "b"]
+        assert _labels(data, "predict") == [None] * 10
+        for index, row in enumerate(rows):
+            row["label"] = whole.get(row["label"], said) if index % 2 else "0"
+        assert _make(folder, rows, split_column="split").class_names == ["0", "1"]
+
+
+def test_whole_numbers_are_one_class_however_they_are_written(folder):
+    mixed = _rows(label=lambda i: ["0", "1.0", "1", "0.0"][i % 4])
+    assert _make(folder, mixed).class_names == ["0", "1"]
+    for names in (["1.0", "1.5"], ["0.0", "1.0"]):
+        rows = _rows(label=lambda i, names=names: names[i % 2])
+        assert _make(folder, rows).class_names == names
+
+
+def test_a_class_that_a_cell_names_twice_applies_once(folder):
+    rows = _rows(label=lambda i: ["a|a", "b", "b|a|b"][i % 3])
+    data = _make(folder, rows, label_separator="|")
+    counts = {
+        tuple(labels) for split in ("train", "val", "test") for labels in _labels(data, split)
+    }
+    assert counts == {(0,), (1,), (1, 0)}
+
+
+def test_one_file_that_is_named_in_two_ways_is_in_one_split(folder):
+    rows = _rows(60, image=lambda i: f"img/{i % 30}.png" if i < 30 else f"./img//{i % 30}.png")
+    data = _make(folder, rows)
+    of = {}
+    for split in ("train", "val", "test"):
+        for path in data.rows(split)["image"].to_pylist():
+            of.setdefault(os.path.normpath(path), set()).add(split)
+    assert len(of) == 30
+    assert all(len(splits) == 1 for splits in of.values())
+
+
+def test_a_parquet_file_of_the_hub_knows_its_classes_by_name(folder):
+    rows = _rows(label=lambda i: -1 if i > 27 else i % 2, split=lambda i: "train")
+    for row in rows[28:]:
+        row["split"] = "predict"
+    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    written = {"huggingface": json.dumps({"info": {"features": features}})}
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table.replace_schema_metadata(written), folder / "hub.parquet")
+    options = {"split_column": "split", "image_size": 32, **ENCODERS}
+    data = TableDataModule(table=str(folder / "hub.parquet"), **options)
+    assert data.class_names == ["cat", "dog"]
+    # edited since, by somebody who left what it says of itself
+    named = pa.array(["a", "b"] * 15)
+    edited = pa.Table.from_pylist(rows).drop_columns(["label"]).append_column("kind", named)
+    for written in ({"label": features["label"]}, {"kind": features["label"]}):
+        said = {"huggingface": json.dumps({"info": {"features": written}})}
+        pq.write_table(edited.replace_schema_metadata(said), folder / "edited.parquet")
+        table = str(folder / "edited.parquet")
+        assert TableDataModule(table=table, label_column="kind", **options).class_names == [*"ab"]

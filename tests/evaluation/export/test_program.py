@@ -1,0 +1,96 @@
+"""Programs of a whole module; tests/nn/methods/test_exported.py has every method."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.export.passes import move_to_device_pass
+
+import tiny_runs
+from epic_pl.errors import ConfigError
+from epic_pl.evaluation.export import Classifier, export_program
+from epic_pl.evaluation.export.program import random_inputs
+
+SIZE = (tiny_runs.SIDE, tiny_runs.SIDE)
+
+
+@pytest.fixture
+def make(tiny_vit_dir, tiny_tokenizer_dir):
+    def build(task="multiclass", temperature=1.0, **options):
+        module = tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, task=task, **options)
+        return Classifier(module.model, task, temperature).eval()
+
+    return build
+
+
+class Undecided(nn.Module):
+    """Goes one way or another by what it is given, which no trace can follow."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, parts):
+        logits = self.head(parts)
+        return logits if logits.sum() > 0 else -logits
+
+
+def test_a_label_of_several_gets_a_sigmoid_of_its_own(make):
+    classifier = make("multilabel", 0.7, method="linear_probe")
+    program = export_program(classifier, SIZE).module()
+    inputs = random_inputs(classifier, SIZE, 3, 8)
+    with torch.no_grad():
+        expected = (classifier.model(_batch(inputs)) / 0.7).sigmoid()
+    torch.testing.assert_close(program(*inputs), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_encoders_stay_in_their_precision(make, precision):
+    classifier = make(method="linear_probe")
+    inputs = random_inputs(classifier, SIZE, 3, 8)
+    with torch.no_grad():
+        full = classifier(*inputs)
+        for tower in (classifier.model.image_tower, classifier.model.text_tower):
+            tower.precision = precision
+        expected = classifier(*inputs)
+    given = export_program(classifier, SIZE).module()(*inputs)
+    torch.testing.assert_close(given, expected, rtol=0, atol=1e-6)
+    assert not torch.allclose(given, full, rtol=0, atol=1e-6)
+
+
+def test_what_cannot_be_traced_is_told_and_the_model_stays_as_it_was(make):
+    classifier = make(interaction_layers=1)
+    model = classifier.model
+    export_program(classifier, SIZE)
+    assert model.text_tower.trims_last_layer
+    model.head.linear = Undecided(model.head.linear)
+    with pytest.raises(
+        ConfigError, match=r"EPIC on VisionTransformer and BertModel cannot"
+    ) as told:
+        export_program(classifier, SIZE)
+    assert "EPICModule.load_from_checkpoint" in str(told.value)
+    assert model.text_tower.trims_last_layer
+
+
+@pytest.mark.parametrize("method", ["linear_probe", "maple"])
+def test_a_program_can_be_moved_to_another_device(make, method):
+    classifier = make(method=method)
+    moved = move_to_device_pass(export_program(classifier, SIZE), "meta").module()
+    inputs = random_inputs(classifier, SIZE, 3, 8)
+    # an operation on tensors of two devices would fail
+    assert moved(*(tensor.to("meta") for tensor in inputs)).is_meta
+
+
+def test_no_path_of_this_machine_is_in_the_file(make, tmp_path):
+    torch.export.save(export_program(make(method="linear_probe"), SIZE), tmp_path / "model.pt2")
+    here = str(Path(torch.__file__).parent).encode(), str(Path(__file__).parents[2]).encode()
+    with zipfile.ZipFile(tmp_path / "model.pt2") as archive:
+        for name in archive.namelist():
+            assert not any(path in archive.read(name) for path in here), name
+
+
+def _batch(inputs):
+    names = ("pixel_values", "input_ids", "attention_mask", "image_present", "text_present")
+    return dict(zip(names, inputs, strict=True))

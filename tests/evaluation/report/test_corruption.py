@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+import torch
+
+from epic_pl.data.preprocessing import ImagePreprocessing
+from epic_pl.evaluation.report.corruption import (
+    CORRUPTIONS,
+    PICTURES,
+    TEXTS,
+    Corrupted,
+    add_noise,
+    blur,
+    coarsen,
+    drop_words,
+    slip_characters,
+)
+
+TEXT = "the quick brown fox jumps over the lazy dog " * 200
+
+
+def _rng():
+    return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3])
+def test_slips_leave_out_and_swap_half_each_and_spare_spaces(rate):
+    slipped = slip_characters(TEXT, rate, _rng())
+    # each look at a character but a space may leave it out or swap it with the next, which is
+    # then not looked at itself
+    letters = sum(c != " " for c in TEXT)
+    left_out = (len(TEXT) - len(slipped)) / letters
+    assert left_out == pytest.approx(rate / 2, rel=0.15)
+    assert slipped.count(" ") == TEXT.count(" ")
+    assert slip_characters(TEXT, 0.0, _rng()) == TEXT
+    assert slip_characters("", 0.5, _rng()) == ""
+    long = "abcdefghij" * 500
+    swapped = slip_characters(long, rate, _rng())
+    assert sum(pair in swapped for pair in ("ba", "cb", "dc", "ed")) == 4
+
+
+def test_words_are_dropped_whole_and_one_stays():
+    kept = drop_words(TEXT, 0.3, _rng()).split()
+    assert len(kept) / len(TEXT.split()) == pytest.approx(0.7, abs=0.05)
+    assert set(kept) == set(TEXT.split())
+    assert drop_words("a b c", 1.0, _rng()) in {"a", "b", "c"}
+    assert drop_words("", 1.0, _rng()) == ""
+
+
+def test_noise_has_its_strength_and_blur_and_coarsening_keep_flat_pictures():
+    flat = torch.full((3, 64, 64), 0.5)
+    assert float((add_noise(flat, 0.1, _rng()) - flat).std()) == pytest.approx(0.1, rel=0.05)
+    for change, strength in ((blur, 0.03), (coarsen, 8)):
+        torch.testing.assert_close(change(flat, strength, _rng()), flat)
+
+
+def test_blur_is_a_gaussian_and_coarsening_removes_fine_stripes():
+    dot = torch.zeros(1, 101, 101)
+    dot[0, 50, 50] = 1
+    spread = blur(dot, 0.02, _rng())[0]
+    at = torch.arange(101.0) - 50
+    variance = float((spread.sum(dim=0) * at**2).sum())
+    assert variance == pytest.approx(2.02**2, rel=0.05)  # of 2% of 101 pixels
+    stripes = (torch.arange(64) % 2).float().expand(3, 64, 64)
+    assert float(coarsen(stripes, 4, _rng()).std()) < 0.1 * float(stripes.std())
+    edge = (torch.arange(64) >= 32).float().expand(3, 64, 64)
+    assert float(coarsen(edge, 4, _rng()).std()) > 0.8 * float(edge.std())
+
+
+class _Rows:
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+        self.images = [torch.randn(3, 32, 32, generator=generator).clamp(-1, 1) for _ in range(3)]
+
+    def __getitem__(self, index):
+        image = None if index == 1 else self.images[index]
+        text = None if index == 2 else "some words about a picture"
+        return {"sample_id": str(index), "image": image, "text": text, "label": index}
+
+
+@pytest.fixture
+def preprocessing():
+    return ImagePreprocessing(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", 0.9)
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_one_modality_is_changed_the_same_way_each_time(name, preprocessing):
+    original = _Rows()
+    rows, again, other = (Corrupted(original, 3, name, preprocessing, seed) for seed in (0, 0, 1))
+    assert len(rows) == 3
+    # in any order, as loader workers take them
+    second = [again[index] for index in (2, 1, 0)][::-1]
+    changed = 0
+    for index in range(3):
+        sample, plain = rows[index], original[index]
+        assert (sample["sample_id"], sample["label"]) == (str(index), index)
+        assert (sample["text"] is None) == (index == 2)
+        assert (sample["image"] is None) == (index == 1)
+        assert sample["text"] == second[index]["text"]
+        if sample["image"] is not None:
+            assert torch.equal(sample["image"], second[index]["image"])
+            same = torch.allclose(sample["image"], plain["image"], atol=1e-6)
+            assert same == (name in TEXTS)
+            assert sample["image"].min() >= -1
+            assert sample["image"].max() <= 1
+        if name in PICTURES:
+            assert sample["text"] == plain["text"]
+        changed += sample["text"] != plain["text"]
+    if name.endswith("noise of 0.1"):
+        assert not torch.equal(other[0]["image"], rows[0]["image"])

@@ -1,0 +1,334 @@
+"""``epic-pl test --report`` through the real command line, against numbers from elsewhere."""
+
+import csv
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
+
+import tiny_runs
+from epic_pl.cli import main, run
+from epic_pl.data import ImageTextDataModule
+from epic_pl.errors import ConfigError
+from epic_pl.evaluation.report import ReportWriter
+from epic_pl.evaluation.report.absence import DRAWS, drawn_absent
+from epic_pl.evaluation.report.corruption import CORRUPTIONS, PICTURES, TEXTS, Corrupted
+from epic_pl.evaluation.report.page import page
+from epic_pl.module import EPICModule
+
+EVIL = "<script>alert('$x$')</script>"
+TEST_ROWS = 17
+
+
+def _spoil(path, multilabel):
+    """Rows that lack a modality, a text that is none of the page's, and labels that are wrong."""
+    rows = list(csv.DictReader(path.open()))
+    test = [row for row in rows if row["split"] == "test"]
+    test[1]["text"] = test[2]["image"] = ""
+    test[3]["text"] = EVIL
+    for number in (3, 8):
+        test[number]["label"] = "red" if test[number]["label"] == "green" else "green"
+    if multilabel:
+        for number, row in enumerate(rows):
+            row["label"] += "|big" if number % 2 else ""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture(scope="module", params=["multiclass", "multilabel"])
+def reported(request, tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
+    """A run that was trained, tested with a report and predicted."""
+    root = tmp_path_factory.mktemp(request.param)
+    table = tiny_runs.table(root / "data", train=24, val=9, test=TEST_ROWS)
+    multilabel = request.param == "multilabel"
+    _spoil(table, multilabel)
+    config = str(tiny_runs.table_config(root / "data", tiny_vit_dir, tiny_tokenizer_dir))
+    options, monitor = ["--config", config], []
+    if multilabel:
+        options += ["--data.label_separator", "|"]
+        monitor = [f"--{each}.monitor=val/f1_micro" for each in ("checkpoint", "early_stopping")]
+    checkpoint = str(root / "runs" / "fit" / "version_0" / "checkpoints" / "last.ckpt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr("sys.argv", ["epic-pl"])
+        run(["fit", *options, *monitor, "--model.lr", "1e-2"])
+        options += ["--ckpt_path", checkpoint]
+        tested = run(["test", *options, "--report", "report", "--report.mistakes", "4"])
+        run(["predict", *options])
+    return SimpleNamespace(
+        task=request.param,
+        root=root,
+        options=options,
+        metrics={name: float(v) for name, v in tested.trainer.callback_metrics.items()},
+        content=json.loads((root / "report" / "report.json").read_text()),
+        page=(root / "report" / "report.html").read_text(),
+        predictions=pq.read_table(next(root.rglob("predictions.parquet"))),
+        model=EPICModule.load_from_checkpoint(checkpoint).eval(),
+        data=tested.datamodule,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _there(reported, monkeypatch):
+    monkeypatch.chdir(reported.root)
+    monkeypatch.setattr("sys.argv", ["epic-pl"])
+
+
+def _truth(reported):
+    """Labels as 0/1 ``(N, C)``, from the table."""
+    rows = list(csv.DictReader((reported.root / "data" / "table.csv").open()))
+    labels = [row["label"].split("|") for row in rows if row["split"] == "test"]
+    names = reported.model.class_names
+    return np.array([[name in label for name in names] for label in labels])
+
+
+def _probabilities(reported):
+    names = [f"probability_{name}" for name in reported.model.class_names]
+    return np.array([reported.predictions[name].to_numpy() for name in names]).T
+
+
+def _given(reported):
+    labels = [label.split("|") for label in reported.predictions["label"].to_pylist()]
+    return np.array([[name in label for name in reported.model.class_names] for label in labels])
+
+
+def test_the_text_that_was_used_is_named(reported):
+    tokens = reported.data.max_text_tokens
+    assert reported.content["text"] == {"max_tokens": tokens, "clean": False}
+    assert f"<p>Text: cut at {tokens} tokens</p>" in reported.page
+
+
+def test_a_dataset_with_several_texts_says_which():
+    text = {"source": "premise+hypothesis", "max_tokens": 40, "clean": True}
+    content = {"data": "X", "checkpoint": None, "text": text, "task": "multilabel", "samples": 0}
+    content |= {"metrics": {}, "classes": []}
+    pieces = page(content, {}, [])
+    head = "".join(next(pieces) for _ in range(5))
+    assert "<p>Text: premise+hypothesis, cut at 40 tokens, cleaned</p>" in head
+
+
+def test_metrics_and_classes_are_those_of_the_predictions_file(reported):
+    truth, given, content = _truth(reported), _given(reported), reported.content
+    assert content["samples"] == TEST_ROWS == len(truth)
+    assert content["metrics"] == pytest.approx(reported.metrics, abs=1e-6)
+    if reported.task == "multiclass":
+        hits = (truth & given).any(axis=1).mean()
+        assert content["metrics"]["test/accuracy"] == pytest.approx(hits)
+        expected = confusion_matrix(truth.argmax(axis=1), given.argmax(axis=1), labels=range(3))
+        assert content["confusion"] == expected.tolist()
+    else:
+        micro = f1_score(truth, given, average="micro")
+        assert content["metrics"]["test/f1_micro_tuned"] == pytest.approx(micro)
+    columns = precision_recall_fscore_support(truth, given, zero_division=0)
+    table = {row["class"]: row for row in content["classes"]}
+    for index, name in enumerate(reported.model.class_names):
+        row = [table[name][key] for key in ("precision", "recall", "f1", "support")]
+        assert row == pytest.approx([column[index] for column in columns])
+    scores = [row["f1"] for row in content["classes"]]
+    assert scores == sorted(scores)
+
+
+def test_calibration_is_that_of_the_predictions_file(reported):
+    truth, probabilities = _truth(reported), _probabilities(reported)
+    if reported.task == "multiclass":
+        sure, right = probabilities.max(axis=1), truth[np.arange(17), probabilities.argmax(axis=1)]
+    else:
+        sure, right = probabilities.ravel(), truth.ravel()
+    error = 0.0
+    found = reported.content["calibration"]
+    for index, row in enumerate(found["bins"]):
+        inside = [k for k, p in enumerate(sure) if min(int(p * 15), 14) == index]
+        assert row["samples"] == len(inside)
+        if inside:
+            assert row["probability"] == pytest.approx(sure[inside].mean(), abs=1e-6)
+            assert row["accuracy"] == pytest.approx(right[inside].mean(), abs=1e-6)
+            error += len(inside) / len(sure) * abs(sure[inside].mean() - right[inside].mean())
+    assert found["ece"] == pytest.approx(error, abs=1e-6)
+    assert found["ece"] == pytest.approx(reported.metrics["test/ece"], abs=1e-6)
+    assert found["ece_uncalibrated"] == pytest.approx(reported.metrics["test/ece_uncalibrated"])
+    assert found["temperature"] == pytest.approx(float(reported.model.calibration_temperature))
+    assert found["bins_uncalibrated"] != found["bins"]
+    weight = float(reported.model.model.interaction_weight)
+    assert found["interaction_weight"] == pytest.approx(weight)
+    assert f"counts {weight:.2f} times" in reported.page
+    chance = found["ece_by_chance"]
+    assert 0 < chance["low"] < chance["mean"] < chance["high"] < 1
+    assert f"ECE of {chance['mean']:.4f}" in reported.page
+
+
+def _scores(reported, logits, truth):
+    """Accuracy or micro F1, and the loss, in which every logit has its say."""
+    scaled = logits.double() / reported.model.calibration_temperature
+    if reported.task == "multiclass":
+        right = scaled.log_softmax(dim=1)[torch.from_numpy(truth)]
+        accuracy = (scaled.argmax(dim=1).numpy() == truth.argmax(axis=1)).mean()
+        return {"accuracy": accuracy, "loss": float(-right.mean())}
+    given = scaled.sigmoid() >= reported.model.thresholds
+    micro = f1_score(truth, given.numpy(), average="micro", zero_division=0)
+    turned = torch.where(torch.from_numpy(truth), scaled, -scaled)
+    return {"f1_micro": micro, "loss": float(-turned.sigmoid().log().mean())}
+
+
+def _agrees(row, expected):
+    assert {name: row[name] for name in expected} == pytest.approx(expected, abs=1e-5)
+
+
+def _by_hand(reported, image_present, text_present):
+    """Logits of the test split as one batch under masks of presence."""
+    dataset = reported.data.dataset("test")
+    batch = reported.data.collator([dataset[index] for index in range(len(dataset))])
+    batch["image_present"], batch["text_present"] = image_present, text_present
+    with torch.no_grad():
+        return reported.model(batch)
+
+
+def test_absence_is_what_the_masks_give_by_hand(reported):
+    truth = _truth(reported)
+    image, text = torch.ones(TEST_ROWS).bool(), torch.ones(TEST_ROWS).bool()
+    text[1] = image[2] = False
+    nobody = torch.zeros(TEST_ROWS).bool()
+    table = {row["condition"]: row for row in reported.content["absence"]}
+
+    for condition, masks, of in (
+        ("as it is", (image, text), slice(None)),
+        ("picture only", (image, nobody), image.numpy()),
+        ("text only", (nobody, text), text.numpy()),
+    ):
+        _agrees(table[condition], _scores(reported, _by_hand(reported, *masks)[of], truth[of]))
+        assert table[condition]["samples"] == len(truth[of])
+    for rate in (0.3, 0.5, 0.7):
+        draws = []
+        for draw in range(DRAWS):
+            seed = reported.content["seed"]
+            no_text, no_image = drawn_absent(image & text, rate, seed, draw)
+            logits = _by_hand(reported, image & ~no_image, text & ~no_text)
+            draws.append(_scores(reported, logits, truth))
+        means = {name: np.mean([scores[name] for scores in draws]) for name in draws[0]}
+        _agrees(table[f"{rate:.0%} lack one"], means)
+    assert len({row["loss"] for row in table.values()}) == len(table) == 6
+
+
+def test_robustness_is_what_corrupted_samples_give_by_hand(reported):
+    truth, data = _truth(reported), reported.data
+    table = {row["condition"]: row for row in reported.content["robustness"]}
+    assert list(table) == ["as it is", *CORRUPTIONS]
+    for corruption in (list(TEXTS)[1], list(PICTURES)[1]):
+        rows = Corrupted(
+            data.dataset("test"), TEST_ROWS, corruption, data.image_preprocessing, seed=0
+        )
+        with torch.no_grad():
+            logits = reported.model(data.collator([rows[index] for index in range(TEST_ROWS)]))
+        _agrees(table[corruption], _scores(reported, logits, truth))
+        assert table[corruption]["loss"] != table["as it is"]["loss"]
+        assert table[corruption]["samples"] == TEST_ROWS
+
+
+def test_mistakes_are_the_most_confident_wrong_answers(reported):
+    truth, given, probabilities = _truth(reported), _given(reported), _probabilities(reported)
+    wrong = (truth != given).any(axis=1)
+    if reported.task == "multiclass":
+        sure, name = probabilities.max(axis=1), "probability"
+    else:
+        right = np.where(truth, probabilities, 1 - probabilities)
+        sure, name = -np.log(right).mean(axis=1), "loss"
+    expected = sorted(np.flatnonzero(wrong), key=lambda row: -sure[row])[:4]
+    mistakes = reported.content["mistakes"]
+    assert [mistake["row"] for mistake in mistakes] == expected
+    assert len(mistakes) > 1
+    texts = {
+        row["id"]: row["text"]
+        for row in csv.DictReader((reported.root / "data" / "table.csv").open())
+    }
+    for mistake in mistakes:
+        row = mistake["row"]
+        assert mistake["sample_id"] == f"test{row}"
+        assert mistake[name] == pytest.approx(sure[row], abs=1e-5)
+        for key, rows in (("truth", truth), ("prediction", given)):
+            names = np.array(reported.model.class_names)
+            assert mistake[key] == names[rows[row]].tolist()
+        assert (mistake["text"] or "") == texts[mistake["sample_id"]]
+
+
+def test_the_page_holds_its_pictures_and_needs_no_other_file(reported):
+    figures = {"reliability"} | ({"confusion_matrix"} if reported.task == "multiclass" else set())
+    folder = reported.root / "report"
+    assert {path.stem for path in folder.glob("*.png")} == figures
+    for path in folder.glob("*.png"):
+        with Image.open(path) as picture:
+            assert min(picture.size) > 150
+    page = reported.page
+    assert page.count("data:image/png;base64,") == len(figures)
+    shown = [mistake for mistake in reported.content["mistakes"] if mistake["row"] != 2]
+    assert page.count("data:image/jpeg;base64,") == len(shown)
+    assert "http" not in page
+    assert "<script" not in page
+    for part in ("17 samples", "Absent modalities", "Robustness", "before", "as it is"):
+        assert part in page
+
+
+# the rest does not depend on the task ------------------------------------------------------------
+
+
+@pytest.fixture
+def multiclass(reported):
+    if reported.task != "multiclass":
+        pytest.skip("once is enough")
+    return reported
+
+
+def test_stored_features_give_the_same_report_and_switches_leave_parts_out(multiclass, tmp_path):
+    cached = ["--cache.level", "boundary", "--cache.dtype", "float32"]
+    cached += ["--cache.folder", str(tmp_path / "features"), "--report.mistakes", "4"]
+    run(["test", *multiclass.options, *cached, f"--report={tmp_path / 'cached'}"])
+    content = json.loads((tmp_path / "cached" / "report.json").read_text())
+
+    def close(one, other):
+        if isinstance(one, dict):
+            assert one.keys() == other.keys()
+            return all(close(one[key], other[key]) for key in one)
+        if isinstance(one, list):
+            return len(one) == len(other) and all(map(close, one, other))
+        return one == (pytest.approx(other, abs=1e-5) if isinstance(one, float) else other)
+
+    assert close(content, multiclass.content)
+    off = ["--report.absence", "false", "--report.robustness", "false", "--report.mistakes", "0"]
+    limited = ["--trainer.limit_test_batches", "2"]
+    run(["test", *multiclass.options, *off, *limited, "--report", str(tmp_path / "short")])
+    short = json.loads((tmp_path / "short" / "report.json").read_text())
+    assert short["samples"] == 8
+    assert short["mistakes"] == []
+    assert set(multiclass.content) - set(short) == {"absence", "robustness"}
+    page = (tmp_path / "short" / "report.html").read_text()
+    assert "Robustness" not in page
+    assert "Worst mistakes" not in page
+
+
+def test_only_the_tested_batches_are_tested_further(multiclass, tmp_path):
+    limited = ["--trainer.limit_test_batches", "2", "--report", str(tmp_path)]
+    run(["test", *multiclass.options, *limited])
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert {row["samples"] for row in content["robustness"]} == {8}
+    assert content["absence"][0]["samples"] == 8
+
+
+def test_what_cannot_be_reported_on_is_refused_before_the_test(multiclass, tmp_path, capsys):
+    writer, data, model = ReportWriter(str(tmp_path)), multiclass.data, multiclass.model
+    with pytest.raises(ConfigError, match=r"by one process, but there are 2.*trainer\.devices"):
+        writer.setup(SimpleNamespace(datamodule=data, world_size=2), model, "test")
+    with pytest.raises(ConfigError, match="ImageTextDataModule with EPICModule"):
+        writer.setup(SimpleNamespace(datamodule=None, world_size=1), model, "test")
+    assert isinstance(data, ImageTextDataModule)
+    writer.setup(SimpleNamespace(datamodule=None, world_size=1), model, "fit")
+    with pytest.raises(ConfigError, match=r"report\.mistakes is -1"):
+        ReportWriter(mistakes=-1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit):
+        main(["test", *multiclass.options, "--report", str(tmp_path / "file" / "below")])
+    assert "report.folder" in capsys.readouterr().err

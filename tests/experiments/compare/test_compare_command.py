@@ -1,0 +1,189 @@
+"""``epic-pl compare`` as a user types it."""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import fake_runs
+import pyarrow.parquet as pq
+import pytest
+from filelock import FileLock
+
+import tiny_runs
+from epic_pl.errors import ConfigError
+from epic_pl.experiments.compare import command
+from epic_pl.experiments.compare.command import compare_command
+from epic_pl.experiments.compare.runner import Runner
+from epic_pl.module.checkpoint import read_checkpoint
+
+
+@pytest.fixture
+def compare(tmp_path, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir):
+    """The command in this process, on a tiny table; each of its runs has a process of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["epic-pl"])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    tiny_runs.table(tmp_path / "data")
+    tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir)
+    return lambda *options: compare_command(["--config", "data/tiny.yaml", *options])
+
+
+@pytest.mark.slow
+def test_two_methods_and_two_seeds_are_compared_and_not_trained_again(compare, tmp_path, capfd):
+    options = ["--methods", "epic,linear_probe", "--seeds", "2", "--cache.level", "boundary"]
+    options += ["--cache.folder", "features", "--jobs", "2"]
+    assert compare(*options) == 0
+    output = tmp_path / "runs" / "compare" / "tiny"
+    rows = json.loads((output / "comparison.json").read_text())
+    accuracy = {row["method"]: row for row in rows if row["metric"] == "accuracy"}
+    assert list(accuracy) == ["majority", "epic", "linear_probe"]
+    for name, level in (("epic", "boundary"), ("linear_probe", "layers")):
+        row = accuracy[name]
+        assert (row["seeds"], row["status"], row["cache_level"]) == ([0, 1], "ok", level)
+        assert len(row["values"]) == 2
+    assert 0 < accuracy["linear_probe"]["p_value"] <= 1
+    assert accuracy["majority"]["mean"] == pytest.approx(3 / 7)
+    scores = [
+        pq.read_table(output / "runs" / f"epic-{seed}" / "predictions.parquet") for seed in (0, 1)
+    ]
+    assert not scores[0].equals(scores[1])  # the seeds differ in what they drew
+    for name in ("comparison.md", "comparison.csv", "comparison.png"):
+        assert (output / name).stat().st_size > 100
+    assert "linear_probe" in capfd.readouterr().out
+
+    files = {p: p.stat().st_mtime_ns for p in (output / "runs").rglob("*") if p.is_file()}
+    assert compare(*options) == 0
+    assert capfd.readouterr().err.count("was there") == 4
+    after = {p: p.stat().st_mtime_ns for p in (output / "runs").rglob("*") if p.is_file()}
+    assert after == files
+    assert json.loads((output / "comparison.json").read_text()) == rows
+
+
+@pytest.mark.slow
+def test_the_same_command_goes_on_after_a_kill(compare, tmp_path):
+    options = ["--methods", "epic", "--seeds", "1", "--output", "out"]
+    options += ["--trainer.max_epochs", "30", "--early_stopping.patience", "30"]
+    typed = ["epic_pl", "compare", "--config", "data/tiny.yaml", *options]
+    folder = tmp_path / "out" / "runs" / "epic-0"
+    last, log = folder / "checkpoints" / "last.ckpt", folder / "log.txt"
+
+    def resumed():
+        return log.read_text().count("Restored all states")
+
+    with subprocess.Popen([sys.executable, "-m", *typed], stderr=subprocess.DEVNULL) as process:
+        while not last.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+
+    over = threading.Event()
+
+    def terminate_once_resumed():
+        while not over.wait(0.02):
+            if resumed():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    # what was started for the run still trains for a moment: the next one waits for it
+    threading.Thread(target=terminate_once_resumed, daemon=True).start()
+    try:
+        assert compare(*options) == 130
+    finally:
+        over.set()
+    with FileLock(folder / ".lock", timeout=0):
+        assert not (folder / "result.json").exists()
+    assert compare(*options) == 0
+    assert resumed() == 2
+    (diary,) = (
+        state
+        for name, state in read_checkpoint(str(last))["callbacks"].items()
+        if "RunDiary" in name
+    )
+    assert [step for step, _ in diary["history"]] == list(range(3, 91, 3))
+
+
+# writes its result, or interrupts the comparison once the result before it is in the tables
+FINISH_OR_INTERRUPT = """
+import os, pathlib, signal, sys, time
+folder, result, tables = pathlib.Path(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
+if folder.name == "epic-0":
+    (folder / "result.json").write_text(result)
+else:
+    while not all((tables / f"comparison.{kind}").exists() for kind in ("json", "md", "png")):
+        time.sleep(0.02)
+    (folder / "seen.json").write_bytes((tables / "comparison.json").read_bytes())
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(60)
+"""
+
+
+def test_tables_are_there_after_each_run_and_when_interrupted(tmp_path, monkeypatch, capsys):
+    runs = [fake_runs.run(tmp_path, name) for name in ("epic", "lora", "full")]
+    truth = [0, 1, 2, 0]
+    fake_runs.write_predictions(runs[0].folder, truth, [0, 1, 2, 1])
+
+    def start(run):
+        result = json.dumps(fake_runs.result(run, 0.75))
+        command = [sys.executable, "-c", FINISH_OR_INTERRUPT, str(run.folder), result]
+        return [*command, str(tmp_path)]
+
+    monkeypatch.setattr(command, "plan", lambda *_: runs)
+    monkeypatch.setattr(command, "Runner", functools.partial(Runner, command=start))
+    assert compare_command(["--methods", "epic,lora,full", "--output", str(tmp_path)]) == 130
+    assert "Interrupted" in capsys.readouterr().err
+
+    def accuracies(path):
+        rows = json.loads(path.read_text())
+        return {row["method"]: row for row in rows if row["metric"] == "accuracy"}
+
+    seen = accuracies(runs[1].folder / "seen.json")
+    assert (seen["epic"]["mean"], seen["epic"]["status"]) == (0.75, "ok")
+    assert seen["lora"]["status"] == "seed 0 not run yet"
+    last = accuracies(tmp_path / "comparison.json")
+    assert last["epic"] == seen["epic"]
+    assert last["lora"]["status"].startswith("seed 0 stopped: interrupted")
+    assert last["full"]["status"] == "seed 0 not run yet"
+    assert "Not complete" in (tmp_path / "comparison.md").read_text()
+    monkeypatch.setattr(command, "plan", lambda *_: runs[1:])
+    assert compare_command(["--methods", "lora,full", "--output", str(tmp_path)]) == 130
+    # with nothing done, what was there before stays
+    assert accuracies(tmp_path / "comparison.json") == last
+
+
+@pytest.mark.slow
+def test_the_exit_code_is_one_where_every_run_failed(
+    tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["epic-pl"])
+    tiny_runs.table(tmp_path / "data", train=4, val=2, test=2)
+    tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir)
+    (tmp_path / "data" / "pictures" / "train1.png").unlink()
+    options = ["--config", "data/tiny.yaml", "--methods", "epic", "--seeds", "1"]
+    assert compare_command([*options, "--output", "out"]) == 1
+    (row,) = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert row["mean"] is None
+    assert row["status"].startswith("seed 0 failed: DataError: ")
+    assert "train1.png" in row["status"]
+    assert row["status"].endswith("out/runs/epic-0/log.txt)")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--seeds", "0"], "--seeds is 0"),
+        (["--jobs", "0"], "--jobs is 0"),
+        (["--budget", "-1"], "--budget is -1"),
+        (["--methods", "epic", "--reference", "pmf"], "--reference 'pmf' is not among"),
+        (["--variants", "nowhere.yaml"], r"nowhere\.yaml cannot be read"),
+    ],
+)
+def test_bad_options_are_refused(options, said):
+    with pytest.raises(ConfigError, match=said):
+        compare_command(options)

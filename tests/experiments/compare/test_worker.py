@@ -1,0 +1,104 @@
+"""One run, in this process: files, the cache's level, and going on after a kill."""
+
+import json
+import threading
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from filelock import FileLock
+
+import tiny_runs
+from epic_pl.errors import ConfigError
+from epic_pl.experiments.compare import worker
+from epic_pl.experiments.compare.files import read_json
+from epic_pl.experiments.compare.statistics import Predictions, sample_sums, value_of
+from epic_pl.experiments.compare.worker import run_one
+from epic_pl.module.checkpoint import read_checkpoint
+
+
+@pytest.fixture
+def prepare(tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["epic-pl"])
+    tiny_runs.table(tmp_path / "data", train=10, val=4, test=7)
+    config = tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir)
+
+    def prepare(method, *options):
+        folder = tmp_path / method
+        folder.mkdir(exist_ok=True)
+        every = ["--config", str(config), f"--model.method={method}", *options]
+        spec = {"name": method, "method": method, "seed": 0, "key": "k", "options": every}
+        (folder / "run.json").write_text(json.dumps(spec))
+        return folder
+
+    return prepare
+
+
+@pytest.mark.parametrize(
+    ("method", "level"), [("linear_probe", "layers"), ("epic", "boundary"), ("lora", "off")]
+)
+def test_a_run_leaves_result_and_predictions_and_caches_what_it_can(method, level, prepare):
+    folder = prepare(method, "--cache.level=boundary", f"--cache.folder={prepare('x')}/features")
+    run_one(folder)
+    result = read_json(folder / "result.json")
+    assert (result["key"], result["cache_level"], result["epochs"]) == ("k", level, 2)
+    assert result["train_frequencies"] == pytest.approx([0.4, 0.3, 0.3])
+    assert result["trainable"] > 0
+    assert 0 <= result["seconds_to_best"] <= result["seconds"]
+    # ten rows in batches of four: three steps an epoch, of which all but two are timed
+    assert result["samples_per_s"] > 0
+    table = pq.read_table(folder / "predictions.parquet")
+    assert table["sample_id"].to_pylist() == [f"test{number}" for number in range(7)]
+    colours = list(tiny_runs.COLOURS)
+    assert table["truth"].to_pylist() == [colours[number % 3] for number in range(7)]
+    predictions = Predictions.read(folder / "predictions.parquet")
+    assert predictions.scores.sum(axis=1) == pytest.approx(np.ones(7), abs=1e-5)
+    for metric in ("accuracy", "f1_macro"):
+        sums = sample_sums(metric, predictions).sum(axis=0)
+        assert value_of(metric, sums, "multiclass") == pytest.approx(result["metrics"][metric])
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(prepare):
+    folder = prepare("epic", "--trainer.max_epochs=1")
+    run_one(folder)
+    first = read_json(folder / "result.json")
+    for name in ("fit.json", "result.json"):  # as if killed after the first of three epochs
+        (folder / name).unlink()
+    prepare("epic", "--trainer.max_epochs=3")
+    run_one(folder)
+    last = read_checkpoint(str(folder / "checkpoints" / "last.ckpt"))
+    assert last["global_step"] == 9
+    (diary,) = (s for name, s in last["callbacks"].items() if "RunDiary" in name)
+    assert [step for step, _ in diary["history"]] == [3, 6, 9]
+    seconds = [at for _, at in diary["history"]]
+    assert sorted(seconds) == seconds
+    assert read_json(folder / "result.json")["seconds"] > first["seconds"]
+
+
+def test_a_run_killed_after_training_is_only_tested(prepare):
+    folder = prepare("linear_probe")
+    run_one(folder)
+    before, last = read_json(folder / "result.json"), folder / "checkpoints" / "last.ckpt"
+    written = last.stat().st_mtime_ns
+    (folder / "result.json").unlink()
+    run_one(folder)
+    assert last.stat().st_mtime_ns == written
+    assert read_json(folder / "result.json") == before
+
+
+def test_a_run_waits_for_the_process_that_was_at_it_before(prepare, monkeypatch):
+    folder = prepare("linear_probe")
+    lock = FileLock(folder / ".lock", thread_local=False)
+    with lock, monkeypatch.context() as patch:
+        patch.setattr(worker, "_WAIT_S", 0.1)
+        with pytest.raises(ConfigError, match="Another process is training"):
+            run_one(folder)
+    lock.acquire()
+    threading.Timer(1.0, lock.release).start()
+    run_one(folder)
+    assert read_json(folder / "result.json")["key"] == "k"
+
+
+def test_a_folder_that_nobody_prepared_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"no run\.json"):
+        run_one(tmp_path)

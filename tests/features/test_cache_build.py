@@ -1,0 +1,239 @@
+"""``epic-pl cache build`` through the real command line, and the runs that read what it stored."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
+
+import tiny_runs
+from epic_pl.cli import main
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.errors import ConfigError
+from epic_pl.features import filler as feature_filler
+from epic_pl.features.items import Items
+from epic_pl.nn.encoders import Encoder
+
+OPTIONS = ["--model.prompt_attention", "read_only", "--cache.level", "layers"]
+DDP = ["--config", "ddp.yaml", "--trainer.devices", "2"]
+SHARD_BYTES = 20_000
+# slow enough for a second rank to get its share
+SCRIPT = f"""
+import os, time
+import torch
+from epic_pl.features import filler as feature_filler
+from epic_pl.features.items import Items
+from epic_pl.main import main
+
+encode = Items.encode
+
+
+def slowly(items, keys):
+    time.sleep(0.1)
+    with open("encoded-" + os.environ.get("LOCAL_RANK", "0"), "a") as file:
+        file.write("x" * len(keys))
+    return encode(items, keys)
+
+
+feature_filler.SHARD_BYTES = {SHARD_BYTES}
+Items.encode = slowly
+torch.set_num_threads(1)
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir):
+    """A folder with a table and its config, which is also the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["epic-pl"])
+    tiny_runs.table(tmp_path / "data")
+    tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir)
+    return tmp_path
+
+
+def options(project):
+    folder = str(project / "features")
+    return ["--config", str(project / "data" / "tiny.yaml"), *OPTIONS, "--cache.folder", folder]
+
+
+def build(project, *more):
+    with pytest.raises(SystemExit) as ended:
+        main(["cache", "build", *options(project), *more])
+    return ended.value.code
+
+
+def test_encoders_run_on_the_trainers_device(project, monkeypatch):
+    # another name of the only device there is: the module tells where it was moved
+    device = torch.device("cpu", 0)
+    monkeypatch.setattr(SingleDeviceStrategy, "root_device", device)
+    seen, encode = set(), Items.encode
+
+    def spy(items, keys):
+        seen.add(items.module.device)
+        return encode(items, keys)
+
+    monkeypatch.setattr(Items, "encode", spy)
+    assert build(project) == 0
+    assert seen == {device}
+
+
+@pytest.mark.parametrize("command", ["cache build", "fit"])
+def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_stored(
+    project, monkeypatch, capsys, command
+):
+    def refuse(precision, device):
+        raise ConfigError(f"{precision} on {device}")
+
+    monkeypatch.setattr("epic_pl.module.performance.check_precision", refuse)
+    with pytest.raises(SystemExit) as ended:
+        main([*command.split(), *options(project), "--model.encoder_precision", "fp16"])
+    assert ended.value.code == 1
+    assert "fp16 on cpu" in capsys.readouterr().err
+    assert not (project / "features").exists()
+
+
+def test_a_disk_too_small_for_all_splits_is_refused_before_anything_is_stored(
+    project, monkeypatch, capsys
+):
+    free = SimpleNamespace(free=64_000_000 + 60_000)  # 64 MB stay free
+    monkeypatch.setattr("epic_pl.features.estimate.shutil.disk_usage", lambda _: free)
+    # texts of test are those of train, but for one: the first splits alone would have fitted
+    assert build(project, "--cache.dtype", "float32") == 1
+    said = capsys.readouterr().err
+    assert "image features of 3 items" in said
+    assert "text features of 12 items" in said
+    assert not list(project.glob("features/*-*/*"))
+
+
+def test_a_test_split_that_is_not_there_is_left_out_and_told(project, capsys):
+    table = project / "data" / "table.csv"
+    rows = table.read_text().splitlines()
+    table.write_text("\n".join(row for row in rows if not row.endswith(",test")) + "\n")
+    assert build(project, "--data.init_args.test_size", "0") == 0
+    assert "Not stored, since it cannot be read: " in capsys.readouterr().out
+    assert main_ends(project, "info") == 0
+
+
+# ------------------------------------------------------------------ the real command
+
+
+def main_ends(project, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(["cache", *arguments, str(project / "features")])
+    return ended.value.code
+
+
+@pytest.mark.slow
+def test_what_the_command_stored_is_all_that_later_runs_need(project, monkeypatch, capsys):
+    given = options(project)
+    command = str(Path(sys.executable).with_name("epic-pl"))
+    done = subprocess.run([command, "cache", "build", *given], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "Caching image features of 3 items" in done.stdout
+    assert "ETA" in done.stderr
+    monkeypatch.setattr(Encoder, "run_layers", lambda *_: pytest.fail("an encoder was run"))
+    monkeypatch.setattr(ImageTextDataset, "raw", lambda *_: pytest.fail("a picture was read"))
+    # a fit would run the text encoder on the names of the classes
+    main(["fit", *given, "--trainer.max_epochs", "1", "--model.class_name_scale", "0"])
+    (best,) = project.glob("runs/fit/*/checkpoints/best.ckpt")
+    main(["test", *given, "--ckpt_path", str(best)])
+    main(["predict", *given, "--ckpt_path", str(best)])
+    assert "Caching" not in capsys.readouterr().out
+    assert main_ends(project, "info") == 0
+    assert main_ends(project, "verify") == 0
+    shard = next(project.glob("features/image-*/shard-*"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert main_ends(project, "verify", "--remove-corrupt") == 1
+    assert not shard.exists()
+    assert main_ends(project, "clear") == 0
+    assert not list(project.glob("features/[it]*-*"))
+
+
+# ------------------------------------------------------------------ several processes
+
+
+def run(root, *commands, launcher=(), fails=False):
+    """Run commands one after another in a new folder; what all processes printed."""
+    root.mkdir()
+    stores = ["--cache.folder", str(root / "features")]
+    script = root / "script.py"
+    script.write_text(SCRIPT + "\n".join(f"main({[*each, *stores]})" for each in commands))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    for variable in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        environment.pop(variable, None)  # of a launcher that this test may itself run under
+    done = subprocess.run(
+        [sys.executable, *launcher, str(script)],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert (done.returncode != 0) == fails, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
+def stored(root):
+    """Content of all files of the stores; not the locks, which lie beside."""
+    folder = root / "features"
+    return {path.relative_to(folder): path.read_bytes() for path in folder.glob("[it]*-*/*")}
+
+
+def encoded(root):
+    """Items that each process has encoded."""
+    return {path.name: len(path.read_text()) for path in root.glob("encoded-*")}
+
+
+@pytest.mark.slow
+def test_two_ranks_share_the_work_and_store_what_one_does(project, monkeypatch, capfd):
+    command = ["cache", "build", *options(project), "--cache.batch_size", "2"]
+    monkeypatch.setattr(feature_filler, "SHARD_BYTES", SHARD_BYTES)
+    whole, encode = [], Items.encode
+    monkeypatch.setattr(
+        Items, "encode", lambda items, keys: whole.extend(keys) or encode(items, keys)
+    )
+    with pytest.raises(SystemExit, match="0"):
+        main(command)
+    alone = capfd.readouterr().out
+    assert "Caching image features" in alone
+    assert len(stored(project)) > 10
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, launcher in (("by_itself", []), ("by_torchrun", torchrun)):
+        both = run(project / name, [*command, *DDP], launcher=launcher)
+        assert stored(project / name) == stored(project)
+        shares = encoded(project / name)
+        assert sorted(shares) == ["encoded-0", "encoded-1"]
+        assert max(shares.values()) < len(whole)
+        assert both.count("Caching") == alone.count("Caching")  # told by one rank
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_ends_all(project):
+    broken = project / "data" / "pictures" / "val1.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    printed = run(project / "two", ["cache", "build", *options(project), *DDP], fails=True)
+    assert "val1.png" in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.slow
+def test_two_ranks_fill_and_fit_as_they_do_from_pictures(project):
+    fit = ["fit", *options(project), *DDP, "--trainer.max_epochs", "1", "--cache.dtype", "float32"]
+    folder = project / "two"
+    run(folder, [*fit, "--cache.level", "layers"], [*fit, "--cache.level", "off"])
+    losses = []
+    for path in sorted(folder.glob("runs/fit/version_*/metrics.csv")):
+        with path.open() as file:
+            rows = [row["val/loss"] for row in csv.DictReader(file)]
+        losses.append([float(value) for value in rows if value])
+    cached, live = losses
+    assert len(cached) == 1
+    assert cached == pytest.approx(live, abs=1e-5)
+    assert sorted(encoded(folder)) == ["encoded-0", "encoded-1"]
+    kinds = {path.parts[0].split("-")[0] for path in stored(folder)}
+    assert kinds == {"image", "text"}

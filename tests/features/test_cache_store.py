@@ -1,0 +1,238 @@
+import gc
+import json
+import pickle
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from epic_pl.errors import CacheError
+from epic_pl.features import FeatureStore, Field, StoreSpec, build
+
+TOLERANCE = {"float32": 0.0, "float16": 1e-3, "bfloat16": 8e-3}
+SMALL = 4 * 1024  # bytes: a handful of items in each shard
+
+
+def make(root, items, dtype="float32", shard_bytes=SMALL, **options):
+    spec = items.spec(dtype)
+    return build(
+        root,
+        spec,
+        items.hashes,
+        items.produce,
+        batch_size=3,
+        shard_bytes=shard_bytes,
+        progress=False,
+        **options,
+    )
+
+
+def assert_batch(batch, items, names, tolerance):
+    expected, lengths = items.padded(names)
+    memory = expected["memory"].nan_to_num()
+    assert batch["memory"].shape == memory.shape
+    torch.testing.assert_close(batch["memory"].float(), memory, rtol=tolerance, atol=1e-6)
+    torch.testing.assert_close(batch["pooled"].float(), expected["pooled"], rtol=tolerance, atol=0)
+    if lengths is not None:
+        assert batch["mask"].sum(1).tolist() == lengths
+        assert batch["mask"].dtype == torch.bool
+        for row, length in enumerate(lengths):
+            assert not batch["memory"][row, :, :, length:].any()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("shard_bytes", [1, SMALL, 1 << 20], ids=["each", "some", "one-shard"])
+def test_a_batch_is_what_was_stored_item_by_item(tmp_path, items, rng, dtype, shard_bytes):
+    store = make(tmp_path, items, dtype, shard_bytes)
+    for size in (1, 8, 23):
+        names = rng.choice(items.hashes, size).tolist()  # with repetitions
+        batch = store.gather(store.rows(names))
+        assert batch["memory"].dtype == getattr(torch, dtype)
+        assert_batch(batch, items, names, TOLERANCE[dtype])
+
+
+def test_int8_is_within_half_a_step_of_each_vector(tmp_path, items):
+    store = make(tmp_path, items, "int8")
+    batch = store.gather(store.rows(items.hashes))
+    expected, _ = items.padded(items.hashes)
+    for name in ("memory", "pooled"):
+        exact = expected[name].nan_to_num()
+        step = exact.abs().amax(-1, keepdim=True) / 127
+        assert batch[name].dtype == torch.float32
+        # half a step, and the 2^-10 by which the float16 scale is rounded up
+        assert ((batch[name] - exact).abs() <= 0.5 * step * (1 + 2**-9) + 1e-9).all()
+
+
+def test_int8_keeps_tiny_and_huge_vectors(tmp_path):
+    spec = StoreSpec("image", {}, (Field("pooled", (4, 16)),), "int8")
+    base = torch.linspace(-1, 1, 16)
+    value = torch.stack([base * 1e6, base, base * 1e-5, base * 0])
+    build(tmp_path, spec, ["a"], lambda _: ({"pooled": value[None]}, None), progress=False)
+    read = FeatureStore.open(tmp_path, spec).gather(np.array([0]))["pooled"][0]
+    assert ((read - value).abs().amax(1) <= value.abs().amax(1) * 0.009).all()
+    assert not read[3].any()
+
+
+def test_padding_is_not_stored(tmp_path, items):
+    store = make(tmp_path, items, "float16", 1 << 20)
+    pooled = 24  # 9 numbers of 2 bytes, up to a whole word
+    tokens = sum(items.length(name) if items.ragged else 5 for name in items.hashes)
+    numbers = 2 * 3 * 8 * 2 * tokens + pooled * len(items.hashes)
+    beside = 64 + 32 + len(items.hashes) * (20 if items.ragged else 16)
+    assert store.nbytes == numbers + beside
+    assert store.bytes_per_item == store.nbytes / len(store)
+
+
+def test_rows_and_lengths(tmp_path, items):
+    store = make(tmp_path, items)
+    rows = store.rows([items.hashes[5], "unknown", items.hashes[0]])
+    assert rows.tolist() == [5, -1, 0]
+    expected = [items.length(name) if items.ragged else 5 for name in items.hashes]
+    assert store.lengths.tolist() == expected
+    assert store.shard_of(np.arange(23)).tolist() == sorted(store.shard_of(np.arange(23)))
+
+
+def test_absent_items_are_refused_or_zero_on_demand(tmp_path, items):
+    store = make(tmp_path, items)
+    with pytest.raises(CacheError, match="no row -1"):
+        store.gather(np.array([0, -1]))
+    with pytest.raises(CacheError, match="no row 23"):
+        store.gather(np.array([23]), zero_absent=True)
+    batch = store.gather(np.array([3, -1, 4]), zero_absent=True)
+    alone = store.gather(np.array([3, 4]))
+    for name, tensor in alone.items():
+        assert torch.equal(batch[name][[0, 2]], tensor)
+        assert not batch[name][1].any()
+    nothing = store.gather(np.array([-1, -1]), zero_absent=True)
+    assert not any(tensor.any() for tensor in nothing.values())
+
+
+def test_prefetch_changes_nothing(tmp_path, items):
+    store = make(tmp_path, items)
+    rows = np.array([20, 1, 1, 7])
+    before = store.gather(rows)
+    store.prefetch(np.array([20, -1, 7]))
+    after = store.gather(rows)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    with pytest.raises(CacheError, match="no row 99"):
+        store.prefetch(np.array([99]))
+
+
+def test_a_batch_in_use_is_never_written_over(tmp_path):
+    spec = StoreSpec("image", {}, (Field("memory", (1 << 17,)),), "float32")
+
+    def produce(positions):
+        return {"memory": torch.tensor(positions).float()[:, None].expand(-1, 1 << 17)}, None
+
+    names = [str(number) for number in range(6)]
+    store = build(tmp_path, spec, names, produce, progress=False)
+    held = [store.gather(np.array([row, row]))["memory"][1] for row in range(6)]
+    assert [float(tensor.unique()) for tensor in held] == list(range(6))
+    address = held.pop().untyped_storage().data_ptr()
+    gc.collect()
+    assert store.gather(np.array([0, 1]))["memory"].untyped_storage().data_ptr() == address
+
+
+def test_a_store_travels_to_other_processes_without_its_table(tmp_path, items):
+    store = make(tmp_path, items)
+    message = pickle.dumps(store)
+    assert len(message) < 1000
+    rows = np.array([2, 9])
+    assert torch.equal(pickle.loads(message).gather(rows)["memory"], store.gather(rows)["memory"])
+
+
+@pytest.mark.slow
+def test_half_a_million_items_are_found_without_a_table_in_memory(tmp_path):
+    spec = StoreSpec("image", {}, (Field("pooled", (1,)),), "float32")
+    names = [f"{number:x}" for number in range(500_000)]
+
+    def produce(positions):
+        return {"pooled": torch.tensor(positions).float()[:, None]}, None
+
+    build(tmp_path, spec, names, produce, batch_size=100_000, progress=False)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    store = FeatureStore.open(tmp_path, spec)
+    asked = np.random.default_rng(0).choice(500_000, 1000)
+    assert store.rows([names[row] for row in asked]).tolist() == asked.tolist()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40_000  # KB
+
+
+def test_another_spec_is_another_folder(tmp_path, items):
+    make(tmp_path, items)
+    keys = {
+        items.spec().key,
+        items.spec("float16").key,
+        items.spec(level="boundary").key,
+        items.spec(layers=[8, 9]).key,
+    }
+    assert len(keys) == 4
+    with pytest.raises(CacheError, match=r"identity.level: 'layers', not 'boundary'"):
+        FeatureStore.open(tmp_path, items.spec(level="boundary"))
+
+
+def test_identity_must_be_plain_and_ignores_order():
+    field = (Field("pooled", (3,)),)
+    one = StoreSpec("image", {"a": 1, "b": (2, 3)}, field)
+    assert one.key == StoreSpec("image", {"b": [2, 3], "a": 1}, field).key
+    assert StoreSpec.from_json(json.loads(json.dumps(one.to_json()))).key == one.key
+    with pytest.raises(CacheError, match="plain JSON"):
+        StoreSpec("image", {"path": Path("x")}, field)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "float8"}, "dtype is one of"),
+        ({"fields": ()}, "distinct names"),
+        ({"fields": (Field("a", (2,)), Field("a", (2,)))}, "distinct names"),
+        ({"fields": (Field("a", (2,)),), "ragged": True}, "one largest length"),
+        ({"fields": (Field("a", (2, 3), 0), Field("b", (4,), 0)), "ragged": True}, r"\[2, 4\]"),
+        ({"fields": (Field("a", (2, 3), 1),), "ragged": True, "dtype": "int8"}, "last axis"),
+    ],
+)
+def test_specs_that_cannot_be(options, message):
+    with pytest.raises(CacheError, match=message):
+        StoreSpec("text", {}, **({"fields": (Field("a", (2,)),)} | options))
+
+
+def test_a_changed_manifest_is_refused(tmp_path, items):
+    store = make(tmp_path, items)
+    path = store.folder / "manifest.json"
+    path.write_text(path.read_text().replace('"level": "layers"', '"level": "layer2"'))
+    with pytest.raises(CacheError, match=r"manifest.json was changed"):
+        FeatureStore.open(tmp_path, items.spec())
+    path.write_text("{")
+    with pytest.raises(CacheError, match=r"manifest.json is damaged"):
+        FeatureStore.open(tmp_path, items.spec())
+    path.unlink()
+    with pytest.raises(CacheError, match="not complete"):
+        FeatureStore.open(tmp_path, items.spec())
+
+
+def test_a_store_under_another_name_is_refused(tmp_path, items):
+    make(tmp_path, items).folder.rename(items.spec("float16").folder(tmp_path))
+    with pytest.raises(CacheError, match="dtype: 'float32', not 'float16'"):
+        FeatureStore.open(tmp_path, items.spec("float16"))
+
+
+def test_a_truncated_or_swapped_file_is_refused(tmp_path, items):
+    store = make(tmp_path, items)
+    first, second = sorted(store.folder.glob("shard-*"))[:2]
+    index = next(store.folder.glob("index-*"))
+    whole = first.read_bytes()
+    first.write_bytes(whole[:-1])
+    with pytest.raises(CacheError, match=rf"{first.name} is missing or truncated.*cache verify"):
+        FeatureStore.open(tmp_path, items.spec())
+    first.write_bytes(b"\0" * len(whole))
+    with pytest.raises(CacheError, match=f"{first.name} is not the one"):
+        FeatureStore.open(tmp_path, items.spec()).gather(np.array([0]))
+    first.write_bytes(whole)
+    second.unlink()
+    with pytest.raises(CacheError, match=second.name):
+        FeatureStore.open(tmp_path, items.spec())
+    make(tmp_path, items)
+    index.write_bytes(index.read_bytes()[::-1])
+    with pytest.raises(CacheError, match=rf"{index.name} was changed"):
+        FeatureStore.open(tmp_path, items.spec())

@@ -1,0 +1,555 @@
+"""Runs that train from stored features, beside the same runs that read pictures."""
+
+import csv
+from types import SimpleNamespace
+
+import lightning as L
+import pytest
+import torch
+from PIL import Image
+
+import tiny_runs
+from epic_pl.callbacks import FeatureCache
+from epic_pl.data.datamodule import ImageTextDataModule
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.datasets.entailment import EntailmentPairs
+from epic_pl.data.tables.datamodule import TableDataModule
+from epic_pl.data.tables.dataset import sample_table
+from epic_pl.errors import ConfigError, DataError
+from epic_pl.features.store.in_place import StoredRows
+from epic_pl.features.store.manifest import Manifest
+from epic_pl.module import EPICModule
+from epic_pl.nn.encoders import Encoder
+from epic_pl.nn.read_only_tower import ReadOnlyTower
+
+MODES = [("joint", "boundary"), ("read_only", "boundary"), ("read_only", "layers")]
+KINDS = ("image", "text")
+modes = pytest.mark.parametrize(("attention", "level"), MODES)
+
+
+@pytest.fixture
+def workshop(tiny_vit_dir, tiny_tokenizer_dir, tmp_path):
+    """A table of coloured squares, and what trains on it: DataModule, module, cache."""
+    tiny_runs.table(tmp_path, train=12, val=4, test=7)
+
+    def data(**options):
+        given = {"id_column": "id", "split_column": "split", "batch_size_per_device": 4, **options}
+        return TableDataModule(
+            table=str(tmp_path / "table.csv"),
+            image_encoder=str(tiny_vit_dir),
+            text_encoder=str(tiny_tokenizer_dir),
+            **given,
+        )
+
+    def module(attention="read_only", **options):
+        torch.manual_seed(0)
+        return tiny_runs.module(
+            tiny_vit_dir, tiny_tokenizer_dir, prompt_attention=attention, **options
+        )
+
+    def cache(level="layers", **options):
+        given = {"dtype": "float32", "folder": str(tmp_path / "features"), **options}
+        return FeatureCache(level, **given)
+
+    def trainer(*callbacks, **options):
+        return tiny_runs.trainer(tmp_path, callbacks=list(callbacks), **options)
+
+    return SimpleNamespace(data=data, module=module, cache=cache, trainer=trainer, root=tmp_path)
+
+
+class Outputs(L.Callback):
+    """Keeps the logits of test batches."""
+
+    def __init__(self):
+        self.logits = []
+
+    def on_test_batch_end(self, trainer, pl_module, outputs, *_):
+        self.logits.append(outputs["logits"].clone())
+
+
+def fit(workshop, attention, cache=None, epochs=2, data=None, **options):
+    L.seed_everything(0, verbose=False)
+    module = workshop.module(attention, **options)
+    data = data or workshop.data()
+    callbacks = [] if cache is None else [cache]
+    trainer = workshop.trainer(*callbacks, max_epochs=epochs, num_sanity_val_steps=0)
+    trainer.fit(module, datamodule=data)
+    return module, {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def logits_of(workshop, module, cache=None, data=None):
+    outputs = Outputs()
+    callbacks = [outputs] if cache is None else [outputs, cache]
+    workshop.trainer(*callbacks).test(module, datamodule=data or workshop.data(), verbose=False)
+    return torch.cat(outputs.logits)
+
+
+def stored_items(root, kind):
+    (folder,) = (root / "features").glob(f"{kind}-*")
+    return Manifest.read(folder).index.items
+
+
+def blank_cells(root, cells):
+    """Empty (row number, column) cells of the table."""
+    with (root / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for number, column in cells:
+        rows[number][column] = ""
+    with (root / "table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@modes
+def test_fit_with_and_without_gives_the_same_run(workshop, attention, level):
+    live, live_metrics = fit(workshop, attention)
+    cached, metrics = fit(workshop, attention, workshop.cache(level))
+    assert metrics == pytest.approx(live_metrics, abs=1e-5)
+    for (name, one), (_, other) in zip(
+        live.model.named_parameters(), cached.model.named_parameters(), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4, msg=name)
+
+
+@modes
+def test_logits_and_predictions_are_those_of_pictures(workshop, attention, level, monkeypatch):
+    module = workshop.module(attention)
+    expected = logits_of(workshop, module)
+    cache = workshop.cache(level)
+    torch.testing.assert_close(logits_of(workshop, module, cache), expected, rtol=0, atol=1e-5)
+    live = workshop.trainer().predict(module, datamodule=workshop.data())
+    monkeypatch.setattr(ImageTextDataset, "raw", lambda *_: pytest.fail("a picture was read"))
+    stored = workshop.trainer(cache).predict(module, datamodule=workshop.data())
+    for one, other in zip(live, stored, strict=True):
+        assert one["sample_id"] == other["sample_id"]
+        torch.testing.assert_close(one["probabilities"], other["probabilities"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [("bfloat16", 0.05), ("float16", 5e-3), ("int8", 0.05)])
+@modes
+def test_smaller_numbers_are_close(workshop, attention, level, dtype, atol):
+    module = workshop.module(attention)
+    expected = logits_of(workshop, module)
+    got = logits_of(workshop, module, workshop.cache(level, dtype=dtype))
+    assert not torch.equal(got, expected)
+    torch.testing.assert_close(got, expected, rtol=0, atol=atol)
+
+
+@modes
+def test_absent_pictures_and_texts(workshop, attention, level):
+    # test rows start at 16: one batch lacks all of its texts, another row its picture
+    blank_cells(workshop.root, [(1, "image"), (2, "text"), (13, "text"), (17, "image")])
+    blank_cells(workshop.root, [(number, "text") for number in (20, 21, 22)])
+    module = workshop.module(attention)
+    expected = logits_of(workshop, module)
+    got = logits_of(workshop, module, workshop.cache(level))
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+    _, live = fit(workshop, attention, modality_dropout=0.5)
+    _, cached = fit(workshop, attention, workshop.cache(level), modality_dropout=0.5)
+    assert cached == pytest.approx(live, abs=1e-4)
+
+
+@pytest.mark.parametrize("missing", [{"image_column": None}, {"text_columns": None}])
+def test_tables_of_one_modality(workshop, missing):
+    module = workshop.module()
+    expected = logits_of(workshop, module, data=workshop.data(**missing))
+    got = logits_of(workshop, module, workshop.cache(), data=workshop.data(**missing))
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+
+def test_each_picture_and_text_is_stored_once(workshop):
+    with (workshop.root / "table.csv").open("a", newline="") as file:
+        writer = csv.writer(file)
+        for number in range(5):  # the same picture and text five times more
+            row = ["pictures/train0.png", "a blue square, number 0", "blue", "train"]
+            writer.writerow([f"again{number}", *row])
+    # another file of the same content counts as the same picture
+    assert (workshop.root / "pictures/train3.png").read_bytes() == (
+        workshop.root / "pictures/train0.png"
+    ).read_bytes()
+    fit(workshop, "read_only", workshop.cache(), epochs=1)
+    assert stored_items(workshop.root, "image") == len(tiny_runs.COLOURS)
+    assert stored_items(workshop.root, "text") == 12
+    workshop.trainer(workshop.cache()).test(
+        workshop.module(), datamodule=workshop.data(), verbose=False
+    )
+    # texts of val and test are among those of train
+    assert stored_items(workshop.root, "text") == 12
+
+
+def files(root):
+    found = (root / "features").rglob("*")
+    return {p: p.stat().st_mtime_ns for p in found if p.is_file() and p.suffix != ".lock"}
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """Sizes of all batches that go through a layer of a frozen encoder."""
+    sizes, run_layers = [], Encoder.run_layers
+
+    def counting(self, start, stop, tokens, mask=None):
+        sizes.append(len(tokens))
+        return run_layers(self, start, stop, tokens, mask)
+
+    monkeypatch.setattr(Encoder, "run_layers", counting)
+    return sizes
+
+
+def test_second_run_runs_no_encoder_and_writes_nothing(workshop, encoded):
+    fit(workshop, "read_only", workshop.cache(), epochs=1)
+    assert max(encoded) > 1
+    before = files(workshop.root)
+    encoded.clear()
+    fit(workshop, "read_only", workshop.cache(), epochs=1)
+    assert not encoded
+    assert files(workshop.root) == before
+
+
+def test_a_damaged_spec_beside_the_store_is_passed_over(workshop, encoded):
+    module = workshop.module()
+    expected = logits_of(workshop, module, workshop.cache())
+    damaged = workshop.root / "features" / f"image-{'0' * 16}"
+    damaged.mkdir()
+    (damaged / "spec.json").write_text("[]")
+    encoded.clear()
+    assert torch.equal(logits_of(workshop, module, workshop.cache()), expected)
+    assert not encoded
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_a_probe_reads_what_a_store_of_prompts_has_beside(workshop, encoded, dtype):
+    probe = workshop.module(method="linear_probe")
+    logits_of(workshop, workshop.module(), workshop.cache(dtype=dtype))
+    before = files(workshop.root)
+    encoded.clear()
+    logits = logits_of(workshop, probe, workshop.cache(dtype=dtype))
+    assert max(encoded, default=1) == 1  # a look at the fields' shapes
+    assert files(workshop.root) == before
+    own = workshop.cache(dtype=dtype, folder=str(workshop.root / "own"))
+    torch.testing.assert_close(logits, logits_of(workshop, probe, own), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{"image_pooling": "mean"}, {"text_pooling": "mean"}], ids=["image", "text"]
+)
+def test_a_probe_of_another_pooling_reads_no_such_store(workshop, options):
+    logits_of(workshop, workshop.module(), workshop.cache())
+    probe = workshop.module(method="linear_probe", **options)
+    torch.testing.assert_close(
+        logits_of(workshop, probe, workshop.cache()), logits_of(workshop, probe), rtol=0, atol=1e-5
+    )
+    assert len(list((workshop.root / "features").glob("*-*/manifest.json"))) == 3
+
+
+def test_a_store_that_lacks_items_stands_in_for_none(workshop):
+    probe = workshop.module(method="linear_probe")
+    logits_of(workshop, workshop.module(), workshop.cache())
+    Image.new("RGB", (50, 50), (250, 250, 20)).save(workshop.root / "pictures/test2.png")
+    logits = logits_of(workshop, probe, workshop.cache())
+    torch.testing.assert_close(logits, logits_of(workshop, probe), rtol=0, atol=1e-5)
+    assert len(list((workshop.root / "features").glob("image-*"))) == 2
+    assert len(list((workshop.root / "features").glob("text-*"))) == 1
+
+
+def test_a_damaged_store_stands_in_for_none(workshop):
+    probe = workshop.module(method="linear_probe")
+    logits_of(workshop, workshop.module(), workshop.cache())
+    (manifest,) = (workshop.root / "features").glob("image-*/manifest.json")
+    manifest.write_text("{}")
+    logits = logits_of(workshop, probe, workshop.cache())
+    torch.testing.assert_close(logits, logits_of(workshop, probe), rtol=0, atol=1e-5)
+    assert len(list((workshop.root / "features").glob("image-*"))) == 2
+    assert len(list((workshop.root / "features").glob("text-*"))) == 1
+
+
+def test_a_changed_picture_is_encoded_again(workshop):
+    module = workshop.module()
+    first = logits_of(workshop, module, workshop.cache())
+    items = stored_items(workshop.root, "image")
+    Image.new("RGB", (50, 50), (250, 250, 20)).save(workshop.root / "pictures/test2.png")
+    second = logits_of(workshop, module, workshop.cache())
+    assert stored_items(workshop.root, "image") == items + 1
+    same = torch.arange(7) != 2
+    assert torch.equal(first[same], second[same])
+    assert not torch.allclose(first[2], second[2])
+    expected = logits_of(workshop, module)
+    torch.testing.assert_close(second, expected, rtol=0, atol=1e-5)
+
+
+def test_other_layers_or_preprocessing_meet_another_store(workshop):
+    def count():
+        return len(list((workshop.root / "features").glob("image-*")))
+
+    logits_of(workshop, workshop.module(), workshop.cache())
+    assert count() == 1
+    logits_of(workshop, workshop.module(num_prompts=2, hub_width=4), workshop.cache())
+    assert count() == 1  # prompts do not matter
+    logits_of(workshop, workshop.module(interaction_layers=1), workshop.cache())
+    assert count() == 2
+    logits_of(workshop, workshop.module(image_pooling="mean"), workshop.cache())
+    assert count() == 3
+
+
+@pytest.mark.parametrize("change", ["version", "tokenizer", "text length", "precision"])
+def test_whatever_a_features_numbers_depend_on_names_its_store(workshop, monkeypatch, change):
+    module = workshop.module()
+    logits_of(workshop, module, workshop.cache())
+    options = {}
+    if change == "version":
+        monkeypatch.setattr("epic_pl.features.items.FEATURES_VERSION", 1000)
+    elif change == "tokenizer":
+        path = "epic_pl.features.modalities.tokenizer_digest"
+        monkeypatch.setattr(path, lambda _: "another")
+    elif change == "text length":
+        options["max_text_tokens"] = 9
+    else:
+        module.model.text_tower.precision = torch.bfloat16
+    data = workshop.data(**options)
+    data.prepare_data()
+    data.setup("test")
+    workshop.cache().fill(module, data, "test")
+    count = {kind: len(list((workshop.root / "features").glob(f"{kind}-*"))) for kind in KINDS}
+    assert count == {"image": 2 if change == "version" else 1, "text": 2}
+
+
+def test_validation_alone_and_a_run_after_the_cache_is_gone(workshop):
+    data, module = workshop.data(), workshop.module()
+    (live,) = workshop.trainer().validate(module, datamodule=workshop.data(), verbose=False)
+    (cached,) = workshop.trainer(workshop.cache()).validate(module, datamodule=data, verbose=False)
+    assert cached == pytest.approx(live, abs=1e-5)
+    # the same DataModule, other splits, no cache
+    expected = logits_of(workshop, module)
+    assert torch.equal(logits_of(workshop, module, data=data), expected)
+
+
+def test_views_are_drawn_and_stored_once(workshop):
+    data = workshop.data(augment="crop")
+    _, metrics = fit(workshop, "read_only", workshop.cache(views=2), data=data)
+    assert metrics["val/loss"] > 0
+    # two views of each training colour, and each as evaluation sees it for val
+    assert stored_items(workshop.root, "image") == 3 * len(tiny_runs.COLOURS)
+
+
+def test_stored_views_are_the_same_whatever_the_threads(workshop, tmp_path):
+    epochs = []
+    for threads in (1, 8):
+        data = workshop.data(augment="crop")
+        data.prepare_data()
+        data.setup("fit")
+        cache = workshop.cache(views=8, threads=threads, folder=str(tmp_path / f"{threads}"))
+        module = workshop.module()
+        state = torch.get_rng_state()
+        cache.fill(module, data, "fit")
+        assert torch.equal(torch.get_rng_state(), state)  # training draws as without a cache
+        loader = data.train_dataloader()
+        epochs.append(torch.cat([batch["image_features"]["pooled"] for batch in loader]))
+    assert torch.equal(*epochs)
+
+
+def test_augmentation_without_views_is_refused(workshop):
+    with pytest.raises(ConfigError, match=r"cache\.views"):
+        fit(workshop, "read_only", workshop.cache(), data=workshop.data(augment="flip"))
+
+
+def test_what_is_not_trained_on_is_stored_whatever_training_augments(workshop):
+    module, data = workshop.module(), workshop.data(augment="flip")
+    expected = logits_of(workshop, module, data=data)
+    cached = logits_of(workshop, module, workshop.cache(), data)
+    torch.testing.assert_close(cached, expected, rtol=0, atol=1e-5)
+
+
+def test_views_of_pictures_that_nothing_augments_are_stored_once(workshop):
+    fit(workshop, "read_only", workshop.cache(views=3), epochs=1)
+    assert stored_items(workshop.root, "image") == len(tiny_runs.COLOURS)
+
+
+class Interruption(L.Callback):
+    def on_train_batch_end(self, *_):
+        raise RuntimeError("halfway")
+
+
+def test_after_a_failed_fit_pictures_are_read_again(workshop):
+    data = workshop.data()
+    trainer = workshop.trainer(workshop.cache(), Interruption(), max_epochs=1)
+    with pytest.raises(RuntimeError, match="halfway"):
+        trainer.fit(workshop.module(), datamodule=data)
+    other = workshop.module("joint")
+    torch.testing.assert_close(
+        logits_of(workshop, other, data=data), logits_of(workshop, other), rtol=0, atol=1e-6
+    )
+    assert "image_features" not in next(iter(data.train_dataloader()))
+
+
+@pytest.mark.parametrize("option", ["batch_size", "threads"])
+def test_counts_of_nothing_are_refused(workshop, option):
+    with pytest.raises(ConfigError, match=rf"cache\.{option} is 0"):
+        workshop.cache(**{option: 0})
+
+
+def test_joint_prompts_have_no_layers_to_store(workshop):
+    with pytest.raises(ConfigError, match="read_only"):
+        fit(workshop, "joint", workshop.cache("layers"))
+
+
+def test_negative_views_are_refused():
+    with pytest.raises(ConfigError, match="views is -1"):
+        FeatureCache("layers", views=-1)
+
+
+def test_loaders_of_ones_own_are_refused(workshop):
+    loader = tiny_runs.loader(tiny_runs.samples())
+    with pytest.raises(ConfigError, match="loaders of your own"):
+        workshop.trainer(workshop.cache(), max_epochs=1).fit(workshop.module(), loader)
+
+
+def test_off_leaves_loaders_of_ones_own_alone(workshop):
+    loader = tiny_runs.loader(tiny_runs.samples())
+    trainer = workshop.trainer(FeatureCache(), max_epochs=1)
+    trainer.fit(workshop.module(), loader)
+    assert not (workshop.root / "features").exists()
+
+
+class _Pairs(ImageTextDataModule):
+    """Entailment in training, plain rows else; `rows` may be any dataset."""
+
+    def __init__(self, root, rows=None, **options):
+        super().__init__(**options)
+        self.root, self.rows = root, rows
+
+    @property
+    def class_names(self):
+        return ["not_entailment", "entailment"]
+
+    def build_dataset(self, split, transform):
+        if self.rows is not None:
+            return self.rows
+        names = [f"a {colour} square" for colour in tiny_runs.COLOURS]
+        paths = [f"pictures/train{number}.png" for number in range(3)]
+        table = sample_table(names, paths, names, [1, 1, 1])
+        dataset = ImageTextDataset(table, self.root, transform, seed=self.seed)
+        return EntailmentPairs(dataset, names, 3, seed=0) if split == "train" else dataset
+
+
+@modes
+def test_entailment_pairs(workshop, tiny_vit_dir, tiny_tokenizer_dir, attention, level):
+    def pairs():
+        encoders = {"image_encoder": str(tiny_vit_dir), "text_encoder": str(tiny_tokenizer_dir)}
+        return _Pairs(workshop.root, batch_size_per_device=4, **encoders)
+
+    _, live = fit(workshop, attention, data=pairs(), num_classes=2)
+    _, cached = fit(workshop, attention, workshop.cache(level), data=pairs(), num_classes=2)
+    assert cached == pytest.approx(live, abs=1e-5)
+    assert stored_items(workshop.root, "image") == 3
+    assert stored_items(workshop.root, "text") == 3
+
+
+class _Roots(ImageTextDataModule):
+    """Splits whose pictures have the same paths in folders of their own."""
+
+    def __init__(self, root, **options):
+        super().__init__(**options)
+        self.root = root
+
+    @property
+    def class_names(self):
+        return list(tiny_runs.COLOURS)
+
+    def build_dataset(self, split, transform):
+        (self.root / split).mkdir(exist_ok=True)
+        colour = {"train": "red", "val": "blue"}.get(split, "green")
+        Image.new("RGB", (40, 36), tiny_runs.COLOURS[colour]).save(self.root / split / "0.png")
+        table = sample_table(["0"], ["0.png"], ["a square"], [0])
+        return ImageTextDataset(table, self.root / split, transform)
+
+
+def test_the_same_path_in_two_splits_is_two_pictures(workshop, tiny_vit_dir, tiny_tokenizer_dir):
+    def data():
+        return _Roots(
+            workshop.root, image_encoder=str(tiny_vit_dir), text_encoder=str(tiny_tokenizer_dir)
+        )
+
+    _, live = fit(workshop, "read_only", data=data())
+    _, cached = fit(workshop, "read_only", workshop.cache(), data=data())
+    assert cached == pytest.approx(live, abs=1e-5)
+    assert stored_items(workshop.root, "image") == 2
+
+
+def test_datasets_without_names_are_refused(workshop, tiny_vit_dir, tiny_tokenizer_dir):
+    data = _Pairs(
+        workshop.root,
+        rows=[1, 2, 3],
+        image_encoder=str(tiny_vit_dir),
+        text_encoder=str(tiny_tokenizer_dir),
+    )
+    with pytest.raises(ConfigError, match="list cannot tell its rows by name"):
+        fit(workshop, "read_only", workshop.cache(), data=data, num_classes=2)
+
+
+def test_a_broken_picture_is_named(workshop):
+    path = workshop.root / "pictures" / "test3.png"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"test3\.png"):
+        logits_of(workshop, workshop.module(), workshop.cache())
+
+
+# ------------------------------------------------------------------ read where it is stored
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Tiny memories stay in place too; gives the types that the model is handed."""
+    monkeypatch.setattr("epic_pl.features.store.in_place._LARGE", 0)
+    types, restore = set(), ReadOnlyTower.restore
+
+    def spy(tower, features, *rest):
+        types.add(type(features.get("memory")))
+        return restore(tower, features, *rest)
+
+    monkeypatch.setattr(ReadOnlyTower, "restore", spy)
+    return types
+
+
+def _gather_all(monkeypatch):
+    monkeypatch.setattr(EPICModule, "reads_in_place", False)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+@pytest.mark.parametrize("fill", ["ahead", "first_epoch"])
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_a_fit_in_place_learns_what_one_from_gathered_tensors_does(
+    workshop, seen, monkeypatch, dtype, fill, prefetch
+):
+    blank_cells(workshop.root, [(1, "image"), (2, "text")])
+    runs = []
+    for name in ("in_place", "gathered"):
+        cache = workshop.cache(dtype=dtype, fill=fill, folder=str(workshop.root / name))
+        runs.append(fit(workshop, "read_only", cache, data=workshop.data(prefetch=prefetch)))
+        assert seen == ({StoredRows} if name == "in_place" else {torch.Tensor})
+        seen.clear()
+        _gather_all(monkeypatch)
+    (one, metrics), (other, expected) = runs
+    assert metrics == pytest.approx(expected, abs=1e-5)
+    for (name, mine), (_, theirs) in zip(
+        one.model.named_parameters(), other.model.named_parameters(), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5, msg=name)
+
+
+def test_bfloat16_arithmetic_reads_in_place(workshop, seen, monkeypatch):
+    module, logits = workshop.module(), []
+    for _ in range(2):
+        outputs = Outputs()
+        trainer = workshop.trainer(outputs, workshop.cache(), precision="bf16-mixed")
+        trainer.test(module, datamodule=workshop.data(), verbose=False)
+        logits.append(torch.cat(outputs.logits))
+        _gather_all(monkeypatch)
+    assert seen == {StoredRows, torch.Tensor}
+    torch.testing.assert_close(*logits, rtol=0, atol=0.02)
+
+
+def test_what_cannot_read_in_place_is_given_tensors(workshop, seen):
+    assert not workshop.module(compile=True).reads_in_place
+    module = workshop.module()
+    logits_of(workshop, module, workshop.cache(), workshop.data(num_workers=1))
+    assert seen == {torch.Tensor}

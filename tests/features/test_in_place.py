@@ -1,0 +1,149 @@
+"""Fields that stay in their shards, beside the same fields gathered."""
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.utilities import move_data_to_device
+
+from epic_pl.features import FeatureStore, GrowingStore, build
+from epic_pl.features.store import in_place
+from epic_pl.lazy_tensor import StoredField, whole
+from epic_pl.nn.encoders.reading import Memory, read_attention
+
+DTYPES = ("float32", "bfloat16", "float16", "int8")
+FIELDS = ("memory",)
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    """Tiny fields stay too, and are read two or three items at a time."""
+    monkeypatch.setattr(in_place, "_LARGE", 0)
+    monkeypatch.setattr(in_place, "_PIECE", 2500)
+
+
+def make(root, items, dtype="float16") -> FeatureStore:
+    spec = items.spec(dtype)
+    return build(
+        root, spec, items.hashes, items.produce, batch_size=3, shard_bytes=4096, progress=False
+    )
+
+
+def both(store, rows):
+    """The same batch left in place and gathered."""
+    rows = np.asarray(rows)
+    return store.gather(rows, True, FIELDS), store.gather(rows, True)
+
+
+def assert_same(left, gathered):
+    assert left.keys() == gathered.keys()
+    assert isinstance(left["memory"], StoredField)
+    for name, expected in gathered.items():
+        assert tuple(left[name].shape) == tuple(expected.shape)
+        assert left[name].dtype == expected.dtype
+        assert torch.equal(whole(left[name]), expected), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_field_holds_what_a_gather_gives(tmp_path, items, rng, dtype):
+    store = make(tmp_path, items, dtype)
+    for size in (1, 8, 23):
+        rows = rng.choice(len(store), size)  # with repetitions
+        assert_same(*both(store, rows))
+    assert_same(*both(store, [3, -1, 4, -1]))
+    assert_same(*both(store, [-1, -1]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pieces_are_the_samples_in_order(tmp_path, items, dtype):
+    left, gathered = both(make(tmp_path, items, dtype), [5, -1, *range(9)])
+    field, expected = left["memory"][:, 1], gathered["memory"][:, 1]
+    for wanted in (torch.float32, torch.bfloat16):
+        seen = []
+        for samples, piece in field.pieces(wanted):
+            seen += range(11)[samples]
+            assert torch.equal(piece, expected[samples].to(wanted))
+            assert len(piece) < 11
+        assert seen == list(range(11))
+
+
+def test_only_leading_axes_can_be_fixed(tmp_path, items):
+    left, gathered = both(make(tmp_path, items), range(4))
+    memory = left["memory"]
+    assert torch.equal(memory[:, 1][:, 2].whole(), gathered["memory"][:, 1, 2])
+    for index in [(0,), (slice(None), slice(1)), (slice(None), 0, 0, 0), (slice(1, None), 0)]:
+        with pytest.raises(IndexError):
+            memory[index]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_attention_and_its_gradients_are_those_of_gathered_tensors(
+    tmp_path, items, dtype, precision
+):
+    left, gathered = both(make(tmp_path, items, dtype), [2, 7, -1, 7, 20])
+    results = []
+    for memory in (left["memory"], gathered["memory"]):
+        # the test's memory is (B, 2, h, N, d)
+        length = memory.shape[3]
+        torch.manual_seed(0)
+        stream = [torch.randn(5, 3, 4, 8).to(precision).requires_grad_() for _ in range(3)]
+        mask = torch.ones(5, 1, 1, length + 4, dtype=torch.bool)
+        mask[2, ..., :length] = False
+        output = read_attention(*stream, Memory(memory[:, 0], memory[:, 1]), mask)
+        gradients = torch.autograd.grad((output * torch.randn(5, 3, 4, 8)).sum(), stream)
+        results.append([output, *gradients])
+    atol = 1e-6 if precision == torch.float32 else 0.02
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=atol)
+
+
+def test_backward_keeps_nothing_of_the_memory(tmp_path, items):
+    left, _ = both(make(tmp_path, items), range(23))
+    memory, kept = left["memory"], []
+    stream = [torch.randn(23, 3, 1, 8, requires_grad=True) for _ in range(3)]
+
+    def keep(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        read_attention(*stream, Memory(memory[:, 0], memory[:, 1]))
+    assert max(kept) < 23 * 3 * memory.shape[3] * 8
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_growing_store_leaves_what_is_written_and_what_is_not(tmp_path, items, dtype):
+    whole_store = make(tmp_path / "built", items, dtype)
+    store = GrowingStore(tmp_path, items.spec(dtype), batch_size=3)
+    for stop in (5, 12):
+        names = [*items.hashes[:stop], None]
+        left = store.gather(
+            names, lambda some: items.padded([items.hashes[n] for n in some]), FIELDS
+        )
+        expected = whole_store.gather(whole_store.rows([*names[:-1], ""]), True)
+        assert_same(left, expected)
+        store.flush()
+        assert_same(left, expected)  # a batch outlives the flush
+
+
+def test_shards_that_are_mapped_no_more_are_mapped_again(tmp_path, items):
+    store = make(tmp_path, items)
+    left, gathered = both(store, range(23))
+    store._shard.cache_clear()
+    assert_same(left, gathered)
+
+
+def test_small_fields_are_gathered(tmp_path, items, monkeypatch):
+    store = make(tmp_path, items)
+    monkeypatch.setattr(in_place, "_LARGE", 1 << 20)
+    left, _ = both(store, range(4))
+    assert isinstance(left["memory"], torch.Tensor)
+
+
+def test_a_trainer_moves_it_to_other_devices_only(tmp_path, items):
+    left, _ = both(make(tmp_path, items), range(4))
+    on_cpu = move_data_to_device({"text_features": left}, torch.device("cpu"))
+    assert on_cpu["text_features"]["memory"] is left["memory"]
+    moved = move_data_to_device(left, torch.device("meta"))["memory"]
+    assert moved.is_meta
+    assert tuple(moved.shape) == left["memory"].shape

@@ -1,0 +1,247 @@
+"""Every method of the registry through the real Trainer and the real command line."""
+
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning as L
+import pyarrow.parquet as pq
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from test_ddp import _run as run_process
+
+import tiny_runs
+from epic_pl.callbacks import FeatureCache
+from epic_pl.cli import run
+from epic_pl.data import TableDataModule
+from epic_pl.errors import CheckpointError, ConfigError
+from epic_pl.module import EPICModule
+from epic_pl.module.checkpoint import read_checkpoint
+from epic_pl.nn.methods import METHODS
+
+methods = pytest.mark.parametrize("name", METHODS)
+# drawn once, not trained, and so in the checkpoint as well
+LEFT_AS_DRAWN = {
+    "pmf": {f"model.{side}_prompts.fusion_context" for side in ("image", "text")},
+}
+
+
+@pytest.fixture
+def workshop(tiny_vit_dir, tiny_tokenizer_dir, tmp_path):
+    """A table of coloured squares, and what trains a method on it."""
+    tiny_runs.table(tmp_path, train=8, val=3, test=5)
+
+    def data():
+        return TableDataModule(
+            table=str(tmp_path / "table.csv"),
+            split_column="split",
+            id_column="id",
+            image_encoder=str(tiny_vit_dir),
+            text_encoder=str(tiny_tokenizer_dir),
+            batch_size_per_device=3,
+        )
+
+    def module(name, **options):
+        torch.manual_seed(0)
+        return tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, method=name, **options)
+
+    def trainer(*callbacks, **options):
+        return tiny_runs.trainer(tmp_path, callbacks=list(callbacks), **options)
+
+    return SimpleNamespace(root=tmp_path, data=data, module=module, trainer=trainer)
+
+
+def _trained(module):
+    return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+
+
+def _batch():
+    return next(iter(tiny_runs.loader(tiny_runs.samples())))
+
+
+# checkpoints ----------------------------------------------------------------------------------
+
+
+@methods
+def test_a_checkpoint_is_strict_adapter_sized_and_restores_the_logits(name, workshop):
+    module, trainer = workshop.module(name), workshop.trainer(max_epochs=1)
+    frozen = {key for key, p in module.named_parameters() if not p.requires_grad}
+    before = {key: p.clone() for key, p in module.named_parameters() if key in frozen}
+    trainer.fit(module, tiny_runs.loader(tiny_runs.samples()))
+    assert all(torch.equal(p, before[key]) for key, p in module.named_parameters() if key in frozen)
+
+    path = workshop.root / "fitted.ckpt"
+    trainer.save_checkpoint(path)
+    content = torch.load(path, weights_only=True)
+    fitted = {"calibration_temperature"}
+    fitted |= {"model.interaction_weight"} if name in ("epic", "prompts_only") else set()
+    left = LEFT_AS_DRAWN.get(name, set()) | fitted
+    assert set(content["state_dict"]) == set(_trained(module)) | left
+    held = sum(value.numel() for value in content["state_dict"].values())
+    assert held - len(fitted) <= sum(value.numel() for value in module.parameters()) - sum(
+        p.numel() for key, p in module.named_parameters() if "_tower." in key and key in frozen
+    )
+    again = EPICModule.load_from_checkpoint(path).eval()
+    assert again.hparams["method"] == name
+    assert torch.equal(again(_batch()), module.eval()(_batch()))
+
+    content["state_dict"].popitem()
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="lacks"):
+        EPICModule.load_from_checkpoint(path)
+
+
+def test_a_checkpoint_of_another_method_is_refused(workshop):
+    trainer = workshop.trainer(max_epochs=1)
+    trainer.fit(workshop.module("linear_probe"), tiny_runs.loader(tiny_runs.samples()))
+    trainer.save_checkpoint(workshop.root / "probe.ckpt")
+    with pytest.raises(CheckpointError, match="it lacks"):
+        workshop.module("lora", warm_start=str(workshop.root / "probe.ckpt"))
+
+
+@methods
+def test_resume_in_the_middle_of_an_epoch_equals_the_run_that_never_stopped(name, workshop):
+    def fit(ckpt_path=None):
+        L.seed_everything(0 if ckpt_path is None else 77, verbose=False)
+        module = workshop.module(name, modality_dropout=0.8, lr=1e-2)
+        every_step = ModelCheckpoint(
+            workshop.root / "steps",
+            "step{step}",
+            every_n_train_steps=1,
+            save_top_k=-1,
+            auto_insert_metric_name=False,
+        )
+        keep = [] if ckpt_path else [every_step]
+        trainer = workshop.trainer(*keep, max_epochs=2, enable_checkpointing=bool(keep))
+        trainer.fit(module, workshop.data(), ckpt_path=ckpt_path, weights_only=True)
+        assert trainer.global_step == 6
+        return _trained(module)
+
+    straight = fit()
+    resumed = fit(str(workshop.root / "steps" / "step2.ckpt"))
+    assert straight.keys() == resumed.keys()
+    assert not [key for key, value in straight.items() if not torch.equal(value, resumed[key])]
+    early = read_checkpoint(str(workshop.root / "steps" / "step2.ckpt"))["state_dict"]
+    moved = {key for key, value in straight.items() if not torch.equal(value, early[key])}
+    # enough absence that its stand-ins learn as well
+    assert moved == set(straight)
+
+
+# the feature cache ----------------------------------------------------------------------------
+
+
+class Outputs(L.Callback):
+    """Keeps the logits of test batches."""
+
+    def __init__(self):
+        self.logits = []
+
+    def on_test_batch_end(self, trainer, pl_module, outputs, *_):
+        self.logits.append(outputs["logits"].clone())
+
+
+def _test_logits(workshop, module, level):
+    outputs = Outputs()
+    cache = FeatureCache(level, dtype="float32", folder=str(workshop.root / "features"))
+    workshop.trainer(outputs, cache).test(module, datamodule=workshop.data(), verbose=False)
+    return torch.cat(outputs.logits)
+
+
+@methods
+def test_stored_features_give_the_logits_of_pictures_and_other_levels_are_refused(name, workshop):
+    module = workshop.module(name)
+    live = _test_logits(workshop, module, "off")
+    for level in ("boundary", "layers"):
+        if level in module.model.cache_levels:
+            cached = _test_logits(workshop, module, level)
+            torch.testing.assert_close(cached, live, rtol=0, atol=1e-5)
+        else:
+            with pytest.raises(ConfigError, match=f"'{level}' stores less than this method needs"):
+                _test_logits(workshop, module, level)
+
+
+# the command line -----------------------------------------------------------------------------
+
+
+@methods
+def test_fit_test_and_predict_by_command(
+    name, tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["epic-pl"])
+    tiny_runs.table(tmp_path / "data", train=4, val=2, test=3)
+    config = tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir)
+    options = ["--config", str(config), "--model.method", name]
+    fitted = run(["fit", *options, "--trainer.max_epochs", "1"])
+    assert type(fitted.model.model) is METHODS[name].model
+    (best,) = tmp_path.rglob("best.ckpt")
+    tested = run(["test", *options, "--ckpt_path", str(best)])
+    assert 0 <= tested.trainer.callback_metrics["test/accuracy"] <= 1
+    run(["predict", *options, "--ckpt_path", str(best)])
+    (table,) = tmp_path.rglob("predictions.parquet")
+    assert pq.read_table(table)["sample_id"].to_pylist() == ["test0", "test1", "test2"]
+
+
+def test_a_methods_own_options_come_from_the_command_line_and_the_checkpoint(
+    tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["epic-pl"])
+    tiny_runs.table(tmp_path / "data", train=4, val=2, test=3)
+    config = tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir)
+    options = ["--config", str(config), "--trainer.max_epochs", "1"]
+    lora = ["--model.method", "lora", "--model.method_options", '{"rank": 3, "encoder_lr": 0.01}']
+    cli = run(["fit", *options, *lora])
+    assert cli.model.model.config.rank == 3
+    (group,) = (g for g in cli.trainer.optimizers[0].param_groups if g["name"] == "encoders")
+    assert group["initial_lr"] == 0.01
+    (best,) = tmp_path.rglob("best.ckpt")
+    assert EPICModule.load_from_checkpoint(best).model.config.rank == 3
+    with pytest.raises(ConfigError, match=r"'lora' has no option ranc; it has: .*rank"):
+        run(["fit", *options, *lora[:3], '{"ranc": 3}'])
+    with pytest.raises(ConfigError, match=r"no method 'lorra'.*lora"):
+        run(["fit", *options, "--model.method", "lorra"])
+
+
+# two ranks ------------------------------------------------------------------------------------
+
+# DDP's launcher starts this file again as the second rank, so all methods share one start-up
+SCRIPT = """
+import sys
+import torch
+import tiny_runs
+
+torch.set_num_threads(1)
+# on each rank samples with both modalities, with either and with the other
+rows = [
+    row | {"image_present": number % 3 != 0, "text_present": number % 3 != 1}
+    for number, row in enumerate(tiny_runs.samples(24))
+]
+for name in sys.argv[3:]:
+    module = tiny_runs.module(*sys.argv[1:3], method=name, lr=1e-2)
+    before = {k: p.detach().clone() for k, p in module.named_parameters() if p.requires_grad}
+    trainer = tiny_runs.trainer(".", devices=2, strategy="ddp", max_epochs=1)
+    trainer.fit(module, tiny_runs.loader(rows, 2))
+    after = {k: p.detach().clone() for k, p in module.named_parameters() if p.requires_grad}
+    torch.save((before, after), f"{name}.rank{trainer.global_rank}.pt")
+    trainer.strategy.barrier()
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_end_with_the_same_weights_and_all_have_moved(
+    tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch
+):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    monkeypatch.setenv("PYTHONPATH", str(Path(tiny_runs.__file__).parent), prepend=os.pathsep)
+    encoders = str(tiny_vit_dir), str(tiny_tokenizer_dir)
+    run_process([sys.executable, "script.py", *encoders, *METHODS], tmp_path)
+    for name in METHODS:
+        (before, after), (_, other) = (
+            torch.load(tmp_path / f"{name}.rank{rank}.pt", weights_only=True) for rank in (0, 1)
+        )
+        assert after.keys() == other.keys()
+        assert all(torch.equal(value, other[key]) for key, value in after.items())
+        assert not [key for key, value in after.items() if torch.equal(value, before[key])]

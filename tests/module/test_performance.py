@@ -1,0 +1,111 @@
+"""The options for speed through the Trainer: what is learnt and saved stays as it was."""
+
+import shutil
+from functools import partialmethod
+
+import pytest
+import setuptools  # noqa: F401 the compiler wants it, and late in a long run it fails to load
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+from torch.utils.data import DataLoader
+
+import tiny_runs
+from epic_pl.errors import ConfigError
+from epic_pl.module import EPICModule
+from epic_pl.module.compilation import check_compiler, is_compiled
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None,
+    reason="torch.compile needs a C++ compiler, and neither g++ nor clang++ is installed",
+)
+
+
+@pytest.fixture
+def make(tiny_vit_dir, tiny_tokenizer_dir):
+    return lambda **options: tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, **options)
+
+
+def _trained(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_a_precision_that_the_device_lacks_is_refused_before_the_first_step(
+    make, tmp_path, monkeypatch
+):
+    def refuse(precision, device):
+        raise ConfigError(f"{precision} on {device}")
+
+    monkeypatch.setattr("epic_pl.module.performance.check_precision", refuse)
+    module = make(encoder_precision="fp16")
+    for loop in ("fit", "test", "predict"):
+        with pytest.raises(ConfigError, match="fp16 on cpu"):
+            getattr(tiny_runs.trainer(tmp_path), loop)(module, tiny_runs.loader([]))
+
+
+# ------------------------------------------------------------------ compile
+
+
+def _ragged(lengths):
+    """Batches of four whose texts are as long as ``lengths`` say."""
+    batches = []
+    for seed, length in enumerate(lengths):
+        batch = next(iter(tiny_runs.loader(tiny_runs.samples(4, seed=seed))))
+        repeated = batch["input_ids"].repeat(1, 4)[:, :length]
+        batches.append(
+            {**batch, "input_ids": repeated, "attention_mask": torch.ones_like(repeated)}
+        )
+    return DataLoader(batches, batch_size=None)
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("attention", ["joint", "read_only"])
+def test_a_compiled_module_gives_the_same_and_no_graph_for_each_length(
+    attention, make, tmp_path, monkeypatch
+):
+    options = {"prompt_attention": attention, "dropout": 0.0, "head_dropout": 0.0, "lr": 1e-2}
+    options["missing_aware_head"] = True
+    # its C++ takes minutes: here the graphs are run as they are
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
+    torch.manual_seed(0)
+    plain = make(**options)
+    compiled = make(compile=True, **options)
+    compiled.load_state_dict(plain.state_dict())
+    assert not is_compiled(compiled.model)
+    rows = _ragged([6, 9, 13, 7, 11])
+    torch._dynamo.reset()
+    counters.clear()
+    for module in (plain, compiled):
+        trainer = tiny_runs.trainer(tmp_path, max_epochs=1)
+        trainer.fit(module, rows)
+    assert is_compiled(compiled.model)
+    assert counters["stats"]["unique_graphs"] == 2  # the model's, and one to try the compiler
+    assert not counters["graph_break"]
+    after = _trained(plain)
+    assert after.keys() == _trained(compiled).keys()
+    for key, value in _trained(compiled).items():
+        torch.testing.assert_close(value, after[key], atol=1e-4, rtol=1e-3)
+
+    # checkpoints fit whoever asks
+    trainer.save_checkpoint(tmp_path / "compiled.ckpt")
+    again = EPICModule.load_from_checkpoint(tmp_path / "compiled.ckpt", compile=False)
+    predicted = [tiny_runs.trainer(tmp_path).predict(m, rows) for m in (compiled, again)]
+    for one, other in zip(*predicted, strict=True):
+        torch.testing.assert_close(one["probabilities"], other["probabilities"])
+    assert counters["stats"]["unique_graphs"] == 3  # one more, without gradient
+
+
+def test_a_compiler_that_is_missing_is_told_with_the_way_out(monkeypatch):
+    def fail(function):
+        def run(tensor):
+            raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nlong trace")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", fail)
+    with pytest.raises(ConfigError) as error:
+        check_compiler(torch.device("cpu"))
+    for part in ("(InvalidCxxCompiler: No working", "CXX", "model.compile to false"):
+        assert part in str(error.value)
+    assert "long trace" not in str(error.value)
