@@ -1,6 +1,6 @@
 """EPIC in your own Trainer on your own data: a CSV with the columns image, text and label.
 
-Image paths start in the current folder; classes are in alphabetical order.
+Paths of pictures start in the current folder; classes are in alphabetical order.
 
 python examples/own_pipeline.py pairs.csv
 """
@@ -19,7 +19,7 @@ from epic_pl.data.preprocessing import image_preprocessing
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.module import EPICModule
 from epic_pl.module.config import EncoderConfig, EncodersConfig
-from epic_pl.nn import EPICConfig
+from epic_pl.nn.epic import EPICConfig
 
 parser = argparse.ArgumentParser()
 parser.add_argument("pairs")
@@ -34,21 +34,18 @@ tokenizer = AutoTokenizer.from_pretrained(resolve(args.text_encoder))
 def collate(rows: list[dict[str, str]]) -> dict[str, torch.Tensor | list[str]]:
     paths, texts = ([row[column] for row in rows] for column in ("image", "text"))
     tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-    images = torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])
+    pictures = torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])
     labels = torch.tensor([classes.index(row["label"]) for row in rows])
-    return {**tokens, "pixel_values": images, "labels": labels, "sample_id": paths}
+    return {**tokens, "pixel_values": pictures, "labels": labels, "sample_id": paths}
 
 
 with open(args.pairs, newline="") as file:
     rows = list(csv.DictReader(file))
 classes = sorted({row["label"] for row in rows})
-encoders = EncodersConfig(
-    image=EncoderConfig(args.image_encoder),
-    text=EncoderConfig(args.text_encoder, pooling="mean"),  # as all-MiniLM was trained
-    image_size=112,
-)
+text = EncoderConfig(args.text_encoder, pooling="mean")  # as all-MiniLM was trained
+encoders = EncodersConfig(EncoderConfig(args.image_encoder), text, image_size=112)
 epic = EPICConfig(interaction_layers=args.interaction_layers)
-model = EPICModule(len(classes), encoders, epic=epic, class_names=classes)
+model = EPICModule(len(classes), encoders, epic=epic)
 trainer = L.Trainer(max_epochs=3, accelerator="auto", devices=1)
 trainer.fit(model, DataLoader(rows, batch_size=16, shuffle=True, collate_fn=collate))
 trainer.save_checkpoint("own_pipeline.ckpt")
