@@ -305,6 +305,5 @@ def test_what_makes_a_method_cannot_be_changed():
         build_method("no_interaction", encoders(), 5, options={"hub": "bottleneck"})
     config = EPICConfig(interaction_layers=2)
     assert not build_method("no_interaction", encoders(), 5, config).hubs
-    assert (
-        build_method("linear_probe", encoders(), 5, head=HEADS["all parts"]).head.unimodal is None
-    )
+    probe = build_method("linear_probe", encoders(), 5, head=HEADS["all parts"])
+    assert probe.head.unimodal is probe.head.similarity is None

@@ -219,7 +219,7 @@ def test_maples_depth_is_four_or_that_of_the_shallower_encoder():
 
 @pytest.mark.parametrize(("train_fusion_context", "count"), [(False, 2_543_818), (True, 2_556_106)])
 def test_pmf_trains_as_many_parameters_as_the_release(train_fusion_context, count):
-    # beside the head: the release has a bias for each of two heads and no missing-modality embedding
+    # the release has one more bias, of its second head, and no missing-modality embeddings
     ours = count_trained("pmf", train_fusion_context=train_fusion_context)
     assert ours == count - 101 + 2 * 768
 
