@@ -8,12 +8,12 @@ from typing import Literal, NotRequired, TypedDict
 from PIL.Image import Image
 from torch import Tensor
 
-from epic_pl.lazy_tensor import StoredField
+from epic_pl.lazy_tensor import LazyTensor
 
 Task = Literal["multiclass", "multilabel"]
 """One class a sample, or any number of labels."""
 
-Features = dict[str, Tensor | StoredField]
+Features = dict[str, Tensor | LazyTensor]
 """What a feature cache stored of a modality, field by field, batch first."""
 
 

@@ -7,7 +7,7 @@ from lightning.pytorch.utilities import move_data_to_device
 
 from epic_pl.features import FeatureStore, GrowingStore, build
 from epic_pl.features.store import in_place
-from epic_pl.lazy_tensor import StoredField, whole
+from epic_pl.lazy_tensor import LazyTensor, whole
 from epic_pl.nn.encoders.reading import Memory, read_attention
 
 DTYPES = ("float32", "bfloat16", "float16", "int8")
@@ -36,7 +36,7 @@ def both(store, rows):
 
 def assert_same(left, gathered):
     assert left.keys() == gathered.keys()
-    assert isinstance(left["memory"], StoredField)
+    assert isinstance(left["memory"], LazyTensor)
     for name, expected in gathered.items():
         assert tuple(left[name].shape) == tuple(expected.shape)
         assert left[name].dtype == expected.dtype

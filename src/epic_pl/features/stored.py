@@ -14,7 +14,7 @@ from torch.utils.data import get_worker_info
 
 from epic_pl.features import FeatureStore
 from epic_pl.features.dataset import PictureKey
-from epic_pl.lazy_tensor import StoredField, whole
+from epic_pl.lazy_tensor import LazyTensor, whole
 from epic_pl.types import Features
 
 
@@ -63,7 +63,7 @@ class StoredFeatures:
         # from a loader's worker a batch travels as tensors
         in_place = self._in_place if get_worker_info() is None else ()
         fields = store.gather(rows, zero_absent=True, in_place=in_place)
-        stays = any(isinstance(field, StoredField) for field in fields.values())
+        stays = any(isinstance(field, LazyTensor) for field in fields.values())
         if stays and current_thread() is not main_thread():
             store.prefetch(rows)  # loaded ahead: the disk may read while a step runs
         return fields

@@ -15,7 +15,7 @@ from epic_pl.features.layout import Layout, Part, Record
 from epic_pl.features.store.buffers import BufferPool
 from epic_pl.features.store.codec import decode
 from epic_pl.features.store.gather import Group, Tokens, gather_batch
-from epic_pl.lazy_tensor import StoredField
+from epic_pl.lazy_tensor import LazyTensor
 from epic_pl.types import Features
 
 _PIECE = 1 << 21  # bytes in the reader's precision: what the processor's own caches hold
@@ -54,7 +54,7 @@ class _View(NamedTuple):
     scale: Tensor | None
 
 
-class StoredRows(StoredField):
+class StoredRows(LazyTensor):
     """One field of a batch, read from the shards piece by piece.
 
     Numbers are those that `FeatureStore.gather` gives: zeros for absent items and behind an item's

@@ -123,7 +123,7 @@ class FeatureStore:
 
         Returns:
             For each field ``(B, *shape)``, in ragged stores with the token axis padded with zeros
-            to N; int8 as float32, else as stored; a `StoredField` where it stays. Ragged stores add
+            to N; int8 as float32, else as stored; a `LazyTensor` where it stays. Ragged stores add
             ``mask (B, N)`` bool, True on tokens. The memory is the caller's for as long as it holds
             the tensors.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from epic_pl.lazy_tensor import StoredField
+from epic_pl.lazy_tensor import LazyTensor
 
 # 16 positions of a ViT-B or BERT-base
 _FEW = 4
@@ -18,8 +18,8 @@ _FEW = 4
 class Memory(NamedTuple):
     """What a layer's attention may read of its tokens: each ``(B, h, N, d / h)``."""
 
-    keys: Tensor | StoredField
-    values: Tensor | StoredField
+    keys: Tensor | LazyTensor
+    values: Tensor | LazyTensor
 
     @property
     def length(self) -> int:
@@ -131,7 +131,7 @@ class _TimesStored(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, stored: Tensor | StoredField, transposed: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, stored: Tensor | LazyTensor, transposed: bool) -> Tensor:
         if isinstance(stored, Tensor):
             ctx.save_for_backward(stored)
         else:
@@ -146,7 +146,7 @@ class _TimesStored(torch.autograd.Function):
         return _product(gradient, stored, not ctx.transposed), None, None
 
 
-def _times_stored(x: Tensor, stored: Tensor | StoredField, transposed: bool) -> Tensor:
+def _times_stored(x: Tensor, stored: Tensor | LazyTensor, transposed: bool) -> Tensor:
     if isinstance(stored, Tensor):
         if stored.requires_grad:  # a memory of joint prompts, whose tokens depend on the prompts
             return _product(x, stored, transposed)
@@ -155,7 +155,7 @@ def _times_stored(x: Tensor, stored: Tensor | StoredField, transposed: bool) -> 
     return product
 
 
-def _product(x: Tensor, stored: Tensor | StoredField, transposed: bool) -> Tensor:
+def _product(x: Tensor, stored: Tensor | LazyTensor, transposed: bool) -> Tensor:
     """``x S`` or ``x S^T``; of a field that is stored elsewhere, a few samples at a time."""
     if isinstance(stored, Tensor):
         return x @ _as(stored, x, transposed)
