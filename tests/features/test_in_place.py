@@ -5,7 +5,7 @@ import pytest
 import torch
 from lightning.pytorch.utilities import move_data_to_device
 
-from epic_pl.features import FeatureStore, GrowingStore, build
+from epic_pl.features import FeatureStore, build
 from epic_pl.features.store import in_place
 from epic_pl.lazy_tensor import LazyTensor, whole
 from epic_pl.nn.encoders.reading import Memory, read_attention
@@ -109,21 +109,6 @@ def test_backward_keeps_nothing_of_the_memory(tmp_path, items):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         read_attention(*stream, Memory(memory[:, 0], memory[:, 1]))
     assert max(kept) < 23 * 3 * memory.shape[3] * 8
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_growing_store_leaves_what_is_written_and_what_is_not(tmp_path, items, dtype):
-    whole_store = make(tmp_path / "built", items, dtype)
-    store = GrowingStore(tmp_path, items.spec(dtype), batch_size=3)
-    for stop in (5, 12):
-        names = [*items.hashes[:stop], None]
-        left = store.gather(
-            names, lambda some: items.padded([items.hashes[n] for n in some]), FIELDS
-        )
-        expected = whole_store.gather(whole_store.rows([*names[:-1], ""]), True)
-        assert_same(left, expected)
-        store.flush()
-        assert_same(left, expected)  # a batch outlives the flush
 
 
 def test_shards_that_are_mapped_no_more_are_mapped_again(tmp_path, items):

@@ -8,11 +8,10 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from epic_pl.data import ImageTextDataModule
-from epic_pl.errors import CacheError, ConfigError
+from epic_pl.errors import ConfigError
 from epic_pl.features import StoredDtype, default_root
 from epic_pl.features.dataset import FeatureDataset, by_name
 from epic_pl.features.filler import Filler
-from epic_pl.features.growing_features import GrowingFeatures
 from epic_pl.features.items import CacheOptions
 from epic_pl.module import EPICModule
 
@@ -25,7 +24,7 @@ _SPLITS: dict[str, tuple[Literal["train", "val", "test", "predict"], ...]] = {
 
 
 class FeatureCache(Callback):
-    """Fills feature stores before or during a run, and has the DataModule's loaders read them.
+    """Fills feature stores before a run, and has the DataModule's loaders read them.
 
     What is already stored is used again, by any run whose encoders, layers and preprocessing are
     the same; nothing else ever matches. Ranks share the work.
@@ -39,7 +38,6 @@ class FeatureCache(Callback):
             does data that augments nothing.
         batch_size: pictures or texts that are encoded at a time.
         threads: that decode pictures while the stores are filled.
-        fill: "ahead" of the first step, or in the "first_epoch" as batches are asked for.
 
     Raises:
         ConfigError: if the cache does not go with the other options.
@@ -53,7 +51,6 @@ class FeatureCache(Callback):
         views: int = 0,
         batch_size: int = 32,
         threads: int = 2,
-        fill: Literal["ahead", "first_epoch"] = "ahead",
     ) -> None:
         if views < 0:
             raise ConfigError(f"cache.views is {views}: it counts stored views, from 0.")
@@ -66,11 +63,9 @@ class FeatureCache(Callback):
         self.views = views
         self.batch_size = batch_size
         self.threads = threads
-        self.fill_when = fill
-        self._growing: GrowingFeatures | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Hand the stores of this stage's splits to the DataModule, filled now or as it goes."""
+        """Hand the stores of this stage's splits, filled first, to the DataModule."""
         if self.level == "off":
             return
         data: Any = getattr(trainer, "datamodule", None)
@@ -80,9 +75,6 @@ class FeatureCache(Callback):
                 "with EPICModule only: set cache.level to off for loaders of your own."
             )
         to_device(pl_module, trainer)
-        if self.fill_when == "first_epoch":
-            self.grow(pl_module, data, stage, trainer.world_size)
-            return
         self.fill(
             pl_module,
             data,
@@ -94,37 +86,19 @@ class FeatureCache(Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Let the DataModule read pictures again: another run may ask for other splits."""
-        self._flush()
         self._release(trainer)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write what the epoch encoded; the next one reads it."""
-        self._flush()
-
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Write what was encoded so far: a resumed run then reads the very same numbers."""
-        self._flush()
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Keep what was encoded, unless it is the stores that failed; no teardown follows."""
-        if not isinstance(exception, CacheError):
-            self._flush()
+        """Let the DataModule read pictures again: no teardown follows."""
         self._release(trainer)
 
     def _release(self, trainer: L.Trainer) -> None:
         """Let the DataModule read pictures again: another run may be of another model."""
-        self._growing = None
         data: Any = getattr(trainer, "datamodule", None)
         if self.level != "off" and isinstance(data, ImageTextDataModule):
             data.use_features(None)
-
-    def _flush(self) -> None:
-        if self._growing is not None:
-            self._growing.flush()
 
     def fill(
         self,
@@ -145,40 +119,6 @@ class FeatureCache(Callback):
         for dataset, views in self._splits(data, *stages):
             filler.add(dataset, views)
         data.use_features(filler.fill())
-
-    def grow(
-        self, module: EPICModule, data: ImageTextDataModule, stage: str, world_size: int = 1
-    ) -> None:
-        """Have the loaders of a stage of ``data``, already set up, store what they lack.
-
-        Raises:
-            ConfigError: as for :meth:`fill`, or there are loader workers or other processes, or
-                views are to be loaded ahead.
-            CacheError: if a store on the disk is damaged, or the disk has no room for what the
-                first epoch needs.
-        """
-        for count, name, most in (
-            (data.num_workers, "data.num_workers", 0),
-            (world_size, "the number of processes", 1),
-        ):
-            if count > most:
-                raise ConfigError(
-                    f"cache.fill is first_epoch, which encodes in the one process that trains, but "
-                    f"{name} is {count} instead of {most}. Set it to {most}, or store the features "
-                    "with `epic-pl cache build` first and set cache.fill to ahead."
-                )
-        if stage == "fit" and self._views(data) and data.prefetch:
-            raise ConfigError(
-                f"cache.views is {self.views}, and augmenting draws from the random generators of "
-                "training, beside which data.prefetch would run it. Set data.prefetch to 0, or "
-                "cache.fill to ahead."
-            )
-        growing = GrowingFeatures(self._options(data), module, data)
-        for dataset, views in self._splits(data, stage):
-            growing.add(dataset, views)
-        growing.require_disk()
-        data.use_features(growing)
-        self._growing = growing
 
     def _splits(
         self, data: ImageTextDataModule, *stages: str

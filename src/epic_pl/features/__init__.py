@@ -7,8 +7,7 @@ another encoder, layer or preprocessing never meets it.
 
 from epic_pl.features.builder import SHARD_BYTES, Wanted, build, build_all
 from epic_pl.features.commands import default_root
-from epic_pl.features.estimate import Addition, fits, require_disk
-from epic_pl.features.growing import GrowingStore
+from epic_pl.features.estimate import Addition, require_disk
 from epic_pl.features.spec import JSON, Field, Kind, StoredDtype, StoreSpec
 from epic_pl.features.store.manifest import find_spec
 from epic_pl.features.store.packer import Produce
@@ -20,7 +19,6 @@ __all__ = [
     "Addition",
     "FeatureStore",
     "Field",
-    "GrowingStore",
     "Kind",
     "Produce",
     "StoreSpec",
@@ -30,6 +28,5 @@ __all__ = [
     "build_all",
     "default_root",
     "find_spec",
-    "fits",
     "require_disk",
 ]

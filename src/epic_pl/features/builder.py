@@ -13,13 +13,12 @@ from epic_pl.features.estimate import Addition, require_disk
 from epic_pl.features.layout import Layout
 from epic_pl.features.spec import StoreSpec
 from epic_pl.features.store.manifest import SPEC, richer_specs, write_json
-from epic_pl.features.store.packer import Pack, Packer, Produce
+from epic_pl.features.store.packer import Packer, Produce
 from epic_pl.features.store.publishing import publish
 from epic_pl.features.store.store import FeatureStore
 from epic_pl.features.store.writer import Writer
 
 SHARD_BYTES = 256_000_000
-_COPIED = 16  # packed items that are copied at a time
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
@@ -155,39 +154,6 @@ def build_all(
         each.open(root, pin_memory) if store is None else store
         for each, store in zip(wanted, found, strict=True)
     ]
-
-
-def append(
-    root: Path,
-    spec: StoreSpec,
-    hashes: Sequence[str],
-    pack: Pack,
-    shard_bytes: int = SHARD_BYTES,
-    pin_memory: bool = False,
-) -> FeatureStore:
-    """Add items that are packed already to a store, and open it.
-
-    Args:
-        root: the folder of all stores.
-        spec: what the store holds.
-        hashes: of the items; what the store has by now is left out.
-        pack: takes positions in ``hashes`` and gives their records.
-        shard_bytes: largest size of a file.
-        pin_memory: of the store that is opened.
-
-    Raises:
-        CacheError: the store cannot be written, or is damaged.
-    """
-    folder = spec.folder(root)
-    if folder.is_dir() and not os.access(folder, os.W_OK):
-        raise CacheError(
-            f"The feature store {folder} cannot be written, but lacks items. Mend its permissions, "
-            "or choose another cache folder."
-        )
-    writer = Writer(folder, Layout.of(spec), hashes, pack, _COPIED, shard_bytes)
-    require_disk(root, [_addition(writer)], False)
-    _write(writer, 0, 1, False)
-    return FeatureStore.open(root, spec, pin_memory)
 
 
 def _write(writer: Writer, rank: int, world_size: int, show: bool) -> None:

@@ -172,15 +172,6 @@ class PictureDigests:
         digest: str = entry[2]
         return digest
 
-    def remembered(self, root: str, path: str) -> str | None:
-        """The digest of one picture if it is known without reading it, else None."""
-        try:
-            _, _, key, state = _file_of(root, path)
-        except OSError:  # whoever reads it says so
-            return None
-        entry = self._known.get(key)
-        return entry[2] if entry is not None and entry[:2] == state else None
-
     def save(self) -> None:
         """Remember for later runs, which without it read the pictures again, no more."""
         if not self._changed:

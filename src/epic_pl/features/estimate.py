@@ -42,22 +42,13 @@ class Addition:
         )
 
 
-def fits(root: Path, additions: Sequence[Addition]) -> bool:
-    """Whether the disk of ``root`` has room for all of them together."""
-    needed = sum(each.nbytes for each in additions)
-    return not needed or needed + _SLACK <= _free(root)
-
-
-def require_disk(
-    root: Path, additions: Sequence[Addition], show: bool, title: str = "Caching"
-) -> None:
+def require_disk(root: Path, additions: Sequence[Addition], show: bool) -> None:
     """Tell what all stores together are going to get, and compare it with the free disk.
 
     Args:
         root: the folder of all stores.
         additions: one a store.
         show: print it, unless there is nothing to add.
-        title: what the line that is printed begins with.
 
     Raises:
         CacheError: too little is free.
@@ -66,16 +57,17 @@ def require_disk(
     if not some:
         return
     what = f"{' and '.join(map(str, some))}, in {root}"
-    total, free = decimal(sum(each.nbytes for each in some)), decimal(_free(root))
-    if not fits(root, some):
+    needed, free_bytes = sum(each.nbytes for each in some), _free(root)
+    total, free = decimal(needed), decimal(free_bytes)
+    if needed + _SLACK > free_bytes:
         raise CacheError(
-            f"{title} {what} needs {total}, and {decimal(_SLACK)} that stay free, but {free} are "
+            f"Caching {what} needs {total}, and {decimal(_SLACK)} that stay free, but {free} are "
             "free there. Store smaller numbers (cache.dtype float16 or int8; now "
             f"{some[0].spec.dtype}) or another level, choose another cache folder (or set "
             "EPIC_PL_CACHE to one), or remove old stores with `epic-pl cache clear`."
         )
     if show:
-        print(f"{title} {what}: {total} in all, {free} free", flush=True)
+        print(f"Caching {what}: {total} in all, {free} free", flush=True)
 
 
 def _free(root: Path) -> int:

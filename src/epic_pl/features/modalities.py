@@ -57,11 +57,6 @@ class Pictures(Items[PictureKey]):
             for key in keys
         ]
 
-    def known_hash(self, key: PictureKey) -> str | None:
-        """As :meth:`hashes` gives it, if that takes no look into the file; else None."""
-        digest = self._digests.remembered(key.root, key.path)
-        return None if digest is None else f"{digest}/{key.view}"
-
     def remember(self) -> None:
         """Keep the files' digests."""
         self._digests.save()
@@ -97,10 +92,6 @@ class Texts(Items[str]):
     def hashes(self, keys: Sequence[str]) -> list[str]:
         """SHA-256 of the characters."""
         return [text_digest(text) for text in keys]
-
-    def lengths(self, texts: Sequence[str]) -> Tensor:
-        """(B,) tokens of each."""
-        return self.data.collator.tokenize(texts)["attention_mask"].sum(dim=1).float()
 
     def _inputs(self, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
         tokens = self.data.collator.tokenize(keys)
