@@ -156,6 +156,54 @@ def test_random_weights_are_always_the_same_and_leave_the_generators_alone(
         assert random != trained.fingerprint
 
 
+# fingerprints ---------------------------------------------------------------------------------
+
+
+def test_a_fingerprint_is_of_the_weights_before_they_are_resampled(tiny_vit_dir, monkeypatch):
+    native = build_image_encoder(str(tiny_vit_dir)).fingerprint
+    path = "timm.models.vision_transformer.resample_abs_pos_embed"
+    # another CPU rounds differently
+    monkeypatch.setattr(path, lambda table, **_: table.new_full((1, 37, 32), 0.1))
+    encoder = build_image_encoder(str(tiny_vit_dir), image_size=48)
+    assert encoder.model.pos_embed.shape == (1, 37, 32)
+    assert encoder.fingerprint == native
+
+
+def test_resizing_gives_the_position_embedding_that_timm_would_load(tiny_vit_dir):
+    source = f"local-dir:{tiny_vit_dir}"
+    expected = timm.create_model(source, pretrained=True, num_classes=0, img_size=48).eval()
+    encoder = build_image_encoder(str(tiny_vit_dir), image_size=48)
+    assert torch.equal(encoder.model.pos_embed, expected.pos_embed)
+    picture = torch.randn(1, 3, 48, 48)
+    assert torch.equal(encoder.model(picture), expected(picture))
+
+
+@pytest.mark.parametrize(
+    ("kind", "section", "option", "value"),
+    [
+        ("vit", "model_args", "act_layer", "quick_gelu"),
+        ("vit", "model_args", "num_heads", 2),
+        ("bert", None, "hidden_act", "relu"),
+        ("bert", None, "num_attention_heads", 2),
+        ("bert", None, "layer_norm_eps", 1e-3),
+    ],
+)
+def test_equal_weights_in_another_configuration_have_another_fingerprint(
+    kind, section, option, value, tiny_vit_dir, tiny_tokenizer_dir, tmp_path
+):
+    source, build = {
+        "vit": (tiny_vit_dir, build_image_encoder),
+        "bert": (tiny_tokenizer_dir, build_text_encoder),
+    }[kind]
+    copy = shutil.copytree(source, tmp_path / "copy")
+    first = build(str(source)).fingerprint
+    assert build(str(copy)).fingerprint == first  # wherever the folder lies
+    config = json.loads((copy / "config.json").read_text())
+    (config[section] if section else config)[option] = value
+    (copy / "config.json").write_text(json.dumps(config))
+    assert build(str(copy)).fingerprint != first
+
+
 # what does not load ---------------------------------------------------------------------------
 
 

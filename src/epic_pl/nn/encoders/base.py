@@ -4,6 +4,7 @@ Shape legend: B batch, N tokens, n extra positions (prompts), d width, h heads.
 """
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal, Self, overload
@@ -188,7 +189,7 @@ class Encoder(nn.Module, ABC):
         return read_mask(mask, tokens.shape[1] + num_extra)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Whatever is made of the weights, half precision say, they are who they were."""
+        """Keep the fingerprint of the original weights when they are moved or converted."""
         _ = self.fingerprint
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # of torch
 
@@ -206,14 +207,21 @@ class Encoder(nn.Module, ABC):
         self._frozen = False
         return self.model
 
+    @abstractmethod
+    def configuration(self) -> dict[str, Any]:
+        """Plain values that the outputs depend on beside the weights, such as the activation.
+
+        Not among them: the pooling and the size of the pictures, which callers choose.
+        """
+
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of names and pretrained weights, hexadecimal.
+        """SHA-256 of the configuration and of all pretrained weights, hexadecimal.
 
-        Worked out once: at first use, or before the weights are moved or converted.
+        Computed once: at first use, or before the weights are resized, moved or converted.
         """
         if self._fingerprint is None:
-            digest = hashlib.sha256()
+            digest = hashlib.sha256(json.dumps(self.configuration(), sort_keys=True).encode())
             for name, tensor in sorted(self.model.state_dict().items()):
                 digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
                 digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())

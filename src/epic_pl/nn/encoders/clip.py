@@ -12,7 +12,7 @@ from epic_pl.nn.encoders.base import (
     masked_mean,
     read_mask,
 )
-from epic_pl.nn.encoders.hf_attention import let_read, split_heads, unprojected
+from epic_pl.nn.encoders.hf_attention import hf_configuration, let_read, split_heads, unprojected
 from epic_pl.nn.encoders.reading import Memory, Unprojected
 
 
@@ -24,6 +24,10 @@ class _CLIPTower(Encoder):
     def __init__(self, model: nn.Module, pooling: Pooling = "auto") -> None:
         tower: Any = let_read(model)
         super().__init__(model, tower.config.hidden_size, len(tower.encoder.layers), pooling)
+
+    def configuration(self) -> dict[str, Any]:
+        """Options of the architecture that leave no trace in names and shapes."""
+        return hf_configuration(self.model.config)
 
     def _layer(self, index: int, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
         outputs: Tensor = self.model.encoder.layers[index](tokens, attention_mask=attention_mask)

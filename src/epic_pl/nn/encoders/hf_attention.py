@@ -47,6 +47,18 @@ def let_read(model: nn.Module) -> nn.Module:
     return model
 
 
+def hf_configuration(config: Any) -> dict[str, Any]:
+    """Entries of a model's config that change its outputs, but not its weights' names and shapes.
+
+    ``pad_token_id`` shifts the positions of RoBERTa and its kin.
+    """
+    names = (
+        *("model_type", "hidden_act", "layer_norm_eps", "num_attention_heads", "is_decoder"),
+        *("pad_token_id", "position_embedding_type", "image_size", "patch_size"),
+    )
+    return {name: getattr(config, name, None) for name in names}
+
+
 def split_heads(projected: Tensor, head_dim: int) -> Tensor:
     """``(B, N, d)`` to ``(B, h, N, d / h)``."""
     batch, length, _ = projected.shape

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from epic_pl.errors import EncoderError
 from epic_pl.nn.encoders.base import Encoder, Pooling, masked_mean, read_mask
-from epic_pl.nn.encoders.hf_attention import let_read, split_heads, unprojected
+from epic_pl.nn.encoders.hf_attention import hf_configuration, let_read, split_heads, unprojected
 from epic_pl.nn.encoders.reading import Memory, Unprojected
 
 
@@ -41,6 +41,10 @@ class HFTextEncoder(Encoder):
         if hasattr(self.model, "embeddings_project"):  # ELECTRA's narrower embeddings
             tokens = self.model.embeddings_project(tokens)
         return tokens
+
+    def configuration(self) -> dict[str, Any]:
+        """Options of the architecture that leave no trace in names and shapes."""
+        return hf_configuration(self.model.config)
 
     def _layer(self, index: int, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
         outputs: Tensor = self.model.encoder.layer[index](tokens, attention_mask=attention_mask)

@@ -31,6 +31,25 @@ class TimmViTEncoder(Encoder):
             raise EncoderError("This ViT has no class token: set image_pooling to mean or auto.")
         self.num_prefix_tokens = model.num_prefix_tokens
 
+    def configuration(self) -> dict[str, Any]:
+        """The architecture, and what options of it leave no trace in names and shapes."""
+        modules: list[Any] = list(self.model.modules())
+        return {
+            "architecture": getattr(self.model, "pretrained_cfg", {}).get("architecture"),
+            "activations": sorted({type(m.act).__name__ for m in modules if hasattr(m, "act")}),
+            "heads": sorted({m.num_heads for m in modules if hasattr(m, "num_heads")}),
+            "eps": sorted({m.eps for m in modules if hasattr(m, "eps")}),
+            "pool": [self.model.global_pool, self.model.pool_include_prefix],
+        }
+
+    def resize(self, image_size: int) -> None:
+        """Resample the position embedding for pictures of another size.
+
+        The result depends on the CPU's instruction set, so the fingerprint is computed before.
+        """
+        _ = self.fingerprint
+        self.model.set_input_size((image_size, image_size))
+
     def embed(self, inputs: Tensor) -> Tensor:
         """Pictures ``(B, 3, H, W)`` to tokens ``(B, N, d)``: class, registers, patches."""
         model = self.model
