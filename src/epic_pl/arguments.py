@@ -7,7 +7,6 @@ Apart from what they start, so that their help imports none of it. Also what tho
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
@@ -42,24 +41,6 @@ def data_parser() -> argparse.ArgumentParser:
     init.add_argument("folder", metavar="DIR", help="a table, or the folder it lies in")
     init.add_argument("--output", metavar="FILE", help="where to write it (beside the table)")
     init.add_argument("--force", action="store_true", help="replace an epic.yaml that is there")
-    return parser
-
-
-def cache_parser() -> argparse.ArgumentParser:
-    """Of ``epic-pl cache {info,verify,clear}``; build takes the options of ``epic-pl fit``."""
-    parser = argparse.ArgumentParser(
-        "epic-pl cache",
-        description=(
-            "Frozen features on the disk. build takes the options of `epic-pl fit` (--config X, "
-            "overrides) and stores what it would train on; the others take a folder of stores, by "
-            "default the one in the cache folder."
-        ),
-    )
-    parser.add_argument("command", choices=("build", "info", "verify", "clear"))
-    parser.add_argument("folder", nargs="?", type=Path)
-    parser.add_argument(
-        "--remove-corrupt", action="store_true", help="verify: remove files that are damaged"
-    )
     return parser
 
 

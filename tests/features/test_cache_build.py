@@ -15,9 +15,8 @@ import tiny_runs
 from epic_pl.cli import main
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.errors import ConfigError
-from epic_pl.features import filler as feature_filler
+from epic_pl.features import fill
 from epic_pl.features.items import Items
-from epic_pl.nn.encoders import Encoder
 
 OPTIONS = ["--model.prompt_attention", "read_only", "--cache.level", "layers"]
 DDP = ["--config", "ddp.yaml", "--trainer.devices", "2"]
@@ -26,7 +25,7 @@ SHARD_BYTES = 20_000
 SCRIPT = f"""
 import os, time
 import torch
-from epic_pl.features import filler as feature_filler
+from epic_pl.features import fill
 from epic_pl.features.items import Items
 from epic_pl.main import main
 
@@ -40,7 +39,7 @@ def slowly(items, keys):
     return encode(items, keys)
 
 
-feature_filler.SHARD_BYTES = {SHARD_BYTES}
+fill.SHARD_BYTES = {SHARD_BYTES}
 Items.encode = slowly
 torch.set_num_threads(1)
 """
@@ -74,7 +73,7 @@ def test_encoders_run_on_the_trainers_device(project, monkeypatch):
     seen, encode = set(), Items.encode
 
     def spy(items, keys):
-        seen.add(items.module.device)
+        seen.add(items.device)
         return encode(items, keys)
 
     monkeypatch.setattr(Items, "encode", spy)
@@ -101,7 +100,7 @@ def test_a_disk_too_small_for_all_splits_is_refused_before_anything_is_stored(
     project, monkeypatch, capsys
 ):
     free = SimpleNamespace(free=64_000_000 + 60_000)  # 64 MB stay free
-    monkeypatch.setattr("epic_pl.features.estimate.shutil.disk_usage", lambda _: free)
+    monkeypatch.setattr("epic_pl.features.store.progress.shutil.disk_usage", lambda _: free)
     # texts of test are those of train, but for one: the first splits alone would have fitted
     assert build(project, "--cache.dtype", "float32") == 1
     said = capsys.readouterr().err
@@ -122,6 +121,14 @@ def test_a_test_split_that_is_not_there_is_left_out_and_told(project, capsys):
 # ------------------------------------------------------------------ the real command
 
 
+def _only_blank(encode):
+    def checked(items, keys):
+        assert list(keys) == [items.blank], "a stored item was encoded again"
+        return encode(items, keys)
+
+    return checked
+
+
 def main_ends(project, *arguments):
     with pytest.raises(SystemExit) as ended:
         main(["cache", *arguments, str(project / "features")])
@@ -136,7 +143,7 @@ def test_what_the_command_stored_is_all_that_later_runs_need(project, monkeypatc
     assert done.returncode == 0, done.stderr[-4000:]
     assert "Caching image features of 3 items" in done.stdout
     assert "ETA" in done.stderr
-    monkeypatch.setattr(Encoder, "run_layers", lambda *_: pytest.fail("an encoder was run"))
+    monkeypatch.setattr(Items, "encode", _only_blank(Items.encode))
     monkeypatch.setattr(ImageTextDataset, "raw", lambda *_: pytest.fail("a picture was read"))
     # a fit would run the text encoder on the names of the classes
     main(["fit", *given, "--trainer.max_epochs", "1", "--model.class_name_scale", "0"])
@@ -192,7 +199,7 @@ def encoded(root):
 @pytest.mark.slow
 def test_two_ranks_share_the_work_and_store_what_one_does(project, monkeypatch, capfd):
     command = ["cache", "build", *options(project), "--cache.batch_size", "2"]
-    monkeypatch.setattr(feature_filler, "SHARD_BYTES", SHARD_BYTES)
+    monkeypatch.setattr(fill, "SHARD_BYTES", SHARD_BYTES)
     whole, encode = [], Items.encode
     monkeypatch.setattr(
         Items, "encode", lambda items, keys: whole.extend(keys) or encode(items, keys)

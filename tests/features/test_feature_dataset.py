@@ -15,15 +15,8 @@ from epic_pl.data.datasets.entailment import EntailmentPairs
 from epic_pl.data.preprocessing import load_tokenizer
 from epic_pl.data.tables.dataset import sample_table
 from epic_pl.errors import ConfigError, DataError
-from epic_pl.features.dataset import (
-    CachedDataset,
-    PictureDigests,
-    by_name,
-    pictures,
-    text_digest,
-    tokenizer_digest,
-    whole_batch,
-)
+from epic_pl.features.dataset import CachedDataset, by_name, pictures, whole_batch
+from epic_pl.features.digests import PictureDigests, text_digest, tokenizer_digest
 
 PATHS = ["a.png", None, "b.png", "a.png"]
 TEXTS = ["one", "two", None, "one"]
@@ -35,19 +28,14 @@ class Source:
     def __init__(self, views=0):
         self.views, self.asked = views, []
 
-    def image_rows(self, keys):
+    def images(self, keys):
         self.asked += [None if key is None else key.view for key in keys]
-        return np.array([-1 if key is None else ord(key.path[0]) for key in keys])
+        rows = torch.tensor([-1 if key is None else ord(key.path[0]) for key in keys])
+        return {"pooled": rows[:, None]}
 
-    def text_rows(self, texts):
-        return np.array([-1 if text is None else len(text) for text in texts])
-
-    def gather_images(self, rows):
-        return {"pooled": torch.from_numpy(rows)[:, None]}
-
-    def gather_texts(self, rows):
-        mask = torch.from_numpy(rows)[:, None] > torch.arange(3)
-        return {"pooled": torch.from_numpy(rows)[:, None]}, mask
+    def texts(self, texts):
+        rows = torch.tensor([-1 if text is None else len(text) for text in texts])
+        return {"pooled": rows[:, None]}, rows[:, None] > torch.arange(3)
 
 
 class Labels:
@@ -152,7 +140,7 @@ def test_pairs_are_drawn_anew_every_epoch(tmp_path):
 def test_rows_must_have_names(tmp_path):
     dataset = rows(tmp_path)
     assert by_name(dataset) is dataset
-    with pytest.raises(ConfigError, match="list cannot tell its rows by name"):
+    with pytest.raises(ConfigError, match="list has no names"):
         by_name([1, 2])
 
 

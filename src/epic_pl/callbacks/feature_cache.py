@@ -1,5 +1,6 @@
-"""Store what the frozen encoders give, once for each picture and text, and train from that."""
+"""Encode each picture and text once, store the frozen features, and train from them."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -8,11 +9,12 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from epic_pl.data import ImageTextDataModule
-from epic_pl.errors import ConfigError
-from epic_pl.features import StoredDtype, default_root
+from epic_pl.errors import ConfigError, DataError
 from epic_pl.features.dataset import FeatureDataset, by_name
-from epic_pl.features.filler import Filler
+from epic_pl.features.fill import fill_stores
 from epic_pl.features.items import CacheOptions
+from epic_pl.features.store.build import default_root
+from epic_pl.features.store.spec import StoredDtype
 from epic_pl.module import EPICModule
 
 _SPLITS: dict[str, tuple[Literal["train", "val", "test", "predict"], ...]] = {
@@ -26,17 +28,17 @@ _SPLITS: dict[str, tuple[Literal["train", "val", "test", "predict"], ...]] = {
 class FeatureCache(Callback):
     """Fills feature stores before a run, and has the DataModule's loaders read them.
 
-    What is already stored is used again, by any run whose encoders, layers and preprocessing are
-    the same; nothing else ever matches. Ranks share the work.
+    What is already stored is reused by any run whose encoders, layers and preprocessing are the
+    same. Ranks share the work.
 
     Args:
         level: "off"; "boundary": tokens that enter the first interaction layer, for any prompts;
-            "layers": keys and values of every interaction layer, for prompts that only read.
+            "layers": keys and values of every interaction layer, for read-only prompts.
         dtype: of the stored numbers: float32, bfloat16, float16 or int8.
         folder: of the stores; None is ``features`` in the cache folder.
         views: augmented views of each training picture; 0 stores it as evaluation sees it, as
             does data that augments nothing.
-        batch_size: pictures or texts that are encoded at a time.
+        batch_size: number of pictures or texts that are encoded at a time.
         threads: that decode pictures while the stores are filled.
 
     Raises:
@@ -52,11 +54,13 @@ class FeatureCache(Callback):
         batch_size: int = 32,
         threads: int = 2,
     ) -> None:
-        if views < 0:
-            raise ConfigError(f"cache.views is {views}: it counts stored views, from 0.")
-        for name, count in (("batch_size", batch_size), ("threads", threads)):
-            if count < 1:
-                raise ConfigError(f"cache.{name} is {count}: it counts from 1.")
+        for name, count, least in (
+            ("views", views, 0),
+            ("batch_size", batch_size, 1),
+            ("threads", threads, 1),
+        ):
+            if count < least:
+                raise ConfigError(f"cache.{name} is {count}: it must be at least {least}.")
         self.level = level
         self.dtype = dtype
         self.root = default_root() if folder is None else Path(folder)
@@ -65,40 +69,29 @@ class FeatureCache(Callback):
         self.threads = threads
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Hand the stores of this stage's splits, filled first, to the DataModule."""
+        """Fill the stores of this stage's splits and have the DataModule read them."""
         if self.level == "off":
             return
         data: Any = getattr(trainer, "datamodule", None)
         if not isinstance(data, ImageTextDataModule) or not isinstance(pl_module, EPICModule):
             raise ConfigError(
-                "The feature cache reads rows by name, which it can ask of an ImageTextDataModule "
-                "with EPICModule only: set cache.level to off for loaders of your own."
+                "The feature cache needs the names of a row's picture and text, which only an "
+                "ImageTextDataModule with an EPICModule has: set cache.level to off for loaders "
+                "of your own."
             )
-        to_device(pl_module, trainer)
-        self.fill(
-            pl_module,
-            data,
-            stage,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-            barrier=lambda: trainer.strategy.barrier("feature cache"),
-        )
+        self._fill_on_ranks(trainer, pl_module, data, [stage])
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Let the DataModule read pictures again: another run may ask for other splits."""
-        self._release(trainer)
+        data: Any = getattr(trainer, "datamodule", None)
+        if self.level != "off" and isinstance(data, ImageTextDataModule):
+            data.use_features(None)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Let the DataModule read pictures again: no teardown follows."""
-        self._release(trainer)
-
-    def _release(self, trainer: L.Trainer) -> None:
-        """Let the DataModule read pictures again: another run may be of another model."""
-        data: Any = getattr(trainer, "datamodule", None)
-        if self.level != "off" and isinstance(data, ImageTextDataModule):
-            data.use_features(None)
+        self.teardown(trainer, pl_module, "")
 
     def fill(
         self,
@@ -107,23 +100,94 @@ class FeatureCache(Callback):
         *stages: str,
         rank: int = 0,
         world_size: int = 1,
-        barrier: Callable[[], None] | None = None,
+        barrier: Callable[[], None] = lambda: None,
     ) -> None:
-        """Store what stages of ``data``, already set up, need; their loaders then read it.
+        """Store what stages of ``data``, already set up, need; its loaders then read that.
 
         Raises:
-            ConfigError: if live augmentation is asked for, or a dataset does not tell its rows.
-            CacheError: if the stores cannot be written, or the disk has no room for all of them.
+            ConfigError: live augmentation is asked for, or a dataset's rows have no names.
+            CacheError: the stores cannot be written, or the disk has no room for all of them.
         """
-        filler = Filler(self._options(data), module, data, rank, world_size, barrier)
-        for dataset, views in self._splits(data, *stages):
-            filler.add(dataset, views)
-        data.use_features(filler.fill())
+        assert self.level != "off"
+        views = self._views(data)
+        options = CacheOptions(
+            self.level, self.dtype, self.root, views, self.batch_size, self.threads
+        )
+        source = fill_stores(
+            options,
+            (module.model.image_tower, module.model.text_tower),
+            module.device,
+            data,
+            self._splits(data, stages),
+            in_place=("memory",) if module.reads_in_place else (),
+            rank=rank,
+            world_size=world_size,
+            barrier=barrier,
+        )
+        data.use_features(source)
+
+    def build_stores(
+        self, trainer: L.Trainer, module: EPICModule, data: ImageTextDataModule
+    ) -> None:
+        """Store what every stage of ``data`` needs; processes are started as for ``fit``.
+
+        Args:
+            trainer: its devices, nodes and strategy, or a launcher that it was started by, give
+                the processes that share the work.
+            module: whose encoders are run.
+            data: not set up yet.
+
+        Raises:
+            ConfigError: the cache is off or does not go with other options.
+            DataError: a split cannot be read.
+            CacheError: the stores cannot be written.
+        """
+        if self.level == "off":
+            raise ConfigError(
+                "There is nothing to store while cache.level is off: set it to boundary or layers, "
+                "in the config or by --cache.level."
+            )
+        launcher = trainer.strategy.launcher
+        if launcher is None:
+            self._build(trainer, module, data)
+            return
+        try:
+            launcher.launch(self._build, trainer, module, data)
+        except BaseException:
+            # processes that this one has started would wait for it
+            kill = getattr(launcher, "kill", None)
+            if kill is not None:
+                kill(signal.SIGTERM)
+            raise
+
+    def _build(self, trainer: L.Trainer, module: EPICModule, data: ImageTextDataModule) -> None:
+        """The part of one process."""
+        trainer.strategy.setup_environment()
+        if trainer.local_rank == 0:
+            data.prepare_data()
+        trainer.strategy.barrier("data is prepared")
+        self._fill_on_ranks(trainer, module, data, _set_up(data, trainer.is_global_zero))
+
+    def _fill_on_ranks(
+        self, trainer: L.Trainer, module: EPICModule, data: ImageTextDataModule, stages: list[str]
+    ) -> None:
+        # a trainer moves the module only after its setup hooks
+        device = trainer.strategy.root_device
+        module.check_device(device)
+        module.to(device)
+        self.fill(
+            module,
+            data,
+            *stages,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            barrier=lambda: trainer.strategy.barrier("feature cache"),
+        )
 
     def _splits(
-        self, data: ImageTextDataModule, *stages: str
+        self, data: ImageTextDataModule, stages: tuple[str, ...]
     ) -> Iterator[tuple[FeatureDataset, int]]:
-        """Datasets of stages, and how many views of each picture they draw from."""
+        """Datasets of stages, each with the number of augmented views of its pictures."""
         for split in dict.fromkeys(split for stage in stages for split in _SPLITS[stage]):
             views = self._views(data) if split == "train" else 0
             if split == "train" and data.augment != "none" and views == 0:
@@ -135,22 +199,25 @@ class FeatureCache(Callback):
             yield by_name(data.dataset(split)), views
 
     def _views(self, data: ImageTextDataModule) -> int:
-        """Of a picture that nothing augments all views would be one."""
+        """Without augmentation all views of a picture would be the same."""
         return 0 if data.augment == "none" else self.views
 
-    def _options(self, data: ImageTextDataModule) -> CacheOptions:
-        assert self.level != "off"
-        return CacheOptions(
-            self.level, self.dtype, self.root, self._views(data), self.batch_size, self.threads
-        )
 
-
-def to_device(module: EPICModule, trainer: L.Trainer) -> None:
-    """Move a module to where its encoders are run: a trainer does so only after its setup hooks.
+def _set_up(data: ImageTextDataModule, show: bool) -> list[str]:
+    """Set up all stages and return them; without `test` or `predict` where they cannot be read.
 
     Raises:
-        ConfigError: if the encoders cannot be run there in the precision that is asked for.
+        DataError: training or validation cannot be set up.
     """
-    device = trainer.strategy.root_device
-    module.check_device(device)
-    module.to(device)
+    stages, reasons = ["fit", "validate"], []
+    for stage in stages:
+        data.setup(stage)
+    for stage in ("test", "predict"):
+        try:
+            data.setup(stage)
+            stages.append(stage)
+        except DataError as error:
+            reasons.append(str(error))
+    if show and reasons:
+        print(f"Not stored, since it cannot be read: {' '.join(dict.fromkeys(reasons))}")
+    return stages

@@ -1,4 +1,4 @@
-"""Picking a batch's records out of mapped shards.
+"""Batches of records, picked out of mapped shards.
 
 Shape legend: B items of a batch, N tokens of its longest item, R rows of records (B or B · N),
 w words of a part.
@@ -13,17 +13,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from epic_pl.features.layout import WORD, Layout, Part, Record
-from epic_pl.features.store.buffers import BufferPool
-from epic_pl.features.store.codec import decode
-from epic_pl.features.store.copying import Copy, copy_all
+from epic_pl.features.store.memory import BufferPool, Copy, copy_all
+from epic_pl.features.store.records import WORD, Layout, Part, Record
 
 Rows = npt.NDArray[np.int64]
-_LARGE = 1 << 11  # words from which one copy an item beats picking all and placing all
+_LARGE = 1 << 11  # words from which one copy for each item is faster than index_select
 
 
 class Records(Protocol):
-    """A shard's two matrices, on the disk or in memory."""
+    """A shard's two matrices."""
 
     @property
     def items(self) -> Tensor:
@@ -36,7 +34,7 @@ class Records(Protocol):
 
 @dataclass(frozen=True)
 class Group:
-    """The items of a batch that lie in one shard: where in the batch, and where in the shard."""
+    """The items of a batch that lie in one shard: positions in the batch, items in the shard."""
 
     shard: Records
     positions: Rows
@@ -45,7 +43,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Where the tokens of a ragged store's batch lie.
+    """Position of the tokens of a ragged store's batch.
 
     Attributes:
         lengths: (B,) tokens of each item, 0 where it is absent.
@@ -60,7 +58,7 @@ def gather_batch(
     layout: Layout, groups: Sequence[Group], batch: int, tokens: Tokens | None, buffers: BufferPool
 ) -> dict[str, Tensor]:
     """All fields of a batch, zeros for items that are in no group; see `FeatureStore.gather`."""
-    fields = gather_items(layout.item, groups, batch, buffers)
+    fields = _gather_items(layout.item, groups, batch, buffers)
     absent = np.ones(batch, bool)
     for group in groups:
         absent[group.positions] = False
@@ -70,7 +68,7 @@ def gather_batch(
     if tokens is None:
         return fields
     mask = np.arange(max(int(tokens.lengths.max()), 1)) < tokens.lengths[:, None]  # (B, N)
-    by_token = gather_tokens(layout.token, groups, tokens.starts, mask, absent, buffers)
+    by_token = _gather_tokens(layout.token, groups, tokens.starts, mask, absent, buffers)
     for part in layout.token.parts:
         axis = part.field.token_axis
         assert axis is not None
@@ -78,7 +76,7 @@ def gather_batch(
     return fields | {"mask": torch.from_numpy(mask)}
 
 
-def gather_items(
+def _gather_items(
     record: Record, groups: Sequence[Group], batch: int, buffers: BufferPool
 ) -> dict[str, Tensor]:
     """For each field of the item record ``(B, *shape)``, in the order of the batch."""
@@ -101,7 +99,7 @@ def gather_items(
     return _decoded(record, pick, buffers)
 
 
-def gather_tokens(
+def _gather_tokens(
     record: Record,
     groups: Sequence[Group],
     starts: Rows,
@@ -140,8 +138,8 @@ def _decoded(
 ) -> dict[str, Tensor]:
     fields: dict[str, Tensor] = {}
     for part in record.parts:
-        numbers = decode(part, pick(part))
-        if part.role == "scale":  # it follows its values
+        numbers = part.decode(pick(part))
+        if part.is_scale:
             numbers = _dequantized(fields[part.field.name], numbers, buffers)
         fields[part.field.name] = numbers
     return fields

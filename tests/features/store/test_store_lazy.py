@@ -5,8 +5,8 @@ import pytest
 import torch
 from lightning.pytorch.utilities import move_data_to_device
 
-from epic_pl.features import FeatureStore, build
-from epic_pl.features.store import in_place
+from epic_pl.features.store import lazy
+from epic_pl.features.store.reader import FeatureStore
 from epic_pl.lazy_tensor import LazyTensor, whole
 from epic_pl.nn.encoders.reading import Memory, read_attention
 
@@ -17,15 +17,12 @@ FIELDS = ("memory",)
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     """Tiny fields stay too, and are read two or three items at a time."""
-    monkeypatch.setattr(in_place, "_LARGE", 0)
-    monkeypatch.setattr(in_place, "_PIECE", 2500)
+    monkeypatch.setattr(lazy, "_LARGE", 0)
+    monkeypatch.setattr(lazy, "_PIECE", 2500)
 
 
 def make(root, items, dtype="float16") -> FeatureStore:
-    spec = items.spec(dtype)
-    return build(
-        root, spec, items.hashes, items.produce, batch_size=3, shard_bytes=4096, progress=False
-    )
+    return items.build(root, dtype, batch_size=3, shard_bytes=4096)
 
 
 def both(store, rows):
@@ -120,7 +117,7 @@ def test_shards_that_are_mapped_no_more_are_mapped_again(tmp_path, items):
 
 def test_small_fields_are_gathered(tmp_path, items, monkeypatch):
     store = make(tmp_path, items)
-    monkeypatch.setattr(in_place, "_LARGE", 1 << 20)
+    monkeypatch.setattr(lazy, "_LARGE", 1 << 20)
     left, _ = both(store, range(4))
     assert isinstance(left["memory"], torch.Tensor)
 

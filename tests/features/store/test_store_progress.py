@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from epic_pl.features.progress import Progress
+from epic_pl.features.store.progress import Progress
 
 
 def drawn(advances, total=100e6, show=True):

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from epic_pl.features.store.buffers import BufferPool
-from epic_pl.features.store.copying import copy_all
+from epic_pl.features.store.memory import BufferPool, copy_all
 
 
 @pytest.fixture

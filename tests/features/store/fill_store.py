@@ -4,9 +4,7 @@ import sys
 import time
 from pathlib import Path
 
-from cache_items import Items
-
-from epic_pl.features import build
+from cache_items import Items, build_one
 
 
 def main(root: str, ragged: str, count: str, rank: str, world_size: str, pause: str) -> None:
@@ -16,7 +14,7 @@ def main(root: str, ragged: str, count: str, rank: str, world_size: str, pause: 
         time.sleep(float(pause))
         return items.produce(positions)
 
-    build(
+    build_one(
         Path(root),
         items.spec(),
         items.hashes,
@@ -25,6 +23,7 @@ def main(root: str, ragged: str, count: str, rank: str, world_size: str, pause: 
         shard_bytes=12 * 1024,
         rank=int(rank),
         world_size=int(world_size),
+        progress=True,
     )
     print("produced", len(items.asked))
 

@@ -1,7 +1,6 @@
-"""Fields of a batch that stay in their shards until they are multiplied.
+"""Fields of a batch that stay in their mapped shards until they are used.
 
-Shape legend: B items of a batch, b some of them in a row, N tokens of its longest item, L tokens of
-one item.
+Shape legend: B items of a batch, b consecutive ones of them.
 """
 
 import math
@@ -11,16 +10,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from epic_pl.features.layout import Layout, Part, Record
-from epic_pl.features.store.buffers import BufferPool
-from epic_pl.features.store.codec import decode
 from epic_pl.features.store.gather import Group, Tokens, gather_batch
+from epic_pl.features.store.memory import BufferPool
+from epic_pl.features.store.records import Layout, Part
 from epic_pl.lazy_tensor import LazyTensor
 from epic_pl.types import Features
 
-_PIECE = 1 << 21  # bytes in the reader's precision: what the processor's own caches hold
+_PIECE = 1 << 21  # bytes in the reader's precision, to fit the processor's caches
 _SERIAL = (1 << 15) - 1  # numbers that torch copies without other threads
-_LARGE = 1 << 18  # bytes of an item from which reading it by itself costs no time
+_LARGE = 1 << 18  # bytes of an item from which a read of its own costs nothing extra
 
 
 def read_batch(
@@ -31,24 +29,20 @@ def read_batch(
     buffers: BufferPool,
     in_place: Collection[str],
 ) -> Features:
-    """As `gather_batch`, but the fields ``in_place`` stay where they are if they are large."""
-    left: Features = {}
+    """As `gather_batch`, but large fields among ``in_place`` come as a `LazyTensor`."""
+    lazy: Features = {}
     for record, starts in ((layout.item, None), (layout.token, tokens)):
         per_item = 1.0 if starts is None else float(starts.lengths.mean())
         for name in {part.field.name for part in record.parts}.intersection(in_place):
             parts = [part for part in record.parts if part.field.name == name]
             if per_item * sum(part.nbytes for part in parts) >= _LARGE:
-                left[name] = StoredRows(parts, groups, batch, starts)
-    rest = Layout(layout.spec, _without(layout.item, left), _without(layout.token, left))
-    return {**gather_batch(rest, groups, batch, tokens, buffers), **left}
-
-
-def _without(record: Record, names: Collection[str]) -> Record:
-    return Record(tuple(part for part in record.parts if part.field.name not in names))
+                lazy[name] = StoredRows(parts, groups, batch, starts)
+    rest = layout.only({field.name for field in layout.spec.fields} - lazy.keys())
+    return {**gather_batch(rest, groups, batch, tokens, buffers), **lazy}
 
 
 class _View(NamedTuple):
-    """One item's numbers where they lie, and of int8 the scale of each vector."""
+    """A view of one item's numbers, and of int8 the scale of each vector."""
 
     values: Tensor
     scale: Tensor | None
@@ -64,7 +58,7 @@ class StoredRows(LazyTensor):
         parts: the field's values and, of int8, their scale.
         groups: the batch's items by shard; those in no group are absent.
         batch: B.
-        tokens: where the items' tokens lie, if the field lies in token records.
+        tokens: position of the items' tokens, if the field is in token records.
         at: leading axes of the field that are fixed.
     """
 
@@ -91,7 +85,7 @@ class StoredRows(LazyTensor):
         axes = self._parts[0].field.token_axis
         fixed = [axis for axis in at if isinstance(axis, int)]
         if samples != slice(None) or len(fixed) < len(at) or axes is None:
-            raise IndexError(f"A stored field cannot be asked for {index}.")
+            raise IndexError(f"A lazy tensor has no index {index}, only [:, int, ...].")
         if len(self._at) + len(at) > axes:
             raise IndexError(f"{index} leaves no axis of tokens to read.")
         return StoredRows(
@@ -119,7 +113,7 @@ class StoredRows(LazyTensor):
         return out
 
     def _views(self) -> list[_View | None]:
-        """Of each item of the batch, None where it is absent."""
+        """For each item of the batch its view, None where it is absent."""
         views: list[_View | None] = [None] * self.shape[0]
         for group in self._groups:
             values, *scale = (self._matrix(group, part) for part in self._parts)
@@ -134,7 +128,7 @@ class StoredRows(LazyTensor):
     def _matrix(self, group: Group, part: Part) -> Tensor:
         """A shard's numbers of the field, one row an item or, in token records, a token."""
         records = group.shard.items if self._tokens is None else group.shard.tokens
-        numbers = decode(part, records[:, part.start : part.stop])
+        numbers = part.decode(records[:, part.start : part.stop])
         for axis in self._at:
             numbers = numbers[:, axis]
         return numbers
@@ -163,9 +157,9 @@ class StoredRows(LazyTensor):
 
 
 def _copy(out: Tensor, numbers: Tensor) -> None:
-    """Copy in parts that torch does not share among threads.
+    """Copy in parts small enough for torch to use one thread.
 
-    These would be joined after every item, and waited for where other processes keep a core busy.
+    Several would be joined after every item, and waited for where other processes keep a core busy.
     """
     rows = max(_SERIAL * len(out) // max(out.numel(), 1), 1)
     for part, source in zip(_parts(out, rows), _parts(numbers, rows), strict=True):

@@ -1,10 +1,13 @@
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from epic_pl.features import Field, StoreSpec
+from epic_pl.features.store.build import Wanted, build
+from epic_pl.features.store.reader import FeatureStore
+from epic_pl.features.store.spec import Field, StoreSpec
 
 LONGEST = 7
 FIXED_FIELDS = (Field("memory", (2, 3, 5, 8), 2), Field("pooled", (9,)))
@@ -31,11 +34,11 @@ class Items:
             "pooled": torch.randn(9, generator=generator),
         }
 
-    def produce(self, positions: Sequence[int]) -> tuple[dict[str, Tensor], list[int] | None]:
+    def produce(self, positions: Sequence[int]) -> tuple[dict[str, Tensor], Tensor | None]:
         self.asked += positions
         return self.padded([self.hashes[position] for position in positions])
 
-    def padded(self, names: Sequence[str]) -> tuple[dict[str, Tensor], list[int] | None]:
+    def padded(self, names: Sequence[str]) -> tuple[dict[str, Tensor], Tensor | None]:
         """One by one, the slow way; padding is NaN, which must never be looked at."""
         ones = [self.one(name) for name in names]
         pooled = torch.stack([one["pooled"] for one in ones])
@@ -43,13 +46,25 @@ class Items:
         memory = torch.full((len(names), 2, 3, max(lengths), 8), float("nan"))
         for row, one in enumerate(ones):
             memory[row, :, :, : lengths[row]] = one["memory"]
-        return {"memory": memory, "pooled": pooled}, lengths if self.ragged else None
+        return {"memory": memory, "pooled": pooled}, torch.tensor(lengths) if self.ragged else None
 
     def spec(self, dtype: str = "float32", **identity: object) -> StoreSpec:
         return StoreSpec(
             "text" if self.ragged else "image",
-            {"encoder": "tiny", "level": "layers", **identity},
+            {"level": "layers", **identity},
             RAGGED_FIELDS if self.ragged else FIXED_FIELDS,
             dtype,  # type: ignore[arg-type]
             self.ragged,
+            "tiny",
         )
+
+    def build(self, root: Path, dtype: str = "float32", **options: object) -> FeatureStore:
+        return build_one(root, self.spec(dtype), self.hashes, self.produce, **options)
+
+
+def build_one(
+    root: Path, spec: StoreSpec, hashes: Sequence[str], produce: object, **options: object
+) -> FeatureStore:
+    """One store, quietly."""
+    wanted = Wanted(spec, hashes, produce)  # type: ignore[arg-type]
+    return build(root, [wanted], **{"progress": False, **options})[0]  # type: ignore[arg-type]
