@@ -10,12 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
+from epic_pl.data.collate import whole_batch
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import EntailmentPairs
 from epic_pl.data.preprocessing import load_tokenizer
 from epic_pl.data.tables.dataset import sample_table
 from epic_pl.errors import ConfigError, DataError
-from epic_pl.features.dataset import CachedDataset, by_name, pictures, whole_batch
+from epic_pl.features.dataset import CachedDataset, by_name, pictures
 from epic_pl.features.digests import PictureDigests, text_digest, tokenizer_digest
 
 PATHS = ["a.png", None, "b.png", "a.png"]
@@ -63,6 +64,7 @@ def test_a_batch_is_gathered_in_the_order_asked_for(tmp_path):
     assert len(dataset) == 4
     assert batch["sample_id"] == ["row 2", "row 0", "row 1"]
     assert batch["labels"].tolist() == [2, 0, 1]
+    assert batch["picture"] == ["b.png", "a.png", ""]
     assert batch["image_features"]["pooled"].flatten().tolist() == [ord("b"), ord("a"), -1]
     assert batch["text_features"]["pooled"].flatten().tolist() == [-1, 3, 3]
     assert batch["image_present"].tolist() == [True, True, False]

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError, DataError
-from epic_pl.features.dataset import FeatureDataset, by_name
+from epic_pl.features.dataset import FeatureDataset, by_name, feature_provider
 from epic_pl.features.fill import fill_stores
 from epic_pl.features.items import CacheOptions
 from epic_pl.features.store.build import default_root
@@ -124,7 +124,7 @@ class FeatureCache(Callback):
             world_size=world_size,
             barrier=barrier,
         )
-        data.use_features(source)
+        data.use_features(feature_provider(source))
 
     def build_stores(
         self, trainer: L.Trainer, module: EPICModule, data: ImageTextDataModule

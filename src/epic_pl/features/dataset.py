@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from epic_pl.data.collate import Collator
+from epic_pl.data.datamodule import FeatureProvider
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import EntailmentPairs
 from epic_pl.errors import ConfigError
@@ -86,6 +87,7 @@ class CachedDataset(Dataset[Batch]):
             "text_features": text_features,
             "attention_mask": mask,
             "sample_id": [row["sample_id"] for row in rows],
+            "picture": [row["image"] or "" for row in rows],
         }
         present = [_present(rows, "image"), _present(rows, "text")]
         if not all(bool(mask.all()) for mask in present):
@@ -123,9 +125,13 @@ def pictures(dataset: FeatureDataset) -> ImageTextDataset:
     return dataset.pictures if isinstance(dataset, EntailmentPairs) else dataset
 
 
-def whole_batch(batch: Batch) -> Batch:
-    """Collation of what :class:`CachedDataset` has put together already."""
-    return batch
+def feature_provider(source: FeatureSource) -> FeatureProvider:
+    """The argument of :meth:`~epic_pl.data.ImageTextDataModule.use_features` for some stores."""
+
+    def provide(dataset: Dataset[Any], collator: Collator, train: bool) -> CachedDataset:
+        return CachedDataset(by_name(dataset), source, collator, train)
+
+    return provide
 
 
 def _present(rows: Sequence[Reference], modality: str) -> Tensor:
