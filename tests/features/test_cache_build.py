@@ -18,7 +18,7 @@ from epic_pl.errors import ConfigError
 from epic_pl.features import fill
 from epic_pl.features.items import Items
 
-OPTIONS = ["--model.prompt_attention", "read_only", "--cache.level", "layers"]
+OPTIONS = ["--model.epic.prompt_attention", "read_only", "--cache.level", "layers"]
 DDP = ["--config", "ddp.yaml", "--trainer.devices", "2"]
 SHARD_BYTES = 20_000
 # slow enough for a second rank to get its share
@@ -88,9 +88,9 @@ def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_stored(
     def refuse(precision, device):
         raise ConfigError(f"{precision} on {device}")
 
-    monkeypatch.setattr("epic_pl.module.performance.check_precision", refuse)
+    monkeypatch.setattr("epic_pl.module.epic_module.check_precision", refuse)
     with pytest.raises(SystemExit) as ended:
-        main([*command.split(), *options(project), "--model.encoder_precision", "fp16"])
+        main([*command.split(), *options(project), "--model.encoders.precision", "fp16"])
     assert ended.value.code == 1
     assert "fp16 on cpu" in capsys.readouterr().err
     assert not (project / "features").exists()
@@ -145,8 +145,7 @@ def test_what_the_command_stored_is_all_that_later_runs_need(project, monkeypatc
     assert "ETA" in done.stderr
     monkeypatch.setattr(Items, "encode", _only_blank(Items.encode))
     monkeypatch.setattr(ImageTextDataset, "raw", lambda *_: pytest.fail("a picture was read"))
-    # a fit would run the text encoder on the names of the classes
-    main(["fit", *given, "--trainer.max_epochs", "1", "--model.class_name_scale", "0"])
+    main(["fit", *given, "--trainer.max_epochs", "1"])
     (best,) = project.glob("runs/fit/*/checkpoints/best.ckpt")
     main(["test", *given, "--ckpt_path", str(best)])
     main(["predict", *given, "--ckpt_path", str(best)])

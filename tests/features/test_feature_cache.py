@@ -1,6 +1,7 @@
 """Runs that train from stored features, beside the same runs that read pictures."""
 
 import csv
+import dataclasses
 import shutil
 from types import SimpleNamespace
 
@@ -20,12 +21,27 @@ from epic_pl.errors import ConfigError, DataError
 from epic_pl.features.store.lazy import StoredRows
 from epic_pl.features.store.manifest import Manifest
 from epic_pl.module import EPICModule
+from epic_pl.module.config import EncoderConfig, EncodersConfig
+from epic_pl.nn import EPICConfig
 from epic_pl.nn.encoders import Encoder
 from epic_pl.nn.read_only_tower import ReadOnlyTower
 
 MODES = [("joint", "boundary"), ("read_only", "boundary"), ("read_only", "layers")]
 KINDS = ("image", "text")
 modes = pytest.mark.parametrize(("attention", "level"), MODES)
+
+
+def build_module(vit, bert, attention="read_only", pooling=("auto", "auto"), **options):
+    """EPICModule on the tiny encoders; options of EPIC are told from those of the module."""
+    torch.manual_seed(0)
+    names = {field.name for field in dataclasses.fields(EPICConfig)}
+    epic = {"interaction_layers": 2, "hub_width": 8, "prompt_attention": attention}
+    epic |= {name: options.pop(name) for name in names & options.keys()}
+    encoders = EncodersConfig(
+        EncoderConfig(str(vit), pooling=pooling[0]), EncoderConfig(str(bert), pooling=pooling[1])
+    )
+    given = {"num_classes": 3, "encoders": encoders, "epic": EPICConfig(**epic), **options}
+    return EPICModule(**given)
 
 
 @pytest.fixture
@@ -39,10 +55,7 @@ def workshop(tiny_vit_dir, tiny_tokenizer_dir, tmp_path):
         return TableDataModule(table=str(tmp_path / "table.csv"), **{**encoders, **given})
 
     def module(attention="read_only", **options):
-        torch.manual_seed(0)
-        return tiny_runs.module(
-            tiny_vit_dir, tiny_tokenizer_dir, prompt_attention=attention, **options
-        )
+        return build_module(tiny_vit_dir, tiny_tokenizer_dir, attention, **options)
 
     def cache(level="layers", **options):
         given = {"dtype": "float32", "folder": str(tmp_path / "features"), **options}
@@ -230,12 +243,10 @@ def test_a_probe_reads_what_a_store_of_prompts_has_beside(workshop, encoded, dty
     torch.testing.assert_close(logits, logits_of(workshop, probe, own), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "options", [{"image_pooling": "mean"}, {"text_pooling": "mean"}], ids=["image", "text"]
-)
-def test_a_probe_of_another_pooling_reads_no_such_store(workshop, options):
+@pytest.mark.parametrize("pooling", [("mean", "auto"), ("auto", "mean")], ids=["image", "text"])
+def test_a_probe_of_another_pooling_reads_no_such_store(workshop, pooling):
     logits_of(workshop, workshop.module(), workshop.cache())
-    probe = workshop.module(method="linear_probe", **options)
+    probe = workshop.module(method="linear_probe", pooling=pooling)
     torch.testing.assert_close(
         logits_of(workshop, probe, workshop.cache()), logits_of(workshop, probe), rtol=0, atol=1e-5
     )
@@ -269,8 +280,7 @@ def test_moved_encoders_read_the_same_stores(workshop, encoded, tmp_path):
     vit, bert = (shutil.copytree(path, tmp_path / path.name) for path in workshop.encoders)
     data = workshop.data(image_encoder=str(vit), text_encoder=str(bert))
     encoded.clear()
-    torch.manual_seed(0)
-    module = tiny_runs.module(vit, bert, prompt_attention="read_only")
+    module = build_module(vit, bert)
     assert torch.equal(logits_of(workshop, module, workshop.cache(), data), expected)
     assert max(encoded) == 1
     assert files(workshop.root) == before
@@ -300,7 +310,7 @@ def test_other_layers_or_preprocessing_meet_another_store(workshop):
     assert count() == 1  # prompts do not matter
     logits_of(workshop, workshop.module(interaction_layers=1), workshop.cache())
     assert count() == 2
-    logits_of(workshop, workshop.module(image_pooling="mean"), workshop.cache())
+    logits_of(workshop, workshop.module(pooling=("mean", "auto")), workshop.cache())
     assert count() == 3
 
 
