@@ -27,7 +27,7 @@ from epic_pl.assets import resolve
 from epic_pl.errors import AssetError, EncoderError
 from epic_pl.nn.encoders.base import Encoder, Pooling
 from epic_pl.nn.encoders.clip import CLIPImageEncoder, CLIPTextEncoder
-from epic_pl.nn.encoders.hf_attention import READING_ATTENTION
+from epic_pl.nn.encoders.hf_base import READING_ATTENTION
 from epic_pl.nn.encoders.hf_text import HFTextEncoder
 from epic_pl.nn.encoders.timm_vit import TimmViTEncoder
 
