@@ -43,9 +43,9 @@ def run(argv: list[str], fill: Callable[[list[str]], None]) -> int:
 
     folder = options.folder or default_root()
     if options.command == "info":
-        return 0 if all(store.complete for store in upkeep.info(folder)) else 1
+        return int(any(store.problem for store in upkeep.info(folder)))
     if options.command == "verify":
         checks = upkeep.verify(folder, remove_corrupt=options.remove_corrupt)
-        return 0 if all(check.ok for check in checks) else 1
+        return int(any(check.problem for check in checks))
     upkeep.clear(folder)
     return 0

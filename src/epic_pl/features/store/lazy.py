@@ -5,7 +5,6 @@ Shape legend: B items of a batch, b consecutive ones of them.
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +18,9 @@ from epic_pl.types import Features
 _PIECE = 1 << 21  # bytes in the reader's precision, to fit the processor's caches
 _SERIAL = (1 << 15) - 1  # numbers that torch copies without other threads
 _LARGE = 1 << 18  # bytes of an item from which a read of its own costs nothing extra
+
+# a view of one item's numbers, and of int8 the scale of each vector
+_View = tuple[Tensor, Tensor | None]
 
 
 def read_batch(
@@ -39,13 +41,6 @@ def read_batch(
                 lazy[name] = StoredRows(parts, groups, batch, starts)
     rest = layout.only({field.name for field in layout.spec.fields} - lazy.keys())
     return {**gather_batch(rest, groups, batch, tokens, buffers), **lazy}
-
-
-class _View(NamedTuple):
-    """A view of one item's numbers, and of int8 the scale of each vector."""
-
-    values: Tensor
-    scale: Tensor | None
 
 
 class StoredRows(LazyTensor):
@@ -82,15 +77,14 @@ class StoredRows(LazyTensor):
 
     def __getitem__(self, index: tuple[slice | int, ...]) -> "StoredRows":
         samples, *at = index
-        axes = self._parts[0].field.token_axis
-        fixed = [axis for axis in at if isinstance(axis, int)]
-        if samples != slice(None) or len(fixed) < len(at) or axes is None:
-            raise IndexError(f"A lazy tensor has no index {index}, only [:, int, ...].")
-        if len(self._at) + len(at) > axes:
-            raise IndexError(f"{index} leaves no axis of tokens to read.")
-        return StoredRows(
-            self._parts, self._groups, self.shape[0], self._tokens, (*self._at, *fixed)
-        )
+        fixed = (*self._at, *(axis for axis in at if isinstance(axis, int)))
+        is_leading = len(fixed) <= (self._parts[0].field.token_axis or 0)
+        if samples != slice(None) or len(fixed) < len(self._at) + len(at) or not is_leading:
+            raise IndexError(
+                f"A lazy tensor has no index {index}, only a full slice and integers for axes in "
+                "front of the tokens."
+            )
+        return StoredRows(self._parts, self._groups, self.shape[0], self._tokens, fixed)
 
     def pieces(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
         """See the base class."""
@@ -119,7 +113,7 @@ class StoredRows(LazyTensor):
             values, *scale = (self._matrix(group, part) for part in self._parts)
             pairs = zip(group.positions.tolist(), group.items.tolist(), strict=True)
             for position, item in pairs:
-                views[position] = _View(
+                views[position] = (
                     self._item(values, position, item),
                     self._item(scale[0], position, item) if scale else None,
                 )
@@ -145,15 +139,15 @@ class StoredRows(LazyTensor):
             if view is None:
                 row.zero_()
                 continue
+            values, scale = view
             if self._tokens is not None:
-                length = view.values.shape[self._token_axis]
+                length = values.shape[self._token_axis]
                 padding = row.shape[self._token_axis] - length
-                if padding:
-                    row.narrow(self._token_axis, length, padding).zero_()
+                row.narrow(self._token_axis, length, padding).zero_()
                 row = row.narrow(self._token_axis, 0, length)
-            _copy(row, view.values)
-            if view.scale is not None:
-                row.mul_(view.scale.float().unsqueeze(-1))
+            _copy(row, values)
+            if scale is not None:
+                row.mul_(scale.float().unsqueeze(-1))
 
 
 def _copy(out: Tensor, numbers: Tensor) -> None:

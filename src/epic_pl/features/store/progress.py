@@ -2,14 +2,21 @@
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
-from rich import progress
 from rich.console import Console
 from rich.filesize import decimal
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from epic_pl.errors import CacheError
 from epic_pl.features.store.spec import StoreSpec
@@ -73,47 +80,35 @@ def require_disk(root: Path, additions: Sequence[Addition], show: bool) -> None:
         print(f"Caching {what}: {decimal(needed)} in all, {decimal(free)} free", flush=True)
 
 
-class Progress:
-    """A progress bar in bytes, with MB/s and the time that is left.
+@contextmanager
+def progress_bar(
+    title: str, total: float, show: bool, console: Console | None = None
+) -> Iterator[Callable[[float], None]]:
+    """A bar with MB/s and the time that is left; yields a function that counts written bytes.
 
     Args:
         title: what is written.
-        total: bytes, as estimated.
+        total: bytes, as estimated; it grows where a rank writes shards of others.
         show: draw it.
         console: where; standard error by default.
     """
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=console or Console(file=sys.stderr),
+        speed_estimate_period=60,
+        disable=not show,
+    )
+    task, done = bar.add_task(title, total=total), 0.0
 
-    def __init__(
-        self, title: str, total: float, show: bool, console: Console | None = None
-    ) -> None:
-        self._bar = progress.Progress(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(),
-            progress.DownloadColumn(),
-            progress.TransferSpeedColumn(),
-            progress.TextColumn("ETA"),
-            progress.TimeRemainingColumn(),
-            console=console or Console(file=sys.stderr),
-            speed_estimate_period=60,
-            disable=not show,
-        )
-        self._done, self._total = 0.0, total
-        self._task = self._bar.add_task(title, total=total)
+    def advance(nbytes: float) -> None:
+        nonlocal done
+        done += nbytes
+        bar.update(task, completed=done, total=max(total, done))
 
-    def __enter__(self) -> "Progress":
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
-
-    def advance(self, nbytes: float) -> None:
-        """Count written bytes; the total grows where this rank writes shards of others."""
-        self._done += nbytes
-        self._total = max(self._total, self._done)
-        self._bar.update(self._task, completed=self._done, total=self._total)
+    with bar:
+        yield advance

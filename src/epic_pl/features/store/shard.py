@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -165,25 +165,24 @@ def sha256_of(file: BinaryIO, stop: int | None = None) -> bytes:
     return digest.digest()
 
 
-@dataclass(frozen=True)
-class ShardTail:
+class ShardTail(NamedTuple):
     """A shard's lengths, digests and checksum, behind its matrices."""
 
     lengths: Lengths | None
     digests: Digests
     sha256: str
 
-    @classmethod
-    def read(cls, path: Path, layout: Layout) -> "ShardTail":
-        """Read a whole shard's tail."""
-        header = ShardHeader.read(path)
-        assert header is not None
-        with path.open("rb") as file:
-            file.seek(header.lengths_at(layout))
-            ragged = layout.spec.ragged
-            lengths = np.frombuffer(file.read(4 * header.items), "<i4") if ragged else None
-            digests = np.frombuffer(file.read(DIGEST.itemsize * header.items), DIGEST)
-            return cls(lengths, digests, file.read(32).hex())
+
+def read_tail(path: Path, layout: Layout) -> ShardTail:
+    """Read a whole shard's tail."""
+    header = ShardHeader.read(path)
+    assert header is not None
+    with path.open("rb") as file:
+        file.seek(header.lengths_at(layout))
+        ragged = layout.spec.ragged
+        lengths = np.frombuffer(file.read(4 * header.items), "<i4") if ragged else None
+        digests = np.frombuffer(file.read(DIGEST.itemsize * header.items), DIGEST)
+        return ShardTail(lengths, digests, file.read(32).hex())
 
 
 class Shard:

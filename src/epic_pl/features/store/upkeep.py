@@ -4,7 +4,6 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -17,27 +16,25 @@ from epic_pl.features.store.shard import sha256_of
 from epic_pl.features.store.spec import StoreSpec
 
 _STORE = re.compile(r"(image|text)-[0-9a-f]{16}")
-_OURS = re.compile(r"(shard-.*|index-.*)\.bin|\..*\.partial")
+_FILE = re.compile(r"(shard-.*|index-.*)\.bin|\..*\.partial")
 
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """One store at a glance.
+    """Summary of one store.
 
     Attributes:
         folder: the store's.
         spec: what it holds; None where it cannot be read.
         items: number of items; 0 unless complete.
-        nbytes: bytes of all its files, whole or not.
-        complete: it has its manifest, and all files of it in full size.
-        problem: what is wrong, else empty.
+        nbytes: bytes of all its files.
+        problem: what is missing or wrong, else empty.
     """
 
     folder: Path
     spec: StoreSpec | None
     items: int
     nbytes: int
-    complete: bool
     problem: str = ""
 
 
@@ -49,18 +46,13 @@ class StoreCheck:
         folder: the store's.
         files: number of files that were read.
         corrupt: files that are missing, truncated or changed.
-        problem: why it could not be checked, else empty.
+        problem: what is wrong, else empty.
     """
 
     folder: Path
     files: int
     corrupt: tuple[Path, ...] = ()
     problem: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Everything is as it was written."""
-        return not self.corrupt and not self.problem
 
 
 def find_stores(folder: Path) -> list[Path]:
@@ -81,7 +73,7 @@ def find_stores(folder: Path) -> list[Path]:
 
 
 def info(folder: Path, console: Console | None = None) -> list[StoreInfo]:
-    """Print what stores there are.
+    """Print and return a summary of each store.
 
     Raises:
         CacheError: there is none.
@@ -89,32 +81,30 @@ def info(folder: Path, console: Console | None = None) -> list[StoreInfo]:
     found = [_inspect(store) for store in find_stores(folder)]
     table = Table("store", "encoder", "level", "dtype", "items", "size", "an item", "state")
     for store in found:
-        identity = store.spec.identity if store.spec else {}
-        each = decimal(store.nbytes // store.items) if store.items else "-"
-        state = "complete" if store.complete else f"[red]{escape(store.problem)}[/]"
+        spec = store.spec
         table.add_row(
             store.folder.name,
-            store.spec.encoder if store.spec else "-",
-            str(identity.get("level", "-")),
-            store.spec.dtype if store.spec else "-",
+            spec.encoder if spec else "-",
+            str(spec.identity.get("level", "-")) if spec else "-",
+            spec.dtype if spec else "-",
             f"{store.items:,}",
             decimal(store.nbytes),
-            each,
-            state,
+            decimal(store.nbytes // store.items) if store.items else "-",
+            f"[red]{escape(store.problem)}[/]" if store.problem else "complete",
         )
-    _print(console, table)
+    (console or Console()).print(table)
     return found
 
 
 def verify(
     folder: Path, console: Console | None = None, remove_corrupt: bool = False
 ) -> list[StoreCheck]:
-    """Read every file again, compare checksums, and print what differs.
+    """Read every file again, compare checksums, and print and return what differs.
 
     Args:
         folder: a store, or a folder of stores.
         console: where to print; default standard output.
-        remove_corrupt: remove corrupt shards, so that `build` writes just these again.
+        remove_corrupt: remove corrupt files, so that `build` writes just these again.
 
     Raises:
         CacheError: there is no store.
@@ -122,20 +112,17 @@ def verify(
     checks = [_check(store) for store in find_stores(folder)]
     table = Table("store", "files", "result")
     for check in checks:
-        names = ", ".join(path.name for path in check.corrupt)
-        bad = check.problem or f"corrupt: {names}"
-        table.add_row(
-            check.folder.name, str(check.files), "ok" if check.ok else f"[red]{escape(bad)}[/]"
-        )
+        result = f"[red]{escape(check.problem)}[/]" if check.problem else "ok"
+        table.add_row(check.folder.name, str(check.files), result)
         if remove_corrupt:
             for path in check.corrupt:
                 path.unlink(missing_ok=True)
-    _print(console, table)
+    (console or Console()).print(table)
     return checks
 
 
 def clear(folder: Path, console: Console | None = None) -> int:
-    """Remove stores, and nothing that is not a store's; returns the bytes that it freed.
+    """Remove stores, and no file that is not a store's; returns the number of freed bytes.
 
     Raises:
         CacheError: there is none.
@@ -148,14 +135,14 @@ def clear(folder: Path, console: Console | None = None) -> int:
         for name in (MANIFEST, SPEC):
             (store / name).unlink(missing_ok=True)
         for path in list(store.iterdir()):
-            if _OURS.fullmatch(path.name):
+            if _FILE.fullmatch(path.name):
                 path.unlink()
         shutil.rmtree(store.with_name(f".{store.name}.locks"), ignore_errors=True)
         if not any(store.iterdir()):
             store.rmdir()
         freed += size
         table.add_row(store.name, decimal(size))
-    _print(console, table)
+    (console or Console()).print(table)
     return freed
 
 
@@ -165,13 +152,13 @@ def _inspect(store: Path) -> StoreInfo:
         spec = StoreSpec.read(store / SPEC)
         manifest = Manifest.read(store)
     except CacheError as error:
-        return StoreInfo(store, spec, 0, size, False, str(error))
+        return StoreInfo(store, spec, 0, size, str(error))
     if manifest is None:
         shards = len(list(store.glob("shard-*.bin")))
-        return StoreInfo(store, spec, 0, size, False, f"incomplete, {shards} shards written")
+        return StoreInfo(store, spec, 0, size, f"incomplete, {shards} shards written")
     broken = manifest.broken(store)
     problem = f"missing or truncated: {', '.join(broken)}" if broken else ""
-    return StoreInfo(store, manifest.spec, manifest.index.items, size, not broken, problem)
+    return StoreInfo(store, manifest.spec, manifest.index.items, size, problem)
 
 
 def _check(store: Path) -> StoreCheck:
@@ -182,13 +169,14 @@ def _check(store: Path) -> StoreCheck:
     if manifest is None:
         return StoreCheck(store, 0, problem="incomplete: continue with `epic-pl cache build`")
     entries = [*manifest.shards, manifest.index]
-    corrupt = []
-    for entry in entries:
-        path = store / entry.name
-        tail = 0 if entry is manifest.index else 32
-        if size_of(path) != entry.nbytes or not _is_intact(path, entry.sha256, tail):
-            corrupt.append(path)
-    return StoreCheck(store, len(entries), tuple(corrupt))
+    corrupt = tuple(
+        store / entry.name
+        for entry in entries
+        if size_of(store / entry.name) != entry.nbytes
+        or not _is_intact(store / entry.name, entry.sha256, 0 if entry is manifest.index else 32)
+    )
+    problem = f"corrupt: {', '.join(path.name for path in corrupt)}" if corrupt else ""
+    return StoreCheck(store, len(entries), corrupt, problem)
 
 
 def _is_intact(path: Path, sha256: str, tail: int) -> bool:
@@ -200,7 +188,3 @@ def _is_intact(path: Path, sha256: str, tail: int) -> bool:
 
 def _nbytes(store: Path) -> int:
     return sum(path.stat().st_size for path in store.iterdir() if path.is_file())
-
-
-def _print(console: Console | None, what: Any) -> None:
-    (console or Console()).print(what)

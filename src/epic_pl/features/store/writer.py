@@ -17,13 +17,14 @@ from epic_pl.features.store.manifest import (
     write_json,
 )
 from epic_pl.features.store.plan import Plan, PlannedShard, make_plan
-from epic_pl.features.store.progress import Addition, Progress
+from epic_pl.features.store.progress import Addition, progress_bar
 from epic_pl.features.store.records import Layout
-from epic_pl.features.store.shard import Packed, ShardHeader, ShardTail, is_whole, write_shard
+from epic_pl.features.store.shard import Packed, ShardHeader, is_whole, read_tail, write_shard
 from epic_pl.features.store.spec import StoreSpec
 
 _POLL = 0.2  # seconds between looks at shards that another process writes
 
+Advance = Callable[[float], None]
 Produce = Callable[[Sequence[int]], tuple[Mapping[str, Tensor], Tensor | None]]
 
 
@@ -88,14 +89,15 @@ class Writer:
         todo = [*own, *(shard for shard in plan.missing if shard not in own)]
         size = self._size(plan)
         share = sum(len(shard.positions) for shard in own)
-        with Progress(f"{self.layout.spec.kind} features", share * size, show) as bar:
+        title = f"{self.layout.spec.kind} features"
+        with progress_bar(title, share * size, show) as advance:
             while todo:
-                left = [shard for shard in todo if not self._try_to_write(shard, bar, size)]
+                left = [shard for shard in todo if not self._try_to_write(shard, advance, size)]
                 if len(left) == len(todo):
                     time.sleep(_POLL)
                 todo = left
 
-    def _try_to_write(self, shard: PlannedShard, bar: Progress, size: float) -> bool:
+    def _try_to_write(self, shard: PlannedShard, advance: Advance, size: float) -> bool:
         """Write a shard unless it exists; False if another process is writing it."""
         path = self.folder / shard.name
         if is_whole(path, self.layout, shard.digests):
@@ -103,17 +105,17 @@ class Writer:
         try:
             with self._lock(shard.name, timeout=0):
                 if not is_whole(path, self.layout, shard.digests):
-                    batches = self._batches(shard, bar, size)
+                    batches = self._batches(shard, advance, size)
                     write_shard(path, self.layout, shard.digests, batches)
             return True
         except Timeout:
             return False
 
-    def _batches(self, shard: PlannedShard, bar: Progress, size: float) -> Iterator[Packed]:
+    def _batches(self, shard: PlannedShard, advance: Advance, size: float) -> Iterator[Packed]:
         for start in range(0, len(shard.positions), self._batch_size):
             positions = shard.positions[start : start + self._batch_size].tolist()
             yield self._pack(positions)
-            bar.advance(len(positions) * size)
+            advance(len(positions) * size)
 
     def _pack(self, positions: Sequence[int]) -> Packed:
         tensors, given = self._produce(positions)
@@ -142,7 +144,7 @@ class Writer:
         folder, layout = self.folder, self.layout
         with self._lock("manifest"):
             now = Manifest.read(folder)
-            tails = [ShardTail.read(folder / shard.name, layout) for shard in plan.shards]
+            tails = [read_tail(folder / shard.name, layout) for shard in plan.shards]
             shards = tuple(
                 FileEntry(shard.name, size_of(folder / shard.name), tail.sha256, len(tail.digests))
                 for shard, tail in zip(plan.shards, tails, strict=True)
@@ -176,4 +178,4 @@ class Writer:
         header = ShardHeader.read(path)
         if header is None or header.nbytes(self.layout) != size_of(path):
             return False
-        return not np.isin(ShardTail.read(path, self.layout).digests, plan.digests).all()
+        return not np.isin(read_tail(path, self.layout).digests, plan.digests).all()
