@@ -1,6 +1,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,14 +24,13 @@ class Items:
         self.asked: list[int] = []
 
     def length(self, name: str) -> int:
-        return 1 + hashlib.sha256(name.encode()).digest()[0] % LONGEST
+        return 1 + hashlib.sha256(name.encode()).digest()[0] % LONGEST if self.ragged else 5
 
     def one(self, name: str) -> dict[str, Tensor]:
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
         generator = torch.Generator().manual_seed(seed)
-        tokens = self.length(name) if self.ragged else 5
         return {
-            "memory": torch.randn(2, 3, tokens, 8, generator=generator),
+            "memory": torch.randn(2, 3, self.length(name), 8, generator=generator),
             "pooled": torch.randn(9, generator=generator),
         }
 
@@ -48,23 +48,21 @@ class Items:
             memory[row, :, :, : lengths[row]] = one["memory"]
         return {"memory": memory, "pooled": pooled}, torch.tensor(lengths) if self.ragged else None
 
-    def spec(self, dtype: str = "float32", **identity: object) -> StoreSpec:
-        return StoreSpec(
-            "text" if self.ragged else "image",
-            {"level": "layers", **identity},
-            RAGGED_FIELDS if self.ragged else FIXED_FIELDS,
-            dtype,  # type: ignore[arg-type]
-            self.ragged,
-            "tiny",
-        )
+    def spec(self, dtype: Any = "float32", **identity: object) -> StoreSpec:
+        kind, fields = ("text", RAGGED_FIELDS) if self.ragged else ("image", FIXED_FIELDS)
+        return StoreSpec(kind, {"level": "layers", **identity}, fields, dtype, self.ragged, "tiny")
 
-    def build(self, root: Path, dtype: str = "float32", **options: object) -> FeatureStore:
+    def build(self, root: Path, dtype: str = "float32", **options: Any) -> FeatureStore:
         return build_one(root, self.spec(dtype), self.hashes, self.produce, **options)
+
+    def assert_in(self, store: FeatureStore, names: Sequence[str]) -> None:
+        """The store gives these items as they were produced."""
+        memory = store.gather(store.rows(names))["memory"]
+        assert torch.equal(memory, self.padded(names)[0]["memory"].nan_to_num())
 
 
 def build_one(
-    root: Path, spec: StoreSpec, hashes: Sequence[str], produce: object, **options: object
+    root: Path, spec: StoreSpec, hashes: Sequence[str], produce: Any, **options: Any
 ) -> FeatureStore:
     """One store, quietly."""
-    wanted = Wanted(spec, hashes, produce)  # type: ignore[arg-type]
-    return build(root, [wanted], **{"progress": False, **options})[0]  # type: ignore[arg-type]
+    return build(root, [Wanted(spec, hashes, produce)], **{"progress": False, **options})[0]
