@@ -60,10 +60,14 @@ def options(project):
     return ["--config", str(project / "data" / "tiny.yaml"), *OPTIONS, "--cache.folder", folder]
 
 
-def build(project, *more):
+def exit_code(*arguments):
     with pytest.raises(SystemExit) as ended:
-        main(["cache", "build", *options(project), *more])
+        main([str(each) for each in arguments])
     return ended.value.code
+
+
+def build(project, *more):
+    return exit_code("cache", "build", *options(project), *more)
 
 
 def test_encoders_run_on_the_trainers_device(project, monkeypatch):
@@ -89,9 +93,8 @@ def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_stored(
         raise ConfigError(f"{precision} on {device}")
 
     monkeypatch.setattr("epic_pl.module.epic_module.check_precision", refuse)
-    with pytest.raises(SystemExit) as ended:
-        main([*command.split(), *options(project), "--model.encoders.precision", "fp16"])
-    assert ended.value.code == 1
+    given = [*command.split(), *options(project), "--model.encoders.precision", "fp16"]
+    assert exit_code(*given) == 1
     assert "fp16 on cpu" in capsys.readouterr().err
     assert not (project / "features").exists()
 
@@ -115,7 +118,7 @@ def test_a_test_split_that_is_not_there_is_left_out_and_told(project, capsys):
     table.write_text("\n".join(row for row in rows if not row.endswith(",test")) + "\n")
     assert build(project, "--data.init_args.test_size", "0") == 0
     assert "Not stored, since it cannot be read: " in capsys.readouterr().out
-    assert main_ends(project, "info") == 0
+    assert exit_code("cache", "info", project / "features") == 0
 
 
 # ------------------------------------------------------------------ the real command
@@ -127,12 +130,6 @@ def _only_blank(encode):
         return encode(items, keys)
 
     return checked
-
-
-def main_ends(project, *arguments):
-    with pytest.raises(SystemExit) as ended:
-        main(["cache", *arguments, str(project / "features")])
-    return ended.value.code
 
 
 @pytest.mark.slow
@@ -150,13 +147,13 @@ def test_what_the_command_stored_is_all_that_later_runs_need(project, monkeypatc
     main(["test", *given, "--ckpt_path", str(best)])
     main(["predict", *given, "--ckpt_path", str(best)])
     assert "Caching" not in capsys.readouterr().out
-    assert main_ends(project, "info") == 0
-    assert main_ends(project, "verify") == 0
+    assert exit_code("cache", "info", project / "features") == 0
+    assert exit_code("cache", "verify", project / "features") == 0
     shard = next(project.glob("features/image-*/shard-*"))
     shard.write_bytes(shard.read_bytes()[:-1])
-    assert main_ends(project, "verify", "--remove-corrupt") == 1
+    assert exit_code("cache", "verify", "--remove-corrupt", project / "features") == 1
     assert not shard.exists()
-    assert main_ends(project, "clear") == 0
+    assert exit_code("cache", "clear", project / "features") == 0
     assert not list(project.glob("features/[it]*-*"))
 
 
@@ -203,8 +200,7 @@ def test_two_ranks_share_the_work_and_store_what_one_does(project, monkeypatch, 
     monkeypatch.setattr(
         Items, "encode", lambda items, keys: whole.extend(keys) or encode(items, keys)
     )
-    with pytest.raises(SystemExit, match="0"):
-        main(command)
+    assert exit_code(*command) == 0
     alone = capfd.readouterr().out
     assert "Caching image features" in alone
     assert len(stored(project)) > 10

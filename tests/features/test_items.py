@@ -64,7 +64,7 @@ def test_pooled_methods_read_the_boundarys_mean_from_a_store_of_prompts(tmp_path
         wanted, ["b", "a"], lambda _: pytest.fail("encoded again"), lambda s: serves(s, wanted)
     )
     (store,) = build(tmp_path, [never], progress=False)
-    batch = store.gather(np.append(store.rows(["b", "a"]), -1), zero_absent=True)
+    batch = store.gather(np.append(store.rows(["b", "a"]), -1))
     assert {name: tuple(tensor.shape) for name, tensor in batch.items()} == {
         "pooled": (3, 6),
         "layer_means": (3, 1, 6),

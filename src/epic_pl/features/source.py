@@ -37,7 +37,7 @@ class StoredItems:
         rows = np.array([-1 if key is None else self._rows[key] for key in keys], np.int64)
         # from a loader's worker a batch travels as tensors
         in_place = self._in_place if get_worker_info() is None else ()
-        fields = self.store.gather(rows, zero_absent=True, in_place=in_place)
+        fields = self.store.gather(rows, in_place)
         is_lazy = any(isinstance(field, LazyTensor) for field in fields.values())
         if is_lazy and current_thread() is not main_thread():
             self.store.prefetch(rows)  # loaded ahead: the disk may read while a step runs

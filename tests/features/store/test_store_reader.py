@@ -85,18 +85,16 @@ def test_rows_and_lengths(tmp_path, items):
     assert store.lengths.tolist() == expected
 
 
-def test_absent_items_are_refused_or_zero_on_demand(tmp_path, items):
+def test_absent_items_are_zero(tmp_path, items):
     store = make(tmp_path, items)
-    with pytest.raises(CacheError, match="no row -1"):
-        store.gather(np.array([0, -1]))
     with pytest.raises(CacheError, match="no row 23"):
-        store.gather(np.array([23]), zero_absent=True)
-    batch = store.gather(np.array([3, -1, 4]), zero_absent=True)
+        store.gather(np.array([23]))
+    batch = store.gather(np.array([3, -1, 4]))
     alone = store.gather(np.array([3, 4]))
     for name, tensor in alone.items():
         assert torch.equal(batch[name][[0, 2]], tensor)
         assert not batch[name][1].any()
-    nothing = store.gather(np.array([-1, -1]), zero_absent=True)
+    nothing = store.gather(np.array([-1, -1]))
     assert not any(tensor.any() for tensor in nothing.values())
 
 

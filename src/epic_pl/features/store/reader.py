@@ -78,14 +78,12 @@ class FeatureStore:
         """(len(hashes),) row of each item, -1 where the store does not have it."""
         return self._index.rows(digests_of(hashes))
 
-    def gather(
-        self, rows: Rows, zero_absent: bool = False, in_place: Collection[str] = ()
-    ) -> Features:
+    def gather(self, rows: Rows, in_place: Collection[str] = ()) -> Features:
         """Read a batch.
 
         Args:
-            rows: (B,) as `rows` gives them, in any order, repeated or not; at least one.
-            zero_absent: give zeros, and no tokens, for rows -1, instead of an error.
+            rows: (B,) as `rows` gives them, in any order, repeated or not; at least one. Rows -1
+                give zeros, and no tokens.
             in_place: fields that are given as a `LazyTensor` if they are large.
 
         Returns:
@@ -98,7 +96,7 @@ class FeatureStore:
             CacheError: a row is not in the store.
         """
         rows = np.asarray(rows, np.int64)
-        self._check(rows, zero_absent)
+        self._check(rows)
         groups, tokens = self._groups(rows), self._tokens(rows)
         if self._fields is None:
             return read_batch(self._layout, groups, len(rows), tokens, self._buffers, in_place)
@@ -113,8 +111,8 @@ class FeatureStore:
         Rows -1 are left out; systems without `madvise` ignore it.
         """
         rows = np.unique(np.asarray(rows, np.int64))
+        self._check(rows)
         rows = rows[rows >= 0]
-        self._check(rows, False)
         starts = self._index.starts
         for number, positions, items in self._by_shard(rows):
             for row, item in zip(rows[positions], items.tolist(), strict=True):
@@ -125,13 +123,12 @@ class FeatureStore:
         entry = self._manifest.shards[number]
         return Shard(self.folder / entry.name, self._layout, entry.items)
 
-    def _check(self, rows: Rows, allow_absent: bool) -> None:
-        wrong = (rows < (-1 if allow_absent else 0)) | (rows >= len(self))
+    def _check(self, rows: Rows) -> None:
+        wrong = (rows < -1) | (rows >= len(self))
         if wrong.any():
             raise CacheError(
                 f"The feature store {self.folder} has no row {rows[wrong][0]}: it holds "
-                f"{len(self)} items, and -1 stands for an item that it does not have. Add what is "
-                "missing with `epic-pl cache build`."
+                f"{len(self)} items. Add what is missing with `epic-pl cache build`."
             )
 
     def _groups(self, rows: Rows) -> list[Group]:
