@@ -35,7 +35,7 @@ def run_command(argv: list[str]) -> None:
         if argv[:1] == ["cache"]:
             from epic_pl.features.commands import run as run_cache
 
-            raise SystemExit(run_cache(argv[1:], fill_cache))
+            raise SystemExit(run_cache(argv[1:]))
         if argv[:1] == ["compare"]:
             from epic_pl.experiments.compare.command import compare_command
 

@@ -1,7 +1,6 @@
 """``epic-pl cache``: build, list, check and remove feature stores."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 
@@ -23,21 +22,19 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(argv: list[str], fill: Callable[[list[str]], None]) -> int:
+def run(argv: list[str]) -> int:
     """Run ``epic-pl cache ARGV`` and return the exit code.
-
-    Args:
-        argv: what follows ``epic-pl cache``.
-        fill: stores the features of a config's splits, given the options of ``epic-pl fit``.
 
     Raises:
         CacheError: there is no store, or it cannot be written.
     """
     if argv[:1] == ["build"]:
-        fill(argv[1:])
+        from epic_pl.commands import fill_cache
+
+        fill_cache(argv[1:])
         return 0
     options = parser().parse_intermixed_args(argv)  # FOLDER may follow an option
-    # not before they are needed: they import torch
+    # the parser alone needs no torch
     from epic_pl.features.store import upkeep
     from epic_pl.features.store.build import default_root
 

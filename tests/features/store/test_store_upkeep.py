@@ -118,17 +118,17 @@ def test_the_default_folder_moves_with_the_cache(tmp_path, monkeypatch):
     assert default_root() == tmp_path / "features"
 
 
-def test_command_line_fills_looks_after_and_clears(tmp_path, capsys):
-    filled = []
-    assert run(["build", "--config", "x.yaml"], filled.append) == 0
+def test_the_command_line(tmp_path, items, monkeypatch):
+    filled, root = [], str(tmp_path)
+    monkeypatch.setattr("epic_pl.commands.fill_cache", filled.append)
+    assert run(["build", "--config", "x.yaml"]) == 0
     assert filled == [["--config", "x.yaml"]]
     with pytest.raises(CacheError, match="no feature store"):
-        run(["info", str(tmp_path)], filled.append)
+        run(["info", root])
     with pytest.raises(SystemExit):
-        run(["tidy"], filled.append)
-
-
-def test_a_folder_may_follow_the_option(tmp_path, items):
-    make(tmp_path, items)
-    for arguments in (["--remove-corrupt", str(tmp_path)], [str(tmp_path), "--remove-corrupt"]):
-        assert run(["verify", *arguments], print) == 0
+        run(["tidy"])
+    store = make(tmp_path, items)
+    for arguments in (["--remove-corrupt", root], [root, "--remove-corrupt"]):
+        assert run(["verify", *arguments]) == 0
+    (store.folder / "manifest.json").unlink()
+    assert [run([command, root]) for command in ("info", "verify", "clear")] == [1, 1, 0]
