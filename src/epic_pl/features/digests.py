@@ -26,11 +26,12 @@ class PictureDigests:
 
     def __call__(self, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
         """(Root, path) to digest; a picture inside one big file goes by that file and its name."""
-        digests = {name: self._one(*name) for name in names}
+        digests = {name: self.one(*name) for name in names}
         self._save()
         return digests
 
-    def _one(self, root: str, path: str) -> str:
+    def one(self, root: str, path: str) -> str:
+        """The digest of one picture, not yet remembered for later runs."""
         inside = os.path.isfile(root)
         file = Path(root) if inside else Path(root) / path
         stat = file.stat()
