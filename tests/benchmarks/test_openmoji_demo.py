@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from epic_pl.experiments.compare.files import write_json
 
 import tiny_runs
-from epic_pl.experiments.compare.files import write_json
 from epic_pl.experiments.compare.plan import Run
 
 

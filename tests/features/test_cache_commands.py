@@ -6,7 +6,7 @@ from rich.console import Console
 
 from epic_pl.errors import CacheError
 from epic_pl.features import build
-from epic_pl.features.commands import cache_command, clear, default_root, info, verify
+from epic_pl.features.commands import clear, default_root, info, run, verify
 
 
 @pytest.fixture
@@ -108,17 +108,14 @@ def test_the_default_folder_moves_with_the_cache(tmp_path, monkeypatch):
     assert default_root() == tmp_path / "features"
 
 
-def test_command_line_fills_looks_after_and_clears(tmp_path, capsys):
-    filled = []
-    assert cache_command(["build", "--config", "x.yaml"], filled.append) == 0
-    assert filled == [["--config", "x.yaml"]]
+def test_unknown_commands_and_missing_stores_are_refused(tmp_path):
     with pytest.raises(CacheError, match="no feature store"):
-        cache_command(["info", str(tmp_path)], filled.append)
+        run(["info", str(tmp_path)])
     with pytest.raises(SystemExit):
-        cache_command(["tidy"], filled.append)
+        run(["tidy"])
 
 
 def test_a_folder_may_follow_the_option(tmp_path, items):
     make(tmp_path, items)
     for arguments in (["--remove-corrupt", str(tmp_path)], [str(tmp_path), "--remove-corrupt"]):
-        assert cache_command(["verify", *arguments], print) == 0
+        assert run(["verify", *arguments]) == 0

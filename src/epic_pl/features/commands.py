@@ -1,8 +1,8 @@
 """What ``epic-pl cache info``, ``verify`` and ``clear`` do, on one store or on a folder of them."""
 
+import argparse
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from epic_pl.arguments import cache_parser
 from epic_pl.assets import cache_dir
 from epic_pl.errors import CacheError
 from epic_pl.features.spec import StoreSpec
@@ -214,20 +213,36 @@ def _print(console: Console | None, what: Any) -> None:
     (console or Console()).print(what)
 
 
-def cache_command(args: list[str], fill: Callable[[list[str]], None]) -> int:
-    """``epic-pl cache {build,info,verify,clear}``; returns the exit code.
+def parser() -> argparse.ArgumentParser:
+    """Of ``epic-pl cache {info,verify,clear}``; build takes the options of ``epic-pl fit``."""
+    parser = argparse.ArgumentParser(
+        "epic-pl cache",
+        description=(
+            "Frozen features on the disk. build takes the options of `epic-pl fit` (--config X, "
+            "overrides) and stores what it would train on; the others take a folder of stores, by "
+            "default the one in the cache folder."
+        ),
+    )
+    parser.add_argument("command", choices=("build", "info", "verify", "clear"))
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument(
+        "--remove-corrupt", action="store_true", help="verify: remove files that are damaged"
+    )
+    return parser
 
-    Args:
-        args: what follows ``epic-pl cache``.
-        fill: stores the features of a config's splits, given the options of ``epic-pl fit``.
+
+def run(argv: list[str]) -> int:
+    """Run ``epic-pl cache ARGV`` and return the exit code.
 
     Raises:
         CacheError: there is no store, or it cannot be written.
     """
-    if args[:1] == ["build"]:
-        fill(args[1:])
+    if argv[:1] == ["build"]:
+        from epic_pl.cli import fill_cache
+
+        fill_cache(argv[1:])
         return 0
-    options = cache_parser().parse_intermixed_args(args)  # FOLDER may follow an option
+    options = parser().parse_intermixed_args(argv)  # FOLDER may follow an option
     folder = options.folder or default_root()
     if options.command == "info":
         return 0 if all(store.complete for store in info(folder)) else 1

@@ -3,8 +3,8 @@
 import optuna
 import pytest
 
-from epic_pl.arguments import as_options
 from epic_pl.errors import ConfigError
+from epic_pl.experiments.options import as_options
 from epic_pl.experiments.tune.space import Choice, Range, overlay, read_space, suggest, values_of
 
 
@@ -17,26 +17,26 @@ def _space(tmp_path, text):
 def test_a_space_is_read_and_drawn_from(tmp_path):
     space = _space(
         tmp_path,
-        "model.lr: {low: 1e-4, high: 1.0e-2, log: true}\n"
-        "model.num_prompts: {low: 1, high: 8}\n"
-        "model.head_inputs: [pooled, pooled+prompts]\n",
+        "model.optim.lr: {low: 1e-4, high: 1.0e-2, log: true}\n"
+        "model.epic.num_prompts: {low: 1, high: 8}\n"
+        "model.epic.hub: [none, bottleneck]\n",
     )
-    assert space["model.lr"] == Range(1e-4, 1e-2, True)
-    assert space["model.head_inputs"] == Choice(("pooled", "pooled+prompts"))
+    assert space["model.optim.lr"] == Range(1e-4, 1e-2, True)
+    assert space["model.epic.hub"] == Choice(("none", "bottleneck"))
     trial = optuna.trial.FixedTrial(
-        {"model.lr": 0.003, "model.num_prompts": 8, "model.head_inputs": "pooled"}
+        {"model.optim.lr": 0.003, "model.epic.num_prompts": 8, "model.epic.hub": "none"}
     )
     assert suggest(space, trial) == trial.params
-    assert isinstance(space["model.num_prompts"].low, int)
+    assert isinstance(space["model.epic.num_prompts"].low, int)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("model.lr: {low: 1, high: 1}", "model.lr"),
-        ("model.lr: {low: 0, high: 1, log: true}", "above 0"),
-        ("model.lr: {low: 0}", "model.lr"),
-        ("model.lr: 3", "model.lr"),
+        ("model.optim.lr: {low: 1, high: 1}", "model.optim.lr"),
+        ("model.optim.lr: {low: 0, high: 1, log: true}", "above 0"),
+        ("model.optim.lr: {low: 0}", "model.optim.lr"),
+        ("model.optim.lr: 3", "model.optim.lr"),
         ("model.method: [epic]", "model.method"),
         ("model.method: [[1], 2]", "model.method"),
         ("seed_everything: [1, 2]", "same in all trials"),
@@ -45,8 +45,8 @@ def test_a_space_is_read_and_drawn_from(tmp_path):
         ("a: [", "cannot be read"),
     ],
 )
-def test_bad_spaces_are_refused(tmp_path, text, said):
-    with pytest.raises(ConfigError, match=said):
+def test_bad_spaces_are_refused(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
         _space(tmp_path, text)
 
 
@@ -62,13 +62,13 @@ def test_values_of_a_config_that_lie_in_the_space():
 
 
 def test_options_and_overlay_of_values():
-    values = {"model.lr": 0.5, "model.share_hub": True, "data.init_args.order": "length"}
+    values = {"model.optim.lr": 0.5, "model.head.boundary": True, "data.init_args.order": "length"}
     assert as_options(values) == [
-        "--model.lr=0.5",
-        "--model.share_hub=true",
+        "--model.optim.lr=0.5",
+        "--model.head.boundary=true",
         "--data.init_args.order=length",
     ]
     assert overlay(values) == {
-        "model": {"lr": 0.5, "share_hub": True},
+        "model": {"optim": {"lr": 0.5}, "head": {"boundary": True}},
         "data": {"init_args": {"order": "length"}},
     }

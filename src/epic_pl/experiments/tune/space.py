@@ -1,52 +1,50 @@
-"""What is searched: ranges and choices of options of ``fit``, from YAML."""
+"""Search space: ranges and choices of ``fit`` options, from YAML."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 
 from epic_pl.errors import ConfigError
 
 Scalar = str | int | float | bool | None
-# the search sets these itself in each trial, or they would change what trials are measured by
-_FIXED = ("seed_everything", "ckpt_path", "config")
-_FIXED_SECTIONS = ("checkpoint", "last_checkpoint", "early_stopping")
-
-
-class Suggests(Protocol):
-    """The part of an Optuna trial that draws."""
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
-        """A number of a range."""
-
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool) -> int:
-        """A whole number of a range, both ends in it."""
-
-    def suggest_categorical(self, name: str, choices: Sequence[Scalar]) -> Scalar:
-        """One of several."""
+# set by the search in each trial, or the yardstick of all trials
+_FIXED = (
+    "seed_everything",
+    "ckpt_path",
+    "config",
+    "checkpoint",
+    "last_checkpoint",
+    "early_stopping",
+)
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from ``low`` to ``high``, whole ones where both are; by factors if ``log``."""
+    """Numbers from ``low`` to ``high``, whole ones where both are; ``log`` draws factors."""
 
     low: float
     high: float
     log: bool = False
 
-    def suggest(self, trial: Suggests, name: str) -> Scalar:
-        """Draw one."""
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return trial.suggest_int(name, self.low, self.high, log=self.log)
-        return trial.suggest_float(name, float(self.low), float(self.high), log=self.log)
+    @property
+    def whole(self) -> bool:
+        """Whether only whole numbers are drawn."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def suggest(self, trial: Any, name: str) -> Scalar:
+        """Draw a number by an Optuna trial."""
+        draw = trial.suggest_int if self.whole else trial.suggest_float
+        value: Scalar = draw(name, self.low, self.high, log=self.log)
+        return value
 
     def holds(self, value: Any) -> bool:
-        """Whether ``value`` could be drawn."""
-        whole = isinstance(self.low, int) and isinstance(self.high, int)
-        kind = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-        return bool(kind and self.low <= value <= self.high)
+        """Whether ``value`` can be drawn."""
+        kind = int if self.whole else (int, float)
+        number = isinstance(value, kind) and not isinstance(value, bool)
+        return number and self.low <= value <= self.high
 
 
 @dataclass(frozen=True)
@@ -55,12 +53,13 @@ class Choice:
 
     values: tuple[Scalar, ...]
 
-    def suggest(self, trial: Suggests, name: str) -> Scalar:
-        """Draw one."""
-        return trial.suggest_categorical(name, self.values)
+    def suggest(self, trial: Any, name: str) -> Scalar:
+        """Draw a value by an Optuna trial."""
+        value: Scalar = trial.suggest_categorical(name, self.values)
+        return value
 
     def holds(self, value: Any) -> bool:
-        """Whether ``value`` could be drawn."""
+        """Whether ``value`` can be drawn."""
         return value in self.values
 
 
@@ -83,7 +82,7 @@ def read_space(path: str) -> Space:
 
 
 def _dimension(path: str, name: str, fields: Any) -> Range | Choice:
-    if name in _FIXED or name.split(".")[0] in _FIXED_SECTIONS:
+    if name.split(".")[0] in _FIXED:
         raise ConfigError(
             f"{path} searches {name}, which has to be the same in all trials: leave it out."
         )
@@ -102,24 +101,30 @@ def _dimension(path: str, name: str, fields: Any) -> Range | Choice:
 
 
 def _number(value: Any) -> float | int | None:
-    """Also of ``1e-4``, which YAML takes for a word."""
-    if isinstance(value, bool):
-        return None
+    """A number, also from ``1e-4``, which YAML reads as text."""
     if isinstance(value, int):
-        return value
+        return None if isinstance(value, bool) else value
     try:
         return float(value)
     except (TypeError, ValueError):
         return None
 
 
-def suggest(space: Space, trial: Suggests) -> dict[str, Scalar]:
-    """A value for each option."""
+def suggest(space: Space, trial: Any) -> dict[str, Scalar]:
+    """A value for each option, drawn by an Optuna trial."""
     return {name: dimension.suggest(trial, name) for name, dimension in space.items()}
 
 
+def any_values(space: Space) -> dict[str, Scalar]:
+    """One value of each option."""
+    return {
+        name: each.low if isinstance(each, Range) else each.values[0]
+        for name, each in space.items()
+    }
+
+
 def values_of(space: Space, parsed: Mapping[str, Any]) -> dict[str, Any]:
-    """What a parsed config has for the options of the space, so far as they lie in it."""
+    """A parsed config's values of the options, as far as they are in the space."""
     found = {}
     for name, dimension in space.items():
         value: Any = parsed
@@ -131,7 +136,7 @@ def values_of(space: Space, parsed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def overlay(values: Mapping[str, Scalar]) -> dict[str, Any]:
-    """A config that sets these options alone."""
+    """A config that sets these options."""
     content: dict[str, Any] = {}
     for name, value in values.items():
         *sections, last = name.split(".")
