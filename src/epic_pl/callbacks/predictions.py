@@ -86,7 +86,7 @@ class PredictionWriter(Callback):
 
     def _thresholds(self, module: EPICModule) -> npt.NDArray[np.float32] | None:
         """``(C,)`` of a multilabel task, else None."""
-        thresholds = module.label_thresholds()
+        thresholds = module.postprocessor.thresholds
         if thresholds is None:
             return None
         own = thresholds.float().cpu().numpy()  # (C,)

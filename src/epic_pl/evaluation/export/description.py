@@ -38,7 +38,7 @@ def image_preprocessing_of(module: EPICModule) -> ImagePreprocessing | None:
 def describe(module: EPICModule, tokenizer: Any | None) -> dict[str, Any]:
     """The content of ``model.json``, plain types only."""
     info = module.checkpoint_info()
-    thresholds = module.label_thresholds()
+    thresholds = module.postprocessor.thresholds
     height, width = picture_size(module)
     shapes = (["B", 3, height, width], ["B", "S"], ["B", "S"], ["B"], ["B"])
     types = ("float32", "int64", "int64", "bool", "bool")
@@ -63,7 +63,7 @@ def describe(module: EPICModule, tokenizer: Any | None) -> dict[str, Any]:
 
 def temperature(module: EPICModule) -> float:
     """By which logits are divided before they become the module's probabilities."""
-    return float(module.calibration_temperature) if module.calibrate else 1.0
+    return float(module.postprocessor.temperature)
 
 
 def _preprocessing(module: EPICModule, tokenizer: Any | None) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from epic_pl.errors import ConfigError
-from epic_pl.evaluation.export.description import describe, picture_size, temperature
+from epic_pl.evaluation.export.description import describe, picture_size
 from epic_pl.evaluation.export.program import INPUTS, Classifier, export_program, random_inputs
 from epic_pl.module import EPICModule
 from epic_pl.types import Batch
@@ -59,7 +59,7 @@ def write_folder(module: EPICModule, tokenizer: Any | None, folder: Path) -> flo
             the folder is then as it was.
     """
     with _beside(folder) as made:
-        classifier = Classifier(module.model, module.task, temperature(module))
+        classifier = Classifier(module.model, module.postprocessor)
         program = export_program(classifier, picture_size(module))
         torch.export.save(program, made / PROGRAM)
         described = json.dumps(describe(module, tokenizer), indent=2, ensure_ascii=False)
@@ -84,12 +84,12 @@ def largest_difference(path: Path, module: EPICModule) -> float:
     Absent pictures and texts are among them.
     """
     program = torch.export.load(path).module()
-    classifier = Classifier(module.model, module.task)
+    classifier = Classifier(module.model, module.postprocessor)
     differences = []
     for seed, (rows, tokens) in enumerate(_COMPARED, start=1):
         inputs = random_inputs(classifier, picture_size(module), rows, tokens, seed)
         batch = Batch(**dict(zip(INPUTS, inputs, strict=True)))  # type: ignore[typeddict-item]  # keys of it
-        expected = module.probabilities(module.model(batch))
+        expected = module.postprocessor(module.model(batch))
         differences.append((program(*inputs) - expected).abs().max())
     return float(torch.stack(differences).max())
 

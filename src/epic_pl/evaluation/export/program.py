@@ -13,10 +13,10 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
 from epic_pl.errors import ConfigError
-from epic_pl.module.losses import Objective
+from epic_pl.module.postprocess import Postprocessor
 from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.towers import JointTower
-from epic_pl.types import Batch, Task
+from epic_pl.types import Batch
 
 INPUTS = ("pixel_values", "input_ids", "attention_mask", "image_present", "text_present")
 """What an exported program takes, in this order."""
@@ -30,17 +30,13 @@ class Classifier(nn.Module):
 
     Args:
         model: in evaluation mode, float32.
-        task: decides between softmax and sigmoid.
-        temperature: by which logits are divided first.
+        postprocessor: from logits to probabilities.
     """
 
-    temperature: Tensor
-
-    def __init__(self, model: DualEncoder, task: Task, temperature: float = 1.0) -> None:
+    def __init__(self, model: DualEncoder, postprocessor: Postprocessor) -> None:
         super().__init__()
         self.model = model
-        self.objective = Objective(task)
-        self.register_buffer("temperature", torch.tensor(temperature))
+        self.postprocessor = postprocessor
 
     def forward(
         self,
@@ -62,7 +58,8 @@ class Classifier(nn.Module):
             image_present=image_present,
             text_present=text_present,
         )
-        return self.objective.probabilities(self.model(batch).float() / self.temperature)
+        probabilities: Tensor = self.postprocessor(self.model(batch))
+        return probabilities
 
 
 def export_program(classifier: Classifier, size: tuple[int, int]) -> ExportedProgram:

@@ -5,6 +5,7 @@ Shape legend: B batch, N samples, C classes.
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 
 from epic_pl.module import EPICModule
-from epic_pl.module.losses import Objective
-from epic_pl.module.metrics import at_thresholds, build_metrics
+from epic_pl.module.losses import ClassificationLoss
+from epic_pl.module.metrics import build_metrics
+from epic_pl.module.postprocess import Postprocessor
 from epic_pl.types import Batch, Task
 
 
@@ -57,42 +59,41 @@ class Judge:
     """From logits to answers and scores, as the module does it.
 
     Attributes:
-        task: one class a sample, or any number.
         class_names: C names.
-        temperature: that logits are divided by.
-        thresholds: ``(C,)`` of a multilabel task, else None.
-        interaction_weight: which logits were weighed with, of a method that has one.
+        postprocessor: the module's, on the CPU.
     """
 
-    task: Task
     class_names: list[str]
-    temperature: float
-    thresholds: Tensor | None
-    interaction_weight: float | None = None
+    postprocessor: Postprocessor
 
     @classmethod
     def of(cls, module: EPICModule) -> "Judge":
         """A module's."""
-        thresholds, weight = module.label_thresholds(), module.model.interaction_weight
-        return cls(
-            module.task,
-            module.class_names,
-            float(module.calibration_temperature) if module.calibrate else 1.0,
-            None if thresholds is None else thresholds.float().cpu(),
-            None if weight is None else float(weight),
-        )
+        return cls(module.class_names, deepcopy(module.postprocessor).float().cpu())
+
+    @property
+    def task(self) -> Task:
+        """One class a sample, or any number."""
+        return self.postprocessor.task
+
+    @property
+    def thresholds(self) -> Tensor | None:
+        """``(C,)`` of a multilabel task, else None."""
+        return self.postprocessor.thresholds
+
+    @property
+    def temperature(self) -> float:
+        """By which logits are divided."""
+        return float(self.postprocessor.temperature)
 
     def probabilities(self, logits: Tensor, calibrated: bool = True) -> Tensor:
         """``(N, C)`` float32."""
-        scaled = logits.float() / self.temperature if calibrated else logits
-        return Objective(self.task).probabilities(scaled)
+        post = self.postprocessor
+        return post(logits) if calibrated else post.uncalibrated(logits)
 
     def assigned(self, logits: Tensor) -> Tensor:
         """Class indices ``(N,)``, or 0/1 ``(N, C)`` of a multilabel task."""
-        probabilities = self.probabilities(logits)
-        if self.thresholds is None:
-            return probabilities.argmax(dim=1)
-        return at_thresholds(probabilities, self.thresholds)
+        return self.postprocessor.predict(self.postprocessor(logits))
 
     def scores(self, logits: Tensor, labels: Tensor) -> dict[str, float | None]:
         """The task's metrics and ``loss``; None where there is no sample.
@@ -106,7 +107,10 @@ class Judge:
         given = self.probabilities(logits) if self.thresholds is None else self.assigned(logits)
         metrics.update(given, labels.int())
         found = {str(name): number(value) for name, value in metrics.compute().items()}
-        return {**found, "loss": number(Objective(self.task)(logits / self.temperature, labels))}
+        return {
+            **found,
+            "loss": number(ClassificationLoss(self.task)(logits / self.temperature, labels)),
+        }
 
     def names(self, assigned: Tensor) -> list[str]:
         """Of one sample's class index, or 0/1 ``(C,)``."""

@@ -87,15 +87,9 @@ def _temperature(content: Mapping[str, Any]) -> str:
         {"": "before", "temperature": 1.0, "ECE": calibration["ece_uncalibrated"]},
         {"": "after", "temperature": calibration["temperature"], "ECE": calibration["ece"]},
     ]
-    chance, weight = calibration["ece_by_chance"], calibration["interaction_weight"]
-    believed = (
-        ""
-        if weight is None
-        else "What prompts and similarity add to the logits of the encoders' summaries counts "
-        f"{weight:.2f} times in both rows; the validation split chose it. "
-    )
+    chance = calibration["ece_by_chance"]
     return _table(rows) + (
-        f"<p class='note'>{believed}Answers that are right exactly as often as they say would show "
+        f"<p class='note'>Answers that are right exactly as often as they say would show "
         f"an ECE of {chance['mean']:.4f} on so many samples (90%: {chance['low']:.4f} to "
         f"{chance['high']:.4f}).</p>"
     )

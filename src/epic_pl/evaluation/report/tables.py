@@ -56,10 +56,7 @@ def calibration_table(judge: Judge, outcome: Outcome) -> dict[str, Any]:
 
     ``ece_by_chance`` is what answers that are right as often as they say would show after.
     """
-    found: dict[str, Any] = {
-        "interaction_weight": judge.interaction_weight,
-        "temperature": judge.temperature,
-    }
+    found: dict[str, Any] = {"temperature": judge.temperature}
     for suffix, calibrated in (("_uncalibrated", False), ("", True)):
         probabilities = judge.probabilities(outcome.logits, calibrated)
         error = calibration_error(judge.task, len(judge.class_names))

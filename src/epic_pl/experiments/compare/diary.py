@@ -117,7 +117,7 @@ class TestOutputs(Callback):
         assert isinstance(pl_module, EPICModule)
         self._ids += batch["sample_id"]
         self._pictures += batch.get("picture", [None] * len(batch["sample_id"]))
-        self._scores.append(pl_module.probabilities(outputs["logits"].detach()).cpu())
+        self._scores.append(pl_module.postprocessor(outputs["logits"].detach()).cpu())
         self._labels.append(batch["labels"].cpu())
 
     def write(self, path: Path, classes: list[str]) -> None:
