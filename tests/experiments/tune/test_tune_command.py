@@ -13,7 +13,10 @@ from epic_pl.errors import ConfigError
 from epic_pl.experiments.tune.command import run as run_tune
 from epic_pl.experiments.tune.trial import TrialWatch, run_trial
 
-SPACE = "model.lr: {low: 1.0e-4, high: 1.0e-2, log: true}\nmodel.num_prompts: {low: 1, high: 4}\n"
+SPACE = """\
+model.optim.lr: {low: 1.0e-4, high: 1.0e-2, log: true}
+model.epic.num_prompts: {low: 1, high: 4}
+"""
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ def test_a_search_goes_on_past_a_killed_trial(config, tmp_path, capsys):
     first = _rows(tmp_path / "out")
     assert [row["state"] for row in first] == ["complete", "complete"]
     # the first trial is the config as it stands
-    assert (float(first[0]["model.lr"]), first[0]["model.num_prompts"]) == (1e-3, "4")
+    assert (float(first[0]["model.optim.lr"]), first[0]["model.epic.num_prompts"]) == (1e-3, "4")
     storage = f"sqlite:///{tmp_path / 'out' / 'study.db'}"
     optuna.load_study(study_name="epic-pl", storage=storage).ask()  # as if killed
     assert run_tune([*options, "--trials", "3"]) == 0
@@ -46,16 +49,16 @@ def test_a_search_goes_on_past_a_killed_trial(config, tmp_path, capsys):
     assert [row["state"] for row in rows[2:]] == ["cut off", "complete"]
     best = max(rows, key=lambda row: float(row["val/accuracy"] or -1))
     overlay = yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())
-    assert overlay["model"]["lr"] == pytest.approx(float(best["model.lr"]))
+    assert overlay["model"]["optim"]["lr"] == pytest.approx(float(best["model.optim.lr"]))
     assert (tmp_path / "out" / "search.png").stat().st_size > 1000
     assert not list((tmp_path / "out").rglob("*.ckpt"))
     assert "trial 3 of 3: val/accuracy" in capsys.readouterr().err
     fitted = run(
         ["fit", "--config", config, "--config", "out/best.yaml", "--trainer.fast_dev_run", "true"]
     )
-    assert fitted.model.hparams["lr"] == overlay["model"]["lr"]
+    assert fitted.model.hparams["optim"]["lr"] == overlay["model"]["optim"]["lr"]
     with pytest.raises(ConfigError, match="search of other options"):
-        run_tune([*options, "--model.hub_width", "16"])
+        run_tune([*options, "--model.epic.hub_width", "16"])
 
 
 def test_a_pruned_trial_ends_at_that_validation(config, tmp_path):
