@@ -54,7 +54,7 @@ def test_an_axis_is_measured(
     monkeypatch.setattr(scaling, "VARIED", {"prompts": [1, 3]})
     bert = str(tiny_tokenizer_dir)
     tiny = ["--image-encoder", str(tiny_vit_dir), "--text-encoder", bert, "--tokenizer", bert]
-    tiny += ["--model", '{"interaction_layers": 2}', "--batch", "2", "--rows", "4"]
+    tiny += ["--model", '{"epic": {"interaction_layers": 2}}', "--batch", "2", "--rows", "4"]
     plot = tmp_path / "images" / "scaling.png"
     assert main(*tiny, "--seconds", "0", "--steps", "1", "--json", "--plot", str(plot)) == 0
     said = capsys.readouterr()

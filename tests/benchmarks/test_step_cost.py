@@ -32,7 +32,7 @@ def test_a_row_for_each_method(step_cost, monkeypatch, capsys, tiny_vit_dir, tin
     monkeypatch.setattr(step_cost, "best_rate", partial(matmul.best_rate, seconds=0.01))
     names, bert = "epic_joint,epic_read_only_cached", str(tiny_tokenizer_dir)
     tiny = ["--image-encoder", str(tiny_vit_dir), "--text-encoder", bert, "--tokenizer", bert]
-    tiny += ["--model", '{"interaction_layers": 2}', "--batch", "4", "--rows", "8"]
+    tiny += ["--model", '{"epic": {"interaction_layers": 2}}', "--batch", "4", "--rows", "8"]
     options = ["--seconds", "0", "--methods", names, "--threads", "1", "--json"]
     monkeypatch.setattr("sys.argv", ["step_cost.py", *tiny, *options])
     step_cost.main()
@@ -93,7 +93,9 @@ def test_the_rate_is_that_of_all_threads_in_the_trainers_precision(step_cost, mo
     options = SimpleNamespace(precision="bf16-mixed", model="{}", threads=3)
     assert step_cost.matmul_rate(options) == 2 * 1000 / 1e9
     assert timed == [(torch.bfloat16, 3)] * 2
-    options = SimpleNamespace(precision="32-true", model='{"encoder_precision": "fp16"}', threads=1)
+    options = SimpleNamespace(
+        precision="32-true", model='{"encoders": {"precision": "fp16"}}', threads=1
+    )
     timed.clear()
     step_cost.matmul_rate(options)
     assert {dtype for dtype, _ in timed} == {torch.float32, torch.float16}
@@ -129,7 +131,7 @@ def test_rounds_give_the_middle_of_all_and_ratios_of_their_own(step_cost, monkey
 
     monkeypatch.setattr(step_cost, "matmul_rate", lambda _: 100.0)
     monkeypatch.setattr(step_cost, "start_worker", start_worker)
-    monkeypatch.setitem(step_cost.METHODS, "pmf", step_cost.Setting("pmf", {}, "layers"))
+    monkeypatch.setitem(step_cost.METHODS, "pmf", step_cost.Setting("pmf", level="layers"))
     arguments = ["--rounds", "3", "--rows", "1", "--batch", "1"]
     options = step_cost.parse_arguments(arguments)
     full, pmf = step_cost.run_all(options, ["full", "pmf"])
