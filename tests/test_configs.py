@@ -97,7 +97,7 @@ def test_every_ablation_fits(deep_table, tmp_path):
 def test_the_packaged_space_has_options_that_fit_knows(deep_table):
     space = read_space(find_packaged("spaces", "epic.yaml"))
     ends = {
-        name: getattr(dimension, "values", None) or (dimension.low, dimension.high)
+        name: getattr(dimension, "choices", None) or (dimension.low, dimension.high)
         for name, dimension in space.items()
     }
     # one command with the first value of each option, one with the second, and so on

@@ -101,12 +101,7 @@ def test_the_same_command_goes_on_after_a_kill(compare, tmp_path):
         assert of_the_run("result.json") is None
     assert compare(*options) == 0
     assert resumed() == 2
-    (diary,) = (
-        state
-        for name, state in read_checkpoint(str(last))["callbacks"].items()
-        if "RunDiary" in name
-    )
-    assert [step for step, _ in diary["history"]] == list(range(3, 91, 3))
+    assert read_checkpoint(str(last))["global_step"] == 90
 
 
 # writes its result, or interrupts the comparison once the earlier result is in the tables

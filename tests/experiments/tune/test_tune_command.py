@@ -70,10 +70,10 @@ def test_a_pruned_trial_ends_at_that_validation(config, tmp_path):
 
     watch = TrialWatch("val/loss", "min", report)
     options = ["--config", config, "--trainer.max_epochs", "5", "--trainer.min_epochs", "4"]
-    ended = run_trial(options, tmp_path / "trial", watch)
+    run_trial(options, tmp_path / "trial", watch)
     assert [step for _, step in reported] == [0, 1]
     best = min(value for value, _ in reported)
-    assert (ended.state, ended.best, ended.validations) == ("pruned", best, 2)
+    assert (watch.state, watch.best, watch.validations) == ("pruned", best, 2)
 
 
 @pytest.mark.parametrize(

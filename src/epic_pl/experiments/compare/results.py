@@ -31,7 +31,6 @@ COSTS = (
     "peak_memory_mb",
     "encoder_share",
     "seconds",
-    "seconds_to_best",
     "prepare_seconds",
 )
 _NOT_TESTED = dict.fromkeys(("p_value", "difference", "low", "high"))

@@ -56,12 +56,18 @@ def run(argv: list[str]) -> int:
         if value is not None and value <= 0:
             raise ConfigError(f"--{name} is {value}, but must be more than 0.")
 
+    try:
+        import optuna  # noqa: F401 an extra
+    except ImportError as error:
+        raise ConfigError(
+            f"epic-pl tune needs the optuna library, which cannot be imported ({error}): "
+            "pip install optuna."
+        ) from error
     from filelock import FileLock, Timeout
 
     from epic_pl.experiments.tune.space import read_space
-    from epic_pl.experiments.tune.study import load_optuna, plan_search
+    from epic_pl.experiments.tune.study import plan_search
 
-    load_optuna()
     space = read_space(find_packaged("spaces", options.space))
     output = Path(options.output or Path("runs/tune") / first_config(shared))
     search = plan_search(shared, space, options.search_seed, output)
@@ -81,21 +87,21 @@ def _run(search: "Search", trials: int, deadline: float | None) -> int:
 
     from epic_pl.experiments.interruption import INTERRUPTED
     from epic_pl.experiments.tune.report import trial_line, write_results
-    from epic_pl.experiments.tune.study import Searcher, finished, open_study
+    from epic_pl.experiments.tune.study import finished, open_study, run_trials
 
     console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
     study = open_study(search)
-    if before := len(finished(study)):
+    if before := finished(study):
         console.print(f"{before} trials were finished before.")
     code = 0
     try:
-        for trial in Searcher(study, search).trials(trials, deadline):
+        for trial in run_trials(study, search, trials, deadline):
             console.print(trial_line(study, trial, search, trials), markup=False)
             write_results(study, search)
     except KeyboardInterrupt:
         console.print("Interrupted: the same command continues the search.")
         code = INTERRUPTED
-    if len(finished(study)) < trials and not code:
+    if finished(study) < trials and not code:
         console.print("The time is over: the same command continues the search.")
     best = write_results(study, search, plot=True)
     if best is None:

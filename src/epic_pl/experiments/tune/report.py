@@ -5,7 +5,9 @@ import io
 from pathlib import Path
 from typing import Any
 
+import optuna
 import yaml
+from optuna.trial import FrozenTrial, TrialState
 
 from epic_pl.experiments.files import write_text
 from epic_pl.experiments.tune.plot import draw
@@ -13,7 +15,7 @@ from epic_pl.experiments.tune.space import overlay
 from epic_pl.experiments.tune.study import Search, was_cut_off
 
 
-def write_results(study: Any, search: Search, plot: bool = False) -> Path | None:
+def write_results(study: optuna.Study, search: Search, plot: bool = False) -> Path | None:
     """Write ``trials.csv`` and ``best.yaml``, which ``fit`` takes as a second config.
 
     Returns:
@@ -31,7 +33,7 @@ def write_results(study: Any, search: Search, plot: bool = False) -> Path | None
     return path
 
 
-def best_trial(study: Any) -> Any | None:
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
     """The best of the trials that were trained to their end."""
     try:
         return study.best_trial
@@ -39,7 +41,7 @@ def best_trial(study: Any) -> Any | None:
         return None
 
 
-def _table(study: Any, search: Search) -> str:
+def _table(study: optuna.Study, search: Search) -> str:
     """CSV of number, state, metric, validations, seconds, message and options."""
     file = io.StringIO()
     writer = csv.writer(file)
@@ -54,9 +56,9 @@ def _table(study: Any, search: Search) -> str:
     return file.getvalue()
 
 
-def trial_line(study: Any, trial: Any, search: Search, total: int) -> str:
+def trial_line(study: optuna.Study, trial: FrozenTrial, search: Search, total: int) -> str:
     """The line printed when a trial has ended."""
-    if trial.state == type(trial.state).COMPLETE:
+    if trial.state == TrialState.COMPLETE:
         text = f"{search.monitor} {trial.value:.4f}"
     else:
         text = trial.user_attrs.get("message", "stopped at the time limit")

@@ -6,7 +6,6 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,20 +16,11 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from epic_pl.cli import EPICCLI, run
 from epic_pl.experiments.options import ONE_DEVICE
 
-State = Literal["done", "pruned", "stopped"]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The end of a trial: by itself, pruned, or at the time limit."""
-
-    state: State
-    best: float | None
-    validations: int
-
 
 class TrialWatch(Callback):
     """Reports a metric after each validation, and ends training if told to or out of time.
+
+    ``state``, ``best`` and ``validations`` say how the trial ended.
 
     Args:
         monitor: the metric.
@@ -52,7 +42,7 @@ class TrialWatch(Callback):
         self.deadline = deadline
         self.best: float | None = None
         self.validations = 0
-        self.state: State = "done"
+        self.state: Literal["done", "pruned", "stopped"] = "done"
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
         """End training at the deadline."""
@@ -70,14 +60,14 @@ class TrialWatch(Callback):
             self._stop(trainer, "pruned")
         self.validations += 1
 
-    def _stop(self, trainer: L.Trainer, state: State) -> None:
+    def _stop(self, trainer: L.Trainer, state: Literal["pruned", "stopped"]) -> None:
         self.state = state
         trainer.should_stop = True
         # a config's least number of epochs would keep the trainer going
         trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
 
 
-def run_trial(options: Sequence[str], folder: Path, watch: TrialWatch) -> Ended:
+def run_trial(options: Sequence[str], folder: Path, watch: TrialWatch) -> None:
     """Train with ``options`` of ``fit``, with all output in ``folder``.
 
     Raises:
@@ -110,4 +100,3 @@ def run_trial(options: Sequence[str], folder: Path, watch: TrialWatch) -> Ended:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    return Ended(watch.state, watch.best, watch.validations)
