@@ -326,7 +326,7 @@ def fill_cache(args: list[str]) -> None:
     run(["fit", *args], _CacheCLI)
 
 
-class BuildCLI(EPICCLI):
+class _BuildCLI(EPICCLI):
     """Builds model, data and trainer, and runs nothing."""
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -339,7 +339,7 @@ def build_trained(args: list[str]) -> tuple[EPICModule, ImageTextDataModule, str
     Raises:
         ConfigError: if the options name no checkpoint file.
     """
-    cli = run(["test", *args], BuildCLI)
+    cli = run(["test", *args], _BuildCLI)
     path = cli.config["test"]["ckpt_path"]
     if not path or not Path(path).is_file():
         raise ConfigError(f"--ckpt_path is {path}: give the file of a checkpoint to explain.")

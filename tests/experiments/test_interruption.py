@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -25,19 +24,6 @@ def test_the_first_sigterm_is_an_interrupt_and_the_handler_is_restored():
             ended = True
     assert ended
     assert signal.getsignal(signal.SIGTERM) == before
-
-
-def test_other_threads_leave_signals_alone():
-    entered = []
-
-    def enter():
-        with terminated_as_interrupted():
-            entered.append(True)
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    assert entered
 
 
 # a parent whose child prints a line and sleeps
