@@ -17,8 +17,7 @@ from transformers import AutoTokenizer
 from epic_pl.assets import resolve
 from epic_pl.data.preprocessing import image_preprocessing
 from epic_pl.data.transforms import build_image_transform
-from epic_pl.module import EPICModule
-from epic_pl.module.config import EncoderConfig, EncodersConfig
+from epic_pl.module import EncoderConfig, EncodersConfig, EPICModule
 from epic_pl.nn.epic import EPICConfig
 
 parser = argparse.ArgumentParser()

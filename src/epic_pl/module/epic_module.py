@@ -53,7 +53,7 @@ class EPICModule(L.LightningModule):
     dictionaries. Hyperparameters are stored as plain types, so that checkpoints load without code.
 
     Args:
-        num_classes: C.
+        num_classes: number of classes C.
         encoders: both pretrained encoders.
         method: a key of :data:`epic_pl.nn.methods.METHODS`.
         epic: options of EPIC.
