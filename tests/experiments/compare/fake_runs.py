@@ -25,6 +25,7 @@ def result(each, accuracy):
         "samples_per_s": 10.0 * (each.seed + 1),
         "peak_memory_mb": 5.0,
         "seconds": 3.0,
+        "seconds_to_best": 2.0,
         "prepare_seconds": 0.5,
         "cache_level": "layers",
         "train_frequencies": [0.2, 0.5, 0.3],

@@ -30,12 +30,18 @@ class RunDiary(Callback):
         self.file = file
         self.monitor = monitor
         self.prepare_seconds = 0.0
+        self.history: list[list[float]] = []
+        """(step, seconds) at the end of each validation."""
         self._before = self._setup_start = self._start = self._written = 0.0
 
     @property
     def seconds(self) -> float:
         """Seconds since the first batch, validation and checkpoints included."""
         return self._before + (time.perf_counter() - self._start if self._start else 0.0)
+
+    def seconds_to(self, step: int) -> float:
+        """Seconds until the validation that followed ``step``."""
+        return next((at for seen, at in self.history if seen >= step), self.seconds)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Start counting the preparation: features are stored in this hook of a later callback."""
@@ -59,8 +65,9 @@ class RunDiary(Callback):
             self._write(trainer, (batch_idx + 1) / max(1, trainer.num_training_batches))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the progress."""
+        """Add to the history, before the checkpoint is written."""
         if self._start and not trainer.sanity_checking:
+            self.history.append([trainer.global_step, self.seconds])
             self._write(trainer, 1.0)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -69,12 +76,14 @@ class RunDiary(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """State of the counts."""
-        return {"seconds": self.seconds, "prepare_seconds": self.prepare_seconds}
+        names = ("seconds", "prepare_seconds", "history")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a state."""
         self._before = state_dict["seconds"]
         self.prepare_seconds = state_dict["prepare_seconds"]
+        self.history = list(state_dict["history"])
 
     def _write(self, trainer: L.Trainer, of_epoch: float) -> None:
         self._written = time.perf_counter()

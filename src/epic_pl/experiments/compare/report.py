@@ -23,6 +23,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "samples/s": lambda row: _number(row["samples_per_s"]),
     "peak MB": lambda row: _number(row["peak_memory_mb"]),
     "seconds": lambda row: _number(row["seconds"]),
+    "to best": lambda row: _number(row["seconds_to_best"]),
     "cache": lambda row: row["cache_level"] or _NONE,
 }
 _LEGEND = (

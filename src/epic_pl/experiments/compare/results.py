@@ -31,6 +31,7 @@ COSTS = (
     "peak_memory_mb",
     "encoder_share",
     "seconds",
+    "seconds_to_best",
     "prepare_seconds",
 )
 _NOT_TESTED = dict.fromkeys(("p_value", "difference", "low", "high"))

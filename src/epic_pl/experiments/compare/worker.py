@@ -20,6 +20,7 @@ from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare.diary import RunDiary, TestOutputs
 from epic_pl.experiments.files import read_json, write_json
 from epic_pl.experiments.interruption import end_with
+from epic_pl.module.checkpoint import read_checkpoint
 from epic_pl.module.parameters import trainable_share
 
 # the process of a comparison that was killed, and its loader workers, need some time to end
@@ -61,10 +62,13 @@ class RunCLI(EPICCLI):
 
     def _cost(self) -> dict[str, Any]:
         """Cost of the fit; for a resumed one, rate and memory since it was resumed."""
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        step = read_checkpoint(best)["global_step"] if best else self.trainer.global_step
         return {
-            "best": getattr(self.trainer.checkpoint_callback, "best_model_path", ""),
+            "best": best,
             "epochs": self.trainer.current_epoch,
             "seconds": self.diary.seconds,
+            "seconds_to_best": self.diary.seconds_to(step),
             "prepare_seconds": self.diary.prepare_seconds,
             "samples_per_s": self.meter.samples_per_s or None,
             "peak_memory_mb": self.meter.peak_memory_mb,
