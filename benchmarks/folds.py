@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ def main() -> int:
             shared = [*options_of(task, fold, arguments), *LAST_EPOCH, *options]
             runs = plan(entries, arguments.seeds, shared, arguments.folder / task / f"fold{fold}")
             for run in runs:
-                groups.setdefault((task, run.name), []).append(run)
+                shown = replace(run, name=f"{task}, fold {fold}, {run.name}")
+                groups.setdefault((task, run.name), []).append(shown)
     rows = judge(groups, arguments.jobs)
     show(rows)
     if arguments.json:

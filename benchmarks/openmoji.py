@@ -3,32 +3,29 @@
     python benchmarks/openmoji.py [--folder runs/demo] [options of epic-pl fit]
 
 Stores the features of the frozen encoders, trains and tests three methods, predicts the test split
-with EPIC, and draws the attention of its prompts on one sample. Each step is an epic-pl command.
-The linear probe and EPIC without interaction cannot solve this task: whether a statement is true
-of a picture is in neither modality alone. `make compare` has all methods, tasks and seeds.
+with EPIC, and draws the attention of its prompts on one sample. The linear probe and EPIC without
+interaction cannot solve this task: whether a statement is true of a picture is in neither modality
+alone. `make compare` has all methods, tasks and seeds.
 """
 
 import argparse
 import os
-import sys
+import shlex
 from pathlib import Path
 
 from epic_pl.assets import OPENMOJI_ATTRIBUTION
-from epic_pl.cli import quiet_lightning, run
-from epic_pl.evaluation.explain import command as explain
-from epic_pl.experiments.compare import command as compare
+from epic_pl.cli import quiet_lightning
 from epic_pl.experiments.compare.plan import choose, plan
-from epic_pl.features import commands as cache
+from epic_pl.main import main as epic_pl
 
-CONFIG = "openmoji_entailment.yaml"
 METHODS = "epic,no_interaction,linear_probe"
 # a fifth of the config's epochs tells the methods apart
 EPOCHS = 4
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--config", default=CONFIG)
+    parser.add_argument("--config", default="openmoji_entailment.yaml")
     parser.add_argument("--folder", type=Path, default=Path("runs/demo"), help="(%(default)s)")
     arguments, overrides = parser.parse_known_args()
     folder: Path = arguments.folder
@@ -40,39 +37,39 @@ def main() -> int:
     jobs = min(2, cores)
     # for the processes of the runs: a step on a few prompts does not fill two cores
     os.environ.setdefault("OMP_NUM_THREADS", str(cores // jobs))
-
-    say("1/4 Features of the frozen encoders: fetch pictures and encoders, encode, store")
-    place = f"--trainer.default_root_dir={folder}"
-    with quiet_lightning():
-        cache.run(["build", *options, place])
-    say(f"2/4 Train {EPOCHS} epochs and test: {METHODS.replace(',', ', ')}")
-    more = ["--methods", METHODS, "--seeds", "1", "--jobs", str(jobs), "--output", str(folder)]
-    if code := compare.run([*more, *options]):
-        return code
     (epic,) = plan(choose("epic", []), 1, options, folder)
-    checkpoint = epic.folder / "checkpoints" / "best.ckpt"
-    used = [*options, place, "--ckpt_path", str(checkpoint)]
-    say("3/4 Predict the test split with EPIC")
-    with quiet_lightning():
-        cli = run(["predict", *used])
-    say("4/4 Draw the attention of EPIC's prompts on one sample")
-    with quiet_lightning():
-        explain.run([*used, "--count", "1", "--output", str(folder / "explanation")])
+    place = f"--trainer.default_root_dir={folder}"
+    trained = [f"--ckpt_path={os.path.relpath(epic.folder)}/checkpoints/best.ckpt", place]
 
-    say("Files")
+    stored = [*options, place]
+    step("1/4 Fetch pictures and encoders; encode and store the features", "cache build", stored)
+    runs = ["--methods", METHODS, "--seeds", "1", "--jobs", str(jobs), f"--output={folder}"]
+    step(f"2/4 Train {EPOCHS} epochs and test", "compare", [*options, *runs])
+    step("3/4 Predict the test split with EPIC", "predict", [*options, *trained])
+    drawn = ["--count", "1", f"--output={folder}/explanation"]
+    step("4/4 Draw the attention of EPIC's prompts", "explain", [*options, *trained, *drawn])
+
+    written = sorted(folder.glob("predict/*/predictions.parquet"), key=os.path.getmtime)
+    print("\n== Files")
     print(f"  table and plot of the methods  {folder}/comparison.md, comparison.png")
-    print(f"  checkpoint of EPIC             {os.path.relpath(checkpoint)}")
-    print(f"  predictions                    {cli.trainer.log_dir}/predictions.parquet")
+    print(f"  predictions                    {written[-1]}")
     print(f"  attention of the prompts       {folder}/explanation/index.html")
-    print(f"  training curves                tensorboard --logdir {folder}")
+    print(f"  checkpoint and logs of EPIC    {os.path.relpath(epic.folder)}")
     print(OPENMOJI_ATTRIBUTION)
-    return 0
 
 
-def say(step: str) -> None:
-    print(f"\n== {step}", flush=True)
+def step(title: str, command: str, options: list[str]) -> None:
+    """Run a command of epic-pl; a failure ends the demo."""
+    argv = [*command.split(), *options]
+    print(f"\n== {title}\n$ epic-pl {shlex.join(argv)}", flush=True)
+    try:
+        with quiet_lightning():
+            epic_pl(argv)
+    except SystemExit as stop:
+        if stop.code:
+            raise
 
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    sys.exit(main())
+    main()

@@ -62,7 +62,8 @@ def test_help_of_the_commands_beside_the_trainer(args, part, capsys):
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], *([name, "--help"] for name in ("data", "compare", "tune", "export"))]
+    "args",
+    [["--help"], *([name, "--help"] for name in ("data", "compare", "tune", "explain", "export"))],
 )
 def test_help_loads_nothing_heavy(args):
     code = (

@@ -20,7 +20,7 @@ def test_the_demo_trains_compares_predicts_and_explains(
     tiny = tiny_openmoji.fit_options(tiny_vit_dir, tiny_tokenizer_dir)
     arguments = [*tiny, "--trainer.check_val_every_n_epoch=1"]
     monkeypatch.setattr("sys.argv", ["openmoji.py", *arguments])
-    assert openmoji.main() == 0
+    openmoji.main()
     rows = json.loads((tmp_path / "runs/demo/comparison.json").read_text())
     methods = [row["method"] for row in rows if row["metric"] == "accuracy"]
     assert methods == ["majority", "epic", "no_interaction", "linear_probe"]
