@@ -141,7 +141,8 @@ def test_all_files_have_the_rows(outcomes, tmp_path):
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
 
 
-def test_the_console_shows_the_main_metric_and_missing_runs(outcomes):
+def test_the_console_shows_the_main_metric_and_missing_runs(outcomes, tmp_path):
+    outcomes.append(fake_runs.done(tmp_path, "late_fusion_mlp", 0, TRUTH, _wrong_in(30)))
     console = Console(width=80, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
     show(comparison_rows(outcomes, "epic"), console)
     printed = console.export_text()

@@ -82,7 +82,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
     main = rows[0]["metric"]
     table = Table(title="Test split", title_justify="left")
     # as much as fits into 80 columns; the files have all
-    shown = ("p", "trained", "samples/s", "peak MB", "seconds")
+    shown = ("p", "trained", "peak MB", "seconds")
     for head in ("method", f"{main} %", *shown):
         table.add_column(head, justify="left" if head == "method" else "right", no_wrap=True)
     first = [row for row in rows if row["metric"] == main]
