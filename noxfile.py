@@ -1,4 +1,4 @@
-"""Runs that `make test` leaves out: other Pythons, and the oldest dependencies that are promised.
+"""Test runs beside `make test`: other Pythons, and the lowest dependencies that are allowed.
 
     pipx run --spec 'nox[uv]' nox            # everything
     pipx run --spec 'nox[uv]' nox -s oldest  # one session

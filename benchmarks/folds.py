@@ -1,58 +1,114 @@
-"""Options judged where no test sample is: cross-validation over the rows outside of the test split.
+"""Methods and options judged on folds of the training rows; no test split is read.
 
-What the defaults of the OpenMoji configs were chosen by (docs/results.md); other options go to fit:
+Cross-validation over the rows outside of the test split, on both OpenMoji tasks and on the four
+tables of `tables.py`. Each run is a fit and a test on the fold, in a process of its own; finished
+runs are not repeated, so that the same command resumes. Other options go to epic-pl fit:
 
-    python benchmarks/folds.py --config openmoji.yaml --seeds 2
-    python benchmarks/folds.py --config openmoji.yaml --seeds 2 --model.class_name_scale 0
+    python benchmarks/folds.py --jobs 2
+    python benchmarks/folds.py --tasks openmoji,one_word --methods epic --model.head.boundary false
 """
 
 import argparse
 import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
-from epic_pl.cli import run
+import tables
+from epic_pl.experiments.compare.plan import Run, choose, plan
+from epic_pl.experiments.compare.progress import LiveProgress
+from epic_pl.experiments.compare.runner import Runner, devices
+from epic_pl.experiments.interruption import INTERRUPTED, terminated_as_interrupted
+
+OPENMOJI = ("openmoji", "openmoji_entailment")
+# the last epoch counts, so that none is chosen on validation
+LAST_EPOCH = ("--checkpoint.monitor=null", "--early_stopping.patience=1000")
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--config", default="openmoji.yaml")
-    parser.add_argument("--folds", default="0,1,2", help="three are a cut, the next three another")
+    parser.add_argument("--tasks", default=",".join((*OPENMOJI, *tables.TABLES)))
+    parser.add_argument("--methods", default="linear_probe,epic")
+    parser.add_argument("--folds", default="0,1,2", help="up to 2; OpenMoji has more (%(default)s)")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--folder", default="runs/folds")
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
-    arguments, overrides = parser.parse_known_args()
+    parser.add_argument("--draw", type=int, default=0, help="seed of the tables' texts and labels")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--folder", type=Path, default=Path("runs/folds"))
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON at the end")
+    arguments, options = parser.parse_known_args()
     folds = [int(fold) for fold in arguments.folds.split(",")]
-    accuracies = np.array(
-        [
-            [
-                accuracy(arguments.config, fold, seed, Path(arguments.folder), overrides)
-                for seed in range(arguments.seeds)
-            ]
-            for fold in folds
-        ]
-    )
-    for fold, values in zip(folds, accuracies, strict=True):
-        print(f"fold {fold}: {' '.join(f'{value:.1f}' for value in values)}")
-    print(f"mean of {accuracies.size}: {accuracies.mean():.1f}")
+    entries = choose(arguments.methods, [])
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for task in arguments.tasks.split(","):
+        for fold in folds:
+            shared = [*options_of(task, fold, arguments), *LAST_EPOCH, *options]
+            runs = plan(entries, arguments.seeds, shared, arguments.folder / task / f"fold{fold}")
+            for run in runs:
+                shown = replace(run, name=f"{task}, fold {fold}, {run.name}")
+                groups.setdefault((task, run.name), []).append(shown)
+    rows = judge(groups, arguments.jobs)
+    show(rows)
     if arguments.json:
-        print(json.dumps({"folds": folds, "accuracy": accuracies.tolist()}))
+        print(json.dumps(rows))
+    return 0
 
 
-def accuracy(config: str, fold: int, seed: int, folder: Path, overrides: list[str]) -> float:
-    """Of the last epoch on a fold that training has not seen, in percent."""
-    options = ["--config", config, f"--data.fold={fold}", f"--seed_everything={seed}"]
-    # the last epoch counts, as in the OpenMoji configs
-    options += [
-        "--checkpoint.monitor=null",
-        "--early_stopping.patience=1000",
-        f"--trainer.default_root_dir={folder}",
+def options_of(task: str, fold: int, arguments: argparse.Namespace) -> list[str]:
+    """Options of ``fit`` under which a fold is the test split."""
+    if task in OPENMOJI:
+        return ["--config", f"{task}.yaml", f"--data.fold={fold}"]
+    if task not in tables.TABLES:
+        known = ", ".join((*OPENMOJI, *tables.TABLES))
+        raise SystemExit(f"No task {task}; there are: {known}.")
+    config = tables.write(arguments.folder / "tables", task, arguments.draw)
+    return ["--config", str(config), f"--data.split_column=fold{fold}"]
+
+
+def judge(groups: dict[tuple[str, str], list[Run]], jobs: int) -> list[dict[str, Any]]:
+    """Do all runs; a row for each task and method, in percent."""
+    runs = [run for group in groups.values() for run in group]
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    progress = LiveProgress(len(runs), Console(file=sys.stderr))
+    try:
+        with terminated_as_interrupted(), progress:
+            outcomes = Runner(devices(jobs), None, progress).execute(runs)
+    except KeyboardInterrupt:
+        print("Interrupted: the same command continues with what is left.", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    if any(outcome.result is None for outcome in outcomes):
+        raise SystemExit("Not all runs have finished: the lines above say why.")
+    return [
+        {"task": task, "method": method, "accuracy": accuracies(group)}
+        for (task, method), group in groups.items()
     ]
-    cli = run(["fit", *options, *overrides])
-    [scores] = cli.trainer.test(cli.model, datamodule=cli.datamodule)
-    return 100 * scores["test/accuracy"]
+
+
+def accuracies(runs: Sequence[Run]) -> list[float]:
+    """Accuracy on the fold of each run, in percent."""
+    return [100 * (run.result() or {})["metrics"]["accuracy"] for run in runs]
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """Mean and standard deviation over folds and seeds, and the mean over tasks."""
+    table = Table("task", "method", "accuracy on folds %", "runs")
+    for row in rows:
+        values = row["accuracy"]
+        spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+        table.add_row(
+            row["task"], row["method"], f"{np.mean(values):.1f}{spread}", str(len(values))
+        )
+    for method in dict.fromkeys(row["method"] for row in rows):
+        means = [np.mean(row["accuracy"]) for row in rows if row["method"] == method]
+        table.add_row("mean of all tasks", method, f"{np.mean(means):.1f}", "")
+    Console().print(table)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

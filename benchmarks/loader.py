@@ -1,4 +1,4 @@
-"""Whether loading keeps up: samples a second of our loader beside decoding and resizing alone.
+"""Samples a second of the loader, beside decoding and resizing alone.
 
 Fabricates JPEGs as the web has them (about 500 x 375 pixels) and a table of them with texts, then
 reads them at 224 pixels: through ``TableDataModule`` and its training loader, as ``fit`` does,
@@ -47,9 +47,9 @@ def fabricate(folder: Path, pictures: int) -> Path:
 
 
 def _decode(path: Path) -> int:
-    """The reference's whole work on a picture: open, decode, resize the shorter side."""
+    """The reference: open a picture, decode it, resize the shorter side."""
     with Image.open(path) as image:
-        # the halved decode that every fast loader uses, ours too
+        # decoding at half size, as the loader does
         image.draft(None, (2 * _SIZE, 2 * _SIZE))
         picture = image.convert("RGB")
     scale = _SIZE / min(picture.size)
@@ -58,7 +58,7 @@ def _decode(path: Path) -> int:
 
 
 def _decode_all(paths: list[Path], workers: int) -> float:
-    """Pictures a second of the reference, its processes already running."""
+    """Pictures a second of the reference, once its processes run."""
     with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
         list(pool.map(_decode, paths[: 2 * workers]))
         start = time.perf_counter()
@@ -69,7 +69,7 @@ def _decode_all(paths: list[Path], workers: int) -> float:
 def _load_all(data: TableDataModule) -> float:
     """Samples a second of an epoch, from the first batch on."""
     batches = iter(data.train_dataloader())
-    next(batches)  # the workers stand
+    next(batches)  # the workers have started
     start, samples = time.perf_counter(), 0
     for batch in batches:
         samples += len(batch["pixel_values"])

@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices: what shares of its peak are measured against."""
+"""Rate of matrix multiplication of this machine, the reference for shares of its peak."""
 
 from collections.abc import Iterable
 
@@ -20,7 +20,7 @@ _DTYPES = {
 
 
 def dtype_of(precision: str) -> torch.dtype | None:
-    """Of a trainer's ``precision``, as bf16-mixed; None for a word that names none."""
+    """The dtype of a trainer's ``precision``, such as bf16-mixed; None for other words."""
     return _DTYPES.get(precision.split("-")[0])
 
 
@@ -30,7 +30,7 @@ def best_rate(dtypes: Iterable[torch.dtype], threads: int, seconds: float = 0.5)
     cases = [(dtype, shape) for dtype in dtypes for shape in _SHAPES[device]]
     best = max(_rate(dtype, shape, device, threads, seconds) for dtype, shape in cases)
     if device == "cuda":
-        torch.cuda.empty_cache()  # other processes want the memory
+        torch.cuda.empty_cache()  # other processes need the memory
     return best
 
 

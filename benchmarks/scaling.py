@@ -1,4 +1,4 @@
-"""How a training step's time and memory grow with K, n, tokens, batch and rows.
+"""Growth of a training step's time and memory with K, n, tokens, batch and rows.
 
 Varies one thing at a time around ViT-B/16 + BERT-base, K=4, n=4, 40 tokens, batch 16; each point is
 measured as ``step_cost.py`` does, through the real Trainer in a process of its own, and takes its
@@ -8,8 +8,8 @@ options:
     python benchmarks/scaling.py --method epic_joint --vary layers,batch --json
     python benchmarks/scaling.py --plot docs/images/scaling.png
 
-A line on stderr tells each point as it comes. Ctrl-C, or a point that fails, ends with the table
-and the plot of those before it.
+Each point is printed on stderr when it is measured. Ctrl-C, or a point that fails, ends with the
+table and the plot of those before it.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from rich.table import Table
 
 import step_cost
 
-# few rows: two slow cores take a second to store the features of seven
+# few rows: two slow cores store the features of seven in a second
 _ROWS = 64
 # 128 + SIGINT, as shells have it
 _INTERRUPTED = 130
@@ -46,7 +46,7 @@ NAMES = {
 
 
 class Setting(NamedTuple):
-    """What a point is measured at."""
+    """The setting of a point."""
 
     layers: int
     prompts: int
@@ -55,7 +55,7 @@ class Setting(NamedTuple):
     rows: int
 
     def vary(self, name: str, value: int) -> "Setting":
-        """The same but for one thing; a batch has no row twice."""
+        """The same setting with one value changed; rows are at least a batch."""
         varied = self._replace(**{name: value})
         return varied._replace(rows=max(varied.rows, varied.batch)) if name == "batch" else varied
 
@@ -81,7 +81,7 @@ def main() -> None:
             print(line(row), file=sys.stderr, flush=True)
     except KeyboardInterrupt:
         code = _INTERRUPTED
-    except SystemExit as failure:  # a point that was too much for the machine, with what it said
+    except SystemExit as failure:  # a point that was too much for the machine, with its message
         code = failure.code
     if rows:
         report(rows, options)
@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """Print the rows, and draw them where that is asked for."""
+    """Print the rows, and draw them if asked to."""
     if options.json:
         print(json.dumps(rows, indent=2))
     else:
@@ -99,10 +99,11 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
 
 
 def points(method: str, names: list[str], more: list[str]) -> Iterator[dict[str, Any]]:
-    """Measure all settings; the one that all axes have in common is measured once."""
+    """Measure all settings, each once."""
     given = step_cost.parse_arguments(more)
-    model = {"interaction_layers": 4, "num_prompts": 4, **json.loads(given.model)}
-    layers, prompts = model["interaction_layers"], model["num_prompts"]
+    model = json.loads(given.model)
+    epic = {"interaction_layers": 4, "num_prompts": 4, **model.get("epic", {})}
+    layers, prompts = epic["interaction_layers"], epic["num_prompts"]
     start = Setting(layers, prompts, given.tokens, given.batch, given.rows or _ROWS)
     measured: dict[Setting, dict[str, Any]] = {}
     for name in names:
@@ -118,10 +119,11 @@ def points(method: str, names: list[str], more: list[str]) -> Iterator[dict[str,
 def measure(
     method: str, setting: Setting, model: dict[str, Any], more: list[str]
 ) -> dict[str, Any]:
-    """A row of ``step_cost.py`` without what needs the machine's peak rate."""
-    switches = {"interaction_layers": setting.layers, "num_prompts": setting.prompts}
+    """A row of ``step_cost.py`` without the share of the machine's peak rate."""
+    varied = {"interaction_layers": setting.layers, "num_prompts": setting.prompts}
+    model = {**model, "epic": {**model.get("epic", {}), **varied}}
     arguments = [*more, "--tokens", str(setting.tokens), "--batch", str(setting.batch)]
-    arguments += ["--model", json.dumps(model | switches)]
+    arguments += ["--model", json.dumps(model)]
     options = step_cost.parse_arguments(arguments)
     with tempfile.TemporaryDirectory(prefix="epic_pl_bench_") as scratch:
         step_cost.fabricate(Path(scratch), setting.rows, setting.tokens)
@@ -132,7 +134,7 @@ def measure(
 
 
 def line(row: dict[str, Any]) -> str:
-    """A point in a line."""
+    """A point as a line of text."""
     return (
         f"{NAMES[row['varied']]} {row['value']}: {row['ms_per_step']:.0f} ms a step, "
         f"{row['samples_per_s']:.1f} samples/s, peak {row['peak_memory_mb']:,.0f} MB"
@@ -162,7 +164,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """A panel for each thing varied: milliseconds a step, and peak memory."""
+    """Two panels for each axis: milliseconds a step, and peak memory."""
     from matplotlib.figure import Figure
 
     varied = list(dict.fromkeys(row["varied"] for row in rows))

@@ -1,4 +1,4 @@
-"""What a training step costs with each method: samples a second, memory, and the cache's bytes.
+"""Cost of a training step with each method: samples a second, memory, and bytes of the cache.
 
 Every method trains through the real Trainer and DataLoader in a process of its own: from pictures
 on disk or, where its name says cached, from a feature cache on disk that another process filled:
@@ -8,14 +8,14 @@ on disk or, where its name says cached, from a feature cache on disk that anothe
     python benchmarks/step_cost.py --batch 64 --methods pmf,epic_read_only_cached
     python benchmarks/step_cost.py --rounds 3                         # on a machine that others use
 
-With several rounds all methods are measured one after another, and then again: each number is the
-middle one of its rounds, each ratio that of the ratios within a round, with the lowest and highest
-beside it, since what else a machine does comes and goes in minutes.
+With several rounds all methods are measured one after another, and then again, since other work on
+the machine comes and goes: each number is the median over rounds, each ratio the median of the
+ratios within a round, with the lowest and highest beside it.
 
-Weights are random: they change no cost. ``peak_memory_mb`` is over what the process held when
-training started. ``flops_share`` is the share of the machine's own matrix multiplication rate that
-a method's counted operations reach; that rate is the best one measured, in the trainer's precision,
-before and after each method. ``cache_gb_per_s`` is what training reads of the cache.
+Weights are random, which does not change the cost. ``peak_memory_mb`` is above the process's memory
+when training started. ``flops_share`` is a method's counted operations a second over the machine's
+rate of matrix multiplication: the best one measured, in the trainer's precision, before and after
+each method. ``cache_gb_per_s`` is the rate at which training reads the cache.
 """
 
 import argparse
@@ -39,30 +39,31 @@ from torch.utils.flop_counter import FlopCounterMode
 from epic_pl.callbacks import CostMeter, FeatureCache
 from epic_pl.data import TableDataModule
 from epic_pl.module import EPICModule
+from epic_pl.module.config import EncoderConfig, EncodersConfig
+from epic_pl.nn.epic import EPICConfig, PromptAttention
 from matmul import best_rate, dtype_of
 
-READ_ONLY = {"prompt_attention": "read_only"}
 _SIZE = 224
 _WORDS = ("a", "two", "man", "woman", "dogs", "red", "running", "outside", "near", "the", "on")
 
 
 class Setting(NamedTuple):
-    """A method of the package, switches of EPICModule, and what the cache stores."""
+    """A method of the package, its prompt attention, and the level of the cache."""
 
     method: str
-    switches: dict[str, Any]
+    attention: PromptAttention = "joint"
     level: str = "off"
 
 
 METHODS = {
-    "full": Setting("full", {}),
-    "lora": Setting("lora", {}),
-    "linear_probe": Setting("linear_probe", {}),
-    "pmf": Setting("pmf", {}),
-    "epic_joint": Setting("epic", {}),
-    "epic_joint_cached": Setting("epic", {}, "boundary"),
-    "epic_read_only": Setting("epic", READ_ONLY),
-    "epic_read_only_cached": Setting("epic", READ_ONLY, "layers"),
+    "full": Setting("full"),
+    "lora": Setting("lora"),
+    "linear_probe": Setting("linear_probe"),
+    "pmf": Setting("pmf"),
+    "epic_joint": Setting("epic"),
+    "epic_joint_cached": Setting("epic", level="boundary"),
+    "epic_read_only": Setting("epic", "read_only"),
+    "epic_read_only_cached": Setting("epic", "read_only", "layers"),
 }
 
 
@@ -97,7 +98,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", default="32-true", help="of the trainer")
     parser.add_argument("--cache-dtype", default="float16")
-    parser.add_argument("--model", default="{}", help="more options of EPICModule, as JSON")
+    parser.add_argument("--model", default="{}", help="more options of EPICModule, nested, as JSON")
     parser.add_argument("--data", default="{}", help="more options of the DataModule, as JSON")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -122,7 +123,7 @@ def run_all(options: argparse.Namespace, names: list[str]) -> list[dict[str, Any
                 if METHODS[name].level != "off" and not number:
                     start_worker(options, name, scratch, "--fill")
                 measured[name].append(json.loads(start_worker(options, name, scratch)))
-                # other work on the machine comes and goes: its best moment is what it can do
+                # other work on the machine comes and goes: the best rate counts
                 peak = max(peak, matmul_rate(options))
     rows = [middle(rounds) for rounds in measured.values()]
     for row in rows:
@@ -133,7 +134,7 @@ def run_all(options: argparse.Namespace, names: list[str]) -> list[dict[str, Any
 
 
 def middle(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """One row of a method's rounds: the middle pace and memory, and each round's pace."""
+    """One row of a method's rounds: median pace and memory, and each round's pace."""
     paces = [row["samples_per_s"] for row in rounds]
     row = rounds[0] | {
         key: statistics.median(row[key] for row in rounds)
@@ -143,7 +144,7 @@ def middle(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def ratio(row: dict[str, Any], rival: dict[str, Any]) -> str:
-    """How many times the rival's pace, round by round: the middle one, lowest and highest."""
+    """Pace over the rival's, round by round: the median, lowest and highest."""
     pairs = [(each["samples_per_s"], each.get("rounds_samples_per_s")) for each in (row, rival)]
     (pace, paces), (rival_pace, rival_paces) = pairs
     if not paces:
@@ -180,7 +181,7 @@ def fabricate(folder: Path, rows: int, tokens: int) -> None:
 
 def matmul_rate(options: argparse.Namespace) -> float:
     """The best rate in the precisions of the trainer and of the frozen encoders."""
-    encoders = json.loads(options.model).get("encoder_precision", "same")
+    encoders = json.loads(options.model).get("encoders", {}).get("precision", "same")
     named = {dtype_of(options.precision), dtype_of(encoders)} - {None}
     return best_rate(named or {torch.float32}, options.threads)
 
@@ -246,23 +247,21 @@ def build(
         batch_size_per_device=options.batch,
         **json.loads(options.data),
     )
-    module = EPICModule(
-        options.image_encoder,
-        options.text_encoder,
-        num_classes=options.classes,
-        pretrained=False,
-        image_size=_SIZE,
-        method=setting.method,
-        **setting.switches,
-        **json.loads(options.model),
+    more = json.loads(options.model)
+    encoders = EncodersConfig(
+        EncoderConfig(options.image_encoder),
+        EncoderConfig(options.text_encoder),
+        **{"image_size": _SIZE, "pretrained": False, **more.pop("encoders", {})},
     )
+    epic = EPICConfig(**{"prompt_attention": setting.attention, **more.pop("epic", {})})
+    module = EPICModule(options.classes, encoders, setting.method, epic, **more)
     return data, module
 
 
 def count_flops(module: EPICModule, data: TableDataModule, cache: FeatureCache) -> float:
     """Operations of a sample's forward and backward pass, as torch counts them.
 
-    The module is run as it is written: compiled kernels hide what they do.
+    The module is run without compilation: compiled kernels are not counted.
     """
     if cache.level != "off":
         cache.fill(module, data, "fit")
@@ -271,7 +270,7 @@ def count_flops(module: EPICModule, data: TableDataModule, cache: FeatureCache) 
     batch = module.transfer_batch_to_device(next(iter(data.train_dataloader())), module.device, 0)
     compiled, module.model._compiled_call_impl = module.model._compiled_call_impl, None
     with FlopCounterMode(display=False) as counter:
-        module.objective(module(batch), batch["labels"]).backward()
+        module.loss(module(batch), batch["labels"]).backward()
     module.model._compiled_call_impl = compiled
     return counter.get_total_flops() / len(batch["labels"])
 
@@ -291,7 +290,7 @@ def device_name() -> str:
 
 
 def show(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """The rows, with what each saves against the first, and against PMF if it is there."""
+    """The rows, with the pace of each over the first's, and over PMF's if it is there."""
     first = rows[0]
     rivals = [first, *(row for row in rows[1:] if row["method"] == "pmf")]
     table = Table(

@@ -1,47 +1,40 @@
-"""Tables that no default was chosen on: `epic-pl data init`, then EPIC beside a linear probe.
+"""Tables of OpenMoji pictures with texts and labels other than the demo's, for `folds.py`.
 
-Writes CSV files of OpenMoji pictures with texts and labels of other kinds than the demo's, lets
-`data init` guess a config for each, and compares both methods on three cuts of the rows as
-`epic-pl compare --splits` does. Beside them stands scikit-learn's probe on the encoders' pooled
-outputs, whose strength is chosen on validation:
+A fifth of the rows is locked: it is in no fold, and only a released comparison may test on it. To
+judge methods and options on folds:
 
-    python benchmarks/tables.py --jobs 2 --json
+    python benchmarks/folds.py --tasks one_word,noisy_titles,empty_cells,agreement
 
-Defaults were chosen on other draws (`--draw 11`, `--draw 12`).
+`python benchmarks/tables.py` writes the tables with the locked rows as their test split, and says
+how to test on them.
 """
 
 import argparse
 import csv
-import json
 import random
-import statistics
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from epic_pl.assets import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emoji
-from epic_pl.cli import run
+from epic_pl.assets import Emoji, fetch_openmoji, load_emoji
 from epic_pl.data.datasets.openmoji import LEFT_OUT, MIN_EXAMPLES
-from epic_pl.experiments.compare.command import compare_command
 from epic_pl.inspection.init import write_config
-from openmoji import BuiltCLI, baselines
 
+FOLDS = 3
 _SIZE = 112
+_LOCKED = 0.2
 
 Row = tuple[str, str, str]
 """Code point, text and label."""
 
 
 def one_word(emoji: list[Emoji], draw: random.Random) -> list[Row]:
-    """One of nine categories from the picture and a single word of its name."""
+    """One of nine categories, from the picture and one word of its name."""
     return [(each.code, draw.choice(each.name.split()), each.category) for each in emoji]
 
 
 def noisy_titles(emoji: list[Emoji], draw: random.Random) -> list[Row]:
-    """Subcategories, where words are missing and one title in five is another emoji's."""
+    """Subcategories; words are missing, and one title in five is another emoji's."""
     rows = []
     for each in frequent(emoji):
         titled = draw.choice(emoji) if draw.random() < 0.2 else each
@@ -68,7 +61,7 @@ def agreement(emoji: list[Emoji], draw: random.Random) -> list[Row]:
 
 
 def frequent(emoji: list[Emoji]) -> list[Emoji]:
-    """Those of subcategories with enough examples."""
+    """Emoji of subcategories with enough examples."""
     subcategories = [each.subcategory for each in emoji]
     return [each for each in emoji if subcategories.count(each.subcategory) >= MIN_EXAMPLES]
 
@@ -83,71 +76,53 @@ TABLES: dict[str, Callable[[list[Emoji], random.Random], list[Row]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--tables", default=",".join(TABLES))
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--draw", type=int, default=0, help="seed of the tables' texts and labels")
-    parser.add_argument("--jobs", default="1")
     parser.add_argument("--folder", type=Path, default=Path("runs/tables"))
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON at the end")
-    arguments, overrides = parser.parse_known_args()
-    names = arguments.tables.split(",")
-    if unknown := [name for name in names if name not in TABLES]:
-        raise SystemExit(f"No table {', '.join(unknown)}; there are: {', '.join(TABLES)}.")
-    pictures = fetch_openmoji(_SIZE)
+    arguments = parser.parse_args()
+    for name in TABLES:
+        config = write(arguments.folder, name, arguments.draw, locked=True)
+        print(f"epic-pl compare --config {config} --data.split_column split")
+
+
+@cache
+def write(folder: Path, name: str, draw: int = 0, locked: bool = False) -> Path:
+    """Write a table, and the config that ``data init`` guesses for it; returns the config.
+
+    Args:
+        folder: has a folder for each table.
+        name: a key of :data:`TABLES`.
+        draw: seed of texts and labels.
+        locked: write all rows, with a column ``split`` in which the locked ones are the test split;
+            else only the others, with a column for each fold in which it is the test split.
+    """
+    pictures = fetch_openmoji(_SIZE).resolve()
     emoji = [each for each in load_emoji() if each.category not in LEFT_OUT]
-    found = []
-    for name in names:
-        folder = arguments.folder / name
-        write(folder, pictures, TABLES[name](emoji, random.Random(arguments.draw)))
-        config, _ = write_config(folder, force=True)
-        options = ["--config", str(config), "--methods", "linear_probe,epic", "--splits"]
-        options += ["--seeds", str(arguments.seeds), "--jobs", arguments.jobs]
-        options += ["--output", str(folder / "comparison"), *overrides]
-        if compare_command(options):
-            raise SystemExit(f"No run of {name} came to its end: see {folder / 'comparison'}.")
-        rows = json.loads((folder / "comparison" / "comparison.json").read_text())
-        rows = [row for row in rows if row["metric"] == "accuracy"]
-        rows.append(scikit_learn(config, arguments.seeds, overrides))
-        found += [{"table": name, **row} for row in rows]
-    show(found)
-    Console().print(OPENMOJI_ATTRIBUTION)
-    if arguments.json:
-        print(json.dumps(found))
+    rows = TABLES[name](emoji, random.Random(draw))
+    random.Random(0).shuffle(rows)
+    size = int(_LOCKED * len(rows))
+    table: dict[str, list[str]] = {"picture": [], "caption": [], "kind": []}
+    for code, text, label in rows if locked else rows[size:]:
+        for column, cell in zip(
+            table, (pictures / f"{code}.png", text.lower(), label), strict=True
+        ):
+            table[column].append(str(cell))
+    path = folder / name / "table.csv"
+    write_csv(path, table)
+    config, _ = write_config(path.parent, force=True)  # guessed without the columns of the splits
+    count = range(len(table["kind"]))
+    if locked:
+        table["split"] = ["test" if row < size else "train" for row in count]
+    else:
+        for fold in range(FOLDS):
+            table[f"fold{fold}"] = ["test" if row % FOLDS == fold else "train" for row in count]
+    write_csv(path, table)
+    return config
 
 
-def write(folder: Path, pictures: Path, rows: list[Row]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["picture", "caption", "kind"])
-        for code, text, label in rows:
-            writer.writerow([(pictures / f"{code}.png").resolve(), text.lower(), label])
-
-
-def scikit_learn(config: Path, seeds: int, overrides: list[str]) -> dict[str, Any]:
-    """Accuracy of its probe on both modalities, on the same cuts."""
-    values = []
-    for seed in range(seeds):
-        options = ["--config", str(config), f"--data.split_seed={seed}", *overrides]
-        *_, both = baselines(run(["fit", *options], BuiltCLI))
-        values.append(float(both.correct.mean()))
-    spread = statistics.stdev(values) if len(values) > 1 else None
-    row = {"method": "scikit-learn's probe", "values": values, "mean": statistics.mean(values)}
-    return row | {"std": spread, "difference": None, "p_value": None}
-
-
-def show(rows: list[dict[str, Any]]) -> None:
-    table = Table("table", "method", "accuracy %", "over EPIC, in points (95%)", "p")
-    for row in rows:
-        difference = ""
-        if row["difference"] is not None:
-            low, high = (f"{100 * row[key]:+.1f}" for key in ("low", "high"))
-            difference = f"{100 * row['difference']:+.1f} ({low} to {high})"
-        p_value = "" if row["p_value"] is None else f"{row['p_value']:.2f}"
-        spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
-        accuracy = f"{100 * row['mean']:.1f}{spread}"
-        table.add_row(row["table"], row["method"], accuracy, difference, p_value)
-    Console().print(table)
+def write_csv(path: Path, table: dict[str, list[str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([list(table), *zip(*table.values(), strict=True)])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A fabricated OpenMoji in the cache's own layout: white pictures and few, made-up names."""
+"""A fabricated OpenMoji in the layout of the cache, with few names and plain pictures."""
 
 import json
 from pathlib import Path
@@ -25,9 +25,22 @@ def rows() -> list[dict[str, object]]:
 
 def fill_cache(folder: Path) -> None:
     """The cache as fetching and drawing leave it, at 32 px."""
-    (folder / "emoji-data-1.6.0").mkdir()
+    (folder / "emoji-data-1.6.0").mkdir(parents=True)
     (folder / "emoji-data-1.6.0" / "emoji.json").write_text(json.dumps(rows()))
     pictures = folder / "openmoji-17.0.0-32px"
     pictures.mkdir()
-    for row in rows():
-        Image.new("RGB", (32, 32), "white").save(pictures / f"{row['unified']}.png")
+    for number, row in enumerate(rows()):
+        colour = (3 * number, 250 - 3 * number, 100)
+        Image.new("RGB", (32, 32), colour).save(pictures / f"{row['unified']}.png")
+
+
+def fit_options(vit: Path, bert: Path) -> list[str]:
+    """Options that let an OpenMoji config fit on tiny encoders within seconds."""
+    return [
+        f"--model.encoders.image.name={vit}",
+        f"--model.encoders.text.name={bert}",
+        "--model.encoders.image_size=32",
+        "--model.epic.interaction_layers=2",
+        "--trainer.max_epochs=1",
+        "--trainer.accelerator=cpu",
+    ]

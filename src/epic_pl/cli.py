@@ -2,13 +2,15 @@
 
 import logging
 import os
+import re
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -16,7 +18,6 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class name alone
-from epic_pl.arguments import spell_out
 from epic_pl.callbacks import (
     ConfusionMatrixPlot,
     FeatureCache,
@@ -26,7 +27,7 @@ from epic_pl.callbacks import (
 from epic_pl.config_files import resolve_configs
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError, EpicError
-from epic_pl.evaluation.explain import PromptAttention
+from epic_pl.evaluation.explain.callback import PromptAttention
 from epic_pl.evaluation.report import ReportWriter
 from epic_pl.main import main
 from epic_pl.module import EPICModule
@@ -278,3 +279,112 @@ def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
         if isinstance(error.__cause__, EpicError):
             raise error.__cause__ from None
         raise
+
+
+def spell_out(args: Sequence[str]) -> list[str]:
+    """The arguments with ``--report DIR`` written out as ``--report.folder DIR``."""
+    short, full = "--report", "--report.folder"
+    return [
+        full + arg[len(short) :] if arg == short or arg.startswith(f"{short}=") else arg
+        for arg in args
+    ]
+
+
+# ------------------------------------------------------ parts of a run, for the other commands
+
+
+class _DataCLI(EPICCLI):
+    """Parses the options of ``fit`` and builds the data only."""
+
+    def instantiate_classes(self) -> None:
+        parser = LightningArgumentParser(**PARSER_OPTIONS)
+        parser.add_lightning_class_args(ImageTextDataModule, "data", subclass_mode=True)
+        config = Namespace(data=self.config[self.subcommand]["data"])  # type: ignore[no-untyped-call]  # jsonargparse
+        self.datamodule = parser.instantiate_classes(config)["data"]
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def build_data(args: list[str]) -> ImageTextDataModule:
+    """The DataModule of these options of ``epic-pl fit``, without a model."""
+    data: ImageTextDataModule = run(["fit", *args], _DataCLI).datamodule
+    return data
+
+
+class _CacheCLI(EPICCLI):
+    """Builds model and data for ``fit``, and only fills the feature stores."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        cache = next(each for each in self.trainer.callbacks if isinstance(each, FeatureCache))
+        cache.build_stores(self.trainer, self.model, self.datamodule)
+
+
+def fill_cache(args: list[str]) -> None:
+    """Store the features of every split that these options of ``epic-pl fit`` use."""
+    run(["fit", *args], _CacheCLI)
+
+
+class _BuildCLI(EPICCLI):
+    """Builds model, data and trainer, and runs nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def build_trained(args: list[str]) -> tuple[EPICModule, ImageTextDataModule, str]:
+    """The trained module of these options of ``epic-pl test``, its data and checkpoint path.
+
+    Raises:
+        ConfigError: if the options name no checkpoint file.
+    """
+    cli = run(["test", *args], _BuildCLI)
+    path = cli.config["test"]["ckpt_path"]
+    if not path or not Path(path).is_file():
+        raise ConfigError(f"--ckpt_path is {path}: give the file of a checkpoint to explain.")
+    module: EPICModule = cli.model
+    checkpoint = read_checkpoint(path)
+    module.on_load_checkpoint(checkpoint)
+    module.load_state_dict(checkpoint["state_dict"])
+    return module.to(cli.trainer.strategy.root_device).eval(), cli.datamodule, str(path)
+
+
+# ------------------------------------------------------------------------------ errors as text
+
+# jsonargparse's remarks on alternatives of a union, such as that `data` may be left out
+_PARSER_NOISE = re.compile(
+    r"(- )?Does not validate against any of the Union subtypes.*?Errors:\s*- "
+    r"|- Expected a <class 'NoneType'>.*|Given value type:.*",
+    re.DOTALL,
+)
+
+
+@contextmanager
+def errors_as_text() -> Iterator[None]:
+    """Print a user's error as one paragraph on stderr, and exit with code 1."""
+    try:
+        yield
+    except (EpicError, ArgumentError) as error:
+        print(f"epic-pl: {type(error).__name__}: {_message(error)}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except PermissionError as error:
+        if error.filename is None:  # not about a file
+            raise
+        print(
+            f"epic-pl: {error.filename} may not be read or written ({error.strerror}). Choose "
+            "another place: --output, --trainer.default_root_dir, or EPIC_PL_CACHE for the cache.",
+            file=sys.stderr,
+        )
+        raise SystemExit(1) from None
+
+
+def _message(error: Exception) -> str:
+    """An error's message without the traceback of a loader worker or the parser's attempts."""
+    kind = type(error)
+    text = str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2]
+    if isinstance(error, ArgumentError):
+        text = _PARSER_NOISE.sub("", text).strip().rstrip(".") + (
+            ". `epic-pl fit --help` lists the options, `epic-pl fit --data.help CLASS` those of a "
+            "DataModule."
+        )
+    return " ".join(text.split())

@@ -10,81 +10,75 @@ import yaml
 from epic_pl.errors import ConfigError
 
 INIT_CONFIG = "epic.yaml"
-"""What ``epic-pl data init`` calls each config that it writes."""
+"""File name of the configs that ``epic-pl data init`` writes."""
+
+Kind = Literal["", "overlays", "variants", "spaces"]
+_ROOT = resources.files("epic_pl.configs")
 
 
-def packaged_configs() -> list[str]:
-    """Names of the configs that ship with the package, overlays and ablations included."""
-    return sorted([*recipes(), *overlays(), *ablations()])
-
-
-def recipes() -> list[str]:
-    """Names of the packaged configs that stand alone."""
-    return _yaml_names("epic_pl.configs")
-
-
-def overlays() -> list[str]:
-    """Names of the packaged configs that follow another one."""
-    return _yaml_names("epic_pl.configs.overlays")
-
-
-def ablations() -> list[str]:
-    """Names of the packaged overlays that set one option of EPIC each."""
-    return _yaml_names("epic_pl.configs.ablations")
-
-
-def _yaml_names(package: str) -> list[str]:
-    names = (entry.name for entry in resources.files(package).iterdir())
+def packaged(kind: Kind) -> list[str]:
+    """Names of the packaged files in a folder of the configs."""
+    names = (entry.name for entry in (_ROOT / kind).iterdir())
     return sorted(name for name in names if name.endswith(".yaml"))
 
 
+def recipes() -> list[str]:
+    """Names of the packaged configs that are complete."""
+    return packaged("")
+
+
+def overlays() -> list[str]:
+    """Names of the packaged configs that change another one."""
+    return packaged("overlays")
+
+
+def packaged_configs() -> list[str]:
+    """Names of all packaged configs, overlays included."""
+    return sorted([*recipes(), *overlays()])
+
+
+def find_packaged(kind: Kind, name: str) -> str:
+    """Path of a file: ``name`` itself if there is one, else the packaged file of that name.
+
+    A name that is neither is returned as it is; reading it then fails with that name.
+    """
+    path = _ROOT / kind / name
+    # a folder in the name means exactly that file
+    use = not Path(name).is_file() and Path(name).name == name and path.is_file()
+    return str(path) if use else name
+
+
 def find_config(name: str) -> str:
-    """Where a config lies: as a path, else among the packaged ones, by its bare name.
+    """Path of a config: a file, else a packaged one by its bare name.
 
     Raises:
         ConfigError: if it is neither; the message lists the packaged ones.
     """
-    if Path(name).is_file():
-        return name
-    root = resources.files("epic_pl.configs")
-    for folder in (root, root / "overlays", root / "ablations"):
-        # a folder in the name means that very file, which is not there
-        if Path(name).name == name and (folder / name).is_file():
-            return str(folder / name)
+    for kind in ("", "overlays"):
+        path = find_packaged(kind, name)
+        if Path(path).is_file():
+            return path
     raise ConfigError(
         f"There is no config {name!r}, neither as a file here ({Path.cwd()}) nor in the package, "
         f"which has: {', '.join(packaged_configs())}."
     )
 
 
-def find_packaged(kind: Literal["variants", "spaces"], name: str) -> str:
-    """Where a file lies that is no config: as a path, else among the packaged ones of its kind.
-
-    A name that is neither is given back as it is: whoever reads it says what is wrong.
-    """
-    packaged = resources.files("epic_pl.configs") / kind / name
-    use = not Path(name).is_file() and Path(name).name == name and packaged.is_file()
-    return str(packaged) if use else name
-
-
 def first_config(args: Sequence[str]) -> str:
-    """The name of the first config of ``args`` without its folder, to name a folder after.
+    """Name of the first config in ``args``, without folder and ending, to name an output after.
 
-    Of an ``epic.yaml``, as ``epic-pl data init`` calls each, that of the folder that it lies in.
+    For an ``epic.yaml`` of ``epic-pl data init``, the name of its folder.
     """
-    named = [
-        args[at + 1] if option == "--config" else option.split("=", 1)[1]
-        for at, option in enumerate(args)
-        if option.startswith("--config=") or (option == "--config" and at + 1 < len(args))
-    ]
-    if not named:
-        return "default"
-    path = Path(named[0])
-    return path.resolve().parent.name if path.name == INIT_CONFIG else path.stem
+    for option, value in zip(args, [*args[1:], ""], strict=True):
+        name = value if option == "--config" else option.removeprefix("--config=")
+        if name and (option == "--config" or name != option):
+            path = Path(name)
+            return path.resolve().parent.name if path.name == INIT_CONFIG else path.stem
+    return "default"
 
 
 def resolve_configs(args: list[str]) -> list[str]:
-    """The arguments with every ``--config`` name replaced by the file that it stands for.
+    """The arguments with every ``--config`` name replaced by its path.
 
     Raises:
         ConfigError: if there is no such file, or it is not YAML.
@@ -102,7 +96,7 @@ def resolve_configs(args: list[str]) -> list[str]:
 
 
 def _readable(path: str) -> str:
-    """``path`` itself; the parser's own complaint about its content would not name the file."""
+    """``path`` itself; the parser's own error about its content would not name the file."""
     try:
         yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

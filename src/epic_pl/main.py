@@ -1,86 +1,117 @@
-"""Entry point of ``epic-pl``: answers for itself what needs no torch, and loads the rest to run."""
+"""The ``epic-pl`` command: a table of commands, and no torch before one of them runs."""
 
 import gc
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import NamedTuple
 
 from epic_pl import __version__
-from epic_pl.arguments import (
-    compare_parser,
-    data_parser,
-    explain_parser,
-    export_parser,
-    tune_parser,
-)
-from epic_pl.config_files import ablations, overlays, recipes
-from epic_pl.features.commands import parser as cache_parser
+from epic_pl.config_files import overlays, packaged, recipes
 
+
+class Command(NamedTuple):
+    """A command: the module that has it, and its line of the help.
+
+    A module other than :mod:`epic_pl.cli` has ``parser() -> argparse.ArgumentParser`` and
+    ``run(argv: list[str]) -> int``, and imports what is heavy inside ``run``.
+    """
+
+    module: str
+    summary: str
+
+
+_TRAINER = "epic_pl.cli"
+COMMANDS = {
+    "fit": Command(
+        _TRAINER, "train; --ckpt_path PATH resumes, --model.warm_start PATH starts from weights"
+    ),
+    "validate": Command(_TRAINER, "metrics on the validation split"),
+    "test": Command(_TRAINER, "metrics on the test split; --report DIR writes a report"),
+    "predict": Command(_TRAINER, "classes and probabilities of each sample, to a file"),
+    "explain": Command(
+        "epic_pl.evaluation.explain.command", "draw the patches and words each prompt attends to"
+    ),
+    "export": Command(
+        "epic_pl.evaluation.export.command", "a trained model as a folder that runs on its own"
+    ),
+    "compare": Command(
+        "epic_pl.experiments.compare.command",
+        "methods with several seeds: accuracy, cost, significance, plot",
+    ),
+    "tune": Command(
+        "epic_pl.experiments.tune.command", "search options on the validation split (extra `tune`)"
+    ),
+    "data": Command(
+        "epic_pl.inspection.command", "check: can training start? init: write a config for a table"
+    ),
+    "cache": Command(
+        "epic_pl.features.commands", "build, info, verify, clear: features of the frozen encoders"
+    ),
+}
 _HELP = """\
 usage: epic-pl COMMAND --config NAME [--config OVERLAY] [--OPTION VALUE ...]
 
 Image-text classification with two frozen encoders and a percent of their size trained (EPIC).
 
-training and use:
-  fit             train; --ckpt_path PATH resumes, --model.warm_start PATH starts from weights
-  validate        metrics on the validation split
-  test            metrics on the test split; --report DIR writes where and why it fails
-  predict         classes and probabilities of each sample, to a file
-  explain         patches and words that each prompt attends to, drawn for single samples
-  export          a trained model as a folder that runs without this package
-  compare         all methods with several seeds: accuracy, cost, significance, plot
-  tune            search learning rates and other options on validation (extra `tune`)
+commands:
+{commands}
 
-data and stored features:
-  epic-pl data check --config X             read a dataset once: can training start?
-  epic-pl data init DIR                     look at a table and write a config for it
-  epic-pl cache build --config X            store what the frozen encoders give, ahead of a run
-  epic-pl cache {{info,verify,clear}} [FOLDER]
-
-options, of which later ones win (configs too):
+options; later ones win, configs too:
   --config NAME   a file, or a packaged config by its name:
 {recipes}
-                  overlays, to follow another one:
+                  overlays, to follow another config:
 {overlays}
-                  ablations, overlays that set one option of EPIC:
-{ablations}
-  epic-pl fit --help                        all of them: trainer, model, checkpoint, cache, ...
-  epic-pl fit --data.help TableDataModule   those of a dataset
-  epic-pl fit --config X --print_config     what a run would use
+  epic-pl compare --variants NAME and epic-pl tune --space NAME take a file, or a packaged one:
+{others}
 
-  epic-pl --version, epic-pl {{data,cache,compare,tune,explain,export}} --help
+more help:
+  epic-pl fit --help                        options of trainer, model, checkpoint, cache, ...
+  epic-pl fit --data.help TableDataModule   options of a dataset
+  epic-pl fit --config X --print_config     all options that a run would use
+  epic-pl {{{own}}} --help
+  epic-pl --version
 
 example: epic-pl fit --config openmoji.yaml --trainer.max_epochs 10
 """
-_ASKS_FOR_HELP = ("-h", "--help")
+_HELP_OPTIONS = ("-h", "--help")
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run ``epic-pl``: our errors end as one paragraph on stderr and exit code 1.
+    """Run ``epic-pl``; a user's error ends as one paragraph on stderr and exit code 1.
 
     Args:
-        args: what follows ``epic-pl``; from the command line by default.
+        args: arguments after ``epic-pl``, by default those of the command line.
     """
     argv = [str(arg) for arg in args] if args is not None else sys.argv[1:]
-    if not argv or argv[0] in _ASKS_FOR_HELP:
-        listed = {"recipes": recipes(), "overlays": overlays(), "ablations": ablations()}
-        print(_HELP.format(**{kind: _listed(names) for kind, names in listed.items()}), end="")
-    elif argv[0] == "--version":
+    if not argv or argv[0] in _HELP_OPTIONS:
+        print(_help(), end="")
+        return
+    if argv[0] == "--version":
         print(f"epic-pl {__version__}")
-    elif argv[0] == "data" and _wants_help(argv[1:]):
-        data_parser().parse_known_args(argv[1:] or ["--help"])
-    elif argv[0] == "cache" and _wants_help(argv[1:]):
-        cache_parser().parse_args(argv[1:] or ["--help"])
-    elif argv[0] == "compare" and _wants_help(argv[1:]):
-        compare_parser().parse_known_args(argv[1:] or ["--help"])
-    elif argv[0] == "tune" and _wants_help(argv[1:]):
-        tune_parser().parse_known_args(argv[1:] or ["--help"])
-    elif argv[0] == "explain" and _wants_help(argv[1:]):
-        explain_parser().parse_known_args(argv[1:] or ["--help"])
-    elif argv[0] == "export" and _wants_help(argv[1:]):
-        export_parser().parse_args(argv[1:] or ["--help"])
-    else:
-        _runner()(argv)
+        return
+    command = COMMANDS.get(argv[0])
+    module = command.module if command else _TRAINER
+    if module != _TRAINER and _asks_for_help(argv):
+        import_module(module).parser().parse_known_args(argv[1:] or ["--help"])
+    cli = _import_cli()
+    with cli.errors_as_text():
+        if module == _TRAINER:
+            cli.run(argv)
+        else:
+            raise SystemExit(import_module(module).run(argv[1:]))
+
+
+def _help() -> str:
+    return _HELP.format(
+        commands="\n".join(f"  {name:<15} {each.summary}" for name, each in COMMANDS.items()),
+        recipes=_listed(recipes()),
+        overlays=_listed(overlays()),
+        others=_listed([*packaged("variants"), *packaged("spaces")]),
+        own=",".join(name for name, each in COMMANDS.items() if each.module != _TRAINER),
+    )
 
 
 def _listed(names: list[str]) -> str:
@@ -88,21 +119,24 @@ def _listed(names: list[str]) -> str:
     return textwrap.fill(", ".join(names), 98, initial_indent=indent, subsequent_indent=indent)
 
 
-def _wants_help(rest: list[str]) -> bool:
+def _asks_for_help(argv: list[str]) -> bool:
     # `cache build` has all options of fit, which only the full parser knows
-    return not rest or (rest[0] != "build" and any(arg in _ASKS_FOR_HELP for arg in rest))
+    return len(argv) == 1 or (
+        argv[:2] != ["cache", "build"] and any(arg in _HELP_OPTIONS for arg in argv)
+    )
 
 
-def _runner() -> Callable[[list[str]], None]:
-    """What runs a command, with torch, Lightning and all that trains."""
-    # what modules leave behind is no garbage: looking through it, now and at every later
-    # collection, takes a fifth of the start
-    pause = gc.isenabled() and "epic_pl.commands" not in sys.modules
+def _import_cli() -> ModuleType:
+    """The module of the trainer's commands, imported without garbage collection.
+
+    Imports leave no garbage, and looking for it takes a fifth of the start.
+    """
+    pause = gc.isenabled() and _TRAINER not in sys.modules
     if pause:
         gc.disable()
-    from epic_pl.commands import run_command
-
-    if pause:
-        gc.freeze()
-        gc.enable()
-    return run_command
+    try:
+        return import_module(_TRAINER)
+    finally:
+        if pause:
+            gc.freeze()
+            gc.enable()

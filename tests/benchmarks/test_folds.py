@@ -1,11 +1,20 @@
-"""``benchmarks/folds.py``: options judged on folds, on a fabricated OpenMoji and tiny encoders."""
+"""``benchmarks/folds.py`` and ``tables.py`` on a fabricated OpenMoji and tiny encoders."""
 
+import argparse
+import csv
 import json
+import random
 
-import numpy as np
 import pytest
 
 import tiny_openmoji
+from epic_pl.assets import Emoji
+
+EMOJI = [
+    Emoji(f"{group}{number:02}", f"{name} number {number}", name, f"{name}-kind")
+    for group, name in enumerate(("food", "animals", "travel"))
+    for number in range(30)
+]
 
 
 @pytest.fixture
@@ -15,29 +24,78 @@ def folds():
     return folds
 
 
+@pytest.fixture
+def tables(folds, monkeypatch, tmp_path):
+    tiny_openmoji.fill_cache(tmp_path / "cache")
+    pictures = tmp_path / "cache" / "openmoji-17.0.0-32px"
+    for each in EMOJI:
+        (pictures / f"{each.code}.png").write_bytes((pictures / "1F000.png").read_bytes())
+    monkeypatch.setattr(folds.tables, "fetch_openmoji", lambda size: pictures)
+    monkeypatch.setattr(folds.tables, "load_emoji", lambda: EMOJI)
+    return folds.tables
+
+
+def _made(tables, name, emoji=EMOJI):
+    by_code = {each.code: each for each in EMOJI}
+    rows = tables.TABLES[name](emoji, random.Random(0))
+    return [(by_code[code], text, label) for code, text, label in rows]
+
+
+def test_texts_and_labels_of_the_tables(tables):
+    for emoji, text, label in _made(tables, "one_word"):
+        assert text in emoji.name.split()
+        assert label == emoji.category
+    noisy = _made(tables, "noisy_titles")
+    assert all(text and label == emoji.subcategory for emoji, text, label in noisy)
+    own = sum(set(text.split()) <= set(emoji.name.split()) for emoji, text, _ in noisy)
+    assert 0.6 < own / len(noisy) < 1
+    cells = _made(tables, "empty_cells", EMOJI * 14)
+    assert 0.35 < sum(text == "" for _, text, _ in cells) / len(cells) < 0.45
+    pairs = _made(tables, "agreement")
+    assert all((text == emoji.name) == (label == "yes") for emoji, text, label in pairs)
+    assert 0.3 < sum(label == "yes" for *_, label in pairs) / len(pairs) < 0.7
+
+
+def _rows(config):
+    with (config.parent / "table.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_locked_rows_are_in_no_fold(tables, tmp_path):
+    rows = _rows(tables.write(tmp_path / "folds", "one_word"))
+    every = _rows(tables.write(tmp_path / "locked", "one_word", locked=True))
+    locked = {row["picture"] for row in every if row["split"] == "test"}
+    assert len(locked) == 0.2 * len(EMOJI)
+    assert {row["picture"] for row in rows} == {row["picture"] for row in every} - locked
+    for row in rows:
+        assert sorted(row[f"fold{fold}"] for fold in range(3)) == ["test", "train", "train"]
+
+
+def test_an_unknown_task_is_named(folds):
+    with pytest.raises(SystemExit, match=r"chess.*openmoji_entailment.*agreement"):
+        folds.options_of("chess", 0, argparse.Namespace())
+
+
 @pytest.mark.slow
-def test_each_fold_and_seed_is_trained_and_judged(
-    folds, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir, tmp_path, capsys
+def test_each_fold_and_method_is_judged(
+    folds, tables, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir, tmp_path, capfd
 ):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path))
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
-    tiny_openmoji.fill_cache(tmp_path)
-    tiny = [f"--model.image_encoder={tiny_vit_dir}", f"--model.text_encoder={tiny_tokenizer_dir}"]
-    tiny += ["--model.image_size=32", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
-    seen = []
-    run = folds.run
-    monkeypatch.setattr(folds, "run", lambda options: seen.append(run(options)) or seen[-1])
-    monkeypatch.setattr("sys.argv", ["folds.py", "--folds", "0,2", "--seeds", "2", "--json", *tiny])
-    folds.main()
-    given = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert given["folds"] == [0, 2]
-    assert np.shape(given["accuracy"]) == (2, 2)
-    tested = [
-        [row["sample_id"] for row in map(cli.datamodule.dataset("test").__getitem__, range(3))]
-        for cli in seen
+    tiny = tiny_openmoji.fit_options(tiny_vit_dir, tiny_tokenizer_dir)
+    arguments = ["--tasks", "openmoji_entailment,one_word", "--folds", "0,1", "--jobs", "2"]
+    arguments += ["--methods", "linear_probe", "--json", *tiny]
+    monkeypatch.setattr("sys.argv", ["folds.py", *arguments])
+    assert folds.main() == 0
+    rows = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert [(row["task"], row["method"], len(row["accuracy"])) for row in rows] == [
+        ("openmoji_entailment", "linear_probe", 2),
+        ("one_word", "linear_probe", 2),
     ]
-    assert tested[0] == tested[1]
-    assert tested[0] != tested[2]
-    # the interaction was weighed, though nothing is chosen by validation
-    assert all(cli.trainer.checkpoint_callback.monitor is None for cli in seen)
-    assert all(float(cli.model.model.interaction_weight) != 1 for cli in seen)
+    assert all(0 <= value <= 100 for row in rows for value in row["accuracy"])
+    one, other = (
+        sorted(tmp_path.glob(f"runs/folds/openmoji_entailment/fold{fold}/runs/*/run.json"))
+        for fold in (0, 1)
+    )
+    assert len(one) == len(other) == 1

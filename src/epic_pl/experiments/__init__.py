@@ -1,1 +1,1 @@
-"""Many runs: comparison of methods and search of options."""
+"""Many runs of ``fit``: ``epic-pl compare`` and ``epic-pl tune``."""

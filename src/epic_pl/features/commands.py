@@ -29,7 +29,7 @@ def run(argv: list[str]) -> int:
         CacheError: there is no store, or it cannot be written.
     """
     if argv[:1] == ["build"]:
-        from epic_pl.commands import fill_cache
+        from epic_pl.cli import fill_cache
 
         fill_cache(argv[1:])
         return 0

@@ -1,4 +1,4 @@
-"""``epic-pl compare`` as a user types it."""
+"""``epic-pl compare`` from the command line."""
 
 import functools
 import json
@@ -16,8 +16,7 @@ from filelock import FileLock
 
 import tiny_runs
 from epic_pl.errors import ConfigError
-from epic_pl.experiments.compare import command
-from epic_pl.experiments.compare.command import compare_command
+from epic_pl.experiments.compare import command, plan, runner
 from epic_pl.experiments.compare.runner import Runner
 from epic_pl.module.checkpoint import read_checkpoint
 
@@ -31,7 +30,7 @@ def compare(tmp_path, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir):
     monkeypatch.setenv("COLUMNS", "100")
     tiny_runs.table(tmp_path / "data")
     tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir)
-    return lambda *options: compare_command(["--config", "data/tiny.yaml", *options])
+    return lambda *options: command.run(["--config", "data/tiny.yaml", *options])
 
 
 @pytest.mark.slow
@@ -49,17 +48,17 @@ def test_two_methods_and_two_seeds_are_compared_and_not_trained_again(compare, t
         assert len(row["values"]) == 2
     assert 0 < accuracy["linear_probe"]["p_value"] <= 1
     assert accuracy["majority"]["mean"] == pytest.approx(3 / 7)
-    scores = [
-        pq.read_table(output / "runs" / f"epic-{seed}" / "predictions.parquet") for seed in (0, 1)
-    ]
-    assert not scores[0].equals(scores[1])  # the seeds differ in what they drew
+    one, other = (
+        pq.read_table(path / "predictions.parquet") for path in (output / "runs").glob("epic-*")
+    )
+    assert not one.equals(other)  # the seed of a run changes its result
     for name in ("comparison.md", "comparison.csv", "comparison.png"):
         assert (output / name).stat().st_size > 100
     assert "linear_probe" in capfd.readouterr().out
 
     files = {p: p.stat().st_mtime_ns for p in (output / "runs").rglob("*") if p.is_file()}
     assert compare(*options) == 0
-    assert capfd.readouterr().err.count("was there") == 4
+    assert capfd.readouterr().err.count("finished before") == 4
     after = {p: p.stat().st_mtime_ns for p in (output / "runs").rglob("*") if p.is_file()}
     assert after == files
     assert json.loads((output / "comparison.json").read_text()) == rows
@@ -70,14 +69,15 @@ def test_the_same_command_goes_on_after_a_kill(compare, tmp_path):
     options = ["--methods", "epic", "--seeds", "1", "--output", "out"]
     options += ["--trainer.max_epochs", "30", "--early_stopping.patience", "30"]
     typed = ["epic_pl", "compare", "--config", "data/tiny.yaml", *options]
-    folder = tmp_path / "out" / "runs" / "epic-0"
-    last, log = folder / "checkpoints" / "last.ckpt", folder / "log.txt"
+
+    def of_the_run(name):
+        return next((tmp_path / "out" / "runs").glob(f"epic-0-*/{name}"), None)
 
     def resumed():
-        return log.read_text().count("Restored all states")
+        return of_the_run("log.txt").read_text().count("Restored all states")
 
     with subprocess.Popen([sys.executable, "-m", *typed], stderr=subprocess.DEVNULL) as process:
-        while not last.exists():
+        while not of_the_run("checkpoints/last.ckpt"):
             assert process.poll() is None
             time.sleep(0.02)
         process.kill()
@@ -90,25 +90,21 @@ def test_the_same_command_goes_on_after_a_kill(compare, tmp_path):
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
-    # what was started for the run still trains for a moment: the next one waits for it
+    # the killed command's run still trains for a moment: the next one waits for it
     threading.Thread(target=terminate_once_resumed, daemon=True).start()
     try:
         assert compare(*options) == 130
     finally:
         over.set()
-    with FileLock(folder / ".lock", timeout=0):
-        assert not (folder / "result.json").exists()
+    last = of_the_run("checkpoints/last.ckpt")
+    with FileLock(last.parents[1] / ".lock", timeout=0):
+        assert of_the_run("result.json") is None
     assert compare(*options) == 0
     assert resumed() == 2
-    (diary,) = (
-        state
-        for name, state in read_checkpoint(str(last))["callbacks"].items()
-        if "RunDiary" in name
-    )
-    assert [step for step, _ in diary["history"]] == list(range(3, 91, 3))
+    assert read_checkpoint(str(last))["global_step"] == 90
 
 
-# writes its result, or interrupts the comparison once the result before it is in the tables
+# writes its result, or interrupts the comparison once the earlier result is in the tables
 FINISH_OR_INTERRUPT = """
 import os, pathlib, signal, sys, time
 folder, result, tables = pathlib.Path(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
@@ -123,19 +119,18 @@ else:
 """
 
 
-def test_tables_are_there_after_each_run_and_when_interrupted(tmp_path, monkeypatch, capsys):
+def test_tables_are_written_after_each_run_and_when_interrupted(tmp_path, monkeypatch, capsys):
     runs = [fake_runs.run(tmp_path, name) for name in ("epic", "lora", "full")]
-    truth = [0, 1, 2, 0]
-    fake_runs.write_predictions(runs[0].folder, truth, [0, 1, 2, 1])
+    fake_runs.write_predictions(runs[0].folder, [0, 1, 2, 0], [0, 1, 2, 1])
 
     def start(run):
         result = json.dumps(fake_runs.result(run, 0.75))
-        command = [sys.executable, "-c", FINISH_OR_INTERRUPT, str(run.folder), result]
-        return [*command, str(tmp_path)]
+        code = [sys.executable, "-c", FINISH_OR_INTERRUPT, str(run.folder), result]
+        return [*code, str(tmp_path)]
 
-    monkeypatch.setattr(command, "plan", lambda *_: runs)
-    monkeypatch.setattr(command, "Runner", functools.partial(Runner, command=start))
-    assert compare_command(["--methods", "epic,lora,full", "--output", str(tmp_path)]) == 130
+    monkeypatch.setattr(plan, "plan", lambda *_: runs)
+    monkeypatch.setattr(runner, "Runner", functools.partial(Runner, command=start))
+    assert command.run(["--methods", "epic,lora,full", "--output", str(tmp_path)]) == 130
     assert "Interrupted" in capsys.readouterr().err
 
     def accuracies(path):
@@ -150,40 +145,34 @@ def test_tables_are_there_after_each_run_and_when_interrupted(tmp_path, monkeypa
     assert last["lora"]["status"].startswith("seed 0 stopped: interrupted")
     assert last["full"]["status"] == "seed 0 not run yet"
     assert "Not complete" in (tmp_path / "comparison.md").read_text()
-    monkeypatch.setattr(command, "plan", lambda *_: runs[1:])
-    assert compare_command(["--methods", "lora,full", "--output", str(tmp_path)]) == 130
-    # with nothing done, what was there before stays
+    monkeypatch.setattr(plan, "plan", lambda *_: runs[1:])
+    assert command.run(["--methods", "lora,full", "--output", str(tmp_path)]) == 130
+    # without a finished run, the earlier tables stay
     assert accuracies(tmp_path / "comparison.json") == last
 
 
 @pytest.mark.slow
-def test_the_exit_code_is_one_where_every_run_failed(
-    tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["epic-pl"])
-    tiny_runs.table(tmp_path / "data", train=4, val=2, test=2)
-    tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir)
+def test_the_exit_code_is_one_if_every_run_failed(compare, tmp_path):
     (tmp_path / "data" / "pictures" / "train1.png").unlink()
-    options = ["--config", "data/tiny.yaml", "--methods", "epic", "--seeds", "1"]
-    assert compare_command([*options, "--output", "out"]) == 1
+    assert compare("--methods", "epic", "--seeds", "1", "--output", "out") == 1
     (row,) = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert row["mean"] is None
     assert row["status"].startswith("seed 0 failed: DataError: ")
     assert "train1.png" in row["status"]
-    assert row["status"].endswith("out/runs/epic-0/log.txt)")
+    (log,) = tmp_path.glob("out/runs/epic-0-*/log.txt")
+    assert row["status"].endswith(f"(log: {log})")
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--seeds", "0"], "--seeds is 0"),
         (["--jobs", "0"], "--jobs is 0"),
         (["--budget", "-1"], "--budget is -1"),
-        (["--methods", "epic", "--reference", "pmf"], "--reference 'pmf' is not among"),
+        (["--methods", "epic", "--reference", "pmf"], "--reference 'pmf' is not compared"),
         (["--variants", "nowhere.yaml"], r"nowhere\.yaml cannot be read"),
     ],
 )
-def test_bad_options_are_refused(options, said):
-    with pytest.raises(ConfigError, match=said):
-        compare_command(options)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        command.run(options)

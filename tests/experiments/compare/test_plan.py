@@ -1,4 +1,4 @@
-"""What is run: names, variants, options and hashes."""
+"""The runs of a comparison: names, variants, options and folders."""
 
 import json
 
@@ -7,19 +7,24 @@ from jsonargparse import ArgumentError
 
 import tiny_runs
 from epic_pl.errors import ConfigError
-from epic_pl.experiments.compare.plan import (
-    choose,
-    digest,
-    parsed_options,
-    plan,
-    read_variants,
-)
+from epic_pl.experiments.compare.plan import choose, plan, read_variants
+from epic_pl.experiments.options import parsed_options
 from epic_pl.nn.methods import METHODS
 
 
 @pytest.fixture
 def config(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
     return tiny_runs.table_config(tmp_path, tiny_vit_dir, tiny_tokenizer_dir)
+
+
+@pytest.fixture
+def one(config, tmp_path):
+    """The single run of a comparison with these options."""
+
+    def one(*options, out="out"):
+        return plan(choose("epic", []), 1, ["--config", str(config), *options], tmp_path / out)[0]
+
+    return one
 
 
 def _variants(tmp_path, text):
@@ -29,10 +34,11 @@ def _variants(tmp_path, text):
 
 
 def test_all_methods_and_variants_unless_some_are_named(tmp_path):
-    variants = _variants(tmp_path, "wide: {method: epic, model.hub_width: 32}")
+    variants = _variants(tmp_path, "wide: {method: epic, model.epic.hub_width: 32}")
     assert [entry.name for entry in choose(None, variants)] == [*METHODS, "wide"]
     chosen = choose("wide, lora,lora", variants)
     assert [(entry.name, entry.method) for entry in chosen] == [("wide", "epic"), ("lora", "lora")]
+    assert choose("epic,variants", variants)[1:] == variants
     with pytest.raises(ConfigError, match=r"no method 'lorra'.*epic.*wide"):
         choose("lorra", variants)
 
@@ -44,15 +50,15 @@ def test_variants_are_options_of_fit(tmp_path):
 joint.8:
   method: epic
   cache.level: off
-  model.share_hub: true
-  model.interaction_layers: [[1, 1], [2, 2]]
+  model.head.boundary: true
+  model.epic.interaction_layers: [[1, 1], [2, 2]]
   model.method_options: {hub_width: 3}
 """,
     )
     assert entry.options == (
         "--cache.level=off",
-        "--model.share_hub=true",
-        "--model.interaction_layers=[[1, 1], [2, 2]]",
+        "--model.head.boundary=true",
+        "--model.epic.interaction_layers=[[1, 1], [2, 2]]",
         '--model.method_options={"hub_width": 3}',
     )
     path = tmp_path / "variants.json"
@@ -61,7 +67,7 @@ joint.8:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a: {model.lr: 1}", "names no method"),
         ("a: epic", "names no method"),
@@ -70,67 +76,51 @@ joint.8:
         ("epic: {method: epic}", "needs another name"),
         ("a/b: {method: epic}", "needs another name"),
         ("a: {method: epic, seed_everything: 3}", "sets seed_everything itself"),
+        ("a: {method: lorra}", "no method 'lorra'"),
     ],
 )
-def test_bad_variants_are_refused(tmp_path, text, said):
-    with pytest.raises(ConfigError, match=said):
-        _variants(tmp_path, text)
-    with pytest.raises(ConfigError, match=r"no method 'lorra'"):
-        choose("epic", _variants(tmp_path, "a: {method: lorra}"))
+def test_bad_variants_are_refused(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        choose("epic", _variants(tmp_path, text))
 
 
-def test_every_method_comes_with_the_first_seed_before_any_with_the_second(config, tmp_path):
+@pytest.mark.parametrize("splits", [False, True])
+def test_every_entry_has_the_first_seed_before_any_has_the_second(config, tmp_path, splits):
     entries = choose("pmf,linear_probe", [])
-    runs = plan(entries, 2, ["--config", str(config)], tmp_path / "out")
-    names = [run.folder.name for run in runs]
-    assert names == ["pmf-0", "linear_probe-0", "pmf-1", "linear_probe-1"]
-    assert runs[0].folder.parent == tmp_path / "out" / "runs"
-    parsed = parsed_options(runs[2].options)
-    assert (parsed["model"]["method"], parsed["seed_everything"]) == ("pmf", 1)
-    assert len({run.key for run in runs}) == 4
+    runs = plan(entries, 2, ["--config", str(config)], tmp_path / "out", splits)
+    names = [(run.name, run.seed) for run in runs]
+    assert names == [("pmf", 0), ("linear_probe", 0), ("pmf", 1), ("linear_probe", 1)]
+    assert {run.folder.parent for run in runs} == {tmp_path / "out" / "runs"}
+    parsed = [parsed_options(run.options) for run in runs]
+    assert [each["model"]["method"] for each in parsed] == ["pmf", "linear_probe"] * 2
+    assert [each["seed_everything"] for each in parsed] == [0, 0, 1, 1]
+    drawn = [each["data"]["init_args"]["split_seed"] for each in parsed]
+    assert drawn == ([0, 0, 1, 1] if splits else [0, 0, 0, 0])
 
 
-def test_with_splits_each_seed_cuts_the_data_anew_for_all_methods(config, tmp_path):
-    shared = ["--config", str(config)]
-    entries = choose("pmf,linear_probe", [])
-    for splits, expected in ((True, [0, 0, 1, 1]), (False, [0, 0, 0, 0])):
-        runs = plan(entries, 2, shared, tmp_path / "out", splits)
-        parsed = [parsed_options(run.options) for run in runs]
-        assert [each["data"]["init_args"]["split_seed"] for each in parsed] == expected
-        assert [each["seed_everything"] for each in parsed] == [0, 0, 1, 1]
-        assert len({run.key for run in runs}) == 4
-        # a run's key is that of its own options as fit understands them
-        assert [digest(each) for each in parsed] == [run.key for run in runs]
-
-
-def test_keys_change_with_what_is_trained_and_with_nothing_else(config, tmp_path):
-    def key(*options, out="out"):
-        shared = ["--config", str(config), *options]
-        return plan(choose("epic", []), 1, shared, tmp_path / out)[0].key
-
-    before = key()
-    assert key("--trainer.max_epochs", "2", out="elsewhere") == before  # the config's own value
-    assert key("--trainer.max_epochs=3") != before
-    config.write_text("# said otherwise\n" + config.read_text())
-    assert key() == before
-    config.write_text(config.read_text().replace("hub_width: 8", "hub_width: 9"))
-    assert key() != before
-
-
-def test_a_mended_table_makes_other_runs(config, tmp_path):
-    def key():
-        return plan(choose("epic", []), 1, ["--config", str(config)], tmp_path / "out")[0].key
-
+def test_a_folder_is_of_the_parsed_options_and_the_data(config, one, tmp_path):
     table = tmp_path / "table.csv"
     table.write_text("image,text,label\na.png,a,red\n")
-    before = key()
+    before = one().folder.name
+    config.write_text("# a comment\n" + config.read_text())
     table.touch()
-    assert key() == before  # its content counts, not when it was written
+    assert one("--trainer.max_epochs", "2", out="elsewhere").folder.name == before  # as configured
+    assert one("--trainer.max_epochs=3").folder.name != before
     table.write_text(table.read_text().replace("red", "green"))
-    assert key() != before
+    assert one().folder.name != before
 
 
-def test_options_of_one_method_are_not_handed_to_all(config, tmp_path):
+def test_runs_with_other_options_are_kept(one):
+    first = one()
+    first.prepare()
+    (first.folder / "result.json").write_text("{}")
+    second = one("--trainer.max_epochs=3")
+    second.prepare()
+    assert (first.result(), second.result()) == ({}, None)
+    assert one().result() == {}
+
+
+def test_method_options_of_a_config_are_not_given_to_all_methods(config, tmp_path):
     shared = ["--config", str(config), "--model.method_options", '{"rank": 3}']
     variant = _variants(tmp_path, "low: {method: lora, model.method_options: {rank: 2}}")
     lora, low = plan([*choose("lora", []), *variant], 1, shared, tmp_path)
@@ -142,11 +132,11 @@ def test_options_of_one_method_are_not_handed_to_all(config, tmp_path):
     "option",
     ["--model.method=pmf", "--ckpt_path", "--seed_everything", "--trainer.default_root_dir"],
 )
-def test_what_a_comparison_sets_itself_is_refused(option, tmp_path):
+def test_options_that_the_comparison_sets_are_refused(option, one):
     with pytest.raises(ConfigError, match="itself in every run"):
-        plan(choose("epic", []), 1, [option, "x"], tmp_path)
+        one(option, "x")
 
 
-def test_an_unknown_option_is_refused_before_anything_runs(config, tmp_path):
+def test_an_unknown_option_is_refused_before_anything_runs(one):
     with pytest.raises(ArgumentError, match="hub_widht"):
-        plan(choose("epic", []), 1, ["--config", str(config), "--model.hub_widht=3"], tmp_path)
+        one("--model.hub_widht=3")

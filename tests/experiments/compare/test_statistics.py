@@ -1,11 +1,20 @@
-"""Metrics from sums against torchmetrics, on all samples and on samples drawn again."""
+"""Metrics from sums against torchmetrics, and the paired bootstrap on data with a known answer."""
+
+import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from fake_runs import write_predictions
 
-from epic_pl.experiments.compare.statistics import Predictions, sample_sums, value_of
+from epic_pl.experiments.compare.statistics import (
+    Predictions,
+    paired_bootstrap,
+    sample_sums,
+    sums_of_groups,
+    value_of,
+)
 from epic_pl.module.metrics import build_metrics
 
 SAMPLES, CLASSES = 40, 7
@@ -13,23 +22,25 @@ METRICS = {
     "multiclass": ["accuracy", "accuracy_top5", "f1_macro"],
     "multilabel": ["f1_micro", "f1_macro", "f1_samples", "f1_weighted"],
 }
+accuracy = partial(value_of, "accuracy", task="multiclass")
 
 
 def _predictions(task):
     rng = np.random.default_rng(3)
     scores = rng.random((SAMPLES, CLASSES))
     if task == "multiclass":
-        # the last class is in no row and, having no score, never predicted
+        # the last class never occurs and is never predicted
         scores[:, -1] = 0
         truth = np.eye(CLASSES, dtype=bool)[rng.integers(CLASSES - 1, size=SAMPLES)]
     else:
         truth = rng.random((SAMPLES, CLASSES)) < 0.3
         scores[:, -1] = truth[:, -1] = 0
-    return Predictions([str(i) for i in range(SAMPLES)], truth, scores, task)
+    ids = [str(number) for number in range(SAMPLES)]
+    return Predictions(ids, ids, truth, scores, task)
 
 
 @pytest.mark.parametrize("task", METRICS)
-def test_sums_give_what_torchmetrics_gives_of_samples_drawn_with_replacement(task):
+def test_metrics_from_sums_equal_torchmetrics_on_resampled_data(task):
     predictions = _predictions(task)
     rng = np.random.default_rng(4)
     draws = [np.arange(SAMPLES), *rng.integers(SAMPLES, size=(5, SAMPLES)), np.array([0, 0, 1])]
@@ -43,16 +54,54 @@ def test_sums_give_what_torchmetrics_gives_of_samples_drawn_with_replacement(tas
                 torch.from_numpy(predictions.scores[drawn]).float(), labels
             )
             assert value == pytest.approx(float(expected[metric]), abs=1e-6), metric
+    assert sample_sums("auroc", predictions) is None
 
 
-def test_a_metric_that_is_no_function_of_sums_has_none():
-    assert sample_sums("auroc", _predictions("multiclass")) is None
-    assert sample_sums("ece", _predictions("multilabel")) is None
-
-
-def test_predictions_are_read_as_they_were_written(tmp_path):
-    write_predictions(tmp_path, [2, 0, 1], [2, 1, 1], ["a", "b", "c"])
+@pytest.mark.parametrize(
+    ("pictures", "groups"), [(None, ["a", "b", "c"]), (["x", "x", None], ["x", "x", "c"])]
+)
+def test_predictions_are_grouped_by_picture_else_by_sample(tmp_path, pictures, groups):
+    write_predictions(tmp_path, [2, 0, 1], [2, 1, 1], ["a", "b", "c"], pictures)
     read = Predictions.read(tmp_path / "predictions.parquet")
-    assert (read.ids, read.task) == (["a", "b", "c"], "multiclass")
+    assert (read.ids, read.groups, read.task) == (["a", "b", "c"], groups, "multiclass")
     assert read.truth.argmax(axis=1).tolist() == [2, 0, 1]
     assert read.scores.argmax(axis=1).tolist() == [2, 1, 1]
+
+
+def _sums(correct):
+    return np.stack([correct, np.ones(len(correct))], axis=1).astype(float)
+
+
+def test_a_clear_difference_has_the_interval_of_the_paired_z_test():
+    rng = np.random.default_rng(0)
+    both = rng.random(800)  # difficulty of a sample, for either method
+    better, worse = both + 0.1 * rng.random(800) < 0.8, both + 0.25 * rng.random(800) < 0.8
+    found = paired_bootstrap([_sums(better)], [_sums(worse)], accuracy, draws=4000)
+    each = better.astype(float) - worse
+    error = each.std() / math.sqrt(800)
+    assert found.difference == pytest.approx(each.mean())
+    assert found.low == pytest.approx(each.mean() - 1.96 * error, abs=0.1 * error)
+    assert found.high == pytest.approx(each.mean() + 1.96 * error, abs=0.1 * error)
+    assert found.p_value < 0.001
+
+
+def test_about_one_in_twenty_equal_methods_is_called_different():
+    rng = np.random.default_rng(1)
+    called = 0
+    for number in range(300):
+        one, other = (_sums(rng.random(150) < 0.7) for _ in range(2))
+        called += paired_bootstrap([one], [other], accuracy, 400, seed=number).p_value < 0.05
+    assert 5 <= called <= 28  # 15 expected, standard deviation 3.8
+
+
+def test_the_means_over_seeds_are_compared():
+    same = _sums(np.arange(50) % 3 == 0)
+    assert paired_bootstrap([same], [same, same], accuracy) == (0, 0, 0, 1)
+    right, wrong = _sums(np.ones(10)), _sums(np.zeros(10))
+    found = paired_bootstrap([right, wrong], [wrong, wrong, wrong], accuracy)
+    assert found.difference == found.low == found.high == 0.5
+
+
+def test_sums_of_groups_are_zero_where_a_group_has_no_sample():
+    sums = sums_of_groups(np.array([[1.0, 2], [3, 4], [5, 6]]), "bab", {"b": 0, "a": 1, "c": 2})
+    assert sums.tolist() == [[6, 8], [3, 4], [0, 0]]

@@ -1,11 +1,11 @@
-"""Ranges and choices from YAML, and values as options and as an overlay."""
+"""Search spaces from YAML, and values as options and as an overlay."""
 
-import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from epic_pl.arguments import as_options
 from epic_pl.errors import ConfigError
-from epic_pl.experiments.tune.space import Choice, Range, overlay, read_space, suggest, values_of
+from epic_pl.experiments.options import as_options
+from epic_pl.experiments.tune.space import overlay, read_space, values_of
 
 
 def _space(tmp_path, text):
@@ -14,24 +14,19 @@ def _space(tmp_path, text):
     return read_space(str(path))
 
 
-def test_a_space_is_read_and_drawn_from(tmp_path):
+def test_a_space_has_ranges_and_choices(tmp_path):
     space = _space(
-        tmp_path,
-        "model.lr: {low: 1e-4, high: 1.0e-2, log: true}\n"
-        "model.num_prompts: {low: 1, high: 8}\n"
-        "model.head_inputs: [pooled, pooled+prompts]\n",
+        tmp_path, "a: {low: 1e-4, high: 1.0e-2, log: true}\nb: {low: 1, high: 8}\nc: [x, y]"
     )
-    assert space["model.lr"] == Range(1e-4, 1e-2, True)
-    assert space["model.head_inputs"] == Choice(("pooled", "pooled+prompts"))
-    trial = optuna.trial.FixedTrial(
-        {"model.lr": 0.003, "model.num_prompts": 8, "model.head_inputs": "pooled"}
-    )
-    assert suggest(space, trial) == trial.params
-    assert isinstance(space["model.num_prompts"].low, int)
+    assert space == {
+        "a": FloatDistribution(1e-4, 1e-2, log=True),
+        "b": IntDistribution(1, 8),
+        "c": CategoricalDistribution(("x", "y")),
+    }
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("model.lr: {low: 1, high: 1}", "model.lr"),
         ("model.lr: {low: 0, high: 1, log: true}", "above 0"),
@@ -45,30 +40,27 @@ def test_a_space_is_read_and_drawn_from(tmp_path):
         ("a: [", "cannot be read"),
     ],
 )
-def test_bad_spaces_are_refused(tmp_path, text, said):
-    with pytest.raises(ConfigError, match=said):
+def test_bad_spaces_are_refused(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
         _space(tmp_path, text)
 
 
-def test_values_of_a_config_that_lie_in_the_space():
-    space = {
-        "a.b": Range(1, 4),
-        "a.c": Choice((None, "x")),
-        "a.d": Range(0.0, 1.0),
-        "e": Range(1, 2),
-    }
+def test_values_of_a_config_that_are_in_the_space(tmp_path):
+    text = (
+        "a.b: {low: 1, high: 4}\na.c: [null, x]\na.d: {low: 0.0, high: 1.0}\ne: {low: 1, high: 2}"
+    )
     parsed = {"a": {"b": 3, "c": None, "d": 1.5}, "e": [[1, 1]]}
-    assert values_of(space, parsed) == {"a.b": 3, "a.c": None}
+    assert values_of(_space(tmp_path, text), parsed) == {"a.b": 3, "a.c": None}
 
 
 def test_options_and_overlay_of_values():
-    values = {"model.lr": 0.5, "model.share_hub": True, "data.init_args.order": "length"}
+    values = {"model.optim.lr": 0.5, "model.head.boundary": True, "data.init_args.order": "length"}
     assert as_options(values) == [
-        "--model.lr=0.5",
-        "--model.share_hub=true",
+        "--model.optim.lr=0.5",
+        "--model.head.boundary=true",
         "--data.init_args.order=length",
     ]
     assert overlay(values) == {
-        "model": {"lr": 0.5, "share_hub": True},
+        "model": {"optim": {"lr": 0.5}, "head": {"boundary": True}},
         "data": {"init_args": {"order": "length"}},
     }

@@ -1,4 +1,4 @@
-"""``epic-pl tune`` as a user types it, on a table whose test pictures cannot be read."""
+"""``epic-pl tune`` on a table whose test pictures cannot be read."""
 
 import csv
 import sys
@@ -10,10 +10,13 @@ import yaml
 import tiny_runs
 from epic_pl.cli import run
 from epic_pl.errors import ConfigError
-from epic_pl.experiments.tune.command import tune_command
-from epic_pl.experiments.tune.trial_run import TrialWatch, run_trial
+from epic_pl.experiments.tune.command import run as run_tune
+from epic_pl.experiments.tune.trial import TrialWatch, run_trial
 
-SPACE = "model.lr: {low: 1.0e-4, high: 1.0e-2, log: true}\nmodel.num_prompts: {low: 1, high: 4}\n"
+SPACE = """\
+model.optim.lr: {low: 1.0e-4, high: 1.0e-2, log: true}
+model.epic.num_prompts: {low: 1, high: 4}
+"""
 
 
 @pytest.fixture
@@ -33,48 +36,48 @@ def _rows(folder):
 @pytest.mark.slow
 def test_a_search_goes_on_past_a_killed_trial(config, tmp_path, capsys):
     options = ["--config", config, "--space", "space.yaml", "--output", "out"]
-    assert tune_command([*options, "--trials", "2"]) == 0
+    assert run_tune([*options, "--trials", "2"]) == 0
     first = _rows(tmp_path / "out")
     assert [row["state"] for row in first] == ["complete", "complete"]
     # the first trial is the config as it stands
-    assert (float(first[0]["model.lr"]), first[0]["model.num_prompts"]) == (1e-3, "4")
+    assert (float(first[0]["model.optim.lr"]), first[0]["model.epic.num_prompts"]) == (1e-3, "4")
     storage = f"sqlite:///{tmp_path / 'out' / 'study.db'}"
-    optuna.load_study(study_name="epic-pl", storage=storage).ask()  # and is never told
-    assert tune_command([*options, "--trials", "3"]) == 0
+    optuna.load_study(study_name="epic-pl", storage=storage).ask()  # as if killed
+    assert run_tune([*options, "--trials", "3"]) == 0
     rows = _rows(tmp_path / "out")
     assert rows[:2] == first
     assert [row["state"] for row in rows[2:]] == ["cut off", "complete"]
     best = max(rows, key=lambda row: float(row["val/accuracy"] or -1))
     overlay = yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())
-    assert overlay["model"]["lr"] == pytest.approx(float(best["model.lr"]))
+    assert overlay["model"]["optim"]["lr"] == pytest.approx(float(best["model.optim.lr"]))
     assert (tmp_path / "out" / "search.png").stat().st_size > 1000
     assert not list((tmp_path / "out").rglob("*.ckpt"))
-    assert "trial 3, 3 wanted: val/accuracy" in capsys.readouterr().err
+    assert "trial 3 of 3: val/accuracy" in capsys.readouterr().err
     fitted = run(
         ["fit", "--config", config, "--config", "out/best.yaml", "--trainer.fast_dev_run", "true"]
     )
-    assert fitted.model.hparams["lr"] == overlay["model"]["lr"]
+    assert fitted.model.hparams["optim"]["lr"] == overlay["model"]["optim"]["lr"]
     with pytest.raises(ConfigError, match="search of other options"):
-        tune_command([*options, "--model.hub_width", "16"])
+        run_tune([*options, "--model.epic.hub_width", "16"])
 
 
 def test_a_pruned_trial_ends_at_that_validation(config, tmp_path):
-    told = []
+    reported = []
 
     def report(value, step):
-        told.append((value, step))
+        reported.append((value, step))
         return step == 1
 
     watch = TrialWatch("val/loss", "min", report)
     options = ["--config", config, "--trainer.max_epochs", "5", "--trainer.min_epochs", "4"]
-    ended = run_trial(options, tmp_path / "trial", watch)
-    assert [step for _, step in told] == [0, 1]
-    best = min(value for value, _ in told)
-    assert (ended.state, ended.best, ended.validations) == ("pruned", best, 2)
+    run_trial(options, tmp_path / "trial", watch)
+    assert [step for _, step in reported] == [0, 1]
+    best = min(value for value, _ in reported)
+    assert (watch.state, watch.best, watch.validations) == ("pruned", best, 2)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--trials", "0"], "--trials is 0"),
         (["--minutes", "0"], "--minutes is 0"),
@@ -82,20 +85,20 @@ def test_a_pruned_trial_ends_at_that_validation(config, tmp_path):
         (["--trainer.default_root_dir", "x"], "sets trainer.default_root_dir itself"),
     ],
 )
-def test_bad_options_are_refused_before_anything_runs(config, tmp_path, options, said):
-    with pytest.raises(ConfigError, match=said):
-        tune_command(["--config", config, *options])
+def test_bad_options_are_refused_before_anything_runs(config, tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        run_tune(["--config", config, *options])
     assert not (tmp_path / "runs").exists()
 
 
 def test_an_error_of_the_config_ends_the_search(config, tmp_path):
     (tmp_path / "data" / "pictures" / "train1.png").unlink()
     with pytest.raises(Exception, match=r"train1\.png"):
-        tune_command(["--config", config, "--space", "space.yaml", "--trials", "4"])
+        run_tune(["--config", config, "--space", "space.yaml", "--trials", "4"])
     assert len(list((tmp_path / "runs" / "tune" / "tiny" / "trials").iterdir())) == 1
 
 
 def test_without_the_library_the_message_says_what_to_install(config, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ConfigError, match=r"pip install optuna"):
-        tune_command(["--config", config])
+        run_tune(["--config", config])

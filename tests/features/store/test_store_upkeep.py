@@ -120,7 +120,7 @@ def test_the_default_folder_moves_with_the_cache(tmp_path, monkeypatch):
 
 def test_the_command_line(tmp_path, items, monkeypatch):
     filled, root = [], str(tmp_path)
-    monkeypatch.setattr("epic_pl.commands.fill_cache", filled.append)
+    monkeypatch.setattr("epic_pl.cli.fill_cache", filled.append)
     assert run(["build", "--config", "x.yaml"]) == 0
     assert filled == [["--config", "x.yaml"]]
     with pytest.raises(CacheError, match="no feature store"):

@@ -1,25 +1,49 @@
 """``epic-pl export``."""
 
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 from typing import Any
 
-from epic_pl.arguments import export_parser
-from epic_pl.data.preprocessing import load_tokenizer
 from epic_pl.errors import AssetError, EncoderError
-from epic_pl.evaluation.export.description import image_preprocessing_of
-from epic_pl.evaluation.export.folder import check_output, write_folder
-from epic_pl.module import EPICModule
-from epic_pl.module.checkpoint import read_checkpoint, require_info
 
 
-def export_command(args: Sequence[str]) -> int:
-    """Run ``epic-pl export ARGS`` and return the exit code.
+def parser() -> argparse.ArgumentParser:
+    """Of ``epic-pl export``."""
+    parser = argparse.ArgumentParser(
+        "epic-pl export",
+        allow_abbrev=False,
+        description=(
+            "Write a trained model as a folder that runs without this package: the program for "
+            "torch.export.load, what it needs to know in JSON, and the tokenizer. It is read again "
+            "and compared with the checkpoint."
+        ),
+    )
+    parser.add_argument("--ckpt_path", metavar="PATH", required=True, help="of the checkpoint")
+    parser.add_argument(
+        "--output", metavar="DIR", default="runs/export", help="folder (%(default)s)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a model that is there")
+    for role in ("image", "text"):
+        parser.add_argument(
+            f"--{role}_encoder",
+            metavar="NAME",
+            help=f"where the {role} encoder is now, if not where the checkpoint says",
+        )
+    return parser
+
+
+def run(argv: list[str]) -> int:
+    """Run ``epic-pl export ARGV`` and return the exit code.
 
     Raises:
         EpicError: with a message for the user.
     """
-    options = export_parser().parse_args(list(args))
+    options = parser().parse_args(argv)
+
+    from epic_pl.evaluation.export.folder import check_output, write_folder
+    from epic_pl.module import EPICModule
+    from epic_pl.module.checkpoint import read_checkpoint, require_info
+
     folder = Path(options.output)
     check_output(folder, options.overwrite)
     require_info(read_checkpoint(options.ckpt_path))
@@ -38,8 +62,11 @@ def export_command(args: Sequence[str]) -> int:
     return 0
 
 
-def _tokenizer(module: EPICModule) -> Any | None:
+def _tokenizer(module: Any) -> Any | None:
     """Of the text encoder; None where texts were prepared by other means and there is none."""
+    from epic_pl.data.preprocessing import load_tokenizer
+    from epic_pl.evaluation.export.description import image_preprocessing_of
+
     encoder = module.checkpoint_info()["text_encoder"]
     try:
         return load_tokenizer(encoder["name"], encoder["revision"])

@@ -1,4 +1,4 @@
-"""Callbacks of a compared run: how long it took, how far it is, and each test sample's outcome.
+"""Callbacks of a compared run: its duration and progress, and the result of each test sample.
 
 Shape legend: N test samples, C classes.
 """
@@ -14,7 +14,7 @@ import pyarrow.parquet
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from epic_pl.experiments.compare.files import write_json
+from epic_pl.experiments.files import write_json
 from epic_pl.module import EPICModule
 
 
@@ -22,8 +22,8 @@ class RunDiary(Callback):
     """Counts the seconds of a fit, also of one that was killed and resumed.
 
     Args:
-        file: JSON that says how far the run is, for whoever waits for it.
-        monitor: the metric to show there.
+        file: JSON file with the progress, for the comparison's progress bar.
+        monitor: metric to show there.
     """
 
     def __init__(self, file: Path, monitor: str | None) -> None:
@@ -36,7 +36,7 @@ class RunDiary(Callback):
 
     @property
     def seconds(self) -> float:
-        """From the first batch on, validation and checkpoints included."""
+        """Seconds since the first batch, validation and checkpoints included."""
         return self._before + (time.perf_counter() - self._start if self._start else 0.0)
 
     def seconds_to(self, step: int) -> float:
@@ -44,7 +44,7 @@ class RunDiary(Callback):
         return next((at for seen, at in self.history if seen >= step), self.seconds)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Features are stored in this hook of a later callback."""
+        """Start counting the preparation: features are stored in this hook of a later callback."""
         self._setup_start = time.perf_counter()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -60,12 +60,12 @@ class RunDiary(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Say once a second how far the run is."""
+        """Write the progress once a second."""
         if time.perf_counter() - self._written > 1:
             self._write(trainer, (batch_idx + 1) / max(1, trainer.num_training_batches))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember when, before the checkpoint is written."""
+        """Add to the history, before the checkpoint is written."""
         if self._start and not trainer.sanity_checking:
             self.history.append([trainer.global_step, self.seconds])
             self._write(trainer, 1.0)
@@ -75,15 +75,12 @@ class RunDiary(Callback):
         self._before, self._start = self.seconds, 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run goes on from."""
-        return {
-            "seconds": self.seconds,
-            "prepare_seconds": self.prepare_seconds,
-            "history": self.history,
-        }
+        """State of the counts."""
+        names = ("seconds", "prepare_seconds", "history")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from a state."""
         self._before = state_dict["seconds"]
         self.prepare_seconds = state_dict["prepare_seconds"]
         self.history = list(state_dict["history"])
@@ -91,15 +88,11 @@ class RunDiary(Callback):
     def _write(self, trainer: L.Trainer, of_epoch: float) -> None:
         self._written = time.perf_counter()
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
-        value = trainer.callback_metrics.get(self.monitor or "")
-        progress = {
-            "share": min(1.0, (trainer.current_epoch + of_epoch) / epochs) if epochs else None,
-            "epoch": trainer.current_epoch + 1,
-            "epochs": epochs,
-            "metric": self.monitor,
-            "value": None if value is None else float(value),
-        }
-        write_json(self.file, progress)
+        share = min(1.0, (trainer.current_epoch + of_epoch) / epochs) if epochs else None
+        text = f"epoch {trainer.current_epoch + 1}" + (f"/{epochs}" if epochs else "")
+        if (value := trainer.callback_metrics.get(self.monitor or "")) is not None:
+            text += f", {self.monitor} {float(value):.3f}"
+        write_json(self.file, {"share": share, "text": text})
 
 
 class TestOutputs(Callback):
@@ -107,12 +100,9 @@ class TestOutputs(Callback):
 
     def __init__(self) -> None:
         self._ids: list[str] = []
+        self._pictures: list[str | None] = []
         self._scores: list[Tensor] = []
         self._labels: list[Tensor] = []
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start from nothing."""
-        self._ids, self._scores, self._labels = [], [], []
 
     def on_test_batch_end(
         self,
@@ -126,12 +116,12 @@ class TestOutputs(Callback):
         """Keep a batch."""
         assert isinstance(pl_module, EPICModule)
         self._ids += batch["sample_id"]
-        probabilities = pl_module.postprocessor(outputs["logits"].detach())
-        self._scores.append(probabilities.cpu())
+        self._pictures += batch.get("picture", [None] * len(batch["sample_id"]))
+        self._scores.append(pl_module.postprocessor(outputs["logits"].detach()).cpu())
         self._labels.append(batch["labels"].cpu())
 
     def write(self, path: Path, classes: list[str]) -> None:
-        """A table of ``sample_id``, ``truth`` and ``probability_<class>``.
+        """Write columns ``sample_id``, ``picture``, ``truth`` and ``probability_<class>``.
 
         ``truth`` is a class name, or a list of them for multilabel.
         """
@@ -142,6 +132,10 @@ class TestOutputs(Callback):
         else:
             named = [[classes[int(at)] for at in np.flatnonzero(row)] for row in labels]
             truth = pa.array(named, pa.list_(pa.string()))
-        columns = {"sample_id": pa.array(self._ids, pa.string()), "truth": truth}
+        columns = {
+            "sample_id": pa.array(self._ids, pa.string()),
+            "picture": pa.array(self._pictures, pa.string()),
+            "truth": truth,
+        }
         columns |= {f"probability_{name}": pa.array(scores[:, i]) for i, name in enumerate(classes)}
         pa.parquet.write_table(pa.table(columns), path)

@@ -1,6 +1,5 @@
-"""Accuracy against cost, a point a method."""
+"""Plot of a comparison: accuracy against cost, one point a method."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +9,6 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from epic_pl.experiments.compare.results import MAJORITY, Row
 
-# nothing to speak of, and a logarithmic axis has no zero
-_FLOOR = {"peak_memory_mb": 1.0}
 _LABELS = {
     "seconds": "training, seconds",
     "peak_memory_mb": "peak memory while training, MB (less than 1 drawn as 1)",
@@ -31,22 +28,24 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     _panel(right, trained, "peak_memory_mb" if measured else "trainable")
     left.set_ylabel(f"test {main}, %")
     for row in known:
-        if row["method"] == MAJORITY:
-            # far below the others it would squeeze them into one line
+        if row["method"] == MAJORITY:  # a title: as a point it would squeeze the others together
             figure.suptitle(f"majority class: {100 * row['mean']:.1f}%", fontsize=9, color="grey")
     figure.savefig(path, dpi=150)
 
 
 def _panel(axes: Axes, trained: Sequence[Row], cost: str) -> None:
-    costs = [max(row[cost] or 0, _FLOOR.get(cost, 1e-3)) for row in trained]
+    # a logarithmic axis has no zero
+    floor = 1.0 if cost == "peak_memory_mb" else 1e-3
+    costs = [max(row[cost] or 0, floor) for row in trained]
+    order = sorted(range(len(trained)), key=costs.__getitem__)
     for number, row in enumerate(trained):
-        colour = f"C{number % 10}"
-        at = (costs[number], 100 * row["mean"])
+        colour, at = f"C{number % 10}", (costs[number], 100 * row["mean"])
         axes.errorbar(*at, yerr=100 * (row["std"] or 0), fmt="o", capsize=3, color=colour)
         axes.annotate(
             row["method"],
             at,
-            xytext=(5, -13 if _is_below(number, trained, costs) else 6),
+            # neighbours in cost have their labels above and below in turn
+            xytext=(5, -13 if order.index(number) % 2 else 6),
             textcoords="offset points",
             fontsize=9,
             color=colour,
@@ -60,12 +59,3 @@ def _panel(axes: Axes, trained: Sequence[Row], cost: str) -> None:
     axes.margins(x=0.2, y=0.15)
     axes.set_xlabel(_LABELS[cost])
     axes.grid(alpha=0.3)
-
-
-def _is_below(number: int, trained: Sequence[Row], costs: Sequence[float]) -> bool:
-    """Whether the point that costs most nearly the same lies higher: the label goes below then."""
-    others = [other for other in range(len(trained)) if other != number]
-    if not others:
-        return False
-    nearest = min(others, key=lambda other: abs(math.log(costs[other] / costs[number])))
-    return bool(trained[nearest]["mean"] > trained[number]["mean"])

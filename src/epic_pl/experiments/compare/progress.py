@@ -1,17 +1,16 @@
-"""What is running, for how long, how good it is so far, and how long all will take."""
+"""Progress of a comparison: active runs, their metric so far, and the time that is left."""
 
 import time
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from epic_pl.experiments.compare.files import read_json
-from epic_pl.experiments.compare.plan import Run
-from epic_pl.experiments.compare.runner import Outcome
+from epic_pl.experiments.compare.plan import Outcome, Run
+from epic_pl.experiments.files import read_json
 
 
 class LiveProgress:
-    """A bar for all runs and one for each under way; a line for each that ends.
+    """A bar for all runs and one for each active run; a line for each run that ends.
 
     Args:
         total: number of runs.
@@ -24,13 +23,13 @@ class LiveProgress:
             TextColumn("{task.description}"),
             BarColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[said]}"),
+            TextColumn("{task.fields[state]}"),
             console=console,
         )
-        self._all = self._bar.add_task("all runs", total=total, said="")
+        self._all = self._bar.add_task("all runs", total=total, state="")
         self._active: dict[Run, tuple[TaskID, float]] = {}
         self._start: float | None = None
-        self._done = self._trained = 0
+        self._total, self._done, self._trained = total, 0, 0
 
     def __enter__(self) -> "LiveProgress":
         self._bar.start()
@@ -40,55 +39,44 @@ class LiveProgress:
         self._bar.stop()
 
     def started(self, run: Run) -> None:
-        """Show a bar for it."""
+        """Show a bar for a run."""
         self._start = self._start or time.monotonic()
-        task = self._bar.add_task(f"{run.name}, seed {run.seed}", total=1.0, said="starting")
+        task = self._bar.add_task(f"{run.name}, seed {run.seed}", total=1.0, state="starting")
         self._active[run] = task, time.monotonic()
 
     def ended(self, outcome: Outcome) -> None:
-        """Say how it went."""
-        run, said = outcome.run, outcome.message
+        """Print the outcome of a run."""
+        run, text = outcome.run, outcome.message
         self._done += 1
         if run in self._active:
             task, start = self._active.pop(run)
             self._bar.remove_task(task)
             self._trained += 1
-            said = said or f"{_score(outcome)} in {time.monotonic() - start:.0f} s"
+            text = text or f"{_score(outcome)} in {time.monotonic() - start:.0f} s"
         elif outcome.result is not None:
-            said = f"{_score(outcome)}, was there"
-        self._console.print(
-            f"{run.name}, seed {run.seed}: {said}", markup=False, highlight=False, soft_wrap=True
-        )
+            text = f"{_score(outcome)}, finished before"
+        line = f"{run.name}, seed {run.seed}: {text}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         self.tick()
 
     def tick(self) -> None:
-        """Read how far each run is."""
-        under_way = 0.0
+        """Update the bars from the files of the active runs."""
+        active = 0.0
         for run, (task, _) in self._active.items():
-            told = read_json(run.folder / "progress.json") or {}
-            share = told.get("share") or 0.0
-            under_way += share
-            self._bar.update(task, completed=share, said=_told(told))
-        self._bar.update(self._all, completed=self._done + under_way, said=self._left(under_way))
+            state = read_json(run.folder / "progress.json") or {}
+            share = state.get("share") or 0.0
+            active += share
+            self._bar.update(task, completed=share, state=state.get("text", "starting"))
+        self._bar.update(self._all, completed=self._done + active, state=self._left(active))
 
-    def _left(self, under_way: float) -> str:
-        """From the runs of this call: results that were there say nothing of the pace."""
-        trained = self._trained + under_way
+    def _left(self, active: float) -> str:
+        """Time left, at the pace of the runs of this command."""
+        trained = self._trained + active
         if self._start is None or trained < 0.05:
             return ""
-        total = self._bar.tasks[0].total or 0
-        left = (time.monotonic() - self._start) / trained * (total - self._done - under_way)
-        minutes, seconds = divmod(round(left), 60)
+        pace = (time.monotonic() - self._start) / trained
+        minutes, seconds = divmod(round(pace * (self._total - self._done - active)), 60)
         return f"about {minutes}:{seconds:02} left"
-
-
-def _told(told: dict[str, object]) -> str:
-    if not told:
-        return "starting"
-    epochs = f"/{told['epochs']}" if told["epochs"] else ""
-    value = told["value"]
-    best = f", {told['metric']} {value:.3f}" if isinstance(value, float) else ""
-    return f"epoch {told['epoch']}{epochs}{best}"
 
 
 def _score(outcome: Outcome) -> str:

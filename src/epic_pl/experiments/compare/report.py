@@ -1,81 +1,114 @@
-"""What a comparison leaves to read: Markdown, CSV, JSON, and a table on the console."""
+"""Tables of a comparison: Markdown, CSV, JSON, and on the console."""
 
 import csv
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from epic_pl.experiments.compare.files import write_json
+from epic_pl.experiments.compare.plan import Outcome
 from epic_pl.experiments.compare.plot import draw
-from epic_pl.experiments.compare.results import Row
+from epic_pl.experiments.compare.results import Row, comparison_rows
+from epic_pl.experiments.files import write_json, write_text
 
 _NONE = "\N{EN DASH}"
 _COLUMNS: dict[str, Callable[[Row], str]] = {
     "seeds": lambda row: str(len(row["seeds"])) if row["seeds"] else _NONE,
     "p": lambda row: _p_value(row["p_value"]),
-    "trained": lambda row: _number(row["trainable"]),
-    "of encoders": lambda row: _percent(row["encoder_share"], 2),
-    "samples/s": lambda row: _number(row["samples_per_s"], 1),
-    "peak MB": lambda row: _number(row["peak_memory_mb"], 1),
-    "seconds": lambda row: _number(row["seconds"], 1),
-    "to best": lambda row: _number(row["seconds_to_best"], 1),
+    "trained": lambda row: _number(row["trainable"], ",.0f"),
+    "of encoders": lambda row: _number(row["encoder_share"], ".2%"),
+    "samples/s": lambda row: _number(row["samples_per_s"]),
+    "peak MB": lambda row: _number(row["peak_memory_mb"]),
+    "seconds": lambda row: _number(row["seconds"]),
+    "to best": lambda row: _number(row["seconds_to_best"]),
     "cache": lambda row: row["cache_level"] or _NONE,
 }
+_LEGEND = (
+    "± is the standard deviation over seeds. p: two-sided, paired bootstrap against `{reference}`, "
+    "over the pictures of the test split, or over its samples where pictures are not known. "
+    "seconds: training with validation, mean over seeds; stored features are filled before. "
+    "peak MB: above the memory held when training began."
+)
 
 
-def write_report(rows: Sequence[Row], folder: Path, reference: str, notes: str) -> None:
-    """Write ``comparison.{md,csv,json,png}`` to ``folder``."""
+@dataclass(frozen=True)
+class Report:
+    """Writes ``comparison.{md,csv,json,png}`` to a folder."""
+
+    output: Path
+    reference: str
+    jobs: int
+    shared: Sequence[str]
+
+    def write(self, outcomes: Sequence[Outcome]) -> list[Row]:
+        """Write the files of a complete comparison."""
+        rows = comparison_rows(outcomes, self.reference)
+        write_files(rows, self.output, self.reference, self._notes(outcomes))
+        return rows
+
+    def write_so_far(self, outcomes: Sequence[Outcome]) -> None:
+        """Write them without the bootstrap, once a run is done."""
+        if any(outcome.result is not None for outcome in outcomes):
+            rows = comparison_rows(outcomes, self.reference, tested=False)
+            notes = f"Not complete, and no difference is tested yet. {self._notes(outcomes)}"
+            write_files(rows, self.output, self.reference, notes)
+
+    def _notes(self, outcomes: Sequence[Outcome]) -> str:
+        results = [outcome.result for outcome in outcomes if outcome.result is not None]
+        places = sorted({f"{result['device']}, torch {result['torch']}" for result in results})
+        return (
+            f"Options: `{' '.join(self.shared)}`. Run on {'; '.join(places) or 'nothing'}; "
+            f"at most {self.jobs} at a time."
+        )
+
+
+def write_files(rows: Sequence[Row], folder: Path, reference: str, notes: str) -> None:
+    """Write all files of a report."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "comparison.json", list(rows))
-    _write_csv(rows, folder / "comparison.csv")
-    (folder / "comparison.md").write_text(markdown(rows, reference, notes), encoding="utf-8")
+    with (folder / "comparison.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({key: _flat(value) for key, value in row.items()} for row in rows)
+    write_text(folder / "comparison.md", _markdown(rows, reference, notes))
     draw(rows, folder / "comparison.png")
 
 
-def markdown(rows: Sequence[Row], reference: str, notes: str) -> str:
-    """The main metric with costs, then all metrics, then what is missing."""
-    main = rows[0]["metric"]
-    first = [row for row in rows if row["metric"] == main]
-    heads = ["method", f"{main} %", f"difference from {reference} (95%)", *_COLUMNS]
-    lines = ["# Comparison", "", *_table(heads, [_cells(row) for row in first])]
-    others = list(dict.fromkeys(row["metric"] for row in rows))
-    if len(others) > 1:
-        lines += ["", "## All metrics", ""]
-        lines += _table(["method", *(f"{name} %" for name in others)], _metric_cells(rows, others))
-    missing = [row for row in first if row["status"] != "ok"]
-    if missing:
-        lines += ["", "## Not in the means", ""]
-        lines += [f"- `{row['method']}`: {row['status']}" for row in missing]
-    lines += [
-        "",
-        f"± is the standard deviation over seeds. p: two-sided, paired bootstrap over the test "
-        f"samples against `{reference}`. seconds: training with validation, mean over seeds; "
-        "stored features are filled before. peak MB: beyond what was held as training began.",
-        "",
-        notes,
-        "",
-    ]
-    return "\n".join(lines)
-
-
 def show(rows: Sequence[Row], console: Console) -> None:
-    """The main metric of every method."""
+    """Print the main metric of every method."""
     main = rows[0]["metric"]
     table = Table(title="Test split", title_justify="left")
-    # what a terminal of 80 columns has room for; the files have all
-    shown = ("p", "trained", "samples/s", "peak MB", "seconds")
+    # as much as fits into 80 columns; the files have all
+    shown = ("p", "trained", "peak MB", "seconds")
     for head in ("method", f"{main} %", *shown):
         table.add_column(head, justify="left" if head == "method" else "right", no_wrap=True)
-    for row in rows:
-        if row["metric"] == main:
-            table.add_row(row["method"], _value(row), *(_COLUMNS[name](row) for name in shown))
+    first = [row for row in rows if row["metric"] == main]
+    for row in first:
+        table.add_row(row["method"], _value(row), *(_COLUMNS[name](row) for name in shown))
     console.print(table)
-    for row in rows:
-        if row["metric"] == main and row["status"] != "ok":
+    for row in first:
+        if row["status"] != "ok":
             console.print(f"{row['method']}: {row['status']}", soft_wrap=True, markup=False)
+
+
+def _markdown(rows: Sequence[Row], reference: str, notes: str) -> str:
+    """The main metric with costs, then all metrics, then the runs that are missing."""
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    first = [row for row in rows if row["metric"] == metrics[0]]
+    heads = ["method", f"{metrics[0]} %", f"difference from {reference} (95%)", *_COLUMNS]
+    lines = ["# Comparison", "", *_table(heads, [_cells(row) for row in first])]
+    if len(metrics) > 1:
+        lines += ["", "## All metrics", ""]
+        lines += _table(
+            ["method", *(f"{name} %" for name in metrics)], _metric_cells(rows, metrics)
+        )
+    missing = [f"- `{row['method']}`: {row['status']}" for row in first if row["status"] != "ok"]
+    if missing:
+        lines += ["", "## Not in the means", "", *missing]
+    return "\n".join([*lines, "", _LEGEND.format(reference=reference), "", notes, ""])
 
 
 def _cells(row: Row) -> list[str]:
@@ -84,14 +117,6 @@ def _cells(row: Row) -> list[str]:
         low, high = (f"{100 * row[key]:+.1f}" for key in ("low", "high"))
         interval = f"{100 * row['difference']:+.1f} ({low} to {high})"
     return [row["method"], _value(row), interval, *(cell(row) for cell in _COLUMNS.values())]
-
-
-def _value(row: Row | None) -> str:
-    """Percent with the spread over seeds."""
-    if row is None or row["mean"] is None:
-        return _NONE
-    spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
-    return f"{100 * row['mean']:.1f}{spread}"
 
 
 def _metric_cells(rows: Sequence[Row], metrics: Sequence[str]) -> list[list[str]]:
@@ -105,26 +130,21 @@ def _table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (heads, rule, *body)]
 
 
-def _write_csv(rows: Sequence[Row], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows({key: _flat(value) for key, value in row.items()} for row in rows)
+def _value(row: Row | None) -> str:
+    """Percent with the spread over seeds."""
+    if row is None or row["mean"] is None:
+        return _NONE
+    spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
+    return f"{100 * row['mean']:.1f}{spread}"
 
 
 def _flat(value: Any) -> Any:
     return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
-def _number(value: float | None, digits: int = 0) -> str:
-    return _NONE if value is None else f"{value:,.{digits}f}"
-
-
-def _percent(value: float | None, digits: int) -> str:
-    return _NONE if value is None else f"{value:.{digits}%}"
+def _number(value: float | None, form: str = ",.1f") -> str:
+    return _NONE if value is None else format(value, form)
 
 
 def _p_value(value: float | None) -> str:
-    if value is None:
-        return _NONE
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return "< 0.001" if value is not None and value < 0.001 else _number(value, ".3f")

@@ -1,10 +1,10 @@
-"""Rows out of runs: means and spreads over seeds, cost, and what the bootstrap says.
+"""Rows of a comparison: means and spreads over seeds, cost, and the paired bootstrap.
 
 Shape legend: N test samples, C classes.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from epic_pl.experiments.compare.runner import Outcome
-from epic_pl.experiments.compare.significance import (
-    Difference,
-    number_groups,
+from epic_pl.experiments.compare.plan import Outcome
+from epic_pl.experiments.compare.statistics import (
+    MAIN_METRIC,
+    Predictions,
     paired_bootstrap,
+    sample_sums,
     sums_of_groups,
+    value_of,
 )
-from epic_pl.experiments.compare.statistics import MAIN_METRIC, Predictions, sample_sums, value_of
 from epic_pl.module.metrics import build_metrics
 
 Row = dict[str, Any]
@@ -33,40 +34,34 @@ COSTS = (
     "seconds_to_best",
     "prepare_seconds",
 )
+_NOT_TESTED = dict.fromkeys(("p_value", "difference", "low", "high"))
 
 
 def comparison_rows(outcomes: Sequence[Outcome], reference: str, tested: bool = True) -> list[Row]:
     """A row for each method and metric, the task's main metric first.
 
-    A row has ``method, metric, mean, std, trainable, samples_per_s, peak_memory_mb`` and the other
-    costs (means over seeds), ``seeds`` and ``values``, the reference's comparison ``p_value,
-    difference, low, high``, ``cache_level``, and ``status``: "ok", or what became of runs that are
-    not in the mean. A method none of whose runs is done has a row with its status alone.
+    A row has ``method, metric, mean, std, seeds, values``, the costs (means over seeds),
+    ``p_value, difference, low, high`` against the reference, ``cache_level``, and ``status``: "ok",
+    or the messages of runs that are not in the mean. A method without a finished run has one row
+    with its status only. The first method is the class majority of the training split.
 
     Args:
         outcomes: of all runs.
-        reference: the name that the others are compared with.
+        reference: name of the method that the others are tested against.
         tested: False leaves the bootstrap out, which can take a minute on a large test split.
     """
     by_name: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         by_name.setdefault(outcome.run.name, []).append(outcome)
-    done = {name: [o for o in each if o.result is not None] for name, each in by_name.items()}
-    first = next((o for each in done.values() for o in each), None)
-    metrics = ["accuracy"] if first is None else _metrics(first)
+    done = {name: [o for o in each if o.result] for name, each in by_name.items()}
     predictions = {
         name: [Predictions.read(o.run.folder / "predictions.parquet") for o in each]
         for name, each in done.items()
     }
-    rows = []
-    if first is not None:
-        like = predictions[first.run.name]
-        if all(each.ids == like[0].ids for each in like):
-            like = like[:1]  # one split, and so one majority
-        predictions[MAJORITY] = [
-            _majority(outcome, each)
-            for outcome, each in zip(done[first.run.name], like, strict=False)
-        ]
+    rows, metrics = [], ["accuracy"]
+    if first := next((name for name, each in done.items() if each), None):
+        metrics = _metrics(done[first][0])
+        predictions[MAJORITY] = _majority(done[first], predictions[first])
         rows += _majority_rows(metrics, predictions[MAJORITY])
     for name, each in by_name.items():
         rows += _method_rows(name, each, metrics)
@@ -79,27 +74,25 @@ def comparison_rows(outcomes: Sequence[Outcome], reference: str, tested: bool = 
 def _metrics(outcome: Outcome) -> list[str]:
     result = outcome.result or {}
     main = MAIN_METRIC[result["task"]]
-    return [main, *(n for n in sorted(result["metrics"]) if n not in (main, "loss"))]
+    return [main, *(name for name in sorted(result["metrics"]) if name not in (main, "loss"))]
 
 
 def _method_rows(name: str, outcomes: Sequence[Outcome], metrics: Sequence[str]) -> list[Row]:
-    done = [o for o in outcomes if o.result is not None]
-    results: list[Mapping[str, Any]] = [o.result for o in done if o.result is not None]
-    missing = [f"seed {o.run.seed} {o.message}" for o in outcomes if o.result is None]
-    row = _empty(name, metrics[0]) | {"status": "; ".join(missing) or "ok"}
+    results = [o.result for o in outcomes if o.result]
+    missing = [f"seed {o.run.seed} {o.message}" for o in outcomes if not o.result]
+    row = _empty(name) | {"status": "; ".join(missing) or "ok"}
     if not results:
-        return [row]
+        return [row | {"metric": metrics[0]}]
     row |= {cost: _mean([result[cost] for result in results]) for cost in COSTS}
-    row["trainable"] = results[0]["trainable"]
-    row |= {"seeds": [o.run.seed for o in done], "cache_level": results[0]["cache_level"]}
+    row |= {"trainable": results[0]["trainable"], "cache_level": results[0]["cache_level"]}
+    row["seeds"] = [o.run.seed for o in outcomes if o.result]
     return [row | _spread(metric, [r["metrics"][metric] for r in results]) for metric in metrics]
 
 
-def _empty(name: str, metric: str) -> Row:
-    row: Row = {"method": name, "metric": metric, "mean": None, "std": None}
+def _empty(name: str) -> Row:
+    row: Row = {"method": name, "metric": "", "mean": None, "std": None}
     row |= dict.fromkeys(COSTS)
-    row |= {"seeds": [], "values": [], "p_value": None, "difference": None}
-    return row | {"low": None, "high": None, "cache_level": None, "status": "ok"}
+    return row | {"seeds": [], "values": [], **_NOT_TESTED, "cache_level": None, "status": "ok"}
 
 
 def _spread(metric: str, values: list[float]) -> Row:
@@ -113,19 +106,25 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _majority(outcome: Outcome, like: Predictions) -> Predictions:
-    """Training frequencies as the scores of every sample: the most frequent class wins.
+def _majority(outcomes: Sequence[Outcome], like: Sequence[Predictions]) -> list[Predictions]:
+    """Predictions of the class frequencies in training, one for each test split.
 
     Multilabel: labels that at least half of the training rows have.
     """
-    frequencies = np.array((outcome.result or {})["train_frequencies"])  # (C,)
-    return like._replace(scores=np.tile(frequencies, (len(like.ids), 1)))
+    if all(each.ids == like[0].ids for each in like):
+        like = like[:1]
+    return [
+        each._replace(
+            scores=np.tile((outcome.result or {})["train_frequencies"], (len(each.ids), 1))
+        )
+        for outcome, each in zip(outcomes, like, strict=False)
+    ]
 
 
 def _majority_rows(metrics: Sequence[str], predictions: Sequence[Predictions]) -> list[Row]:
     measured = [_measured(each) for each in predictions]
     return [
-        _empty(MAJORITY, name) | _spread(name, [values[name] for values in measured])
+        _empty(MAJORITY) | _spread(name, [values[name] for values in measured])
         for name in metrics
         if name in measured[0]
     ]
@@ -142,18 +141,19 @@ def _measured(predictions: Predictions) -> dict[str, float]:
 def _compared(
     metric: str, candidate: Sequence[Predictions], reference: Sequence[Predictions]
 ) -> Row:
-    """Nothing where samples differ, so that they cannot be paired, or the metric has no sums.
+    """The bootstrap's columns; none where samples cannot be paired, or the metric has no sums.
 
-    Seeds may have test splits of their own, as long as they are the same for both methods.
+    Seeds may have test splits of their own if they are the same for both methods.
     """
     ids = [each.ids for each in reference]
     one_split = all(each.ids == ids[0] for each in (*candidate, *reference))
     if not one_split and [each.ids for each in candidate] != ids:
         return {}
-    numbers = number_groups(chain.from_iterable(ids))
+    groups = dict.fromkeys(chain.from_iterable(each.groups for each in reference))
+    numbers = {group: number for number, group in enumerate(groups)}
     one, other = (
         [
-            sums_of_groups(sums, each.ids, numbers)
+            sums_of_groups(sums, each.groups, numbers)
             for each in side
             if (sums := sample_sums(metric, each)) is not None
         ]
@@ -162,5 +162,4 @@ def _compared(
     if not one or not other:
         return {}
     value = partial(value_of, metric, task=reference[0].task)
-    found: Difference = paired_bootstrap(one, other, value)
-    return found._asdict()
+    return paired_bootstrap(one, other, value)._asdict()

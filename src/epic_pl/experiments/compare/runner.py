@@ -7,53 +7,35 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import IO, NamedTuple
 
-from epic_pl.experiments.compare.plan import Run
+import torch
 
-State = Literal["done", "failed", "stopped", "not run"]
+from epic_pl.experiments.compare.plan import Outcome, Run
+from epic_pl.experiments.compare.progress import LiveProgress
+
 LOG = "log.txt"
 _POLL_S = 0.2
-# how long a run that is told to stop may take to leave
-_GRACE_S = 20
+_GRACE_S = 20  # from SIGTERM to SIGKILL
 _ERROR_LINE = re.compile(r"^(epic-pl: |[\w.]+(Error|Exception|Interrupt)\b)")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended: its result where it is done, else what to say instead."""
-
+class _Active(NamedTuple):
     run: Run
-    state: State
-    message: str = ""
-    result: dict[str, Any] | None = None
-
-
-class Watch(Protocol):
-    """Who is told what goes on."""
-
-    def started(self, run: Run) -> None:
-        """A process was started."""
-
-    def ended(self, outcome: Outcome) -> None:
-        """A run is over, or was never started."""
-
-    def tick(self) -> None:
-        """Time has passed."""
+    process: subprocess.Popen[bytes]
+    slot: str | None
+    log: IO[bytes]
 
 
 def worker_command(run: Run) -> list[str]:
-    """What is started for a run; it ends when this process does."""
+    """Command line of a run's process, which ends when this one does."""
     module = "epic_pl.experiments.compare.worker"
     return [sys.executable, "-m", module, str(run.folder), str(os.getpid())]
 
 
 def devices(jobs: int) -> list[str | None]:
-    """``CUDA_VISIBLE_DEVICES`` of each of ``jobs`` slots; None leaves it as it is."""
-    import torch
-
+    """``CUDA_VISIBLE_DEVICES`` of each of ``jobs`` slots; None leaves it unchanged."""
     count = torch.cuda.device_count()
     if count == 0:
         return [None] * jobs
@@ -63,37 +45,35 @@ def devices(jobs: int) -> list[str | None]:
 
 
 class Runner:
-    """Runs what is not done, in order, on as many slots as there are.
+    """Does the unfinished runs, in order, on as many slots as there are.
 
-    When the budget is spent, runs under way are stopped, and none is started any more. A run that
-    was stopped has no row with half a training in it: the same command goes on with it.
+    When the budget is spent, active runs are stopped and no more are started. Stopped runs have
+    no result; the same command resumes them.
 
     Args:
         slots: the visible device of each process that may run at a time.
-        budget_s: seconds for everything; None has no end.
-        watch: is told what goes on.
-        command: what is started for a run.
-        report: is given what there is so far whenever a run has ended and others have not.
+        budget_s: seconds for all runs; None for no limit.
+        progress: is told when a run starts or ends.
+        command: gives the command line of a run.
+        report: is given all outcomes whenever a run has ended and others have not.
     """
 
     def __init__(
         self,
         slots: Sequence[str | None],
         budget_s: float | None,
-        watch: Watch,
+        progress: LiveProgress,
         command: Callable[[Run], list[str]] = worker_command,
-        report: Callable[[list[Outcome]], None] | None = None,
+        report: Callable[[list[Outcome]], object] = lambda outcomes: None,
     ) -> None:
         self._free = list(slots)
         self._deadline = None if budget_s is None else time.monotonic() + budget_s
-        self._watch = watch
-        self._command = command
-        self._report = report
-        self._active: list[tuple[Run, subprocess.Popen[bytes], str | None, IO[bytes]]] = []
+        self._progress, self._command, self._report = progress, command, report
+        self._active: list[_Active] = []
         self._outcomes: dict[Run, Outcome] = {}
 
     def execute(self, runs: Sequence[Run]) -> list[Outcome]:
-        """Run all, and say how each ended, in the order of ``runs``."""
+        """Do all runs and return their outcomes, in the order of ``runs``."""
         pending = []
         for run in runs:
             if (result := run.result()) is not None:
@@ -104,9 +84,9 @@ class Runner:
             while (pending or self._active) and not self._spent():
                 while pending and self._free:
                     self._start(pending.pop(0))
-                if self._collect() and self._report and (pending or self._active):
+                if self._collect() and (pending or self._active):
                     self._report(self.outcomes(runs))
-                self._watch.tick()
+                self._progress.tick()
                 time.sleep(_POLL_S)
         finally:
             self._stop_all()
@@ -115,7 +95,7 @@ class Runner:
         return self.outcomes(runs)
 
     def outcomes(self, runs: Sequence[Run]) -> list[Outcome]:
-        """How each of ``runs`` ended; those that have not are there as not run yet."""
+        """Outcomes of ``runs``; "not run yet" for those that have not ended."""
         return [self._outcomes.get(run, Outcome(run, "not run", "not run yet")) for run in runs]
 
     def _spent(self) -> bool:
@@ -124,9 +104,7 @@ class Runner:
     def _start(self, run: Run) -> None:
         run.prepare()
         slot = self._free.pop(0)
-        environment = dict(os.environ)
-        if slot is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = slot
+        environment = os.environ | ({} if slot is None else {"CUDA_VISIBLE_DEVICES": slot})
         log = (run.folder / LOG).open("ab")
         process = subprocess.Popen(
             self._command(run),
@@ -135,56 +113,53 @@ class Runner:
             stderr=subprocess.STDOUT,
             env=environment,
         )
-        self._active.append((run, process, slot, log))
-        self._watch.started(run)
+        self._active.append(_Active(run, process, slot, log))
+        self._progress.started(run)
 
     def _collect(self) -> bool:
-        """Take in what has ended, and say whether any has."""
-        before = len(self._active)
-        for entry in list(self._active):
-            run, process, slot, log = entry
-            if process.poll() is None:
-                continue
-            self._active.remove(entry)
-            log.close()
-            self._free.append(slot)
-            result = run.result()
-            if process.returncode == 0 and result is not None:
-                self._end(Outcome(run, "done", result=result))
+        """Take in the runs that have ended, and say whether there are any."""
+        ended = [each for each in self._active if each.process.poll() is not None]
+        for each in ended:
+            self._active.remove(each)
+            each.log.close()
+            self._free.append(each.slot)
+            code, result = each.process.returncode, each.run.result()
+            if code == 0 and result is not None:
+                self._end(Outcome(each.run, "done", result=result))
             else:
-                self._end(Outcome(run, "failed", failure(process.returncode, run.folder / LOG)))
-        return len(self._active) < before
+                self._end(Outcome(each.run, "failed", failure(code, each.run.folder / LOG)))
+        return bool(ended)
 
     def _stop_all(self) -> None:
-        """What still runs when the budget is spent, or we are interrupted, ends."""
+        """End the runs that are active when the budget is spent or the command interrupted."""
         self._collect()
-        for _, process, _, _ in self._active:
-            process.terminate()
+        for each in self._active:
+            each.process.terminate()
         until = time.monotonic() + _GRACE_S
-        for run, process, _, log in self._active:
+        for each in self._active:
             try:
-                process.wait(max(0.1, until - time.monotonic()))
+                each.process.wait(max(0.1, until - time.monotonic()))
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            log.close()
+                each.process.kill()
+                each.process.wait()
+            each.log.close()
             why = "budget spent" if self._spent() else "interrupted"
-            self._end(Outcome(run, "stopped", f"stopped: {why}; the same command goes on"))
+            self._end(Outcome(each.run, "stopped", f"stopped: {why}; the same command resumes it"))
         self._active.clear()
 
     def _end(self, outcome: Outcome) -> None:
         self._outcomes[outcome.run] = outcome
-        self._watch.ended(outcome)
+        self._progress.ended(outcome)
 
 
 def failure(code: int, log: Path) -> str:
-    """Why a process failed: the last line of its log that names an error, and where it lies."""
+    """Why a process failed: the last line of its log that names an error, and the log's path."""
     text = log.read_text(encoding="utf-8", errors="replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if code < 0:
         name = signal.Signals(-code).name
-        said = f"ended by {name}" + (", as when memory runs out" if name == "SIGKILL" else "")
+        reason = f"ended by {name}" + (", as when memory runs out" if name == "SIGKILL" else "")
     else:
-        named = [line for line in lines if _ERROR_LINE.match(line)]
-        said = (named or lines or [f"exit code {code}, nothing said"])[-1]
-    return f"failed: {said.removeprefix('epic-pl: ')} (log: {log})"
+        errors = [line for line in lines if _ERROR_LINE.match(line)]
+        reason = (errors or lines or [f"exit code {code}, empty log"])[-1]
+    return f"failed: {reason.removeprefix('epic-pl: ')} (log: {log})"

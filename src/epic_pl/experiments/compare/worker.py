@@ -1,8 +1,7 @@
-"""One run of a comparison, in a process of its own: fit, test of the best checkpoint, files.
+"""One run of a comparison, in a process of its own: fit, then test of the best checkpoint.
 
-``python -m epic_pl.experiments.compare.worker FOLDER [PARENT]`` reads ``run.json`` there and writes
-``result.json`` and ``predictions.parquet``; what it prints goes to the log of this run. It ends
-when the process PARENT is gone.
+``python -m epic_pl.experiments.compare.worker FOLDER [PARENT]`` reads ``run.json`` in the folder
+and writes ``result.json`` and ``predictions.parquet``. It ends when the process PARENT has ended.
 """
 
 import platform
@@ -15,36 +14,34 @@ import torch
 from filelock import FileLock, Timeout
 
 from epic_pl.callbacks import CostMeter, FeatureCache
-from epic_pl.cli import EPICCLI, run
-from epic_pl.commands import errors_as_text
+from epic_pl.cli import EPICCLI, errors_as_text, run
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare.diary import RunDiary, TestOutputs
-from epic_pl.experiments.compare.files import read_json, write_json
-from epic_pl.experiments.compare.interruption import end_with
+from epic_pl.experiments.files import read_json, write_json
+from epic_pl.experiments.interruption import end_with
 from epic_pl.module.checkpoint import read_checkpoint
 from epic_pl.module.parameters import trainable_share
 
-# how long the process of a comparison that was killed, and its loader workers, may take to end
+# the process of a comparison that was killed, and its loader workers, need some time to end
 _WAIT_S = 30
 
 
 class RunCLI(EPICCLI):
-    """``fit`` and then ``test``, with what the comparison wants to know of both."""
+    """``fit`` and then ``test``, with the callbacks of a comparison."""
 
     def instantiate_classes(self) -> None:
-        """Add the comparison's callbacks, and store what this method can use."""
+        """Add the callbacks, and store the features that this method can use."""
         super().instantiate_classes()
         trainer: Any = self.trainer
         self.folder = Path(trainer.default_root_dir)
         self.meter, self.outputs = CostMeter(), TestOutputs()
         self.diary = RunDiary(self.folder / "progress.json", self.config.fit.checkpoint.monitor)
-        # first, so that time spent in the others' hooks is seen
+        # first, so that they see the time in the others' hooks
         trainer.callbacks[:0] = [self.diary, self.meter, self.outputs]
         cache = next(c for c in trainer.callbacks if isinstance(c, FeatureCache))
         if cache.level != "off":
-            levels = self.model.model.cache_levels
-            cache.level = levels[-1] if levels else "off"
+            cache.level = (self.model.model.cache_levels or ["off"])[-1]
         self.cache_level = cache.level
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -64,12 +61,11 @@ class RunCLI(EPICCLI):
         self.cost = fitted
 
     def _cost(self) -> dict[str, Any]:
-        """What the fit took; a resumed one has measured rate and memory since it resumed."""
+        """Cost of the fit; for a resumed one, rate and memory since it was resumed."""
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         step = read_checkpoint(best)["global_step"] if best else self.trainer.global_step
         return {
             "best": best,
-            "best_step": step,
             "epochs": self.trainer.current_epoch,
             "seconds": self.diary.seconds,
             "seconds_to_best": self.diary.seconds_to(step),
@@ -86,7 +82,6 @@ class RunCLI(EPICCLI):
             for name, value in self.trainer.callback_metrics.items()
             if name.startswith("test/")
         }
-        device = self.trainer.strategy.root_device
         return {
             "task": module.task,
             "classes": module.num_classes,
@@ -96,33 +91,32 @@ class RunCLI(EPICCLI):
             **self.cost,
             "cache_level": self.cache_level,
             "train_frequencies": label_frequencies(self.datamodule, module.num_classes),
-            "device": _device_name(device),
+            "device": _device_name(self.trainer.strategy.root_device),
             "torch": torch.__version__,
         }
 
 
 def run_one(folder: Path) -> None:
-    """Run what ``run.json`` of ``folder`` says, or what is left of it.
+    """Do the run of ``run.json`` in ``folder``, or the part of it that is left.
 
     Raises:
-        ConfigError: if there is none, or another process stays at it.
-        EpicError: what ``fit`` and ``test`` raise.
+        ConfigError: if there is none, or another process is training there.
+        EpicError: from ``fit`` and ``test``.
     """
     spec = read_json(folder / "run.json")
     if spec is None:
         raise ConfigError(f"{folder} has no run.json: epic-pl compare writes it.")
     try:
         with FileLock(folder / ".lock", timeout=_WAIT_S):
-            cli: Any = run(["fit", *spec["options"], *_places(folder)], RunCLI)
+            cli: Any = run(["fit", *spec.pop("options"), *_places(folder)], RunCLI)
             cli.outputs.write(folder / "predictions.parquet", cli.model.class_names)
-            names = {key: spec[key] for key in ("name", "method", "seed", "key")}
-            write_json(folder / "result.json", names | cli.result())
+            write_json(folder / "result.json", spec | cli.result())
     except Timeout:
         raise ConfigError(f"Another process is training in {folder}: wait for it.") from None
 
 
 def _places(folder: Path) -> list[str]:
-    """Options that keep all files of a run in its folder, and go on from what lies there."""
+    """Options that keep all files of a run in its folder, and resume from the checkpoint there."""
     checkpoints = folder / "checkpoints"
     options = [
         f"--trainer.default_root_dir={folder}",
@@ -138,12 +132,8 @@ def _places(folder: Path) -> list[str]:
 def label_frequencies(data: ImageTextDataModule, num_classes: int) -> list[float]:
     """Share of the training rows that have each class, ``(C,)``.
 
-    Where labels are drawn anew every epoch, those of the present one are counted.
+    Where labels are drawn anew every epoch, those of the present epoch are counted.
     """
-    try:
-        return data.class_frequencies
-    except ConfigError:
-        pass
     data.setup("fit")
     dataset: Any = data.dataset("train")
     counts = np.zeros(num_classes)

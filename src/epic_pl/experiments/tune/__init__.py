@@ -1,5 +1,5 @@
-"""``epic-pl tune``: options of ``fit`` searched by Optuna on the validation metric.
+"""``epic-pl tune``: search of ``fit`` options by Optuna on the validation metric.
 
-``space`` is what is searched, ``trial_run`` runs ``fit`` once, ``study`` asks for trials until
-enough are done, and ``report`` writes what they found. The test split is never read.
+``space`` reads what is searched, ``trial`` runs ``fit`` once, ``study`` does trials until there are
+enough, and ``report`` writes the results. The test split is never read.
 """

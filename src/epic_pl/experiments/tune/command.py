@@ -1,29 +1,48 @@
 """``epic-pl tune``."""
 
+import argparse
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-from rich.console import Console
-
-from epic_pl.arguments import INTERRUPTED, as_options, tune_parser
 from epic_pl.config_files import find_packaged, first_config
 from epic_pl.errors import ConfigError
-from epic_pl.experiments.compare.plan import parsed_options
-from epic_pl.experiments.tune.plot import draw
-from epic_pl.experiments.tune.report import trial_line, write_best, write_trials
-from epic_pl.experiments.tune.space import Range, Space, read_space, values_of
-from epic_pl.experiments.tune.study import Search, Searcher, finished, load_optuna, open_study
 
-DEFAULT_SPACE = "epic.yaml"
-_OWN_OPTIONS = ("ckpt_path", "trainer.default_root_dir")
+if TYPE_CHECKING:
+    from epic_pl.experiments.tune.study import Search
+
+_DEFAULT_SPACE = "epic.yaml"
 
 
-def tune_command(args: Sequence[str]) -> int:
-    """Run ``epic-pl tune ARGS``.
+def parser() -> argparse.ArgumentParser:
+    """Parser of ``epic-pl tune``, which takes the options of ``epic-pl fit`` too."""
+    parser = argparse.ArgumentParser(
+        "epic-pl tune",
+        allow_abbrev=False,
+        description=(
+            "Search options on the validation metric that checkpoint.monitor names; the test split "
+            "is never read. Takes --config and all other options of epic-pl fit as well. The same "
+            "command continues an interrupted search. Needs the extra `tune`."
+        ),
+    )
+    parser.add_argument("--trials", type=int, default=50, help="in all (%(default)s)")
+    parser.add_argument("--minutes", type=float, metavar="M", help="for this command (no limit)")
+    parser.add_argument("--output", metavar="DIR", help="folder (runs/tune/CONFIG)")
+    parser.add_argument(
+        "--space",
+        metavar="FILE",
+        default=_DEFAULT_SPACE,
+        help="YAML: option -> {low, high, log} or list of choices (%(default)s)",
+    )
+    parser.add_argument(
+        "--search_seed", type=int, default=0, metavar="N", help="seed of the search (%(default)s)"
+    )
+    return parser
+
+
+def run(argv: list[str]) -> int:
+    """Run ``epic-pl tune ARGV``.
 
     Returns:
         The exit code: 1 if no trial was trained to its end, 130 if interrupted, else 0.
@@ -31,12 +50,25 @@ def tune_command(args: Sequence[str]) -> int:
     Raises:
         EpicError: with a message for the user.
     """
-    options, shared = tune_parser().parse_known_args(list(args))
-    for name, value in (("trials", options.trials), ("minutes", options.minutes)):
+    options, shared = parser().parse_known_args(argv)
+    for name in ("trials", "minutes"):
+        value = getattr(options, name)
         if value is not None and value <= 0:
-            raise ConfigError(f"--{name} is {value}: it must be more than 0.")
-    load_optuna()
-    space = read_space(find_packaged("spaces", options.space or DEFAULT_SPACE))
+            raise ConfigError(f"--{name} is {value}, but must be more than 0.")
+
+    try:
+        import optuna  # noqa: F401 an extra
+    except ImportError as error:
+        raise ConfigError(
+            f"epic-pl tune needs the optuna library, which cannot be imported ({error}): "
+            "pip install optuna."
+        ) from error
+    from filelock import FileLock, Timeout
+
+    from epic_pl.experiments.tune.space import read_space
+    from epic_pl.experiments.tune.study import plan_search
+
+    space = read_space(find_packaged("spaces", options.space))
     output = Path(options.output or Path("runs/tune") / first_config(shared))
     search = plan_search(shared, space, options.search_seed, output)
     deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
@@ -46,67 +78,32 @@ def tune_command(args: Sequence[str]) -> int:
             return _run(search, options.trials, deadline)
     except Timeout:
         raise ConfigError(
-            f"Another search is at work in {output}: wait for it, or give --output another folder."
+            f"Another search is running in {output}: wait for it, or give --output another folder."
         ) from None
 
 
-def plan_search(shared: Sequence[str], space: Space, seed: int, output: Path) -> Search:
-    """What is searched, with the metric that the config keeps its best checkpoint by.
+def _run(search: "Search", trials: int, deadline: float | None) -> int:
+    from rich.console import Console
 
-    Raises:
-        ConfigError: if that is no metric of validation, or an option is the search's own.
-        ArgumentError: if ``fit`` does not know an option.
-    """
-    for option in shared:
-        name = option.removeprefix("--").split("=")[0]
-        if option.startswith("--") and name in _OWN_OPTIONS:
-            raise ConfigError(
-                f"epic-pl tune sets {name} itself in every trial: leave it out; --output says "
-                "where files go."
-            )
-    parsed = parsed_options(shared)
-    # an option of the space that fit does not know is told now, by its name
-    parsed_options([*shared, *as_options(_any_values(space))])
-    monitor, mode = parsed["checkpoint"]["monitor"], parsed["checkpoint"]["mode"]
-    if not str(monitor).startswith("val/"):
-        raise ConfigError(
-            f"checkpoint.monitor is {monitor!r}, and the search needs a metric of the validation "
-            "split, as val/accuracy: set it in the config or by --checkpoint.monitor."
-        )
-    return Search(tuple(shared), parsed, space, monitor, mode, seed, output)
+    from epic_pl.experiments.interruption import INTERRUPTED
+    from epic_pl.experiments.tune.report import trial_line, write_results
+    from epic_pl.experiments.tune.study import finished, open_study, run_trials
 
-
-def _any_values(space: Space) -> dict[str, Any]:
-    """One of each, whichever."""
-    return {
-        name: each.low if isinstance(each, Range) else each.values[0]
-        for name, each in space.items()
-    }
-
-
-def _run(search: Search, trials: int, deadline: float | None) -> int:
     console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
-    study = open_study(search, values_of(search.space, search.parsed))
-    before = len(finished(study))
-    if before:
-        console.print(f"{before} trials were there.")
-
-    def after(trial: Any) -> None:
-        console.print(trial_line(study, trial, search, trials), markup=False)
-        write_trials(study, search)
-        write_best(study, search)
-
+    study = open_study(search)
+    if before := finished(study):
+        console.print(f"{before} trials were finished before.")
     code = 0
     try:
-        Searcher(study, search, after).run(trials, deadline)
+        for trial in run_trials(study, search, trials, deadline):
+            console.print(trial_line(study, trial, search, trials), markup=False)
+            write_results(study, search)
     except KeyboardInterrupt:
-        console.print("Interrupted: the same command goes on where this one stopped.")
+        console.print("Interrupted: the same command continues the search.")
         code = INTERRUPTED
-    if len(finished(study)) < trials and not code:
-        console.print("Time is up: the same command goes on.")
-    write_trials(study, search)
-    draw(study, search)
-    best = write_best(study, search)
+    if finished(study) < trials and not code:
+        console.print("The time is over: the same command continues the search.")
+    best = write_results(study, search, plot=True)
     if best is None:
         return code or 1
     console.print(f"Best: {best}. Train with it: epic-pl fit --config X --config {best}")

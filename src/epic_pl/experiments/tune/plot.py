@@ -1,54 +1,48 @@
-"""How the search went, and which options mattered."""
+"""Plot of a search: the metric trial by trial, and the importance of each option."""
 
 import warnings
-from pathlib import Path
-from typing import Any
 
+import numpy as np
+import optuna
 from matplotlib.figure import Figure
+from optuna.trial import TrialState
 
-from epic_pl.experiments.tune.study import Search, load_optuna
+from epic_pl.experiments.tune.study import Search
 
-# fewer say nothing about an option
-_ENOUGH = 8
+_ENOUGH = 8  # finished trials for an importance
 
 
-def draw(study: Any, search: Search) -> Path | None:
-    """``search.png``: the metric trial by trial, and a bar for each option; None without trials."""
-    optuna = load_optuna()
-    states = optuna.trial.TrialState
-    done = study.get_trials(deepcopy=False, states=(states.COMPLETE,))
+def draw(study: optuna.Study, search: Search) -> None:
+    """Write ``search.png``, once a trial is finished."""
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not done:
-        return None
+        return
     figure = Figure(figsize=(12, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    numbers, values = [t.number for t in done], [t.value for t in done]
-    better = max if search.mode == "max" else min
-    best = [better(values[: count + 1]) for count in range(len(values))]
+    numbers, values = [t.number for t in done], np.array([t.value for t in done], dtype=float)
+    better, extreme = (max, np.maximum) if search.mode == "max" else (min, np.minimum)
     left.scatter(numbers, values, label="trial", color="C0")
-    left.step(numbers, best, where="post", label="best so far", color="C1")
-    pruned = study.get_trials(deepcopy=False, states=(states.PRUNED,))
-    told = [(t.number, better(t.intermediate_values.values())) for t in pruned]
-    if told:
-        left.scatter(*zip(*told, strict=True), marker="x", label="pruned", color="grey")
+    left.step(numbers, extreme.accumulate(values), where="post", label="best so far", color="C1")
+    pruned = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+    if pruned:
+        bests = [better(trial.intermediate_values.values()) for trial in pruned]
+        left.scatter([t.number for t in pruned], bests, marker="x", label="pruned", color="grey")
     left.set_xlabel("trial")
     left.set_ylabel(search.monitor)
     left.legend()
     left.grid(alpha=0.3)
-    weights = _importance(optuna, study, len(done))
-    if weights:
+    if weights := _importance(study, len(done)):
         names = list(reversed(weights))
         right.barh(names, [weights[name] for name in names])
-        right.set_xlabel("share in telling good trials from others (PED-ANOVA)")
+        right.set_xlabel("importance (PED-ANOVA)")
     else:
         right.set_axis_off()
         right.text(0.5, 0.5, f"importance: from {_ENOUGH} finished trials on", ha="center")
-    path = search.output / "search.png"
-    figure.savefig(path, dpi=150)
-    return path
+    figure.savefig(search.output / "search.png", dpi=150)
 
 
-def _importance(optuna: Any, study: Any, count: int) -> dict[str, float]:
-    """Options by weight, greatest first; none where trials are too few or all alike."""
+def _importance(study: optuna.Study, count: int) -> dict[str, float]:
+    """Options by importance, greatest first; none where trials are too few or all alike."""
     if count < _ENOUGH:
         return {}
     with warnings.catch_warnings():

@@ -1,47 +1,32 @@
-"""The search: asks Optuna for trials, runs them, and goes on where an earlier search stopped."""
+"""The search: takes trials from Optuna, runs them, and continues an earlier search."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from epic_pl.arguments import as_options
+import optuna
+from optuna.trial import TrialState
+
 from epic_pl.cli import quiet_lightning
 from epic_pl.errors import ConfigError
-from epic_pl.experiments.compare.plan import data_files, digest
-from epic_pl.experiments.tune.space import Space, suggest
-from epic_pl.experiments.tune.trial_run import Ended, TrialWatch, run_trial
+from epic_pl.experiments.options import as_options, digest, parsed_options, refuse_own
+from epic_pl.experiments.tune.space import Space, any_values, values_of
+from epic_pl.experiments.tune.trial import TrialWatch, run_trial
 
-# trials before the pruner has medians to go by, and draws before the sampler has a model
-_PRUNE_AFTER = 5
-_DRAW_FIRST = 10
-_CUT_OFF = "cut_off"
-
-
-def load_optuna() -> Any:
-    """The library, which is an extra.
-
-    Raises:
-        ConfigError: if it cannot be imported.
-    """
-    try:
-        import optuna
-    except ImportError as error:
-        raise ConfigError(
-            f"epic-pl tune needs the optuna library, which cannot be imported ({error}): "
-            "pip install optuna."
-        ) from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna
+_OWN_OPTIONS = ("ckpt_path", "trainer.default_root_dir")
+_PRUNE_AFTER = 5  # trials before the pruner has medians
+_DRAW_FIRST = 10  # random draws before the sampler has a model
+_TRAINED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 @dataclass(frozen=True)
 class Search:
-    """What a study is of.
+    """Subject of a study.
 
-    ``options`` of ``fit`` for all trials and what it makes of them, ``parsed``; the ``monitor`` of
-    validation and its ``mode``, "max" or "min"; the ``seed`` of the search, and its folder.
+    ``options`` of ``fit`` for all trials, and ``parsed``; the ``monitor`` of validation and its
+    ``mode``, "max" or "min"; the ``seed`` of the search, and its folder.
     """
 
     options: tuple[str, ...]
@@ -54,23 +39,40 @@ class Search:
 
     @property
     def key(self) -> str:
-        """Hash of all that makes values of two trials comparable."""
+        """Hash of everything that makes two trials comparable."""
         known = {name: value for name, value in self.parsed.items() if name != "config"}
-        space = {name: repr(each) for name, each in self.space.items()}
-        return digest([known, space, self.seed, data_files(self.parsed)])
+        return digest(known, {name: repr(each) for name, each in self.space.items()}, self.seed)
 
 
-def open_study(search: Search, first: dict[str, Any]) -> Any:
-    """The study in the folder, begun or as an earlier search left it.
-
-    Args:
-        search: what it is of.
-        first: options of the first trial, the config as it stands.
+def plan_search(shared: Sequence[str], space: Space, seed: int, output: Path) -> Search:
+    """A search on the metric by which the config keeps its best checkpoint.
 
     Raises:
-        ConfigError: if the folder has a study of something else.
+        ConfigError: if that is no metric of validation, or the search sets an option itself.
+        ArgumentError: if ``fit`` does not know an option.
     """
-    optuna = load_optuna()
+    refuse_own("tune", _OWN_OPTIONS, shared)
+    parsed = parsed_options(shared)
+    # refuses unknown options of the space by name
+    parsed_options([*shared, *as_options(any_values(space))])
+    monitor, mode = parsed["checkpoint"]["monitor"], parsed["checkpoint"]["mode"]
+    if not str(monitor).startswith("val/"):
+        raise ConfigError(
+            f"checkpoint.monitor is {monitor!r}, and the search needs a metric of the validation "
+            "split, as val/accuracy: set it in the config or by --checkpoint.monitor."
+        )
+    return Search(tuple(shared), parsed, space, monitor, mode, seed, output)
+
+
+def open_study(search: Search) -> optuna.Study:
+    """The study in the folder of the search, new or continued.
+
+    The first trial has the config's own options.
+
+    Raises:
+        ConfigError: if the folder has a study of other options.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     epochs = search.parsed["trainer"]["max_epochs"] or 0
     study = optuna.create_study(
         storage=f"sqlite:///{search.output.resolve() / 'study.db'}",
@@ -79,116 +81,93 @@ def open_study(search: Search, first: dict[str, Any]) -> Any:
         pruner=optuna.pruners.MedianPruner(_PRUNE_AFTER, n_warmup_steps=max(1, epochs // 4)),
         load_if_exists=True,
     )
-    if study.user_attrs.setdefault("key", search.key) != search.key:
+    if study.user_attrs.get("key", search.key) != search.key:
         raise ConfigError(
             f"{search.output} has a search of other options, of another space, or of a table that "
             "has changed since, whose trials cannot be compared with these: give --output another "
             "folder, or remove that one."
         )
     study.set_user_attr("key", search.key)
-    states = optuna.trial.TrialState
-    for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
-        # the folder's lock is ours, so whoever ran it is gone
-        _cut(study, trial.number, "killed")
-    known = (states.COMPLETE, states.PRUNED, states.WAITING)
-    if first and not study.get_trials(deepcopy=False, states=known):
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        # this process holds the folder's lock, so the trial's process has ended
+        study.tell(trial.number, state=TrialState.FAIL)
+    first = values_of(search.space, search.parsed)
+    if first and not study.get_trials(deepcopy=False, states=(*_TRAINED, TrialState.WAITING)):
         study.enqueue_trial(first)
     return study
 
 
-def cut_off(study: Any) -> dict[str, str]:
-    """Why trials, by number, are not over: a kill, Ctrl-C or the deadline."""
-    return dict(study.user_attrs.get(_CUT_OFF, {}))
+def was_cut_off(trial: optuna.trial.FrozenTrial) -> bool:
+    """Whether a kill, Ctrl-C or the time limit ended a trial; one that failed has a message."""
+    return trial.state == TrialState.FAIL and "message" not in trial.user_attrs
 
 
-def _cut(study: Any, number: int, why: str) -> None:
-    study.set_user_attr(_CUT_OFF, cut_off(study) | {str(number): why})
-    study.tell(number, state=load_optuna().trial.TrialState.FAIL)
+def finished(study: optuna.Study) -> int:
+    """Number of trials that have ended by themselves."""
+    trials = study.get_trials(deepcopy=False)
+    return sum(each.state.is_finished() and not was_cut_off(each) for each in trials)
 
 
-def finished(study: Any) -> list[Any]:
-    """Trials that are over, those that were cut off not among them."""
-    trials, cut = study.get_trials(deepcopy=False), cut_off(study)
-    return [each for each in trials if each.state.is_finished() and str(each.number) not in cut]
+def run_trials(
+    study: optuna.Study, search: Search, total: int, deadline: float | None
+) -> Iterator[optuna.trial.FrozenTrial]:
+    """Run trials until ``total`` are finished, or ``time.monotonic()`` is past the deadline.
 
+    The options of trial i depend on the seed, i and the results before it, so that a search which
+    was interrupted between two trials continues unchanged.
 
-class Searcher:
-    """Runs trials until there are enough or time is up.
+    Yields:
+        Each trial when it has ended.
 
-    What trial number i tries depends on the seed, i and the results before it, so that a search
-    which was interrupted between two trials draws what it would have drawn.
-
-    Args:
-        study: from :func:`open_study`.
-        search: what it is of.
-        after: is given the frozen trial when one has ended.
+    Raises:
+        Exception: from a trial, if none has ever been trained.
+        KeyboardInterrupt: as it is.
     """
+    with quiet_lightning():
+        while finished(study) < total:
+            if deadline is not None and time.monotonic() >= deadline:
+                return
+            number = len(study.get_trials(deepcopy=False))
+            seed = (search.seed * 1_000_003 + number) % 2**32
+            study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_DRAW_FIRST)
+            trial = study.ask(dict(search.space))
+            _run_one(study, trial, search, deadline)
+            yield study.get_trials(deepcopy=False)[trial.number]
 
-    def __init__(self, study: Any, search: Search, after: Callable[[Any], None]) -> None:
-        self.study, self.search, self.after = study, search, after
-        self.optuna = load_optuna()
 
-    def run(self, trials: int, deadline: float | None) -> None:
-        """Go on to ``trials`` finished ones in all, or to ``deadline`` of ``time.monotonic``.
+def _run_one(
+    study: optuna.Study, trial: optuna.Trial, search: Search, deadline: float | None
+) -> None:
+    def report(value: float, step: int) -> bool:
+        trial.report(value, step)
+        return trial.should_prune()
 
-        Raises:
-            Exception: what a trial raised, if none has ever come to an end.
-            KeyboardInterrupt: as it is.
-        """
-        with quiet_lightning():
-            while len(finished(self.study)) < trials:
-                if deadline is not None and time.monotonic() >= deadline:
-                    return
-                self._one(deadline)
+    def end(state: TrialState, message: str | None = None, value: float | None = None) -> None:
+        if message is not None:
+            trial.set_user_attr("message", " ".join(message.split()))
+        study.tell(trial, value, state)
 
-    def _one(self, deadline: float | None) -> None:
-        number = len(self.study.get_trials(deepcopy=False))
-        self.study.sampler = self.optuna.samplers.TPESampler(
-            seed=(self.search.seed * 1_000_003 + number) % 2**32, n_startup_trials=_DRAW_FIRST
-        )
-        trial = self.study.ask()
-        values = suggest(self.search.space, trial)
-        start = time.monotonic()
-
-        def report(value: float, step: int) -> bool:
-            trial.report(value, step)
-            return bool(trial.should_prune())
-
-        watch = TrialWatch(self.search.monitor, self.search.mode, report, deadline)
-        folder = self.search.output / "trials" / f"{trial.number:04d}"
-        try:
-            ended = run_trial([*self.search.options, *as_options(values)], folder, watch)
-        except Exception as error:  # a trial may fail in any way; the search goes on
-            self._failed(trial, f"{type(error).__name__}: {error}")
-            # with nothing ever run, the config is at fault and every trial would say the same
-            if not self._any_ran():
-                raise
-        except BaseException as error:
-            # Lightning leaves by SystemExit on Ctrl-C
-            _cut(self.study, trial.number, "interrupted")
-            raise KeyboardInterrupt from error
-        else:
-            trial.set_user_attr("seconds", round(time.monotonic() - start, 2))
-            self._tell(trial, ended)
-        self.after(self.study.get_trials(deepcopy=False)[trial.number])
-
-    def _any_ran(self) -> bool:
-        states = self.optuna.trial.TrialState
-        ran = (states.COMPLETE, states.PRUNED)
-        return bool(self.study.get_trials(deepcopy=False, states=ran))
-
-    def _tell(self, trial: Any, ended: Ended) -> None:
-        trial.set_user_attr("validations", ended.validations)
-        if ended.state == "stopped":
-            _cut(self.study, trial.number, "time was up")
-        elif ended.best is None:
-            self._failed(trial, f"{self.search.monitor} was never a finite number")
-        elif ended.state == "pruned":
-            trial.set_user_attr("message", f"pruned at validation {ended.validations}")
-            self.study.tell(trial, state=self.optuna.trial.TrialState.PRUNED)
-        else:
-            self.study.tell(trial, ended.best)
-
-    def _failed(self, trial: Any, message: str) -> None:
-        trial.set_user_attr("message", " ".join(message.split()))
-        self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
+    watch = TrialWatch(search.monitor, search.mode, report, deadline)
+    folder, start = search.output / "trials" / f"{trial.number:04d}", time.monotonic()
+    try:
+        run_trial([*search.options, *as_options(trial.params)], folder, watch)
+    except Exception as error:  # a trial may fail in any way; the search continues
+        end(TrialState.FAIL, f"{type(error).__name__}: {error}")
+        # if none was ever trained, the fault is in the config and the next would fail as well
+        if not study.get_trials(deepcopy=False, states=_TRAINED):
+            raise
+        return
+    except BaseException as error:
+        # Lightning raises SystemExit on Ctrl-C
+        end(TrialState.FAIL)
+        raise KeyboardInterrupt from error
+    trial.set_user_attr("seconds", round(time.monotonic() - start, 2))
+    trial.set_user_attr("validations", watch.validations)
+    if watch.state == "stopped":
+        end(TrialState.FAIL)
+    elif watch.best is None:
+        end(TrialState.FAIL, f"{search.monitor} was never a finite number")
+    elif watch.state == "pruned":
+        end(TrialState.PRUNED, f"pruned at validation {watch.validations}")
+    else:
+        end(TrialState.COMPLETE, value=watch.best)

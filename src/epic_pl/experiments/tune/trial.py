@@ -1,4 +1,4 @@
-"""One trial: ``fit`` without checkpoints, its validation metric told epoch by epoch."""
+"""One trial: ``fit`` without checkpoints, its validation metric reported epoch by epoch."""
 
 import contextlib
 import gc
@@ -6,7 +6,6 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,23 +13,14 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from epic_pl.arguments import ONE_DEVICE
 from epic_pl.cli import EPICCLI, run
-
-_QUIET = ("--trainer.enable_progress_bar=false",)
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a trial's training ended: to its end, pruned, or at the deadline."""
-
-    state: Literal["done", "pruned", "stopped"]
-    best: float | None
-    validations: int
+from epic_pl.experiments.options import ONE_DEVICE
 
 
 class TrialWatch(Callback):
-    """Tells a metric at each validation epoch, and ends training when told to or time is up.
+    """Reports a metric after each validation, and ends training if told to or out of time.
+
+    ``state``, ``best`` and ``validations`` say how the trial ended.
 
     Args:
         monitor: the metric.
@@ -55,12 +45,12 @@ class TrialWatch(Callback):
         self.state: Literal["done", "pruned", "stopped"] = "done"
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        """End between two steps once time is up."""
+        """End training at the deadline."""
         if self.deadline is not None and time.monotonic() >= self.deadline:
             self._stop(trainer, "stopped")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Tell the metric; one that is not finite is never the best."""
+        """Report the metric; one that is not finite is never the best."""
         if trainer.sanity_checking or self.state == "stopped":
             return
         value = float(trainer.callback_metrics[self.monitor])
@@ -73,15 +63,15 @@ class TrialWatch(Callback):
     def _stop(self, trainer: L.Trainer, state: Literal["pruned", "stopped"]) -> None:
         self.state = state
         trainer.should_stop = True
-        # an option of the config; it would hold the trainer to epochs that nobody wants
+        # a config's least number of epochs would keep the trainer going
         trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
 
 
-def run_trial(options: Sequence[str], folder: Path, watch: TrialWatch) -> Ended:
-    """Train with ``options`` of ``fit``, logs and output in ``folder``.
+def run_trial(options: Sequence[str], folder: Path, watch: TrialWatch) -> None:
+    """Train with ``options`` of ``fit``, with all output in ``folder``.
 
     Raises:
-        EpicError: what ``fit`` raises.
+        EpicError: from ``fit``.
     """
 
     class TrialCLI(EPICCLI):
@@ -89,11 +79,11 @@ def run_trial(options: Sequence[str], folder: Path, watch: TrialWatch) -> Ended:
             super().instantiate_classes()
             trainer: Any = self.trainer
             kept = [each for each in trainer.callbacks if not isinstance(each, ModelCheckpoint)]
-            # first, so that a trial which is pruned is so before early stopping looks
+            # first, so that pruning comes before early stopping
             trainer.callbacks[:] = [watch, *kept]
 
     folder.mkdir(parents=True, exist_ok=True)
-    places = (f"--trainer.default_root_dir={folder}",)
+    own = ("--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={folder}")
     try:
         with (
             (folder / "log.txt").open("a", encoding="utf-8") as log,
@@ -101,13 +91,12 @@ def run_trial(options: Sequence[str], folder: Path, watch: TrialWatch) -> Ended:
             contextlib.redirect_stderr(log),
         ):
             try:
-                run(["fit", *options, *ONE_DEVICE, *_QUIET, *places], TrialCLI)
-            except Exception:  # raised on, once the log has it
+                run(["fit", *options, *ONE_DEVICE, *own], TrialCLI)
+            except Exception:
                 traceback.print_exc(file=log)
                 raise
     finally:
-        # trainer and model hold each other, and the next trial wants their memory
+        # trainer and model refer to each other, and the next trial needs their memory
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    return Ended(watch.state, watch.best, watch.validations)

@@ -1,4 +1,4 @@
-"""What ends a comparison from outside: a signal, or the death of the process that waits for it."""
+"""Ends of a process from outside: a signal, or the death of its parent."""
 
 import os
 import signal
@@ -8,19 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+INTERRUPTED = 130
+"""Exit code of an interrupted command: 128 + SIGINT, as in shells."""
 _POLL_S = 0.5
-# how long a run may take to leave by itself, once nobody waits for it
-_GRACE_S = 10
+_GRACE_S = 10  # from SIGTERM to the end of a process without parent
 
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does: the first one raises KeyboardInterrupt, later ones nothing.
+    """Let the first SIGTERM raise KeyboardInterrupt, as Ctrl-C does, and ignore later ones.
 
     Batch systems and ``kill`` send it; without this the process would leave its runs behind.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set what a signal does
+        yield  # only the main thread may set signal handlers
         return
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -30,16 +31,16 @@ def terminated_as_interrupted() -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    # what cleans up now must not be cut short by a sender who has no patience
+    # a second signal must not cut the cleaning up short
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def end_with(parent: int, poll_s: float = _POLL_S, grace_s: float = _GRACE_S) -> None:
-    """Let this process end soon after ``parent``, the process that started it, is gone.
+    """Let this process end soon after its parent process, even if that was killed.
 
-    It gets SIGTERM first, so that loader workers go as well, and is ended for good ``grace_s``
-    seconds later. A kill that nobody can catch leaves nothing that trains on this way.
+    It gets SIGTERM first, so that loader workers end as well, and is ended for good ``grace_s``
+    seconds later.
     """
     threading.Thread(target=_watch, args=(parent, poll_s, grace_s), daemon=True).start()
 

@@ -1,0 +1,81 @@
+"""Options of ``fit`` that comparison and search pass on: written, parsed, and hashed."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from epic_pl.cli import EPICCLI, run
+from epic_pl.errors import ConfigError
+
+ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
+"""Runs that are compared have one batch size, which a second device would change."""
+
+
+def as_options(values: Mapping[str, Any]) -> list[str]:
+    """Arguments of ``fit`` for dotted option names and their values."""
+    return [
+        f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in values.items()
+    ]
+
+
+def refuse_own(command: str, own: Sequence[str], options: Sequence[str]) -> None:
+    """Refuse options that a command sets itself in every run.
+
+    Raises:
+        ConfigError: naming the first one.
+    """
+    for option in options:
+        name = option.removeprefix("--").split("=")[0]
+        if option.startswith("--") and name in own:
+            raise ConfigError(
+                f"epic-pl {command} sets {name} itself in every run: leave it out. "
+                f"`epic-pl {command} --help` lists what to use instead."
+            )
+
+
+class _ParsingCLI(EPICCLI):
+    """Parses the options of ``fit`` and builds nothing."""
+
+    def _set_seed(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def parsed_options(options: Sequence[str]) -> dict[str, Any]:
+    """All options of a ``fit``, defaults and configs included."""
+    parsed: dict[str, Any] = run(["fit", *options], _ParsingCLI).config["fit"].as_dict()
+    return parsed
+
+
+def digest(parsed: Mapping[str, Any], *more: Any) -> str:
+    """Hash of parsed options and of the data files that they name, so that edits count."""
+    content = [parsed, _data_files(parsed), *more]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _data_files(parsed: Mapping[str, Any]) -> dict[str, str]:
+    """Hash of each file that an option of the data names, except rows to predict."""
+    hashes = {}
+    for name, value in parsed["data"].get("init_args", {}).items():
+        with suppress(OSError):  # a text too long for a path, among others
+            if isinstance(value, str) and name != "predict_table" and Path(value).is_file():
+                state = Path(value).stat()
+                hashes[name] = _hash_of(value, state.st_size, state.st_mtime_ns)
+    return hashes
+
+
+@lru_cache
+def _hash_of(path: str, size: int, changed: int) -> str:
+    """Hash of a file, read once as long as its ``size`` and time of change stay."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
