@@ -3,7 +3,7 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sized
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, cast
 
 import pyarrow as pa
@@ -15,7 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 from epic_pl.data.clean_text import clean_texts
 from epic_pl.data.collate import Collator, Task
 from epic_pl.data.loading.balance import class_counts, labels_of
-from epic_pl.data.loading.loader import ResumableDataLoader, init_worker
+from epic_pl.data.loading.loader import (
+    ResumableDataLoader,
+    init_worker,
+    processed_batches,
+)
 from epic_pl.data.loading.orders import ORDERS, OrderName, training_order
 from epic_pl.data.loading.sampler import EvalSampler, TrainSampler
 from epic_pl.data.options import require_at_least, require_one_of
@@ -296,6 +300,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
             collate_fn=collate,
             num_workers=self.num_workers,
             prefetch=self.prefetch if self._features and not self.num_workers else 0,
+            processed=None if self.trainer is None else partial(processed_batches, self.trainer),
             pin_memory=self.pin_memory,
         )
 
