@@ -4,6 +4,7 @@ A frozen encoder cannot adapt to another normalisation or crop, so both follow i
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,8 +38,9 @@ class ImagePreprocessing:
 
     @property
     def resized(self) -> int:
-        """Shorter side to which a picture is resized before the centre crop, pixels."""
-        return round(self.size / self.crop_pct)
+        """Shorter side to which a picture is resized before the centre crop, pixels; as in timm."""
+        # crop / (crop / size) may fall just short of size
+        return math.floor(round(self.size / self.crop_pct, 6))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, as JSON, YAML and checkpoints take them."""

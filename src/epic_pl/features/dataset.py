@@ -24,7 +24,7 @@ from epic_pl.types import Batch, Features, Reference
 
 FeatureDataset = ImageTextDataset | EntailmentPairs
 
-FEATURES_VERSION = 3
+FEATURES_VERSION = 4
 """Part of every feature store's name: raised whenever a picture's transform, a text's tokens or
 what a tower stores comes to mean something else, so that no store of before is met."""
 
