@@ -34,6 +34,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def _seeded():
+    os.environ.pop("PL_GLOBAL_SEED", None)  # of an earlier test's seed_everything
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - for code under test that draws from it
     torch.manual_seed(0)

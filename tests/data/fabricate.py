@@ -128,7 +128,8 @@ def snli_ve(
 ) -> None:
     """SNLI-VE: three hypotheses a picture, and one row a split without consensus.
 
-    A pair's name tells its picture only where there is no ``key``, so that a lost key shows.
+    Pair ids are as the real ones, ``3416050480.jpg#4r1n``. They tell the picture only where there
+    is no ``key``, so that a lost key shows.
     """
     for split, first in (("train", 0), ("dev", pictures), ("test", 2 * pictures)):
         ids = [str(1000 + first + n) for n in range(pictures)]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from epic_pl.data.collate import whole_batch
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import EntailmentPairs
 from epic_pl.data.preprocessing import load_tokenizer
@@ -22,7 +23,6 @@ from epic_pl.features.dataset import (
     pictures,
     text_digest,
     tokenizer_digest,
-    whole_batch,
 )
 
 PATHS = ["a.png", None, "b.png", "a.png"]

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import CacheError, ConfigError
 from epic_pl.features import StoredDtype, default_root
-from epic_pl.features.dataset import FeatureDataset, by_name
+from epic_pl.features.dataset import FeatureDataset, by_name, feature_provider
 from epic_pl.features.filler import Filler
 from epic_pl.features.growing_features import GrowingFeatures
 from epic_pl.features.items import CacheOptions
@@ -144,7 +144,7 @@ class FeatureCache(Callback):
         filler = Filler(self._options(data), module, data, rank, world_size, barrier)
         for dataset, views in self._splits(data, *stages):
             filler.add(dataset, views)
-        data.use_features(filler.fill())
+        data.use_features(feature_provider(filler.fill()))
 
     def grow(
         self, module: EPICModule, data: ImageTextDataModule, stage: str, world_size: int = 1
@@ -177,7 +177,7 @@ class FeatureCache(Callback):
         for dataset, views in self._splits(data, stage):
             growing.add(dataset, views)
         growing.require_disk()
-        data.use_features(growing)
+        data.use_features(feature_provider(growing))
         self._growing = growing
 
     def _splits(

@@ -4,7 +4,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sized
 from functools import cached_property, partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import pyarrow as pa
 import torch
@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from epic_pl.data.clean_text import clean_texts
-from epic_pl.data.collate import Collator, Task
+from epic_pl.data.collate import Collator, Task, whole_batch
 from epic_pl.data.loading.balance import class_counts, labels_of
 from epic_pl.data.loading.loader import (
     ResumableDataLoader,
@@ -26,8 +26,7 @@ from epic_pl.data.options import require_at_least, require_one_of
 from epic_pl.data.preprocessing import ImagePreprocessing, image_preprocessing, load_tokenizer
 from epic_pl.data.transforms import AUGMENTATIONS, ImageTransform, build_image_transform
 from epic_pl.errors import ConfigError, DataError
-from epic_pl.features.dataset import CachedDataset, FeatureSource, by_name, whole_batch
-from epic_pl.types import Sample
+from epic_pl.types import Batch, Sample
 
 Split = Literal["train", "val", "test", "predict"]
 _STAGES: dict[str | None, tuple[Split, ...]] = {
@@ -37,6 +36,13 @@ _STAGES: dict[str | None, tuple[Split, ...]] = {
     "predict": ("predict",),
     None: ("train", "val", "test", "predict"),
 }
+
+
+class FeatureProvider(Protocol):
+    """Makes whole batches of stored features out of a dataset's rows."""
+
+    def __call__(self, dataset: Dataset[Any], collator: Collator, train: bool) -> Dataset[Batch]:
+        """A dataset as long as ``dataset``, of which a loader asks a batch's rows at once."""
 
 
 class ImageTextDataModule(LightningDataModule, ABC):
@@ -59,7 +65,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
         batch_size_per_device: samples a step on each device in training.
         eval_batch_size_per_device: in validation, test and prediction; None is the same.
         num_workers: loader processes of each rank.
-        seed: of shuffling and augmentation.
+        seed: of shuffling, augmentation and drawn pairs; None is the run's seed, as given to
+            ``seed_everything``, or 0. A resumed run keeps the seed that it started with.
         augment: see :func:`~epic_pl.data.transforms.build_image_transform`.
         order: of training rows: ``random``; ``length``, texts of about one length in a batch, which
             pads little; ``blocks``, from a few neighbouring stretches of the table at a time, for
@@ -92,7 +99,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         batch_size_per_device: int = 32,
         eval_batch_size_per_device: int | None = None,
         num_workers: int = 0,
-        seed: int = 0,
+        seed: int | None = None,
         augment: str = "none",
         order: OrderName = "random",
         block_rows: int = 1024,
@@ -111,7 +118,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         require_at_least("batch_size_per_device", batch_size_per_device, 1)
         require_at_least("eval_batch_size_per_device", eval_size, 1)
         require_at_least("num_workers", num_workers, 0)
-        require_at_least("seed", seed, 0)
+        require_at_least("seed", 0 if seed is None else seed, 0)
         require_at_least("block_rows", block_rows, 1)
         require_at_least("prefetch", prefetch, 0)
         require_one_of("augment", augment, AUGMENTATIONS)
@@ -131,7 +138,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self.batch_size_per_device = batch_size_per_device
         self.eval_batch_size_per_device = eval_size
         self.num_workers = num_workers
-        self.seed = seed
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.augment = augment
         self.order = order
         self.block_rows = block_rows
@@ -139,7 +146,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self.prefetch = prefetch
         self.pin_memory = pin_memory
         self._datasets: dict[Split, Dataset[Sample]] = {}
-        self._features: FeatureSource | None = None
+        self._features: FeatureProvider | None = None
 
     @property
     @abstractmethod
@@ -250,6 +257,17 @@ class ImageTextDataModule(LightningDataModule, ABC):
             )
         self._datasets[split] = dataset
 
+    def state_dict(self) -> dict[str, Any]:
+        """The seed, for a resumed run to draw on."""
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take on the seed of the run that is resumed."""
+        self.seed = state_dict["seed"]
+        for dataset in self._datasets.values():
+            if hasattr(dataset, "seed"):
+                dataset.seed = self.seed
+
     def _splits(self, stage: str | None) -> list[Split]:
         asked = _STAGES[stage]
         named = [self.predict_split if split == "predict" else split for split in asked]
@@ -271,20 +289,19 @@ class ImageTextDataModule(LightningDataModule, ABC):
                 "and setup() first, as a Trainer does."
             ) from None
 
-    def use_features(self, source: FeatureSource | None) -> None:
+    def use_features(self, provider: FeatureProvider | None) -> None:
         """Have the loaders give stored features in place of pictures and token ids; None ends it.
 
-        ``source`` must hold the items of every split that is loaded afterwards.
+        ``provider`` must know the rows of every split that is loaded afterwards.
         """
-        self._features = source
+        self._features = provider
 
     def _loaded(self, split: Split) -> tuple[Dataset[Any], Callable[[Any], Any]]:
         """What a loader of ``split`` reads, and how it collates."""
         dataset = self.dataset(split)
         if self._features is None:
             return dataset, self.collator
-        train = split == "train"
-        return CachedDataset(by_name(dataset), self._features, self.collator, train), whole_batch
+        return self._features(dataset, self.collator, split == "train"), whole_batch
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Batches in the chosen order, new every epoch; a restart goes on mid-epoch."""

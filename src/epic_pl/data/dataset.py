@@ -133,13 +133,15 @@ class ImageTextDataset(Dataset[Sample]):
         }
 
     def __getitem__(self, index: int) -> Sample:
-        raw = self.raw(index)
-        image = raw["image"]
+        row = self.reference(index)
+        path = row["image"]
+        image = None if path is None else self._read(row["sample_id"], path)
         return {
-            "sample_id": raw["sample_id"],
+            "sample_id": row["sample_id"],
             "image": None if image is None else self._transformed(image, index),
-            "text": raw["text"],
-            "label": raw["label"],
+            "text": row["text"],
+            "label": row["label"],
+            "picture": path,
         }
 
     def picture(self, path: str, view: int = -1) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from epic_pl.data.collate import Collator
+from epic_pl.data.datamodule import FeatureProvider
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import EntailmentPairs
 from epic_pl.errors import ConfigError
@@ -103,6 +104,7 @@ class CachedDataset(Dataset[Batch]):
             "text_features": text_features,
             "attention_mask": mask,
             "sample_id": [row["sample_id"] for row in rows],
+            "picture": [row["image"] or "" for row in rows],
         }
         present = [_present(rows, "image"), _present(rows, "text")]
         if not all(bool(mask.all()) for mask in present):
@@ -201,9 +203,13 @@ def _file_of(root: str, path: str) -> tuple[bool, Path, str, list[int]]:
     return inside, file, f"{file}\0{path}", [stat.st_size, stat.st_mtime_ns]
 
 
-def whole_batch(batch: Batch) -> Batch:
-    """Collation of what :class:`CachedDataset` has put together already."""
-    return batch
+def feature_provider(source: FeatureSource) -> FeatureProvider:
+    """What :meth:`~epic_pl.data.ImageTextDataModule.use_features` takes, of some stores."""
+
+    def provide(dataset: Dataset[Any], collator: Collator, train: bool) -> CachedDataset:
+        return CachedDataset(by_name(dataset), source, collator, train)
+
+    return provide
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

@@ -15,7 +15,7 @@ def _own_cache(tmp_path_factory, monkeypatch):
 
 
 def _data(root, **options) -> SNLIVEDataModule:
-    return SNLIVEDataModule(data_dir=str(root), **ENCODERS, **options)
+    return SNLIVEDataModule(data_dir=str(root), **{**ENCODERS, **options})
 
 
 def _rows(data, split):
@@ -42,6 +42,15 @@ def test_pictures_are_found_by_new_key_old_key_or_pair(tmp_path, key, suffix):
         paths = data.dataset(split)._images.to_pylist()
         assert paths == [f"{first + n}.jpg" for n in range(4) for _ in range(3)]
         assert all(row["image"].size == (40, 36) for row in rows)
+
+
+def test_batches_name_the_picture_that_rows_share(tmp_path, tiny_tokenizer_dir):
+    fabricate.snli_ve(tmp_path)
+    data = _data(tmp_path, text_encoder=str(tiny_tokenizer_dir), batch_size_per_device=4)
+    data.setup("validate")
+    batch = next(iter(data.val_dataloader()))
+    assert batch["sample_id"][0] == "91004.jpg#2r1e"
+    assert batch["picture"] == ["1004.jpg"] * 3 + ["1005.jpg"]
 
 
 def test_classes_labels_and_text(tmp_path):

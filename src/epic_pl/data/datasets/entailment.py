@@ -45,6 +45,15 @@ class EntailmentPairs(Dataset[Sample]):
         self.seed = seed
         self.epoch = 0
 
+    @property
+    def seed(self) -> int:
+        """Of the draw and of the pictures' augmentation."""
+        return self._seed
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        self._seed = self.pictures.seed = seed
+
     def __len__(self) -> int:
         return len(self.pictures) * self.pairs_per_picture
 
@@ -75,10 +84,10 @@ class EntailmentPairs(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         row = self.reference(index)
-        image = self.pictures[index // self.pairs_per_picture]["image"]
+        picture = self.pictures[index // self.pairs_per_picture]
         return {
+            **picture,
             "sample_id": row["sample_id"],
-            "image": image,
             "text": row["text"],
             "label": row["label"],
         }

@@ -131,4 +131,5 @@ class ResumableDataLoader(DataLoader[Any]):
 
 def processed_batches(trainer: Trainer) -> int:
     """Batches of this epoch whose training step is finished, optimiser step included."""
-    return int(trainer.fit_loop.epoch_loop.batch_progress.current.processed)
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current  # its type lacks a field
+    return int(progress.processed)
