@@ -13,7 +13,7 @@ from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.loading.loader import ResumableDataLoader
 from epic_pl.data.loading.sampler import EvalSampler, TrainSampler
-from epic_pl.data.tables.dataset import sample_table
+from epic_pl.data.rows import sample_table
 from epic_pl.errors import ConfigError, DataError
 
 ROWS = {"train": 9, "val": 5, "test": 7, "predict": 3}

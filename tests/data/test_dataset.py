@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.preprocessing import ImagePreprocessing
-from epic_pl.data.tables.dataset import sample_table
+from epic_pl.data.rows import sample_table
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import DataError
 

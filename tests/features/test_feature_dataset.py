@@ -14,7 +14,7 @@ from epic_pl.data.collate import whole_batch
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import EntailmentPairs
 from epic_pl.data.preprocessing import load_tokenizer
-from epic_pl.data.tables.dataset import sample_table
+from epic_pl.data.rows import sample_table
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.features.dataset import (
     CachedDataset,

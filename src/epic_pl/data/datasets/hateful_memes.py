@@ -4,7 +4,7 @@ D. Kiela et al., *The Hateful Memes Challenge: Detecting Hate Speech in Multimod
 2020, arXiv 2005.04790.
 """
 
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.data.datamodule import Split
-from epic_pl.data.folder import FolderDataModule, SplitRows
 from epic_pl.data.layout import Layout, Located, locate
-from epic_pl.data.records import read_jsonl, require
-from epic_pl.data.row_cache import Origin
+from epic_pl.data.readers import read_jsonl, require
+from epic_pl.data.row_cache import cached_rows
+from epic_pl.data.rows import Rows, sample_table
+from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.errors import DataError
 
 _HOW_TO_GET = (
@@ -23,11 +24,11 @@ _HOW_TO_GET = (
     "archive so that the folder holds img/*.png and train.jsonl, dev_seen.jsonl, test_seen.jsonl "
     "and so on."
 )
-# the first phase's archive knew no unseen sets
+# the first phase's archive has no unseen sets
 _ALIASES = {"dev_seen": "dev_seen.jsonl|dev.jsonl", "dev": "dev.jsonl|dev_seen.jsonl"}
 
 
-class HatefulMemesDataModule(FolderDataModule):
+class HatefulMemesDataModule(RowsDataModule):
     """Hateful Memes: 8,500 train, 500 dev_seen, 540 dev_unseen, 1,000 test_seen, 2,000 test_unseen.
 
     ``img/*.png`` and JSON lines of ``id``, ``img``, ``text`` and ``label``. A file without labels,
@@ -58,7 +59,8 @@ class HatefulMemesDataModule(FolderDataModule):
         predict: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(data_dir=data_dir, **kwargs)
+        super().__init__(**kwargs)
+        self.data_dir = data_dir
         self._names: dict[Split, str] = {
             "train": train,
             "val": val,
@@ -97,34 +99,17 @@ class HatefulMemesDataModule(FolderDataModule):
         except DataError:
             return name
 
-    @cached_property
-    def _found(self) -> dict[tuple[str, ...], Located]:
-        return {}
-
     def _located(self, *names: str) -> Located:
-        if names not in self._found:
-            files = tuple(_ALIASES.get(name, f"{name}.jsonl") for name in names)
-            self._found[names] = locate(
-                "Hateful Memes",
-                self.data_dir,
-                [Layout("hateful_memes", ("img/", *files))],
-                how_to_get=_HOW_TO_GET,
-                nested=("data", "hateful_memes"),
-            )
-        return self._found[names]
+        files = tuple(_ALIASES.get(name, f"{name}.jsonl") for name in names)
+        return locate(
+            "Hateful Memes",
+            self.data_dir,
+            [Layout("hateful_memes", ("img/", *files))],
+            how_to_get=_HOW_TO_GET,
+            nested=("data", "hateful_memes"),
+        )
 
-    def row_origin(self, split: Split) -> Origin:
-        """The split's file.
-
-        Raises:
-            DataError: files are missing.
-        """
-        name = self._names[split]
-        found = self._located(name)
-        root = str(found["img/"].parent.resolve())
-        return Origin([found[_ALIASES.get(name, f"{name}.jsonl")]], {"image_root": root})
-
-    def read_split(self, split: Split) -> SplitRows:
+    def read_split(self, split: Split) -> Rows:
         """The rows of a split.
 
         Raises:
@@ -132,19 +117,18 @@ class HatefulMemesDataModule(FolderDataModule):
         """
         name = self._names[split]
         found = self._located(name)
-        path = found[_ALIASES.get(name, f"{name}.jsonl")]
-        table = read_jsonl(path, ("id", "img", "text", "label"))
-        for column in ("id", "img", "text"):
-            require(table, column, path)
-        return SplitRows(
-            source=path,
-            sample_ids=table["id"],
-            images=table["img"],
-            texts=table["text"],
-            labels=_label_codes(table, path),
-            image_root=found["img/"].parent,
-            notes={"without a label": table["label"].null_count},
-        )
+        path, root = found[_ALIASES.get(name, f"{name}.jsonl")], found["img/"].parent
+        options = {"image_root": str(root.resolve())}
+        return cached_rows("HatefulMemes", [path], options, partial(_read, path, root))
+
+
+def _read(path: Path, root: Path) -> Rows:
+    table = read_jsonl(path, ("id", "img", "text", "label"))
+    for column in ("id", "img", "text"):
+        require(table, column, path)
+    labels = _label_codes(table, path)
+    rows = sample_table(table["id"], table["img"], table["text"], labels, num_classes=2)
+    return Rows(rows, root, path, notes={"without a label": labels.null_count})
 
 
 def _label_codes(table: pa.Table, path: Path) -> pa.ChunkedArray:

@@ -13,8 +13,8 @@ from PIL import Image
 
 from epic_pl.data.datamodule import Split
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.folder import SplitRows
-from epic_pl.data.records import read_json, string_list
+from epic_pl.data.readers import read_json, string_list
+from epic_pl.data.rows import Rows, sample_table
 from epic_pl.errors import DataError
 
 _DATASETS = ("genres", "images", "imdb_ids", "sequences")
@@ -68,7 +68,7 @@ def check_hdf5(path: Path) -> None:
         )
 
 
-def read_hdf5(path: Path, split: Split, genres: Sequence[str]) -> SplitRows:
+def read_hdf5(path: Path, split: Split, genres: Sequence[str]) -> Rows:
     """The rows of a split; the picture "path" of a row is its number in the file.
 
     Args:
@@ -94,18 +94,18 @@ def read_hdf5(path: Path, split: Split, genres: Sequence[str]) -> SplitRows:
         ]
     labels = [np.flatnonzero(row).tolist() for row in flags]
     kept = [row for row, label in enumerate(labels) if label]
-    return SplitRows(
-        source=path,
-        sample_ids=[films[row] for row in kept],
-        images=[str(start + row) for row in kept],
-        texts=[plots[row] for row in kept],
-        labels=[labels[row] for row in kept],
-        image_root=path,
-        notes={
-            "dropped because no genre is left": len(labels) - len(kept),
-            "without a plot": sum(plots[row] is None for row in kept),
-        },
+    table = sample_table(
+        [films[row] for row in kept],
+        [str(start + row) for row in kept],
+        [plots[row] for row in kept],
+        [labels[row] for row in kept],
+        multilabel=True,
     )
+    notes = {
+        "dropped because no genre is left": len(labels) - len(kept),
+        "without a plot": table["text"].null_count,
+    }
+    return Rows(table, path, path, notes=notes)
 
 
 def _words(path: Path) -> dict[str, str]:
@@ -145,15 +145,15 @@ def _genre_order(file: Any, path: Path, genres: Sequence[str]) -> list[int]:
 class HDF5PictureDataset(ImageTextDataset):
     """Samples whose pictures are rows of ``images (N, 3, H, W)`` in an HDF5 file."""
 
-    def _read(self, sample_id: str, path: str) -> Image.Image:
+    def read(self, path: str) -> Image.Image:
+        """A poster by its row."""
         # open handles don't survive a fork: each process opens its own
         file, centred = _opened(self.image_root, os.getpid())
         try:
             pixels = file["images"][int(path)].astype(np.float64)  # (3, H, W)
         except (OSError, IndexError, ValueError) as error:
             raise DataError(
-                f"Sample {sample_id!r}: row {path} of {self.image_root} cannot be read: {error}. "
-                "Fetch the file again."
+                f"Row {path} of {self.image_root} cannot be read: {error}. Fetch the file again."
             ) from error
         return Image.fromarray(_to_rgb(pixels, centred))
 

@@ -21,7 +21,8 @@ from epic_pl.assets import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emo
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import ENTAILMENT_CLASSES, EntailmentPairs, fixed_pairs
-from epic_pl.data.tables.dataset import sample_table, stratified_split
+from epic_pl.data.rows import sample_table
+from epic_pl.data.splits import stratified_split
 from epic_pl.data.transforms import ImageTransform
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.types import Sample

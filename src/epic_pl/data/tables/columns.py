@@ -1,7 +1,4 @@
-"""Columns of anyone's table as ids, pictures, texts and splits, or errors that name rows.
-
-Rows count from 0 in all messages, the header not counted.
-"""
+"""Columns of a user's table as ids, pictures, texts and splits, or errors that name rows."""
 
 import string
 from collections.abc import Sequence
@@ -12,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from epic_pl.data.rows import named_rows
 from epic_pl.errors import ConfigError, DataError
 
 SPLIT_NAMES = {
@@ -28,18 +26,6 @@ SPLIT_NAMES = {
     "holdout": "test",
     "predict": "predict",
 }
-_SHOWN = 5
-
-
-def named_rows(mask: Any, values: Any = None) -> str:
-    """``row 3``, or ``rows 3 ('cat'), 8 ('dog') and 4 more``: where a mask is true."""
-    rows = np.flatnonzero(np.asarray(pc.fill_null(pa.array(mask), False)))
-    named = [
-        f"{row}" if values is None else f"{row} ({values[int(row)].as_py()!r})"
-        for row in rows[:_SHOWN]
-    ]
-    more = f" and {rows.size - _SHOWN:,} more" if rows.size > _SHOWN else ""
-    return f"row{'s' if rows.size > 1 else ''} {', '.join(named)}{more}"
 
 
 def column(table: pa.Table, name: str, option: str) -> pa.Array:
@@ -64,7 +50,7 @@ def column(table: pa.Table, name: str, option: str) -> pa.Array:
 
 
 def strings(array: pa.Array, name: str) -> pa.Array:
-    """Cells as strings; what is no scalar is refused."""
+    """Cells as strings; lists, structs and bytes are refused."""
     if pa.types.is_nested(array.type) or pa.types.is_binary(array.type):
         raise DataError(
             f"Column {name!r} holds {array.type}, but strings or numbers are needed. Flatten it, "
@@ -74,24 +60,10 @@ def strings(array: pa.Array, name: str) -> pa.Array:
 
 
 def id_column(table: pa.Table, name: str | None) -> pa.Array:
-    """Ids of the rows; row numbers without a column.
-
-    Raises:
-        DataError: missing or repeated ids.
-    """
+    """Ids of the rows; row numbers without a column."""
     if name is None:
         return pa.array(np.arange(table.num_rows)).cast(pa.string())
-    ids = strings(column(table, name, "id_column"), name)
-    if ids.null_count:
-        raise DataError(f"Column {name!r} has no id in {named_rows(pc.is_null(ids))}. Fill it in.")
-    codes = ids.dictionary_encode().indices.to_numpy()
-    doubled = np.bincount(codes)[codes] > 1
-    if doubled.any():
-        raise DataError(
-            f"Column {name!r} must tell rows apart, but ids repeat: {named_rows(doubled, ids)}. "
-            "Drop the repeated rows, or leave id_column out to use row numbers."
-        )
-    return ids
+    return strings(column(table, name, "id_column"), name)
 
 
 def image_column(table: pa.Table, name: str | None) -> pa.Array:
@@ -200,7 +172,7 @@ def split_column(table: pa.Table, name: str) -> pa.Array:
     found = pc.index_in(lower, value_set=pa.array(list(SPLIT_NAMES)))
     if found.null_count:
         raise DataError(
-            f"Column {name!r} must say one of {', '.join(SPLIT_NAMES)}, but does not in "
+            f"Column {name!r} must hold one of {', '.join(SPLIT_NAMES)}, but does not in "
             f"{named_rows(pc.is_null(found), given)}."
         )
     return pa.array(list(SPLIT_NAMES.values())).take(found)

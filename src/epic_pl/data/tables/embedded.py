@@ -1,7 +1,6 @@
-"""Pictures that a table holds itself, as bytes, laid out as files of the cache.
+"""Pictures that a table holds as bytes, unpacked to files in the cache.
 
-As files they are decoded, checked, compared and cached just as all others. One file holds all the
-copies of a picture: its name is a digest of the content.
+One file holds all copies of a picture: its name is a digest of the content.
 """
 
 import hashlib
@@ -15,12 +14,12 @@ import pyarrow.compute as pc
 from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.assets.cache import cache_dir
-from epic_pl.data.tables.columns import named_rows
+from epic_pl.data.rows import named_rows
 from epic_pl.errors import DataError
 
 
 def embedded_folder() -> Path:
-    """Where pictures lie that tables held: ``pictures`` in the cache folder."""
+    """Where pictures of tables are unpacked: ``pictures`` in the cache folder."""
     return (cache_dir() / "pictures").resolve()
 
 
@@ -53,7 +52,7 @@ def unpack_pictures(table: pa.Table, name: str | None) -> tuple[pa.Table, Path |
     if pc.any(elsewhere).as_py():
         raise DataError(
             f"Column {name!r} holds the bytes of pictures, but only a path in "
-            f"{named_rows(elsewhere.combine_chunks())}. Put the bytes into these rows too, or save "
+            f"{named_rows(elsewhere)}. Put the bytes into these rows too, or save "
             "all pictures as files and put their paths into the column."
         )
     try:

@@ -52,10 +52,10 @@ def _read_split(path: Path) -> pa.Table:
 
 
 def read_hub_parquet(path: Path) -> pa.Table:
-    """A Parquet file, with names for classes where it says that a column has some.
+    """A Parquet file, with names for classes where its metadata has them.
 
-    Whoever edits such a file leaves what it says of itself: columns that are gone, or hold names by
-    now, are passed over.
+    Its metadata may be older than its columns: those that are gone, or hold names by now, are
+    passed over.
     """
     table = pyarrow.parquet.read_table(path)
     written = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))

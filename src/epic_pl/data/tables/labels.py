@@ -1,7 +1,4 @@
-"""The label column of anyone's table as class indices, or errors that name rows.
-
-Rows count from 0 in all messages, the header not counted.
-"""
+"""The label column of a user's table as class indices, or errors that name rows."""
 
 import ast
 import json
@@ -15,14 +12,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from epic_pl.data.rows import true_rows
 from epic_pl.data.tables.columns import column, strings
 from epic_pl.errors import ConfigError, DataError
 
 _SHOWN = 5
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _WHOLE = r"^-?[0-9]+(\.0+)?$"
-# beyond it a float skips whole numbers
-_LARGEST_WHOLE = 2.0**53
 # numpy writes no commas, and Python would join the strings
 _WITHOUT_COMMA = re.compile(r"""['"]\s+['"]""")
 
@@ -78,8 +74,7 @@ def _list(cell: str) -> list[str] | None:
 def label_column(table: pa.Table, name: str, separator: str | None) -> pa.Array:
     """Labels as strings, or lists of strings where the task is multilabel; null where unknown.
 
-    With a separator, a cell that names no class is null, too: whether that is unknown or none of
-    them, the row's split tells, see :func:`none_where_null`.
+    With a separator, a cell without a class is null, too; see :func:`none_where_null`.
 
     Raises:
         DataError: NaN, numbers that are no classes, or labels with blanks around them.
@@ -128,56 +123,38 @@ def _lists(values: pa.Array, parents: Any, rows: int, absent: Any) -> pa.Array:
 
 
 def _class_strings(values: pa.Array, name: str, rows: npt.NDArray[Any]) -> pa.Array:
-    """Class names as strings; ``rows`` says which row each value is from."""
-    if pa.types.is_floating(values.type):
-        _refuse(pc.is_nan(values), values, rows, name, "is NaN; use an empty cell where unknown")
-        _refuse(
-            pc.not_equal(values, pc.round(values)),
-            values,
-            rows,
-            name,
-            "is a fraction; labels name classes, so bin the numbers first",
-        )
-        _refuse(
-            pc.greater(pc.abs(values), _LARGEST_WHOLE),
-            values,
-            rows,
-            name,
-            "is too large for a number of a class",
-        )
-        values = values.cast(pa.int64())  # pandas turns whole numbers with gaps into floats
+    """Class names as strings; ``rows`` holds the row of each value."""
+
+    def refuse(mask: Any, why: str) -> None:
+        at = true_rows(mask)
+        if at.size:
+            where = ", ".join(str(row) for row in rows[at[:_SHOWN]])
+            raise DataError(
+                f"The label {values[int(at[0])].as_py()!r} in column {name!r} {why} "
+                f"({at.size:,} such: row{'s' if at.size > 1 else ''} {where}"
+                f"{', ...' if at.size > _SHOWN else ''})."
+            )
+
+    if pa.types.is_floating(values.type):  # as pandas turns whole numbers with gaps into
+        small = pc.less_equal(pc.abs(values), 2.0**53)  # beyond, floats skip whole numbers
+        whole = pc.and_(small, pc.equal(values, pc.round(values)))
+        refuse(pc.invert(whole), "is no whole number: bin fractions, and leave unknown cells empty")
+        values = values.cast(pa.int64())
     values = strings(values, name)
-    # and writes them as 1.0; where others have written 1 for it, both are one class
+    # pandas also writes 1.0 for 1; where both occur, they are one class
     pointed = pc.match_substring(values, ".")
     if pc.all(pc.match_substring_regex(values, _WHOLE)).as_py() and not pc.all(pointed).as_py():
         values = pc.replace_substring_regex(values, r"\.0+$", "")
     trimmed = pc.utf8_trim_whitespace(values)
-    _refuse(
+    refuse(
         pc.is_in(pc.utf8_lower(trimmed), value_set=pa.array(["nan", "<na>"])),
-        values,
-        rows,
-        name,
-        "is what pandas writes for a missing value; fill it in, or use an empty cell",
+        "is what pandas writes for a missing value; fill it in, or leave the cell empty",
     )
-    _refuse(
+    refuse(
         pc.and_(pc.not_equal(trimmed, values), pc.not_equal(trimmed, "")),
-        values,
-        rows,
-        name,
         "has blanks at its beginning or end, which would make a class of its own; trim it",
     )
     return pc.if_else(pc.equal(trimmed, ""), None, values)
-
-
-def _refuse(mask: Any, values: pa.Array, rows: npt.NDArray[Any], name: str, why: str) -> None:
-    at = np.flatnonzero(np.asarray(pc.fill_null(mask, False)))
-    if at.size:
-        where = ", ".join(str(rows[i]) for i in at[:_SHOWN])
-        raise DataError(
-            f"The label {values[int(at[0])].as_py()!r} in column {name!r} {why} "
-            f"({at.size:,} such: row{'s' if at.size > 1 else ''} {where}"
-            f"{', ...' if at.size > _SHOWN else ''})."
-        )
 
 
 def class_order(names: Sequence[str]) -> list[str]:

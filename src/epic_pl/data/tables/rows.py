@@ -1,4 +1,4 @@
-"""Rows of anyone's table, checked and shared out to splits, before any picture is looked at."""
+"""Rows of a user's table, checked and assigned to splits."""
 
 import os
 from collections.abc import Sequence
@@ -10,15 +10,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from epic_pl.data.rows import named_rows, sample_table, table_schema
 from epic_pl.data.splits import grouped_split
-from epic_pl.data.tables.columns import (
-    id_column,
-    image_column,
-    named_rows,
-    split_column,
-    text_column,
-)
-from epic_pl.data.tables.dataset import table_schema
+from epic_pl.data.tables.columns import id_column, image_column, split_column, text_column
 from epic_pl.data.tables.hf import HF_SPLIT_COLUMN
 from epic_pl.data.tables.labels import class_order, encode_labels, label_column, none_where_null
 from epic_pl.errors import DataError
@@ -28,7 +22,7 @@ SPLITS = ("train", "val", "test", "predict")
 
 @dataclass(frozen=True)
 class RowOptions:
-    """What of a table is what; arguments of ``TableDataModule``, as plain types."""
+    """The columns of a table and how splits are cut; arguments of ``TableDataModule``."""
 
     image_column: str | None
     text_columns: str | list[str] | None
@@ -56,12 +50,12 @@ def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple
     Raises:
         DataError: anything that training would stumble over later, with its rows.
     """
-    ids = id_column(source, options.id_column)
-    images, texts = _modalities(source, options)
+    images = image_column(source, options.image_column)
+    texts = text_column(source, options.text_columns)
     name = options.split_column
     if name is None and hf and HF_SPLIT_COLUMN in source.column_names:
         name = HF_SPLIT_COLUMN
-    given: Any = np.full(len(ids), "train")
+    given: Any = np.full(source.num_rows, "train")
     if name is not None:
         given = np.array(split_column(source, name).to_pylist())
     labels = label_column(
@@ -90,11 +84,11 @@ def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple
     codes = encode_labels(labels, classes)
     split = _share_out(codes, _groups(images, texts), given, options)
     _check_unseen(codes, split, classes)
-    return _ordered(ids, images, texts, codes, split), classes
+    return _ordered(source, options, images, texts, codes, split), classes
 
 
 def _without_labels(source: pa.Table, name: str, predicted: npt.NDArray[np.bool_]) -> pa.Table:
-    """What rows to predict say of their labels, "?" perhaps, is not asked."""
+    """The table without the labels of rows to predict, which may be "?"."""
     if name not in source.column_names or not predicted.any():
         return source
     rows = pa.array(np.arange(source.num_rows), mask=predicted)
@@ -102,29 +96,18 @@ def _without_labels(source: pa.Table, name: str, predicted: npt.NDArray[np.bool_
 
 
 def no_rows(options: RowOptions) -> pa.Table:
-    """Of a table that is not at hand; several labels a row if there is a separator for them."""
+    """For a table that is absent; several labels a row if there is a separator for them."""
     schema = table_schema(options.label_separator is not None)
     return schema.append(pa.field("split", pa.string())).empty_table()
 
 
 def unlabelled_rows(source: pa.Table, options: RowOptions, multilabel: bool) -> pa.Table:
     """Rows to predict, of a table that needs no label column."""
-    images, texts = _modalities(source, options)
-    label = pa.nulls(source.num_rows, table_schema(multilabel).field("label").type)
-    split = np.full(source.num_rows, "predict")
-    return _ordered(id_column(source, options.id_column), images, texts, label, split)
-
-
-def _modalities(source: pa.Table, options: RowOptions) -> tuple[pa.Array, pa.Array]:
     images = image_column(source, options.image_column)
     texts = text_column(source, options.text_columns)
-    neither = pc.and_(pc.is_null(images), pc.is_null(texts))
-    if pc.any(neither).as_py():
-        raise DataError(
-            f"There is neither picture nor text in {named_rows(neither)}. Fill one in, or drop "
-            "the row."
-        )
-    return images, texts
+    label = pa.nulls(source.num_rows, table_schema(multilabel).field("label").type)
+    split = np.full(source.num_rows, "predict")
+    return _ordered(source, options, images, texts, label, split)
 
 
 def _names_classes(labels: pa.Array) -> npt.NDArray[np.bool_]:
@@ -210,8 +193,12 @@ def _check_unseen(codes: pa.Array, split: Any, classes: Sequence[str]) -> None:
         )
 
 
-def _ordered(ids: Any, images: Any, texts: Any, labels: Any, split: Any) -> pa.Table:
-    schema = table_schema(pa.types.is_list(labels.type)).append(pa.field("split", pa.string()))
-    table = pa.table([ids, images, texts, labels, pa.array(split, pa.string())], schema=schema)
+def _ordered(
+    source: pa.Table, options: RowOptions, images: Any, texts: Any, labels: Any, split: Any
+) -> pa.Table:
+    """Checked rows, in the order of their splits."""
+    ids = id_column(source, options.id_column)
+    table = sample_table(ids, images, texts, labels, pa.types.is_list(labels.type))
+    table = table.append_column("split", pa.array(split, pa.string()))
     rank = np.array([SPLITS.index(name) for name in split], dtype=np.int64)
     return table.take(pa.array(np.argsort(rank, kind="stable"))).combine_chunks()

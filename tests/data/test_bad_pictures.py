@@ -12,9 +12,9 @@ from epic_pl.data import (
     MMIMDBDataModule,
     SNLIVEDataModule,
 )
+from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.mm_imdb_hdf5 import HDF5PictureDataset
-from epic_pl.data.picture_record import PictureRecord
-from epic_pl.data.tables import pictures as table_pictures
+from epic_pl.data.row_cache import PictureRecord
 from epic_pl.errors import ConfigError, DataError
 
 
@@ -44,7 +44,9 @@ def make(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
 
 
 def test_error_names_the_missing_picture_at_the_start(make):
-    with pytest.raises(DataError, match=r"1 of the 8 pictures of the train split.*01236\.png"):
+    with pytest.raises(
+        DataError, match=r"train split of .*1 rows name them: 1236 \(img/01236\.png\)"
+    ):
         make()
 
 
@@ -91,15 +93,10 @@ def test_an_unknown_policy_is_refused(make):
 
 def test_pictures_are_decoded_once_and_bad_ones_again(make, tmp_path, monkeypatch):
     make(on_bad_sample="skip")
-    read, seen = table_pictures.read_image, []
-
-    def counting(path, min_size=None):
-        seen.append(path.name)
-        return read(path, min_size)
-
-    monkeypatch.setattr(table_pictures, "read_image", counting)
+    read, seen = ImageTextDataset.read, []
+    monkeypatch.setattr(ImageTextDataset, "read", lambda *a: seen.append(a[1]) or read(*a))
     assert len(make(on_bad_sample="skip")) == 6
-    assert seen == ["01237.png"]
+    assert seen == ["img/01237.png"]
     Image.new("RGB", (40, 36)).save(tmp_path / "data" / "img" / "01237.png")  # mended
     assert len(make(on_bad_sample="skip")) == 7
     seen.clear()
@@ -107,26 +104,20 @@ def test_pictures_are_decoded_once_and_bad_ones_again(make, tmp_path, monkeypatc
     assert seen == []
 
 
-def test_a_record_knows_what_leads_out_and_survives_damage(tmp_path):
-    root = tmp_path / "pictures"
-    fabricate.picture(root / "a.png")
-    fabricate.picture(tmp_path / "b.png")
-    record = PictureRecord("test", root)
-    bad = record.bad_pictures(["a.png", "../b.png", "c.png"])
-    assert set(bad) == {"../b.png", "c.png"}
-    assert "leads out" in bad["../b.png"]
-    assert record.read() == {"a.png": None}
-    record.path.write_bytes(b"no manifest")
+def test_a_damaged_record_counts_as_none(tmp_path):
+    record = PictureRecord(tmp_path)
+    record.add(["a.png", "b.png"], {"b.png": "cut"})
+    assert record.read() == {"a.png": None, "b.png": "cut"}
+    assert record.unreadable(["a.png"], None) == {}  # known to be sound
+    record.path.write_bytes(b"no table")
     assert record.read() == {}
-    assert PictureRecord("test", tmp_path).read() == {}
 
 
 def test_a_record_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
-    fabricate.picture(tmp_path / "pictures" / "a.png")
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "file"))
-    record = PictureRecord("test", tmp_path / "pictures")
-    assert set(record.bad_pictures(["a.png", "b.png"])) == {"b.png"}
+    record = PictureRecord(tmp_path)
+    assert record.unreadable(["a.png"], str.upper) == {}
     assert record.read() == {}
 
 
@@ -199,11 +190,11 @@ def test_posters_of_an_hdf5_file_take_the_policy_too(
 
     dataset = build()
     if policy == "error":
-        with pytest.raises(DataError, match="'0000014': row 9 of "):
+        with pytest.raises(DataError, match="'0000014': Row 9 of "):
             dataset[1]
         return
     assert dataset.table["image"].to_pylist() == (["7"] if policy == "skip" else ["7", None])
-    read, seen = HDF5PictureDataset._read, []
-    monkeypatch.setattr(HDF5PictureDataset, "_read", lambda *a: seen.append(a[2]) or read(*a))
+    read, seen = HDF5PictureDataset.read, []
+    monkeypatch.setattr(HDF5PictureDataset, "read", lambda *a: seen.append(a[1]) or read(*a))
     build()
     assert seen == ["9"]  # what is sound is not decoded again
