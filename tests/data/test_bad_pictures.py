@@ -10,12 +10,11 @@ from epic_pl.data import (
     Food101DataModule,
     HatefulMemesDataModule,
     MMIMDBDataModule,
-    SNLIVEDataModule,
 )
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.mm_imdb_hdf5 import HDF5PictureDataset
 from epic_pl.data.row_cache import PictureRecord
-from epic_pl.errors import ConfigError, DataError
+from epic_pl.errors import DataError
 
 
 @pytest.fixture(autouse=True)
@@ -68,29 +67,6 @@ def test_absent_keeps_the_text_and_counts(make, caplog):
     assert "2 rows without their picture" in caplog.text
 
 
-@pytest.mark.parametrize("module", ["food101", "snli_ve"])
-def test_the_other_datasets_take_the_policy_too(module, tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
-    names = {"image_encoder": str(tiny_vit_dir), "text_encoder": str(tiny_tokenizer_dir)}
-    root = tmp_path / "other"
-    if module == "food101":
-        fabricate.food101(root, "titles")
-        (root / "images" / "train" / "waffles" / "waffles_1.jpg").write_bytes(b"")
-        data = Food101DataModule(data_dir=str(root), val_size=3, on_bad_sample="skip", **names)
-        data.setup("fit")
-        assert sum(len(data.dataset(split)) for split in ("train", "val")) == 18 - 1
-    else:
-        fabricate.snli_ve(root)
-        (root / "flickr30k_images" / "1001.jpg").write_bytes(b"")
-        data = SNLIVEDataModule(data_dir=str(root), on_bad_sample="skip", **names)
-        data.setup("fit")
-        assert len(data.dataset("train")) == 12 - 3  # all hypotheses of the picture
-
-
-def test_an_unknown_policy_is_refused(make):
-    with pytest.raises(ConfigError, match="on_bad_sample must be one of error, skip, absent"):
-        make(on_bad_sample="ignore")
-
-
 def test_pictures_are_decoded_once_and_bad_ones_again(make, tmp_path, monkeypatch):
     make(on_bad_sample="skip")
     read, seen = ImageTextDataset.read, []
@@ -138,33 +114,6 @@ def test_a_path_that_leads_out_is_refused_at_the_start(
     )
     with pytest.raises(DataError, match=r"train\.jsonl: 1 picture paths lead out .*'\.\./x\.jpg'"):
         data.setup("fit")
-
-
-@pytest.mark.parametrize("policy", ["error", "skip", "absent"])
-def test_mm_imdb_takes_the_policy_too(policy, tmp_path, tiny_vit_dir, tiny_tokenizer_dir, caplog):
-    fabricate.mm_imdb(tmp_path / "data")
-    for film in ("0000005", "0000008"):  # the second has no plot
-        (tmp_path / "data" / "dataset" / f"{film}.jpeg").write_bytes(b"")
-    data = MMIMDBDataModule(
-        data_dir=str(tmp_path / "data"),
-        on_bad_sample=policy,
-        image_encoder=str(tiny_vit_dir),
-        text_encoder=str(tiny_tokenizer_dir),
-    )
-    with caplog.at_level(logging.INFO):
-        data.setup("fit")
-    rows = data.dataset("train").table
-    ids = rows["sample_id"].to_pylist()
-    if policy == "error":
-        with pytest.raises(DataError, match=r"'0000005': .*0000005\.jpeg"):
-            data.dataset("train")[0]
-    elif policy == "skip":
-        assert ids == ["0000006", "0000009"]
-        assert "2 rows skipped for their picture" in caplog.text
-    else:
-        assert ids == ["0000005", "0000006", "0000009"]
-        assert rows["image"][0].as_py() is None
-        assert "1 of them skipped, having no text either" in caplog.text
 
 
 @pytest.mark.parametrize("policy", ["error", "skip", "absent"])

@@ -199,6 +199,9 @@ def test_loader_before_setup(make):
         ("max_text_tokens", 2),
         ("seed", -1),
         ("augment", "mixup"),
+        ("order", "sorted"),
+        ("block_rows", 0),
+        ("prefetch", -1),
     ],
 )
 def test_bad_options_are_named(make, option, value):
@@ -206,23 +209,7 @@ def test_bad_options_are_named(make, option, value):
         make(**{option: value})
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_checkpoint_loads_weights_only(make, tmp_path):
-    data, runner = make(), trainer()
-    runner.fit(Reader(), datamodule=data)
-    runner.save_checkpoint(tmp_path / "x.ckpt")
-    torch.load(tmp_path / "x.ckpt", weights_only=True)
-
-
 # ------------------------------------------------------------------ class balance
-
-
-def test_class_counts_build_the_training_split_once(make):
-    data = make()
-    assert data.class_counts == [5, 4]
-    assert data.class_frequencies == pytest.approx([5 / 9, 4 / 9])
-    data.setup("fit")
-    assert data.built == ["train", "val"]
 
 
 def test_balanced_sampling_weighs_rows_by_their_class_and_is_off_by_default(make):
@@ -265,8 +252,6 @@ def test_stored_features_alone_are_prefetched_and_only_without_workers(make):
     with_workers.setup("fit")
     with_workers.use_features(data._features)
     assert with_workers.train_dataloader().prefetch == 0
-    with pytest.raises(ConfigError, match="prefetch must be at least 0"):
-        make(prefetch=-1)
 
 
 # ------------------------------------------------------------------ seed and position of a run

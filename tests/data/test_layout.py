@@ -14,14 +14,14 @@ def test_the_first_complete_layout_is_taken_and_says_where_each_part_is(tmp_path
     (tmp_path / "b.json").touch()
     found = locate("X", tmp_path, TWO, how_to_get="")
     assert found.layout.name == "new"
-    assert found["a.json|b.json"] == tmp_path / "b.json"
+    assert found.paths["a.json|b.json"] == tmp_path / "b.json"
 
 
 def test_an_archive_may_have_made_a_folder_of_its_own(tmp_path):
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "old.csv").touch()
     found = locate("X", tmp_path, TWO, how_to_get="", nested=("inner",))
-    assert found["old.csv"] == tmp_path / "inner" / "old.csv"
+    assert found.paths["old.csv"] == tmp_path / "inner" / "old.csv"
     with pytest.raises(DataError):
         locate("X", tmp_path, TWO, how_to_get="")
 

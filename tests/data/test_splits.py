@@ -83,7 +83,7 @@ def test_split_depends_on_the_seed_only():
 
 
 def test_split_sizes_that_cannot_be():
-    with pytest.raises(DataError, match="only 4"):
+    with pytest.raises(DataError, match="more than the 4 rows"):
         stratified_split([0] * 4, {"train": 4, "val": 1}, seed=0)
-    with pytest.raises(DataError, match="'val' has a negative size"):
+    with pytest.raises(DataError, match="negative"):
         stratified_split([0] * 4, {"val": -1}, seed=0)

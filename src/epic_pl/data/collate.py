@@ -44,11 +44,7 @@ class Collator:
         self.max_text_tokens = min(max_text_tokens, tokenizer.model_max_length)
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """Collate B samples.
-
-        Raises:
-            DataError: a label is out of range, or pictures differ in size.
-        """
+        """Collate B samples."""
         tokens = self.tokenize([sample["text"] or "" for sample in samples])
         batch: Batch = {
             "pixel_values": self._pixels(samples),
@@ -98,11 +94,7 @@ class Collator:
         return pixels
 
     def labels(self, samples: Sequence[Sample | Reference]) -> Tensor:
-        """Class indices ``(B,)``, or 0/1 ``(B, C)`` for multilabel.
-
-        Raises:
-            DataError: a label does not suit the task, or is no class.
-        """
+        """Class indices ``(B,)``, or 0/1 ``(B, C)`` for multilabel."""
         if self.task == "multiclass":
             return torch.tensor([self._classes(sample)[0] for sample in samples])
         labels = torch.zeros(len(samples), self.num_classes)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sized
 from functools import cached_property, partial
 from typing import Any, Literal, Protocol, cast
 
-import pyarrow as pa
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
@@ -171,27 +170,14 @@ class ImageTextDataModule(LightningDataModule, ABC):
         return len(self.class_names)
 
     @property
-    def class_counts(self) -> list[int]:
-        """Training rows of each class, C numbers; builds the training split if need be.
-
-        Raises:
-            DataError: files are missing or broken.
-            ConfigError: labels are drawn anew every epoch.
-        """
-        counts: list[int] = class_counts(self._train_labels(), self.num_classes).tolist()
-        return counts
-
-    @property
     def class_frequencies(self) -> list[float]:
-        """Share of the training rows that have each class, C numbers; as :attr:`class_counts`."""
-        rows = len(self._train_labels())
-        return [count / rows for count in self.class_counts]
-
-    def _train_labels(self) -> pa.ChunkedArray:
+        """Share of the training rows that have each class, C numbers; builds the training split."""
         if "train" not in self._datasets:
             self.prepare_data()
             self._build("train")
-        return labels_of(self._datasets["train"])
+        labels = labels_of(self._datasets["train"])
+        counts = class_counts(labels, self.num_classes).tolist()
+        return [count / len(labels) for count in counts]
 
     @cached_property
     def image_preprocessing(self) -> ImagePreprocessing:
@@ -224,11 +210,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         load_tokenizer(self.text_encoder, self.text_encoder_revision)
 
     def setup(self, stage: str | None = None) -> None:
-        """Build the splits of a stage and log what was found.
-
-        Raises:
-            DataError: a split is empty, or its files are missing or broken.
-        """
+        """Build the splits of a stage and log what was found."""
         # before workers fork: the tokenizer library warns and falls back if it is set later
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         named = [self.predict_split if split == "predict" else split for split in _STAGES[stage]]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -21,27 +22,14 @@ from epic_pl.types import RawSample, Reference, Sample
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Run a block with CPU random states that depend on ``numbers`` only, then restore them.
-
-    Covers torch, numpy and Python. ``torch.manual_seed`` is avoided because it would reseed the
-    accelerators too, and with them the dropout of the model in training.
-    """
+    """Run a block with CPU random states that depend on ``numbers`` only, then restore them."""
     seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
-    generator = torch.default_generator
-    torch_state, python_state, numpy_state = (
-        generator.get_state(),
-        random.getstate(),
-        np.random.get_state(),  # noqa: NPY002 - transforms of others draw from it
-    )
-    try:
-        generator.manual_seed(seed)
+    with isolate_rng(include_cuda=False):
+        # torch.manual_seed would reseed the accelerators too, and with them the model's dropout
+        torch.default_generator.manual_seed(seed)
         random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
+        np.random.seed(seed)  # noqa: NPY002 - transforms of others draw from it
         yield
-    finally:
-        generator.set_state(torch_state)
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 class ImageTextDataset(Dataset[Sample]):
@@ -118,11 +106,7 @@ class ImageTextDataset(Dataset[Sample]):
         return images, texts
 
     def raw(self, index: int) -> RawSample:
-        """A row with its picture as read from disk.
-
-        Raises:
-            DataError: the picture cannot be read, or lies outside of the image root.
-        """
+        """A row with its picture as read from disk."""
         row = self.reference(index)
         return {
             "sample_id": row["sample_id"],
@@ -146,18 +130,11 @@ class ImageTextDataset(Dataset[Sample]):
         """A picture by its path, transformed ``(3, H, W)``.
 
         A random transform draws from states that depend on (seed, view, path) only.
-
-        Raises:
-            DataError: as for :meth:`read`.
         """
         return self._transformed(self.read(path), zlib.crc32(path.encode()), view + 1)
 
     def read(self, path: str) -> Image:
-        """A picture as read from disk.
-
-        Raises:
-            DataError: it cannot be read, or lies outside of the image root.
-        """
+        """A picture as read from disk."""
         full = picture_file(self.image_root, path)
         if not full.is_relative_to(self.image_root):
             raise DataError(

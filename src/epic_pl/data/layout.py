@@ -1,17 +1,16 @@
-"""Where a dataset's files lie: known layouts tried in turn, and every place named if none fits."""
+"""Where a dataset's files lie: known layouts in turn, and every place named if none fits."""
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from epic_pl.data.images import PICTURE_SUFFIXES
 from epic_pl.errors import DataError
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What a release of a dataset consists of.
+class Layout(NamedTuple):
+    """The files that a release of a dataset consists of.
 
     Attributes:
         name: what users call it.
@@ -23,16 +22,11 @@ class Layout:
     needs: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Located:
-    """A layout that is completely there."""
+class Located(NamedTuple):
+    """A complete layout, and the path of each entry of ``layout.needs``."""
 
     layout: Layout
     paths: dict[str, Path]
-    """Where each entry of ``layout.needs`` lies."""
-
-    def __getitem__(self, need: str) -> Path:
-        return self.paths[need]
 
 
 def locate(
@@ -43,27 +37,15 @@ def locate(
     how_to_get: str,
     nested: Sequence[str] = (),
 ) -> Located:
-    """The first layout that is complete, in ``data_dir`` or in a folder that an archive made there.
-
-    Args:
-        dataset: its name, for the message.
-        data_dir: where the user says it is.
-        layouts: in the order of preference.
-        how_to_get: what to download and where to put it, a sentence or two.
-        nested: folders below ``data_dir`` to look in as well.
-
-    Raises:
-        DataError: none is complete; the message says what is missing of each, and how to get it.
-    """
+    """The first layout that is complete, in ``data_dir`` or in one of the ``nested`` folders."""
     places = [Path(data_dir), *(Path(data_dir) / name for name in nested)]
     for place in places:
         for layout in layouts:
-            paths = {need: _find(place, need) for need in layout.needs}
-            found = {need: path for need, path in paths.items() if path is not None}
-            if len(found) == len(paths):
+            found = _found(place, layout)
+            if len(found) == len(layout.needs):
                 return Located(layout, found)
     # of the places, the one that has most of it tells best what is missing
-    best = max(places, key=lambda place: sum(_count(place, layout) for layout in layouts))
+    best = max(places, key=lambda place: sum(len(_found(place, layout)) for layout in layouts))
     state = "; or ".join(f"{layout.name}: {_state(best, layout)}" for layout in layouts)
     others = [str(place) for place in places if place != best]
     also = f" Also looked in {', '.join(others)}." if others else ""
@@ -75,21 +57,20 @@ def locate(
     )
 
 
-def _find(place: Path, need: str) -> Path | None:
-    for name in need.split("|"):
-        path = place / name
-        if path.is_dir() if name.endswith("/") else path.is_file():
-            return path
-    return None
-
-
-def _count(place: Path, layout: Layout) -> int:
-    return sum(_find(place, need) is not None for need in layout.needs)
+def _found(place: Path, layout: Layout) -> dict[str, Path]:
+    """The entries of a layout that are there."""
+    paths: dict[str, Path] = {}
+    for need in layout.needs:
+        for path, is_folder in ((place / n, n.endswith("/")) for n in need.split("|")):
+            if need not in paths and (path.is_dir() if is_folder else path.is_file()):
+                paths[need] = path
+    return paths
 
 
 def _state(place: Path, layout: Layout) -> str:
+    found = _found(place, layout)
     return ", ".join(
-        f"{need.replace('|', ' or ')} ({'missing' if _find(place, need) is None else 'found'})"
+        f"{need.replace('|', ' or ')} ({'found' if need in found else 'missing'})"
         for need in layout.needs
     )
 
@@ -97,32 +78,17 @@ def _state(place: Path, layout: Layout) -> str:
 def picture_folder(
     dataset: str, places: Sequence[Path], names: Sequence[str], how_to_get: str
 ) -> Path:
-    """The folder that holds pictures itself, whether archives nested it once or twice.
-
-    Args:
-        dataset: its name, for the message.
-        places: where to start from, in turn.
-        names: folder names in circulation, tried as ``a`` and ``a/b`` for all a and b of them.
-        how_to_get: as for :func:`locate`.
-
-    Raises:
-        DataError: no such folder holds a picture.
-    """
+    """The folder that holds pictures itself, whether archives nested it once or twice."""
     tried = []
     for outer in (place / name for place in dict.fromkeys(places) for name in names):
         for folder in (outer, *(outer / inner for inner in names)):
             tried.append(str(folder))
-            if folder.is_dir() and _holds_picture(folder):
+            if folder.is_dir() and any(
+                name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")
+                for name in os.listdir(folder)
+            ):
                 return folder
     raise DataError(
         f"No pictures of {dataset}: none of {', '.join(tried)} holds a .jpg or .png. How to get "
         f"them: {how_to_get}"
     )
-
-
-def _holds_picture(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        return any(
-            entry.name.lower().endswith(PICTURE_SUFFIXES) and not entry.name.startswith(".")
-            for entry in entries
-        )

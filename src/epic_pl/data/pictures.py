@@ -20,11 +20,7 @@ def leads_out(path: str, root: Path) -> bool:
 
 
 def refuse_outside(paths: Collection[str], root: Path, source: Path) -> None:
-    """Refuse paths that leave the image root.
-
-    Raises:
-        DataError: naming the first of them.
-    """
+    """Refuse paths that leave the image root."""
     outside = [path for path in paths if leads_out(path, root)]
     if outside:
         raise DataError(
@@ -36,11 +32,7 @@ def refuse_outside(paths: Collection[str], root: Path, source: Path) -> None:
 
 
 def picture_file(root: Path, path: str) -> Path:
-    """The file that a picture's path leads to, links followed.
-
-    Raises:
-        DataError: the path is malformed, or a link that leads in a circle.
-    """
+    """The file that a picture's path leads to, links followed."""
     try:
         return (root / path).resolve()
     # a NUL character; a circle, by the version of Python
@@ -86,12 +78,7 @@ def missing_hint(path: str) -> str:
 
 
 def unreadable_pictures(paths: Collection[str], read: Callable[[str], Any]) -> dict[str, str]:
-    """Paths whose picture cannot be decoded, each with the problem.
-
-    Args:
-        paths: of the pictures.
-        read: decodes one of them, or raises a DataError.
-    """
+    """Paths whose picture cannot be decoded, each with the problem."""
 
     def problem(path: str) -> str | None:
         try:

@@ -165,18 +165,15 @@ def _of_folder(folder: Path) -> ImagePreprocessing:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise EncoderError(f"{path} is not valid JSON: {error}. Copy it again.") from error
-    if not isinstance(values, dict):
-        raise EncoderError(f"{path} holds no JSON object. Copy it again.")
-    return values
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise EncoderError(f"{path} holds no JSON object: {error}. Copy it again.") from error
 
 
 def _of_clip_repository(
     source: str, revision: str | None, image_size: int | None
 ) -> ImagePreprocessing:
-    """Of a Hugging Face repository; CLIP's published constants stand in where it is unreachable."""
+    """Of a Hugging Face repository; CLIP's published constants where it is unreachable."""
     from transformers import CLIPImageProcessor
 
     try:
@@ -236,12 +233,7 @@ def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
         raise EncoderError(
             f"Text encoder {encoder!r} has no usable tokenizer: {_first_line(error)}. {ways_out}"
         ) from error
-    _check_usable(tokenizer, encoder)
-    return tokenizer
-
-
-def _check_usable(tokenizer: Any, encoder: str) -> None:
-    # where there are no files, transformers makes a tokenizer that knows no words at all
+    # where there are no files, transformers makes a tokenizer without any words
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise EncoderError(
             f"Text encoder {encoder!r} comes without a vocabulary, so every word would be unknown. "
@@ -253,3 +245,4 @@ def _check_usable(tokenizer: Any, encoder: str) -> None:
             f"The tokenizer of text encoder {encoder!r} has no padding token, so it cannot make "
             "batches. Take a BERT-like or CLIP text encoder."
         )
+    return tokenizer

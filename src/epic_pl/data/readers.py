@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from epic_pl.errors import DataError
 
@@ -28,10 +29,6 @@ def read_csv(path: Path, names: Sequence[str] | None = None) -> dict[str, list[s
         path: the file.
         names: of the columns of a file without a header, separated by commas; None takes the
             header, separated by whichever of comma, semicolon, tab and bar it has most of.
-
-    Raises:
-        DataError: rows of several lengths, a quote that is not closed or not doubled within a cell,
-            no UTF-8, or two columns of one name.
     """
     _check_encoding(path)
     delimiter = _delimiter(path) if names is None else ","
@@ -93,11 +90,7 @@ def _opened(path: Path) -> Any:
 
 
 def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]] = dict) -> Any:
-    """A JSON file whose top level is a ``kind``.
-
-    Raises:
-        DataError: it is not, or is no UTF-8.
-    """
+    """A JSON file whose top level is a ``kind``."""
     try:
         value = _parsed(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
@@ -123,11 +116,7 @@ def _parsed(text: str) -> Any:
 
 
 def read_jsonl(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Columns of a JSON-lines file as strings, null where a row lacks one; others are not kept.
-
-    Raises:
-        DataError: a line is no JSON object or no UTF-8, or there are no rows.
-    """
+    """Columns of a JSON-lines file as strings, null where a row lacks one; others are not kept."""
     values: dict[str, list[str | None]] = {name: [] for name in columns}
     for number, row in json_objects(path):
         for name, column in values.items():
@@ -139,11 +128,7 @@ def read_jsonl(path: Path, columns: Sequence[str]) -> pa.Table:
 
 
 def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of each line of a JSON-lines file, which may be gzipped.
-
-    Raises:
-        DataError: a line is no JSON object or no UTF-8.
-    """
+    """Line number and object of each line of a JSON-lines file, which may be gzipped."""
     with _opened(path) as file:
         for number, raw in enumerate(file, start=1):
             try:
@@ -171,11 +156,7 @@ def _string(value: Any, name: str, path: Path, number: int) -> str | None:
 
 
 def string_list(value: Any, what: str, path: Path) -> list[str]:
-    """A list of strings out of a JSON file, checked.
-
-    Raises:
-        DataError: it is no list, or one of its items is no string.
-    """
+    """A list of strings out of a JSON file, checked."""
     is_list = isinstance(value, list)
     wrong = [each for each in value if not isinstance(each, str)] if is_list else [value]
     if wrong:
@@ -187,14 +168,24 @@ def string_list(value: Any, what: str, path: Path) -> list[str]:
 
 
 def require(table: pa.Table, column: str, path: Path) -> None:
-    """Refuse a table in which a row has no value.
-
-    Raises:
-        DataError: naming the first such row.
-    """
+    """Refuse a table in which a row has no value."""
     if table[column].null_count:
         row = table[column].is_null().to_pylist().index(True)
         raise DataError(
             f"{path}: {table[column].null_count} of {table.num_rows} rows have no {column!r}, the "
             f"first is row {row} (counting from 0). Fetch the dataset's own file."
         )
+
+
+def label_codes(table: pa.Table, column: str, classes: Sequence[str], ids: str, path: Path) -> Any:
+    """A column of class names as class indices, null where it is null; ``ids`` names the rows."""
+    codes = pc.index_in(table[column], pa.array(list(classes)))
+    wrong = pc.and_(pc.is_null(codes), pc.is_valid(table[column]))
+    if count := pc.sum(wrong).as_py():
+        row = pc.index(wrong, True).as_py()
+        raise DataError(
+            f"{path}: {count} rows have a {column} that is none of {', '.join(classes)}, for "
+            f"example {table[column][row].as_py()!r} of {ids} {table[ids][row].as_py()!r}. Fetch "
+            "the file again."
+        )
+    return codes

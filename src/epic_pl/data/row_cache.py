@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -42,9 +41,6 @@ def cached_rows(
         files: what the rows are read from, few of them.
         options: all else that decides on the rows, as plain types; digests of many files too.
         read: reads the rows.
-
-    Raises:
-        DataError: as ``read`` does.
     """
     try:
         path = _cache_path(name, files, options)
@@ -149,15 +145,14 @@ def _write_arrow(path: Path, table: pa.Table, facts: Mapping[str, Any]) -> None:
     """Write rows and facts; the file appears whole, by a rename."""
     table = table.replace_schema_metadata({_KEY: json.dumps(dict(facts))}).combine_chunks()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".rows-")
-    os.close(handle)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
         # one batch: a split is then a slice, and a row is found without a search
-        with pa.OSFile(partial, "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table, max_chunksize=max(table.num_rows, 1))
         os.replace(partial, path)
     finally:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, Any]] | None:

@@ -187,11 +187,7 @@ def distinct_paths(table: pa.Table) -> list[str]:
 
 
 def check_policy(policy: str) -> None:
-    """Refuse an unknown ``on_bad_sample``.
-
-    Raises:
-        ConfigError: it is none of :data:`BadSamplePolicy`.
-    """
+    """Refuse an unknown ``on_bad_sample``."""
     known = get_args(BadSamplePolicy)
     if policy not in known:
         raise ConfigError(f"on_bad_sample must be one of {', '.join(known)}; got {policy!r}.")
@@ -211,9 +207,6 @@ def apply_policy(
 
     Returns:
         The usable rows, and a note that counts the others (empty where there are none).
-
-    Raises:
-        DataError: policy ``error``, naming rows.
     """
     hit = pc.is_in(table["image"], value_set=pa.array(list(bad), pa.string()))
     count = pc.sum(hit).as_py() or 0

@@ -26,9 +26,6 @@ class RowsDataModule(ImageTextDataModule):
             once: the cache records which are sound, and ``epic-pl data check`` finds out in
             parallel.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
-
-    Raises:
-        ConfigError: options out of range.
     """
 
     def __init__(self, *, on_bad_sample: BadSamplePolicy = "error", **kwargs: Any) -> None:
@@ -38,11 +35,7 @@ class RowsDataModule(ImageTextDataModule):
 
     @abstractmethod
     def read_split(self, split: Split) -> Rows:
-        """The rows of a split; :func:`~epic_pl.data.row_cache.cached_rows` spares later starts.
-
-        Raises:
-            DataError: files are missing or broken.
-        """
+        """The rows of a split; :func:`~epic_pl.data.row_cache.cached_rows` spares later starts."""
 
     @property
     def text_origin(self) -> str | None:
@@ -81,11 +74,7 @@ class RowsDataModule(ImageTextDataModule):
         return self.make_dataset(replace(rows, table=table), transform)
 
     def unverified_dataset(self, split: Split, transform: ImageTransform) -> ImageTextDataset:
-        """The samples of a split whose pictures were not checked.
-
-        Raises:
-            DataError: annotation files are missing or broken.
-        """
+        """The samples of a split whose pictures were not checked."""
         return self.make_dataset(self.read_split(split), transform)
 
     def _bad_pictures(self, rows: Rows, transform: ImageTransform) -> dict[str, str]:

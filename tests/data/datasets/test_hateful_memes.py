@@ -61,11 +61,15 @@ def test_predict_has_rows_of_its_own_only_if_its_file_is_no_other_splits(tmp_pat
 
 def test_the_first_phase_has_one_dev_file(tmp_path):
     fabricate.hateful_memes(tmp_path, names={"train": 4, "dev": 2, "test": 3})
-    data = _data(tmp_path, predict="test")
+    data = _data(tmp_path)
     assert _size(data, "val") == 2
     assert _size(data, "predict") == 3
-    with pytest.raises(DataError, match=r"test_seen\.jsonl \(missing\)"):
-        data.setup("test")
+    with pytest.warns(UserWarning, match=r"no test_seen\.jsonl.*the test split is dev\.jsonl"):
+        assert _size(data, "test") == 2
+    with pytest.warns(UserWarning, match="validation data"):
+        assert data.own_splits == ["train", "val", "predict"]
+    with pytest.raises(DataError, match=r"test_unseen\.jsonl \(missing\)"):
+        _data(tmp_path, test="test_unseen").setup("test")
 
 
 def test_an_archive_may_have_made_a_folder_of_its_own(tmp_path):
@@ -86,7 +90,7 @@ def test_a_label_that_is_neither_0_nor_1_is_named(tmp_path):
     fabricate.hateful_memes(tmp_path)
     path = tmp_path / "train.jsonl"
     path.write_text(path.read_text().replace('"label": 1', '"label": "yes"', 1))
-    with pytest.raises(DataError, match=r"train\.jsonl: 1 rows have a label .*'yes'"):
+    with pytest.raises(DataError, match=r"train\.jsonl: 1 rows have a label .*'yes' of id '1237'"):
         _data(tmp_path).setup("fit")
 
 

@@ -72,12 +72,6 @@ def test_the_longest_plot_is_the_default_and_no_plot_an_absent_text(tmp_path):
     assert data.preprocessing["text"]["source"] == "plot:longest"
 
 
-def test_the_first_plot_is_an_option(tmp_path):
-    fabricate.mm_imdb(tmp_path)
-    data = _data(tmp_path, plot="first")
-    assert [row["text"] for row in _rows(data, "val")] == ["a", "tanks"]
-
-
 def test_all_plots_are_training_samples_and_leave_validation_and_test_alone(tmp_path):
     fabricate.mm_imdb(tmp_path)
     data = _data(tmp_path, plot="all")

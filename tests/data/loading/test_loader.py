@@ -192,18 +192,18 @@ def fit(
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("validate", [False, True])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_resume_at_any_step_sees_the_same_samples(tmp_path, validate, workers):
+@pytest.mark.parametrize("ahead", [{}, {"workers": 2}, {"prefetch": 2}], ids=str)
+def test_resume_at_any_step_sees_the_same_samples(tmp_path, validate, ahead):
     straight = fit(tmp_path / "a", make_loader(fresh=True), validate=validate, every=1)
     assert len(straight) == 21
     for epoch in range(3):
         values = [v for e, _, batch in straight if e == epoch for v in batch]
         assert sorted(values) == [1000 * epoch + i for i in range(ROWS)]
     # mid-epoch, at the last batch of an epoch, at the first of the next
-    for step in (1, 4, 7, 8, 14, 18) if workers == 0 else (4, 7):
+    for step in (1, 4, 7, 8, 14, 18) if not ahead else (4, 7):
         resumed = fit(
             tmp_path / "b",
-            make_loader(fresh=True, workers=workers),
+            make_loader(fresh=True, **ahead),
             validate=validate,
             resume=tmp_path / "a" / f"step={step}.ckpt",
         )

@@ -176,10 +176,6 @@ def test_lists_and_separated_cells_are_multilabel(folder):
         _make(folder, _rows(label=lambda i: json.dumps(tags[i % 3])), label_separator=",")
 
 
-def test_classes_may_stand_in_brackets(folder):
-    assert _make(folder, _rows(label=lambda i: ("[a]", "[b]")[i % 2])).class_names == ["[a]", "[b]"]
-
-
 @pytest.mark.parametrize("split_seed", range(3))
 def test_splits_of_several_labels_are_cut_by_iterative_stratification(folder, split_seed):
     common = [["a"], ["b"], ["a", "b"], ["b", "c"], ["a", "c"], []]
@@ -345,12 +341,6 @@ def test_pictures_that_are_gone_since_an_earlier_start_are_found(folder, policy,
     assert len(samples) == (29 if policy == "skip" else 30)
     assert policy == "skip" or samples["0"]["image"] is None
     assert "1 rows" in caplog.text
-
-
-def test_sound_pictures_are_decoded_once(folder, monkeypatch):
-    _make(folder, _rows(), on_bad_sample="skip").setup()
-    monkeypatch.setattr(ImageTextDataset, "read", None)
-    _again(folder, on_bad_sample="skip").setup()
 
 
 def test_split_of_cached_rows_is_a_slice_of_the_memory_map(folder):

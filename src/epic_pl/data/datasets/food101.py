@@ -4,8 +4,6 @@ X. Wang, D. Kumar, N. Thome, M. Cord, F. Precioso, *Recipe recognition with larg
 dataset*, ICME Workshops 2015.
 """
 
-import contextlib
-from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -35,7 +33,7 @@ class Food101DataModule(RowsDataModule):
     on different ones cannot be compared; ``preprocessing["text"]["source"]`` tells them apart.
 
     * ``titles``: ``texts/{train,test}_titles.csv``, no header, columns image, title, class.
-    * ``split_json``: ``split.json`` (file names), ``text.json`` and ``class_idx.json``.
+    * ``split_json``: ``split.json`` (file names) and ``text.json``.
     * ``page_text``: ``texts_txt/<class>/<class>_<n>.txt``, cut to what ``max_text_tokens`` can use.
     * ``jsonl``: ``train.jsonl``, ``test.jsonl`` and perhaps ``val.jsonl`` or ``dev.jsonl``, rows of
       ``id``, ``label``, ``text`` and ``img``.
@@ -52,10 +50,6 @@ class Food101DataModule(RowsDataModule):
         split_seed: which rows those are; apart from ``seed``, so that runs of several seeds share
             their validation set.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
-
-    Raises:
-        ConfigError: options out of range.
-        DataError: on :attr:`class_names`, if files are missing or broken.
     """
 
     def __init__(
@@ -86,18 +80,10 @@ class Food101DataModule(RowsDataModule):
         """The text source."""
         return self.text_source
 
-    @property
-    def class_names(self) -> list[str]:
-        """Classes in alphabetical order; read from the annotation files.
-
-        Raises:
-            DataError: files are missing or broken.
-        """
-        return list(self._classes)
-
     @cached_property
-    def _classes(self) -> Sequence[str]:
-        return self.read_split("train").classes
+    def class_names(self) -> list[str]:
+        """Classes in alphabetical order; read from the annotation files."""
+        return list(self.read_split("train").classes)
 
     @cached_property
     def _found(self) -> Located:
@@ -105,26 +91,12 @@ class Food101DataModule(RowsDataModule):
             "UPMC-Food101",
             self.data_dir,
             [LAYOUTS[self.text_source]],
-            how_to_get=_HOW_TO_GET + self._other_sources(),
+            how_to_get=_HOW_TO_GET,
             nested=("food101", "UPMC_Food101", "data"),
         )
 
-    def _other_sources(self) -> str:
-        """The text sources whose files are all there, as a hint."""
-        others = []
-        for name, layout in LAYOUTS.items():
-            with contextlib.suppress(DataError):
-                locate("", self.data_dir, [layout], how_to_get="")
-                others.append(name)
-        hint = " or ".join(f"text_source: {name}" for name in others)
-        return f" The files of {hint} are all there." if others else ""
-
     def read_split(self, split: Split) -> Rows:
-        """The rows of a split.
-
-        Raises:
-            DataError: files are missing or broken.
-        """
+        """The rows of a split."""
         files, options = self._read_from
         return cached_rows(
             "Food101", files, {**options, "split": split}, partial(self._read, split)

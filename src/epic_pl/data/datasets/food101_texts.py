@@ -43,16 +43,7 @@ class Part(NamedTuple):
 
 
 def read_release(source: TextSource, found: Located, max_tokens: int) -> dict[Split, Part]:
-    """All rows of a text source; ``val`` may be missing.
-
-    Args:
-        source: the text.
-        found: its files.
-        max_tokens: pages are cut to what these can hold.
-
-    Raises:
-        DataError: a file is broken.
-    """
+    """All rows of a text source; ``val`` may be missing."""
     if source == "titles":
         return _titles(found)
     if source == "split_json":
@@ -67,11 +58,11 @@ def read_from(source: TextSource, found: Located) -> tuple[list[Path], dict[str,
     options: dict[str, str] = {"source": source}
     if source == "jsonl":
         return list(_jsonl_files(found).values()), options
-    options["image_root"] = str(found[_TRAIN].parent.resolve())
+    options["image_root"] = str(found.paths[_TRAIN].parent.resolve())
     if source == "page_text":
-        places = (found[_TRAIN], found[_TEST])
+        places = (found.paths[_TRAIN], found.paths[_TEST])
         folders = [place / label for place in places for label in _labels(place)]
-        pages = [found["texts_txt/"] / label for label in _labels(found["texts_txt/"])]
+        pages = [found.paths["texts_txt/"] / label for label in _labels(found.paths["texts_txt/"])]
         options["pictures"] = digest_of_folders(folders, names_only=True)
         options["pages"] = digest_of_folders(pages, ".txt", names_only=False)
     return [path for path in found.paths.values() if path.is_file()], options
@@ -81,19 +72,19 @@ def _titles(found: Located) -> dict[Split, Part]:
     parts: dict[Split, Part] = {}
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
-        source = found[f"texts/{split}_titles.csv"]
+        source = found.paths[f"texts/{split}_titles.csv"]
         columns = read_csv(source, ("image", "title", "class")).values()
         records = [
             Record(Path(image).stem, f"{split}/{label}/{image}", title, label)
             for image, title, label in zip(*columns, strict=True)
         ]
-        parts[split] = Part(source, found[_TRAIN].parent, records)
+        parts[split] = Part(source, found.paths[_TRAIN].parent, records)
     return parts
 
 
 def _split_json(found: Located) -> dict[Split, Part]:
-    path = found["split.json"]
-    lists, texts = read_json(path), _texts_by_name(found["text.json"])
+    path = found.paths["split.json"]
+    lists, texts = read_json(path), _texts_by_name(found.paths["text.json"])
     keys: dict[Split, tuple[str, ...]] = {
         "train": ("train",),
         "val": ("val", "dev"),
@@ -111,7 +102,7 @@ def _split_json(found: Located) -> dict[Split, Part]:
                 for name in string_list(lists[key], f"list {key!r}", path)
                 for label in [name.rpartition("_")[0]]
             ]
-            parts[split] = Part(path, found[_TRAIN].parent, records)
+            parts[split] = Part(path, found.paths[_TRAIN].parent, records)
     return parts
 
 
@@ -128,7 +119,7 @@ def _texts_by_name(path: Path) -> dict[str, str | None]:
 
 def _page_text(found: Located, limit: int) -> dict[Split, Part]:
     parts: dict[Split, Part] = {}
-    folders: dict[Split, Path] = {"train": found[_TRAIN], "test": found[_TEST]}
+    folders: dict[Split, Path] = {"train": found.paths[_TRAIN], "test": found.paths[_TEST]}
     for split, folder in folders.items():
         pictures = [
             (label, name)
@@ -136,14 +127,16 @@ def _page_text(found: Located, limit: int) -> dict[Split, Part]:
             for name in sorted(os.listdir(folder / label))
             if name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")
         ]
-        pages = [found["texts_txt/"] / label / f"{Path(name).stem}.txt" for label, name in pictures]
+        pages = [
+            found.paths["texts_txt/"] / label / f"{Path(name).stem}.txt" for label, name in pictures
+        ]
         with ThreadPoolExecutor(16) as pool:  # disks answer several requests at once
             texts = pool.map(lambda page: _page(page, limit), pages, chunksize=256)
             records = [
                 Record(Path(name).stem, f"{split}/{label}/{name}", text, label)
                 for (label, name), text in zip(pictures, texts, strict=True)
             ]
-        parts[split] = Part(found["texts_txt/"], found[_TRAIN].parent, records)
+        parts[split] = Part(found.paths["texts_txt/"], found.paths[_TRAIN].parent, records)
     return parts
 
 
@@ -165,8 +158,11 @@ def _page(path: Path, limit: int) -> str | None:
 
 
 def _jsonl_files(found: Located) -> dict[Split, Path]:
-    files: dict[Split, Path] = {"train": found["train.jsonl"], "test": found["test.jsonl"]}
-    places = [found["train.jsonl"].with_name(name) for name in _VAL_FILES]
+    files: dict[Split, Path] = {
+        "train": found.paths["train.jsonl"],
+        "test": found.paths["test.jsonl"],
+    }
+    places = [found.paths["train.jsonl"].with_name(name) for name in _VAL_FILES]
     for place in places:
         if place.is_file():
             return {**files, "val": place}

@@ -63,10 +63,6 @@ class MMIMDBDataModule(RowsDataModule):
         plot: films have several plots. ``longest`` or ``first`` takes one. ``all`` makes each one a
             training sample; validation and test keep the longest, so that their rows stay the same.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
-
-    Raises:
-        ConfigError: options out of range.
-        DataError: on :attr:`class_names`, if files are missing.
     """
 
     def __init__(
@@ -90,17 +86,13 @@ class MMIMDBDataModule(RowsDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        """The 23 genres, most frequent first.
-
-        Raises:
-            DataError: files are missing, so that a run ends before its encoders are fetched.
-        """
+        """The 23 genres, most frequent first."""
         if self._hdf5:
-            check_hdf5(self._found["multimodal_imdb.hdf5"])
+            check_hdf5(self._found.paths["multimodal_imdb.hdf5"])
             if self.plot != "longest":
                 raise ConfigError(
-                    f"plot is {self.plot!r}, but {self._found['multimodal_imdb.hdf5']} holds the "
-                    "longest plot only. Leave plot out, or unpack mmimdb.tar.gz instead."
+                    f"plot is {self.plot!r}, but multimodal_imdb.hdf5 holds the longest plot only. "
+                    "Leave plot out, or unpack mmimdb.tar.gz instead."
                 )
         return list(GENRES)
 
@@ -115,20 +107,16 @@ class MMIMDBDataModule(RowsDataModule):
         return self._found.layout.name == "HDF5"
 
     def read_split(self, split: Split) -> Rows:
-        """The rows of a split.
-
-        Raises:
-            DataError: files are missing or broken, or a genre is unknown.
-        """
+        """The rows of a split."""
         if self._hdf5:
-            path = self._found["multimodal_imdb.hdf5"]
+            path = self._found.paths["multimodal_imdb.hdf5"]
             files = [path, vocabulary_path(path)]
             return cached_rows(
                 "MMIMDB", files, {"split": split}, partial(read_hdf5, path, split, GENRES)
             )
         one_folder = self._found.layout.name == "one folder"
-        films = self._found["dataset/" if one_folder else "labels/"]
-        posters = self._found["dataset/" if one_folder else "images/"]
+        films = self._found.paths["dataset/" if one_folder else "labels/"]
+        posters = self._found.paths["dataset/" if one_folder else "images/"]
         plot: Plot = "longest" if self.plot == "all" and split != "train" else self.plot
         options = {
             "plot": plot,
@@ -136,7 +124,7 @@ class MMIMDBDataModule(RowsDataModule):
             "split": split,
             "films": digest_of_folders([films], ".json", names_only=False),
         }
-        lists = self._found["split.json"]
+        lists = self._found.paths["split.json"]
         read = partial(_read, lists, films, posters, split, plot)
         return cached_rows("MMIMDB", [lists], options, read)
 

@@ -44,24 +44,20 @@ def vocabulary_path(path: Path) -> Path:
 
 
 def check_hdf5(path: Path) -> None:
-    """Look whether the file and its vocabulary can be read.
-
-    Raises:
-        DataError: h5py or a part is missing; the message says how to get it.
-    """
+    """Refuse a file without its parts, or without its vocabulary beside it."""
     with _open(path) as file:
         missing = [name for name in _DATASETS if name not in file]
-        if missing:
-            raise DataError(
-                f"{path} has no {', '.join(missing)}; it must be multimodal_imdb.hdf5 of MM-IMDB. "
-                "Fetch it again."
-            )
+    if missing:
+        raise DataError(
+            f"{path} has no {', '.join(missing)}; it must be multimodal_imdb.hdf5 of MM-IMDB. "
+            "Fetch it again."
+        )
     vocabulary = vocabulary_path(path)
     if not vocabulary.is_file():
         raise DataError(
-            f"{path} holds plots as numbers of words, and {vocabulary}, which says what they stand "
-            "for, is missing. The release has it as metadata.npy, a pickle, which can run code and "
-            "so is not read here; if you trust yours, convert it once, in its folder: python -c "
+            f"{path} holds plots as numbers of words, and {vocabulary}, their vocabulary, is "
+            "missing. The release has it as metadata.npy, a pickle, which can run code and so is "
+            "not read here; if you trust yours, convert it once, in its folder: python -c "
             "\"import json, numpy; words = numpy.load('metadata.npy', allow_pickle=True).item()"
             "['ix_to_word']; json.dump({'ix_to_word': {int(i): w for i, w in words.items()}}, "
             "open('metadata.json', 'w'))\""
@@ -69,16 +65,7 @@ def check_hdf5(path: Path) -> None:
 
 
 def read_hdf5(path: Path, split: Split, genres: Sequence[str]) -> Rows:
-    """The rows of a split; the picture "path" of a row is its number in the file.
-
-    Args:
-        path: ``multimodal_imdb.hdf5``.
-        split: train, val (the file's dev) or test.
-        genres: class names, in order.
-
-    Raises:
-        DataError: the file is broken, or its genres are others.
-    """
+    """The rows of a split; the picture "path" of a row is its number in the file."""
     words = _words(vocabulary_path(path))
     with _open(path) as file:
         start, stop = _bounds(file, path, split)
@@ -87,9 +74,7 @@ def read_hdf5(path: Path, split: Split, genres: Sequence[str]) -> Rows:
         films = [film.decode() for film in file["imdb_ids"][start:stop]]
         # a film without a plot has no words
         plots = [
-            " ".join(words.get(str(int(number)), "") for number in sequence)
-            if len(sequence)
-            else None
+            " ".join(words.get(str(int(number)), "") for number in sequence) or None
             for sequence in file["sequences"][start:stop]
         ]
     labels = [np.flatnonzero(row).tolist() for row in flags]

@@ -13,11 +13,10 @@ import pyarrow.compute as pc
 
 from epic_pl.data.datamodule import Split
 from epic_pl.data.layout import Layout, Located, locate, picture_folder
-from epic_pl.data.readers import read_jsonl, require
+from epic_pl.data.readers import label_codes, read_jsonl, require
 from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.data.rows_datamodule import RowsDataModule
-from epic_pl.errors import DataError
 
 _CLASSES = ["entailment", "neutral", "contradiction"]
 _FILES = {
@@ -53,10 +52,6 @@ class SNLIVEDataModule(RowsDataModule):
         premise: put ``sentence1`` before the hypothesis. That is the caption which the labels were
             made from, so text alone can then tell the answer; results with it are of another task.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
-
-    Raises:
-        ConfigError: options out of range.
-        DataError: on :attr:`class_names`, if files are missing.
     """
 
     def __init__(
@@ -79,11 +74,7 @@ class SNLIVEDataModule(RowsDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        """Entailment, neutral, contradiction.
-
-        Raises:
-            DataError: files are missing, so that a run ends before its encoders are fetched.
-        """
+        """Entailment, neutral, contradiction."""
         _ = self._files, self._image_root
         return list(_CLASSES)
 
@@ -103,16 +94,12 @@ class SNLIVEDataModule(RowsDataModule):
             place = (Path(self.image_dir),)
             return picture_folder("SNLI-VE", place, (".", *_IMAGE_FOLDERS), _HOW_TO_GET)
         # pictures lie beside the annotations, or above the folder that an archive made for these
-        places = (self._files[_FILES["train"]].parent, Path(self.data_dir))
+        places = (self._files.paths[_FILES["train"]].parent, Path(self.data_dir))
         return picture_folder("SNLI-VE", places, _IMAGE_FOLDERS, _HOW_TO_GET)
 
     def read_split(self, split: Split) -> Rows:
-        """The rows of a split.
-
-        Raises:
-            DataError: files are missing or broken, or a label is unknown.
-        """
-        path, root = self._files[_FILES[split]], self._image_root
+        """The rows of a split."""
+        path, root = self._files.paths[_FILES[split]], self._image_root
         options = {"premise": self.premise, "image_root": str(root.resolve())}
         return cached_rows("SNLIVE", [path], options, partial(_read, path, root, self.premise))
 
@@ -131,7 +118,9 @@ def _read(path: Path, root: Path, premise: bool) -> Rows:
         "dropped because their annotators disagree": table.num_rows - kept.num_rows,
         "pictures": len(pc.unique(images)),
     }
-    rows = sample_table(kept["pairID"], images, texts, _label_codes(kept, path))
+    rows = sample_table(
+        kept["pairID"], images, texts, label_codes(kept, "gold_label", _CLASSES, "pairID", path)
+    )
     return Rows(rows, root, path, notes=notes)
 
 
@@ -143,16 +132,3 @@ def _image_names(table: pa.Table) -> pa.ChunkedArray:
     return pc.binary_join_element_wise(
         pc.replace_substring_regex(name, r"(\.jpg)?(#.*)?$", ""), ".jpg", ""
     )
-
-
-def _label_codes(table: pa.Table, path: Path) -> pa.ChunkedArray:
-    codes = pc.index_in(table["gold_label"], pa.array(_CLASSES))
-    if codes.null_count:
-        row = codes.is_null().to_pylist().index(True)
-        raise DataError(
-            f"{path}: {codes.null_count} rows have a gold_label that is none of "
-            f"{', '.join(_CLASSES)} or {_NO_CONSENSUS!r}, for example "
-            f"{table['gold_label'][row].as_py()!r} of pair {table['pairID'][row].as_py()!r}. "
-            "Fetch the file again."
-        )
-    return codes

@@ -10,7 +10,7 @@ import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader
 
-from epic_pl.data.loading.prefetch import Prefetcher
+from epic_pl.data.loading.prefetch import prefetched
 from epic_pl.data.loading.sampler import TrainSampler
 from epic_pl.errors import ConfigError
 
@@ -95,19 +95,18 @@ class ResumableDataLoader(DataLoader[Any]):
         if isinstance(self.sampler, TrainSampler):
             batches = self.sampler.start // (self.batch_size or 1)
             self.generator.manual_seed(self.sampler.seed * 1_000_003 + epoch)
-        loaded: Iterator[Any] = super().__iter__()
-        with self._ahead(loaded) as ready:
-            for batch in ready:
+        loaded: Any = super().__iter__()
+        if self.prefetch:
+            loaded = prefetched(loaded, self.prefetch)
+        try:
+            for batch in loaded:
                 batches += 1
                 self._at = (epoch, batches)
                 yield batch
                 del batch  # the next one is put together without this one beside it
-
-    def _ahead(self, batches: Iterator[Any]) -> contextlib.AbstractContextManager[Iterator[Any]]:
-        """The batches, perhaps with a thread that loads some early while the context lasts."""
-        if not self.prefetch:
-            return contextlib.nullcontext(batches)
-        return contextlib.closing(Prefetcher(batches, self.prefetch))
+        finally:
+            if self.prefetch:
+                loaded.close()
 
     def state_dict(self) -> dict[str, int]:
         """Position of the loader: the epoch, and the batches of it that were trained on."""

@@ -60,10 +60,6 @@ class TableDataModule(RowsDataModule):
         predict_table: a table without labels that ``predict`` reads, with the same columns. With
             ``classes`` it is all that ``predict`` needs: ``table`` may then be elsewhere.
         **kwargs: as for :class:`~epic_pl.data.rows_datamodule.RowsDataModule`.
-
-    Raises:
-        ConfigError: options out of range.
-        DataError: the table cannot be read, or its rows cannot be trained on.
     """
 
     def __init__(
@@ -166,11 +162,7 @@ class TableDataModule(RowsDataModule):
         return "multilabel" if pa.types.is_list(label) else "multiclass"
 
     def read_split(self, split: Split) -> Rows:
-        """The rows of a split.
-
-        Raises:
-            DataError: a table cannot be read.
-        """
+        """The rows of a split."""
         if split == "predict" and self.predict_path is not None:
             rows = self._predict_rows
         else:

@@ -4,8 +4,6 @@ One file holds all copies of a picture: its name is a digest of the content.
 """
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +27,7 @@ def may_embed(kind: pa.DataType) -> bool:
 
 
 def unpack_pictures(table: pa.Table, name: str | None) -> tuple[pa.Table, Path | None]:
-    """Write the pictures that a column holds below :func:`embedded_folder` and name them there.
-
-    Args:
-        table: as read.
-        name: its column of pictures.
-
-    Returns:
-        The table with paths in that column, and where they start; or the table as it is, and None,
-        where it holds no bytes of pictures.
-
-    Raises:
-        DataError: some rows hold bytes and others a path, or the cache cannot be written.
-    """
+    """Write the pictures that a column holds below :func:`embedded_folder` and name them there."""
     if name not in table.column_names or not may_embed(table.schema.field(name).type):
         return table, None
     content = pc.struct_field(table[name], "bytes")
@@ -78,12 +64,5 @@ def _unpacked(cell: Any) -> str | None:
     file = embedded_folder() / path
     if not file.is_file() or file.stat().st_size != content.size:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # of several processes that start at once, each writes a whole file
-        handle, partial = tempfile.mkstemp(dir=file.parent, prefix=".picture-")
-        try:
-            with os.fdopen(handle, "wb") as sink:
-                sink.write(content)
-            os.replace(partial, file)
-        finally:
-            Path(partial).unlink(missing_ok=True)
+        file.write_bytes(content)
     return path

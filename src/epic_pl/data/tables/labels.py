@@ -34,18 +34,13 @@ def written_lists(cells: Any) -> pa.Array | None:
     """Lists that strings spell out, such as ``["red", "round"]``, as JSON or Python write them.
 
     None where not all cells stand in brackets, or none is a list.
-
-    Raises:
-        DataError: some cells are lists and others cannot be read as such.
     """
     if not (pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)):
         return None
-    trimmed = pc.utf8_trim_whitespace(cells)
-    filled = trimmed.filter(pc.fill_null(pc.not_equal(trimmed, ""), False))
-    bracketed = pc.and_(pc.starts_with(filled, "["), pc.ends_with(filled, "]"))
-    if not len(filled) or not pc.all(bracketed).as_py():
+    written = [cell and cell.strip() for cell in cells.to_pylist()]
+    filled = [cell for cell in written if cell]
+    if not filled or not all(cell[0] == "[" and cell[-1] == "]" for cell in filled):
         return None
-    written = trimmed.to_pylist()
     lists = [_list(cell) if cell else None for cell in written]
     broken = [row for row, cell in enumerate(written) if cell and lists[row] is None]
     if len(broken) == len(filled):
@@ -75,25 +70,20 @@ def label_column(table: pa.Table, name: str, separator: str | None) -> pa.Array:
     """Labels as strings, or lists of strings where the task is multilabel; null where unknown.
 
     With a separator, a cell without a class is null, too; see :func:`none_where_null`.
-
-    Raises:
-        DataError: NaN, numbers that are no classes, or labels with blanks around them.
-        ConfigError: a separator for a column of lists.
     """
     cells = column(table, name, "label_column")
     written = written_lists(cells)
-    if written is not None:
-        cells = written
+    cells = cells if written is None else written
     if is_list(cells.type):
         if separator is not None:
             raise ConfigError(f"Column {name!r} holds lists: leave label_separator out.")
         parents = pc.list_parent_indices(cells).to_numpy()
         values = _class_strings(pc.list_flatten(cells), name, parents)
         if values.null_count:
-            at = parents[np.asarray(pc.is_null(values))]
             raise DataError(
-                f"A label list of column {name!r} holds a null (row {at[0]}). Take it out of the "
-                "list, or make the whole list null where labels are unknown."
+                f"A label list of column {name!r} holds a null "
+                f"(row {parents[true_rows(values.is_null())[0]]}). Take it out, or make the "
+                " whole list null where labels are unknown."
             )
         return _lists(values, parents, len(cells), np.asarray(pc.is_null(cells)))
     if separator is None:
@@ -101,12 +91,11 @@ def label_column(table: pa.Table, name: str, separator: str | None) -> pa.Array:
     if not separator:
         raise ConfigError("label_separator is empty; give a string such as '|', or leave it out.")
     split = pc.split_pattern(pc.fill_null(strings(cells, name), ""), separator)
-    parents = pc.list_parent_indices(split).to_numpy()
     values = pc.utf8_trim_whitespace(pc.list_flatten(split))
-    keep = np.asarray(pc.not_equal(values, ""))
-    values = _class_strings(values.filter(pa.array(keep)), name, parents[keep])
-    named = np.isin(np.arange(len(cells)), parents[keep])
-    return _lists(values, parents[keep], len(cells), ~named)
+    keep = pc.not_equal(values, "")
+    parents = pc.list_parent_indices(split).filter(keep).to_numpy()
+    values = _class_strings(values.filter(keep), name, parents)
+    return _lists(values, parents, len(cells), ~np.isin(np.arange(len(cells)), parents))
 
 
 def none_where_null(labels: pa.Array, rows: npt.NDArray[np.bool_]) -> pa.Array:
@@ -166,26 +155,21 @@ def class_order(names: Sequence[str]) -> list[str]:
 
 
 def encode_labels(labels: pa.Array, classes: Sequence[str]) -> pa.Array:
-    """Class names as indices into ``classes``.
-
-    Raises:
-        DataError: a label that is none of them.
-    """
+    """Class names as indices into ``classes``."""
     multilabel = pa.types.is_list(labels.type)
     values = pc.list_flatten(labels) if multilabel else labels
+    parents = pc.list_parent_indices(labels).to_numpy() if multilabel else np.arange(len(labels))
     codes = pc.index_in(values, value_set=pa.array(classes, pa.string())).cast(pa.int64())
-    unknown = np.asarray(pc.and_(pc.is_null(codes), pc.is_valid(values)))
-    if unknown.any():
-        parents = pc.list_parent_indices(labels).to_numpy() if multilabel else np.arange(len(codes))
-        first = int(np.flatnonzero(unknown)[0])
+    unknown = true_rows(pc.and_(pc.is_null(codes), pc.is_valid(values)))
+    if unknown.size:
         raise DataError(
-            f"Label {values[first].as_py()!r} (row {parents[first]}; {unknown.sum():,} unknown "
-            f"labels in all) is none of the {len(classes)} classes: {', '.join(classes[:20])}"
-            f"{', ...' if len(classes) > 20 else ''}. Mend the label, or add it to classes."
+            f"Label {values[int(unknown[0])].as_py()!r} (row {parents[unknown[0]]}; "
+            f"{unknown.size:,} unknown labels in all) is none of the {len(classes)} classes: "
+            f"{', '.join(classes[:20])}{', ...' if len(classes) > 20 else ''}. Mend the label, or "
+            "add it to classes."
         )
     if not multilabel:
         return codes
-    parents = pc.list_parent_indices(labels).to_numpy()
     # a class that a cell names twice applies once
     pairs = parents.astype(np.int64) * len(classes) + codes.to_numpy()
     kept = np.sort(np.unique(pairs, return_index=True)[1])

@@ -16,11 +16,7 @@ _MALFORMED = (pa.ArrowException, ValueError, KeyError, TypeError, AttributeError
 
 
 def source_files(path: Path) -> list[Path]:
-    """The files that a table is read from, sorted.
-
-    Raises:
-        DataError: there is nothing there, or nothing that is a table.
-    """
+    """The files that a table is read from, sorted."""
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
     except OSError as error:  # a folder without permission, a name that is too long
@@ -50,11 +46,7 @@ def source_files(path: Path) -> list[Path]:
 
 
 def read_table(path: Path) -> pa.Table:
-    """Read a table with all its columns; an empty CSV cell is null, and CSV cells stay strings.
-
-    Raises:
-        DataError: missing, empty, not UTF-8, or not what its suffix says.
-    """
+    """Read a table with all its columns; an empty CSV cell is null, and CSV cells stay strings."""
     source_files(path)
     try:
         table = _read(path)

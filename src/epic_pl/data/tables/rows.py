@@ -37,19 +37,7 @@ class RowOptions:
 
 
 def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple[pa.Table, Any]:
-    """Columns ``sample_id, image, text, label, split``, and the class names.
-
-    Args:
-        source: the table as read.
-        options: which column is what.
-        hf: whether a column ``split`` comes from a Hugging Face ``DatasetDict``.
-
-    Returns:
-        Rows ordered by split (within it as in the table), and the list of classes.
-
-    Raises:
-        DataError: anything that training would stumble over later, with its rows.
-    """
+    """Columns ``sample_id, image, text, label, split``, and the class names."""
     images = image_column(source, options.image_column)
     texts = text_column(source, options.text_columns)
     name = options.split_column
