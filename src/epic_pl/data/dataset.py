@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -108,23 +109,13 @@ class ImageTextDataset(Dataset[Sample]):
     def raw(self, index: int) -> RawSample:
         """A row with its picture as read from disk."""
         row = self.reference(index)
-        return {
-            "sample_id": row["sample_id"],
-            "image": self._image(row),
-            "text": row["text"],
-            "label": row["label"],
-        }
+        return cast(RawSample, {**row, "image": self._image(row)})
 
     def __getitem__(self, index: int) -> Sample:
         row = self.reference(index)
         image = self._image(row)
-        return {
-            "sample_id": row["sample_id"],
-            "image": None if image is None else self._transformed(image, self.epoch, index),
-            "text": row["text"],
-            "label": row["label"],
-            "picture": row["image"],
-        }
+        pixels = None if image is None else self._transformed(image, self.epoch, index)
+        return cast(Sample, {**row, "image": pixels, "picture": row["image"]})
 
     def picture(self, path: str, view: int = -1) -> Tensor:
         """A picture by its path, transformed ``(3, H, W)``.

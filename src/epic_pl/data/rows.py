@@ -7,14 +7,14 @@ memory of the table instead of multiplying it. Rows count from 0 in all messages
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.errors import ConfigError, DataError
+from epic_pl.errors import DataError
 
 BadSamplePolicy = Literal["error", "skip", "absent"]
 
@@ -184,13 +184,6 @@ def distinct_paths(table: pa.Table) -> list[str]:
     """Paths of a table's pictures, each once."""
     paths: list[str] = pc.unique(table["image"]).drop_null().to_pylist()
     return paths
-
-
-def check_policy(policy: str) -> None:
-    """Refuse an unknown ``on_bad_sample``."""
-    known = get_args(BadSamplePolicy)
-    if policy not in known:
-        raise ConfigError(f"on_bad_sample must be one of {', '.join(known)}; got {policy!r}.")
 
 
 def apply_policy(

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -10,9 +10,9 @@ from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.pictures import missing_pictures, refuse_outside
 from epic_pl.data.row_cache import PictureRecord
-from epic_pl.data.rows import BadSamplePolicy, Rows, apply_policy, check_policy, distinct_paths
+from epic_pl.data.rows import BadSamplePolicy, Rows, apply_policy, distinct_paths
 from epic_pl.data.transforms import ImageTransform
-from epic_pl.errors import DataError
+from epic_pl.errors import ConfigError, DataError
 
 
 class RowsDataModule(ImageTextDataModule):
@@ -30,7 +30,11 @@ class RowsDataModule(ImageTextDataModule):
 
     def __init__(self, *, on_bad_sample: BadSamplePolicy = "error", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_policy(on_bad_sample)
+        known = get_args(BadSamplePolicy)
+        if on_bad_sample not in known:
+            raise ConfigError(
+                f"on_bad_sample must be one of {', '.join(known)}; got {on_bad_sample!r}."
+            )
         self.on_bad_sample = on_bad_sample
 
     @abstractmethod

@@ -67,14 +67,6 @@ def iterative_split(labels: Sequence[Sequence[int]], sizes: Sizes, seed: int) ->
     Data*, ECML PKDD 2011): the label with the fewest rows left goes first, and each of its rows to
     the part that still lacks most of that label, then to the one that lacks most rows. Sizes are
     met nearly, not exactly.
-
-    Args:
-        labels: class indices of each of N rows; an empty list is a row without any.
-        sizes: of the parts; what is left belongs to none.
-        seed: of the shuffle that settles ties.
-
-    Returns:
-        Row indices of each part, ascending, disjoint.
     """
     total = len(labels)
     _part_sizes(sizes, total)
@@ -116,13 +108,6 @@ def grouped_split(
 
     Rows of one group stay together, so sizes are met by groups. A class whose rows would all lie
     outside of training gives one group back to it.
-
-    Args:
-        labels: class indices of each row, one for a single-label task.
-        groups: ``(N,)`` group codes.
-        sizes: of the parts beside training.
-        seed: of the split.
-        multilabel: whether rows have several labels.
     """
     total = len(labels)
     shares = {k: float(v) if isinstance(v, float) else v / total for k, v in sizes.items()}

@@ -1,14 +1,12 @@
-"""The label column of a user's table as class indices, or errors that name rows."""
+"""The label column of a user's table as class names of each row, or errors that name rows."""
 
 import ast
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import NoneType
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,6 +19,9 @@ _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _WHOLE = r"^-?[0-9]+(\.0+)?$"
 # numpy writes no commas, and Python would join the strings
 _WITHOUT_COMMA = re.compile(r"""['"]\s+['"]""")
+
+Labels = list[list[str] | None]
+"""Class names of each row, None where they are unknown."""
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -66,58 +67,46 @@ def _list(cell: str) -> list[str] | None:
     return [str(name) for name in found]
 
 
-def label_column(table: pa.Table, name: str, separator: str | None) -> pa.Array:
-    """Labels as strings, or lists of strings where the task is multilabel; null where unknown.
-
-    With a separator, a cell without a class is null, too; see :func:`none_where_null`.
-    """
+def label_column(table: pa.Table, name: str, separator: str | None) -> tuple[Labels, bool]:
+    """Labels, and whether a row may have several; with a separator an empty cell is None."""
     cells = column(table, name, "label_column")
     written = written_lists(cells)
     cells = cells if written is None else written
     if is_list(cells.type):
         if separator is not None:
             raise ConfigError(f"Column {name!r} holds lists: leave label_separator out.")
-        parents = pc.list_parent_indices(cells).to_numpy()
-        values = _class_strings(pc.list_flatten(cells), name, parents)
-        if values.null_count:
+        lists = cells.to_pylist()
+        rows = [row for row, each in enumerate(lists) for _ in each or ()]
+        names = _class_names(pc.list_flatten(cells), name, rows)
+        if None in names:
             raise DataError(
-                f"A label list of column {name!r} holds a null "
-                f"(row {parents[true_rows(values.is_null())[0]]}). Take it out, or make the "
-                " whole list null where labels are unknown."
+                f"A label list of column {name!r} holds a null (row {rows[names.index(None)]}). "
+                "Take it out, or make the whole list null where labels are unknown."
             )
-        return _lists(values, parents, len(cells), np.asarray(pc.is_null(cells)))
+        rest = iter(names)
+        return [None if each is None else [next(rest) or "" for _ in each] for each in lists], True
     if separator is None:
-        return _class_strings(cells, name, np.arange(len(cells)))
+        names = _class_names(cells, name, range(len(cells)))
+        return [None if each is None else [each] for each in names], False
     if not separator:
         raise ConfigError("label_separator is empty; give a string such as '|', or leave it out.")
-    split = pc.split_pattern(pc.fill_null(strings(cells, name), ""), separator)
-    values = pc.utf8_trim_whitespace(pc.list_flatten(split))
-    keep = pc.not_equal(values, "")
-    parents = pc.list_parent_indices(split).filter(keep).to_numpy()
-    values = _class_strings(values.filter(keep), name, parents)
-    return _lists(values, parents, len(cells), ~np.isin(np.arange(len(cells)), parents))
+    parts = [
+        [part.strip() for part in (cell or "").split(separator) if part.strip()]
+        for cell in strings(cells, name).to_pylist()
+    ]
+    flat = [part for row in parts for part in row]
+    rows = [row for row, each in enumerate(parts) for _ in each]
+    rest = iter(_class_names(pa.array(flat, pa.string()), name, rows))
+    return [[next(rest) or "" for _ in each] or None for each in parts], True
 
 
-def none_where_null(labels: pa.Array, rows: npt.NDArray[np.bool_]) -> pa.Array:
-    """Lists of labels, empty ones in place of null for some rows: no class applies to them."""
-    parents = pc.list_parent_indices(labels).to_numpy()
-    absent = np.asarray(pc.is_null(labels)) & ~rows
-    return _lists(pc.list_flatten(labels), parents, len(labels), absent)
-
-
-def _lists(values: pa.Array, parents: Any, rows: int, absent: Any) -> pa.Array:
-    counts = np.bincount(parents.astype(np.int64), minlength=rows)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-    return pa.ListArray.from_arrays(offsets, values, mask=pa.array(absent))
-
-
-def _class_strings(values: pa.Array, name: str, rows: npt.NDArray[Any]) -> pa.Array:
+def _class_names(values: Any, name: str, rows: Sequence[int]) -> list[str | None]:
     """Class names as strings; ``rows`` holds the row of each value."""
 
     def refuse(mask: Any, why: str) -> None:
         at = true_rows(mask)
         if at.size:
-            where = ", ".join(str(row) for row in rows[at[:_SHOWN]])
+            where = ", ".join(str(rows[i]) for i in at[:_SHOWN])
             raise DataError(
                 f"The label {values[int(at[0])].as_py()!r} in column {name!r} {why} "
                 f"({at.size:,} such: row{'s' if at.size > 1 else ''} {where}"
@@ -143,10 +132,11 @@ def _class_strings(values: pa.Array, name: str, rows: npt.NDArray[Any]) -> pa.Ar
         pc.and_(pc.not_equal(trimmed, values), pc.not_equal(trimmed, "")),
         "has blanks at its beginning or end, which would make a class of its own; trim it",
     )
-    return pc.if_else(pc.equal(trimmed, ""), None, values)
+    names: list[str | None] = pc.if_else(pc.equal(trimmed, ""), None, values).to_pylist()
+    return names
 
 
-def class_order(names: Sequence[str]) -> list[str]:
+def class_order(names: Iterable[str]) -> list[str]:
     """Classes in alphabetical order, or by number where all are numbers."""
     unique = set(names)
     if all(_NUMBER.fullmatch(name) for name in unique):
@@ -154,24 +144,20 @@ def class_order(names: Sequence[str]) -> list[str]:
     return sorted(unique)
 
 
-def encode_labels(labels: pa.Array, classes: Sequence[str]) -> pa.Array:
-    """Class names as indices into ``classes``."""
-    multilabel = pa.types.is_list(labels.type)
-    values = pc.list_flatten(labels) if multilabel else labels
-    parents = pc.list_parent_indices(labels).to_numpy() if multilabel else np.arange(len(labels))
-    codes = pc.index_in(values, value_set=pa.array(classes, pa.string())).cast(pa.int64())
-    unknown = true_rows(pc.and_(pc.is_null(codes), pc.is_valid(values)))
-    if unknown.size:
+def encode_labels(labels: Labels, classes: Sequence[str]) -> list[list[int] | None]:
+    """Class names as indices into ``classes``; one that a cell names twice applies once."""
+    index = {name: code for code, name in enumerate(classes)}
+    unknown = [
+        (row, name) for row, names in enumerate(labels) for name in names or () if name not in index
+    ]
+    if unknown:
+        row, name = unknown[0]
         raise DataError(
-            f"Label {values[int(unknown[0])].as_py()!r} (row {parents[unknown[0]]}; "
-            f"{unknown.size:,} unknown labels in all) is none of the {len(classes)} classes: "
-            f"{', '.join(classes[:20])}{', ...' if len(classes) > 20 else ''}. Mend the label, or "
-            "add it to classes."
+            f"Label {name!r} (row {row}; {len(unknown):,} unknown labels in all) is none of the "
+            f"{len(classes)} classes: {', '.join(classes[:20])}"
+            f"{', ...' if len(classes) > 20 else ''}. Mend the label, or add it to classes."
         )
-    if not multilabel:
-        return codes
-    # a class that a cell names twice applies once
-    pairs = parents.astype(np.int64) * len(classes) + codes.to_numpy()
-    kept = np.sort(np.unique(pairs, return_index=True)[1])
-    once = codes.take(pa.array(kept))
-    return _lists(once, parents[kept], len(labels), np.asarray(pc.is_null(labels)))
+    return [
+        None if names is None else list(dict.fromkeys(index[name] for name in names))
+        for names in labels
+    ]

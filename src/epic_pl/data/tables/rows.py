@@ -14,7 +14,7 @@ from epic_pl.data.rows import named_rows, sample_table, table_schema
 from epic_pl.data.splits import grouped_split
 from epic_pl.data.tables.columns import id_column, image_column, split_column, text_column
 from epic_pl.data.tables.hf import HF_SPLIT_COLUMN
-from epic_pl.data.tables.labels import class_order, encode_labels, label_column, none_where_null
+from epic_pl.data.tables.labels import Labels, class_order, encode_labels, label_column
 from epic_pl.errors import DataError
 
 SPLITS = ("train", "val", "test", "predict")
@@ -46,33 +46,33 @@ def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple
     given: Any = np.full(source.num_rows, "train")
     if name is not None:
         given = np.array(split_column(source, name).to_pylist())
-    labels = label_column(
+    labels, multilabel = label_column(
         _without_labels(source, options.label_column, given == "predict"),
         options.label_column,
         options.label_separator,
     )
-    if not (given == "predict").any() and not _names_classes(labels)[given == "test"].any():
+    named = np.array([bool(names) for names in labels])
+    if not (given == "predict").any() and not named[given == "test"].any():
         given = np.where(given == "test", "predict", given)  # a test split to hand in somewhere
-        labels = pc.if_else(pa.array(given == "predict"), pa.scalar(None, labels.type), labels)
-    if options.label_separator is not None:
-        labels = none_where_null(labels, given != "predict")
-    unknown = np.asarray(pc.is_null(labels)) & (given != "predict")
-    if unknown.any():
-        raise DataError(
-            f"There is no label in {named_rows(unknown)} (column {options.label_column!r}). Fill "
-            "it in, drop the row, or put it into a split named predict."
-        )
-    _check_named(labels, given, options)
-    classes = options.classes or class_order(_distinct(labels))
-    if len(classes) < 2 and not pa.types.is_list(labels.type):
+        labels = [None if s == "predict" else names for names, s in zip(labels, given, strict=True)]
+    if options.label_separator is not None:  # no class applies to an empty cell
+        labels = [
+            [] if names is None and split != "predict" else names
+            for names, split in zip(labels, given, strict=True)
+        ]
+    _check_labelled(labels, named, given, options.label_column)
+    classes = options.classes or class_order(name for names in labels for name in names or ())
+    if len(classes) < 2 and not multilabel:
         raise DataError(
             f"Column {options.label_column!r} holds one class only ({', '.join(classes)}): there "
             "is nothing to tell apart. Name another column as label_column."
         )
     codes = encode_labels(labels, classes)
-    split = _share_out(codes, _groups(images, texts), given, options)
+    split = _assign(codes, _groups(images, texts), given, options, multilabel)
     _check_unseen(codes, split, classes)
-    return _ordered(source, options, images, texts, codes, split), classes
+    column = codes if multilabel else [code and code[0] for code in codes]
+    label = pa.array(column, table_schema(multilabel).field("label").type)
+    return _ordered(source, options, images, texts, label, split), classes
 
 
 def _without_labels(source: pa.Table, name: str, predicted: npt.NDArray[np.bool_]) -> pa.Table:
@@ -98,50 +98,41 @@ def unlabelled_rows(source: pa.Table, options: RowOptions, multilabel: bool) -> 
     return _ordered(source, options, images, texts, label, split)
 
 
-def _names_classes(labels: pa.Array) -> npt.NDArray[np.bool_]:
-    """Rows whose label is known, and names a class if it is a list."""
-    if not pa.types.is_list(labels.type):
-        return np.asarray(pc.is_valid(labels))
-    named = pc.greater(pc.list_value_length(labels), 0)
-    return np.asarray(pc.fill_null(named, False))
-
-
-def _check_named(labels: pa.Array, given: Any, options: RowOptions) -> None:
-    """Splits of a multilabel table whose every list is empty, as where labels are held back."""
-    named = _names_classes(labels)
+def _check_labelled(labels: Labels, named: Any, given: Any, name: str) -> None:
+    """Refuse rows without a label, and splits of which no row names a class."""
+    unknown = np.array([names is None for names in labels]) & (given != "predict")
+    if unknown.any():
+        raise DataError(
+            f"There is no label in {named_rows(unknown)} (column {name!r}). Fill it in, drop the "
+            "row, or put it into a split named predict."
+        )
     for split in ("train", "val", "test"):
         here = given == split
         if here.any() and not named[here].any():
             raise DataError(
                 f"None of the {here.sum():,} rows of the {split} split names a class (column "
-                f"{options.label_column!r}): there is nothing to learn or to measure. Fill the "
-                "labels in, or put these rows into a split named predict."
+                f"{name!r}): there is nothing to learn or to measure. Fill the labels in, or put "
+                "these rows into a split named predict."
             )
 
 
-def _distinct(labels: pa.Array) -> list[str]:
-    flat = pc.list_flatten(labels) if pa.types.is_list(labels.type) else labels
-    return [name for name in pc.unique(flat).to_pylist() if name is not None]
-
-
-def _share_out(
-    codes: pa.Array, groups: npt.NDArray[np.int64], given: Any, options: RowOptions
+def _assign(
+    codes: Sequence[Any],
+    groups: npt.NDArray[np.int64],
+    given: Any,
+    options: RowOptions,
+    multi: bool,
 ) -> Any:
-    """Cut the splits that the table does not name off its training rows."""
-    sizes: dict[str, float | int] = {
-        split: size
-        for split, size in (("val", options.val_size), ("test", options.test_size))
-        if size and not (given == split).any()
-    }
+    """Split of each row: those that the table does not name are cut off its training rows."""
+    wanted = (("val", options.val_size), ("test", options.test_size))
+    sizes = {split: size for split, size in wanted if size and not (given == split).any()}
     train = np.flatnonzero(given == "train")
     if not train.size:
         raise DataError("The table has no training rows: no split is named train.")
     if not sizes:
         return given
-    multilabel = pa.types.is_list(codes.type)
-    taken = codes.take(pa.array(train)).to_pylist()
-    labels: Sequence[Sequence[int]] = taken if multilabel else [[code] for code in taken]
-    part = grouped_split(labels, groups[train], sizes, options.split_seed, multilabel=multilabel)
+    labels = [codes[int(row)] for row in train]
+    part = grouped_split(labels, groups[train], sizes, options.split_seed, multilabel=multi)
     split = given.astype("<U7")
     split[train] = np.array(["train", *sizes])[part]
     if "val" in sizes and not (split == "val").any():
@@ -159,25 +150,21 @@ def _groups(images: pa.Array, texts: pa.Array) -> npt.NDArray[np.int64]:
         paths = images.to_pylist()
         images = pa.array([path and os.path.normpath(path) for path in paths], pa.string())
     pictures = images.dictionary_encode().indices.cast(pa.int64())
-    alone = pc.add(texts.dictionary_encode().indices.cast(pa.int64()), len(images))
-    return np.asarray(pc.coalesce(pictures, alone))
+    of_text = pc.add(texts.dictionary_encode().indices.cast(pa.int64()), len(images))
+    return np.asarray(pc.coalesce(pictures, of_text))
 
 
-def _check_unseen(codes: pa.Array, split: Any, classes: Sequence[str]) -> None:
-    """Classes that validation or test have and training lacks."""
-    multilabel = pa.types.is_list(codes.type)
-    flat = (pc.list_flatten(codes) if multilabel else codes.drop_null()).to_numpy()
-    rows = pc.list_parent_indices(codes).to_numpy() if multilabel else None
-    rows = np.flatnonzero(np.asarray(pc.is_valid(codes))) if rows is None else rows
-    seen = np.unique(flat[split[rows] == "train"])
-    unseen = ~np.isin(flat, seen) & (split[rows] != "predict")
-    if unseen.any():
-        names = [classes[code] for code in np.unique(flat[unseen])[:5]]
-        mask = np.zeros(len(codes), dtype=bool)
-        mask[rows[unseen]] = True
+def _check_unseen(codes: Sequence[Any], split: Any, classes: Sequence[str]) -> None:
+    """Refuse classes that validation or test have and training lacks."""
+    pairs = [(row, code) for row, row_codes in enumerate(codes) for code in row_codes or ()]
+    seen = {code for row, code in pairs if split[row] == "train"}
+    unseen = [(row, code) for row, code in pairs if code not in seen and split[row] != "predict"]
+    if unseen:
+        names = [classes[code] for code in sorted({code for _, code in unseen})[:5]]
+        rows = np.isin(np.arange(len(codes)), [row for row, _ in unseen])
         raise DataError(
             f"Labels unknown in training: {', '.join(map(repr, names))} occur in validation or "
-            f"test only ({named_rows(mask)}). Move a row of each to train, or mend the label."
+            f"test only ({named_rows(rows)}). Move a row of each to train, or mend the label."
         )
 
 
