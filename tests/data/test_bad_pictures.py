@@ -17,11 +17,6 @@ from epic_pl.data.row_cache import PictureRecord
 from epic_pl.errors import DataError
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def make(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
     """Hateful Memes: of the 8 training pictures one is missing and one corrupt."""

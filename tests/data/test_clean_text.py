@@ -46,8 +46,7 @@ def test_time_grows_with_the_length_only():
 
 
 @pytest.fixture
-def make(tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+def make(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
     texts = ["<b>red</b>", "red", None, "a &amp; b", "<br>", "x", "y", "z"]
     rows = []
     for row, text in enumerate(texts):

@@ -11,11 +11,6 @@ SOURCES = ("titles", "split_json", "page_text", "jsonl")
 ENCODERS = {"image_encoder": "vit_tiny_patch16_224", "text_encoder": "unused", "image_size": 32}
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 def _data(root, **options) -> Food101DataModule:
     return Food101DataModule(data_dir=str(root), **(ENCODERS | {"val_size": 3} | options))
 

@@ -9,11 +9,6 @@ from epic_pl.errors import DataError
 ENCODERS = {"image_encoder": "vit_tiny_patch16_224", "text_encoder": "unused", "image_size": 32}
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 def _data(root, **options) -> SNLIVEDataModule:
     return SNLIVEDataModule(data_dir=str(root), **{**ENCODERS, **options})
 

@@ -15,8 +15,7 @@ SPLIT = {"split_column": "split"}
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+def folder(tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
     for index in range(12):

@@ -19,11 +19,6 @@ SPLITS = ["train"] * 8 + ["val"] * 2 + ["test"] * 2
 KIND = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
-
-
 def png(shade):
     buffer = io.BytesIO()
     Image.new("RGB", (40, 36), (shade, 0, 0)).save(buffer, "PNG")

@@ -36,8 +36,8 @@ class TrainSampler(DistributedSampler[Any]):
             (datasets that draw negatives or augmentations anew every epoch).
         seed: of the order.
         order: one of :mod:`epic_pl.data.loading.orders`; None shuffles.
-        num_replicas: number of processes; from torch.distributed by default.
-        rank: this process; from torch.distributed by default.
+        num_replicas: number of processes, as ``rank`` from torch.distributed by default.
+        rank: this process.
     """
 
     def __init__(
@@ -76,11 +76,7 @@ class EvalSampler(DistributedSampler[Any]):
     """Rows ``rank, rank + world, ...`` in order, without the padding that counts samples twice.
 
     Ranks may differ by one sample, which metrics that synchronise at the end of the epoch allow.
-
-    Args:
-        dataset: anything with a length.
-        num_replicas: number of processes; from torch.distributed by default.
-        rank: this process; from torch.distributed by default.
+    Arguments are those of :class:`TrainSampler`.
     """
 
     def __init__(
