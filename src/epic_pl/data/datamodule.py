@@ -152,7 +152,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         """The samples of a split; called once, after :meth:`prepare_data`.
 
         Args:
-            split: ``"predict"`` comes only if :attr:`predict_split` says so.
+            split: ``"predict"`` comes only where :attr:`predict_split` is that.
             transform: for the pictures of :class:`~epic_pl.data.dataset.ImageTextDataset`.
 
         Raises:

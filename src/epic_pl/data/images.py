@@ -87,7 +87,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         deep = np.clip(np.asarray(image).astype(np.int64), 0, 65_535)
         return Image.fromarray(((deep + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ValueError("its pixels are floats, of a range that the file does not tell")
+        raise ValueError("its pixels are floats of an unknown range")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")

@@ -44,7 +44,7 @@ def locate(
             found = _found(place, layout)
             if len(found) == len(layout.needs):
                 return Located(layout, found)
-    # of the places, the one that has most of it tells best what is missing
+    # the place that has most of it, so that the message lists what is missing there
     best = max(places, key=lambda place: sum(len(_found(place, layout)) for layout in layouts))
     state = "; or ".join(f"{layout.name}: {_state(best, layout)}" for layout in layouts)
     others = [str(place) for place in places if place != best]
@@ -53,7 +53,7 @@ def locate(
     raise DataError(
         f"{dataset} is not complete in {data_dir} ({Path(data_dir).absolute()}{exists}). "
         f"Looked in {best} for {state}.{also} How to get it: {how_to_get} If it lies elsewhere, "
-        "say so with --data.init_args.data_dir FOLDER."
+        "give its place with --data.init_args.data_dir FOLDER."
     )
 
 

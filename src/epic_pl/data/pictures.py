@@ -25,9 +25,9 @@ def refuse_outside(paths: Collection[str], root: Path, source: Path) -> None:
     if outside:
         raise DataError(
             f"{source}: {len(outside):,} picture paths lead out of the image root {root}, for "
-            f"example {outside[0]!r}. Move these pictures into it and mend the paths; for a table "
-            "of your own set image_root to a folder that holds them all, or allow_outside to true "
-            "if you trust it."
+            f"example {outside[0]!r}. Move these pictures into it and correct the paths; for a "
+            "table of your own set image_root to a folder that holds them all, or allow_outside "
+            "to true if you trust it."
         )
 
 
@@ -38,8 +38,8 @@ def picture_file(root: Path, path: str) -> Path:
     # a NUL character; a circle, by the version of Python
     except (ValueError, RuntimeError, OSError) as error:
         raise DataError(
-            f"Picture {path!r} below {root} leads to no file: {error}. Mend the path or the link, "
-            "or leave the picture out of the table."
+            f"Picture {path!r} below {root} leads to no file: {error}. Correct the path or the "
+            "link, or leave the picture out of the table."
         ) from error
 
 

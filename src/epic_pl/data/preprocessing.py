@@ -157,7 +157,7 @@ def _of_folder(folder: Path) -> ImagePreprocessing:
     if config.get("model_type") in ("clip", "clip_vision_model"):
         return _openai_clip(int(config.get("vision_config", config).get("image_size", 224)))
     raise EncoderError(
-        f"Folder {folder} does not say how its image encoder takes pictures: it holds neither "
+        f"Folder {folder} holds no image preprocessing: neither "
         "timm's config.json (with architecture and pretrained_cfg) nor a CLIP "
         "preprocessor_config.json. Copy that file from where the weights came from."
     )

@@ -136,8 +136,8 @@ def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 row = _parsed(line) if line else None
             except (ValueError, RecursionError) as error:
                 raise DataError(
-                    f"{path}, line {number} is no JSON: {error}. Mend the line, or fetch the file "
-                    "again."
+                    f"{path}, line {number} is no JSON: {error}. Correct the line, or fetch the "
+                    "file again."
                 ) from error
             if isinstance(row, dict):
                 yield number, row

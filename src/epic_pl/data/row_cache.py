@@ -108,7 +108,7 @@ class PictureRecord:
     def unreadable(self, paths: Collection[str], read: Callable[[str], Any]) -> dict[str, str]:
         """Paths that cannot be decoded, each with the problem.
 
-        Decoded are those that never were, and those that failed, since they may have been mended.
+        Decoded are those that never were, and those that failed, since they may have been repaired.
 
         Args:
             paths: pictures that are there.

@@ -131,12 +131,12 @@ def _column(field: pa.Field, values: Any) -> pa.Array:
         row = next(n for n, value in enumerate(values) if value == error.object)
         raise DataError(
             f"Column {field.name!r} holds half of a character "
-            f"({error.object[error.start]!r}, an emoji cut in two) in row {row}. Mend that text."
+            f"({error.object[error.start]!r}, an emoji cut in two) in row {row}. Correct that text."
         ) from error
     except (pa.ArrowException, OverflowError) as error:
         raise DataError(
             f"Column {field.name!r} must hold {field.type}, but a value does not fit: {error}. "
-            "Mend that value, or use None for one that is absent."
+            "Correct that value, or use None for one that is absent."
         ) from error
 
 
@@ -213,7 +213,7 @@ def apply_policy(
         raise DataError(
             f"{len(bad):,} pictures under {root} cannot be used; {count:,} rows name them: "
             f"{names}{', ...' if count > _SHOWN else ''}. The first: "
-            f"{bad[table['image'][int(at[0])].as_py()]}. Mend the paths or image_root, or set "
+            f"{bad[table['image'][int(at[0])].as_py()]}. Correct the paths or image_root, or set "
             "on_bad_sample to skip or absent."
         )
     if policy == "skip":

@@ -30,7 +30,7 @@ class Food101DataModule(RowsDataModule):
     """UPMC-Food101 with any of the four texts in circulation; about 68,000 + 22,700 rows.
 
     The texts differ much in what they give away (titles often hold the class's name), so results
-    on different ones cannot be compared; ``preprocessing["text"]["source"]`` tells them apart.
+    on different ones cannot be compared; ``preprocessing["text"]["source"]`` names the one in use.
 
     * ``titles``: ``texts/{train,test}_titles.csv``, no header, columns image, title, class.
     * ``split_json``: ``split.json`` (file names) and ``text.json``.

@@ -21,7 +21,7 @@ _DATASETS = ("genres", "images", "imdb_ids", "sequences")
 _SPLIT_NAMES = {"train": b"train", "val": b"dev", "test": b"test"}
 # posters are stored as VGG takes them: blue, green, red, less the mean of ImageNet
 _VGG_MEAN = np.array([103.939, 116.779, 123.68])[:, None, None]
-_PROBED = 16  # posters looked at to tell whether the mean was subtracted
+_PROBED = 16  # posters that show whether the mean was subtracted
 
 
 def _open(path: Path) -> Any:
@@ -116,7 +116,7 @@ def _bounds(file: Any, path: Path, split: Split) -> tuple[int, int]:
 
 
 def _genre_order(file: Any, path: Path, genres: Sequence[str]) -> list[int]:
-    """Column of each genre; the file says its own order."""
+    """Column of each genre; the file has its own order."""
     names = file["genres"].attrs.get("target_names")
     columns = json.loads(names) if names is not None else list(genres)
     if sorted(columns) != sorted(genres):

@@ -1,8 +1,8 @@
 """OpenMoji: two small real tasks on pictures and names of emoji, with nothing but pip in reach.
 
 Pictures: Hfg Schwäbisch Gmünd, *OpenMoji: the open-source emoji and icon project*,
-https://openmoji.org, CC BY-SA 4.0: whoever shows them shows that line. Names and subcategories are
-those of the Unicode Standard.
+https://openmoji.org, CC BY-SA 4.0: to be credited wherever they are shown. Names and subcategories
+are those of the Unicode Standard.
 """
 
 import math
@@ -47,9 +47,9 @@ class OpenMojiDataModule(ImageTextDataModule):
     far, and a method must not lose what a linear probe on text has.
 
     ``variant="entailment"``: picture and statement to whether the statement is the picture's name,
-    the small mirror of SNLI-VE. Neither modality alone tells. The 1,629 pictures and their names
-    are shared out in 75% / 5% / 20%, so test pictures *and* statements are unseen in training.
-    Training pairs are drawn anew every epoch by
+    the small mirror of SNLI-VE. Neither modality alone is informative. The 1,629 pictures
+    and their names are divided in 75% / 5% / 20%, so test pictures *and* statements are
+    unseen in training. Training pairs are drawn anew every epoch by
     :class:`~epic_pl.data.datasets.entailment.EntailmentPairs`. The pairs of val (8 a picture) and
     test (5 a picture, about 1,600) are fixed by ``split_seed``, half of them true; a pair then
     occurs several times, so accuracy is the mean of two rates: true pairs accepted, false ones

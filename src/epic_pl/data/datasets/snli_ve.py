@@ -50,7 +50,7 @@ class SNLIVEDataModule(RowsDataModule):
         data_dir: folder of the three files.
         image_dir: folder of the pictures; None looks beside the three files and in ``data_dir``.
         premise: put ``sentence1`` before the hypothesis. That is the caption which the labels were
-            made from, so text alone can then tell the answer; results with it are of another task.
+            made from, so text alone then gives the answer away; such results are of another task.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
     """
 

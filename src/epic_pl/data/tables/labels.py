@@ -155,7 +155,7 @@ def encode_labels(labels: Labels, classes: Sequence[str]) -> list[list[int] | No
         raise DataError(
             f"Label {name!r} (row {row}; {len(unknown):,} unknown labels in all) is none of the "
             f"{len(classes)} classes: {', '.join(classes[:20])}"
-            f"{', ...' if len(classes) > 20 else ''}. Mend the label, or add it to classes."
+            f"{', ...' if len(classes) > 20 else ''}. Correct the label, or add it to classes."
         )
     return [
         None if names is None else list(dict.fromkeys(index[name] for name in names))

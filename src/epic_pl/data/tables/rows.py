@@ -65,7 +65,7 @@ def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple
     if len(classes) < 2 and not multilabel:
         raise DataError(
             f"Column {options.label_column!r} holds one class only ({', '.join(classes)}): there "
-            "is nothing to tell apart. Name another column as label_column."
+            "is nothing to classify. Name another column as label_column."
         )
     codes = encode_labels(labels, classes)
     split = _assign(codes, _groups(images, texts), given, options, multilabel)
@@ -164,7 +164,7 @@ def _check_unseen(codes: Sequence[Any], split: Any, classes: Sequence[str]) -> N
         rows = np.isin(np.arange(len(codes)), [row for row, _ in unseen])
         raise DataError(
             f"Labels unknown in training: {', '.join(map(repr, names))} occur in validation or "
-            f"test only ({named_rows(rows)}). Move a row of each to train, or mend the label."
+            f"test only ({named_rows(rows)}). Move a row of each to train, or correct the label."
         )
 
 
