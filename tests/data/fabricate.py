@@ -270,3 +270,10 @@ def hateful_memes(root: Path, *, names: Mapping[str, int] | None = None) -> None
             line = {"id": number, "img": f"img/{number:05d}.png", "text": f"meme {number}"}
             lines.append(line if name == "test" else line | {"label": row % 2})
         write_jsonl(root / f"{name}.jsonl", lines)
+
+
+def rows_of(data, split):
+    """All rows of a split of a DataModule, pictures as read from disk."""
+    data.setup()
+    dataset = data.dataset(split)
+    return [dataset.raw(n) for n in range(len(dataset))]

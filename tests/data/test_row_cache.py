@@ -1,6 +1,5 @@
 """A later start opens the rows that an earlier one read, as long as the files are as they were."""
 
-import json
 import os
 from dataclasses import replace
 from functools import partial
@@ -106,14 +105,6 @@ def test_a_second_start_reads_no_annotation_file(layout, make, reads, tmp_path, 
     os.utime(source, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     assert _tables(make(layout)) == first
     assert reads
-
-
-def test_a_film_that_is_mended_in_place_is_read(make, tmp_path):
-    fabricate.mm_imdb(tmp_path / "data")
-    _tables(make("one folder"))
-    path = tmp_path / "data" / "dataset" / "0000006.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"plot": ["another comedy"]}))
-    assert "another comedy" in _tables(make("one folder"))[1]["train"]["text"]
 
 
 @pytest.mark.parametrize(

@@ -256,7 +256,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take on the seed of the run that is resumed."""
-        self.seed = state_dict["seed"]
+        self.seed = state_dict.get("seed", self.seed)
         for dataset in self._datasets.values():
             if hasattr(dataset, "seed"):
                 dataset.seed = self.seed
