@@ -140,10 +140,10 @@ def test_options_out_of_range_are_refused(tmp_path):
         _data(tmp_path, plot="shortest")
 
 
-@pytest.mark.parametrize("centred", [True, False])
-def test_hdf5_gives_the_same_films_with_posters_the_right_way_round(tmp_path, centred):
+@pytest.mark.parametrize(("centred", "nested"), [(True, ""), (False, "dataset/data")])
+def test_hdf5_gives_the_same_films_with_posters_the_right_way_round(tmp_path, centred, nested):
     pytest.importorskip("h5py")
-    fabricate.mm_imdb_hdf5(tmp_path, centred=centred)
+    fabricate.mm_imdb_hdf5(tmp_path / nested, centred=centred)
     data = _data(tmp_path)
     train, test = fabricate.rows_of(data, "train"), fabricate.rows_of(data, "test")
     assert [row["sample_id"] for row in train] == ["0000005", "0000006", "0000008", "0000009"]

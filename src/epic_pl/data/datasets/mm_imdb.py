@@ -99,7 +99,11 @@ class MMIMDBDataModule(RowsDataModule):
     @cached_property
     def _found(self) -> Located:
         return locate(
-            "MM-IMDB", self.data_dir, _LAYOUTS, how_to_get=_HOW_TO_GET, nested=("mmimdb", "data")
+            "MM-IMDB",
+            self.data_dir,
+            _LAYOUTS,
+            how_to_get=_HOW_TO_GET,
+            nested=("mmimdb", "data", "dataset/data"),
         )
 
     @property
