@@ -32,8 +32,23 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _session_cache(tmp_path_factory):
+    """Rows and stores of tests stay out of the developer's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EPIC_PL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _real_cache_of_fetched_assets(request, monkeypatch):
+    if request.node.get_closest_marker("assets"):
+        monkeypatch.delenv("EPIC_PL_CACHE")
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
+    os.environ.pop("PL_GLOBAL_SEED", None)  # of an earlier test's seed_everything
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - for code under test that draws from it
     torch.manual_seed(0)

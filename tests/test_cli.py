@@ -396,5 +396,5 @@ def test_training_rows_are_not_counted_unless_asked(config, monkeypatch):
     def refuse(self):
         raise AssertionError("the training rows were counted")
 
-    monkeypatch.setattr("epic_pl.data.ImageTextDataModule.class_counts", property(refuse))
+    monkeypatch.setattr("epic_pl.data.ImageTextDataModule.class_frequencies", property(refuse))
     run(["fit", "--config", config, "--config", "debug.yaml"])

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from epic_pl.assets import encoders, resolve
-from epic_pl.errors import AssetError
+from epic_pl.assets import encoders, resolve, resolve_encoder
+from epic_pl.errors import AssetError, ConfigError
 
 
 @pytest.mark.parametrize("name", ["vit_base_patch16_224", "./folder", "org/model", ""])
@@ -65,3 +65,14 @@ def test_minilm_loads():
     model = AutoModel.from_pretrained(folder)
     assert len(model.encoder.layer) == 6
     assert model(**tokens).last_hidden_state.shape == (1, 4, 384)
+
+
+def test_a_revision_follows_the_name_or_stands_apart(tmp_path):
+    assert resolve_encoder("org/bert") == ("org/bert", None)
+    assert resolve_encoder("org/bert@v1") == ("org/bert", "v1")
+    assert resolve_encoder("org/bert", "v1") == ("org/bert", "v1")
+    assert resolve_encoder("org/bert@v1", "v1") == ("org/bert", "v1")
+    (tmp_path / "my@folder").mkdir()
+    assert resolve_encoder(str(tmp_path / "my@folder"), "v1") == (f"{tmp_path}/my@folder", None)
+    with pytest.raises(ConfigError, match=r"'v1'.*'v2'"):
+        resolve_encoder("org/bert@v1", "v2")

@@ -46,8 +46,7 @@ def test_time_grows_with_the_length_only():
 
 
 @pytest.fixture
-def make(tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+def make(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
     texts = ["<b>red</b>", "red", None, "a &amp; b", "<br>", "x", "y", "z"]
     rows = []
     for row, text in enumerate(texts):
@@ -79,13 +78,10 @@ def _texts(data, split="train"):
 
 def test_it_is_off_by_default_and_part_of_what_a_checkpoint_keeps(make):
     assert _texts(make()) == ["<b>red</b>", "red", None, "a &amp; b"]
-    assert make().preprocessing["text"]["clean"] is False
-    assert make(clean_text=True).preprocessing["text"]["clean"] is True
-
-
-def test_absent_texts_stay_absent_and_emptied_ones_are_empty(make):
     assert _texts(make(clean_text=True)) == ["red", "red", None, "a & b"]
     assert _texts(make(clean_text=True), "val") == ["", "x"]
+    assert make().preprocessing["text"]["clean"] is False
+    assert make(clean_text=True).preprocessing["text"]["clean"] is True
 
 
 def test_stored_features_and_samples_are_of_the_cleaned_text(make):

@@ -47,6 +47,12 @@ def test_shapes_types_and_padding_to_the_longest(collate, tokenizer):
     }
 
 
+def test_pictures_are_named_where_all_samples_name_theirs(collate):
+    named = [sample("a") | {"picture": "1.jpg"}, sample("b", image=False) | {"picture": None}]
+    assert collate(named)["picture"] == ["1.jpg", ""]
+    assert "picture" not in collate([named[0], sample("b")])
+
+
 def test_truncation(collate, tokenizer):
     batch = collate([sample(text="a cat " * 30)])
     assert batch["input_ids"].shape == (1, 6)

@@ -6,13 +6,14 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import OnExceptionCheckpoint
 from PIL import Image
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.loading.loader import ResumableDataLoader
 from epic_pl.data.loading.sampler import EvalSampler, TrainSampler
-from epic_pl.data.tables.dataset import sample_table
+from epic_pl.data.rows import sample_table
 from epic_pl.errors import ConfigError, DataError
 
 ROWS = {"train": 9, "val": 5, "test": 7, "predict": 3}
@@ -82,14 +83,13 @@ class Reader(L.LightningModule):
 
 def trainer(**kwargs):
     return L.Trainer(
+        **{"enable_checkpointing": False, **kwargs},
         accelerator="cpu",
         max_epochs=1,
         logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        **kwargs,
     )
 
 
@@ -199,6 +199,9 @@ def test_loader_before_setup(make):
         ("max_text_tokens", 2),
         ("seed", -1),
         ("augment", "mixup"),
+        ("order", "sorted"),
+        ("block_rows", 0),
+        ("prefetch", -1),
     ],
 )
 def test_bad_options_are_named(make, option, value):
@@ -206,23 +209,7 @@ def test_bad_options_are_named(make, option, value):
         make(**{option: value})
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_checkpoint_loads_weights_only(make, tmp_path):
-    data, runner = make(), trainer()
-    runner.fit(Reader(), datamodule=data)
-    runner.save_checkpoint(tmp_path / "x.ckpt")
-    torch.load(tmp_path / "x.ckpt", weights_only=True)
-
-
 # ------------------------------------------------------------------ class balance
-
-
-def test_class_counts_build_the_training_split_once(make):
-    data = make()
-    assert data.class_counts == [5, 4]
-    assert data.class_frequencies == pytest.approx([5 / 9, 4 / 9])
-    data.setup("fit")
-    assert data.built == ["train", "val"]
 
 
 def test_balanced_sampling_weighs_rows_by_their_class_and_is_off_by_default(make):
@@ -259,11 +246,47 @@ def test_stored_features_alone_are_prefetched_and_only_without_workers(make):
     data = make(prefetch=2)
     data.setup("fit")
     assert data.train_dataloader().prefetch == 0  # pictures
-    data.use_features(object())
+    data.use_features(lambda dataset, collator, train: dataset)
     assert data.train_dataloader().prefetch == 2
     with_workers = make(prefetch=2, num_workers=1)
     with_workers.setup("fit")
-    with_workers.use_features(object())
+    with_workers.use_features(data._features)
     assert with_workers.train_dataloader().prefetch == 0
-    with pytest.raises(ConfigError, match="prefetch must be at least 0"):
-        make(prefetch=-1)
+
+
+# ------------------------------------------------------------------ seed and position of a run
+
+
+def test_the_runs_seed_moves_the_order_unless_the_data_has_its_own(make):
+    orders = {}
+    for run, own in ((None, None), (0, None), (3, None), (4, None), (4, 3)):
+        if run is not None:
+            L.seed_everything(run)
+        data = make(seed=own)
+        data.setup("fit")
+        orders[run, own] = [
+            name for batch in data.train_dataloader() for name in batch["sample_id"]
+        ]
+    assert orders[None, None] == orders[0, None]
+    assert orders[4, 3] == orders[3, None]
+    assert orders[3, None] != orders[0, None] != orders[4, None] != orders[3, None]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_resumed_run_keeps_its_seed_and_repeats_the_failed_step(make, tmp_path):
+    class Fails(Reader):
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 1:
+                raise RuntimeError("out of memory")
+            return super().training_step(batch, batch_idx)
+
+    L.seed_everything(3)
+    straight, failed, resumed = Reader(), Fails(), Reader()
+    trainer().fit(straight, datamodule=make())
+    failing = trainer(callbacks=[OnExceptionCheckpoint(tmp_path)], enable_checkpointing=True)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        failing.fit(failed, datamodule=make())
+    L.seed_everything(4)
+    saved = str(tmp_path / "on_exception.ckpt")
+    trainer().fit(resumed, datamodule=make(), ckpt_path=saved, weights_only=True)
+    assert failed.seen["train"] + resumed.seen["train"] == straight.seen["train"]

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.preprocessing import ImagePreprocessing
-from epic_pl.data.tables.dataset import sample_table
+from epic_pl.data.rows import sample_table
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import DataError
 
@@ -39,8 +39,15 @@ def test_rows(tmp_path):
         "sample_id": "a",
         "text": None,
         "label": [1, 2],
+        "picture": "0.png",
     }
-    assert data[1] == {"sample_id": "b", "image": None, "text": "", "label": None}
+    assert data[1] == {
+        "sample_id": "b",
+        "image": None,
+        "text": "",
+        "label": None,
+        "picture": None,
+    }
 
 
 def test_augmentation_depends_on_seed_epoch_and_row_only(tmp_path):

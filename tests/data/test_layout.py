@@ -1,17 +1,7 @@
-import os
-
 import fabricate
 import pytest
 
-from epic_pl.data.images import read_image
-from epic_pl.data.layout import (
-    Layout,
-    check_pictures,
-    locate,
-    picture_file,
-    picture_folder,
-    refuse_outside,
-)
+from epic_pl.data.layout import Layout, locate, picture_folder
 from epic_pl.errors import DataError
 
 TWO = (Layout("new", ("a.json|b.json", "images/")), Layout("old", ("old.csv",)))
@@ -24,14 +14,14 @@ def test_the_first_complete_layout_is_taken_and_says_where_each_part_is(tmp_path
     (tmp_path / "b.json").touch()
     found = locate("X", tmp_path, TWO, how_to_get="")
     assert found.layout.name == "new"
-    assert found["a.json|b.json"] == tmp_path / "b.json"
+    assert found.paths["a.json|b.json"] == tmp_path / "b.json"
 
 
 def test_an_archive_may_have_made_a_folder_of_its_own(tmp_path):
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "old.csv").touch()
     found = locate("X", tmp_path, TWO, how_to_get="", nested=("inner",))
-    assert found["old.csv"] == tmp_path / "inner" / "old.csv"
+    assert found.paths["old.csv"] == tmp_path / "inner" / "old.csv"
     with pytest.raises(DataError):
         locate("X", tmp_path, TWO, how_to_get="")
 
@@ -70,44 +60,3 @@ def test_no_picture_folder_names_every_place(tmp_path):
     for place in ("a", "b", "a/b", "b/a"):
         assert str(tmp_path / place) in str(caught.value)
     assert "Fetch them." in str(caught.value)
-
-
-def test_missing_pictures_are_counted_and_the_first_named(tmp_path):
-    fabricate.picture(tmp_path / "x" / "1.jpg")
-    check_pictures(tmp_path, ["x/1.jpg", "x/1.jpg", None], "train")
-    images = ["x/1.jpg", "y/2.jpg", "x/4.jpg", "x/3.jpg", "x/5.jpg"]
-    with pytest.raises(DataError, match=r"4 of the 5 pictures of the train split .*x/3.jpg, "):
-        check_pictures(tmp_path, images, "train")
-
-
-def test_a_link_that_leads_nowhere_or_in_a_circle_is_a_missing_picture(tmp_path):
-    fabricate.picture(tmp_path / "1.jpg")
-    (tmp_path / "2.jpg").symlink_to("1.jpg")
-    (tmp_path / "3.jpg").symlink_to("nothing.jpg")
-    (tmp_path / "4.jpg").symlink_to("4.jpg")
-    check_pictures(tmp_path, ["1.jpg", "2.jpg"], "train")
-    with pytest.raises(DataError, match=r"2 of the 3 pictures .*: 3\.jpg, 4\.jpg\."):
-        check_pictures(tmp_path, ["2.jpg", "3.jpg", "4.jpg"], "train")
-
-
-@pytest.mark.parametrize("path", ["../1.jpg", "x/../../1.jpg", "/1.jpg"])
-def test_paths_that_leave_their_folder_are_refused(tmp_path, path):
-    refuse_outside(tmp_path, ["1.jpg", "x/../1.jpg"], tmp_path / "rows.jsonl")
-    with pytest.raises(DataError, match=r"rows\.jsonl: 1 picture paths lead out of .*1\.jpg"):
-        refuse_outside(tmp_path, ["1.jpg", path], tmp_path / "rows.jsonl")
-
-
-def test_a_path_that_leads_to_no_file_is_a_sentence(tmp_path):
-    (tmp_path / "1.jpg").symlink_to("1.jpg")
-    for path in ("a\0.jpg", "1.jpg"):
-        with pytest.raises(DataError):
-            read_image(picture_file(tmp_path, path))
-
-
-def test_a_folder_of_pictures_is_listed_once(tmp_path, monkeypatch):
-    fabricate.picture(tmp_path / "x" / "1.jpg")
-    asked = []
-    scandir = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: asked.append(path) or scandir(path))
-    check_pictures(tmp_path, ["x/1.jpg"] * 1000, "train")
-    assert asked == [tmp_path / "x"]

@@ -50,11 +50,26 @@ def test_timm_folder(tiny_vit_dir):
 @pytest.mark.parametrize("prefix", ["", "hf-hub:timm/"])
 @pytest.mark.parametrize("revision", ["", "@abc123"])
 def test_timm_name(prefix, revision):
-    name = f"{prefix}vit_base_patch16_224.augreg_in21k{revision}"
-    if revision and not prefix:
-        name = name.removesuffix(revision)
-    found = image_preprocessing(name)
+    found = image_preprocessing(f"{prefix}vit_base_patch16_224.augreg_in21k{revision}")
     assert (found.size, found.mean, found.crop_pct) == (224, (0.5, 0.5, 0.5), 0.9)
+
+
+@pytest.mark.parametrize(("name", "revision"), [("org/vit", "v1"), ("org/vit@v1", None)])
+def test_revisions_reach_every_hub(name, revision, monkeypatch):
+    asked = []
+    config = {"input_size": (3, 8, 8), "mean": (0,), "std": (1,)}
+    monkeypatch.setattr(
+        "timm.models.load_model_config_from_hf",
+        lambda name: asked.append(name) or (config, None, None),
+    )
+    clip = {"size": 8, "image_mean": [0], "image_std": [1]}
+    monkeypatch.setattr(
+        "transformers.CLIPImageProcessor.get_image_processor_dict",
+        lambda name, revision: asked.append((name, revision)) or (clip, {}),
+    )
+    image_preprocessing(f"hf-hub:{name}", revision=revision)
+    image_preprocessing(name, revision=revision)
+    assert asked == ["org/vit@v1", ("org/vit", "v1")]
 
 
 def test_clip_folder(tmp_path):

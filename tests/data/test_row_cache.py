@@ -1,8 +1,9 @@
 """A later start opens the rows that an earlier one read, as long as the files are as they were."""
 
-import json
 import os
+from dataclasses import replace
 from functools import partial
+from multiprocessing import get_context
 
 import fabricate
 import pytest
@@ -12,11 +13,11 @@ from epic_pl.data import (
     HatefulMemesDataModule,
     MMIMDBDataModule,
     SNLIVEDataModule,
-    folder,
+    TableDataModule,
+    row_cache,
 )
-from epic_pl.data.datasets import food101
-from epic_pl.data.folder import FolderDataModule
-from epic_pl.data.row_cache import digest_of_files, digest_of_names
+from epic_pl.data.row_cache import cached_rows, digest_of_folders
+from epic_pl.errors import DataError
 
 LAYOUTS = {
     **{
@@ -68,10 +69,10 @@ def make(tmp_path, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir):
 def reads(monkeypatch):
     """Splits whose annotation files were read."""
     seen = []
-    table = folder.sample_table
-    monkeypatch.setattr(folder, "sample_table", lambda *a, **k: seen.append(1) or table(*a, **k))
-    release = food101.read_release
-    monkeypatch.setattr(food101, "read_release", lambda *a: seen.append("all") or release(*a))
+    keep = row_cache._keep
+    monkeypatch.setattr(
+        row_cache, "_keep", lambda path, rows: seen.append(path) or keep(path, rows)
+    )
     return seen
 
 
@@ -104,14 +105,6 @@ def test_a_second_start_reads_no_annotation_file(layout, make, reads, tmp_path, 
     os.utime(source, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     assert _tables(make(layout)) == first
     assert reads
-
-
-def test_a_film_that_is_mended_in_place_is_read(make, tmp_path):
-    fabricate.mm_imdb(tmp_path / "data")
-    _tables(make("one folder"))
-    path = tmp_path / "data" / "dataset" / "0000006.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"plot": ["another comedy"]}))
-    assert "another comedy" in _tables(make("one folder"))[1]["train"]["text"]
 
 
 @pytest.mark.parametrize(
@@ -147,8 +140,8 @@ def test_a_cache_that_is_damaged_or_cannot_be_written_costs_time_only(
 ):
     fabricate.snli_ve(tmp_path / "data")
     first = _tables(make("snli_ve"))
-    for path in (tmp_path / "cache" / "manifests").iterdir():
-        path.write_bytes(b"no manifest")
+    for path in (tmp_path / "cache" / "rows").glob("*.arrow"):
+        path.write_bytes(b"no table")
     assert _tables(make("snli_ve")) == first
     (tmp_path / "file").touch()
     monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "file"))
@@ -157,35 +150,69 @@ def test_a_cache_that_is_damaged_or_cannot_be_written_costs_time_only(
     assert reads
 
 
-class Lower(SNLIVEDataModule):
-    """Reads otherwise, and does not say from what."""
-
+class Louder(SNLIVEDataModule):
     ending = ""
 
     def read_split(self, split):
         rows = super().read_split(split)
-        rows.texts = [f"{text}{self.ending}" for text in rows.texts.to_pylist()]
-        return rows
+        texts = [f"{text}{self.ending}" for text in rows.table["text"].to_pylist()]
+        return replace(rows, table=rows.table.set_column(2, "text", [texts]))
 
 
-def test_a_subclass_that_reads_otherwise_is_read_at_every_start(make, tmp_path, monkeypatch):
+def test_what_a_subclass_makes_of_the_rows_is_not_kept(make, tmp_path, monkeypatch):
     fabricate.snli_ve(tmp_path / "data")
-    monkeypatch.setattr(folder.SplitRows, "__setattr__", object.__setattr__)  # it is frozen
     for ending in "?!":
-        monkeypatch.setattr(Lower, "ending", ending)
-        assert _tables(make("snli_ve", Lower))[1]["val"]["text"][0].endswith(ending)
-    assert FolderDataModule.row_origin(make("snli_ve"), "train") is None
+        monkeypatch.setattr(Louder, "ending", ending)
+        assert _tables(make("snli_ve", Louder))[1]["val"]["text"][0].endswith(ending)
+
+
+def _start(queue, table):
+    """What each of several ranks does that start at once."""
+    read = row_cache._keep
+    row_cache._keep = lambda path, rows: queue.put(os.getpid()) or read(path, rows)
+    data = TableDataModule(table=table, image_encoder="vit_tiny_patch16_224", text_encoder="unused")
+    queue.put(data.class_names)
+
+
+def test_one_process_of_a_machine_reads_a_table(tmp_path, monkeypatch):
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+    lines = [f"{i}.png,text {i},{'ab'[i % 2]}\n" for i in range(2000)]
+    (tmp_path / "t.csv").write_text("image,text,label\n" + "".join(lines))
+    context = get_context("fork")
+    queue = context.Queue()
+    arguments = (queue, str(tmp_path / "t.csv"))
+    ranks = [context.Process(target=_start, args=arguments) for _ in range(3)]
+    for rank in ranks:
+        rank.start()
+    said = [queue.get(timeout=60) for _ in range(4)]
+    for rank in ranks:
+        rank.join()
+    assert said.count(["a", "b"]) == 3
+
+
+def test_a_file_that_is_gone_is_reported_by_the_reader(tmp_path):
+    def read():
+        raise DataError("there is no such file")
+
+    with pytest.raises(DataError, match="no such file"):
+        cached_rows("x", [tmp_path / "gone"], {}, read)
 
 
 def test_digests_know_names_sizes_and_times_of_what_they_look_at(tmp_path):
     (tmp_path / "a").mkdir()
     file = tmp_path / "a" / "x.json"
     file.write_text("1")
-    files, names = digest_of_files([tmp_path / "a"], ".json"), digest_of_names([tmp_path / "a"])
+
+    def digest(suffix, names_only):
+        return digest_of_folders([tmp_path / "a"], suffix, names_only=names_only)
+
+    files, names = digest(".json", False), digest("", True)
     (tmp_path / "a" / "x.jpeg").touch()
-    assert digest_of_files([tmp_path / "a"], ".json") == files
-    assert digest_of_names([tmp_path / "a"]) != names
+    assert digest(".json", False) == files
+    assert digest("", True) != names
+    names = digest("", True)
     file.write_text("12")
-    larger = digest_of_files([tmp_path / "a"], ".json")
+    larger = digest(".json", False)
     os.utime(file, ns=(0, 0))
-    assert len({files, larger, digest_of_files([tmp_path / "a"], ".json")}) == 3
+    assert len({files, larger, digest(".json", False)}) == 3
+    assert digest("", True) == names

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from epic_pl.data.splits import grouped_split, iterative_split
+from epic_pl.data.splits import grouped_split, iterative_split, stratified_split
 from epic_pl.errors import DataError
 
 
@@ -57,3 +57,33 @@ def test_a_class_with_one_row_is_trained_on(seed):
 def test_sizes_that_leave_nothing_are_refused(sizes):
     with pytest.raises(DataError, match="leave none of 10 rows"):
         grouped_split([[0]] * 10, np.arange(10), sizes, 0, multilabel=False)
+
+
+def test_split_has_exact_sizes_and_keeps_the_mix():
+    counts = [300, 100, 37, 20, 3]
+    labels = np.random.default_rng(1).permutation(np.repeat(np.arange(5), counts))
+    split = stratified_split(labels, {"train": 0.7, "val": 0.15, "test": 0.15}, seed=0)
+    assert {name: len(rows) for name, rows in split.items()} == {
+        "train": 322,
+        "val": 69,
+        "test": 69,
+    }
+    assert sorted(np.concatenate(list(split.values()))) == list(range(460))
+    for rows in split.values():
+        assert (np.diff(rows) > 0).all()
+        expected = np.array(counts) * len(rows) / 460
+        assert (np.abs(np.bincount(labels[rows], minlength=5) - expected) < 2).all()
+
+
+def test_split_depends_on_the_seed_only():
+    labels = [0, 1] * 50
+    first, again, other = (stratified_split(labels, {"val": 10}, seed)["val"] for seed in (0, 0, 1))
+    assert first.tolist() == again.tolist() != other.tolist()
+    assert np.bincount(np.array(labels)[first]).tolist() == [5, 5]
+
+
+def test_split_sizes_that_cannot_be():
+    with pytest.raises(DataError, match="more than the 4 rows"):
+        stratified_split([0] * 4, {"train": 4, "val": 1}, seed=0)
+    with pytest.raises(DataError, match="negative"):
+        stratified_split([0] * 4, {"val": -1}, seed=0)

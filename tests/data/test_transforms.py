@@ -2,11 +2,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
+from timm.data import create_transform, resolve_data_config
 from torchvision.transforms import InterpolationMode, v2
 
-from epic_pl.data.preprocessing import ImagePreprocessing
+from epic_pl.data.preprocessing import ImagePreprocessing, image_preprocessing
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import ConfigError
 
@@ -81,6 +83,35 @@ def test_bad_options():
         build_image_transform(ImagePreprocessing(8, (0,), (1,), "cubic"), train=False)
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "resized"),
+    [
+        ("vit_base_patch16_224.augreg_in21k", 224, 248),
+        ("vit_base_patch16_224.augreg_in21k", 112, 124),
+        ("vit_tiny_patch16_384.augreg_in21k_ft_in1k", 384, 384),
+        ("deit3_small_patch16_224.fb_in1k", 224, 248),
+        ("vit_small_patch14_dinov2.lvd142m", 112, 112),
+    ],
+)
+def test_pictures_are_resized_as_timm_resizes_them(name, size, resized):
+    p = image_preprocessing(name, size)
+    config = resolve_data_config(pretrained_cfg=vars(timm.get_pretrained_cfg(name)))
+    reference = create_transform(**{**config, "input_size": (3, size, size)})
+    assert p.resized == reference.transforms[0].size == resized
+    noise = np.random.default_rng(0).integers(0, 256, (300, 420, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    levels = (build_image_transform(p, train=False)(image) - reference(image)).abs() * 255
+    assert (levels * torch.tensor(p.std)[:, None, None]).max() < 2.01
+
+
+def test_resized_is_the_size_that_a_clip_config_states():
+    pairs = [(crop, size) for size in range(200, 400, 7) for crop in range(100, size, 9)]
+    wrong = [
+        (c, s) for c, s in pairs if ImagePreprocessing(c, (0,), (1,), "bicubic", c / s).resized != s
+    ]
+    assert not wrong
+
+
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (41, 40), (32, 32), (90, 333), (17, 23)])
 @pytest.mark.parametrize("crop_pct", [1.0, 0.9, 0.875, 0.5, 1.25])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "nearest", "lanczos"])
@@ -90,7 +121,7 @@ def test_eval_pixels_are_those_of_torchvision(size, crop_pct, interpolation):
     image = Image.fromarray(noise)
     reference = v2.Compose(
         [
-            v2.Resize(round(32 / crop_pct), interpolation=InterpolationMode(interpolation)),
+            v2.Resize(p.resized, interpolation=InterpolationMode(interpolation)),
             v2.CenterCrop(32),
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),

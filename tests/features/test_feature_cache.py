@@ -14,8 +14,8 @@ from epic_pl.callbacks import FeatureCache
 from epic_pl.data.datamodule import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import EntailmentPairs
+from epic_pl.data.rows import sample_table
 from epic_pl.data.tables.datamodule import TableDataModule
-from epic_pl.data.tables.dataset import sample_table
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.features.store.lazy import StoredRows
 from epic_pl.features.store.manifest import Manifest

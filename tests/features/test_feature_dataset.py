@@ -8,7 +8,7 @@ from PIL import Image
 from epic_pl.data.collate import whole_batch
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import EntailmentPairs
-from epic_pl.data.tables.dataset import sample_table
+from epic_pl.data.rows import sample_table
 from epic_pl.features.dataset import CachedDataset, pictures
 
 PATHS = ["a.png", None, "b.png", "a.png"]

@@ -116,7 +116,7 @@ TABLES = {
     ),
     "byte order mark": ("t.csv", b"\xef\xbb\xbf" + SOUND.encode(), [], 0, ""),
     "quoted line break": ("t.csv", _cell(3, "text", '"two\nlines"'), [], 0, ""),
-    "open quote": ("t.csv", _cell(3, "text", '"open'), [], 1, "row that begins at line 5 a quote"),
+    "open quote": ("t.csv", _cell(3, "text", '"open'), [], 1, "row at line 5: unexpected end"),
     "other separator": ("t.csv", _csv(mark=";").encode(), [], 0, ""),
     "not UTF-8": ("t.csv", _cell(3, "text", "café").replace(b"\xc3\xa9", b"\xe9"), [], 1, "line 5"),
     "UTF-16": ("t.csv", SOUND.encode("utf-16"), [], 1, "iconv -f UTF-16LE"),
@@ -125,9 +125,9 @@ TABLES = {
         SOUND.encode() + b"a,b,c,d,e,f\n",
         [],
         1,
-        "Expected 5 columns, got 6",
+        "6 cells, not 5",
     ),
-    "zero bytes": ("t.csv", b"", [], 1, r"empty \(0 bytes\)"),
+    "zero bytes": ("t.csv", b"", [], 1, r"is empty"),
     "header only": ("t.csv", SOUND.split("\n")[0].encode() + b"\n", [], 1, "has no rows"),
     "empty list": ("t.json", b"[]", [], 1, "has no rows"),
     "column twice": (
@@ -148,7 +148,7 @@ TABLES = {
         json.dumps([{"image": "0.png", "text": "x", "label": v} for v in (1, "a")]).encode(),
         [],
         1,
-        "'label' is int in item 0 and str in item 1",
+        "'label' must be of one type.* int in row 0, str in row 1",
     ),
     "unknown label": (
         "t.csv",
@@ -164,7 +164,7 @@ TABLES = {
         _cell(3, "id", "id1"),
         ["--data.init_args.id_column=id"],
         1,
-        r"ids repeat: rows 1 \('id1'\), 3",
+        r"not unique: rows 1 \('id1'\), 3",
     ),
     "unknown column": (
         "t.csv",

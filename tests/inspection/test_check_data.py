@@ -13,7 +13,7 @@ from PIL import Image
 
 from epic_pl.data import HatefulMemesDataModule, ImageTextDataModule, TableDataModule
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.tables.dataset import sample_table
+from epic_pl.data.rows import sample_table
 from epic_pl.errors import DataError
 from epic_pl.inspection.check import check_data
 
@@ -99,14 +99,13 @@ CORRUPT = {
 def test_corrupt_pictures_are_named_with_what_is_wrong(folder, check, kind):
     content, reason = CORRUPT[kind]
     (folder / "3.png").write_bytes(content())
-    data, findings = check()
+    _, findings = check()
     assert not findings.can_train
     (problem,) = [p for p in findings.problems if p.level == "error"]
     assert problem.text == "1 pictures are corrupt, in 1 rows"
     assert problem.examples[0].startswith("train 3: ")
     assert re.search(reason, problem.examples[0])
     assert "on_bad_sample: skip" in problem.examples[-1]
-    assert not data.manifest.exists()
 
 
 def test_wrong_extension_is_no_problem(folder, check):
@@ -116,16 +115,13 @@ def test_wrong_extension_is_no_problem(folder, check):
 
 
 @pytest.mark.parametrize("policy", ["skip", "absent"])
-def test_policy_makes_bad_pictures_a_warning_and_the_manifest_follows_it(
-    folder, make, check, policy
-):
+def test_policy_makes_bad_pictures_a_warning_and_runs_follow_it(folder, make, check, policy):
     (folder / "3.png").write_bytes(b"")
     (folder / "4.png").unlink()
-    data, findings = check({"on_bad_sample": policy})
+    _, findings = check({"on_bad_sample": policy})
     assert findings.can_train
     assert len(_lines(findings, "warning")) == 2
-    assert data.manifest.is_file()
-    train = make({"on_bad_sample": policy}).rows("train")
+    train = make({"on_bad_sample": policy}).build_dataset("train", lambda image: image).table
     assert train.num_rows == (6 if policy == "skip" else 8)
     assert train["image"].null_count == (0 if policy == "skip" else 2)
 
@@ -244,7 +240,7 @@ def test_rows_hold_all_that_was_found(check):
     assert row["tokens"] == 7  # [CLS] t ##e ##x ##t 0 [SEP]
     assert (row["split"], row["label"], row["width"], row["height"]) == ("train", "b", 40, 60)
     assert findings.class_counts["train"].tolist() == [3, 5]
-    assert data.manifest.is_file()
+    assert data.read_split("train").table.num_rows == 8
 
 
 def test_multilabel_rows_are_counted_by_label(check):

@@ -12,7 +12,7 @@ from PIL import Image
 from epic_pl.cli import main
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.tables.dataset import sample_table
+from epic_pl.data.rows import sample_table
 from epic_pl.inspection.check import check_data
 
 SPLITS = ["train"] * 12 + ["val"] * 4 + ["test"] * 3 + ["predict"] * 1

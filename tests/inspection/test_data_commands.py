@@ -57,14 +57,13 @@ def test_table_config_is_checked_trained_validated_tested_and_predicted(folder, 
     assert "Training can start" in (output / "report.html").read_text()
 
     fitted = run(["fit", *options, *FAST])
-    assert fitted.datamodule.manifest.is_file()
     assert fitted.model.class_names == ["green", "red"]
     best = fitted.trainer.checkpoint_callback.best_model_path
     for command in ("validate", "test", "predict"):
         again = run([command, *options, *FAST, f"--ckpt_path={best}"])
         assert again.trainer.state.finished
     (predictions,) = (tmp_path / "runs").rglob("predictions.*")
-    ids = again.datamodule.rows("test")["sample_id"].to_pylist()
+    ids = again.datamodule.dataset("test").table["sample_id"].to_pylist()
     assert pq.read_table(predictions)["sample_id"].to_pylist() == ids
 
 

@@ -87,9 +87,9 @@ def test_init_and_fit(
     )
     data = fitted.datamodule
     assert data.class_names == classes
-    counts = tuple(data.rows(split).num_rows for split in ("train", "val", "test"))
+    counts = tuple(data.read_split(split).table.num_rows for split in ("train", "val", "test"))
     assert sum(counts) == 30
     assert rows in (None, counts)
-    assert data.rows("train")["image"].null_count == (3 if write is _memes else 0)
-    first = data.rows("train")["text"][0].as_py()
+    assert data.read_split("train").table["image"].null_count == (3 if write is _memes else 0)
+    first = data.read_split("train").table["text"][0].as_py()
     assert first.startswith({_birds: "Seen", _films: "Film ", _memes: "some caption"}[write])

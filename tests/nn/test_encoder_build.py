@@ -120,10 +120,12 @@ def test_revision_pins_a_timm_name(monkeypatch):
     monkeypatch.setattr(timm, "create_model", lambda name, **_: asked.append(name) or vit())
     build_image_encoder("vit_tiny_patch16_224", revision="abc123")
     build_image_encoder("hf-hub:org/some_vit", revision="abc123")
+    build_image_encoder("vit_tiny_patch16_224@abc123")
     build_image_encoder("vit_tiny_patch16_224")
     assert asked == [
         "hf-hub:timm/vit_tiny_patch16_224@abc123",
         "hf-hub:org/some_vit@abc123",
+        "hf-hub:timm/vit_tiny_patch16_224@abc123",
         "vit_tiny_patch16_224",
     ]
 

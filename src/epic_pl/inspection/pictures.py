@@ -13,8 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from epic_pl.data.images import FORMATS, read_image
-from epic_pl.data.layout import picture_file
-from epic_pl.data.tables.pictures import missing_hint
+from epic_pl.data.pictures import missing_hint, picture_file
 from epic_pl.errors import DataError
 
 # below this many pictures, starting processes costs more than it saves

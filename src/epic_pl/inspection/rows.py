@@ -1,10 +1,9 @@
 """The rows of a DataModule's splits, as a check reads them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import pyarrow as pa
 from PIL.Image import Image
@@ -14,32 +13,9 @@ from epic_pl.data.clean_text import clean_texts
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import EntailmentPairs
-from epic_pl.data.transforms import ImageTransform, build_image_transform
+from epic_pl.data.rows_datamodule import RowsDataModule
+from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import DataError
-
-
-@runtime_checkable
-class Verifiable(Protocol):
-    """A DataModule that leaves the look at pictures to a check, and keeps its result."""
-
-    on_bad_sample: str
-
-    def unverified_dataset(self, split: Split, transform: ImageTransform) -> ImageTextDataset:
-        """The samples of a split without a look at their pictures."""
-
-    def write_manifest(self, bad: Mapping[str, str]) -> Path:
-        """Keep the rows for later starts.
-
-        ``bad`` holds what is wrong with a picture, under its path in the rows and its full path.
-        """
-
-
-@runtime_checkable
-class Forgetful(Protocol):
-    """A DataModule whose manifest spares later starts a look that a check may prove wrong."""
-
-    def remove_manifest(self) -> None:
-        """Have later starts look again."""
 
 
 def splits_of(data: ImageTextDataModule) -> list[Split]:
@@ -70,7 +46,7 @@ def split_source(data: ImageTextDataModule, split: Split) -> SplitSource:
     """
     transform = build_image_transform(data.image_preprocessing, train=False)
     dataset: Dataset[Any]
-    if isinstance(data, Verifiable):
+    if isinstance(data, RowsDataModule):
         dataset = data.unverified_dataset(split, transform)
     else:
         dataset = data.build_dataset(split, transform)
@@ -81,8 +57,7 @@ def split_source(data: ImageTextDataModule, split: Split) -> SplitSource:
 
 def _source(dataset: Dataset[Any]) -> SplitSource:
     if isinstance(dataset, ImageTextDataset):
-        own = type(dataset)._read is not ImageTextDataset._read
-        read = partial(dataset._read, "") if own else None
+        read = None if type(dataset).read is ImageTextDataset.read else dataset.read
         return SplitSource(dataset.table, dataset.image_root, read)
     if isinstance(dataset, EntailmentPairs):
         of = _source(dataset.pictures)

@@ -46,9 +46,8 @@ def _config(name):
 
 
 @pytest.fixture(autouse=True)
-def _no_arguments(monkeypatch, tmp_path):
+def _no_arguments(monkeypatch):
     monkeypatch.setattr("sys.argv", ["epic-pl"])  # LightningCLI warns of pytest's own
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

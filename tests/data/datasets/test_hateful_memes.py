@@ -7,11 +7,6 @@ from epic_pl.errors import DataError
 ENCODERS = {"image_encoder": "vit_tiny_patch16_224", "text_encoder": "unused", "image_size": 32}
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 def _data(root, **options) -> HatefulMemesDataModule:
     return HatefulMemesDataModule(data_dir=str(root), **ENCODERS, **options)
 
@@ -61,11 +56,15 @@ def test_predict_has_rows_of_its_own_only_if_its_file_is_no_other_splits(tmp_pat
 
 def test_the_first_phase_has_one_dev_file(tmp_path):
     fabricate.hateful_memes(tmp_path, names={"train": 4, "dev": 2, "test": 3})
-    data = _data(tmp_path, predict="test")
+    data = _data(tmp_path)
     assert _size(data, "val") == 2
     assert _size(data, "predict") == 3
-    with pytest.raises(DataError, match=r"test_seen\.jsonl \(missing\)"):
-        data.setup("test")
+    with pytest.warns(UserWarning, match=r"no test_seen\.jsonl.*the test split is dev\.jsonl"):
+        assert _size(data, "test") == 2
+    with pytest.warns(UserWarning, match="validation data"):
+        assert data.own_splits == ["train", "val", "predict"]
+    with pytest.raises(DataError, match=r"test_unseen\.jsonl \(missing\)"):
+        _data(tmp_path, test="test_unseen").setup("test")
 
 
 def test_an_archive_may_have_made_a_folder_of_its_own(tmp_path):
@@ -78,7 +77,7 @@ def test_missing_files_and_pictures_are_named(tmp_path):
         _ = _data(tmp_path).class_names
     fabricate.hateful_memes(tmp_path)
     (tmp_path / "img" / "01236.png").unlink()
-    with pytest.raises(DataError, match=r"1 of the 8 pictures of the train .*img/01236\.png"):
+    with pytest.raises(DataError, match=r"train split of .* 1 pictures .*img/01236\.png"):
         _data(tmp_path).setup("fit")
 
 
@@ -86,7 +85,7 @@ def test_a_label_that_is_neither_0_nor_1_is_named(tmp_path):
     fabricate.hateful_memes(tmp_path)
     path = tmp_path / "train.jsonl"
     path.write_text(path.read_text().replace('"label": 1', '"label": "yes"', 1))
-    with pytest.raises(DataError, match=r"train\.jsonl: 1 rows have a label .*'yes'"):
+    with pytest.raises(DataError, match=r"train\.jsonl: 1 rows have a label .*'yes' of id '1237'"):
         _data(tmp_path).setup("fit")
 
 

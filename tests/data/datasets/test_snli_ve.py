@@ -9,19 +9,8 @@ from epic_pl.errors import DataError
 ENCODERS = {"image_encoder": "vit_tiny_patch16_224", "text_encoder": "unused", "image_size": 32}
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 def _data(root, **options) -> SNLIVEDataModule:
-    return SNLIVEDataModule(data_dir=str(root), **ENCODERS, **options)
-
-
-def _rows(data, split):
-    data.setup()
-    dataset = data.dataset(split)
-    return [dataset.raw(n) for n in range(len(dataset))]
+    return SNLIVEDataModule(data_dir=str(root), **{**ENCODERS, **options})
 
 
 @pytest.mark.parametrize("suffix", ["", ".jpg"])
@@ -31,7 +20,7 @@ def test_pictures_are_found_by_new_key_old_key_or_pair(tmp_path, key, suffix):
     data = _data(tmp_path)
     pair = "9" if key else ""
     for split, first in (("train", 1000), ("val", 1004), ("test", 1008)):
-        rows = _rows(data, split)
+        rows = fabricate.rows_of(data, split)
         assert [row["sample_id"] for row in rows[:4]] == [
             f"{pair}{first}.jpg#2r1e",
             f"{pair}{first}.jpg#2r1n",
@@ -44,11 +33,20 @@ def test_pictures_are_found_by_new_key_old_key_or_pair(tmp_path, key, suffix):
         assert all(row["image"].size == (40, 36) for row in rows)
 
 
+def test_batches_name_the_picture_that_rows_share(tmp_path, tiny_tokenizer_dir):
+    fabricate.snli_ve(tmp_path)
+    data = _data(tmp_path, text_encoder=str(tiny_tokenizer_dir), batch_size_per_device=4)
+    data.setup("validate")
+    batch = next(iter(data.val_dataloader()))
+    assert batch["sample_id"][0] == "91004.jpg#2r1e"
+    assert batch["picture"] == ["1004.jpg"] * 3 + ["1005.jpg"]
+
+
 def test_classes_labels_and_text(tmp_path):
     fabricate.snli_ve(tmp_path)
     data = _data(tmp_path)
     assert data.class_names == ["entailment", "neutral", "contradiction"]
-    for row in _rows(data, "train"):
+    for row in fabricate.rows_of(data, "train"):
         assert row["text"] == f"a dog is {data.class_names[row['label']]}"
     assert data.preprocessing["text"]["source"] == "hypothesis"
 
@@ -56,7 +54,7 @@ def test_classes_labels_and_text(tmp_path):
 def test_the_premise_is_an_option_that_the_results_name(tmp_path):
     fabricate.snli_ve(tmp_path)
     data = _data(tmp_path, premise=True)
-    assert _rows(data, "train")[0]["text"] == "a caption of 1000 a dog is entailment"
+    assert fabricate.rows_of(data, "train")[0]["text"] == "a caption of 1000 a dog is entailment"
     assert data.preprocessing["text"]["source"] == "premise+hypothesis"
 
 
@@ -65,7 +63,7 @@ def test_rows_without_consensus_are_dropped_and_counted(tmp_path, caplog):
     assert "-" in (tmp_path / "snli_ve_train.jsonl").read_text()
     data = _data(tmp_path)
     with caplog.at_level("INFO"):
-        rows = _rows(data, "train")
+        rows = fabricate.rows_of(data, "train")
     assert len(rows) == 12
     assert "no consensus" not in [row["sample_id"] for row in rows]
     assert "snli_ve_train.jsonl, 1 dropped because their annotators disagree, 4 pictures" in (
@@ -86,7 +84,7 @@ def test_rows_without_consensus_are_dropped_and_counted(tmp_path, caplog):
 )
 def test_picture_folders_in_circulation_are_found(tmp_path, folder):
     fabricate.snli_ve(tmp_path, folder=folder)
-    assert _rows(_data(tmp_path), "test")[0]["image"] is not None
+    assert fabricate.rows_of(_data(tmp_path), "test")[0]["image"] is not None
 
 
 @pytest.mark.parametrize("annotations", ["data", "snli_ve", "SNLI-VE"])
@@ -95,28 +93,21 @@ def test_annotations_in_a_folder_of_their_own_have_pictures_beside_or_above(
     tmp_path, annotations, pictures
 ):
     fabricate.snli_ve(tmp_path / annotations, folder=f"{pictures}/images".lstrip("/"))
-    assert len(_rows(_data(tmp_path), "test")) == 12
+    assert len(fabricate.rows_of(_data(tmp_path), "test")) == 12
 
 
 def test_pictures_may_lie_elsewhere(tmp_path):
     fabricate.snli_ve(tmp_path / "text", folder="../pictures")
     data = _data(tmp_path / "text", image_dir=str(tmp_path / "pictures"))
-    assert len(_rows(data, "test")) == 12
+    assert len(fabricate.rows_of(data, "test")) == 12
 
 
 def test_missing_annotations_and_pictures_are_reported_on_class_names(tmp_path):
-    with pytest.raises(DataError, match=r"snli_ve_train\.jsonl \(missing\).*necla-ml"):
+    with pytest.raises(DataError, match=r"snli_ve_train\.jsonl or \S+\.gz \(missing\).*necla-ml"):
         _ = _data(tmp_path).class_names
     fabricate.snli_ve(tmp_path, folder="elsewhere")
     with pytest.raises(DataError, match=r"No pictures of SNLI-VE: .*flickr30k-images"):
         _ = _data(tmp_path).class_names
-
-
-def test_a_missing_picture_is_named_once_for_all_its_rows(tmp_path):
-    fabricate.snli_ve(tmp_path)
-    (tmp_path / "flickr30k_images" / "1001.jpg").unlink()
-    with pytest.raises(DataError, match=r"1 of the 4 pictures of the train split .*1001\.jpg"):
-        _data(tmp_path).setup("fit")
 
 
 def test_an_unknown_label_is_named(tmp_path):
@@ -125,5 +116,5 @@ def test_an_unknown_label_is_named(tmp_path):
     lines = path.read_text().splitlines()
     row = json.loads(lines[3]) | {"gold_label": "maybe"}
     path.write_text("\n".join([*lines[:3], json.dumps(row), *lines[4:]]))
-    with pytest.raises(DataError, match=r"snli_ve_dev\.jsonl: 1 rows .*'maybe' of pair '91004"):
+    with pytest.raises(DataError, match=r"snli_ve_dev\.jsonl: 1 rows .*'maybe' of pairID '91004"):
         _data(tmp_path).setup("validate")

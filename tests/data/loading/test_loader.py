@@ -1,13 +1,19 @@
 """The loader alone, then in a Trainer: a fit that was stopped and resumed sees the same samples."""
 
+from functools import partial
+
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from torch.utils.data import DataLoader, Dataset
 
 from epic_pl.data.loading import loader as loader_module
-from epic_pl.data.loading.loader import ResumableDataLoader, keep_freed_memory
+from epic_pl.data.loading.loader import (
+    ResumableDataLoader,
+    keep_freed_memory,
+    processed_batches,
+)
 from epic_pl.data.loading.sampler import TrainSampler
 from epic_pl.errors import ConfigError
 
@@ -148,21 +154,37 @@ class Recorder(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1e-6)
 
 
-def fit(root, loader, *, validate, epochs=3, steps=-1, resume=None, every=None, **kwargs):
-    module = Recorder()
+def fit(
+    root,
+    loader,
+    *,
+    validate,
+    epochs=3,
+    steps=-1,
+    resume=None,
+    every=None,
+    module=None,
+    **kwargs,
+):
+    module = module or Recorder()
     checkpoints = ModelCheckpoint(
-        root, filename="{step}", save_top_k=-1, every_n_train_steps=every, save_last=True
+        root,
+        filename="{step}",
+        save_top_k=-1,
+        every_n_train_steps=every,
+        save_last=True,
     )
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
         max_steps=steps,
-        callbacks=[checkpoints],
+        callbacks=[checkpoints, OnExceptionCheckpoint(root)],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         **kwargs,
     )
+    loader.processed = partial(processed_batches, trainer)
     val = DataLoader(Numbers(), batch_size=4) if validate else None
     trainer.fit(module, loader, val, ckpt_path=resume, weights_only=True)
     return module.seen
@@ -170,18 +192,18 @@ def fit(root, loader, *, validate, epochs=3, steps=-1, resume=None, every=None, 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("validate", [False, True])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_resume_at_any_step_sees_the_same_samples(tmp_path, validate, workers):
+@pytest.mark.parametrize("ahead", [{}, {"workers": 2}, {"prefetch": 2}], ids=str)
+def test_resume_at_any_step_sees_the_same_samples(tmp_path, validate, ahead):
     straight = fit(tmp_path / "a", make_loader(fresh=True), validate=validate, every=1)
     assert len(straight) == 21
     for epoch in range(3):
         values = [v for e, _, batch in straight if e == epoch for v in batch]
         assert sorted(values) == [1000 * epoch + i for i in range(ROWS)]
     # mid-epoch, at the last batch of an epoch, at the first of the next
-    for step in (1, 4, 7, 8, 14, 18) if workers == 0 else (4, 7):
+    for step in (1, 4, 7, 8, 14, 18) if not ahead else (4, 7):
         resumed = fit(
             tmp_path / "b",
-            make_loader(fresh=True, workers=workers),
+            make_loader(fresh=True, **ahead),
             validate=validate,
             resume=tmp_path / "a" / f"step={step}.ckpt",
         )
@@ -215,6 +237,33 @@ def test_resume_after_mid_epoch_validation(tmp_path):
     straight = fit(tmp_path / "a", make_loader(), **options)
     resumed = fit(tmp_path / "b", make_loader(), resume=tmp_path / "a" / "step=3.ckpt", **options)
     assert resumed == straight[3:]
+
+
+class Failing(Recorder):
+    """Fails once, in the step that is given as (epoch, batch)."""
+
+    def __init__(self, failing):
+        super().__init__()
+        self.failing = failing
+
+    def training_step(self, batch, batch_idx):
+        if self.failing == (self.current_epoch, batch_idx):
+            raise RuntimeError("out of memory")
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("failing", [(0, 0), (0, 3), (1, 0), (1, 6)])
+@pytest.mark.parametrize("ahead", [{}, {"workers": 2}, {"prefetch": 2}], ids=str)
+def test_batch_of_a_failed_step_is_trained_on_after_the_restart(tmp_path, failing, ahead):
+    straight = fit(tmp_path / "a", make_loader(fresh=True), validate=False, epochs=2)
+    module = Failing(failing)
+    options = {"validate": False, "epochs": 2}
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fit(tmp_path / "b", make_loader(fresh=True, **ahead), module=module, **options)
+    saved = tmp_path / "b" / "on_exception.ckpt"
+    resumed = fit(tmp_path / "c", make_loader(fresh=True, **ahead), resume=saved, **options)
+    assert module.seen + resumed == straight
 
 
 @pytest.mark.filterwarnings("ignore")

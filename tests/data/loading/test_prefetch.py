@@ -1,18 +1,14 @@
 """The prefetching thread alone and in the loader: order, position, errors, and its end."""
 
-import contextlib
 import gc
 import threading
 import time
 
-import lightning as L
 import pytest
-import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import Dataset
 
 from epic_pl.data.loading.loader import ResumableDataLoader
-from epic_pl.data.loading.prefetch import Prefetcher
+from epic_pl.data.loading.prefetch import prefetched
 from epic_pl.data.loading.sampler import TrainSampler
 from epic_pl.errors import ConfigError, DataError
 
@@ -20,7 +16,9 @@ ROWS, BATCH = 23, 2
 
 
 def _threads():
-    return [thread for thread in threading.enumerate() if thread.name == "epic_pl-prefetch"]
+    return [
+        thread for thread in threading.enumerate() if thread.name.startswith("epic_pl-prefetch")
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -47,9 +45,9 @@ def _until(condition):
 def test_all_items_in_their_order_from_another_thread(ahead):
     def items():
         for number in range(20):
-            yield number, threading.current_thread().name
+            yield number, threading.current_thread().name.partition("_0")[0]
 
-    ready = Prefetcher(items(), ahead)
+    ready = prefetched(items(), ahead)
     assert not _threads()  # nothing is read before the first item is asked for
     assert list(ready) == [(number, "epic_pl-prefetch") for number in range(20)]
     assert list(ready) == []
@@ -59,7 +57,7 @@ def test_all_items_in_their_order_from_another_thread(ahead):
 @pytest.mark.parametrize("ahead", [1, 3])
 def test_no_more_is_loaded_than_asked_for(ahead):
     loaded = []
-    ready = Prefetcher((loaded.append(number) or number for number in range(20)), ahead)
+    ready = prefetched((loaded.append(number) or number for number in range(20)), ahead)
     assert next(ready) == 0
     _until(lambda: len(loaded) == 1 + ahead)
     assert next(ready) == 1
@@ -76,15 +74,11 @@ def test_an_error_comes_as_it_was_after_what_came_before_it():
         yield 1
         raise DataError("Sample 'x': gone.")
 
-    ready = Prefetcher(items(), 5)
+    ready = prefetched(items(), 5)
     assert next(ready) == 1
     with pytest.raises(DataError, match="Sample 'x': gone"):
         next(ready)
     assert list(ready) == []
-
-
-def test_closing_one_that_never_began():
-    Prefetcher(iter([1]), 1).close()
 
 
 # ------------------------------------------------------------------ in the loader
@@ -165,61 +159,3 @@ def test_a_broken_sample_is_told_by_its_own_error():
 def test_workers_and_prefetch_are_refused():
     with pytest.raises(ConfigError, match="prefetch is 1 and num_workers 2"):
         _loader(1, num_workers=2)
-
-
-class Recorder(L.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(1, 1)
-        self.seen = []
-
-    def training_step(self, batch, batch_idx):
-        self.seen.append((self.current_epoch, batch.tolist(), float(torch.rand(()))))
-        return self.layer(batch.float()[:, None]).mean()
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=1e-6)
-
-
-def _fit(root, prefetch, resume=None, **options):
-    torch.manual_seed(3)
-    module = Recorder()
-    saved = ModelCheckpoint(root, filename="{step}", save_top_k=-1, every_n_train_steps=1)
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_epochs=3,
-        callbacks=[saved],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
-    trainer.fit(module, _loader(prefetch), ckpt_path=resume, weights_only=True)
-    return module.seen
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("limit", "steps"), [(None, (1, 12, 13)), (5, (4, 5))])
-def test_a_trainer_sees_the_same_and_resumes_at_any_step(tmp_path, limit, steps):
-    straight = _fit(tmp_path / "a", 0, limit_train_batches=limit)
-    # random numbers too: the thread takes none from the training step
-    assert _fit(tmp_path / "b", 2, limit_train_batches=limit) == straight
-    for step in steps:
-        state = tmp_path / "b" / f"step={step}.ckpt"
-        rest = _fit(tmp_path / "c", 2, state, limit_train_batches=limit)
-        batches = [(epoch, batch) for epoch, batch, _ in straight[step:]]
-        assert [(epoch, batch) for epoch, batch, _ in rest] == batches, f"after step {step}"
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_an_error_in_the_training_step_leaves_no_thread(tmp_path):
-    class Failing(Recorder):
-        def training_step(self, batch, batch_idx):
-            raise ZeroDivisionError
-
-    trainer = L.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False
-    )
-    with contextlib.suppress(ZeroDivisionError):
-        trainer.fit(Failing(), _loader(2))
-    del trainer

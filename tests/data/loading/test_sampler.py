@@ -1,5 +1,3 @@
-import itertools
-
 import numpy as np
 import pytest
 
@@ -12,30 +10,11 @@ class Rows(list):
         self.epoch = epoch
 
 
-def test_order_depends_on_seed_and_epoch_only():
-    def order(seed, epoch):
-        sampler = TrainSampler(Rows(range(50)), seed=seed)
-        sampler.set_epoch(epoch)
-        return list(sampler)
-
-    assert order(3, 1) == order(3, 1)
-    assert sorted(order(3, 1)) == list(range(50))
-    # a generator seeded with seed + epoch would give these two the same order
-    assert order(3, 1) != order(2, 2)
-    assert order(3, 1) != order(3, 2)
-    assert all(type(index) is int for index in order(0, 0))
-
-
 def test_ranks_share_one_order_and_are_padded_evenly():
     one = list(TrainSampler(Rows(range(7)), seed=5, num_replicas=1, rank=0))
     ranks = [list(TrainSampler(Rows(range(7)), seed=5, num_replicas=2, rank=r)) for r in (0, 1)]
     assert [len(rank) for rank in ranks] == [4, 4]
     assert [row for pair in zip(*ranks, strict=True) for row in pair] == [*one, one[0]]
-
-
-def test_more_ranks_than_rows():
-    ranks = [list(TrainSampler(Rows([0, 1]), num_replicas=5, rank=r)) for r in range(5)]
-    assert [len(rank) for rank in ranks] == [1] * 5
 
 
 def test_start_skips_once_and_length_stays():
@@ -89,28 +68,3 @@ def test_weights_are_the_rows_probabilities():
     assert len(drawn) == 8000
     assert share == pytest.approx(WEIGHTS, abs=0.03)
     assert all(type(index) is int for index in drawn[:4])
-
-
-def test_weighted_order_depends_on_seed_and_epoch_and_is_shared_by_ranks():
-    weights = np.full(50, 1 / 50)
-
-    def order(seed, epoch, ranks=1, rank=0):
-        sampler = TrainSampler(
-            Rows(range(50)), seed=seed, order=weighted(weights), num_replicas=ranks, rank=rank
-        )
-        sampler.set_epoch(epoch)
-        return list(sampler)
-
-    one = order(3, 1)
-    assert one == order(3, 1)
-    assert one != order(3, 2)
-    assert one != order(2, 2)
-    parts = [order(3, 1, 2, rank) for rank in (0, 1)]
-    assert list(itertools.chain(*zip(*parts, strict=True))) == one
-
-
-def test_a_weighted_epoch_is_entered_in_the_middle():
-    sampler = TrainSampler(Rows(range(10)), seed=1, order=weighted(np.full(10, 0.1)))
-    whole = list(sampler)
-    sampler.start = 4
-    assert list(sampler) == whole[4:]

@@ -15,8 +15,7 @@ SPLIT = {"split_column": "split"}
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+def folder(tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
     for index in range(12):
@@ -55,10 +54,14 @@ CASES = {
     "missing id column": (_rows(), {"id_column": "idd"}, r"no column 'idd' \(id_column\)"),
     "class named twice": (_rows(), {"classes": ["a", "a", "b"]}, r"classes names 'a' twice"),
     "no class named": (_rows(), {"classes": []}, r"classes is empty"),
-    "label NaN": (_rows(label=NUMBERS | {3: float("nan")}), {}, r"is NaN.*row 3"),
+    "label NaN": (_rows(label=NUMBERS | {3: float("nan")}), {}, r"nan in .*no whole number.*row 3"),
     "label nan from pandas": (_rows(label={3: "nan", 5: "NaN"}), {}, r"pandas.*2 such: rows 3, 5"),
-    "label fraction": (_rows(label=NUMBERS | {4: 0.5}), {}, r"fraction.*row 4"),
-    "label beyond numbers": (_rows(label=NUMBERS | {4: float("inf")}), {}, r"too large.*row 4"),
+    "label fraction": (_rows(label=NUMBERS | {4: 0.5}), {}, r"no whole number.*row 4"),
+    "label beyond numbers": (
+        _rows(label=NUMBERS | {4: float("inf")}),
+        {},
+        r"no whole number.*row 4",
+    ),
     "one picture": (
         _rows(image=dict.fromkeys(range(12), "0.png")),
         {"test_size": 0.2},
@@ -79,8 +82,12 @@ CASES = {
     "unknown label": (_rows(label={9: "c"}), {"classes": ["a", "b"]}, r"'c' \(row 9"),
     "label unseen in training": (_rows(label={9: "c"}), SPLIT, r"'c' occur in validation.*row 9"),
     "one class only": (_rows(label={i: "a" for i in range(12)}), {}, r"one class only \(a\)"),
-    "duplicate ids": (_rows(id={4: "id1"}), {"id_column": "id"}, r"repeat: rows 1 \('id1'\), 4"),
-    "id absent": (_rows(id={4: None}), {"id_column": "id"}, r"no id in row 4"),
+    "duplicate ids": (
+        _rows(id={4: "id1"}),
+        {"id_column": "id"},
+        r"not unique: rows 1 \('id1'\), 4",
+    ),
+    "id absent": (_rows(id={4: None}), {"id_column": "id"}, r"none in row 4"),
     "unknown split": (_rows(split={4: "aside"}), SPLIT, r"row 4 \('aside'\)"),
     "split absent": (_rows(split={4: None}), SPLIT, r"row 4"),
     "no training rows": (_rows(split={i: "val" for i in range(12)}), SPLIT, r"no training rows"),

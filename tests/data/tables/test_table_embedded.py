@@ -19,11 +19,6 @@ SPLITS = ["train"] * 8 + ["val"] * 2 + ["test"] * 2
 KIND = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
-
-
 def png(shade):
     buffer = io.BytesIO()
     Image.new("RGB", (40, 36), (shade, 0, 0)).save(buffer, "PNG")
@@ -107,8 +102,8 @@ def test_equal_content_is_one_picture_for_splits_checks_and_stored_features(make
     findings = check_data(data, workers=1)
     lines = [p.text for p in findings.problems]
     assert "1 pictures, by content, are in more than one split (3 rows)" in lines
-    paths = data.rows("train")["image"].to_pylist()
-    assert paths[1] == paths[3] == data.rows("val")["image"][1].as_py()
+    paths = data.read_split("train").table["image"].to_pylist()
+    assert paths[1] == paths[3] == data.read_split("val").table["image"][1].as_py()
     digests = PictureDigests(tmp_path / "memory.json")
     dataset = data.build_dataset("train", lambda image: image)
     assert digests.one(str(dataset.image_root), paths[1]) in paths[1]  # named by content
@@ -116,7 +111,9 @@ def test_equal_content_is_one_picture_for_splits_checks_and_stored_features(make
     table = rows(image=dict.fromkeys(range(3, 12, 2), same))
     pq.write_table(pa.Table.from_pylist(table), tmp_path / "t.parquet")
     cut = make(table=str(tmp_path / "t.parquet"), split_column=None, val_size=0.25, test_size=0.25)
-    splits = [cut.rows(split)["image"].to_pylist() for split in ("train", "val", "test")]
+    splits = [
+        cut.read_split(split).table["image"].to_pylist() for split in ("train", "val", "test")
+    ]
     assert sum(paths[1] in part for part in splits) == 1
 
 
@@ -135,7 +132,7 @@ def test_embedded_pictures_pass_the_checks_of_files(make, tmp_path, content, rea
     assert len(data.dataset("train")) == 7
 
 
-def test_a_manifest_spares_unpacking_unless_the_cache_was_emptied(make, tmp_path, monkeypatch):
+def test_pictures_are_unpacked_once_unless_the_cache_was_emptied(make, tmp_path, monkeypatch):
     save_to_disk(tmp_path / "d", rows())
     assert check_data(make(), workers=1).can_train
     with monkeypatch.context() as patch:

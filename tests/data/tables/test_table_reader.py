@@ -30,16 +30,9 @@ def test_every_format_gives_the_same_rows(tmp_path, suffix):
     assert read_table(_write(tmp_path / f"t.{suffix}", ROWS)).to_pylist() == ROWS
 
 
-def test_csv_with_byte_order_mark_quoted_line_breaks_and_leading_zeros(tmp_path):
-    path = tmp_path / "t.csv"
-    path.write_bytes(b'\xef\xbb\xbfid,text\r\n007,"two\r\nlines, ""quoted"""\r\n')
-    assert read_table(path).to_pylist() == [{"id": "007", "text": 'two\r\nlines, "quoted"'}]
-
-
-@pytest.mark.parametrize("mark", [";", "\t"])
-def test_csv_that_separates_otherwise(tmp_path, mark):
-    (tmp_path / "t.csv").write_text(f"a{mark}b\n1{mark}x,y\n")
-    assert read_table(tmp_path / "t.csv").to_pylist() == [{"a": "1", "b": "x,y"}]
+def test_csv_cells_stay_strings(tmp_path):
+    (tmp_path / "t.csv").write_text("id,text\n007,\n")
+    assert read_table(tmp_path / "t.csv").to_pylist() == [{"id": "007", "text": None}]
 
 
 def test_jsonl_with_byte_order_mark_keeps_dates_as_they_are_written(tmp_path):
@@ -133,25 +126,23 @@ def test_hugging_face_dataset_dict_brings_its_splits(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", b"", r"empty \(0 bytes\)"),
+        ("t.csv", b"", "is empty"),
         ("t.csv", b"a,b\n", "has no rows"),
-        ("t.csv", b"a,b\n1,caf\xe9\n", r"line 2 cannot be decoded.*iconv -f WINDOWS-1252"),
-        ("t.csv", "a,b\n1,é\n".encode("utf-16"), "iconv -f UTF-16LE"),
-        ("t.csv", b"a,b\n1,2,3\n", "cannot be read.*must stand in quotes"),
-        ("t.csv", b"a,a\n1,2\n", "several columns named 'a'"),
-        ("t.jsonl", b'{"a": 1}\n{"a": \n', "cannot be read.*one JSON object"),
-        ("t.jsonl", b'{"a": 1}\n{"a": "x"}\n', "of one type in all of them"),
-        ("t.jsonl", b'{"a": "caf\xe9"}\n', "line 1 cannot be decoded"),
+        ("t.csv", b"a,b\n1,2,3\n", "line 2: 3 cells, not 2.*must stand in double quotes"),
+        ("t.jsonl", b"", "has no rows"),
+        ("t.jsonl", b'{"a": 1}\n{"a": \n', "line 2 is no JSON"),
+        (
+            "t.jsonl",
+            b'{"a": 1}\n{"a": "x"}\n',
+            "'a' must be of one type.* int in row 1, str in row 2",
+        ),
+        ("t.jsonl", b'{"a": "caf\xe9"}\n', "line 1 is no JSON.*utf-8"),
         ("t.json", b"[1, 2]", r"item 0 .* is no object, but 1"),
         ("t.json", b"[]", "has no rows"),
-        (
-            "t.json",
-            b'[{"a": 1}, {"a": null}, {"a": "x"}]',
-            "'a' is int in item 0 and str in item 2",
-        ),
-        ("t.json", b'[{"a": ["x"]}, {"a": "x"}]', "'a' is list in item 0 and str in item 1"),
+        ("t.json", b'[{"a": 1}, {"a": null}, {"a": "x"}]', "int in row 0, str in row 2"),
+        ("t.json", b'[{"a": ["x"]}, {"a": "x"}]', "list in row 0, str in row 1"),
         ("t.json", b'[{"a": 99999999999999999999}]', "cannot be read: .*too large"),
-        ("t.json", b"[" * 100_000, "cannot be read: .*recursion"),
+        ("t.json", b"[" * 100_000, "cannot be read as JSON: .*recursion"),
         ("t.parquet", b"PAR1 not really", "cannot be read"),
         ("t.xlsx", b"PK", "ends in '.xlsx'"),
     ],
@@ -184,11 +175,11 @@ def test_a_table_that_may_not_be_read_is_refused(tmp_path, suffix, monkeypatch):
     monkeypatch.setattr(Path, "open", refuse)
     monkeypatch.setattr("pyarrow.parquet.read_table", refuse)
     with pytest.raises(
-        DataError, match=rf"t\.{suffix} cannot be read: .*Permission denied.*may read"
+        DataError, match=rf"t\.{suffix} cannot be read: .*Permission denied.*permissions"
     ):
         read_table(path)
     monkeypatch.setattr(Path, "is_file", refuse)
-    with pytest.raises(DataError, match="cannot be looked at: Permission denied"):
+    with pytest.raises(DataError, match="cannot be opened: Permission denied"):
         read_table(path)
 
 

@@ -81,7 +81,7 @@ def test_the_description_says_all_that_is_needed(trained, tiny_vit_dir, tiny_tok
     assert said["temperature"] == pytest.approx(float(module.calibration_temperature))
     assert said["preprocessing"] == {
         "image": {
-            "resize": 36,
+            "resize": 35,
             "size": 32,
             "interpolation": "bicubic",
             "mean": [0.5] * 3,

@@ -1,4 +1,4 @@
-"""Pairs of picture and statement out of named pictures: the own name, or that of another."""
+"""Picture-statement pairs out of named pictures: the own name, or that of another."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ class EntailmentPairs(Dataset[Sample]):
         pictures: one row a picture.
         names: name of each picture, in the rows' order.
         pairs_per_picture: pairs of each picture in an epoch.
-        seed: of the draw.
+        seed: of the draw, and of the pictures' augmentation.
 
     Raises:
         DataError: fewer than two different names.
@@ -44,6 +44,15 @@ class EntailmentPairs(Dataset[Sample]):
         self.pairs_per_picture = pairs_per_picture
         self.seed = seed
         self.epoch = 0
+
+    @property
+    def seed(self) -> int:
+        """Of the draw and of the pictures' augmentation."""
+        return self.pictures.seed
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        self.pictures.seed = seed
 
     def __len__(self) -> int:
         return len(self.pictures) * self.pairs_per_picture
@@ -75,13 +84,10 @@ class EntailmentPairs(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         row = self.reference(index)
-        image = self.pictures[index // self.pairs_per_picture]["image"]
-        return {
-            "sample_id": row["sample_id"],
-            "image": image,
-            "text": row["text"],
-            "label": row["label"],
-        }
+        sample = self.pictures[index // self.pairs_per_picture]
+        sample["sample_id"], sample["text"] = row["sample_id"], row["text"]
+        sample["label"] = row["label"]
+        return sample
 
 
 def fixed_pairs(
@@ -90,9 +96,6 @@ def fixed_pairs(
     """Pairs for evaluation: (row, statement, label), by row, labels alternating.
 
     Exactly half are true: if the number of pairs is odd, the last one is left out.
-
-    Raises:
-        DataError: fewer than two different names.
     """
     _check_names(names)
     rng = np.random.default_rng(seed)

@@ -4,18 +4,19 @@ D. Kiela et al., *The Hateful Memes Challenge: Detecting Hate Speech in Multimod
 2020, arXiv 2005.04790.
 """
 
-from functools import cached_property
+import contextlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
+from lightning.pytorch.utilities import rank_zero_warn
 
 from epic_pl.data.datamodule import Split
-from epic_pl.data.folder import FolderDataModule, SplitRows
 from epic_pl.data.layout import Layout, Located, locate
-from epic_pl.data.records import read_jsonl, require
-from epic_pl.data.row_cache import Origin
+from epic_pl.data.readers import label_codes, read_jsonl, require
+from epic_pl.data.row_cache import cached_rows
+from epic_pl.data.rows import Rows, sample_table
+from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.errors import DataError
 
 _HOW_TO_GET = (
@@ -23,11 +24,13 @@ _HOW_TO_GET = (
     "archive so that the folder holds img/*.png and train.jsonl, dev_seen.jsonl, test_seen.jsonl "
     "and so on."
 )
-# the first phase's archive knew no unseen sets
+# the first phase's archive has no unseen sets
 _ALIASES = {"dev_seen": "dev_seen.jsonl|dev.jsonl", "dev": "dev.jsonl|dev_seen.jsonl"}
 
+_DEFAULT_TEST = "test_seen"
 
-class HatefulMemesDataModule(FolderDataModule):
+
+class HatefulMemesDataModule(RowsDataModule):
     """Hateful Memes: 8,500 train, 500 dev_seen, 540 dev_unseen, 1,000 test_seen, 2,000 test_unseen.
 
     ``img/*.png`` and JSON lines of ``id``, ``img``, ``text`` and ``label``. A file without labels,
@@ -37,13 +40,10 @@ class HatefulMemesDataModule(FolderDataModule):
         data_dir: folder of the dataset.
         train: name of the training file, without ``.jsonl``.
         val: of the validation file.
-        test: of the test file.
+        test: of the test file. Kaggle's archive has only ``train``, ``dev`` and an unlabelled
+            ``test``: without ``test_seen.jsonl`` the validation file is tested on, with a warning.
         predict: of the file that is predicted on; None is the test file.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
-
-    Raises:
-        ConfigError: options out of range.
-        DataError: on :attr:`class_names`, if files are missing.
     """
 
     predict_split: Split = "predict"
@@ -54,11 +54,12 @@ class HatefulMemesDataModule(FolderDataModule):
         data_dir: str = "data/hateful_memes",
         train: str = "train",
         val: str = "dev_seen",
-        test: str = "test_seen",
+        test: str = _DEFAULT_TEST,
         predict: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(data_dir=data_dir, **kwargs)
+        super().__init__(**kwargs)
+        self.data_dir = data_dir
         self._names: dict[Split, str] = {
             "train": train,
             "val": val,
@@ -73,86 +74,58 @@ class HatefulMemesDataModule(FolderDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        """Not hateful is 0, hateful is 1.
-
-        Raises:
-            DataError: training or validation files are missing, so that a run ends before its
-                encoders are fetched.
-        """
-        _ = self._located(self._names["train"], self._names["val"])
+        """Not hateful is 0, hateful is 1; training and validation files must be there."""
+        _ = self._located("train", "val")
         return ["not_hateful", "hateful"]
 
     @property
     def own_splits(self) -> list[Split]:
-        """Without ``predict`` where it reads the file of another split."""
-        splits = super().own_splits
-        files = {split: self._file(self._names[split]) for split in splits}
-        others = [file for split, file in files.items() if split != "predict"]
-        return [split for split in splits if split != "predict" or files[split] not in others]
+        """Without those that read the file of another split."""
+        files: dict[Path, Split] = {}
+        for split in super().own_splits:
+            with contextlib.suppress(DataError):
+                files.setdefault(self._file(split), split)
+        return [split for split in super().own_splits if split in files.values()]
 
-    def _file(self, name: str) -> Path | str:
-        """The file of that name, or the name where there is none."""
+    def _file(self, split: Split) -> Path:
         try:
-            return self._located(name)[_ALIASES.get(name, f"{name}.jsonl")]
+            return self._located(split).paths[self._need(split)]
         except DataError:
-            return name
-
-    @cached_property
-    def _found(self) -> dict[tuple[str, ...], Located]:
-        return {}
-
-    def _located(self, *names: str) -> Located:
-        if names not in self._found:
-            files = tuple(_ALIASES.get(name, f"{name}.jsonl") for name in names)
-            self._found[names] = locate(
-                "Hateful Memes",
-                self.data_dir,
-                [Layout("hateful_memes", ("img/", *files))],
-                how_to_get=_HOW_TO_GET,
-                nested=("data", "hateful_memes"),
+            if split != "test" or self._names["test"] != _DEFAULT_TEST:
+                raise
+            path = self._located("val").paths[self._need("val")]
+            rank_zero_warn(
+                f"{self.data_dir} has no {_DEFAULT_TEST}.jsonl, whose labels Kaggle's archive "
+                f"lacks: the test split is {path.name}, the validation data. Do not report its "
+                "figures as test results."
             )
-        return self._found[names]
+            return path
 
-    def row_origin(self, split: Split) -> Origin:
-        """The split's file.
-
-        Raises:
-            DataError: files are missing.
-        """
+    def _need(self, split: Split) -> str:
         name = self._names[split]
-        found = self._located(name)
-        root = str(found["img/"].parent.resolve())
-        return Origin([found[_ALIASES.get(name, f"{name}.jsonl")]], {"image_root": root})
+        need = _ALIASES.get(name, f"{name}.jsonl")
+        return f"{need}|test.jsonl" if (split, name) == ("predict", _DEFAULT_TEST) else need
 
-    def read_split(self, split: Split) -> SplitRows:
-        """The rows of a split.
-
-        Raises:
-            DataError: files are missing or broken, or a label is not 0 or 1.
-        """
-        name = self._names[split]
-        found = self._located(name)
-        path = found[_ALIASES.get(name, f"{name}.jsonl")]
-        table = read_jsonl(path, ("id", "img", "text", "label"))
-        for column in ("id", "img", "text"):
-            require(table, column, path)
-        return SplitRows(
-            source=path,
-            sample_ids=table["id"],
-            images=table["img"],
-            texts=table["text"],
-            labels=_label_codes(table, path),
-            image_root=found["img/"].parent,
-            notes={"without a label": table["label"].null_count},
+    def _located(self, *splits: Split) -> Located:
+        return locate(
+            "Hateful Memes",
+            self.data_dir,
+            [Layout("hateful_memes", ("img/", *map(self._need, splits)))],
+            how_to_get=_HOW_TO_GET,
+            nested=("data", "hateful_memes"),
         )
 
+    def read_split(self, split: Split) -> Rows:
+        """The rows of a split."""
+        path, root = self._file(split), self._located().paths["img/"].parent
+        options = {"image_root": str(root.resolve())}
+        return cached_rows("HatefulMemes", [path], options, partial(_read, path, root))
 
-def _label_codes(table: pa.Table, path: Path) -> pa.ChunkedArray:
-    labels = table["label"]
-    wrong = labels.filter(pc.invert(pc.is_in(labels, pa.array(["0", "1", None]))))
-    if len(wrong):
-        raise DataError(
-            f"{path}: {len(wrong)} rows have a label other than 0 and 1, for example "
-            f"{wrong[0].as_py()!r}. Fetch the file again."
-        )
-    return pc.cast(labels, pa.int64())
+
+def _read(path: Path, root: Path) -> Rows:
+    table = read_jsonl(path, ("id", "img", "text", "label"))
+    for column in ("id", "img", "text"):
+        require(table, column, path)
+    labels = label_codes(table, "label", ("0", "1"), "id", path)
+    rows = sample_table(table["id"], table["img"], table["text"], labels, num_classes=2)
+    return Rows(rows, root, path, notes={"without a label": labels.null_count})

@@ -6,13 +6,10 @@ Fusion*, arXiv 1702.01992.
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import pyarrow as pa
-
-from epic_pl.data.collate import Task
 from epic_pl.data.datamodule import Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.mm_imdb_hdf5 import (
@@ -21,12 +18,14 @@ from epic_pl.data.datasets.mm_imdb_hdf5 import (
     read_hdf5,
     vocabulary_path,
 )
-from epic_pl.data.folder import FolderDataModule, SplitRows
 from epic_pl.data.layout import Layout, Located, locate
-from epic_pl.data.records import read_json, string_list
-from epic_pl.data.row_cache import Origin, digest_of_files
+from epic_pl.data.readers import read_json, string_list
+from epic_pl.data.row_cache import cached_rows, digest_of_folders
+from epic_pl.data.rows import Rows, sample_table
+from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.data.transforms import ImageTransform
 from epic_pl.errors import ConfigError, DataError
+from epic_pl.types import Task
 
 Plot = Literal["longest", "first", "all"]
 
@@ -51,7 +50,7 @@ _HOW_TO_GET = (
 )
 
 
-class MMIMDBDataModule(FolderDataModule):
+class MMIMDBDataModule(RowsDataModule):
     """MM-IMDB: 15,552 / 2,608 / 7,799 films with any number of 23 genres.
 
     Three layouts: ``split.json`` with ``dataset/<id>.{json,jpeg}``; with ``images/`` and
@@ -64,16 +63,13 @@ class MMIMDBDataModule(FolderDataModule):
         plot: films have several plots. ``longest`` or ``first`` takes one. ``all`` makes each one a
             training sample; validation and test keep the longest, so that their rows stay the same.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
-
-    Raises:
-        ConfigError: options out of range.
-        DataError: on :attr:`class_names`, if files are missing.
     """
 
     def __init__(
         self, *, data_dir: str = "data/mm_imdb", plot: Plot = "longest", **kwargs: Any
     ) -> None:
-        super().__init__(data_dir=data_dir, **kwargs)
+        super().__init__(**kwargs)
+        self.data_dir = data_dir
         if plot not in get_args(Plot):
             raise ConfigError(f"plot must be one of {', '.join(get_args(Plot))}; got {plot!r}.")
         self.plot = plot
@@ -90,96 +86,76 @@ class MMIMDBDataModule(FolderDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        """The 23 genres, most frequent first.
-
-        Raises:
-            DataError: files are missing, so that a run ends before its encoders are fetched.
-        """
+        """The 23 genres, most frequent first."""
         if self._hdf5:
-            check_hdf5(self._found["multimodal_imdb.hdf5"])
+            check_hdf5(self._found.paths["multimodal_imdb.hdf5"])
             if self.plot != "longest":
                 raise ConfigError(
-                    f"plot is {self.plot!r}, but {self._found['multimodal_imdb.hdf5']} holds the "
-                    "longest plot only. Leave plot out, or unpack mmimdb.tar.gz instead."
+                    f"plot is {self.plot!r}, but multimodal_imdb.hdf5 holds the longest plot only. "
+                    "Leave plot out, or unpack mmimdb.tar.gz instead."
                 )
         return list(GENRES)
 
     @cached_property
     def _found(self) -> Located:
         return locate(
-            "MM-IMDB", self.data_dir, _LAYOUTS, how_to_get=_HOW_TO_GET, nested=("mmimdb", "data")
+            "MM-IMDB",
+            self.data_dir,
+            _LAYOUTS,
+            how_to_get=_HOW_TO_GET,
+            nested=("mmimdb", "data", "dataset/data"),
         )
 
     @property
     def _hdf5(self) -> bool:
         return self._found.layout.name == "HDF5"
 
-    def row_origin(self, split: Split) -> Origin:
-        """The HDF5 file and its vocabulary; or the list of films, and the films' files.
-
-        Raises:
-            DataError: files are missing.
-        """
+    def read_split(self, split: Split) -> Rows:
+        """The rows of a split."""
         if self._hdf5:
-            path = self._found["multimodal_imdb.hdf5"]
-            return Origin([path, vocabulary_path(path)], {"split": split})
-        plot = self.plot if split == "train" else _single(self.plot)
-        posters = str(self._posters.resolve())
-        options = {"films": self._film_digest, "plot": plot, "posters": posters, "split": split}
-        return Origin([self._found["split.json"]], options)
+            path = self._found.paths["multimodal_imdb.hdf5"]
+            files = [path, vocabulary_path(path)]
+            return cached_rows(
+                "MMIMDB", files, {"split": split}, partial(read_hdf5, path, split, GENRES)
+            )
+        one_folder = self._found.layout.name == "one folder"
+        films = self._found.paths["dataset/" if one_folder else "labels/"]
+        posters = self._found.paths["dataset/" if one_folder else "images/"]
+        plot: Plot = "longest" if self.plot == "all" and split != "train" else self.plot
+        options = {
+            "plot": plot,
+            "posters": str(posters.resolve()),
+            "split": split,
+            "films": digest_of_folders([films], ".json", names_only=False),
+        }
+        lists = self._found.paths["split.json"]
+        read = partial(_read, lists, films, posters, split, plot)
+        return cached_rows("MMIMDB", [lists], options, read)
 
-    @cached_property
-    def _film_digest(self) -> str:
-        return digest_of_files([self._films], ".json")
-
-    @property
-    def _films(self) -> Path:
-        return self._found["dataset/" if self._one_folder else "labels/"]
-
-    @property
-    def _posters(self) -> Path:
-        return self._found["dataset/" if self._one_folder else "images/"]
-
-    @property
-    def _one_folder(self) -> bool:
-        return self._found.layout.name == "one folder"
-
-    def read_split(self, split: Split) -> SplitRows:
-        """The rows of a split.
-
-        Raises:
-            DataError: files are missing or broken, or a genre is unknown.
-        """
-        if self._hdf5:
-            return read_hdf5(self._found["multimodal_imdb.hdf5"], split, GENRES)
-        lists = self._found["split.json"]
-        rows: list[tuple[str, str, str | None, list[int]]] = []
-        notes: Counter[str] = Counter()
-        for film in _film_ids(lists, split):
-            path = self._films / f"{film}.json"
-            about = read_json(path)
-            genres = _genre_codes(about, path)
-            if not genres:
-                notes["dropped because no genre is left"] += 1
-                continue
-            texts = _texts(about, path, self.plot if split == "train" else _single(self.plot))
-            notes["without a plot"] += texts == [None]
-            for number, text in enumerate(texts):
-                name = film if number == 0 else f"{film}#{number}"
-                rows.append((name, f"{film}.jpeg", text, genres))
-        ids, images, plots, labels = zip(*rows, strict=True) if rows else ((), (), (), ())
-        return SplitRows(lists, ids, images, plots, labels, self._posters, notes)
-
-    def make_dataset(
-        self, table: pa.Table, root: Path, transform: ImageTransform
-    ) -> ImageTextDataset:
+    def make_dataset(self, rows: Rows, transform: ImageTransform) -> ImageTextDataset:
         """Posters are files, or rows of the HDF5 file."""
         kind = HDF5PictureDataset if self._hdf5 else ImageTextDataset
-        return kind(table, root, transform, seed=self.seed)
+        return kind(rows.table, rows.image_root, transform, seed=self.seed)
 
 
-def _single(plot: Plot) -> Plot:
-    return "longest" if plot == "all" else plot
+def _read(lists: Path, films: Path, posters: Path, split: Split, plot: Plot) -> Rows:
+    rows: list[tuple[str, str, str | None, list[int]]] = []
+    notes: Counter[str] = Counter()
+    for film in _film_ids(lists, split):
+        path = films / f"{film}.json"
+        about = read_json(path)
+        genres = _genre_codes(about, path)
+        if not genres:
+            notes["dropped because no genre is left"] += 1
+            continue
+        texts = _texts(about, path, plot)
+        notes["without a plot"] += texts == [None]
+        for number, text in enumerate(texts):
+            name = film if number == 0 else f"{film}#{number}"
+            rows.append((name, f"{film}.jpeg", text, genres))
+    ids, images, plots, labels = zip(*rows, strict=True) if rows else ((), (), (), ())
+    table = sample_table(ids, images, plots, labels, multilabel=True, num_classes=len(GENRES))
+    return Rows(table, posters, lists, notes=notes)
 
 
 def _film_ids(path: Path, split: Split) -> Sequence[str]:

@@ -13,15 +13,15 @@ from PIL import Image
 
 from epic_pl.data.datamodule import Split
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.folder import SplitRows
-from epic_pl.data.records import read_json, string_list
+from epic_pl.data.readers import read_json, string_list
+from epic_pl.data.rows import Rows, sample_table
 from epic_pl.errors import DataError
 
 _DATASETS = ("genres", "images", "imdb_ids", "sequences")
 _SPLIT_NAMES = {"train": b"train", "val": b"dev", "test": b"test"}
 # posters are stored as VGG takes them: blue, green, red, less the mean of ImageNet
 _VGG_MEAN = np.array([103.939, 116.779, 123.68])[:, None, None]
-_PROBED = 16  # posters looked at to tell whether the mean was subtracted
+_PROBED = 16  # posters that show whether the mean was subtracted
 
 
 def _open(path: Path) -> Any:
@@ -44,41 +44,28 @@ def vocabulary_path(path: Path) -> Path:
 
 
 def check_hdf5(path: Path) -> None:
-    """Look whether the file and its vocabulary can be read.
-
-    Raises:
-        DataError: h5py or a part is missing; the message says how to get it.
-    """
+    """Refuse a file without its parts, or without its vocabulary beside it."""
     with _open(path) as file:
         missing = [name for name in _DATASETS if name not in file]
-        if missing:
-            raise DataError(
-                f"{path} has no {', '.join(missing)}; it must be multimodal_imdb.hdf5 of MM-IMDB. "
-                "Fetch it again."
-            )
+    if missing:
+        raise DataError(
+            f"{path} has no {', '.join(missing)}; it must be multimodal_imdb.hdf5 of MM-IMDB. "
+            "Fetch it again."
+        )
     vocabulary = vocabulary_path(path)
     if not vocabulary.is_file():
         raise DataError(
-            f"{path} holds plots as numbers of words, and {vocabulary}, which says what they stand "
-            "for, is missing. The release has it as metadata.npy, a pickle, which can run code and "
-            "so is not read here; if you trust yours, convert it once, in its folder: python -c "
+            f"{path} holds plots as numbers of words, and {vocabulary}, their vocabulary, is "
+            "missing. The release has it as metadata.npy, a pickle, which can run code and so is "
+            "not read here; if you trust yours, convert it once, in its folder: python -c "
             "\"import json, numpy; words = numpy.load('metadata.npy', allow_pickle=True).item()"
             "['ix_to_word']; json.dump({'ix_to_word': {int(i): w for i, w in words.items()}}, "
             "open('metadata.json', 'w'))\""
         )
 
 
-def read_hdf5(path: Path, split: Split, genres: Sequence[str]) -> SplitRows:
-    """The rows of a split; the picture "path" of a row is its number in the file.
-
-    Args:
-        path: ``multimodal_imdb.hdf5``.
-        split: train, val (the file's dev) or test.
-        genres: class names, in order.
-
-    Raises:
-        DataError: the file is broken, or its genres are others.
-    """
+def read_hdf5(path: Path, split: Split, genres: Sequence[str]) -> Rows:
+    """The rows of a split; the picture "path" of a row is its number in the file."""
     words = _words(vocabulary_path(path))
     with _open(path) as file:
         start, stop = _bounds(file, path, split)
@@ -87,25 +74,23 @@ def read_hdf5(path: Path, split: Split, genres: Sequence[str]) -> SplitRows:
         films = [film.decode() for film in file["imdb_ids"][start:stop]]
         # a film without a plot has no words
         plots = [
-            " ".join(words.get(str(int(number)), "") for number in sequence)
-            if len(sequence)
-            else None
+            " ".join(words.get(str(int(number)), "") for number in sequence) or None
             for sequence in file["sequences"][start:stop]
         ]
     labels = [np.flatnonzero(row).tolist() for row in flags]
     kept = [row for row, label in enumerate(labels) if label]
-    return SplitRows(
-        source=path,
-        sample_ids=[films[row] for row in kept],
-        images=[str(start + row) for row in kept],
-        texts=[plots[row] for row in kept],
-        labels=[labels[row] for row in kept],
-        image_root=path,
-        notes={
-            "dropped because no genre is left": len(labels) - len(kept),
-            "without a plot": sum(plots[row] is None for row in kept),
-        },
+    table = sample_table(
+        [films[row] for row in kept],
+        [str(start + row) for row in kept],
+        [plots[row] for row in kept],
+        [labels[row] for row in kept],
+        multilabel=True,
     )
+    notes = {
+        "dropped because no genre is left": len(labels) - len(kept),
+        "without a plot": table["text"].null_count,
+    }
+    return Rows(table, path, path, notes=notes)
 
 
 def _words(path: Path) -> dict[str, str]:
@@ -131,7 +116,7 @@ def _bounds(file: Any, path: Path, split: Split) -> tuple[int, int]:
 
 
 def _genre_order(file: Any, path: Path, genres: Sequence[str]) -> list[int]:
-    """Column of each genre; the file says its own order."""
+    """Column of each genre; the file has its own order."""
     names = file["genres"].attrs.get("target_names")
     columns = json.loads(names) if names is not None else list(genres)
     if sorted(columns) != sorted(genres):
@@ -145,15 +130,15 @@ def _genre_order(file: Any, path: Path, genres: Sequence[str]) -> list[int]:
 class HDF5PictureDataset(ImageTextDataset):
     """Samples whose pictures are rows of ``images (N, 3, H, W)`` in an HDF5 file."""
 
-    def _read(self, sample_id: str, path: str) -> Image.Image:
+    def read(self, path: str) -> Image.Image:
+        """A poster by its row."""
         # open handles don't survive a fork: each process opens its own
         file, centred = _opened(self.image_root, os.getpid())
         try:
             pixels = file["images"][int(path)].astype(np.float64)  # (3, H, W)
         except (OSError, IndexError, ValueError) as error:
             raise DataError(
-                f"Sample {sample_id!r}: row {path} of {self.image_root} cannot be read: {error}. "
-                "Fetch the file again."
+                f"Row {path} of {self.image_root} cannot be read: {error}. Fetch the file again."
             ) from error
         return Image.fromarray(_to_rgb(pixels, centred))
 

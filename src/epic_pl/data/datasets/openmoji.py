@@ -1,8 +1,8 @@
 """OpenMoji: two small real tasks on pictures and names of emoji, with nothing but pip in reach.
 
 Pictures: Hfg Schwäbisch Gmünd, *OpenMoji: the open-source emoji and icon project*,
-https://openmoji.org, CC BY-SA 4.0: whoever shows them shows that line. Names and subcategories are
-those of the Unicode Standard.
+https://openmoji.org, CC BY-SA 4.0: to be credited wherever they are shown. Names and subcategories
+are those of the Unicode Standard.
 """
 
 import math
@@ -21,7 +21,9 @@ from epic_pl.assets import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emo
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import ENTAILMENT_CLASSES, EntailmentPairs, fixed_pairs
-from epic_pl.data.tables.dataset import sample_table, stratified_split
+from epic_pl.data.pictures import missing_pictures
+from epic_pl.data.rows import sample_table
+from epic_pl.data.splits import stratified_split
 from epic_pl.data.transforms import ImageTransform
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.types import Sample
@@ -45,9 +47,9 @@ class OpenMojiDataModule(ImageTextDataModule):
     far, and a method must not lose what a linear probe on text has.
 
     ``variant="entailment"``: picture and statement to whether the statement is the picture's name,
-    the small mirror of SNLI-VE. Neither modality alone tells. The 1,629 pictures and their names
-    are shared out in 75% / 5% / 20%, so test pictures *and* statements are unseen in training.
-    Training pairs are drawn anew every epoch by
+    the small mirror of SNLI-VE. Neither modality alone is informative. The 1,629 pictures
+    and their names are divided in 75% / 5% / 20%, so test pictures *and* statements are
+    unseen in training. Training pairs are drawn anew every epoch by
     :class:`~epic_pl.data.datasets.entailment.EntailmentPairs`. The pairs of val (8 a picture) and
     test (5 a picture, about 1,600) are fixed by ``split_seed``, half of them true; a pair then
     occurs several times, so accuracy is the mean of two rates: true pairs accepted, false ones
@@ -64,9 +66,6 @@ class OpenMojiDataModule(ImageTextDataModule):
             rows is tested instead. What is chosen this way has not seen the test split. 3, 4 and 5
             are the thirds of another cut of these rows, and so on.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
-
-    Raises:
-        ConfigError: options out of range.
     """
 
     def __init__(
@@ -116,11 +115,7 @@ class OpenMojiDataModule(ImageTextDataModule):
         fetch_openmoji(self.image_preprocessing.size)
 
     def setup(self, stage: str | None = None) -> None:
-        """Build the splits of a stage and show the pictures' attribution.
-
-        Raises:
-            DataError: pictures are missing.
-        """
+        """Build the splits of a stage and show the pictures' attribution."""
         super().setup(stage)
         rank_zero_info(OPENMOJI_ATTRIBUTION)
 
@@ -131,7 +126,13 @@ class OpenMojiDataModule(ImageTextDataModule):
             DataError: pictures are missing.
         """
         root = fetch_openmoji(self.image_preprocessing.size)
-        _check_pictures(root, self._emoji)
+        missing = missing_pictures([f"{each.code}.png" for each in self._emoji], root)
+        if missing:
+            raise DataError(
+                f"{len(missing)} of {len(self._emoji)} emoji have no picture in {root}, for "
+                f"example {next(iter(missing))}. Delete that folder: the pictures are then drawn "
+                "again."
+            )
         if self.variant == "subcategory":
             emoji = _subcategory_splits(self._emoji, self.split_seed, self.fold)[split]
             labels = [self.class_names.index(each.subcategory) for each in emoji]
@@ -163,28 +164,26 @@ def _subcategory_splits(
     test = math.ceil(0.25 * len(emoji))
     val = round(0.1 * (len(emoji) - test))
     sizes = {"train": len(emoji) - test - val, "val": val, "test": test}
-    rows = _share_out(_codes([each.subcategory for each in emoji]), sizes, seed, fold)
+    rows = _share_out([each.subcategory for each in emoji], sizes, seed, fold)
     return {split: [emoji[row] for row in rows[split]] for split in sizes}
 
 
 def _entailment_splits(
     emoji: Sequence[Emoji], seed: int, fold: int | None
 ) -> dict[str, list[Emoji]]:
-    """Shares the names out, not the pictures: two with one name must not come apart."""
+    """Divides the names, not the pictures: two with one name belong to one split."""
     category = {_name(each): each.category for each in emoji}
-    names = list(category)
     sizes = {"train": 0.75, "val": 0.05, "test": 0.2}
-    rows = _share_out(_codes(list(category.values())), sizes, seed, fold)
-    split_of = {names[row]: split for split, part in rows.items() for row in part}
-    return {
-        split: [each for each in emoji if split_of.get(_name(each)) == split] for split in sizes
-    }
+    parts = _share_out(list(category.values()), sizes, seed, fold)
+    names = {split: {list(category)[row] for row in parts[split]} for split in sizes}
+    return {split: [each for each in emoji if _name(each) in names[split]] for split in sizes}
 
 
 def _share_out(
-    codes: npt.NDArray[np.int64], sizes: Mapping[str, int | float], seed: int, fold: int | None
+    classes: Sequence[str], sizes: Mapping[str, int | float], seed: int, fold: int | None
 ) -> dict[str, npt.NDArray[np.int64]]:
     """Rows of each split, stratified; with a fold none of those that are tested without one."""
+    codes = np.unique(classes, return_inverse=True)[1].astype(np.int64)
     rows = stratified_split(codes, sizes, seed)
     if fold is None:
         return rows
@@ -197,10 +196,6 @@ def _share_out(
     val = len(rows["val"]) / len(outside)
     parts = stratified_split(codes[rest], {"train": 1 - val, "val": val}, seed)
     return {split: rest[part] for split, part in parts.items()} | {"test": test}
-
-
-def _codes(values: Sequence[str]) -> npt.NDArray[np.int64]:
-    return np.unique(values, return_inverse=True)[1].astype(np.int64)
 
 
 def _dataset(
@@ -219,12 +214,3 @@ def _dataset(
         seen[each.code] += 1
     images = [f"{each.code}.png" for each in emoji]
     return ImageTextDataset(sample_table(ids, images, texts, labels), root, transform, seed=seed)
-
-
-def _check_pictures(root: Path, emoji: Sequence[Emoji]) -> None:
-    missing = [each.code for each in emoji if not (root / f"{each.code}.png").is_file()]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(emoji)} emoji have no picture in {root}, for example "
-            f"{missing[0]}.png. Delete that folder: the pictures are then drawn again."
-        )

@@ -4,7 +4,7 @@ N. Xie, F. Lai, D. Doran, A. Kadav, *Visual Entailment: A Novel Task for Fine-Gr
 Understanding*, arXiv 1901.06706.
 """
 
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.data.datamodule import Split
-from epic_pl.data.folder import FolderDataModule, SplitRows
 from epic_pl.data.layout import Layout, Located, locate, picture_folder
-from epic_pl.data.records import read_jsonl, require
-from epic_pl.data.row_cache import Origin
-from epic_pl.errors import DataError
+from epic_pl.data.readers import label_codes, read_jsonl, require
+from epic_pl.data.row_cache import cached_rows
+from epic_pl.data.rows import Rows, sample_table
+from epic_pl.data.rows_datamodule import RowsDataModule
 
+_CLASSES = ["entailment", "neutral", "contradiction"]
 _FILES = {
-    split: f"snli_ve_{name}.jsonl"
+    split: f"snli_ve_{name}.jsonl|snli_ve_{name}.jsonl.gz"
     for split, name in (("train", "train"), ("val", "dev"), ("test", "test"))
 }
 _LAYOUT = Layout("snli_ve", tuple(_FILES.values()))
-# newer files, older files; a pairID such as 1234.jpg#2r1n tells it where both are missing
+# newer files, older files; without both a pair id such as 3416050480.jpg#4r1n names the picture
 _IMAGE_KEYS = ("Flickr30K_ID", "Flikr30kID")
 _IMAGE_FOLDERS = ("flickr30k_images", "flickr30k-images", "images")
 _NO_CONSENSUS = "-"
@@ -35,25 +36,22 @@ _HOW_TO_GET = (
 )
 
 
-class SNLIVEDataModule(FolderDataModule):
+class SNLIVEDataModule(RowsDataModule):
     """SNLI-VE: 529,527 / 17,858 / 17,901 rows over 29,783 / 1,000 / 1,000 pictures.
 
-    ``snli_ve_{train,dev,test}.jsonl`` as released, pictures in ``flickr30k_images/``,
-    ``flickr30k-images/`` or ``images/``, nested once or twice. Text is the hypothesis,
-    ``sentence2``. Rows whose annotators found no consensus (``-``) are dropped and counted. About
-    17 rows share a picture; they name one file. The dataset's authors found about 9% of the labels
-    wrong, mostly neutral ones (arXiv 2004.03744), so accuracy has a ceiling well below 100%.
+    ``snli_ve_{train,dev,test}.jsonl`` as released, perhaps as ``.jsonl.gz`` or in ``annotations/``;
+    pictures in ``flickr30k_images/``, ``flickr30k-images/`` or ``images/``, nested once or twice.
+    Text is the hypothesis, ``sentence2``. Rows whose annotators found no consensus (``-``) are
+    dropped and counted. About 17 rows share a picture; ``Batch["picture"]`` groups them. The
+    dataset's authors found about 9% of the labels wrong, mostly neutral ones (arXiv 2004.03744), so
+    accuracy has a ceiling well below 100%.
 
     Args:
         data_dir: folder of the three files.
         image_dir: folder of the pictures; None looks beside the three files and in ``data_dir``.
         premise: put ``sentence1`` before the hypothesis. That is the caption which the labels were
-            made from, so text alone can then tell the answer; results with it are of another task.
+            made from, so text alone then gives the answer away; such results are of another task.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
-
-    Raises:
-        ConfigError: options out of range.
-        DataError: on :attr:`class_names`, if files are missing.
     """
 
     def __init__(
@@ -64,7 +62,8 @@ class SNLIVEDataModule(FolderDataModule):
         premise: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(data_dir=data_dir, **kwargs)
+        super().__init__(**kwargs)
+        self.data_dir = data_dir
         self.image_dir = image_dir
         self.premise = premise
 
@@ -75,13 +74,9 @@ class SNLIVEDataModule(FolderDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        """Entailment, neutral, contradiction.
-
-        Raises:
-            DataError: files are missing, so that a run ends before its encoders are fetched.
-        """
+        """Entailment, neutral, contradiction."""
         _ = self._files, self._image_root
-        return ["entailment", "neutral", "contradiction"]
+        return list(_CLASSES)
 
     @cached_property
     def _files(self) -> Located:
@@ -90,7 +85,7 @@ class SNLIVEDataModule(FolderDataModule):
             self.data_dir,
             [_LAYOUT],
             how_to_get=_HOW_TO_GET,
-            nested=("data", "snli_ve", "SNLI-VE"),
+            nested=("annotations", "data", "snli_ve", "SNLI-VE"),
         )
 
     @cached_property
@@ -99,48 +94,34 @@ class SNLIVEDataModule(FolderDataModule):
             place = (Path(self.image_dir),)
             return picture_folder("SNLI-VE", place, (".", *_IMAGE_FOLDERS), _HOW_TO_GET)
         # pictures lie beside the annotations, or above the folder that an archive made for these
-        places = (self._files[_FILES["train"]].parent, Path(self.data_dir))
+        places = (self._files.paths[_FILES["train"]].parent, Path(self.data_dir))
         return picture_folder("SNLI-VE", places, _IMAGE_FOLDERS, _HOW_TO_GET)
 
-    def row_origin(self, split: Split) -> Origin:
-        """The split's file, the pictures' folder, and whether the premise is read.
+    def read_split(self, split: Split) -> Rows:
+        """The rows of a split."""
+        path, root = self._files.paths[_FILES[split]], self._image_root
+        options = {"premise": self.premise, "image_root": str(root.resolve())}
+        return cached_rows("SNLIVE", [path], options, partial(_read, path, root, self.premise))
 
-        Raises:
-            DataError: files are missing.
-        """
-        options = {"premise": self.premise, "image_root": str(self._image_root.resolve())}
-        return Origin([self._files[_FILES[split]]], options)
 
-    def read_split(self, split: Split) -> SplitRows:
-        """The rows of a split.
-
-        Raises:
-            DataError: files are missing or broken, or a label is unknown.
-        """
-        path = self._files[_FILES[split]]
-        table = read_jsonl(path, (*_IMAGE_KEYS, "pairID", "gold_label", "sentence1", "sentence2"))
-        for column in ("pairID", "gold_label", "sentence2"):
-            require(table, column, path)
-        consensus = pc.not_equal(table["gold_label"], _NO_CONSENSUS)
-        kept = table.filter(consensus)
-        if self.premise:
-            require(kept, "sentence1", path)
-            texts = pc.binary_join_element_wise(kept["sentence1"], kept["sentence2"], " ")
-        else:
-            texts = kept["sentence2"]
-        images = _image_names(kept)
-        return SplitRows(
-            source=path,
-            sample_ids=kept["pairID"],
-            images=images,
-            texts=texts,
-            labels=_label_codes(kept, self.class_names, path),
-            image_root=self._image_root,
-            notes={
-                "dropped because their annotators disagree": table.num_rows - kept.num_rows,
-                "pictures": len(pc.unique(images)),
-            },
-        )
+def _read(path: Path, root: Path, premise: bool) -> Rows:
+    table = read_jsonl(path, (*_IMAGE_KEYS, "pairID", "gold_label", "sentence1", "sentence2"))
+    for column in ("pairID", "gold_label", "sentence2"):
+        require(table, column, path)
+    kept = table.filter(pc.not_equal(table["gold_label"], _NO_CONSENSUS))
+    texts = kept["sentence2"]
+    if premise:
+        require(kept, "sentence1", path)
+        texts = pc.binary_join_element_wise(kept["sentence1"], texts, " ")
+    images = _image_names(kept)
+    notes = {
+        "dropped because their annotators disagree": table.num_rows - kept.num_rows,
+        "pictures": len(pc.unique(images)),
+    }
+    rows = sample_table(
+        kept["pairID"], images, texts, label_codes(kept, "gold_label", _CLASSES, "pairID", path)
+    )
+    return Rows(rows, root, path, notes=notes)
 
 
 def _image_names(table: pa.Table) -> pa.ChunkedArray:
@@ -151,16 +132,3 @@ def _image_names(table: pa.Table) -> pa.ChunkedArray:
     return pc.binary_join_element_wise(
         pc.replace_substring_regex(name, r"(\.jpg)?(#.*)?$", ""), ".jpg", ""
     )
-
-
-def _label_codes(table: pa.Table, classes: list[str], path: Path) -> pa.ChunkedArray:
-    codes = pc.index_in(table["gold_label"], pa.array(classes))
-    if codes.null_count:
-        row = codes.is_null().to_pylist().index(True)
-        raise DataError(
-            f"{path}: {codes.null_count} rows have a gold_label that is none of "
-            f"{', '.join(classes)} or {_NO_CONSENSUS!r}, for example "
-            f"{table['gold_label'][row].as_py()!r} of pair {table['pairID'][row].as_py()!r}. "
-            "Fetch the file again."
-        )
-    return codes

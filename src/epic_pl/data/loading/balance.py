@@ -15,11 +15,7 @@ from epic_pl.errors import ConfigError
 
 
 def labels_of(dataset: Any) -> pa.ChunkedArray:
-    """The labels of a dataset's rows, no picture read.
-
-    Raises:
-        ConfigError: it has no table of rows, or rows without a label.
-    """
+    """The labels of a dataset's rows, no picture read."""
     table = getattr(dataset, "table", None)
     if table is None:
         raise ConfigError(

@@ -3,13 +3,14 @@
 import contextlib
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from lightning import Trainer
 from torch.utils.data import DataLoader
 
-from epic_pl.data.loading.prefetch import Prefetcher
+from epic_pl.data.loading.prefetch import prefetched
 from epic_pl.data.loading.sampler import TrainSampler
 from epic_pl.errors import ConfigError
 
@@ -39,32 +40,39 @@ def keep_freed_memory() -> None:
 class ResumableDataLoader(DataLoader[Any]):
     """A DataLoader whose position is saved with the checkpoint.
 
-    Lightning calls :meth:`state_dict` and :meth:`load_state_dict` by itself. A position is an epoch
-    and the number of batches handed out in it; those that are loaded ahead don't count.
+    Lightning calls :meth:`state_dict` and :meth:`load_state_dict`. A position is an epoch and the
+    number of its batches that were trained on. Batches that are loaded ahead do not count, nor
+    does one whose step failed.
 
     The iterator does nothing before its first batch is asked for, since Lightning creates it before
-    it tells the sampler the epoch. Workers live for one epoch, so that they see the dataset's
-    ``set_epoch``. Worker seeds come from (seed, epoch) and never from torch's global random state,
-    which a resumed run restores and which must not depend on how often a loader was started.
+    it sets the sampler's epoch. Workers live for one epoch, so that they see the dataset's
+    ``set_epoch``. Worker seeds come from (seed, epoch), never from torch's global random state.
 
     Args:
         *args: as for :class:`~torch.utils.data.DataLoader`.
-        **kwargs: as for :class:`~torch.utils.data.DataLoader`. ``sampler`` should be a
-            :class:`~epic_pl.data.loading.sampler.TrainSampler`; with any other the loader works,
-            but a restart begins the epoch anew.
+        **kwargs: as for :class:`~torch.utils.data.DataLoader`. With a ``sampler`` other than
+            :class:`~epic_pl.data.loading.sampler.TrainSampler` a restart repeats the epoch.
         prefetch: batches that a thread of this process loads ahead, without workers; for datasets
-            that leave the global random states alone, which the training step draws from.
+            that do not draw from the global random states.
+        processed: gives the batches of this epoch that the training loop has finished, see
+            :func:`processed_batches`; None counts every batch that was handed out.
 
     Raises:
         ConfigError: with ``persistent_workers``, which would keep the first epoch's dataset; with
-            ``prefetch`` and workers, which load ahead by themselves.
+            both ``prefetch`` and workers.
     """
 
-    def __init__(self, *args: Any, prefetch: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        prefetch: int = 0,
+        processed: Callable[[], int] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if kwargs.get("persistent_workers"):
             raise ConfigError(
                 "ResumableDataLoader needs persistent_workers=False: workers that outlive an epoch "
-                "never hear of the dataset's set_epoch. Leave the option out."
+                "do not see the dataset's set_epoch. Leave the option out."
             )
         kwargs["worker_init_fn"] = kwargs.get("worker_init_fn") or init_worker
         kwargs["generator"] = kwargs.get("generator") or torch.Generator()
@@ -75,7 +83,8 @@ class ResumableDataLoader(DataLoader[Any]):
                 "themselves. Leave one of the two out."
             )
         self.prefetch = prefetch
-        self._at = (0, 0)
+        self.processed = processed
+        self._at = (0, 0)  # epoch, and the batches of it that were handed out
 
     @property
     def _epoch(self) -> int:
@@ -86,25 +95,27 @@ class ResumableDataLoader(DataLoader[Any]):
         if isinstance(self.sampler, TrainSampler):
             batches = self.sampler.start // (self.batch_size or 1)
             self.generator.manual_seed(self.sampler.seed * 1_000_003 + epoch)
-        loaded: Iterator[Any] = super().__iter__()
-        with self._ahead(loaded) as ready:
-            for batch in ready:
+        loaded: Any = super().__iter__()
+        if self.prefetch:
+            loaded = prefetched(loaded, self.prefetch)
+        try:
+            for batch in loaded:
                 batches += 1
                 self._at = (epoch, batches)
                 yield batch
                 del batch  # the next one is put together without this one beside it
-
-    def _ahead(self, batches: Iterator[Any]) -> contextlib.AbstractContextManager[Iterator[Any]]:
-        """The batches, perhaps with a thread that loads some early while the context lasts."""
-        if not self.prefetch:
-            return contextlib.nullcontext(batches)
-        return contextlib.closing(Prefetcher(batches, self.prefetch))
+        finally:
+            if self.prefetch:
+                loaded.close()
 
     def state_dict(self) -> dict[str, int]:
-        """Position of the loader: the epoch, and the batches of it that were handed out."""
+        """Position of the loader: the epoch, and the batches of it that were trained on."""
         epoch, batches = self._at
-        # the sampler may have moved on to an epoch of which no batch was taken yet
-        return {"epoch": self._epoch, "batches": batches if epoch == self._epoch else 0}
+        if epoch != self._epoch:  # the sampler has moved on to an epoch without a batch yet
+            return {"epoch": self._epoch, "batches": 0}
+        if self.processed is not None:
+            batches = min(batches, self.processed())
+        return {"epoch": epoch, "batches": batches}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue at a position; one at the end of an epoch is the beginning of the next."""
@@ -115,3 +126,9 @@ class ResumableDataLoader(DataLoader[Any]):
             self.sampler.set_epoch(epoch)
             self.sampler.start = batches * (self.batch_size or 1)
         self._at = (epoch, batches)
+
+
+def processed_batches(trainer: Trainer) -> int:
+    """Batches of this epoch whose training step is finished, optimiser step included."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current  # its type lacks a field
+    return int(progress.processed)

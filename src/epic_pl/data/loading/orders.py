@@ -71,10 +71,6 @@ def in_blocks(rows: int, block_rows: int) -> Order:
 
     The table is cut into blocks, blocks are shuffled, and the rows of eight blocks at a time are
     shuffled among themselves.
-
-    Args:
-        rows: N.
-        block_rows: rows of a block.
     """
 
     def order(rng: np.random.Generator, places: int, ranks: int) -> Rows:
@@ -88,11 +84,7 @@ def in_blocks(rows: int, block_rows: int) -> Order:
 
 
 def text_lengths(dataset: Any) -> npt.NDArray[np.int64]:
-    """Characters of each row's text ``(N,)``, 0 where it is absent.
-
-    Raises:
-        ConfigError: the dataset draws its texts anew every epoch.
-    """
+    """Characters of each row's text ``(N,)``, 0 where it is absent."""
     table: pa.Table | None = getattr(dataset, "table", None)
     if table is None:
         raise ConfigError(
@@ -111,18 +103,7 @@ def training_order(
     block_rows: int,
     balanced_over: int | None = None,
 ) -> Order:
-    """The order that a DataModule's options ask for.
-
-    Args:
-        name: one of :data:`ORDERS`.
-        dataset: the training rows.
-        batch_size: rows of a batch of one rank.
-        block_rows: rows of a block.
-        balanced_over: number of classes that are drawn equally often; None draws nothing.
-
-    Raises:
-        ConfigError: the dataset does not go with it.
-    """
+    """The order that a DataModule's options ask for."""
     if balanced_over is not None:
         return weighted(row_weights(labels_of(dataset), balanced_over))
     if name == "length":

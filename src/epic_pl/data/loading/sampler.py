@@ -21,33 +21,7 @@ def _world() -> tuple[int, int]:
     return 1, 0
 
 
-class _RankSampler(DistributedSampler[Any]):
-    """A rank's share of the rows; torch.distributed says which, where no argument does."""
-
-    def __init__(
-        self,
-        dataset: Dataset[Any],
-        *,
-        seed: int = 0,
-        shuffle: bool,
-        num_replicas: int | None,
-        rank: int | None,
-    ) -> None:
-        world, here = _world()
-        super().__init__(
-            dataset,
-            num_replicas=world if num_replicas is None else num_replicas,
-            rank=here if rank is None else rank,
-            shuffle=shuffle,
-            seed=seed,
-        )
-
-    def _share(self, rows: Any) -> Any:
-        """Every ``num_replicas``-th of the rows."""
-        return rows[self.rank :: self.num_replicas]
-
-
-class TrainSampler(_RankSampler):
+class TrainSampler(DistributedSampler[Any]):
     """A seeded order, new every epoch, that can be entered in the middle.
 
     It depends on (seed, epoch) only and is the same on all ranks, each of which takes every
@@ -62,8 +36,8 @@ class TrainSampler(_RankSampler):
             (datasets that draw negatives or augmentations anew every epoch).
         seed: of the order.
         order: one of :mod:`epic_pl.data.loading.orders`; None shuffles.
-        num_replicas: number of processes; from torch.distributed by default.
-        rank: this process; from torch.distributed by default.
+        num_replicas: number of processes, as ``rank`` from torch.distributed by default.
+        rank: this process.
     """
 
     def __init__(
@@ -75,7 +49,9 @@ class TrainSampler(_RankSampler):
         num_replicas: int | None = None,
         rank: int | None = None,
     ) -> None:
-        super().__init__(dataset, seed=seed, shuffle=True, num_replicas=num_replicas, rank=rank)
+        world, here = _world()
+        replicas = world if num_replicas is None else num_replicas
+        super().__init__(dataset, replicas, here if rank is None else rank, seed=seed)
         self.start = 0
         self.order = order or shuffled(len(cast(Any, dataset)))
 
@@ -84,7 +60,7 @@ class TrainSampler(_RankSampler):
         # both numbers seed the generator: with their sum, seed 0 would repeat seed 1's epochs
         rng = np.random.default_rng([self.seed, self.epoch])
         rows = self.order(rng, self.total_size, self.num_replicas)
-        return map(int, self._share(rows)[start:])
+        return map(int, rows[self.rank :: self.num_replicas][start:])
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; one that differs from the present one starts at its first sample."""
@@ -96,22 +72,20 @@ class TrainSampler(_RankSampler):
             forward(epoch)
 
 
-class EvalSampler(_RankSampler):
+class EvalSampler(DistributedSampler[Any]):
     """Rows ``rank, rank + world, ...`` in order, without the padding that counts samples twice.
 
-    Ranks may differ by one sample. Metrics that synchronise at the end of the epoch don't mind.
-
-    Args:
-        dataset: anything with a length.
-        num_replicas: number of processes; from torch.distributed by default.
-        rank: this process; from torch.distributed by default.
+    Ranks may differ by one sample, which metrics that synchronise at the end of the epoch allow.
+    Arguments are those of :class:`TrainSampler`.
     """
 
     def __init__(
         self, dataset: Dataset[Any], *, num_replicas: int | None = None, rank: int | None = None
     ) -> None:
-        super().__init__(dataset, shuffle=False, num_replicas=num_replicas, rank=rank)
-        self._rows: range = self._share(range(len(cast(Any, dataset))))
+        world, here = _world()
+        replicas = world if num_replicas is None else num_replicas
+        super().__init__(dataset, replicas, here if rank is None else rank, shuffle=False)
+        self._rows = range(self.rank, len(cast(Any, dataset)), self.num_replicas)
         self.num_samples = len(self._rows)
 
     def __iter__(self) -> Iterator[int]:

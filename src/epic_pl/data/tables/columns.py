@@ -1,7 +1,4 @@
-"""Columns of anyone's table as ids, pictures, texts and splits, or errors that name rows.
-
-Rows count from 0 in all messages, the header not counted.
-"""
+"""Columns of a user's table as ids, pictures, texts and splits, or errors that name rows."""
 
 import string
 from collections.abc import Sequence
@@ -12,42 +9,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from epic_pl.data.rows import named_rows
 from epic_pl.errors import ConfigError, DataError
 
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "eval": "val",
-    "evaluation": "val",
-    "test": "test",
-    "testing": "test",
-    "holdout": "test",
-    "predict": "predict",
+_SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev", "eval", "evaluation"),
+    "test": ("test", "testing", "holdout"),
+    "predict": ("predict",),
 }
-_SHOWN = 5
-
-
-def named_rows(mask: Any, values: Any = None) -> str:
-    """``row 3``, or ``rows 3 ('cat'), 8 ('dog') and 4 more``: where a mask is true."""
-    rows = np.flatnonzero(np.asarray(pc.fill_null(pa.array(mask), False)))
-    named = [
-        f"{row}" if values is None else f"{row} ({values[int(row)].as_py()!r})"
-        for row in rows[:_SHOWN]
-    ]
-    more = f" and {rows.size - _SHOWN:,} more" if rows.size > _SHOWN else ""
-    return f"row{'s' if rows.size > 1 else ''} {', '.join(named)}{more}"
+SPLIT_NAMES = {name: split for split, names in _SPLITS.items() for name in names}
+"""What users call a split, and its name here."""
 
 
 def column(table: pa.Table, name: str, option: str) -> pa.Array:
-    """A column as one array.
-
-    Raises:
-        DataError: there is none of that name.
-    """
+    """A column as one array; ``option`` is the argument that names it, for the message."""
     if name not in table.column_names:
         close = get_close_matches(name, table.column_names, n=1, cutoff=0.6)
         guess = f" Did you mean {close[0]!r}?" if close else ""
@@ -64,7 +40,7 @@ def column(table: pa.Table, name: str, option: str) -> pa.Array:
 
 
 def strings(array: pa.Array, name: str) -> pa.Array:
-    """Cells as strings; what is no scalar is refused."""
+    """Cells as strings; lists, structs and bytes are refused."""
     if pa.types.is_nested(array.type) or pa.types.is_binary(array.type):
         raise DataError(
             f"Column {name!r} holds {array.type}, but strings or numbers are needed. Flatten it, "
@@ -74,24 +50,10 @@ def strings(array: pa.Array, name: str) -> pa.Array:
 
 
 def id_column(table: pa.Table, name: str | None) -> pa.Array:
-    """Ids of the rows; row numbers without a column.
-
-    Raises:
-        DataError: missing or repeated ids.
-    """
+    """Ids of the rows; row numbers without a column."""
     if name is None:
         return pa.array(np.arange(table.num_rows)).cast(pa.string())
-    ids = strings(column(table, name, "id_column"), name)
-    if ids.null_count:
-        raise DataError(f"Column {name!r} has no id in {named_rows(pc.is_null(ids))}. Fill it in.")
-    codes = ids.dictionary_encode().indices.to_numpy()
-    doubled = np.bincount(codes)[codes] > 1
-    if doubled.any():
-        raise DataError(
-            f"Column {name!r} must tell rows apart, but ids repeat: {named_rows(doubled, ids)}. "
-            "Drop the repeated rows, or leave id_column out to use row numbers."
-        )
-    return ids
+    return strings(column(table, name, "id_column"), name)
 
 
 def image_column(table: pa.Table, name: str | None) -> pa.Array:
@@ -100,32 +62,22 @@ def image_column(table: pa.Table, name: str | None) -> pa.Array:
     Args:
         table: with the column.
         name: of the column, or a template such as ``"{id}.jpg"``; None for no pictures.
-
-    Raises:
-        DataError: the column is not of paths.
-        ConfigError: the template is broken.
     """
     if name is None:
         return pa.nulls(table.num_rows, pa.string())
-    if _is_template(name, table):
-        return _joined(table, _template(name, "image_column"), "image_column", of_paths=True)
+    if "{" in name and name not in table.column_names:
+        return _joined(table, _template(name, "image_column"), "image_column")
     paths = column(table, name, "image_column")
     if pa.types.is_struct(paths.type) and {f.name for f in paths.type} >= {"bytes", "path"}:
         paths = pc.struct_field(paths, "path")  # its bytes are all null, see unpack_pictures
+    if paths.null_count == len(paths):
+        return pa.nulls(len(paths), pa.string())
     if not (pa.types.is_string(paths.type) or pa.types.is_large_string(paths.type)):
-        if paths.null_count == len(paths):
-            return pa.nulls(len(paths), pa.string())
         raise DataError(
             f"Column {name!r} holds {paths.type}, not paths of pictures. Name another column as "
             "image_column, or save the pictures as files and put their paths into it."
         )
     return _trimmed(paths.cast(pa.string()))
-
-
-def _trimmed(cells: pa.Array) -> pa.Array:
-    """Without blanks around them; null where nothing is left."""
-    cells = pc.utf8_trim_whitespace(cells)
-    return pc.if_else(pc.equal(cells, ""), None, cells)
 
 
 def text_column(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
@@ -135,47 +87,57 @@ def text_column(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
         table: with the columns that ``spec`` names.
         spec: a column; several, joined by a space; or a template such as ``"{title}. {body}"``.
             Null where all its cells are empty; other empty cells count as empty strings.
-
-    Raises:
-        DataError: a column is missing.
-        ConfigError: the template is broken.
     """
     if spec is None or spec == []:
         return pa.nulls(table.num_rows, pa.string())
-    if isinstance(spec, str) and _is_template(spec, table):
+    if isinstance(spec, str) and "{" in spec and spec not in table.column_names:
         parts = _template(spec, "text_columns")
     else:
         names = [spec] if isinstance(spec, str) else list(spec)
         parts = [(" " if index else "", name) for index, name in enumerate(names)]
     if len(parts) == 1 and parts[0][1] is not None and parts[0][0] == "":
         return strings(column(table, parts[0][1], "text_columns"), parts[0][1])
-    return pc.utf8_trim_whitespace(_joined(table, parts, "text_columns", of_paths=False))
+    return pc.utf8_trim_whitespace(_joined(table, parts, "text_columns"))
 
 
-def _is_template(spec: str, table: pa.Table) -> bool:
-    return "{" in spec and spec not in table.column_names
+def split_column(table: pa.Table, name: str) -> pa.Array:
+    """``train``, ``val``, ``test`` or ``predict`` for each row, by :data:`SPLIT_NAMES`."""
+    given = strings(column(table, name, "split_column"), name)
+    lower = pc.utf8_lower(pc.utf8_trim_whitespace(given))
+    found = pc.index_in(lower, value_set=pa.array(list(SPLIT_NAMES)))
+    if found.null_count:
+        raise DataError(
+            f"Column {name!r} must hold one of {', '.join(SPLIT_NAMES)}, but does not in "
+            f"{named_rows(pc.is_null(found), given)}."
+        )
+    return pa.array(list(SPLIT_NAMES.values())).take(found)
 
 
-def _joined(
-    table: pa.Table, parts: list[tuple[str, str | None]], option: str, of_paths: bool
-) -> pa.Array:
-    """A template's text of each row; null where all of its cells are empty, of paths where any."""
-    named = list(dict.fromkeys(name for _, name in parts if name is not None))
+def _trimmed(cells: pa.Array) -> pa.Array:
+    """Without blanks around them; null where nothing is left."""
+    cells = pc.utf8_trim_whitespace(cells)
+    return pc.if_else(pc.equal(cells, ""), None, cells)
+
+
+def _joined(table: pa.Table, parts: list[tuple[str, str | None]], option: str) -> pa.Array:
+    """A template's text of each row; null where all of its cells are empty, in paths where any."""
+    of_paths = option == "image_column"
+    named = dict.fromkeys(name for _, name in parts if name is not None)
     cells = {name: strings(column(table, name, option), name) for name in named}
     if of_paths:
         cells = {name: _trimmed(array) for name, array in cells.items()}
     pieces: list[Any] = []
     for literal, name in parts:
-        if literal:
-            pieces.append(pa.scalar(literal, pa.string()))
+        pieces.append(pa.scalar(literal, pa.string()))
         if name is not None:
             pieces.append(pc.fill_null(cells[name], ""))
-    empty = [np.asarray(pc.is_null(cells[name])) for name in named]
+    empty = [np.asarray(pc.is_null(array)) for array in cells.values()]
     absent = np.any(empty, axis=0) if of_paths else np.all(empty, axis=0)
     return pc.if_else(pa.array(absent), None, pc.binary_join_element_wise(*pieces, ""))
 
 
 def _template(spec: str, option: str) -> list[tuple[str, str | None]]:
+    """Literals, each with the column that follows it."""
     try:
         parsed = list(string.Formatter().parse(spec))
     except ValueError as error:
@@ -187,20 +149,3 @@ def _template(spec: str, option: str) -> list[tuple[str, str | None]]:
             '"{title}. {description}".'
         )
     return [(literal, name) for literal, name, _, _ in parsed]
-
-
-def split_column(table: pa.Table, name: str) -> pa.Array:
-    """``train``, ``val``, ``test`` or ``predict`` for each row.
-
-    Raises:
-        DataError: cells that are none of :data:`SPLIT_NAMES`.
-    """
-    given = strings(column(table, name, "split_column"), name)
-    lower = pc.utf8_lower(pc.utf8_trim_whitespace(given))
-    found = pc.index_in(lower, value_set=pa.array(list(SPLIT_NAMES)))
-    if found.null_count:
-        raise DataError(
-            f"Column {name!r} must say one of {', '.join(SPLIT_NAMES)}, but does not in "
-            f"{named_rows(pc.is_null(found), given)}."
-        )
-    return pa.array(list(SPLIT_NAMES.values())).take(found)

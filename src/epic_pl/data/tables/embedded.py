@@ -1,12 +1,9 @@
-"""Pictures that a table holds itself, as bytes, laid out as files of the cache.
+"""Pictures that a table holds as bytes, unpacked to files in the cache.
 
-As files they are decoded, checked, compared and cached just as all others. One file holds all the
-copies of a picture: its name is a digest of the content.
+One file holds all copies of a picture: its name is a digest of the content.
 """
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +12,12 @@ import pyarrow.compute as pc
 from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.assets.cache import cache_dir
-from epic_pl.data.tables.columns import named_rows
+from epic_pl.data.rows import named_rows
 from epic_pl.errors import DataError
 
 
 def embedded_folder() -> Path:
-    """Where pictures lie that tables held: ``pictures`` in the cache folder."""
+    """Where pictures of tables are unpacked: ``pictures`` in the cache folder."""
     return (cache_dir() / "pictures").resolve()
 
 
@@ -30,19 +27,7 @@ def may_embed(kind: pa.DataType) -> bool:
 
 
 def unpack_pictures(table: pa.Table, name: str | None) -> tuple[pa.Table, Path | None]:
-    """Write the pictures that a column holds below :func:`embedded_folder` and name them there.
-
-    Args:
-        table: as read.
-        name: its column of pictures.
-
-    Returns:
-        The table with paths in that column, and where they start; or the table as it is, and None,
-        where it holds no bytes of pictures.
-
-    Raises:
-        DataError: some rows hold bytes and others a path, or the cache cannot be written.
-    """
+    """Write the pictures that a column holds below :func:`embedded_folder` and name them there."""
     if name not in table.column_names or not may_embed(table.schema.field(name).type):
         return table, None
     content = pc.struct_field(table[name], "bytes")
@@ -53,7 +38,7 @@ def unpack_pictures(table: pa.Table, name: str | None) -> tuple[pa.Table, Path |
     if pc.any(elsewhere).as_py():
         raise DataError(
             f"Column {name!r} holds the bytes of pictures, but only a path in "
-            f"{named_rows(elsewhere.combine_chunks())}. Put the bytes into these rows too, or save "
+            f"{named_rows(elsewhere)}. Put the bytes into these rows too, or save "
             "all pictures as files and put their paths into the column."
         )
     try:
@@ -79,12 +64,5 @@ def _unpacked(cell: Any) -> str | None:
     file = embedded_folder() / path
     if not file.is_file() or file.stat().st_size != content.size:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # of several processes that start at once, each writes a whole file
-        handle, partial = tempfile.mkstemp(dir=file.parent, prefix=".picture-")
-        try:
-            with os.fdopen(handle, "wb") as sink:
-                sink.write(content)
-            os.replace(partial, file)
-        finally:
-            Path(partial).unlink(missing_ok=True)
+        file.write_bytes(content)
     return path

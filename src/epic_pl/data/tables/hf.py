@@ -1,18 +1,16 @@
-"""Hugging Face datasets saved on disk."""
+"""Hugging Face datasets saved on disk, and Parquet files of its hub."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet
 
 from epic_pl.data.tables.labels import is_list
 
 HF_SPLIT_COLUMN = "split"
-"""The column that tells the splits of a ``DatasetDict`` apart."""
+"""The column that names the splits of a ``DatasetDict``."""
 
 
 def is_saved_dataset(path: Path) -> bool:
@@ -28,9 +26,8 @@ def read_saved_dataset(path: Path) -> pa.Table:
     """
     if not (path / "dataset_dict.json").is_file():
         return _read_split(path)
-    splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
     parts = []
-    for split in splits:
+    for split in _json(path / "dataset_dict.json")["splits"]:
         part = _read_split(path / split)
         if HF_SPLIT_COLUMN not in part.column_names:
             part = part.append_column(HF_SPLIT_COLUMN, pa.repeat(split, part.num_rows))
@@ -39,79 +36,66 @@ def read_saved_dataset(path: Path) -> pa.Table:
 
 
 def _read_split(path: Path) -> pa.Table:
-    state = path / "state.json"
-    if state.is_file():
-        entries = json.loads(state.read_text(encoding="utf-8"))["_data_files"]
+    files = sorted(path.glob("*.arrow"))
+    if (path / "state.json").is_file():
+        entries = _json(path / "state.json")["_data_files"]
         files = [path / Path(entry["filename"]).name for entry in entries]
-    else:
-        files = sorted(path.glob("*.arrow"))
     tables = [pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files]
-    table = pa.concat_tables(tables)
-    info = json.loads((path / "dataset_info.json").read_text(encoding="utf-8"))
-    return _with_class_names(table, info)
+    return _with_class_names(pa.concat_tables(tables), _json(path / "dataset_info.json"))
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_hub_parquet(path: Path) -> pa.Table:
-    """A Parquet file, with names for classes where it says that a column has some.
+    """A Parquet file, with names for classes where its metadata has them.
 
-    Whoever edits such a file leaves what it says of itself: columns that are gone, or hold names by
-    now, are passed over.
+    Its metadata may be older than its columns: those that are gone, or hold names by now, are
+    passed over.
     """
     table = pyarrow.parquet.read_table(path)
     written = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
     features = (written.get("info") or {}).get("features") or {}
-    numbers = {f.name for f in table.schema if _holds_integers(f.type)}
+    kinds = {f.name: f.type.value_type if is_list(f.type) else f.type for f in table.schema}
+    numbers = {name for name, kind in kinds.items() if pa.types.is_integer(kind)}
     kept = {name: feature for name, feature in features.items() if name in numbers}
     return _with_class_names(table, {"features": kept})
 
 
-def _holds_integers(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind.value_type if is_list(kind) else kind))
-
-
 def _with_class_names(table: pa.Table, info: Any) -> pa.Table:
+    """``ClassLabel`` columns, or lists of them, as names instead of numbers (-1 is unknown)."""
     for name, feature in (info.get("features") or {}).items():
-        table = _named_classes(table, name, feature)
+        inner = feature
+        while isinstance(inner, dict) and inner.get("_type") in ("Sequence", "List", "LargeList"):
+            inner = inner["feature"]
+        inner = inner[0] if isinstance(inner, list) else inner
+        if isinstance(inner, dict) and inner.get("_type") == "ClassLabel":
+            table = _named_classes(table, name, inner["names"])
     return table
 
 
-def _named_classes(table: pa.Table, name: str, feature: Any) -> pa.Table:
-    """A ``ClassLabel`` column, or a list of them, as names instead of numbers (-1 is unknown)."""
-    inner = feature
-    while isinstance(inner, dict) and inner.get("_type") in ("Sequence", "List", "LargeList"):
-        inner = inner["feature"]
-    inner = inner[0] if isinstance(inner, list) else inner
-    if not isinstance(inner, dict) or inner.get("_type") != "ClassLabel":
+def _named_classes(table: pa.Table, name: str, names: list[str]) -> pa.Table:
+    of_lists = is_list(table[name].type)
+    kind = table[name].type.value_type if of_lists else table[name].type
+    if pa.types.is_nested(kind):  # lists of lists are no labels
         return table
-    names = pa.array(inner["names"], pa.string())
-    column = _whole(table[name])
-    if is_list(column.type):
-        codes = column.flatten()
-        if pa.types.is_nested(codes.type):  # lists of lists are no labels
-            return table
-        ends = np.cumsum(np.asarray(pc.fill_null(pc.list_value_length(column), 0)))
-        offsets = pa.array(np.concatenate([[0], ends]), pa.int32())
-        # a null list is unknown, an empty one is none of the classes
-        absent = column.is_null()
-        named = pa.ListArray.from_arrays(offsets, _take_names(names, codes, name), mask=absent)
-    else:
-        named = _take_names(names, column, name)
-    return table.set_column(table.column_names.index(name), name, named)
+    if not pa.types.is_integer(kind):
+        raise ValueError(f"column {name!r} is a ClassLabel, but holds {kind}, not numbers")
 
+    def named(code: int | None) -> str | None:
+        if code is not None and code >= len(names):
+            raise ValueError(
+                f"column {name!r} holds class {code}, but the dataset names {len(names)} classes, "
+                "which count from 0"
+            )
+        return None if code is None or code < 0 else names[code]
 
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    array = column.combine_chunks()
-    return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
-
-
-def _take_names(names: pa.Array, codes: pa.Array, column: str) -> pa.Array:
-    if not pa.types.is_integer(codes.type):
-        raise ValueError(f"column {column!r} is a ClassLabel, but holds {codes.type}, not numbers")
-    beyond = codes.filter(pc.greater_equal(codes, len(names)))
-    if len(beyond):
-        raise ValueError(
-            f"column {column!r} holds class {beyond[0].as_py()}, but the dataset names "
-            f"{len(names)} classes, which count from 0"
+    cells = table[name].to_pylist()
+    if of_lists:  # a null list is unknown, an empty one is none of the classes
+        values = pa.array(
+            [cell and list(map(named, cell)) for cell in cells], pa.list_(pa.string())
         )
-    known = pc.greater_equal(codes, 0)
-    return names.take(pc.if_else(known, codes, pa.scalar(None, codes.type)))
+    else:
+        values = pa.array(map(named, cells), pa.string())
+    return table.set_column(table.column_names.index(name), name, values)

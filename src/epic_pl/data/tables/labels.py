@@ -1,30 +1,27 @@
-"""The label column of anyone's table as class indices, or errors that name rows.
-
-Rows count from 0 in all messages, the header not counted.
-"""
+"""The label column of a user's table as class names of each row, or errors that name rows."""
 
 import ast
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import NoneType
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from epic_pl.data.rows import true_rows
 from epic_pl.data.tables.columns import column, strings
 from epic_pl.errors import ConfigError, DataError
 
 _SHOWN = 5
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _WHOLE = r"^-?[0-9]+(\.0+)?$"
-# beyond it a float skips whole numbers
-_LARGEST_WHOLE = 2.0**53
 # numpy writes no commas, and Python would join the strings
 _WITHOUT_COMMA = re.compile(r"""['"]\s+['"]""")
+
+Labels = list[list[str] | None]
+"""Class names of each row, None where they are unknown."""
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -38,18 +35,13 @@ def written_lists(cells: Any) -> pa.Array | None:
     """Lists that strings spell out, such as ``["red", "round"]``, as JSON or Python write them.
 
     None where not all cells stand in brackets, or none is a list.
-
-    Raises:
-        DataError: some cells are lists and others cannot be read as such.
     """
     if not (pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)):
         return None
-    trimmed = pc.utf8_trim_whitespace(cells)
-    filled = trimmed.filter(pc.fill_null(pc.not_equal(trimmed, ""), False))
-    bracketed = pc.and_(pc.starts_with(filled, "["), pc.ends_with(filled, "]"))
-    if not len(filled) or not pc.all(bracketed).as_py():
+    written = [cell and cell.strip() for cell in cells.to_pylist()]
+    filled = [cell for cell in written if cell]
+    if not filled or not all(cell[0] == "[" and cell[-1] == "]" for cell in filled):
         return None
-    written = trimmed.to_pylist()
     lists = [_list(cell) if cell else None for cell in written]
     broken = [row for row, cell in enumerate(written) if cell and lists[row] is None]
     if len(broken) == len(filled):
@@ -75,112 +67,76 @@ def _list(cell: str) -> list[str] | None:
     return [str(name) for name in found]
 
 
-def label_column(table: pa.Table, name: str, separator: str | None) -> pa.Array:
-    """Labels as strings, or lists of strings where the task is multilabel; null where unknown.
-
-    With a separator, a cell that names no class is null, too: whether that is unknown or none of
-    them, the row's split tells, see :func:`none_where_null`.
-
-    Raises:
-        DataError: NaN, numbers that are no classes, or labels with blanks around them.
-        ConfigError: a separator for a column of lists.
-    """
+def label_column(table: pa.Table, name: str, separator: str | None) -> tuple[Labels, bool]:
+    """Labels, and whether a row may have several; with a separator an empty cell is None."""
     cells = column(table, name, "label_column")
     written = written_lists(cells)
-    if written is not None:
-        cells = written
+    cells = cells if written is None else written
     if is_list(cells.type):
         if separator is not None:
             raise ConfigError(f"Column {name!r} holds lists: leave label_separator out.")
-        parents = pc.list_parent_indices(cells).to_numpy()
-        values = _class_strings(pc.list_flatten(cells), name, parents)
-        if values.null_count:
-            at = parents[np.asarray(pc.is_null(values))]
+        lists = cells.to_pylist()
+        rows = [row for row, each in enumerate(lists) for _ in each or ()]
+        names = _class_names(pc.list_flatten(cells), name, rows)
+        if None in names:
             raise DataError(
-                f"A label list of column {name!r} holds a null (row {at[0]}). Take it out of the "
-                "list, or make the whole list null where labels are unknown."
+                f"A label list of column {name!r} holds a null (row {rows[names.index(None)]}). "
+                "Take it out, or make the whole list null where labels are unknown."
             )
-        return _lists(values, parents, len(cells), np.asarray(pc.is_null(cells)))
+        rest = iter(names)
+        return [None if each is None else [next(rest) or "" for _ in each] for each in lists], True
     if separator is None:
-        return _class_strings(cells, name, np.arange(len(cells)))
+        names = _class_names(cells, name, range(len(cells)))
+        return [None if each is None else [each] for each in names], False
     if not separator:
         raise ConfigError("label_separator is empty; give a string such as '|', or leave it out.")
-    split = pc.split_pattern(pc.fill_null(strings(cells, name), ""), separator)
-    parents = pc.list_parent_indices(split).to_numpy()
-    values = pc.utf8_trim_whitespace(pc.list_flatten(split))
-    keep = np.asarray(pc.not_equal(values, ""))
-    values = _class_strings(values.filter(pa.array(keep)), name, parents[keep])
-    named = np.isin(np.arange(len(cells)), parents[keep])
-    return _lists(values, parents[keep], len(cells), ~named)
+    parts = [
+        [part.strip() for part in (cell or "").split(separator) if part.strip()]
+        for cell in strings(cells, name).to_pylist()
+    ]
+    flat = [part for row in parts for part in row]
+    rows = [row for row, each in enumerate(parts) for _ in each]
+    rest = iter(_class_names(pa.array(flat, pa.string()), name, rows))
+    return [[next(rest) or "" for _ in each] or None for each in parts], True
 
 
-def none_where_null(labels: pa.Array, rows: npt.NDArray[np.bool_]) -> pa.Array:
-    """Lists of labels, empty ones in place of null for some rows: no class applies to them."""
-    parents = pc.list_parent_indices(labels).to_numpy()
-    absent = np.asarray(pc.is_null(labels)) & ~rows
-    return _lists(pc.list_flatten(labels), parents, len(labels), absent)
+def _class_names(values: Any, name: str, rows: Sequence[int]) -> list[str | None]:
+    """Class names as strings; ``rows`` holds the row of each value."""
 
+    def refuse(mask: Any, why: str) -> None:
+        at = true_rows(mask)
+        if at.size:
+            where = ", ".join(str(rows[i]) for i in at[:_SHOWN])
+            raise DataError(
+                f"The label {values[int(at[0])].as_py()!r} in column {name!r} {why} "
+                f"({at.size:,} such: row{'s' if at.size > 1 else ''} {where}"
+                f"{', ...' if at.size > _SHOWN else ''})."
+            )
 
-def _lists(values: pa.Array, parents: Any, rows: int, absent: Any) -> pa.Array:
-    counts = np.bincount(parents.astype(np.int64), minlength=rows)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-    return pa.ListArray.from_arrays(offsets, values, mask=pa.array(absent))
-
-
-def _class_strings(values: pa.Array, name: str, rows: npt.NDArray[Any]) -> pa.Array:
-    """Class names as strings; ``rows`` says which row each value is from."""
-    if pa.types.is_floating(values.type):
-        _refuse(pc.is_nan(values), values, rows, name, "is NaN; use an empty cell where unknown")
-        _refuse(
-            pc.not_equal(values, pc.round(values)),
-            values,
-            rows,
-            name,
-            "is a fraction; labels name classes, so bin the numbers first",
-        )
-        _refuse(
-            pc.greater(pc.abs(values), _LARGEST_WHOLE),
-            values,
-            rows,
-            name,
-            "is too large for a number of a class",
-        )
-        values = values.cast(pa.int64())  # pandas turns whole numbers with gaps into floats
+    if pa.types.is_floating(values.type):  # as pandas turns whole numbers with gaps into
+        small = pc.less_equal(pc.abs(values), 2.0**53)  # beyond, floats skip whole numbers
+        whole = pc.and_(small, pc.equal(values, pc.round(values)))
+        refuse(pc.invert(whole), "is no whole number: bin fractions, and leave unknown cells empty")
+        values = values.cast(pa.int64())
     values = strings(values, name)
-    # and writes them as 1.0; where others have written 1 for it, both are one class
+    # pandas also writes 1.0 for 1; where both occur, they are one class
     pointed = pc.match_substring(values, ".")
     if pc.all(pc.match_substring_regex(values, _WHOLE)).as_py() and not pc.all(pointed).as_py():
         values = pc.replace_substring_regex(values, r"\.0+$", "")
     trimmed = pc.utf8_trim_whitespace(values)
-    _refuse(
+    refuse(
         pc.is_in(pc.utf8_lower(trimmed), value_set=pa.array(["nan", "<na>"])),
-        values,
-        rows,
-        name,
-        "is what pandas writes for a missing value; fill it in, or use an empty cell",
+        "is what pandas writes for a missing value; fill it in, or leave the cell empty",
     )
-    _refuse(
+    refuse(
         pc.and_(pc.not_equal(trimmed, values), pc.not_equal(trimmed, "")),
-        values,
-        rows,
-        name,
         "has blanks at its beginning or end, which would make a class of its own; trim it",
     )
-    return pc.if_else(pc.equal(trimmed, ""), None, values)
+    names: list[str | None] = pc.if_else(pc.equal(trimmed, ""), None, values).to_pylist()
+    return names
 
 
-def _refuse(mask: Any, values: pa.Array, rows: npt.NDArray[Any], name: str, why: str) -> None:
-    at = np.flatnonzero(np.asarray(pc.fill_null(mask, False)))
-    if at.size:
-        where = ", ".join(str(rows[i]) for i in at[:_SHOWN])
-        raise DataError(
-            f"The label {values[int(at[0])].as_py()!r} in column {name!r} {why} "
-            f"({at.size:,} such: row{'s' if at.size > 1 else ''} {where}"
-            f"{', ...' if at.size > _SHOWN else ''})."
-        )
-
-
-def class_order(names: Sequence[str]) -> list[str]:
+def class_order(names: Iterable[str]) -> list[str]:
     """Classes in alphabetical order, or by number where all are numbers."""
     unique = set(names)
     if all(_NUMBER.fullmatch(name) for name in unique):
@@ -188,29 +144,20 @@ def class_order(names: Sequence[str]) -> list[str]:
     return sorted(unique)
 
 
-def encode_labels(labels: pa.Array, classes: Sequence[str]) -> pa.Array:
-    """Class names as indices into ``classes``.
-
-    Raises:
-        DataError: a label that is none of them.
-    """
-    multilabel = pa.types.is_list(labels.type)
-    values = pc.list_flatten(labels) if multilabel else labels
-    codes = pc.index_in(values, value_set=pa.array(classes, pa.string())).cast(pa.int64())
-    unknown = np.asarray(pc.and_(pc.is_null(codes), pc.is_valid(values)))
-    if unknown.any():
-        parents = pc.list_parent_indices(labels).to_numpy() if multilabel else np.arange(len(codes))
-        first = int(np.flatnonzero(unknown)[0])
+def encode_labels(labels: Labels, classes: Sequence[str]) -> list[list[int] | None]:
+    """Class names as indices into ``classes``; one that a cell names twice applies once."""
+    index = {name: code for code, name in enumerate(classes)}
+    unknown = [
+        (row, name) for row, names in enumerate(labels) for name in names or () if name not in index
+    ]
+    if unknown:
+        row, name = unknown[0]
         raise DataError(
-            f"Label {values[first].as_py()!r} (row {parents[first]}; {unknown.sum():,} unknown "
-            f"labels in all) is none of the {len(classes)} classes: {', '.join(classes[:20])}"
-            f"{', ...' if len(classes) > 20 else ''}. Mend the label, or add it to classes."
+            f"Label {name!r} (row {row}; {len(unknown):,} unknown labels in all) is none of the "
+            f"{len(classes)} classes: {', '.join(classes[:20])}"
+            f"{', ...' if len(classes) > 20 else ''}. Correct the label, or add it to classes."
         )
-    if not multilabel:
-        return codes
-    parents = pc.list_parent_indices(labels).to_numpy()
-    # a class that a cell names twice applies once
-    pairs = parents.astype(np.int64) * len(classes) + codes.to_numpy()
-    kept = np.sort(np.unique(pairs, return_index=True)[1])
-    once = codes.take(pa.array(kept))
-    return _lists(once, parents[kept], len(labels), np.asarray(pc.is_null(labels)))
+    return [
+        None if names is None else list(dict.fromkeys(index[name] for name in names))
+        for names in labels
+    ]

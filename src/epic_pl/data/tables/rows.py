@@ -1,4 +1,4 @@
-"""Rows of anyone's table, checked and shared out to splits, before any picture is looked at."""
+"""Rows of a user's table, checked and assigned to splits."""
 
 import os
 from collections.abc import Sequence
@@ -10,17 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from epic_pl.data.rows import named_rows, sample_table, table_schema
 from epic_pl.data.splits import grouped_split
-from epic_pl.data.tables.columns import (
-    id_column,
-    image_column,
-    named_rows,
-    split_column,
-    text_column,
-)
-from epic_pl.data.tables.dataset import table_schema
+from epic_pl.data.tables.columns import id_column, image_column, split_column, text_column
 from epic_pl.data.tables.hf import HF_SPLIT_COLUMN
-from epic_pl.data.tables.labels import class_order, encode_labels, label_column, none_where_null
+from epic_pl.data.tables.labels import Labels, class_order, encode_labels, label_column
 from epic_pl.errors import DataError
 
 SPLITS = ("train", "val", "test", "predict")
@@ -28,7 +22,7 @@ SPLITS = ("train", "val", "test", "predict")
 
 @dataclass(frozen=True)
 class RowOptions:
-    """What of a table is what; arguments of ``TableDataModule``, as plain types."""
+    """The columns of a table and how splits are cut; arguments of ``TableDataModule``."""
 
     image_column: str | None
     text_columns: str | list[str] | None
@@ -43,58 +37,46 @@ class RowOptions:
 
 
 def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple[pa.Table, Any]:
-    """Columns ``sample_id, image, text, label, split``, and the class names.
-
-    Args:
-        source: the table as read.
-        options: which column is what.
-        hf: whether a column ``split`` comes from a Hugging Face ``DatasetDict``.
-
-    Returns:
-        Rows ordered by split (within it as in the table), and the list of classes.
-
-    Raises:
-        DataError: anything that training would stumble over later, with its rows.
-    """
-    ids = id_column(source, options.id_column)
-    images, texts = _modalities(source, options)
+    """Columns ``sample_id, image, text, label, split``, and the class names."""
+    images = image_column(source, options.image_column)
+    texts = text_column(source, options.text_columns)
     name = options.split_column
     if name is None and hf and HF_SPLIT_COLUMN in source.column_names:
         name = HF_SPLIT_COLUMN
-    given: Any = np.full(len(ids), "train")
+    given: Any = np.full(source.num_rows, "train")
     if name is not None:
         given = np.array(split_column(source, name).to_pylist())
-    labels = label_column(
+    labels, multilabel = label_column(
         _without_labels(source, options.label_column, given == "predict"),
         options.label_column,
         options.label_separator,
     )
-    if not (given == "predict").any() and not _names_classes(labels)[given == "test"].any():
+    named = np.array([bool(names) for names in labels])
+    if not (given == "predict").any() and not named[given == "test"].any():
         given = np.where(given == "test", "predict", given)  # a test split to hand in somewhere
-        labels = pc.if_else(pa.array(given == "predict"), pa.scalar(None, labels.type), labels)
-    if options.label_separator is not None:
-        labels = none_where_null(labels, given != "predict")
-    unknown = np.asarray(pc.is_null(labels)) & (given != "predict")
-    if unknown.any():
-        raise DataError(
-            f"There is no label in {named_rows(unknown)} (column {options.label_column!r}). Fill "
-            "it in, drop the row, or put it into a split named predict."
-        )
-    _check_named(labels, given, options)
-    classes = options.classes or class_order(_distinct(labels))
-    if len(classes) < 2 and not pa.types.is_list(labels.type):
+        labels = [None if s == "predict" else names for names, s in zip(labels, given, strict=True)]
+    if options.label_separator is not None:  # no class applies to an empty cell
+        labels = [
+            [] if names is None and split != "predict" else names
+            for names, split in zip(labels, given, strict=True)
+        ]
+    _check_labelled(labels, named, given, options.label_column)
+    classes = options.classes or class_order(name for names in labels for name in names or ())
+    if len(classes) < 2 and not multilabel:
         raise DataError(
             f"Column {options.label_column!r} holds one class only ({', '.join(classes)}): there "
-            "is nothing to tell apart. Name another column as label_column."
+            "is nothing to classify. Name another column as label_column."
         )
     codes = encode_labels(labels, classes)
-    split = _share_out(codes, _groups(images, texts), given, options)
+    split = _assign(codes, _groups(images, texts), given, options, multilabel)
     _check_unseen(codes, split, classes)
-    return _ordered(ids, images, texts, codes, split), classes
+    column = codes if multilabel else [code and code[0] for code in codes]
+    label = pa.array(column, table_schema(multilabel).field("label").type)
+    return _ordered(source, options, images, texts, label, split), classes
 
 
 def _without_labels(source: pa.Table, name: str, predicted: npt.NDArray[np.bool_]) -> pa.Table:
-    """What rows to predict say of their labels, "?" perhaps, is not asked."""
+    """The table without the labels of rows to predict, which may be "?"."""
     if name not in source.column_names or not predicted.any():
         return source
     rows = pa.array(np.arange(source.num_rows), mask=predicted)
@@ -102,75 +84,55 @@ def _without_labels(source: pa.Table, name: str, predicted: npt.NDArray[np.bool_
 
 
 def no_rows(options: RowOptions) -> pa.Table:
-    """Of a table that is not at hand; several labels a row if there is a separator for them."""
+    """For a table that is absent; several labels a row if there is a separator for them."""
     schema = table_schema(options.label_separator is not None)
     return schema.append(pa.field("split", pa.string())).empty_table()
 
 
 def unlabelled_rows(source: pa.Table, options: RowOptions, multilabel: bool) -> pa.Table:
     """Rows to predict, of a table that needs no label column."""
-    images, texts = _modalities(source, options)
-    label = pa.nulls(source.num_rows, table_schema(multilabel).field("label").type)
-    split = np.full(source.num_rows, "predict")
-    return _ordered(id_column(source, options.id_column), images, texts, label, split)
-
-
-def _modalities(source: pa.Table, options: RowOptions) -> tuple[pa.Array, pa.Array]:
     images = image_column(source, options.image_column)
     texts = text_column(source, options.text_columns)
-    neither = pc.and_(pc.is_null(images), pc.is_null(texts))
-    if pc.any(neither).as_py():
+    label = pa.nulls(source.num_rows, table_schema(multilabel).field("label").type)
+    split = np.full(source.num_rows, "predict")
+    return _ordered(source, options, images, texts, label, split)
+
+
+def _check_labelled(labels: Labels, named: Any, given: Any, name: str) -> None:
+    """Refuse rows without a label, and splits of which no row names a class."""
+    unknown = np.array([names is None for names in labels]) & (given != "predict")
+    if unknown.any():
         raise DataError(
-            f"There is neither picture nor text in {named_rows(neither)}. Fill one in, or drop "
-            "the row."
+            f"There is no label in {named_rows(unknown)} (column {name!r}). Fill it in, drop the "
+            "row, or put it into a split named predict."
         )
-    return images, texts
-
-
-def _names_classes(labels: pa.Array) -> npt.NDArray[np.bool_]:
-    """Rows whose label is known, and names a class if it is a list."""
-    if not pa.types.is_list(labels.type):
-        return np.asarray(pc.is_valid(labels))
-    named = pc.greater(pc.list_value_length(labels), 0)
-    return np.asarray(pc.fill_null(named, False))
-
-
-def _check_named(labels: pa.Array, given: Any, options: RowOptions) -> None:
-    """Splits of a multilabel table whose every list is empty, as where labels are held back."""
-    named = _names_classes(labels)
     for split in ("train", "val", "test"):
         here = given == split
         if here.any() and not named[here].any():
             raise DataError(
                 f"None of the {here.sum():,} rows of the {split} split names a class (column "
-                f"{options.label_column!r}): there is nothing to learn or to measure. Fill the "
-                "labels in, or put these rows into a split named predict."
+                f"{name!r}): there is nothing to learn or to measure. Fill the labels in, or put "
+                "these rows into a split named predict."
             )
 
 
-def _distinct(labels: pa.Array) -> list[str]:
-    flat = pc.list_flatten(labels) if pa.types.is_list(labels.type) else labels
-    return [name for name in pc.unique(flat).to_pylist() if name is not None]
-
-
-def _share_out(
-    codes: pa.Array, groups: npt.NDArray[np.int64], given: Any, options: RowOptions
+def _assign(
+    codes: Sequence[Any],
+    groups: npt.NDArray[np.int64],
+    given: Any,
+    options: RowOptions,
+    multi: bool,
 ) -> Any:
-    """Cut the splits that the table does not name off its training rows."""
-    sizes: dict[str, float | int] = {
-        split: size
-        for split, size in (("val", options.val_size), ("test", options.test_size))
-        if size and not (given == split).any()
-    }
+    """Split of each row: those that the table does not name are cut off its training rows."""
+    wanted = (("val", options.val_size), ("test", options.test_size))
+    sizes = {split: size for split, size in wanted if size and not (given == split).any()}
     train = np.flatnonzero(given == "train")
     if not train.size:
         raise DataError("The table has no training rows: no split is named train.")
     if not sizes:
         return given
-    multilabel = pa.types.is_list(codes.type)
-    taken = codes.take(pa.array(train)).to_pylist()
-    labels: Sequence[Sequence[int]] = taken if multilabel else [[code] for code in taken]
-    part = grouped_split(labels, groups[train], sizes, options.split_seed, multilabel=multilabel)
+    labels = [codes[int(row)] for row in train]
+    part = grouped_split(labels, groups[train], sizes, options.split_seed, multilabel=multi)
     split = given.astype("<U7")
     split[train] = np.array(["train", *sizes])[part]
     if "val" in sizes and not (split == "val").any():
@@ -188,30 +150,30 @@ def _groups(images: pa.Array, texts: pa.Array) -> npt.NDArray[np.int64]:
         paths = images.to_pylist()
         images = pa.array([path and os.path.normpath(path) for path in paths], pa.string())
     pictures = images.dictionary_encode().indices.cast(pa.int64())
-    alone = pc.add(texts.dictionary_encode().indices.cast(pa.int64()), len(images))
-    return np.asarray(pc.coalesce(pictures, alone))
+    of_text = pc.add(texts.dictionary_encode().indices.cast(pa.int64()), len(images))
+    return np.asarray(pc.coalesce(pictures, of_text))
 
 
-def _check_unseen(codes: pa.Array, split: Any, classes: Sequence[str]) -> None:
-    """Classes that validation or test have and training lacks."""
-    multilabel = pa.types.is_list(codes.type)
-    flat = (pc.list_flatten(codes) if multilabel else codes.drop_null()).to_numpy()
-    rows = pc.list_parent_indices(codes).to_numpy() if multilabel else None
-    rows = np.flatnonzero(np.asarray(pc.is_valid(codes))) if rows is None else rows
-    seen = np.unique(flat[split[rows] == "train"])
-    unseen = ~np.isin(flat, seen) & (split[rows] != "predict")
-    if unseen.any():
-        names = [classes[code] for code in np.unique(flat[unseen])[:5]]
-        mask = np.zeros(len(codes), dtype=bool)
-        mask[rows[unseen]] = True
+def _check_unseen(codes: Sequence[Any], split: Any, classes: Sequence[str]) -> None:
+    """Refuse classes that validation or test have and training lacks."""
+    pairs = [(row, code) for row, row_codes in enumerate(codes) for code in row_codes or ()]
+    seen = {code for row, code in pairs if split[row] == "train"}
+    unseen = [(row, code) for row, code in pairs if code not in seen and split[row] != "predict"]
+    if unseen:
+        names = [classes[code] for code in sorted({code for _, code in unseen})[:5]]
+        rows = np.isin(np.arange(len(codes)), [row for row, _ in unseen])
         raise DataError(
             f"Labels unknown in training: {', '.join(map(repr, names))} occur in validation or "
-            f"test only ({named_rows(mask)}). Move a row of each to train, or mend the label."
+            f"test only ({named_rows(rows)}). Move a row of each to train, or correct the label."
         )
 
 
-def _ordered(ids: Any, images: Any, texts: Any, labels: Any, split: Any) -> pa.Table:
-    schema = table_schema(pa.types.is_list(labels.type)).append(pa.field("split", pa.string()))
-    table = pa.table([ids, images, texts, labels, pa.array(split, pa.string())], schema=schema)
+def _ordered(
+    source: pa.Table, options: RowOptions, images: Any, texts: Any, labels: Any, split: Any
+) -> pa.Table:
+    """Checked rows, in the order of their splits."""
+    ids = id_column(source, options.id_column)
+    table = sample_table(ids, images, texts, labels, pa.types.is_list(labels.type))
+    table = table.append_column("split", pa.array(split, pa.string()))
     rank = np.array([SPLITS.index(name) for name in split], dtype=np.int64)
     return table.take(pa.array(np.argsort(rank, kind="stable"))).combine_chunks()

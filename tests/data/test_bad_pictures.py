@@ -10,17 +10,11 @@ from epic_pl.data import (
     Food101DataModule,
     HatefulMemesDataModule,
     MMIMDBDataModule,
-    SNLIVEDataModule,
 )
+from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.mm_imdb_hdf5 import HDF5PictureDataset
-from epic_pl.data.picture_record import PictureRecord
-from epic_pl.data.tables import pictures as table_pictures
-from epic_pl.errors import ConfigError, DataError
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+from epic_pl.data.row_cache import PictureRecord
+from epic_pl.errors import DataError
 
 
 @pytest.fixture
@@ -44,7 +38,9 @@ def make(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
 
 
 def test_error_names_the_missing_picture_at_the_start(make):
-    with pytest.raises(DataError, match=r"1 of the 8 pictures of the train split.*01236\.png"):
+    with pytest.raises(
+        DataError, match=r"train split of .*1 rows name them: 1236 \(img/01236\.png\)"
+    ):
         make()
 
 
@@ -66,40 +62,12 @@ def test_absent_keeps_the_text_and_counts(make, caplog):
     assert "2 rows without their picture" in caplog.text
 
 
-@pytest.mark.parametrize("module", ["food101", "snli_ve"])
-def test_the_other_datasets_take_the_policy_too(module, tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
-    names = {"image_encoder": str(tiny_vit_dir), "text_encoder": str(tiny_tokenizer_dir)}
-    root = tmp_path / "other"
-    if module == "food101":
-        fabricate.food101(root, "titles")
-        (root / "images" / "train" / "waffles" / "waffles_1.jpg").write_bytes(b"")
-        data = Food101DataModule(data_dir=str(root), val_size=3, on_bad_sample="skip", **names)
-        data.setup("fit")
-        assert sum(len(data.dataset(split)) for split in ("train", "val")) == 18 - 1
-    else:
-        fabricate.snli_ve(root)
-        (root / "flickr30k_images" / "1001.jpg").write_bytes(b"")
-        data = SNLIVEDataModule(data_dir=str(root), on_bad_sample="skip", **names)
-        data.setup("fit")
-        assert len(data.dataset("train")) == 12 - 3  # all hypotheses of the picture
-
-
-def test_an_unknown_policy_is_refused(make):
-    with pytest.raises(ConfigError, match="on_bad_sample must be one of error, skip, absent"):
-        make(on_bad_sample="ignore")
-
-
 def test_pictures_are_decoded_once_and_bad_ones_again(make, tmp_path, monkeypatch):
     make(on_bad_sample="skip")
-    read, seen = table_pictures.read_image, []
-
-    def counting(path, min_size=None):
-        seen.append(path.name)
-        return read(path, min_size)
-
-    monkeypatch.setattr(table_pictures, "read_image", counting)
+    read, seen = ImageTextDataset.read, []
+    monkeypatch.setattr(ImageTextDataset, "read", lambda *a: seen.append(a[1]) or read(*a))
     assert len(make(on_bad_sample="skip")) == 6
-    assert seen == ["01237.png"]
+    assert seen == ["img/01237.png"]
     Image.new("RGB", (40, 36)).save(tmp_path / "data" / "img" / "01237.png")  # mended
     assert len(make(on_bad_sample="skip")) == 7
     seen.clear()
@@ -107,26 +75,20 @@ def test_pictures_are_decoded_once_and_bad_ones_again(make, tmp_path, monkeypatc
     assert seen == []
 
 
-def test_a_record_knows_what_leads_out_and_survives_damage(tmp_path):
-    root = tmp_path / "pictures"
-    fabricate.picture(root / "a.png")
-    fabricate.picture(tmp_path / "b.png")
-    record = PictureRecord("test", root)
-    bad = record.bad_pictures(["a.png", "../b.png", "c.png"])
-    assert set(bad) == {"../b.png", "c.png"}
-    assert "leads out" in bad["../b.png"]
-    assert record.read() == {"a.png": None}
-    record.path.write_bytes(b"no manifest")
+def test_a_damaged_record_counts_as_none(tmp_path):
+    record = PictureRecord(tmp_path)
+    record.add(["a.png", "b.png"], {"b.png": "cut"})
+    assert record.read() == {"a.png": None, "b.png": "cut"}
+    assert record.unreadable(["a.png"], None) == {}  # known to be sound
+    record.path.write_bytes(b"no table")
     assert record.read() == {}
-    assert PictureRecord("test", tmp_path).read() == {}
 
 
 def test_a_record_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
-    fabricate.picture(tmp_path / "pictures" / "a.png")
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "file"))
-    record = PictureRecord("test", tmp_path / "pictures")
-    assert set(record.bad_pictures(["a.png", "b.png"])) == {"b.png"}
+    record = PictureRecord(tmp_path)
+    assert record.unreadable(["a.png"], str.upper) == {}
     assert record.read() == {}
 
 
@@ -147,33 +109,6 @@ def test_a_path_that_leads_out_is_refused_at_the_start(
     )
     with pytest.raises(DataError, match=r"train\.jsonl: 1 picture paths lead out .*'\.\./x\.jpg'"):
         data.setup("fit")
-
-
-@pytest.mark.parametrize("policy", ["error", "skip", "absent"])
-def test_mm_imdb_takes_the_policy_too(policy, tmp_path, tiny_vit_dir, tiny_tokenizer_dir, caplog):
-    fabricate.mm_imdb(tmp_path / "data")
-    for film in ("0000005", "0000008"):  # the second has no plot
-        (tmp_path / "data" / "dataset" / f"{film}.jpeg").write_bytes(b"")
-    data = MMIMDBDataModule(
-        data_dir=str(tmp_path / "data"),
-        on_bad_sample=policy,
-        image_encoder=str(tiny_vit_dir),
-        text_encoder=str(tiny_tokenizer_dir),
-    )
-    with caplog.at_level(logging.INFO):
-        data.setup("fit")
-    rows = data.dataset("train").table
-    ids = rows["sample_id"].to_pylist()
-    if policy == "error":
-        with pytest.raises(DataError, match=r"'0000005': .*0000005\.jpeg"):
-            data.dataset("train")[0]
-    elif policy == "skip":
-        assert ids == ["0000006", "0000009"]
-        assert "2 rows skipped for their picture" in caplog.text
-    else:
-        assert ids == ["0000005", "0000006", "0000009"]
-        assert rows["image"][0].as_py() is None
-        assert "1 of them skipped, having no text either" in caplog.text
 
 
 @pytest.mark.parametrize("policy", ["error", "skip", "absent"])
@@ -199,11 +134,11 @@ def test_posters_of_an_hdf5_file_take_the_policy_too(
 
     dataset = build()
     if policy == "error":
-        with pytest.raises(DataError, match="'0000014': row 9 of "):
+        with pytest.raises(DataError, match="'0000014': Row 9 of "):
             dataset[1]
         return
     assert dataset.table["image"].to_pylist() == (["7"] if policy == "skip" else ["7", None])
-    read, seen = HDF5PictureDataset._read, []
-    monkeypatch.setattr(HDF5PictureDataset, "_read", lambda *a: seen.append(a[2]) or read(*a))
+    read, seen = HDF5PictureDataset.read, []
+    monkeypatch.setattr(HDF5PictureDataset, "read", lambda *a: seen.append(a[1]) or read(*a))
     build()
     assert seen == ["9"]  # what is sound is not decoded again

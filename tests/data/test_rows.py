@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from epic_pl.data.tables.dataset import sample_table, stratified_split, table_schema
+from epic_pl.data.rows import sample_table, table_schema
 from epic_pl.errors import DataError
 
 
@@ -35,12 +35,12 @@ def test_labels_may_all_be_unknown_or_numpy():
 
 def test_duplicate_ids_name_ids_and_rows():
     ids = ["a", "b", "a", "c", "b", "a"]
-    with pytest.raises(DataError, match=r"2 sample ids.*'a' in rows 0, 2, 5; 'b' in rows 1, 4"):
+    with pytest.raises(DataError, match=r"not unique: rows 0 \('a'\), 1 \('b'\), 2 \('a'\), 4"):
         sample_table(ids, ["x"] * 6, ["t"] * 6, [0] * 6)
 
 
 def test_row_without_any_modality():
-    with pytest.raises(DataError, match=r"1 rows have neither.*rows 1 .*sample 'b'"):
+    with pytest.raises(DataError, match=r"neither picture nor text in row 1 \('b'\)"):
         sample_table(["a", "b"], ["x", None], [None, None], [0, 0])
 
 
@@ -71,40 +71,10 @@ def test_bad_columns():
         sample_table(["a"], ["x", "y"], ["t"], [0])
     with pytest.raises(DataError, match="'sample_id'"):
         sample_table([1], ["x"], ["t"], [0])
-    with pytest.raises(DataError, match="rows 1 have none"):
+    with pytest.raises(DataError, match="none in row 1"):
         sample_table(["a", None], ["x"] * 2, ["t"] * 2, [0] * 2)
 
 
-def test_split_has_exact_sizes_and_keeps_the_mix():
-    counts = [300, 100, 37, 20, 3]
-    labels = np.random.default_rng(1).permutation(np.repeat(np.arange(5), counts))
-    split = stratified_split(labels, {"train": 0.7, "val": 0.15, "test": 0.15}, seed=0)
-    assert {name: len(rows) for name, rows in split.items()} == {
-        "train": 322,
-        "val": 69,
-        "test": 69,
-    }
-    assert sorted(np.concatenate(list(split.values()))) == list(range(460))
-    for rows in split.values():
-        assert (np.diff(rows) > 0).all()
-        expected = np.array(counts) * len(rows) / 460
-        assert (np.abs(np.bincount(labels[rows], minlength=5) - expected) < 2).all()
-
-
-def test_split_depends_on_the_seed_only():
-    labels = [0, 1] * 50
-    first, again, other = (stratified_split(labels, {"val": 10}, seed)["val"] for seed in (0, 0, 1))
-    assert first.tolist() == again.tolist() != other.tolist()
-    assert np.bincount(np.array(labels)[first]).tolist() == [5, 5]
-
-
-def test_split_sizes_that_cannot_be():
-    with pytest.raises(DataError, match="only 4"):
-        stratified_split([0] * 4, {"train": 4, "val": 1}, seed=0)
-    with pytest.raises(DataError, match="'val' has a negative size"):
-        stratified_split([0] * 4, {"val": -1}, seed=0)
-
-
 def test_half_of_a_character_is_named_with_its_row():
-    with pytest.raises(DataError, match=r"'text' holds half of a character .* in row 1 "):
+    with pytest.raises(DataError, match=r"'text' holds half of a character .* in row 1"):
         sample_table(["a", "b"], [None, None], ["whole", "cut \ud83d"], [0, 0])

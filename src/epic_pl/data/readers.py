@@ -1,0 +1,191 @@
+"""CSV, JSON and JSON lines read strictly: errors name the file and the line."""
+
+import codecs
+import csv
+import gzip
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from epic_pl.errors import DataError
+
+# \\ud83d and the like: one of the two halves that JSON writes an emoji as
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_QUOTED = re.compile(r'"[^"]*"')
+_BOMS = {codecs.BOM_UTF16_LE: "UTF-16LE", codecs.BOM_UTF16_BE: "UTF-16BE"}
+
+
+def read_csv(path: Path, names: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """The columns of a CSV or TSV file, all cells as strings.
+
+    Cells may be quoted and then hold line breaks; a byte order mark is skipped.
+
+    Args:
+        path: the file.
+        names: of the columns of a file without a header, separated by commas; None takes the
+            header, separated by whichever of comma, semicolon, tab and bar it has most of.
+    """
+    _check_encoding(path)
+    delimiter = _delimiter(path) if names is None else ","
+    csv.field_size_limit(2**31 - 1)
+    rows: list[list[str]] = []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        line = 1  # where the next row begins
+        try:
+            if names is None:
+                names, line = next(reader, []), reader.line_num + 1
+            for row in reader:
+                if row and len(row) != len(names):
+                    raise csv.Error(f"{len(row)} cells, not {len(names)}")
+                if row:
+                    rows.append(row)
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise DataError(
+                f"{path}, row at line {line}: {error}. A cell with a delimiter ({delimiter!r}), "
+                "quote or line break must stand in double quotes, and the quotes within it be "
+                'doubled, as Python\'s csv and pandas write it: """Open"", he said".'
+            ) from error
+    if not names:
+        raise DataError(f"{path} is empty. Check that it was exported whole.")
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{path} has several columns named {doubled[0]!r}. Rename them.")
+    columns = zip(*rows, strict=True) if rows else ([] for _ in names)
+    return {name: list(column) for name, column in zip(names, columns, strict=True)}
+
+
+def _delimiter(path: Path) -> str:
+    """What separates most cells of the header, outside of quotes; the suffix's own where equal."""
+    with path.open(encoding="utf-8-sig") as file:
+        header = _QUOTED.sub("", file.readline())
+    own = "\t" if path.suffix.lower() == ".tsv" else ","
+    marks: list[str] = [own, *",;\t|"]
+    return max(marks, key=header.count)
+
+
+def _check_encoding(path: Path) -> None:
+    """Raise if a text file is not UTF-8, naming the line and how to convert it."""
+    encoding, line = "WINDOWS-1252", 1
+    try:
+        with _opened(path) as file:
+            for line, raw in enumerate(file, start=1):
+                encoding = _BOMS.get(raw[:2], encoding) if line == 1 else encoding
+                raw.decode()
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{path} is not UTF-8: line {line} cannot be decoded. Convert it, for example with: "
+            f"iconv -f {encoding} -t UTF-8 {path.name} > {path.stem}-utf8{path.suffix} "
+            "(if that is its encoding), or export it again as UTF-8."
+        ) from None
+
+
+def _opened(path: Path) -> Any:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
+def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]] = dict) -> Any:
+    """A JSON file whose top level is a ``kind``."""
+    try:
+        value = _parsed(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raise DataError(f"{path} cannot be read as JSON: {error}. Fetch it again.") from error
+    if not isinstance(value, kind):
+        raise DataError(
+            f"{path} must hold a JSON {'object' if kind is dict else 'array'} at its top level, "
+            f"but holds a {type(value).__name__}. Fetch the dataset's own file."
+        )
+    return value
+
+
+def _parsed(text: str) -> Any:
+    """JSON without half characters, as a text that was cut by its bytes has them."""
+    value = json.loads(text)
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start]
+            raise ValueError(f"it holds half of a character ({half!r})") from error
+    return value
+
+
+def read_jsonl(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Columns of a JSON-lines file as strings, null where a row lacks one; others are not kept."""
+    values: dict[str, list[str | None]] = {name: [] for name in columns}
+    for number, row in json_objects(path):
+        for name, column in values.items():
+            column.append(_string(row.get(name), name, path, number))
+    table = pa.table({name: pa.array(column, pa.string()) for name, column in values.items()})
+    if not table.num_rows:
+        raise DataError(f"{path} holds no rows. Fetch it again.")
+    return table
+
+
+def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and object of each line of a JSON-lines file, which may be gzipped."""
+    with _opened(path) as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                row = _parsed(line) if line else None
+            except (ValueError, RecursionError) as error:
+                raise DataError(
+                    f"{path}, line {number} is no JSON: {error}. Correct the line, or fetch the "
+                    "file again."
+                ) from error
+            if isinstance(row, dict):
+                yield number, row
+            elif line:
+                raise DataError(f"{path}, line {number} must be a JSON object, but is {line[:60]}.")
+
+
+def _string(value: Any, name: str, path: Path, number: int) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float):
+        return str(int(value)) if value == value // 1 else str(value)
+    raise DataError(
+        f"{path}, line {number}: {name!r} must be a string or a number, but is {value!r}."
+    )
+
+
+def string_list(value: Any, what: str, path: Path) -> list[str]:
+    """A list of strings out of a JSON file, checked."""
+    is_list = isinstance(value, list)
+    wrong = [each for each in value if not isinstance(each, str)] if is_list else [value]
+    if wrong:
+        raise DataError(
+            f"{path}: {what} must be a list of strings, but there is {wrong[0]!r:.60}. Correct "
+            "it, or fetch the file again."
+        )
+    return list(value)
+
+
+def require(table: pa.Table, column: str, path: Path) -> None:
+    """Refuse a table in which a row has no value."""
+    if table[column].null_count:
+        row = table[column].is_null().to_pylist().index(True)
+        raise DataError(
+            f"{path}: {table[column].null_count} of {table.num_rows} rows have no {column!r}, the "
+            f"first is row {row} (counting from 0). Fetch the dataset's own file."
+        )
+
+
+def label_codes(table: pa.Table, column: str, classes: Sequence[str], ids: str, path: Path) -> Any:
+    """A column of class names as class indices, null where it is null; ``ids`` names the rows."""
+    codes = pc.index_in(table[column], pa.array(list(classes)))
+    wrong = pc.and_(pc.is_null(codes), pc.is_valid(table[column]))
+    if count := pc.sum(wrong).as_py():
+        row = pc.index(wrong, True).as_py()
+        raise DataError(
+            f"{path}: {count} rows have a {column} that is none of {', '.join(classes)}, for "
+            f"example {table[column][row].as_py()!r} of {ids} {table[ids][row].as_py()!r}. Fetch "
+            "the file again."
+        )
+    return codes

@@ -1,0 +1,227 @@
+"""Rows of a dataset as an Arrow table, checked once, and what becomes of rows with bad pictures.
+
+Arrow keeps rows in flat buffers with no Python object a row, so forked loader workers share the
+memory of the table instead of multiplying it. Rows count from 0 in all messages.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from epic_pl.errors import DataError
+
+BadSamplePolicy = Literal["error", "skip", "absent"]
+
+_SHOWN = 5  # rows named in a message
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one split, or of all splits of a table.
+
+    Attributes:
+        table: as :func:`sample_table` makes it.
+        image_root: folder of the pictures, or the one file that holds them all.
+        source: the file that the rows were read from.
+        classes: names of the classes.
+        notes: counts to report, such as ``{"without a text": 3}``.
+    """
+
+    table: pa.Table
+    image_root: Path
+    source: Path
+    classes: Sequence[str] = ()
+    notes: Mapping[str, int] = field(default_factory=dict)
+
+
+def table_schema(multilabel: bool = False) -> pa.Schema:
+    """The columns of a sample table.
+
+    * ``sample_id``: string, unique within a split.
+    * ``image``: path relative to the image root; null where the modality is absent.
+    * ``text``: string; null where absent (an empty string is a text that is present).
+    * ``label``: class index, or list of class indices if ``multilabel``; null where unknown.
+    """
+    return pa.schema(
+        [
+            pa.field("sample_id", pa.string(), nullable=False),
+            pa.field("image", pa.string()),
+            pa.field("text", pa.string()),
+            pa.field("label", pa.list_(pa.int64()) if multilabel else pa.int64()),
+        ]
+    )
+
+
+def sample_table(
+    sample_ids: Sequence[str],
+    images: Sequence[str | None],
+    texts: Sequence[str | None],
+    labels: Sequence[Any],
+    multilabel: bool = False,
+    *,
+    num_classes: int | None = None,
+) -> pa.Table:
+    """Build and check a table of samples.
+
+    Args:
+        sample_ids: one name a row, unique.
+        images: path of each picture relative to the image root, or None.
+        texts: text of each row, or None.
+        labels: class index (or list of them) of each row, or None where unknown.
+        multilabel: whether a label is a list.
+        num_classes: if given, labels must be below it.
+
+    Raises:
+        DataError: columns of different lengths or wrong types, duplicate ids, labels out of range,
+            or a row with neither picture nor text.
+    """
+    columns = {"sample_id": sample_ids, "image": images, "text": texts, "label": labels}
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) != 1:
+        raise DataError(f"The columns of a table must be of one length, got {lengths}.")
+    schema = table_schema(multilabel)
+    arrays = [_column(field, columns[field.name]) for field in schema]
+    table = pa.table(arrays, schema=schema)
+    _check_ids(table["sample_id"].combine_chunks())
+    neither = pc.and_(pc.is_null(table["image"]), pc.is_null(table["text"]))
+    if pc.any(neither).as_py():
+        raise DataError(
+            f"There is neither picture nor text in {named_rows(neither, table['sample_id'])}. "
+            "Fill one in, or drop the row."
+        )
+    _check_labels(table, num_classes)
+    return table
+
+
+def named_rows(mask: Any, values: Any = None) -> str:
+    """``row 3``, or ``rows 3 ('cat'), 8 ('dog') and 4 more``: where a mask is true."""
+    rows = true_rows(mask)
+    named = [
+        f"{row}" if values is None else f"{row} ({values[int(row)].as_py()!r})"
+        for row in rows[:_SHOWN]
+    ]
+    more = f" and {rows.size - _SHOWN:,} more" if rows.size > _SHOWN else ""
+    return f"row{'s' if rows.size > 1 else ''} {', '.join(named)}{more}"
+
+
+def true_rows(mask: Any) -> npt.NDArray[np.int64]:
+    """Indices where an Arrow or numpy mask is true; null counts as false."""
+    mask = mask if isinstance(mask, pa.Array | pa.ChunkedArray) else pa.array(mask)
+    return np.flatnonzero(np.asarray(pc.fill_null(mask, False)))
+
+
+def _column(field: pa.Field, values: Any) -> pa.Array:
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    try:
+        if field.name != "label" and not isinstance(values, pa.Array):
+            return pa.array(values, type=field.type)
+        # given the type, Arrow would cut 1.5 to 1; a checked cast does not
+        found = values if isinstance(values, pa.Array) else pa.array(values)
+        if field.name == "label" and "string" in str(found.type):
+            raise pa.ArrowInvalid(f"labels are class indices, not {found.type}")
+        return found.cast(field.type)
+    except UnicodeEncodeError as error:
+        row = next(n for n, value in enumerate(values) if value == error.object)
+        raise DataError(
+            f"Column {field.name!r} holds half of a character "
+            f"({error.object[error.start]!r}, an emoji cut in two) in row {row}. Correct that text."
+        ) from error
+    except (pa.ArrowException, OverflowError) as error:
+        raise DataError(
+            f"Column {field.name!r} must hold {field.type}, but a value does not fit: {error}. "
+            "Correct that value, or use None for one that is absent."
+        ) from error
+
+
+def _check_ids(ids: pa.Array) -> None:
+    if ids.null_count:
+        raise DataError(f"Every row needs a sample id, but there is none in {_nulls(ids)}.")
+    codes = ids.dictionary_encode().indices.to_numpy()
+    doubled = np.bincount(codes)[codes] > 1
+    if doubled.any():
+        raise DataError(
+            f"Sample ids are not unique: {named_rows(doubled, ids)}. Give each row its own id, or "
+            "drop the repeated rows."
+        )
+
+
+def _nulls(values: Any) -> str:
+    return named_rows(pc.is_null(values))
+
+
+def _check_labels(table: pa.Table, num_classes: int | None) -> None:
+    label = table["label"].combine_chunks()
+    if pa.types.is_list(label.type):
+        values, rows_of = pc.list_flatten(label), pc.list_parent_indices(label).to_numpy()
+        if values.null_count:
+            raise DataError(
+                f"A label list holds a null: row {rows_of[true_rows(values.is_null())[0]]}."
+            )
+    else:
+        values, rows_of = label, np.arange(len(label))
+    wrong = pc.less(values, 0)
+    if num_classes is not None:
+        wrong = pc.or_(wrong, pc.greater_equal(values, num_classes))
+    at = true_rows(wrong)
+    if at.size:
+        allowed = "at least 0" if num_classes is None else f"in 0..{num_classes - 1}"
+        row, value = int(rows_of[at[0]]), values[int(at[0])].as_py()
+        raise DataError(
+            f"Labels must be {allowed}, but sample {table['sample_id'][row].as_py()!r} "
+            f"(row {row}) has {value}; {at.size} labels are out of range. "
+            "Use None for an unknown label."
+        )
+
+
+def distinct_paths(table: pa.Table) -> list[str]:
+    """Paths of a table's pictures, each once."""
+    paths: list[str] = pc.unique(table["image"]).drop_null().to_pylist()
+    return paths
+
+
+def apply_policy(
+    table: pa.Table, bad: Mapping[str, str], policy: BadSamplePolicy, root: Path
+) -> tuple[pa.Table, str]:
+    """Refuse, drop or strip the rows whose picture is bad.
+
+    Args:
+        table: a sample table.
+        bad: picture path to problem.
+        policy: ``error`` refuses; ``skip`` leaves the rows out; ``absent`` keeps their text alone
+            (rows without one are left out).
+        root: image root, for the message.
+
+    Returns:
+        The usable rows, and a note that counts the others (empty where there are none).
+    """
+    hit = pc.is_in(table["image"], value_set=pa.array(list(bad), pa.string()))
+    count = pc.sum(hit).as_py() or 0
+    if not count:
+        return table, ""
+    if policy == "error":
+        at = true_rows(hit)[:_SHOWN]
+        names = ", ".join(
+            f"{table['sample_id'][int(r)].as_py()} ({table['image'][int(r)].as_py()})" for r in at
+        )
+        raise DataError(
+            f"{len(bad):,} pictures under {root} cannot be used; {count:,} rows name them: "
+            f"{names}{', ...' if count > _SHOWN else ''}. The first: "
+            f"{bad[table['image'][int(at[0])].as_py()]}. Correct the paths or image_root, or set "
+            "on_bad_sample to skip or absent."
+        )
+    if policy == "skip":
+        return table.filter(pc.invert(hit)), f"{count:,} rows skipped for their picture"
+    images = pc.if_else(hit, None, table["image"])
+    table = table.set_column(table.column_names.index("image"), "image", images)
+    empty = pc.and_(pc.is_null(table["image"]), pc.is_null(table["text"]))
+    note = f"{count:,} rows without their picture, which is bad"
+    if dropped := pc.sum(empty).as_py():
+        note += f"; {dropped:,} of them skipped, having no text either"
+    return table.filter(pc.invert(empty)), note

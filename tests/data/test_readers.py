@@ -1,0 +1,161 @@
+import gzip
+import json
+
+import pytest
+
+from epic_pl.data.readers import read_csv, read_json, read_jsonl, require, string_list
+from epic_pl.errors import DataError
+
+
+def test_json_lines_keep_the_columns_asked_for_as_strings(tmp_path):
+    path = tmp_path / "x.jsonl"
+    rows = [{"id": "1", "text": "a", "more": [1, {"x": 2}]}, {"id": "2", "text": None}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_jsonl(path, ("text", "id", "absent")).to_pylist() == [
+        {"text": "a", "id": "1", "absent": None},
+        {"text": None, "id": "2", "absent": None},
+    ]
+
+
+def test_json_lines_take_numbers_blank_lines_and_a_byte_order_mark(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"id": 7, "text": "a"}\n\n{"id": "08", "text": "\xc3\xa9"}\n')
+    assert read_jsonl(path, ("id", "text")).to_pylist() == [
+        {"id": "7", "text": "a"},
+        {"id": "08", "text": "é"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"<html>",
+        b"[1]",
+        b'{"id": "2"',
+        b'{"id": "cut \\ud83d"}',
+        b"[" * 100_000,
+        b'{"id": "\xff"}',
+        b'{"id": {"x": 1}}',
+    ],
+)
+def test_json_lines_name_file_and_line_of_what_is_broken(tmp_path, line):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"id": "1"}\n' + line + b"\n")
+    with pytest.raises(DataError, match=r"x\.jsonl, line 2"):
+        read_jsonl(path, ("id",))
+
+
+def test_json_lines_refuse_an_empty_file(tmp_path):
+    (tmp_path / "x.jsonl").touch()
+    with pytest.raises(DataError, match="no rows"):
+        read_jsonl(tmp_path / "x.jsonl", ("id",))
+
+
+def test_require_names_the_first_row_without_a_value(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"id": "1"}\n{"img": "x"}\n{"img": "y"}\n')
+    table = read_jsonl(path, ("id",))
+    with pytest.raises(DataError, match=r"2 of 3 rows have no 'id', the first is row 1"):
+        require(table, "id", path)
+
+
+CUT = b'{"a": "cut \\ud83d"}'
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[1]", CUT, b"[" * 100_000])
+def test_json_names_the_file_that_is_broken(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.json"):
+        read_json(tmp_path / "x.json")
+
+
+def test_emoji_that_are_whole_are_read(tmp_path):
+    line = json.dumps({"id": "\U0001f600", "n": 1})
+    assert "\\ud83d" in line
+    (tmp_path / "x.json").write_text(line)
+    assert read_json(tmp_path / "x.json")["id"] == "\U0001f600"
+    (tmp_path / "x.jsonl").write_text(line)
+    assert read_jsonl(tmp_path / "x.jsonl", ("id",))["id"][0].as_py() == "\U0001f600"
+
+
+def test_a_list_of_strings_is_one_and_all_else_is_named():
+    assert string_list(["a", ""], "ids", "x.json") == ["a", ""]
+    assert string_list([], "ids", "x.json") == []
+    for value in (None, "a", "", 3, {"a": 1}, ["a", 3], [None], [["a"]]):
+        with pytest.raises(DataError, match=r"x\.json: ids must be a list of strings"):
+            string_list(value, "ids", "x.json")
+
+
+def test_json_lines_may_be_gzipped(tmp_path):
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"id": 7}\n'))
+    assert read_jsonl(path, ("id",))["id"].to_pylist() == ["7"]
+
+
+def test_csv_without_a_header_keeps_commas_quotes_and_line_breaks_inside_quotes(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_bytes(b'\xef\xbb\xbfa.jpg,"one, ""two""\nthree",pie\r\nb.jpg,,pie\r\n')
+    assert read_csv(path, ("image", "title", "class")) == {
+        "image": ["a.jpg", "b.jpg"],
+        "title": ['one, "two"\nthree', ""],
+        "class": ["pie", "pie"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", 'a,b\n1,x\n2,"open\n3,y\n4,z', r"line 3: unexpected end.*doubled"),
+        ("t.tsv", 'a\tb\n1\t"open\n2\ty\n3\t"z\n4\tw\n', r"line 2: .* expected after"),
+        ("t.csv", 'a,b\n"1\n1",2\n\n"3"x,4\n', "line 5: .* expected after"),
+        ("t.csv", 'a,b\n"1",2\n"3","4",5\n', "line 3: 3 cells, not 2"),
+        ("t.csv", "a,b\n1,2\n\n3\n", "line 4: 1 cells, not 2"),
+        ("t.csv", "a,b,a\n1,2,3\n", "several columns named 'a'"),
+        ("t.csv", b"a,b\n1,caf\xe9\n", r"line 2 cannot be decoded.*iconv -f WINDOWS-1252"),
+        ("t.csv", "a,b\n1,é\n".encode("utf-16"), "iconv -f UTF-16LE"),
+    ],
+)
+def test_csv_names_file_and_line_of_what_is_broken(tmp_path, name, content, message):
+    content = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_csv(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'she said "no", and left\nfor good',
+        "two\r\nlines",
+        "one, two\nthree\nfour, five",
+        "x" * 200_000 + ",,\n",  # longer than csv takes by default
+        "three\u2028lines, by\u2028Unicode alone",
+    ],
+)
+def test_texts_of_several_lines_stay_whole(tmp_path, text):
+    quoted = text.replace('"', '""')
+    path = tmp_path / "t.csv"
+    path.write_bytes(f'text,label\n"{quoted}",cat\nplain,dog\n'.encode())
+    assert read_csv(path)["text"] == [text, "plain"]
+
+
+def test_quotes_within_a_cell_are_letters(tmp_path):
+    (tmp_path / "t.tsv").write_text('a\tb\n1\t5" wide\n2\tsay "x"\n')
+    assert read_csv(tmp_path / "t.tsv")["b"] == ['5" wide', 'say "x"']
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "cells"),
+    [
+        ("t.csv", "image;Titel, kurz;label", ["image", "Titel, kurz", "label"]),
+        ("t.csv", '"a;b;c",d', ["a;b;c", "d"]),
+        ("t.tsv", "a,b\tc", ["a,b", "c"]),
+        ("t.csv", "a|b|c", ["a", "b", "c"]),
+        ("t.csv", "alone", ["alone"]),
+    ],
+)
+def test_cells_are_separated_by_what_separates_most_of_the_header(tmp_path, name, header, cells):
+    mark = next((mark for mark in ";\t|" if mark in header and '"' not in header), ",")
+    (tmp_path / name).write_text(f"{header}\n{mark.join('x' * len(cells))}\n")
+    assert list(read_csv(tmp_path / name)) == cells
