@@ -65,10 +65,10 @@ def options(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
             f"--data.init_args.data_dir={tmp_path / 'data'}",
             "--data.init_args.num_workers=0",
             "--data.init_args.batch_size_per_device=4",
-            f"--model.image_encoder={tiny_vit_dir}",
-            f"--model.text_encoder={tiny_tokenizer_dir}",
-            "--model.image_size=32",
-            "--model.interaction_layers=2",
+            f"--model.encoders.image.name={tiny_vit_dir}",
+            f"--model.encoders.text={{name: {tiny_tokenizer_dir}}}",
+            "--model.encoders.image_size=32",
+            "--model.epic.interaction_layers=2",
             "--trainer.accelerator=cpu",
             f"--trainer.default_root_dir={tmp_path / 'runs'}",
             *own.get(name, []),
@@ -152,14 +152,15 @@ def test_a_config_can_be_printed_from_any_folder_without_data(name, tmp_path, mo
     assert caught.value.code == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["data"]["init_args"]["data_dir"] == f"data/{name}"
-    assert printed["model"]["text_encoder"] == "google-bert/bert-base-uncased"
+    assert printed["model"]["encoders"]["text"]["name"] == "google-bert/bert-base-uncased"
 
 
 @pytest.mark.parametrize(("name", "classes"), [("food101", 101), ("snli_ve", 3), ("mm_imdb", 23)])
 def test_the_recipes_train_at_most_one_percent_of_the_encoders(name, classes):
     options = _config(name)["model"]
     task = "multilabel" if name == "mm_imdb" else "multiclass"
-    model = EPICModule(**options, num_classes=classes, task=task, pretrained=False)
+    options["encoders"]["pretrained"] = False
+    model = EPICModule(**options, num_classes=classes, task=task)
     count = {True: 0, False: 0}
     for parameter in model.parameters():
         count[parameter.requires_grad] += parameter.numel()
