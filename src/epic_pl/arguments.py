@@ -10,6 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from epic_pl.evaluation.explain.command import parser as explain_parser
+from epic_pl.evaluation.export.command import parser as export_parser
+from epic_pl.inspection.command import parser as data_parser
+
+__all__ = ["data_parser", "explain_parser", "export_parser"]
+
 ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
 """Runs that are compared have one batch size, which a second device would change."""
 INTERRUPTED = 130
@@ -22,27 +28,6 @@ def as_options(values: Mapping[str, Any]) -> list[str]:
         f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
         for name, value in values.items()
     ]
-
-
-def data_parser() -> argparse.ArgumentParser:
-    """Of ``epic-pl data {check,init}``; check takes the options of ``epic-pl fit`` besides."""
-    parser = argparse.ArgumentParser("epic-pl data", allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser(
-        "check",
-        allow_abbrev=False,
-        help="read a dataset once and say whether training can start (exit code 0) or not (1)",
-        description="Takes --config and all other options of epic-pl fit as well.",
-    )
-    check.add_argument(
-        "--output", default="runs/data_check", help="folder of report and manifest (%(default)s)"
-    )
-    check.add_argument("--workers", type=int, help="processes that read pictures (one a core)")
-    init = commands.add_parser("init", help="write epic.yaml for a table, having looked at it")
-    init.add_argument("folder", metavar="DIR", help="a table, or the folder it lies in")
-    init.add_argument("--output", metavar="FILE", help="where to write it (beside the table)")
-    init.add_argument("--force", action="store_true", help="replace an epic.yaml that is there")
-    return parser
 
 
 def cache_parser() -> argparse.ArgumentParser:
@@ -109,55 +94,6 @@ def tune_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--search_seed", type=int, default=0, metavar="N", help="of what is tried (%(default)s)"
     )
-    return parser
-
-
-def explain_parser() -> argparse.ArgumentParser:
-    """Of ``epic-pl explain``; it takes the options of ``epic-pl test`` besides."""
-    parser = argparse.ArgumentParser(
-        "epic-pl explain",
-        allow_abbrev=False,
-        description=(
-            "Draw, for single samples, which patches and words each prompt of a trained model "
-            "attends to and which prompts exchange. Takes --config, --ckpt_path and all other "
-            "options of epic-pl test as well."
-        ),
-    )
-    parser.add_argument("--samples", metavar="ID,ID", help="names of samples (--count of them)")
-    parser.add_argument(
-        "--count", type=int, default=4, help="how many, spread over the split (%(default)s)"
-    )
-    parser.add_argument(
-        "--split", choices=("val", "test", "predict"), default="test", help="(%(default)s)"
-    )
-    parser.add_argument(
-        "--output", metavar="DIR", default="runs/explain", help="folder (%(default)s)"
-    )
-    return parser
-
-
-def export_parser() -> argparse.ArgumentParser:
-    """Of ``epic-pl export``."""
-    parser = argparse.ArgumentParser(
-        "epic-pl export",
-        allow_abbrev=False,
-        description=(
-            "Write a trained model as a folder that runs without this package: the program for "
-            "torch.export.load, what it needs to know in JSON, and the tokenizer. It is read again "
-            "and compared with the checkpoint."
-        ),
-    )
-    parser.add_argument("--ckpt_path", metavar="PATH", required=True, help="of the checkpoint")
-    parser.add_argument(
-        "--output", metavar="DIR", default="runs/export", help="folder (%(default)s)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace a model that is there")
-    for role in ("image", "text"):
-        parser.add_argument(
-            f"--{role}_encoder",
-            metavar="NAME",
-            help=f"where the {role} encoder is now, if not where the checkpoint says",
-        )
     return parser
 
 

@@ -21,7 +21,7 @@ from epic_pl.callbacks import ConfusionMatrixPlot, FeatureCache, PredictionWrite
 from epic_pl.config_files import resolve_configs
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError, EpicError
-from epic_pl.evaluation.explain import PromptAttention
+from epic_pl.evaluation.explain.callback import PromptAttention
 from epic_pl.evaluation.report import ReportWriter
 from epic_pl.main import main
 from epic_pl.module import EPICModule

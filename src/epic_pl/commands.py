@@ -28,9 +28,9 @@ def run_command(argv: list[str]) -> None:
     """Run ``epic-pl ARGV``; our errors become one paragraph on stderr and exit code 1."""
     with errors_as_text():
         if argv[:1] == ["data"]:
-            from epic_pl.inspection.commands import data_command
+            from epic_pl.inspection.command import run as run_data
 
-            raise SystemExit(data_command(argv[1:], build_data))
+            raise SystemExit(run_data(argv[1:]))
         if argv[:1] == ["cache"]:
             from epic_pl.features.commands import cache_command
 
@@ -44,13 +44,13 @@ def run_command(argv: list[str]) -> None:
 
             raise SystemExit(tune_command(argv[1:]))
         if argv[:1] == ["explain"]:
-            from epic_pl.evaluation.explain.command import explain_command
+            from epic_pl.evaluation.explain.command import run as run_explain
 
-            raise SystemExit(explain_command(argv[1:], build_trained))
+            raise SystemExit(run_explain(argv[1:]))
         if argv[:1] == ["export"]:
-            from epic_pl.evaluation.export.command import export_command
+            from epic_pl.evaluation.export.command import run as run_export
 
-            raise SystemExit(export_command(argv[1:]))
+            raise SystemExit(run_export(argv[1:]))
         run(argv)
 
 

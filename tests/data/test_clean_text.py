@@ -10,7 +10,7 @@ from epic_pl.data import ImageTextDataModule, TableDataModule
 from epic_pl.data.clean_text import clean_text, clean_texts
 from epic_pl.data.datasets.entailment import EntailmentPairs
 from epic_pl.errors import ConfigError
-from epic_pl.inspection import check_data
+from epic_pl.inspection.check import check_data
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from PIL import Image
 
 from epic_pl.data import TableDataModule
 from epic_pl.errors import DataError
-from epic_pl.inspection import check_data
+from epic_pl.inspection.check import check_data
 
 SPLITS = ["train"] * 8 + ["val"] * 2 + ["test"] * 2
 

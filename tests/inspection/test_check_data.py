@@ -15,7 +15,7 @@ from epic_pl.data import HatefulMemesDataModule, ImageTextDataModule, TableDataM
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.tables.dataset import sample_table
 from epic_pl.errors import DataError
-from epic_pl.inspection import check_data
+from epic_pl.inspection.check import check_data
 
 SPLITS = ["train"] * 8 + ["val"] * 2 + ["test"] * 2
 

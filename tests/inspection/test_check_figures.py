@@ -13,7 +13,7 @@ from epic_pl.cli import main
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.tables.dataset import sample_table
-from epic_pl.inspection import check_data
+from epic_pl.inspection.check import check_data
 
 SPLITS = ["train"] * 12 + ["val"] * 4 + ["test"] * 3 + ["predict"] * 1
 LABELS = ["cat"] * 7 + ["dog"] * 5 + ["cat", "dog", "dog", "dog"] + ["dog", "cat", "cat"] + [None]

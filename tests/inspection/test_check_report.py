@@ -4,7 +4,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from epic_pl.inspection import Findings, Problem, check
+from epic_pl.inspection import check
+from epic_pl.inspection.findings import Findings, Problem
 from epic_pl.inspection.report import print_summary, write_report
 
 EVIL = "<script>alert('[red]')</script>"

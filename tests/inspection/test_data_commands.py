@@ -198,6 +198,6 @@ def test_what_is_forbidden_but_no_place_keeps_its_traceback(monkeypatch):
     def refuse(*_):
         raise PermissionError("semaphores are not allowed here")
 
-    monkeypatch.setattr("epic_pl.inspection.commands.data_command", refuse)
+    monkeypatch.setattr("epic_pl.inspection.command.run", refuse)
     with pytest.raises(PermissionError):
         main(["data", "init", "."])

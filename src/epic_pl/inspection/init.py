@@ -120,7 +120,7 @@ def write_config(
     return config, guess
 
 
-def guessed(config: Path, guess: Guess) -> str:
+def summarize(config: Path, guess: Guess) -> str:
     """What a config that was written makes of its table, in words, with what to run next."""
     image, split, named = guess.image_column, guess.split_column, shlex.quote(str(config))
     lines = {

@@ -13,7 +13,7 @@ from epic_pl.data import TableDataModule
 from epic_pl.data.tables.embedded import embedded_folder
 from epic_pl.errors import DataError
 from epic_pl.features.dataset import PictureDigests
-from epic_pl.inspection import check_data
+from epic_pl.inspection.check import check_data
 
 SPLITS = ["train"] * 8 + ["val"] * 2 + ["test"] * 2
 KIND = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -10,7 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import tiny_runs
 from epic_pl.cli import main, run
 from epic_pl.commands import build_trained
-from epic_pl.evaluation.explain import PromptAttention, explain
+from epic_pl.evaluation.explain.callback import PromptAttention
+from epic_pl.evaluation.explain.samples import explain
 from epic_pl.module import EPICModule
 
 EVIL = "<script>alert('$x$')</script> \U0001f355"

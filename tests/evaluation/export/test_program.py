@@ -10,8 +10,7 @@ from torch.export.passes import move_to_device_pass
 
 import tiny_runs
 from epic_pl.errors import ConfigError
-from epic_pl.evaluation.export import Classifier, export_program
-from epic_pl.evaluation.export.program import random_inputs
+from epic_pl.evaluation.export.program import Classifier, export_program, random_inputs
 
 SIZE = (tiny_runs.SIDE, tiny_runs.SIDE)
 

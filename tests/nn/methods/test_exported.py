@@ -14,8 +14,7 @@ from tiny_models import (
     image_encoder,
 )
 
-from epic_pl.evaluation.export import Classifier, export_program
-from epic_pl.evaluation.export.program import INPUTS
+from epic_pl.evaluation.export.program import INPUTS, Classifier, export_program
 from epic_pl.nn.encoders import HFTextEncoder
 from epic_pl.nn.methods import METHODS
 

@@ -1,47 +1,58 @@
 """``epic-pl explain``."""
 
+import argparse
 import re
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from epic_pl.arguments import explain_parser
-from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError
-from epic_pl.evaluation.explain.figures import draw, saved_quietly
-from epic_pl.evaluation.explain.page import page
-from epic_pl.evaluation.explain.rows import named_rows, spread_rows
-from epic_pl.evaluation.explain.samples import explain
-from epic_pl.module import EPICModule
 
 _STAGES = {"val": "validate", "test": "test", "predict": "predict"}
 _DPI = 120
-# of a sample's name in a file's
-_MAX_NAME = 60
-
-Build = Callable[[list[str]], tuple[EPICModule, ImageTextDataModule, str]]
+_MAX_NAME = 60  # characters of a sample's name in a file name
 
 
-def explain_command(args: Sequence[str], build: Build) -> int:
-    """Run ``epic-pl explain ARGS``.
+def parser() -> argparse.ArgumentParser:
+    """Parser of ``epic-pl explain``, which takes the options of ``epic-pl test`` too."""
+    parser = argparse.ArgumentParser(
+        "epic-pl explain",
+        allow_abbrev=False,
+        description=(
+            "Draw, for single samples, which patches and words each prompt of a trained model "
+            "attends to and which prompts exchange. Takes --config, --ckpt_path and all other "
+            "options of epic-pl test as well."
+        ),
+    )
+    parser.add_argument("--samples", metavar="ID,ID", help="names of samples (--count of them)")
+    parser.add_argument(
+        "--count", type=int, default=4, help="how many, spread over the split (%(default)s)"
+    )
+    parser.add_argument("--split", choices=list(_STAGES), default="test", help="(%(default)s)")
+    parser.add_argument(
+        "--output", metavar="DIR", default="runs/explain", help="folder (%(default)s)"
+    )
+    return parser
 
-    Args:
-        args: what follows ``explain``.
-        build: a trained module in evaluation mode, its data and the checkpoint's path, from what
-            ``epic-pl test`` takes.
 
-    Returns:
-        The exit code.
+def run(argv: list[str]) -> int:
+    """Run ``epic-pl explain ARGV`` and return the exit code.
 
     Raises:
         EpicError: with a message for the user.
     """
-    options, shared = explain_parser().parse_known_args(list(args))
+    options, shared = parser().parse_known_args(argv)
     if options.count < 1:
-        raise ConfigError(f"--count is {options.count}: it counts from 1.")
+        raise ConfigError(f"--count is {options.count}, but must be at least 1.")
     folder = Path(options.output)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--output {folder} is a file: give a folder, or one yet to be made.")
-    module, data, checkpoint = build(shared)
+
+    from epic_pl.commands import build_trained
+    from epic_pl.evaluation.explain.figures import draw, saved_quietly
+    from epic_pl.evaluation.explain.page import page
+    from epic_pl.evaluation.explain.rows import named_rows, spread_rows
+    from epic_pl.evaluation.explain.samples import explain
+
+    module, data, checkpoint = build_trained(shared)
     data.prepare_data()
     data.setup(_STAGES[options.split])
     dataset = data.dataset(options.split)

@@ -1,5 +1,1 @@
-"""``epic-pl export``: a trained model as a folder that runs without this package."""
-
-from epic_pl.evaluation.export.program import Classifier, export_program
-
-__all__ = ["Classifier", "export_program"]
+"""Export of a trained model as a folder that runs without this package: ``epic-pl export``."""
