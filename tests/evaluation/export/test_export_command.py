@@ -68,7 +68,7 @@ def test_the_folder_holds_the_checkpoints_predictions(trained):
     assert sorted(path.name for path in trained.folder.iterdir()) == FILES
     module = EPICModule.load_from_checkpoint(trained.checkpoint).eval()
     assert float(module.calibration_temperature) != 1
-    inputs = random_inputs(module, (32, 32), 4, 9)
+    inputs = random_inputs(module.model, (32, 32), 4, 9)
     given = _program(trained.folder)(*inputs)
     torch.testing.assert_close(given, _predicted(module, inputs), rtol=0, atol=1e-5)
 
@@ -152,7 +152,7 @@ def test_a_multilabel_model_brings_its_thresholds(
     assert about["thresholds"] == pytest.approx(module.label_thresholds().tolist())
     assert about["class_names"] == ["0", "1", "2"]
     assert about["preprocessing"] is None  # this loader's is its own
-    inputs = random_inputs(module, (32, 32), 3, 4)
+    inputs = random_inputs(module.model, (32, 32), 3, 4)
     expected = _predicted(module.eval(), inputs)
     torch.testing.assert_close(_program(folder)(*inputs), expected, rtol=0, atol=1e-5)
 

@@ -11,6 +11,7 @@ from torch.export.passes import move_to_device_pass
 import tiny_runs
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.export.program import Classifier, export_program, random_inputs
+from epic_pl.evaluation.postprocessor import Postprocessor
 
 SIZE = (tiny_runs.SIDE, tiny_runs.SIDE)
 
@@ -19,7 +20,7 @@ SIZE = (tiny_runs.SIDE, tiny_runs.SIDE)
 def make(tiny_vit_dir, tiny_tokenizer_dir):
     def build(task="multiclass", temperature=1.0, **options):
         module = tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, task=task, **options)
-        return Classifier(module.model, task, temperature).eval()
+        return Classifier(module.model, Postprocessor(task, temperature)).eval()
 
     return build
 
@@ -39,7 +40,7 @@ class Undecided(nn.Module):
 def test_a_label_of_several_gets_a_sigmoid_of_its_own(make):
     classifier = make("multilabel", 0.7, method="linear_probe")
     program = export_program(classifier, SIZE).module()
-    inputs = random_inputs(classifier, SIZE, 3, 8)
+    inputs = random_inputs(classifier.model, SIZE, 3, 8)
     with torch.no_grad():
         expected = (classifier.model(_batch(inputs)) / 0.7).sigmoid()
     torch.testing.assert_close(program(*inputs), expected, rtol=0, atol=1e-6)
@@ -48,7 +49,7 @@ def test_a_label_of_several_gets_a_sigmoid_of_its_own(make):
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 def test_encoders_stay_in_their_precision(make, precision):
     classifier = make(method="linear_probe")
-    inputs = random_inputs(classifier, SIZE, 3, 8)
+    inputs = random_inputs(classifier.model, SIZE, 3, 8)
     with torch.no_grad():
         full = classifier(*inputs)
         for tower in (classifier.model.image_tower, classifier.model.text_tower):
@@ -77,7 +78,7 @@ def test_what_cannot_be_traced_is_told_and_the_model_stays_as_it_was(make):
 def test_a_program_can_be_moved_to_another_device(make, method):
     classifier = make(method=method)
     moved = move_to_device_pass(export_program(classifier, SIZE), "meta").module()
-    inputs = random_inputs(classifier, SIZE, 3, 8)
+    inputs = random_inputs(classifier.model, SIZE, 3, 8)
     # an operation on tensors of two devices would fail
     assert moved(*(tensor.to("meta") for tensor in inputs)).is_meta
 

@@ -16,9 +16,9 @@ from epic_pl.cli import main, run
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.report import ReportWriter
-from epic_pl.evaluation.report.absence import DRAWS, drawn_absent
+from epic_pl.evaluation.report.absence import DRAWS, draw_missing
 from epic_pl.evaluation.report.corruption import CORRUPTIONS, PICTURES, TEXTS, Corrupted
-from epic_pl.evaluation.report.page import page
+from epic_pl.html_page import render
 from epic_pl.module import EPICModule
 
 EVIL = "<script>alert('$x$')</script>"
@@ -107,11 +107,16 @@ def test_the_text_that_was_used_is_named(reported):
 
 def test_a_dataset_with_several_texts_says_which():
     text = {"source": "premise+hypothesis", "max_tokens": 40, "clean": True}
-    content = {"data": "X", "checkpoint": None, "text": text, "task": "multilabel", "samples": 0}
-    content |= {"metrics": {}, "classes": []}
-    pieces = page(content, {}, [])
-    head = "".join(next(pieces) for _ in range(5))
-    assert "<p>Text: premise+hypothesis, cut at 40 tokens, cleaned</p>" in head
+    calibration = {"ece": 0.1, "ece_uncalibrated": 0.2, "temperature": 1.0}
+    calibration["ece_by_chance"] = {"mean": 0.1, "low": 0.0, "high": 0.2}
+    page = render(
+        "evaluation/templates/report.html",
+        **{"data": "X", "checkpoint": None, "text": text, "task": "multilabel", "samples": 0},
+        **{"metrics": {}, "classes": [], "calibration": calibration, "mistakes": []},
+        figures={"reliability": b""},
+    )
+    assert "<p>Text: premise+hypothesis, cut at 40 tokens, cleaned</p>" in page
+    assert "<p>None.</p>" in page
 
 
 def test_metrics_and_classes_are_those_of_the_predictions_file(reported):
@@ -155,9 +160,6 @@ def test_calibration_is_that_of_the_predictions_file(reported):
     assert found["ece_uncalibrated"] == pytest.approx(reported.metrics["test/ece_uncalibrated"])
     assert found["temperature"] == pytest.approx(float(reported.model.calibration_temperature))
     assert found["bins_uncalibrated"] != found["bins"]
-    weight = float(reported.model.model.interaction_weight)
-    assert found["interaction_weight"] == pytest.approx(weight)
-    assert f"counts {weight:.2f} times" in reported.page
     chance = found["ece_by_chance"]
     assert 0 < chance["low"] < chance["mean"] < chance["high"] < 1
     assert f"ECE of {chance['mean']:.4f}" in reported.page
@@ -207,7 +209,7 @@ def test_absence_is_what_the_masks_give_by_hand(reported):
         draws = []
         for draw in range(DRAWS):
             seed = reported.content["seed"]
-            no_text, no_image = drawn_absent(image & text, rate, seed, draw)
+            no_text, no_image = draw_missing(image & text, rate, seed, draw)
             logits = _by_hand(reported, image & ~no_image, text & ~no_text)
             draws.append(_scores(reported, logits, truth))
         means = {name: np.mean([scores[name] for scores in draws]) for name in draws[0]}

@@ -47,8 +47,8 @@ def run(argv: list[str]) -> int:
         raise ConfigError(f"--output {folder} is a file: give a folder, or one yet to be made.")
 
     from epic_pl.commands import build_trained
-    from epic_pl.evaluation.explain.figures import draw, saved_quietly
-    from epic_pl.evaluation.explain.page import page
+    from epic_pl.evaluation.explain.figures import draw, save_quietly
+    from epic_pl.evaluation.explain.page import explanation_page
     from epic_pl.evaluation.explain.rows import named_rows, spread_rows
     from epic_pl.evaluation.explain.samples import explain
 
@@ -64,9 +64,9 @@ def run(argv: list[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     for number, explanation in enumerate(explanations, start=1):
         name = re.sub(r"[^\w.-]", "_", explanation.sample_id)[:_MAX_NAME]
-        picture = saved_quietly(draw(explanation), _DPI)
+        picture = save_quietly(draw(explanation), _DPI)
         (folder / f"{number:02}_{name}.png").write_bytes(picture)
     path = folder / "index.html"
-    path.write_text("\n".join(page(explanations, checkpoint)), encoding="utf-8")
+    path.write_text(explanation_page(explanations, checkpoint), encoding="utf-8")
     print(f"{len(explanations)} samples explained in {path}")
     return 0

@@ -24,7 +24,7 @@ def load_module(
     """
     require_info(read_checkpoint(path))
     given = {"image_encoder": image_encoder, "text_encoder": text_encoder}
-    moved = {name: value for name, value in given.items() if value is not None}
+    moved: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return EPICModule.load_from_checkpoint(path, map_location="cpu", **moved).eval()
 
 

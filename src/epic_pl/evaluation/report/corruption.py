@@ -1,4 +1,4 @@
-"""Texts with slips and pictures with flaws, the same ones in every run.
+"""Corrupted texts and pictures, the same ones in every run.
 
 Shape legend: H, W picture height and width.
 """
@@ -23,16 +23,16 @@ PictureChange = Callable[[Tensor, float, Rng], Tensor]
 
 
 def slip_characters(text: str, rate: float, rng: Rng) -> str:
-    """Each character but a space is, with probability ``rate``, left out or swapped with the next.
+    """With probability ``rate``, leave out a character or swap it with the next, half of each.
 
-    Half of the slips are of each kind.
+    Spaces never start a slip.
     """
     kept: list[str] = []
     at = 0
     while at < len(text):
         slips = text[at] != " " and rng.random() < rate
         if slips and rng.random() < 0.5:
-            at += 1  # left out
+            at += 1
         elif slips and at + 1 < len(text):
             kept += [text[at + 1], text[at]]
             at += 2
@@ -43,7 +43,7 @@ def slip_characters(text: str, rate: float, rng: Rng) -> str:
 
 
 def drop_words(text: str, rate: float, rng: Rng) -> str:
-    """Each word is left out with probability ``rate``; one at least stays."""
+    """Leave out each word with probability ``rate``; at least one stays."""
     words = text.split()
     kept = [word for word in words if rng.random() >= rate]
     if words and not kept:
@@ -52,13 +52,13 @@ def drop_words(text: str, rate: float, rng: Rng) -> str:
 
 
 def add_noise(picture: Tensor, strength: float, rng: Rng) -> Tensor:
-    """Gaussian noise; ``strength`` is its standard deviation, 1 being white minus black."""
+    """Add Gaussian noise with standard deviation ``strength``, where 1 is white minus black."""
     noise = rng.standard_normal(tuple(picture.shape), dtype=np.float32)
     return picture + strength * torch.from_numpy(noise)
 
 
 def blur(picture: Tensor, strength: float, rng: Rng) -> Tensor:
-    """Gaussian blur; ``strength`` is its standard deviation as a share of the shorter side."""
+    """Blur with a Gaussian whose standard deviation is ``strength`` times the shorter side."""
     sigma = strength * min(picture.shape[-2:])
     reach = min(int(np.ceil(3 * sigma)), min(picture.shape[-2:]) - 1)
     blurred: Tensor = V.gaussian_blur(picture, [2 * reach + 1] * 2, [sigma, sigma])
@@ -91,17 +91,17 @@ CORRUPTIONS = (*TEXTS, *PICTURES)
 
 
 class Corrupted(Dataset[Sample]):
-    """A split's first rows with texts or pictures corrupted; what is absent stays absent.
+    """The first rows of a split with texts or pictures corrupted; absent ones stay absent.
 
-    Pictures are changed as the encoder would see them, resized and cropped, so that a strength
-    means the same for every size of file. What is drawn depends on (seed, corruption, row) only.
+    Pictures are changed after resizing and cropping, so that a strength means the same for files
+    of every size. The random numbers depend on seed, corruption and row only.
 
     Args:
         dataset: of samples.
-        rows: how many, from the first.
-        corruption: a name of :data:`CORRUPTIONS`.
-        preprocessing: of the pictures, which is undone and done again.
-        seed: of what is drawn.
+        rows: number of rows.
+        corruption: one of :data:`CORRUPTIONS`.
+        preprocessing: of the pictures; its normalisation is undone and done again.
+        seed: of the random numbers.
     """
 
     def __init__(
@@ -124,12 +124,12 @@ class Corrupted(Dataset[Sample]):
         rng = np.random.default_rng((*self._seed, index))
         text, image = sample["text"], sample["image"]
         if self.corruption in TEXTS and text is not None:
-            slip, rate = TEXTS[self.corruption]
-            sample["text"] = slip(text, rate, rng)
+            change_text, rate = TEXTS[self.corruption]
+            sample["text"] = change_text(text, rate, rng)
         if self.corruption in PICTURES and image is not None:
-            spoil, strength = PICTURES[self.corruption]
-            shown = spoil(image * self.std + self.mean, strength, rng).clamp(0, 1)
-            sample["image"] = (shown - self.mean) / self.std
+            change, strength = PICTURES[self.corruption]
+            changed = change(image * self.std + self.mean, strength, rng).clamp(0, 1)
+            sample["image"] = (changed - self.mean) / self.std
         result: Sample = sample
         return result
 
