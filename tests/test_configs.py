@@ -85,7 +85,8 @@ def test_the_demo_configs_run_all_four_loops(
     table = pq.read_table(path)
     entailment = name == "openmoji_entailment"
     classes = ["not_entailment", "entailment"] if entailment else sorted(SUBCATEGORIES)
-    assert table.column_names[2:] == [f"probability_{each}" for each in classes]
+    written = [name for name in table.column_names if name.startswith("probability_")]
+    assert written == [f"probability_{each}" for each in classes]
     assert table.num_rows == len(tested.datamodule.dataset("test")) > 0
     assert len(set(table["sample_id"].to_pylist())) == table.num_rows
     assert "CC BY-SA 4.0" in caplog.text  # the pictures' attribution
