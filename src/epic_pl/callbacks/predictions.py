@@ -24,8 +24,8 @@ Floats = npt.NDArray[np.float32]
 class PredictionWriter(Callback):
     """Writes ``sample_id``, ``label`` and probabilities of every predicted sample.
 
-    The column ``picture`` names each sample's picture, where batches do: samples of one picture
-    are not independent, so intervals should be drawn over pictures.
+    The column ``picture`` names each sample's picture where batches do, null without one: samples
+    of one picture are not independent, so intervals should be drawn over pictures.
 
     Rank r of w predicts the samples r, r + w, r + 2w, ..., so the parts of all ranks interleave
     into the order of the data; rows that a sampler repeated to even out ranks are dropped by id.
@@ -55,7 +55,7 @@ class PredictionWriter(Callback):
         self._reset()
 
     def _reset(self) -> None:
-        self._columns: dict[str, list[str]] = {"sample_id": [], "picture": []}
+        self._columns: dict[str, list[str | None]] = {"sample_id": [], "picture": []}
         self._scores: list[Floats] = []
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -73,7 +73,7 @@ class PredictionWriter(Callback):
     ) -> None:
         """Keep the predictions of a batch."""
         self._columns["sample_id"] += outputs["sample_id"]
-        self._columns["picture"] += batch.get("picture", [])
+        self._columns["picture"] += [name or None for name in batch.get("picture", [])]
         self._scores.append(outputs["probabilities"].numpy())
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

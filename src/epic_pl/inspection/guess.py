@@ -120,7 +120,7 @@ def _is_unique(table: pa.Table, name: str) -> bool:
     kind = table.schema.field(name).type
     if not (_is_string(kind) or pa.types.is_integer(kind)) or table[name].null_count:
         return False
-    return _distinct(table, name) == table.num_rows
+    return bool(_distinct(table, name) == table.num_rows)
 
 
 def _label_column(table: pa.Table, names: Sequence[str]) -> str:
@@ -159,7 +159,7 @@ def _recurs(table: pa.Table, name: str) -> bool:
         return True
     if _separator(labels) is not None or written_lists(labels) is not None:
         return True
-    return _distinct(table, name) <= _MAX_DISTINCT * (len(labels) - labels.null_count)
+    return bool(_distinct(table, name) <= _MAX_DISTINCT * (len(labels) - labels.null_count))
 
 
 def _rephrases(table: pa.Table, name: str, label: str) -> bool:

@@ -59,7 +59,7 @@ def print_summary(findings: Findings, console: Console) -> None:
 def write_report(findings: Findings, path: Path) -> Path:
     """Write the page, which needs no other file, and return its path."""
     counts = np.array(list(findings.class_counts.values()))  # (splits, C)
-    order = np.argsort(-counts.sum(axis=0), kind="stable") if counts.size else []
+    order = np.argsort(-counts.sum(axis=0), kind="stable").tolist() if counts.size else []
     page = render(
         "inspection/templates/data_check.html",
         name=findings.name,

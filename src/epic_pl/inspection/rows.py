@@ -1,4 +1,4 @@
-"""The rows of a DataModule's splits, as a check reads them."""
+"""Rows of a DataModule's splits for a data check, and what the check records for later starts."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -20,50 +20,47 @@ from epic_pl.errors import DataError
 
 @runtime_checkable
 class Verifiable(Protocol):
-    """A DataModule that leaves the look at pictures to a check, and keeps its result."""
+    """A DataModule that can leave verifying pictures to a check, and records its result."""
 
     on_bad_sample: str
 
     def unverified_dataset(self, split: Split, transform: ImageTransform) -> ImageTextDataset:
-        """The samples of a split without a look at their pictures."""
+        """Samples of a split whose pictures were not verified."""
 
     def write_manifest(self, bad: Mapping[str, str]) -> Path:
-        """Keep the rows for later starts.
+        """Record the verified rows.
 
-        ``bad`` holds what is wrong with a picture, under its path in the rows and its full path.
+        ``bad`` holds the problem of a picture, under its path in the rows and its full path.
         """
 
 
 @runtime_checkable
-class Forgetful(Protocol):
-    """A DataModule whose manifest spares later starts a look that a check may prove wrong."""
-
+class _Forgetful(Protocol):
     def remove_manifest(self) -> None:
-        """Have later starts look again."""
-
-
-def splits_of(data: ImageTextDataModule) -> list[Split]:
-    """The splits that a check reads: those with rows of their own."""
-    return data.own_splits
+        """Have later starts verify again."""
 
 
 @dataclass(frozen=True)
 class SplitSource:
-    """The rows of a split and where their pictures are.
+    """Rows of a split and the place of their pictures.
 
     Attributes:
         table: columns ``sample_id, image, text, label``.
         image_root: where picture paths start.
-        read: reads a picture, where it is no file of its own.
+        read: reads a picture that is no file of its own.
     """
 
     table: pa.Table
     image_root: Path
     read: Callable[[str], Image] | None = None
 
+    def full_path(self, path: str | None) -> str | None:
+        """Full path of a picture that is a file of its own."""
+        return None if path is None or self.read else str(self.image_root / path)
+
 
 def split_source(data: ImageTextDataModule, split: Split) -> SplitSource:
-    """The rows of a split; of one whose samples are drawn anew, those of the first epoch.
+    """Rows of a split; where samples are drawn anew each epoch, those of the first one.
 
     Raises:
         DataError: the split cannot be built.
@@ -85,12 +82,30 @@ def _source(dataset: Dataset[Any]) -> SplitSource:
         read = partial(dataset._read, "") if own else None
         return SplitSource(dataset.table, dataset.image_root, read)
     if isinstance(dataset, EntailmentPairs):
-        of = _source(dataset.pictures)
+        pictures = _source(dataset.pictures)
         texts, labels = zip(*map(dataset.pair, range(len(dataset))), strict=True)
-        rows = of.table.take([i // dataset.pairs_per_picture for i in range(len(dataset))])
+        rows = pictures.table.take([i // dataset.pairs_per_picture for i in range(len(dataset))])
         columns = (rows["sample_id"], rows["image"], pa.array(texts), pa.array(labels))
-        return replace(of, table=pa.table(columns, names=rows.column_names))
+        return replace(pictures, table=pa.table(columns, names=rows.column_names))
     raise DataError(
         f"A {type(dataset).__name__} cannot be checked: let build_dataset return an "
         "ImageTextDataset."
     )
+
+
+def record_result(data: ImageTextDataModule, bad: Mapping[str, str], can_train: bool) -> str | None:
+    """Record a check for later starts, or remove the record of an earlier one.
+
+    Args:
+        data: the DataModule.
+        bad: problem of each bad picture, under its path in the rows and its full path.
+        can_train: whether the check found no error.
+
+    Returns:
+        A note for the report, if anything was recorded.
+    """
+    if can_train and isinstance(data, Verifiable):
+        return f"Later runs start from the manifest {data.write_manifest(bad)}"
+    if isinstance(data, _Forgetful):
+        data.remove_manifest()
+    return None
