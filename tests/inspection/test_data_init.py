@@ -115,6 +115,7 @@ def test_a_column_called_like_pictures_is_never_dropped(folder, image):
         ({"label_map": pa.array([[("a", "b")]] * 40, pa.map_(pa.string(), pa.string()))}, {}),
         ({"target_url": [f"u{i}" for i in range(40)]}, {"label_column": "kind"}),
         ({"labels": [[0.5, i / 3] for i in range(40)]}, {"label_column": "kind"}),
+        ({"label": [1.0, 2.0, None, 1.0] * 10}, {"label_column": "label"}),
         # the class in other words is no text to learn from
         (
             {"kind_title": ["A cat, of course", "The dog"] * 20},
@@ -193,7 +194,7 @@ def test_the_recipe_is_that_of_the_packaged_table_config(folder, nested, tmp_pat
     ("caption", "most"),
     [
         ("five words of plain English", 16),
-        ("一张红色正方形的照片放在白色的桌子上旁边还有一只猫", 24),
+        ("一张红色正方形的照片放在白色的桌子上旁边还有一只猫", 22),
     ],
 )
 def test_texts_of_any_script_are_given_room(folder, caption, most):

@@ -1,6 +1,5 @@
 """Check a dataset: read rows, labels, pictures and texts of all its splits once."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -8,7 +7,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.loading.balance import class_counts
@@ -60,7 +59,7 @@ def check_data(
     Args:
         data: any DataModule of this package.
         workers: processes that decode pictures; None is one a core.
-        console: for the progress bar; None shows none.
+        console: shows a progress bar, if given.
     """
     problems: list[Problem] = []
     sources: dict[Split, SplitSource] = {}
@@ -71,7 +70,9 @@ def check_data(
         except DataError as error:
             level: Level = "error" if split in ("train", "val") else "warning"
             problems.append(Problem(level, f"The {split} split cannot be built: {error}"))
-    with _ProgressBar(console) as progress:
+    # without the thread of auto_refresh, since processes are forked while the bar is shown
+    quiet = console or Console(quiet=True)
+    with Progress(console=quiet, auto_refresh=False, disable=console is None) as progress:
         facts = [_picture_facts(each, data, workers, progress) for each in sources.values()]
         chunks = [chunk for each in sources.values() for chunk in each.table["text"].chunks]
         tokens = _token_lengths(pa.chunked_array(chunks, pa.string()), data, progress)
@@ -110,34 +111,18 @@ def check_data(
     return findings
 
 
-class _ProgressBar(Progress):
-    """A progress bar without a thread: processes are forked while it is shown."""
-
-    def __init__(self, console: Console | None) -> None:
-        super().__init__(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console or Console(quiet=True),
-            auto_refresh=False,
-            disable=console is None,
-        )
-
-    def follow(self, items: Iterable[T], total: int, description: str) -> Iterator[T]:
-        """Pass items on and show how far they are, ten times a second at most."""
-        task, drawn = self.add_task(description, total=total), 0.0
-        for item in items:
-            yield item
-            self.advance(task)
-            if time.monotonic() - drawn > 0.1:
-                self.refresh()
-                drawn = time.monotonic()
-        self.refresh()
+def _follow(
+    progress: Progress, items: Iterable[T], total: int, description: str, every: int = 1
+) -> Iterator[T]:
+    """Pass items on and show how many have passed."""
+    task = progress.add_task(description, total=total)
+    for number, item in enumerate(items, start=1):
+        yield item
+        progress.update(task, advance=1, refresh=number % every == 0 or number == total)
 
 
 def _picture_facts(
-    source: SplitSource, data: ImageTextDataModule, workers: int | None, progress: _ProgressBar
+    source: SplitSource, data: ImageTextDataModule, workers: int | None, progress: Progress
 ) -> Facts:
     """Facts about each distinct picture of a split."""
     paths = pc.unique(source.table["image"]).drop_null().to_pylist()
@@ -148,11 +133,12 @@ def _picture_facts(
         transform = build_image_transform(data.image_preprocessing, train=False)
         inspect = partial(inspect_picture, root=source.image_root, min_size=transform.min_size)
     found = inspect_pictures(paths, inspect, workers)
-    return dict(zip(paths, progress.follow(found, len(paths), "pictures"), strict=True))
+    shown = _follow(progress, found, len(paths), "pictures", every=100)
+    return dict(zip(paths, shown, strict=True))
 
 
 def _token_lengths(
-    text: pa.ChunkedArray, data: ImageTextDataModule, progress: _ProgressBar
+    text: pa.ChunkedArray, data: ImageTextDataModule, progress: Progress
 ) -> pa.Array:
     """Tokens of each text before truncation, with special tokens; null where absent."""
     coded = text.combine_chunks().dictionary_encode()
@@ -161,7 +147,7 @@ def _token_lengths(
     texts: Sequence[str] = coded.dictionary.to_pylist()
     starts = range(0, len(texts), _TEXTS_AT_ONCE)
     lengths: list[int] = []
-    for start in progress.follow(starts, len(starts), "texts"):
+    for start in _follow(progress, starts, len(starts), "texts"):
         part = list(texts[start : start + _TEXTS_AT_ONCE])
         ids = data.collator.tokenizer(part, truncation=False, verbose=False)["input_ids"]
         lengths += map(len, ids)

@@ -13,7 +13,7 @@ from epic_pl.data.tables.embedded import may_embed
 from epic_pl.data.tables.labels import is_list, written_lists
 from epic_pl.errors import DataError
 from epic_pl.inspection.column_names import by_name
-from epic_pl.inspection.guess_pictures import EXAMINED_ROWS, Pictures, find_pictures, values
+from epic_pl.inspection.guess_pictures import Pictures, find_pictures, sample_cells
 
 _MAX_SPLITS = 8
 _SEPARATORS = ("|", ";", ",")
@@ -59,15 +59,14 @@ def guess_columns(table: pa.Table, folder: Path) -> Guess:
     else:
         pictures = find_pictures(table, strings, folder)
     image, source = (pictures.column, pictures.source) if pictures else (None, None)
-    left = list(table.column_names)
-    if image == source:  # a template's column may be the id as well
-        left = [name for name in left if name != source]
+    # a template's column may be the id as well
+    left = [name for name in table.column_names if name != source or image != source]
     split = next((n for n in by_name(left, "split") if _is_split(table, n)), None)
     label = _label_column(table, [name for name in left if name not in (split, source)])
     left = [name for name in left if name not in (split, label)]
     identity = next((n for n in by_name(left, "id") if _is_unique(table, n)), None)
     left = [name for name in left if name not in (identity, source)]
-    texts = _text_columns(table.slice(0, EXAMINED_ROWS), [n for n in left if n in strings])
+    texts = _text_columns(table, [name for name in left if name in strings])
     # a column that only rephrases the label is no input, unless there is no other
     inputs = [name for name in texts if not _rephrases(table, name, label)]
     texts = inputs if inputs or image else texts
@@ -102,8 +101,7 @@ def _is_string(kind: pa.DataType) -> bool:
 
 
 def _distinct(table: pa.Table, name: str) -> int:
-    count: int = pc.count_distinct(table[name].cast(pa.string())).as_py()
-    return count
+    return int(pc.count_distinct(table[name].cast(pa.string())).as_py())
 
 
 def _is_split(table: pa.Table, name: str) -> bool:
@@ -118,38 +116,38 @@ def _is_split(table: pa.Table, name: str) -> bool:
 
 def _is_unique(table: pa.Table, name: str) -> bool:
     kind = table.schema.field(name).type
-    if not (_is_string(kind) or pa.types.is_integer(kind)) or table[name].null_count:
-        return False
-    return bool(_distinct(table, name) == table.num_rows)
+    scalar = _is_string(kind) or pa.types.is_integer(kind)
+    return bool(scalar and _distinct(table, name) == table.num_rows)
 
 
 def _label_column(table: pa.Table, names: Sequence[str]) -> str:
     kinds = {name: table.schema.field(name).type for name in names}
     usable = [name for name in names if _may_name_classes(kinds[name])]
     named = by_name(usable, "label")
-    likely = [name for name in named if _recurs(table, name)]
-    likely += [name for name in usable if is_list(kinds[name])]
-    if likely:
-        return likely[0]
     # a class has several rows; the column with the fewest values is the likeliest
-    scalars = [name for name in usable if not pa.types.is_floating(kinds[name])]
+    scalars = [n for n in usable if not (is_list(kinds[n]) or pa.types.is_floating(kinds[n]))]
     counts = {name: _distinct(table, name) for name in scalars}
-    likely = [name for name in scalars if 2 <= counts[name] <= max(2, table.num_rows // 4)]
-    if likely:
-        return min(likely, key=lambda name: counts[name])
-    if named:
-        return named[0]
-    raise DataError(
-        f"No column looks like a label; there are {_names(table)}. Name label_column {_OWN_CONFIG}"
-    )
+    few = [name for name in scalars if 2 <= counts[name] <= max(2, table.num_rows // 4)]
+    likely = [
+        *(name for name in named if _recurs(table, name)),
+        *(name for name in usable if is_list(kinds[name])),
+        *sorted(few, key=lambda name: counts[name]),
+        *named,
+    ]
+    if not likely:
+        raise DataError(
+            f"No column looks like a label; there are {_names(table)}. Name label_column "
+            f"{_OWN_CONFIG}"
+        )
+    return likely[0]
 
 
 def _may_name_classes(kind: pa.DataType) -> bool:
-    """Strings and whole numbers do; lists of fractions are embeddings."""
-    if is_list(kind):
-        return _is_string(kind.value_type) or bool(pa.types.is_integer(kind.value_type))
-    primitive = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_floating(kind)
-    return _is_string(kind) or bool(primitive)
+    """Strings and numbers do; lists of fractions are embeddings."""
+    one = kind.value_type if is_list(kind) else kind
+    # pandas writes whole numbers with gaps as floats
+    number = pa.types.is_integer(one) or (pa.types.is_floating(one) and not is_list(kind))
+    return _is_string(one) or bool(number or pa.types.is_boolean(one))
 
 
 def _recurs(table: pa.Table, name: str) -> bool:
@@ -168,9 +166,9 @@ def _rephrases(table: pa.Table, name: str, label: str) -> bool:
         return False
     pairs = pa.table([table[each].cast(pa.string()) for each in (name, label)], ["text", "label"])
     pairs = pairs.drop_null()
-    classes = len(pc.unique(pairs["label"]))
-    distinct: int = pairs.group_by(["text", "label"]).aggregate([]).num_rows
-    return 1 < classes <= len(pairs) // 2 and (distinct == classes == len(pc.unique(pairs["text"])))
+    texts, classes = (len(pc.unique(pairs[each])) for each in ("text", "label"))
+    both = pairs.group_by(["text", "label"]).aggregate([]).num_rows
+    return 1 < classes <= len(pairs) // 2 and both == classes == texts
 
 
 def _separator(labels: pa.ChunkedArray) -> str | None:
@@ -189,17 +187,17 @@ def _separator(labels: pa.ChunkedArray) -> str | None:
     return None
 
 
-def _text_columns(head: pa.Table, names: Sequence[str]) -> list[str]:
+def _text_columns(table: pa.Table, names: Sequence[str]) -> list[str]:
     """Columns named like text, and those with many different cells of several words."""
     named = by_name(names, "text")
-    return [name for name in names if name in named or _is_prose(values(head, name))]
+    return [name for name in names if name in named or _is_prose(sample_cells(table, name))]
 
 
 def _is_prose(cells: Sequence[str]) -> bool:
-    prose = sum(" " in cell or _is_dense(cell) for cell in cells)
-    return prose > len(cells) / 2 and len(set(cells)) > len(cells) / 10
-
-
-def _is_dense(cell: str) -> bool:
-    """Whether a cell may be a phrase of a script without blanks, whose characters take 3 bytes."""
-    return len(cell) >= 4 and len(cell.encode()) >= 2.5 * len(cell)
+    # in scripts without blanks between words, characters take 3 bytes
+    phrases = [
+        cell
+        for cell in cells
+        if " " in cell or (len(cell) >= 4 and len(cell.encode()) >= 2.5 * len(cell))
+    ]
+    return len(phrases) > len(cells) / 2 and len(set(cells)) > len(cells) / 10

@@ -3,28 +3,19 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from epic_pl.data.images import PICTURE_SUFFIXES
 from epic_pl.inspection.column_names import by_name, is_named_picture
 
-EXAMINED_ROWS = 2000
-"""Rows that are enough to tell what a column holds."""
-_EXAMINED_FILES = 50
+_EXAMINED_ROWS, _EXAMINED_FILES = 2000, 50
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """The pictures of a table.
-
-    Attributes:
-        column: value of ``image_column``: a column's name, or a template with one.
-        source: that column's name.
-        root: folder in which paths start.
-    """
+class Pictures(NamedTuple):
+    """A column, or a template with one, that name's column, and the folder where paths start."""
 
     column: str
     source: str
@@ -37,35 +28,37 @@ def find_pictures(table: pa.Table, strings: Sequence[str], folder: Path) -> Pict
     Paths start in ``folder`` or a folder in it; absolute ones in the folder that holds them all. A
     column whose name or cells say picture is taken even if no file is there: the check reports
     that, while training on the text alone is not what was meant.
-
-    Args:
-        table: as read.
-        strings: names of its string columns.
-        folder: the table's folder.
     """
-    head = table.slice(0, EXAMINED_ROWS)
-    roots = [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir())]
     named = by_name(strings, "image")
-    cells = {name: values(head, name) for name in dict.fromkeys([*named, *strings])}
+    cells = {name: sample_cells(table, name) for name in dict.fromkeys([*named, *strings])}
+    roots = [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir())]
     for name, paths in cells.items():
         for root in roots:
             if _most(_is_file(root, path) for path in paths[:_EXAMINED_FILES]):
-                return Pictures(name, name, _common_folder(values(table, name)) or root)
-    template = _without_suffix(head, named, roots)
-    if template is not None:
-        return template
+                return Pictures(name, name, _common_folder(table[name]) or root)
+    columns = dict.fromkeys([*named, *by_name(table.column_names, "id")])
+    for root in roots:
+        files = [path for path in root.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES]
+        suffixes = {path.stem: path.suffix for path in files}
+        for name in columns if suffixes else ():
+            stems = sample_cells(table, name)
+            found = Counter(suffixes[stem] for stem in stems if stem in suffixes)
+            if found.total() > len(stems) / 2 and not set("{}") & set(name):
+                return Pictures(f"{{{name}}}{found.most_common(1)[0][0]}", name, root)
     for name, paths in cells.items():
-        if _most(path.lower().endswith(PICTURE_SUFFIXES) for path in paths):
-            return Pictures(name, name, folder)
-    for name in filter(is_named_picture, named):
-        if _most(" " not in path for path in cells[name]):  # no prose
+        if _most(path.lower().endswith(PICTURE_SUFFIXES) for path in paths) or (
+            is_named_picture(name) and _most(" " not in path for path in paths)
+        ):
             return Pictures(name, name, folder)
     return None
 
 
-def values(table: pa.Table, name: str) -> list[str]:
-    """The cells of a column as strings, stripped; empty ones are left out."""
-    cells = table[name].cast(pa.string()).drop_null().to_pylist()
+def sample_cells(table: pa.Table, name: str) -> list[str]:
+    """First cells of a column as strings, stripped, without empty ones; none of nested types."""
+    column = table[name].slice(0, _EXAMINED_ROWS)
+    if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
+        return []
+    cells = column.cast(pa.string()).drop_null().to_pylist()
     return [stripped for cell in cells if (stripped := cell.strip())]
 
 
@@ -74,31 +67,12 @@ def _most(answers: Iterable[bool]) -> bool:
     return sum(listed) > len(listed) / 2
 
 
-def _without_suffix(head: pa.Table, named: Sequence[str], roots: Sequence[Path]) -> Pictures | None:
-    """A column of file names without their suffix, as a template."""
-    columns = dict.fromkeys([*named, *by_name(head.column_names, "id")])
-    for root in roots:
-        suffixes = {
-            path.stem: path.suffix
-            for path in root.iterdir()
-            if path.suffix.lower() in PICTURE_SUFFIXES
-        }
-        for name in columns if suffixes else ():
-            kind = head.schema.field(name).type
-            if not (pa.types.is_string(kind) or pa.types.is_integer(kind)) or set("{}") & set(name):
-                continue
-            cells = values(head, name)
-            found = Counter(suffixes[cell] for cell in cells if cell in suffixes)
-            if found.total() > len(cells) / 2:
-                return Pictures(f"{{{name}}}{found.most_common(1)[0][0]}", name, root)
-    return None
-
-
-def _common_folder(paths: Sequence[str]) -> Path | None:
-    """The folder that holds all of these absolute paths; None if one is relative or it is ``/``."""
-    if not all(Path(path).is_absolute() for path in paths):
+def _common_folder(column: pa.ChunkedArray) -> Path | None:
+    """The folder that holds all paths if they are absolute, unless it is the root folder."""
+    paths = [Path(path.strip()) for path in column.drop_null().to_pylist() if path.strip()]
+    if not all(path.is_absolute() for path in paths):
         return None
-    common = Path(os.path.commonpath([Path(path).parent for path in paths]))
+    common = Path(os.path.commonpath([path.parent for path in paths]))
     return None if common == Path(common.anchor) else common
 
 

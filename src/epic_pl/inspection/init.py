@@ -26,21 +26,17 @@ _SMALL, _LARGE = 112, 224  # pixels, multiples of 14 and 16
 _MIN_VAL_ROWS = 300
 # the features of a picture of 224 pixels take 0.8 MB at level "layers", of 112 a quarter of it
 _MAX_STORED_PIXELS = 4000 * _LARGE**2
-_TOKENS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
 def write_config(
     source: Path, force: bool = False, output: Path | None = None
 ) -> tuple[Path, Guess]:
-    """Write ``epic.yaml`` beside a table.
+    """Write ``epic.yaml`` beside a table, or to ``output``.
 
     Args:
         source: the table, or the folder that holds it and no other.
         force: replace an existing config.
-        output: path of the config instead, if the table's folder is read-only.
-
-    Returns:
-        The config's path, and the roles of the table's columns in it.
+        output: path of the config.
 
     Raises:
         DataError: there is no table, there are several, or columns cannot be told apart.
@@ -55,13 +51,12 @@ def write_config(
         raise ConfigError(f"{config} is there already. Keep it, or replace it with --force.")
     table = read_table(path)
     guess = guess_columns(table, folder)
-    options = yaml.safe_dump(
-        _options(path, folder, table, guess), sort_keys=False, allow_unicode=True, width=100
-    )
     comment = textwrap.indent(summarize(config, guess), "# ")
+    options = _options(path, folder, table, guess)
+    text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True, width=100)
     explained = "# table.yaml of the package explains the options."
     config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(f"{comment}\n{explained}\n{options}", encoding="utf-8")
+    config.write_text(f"{comment}\n{explained}\n{text}", encoding="utf-8")
     return config, guess
 
 
@@ -90,11 +85,7 @@ def summarize(config: Path, guess: Guess) -> str:
 
 
 def find_table(source: Path) -> Path:
-    """The table at a path.
-
-    Raises:
-        DataError: there is none, or several.
-    """
+    """The table at a path, which may be its folder."""
     if not source.is_dir():
         source_files(source)
         return source
@@ -162,12 +153,9 @@ def _set(section: dict[str, Any], name: str, value: Any) -> None:
 
 def _validation_rows(table: pa.Table, guess: Guess, val_size: float) -> int:
     """Validation rows in the split column, or the number that will be cut off."""
-    if guess.split_column is not None:
-        names = [str(name).strip().lower() for name in table[guess.split_column].to_pylist()]
-        given = sum(SPLIT_NAMES.get(name) == "val" for name in names)
-        if given:
-            return given
-    return int(val_size * table.num_rows)
+    names = table[guess.split_column].to_pylist() if guess.split_column else ()
+    given = sum(SPLIT_NAMES.get(str(name).strip().lower()) == "val" for name in names)
+    return given or int(val_size * table.num_rows)
 
 
 def _image_size(table: pa.Table, guess: Guess, folder: Path) -> int:
@@ -190,8 +178,7 @@ def _max_tokens(table: pa.Table, columns: list[str]) -> int:
     lengths = np.full(table.num_rows, 2.0)  # special tokens
     for name in columns:
         lengths += [_count_tokens(text or "") for text in table[name].to_pylist()]
-    most = np.percentile(lengths, 95)
-    return next((size for size in _TOKENS if size >= most), _TOKENS[-1])
+    return int(np.clip(np.ceil(np.percentile(lengths, 95)), 16, 256))
 
 
 def _count_tokens(text: str) -> float:
