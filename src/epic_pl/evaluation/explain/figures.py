@@ -15,20 +15,21 @@ _COLUMNS = 5  # panels side by side
 _PANEL = 2.3  # inches, height of a panel
 _LINE = 0.24  # inches, height of a line of text
 _LINE_CHARS, _MARGIN_CHARS = 110, 11
+_DPI = 120  # of the figure of a whole sample
 MISSING_GLYPH = r"Glyph .* missing from"
 """Matplotlib's warning about a character that its font lacks, which is drawn as a box."""
+
+Line = list[tuple[float, str, float]]
+"""Column, word and its shade from 0 to 1."""
 
 
 def draw(explanation: Explanation) -> Figure:
     """All of a sample: patches and words of the last step, and every similarity matrix."""
     lines = _lines(explanation)
-    heights = [
-        _PANEL * _rows(1 + len(explanation.steps[-1].patches)),
-        _LINE * (len(lines) + 2),
-    ]
+    heights = [_height(1 + len(explanation.steps[-1].patches)), _LINE * (len(lines) + 2)]
     if explanation.similarities:
-        heights.append(_PANEL * _rows(len(explanation.similarities)))
-    figure = Figure(figsize=(_WIDTH, sum(heights) + 0.4), layout="constrained")
+        heights.append(_height(len(explanation.similarities)))
+    figure = _figure(sum(heights) + 0.4)
     figure.suptitle(explanation.headline, parse_math=False, fontsize=11)
     parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
     _draw_patches(parts[0], explanation, len(explanation.steps) - 1)
@@ -40,42 +41,53 @@ def draw(explanation: Explanation) -> Figure:
 
 def draw_patches(explanation: Explanation, step: int) -> Figure:
     """The picture, and the attention of each prompt on it in a step, counted from 0."""
-    height = _PANEL * _rows(1 + len(explanation.steps[step].patches))
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    figure = _figure(_height(1 + len(explanation.steps[step].patches)))
     _draw_patches(figure, explanation, step)
     return figure
 
 
-def draw_similarities(explanation: Explanation) -> Figure:
-    """The similarity matrices of all steps."""
-    height = _PANEL * _rows(len(explanation.similarities))
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+def sample_png(explanation: Explanation) -> bytes:
+    """:func:`draw` as PNG."""
+    return _png(draw(explanation), _DPI)
+
+
+def patches_png(explanation: Explanation, step: int) -> bytes:
+    """:func:`draw_patches` as PNG."""
+    return _png(draw_patches(explanation, step))
+
+
+def similarities_png(explanation: Explanation) -> bytes:
+    """The similarity matrices of all steps as PNG."""
+    figure = _figure(_height(len(explanation.similarities)))
     _draw_similarities(figure, explanation)
-    return figure
+    return _png(figure)
 
 
-def save_quietly(figure: Figure, dpi: int = 80) -> bytes:
-    """A figure as PNG, without warnings about characters that the font lacks."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=MISSING_GLYPH)
-        return png(figure, dpi)
-
-
-def shades(shares: Tensor) -> list[float]:
+def _shades(shares: Tensor) -> list[float]:
     """Shares ``(W,)`` relative to the largest one."""
     shaded: list[float] = (shares / shares.max().clamp(min=1e-12)).tolist()
     return shaded
 
 
-def _rows(panels: int) -> int:
-    return math.ceil(panels / _COLUMNS)
+def _png(figure: Figure, dpi: int = 80) -> bytes:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=MISSING_GLYPH)
+        return png(figure, dpi)
+
+
+def _figure(height: float) -> Figure:
+    return Figure(figsize=(_WIDTH, height), layout="constrained")
+
+
+def _height(panels: int) -> float:
+    return _PANEL * math.ceil(panels / _COLUMNS)
 
 
 def _panels(part: Any, count: int) -> list[Any]:
-    grid: list[Any] = part.subplots(_rows(count), _COLUMNS, squeeze=False).ravel().tolist()
-    for axes in grid:
+    grid = part.subplots(math.ceil(count / _COLUMNS), _COLUMNS, squeeze=False)
+    for axes in grid.ravel():
         axes.set_axis_off()
-    return grid[:count]
+    return list(grid.ravel()[:count])
 
 
 def _draw_patches(part: Any, explanation: Explanation, step: int) -> None:
@@ -94,10 +106,6 @@ def _draw_patches(part: Any, explanation: Explanation, step: int) -> None:
         axes.set_title(title, fontsize=9)
 
 
-Line = list[tuple[float, str, float]]
-"""Column, word and its shade from 0 to 1."""
-
-
 def _lines(explanation: Explanation) -> list[Line]:
     """Lines of the text panel."""
     if not explanation.words:
@@ -106,7 +114,7 @@ def _lines(explanation: Explanation) -> list[Line]:
     for number, shares in enumerate(explanation.steps[-1].words, start=1):
         lines.append([(0, f"prompt {number}", 0.0)])
         column = _MARGIN_CHARS
-        for word, shade in zip(explanation.words, shades(shares), strict=True):
+        for word, shade in zip(explanation.words, _shades(shares), strict=True):
             shown = word[: _LINE_CHARS - _MARGIN_CHARS]
             if column + len(shown) > _LINE_CHARS:
                 lines.append([])
@@ -137,5 +145,5 @@ def _draw_similarities(part: Any, explanation: Explanation) -> None:
         axes.set_xlabel("text prompt", fontsize=8)
         axes.set_ylabel("image prompt", fontsize=8)
         ticks = range(len(shares))
-        axes.set_xticks(ticks, [str(each + 1) for each in ticks], fontsize=8)
-        axes.set_yticks(ticks, [str(each + 1) for each in ticks], fontsize=8)
+        axes.set_xticks(ticks, [each + 1 for each in ticks], fontsize=8)
+        axes.set_yticks(ticks, [each + 1 for each in ticks], fontsize=8)
