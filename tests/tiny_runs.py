@@ -11,6 +11,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from epic_pl.module import EPICModule
+from epic_pl.module.config import EncoderConfig, EncodersConfig
+from epic_pl.nn import EPICConfig
 
 COLOURS = {"blue": (30, 60, 220), "green": (40, 190, 60), "red": (220, 40, 30)}
 SIDE = 32
@@ -45,8 +47,9 @@ def loader(rows: Sequence[dict[str, Any]], batch_size: int = 4, *, drop: Sequenc
 
 def module(vit: Path, bert: Path, **options: Any) -> EPICModule:
     """EPICModule on the tiny encoders."""
-    sizes = {"num_classes": 3, "interaction_layers": 2, "hub_width": 8}
-    return EPICModule(str(vit), str(bert), **{**sizes, **options})
+    encoders = EncodersConfig(EncoderConfig(str(vit)), EncoderConfig(str(bert)))
+    epic = EPICConfig(interaction_layers=2, hub_width=8)
+    return EPICModule(**{"num_classes": 3, "encoders": encoders, "epic": epic, **options})
 
 
 def trainer(root: Path, **options: Any) -> L.Trainer:
@@ -93,10 +96,8 @@ trainer:
   max_epochs: 2
   log_every_n_steps: 1
 model:
-  image_encoder: {vit}
-  text_encoder: {bert}
-  interaction_layers: 2
-  hub_width: 8
+  encoders: {{image: {{name: {vit}}}, text: {{name: {bert}}}}}
+  epic: {{interaction_layers: 2, hub_width: 8}}
 data:
   class_path: TableDataModule
   init_args:

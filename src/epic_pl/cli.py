@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
+from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -17,7 +17,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class name alone
 from epic_pl.arguments import spell_out
-from epic_pl.callbacks import ConfusionMatrixPlot, FeatureCache, PredictionWriter
+from epic_pl.callbacks import (
+    ConfusionMatrixPlot,
+    FeatureCache,
+    PredictionWriter,
+    WeightAverage,
+)
 from epic_pl.config_files import resolve_configs
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError, EpicError
@@ -83,6 +88,7 @@ class EPICCLI(LightningCLI):
                 "early_stopping.strict": False,
             }
         )
+        parser.add_lightning_class_args(WeightAverage, "ema")
         parser.add_lightning_class_args(FeatureCache, "cache")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_lightning_class_args(ConfusionMatrixPlot, "confusion_matrix")
@@ -95,20 +101,26 @@ class EPICCLI(LightningCLI):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         parser.link_arguments(
             "data",
-            "model.class_frequencies",
+            "model.loss.class_frequencies",
             compute_fn=self._class_frequencies,
             apply_on="instantiate",
         )
-        for name in ("image_encoder", "text_encoder", "text_encoder_revision", "image_size"):
-            parser.link_arguments(f"model.{name}", f"data.init_args.{name}")
+        encoders = "model.encoders"
+        for side in ("image", "text"):
+            parser.link_arguments(f"{encoders}.{side}.name", f"data.init_args.{side}_encoder")
+            parser.link_arguments(
+                f"{encoders}.{side}.revision", f"data.init_args.{side}_encoder_revision"
+            )
+        parser.link_arguments(f"{encoders}.image_size", "data.init_args.image_size")
 
     def _class_frequencies(self, data: ImageTextDataModule) -> list[float] | None:
         """Those of the training data, which is read only where the loss wants them."""
-        model = self.config[self.subcommand]["model"]
-        if "balanced" not in (model["class_weights"], model["pos_weight"]):
+        loss = self.config[self.subcommand]["model"]["loss"]
+        if "balanced" not in (loss["class_weights"], loss["pos_weight"]):
             return None
         # what a checkpoint was trained with holds, also where its training data is not at hand
-        return self._saved_options.get("class_frequencies") or data.class_frequencies
+        saved = self._saved_options.get("loss", {}).get("class_frequencies")
+        return saved or data.class_frequencies
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Refuse a checkpoint that cannot be used before anything is built."""
@@ -119,7 +131,7 @@ class EPICCLI(LightningCLI):
         if not path and self.config.subcommand != "fit":
             rank_zero_warn(_without_checkpoint(config["trainer"]["default_root_dir"]))
         if path and path not in _CHECKPOINT_WORDS and "://" not in path:
-            checkpoint = read_checkpoint(path)
+            checkpoint = read_checkpoint(path)  # before the parser builds what it names
             require_info(checkpoint)
             self._saved_options = checkpoint.get("hyper_parameters", {})
             if self.config.subcommand == "predict":
@@ -238,6 +250,8 @@ def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
     Raises:
         EpicError: with a message for the user.
     """
+    # a class named under an option of any type would be built, and so run code
+    set_parsing_settings(instantiate_subclass_spec_in_any=False)
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     # tokenizers' own threads and forked loader workers do not get on

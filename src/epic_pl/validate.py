@@ -1,10 +1,10 @@
-"""Checks that cost nothing beside training and are made before it.
+"""Checks of options and batches, made before anything is trained.
 
 Shape legend: B batch, C classes.
 """
 
 from collections.abc import Sequence
-from math import inf
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
@@ -14,14 +14,48 @@ from epic_pl.types import Batch, Task
 _OF_EACH_SAMPLE = ("pixel_values", "input_ids", "image_present", "text_present")
 
 
+def check_choices(config: Any) -> None:
+    """Refuse options of a config that are none of the words they may be.
+
+    Raises:
+        ConfigError: naming the first one, and the words.
+    """
+    for name, kind in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            words = ", ".join(map(repr, get_args(kind)))
+            raise ConfigError(f"{name} is {value!r}, but may be {words}.")
+
+
+def check_probabilities(config: Any, *names: str) -> None:
+    """Refuse options of a config that are no probabilities.
+
+    Raises:
+        ConfigError: naming the first one.
+    """
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ConfigError(f"{name} is a probability, not {getattr(config, name)}.")
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Refuse options of a config that are not above zero.
+
+    Raises:
+        ConfigError: naming the first one.
+    """
+    for name in names:
+        if getattr(config, name) <= 0:
+            raise ConfigError(f"{name} must be positive, not {getattr(config, name)}.")
+
+
 def check_classes(
     num_classes: int,
     task: Task,
     *,
     class_names: Sequence[str] | None = None,
-    frequencies: Sequence[float] | None = None,
 ) -> None:
-    """Look whether the number of classes agrees with what is named and counted.
+    """Look whether the number of classes agrees with their names.
 
     Raises:
         ConfigError: if not.
@@ -31,57 +65,20 @@ def check_classes(
         if task == "multilabel":
             way_out = " Whether one label holds is a question of two classes: give both as labels."
         raise ConfigError(f"num_classes is {num_classes}: {task} needs at least 2.{way_out}")
-    _check_length("class_names", class_names, num_classes)
-    _check_length("class_frequencies", frequencies, num_classes)
+    check_length("class_names", class_names, num_classes)
 
 
-def _check_length(name: str, values: Sequence[object] | None, num_classes: int) -> None:
+def check_length(name: str, values: Sequence[object] | None, num_classes: int) -> None:
+    """Look whether ``values``, if any, are as many as classes.
+
+    Raises:
+        ConfigError: if not.
+    """
     if values is not None and len(values) != num_classes:
         raise ConfigError(
             f"num_classes is {num_classes}, but {name} has {len(values)} entries. Let the "
             "DataModule give both, or make them agree."
         )
-
-
-def check_loss(
-    num_classes: int,
-    task: Task,
-    class_weights: Sequence[float] | None,
-    pos_weight: Sequence[float] | None,
-    focal_gamma: float,
-) -> None:
-    """Look whether the options of the loss fit the task.
-
-    Raises:
-        ConfigError: if not.
-    """
-    for name, weights, of in (
-        ("class_weights", class_weights, "multiclass"),
-        ("pos_weight", pos_weight, "multilabel"),
-    ):
-        _check_length(name, weights, num_classes)
-        if weights is not None and task != of:
-            other = "pos_weight" if of == "multiclass" else "class_weights"
-            raise ConfigError(
-                f"{name} is for {of} tasks, but this one is {task}: use {other} instead."
-            )
-        if weights is not None and not all(0 <= weight < inf for weight in weights):
-            raise ConfigError(f"{name} must hold finite numbers of at least 0, got {weights}.")
-    if not 0 <= focal_gamma < inf:
-        raise ConfigError(f"focal_gamma must be finite and at least 0, got {focal_gamma}.")
-
-
-def check_training(class_name_scale: float, warmup: float, pooled_loss: float) -> None:
-    """Look whether the options of :class:`epic_pl.module.EPICModule` are what they can be.
-
-    Raises:
-        ConfigError: if not.
-    """
-    for name, value in (("class_name_scale", class_name_scale), ("pooled_loss", pooled_loss)):
-        if value < 0:
-            raise ConfigError(f"{name} is at least 0, not {value}.")
-    if not 0 <= warmup <= 1:
-        raise ConfigError(f"warmup is a share of all steps, from 0 to 1, not {warmup}.")
 
 
 def check_batch(batch: Batch, task: Task, num_classes: int) -> None:

@@ -78,7 +78,7 @@ def test_multilabel_takes_the_tuned_threshold_of_each_label_unless_one_is_given(
 
     def module(*args, **options):
         model = build(*args, **options)
-        model.thresholds.copy_(own)
+        model.postprocessor.thresholds.copy_(own)
         return model
 
     monkeypatch.setattr(tiny_runs, "module", module)

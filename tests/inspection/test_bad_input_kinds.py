@@ -202,8 +202,8 @@ def check(tmp_path, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir, capsys):
         (folder / name).write_bytes(content)
         arguments = [
             f"--data.init_args.table={folder / name}",
-            f"--model.image_encoder={tiny_vit_dir}",
-            f"--model.text_encoder={tiny_tokenizer_dir}",
+            f"--model.encoders.image.name={tiny_vit_dir}",
+            f"--model.encoders.text.name={tiny_tokenizer_dir}",
         ]
         split = [SPLIT] if name == "t.csv" and not options else []
         with pytest.raises(SystemExit) as stop:

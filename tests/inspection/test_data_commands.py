@@ -34,10 +34,10 @@ def options(folder, tiny_vit_dir, tiny_tokenizer_dir):
         "--config=table.yaml",
         f"--data.init_args.table={folder / 't.csv'}",
         "--data.init_args.batch_size_per_device=8",
-        f"--model.image_encoder={tiny_vit_dir}",
-        f"--model.text_encoder={tiny_tokenizer_dir}",
-        "--model.image_size=32",
-        "--model.interaction_layers=2",
+        f"--model.encoders.image.name={tiny_vit_dir}",
+        f"--model.encoders.text.name={tiny_tokenizer_dir}",
+        "--model.encoders.image_size=32",
+        "--model.epic.interaction_layers=2",
     ]
 
 
@@ -94,8 +94,8 @@ def test_init_writes_a_config_that_check_takes(folder, tiny_vit_dir, tiny_tokeni
     assert "splits     none" in said
     assert f"epic-pl fit --config '{folder}/epic.yaml'" in said  # quoted for the shell
     encoders = [
-        f"--model.image_encoder={tiny_vit_dir}",
-        f"--model.text_encoder={tiny_tokenizer_dir}",
+        f"--model.encoders.image.name={tiny_vit_dir}",
+        f"--model.encoders.text.name={tiny_tokenizer_dir}",
     ]
     assert _exit(["data", "check", "--config", str(folder / "epic.yaml"), *encoders]) == 0
     assert _exit(["data", "init", str(folder)]) == 1
@@ -110,10 +110,10 @@ def test_init_of_a_multilabel_table_is_trained(folder, tiny_vit_dir, tiny_tokeni
         [
             "fit",
             f"--config={folder / 'epic.yaml'}",
-            f"--model.image_encoder={tiny_vit_dir}",
-            f"--model.text_encoder={tiny_tokenizer_dir}",
-            "--model.image_size=32",
-            "--model.interaction_layers=2",
+            f"--model.encoders.image.name={tiny_vit_dir}",
+            f"--model.encoders.text.name={tiny_tokenizer_dir}",
+            "--model.encoders.image_size=32",
+            "--model.epic.interaction_layers=2",
             *FAST,
         ]
     )
@@ -173,10 +173,10 @@ def test_init_says_that_it_found_no_pictures(tmp_path, capsys):
 
 def _tiny(vit, bert):
     return [
-        f"--model.image_encoder={vit}",
-        f"--model.text_encoder={bert}",
-        "--model.image_size=32",
-        "--model.interaction_layers=2",
+        f"--model.encoders.image.name={vit}",
+        f"--model.encoders.text.name={bert}",
+        "--model.encoders.image_size=32",
+        "--model.epic.interaction_layers=2",
     ]
 
 

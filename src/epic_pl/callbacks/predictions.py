@@ -97,7 +97,7 @@ class PredictionWriter(Callback):
 
     def _thresholds(self, module: EPICModule) -> Floats | None:
         """``(C,)`` of a multilabel task, else None."""
-        tuned = module.label_thresholds()
+        tuned = module.postprocessor.thresholds
         if tuned is None:
             return None
         thresholds: Floats = tuned.float().cpu().numpy()

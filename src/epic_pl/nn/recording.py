@@ -1,9 +1,9 @@
-"""What the prompts of EPIC look at: attention in every step, and the hubs' similarities.
+"""Records what EPIC's prompts attend to in every step, and the hubs' similarities.
 
-The model runs as ever; the weights are worked out a second time beside it, so nothing is slower
-where nobody records.
+The model runs unchanged; attention weights are computed a second time beside it, so that nothing
+is slower while nothing records.
 
-Shape legend: B batch, N tokens, n prompts, m positions of the stream, h heads, K steps.
+Shape legend: B batch, N tokens, n prompts, h heads, K steps.
 """
 
 from collections.abc import Iterator
@@ -24,12 +24,11 @@ from epic_pl.types import Batch
 class Attention(NamedTuple):
     """The mean over heads of one layer's attention weights; a prompt's sum to one over both.
 
-    ``tokens (B, n, N)`` of the encoder's tokens; ``stream (B, n, m)`` of what runs beside them: the
-    summary's copy, if prompts only read and there is one, then the prompts.
+    ``tokens (B, n, N)`` of the encoder's tokens; ``prompts (B, n, n)`` of the prompts.
     """
 
     tokens: Tensor
-    stream: Tensor
+    prompts: Tensor
 
 
 @dataclass
@@ -59,14 +58,13 @@ def recorded(model: EPIC, batch: Batch) -> tuple[Tensor, Recording]:
 def _listening(model: EPIC) -> Iterator[Recording]:
     """A recording that forward passes within add to."""
     recording = Recording()
-    prompts = model.config.num_prompts
 
     def hear(hub: Any, inputs: tuple[Tensor, ...]) -> None:
-        recording.similarities.append(hub.similarity(*inputs[:2]))
+        recording.similarities.append(hub.scores(inputs[0]))
 
     handles = [hub.register_forward_pre_hook(hear) for hub in model.hubs]
-    _listen(model.image_encoder, recording.image, prompts)
-    _listen(model.text_encoder, recording.text, prompts)
+    _listen(model.image_encoder, recording.image)
+    _listen(model.text_encoder, recording.text)
     try:
         yield recording
     finally:
@@ -77,7 +75,7 @@ def _listening(model: EPIC) -> Iterator[Recording]:
                 vars(encoder).pop(name, None)
 
 
-def _listen(encoder: Encoder, heard: list[Attention], num_prompts: int) -> None:
+def _listen(encoder: Encoder, heard: list[Attention]) -> None:
     """Have an instance's layers note what prompts see in them, until the names are deleted."""
     run_layer, read_layer = encoder.run_layer, encoder.read_layer
 
@@ -95,8 +93,7 @@ def _listen(encoder: Encoder, heard: list[Attention], num_prompts: int) -> None:
     ) -> Tensor:
         assert isinstance(memory, Memory)  # the other is of a last layer that ends in the first
         seen = read_mask(mask, memory.length + stream.shape[1])
-        attention = _attention(encoder, index, stream, memory, seen)
-        heard.append(Attention(*(weights[:, -num_prompts:] for weights in attention)))
+        heard.append(_attention(encoder, index, stream, memory, seen))
         return read_layer(index, stream, memory, mask)
 
     encoder.run_layer = run  # type: ignore[method-assign]  # for a while

@@ -1,14 +1,14 @@
-"""How one modality runs through its frozen encoder, and jointly with prompts.
+"""How one modality runs through its encoder: up to the prompts, with them, and to the pooling.
 
-A tower holds no parameters to train. A method asks it to ``extract`` what depends on the sample
-alone and to ``pool`` at the end; EPIC, in between, to ``acquire`` the outputs of prompts. What
-``extract`` does in two halves, ``boundary`` and ``start``, can be stored in between or, for prompts
-that only read, behind both (``features`` and ``restore``).
+A tower trains nothing itself. A method asks it to ``extract`` what depends on the sample alone and
+to ``pool`` at the end; EPIC, in between, to ``acquire`` the outputs of prompts. A feature cache
+stores what ``features`` gives, and ``restore`` goes on from there.
 
-Shape legend: B batch, N tokens, n prompts, d width, K steps.
+Shape legend: B batch, N tokens, n prompts, d width, K interaction layers.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from epic_pl.errors import ConfigError
 from epic_pl.lazy_tensor import whole
 from epic_pl.nn.encoders.base import Encoder
+from epic_pl.nn.heads import Pooled
 from epic_pl.types import Features
 
 State = TypeVar("State")
@@ -25,41 +26,45 @@ FeatureLevel = Literal["boundary", "layers"]
 
 
 class Tower(nn.Module, ABC, Generic[State]):
-    """A frozen encoder and the layers at which prompts enter it.
+    """An encoder and the layers at which a method enters it.
 
     Args:
-        encoder: the frozen encoder.
-        layers: the K interaction layers, rising, counted from 0.
+        encoder: the encoder, frozen unless a method thaws it.
+        layers: rising, counted from 0; what comes before the first one is run once a sample.
+        mean_layers: layers whose entering tokens are averaged for the head, the boundary first.
     """
 
     levels: tuple[FeatureLevel, ...] = ("boundary",)
     """What a feature cache can store of this tower, the least work a step last."""
     needs = "prompts change the tokens in every interaction layer (unless they are read_only)"
     precision: torch.dtype | None = None
-    """In which what is frozen is run; None is that of all else."""
+    """In which the frozen layers run; None is that of all else."""
 
-    def __init__(self, encoder: Encoder, layers: list[int]) -> None:
+    def __init__(
+        self, encoder: Encoder, layers: Sequence[int], mean_layers: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.layers = layers
+        self.layers = list(layers)
+        self.mean_layers = list(mean_layers)
 
     def extract(self, inputs: Tensor, mask: Tensor | None, present: Tensor | None) -> State:
-        """Run what is frozen and depends on the sample alone, without gradient.
+        """Run the frozen layers that depend on the sample alone, without gradient.
 
         Args:
-            inputs: pictures ``(B, 3, H, W)`` or token ids ``(B, N)``.
+            inputs: pixels ``(B, 3, H, W)`` or token ids ``(B, N)``.
             mask: ``(B, N)`` bool, False on padding; None where there is none.
-            present: ``(B,)`` bool, False where the modality is absent: prompts see nothing of it.
+            present: ``(B,)`` bool, False where the modality is missing: prompts see no token.
         """
         return self.start(self.boundary(inputs, mask), mask, present)
 
     @torch.no_grad()
     def boundary(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
-        """Tokens ``(B, N, d)`` that enter the first interaction layer."""
-        with self.lowered():
+        """Tokens ``(B, N, d)`` that enter the first layer of :attr:`layers`."""
+        with self.autocast():
             tokens = self.encoder.embed(inputs)
             tokens = self.encoder.run_layers(0, self.layers[0], tokens, mask)
-        return self.raised(tokens)
+        return self.cast(tokens)
 
     @abstractmethod
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> State:
@@ -68,7 +73,11 @@ class Tower(nn.Module, ABC, Generic[State]):
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
     ) -> dict[str, Tensor]:
-        """What a cache of ``level`` stores of each sample, batch first."""
+        """What a cache of ``level`` stores of each sample, batch first.
+
+        Raises:
+            ConfigError: if the method depends on more than this level stores.
+        """
         if level not in self.levels:
             able = " or ".join(self.levels)
             raise ConfigError(
@@ -81,14 +90,14 @@ class Tower(nn.Module, ABC, Generic[State]):
         """The state before step 1, from what :meth:`features` gave."""
         return self.start(whole(features["tokens"]).to(self.dtype), mask, present)
 
-    def lowered(self) -> AbstractContextManager[Any]:
-        """Within it, :attr:`precision` holds."""
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Runs what is frozen in :attr:`precision`."""
         if self.precision is None:
             return nullcontext()
         return torch.autocast(next(self.encoder.parameters()).device.type, self.precision)
 
-    def raised(self, frozen: Tensor) -> Tensor:
-        """What was run in :attr:`precision`, as the trained part wants it."""
+    def cast(self, frozen: Tensor) -> Tensor:
+        """Outputs of the frozen layers in the precision of the trained part."""
         return frozen if self.precision is None else frozen.to(self.dtype)
 
     @property
@@ -97,24 +106,15 @@ class Tower(nn.Module, ABC, Generic[State]):
         return next(self.encoder.parameters()).dtype
 
     @abstractmethod
-    def pool(self, state: State) -> Tensor:
-        """The modality's summary ``(B, d)`` after the last step."""
+    def pool(self, state: State) -> Pooled:
+        """The modality's pooled output and layer means after the last step."""
 
 
 class PromptTower(Tower[State]):
     """A tower into which prompts enter at the K interaction layers."""
 
-    num_means = 0
-    """Of how many layers, the first ones, :meth:`layer_means` is asked."""
-
-    @property
-    def pools_prompts(self) -> bool:
-        """Whether what :meth:`pool` gives depends on the prompts."""
-        return True
-
-    @abstractmethod
-    def layer_means(self, state: State) -> Tensor:
-        """Means ``(B, num_means, d)`` of the tokens that entered layers, after the last step."""
+    pools_prompts = True
+    """Whether the pooled output depends on the prompts."""
 
     @abstractmethod
     def acquire(self, step: int, state: State, prompts: Tensor) -> tuple[State, Tensor]:
@@ -122,63 +122,135 @@ class PromptTower(Tower[State]):
 
 
 class JointState(NamedTuple):
-    """Tokens ``(B, N, d)`` on their way, what may be seen of them, and the next layer.
+    """Tokens ``(B, N, d)`` on their way, the mask of visible ones, and the next layer.
 
-    ``layer_means``, ``(B, d)`` each, are of the tokens that entered the layers of steps so far.
-    After the last layer ``summary (B, 1, d)`` is the one token that is pooled, None where pooling
-    takes them all.
+    ``means``, ``(B, d)`` each, are of the tokens that entered the mean layers so far. After the
+    last layer ``first (B, 1, d)`` is the one token that is pooled, None where pooling takes all.
     """
 
     tokens: Tensor
     mask: Tensor | None
     next_layer: int
-    layer_means: tuple[Tensor, ...] = ()
-    summary: Tensor | None = None
+    means: tuple[Tensor, ...] = ()
+    first: Tensor | None = None
 
 
 class JointTower(PromptTower[JointState]):
     """``[U; Z] = Layer([U; P])``: tokens and prompts see each other (the paper's setting)."""
 
     trims_last_layer = True
-    """Whether of the encoder's last layer no more is worked out than is used."""
+    """Whether only what is used of the encoder's last layer is computed."""
 
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> JointState:
         """The boundary's tokens are all that is needed."""
         seen = visible(mask, present, tokens.shape[1])
         return JointState(tokens, seen, self.layers[0])
 
-    def layer_means(self, state: JointState) -> Tensor:
-        """The first is of frozen tokens, the others' have seen prompts; zeros of the absent."""
-        return torch.stack(state.layer_means, dim=1)
-
     def acquire(self, step: int, state: JointState, prompts: Tensor) -> tuple[JointState, Tensor]:
         """Run up to the step's layer without prompts, then that layer with them."""
         layer = self.layers[step]
         tokens = self.encoder.run_layers(state.next_layer, layer, state.tokens, state.mask)
-        if step < self.num_means:
-            means = (*state.layer_means, self.encoder.mean(tokens, state.mask))
-            state = state._replace(layer_means=means)
+        if layer in self.mean_layers:
+            means = (*state.means, self.encoder.mean(tokens, state.mask))
+            state = state._replace(means=means)
         state = state._replace(next_layer=layer + 1)
         last = layer == self.encoder.num_layers - 1
         if self.trims_last_layer and last and self.encoder.ends_in_first(layer):
             outputs = self.encoder.run_last_layer(tokens, state.mask, prompts)  # (B, 1 + n, d)
-            return state._replace(tokens=tokens, summary=outputs[:, :1]), outputs[:, 1:]
+            return state._replace(tokens=tokens, first=outputs[:, :1]), outputs[:, 1:]
         tokens, acquired = self.encoder.run_layer(layer, tokens, state.mask, prompts)
         return state._replace(tokens=tokens), acquired
 
-    def pool(self, state: JointState) -> Tensor:
+    def pool(self, state: JointState) -> Pooled:
         """Run the layers that are left, then the encoder's own pooling."""
-        if state.summary is not None:
-            return self.encoder.pool_summary(state.summary)
+        if state.first is not None:
+            return Pooled(self.encoder.pool_summary(state.first), _stack(state.means, state.tokens))
         tokens = self.encoder.run_layers(
             state.next_layer, self.encoder.num_layers, state.tokens, state.mask
         )
-        return self.encoder.pool(tokens, state.mask)
+        return Pooled(self.encoder.pool(tokens, state.mask), _stack(state.means, tokens))
+
+
+class PooledTower(Tower[Pooled]):
+    """A frozen encoder into which no prompt enters.
+
+    Args:
+        encoder: the frozen encoder.
+        boundary: the layer whose entering tokens are averaged for the head; None for none.
+    """
+
+    levels: tuple[FeatureLevel, ...] = ("layers",)
+    needs = "no prompt enters a layer, so pooled features are all it uses"
+
+    def __init__(self, encoder: Encoder, boundary: int | None = None) -> None:
+        mean_layers = [] if boundary is None else [boundary]
+        super().__init__(encoder, mean_layers or [encoder.num_layers], mean_layers)
+
+    @torch.no_grad()
+    def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> Pooled:
+        """Run the rest of the encoder."""
+        return _run_through(self, tokens, mask)
+
+    def features(
+        self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
+    ) -> dict[str, Tensor]:
+        """``pooled (B, d)`` and, with a boundary, ``layer_means (B, 1, d)``."""
+        if level not in self.levels:
+            return super().features(inputs, mask, level)
+        output, means = self.extract(inputs, mask, None)
+        return {"pooled": output, "layer_means": means} if self.mean_layers else {"pooled": output}
+
+    def restore(self, features: Features, mask: Tensor | None, present: Tensor | None) -> Pooled:
+        """What was stored."""
+        return restore_pooled(features, len(self.mean_layers), self.dtype)
+
+    def pool(self, state: Pooled) -> Pooled:
+        """The state itself."""
+        return state
+
+
+class TrainedTower(PooledTower):
+    """A whole encoder with gradient."""
+
+    levels: tuple[FeatureLevel, ...] = ()
+    needs = "it trains inside the encoders, so their outputs change with every step"
+
+    def boundary(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        """Tokens ``(B, N, d)`` that enter the boundary layer."""
+        return self.encoder.run_layers(0, self.layers[0], self.encoder.embed(inputs), mask)
+
+    def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> Pooled:
+        """Run the rest of the encoder."""
+        return _run_through(self, tokens, mask)
+
+
+def _run_through(tower: Tower[Any], tokens: Tensor, mask: Tensor | None) -> Pooled:
+    encoder = tower.encoder
+    with tower.autocast():
+        means = [encoder.mean(tokens, mask)] if tower.mean_layers else []
+        tokens = encoder.run_layers(tower.layers[0], encoder.num_layers, tokens, mask)
+        output = encoder.pool(tokens, mask)
+    return Pooled(tower.cast(output), tower.cast(_stack(means, tokens)))
+
+
+def restore_pooled(features: Features, num_means: int, dtype: torch.dtype) -> Pooled:
+    """Stored ``pooled (B, d)`` and the first ``num_means`` of ``layer_means (B, K, d)``."""
+    output = whole(features["pooled"]).to(dtype)
+    if num_means == 0:
+        return Pooled(output, _stack((), output))
+    return Pooled(output, whole(features["layer_means"]).to(dtype)[:, :num_means])
 
 
 def visible(mask: Tensor | None, present: Tensor | None, num_tokens: int) -> Tensor | None:
-    """What prompts may see: ``(B, N)``, nothing of an absent modality; None where all may."""
+    """What prompts may see ``(B, N)``, nothing of a missing modality; None where all may."""
     if present is None:
         return mask
     seen = present[:, None].expand(-1, num_tokens)
     return seen if mask is None else seen & mask
+
+
+def _stack(means: Sequence[Tensor], like: Tensor) -> Tensor:
+    """``(B, K, d)`` of K means, also for K = 0, of the batch and width of ``like``."""
+    return (
+        torch.stack(list(means), dim=1) if means else like.new_empty(len(like), 0, like.shape[-1])
+    )

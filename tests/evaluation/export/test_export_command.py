@@ -33,7 +33,7 @@ def trained(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr("sys.argv", ["epic-pl"])
-        run(["fit", "--config", config, "--model.ema_decay", "0.5", "--model.lr", "0.05"])
+        run(["fit", "--config", config, "--ema.decay", "0.5", "--model.optim.lr", "0.05"])
         (checkpoint,) = root.rglob("best.ckpt")
         with pytest.raises(SystemExit) as stop:
             main(["export", "--ckpt_path", str(checkpoint), "--output", "exported"])
@@ -67,7 +67,7 @@ def _predicted(module, inputs):
 def test_the_folder_holds_the_checkpoints_predictions(trained):
     assert sorted(path.name for path in trained.folder.iterdir()) == FILES
     module = EPICModule.load_from_checkpoint(trained.checkpoint).eval()
-    assert float(module.calibration_temperature) != 1
+    assert float(module.postprocessor.temperature) != 1
     inputs = random_inputs(module.model, (32, 32), 4, 9)
     given = _program(trained.folder)(*inputs)
     torch.testing.assert_close(given, _predicted(module, inputs), rtol=0, atol=1e-5)
@@ -78,7 +78,7 @@ def test_the_description_says_all_that_is_needed(trained, tiny_vit_dir, tiny_tok
     said = json.loads((trained.folder / "model.json").read_text())
     assert said["class_names"] == ["blue", "green", "red"]
     assert (said["task"], said["method"], said["thresholds"]) == ("multiclass", "epic", None)
-    assert said["temperature"] == pytest.approx(float(module.calibration_temperature))
+    assert said["temperature"] == pytest.approx(float(module.postprocessor.temperature))
     assert said["preprocessing"] == {
         "image": {
             "resize": 36,
@@ -149,7 +149,7 @@ def test_a_multilabel_model_brings_its_thresholds(
     assert difference <= 1e-5
     folder = tmp_path / "made" / "own"
     about = json.loads((folder / "model.json").read_text())
-    assert about["thresholds"] == pytest.approx(module.label_thresholds().tolist())
+    assert about["thresholds"] == pytest.approx(module.postprocessor.thresholds.tolist())
     assert about["class_names"] == ["0", "1", "2"]
     assert about["preprocessing"] is None  # this loader's is its own
     inputs = random_inputs(module.model, (32, 32), 3, 4)

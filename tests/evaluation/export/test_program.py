@@ -11,7 +11,6 @@ from torch.export.passes import move_to_device_pass
 import tiny_runs
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.export.program import Classifier, export_program, random_inputs
-from epic_pl.evaluation.postprocessor import Postprocessor
 
 SIZE = (tiny_runs.SIDE, tiny_runs.SIDE)
 
@@ -20,7 +19,8 @@ SIZE = (tiny_runs.SIDE, tiny_runs.SIDE)
 def make(tiny_vit_dir, tiny_tokenizer_dir):
     def build(task="multiclass", temperature=1.0, **options):
         module = tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, task=task, **options)
-        return Classifier(module.model, Postprocessor(task, temperature)).eval()
+        module.postprocessor.temperature.fill_(temperature)
+        return Classifier(module.model, module.postprocessor).eval()
 
     return build
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from epic_pl.evaluation.evaluator import Evaluator
-from epic_pl.evaluation.postprocessor import Postprocessor
 from epic_pl.evaluation.report.absence import DRAWS, absence_table, draw_missing
 from epic_pl.evaluation.report.outputs import SplitOutputs
+from epic_pl.module.postprocess import Postprocessor
 
 
 def _complete(count=41):
@@ -37,7 +37,7 @@ def test_a_split_without_any_text_has_nothing_to_say_of_text_alone():
     nobody, everyone = torch.zeros(6, dtype=torch.bool), torch.ones(6, dtype=torch.bool)
     logits, labels = torch.eye(3).repeat(2, 1), torch.arange(3).repeat(2)
     outputs = SplitOutputs(list("abcdef"), logits, labels, everyone, nobody)
-    evaluator = Evaluator("multiclass", ["a", "b", "c"], Postprocessor("multiclass"))
+    evaluator = Evaluator(["a", "b", "c"], Postprocessor("multiclass", 3))
     table = absence_table(evaluator, outputs, logits, -logits, seed=0)
     rows = {row.pop("condition"): row for row in table}
     assert rows["text only"] == {"samples": 0, "accuracy": None, "f1_macro": None, "loss": None}
@@ -53,7 +53,7 @@ def test_a_mixture_is_the_mean_of_draws():
     # a picture alone is wrong, but for the first five; a text alone is right
     image_only = torch.where(torch.arange(10)[:, None] < 5, right, -right)
     outputs = SplitOutputs(list("abcdefghij"), right, labels, everyone, everyone)
-    evaluator = Evaluator("multiclass", ["a", "b"], Postprocessor("multiclass"))
+    evaluator = Evaluator(["a", "b"], Postprocessor("multiclass", 2))
     table = absence_table(evaluator, outputs, image_only, right, seed=4, rates=(0.6,))
     lost = [int(draw_missing(everyone, 0.6, 4, n)[0][5:].sum()) for n in range(DRAWS)]
     assert len(set(lost)) > 1

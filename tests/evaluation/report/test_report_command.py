@@ -58,7 +58,7 @@ def reported(request, tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr("sys.argv", ["epic-pl"])
-        run(["fit", *options, *monitor, "--model.lr", "1e-2"])
+        run(["fit", *options, *monitor, "--model.optim.lr", "1e-2"])
         options += ["--ckpt_path", checkpoint]
         tested = run(["test", *options, "--report", "report", "--report.mistakes", "4"])
         run(["predict", *options])
@@ -158,7 +158,7 @@ def test_calibration_is_that_of_the_predictions_file(reported):
     assert found["ece"] == pytest.approx(error, abs=1e-6)
     assert found["ece"] == pytest.approx(reported.metrics["test/ece"], abs=1e-6)
     assert found["ece_uncalibrated"] == pytest.approx(reported.metrics["test/ece_uncalibrated"])
-    assert found["temperature"] == pytest.approx(float(reported.model.calibration_temperature))
+    assert found["temperature"] == pytest.approx(float(reported.model.postprocessor.temperature))
     assert found["bins_uncalibrated"] != found["bins"]
     chance = found["ece_by_chance"]
     assert 0 < chance["low"] < chance["mean"] < chance["high"] < 1
@@ -167,7 +167,7 @@ def test_calibration_is_that_of_the_predictions_file(reported):
 
 def _scores(reported, logits, truth):
     """Accuracy or micro F1, and the loss, in which every logit has its say."""
-    scaled = logits.double() / reported.model.calibration_temperature
+    scaled = logits.double() / reported.model.postprocessor.temperature
     if reported.task == "multiclass":
         right = scaled.log_softmax(dim=1)[torch.from_numpy(truth)]
         accuracy = (scaled.argmax(dim=1).numpy() == truth.argmax(axis=1)).mean()

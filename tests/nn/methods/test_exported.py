@@ -14,8 +14,8 @@ from tiny_models import (
     image_encoder,
 )
 
-from epic_pl.evaluation.export.program import INPUTS, Classifier, export_program
-from epic_pl.evaluation.postprocessor import Postprocessor
+from epic_pl.evaluation.export import Classifier, export_program
+from epic_pl.evaluation.export.program import INPUTS
 from epic_pl.nn.encoders import HFTextEncoder
 from epic_pl.nn.methods import METHODS
 
@@ -95,7 +95,7 @@ def test_other_text_models(kind, elsewhere, tmp_path):
 
 
 def _compare(model, batches, elsewhere, tmp_path):
-    classifier = Classifier(model, Postprocessor("multiclass", 1.7)).eval()
+    classifier = Classifier(model, "multiclass", 1.7).eval()
     torch.export.save(export_program(classifier, (16, 16)), tmp_path / "model.pt2")
     made = [batch(*each, seed=seed) for seed, each in enumerate(batches)]
     made = [{**each, "pixel_values": each["pixel_values"].float()} for each in made]

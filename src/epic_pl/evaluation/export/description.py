@@ -10,7 +10,6 @@ import torch
 from epic_pl import __version__
 from epic_pl.data.preprocessing import ImagePreprocessing
 from epic_pl.evaluation.export.program import INPUTS
-from epic_pl.evaluation.postprocessor import postprocessor_of
 from epic_pl.module import EPICModule
 from epic_pl.nn.encoders.blank import blank_input
 
@@ -34,7 +33,7 @@ def image_preprocessing_of(module: EPICModule) -> ImagePreprocessing | None:
 
 def describe(module: EPICModule, tokenizer: Any | None) -> dict[str, Any]:
     """The content of ``model.json``, plain types only."""
-    info, postprocessor = module.checkpoint_info(), postprocessor_of(module)
+    info, postprocessor = module.checkpoint_info(), module.postprocessor
     shapes = (["B", 3, *picture_size(module)], ["B", "S"], ["B", "S"], ["B"], ["B"])
     types = ("float32", "int64", "int64", "bool", "bool")
     thresholds = postprocessor.thresholds

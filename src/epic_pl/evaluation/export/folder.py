@@ -14,7 +14,6 @@ import torch
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.export.description import describe, picture_size
 from epic_pl.evaluation.export.program import INPUTS, Classifier, export_program, random_inputs
-from epic_pl.evaluation.postprocessor import postprocessor_of
 from epic_pl.module import EPICModule
 
 PROGRAM = "model.pt2"
@@ -59,7 +58,7 @@ def write_folder(module: EPICModule, tokenizer: Any | None, folder: Path) -> flo
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         made = Path(temporary)
-        classifier = Classifier(module.model, postprocessor_of(module))
+        classifier = Classifier(module.model, module.postprocessor)
         torch.export.save(export_program(classifier, picture_size(module)), made / PROGRAM)
         described = json.dumps(describe(module, tokenizer), indent=2, ensure_ascii=False)
         (made / DESCRIPTION).write_text(described + "\n", encoding="utf-8")

@@ -22,10 +22,12 @@ def load_module(
     Raises:
         CheckpointError: if the file is no checkpoint of ours, or an encoder is another one.
     """
-    require_info(read_checkpoint(path))
-    given = {"image_encoder": image_encoder, "text_encoder": text_encoder}
-    moved: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return EPICModule.load_from_checkpoint(path, map_location="cpu", **moved).eval()
+    checkpoint = read_checkpoint(path)
+    require_info(checkpoint)
+    encoders = checkpoint["hyper_parameters"]["encoders"]
+    for side, name in (("image", image_encoder), ("text", text_encoder)):
+        encoders[side]["name"] = name or encoders[side]["name"]
+    return EPICModule.load_from_checkpoint(path, map_location="cpu", encoders=encoders).eval()
 
 
 def find_tokenizer(module: EPICModule) -> Any | None:

@@ -126,7 +126,7 @@ class TestOutputs(Callback):
         """Keep a batch."""
         assert isinstance(pl_module, EPICModule)
         self._ids += batch["sample_id"]
-        probabilities = pl_module.probabilities(outputs["logits"].detach())
+        probabilities = pl_module.postprocessor(outputs["logits"].detach())
         self._scores.append(probabilities.cpu())
         self._labels.append(batch["labels"].cpu())
 

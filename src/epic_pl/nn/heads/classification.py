@@ -1,199 +1,137 @@
-"""The classification head.
+"""The classification head: one for all methods, with parts that each may switch on.
 
-Shape legend: B batch, C classes, w width of a part.
+Shape legend: B batch, C classes, n prompts, d encoder width, D features of a modality.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epic_pl.nn.heads.similarity import Agreement
+from epic_pl.nn.heads.similarity import SimilarityHead
+from epic_pl.nn.heads.standardization import Standardization
+from epic_pl.nn.heads.unimodal import UnimodalHead
+from epic_pl.nn.pair import Pair, Presence
+from epic_pl.validate import check_probabilities
 
-HeadNorm = Literal["parts", "joint"]
 
+@dataclass(frozen=True)
+class HeadConfig:
+    """Parts of the head; the defaults are the paper's plain linear head.
 
-class AloneHead(nn.Module):
-    """``Linear(Dropout(h_m))``: logits that only a sample without a picture or a text gets.
-
-    Beside a modality that nearly decides, what the other one says is a correction, and few of its
-    vectors are best; alone it has to name the class. So this map may see more of a modality than
-    the one that all samples share. It starts at zero, and sees nothing of the absent one.
-
-    Args:
-        widths: of the parts, which are the picture's and the text's in turn.
-        num_classes: C.
+    Attributes:
+        boundary: also see the mean of the tokens that enter the first interaction layer.
+        similarity: add a term for the similarity of both modalities.
+        unimodal: add logits of their own for samples with a missing modality; the data or
+            ``modality_dropout`` must provide such samples.
         dropout: probability with which a feature is dropped in training.
-        scales: what the LayerNorm of each part starts at.
-        summaries: how many parts, the first ones, are what the encoders say.
     """
 
-    head_decay = ("linear.weight",)
-    """Its tensors that decay as ``head_weight_decay`` says."""
+    boundary: bool = False
+    similarity: bool = False
+    unimodal: bool = False
+    dropout: float = 0.1
 
-    def __init__(
-        self,
-        widths: list[int],
-        num_classes: int,
-        dropout: float = 0.0,
-        scales: Sequence[float] | None = None,
-        summaries: int = 2,
-    ) -> None:
+    def __post_init__(self) -> None:
+        check_probabilities(self, "dropout")
+
+
+class Pooled(NamedTuple):
+    """What is pooled of one modality.
+
+    ``output (B, d)`` is the encoder's pooled output; ``layer_means (B, K, d)`` are means of the
+    tokens that enter K layers, the boundary's first, with K = 0 where the head sees none.
+    """
+
+    output: Tensor
+    layer_means: Tensor
+
+
+class ModalityFeatures(nn.Module):
+    """``h_m (B, D)``: standardised pooled output, boundary features and mean prompt.
+
+    The encoder's part of a sample without the modality is a learned missing-modality embedding.
+
+    Args:
+        width: d.
+        boundary: whether the boundary features are among them.
+        prompts: whether the mean prompt is among them.
+    """
+
+    def __init__(self, width: int, boundary: bool, prompts: bool) -> None:
         super().__init__()
-        self.norms = _part_norms(widths, scales)
-        self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(sum(widths), num_classes, bias=False)
-        nn.init.zeros_(self.linear.weight)
-        self.summaries = summaries
+        encoder_width = width * (1 + boundary)
+        self.boundary = boundary
+        self.encoder = Standardization(encoder_width)
+        self.missing = nn.Parameter(torch.zeros(encoder_width))
+        self.prompts = Standardization(width) if prompts else None
+        self.width = encoder_width + width * prompts
 
-    def start_from_rows(self, part: int, mean: Tensor, scale: float) -> None:
-        """Let a part's LayerNorm give ``scale * (x - mean)`` at first, where x is normalised."""
-        _standardise(self.norms[part], mean, scale)
-
-    def forward(
-        self,
-        parts: list[Tensor],
-        image_present: Tensor | None = None,
-        text_present: Tensor | None = None,
-        summaries_only: bool = False,
-    ) -> Tensor:
-        """Parts ``(B, w)`` to logits ``(B, C)``, zero where both modalities are present, or none.
-
-        ``image_present`` and ``text_present`` are ``(B,)`` bool. With ``summaries_only`` the
-        logits are what the first parts give, those of no prompts.
-        """
-        everyone = parts[0].new_ones(parts[0].shape[0], dtype=torch.bool)
-        image = everyone if image_present is None else image_present
-        text = everyone if text_present is None else text_present
-        alone = (image & ~text, text & ~image)
-        seen = []
-        for number, (norm, part) in enumerate(zip(self.norms, parts, strict=True)):
-            here = alone[number % 2][:, None]
-            if summaries_only and number >= self.summaries:
-                here = torch.zeros_like(here)
-            # not even a NaN in the place of what does not count gets on; and the norms are in the
-            # graph in any case: DDP wants a gradient in every step
-            seen.append(norm(torch.where(here, part, 0)) * here)
-        logits: Tensor = self.linear(self.dropout(torch.cat(seen, dim=-1)))
-        return logits
+    def forward(self, pooled: Pooled, prompts: Tensor | None, present: Tensor | None) -> Tensor:
+        """Features of ``pooled``, prompts ``(B, n, d)`` and the mask ``present (B,)``."""
+        output = pooled.output
+        if self.boundary:
+            output = torch.cat([output, pooled.layer_means[:, 0]], dim=-1)
+        features = self.encoder(output, present)
+        if present is None:  # DDP waits for a gradient of the embedding in every step
+            present = torch.ones(output.shape[0], dtype=torch.bool, device=output.device)
+        features = torch.where(present[:, None], features, self.missing.to(features.dtype))
+        if self.prompts is None or prompts is None:
+            return features
+        return torch.cat([features, self.prompts(prompts.mean(dim=1))], dim=-1)
 
 
 class ClassificationHead(nn.Module):
-    """``logits = Linear(Dropout(h))`` with ``h`` the normalised features of all parts.
-
-    Encoders differ in scale (DINOv2's class token has six times the standard deviation of MiniLM's
-    mean): under one LayerNorm over the joined features the smaller one hardly counts.
+    """``logits = Linear(Dropout([h_v; h_t]))``, and the terms that the config switches on.
 
     Args:
-        widths: of the parts, in their order.
+        widths: d_v and d_t.
         num_classes: C.
-        dropout: probability with which a feature is dropped in training.
-        norm: "parts": a LayerNorm for each part; "joint": one over all.
-        agreement: adds a linear map of how alike both modalities are.
-        scales: what the LayerNorm of each part starts at ("parts" only); a part with less weighs
-            less, and is learned by heart later.
-        alone: adds logits that only samples without a picture or without a text get.
-        summaries: how many parts, the first ones, are what the encoders make of picture and text in
-            turn; others are of prompts.
+        config: parts of the head.
+        prompts: whether the method has prompts for the head to see.
+        num_means: K, layer means of each modality.
+        classifier: makes the map from ``(B, D_v + D_t)`` to ``(B, C)``; None is a linear layer.
     """
-
-    head_decay = ("linear.weight",)
-    """Its tensors that decay as ``head_weight_decay`` says."""
 
     def __init__(
         self,
-        widths: list[int],
+        widths: Pair[int],
         num_classes: int,
-        dropout: float = 0.0,
-        norm: HeadNorm = "parts",
-        agreement: Agreement | None = None,
-        scales: Sequence[float] | None = None,
-        alone: AloneHead | None = None,
-        summaries: int = 2,
+        config: HeadConfig,
+        *,
+        prompts: bool = False,
+        num_means: int = 0,
+        classifier: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        self.norms = _part_norms(widths, scales) if norm == "parts" else None
-        self.norm = nn.LayerNorm(sum(widths)) if norm == "joint" else None
-        self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(sum(widths), num_classes)
-        self.agreement = agreement
-        self.alone = alone
-        self.summaries = summaries
-        self._widths = widths
-
-    @property
-    def has_summaries(self) -> bool:
-        """Whether there are summaries of both modalities to start from; a method may mix them."""
-        return len(self._widths) >= self.summaries
-
-    @torch.no_grad()
-    def start_from_names(self, part: int, names: Tensor, scale: float) -> None:
-        """Point a part's weights at the names of the classes, encoded as that part is.
-
-        Few rows a class say less than the class's name does. What all names have in common says
-        nothing, so it is taken out.
-
-        Args:
-            part: which one, counted from 0.
-            names: ``(C, w)``.
-            scale: length of each class's weights for the part; that of random ones is about
-                ``sqrt(w / (3 * sum of widths))``, 0.29 for one of four equal parts.
-        """
-        start = sum(self._widths[:part])
-        names = F.layer_norm(names, names.shape[-1:])  # as the part will be
-        names = F.normalize(names - names.mean(dim=0), dim=-1)
-        self.linear.weight[:, start : start + self._widths[part]] = scale * names
-
-    def start_from_rows(self, part: int, mean: Tensor, scale: float) -> None:
-        """Let a part's LayerNorm give ``scale * (x - mean)`` at first, where x is normalised.
-
-        Args:
-            part: which one, counted from 0.
-            mean: ``(w,)``, of the normalised part over rows.
-            scale: the inverse of its standard deviation, or what a modality's weight makes of it.
-        """
-        assert self.norms is not None, "one norm over all parts has no part to start"
-        _standardise(self.norms[part], mean, scale)
+        self.image, self.text = (
+            ModalityFeatures(width, config.boundary, prompts) for width in widths
+        )
+        features = Pair(self.image.width, self.text.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = (classifier or (lambda width: nn.Linear(width, num_classes)))(
+            sum(features)
+        )
+        self.similarity = SimilarityHead(features, num_classes) if config.similarity else None
+        means = Pair(*(num_means * width for width in widths))
+        self.unimodal = (
+            UnimodalHead(features, means, num_classes, config.dropout) if config.unimodal else None
+        )
 
     def forward(
-        self,
-        parts: list[Tensor],
-        alone: list[Tensor] | None = None,
-        image_present: Tensor | None = None,
-        text_present: Tensor | None = None,
-        summaries_only: bool = False,
+        self, pooled: Pair[Pooled], prompts: Pair[Tensor] | None, present: Presence
     ) -> Tensor:
-        """Parts ``(B, w)`` to logits ``(B, C)``; the agreement has its own.
-
-        ``alone`` are the parts of :class:`AloneHead`, ``image_present`` and ``text_present (B,)``
-        bool who is there: they count where the head has one. With ``summaries_only`` the logits
-        are what the first parts give, those of no prompts.
-        """
-        if self.norms is not None:
-            parts = [norm(part) for norm, part in zip(self.norms, parts, strict=True)]
-        features = torch.cat(parts, dim=-1)  # (B, sum of widths)
-        if self.norm is not None:
-            features = self.norm(features)
-        if summaries_only:
-            rest = sum(self._widths[self.summaries :])
-            features = F.pad(features[:, : features.shape[1] - rest], (0, rest))
-        logits: Tensor = self.linear(self.dropout(features))
-        if self.alone is not None:
-            logits = logits + self.alone(alone, image_present, text_present, summaries_only)
+        """Logits ``(B, C)`` of pooled features and the last prompts ``(B, n, d)``."""
+        features = Pair(
+            self.image(pooled.image, prompts and prompts.image, present.image),
+            self.text(pooled.text, prompts and prompts.text, present.text),
+        )
+        logits: Tensor = self.classifier(self.dropout(torch.cat(features, dim=-1)))
+        if self.similarity is not None:
+            logits = logits + self.similarity(features, present)
+        if self.unimodal is not None:
+            means = Pair(*(each.layer_means.flatten(1) for each in pooled))
+            logits = logits + self.unimodal(features, means, present)
         return logits
-
-
-def _part_norms(widths: Sequence[int], scales: Sequence[float] | None) -> nn.ModuleList:
-    norms = [nn.LayerNorm(width) for width in widths]
-    for norm, scale in zip(norms, scales or [1.0] * len(widths), strict=True):
-        nn.init.constant_(norm.weight, scale)
-    return nn.ModuleList(norms)
-
-
-@torch.no_grad()
-def _standardise(norm: nn.Module, mean: Tensor, scale: float) -> None:
-    assert isinstance(norm, nn.LayerNorm)
-    norm.weight.fill_(scale)
-    norm.bias.copy_(-scale * mean)

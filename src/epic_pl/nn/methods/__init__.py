@@ -4,7 +4,7 @@ A new method is a file with both and a line in :data:`METHODS`; docs/methods.md 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -12,37 +12,44 @@ from epic_pl.errors import ConfigError
 from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.epic import EPIC, EPICConfig
+from epic_pl.nn.heads import HeadConfig
 from epic_pl.nn.methods.fine_tuned import FineTuned, FineTunedConfig
 from epic_pl.nn.methods.late_fusion_mlp import LateFusionMLP, LateFusionMLPConfig
-from epic_pl.nn.methods.linear_probe import LinearProbe, LinearProbeConfig
 from epic_pl.nn.methods.lora import LoRA, LoRAConfig
 from epic_pl.nn.methods.maple import MaPLe, MaPLeConfig
+from epic_pl.nn.methods.no_prompts import NoPrompts, NoPromptsConfig
 from epic_pl.nn.methods.pmf import PMF, PMFConfig
+from epic_pl.nn.pair import Pair
 
+_PLAIN: Mapping[str, Any] = MappingProxyType(
+    {"boundary": False, "similarity": False, "unimodal": False}
+)
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Method(NamedTuple):
-    """A method: its config, its model and the switches that make it what it is."""
+    """A method: its config, its model, and the options that make it what it is."""
 
     config: type
     model: Callable[..., DualEncoder]
-    switches: Mapping[str, Any] = _NOTHING
+    fixed: Mapping[str, Any] = _NOTHING
+    fixed_head: Mapping[str, Any] = _NOTHING
 
     @property
     def options(self) -> list[str]:
-        """Names of the switches that can be set."""
-        return [field.name for field in fields(self.config) if field.name not in self.switches]
+        """Names of the options that can be set."""
+        return [field.name for field in fields(self.config) if field.name not in self.fixed]
 
 
 METHODS: dict[str, Method] = {
     "epic": Method(EPICConfig, EPIC),
-    "prompts_only": Method(EPICConfig, EPIC, {"interaction": "none"}),
-    "linear_probe": Method(LinearProbeConfig, LinearProbe),
+    "no_interaction": Method(EPICConfig, EPIC, {"hub": "none"}),
+    "no_prompts": Method(NoPromptsConfig, NoPrompts),
+    "linear_probe": Method(NoPromptsConfig, NoPrompts, fixed_head=_PLAIN),
+    "late_fusion_mlp": Method(LateFusionMLPConfig, LateFusionMLP),
     "full": Method(FineTunedConfig, FineTuned),
     "lora": Method(LoRAConfig, LoRA),
     "pmf": Method(PMFConfig, PMF),
-    "late_fusion_mlp": Method(LateFusionMLPConfig, LateFusionMLP),
     "maple": Method(MaPLeConfig, MaPLe),
 }
 """The methods by their names, as ``model.method`` takes them."""
@@ -50,34 +57,41 @@ METHODS: dict[str, Method] = {
 
 def build_method(
     name: str,
-    image_encoder: Encoder,
-    text_encoder: Encoder,
+    encoders: Pair[Encoder],
     num_classes: int,
-    shared: Mapping[str, Any],
+    epic: EPICConfig | None = None,
+    head: HeadConfig | None = None,
+    modality_dropout: float = 0.0,
     options: Mapping[str, Any] | None = None,
 ) -> DualEncoder:
     """The model of a method.
 
     Args:
         name: a key of :data:`METHODS`.
-        image_encoder: frozen; a method that trains it thaws it itself.
-        text_encoder: the same.
+        encoders: frozen; a method that trains them thaws them itself.
         num_classes: C.
-        shared: switches by name; those that the method does not have are left out.
-        options: the method's own switches, over the shared ones.
+        epic: options of EPIC; its first interaction layer is the boundary of methods without one.
+        head: parts of the head, the same for every method.
+        modality_dropout: probability with which a training sample loses one modality.
+        options: options of a method other than EPIC.
 
     Raises:
         ConfigError: if there is no such method, or it has no such option.
     """
     if name not in METHODS:
         raise ConfigError(f"There is no method {name!r}; there are: {', '.join(METHODS)}.")
-    method = METHODS[name]
-    options = options or {}
+    method, options = METHODS[name], options or {}
+    epic, head = epic or EPICConfig(), replace(head or HeadConfig(), **METHODS[name].fixed_head)
     if unknown := [key for key in options if key not in method.options]:
         raise ConfigError(
             f"Method {name!r} has no option {', '.join(unknown)}; it has: "
-            f"{', '.join(method.options)}."
+            f"{', '.join(method.options) or 'none'}."
         )
-    known = {key: value for key, value in shared.items() if key in method.options}
-    config = method.config(**{**known, **options, **method.switches})
-    return method.model(image_encoder, text_encoder, num_classes, config)
+    if method.config is EPICConfig:
+        config = replace(epic, **{**options, **method.fixed})
+        return EPIC(encoders, num_classes, config, head, modality_dropout)
+    boundary = Pair(0, 0)
+    if head.boundary:
+        boundary = Pair(*epic.layer_pairs(*(each.num_layers for each in encoders))[0])
+    config = method.config(**{**options, **method.fixed})
+    return method.model(encoders, num_classes, config, head, modality_dropout, boundary)

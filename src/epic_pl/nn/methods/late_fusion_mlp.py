@@ -1,69 +1,38 @@
-"""Late fusion: the frozen encoders' pooled outputs and a small network on top.
+"""Late fusion: a small network on the frozen encoders' features."""
 
-Shape legend: B batch, d width, C classes.
-"""
-
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
 
-from epic_pl.nn.base import (
-    PooledClassifier,
-    check_choices,
-    check_positive,
-    check_probabilities,
-)
-from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.heads.classification import ClassificationHead, HeadNorm
-from epic_pl.nn.methods.linear_probe import PooledTower
+from epic_pl.nn.methods.no_prompts import NoPrompts, NoPromptsConfig
+from epic_pl.validate import check_positive, check_probabilities
 
 
 @dataclass(frozen=True)
-class LateFusionMLPConfig:
-    """Switches of late fusion.
+class LateFusionMLPConfig(NoPromptsConfig):
+    """Options of late fusion.
 
     Attributes:
         hidden: width of the hidden layer.
         hidden_dropout: on its output.
-        head_norm: as for EPIC.
-        modality_dropout: as for EPIC.
     """
 
     hidden: int = 512
     hidden_dropout: float = 0.3
-    head_norm: HeadNorm = "parts"
-    modality_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        check_choices(self)
         check_positive(self, "hidden")
-        check_probabilities(self, "hidden_dropout", "modality_dropout")
+        check_probabilities(self, "hidden_dropout")
 
 
-class LateFusionMLP(PooledClassifier):
-    """``logits = Linear(Dropout(GELU(Linear([LN(pool_v); LN(pool_t)]))))``.
+class LateFusionMLP(NoPrompts):
+    """``logits = Linear(Dropout(GELU(Linear(h))))``; arguments as of :class:`NoPrompts`."""
 
-    Args:
-        image_encoder: frozen.
-        text_encoder: frozen.
-        num_classes: C.
-        config: the switches.
-    """
-
-    def __init__(
-        self,
-        image_encoder: Encoder,
-        text_encoder: Encoder,
-        num_classes: int,
-        config: LateFusionMLPConfig | None = None,
-    ) -> None:
-        config = config or LateFusionMLPConfig()
-        super().__init__(
-            PooledTower(image_encoder), PooledTower(text_encoder), config.modality_dropout
-        )
-        widths = [image_encoder.width, text_encoder.width]
-        self.head = nn.Sequential(
-            ClassificationHead(widths, config.hidden, norm=config.head_norm),
+    def _classifier(self, config: object, num_classes: int) -> Callable[[int], nn.Module]:
+        assert isinstance(config, LateFusionMLPConfig)
+        return lambda width: nn.Sequential(
+            nn.Linear(width, config.hidden),
             nn.GELU(),
             nn.Dropout(config.hidden_dropout),
             nn.Linear(config.hidden, num_classes),

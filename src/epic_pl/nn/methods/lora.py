@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from torch import nn
 
 from epic_pl.errors import ConfigError
-from epic_pl.nn.base import check_positive, check_probabilities
-from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.methods.fine_tuned import FineTuned, FineTunedConfig
+from epic_pl.validate import check_positive, check_probabilities
 
 
 @dataclass(frozen=True)
 class LoRAConfig(FineTunedConfig):
-    """Switches of LoRA, beside those of full fine-tuning.
+    """Options of LoRA, beside those of full fine-tuning.
 
     Attributes:
         rank: r of the matrices ``A (r, d_in)`` and ``B (d_out, r)`` of each linear layer.
@@ -39,26 +38,13 @@ class LoRAConfig(FineTunedConfig):
 class LoRA(FineTuned):
     """Fine-tuning of ``W + (alpha / r) B A`` in every linear layer, with ``W`` frozen.
 
-    Args:
-        image_encoder: gets its matrices here.
-        text_encoder: the same.
-        num_classes: C.
-        config: the switches.
+    Arguments are those of :class:`FineTuned`.
 
     Raises:
         ConfigError: if peft cannot be imported.
     """
 
     config: LoRAConfig
-
-    def __init__(
-        self,
-        image_encoder: Encoder,
-        text_encoder: Encoder,
-        num_classes: int,
-        config: LoRAConfig | None = None,
-    ) -> None:
-        super().__init__(image_encoder, text_encoder, num_classes, config or LoRAConfig())
 
     def _make_trainable(self, model: nn.Module, used: set[str]) -> None:
         """Put the two matrices beside every linear layer that takes part in the output."""

@@ -16,38 +16,32 @@ import torch
 from torch import Tensor, nn
 
 from epic_pl.errors import ConfigError
-from epic_pl.nn.base import DualEncoder, check_choices, check_positive, check_probabilities
+from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.heads.classification import ClassificationHead, HeadNorm
+from epic_pl.nn.heads import ClassificationHead, HeadConfig, Pooled
+from epic_pl.nn.pair import Pair
 from epic_pl.nn.towers import FeatureLevel, JointState, JointTower
 from epic_pl.types import Batch
+from epic_pl.validate import check_positive
 
 
 @dataclass(frozen=True)
 class MaPLeConfig:
-    """Switches of MaPLe.
+    """Options of MaPLe.
 
     Attributes:
         num_prompts: n, prompts of each modality.
         prompt_depth: J, the layers that get prompts of their own; None is 4, or as many as the
             shallower encoder has.
         prompt_init_std: of the text prompts.
-        head_norm: as for EPIC.
-        head_dropout: as for EPIC.
-        modality_dropout: as for EPIC.
     """
 
     num_prompts: int = 4
     prompt_depth: int | None = None
     prompt_init_std: float = 0.02
-    head_norm: HeadNorm = "parts"
-    head_dropout: float = 0.1
-    modality_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        check_choices(self)
         check_positive(self, "num_prompts", "prompt_init_std")
-        check_probabilities(self, "head_dropout", "modality_dropout")
 
     def depth(self, num_layers: int) -> int:
         """J for encoders of which the shallower has ``num_layers``.
@@ -71,11 +65,12 @@ class DeepTower(JointTower):
     levels: tuple[FeatureLevel, ...] = ()
     needs = "prompts enter the first layer, so every layer runs in every step"
 
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__(encoder, list(range(encoder.num_layers)))
+    def __init__(self, encoder: Encoder, boundary: int | None) -> None:
+        mean_layers = [] if boundary is None else [boundary]
+        super().__init__(encoder, range(encoder.num_layers), mean_layers)
 
-    def run(self, state: JointState, prompts: Tensor) -> Tensor:
-        """The pooled output ``(B, d)`` with prompts ``(J, n, d)``."""
+    def run(self, state: JointState, prompts: Tensor) -> Pooled:
+        """What is pooled with prompts ``(J, n, d)``."""
         outputs = prompts[0]
         for layer in self.layers:
             entering = outputs
@@ -112,45 +107,51 @@ class CoupledPrompts(nn.Module):
 
 
 class MaPLe(DualEncoder):
-    """Frozen encoders with coupled deep prompts, and a linear head.
+    """Frozen encoders with coupled deep prompts, and the classification head.
 
     Args:
-        image_encoder: frozen.
-        text_encoder: frozen.
+        encoders: the frozen image and text encoder.
         num_classes: C.
-        config: the switches.
+        config: its options.
+        head: parts of the head.
+        modality_dropout: probability with which a training sample loses one modality.
+        boundary: layer of each encoder whose entering tokens are the boundary features.
 
     Raises:
         ConfigError: if the encoders have too few layers.
     """
 
+    image_tower: DeepTower
+    text_tower: DeepTower
+
     def __init__(
         self,
-        image_encoder: Encoder,
-        text_encoder: Encoder,
+        encoders: Pair[Encoder],
         num_classes: int,
-        config: MaPLeConfig | None = None,
+        config: MaPLeConfig,
+        head: HeadConfig,
+        modality_dropout: float,
+        boundary: Pair[int],
     ) -> None:
-        config = config or MaPLeConfig()
-        super().__init__(DeepTower(image_encoder), DeepTower(text_encoder), config.modality_dropout)
-        self.image_tower: DeepTower
-        self.text_tower: DeepTower
-        widths = (image_encoder.width, text_encoder.width)
-        depth = config.depth(min(image_encoder.num_layers, text_encoder.num_layers))
-        self.prompts = CoupledPrompts(depth, config.num_prompts, *widths, config.prompt_init_std)
-        self.head = ClassificationHead(
-            list(widths), num_classes, config.head_dropout, config.head_norm
+        layers = boundary if head.boundary else Pair(None, None)
+        super().__init__(
+            DeepTower(encoders.image, layers.image),
+            DeepTower(encoders.text, layers.text),
+            modality_dropout,
         )
+        depth = config.depth(min(encoder.num_layers for encoder in encoders))
+        self.prompts = CoupledPrompts(
+            depth, config.num_prompts, *self.widths, config.prompt_init_std
+        )
+        self.head = ClassificationHead(self.widths, num_classes, head, num_means=int(head.boundary))
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``(B, C)``."""
         present = self.presence(batch)
-        image, text = self.extract(batch, *present)
+        image, text = self.extract(batch, present)
         image_prompts, text_prompts = self.prompts()
-        pooled = self.stand_in(
-            self.image_tower.run(image, image_prompts),
-            self.text_tower.run(text, text_prompts),
-            *present,
+        pooled = Pair(
+            self.image_tower.run(image, image_prompts), self.text_tower.run(text, text_prompts)
         )
-        logits: Tensor = self.head(pooled)
+        logits: Tensor = self.head(pooled, None, present)
         return logits

@@ -12,15 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from epic_pl.errors import ConfigError
-from epic_pl.nn.base import DualEncoder, check_positive, check_probabilities
+from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
+from epic_pl.nn.heads import ClassificationHead, HeadConfig
+from epic_pl.nn.pair import Pair, where_present
 from epic_pl.nn.towers import JointState, JointTower
 from epic_pl.types import Batch
+from epic_pl.validate import check_positive
 
 
 @dataclass(frozen=True)
 class PMFConfig:
-    """Switches of PMF; the defaults are the release's.
+    """Options of PMF; the defaults are the release's.
 
     Attributes:
         fusion_layers: F, the last F layers of each encoder.
@@ -30,7 +33,6 @@ class PMFConfig:
         train_fusion_context: whether the last ones learn; the release leaves them as drawn.
         trim_last_layer: work out no more of the last layer than is used; the release runs it whole.
         prompt_init_std: of all prompts.
-        modality_dropout: as for EPIC.
     """
 
     fusion_layers: int = 2
@@ -40,14 +42,12 @@ class PMFConfig:
     train_fusion_context: bool = False
     trim_last_layer: bool = False
     prompt_init_std: float = 0.02
-    modality_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         check_positive(self, "fusion_layers", "query_prompts", "prompt_init_std")
         for name in ("query_context_prompts", "fusion_context_prompts"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it counts prompts, from 0.")
-        check_probabilities(self, "modality_dropout")
 
 
 class FusionSide(nn.Module):
@@ -56,7 +56,7 @@ class FusionSide(nn.Module):
     Args:
         width: d of this modality.
         other_width: of the other.
-        config: the switches.
+        config: its options.
     """
 
     no_decay = ("query", "query_context", "fusion_context")
@@ -99,81 +99,66 @@ class FusionSide(nn.Module):
 
 
 class PMF(DualEncoder):
-    """Two encoders that exchange mapped prompts in their last layers, and a head for each.
+    """Two encoders that exchange mapped prompts in their last layers, and the classification head.
 
-    The logits are the mean of both heads'. An absent modality (not in the paper) is masked, the
-    other hears zeros of it, and its head is left out of the mean.
+    The release takes the mean of two linear heads, which is one linear map of both pooled outputs.
+    A missing modality (not in the paper) is masked, and the other one receives zeros.
 
     Args:
-        image_encoder: frozen.
-        text_encoder: frozen.
+        encoders: the frozen image and text encoder.
         num_classes: C.
-        config: the switches.
+        config: its options.
+        head: parts of the head; its boundary features are of the first fusion layer.
+        modality_dropout: probability with which a training sample loses one modality.
+        boundary: not used.
 
     Raises:
         ConfigError: if an encoder has fewer than F layers.
     """
 
-    head_decay = ("head.0.weight", "head.1.weight")
+    image_tower: JointTower
+    text_tower: JointTower
 
     def __init__(
         self,
-        image_encoder: Encoder,
-        text_encoder: Encoder,
+        encoders: Pair[Encoder],
         num_classes: int,
-        config: PMFConfig | None = None,
+        config: PMFConfig,
+        head: HeadConfig,
+        modality_dropout: float,
+        boundary: Pair[int],
     ) -> None:
-        config = config or PMFConfig()
-        depths = (image_encoder.num_layers, text_encoder.num_layers)
-        if config.fusion_layers > min(depths):
+        steps = config.fusion_layers
+        depths = [encoder.num_layers for encoder in encoders]
+        if steps > min(depths):
             raise ConfigError(
-                f"fusion_layers is {config.fusion_layers}, but the encoders have {depths[0]} and "
-                f"{depths[1]} layers: choose from 1 to {min(depths)}."
+                f"fusion_layers is {steps}, but the encoders have {depths[0]} and {depths[1]} "
+                f"layers: choose from 1 to {min(depths)}."
             )
-        image_layers, text_layers = (
-            list(range(depth - config.fusion_layers, depth)) for depth in depths
-        )
-        super().__init__(
-            JointTower(image_encoder, image_layers),
-            JointTower(text_encoder, text_layers),
-            config.modality_dropout,
-            stand_ins=0,
-        )
-        self.image_tower: JointTower
-        self.text_tower: JointTower
-        for each in (self.image_tower, self.text_tower):
-            each.trims_last_layer = config.trim_last_layer
-        self.num_steps = config.fusion_layers
-        widths = (image_encoder.width, text_encoder.width)
-        self.image_prompts = FusionSide(*widths, config)
-        self.text_prompts = FusionSide(*widths[::-1], config)
-        self.head = nn.ModuleList(nn.Linear(width, num_classes) for width in widths)
+        towers = []
+        for encoder, depth in zip(encoders, depths, strict=True):
+            layers = range(depth - steps, depth)
+            tower = JointTower(encoder, layers, layers[:1] if head.boundary else ())
+            tower.trims_last_layer = config.trim_last_layer
+            towers.append(tower)
+        super().__init__(towers[0], towers[1], modality_dropout)
+        self.num_steps = steps
+        self.image_prompts = FusionSide(*self.widths, config)
+        self.text_prompts = FusionSide(*self.widths[::-1], config)
+        self.head = ClassificationHead(self.widths, num_classes, head, num_means=int(head.boundary))
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``(B, C)``."""
-        image_present, text_present = self.presence(batch)
-        image, text = self.extract(batch, image_present, text_present)
+        present = self.presence(batch)
+        image, text = self.extract(batch, present)
         for step in range(self.num_steps):
             from_image = self.image_prompts.ask(step, self.image_tower, image)  # (B, n, d_t)
             from_text = self.text_prompts.ask(step, self.text_tower, text)  # (B, n, d_v)
             image = self.image_prompts.fuse(
-                step, self.image_tower, image, _if_present(from_text, text_present)
+                step, self.image_tower, image, where_present(from_text, present.text)
             )
             text = self.text_prompts.fuse(
-                step, self.text_tower, text, _if_present(from_image, image_present)
+                step, self.text_tower, text, where_present(from_image, present.image)
             )
-        image_logits = self.head[0](self.image_tower.pool(image))  # (B, C)
-        text_logits = self.head[1](self.text_tower.pool(text))  # (B, C)
-        if image_present is None or text_present is None:
-            return torch.stack([image_logits, text_logits]).mean(dim=0)
-        total = _if_present(image_logits, image_present) + _if_present(text_logits, text_present)
-        heads = image_present.int() + text_present.int()
-        return total / heads.clamp(min=1)[:, None]
-
-
-def _if_present(values: Tensor, present: Tensor | None) -> Tensor:
-    """``values (B, ...)`` with zeros where a sample's modality is absent."""
-    if present is None:
-        return values
-    shape = [-1] + [1] * (values.ndim - 1)
-    return torch.where(present.view(shape), values, 0)
+        logits: Tensor = self.head(self.pool(image, text), None, present)
+        return logits

