@@ -62,122 +62,99 @@ def _sample_logits(model, batch, i: int) -> Tensor:
         text = bert_layer(bert, layer, text)
 
     pooled = [layer_norm(image[0], vit.norm) if image else None, text[0] if text else None]
-    prompts = prompt_means(model, z_image, z_text)
-    h = summaries(model, pooled, entering) + prompts
-    logits = head_logits(model, h)
-    if has_image and has_text:
-        return logits + agreement_logits(model, h, z_image, z_text)
-    return logits + alone_logits(model, pooled, entering, prompts, side=0 if has_image else 1)
+    means = [[mean(step[side]) for step in entering] for side in (0, 1)]
+    return head_logits(model, pooled, means, [z_image, z_text])
 
 
-def summaries(
-    model, pooled: list[Tensor | None], entering: list[list[list[Tensor]]]
-) -> list[Tensor]:
-    """Both pooled, then both means of what enters each step's layers; or stand-ins."""
-    entering = entering[: means_seen(model, len(entering))]
-    absent = [v.chunk(1 + len(entering)) for v in (model.absent_image, model.absent_text)]
-    vectors = [own[0] if a is None else a for a, own in zip(pooled, absent, strict=True)]
-    for step, tokens in enumerate(entering, 1):
-        for x, own in zip(tokens, absent, strict=True):
-            vectors.append(sum(x) / len(x) if x else own[step])
-    return vectors
+def mean(vectors: list[Tensor]) -> Tensor | None:
+    return sum(vectors) / len(vectors) if vectors else None
 
 
-def means_seen(model, steps: int) -> int:
-    return {"boundary": 1, "layers": steps}.get(
-        model.config.head_inputs.removeprefix("pooled+").removesuffix("+prompts"), 0
-    )
+def head_logits(model, pooled, means, prompts) -> Tensor:
+    """Of what is pooled of each modality, None where it is missing, and of the last prompts.
 
-
-def prompt_means(model, z_image: list[Tensor], z_text: list[Tensor]) -> list[Tensor]:
-    if "prompts" not in model.config.head_inputs:
-        return []
-    return [sum(z_image) / len(z_image), sum(z_text) / len(z_text)]
-
-
-def agreement_logits(model, h, z_image: list[Tensor], z_text: list[Tensor]) -> Tensor:
-    """How alike what is said of the one and its mean prompt are to those of the other, mapped."""
-    agreement = model.head.agreement
-    if agreement is None:
-        return torch.zeros(())
-    similarity = agreement.similarity
-    tau = math.exp(float(similarity.log_temperature))
-    own = h[: 2 * (1 + means_seen(model, model.num_steps))]
-    a = []
-    for said, z, norm, down in (
-        (own[0::2], z_image, similarity.norm_image, similarity.down_image),
-        (own[1::2], z_text, similarity.norm_text, similarity.down_text),
-    ):
-        parts = [standardised(x, norm.eps) for x in said]
-        joined = torch.cat(parts) * norm.weight + norm.bias
-        mean = sum(standardised(x, norm.eps) for x in z) / len(z)
-        joined[: len(mean)] += model.config.head_prompt_scale * mean
-        a.append(linear(joined, down))
-    return linear(torch.tensor([cosine(*a) / tau], dtype=a[0].dtype), agreement.linear)
-
-
-def head_logits(model, h: list[Tensor]) -> Tensor:
+    ``means`` are those of the tokens that enter each step's layer.
+    """
     head = model.head
-    if model.config.head_norm == "parts":
-        h = [layer_norm(part, norm) for part, norm in zip(h, head.norms, strict=True)]
-    else:
-        widths = [len(part) for part in h]
-        h = list(layer_norm(torch.cat(h), head.norm).split(widths))
-    return linear(torch.cat(h), head.linear)
-
-
-def alone_logits(model, pooled, entering, prompts: list[Tensor], *, side: int) -> Tensor:
-    """What only the one that is there says: pooled, the mean at every step's layer, its prompts."""
-    alone = model.head.alone
-    if alone is None:
-        return torch.zeros(())
-    said = [pooled[side], *(sum(at[side]) / len(at[side]) for at in entering), *prompts[side::2]]
-    widths = model.image_encoder.width, model.text_encoder.width
-    logits = 0.0
-    for place, x in enumerate(said):
-        part = layer_norm(x, alone.norms[2 * place + side])
-        first = place * sum(widths) + side * widths[0]
-        weights = alone.linear.weight[:, first : first + len(part)]
-        logits = logits + torch.stack([(row * part).sum() for row in weights])
+    h = []
+    for part, output, entering, z in zip(
+        (head.image, head.text), pooled, means, prompts, strict=True
+    ):
+        if output is None:
+            features = part.missing
+        else:
+            vectors = [output, entering[0]] if part.boundary else [output]
+            features = standardised_over_samples(torch.cat(vectors), part.encoder)
+        if part.prompts is not None:
+            features = torch.cat([features, standardised_over_samples(mean(z), part.prompts)])
+        h.append(features)
+    logits = linear(torch.cat(h), head.classifier)
+    here = [output is not None for output in pooled]
+    if head.similarity is not None and all(here):
+        own = head.similarity
+        a = linear(h[0], own.down_image), linear(h[1], own.down_text)
+        tau = math.exp(float(own.cosine.log_temperature))
+        logits = logits + own.linear.weight[:, 0] * cosine(*a) / tau
+    if head.unimodal is not None and sum(here) == 1:
+        side, own = here.index(True), head.unimodal
+        layer = (own.linear_image, own.linear_text)[side]
+        scale = (own.standardize_image, own.standardize_text)[side]
+        seen = standardised_over_samples(torch.cat(means[side]), scale)
+        logits = logits + linear(torch.cat([h[side], seen]), layer)
     return logits
+
+
+def standardised_over_samples(x: Tensor, statistics) -> Tensor:
+    return (x - statistics.mean) / torch.sqrt(statistics.variance + 1e-6)
 
 
 def entering_prompts(model, step, z_image, z_text, *, has_image, has_text):
     """``P_v^k`` and ``P_t^k`` as lists of vectors; ``step`` = k - 1."""
     config, prompts = model.config, model.prompts
-    coupled = config.first_prompt == "from_text"
-    e_text = list(prompts.text[step])
     if step == 0:
-        e_image = (
-            [linear(e, prompts.coupling) for e in e_text] if coupled else list(prompts.image[0])
-        )
-        return e_image, e_text
-    e_image = list(prompts.image[step - 1 if coupled else step])
-    if config.interaction == "none":
-        c_image, c_text = z_image, z_text
+        text = list(prompts.first_text)
+        if config.first_prompt == "from_text":
+            return [linear(p, prompts.coupling) for p in text], text
+        return list(prompts.first_image), text
+    consolidated = z_image, z_text
+    if config.hub != "none":
+        hub = model.hubs[0 if config.hub == "parameter_free" else step - 1]
+        consolidated = consolidate(hub, z_image, z_text, has_image=has_image, has_text=has_text)
+    if config.generation == "linear":
+        maps = prompts.map_image, prompts.map_text
+        return [[linear(c, g) for c in each] for each, g in zip(consolidated, maps, strict=True)]
+    offsets = prompts.offsets_image[step - 1], prompts.offsets_text[step - 1]
+    return [
+        [c + e for c, e in zip(each, own, strict=True)]
+        for each, own in zip(consolidated, offsets, strict=True)
+    ]
+
+
+def consolidate(hub, z_image, z_text, *, has_image=True, has_text=True):
+    """Prompt by prompt; the message from a missing modality is zero."""
+    tau = math.exp(float(hub.similarity.log_temperature))
+    free = not hasattr(hub, "up_image")
+    if free:
+        w = None if hub.shared is None else hub.shared.weight  # (d_v, d_t)
+        a_image, a_text = z_image, z_text if w is None else [w @ z for z in z_text]
     else:
-        hub = model.hubs[0 if config.share_hub else step - 1]
-        c_image, c_text = consolidate(
-            hub, z_image, z_text, config.hub_activation, has_image=has_image, has_text=has_text
-        )
-    return (
-        [c + e for c, e in zip(c_image, e_image, strict=True)],
-        [c + e for c, e in zip(c_text, e_text, strict=True)],
-    )
+        a_image = [linear(layer_norm(z, hub.norm_image), hub.down_image) for z in z_image]
+        a_text = [linear(layer_norm(z, hub.norm_text), hub.down_text) for z in z_text]
 
+    def to_image(message: Tensor) -> Tensor:
+        return message if free else linear(gelu(message), hub.up_image)
 
-def consolidate(hub, z_image, z_text, activation="gelu", *, has_image=True, has_text=True):
-    """Prompt by prompt; the message from an absent modality is zero."""
-    tau = math.exp(float(hub.log_temperature))
-    f = gelu if activation == "gelu" else (lambda x: x)
-    a_image = [linear(layer_norm(z, hub.norm_image), hub.down_image) for z in z_image]
-    a_text = [linear(layer_norm(z, hub.norm_text), hub.down_text) for z in z_text]
+    def to_text(message: Tensor) -> Tensor:
+        if not free:
+            return linear(gelu(message), hub.up_text)
+        return message if w is None else w.T @ message
+
     c_image = [
-        z + linear(f(_message(a, a_text, tau)), hub.up_image) if has_text else z
+        z + to_image(_message(a, a_text, tau)) if has_text else z
         for z, a in zip(z_image, a_image, strict=True)
     ]
     c_text = [
-        z + linear(f(_message(a, a_image, tau)), hub.up_text) if has_image else z
+        z + to_text(_message(a, a_image, tau)) if has_image else z
         for z, a in zip(z_text, a_text, strict=True)
     ]
     return c_image, c_text

@@ -1,13 +1,11 @@
 """Read-only prompts written a second time, slowly, in the manner of `slow_epic`.
 
-The stream ``Q = [c; P]`` is taken through each layer position by position: its queries from itself,
-its keys and values from the frozen tokens and itself.
+Prompts are taken through each layer one by one: queries from themselves, keys and values from the
+frozen tokens and themselves.
 """
 
 import torch
 from slow_epic import (
-    agreement_logits,
-    alone_logits,
     attend,
     bert_embedding,
     entering_prompts,
@@ -15,8 +13,7 @@ from slow_epic import (
     head_logits,
     layer_norm,
     linear,
-    prompt_means,
-    summaries,
+    mean,
     vit_embedding,
 )
 from torch import Tensor
@@ -50,44 +47,32 @@ def _sample_logits(model, batch, i: int) -> Tensor:
             model, step, z_image, z_text, has_image=has_image, has_text=has_text
         )
         z_image, z_text = streams[0].acquire(step, p_image), streams[1].acquire(step, p_text)
-    frozen = config.read_only_summary == "frozen"
-    pooled = [stream.pooled(frozen) if stream.here else None for stream in streams]
-    entering = [[s.entering_step(step) for s in streams] for step in range(len(pairs))]
-    prompts = prompt_means(model, z_image, z_text)
-    h = summaries(model, pooled, entering) + prompts
-    logits = head_logits(model, h)
-    if has_image and has_text:
-        return logits + agreement_logits(model, h, z_image, z_text)
-    return logits + alone_logits(model, pooled, entering, prompts, side=0 if has_image else 1)
+    pooled = [stream.pooled() if stream.here else None for stream in streams]
+    means = [[mean(s.entering_step(step)) for step in range(len(pairs))] for s in streams]
+    return head_logits(model, pooled, means, [z_image, z_text])
 
 
 class Stream:
-    """The frozen tokens of one modality entering every layer, and the summary that reads them."""
+    """The frozen tokens of one modality entering every layer."""
 
     def __init__(self, encoder, inputs, layers: list[int]) -> None:
         self.encoder, self.layers, self.here = encoder, layers, inputs is not None
         self.entering = [encoder.embed(inputs) if self.here else []]
         for layer in range(encoder.depth):
             self.entering.append(encoder.layer(layer, self.entering[-1]))
-        at, c = encoder.summary_position, []
-        self.c = [self.entering[layers[0]][at]] if self.here and at is not None else c
 
     def acquire(self, step: int, prompts: list[Tensor]) -> list[Tensor]:
         layer = self.layers[step]
-        stream = self.encoder.read(layer, self.entering[layer], self.c + prompts)
-        self.c, z = stream[: len(self.c)], stream[len(self.c) :]
-        return z
+        return self.encoder.read(layer, self.entering[layer], prompts)
 
     def entering_step(self, step: int) -> list[Tensor]:
-        """What enters an interaction layer, a picture's class token left out."""
+        """What enters an interaction layer, an image's class token left out."""
         return self.entering[self.layers[step]][self.encoder.num_prefix :]
 
-    def pooled(self, frozen: bool) -> Tensor:
+    def pooled(self) -> Tensor:
         at = self.encoder.summary_position
-        if frozen and at is not None:
+        if at is not None:
             return self.encoder.last_norm(self.entering[-1][at])
-        if self.c:
-            return self.encoder.last_norm(self.c[0])
         return self.encoder.mean(self.entering[-1])
 
 

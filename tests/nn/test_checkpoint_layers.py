@@ -5,7 +5,7 @@ import tiny_models
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from epic_pl.nn import EPIC, EPICConfig
+from epic_pl.nn import EPIC, EPICConfig, HeadConfig, Pair
 from epic_pl.nn.encoders import Encoder
 
 
@@ -17,15 +17,17 @@ def _batch():
 
 def _model(encoders=None, **options):
     torch.manual_seed(0)
-    config = {"interaction_layers": 3, "hub_width": 8, "dropout": 0.3, "head_dropout": 0.3}
+    config = {"interaction_layers": 3, "hub_width": 8, "dropout": 0.3}
     encoders = encoders or (tiny_models.image_encoder(5), tiny_models.text_encoder(5))
-    return EPIC(*encoders, 3, EPICConfig(**{**config, **options}))
+    return EPIC(Pair(*encoders), 3, EPICConfig(**{**config, **options}), HeadConfig(dropout=0.3))
 
 
 def _gradients(model, batch, *, checkpoint_layers):
     for encoder in (model.image_encoder, model.text_encoder):
         encoder.checkpoint_layers = checkpoint_layers
     model.zero_grad()
+    for name, buffer in model.head.named_buffers():  # as before the first step
+        buffer.fill_(1.0 if name.endswith("variance") else 0.0)
     torch.manual_seed(1)  # of dropout
     torch.nn.functional.cross_entropy(model(batch), batch["labels"]).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}

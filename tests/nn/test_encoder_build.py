@@ -9,7 +9,7 @@ from tiny_models import bert, clip_text, clip_vision, hf_text, scramble, vit
 from transformers import AutoModel, CLIPConfig, CLIPModel, GPT2Config, GPT2Model
 
 from epic_pl.errors import AssetError, EncoderError
-from epic_pl.nn import EPIC, EPICConfig
+from epic_pl.nn import EPIC, EPICConfig, Pair
 from epic_pl.nn.encoders import (
     CLIPImageEncoder,
     CLIPTextEncoder,
@@ -107,7 +107,9 @@ def test_no_hugging_face_encoder_attends_eagerly(pretrained, clip_dir, tiny_toke
 
 def test_half_precision_folders_work_with_float_prompts(tmp_path, tiny_vit_dir):
     text = build_text_encoder(folder_of(scramble(bert()).half(), tmp_path / "half"))
-    model = EPIC(build_image_encoder(str(tiny_vit_dir)), text, 3, EPICConfig(interaction_layers=2))
+    model = EPIC(
+        Pair(build_image_encoder(str(tiny_vit_dir)), text), 3, EPICConfig(interaction_layers=2)
+    )
     ids = torch.tensor([[3, 4]])
     made = {"pixel_values": torch.randn(1, 3, 32, 32), "input_ids": ids, "attention_mask": ids > 0}
     assert model(made).dtype == torch.float32

@@ -17,8 +17,10 @@ from tiny_models import (
 )
 
 from epic_pl.errors import ConfigError
-from epic_pl.module.parameters import parameter_groups, trainable_share
-from epic_pl.nn import EPIC, EPICConfig
+from epic_pl.module.config import OptimConfig
+from epic_pl.module.optim import build_optimizer
+from epic_pl.module.parameters import trainable_share
+from epic_pl.nn import EPIC, EPICConfig, HeadConfig, Pair
 from epic_pl.nn.encoders import (
     HFTextEncoder,
     TimmViTEncoder,
@@ -49,13 +51,20 @@ def logits(model, made):
         return model(made)
 
 
-# what the hub is worth ------------------------------------------------------------------------
+ALL_PARTS = HeadConfig(boundary=True, similarity=True, unimodal=True, dropout=0.0)
+PAPER = {"hub": "parameter_free", "generation": "linear", "first_prompt": "from_text"}
 
 
-@pytest.mark.parametrize("share_hub", [True, False])
-def test_a_hub_at_its_start_equals_no_interaction(share_hub):
-    with_hub = epic(config(interaction_layers=3, share_hub=share_hub, head_similarity=False))
-    without = epic(config(interaction_layers=3, interaction="none"))
+# interaction ----------------------------------------------------------------------------------
+
+
+def test_hubs_without_messages_equal_no_hub():
+    with_hub, without = (
+        epic(config(interaction_layers=3, hub=hub)) for hub in ("bottleneck", "none")
+    )
+    without.load_state_dict(
+        {k: v for k, v in with_hub.state_dict().items() if not k.startswith("hubs.")}
+    )
     made = batch([4, 2], [1, 0], [1, 1])
     assert not torch.allclose(logits(with_hub, made), logits(without, made))
     for hub in with_hub.hubs:
@@ -64,29 +73,33 @@ def test_a_hub_at_its_start_equals_no_interaction(share_hub):
     torch.testing.assert_close(logits(with_hub, made), logits(without, made), rtol=0, atol=0)
 
 
-def test_without_interaction_text_never_reaches_the_pictures_half():
-    model = epic(config(interaction_layers=3, interaction="none"))
-    captured = []
-    model.interaction_weight = None  # else the head is asked twice
-    model.head.register_forward_pre_hook(
-        lambda _, inputs: captured.append(torch.cat(inputs[0], dim=1))
-    )
+def test_without_a_hub_text_never_reaches_the_image_features():
+    model = epic(config(interaction_layers=3, hub="none"))
+    captured = {"image": [], "text": []}
+    for name, seen in captured.items():
+        getattr(model.head, name).register_forward_hook(
+            lambda *args, seen=seen: seen.append(args[2])
+        )
     first, other = batch([4, 4]), batch([4, 4], seed=1)
     logits(model, first)
     logits(model, {**first, "input_ids": other["input_ids"]})
-    d_v, d_t = model.image_encoder.width, model.text_encoder.width
-    changed = (captured[0] - captured[1]).abs().amax(dim=0) > 1e-9
-    assert not changed[:d_v].any()
-    assert not changed[d_v + d_t : 2 * d_v + d_t].any()
-    assert changed[d_v : d_v + d_t].any()
+    assert torch.equal(*captured["image"])
+    assert not torch.allclose(*captured["text"])
 
 
-def test_hubs_follow_the_steps():
-    assert len(epic(config(interaction_layers=3)).hubs) == 2
-    assert len(epic(config(interaction_layers=3, share_hub=True)).hubs) == 1
-    assert len(epic(config(interaction_layers=1)).hubs) == 0
-    assert len(epic(config(interaction_layers=1, share_hub=True)).hubs) == 0
-    assert len(epic(config(interaction_layers=3, interaction="none")).hubs) == 0
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({"interaction_layers": 3}, 2),
+        ({"interaction_layers": 1}, 0),
+        ({"interaction_layers": 3, "hub": "none"}, 0),
+        ({"interaction_layers": 3, "hub": "parameter_free"}, 1),
+        ({"interaction_layers": 1, "hub": "parameter_free"}, 0),
+    ],
+    ids=str,
+)
+def test_hubs_follow_the_steps(options, count):
+    assert len(epic(config(**options)).hubs) == count
 
 
 # padding, batching, absence -------------------------------------------------------------------
@@ -151,13 +164,13 @@ def test_presence_may_be_left_out_where_all_is_there(keys):
 
 
 def test_modality_dropout_in_training_only():
-    model, made = epic(config(modality_dropout=1.0, dropout=0.0, head_dropout=0.0)), batch([4] * 8)
-    calm = logits(model, made)
-    torch.testing.assert_close(logits(model, made), calm, rtol=0, atol=0)
-    torch.testing.assert_close(
-        calm, logits(epic(config(dropout=0.0, head_dropout=0.0)), made), rtol=0, atol=0
-    )
+    calm = HeadConfig(dropout=0.0)
+    model, made = epic(config(dropout=0.0), head=calm, modality_dropout=1.0), batch([4] * 8)
+    without = epic(config(dropout=0.0), head=calm)
+    torch.testing.assert_close(logits(model, made), logits(without, made), rtol=0, atol=0)
     model.train()
+    for part in model.head.modules():  # whose statistics would move
+        part.training = False
     dropped = logits(model, made)
     for row in range(8):
         candidates = [
@@ -170,26 +183,28 @@ def test_modality_dropout_in_training_only():
 # gradient and freezing ------------------------------------------------------------------------
 
 COMBINATIONS = [
-    dict(zip(("interaction", "share_hub", "first_prompt", "head_inputs"), switches, strict=True))
-    for switches in itertools.product(
-        ["similarity", "none"],
-        [False, True],
+    dict(zip(("hub", "generation", "first_prompt", "prompt_attention"), options, strict=True))
+    for options in itertools.product(
+        ["bottleneck", "parameter_free", "none"],
+        ["offset", "linear"],
         ["independent", "from_text"],
-        ["pooled", "pooled+boundary+prompts", "pooled+layers"],
+        ["joint", "read_only"],
     )
 ]
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3, [[0, 1], [1, 2]]], ids=str)
-@pytest.mark.parametrize("switches", COMBINATIONS, ids=lambda s: "-".join(map(str, s.values())))
-def test_every_trained_parameter_gets_a_gradient_and_no_frozen_one(switches, layers):
-    # under DDP a parameter without gradient stops the run, so absence must make no difference
-    for presence, extra in (
-        (([1, 0], [1, 1]), {"modality_dropout": 0.5}),
-        (([1, 1], [1, 1]), {}),
-        ((None, None), {"learn_temperature": False, "missing_aware_head": True}),
+@pytest.mark.parametrize("layers", [1, 3, [[0, 1], [1, 2]]], ids=str)
+@pytest.mark.parametrize("options", COMBINATIONS, ids=lambda s: "-".join(map(str, s.values())))
+def test_every_trained_parameter_gets_a_gradient_and_no_frozen_one(options, layers):
+    # under DDP a parameter without gradient stops the run, so presence must make no difference
+    for presence, head, dropout in (
+        (([1, 0], [1, 1]), HeadConfig(), 0.5),
+        (([1, 1], [1, 1]), HeadConfig(similarity=True), 0.0),
+        ((None, None), ALL_PARTS, 0.0),
     ):
-        model = epic(config(interaction_layers=layers, **switches, **extra)).train()
+        model = epic(
+            config(interaction_layers=layers, **options), head=head, modality_dropout=dropout
+        ).train()
         model(batch([3, 2], *presence)).sum().backward()
         without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
         assert not without
@@ -199,10 +214,20 @@ def test_every_trained_parameter_gets_a_gradient_and_no_frozen_one(switches, lay
         assert all(p.grad is None for p in encoders)
 
 
+@pytest.mark.parametrize("attention", ["joint", "read_only"])
+def test_nan_of_a_missing_modality_reaches_no_logit_and_no_gradient(attention):
+    model = epic(config(prompt_attention=attention), head=ALL_PARTS)
+    made = batch([4, 3, 2], [1, 0, 1], [1, 1, 0])
+    expected = model(made)
+    made["pixel_values"][1] = torch.nan
+    torch.testing.assert_close(model(made), expected, rtol=0, atol=0)
+    model(made).sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
 @pytest.mark.parametrize("make_text", [text_encoder, clip_text_encoder], ids=["bert", "clip"])
 def test_gradients_are_not_all_zero(make_text):
-    # pooled only: prompts and hub must work through the tokens alone
-    model = epic(config(interaction_layers=3, head_inputs="pooled"), text=make_text()).train()
+    model = epic(config(interaction_layers=3), text=make_text(), head=ALL_PARTS).train()
     made = batch([3, 4, 2], [1, 0, 1], [1, 1, 0])
     torch.nn.functional.cross_entropy(model(made), torch.tensor([0, 1, 2])).backward()
     zero = [
@@ -214,14 +239,14 @@ def test_gradients_are_not_all_zero(make_text):
 def test_frozen_weights_are_bit_identical_after_training_and_the_rest_moves():
     model = epic(config(interaction_layers=3)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1, 0.1, 0.1))
+    optimizer = build_optimizer(model, OptimConfig(lr=0.1, weight_decay=0.1))
     for seed in range(3):
         optimizer.zero_grad()
         model(batch([4, 2, 3], [1, 0, 1], [0, 1, 1], seed=seed)).square().sum().backward()
         optimizer.step()
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    encoders = ("image_tower.encoder", "text_tower.encoder")
     for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name]) is (name not in trained), name
+        assert torch.equal(value, before[name]) is name.startswith(encoders), name
 
 
 def test_train_never_wakes_the_encoders():
@@ -231,12 +256,15 @@ def test_train_never_wakes_the_encoders():
     drowsy = bert(hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5)
     image = TimmViTEncoder(scramble(noisy.train()))
     text = HFTextEncoder(scramble(drowsy.train()))
-    model = epic(config(dropout=0.0, head_dropout=0.0), image, text).train()
+    calm = HeadConfig(dropout=0.0)
+    model = epic(config(dropout=0.0), image, text, head=calm).train()
     assert model.training
     assert model.head.training
     assert not any(m.training for part in (image, text) for m in part.modules())
     made = batch([4, 3])
-    assert torch.equal(model(made), model(made))
+    assert torch.equal(
+        *(model.pool(*model.extract(made, Pair(None, None))).image.output for _ in range(2))
+    )
     assert not any(m.training for m in model.requires_grad_(True).train().image_encoder.modules())
 
 
@@ -298,26 +326,38 @@ def test_memory_for_backward_does_not_grow_with_extraction_layers():
     assert saved[0] == saved[1] > 0
 
 
-# what it costs --------------------------------------------------------------------------------
+# cost -----------------------------------------------------------------------------------------
+
+
+def base_model(text: str, **options) -> EPIC:
+    with torch.device("meta"):
+        image = build_image_encoder("vit_base_patch16_224.augreg_in21k", pretrained=False)
+        encoders = Pair(image, build_text_encoder(text, pretrained=False))
+        return EPIC(encoders, 101, EPICConfig(**options))
+
+
+def count_trained(model) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("text", ["google-bert/bert-base-uncased", "FacebookAI/roberta-base"])
 def test_trained_share_of_base_encoders_is_at_most_one_percent(text):
-    with torch.device("meta"):
-        model = EPIC(
-            build_image_encoder("vit_base_patch16_224.augreg_in21k", pretrained=False),
-            build_text_encoder(text, pretrained=False),
-            num_classes=101,
-            config=EPICConfig(num_prompts=4, interaction_layers=4, hub_width=64),
-        )
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    model = base_model(text)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    assert trained / frozen <= 0.01
-    assert trainable_share(model) == trained / frozen
+    assert count_trained(model) / frozen <= 0.01
+    assert trainable_share(model) == count_trained(model) / frozen
     assert frozen > 190e6
 
 
-# the switches ---------------------------------------------------------------------------------
+def test_the_papers_reading_trains_about_two_million_parameters():
+    model = base_model("google-bert/bert-base-uncased", **PAPER)
+    square = 768 * 768 + 768
+    prompts = 4 * 768 + 3 * square  # first text prompts, one coupling, two generation maps
+    head = 4 * 768 * 101 + 101 + 2 * 768  # linear layer, missing-modality embeddings
+    assert count_trained(model) == prompts + head == 2_086_757
+
+
+# options ---------------------------------------------------------------------------------
 
 
 def test_the_last_k_layers_by_default_and_pairs_as_given():
@@ -336,9 +376,9 @@ def test_the_last_k_layers_by_default_and_pairs_as_given():
         ([[1, 1], [0, 2]], "rise"),
         ([[0, 1], [0, 2]], "rise"),
         ([[0, 1], [1, 1]], "rise"),
-        ([[0, 0], [3, 4]], "not there"),
-        ([[0, 0], [1, 5]], "not there"),
-        ([[-1, 0]], "not there"),
+        ([[0, 0], [3, 4]], "not exist"),
+        ([[0, 0], [1, 5]], "not exist"),
+        ([[-1, 0]], "not exist"),
     ],
     ids=str,
 )
@@ -350,33 +390,19 @@ def test_impossible_layers_are_refused_by_name(layers, words):
 
 
 @pytest.mark.parametrize(
-    "switch",
+    "option",
     [
         {"num_prompts": 0},
         {"hub_width": 0},
-        {"temperature": 0.0},
-        {"temperature": -1.0},
-        {"temperature": 0.005},
-        {"head_inputs": "pooled+boundry"},
+        {"hub": "similarity"},
         {"prompt_attention": "readonly"},
-        {"hub_activation": "relu"},
+        {"generation": "affine"},
+        {"first_prompt": "from_image"},
         {"prompt_init_std": 0.0},
         {"dropout": 1.5},
-        {"modality_dropout": -0.1},
     ],
     ids=str,
 )
-def test_impossible_options_are_refused_by_name(switch):
-    with pytest.raises(ConfigError, match=next(iter(switch))):
-        EPICConfig(**switch)
-
-
-def test_prompts_start_with_less_weight_at_a_head_that_norms_each_part():
-    encoders = image_encoder(), text_encoder()
-    head = EPIC(*encoders, 5, config(head_prompt_scale=0.25)).head
-    starts = [norm.weight.unique().tolist() for norm in head.norms]
-    assert starts == 4 * [[1.0]] + 2 * [[0.25]]
-    joint = EPIC(*encoders, 5, config(head_prompt_scale=0.25, head_norm="joint")).head
-    assert joint.norm.weight.unique().tolist() == [1.0]
-    with pytest.raises(ConfigError, match="head_prompt_scale"):
-        config(head_prompt_scale=0.0)
+def test_impossible_options_are_refused_by_name(option):
+    with pytest.raises(ConfigError, match=next(iter(option))):
+        EPICConfig(**option)

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from epic_pl.errors import ConfigError
-from epic_pl.nn import EPIC, EPICConfig
-from epic_pl.nn.methods.linear_probe import LinearProbe
+from epic_pl.nn import EPICConfig, Pair
+from epic_pl.nn.methods import build_method
 from epic_pl.nn.precision import DTYPES, check_precision
 
 
@@ -16,11 +16,9 @@ def _batch():
 
 def _model(method, attention):
     torch.manual_seed(0)
-    encoders = tiny_models.image_encoder(), tiny_models.text_encoder()
-    if method is LinearProbe:
-        return LinearProbe(*encoders, 3).eval()
+    encoders = Pair(tiny_models.image_encoder(), tiny_models.text_encoder())
     config = EPICConfig(interaction_layers=2, hub_width=8, prompt_attention=attention)
-    return EPIC(*encoders, 3, config).eval()
+    return build_method(method, encoders, 3, config).eval()
 
 
 def _lower(model, precision):
@@ -41,7 +39,7 @@ def _watch(model):
 
 
 @pytest.mark.parametrize(
-    ("method", "attention"), [(EPIC, "joint"), (EPIC, "read_only"), (LinearProbe, None)]
+    ("method", "attention"), [("epic", "joint"), ("epic", "read_only"), ("no_prompts", "joint")]
 )
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_only_what_is_frozen_runs_in_the_lower_precision(method, attention, precision):
@@ -52,7 +50,7 @@ def test_only_what_is_frozen_runs_in_the_lower_precision(method, attention, prec
     seen = _watch(model)
     logits = model(batch)
     assert seen[False] == {DTYPES[precision]}
-    assert seen[True] == ({torch.float32} if method is EPIC else set())
+    assert seen[True] == ({torch.float32} if method == "epic" else set())
     assert logits.dtype == torch.float32
     difference = (logits - full).abs().max()
     assert 0 < difference < 0.1 * full.abs().max()
@@ -63,7 +61,7 @@ def test_only_what_is_frozen_runs_in_the_lower_precision(method, attention, prec
 
 
 def test_the_trained_part_keeps_the_precision_that_surrounds_it():
-    model = _model(EPIC, "joint")
+    model = _model("epic", "joint")
     _lower(model, "fp16")
     seen = _watch(model)
     with torch.autocast("cpu", torch.bfloat16):
@@ -72,7 +70,7 @@ def test_the_trained_part_keeps_the_precision_that_surrounds_it():
 
 
 def test_stored_features_are_those_of_the_lower_precision():
-    model = _model(EPIC, "read_only")
+    model = _model("epic", "read_only")
     inputs = _batch()["pixel_values"]
     exact = model.image_tower.features(inputs, None, "layers")
     _lower(model, "bf16")

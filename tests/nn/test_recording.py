@@ -1,11 +1,11 @@
-"""What prompts look at, against weights that are worked out position by position."""
+"""Recorded attention against weights that are computed position by position."""
 
 import math
 
 import pytest
 import slow_read_only
 import torch
-from slow_epic import entering_prompts, linear
+from slow_epic import entering_prompts
 from tiny_models import (
     batch,
     clip_image_encoder,
@@ -45,7 +45,7 @@ def test_weights_sum_to_one_over_what_may_be_seen(encoders, attention):
     seen_text = whole["attention_mask"].bool() & whole["text_present"][:, None]
     for image, text in zip(found.image, found.text, strict=True):
         for each in (image, text):
-            sums = each.tokens.sum(dim=-1) + each.stream.sum(dim=-1)  # (B, n)
+            sums = each.tokens.sum(dim=-1) + each.prompts.sum(dim=-1)  # (B, n)
             torch.testing.assert_close(sums, torch.ones_like(sums))
         assert image.tokens.shape == (3, 2, 5)
         assert (image.tokens[1] == 0).all()
@@ -90,13 +90,11 @@ def test_read_only_agrees_with_the_slow_reference(encoders):
             )
             for side, attention in enumerate((found.image[step], found.text[step])):
                 stream = streams[side]
-                expected = slow_weights(
-                    stream.encoder, step, stream.entering[step], stream.c + prompts[side]
-                )
-                got = torch.cat([attention.tokens[i], attention.stream[i]], dim=-1)
+                expected = slow_weights(stream.encoder, step, stream.entering[step], prompts[side])
+                got = torch.cat([attention.tokens[i], attention.prompts[i]], dim=-1)
                 # what was never in the slow sequence has no weight: pads, absent copies
                 got = torch.stack([row[row != 0] for row in got])
-                torch.testing.assert_close(got, expected[-2:], rtol=0, atol=1e-9)
+                torch.testing.assert_close(got, expected, rtol=0, atol=1e-9)
                 z[side] = stream.acquire(step, prompts[side])
 
 
@@ -106,12 +104,12 @@ def test_joint_agrees_with_the_layer_on_one_sequence(encoders):
     model, whole = build(encoders, prompt_attention="joint"), batch([5])
     _, found = recorded(model, whole)
     for encoder, prompts, attention, inputs in (
-        (model.image_encoder, model.prompts.image, found.image[0], whole["pixel_values"][0]),
-        (model.text_encoder, model.prompts.text, found.text[0], whole["input_ids"][0]),
+        (model.image_encoder, model.prompts.first_image, found.image[0], whole["pixel_values"][0]),
+        (model.text_encoder, model.prompts.first_text, found.text[0], whole["input_ids"][0]),
     ):
         slow = slow_read_only.slow_encoder(encoder)
-        expected = slow_weights(slow, 0, slow.embed(inputs), list(prompts[0]))
-        got = torch.cat([attention.tokens[0], attention.stream[0]], dim=-1)
+        expected = slow_weights(slow, 0, slow.embed(inputs), list(prompts))
+        got = torch.cat([attention.tokens[0], attention.prompts[0]], dim=-1)
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-9)
 
 
@@ -132,25 +130,21 @@ def slow_weights(slow, layer, tokens, stream):
         return torch.stack(rows)
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_similarities_are_those_of_each_exchange(shared):
-    model = build(ENCODERS["ViT, BERT"], share_hub=shared)
+@pytest.mark.parametrize("hub", ["bottleneck", "parameter_free"])
+def test_similarities_are_those_of_each_exchange(hub):
+    model = build(ENCODERS["ViT, BERT"], hub=hub)
     inputs = []
-    for hub in model.hubs:
-        hub.register_forward_hook(lambda hub, args, _: inputs.append((hub, args)))
+    for each in model.hubs:
+        each.register_forward_hook(lambda hub, args, _: inputs.append((hub, args[0])))
     _, found = recorded(model, batch([5, 3]))
     assert len(found.similarities) == len(inputs) == 2
-    for got, (hub, args) in zip(found.similarities, inputs, strict=True):
-        for v in range(2):
-            for t in range(2):
-                a_v = linear(hub.norm_image(args[0][1, v]), hub.down_image)
-                a_t = linear(hub.norm_text(args[1][1, t]), hub.down_text)
-                cosine = float(a_v @ a_t) / float(a_v.norm()) / float(a_t.norm())
-                expected = cosine / math.exp(float(hub.log_temperature))
-                assert float(got[1, v, t]) == pytest.approx(expected, abs=1e-9)
+    for got, (each, prompts) in zip(found.similarities, inputs, strict=True):
+        a_image, a_text = each.project(prompts)
+        cosine = torch.cosine_similarity(a_image[:, :, None], a_text[:, None], dim=-1)
+        torch.testing.assert_close(got, cosine / each.similarity.log_temperature.exp())
 
 
 def test_without_hubs_there_are_no_similarities():
-    _, found = recorded(build(ENCODERS["ViT, BERT"], interaction="none"), batch([5]))
+    _, found = recorded(build(ENCODERS["ViT, BERT"], hub="none"), batch([5]))
     assert found.similarities == []
     assert len(found.image) == 3

@@ -14,8 +14,9 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from epic_pl.nn import EPIC, EPICConfig
+from epic_pl.nn import EPIC, EPICConfig, HeadConfig, Pair
 from epic_pl.nn.encoders import CLIPImageEncoder, CLIPTextEncoder, HFTextEncoder, TimmViTEncoder
+from epic_pl.nn.heads.standardization import Standardization
 from epic_pl.types import Batch
 
 VOCABULARY = 40
@@ -116,13 +117,35 @@ def clip_text_encoder(pooling="auto") -> CLIPTextEncoder:
     return CLIPTextEncoder(getattr(model, "text_model", model), pooling)
 
 
-def epic(config: EPICConfig, image=None, text=None, num_classes: int = 5) -> EPIC:
-    """EPIC in float64 with random trained parts, up-projections and stand-ins included."""
-    model = EPIC(image or image_encoder(), text or text_encoder(), num_classes, config)
-    for part in (model.prompts, model.hubs, model.head):
-        scramble(part, seed=7)
-    scramble(nn.ParameterList([model.absent_image, model.absent_text]), seed=8)
+def randomise(model: nn.Module, seed: int = 7) -> nn.Module:
+    """All that is not an encoder with random weights and statistics, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, child in model.named_children():
+        if "tower" not in name:
+            scramble(child, seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    for part in model.modules():
+        if isinstance(part, Standardization):
+            part.mean.copy_(torch.randn(part.mean.shape, generator=generator))
+            part.variance.copy_(0.5 + torch.rand(part.mean.shape, generator=generator))
+            part.count.fill_(100)
     return model.double().eval()
+
+
+def epic(
+    config: EPICConfig,
+    image=None,
+    text=None,
+    num_classes: int = 5,
+    head: HeadConfig | None = None,
+    modality_dropout: float = 0.0,
+) -> EPIC:
+    """EPIC in float64 with random trained parts."""
+    encoders = Pair(image or image_encoder(), text or text_encoder())
+    return randomise(EPIC(encoders, num_classes, config, head, modality_dropout))
 
 
 def token_ids(lengths: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -163,7 +163,7 @@ class EPIC(DualEncoder):
         """Logits ``(B, C)`` of a batch; docs/method.md has the equations."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)
-        prompts = self.prompts.first(len(batch["attention_mask"]))
+        prompts = self.prompts.first(batch["attention_mask"].shape[0])
         for step in range(self.num_steps):
             if step:
                 prompts = self.prompts.activate(step, self.consolidate(step, prompts, present))

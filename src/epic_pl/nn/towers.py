@@ -251,6 +251,6 @@ def visible(mask: Tensor | None, present: Tensor | None, num_tokens: int) -> Ten
 
 def _stack(means: Sequence[Tensor], like: Tensor) -> Tensor:
     """``(B, K, d)`` of K means, also for K = 0, of the batch and width of ``like``."""
-    return (
-        torch.stack(list(means), dim=1) if means else like.new_empty(len(like), 0, like.shape[-1])
-    )
+    if not means:
+        return like.new_empty(like.shape[0], 0, like.shape[-1])
+    return torch.stack(list(means), dim=1)

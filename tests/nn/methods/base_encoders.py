@@ -2,6 +2,7 @@
 
 import torch
 
+from epic_pl.nn import Pair
 from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
 from epic_pl.nn.methods import build_method
 
@@ -12,7 +13,7 @@ def base_method(name: str, **options):
         image = build_image_encoder("vit_base_patch16_224.augreg_in21k", pretrained=False)
         text = build_text_encoder("google-bert/bert-base-uncased", pretrained=False)
         image._fingerprint = text._fingerprint = "no numbers to hash"
-        return build_method(name, image, text, 101, {}, options)
+        return build_method(name, Pair(image, text), 101, options=options)
 
 
 def count_trained(name: str, **options) -> int:

@@ -4,12 +4,23 @@ They follow the papers, read the weights of ``model``, and call none of its meth
 """
 
 import torch
-from slow_epic import bert_embedding, bert_layer, gelu, layer_norm, linear, vit_embedding, vit_layer
+from slow_epic import (
+    bert_embedding,
+    bert_layer,
+    gelu,
+    head_logits,
+    layer_norm,
+    linear,
+    mean,
+    standardised_over_samples,
+    vit_embedding,
+    vit_layer,
+)
 
 
 @torch.no_grad()
 def logits(one_sample, model, batch, *options):
-    """``one_sample`` on each row; an absent modality is None, a pad is never in the sequence."""
+    """``one_sample`` on each row; a missing modality is None, a pad is never in the sequence."""
     rows = []
     for i, ids in enumerate(batch["input_ids"]):
         real = [int(x) for x, seen in zip(ids, batch["attention_mask"][i], strict=True) if seen]
@@ -27,39 +38,43 @@ def _depths(model):
     return len(model.image_encoder.model.blocks), len(model.text_encoder.model.encoder.layer)
 
 
-def _pooled(model, image, text):
-    return [
-        model.absent_image
-        if image is None
-        else layer_norm(image[0], model.image_encoder.model.norm),
-        model.absent_text if text is None else text[0],
-    ]
+def _head(model, image, text, entering=None):
+    """The head on the last layer's tokens; ``entering`` are those that enter the boundary."""
+    vit = model.image_encoder.model
+    pooled = [layer_norm(image[0], vit.norm) if image else None, text[0] if text else None]
+    boundary = entering or [[], []]
+    return head_logits(model, pooled, [[mean(tokens)] for tokens in boundary], [[], []])
 
 
-def _normed(head, parts):
-    if head.norms is not None:
-        return torch.cat([layer_norm(x, norm) for x, norm in zip(parts, head.norms, strict=True)])
-    return layer_norm(torch.cat(parts), head.norm)
-
-
-def _encoded(model, image, text):
+def _encoded(model, image, text, boundary):
+    vit, bert = model.image_encoder.model, model.text_encoder.model
+    entering = [[], []]
     for index in range(_depths(model)[0]):
-        image = None if image is None else vit_layer(model.image_encoder.model, index, image)
+        if index == boundary and image:
+            entering[0] = image[1:]
+        image = vit_layer(vit, index, image) if image else image
     for index in range(_depths(model)[1]):
-        text = None if text is None else bert_layer(model.text_encoder.model, index, text)
-    return image, text
+        if index == boundary and text:
+            entering[1] = text
+        text = bert_layer(bert, index, text) if text else text
+    return image, text, entering
 
 
-def linear_on_pooled(model, image, text):
-    """The probe, and fine-tuning, whose weights are elsewhere but whose function is the same."""
-    image, text = _encoded(model, image, text)
-    return linear(_normed(model.head, _pooled(model, image, text)), model.head.linear)
+def linear_on_pooled(model, image, text, boundary=1):
+    """No prompts, and fine-tuning, whose weights differ but whose function is the same."""
+    return _head(model, *_encoded(model, image, text, boundary))
 
 
 def mlp_on_pooled(model, image, text):
-    image, text = _encoded(model, image, text)
-    first, _, _, last = model.head
-    return linear(gelu(linear(_normed(first, _pooled(model, image, text)), first.linear)), last)
+    image, text, _ = _encoded(model, image, text, 1)
+    vit = model.image_encoder.model
+    outputs = layer_norm(image[0], vit.norm) if image else None, text[0] if text else None
+    h = [
+        part.missing if x is None else standardised_over_samples(x, part.encoder)
+        for part, x in zip((model.head.image, model.head.text), outputs, strict=True)
+    ]
+    first, _, _, last = model.head.classifier
+    return linear(gelu(linear(torch.cat(h), first)), last)
 
 
 def pmf(model, image, text, fusion_layers):
@@ -87,12 +102,7 @@ def pmf(model, image, text, fusion_layers):
             to_v = [torch.zeros(width_v, dtype=x.dtype) for x in to_v]
         image = vit_layer(vit, at_v, image + list(own_v.fusion_context[step]) + to_v)[: len(image)]
         text = bert_layer(bert, at_t, text + list(own_t.fusion_context[step]) + to_t)[: len(text)]
-    heads = []
-    if has_image:
-        heads.append(linear(layer_norm(image[0], vit.norm), model.head[0]))
-    if has_text:
-        heads.append(linear(text[0], model.head[1]))
-    return sum(heads) / len(heads)
+    return _head(model, image, text)
 
 
 def _mapped(x, layers):
@@ -112,7 +122,7 @@ def maple(model, image, text):
         image = _deep(lambda i, x: vit_layer(vit, i, x), _depths(model)[0], image, image_prompts)
     if text is not None:
         text = _deep(lambda i, x: bert_layer(bert, i, x), _depths(model)[1], text, text_prompts)
-    return linear(_normed(model.head, _pooled(model, image, text)), model.head.linear)
+    return _head(model, image, text)
 
 
 def _deep(layer, depth, tokens, prompts):

@@ -1,4 +1,4 @@
-"""What every method of the registry must do: a new line there is tested here as it stands."""
+"""What every method of the registry must do: a new line there is tested here as it is."""
 
 import pytest
 import torch
@@ -7,40 +7,40 @@ from tiny_models import (
     clip_image_encoder,
     clip_text_encoder,
     image_encoder,
+    randomise,
     sample,
-    scramble,
     text_encoder,
 )
 
 from epic_pl.errors import CheckpointError, ConfigError
 from epic_pl.module.checkpoint import adapter_state, complete_state, frozen_keys
-from epic_pl.module.parameters import count_parameters, parameter_groups
+from epic_pl.module.config import OptimConfig
+from epic_pl.module.optim import build_optimizer, parameter_groups
+from epic_pl.module.parameters import count_parameters
+from epic_pl.nn import EPICConfig, HeadConfig, Pair
 from epic_pl.nn.methods import METHODS, build_method
 
-SIZES = {"num_prompts": 2, "interaction_layers": 2, "hub_width": 4}
 # what a method draws once and does not train, outside of the encoders
 LEFT_AS_DRAWN = {"pmf": {"image_prompts.fusion_context", "text_prompts.fusion_context"}}
-# of the head, what is given what the encoders say
-READS = {
-    "late_fusion_mlp": {"head.0.linear.weight"},
-    "pmf": {"head.0.weight", "head.1.weight"},
-}
+HEADS = {"plain": HeadConfig(), "all parts": HeadConfig(True, True, True)}
 PRESENCE = {
-    "all here": (None, None),
+    "all present": (None, None),
     "mixed": ([1, 0, 1], [1, 1, 0]),
-    "no picture": ([0, 0, 0], [1, 1, 1]),
+    "no image": ([0, 0, 0], [1, 1, 1]),
     "no text": ([1, 1, 1], [0, 0, 0]),
 }
 methods = pytest.mark.parametrize("name", METHODS)
+heads = pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
 presences = pytest.mark.parametrize("presence", PRESENCE.values(), ids=PRESENCE.keys())
 
 
-def make(name, image=None, text=None, *, seed=0, **shared):
-    """A method in float64 with lively weights everywhere, so that nothing hides behind a zero."""
-    torch.manual_seed(seed)
-    image, text = image or image_encoder(), text or text_encoder()
-    model = build_method(name, image, text, 5, {**SIZES, **shared})
-    return scramble(model.double(), seed=7 + seed).eval()
+def make(name, image=None, text=None, *, head=None, modality_dropout=0.0, **epic):
+    """A method in float64 with random weights everywhere, so that nothing hides behind a zero."""
+    torch.manual_seed(0)
+    encoders = Pair(image or image_encoder(), text or text_encoder())
+    config = EPICConfig(**{"num_prompts": 2, "interaction_layers": 2, "hub_width": 4, **epic})
+    model = build_method(name, encoders, 5, config, head, modality_dropout)
+    return randomise(model)
 
 
 def logits(model, made):
@@ -61,22 +61,12 @@ def inside(names):
 
 
 @methods
-def test_what_reads_the_encoders_decays_as_head_weight_decay_says(name):
-    model = make(name)
-    names = {id(p): key for key, p in model.named_parameters()}
-    groups = parameter_groups(model, 1e-3, 1e-4, 0.1, head_weight_decay=0.5)
-    decays = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
-    assert {key for key, decay in decays.items() if decay == 0.5} == READS.get(
-        name, {"head.linear.weight"}
-    )
-
-
-@methods
 @presences
+@heads
 @pytest.mark.parametrize("modality_dropout", [0.0, 0.5])
-def test_what_is_trained_gets_a_gradient_and_nothing_else(name, presence, modality_dropout):
-    # under DDP a parameter without gradient stops the run, so absence must make no difference
-    model = make(name, modality_dropout=modality_dropout).train()
+def test_what_is_trained_gets_a_gradient_and_nothing_else(name, presence, head, modality_dropout):
+    # under DDP a parameter without gradient stops the run, so presence must make no difference
+    model = make(name, head=head, modality_dropout=modality_dropout).train()
     model(batch([3, 2, 4], *presence)).sum().backward()
     got = {key for key, p in model.named_parameters() if p.grad is not None}
     assert got == trained(model)
@@ -87,8 +77,9 @@ def test_what_is_trained_gets_a_gradient_and_nothing_else(name, presence, modali
 
 
 @methods
-def test_no_gradient_is_all_zero(name):
-    model = make(name).train()
+@heads
+def test_no_gradient_is_all_zero(name, head):
+    model = make(name, head=head).train()
     made = batch([3, 4, 2], [1, 0, 1], [1, 1, 0])
     torch.nn.functional.cross_entropy(model(made), torch.tensor([0, 1, 2])).backward()
     zero = [n for n, p in model.named_parameters() if p.requires_grad and not p.grad.any()]
@@ -99,17 +90,19 @@ def test_no_gradient_is_all_zero(name):
 def test_the_frozen_stays_bit_identical_and_all_that_is_trained_moves(name):
     model = make(name).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1, 0.1, 0.1))
+    optimizer = build_optimizer(model, OptimConfig(lr=0.1, weight_decay=0.1))
     for seed in range(2):
         optimizer.zero_grad()
         model(batch([4, 2, 3], [1, 0, 1], [0, 1, 1], seed=seed)).square().sum().backward()
         optimizer.step()
+    statistics = {key for key, _ in model.head.named_buffers(prefix="head")}
     for key, value in model.state_dict().items():
-        assert torch.equal(value, before[key]) is (key not in trained(model)), key
+        moves = key in trained(model) | statistics
+        assert torch.equal(value, before[key]) is not moves, key
 
 
 @methods
-def test_encoders_wake_only_where_they_learn(name):
+def test_encoders_are_in_training_mode_only_where_they_are_trained(name):
     model = make(name).train()
     assert model.head.training
     for encoder in (model.image_encoder, model.text_encoder):
@@ -120,7 +113,7 @@ def test_encoders_wake_only_where_they_learn(name):
 @methods
 def test_every_trained_tensor_has_its_rate(name):
     model = make(name)
-    groups = parameter_groups(model, 1.0, 2.0, 0.1)
+    groups = parameter_groups(model, OptimConfig(lr=1.0, prompt_lr=2.0, weight_decay=0.1))
     names = {id(p): key for key, p in model.named_parameters()}
     rates = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
     assert set(rates) == trained(model)
@@ -137,10 +130,11 @@ def test_every_trained_tensor_has_its_rate(name):
 
 
 @methods
+@heads
 @pytest.mark.parametrize("clip", [False, True], ids=["vit-bert", "clip"])
-def test_a_batch_gives_what_its_samples_give_and_pads_say_nothing(name, clip):
+def test_a_batch_gives_what_its_samples_give_and_padding_never_matters(name, head, clip):
     encoders = (clip_image_encoder(), clip_text_encoder()) if clip else (None, None)
-    model = make(name, *encoders)
+    model = make(name, *encoders, head=head)
     made = batch([6, 3, 5, 1], [1, 1, 0, 1], [1, 1, 1, 0])
     together = logits(model, made)
     alone = torch.cat([logits(model, sample(made, i)) for i in range(4)])
@@ -153,8 +147,9 @@ def test_a_batch_gives_what_its_samples_give_and_pads_say_nothing(name, clip):
 
 
 @methods
-def test_an_absent_modalitys_content_never_matters_and_a_present_ones_does(name):
-    model = make(name)
+@heads
+def test_content_matters_where_the_modality_is_present_alone(name, head):
+    model = make(name, head=head)
     made = batch([5, 3, 4], [0, 1, 1], [1, 0, 1])
     expected, other = logits(model, made), batch([5, 5, 4], seed=9)
     pixels, ids = made["pixel_values"].clone(), made["input_ids"].clone()
@@ -167,14 +162,14 @@ def test_an_absent_modalitys_content_never_matters_and_a_present_ones_does(name)
     )
     pixels[1] = other["pixel_values"][1]
     assert not torch.allclose(logits(model, {**made, "pixel_values": pixels})[1], expected[1])
-    # and an absent picture is not a black one
+    # and a missing image is not a black one
     black = {**made, "pixel_values": made["pixel_values"] * 0}
     del black["image_present"], black["text_present"]
     assert not torch.allclose(logits(model, black)[0], expected[0])
 
 
 @methods
-def test_presence_may_be_left_out_where_all_is_there(name):
+def test_presence_may_be_left_out_where_all_are_present(name):
     model = make(name)
     expected = logits(model, batch([4, 2]))
     torch.testing.assert_close(
@@ -185,10 +180,8 @@ def test_presence_may_be_left_out_where_all_is_there(name):
 
 @methods
 def test_modality_dropout_in_training_only(name):
-    model, made = make(name, modality_dropout=1.0, dropout=0.0), batch([4] * 8)
-    torch.testing.assert_close(
-        logits(model, made), logits(make(name, dropout=0.0), made), rtol=0, atol=0
-    )
+    model, made = make(name, modality_dropout=1.0), batch([4] * 8)
+    torch.testing.assert_close(logits(model, made), logits(make(name), made), rtol=0, atol=0)
     for part in model.modules():  # of what is random in training, keep this alone
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0
@@ -196,6 +189,8 @@ def test_modality_dropout_in_training_only(name):
         logits(model, batch([4] * 8, [keep] * 8, [1 - keep] * 8)) for keep in (1, 0)
     )
     model.train()
+    for part in model.head.modules():  # whose statistics would move
+        part.training = False
     dropped, lost = logits(model, made), set()
     for row in range(8):
         as_if = [
@@ -204,7 +199,7 @@ def test_modality_dropout_in_training_only(name):
         ]
         assert any(as_if)
         lost.add(tuple(as_if))
-    assert len(lost) == 2  # some lost the picture, some the text
+    assert len(lost) == 2  # some lost the image, some the text
 
 
 # checkpoints and caches -----------------------------------------------------------------------
@@ -220,8 +215,8 @@ def test_a_checkpoint_holds_what_is_trained_and_restores_it_strictly(name):
     adapter = {
         key: value.clone() for key, value in adapter_state(model, model.state_dict()).items()
     }
-    weight = set() if model.interaction_weight is None else {"interaction_weight"}
-    assert set(adapter) == trained(model) | LEFT_AS_DRAWN.get(name, set()) | weight
+    statistics = {key for key, _ in model.head.named_buffers(prefix="head")}
+    assert set(adapter) == trained(model) | LEFT_AS_DRAWN.get(name, set()) | statistics
     assert frozen_keys(model) == set(model.state_dict()) - set(adapter)
     assert not torch.allclose(logits(fresh, made), logits(model, made))
     fresh.load_state_dict(complete_state(fresh, adapter), strict=True)
@@ -245,9 +240,10 @@ LEVELS = [
 
 
 @presences
+@heads
 @pytest.mark.parametrize(("name", "attention", "level"), LEVELS)
-def test_features_of_every_level_give_the_same_logits(name, attention, level, presence):
-    model = make(name, prompt_attention=attention)
+def test_features_of_every_level_give_the_same_logits(name, attention, level, head, presence):
+    model = make(name, head=head, prompt_attention=attention)
     made = batch([4, 2, 3], *presence)
     cached = {k: value for k, value in made.items() if k not in ("pixel_values", "input_ids")}
     with torch.no_grad():
@@ -258,7 +254,7 @@ def test_features_of_every_level_give_the_same_logits(name, attention, level, pr
 
 
 @methods
-def test_a_level_that_is_not_there_is_refused(name):
+def test_a_level_that_stores_too_little_is_refused(name):
     model, made = make(name), batch([4, 2])
     for level in {"boundary", "layers"} - set(model.cache_levels):
         with pytest.raises(ConfigError) as error:
@@ -271,34 +267,43 @@ def test_a_level_that_is_not_there_is_refused(name):
         )
 
 
+def test_pooled_methods_are_served_by_what_epic_stores():
+    """One store of a comparison holds the features of all methods."""
+    epic = make("epic", prompt_attention="read_only", head=HEADS["all parts"])
+    probe = make("no_prompts", head=HeadConfig(boundary=True))
+    made = batch([4, 2, 3])
+    mask = made["attention_mask"].bool()
+    stored = {k: v for k, v in made.items() if k not in ("pixel_values", "input_ids")}
+    with torch.no_grad():
+        stored["image_features"] = epic.image_tower.features(made["pixel_values"], None, "layers")
+        stored["text_features"] = epic.text_tower.features(made["input_ids"], mask, "layers")
+    torch.testing.assert_close(logits(probe, stored), logits(probe, made), rtol=0, atol=1e-9)
+
+
 # the registry ---------------------------------------------------------------------------------
+
+
+def encoders() -> Pair:
+    return Pair(image_encoder(), text_encoder())
 
 
 def test_an_unknown_method_is_refused_naming_the_choices():
     with pytest.raises(ConfigError, match="no method 'lineer_probe'") as error:
-        build_method("lineer_probe", image_encoder(), text_encoder(), 5, {})
+        build_method("lineer_probe", encoders(), 5)
     assert all(name in str(error.value) for name in METHODS)
 
 
 @methods
 def test_an_unknown_option_is_refused_naming_the_choices(name):
     with pytest.raises(ConfigError, match=f"'{name}' has no option num_prompt;") as error:
-        build_method(name, image_encoder(), text_encoder(), 5, {}, {"num_prompt": 2})
+        build_method(name, encoders(), 5, options={"num_prompt": 2})
     assert all(option in str(error.value) for option in METHODS[name].options)
 
 
-@methods
-def test_shared_switches_that_a_method_lacks_are_left_out_and_own_ones_win(name):
-    shared = {**SIZES, "modality_dropout": 0.5, "nobody_knows": 1}
-    model = build_method(
-        name, image_encoder(), text_encoder(), 5, shared, {"modality_dropout": 0.25}
-    )
-    assert model.modality_dropout == 0.25
-
-
-@methods
-def test_options_that_are_no_probabilities_are_refused_by_name(name):
-    for option in METHODS[name].options:
-        if option.endswith("dropout"):
-            with pytest.raises(ConfigError, match=option):
-                METHODS[name].config(**{option: 1.5})
+def test_what_makes_a_method_cannot_be_changed():
+    with pytest.raises(ConfigError, match="has no option hub"):
+        build_method("no_interaction", encoders(), 5, options={"hub": "bottleneck"})
+    config = EPICConfig(interaction_layers=2)
+    assert not build_method("no_interaction", encoders(), 5, config).hubs
+    probe = build_method("linear_probe", encoders(), 5, head=HEADS["all parts"])
+    assert probe.head.unimodal is probe.head.similarity is None

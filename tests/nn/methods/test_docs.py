@@ -13,6 +13,7 @@ from tiny_models import batch, image_encoder, text_encoder
 import tiny_runs
 from epic_pl.cli import run
 from epic_pl.module.parameters import trainable_share
+from epic_pl.nn import Pair
 from epic_pl.nn.methods import METHODS, Method, build_method
 
 PAGE = (Path(__file__).parents[3] / "docs" / "methods.md").read_text(encoding="utf-8")
@@ -35,7 +36,7 @@ def test_the_table_counts_what_is_trained(name):
         assert tuple(levels) == model.cache_levels
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if n not in ("epic", "prompts_only")])
+@pytest.mark.parametrize("name", [n for n in METHODS if n not in ("epic", "no_interaction")])
 def test_the_table_lists_every_option(name):
     _, shared, own = rows("| Method |")[name]
     said = set(re.findall(r"`(\w+)`", shared + own)) | {"modality_dropout"}
@@ -52,7 +53,9 @@ def gated(monkeypatch):
 
 
 def test_the_example_of_a_new_method_works(gated):
-    model = build_method("gated", image_encoder(), text_encoder(), 5, {}, {"width": 6}).double()
+    model = build_method(
+        "gated", Pair(image_encoder(), text_encoder()), 5, options={"width": 6}
+    ).double()
     logits = model(batch([3, 2], [1, 0], [1, 1]))
     assert logits.shape == (2, 5)
     logits.sum().backward()

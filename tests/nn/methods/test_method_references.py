@@ -3,52 +3,54 @@
 import pytest
 import slow_methods
 import torch
-from tiny_models import batch, image_encoder, scramble, text_encoder
+from tiny_models import batch, image_encoder, randomise, text_encoder
 
+from epic_pl.nn import EPICConfig, HeadConfig, Pair
 from epic_pl.nn.methods import build_method
 
+ALL_PARTS = HeadConfig(boundary=True, similarity=True, unimodal=True)
 PRESENCE = {
-    "all here": (None, None),
+    "all present": (None, None),
     "mixed": ([1, 0, 1], [0, 1, 1]),
-    "no picture": ([0, 0, 0], [1, 1, 1]),
+    "no image": ([0, 0, 0], [1, 1, 1]),
     "no text": ([1, 1, 1], [0, 0, 0]),
 }
 CASES = {
-    "linear_probe": ("linear_probe", {}, slow_methods.linear_on_pooled),
-    "full": ("full", {}, slow_methods.linear_on_pooled),
-    "mlp": ("late_fusion_mlp", {"hidden": 7}, slow_methods.mlp_on_pooled),
-    "mlp, one norm": ("late_fusion_mlp", {"head_norm": "joint"}, slow_methods.mlp_on_pooled),
-    "pmf": ("pmf", {}, slow_methods.pmf, 2),
-    "pmf, one layer": ("pmf", {"fusion_layers": 1}, slow_methods.pmf, 1),
+    "linear_probe": ("linear_probe", {}, None, slow_methods.linear_on_pooled),
+    "no_prompts": ("no_prompts", {}, ALL_PARTS, slow_methods.linear_on_pooled),
+    "full": ("full", {}, ALL_PARTS, slow_methods.linear_on_pooled),
+    "mlp": ("late_fusion_mlp", {"hidden": 7}, None, slow_methods.mlp_on_pooled),
+    "pmf": ("pmf", {}, None, slow_methods.pmf, 2),
     "pmf, all layers": (
         "pmf",
         {"fusion_layers": 3, "query_prompts": 1, "query_context_prompts": 2},
+        None,
         slow_methods.pmf,
         3,
     ),
     "pmf, no context": (
         "pmf",
         {"query_context_prompts": 0, "fusion_context_prompts": 0},
+        None,
         slow_methods.pmf,
         2,
     ),
-    "maple": ("maple", {"prompt_depth": 2}, slow_methods.maple),
-    "maple, first layer": ("maple", {"prompt_depth": 1, "num_prompts": 3}, slow_methods.maple),
-    "maple, all layers": ("maple", {"head_norm": "joint"}, slow_methods.maple),
+    "maple": ("maple", {"prompt_depth": 2, "num_prompts": 2}, None, slow_methods.maple),
+    "maple, first layer": ("maple", {"prompt_depth": 1}, None, slow_methods.maple),
 }
 
 
-def make(name, options, image_layers=3, text_layers=3):
-    encoders = image_encoder(image_layers), text_encoder(text_layers)
-    model = build_method(name, *encoders, 5, {"num_prompts": 2}, options)
-    return scramble(model.double(), seed=7).eval()
+def make(case, image_layers=3, text_layers=3):
+    name, options, head, *reference = CASES[case]
+    encoders = Pair(image_encoder(image_layers), text_encoder(text_layers))
+    epic = EPICConfig(interaction_layers=2)
+    return randomise(build_method(name, encoders, 5, epic, head, options=options)), reference
 
 
 @pytest.mark.parametrize("presence", PRESENCE.values(), ids=PRESENCE.keys())
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("case", CASES)
 def test_agrees(case, presence):
-    name, options, reference, *rest = case
-    model, made = make(name, options), batch([5, 1, 3], *presence)
+    (model, (reference, *rest)), made = make(case), batch([5, 1, 3], *presence)
     with torch.no_grad():
         got = model(made)
     expected = slow_methods.logits(reference, model, made, *rest)
@@ -58,8 +60,7 @@ def test_agrees(case, presence):
 @pytest.mark.parametrize("depths", [(2, 4), (4, 2)])
 @pytest.mark.parametrize("case", ["pmf", "maple"])
 def test_agrees_with_encoders_of_different_depth(case, depths):
-    name, options, reference, *rest = CASES[case]
-    model, made = make(name, options, *depths), batch([4, 2], [1, 0], [1, 1])
+    (model, (reference, *rest)), made = make(case, *depths), batch([4, 2], [1, 0], [1, 1])
     with torch.no_grad():
         got = model(made)
     expected = slow_methods.logits(reference, model, made, *rest)
@@ -69,7 +70,7 @@ def test_agrees_with_encoders_of_different_depth(case, depths):
 @pytest.mark.parametrize(
     ("case", "part"),
     [
-        ("mlp", "head.3.weight"),
+        ("mlp", "head.classifier.3.weight"),
         ("pmf", "image_prompts.maps.0.0.weight"),
         ("pmf", "text_prompts.query_context"),
         ("pmf", "text_prompts.fusion_context"),
@@ -78,8 +79,7 @@ def test_agrees_with_encoders_of_different_depth(case, depths):
 )
 def test_the_reference_notices_a_changed_weight(case, part):
     # a reference that agreed with any weights would prove nothing
-    name, options, reference, *rest = CASES[case]
-    model, made = make(name, options), batch([4, 2])
+    (model, (reference, *rest)), made = make(case), batch([4, 2])
     before = slow_methods.logits(reference, model, made, *rest)
     model.get_parameter(part).data *= 1.01
     after = slow_methods.logits(reference, model, made, *rest)

@@ -1,0 +1,140 @@
+import pytest
+import torch
+from tiny_models import randomise, scramble
+from torch import nn
+
+from epic_pl.errors import ConfigError
+from epic_pl.nn import ClassificationHead, HeadConfig, Pair
+from epic_pl.nn.heads import Pooled
+from epic_pl.nn.heads.similarity import SimilarityHead
+from epic_pl.nn.heads.standardization import Standardization
+from epic_pl.nn.heads.unimodal import UnimodalHead
+
+WIDTHS = Pair(6, 4)
+NONE = Pair(None, None)
+
+
+def pooled(samples=4, means=2) -> Pair:
+    return Pair(*(Pooled(torch.randn(samples, w), torch.randn(samples, means, w)) for w in WIDTHS))
+
+
+def masks(image, text) -> Pair:
+    return Pair(torch.tensor(image, dtype=torch.bool), torch.tensor(text, dtype=torch.bool))
+
+
+# standardisation ------------------------------------------------------------------------------
+
+
+def test_statistics_are_those_of_all_samples_so_far():
+    layer, seen = Standardization(3), []
+    for size in (5, 1, 7, 9):
+        seen.append(torch.randn(size, 3) * 4 + 2)
+        layer(seen[-1])
+    rows = torch.cat(seen)
+    # a share of a batch never falls below 0.05, which 22 samples do not reach
+    torch.testing.assert_close(layer.mean, rows.mean(dim=0))
+    torch.testing.assert_close(layer.variance, rows.var(dim=0, unbiased=False))
+    reference = nn.BatchNorm1d(3, affine=False, eps=1e-6).eval()
+    reference.running_mean, reference.running_var = layer.mean, layer.variance
+    torch.testing.assert_close(layer.eval()(rows), reference(rows))
+
+
+def test_missing_rows_do_not_count_whatever_they_hold():
+    layer, reference = Standardization(3), Standardization(3)
+    rows = torch.randn(6, 3)
+    reference(rows[[0, 2, 5]])
+    rows[[1, 3, 4]] = torch.nan
+    layer(rows, torch.tensor([1, 0, 1, 0, 0, 1], dtype=torch.bool))
+    torch.testing.assert_close(layer.state_dict(), reference.state_dict())
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    layer(rows, torch.zeros(6, dtype=torch.bool))
+    torch.testing.assert_close(dict(layer.state_dict()), before)
+
+
+def test_drifting_features_are_followed():
+    layer = Standardization(1)
+    for _ in range(200):
+        layer(torch.randn(8, 1))
+    for _ in range(200):
+        layer(torch.randn(8, 1) + 30)
+    assert layer.mean.item() == pytest.approx(30, abs=1)
+    assert layer.variance.item() == pytest.approx(1, abs=0.8)
+
+
+def test_evaluation_changes_nothing_and_an_untrained_layer_is_the_identity():
+    layer, rows = Standardization(3).eval(), torch.randn(4, 3)
+    torch.testing.assert_close(layer(rows), rows, rtol=1e-5, atol=1e-5)
+    assert layer.count == 0
+    layer.train()(rows[:1])  # one sample has no variance
+    assert layer(rows[:1]).isfinite().all()
+    assert layer.bfloat16()(rows.bfloat16()).dtype == torch.bfloat16
+
+
+# terms ----------------------------------------------------------------------------------------
+
+
+def test_similarity_is_a_weighted_cosine_of_bimodal_samples():
+    head, features = SimilarityHead(WIDTHS, 3), Pair(torch.randn(4, 6), torch.randn(4, 4))
+    logits = head(features, masks([1, 0, 1, 1], [1, 1, 1, 0]))
+    a, b = head.down_image(features.image), head.down_text(features.text)
+    expected = torch.cosine_similarity(a, b)[:, None] / 0.1 * head.linear.weight[:, 0]
+    torch.testing.assert_close(logits[[0, 2]], expected[[0, 2]])
+    assert not logits[[1, 3]].any()
+
+
+def test_unimodal_logits_are_of_the_present_modality_alone_and_start_at_zero():
+    head = UnimodalHead(WIDTHS, Pair(12, 8), 3, dropout=0.0).eval()
+    features, means = (Pair(torch.randn(4, a), torch.randn(4, b)) for a, b in ((6, 4), (12, 8)))
+    present = masks([1, 1, 0, 0], [1, 0, 1, 0])
+    assert not head(features, means, present).any()
+    scramble(head)
+    logits = head(features, means, present)
+    assert not logits[[0, 3]].any()
+    for row, image in ((1, True), (2, False)):
+        side = 0 if image else 1
+        seen = torch.cat([features[side][row], means[side][row]])
+        layer = head.linear_image if image else head.linear_text
+        torch.testing.assert_close(logits[row], layer(seen), rtol=1e-4, atol=1e-5)
+    assert not head(features, means, NONE).any()
+
+
+# the whole head -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("boundary", [False, True])
+@pytest.mark.parametrize("prompts", [False, True])
+def test_the_plain_head_is_linear_on_standardised_features(boundary, prompts):
+    config = HeadConfig(boundary=boundary)
+    head = randomise(ClassificationHead(WIDTHS, 3, config, prompts=prompts, num_means=2)).float()
+    given, z = pooled(), Pair(torch.randn(4, 5, 6), torch.randn(4, 5, 4)) if prompts else None
+    parts = []
+    for side, name in enumerate(("image", "text")):
+        part = getattr(head, name)
+        vectors = [given[side].output] + [given[side].layer_means[:, 0]] * boundary
+        parts.append(part.encoder(torch.cat(vectors, dim=1)))
+        if prompts:
+            parts.append(part.prompts(z[side].mean(dim=1)))
+    torch.testing.assert_close(head(given, z, NONE), head.classifier(torch.cat(parts, dim=1)))
+
+
+def test_a_missing_modality_is_its_embedding():
+    head = randomise(ClassificationHead(WIDTHS, 3, HeadConfig())).float()
+    given, present = pooled(), masks([1, 0, 1, 1], [1, 1, 1, 0])
+    given.image.output[1] = torch.nan
+    expected = head.classifier(
+        torch.cat([head.image.missing, head.text.encoder(given.text.output)[1]])
+    )
+    torch.testing.assert_close(head(given, None, present)[1], expected)
+    head(given, None, present).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
+
+
+def test_dropout_is_on_in_training_only_and_is_a_probability():
+    head, given = ClassificationHead(WIDTHS, 3, HeadConfig(dropout=0.5)), pooled()
+    for _ in range(50):  # until the statistics have settled
+        head(given, None, NONE)
+    assert not torch.equal(head(given, None, NONE), head(given, None, NONE))
+    head.eval()
+    assert torch.equal(head(given, None, NONE), head(given, None, NONE))
+    with pytest.raises(ConfigError, match="dropout"):
+        HeadConfig(dropout=1.5)

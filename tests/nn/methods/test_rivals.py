@@ -1,0 +1,247 @@
+"""What is particular to a method: full fine-tuning, LoRA, MaPLe and PMF."""
+
+import builtins
+
+import pytest
+import torch
+from base_encoders import count_trained
+from tiny_models import (
+    batch,
+    clip_image_encoder,
+    clip_text_encoder,
+    hf_text,
+    image_encoder,
+    randomise,
+    text_encoder,
+    vit,
+)
+from torch.utils.flop_counter import FlopCounterMode
+
+from epic_pl.errors import ConfigError
+from epic_pl.nn import Pair
+from epic_pl.nn.encoders import HFTextEncoder, TimmViTEncoder
+from epic_pl.nn.methods import METHODS, build_method
+
+
+def make(name, image=None, text=None, **options):
+    encoders = Pair(image or image_encoder(), text or text_encoder())
+    return build_method(name, encoders, 5, options=options).double().eval()
+
+
+def names(model):
+    return {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def without_gradient(model):
+    model.train()
+    model(batch([3, 2])).sum().backward()
+    return {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("full", {"encoder_lr": 0.0}),
+        ("lora", {"rank": 0}),
+        ("lora", {"alpha": 0}),
+        ("lora", {"lora_dropout": 2.0}),
+        ("late_fusion_mlp", {"hidden": 0}),
+        ("late_fusion_mlp", {"hidden_dropout": 1.1}),
+        ("maple", {"num_prompts": 0}),
+        ("maple", {"prompt_init_std": 0.0}),
+        ("maple", {"prompt_depth": 4}),
+        ("pmf", {"fusion_layers": 0}),
+        ("pmf", {"fusion_layers": 4}),
+        ("pmf", {"query_prompts": 0}),
+        ("pmf", {"query_context_prompts": -1}),
+        ("pmf", {"fusion_context_prompts": -1}),
+    ],
+    ids=str,
+)
+def test_impossible_options_are_refused_by_name(name, options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        make(name, **options)
+
+
+# full fine-tuning and LoRA --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_parts_without_effect_on_the_output_stay_frozen(method):
+    # a pooler that is not run, and an attention pool where the class token is asked for
+    text = HFTextEncoder(hf_text("bert"))
+    assert any(name.startswith("pooler.") for name, _ in text.model.named_parameters())
+    model = make(method, TimmViTEncoder(vit(global_pool="map"), "cls"), text)
+    assert not any("pooler" in name or "attn_pool" in name for name in names(model))
+    assert not without_gradient(model)
+    asked = make(method, TimmViTEncoder(vit(global_pool="map"), "auto"))
+    assert any("attn_pool" in name for name in names(asked))
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        lambda: HFTextEncoder(hf_text("roberta")),
+        lambda: HFTextEncoder(hf_text("electra"), "mean"),
+        clip_text_encoder,
+    ],
+    ids=["roberta", "electra", "clip"],
+)
+def test_other_families_are_trained_too(method, text):
+    model = make(method, clip_image_encoder(), text())
+    assert not without_gradient(model)
+    assert any(name.startswith("text_tower.") for name in names(model))
+
+
+def test_full_trains_all_and_keeps_the_fingerprint():
+    image, text = image_encoder(), text_encoder()
+    before = text.fingerprint, image.fingerprint
+    model = make("full", image, text)
+    assert all(p.requires_grad for p in model.parameters())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    assert (text.fingerprint, image.fingerprint) == before
+
+
+def test_building_draws_no_random_numbers_and_leaves_no_gradient():
+    heads = []
+    for name in ("full", "no_prompts"):
+        torch.manual_seed(0)
+        model = make(name)
+        heads.append(model.head.classifier.weight)
+        assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(*heads)
+    with torch.no_grad():
+        assert names(make("full")) == names(make("full"))
+
+
+def test_lora_puts_two_matrices_beside_every_linear_layer():
+    model = make("lora", rank=3)
+    shapes = {tuple(p.shape) for n, p in model.named_parameters() if "lora_A" in n}
+    assert shapes == {(3, 32), (3, 64), (3, 24), (3, 48)}
+    layers = {
+        n.split(".lora_A")[0].rpartition(".encoder.model.")[2]
+        for n, _ in model.named_parameters()
+        if "lora_A" in n
+    }
+    blocks = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    bert = ("attention.self.query", "attention.self.key", "attention.self.value")
+    bert += ("attention.output.dense", "intermediate.dense", "output.dense")
+    assert layers == {f"blocks.{i}.{part}" for i in range(3) for part in blocks} | {
+        f"encoder.layer.{i}.{part}" for i in range(3) for part in bert
+    }
+
+
+@pytest.mark.parametrize("options", [{}, {"rank": 2, "alpha": 3}], ids=str)
+def test_lora_starts_from_the_encoders_and_computes_with_merged_weights(options):
+    # attention kernels that took the frozen weights past the matrices would show here
+    model, made = make("lora", **options), batch([4, 2, 3], [1, 0, 1], [1, 1, 0])
+    plain = make("no_prompts")
+    plain.head.load_state_dict(model.head.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(model(made), plain(made), rtol=0, atol=1e-12)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    merged = make("no_prompts")
+    merged.load_state_dict(merged_state(model), strict=True)
+    with torch.no_grad():
+        torch.testing.assert_close(model(made), merged(made), rtol=0, atol=1e-9)
+        assert not torch.allclose(model(made), plain(made), atol=1e-3)
+
+
+def merged_state(model):
+    """``W + (alpha / r) B A`` under the names of a model without LoRA."""
+    state, scale = model.state_dict(), model.config.alpha / model.config.rank
+    merged = {}
+    for key, value in state.items():
+        if ".lora_" in key:
+            continue
+        stem, is_base, kind = key.rpartition(".base_layer.")
+        if is_base and kind == "weight":
+            up, down = (state[f"{stem}.lora_{part}.default.weight"] for part in "BA")
+            value = value + scale * up @ down
+        merged[f"{stem}.{kind}" if is_base else key] = value
+    return merged
+
+
+def test_without_peft_the_way_out_is_named(monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *args, **kwargs):
+        if name == "peft":
+            raise ImportError("No module named 'peft'")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ConfigError, match=r"pip install peft"):
+        make("lora")
+    make("full")
+
+
+def test_lora_counts_what_its_matrices_are():
+    # r (d_in + d_out) for each linear layer of one block, of one BERT layer
+    block = 8 * ((768 + 2304) + (768 + 768) + 2 * (768 + 3072))
+    layer = 8 * (4 * (768 + 768) + 2 * (768 + 3072))
+    head = 2 * 768 * 101 + 101
+    missing = 2 * 768
+    assert count_trained("lora") == 12 * (block + layer) + head + missing == 2_663_525
+
+
+# MaPLe ----------------------------------------------------------------------------------------
+
+
+def test_maples_image_prompts_come_from_the_texts_alone():
+    model = make("maple", num_prompts=3, prompt_depth=2)
+    assert {name for name, _ in model.prompts.named_parameters()} == {
+        "text",
+        *(f"couplings.{step}.{part}" for step in (0, 1) for part in ("weight", "bias")),
+    }
+    image, text = model.prompts()
+    assert (image.shape, text.shape) == ((2, 3, 32), (2, 3, 24))
+    with torch.no_grad():
+        model.prompts.text[1] += 1
+    changed, _ = model.prompts()
+    assert torch.equal(changed[0], image[0])
+    assert not torch.allclose(changed[1], image[1])
+
+
+def test_maples_depth_is_four_or_that_of_the_shallower_encoder():
+    config = METHODS["maple"].config
+    assert [config().depth(12), config().depth(3), config(prompt_depth=9).depth(12)] == [4, 3, 9]
+    assert len(make("maple", image_encoder(4), text_encoder(2)).prompts.text) == 2
+
+
+# PMF ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("train_fusion_context", "count"), [(False, 2_543_818), (True, 2_556_106)])
+def test_pmf_trains_as_many_parameters_as_the_release(train_fusion_context, count):
+    # the release has one more bias, of its second head, and no missing-modality embeddings
+    ours = count_trained("pmf", train_fusion_context=train_fusion_context)
+    assert ours == count - 101 + 2 * 768
+
+
+def test_pmfs_query_stage_leaves_the_tokens_alone():
+    model = randomise(make("pmf"))
+    state = model.image_tower.extract(batch([3, 2])["pixel_values"], None, None)
+    before = state.tokens.clone()
+    mapped = model.image_prompts.ask(0, model.image_tower, state)
+    assert mapped.shape == (2, 4, model.text_encoder.width)
+    assert torch.equal(state.tokens, before)
+    assert state.next_layer == 1
+
+
+def test_pmfs_trimmed_last_layer_gives_the_same_logits_with_less_work():
+    whole, trimmed = (randomise(make("pmf", trim_last_layer=trims)) for trims in (False, True))
+    made = batch([3, 2, 4], [1, 1, 0], [1, 0, 1])
+    counts = []
+    for model in (whole, trimmed):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(made)
+        counts.append(counter.get_total_flops())
+    with torch.no_grad():
+        torch.testing.assert_close(trimmed(made), whole(made))
+    assert counts[1] < counts[0]

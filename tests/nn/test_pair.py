@@ -1,0 +1,30 @@
+import pytest
+import torch
+
+from epic_pl.nn.pair import Pair, drop_modalities, where_present
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_drops_at_the_rate_evenly_and_never_both(probability):
+    everyone = torch.ones(40_000, dtype=torch.bool)
+    image, text = drop_modalities(Pair(everyone, everyone), probability)
+    assert everyone.all()
+    assert (image | text).all()
+    for kept in (image, text):
+        # five standard deviations of the rate of 40,000 draws are at most 0.0125
+        assert (~kept).double().mean().item() == pytest.approx(probability / 2, abs=0.0125)
+
+
+def test_unimodal_samples_keep_their_modality():
+    image = torch.tensor([True, False, False]).repeat(500)
+    text = torch.tensor([False, True, False]).repeat(500)
+    kept_image, kept_text = drop_modalities(Pair(image, text), 1.0)
+    assert torch.equal(kept_image, image)
+    assert torch.equal(kept_text, text)
+
+
+def test_missing_rows_become_zero_even_where_they_were_nan():
+    values = torch.full((2, 3), torch.nan)
+    values[1] = 1.0
+    assert where_present(values, torch.tensor([False, True])).tolist() == [[0, 0, 0], [1, 1, 1]]
+    assert where_present(values, None) is values
