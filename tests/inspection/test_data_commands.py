@@ -155,7 +155,7 @@ def test_init_of_a_saved_dataset_trains_on_the_pictures_in_it(
     options = yaml.safe_load(config.read_text())
     assert options["data"]["init_args"]["image_column"] == "image"
     assert options["data"]["init_args"]["text_columns"] == "caption"
-    assert options["model"]["image_size"] == 112  # of small pictures
+    assert options["model"]["encoders"]["image_size"] == 112  # of small pictures
     trained = run(["fit", f"--config={config}", *_tiny(tiny_vit_dir, tiny_tokenizer_dir), *FAST])
     assert trained.model.class_names == ["green", "red"]
     assert len(trained.datamodule.dataset("train")) == 24

@@ -11,6 +11,7 @@ from torch.export.passes import move_to_device_pass
 import tiny_runs
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.export.program import Classifier, export_program, random_inputs
+from epic_pl.nn import EPICConfig
 
 SIZE = (tiny_runs.SIDE, tiny_runs.SIDE)
 
@@ -61,11 +62,11 @@ def test_encoders_stay_in_their_precision(make, precision):
 
 
 def test_what_cannot_be_traced_is_told_and_the_model_stays_as_it_was(make):
-    classifier = make(interaction_layers=1)
+    classifier = make(epic=EPICConfig(interaction_layers=1, hub_width=8))
     model = classifier.model
     export_program(classifier, SIZE)
     assert model.text_tower.trims_last_layer
-    model.head.linear = Undecided(model.head.linear)
+    model.head.classifier = Undecided(model.head.classifier)
     with pytest.raises(
         ConfigError, match=r"EPIC on VisionTransformer and BertModel cannot"
     ) as told:

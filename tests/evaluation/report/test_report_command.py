@@ -172,7 +172,7 @@ def _scores(reported, logits, truth):
         right = scaled.log_softmax(dim=1)[torch.from_numpy(truth)]
         accuracy = (scaled.argmax(dim=1).numpy() == truth.argmax(axis=1)).mean()
         return {"accuracy": accuracy, "loss": float(-right.mean())}
-    given = scaled.sigmoid() >= reported.model.thresholds
+    given = scaled.sigmoid() >= reported.model.postprocessor.thresholds
     micro = f1_score(truth, given.numpy(), average="micro", zero_division=0)
     turned = torch.where(torch.from_numpy(truth), scaled, -scaled)
     return {"f1_micro": micro, "loss": float(-turned.sigmoid().log().mean())}

@@ -14,8 +14,7 @@ from tiny_models import (
     image_encoder,
 )
 
-from epic_pl.evaluation.export import Classifier, export_program
-from epic_pl.evaluation.export.program import INPUTS
+from epic_pl.evaluation.export.program import INPUTS, Classifier, export_program
 from epic_pl.module.postprocess import Postprocessor
 from epic_pl.nn import HeadConfig
 from epic_pl.nn.encoders import HFTextEncoder
