@@ -134,14 +134,6 @@ def test_every_figure_is_that_of_the_table(check, folder, tmp_path):
     assert rows[1]["content"] == rows[7]["content"] != rows[0]["content"] == rows[12]["content"]
 
 
-def test_training_can_start_once_the_policy_covers_what_is_bad(check):
-    code, out, _ = check("--data.init_args.on_bad_sample=skip")
-    assert code == 0
-    assert "Training can start." in out
-    assert "warning: 1 pictures are missing, in 1 rows: these rows are skipped" in out
-    assert not re.search(r"^error: ", out, re.M)
-
-
 def test_an_unknown_label_ends_the_check_by_name(check):
     code, _, err = check("--data.init_args.classes=[cat, bird]")
     assert code == 1

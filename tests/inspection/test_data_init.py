@@ -167,7 +167,7 @@ def test_config_fits_the_table_without_editing(folder, suffix):
         pa.csv.write_csv(rows, path)
     config = yaml.safe_load(write_config(folder)[0].read_text())
     data = config["data"]["init_args"]
-    assert config["model"]["image_size"] == 224
+    assert config["model"]["encoders"]["image_size"] == 224
     assert data["text_columns"] == 'cap: "x" {y}'
     module = TableDataModule(image_encoder="vit_tiny_patch16_224", text_encoder="x", **data)
     module.setup()

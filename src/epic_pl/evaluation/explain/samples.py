@@ -81,7 +81,7 @@ def require_prompts(module: EPICModule) -> EPIC:
         return module.model
     raise ConfigError(
         "Explanations show the attention of EPIC's prompts, but this is a "
-        f"{type(module.model).__name__} model: set model.method to epic."
+        f"{type(module.model).__name__} model: set model.method to epic or no_interaction."
     )
 
 
