@@ -22,11 +22,8 @@ def cached_folder(relative: str, fill: Callable[[Path], None]) -> Path:
     """A folder of the cache, filled first if it does not exist yet.
 
     Of many processes that ask at once, one fills it and the others wait. It appears by a rename,
-    so it is always complete: a killed process leaves a hidden `.partial` folder only.
-
-    Args:
-        relative: the folder's path below `cache_dir()`.
-        fill: writes the contents into an empty folder.
+    so it is always complete: a killed process leaves a hidden `.partial` folder only. `fill` writes
+    the contents into an empty folder.
 
     Raises:
         AssetError: the cache cannot be written, or whatever `fill` raises.

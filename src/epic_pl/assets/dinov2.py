@@ -28,13 +28,7 @@ _NAMED = {
 
 
 def timm_state_dict(onnx_file: bytes) -> dict[str, Array]:
-    """Read the backbone's weights and name them as timm's `vit_small_patch14_dinov2` does.
-
-    Args:
-        onnx_file: contents of the ONNX file, whose initialisers are named `backbone.*`.
-
-    Returns:
-        The weights, float32, for a strict load with `num_classes=0` at 518 px.
+    """Read float32 weights for timm's `vit_small_patch14_dinov2` with `num_classes=0` at 518 px.
 
     Raises:
         AssetError: the `onnx` package is missing, or the graph is not the expected one.

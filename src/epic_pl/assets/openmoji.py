@@ -60,15 +60,10 @@ def load_emoji() -> list[Emoji]:
 
 
 def fetch_openmoji(size: int = 112) -> Path:
-    """Draw every emoji of `load_emoji` as `<code>.png`, fetching the pictures on first use.
+    """A folder with every emoji of `load_emoji` as `<code>.png` on white, `size` pixels wide.
 
-    Takes 31 MB of download and some seconds, once for each size.
-
-    Args:
-        size: width and height in pixels. The background is white.
-
-    Returns:
-        The folder of the pictures, with ATTRIBUTION.txt and LICENSE.txt beside them.
+    ATTRIBUTION.txt and LICENSE.txt lie beside them. The first use of a size downloads 31 MB and
+    draws for some seconds.
 
     Raises:
         AssetError: resvg-py is missing, or the pictures cannot be fetched or drawn.

@@ -15,11 +15,7 @@ Codes = npt.NDArray[np.int64]
 
 
 def duplicate_problems(rows: pa.Table) -> Iterator[Problem]:
-    """Pictures, texts and samples that occur more than once.
-
-    Args:
-        rows: as :attr:`~epic_pl.inspection.findings.Findings.rows`.
-    """
+    """Pictures, texts and samples that occur more than once."""
     split = _codes(rows["split"])
     # rows to predict may be those of the test split: neither is trained on
     used = _codes(pc.replace_substring_regex(rows["split"], "^predict$", "test"))

@@ -42,11 +42,7 @@ class Guess:
 
 
 def guess_columns(table: pa.Table, folder: Path) -> Guess:
-    """Guess from names and contents.
-
-    Args:
-        table: as read.
-        folder: the table's folder; pictures may be in a folder of it.
+    """Guess from names and contents of a table, and from the files in its folder.
 
     Raises:
         DataError: no column looks like a label, or none like picture or text.

@@ -87,10 +87,8 @@ def inspect_pictures(
 ) -> Iterator[PictureFacts]:
     """Facts about each picture, in the order of ``paths``.
 
-    Args:
-        paths: of the pictures.
-        inspect: such as a partial of :func:`inspect_picture`; pickled if there are workers.
-        workers: processes; None is one a core. Few pictures are decoded in this process.
+    There is one worker process a core, if ``workers`` is None; few pictures need none. ``inspect``
+    is pickled for them.
 
     Raises:
         DataError: a process was killed.

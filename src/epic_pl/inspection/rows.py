@@ -94,15 +94,10 @@ def _source(dataset: Dataset[Any]) -> SplitSource:
 
 
 def record_result(data: ImageTextDataModule, bad: Mapping[str, str], can_train: bool) -> str | None:
-    """Record a check for later starts, or remove the record of an earlier one.
+    """Record a check without errors for later starts, else remove the record of an earlier one.
 
-    Args:
-        data: the DataModule.
-        bad: problem of each bad picture, under its path in the rows and its full path.
-        can_train: whether the check found no error.
-
-    Returns:
-        A note for the report, if anything was recorded.
+    ``bad`` holds the problem of each bad picture, under its path in the rows and its full path.
+    Returns a note for the report, if anything was recorded.
     """
     if can_train and isinstance(data, Verifiable):
         return f"Later runs start from the manifest {data.write_manifest(bad)}"

@@ -15,13 +15,7 @@ class Word(NamedTuple):
 
 
 def words_of(tokens: Any, tokenizer: Any, text: str) -> list[Word]:
-    """Words of a text.
-
-    Args:
-        tokens: the tokenizer's output for a batch of this one text.
-        tokenizer: gives the names of tokens.
-        text: the text itself.
-    """
+    """Words of a text, of which ``tokens`` are the tokenizer's output for a batch of it alone."""
     names = tokenizer.convert_ids_to_tokens(tokens["input_ids"][0].tolist())
     if not getattr(tokens, "is_fast", False):  # does not know words
         return [Word(name, [position]) for position, name in enumerate(names)]

@@ -43,13 +43,8 @@ def check_output(folder: Path, overwrite: bool) -> None:
 def write_folder(module: EPICModule, tokenizer: Any | None, folder: Path) -> float:
     """Write program, description and tokenizer of a module; other files in the folder stay.
 
-    Args:
-        module: on the CPU, in evaluation mode.
-        tokenizer: of its text encoder, if it has one.
-        folder: made if need be.
-
-    Returns:
-        The largest difference between a probability of the written program and the module's.
+    The module is on the CPU, in evaluation mode. Returns the largest difference between a
+    probability of the written program and the module's.
 
     Raises:
         ConfigError: if the model cannot be exported, or the program gives other probabilities;

@@ -61,11 +61,7 @@ class Classifier(nn.Module):
 
 
 def export_program(classifier: Classifier, size: tuple[int, int]) -> ExportedProgram:
-    """Export a classifier for any B, and any S that its text encoder takes.
-
-    Args:
-        classifier: on the CPU.
-        size: H and W of its pictures, pixels.
+    """Export a classifier on the CPU for pictures ``(H, W)``, any B, and any S it takes.
 
     Raises:
         ConfigError: if torch cannot trace the method or an encoder.

@@ -12,12 +12,7 @@ from epic_pl.module.checkpoint import read_checkpoint, require_info
 def load_module(
     path: str, image_encoder: str | None = None, text_encoder: str | None = None
 ) -> EPICModule:
-    """Load a checkpoint on the CPU, in evaluation mode.
-
-    Args:
-        path: of the checkpoint.
-        image_encoder: name or folder, if not the checkpoint's.
-        text_encoder: likewise.
+    """Load a checkpoint on the CPU, in evaluation mode; encoders that moved are named.
 
     Raises:
         CheckpointError: if the file is no checkpoint of ours, or an encoder is another one.

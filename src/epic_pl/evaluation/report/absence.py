@@ -20,18 +20,10 @@ DRAWS = 20
 
 
 def draw_missing(complete: Tensor, rate: float, seed: int, draw: int = 0) -> tuple[Tensor, Tensor]:
-    """Draw samples that lose their text, and as many that lose their picture.
+    """Draw samples that lose their text, and as many others that lose their picture.
 
-    Within one draw, samples that lose a modality at a lower rate lose it at a higher one, too.
-
-    Args:
-        complete: ``(N,)`` bool, samples with both modalities.
-        rate: share of the complete samples that lose one, between 0 and 1.
-        seed: of all draws.
-        draw: number of the draw.
-
-    Returns:
-        Two masks ``(N,)`` bool, which never overlap.
+    A share ``rate`` of the ``complete (N,)`` samples loses one modality: two masks ``(N,)`` bool.
+    Within one draw, samples that lose it at a lower rate lose it at a higher one, too.
     """
     rows = np.random.default_rng([seed, draw]).permutation(complete.nonzero()[:, 0].numpy())
     losing = round(rate * len(rows))
@@ -51,16 +43,9 @@ def absence_table(
 ) -> list[dict[str, Any]]:
     """Scores with both modalities, with one alone, and with a share of samples missing one.
 
-    A sample's logits depend on no other sample, so three passes are enough for every mixture. Its
-    scores are the mean of 20 draws.
-
-    Args:
-        evaluator: gives the scores.
-        outputs: of the samples as they are.
-        image_only: logits ``(N, C)`` without texts, of samples with a picture.
-        text_only: logits ``(N, C)`` without pictures, of samples with a text.
-        seed: of the draws.
-        rates: shares of complete samples that lose one modality.
+    ``image_only`` and ``text_only`` are logits ``(N, C)`` with that modality alone where a sample
+    has it. A sample's logits depend on no other sample, so three passes are enough for every
+    mixture; its scores are the mean of 20 draws.
     """
     logits, labels = outputs.logits, outputs.labels
     image, text = outputs.image_present, outputs.text_present

@@ -73,15 +73,10 @@ def _bins(confidence: Tensor, right: Tensor) -> list[dict[str, Any]]:
 
 
 def error_by_chance(confidence: Tensor) -> dict[str, float]:
-    """Calibration error of answers that are right exactly with their probability.
+    """Calibration error of answers that are right exactly with their probability ``(M,)``.
 
-    With few samples no error below this one differs from none. Outcomes are drawn 500 times.
-
-    Args:
-        confidence: ``(M,)`` float64 probabilities of the answers.
-
-    Returns:
-        The error's ``mean``, and its 5th and 95th percentile, ``low`` and ``high``.
+    With few samples no error below this one differs from none. Its ``mean``, and its 5th and 95th
+    percentile ``low`` and ``high``, over 500 draws.
     """
     index, generator = _bin_of(confidence), torch.Generator().manual_seed(0)
     errors = torch.empty(_DRAWS, dtype=torch.double)

@@ -4,8 +4,7 @@ Shape legend: H, W picture height and width.
 """
 
 import zlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -95,13 +94,6 @@ class Corrupted(Dataset[Sample]):
 
     Pictures are changed after resizing and cropping, so that a strength means the same for files
     of every size. The random numbers depend on seed, corruption and row only.
-
-    Args:
-        dataset: of samples.
-        rows: number of rows.
-        corruption: one of :data:`CORRUPTIONS`.
-        preprocessing: of the pictures; its normalisation is undone and done again.
-        seed: of the random numbers.
     """
 
     def __init__(
@@ -113,26 +105,23 @@ class Corrupted(Dataset[Sample]):
         seed: int,
     ) -> None:
         self.dataset, self.rows, self.corruption = dataset, rows, corruption
-        self.mean, self.std = _channels(preprocessing.mean), _channels(preprocessing.std)
+        self.mean, self.std = (
+            torch.tensor(values)[:, None, None]  # (3, 1, 1)
+            for values in (preprocessing.mean, preprocessing.std)
+        )
         self._seed = (seed, zlib.crc32(corruption.encode()))
 
     def __len__(self) -> int:
         return self.rows
 
     def __getitem__(self, index: int) -> Sample:
-        sample: Any = dict(self.dataset[index])
+        sample = self.dataset[index].copy()
         rng = np.random.default_rng((*self._seed, index))
-        text, image = sample["text"], sample["image"]
-        if self.corruption in TEXTS and text is not None:
+        if self.corruption in TEXTS and sample["text"] is not None:
             change_text, rate = TEXTS[self.corruption]
-            sample["text"] = change_text(text, rate, rng)
-        if self.corruption in PICTURES and image is not None:
+            sample["text"] = change_text(sample["text"], rate, rng)
+        if self.corruption in PICTURES and sample["image"] is not None:
             change, strength = PICTURES[self.corruption]
-            changed = change(image * self.std + self.mean, strength, rng).clamp(0, 1)
-            sample["image"] = (changed - self.mean) / self.std
-        result: Sample = sample
-        return result
-
-
-def _channels(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values)[:, None, None]  # (3, 1, 1)
+            shown = change(sample["image"] * self.std + self.mean, strength, rng)
+            sample["image"] = (shown.clamp(0, 1) - self.mean) / self.std
+        return sample

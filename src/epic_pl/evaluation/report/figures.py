@@ -8,12 +8,7 @@ _PANELS = (("_uncalibrated", "before calibration"), ("", "after calibration"))
 
 
 def draw_reliability(calibration: dict[str, Any], task: str) -> Figure:
-    """Share of right answers over their probability, before and after calibration.
-
-    Args:
-        calibration: from :func:`~epic_pl.evaluation.report.calibration.calibration_table`.
-        task: "multiclass" or "multilabel".
-    """
+    """Share of right answers over their probability, before and after calibration."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     for axes, (suffix, title) in zip(figure.subplots(1, 2, sharey=True), _PANELS, strict=True):
         width = 1 / len(calibration[f"bins{suffix}"])

@@ -22,14 +22,7 @@ from epic_pl.types import Batch
 
 
 class AdditionalPasses:
-    """Passes with the device, precision and number of batches of the trainer's test.
-
-    Args:
-        trainer: in its test loop.
-        module: to run.
-        data: with the test split.
-        outputs: of the test itself.
-    """
+    """Passes with the device, precision and number of batches of a trainer's finished test."""
 
     def __init__(
         self,
