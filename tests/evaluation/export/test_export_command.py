@@ -20,7 +20,7 @@ from epic_pl.evaluation.export.folder import largest_difference
 from epic_pl.evaluation.export.program import INPUTS, random_inputs
 from epic_pl.module import EPICModule
 
-PAGE = Path(__file__).parents[2] / "docs" / "export.md"
+PAGE = Path(__file__).parents[3] / "docs" / "export.md"
 FILES = ["model.json", "model.pt2", "tokenizer"]
 
 
@@ -121,8 +121,8 @@ def test_the_pages_example_classifies_as_predict_does(trained, tmp_path):
         table=str(trained.root / "data" / "table.csv"),
         split_column="split",
         id_column="id",
-        image_encoder=module.hparams["image_encoder"],
-        text_encoder=module.hparams["text_encoder"],
+        image_encoder=module.encoders.image.name,
+        text_encoder=module.encoders.text.name,
     )
     data.setup("test")
     sample = data.dataset("test")[0]
