@@ -98,14 +98,9 @@ def check_data(
             for path in source.table["image"].to_pylist()
         ],
     )
-    bad = {
-        key: fact.problem
-        for source, found in zip(sources.values(), facts, strict=True)
-        for path, fact in found.items()
-        for key in (path, str(source.image_root / path))
-        if fact.kind
-    }
-    note = record_result(data, bad, findings.can_train)
+    problems_of = [{path: fact.problem for path, fact in found.items()} for found in facts]
+    decoded = list(zip(sources.values(), problems_of, strict=True))
+    note = record_result(data, decoded, findings.can_train)
     if note is not None:
         findings.problems.append(Problem("note", note))
     return findings

@@ -1,6 +1,6 @@
 """Rows of a DataModule's splits for a data check, and what the check records for later starts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -93,13 +93,24 @@ def _source(dataset: Dataset[Any]) -> SplitSource:
     )
 
 
-def record_result(data: ImageTextDataModule, bad: Mapping[str, str], can_train: bool) -> str | None:
+def record_result(
+    data: ImageTextDataModule,
+    decoded: Sequence[tuple[SplitSource, Mapping[str, str]]],
+    can_train: bool,
+) -> str | None:
     """Record a check without errors for later starts, else remove the record of an earlier one.
 
-    ``bad`` holds the problem of each bad picture, under its path in the rows and its full path.
+    ``decoded`` holds the problem of each picture of a split by its path, empty for a sound one.
     Returns a note for the report, if anything was recorded.
     """
     if can_train and isinstance(data, Verifiable):
+        bad = {
+            key: problem
+            for source, problems in decoded
+            for path, problem in problems.items()
+            for key in (path, str(source.image_root / path))
+            if problem
+        }
         return f"Later runs start from the manifest {data.write_manifest(bad)}"
     if isinstance(data, _Forgetful):
         data.remove_manifest()
