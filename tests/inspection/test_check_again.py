@@ -50,7 +50,9 @@ def _warnings(findings):
 
 @pytest.mark.parametrize("allow_outside", [False, True])
 @pytest.mark.parametrize("policy", ["skip", "absent"])
-def test_bad_rows_are_told_again_until_they_are_mended(folder, make, policy, allow_outside, caplog):
+def test_bad_rows_are_reported_again_until_they_are_mended(
+    folder, make, policy, allow_outside, caplog
+):
     options = {"on_bad_sample": policy, "allow_outside": allow_outside}
     (folder / "3.png").write_bytes(b"<html>")
     (folder / "4.png").unlink()
@@ -79,7 +81,7 @@ def test_bad_rows_are_told_again_until_they_are_mended(folder, make, policy, all
 
 
 @pytest.mark.parametrize("content", [None, b"<html>"])
-def test_a_failed_check_takes_back_what_an_earlier_one_kept(folder, make, content):
+def test_a_failed_check_removes_the_record_of_an_earlier_one(folder, make, content):
     assert check_data(make(), workers=1).can_train
     assert make().manifest.is_file()
     (folder / "3.png").unlink()

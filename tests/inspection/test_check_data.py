@@ -103,7 +103,7 @@ def _lines(findings, level=None):
         ({"split": {11: "predict"}, "label": {11: None}}, "note", "1 rows are for predict", None),
     ],
 )
-def test_what_is_worth_a_look_is_a_line(check, cells, level, line, example):
+def test_each_problem_has_a_level_and_an_example(check, cells, level, line, example):
     options = {"max_text_tokens": 20, "val_size": 1, "test_size": 0}
     _, findings = check(options, **cells)
     (problem,) = [p for p in findings.problems if line in p.text]
@@ -196,7 +196,7 @@ def test_any_data_module_is_checked_in_parallel(tmp_path, tiny_vit_dir, tiny_tok
     assert findings.rows.num_rows == 600
 
 
-def test_missing_pictures_of_a_known_layout_are_lines_too(
+def test_missing_pictures_of_a_public_dataset_are_reported(
     tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch
 ):
     monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))

@@ -38,7 +38,7 @@ def findings(tmp_path):
     )
 
 
-def test_page_escapes_what_the_data_says_and_needs_no_other_file(findings, tmp_path):
+def test_page_escapes_all_data_and_needs_no_other_file(findings, tmp_path):
     page = write_report(findings, tmp_path / "report.html").read_text()
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 5

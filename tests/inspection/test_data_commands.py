@@ -129,7 +129,7 @@ def test_init_of_a_saved_dataset_trains_on_the_pictures_in_it(tmp_path, monkeypa
     assert trained.datamodule.dataset("train").raw(3)["image"].size == (40, 43)
 
 
-def test_init_says_that_it_found_no_pictures(tmp_path, capsys):
+def test_init_reports_that_it_found_no_pictures(tmp_path, capsys):
     rows = [f"{i},a text that is number {i},{'xy'[i % 2]}" for i in range(20)]
     (tmp_path / "t.csv").write_text("\n".join(["picture_number,text,label", *rows]))
     assert _exit(["data", "init", str(tmp_path)]) == 0
@@ -138,7 +138,7 @@ def test_init_says_that_it_found_no_pictures(tmp_path, capsys):
     assert "left out   'picture_number'" in out
 
 
-def test_a_folder_of_others_is_named_with_a_way_out(tmp_path, capsys, monkeypatch):
+def test_a_read_only_folder_is_named_with_a_way_out(tmp_path, capsys, monkeypatch):
     rows = [f"a text that is number {i},{'xy'[i % 2]}" for i in range(20)]
     (tmp_path / "t.csv").write_text("\n".join(["text,label", *rows]))
 
@@ -152,7 +152,7 @@ def test_a_folder_of_others_is_named_with_a_way_out(tmp_path, capsys, monkeypatc
     assert "--output" in said
 
 
-def test_what_is_forbidden_but_no_place_keeps_its_traceback(monkeypatch):
+def test_a_permission_error_without_a_path_keeps_its_traceback(monkeypatch):
     def refuse(*_):
         raise PermissionError("semaphores are not allowed here")
 

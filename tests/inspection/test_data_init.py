@@ -37,7 +37,7 @@ def _table(image="pics/{}.jpg", **columns):
     return pa.table({k: v for k, v in (table | columns).items() if v is not None})
 
 
-def test_columns_are_told_by_name_and_content(folder):
+def test_columns_are_guessed_from_name_and_content(folder):
     guess = guess_columns(_table(), folder)
     assert (guess.image_column, guess.text_columns) == ("photo", ["caption"])
     assert (guess.label_column, guess.split_column) == ("kind", None)
@@ -127,7 +127,7 @@ def test_a_column_called_like_pictures_is_never_dropped(folder, image):
         ),
     ],
 )
-def test_splits_ids_and_several_labels_are_noticed(folder, columns, expected):
+def test_roles_of_columns_are_guessed(folder, columns, expected):
     guess = guess_columns(_table(**columns), folder)
     assert {name: getattr(guess, name) for name in expected} == expected
 

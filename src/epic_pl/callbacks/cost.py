@@ -1,4 +1,4 @@
-"""Cost of training: samples per second, and peak memory beyond what the start held."""
+"""Cost of training: samples per second, and peak memory beyond that at the start."""
 
 import threading
 import time

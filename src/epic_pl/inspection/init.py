@@ -78,7 +78,7 @@ def summarize(config: Path, guess: Guess) -> str:
     return (
         f"{config}, written by epic-pl data init, takes\n"
         + "".join(f"  {name:<10} {found}\n" for name, found in lines.items())
-        + "Correct there what it guessed wrong. Then:\n"
+        + "Correct wrong guesses there. Then:\n"
         f"  epic-pl data check --config {named}\n"
         f"  epic-pl fit --config {named}"
     )

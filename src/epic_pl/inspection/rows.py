@@ -1,4 +1,4 @@
-"""Rows of a DataModule's splits for a data check, and what the check records for later starts."""
+"""Rows of a DataModule's splits for a data check, and the record of a check for later starts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -130,7 +130,7 @@ def test_training_draws_into_tensorboard_when_it_is_due(trained):
         (["--ckpt_path", "best"], "--ckpt_path is best"),
     ],
 )
-def test_what_cannot_be_done_is_told(options, part, trained, capsys):
+def test_bad_options_are_one_error_with_a_way_out(options, part, trained, capsys):
     code, said = _told(["explain", *trained.options, *options], capsys)
     assert code == 1
     assert part in said.err

@@ -73,7 +73,9 @@ def test_the_folder_holds_the_checkpoints_predictions(trained):
     torch.testing.assert_close(given, _predicted(module, inputs), rtol=0, atol=1e-5)
 
 
-def test_the_description_says_all_that_is_needed(trained, tiny_vit_dir, tiny_tokenizer_dir):
+def test_the_description_holds_classes_inputs_preprocessing_and_encoders(
+    trained, tiny_vit_dir, tiny_tokenizer_dir
+):
     module = EPICModule.load_from_checkpoint(trained.checkpoint)
     said = json.loads((trained.folder / "model.json").read_text())
     assert said["class_names"] == ["blue", "green", "red"]
@@ -178,7 +180,7 @@ def test_without_a_tokenizer_a_checkpoint_of_our_data_is_refused_and_anothers_is
     assert json.loads((tmp_path / "made" / "model.json").read_text())["tokenizer"] is None
 
 
-def test_a_folder_that_holds_something_is_left_alone_unless_told(trained, capsys, tmp_path):
+def test_a_folder_with_files_is_replaced_with_overwrite_only(trained, capsys, tmp_path):
     output = tmp_path / "full"
     shutil.copytree(trained.folder, output)
     (output / "notes.txt").write_text("mine")
@@ -199,7 +201,7 @@ def test_a_folder_that_holds_something_is_left_alone_unless_told(trained, capsys
 
 
 @pytest.mark.parametrize(("difference", "said_so"), [(float("nan"), "nan"), (2e-4, "2.0e-04")])
-def test_other_probabilities_than_the_checkpoints_are_not_handed_out(
+def test_nothing_is_written_if_probabilities_differ_from_the_checkpoint(
     difference, said_so, trained, capsys, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
@@ -229,7 +231,7 @@ def test_the_comparison_notices_another_model(trained):
         (["--output", "data/table.csv"], "is a file"),
     ],
 )
-def test_what_cannot_be_done_is_told(options, part, trained, capsys):
+def test_bad_paths_are_one_error(options, part, trained, capsys):
     args = ["--ckpt_path", trained.checkpoint, "--output", "never", *options]
     code, said = _told(args, capsys)
     assert code == 1
@@ -250,9 +252,7 @@ def test_an_encoder_with_other_weights_is_refused(trained, capsys, tiny_vit_dir,
     assert not (trained.root / "never").exists()
 
 
-def test_an_encoder_that_moved_is_found_where_the_option_says(
-    trained, capsys, tiny_vit_dir, tmp_path
-):
+def test_the_option_names_an_encoder_that_moved(trained, capsys, tiny_vit_dir, tmp_path):
     shutil.copytree(tiny_vit_dir, tmp_path / "vit")
     moved = ["--image_encoder", str(tmp_path / "vit"), "--output", str(tmp_path / "made")]
     code, said = _told(["--ckpt_path", trained.checkpoint, *moved], capsys)

@@ -38,7 +38,7 @@ class Undecided(nn.Module):
         return logits if logits.sum() > 0 else -logits
 
 
-def test_a_label_of_several_gets_a_sigmoid_of_its_own(make):
+def test_multilabel_programs_end_in_a_sigmoid(make):
     classifier = make("multilabel", 0.7, method="linear_probe")
     program = export_program(classifier, SIZE).module()
     inputs = random_inputs(classifier.model, SIZE, 3, 8)
@@ -61,7 +61,7 @@ def test_encoders_stay_in_their_precision(make, precision):
     assert not torch.allclose(given, full, rtol=0, atol=1e-6)
 
 
-def test_what_cannot_be_traced_is_told_and_the_model_stays_as_it_was(make):
+def test_an_untraceable_model_is_an_error_and_stays_unchanged(make):
     classifier = make(epic=EPICConfig(interaction_layers=1, hub_width=8))
     model = classifier.model
     export_program(classifier, SIZE)

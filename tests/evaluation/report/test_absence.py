@@ -14,7 +14,7 @@ def _complete(count=41):
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.5, 0.7, 1.0])
-def test_the_rate_is_the_share_that_loses_one_half_of_each_and_nobody_both(rate):
+def test_the_rate_is_the_share_of_samples_that_lose_one_modality(rate):
     complete = _complete()
     no_text, no_image = draw_missing(complete, rate, seed=3)
     assert not (no_text & no_image).any()
@@ -33,7 +33,7 @@ def test_draws_are_seeded_and_grow_with_the_rate():
         assert not torch.equal(low[0], other[0])
 
 
-def test_a_split_without_any_text_has_nothing_to_say_of_text_alone():
+def test_a_split_without_texts_has_no_text_only_scores():
     nobody, everyone = torch.zeros(6, dtype=torch.bool), torch.ones(6, dtype=torch.bool)
     logits, labels = torch.eye(3).repeat(2, 1), torch.arange(3).repeat(2)
     outputs = SplitOutputs(list("abcdef"), logits, labels, everyone, nobody)

@@ -105,7 +105,7 @@ def test_the_text_that_was_used_is_named(reported):
     assert f"<p>Text: cut at {tokens} tokens</p>" in reported.page
 
 
-def test_a_dataset_with_several_texts_says_which():
+def test_the_page_names_the_source_of_the_text():
     text = {"source": "premise+hypothesis", "max_tokens": 40, "clean": True}
     calibration = {"ece": 0.1, "ece_uncalibrated": 0.2, "temperature": 1.0}
     calibration["ece_by_chance"] = {"mean": 0.1, "low": 0.0, "high": 0.2}
@@ -191,7 +191,7 @@ def _by_hand(reported, image_present, text_present):
         return reported.model(batch)
 
 
-def test_absence_is_what_the_masks_give_by_hand(reported):
+def test_absence_scores_are_those_of_masked_batches(reported):
     truth = _truth(reported)
     image, text = torch.ones(TEST_ROWS).bool(), torch.ones(TEST_ROWS).bool()
     text[1] = image[2] = False
@@ -217,7 +217,7 @@ def test_absence_is_what_the_masks_give_by_hand(reported):
     assert len({row["loss"] for row in table.values()}) == len(table) == 6
 
 
-def test_robustness_is_what_corrupted_samples_give_by_hand(reported):
+def test_robustness_scores_are_those_of_corrupted_samples(reported):
     truth, data = _truth(reported), reported.data
     table = {row["condition"]: row for row in reported.content["robustness"]}
     assert list(table) == ["as it is", *CORRUPTIONS]
@@ -320,7 +320,7 @@ def test_only_the_tested_batches_are_tested_further(multiclass, tmp_path):
     assert content["absence"][0]["samples"] == 8
 
 
-def test_what_cannot_be_reported_on_is_refused_before_the_test(multiclass, tmp_path, capsys):
+def test_unsupported_setups_are_refused_before_the_test(multiclass, tmp_path, capsys):
     writer, data, model = ReportWriter(str(tmp_path)), multiclass.data, multiclass.model
     with pytest.raises(ConfigError, match=r"by one process, but there are 2.*trainer\.devices"):
         writer.setup(SimpleNamespace(datamodule=data, world_size=2), model, "test")

@@ -21,18 +21,18 @@ TextChange = Callable[[str, float, Rng], str]
 PictureChange = Callable[[Tensor, float, Rng], Tensor]
 
 
-def slip_characters(text: str, rate: float, rng: Rng) -> str:
+def add_typos(text: str, rate: float, rng: Rng) -> str:
     """With probability ``rate``, leave out a character or swap it with the next, half of each.
 
-    Spaces never start a slip.
+    Spaces never start a typo.
     """
     kept: list[str] = []
     at = 0
     while at < len(text):
-        slips = text[at] != " " and rng.random() < rate
-        if slips and rng.random() < 0.5:
+        typo = text[at] != " " and rng.random() < rate
+        if typo and rng.random() < 0.5:
             at += 1
-        elif slips and at + 1 < len(text):
+        elif typo and at + 1 < len(text):
             kept += [text[at + 1], text[at]]
             at += 2
         else:
@@ -73,8 +73,8 @@ def coarsen(picture: Tensor, strength: float, rng: Rng) -> Tensor:
 
 
 TEXTS: dict[str, tuple[TextChange, float]] = {
-    "text: slips in 10% of characters": (slip_characters, 0.1),
-    "text: slips in 30% of characters": (slip_characters, 0.3),
+    "text: typos in 10% of characters": (add_typos, 0.1),
+    "text: typos in 30% of characters": (add_typos, 0.3),
     "text: without 10% of words": (drop_words, 0.1),
     "text: without 30% of words": (drop_words, 0.3),
 }

@@ -61,7 +61,7 @@ class AdditionalPasses:
             num_workers=data.num_workers,
             pin_memory=data.pin_memory,
             worker_init_fn=init_worker,
-            generator=torch.Generator(),  # leaves the global one as it is
+            generator=torch.Generator(),  # the global one stays unchanged
         )
         rank_zero_info(f"Report: {corruption}")
         ids, logits = [], []
