@@ -105,18 +105,21 @@ def test_the_text_that_was_used_is_named(reported):
     assert f"<p>Text: cut at {tokens} tokens</p>" in reported.page
 
 
-def test_the_page_names_the_source_of_the_text():
+def test_the_page_escapes_names_and_tells_the_source_of_the_text():
     text = {"source": "premise+hypothesis", "max_tokens": 40, "clean": True}
     calibration = {"ece": 0.1, "ece_uncalibrated": 0.2, "temperature": 1.0}
     calibration["ece_by_chance"] = {"mean": 0.1, "low": 0.0, "high": 0.2}
     page = render(
         "evaluation/templates/report.html",
-        **{"data": "X", "checkpoint": None, "text": text, "task": "multilabel", "samples": 0},
-        **{"metrics": {}, "classes": [], "calibration": calibration, "mistakes": []},
+        **{"data": "X", "checkpoint": None, "text": text, "task": "multilabel", "samples": 1234},
+        **{"metrics": {"test/auroc": None}, "calibration": calibration, "mistakes": []},
+        classes=[{"class": "<a> & $b$", "support": 0, "f1": 0.5}],
         figures={"reliability": b""},
     )
     assert "<p>Text: premise+hypothesis, cut at 40 tokens, cleaned</p>" in page
-    assert "<p>None.</p>" in page
+    assert "<td>&lt;a&gt; &amp; $b$</td><td>0</td><td>0.5000</td>" in page
+    assert "1,234 samples" in page
+    assert "<td>none</td>" in page
 
 
 def test_metrics_and_classes_are_those_of_the_predictions_file(reported):
