@@ -36,7 +36,7 @@ class CostMeter(Callback):
         self.timed_steps = 0
         self.timed_samples = 0
         self.timed_seconds = 0.0
-        self._memory: _CPUMemory | _DeviceMemory | None = None
+        self._memory: _PeakMemory | None = None
         self._start = 0.0
         self._steps = 0
 
@@ -52,8 +52,7 @@ class CostMeter(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start both measurements."""
-        device = trainer.strategy.root_device
-        self._memory = _DeviceMemory(device) if device.type == "cuda" else _CPUMemory()
+        self._memory = _PeakMemory(trainer.strategy.root_device)
         self._start = time.perf_counter()
         self._steps = 0
 
@@ -91,42 +90,39 @@ class CostMeter(Callback):
         self.on_train_end(trainer, pl_module)
 
 
-class _CPUMemory:
-    """The process's own memory, sampled by a thread."""
+class _PeakMemory:
+    """Peak memory since it was made: of torch's allocator on a GPU, else sampled by a thread."""
 
-    def __init__(self) -> None:
-        self._first = self._peak = own_memory()
+    def __init__(self, device: torch.device) -> None:
+        self._device = device if device.type == "cuda" else None
+        self._first = self._peak = self._held()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
+        if self._device is None:
+            self._thread.start()
+        else:
+            torch.cuda.reset_peak_memory_stats(self._device)
 
-    def stop(self) -> None:
-        self._done.set()
-        self._thread.join()
-
-    @property
-    def growth(self) -> int:
-        return self._peak - self._first
+    def _held(self) -> int:
+        return own_memory() if self._device is None else torch.cuda.memory_allocated(self._device)
 
     def _sample(self) -> None:
         while not self._done.wait(_SAMPLING_S):
             self._peak = max(self._peak, own_memory())
 
-
-class _DeviceMemory:
-    """Memory that torch's allocator holds on a GPU."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._first = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-
     def stop(self) -> None:
-        """The allocator counts by itself."""
+        """Stop sampling."""
+        self._done.set()
+        if self._thread.is_alive():
+            self._thread.join()
 
     @property
     def growth(self) -> int:
-        return torch.cuda.max_memory_allocated(self._device) - self._first
+        """Bytes at the peak beyond those at the start."""
+        peak = self._peak
+        if self._device is not None:
+            peak = torch.cuda.max_memory_allocated(self._device)
+        return peak - self._first
 
 
 def own_memory() -> int:

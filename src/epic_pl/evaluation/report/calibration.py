@@ -10,9 +10,7 @@ from torch import Tensor
 
 from epic_pl.evaluation.evaluator import Evaluator
 from epic_pl.evaluation.report.outputs import SplitOutputs
-
-BINS = 15
-_DRAWS = 500
+from epic_pl.module.postprocess import BINS, error_by_chance
 
 
 def calibration_table(evaluator: Evaluator, outputs: SplitOutputs) -> dict[str, Any]:
@@ -34,7 +32,8 @@ def calibration_table(evaluator: Evaluator, outputs: SplitOutputs) -> dict[str, 
             if row["samples"]
         )
         table[f"bins{suffix}"] = bins
-    table["ece_by_chance"] = error_by_chance(confidence)
+    chance = error_by_chance(confidence)
+    table["ece_by_chance"] = dict(zip(("mean", "low", "high"), chance, strict=True))
     return table
 
 
@@ -49,13 +48,9 @@ def _answers(evaluator: Evaluator, probabilities: Tensor, labels: Tensor) -> tup
     return confidence.double(), (predicted == labels).double()
 
 
-def _bin_of(confidence: Tensor) -> Tensor:
-    return (confidence * BINS).long().clamp(max=BINS - 1)
-
-
 def _bins(confidence: Tensor, right: Tensor) -> list[dict[str, Any]]:
     """Number of answers, mean probability and share of right answers in each bin."""
-    index = _bin_of(confidence)
+    index = (confidence * BINS).long().clamp(max=BINS - 1)
     counts, sums, hits = (
         torch.bincount(index, weights, minlength=BINS).tolist()
         for weights in (None, confidence, right)
@@ -70,19 +65,3 @@ def _bins(confidence: Tensor, right: Tensor) -> list[dict[str, Any]]:
         }
         for number, (count, total, hit) in enumerate(zip(counts, sums, hits, strict=True))
     ]
-
-
-def error_by_chance(confidence: Tensor) -> dict[str, float]:
-    """Calibration error of answers that are right exactly with their probability ``(M,)``.
-
-    With few samples no error below this one differs from none. Its ``mean``, and its 5th and 95th
-    percentile ``low`` and ``high``, over 500 draws.
-    """
-    index, generator = _bin_of(confidence), torch.Generator().manual_seed(0)
-    errors = torch.empty(_DRAWS, dtype=torch.double)
-    for draw in range(_DRAWS):
-        right = (torch.rand(len(confidence), generator=generator) < confidence).double()
-        gaps = torch.bincount(index, confidence - right, minlength=BINS)
-        errors[draw] = gaps.abs().sum() / len(confidence)
-    low, high = errors.quantile(torch.tensor([0.05, 0.95], dtype=torch.double)).tolist()
-    return {"mean": float(errors.mean()), "low": low, "high": high}

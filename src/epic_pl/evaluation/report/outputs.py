@@ -4,7 +4,7 @@ Shape legend: B batch, N samples, C classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,8 +12,7 @@ from torch import Tensor
 from epic_pl.types import Batch
 
 
-@dataclass(frozen=True)
-class SplitOutputs:
+class SplitOutputs(NamedTuple):
     """Outputs of a tested split on the CPU, in the order of the data.
 
     Attributes:
@@ -33,9 +32,8 @@ class SplitOutputs:
     @classmethod
     def concatenate(cls, parts: Sequence["SplitOutputs"]) -> "SplitOutputs":
         """Join the outputs of several batches."""
-        names = ("logits", "labels", "image_present", "text_present")
-        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-        return cls([key for part in parts for key in part.sample_id], **tensors)
+        ids, *tensors = zip(*parts, strict=True)
+        return cls([key for each in ids for key in each], *map(torch.cat, tensors))
 
 
 def presence_masks(batch: Batch) -> tuple[Tensor, Tensor]:
