@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from epic_pl.features.layout import TORCH_DTYPES
+from epic_pl.features.store.records import TORCH_DTYPES
 from epic_pl.module import EPICModule
 
 _SIZE = 224

@@ -15,7 +15,7 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 
-myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}
@@ -23,9 +23,11 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 napoleon_numpy_docstring = False
 
-# The build is nitpicky about our own public names. Others' would need their inventories from the
-# network; private ones and type variables are not documented.
-nitpick_ignore_regex = [(r"py:.*", r"(?!epic_pl\.).*|.*\._.*|epic_pl\.nn\.towers\.State")]
+# Nitpicky about this package's public names only: others would need their inventories from the
+# network, and private names and type variables are not documented.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!epic_pl\.).*|.*\._.*|epic_pl\.nn\.(towers\.State|pair\.T)"),
+]
 
 html_theme = "furo"
 html_title = "epic_pl"

@@ -17,7 +17,8 @@ from transformers import AutoTokenizer
 from epic_pl.assets import resolve
 from epic_pl.data.preprocessing import image_preprocessing
 from epic_pl.data.transforms import build_image_transform
-from epic_pl.module import EPICModule
+from epic_pl.module import EncoderConfig, EncodersConfig, EPICModule
+from epic_pl.nn.epic import EPICConfig
 
 parser = argparse.ArgumentParser()
 parser.add_argument("pairs")
@@ -39,9 +40,11 @@ def collate(rows: list[dict[str, str]]) -> dict[str, torch.Tensor | list[str]]:
 
 with open(args.pairs, newline="") as file:
     rows = list(csv.DictReader(file))
-classes, encoders = sorted({row["label"] for row in rows}), (args.image_encoder, args.text_encoder)
-options = {"image_size": 112, "text_pooling": "mean"}  # as all-MiniLM was trained
-model = EPICModule(*encoders, len(classes), interaction_layers=args.interaction_layers, **options)
+classes = sorted({row["label"] for row in rows})
+text = EncoderConfig(args.text_encoder, pooling="mean")  # as all-MiniLM was trained
+encoders = EncodersConfig(EncoderConfig(args.image_encoder), text, image_size=112)
+epic = EPICConfig(interaction_layers=args.interaction_layers)
+model = EPICModule(len(classes), encoders, epic=epic)
 trainer = L.Trainer(max_epochs=3, accelerator="auto", devices=1)
 trainer.fit(model, DataLoader(rows, batch_size=16, shuffle=True, collate_fn=collate))
 trainer.save_checkpoint("own_pipeline.ckpt")

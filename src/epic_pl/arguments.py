@@ -7,7 +7,6 @@ Apart from what they start, so that their help imports none of it. Also what tho
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from epic_pl.evaluation.explain.command import parser as explain_parser
@@ -28,24 +27,6 @@ def as_options(values: Mapping[str, Any]) -> list[str]:
         f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
         for name, value in values.items()
     ]
-
-
-def cache_parser() -> argparse.ArgumentParser:
-    """Of ``epic-pl cache {info,verify,clear}``; build takes the options of ``epic-pl fit``."""
-    parser = argparse.ArgumentParser(
-        "epic-pl cache",
-        description=(
-            "Frozen features on the disk. build takes the options of `epic-pl fit` (--config X, "
-            "overrides) and stores what it would train on; the others take a folder of stores, by "
-            "default the one in the cache folder."
-        ),
-    )
-    parser.add_argument("command", choices=("build", "info", "verify", "clear"))
-    parser.add_argument("folder", nargs="?", type=Path)
-    parser.add_argument(
-        "--remove-corrupt", action="store_true", help="verify: remove files that are damaged"
-    )
-    return parser
 
 
 def compare_parser() -> argparse.ArgumentParser:

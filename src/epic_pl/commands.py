@@ -5,14 +5,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from epic_pl.callbacks import FeatureCache
 from epic_pl.cli import EPICCLI, PARSER_OPTIONS, run
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError, EpicError
-from epic_pl.features.building import build_stores
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import read_checkpoint
 
@@ -32,9 +33,9 @@ def run_command(argv: list[str]) -> None:
 
             raise SystemExit(run_data(argv[1:]))
         if argv[:1] == ["cache"]:
-            from epic_pl.features.commands import cache_command
+            from epic_pl.features.commands import run as run_cache
 
-            raise SystemExit(cache_command(argv[1:], fill_cache))
+            raise SystemExit(run_cache(argv[1:]))
         if argv[:1] == ["compare"]:
             from epic_pl.experiments.compare.command import compare_command
 
@@ -96,7 +97,9 @@ class _CacheCLI(EPICCLI):
     """Parses and builds all that ``fit`` takes, then only fills the feature stores."""
 
     def _run_subcommand(self, subcommand: str) -> None:
-        build_stores(self.trainer, self.model, self.datamodule)
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning
+        cache = next(each for each in callbacks if isinstance(each, FeatureCache))
+        cache.build_stores(self.trainer, self.model, self.datamodule)
 
 
 def fill_cache(args: list[str]) -> None:

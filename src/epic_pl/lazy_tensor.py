@@ -1,6 +1,6 @@
-"""A field of a batch that is read where it is stored.
+"""Tensors of a batch that stay on disk until they are used.
 
-Shape legend: B batch, b some samples in a row of it.
+Shape legend: B batch, b consecutive samples of it.
 """
 
 from abc import ABC, abstractmethod
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 
-class StoredField(ABC):
-    """What a tensor ``(B, ...)`` of a batch would hold, left where it is, for instance in files.
+class LazyTensor(ABC):
+    """A tensor ``(B, ...)`` whose numbers are read, for instance from mapped files, when needed.
 
-    Only the CPU can read it there: :meth:`to` another device, or :meth:`pin_memory`, gives a
-    tensor, so that loaders and trainers may treat it as one.
+    Only the CPU can read it in place. :meth:`to` another device and :meth:`pin_memory` return a
+    tensor, so loaders and trainers may treat it as one.
 
     Attributes:
         shape: ``(B, ...)``.
@@ -25,30 +25,30 @@ class StoredField(ABC):
     dtype: torch.dtype
 
     @abstractmethod
-    def __getitem__(self, index: tuple[slice | int, ...]) -> "StoredField":
-        """The same part of every sample: ``[:, k, 0]``, a full slice and then whole numbers."""
+    def __getitem__(self, index: tuple[slice | int, ...]) -> "LazyTensor":
+        """The same part of every sample: a full slice, then integers, as in ``[:, k, 0]``."""
 
     @abstractmethod
     def pieces(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-        """All samples in order, a few at a time: which they are, and their numbers ``(b, ...)``.
+        """Yield all samples in order, a few at a time, as ``(slice of the batch, (b, ...))``.
 
-        The numbers are overwritten as soon as the next piece is asked for.
+        A piece is overwritten when the next one is taken.
         """
 
     @abstractmethod
     def whole(self) -> Tensor:
-        """All of it as a tensor."""
+        """The whole tensor."""
 
-    def to(self, device: torch.device | str) -> "StoredField | Tensor":
-        """Itself for the CPU, which reads it where it is; a tensor for other devices."""
+    def to(self, device: torch.device | str) -> "LazyTensor | Tensor":
+        """Itself on the CPU, a tensor on other devices."""
         device = torch.device(device)
         return self if device.type == "cpu" else self.whole().to(device)
 
     def pin_memory(self, device: torch.device | str | None = None) -> Tensor:
-        """As a tensor in page-locked memory."""
+        """A tensor in page-locked memory."""
         return self.whole().pin_memory()
 
 
-def whole(field: Tensor | StoredField) -> Tensor:
-    """A field as a tensor, whichever it is."""
-    return field if isinstance(field, Tensor) else field.whole()
+def whole(tensor: Tensor | LazyTensor) -> Tensor:
+    """The tensor itself, or the whole of a lazy one."""
+    return tensor if isinstance(tensor, Tensor) else tensor.whole()

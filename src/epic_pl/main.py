@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 from epic_pl import __version__
 from epic_pl.arguments import (
-    cache_parser,
     compare_parser,
     data_parser,
     explain_parser,
@@ -15,6 +14,7 @@ from epic_pl.arguments import (
     tune_parser,
 )
 from epic_pl.config_files import ablations, overlays, recipes
+from epic_pl.features.commands import parser as cache_parser
 
 _HELP = """\
 usage: epic-pl COMMAND --config NAME [--config OVERLAY] [--OPTION VALUE ...]

@@ -8,12 +8,12 @@ from typing import Literal, NotRequired, TypedDict
 from PIL.Image import Image
 from torch import Tensor
 
-from epic_pl.lazy_tensor import StoredField
+from epic_pl.lazy_tensor import LazyTensor
 
 Task = Literal["multiclass", "multilabel"]
 """One class a sample, or any number of labels."""
 
-Features = dict[str, Tensor | StoredField]
+Features = dict[str, Tensor | LazyTensor]
 """What a feature cache stored of a modality, field by field, batch first."""
 
 
@@ -22,13 +22,14 @@ class Sample(TypedDict):
 
     ``image`` is a transformed picture ``(3, H, W)`` float32, or None where the modality is absent;
     ``text`` a string, or None where absent; ``label`` a class index, a list of class indices
-    (multilabel), or None where unknown.
+    (multilabel), or None where unknown. ``picture`` names the picture, see :class:`Batch`.
     """
 
     sample_id: str
     image: Tensor | None
     text: str | None
     label: int | list[int] | None
+    picture: NotRequired[str | None]
 
 
 class Reference(TypedDict):
@@ -62,6 +63,8 @@ class Batch(TypedDict):
     * ``labels``: ``(B,)`` int64 class indices, or ``(B, C)`` float 0/1 for multilabel; absent when
       predicting.
     * ``sample_id``: list of B strings; optional outside of prediction.
+    * ``picture``: list of B strings, optional: the picture's path below the image root or its id,
+      empty where the modality is absent. Rows of one picture are no independent samples.
     """
 
     attention_mask: Tensor
@@ -73,6 +76,7 @@ class Batch(TypedDict):
     text_present: NotRequired[Tensor]
     labels: NotRequired[Tensor]
     sample_id: NotRequired[list[str]]
+    picture: NotRequired[list[str]]
 
 
 class Prediction(TypedDict):

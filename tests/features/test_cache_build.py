@@ -15,18 +15,17 @@ import tiny_runs
 from epic_pl.cli import main
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.errors import ConfigError
-from epic_pl.features import filler as feature_filler
+from epic_pl.features import fill
 from epic_pl.features.items import Items
-from epic_pl.nn.encoders import Encoder
 
-OPTIONS = ["--model.prompt_attention", "read_only", "--cache.level", "layers"]
+OPTIONS = ["--model.epic.prompt_attention", "read_only", "--cache.level", "layers"]
 DDP = ["--config", "ddp.yaml", "--trainer.devices", "2"]
 SHARD_BYTES = 20_000
 # slow enough for a second rank to get its share
 SCRIPT = f"""
 import os, time
 import torch
-from epic_pl.features import filler as feature_filler
+from epic_pl.features import fill
 from epic_pl.features.items import Items
 from epic_pl.main import main
 
@@ -40,7 +39,7 @@ def slowly(items, keys):
     return encode(items, keys)
 
 
-feature_filler.SHARD_BYTES = {SHARD_BYTES}
+fill.SHARD_BYTES = {SHARD_BYTES}
 Items.encode = slowly
 torch.set_num_threads(1)
 """
@@ -61,10 +60,14 @@ def options(project):
     return ["--config", str(project / "data" / "tiny.yaml"), *OPTIONS, "--cache.folder", folder]
 
 
-def build(project, *more):
+def exit_code(*arguments):
     with pytest.raises(SystemExit) as ended:
-        main(["cache", "build", *options(project), *more])
+        main([str(each) for each in arguments])
     return ended.value.code
+
+
+def build(project, *more):
+    return exit_code("cache", "build", *options(project), *more)
 
 
 def test_encoders_run_on_the_trainers_device(project, monkeypatch):
@@ -74,7 +77,7 @@ def test_encoders_run_on_the_trainers_device(project, monkeypatch):
     seen, encode = set(), Items.encode
 
     def spy(items, keys):
-        seen.add(items.module.device)
+        seen.add(items.device)
         return encode(items, keys)
 
     monkeypatch.setattr(Items, "encode", spy)
@@ -89,10 +92,9 @@ def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_stored(
     def refuse(precision, device):
         raise ConfigError(f"{precision} on {device}")
 
-    monkeypatch.setattr("epic_pl.module.performance.check_precision", refuse)
-    with pytest.raises(SystemExit) as ended:
-        main([*command.split(), *options(project), "--model.encoder_precision", "fp16"])
-    assert ended.value.code == 1
+    monkeypatch.setattr("epic_pl.module.epic_module.check_precision", refuse)
+    given = [*command.split(), *options(project), "--model.encoders.precision", "fp16"]
+    assert exit_code(*given) == 1
     assert "fp16 on cpu" in capsys.readouterr().err
     assert not (project / "features").exists()
 
@@ -101,7 +103,7 @@ def test_a_disk_too_small_for_all_splits_is_refused_before_anything_is_stored(
     project, monkeypatch, capsys
 ):
     free = SimpleNamespace(free=64_000_000 + 60_000)  # 64 MB stay free
-    monkeypatch.setattr("epic_pl.features.estimate.shutil.disk_usage", lambda _: free)
+    monkeypatch.setattr("epic_pl.features.store.progress.shutil.disk_usage", lambda _: free)
     # texts of test are those of train, but for one: the first splits alone would have fitted
     assert build(project, "--cache.dtype", "float32") == 1
     said = capsys.readouterr().err
@@ -116,16 +118,18 @@ def test_a_test_split_that_is_not_there_is_left_out_and_told(project, capsys):
     table.write_text("\n".join(row for row in rows if not row.endswith(",test")) + "\n")
     assert build(project, "--data.init_args.test_size", "0") == 0
     assert "Not stored, since it cannot be read: " in capsys.readouterr().out
-    assert main_ends(project, "info") == 0
+    assert exit_code("cache", "info", project / "features") == 0
 
 
 # ------------------------------------------------------------------ the real command
 
 
-def main_ends(project, *arguments):
-    with pytest.raises(SystemExit) as ended:
-        main(["cache", *arguments, str(project / "features")])
-    return ended.value.code
+def _only_blank(encode):
+    def checked(items, keys):
+        assert list(keys) == [items.blank], "a stored item was encoded again"
+        return encode(items, keys)
+
+    return checked
 
 
 @pytest.mark.slow
@@ -136,21 +140,20 @@ def test_what_the_command_stored_is_all_that_later_runs_need(project, monkeypatc
     assert done.returncode == 0, done.stderr[-4000:]
     assert "Caching image features of 3 items" in done.stdout
     assert "ETA" in done.stderr
-    monkeypatch.setattr(Encoder, "run_layers", lambda *_: pytest.fail("an encoder was run"))
+    monkeypatch.setattr(Items, "encode", _only_blank(Items.encode))
     monkeypatch.setattr(ImageTextDataset, "raw", lambda *_: pytest.fail("a picture was read"))
-    # a fit would run the text encoder on the names of the classes
-    main(["fit", *given, "--trainer.max_epochs", "1", "--model.class_name_scale", "0"])
+    main(["fit", *given, "--trainer.max_epochs", "1"])
     (best,) = project.glob("runs/fit/*/checkpoints/best.ckpt")
     main(["test", *given, "--ckpt_path", str(best)])
     main(["predict", *given, "--ckpt_path", str(best)])
     assert "Caching" not in capsys.readouterr().out
-    assert main_ends(project, "info") == 0
-    assert main_ends(project, "verify") == 0
+    assert exit_code("cache", "info", project / "features") == 0
+    assert exit_code("cache", "verify", project / "features") == 0
     shard = next(project.glob("features/image-*/shard-*"))
     shard.write_bytes(shard.read_bytes()[:-1])
-    assert main_ends(project, "verify", "--remove-corrupt") == 1
+    assert exit_code("cache", "verify", "--remove-corrupt", project / "features") == 1
     assert not shard.exists()
-    assert main_ends(project, "clear") == 0
+    assert exit_code("cache", "clear", project / "features") == 0
     assert not list(project.glob("features/[it]*-*"))
 
 
@@ -192,13 +195,12 @@ def encoded(root):
 @pytest.mark.slow
 def test_two_ranks_share_the_work_and_store_what_one_does(project, monkeypatch, capfd):
     command = ["cache", "build", *options(project), "--cache.batch_size", "2"]
-    monkeypatch.setattr(feature_filler, "SHARD_BYTES", SHARD_BYTES)
+    monkeypatch.setattr(fill, "SHARD_BYTES", SHARD_BYTES)
     whole, encode = [], Items.encode
     monkeypatch.setattr(
         Items, "encode", lambda items, keys: whole.extend(keys) or encode(items, keys)
     )
-    with pytest.raises(SystemExit, match="0"):
-        main(command)
+    assert exit_code(*command) == 0
     alone = capfd.readouterr().out
     assert "Caching image features" in alone
     assert len(stored(project)) > 10

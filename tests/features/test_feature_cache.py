@@ -1,7 +1,8 @@
 """Runs that train from stored features, beside the same runs that read pictures."""
 
 import csv
-from types import SimpleNamespace
+import dataclasses
+import shutil
 
 import lightning as L
 import pytest
@@ -16,9 +17,11 @@ from epic_pl.data.datasets.entailment import EntailmentPairs
 from epic_pl.data.tables.datamodule import TableDataModule
 from epic_pl.data.tables.dataset import sample_table
 from epic_pl.errors import ConfigError, DataError
-from epic_pl.features.store.in_place import StoredRows
+from epic_pl.features.store.lazy import StoredRows
 from epic_pl.features.store.manifest import Manifest
 from epic_pl.module import EPICModule
+from epic_pl.module.config import EncoderConfig, EncodersConfig
+from epic_pl.nn import EPICConfig
 from epic_pl.nn.encoders import Encoder
 from epic_pl.nn.read_only_tower import ReadOnlyTower
 
@@ -27,34 +30,53 @@ KINDS = ("image", "text")
 modes = pytest.mark.parametrize(("attention", "level"), MODES)
 
 
-@pytest.fixture
-def workshop(tiny_vit_dir, tiny_tokenizer_dir, tmp_path):
+def build_module(vit, bert, attention="read_only", pooling=("auto", "auto"), **options):
+    """EPICModule on the tiny encoders; options of EPIC are told from those of the module."""
+    torch.manual_seed(0)
+    names = {field.name for field in dataclasses.fields(EPICConfig)}
+    epic = {"interaction_layers": 2, "hub_width": 8, "prompt_attention": attention}
+    epic |= {name: options.pop(name) for name in names & options.keys()}
+    encoders = EncodersConfig(
+        EncoderConfig(str(vit), pooling=pooling[0]), EncoderConfig(str(bert), pooling=pooling[1])
+    )
+    given = {"num_classes": 3, "encoders": encoders, "epic": EPICConfig(**epic), **options}
+    return EPICModule(**given)
+
+
+class Workshop:
     """A table of coloured squares, and what trains on it: DataModule, module, cache."""
-    tiny_runs.table(tmp_path, train=12, val=4, test=7)
 
-    def data(**options):
-        given = {"id_column": "id", "split_column": "split", "batch_size_per_device": 4, **options}
-        return TableDataModule(
-            table=str(tmp_path / "table.csv"),
-            image_encoder=str(tiny_vit_dir),
-            text_encoder=str(tiny_tokenizer_dir),
-            **given,
-        )
+    def __init__(self, root, vit, bert):
+        tiny_runs.table(root, train=12, val=4, test=7)
+        self.root, self.encoders = root, (vit, bert)
+        self.names = {"image_encoder": str(vit), "text_encoder": str(bert)}
 
-    def module(attention="read_only", **options):
-        torch.manual_seed(0)
-        return tiny_runs.module(
-            tiny_vit_dir, tiny_tokenizer_dir, prompt_attention=attention, **options
-        )
+    def data(self, **options):
+        given = {"id_column": "id", "split_column": "split", "batch_size_per_device": 4}
+        table = str(self.root / "table.csv")
+        return TableDataModule(table=table, **{**self.names, **given, **options})
 
-    def cache(level="layers", **options):
-        given = {"dtype": "float32", "folder": str(tmp_path / "features"), **options}
+    def module(self, attention="read_only", **options):
+        return build_module(*self.encoders, attention, **options)
+
+    def cache(self, level="layers", **options):
+        given = {"dtype": "float32", "folder": str(self.root / "features"), **options}
         return FeatureCache(level, **given)
 
-    def trainer(*callbacks, **options):
-        return tiny_runs.trainer(tmp_path, callbacks=list(callbacks), **options)
+    def trainer(self, *callbacks, **options):
+        return tiny_runs.trainer(self.root, callbacks=list(callbacks), **options)
 
-    return SimpleNamespace(data=data, module=module, cache=cache, trainer=trainer, root=tmp_path)
+    def stores(self, kind):
+        return list((self.root / "features").glob(f"{kind}-*"))
+
+    def stored_items(self, kind):
+        (folder,) = self.stores(kind)
+        return Manifest.read(folder).index.items
+
+
+@pytest.fixture
+def workshop(tiny_vit_dir, tiny_tokenizer_dir, tmp_path):
+    return Workshop(tmp_path, tiny_vit_dir, tiny_tokenizer_dir)
 
 
 class Outputs(L.Callback):
@@ -84,9 +106,14 @@ def logits_of(workshop, module, cache=None, data=None):
     return torch.cat(outputs.logits)
 
 
-def stored_items(root, kind):
-    (folder,) = (root / "features").glob(f"{kind}-*")
-    return Manifest.read(folder).index.items
+def assert_close(one, other, atol=1e-5):
+    torch.testing.assert_close(one, other, rtol=0, atol=atol)
+
+
+def assert_same_weights(one, other, atol):
+    pairs = zip(one.model.named_parameters(), other.model.named_parameters(), strict=True)
+    for (name, mine), (_, theirs) in pairs:
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=atol, msg=name)
 
 
 def blank_cells(root, cells):
@@ -106,10 +133,7 @@ def test_fit_with_and_without_gives_the_same_run(workshop, attention, level):
     live, live_metrics = fit(workshop, attention)
     cached, metrics = fit(workshop, attention, workshop.cache(level))
     assert metrics == pytest.approx(live_metrics, abs=1e-5)
-    for (name, one), (_, other) in zip(
-        live.model.named_parameters(), cached.model.named_parameters(), strict=True
-    ):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-4, msg=name)
+    assert_same_weights(live, cached, 1e-4)
 
 
 @modes
@@ -117,13 +141,13 @@ def test_logits_and_predictions_are_those_of_pictures(workshop, attention, level
     module = workshop.module(attention)
     expected = logits_of(workshop, module)
     cache = workshop.cache(level)
-    torch.testing.assert_close(logits_of(workshop, module, cache), expected, rtol=0, atol=1e-5)
+    assert_close(logits_of(workshop, module, cache), expected)
     live = workshop.trainer().predict(module, datamodule=workshop.data())
     monkeypatch.setattr(ImageTextDataset, "raw", lambda *_: pytest.fail("a picture was read"))
     stored = workshop.trainer(cache).predict(module, datamodule=workshop.data())
     for one, other in zip(live, stored, strict=True):
         assert one["sample_id"] == other["sample_id"]
-        torch.testing.assert_close(one["probabilities"], other["probabilities"], rtol=0, atol=1e-5)
+        assert_close(one["probabilities"], other["probabilities"])
 
 
 @pytest.mark.parametrize(("dtype", "atol"), [("bfloat16", 0.05), ("float16", 5e-3), ("int8", 0.05)])
@@ -133,7 +157,7 @@ def test_smaller_numbers_are_close(workshop, attention, level, dtype, atol):
     expected = logits_of(workshop, module)
     got = logits_of(workshop, module, workshop.cache(level, dtype=dtype))
     assert not torch.equal(got, expected)
-    torch.testing.assert_close(got, expected, rtol=0, atol=atol)
+    assert_close(got, expected, atol)
 
 
 @modes
@@ -144,7 +168,7 @@ def test_absent_pictures_and_texts(workshop, attention, level):
     module = workshop.module(attention)
     expected = logits_of(workshop, module)
     got = logits_of(workshop, module, workshop.cache(level))
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+    assert_close(got, expected)
     _, live = fit(workshop, attention, modality_dropout=0.5)
     _, cached = fit(workshop, attention, workshop.cache(level), modality_dropout=0.5)
     assert cached == pytest.approx(live, abs=1e-4)
@@ -155,7 +179,7 @@ def test_tables_of_one_modality(workshop, missing):
     module = workshop.module()
     expected = logits_of(workshop, module, data=workshop.data(**missing))
     got = logits_of(workshop, module, workshop.cache(), data=workshop.data(**missing))
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+    assert_close(got, expected)
 
 
 def test_each_picture_and_text_is_stored_once(workshop):
@@ -169,13 +193,13 @@ def test_each_picture_and_text_is_stored_once(workshop):
         workshop.root / "pictures/train0.png"
     ).read_bytes()
     fit(workshop, "read_only", workshop.cache(), epochs=1)
-    assert stored_items(workshop.root, "image") == len(tiny_runs.COLOURS)
-    assert stored_items(workshop.root, "text") == 12
+    assert workshop.stored_items("image") == len(tiny_runs.COLOURS)
+    assert workshop.stored_items("text") == 12
     workshop.trainer(workshop.cache()).test(
         workshop.module(), datamodule=workshop.data(), verbose=False
     )
     # texts of val and test are among those of train
-    assert stored_items(workshop.root, "text") == 12
+    assert workshop.stored_items("text") == 12
 
 
 def files(root):
@@ -202,7 +226,7 @@ def test_second_run_runs_no_encoder_and_writes_nothing(workshop, encoded):
     before = files(workshop.root)
     encoded.clear()
     fit(workshop, "read_only", workshop.cache(), epochs=1)
-    assert not encoded
+    assert max(encoded) == 1  # one blank item shows the fields' shapes
     assert files(workshop.root) == before
 
 
@@ -214,7 +238,7 @@ def test_a_damaged_spec_beside_the_store_is_passed_over(workshop, encoded):
     (damaged / "spec.json").write_text("[]")
     encoded.clear()
     assert torch.equal(logits_of(workshop, module, workshop.cache()), expected)
-    assert not encoded
+    assert max(encoded) == 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
@@ -227,68 +251,66 @@ def test_a_probe_reads_what_a_store_of_prompts_has_beside(workshop, encoded, dty
     assert max(encoded, default=1) == 1  # a look at the fields' shapes
     assert files(workshop.root) == before
     own = workshop.cache(dtype=dtype, folder=str(workshop.root / "own"))
-    torch.testing.assert_close(logits, logits_of(workshop, probe, own), rtol=0, atol=1e-5)
+    assert_close(logits, logits_of(workshop, probe, own))
 
 
-@pytest.mark.parametrize(
-    "options", [{"image_pooling": "mean"}, {"text_pooling": "mean"}], ids=["image", "text"]
-)
-def test_a_probe_of_another_pooling_reads_no_such_store(workshop, options):
+@pytest.mark.parametrize("pooling", [("mean", "auto"), ("auto", "mean")], ids=["image", "text"])
+def test_a_probe_of_another_pooling_reads_no_such_store(workshop, pooling):
     logits_of(workshop, workshop.module(), workshop.cache())
-    probe = workshop.module(method="linear_probe", **options)
+    probe = workshop.module(method="linear_probe", pooling=pooling)
     torch.testing.assert_close(
         logits_of(workshop, probe, workshop.cache()), logits_of(workshop, probe), rtol=0, atol=1e-5
     )
     assert len(list((workshop.root / "features").glob("*-*/manifest.json"))) == 3
 
 
-def test_a_store_that_lacks_items_stands_in_for_none(workshop):
+@pytest.mark.parametrize("problem", ["lacks items", "is damaged"])
+def test_a_store_that_cannot_serve_is_passed_over(workshop, problem):
     probe = workshop.module(method="linear_probe")
     logits_of(workshop, workshop.module(), workshop.cache())
-    Image.new("RGB", (50, 50), (250, 250, 20)).save(workshop.root / "pictures/test2.png")
-    logits = logits_of(workshop, probe, workshop.cache())
-    torch.testing.assert_close(logits, logits_of(workshop, probe), rtol=0, atol=1e-5)
-    assert len(list((workshop.root / "features").glob("image-*"))) == 2
-    assert len(list((workshop.root / "features").glob("text-*"))) == 1
+    if problem == "lacks items":
+        Image.new("RGB", (50, 50), (250, 250, 20)).save(workshop.root / "pictures/test2.png")
+    else:
+        (workshop.stores("image")[0] / "manifest.json").write_text("{}")
+    assert_close(logits_of(workshop, probe, workshop.cache()), logits_of(workshop, probe))
+    assert [len(workshop.stores(kind)) for kind in KINDS] == [2, 1]
 
 
-def test_a_damaged_store_stands_in_for_none(workshop):
-    probe = workshop.module(method="linear_probe")
-    logits_of(workshop, workshop.module(), workshop.cache())
-    (manifest,) = (workshop.root / "features").glob("image-*/manifest.json")
-    manifest.write_text("{}")
-    logits = logits_of(workshop, probe, workshop.cache())
-    torch.testing.assert_close(logits, logits_of(workshop, probe), rtol=0, atol=1e-5)
-    assert len(list((workshop.root / "features").glob("image-*"))) == 2
-    assert len(list((workshop.root / "features").glob("text-*"))) == 1
+def test_moved_encoders_read_the_same_stores(workshop, encoded, tmp_path):
+    expected = logits_of(workshop, workshop.module(), workshop.cache())
+    before = files(workshop.root)
+    vit, bert = (shutil.copytree(path, tmp_path / path.name) for path in workshop.encoders)
+    data = workshop.data(image_encoder=str(vit), text_encoder=str(bert))
+    encoded.clear()
+    module = build_module(vit, bert)
+    assert torch.equal(logits_of(workshop, module, workshop.cache(), data), expected)
+    assert max(encoded) == 1
+    assert files(workshop.root) == before
 
 
 def test_a_changed_picture_is_encoded_again(workshop):
     module = workshop.module()
     first = logits_of(workshop, module, workshop.cache())
-    items = stored_items(workshop.root, "image")
+    items = workshop.stored_items("image")
     Image.new("RGB", (50, 50), (250, 250, 20)).save(workshop.root / "pictures/test2.png")
     second = logits_of(workshop, module, workshop.cache())
-    assert stored_items(workshop.root, "image") == items + 1
+    assert workshop.stored_items("image") == items + 1
     same = torch.arange(7) != 2
     assert torch.equal(first[same], second[same])
     assert not torch.allclose(first[2], second[2])
     expected = logits_of(workshop, module)
-    torch.testing.assert_close(second, expected, rtol=0, atol=1e-5)
+    assert_close(second, expected)
 
 
 def test_other_layers_or_preprocessing_meet_another_store(workshop):
-    def count():
-        return len(list((workshop.root / "features").glob("image-*")))
-
     logits_of(workshop, workshop.module(), workshop.cache())
-    assert count() == 1
+    assert len(workshop.stores("image")) == 1
     logits_of(workshop, workshop.module(num_prompts=2, hub_width=4), workshop.cache())
-    assert count() == 1  # prompts do not matter
+    assert len(workshop.stores("image")) == 1  # prompts do not matter
     logits_of(workshop, workshop.module(interaction_layers=1), workshop.cache())
-    assert count() == 2
-    logits_of(workshop, workshop.module(image_pooling="mean"), workshop.cache())
-    assert count() == 3
+    assert len(workshop.stores("image")) == 2
+    logits_of(workshop, workshop.module(pooling=("mean", "auto")), workshop.cache())
+    assert len(workshop.stores("image")) == 3
 
 
 @pytest.mark.parametrize("change", ["version", "tokenizer", "text length", "precision"])
@@ -299,7 +321,7 @@ def test_whatever_a_features_numbers_depend_on_names_its_store(workshop, monkeyp
     if change == "version":
         monkeypatch.setattr("epic_pl.features.items.FEATURES_VERSION", 1000)
     elif change == "tokenizer":
-        path = "epic_pl.features.modalities.tokenizer_digest"
+        path = "epic_pl.features.items.tokenizer_digest"
         monkeypatch.setattr(path, lambda _: "another")
     elif change == "text length":
         options["max_text_tokens"] = 9
@@ -309,8 +331,8 @@ def test_whatever_a_features_numbers_depend_on_names_its_store(workshop, monkeyp
     data.prepare_data()
     data.setup("test")
     workshop.cache().fill(module, data, "test")
-    count = {kind: len(list((workshop.root / "features").glob(f"{kind}-*"))) for kind in KINDS}
-    assert count == {"image": 2 if change == "version" else 1, "text": 2}
+    counts = [len(workshop.stores(kind)) for kind in KINDS]
+    assert counts == [2 if change == "version" else 1, 2]
 
 
 def test_validation_alone_and_a_run_after_the_cache_is_gone(workshop):
@@ -323,12 +345,13 @@ def test_validation_alone_and_a_run_after_the_cache_is_gone(workshop):
     assert torch.equal(logits_of(workshop, module, data=data), expected)
 
 
-def test_views_are_drawn_and_stored_once(workshop):
-    data = workshop.data(augment="crop")
+# two views of each training colour, and each as evaluation sees it for val
+@pytest.mark.parametrize(("augment", "times"), [("crop", 3), ("none", 1)])
+def test_views_are_drawn_and_stored_once(workshop, augment, times):
+    data = workshop.data(augment=augment)
     _, metrics = fit(workshop, "read_only", workshop.cache(views=2), data=data)
     assert metrics["val/loss"] > 0
-    # two views of each training colour, and each as evaluation sees it for val
-    assert stored_items(workshop.root, "image") == 3 * len(tiny_runs.COLOURS)
+    assert workshop.stored_items("image") == times * len(tiny_runs.COLOURS)
 
 
 def test_stored_views_are_the_same_whatever_the_threads(workshop, tmp_path):
@@ -356,12 +379,7 @@ def test_what_is_not_trained_on_is_stored_whatever_training_augments(workshop):
     module, data = workshop.module(), workshop.data(augment="flip")
     expected = logits_of(workshop, module, data=data)
     cached = logits_of(workshop, module, workshop.cache(), data)
-    torch.testing.assert_close(cached, expected, rtol=0, atol=1e-5)
-
-
-def test_views_of_pictures_that_nothing_augments_are_stored_once(workshop):
-    fit(workshop, "read_only", workshop.cache(views=3), epochs=1)
-    assert stored_items(workshop.root, "image") == len(tiny_runs.COLOURS)
+    assert_close(cached, expected)
 
 
 class Interruption(L.Callback):
@@ -381,20 +399,15 @@ def test_after_a_failed_fit_pictures_are_read_again(workshop):
     assert "image_features" not in next(iter(data.train_dataloader()))
 
 
-@pytest.mark.parametrize("option", ["batch_size", "threads"])
-def test_counts_of_nothing_are_refused(workshop, option):
-    with pytest.raises(ConfigError, match=rf"cache\.{option} is 0"):
-        workshop.cache(**{option: 0})
+@pytest.mark.parametrize(("option", "value"), [("batch_size", 0), ("threads", 0), ("views", -1)])
+def test_counts_that_cannot_be_are_refused(workshop, option, value):
+    with pytest.raises(ConfigError, match=rf"cache\.{option} is {value}: it must be at least"):
+        workshop.cache(**{option: value})
 
 
 def test_joint_prompts_have_no_layers_to_store(workshop):
     with pytest.raises(ConfigError, match="read_only"):
         fit(workshop, "joint", workshop.cache("layers"))
-
-
-def test_negative_views_are_refused():
-    with pytest.raises(ConfigError, match="views is -1"):
-        FeatureCache("layers", views=-1)
 
 
 def test_loaders_of_ones_own_are_refused(workshop):
@@ -410,80 +423,54 @@ def test_off_leaves_loaders_of_ones_own_alone(workshop):
     assert not (workshop.root / "features").exists()
 
 
-class _Pairs(ImageTextDataModule):
-    """Entailment in training, plain rows else; `rows` may be any dataset."""
+class _Own(ImageTextDataModule):
+    """A DataModule of its own: ``build`` gives the dataset of a split and a transform."""
 
-    def __init__(self, root, rows=None, **options):
-        super().__init__(**options)
-        self.root, self.rows = root, rows
+    class_names = ("blue", "green", "red")
 
-    @property
-    def class_names(self):
-        return ["not_entailment", "entailment"]
+    def __init__(self, build, **options):
+        super().__init__(**options, batch_size_per_device=4)
+        self.build = build
 
     def build_dataset(self, split, transform):
-        if self.rows is not None:
-            return self.rows
-        names = [f"a {colour} square" for colour in tiny_runs.COLOURS]
-        paths = [f"pictures/train{number}.png" for number in range(3)]
-        table = sample_table(names, paths, names, [1, 1, 1])
-        dataset = ImageTextDataset(table, self.root, transform, seed=self.seed)
-        return EntailmentPairs(dataset, names, 3, seed=0) if split == "train" else dataset
+        return self.build(split, transform)
 
 
 @modes
-def test_entailment_pairs(workshop, tiny_vit_dir, tiny_tokenizer_dir, attention, level):
-    def pairs():
-        encoders = {"image_encoder": str(tiny_vit_dir), "text_encoder": str(tiny_tokenizer_dir)}
-        return _Pairs(workshop.root, batch_size_per_device=4, **encoders)
-
-    _, live = fit(workshop, attention, data=pairs(), num_classes=2)
-    _, cached = fit(workshop, attention, workshop.cache(level), data=pairs(), num_classes=2)
-    assert cached == pytest.approx(live, abs=1e-5)
-    assert stored_items(workshop.root, "image") == 3
-    assert stored_items(workshop.root, "text") == 3
-
-
-class _Roots(ImageTextDataModule):
-    """Splits whose pictures have the same paths in folders of their own."""
-
-    def __init__(self, root, **options):
-        super().__init__(**options)
-        self.root = root
-
-    @property
-    def class_names(self):
-        return list(tiny_runs.COLOURS)
-
-    def build_dataset(self, split, transform):
-        (self.root / split).mkdir(exist_ok=True)
-        colour = {"train": "red", "val": "blue"}.get(split, "green")
-        Image.new("RGB", (40, 36), tiny_runs.COLOURS[colour]).save(self.root / split / "0.png")
-        table = sample_table(["0"], ["0.png"], ["a square"], [0])
-        return ImageTextDataset(table, self.root / split, transform)
-
-
-def test_the_same_path_in_two_splits_is_two_pictures(workshop, tiny_vit_dir, tiny_tokenizer_dir):
-    def data():
-        return _Roots(
-            workshop.root, image_encoder=str(tiny_vit_dir), text_encoder=str(tiny_tokenizer_dir)
+def test_entailment_pairs(workshop, attention, level):
+    def build(split, transform):
+        names = [f"a {colour} square" for colour in tiny_runs.COLOURS]
+        paths = [f"pictures/train{number}.png" for number in range(3)]
+        dataset = ImageTextDataset(
+            sample_table(names, paths, names, [1, 1, 1]), workshop.root, transform
         )
+        return EntailmentPairs(dataset, names, 3, seed=0) if split == "train" else dataset
 
-    _, live = fit(workshop, "read_only", data=data())
-    _, cached = fit(workshop, "read_only", workshop.cache(), data=data())
+    _, live = fit(workshop, attention, data=_Own(build, **workshop.names))
+    _, cached = fit(workshop, attention, workshop.cache(level), data=_Own(build, **workshop.names))
     assert cached == pytest.approx(live, abs=1e-5)
-    assert stored_items(workshop.root, "image") == 2
+    assert [workshop.stored_items(kind) for kind in KINDS] == [3, 3]
 
 
-def test_datasets_without_names_are_refused(workshop, tiny_vit_dir, tiny_tokenizer_dir):
-    data = _Pairs(
-        workshop.root,
-        rows=[1, 2, 3],
-        image_encoder=str(tiny_vit_dir),
-        text_encoder=str(tiny_tokenizer_dir),
-    )
-    with pytest.raises(ConfigError, match="list cannot tell its rows by name"):
-        fit(workshop, "read_only", workshop.cache(), data=data, num_classes=2)
+def test_the_same_path_in_two_splits_is_two_pictures(workshop):
+    def build(split, transform):
+        folder = workshop.root / split
+        folder.mkdir(exist_ok=True)
+        colour = {"train": "red", "val": "blue"}[split]
+        Image.new("RGB", (40, 36), tiny_runs.COLOURS[colour]).save(folder / "0.png")
+        table = sample_table(["0", "1"], ["0.png", "0.png"], ["a square", "one"], [0, 1])
+        return ImageTextDataset(table, folder, transform)
+
+    _, live = fit(workshop, "read_only", data=_Own(build, **workshop.names))
+    _, cached = fit(workshop, "read_only", workshop.cache(), data=_Own(build, **workshop.names))
+    assert cached == pytest.approx(live, abs=1e-5)
+    assert workshop.stored_items("image") == 2
+
+
+def test_datasets_without_names_are_refused(workshop):
+    data = _Own(lambda split, transform: [1, 2, 3], **workshop.names)
+    with pytest.raises(ConfigError, match="list has no names"):
+        fit(workshop, "read_only", workshop.cache(), data=data)
 
 
 def test_a_broken_picture_is_named(workshop):
@@ -499,7 +486,7 @@ def test_a_broken_picture_is_named(workshop):
 @pytest.fixture
 def seen(monkeypatch):
     """Tiny memories stay in place too; gives the types that the model is handed."""
-    monkeypatch.setattr("epic_pl.features.store.in_place._LARGE", 0)
+    monkeypatch.setattr("epic_pl.features.store.lazy._LARGE", 0)
     types, restore = set(), ReadOnlyTower.restore
 
     def spy(tower, features, *rest):
@@ -515,25 +502,21 @@ def _gather_all(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
-@pytest.mark.parametrize("fill", ["ahead", "first_epoch"])
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_a_fit_in_place_learns_what_one_from_gathered_tensors_does(
-    workshop, seen, monkeypatch, dtype, fill, prefetch
+    workshop, seen, monkeypatch, dtype, prefetch
 ):
     blank_cells(workshop.root, [(1, "image"), (2, "text")])
     runs = []
     for name in ("in_place", "gathered"):
-        cache = workshop.cache(dtype=dtype, fill=fill, folder=str(workshop.root / name))
+        cache = workshop.cache(dtype=dtype, folder=str(workshop.root / name))
         runs.append(fit(workshop, "read_only", cache, data=workshop.data(prefetch=prefetch)))
         assert seen == ({StoredRows} if name == "in_place" else {torch.Tensor})
         seen.clear()
         _gather_all(monkeypatch)
     (one, metrics), (other, expected) = runs
     assert metrics == pytest.approx(expected, abs=1e-5)
-    for (name, mine), (_, theirs) in zip(
-        one.model.named_parameters(), other.model.named_parameters(), strict=True
-    ):
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5, msg=name)
+    assert_same_weights(one, other, 1e-5)
 
 
 def test_bfloat16_arithmetic_reads_in_place(workshop, seen, monkeypatch):

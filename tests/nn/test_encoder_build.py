@@ -156,24 +156,70 @@ def test_random_weights_are_always_the_same_and_leave_the_generators_alone(
         assert random != trained.fingerprint
 
 
+# fingerprints ---------------------------------------------------------------------------------
+
+
+def test_a_fingerprint_is_of_the_weights_before_they_are_resampled(tiny_vit_dir, monkeypatch):
+    native = build_image_encoder(str(tiny_vit_dir)).fingerprint
+    path = "timm.models.vision_transformer.resample_abs_pos_embed"
+    # another CPU rounds differently
+    monkeypatch.setattr(path, lambda table, **_: table.new_full((1, 37, 32), 0.1))
+    encoder = build_image_encoder(str(tiny_vit_dir), image_size=48)
+    assert encoder.model.pos_embed.shape == (1, 37, 32)
+    assert encoder.fingerprint == native
+
+
+def test_resizing_gives_the_position_embedding_that_timm_would_load(tiny_vit_dir):
+    source = f"local-dir:{tiny_vit_dir}"
+    expected = timm.create_model(source, pretrained=True, num_classes=0, img_size=48).eval()
+    encoder = build_image_encoder(str(tiny_vit_dir), image_size=48)
+    assert torch.equal(encoder.model.pos_embed, expected.pos_embed)
+    picture = torch.randn(1, 3, 48, 48)
+    assert torch.equal(encoder.model(picture), expected(picture))
+
+
+@pytest.mark.parametrize(
+    ("kind", "section", "option", "value"),
+    [
+        ("vit", "model_args", "act_layer", "quick_gelu"),
+        ("vit", "model_args", "num_heads", 2),
+        ("bert", None, "hidden_act", "relu"),
+        ("bert", None, "num_attention_heads", 2),
+        ("bert", None, "layer_norm_eps", 1e-3),
+    ],
+)
+def test_equal_weights_in_another_configuration_have_another_fingerprint(
+    kind, section, option, value, tiny_vit_dir, tiny_tokenizer_dir, tmp_path
+):
+    source, build = {
+        "vit": (tiny_vit_dir, build_image_encoder),
+        "bert": (tiny_tokenizer_dir, build_text_encoder),
+    }[kind]
+    copy = shutil.copytree(source, tmp_path / "copy")
+    first = build(str(source)).fingerprint
+    assert build(str(copy)).fingerprint == first  # wherever the folder lies
+    config = json.loads((copy / "config.json").read_text())
+    (config[section] if section else config)[option] = value
+    (copy / "config.json").write_text(json.dumps(config))
+    assert build(str(copy)).fingerprint != first
+
+
 # what does not load ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["vit_base_patch16_225", "no_such_model"])
-def test_unknown_timm_names(name):
-    with pytest.raises(EncoderError, match=r"(?s)names alike.*Supported image encoders") as error:
-        build_image_encoder(name)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vit_base_patch16_225", r"(?s)names alike.*Supported image encoders"),
+        ("no_such_model", r"(?s)names alike.*Supported image encoders"),
+        ("vit_tiny_patch16", "vit_tiny_patch16_224"),
+        ("resnet18", r"'resnet18' is a ResNet.*Supported"),
+    ],
+)
+def test_timm_names_that_are_no_supported_model(name, message):
+    with pytest.raises(EncoderError, match=message) as error:
+        build_image_encoder(name, pretrained=False)
     assert repr(name) in str(error.value)
-
-
-def test_a_near_name_is_offered():
-    with pytest.raises(EncoderError, match="vit_tiny_patch16_224"):
-        build_image_encoder("vit_tiny_patch16", pretrained=False)
-
-
-def test_unsupported_timm_architecture():
-    with pytest.raises(EncoderError, match=r"'resnet18' is a ResNet.*Supported"):
-        build_image_encoder("resnet18", pretrained=False)
 
 
 def test_unsupported_hugging_face_architectures(tmp_path, clip_dir):
@@ -217,38 +263,27 @@ def test_unreachable_names_tell_the_ways_out(build, name, monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize("build", [build_image_encoder, build_text_encoder])
-def test_a_folder_that_is_not_there(build, tmp_path):
-    missing = str(tmp_path / "nothing")
+@pytest.mark.parametrize("files", [None, {"model.safetensors": ""}, {"config.json": "{not json"}])
+def test_folders_that_hold_no_encoder(build, files, tmp_path):
+    folder = tmp_path / "folder"
+    if files is not None:
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / name).write_text(content)
     with pytest.raises((AssetError, EncoderError)) as error:
-        build(missing)
-    assert missing in str(error.value)
-
-
-@pytest.mark.parametrize("build", [build_image_encoder, build_text_encoder])
-def test_a_folder_without_a_config(build, tmp_path):
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises((AssetError, EncoderError)) as error:
-        build(str(tmp_path))
-    assert str(tmp_path) in str(error.value)
-
-
-@pytest.mark.parametrize("build", [build_image_encoder, build_text_encoder])
-def test_a_broken_config(build, tmp_path):
-    (tmp_path / "config.json").write_text("{not json")
-    with pytest.raises((AssetError, EncoderError)) as error:
-        build(str(tmp_path))
-    assert str(tmp_path) in str(error.value)
+        build(str(folder))
+    assert str(folder) in str(error.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>Not found</html>", b"cut"], ids=str)
-@pytest.mark.parametrize("kind", ["vit", "bert"])
-def test_broken_weights(kind, content, tiny_vit_dir, tiny_tokenizer_dir, tmp_path):
-    target = tmp_path / "broken"
-    shutil.copytree(tiny_vit_dir if kind == "vit" else tiny_tokenizer_dir, target)
+@pytest.mark.parametrize("build", [build_image_encoder, build_text_encoder])
+def test_broken_weights(build, content, tiny_vit_dir, tiny_tokenizer_dir, tmp_path):
+    source = tiny_vit_dir if build is build_image_encoder else tiny_tokenizer_dir
+    target = shutil.copytree(source, tmp_path / "broken")
     weights = target / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:2000] if content == b"cut" else content)
     with pytest.raises(AssetError, match=WAYS_OUT) as error:
-        (build_image_encoder if kind == "vit" else build_text_encoder)(str(target))
+        build(str(target))
     assert str(target) in str(error.value)
 
 

@@ -58,6 +58,8 @@ class Collator:
             "attention_mask": tokens["attention_mask"],
             "sample_id": [sample["sample_id"] for sample in samples],
         }
+        if all("picture" in sample for sample in samples):
+            batch["picture"] = [sample["picture"] or "" for sample in samples]
         # masks only where somebody is absent: attention without a mask takes a faster path
         image_present = torch.tensor([sample["image"] is not None for sample in samples])
         text_present = torch.tensor([sample["text"] is not None for sample in samples])
@@ -125,3 +127,8 @@ class Collator:
                 f"{self.num_classes} classes: indices run from 0 to {self.num_classes - 1}."
             )
         return classes
+
+
+def whole_batch(batch: Batch) -> Batch:
+    """Collation for datasets that give whole batches."""
+    return batch

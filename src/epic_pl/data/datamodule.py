@@ -4,7 +4,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sized
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import pyarrow as pa
 import torch
@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from epic_pl.data.clean_text import clean_texts
-from epic_pl.data.collate import Collator, Task
+from epic_pl.data.collate import Collator, Task, whole_batch
 from epic_pl.data.loading.balance import class_counts, labels_of
 from epic_pl.data.loading.loader import ResumableDataLoader, init_worker
 from epic_pl.data.loading.orders import ORDERS, OrderName, training_order
@@ -22,8 +22,7 @@ from epic_pl.data.options import require_at_least, require_one_of
 from epic_pl.data.preprocessing import ImagePreprocessing, image_preprocessing, load_tokenizer
 from epic_pl.data.transforms import AUGMENTATIONS, ImageTransform, build_image_transform
 from epic_pl.errors import ConfigError, DataError
-from epic_pl.features.dataset import CachedDataset, FeatureSource, by_name, whole_batch
-from epic_pl.types import Sample
+from epic_pl.types import Batch, Sample
 
 Split = Literal["train", "val", "test", "predict"]
 _STAGES: dict[str | None, tuple[Split, ...]] = {
@@ -33,6 +32,13 @@ _STAGES: dict[str | None, tuple[Split, ...]] = {
     "predict": ("predict",),
     None: ("train", "val", "test", "predict"),
 }
+
+
+class FeatureProvider(Protocol):
+    """Makes whole batches of stored features out of a dataset's rows."""
+
+    def __call__(self, dataset: Dataset[Any], collator: Collator, train: bool) -> Dataset[Batch]:
+        """A dataset as long as ``dataset``, of which a loader asks a batch's rows at once."""
 
 
 class ImageTextDataModule(LightningDataModule, ABC):
@@ -132,7 +138,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self.prefetch = prefetch
         self.pin_memory = pin_memory
         self._datasets: dict[Split, Dataset[Sample]] = {}
-        self._features: FeatureSource | None = None
+        self._features: FeatureProvider | None = None
 
     @property
     @abstractmethod
@@ -264,20 +270,19 @@ class ImageTextDataModule(LightningDataModule, ABC):
                 "and setup() first, as a Trainer does."
             ) from None
 
-    def use_features(self, source: FeatureSource | None) -> None:
+    def use_features(self, provider: FeatureProvider | None) -> None:
         """Have the loaders give stored features in place of pictures and token ids; None ends it.
 
-        ``source`` must hold the items of every split that is loaded afterwards.
+        ``provider`` must know the rows of every split that is loaded afterwards.
         """
-        self._features = source
+        self._features = provider
 
     def _loaded(self, split: Split) -> tuple[Dataset[Any], Callable[[Any], Any]]:
         """What a loader of ``split`` reads, and how it collates."""
         dataset = self.dataset(split)
         if self._features is None:
             return dataset, self.collator
-        train = split == "train"
-        return CachedDataset(by_name(dataset), self._features, self.collator, train), whole_batch
+        return self._features(dataset, self.collator, split == "train"), whole_batch
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Batches in the chosen order, new every epoch; a restart goes on mid-epoch."""

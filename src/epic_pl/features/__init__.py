@@ -1,35 +1,6 @@
-"""Frozen features on the disk: each distinct picture and text once, read at the speed of memory.
+"""Frozen features on disk: each distinct picture and text is encoded once.
 
-`build` fills a store, in any number of processes that may be killed and continued; `FeatureStore`
-maps it and gathers batches. A store's folder is named by everything that its numbers depend on, so
-another encoder, layer or preprocessing never meets it.
+`epic_pl.features.store` writes stores and reads batches from them; the other modules say what the
+items of a run are, and give its batches from stores. A store's folder is named by everything that
+its numbers depend on, so another encoder, layer or preprocessing never meets it.
 """
-
-from epic_pl.features.builder import SHARD_BYTES, Wanted, build, build_all
-from epic_pl.features.commands import default_root
-from epic_pl.features.estimate import Addition, fits, require_disk
-from epic_pl.features.growing import GrowingStore
-from epic_pl.features.spec import JSON, Field, Kind, StoredDtype, StoreSpec
-from epic_pl.features.store.manifest import find_spec
-from epic_pl.features.store.packer import Produce
-from epic_pl.features.store.store import FeatureStore
-
-__all__ = [
-    "JSON",
-    "SHARD_BYTES",
-    "Addition",
-    "FeatureStore",
-    "Field",
-    "GrowingStore",
-    "Kind",
-    "Produce",
-    "StoreSpec",
-    "StoredDtype",
-    "Wanted",
-    "build",
-    "build_all",
-    "default_root",
-    "find_spec",
-    "fits",
-    "require_disk",
-]

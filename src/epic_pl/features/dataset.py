@@ -1,14 +1,9 @@
-"""Batches from stored features: a dataset's rows by name, their pictures never decoded.
+"""Batches of stored features for a dataset's rows; no picture is decoded.
 
 Shape legend: B batch, N tokens.
 """
 
-import contextlib
-import hashlib
-import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from epic_pl.data.collate import Collator
+from epic_pl.data.datamodule import FeatureProvider
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import EntailmentPairs
 from epic_pl.errors import ConfigError
@@ -24,15 +20,11 @@ from epic_pl.types import Batch, Features, Reference
 
 FeatureDataset = ImageTextDataset | EntailmentPairs
 
-FEATURES_VERSION = 3
-"""Part of every feature store's name: raised whenever a picture's transform, a text's tokens or
-what a tower stores comes to mean something else, so that no store of before is met."""
-
 
 class PictureKey(NamedTuple):
-    """A picture by the folder of its split, its path there, and its view.
+    """A picture by the folder of its split, its path there, and its augmented view.
 
-    View -1 is the picture as evaluation sees it.
+    View -1 is the picture as transformed for evaluation.
     """
 
     root: str
@@ -41,30 +33,24 @@ class PictureKey(NamedTuple):
 
 
 class FeatureSource(Protocol):
-    """Where stored features are read; a missing item is row -1 and comes as zeros."""
+    """Where stored features are read; a missing item comes as zeros."""
 
     views: int
 
-    def image_rows(self, keys: Sequence[PictureKey | None]) -> Any:
-        """(B,) rows of pictures."""
+    def images(self, keys: Sequence[PictureKey | None]) -> Features:
+        """Stored fields of pictures, batch first."""
 
-    def text_rows(self, texts: Sequence[str | None]) -> Any:
-        """(B,) rows of texts."""
-
-    def gather_images(self, rows: Any) -> Features:
-        """What is stored of pictures, batch first."""
-
-    def gather_texts(self, rows: Any) -> tuple[Features, Tensor]:
-        """What is stored of texts, batch first, and its mask ``(B, N)``."""
+    def texts(self, texts: Sequence[str | None]) -> tuple[Features, Tensor]:
+        """Stored fields of texts, batch first, and their mask ``(B, N)``."""
 
 
 class CachedDataset(Dataset[Batch]):
     """Whole batches of stored features for a dataset's rows.
 
-    A loader asks it for the rows of a batch at once, so collation has nothing left to do.
+    A loader asks it for all rows of a batch at once, so there is nothing left to collate.
 
     Args:
-        dataset: tells its rows by name.
+        dataset: names the picture and text of each row.
         source: the stores.
         collator: makes the labels.
         train: whether stored views are drawn, by (seed, epoch, row); else evaluation's is taken.
@@ -95,14 +81,13 @@ class CachedDataset(Dataset[Batch]):
         """The batch of these rows."""
         rows = [self.dataset.reference(index) for index in indices]
         keys = [self._key(index, row["image"]) for index, row in zip(indices, rows, strict=True)]
-        image_rows = self.source.image_rows(keys)
-        text_rows = self.source.text_rows([row["text"] for row in rows])
-        text_features, mask = self.source.gather_texts(text_rows)
+        text_features, mask = self.source.texts([row["text"] for row in rows])
         batch: Batch = {
-            "image_features": self.source.gather_images(image_rows),
+            "image_features": self.source.images(keys),
             "text_features": text_features,
             "attention_mask": mask,
             "sample_id": [row["sample_id"] for row in rows],
+            "picture": [row["image"] or "" for row in rows],
         }
         present = [_present(rows, "image"), _present(rows, "text")]
         if not all(bool(mask.all()) for mask in present):
@@ -122,7 +107,7 @@ class CachedDataset(Dataset[Batch]):
 
 
 def by_name(dataset: Dataset[Any]) -> FeatureDataset:
-    """The dataset itself, if it tells its rows by name.
+    """The dataset itself, if its rows have names.
 
     Raises:
         ConfigError: if not.
@@ -130,8 +115,8 @@ def by_name(dataset: Dataset[Any]) -> FeatureDataset:
     if isinstance(dataset, FeatureDataset):
         return dataset
     raise ConfigError(
-        f"{type(dataset).__name__} cannot tell its rows by name, as stored features need: set "
-        "cache.level to off."
+        f"{type(dataset).__name__} has no names for its rows' pictures and texts, as stored "
+        "features need: set cache.level to off."
     )
 
 
@@ -140,85 +125,13 @@ def pictures(dataset: FeatureDataset) -> ImageTextDataset:
     return dataset.pictures if isinstance(dataset, EntailmentPairs) else dataset
 
 
-class PictureDigests:
-    """SHA-256 of pictures' bytes, remembered by path, size and time of change.
+def feature_provider(source: FeatureSource) -> FeatureProvider:
+    """The argument of :meth:`~epic_pl.data.ImageTextDataModule.use_features` for some stores."""
 
-    Args:
-        memory: JSON file that remembers; made anew if it is damaged.
-    """
+    def provide(dataset: Dataset[Any], collator: Collator, train: bool) -> CachedDataset:
+        return CachedDataset(by_name(dataset), source, collator, train)
 
-    def __init__(self, memory: Path) -> None:
-        self._memory = memory
-        self._known: dict[str, list[Any]] = {}
-        self._changed = False
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # nothing remembered yet
-            entries = json.loads(memory.read_text(encoding="utf-8")).items()
-            self._known = {k: v for k, v in entries if isinstance(v, list) and len(v) == 3}
-
-    def __call__(self, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-        """(Root, path) to digest. A picture inside one big file goes by that file and its name."""
-        digests = {name: self.one(*name) for name in names}
-        self.save()
-        return digests
-
-    def one(self, root: str, path: str) -> str:
-        """The digest of one picture, not yet remembered for later runs."""
-        inside, file, key, state = _file_of(root, path)
-        entry = self._known.get(key)
-        if entry is None or entry[:2] != state:
-            content = f"{state}{path}".encode() if inside else file.read_bytes()
-            self._known[key] = entry = [*state, hashlib.sha256(content).hexdigest()]
-            self._changed = True
-        digest: str = entry[2]
-        return digest
-
-    def remembered(self, root: str, path: str) -> str | None:
-        """The digest of one picture if it is known without reading it, else None."""
-        try:
-            _, _, key, state = _file_of(root, path)
-        except OSError:  # whoever reads it says so
-            return None
-        entry = self._known.get(key)
-        return entry[2] if entry is not None and entry[:2] == state else None
-
-    def save(self) -> None:
-        """Remember for later runs, which without it read the pictures again, no more."""
-        if not self._changed:
-            return
-        with contextlib.suppress(OSError):  # of others, who may not write there
-            self._memory.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._memory.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps(self._known), encoding="utf-8")
-            temporary.replace(self._memory)
-        self._changed = False
-
-
-def _file_of(root: str, path: str) -> tuple[bool, Path, str, list[int]]:
-    """Whether a picture lies inside one big file, its file, its key, and the file's state."""
-    inside = os.path.isfile(root)
-    file = Path(root) if inside else Path(root) / path
-    stat = file.stat()
-    return inside, file, f"{file}\0{path}", [stat.st_size, stat.st_mtime_ns]
-
-
-def whole_batch(batch: Batch) -> Batch:
-    """Collation of what :class:`CachedDataset` has put together already."""
-    return batch
-
-
-def tokenizer_digest(tokenizer: Any) -> str:
-    """SHA-256 of all that a tokenizer makes of a text, whatever its name or folder."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    state: dict[str, Any] = {"class": type(tokenizer).__name__, "words": tokenizer.get_vocab()}
-    if backend is not None:
-        # cutting and padding are as the last call left them, and known from elsewhere
-        state |= json.loads(backend.to_str()) | {"truncation": None, "padding": None}
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-
-
-def text_digest(text: str) -> str:
-    """SHA-256 of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return provide
 
 
 def _present(rows: Sequence[Reference], modality: str) -> Tensor:

@@ -1,36 +1,79 @@
-"""One modality's items: how they are known, and what the frozen encoder makes of them.
+"""Pictures and texts as items of a feature store: their hashes, and what an encoder makes of them.
 
 Shape legend: B batch, N tokens.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from epic_pl.data import ImageTextDataModule
-from epic_pl.features import Field, Kind, StoredDtype, StoreSpec, find_spec
-from epic_pl.features.dataset import FEATURES_VERSION
-from epic_pl.module import EPICModule
-from epic_pl.nn.towers import FeatureLevel, Tower
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.transforms import build_image_transform
+from epic_pl.features.dataset import PictureKey
+from epic_pl.features.digests import PictureDigests, text_digest, tokenizer_digest
+from epic_pl.features.store.spec import Field, Kind, StoredDtype, StoreSpec, canonical
 
 Key = TypeVar("Key")
-Encoded = tuple[dict[str, Tensor], Tensor | None]  # fields (B, ...), and of ragged ones B lengths
+Level = Literal["boundary", "layers"]
 
-# which axis of a field counts tokens, the batch's left out
+FEATURES_VERSION = 4
+"""Part of every feature store's key: raised whenever a picture's transform, a text's tokens or a
+field that a tower stores changes its meaning, so that stores of before are not read."""
+
+# which axis of a field counts tokens, without the batch axis
 _TOKEN_AXES = {"memory": 3, "tokens": 0}
+# its first axis counts the layers
+_LAYER_MEANS = "layer_means"
+
+
+class FrozenEncoder(Protocol):
+    """What a store's key needs of an encoder."""
+
+    pooling: Any
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of its weights and configuration."""
+
+
+class FeatureTower(Protocol):
+    """What the feature cache needs of one modality's tower."""
+
+    layers: list[int]
+
+    @property
+    def encoder(self) -> FrozenEncoder:
+        """The frozen encoder."""
+
+    @property
+    def precision(self) -> torch.dtype | None:
+        """In which the encoder is run; None is that of its weights."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the encoder's weights."""
+
+    def features(self, inputs: Tensor, mask: Tensor | None, level: Level) -> dict[str, Tensor]:
+        """The fields to store of each sample, batch first.
+
+        Raises:
+            ConfigError: the method cannot be trained from features of this level.
+        """
 
 
 @dataclass(frozen=True)
 class CacheOptions:
     """Options of :class:`~epic_pl.callbacks.feature_cache.FeatureCache`, the cache being on."""
 
-    level: FeatureLevel
+    level: Level
     dtype: StoredDtype
     root: Path
     views: int
@@ -41,104 +84,179 @@ class CacheOptions:
 class Items(ABC, Generic[Key]):
     """One modality's items.
 
+    Args:
+        options: of the cache.
+        tower: whose encoder is run.
+        device: on which it is run.
+        data: whose preprocessing and tokenizer are used.
+
     Attributes:
         kind: the modality.
-        blank: an item that any run has, for splits in which every row lacks the modality.
+        blank: an item that shows the fields' shapes.
     """
 
     kind: Kind
     blank: Key
 
     def __init__(
-        self, options: CacheOptions, module: EPICModule, data: ImageTextDataModule
+        self,
+        options: CacheOptions,
+        tower: FeatureTower,
+        device: torch.device,
+        data: ImageTextDataModule,
     ) -> None:
-        self.options, self.module, self.data = options, module, data
-        self.tower: Tower[Any] = getattr(module.model, f"{self.kind}_tower")
+        self.options, self.tower, self.device, self.data = options, tower, device, data
 
     @abstractmethod
     def hashes(self, keys: Sequence[Key]) -> list[str]:
         """Strings that change with the items' content."""
 
-    def remember(self) -> None:
-        """Keep for later runs what hashing found out."""
-
     @abstractmethod
     def _inputs(self, keys: Sequence[Key]) -> tuple[Tensor, Tensor | None]:
-        """What the encoder takes ``(B, ...)``, and its mask ``(B, N)``."""
+        """The encoder's inputs ``(B, ...)`` and their mask ``(B, N)``."""
 
     @abstractmethod
     def _preparation(self) -> dict[str, Any]:
         """Plain values that the encoder's inputs depend on, beside the item."""
 
-    def encode(self, keys: Sequence[Key]) -> Encoded:
-        """Run the frozen encoder.
+    def encode(self, keys: Sequence[Key]) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Run the encoder: fields ``(B, ...)``, and the number of tokens ``(B,)`` of ragged ones.
 
         Raises:
-            ConfigError: if the method has nothing of the cache's level.
-            DataError: if a picture cannot be read.
+            ConfigError: the method cannot be trained from features of this level.
+            DataError: a picture cannot be read.
         """
         inputs, mask = self._inputs(keys)
-        with torch.inference_mode(), torch.autocast(inputs.device.type, enabled=False):
-            given = self.tower.features(inputs, mask, self.options.level)
+        mask = None if mask is None else mask.to(self.device)
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+            given = self.tower.features(inputs.to(self.device), mask, self.options.level)
         features = {name: tensor.float().cpu() for name, tensor in given.items()}
-        lengths = mask.sum(dim=1).cpu() if mask is not None and _ragged(features) else None
-        return features, lengths
+        return features, None if mask is None else mask.sum(dim=1).cpu()
 
     @cached_property
     def spec(self) -> StoreSpec:
-        """What is stored: as a store on the disk has it, else after a look at one item.
+        """The spec of the items' store; encodes the blank item.
 
         Raises:
-            ConfigError: if the method has nothing of the cache's level.
+            ConfigError: the method cannot be trained from features of this level.
         """
-        level, identity = self.options.level, self._identity()
-        if level not in self.tower.levels:
-            self.tower.features(torch.empty(0), None, level)  # it says why, and the way out
-        found = find_spec(self.options.root, self.kind, identity, self.options.dtype)
-        return found or self._spec_of(self.encode([self.blank])[0], identity)
-
-    @property
-    def free(self) -> tuple[str, ...]:
-        """What of the identity the fields do not depend on, as pooled outputs on other layers."""
-        pooled = {field.name for field in self.spec.fields} == {"pooled"}
-        return ("layers", "tower") if pooled else ()
-
-    @property
-    def precision(self) -> str:
-        """In which the encoder is run."""
-        precision = getattr(self.tower, "precision", None) or self.tower.dtype
-        return str(precision).removeprefix("torch.")
-
-    def _spec_of(self, example: dict[str, Tensor], identity: dict[str, Any]) -> StoreSpec:
-        ragged = self.kind == "text" and _ragged(example)
+        example, _ = self.encode([self.blank])
+        level, encoder = self.options.level, self.tower.encoder
+        precision = str(self.tower.precision or self.tower.dtype).removeprefix("torch.")
+        identity = self._preparation() | {
+            "version": FEATURES_VERSION,
+            "fingerprint": encoder.fingerprint,
+            "precision": precision,
+            "pooling": encoder.pooling,
+            "level": level,
+            # the tokens that enter the first layer do not depend on later ones
+            "layers": self.tower.layers[:1] if level == "boundary" else self.tower.layers,
+        }
+        ragged = self.kind == "text" and any(name in _TOKEN_AXES for name in example)
         max_tokens = self.data.collator.max_text_tokens if ragged else None
         fields = tuple(_field(name, tensor, max_tokens) for name, tensor in example.items())
-        return StoreSpec(self.kind, identity, fields, self.options.dtype, ragged)
+        name = getattr(self.data, f"{self.kind}_encoder")
+        return StoreSpec(self.kind, identity, fields, self.options.dtype, ragged, name)
 
-    def _identity(self) -> dict[str, Any]:
-        boundary, encoder = self.options.level == "boundary", self.tower.encoder
-        return self._preparation() | {
-            "version": FEATURES_VERSION,
-            "encoder": getattr(self.data, f"{self.kind}_encoder"),
-            "fingerprint": encoder.fingerprint,
-            "precision": self.precision,
-            "pooling": encoder.pooling,
-            "level": self.options.level,
-            # later layers leave no trace in what enters the first
-            "layers": self.tower.layers[:1] if boundary else self.tower.layers,
-            # towers differ in what they store of the same layers, but for the first one's tokens
-            "tower": "any" if boundary else type(self.tower).__name__,
+
+class Pictures(Items[PictureKey]):
+    """Pictures, each as evaluation sees it or as an augmented view of a training picture."""
+
+    kind: Kind = "image"
+    blank = PictureKey("", "", -1)
+
+    def __init__(self, *arguments: Any, digests: PictureDigests) -> None:
+        super().__init__(*arguments)
+        self._digests = digests
+        self._datasets: dict[tuple[str, bool], ImageTextDataset] = {}
+
+    def add(self, dataset: ImageTextDataset, views: int) -> Iterator[PictureKey]:
+        """Register a split and yield its pictures: ``views`` augmented ones of each, or as is.
+
+        Without views, the split's pictures are transformed as for evaluation from here on.
+        """
+        if views == 0:
+            dataset.transform = build_image_transform(self.data.image_preprocessing, train=False)
+        root = str(dataset.image_root)
+        self._datasets[root, views > 0] = dataset
+        for path in dataset.distinct()[0]:
+            for view in range(views) if views else (-1,):
+                yield PictureKey(root, path, view)
+
+    def hashes(self, keys: Sequence[PictureKey]) -> list[str]:
+        """SHA-256 of the file, and the view."""
+        digests = self._digests((key.root, key.path) for key in keys if key != self.blank)
+        return [
+            "blank" if key == self.blank else f"{digests[key.root, key.path]}/{key.view}"
+            for key in keys
+        ]
+
+    def _inputs(self, keys: Sequence[PictureKey]) -> tuple[Tensor, None]:
+        # random transforms are seeded through global states, which threads would share
+        random = any(key.view >= 0 for key in keys)
+        with ThreadPoolExecutor(1 if random else self.options.threads) as pool:
+            return torch.stack(list(pool.map(self._pixels, keys))), None  # (B, 3, H, W)
+
+    def _pixels(self, key: PictureKey) -> Tensor:
+        if key == self.blank:
+            size = self.data.image_preprocessing.size
+            return torch.zeros(3, size, size)
+        return self._datasets[key.root, key.view >= 0].picture(key.path, key.view)
+
+    def _preparation(self) -> dict[str, Any]:
+        views = self.options.views > 0
+        return {
+            "preprocessing": self.data.image_preprocessing.to_dict(),
+            "augment": self.data.augment if views else "none",
+            "seed": self.data.seed if views else 0,
         }
 
 
-def in_place(module: EPICModule) -> tuple[str, ...]:
-    """Fields that a module on its present device can read where they are stored."""
-    return ("memory",) if module.reads_in_place else ()
+class Texts(Items[str]):
+    """Texts, tokenised."""
+
+    kind: Kind = "text"
+    blank = ""
+
+    def hashes(self, keys: Sequence[str]) -> list[str]:
+        """SHA-256 of the characters."""
+        return [text_digest(text) for text in keys]
+
+    def _inputs(self, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
+        tokens = self.data.collator.tokenize(keys)
+        return tokens["input_ids"], tokens["attention_mask"].bool()
+
+    def _preparation(self) -> dict[str, Any]:
+        return {
+            "tokenizer": tokenizer_digest(self.data.collator.tokenizer),
+            "max_tokens": self.data.collator.max_text_tokens,
+        }
 
 
-def _ragged(fields: dict[str, Tensor]) -> bool:
-    """Whether any of a text's fields has an axis of tokens."""
-    return any(name in _TOKEN_AXES for name in fields)
+def serves(store: StoreSpec, wanted: StoreSpec) -> bool:
+    """Whether a store has all fields that another would have, computed in the same way.
+
+    So a linear probe reads what was stored for prompts. Fields with tokens are not shared.
+    """
+    stored, asked = dict(store.identity), dict(wanted.identity)
+    layers, asked_layers = stored.pop("layers", []), asked.pop("layers", [])
+    if (store.kind, store.dtype, canonical(stored)) != (
+        wanted.kind,
+        wanted.dtype,
+        canonical(asked),
+    ):
+        return False
+    fields = {field.name: field for field in store.fields if field.token_axis is None}
+    for field in wanted.fields:
+        found = fields.get(field.name)
+        if found is None:
+            return False
+        if field.name == _LAYER_MEANS:
+            if layers[: len(asked_layers)] != asked_layers:
+                return False
+        elif found.shape != field.shape:
+            return False
+    return True
 
 
 def _field(name: str, example: Tensor, max_tokens: int | None) -> Field:

@@ -1,7 +1,7 @@
 """Options of :class:`~epic_pl.module.EPICModule`, one dataclass for each concern.
 
-Those of the method and the head are :class:`epic_pl.nn.EPICConfig` and
-:class:`epic_pl.nn.HeadConfig`.
+Those of the method and the head are :class:`~epic_pl.nn.epic.EPICConfig` and
+:class:`~epic_pl.nn.heads.classification.HeadConfig`.
 """
 
 from collections.abc import Mapping

@@ -53,7 +53,7 @@ class EPICModule(L.LightningModule):
     dictionaries. Hyperparameters are stored as plain types, so that checkpoints load without code.
 
     Args:
-        num_classes: C.
+        num_classes: number of classes C.
         encoders: both pretrained encoders.
         method: a key of :data:`epic_pl.nn.methods.METHODS`.
         epic: options of EPIC.
@@ -228,7 +228,9 @@ class EPICModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Fit the postprocessor, before this epoch's checkpoint is written."""
         if self._fits_postprocessor() and (outputs := self.validation_outputs.compute()):
-            self.postprocessor.fit(*outputs)
+            logits, labels = outputs
+            # torchmetrics makes a scalar of a single label
+            self.postprocessor.fit(logits, labels.reshape(len(logits), *labels.shape[1:]))
         self.validation_outputs.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

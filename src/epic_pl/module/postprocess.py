@@ -30,7 +30,7 @@ class Postprocessor(nn.Module):
 
     Args:
         task: softmax for "multiclass", a sigmoid for each label for "multilabel".
-        num_classes: C.
+        num_classes: number of classes C.
         calibrate: whether :meth:`fit` fits the temperature.
 
     Attributes:

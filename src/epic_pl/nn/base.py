@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from epic_pl.lazy_tensor import StoredField
+from epic_pl.lazy_tensor import LazyTensor
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, Pooled
 from epic_pl.nn.pair import Pair, Presence, drop_modalities, where_present
@@ -120,6 +120,6 @@ class PooledClassifier(DualEncoder):
 def _only_present(features: Features, present: Tensor | None) -> Features:
     """Features with zeros where the modality is missing; those on the disk are finite anyway."""
     return {
-        name: field if isinstance(field, StoredField) else where_present(field, present)
+        name: field if isinstance(field, LazyTensor) else where_present(field, present)
         for name, field in features.items()
     }

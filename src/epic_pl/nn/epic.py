@@ -101,7 +101,7 @@ class EPIC(DualEncoder):
 
     Args:
         encoders: the frozen image and text encoder.
-        num_classes: C.
+        num_classes: number of classes C.
         config: options of the method.
         head: parts of the head.
         modality_dropout: probability with which a training sample loses one modality.

@@ -92,7 +92,7 @@ class BottleneckHub(InteractionHub):
 
     Args:
         widths: d_v and d_t.
-        hub_width: r.
+        hub_width: width r of the common space.
         dropout: probability with which an entry of a message is dropped in training.
     """
 

@@ -22,7 +22,7 @@ class TemporalPrompts(nn.Module):
     identity at the start. All prompts are Gaussian at the start.
 
     Args:
-        num_steps: K.
+        num_steps: number of steps K.
         num_prompts: n, prompts of each modality.
         widths: d_v and d_t.
         first_prompt: "independent", or "from_text" (the paper's reading): the image's first

@@ -164,7 +164,7 @@ class JointTower(PromptTower[JointState]):
     def pool(self, state: JointState) -> Pooled:
         """Run the layers that are left, then the encoder's own pooling."""
         if state.first is not None:
-            return Pooled(self.encoder.pool_summary(state.first), _stack(state.means, state.tokens))
+            return Pooled(self.encoder.pool(state.first), _stack(state.means, state.tokens))
         tokens = self.encoder.run_layers(
             state.next_layer, self.encoder.num_layers, state.tokens, state.mask
         )

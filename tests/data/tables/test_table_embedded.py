@@ -12,7 +12,7 @@ from PIL import Image
 from epic_pl.data import TableDataModule
 from epic_pl.data.tables.embedded import embedded_folder
 from epic_pl.errors import DataError
-from epic_pl.features.dataset import PictureDigests
+from epic_pl.features.digests import PictureDigests
 from epic_pl.inspection.check import check_data
 
 SPLITS = ["train"] * 8 + ["val"] * 2 + ["test"] * 2

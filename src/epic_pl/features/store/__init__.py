@@ -1,1 +1,1 @@
-"""Memory-mapped shards, their manifest, and reading and writing them."""
+"""Feature stores: shards of records with a manifest, mapped into memory to be read."""

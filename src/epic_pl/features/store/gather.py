@@ -1,4 +1,4 @@
-"""Picking a batch's records out of mapped shards.
+"""Batches of records, picked out of mapped shards.
 
 Shape legend: B items of a batch, N tokens of its longest item, R rows of records (B or B · N),
 w words of a part.
@@ -13,17 +13,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from epic_pl.features.layout import WORD, Layout, Part, Record
-from epic_pl.features.store.buffers import BufferPool
-from epic_pl.features.store.codec import decode
-from epic_pl.features.store.copying import Copy, copy_all
+from epic_pl.features.store.memory import BufferPool, Copy, copy_all
+from epic_pl.features.store.records import WORD, Layout, Part, Record
 
 Rows = npt.NDArray[np.int64]
-_LARGE = 1 << 11  # words from which one copy an item beats picking all and placing all
+_LARGE = 1 << 11  # words from which one copy for each item is faster than index_select
 
 
 class Records(Protocol):
-    """A shard's two matrices, on the disk or in memory."""
+    """A shard's two matrices."""
 
     @property
     def items(self) -> Tensor:
@@ -36,7 +34,7 @@ class Records(Protocol):
 
 @dataclass(frozen=True)
 class Group:
-    """The items of a batch that lie in one shard: where in the batch, and where in the shard."""
+    """The items of a batch that lie in one shard: positions in the batch, items in the shard."""
 
     shard: Records
     positions: Rows
@@ -45,7 +43,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Where the tokens of a ragged store's batch lie.
+    """Position of the tokens of a ragged store's batch.
 
     Attributes:
         lengths: (B,) tokens of each item, 0 where it is absent.
@@ -60,79 +58,59 @@ def gather_batch(
     layout: Layout, groups: Sequence[Group], batch: int, tokens: Tokens | None, buffers: BufferPool
 ) -> dict[str, Tensor]:
     """All fields of a batch, zeros for items that are in no group; see `FeatureStore.gather`."""
-    fields = gather_items(layout.item, groups, batch, buffers)
-    absent = np.ones(batch, bool)
+    present = np.zeros(batch, np.int64)
     for group in groups:
-        absent[group.positions] = False
-    if absent.any():
-        for tensor in fields.values():
-            tensor.index_fill_(0, torch.from_numpy(np.flatnonzero(absent)), 0)
+        present[group.positions] = 1
+    items = [(each.shard.items, each.positions, each.items) for each in groups]
+    fields = {name: t[:, 0] for name, t in _gather(layout.item, items, present, buffers).items()}
     if tokens is None:
         return fields
+    rows = [(each.shard.tokens, each.positions, tokens.starts[each.positions]) for each in groups]
+    by_token = _gather(layout.token, rows, tokens.lengths, buffers)
+    for field in (part.field for part in layout.token.parts):
+        assert field.token_axis is not None
+        fields[field.name] = by_token[field.name].movedim(1, field.token_axis + 1)
     mask = np.arange(max(int(tokens.lengths.max()), 1)) < tokens.lengths[:, None]  # (B, N)
-    by_token = gather_tokens(layout.token, groups, tokens.starts, mask, absent, buffers)
-    for part in layout.token.parts:
-        axis = part.field.token_axis
-        assert axis is not None
-        fields[part.field.name] = by_token[part.field.name].movedim(1, axis + 1)
     return fields | {"mask": torch.from_numpy(mask)}
 
 
-def gather_items(
-    record: Record, groups: Sequence[Group], batch: int, buffers: BufferPool
-) -> dict[str, Tensor]:
-    """For each field of the item record ``(B, *shape)``, in the order of the batch."""
-
-    def pick(part: Part) -> Tensor:
-        out = buffers.take(batch, part.words)  # (B, w)
-        copies: list[Copy] = []
-        for group in groups:
-            source = group.shard.items[:, part.start : part.stop]
-            if part.words < _LARGE:
-                picked = source.index_select(0, torch.from_numpy(group.items))
-                out.index_copy_(0, torch.from_numpy(group.positions), picked)
-                continue
-            rows, mine = out.numpy(), source.numpy()
-            pairs = zip(group.positions, group.items, strict=True)
-            copies += [(rows[position], mine[item]) for position, item in pairs]
-        copy_all(copies)
-        return out
-
-    return _decoded(record, pick, buffers)
-
-
-def gather_tokens(
+def _gather(
     record: Record,
-    groups: Sequence[Group],
-    starts: Rows,
-    mask: npt.NDArray[np.bool_],
-    absent: npt.NDArray[np.bool_],
+    sources: Sequence[tuple[Tensor, Rows, Rows]],
+    lengths: Rows,
     buffers: BufferPool,
 ) -> dict[str, Tensor]:
-    """For each field of the token record ``(B, N, ...)``, zeros where ``mask (B, N)`` is False.
+    """For each field of a record ``(B, N, *shape)``, zeros behind each item's length.
 
-    ``starts`` (B,) is each item's first row in its shard's token matrix.
+    Args:
+        record: of the items or of the tokens.
+        sources: a shard's matrix, positions in the batch, and their first rows in the matrix.
+        lengths: (B,) number of rows of each item, 0 where it is absent.
+        buffers: give the memory.
     """
-    batch, longest = mask.shape
-    lengths = mask.sum(1)
+    longest = max(int(lengths.max()), 1)
 
     def pick(part: Part) -> Tensor:
-        out = buffers.take(batch * longest, part.words)  # (B · N, w)
+        out = buffers.take(len(lengths) * longest, part.words)  # (B · N, w)
         rows = out.numpy()
-        copies: list[Copy] = [
-            (rows[at * longest : (at + 1) * longest], 0) for at in np.flatnonzero(absent).tolist()
-        ]
-        for group in groups:
-            source = group.shard.tokens[:, part.start : part.stop].numpy()
-            for position in group.positions.tolist():
-                first, count, at = starts[position], lengths[position], position * longest
+        copies: list[Copy] = []
+        for matrix, positions, firsts in sources:
+            source = matrix[:, part.start : part.stop].numpy()
+            if longest == 1 and part.words < _LARGE:
+                stored = lengths[positions] > 0
+                rows[positions[stored]] = source[firsts[stored]]
+                continue
+            for position, first in zip(positions.tolist(), firsts.tolist(), strict=True):
+                at, count = position * longest, lengths[position]
                 copies.append((rows[at : at + count], source[first : first + count]))
-                copies.append((rows[at + count : at + longest], 0))
+        for position in np.flatnonzero(lengths < longest).tolist():
+            at = position * longest
+            copies.append((rows[at + lengths[position] : at + longest], 0))
         copy_all(copies)
         return out
 
     decoded = _decoded(record, pick, buffers)
-    return {name: rows.view(batch, longest, *rows.shape[1:]) for name, rows in decoded.items()}
+    return {name: rows.view(-1, longest, *rows.shape[1:]) for name, rows in decoded.items()}
 
 
 def _decoded(
@@ -140,8 +118,8 @@ def _decoded(
 ) -> dict[str, Tensor]:
     fields: dict[str, Tensor] = {}
     for part in record.parts:
-        numbers = decode(part, pick(part))
-        if part.role == "scale":  # it follows its values
+        numbers = part.decode(pick(part))
+        if part.is_scale:
             numbers = _dequantized(fields[part.field.name], numbers, buffers)
         fields[part.field.name] = numbers
     return fields

@@ -1,11 +1,9 @@
 """The manifest, written last, and the index of items that it names."""
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+import re
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from epic_pl.errors import CacheError
-from epic_pl.features.spec import Kind, StoredDtype, StoreSpec, canonical
 from epic_pl.features.store.shard import DIGEST, Digests, Lengths, replacing, sha256_of
+from epic_pl.features.store.spec import StoreSpec, canonical
 
 MANIFEST = "manifest.json"
 SPEC = "spec.json"
+_NAMES = re.compile(r"(shard|index)-[0-9]{5,}-[0-9a-f]{12}\.bin")
 _MEND = "Remove the store with `epic-pl cache clear` and build it again with `epic-pl cache build`."
 
 
@@ -39,11 +38,6 @@ class Manifest:
     shards: tuple[FileEntry, ...]
     index: FileEntry
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all shards."""
-        return sum(shard.nbytes for shard in self.shards)
-
     def write(self, folder: Path) -> None:
         """Write it in one step; the store is complete from here on."""
         plain = {
@@ -58,7 +52,8 @@ class Manifest:
         """Read a store's manifest; None where there is none yet.
 
         Raises:
-            CacheError: it was changed after it was written, or is of another format.
+            CacheError: it was changed after it was written, is of another format, or names files
+                outside of the store.
         """
         path = folder / MANIFEST
         try:
@@ -70,11 +65,14 @@ class Manifest:
             raise CacheError(f"{path} is damaged ({error!r}). {_MEND}") from error
         if checksum != _checksum(plain):
             raise CacheError(f"{path} was changed after it was written. {_MEND}")
-        return cls(
-            StoreSpec.from_json(plain["spec"]),
-            tuple(FileEntry(**shard) for shard in plain["shards"]),
-            FileEntry(**plain["index"]),
-        )
+        shards = tuple(FileEntry(**shard) for shard in plain["shards"])
+        index = FileEntry(**plain["index"])
+        for entry in (*shards, index):
+            if not _NAMES.fullmatch(entry.name):
+                raise CacheError(
+                    f"{path} names {entry.name!r}, which is no file of a store. {_MEND}"
+                )
+        return cls(StoreSpec.from_json(plain["spec"]), shards, index)
 
     def broken(self, folder: Path) -> list[str]:
         """Names of files that are missing or not of their size."""
@@ -89,8 +87,8 @@ class Manifest:
         if broken := self.broken(folder):
             raise CacheError(
                 f"The feature store {folder} is damaged: {', '.join(broken)} is missing or "
-                "truncated. Look at the rest with `epic-pl cache verify`, and write what is "
-                "missing again with `epic-pl cache build`."
+                "truncated. Check the rest with `epic-pl cache verify`, and write what is missing "
+                "again with `epic-pl cache build`."
             )
         with (folder / self.index.name).open("rb") as file:
             if sha256_of(file).hex() != self.index.sha256:
@@ -113,42 +111,8 @@ def size_of(path: Path) -> int:
         return -1
 
 
-def find_spec(
-    root: Path, kind: Kind, identity: Mapping[str, Any], dtype: StoredDtype
-) -> StoreSpec | None:
-    """The spec of a store on the disk, whole or not, by all but its fields; None if none is like.
-
-    It spares running an encoder only to see what shapes it gives.
-    """
-    wanted = canonical(identity)
-    for path in sorted(root.glob(f"{kind}-*/{SPEC}")):
-        with contextlib.suppress(CacheError):  # damaged, or of another version
-            spec = StoreSpec.read(path)
-            alike = spec.dtype == dtype and canonical(spec.identity) == wanted
-            if alike and path.parent == spec.folder(root):
-                return spec
-    return None
-
-
-def richer_specs(root: Path, spec: StoreSpec, free: Collection[str]) -> Iterator[StoreSpec]:
-    """Specs of stores on the disk, whole or not, that have a spec's fields and others beside.
-
-    They are alike in all else, but for the entries ``free`` of the identity.
-    """
-
-    def key(identity: Mapping[str, Any]) -> str:
-        return canonical({name: value for name, value in identity.items() if name not in free})
-
-    for path in sorted(root.glob(f"{spec.kind}-*/{SPEC}")):
-        with contextlib.suppress(CacheError):  # damaged, or of another version
-            other = StoreSpec.read(path)
-            alike = other.dtype == spec.dtype and key(other.identity) == key(spec.identity)
-            if alike and set(other.fields) > set(spec.fields) and path.parent == other.folder(root):
-                yield other
-
-
 class Index:
-    """Which item lies where; mapped into memory, so that processes share it.
+    """Row of each item; mapped into memory, so that processes share it.
 
     Attributes:
         digests: (items,) in row order.
@@ -172,11 +136,6 @@ class Index:
         # a plain array over the map: np.memmap's own indexing is several times slower
         return np.asarray(np.memmap(self._path, dtype, "r", offset, (self._items,)))
 
-    @cached_property
-    def longest(self) -> int:
-        """Tokens of the longest item; 0 unless ragged."""
-        return 0 if self.lengths is None else int(self.lengths.max())
-
     def rows(self, digests: Digests) -> npt.NDArray[np.int64]:
         """Row of each digest, -1 where absent."""
         at = np.searchsorted(self.digests, digests, sorter=self.order)
@@ -184,30 +143,27 @@ class Index:
         return np.where(self.digests[rows] == digests, rows, -1)
 
 
-def write_index(
-    folder: Path, shards: int, digests: Digests, lengths: list[Lengths] | None
-) -> FileEntry:
-    """Write the index of so many shards.
+def write_index(folder: Path, shards: int, digests: Digests, lengths: list[Lengths]) -> FileEntry:
+    """Write the index of a number of shards.
 
-    Its name holds their number and a digest of the items: a store that grows gets another one,
+    Its name holds this number and a digest of the items: a store that grows gets another index,
     and the old one stays until the manifest names the new one.
 
     Args:
         folder: of the store.
         shards: number of shards.
         digests: of all items, in row order.
-        lengths: tokens of the items, by shard; None unless ragged.
+        lengths: tokens of the items, by shard; empty unless ragged.
     """
     items = hashlib.blake2b(digests.tobytes(), digest_size=6).hexdigest()
     name = f"index-{shards:05d}-{items}.bin"
     with replacing(folder / name) as file:
         file.write(digests.tobytes())
         file.write(np.argsort(digests, kind="stable").astype("<i8").tobytes())
-        if lengths is not None:
-            file.writelines(
-                (np.cumsum(part, dtype="<i8") - part).astype("<i8").tobytes() for part in lengths
-            )
-            file.writelines(part.astype("<i4").tobytes() for part in lengths)
+        file.writelines(
+            (np.cumsum(part, dtype="<i8") - part).astype("<i8").tobytes() for part in lengths
+        )
+        file.writelines(part.astype("<i4").tobytes() for part in lengths)
         nbytes, checksum = file.tell(), sha256_of(file).hex()
     return FileEntry(name, nbytes, checksum, len(digests))
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +25,7 @@ import torch
 from torch import Tensor
 
 from epic_pl.errors import CacheError
-from epic_pl.features.layout import Layout
-from epic_pl.features.store.codec import Words
+from epic_pl.features.store.records import Layout, Words
 
 DIGEST = np.dtype("S16")
 Digests = npt.NDArray[np.bytes_]
@@ -45,7 +44,7 @@ def digests_of(hashes: Iterable[str]) -> Digests:
 
 @dataclass(frozen=True)
 class ShardHeader:
-    """What the first 64 bytes say.
+    """The first 64 bytes.
 
     Attributes:
         items: number of items.
@@ -80,7 +79,7 @@ class ShardHeader:
         return _HEADER.pack(_MAGIC, self.items, self.tokens, self.spec, self.plan)
 
     def lengths_at(self, layout: Layout) -> int:
-        """Offset in bytes of the lengths, which end the two matrices."""
+        """Offset in bytes of the lengths, behind the two matrices."""
         return _HEADER.size + self.items * layout.item.nbytes + self.tokens * layout.token.nbytes
 
     def digests_at(self, layout: Layout) -> int:
@@ -110,7 +109,7 @@ def write_shard(path: Path, layout: Layout, digests: Digests, batches: Iterable[
     """Write a shard beside its place, flush it to disk, then rename it into place.
 
     Args:
-        path: the shard's place; nobody else may write it at the same time.
+        path: of the shard; no other process may write it at the same time.
         layout: of the store.
         digests: of its items, in order.
         batches: their packed records, in order.
@@ -137,7 +136,7 @@ def write_shard(path: Path, layout: Layout, digests: Digests, batches: Iterable[
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes its place only when it is whole and on the disk."""
+    """Open a file that replaces ``path`` once it is complete and on the disk."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("w+b") as file:
@@ -166,25 +165,24 @@ def sha256_of(file: BinaryIO, stop: int | None = None) -> bytes:
     return digest.digest()
 
 
-@dataclass(frozen=True)
-class ShardTail:
-    """What a shard says behind its matrices: lengths, digests, checksum."""
+class ShardTail(NamedTuple):
+    """A shard's lengths, digests and checksum, behind its matrices."""
 
     lengths: Lengths | None
     digests: Digests
     sha256: str
 
-    @classmethod
-    def read(cls, path: Path, layout: Layout) -> "ShardTail":
-        """Read a whole shard's tail."""
-        header = ShardHeader.read(path)
-        assert header is not None
-        with path.open("rb") as file:
-            file.seek(header.lengths_at(layout))
-            ragged = layout.spec.ragged
-            lengths = np.frombuffer(file.read(4 * header.items), "<i4") if ragged else None
-            digests = np.frombuffer(file.read(DIGEST.itemsize * header.items), DIGEST)
-            return cls(lengths, digests, file.read(32).hex())
+
+def read_tail(path: Path, layout: Layout) -> ShardTail:
+    """Read a whole shard's tail."""
+    header = ShardHeader.read(path)
+    assert header is not None
+    with path.open("rb") as file:
+        file.seek(header.lengths_at(layout))
+        ragged = layout.spec.ragged
+        lengths = np.frombuffer(file.read(4 * header.items), "<i4") if ragged else None
+        digests = np.frombuffer(file.read(DIGEST.itemsize * header.items), DIGEST)
+        return ShardTail(lengths, digests, file.read(32).hex())
 
 
 class Shard:
@@ -199,7 +197,7 @@ class Shard:
         header = ShardHeader.read(path)
         if header is None or header.items != items or header.nbytes(layout) != path.stat().st_size:
             raise CacheError(
-                f"The shard {path} is not the one that its manifest names. Find out more with "
+                f"The shard {path} is not the one that its manifest names. Check the store with "
                 "`epic-pl cache verify`, and write it again with `epic-pl cache build`."
             )
         with path.open("rb") as file:

@@ -4,6 +4,7 @@ Shape legend: B batch, N tokens, n extra positions (prompts), d width, h heads.
 """
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal, Self, overload
@@ -19,22 +20,22 @@ Pooling = Literal["auto", "cls", "mean"]
 
 
 class Encoder(nn.Module, ABC):
-    """A transformer whose layers can be run one by one, frozen for good.
+    """A frozen transformer whose layers can be run one by one.
 
-    Subclasses give ``embed``, ``_layer``, ``pool`` and, for prompts that only read, ``memory``,
-    ``queries``, ``read_layer``, ``summary`` and ``pool_summary``; a caller runs the layers, with
-    prompts where it wants them. Nothing here ever gets a gradient, and :meth:`train` leaves it in
-    evaluation mode, so dropout inside never wakes.
+    Subclasses implement ``embed``, ``_layer``, ``pool``, ``configuration`` and, for read-only
+    prompts, ``memory``, ``queries`` and ``read_layer``; a caller runs the layers, with prompts
+    where it wants them. Parameters get no gradient, and :meth:`train` leaves the encoder in
+    evaluation mode, so dropout stays off.
 
     Args:
-        model: the library's module; registered as it is, so its own names stay.
+        model: the library's module; its parameters keep their names.
         width: d.
         num_layers: number of transformer layers.
-        pooling: what :meth:`pool` returns; "auto" is the architecture's own habit.
+        pooling: what :meth:`pool` returns; "auto" is the architecture's own pooling.
     """
 
     checkpoint_layers = False
-    """Whether backward runs each layer again, of which only the input is kept until then."""
+    """Whether each layer keeps only its input for the backward pass and runs again there."""
     num_prefix_tokens = 0
     """Tokens before the patches of a picture: class, registers."""
 
@@ -58,10 +59,10 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def _layer(self, index: int, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Layer ``index`` on all positions; the mask is what SDPA takes (True = may be seen)."""
+        """Layer ``index`` on all positions, with SDPA's mask (True = visible)."""
 
     def projections(self, index: int) -> list[nn.Module]:
-        """The linear layers of layer ``index`` that give queries, keys and values, where known."""
+        """The linear layers of queries, keys and values in layer ``index``, where known."""
         return []
 
     @abstractmethod
@@ -69,7 +70,7 @@ class Encoder(nn.Module, ABC):
         """Keys and values of layer ``index`` for the tokens ``(B, N, d)`` that enter it."""
 
     def unprojected(self, index: int, tokens: Tensor) -> Unprojected | None:
-        """The same without working keys and values out; None where a layer needs them."""
+        """The same without computing keys and values; None where a layer needs them."""
         return None
 
     @abstractmethod
@@ -82,17 +83,9 @@ class Encoder(nn.Module, ABC):
     ) -> Tensor:
         """Layer ``index`` on a stream ``(B, n, d)`` that reads itself and a memory of N tokens.
 
-        ``mask`` bool is True on what may be read, None where all may: ``(B, N)`` of the memory, or
-        longer, of the stream's first positions too.
+        ``mask (B, N)`` bool is True on visible tokens of the memory; None where all are. Further
+        entries hold for the first positions of the stream.
         """
-
-    @abstractmethod
-    def summary(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor | None:
-        """The token ``(B, 1, d)`` that :meth:`pool` looks at; None if it takes the mean."""
-
-    @abstractmethod
-    def pool_summary(self, summary: Tensor) -> Tensor:
-        """``(B, d)`` from the last layer's summary ``(B, 1, d)``: the encoder's last norm."""
 
     @overload
     def run_layer(self, index: int, tokens: Tensor, mask: Tensor | None = None) -> Tensor: ...
@@ -108,7 +101,7 @@ class Encoder(nn.Module, ABC):
         Args:
             index: the layer, counted from 0.
             tokens: ``(B, N, d)``.
-            mask: ``(B, N)`` bool, True on tokens that may be seen; None where all may.
+            mask: ``(B, N)`` bool, True on visible tokens; None where all are.
             extra: ``(B, n, d)`` prompts; they see every visible token and each other, and every
                 token sees them.
 
@@ -122,9 +115,9 @@ class Encoder(nn.Module, ABC):
         joint = torch.cat([tokens, extra], dim=1)  # (B, N + n, d)
         seen = self._attention_mask(mask, tokens, extra.shape[1])
         num_tokens = tokens.shape[1]
-        # hooks would break a compiled graph
-        spares = extra.requires_grad and not tokens.requires_grad and self._frozen
-        if spares and not torch.compiler.is_compiling():
+        # the first layer with prompts; hooks would break a compiled graph
+        only_extra = extra.requires_grad and not tokens.requires_grad and self._frozen
+        if only_extra and not torch.compiler.is_compiling():
             outputs = self._run(self._layer_behind, index, joint, seen, num_tokens)
         else:
             outputs = self._run(self._layer, index, joint, seen)
@@ -133,7 +126,7 @@ class Encoder(nn.Module, ABC):
     def _layer_behind(
         self, index: int, tokens: Tensor, attention_mask: Tensor | None, count: int
     ) -> Tensor:
-        """The layer on all positions, of which those behind ``count`` want a gradient."""
+        """The layer on all positions, with a gradient for those behind ``count`` alone."""
         with frozen_positions(self.projections(index), count):
             return self._layer(index, tokens, attention_mask)
 
@@ -144,22 +137,21 @@ class Encoder(nn.Module, ABC):
         return outputs
 
     def ends_in_first(self, index: int) -> bool:
-        """Whether of layer ``index``, if it is the last, the first token alone is pooled."""
-        return self.summary(torch.empty(1, 1, self.width)) is not None
+        """Whether layer ``index``, as the last one, can be run for the first token alone."""
+        return False
 
     def run_last_layer(self, tokens: Tensor, mask: Tensor | None, extra: Tensor) -> Tensor:
-        """Of the last layer only what is used: the first token and the prompts, ``(B, 1 + n, d)``.
+        """The outputs ``(B, 1 + n, d)`` of the first token and the prompts in the last layer.
 
-        All positions are read as :meth:`run_layer` would; what it would make of the other tokens
-        nobody asks for, and few positions need no keys and values of them either. For encoders
-        that :meth:`ends_in_first` speaks of.
+        They are those of :meth:`run_layer`; the other tokens are read, but their own outputs,
+        which no pooling uses, are not computed. Requires :meth:`ends_in_first`.
         """
         return self._run(self._last_layer, tokens, mask, extra)
 
     def _last_layer(self, tokens: Tensor, mask: Tensor | None, extra: Tensor) -> Tensor:
         first, others = tokens[:, :1], tokens[:, 1:]
         if mask is not None:
-            mask = torch.cat([mask[:, 1:], mask[:, :1]], dim=1)  # as memory and stream follow
+            mask = torch.cat([mask[:, 1:], mask[:, :1]], dim=1)  # memory, then stream
         index = self.num_layers - 1
         stream = torch.cat([first, extra], dim=1)
         unprojected = self.unprojected(index, others)
@@ -168,10 +160,7 @@ class Encoder(nn.Module, ABC):
         return self.read_layer(index, stream, self.memory(index, others), mask)
 
     def mean(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """``(B, d)``: of the visible tokens of any layer, a picture's patches or a text's words.
-
-        No norm comes before it, and what a picture has in front of its patches does not count.
-        """
+        """Mean ``(B, d)`` of any layer's patches or visible words, without a norm."""
         patches = slice(self.num_prefix_tokens, None)
         return masked_mean(tokens[:, patches], None if mask is None else mask[:, patches])
 
@@ -184,36 +173,43 @@ class Encoder(nn.Module, ABC):
         return tokens
 
     def _attention_mask(self, mask: Tensor | None, tokens: Tensor, num_extra: int) -> Tensor | None:
-        """SDPA's mask ``(B, 1, 1, N + n)`` from the tokens' ``(B, N)``; extra is always seen."""
+        """SDPA's mask ``(B, 1, 1, N + n)`` from the tokens' ``(B, N)``; extra is always visible."""
         return read_mask(mask, tokens.shape[1] + num_extra)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Whatever is made of the weights, half precision say, they are who they were."""
+        """Keep the fingerprint of the original weights when they are moved or converted."""
         _ = self.fingerprint
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # of torch
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, whatever is asked, unless the encoder was thawed."""
+        """Stay in evaluation mode unless the encoder was thawed."""
         return super().train(mode and not self._frozen)
 
     def thaw(self) -> Any:
-        """Let a method train what it likes of the library's module, which is returned.
+        """Return the library's module for a method to train, and let :meth:`train` reach it.
 
-        Its weights stay without gradient until the method says so; dropout inside wakes in
-        training. The fingerprint remains that of the weights that the encoder came with.
+        Its parameters stay without gradient until the method enables it. The fingerprint remains
+        that of the pretrained weights.
         """
         _ = self.fingerprint
         self._frozen = False
         return self.model
 
+    @abstractmethod
+    def configuration(self) -> dict[str, Any]:
+        """Plain values that the outputs depend on beside the weights, such as the activation.
+
+        Not among them: the pooling and the size of the pictures, which callers choose.
+        """
+
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of names and pretrained weights, hexadecimal.
+        """SHA-256 of the configuration and of all pretrained weights, hexadecimal.
 
-        Worked out once: at first use, or before the weights are moved or converted.
+        Computed once: at first use, or before the weights are resized, moved or converted.
         """
         if self._fingerprint is None:
-            digest = hashlib.sha256()
+            digest = hashlib.sha256(json.dumps(self.configuration(), sort_keys=True).encode())
             for name, tensor in sorted(self.model.state_dict().items()):
                 digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
                 digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -229,22 +225,13 @@ def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
     return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
-def last_token(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """The last visible token ``(B, 1, d)``."""
-    if mask is None:
-        return tokens[:, -1:]
-    positions = torch.arange(tokens.shape[1], device=tokens.device)
-    last = (mask * positions).argmax(dim=1)  # (B,)
-    return tokens[torch.arange(tokens.shape[0], device=tokens.device), last, None]
-
-
 def read_mask(mask: Tensor | None, length: int) -> Tensor | None:
-    """SDPA's mask ``(B, 1, 1, length)``: what lies behind the given mask may be seen."""
+    """SDPA's mask ``(B, 1, 1, length)``; positions behind the given mask are visible."""
     if mask is None:
         return None
     return nn.functional.pad(mask, (0, length - mask.shape[1]), value=True)[:, None, None, :]
 
 
 def _seen(mask: Tensor | None) -> Tensor | None:
-    """Without prompts a sample in which nothing may be seen has no softmax: let it see itself."""
+    """A mask for layers without prompts: all tokens of a sample that has no visible one."""
     return None if mask is None else mask | ~mask.any(dim=1, keepdim=True)

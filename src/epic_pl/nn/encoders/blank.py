@@ -1,4 +1,4 @@
-"""The least input of an encoder, for who has no data at hand.
+"""The smallest valid input of an encoder.
 
 Shape legend: H, W picture height and width in pixels.
 """

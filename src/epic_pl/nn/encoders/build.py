@@ -27,7 +27,7 @@ from epic_pl.assets import resolve
 from epic_pl.errors import AssetError, EncoderError
 from epic_pl.nn.encoders.base import Encoder, Pooling
 from epic_pl.nn.encoders.clip import CLIPImageEncoder, CLIPTextEncoder
-from epic_pl.nn.encoders.hf_attention import READING_ATTENTION
+from epic_pl.nn.encoders.hf_base import READING_ATTENTION
 from epic_pl.nn.encoders.hf_text import HFTextEncoder
 from epic_pl.nn.encoders.timm_vit import TimmViTEncoder
 
@@ -75,15 +75,16 @@ def build_image_encoder(
     """
     source = resolve(name)
     if _is_timm(source):
-        model = _build(
-            name, pretrained, lambda: _timm_model(source, revision, pretrained, image_size)
-        )
+        model = _build(name, pretrained, lambda: _timm_model(source, revision, pretrained))
         if not isinstance(model, VisionTransformer):
             raise EncoderError(
                 f"Image encoder {name!r} is a {type(model).__name__}, whose layers cannot take "
                 f"prompts here. {_SUPPORTED}"
             )
-        return TimmViTEncoder(model, pooling)
+        encoder = TimmViTEncoder(model, pooling)
+        if image_size is not None:
+            encoder.resize(image_size)
+        return encoder
     config = _hf_config(name, source, revision, pretrained)
     if config.model_type not in ("clip", "clip_vision_model"):
         raise EncoderError(f"Image encoder {name!r} is of type {config.model_type!r}. {_SUPPORTED}")
@@ -136,10 +137,7 @@ def _is_timm(source: str) -> bool:
     return source.startswith("hf-hub:") or "/" not in source
 
 
-def _timm_model(
-    source: str, revision: str | None, pretrained: bool, image_size: int | None
-) -> nn.Module:
-    options: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
+def _timm_model(source: str, revision: str | None, pretrained: bool) -> nn.Module:
     if Path(source).is_dir():
         name = f"local-dir:{source}"
     elif not source.startswith("hf-hub:") and not timm.is_model(source):
@@ -149,7 +147,7 @@ def _timm_model(
         name = f"{source if source.startswith('hf-hub:') else f'hf-hub:timm/{source}'}@{revision}"
     else:
         name = source
-    model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0)
     return model
 
 

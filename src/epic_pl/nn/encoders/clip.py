@@ -5,67 +5,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from epic_pl.nn.encoders.base import (
-    Encoder,
-    Pooling,
-    last_token,
-    masked_mean,
-    read_mask,
-)
-from epic_pl.nn.encoders.hf_attention import let_read, split_heads, unprojected
-from epic_pl.nn.encoders.reading import Memory, Unprojected
+from epic_pl.nn.encoders.base import Pooling, masked_mean
+from epic_pl.nn.encoders.hf_base import HFEncoder, Projections
 
 
-class _CLIPTower(Encoder):
-    """What both towers share: how a layer is run."""
-
-    model: Any
+class _CLIPTower(HFEncoder):
+    """The layers of both towers."""
 
     def __init__(self, model: nn.Module, pooling: Pooling = "auto") -> None:
-        tower: Any = let_read(model)
-        super().__init__(model, tower.config.hidden_size, len(tower.encoder.layers), pooling)
+        tower: Any = model
+        super().__init__(model, tower.encoder.layers, pooling)
 
-    def _layer(self, index: int, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
-        outputs: Tensor = self.model.encoder.layers[index](tokens, attention_mask=attention_mask)
-        return outputs
+    def _layers(self) -> Any:
+        return self.model.encoder.layers
 
-    def projections(self, index: int) -> list[nn.Module]:
-        """Three of layer ``index``."""
-        attention = self.model.encoder.layers[index].self_attn
-        return [attention.q_proj, attention.k_proj, attention.v_proj]
-
-    def memory(self, index: int, tokens: Tensor) -> Memory:
-        """Keys and values of layer ``index`` for the tokens that enter it."""
-        layer = self.model.encoder.layers[index]
-        attention, normed = layer.self_attn, layer.layer_norm1(tokens)
-        return Memory(
-            split_heads(attention.k_proj(normed), attention.head_dim),
-            split_heads(attention.v_proj(normed), attention.head_dim),
-        )
-
-    def unprojected(self, index: int, tokens: Tensor) -> Unprojected | None:
-        """Normed tokens of layer ``index``."""
-        layer = self.model.encoder.layers[index]
+    def _projections(self, index: int) -> Projections:
+        layer = self._layers()[index]
         attention = layer.self_attn
-        normed = layer.layer_norm1(tokens)
-        return unprojected(normed, attention.k_proj, attention.v_proj, attention.num_heads)
-
-    def queries(self, index: int, tokens: Tensor) -> Tensor:
-        """Queries of layer ``index`` for the tokens that enter it."""
-        layer = self.model.encoder.layers[index]
-        attention = layer.self_attn
-        return split_heads(attention.q_proj(layer.layer_norm1(tokens)), attention.head_dim)
-
-    def read_layer(
-        self, index: int, stream: Tensor, memory: Memory | Unprojected, mask: Tensor | None = None
-    ) -> Tensor:
-        """Layer ``index`` on a stream ``(B, n, d)`` that reads itself and the memory."""
-        outputs: Tensor = self.model.encoder.layers[index](
-            stream,
-            attention_mask=read_mask(mask, memory.length + stream.shape[1]),
-            memory=memory,
-        )
-        return outputs
+        return Projections(layer.layer_norm1, attention.q_proj, attention.k_proj, attention.v_proj)
 
 
 class CLIPImageEncoder(_CLIPTower):
@@ -89,21 +46,16 @@ class CLIPImageEncoder(_CLIPTower):
         normed: Tensor = self.model.post_layernorm(pooled)
         return normed
 
-    def summary(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor | None:
-        """The class token, unless the mean is pooled."""
-        return None if self.pooling == "mean" else tokens[:, :1]
-
-    def pool_summary(self, summary: Tensor) -> Tensor:
-        """The tower's last norm."""
-        normed: Tensor = self.model.post_layernorm(summary[:, 0])
-        return normed
+    def ends_in_first(self, index: int) -> bool:
+        """If the class token is pooled."""
+        return self.pooling != "mean"
 
 
 class CLIPTextEncoder(_CLIPTower):
-    """CLIP's text tower: tokens see the past only, prompts see all and are seen by all.
+    """CLIP's text tower: tokens see earlier ones only, prompts see all and are seen by all.
 
     "auto" pools the end-of-text token, the last visible one; "mean" all visible ones; "cls" is
-    "auto", since a causal model has its summary at the end.
+    "auto", since the last token of a causal model has seen all.
     """
 
     def embed(self, inputs: Tensor) -> Tensor:
@@ -127,17 +79,7 @@ class CLIPTextEncoder(_CLIPTower):
         normed: Tensor = self.model.final_layer_norm(tokens)
         if self.pooling == "mean":
             return masked_mean(normed, mask)
-        return last_token(normed, mask)[:, 0]
-
-    def ends_in_first(self, index: int) -> bool:
-        """No: the end-of-text token is pooled, and what comes before it does not see it."""
-        return False
-
-    def summary(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor | None:
-        """The end-of-text token, unless the mean is pooled."""
-        return None if self.pooling == "mean" else last_token(tokens, mask)
-
-    def pool_summary(self, summary: Tensor) -> Tensor:
-        """The tower's last norm."""
-        normed: Tensor = self.model.final_layer_norm(summary[:, 0])
-        return normed
+        if mask is None:
+            return normed[:, -1]
+        last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)  # (B,)
+        return normed[torch.arange(len(normed), device=mask.device), last]

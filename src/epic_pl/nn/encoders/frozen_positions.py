@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 @contextmanager
 def frozen_positions(linears: Iterable[nn.Module], count: int) -> Iterator[None]:
-    """Within it, frozen ``linears`` work out no gradient for the first ``count`` positions.
+    """Context in which frozen ``linears`` compute no gradient for the first ``count`` positions.
 
-    What enters the first layer with prompts is prompts behind tokens that depend on nothing
-    trained. A linear layer of both would have its backward pass multiply all of them.
+    In the first layer with prompts, the tokens in front of the prompts depend on no trained
+    parameter, but the backward pass of a linear layer would multiply all positions.
 
     Args:
         linears: take ``(B, N, d)``.
-        count: of the positions in front, which want no gradient.
+        count: number of positions in front that need no gradient.
     """
     entered: dict[nn.Module, Tensor] = {}
 

@@ -8,32 +8,28 @@ from typing import Any
 from torch import Tensor, nn
 
 from epic_pl.errors import EncoderError
-from epic_pl.nn.encoders.base import Encoder, Pooling, masked_mean, read_mask
-from epic_pl.nn.encoders.hf_attention import let_read, split_heads, unprojected
-from epic_pl.nn.encoders.reading import Memory, Unprojected
+from epic_pl.nn.encoders.base import Pooling, masked_mean
+from epic_pl.nn.encoders.hf_base import HFEncoder, Projections
 
 
-class HFTextEncoder(Encoder):
+class HFTextEncoder(HFEncoder):
     """A text model with ``embeddings`` and ``encoder.layer``: BERT, RoBERTa and their kin.
 
     Args:
-        model: its attention becomes SDPA that can read a memory; a pooler is not used.
+        model: the model; a pooler is not used.
         pooling: "cls" is the first token, "mean" the mean of the visible ones, "auto" is "cls".
 
     Raises:
         EncoderError: if the model is not built this way.
     """
 
-    model: Any
-
     def __init__(self, model: nn.Module, pooling: Pooling = "auto") -> None:
         layers: Any = getattr(getattr(model, "encoder", None), "layer", None)
-        config: Any = model.config
         if layers is None or not hasattr(model, "embeddings"):
             raise EncoderError(
                 f"{type(model).__name__} has no embeddings and encoder.layer to run."
             )
-        super().__init__(let_read(model), config.hidden_size, len(layers), pooling)
+        super().__init__(model, layers, pooling)
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Token ids ``(B, N)`` to tokens ``(B, N, d)``."""
@@ -42,54 +38,17 @@ class HFTextEncoder(Encoder):
             tokens = self.model.embeddings_project(tokens)
         return tokens
 
-    def _layer(self, index: int, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
-        outputs: Tensor = self.model.encoder.layer[index](tokens, attention_mask=attention_mask)
-        return outputs
-
     def pool(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """``(B, d)``; these models normalise inside their last layer."""
         return masked_mean(tokens, mask) if self.pooling == "mean" else tokens[:, 0]
 
-    def projections(self, index: int) -> list[nn.Module]:
-        """Three of layer ``index``."""
-        attention = self.model.encoder.layer[index].attention.self
-        return [attention.query, attention.key, attention.value]
+    def ends_in_first(self, index: int) -> bool:
+        """If the first token is pooled."""
+        return self.pooling != "mean"
 
-    def memory(self, index: int, tokens: Tensor) -> Memory:
-        """Keys and values of layer ``index`` for the tokens that enter it."""
-        attention = self.model.encoder.layer[index].attention.self
-        head_dim = attention.attention_head_size
-        return Memory(
-            split_heads(attention.key(tokens), head_dim),
-            split_heads(attention.value(tokens), head_dim),
-        )
+    def _layers(self) -> Any:
+        return self.model.encoder.layer
 
-    def unprojected(self, index: int, tokens: Tensor) -> Unprojected | None:
-        """The tokens as they enter layer ``index``."""
-        attention = self.model.encoder.layer[index].attention.self
-        heads = attention.num_attention_heads
-        return unprojected(tokens, attention.key, attention.value, heads)
-
-    def queries(self, index: int, tokens: Tensor) -> Tensor:
-        """Queries of layer ``index`` for the tokens that enter it."""
-        attention = self.model.encoder.layer[index].attention.self
-        return split_heads(attention.query(tokens), attention.attention_head_size)
-
-    def read_layer(
-        self, index: int, stream: Tensor, memory: Memory | Unprojected, mask: Tensor | None = None
-    ) -> Tensor:
-        """Layer ``index`` on a stream ``(B, n, d)`` that reads itself and the memory."""
-        outputs: Tensor = self.model.encoder.layer[index](
-            stream,
-            attention_mask=read_mask(mask, memory.length + stream.shape[1]),
-            memory=memory,
-        )
-        return outputs
-
-    def summary(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor | None:
-        """The first token, unless the mean is pooled."""
-        return None if self.pooling == "mean" else tokens[:, :1]
-
-    def pool_summary(self, summary: Tensor) -> Tensor:
-        """The summary itself."""
-        return summary[:, 0]
+    def _projections(self, index: int) -> Projections:
+        attention = self._layers()[index].attention.self
+        return Projections(nn.Identity(), attention.query, attention.key, attention.value)

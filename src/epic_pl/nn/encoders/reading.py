@@ -1,4 +1,4 @@
-"""Attention of a small stream that reads itself and a memory, which is never copied.
+"""Attention of a short stream over itself and a memory, without copying the memory.
 
 Shape legend: B batch, h heads, N tokens of the memory, n positions of the stream, d width.
 """
@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from epic_pl.lazy_tensor import StoredField
+from epic_pl.lazy_tensor import LazyTensor
 
-# 16 positions of a ViT-B or BERT-base
+# at most 16 positions of a ViT-B or BERT-base
 _FEW = 4
 
 
 class Memory(NamedTuple):
-    """What a layer's attention may read of its tokens: each ``(B, h, N, d / h)``."""
+    """Keys and values of a layer's tokens, each ``(B, h, N, d / h)``."""
 
-    keys: Tensor | StoredField
-    values: Tensor | StoredField
+    keys: Tensor | LazyTensor
+    values: Tensor | LazyTensor
 
     @property
     def length(self) -> int:
@@ -43,10 +43,10 @@ class Projection(NamedTuple):
 
 
 class Unprojected(NamedTuple):
-    """Tokens ``X (B, N, d)``, whose keys and values are never worked out.
+    """Tokens ``X (B, N, d)`` in place of their keys and values, which are not computed.
 
-    ``Q (X W_k^T)^T = (Q W_k) X^T`` and ``A (X W_v^T) = (A X) W_v^T``: a few queries are brought to
-    the tokens with a tenth of the operations that bring all tokens to the queries.
+    ``Q (X W_k^T)^T = (Q W_k) X^T`` and ``A (X W_v^T) = (A X) W_v^T``: projecting a few queries
+    takes a tenth of the operations of projecting all tokens.
     """
 
     tokens: Tensor
@@ -60,9 +60,10 @@ class Unprojected(NamedTuple):
         return self.tokens.shape[1]
 
     def spares(self, positions: int) -> bool:
-        """Whether so few queries take fewer operations this way, of any but very short memories.
+        """Whether this number of queries takes fewer operations this way.
 
-        N is not asked: compiled for any length, an answer for each would be a graph of its own.
+        It holds for all but very short memories. A rule with N in it would give the compiler a
+        graph for each length.
         """
         return _FEW * positions * self.heads <= self.tokens.shape[2]
 
@@ -100,17 +101,17 @@ def read_attention(
 ) -> Tensor:
     """``softmax(Q [K_m; K]^T) [V_m; V]``, ``(B, h, n, d / h)``, in the queries' precision.
 
-    Attention kernels want ``[K_m; K]`` and ``[V_m; V]`` in one piece. A step reads every memory
-    once, so writing these copies cost more than all else that a layer does; for n far below N the
-    scores are small, and they alone are put side by side.
+    Attention kernels take ``[K_m; K]`` and ``[V_m; V]`` as one tensor each. A step reads every
+    memory once, so making these copies would cost more than the rest of the layer; for n far below
+    N the scores are small, and only they are concatenated.
 
     Args:
         queries: of the stream ``(B, h, n, d / h)``.
         keys: the same.
         values: the same.
         memory: of N tokens.
-        mask: ``(B, 1, 1, N + n)`` bool, True on what may be read, the memory first; None where all
-            may. Something must be left to read.
+        mask: ``(B, 1, 1, N + n)`` bool, True on visible positions, the memory first; None where
+            all are. Each sample needs a visible position.
         scale: of the scores; None is one over the root of ``d / h``.
     """
     scaled = queries * (queries.shape[-1] ** -0.5 if scale is None else scale)
@@ -124,14 +125,14 @@ def read_attention(
 
 
 class _TimesStored(torch.autograd.Function):
-    """``x S`` or ``x S^T`` for numbers that get no gradient, kept for backward as they are stored.
+    """``x S`` or ``x S^T`` for a constant ``S``, which backward keeps in its stored precision.
 
-    Autograd would keep a copy in x's precision for every layer: at half the precision and four
-    layers that is twice the batch's own memory. What is read where it is stored is read again.
+    Autograd would keep a copy in x's precision for every layer: for float16 and four layers twice
+    the memory of the batch. A lazy tensor is read again.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, stored: Tensor | StoredField, transposed: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, stored: Tensor | LazyTensor, transposed: bool) -> Tensor:
         if isinstance(stored, Tensor):
             ctx.save_for_backward(stored)
         else:
@@ -146,7 +147,7 @@ class _TimesStored(torch.autograd.Function):
         return _product(gradient, stored, not ctx.transposed), None, None
 
 
-def _times_stored(x: Tensor, stored: Tensor | StoredField, transposed: bool) -> Tensor:
+def _times_stored(x: Tensor, stored: Tensor | LazyTensor, transposed: bool) -> Tensor:
     if isinstance(stored, Tensor):
         if stored.requires_grad:  # a memory of joint prompts, whose tokens depend on the prompts
             return _product(x, stored, transposed)
@@ -155,8 +156,8 @@ def _times_stored(x: Tensor, stored: Tensor | StoredField, transposed: bool) -> 
     return product
 
 
-def _product(x: Tensor, stored: Tensor | StoredField, transposed: bool) -> Tensor:
-    """``x S`` or ``x S^T``; of a field that is stored elsewhere, a few samples at a time."""
+def _product(x: Tensor, stored: Tensor | LazyTensor, transposed: bool) -> Tensor:
+    """``x S`` or ``x S^T``; a lazy tensor is read a few samples at a time."""
     if isinstance(stored, Tensor):
         return x @ _as(stored, x, transposed)
     product: Tensor | None = None
@@ -170,6 +171,6 @@ def _product(x: Tensor, stored: Tensor | StoredField, transposed: bool) -> Tenso
 
 
 def _as(stored: Tensor, like: Tensor, transposed: bool) -> Tensor:
-    """``stored`` in the precision of ``like``, in one pass to a layout that products take."""
+    """``stored`` in the precision of ``like`` and contiguous, in one pass."""
     converted = stored.to(like.dtype).contiguous()
     return converted.transpose(-1, -2) if transposed else converted

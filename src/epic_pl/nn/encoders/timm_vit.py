@@ -31,6 +31,25 @@ class TimmViTEncoder(Encoder):
             raise EncoderError("This ViT has no class token: set image_pooling to mean or auto.")
         self.num_prefix_tokens = model.num_prefix_tokens
 
+    def configuration(self) -> dict[str, Any]:
+        """The architecture, and what options of it leave no trace in names and shapes."""
+        modules: list[Any] = list(self.model.modules())
+        return {
+            "architecture": getattr(self.model, "pretrained_cfg", {}).get("architecture"),
+            "activations": sorted({type(m.act).__name__ for m in modules if hasattr(m, "act")}),
+            "heads": sorted({m.num_heads for m in modules if hasattr(m, "num_heads")}),
+            "eps": sorted({m.eps for m in modules if hasattr(m, "eps")}),
+            "pool": [self.model.global_pool, self.model.pool_include_prefix],
+        }
+
+    def resize(self, image_size: int) -> None:
+        """Resample the position embedding for pictures of another size.
+
+        The result depends on the CPU's instruction set, so the fingerprint is computed before.
+        """
+        _ = self.fingerprint
+        self.model.set_input_size((image_size, image_size))
+
     def embed(self, inputs: Tensor) -> Tensor:
         """Pictures ``(B, 3, H, W)`` to tokens ``(B, N, d)``: class, registers, patches."""
         model = self.model
@@ -56,7 +75,7 @@ class TimmViTEncoder(Encoder):
         return pooled
 
     def projections(self, index: int) -> list[nn.Module]:
-        """The one that gives all three, of a block that can be read."""
+        """The one of all three, of a plain block."""
         block: Any = self.model.blocks[index]
         return [block.attn.qkv] if _is_plain(block) else []
 
@@ -102,28 +121,18 @@ class TimmViTEncoder(Encoder):
         return outputs
 
     def ends_in_first(self, index: int) -> bool:
-        """If the class token is pooled and the layer is one that can be read."""
-        block = self.model.blocks[index]
-        return super().ends_in_first(index) and _is_plain(block)
-
-    def summary(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor | None:
-        """The class token, where the model pools it and it alone."""
+        """If the class token alone is pooled and the layer is a plain block."""
         alone = self.model.global_pool == "token" and not hasattr(self.model, "dist_token")
         pooled = self.pooling == "cls" or (self.pooling == "auto" and alone)
-        return tokens[:, :1] if pooled else None
-
-    def pool_summary(self, summary: Tensor) -> Tensor:
-        """The model's last norms."""
-        pooled: Tensor = self.model.fc_norm(self.model.norm(summary)[:, 0])
-        return pooled
+        return pooled and _is_plain(self.model.blocks[index])
 
     def _plain_block(self, index: int) -> Any:
         block = self.model.blocks[index]
         if not _is_plain(block):
             raise EncoderError(
-                f"Read-only prompts need timm's plain attention Block, as drawings of attention "
-                f"do, but layer {index} is a {type(block).__name__}: set prompt_attention to "
-                "joint, and draw none."
+                f"Read-only prompts, and drawings of attention, need timm's plain attention Block, "
+                f"but layer {index} is a {type(block).__name__}: set prompt_attention to joint, "
+                "and draw none."
             )
         return block
 
@@ -133,7 +142,7 @@ def _is_plain(block: nn.Module) -> bool:
 
 
 def _projection(attention: Any, wanted: slice) -> Projection:
-    """The rows of those ``wanted`` of queries, keys and values, which timm projects in one."""
+    """The weight's rows for those ``wanted`` of queries, keys and values, which timm fuses."""
     weight, bias = (
         None if all_three is None else all_three.unflatten(0, (3, -1))[wanted].flatten(0, 1)
         for all_three in (attention.qkv.weight, attention.qkv.bias)
@@ -143,10 +152,7 @@ def _projection(attention: Any, wanted: slice) -> Projection:
 
 
 def _heads(attention: Any, normed: Tensor, wanted: slice) -> tuple[Tensor, ...]:
-    """Those ``wanted`` of queries, keys and values, each ``(B, h, N, d / h)``, before their norms.
-
-    Of most tokens not all three are used.
-    """
+    """Those ``wanted`` of queries, keys and values, each ``(B, h, N, d / h)``, before norms."""
     batch, length, _ = normed.shape
     projected = nn.functional.linear(normed, *_projection(attention, wanted))
     projected = projected.view(batch, length, -1, attention.num_heads, attention.head_dim)

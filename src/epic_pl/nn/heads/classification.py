@@ -55,7 +55,7 @@ class ModalityFeatures(nn.Module):
     The encoder's part of a sample without the modality is a learned missing-modality embedding.
 
     Args:
-        width: d.
+        width: encoder width d.
         boundary: whether the boundary features are among them.
         prompts: whether the mean prompt is among them.
     """
@@ -88,7 +88,7 @@ class ClassificationHead(nn.Module):
 
     Args:
         widths: d_v and d_t.
-        num_classes: C.
+        num_classes: number of classes C.
         config: parts of the head.
         prompts: whether the method has prompts for the head to see.
         num_means: K, layer means of each modality.

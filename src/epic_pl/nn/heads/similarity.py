@@ -22,7 +22,7 @@ class SimilarityHead(nn.Module):
 
     Args:
         widths: D_v and D_t.
-        num_classes: C.
+        num_classes: number of classes C.
     """
 
     def __init__(self, widths: Pair[int], num_classes: int) -> None:

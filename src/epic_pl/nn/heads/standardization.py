@@ -23,7 +23,7 @@ class Standardization(nn.Module):
     Encoders differ in scale: without it the features with the larger variance dominate.
 
     Args:
-        width: D.
+        width: number of features D.
     """
 
     mean: Tensor

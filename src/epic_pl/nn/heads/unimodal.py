@@ -19,7 +19,7 @@ class UnimodalHead(nn.Module):
     Args:
         widths: D_v and D_t.
         mean_widths: K d_v and K d_t, zero without layer means.
-        num_classes: C.
+        num_classes: number of classes C.
         dropout: probability with which a feature is dropped in training.
     """
 

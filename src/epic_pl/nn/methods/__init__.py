@@ -69,7 +69,7 @@ def build_method(
     Args:
         name: a key of :data:`METHODS`.
         encoders: frozen; a method that trains them thaws them itself.
-        num_classes: C.
+        num_classes: number of classes C.
         epic: options of EPIC; its first interaction layer is the boundary of methods without one.
         head: parts of the head, the same for every method.
         modality_dropout: probability with which a training sample loses one modality.

@@ -35,7 +35,7 @@ class FineTuned(PooledClassifier):
 
     Args:
         encoders: thawed here.
-        num_classes: C.
+        num_classes: number of classes C.
         config: its options.
         head: parts of the head.
         modality_dropout: probability with which a training sample loses one modality.

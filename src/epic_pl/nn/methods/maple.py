@@ -84,8 +84,8 @@ class CoupledPrompts(nn.Module):
     """Text prompts ``(J, n, d_t)`` and the J maps that make picture prompts of them.
 
     Args:
-        depth: J.
-        num_prompts: n.
+        depth: number of layers J with prompts of their own.
+        num_prompts: number of prompts n.
         image_width: d_v.
         text_width: d_t.
         init_std: standard deviation of the text prompts.
@@ -111,7 +111,7 @@ class MaPLe(DualEncoder):
 
     Args:
         encoders: the frozen image and text encoder.
-        num_classes: C.
+        num_classes: number of classes C.
         config: its options.
         head: parts of the head.
         modality_dropout: probability with which a training sample loses one modality.

@@ -22,7 +22,7 @@ class NoPrompts(PooledClassifier):
 
     Args:
         encoders: the frozen image and text encoder.
-        num_classes: C.
+        num_classes: number of classes C.
         config: no options.
         head: parts of the head.
         modality_dropout: probability with which a training sample loses one modality.

@@ -106,7 +106,7 @@ class PMF(DualEncoder):
 
     Args:
         encoders: the frozen image and text encoder.
-        num_classes: C.
+        num_classes: number of classes C.
         config: its options.
         head: parts of the head; its boundary features are of the first fusion layer.
         modality_dropout: probability with which a training sample loses one modality.

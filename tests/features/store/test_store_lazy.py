@@ -5,9 +5,9 @@ import pytest
 import torch
 from lightning.pytorch.utilities import move_data_to_device
 
-from epic_pl.features import FeatureStore, GrowingStore, build
-from epic_pl.features.store import in_place
-from epic_pl.lazy_tensor import StoredField, whole
+from epic_pl.features.store import lazy
+from epic_pl.features.store.reader import FeatureStore
+from epic_pl.lazy_tensor import LazyTensor, whole
 from epic_pl.nn.encoders.reading import Memory, read_attention
 
 DTYPES = ("float32", "bfloat16", "float16", "int8")
@@ -17,26 +17,23 @@ FIELDS = ("memory",)
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     """Tiny fields stay too, and are read two or three items at a time."""
-    monkeypatch.setattr(in_place, "_LARGE", 0)
-    monkeypatch.setattr(in_place, "_PIECE", 2500)
+    monkeypatch.setattr(lazy, "_LARGE", 0)
+    monkeypatch.setattr(lazy, "_PIECE", 2500)
 
 
 def make(root, items, dtype="float16") -> FeatureStore:
-    spec = items.spec(dtype)
-    return build(
-        root, spec, items.hashes, items.produce, batch_size=3, shard_bytes=4096, progress=False
-    )
+    return items.build(root, dtype, batch_size=3, shard_bytes=4096)
 
 
 def both(store, rows):
     """The same batch left in place and gathered."""
     rows = np.asarray(rows)
-    return store.gather(rows, True, FIELDS), store.gather(rows, True)
+    return store.gather(rows, FIELDS), store.gather(rows)
 
 
 def assert_same(left, gathered):
     assert left.keys() == gathered.keys()
-    assert isinstance(left["memory"], StoredField)
+    assert isinstance(left["memory"], LazyTensor)
     for name, expected in gathered.items():
         assert tuple(left[name].shape) == tuple(expected.shape)
         assert left[name].dtype == expected.dtype
@@ -111,21 +108,6 @@ def test_backward_keeps_nothing_of_the_memory(tmp_path, items):
     assert max(kept) < 23 * 3 * memory.shape[3] * 8
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_growing_store_leaves_what_is_written_and_what_is_not(tmp_path, items, dtype):
-    whole_store = make(tmp_path / "built", items, dtype)
-    store = GrowingStore(tmp_path, items.spec(dtype), batch_size=3)
-    for stop in (5, 12):
-        names = [*items.hashes[:stop], None]
-        left = store.gather(
-            names, lambda some: items.padded([items.hashes[n] for n in some]), FIELDS
-        )
-        expected = whole_store.gather(whole_store.rows([*names[:-1], ""]), True)
-        assert_same(left, expected)
-        store.flush()
-        assert_same(left, expected)  # a batch outlives the flush
-
-
 def test_shards_that_are_mapped_no_more_are_mapped_again(tmp_path, items):
     store = make(tmp_path, items)
     left, gathered = both(store, range(23))
@@ -135,7 +117,7 @@ def test_shards_that_are_mapped_no_more_are_mapped_again(tmp_path, items):
 
 def test_small_fields_are_gathered(tmp_path, items, monkeypatch):
     store = make(tmp_path, items)
-    monkeypatch.setattr(in_place, "_LARGE", 1 << 20)
+    monkeypatch.setattr(lazy, "_LARGE", 1 << 20)
     left, _ = both(store, range(4))
     assert isinstance(left["memory"], torch.Tensor)
 

@@ -1,12 +1,16 @@
+import hashlib
 import io
+import json
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from epic_pl.errors import CacheError
-from epic_pl.features import build
-from epic_pl.features.commands import cache_command, clear, default_root, info, verify
+from epic_pl.features.commands import run
+from epic_pl.features.store.build import default_root
+from epic_pl.features.store.spec import canonical
+from epic_pl.features.store.upkeep import clear, info, verify
 
 
 @pytest.fixture
@@ -19,21 +23,14 @@ def printed(console):
 
 
 def make(root, items, dtype="float16"):
-    return build(
-        root,
-        items.spec(dtype),
-        items.hashes,
-        items.produce,
-        shard_bytes=4096,
-        progress=False,
-    )
+    return items.build(root, dtype, shard_bytes=4096)
 
 
 def test_info_shows_each_store(tmp_path, items, console):
     store = make(tmp_path, items)
     (shown,) = info(tmp_path, console)
-    assert (shown.items, shown.complete, shown.spec) == (23, True, store.spec)
-    assert shown.nbytes > store.nbytes
+    assert (shown.items, shown.problem, shown.spec) == (23, "", store.spec)
+    assert shown.nbytes > sum(path.stat().st_size for path in store.folder.glob("shard-*"))
     for word in (store.folder.name, "tiny", "layers", "float16", "23", "complete"):
         assert word in printed(console)
     assert info(store.folder, console) == [shown]
@@ -55,7 +52,7 @@ def test_info_says_what_is_wrong(tmp_path, items, console):
 @pytest.mark.parametrize("where", [70, -80, -1])
 def test_verify_names_a_shard_with_a_flipped_bit(tmp_path, items, console, where):
     store = make(tmp_path, items)
-    assert all(check.ok for check in verify(tmp_path, console))
+    assert not any(check.problem for check in verify(tmp_path, console))
     path = sorted(store.folder.glob("shard-*"))[1]
     whole = path.read_bytes()
     damaged = bytearray(whole)
@@ -81,7 +78,19 @@ def test_verify_of_missing_files_index_and_manifest(tmp_path, items, console):
     (store.folder / "manifest.json").unlink()
     (check,) = verify(tmp_path, console)
     assert "incomplete" in check.problem
-    assert not check.ok
+
+
+def test_a_manifest_that_names_files_outside_of_the_store_is_refused(tmp_path, items, console):
+    (tmp_path / "mine.bin").write_text("mine")
+    path = make(tmp_path, items).folder / "manifest.json"
+    plain = json.loads(path.read_text())
+    plain["shards"][0]["name"] = "../mine.bin"
+    del plain["checksum"]
+    checksum = hashlib.sha256(canonical(plain).encode()).hexdigest()
+    path.write_text(json.dumps(plain | {"checksum": checksum}))
+    (check,) = verify(tmp_path, console, remove_corrupt=True)
+    assert "'../mine.bin', which is no file of a store" in check.problem
+    assert (tmp_path / "mine.bin").exists()
 
 
 def test_clear_removes_stores_and_nothing_else(tmp_path, items, console):
@@ -89,7 +98,8 @@ def test_clear_removes_stores_and_nothing_else(tmp_path, items, console):
     other = make(tmp_path, items, "int8")
     (tmp_path / "notes.txt").write_text("mine")
     (other.folder / "notes.txt").write_text("mine")
-    assert clear(tmp_path, console) > store.nbytes + other.nbytes
+    assert store.folder.exists()
+    assert clear(tmp_path, console) > 0
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {f"{other.folder.name}/notes.txt", "notes.txt"}
 
@@ -108,17 +118,17 @@ def test_the_default_folder_moves_with_the_cache(tmp_path, monkeypatch):
     assert default_root() == tmp_path / "features"
 
 
-def test_command_line_fills_looks_after_and_clears(tmp_path, capsys):
-    filled = []
-    assert cache_command(["build", "--config", "x.yaml"], filled.append) == 0
+def test_the_command_line(tmp_path, items, monkeypatch):
+    filled, root = [], str(tmp_path)
+    monkeypatch.setattr("epic_pl.commands.fill_cache", filled.append)
+    assert run(["build", "--config", "x.yaml"]) == 0
     assert filled == [["--config", "x.yaml"]]
     with pytest.raises(CacheError, match="no feature store"):
-        cache_command(["info", str(tmp_path)], filled.append)
+        run(["info", root])
     with pytest.raises(SystemExit):
-        cache_command(["tidy"], filled.append)
-
-
-def test_a_folder_may_follow_the_option(tmp_path, items):
-    make(tmp_path, items)
-    for arguments in (["--remove-corrupt", str(tmp_path)], [str(tmp_path), "--remove-corrupt"]):
-        assert cache_command(["verify", *arguments], print) == 0
+        run(["tidy"])
+    store = make(tmp_path, items)
+    for arguments in (["--remove-corrupt", root], [root, "--remove-corrupt"]):
+        assert run(["verify", *arguments]) == 0
+    (store.folder / "manifest.json").unlink()
+    assert [run([command, root]) for command in ("info", "verify", "clear")] == [1, 1, 0]

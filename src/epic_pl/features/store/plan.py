@@ -1,8 +1,8 @@
 """Which shards a store will have, decided by the order of its items alone.
 
-A shard's name holds its number and a digest of its items. So processes need not talk to each
-other: whoever plans the same items writes the same files, and a file that is there and whole is
-done, whoever wrote it.
+A shard's name holds its number and a digest of its items. So processes need not communicate: those
+that plan the same items write the same files, and a complete file is done, whichever process wrote
+it.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from epic_pl.features.layout import Layout
 from epic_pl.features.store.manifest import Index, Manifest, size_of
+from epic_pl.features.store.records import Layout
 from epic_pl.features.store.shard import Digests, digests_of, is_whole
 
 Positions = npt.NDArray[np.int64]
@@ -27,47 +27,39 @@ class PlannedShard:
     Attributes:
         name: of the file.
         digests: of its items.
-        positions: of its items among those that `build` was given.
+        positions: of its items in the list of hashes that was planned.
     """
 
     name: str
     digests: Digests
     positions: Positions
 
-    def is_whole(self, folder: Path, layout: Layout) -> bool:
-        """Tell whether it is already written."""
-        return is_whole(folder / self.name, layout, self.digests)
-
 
 @dataclass(frozen=True)
 class Plan:
-    """All shards, those of an earlier manifest first.
+    """All shards in the order of rows, those of an earlier manifest first.
 
     Attributes:
         base: the manifest that the store had.
         shards: in the order of rows.
-        hashes: that `build` was given.
+        missing: those that are still to be written.
     """
 
     base: Manifest | None
     shards: tuple[PlannedShard, ...]
-    hashes: Sequence[str]
+    missing: tuple[PlannedShard, ...]
 
     @property
     def digests(self) -> Digests:
         """Of all items, in the order of rows."""
         return np.concatenate([shard.digests for shard in self.shards])
 
-    def missing(self, folder: Path, layout: Layout) -> list[PlannedShard]:
-        """Shards that are still to be written."""
-        return [shard for shard in self.shards if not shard.is_whole(folder, layout)]
-
 
 def make_plan(folder: Path, layout: Layout, hashes: Sequence[str], shard_bytes: int) -> Plan:
-    """Keep what the manifest has, and share the other items out over new shards, in their order.
+    """Keep what the manifest has, and distribute the other items over new shards, in their order.
 
     A shard of the manifest that is missing or truncated is planned again if all of its items are
-    among `hashes`; if not, it is given up.
+    among `hashes`, and dropped if not.
     """
     digests = digests_of(hashes)
     while True:
@@ -86,7 +78,9 @@ def make_plan(folder: Path, layout: Layout, hashes: Sequence[str], shard_bytes: 
         _planned(number + step, digests[new[start : start + size]], new[start : start + size])
         for step, start in enumerate(range(0, len(new), size))
     ]
-    return Plan(base, (*kept, *added), hashes)
+    shards = (*kept, *added)
+    missing = [s for s in shards if not is_whole(folder / s.name, layout, s.digests)]
+    return Plan(base, shards, tuple(missing))
 
 
 def _planned(number: int, digests: Digests, positions: Positions) -> PlannedShard:
@@ -105,7 +99,6 @@ def _kept(folder: Path, layout: Layout, base: Manifest, digests: Digests) -> lis
         own = index.digests[start : start + entry.items]
         start += entry.items
         at = order[np.minimum(np.searchsorted(digests, own, sorter=order), len(digests) - 1)]
-        shard = PlannedShard(entry.name, own, at)
-        if np.array_equal(digests[at], own) or shard.is_whole(folder, layout):
-            kept.append(shard)
+        if np.array_equal(digests[at], own) or is_whole(folder / entry.name, layout, own):
+            kept.append(PlannedShard(entry.name, own, at))
     return kept

@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from epic_pl.features.progress import Progress
+from epic_pl.features.store.progress import progress_bar
 
 
 def drawn(advances, total=100e6, show=True):
@@ -10,10 +10,10 @@ def drawn(advances, total=100e6, show=True):
     now = [0.0]
     # not a terminal: the line is written once, as it stands at the end
     console = Console(file=io.StringIO(), width=120, get_time=lambda: now[0])
-    with Progress("image features", total, show, console) as bar:
+    with progress_bar("image features", total, show, console) as advance:
         for nbytes in advances:
             now[0] += 1
-            bar.advance(nbytes)
+            advance(nbytes)
     return console.file.getvalue()
 
 

@@ -1,26 +1,26 @@
-"""Fields of a batch that stay in their shards until they are multiplied.
+"""Fields of a batch that stay in their mapped shards until they are used.
 
-Shape legend: B items of a batch, b some of them in a row, N tokens of its longest item, L tokens of
-one item.
+Shape legend: B items of a batch, b consecutive ones of them.
 """
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from epic_pl.features.layout import Layout, Part, Record
-from epic_pl.features.store.buffers import BufferPool
-from epic_pl.features.store.codec import decode
 from epic_pl.features.store.gather import Group, Tokens, gather_batch
-from epic_pl.lazy_tensor import StoredField
+from epic_pl.features.store.memory import BufferPool
+from epic_pl.features.store.records import Layout, Part
+from epic_pl.lazy_tensor import LazyTensor
 from epic_pl.types import Features
 
-_PIECE = 1 << 21  # bytes in the reader's precision: what the processor's own caches hold
+_PIECE = 1 << 21  # bytes in the reader's precision, to fit the processor's caches
 _SERIAL = (1 << 15) - 1  # numbers that torch copies without other threads
-_LARGE = 1 << 18  # bytes of an item from which reading it by itself costs no time
+_LARGE = 1 << 18  # bytes of an item from which a read of its own costs nothing extra
+
+# a view of one item's numbers, and of int8 the scale of each vector
+_View = tuple[Tensor, Tensor | None]
 
 
 def read_batch(
@@ -31,30 +31,19 @@ def read_batch(
     buffers: BufferPool,
     in_place: Collection[str],
 ) -> Features:
-    """As `gather_batch`, but the fields ``in_place`` stay where they are if they are large."""
-    left: Features = {}
+    """As `gather_batch`, but large fields among ``in_place`` come as a `LazyTensor`."""
+    lazy: Features = {}
     for record, starts in ((layout.item, None), (layout.token, tokens)):
         per_item = 1.0 if starts is None else float(starts.lengths.mean())
         for name in {part.field.name for part in record.parts}.intersection(in_place):
             parts = [part for part in record.parts if part.field.name == name]
             if per_item * sum(part.nbytes for part in parts) >= _LARGE:
-                left[name] = StoredRows(parts, groups, batch, starts)
-    rest = Layout(layout.spec, _without(layout.item, left), _without(layout.token, left))
-    return {**gather_batch(rest, groups, batch, tokens, buffers), **left}
+                lazy[name] = StoredRows(parts, groups, batch, starts)
+    rest = layout.only({field.name for field in layout.spec.fields} - lazy.keys())
+    return {**gather_batch(rest, groups, batch, tokens, buffers), **lazy}
 
 
-def _without(record: Record, names: Collection[str]) -> Record:
-    return Record(tuple(part for part in record.parts if part.field.name not in names))
-
-
-class _View(NamedTuple):
-    """One item's numbers where they lie, and of int8 the scale of each vector."""
-
-    values: Tensor
-    scale: Tensor | None
-
-
-class StoredRows(StoredField):
+class StoredRows(LazyTensor):
     """One field of a batch, read from the shards piece by piece.
 
     Numbers are those that `FeatureStore.gather` gives: zeros for absent items and behind an item's
@@ -64,7 +53,7 @@ class StoredRows(StoredField):
         parts: the field's values and, of int8, their scale.
         groups: the batch's items by shard; those in no group are absent.
         batch: B.
-        tokens: where the items' tokens lie, if the field lies in token records.
+        tokens: position of the items' tokens, if the field is in token records.
         at: leading axes of the field that are fixed.
     """
 
@@ -88,15 +77,14 @@ class StoredRows(StoredField):
 
     def __getitem__(self, index: tuple[slice | int, ...]) -> "StoredRows":
         samples, *at = index
-        axes = self._parts[0].field.token_axis
-        fixed = [axis for axis in at if isinstance(axis, int)]
-        if samples != slice(None) or len(fixed) < len(at) or axes is None:
-            raise IndexError(f"A stored field cannot be asked for {index}.")
-        if len(self._at) + len(at) > axes:
-            raise IndexError(f"{index} leaves no axis of tokens to read.")
-        return StoredRows(
-            self._parts, self._groups, self.shape[0], self._tokens, (*self._at, *fixed)
-        )
+        fixed = (*self._at, *(axis for axis in at if isinstance(axis, int)))
+        is_leading = len(fixed) <= (self._parts[0].field.token_axis or 0)
+        if samples != slice(None) or len(fixed) < len(self._at) + len(at) or not is_leading:
+            raise IndexError(
+                f"A lazy tensor has no index {index}, only a full slice and integers for axes in "
+                "front of the tokens."
+            )
+        return StoredRows(self._parts, self._groups, self.shape[0], self._tokens, fixed)
 
     def pieces(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
         """See the base class."""
@@ -119,13 +107,13 @@ class StoredRows(StoredField):
         return out
 
     def _views(self) -> list[_View | None]:
-        """Of each item of the batch, None where it is absent."""
+        """For each item of the batch its view, None where it is absent."""
         views: list[_View | None] = [None] * self.shape[0]
         for group in self._groups:
             values, *scale = (self._matrix(group, part) for part in self._parts)
             pairs = zip(group.positions.tolist(), group.items.tolist(), strict=True)
             for position, item in pairs:
-                views[position] = _View(
+                views[position] = (
                     self._item(values, position, item),
                     self._item(scale[0], position, item) if scale else None,
                 )
@@ -134,7 +122,7 @@ class StoredRows(StoredField):
     def _matrix(self, group: Group, part: Part) -> Tensor:
         """A shard's numbers of the field, one row an item or, in token records, a token."""
         records = group.shard.items if self._tokens is None else group.shard.tokens
-        numbers = decode(part, records[:, part.start : part.stop])
+        numbers = part.decode(records[:, part.start : part.stop])
         for axis in self._at:
             numbers = numbers[:, axis]
         return numbers
@@ -151,21 +139,21 @@ class StoredRows(StoredField):
             if view is None:
                 row.zero_()
                 continue
+            values, scale = view
             if self._tokens is not None:
-                length = view.values.shape[self._token_axis]
+                length = values.shape[self._token_axis]
                 padding = row.shape[self._token_axis] - length
-                if padding:
-                    row.narrow(self._token_axis, length, padding).zero_()
+                row.narrow(self._token_axis, length, padding).zero_()
                 row = row.narrow(self._token_axis, 0, length)
-            _copy(row, view.values)
-            if view.scale is not None:
-                row.mul_(view.scale.float().unsqueeze(-1))
+            _copy(row, values)
+            if scale is not None:
+                row.mul_(scale.float().unsqueeze(-1))
 
 
 def _copy(out: Tensor, numbers: Tensor) -> None:
-    """Copy in parts that torch does not share among threads.
+    """Copy in parts small enough for torch to use one thread.
 
-    These would be joined after every item, and waited for where other processes keep a core busy.
+    Several would be joined after every item, and waited for where other processes keep a core busy.
     """
     rows = max(_SERIAL * len(out) // max(out.numel(), 1), 1)
     for part, source in zip(_parts(out, rows), _parts(numbers, rows), strict=True):

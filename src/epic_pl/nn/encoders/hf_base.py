@@ -1,0 +1,134 @@
+"""Layers of Hugging Face models as an encoder's, with an attention that can read a memory.
+
+Their layers pass keyword arguments on to the attention function that the config names, so
+registering one is enough: no layer's code is copied.
+
+Shape legend: B batch, N tokens, n positions of a stream, h heads, d width.
+"""
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from epic_pl.nn.encoders.base import Encoder, Pooling, read_mask
+from epic_pl.nn.encoders.reading import Memory, Projection, Unprojected, read_attention
+
+READING_ATTENTION = "epic_pl_reading_sdpa"
+
+
+def _reading_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    memory: Memory | Unprojected | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """SDPA, or over the memory's keys and values and the layer's own; ``(B, n, h, d / h)``."""
+    if memory is not None:
+        scale = kwargs.get("scaling")
+        read = read_attention(query, key, value, memory, attention_mask, scale)
+        return read.transpose(1, 2).contiguous(), None
+    outputs: tuple[Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, **(kwargs | {"is_causal": False})
+    )
+    return outputs
+
+
+AttentionInterface.register(READING_ATTENTION, _reading_attention)
+AttentionMaskInterface.register(READING_ATTENTION, sdpa_mask)
+
+
+class Projections(NamedTuple):
+    """Linear layers of an attention, and the norm in front of them."""
+
+    norm: nn.Module
+    query: nn.Module
+    key: nn.Module
+    value: nn.Module
+
+
+class HFEncoder(Encoder):
+    """A model of transformers whose layers take ``attention_mask`` and ``memory``.
+
+    Args:
+        model: its attention becomes SDPA that can read a memory.
+        layers: its transformer layers.
+        pooling: see :class:`~epic_pl.nn.encoders.base.Encoder`.
+    """
+
+    model: Any
+
+    def __init__(self, model: nn.Module, layers: nn.ModuleList, pooling: Pooling) -> None:
+        config: Any = model.config
+        config._attn_implementation = READING_ATTENTION  # any other would ignore a memory
+        super().__init__(model, config.hidden_size, len(layers), pooling)
+
+    @abstractmethod
+    def _layers(self) -> Any:
+        """The model's transformer layers."""
+
+    @abstractmethod
+    def _projections(self, index: int) -> Projections:
+        """Of the attention in layer ``index``."""
+
+    def configuration(self) -> dict[str, Any]:
+        """Entries of the config that change the outputs, but no weight's name or shape.
+
+        ``pad_token_id`` shifts the positions of RoBERTa and its kin.
+        """
+        names = (
+            *("model_type", "hidden_act", "layer_norm_eps", "num_attention_heads", "is_decoder"),
+            *("pad_token_id", "position_embedding_type", "image_size", "patch_size"),
+        )
+        return {name: getattr(self.model.config, name, None) for name in names}
+
+    def _layer(self, index: int, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
+        outputs: Tensor = self._layers()[index](tokens, attention_mask=attention_mask)
+        return outputs
+
+    def projections(self, index: int) -> list[nn.Module]:
+        """Three of layer ``index``."""
+        return list(self._projections(index)[1:])
+
+    def memory(self, index: int, tokens: Tensor) -> Memory:
+        """Keys and values of layer ``index`` for the tokens that enter it."""
+        norm, _, key, value = self._projections(index)
+        normed = norm(tokens)
+        return Memory(self._split_heads(key(normed)), self._split_heads(value(normed)))
+
+    def unprojected(self, index: int, tokens: Tensor) -> Unprojected | None:
+        """Normed tokens of layer ``index``; None if its linear layers are adapted."""
+        norm, _, key, value = self._projections(index)
+        if not (type(key) is type(value) is nn.Linear):
+            return None
+        return Unprojected(
+            norm(tokens),
+            Projection(key.weight, key.bias),
+            Projection(value.weight, value.bias),
+            self.model.config.num_attention_heads,
+        )
+
+    def queries(self, index: int, tokens: Tensor) -> Tensor:
+        """Queries of layer ``index`` for the tokens that enter it."""
+        norm, query, _, _ = self._projections(index)
+        return self._split_heads(query(norm(tokens)))
+
+    def read_layer(
+        self, index: int, stream: Tensor, memory: Memory | Unprojected, mask: Tensor | None = None
+    ) -> Tensor:
+        """Layer ``index`` on a stream ``(B, n, d)`` that reads itself and the memory."""
+        seen = read_mask(mask, memory.length + stream.shape[1])
+        outputs: Tensor = self._layers()[index](stream, attention_mask=seen, memory=memory)
+        return outputs
+
+    def _split_heads(self, projected: Tensor) -> Tensor:
+        """``(B, N, d)`` to ``(B, h, N, d / h)``."""
+        batch, length, width = projected.shape
+        heads: int = self.model.config.num_attention_heads
+        return projected.view(batch, length, heads, width // heads).transpose(1, 2)

@@ -1,0 +1,68 @@
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from epic_pl.features.store.build import Wanted, build
+from epic_pl.features.store.reader import FeatureStore
+from epic_pl.features.store.spec import Field, StoreSpec
+
+LONGEST = 7
+FIXED_FIELDS = (Field("memory", (2, 3, 5, 8), 2), Field("pooled", (9,)))
+RAGGED_FIELDS = (Field("memory", (2, 3, LONGEST, 8), 2), Field("pooled", (9,)))
+
+
+class Items:
+    """Items whose tensors follow from their hash alone, as an encoder's do."""
+
+    def __init__(self, count: int, ragged: bool, prefix: str = "item") -> None:
+        self.hashes = [f"{prefix}-{number}" for number in range(count)]
+        self.ragged = ragged
+        self.asked: list[int] = []
+
+    def length(self, name: str) -> int:
+        return 1 + hashlib.sha256(name.encode()).digest()[0] % LONGEST if self.ragged else 5
+
+    def one(self, name: str) -> dict[str, Tensor]:
+        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
+        generator = torch.Generator().manual_seed(seed)
+        return {
+            "memory": torch.randn(2, 3, self.length(name), 8, generator=generator),
+            "pooled": torch.randn(9, generator=generator),
+        }
+
+    def produce(self, positions: Sequence[int]) -> tuple[dict[str, Tensor], Tensor | None]:
+        self.asked += positions
+        return self.padded([self.hashes[position] for position in positions])
+
+    def padded(self, names: Sequence[str]) -> tuple[dict[str, Tensor], Tensor | None]:
+        """One by one, the slow way; padding is NaN, which must never be looked at."""
+        ones = [self.one(name) for name in names]
+        pooled = torch.stack([one["pooled"] for one in ones])
+        lengths = [one["memory"].shape[2] for one in ones]
+        memory = torch.full((len(names), 2, 3, max(lengths), 8), float("nan"))
+        for row, one in enumerate(ones):
+            memory[row, :, :, : lengths[row]] = one["memory"]
+        return {"memory": memory, "pooled": pooled}, torch.tensor(lengths) if self.ragged else None
+
+    def spec(self, dtype: Any = "float32", **identity: object) -> StoreSpec:
+        kind, fields = ("text", RAGGED_FIELDS) if self.ragged else ("image", FIXED_FIELDS)
+        return StoreSpec(kind, {"level": "layers", **identity}, fields, dtype, self.ragged, "tiny")
+
+    def build(self, root: Path, dtype: str = "float32", **options: Any) -> FeatureStore:
+        return build_one(root, self.spec(dtype), self.hashes, self.produce, **options)
+
+    def assert_in(self, store: FeatureStore, names: Sequence[str]) -> None:
+        """The store gives these items as they were produced."""
+        memory = store.gather(store.rows(names))["memory"]
+        assert torch.equal(memory, self.padded(names)[0]["memory"].nan_to_num())
+
+
+def build_one(
+    root: Path, spec: StoreSpec, hashes: Sequence[str], produce: Any, **options: Any
+) -> FeatureStore:
+    """One store, quietly."""
+    return build(root, [Wanted(spec, hashes, produce)], **{"progress": False, **options})[0]

@@ -1,0 +1,80 @@
+"""Digests by which pictures, texts and tokenizers are identified."""
+
+import json
+import os
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from epic_pl.data.preprocessing import load_tokenizer
+from epic_pl.features.digests import PictureDigests, text_digest, tokenizer_digest
+
+
+@pytest.fixture
+def root(tmp_path):
+    for name, content in (("a.png", b"a"), ("copy.png", b"a"), ("b.png", b"b")):
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+def digests_of(memory, root, *paths):
+    """By path alone."""
+    known = memory if isinstance(memory, PictureDigests) else PictureDigests(memory)
+    return {path: digest for (_, path), digest in known((str(root), p) for p in paths).items()}
+
+
+def test_digests_are_of_the_content_and_remembered_until_a_file_changes(root):
+    memory = root / "deep" / "memory.json"
+    first = digests_of(memory, root, "a.png", "copy.png", "b.png")
+    assert first["a.png"] == first["copy.png"] != first["b.png"]
+    written = json.loads(memory.read_text())
+    for entry in written.values():
+        entry[2] = "remembered"
+    memory.write_text(json.dumps(written))
+    os.utime(root / "b.png", ns=(1, 1))
+    again = digests_of(memory, root, "a.png", "b.png")
+    assert again == {"a.png": "remembered", "b.png": first["b.png"]}
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[1, 2", "[]", "null", '{"a": 5, "b": [1]}'])
+def test_a_damaged_memory_is_replaced(root, damage):
+    memory = root / "memory.json"
+    memory.write_text(damage)
+    first = digests_of(memory, root, "a.png")
+    assert [entry[2] for entry in json.loads(memory.read_text()).values()] == list(first.values())
+
+
+def test_pictures_inside_one_file_go_by_their_names(root):
+    archive = root / "a.png"
+    digests = PictureDigests(root / "memory.json")
+    first = digests_of(digests, archive, "1", "2")
+    assert first["1"] != first["2"]
+    os.utime(archive, ns=(1, 1))
+    assert digests_of(digests, archive, "1")["1"] != first["1"]
+
+
+def test_a_memory_that_cannot_be_written_is_done_without(root):
+    first = digests_of(root / "a.png" / "memory.json", root, "a.png")
+    assert first == digests_of(root / "memory.json", root, "a.png")
+
+
+def test_texts_differ_by_every_character():
+    assert len({text_digest(text) for text in ("é", "e", "a", "a ")}) == 4
+
+
+def test_a_tokenizer_is_identified_by_its_state(tiny_tokenizer_dir, tmp_path):
+    first = load_tokenizer(str(tiny_tokenizer_dir))
+    digest = tokenizer_digest(first)
+    first(["a cat", "a"], padding=True, truncation=True, max_length=3)
+    assert tokenizer_digest(first) == digest
+    copy = shutil.copytree(tiny_tokenizer_dir, tmp_path / "copy")
+    assert tokenizer_digest(load_tokenizer(str(copy))) == digest
+    plain = json.loads((copy / "tokenizer.json").read_text())
+    plain["normalizer"] = {"type": "Lowercase"}
+    (copy / "tokenizer.json").write_text(json.dumps(plain))
+    assert tokenizer_digest(load_tokenizer(str(copy))) != digest
+    # without a backend the words decide
+    words = ({"a": 0, "b": 1}, {"a": 1, "b": 0}, {"b": 1, "a": 0})
+    slow = [SimpleNamespace(get_vocab=lambda each=each: each) for each in words]
+    assert len({tokenizer_digest(each) for each in slow}) == 2
