@@ -1,22 +1,15 @@
-"""Pieces of HTML pages that need no other file."""
+"""HTML pages that need no other file, from the package's templates."""
 
 import base64
 import io
 from typing import Any
 
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse}td,th{padding:.2rem .8rem;text-align:right}
-td:first-child,th:first-child{text-align:left}.verdict{font-size:1.2rem;font-weight:600}
-.error{color:#b00020}.warning{color:#8a5a00}.note{color:#555}small{color:#555}
-.samples{display:flex;flex-wrap:wrap;gap:1rem}figure{width:160px;margin:0}
-figcaption{font-size:12px;overflow-wrap:anywhere}img{max-width:100%}
-"""
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
-def inline_picture(data: bytes, kind: str) -> str:
-    """An element that holds a picture's bytes; ``kind`` is png or jpeg."""
-    return f"<img alt='' src='data:image/{kind};base64,{base64.b64encode(data).decode()}'>"
+def render(template: str, **content: Any) -> str:
+    """Render a template, named by its path in the package; all content is escaped."""
+    return _ENVIRONMENT.get_template(template).render(**content)
 
 
 def png(figure: Any, dpi: int = 80) -> bytes:
@@ -31,3 +24,19 @@ def jpeg(picture: Any) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG")
     return buffer.getvalue()
+
+
+def _data_uri(picture: bytes) -> str:
+    """Address of an ``img`` element that holds the bytes of a PNG or JPEG."""
+    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("epic_pl", "."),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters["data_uri"] = _data_uri

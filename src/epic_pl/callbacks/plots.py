@@ -1,9 +1,10 @@
-"""Plots that a run leaves beside its logs."""
+"""Plots beside the logs of a run."""
 
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
@@ -13,14 +14,14 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from epic_pl.module import EPICModule
 
-# beyond this many classes counts in the cells could not be read
+# with more classes, counts in the cells would be illegible
 _MAX_ANNOTATED = 15
 
 
 class ConfusionMatrixPlot(Callback):
     """Draws the test set's confusion matrix to ``confusion_matrix.png`` and to TensorBoard.
 
-    Multiclass only; a multilabel task has none and is passed over.
+    Multilabel tasks have none and are skipped.
     """
 
     def __init__(self) -> None:
@@ -46,19 +47,19 @@ class ConfusionMatrixPlot(Callback):
             self._matrix.update(outputs["logits"], batch["labels"])
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw, on rank zero; the counts of all ranks are summed."""
+        """Draw the counts of all ranks, on rank zero."""
         if self._matrix is None:
             return
+        assert isinstance(pl_module, EPICModule)
         # both are collective calls, so every rank must make them
         counts = self._matrix.compute().cpu()  # (C, C)
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         if not trainer.is_global_zero:
             return
-        figure = draw_confusion_matrix(counts, pl_module.class_names)  # type: ignore[arg-type]  # ours
-        path = folder / "confusion_matrix.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150, bbox_inches="tight")
-        rank_zero_info(f"Confusion matrix drawn to {path}")
+        figure = draw_confusion_matrix(counts, pl_module.class_names)
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(folder / "confusion_matrix.png", dpi=150, bbox_inches="tight")
+        rank_zero_info(f"Confusion matrix drawn to {folder / 'confusion_matrix.png'}")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_figure("test/confusion_matrix", figure, trainer.global_step)
@@ -72,23 +73,15 @@ def draw_confusion_matrix(counts: Tensor, class_names: list[str]) -> Figure:
     axes = figure.add_subplot()
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-    # a $ in a name starts no formula
+    # without parsing, a $ in a name starts no formula
     axes.set_xticks(range(size), class_names, rotation=90, fontsize=8, parse_math=False)
     axes.set_yticks(range(size), class_names, fontsize=8, parse_math=False)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
     accuracy = counts.diagonal().sum() / counts.sum().clamp(min=1)
-    axes.set_title(f"{int(counts.sum())} samples, accuracy {accuracy:.1%}")
+    title = f"{int(counts.sum())} samples, accuracy {accuracy:.1%}"
+    axes.set(xlabel="predicted", ylabel="true", title=title)
     if size <= _MAX_ANNOTATED:
-        for row in range(size):
-            for column in range(size):
-                shade = "white" if shares[row, column] > 0.5 else "black"
-                axes.text(
-                    column,
-                    row,
-                    str(int(counts[row, column])),
-                    ha="center",
-                    va="center",
-                    color=shade,
-                )
+        for row, column in np.ndindex(size, size):
+            shade = "white" if shares[row, column] > 0.5 else "black"
+            count = str(int(counts[row, column]))
+            axes.text(column, row, count, ha="center", va="center", color=shade)
     return figure

@@ -1,9 +1,8 @@
-"""Write predictions to one table: each rank its own part, merged by id in the order of the data.
+"""Predictions as one table, in the order of the data.
 
-Shape legend: C classes.
+Shape legend: N samples, C classes.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,18 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.errors import DataError
 from epic_pl.module import EPICModule
-from epic_pl.types import Prediction
+
+Floats = npt.NDArray[np.float32]
 
 
 class PredictionWriter(Callback):
     """Writes ``sample_id``, ``label`` and probabilities of every predicted sample.
 
-    Rank r of w predicts the samples r, r + w, r + 2w, ... so the parts interleave back into the
-    order of the data; rows that a sampler repeated to even out the ranks are dropped by id.
+    The column ``picture`` names each sample's picture where batches do, null without one: samples
+    of one picture are not independent, so intervals should be drawn over pictures.
+
+    Rank r of w predicts the samples r, r + w, r + 2w, ..., so the parts of all ranks interleave
+    into the order of the data; rows that a sampler repeated to even out ranks are dropped by id.
 
     Args:
         output: file name, ``.parquet`` or ``.csv``; relative to the run's log folder.
@@ -49,11 +52,15 @@ class PredictionWriter(Callback):
         self.output = output
         self.top_k = top_k
         self.threshold = threshold
-        self._batches: list[Prediction] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self._columns: dict[str, list[str | None]] = {"sample_id": [], "picture": []}
+        self._scores: list[Floats] = []
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start from nothing."""
-        self._batches = []
+        """Drop the predictions of an earlier run."""
+        self._reset()
 
     def on_predict_batch_end(
         self,
@@ -64,63 +71,63 @@ class PredictionWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep a batch's probabilities."""
-        self._batches.append(outputs)
+        """Keep the predictions of a batch."""
+        self._columns["sample_id"] += outputs["sample_id"]
+        self._columns["picture"] += [name or None for name in batch.get("picture", [])]
+        self._scores.append(outputs["probabilities"].numpy())
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write this rank's part; rank 0 merges."""
+        """Write this rank's part; rank 0 merges all."""
         assert isinstance(pl_module, EPICModule)
         path = Path(trainer.log_dir or trainer.default_root_dir) / self.output
         path.parent.mkdir(parents=True, exist_ok=True)
-        table = self._table(self._batches, pl_module.class_names, self._thresholds(pl_module))
-        self._batches = []
-        world_size = trainer.world_size
-        if world_size > 1:
+        table = self._table(pl_module.class_names, self._thresholds(pl_module))
+        self._reset()
+        if trainer.world_size > 1:
             pa.parquet.write_table(table, _part(path, trainer.global_rank))
             trainer.strategy.barrier("predictions")
             if not trainer.is_global_zero:
                 return
-            table = merge_parts([_part(path, rank) for rank in range(world_size)])
-        _write(table, path)
+            table = merge_parts([_part(path, rank) for rank in range(trainer.world_size)])
+        temporary = path.with_name(f".{path.name}.tmp")
+        write = pa.csv.write_csv if path.suffix == ".csv" else pa.parquet.write_table
+        write(table, temporary)
+        temporary.replace(path)
         rank_zero_info(f"{table.num_rows} predictions written to {path}")
 
-    def _thresholds(self, module: EPICModule) -> npt.NDArray[np.float32] | None:
+    def _thresholds(self, module: EPICModule) -> Floats | None:
         """``(C,)`` of a multilabel task, else None."""
-        thresholds = module.postprocessor.thresholds
-        if thresholds is None:
+        tuned = module.postprocessor.thresholds
+        if tuned is None:
             return None
-        own = thresholds.float().cpu().numpy()  # (C,)
-        return own if self.threshold is None else np.full_like(own, self.threshold)
+        thresholds: Floats = tuned.float().cpu().numpy()
+        return thresholds if self.threshold is None else np.full_like(thresholds, self.threshold)
 
-    def _table(
-        self,
-        batches: Sequence[Prediction],
-        classes: list[str],
-        thresholds: npt.NDArray[np.float32] | None,
-    ) -> pa.Table:
-        ids = [sample_id for batch in batches for sample_id in batch["sample_id"]]
-        rows = [batch["probabilities"].numpy() for batch in batches]
-        scores = np.concatenate(rows) if rows else np.zeros((0, len(classes)), np.float32)  # (N, C)
+    def _table(self, class_names: list[str], thresholds: Floats | None) -> pa.Table:
+        empty = np.zeros((0, len(class_names)), np.float32)
+        scores = np.concatenate([empty, *self._scores])  # (N, C)
         order = np.argsort(-scores, axis=1, kind="stable")  # (N, C)
-        names = np.array(classes, dtype=object)
+        names = np.array(class_names, dtype=object)
         if thresholds is not None:
             label = ["|".join(names[row >= thresholds]) for row in scores]
         else:
             label = names[order[:, 0]].tolist()
-        columns: dict[str, Any] = {"sample_id": ids, "label": label}
+        columns: dict[str, Any] = {
+            name: pa.array(values, pa.string())
+            for name, values in (self._columns | {"label": label}).items()
+            if values or name != "picture"
+        }
         if self.top_k is None:
-            columns |= {f"probability_{name}": scores[:, i] for i, name in enumerate(classes)}
+            columns |= {f"probability_{name}": scores[:, i] for i, name in enumerate(class_names)}
         else:
-            best = np.take_along_axis(scores, order, axis=1)
-            for k in range(min(self.top_k, len(classes))):
+            for k in range(min(self.top_k, len(class_names))):
                 columns[f"label_{k + 1}"] = names[order[:, k]].tolist()
-                columns[f"probability_{k + 1}"] = best[:, k]
-        schema = {"sample_id": pa.string(), "label": pa.string()}
-        return pa.table({k: pa.array(v, type=schema.get(k)) for k, v in columns.items()})
+                columns[f"probability_{k + 1}"] = scores[np.arange(len(scores)), order[:, k]]
+        return pa.table(columns)
 
 
 def merge_parts(parts: list[Path]) -> pa.Table:
-    """One table from every rank's part, in the order of the data, each sample once.
+    """Join the parts of all ranks in the order of the data, each sample once, and remove them.
 
     Raises:
         DataError: if a part is missing (ranks on machines that share no folder), or the parts'
@@ -136,25 +143,17 @@ def merge_parts(parts: list[Path]) -> pa.Table:
     lengths = [table.num_rows for table in tables]
     if max(lengths) - min(lengths) > 1:
         raise DataError(f"Ranks predicted {lengths} rows: some are lost; run predict again.")
-    # position of row j of rank r in the data: j * ranks + r
+    # row j of rank r is row j * ranks + r of the data
     positions = [np.arange(n) * len(parts) + rank for rank, n in enumerate(lengths)]
-    table = pa.concat_tables(tables).take(pa.array(np.argsort(np.concatenate(positions))))
+    # the part of a rank without rows may lack the picture column
+    table = pa.concat_tables(tables, promote_options="default")
+    table = table.take(pa.array(np.argsort(np.concatenate(positions))))
     ids = np.array(table["sample_id"].to_pylist(), dtype=object)
     _, first = np.unique(ids, return_index=True)
-    table = table.take(pa.array(np.sort(first)))
     for part in parts:
         part.unlink()
-    return table
+    return table.take(pa.array(np.sort(first)))
 
 
 def _part(path: Path, rank: int) -> Path:
     return path.with_name(f".{path.name}.rank{rank}")
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    if path.suffix == ".csv":
-        pa.csv.write_csv(table, temporary)
-    else:
-        pa.parquet.write_table(table, temporary)
-    temporary.replace(path)

@@ -20,7 +20,9 @@ def parser() -> argparse.ArgumentParser:
         "--output", default="runs/data_check", help="folder of report and manifest (%(default)s)"
     )
     check.add_argument("--workers", type=int, help="processes that read pictures (one a core)")
-    init = commands.add_parser("init", help="look at a table and write epic.yaml for it")
+    init = commands.add_parser(
+        "init", help="guess the columns of a table and write epic.yaml for it"
+    )
     init.add_argument("folder", metavar="DIR", help="a table, or the folder it lies in")
     init.add_argument("--output", metavar="FILE", help="where to write it (beside the table)")
     init.add_argument("--force", action="store_true", help="replace an epic.yaml that is there")
@@ -42,10 +44,10 @@ def run(argv: list[str]) -> int:
     if rest:
         raise DataError(f"epic-pl data init does not know {' '.join(rest)}; see --help.")
 
-    from epic_pl.inspection.init import guessed, write_config
+    from epic_pl.inspection.init import summarize, write_config
 
     output = None if options.output is None else Path(options.output)
-    print(guessed(*write_config(Path(options.folder), options.force, output)))
+    print(summarize(*write_config(Path(options.folder), options.force, output)))
     return 0
 
 

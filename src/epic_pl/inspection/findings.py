@@ -1,14 +1,15 @@
-"""What a check has found."""
+"""Findings of a data check."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 Level = Literal["error", "warning", "note"]
+Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -16,9 +17,9 @@ class Problem:
     """One line of the report.
 
     Attributes:
-        level: an ``error`` keeps training from starting; a ``warning`` asks for a look.
-        text: what is the matter, and how often.
-        examples: rows or files, named.
+        level: an ``error`` prevents training; a ``warning`` deserves a look.
+        text: the problem, and how often it occurs.
+        examples: rows or files.
     """
 
     level: Level
@@ -28,7 +29,7 @@ class Problem:
 
 @dataclass
 class Findings:
-    """What a check has found.
+    """Findings of a data check.
 
     Attributes:
         name: of the DataModule.
@@ -44,12 +45,12 @@ class Findings:
     name: str
     class_names: list[str]
     rows: pa.Table
-    class_counts: dict[str, npt.NDArray[np.int64]]
+    class_counts: dict[Any, Counts]
     problems: list[Problem] = field(default_factory=list)
     max_text_tokens: int = 0
     sources: list[str | None] = field(default_factory=list, repr=False)
 
     @property
     def can_train(self) -> bool:
-        """Whether nothing found keeps training from starting."""
+        """Whether no problem prevents training."""
         return not any(problem.level == "error" for problem in self.problems)

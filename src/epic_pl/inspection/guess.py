@@ -1,4 +1,4 @@
-"""Which column of a table is what."""
+"""Guess the role of each column of a table."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,23 +12,22 @@ from epic_pl.data.tables.columns import SPLIT_NAMES
 from epic_pl.data.tables.embedded import may_embed
 from epic_pl.data.tables.labels import is_list, written_lists
 from epic_pl.errors import DataError
-from epic_pl.inspection.column_names import by_name, roles
-from epic_pl.inspection.guess_pictures import LOOKED_AT, Pictures, find_pictures, values
+from epic_pl.inspection.column_names import by_name
+from epic_pl.inspection.guess_pictures import Pictures, find_pictures, sample_cells
 
-_MOST_SPLITS = 8
-# of one character, in UTF-8: scripts that put no blank between words have three
-_BYTES_WITHOUT_BLANKS, _FEWEST_CHARACTERS = 2.5, 4
+_MAX_SPLITS = 8
 _SEPARATORS = ("|", ";", ",")
-_TELLING_ROWS = 10
-_MOST_DISTINCT = 0.9
+# with fewer rows, distinct labels say nothing
+_MIN_ROWS, _MAX_DISTINCT = 10, 0.9
+_OWN_CONFIG = "in a config of your own (configs/table.yaml shows one)."
 
 
 @dataclass(frozen=True)
 class Guess:
-    """Arguments of ``TableDataModule`` that fit a table; None where there is no such column.
+    """Arguments of ``TableDataModule`` that fit a table; None without such a column.
 
-    ``image_root`` is None where paths start in the table's folder; ``unused`` are the columns that
-    none of the arguments names.
+    ``image_root`` is None where paths start in the table's folder; ``unused`` are the columns
+    without a role.
     """
 
     image_column: str | None
@@ -43,40 +42,34 @@ class Guess:
 
 
 def guess_columns(table: pa.Table, folder: Path) -> Guess:
-    """Guess from names and contents.
-
-    Args:
-        table: as read.
-        folder: where it lies; pictures may be in a folder of it.
+    """Guess from names and contents of a table, and from the files in its folder.
 
     Raises:
         DataError: no column looks like a label, or none like picture or text.
     """
-    strings = [f.name for f in table.schema if _is_string(f.type)]
-    embedded = [f.name for f in table.schema if may_embed(f.type)]
+    strings = [field.name for field in table.schema if _is_string(field.type)]
+    embedded = [field.name for field in table.schema if may_embed(field.type)]
     if embedded:
         first = [*by_name(embedded, "image"), *embedded][0]
         pictures: Pictures | None = Pictures(first, first, folder)
     else:
         pictures = find_pictures(table, strings, folder)
     image, source = (pictures.column, pictures.source) if pictures else (None, None)
-    left = list(table.column_names)
-    if image == source:  # of a template it may be the id as well
-        left = [name for name in left if name != source]
-    split = _first(left, "split", lambda name: _is_split(table, name))
-    left = [name for name in left if name != split]
-    label = _label_column(table, [name for name in left if name != source])
-    left = [name for name in left if name != label]
-    identity = _first(left, "id", lambda name: _is_unique(table, name))
+    # a template's column may be the id as well
+    left = [name for name in table.column_names if name != source or image != source]
+    split = next((n for n in by_name(left, "split") if _is_split(table, n)), None)
+    label = _label_column(table, [name for name in left if name not in (split, source)])
+    left = [name for name in left if name not in (split, label)]
+    identity = next((n for n in by_name(left, "id") if _is_unique(table, n)), None)
     left = [name for name in left if name not in (identity, source)]
-    texts = _text_columns(table.slice(0, LOOKED_AT), [name for name in left if name in strings])
-    told = [name for name in texts if not _names_label(table, name, label)]
-    texts = told if told or image else texts  # nothing else is there to learn from
+    texts = _text_columns(table, [name for name in left if name in strings])
+    # a column that only rephrases the label is no input, unless there is no other
+    inputs = [name for name in texts if not _rephrases(table, name, label)]
+    texts = inputs if inputs or image else texts
     if image is None and not texts:
         raise DataError(
             f"No column looks like paths of pictures or like text; there are "
-            f"{', '.join(map(repr, table.column_names))}. Name image_column and text_columns in a "
-            "config of your own (configs/table.yaml shows one)."
+            f"{_names(table)}. Name image_column and text_columns {_OWN_CONFIG}"
         )
     lists = is_list(table.schema.field(label).type) or written_lists(table[label]) is not None
     separator = None if lists else _separator(table[label])
@@ -93,95 +86,89 @@ def guess_columns(table: pa.Table, folder: Path) -> Guess:
     )
 
 
+def _names(table: pa.Table) -> str:
+    return ", ".join(map(repr, table.column_names))
+
+
 def _is_string(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _first(names: Sequence[str], role: str, fits: object) -> str | None:
-    assert callable(fits)
-    return next((name for name in by_name(names, role) if fits(name)), None)
+def _distinct(table: pa.Table, name: str) -> int:
+    return int(pc.count_distinct(table[name].cast(pa.string())).as_py())
 
 
 def _is_split(table: pa.Table, name: str) -> bool:
     if not _is_string(table.schema.field(name).type):
         return False
-    cells = pc.unique(table[name]).to_pylist()
-    found = {"" if cell is None else cell.strip().lower() for cell in cells}
+    found = {(cell or "").strip().lower() for cell in pc.unique(table[name]).to_pylist()}
     if found <= set(SPLIT_NAMES):
         return len(found) > 1
-    # beside "train" a few unknown names, or none, are slips, which the check names
-    return len(found) <= _MOST_SPLITS and any(SPLIT_NAMES.get(cell) == "train" for cell in found)
+    # a few unknown names beside "train" are typing errors, which the check reports
+    return len(found) <= _MAX_SPLITS and any(SPLIT_NAMES.get(cell) == "train" for cell in found)
 
 
 def _is_unique(table: pa.Table, name: str) -> bool:
     kind = table.schema.field(name).type
-    if not (_is_string(kind) or pa.types.is_integer(kind)) or table[name].null_count:
-        return False
-    return bool(pc.count_distinct(table[name].cast(pa.string())).as_py() == table.num_rows)
+    scalar = _is_string(kind) or pa.types.is_integer(kind)
+    return bool(scalar and _distinct(table, name) == table.num_rows)
 
 
 def _label_column(table: pa.Table, names: Sequence[str]) -> str:
     kinds = {name: table.schema.field(name).type for name in names}
-    called = [name for name in by_name(names, "label") if _may_name_classes(kinds[name])]
-    recurring = [name for name in called if _recurs(table, name)]
-    if recurring:
-        return recurring[0]
-    counts = {}
-    for name, kind in kinds.items():
-        if is_list(kind) and _may_name_classes(kind):
-            return name
-        if _is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-            counts[name] = pc.count_distinct(table[name].cast(pa.string())).as_py()
-    # a class has several rows; the column with the fewest classes is the likeliest
-    likely = {name: n for name, n in counts.items() if 2 <= n <= max(2, table.num_rows // 4)}
-    if called and not likely:
-        return called[0]
+    usable = [name for name in names if _may_name_classes(kinds[name])]
+    named = by_name(usable, "label")
+    # a class has several rows; the column with the fewest values is the likeliest
+    scalars = [n for n in usable if not (is_list(kinds[n]) or pa.types.is_floating(kinds[n]))]
+    counts = {name: _distinct(table, name) for name in scalars}
+    few = [name for name in scalars if 2 <= counts[name] <= max(2, table.num_rows // 4)]
+    likely = [
+        *(name for name in named if _recurs(table, name)),
+        *(name for name in usable if is_list(kinds[name])),
+        *sorted(few, key=lambda name: counts[name]),
+        *named,
+    ]
     if not likely:
         raise DataError(
-            f"No column looks like a label; there are {', '.join(map(repr, table.column_names))}. "
-            "Name label_column in a config of your own (configs/table.yaml shows one)."
+            f"No column looks like a label; there are {_names(table)}. Name label_column "
+            f"{_OWN_CONFIG}"
         )
-    return min(likely, key=lambda name: likely[name])
+    return likely[0]
 
 
 def _may_name_classes(kind: pa.DataType) -> bool:
-    """Numbers with a fraction name none in a list: that is an embedding."""
-    several = is_list(kind)
-    one = kind.value_type if several else kind
-    if _is_string(one) or pa.types.is_integer(one):
-        return True
-    # of others the check says what is wrong with them
-    return not several and (pa.types.is_boolean(one) or pa.types.is_floating(one))
+    """Strings and numbers do; lists of fractions are embeddings."""
+    one = kind.value_type if is_list(kind) else kind
+    # pandas writes whole numbers with gaps as floats
+    number = pa.types.is_integer(one) or (pa.types.is_floating(one) and not is_list(kind))
+    return _is_string(one) or bool(number or pa.types.is_boolean(one))
 
 
 def _recurs(table: pa.Table, name: str) -> bool:
-    """Whether rows share their class with others, as far as there are rows enough to tell."""
+    """Whether rows share their labels, as far as there are enough rows to tell."""
     labels = table[name]
-    if is_list(labels.type) or table.num_rows < _TELLING_ROWS:
+    if is_list(labels.type) or table.num_rows < _MIN_ROWS:
         return True
     if _separator(labels) is not None or written_lists(labels) is not None:
         return True
-    cells = labels.cast(pa.string()).drop_null()
-    return bool(pc.count_distinct(cells).as_py() <= _MOST_DISTINCT * len(cells))
+    return bool(_distinct(table, name) <= _MAX_DISTINCT * (len(labels) - labels.null_count))
 
 
-def _names_label(table: pa.Table, name: str, label: str) -> bool:
-    """Whether a column says in other words what the label says, and no more."""
+def _rephrases(table: pa.Table, name: str, label: str) -> bool:
+    """Whether a column's values and the classes are in one-to-one correspondence."""
     if is_list(table.schema.field(label).type):
         return False
     pairs = pa.table([table[each].cast(pa.string()) for each in (name, label)], ["text", "label"])
     pairs = pairs.drop_null()
-    classes = len(pc.unique(pairs["label"]))
-    if not 1 < classes <= len(pairs) // 2:
-        return False
-    both: int = pairs.group_by(["text", "label"]).aggregate([]).num_rows
-    return both == classes == len(pc.unique(pairs["text"]))
+    texts, classes = (len(pc.unique(pairs[each])) for each in ("text", "label"))
+    both = pairs.group_by(["text", "label"]).aggregate([]).num_rows
+    return 1 < classes <= len(pairs) // 2 and both == classes == texts
 
 
 def _separator(labels: pa.ChunkedArray) -> str | None:
-    """What separates several labels of a cell: its parts must recur in other cells."""
+    """The separator of several labels in a cell: its parts recur in other cells."""
     if not _is_string(labels.type):
         return None
     cells = [cell for cell in labels.cast(pa.string()).drop_null().to_pylist() if cell.strip()]
@@ -190,26 +177,23 @@ def _separator(labels: pa.ChunkedArray) -> str | None:
         if sum(mark in cell for cell in cells) < max(1, 0.05 * len(cells)):
             continue
         parts = Counter(part.strip() for cell in distinct for part in set(cell.split(mark)))
-        # a comma is at home in a single name as well ("Paris, France"), so it must explain more
+        # single names hold commas as well ("Paris, France"), so a comma must explain more
         if len(parts) < len(distinct) or (mark != "," and parts.total() > len(parts)):
             return mark
     return None
 
 
-def _text_columns(head: pa.Table, names: Sequence[str]) -> list[str]:
-    """Columns called like text, and those that read like it: varied, with words in them."""
-    return [
-        name
-        for name in names
-        if "text" in roles(name)
-        or (
-            (cells := values(head, name))
-            and sum(map(_has_words, cells)) > len(cells) / 2
-            and len(set(cells)) > len(cells) / 10
-        )
+def _text_columns(table: pa.Table, names: Sequence[str]) -> list[str]:
+    """Columns named like text, and those with many different cells of several words."""
+    named = by_name(names, "text")
+    return [name for name in names if name in named or _is_prose(sample_cells(table, name))]
+
+
+def _is_prose(cells: Sequence[str]) -> bool:
+    # in scripts without blanks between words, characters take 3 bytes
+    phrases = [
+        cell
+        for cell in cells
+        if " " in cell or (len(cell) >= 4 and len(cell.encode()) >= 2.5 * len(cell))
     ]
-
-
-def _has_words(cell: str) -> bool:
-    dense = len(cell.encode()) >= _BYTES_WITHOUT_BLANKS * len(cell)
-    return " " in cell or (dense and len(cell) >= _FEWEST_CHARACTERS)
+    return len(phrases) > len(cells) / 2 and len(set(cells)) > len(cells) / 10

@@ -1,4 +1,4 @@
-"""Every picture of a dataset read once, in parallel."""
+"""Decode every picture of a dataset once, in parallel."""
 
 import hashlib
 import os
@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 
@@ -16,21 +15,21 @@ from epic_pl.data.images import FORMATS, read_image
 from epic_pl.data.pictures import missing_hint, picture_file
 from epic_pl.errors import DataError
 
-# below this many pictures, starting processes costs more than it saves
-_WORTH_A_POOL = 256
+# for fewer pictures, starting processes costs more than it saves
+_MIN_POOLED = 256
 _CHUNK = 32
 
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """What is known of one picture.
+    """Facts about one picture.
 
     Attributes:
-        width: in pixels, as stored; 0 where unknown.
+        width: in pixels, as stored; 0 if unknown.
         height: likewise.
-        content: hash of the file's bytes; empty where there is no file.
-        kind: empty where the picture is sound, else ``missing``, ``outside`` or ``corrupt``.
-        problem: what is wrong, in words.
+        content: hash of the file's bytes; empty without a file.
+        kind: empty for a sound picture, else ``missing``, ``outside`` or ``corrupt``.
+        problem: in words.
     """
 
     width: int = 0
@@ -41,7 +40,7 @@ class PictureFacts:
 
 
 def inspect_picture(path: str, root: Path, min_size: int | None) -> PictureFacts:
-    """Read a picture just as training does."""
+    """Decode a picture file as training does."""
     try:
         full = picture_file(root, path)
     except DataError as error:
@@ -49,7 +48,7 @@ def inspect_picture(path: str, root: Path, min_size: int | None) -> PictureFacts
     if not full.is_relative_to(root):
         return PictureFacts(kind="outside", problem=f"{full} is outside of the image root {root}")
     try:
-        content = _content(full)
+        content = _digest(full.read_bytes())
     except FileNotFoundError:
         return PictureFacts(kind="missing", problem=f"{full} does not exist{missing_hint(path)}")
     except OSError as error:
@@ -63,22 +62,20 @@ def inspect_picture(path: str, root: Path, min_size: int | None) -> PictureFacts
 
 
 def inspect_with(path: str, read: Callable[[str], Image.Image]) -> PictureFacts:
-    """Read a picture that is no file of its own; its content is its pixels."""
+    """Decode a picture that is no file of its own; its content is its pixels."""
     try:
         image = read(path)
     except DataError as error:
         return PictureFacts(kind="corrupt", problem=str(error))
-    content = hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest()
-    return PictureFacts(image.width, image.height, content)
+    return PictureFacts(image.width, image.height, _digest(image.tobytes()))
 
 
-def _content(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def default_workers() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -87,18 +84,16 @@ def default_workers() -> int:
 def inspect_pictures(
     paths: Sequence[str], inspect: Callable[[str], PictureFacts], workers: int | None = None
 ) -> Iterator[PictureFacts]:
-    """Facts of each picture, in the order of ``paths``.
+    """Facts about each picture, in the order of ``paths``.
 
-    Args:
-        paths: of the pictures.
-        inspect: such as a partial of :func:`inspect_picture`; must pickle if there are workers.
-        workers: processes; None is one a core. Few pictures are read in this process.
+    There is one worker process a core, if ``workers`` is None; few pictures need none. ``inspect``
+    is pickled for them.
 
     Raises:
         DataError: a process was killed.
     """
     workers = default_workers() if workers is None else workers
-    if workers < 2 or len(paths) < _WORTH_A_POOL:
+    if workers < 2 or len(paths) < _MIN_POOLED:
         yield from map(inspect, paths)
         return
     # a forked process need not import torch again, which takes longer than thousands of pictures
@@ -108,6 +103,6 @@ def inspect_pictures(
             yield from pool.map(inspect, paths, chunksize=_CHUNK)
     except BrokenProcessPool as error:
         raise DataError(
-            "A process that reads pictures was killed, most likely for want of memory. Check again "
-            "with fewer of them: --workers 1."
+            "A process that decodes pictures was killed, most likely for want of memory. Check "
+            "again with fewer of them: --workers 1."
         ) from error

@@ -1,6 +1,6 @@
-"""The rows of a DataModule's splits, as a check reads them."""
+"""Rows of a DataModule's splits for a data check, and the record of a check for later starts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,33 +13,33 @@ from epic_pl.data.clean_text import clean_texts
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import EntailmentPairs
+from epic_pl.data.row_cache import PictureRecord
 from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import DataError
 
 
-def splits_of(data: ImageTextDataModule) -> list[Split]:
-    """The splits that a check reads: those with rows of their own."""
-    return data.own_splits
-
-
 @dataclass(frozen=True)
 class SplitSource:
-    """The rows of a split and where their pictures are.
+    """Rows of a split and the place of their pictures.
 
     Attributes:
         table: columns ``sample_id, image, text, label``.
         image_root: where picture paths start.
-        read: reads a picture, where it is no file of its own.
+        read: reads a picture that is no file of its own.
     """
 
     table: pa.Table
     image_root: Path
     read: Callable[[str], Image] | None = None
 
+    def full_path(self, path: str | None) -> str | None:
+        """Full path of a picture that is a file of its own."""
+        return None if path is None or self.read else str(self.image_root / path)
+
 
 def split_source(data: ImageTextDataModule, split: Split) -> SplitSource:
-    """The rows of a split; of one whose samples are drawn anew, those of the first epoch.
+    """Rows of a split; where samples are drawn anew each epoch, those of the first one.
 
     Raises:
         DataError: the split cannot be built.
@@ -60,12 +60,30 @@ def _source(dataset: Dataset[Any]) -> SplitSource:
         read = None if type(dataset).read is ImageTextDataset.read else dataset.read
         return SplitSource(dataset.table, dataset.image_root, read)
     if isinstance(dataset, EntailmentPairs):
-        of = _source(dataset.pictures)
+        pictures = _source(dataset.pictures)
         texts, labels = zip(*map(dataset.pair, range(len(dataset))), strict=True)
-        rows = of.table.take([i // dataset.pairs_per_picture for i in range(len(dataset))])
+        rows = pictures.table.take([i // dataset.pairs_per_picture for i in range(len(dataset))])
         columns = (rows["sample_id"], rows["image"], pa.array(texts), pa.array(labels))
-        return replace(of, table=pa.table(columns, names=rows.column_names))
+        return replace(pictures, table=pa.table(columns, names=rows.column_names))
     raise DataError(
         f"A {type(dataset).__name__} cannot be checked: let build_dataset return an "
         "ImageTextDataset."
     )
+
+
+def record_result(
+    data: ImageTextDataModule, decoded: Sequence[tuple[SplitSource, Mapping[str, str]]]
+) -> str | None:
+    """Record which pictures were decoded, so that later starts need not decode them.
+
+    ``decoded`` holds the problem of each picture of a split by its path, empty for a sound one.
+    Returns a note for the report, if anything was recorded.
+    """
+    if not isinstance(data, RowsDataModule):
+        return None
+    paths = []
+    for source, problems in decoded:
+        record = PictureRecord(source.image_root)
+        record.add(problems, {path: problem for path, problem in problems.items() if problem})
+        paths.append(str(record.path))
+    return f"Later runs know from {', '.join(dict.fromkeys(paths))} which pictures are sound"

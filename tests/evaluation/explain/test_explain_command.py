@@ -74,7 +74,7 @@ def test_files_of_chosen_samples(trained, capsys, recwarn):
     assert "&lt;" in page
     assert page.count("<details") == 4 * 2  # two steps each
     assert page.count("no text") == 2  # in both steps of test2
-    assert "in truth blue" in page
+    assert "true: blue" in page
     assert not [each for each in recwarn if "Glyph" in str(each.message)]
 
 
@@ -129,7 +129,7 @@ def test_training_draws_into_tensorboard_when_it_is_due(trained):
         (["--ckpt_path", "best"], "--ckpt_path is best"),
     ],
 )
-def test_what_cannot_be_done_is_told(options, part, trained, capsys):
+def test_bad_options_are_one_error_with_a_way_out(options, part, trained, capsys):
     code, said = _told(["explain", *trained.options, *options], capsys)
     assert code == 1
     assert part in said.err

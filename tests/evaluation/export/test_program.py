@@ -11,6 +11,7 @@ from torch.export.passes import move_to_device_pass
 import tiny_runs
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.export.program import Classifier, export_program, random_inputs
+from epic_pl.nn import EPICConfig
 
 SIZE = (tiny_runs.SIDE, tiny_runs.SIDE)
 
@@ -19,7 +20,8 @@ SIZE = (tiny_runs.SIDE, tiny_runs.SIDE)
 def make(tiny_vit_dir, tiny_tokenizer_dir):
     def build(task="multiclass", temperature=1.0, **options):
         module = tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, task=task, **options)
-        return Classifier(module.model, task, temperature).eval()
+        module.postprocessor.temperature.fill_(temperature)
+        return Classifier(module.model, module.postprocessor).eval()
 
     return build
 
@@ -36,10 +38,10 @@ class Undecided(nn.Module):
         return logits if logits.sum() > 0 else -logits
 
 
-def test_a_label_of_several_gets_a_sigmoid_of_its_own(make):
+def test_multilabel_programs_end_in_a_sigmoid(make):
     classifier = make("multilabel", 0.7, method="linear_probe")
     program = export_program(classifier, SIZE).module()
-    inputs = random_inputs(classifier, SIZE, 3, 8)
+    inputs = random_inputs(classifier.model, SIZE, 3, 8)
     with torch.no_grad():
         expected = (classifier.model(_batch(inputs)) / 0.7).sigmoid()
     torch.testing.assert_close(program(*inputs), expected, rtol=0, atol=1e-6)
@@ -48,7 +50,7 @@ def test_a_label_of_several_gets_a_sigmoid_of_its_own(make):
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 def test_encoders_stay_in_their_precision(make, precision):
     classifier = make(method="linear_probe")
-    inputs = random_inputs(classifier, SIZE, 3, 8)
+    inputs = random_inputs(classifier.model, SIZE, 3, 8)
     with torch.no_grad():
         full = classifier(*inputs)
         for tower in (classifier.model.image_tower, classifier.model.text_tower):
@@ -59,12 +61,12 @@ def test_encoders_stay_in_their_precision(make, precision):
     assert not torch.allclose(given, full, rtol=0, atol=1e-6)
 
 
-def test_what_cannot_be_traced_is_told_and_the_model_stays_as_it_was(make):
-    classifier = make(interaction_layers=1)
+def test_an_untraceable_model_is_an_error_and_stays_unchanged(make):
+    classifier = make(epic=EPICConfig(interaction_layers=1, hub_width=8))
     model = classifier.model
     export_program(classifier, SIZE)
     assert model.text_tower.trims_last_layer
-    model.head.linear = Undecided(model.head.linear)
+    model.head.classifier = Undecided(model.head.classifier)
     with pytest.raises(
         ConfigError, match=r"EPIC on VisionTransformer and BertModel cannot"
     ) as told:
@@ -77,14 +79,14 @@ def test_what_cannot_be_traced_is_told_and_the_model_stays_as_it_was(make):
 def test_a_program_can_be_moved_to_another_device(make, method):
     classifier = make(method=method)
     moved = move_to_device_pass(export_program(classifier, SIZE), "meta").module()
-    inputs = random_inputs(classifier, SIZE, 3, 8)
+    inputs = random_inputs(classifier.model, SIZE, 3, 8)
     # an operation on tensors of two devices would fail
     assert moved(*(tensor.to("meta") for tensor in inputs)).is_meta
 
 
 def test_no_path_of_this_machine_is_in_the_file(make, tmp_path):
     torch.export.save(export_program(make(method="linear_probe"), SIZE), tmp_path / "model.pt2")
-    here = str(Path(torch.__file__).parent).encode(), str(Path(__file__).parents[2]).encode()
+    here = str(Path(torch.__file__).parent).encode(), str(Path(__file__).parents[3]).encode()
     with zipfile.ZipFile(tmp_path / "model.pt2") as archive:
         for name in archive.namelist():
             assert not any(path in archive.read(name) for path in here), name

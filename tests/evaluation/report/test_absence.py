@@ -1,8 +1,10 @@
 import pytest
 import torch
 
-from epic_pl.evaluation.report.absence import DRAWS, absence_table, drawn_absent
-from epic_pl.evaluation.report.outcome import Judge, Outcome
+from epic_pl.evaluation.evaluator import Evaluator
+from epic_pl.evaluation.report.absence import DRAWS, absence_table, draw_missing
+from epic_pl.evaluation.report.outputs import SplitOutputs
+from epic_pl.module.postprocess import Postprocessor
 
 
 def _complete(count=41):
@@ -12,9 +14,9 @@ def _complete(count=41):
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.5, 0.7, 1.0])
-def test_the_rate_is_the_share_that_loses_one_half_of_each_and_nobody_both(rate):
+def test_the_rate_is_the_share_of_samples_that_lose_one_modality(rate):
     complete = _complete()
-    no_text, no_image = drawn_absent(complete, rate, seed=3)
+    no_text, no_image = draw_missing(complete, rate, seed=3)
     assert not (no_text & no_image).any()
     assert not ((no_text | no_image) & ~complete).any()
     assert int((no_text | no_image).sum()) == round(rate * 38)
@@ -22,21 +24,21 @@ def test_the_rate_is_the_share_that_loses_one_half_of_each_and_nobody_both(rate)
 
 
 def test_draws_are_seeded_and_grow_with_the_rate():
-    low, high = drawn_absent(_complete(), 0.3, 1), drawn_absent(_complete(), 0.7, 1)
+    low, high = draw_missing(_complete(), 0.3, 1), draw_missing(_complete(), 0.7, 1)
     for fewer, more in zip(low, high, strict=True):
         assert torch.equal(fewer & more, fewer)
-    again = drawn_absent(_complete(), 0.3, 1)
+    again = draw_missing(_complete(), 0.3, 1)
     assert all(map(torch.equal, low, again))
-    for other in (drawn_absent(_complete(), 0.3, 2), drawn_absent(_complete(), 0.3, 1, draw=1)):
+    for other in (draw_missing(_complete(), 0.3, 2), draw_missing(_complete(), 0.3, 1, draw=1)):
         assert not torch.equal(low[0], other[0])
 
 
-def test_a_split_without_any_text_has_nothing_to_say_of_text_alone():
+def test_a_split_without_texts_has_no_text_only_scores():
     nobody, everyone = torch.zeros(6, dtype=torch.bool), torch.ones(6, dtype=torch.bool)
     logits, labels = torch.eye(3).repeat(2, 1), torch.arange(3).repeat(2)
-    outcome = Outcome(list("abcdef"), logits, labels, everyone, nobody)
-    judge = Judge("multiclass", ["a", "b", "c"], 1.0, None)
-    table = absence_table(judge, outcome, logits, -logits, seed=0)
+    outputs = SplitOutputs(list("abcdef"), logits, labels, everyone, nobody)
+    evaluator = Evaluator(["a", "b", "c"], Postprocessor("multiclass", 3))
+    table = absence_table(evaluator, outputs, logits, -logits, seed=0)
     rows = {row.pop("condition"): row for row in table}
     assert rows["text only"] == {"samples": 0, "accuracy": None, "f1_macro": None, "loss": None}
     # nobody has both, so nobody can lose one
@@ -50,10 +52,10 @@ def test_a_mixture_is_the_mean_of_draws():
     right = torch.nn.functional.one_hot(labels, 2).float()
     # a picture alone is wrong, but for the first five; a text alone is right
     image_only = torch.where(torch.arange(10)[:, None] < 5, right, -right)
-    outcome = Outcome(list("abcdefghij"), right, labels, everyone, everyone)
-    judge = Judge("multiclass", ["a", "b"], 1.0, None)
-    table = absence_table(judge, outcome, image_only, right, seed=4, rates=(0.6,))
-    lost = [int(drawn_absent(everyone, 0.6, 4, n)[0][5:].sum()) for n in range(DRAWS)]
+    outputs = SplitOutputs(list("abcdefghij"), right, labels, everyone, everyone)
+    evaluator = Evaluator(["a", "b"], Postprocessor("multiclass", 2))
+    table = absence_table(evaluator, outputs, image_only, right, seed=4, rates=(0.6,))
+    lost = [int(draw_missing(everyone, 0.6, 4, n)[0][5:].sum()) for n in range(DRAWS)]
     assert len(set(lost)) > 1
     assert table[3]["accuracy"] == pytest.approx(1 - sum(lost) / DRAWS / 10)
     assert table[3]["samples"] == 10

@@ -9,10 +9,10 @@ from epic_pl.evaluation.report.corruption import (
     TEXTS,
     Corrupted,
     add_noise,
+    add_typos,
     blur,
     coarsen,
     drop_words,
-    slip_characters,
 )
 
 TEXT = "the quick brown fox jumps over the lazy dog " * 200
@@ -23,18 +23,18 @@ def _rng():
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.3])
-def test_slips_leave_out_and_swap_half_each_and_spare_spaces(rate):
-    slipped = slip_characters(TEXT, rate, _rng())
+def test_typos_drop_and_swap_half_each_and_keep_spaces(rate):
+    slipped = add_typos(TEXT, rate, _rng())
     # each look at a character but a space may leave it out or swap it with the next, which is
     # then not looked at itself
     letters = sum(c != " " for c in TEXT)
     left_out = (len(TEXT) - len(slipped)) / letters
     assert left_out == pytest.approx(rate / 2, rel=0.15)
     assert slipped.count(" ") == TEXT.count(" ")
-    assert slip_characters(TEXT, 0.0, _rng()) == TEXT
-    assert slip_characters("", 0.5, _rng()) == ""
+    assert add_typos(TEXT, 0.0, _rng()) == TEXT
+    assert add_typos("", 0.5, _rng()) == ""
     long = "abcdefghij" * 500
-    swapped = slip_characters(long, rate, _rng())
+    swapped = add_typos(long, rate, _rng())
     assert sum(pair in swapped for pair in ("ba", "cb", "dc", "ed")) == 4
 
 

@@ -16,9 +16,9 @@ from epic_pl.cli import main, run
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.report import ReportWriter
-from epic_pl.evaluation.report.absence import DRAWS, drawn_absent
+from epic_pl.evaluation.report.absence import DRAWS, draw_missing
 from epic_pl.evaluation.report.corruption import CORRUPTIONS, PICTURES, TEXTS, Corrupted
-from epic_pl.evaluation.report.page import page
+from epic_pl.html_page import render
 from epic_pl.module import EPICModule
 
 EVIL = "<script>alert('$x$')</script>"
@@ -58,7 +58,7 @@ def reported(request, tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr("sys.argv", ["epic-pl"])
-        run(["fit", *options, *monitor, "--model.lr", "1e-2"])
+        run(["fit", *options, *monitor, "--model.optim.lr", "1e-2"])
         options += ["--ckpt_path", checkpoint]
         tested = run(["test", *options, "--report", "report", "--report.mistakes", "4"])
         run(["predict", *options])
@@ -105,13 +105,21 @@ def test_the_text_that_was_used_is_named(reported):
     assert f"<p>Text: cut at {tokens} tokens</p>" in reported.page
 
 
-def test_a_dataset_with_several_texts_says_which():
+def test_the_page_escapes_names_and_tells_the_source_of_the_text():
     text = {"source": "premise+hypothesis", "max_tokens": 40, "clean": True}
-    content = {"data": "X", "checkpoint": None, "text": text, "task": "multilabel", "samples": 0}
-    content |= {"metrics": {}, "classes": []}
-    pieces = page(content, {}, [])
-    head = "".join(next(pieces) for _ in range(5))
-    assert "<p>Text: premise+hypothesis, cut at 40 tokens, cleaned</p>" in head
+    calibration = {"ece": 0.1, "ece_uncalibrated": 0.2, "temperature": 1.0}
+    calibration["ece_by_chance"] = {"mean": 0.1, "low": 0.0, "high": 0.2}
+    page = render(
+        "evaluation/templates/report.html",
+        **{"data": "X", "checkpoint": None, "text": text, "task": "multilabel", "samples": 1234},
+        **{"metrics": {"test/auroc": None}, "calibration": calibration, "mistakes": []},
+        classes=[{"class": "<a> & $b$", "support": 0, "f1": 0.5}],
+        figures={"reliability": b""},
+    )
+    assert "<p>Text: premise+hypothesis, cut at 40 tokens, cleaned</p>" in page
+    assert "<td>&lt;a&gt; &amp; $b$</td><td>0</td><td>0.5000</td>" in page
+    assert "1,234 samples" in page
+    assert "<td>none</td>" in page
 
 
 def test_metrics_and_classes_are_those_of_the_predictions_file(reported):
@@ -153,11 +161,8 @@ def test_calibration_is_that_of_the_predictions_file(reported):
     assert found["ece"] == pytest.approx(error, abs=1e-6)
     assert found["ece"] == pytest.approx(reported.metrics["test/ece"], abs=1e-6)
     assert found["ece_uncalibrated"] == pytest.approx(reported.metrics["test/ece_uncalibrated"])
-    assert found["temperature"] == pytest.approx(float(reported.model.calibration_temperature))
+    assert found["temperature"] == pytest.approx(float(reported.model.postprocessor.temperature))
     assert found["bins_uncalibrated"] != found["bins"]
-    weight = float(reported.model.model.interaction_weight)
-    assert found["interaction_weight"] == pytest.approx(weight)
-    assert f"counts {weight:.2f} times" in reported.page
     chance = found["ece_by_chance"]
     assert 0 < chance["low"] < chance["mean"] < chance["high"] < 1
     assert f"ECE of {chance['mean']:.4f}" in reported.page
@@ -165,12 +170,12 @@ def test_calibration_is_that_of_the_predictions_file(reported):
 
 def _scores(reported, logits, truth):
     """Accuracy or micro F1, and the loss, in which every logit has its say."""
-    scaled = logits.double() / reported.model.calibration_temperature
+    scaled = logits.double() / reported.model.postprocessor.temperature
     if reported.task == "multiclass":
         right = scaled.log_softmax(dim=1)[torch.from_numpy(truth)]
         accuracy = (scaled.argmax(dim=1).numpy() == truth.argmax(axis=1)).mean()
         return {"accuracy": accuracy, "loss": float(-right.mean())}
-    given = scaled.sigmoid() >= reported.model.thresholds
+    given = scaled.sigmoid() >= reported.model.postprocessor.thresholds
     micro = f1_score(truth, given.numpy(), average="micro", zero_division=0)
     turned = torch.where(torch.from_numpy(truth), scaled, -scaled)
     return {"f1_micro": micro, "loss": float(-turned.sigmoid().log().mean())}
@@ -189,7 +194,7 @@ def _by_hand(reported, image_present, text_present):
         return reported.model(batch)
 
 
-def test_absence_is_what_the_masks_give_by_hand(reported):
+def test_absence_scores_are_those_of_masked_batches(reported):
     truth = _truth(reported)
     image, text = torch.ones(TEST_ROWS).bool(), torch.ones(TEST_ROWS).bool()
     text[1] = image[2] = False
@@ -207,7 +212,7 @@ def test_absence_is_what_the_masks_give_by_hand(reported):
         draws = []
         for draw in range(DRAWS):
             seed = reported.content["seed"]
-            no_text, no_image = drawn_absent(image & text, rate, seed, draw)
+            no_text, no_image = draw_missing(image & text, rate, seed, draw)
             logits = _by_hand(reported, image & ~no_image, text & ~no_text)
             draws.append(_scores(reported, logits, truth))
         means = {name: np.mean([scores[name] for scores in draws]) for name in draws[0]}
@@ -215,7 +220,7 @@ def test_absence_is_what_the_masks_give_by_hand(reported):
     assert len({row["loss"] for row in table.values()}) == len(table) == 6
 
 
-def test_robustness_is_what_corrupted_samples_give_by_hand(reported):
+def test_robustness_scores_are_those_of_corrupted_samples(reported):
     truth, data = _truth(reported), reported.data
     table = {row["condition"]: row for row in reported.content["robustness"]}
     assert list(table) == ["as it is", *CORRUPTIONS]
@@ -318,7 +323,7 @@ def test_only_the_tested_batches_are_tested_further(multiclass, tmp_path):
     assert content["absence"][0]["samples"] == 8
 
 
-def test_what_cannot_be_reported_on_is_refused_before_the_test(multiclass, tmp_path, capsys):
+def test_unsupported_setups_are_refused_before_the_test(multiclass, tmp_path, capsys):
     writer, data, model = ReportWriter(str(tmp_path)), multiclass.data, multiclass.model
     with pytest.raises(ConfigError, match=r"by one process, but there are 2.*trainer\.devices"):
         writer.setup(SimpleNamespace(datamodule=data, world_size=2), model, "test")

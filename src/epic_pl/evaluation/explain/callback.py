@@ -1,4 +1,4 @@
-"""What prompts look at, in TensorBoard while they are trained."""
+"""Attention of the prompts in TensorBoard while they are trained."""
 
 import warnings
 from typing import Any
@@ -9,38 +9,35 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError
-from epic_pl.evaluation.explain.figures import GLYPHS, draw
+from epic_pl.evaluation.explain.figures import MISSING_GLYPH, draw
 from epic_pl.evaluation.explain.rows import spread_rows
 from epic_pl.evaluation.explain.samples import explain, require_prompts
 from epic_pl.module import EPICModule
 
 
 class PromptAttention(Callback):
-    """Draws a few validation samples as ``epic-pl explain`` does, always the same ones.
+    """Draws a few validation samples as ``epic-pl explain`` does, the same ones every time.
 
-    Into TensorBoard, under ``attention/``; without such a logger nothing is drawn. Pictures are
-    encoded for it, also where features are stored.
+    The figures go to TensorBoard, under ``attention/``; without its logger nothing is drawn.
+    Pictures and texts pass through the encoders, even if features are stored.
 
     Args:
-        every_n_epochs: after how many epochs that are validated; 0 is never.
-        samples: how many, at even distances in the validation split.
+        every_n_epochs: number of epochs between drawings; 0 is never.
+        samples: number of samples, at even distances in the validation split.
 
     Raises:
-        ConfigError: before training, if there is nothing that can be drawn.
+        ConfigError: before training, if nothing can be drawn.
     """
 
     def __init__(self, every_n_epochs: int = 0, samples: int = 4) -> None:
-        for name, value, least in (
-            ("every_n_epochs", every_n_epochs, 0),
-            ("samples", samples, 1),
-        ):
+        for name, value, least in (("every_n_epochs", every_n_epochs, 0), ("samples", samples, 1)):
             if value < least:
                 raise ConfigError(f"explain.{name} is {value}, but must be at least {least}.")
         self.every_n_epochs = every_n_epochs
         self.samples = samples
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Look whether there will be something to draw."""
+        """Check that there will be something to draw."""
         if not self.every_n_epochs or stage != "fit":
             return
         data: Any = getattr(trainer, "datamodule", None)
@@ -65,11 +62,8 @@ class PromptAttention(Callback):
         with trainer.precision_plugin.forward_context():
             explanations = explain(pl_module, data, samples)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=GLYPHS)
+            warnings.filterwarnings("ignore", message=MISSING_GLYPH)
             for explanation in explanations:
+                name, figure = f"attention/{explanation.sample_id}", draw(explanation)
                 for logger in loggers:
-                    logger.experiment.add_figure(
-                        f"attention/{explanation.sample_id}",
-                        draw(explanation),
-                        trainer.global_step,
-                    )
+                    logger.experiment.add_figure(name, figure, trainer.global_step)

@@ -7,7 +7,6 @@ from pathlib import Path
 from epic_pl.errors import ConfigError
 
 _STAGES = {"val": "validate", "test": "test", "predict": "predict"}
-_DPI = 120
 _MAX_NAME = 60  # characters of a sample's name in a file name
 
 
@@ -47,10 +46,10 @@ def run(argv: list[str]) -> int:
         raise ConfigError(f"--output {folder} is a file: give a folder, or one yet to be made.")
 
     from epic_pl.cli import build_trained
-    from epic_pl.evaluation.explain.figures import draw, saved_quietly
-    from epic_pl.evaluation.explain.page import page
+    from epic_pl.evaluation.explain import figures
     from epic_pl.evaluation.explain.rows import named_rows, spread_rows
     from epic_pl.evaluation.explain.samples import explain
+    from epic_pl.html_page import render
 
     module, data, checkpoint = build_trained(shared)
     data.prepare_data()
@@ -64,9 +63,15 @@ def run(argv: list[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     for number, explanation in enumerate(explanations, start=1):
         name = re.sub(r"[^\w.-]", "_", explanation.sample_id)[:_MAX_NAME]
-        picture = saved_quietly(draw(explanation), _DPI)
+        picture = figures.sample_png(explanation)
         (folder / f"{number:02}_{name}.png").write_bytes(picture)
+    page = render(
+        "evaluation/templates/explain.html",
+        explanations=explanations,
+        checkpoint=checkpoint,
+        figures=figures,
+    )
     path = folder / "index.html"
-    path.write_text("\n".join(page(explanations, checkpoint)), encoding="utf-8")
+    path.write_text(page, encoding="utf-8")
     print(f"{len(explanations)} samples explained in {path}")
     return 0

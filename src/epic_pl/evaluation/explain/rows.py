@@ -1,4 +1,4 @@
-"""Which rows of a split are explained."""
+"""Choice of the rows of a split that are explained."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -17,25 +17,18 @@ def spread_rows(dataset: Dataset[Sample], count: int) -> list[int]:
 
 
 def named_rows(dataset: Dataset[Sample], names: Sequence[str]) -> list[int]:
-    """The rows of samples, in the order that they are asked for.
+    """Rows of the samples with these ids, in this order.
 
     Raises:
         DataError: if the split has no such sample.
     """
-    # reading a row whole decodes its picture
-    of_row: Any = getattr(dataset, "reference", dataset.__getitem__)
-    missing, found = set(names), {}
-    for row in range(len(cast(Any, dataset))):
-        if not missing:
-            break
-        name = of_row(row)["sample_id"]
-        if name in missing:
-            found[name] = row
-            missing.remove(name)
+    # reading a whole row would decode its picture
+    read: Any = getattr(dataset, "reference", dataset.__getitem__)
+    row_of = {read(row)["sample_id"]: row for row in range(len(cast(Any, dataset)))}
+    missing = sorted(set(names) - set(row_of))
     if missing:
-        first = of_row(0)["sample_id"]
         raise DataError(
-            f"There is no sample {', '.join(sorted(missing))} in this split, whose first one is "
-            f"{first}: correct --samples, or choose another --split."
+            f"There is no sample {', '.join(missing)} in this split, whose first one is "
+            f"{next(iter(row_of))}: correct --samples, or choose another --split."
         )
-    return [found[name] for name in names]
+    return [row_of[name] for name in names]

@@ -1,4 +1,4 @@
-"""What the prompts looked at in single samples.
+"""Attention of the prompts in single samples.
 
 Shape legend: n prompts, g patches a side, N tokens, W words, K steps.
 """
@@ -8,15 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError, EncoderError
+from epic_pl.evaluation.evaluator import Evaluator
 from epic_pl.evaluation.explain.words import on_words, words_of
-from epic_pl.evaluation.report.mistakes import as_seen
-from epic_pl.evaluation.report.outcome import Judge
+from epic_pl.evaluation.report.mistakes import as_picture
 from epic_pl.module import EPICModule
 from epic_pl.nn import EPIC
 from epic_pl.nn.recording import Attention, recorded
@@ -25,13 +24,13 @@ from epic_pl.types import Sample
 
 @dataclass(frozen=True)
 class Step:
-    """Shares of attention, the mean over heads: what is missing to one is on what has no place.
+    """Attention weights of one step, the mean over heads.
 
-    That is on class token and registers of a picture, and on the prompts themselves.
+    The rest to a sum of one is on class token, registers and the prompts themselves.
 
     Attributes:
-        patches: ``(n, g, g)`` of the picture's prompts; zeros where there is no picture.
-        words: ``(n, W)`` of the text's prompts.
+        patches: ``(n, g, g)`` of the image prompts; zeros without a picture.
+        words: ``(n, W)`` of the text prompts.
     """
 
     patches: Tensor
@@ -40,18 +39,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One sample, on the CPU.
+    """Attention and prediction of one sample, on the CPU.
 
     Attributes:
-        sample_id: its name.
-        picture: as the encoder saw it, None where absent.
-        words: W words, none where the text is absent.
+        sample_id: its id.
+        picture: as the encoder saw it; None if absent.
+        words: W words; none if the text is absent.
         prediction: the class, or the labels of a multilabel task.
-        probability: of the class; of a multilabel task, the lowest of the labels', None without.
-        truth: None where unknown.
+        probability: of the class; multilabel: the lowest of the predicted labels, None without.
+        truth: None if unknown.
         steps: K.
-        similarities: K - 1 matrices ``softmax(S) (n, n)``, the picture's prompts over the text's:
-            rows sum to one.
+        similarities: K - 1 matrices ``softmax(S) (n, n)`` of image over text prompts, whose rows
+            sum to one.
     """
 
     sample_id: str
@@ -63,18 +62,26 @@ class Explanation:
     steps: list[Step]
     similarities: list[Tensor]
 
+    @property
+    def headline(self) -> str:
+        """Id, prediction with its probability, and truth."""
+        predicted = ", ".join(self.prediction) or "no label"
+        sure = "" if self.probability is None else f" ({self.probability:.1%})"
+        truth = "unknown" if self.truth is None else ", ".join(self.truth) or "no label"
+        return f"{self.sample_id}: {predicted}{sure}, true: {truth}"
+
 
 def require_prompts(module: EPICModule) -> EPIC:
-    """The model, if it has prompts to look at.
+    """The module's model, if it is EPIC.
 
     Raises:
-        ConfigError: if not.
+        ConfigError: for any other method.
     """
     if isinstance(module.model, EPIC):
         return module.model
     raise ConfigError(
-        "Explanations show what EPIC's prompts look at, but this is a "
-        f"{type(module.model).__name__} model: set model.method to epic or prompts_only."
+        "Explanations show the attention of EPIC's prompts, but this is a "
+        f"{type(module.model).__name__} model: set model.method to epic or no_interaction."
     )
 
 
@@ -85,20 +92,20 @@ def explain(
 
     Raises:
         ConfigError: if the model has no prompts.
-        EncoderError: if its attention cannot be had, or its patches are no square grid.
+        EncoderError: if its attention is not accessible, or its patches form no square grid.
     """
-    model, judge = require_prompts(module), Judge.of(module)
-    return [_explain(model, judge, data, sample, module.device) for sample in samples]
+    model, evaluator = require_prompts(module), Evaluator.of(module)
+    return [_explain(model, evaluator, data, sample, module.device) for sample in samples]
 
 
 def _explain(
-    model: EPIC, judge: Judge, data: ImageTextDataModule, sample: Sample, device: torch.device
+    model: EPIC, evaluator: Evaluator, data: ImageTextDataModule, sample: Sample, device: Any
 ) -> Explanation:
     batch: Any = data.collator([sample])
-    moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-    logits, recording = recorded(model, moved)  # type: ignore[arg-type]  # a Batch, moved
+    moved: Any = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    logits, recording = recorded(model, moved)
     logits = logits.float().cpu()
-    text, image = sample["text"], sample["image"]
+    text, image, labels = sample["text"], sample["image"], batch.get("labels")
     words = []
     if text is not None:
         words = words_of(data.collator.tokenize([text]), data.collator.tokenizer, text)
@@ -109,28 +116,28 @@ def _explain(
         )
         for of_image, of_text in zip(recording.image, recording.text, strict=True)
     ]
-    assigned, probabilities = judge.assigned(logits)[0], judge.probabilities(logits)[0]
-    given = probabilities[assigned.bool() if judge.task == "multilabel" else assigned]
-    labels = batch.get("labels")
+    predicted, probabilities = evaluator.predict(logits)[0], evaluator.probabilities(logits)[0]
+    multilabel = evaluator.task == "multilabel"
+    confidence = probabilities[predicted.bool() if multilabel else predicted]
     return Explanation(
-        sample["sample_id"],
-        None if image is None else as_seen(image, data.image_preprocessing),
-        [word.text for word in words],
-        judge.names(assigned),
-        float(given.min()) if given.numel() else None,
-        None if labels is None else judge.names(labels[0]),
-        steps,
-        [each[0].float().softmax(dim=1).cpu() for each in recording.similarities],
+        sample_id=sample["sample_id"],
+        picture=None if image is None else as_picture(image, data.image_preprocessing),
+        words=[word.text for word in words],
+        prediction=evaluator.names(predicted),
+        probability=float(confidence.min()) if confidence.numel() else None,
+        truth=None if labels is None else evaluator.names(labels[0]),
+        steps=steps,
+        similarities=[each[0].float().softmax(dim=1).cpu() for each in recording.similarities],
     )
 
 
 def _on_patches(attention: Attention, prefix: int) -> Tensor:
-    """``(n, g, g)``, rows from the top."""
+    """Attention on the patch grid, ``(n, g, g)``, rows from the top."""
     patches = attention.tokens[0, :, prefix:].float().cpu()  # (n, g * g)
     side = math.isqrt(patches.shape[1])
     if side * side != patches.shape[1]:
         raise EncoderError(
-            f"This image encoder has {patches.shape[1]} patches, which are no square grid, so "
+            f"This image encoder has {patches.shape[1]} patches, which form no square grid, so "
             "attention on them cannot be drawn over a picture."
         )
     return patches.view(-1, side, side)

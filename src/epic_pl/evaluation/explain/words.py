@@ -8,37 +8,31 @@ from torch import Tensor
 
 
 class Word(NamedTuple):
-    """A word as the text has it, or a token that is in no word, and where its tokens stand."""
+    """A word of a text, or a token outside of words, and the positions of its tokens."""
 
     text: str
     positions: list[int]
 
 
 def words_of(tokens: Any, tokenizer: Any, text: str) -> list[Word]:
-    """The words of a text.
-
-    Args:
-        tokens: what the tokenizer made of a batch of this one text.
-        tokenizer: asked for the names of tokens.
-        text: the text itself.
-    """
+    """Words of a text, of which ``tokens`` are the tokenizer's output for a batch of it alone."""
     names = tokenizer.convert_ids_to_tokens(tokens["input_ids"][0].tolist())
-    if not getattr(tokens, "is_fast", False):  # knows nothing of words
-        return [Word(name, [at]) for at, name in enumerate(names)]
+    if not getattr(tokens, "is_fast", False):  # does not know words
+        return [Word(name, [position]) for position, name in enumerate(names)]
     words: list[Word] = []
-    before = None
-    for at, (name, word) in enumerate(zip(names, tokens.word_ids(0), strict=True)):
-        if word is not None and word == before:
-            words[-1].positions.append(at)
+    previous = None
+    for position, (name, index) in enumerate(zip(names, tokens.word_ids(0), strict=True)):
+        if index is not None and index == previous:
+            words[-1].positions.append(position)
         else:
-            span = None if word is None else tokens.word_to_chars(0, word)
+            span = None if index is None else tokens.word_to_chars(0, index)
             written = "" if span is None else text[span.start : span.end].strip()
-            words.append(Word(written or name, [at]))
-        before = word
+            words.append(Word(written or name, [position]))
+        previous = index
     return words
 
 
 def on_words(weights: Tensor, words: Sequence[Word]) -> Tensor:
-    """``(n, N)`` on tokens to ``(n, W)``: the sum over each word's tokens."""
+    """Sum weights ``(n, N)`` on tokens over the tokens of each word, to ``(n, W)``."""
     sums = [weights[:, word.positions].sum(dim=1) for word in words]
     return torch.stack(sums, dim=1) if sums else weights.new_zeros(len(weights), 0)

@@ -2,13 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
-
-from epic_pl.errors import AssetError, EncoderError
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of ``epic-pl export``."""
+    """Parser of ``epic-pl export``."""
     parser = argparse.ArgumentParser(
         "epic-pl export",
         allow_abbrev=False,
@@ -41,42 +38,14 @@ def run(argv: list[str]) -> int:
     options = parser().parse_args(argv)
 
     from epic_pl.evaluation.export.folder import check_output, write_folder
-    from epic_pl.module import EPICModule
-    from epic_pl.module.checkpoint import read_checkpoint, require_info
+    from epic_pl.evaluation.export.source import find_tokenizer, load_module
 
     folder = Path(options.output)
     check_output(folder, options.overwrite)
-    require_info(read_checkpoint(options.ckpt_path))
-    moved = {
-        name: value
-        for name in ("image_encoder", "text_encoder")
-        if (value := getattr(options, name)) is not None
-    }
-    module = EPICModule.load_from_checkpoint(options.ckpt_path, map_location="cpu", **moved).eval()
-    tokenizer = _tokenizer(module)
-    difference = write_folder(module, tokenizer, folder)
+    module = load_module(options.ckpt_path, options.image_encoder, options.text_encoder)
+    difference = write_folder(module, find_tokenizer(module), folder)
     print(f"{options.ckpt_path} exported to {folder}")
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        print(f"  {path.relative_to(folder)}  {_size(path)}")
+        print(f"  {path.relative_to(folder)}  {path.stat().st_size / 1e6:,.1f} MB")
     print(f"largest difference to the checkpoint's probabilities: {difference:.1e}")
     return 0
-
-
-def _tokenizer(module: Any) -> Any | None:
-    """Of the text encoder; None where texts were prepared by other means and there is none."""
-    from epic_pl.data.preprocessing import load_tokenizer
-    from epic_pl.evaluation.export.description import image_preprocessing_of
-
-    encoder = module.checkpoint_info()["text_encoder"]
-    try:
-        return load_tokenizer(encoder["name"], encoder["revision"])
-    except (AssetError, EncoderError) as error:
-        if image_preprocessing_of(module) is not None:  # a DataModule of ours had it
-            raise
-        print(f"exported without a tokenizer: {error}")
-        return None
-
-
-def _size(path: Path) -> str:
-    size = path.stat().st_size
-    return f"{size / 1e6:,.1f} MB" if size >= 100_000 else f"{size / 1e3:,.1f} kB"

@@ -1,4 +1,4 @@
-"""What ``model.json`` says of an exported model: all that a program does not know of itself.
+"""Content of ``model.json``: what the user of an exported program needs to know.
 
 Shape legend: H, W picture height and width in pixels.
 """
@@ -17,17 +17,13 @@ FORMAT_VERSION = 1
 
 
 def picture_size(module: EPICModule) -> tuple[int, int]:
-    """H and W of the pictures that a module was trained on."""
-    known = image_preprocessing_of(module)
-    side = module.hparams.get("image_size") or (known and known.size)
-    if side:
-        return side, side
+    """H and W of the pictures that a module's encoder takes."""
     height, width = blank_input(module.model.image_encoder.model).shape[-2:]
     return height, width
 
 
 def image_preprocessing_of(module: EPICModule) -> ImagePreprocessing | None:
-    """As the checkpoint has it; None if it has none, or somebody's own."""
+    """Preprocessing in the checkpoint; None without any, or if it is not of this package."""
     saved = module.hparams.get("preprocessing")
     try:
         return ImagePreprocessing.from_dict(saved["image"]) if saved else None
@@ -37,17 +33,16 @@ def image_preprocessing_of(module: EPICModule) -> ImagePreprocessing | None:
 
 def describe(module: EPICModule, tokenizer: Any | None) -> dict[str, Any]:
     """The content of ``model.json``, plain types only."""
-    info = module.checkpoint_info()
-    thresholds = module.postprocessor.thresholds
-    height, width = picture_size(module)
-    shapes = (["B", 3, height, width], ["B", "S"], ["B", "S"], ["B"], ["B"])
+    info, postprocessor = module.checkpoint_info(), module.postprocessor
+    shapes = (["B", 3, *picture_size(module)], ["B", "S"], ["B", "S"], ["B"], ["B"])
     types = ("float32", "int64", "int64", "bool", "bool")
+    thresholds = postprocessor.thresholds
     return {
         "format_version": FORMAT_VERSION,
         "task": module.task,
         "class_names": list(module.class_names),
         "thresholds": None if thresholds is None else thresholds.tolist(),
-        "temperature": temperature(module),
+        "temperature": float(postprocessor.temperature),
         "method": module.hparams["method"],
         "inputs": {
             name: {"shape": shape, "dtype": dtype}
@@ -61,11 +56,6 @@ def describe(module: EPICModule, tokenizer: Any | None) -> dict[str, Any]:
     }
 
 
-def temperature(module: EPICModule) -> float:
-    """By which logits are divided before they become the module's probabilities."""
-    return float(module.postprocessor.temperature)
-
-
 def _preprocessing(module: EPICModule, tokenizer: Any | None) -> dict[str, Any] | None:
     saved: dict[str, Any] | None = module.hparams.get("preprocessing")
     image = image_preprocessing_of(module)
@@ -74,13 +64,11 @@ def _preprocessing(module: EPICModule, tokenizer: Any | None) -> dict[str, Any] 
     text = dict(saved["text"])
     if tokenizer is not None:
         text["max_tokens"] = min(text["max_tokens"], tokenizer.model_max_length)
-    return {
-        "image": {
-            "resize": image.resized,
-            "size": image.size,
-            "interpolation": image.interpolation,
-            "mean": list(image.mean),
-            "std": list(image.std),
-        },
-        "text": text,
+    described = {
+        "resize": image.resized,
+        "size": image.size,
+        "interpolation": image.interpolation,
+        "mean": list(image.mean),
+        "std": list(image.std),
     }
+    return {"image": described, "text": text}

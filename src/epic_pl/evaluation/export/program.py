@@ -1,4 +1,4 @@
-"""A trained model as one program of ``torch.export``, which plain torch runs.
+"""A trained model as a ``torch.export`` program, which plain torch runs.
 
 Shape legend: B batch, S text tokens, H, W picture height and width, C classes.
 """
@@ -13,27 +13,25 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
 from epic_pl.errors import ConfigError
-from epic_pl.module.postprocess import Postprocessor
 from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.towers import JointTower
 from epic_pl.types import Batch
 
 INPUTS = ("pixel_values", "input_ids", "attention_mask", "image_present", "text_present")
-"""What an exported program takes, in this order."""
-# of the inputs that are traced; what is 0 or 1 in them would stay so for ever
+"""Inputs of an exported program, in this order."""
+# B and S of the traced inputs; sizes 0 and 1 would be taken for constants
 _ROWS, _TOKENS = 2, 5
-_ANY = Dim.DYNAMIC
 
 
 class Classifier(nn.Module):
-    """A method's model from plain tensors to the probabilities that prediction gives.
+    """A model from plain tensors to the probabilities that prediction gives.
 
     Args:
         model: in evaluation mode, float32.
-        postprocessor: from logits to probabilities.
+        postprocessor: turns logits ``(B, C)`` into probabilities.
     """
 
-    def __init__(self, model: DualEncoder, postprocessor: Postprocessor) -> None:
+    def __init__(self, model: DualEncoder, postprocessor: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.postprocessor = postprocessor
@@ -63,52 +61,48 @@ class Classifier(nn.Module):
 
 
 def export_program(classifier: Classifier, size: tuple[int, int]) -> ExportedProgram:
-    """The classifier as a program for any B and any S that its text encoder takes.
-
-    Args:
-        classifier: on the CPU.
-        size: H and W of its pictures, pixels.
+    """Export a classifier on the CPU for pictures ``(H, W)``, any B, and any S it takes.
 
     Raises:
         ConfigError: if torch cannot trace the method or an encoder.
     """
     classifier = classifier.eval()
-    inputs = random_inputs(classifier, size, _ROWS, _TOKENS)
-    texts = ("input_ids", "attention_mask")
-    shapes = {name: {0: _ANY, 1: _ANY} if name in texts else {0: _ANY} for name in INPUTS}
+    inputs = random_inputs(classifier.model, size, _ROWS, _TOKENS)
+    rows, rows_and_tokens = {0: Dim.DYNAMIC}, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
+    shapes = (rows, rows_and_tokens, rows_and_tokens, rows, rows)  # as INPUTS
     try:
-        with torch.no_grad(), _any_length(classifier.model):
+        with torch.no_grad(), _whole_last_layer(classifier.model):
             program = torch.export.export(classifier, inputs, dynamic_shapes=shapes, strict=False)
-    except Exception as error:  # whatever a tracer meets in somebody's model
+    except Exception as error:  # tracing may fail in any way on a custom model
         model = classifier.model
         encoders = " and ".join(
             type(encoder.model).__name__ for encoder in (model.image_encoder, model.text_encoder)
         )
+        first_line = str(error).strip().partition("\n")[0].rstrip(".") or "nothing"
         raise ConfigError(
             f"A {type(model).__name__} on {encoders} cannot be exported: torch.export says "
-            f"{_first_line(error)} docs/export.md lists what can; the others run in Python, with "
-            "EPICModule.load_from_checkpoint."
+            f"{type(error).__name__}: {first_line}. docs/export.md lists what can; the others run "
+            "in Python, with EPICModule.load_from_checkpoint."
         ) from error
-    _forget_source(program)
+    _drop_source_locations(program)
     return program
 
 
 def random_inputs(
-    classifier: Classifier, size: tuple[int, int], rows: int, tokens: int, seed: int = 0
+    model: DualEncoder, size: tuple[int, int], rows: int, tokens: int, seed: int = 0
 ) -> tuple[Tensor, ...]:
-    """Inputs in the order of :data:`INPUTS`, for B rows of S tokens.
+    """Inputs in the order of :data:`INPUTS`, of B rows and S tokens.
 
-    The last row's text is padded by half; the second row has no picture, the third no text.
+    Half of the last text is padding; the second row has no picture, the third no text.
     """
     generator = torch.Generator().manual_seed(seed)
-    text_model: Any = classifier.model.text_encoder.model
-    vocabulary = text_model.config.vocab_size
+    text_model: Any = model.text_encoder.model
     mask = torch.ones(rows, tokens, dtype=torch.long)
     mask[-1, (tokens + 1) // 2 :] = 0
     row = torch.arange(rows)
     return (
         torch.randn(rows, 3, *size, generator=generator),
-        torch.randint(vocabulary, (rows, tokens), generator=generator),
+        torch.randint(text_model.config.vocab_size, (rows, tokens), generator=generator),
         mask,
         row != 1,
         row != 2,
@@ -116,10 +110,10 @@ def random_inputs(
 
 
 @contextmanager
-def _any_length(model: DualEncoder) -> Iterator[None]:
-    """Have the text's last layer run in whole, while a model is traced.
+def _whole_last_layer(model: DualEncoder) -> Iterator[None]:
+    """Run the last text layer on all tokens while a model is traced.
 
-    Without its first token a text of two has one, whose size a tracer takes for a constant.
+    Otherwise a text of two tokens leaves a size of one there, which a tracer takes for a constant.
     """
     tower = model.text_tower
     if not isinstance(tower, JointTower):
@@ -133,14 +127,9 @@ def _any_length(model: DualEncoder) -> Iterator[None]:
         tower.trims_last_layer = before
 
 
-def _forget_source(program: ExportedProgram) -> None:
-    """Leave out which lines of which files an operation came from: paths of this machine."""
+def _drop_source_locations(program: ExportedProgram) -> None:
+    """Remove the file paths of this machine from the program's operations."""
     for module in program.graph_module.modules():
         if isinstance(module, GraphModule):
             for node in module.graph.nodes:
                 node.meta.pop("stack_trace", None)
-
-
-def _first_line(error: Exception) -> str:
-    line = str(error).strip().partition("\n")[0].rstrip(".") or "nothing"
-    return f"{type(error).__name__}: {line}."

@@ -1,4 +1,4 @@
-"""A report on a tested model: its metrics, calibration, weak spots and worst mistakes."""
+"""Report on a tested model: metrics, calibration, weak spots and worst mistakes."""
 
 from epic_pl.evaluation.report.writer import ReportWriter
 

@@ -1,4 +1,4 @@
-"""Accuracy where a modality is absent.
+"""Scores with missing modalities.
 
 Shape legend: N samples, C classes.
 """
@@ -11,27 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from epic_pl.evaluation.report.outcome import Judge, Outcome
+from epic_pl.evaluation.evaluator import Evaluator, Scores
+from epic_pl.evaluation.report.outputs import SplitOutputs
 
 RATES = (0.3, 0.5, 0.7)
 DRAWS = 20
-"""One draw of who loses what moves the accuracy of 300 samples by a point or two."""
+"""One draw of missing modalities moves the accuracy of 300 samples by a point or two."""
 
 
-def drawn_absent(complete: Tensor, rate: float, seed: int, draw: int = 0) -> tuple[Tensor, Tensor]:
-    """Which samples lose their text, and which their picture.
+def draw_missing(complete: Tensor, rate: float, seed: int, draw: int = 0) -> tuple[Tensor, Tensor]:
+    """Draw samples that lose their text, and as many others that lose their picture.
 
-    Of the samples that have both, the share ``rate`` loses one: half of them the text, half the
-    picture, nobody both. In one draw, who loses at a lower rate loses the same at a higher one.
-
-    Args:
-        complete: ``(N,)`` bool, samples that have both.
-        rate: between 0 and 1.
-        seed: of all draws.
-        draw: which one, counted from 0.
-
-    Returns:
-        Two masks ``(N,)`` bool.
+    A share ``rate`` of the ``complete (N,)`` samples loses one modality: two masks ``(N,)`` bool.
+    Within one draw, samples that lose it at a lower rate lose it at a higher one, too.
     """
     rows = np.random.default_rng([seed, draw]).permutation(complete.nonzero()[:, 0].numpy())
     losing = round(rate * len(rows))
@@ -42,55 +34,44 @@ def drawn_absent(complete: Tensor, rate: float, seed: int, draw: int = 0) -> tup
 
 
 def absence_table(
-    judge: Judge,
-    outcome: Outcome,
+    evaluator: Evaluator,
+    outputs: SplitOutputs,
     image_only: Tensor,
     text_only: Tensor,
     seed: int,
     rates: Sequence[float] = RATES,
 ) -> list[dict[str, Any]]:
-    """Scores with both, with one alone, and with one absent of a share of the samples.
+    """Scores with both modalities, with one alone, and with a share of samples missing one.
 
-    A sample's logits depend on no other sample, so a mixture of absences is put together from
-    three passes. Its scores are the mean of 20 draws of who loses what.
-
-    Args:
-        judge: gives the scores.
-        outcome: logits of the samples as they are.
-        image_only: logits ``(N, C)`` without any text, where there is a picture.
-        text_only: logits ``(N, C)`` without any picture, where there is a text.
-        seed: of the draws.
-        rates: shares of samples that lose one modality.
+    ``image_only`` and ``text_only`` are logits ``(N, C)`` with that modality alone where a sample
+    has it. A sample's logits depend on no other sample, so three passes are enough for every
+    mixture; its scores are the mean of 20 draws.
     """
-    both, labels = outcome.logits, outcome.labels
-
-    def row(condition: str, logits: Tensor, of: Tensor) -> dict[str, Any]:
-        scores = judge.scores(logits[of], labels[of])
-        return {"condition": condition, "samples": int(of.sum()), **scores}
-
-    def mixture(rate: float, draw: int) -> dict[str, float | None]:
-        no_text, no_image = drawn_absent(complete, rate, seed, draw)
-        mixed = torch.where(no_text[:, None], image_only, both)
-        return judge.scores(torch.where(no_image[:, None], text_only, mixed), labels)
-
-    everyone = torch.ones(len(both), dtype=torch.bool)
-    table = [
-        row("as it is", both, everyone),
-        row("picture only", image_only, outcome.image_present),
-        row("text only", text_only, outcome.text_present),
-    ]
-    complete = outcome.image_present & outcome.text_present
+    logits, labels = outputs.logits, outputs.labels
+    image, text = outputs.image_present, outputs.text_present
+    table = []
+    for condition, given, rows in (
+        ("as it is", logits, torch.ones_like(image)),
+        ("picture only", image_only, image),
+        ("text only", text_only, text),
+    ):
+        scores = evaluator.scores(given[rows], labels[rows])
+        table.append({"condition": condition, "samples": int(rows.sum()), **scores})
     for rate in rates:
-        scores = _mean([mixture(rate, draw) for draw in range(DRAWS)])
-        table.append({"condition": f"{rate:.0%} lack one", "samples": len(both), **scores})
+        draws = []
+        for draw in range(DRAWS):
+            no_text, no_image = draw_missing(image & text, rate, seed, draw)
+            mixed = torch.where(no_text[:, None], image_only, logits)
+            mixed = torch.where(no_image[:, None], text_only, mixed)
+            draws.append(evaluator.scores(mixed, labels))
+        table.append({"condition": f"{rate:.0%} lack one", "samples": len(labels), **_mean(draws)})
     return table
 
 
-def _mean(each: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
-    """The mean of every score; None where one of them is."""
-    means: dict[str, float | None] = {}
-    for name in each[0]:
-        values = [scores[name] for scores in each]
-        known = [value for value in values if value is not None]
-        means[name] = fmean(known) if len(known) == len(values) else None
+def _mean(draws: Sequence[Scores]) -> Scores:
+    """Mean of each score; None where a draw has none."""
+    means: Scores = {}
+    for name in draws[0]:
+        values = [value for scores in draws if (value := scores[name]) is not None]
+        means[name] = fmean(values) if len(values) == len(draws) else None
     return means

@@ -1,11 +1,10 @@
-"""Texts with slips and pictures with flaws, the same ones in every run.
+"""Corrupted texts and pictures, the same ones in every run.
 
 Shape legend: H, W picture height and width.
 """
 
 import zlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -22,18 +21,18 @@ TextChange = Callable[[str, float, Rng], str]
 PictureChange = Callable[[Tensor, float, Rng], Tensor]
 
 
-def slip_characters(text: str, rate: float, rng: Rng) -> str:
-    """Each character but a space is, with probability ``rate``, left out or swapped with the next.
+def add_typos(text: str, rate: float, rng: Rng) -> str:
+    """With probability ``rate``, leave out a character or swap it with the next, half of each.
 
-    Half of the slips are of each kind.
+    Spaces never start a typo.
     """
     kept: list[str] = []
     at = 0
     while at < len(text):
-        slips = text[at] != " " and rng.random() < rate
-        if slips and rng.random() < 0.5:
-            at += 1  # left out
-        elif slips and at + 1 < len(text):
+        typo = text[at] != " " and rng.random() < rate
+        if typo and rng.random() < 0.5:
+            at += 1
+        elif typo and at + 1 < len(text):
             kept += [text[at + 1], text[at]]
             at += 2
         else:
@@ -43,7 +42,7 @@ def slip_characters(text: str, rate: float, rng: Rng) -> str:
 
 
 def drop_words(text: str, rate: float, rng: Rng) -> str:
-    """Each word is left out with probability ``rate``; one at least stays."""
+    """Leave out each word with probability ``rate``; at least one stays."""
     words = text.split()
     kept = [word for word in words if rng.random() >= rate]
     if words and not kept:
@@ -52,13 +51,13 @@ def drop_words(text: str, rate: float, rng: Rng) -> str:
 
 
 def add_noise(picture: Tensor, strength: float, rng: Rng) -> Tensor:
-    """Gaussian noise; ``strength`` is its standard deviation, 1 being white minus black."""
+    """Add Gaussian noise with standard deviation ``strength``, where 1 is white minus black."""
     noise = rng.standard_normal(tuple(picture.shape), dtype=np.float32)
     return picture + strength * torch.from_numpy(noise)
 
 
 def blur(picture: Tensor, strength: float, rng: Rng) -> Tensor:
-    """Gaussian blur; ``strength`` is its standard deviation as a share of the shorter side."""
+    """Blur with a Gaussian whose standard deviation is ``strength`` times the shorter side."""
     sigma = strength * min(picture.shape[-2:])
     reach = min(int(np.ceil(3 * sigma)), min(picture.shape[-2:]) - 1)
     blurred: Tensor = V.gaussian_blur(picture, [2 * reach + 1] * 2, [sigma, sigma])
@@ -74,8 +73,8 @@ def coarsen(picture: Tensor, strength: float, rng: Rng) -> Tensor:
 
 
 TEXTS: dict[str, tuple[TextChange, float]] = {
-    "text: slips in 10% of characters": (slip_characters, 0.1),
-    "text: slips in 30% of characters": (slip_characters, 0.3),
+    "text: typos in 10% of characters": (add_typos, 0.1),
+    "text: typos in 30% of characters": (add_typos, 0.3),
     "text: without 10% of words": (drop_words, 0.1),
     "text: without 30% of words": (drop_words, 0.3),
 }
@@ -91,17 +90,10 @@ CORRUPTIONS = (*TEXTS, *PICTURES)
 
 
 class Corrupted(Dataset[Sample]):
-    """A split's first rows with texts or pictures corrupted; what is absent stays absent.
+    """The first rows of a split with texts or pictures corrupted; absent ones stay absent.
 
-    Pictures are changed as the encoder would see them, resized and cropped, so that a strength
-    means the same for every size of file. What is drawn depends on (seed, corruption, row) only.
-
-    Args:
-        dataset: of samples.
-        rows: how many, from the first.
-        corruption: a name of :data:`CORRUPTIONS`.
-        preprocessing: of the pictures, which is undone and done again.
-        seed: of what is drawn.
+    Pictures are changed after resizing and cropping, so that a strength means the same for files
+    of every size. The random numbers depend on seed, corruption and row only.
     """
 
     def __init__(
@@ -113,26 +105,23 @@ class Corrupted(Dataset[Sample]):
         seed: int,
     ) -> None:
         self.dataset, self.rows, self.corruption = dataset, rows, corruption
-        self.mean, self.std = _channels(preprocessing.mean), _channels(preprocessing.std)
+        self.mean, self.std = (
+            torch.tensor(values)[:, None, None]  # (3, 1, 1)
+            for values in (preprocessing.mean, preprocessing.std)
+        )
         self._seed = (seed, zlib.crc32(corruption.encode()))
 
     def __len__(self) -> int:
         return self.rows
 
     def __getitem__(self, index: int) -> Sample:
-        sample: Any = dict(self.dataset[index])
+        sample = self.dataset[index].copy()
         rng = np.random.default_rng((*self._seed, index))
-        text, image = sample["text"], sample["image"]
-        if self.corruption in TEXTS and text is not None:
-            slip, rate = TEXTS[self.corruption]
-            sample["text"] = slip(text, rate, rng)
-        if self.corruption in PICTURES and image is not None:
-            spoil, strength = PICTURES[self.corruption]
-            shown = spoil(image * self.std + self.mean, strength, rng).clamp(0, 1)
-            sample["image"] = (shown - self.mean) / self.std
-        result: Sample = sample
-        return result
-
-
-def _channels(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values)[:, None, None]  # (3, 1, 1)
+        if self.corruption in TEXTS and sample["text"] is not None:
+            change_text, rate = TEXTS[self.corruption]
+            sample["text"] = change_text(sample["text"], rate, rng)
+        if self.corruption in PICTURES and sample["image"] is not None:
+            change, strength = PICTURES[self.corruption]
+            shown = change(sample["image"] * self.std + self.mean, strength, rng)
+            sample["image"] = (shown.clamp(0, 1) - self.mean) / self.std
+        return sample

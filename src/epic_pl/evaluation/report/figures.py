@@ -1,4 +1,4 @@
-"""Pictures of a report."""
+"""Figures of a report."""
 
 from typing import Any
 
@@ -8,22 +8,17 @@ _PANELS = (("_uncalibrated", "before calibration"), ("", "after calibration"))
 
 
 def draw_reliability(calibration: dict[str, Any], task: str) -> Figure:
-    """Share of right answers over their probability, before and after calibration.
-
-    Args:
-        calibration: as :func:`~epic_pl.evaluation.report.tables.calibration_table` gives it.
-        task: says what is counted.
-    """
+    """Share of right answers over their probability, before and after calibration."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     for axes, (suffix, title) in zip(figure.subplots(1, 2, sharey=True), _PANELS, strict=True):
-        bins = [each for each in calibration[f"bins{suffix}"] if each["samples"]]
-        total = sum(each["samples"] for each in bins)
-        centres = [(each["from"] + each["to"]) / 2 for each in bins]
         width = 1 / len(calibration[f"bins{suffix}"])
-        shares = [each["samples"] / total for each in bins]
-        axes.bar(centres, [each["accuracy"] for each in bins], width, edgecolor="white")
-        axes.plot([0, 1], [0, 1], color="tab:red", linestyle="--", label="as it should be")
-        axes.plot(centres, shares, marker="o", color="black", label="share of all")
+        bins = [row for row in calibration[f"bins{suffix}"] if row["samples"]]
+        centres = [(row["from"] + row["to"]) / 2 for row in bins]
+        total = sum(row["samples"] for row in bins)
+        axes.bar(centres, [row["accuracy"] for row in bins], width, edgecolor="white")
+        axes.plot([0, 1], [0, 1], color="tab:red", linestyle="--", label="perfect calibration")
+        shares = [row["samples"] / total for row in bins]
+        axes.plot(centres, shares, marker="o", color="black", label="share of all answers")
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted probability")
         axes.set_title(f"{title}: ECE {calibration[f'ece{suffix}']:.3f}")
         axes.legend(loc="upper left", fontsize=8)

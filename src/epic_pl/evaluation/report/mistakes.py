@@ -1,62 +1,53 @@
-"""The mistakes that were made with most confidence.
+"""Mistakes that were made with most confidence.
 
-Shape legend: N samples, C classes.
+Shape legend: N samples.
 """
 
 from typing import Any
 
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as V
 
 from epic_pl.data.preprocessing import ImagePreprocessing
-from epic_pl.evaluation.report.outcome import Judge, Outcome
+from epic_pl.evaluation.evaluator import Evaluator
+from epic_pl.evaluation.report.outputs import SplitOutputs
 from epic_pl.types import Sample
 
 
-def worst_mistakes(judge: Judge, outcome: Outcome, count: int) -> list[dict[str, Any]]:
-    """Rows of the samples that are most surely wrong.
+def worst_mistakes(evaluator: Evaluator, outputs: SplitOutputs, count: int) -> list[dict[str, Any]]:
+    """The wrong predictions with the highest confidence.
 
-    Multiclass: the wrong answers of the highest probability. Multilabel: among samples with a wrong
-    label, those of the highest mean binary cross-entropy, called ``loss``.
+    Multiclass: those with the highest ``probability``. Multilabel: of the samples with any wrong
+    label, those with the highest ``loss``.
     """
-    assigned, probabilities = judge.assigned(outcome.logits), judge.probabilities(outcome.logits)
-    wrong = assigned != outcome.labels
-    if judge.task == "multilabel":
-        wrong = wrong.any(dim=1)
-        surest = _loss(judge, outcome)
-        name = "loss"
+    predicted = evaluator.predict(outputs.logits)
+    if evaluator.task == "multilabel":
+        name, confidence = "loss", evaluator.losses(outputs.logits, outputs.labels)
+        wrong = (predicted != outputs.labels).any(dim=1)
     else:
-        surest, name = probabilities.amax(dim=1), "probability"
-    order = surest.masked_fill(~wrong, -1).argsort(descending=True, stable=True)
+        name, confidence = "probability", evaluator.probabilities(outputs.logits).amax(dim=1)
+        wrong = predicted != outputs.labels
+    order = confidence.masked_fill(~wrong, -1).argsort(descending=True, stable=True)
     return [
         {
             "row": row,
-            "sample_id": outcome.sample_id[row],
-            "truth": judge.names(outcome.labels[row]),
-            "prediction": judge.names(assigned[row]),
-            name: float(surest[row]),
+            "sample_id": outputs.sample_id[row],
+            "truth": evaluator.names(outputs.labels[row]),
+            "prediction": evaluator.names(predicted[row]),
+            name: float(confidence[row]),
         }
         for row in order[: min(count, int(wrong.sum()))].tolist()
     ]
 
 
-def _loss(judge: Judge, outcome: Outcome) -> Tensor:
-    """``(N,)``."""
-    loss = F.binary_cross_entropy_with_logits(
-        outcome.logits / judge.temperature, outcome.labels.float(), reduction="none"
-    )
-    return loss.mean(dim=1)
-
-
 def add_samples(
     mistakes: list[dict[str, Any]], dataset: Dataset[Sample], preprocessing: ImagePreprocessing
 ) -> list[Image.Image | None]:
-    """Write each mistake's text into it and give the pictures, as the encoder saw them.
+    """Add its ``text`` to each mistake and return the pictures as the encoder saw them.
 
-    Where the dataset's row is another sample (a loader of somebody's own), both stay away.
+    Both are None where the dataset has another sample in that row (custom loaders).
     """
     pictures: list[Image.Image | None] = []
     for mistake in mistakes:
@@ -64,11 +55,11 @@ def add_samples(
         same = sample["sample_id"] == mistake["sample_id"]
         mistake["text"] = sample["text"] if same else None
         image = sample["image"] if same else None
-        pictures.append(None if image is None else as_seen(image, preprocessing))
+        pictures.append(None if image is None else as_picture(image, preprocessing))
     return pictures
 
 
-def as_seen(image: Tensor, preprocessing: ImagePreprocessing) -> Image.Image:
+def as_picture(image: Tensor, preprocessing: ImagePreprocessing) -> Image.Image:
     """An encoder's input ``(3, H, W)`` as a picture."""
     mean, std = (
         image.new_tensor(values)[:, None, None]

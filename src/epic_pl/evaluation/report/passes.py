@@ -1,15 +1,13 @@
-"""More passes over a tested split, beside the trainer's own.
+"""Additional passes over a tested split.
 
 Shape legend: B batch, N samples, C classes.
 """
 
-from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -18,62 +16,44 @@ from epic_pl.data import ImageTextDataModule
 from epic_pl.data.loading.loader import init_worker
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.report.corruption import Corrupted
-from epic_pl.evaluation.report.outcome import Outcome, presence_of
+from epic_pl.evaluation.report.outputs import SplitOutputs, presence_masks
 from epic_pl.module import EPICModule
 from epic_pl.types import Batch
 
-Presence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
-
-def without_text(image_present: Tensor, text_present: Tensor) -> tuple[Tensor, Tensor]:
-    """Masks ``(B,)`` of samples that keep their picture alone; those without one keep the text."""
-    return image_present, text_present & ~image_present
-
-
-def without_image(image_present: Tensor, text_present: Tensor) -> tuple[Tensor, Tensor]:
-    """Masks ``(B,)`` of samples that keep their text alone; those without one keep the picture."""
-    return image_present & ~text_present, text_present
-
-
-class Passes:
-    """Runs the module as the trainer's test does: device, precision, number of batches.
-
-    Args:
-        trainer: in its test loop.
-        module: to run.
-        data: whose test split is read.
-        outcome: of the test itself.
-    """
+class AdditionalPasses:
+    """Passes with the device, precision and number of batches of a trainer's finished test."""
 
     def __init__(
         self,
         trainer: L.Trainer,
         module: EPICModule,
         data: ImageTextDataModule,
-        outcome: Outcome,
+        outputs: SplitOutputs,
     ) -> None:
-        self.trainer, self.module, self.data, self.outcome = trainer, module, data, outcome
+        self.trainer, self.module, self.data, self.outputs = trainer, module, data, outputs
 
-    def one_modality(self) -> tuple[Tensor, Tensor]:
-        """Logits ``(N, C)`` from pictures alone and from texts alone, each batch read once.
+    def single_modality(self) -> tuple[Tensor, Tensor]:
+        """Logits ``(N, C)`` of pictures alone and of texts alone; each batch is read once.
 
-        Reads what the test has read, stored features too.
+        A sample with one modality keeps it in both. Stored features are read where the test did.
         """
         loader: Any = self.trainer.test_dataloaders
-        batches = int(self.trainer.num_test_batches[0])
+        rank_zero_info("Report: each modality alone")
         image_only, text_only = [], []
-        for batch in self._shown(islice(loader, batches), batches, "one modality absent"):
-            image_only.append(self._logits(batch, without_text))
-            text_only.append(self._logits(batch, without_image))
+        for batch in islice(loader, int(self.trainer.num_test_batches[0])):
+            image, text = presence_masks(batch)
+            image_only.append(self._logits(batch, image, text & ~image))
+            text_only.append(self._logits(batch, image & ~text, text))
         return torch.cat(image_only), torch.cat(text_only)
 
     def corrupted(self, corruption: str, seed: int) -> Tensor:
-        """Logits ``(N, C)`` of corrupted samples, which are encoded whatever is stored.
+        """Logits ``(N, C)`` of corrupted samples, which pass through the encoders.
 
         Raises:
             ConfigError: if the test read its split in another order.
         """
-        data, rows = self.data, len(self.outcome.sample_id)
+        data, rows = self.data, len(self.outputs.sample_id)
         loader: DataLoader[Any] = DataLoader(
             Corrupted(data.dataset("test"), rows, corruption, data.image_preprocessing, seed),
             batch_size=data.eval_batch_size_per_device,
@@ -81,14 +61,14 @@ class Passes:
             num_workers=data.num_workers,
             pin_memory=data.pin_memory,
             worker_init_fn=init_worker,
-            generator=torch.Generator(),  # of its own, as for the DataModule's loaders
+            generator=torch.Generator(),  # the global one stays unchanged
         )
-        ids: list[str] = []
-        logits = []
-        for batch in self._shown(loader, len(loader), corruption):
+        rank_zero_info(f"Report: {corruption}")
+        ids, logits = [], []
+        for batch in loader:
             ids += batch["sample_id"]
-            logits.append(self._logits(batch))
-        if ids != self.outcome.sample_id:
+            logits.append(self._logits(batch, *presence_masks(batch)))
+        if ids != self.outputs.sample_id:
             raise ConfigError(
                 f"The report reads the test split of {type(data).__name__} row by row, but its "
                 "test_dataloader gave other rows or another order. Set report.robustness to false."
@@ -96,25 +76,11 @@ class Passes:
         return torch.cat(logits)
 
     @torch.inference_mode()
-    def _logits(self, batch: Batch, presence: Presence | None = None) -> Tensor:
-        plugin, moved = self.trainer.precision_plugin, batch.copy()
-        if presence is not None:
-            moved["image_present"], moved["text_present"] = presence(*presence_of(batch))
-        moved = self.trainer.strategy.batch_to_device(plugin.convert_input(moved))
+    def _logits(self, batch: Batch, image_present: Tensor, text_present: Tensor) -> Tensor:
+        given = batch.copy()
+        given["image_present"], given["text_present"] = image_present, text_present
+        plugin = self.trainer.precision_plugin
+        given = self.trainer.strategy.batch_to_device(plugin.convert_input(given))
         with plugin.forward_context():
-            logits: Tensor = self.module(moved)
+            logits: Tensor = self.module(given)
         return logits.float().cpu()
-
-    def _shown(self, batches: Iterable[Any], total: int, title: str) -> Iterator[Any]:
-        """The batches, counted in the trainer's progress bar; by one line where it has none."""
-        bar = self.trainer.progress_bar_callback
-        progress = bar.progress if isinstance(bar, RichProgressBar) else None
-        if progress is None:
-            rank_zero_info(f"Report: {title}, {total} batches")
-            yield from batches
-            return
-        task = progress.add_task(f"[white]Report, {title}", total=total)
-        for batch in batches:
-            yield batch
-            progress.update(task, advance=1)
-            progress.refresh()

@@ -12,33 +12,34 @@ from matplotlib.figure import Figure
 from epic_pl.callbacks.plots import draw_confusion_matrix
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError
+from epic_pl.evaluation.evaluator import Evaluator, finite
 from epic_pl.evaluation.report.absence import absence_table
+from epic_pl.evaluation.report.calibration import calibration_table
+from epic_pl.evaluation.report.classes import class_table, confusion_counts
 from epic_pl.evaluation.report.corruption import CORRUPTIONS
 from epic_pl.evaluation.report.figures import draw_reliability
 from epic_pl.evaluation.report.mistakes import add_samples, worst_mistakes
-from epic_pl.evaluation.report.outcome import Judge, Outcome, number, presence_of
-from epic_pl.evaluation.report.page import page
-from epic_pl.evaluation.report.passes import Passes
-from epic_pl.evaluation.report.tables import calibration_table, class_table, confusion_counts
-from epic_pl.html_page import png
+from epic_pl.evaluation.report.outputs import SplitOutputs, presence_masks
+from epic_pl.evaluation.report.passes import AdditionalPasses
+from epic_pl.html_page import jpeg, png, render
 from epic_pl.module import EPICModule
 
 
 class ReportWriter(Callback):
-    """Writes what a test found out: a page, all of its numbers, and its pictures.
+    """Writes metrics, calibration, weak spots and worst mistakes of a test on one device.
 
-    ``report.html`` needs no other file; ``report.json`` holds every number of it. On one device.
+    ``report.html`` needs no other file; ``report.json`` holds all of its numbers.
 
     Args:
-        folder: where; None writes nothing. ``epic-pl test --report DIR`` sets it.
-        absence: test with one modality absent too, in two more passes over the split.
-        robustness: test with corrupted texts and pictures too, in ten more passes, through the
+        folder: to write to; None writes nothing. ``epic-pl test --report DIR`` sets it.
+        absence: test with one modality absent, too: two more passes over the split.
+        robustness: test with corrupted texts and pictures, too: ten more passes, through the
             encoders even if features are stored.
-        mistakes: how many of the worst to show.
-        seed: of who loses a modality, and of the corruptions.
+        mistakes: number of mistakes to show.
+        seed: of the draws of absent modalities and of the corruptions.
 
     Raises:
-        ConfigError: before the test, if it cannot be reported on.
+        ConfigError: before the test, if no report can be made or written.
     """
 
     def __init__(
@@ -57,10 +58,10 @@ class ReportWriter(Callback):
         self.robustness = robustness
         self.mistakes = mistakes
         self.seed = seed
-        self._parts: list[Outcome] = []
+        self._parts: list[SplitOutputs] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Look whether a report can be made and written, before the test costs any time."""
+        """Check that a report can be made and written, before the test takes any time."""
         if self.folder is None or stage != "test":
             return
         data: Any = getattr(trainer, "datamodule", None)
@@ -83,7 +84,7 @@ class ReportWriter(Callback):
             ) from error
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start from nothing."""
+        """Drop the outputs of an earlier test."""
         self._parts = []
         if self.folder is not None and len(trainer.num_test_batches) != 1:
             raise ConfigError(
@@ -100,72 +101,74 @@ class ReportWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep a batch's logits and labels."""
+        """Keep the logits and labels of a batch."""
         if self.folder is None:
             return
         logits, labels = outputs["logits"].float().cpu(), batch["labels"].cpu()
-        self._parts.append(Outcome(list(batch["sample_id"]), logits, labels, *presence_of(batch)))
+        ids = list(batch["sample_id"])
+        self._parts.append(SplitOutputs(ids, logits, labels, *presence_masks(batch)))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Run the further passes, and write."""
+        """Run the additional passes and write the report."""
         if self.folder is None or not self._parts:
             return
         assert isinstance(pl_module, EPICModule)
-        outcome, judge = Outcome.joined(self._parts), Judge.of(pl_module)
+        outputs, evaluator = SplitOutputs.concatenate(self._parts), Evaluator.of(pl_module)
         self._parts = []
         data: Any = getattr(trainer, "datamodule", None)
+        passes = AdditionalPasses(trainer, pl_module, data, outputs)
         content: dict[str, Any] = {
             "data": type(data).__name__,
             "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
             "text": data.preprocessing["text"],
-            "task": judge.task,
-            "samples": len(outcome.sample_id),
+            "task": evaluator.task,
+            "samples": len(outputs.sample_id),
             "metrics": {
-                name: number(value)
+                name: finite(value)
                 for name, value in sorted(trainer.callback_metrics.items())
                 if name.startswith("test/")
             },
-            "classes": class_table(judge, outcome),
-            "calibration": calibration_table(judge, outcome),
+            "classes": class_table(evaluator, outputs),
+            "calibration": calibration_table(evaluator, outputs),
             "seed": self.seed,
-            **self._further(Passes(trainer, pl_module, data, outcome), judge, outcome),
-            "mistakes": worst_mistakes(judge, outcome, self.mistakes),
+            **self._tables(passes, evaluator, outputs),
+            "mistakes": worst_mistakes(evaluator, outputs, self.mistakes),
         }
-        figures = {"reliability": draw_reliability(content["calibration"], judge.task)}
-        if judge.task == "multiclass":
-            counts = confusion_counts(judge, outcome)
+        figures = {"reliability": draw_reliability(content["calibration"], evaluator.task)}
+        if evaluator.task == "multiclass":
+            counts = confusion_counts(evaluator, outputs)
             content["confusion"] = counts.tolist()
-            figures["confusion_matrix"] = draw_confusion_matrix(counts, judge.class_names)
-        self._write(self.folder, content, figures, data)
-
-    def _write(
-        self,
-        folder: Path,
-        content: dict[str, Any],
-        figures: dict[str, Figure],
-        data: ImageTextDataModule,
-    ) -> None:
+            figures["confusion_matrix"] = draw_confusion_matrix(counts, evaluator.class_names)
         pictures = add_samples(content["mistakes"], data.dataset("test"), data.image_preprocessing)
-        drawn = {name: png(figure) for name, figure in figures.items()}
-        for name, picture in drawn.items():
-            (folder / f"{name}.png").write_bytes(picture)
-        numbers = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-        (folder / "report.json").write_text(numbers, encoding="utf-8")
-        path = folder / "report.html"
-        path.write_text("\n".join(page(content, drawn, pictures)), encoding="utf-8")
-        rank_zero_info(f"Report written to {path}")
+        _write(self.folder, content, figures, pictures)
 
-    def _further(self, passes: Passes, judge: Judge, outcome: Outcome) -> dict[str, Any]:
-        """Tables of what more passes show."""
+    def _tables(
+        self, passes: AdditionalPasses, evaluator: Evaluator, outputs: SplitOutputs
+    ) -> dict[str, Any]:
+        """Scores of the additional passes."""
         tables: dict[str, Any] = {}
         if self.absence:
-            tables["absence"] = absence_table(judge, outcome, *passes.one_modality(), self.seed)
+            image_only, text_only = passes.single_modality()
+            tables["absence"] = absence_table(evaluator, outputs, image_only, text_only, self.seed)
         if self.robustness:
+            passed = {name: passes.corrupted(name, self.seed) for name in CORRUPTIONS}
             tables["robustness"] = [
-                {"condition": name, "samples": len(logits), **judge.scores(logits, outcome.labels)}
-                for name, logits in (
-                    ("as it is", outcome.logits),
-                    *((each, passes.corrupted(each, self.seed)) for each in CORRUPTIONS),
-                )
+                {"condition": name, "samples": len(logits)}
+                | evaluator.scores(logits, outputs.labels)
+                for name, logits in {"as it is": outputs.logits, **passed}.items()
             ]
         return tables
+
+
+def _write(
+    folder: Path, content: dict[str, Any], figures: dict[str, Figure], pictures: list[Any]
+) -> None:
+    drawn = {name: png(figure) for name, figure in figures.items()}
+    for name, picture in drawn.items():
+        (folder / f"{name}.png").write_bytes(picture)
+    numbers = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / "report.json").write_text(numbers, encoding="utf-8")
+    shown = [None if picture is None else jpeg(picture) for picture in pictures]
+    page = render("evaluation/templates/report.html", **content, figures=drawn, pictures=shown)
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    rank_zero_info(f"Report written to {folder / 'report.html'}")

@@ -82,4 +82,4 @@ class CLIPTextEncoder(_CLIPTower):
         if mask is None:
             return normed[:, -1]
         last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)  # (B,)
-        return normed[torch.arange(len(normed), device=mask.device), last]
+        return normed[torch.arange(normed.shape[0], device=mask.device), last]
