@@ -5,11 +5,11 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from epic_pl.data.tables.dataset import sample_table
 from PIL import Image
 
 from epic_pl.data import HatefulMemesDataModule, ImageTextDataModule, TableDataModule
 from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.rows import sample_table
 from epic_pl.errors import DataError
 from epic_pl.inspection.check import check_data
 

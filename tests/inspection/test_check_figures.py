@@ -55,8 +55,8 @@ def check(folder, tiny_vit_dir, tiny_tokenizer_dir, capsys):
             f"--data.init_args.table={folder / 't.jsonl'}",
             "--data.init_args.split_column=split",
             "--data.init_args.max_text_tokens=12",
-            f"--model.image_encoder={tiny_vit_dir}",
-            f"--model.text_encoder={tiny_tokenizer_dir}",
+            f"--model.encoders.image.name={tiny_vit_dir}",
+            f"--model.encoders.text.name={tiny_tokenizer_dir}",
         ]
         with pytest.raises(SystemExit) as stop:
             main(["data", "check", "--config=table.yaml", *arguments, "--output=out", *options])
