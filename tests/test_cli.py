@@ -34,7 +34,7 @@ def fitted(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr("sys.argv", ["epic-pl"])
-        run(["fit", "--config", str(root / "data" / "tiny.yaml"), "--model.hub_width", "6"])
+        run(["fit", "--config", str(root / "data" / "tiny.yaml"), "--model.epic.hub_width", "6"])
     return root
 
 
@@ -107,7 +107,7 @@ def test_what_the_data_knows_is_in_the_checkpoint(best, tiny_vit_dir):
     assert options["class_names"] == info["class_names"] == ["blue", "green", "red"]
     assert info["preprocessing"]["image"]["size"] == 32
     assert info["preprocessing"]["image_encoder"] == str(tiny_vit_dir)
-    assert options["hub_width"] == 6
+    assert options["epic"]["hub_width"] == 6
 
 
 def test_test_and_predict_from_a_checkpoint(config, best, folder):
@@ -165,22 +165,22 @@ def test_the_saved_config_runs_again(fitted, folder):
     saved = fitted / "runs" / "fit" / "version_0" / "config.yaml"
     shutil.copy(saved, folder / "again.yaml")
     cli = run(["fit", "--config", "again.yaml", "--trainer.max_epochs", "1"])
-    assert cli.model.hparams["hub_width"] == 6
+    assert cli.model.hparams["epic"]["hub_width"] == 6
 
 
 # Lightning's rule, pinned: a checkpoint's options win over the command line's
 def test_a_checkpoints_options_beat_the_command_line(config, best):
-    args = ["--config", config, "--ckpt_path", best, "--model.hub_width", "16"]
-    cli = run(["validate", *args, "--model.lr", "0.5"])
-    assert cli.model.hparams["hub_width"] == 6
-    assert cli.model.lr == 1e-3
+    args = ["--config", config, "--ckpt_path", best, "--model.epic.hub_width", "16"]
+    cli = run(["validate", *args, "--model.optim.lr", "0.5"])
+    assert cli.model.hparams["epic"]["hub_width"] == 6
+    assert cli.model.optim.lr == 1e-3
 
 
 def test_fit_resumes_from_a_checkpoint_and_warm_start_does_not(config, fitted, best):
     last = str(Path(best).with_name("last.ckpt"))
     resumed = run(["fit", "--config", config, "--ckpt_path", last, "--trainer.max_epochs", "3"])
     assert resumed.trainer.global_step == 9
-    options = ["--model.hub_width", "6", "--trainer.max_epochs", "1"]
+    options = ["--model.epic.hub_width", "6", "--trainer.max_epochs", "1"]
     warm = run(["fit", "--config", config, "--model.warm_start", last, *options])
     assert warm.trainer.global_step == 3
 
@@ -229,8 +229,8 @@ def test_the_debug_overlay_runs_one_batch_and_leaves_nothing(config, folder):
 def test_the_overfit_overlay_combines_with_a_config(config):
     args = ["fit", "--config", config, "--config", "overfit.yaml", "--trainer.max_epochs", "4"]
     cli = run([*args, "--trainer.overfit_batches", "1"])
-    assert cli.model.hparams["dropout"] == 0
-    assert cli.model.hparams["interaction_layers"] == 2  # the first config's still holds
+    assert cli.model.hparams["head"]["dropout"] == 0
+    assert cli.model.hparams["epic"]["interaction_layers"] == 2  # the first config's still holds
     assert cli.trainer.global_step == 4
 
 
@@ -251,10 +251,10 @@ def test_another_callbacks_list_does_not_drop_checkpoints(config, folder):
 @pytest.mark.parametrize(
     ("typo", "named"),
     [
-        (["--model.hub_widht", "8"], "model.hub_widht"),
-        (["--model.hub_width", "many"], "hub_width"),
+        (["--model.epic.hub_widht", "8"], "model.epic.hub_widht"),
+        (["--model.epic.hub_width", "many"], "hub_width"),
         (["--data.init_args.tabel", "x"], "'epic_pl.data.TableDataModule': Option 'tabel' is not"),
-        (["--model.interaction", "sometimes"], "sometimes"),
+        (["--model.epic.hub", "sometimes"], "sometimes"),
         (["--data", "TabelDataModule"], "TabelDataModule"),
     ],
 )
@@ -267,7 +267,7 @@ def test_a_typo_is_one_paragraph(typo, named, config, capsys):
 
 def test_a_typo_in_a_config_is_one_paragraph(config, capsys, folder):
     content = yaml.safe_load(Path(config).read_text())
-    content["model"]["prompt_attenton"] = "joint"
+    content["model"]["epic"]["prompt_attenton"] = "joint"
     (folder / "typo.yaml").write_text(yaml.safe_dump(content))
     assert "prompt_attenton" in _refused(["fit", "--config", "typo.yaml"], capsys)
     (folder / "broken.yaml").write_text("trainer: [unclosed\n")
@@ -378,18 +378,18 @@ def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoi
     table = tiny_runs.table(folder / "data", train=5)
     config = tiny_runs.table_config(folder / "data", tiny_vit_dir, tiny_tokenizer_dir)
     options = ["--config", str(config), "--trainer.max_epochs", "1"]
-    cli = run(["fit", *options, "--model.class_weights", "balanced"])
-    weights = cli.model.objective.class_weights.tolist()
+    cli = run(["fit", *options, "--model.loss.class_weights", "balanced"])
+    weights = cli.model.loss.class_weights.tolist()
     assert weights == pytest.approx([5 / 6, 5 / 6, 5 / 3])
-    assert cli.model.hparams["class_weights"] == "balanced"
-    assert cli.model.hparams["class_frequencies"] == pytest.approx([0.4, 0.4, 0.2])
+    assert cli.model.hparams["loss"]["class_weights"] == "balanced"
+    assert cli.model.hparams["loss"]["class_frequencies"] == pytest.approx([0.4, 0.4, 0.2])
     # other training rows, by which the checkpoint must not be judged anew
     rows = table.read_text()
     table.write_text(rows.replace('number 0",blue,train', 'number 0",red,train'))
     assert table.read_text() != rows
     best = str(folder / "runs" / "fit" / "version_0" / "checkpoints" / "best.ckpt")
     tested = run(["test", *options, "--ckpt_path", best])
-    assert tested.model.objective.class_weights.tolist() == weights
+    assert tested.model.loss.class_weights.tolist() == weights
 
 
 def test_training_rows_are_not_counted_unless_asked(config, monkeypatch):

@@ -44,9 +44,16 @@ def loader(rows: Sequence[dict[str, Any]], batch_size: int = 4, *, drop: Sequenc
 
 
 def module(vit: Path, bert: Path, **options: Any) -> EPICModule:
-    """EPICModule on the tiny encoders."""
-    sizes = {"num_classes": 3, "interaction_layers": 2, "hub_width": 8}
-    return EPICModule(str(vit), str(bert), **{**sizes, **options})
+    """EPICModule on the tiny encoders; nested options are dictionaries of what differs."""
+    encoders = {"image": {"name": str(vit)}, "text": {"name": str(bert)}}
+    return EPICModule(
+        **{
+            "num_classes": 3,
+            **options,
+            "encoders": encoders | options.get("encoders", {}),
+            "epic": {"interaction_layers": 2, "hub_width": 8} | options.get("epic", {}),
+        }
+    )
 
 
 def trainer(root: Path, **options: Any) -> L.Trainer:
@@ -93,10 +100,14 @@ trainer:
   max_epochs: 2
   log_every_n_steps: 1
 model:
-  image_encoder: {vit}
-  text_encoder: {bert}
-  interaction_layers: 2
-  hub_width: 8
+  encoders:
+    image:
+      name: {vit}
+    text:
+      name: {bert}
+  epic:
+    interaction_layers: 2
+    hub_width: 8
 data:
   class_path: TableDataModule
   init_args:
