@@ -223,10 +223,12 @@ class EPICModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget what an interrupted validation has left."""
+        super().on_validation_epoch_start()
         self.validation_outputs.reset()
 
     def on_validation_epoch_end(self) -> None:
         """Fit the postprocessor, before this epoch's checkpoint is written."""
+        super().on_validation_epoch_end()
         if self._fits_postprocessor() and (outputs := self.validation_outputs.compute()):
             self.postprocessor.fit(*outputs)
         self.validation_outputs.reset()
@@ -286,6 +288,7 @@ class EPICModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Print what is trained and what is frozen."""
+        super().on_fit_start()
         rank_zero_only(parameter_table)(self.model)
 
     def on_train_start(self) -> None:
@@ -325,6 +328,7 @@ class EPICModule(L.LightningModule):
         Raises:
             ConfigError: if it cannot do what is asked.
         """
+        super().setup(stage)
         device = self.trainer.strategy.root_device
         self.check_device(device)
         if self._compile and not is_compiled(self.model):
@@ -375,6 +379,7 @@ class EPICModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep trained weights only, the encoders' identity, and what an exact resume needs."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["state_dict"] = checkpoints.adapter_state(self, checkpoint["state_dict"])
         checkpoint[checkpoints.CHECKPOINT_KEY] = self.checkpoint_info()
         checkpoint[_RESUME_KEY] = gather_states(self, self._mid_window())
@@ -394,6 +399,7 @@ class EPICModule(L.LightningModule):
             CheckpointError: if it is not ours, was trained on other encoders or classes, or a key
                 is missing, unknown or of another shape.
         """
+        super().on_load_checkpoint(checkpoint)
         checkpoint["state_dict"] = self._checked_state(checkpoint)
         # a fit that only starts from these weights draws as its own seed says
         fits = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
@@ -415,8 +421,10 @@ class EPICModule(L.LightningModule):
         """
         self.load_state_dict(self._checked_state(checkpoints.read_checkpoint(path)), strict=True)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
         """Continue with random generators and gradients as the checkpoint left them."""
+        skip = super().on_train_batch_start(batch, batch_idx)
         states, self._resume_states = self._resume_states, None
         if states is not None and len(states) == self.trainer.world_size:
             restore_state(self, states[self.global_rank])
+        return skip
