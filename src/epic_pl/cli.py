@@ -3,10 +3,11 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import Trainer
@@ -31,6 +32,7 @@ from epic_pl.evaluation.report import ReportWriter
 from epic_pl.main import main
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import read_checkpoint, require_info
+from epic_pl.module.config import as_config
 
 __all__ = ["EPICCLI", "main", "run"]
 
@@ -130,10 +132,12 @@ class EPICCLI(LightningCLI):
         path = config.get("ckpt_path")
         if not path and self.config.subcommand != "fit":
             rank_zero_warn(_without_checkpoint(config["trainer"]["default_root_dir"]))
-        if path and path not in _CHECKPOINT_WORDS and "://" not in path:
+        # Lightning takes the options of whatever is a file, also of one with such a name
+        if path and (Path(path).is_file() or _names_file(path)):
             checkpoint = read_checkpoint(path)  # before the parser builds what it names
             require_info(checkpoint)
             self._saved_options = checkpoint.get("hyper_parameters", {})
+            _check_sections(self._saved_options)
             if self.config.subcommand == "predict":
                 _name_classes(config["data"], self._saved_options)
 
@@ -196,6 +200,20 @@ class EPICCLI(LightningCLI):
                     f"{section}.monitor is {monitor!r}, and {section}.mode 'max' would keep the "
                     f"highest loss: set {section}.mode to min."
                 )
+
+
+def _names_file(path: str) -> bool:
+    return path not in _CHECKPOINT_WORDS and "://" not in path
+
+
+def _check_sections(options: Mapping[str, Any]) -> None:
+    """Refuse options whose sections are not what EPICModule's are, before the parser reads them.
+
+    A string in place of a section would be read as a config file, which may name a class.
+    """
+    for name, kind in get_type_hints(EPICModule.__init__).items():
+        if isinstance(kind, type) and is_dataclass(kind) and name in options:
+            as_config(kind, options[name])
 
 
 def _name_classes(data: Namespace, saved: dict[str, Any]) -> None:

@@ -94,12 +94,13 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
     """A config from itself or, as a checkpoint keeps it, from plain dictionaries.
 
     Raises:
-        ConfigError: if a dictionary has unknown keys, or lacks some.
+        ConfigError: if it is none, has unknown keys, or lacks some.
     """
     if isinstance(value, kind):
         return value
-    assert isinstance(value, Mapping)
     assert is_dataclass(kind)
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{kind.__name__} is made of named options, not of {value!r}.")
     hints = get_type_hints(kind)
     known = [field.name for field in fields(kind)]
     if unknown := sorted(set(value) - set(known)):

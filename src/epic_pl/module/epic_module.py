@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric, MetricCollection
 
-from epic_pl.errors import DataError, TrainingError
+from epic_pl.errors import ConfigError, DataError, TrainingError
 from epic_pl.module import checkpoint as checkpoints
 from epic_pl.module.compilation import check_compiler, is_compiled, mark_lengths
 from epic_pl.module.config import (
@@ -351,11 +351,21 @@ class EPICModule(L.LightningModule):
 
         Raises:
             CheckpointError: if the file cannot be read, or names a class to build.
+            ConfigError: if ``hparams_file`` is given: a checkpoint holds its options.
         """
-        if isinstance(checkpoint_path, str) or hasattr(checkpoint_path, "__fspath__"):
-            checkpoints.read_checkpoint(str(checkpoint_path))
+        if hparams_file is not None:
+            raise ConfigError(
+                "A checkpoint of EPICModule holds its options: leave out hparams_file, and give "
+                "those that shall differ as arguments."
+            )
+        if hasattr(checkpoint_path, "read"):
+            checkpoints.read_checkpoint(checkpoint_path)
+            checkpoint_path.seek(0)
+        else:
+            checkpoint_path = str(checkpoint_path)
+            checkpoints.read_checkpoint(checkpoint_path)
         module: Self = super().load_from_checkpoint(
-            checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs
+            checkpoint_path, map_location, None, strict, weights_only, **kwargs
         )
         return module
 
