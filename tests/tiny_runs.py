@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -121,3 +122,25 @@ checkpoint:
 """
     )
     return path
+
+
+def trained(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of the trained parameters."""
+    return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+
+
+def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
+    """Names of tensors that are not bit-identical; both must have the same names."""
+    assert one.keys() == other.keys()
+    return [key for key in one if not torch.equal(one[key], other[key])]
+
+
+def every_step(folder: Path, **options: Any) -> ModelCheckpoint:
+    """Saves ``step1.ckpt``, ``step2.ckpt`` and so on, one for each optimiser step."""
+    return ModelCheckpoint(
+        folder,
+        "step{step}",
+        save_top_k=-1,
+        auto_insert_metric_name=False,
+        **{"every_n_train_steps": 1, **options},
+    )
