@@ -1,6 +1,8 @@
 """The real command line, in this process, from a folder that is not the project's."""
 
 import csv
+import inspect
+import json
 import re
 import shutil
 from pathlib import Path
@@ -14,8 +16,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import tiny_runs
 from epic_pl.cli import main, run
 from epic_pl.config_files import find_config, first_config, packaged_configs
+from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError
-from epic_pl.module.checkpoint import read_checkpoint
+from epic_pl.module import EPICModule
 
 
 @pytest.fixture(autouse=True)
@@ -99,15 +102,37 @@ def test_weights_that_nothing_trained_are_called_guesses(config, best):
         run(["validate", "--config", config])
 
 
-def test_what_the_data_knows_is_in_the_checkpoint(best, tiny_vit_dir):
-    checkpoint = read_checkpoint(best)
+def test_what_the_data_knows_is_in_the_checkpoint_as_plain_types(best, tiny_vit_dir):
+    checkpoint = torch.load(best, weights_only=True)
     options, info = checkpoint["hyper_parameters"], checkpoint["epic_pl"]
+    assert tiny_runs.is_plain(options)
+    assert tiny_runs.is_plain(info)
     assert options["num_classes"] == 3
     assert options["task"] == "multiclass"
     assert options["class_names"] == info["class_names"] == ["blue", "green", "red"]
     assert info["preprocessing"]["image"]["size"] == 32
     assert info["preprocessing"]["image_encoder"] == str(tiny_vit_dir)
+    # every section is whole, with what nobody set
     assert options["epic"]["hub_width"] == 6
+    assert options["epic"]["num_prompts"] == 4
+    assert options["encoders"]["text"]["pooling"] == "auto"
+    assert set(options) == set(inspect.signature(EPICModule).parameters) - {"warm_start"}
+
+
+PINNED = "image_encoder_revision" in inspect.signature(ImageTextDataModule).parameters
+
+
+@pytest.mark.skipif(not PINNED, reason="the data takes no image_encoder_revision yet")
+def test_what_the_model_says_of_its_encoders_reaches_the_data(
+    config, tiny_vit_dir, tiny_tokenizer_dir
+):
+    pinned = [f"--model.encoders.{side}.revision={side}-v1" for side in ("image", "text")]
+    options = [*pinned, "--model.encoders.image_size=16"]
+    data = run(["fit", "--config", config, "--config", "debug.yaml", *options]).datamodule
+    assert (data.image_encoder, data.image_encoder_revision) == (str(tiny_vit_dir), "image-v1")
+    assert data.text_encoder == str(tiny_tokenizer_dir)
+    assert data.text_encoder_revision == "text-v1"
+    assert data.image_size == 16
 
 
 def test_test_and_predict_from_a_checkpoint(config, best, folder):
@@ -185,6 +210,26 @@ def test_fit_resumes_from_a_checkpoint_and_warm_start_does_not(config, fitted, b
     assert warm.trainer.global_step == 3
 
 
+# Lightning forgets the score of another run's folder: a resumed run kept its own best instead
+def test_a_resumed_run_keeps_the_best_of_both_runs(config, best, folder):
+    last = torch.load(Path(best).with_name("last.ckpt"), weights_only=True)
+    (state,) = (v for k, v in last["callbacks"].items() if "Checkpoint{'monitor': 'val" in k)
+    args = ["fit", "--config", config, "--ckpt_path", "last.ckpt", "--trainer.max_epochs", "3"]
+    for score, kept in (
+        (2.0, best),
+        (-1.0, "runs/fit/version_1/checkpoints/best.ckpt"),
+    ):
+        state["best_model_path"] = state["kth_best_model_path"] = best
+        state["dirpath"] = str(Path(best).parent)
+        state["best_model_score"] = state["kth_value"] = torch.tensor(score)
+        state["best_k_models"] = {best: torch.tensor(score)}
+        torch.save(last, "last.ckpt")
+        checkpoint = run(args).trainer.checkpoint_callback
+        assert checkpoint.best_model_path == kept
+        assert (float(checkpoint.best_model_score) == 2) == (score == 2)
+    assert Path(best).exists()
+
+
 def test_weights_that_another_checkpoint_replaces_are_not_asked_for(config, best, capsys):
     gone = ["--config", config, "--model.warm_start", "gone.ckpt"]
     run(["validate", *gone, "--ckpt_path", best])
@@ -240,7 +285,7 @@ def test_another_callbacks_list_does_not_drop_checkpoints(config, folder):
     )
     cli = run(["fit", "--config", config, "--config", "more.yaml"])
     kinds = {type(callback).__name__ for callback in cli.trainer.callbacks}
-    expected = {"LearningRateMonitor", "ModelCheckpoint", "EarlyStopping", "PredictionWriter"}
+    expected = {"LearningRateMonitor", "BestCheckpoint", "EarlyStopping", "PredictionWriter"}
     assert expected <= kinds
     assert len(list(folder.rglob("best.ckpt"))) == 1
 
@@ -322,20 +367,55 @@ class _Trap:
     """Writes a file when unpickled."""
 
     def __reduce__(self):
-        return (open, ("sprung", "w"))
+        return (open, ("pwned", "w"))
 
 
-@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
-@pytest.mark.parametrize("hidden", ["hyper_parameters", "extra"])
-def test_code_in_a_checkpoint_is_refused_and_never_run(
-    subcommand, hidden, config, best, capsys, folder
+def _class(path):
+    return {"class_path": path, "init_args": {"args": "touch pwned", "shell": True}}
+
+
+TRAPS = {
+    "pickled options": ({"hyper_parameters": _Trap()}, "code to be run"),
+    "pickled elsewhere": ({"extra": _Trap()}, "code to be run"),
+    "class": ({"method_options": {"a": _class("subprocess.Popen")}}, "'subprocess.Popen'"),
+    "deep class": ({"preprocessing": {"a": [[_class("trap.Trap")]]}}, "'trap.Trap'"),
+    "bare class": ({"class_path": "trap.Trap"}, "'trap.Trap'"),
+    # the parser reads strings as YAML, and those in place of a section as config files
+    "class in a string": ({"method_options": {"a": "{class_path: trap.Trap}"}}, "'trap.Trap'"),
+    "section in a string": ({"epic": "{class_path: trap.Trap}"}, "'trap.Trap'"),
+    "section in a file": ({"encoders": {"image": "trap.yaml"}}, "not of 'trap.yaml'"),
+}
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "test", "predict"])
+@pytest.mark.parametrize("name", TRAPS)
+def test_code_that_a_checkpoint_brings_or_names_is_refused_and_never_run(
+    subcommand, name, config, best, capsys, folder, monkeypatch
 ):
-    checkpoint = torch.load(best, weights_only=True) | {hidden: _Trap()}
-    torch.save(checkpoint, "trap.ckpt")
-    said = _refused([subcommand, "--config", config, "--ckpt_path", "trap.ckpt"], capsys)
-    assert "CheckpointError" in said
-    assert "trap.ckpt" in said
-    assert not (folder / "sprung").exists()
+    monkeypatch.syspath_prepend(folder)
+    (folder / "trap.py").write_text("open('pwned', 'w')\nclass Trap: pass\n")
+    (folder / "trap.yaml").write_text("class_path: trap.Trap\n")
+    content, named = TRAPS[name]
+    checkpoint = torch.load(best, weights_only=True)
+    if named == "code to be run":
+        checkpoint |= content
+    else:
+        checkpoint["hyper_parameters"] |= content
+    # also where the file has a name that means something else to Lightning
+    for path in ("trap.ckpt", "last"):
+        torch.save(checkpoint, path)
+        said = _refused([subcommand, "--config", config, "--ckpt_path", path], capsys)
+        assert "Error: " in said
+        assert named in said
+        assert not (folder / "pwned").exists()
+
+
+def test_a_class_named_among_method_options_is_not_built(config, capsys, folder):
+    options = {"a": _class("subprocess.Popen")}
+    for method in ("epic", "lora"):
+        args = ["--model.method", method, f"--model.method_options={json.dumps(options)}"]
+        assert "has no option a" in _refused(["fit", "--config", config, *args], capsys)
+    assert not (folder / "pwned").exists()
 
 
 def test_a_checkpoint_that_is_not_there_or_not_ours_is_refused(config, capsys):

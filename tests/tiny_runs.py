@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -129,6 +129,15 @@ def trained(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
 
 
+def is_plain(value: Any) -> bool:
+    """Whether a value consists of dictionaries, lists and single values of Python's own types."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and is_plain(each) for key, each in value.items())
+    if type(value) is list:
+        return all(map(is_plain, value))
+    return value is None or type(value) in (str, int, float, bool)
+
+
 def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
     """Names of tensors that are not bit-identical; both must have the same names."""
     assert one.keys() == other.keys()
@@ -144,3 +153,18 @@ def every_step(folder: Path, **options: Any) -> ModelCheckpoint:
         auto_insert_metric_name=False,
         **{"every_n_train_steps": 1, **options},
     )
+
+
+class EveryBatch(Checkpoint):
+    """Saves after every batch and validation, in the middle of accumulation windows too."""
+
+    def __init__(self, folder):
+        self.folder, self.batches = Path(folder), 0
+
+    def on_train_batch_end(self, trainer, *_):
+        self.batches += 1
+        trainer.save_checkpoint(self.folder / f"batch{self.batches}.ckpt")
+
+    def on_validation_end(self, trainer, *_):
+        if not trainer.sanity_checking:
+            trainer.save_checkpoint(self.folder / f"validation{self.batches}.ckpt")

@@ -51,6 +51,18 @@ _EXPECTED_WARNINGS = (
 )
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best epoch, that of the run which is resumed included."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the best score so far, although a resumed run has a folder of its own."""
+        folder = self.dirpath
+        if Path(state_dict["best_model_path"]).is_file():
+            self.dirpath = state_dict["dirpath"]  # Lightning forgets the score of another folder
+            super().load_state_dict(state_dict)
+        self.dirpath = folder
+
+
 class LastCheckpoint(ModelCheckpoint):
     """Saves the latest state; a name of its own keeps its state apart from the best one's."""
 
@@ -66,7 +78,7 @@ class EPICCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Sections for callbacks, and the links between data and model."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.monitor": "val/accuracy",

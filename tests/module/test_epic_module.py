@@ -204,15 +204,8 @@ def test_a_checkpoint_is_small_plain_and_holds_no_encoder(fitted):
     assert rest == {"mean", "variance", "count", "temperature"}
     assert path.stat().st_size < 120_000  # the encoders alone have 300 kB
 
-    def plain(value):
-        if isinstance(value, dict):
-            return all(isinstance(k, str) and plain(v) for k, v in value.items())
-        if isinstance(value, list):
-            return all(map(plain, value))
-        return value is None or type(value) in (str, int, float, bool)
-
-    assert plain(dict(checkpoint["hyper_parameters"]))
-    assert plain(checkpoint["epic_pl"])
+    assert tiny_runs.is_plain(dict(checkpoint["hyper_parameters"]))
+    assert tiny_runs.is_plain(checkpoint["epic_pl"])
     assert checkpoint["epic_pl"]["class_names"] == ["blue", "green", "red"]
     assert checkpoint["epic_pl"]["preprocessing"] == {"image": {"size": 32}}
 
