@@ -1,8 +1,6 @@
 """Every method of the registry through the real Trainer and the real command line."""
 
-import os
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import lightning as L
@@ -207,10 +205,9 @@ for name in sys.argv[3:]:
 
 @pytest.mark.slow
 def test_two_ranks_end_with_the_same_weights_and_all_have_moved(
-    tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch
+    tmp_path, tiny_vit_dir, tiny_tokenizer_dir
 ):
     (tmp_path / "script.py").write_text(SCRIPT)
-    monkeypatch.setenv("PYTHONPATH", str(Path(tiny_runs.__file__).parent), prepend=os.pathsep)
     encoders = str(tiny_vit_dir), str(tiny_tokenizer_dir)
     run_process([sys.executable, "script.py", *encoders, *METHODS], tmp_path)
     for name in METHODS:

@@ -3,7 +3,7 @@
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 import tiny_runs
 from epic_pl.callbacks import WeightAverage
@@ -26,21 +26,6 @@ class Diary(L.Callback):
         rates = tuple(group["lr"] for group in trainer.optimizers[0].param_groups)
         pixels = float(batch["pixel_values"].double().sum())
         self.steps.append((trainer.current_epoch, tuple(batch["sample_id"]), rates, pixels))
-
-
-class EveryBatch(Checkpoint):
-    """Saves after every batch and validation, in the middle of accumulation windows too."""
-
-    def __init__(self, folder):
-        self.folder, self.batches = folder, 0
-
-    def on_train_batch_end(self, trainer, *_):
-        self.batches += 1
-        trainer.save_checkpoint(self.folder / f"batch{self.batches}.ckpt")
-
-    def on_validation_end(self, trainer, *_):
-        if not trainer.sanity_checking:
-            trainer.save_checkpoint(self.folder / f"validation{self.batches}.ckpt")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +56,7 @@ def runs(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
         if checkpoints is not None:
             callbacks += [
                 tiny_runs.every_step(checkpoints),
-                EveryBatch(checkpoints),
+                tiny_runs.EveryBatch(checkpoints),
                 ModelCheckpoint(
                     checkpoints,
                     "epoch{epoch}",
