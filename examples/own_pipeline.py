@@ -1,6 +1,6 @@
 """EPIC in your own Trainer on your own data: a CSV with the columns image, text and label.
 
-Paths of pictures start in the current folder; classes are in alphabetical order.
+Image paths are relative to the current folder; classes are in alphabetical order.
 
 python examples/own_pipeline.py pairs.csv
 """
@@ -18,6 +18,8 @@ from epic_pl.assets import resolve
 from epic_pl.data.preprocessing import image_preprocessing
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.module import EPICModule
+from epic_pl.module.config import EncoderConfig, EncodersConfig
+from epic_pl.nn import EPICConfig
 
 parser = argparse.ArgumentParser()
 parser.add_argument("pairs")
@@ -39,9 +41,14 @@ def collate(rows: list[dict[str, str]]) -> dict[str, torch.Tensor | list[str]]:
 
 with open(args.pairs, newline="") as file:
     rows = list(csv.DictReader(file))
-classes, encoders = sorted({row["label"] for row in rows}), (args.image_encoder, args.text_encoder)
-options = {"image_size": 112, "text_pooling": "mean"}  # as all-MiniLM was trained
-model = EPICModule(*encoders, len(classes), interaction_layers=args.interaction_layers, **options)
+classes = sorted({row["label"] for row in rows})
+encoders = EncodersConfig(
+    EncoderConfig(args.image_encoder),
+    EncoderConfig(args.text_encoder, pooling="mean"),  # as all-MiniLM was trained
+    image_size=112,
+)
+epic = EPICConfig(interaction_layers=args.interaction_layers)
+model = EPICModule(len(classes), encoders, epic=epic, class_names=classes)
 trainer = L.Trainer(max_epochs=3, accelerator="auto", devices=1)
 trainer.fit(model, DataLoader(rows, batch_size=16, shuffle=True, collate_fn=collate))
 trainer.save_checkpoint("own_pipeline.ckpt")
