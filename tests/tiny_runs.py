@@ -168,3 +168,13 @@ class EveryBatch(Checkpoint):
     def on_validation_end(self, trainer, *_):
         if not trainer.sanity_checking:
             trainer.save_checkpoint(self.folder / f"validation{self.batches}.ckpt")
+
+
+class Rates(L.Callback):
+    """Notes each step's learning rates by group."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.steps.append({group["name"]: group["lr"] for group in optimizer.param_groups})
