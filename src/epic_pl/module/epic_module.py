@@ -399,8 +399,9 @@ class EPICModule(L.LightningModule):
         trainer = self._trainer
         if trainer is None:
             return False
-        current: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-        return bool(current.processed % trainer.accumulate_grad_batches)
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
+        half = progress.current.processed % trainer.accumulate_grad_batches
+        return bool(half) and not progress.is_last_batch  # which always makes a step
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint fits, and complete it for Lightning's strict load.
