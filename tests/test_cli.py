@@ -85,24 +85,25 @@ def test_fit_leaves_logs_config_and_checkpoints(fitted):
     assert [row["step"] for row in rows if row["train/loss_step"]] == list("012345")
 
 
-def test_fit_says_what_it_kept(config, folder, caplog):
+def test_fit_says_what_it_kept_the_last_epoch_without_a_metric_to_watch(config, folder, caplog):
     options = ["--trainer.max_epochs=1", "--trainer.default_root_dir=told"]
-    with caplog.at_level("INFO"):
-        run(["fit", "--config", config, *options])
-    assert re.search(
-        r"Kept told/fit/version_0/checkpoints/best.ckpt, val/accuracy 0\.\d+:", caplog.text
-    )
-    with caplog.at_level("INFO"):
-        run(["fit", "--config", config, *options, "--checkpoint.monitor=null"])
-    assert re.search(r"Kept told/fit/version_1/.*, val/accuracy 0\.\d+:", caplog.text)
+    for version, monitor in enumerate(([], ["--checkpoint.monitor=null"])):
+        with caplog.at_level("INFO"):
+            cli = run(["fit", "--config", config, *options, *monitor])
+        path = f"told/fit/version_{version}/checkpoints/best.ckpt"
+        assert re.search(rf"Kept {path}, val/accuracy \d\.\d+:", caplog.text)
+        assert cli.trainer.checkpoint_callback.best_model_path == path
+    kept = folder / path
+    assert {each.name for each in kept.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert torch.load(kept, weights_only=True)["epoch"] == cli.trainer.max_epochs - 1
 
 
-def test_weights_that_nothing_trained_are_called_guesses(config, best):
+def test_untrained_weights_are_reported(config, best):
     with pytest.warns(UserWarning, match=r"guesses: add --ckpt_path .*best\.ckpt"):
         run(["validate", "--config", config])
 
 
-def test_what_the_data_knows_is_in_the_checkpoint_as_plain_types(best, tiny_vit_dir):
+def test_a_checkpoint_holds_options_and_data_facts_as_plain_types(best, tiny_vit_dir):
     checkpoint = torch.load(best, weights_only=True)
     options, info = checkpoint["hyper_parameters"], checkpoint["epic_pl"]
     assert tiny_runs.is_plain(options)
@@ -112,7 +113,7 @@ def test_what_the_data_knows_is_in_the_checkpoint_as_plain_types(best, tiny_vit_
     assert options["class_names"] == info["class_names"] == ["blue", "green", "red"]
     assert info["preprocessing"]["image"]["size"] == 32
     assert info["preprocessing"]["image_encoder"] == str(tiny_vit_dir)
-    # every section is whole, with what nobody set
+    # every section is whole, defaults included
     assert options["epic"]["hub_width"] == 6
     assert options["epic"]["num_prompts"] == 4
     assert options["encoders"]["text"]["pooling"] == "auto"
@@ -123,9 +124,7 @@ PINNED = "image_encoder_revision" in inspect.signature(ImageTextDataModule).para
 
 
 @pytest.mark.skipif(not PINNED, reason="the data takes no image_encoder_revision yet")
-def test_what_the_model_says_of_its_encoders_reaches_the_data(
-    config, tiny_vit_dir, tiny_tokenizer_dir
-):
+def test_encoder_options_of_the_model_reach_the_data(config, tiny_vit_dir, tiny_tokenizer_dir):
     pinned = [f"--model.encoders.{side}.revision={side}-v1" for side in ("image", "text")]
     options = [*pinned, "--model.encoders.image_size=16"]
     data = run(["fit", "--config", config, "--config", "debug.yaml", *options]).datamodule
@@ -169,7 +168,7 @@ def test_rows_are_predicted_where_the_training_table_is_not(config, best, fitted
     )
     assert beside.num_rows == 3
     assert alone.equals(beside)
-    # nothing else can be done without it, and without a checkpoint nobody knows the classes
+    # all else needs the table; without a checkpoint even the classes are unknown
     others = (["test", "--ckpt_path", best], ["fit", "--data.classes=[red,green]"], ["predict"])
     for command, *options in others:
         said = _refused([command, "--config", config, *options, *gone], capsys)
@@ -187,9 +186,8 @@ def test_predictions_take_their_options(config, best, folder):
 
 
 def test_the_saved_config_runs_again(fitted, folder):
-    saved = fitted / "runs" / "fit" / "version_0" / "config.yaml"
-    shutil.copy(saved, folder / "again.yaml")
-    cli = run(["fit", "--config", "again.yaml", "--trainer.max_epochs", "1"])
+    shutil.copy(fitted / "runs" / "fit" / "version_0" / "config.yaml", folder / "again.yaml")
+    cli = run(["fit", "--config", "again.yaml", "--config", "debug.yaml"])
     assert cli.model.hparams["epic"]["hub_width"] == 6
 
 
@@ -210,7 +208,7 @@ def test_fit_resumes_from_a_checkpoint_and_warm_start_does_not(config, fitted, b
     assert warm.trainer.global_step == 3
 
 
-# Lightning forgets the score of another run's folder: a resumed run kept its own best instead
+# Lightning forgets the score of another folder, so a resumed run used to keep its own best
 def test_a_resumed_run_keeps_the_best_of_both_runs(config, best, folder):
     last = torch.load(Path(best).with_name("last.ckpt"), weights_only=True)
     (state,) = (v for k, v in last["callbacks"].items() if "Checkpoint{'monitor': 'val" in k)
@@ -340,13 +338,6 @@ def test_a_loss_can_be_watched(config):
     options = ["--checkpoint.monitor", "val/loss", "--checkpoint.mode", "min"]
     cli = run(["fit", "--config", config, *options, "--trainer.max_epochs", "1"])
     assert cli.trainer.checkpoint_callback.best_model_path
-
-
-def test_without_a_metric_to_watch_the_last_epoch_is_kept(config):
-    cli = run(["fit", "--config", config, "--checkpoint.monitor", "null"])
-    kept = Path(cli.trainer.checkpoint_callback.best_model_path)
-    assert {path.name for path in kept.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
-    assert torch.load(kept, weights_only=True)["epoch"] == cli.trainer.max_epochs - 1
 
 
 def test_a_run_may_end_before_its_first_validation(config):

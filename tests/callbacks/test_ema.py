@@ -191,7 +191,7 @@ def test_resume_takes_up_the_weights_and_the_averages(straight, make, fit):
     torch.testing.assert_close(trained(module), _reference(history))
 
 
-# it left the weights that training would have gone on from
+# it used to leave the raw weights there
 def test_resuming_a_finished_run_leaves_the_average_in_the_module(straight, make, fit):
     diary, _, _, folder = straight
     module, rest = make(), Diary()

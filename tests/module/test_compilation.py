@@ -79,7 +79,7 @@ def test_a_compiled_module_gives_the_same_and_no_graph_for_each_length(
     after = tiny_runs.trained(plain)
     torch.testing.assert_close(tiny_runs.trained(compiled), after, atol=1e-4, rtol=1e-3)
 
-    # checkpoints fit whoever asks
+    # a checkpoint of a compiled model fits one that is not
     trainer.save_checkpoint(tmp_path / "compiled.ckpt")
     again = EPICModule.load_from_checkpoint(tmp_path / "compiled.ckpt", compile=False)
     predicted = [tiny_runs.trainer(tmp_path).predict(m, rows) for m in (compiled, again)]

@@ -155,7 +155,7 @@ def test_both_ranks_end_with_the_same_weights_and_all_have_moved(two_ranks):
     assert len(checkpoint["resume_states"]) == 2
 
 
-# half-accumulated gradients, which differ from rank to rank, were lost
+# half-accumulated gradients, which differ from rank to rank, used to be lost
 @pytest.mark.parametrize("name", ["straight", "window"])
 def test_resume_ends_with_the_same_weights(name, two_ranks):
     resumed = {"straight": "resumed", "window": "window_resumed"}[name]

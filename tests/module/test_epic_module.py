@@ -171,9 +171,9 @@ def test_a_loss_that_is_not_finite_names_step_and_samples(make, tmp_path):
 # ------------------------------------------------------------------ missing modalities
 
 
-# zeros were expected there: NaN in place of a missing image became NaN logits
+# NaN in place of a missing image used to give NaN logits
 @pytest.mark.parametrize("name", METHODS)
-def test_what_stands_in_place_of_a_missing_modality_changes_nothing(name, make):
+def test_pixels_of_a_missing_image_change_neither_logits_nor_gradients(name, make):
     batch = next(iter(tiny_runs.loader(tiny_runs.samples())))
     batch["image_present"] = torch.tensor([True, False, True, False])
     batch["text_present"] = torch.tensor([True, True, False, True])
@@ -232,7 +232,7 @@ class Subclass(EPICModule, Logbook):
     """EPICModule's hooks come before the other class's."""
 
 
-# setup, on_fit_start and others did not reach it
+# setup, on_fit_start and others used to end at EPICModule
 def test_hooks_of_another_base_class_run_too(fitted, tmp_path):
     model = Subclass(**fitted[0].hparams)
     rows = tiny_runs.loader(tiny_runs.samples(4))

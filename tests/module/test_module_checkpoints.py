@@ -194,7 +194,7 @@ def test_warm_start_takes_weights_but_neither_optimiser_nor_epoch(fitted, make, 
     [
         ({"num_classes": 4}, "number of classes"),
         ({"method": "linear_probe"}, "it has .*unknown here"),
-        # they were taken, and every class got another one's weights
+        # such names used to be accepted, and predictions bore the wrong ones
         ({"class_names": ["blue", "red", "green"]}, "class 1 is 'green', the data's is 'red'"),
         ({"class_names": ["blue", "green", "lime"]}, "class 2 is 'red', the data's is 'lime'"),
     ],

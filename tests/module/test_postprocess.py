@@ -277,7 +277,7 @@ def test_fit_keeps_what_its_last_validation_gave(fitted):
     assert not tiny_runs.differing(again.postprocessor.state_dict(), fit.state_dict())
 
 
-# it did: whoever validated a fitted model on other rows got another model
+# validate() used to refit both to the rows that it was given
 def test_validate_and_test_leave_temperature_and_thresholds_as_they_are(fitted, tmp_path):
     task, model, path = fitted
     before = {key: value.clone() for key, value in model.postprocessor.state_dict().items()}
@@ -348,7 +348,7 @@ def test_predictions_and_test_metrics_are_of_calibrated_probabilities(fitted, tm
         assert tested["test/f1_macro"] != tested["test/f1_macro_tuned"]
 
 
-# they were not: validation measured the model without the interaction's weight, test with it
+# validation used to measure the model without its interaction weight, test with it
 def test_validation_and_test_measure_one_model(fitted, make, tmp_path):
     task, _, _ = fitted
     rows = tiny_runs.loader(_rows(task, 2, count=24), 5)
