@@ -6,6 +6,7 @@ Those of the method and the head are :class:`epic_pl.nn.EPICConfig` and
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from math import inf
 from typing import Any, TypeVar, get_type_hints
 
 from epic_pl.errors import ConfigError
@@ -75,8 +76,10 @@ class OptimConfig:
     warmup: float = 0.1
 
     def __post_init__(self) -> None:
-        check_positive(self, "lr")
+        check_positive(self, "lr", *(() if self.prompt_lr is None else ("prompt_lr",)))
         check_probabilities(self, "warmup")
+        if not 0 <= self.weight_decay < inf:
+            raise ConfigError(f"weight_decay is at least 0 and finite, not {self.weight_decay}.")
 
 
 @dataclass(frozen=True)
