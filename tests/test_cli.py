@@ -1,6 +1,8 @@
 """The real command line, in this process, from a folder that is not the project's."""
 
 import csv
+import inspect
+import json
 import re
 import shutil
 from pathlib import Path
@@ -15,7 +17,7 @@ import tiny_runs
 from epic_pl.cli import main, run
 from epic_pl.config_files import find_config, first_config, packaged_configs
 from epic_pl.errors import ConfigError
-from epic_pl.module.checkpoint import read_checkpoint
+from epic_pl.module import EPICModule
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +36,7 @@ def fitted(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr("sys.argv", ["epic-pl"])
-        run(["fit", "--config", str(root / "data" / "tiny.yaml"), "--model.hub_width", "6"])
+        run(["fit", "--config", str(root / "data" / "tiny.yaml"), "--model.epic.hub_width", "6"])
     return root
 
 
@@ -82,32 +84,49 @@ def test_fit_leaves_logs_config_and_checkpoints(fitted):
     assert [row["step"] for row in rows if row["train/loss_step"]] == list("012345")
 
 
-def test_fit_says_what_it_kept(config, folder, caplog):
+def test_fit_says_what_it_kept_the_last_epoch_without_a_metric_to_watch(config, folder, caplog):
     options = ["--trainer.max_epochs=1", "--trainer.default_root_dir=told"]
-    with caplog.at_level("INFO"):
-        run(["fit", "--config", config, *options])
-    assert re.search(
-        r"Kept told/fit/version_0/checkpoints/best.ckpt, val/accuracy 0\.\d+:", caplog.text
-    )
-    with caplog.at_level("INFO"):
-        run(["fit", "--config", config, *options, "--checkpoint.monitor=null"])
-    assert re.search(r"Kept told/fit/version_1/.*, val/accuracy 0\.\d+:", caplog.text)
+    for version, monitor in enumerate(([], ["--checkpoint.monitor=null"])):
+        with caplog.at_level("INFO"):
+            cli = run(["fit", "--config", config, *options, *monitor])
+        path = f"told/fit/version_{version}/checkpoints/best.ckpt"
+        assert re.search(rf"Kept {path}, val/accuracy \d\.\d+:", caplog.text)
+        assert cli.trainer.checkpoint_callback.best_model_path == path
+    kept = folder / path
+    assert {each.name for each in kept.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert torch.load(kept, weights_only=True)["epoch"] == cli.trainer.max_epochs - 1
 
 
-def test_weights_that_nothing_trained_are_called_guesses(config, best):
+def test_untrained_weights_are_reported(config, best):
     with pytest.warns(UserWarning, match=r"guesses: add --ckpt_path .*best\.ckpt"):
         run(["validate", "--config", config])
 
 
-def test_what_the_data_knows_is_in_the_checkpoint(best, tiny_vit_dir):
-    checkpoint = read_checkpoint(best)
+def test_a_checkpoint_holds_options_and_data_facts_as_plain_types(best, tiny_vit_dir):
+    checkpoint = torch.load(best, weights_only=True)
     options, info = checkpoint["hyper_parameters"], checkpoint["epic_pl"]
+    assert tiny_runs.is_plain(options)
+    assert tiny_runs.is_plain(info)
     assert options["num_classes"] == 3
     assert options["task"] == "multiclass"
     assert options["class_names"] == info["class_names"] == ["blue", "green", "red"]
     assert info["preprocessing"]["image"]["size"] == 32
     assert info["preprocessing"]["image_encoder"] == str(tiny_vit_dir)
-    assert options["hub_width"] == 6
+    # every section is whole, defaults included
+    assert options["epic"]["hub_width"] == 6
+    assert options["epic"]["num_prompts"] == 4
+    assert options["encoders"]["text"]["pooling"] == "auto"
+    assert set(options) == set(inspect.signature(EPICModule).parameters) - {"warm_start"}
+
+
+def test_encoder_options_of_the_model_reach_the_data(config, tiny_vit_dir, tiny_tokenizer_dir):
+    pinned = [f"--model.encoders.{side}.revision={side}-v1" for side in ("image", "text")]
+    options = [*pinned, "--model.encoders.image_size=16"]
+    data = run(["fit", "--config", config, "--config", "debug.yaml", *options]).datamodule
+    assert (data.image_encoder, data.image_encoder_revision) == (str(tiny_vit_dir), "image-v1")
+    assert data.text_encoder == str(tiny_tokenizer_dir)
+    assert data.text_encoder_revision == "text-v1"
+    assert data.image_size == 16
 
 
 def test_test_and_predict_from_a_checkpoint(config, best, folder):
@@ -144,7 +163,7 @@ def test_rows_are_predicted_where_the_training_table_is_not(config, best, fitted
     )
     assert beside.num_rows == 3
     assert alone.equals(beside)
-    # nothing else can be done without it, and without a checkpoint nobody knows the classes
+    # all else needs the table; without a checkpoint even the classes are unknown
     others = (["test", "--ckpt_path", best], ["fit", "--data.classes=[red,green]"], ["predict"])
     for command, *options in others:
         said = _refused([command, "--config", config, *options, *gone], capsys)
@@ -162,27 +181,46 @@ def test_predictions_take_their_options(config, best, folder):
 
 
 def test_the_saved_config_runs_again(fitted, folder):
-    saved = fitted / "runs" / "fit" / "version_0" / "config.yaml"
-    shutil.copy(saved, folder / "again.yaml")
-    cli = run(["fit", "--config", "again.yaml", "--trainer.max_epochs", "1"])
-    assert cli.model.hparams["hub_width"] == 6
+    shutil.copy(fitted / "runs" / "fit" / "version_0" / "config.yaml", folder / "again.yaml")
+    cli = run(["fit", "--config", "again.yaml", "--config", "debug.yaml"])
+    assert cli.model.hparams["epic"]["hub_width"] == 6
 
 
 # Lightning's rule, pinned: a checkpoint's options win over the command line's
 def test_a_checkpoints_options_beat_the_command_line(config, best):
-    args = ["--config", config, "--ckpt_path", best, "--model.hub_width", "16"]
-    cli = run(["validate", *args, "--model.lr", "0.5"])
-    assert cli.model.hparams["hub_width"] == 6
-    assert cli.model.lr == 1e-3
+    args = ["--config", config, "--ckpt_path", best, "--model.epic.hub_width", "16"]
+    cli = run(["validate", *args, "--model.optim.lr", "0.5"])
+    assert cli.model.hparams["epic"]["hub_width"] == 6
+    assert cli.model.optim.lr == 1e-3
 
 
 def test_fit_resumes_from_a_checkpoint_and_warm_start_does_not(config, fitted, best):
     last = str(Path(best).with_name("last.ckpt"))
     resumed = run(["fit", "--config", config, "--ckpt_path", last, "--trainer.max_epochs", "3"])
     assert resumed.trainer.global_step == 9
-    options = ["--model.hub_width", "6", "--trainer.max_epochs", "1"]
+    options = ["--model.epic.hub_width", "6", "--trainer.max_epochs", "1"]
     warm = run(["fit", "--config", config, "--model.warm_start", last, *options])
     assert warm.trainer.global_step == 3
+
+
+# Lightning forgets the score of another folder, so a resumed run used to keep its own best
+def test_a_resumed_run_keeps_the_best_of_both_runs(config, best, folder):
+    last = torch.load(Path(best).with_name("last.ckpt"), weights_only=True)
+    (state,) = (v for k, v in last["callbacks"].items() if "Checkpoint{'monitor': 'val" in k)
+    args = ["fit", "--config", config, "--ckpt_path", "last.ckpt", "--trainer.max_epochs", "3"]
+    for score, kept in (
+        (2.0, best),
+        (-1.0, "runs/fit/version_1/checkpoints/best.ckpt"),
+    ):
+        state["best_model_path"] = state["kth_best_model_path"] = best
+        state["dirpath"] = str(Path(best).parent)
+        state["best_model_score"] = state["kth_value"] = torch.tensor(score)
+        state["best_k_models"] = {best: torch.tensor(score)}
+        torch.save(last, "last.ckpt")
+        checkpoint = run(args).trainer.checkpoint_callback
+        assert checkpoint.best_model_path == kept
+        assert (float(checkpoint.best_model_score) == 2) == (score == 2)
+    assert Path(best).exists()
 
 
 def test_weights_that_another_checkpoint_replaces_are_not_asked_for(config, best, capsys):
@@ -229,8 +267,8 @@ def test_the_debug_overlay_runs_one_batch_and_leaves_nothing(config, folder):
 def test_the_overfit_overlay_combines_with_a_config(config):
     args = ["fit", "--config", config, "--config", "overfit.yaml", "--trainer.max_epochs", "4"]
     cli = run([*args, "--trainer.overfit_batches", "1"])
-    assert cli.model.hparams["dropout"] == 0
-    assert cli.model.hparams["interaction_layers"] == 2  # the first config's still holds
+    assert cli.model.hparams["head"]["dropout"] == 0
+    assert cli.model.hparams["epic"]["interaction_layers"] == 2  # the first config's still holds
     assert cli.trainer.global_step == 4
 
 
@@ -240,7 +278,7 @@ def test_another_callbacks_list_does_not_drop_checkpoints(config, folder):
     )
     cli = run(["fit", "--config", config, "--config", "more.yaml"])
     kinds = {type(callback).__name__ for callback in cli.trainer.callbacks}
-    expected = {"LearningRateMonitor", "ModelCheckpoint", "EarlyStopping", "PredictionWriter"}
+    expected = {"LearningRateMonitor", "BestCheckpoint", "EarlyStopping", "PredictionWriter"}
     assert expected <= kinds
     assert len(list(folder.rglob("best.ckpt"))) == 1
 
@@ -251,10 +289,10 @@ def test_another_callbacks_list_does_not_drop_checkpoints(config, folder):
 @pytest.mark.parametrize(
     ("typo", "named"),
     [
-        (["--model.hub_widht", "8"], "model.hub_widht"),
-        (["--model.hub_width", "many"], "hub_width"),
+        (["--model.epic.hub_widht", "8"], "model.epic.hub_widht"),
+        (["--model.epic.hub_width", "many"], "hub_width"),
         (["--data.init_args.tabel", "x"], "'epic_pl.data.TableDataModule': Option 'tabel' is not"),
-        (["--model.interaction", "sometimes"], "sometimes"),
+        (["--model.epic.hub", "sometimes"], "sometimes"),
         (["--data", "TabelDataModule"], "TabelDataModule"),
     ],
 )
@@ -267,7 +305,7 @@ def test_a_typo_is_one_paragraph(typo, named, config, capsys):
 
 def test_a_typo_in_a_config_is_one_paragraph(config, capsys, folder):
     content = yaml.safe_load(Path(config).read_text())
-    content["model"]["prompt_attenton"] = "joint"
+    content["model"]["epic"]["prompt_attenton"] = "joint"
     (folder / "typo.yaml").write_text(yaml.safe_dump(content))
     assert "prompt_attenton" in _refused(["fit", "--config", "typo.yaml"], capsys)
     (folder / "broken.yaml").write_text("trainer: [unclosed\n")
@@ -297,13 +335,6 @@ def test_a_loss_can_be_watched(config):
     assert cli.trainer.checkpoint_callback.best_model_path
 
 
-def test_without_a_metric_to_watch_the_last_epoch_is_kept(config):
-    cli = run(["fit", "--config", config, "--checkpoint.monitor", "null"])
-    kept = Path(cli.trainer.checkpoint_callback.best_model_path)
-    assert {path.name for path in kept.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
-    assert torch.load(kept, weights_only=True)["epoch"] == cli.trainer.max_epochs - 1
-
-
 def test_a_run_may_end_before_its_first_validation(config):
     cli = run(["fit", "--config", config, "--trainer.max_steps", "1"])
     assert cli.trainer.global_step == 1
@@ -322,20 +353,55 @@ class _Trap:
     """Writes a file when unpickled."""
 
     def __reduce__(self):
-        return (open, ("sprung", "w"))
+        return (open, ("pwned", "w"))
 
 
-@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
-@pytest.mark.parametrize("hidden", ["hyper_parameters", "extra"])
-def test_code_in_a_checkpoint_is_refused_and_never_run(
-    subcommand, hidden, config, best, capsys, folder
+def _class(path):
+    return {"class_path": path, "init_args": {"args": "touch pwned", "shell": True}}
+
+
+TRAPS = {
+    "pickled options": ({"hyper_parameters": _Trap()}, "code to be run"),
+    "pickled elsewhere": ({"extra": _Trap()}, "code to be run"),
+    "class": ({"method_options": {"a": _class("subprocess.Popen")}}, "'subprocess.Popen'"),
+    "deep class": ({"preprocessing": {"a": [[_class("trap.Trap")]]}}, "'trap.Trap'"),
+    "bare class": ({"class_path": "trap.Trap"}, "'trap.Trap'"),
+    # the parser reads strings as YAML, and those in place of a section as config files
+    "class in a string": ({"method_options": {"a": "{class_path: trap.Trap}"}}, "'trap.Trap'"),
+    "section in a string": ({"epic": "{class_path: trap.Trap}"}, "'trap.Trap'"),
+    "section in a file": ({"encoders": {"image": "trap.yaml"}}, "not of 'trap.yaml'"),
+}
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "test", "predict"])
+@pytest.mark.parametrize("name", TRAPS)
+def test_code_that_a_checkpoint_brings_or_names_is_refused_and_never_run(
+    subcommand, name, config, best, capsys, folder, monkeypatch
 ):
-    checkpoint = torch.load(best, weights_only=True) | {hidden: _Trap()}
-    torch.save(checkpoint, "trap.ckpt")
-    said = _refused([subcommand, "--config", config, "--ckpt_path", "trap.ckpt"], capsys)
-    assert "CheckpointError" in said
-    assert "trap.ckpt" in said
-    assert not (folder / "sprung").exists()
+    monkeypatch.syspath_prepend(folder)
+    (folder / "trap.py").write_text("open('pwned', 'w')\nclass Trap: pass\n")
+    (folder / "trap.yaml").write_text("class_path: trap.Trap\n")
+    content, named = TRAPS[name]
+    checkpoint = torch.load(best, weights_only=True)
+    if named == "code to be run":
+        checkpoint |= content
+    else:
+        checkpoint["hyper_parameters"] |= content
+    # also where the file has a name that means something else to Lightning
+    for path in ("trap.ckpt", "last"):
+        torch.save(checkpoint, path)
+        said = _refused([subcommand, "--config", config, "--ckpt_path", path], capsys)
+        assert "Error: " in said
+        assert named in said
+        assert not (folder / "pwned").exists()
+
+
+def test_a_class_named_among_method_options_is_not_built(config, capsys, folder):
+    options = {"a": _class("subprocess.Popen")}
+    for method in ("epic", "lora"):
+        args = ["--model.method", method, f"--model.method_options={json.dumps(options)}"]
+        assert "has no option a" in _refused(["fit", "--config", config, *args], capsys)
+    assert not (folder / "pwned").exists()
 
 
 def test_a_checkpoint_that_is_not_there_or_not_ours_is_refused(config, capsys):
@@ -378,18 +444,18 @@ def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoi
     table = tiny_runs.table(folder / "data", train=5)
     config = tiny_runs.table_config(folder / "data", tiny_vit_dir, tiny_tokenizer_dir)
     options = ["--config", str(config), "--trainer.max_epochs", "1"]
-    cli = run(["fit", *options, "--model.class_weights", "balanced"])
-    weights = cli.model.objective.class_weights.tolist()
+    cli = run(["fit", *options, "--model.loss.class_weights", "balanced"])
+    weights = cli.model.loss.class_weights.tolist()
     assert weights == pytest.approx([5 / 6, 5 / 6, 5 / 3])
-    assert cli.model.hparams["class_weights"] == "balanced"
-    assert cli.model.hparams["class_frequencies"] == pytest.approx([0.4, 0.4, 0.2])
+    assert cli.model.hparams["loss"]["class_weights"] == "balanced"
+    assert cli.model.hparams["loss"]["class_frequencies"] == pytest.approx([0.4, 0.4, 0.2])
     # other training rows, by which the checkpoint must not be judged anew
     rows = table.read_text()
     table.write_text(rows.replace('number 0",blue,train', 'number 0",red,train'))
     assert table.read_text() != rows
     best = str(folder / "runs" / "fit" / "version_0" / "checkpoints" / "best.ckpt")
     tested = run(["test", *options, "--ckpt_path", best])
-    assert tested.model.objective.class_weights.tolist() == weights
+    assert tested.model.loss.class_weights.tolist() == weights
 
 
 def test_training_rows_are_not_counted_unless_asked(config, monkeypatch):

@@ -7,12 +7,12 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from epic_pl.module import EPICModule
-from epic_pl.module.config import EncoderConfig, EncodersConfig
-from epic_pl.nn.epic import EPICConfig
+from epic_pl.module.config import plain
 
 COLOURS = {"blue": (30, 60, 220), "green": (40, 190, 60), "red": (220, 40, 30)}
 SIDE = 32
@@ -46,10 +46,16 @@ def loader(rows: Sequence[dict[str, Any]], batch_size: int = 4, *, drop: Sequenc
 
 
 def module(vit: Path, bert: Path, **options: Any) -> EPICModule:
-    """EPICModule on the tiny encoders."""
-    encoders = EncodersConfig(EncoderConfig(str(vit)), EncoderConfig(str(bert)))
-    epic = EPICConfig(interaction_layers=2, hub_width=8)
-    return EPICModule(**{"num_classes": 3, "encoders": encoders, "epic": epic, **options})
+    """EPICModule on the tiny encoders; nested options are dictionaries of what differs."""
+    encoders = {"image": {"name": str(vit)}, "text": {"name": str(bert)}}
+    return EPICModule(
+        **{
+            "num_classes": 3,
+            **options,
+            "encoders": encoders | plain(options.get("encoders", {})),
+            "epic": {"interaction_layers": 2, "hub_width": 8} | plain(options.get("epic", {})),
+        }
+    )
 
 
 def trainer(root: Path, **options: Any) -> L.Trainer:
@@ -97,9 +103,13 @@ trainer:
   log_every_n_steps: 1
 model:
   encoders:
-    image: {{name: {vit}}}
-    text: {{name: {bert}}}
-  epic: {{interaction_layers: 2, hub_width: 8}}
+    image:
+      name: {vit}
+    text:
+      name: {bert}
+  epic:
+    interaction_layers: 2
+    hub_width: 8
 data:
   class_path: TableDataModule
   init_args:
@@ -113,3 +123,59 @@ checkpoint:
 """
     )
     return path
+
+
+def trained(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of the trained parameters."""
+    return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value consists of dictionaries, lists and single values of Python's own types."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and is_plain(each) for key, each in value.items())
+    if type(value) is list:
+        return all(map(is_plain, value))
+    return value is None or type(value) in (str, int, float, bool)
+
+
+def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
+    """Names of tensors that are not bit-identical; both must have the same names."""
+    assert one.keys() == other.keys()
+    return [key for key in one if not torch.equal(one[key], other[key])]
+
+
+def every_step(folder: Path, **options: Any) -> ModelCheckpoint:
+    """Saves ``step1.ckpt``, ``step2.ckpt`` and so on, one for each optimiser step."""
+    return ModelCheckpoint(
+        folder,
+        "step{step}",
+        save_top_k=-1,
+        auto_insert_metric_name=False,
+        **{"every_n_train_steps": 1, **options},
+    )
+
+
+class EveryBatch(Checkpoint):
+    """Saves after every batch and validation, in the middle of accumulation windows too."""
+
+    def __init__(self, folder):
+        self.folder, self.batches = Path(folder), 0
+
+    def on_train_batch_end(self, trainer, *_):
+        self.batches += 1
+        trainer.save_checkpoint(self.folder / f"batch{self.batches}.ckpt")
+
+    def on_validation_end(self, trainer, *_):
+        if not trainer.sanity_checking:
+            trainer.save_checkpoint(self.folder / f"validation{self.batches}.ckpt")
+
+
+class Rates(L.Callback):
+    """Notes each step's learning rates by group."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.steps.append({group["name"]: group["lr"] for group in optimizer.param_groups})

@@ -5,10 +5,11 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from lightning.pytorch import Trainer
@@ -32,6 +33,7 @@ from epic_pl.evaluation.report import ReportWriter
 from epic_pl.main import main
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import read_checkpoint, require_info
+from epic_pl.module.config import as_config
 
 __all__ = ["EPICCLI", "main", "run"]
 
@@ -50,6 +52,18 @@ _EXPECTED_WARNINGS = (
 )
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best epoch, that of the run which is resumed included."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the best score so far, although a resumed run has a folder of its own."""
+        folder = self.dirpath
+        if Path(state_dict["best_model_path"]).is_file():
+            self.dirpath = state_dict["dirpath"]  # Lightning forgets the score of another folder
+            super().load_state_dict(state_dict)
+        self.dirpath = folder
+
+
 class LastCheckpoint(ModelCheckpoint):
     """Saves the latest state; a name of its own keeps its state apart from the best one's."""
 
@@ -65,7 +79,7 @@ class EPICCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Sections for callbacks, and the links between data and model."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.monitor": "val/accuracy",
@@ -131,10 +145,12 @@ class EPICCLI(LightningCLI):
         path = config.get("ckpt_path")
         if not path and self.config.subcommand != "fit":
             rank_zero_warn(_without_checkpoint(config["trainer"]["default_root_dir"]))
-        if path and path not in _CHECKPOINT_WORDS and "://" not in path:
+        # Lightning takes the options of whatever is a file, also of one with such a name
+        if path and (Path(path).is_file() or _names_file(path)):
             checkpoint = read_checkpoint(path)  # before the parser builds what it names
             require_info(checkpoint)
             self._saved_options = checkpoint.get("hyper_parameters", {})
+            _check_sections(self._saved_options)
             if self.config.subcommand == "predict":
                 _name_classes(config["data"], self._saved_options)
 
@@ -197,6 +213,20 @@ class EPICCLI(LightningCLI):
                     f"{section}.monitor is {monitor!r}, and {section}.mode 'max' would keep the "
                     f"highest loss: set {section}.mode to min."
                 )
+
+
+def _names_file(path: str) -> bool:
+    return path not in _CHECKPOINT_WORDS and "://" not in path
+
+
+def _check_sections(options: Mapping[str, Any]) -> None:
+    """Refuse options whose sections are not what EPICModule's are, before the parser reads them.
+
+    A string in place of a section would be read as a config file, which may name a class.
+    """
+    for name, kind in get_type_hints(EPICModule.__init__).items():
+        if isinstance(kind, type) and is_dataclass(kind) and name in options:
+            as_config(kind, options[name])
 
 
 def _name_classes(data: Namespace, saved: dict[str, Any]) -> None:

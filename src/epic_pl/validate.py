@@ -4,6 +4,7 @@ Shape legend: B batch, C classes.
 """
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
@@ -39,14 +40,14 @@ def check_probabilities(config: Any, *names: str) -> None:
 
 
 def check_positive(config: Any, *names: str) -> None:
-    """Refuse options of a config that are not above zero.
+    """Refuse options of a config that are not above zero and finite.
 
     Raises:
         ConfigError: naming the first one.
     """
     for name in names:
-        if getattr(config, name) <= 0:
-            raise ConfigError(f"{name} must be positive, not {getattr(config, name)}.")
+        if not 0 < getattr(config, name) < inf:
+            raise ConfigError(f"{name} must be positive and finite, not {getattr(config, name)}.")
 
 
 def check_classes(

@@ -2,9 +2,11 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+from torchmetrics import MetricCollection
 
-from epic_pl.module.metrics import F1Thresholds, at_thresholds, build_metrics
+from epic_pl.module.metrics import build_metrics
 
 
 def measured(task, scores, labels, splits=(0, 7, 8, 30)):
@@ -40,9 +42,8 @@ def test_multiclass_metrics(num_classes):
 @pytest.mark.parametrize("case", ["mixed", "empty rows", "a label that never occurs"])
 def test_multilabel_metrics(case):
     probabilities, labels = torch.rand(50, 4), (torch.rand(50, 4) < 0.3).int()
-    if (
-        case == "empty rows"
-    ):  # nothing true and nothing predicted counts as 0, as scikit-learn has it
+    # nothing true and nothing predicted counts as 0, as scikit-learn has it
+    if case == "empty rows":
         probabilities[:20], labels[:20] = 0.1, 0
     elif case == "a label that never occurs":
         probabilities[:, 2], labels[:, 2] = 0.1, 0
@@ -64,45 +65,6 @@ def test_metrics_start_anew_after_reset():
     assert metrics.compute()["val/f1_micro"] == 1.0
 
 
-# ------------------------------------------------------------------ thresholds
-
-
-def _best_by_search(scores, labels):
-    """Of every grid point the F1, by scikit-learn; the best one nearest to 0.5."""
-    chosen = []
-    for label in range(labels.shape[1]):
-        found = []
-        for step in range(201):
-            predicted = scores[:, label] >= step / 200
-            f1 = f1_score(labels[:, label], predicted, zero_division=0)
-            found.append((-round(f1, 9), abs(step / 200 - 0.5), step / 200))
-        chosen.append(min(found)[2])
-    return chosen
-
-
-def test_thresholds_maximise_f1_of_each_label():
-    labels = (torch.rand(80, 4) < torch.tensor([0.5, 0.1, 0.3, 0.2])).int()
-    # off the grid by half a step, where a threshold and a score could be equal but for rounding
-    scores = (0.3 * torch.rand(80, 4) + 0.25 * labels).mul(200).floor().add(0.5).div(200)
-    tuner = F1Thresholds(4)
-    for rows in (slice(0, 30), slice(30, 80)):
-        tuner.update(scores[rows], labels[rows])
-    thresholds = tuner.compute()
-    assert thresholds.tolist() == pytest.approx(_best_by_search(scores, labels))
-    assert thresholds.max() < 0.5  # else 0.5 would have done
-
-
-def test_a_label_without_positives_keeps_half():
-    tuner = F1Thresholds(2)
-    tuner.update(torch.rand(9, 2), torch.zeros(9, 2, dtype=torch.int))
-    assert tuner.compute().tolist() == [0.5, 0.5]
-
-
-def test_a_score_at_its_threshold_counts():
-    scores = torch.tensor([[0.5, 0.2], [0.49, 0.3]])
-    assert at_thresholds(scores, torch.tensor([0.5, 0.25])).tolist() == [[1, 0], [0, 1]]
-
-
 def test_given_predictions_are_taken_as_they_are():
     labels = torch.randint(2, (9, 3))
     metrics = build_metrics("multilabel", 3, "test/", "_tuned")
@@ -111,3 +73,25 @@ def test_given_predictions_are_taken_as_they_are():
         f"test/f1_{kind}_tuned" for kind in ("micro", "macro", "samples", "weighted")
     }
     assert metrics.compute()["test/f1_macro_tuned"] == 1.0
+
+
+# torchmetrics merges metrics of a collection that agree after the first batch, by default
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_metrics_stay_apart_after_a_perfect_first_batch(task):
+    labels = torch.randint(7, (60,)) if task == "multiclass" else torch.randint(2, (60, 7))
+    scores = torch.rand(60, 7)
+    scores[:20] = F.one_hot(labels[:20], 7) if task == "multiclass" else labels[:20]
+    together = measured(task, scores, labels, splits=(0, 20, 35))
+    alone = {}
+    for name, metric in build_metrics(task, 7, "test/").items():
+        metric.update(scores, labels)
+        alone[name] = metric.compute().item()
+    assert together == pytest.approx(alone)
+    assert len({round(value, 6) for value in together.values()}) == len(together)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_no_collection_of_the_module_groups_its_metrics(task, make):
+    collections = [m for m in make(task=task).modules() if isinstance(m, MetricCollection)]
+    assert len(collections) == (4 if task == "multilabel" else 3)
+    assert not any(collection._enable_compute_groups for collection in collections)

@@ -1,24 +1,25 @@
+import lightning as L
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import f1_score
 from torchmetrics.classification import BinaryCalibrationError
 
 import tiny_runs
 from epic_pl.errors import CheckpointError
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import read_checkpoint
-from epic_pl.module.metrics import F1Thresholds
 from epic_pl.module.postprocess import (
     BINS,
     HIGHEST,
     LOWEST,
-    ValidationFit,
+    Postprocessor,
+    ValidationOutputs,
+    best_thresholds,
     calibration_error,
     error_by_chance,
-    fit_interaction_weight,
     fit_temperature,
-    move_thresholds,
 )
 
 TASKS = ("multiclass", "multilabel")
@@ -62,12 +63,12 @@ def test_the_temperature_is_where_a_dense_search_finds_the_lowest_loss(task, sha
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_logits_that_say_nothing_leave_it_and_those_that_are_all_wrong_meet_the_bound(task):
+def test_uninformative_logits_leave_it_and_those_that_are_all_wrong_meet_the_bound(task):
     logits, labels = _drawn(task, 1.0)
     broken = logits.clone()
     broken[3, 1] = float("nan")
-    for silent in (logits[:0], torch.zeros_like(logits), broken):
-        assert fit_temperature(silent, labels[: len(silent)], task) == 1.0
+    for uninformative in (logits[:0], torch.zeros_like(logits), broken):
+        assert fit_temperature(uninformative, labels[: len(uninformative)], task) == 1.0
     wrong = (logits < 0).int() if task == "multilabel" else logits.argmin(dim=1)
     assert fit_temperature(logits, wrong, task) == pytest.approx(HIGHEST)
 
@@ -90,155 +91,6 @@ def test_many_mistakes_outweigh_the_two_samples_more():
     losses = [float(F.cross_entropy(logits / temperature, labels)) for temperature in tried]
     plain = float(tried[int(np.argmin(losses))])
     assert fit_temperature(logits, labels, "multiclass") == pytest.approx(plain, rel=0.01)
-
-
-def test_batches_are_fitted_as_one():
-    logits, labels = _drawn("multiclass", 2.0)
-    metric = ValidationFit("multiclass")
-    assert metric.compute().tolist() == [1, 1]
-    metric.reset()
-    for part in range(0, 400, 90):
-        metric.update(logits[part : part + 90].bfloat16().float(), labels[part : part + 90])
-    expected = fit_temperature(logits.bfloat16().float(), labels, "multiclass")
-    weight, temperature = metric.compute().tolist()
-    assert weight == 1  # nothing to weigh
-    assert temperature == pytest.approx(expected)
-
-
-# ------------------------------------------------------------------ the interaction's weight
-
-
-def _believed(true_share, task, count=400, seed=0):
-    """Logits whose labels are drawn from ``pooled + true_share * (logits - pooled)``."""
-    generator = torch.Generator().manual_seed(seed)
-    pooled, added = 1.5 * torch.randn(2, count, 5, generator=generator)
-    true = pooled + true_share * added
-    if task == "multilabel":
-        return pooled + added, pooled, torch.bernoulli(true.sigmoid(), generator=generator).int()
-    labels = torch.multinomial(true.softmax(dim=1), 1, generator=generator)[:, 0]
-    return pooled + added, pooled, labels
-
-
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("true_share", [0.0, 0.3, 1.0, 1.6])
-def test_the_weight_is_what_labels_were_drawn_with_whatever_the_temperature(task, true_share):
-    logits, pooled, labels = _believed(true_share, task)
-    weight = fit_interaction_weight(logits, pooled, labels, task)
-    assert weight == pytest.approx(true_share, abs=0.2)
-    assert fit_interaction_weight(5 * logits, 5 * pooled, labels, task) == pytest.approx(weight)
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_the_weight_is_the_mean_under_the_likelihoods(task):
-    logits, pooled, labels = _believed(0.5, task, count=12)
-    weights = np.linspace(0, 2, 11)
-    likelihoods = []
-    for weight in weights:
-        weighed = (pooled + weight * (logits - pooled)).double()
-        losses = [_loss(weighed / t, labels, task) for t in np.logspace(-1, 1, 400)]
-        terms = labels.numel() if task == "multilabel" else len(labels)
-        likelihoods.append(np.exp(-terms * float(min(losses))))
-    expected = np.dot(weights, likelihoods) / np.sum(likelihoods)
-    fitted = fit_interaction_weight(logits, pooled, labels, task)
-    assert fitted == pytest.approx(expected, abs=1e-3)
-
-
-def test_few_rows_leave_the_weight_near_one_and_none_or_broken_ones_at_one():
-    logits, pooled, labels = _believed(0.0, "multiclass")
-    few = fit_interaction_weight(logits[:2], pooled[:2], labels[:2], "multiclass")
-    assert 0.7 < few < 1.2
-    assert fit_interaction_weight(logits[:0], pooled[:0], labels[:0], "multiclass") == 1
-    logits[3, 1] = torch.nan
-    assert fit_interaction_weight(logits, pooled, labels, "multiclass") == 1
-
-
-@pytest.mark.parametrize("attention", ["joint", "read_only"])
-def test_a_fit_weighs_the_interaction_for_test_and_prediction_but_not_for_validation(
-    attention, make, tmp_path
-):
-    model = make(prompt_attention=attention)
-    rows = tiny_runs.samples(24, seed=1)
-    trainer = tiny_runs.trainer(tmp_path, max_epochs=2)
-    trainer.fit(model, tiny_runs.loader(tiny_runs.samples(24)), tiny_runs.loader(rows, 5))
-    weight = float(model.model.interaction_weight)
-    assert 0 < weight < 2
-    assert weight != pytest.approx(1, abs=0.01)
-    assert float(trainer.logged_metrics["val/interaction_weight"]) == pytest.approx(weight)
-
-    batch = next(iter(tiny_runs.loader(rows, len(rows))))
-    model.eval()
-    with torch.no_grad():
-        given = model(batch)
-        model.model.interaction_weight.fill_(1)
-        full = model(batch)
-        model.model.interaction_weight.fill_(0)
-        pooled = model(batch)
-    torch.testing.assert_close(given, torch.lerp(pooled, full, weight))
-    assert not torch.allclose(given, full)
-    expected = fit_interaction_weight(full, pooled, batch["labels"], "multiclass")
-    assert weight == pytest.approx(expected, abs=1e-3)
-    assert float(model.calibration_temperature) == pytest.approx(
-        fit_temperature(given, batch["labels"], "multiclass"), rel=1e-3
-    )
-    # validation measures what it fits to without the fit, and finds the same again
-    model.model.interaction_weight.fill_(0.123)
-    (validated,) = trainer.validate(model, tiny_runs.loader(rows, 5), verbose=False)
-    assert validated["val/loss"] == pytest.approx(
-        float(model.objective(full, batch["labels"])), rel=1e-4
-    )
-    assert float(model.model.interaction_weight) == pytest.approx(weight, abs=1e-3)
-    # and it travels, also from and to models without
-    path = tmp_path / "weighed.ckpt"
-    trainer.save_checkpoint(path)
-    again = EPICModule.load_from_checkpoint(path)
-    assert torch.equal(again.model.interaction_weight, model.model.interaction_weight)
-    warm = make(prompt_attention=attention, warm_start=str(path))
-    assert torch.equal(warm.model.interaction_weight, model.model.interaction_weight)
-    without = EPICModule.load_from_checkpoint(path, weigh_interaction=False).eval()
-    with torch.no_grad():
-        torch.testing.assert_close(without(batch), full)
-    trainer.test(without, tiny_runs.loader(rows), verbose=False)
-    trainer.save_checkpoint(path)
-    back = EPICModule.load_from_checkpoint(path, weigh_interaction=True)
-    assert back.model.interaction_weight == 1
-
-
-def test_a_validation_that_is_cut_short_leaves_nothing(make, tmp_path):
-    model, rows = make(), tiny_runs.samples(24, seed=1)
-    model.validated.update(100 * torch.randn(4, 4), torch.tensor([0, 1, 2, 3]))
-    tiny_runs.trainer(tmp_path).validate(model, tiny_runs.loader(rows), verbose=False)
-    other = make()
-    other.load_state_dict(model.state_dict())
-    tiny_runs.trainer(tmp_path).validate(other, tiny_runs.loader(rows), verbose=False)
-    assert torch.equal(model.calibration_temperature, other.calibration_temperature)
-
-
-def test_without_calibration_each_weight_is_judged_at_the_temperature_one():
-    logits, pooled, labels = _believed(0.8, "multiclass")
-    sure = 4 * logits, 4 * pooled, labels
-    calibrated = fit_interaction_weight(*sure, "multiclass")
-    plain = fit_interaction_weight(*sure, "multiclass", calibrate=False)
-    losses = [
-        float(_loss(torch.lerp(sure[1], sure[0], float(w)), labels, "multiclass"))
-        for w in np.linspace(0, 2, 11)
-    ]
-    assert plain == pytest.approx(0.2 * int(np.argmin(losses)), abs=0.1)
-    assert plain < calibrated - 0.1
-    metric = ValidationFit("multiclass", calibrate=False)
-    metric.update(sure[0], labels, sure[1])
-    assert metric.compute().tolist() == pytest.approx([plain, 1])
-
-
-def test_without_weighing_and_without_anything_to_weigh_there_is_no_weight(make, tmp_path):
-    alone = {"head_inputs": "pooled", "head_similarity": False, "prompt_attention": "joint"}
-    for options in ({"weigh_interaction": False}, {"method": "linear_probe"}, alone):
-        model = make(**options)
-        rows = tiny_runs.loader(tiny_runs.samples(8))
-        trainer = tiny_runs.trainer(tmp_path, max_epochs=1)
-        trainer.fit(model, rows, rows)
-        assert model.model.interaction_weight is None
-        assert "val/interaction_weight" not in trainer.logged_metrics
-        assert "model.interaction_weight" not in model.state_dict()
 
 
 def _ece(confidences, hits, bins=15):
@@ -277,117 +129,6 @@ def test_the_calibration_error_is_that_of_a_loop_and_the_fit_lowers_it(task):
     assert errors[1] < 0.5 * errors[0]
 
 
-def test_moved_thresholds_assign_the_same_labels():
-    logits, _ = _drawn("multilabel", 1.0)
-    at, temperature = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0]), torch.tensor(2.5)
-    moved = move_thresholds(at, temperature)
-    assert torch.equal(logits.sigmoid() >= moved, (logits / temperature).sigmoid() >= at)
-    assert moved[[0, 2, 4]].tolist() == [0.0, 0.5, 1.0]
-
-
-# ------------------------------------------------------------------ in the module
-
-
-@pytest.fixture
-def make(tiny_vit_dir, tiny_tokenizer_dir):
-    return lambda **options: tiny_runs.module(
-        tiny_vit_dir, tiny_tokenizer_dir, num_classes=4, **options
-    )
-
-
-def _rows(task, seed, count=12):
-    return tiny_runs.samples(count, classes=4, multilabel=task == "multilabel", seed=seed)
-
-
-def _fit(model, task, root):
-    trainer = tiny_runs.trainer(root, max_epochs=2)
-    trainer.fit(
-        model, tiny_runs.loader(_rows(task, 1)), tiny_runs.loader(_rows(task, 2), batch_size=5)
-    )
-    trainer.save_checkpoint(root / "fitted.ckpt")
-    return model, root / "fitted.ckpt"
-
-
-def _logits(model, rows):
-    batch = next(iter(tiny_runs.loader(rows, len(rows))))
-    with torch.no_grad():
-        return model.eval()(batch), batch["labels"]
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_fit_leaves_the_temperature_of_its_last_validation_in_the_checkpoint(task, make, tmp_path):
-    model, path = _fit(make(task=task, ema_decay=0.9, lr=1e-2), task, tmp_path)
-    expected = fit_temperature(*_logits(model, _rows(task, 2)), task)  # of the averaged weights
-    assert LOWEST < expected < HIGHEST
-    assert expected != pytest.approx(1.0)
-    assert float(model.calibration_temperature) == pytest.approx(expected, rel=1e-4)
-    again = EPICModule.load_from_checkpoint(path)
-    assert torch.equal(again.calibration_temperature, model.calibration_temperature)
-    content = read_checkpoint(str(path))
-    del content["state_dict"]["calibration_temperature"]
-    torch.save(content, path)
-    with pytest.raises(CheckpointError, match="it lacks calibration_temperature"):
-        EPICModule.load_from_checkpoint(path)
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_predictions_are_calibrated_unless_told_otherwise_and_say_the_same(task, make, tmp_path):
-    _, path = _fit(make(task=task, lr=1e-2), task, tmp_path)
-    rows = _rows(task, 3)
-    given, assigned = {}, {}
-    for calibrate in (True, False):
-        model = EPICModule.load_from_checkpoint(path, calibrate=calibrate)
-        parts = tiny_runs.trainer(tmp_path).predict(model, tiny_runs.loader(rows, drop=["labels"]))
-        given[calibrate] = torch.cat([part["probabilities"] for part in parts])
-        logits, _ = _logits(model, rows)
-        scaled = logits / model.calibration_temperature if calibrate else logits
-        expected = scaled.sigmoid() if task == "multilabel" else scaled.softmax(dim=1)
-        torch.testing.assert_close(given[calibrate], expected)
-        if task == "multilabel":
-            assigned[calibrate] = given[calibrate] >= model.label_thresholds()
-        else:
-            assigned[calibrate] = given[calibrate].argmax(dim=1)
-    assert not torch.allclose(given[True], given[False], atol=1e-4)
-    assert torch.equal(assigned[True], assigned[False])
-
-
-def test_thresholds_are_tuned_on_the_probabilities_that_are_given_out(make, tmp_path):
-    model, _ = _fit(make(task="multilabel", lr=1e-2), "multilabel", tmp_path)
-    logits, labels = _logits(model, _rows("multilabel", 2))
-    tuner = F1Thresholds(4)
-    tuner.update((logits / model.calibration_temperature).sigmoid(), labels.int())
-    assert torch.equal(model.thresholds, tuner.compute())
-    assert model.label_thresholds() is model.thresholds
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_without_calibration_the_temperature_is_one_even_after_a_warm_start(task, make, tmp_path):
-    _, path = _fit(make(task=task, lr=1e-2), task, tmp_path)
-    warm = make(task=task, calibrate=False, warm_start=str(path))
-    assert float(warm.calibration_temperature) != 1.0
-    plain, _ = _fit(warm, task, tmp_path)
-    assert float(plain.calibration_temperature) == 1.0
-    if task == "multilabel":
-        torch.testing.assert_close(plain.label_thresholds(), plain.thresholds)
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_test_logs_the_error_of_both(task, make, tmp_path):
-    model, _ = _fit(make(task=task, lr=1e-2), task, tmp_path)
-    rows = _rows(task, 3, count=40)
-    (tested,) = tiny_runs.trainer(tmp_path).test(model, tiny_runs.loader(rows, 7), verbose=False)
-    logits, labels = _logits(model, rows)
-    for name, scale in (("ece", float(model.calibration_temperature)), ("ece_uncalibrated", 1.0)):
-        if task == "multilabel":
-            given = (logits / scale).sigmoid()
-            reference = _ece(given.flatten().tolist(), labels.flatten().tolist())
-        else:
-            best, index = (logits / scale).softmax(dim=1).max(dim=1)
-            reference = _ece(best.tolist(), (index == labels).tolist())
-        assert tested[f"test/{name}"] == pytest.approx(reference, abs=1e-5)
-    assert tested["test/ece"] != tested["test/ece_uncalibrated"]
-
-
 @pytest.mark.parametrize("count", [200, 20_000])
 def test_error_by_chance_is_that_of_answers_drawn_from_their_probabilities(count):
     generator = torch.Generator().manual_seed(3)
@@ -409,3 +150,230 @@ def test_error_by_chance_is_that_of_answers_drawn_from_their_probabilities(count
 
 def test_answers_that_are_sure_leave_nothing_to_chance():
     assert error_by_chance(torch.ones(50)) == pytest.approx((0, 0, 0), abs=1e-6)
+
+
+# ------------------------------------------------------------------ thresholds
+
+
+def _best_by_search(scores, labels):
+    """Of every grid point the F1, by scikit-learn; the best one nearest to 0.5."""
+    chosen = []
+    for label in range(labels.shape[1]):
+        found = []
+        for step in range(201):
+            predicted = scores[:, label] >= step / 200
+            f1 = f1_score(labels[:, label], predicted, zero_division=0)
+            found.append((-round(f1, 9), abs(step / 200 - 0.5), step / 200))
+        chosen.append(min(found)[2])
+    return chosen
+
+
+def test_thresholds_maximise_f1_of_each_label():
+    labels = (torch.rand(80, 4) < torch.tensor([0.5, 0.1, 0.3, 0.2])).int()
+    # off the grid by half a step, where a threshold and a score could be equal but for rounding
+    scores = (0.3 * torch.rand(80, 4) + 0.25 * labels).mul(200).floor().add(0.5).div(200)
+    thresholds = best_thresholds(scores, labels)
+    assert thresholds.tolist() == pytest.approx(_best_by_search(scores, labels))
+    assert thresholds.max() < 0.5  # else 0.5 would have done
+
+
+def test_a_label_without_positives_keeps_half():
+    labels = torch.zeros(9, 2, dtype=torch.int)
+    assert best_thresholds(torch.rand(9, 2), labels).tolist() == [0.5, 0.5]
+
+
+def test_a_probability_at_its_threshold_counts():
+    postprocessor = Postprocessor("multilabel", 2)
+    postprocessor.thresholds.copy_(torch.tensor([0.5, 0.25]))
+    scores = torch.tensor([[0.5, 0.2], [0.49, 0.3]])
+    assert postprocessor.predict(scores).tolist() == [[1, 0], [0, 1]]
+
+
+# ------------------------------------------------------------------ from logits to results
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_probabilities_are_float32_and_divided_by_the_temperature(task):
+    logits = torch.randn(5, 4, dtype=torch.bfloat16)
+    postprocessor = Postprocessor(task, 4)
+    assert (postprocessor.thresholds is None) == (task == "multiclass")
+    assert torch.equal(postprocessor(logits), postprocessor.uncalibrated(logits))
+    postprocessor.temperature.fill_(2.5)
+    for given, exact in (
+        (postprocessor(logits), logits.double() / 2.5),
+        (postprocessor.uncalibrated(logits), logits.double()),
+    ):
+        expected = exact.exp() / exact.exp().sum(1, keepdim=True)
+        if task == "multilabel":
+            expected = 1 / (1 + (-exact).exp())
+        assert given.dtype == torch.float32
+        torch.testing.assert_close(given.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("calibrate", [True, False])
+@pytest.mark.parametrize("task", TASKS)
+def test_fit_takes_the_temperature_first_and_then_thresholds_of_what_is_given_out(task, calibrate):
+    logits, labels = _drawn(task, 3.0)
+    postprocessor = Postprocessor(task, 5, calibrate)
+    postprocessor.fit(logits, labels)
+    expected = fit_temperature(logits, labels, task) if calibrate else 1.0
+    assert float(postprocessor.temperature) == pytest.approx(expected)
+    if task == "multilabel":
+        thresholds = best_thresholds((logits / expected).sigmoid(), labels)
+        torch.testing.assert_close(postprocessor.thresholds, thresholds)
+        postprocessor.fit(logits[:0], labels[:0])  # nothing to tune by
+        torch.testing.assert_close(postprocessor.thresholds, thresholds)
+
+
+def test_validation_outputs_of_several_batches_are_one():
+    logits, labels = _drawn("multiclass", 2.0)
+    outputs = ValidationOutputs()
+    with pytest.warns(UserWarning, match="before the ``update``"):
+        assert outputs.compute() is None
+    outputs.reset()
+    for part in range(0, 400, 90):
+        outputs.update(logits[part : part + 90].bfloat16(), labels[part : part + 90])
+    gathered = outputs.compute()
+    assert torch.equal(gathered[0], logits.bfloat16().float())
+    assert torch.equal(gathered[1], labels)
+
+
+# ------------------------------------------------------------------ in the module
+
+
+def _rows(task, seed, count=12):
+    return tiny_runs.samples(count, classes=4, multilabel=task == "multilabel", seed=seed)
+
+
+def _logits(model, rows):
+    batch = next(iter(tiny_runs.loader(rows, len(rows))))
+    with torch.no_grad():
+        return model.eval()(batch), batch["labels"]
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def fitted(request, make, tmp_path_factory):
+    """A task, a module that was validated after each of two epochs, and its checkpoint."""
+    task, root = request.param, tmp_path_factory.mktemp("fitted")
+    torch.manual_seed(0)
+    model = make(num_classes=4, task=task, class_names=list("abcd"), optim={"lr": 1e-2})
+    trainer = tiny_runs.trainer(root, max_epochs=2, num_sanity_val_steps=0)
+    trainer.fit(model, tiny_runs.loader(_rows(task, 1)), tiny_runs.loader(_rows(task, 2), 5))
+    trainer.save_checkpoint(root / "fitted.ckpt")
+    return task, model, root / "fitted.ckpt"
+
+
+def test_fit_keeps_what_its_last_validation_gave(fitted):
+    task, model, path = fitted
+    expected = Postprocessor(task, 4)
+    expected.fit(*_logits(model, _rows(task, 2)))
+    fit = model.postprocessor
+    assert LOWEST < float(fit.temperature) < HIGHEST
+    assert float(fit.temperature) != pytest.approx(1.0)
+    torch.testing.assert_close(fit.state_dict(), expected.state_dict(), rtol=1e-4, atol=0)
+    if task == "multilabel":
+        assert len(set(fit.thresholds.tolist())) > 1
+    again = EPICModule.load_from_checkpoint(path)
+    assert not tiny_runs.differing(again.postprocessor.state_dict(), fit.state_dict())
+
+
+# validate() used to refit both to the rows that it was given
+def test_validate_and_test_leave_temperature_and_thresholds_as_they_are(fitted, tmp_path):
+    task, model, path = fitted
+    before = {key: value.clone() for key, value in model.postprocessor.state_dict().items()}
+    others = tiny_runs.loader(_rows(task, 5), 5)
+    trainer = tiny_runs.trainer(tmp_path)
+    for loop in (trainer.validate, trainer.test):
+        loop(model, others, verbose=False)
+        loop(model, others, verbose=False, ckpt_path=str(path), weights_only=True)
+    assert not tiny_runs.differing(before, model.postprocessor.state_dict())
+
+
+def test_the_sanity_check_fits_nothing_and_an_interrupted_validation_leaves_nothing(make, tmp_path):
+    seen = {}
+
+    class Look(L.Callback):
+        def on_train_start(self, trainer, pl_module):
+            seen.update({k: v.clone() for k, v in pl_module.postprocessor.state_dict().items()})
+
+    model, rows = make(num_classes=4, task="multilabel"), _rows("multilabel", 1)
+    model.validation_outputs.update(100 * torch.randn(4, 4), torch.ones(4, 4))  # interrupted
+    fresh = Postprocessor("multilabel", 4)
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=1, callbacks=[Look()])
+    trainer.fit(model, tiny_runs.loader(rows), tiny_runs.loader(rows, 5))
+    assert not tiny_runs.differing(seen, fresh.state_dict())
+    fresh.fit(*_logits(model, rows))
+    torch.testing.assert_close(
+        model.postprocessor.state_dict(), fresh.state_dict(), rtol=1e-4, atol=0
+    )
+
+
+@pytest.mark.parametrize("key", ["temperature", "thresholds"])
+def test_a_checkpoint_without_them_is_refused(key, fitted, tmp_path):
+    task, _, path = fitted
+    content = read_checkpoint(str(path))
+    if content["state_dict"].pop(f"postprocessor.{key}", None) is None:
+        assert (task, key) == ("multiclass", "thresholds")
+        return
+    torch.save(content, tmp_path / "changed.ckpt")
+    with pytest.raises(CheckpointError, match=rf"it lacks postprocessor\.{key}"):
+        EPICModule.load_from_checkpoint(tmp_path / "changed.ckpt")
+
+
+def test_predictions_and_test_metrics_are_of_calibrated_probabilities(fitted, tmp_path):
+    task, model, _ = fitted
+    rows = _rows(task, 3, count=40)
+    trainer = tiny_runs.trainer(tmp_path)
+    parts = trainer.predict(model, tiny_runs.loader(rows, 7, drop=["labels"]))
+    (tested,) = trainer.test(model, tiny_runs.loader(rows, 7), verbose=False)
+    logits, labels = _logits(model, rows)
+    post = model.postprocessor
+    given = post(logits)
+    torch.testing.assert_close(torch.cat([part["probabilities"] for part in parts]), given)
+    for name, probabilities in (("ece", given), ("ece_uncalibrated", post.uncalibrated(logits))):
+        if task == "multilabel":
+            reference = _ece(probabilities.flatten().tolist(), labels.flatten().tolist())
+        else:
+            best, index = probabilities.max(dim=1)
+            reference = _ece(best.tolist(), (index == labels).tolist())
+        assert tested[f"test/{name}"] == pytest.approx(reference, abs=1e-5)
+    assert tested["test/ece"] != tested["test/ece_uncalibrated"]
+    if task == "multilabel":
+        for name, predicted in (
+            ("f1_macro", given >= 0.5),
+            ("f1_macro_tuned", given >= post.thresholds),
+        ):
+            reference = f1_score(labels, predicted, average="macro", zero_division=0)
+            assert tested[f"test/{name}"] == pytest.approx(reference, abs=1e-6)
+        assert tested["test/f1_macro"] != tested["test/f1_macro_tuned"]
+
+
+# validation used to measure the model without its interaction weight, test with it
+def test_validation_and_test_measure_one_model(fitted, make, tmp_path):
+    task, _, _ = fitted
+    rows = tiny_runs.loader(_rows(task, 2, count=24), 5)
+    model = make(num_classes=4, task=task, head={"boundary": True, "similarity": True})
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=2)
+    trainer.fit(model, tiny_runs.loader(_rows(task, 1)), rows)
+    fit = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    (validated,) = trainer.validate(model, rows, verbose=False)
+    (tested,) = trainer.test(model, rows, verbose=False)
+    assert "val/f1_macro" in validated
+    for name, value in validated.items():
+        assert fit[name] == pytest.approx(value, abs=1e-6)
+        # at 0.5 multilabel test metrics are of calibrated probabilities, with the same sign
+        assert tested[name.replace("val/", "test/")] == pytest.approx(value, abs=1e-6)
+
+
+def test_a_warm_start_without_calibration_keeps_the_temperature_it_took(fitted, make, tmp_path):
+    task, model, path = fitted
+    warm = make(
+        num_classes=4,
+        task=task,
+        class_names=list("abcd"),
+        postprocess={"calibrate": False},
+        warm_start=str(path),
+    )
+    assert not tiny_runs.differing(
+        warm.postprocessor.state_dict(), model.postprocessor.state_dict()
+    )

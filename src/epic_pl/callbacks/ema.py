@@ -5,6 +5,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from epic_pl.errors import ConfigError
@@ -94,7 +95,10 @@ class WeightAverage(Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the average in the module, for whatever is done with it next."""
         self._show(pl_module)
-        self._average, self._raw = {}, None
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget all, once the last checkpoint is written."""
+        self._average, self._raw, self._loaded = {}, None, None
 
     @torch.no_grad()
     def _show(self, module: L.LightningModule) -> None:
@@ -131,7 +135,8 @@ class WeightAverage(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep what training goes on from until it starts."""
-        self._loaded = checkpoint.get("weight_average") if self.decay else None
+        wanted = self.decay and trainer.state.fn == TrainerFn.FITTING
+        self._loaded = checkpoint.get("weight_average") if wanted else None
 
 
 def _trained(module: L.LightningModule) -> dict[str, Tensor]:

@@ -7,9 +7,10 @@ others than those it was trained with.
 
 import pickle
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import IO, Any, TypedDict
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from epic_pl.errors import CheckpointError
@@ -149,8 +150,11 @@ def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
     return info
 
 
-def read_checkpoint(path: str) -> dict[str, Any]:
+def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
     """A checkpoint file's content; tensors and plain types only, no code is ever run.
+
+    Args:
+        path: of the file, or the open file itself.
 
     Raises:
         CheckpointError: if the file is missing or holds anything else.
@@ -174,12 +178,20 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     return content
 
 
-def refuse_classes(options: Any, path: str) -> None:
+def refuse_classes(options: Any, path: str | IO[bytes]) -> None:
     """Refuse options that name a class to build, at any depth: building it would run code.
+
+    Also inside strings, which the command line's parser reads as YAML.
 
     Raises:
         CheckpointError: naming the class.
     """
+    if isinstance(options, str):
+        try:
+            content = yaml.safe_load(options)
+        except yaml.YAMLError:
+            return
+        options = None if isinstance(content, str) else content
     if isinstance(options, Mapping):
         for key in ("class_path", "_class_path", "_instantiator"):
             if key in options:

@@ -6,6 +6,7 @@ Those of the method and the head are :class:`~epic_pl.nn.epic.EPICConfig` and
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from math import inf
 from typing import Any, TypeVar, get_type_hints
 
 from epic_pl.errors import ConfigError
@@ -75,8 +76,10 @@ class OptimConfig:
     warmup: float = 0.1
 
     def __post_init__(self) -> None:
-        check_positive(self, "lr")
+        check_positive(self, "lr", *(() if self.prompt_lr is None else ("prompt_lr",)))
         check_probabilities(self, "warmup")
+        if not 0 <= self.weight_decay < inf:
+            raise ConfigError(f"weight_decay is at least 0 and finite, not {self.weight_decay}.")
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,13 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
     """A config from itself or, as a checkpoint keeps it, from plain dictionaries.
 
     Raises:
-        ConfigError: if a dictionary has unknown keys, or lacks some.
+        ConfigError: if it is none, has unknown keys, or lacks some.
     """
     if isinstance(value, kind):
         return value
-    assert isinstance(value, Mapping)
     assert is_dataclass(kind)
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{kind.__name__} is made of named options, not of {value!r}.")
     hints = get_type_hints(kind)
     known = [field.name for field in fields(kind)]
     if unknown := sorted(set(value) - set(known)):

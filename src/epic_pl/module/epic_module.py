@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric, MetricCollection
 
-from epic_pl.errors import DataError, TrainingError
+from epic_pl.errors import ConfigError, DataError, TrainingError
 from epic_pl.module import checkpoint as checkpoints
 from epic_pl.module.compilation import check_compiler, is_compiled, mark_lengths
 from epic_pl.module.config import (
@@ -223,10 +223,12 @@ class EPICModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget what an interrupted validation has left."""
+        super().on_validation_epoch_start()
         self.validation_outputs.reset()
 
     def on_validation_epoch_end(self) -> None:
         """Fit the postprocessor, before this epoch's checkpoint is written."""
+        super().on_validation_epoch_end()
         if self._fits_postprocessor() and (outputs := self.validation_outputs.compute()):
             logits, labels = outputs
             # torchmetrics makes a scalar of a single label
@@ -288,6 +290,7 @@ class EPICModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Print what is trained and what is frozen."""
+        super().on_fit_start()
         rank_zero_only(parameter_table)(self.model)
 
     def on_train_start(self) -> None:
@@ -327,6 +330,7 @@ class EPICModule(L.LightningModule):
         Raises:
             ConfigError: if it cannot do what is asked.
         """
+        super().setup(stage)
         device = self.trainer.strategy.root_device
         self.check_device(device)
         if self._compile and not is_compiled(self.model):
@@ -349,11 +353,21 @@ class EPICModule(L.LightningModule):
 
         Raises:
             CheckpointError: if the file cannot be read, or names a class to build.
+            ConfigError: if ``hparams_file`` is given: a checkpoint holds its options.
         """
-        if isinstance(checkpoint_path, str) or hasattr(checkpoint_path, "__fspath__"):
-            checkpoints.read_checkpoint(str(checkpoint_path))
+        if hparams_file is not None:
+            raise ConfigError(
+                "A checkpoint of EPICModule holds its options: leave out hparams_file, and give "
+                "those that shall differ as arguments."
+            )
+        if hasattr(checkpoint_path, "read"):
+            checkpoints.read_checkpoint(checkpoint_path)
+            checkpoint_path.seek(0)
+        else:
+            checkpoint_path = str(checkpoint_path)
+            checkpoints.read_checkpoint(checkpoint_path)
         module: Self = super().load_from_checkpoint(
-            checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs
+            checkpoint_path, map_location, None, strict, weights_only, **kwargs
         )
         return module
 
@@ -377,6 +391,7 @@ class EPICModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep trained weights only, the encoders' identity, and what an exact resume needs."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["state_dict"] = checkpoints.adapter_state(self, checkpoint["state_dict"])
         checkpoint[checkpoints.CHECKPOINT_KEY] = self.checkpoint_info()
         checkpoint[_RESUME_KEY] = gather_states(self, self._mid_window())
@@ -386,8 +401,9 @@ class EPICModule(L.LightningModule):
         trainer = self._trainer
         if trainer is None:
             return False
-        current: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-        return bool(current.processed % trainer.accumulate_grad_batches)
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
+        half = progress.current.processed % trainer.accumulate_grad_batches
+        return bool(half) and not progress.is_last_batch  # which always makes a step
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint fits, and complete it for Lightning's strict load.
@@ -396,6 +412,7 @@ class EPICModule(L.LightningModule):
             CheckpointError: if it is not ours, was trained on other encoders or classes, or a key
                 is missing, unknown or of another shape.
         """
+        super().on_load_checkpoint(checkpoint)
         checkpoint["state_dict"] = self._checked_state(checkpoint)
         # a fit that only starts from these weights draws as its own seed says
         fits = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
@@ -417,8 +434,10 @@ class EPICModule(L.LightningModule):
         """
         self.load_state_dict(self._checked_state(checkpoints.read_checkpoint(path)), strict=True)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
         """Continue with random generators and gradients as the checkpoint left them."""
+        skip = super().on_train_batch_start(batch, batch_idx)
         states, self._resume_states = self._resume_states, None
         if states is not None and len(states) == self.trainer.world_size:
             restore_state(self, states[self.global_rank])
+        return skip

@@ -160,7 +160,8 @@ def best_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
     )
     precision, recall, tried = curve  # (C, T + 1), (C, T + 1), (T,)
     precision, recall = precision[:, :-1].double(), recall[:, :-1].double()
-    f1 = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
+    # NaN where nothing is predicted, or nothing is true
+    f1 = (2 * precision * recall / (precision + recall)).nan_to_num(0.0)
     best = f1 >= f1.amax(dim=1, keepdim=True) - 1e-9
     distance = (tried - 0.5).abs().expand_as(f1).masked_fill(~best, 2.0)
     chosen: Tensor = tried[distance.argmin(dim=1)].to(probabilities)

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from epic_pl.nn.pair import where_present
 
-# share of a batch in the running statistics, once that many samples were seen
+# least share of a batch in the running statistics
 _MOMENTUM = 0.05
+# samples counted at most, which half precision can hold
+_MAX_COUNT = 32_768
 _EPSILON = 1e-6
 
 
@@ -59,7 +61,7 @@ class Standardization(nn.Module):
         delta = mean - self.mean
         moved = self.variance + share * (variance - self.variance)
         moved = moved + share * (1 - share) * delta.square()
-        self.count += number
+        self.count.add_(number).clamp_(max=_MAX_COUNT)
         self.mean += share * delta
         # one sample has no variance
         self.variance.copy_(torch.where(self.count > 1, moved, self.variance))

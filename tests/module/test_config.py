@@ -1,0 +1,54 @@
+"""Options that are refused, with a message that names them."""
+
+import pytest
+
+from epic_pl.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"epic": {"hub_widht": 8}}, "EPICConfig has no hub_widht; it has .*hub_width"),
+        ({"optim": {"lr": 0.1, "lrr": 0.1}}, "OptimConfig has no lrr"),
+        ({"encoders": {"image": {"nmae": "x"}}}, "EncoderConfig has no nmae"),
+        ({"encoders": {"image": {}}}, "EncoderConfig: .*'name'"),
+        ({"encoders": {"image": "vit"}}, "EncoderConfig is made of named options, not of 'vit'"),
+    ],
+    ids=str,
+)
+def test_unknown_missing_and_misplaced_options_are_refused_by_name(options, named, make):
+    with pytest.raises(ConfigError, match=named):
+        make(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_classes": 1}, "num_classes is 1"),
+        ({"num_classes": 1, "task": "multilabel"}, "question of two classes"),
+        ({"class_names": ["a", "b"]}, "class_names has 2"),
+        ({"task": "multilabel", "loss": {"pos_weight": [1.0]}}, "pos_weight has 1"),
+        ({"epic": {"interaction_layers": 9}}, "3 and 3 layers"),
+        ({"optim": {"warmup": 500}}, "warmup is a probability, not 500"),
+        ({"optim": {"lr": 0.0}}, "lr must be positive"),
+        ({"optim": {"lr": float("nan")}}, "lr must be positive and finite, not nan"),
+        ({"optim": {"prompt_lr": -0.1}}, "prompt_lr must be positive"),
+        ({"optim": {"weight_decay": -0.1}}, "weight_decay is at least 0"),
+        ({"modality_dropout": -0.1}, "modality_dropout is a probability"),
+        ({"head": {"dropout": 2.0}}, "dropout is a probability"),
+        ({"epic": {"hub": "sometimes"}}, "hub is 'sometimes', but may be 'bottleneck'"),
+        ({"encoders": {"precision": "fp8"}}, "precision is 'fp8', but may be 'same'"),
+        ({"loss": {"class_weights": "balanced"}}, "needs class_frequencies"),
+        ({"loss": {"pos_weight": [1.0] * 3}}, "pos_weight is for multilabel tasks"),
+        ({"task": "multilabel", "loss": {"class_weights": [1.0] * 3}}, "use pos_weight instead"),
+        ({"loss": {"class_weights": [1.0, 2.0]}}, "class_weights has 2 entries"),
+        ({"loss": {"class_weights": [1.0, -2.0, 1.0]}}, "at least 0"),
+        ({"loss": {"class_weights": [1.0, float("nan"), 1.0]}}, "finite"),
+        ({"loss": {"class_frequencies": [0.5, 0.5]}}, "class_frequencies has 2 entries"),
+        ({"loss": {"focal_gamma": -1.0}}, "focal_gamma must be finite"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_fit_are_refused(options, words, make):
+    with pytest.raises(ConfigError, match=words):
+        make(**options)

@@ -1,0 +1,229 @@
+"""Checkpoints of EPICModule: what they hold, how they are loaded, and which are refused."""
+
+import io
+from dataclasses import replace
+from functools import partial
+
+import lightning as L
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import tiny_runs
+from epic_pl.errors import CheckpointError, ConfigError
+from epic_pl.module import EPICModule
+from epic_pl.module.checkpoint import read_checkpoint
+from epic_pl.module.config import (
+    EncoderConfig,
+    EncodersConfig,
+    OptimConfig,
+    PostprocessConfig,
+    as_config,
+)
+from epic_pl.module.losses import LossConfig
+from epic_pl.nn import EPICConfig, HeadConfig
+from tiny_runs import differing, trained
+
+NAMES = ["blue", "green", "red"]
+
+
+def test_a_checkpoint_is_small_plain_and_holds_no_encoder(fitted):
+    model, path = fitted
+    checkpoint = torch.load(path, weights_only=True)
+    held = set(checkpoint["state_dict"])
+    assert set(trained(model)) < held
+    # running statistics, and what is fitted on validation
+    rest = {key.rpartition(".")[2] for key in held - set(trained(model))}
+    assert rest == {"mean", "variance", "count", "temperature"}
+    assert path.stat().st_size < 120_000  # the encoders alone have 300 kB
+
+    assert tiny_runs.is_plain(dict(checkpoint["hyper_parameters"]))
+    assert tiny_runs.is_plain(checkpoint["epic_pl"])
+    assert checkpoint["epic_pl"]["class_names"] == ["blue", "green", "red"]
+    assert checkpoint["epic_pl"]["preprocessing"] == {"image": {"size": 32}}
+
+
+def test_load_from_checkpoint_gives_the_same_logits_and_names(fitted, tmp_path):
+    model, path = fitted
+    batch = next(iter(tiny_runs.loader(tiny_runs.samples())))
+    with path.open("rb") as file:
+        for source in (path, str(path), file, io.BytesIO(path.read_bytes())):
+            loaded = EPICModule.load_from_checkpoint(source)
+            assert torch.equal(loaded.eval()(batch), model.eval()(batch))
+    assert loaded.class_names == NAMES
+    assert dict(loaded.hparams) == dict(model.hparams)
+    with pytest.raises(ConfigError, match="leave out hparams_file"):
+        EPICModule.load_from_checkpoint(path, hparams_file=tmp_path / "hparams.yaml")
+
+
+POPEN = {"class_path": "subprocess.Popen", "init_args": {"args": "touch pwned", "shell": True}}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method_options": {"a": POPEN}},
+        {"method_options": "{a: {class_path: trap_module.Trap}}"},
+        {"_instantiator": "lightning.pytorch.cli.instantiate_module", "method_options": POPEN},
+    ],
+    ids=["nested", "string", "instantiator"],
+)
+@pytest.mark.parametrize("opened", [False, True], ids=["path", "open file"])
+def test_classes_that_a_checkpoint_names_are_not_built(
+    options, opened, fitted, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "trap_module.py").write_text("open('pwned', 'w')")
+    checkpoint = read_checkpoint(str(fitted[1]))
+    checkpoint["hyper_parameters"] |= options
+    torch.save(checkpoint, "trap.ckpt")
+    source = io.BytesIO((tmp_path / "trap.ckpt").read_bytes()) if opened else "trap.ckpt"
+    with pytest.raises(CheckpointError, match="name a class to build"):
+        EPICModule.load_from_checkpoint(source)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_every_nested_option_survives_a_checkpoint_as_plain_types(
+    tiny_vit_dir, tiny_tokenizer_dir, tmp_path
+):
+    configs = {
+        "encoders": EncodersConfig(
+            EncoderConfig(str(tiny_vit_dir), "v1", "mean"),
+            EncoderConfig(str(tiny_tokenizer_dir), pooling="mean"),
+            image_size=16,
+            precision="bf16",
+            checkpoint_layers=True,
+        ),
+        "epic": EPICConfig(3, [[0, 1], [2, 2]], "read_only", "parameter_free", 7, "linear"),
+        "head": HeadConfig(boundary=True, similarity=True, unimodal=True, dropout=0.3),
+        "loss": LossConfig(0.2, "balanced", None, 1.5, [0.5, 0.25, 0.25]),
+        "optim": OptimConfig(0.1, 0.2, 0.3, 0.4),
+        "postprocess": PostprocessConfig(calibrate=False),
+    }
+    configs["epic"] = replace(
+        configs["epic"], first_prompt="from_text", prompt_init_std=0.5, dropout=0.4
+    )
+    model = EPICModule(3, method_options={"num_prompts": 2}, modality_dropout=0.1, **configs)
+    trainer = tiny_runs.trainer(tmp_path)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(tmp_path / "nested.ckpt")
+    assert torch.load(tmp_path / "nested.ckpt", weights_only=True)["hyper_parameters"]
+    loaded = EPICModule.load_from_checkpoint(tmp_path / "nested.ckpt")
+    for name, config in configs.items():
+        assert type(loaded.hparams[name]) is dict
+        # no option is at its default, so each would be missed
+        assert as_config(type(config), loaded.hparams[name]) == config
+    assert loaded.model.config == replace(configs["epic"], num_prompts=2)
+    assert loaded.loss.class_weights.tolist() == pytest.approx([2 / 3, 4 / 3, 4 / 3])
+    assert dict(loaded.hparams) == dict(model.hparams)
+    assert not differing(loaded.state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_what_was_trained_in_another_precision_loads_and_goes_on(precision, make, tmp_path):
+    rows, path = tiny_runs.loader(tiny_runs.samples()), tmp_path / "trained.ckpt"
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=1, precision=precision)
+    trainer.fit(make(), rows)
+    trainer.save_checkpoint(path)
+    loaded = EPICModule.load_from_checkpoint(path).state_dict()
+    saved = torch.load(path, weights_only=True)["state_dict"]
+    assert all(torch.equal(loaded[key], value.to(loaded[key])) for key, value in saved.items())
+    on = tiny_runs.trainer(tmp_path, max_epochs=2, precision=precision)
+    on.fit(make(), rows, ckpt_path=str(path), weights_only=True)
+    assert on.current_epoch == 2
+
+
+def test_other_encoder_weights_are_refused_by_fingerprint(
+    fitted, tmp_path, tiny_vit_dir, tiny_tokenizer_dir
+):
+    weights = load_file(tiny_vit_dir / "model.safetensors")
+    weights["blocks.0.attn.qkv.weight"][0, 0] += 1
+    save_file(weights, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((tiny_vit_dir / "config.json").read_text())
+    encoders = dict(fitted[0].hparams["encoders"]) | {"image": {"name": str(tmp_path)}}
+    with pytest.raises(CheckpointError) as error:
+        EPICModule.load_from_checkpoint(fitted[1], encoders=encoders)
+    for part in ("image encoder", str(tiny_vit_dir), str(tmp_path), "model.encoders.image"):
+        assert part in str(error.value)
+    with pytest.raises(CheckpointError, match="fingerprint"):
+        tiny_runs.module(tmp_path, tiny_tokenizer_dir, warm_start=str(fitted[1]))
+
+
+# how each key, shape or value is refused is in test_checkpoint.py
+def test_a_checkpoint_that_was_changed_is_refused_however_it_is_loaded(fitted, make, tmp_path):
+    checkpoint, path = read_checkpoint(str(fitted[1])), tmp_path / "changed.ckpt"
+    state = checkpoint["state_dict"]
+    state["model.head.classifier.weigth"] = state.pop("model.head.classifier.weight")
+    torch.save(checkpoint, path)
+    rows = tiny_runs.loader(tiny_runs.samples())
+    test = partial(tiny_runs.trainer(tmp_path).test, make(), rows, weights_only=True)
+    for load in (
+        lambda: EPICModule.load_from_checkpoint(path),
+        lambda: make(warm_start=str(path)),
+        lambda: test(ckpt_path=str(path)),
+    ):
+        with pytest.raises(CheckpointError, match=r"lacks model\.head\.classifier\.weight and it"):
+            load()
+
+
+def test_classes_that_had_no_names_can_be_given_some(make, tmp_path):
+    path = tmp_path / "nameless.ckpt"
+    trainer = tiny_runs.trainer(tmp_path, max_steps=1)
+    trainer.fit(make(), tiny_runs.loader(tiny_runs.samples()))
+    trainer.save_checkpoint(path)
+    assert EPICModule.load_from_checkpoint(path, class_names=NAMES).class_names == NAMES
+    assert EPICModule.load_from_checkpoint(path).class_names == ["0", "1", "2"]
+
+
+def test_warm_start_takes_weights_but_neither_optimiser_nor_epoch(fitted, make, tmp_path):
+    model, path = fitted
+    warm = make(warm_start=str(path), optim={"lr": 5e-3})
+    assert not differing(trained(warm), trained(model))
+    assert "warm_start" not in warm.hparams
+    rates = tiny_runs.Rates()
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=2, callbacks=[rates])
+    trainer.fit(warm, tiny_runs.loader(tiny_runs.samples()))
+    assert trainer.current_epoch == 2
+    assert trainer.global_step == len(rates.steps) == 4
+    assert max(step["head"] for step in rates.steps) == pytest.approx(5e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"num_classes": 4}, "number of classes"),
+        ({"method": "linear_probe"}, "it has .*unknown here"),
+        # such names used to be accepted, and predictions bore the wrong ones
+        ({"class_names": ["blue", "red", "green"]}, "class 1 is 'green', the data's is 'red'"),
+        ({"class_names": ["blue", "green", "lime"]}, "class 2 is 'red', the data's is 'lime'"),
+    ],
+)
+def test_a_warm_start_that_does_not_fit_is_refused(options, named, fitted, make):
+    with pytest.raises(CheckpointError, match=named):
+        make(warm_start=str(fitted[1]), **options)
+
+
+def test_a_warm_start_of_an_earlier_format_is_refused(fitted, make, tmp_path):
+    checkpoint = read_checkpoint(str(fitted[1]))
+    checkpoint["epic_pl"]["format_version"] = 1
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    with pytest.raises(CheckpointError, match="format 1"):
+        make(warm_start=str(tmp_path / "old.ckpt"))
+
+
+class _Draws(L.Callback):
+    def on_train_batch_end(self, *_):
+        self.number = torch.rand(1).item()
+
+
+def test_a_new_fit_of_loaded_weights_draws_as_its_own_seed_says(fitted, tmp_path):
+    draws = []
+    for seed in (0, 1):
+        model = EPICModule.load_from_checkpoint(fitted[1])
+        L.seed_everything(seed)
+        draw = _Draws()
+        trainer = tiny_runs.trainer(tmp_path, max_steps=1, callbacks=[draw])
+        trainer.fit(model, tiny_runs.loader(tiny_runs.samples()))
+        draws.append(draw.number)
+    assert draws[0] != draws[1]
