@@ -346,7 +346,7 @@ class _CacheCLI(EPICCLI):
     """Builds model and data for ``fit``, and only fills the feature stores."""
 
     def _run_subcommand(self, subcommand: str) -> None:
-        cache = next(each for each in self.trainer.callbacks if isinstance(each, FeatureCache))
+        cache: FeatureCache = self._get(self.config_init, "cache")
         cache.build_stores(self.trainer, self.model, self.datamodule)
 
 
