@@ -17,8 +17,7 @@ from transformers import AutoTokenizer
 from epic_pl.assets import resolve
 from epic_pl.data.preprocessing import image_preprocessing
 from epic_pl.data.transforms import build_image_transform
-from epic_pl.module import EncoderConfig, EncodersConfig, EPICModule
-from epic_pl.nn.epic import EPICConfig
+from epic_pl.module import EncoderConfig, EncodersConfig, EPICConfig, EPICModule
 
 parser = argparse.ArgumentParser()
 parser.add_argument("pairs")
@@ -44,7 +43,7 @@ classes = sorted({row["label"] for row in rows})
 text = EncoderConfig(args.text_encoder, pooling="mean")  # as all-MiniLM was trained
 encoders = EncodersConfig(EncoderConfig(args.image_encoder), text, image_size=112)
 epic = EPICConfig(interaction_layers=args.interaction_layers)
-model = EPICModule(len(classes), encoders, epic=epic)
+model = EPICModule(len(classes), encoders, epic=epic, class_names=classes)
 trainer = L.Trainer(max_epochs=3, accelerator="auto", devices=1)
 trainer.fit(model, DataLoader(rows, batch_size=16, shuffle=True, collate_fn=collate))
 trainer.save_checkpoint("own_pipeline.ckpt")
