@@ -47,12 +47,12 @@ def test_version(capsys):
         (["cache", "-h"], "--remove-corrupt"),
         (["cache"], "build"),
         (["cache", "info", "--help"], "usage: epic-pl cache"),
-        (["compare"], "--reference"),
-        (["tune"], "--search_seed"),
+        (["compare"], "--variants"),
+        (["tune"], "--space"),
         (["explain"], "--samples"),
         (["export"], "--overwrite"),
         (["export", "--ckpt_path", "x", "--help"], "--ckpt_path"),
-        (["compare", "--config", "openmoji.yaml", "--help"], "--reference"),
+        (["compare", "--config", "openmoji.yaml", "--help"], "--variants"),
     ],
 )
 def test_help_of_the_commands_beside_the_trainer(args, part, capsys):

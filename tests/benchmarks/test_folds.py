@@ -8,6 +8,7 @@ import random
 import pytest
 
 import tiny_openmoji
+import tiny_runs
 from epic_pl.assets import Emoji
 
 EMOJI = [
@@ -76,13 +77,12 @@ def test_an_unknown_task_is_named(folds):
         folds.options_of("chess", 0, argparse.Namespace())
 
 
-@pytest.mark.slow
 def test_each_fold_and_method_is_judged(
     folds, tables, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir, tmp_path, capfd
 ):
     monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
+    tiny_runs.workers_here(monkeypatch)
     tiny = tiny_openmoji.fit_options(tiny_vit_dir, tiny_tokenizer_dir)
     arguments = ["--tasks", "openmoji_entailment,one_word", "--folds", "0,1", "--jobs", "2"]
     arguments += ["--methods", "linear_probe", "--json", *tiny]
