@@ -44,7 +44,7 @@ classes = sorted({row["label"] for row in rows})
 text = EncoderConfig(args.text_encoder, pooling="mean")  # as all-MiniLM was trained
 encoders = EncodersConfig(EncoderConfig(args.image_encoder), text, image_size=112)
 epic = EPICConfig(interaction_layers=args.interaction_layers)
-model = EPICModule(len(classes), encoders, epic=epic)
+model = EPICModule(len(classes), encoders, epic=epic, class_names=classes)
 trainer = L.Trainer(max_epochs=3, accelerator="auto", devices=1)
 trainer.fit(model, DataLoader(rows, batch_size=16, shuffle=True, collate_fn=collate))
 trainer.save_checkpoint("own_pipeline.ckpt")

@@ -10,7 +10,7 @@ import yaml
 import tiny_openmoji
 import tiny_runs
 from epic_pl.cli import main, run
-from epic_pl.config_files import find_packaged, overlays, packaged, packaged_configs
+from epic_pl.config_files import find_packaged, packaged, packaged_configs
 from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare.plan import choose, plan, read_variants
 from epic_pl.experiments.options import parsed_options
@@ -25,7 +25,7 @@ def _elsewhere(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", packaged_configs())
 def test_every_config_prints_from_any_folder(name, capsys):
-    base = ["--config", "openmoji.yaml"] if name in overlays() else []
+    base = ["--config", "openmoji.yaml"] if name in packaged("overlays") else []
     with pytest.raises(SystemExit) as caught:
         main(["fit", *base, "--config", name, "--print_config"])
     assert caught.value.code == 0

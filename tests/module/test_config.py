@@ -25,7 +25,6 @@ def test_unknown_missing_and_misplaced_options_are_refused_by_name(options, name
     ("options", "words"),
     [
         ({"num_classes": 1}, "num_classes is 1"),
-        ({"num_classes": 1, "task": "multilabel"}, "question of two classes"),
         ({"class_names": ["a", "b"]}, "class_names has 2"),
         ({"task": "multilabel", "loss": {"pos_weight": [1.0]}}, "pos_weight has 1"),
         ({"epic": {"interaction_layers": 9}}, "3 and 3 layers"),

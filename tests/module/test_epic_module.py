@@ -10,7 +10,6 @@ from epic_pl.module import EPICModule
 from epic_pl.module.optim import warmup_cosine
 from epic_pl.nn.encoders import Encoder
 from epic_pl.nn.methods import METHODS
-from epic_pl.validate import check_batch
 from tiny_runs import differing, trained
 
 MULTICLASS = ("accuracy", "f1_macro")
@@ -139,17 +138,6 @@ def test_a_wrong_batch_is_refused_before_anything_istrained(change, named, loop,
             model, tiny_runs.loader(rows, drop=drop)
         )
     assert all(torch.equal(value, before[key]) for key, value in trained(model).items())
-
-
-@pytest.mark.parametrize("key", ["pixel_values", "input_ids", "image_present", "text_present"])
-def test_a_batch_of_unequal_parts_is_refused(key):
-    made = next(iter(tiny_runs.loader(tiny_runs.samples(4))))
-    made["image_present"] = made["text_present"] = torch.ones(4, dtype=torch.bool)
-    check_batch(made, "multiclass", 3)
-    with pytest.raises(DataError, match=rf"{key} has shape \(3.*4 samples"):
-        check_batch({**made, key: made[key][:3]}, "multiclass", 3)
-    with pytest.raises(DataError, match=rf"{key} has shape \(\)"):
-        check_batch({**made, key: torch.tensor(True)}, "multiclass", 3)
 
 
 def test_predictions_need_ids(make, tmp_path):

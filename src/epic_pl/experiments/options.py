@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from epic_pl.cli import EPICCLI, run
+from epic_pl.cli import BuildCLI, run
 from epic_pl.errors import ConfigError
 
 ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
@@ -37,16 +37,13 @@ def refuse_own(command: str, own: Sequence[str], options: Sequence[str]) -> None
             )
 
 
-class _ParsingCLI(EPICCLI):
+class _ParsingCLI(BuildCLI):
     """Parses the options of ``fit`` and builds nothing."""
 
     def _set_seed(self) -> None:
         pass
 
     def instantiate_classes(self) -> None:
-        pass
-
-    def _run_subcommand(self, subcommand: str) -> None:
         pass
 
 
