@@ -1,6 +1,5 @@
 """``benchmarks/folds.py`` and ``tables.py`` on a fabricated OpenMoji and tiny encoders."""
 
-import argparse
 import csv
 import json
 import random
@@ -70,11 +69,6 @@ def test_locked_rows_are_in_no_fold(tables, tmp_path):
     assert {row["picture"] for row in rows} == {row["picture"] for row in every} - locked
     for row in rows:
         assert sorted(row[f"fold{fold}"] for fold in range(3)) == ["test", "train", "train"]
-
-
-def test_an_unknown_task_is_named(folds):
-    with pytest.raises(SystemExit, match=r"chess.*openmoji_entailment.*agreement"):
-        folds.options_of("chess", 0, argparse.Namespace())
 
 
 def test_each_fold_and_method_is_judged(

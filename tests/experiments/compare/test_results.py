@@ -86,14 +86,6 @@ def test_intervals_are_resampled_over_pictures(tmp_path):
     assert widths[0] == pytest.approx(widths[1])
 
 
-def test_other_samples_are_not_paired(outcomes, tmp_path):
-    ids = [f"other{number}" for number in range(len(TRUTH))]
-    other = fake_runs.done(tmp_path, "pmf", 0, TRUTH, _wrong_in(70), ids)
-    row = _by_name([*outcomes, other])["pmf", "accuracy"]
-    assert row["mean"] == pytest.approx(1 / 8)
-    assert row["p_value"] is None
-
-
 def test_seeds_with_splits_of_their_own_are_paired_seed_by_seed(tmp_path):
     truth, wrong = {0: TRUTH, 1: [0] * 80}, {("epic", 0): 8, ("lora", 0): 40}
     predicted = {("epic", 1): [0] * 56 + [1] * 24, ("lora", 1): [0] * 48 + [1] * 32}

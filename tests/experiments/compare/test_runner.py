@@ -67,24 +67,15 @@ def test_failures_are_reported_and_the_other_runs_go_on(runs):
     assert "Traceback" in log.read_text()
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            "Error-free so far\nepic-pl: DataError: row 3 of table.csv\nSome last line\n",
-            "failed: DataError: row 3 of table.csv (",
-        ),
-        (
-            "Traceback\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate\n",
-            "failed: torch.OutOfMemoryError: CUDA out of memory.",
-        ),
-        ("Bus fault\n\n", "failed: Bus fault ("),
-    ],
-)
-def test_the_line_of_the_log_that_names_the_error_is_found(tmp_path, text, message):
+def test_the_line_of_the_log_that_names_the_error_is_found(tmp_path):
     log = tmp_path / "log.txt"
-    log.write_text(text)
-    assert failure(1, log).startswith(message)
+    for text, message in (
+        ("Error-free so far\nepic-pl: DataError: row 3\nSome last line\n", "DataError: row 3 ("),
+        ("Traceback\ntorch.OutOfMemoryError: CUDA\n", "torch.OutOfMemoryError: CUDA"),
+        ("Bus fault\n\n", "Bus fault ("),
+    ):
+        log.write_text(text)
+        assert failure(1, log).startswith(f"failed: {message}")
 
 
 def test_an_interrupted_comparison_leaves_no_process(runs):

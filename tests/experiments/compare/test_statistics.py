@@ -12,7 +12,6 @@ from epic_pl.experiments.compare.statistics import (
     Predictions,
     main_metric_sums,
     paired_bootstrap,
-    sums_of_groups,
     value_of,
 )
 from epic_pl.module.metrics import build_metrics
@@ -79,8 +78,3 @@ def test_the_means_over_seeds_are_compared():
     right, wrong = _sums(np.ones(10)), _sums(np.zeros(10))
     found = paired_bootstrap([right, wrong], [wrong, wrong, wrong])
     assert found["difference"] == found["low"] == found["high"] == 0.5
-
-
-def test_sums_of_groups_are_zero_where_a_group_has_no_sample():
-    sums = sums_of_groups(np.array([[1.0, 2], [3, 4], [5, 6]]), "bab", {"b": 0, "a": 1, "c": 2})
-    assert sums.tolist() == [[6, 8], [3, 4], [0, 0]]
