@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from jsonargparse import ArgumentError
 
 import tiny_runs
 from epic_pl.errors import ConfigError
@@ -126,8 +125,3 @@ def test_method_options_of_a_config_are_not_given_to_all_methods(config, tmp_pat
 def test_options_that_the_comparison_sets_are_refused(option, one):
     with pytest.raises(ConfigError, match="itself in every run"):
         one(option, "x")
-
-
-def test_an_unknown_option_is_refused_before_anything_runs(one):
-    with pytest.raises(ArgumentError, match="hub_widht"):
-        one("--model.hub_widht=3")
