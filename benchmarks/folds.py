@@ -78,7 +78,7 @@ def judge(groups: dict[tuple[str, str], list[Run]], jobs: int) -> list[dict[str,
     progress = LiveProgress(len(runs), Console(file=sys.stderr))
     try:
         with terminated_as_interrupted(), progress:
-            outcomes = Runner(devices(jobs), None, progress).execute(runs)
+            outcomes = Runner(devices(jobs), progress).execute(runs)
     except KeyboardInterrupt:
         print("Interrupted: the same command continues with what is left.", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None

@@ -58,25 +58,11 @@ def untrained(monkeypatch):
 
 @pytest.mark.usefixtures("untrained")
 class TestBeforeTraining:
-    def test_missing_picture(self, project, capsys):
-        (project / "pictures" / "train5.png").unlink()
-        said = _said(project, capsys)
-        assert "DataError" in said
-        assert "train5.png" in said
-
     def test_unknown_label(self, project, capsys):
         options = ["--data.init_args.classes", "[blue, green]"]
         said = _said(project, capsys, *options)
         assert "DataError" in said
         assert "red" in said
-
-    def test_label_that_is_missing(self, project, capsys):
-        _edit(project, "train4", "label", "")
-        assert "label" in _said(project, capsys)
-
-    def test_mismatched_class_count(self, project, capsys):
-        said = _said(project, capsys, "--model.loss.pos_weight", "[1.0, 2.0]")
-        assert "num_classes is 3, but pos_weight has 2" in said
 
     def test_encoder_that_cannot_be_reached(self, project, capsys):
         said = _said(project, capsys, "--model.encoders.image.name", "vit_base_patch16_244")
@@ -110,13 +96,6 @@ def test_a_checkpoint_of_other_classes(project, capsys):
     said = _said(project, capsys, "--model.warm_start", best)
     assert "CheckpointError" in said
     assert "number of classes" in said
-
-
-def test_an_empty_text_is_a_text(project):
-    _edit(project, "train0", "text", "  ")
-    _edit(project, "train1", "text", "")
-    cli = run(["fit", "--config", str(project / "tiny.yaml"), "--trainer.max_epochs", "1"])
-    assert cli.trainer.global_step == 3
 
 
 def test_a_loss_that_is_not_finite(project, capsys):

@@ -1,4 +1,3 @@
-import ast
 import csv
 import runpy
 from pathlib import Path
@@ -28,12 +27,3 @@ def test_own_pipeline_fits_and_its_checkpoint_loads(
     assert made["model"].class_names == ["a", "b", "c"]
     loaded = EPICModule.load_from_checkpoint("own_pipeline.ckpt")
     assert not tiny_runs.differing(loaded.state_dict(), made["model"].state_dict())
-
-
-def test_own_pipeline_is_short_and_uses_no_datamodule():
-    source = EXAMPLE.read_text()
-    tree = ast.parse(source)
-    lines = source.splitlines()[tree.body[0].end_lineno :]
-    code = [line for line in lines if line.strip() and not line.startswith(("import", "from"))]
-    assert len(code) <= 30
-    assert "DataModule" not in source

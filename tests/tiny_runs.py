@@ -1,8 +1,10 @@
 """Tiny data and runs for tests that go through the real Trainer or the real command line."""
 
 import csv
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -11,6 +13,8 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from epic_pl.experiments.compare import runner
+from epic_pl.experiments.compare.worker import run_one
 from epic_pl.module import EPICModule
 from epic_pl.module.config import plain
 
@@ -123,6 +127,23 @@ checkpoint:
 """
     )
     return path
+
+
+def workers_here(monkeypatch) -> None:
+    """Let the runs of a comparison take place in this process, without a start-up for each."""
+
+    class Process:
+        returncode = 0
+
+        def __init__(self, command, **_):
+            run_one(Path(command[3]))
+
+        def poll(self):
+            return self.returncode
+
+    monkeypatch.setattr("sys.argv", ["epic-pl"])
+    kept = {name: getattr(subprocess, name) for name in ("DEVNULL", "STDOUT")}
+    monkeypatch.setattr(runner, "subprocess", SimpleNamespace(Popen=Process, **kept))
 
 
 def trained(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 
 from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -68,57 +68,53 @@ class LastCheckpoint(ModelCheckpoint):
     """Saves the latest state; a name of its own keeps its state apart from the best one's."""
 
 
+# save_last of the first copies the best; a run that was killed goes on from the latest
+_SECTIONS: dict[str, type[Callback]] = {
+    "checkpoint": BestCheckpoint,
+    "last_checkpoint": LastCheckpoint,
+    "early_stopping": EarlyStopping,
+    "ema": WeightAverage,
+    "cache": FeatureCache,
+    "predictions": PredictionWriter,
+    "confusion_matrix": ConfusionMatrixPlot,
+    "explain": PromptAttention,
+    "report": ReportWriter,
+}
+_DEFAULTS = {
+    "checkpoint.monitor": "val/accuracy",
+    "checkpoint.mode": "max",
+    "checkpoint.filename": "best",
+    "checkpoint.auto_insert_metric_name": False,
+    "last_checkpoint.filename": "last",
+    "last_checkpoint.enable_version_counter": False,
+    "early_stopping.monitor": "val/accuracy",
+    "early_stopping.mode": "max",
+    "early_stopping.patience": 10,
+    # what can be watched is checked before; a run may end before its first validation
+    "early_stopping.strict": False,
+}
+
+
 class EPICCLI(LightningCLI):
     """LightningCLI with what every run of this package wants.
 
-    Checkpointing, early stopping and predictions have config sections of their own, since a
-    ``trainer.callbacks`` list in a second config replaces the first one silently. What the data
-    knows (classes, task, preprocessing) is linked into the model, and what the model knows (its
-    encoders) into the data.
+    Callbacks have config sections of their own, since a ``trainer.callbacks`` list in a second
+    config replaces the first one silently. Classes, task and preprocessing are linked from the data
+    into the model, and encoders from the model into the data.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Sections for callbacks, and the links between data and model."""
-        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
-        parser.set_defaults(
-            {
-                "checkpoint.monitor": "val/accuracy",
-                "checkpoint.mode": "max",
-                "checkpoint.filename": "best",
-                "checkpoint.auto_insert_metric_name": False,
-            }
-        )
-        # save_last of the one above copies the best; a run that was killed goes on from the latest
-        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
-        parser.set_defaults(
-            {"last_checkpoint.filename": "last", "last_checkpoint.enable_version_counter": False}
-        )
-        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
-        parser.set_defaults(
-            {
-                "early_stopping.monitor": "val/accuracy",
-                "early_stopping.mode": "max",
-                "early_stopping.patience": 10,
-                # what can be watched is checked before; a run may end before its first validation
-                "early_stopping.strict": False,
-            }
-        )
-        parser.add_lightning_class_args(WeightAverage, "ema")
-        parser.add_lightning_class_args(FeatureCache, "cache")
-        parser.add_lightning_class_args(PredictionWriter, "predictions")
-        parser.add_lightning_class_args(ConfusionMatrixPlot, "confusion_matrix")
-        parser.add_lightning_class_args(PromptAttention, "explain")
-        parser.add_lightning_class_args(ReportWriter, "report")
-        # the parser's own meaning, a file with the section, gives way: see spell_out
+        for section, kind in _SECTIONS.items():
+            parser.add_lightning_class_args(kind, section)
+        parser.set_defaults(_DEFAULTS)
+        # the parser's own meaning, a file with the section, gives way: see run
         short = parser._option_string_actions["--report"]
         short.metavar, short.help = "DIR", "Short for --report.folder."
         for name in ("num_classes", "task", "class_names", "preprocessing"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         parser.link_arguments(
-            "data",
-            "model.loss.class_frequencies",
-            compute_fn=self._class_frequencies,
-            apply_on="instantiate",
+            "data", "model.loss.class_frequencies", self._class_frequencies, "instantiate"
         )
         encoders = "model.encoders"
         for side in ("image", "text"):
@@ -144,9 +140,10 @@ class EPICCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         path = config.get("ckpt_path")
         if not path and self.config.subcommand != "fit":
-            rank_zero_warn(_without_checkpoint(config["trainer"]["default_root_dir"]))
+            rank_zero_warn("These weights are not trained: add --ckpt_path path/to/best.ckpt.")
         # Lightning takes the options of whatever is a file, also of one with such a name
-        if path and (Path(path).is_file() or _names_file(path)):
+        word = path in _CHECKPOINT_WORDS or "://" in str(path)
+        if path and (Path(path).is_file() or not word):
             checkpoint = read_checkpoint(path)  # before the parser builds what it names
             require_info(checkpoint)
             self._saved_options = checkpoint.get("hyper_parameters", {})
@@ -166,12 +163,8 @@ class EPICCLI(LightningCLI):
             config["weights_only"] = True
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A progress bar, and TensorBoard and CSV logs in ``<root>/<subcommand>/version_N``."""
+        """TensorBoard and CSV logs in ``<root>/<subcommand>/version_N``."""
         config = self._get(self.config_init, "trainer")
-        callbacks = config.get("callbacks") or []
-        own = any(isinstance(callback, ProgressBar) for callback in callbacks)
-        if config.get("enable_progress_bar") is not False and not own:
-            kwargs["callbacks"] = [*callbacks, RichProgressBar()]
         if config.get("logger") in (None, True) and not config.get("fast_dev_run"):
             root = config.get("default_root_dir") or "runs"
             tensorboard = TensorBoardLogger(root, name=self.subcommand)
@@ -184,13 +177,9 @@ class EPICCLI(LightningCLI):
         kept = self._get(self.config_init, "checkpoint")
         if not kept.best_model_path:  # fast_dev_run, or stopped before the first validation
             return
-        monitor, score = kept.monitor, kept.best_model_score
-        if monitor is None:
-            monitor = self.config.fit["early_stopping"]["monitor"]
-            score = self.trainer.callback_metrics.get(monitor)
-        told = "" if score is None else f", {monitor} {float(score):.4f}"
-        path = os.path.relpath(kept.best_model_path)
-        rank_zero_info(f"Kept {path}{told}: test, predict and explain take it as --ckpt_path.")
+        path, score = os.path.relpath(kept.best_model_path), kept.best_model_score
+        metric = "" if score is None else f", {kept.monitor} {float(score):.4f}"
+        rank_zero_info(f"Kept {path}{metric}: test, predict and explain take it as --ckpt_path.")
 
     def before_fit(self) -> None:
         """Refuse to watch what this task does not log, or to keep its worst loss.
@@ -215,10 +204,6 @@ class EPICCLI(LightningCLI):
                 )
 
 
-def _names_file(path: str) -> bool:
-    return path not in _CHECKPOINT_WORDS and "://" not in path
-
-
 def _check_sections(options: Mapping[str, Any]) -> None:
     """Refuse options whose sections are not what EPICModule's are, before the parser reads them.
 
@@ -240,13 +225,6 @@ def _name_classes(data: Namespace, saved: dict[str, Any]) -> None:
         options["label_separator"] = options["label_separator"] or "|"
 
 
-def _without_checkpoint(root: str | None) -> str:
-    kept = Path(root or "runs").glob("fit/version_*/checkpoints/best.ckpt")
-    newest = max(kept, key=lambda path: path.stat().st_mtime, default=None)
-    example = f"--ckpt_path {newest or 'path/to/best.ckpt'}"
-    return f"These are weights that nothing has trained, and guesses: add {example}."
-
-
 def _with_one_command(cli: type[EPICCLI], args: list[str]) -> type[EPICCLI]:
     """``cli`` without the parsers of the commands that are not called: each takes its time."""
     commands = cli.subcommands()
@@ -265,14 +243,13 @@ def _with_one_command(cli: type[EPICCLI], args: list[str]) -> type[EPICCLI]:
 def quiet_lightning() -> Iterator[None]:
     """Without what Lightning says of devices and seeds, for runs that are one of many."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for logger in loggers:
+            logger.setLevel(logging.INFO)  # Lightning's own
 
 
 def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
@@ -288,6 +265,7 @@ def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
     # tokenizers' own threads and forked loader workers do not get on
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     cli = _with_one_command(cli, args)
+    arguments = resolve_configs(args)
     try:
         return cli(
             EPICModule,
@@ -302,7 +280,7 @@ def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
             },
             parser_kwargs=PARSER_OPTIONS
             | {subcommand: PARSER_OPTIONS for subcommand in cli.subcommands()},
-            args=spell_out(resolve_configs(args)),
+            args=[re.sub("^--report(?==|$)", "--report.folder", arg) for arg in arguments],
         )
     except ValueError as error:
         # jsonargparse wraps what a DataModule raises, in two screens of its options
@@ -311,29 +289,21 @@ def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
         raise
 
 
-def spell_out(args: Sequence[str]) -> list[str]:
-    """The arguments with ``--report DIR`` written out as ``--report.folder DIR``."""
-    short, full = "--report", "--report.folder"
-    return [
-        full + arg[len(short) :] if arg == short or arg.startswith(f"{short}=") else arg
-        for arg in args
-    ]
+class BuildCLI(EPICCLI):
+    """Builds model, data and trainer, and runs nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
 
 
-# ------------------------------------------------------ parts of a run, for the other commands
-
-
-class _DataCLI(EPICCLI):
-    """Parses the options of ``fit`` and builds the data only."""
+class _DataCLI(BuildCLI):
+    """Builds the data only."""
 
     def instantiate_classes(self) -> None:
         parser = LightningArgumentParser(**PARSER_OPTIONS)
         parser.add_lightning_class_args(ImageTextDataModule, "data", subclass_mode=True)
         config = Namespace(data=self.config[self.subcommand]["data"])  # type: ignore[no-untyped-call]  # jsonargparse
         self.datamodule = parser.instantiate_classes(config)["data"]
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
 
 
 def build_data(args: list[str]) -> ImageTextDataModule:
@@ -342,24 +312,11 @@ def build_data(args: list[str]) -> ImageTextDataModule:
     return data
 
 
-class _CacheCLI(EPICCLI):
-    """Builds model and data for ``fit``, and only fills the feature stores."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        cache: FeatureCache = self._get(self.config_init, "cache")
-        cache.build_stores(self.trainer, self.model, self.datamodule)
-
-
 def fill_cache(args: list[str]) -> None:
     """Store the features of every split that these options of ``epic-pl fit`` use."""
-    run(["fit", *args], _CacheCLI)
-
-
-class _BuildCLI(EPICCLI):
-    """Builds model, data and trainer, and runs nothing."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
+    cli = run(["fit", *args], BuildCLI)
+    cache: FeatureCache = cli._get(cli.config_init, "cache")
+    cache.build_stores(cli.trainer, cli.model, cli.datamodule)
 
 
 def build_trained(args: list[str]) -> tuple[EPICModule, ImageTextDataModule, str]:
@@ -368,7 +325,7 @@ def build_trained(args: list[str]) -> tuple[EPICModule, ImageTextDataModule, str
     Raises:
         ConfigError: if the options name no checkpoint file.
     """
-    cli = run(["test", *args], _BuildCLI)
+    cli = run(["test", *args], BuildCLI)
     path = cli.config["test"]["ckpt_path"]
     if not path or not Path(path).is_file():
         raise ConfigError(f"--ckpt_path is {path}: give the file of a checkpoint to explain.")
@@ -378,8 +335,6 @@ def build_trained(args: list[str]) -> tuple[EPICModule, ImageTextDataModule, str
     module.load_state_dict(checkpoint["state_dict"])
     return module.to(cli.trainer.strategy.root_device).eval(), cli.datamodule, str(path)
 
-
-# ------------------------------------------------------------------------------ errors as text
 
 # jsonargparse's remarks on alternatives of a union, such as that `data` may be left out
 _PARSER_NOISE = re.compile(
@@ -394,17 +349,10 @@ def errors_as_text() -> Iterator[None]:
     """Print a user's error as one paragraph on stderr, and exit with code 1."""
     try:
         yield
-    except (EpicError, ArgumentError) as error:
-        print(f"epic-pl: {type(error).__name__}: {_message(error)}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except PermissionError as error:
-        if error.filename is None:  # not about a file
+    except (EpicError, ArgumentError, PermissionError) as error:
+        if isinstance(error, PermissionError) and error.filename is None:  # not about a file
             raise
-        print(
-            f"epic-pl: {error.filename} may not be read or written ({error.strerror}). Choose "
-            "another place: --output, --trainer.default_root_dir, or EPIC_PL_CACHE for the cache.",
-            file=sys.stderr,
-        )
+        print(f"epic-pl: {type(error).__name__}: {_message(error)}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

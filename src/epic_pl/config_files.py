@@ -22,19 +22,9 @@ def packaged(kind: Kind) -> list[str]:
     return sorted(name for name in names if name.endswith(".yaml"))
 
 
-def recipes() -> list[str]:
-    """Names of the packaged configs that are complete."""
-    return packaged("")
-
-
-def overlays() -> list[str]:
-    """Names of the packaged configs that change another one."""
-    return packaged("overlays")
-
-
 def packaged_configs() -> list[str]:
     """Names of all packaged configs, overlays included."""
-    return sorted([*recipes(), *overlays()])
+    return sorted([*packaged(""), *packaged("overlays")])
 
 
 def find_packaged(kind: Kind, name: str) -> str:
@@ -69,28 +59,26 @@ def first_config(args: Sequence[str]) -> str:
 
     For an ``epic.yaml`` of ``epic-pl data init``, the name of its folder.
     """
-    for option, value in zip(args, [*args[1:], ""], strict=True):
-        name = value if option == "--config" else option.removeprefix("--config=")
-        if name and (option == "--config" or name != option):
-            path = Path(name)
-            return path.resolve().parent.name if path.name == INIT_CONFIG else path.stem
-    return "default"
+    words = [word for arg in args for word in arg.split("=", 1)]
+    if "--config" not in words[:-1]:
+        return "default"
+    path = Path(words[words.index("--config") + 1])
+    return path.resolve().parent.name if path.name == INIT_CONFIG else path.stem
 
 
-def resolve_configs(args: list[str]) -> list[str]:
-    """The arguments with every ``--config`` name replaced by its path.
+def resolve_configs(args: Sequence[str]) -> list[str]:
+    """The arguments with every ``--config NAME`` or ``--config=NAME`` replaced by its path.
 
     Raises:
         ConfigError: if there is no such file, or it is not YAML.
     """
-    resolved, expects_name = [], False
+    resolved: list[str] = []
     for arg in args:
-        if expects_name:
+        option, equals, name = arg.partition("=")
+        if resolved and resolved[-1] in ("--config", "-c"):
             arg = _readable(find_config(arg))
-        elif arg.startswith(("--config=", "-c=")):
-            option, name = arg.split("=", 1)
+        elif option in ("--config", "-c") and equals:
             arg = f"{option}={_readable(find_config(name))}"
-        expects_name = arg in ("--config", "-c")
         resolved.append(arg)
     return resolved
 

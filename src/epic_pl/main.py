@@ -5,11 +5,10 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from importlib import import_module
-from types import ModuleType
 from typing import NamedTuple
 
 from epic_pl import __version__
-from epic_pl.config_files import overlays, packaged, recipes
+from epic_pl.config_files import packaged
 
 
 class Command(NamedTuple):
@@ -96,7 +95,13 @@ def main(args: Sequence[str] | None = None) -> None:
     module = command.module if command else _TRAINER
     if module != _TRAINER and _asks_for_help(argv):
         import_module(module).parser().parse_known_args(argv[1:] or ["--help"])
-    cli = _import_cli()
+    first = _TRAINER not in sys.modules
+    if first:  # imports leave no garbage, and looking for it takes a fifth of the start
+        gc.disable()
+    cli = import_module(_TRAINER)
+    if first:
+        gc.freeze()
+        gc.enable()
     with cli.errors_as_text():
         if module == _TRAINER:
             cli.run(argv)
@@ -107,8 +112,8 @@ def main(args: Sequence[str] | None = None) -> None:
 def _help() -> str:
     return _HELP.format(
         commands="\n".join(f"  {name:<15} {each.summary}" for name, each in COMMANDS.items()),
-        recipes=_listed(recipes()),
-        overlays=_listed(overlays()),
+        recipes=_listed(packaged("")),
+        overlays=_listed(packaged("overlays")),
         others=_listed([*packaged("variants"), *packaged("spaces")]),
         own=",".join(name for name, each in COMMANDS.items() if each.module != _TRAINER),
     )
@@ -124,19 +129,3 @@ def _asks_for_help(argv: list[str]) -> bool:
     return len(argv) == 1 or (
         argv[:2] != ["cache", "build"] and any(arg in _HELP_OPTIONS for arg in argv)
     )
-
-
-def _import_cli() -> ModuleType:
-    """The module of the trainer's commands, imported without garbage collection.
-
-    Imports leave no garbage, and looking for it takes a fifth of the start.
-    """
-    pause = gc.isenabled() and _TRAINER not in sys.modules
-    if pause:
-        gc.disable()
-    try:
-        return import_module(_TRAINER)
-    finally:
-        if pause:
-            gc.freeze()
-            gc.enable()

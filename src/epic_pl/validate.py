@@ -7,20 +7,12 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from torch import Tensor
-
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.types import Batch, Task
 
-_OF_EACH_SAMPLE = ("pixel_values", "input_ids", "image_present", "text_present")
-
 
 def check_choices(config: Any) -> None:
-    """Refuse options of a config that are none of the words they may be.
-
-    Raises:
-        ConfigError: naming the first one, and the words.
-    """
+    """Raise ConfigError for the first option of a config that is none of its type's words."""
     for name, kind in get_type_hints(type(config)).items():
         value = getattr(config, name)
         if get_origin(kind) is Literal and value not in get_args(kind):
@@ -29,52 +21,28 @@ def check_choices(config: Any) -> None:
 
 
 def check_probabilities(config: Any, *names: str) -> None:
-    """Refuse options of a config that are no probabilities.
-
-    Raises:
-        ConfigError: naming the first one.
-    """
+    """Raise ConfigError for the first of these options that is no probability."""
     for name in names:
         if not 0 <= getattr(config, name) <= 1:
             raise ConfigError(f"{name} is a probability, not {getattr(config, name)}.")
 
 
 def check_positive(config: Any, *names: str) -> None:
-    """Refuse options of a config that are not above zero and finite.
-
-    Raises:
-        ConfigError: naming the first one.
-    """
+    """Raise ConfigError for the first of these options that is not above zero and finite."""
     for name in names:
         if not 0 < getattr(config, name) < inf:
             raise ConfigError(f"{name} must be positive and finite, not {getattr(config, name)}.")
 
 
-def check_classes(
-    num_classes: int,
-    task: Task,
-    *,
-    class_names: Sequence[str] | None = None,
-) -> None:
-    """Look whether the number of classes agrees with their names.
-
-    Raises:
-        ConfigError: if not.
-    """
+def check_classes(num_classes: int, task: Task, class_names: Sequence[str] | None) -> None:
+    """Raise ConfigError unless the number of classes agrees with their names."""
     if num_classes < 2:
-        way_out = ""
-        if task == "multilabel":
-            way_out = " Whether one label holds is a question of two classes: give both as labels."
-        raise ConfigError(f"num_classes is {num_classes}: {task} needs at least 2.{way_out}")
+        raise ConfigError(f"num_classes is {num_classes}: {task} needs at least 2.")
     check_length("class_names", class_names, num_classes)
 
 
 def check_length(name: str, values: Sequence[object] | None, num_classes: int) -> None:
-    """Look whether ``values``, if any, are as many as classes.
-
-    Raises:
-        ConfigError: if not.
-    """
+    """Raise ConfigError unless ``values``, if any, are as many as classes."""
     if values is not None and len(values) != num_classes:
         raise ConfigError(
             f"num_classes is {num_classes}, but {name} has {len(values)} entries. Let the "
@@ -83,29 +51,16 @@ def check_length(name: str, values: Sequence[object] | None, num_classes: int) -
 
 
 def check_batch(batch: Batch, task: Task, num_classes: int) -> None:
-    """Look whether a batch is what :class:`epic_pl.types.Batch` says, labels included.
-
-    Raises:
-        DataError: naming the key, shape or label that is wrong.
-    """
-    for key, stored in (
-        ("pixel_values", "image_features"),
-        ("input_ids", "text_features"),
-        ("attention_mask", None),
-    ):
-        if key not in batch and stored not in batch:
+    """Raise DataError for a batch without labels, or not as :class:`epic_pl.types.Batch` says."""
+    stored = {"pixel_values": "image_features", "input_ids": "text_features"}
+    for key in (*stored, "attention_mask"):
+        if key not in batch and stored.get(key) not in batch:
             raise DataError(
                 f"The batch has no {key!r}: epic_pl.types.Batch says what it must hold."
             )
-    size = len(batch["attention_mask"])
-    for key, value in batch.items():
-        if key in _OF_EACH_SAMPLE and isinstance(value, Tensor) and value.shape[:1] != (size,):
-            raise DataError(
-                f"{key} has shape {tuple(value.shape)}, but attention_mask is of {size} samples."
-            )
     if "labels" not in batch:
         raise DataError("The batch has no labels, so there is no loss: use predict for such data.")
-    labels = batch["labels"]
+    labels, size = batch["labels"], len(batch["attention_mask"])
     expected = (size, num_classes) if task == "multilabel" else (size,)
     if tuple(labels.shape) != expected:
         raise DataError(

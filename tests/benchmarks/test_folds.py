@@ -1,6 +1,5 @@
 """``benchmarks/folds.py`` and ``tables.py`` on a fabricated OpenMoji and tiny encoders."""
 
-import argparse
 import csv
 import json
 import random
@@ -8,6 +7,7 @@ import random
 import pytest
 
 import tiny_openmoji
+import tiny_runs
 from epic_pl.assets import Emoji
 
 EMOJI = [
@@ -71,18 +71,12 @@ def test_locked_rows_are_in_no_fold(tables, tmp_path):
         assert sorted(row[f"fold{fold}"] for fold in range(3)) == ["test", "train", "train"]
 
 
-def test_an_unknown_task_is_named(folds):
-    with pytest.raises(SystemExit, match=r"chess.*openmoji_entailment.*agreement"):
-        folds.options_of("chess", 0, argparse.Namespace())
-
-
-@pytest.mark.slow
 def test_each_fold_and_method_is_judged(
     folds, tables, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir, tmp_path, capfd
 ):
     monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
+    tiny_runs.workers_here(monkeypatch)
     tiny = tiny_openmoji.fit_options(tiny_vit_dir, tiny_tokenizer_dir)
     arguments = ["--tasks", "openmoji_entailment,one_word", "--folds", "0,1", "--jobs", "2"]
     arguments += ["--methods", "linear_probe", "--json", *tiny]

@@ -50,10 +50,3 @@ def test_a_process_ends_when_its_parent_is_killed(before):
         parent.kill()
         # the pipe ends with the last process that holds it, and before the child's last line
         assert parent.stdout.read() == ""
-
-
-def test_a_process_ends_if_its_parent_has_ended_before():
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    done = subprocess.run([sys.executable, "-c", CHILD.format(before=""), str(ended.pid)])
-    assert done.returncode == -signal.SIGTERM

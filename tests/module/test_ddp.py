@@ -15,6 +15,7 @@ import tiny_runs
 from epic_pl.cli import run
 from epic_pl.module.checkpoint import read_checkpoint
 from epic_pl.module.postprocess import Postprocessor
+from epic_pl.nn.methods import METHODS
 from tiny_runs import differing
 
 pytestmark = pytest.mark.slow
@@ -29,6 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 import tiny_runs
 from epic_pl.cli import run
 from epic_pl.data import TableDataModule
+from epic_pl.nn.methods import METHODS
 
 torch.set_num_threads(1)
 config, vit, bert = sys.argv[1:]
@@ -71,6 +73,21 @@ def accumulate(name, ckpt_path=None):
 
 accumulate("window")
 accumulate("window_resumed", "batch4.ckpt")
+
+# on each rank samples with both modalities, with either and with the other
+rows = [
+    row | {"image_present": number % 3 != 0, "text_present": number % 3 != 1}
+    for number, row in enumerate(tiny_runs.samples(24))
+]
+HEAD = {"boundary": True, "similarity": True, "unimodal": True}
+for name in METHODS:
+    module = tiny_runs.module(vit, bert, method=name, optim={"lr": 1e-2}, head=HEAD)
+    before = tiny_runs.trained(module)
+    trainer = tiny_runs.trainer(".", devices=2, strategy="ddp", max_epochs=1)
+    trainer.fit(module, tiny_runs.loader(rows, 2))
+    after = tiny_runs.trained(module)
+    torch.save((before, after), f"{name}.rank{trainer.global_rank}.pt")
+    trainer.strategy.barrier()
 
 model, batch = torch.load("joined.pt", weights_only=False)
 rank = torch.distributed.get_rank()
@@ -206,11 +223,10 @@ def test_seven_samples_count_seven(two_ranks, monkeypatch):
     assert not list(two_ranks.rglob(".predictions*"))  # the ranks' parts are gone
 
 
-def test_the_command_itself_starts_its_second_rank(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
-    tiny_runs.table(tmp_path / "data")
-    config = tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir)
-    options = ["--config", str(config), "--config", "ddp.yaml", "--trainer.devices", "2"]
-    command = [str(Path(sys.executable).with_name("epic-pl")), "fit", *options]
-    printed = _run([*command, "--trainer.max_epochs", "1"], tmp_path)
-    assert "MEMBER: 2/2" in printed
-    assert len(list(tmp_path.rglob("best.ckpt"))) == 1
+def test_every_method_ends_with_the_same_weights_on_both_ranks_and_all_have_moved(two_ranks):
+    for name in METHODS:
+        (before, after), (_, other) = (
+            torch.load(two_ranks / f"{name}.rank{rank}.pt", weights_only=True) for rank in (0, 1)
+        )
+        assert not differing(after, other)
+        assert set(differing(after, before)) == set(after)

@@ -10,19 +10,14 @@ from types import FrameType
 
 INTERRUPTED = 130
 """Exit code of an interrupted command: 128 + SIGINT, as in shells."""
-_POLL_S = 0.5
-_GRACE_S = 10  # from SIGTERM to the end of a process without parent
 
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
     """Let the first SIGTERM raise KeyboardInterrupt, as Ctrl-C does, and ignore later ones.
 
-    Batch systems and ``kill`` send it; without this the process would leave its runs behind.
+    Batch systems, ``timeout`` and ``kill`` send it. Only for the main thread.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set signal handlers
-        return
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
@@ -36,18 +31,18 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def end_with(parent: int, poll_s: float = _POLL_S, grace_s: float = _GRACE_S) -> None:
+def end_with(parent: int, poll_s: float = 0.5, grace_s: float = 10) -> None:
     """Let this process end soon after its parent process, even if that was killed.
 
     It gets SIGTERM first, so that loader workers end as well, and is ended for good ``grace_s``
     seconds later.
     """
-    threading.Thread(target=_watch, args=(parent, poll_s, grace_s), daemon=True).start()
 
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(poll_s)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(grace_s)
+        os._exit(1)
 
-def _watch(parent: int, poll_s: float, grace_s: float) -> None:
-    while os.getppid() == parent:
-        time.sleep(poll_s)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(grace_s)
-    os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()

@@ -4,11 +4,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from epic_pl.cli import EPICCLI, run
+from epic_pl.cli import BuildCLI, run
 from epic_pl.errors import ConfigError
 
 ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
@@ -38,16 +37,13 @@ def refuse_own(command: str, own: Sequence[str], options: Sequence[str]) -> None
             )
 
 
-class _ParsingCLI(EPICCLI):
+class _ParsingCLI(BuildCLI):
     """Parses the options of ``fit`` and builds nothing."""
 
     def _set_seed(self) -> None:
         pass
 
     def instantiate_classes(self) -> None:
-        pass
-
-    def _run_subcommand(self, subcommand: str) -> None:
         pass
 
 
@@ -57,25 +53,17 @@ def parsed_options(options: Sequence[str]) -> dict[str, Any]:
     return parsed
 
 
-def digest(parsed: Mapping[str, Any], *more: Any) -> str:
-    """Hash of parsed options and of the data files that they name, so that edits count."""
-    content = [parsed, _data_files(parsed), *more]
+def digest(*content: Any) -> str:
+    """Hash of options and other plain values."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _data_files(parsed: Mapping[str, Any]) -> dict[str, str]:
+def data_files(parsed: Mapping[str, Any]) -> dict[str, str]:
     """Hash of each file that an option of the data names, except rows to predict."""
     hashes = {}
     for name, value in parsed["data"].get("init_args", {}).items():
         with suppress(OSError):  # a text too long for a path, among others
             if isinstance(value, str) and name != "predict_table" and Path(value).is_file():
-                state = Path(value).stat()
-                hashes[name] = _hash_of(value, state.st_size, state.st_mtime_ns)
+                with open(value, "rb") as file:
+                    hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes
-
-
-@lru_cache
-def _hash_of(path: str, size: int, changed: int) -> str:
-    """Hash of a file, read once as long as its ``size`` and time of change stay."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

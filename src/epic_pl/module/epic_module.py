@@ -98,7 +98,7 @@ class EPICModule(L.LightningModule):
         options = {k: plain(v) for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
         self.save_hyperparameters({k: v for k, v in options.items() if k != "warm_start"})
-        check_classes(num_classes, task, class_names=class_names)
+        check_classes(num_classes, task, class_names)
         check_probabilities(self.hparams, "modality_dropout")
         self.num_classes, self.task = num_classes, task
         self.class_names = class_names or [str(index) for index in range(num_classes)]

@@ -12,7 +12,7 @@ CLASSES = ["blue", "green", "red"]
 
 
 def run(root, name, seed=0):
-    return Run(name, name, seed, (), root / "runs" / f"{name}-{seed}")
+    return Run(name, seed, (), root / "runs" / f"{name}-{seed}")
 
 
 def result(each, accuracy):
@@ -25,10 +25,7 @@ def result(each, accuracy):
         "samples_per_s": 10.0 * (each.seed + 1),
         "peak_memory_mb": 5.0,
         "seconds": 3.0,
-        "seconds_to_best": 2.0,
-        "prepare_seconds": 0.5,
         "cache_level": "layers",
-        "train_frequencies": [0.2, 0.5, 0.3],
         "device": "cpu",
         "torch": "2",
     }
@@ -39,8 +36,8 @@ def write_predictions(folder, truth, predicted, ids=None, pictures=None):
     folder.mkdir(parents=True, exist_ok=True)
     scores = np.eye(len(CLASSES), dtype=np.float32)[predicted]
     ids = ids or [f"sample{number}" for number in range(len(truth))]
-    columns = {"sample_id": ids, "truth": [CLASSES[label] for label in truth]}
-    columns |= {} if pictures is None else {"picture": pictures}
+    columns = {"sample_id": ids, "picture": pa.array(pictures or [None] * len(ids), pa.string())}
+    columns["truth"] = [CLASSES[label] for label in truth]
     columns |= {f"probability_{name}": scores[:, i] for i, name in enumerate(CLASSES)}
     pq.write_table(pa.table(columns), folder / "predictions.parquet")
 
@@ -51,4 +48,4 @@ def done(root, name, seed, truth, predicted, ids=None, pictures=None):
     write_predictions(each.folder, truth, predicted, ids, pictures)
     content = result(each, float(np.mean(np.equal(truth, predicted))))
     (each.folder / "result.json").write_text(json.dumps(content))
-    return Outcome(each, "done", result=content)
+    return Outcome(each, result=content)

@@ -11,7 +11,7 @@ from filelock import FileLock
 import tiny_runs
 from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare import worker
-from epic_pl.experiments.compare.statistics import Predictions, sample_sums, value_of
+from epic_pl.experiments.compare.statistics import Predictions, main_metric_sums, value_of
 from epic_pl.experiments.compare.worker import run_one
 from epic_pl.experiments.files import read_json
 from epic_pl.module.checkpoint import read_checkpoint
@@ -27,7 +27,7 @@ def prepare(tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch):
         folder = tmp_path / method
         folder.mkdir(exist_ok=True)
         every = ["--config", str(config), f"--model.method={method}", *options]
-        spec = {"name": method, "method": method, "seed": 0, "options": every}
+        spec = {"name": method, "seed": 0, "options": every}
         (folder / "run.json").write_text(json.dumps(spec))
         return folder
 
@@ -44,18 +44,16 @@ def test_a_run_writes_result_and_predictions_and_caches_what_it_can(
     run_one(folder)
     result = read_json(folder / "result.json")
     assert (result["name"], result["cache_level"], result["epochs"]) == (method, level, 2)
-    assert result["train_frequencies"] == pytest.approx([0.4, 0.3, 0.3])
     assert result["trainable"] > 0
-    assert {"seconds", "seconds_to_best", "samples_per_s", "peak_memory_mb"} <= set(result)
+    assert {"seconds", "samples_per_s", "peak_memory_mb"} <= set(result)
     table = pq.read_table(folder / "predictions.parquet")
     assert table["sample_id"].to_pylist() == [f"test{number}" for number in range(7)]
     colours = list(tiny_runs.COLOURS)
     assert table["truth"].to_pylist() == [colours[number % 3] for number in range(7)]
     predictions = Predictions.read(folder / "predictions.parquet")
     assert predictions.scores.sum(axis=1) == pytest.approx(np.ones(7), abs=1e-5)
-    for metric in ("accuracy", "f1_macro"):
-        sums = sample_sums(metric, predictions).sum(axis=0)
-        assert value_of(metric, sums, "multiclass") == pytest.approx(result["metrics"][metric])
+    accuracy = value_of(main_metric_sums(predictions).sum(axis=0))
+    assert accuracy == pytest.approx(result["metrics"]["accuracy"])
 
 
 def test_a_killed_run_resumes_from_its_last_checkpoint_and_then_is_only_tested(prepare):
@@ -68,8 +66,8 @@ def test_a_killed_run_resumes_from_its_last_checkpoint_and_then_is_only_tested(p
     path = folder / "checkpoints" / "last.ckpt"
     last = read_checkpoint(str(path))
     assert last["global_step"] == 9
-    (diary,) = (s for name, s in last["callbacks"].items() if "RunDiary" in name)
-    assert [step for step, _ in diary["history"]] == [3, 6, 9]
+    result, timed = read_json(folder / "result.json"), last["callbacks"]["Timer"]["time_elapsed"]
+    assert result["seconds"] >= timed["train"] > 0
 
     before, written = read_json(folder / "result.json"), path.stat().st_mtime_ns
     (folder / "result.json").unlink()
@@ -86,11 +84,6 @@ def test_a_run_waits_for_an_earlier_process_of_the_same_run(prepare, monkeypatch
         with pytest.raises(ConfigError, match="Another process is training"):
             run_one(folder)
     lock.acquire()
-    threading.Timer(1.0, lock.release).start()
+    threading.Timer(0.3, lock.release).start()
     run_one(folder)
     assert read_json(folder / "result.json")["name"] == "linear_probe"
-
-
-def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"no run\.json"):
-        run_one(tmp_path)

@@ -4,8 +4,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from epic_pl.errors import ConfigError
-from epic_pl.experiments.options import as_options
-from epic_pl.experiments.tune.space import overlay, read_space, values_of
+from epic_pl.experiments.tune.space import read_space, values_of
 
 
 def _space(tmp_path, text):
@@ -51,16 +50,3 @@ def test_values_of_a_config_that_are_in_the_space(tmp_path):
     )
     parsed = {"a": {"b": 3, "c": None, "d": 1.5}, "e": [[1, 1]]}
     assert values_of(_space(tmp_path, text), parsed) == {"a.b": 3, "a.c": None}
-
-
-def test_options_and_overlay_of_values():
-    values = {"model.optim.lr": 0.5, "model.head.boundary": True, "data.init_args.order": "length"}
-    assert as_options(values) == [
-        "--model.optim.lr=0.5",
-        "--model.head.boundary=true",
-        "--data.init_args.order=length",
-    ]
-    assert overlay(values) == {
-        "model": {"optim": {"lr": 0.5}, "head": {"boundary": True}},
-        "data": {"init_args": {"order": "length"}},
-    }

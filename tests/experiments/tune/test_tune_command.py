@@ -33,7 +33,6 @@ def _rows(folder):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.slow
 def test_a_search_goes_on_past_a_killed_trial(config, tmp_path, capsys):
     options = ["--config", config, "--space", "space.yaml", "--output", "out"]
     assert run_tune([*options, "--trials", "2"]) == 0
@@ -43,16 +42,16 @@ def test_a_search_goes_on_past_a_killed_trial(config, tmp_path, capsys):
     assert (float(first[0]["model.optim.lr"]), first[0]["model.epic.num_prompts"]) == (1e-3, "4")
     storage = f"sqlite:///{tmp_path / 'out' / 'study.db'}"
     optuna.load_study(study_name="epic-pl", storage=storage).ask()  # as if killed
-    assert run_tune([*options, "--trials", "3"]) == 0
+    assert run_tune([*options, "--trials", "4"]) == 0
     rows = _rows(tmp_path / "out")
     assert rows[:2] == first
-    assert [row["state"] for row in rows[2:]] == ["cut off", "complete"]
+    assert [row["state"] for row in rows[2:]] == ["fail", "complete"]
     best = max(rows, key=lambda row: float(row["val/accuracy"] or -1))
     overlay = yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())
     assert overlay["model"]["optim"]["lr"] == pytest.approx(float(best["model.optim.lr"]))
     assert (tmp_path / "out" / "search.png").stat().st_size > 1000
     assert not list((tmp_path / "out").rglob("*.ckpt"))
-    assert "trial 3 of 3: val/accuracy" in capsys.readouterr().err
+    assert "trial 3 of 4: val/accuracy" in capsys.readouterr().err
     fitted = run(
         ["fit", "--config", config, "--config", "out/best.yaml", "--trainer.fast_dev_run", "true"]
     )
@@ -73,14 +72,13 @@ def test_a_pruned_trial_ends_at_that_validation(config, tmp_path):
     run_trial(options, tmp_path / "trial", watch)
     assert [step for _, step in reported] == [0, 1]
     best = min(value for value, _ in reported)
-    assert (watch.state, watch.best, watch.validations) == ("pruned", best, 2)
+    assert (watch.pruned, watch.best, watch.validations) == (True, best, 2)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--trials", "0"], "--trials is 0"),
-        (["--minutes", "0"], "--minutes is 0"),
         (["--checkpoint.monitor", "train/loss"], "metric of the validation"),
         (["--trainer.default_root_dir", "x"], "sets trainer.default_root_dir itself"),
     ],

@@ -2,12 +2,11 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from epic_pl.config_files import find_packaged, first_config
 from epic_pl.errors import ConfigError
-
-_DEFAULT_REFERENCE = "epic"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,8 +17,8 @@ def parser() -> argparse.ArgumentParser:
         description=(
             "Train methods with several seeds on the same data and schedule, each run in a process "
             "of its own, and compare accuracy and cost. Takes --config and all other options of "
-            "epic-pl fit as well. Finished runs with the same options are not repeated, and runs "
-            "with other options are kept."
+            "epic-pl fit as well. The others are tested against epic, or against the first method "
+            "where it is not compared. Finished runs with the same options are not repeated."
         ),
     )
     parser.add_argument(
@@ -30,8 +29,6 @@ def parser() -> argparse.ArgumentParser:
         "--splits", action="store_true", help="split the data anew for each seed (data.split_seed)"
     )
     parser.add_argument("--variants", metavar="FILE", help="YAML: name -> {method, options of fit}")
-    parser.add_argument("--reference", help="method that the others are tested against (epic)")
-    parser.add_argument("--budget", type=float, metavar="MINUTES", help="for all runs (no limit)")
     parser.add_argument("--output", metavar="DIR", help="folder (runs/compare/CONFIG)")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (one a GPU, else 1)")
     return parser
@@ -47,54 +44,38 @@ def run(argv: list[str]) -> int:
         EpicError: with a message for the user, before the first run.
     """
     options, shared = parser().parse_known_args(argv)
-    _check(options)
+    for name, value in (("seeds", options.seeds), ("jobs", options.jobs)):
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name} is {value}, but must be at least 1.")
 
     import torch
     from rich.console import Console
 
     from epic_pl.experiments.compare.plan import choose, plan, read_variants
     from epic_pl.experiments.compare.progress import LiveProgress
-    from epic_pl.experiments.compare.report import Report, show
+    from epic_pl.experiments.compare.report import show, write_report
     from epic_pl.experiments.compare.runner import Runner, devices
     from epic_pl.experiments.interruption import INTERRUPTED, terminated_as_interrupted
 
-    variants = (
-        read_variants(find_packaged("variants", options.variants)) if options.variants else []
-    )
-    entries = choose(options.methods, variants)
-    reference = _reference(options.reference, [entry.name for entry in entries])
+    file = options.variants and find_packaged("variants", options.variants)
+    entries = choose(options.methods, read_variants(file) if file else [])
+    names = [entry.name for entry in entries]
+    reference = "epic" if "epic" in names else names[0]
     output = Path(options.output or Path("runs/compare") / first_config(shared))
     runs = plan(entries, options.seeds, shared, output, options.splits)
     jobs = options.jobs or max(1, torch.cuda.device_count())
-    budget_s = None if options.budget is None else 60 * options.budget
-    report = Report(output, reference, jobs, shared)
+    notes = f"Options: `{' '.join(shared)}`, at most {jobs} runs at a time."
+    report = partial(write_report, folder=output, reference=reference, notes=notes)
     progress = LiveProgress(len(runs), Console(file=sys.stderr))
-    runner = Runner(devices(jobs), budget_s, progress, report=report.write_so_far)
+    runner = Runner(devices(jobs), progress, report=partial(report, complete=False))
     try:
         with terminated_as_interrupted(), progress:
             outcomes = runner.execute(runs)
     except KeyboardInterrupt:
-        report.write_so_far(runner.outcomes(runs))
+        report(runner.outcomes(runs), complete=False)
         print("Interrupted: the same command continues with what is left.", file=sys.stderr)
         return INTERRUPTED
     console = Console()
-    show(report.write(outcomes), console)
-    console.print(f"Tables and plot: {output}/comparison.md, .csv, .json, .png", soft_wrap=True)
-    return int(all(outcome.state == "failed" for outcome in outcomes))
-
-
-def _check(options: argparse.Namespace) -> None:
-    for name in ("seeds", "jobs"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name} is {value}, but must be at least 1.")
-    if options.budget is not None and options.budget <= 0:
-        raise ConfigError(f"--budget is {options.budget}, but must be more than 0 minutes.")
-
-
-def _reference(name: str | None, names: list[str]) -> str:
-    if name is None:
-        return _DEFAULT_REFERENCE if _DEFAULT_REFERENCE in names else names[0]
-    if name not in names:
-        raise ConfigError(f"--reference {name!r} is not compared; there are: {', '.join(names)}.")
-    return name
+    show(report(outcomes), console)
+    console.print(f"Tables and plot: {output}/comparison.md, .json, .png", soft_wrap=True)
+    return int(all(outcome.result is None for outcome in outcomes))

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
@@ -13,6 +13,7 @@ from epic_pl.experiments.files import read_json, write_json
 from epic_pl.experiments.options import (
     ONE_DEVICE,
     as_options,
+    data_files,
     digest,
     parsed_options,
     refuse_own,
@@ -47,12 +48,11 @@ class Entry:
 class Run:
     """One training: its entry and seed, all options of ``fit``, and the folder of its files.
 
-    The folder's name ends in a hash of all options and of the data's files, so that runs with
-    other options never share a folder.
+    The folder's name has the seed and a hash of all other options and of the data's files, so that
+    runs with other options never share a folder.
     """
 
     name: str
-    method: str
     seed: int
     options: tuple[str, ...]
     folder: Path
@@ -64,8 +64,8 @@ class Run:
     def prepare(self) -> None:
         """Write the file that the worker reads."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        fields = {"name": self.name, "method": self.method, "seed": self.seed}
-        write_json(self.folder / "run.json", fields | {"options": list(self.options)})
+        fields = {"name": self.name, "seed": self.seed, "options": self.options}
+        write_json(self.folder / "run.json", fields)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,6 @@ class Outcome:
     """The end of a run: its result if it is done, else a message."""
 
     run: Run
-    state: Literal["done", "failed", "stopped", "not run"]
     message: str = ""
     result: dict[str, Any] | None = None
 
@@ -99,11 +98,10 @@ def _variant(path: str, name: str, fields: Any) -> Entry:
             f"Variant {name!r} of {path} names no method: write {name}: {{method: epic, "
             "model.epic.hub_width: 32}, with any options of fit after the method."
         )
-    taken = (*METHODS, _ALL_VARIANTS)
-    if not _NAME.fullmatch(name) or name in taken:
+    if not _NAME.fullmatch(name) or name in (*METHODS, _ALL_VARIANTS):
         raise ConfigError(
-            f"Variant {name!r} of {path} needs another name: letters, digits, '_', '-' and '.', "
-            f"and none of {', '.join(taken)}."
+            f"Variant {name!r} of {path} needs another name, of letters, digits, '_', '-' and '.', "
+            "which is no method's."
         )
     options = as_options({str(key): value for key, value in fields.items() if key != "method"})
     refuse_own("compare", _OWN_OPTIONS, options)
@@ -154,28 +152,17 @@ def plan(
         ArgumentError: if ``fit`` does not know an option.
     """
     refuse_own("compare", _OWN_OPTIONS, shared)
-    runs: dict[str, list[Run]] = {}
+    planned = []
     for entry in entries:
         # method options in a config belong to the config's method
         method = (f"--model.method={entry.method}", "--model.method_options=null")
         options = (*shared, *method, *entry.options, *ONE_DEVICE)
-        parsed = parsed_options((*options, *_seeded(0, splits)))
-        for seed in range(seeds):
-            parsed["seed_everything"] = seed
-            if splits:
-                parsed["data"]["init_args"]["split_seed"] = seed
-            folder = f"{entry.name}-{seed}-{digest(parsed)[:12]}"
-            runs.setdefault(entry.name, []).append(
-                Run(
-                    entry.name,
-                    entry.method,
-                    seed,
-                    (*options, *_seeded(seed, splits)),
-                    output.resolve() / "runs" / folder,
-                )
-            )
-    return [run for same_seed in zip(*runs.values(), strict=True) for run in same_seed]
-
-
-def _seeded(seed: int, splits: bool) -> list[str]:
-    return [f"--seed_everything={seed}", *([f"--data.split_seed={seed}"] if splits else [])]
+        parsed = parsed_options(options)
+        planned.append((entry.name, options, digest(parsed, data_files(parsed), splits)[:12]))
+    runs = []
+    for seed in range(seeds):
+        own = [f"--seed_everything={seed}", *([f"--data.split_seed={seed}"] if splits else [])]
+        for name, options, key in planned:
+            folder = output.resolve() / "runs" / f"{name}-{seed}-{key}"
+            runs.append(Run(name, seed, (*options, *own), folder))
+    return runs

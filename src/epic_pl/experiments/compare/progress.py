@@ -1,16 +1,13 @@
-"""Progress of a comparison: active runs, their metric so far, and the time that is left."""
-
-import time
+"""Progress of a comparison: runs done and active, and the time that is left."""
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from epic_pl.experiments.compare.plan import Outcome, Run
-from epic_pl.experiments.files import read_json
 
 
 class LiveProgress:
-    """A bar for all runs and one for each active run; a line for each run that ends.
+    """A bar for all runs that names the active ones, and a line for each run that ends.
 
     Args:
         total: number of runs.
@@ -22,14 +19,14 @@ class LiveProgress:
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[state]}"),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
             console=console,
+            speed_estimate_period=1e9,
         )
-        self._all = self._bar.add_task("all runs", total=total, state="")
-        self._active: dict[Run, tuple[TaskID, float]] = {}
-        self._start: float | None = None
-        self._total, self._done, self._trained = total, 0, 0
+        self._task = self._bar.add_task("", total=total)
+        self._total = total
+        self._active: list[Run] = []
 
     def __enter__(self) -> "LiveProgress":
         self._bar.start()
@@ -39,44 +36,25 @@ class LiveProgress:
         self._bar.stop()
 
     def started(self, run: Run) -> None:
-        """Show a bar for a run."""
-        self._start = self._start or time.monotonic()
-        task = self._bar.add_task(f"{run.name}, seed {run.seed}", total=1.0, state="starting")
-        self._active[run] = task, time.monotonic()
+        """Show a run among the active ones."""
+        self._active.append(run)
+        self._show()
 
     def ended(self, outcome: Outcome) -> None:
         """Print the outcome of a run."""
-        run, text = outcome.run, outcome.message
-        self._done += 1
-        if run in self._active:
-            task, start = self._active.pop(run)
-            self._bar.remove_task(task)
-            self._trained += 1
-            text = text or f"{_score(outcome)} in {time.monotonic() - start:.0f} s"
-        elif outcome.result is not None:
-            text = f"{_score(outcome)}, finished before"
+        run, text = outcome.run, outcome.message or _score(outcome)
+        if trained := run in self._active:
+            self._active.remove(run)
+        else:  # not of this command's pace
+            self._total -= 1
+            text += ", finished before"
+        self._show(int(trained))
         line = f"{run.name}, seed {run.seed}: {text}"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-        self.tick()
 
-    def tick(self) -> None:
-        """Update the bars from the files of the active runs."""
-        active = 0.0
-        for run, (task, _) in self._active.items():
-            state = read_json(run.folder / "progress.json") or {}
-            share = state.get("share") or 0.0
-            active += share
-            self._bar.update(task, completed=share, state=state.get("text", "starting"))
-        self._bar.update(self._all, completed=self._done + active, state=self._left(active))
-
-    def _left(self, active: float) -> str:
-        """Time left, at the pace of the runs of this command."""
-        trained = self._trained + active
-        if self._start is None or trained < 0.05:
-            return ""
-        pace = (time.monotonic() - self._start) / trained
-        minutes, seconds = divmod(round(pace * (self._total - self._done - active)), 60)
-        return f"about {minutes}:{seconds:02} left"
+    def _show(self, done: int = 0) -> None:
+        names = "; ".join(f"{run.name}, seed {run.seed}" for run in self._active)
+        self._bar.update(self._task, description=names, total=self._total, advance=done)
 
 
 def _score(outcome: Outcome) -> str:

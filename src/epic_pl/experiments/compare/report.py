@@ -1,10 +1,7 @@
-"""Tables of a comparison: Markdown, CSV, JSON, and on the console."""
+"""Tables of a comparison: Markdown, JSON, and on the console."""
 
-import csv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -23,7 +20,6 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "samples/s": lambda row: _number(row["samples_per_s"]),
     "peak MB": lambda row: _number(row["peak_memory_mb"]),
     "seconds": lambda row: _number(row["seconds"]),
-    "to best": lambda row: _number(row["seconds_to_best"]),
     "cache": lambda row: row["cache_level"] or _NONE,
 }
 _LEGEND = (
@@ -34,47 +30,26 @@ _LEGEND = (
 )
 
 
-@dataclass(frozen=True)
-class Report:
-    """Writes ``comparison.{md,csv,json,png}`` to a folder."""
+def write_report(
+    outcomes: Sequence[Outcome], folder: Path, reference: str, notes: str, complete: bool = True
+) -> list[Row]:
+    """Write ``comparison.{md,json,png}`` to a folder, and return the rows.
 
-    output: Path
-    reference: str
-    jobs: int
-    shared: Sequence[str]
-
-    def write(self, outcomes: Sequence[Outcome]) -> list[Row]:
-        """Write the files of a complete comparison."""
-        rows = comparison_rows(outcomes, self.reference)
-        write_files(rows, self.output, self.reference, self._notes(outcomes))
+    A report that is not complete has no bootstrap, and is not written without a finished run.
+    """
+    results = [outcome.result for outcome in outcomes if outcome.result is not None]
+    rows = comparison_rows(outcomes, reference, tested=complete)
+    if not results and not complete:
         return rows
-
-    def write_so_far(self, outcomes: Sequence[Outcome]) -> None:
-        """Write them without the bootstrap, once a run is done."""
-        if any(outcome.result is not None for outcome in outcomes):
-            rows = comparison_rows(outcomes, self.reference, tested=False)
-            notes = f"Not complete, and no difference is tested yet. {self._notes(outcomes)}"
-            write_files(rows, self.output, self.reference, notes)
-
-    def _notes(self, outcomes: Sequence[Outcome]) -> str:
-        results = [outcome.result for outcome in outcomes if outcome.result is not None]
-        places = sorted({f"{result['device']}, torch {result['torch']}" for result in results})
-        return (
-            f"Options: `{' '.join(self.shared)}`. Run on {'; '.join(places) or 'nothing'}; "
-            f"at most {self.jobs} at a time."
-        )
-
-
-def write_files(rows: Sequence[Row], folder: Path, reference: str, notes: str) -> None:
-    """Write all files of a report."""
+    places = sorted({f"{result['device']}, torch {result['torch']}" for result in results})
+    notes += f" Run on {'; '.join(places) or 'nothing'}."
+    if not complete:
+        notes = f"Not complete, and no difference is tested yet. {notes}"
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "comparison.json", list(rows))
-    with (folder / "comparison.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows({key: _flat(value) for key, value in row.items()} for row in rows)
+    write_json(folder / "comparison.json", rows)
     write_text(folder / "comparison.md", _markdown(rows, reference, notes))
     draw(rows, folder / "comparison.png")
+    return rows
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
@@ -101,10 +76,13 @@ def _markdown(rows: Sequence[Row], reference: str, notes: str) -> str:
     heads = ["method", f"{metrics[0]} %", f"difference from {reference} (95%)", *_COLUMNS]
     lines = ["# Comparison", "", *_table(heads, [_cells(row) for row in first])]
     if len(metrics) > 1:
+        values = {(row["method"], row["metric"]): _value(row) for row in rows}
+        body = [
+            [row["method"], *(values.get((row["method"], name), _NONE) for name in metrics)]
+            for row in first
+        ]
         lines += ["", "## All metrics", ""]
-        lines += _table(
-            ["method", *(f"{name} %" for name in metrics)], _metric_cells(rows, metrics)
-        )
+        lines += _table(["method", *(f"{name} %" for name in metrics)], body)
     missing = [f"- `{row['method']}`: {row['status']}" for row in first if row["status"] != "ok"]
     if missing:
         lines += ["", "## Not in the means", "", *missing]
@@ -119,27 +97,15 @@ def _cells(row: Row) -> list[str]:
     return [row["method"], _value(row), interval, *(cell(row) for cell in _COLUMNS.values())]
 
 
-def _metric_cells(rows: Sequence[Row], metrics: Sequence[str]) -> list[list[str]]:
-    found = {(row["method"], row["metric"]): row for row in rows}
-    names = dict.fromkeys(row["method"] for row in rows)
-    return [[name, *(_value(found.get((name, metric))) for metric in metrics)] for name in names]
-
-
 def _table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     rule = ["---", *["---:"] * (len(heads) - 1)]
     return [f"| {' | '.join(cells)} |" for cells in (heads, rule, *body)]
 
 
-def _value(row: Row | None) -> str:
+def _value(row: Row) -> str:
     """Percent with the spread over seeds."""
-    if row is None or row["mean"] is None:
-        return _NONE
     spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
-    return f"{100 * row['mean']:.1f}{spread}"
-
-
-def _flat(value: Any) -> Any:
-    return " ".join(map(str, value)) if isinstance(value, list) else value
+    return _NONE if row["mean"] is None else f"{100 * row['mean']:.1f}{spread}"
 
 
 def _number(value: float | None, form: str = ",.1f") -> str:

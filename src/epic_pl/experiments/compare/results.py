@@ -5,35 +5,24 @@ Shape legend: N test samples, C classes.
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from itertools import chain
 from typing import Any
 
 import numpy as np
-import torch
 
 from epic_pl.experiments.compare.plan import Outcome
 from epic_pl.experiments.compare.statistics import (
     MAIN_METRIC,
     Predictions,
+    main_metric_sums,
     paired_bootstrap,
-    sample_sums,
     sums_of_groups,
     value_of,
 )
-from epic_pl.module.metrics import build_metrics
 
 Row = dict[str, Any]
 MAJORITY = "majority"
-COSTS = (
-    "trainable",
-    "samples_per_s",
-    "peak_memory_mb",
-    "encoder_share",
-    "seconds",
-    "seconds_to_best",
-    "prepare_seconds",
-)
+COSTS = ("trainable", "encoder_share", "samples_per_s", "peak_memory_mb", "seconds")
 _NOT_TESTED = dict.fromkeys(("p_value", "difference", "low", "high"))
 
 
@@ -41,14 +30,15 @@ def comparison_rows(outcomes: Sequence[Outcome], reference: str, tested: bool = 
     """A row for each method and metric, the task's main metric first.
 
     A row has ``method, metric, mean, std, seeds, values``, the costs (means over seeds),
-    ``p_value, difference, low, high`` against the reference, ``cache_level``, and ``status``: "ok",
-    or the messages of runs that are not in the mean. A method without a finished run has one row
-    with its status only. The first method is the class majority of the training split.
+    ``p_value, difference, low, high`` against the reference (main metric only), ``cache_level``,
+    and ``status``: "ok", or the messages of runs that are not in the mean. A method without a
+    finished run has one row with its status only. The first row is the most frequent class of the
+    test split, with the main metric.
 
     Args:
         outcomes: of all runs.
         reference: name of the method that the others are tested against.
-        tested: False leaves the bootstrap out, which can take a minute on a large test split.
+        tested: False leaves the bootstrap out.
     """
     by_name: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
@@ -61,13 +51,14 @@ def comparison_rows(outcomes: Sequence[Outcome], reference: str, tested: bool = 
     rows, metrics = [], ["accuracy"]
     if first := next((name for name, each in done.items() if each), None):
         metrics = _metrics(done[first][0])
-        predictions[MAJORITY] = _majority(done[first], predictions[first])
-        rows += _majority_rows(metrics, predictions[MAJORITY])
+        predictions[MAJORITY] = majority = _majority(predictions[first])
+        values = [float(value_of(main_metric_sums(each).sum(axis=0))) for each in majority]
+        rows.append(_empty(MAJORITY) | _spread(metrics[0], values))
     for name, each in by_name.items():
         rows += _method_rows(name, each, metrics)
-    for row in rows if tested else ():
-        if row["method"] != reference and predictions[row["method"]] and predictions.get(reference):
-            row |= _compared(row["metric"], predictions[row["method"]], predictions[reference])
+    for row in rows if tested and predictions.get(reference) else ():
+        if row["metric"] == metrics[0] and row["method"] != reference:
+            row |= _compared(predictions[row["method"]], predictions[reference])
     return rows
 
 
@@ -106,60 +97,33 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _majority(outcomes: Sequence[Outcome], like: Sequence[Predictions]) -> list[Predictions]:
-    """Predictions of the class frequencies in training, one for each test split.
+def _majority(like: Sequence[Predictions]) -> list[Predictions]:
+    """The most frequent class for every sample, one for each test split.
 
-    Multilabel: labels that at least half of the training rows have.
+    Multilabel: labels that at least half of the samples have.
     """
-    if all(each.ids == like[0].ids for each in like):
-        like = like[:1]
-    return [
-        each._replace(
-            scores=np.tile((outcome.result or {})["train_frequencies"], (len(each.ids), 1))
+    by_split = {
+        tuple(each.ids): each._replace(
+            scores=np.tile(each.truth.mean(axis=0), (len(each.ids), 1))  # (N, C)
         )
-        for outcome, each in zip(outcomes, like, strict=False)
-    ]
+        for each in like
+    }
+    return list(by_split.values())
 
 
-def _majority_rows(metrics: Sequence[str], predictions: Sequence[Predictions]) -> list[Row]:
-    measured = [_measured(each) for each in predictions]
-    return [
-        _empty(MAJORITY) | _spread(name, [values[name] for values in measured])
-        for name in metrics
-        if name in measured[0]
-    ]
-
-
-def _measured(predictions: Predictions) -> dict[str, float]:
-    truth = torch.from_numpy(predictions.truth)
-    labels = truth.int() if predictions.task == "multilabel" else truth.int().argmax(dim=1)
-    metrics = build_metrics(predictions.task, truth.shape[1], "")
-    values = metrics(torch.from_numpy(predictions.scores).float(), labels)
-    return {name: float(value) for name, value in values.items()}
-
-
-def _compared(
-    metric: str, candidate: Sequence[Predictions], reference: Sequence[Predictions]
-) -> Row:
-    """The bootstrap's columns; none where samples cannot be paired, or the metric has no sums.
+def _compared(candidate: Sequence[Predictions], reference: Sequence[Predictions]) -> Row:
+    """The bootstrap's columns; none where samples cannot be paired.
 
     Seeds may have test splits of their own if they are the same for both methods.
     """
     ids = [each.ids for each in reference]
     one_split = all(each.ids == ids[0] for each in (*candidate, *reference))
-    if not one_split and [each.ids for each in candidate] != ids:
+    if not candidate or (not one_split and [each.ids for each in candidate] != ids):
         return {}
     groups = dict.fromkeys(chain.from_iterable(each.groups for each in reference))
     numbers = {group: number for number, group in enumerate(groups)}
     one, other = (
-        [
-            sums_of_groups(sums, each.groups, numbers)
-            for each in side
-            if (sums := sample_sums(metric, each)) is not None
-        ]
+        [sums_of_groups(main_metric_sums(each), each.groups, numbers) for each in side]
         for side in (candidate, reference)
     )
-    if not one or not other:
-        return {}
-    value = partial(value_of, metric, task=reference[0].task)
-    return paired_bootstrap(one, other, value)._asdict()
+    return paired_bootstrap(one, other)

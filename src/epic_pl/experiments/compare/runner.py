@@ -1,4 +1,4 @@
-"""Runs in processes of their own: how many at a time, on which device, and until when."""
+"""Runs in processes of their own: how many at a time, and on which device."""
 
 import os
 import re
@@ -47,12 +47,8 @@ def devices(jobs: int) -> list[str | None]:
 class Runner:
     """Does the unfinished runs, in order, on as many slots as there are.
 
-    When the budget is spent, active runs are stopped and no more are started. Stopped runs have
-    no result; the same command resumes them.
-
     Args:
         slots: the visible device of each process that may run at a time.
-        budget_s: seconds for all runs; None for no limit.
         progress: is told when a run starts or ends.
         command: gives the command line of a run.
         report: is given all outcomes whenever a run has ended and others have not.
@@ -61,13 +57,11 @@ class Runner:
     def __init__(
         self,
         slots: Sequence[str | None],
-        budget_s: float | None,
         progress: LiveProgress,
         command: Callable[[Run], list[str]] = worker_command,
         report: Callable[[list[Outcome]], object] = lambda outcomes: None,
     ) -> None:
         self._free = list(slots)
-        self._deadline = None if budget_s is None else time.monotonic() + budget_s
         self._progress, self._command, self._report = progress, command, report
         self._active: list[_Active] = []
         self._outcomes: dict[Run, Outcome] = {}
@@ -77,41 +71,34 @@ class Runner:
         pending = []
         for run in runs:
             if (result := run.result()) is not None:
-                self._end(Outcome(run, "done", result=result))
+                self._end(Outcome(run, result=result))
             else:
                 pending.append(run)
         try:
-            while (pending or self._active) and not self._spent():
+            while pending or self._active:
                 while pending and self._free:
                     self._start(pending.pop(0))
                 if self._collect() and (pending or self._active):
                     self._report(self.outcomes(runs))
-                self._progress.tick()
                 time.sleep(_POLL_S)
         finally:
             self._stop_all()
-        for run in pending:
-            self._end(Outcome(run, "not run", "not run: budget spent"))
         return self.outcomes(runs)
 
     def outcomes(self, runs: Sequence[Run]) -> list[Outcome]:
-        """Outcomes of ``runs``; "not run yet" for those that have not ended."""
-        return [self._outcomes.get(run, Outcome(run, "not run", "not run yet")) for run in runs]
-
-    def _spent(self) -> bool:
-        return self._deadline is not None and time.monotonic() >= self._deadline
+        """Outcomes of ``runs``; no result for those that have not ended."""
+        return [self._outcomes.get(run, Outcome(run, "not run yet")) for run in runs]
 
     def _start(self, run: Run) -> None:
         run.prepare()
         slot = self._free.pop(0)
-        environment = os.environ | ({} if slot is None else {"CUDA_VISIBLE_DEVICES": slot})
         log = (run.folder / LOG).open("ab")
         process = subprocess.Popen(
             self._command(run),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env=os.environ | ({} if slot is None else {"CUDA_VISIBLE_DEVICES": slot}),
         )
         self._active.append(_Active(run, process, slot, log))
         self._progress.started(run)
@@ -125,13 +112,13 @@ class Runner:
             self._free.append(each.slot)
             code, result = each.process.returncode, each.run.result()
             if code == 0 and result is not None:
-                self._end(Outcome(each.run, "done", result=result))
+                self._end(Outcome(each.run, result=result))
             else:
-                self._end(Outcome(each.run, "failed", failure(code, each.run.folder / LOG)))
+                self._end(Outcome(each.run, failure(code, each.run.folder / LOG)))
         return bool(ended)
 
     def _stop_all(self) -> None:
-        """End the runs that are active when the budget is spent or the command interrupted."""
+        """End the runs that are active when the command is interrupted."""
         self._collect()
         for each in self._active:
             each.process.terminate()
@@ -143,8 +130,8 @@ class Runner:
                 each.process.kill()
                 each.process.wait()
             each.log.close()
-            why = "budget spent" if self._spent() else "interrupted"
-            self._end(Outcome(each.run, "stopped", f"stopped: {why}; the same command resumes it"))
+            message = "stopped: interrupted; the same command resumes it"
+            self._end(Outcome(each.run, message))
         self._active.clear()
 
     def _end(self, outcome: Outcome) -> None:

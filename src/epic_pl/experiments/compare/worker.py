@@ -9,18 +9,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from lightning.pytorch.callbacks import Timer
 
 from epic_pl.callbacks import CostMeter, FeatureCache
 from epic_pl.cli import EPICCLI, errors_as_text, run
-from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError
-from epic_pl.experiments.compare.diary import RunDiary, TestOutputs
+from epic_pl.experiments.compare.outputs import TestOutputs
 from epic_pl.experiments.files import read_json, write_json
 from epic_pl.experiments.interruption import end_with
-from epic_pl.module.checkpoint import read_checkpoint
 from epic_pl.module.parameters import trainable_share
 
 # the process of a comparison that was killed, and its loader workers, need some time to end
@@ -35,10 +33,9 @@ class RunCLI(EPICCLI):
         super().instantiate_classes()
         trainer: Any = self.trainer
         self.folder = Path(trainer.default_root_dir)
-        self.meter, self.outputs = CostMeter(), TestOutputs()
-        self.diary = RunDiary(self.folder / "progress.json", self.config.fit.checkpoint.monitor)
+        self.timer, self.meter, self.outputs = Timer(), CostMeter(), TestOutputs()
         # first, so that they see the time in the others' hooks
-        trainer.callbacks[:0] = [self.diary, self.meter, self.outputs]
+        trainer.callbacks[:0] = [self.timer, self.meter, self.outputs]
         cache = next(c for c in trainer.callbacks if isinstance(c, FeatureCache))
         if cache.level != "off":
             cache.level = (self.model.model.cache_levels or ["off"])[-1]
@@ -62,14 +59,10 @@ class RunCLI(EPICCLI):
 
     def _cost(self) -> dict[str, Any]:
         """Cost of the fit; for a resumed one, rate and memory since it was resumed."""
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        step = read_checkpoint(best)["global_step"] if best else self.trainer.global_step
         return {
-            "best": best,
+            "best": getattr(self.trainer.checkpoint_callback, "best_model_path", ""),
             "epochs": self.trainer.current_epoch,
-            "seconds": self.diary.seconds,
-            "seconds_to_best": self.diary.seconds_to(step),
-            "prepare_seconds": self.diary.prepare_seconds,
+            "seconds": self.timer.time_elapsed(),
             "samples_per_s": self.meter.samples_per_s or None,
             "peak_memory_mb": self.meter.peak_memory_mb,
         }
@@ -84,13 +77,11 @@ class RunCLI(EPICCLI):
         }
         return {
             "task": module.task,
-            "classes": module.num_classes,
             "metrics": metrics,
             "trainable": sum(p.numel() for p in module.parameters() if p.requires_grad),
             "encoder_share": trainable_share(module.model),
             **self.cost,
             "cache_level": self.cache_level,
-            "train_frequencies": label_frequencies(self.datamodule, module.num_classes),
             "device": _device_name(self.trainer.strategy.root_device),
             "torch": torch.__version__,
         }
@@ -100,12 +91,10 @@ def run_one(folder: Path) -> None:
     """Do the run of ``run.json`` in ``folder``, or the part of it that is left.
 
     Raises:
-        ConfigError: if there is none, or another process is training there.
+        ConfigError: if another process is training there.
         EpicError: from ``fit`` and ``test``.
     """
-    spec = read_json(folder / "run.json")
-    if spec is None:
-        raise ConfigError(f"{folder} has no run.json: epic-pl compare writes it.")
+    spec = read_json(folder / "run.json") or {}
     try:
         with FileLock(folder / ".lock", timeout=_WAIT_S):
             cli: Any = run(["fit", *spec.pop("options"), *_places(folder)], RunCLI)
@@ -127,21 +116,6 @@ def _places(folder: Path) -> list[str]:
     if last.is_file() and not (folder / "fit.json").is_file():
         options.append(f"--ckpt_path={last}")
     return options
-
-
-def label_frequencies(data: ImageTextDataModule, num_classes: int) -> list[float]:
-    """Share of the training rows that have each class, ``(C,)``.
-
-    Where labels are drawn anew every epoch, those of the present epoch are counted.
-    """
-    data.setup("fit")
-    dataset: Any = data.dataset("train")
-    counts = np.zeros(num_classes)
-    for index in range(len(dataset)):
-        label = dataset.reference(index)["label"]
-        if label is not None:
-            counts[label] += 1
-    return [float(count) / len(dataset) for count in counts]
 
 
 def _device_name(device: torch.device) -> str:

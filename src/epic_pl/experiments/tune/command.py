@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +10,6 @@ from epic_pl.errors import ConfigError
 
 if TYPE_CHECKING:
     from epic_pl.experiments.tune.study import Search
-
-_DEFAULT_SPACE = "epic.yaml"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,16 +24,12 @@ def parser() -> argparse.ArgumentParser:
         ),
     )
     parser.add_argument("--trials", type=int, default=50, help="in all (%(default)s)")
-    parser.add_argument("--minutes", type=float, metavar="M", help="for this command (no limit)")
     parser.add_argument("--output", metavar="DIR", help="folder (runs/tune/CONFIG)")
     parser.add_argument(
         "--space",
         metavar="FILE",
-        default=_DEFAULT_SPACE,
+        default="epic.yaml",
         help="YAML: option -> {low, high, log} or list of choices (%(default)s)",
-    )
-    parser.add_argument(
-        "--search_seed", type=int, default=0, metavar="N", help="seed of the search (%(default)s)"
     )
     return parser
 
@@ -51,11 +44,8 @@ def run(argv: list[str]) -> int:
         EpicError: with a message for the user.
     """
     options, shared = parser().parse_known_args(argv)
-    for name in ("trials", "minutes"):
-        value = getattr(options, name)
-        if value is not None and value <= 0:
-            raise ConfigError(f"--{name} is {value}, but must be more than 0.")
-
+    if options.trials < 1:
+        raise ConfigError(f"--trials is {options.trials}, but must be at least 1.")
     try:
         import optuna  # noqa: F401 an extra
     except ImportError as error:
@@ -70,42 +60,38 @@ def run(argv: list[str]) -> int:
 
     space = read_space(find_packaged("spaces", options.space))
     output = Path(options.output or Path("runs/tune") / first_config(shared))
-    search = plan_search(shared, space, options.search_seed, output)
-    deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+    search = plan_search(shared, space, output)
     output.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(output / ".lock", timeout=0):
-            return _run(search, options.trials, deadline)
+            return _run(search, options.trials)
     except Timeout:
         raise ConfigError(
             f"Another search is running in {output}: wait for it, or give --output another folder."
         ) from None
 
 
-def _run(search: "Search", trials: int, deadline: float | None) -> int:
+def _run(search: "Search", trials: int) -> int:
     from rich.console import Console
 
     from epic_pl.experiments.interruption import INTERRUPTED
-    from epic_pl.experiments.tune.report import trial_line, write_results
-    from epic_pl.experiments.tune.study import finished, open_study, run_trials
+    from epic_pl.experiments.tune.report import draw, trial_line, write_results
+    from epic_pl.experiments.tune.study import open_study, run_trials
 
     console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
     study = open_study(search)
-    if before := finished(study):
-        console.print(f"{before} trials were finished before.")
-    code = 0
     try:
-        for trial in run_trials(study, search, trials, deadline):
-            console.print(trial_line(study, trial, search, trials), markup=False)
+        for trial in run_trials(study, search, trials):
+            console.print(trial_line(trial, search, trials), markup=False)
             write_results(study, search)
     except KeyboardInterrupt:
+        write_results(study, search)
         console.print("Interrupted: the same command continues the search.")
-        code = INTERRUPTED
-    if finished(study) < trials and not code:
-        console.print("The time is over: the same command continues the search.")
-    best = write_results(study, search, plot=True)
+        return INTERRUPTED
+    best = write_results(study, search)
     if best is None:
-        return code or 1
+        return 1
+    draw(study, search)
     console.print(f"Best: {best}. Train with it: epic-pl fit --config X --config {best}")
     console.print(f"All trials: {search.output}/trials.csv, search.png", markup=False)
-    return code
+    return 0

@@ -12,14 +12,8 @@ from epic_pl.errors import ConfigError
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 Space = dict[str, Distribution]
 # set by the search in each trial, or the yardstick of all trials
-_FIXED = (
-    "seed_everything",
-    "ckpt_path",
-    "config",
-    "checkpoint",
-    "last_checkpoint",
-    "early_stopping",
-)
+_SECTIONS = ("checkpoint", "last_checkpoint", "early_stopping")
+_FIXED = ("seed_everything", "ckpt_path", "config", *_SECTIONS)
 
 
 def read_space(path: str) -> Space:
@@ -55,29 +49,15 @@ def _read(path: str, name: str, fields: Any) -> Distribution:
 def _distribution(fields: Any) -> Distribution:
     if isinstance(fields, list):
         scalars = all(value is None or isinstance(value, str | int | float) for value in fields)
-        if not scalars or not 1 < len(fields) == len(set(map(repr, fields))):
-            raise ValueError("not a list of different words or numbers")
+        if not scalars or len(fields) < 2:
+            raise ValueError("not a list of words or numbers")
         return CategoricalDistribution(fields)
-    if not isinstance(fields, Mapping) or not {"low", "high"} <= {*fields} <= {
-        "low",
-        "high",
-        "log",
-    }:
-        raise ValueError("neither a range nor a list")
-    low, high, log = fields["low"], fields["high"], bool(fields.get("log", False))
+    low, high, log = (lambda low, high, log=False: (low, high, log))(**fields)
     if float(low) >= float(high):  # 1e-4 is text in YAML
         raise ValueError("an empty range")
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log)
     return FloatDistribution(float(low), float(high), log)
-
-
-def any_values(space: Space) -> dict[str, Any]:
-    """One value of each option."""
-    return {
-        name: each.choices[0] if isinstance(each, CategoricalDistribution) else each.low
-        for name, each in space.items()
-    }
 
 
 def values_of(space: Space, parsed: Mapping[str, Any]) -> dict[str, Any]:

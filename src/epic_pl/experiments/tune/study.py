@@ -11,13 +11,11 @@ from optuna.trial import TrialState
 
 from epic_pl.cli import quiet_lightning
 from epic_pl.errors import ConfigError
-from epic_pl.experiments.options import as_options, digest, parsed_options, refuse_own
-from epic_pl.experiments.tune.space import Space, any_values, values_of
+from epic_pl.experiments.options import as_options, data_files, digest, parsed_options, refuse_own
+from epic_pl.experiments.tune.space import Space, values_of
 from epic_pl.experiments.tune.trial import TrialWatch, run_trial
 
 _OWN_OPTIONS = ("ckpt_path", "trainer.default_root_dir")
-_PRUNE_AFTER = 5  # trials before the pruner has medians
-_DRAW_FIRST = 10  # random draws before the sampler has a model
 _TRAINED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -26,7 +24,7 @@ class Search:
     """Subject of a study.
 
     ``options`` of ``fit`` for all trials, and ``parsed``; the ``monitor`` of validation and its
-    ``mode``, "max" or "min"; the ``seed`` of the search, and its folder.
+    ``mode``, "max" or "min"; the folder for all files.
     """
 
     options: tuple[str, ...]
@@ -34,17 +32,17 @@ class Search:
     space: Space
     monitor: str
     mode: str
-    seed: int
     output: Path
 
     @property
     def key(self) -> str:
         """Hash of everything that makes two trials comparable."""
         known = {name: value for name, value in self.parsed.items() if name != "config"}
-        return digest(known, {name: repr(each) for name, each in self.space.items()}, self.seed)
+        space = {name: repr(each) for name, each in self.space.items()}
+        return digest(known, data_files(self.parsed), space)
 
 
-def plan_search(shared: Sequence[str], space: Space, seed: int, output: Path) -> Search:
+def plan_search(shared: Sequence[str], space: Space, output: Path) -> Search:
     """A search on the metric by which the config keeps its best checkpoint.
 
     Raises:
@@ -53,15 +51,13 @@ def plan_search(shared: Sequence[str], space: Space, seed: int, output: Path) ->
     """
     refuse_own("tune", _OWN_OPTIONS, shared)
     parsed = parsed_options(shared)
-    # refuses unknown options of the space by name
-    parsed_options([*shared, *as_options(any_values(space))])
     monitor, mode = parsed["checkpoint"]["monitor"], parsed["checkpoint"]["mode"]
     if not str(monitor).startswith("val/"):
         raise ConfigError(
             f"checkpoint.monitor is {monitor!r}, and the search needs a metric of the validation "
             "split, as val/accuracy: set it in the config or by --checkpoint.monitor."
         )
-    return Search(tuple(shared), parsed, space, monitor, mode, seed, output)
+    return Search(tuple(shared), parsed, space, monitor, mode, output)
 
 
 def open_study(search: Search) -> optuna.Study:
@@ -78,7 +74,7 @@ def open_study(search: Search) -> optuna.Study:
         storage=f"sqlite:///{search.output.resolve() / 'study.db'}",
         study_name="epic-pl",
         direction="maximize" if search.mode == "max" else "minimize",
-        pruner=optuna.pruners.MedianPruner(_PRUNE_AFTER, n_warmup_steps=max(1, epochs // 4)),
+        pruner=optuna.pruners.MedianPruner(n_warmup_steps=max(1, epochs // 4)),
         load_if_exists=True,
     )
     if study.user_attrs.get("key", search.key) != search.key:
@@ -97,47 +93,29 @@ def open_study(search: Search) -> optuna.Study:
     return study
 
 
-def was_cut_off(trial: optuna.trial.FrozenTrial) -> bool:
-    """Whether a kill, Ctrl-C or the time limit ended a trial; one that failed has a message."""
-    return trial.state == TrialState.FAIL and "message" not in trial.user_attrs
-
-
-def finished(study: optuna.Study) -> int:
-    """Number of trials that have ended by themselves."""
-    trials = study.get_trials(deepcopy=False)
-    return sum(each.state.is_finished() and not was_cut_off(each) for each in trials)
-
-
 def run_trials(
-    study: optuna.Study, search: Search, total: int, deadline: float | None
+    study: optuna.Study, search: Search, total: int
 ) -> Iterator[optuna.trial.FrozenTrial]:
-    """Run trials until ``total`` are finished, or ``time.monotonic()`` is past the deadline.
+    """Run trials until there are ``total``.
 
-    The options of trial i depend on the seed, i and the results before it, so that a search which
-    was interrupted between two trials continues unchanged.
-
-    Yields:
-        Each trial when it has ended.
+    The options of trial i depend on ``seed_everything``, i and the results before it, so that a
+    search which was interrupted between two trials continues unchanged.
 
     Raises:
         Exception: from a trial, if none has ever been trained.
         KeyboardInterrupt: as it is.
     """
+    seed = int(search.parsed["seed_everything"] or 0)
     with quiet_lightning():
-        while finished(study) < total:
-            if deadline is not None and time.monotonic() >= deadline:
-                return
-            number = len(study.get_trials(deepcopy=False))
-            seed = (search.seed * 1_000_003 + number) % 2**32
-            study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_DRAW_FIRST)
+        while sum(each.state.is_finished() for each in study.trials) < total:
+            number = (seed * 1_000_003 + len(study.trials)) % 2**32
+            study.sampler = optuna.samplers.TPESampler(seed=number)
             trial = study.ask(dict(search.space))
-            _run_one(study, trial, search, deadline)
-            yield study.get_trials(deepcopy=False)[trial.number]
+            _run_one(study, trial, search)
+            yield study.trials[trial.number]
 
 
-def _run_one(
-    study: optuna.Study, trial: optuna.Trial, search: Search, deadline: float | None
-) -> None:
+def _run_one(study: optuna.Study, trial: optuna.Trial, search: Search) -> None:
     def report(value: float, step: int) -> bool:
         trial.report(value, step)
         return trial.should_prune()
@@ -147,7 +125,7 @@ def _run_one(
             trial.set_user_attr("message", " ".join(message.split()))
         study.tell(trial, value, state)
 
-    watch = TrialWatch(search.monitor, search.mode, report, deadline)
+    watch = TrialWatch(search.monitor, search.mode, report)
     folder, start = search.output / "trials" / f"{trial.number:04d}", time.monotonic()
     try:
         run_trial([*search.options, *as_options(trial.params)], folder, watch)
@@ -163,11 +141,9 @@ def _run_one(
         raise KeyboardInterrupt from error
     trial.set_user_attr("seconds", round(time.monotonic() - start, 2))
     trial.set_user_attr("validations", watch.validations)
-    if watch.state == "stopped":
-        end(TrialState.FAIL)
-    elif watch.best is None:
+    if watch.best is None:
         end(TrialState.FAIL, f"{search.monitor} was never a finite number")
-    elif watch.state == "pruned":
+    elif watch.pruned:
         end(TrialState.PRUNED, f"pruned at validation {watch.validations}")
     else:
         end(TrialState.COMPLETE, value=watch.best)

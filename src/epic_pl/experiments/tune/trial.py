@@ -3,11 +3,10 @@
 import contextlib
 import gc
 import math
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -18,53 +17,36 @@ from epic_pl.experiments.options import ONE_DEVICE
 
 
 class TrialWatch(Callback):
-    """Reports a metric after each validation, and ends training if told to or out of time.
+    """Reports a metric after each validation, and ends training if told to.
 
-    ``state``, ``best`` and ``validations`` say how the trial ended.
+    ``pruned``, ``best`` and ``validations`` say how the trial ended.
 
     Args:
         monitor: the metric.
         mode: "max" or "min", whichever is better.
         report: takes value and number of the validation, from 0, and says whether to stop.
-        deadline: of ``time.monotonic``, or None.
     """
 
-    def __init__(
-        self,
-        monitor: str,
-        mode: str,
-        report: Callable[[float, int], bool],
-        deadline: float | None = None,
-    ) -> None:
+    def __init__(self, monitor: str, mode: str, report: Callable[[float, int], bool]) -> None:
         self.monitor = monitor
         self.better = max if mode == "max" else min
         self.report = report
-        self.deadline = deadline
         self.best: float | None = None
         self.validations = 0
-        self.state: Literal["done", "pruned", "stopped"] = "done"
-
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        """End training at the deadline."""
-        if self.deadline is not None and time.monotonic() >= self.deadline:
-            self._stop(trainer, "stopped")
+        self.pruned = False
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the metric; one that is not finite is never the best."""
-        if trainer.sanity_checking or self.state == "stopped":
+        if trainer.sanity_checking:
             return
         value = float(trainer.callback_metrics[self.monitor])
         if math.isfinite(value):
             self.best = value if self.best is None else self.better(self.best, value)
         if self.report(value, self.validations):
-            self._stop(trainer, "pruned")
+            self.pruned = trainer.should_stop = True
+            # a config's least number of epochs would keep the trainer going
+            trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
         self.validations += 1
-
-    def _stop(self, trainer: L.Trainer, state: Literal["pruned", "stopped"]) -> None:
-        self.state = state
-        trainer.should_stop = True
-        # a config's least number of epochs would keep the trainer going
-        trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
 
 
 def run_trial(options: Sequence[str], folder: Path, watch: TrialWatch) -> None:
