@@ -68,7 +68,7 @@ def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple
             "is nothing to classify. Name another column as label_column."
         )
     codes = encode_labels(labels, classes)
-    split = _assign(codes, _groups(images, texts), given, options, multilabel)
+    split = _assign(codes, _groups(images, texts), given, options)
     _check_unseen(codes, split, classes)
     column = codes if multilabel else [code and code[0] for code in codes]
     label = pa.array(column, table_schema(multilabel).field("label").type)
@@ -117,11 +117,7 @@ def _check_labelled(labels: Labels, named: Any, given: Any, name: str) -> None:
 
 
 def _assign(
-    codes: Sequence[Any],
-    groups: npt.NDArray[np.int64],
-    given: Any,
-    options: RowOptions,
-    multi: bool,
+    codes: Sequence[Any], groups: npt.NDArray[np.int64], given: Any, options: RowOptions
 ) -> Any:
     """Split of each row: those that the table does not name are cut off its training rows."""
     wanted = (("val", options.val_size), ("test", options.test_size))
@@ -132,7 +128,7 @@ def _assign(
     if not sizes:
         return given
     labels = [codes[int(row)] for row in train]
-    part = grouped_split(labels, groups[train], sizes, options.split_seed, multilabel=multi)
+    part = grouped_split(labels, groups[train], sizes, options.split_seed)
     split = given.astype("<U7")
     split[train] = np.array(["train", *sizes])[part]
     if "val" in sizes and not (split == "val").any():
