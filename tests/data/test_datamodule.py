@@ -3,7 +3,6 @@ import logging
 import os
 
 import lightning as L
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import OnExceptionCheckpoint
@@ -200,8 +199,6 @@ def test_loader_before_setup(make):
         ("seed", -1),
         ("augment", "mixup"),
         ("order", "sorted"),
-        ("block_rows", 0),
-        ("prefetch", -1),
     ],
 )
 def test_bad_options_are_named(make, option, value):
@@ -209,49 +206,17 @@ def test_bad_options_are_named(make, option, value):
         make(**{option: value})
 
 
-# ------------------------------------------------------------------ class balance
-
-
-def test_balanced_sampling_weighs_rows_by_their_class_and_is_off_by_default(make):
-    for balanced in (False, True):
-        data = make(balanced_sampling=balanced)
-        data.setup("fit")
-        sampler = data.train_dataloader().sampler
-        drawn = sampler.order(np.random.default_rng(0), 9000, 1)
-        shares = np.bincount(drawn, minlength=9) / 9000
-        if balanced:
-            assert shares[::2].sum() == pytest.approx(0.5, abs=0.03)  # the five red rows
-            assert shares[1::2] == pytest.approx([1 / 8] * 4, abs=0.02)
-        else:
-            assert shares == pytest.approx([1 / 9] * 9)
-
-
 def test_a_balanced_run_goes_on_where_it_was(make):
     def batches(loader):
         return [batch["sample_id"] for batch in loader]
 
-    data = make(balanced_sampling=True, seed=3)
+    data = make(order="balanced", seed=3)
     data.setup("fit")
     whole = batches(data.train_dataloader())
     assert len(whole) == 3
     loader = data.train_dataloader()
     loader.load_state_dict({"epoch": 0, "batches": 1})
     assert batches(loader) == whole[1:]
-
-
-# ------------------------------------------------------------------ prefetch
-
-
-def test_stored_features_alone_are_prefetched_and_only_without_workers(make):
-    data = make(prefetch=2)
-    data.setup("fit")
-    assert data.train_dataloader().prefetch == 0  # pictures
-    data.use_features(lambda dataset, collator, train: dataset)
-    assert data.train_dataloader().prefetch == 2
-    with_workers = make(prefetch=2, num_workers=1)
-    with_workers.setup("fit")
-    with_workers.use_features(data._features)
-    assert with_workers.train_dataloader().prefetch == 0
 
 
 # ------------------------------------------------------------------ seed and position of a run

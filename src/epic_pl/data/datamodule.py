@@ -13,9 +13,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from epic_pl.data.clean_text import clean_texts
 from epic_pl.data.collate import Collator, whole_batch
-from epic_pl.data.loading.balance import class_counts, labels_of
 from epic_pl.data.loading.loader import ResumableDataLoader, init_worker, processed_batches
-from epic_pl.data.loading.orders import ORDERS, OrderName, training_order
+from epic_pl.data.loading.orders import (
+    ORDERS,
+    OrderName,
+    class_counts,
+    labels_of,
+    training_order,
+)
 from epic_pl.data.loading.sampler import EvalSampler, TrainSampler
 from epic_pl.data.preprocessing import ImagePreprocessing, image_preprocessing, load_tokenizer
 from epic_pl.data.transforms import AUGMENTATIONS, ImageTransform, build_image_transform
@@ -62,15 +67,10 @@ class ImageTextDataModule(LightningDataModule, ABC):
         seed: of shuffling, augmentation and drawn pairs; None is the run's seed, as given to
             ``seed_everything``, or 0. A resumed run keeps the seed that it started with.
         augment: see :func:`~epic_pl.data.transforms.build_image_transform`.
-        order: of training rows: ``random``; ``length``, texts of similar length in a batch, which
-            pads little; ``blocks``, from a few neighbouring stretches of the table at a time, for
-            files larger than the memory. See :mod:`epic_pl.data.loading.orders`.
-        block_rows: rows of a stretch with order ``blocks``; eight are mixed at a time.
-        balanced_sampling: draw training rows, with replacement, so that every class comes equally
-            often; an epoch is as long as without. Not together with balanced weights in the loss,
-            which would count rare classes twice.
-        prefetch: batches of stored features that a thread gathers while a training step runs, with
-            ``num_workers`` 0; pictures are loaded ahead by workers only.
+        order: of training rows: ``random``; ``balanced``, drawn with replacement so that every
+            class comes equally often (not together with balanced weights in the loss, which would
+            count rare classes twice); ``length``, texts of similar length in a batch; ``blocks``,
+            for files larger than the memory. See :mod:`epic_pl.data.loading.orders`.
         pin_memory: copy batches to page-locked memory, for GPUs.
 
     Raises:
@@ -96,9 +96,6 @@ class ImageTextDataModule(LightningDataModule, ABC):
         seed: int | None = None,
         augment: str = "none",
         order: OrderName = "random",
-        block_rows: int = 1024,
-        balanced_sampling: bool = False,
-        prefetch: int = 0,
         pin_memory: bool = False,
     ) -> None:
         super().__init__()
@@ -109,19 +106,12 @@ class ImageTextDataModule(LightningDataModule, ABC):
             ("eval_batch_size_per_device", eval_batch_size_per_device, 1),
             ("num_workers", num_workers, 0),
             ("seed", seed, 0),
-            ("block_rows", block_rows, 1),
-            ("prefetch", prefetch, 0),
         ):
             if value is not None and value < least:
                 raise ConfigError(f"{name} must be at least {least}, got {value}.")
         for name, word, known in (("augment", augment, AUGMENTATIONS), ("order", order, ORDERS)):
             if word not in known:
                 raise ConfigError(f"{name} must be one of {', '.join(known)}; got {word!r}.")
-        if balanced_sampling and order != "random":
-            raise ConfigError(
-                f"balanced_sampling draws rows at random, which order: {order} is not: leave one "
-                "of the two out."
-            )
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
         self.image_encoder_revision = image_encoder_revision
@@ -135,9 +125,6 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.augment = augment
         self.order = order
-        self.block_rows = block_rows
-        self.balanced_sampling = balanced_sampling
-        self.prefetch = prefetch
         self.pin_memory = pin_memory
         self._datasets: dict[Split, Dataset[Sample]] = {}
         self._features: FeatureProvider | None = None
@@ -271,20 +258,13 @@ class ImageTextDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> ResumableDataLoader:
         """Batches in the chosen order, new every epoch; a restart goes on mid-epoch."""
         dataset, collate = self._loaded("train")
-        order = training_order(
-            self.order,
-            self.dataset("train"),
-            batch_size=self.batch_size_per_device,
-            block_rows=self.block_rows,
-            balanced_over=self.num_classes if self.balanced_sampling else None,
-        )
+        order = training_order(self.order, self.dataset("train"), self.batch_size_per_device)
         return ResumableDataLoader(
             dataset,
             batch_size=self.batch_size_per_device,
             sampler=TrainSampler(dataset, seed=self.seed, order=order),
             collate_fn=collate,
             num_workers=self.num_workers,
-            prefetch=self.prefetch if self._features and not self.num_workers else 0,
             processed=None if self.trainer is None else partial(processed_batches, self.trainer),
             pin_memory=self.pin_memory,
         )

@@ -101,7 +101,7 @@ def test_check_fit_validate_test_and_predict_on_the_shipped_config(name, options
     table = pq.read_table(predictions)
     assert table["sample_id"].to_pylist() == PREDICTED[name]
     names = [f"probability_{each}" for each in cli.datamodule.class_names]
-    assert table.column_names == ["sample_id", "label", *names]
+    assert table.column_names == ["sample_id", "picture", "label", *names]
 
 
 @pytest.mark.parametrize(("name", "layout"), MAKE)
