@@ -90,13 +90,6 @@ def test_clip_folder(tmp_path):
     assert found == ImagePreprocessing(224, (0.1, 0.2, 0.3), (1, 1, 1), "bilinear", 224 / 256)
 
 
-def test_unreachable_clip_falls_back_and_says_so():
-    with pytest.warns(UserWarning, match="openai/clip-vit-base-patch32"):
-        found = image_preprocessing("openai/clip-vit-base-patch32", 64)
-    assert found.size == 64
-    assert found.mean[0] == pytest.approx(0.48145466)
-
-
 def test_unknown_encoders_are_named(tmp_path):
     with pytest.raises(EncoderError, match="'no_such_vit'"):
         image_preprocessing("no_such_vit")

@@ -47,9 +47,8 @@ def test_row_without_any_modality():
 @pytest.mark.parametrize(
     ("labels", "multilabel", "match"),
     [
-        ([0, -1], False, r"sample 'b' \(row 1.* has -1"),
-        ([0, 3], False, r"in 0\.\.2, but sample 'b'.* has 3"),
-        ([[0, 1], [2, 5]], True, r"sample 'b'.* has 5"),
+        ([0, -1], False, r"that of row 1 is -1"),
+        ([[0, 1], [2, -5]], True, r"that of row 1 is -5"),
         ([[0], [None]], True, "row 1"),
         ([0, float("nan")], False, "'label'"),
         ([0, 1.5], False, "'label'"),
@@ -63,7 +62,7 @@ def test_row_without_any_modality():
 )
 def test_bad_labels(labels, multilabel, match):
     with pytest.raises(DataError, match=match):
-        sample_table(["a", "b"], ["x"] * 2, ["t"] * 2, labels, multilabel, num_classes=3)
+        sample_table(["a", "b"], ["x"] * 2, ["t"] * 2, labels, multilabel)
 
 
 def test_bad_columns():
@@ -75,6 +74,6 @@ def test_bad_columns():
         sample_table(["a", None], ["x"] * 2, ["t"] * 2, [0] * 2)
 
 
-def test_half_of_a_character_is_named_with_its_row():
-    with pytest.raises(DataError, match=r"'text' holds half of a character .* in row 1"):
+def test_half_of_a_character_is_refused():
+    with pytest.raises(DataError, match=r"'text' must hold string, .*surrogates"):
         sample_table(["a", "b"], [None, None], ["whole", "cut \ud83d"], [0, 0])

@@ -26,8 +26,7 @@ def refuse_outside(paths: Collection[str], root: Path, source: Path) -> None:
         raise DataError(
             f"{source}: {len(outside):,} picture paths lead out of the image root {root}, for "
             f"example {outside[0]!r}. Move these pictures into it and correct the paths; for a "
-            "table of your own set image_root to a folder that holds them all, or allow_outside "
-            "to true if you trust it."
+            "table of your own set image_root to a folder that holds them all."
         )
 
 

@@ -91,8 +91,7 @@ def test_hugging_face_lists_of_classes_are_told_by_every_name_they_had(tmp_path,
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (5, r"'label' holds class 5, but the dataset names 2 classes"),
-        ("cat", r"'label' is a ClassLabel, but holds string"),
+        (5, r"'label' holds class 5, but 2 are named"),
         ([0, 2], r"'label' holds class 2"),
     ],
 )
@@ -131,16 +130,10 @@ def test_hugging_face_dataset_dict_brings_its_splits(tmp_path):
         ("t.csv", b"a,b\n1,2,3\n", "line 2: 3 cells, not 2.*must stand in double quotes"),
         ("t.jsonl", b"", "has no rows"),
         ("t.jsonl", b'{"a": 1}\n{"a": \n', "line 2 is no JSON"),
-        (
-            "t.jsonl",
-            b'{"a": 1}\n{"a": "x"}\n',
-            "'a' must be of one type.* int in row 1, str in row 2",
-        ),
+        ("t.jsonl", b'{"a": 1}\n{"a": "x"}\n', "'a' must be of one type.*'x'"),
         ("t.jsonl", b'{"a": "caf\xe9"}\n', "line 1 is no JSON.*utf-8"),
         ("t.json", b"[1, 2]", r"item 0 .* is no object, but 1"),
         ("t.json", b"[]", "has no rows"),
-        ("t.json", b'[{"a": 1}, {"a": null}, {"a": "x"}]', "int in row 0, str in row 2"),
-        ("t.json", b'[{"a": ["x"]}, {"a": "x"}]', "list in row 0, str in row 1"),
         ("t.json", b'[{"a": 99999999999999999999}]', "cannot be read: .*too large"),
         ("t.json", b"[" * 100_000, "cannot be read as JSON: .*recursion"),
         ("t.parquet", b"PAR1 not really", "cannot be read"),
@@ -177,9 +170,6 @@ def test_a_table_that_may_not_be_read_is_refused(tmp_path, suffix, monkeypatch):
     with pytest.raises(
         DataError, match=rf"t\.{suffix} cannot be read: .*Permission denied.*permissions"
     ):
-        read_table(path)
-    monkeypatch.setattr(Path, "is_file", refuse)
-    with pytest.raises(DataError, match="cannot be opened: Permission denied"):
         read_table(path)
 
 

@@ -98,22 +98,25 @@ class Food101DataModule(RowsDataModule):
     def read_split(self, split: Split) -> Rows:
         """The rows of a split."""
         files, options = self._read_from
-        return cached_rows(
-            "Food101", files, {**options, "split": split}, partial(self._read, split)
-        )
+        held_out = [self.val_size, self.split_seed]
+        options = {**options, "split": split, "held_out": held_out, "cut": self.max_text_tokens}
+        return cached_rows("Food101", files, options, partial(self._read, split))
 
     @cached_property
     def _read_from(self) -> tuple[list[Path], dict[str, Any]]:
-        """All that decides on the rows."""
-        files, options = read_from(self.text_source, self._found)
-        cut = self.max_text_tokens if self.text_source == "page_text" else None
-        return files, {**options, "held_out": [self.val_size, self.split_seed], "cut": cut}
+        return read_from(self.text_source, self._found)
 
     def _read(self, split: Split) -> Rows:
         parts = self._parts
         classes = sorted({record.label for record in parts["train"].records})
         index = {name: code for code, name in enumerate(classes)}
         source, root, records = parts[split]
+        if unknown := [record for record in records if record.label not in index]:
+            raise DataError(
+                f"{source}: {len(unknown)} rows are of no class of the training set, for example "
+                f"{unknown[0].sample_id!r} of class {unknown[0].label!r}. Fetch the release again: "
+                "its files do not belong together."
+            )
         ids, images, texts, labels = zip(*records, strict=True) if records else ((), (), (), ())
         table = sample_table(ids, images, texts, [index[label] for label in labels])
         notes = {"with an empty text": texts.count(""), "without a text": texts.count(None)}
@@ -135,17 +138,4 @@ class Food101DataModule(RowsDataModule):
             sizes = {"val": self.val_size, "train": len(train) - self.val_size}
             for split, rows in stratified_split(codes, sizes, self.split_seed).items():
                 parts[cast(Split, split)] = Part(source, root, [train[row] for row in rows])
-        _check_classes(parts)
         return parts
-
-
-def _check_classes(parts: dict[Split, Part]) -> None:
-    known = {record.label for record in parts["train"].records}
-    for source, _, records in parts.values():
-        unknown = [record for record in records if record.label not in known]
-        if unknown:
-            raise DataError(
-                f"{source}: {len(unknown)} rows are of no class of the training set, for example "
-                f"{unknown[0].sample_id!r} of class {unknown[0].label!r}. Fetch the release again: "
-                "its files do not belong together."
-            )

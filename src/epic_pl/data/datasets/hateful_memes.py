@@ -124,8 +124,7 @@ class HatefulMemesDataModule(RowsDataModule):
 
 def _read(path: Path, root: Path) -> Rows:
     table = read_jsonl(path, ("id", "img", "text", "label"))
-    for column in ("id", "img", "text"):
-        require(table, column, path)
+    require(table, ("id", "img", "text"), path)
     labels = label_codes(table, "label", ("0", "1"), "id", path)
-    rows = sample_table(table["id"], table["img"], table["text"], labels, num_classes=2)
+    rows = sample_table(table["id"], table["img"], table["text"], labels)
     return Rows(rows, root, path, notes={"without a label": labels.null_count})

@@ -154,7 +154,7 @@ def _read(lists: Path, films: Path, posters: Path, split: Split, plot: Plot) -> 
             name = film if number == 0 else f"{film}#{number}"
             rows.append((name, f"{film}.jpeg", text, genres))
     ids, images, plots, labels = zip(*rows, strict=True) if rows else ((), (), (), ())
-    table = sample_table(ids, images, plots, labels, multilabel=True, num_classes=len(GENRES))
+    table = sample_table(ids, images, plots, labels, multilabel=True)
     return Rows(table, posters, lists, notes=notes)
 
 

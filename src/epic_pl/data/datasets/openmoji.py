@@ -21,11 +21,10 @@ from epic_pl.assets import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emo
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import ENTAILMENT_CLASSES, EntailmentPairs, fixed_pairs
-from epic_pl.data.pictures import missing_pictures
 from epic_pl.data.rows import sample_table
 from epic_pl.data.splits import stratified_split
 from epic_pl.data.transforms import ImageTransform
-from epic_pl.errors import ConfigError, DataError
+from epic_pl.errors import ConfigError
 from epic_pl.types import Sample
 
 Variant = Literal["subcategory", "entailment"]
@@ -120,19 +119,8 @@ class OpenMojiDataModule(ImageTextDataModule):
         rank_zero_info(OPENMOJI_ATTRIBUTION)
 
     def build_dataset(self, split: Split, transform: ImageTransform) -> Dataset[Sample]:
-        """The samples of a split.
-
-        Raises:
-            DataError: pictures are missing.
-        """
+        """The samples of a split."""
         root = fetch_openmoji(self.image_preprocessing.size)
-        missing = missing_pictures([f"{each.code}.png" for each in self._emoji], root)
-        if missing:
-            raise DataError(
-                f"{len(missing)} of {len(self._emoji)} emoji have no picture in {root}, for "
-                f"example {next(iter(missing))}. Delete that folder: the pictures are then drawn "
-                "again."
-            )
         if self.variant == "subcategory":
             emoji = _subcategory_splits(self._emoji, self.split_seed, self.fold)[split]
             labels = [self.class_names.index(each.subcategory) for each in emoji]

@@ -106,12 +106,11 @@ class SNLIVEDataModule(RowsDataModule):
 
 def _read(path: Path, root: Path, premise: bool) -> Rows:
     table = read_jsonl(path, (*_IMAGE_KEYS, "pairID", "gold_label", "sentence1", "sentence2"))
-    for column in ("pairID", "gold_label", "sentence2"):
-        require(table, column, path)
+    require(table, ("pairID", "gold_label", "sentence2"), path)
     kept = table.filter(pc.not_equal(table["gold_label"], _NO_CONSENSUS))
     texts = kept["sentence2"]
     if premise:
-        require(kept, "sentence1", path)
+        require(kept, ("sentence1",), path)
         texts = pc.binary_join_element_wise(kept["sentence1"], texts, " ")
     images = _image_names(kept)
     notes = {

@@ -2,7 +2,6 @@
 
 import string
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -25,17 +24,13 @@ SPLIT_NAMES = {name: split for split, names in _SPLITS.items() for name in names
 def column(table: pa.Table, name: str, option: str) -> pa.Array:
     """A column as one array; ``option`` is the argument that names it, for the message."""
     if name not in table.column_names:
-        close = get_close_matches(name, table.column_names, n=1, cutoff=0.6)
-        guess = f" Did you mean {close[0]!r}?" if close else ""
         without = {"image_column": "pictures", "text_columns": "texts"}.get(option)
         null = f" For a table without {without} set {option} to null." if without else ""
         raise DataError(
             f"The table has no column {name!r} ({option}); it has "
-            f"{', '.join(map(repr, table.column_names))}.{guess}{null}"
+            f"{', '.join(map(repr, table.column_names))}.{null}"
         )
-    array = table[name].combine_chunks()
-    if isinstance(array, pa.ChunkedArray):  # no rows, or beyond 2 GB
-        array = pa.concat_arrays(array.chunks)
+    array = pa.concat_arrays(table[name].chunks)
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 

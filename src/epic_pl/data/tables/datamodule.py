@@ -1,7 +1,5 @@
 """A user's own table of pictures, texts and labels as a DataModule."""
 
-import re
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -20,8 +18,6 @@ from epic_pl.data.tables.reader import read_table, source_files
 from epic_pl.data.tables.rows import RowOptions, build_rows, no_rows, unlabelled_rows
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.types import Task
-
-_ROW = re.compile(r"\brows? [0-9]")
 
 
 class TableDataModule(RowsDataModule):
@@ -51,7 +47,6 @@ class TableDataModule(RowsDataModule):
         classes: their order; None is alphabetical, or by number.
         image_root: where relative picture paths start, those of ``predict_table`` too; None is the
             folder of the table that names them.
-        allow_outside: whether a picture may lie outside of ``image_root``.
         val_size: rows (int) or share (float) of a validation split that is cut off; 0 for none,
             where nothing is trained.
         test_size: likewise. Cut splits are stratified (iteratively for multilabel), and the rows of
@@ -74,7 +69,6 @@ class TableDataModule(RowsDataModule):
         id_column: str | None = None,
         classes: list[str] | None = None,
         image_root: str | None = None,
-        allow_outside: bool = False,
         val_size: int | float = 0.1,
         test_size: int | float = 0.1,
         split_seed: int = 0,
@@ -90,7 +84,6 @@ class TableDataModule(RowsDataModule):
         self.path = Path(table)
         self.predict_path = None if predict_table is None else Path(predict_table)
         self.image_root = None if image_root is None else Path(image_root).resolve()
-        self.allow_outside = allow_outside
         self.options = RowOptions(
             image_column=image_column,
             text_columns=text_columns,
@@ -144,7 +137,8 @@ class TableDataModule(RowsDataModule):
                 source, embedded = unpack_pictures(read_table(path), self.options.image_column)
                 table, classes = build(source)
             except DataError as error:
-                raise _located(path, error) from error
+                place = "" if str(path) in str(error) else f"{path} (rows count from 0): "
+                raise DataError(f"{place}{error}") from error
             return Rows(table, embedded or root, path, classes)
 
         options = {**asdict(self.options), "kind": kind, "image_root": str(root)}
@@ -173,33 +167,12 @@ class TableDataModule(RowsDataModule):
         start = pc.index(rows.table["split"], split).as_py()
         count = pc.sum(pc.equal(rows.table["split"], split)).as_py() or 0
         table = rows.table.slice(max(start, 0), count).drop_columns(["split"])
-        rows = replace(rows, table=table)
-        return _absolute(rows) if self.allow_outside and count else rows
-
-
-def _absolute(rows: Rows) -> Rows:
-    """The same with full paths: a dataset refuses pictures that lie outside of its root."""
-    root, paths = rows.image_root, rows.table["image"].to_pylist()
-    full = pa.array([None if path is None else str(root / path) for path in paths], pa.string())
-    at = rows.table.column_names.index("image")
-    return replace(
-        rows, table=rows.table.set_column(at, "image", full), image_root=Path(root.anchor)
-    )
-
-
-def _located(path: Path, error: DataError) -> DataError:
-    """The same with its table, and how rows are counted."""
-    counted = " Rows count from 0, without the header." if _ROW.search(str(error)) else ""
-    place = "" if str(path) in str(error) else f"{path}: "
-    return DataError(f"{place}{error}{counted}")
+        return replace(rows, table=table)
 
 
 def _check_classes(classes: list[str] | None) -> None:
-    if classes is None:
-        return
-    repeated = [name for name, count in Counter(classes).items() if count > 1]
-    if repeated or not classes:
-        found = f"names {repeated[0]!r} twice" if repeated else "is empty"
+    if classes is not None and (not classes or len(set(classes)) < len(classes)):
         raise ConfigError(
-            f"classes {found}. Name each class once, or leave classes out for alphabetical order."
+            f"classes is empty or names one twice: {', '.join(classes)}. Name each class once, or "
+            "leave classes out for alphabetical order."
         )
