@@ -33,7 +33,7 @@ def test_the_error_tells_what_is_missing_of_each_layout_where_and_how_to_get_it(
     message = str(caught.value)
     assert f"Looked in {tmp_path / 'inner'} for" in message
     assert "a.json or b.json (missing), images/ (found); or old: old.csv (missing)" in message
-    assert f"Also looked in {tmp_path}." in message
+    assert f"Also looked in {tmp_path}," in message
     assert "Fetch it from there." in message
     assert "\n" not in message
 

@@ -69,10 +69,14 @@ def make(tmp_path, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir):
 def reads(monkeypatch):
     """Splits whose annotation files were read."""
     seen = []
-    keep = row_cache._keep
-    monkeypatch.setattr(
-        row_cache, "_keep", lambda path, rows: seen.append(path) or keep(path, rows)
-    )
+    write = row_cache._write_arrow
+
+    def spy(path, table, facts):
+        if facts:
+            seen.append(path)
+        write(path, table, facts)
+
+    monkeypatch.setattr(row_cache, "_write_arrow", spy)
     return seen
 
 
@@ -168,8 +172,8 @@ def test_what_a_subclass_makes_of_the_rows_is_not_kept(make, tmp_path, monkeypat
 
 def _start(queue, table):
     """What each of several ranks does that start at once."""
-    read = row_cache._keep
-    row_cache._keep = lambda path, rows: queue.put(os.getpid()) or read(path, rows)
+    write = row_cache._write_arrow
+    row_cache._write_arrow = lambda *args: queue.put(os.getpid()) or write(*args)
     data = TableDataModule(table=table, image_encoder="vit_tiny_patch16_224", text_encoder="unused")
     queue.put(data.class_names)
 

@@ -204,9 +204,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
         new = [split for split in dict.fromkeys(named) if split not in self._datasets]
         for split in new:
             self._build(split)
-        if new:
-            rows = ", ".join(f"{s} {len(cast(Sized, self._datasets[s])):,} rows" for s in new)
-            rank_zero_info(f"{type(self).__name__}: {rows}; {self.num_classes} classes")
+            rows = len(cast(Sized, self._datasets[split]))
+            rank_zero_info(f"{split}: {rows:,} rows of {self.num_classes} classes")
 
     def _build(self, split: Split) -> None:
         transform = build_image_transform(self.image_preprocessing, split == "train", self.augment)
@@ -214,10 +213,9 @@ class ImageTextDataModule(LightningDataModule, ABC):
         if self.clean_text:
             clean_texts(dataset)
         if not len(cast(Sized, dataset)):
-            why = " Training needs it: it calibrates what is kept." if split == "val" else ""
             raise DataError(
-                f"The {split} split of {type(self).__name__} is empty.{why} Check the data folder "
-                "and the split's options."
+                f"The {split} split of {type(self).__name__} is empty. Check the data folder and "
+                "the split's options."
             )
         self._datasets[split] = dataset
 
@@ -229,13 +227,12 @@ class ImageTextDataModule(LightningDataModule, ABC):
     def dataset(self, split: Split) -> Dataset[Sample]:
         """A split that :meth:`setup` has built."""
         split = self.predict_split if split == "predict" else split
-        try:
-            return self._datasets[split]
-        except KeyError:
+        if split not in self._datasets:
             raise DataError(
                 f"The {split} split of {type(self).__name__} is not built yet: call prepare_data() "
                 "and setup() first, as a Trainer does."
-            ) from None
+            )
+        return self._datasets[split]
 
     def state_dict(self) -> dict[str, Any]:
         """The seed, which a resumed run goes on with."""

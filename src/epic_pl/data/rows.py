@@ -189,15 +189,12 @@ def apply_policy(
     if not count:
         return table, ""
     if policy == "error":
-        at = true_rows(hit)[:_SHOWN]
-        names = ", ".join(
-            f"{table['sample_id'][int(r)].as_py()} ({table['image'][int(r)].as_py()})" for r in at
-        )
+        rows = table.filter(hit).slice(0, _SHOWN).to_pylist()
+        names = ", ".join(f"{row['sample_id']} ({row['image']})" for row in rows)
         raise DataError(
             f"{len(bad):,} pictures under {root} cannot be used; {count:,} rows name them: "
-            f"{names}{', ...' if count > _SHOWN else ''}. The first: "
-            f"{bad[table['image'][int(at[0])].as_py()]}. Correct the paths or image_root, or set "
-            "on_bad_sample to skip or absent."
+            f"{names}{', ...' if count > _SHOWN else ''}. The first: {bad[rows[0]['image']]}. "
+            "Correct the paths or image_root, or set on_bad_sample to skip or absent."
         )
     if policy == "skip":
         return table.filter(pc.invert(hit)), f"{count:,} rows skipped for their picture"

@@ -30,11 +30,8 @@ class RowsDataModule(ImageTextDataModule):
 
     def __init__(self, *, on_bad_sample: BadSamplePolicy = "error", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        known = get_args(BadSamplePolicy)
-        if on_bad_sample not in known:
-            raise ConfigError(
-                f"on_bad_sample must be one of {', '.join(known)}; got {on_bad_sample!r}."
-            )
+        if on_bad_sample not in (known := get_args(BadSamplePolicy)):
+            raise ConfigError(f"on_bad_sample must be one of {known}; got {on_bad_sample!r}.")
         self.on_bad_sample = on_bad_sample
 
     @abstractmethod

@@ -117,7 +117,7 @@ class Food101DataModule(RowsDataModule):
                 f"{unknown[0].sample_id!r} of class {unknown[0].label!r}. Fetch the release again: "
                 "its files do not belong together."
             )
-        ids, images, texts, labels = zip(*records, strict=True) if records else ((), (), (), ())
+        ids, images, texts, labels = list(zip(*records, strict=True)) or [()] * 4
         table = sample_table(ids, images, texts, [index[label] for label in labels])
         notes = {"with an empty text": texts.count(""), "without a text": texts.count(None)}
         return Rows(table, root, source, classes, notes)

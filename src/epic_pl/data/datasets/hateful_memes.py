@@ -24,7 +24,6 @@ _HOW_TO_GET = (
     "archive so that the folder holds img/*.png and train.jsonl, dev_seen.jsonl, test_seen.jsonl "
     "and so on."
 )
-# the first phase's archive has no unseen sets
 _ALIASES = {"dev_seen": "dev_seen.jsonl|dev.jsonl", "dev": "dev.jsonl|dev_seen.jsonl"}
 
 _DEFAULT_TEST = "test_seen"
@@ -85,7 +84,7 @@ class HatefulMemesDataModule(RowsDataModule):
         for split in super().own_splits:
             with contextlib.suppress(DataError):
                 files.setdefault(self._file(split), split)
-        return [split for split in super().own_splits if split in files.values()]
+        return list(files.values())
 
     def _file(self, split: Split) -> Path:
         try:

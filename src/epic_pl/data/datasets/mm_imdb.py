@@ -14,7 +14,7 @@ from epic_pl.data.datamodule import Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.mm_imdb_hdf5 import (
     HDF5PictureDataset,
-    check_hdf5,
+    check_vocabulary,
     read_hdf5,
     vocabulary_path,
 )
@@ -88,7 +88,7 @@ class MMIMDBDataModule(RowsDataModule):
     def class_names(self) -> list[str]:
         """The 23 genres, most frequent first."""
         if self._hdf5:
-            check_hdf5(self._found.paths["multimodal_imdb.hdf5"])
+            check_vocabulary(self._found.paths["multimodal_imdb.hdf5"])
             if self.plot != "longest":
                 raise ConfigError(
                     f"plot is {self.plot!r}, but multimodal_imdb.hdf5 holds the longest plot only. "
@@ -153,23 +153,22 @@ def _read(lists: Path, films: Path, posters: Path, split: Split, plot: Plot) -> 
         for number, text in enumerate(texts):
             name = film if number == 0 else f"{film}#{number}"
             rows.append((name, f"{film}.jpeg", text, genres))
-    ids, images, plots, labels = zip(*rows, strict=True) if rows else ((), (), (), ())
-    table = sample_table(ids, images, plots, labels, multilabel=True)
-    return Rows(table, posters, lists, notes=notes)
+    columns = list(zip(*rows, strict=True)) or [()] * 4
+    return Rows(sample_table(*columns, multilabel=True), posters, lists, notes=notes)
 
 
 def _film_ids(path: Path, split: Split) -> Sequence[str]:
     lists = read_json(path)
-    for key in _SPLIT_KEYS[split]:
-        if key in lists:
-            films = lists[key]
-            if isinstance(films, list):  # numbers have lost the zeros in front
-                films = [f"{each:07d}" if type(each) is int else each for each in films]
-            return string_list(films, f"list {key!r}", path)
-    raise DataError(
-        f"{path} has no list {' or '.join(_SPLIT_KEYS[split])}, only {', '.join(lists)}. Fetch the "
-        "dataset's own file."
-    )
+    key = next((key for key in _SPLIT_KEYS[split] if key in lists), None)
+    if key is None:
+        raise DataError(
+            f"{path} has no list {' or '.join(_SPLIT_KEYS[split])}, only {', '.join(lists)}. Fetch "
+            "the dataset's own file."
+        )
+    films = lists[key]
+    if isinstance(films, list):  # numbers have lost the zeros in front
+        films = [f"{each:07d}" if type(each) is int else each for each in films]
+    return string_list(films, f"list {key!r}", path)
 
 
 def _genre_codes(about: dict[str, Any], path: Path) -> list[int]:

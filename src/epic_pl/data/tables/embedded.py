@@ -13,17 +13,13 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.assets.cache import cache_dir
 from epic_pl.data.rows import named_rows
+from epic_pl.data.tables.columns import may_embed
 from epic_pl.errors import DataError
 
 
 def embedded_folder() -> Path:
     """Where pictures of tables are unpacked: ``pictures`` in the cache folder."""
     return (cache_dir() / "pictures").resolve()
-
-
-def may_embed(kind: pa.DataType) -> bool:
-    """Whether a column's type is that of an ``Image`` feature of Hugging Face ``datasets``."""
-    return pa.types.is_struct(kind) and {field.name for field in kind} >= {"bytes", "path"}
 
 
 def unpack_pictures(table: pa.Table, name: str | None) -> tuple[pa.Table, Path | None]:

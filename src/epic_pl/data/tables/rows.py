@@ -54,12 +54,12 @@ def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple
     named = np.array([bool(names) for names in labels])
     if not (given == "predict").any() and not named[given == "test"].any():
         given = np.where(given == "test", "predict", given)  # a test split to hand in somewhere
-        labels = [None if s == "predict" else names for names, s in zip(labels, given, strict=True)]
-    if options.label_separator is not None:  # no class applies to an empty cell
-        labels = [
-            [] if names is None and split != "predict" else names
-            for names, split in zip(labels, given, strict=True)
-        ]
+    # with a separator no class applies to an empty cell
+    empty: list[str] | None = None if options.label_separator is None else []
+    labels = [
+        None if split == "predict" else empty if names is None else names
+        for names, split in zip(labels, given, strict=True)
+    ]
     _check_labelled(labels, named, given, options.label_column)
     classes = options.classes or class_order(name for names in labels for name in names or ())
     if len(classes) < 2 and not multilabel:
