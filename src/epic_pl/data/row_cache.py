@@ -29,7 +29,7 @@ _THREADS = 16  # disks answer several requests at once
 
 
 def cached_rows(
-    name: str, files: Sequence[Path], options: Mapping[str, Any], read: Callable[[], Rows]
+    name: str, sources: Sequence[Path], options: Mapping[str, Any], read: Callable[[], Rows]
 ) -> Rows:
     """Rows from the cache while their files are unchanged, else read and kept.
 
@@ -37,12 +37,13 @@ def cached_rows(
 
     Args:
         name: readable beginning of the cache file's name.
-        files: what the rows are read from, few of them.
-        options: all else that decides on the rows, as plain types; digests of many files too.
+        sources: files that the rows are read from, and folders; in these, .json and .txt files
+            count by size and time of change, others (pictures) by name.
+        options: all else that decides on the rows, as plain types.
         read: reads the rows.
     """
     try:
-        path = _cache_path(name, files, options)
+        path = _cache_path(name, sources, options)
     except OSError:  # a file is gone: reading has the better message
         return read()
     with _locked(path):
@@ -106,12 +107,24 @@ class PictureRecord:
         return bad
 
 
-def _cache_path(name: str, files: Sequence[Path], options: Mapping[str, Any]) -> Path:
-    """Named by the files' paths, sizes and times of change, so that a stale one is never found."""
-    stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    key = json.dumps([_VERSION, stats, dict(options)], sort_keys=True)
+def _cache_path(name: str, sources: Sequence[Path], options: Mapping[str, Any]) -> Path:
+    """Named by the state of the sources, so that a stale one is never found."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        states = list(pool.map(_state, sources))
+    key = json.dumps([_VERSION, states, dict(options)], sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     return cache_dir() / "rows" / f"{name}-{digest}.arrow"
+
+
+def _state(path: Path) -> list[Any]:
+    """Path, size and time of change of a file; of a folder the names of its pictures and others."""
+    if not path.is_dir():
+        stat = path.stat()
+        return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
+    with os.scandir(path) as entries:
+        is_text = {entry.name: entry.name.endswith((".json", ".txt")) for entry in entries}
+    files = [_state(path / name) if is_text[name] else [name] for name in sorted(is_text)]
+    return [str(path.resolve()), files]
 
 
 @contextlib.contextmanager
@@ -144,19 +157,3 @@ def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, Any]] | None:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         return table, json.loads(table.schema.metadata[_KEY])
     return None
-
-
-def digest_of_folders(folders: Iterable[Path], suffix: str = "", *, names_only: bool) -> str:
-    """Digest of the files with a suffix in some folders: names, and perhaps sizes and times."""
-
-    def state(folder: Path) -> list[Any]:
-        with os.scandir(folder) as entries:
-            files = [entry for entry in entries if entry.name.endswith(suffix)]
-            stats = [(each.name, None if names_only else each.stat()) for each in files]
-        return sorted((name, stat and (stat.st_size, stat.st_mtime_ns)) for name, stat in stats)
-
-    ordered = sorted(folders)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = zip(ordered, pool.map(state, ordered), strict=True)
-        states = [[str(folder.resolve()), each] for folder, each in found]
-    return hashlib.sha256(json.dumps(states).encode()).hexdigest()

@@ -10,14 +10,14 @@ from typing import Any, cast, get_args
 
 import numpy as np
 
-from epic_pl.data.datamodule import Split
-from epic_pl.data.datasets.food101_texts import LAYOUTS, Part, TextSource, read_from, read_release
+from epic_pl.data.datamodule import Split, check_at_least, check_choice
+from epic_pl.data.datasets.food101_texts import LAYOUTS, Part, TextSource, read_release, sources
 from epic_pl.data.layout import Located, locate
 from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.data.splits import stratified_split
-from epic_pl.errors import ConfigError, DataError
+from epic_pl.errors import DataError
 
 _HOW_TO_GET = (
     "download UPMC-Food101 (the data set gianmarco96/upmcfood101 on Kaggle has pictures and "
@@ -62,14 +62,9 @@ class Food101DataModule(RowsDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if text_source not in get_args(TextSource):
-            known = ", ".join(get_args(TextSource))
-            raise ConfigError(f"text_source must be one of {known}; got {text_source!r}.")
-        if val_size < 1 or split_seed < 0:
-            raise ConfigError(
-                "val_size must be at least 1 and split_seed at least 0; got "
-                f"{val_size} and {split_seed}."
-            )
+        check_choice(get_args(TextSource), text_source=text_source)
+        check_at_least(1, val_size=val_size)
+        check_at_least(0, split_seed=split_seed)
         self.data_dir = data_dir
         self.text_source = text_source
         self.val_size = val_size
@@ -97,14 +92,15 @@ class Food101DataModule(RowsDataModule):
 
     def read_split(self, split: Split) -> Rows:
         """The rows of a split."""
-        files, options = self._read_from
         held_out = [self.val_size, self.split_seed]
-        options = {**options, "split": split, "held_out": held_out, "cut": self.max_text_tokens}
-        return cached_rows("Food101", files, options, partial(self._read, split))
+        options = {"split": split, "held_out": held_out, "cut": self.max_text_tokens}
+        return cached_rows(
+            f"Food101-{self.text_source}", self._sources, options, partial(self._read, split)
+        )
 
     @cached_property
-    def _read_from(self) -> tuple[list[Path], dict[str, Any]]:
-        return read_from(self.text_source, self._found)
+    def _sources(self) -> list[Path]:
+        return sources(self.text_source, self._found)
 
     def _read(self, split: Split) -> Rows:
         parts = self._parts

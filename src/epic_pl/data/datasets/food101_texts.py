@@ -10,7 +10,6 @@ from epic_pl.data.datamodule import Split
 from epic_pl.data.images import PICTURE_SUFFIXES
 from epic_pl.data.layout import Layout, Located
 from epic_pl.data.readers import read_csv, read_json, read_jsonl, require, string_list
-from epic_pl.data.row_cache import digest_of_folders
 from epic_pl.errors import DataError
 
 TextSource = Literal["titles", "split_json", "page_text", "jsonl"]
@@ -53,19 +52,13 @@ def read_release(source: TextSource, found: Located, max_tokens: int) -> dict[Sp
     return _jsonl(found)
 
 
-def read_from(source: TextSource, found: Located) -> tuple[list[Path], dict[str, str]]:
-    """Files and options that decide on what :func:`read_release` gives, but for ``max_tokens``."""
-    options: dict[str, str] = {"source": source}
+def sources(source: TextSource, found: Located) -> list[Path]:
+    """Files and folders that decide on what :func:`read_release` gives."""
     if source == "jsonl":
-        return list(_jsonl_files(found).values()), options
-    options["image_root"] = str(found.paths[_TRAIN].parent.resolve())
+        return list(_jsonl_files(found).values())
     if source == "page_text":
-        places = (found.paths[_TRAIN], found.paths[_TEST])
-        folders = [place / label for place in places for label in _labels(place)]
-        pages = [found.paths["texts_txt/"] / label for label in _labels(found.paths["texts_txt/"])]
-        options["pictures"] = digest_of_folders(folders, names_only=True)
-        options["pages"] = digest_of_folders(pages, ".txt", names_only=False)
-    return [path for path in found.paths.values() if path.is_file()], options
+        return [place / label for place in found.paths.values() for label in _labels(place)]
+    return [found.paths[_TRAIN].parent.parent, *(p for p in found.paths.values() if p.is_file())]
 
 
 def _part(

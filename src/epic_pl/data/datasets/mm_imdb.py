@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from epic_pl.data.datamodule import Split
+from epic_pl.data.datamodule import Split, check_choice
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.mm_imdb_hdf5 import (
     HDF5PictureDataset,
@@ -20,7 +20,7 @@ from epic_pl.data.datasets.mm_imdb_hdf5 import (
 )
 from epic_pl.data.layout import Layout, Located, locate
 from epic_pl.data.readers import read_json, string_list
-from epic_pl.data.row_cache import cached_rows, digest_of_folders
+from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.data.transforms import ImageTransform
@@ -70,8 +70,7 @@ class MMIMDBDataModule(RowsDataModule):
     ) -> None:
         super().__init__(**kwargs)
         self.data_dir = data_dir
-        if plot not in get_args(Plot):
-            raise ConfigError(f"plot must be one of {', '.join(get_args(Plot))}; got {plot!r}.")
+        check_choice(get_args(Plot), plot=plot)
         self.plot = plot
 
     @property
@@ -126,11 +125,10 @@ class MMIMDBDataModule(RowsDataModule):
             "plot": plot,
             "posters": str(posters.resolve()),
             "split": split,
-            "films": digest_of_folders([films], ".json", names_only=False),
         }
         lists = self._found.paths["split.json"]
         read = partial(_read, lists, films, posters, split, plot)
-        return cached_rows("MMIMDB", [lists], options, read)
+        return cached_rows("MMIMDB", [lists, films], options, read)
 
     def make_dataset(self, rows: Rows, transform: ImageTransform) -> ImageTextDataset:
         """Posters are files, or rows of the HDF5 file."""

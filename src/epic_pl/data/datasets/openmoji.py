@@ -18,13 +18,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import Dataset
 
 from epic_pl.assets import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emoji
-from epic_pl.data.datamodule import ImageTextDataModule, Split
+from epic_pl.data.datamodule import ImageTextDataModule, Split, check_at_least, check_choice
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import ENTAILMENT_CLASSES, EntailmentPairs, fixed_pairs
 from epic_pl.data.rows import sample_table
 from epic_pl.data.splits import stratified_split
 from epic_pl.data.transforms import ImageTransform
-from epic_pl.errors import ConfigError
 from epic_pl.types import Sample
 
 Variant = Literal["subcategory", "entailment"]
@@ -75,16 +74,9 @@ class OpenMojiDataModule(ImageTextDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if variant not in get_args(Variant):
-            known = ", ".join(get_args(Variant))
-            raise ConfigError(f"variant must be one of {known}; got {variant!r}.")
-        if split_seed < 0 or pairs_per_picture < 1:
-            raise ConfigError(
-                "split_seed must be at least 0 and pairs_per_picture at least 1; got "
-                f"{split_seed} and {pairs_per_picture}."
-            )
-        if fold is not None and fold < 0:
-            raise ConfigError(f"fold must be at least 0, or null for no fold; got {fold}.")
+        check_choice(get_args(Variant), variant=variant)
+        check_at_least(1, pairs_per_picture=pairs_per_picture)
+        check_at_least(0, split_seed=split_seed, fold=fold)
         self.variant = variant
         self.split_seed = split_seed
         self.pairs_per_picture = pairs_per_picture

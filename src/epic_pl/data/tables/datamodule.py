@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.data.datamodule import Split
+from epic_pl.data.datamodule import Split, check_at_least
 from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows
 from epic_pl.data.rows_datamodule import RowsDataModule
@@ -79,8 +79,7 @@ class TableDataModule(RowsDataModule):
         if image_column is None and not text_columns:
             raise ConfigError("image_column and text_columns are both empty: name one of them.")
         _check_classes(classes)
-        if split_seed < 0:
-            raise ConfigError(f"split_seed must be at least 0, got {split_seed}.")
+        check_at_least(0, split_seed=split_seed)
         self.path = Path(table)
         self.predict_path = None if predict_table is None else Path(predict_table)
         self.image_root = None if image_root is None else Path(image_root).resolve()
