@@ -13,7 +13,7 @@ from epic_pl.data import (
 )
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.mm_imdb_hdf5 import HDF5PictureDataset
-from epic_pl.data.row_cache import PictureRecord
+from epic_pl.data.pictures import PictureRecord
 from epic_pl.errors import DataError
 
 

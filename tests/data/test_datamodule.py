@@ -173,7 +173,7 @@ def test_setup_says_once_what_was_found(make, caplog):
     with caplog.at_level(logging.INFO):
         data.setup("fit")
         data.setup("fit")
-    assert caplog.text.count("Squares: train 9 rows, val 5 rows; 2 classes") == 1
+    assert caplog.text.count("train: 9 rows of 2 classes") == 1
     assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
 
 

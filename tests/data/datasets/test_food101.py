@@ -156,7 +156,6 @@ def test_missing_files_are_named_with_the_way_to_get_them_on_class_names(tmp_pat
         _ = data.class_names
     for part in (
         str(tmp_path / "nowhere"),
-        "which does not exist",
         "texts/train_titles.csv (missing)",
         "upmcfood101",
         "--data.init_args.data_dir",

@@ -103,10 +103,7 @@ def _genre_order(file: Any, path: Path, genres: Sequence[str]) -> list[int]:
     names = file["genres"].attrs.get("target_names")
     columns = json.loads(names) if names is not None else list(genres)
     if sorted(columns) != sorted(genres):
-        raise DataError(
-            f"{path} has the genres {', '.join(columns)}, not the {len(genres)} usual ones. Fetch "
-            "the released file again."
-        )
+        raise DataError(f"{path} has the genres {', '.join(columns)}, not the usual ones.")
     return [columns.index(genre) for genre in genres]
 
 
