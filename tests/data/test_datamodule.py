@@ -1,6 +1,4 @@
 import json
-import logging
-import os
 
 import lightning as L
 import pytest
@@ -10,8 +8,6 @@ from PIL import Image
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.loading.loader import ResumableDataLoader
-from epic_pl.data.loading.sampler import EvalSampler, TrainSampler
 from epic_pl.data.rows import sample_table
 from epic_pl.errors import ConfigError, DataError
 
@@ -127,35 +123,12 @@ def test_every_stage_of_a_plain_trainer(make, workers):
     assert data.built == ["train", "val", "test"]
 
 
-def test_loaders(make):
-    data = make(eval_batch_size_per_device=3, seed=5)
-    data.prepare_data()
-    data.setup()
-    train, val = data.train_dataloader(), data.val_dataloader()
-    assert isinstance(train, ResumableDataLoader)
-    assert isinstance(train.sampler, TrainSampler)
-    assert train.sampler.seed == 5
-    assert (len(train), len(val)) == (3, 2)
-    assert type(val) is torch.utils.data.DataLoader
-    assert isinstance(val.sampler, EvalSampler)
-    batch = next(iter(train))
-    assert batch["pixel_values"].shape == (4, 3, 32, 32)
-    assert batch["labels"].shape == (4,)
-
-
 def test_eval_loaders_leave_the_global_random_state_alone(make):
     data = make()
     data.setup("test")
     before = torch.get_rng_state()
     list(data.test_dataloader())
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_only_training_is_augmented(make):
-    data = make(augment="randaugment")
-    data.setup()
-    random = {split: data.dataset(split).transform.random for split in ("train", "val", "test")}
-    assert random == {"train": True, "val": False, "test": False}
 
 
 def test_own_predict_split(make):
@@ -166,15 +139,6 @@ def test_own_predict_split(make):
     data.setup("predict")
     assert data.built == ["predict"]
     assert len(data.predict_dataloader()) == 1
-
-
-def test_setup_says_once_what_was_found(make, caplog):
-    data = make()
-    with caplog.at_level(logging.INFO):
-        data.setup("fit")
-        data.setup("fit")
-    assert caplog.text.count("train: 9 rows of 2 classes") == 1
-    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
 
 
 def test_empty_split_is_an_error(make, monkeypatch):

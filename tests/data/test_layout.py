@@ -38,13 +38,6 @@ def test_the_error_tells_what_is_missing_of_each_layout_where_and_how_to_get_it(
     assert "\n" not in message
 
 
-def test_a_file_where_a_folder_should_be_does_not_count(tmp_path):
-    (tmp_path / "images").touch()
-    (tmp_path / "a.json").touch()
-    with pytest.raises(DataError, match=r"images/ \(missing\)"):
-        locate("X", tmp_path, TWO, how_to_get="")
-
-
 @pytest.mark.parametrize("where", ["a", "b", "a/b", "b/b"])
 def test_a_picture_folder_is_found_nested_once_or_twice(tmp_path, where):
     (tmp_path / "a").mkdir(exist_ok=True)  # empty, or the outer one

@@ -1,4 +1,3 @@
-import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -18,19 +17,6 @@ def test_multilabel_table():
     table = sample_table(["a", "b", "c"], ["x"] * 3, ["t"] * 3, [[0, 2], [], None], multilabel=True)
     assert table.schema.field("label").type == pa.list_(pa.int64())
     assert table["label"].to_pylist() == [[0, 2], [], None]
-
-
-def test_empty_table_is_valid():
-    assert sample_table([], [], [], []).num_rows == 0
-    assert sample_table([], [], [], [], multilabel=True).schema == table_schema(multilabel=True)
-
-
-def test_labels_may_all_be_unknown_or_numpy():
-    columns = ["a", "b"], ["x", "y"], ["t", "t"]
-    assert sample_table(*columns, [None, None])["label"].null_count == 2
-    assert sample_table(*columns, [None, None], multilabel=True)["label"].null_count == 2
-    assert sample_table(*columns, [[], []], multilabel=True)["label"].to_pylist() == [[], []]
-    assert sample_table(*columns, np.array([1, 0]))["label"].to_pylist() == [1, 0]
 
 
 def test_duplicate_ids_name_ids_and_rows():
@@ -70,8 +56,3 @@ def test_bad_columns():
         sample_table([1], ["x"], ["t"], [0])
     with pytest.raises(DataError, match="none in row 1"):
         sample_table(["a", None], ["x"] * 2, ["t"] * 2, [0] * 2)
-
-
-def test_half_of_a_character_is_refused():
-    with pytest.raises(DataError, match=r"'text' must hold string, .*surrogates"):
-        sample_table(["a", "b"], [None, None], ["whole", "cut \ud83d"], [0, 0])

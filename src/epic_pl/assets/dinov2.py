@@ -15,11 +15,7 @@ from epic_pl.errors import AssetError
 
 Array = npt.NDArray[np.float32]
 _DEPTH = 12
-_LINEAR = {
-    "attn.proj": "attention.output.dense",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-}
+_LINEAR = {"attn.proj": "attention.output.dense", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
 _NAMED = {
     "ls1.gamma": "layer_scale1.lambda1",
     "ls2.gamma": "layer_scale2.lambda1",

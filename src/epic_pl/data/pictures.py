@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,30 +46,14 @@ def picture_file(root: Path, path: str) -> Path:
 
 
 def missing_pictures(paths: Collection[str], root: Path) -> dict[str, str]:
-    """Paths that are no file, each with a problem; one listing a folder, not a look-up a path."""
-    by_folder: dict[str, list[str]] = defaultdict(list)
-    for path in paths:
-        by_folder[os.path.dirname(path)].append(path)
-    bad: dict[str, str] = {}
-    for folder, members in by_folder.items():
-        names = _files_in(os.path.join(root, folder))
-        lost = [path for path in members if os.path.basename(path) not in names]
-        bad |= {path: f"there is no such file{missing_hint(path)}" for path in lost}
-    return bad
-
-
-def _files_in(folder: str) -> set[str]:
-    """Names of the files of a folder; links only if they lead to one."""
-    try:
-        with os.scandir(folder) as entries:
-            return {
-                entry.name
-                for entry in entries
-                if entry.is_file(follow_symlinks=False)
-                or (entry.is_symlink() and os.path.isfile(entry.path))
-            }
-    except (OSError, ValueError):  # no folder; a NUL character
-        return set()
+    """Paths that are no file, each with a problem."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = pool.map(lambda path: os.path.isfile(root / path), paths, chunksize=256)
+        return {
+            path: f"there is no such file{missing_hint(path)}"
+            for path, is_file in zip(paths, found, strict=True)
+            if not is_file
+        }
 
 
 def missing_hint(path: str) -> str:

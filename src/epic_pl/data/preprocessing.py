@@ -3,7 +3,6 @@
 A frozen encoder cannot adapt to another normalisation or crop, so both follow its own records.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,6 +15,7 @@ from PIL import Image
 from timm.data import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from epic_pl.assets import resolve_encoder
+from epic_pl.data.readers import read_json
 from epic_pl.errors import AssetError, EncoderError
 
 
@@ -148,8 +148,8 @@ def _side(size: int | Mapping[str, int]) -> int:
 def _of_folder(folder: Path) -> ImagePreprocessing:
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
-            return _from_clip_config(_json(folder / name))
-    config = _json(folder / "config.json") if (folder / "config.json").is_file() else {}
+            return _from_clip_config(read_json(folder / name))
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     if "architecture" in config:  # timm's layout; its oldest form has no inner dictionary
         return _from_timm_config(config.get("pretrained_cfg", config))
     if config.get("model_type") in ("clip", "clip_vision_model"):
@@ -160,13 +160,6 @@ def _of_folder(folder: Path) -> ImagePreprocessing:
         "timm's config.json (with architecture and pretrained_cfg) nor a CLIP "
         "preprocessor_config.json. Copy that file from where the weights came from."
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise EncoderError(f"{path} holds no JSON object: {error}. Copy it again.") from error
 
 
 def _first_line(error: BaseException) -> str:

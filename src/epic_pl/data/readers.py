@@ -13,8 +13,6 @@ import pyarrow.compute as pc
 
 from epic_pl.errors import DataError
 
-_QUOTED = re.compile(r'"[^"]*"')
-
 
 def read_csv(path: Path, names: Sequence[str] | None = None) -> dict[str, list[str]]:
     """The columns of a CSV or TSV file, all cells as strings.
@@ -64,8 +62,9 @@ def read_csv(path: Path, names: Sequence[str] | None = None) -> dict[str, list[s
 
 def _delimiter(path: Path, header: str) -> str:
     """What separates most cells of the header, outside of quotes; the suffix's own where equal."""
-    marks = ["\t" if path.suffix.lower() == ".tsv" else ",", *",;\t|"]
-    return max(marks, key=_QUOTED.sub("", header).count)
+    plain = re.sub('"[^"]*"', "", header)
+    marks: list[str] = ["\t" if path.suffix.lower() == ".tsv" else ",", *",;\t|"]
+    return max(marks, key=lambda mark: plain.count(mark))
 
 
 def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]] = dict) -> Any:

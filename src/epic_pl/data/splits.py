@@ -20,8 +20,7 @@ def stratified_split(labels: Sequence[int] | Rows, sizes: Sizes, seed: int) -> d
     """Divide rows so that every part has the class mix of the whole.
 
     Rows are shuffled within their class and laid out class by class; the parts then take turns
-    along that line, each at its own rate. So sizes come out exact, and a class's count in a part
-    is within about one row of its share. The result depends on ``labels``' order and ``seed`` only.
+    along that line, each at its own rate. So sizes are exact, and class counts nearly.
 
     Args:
         labels: ``(N,)`` class indices.

@@ -74,13 +74,6 @@ def test_end_of_an_epoch_is_the_start_of_the_next():
     assert take(loader) == take(reference)
 
 
-def test_state_of_an_epoch_that_has_begun_without_batches():
-    loader = make_loader()
-    take(loader)
-    loader.sampler.set_epoch(1)
-    assert loader.state_dict() == {"epoch": 1, "batches": 0}
-
-
 def test_position_belongs_to_its_epoch():
     loader = make_loader()
     loader.load_state_dict({"epoch": 2, "batches": 3})
@@ -199,14 +192,6 @@ def test_resume_at_any_step_sees_the_same_samples(tmp_path, validate, ahead):
             resume=tmp_path / "a" / f"step={step}.ckpt",
         )
         assert resumed == straight[step:], f"resumed after step {step}"
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_stop_by_max_steps_then_resume(tmp_path):
-    straight = fit(tmp_path / "a", make_loader(), validate=False)
-    first = fit(tmp_path / "b", make_loader(), validate=False, steps=10, every=5)
-    rest = fit(tmp_path / "b", make_loader(), validate=False, resume=tmp_path / "b/step=10.ckpt")
-    assert first + rest == straight
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -10,7 +10,6 @@ from torch.utils.data import Dataset
 from epic_pl.data.loading.loader import ResumableDataLoader
 from epic_pl.data.loading.orders import (
     balanced,
-    by_length,
     class_counts,
     in_blocks,
     labels_of,
@@ -21,10 +20,8 @@ from epic_pl.data.loading.sampler import TrainSampler
 from epic_pl.errors import ConfigError
 
 ROWS, BATCH, BLOCK = 1003, 4, 16
-LENGTHS = np.random.default_rng(0).integers(1, 200, ROWS)
 ORDERS = {
     "random": shuffled(ROWS),
-    "length": by_length(LENGTHS, BATCH),
     "blocks": in_blocks(ROWS, BLOCK),
 }
 
@@ -64,15 +61,6 @@ def test_an_epoch_depends_on_seed_and_epoch_only(name):
     assert all(type(row) is int for row in one[:3])
 
 
-@pytest.mark.parametrize("name", ORDERS)
-def test_few_rows_and_many_ranks(name):
-    orders = {"random": shuffled(2), "length": by_length(np.array([5, 1]), 4)}
-    order = orders.get(name, in_blocks(2, 1024))
-    shares = [list(TrainSampler([0, 1], order=order, num_replicas=5, rank=r)) for r in range(5)]
-    assert [len(share) for share in shares] == [1] * 5
-    assert {row for share in shares for row in share} == {0, 1}
-
-
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("name", ORDERS)
 def test_the_loader_goes_on_in_the_middle_of_an_epoch(name, ranks):
@@ -91,48 +79,6 @@ def test_the_loader_goes_on_in_the_middle_of_an_epoch(name, ranks):
         assert [batch.tolist() for batch in resumed] == whole[31:]
 
 
-# ------------------------------------------------------------------ length
-
-
-def _padding(rows):
-    batches = [LENGTHS[rows[start : start + BATCH]] for start in range(0, len(rows), BATCH)]
-    return sum(int((batch.max() - batch).sum()) for batch in batches)
-
-
-def test_equal_lengths_share_a_batch():
-    for ranks in (1, 2):
-        for rank in range(ranks):
-            by_chance = _padding(epoch_of("random", ranks=ranks, rank=rank))
-            assert _padding(epoch_of("length", ranks=ranks, rank=rank)) < 0.1 * by_chance
-
-
-def test_ranks_get_batches_of_similar_length_at_the_same_step():
-    one, two = (np.array(epoch_of("length", ranks=2, rank=rank)) for rank in (0, 1))
-    whole = len(one) // BATCH * BATCH
-    longest = [LENGTHS[share[:whole]].reshape(-1, BATCH).max(axis=1) for share in (one, two)]
-    assert np.abs(longest[0] - longest[1]).mean() < 4
-    # and batches come in no order of their own
-    assert abs(np.corrcoef(longest[0], np.arange(whole // BATCH))[0, 1]) < 0.3
-
-
-def test_the_short_last_batch_has_rows_of_any_length():
-    rest = [np.mean(LENGTHS[epoch_of("length", epoch=epoch)[-3:]]) for epoch in range(100)]
-    assert ROWS % BATCH == 3
-    assert np.mean(rest) == pytest.approx(LENGTHS.mean(), abs=15)
-
-
-def test_rows_of_one_length_meet_others_in_every_epoch():
-    order = by_length(np.full(40, 7), 4)
-    batches = [
-        {frozenset(batch) for batch in order(np.random.default_rng(seed), 40, 1).reshape(-1, 4)}
-        for seed in (0, 1)
-    ]
-    assert len(batches[0] & batches[1]) < 3
-
-
-# ------------------------------------------------------------------ blocks
-
-
 def test_neighbours_in_time_are_neighbours_in_the_table():
     rows = np.array(epoch_of("blocks"))
     for start in range(0, ROWS, 8 * BLOCK):
@@ -142,22 +88,6 @@ def test_neighbours_in_time_are_neighbours_in_the_table():
     assert np.mean(np.diff(within) == 1) < 0.05  # shuffled among themselves
     assert len(set(np.array(epoch_of("random"))[: 8 * BLOCK] // BLOCK)) > 40
 
-
-@pytest.mark.parametrize("name", ["length", "balanced"])
-def test_texts_and_labels_that_are_drawn_anew_cannot_be_ordered(name):
-    with pytest.raises(ConfigError, match="a Numbers are drawn anew"):
-        training_order(name, Numbers(), 4)
-
-
-def test_an_absent_text_has_no_length():
-    class Rows(Numbers):
-        table = pa.table({"text": pa.chunked_array([["äb c"], [None, ""]])})
-
-    order = training_order("length", Rows(), 3)
-    assert order(np.random.default_rng(0), 3, 1)[-1] == 0
-
-
-# ------------------------------------------------------------------ balance
 
 SINGLE = pa.chunked_array([[0, 0, 0], [1, 0, 2]])
 SEVERAL = pa.chunked_array([[[0], [0, 1]], [[0, 2], [0], []]], pa.list_(pa.int64()))
@@ -183,5 +113,7 @@ def test_unknown_labels_cannot_be_balanced():
     class Rows:
         table = pa.table({"label": pa.array([0, None])})
 
+    with pytest.raises(ConfigError, match="a Numbers are drawn anew"):
+        training_order("balanced", Numbers())
     with pytest.raises(ConfigError, match="1 of 2 training rows have no label"):
         labels_of(Rows())

@@ -15,15 +15,6 @@ def test_ranks_share_one_order_and_are_padded_evenly():
     assert [row for pair in zip(*ranks, strict=True) for row in pair] == [*one, one[0]]
 
 
-def test_start_skips_once_and_length_stays():
-    sampler = TrainSampler(Rows(range(10)), seed=1)
-    whole = list(sampler)
-    sampler.start = 4
-    assert len(sampler) == 10
-    assert list(sampler) == whole[4:]
-    assert list(sampler) == whole
-
-
 def test_set_epoch_resets_start_only_if_it_differs_and_reaches_the_dataset():
     rows = Rows(range(10))
     sampler = TrainSampler(rows)

@@ -134,23 +134,6 @@ def test_lists_and_separated_cells_are_multilabel(folder):
         _make(folder, _rows(label=lambda i: json.dumps(tags[i % 3])), label_separator=",")
 
 
-@pytest.mark.parametrize("split_seed", range(3))
-def test_splits_of_several_labels_are_stratified_by_their_rarest_label(folder, split_seed):
-    common = [["a"], ["b"], ["a", "b"], ["b", "c"], ["a", "c"], []]
-    labels = [common[i % 6] for i in range(280)] + [["a", "rare"]] * 10 + [["c", "rarer"]] * 10
-    rows = [{"text": f"text {i}", "label": label} for i, label in enumerate(labels)]
-    data = _make(
-        folder, rows, image_column=None, val_size=0.2, test_size=0.2, split_seed=split_seed
-    )
-    for split, share in (("train", 0.6), ("val", 0.2), ("test", 0.2)):
-        found = [[data.class_names[code] for code in row] for row in _labels(data, split)]
-        assert abs(found.count(["a", "rare"]) - 10 * share) < 1.5
-        assert abs(found.count(["c", "rarer"]) - 10 * share) < 1.5
-        for name in "abc":
-            of_all = sum(name in row for row in labels)
-            assert sum(name in row for row in found) == pytest.approx(of_all * share, abs=3)
-
-
 @pytest.mark.parametrize(
     ("values", "classes"),
     [
@@ -268,27 +251,6 @@ def test_pictures_may_lie_elsewhere_only_if_asked(folder, tmp_path):
     assert all(sample["image"] is not None for sample in _samples(data).values())
 
 
-def _again(folder, **options):
-    return TableDataModule(table=str(folder / "t.parquet"), image_size=32, **ENCODERS, **options)
-
-
-@pytest.mark.parametrize("policy", ["error", "skip", "absent"])
-def test_pictures_that_are_gone_since_an_earlier_start_are_found(folder, policy, caplog):
-    _make(folder, _rows(), on_bad_sample=policy).setup()
-    (folder / "img" / "0.png").unlink()
-    data = _again(folder, on_bad_sample=policy)
-    if policy == "error":
-        with pytest.raises(DataError, match=r"1 rows name them: 0 \(img/0.png\)"):
-            data.setup()
-        return
-    with caplog.at_level("INFO"):
-        data.setup()
-    samples = _samples(data)
-    assert len(samples) == (29 if policy == "skip" else 30)
-    assert policy == "skip" or samples["0"]["image"] is None
-    assert "1 rows" in caplog.text
-
-
 def test_what_rows_to_predict_say_of_their_labels_is_no_class(folder):
     whole = {"a": "1", "b": "1.0"}
     for said in ("?", "nan"):
@@ -309,15 +271,6 @@ def test_whole_numbers_are_one_class_however_they_are_written(folder):
     for names in (["1.0", "1.5"], ["0.0", "1.0"]):
         rows = _rows(label=lambda i, names=names: names[i % 2])
         assert _make(folder, rows).class_names == names
-
-
-def test_a_class_that_a_cell_names_twice_applies_once(folder):
-    rows = _rows(label=lambda i: ["a|a", "b", "b|a|b"][i % 3])
-    data = _make(folder, rows, label_separator="|")
-    counts = {
-        tuple(labels) for split in ("train", "val", "test") for labels in _labels(data, split)
-    }
-    assert counts == {(0,), (1,), (1, 0)}
 
 
 def test_a_parquet_file_of_the_hub_knows_its_classes_by_name(folder):

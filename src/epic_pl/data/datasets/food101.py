@@ -111,13 +111,8 @@ class Food101DataModule(RowsDataModule):
         if "val" not in parts:
             source, root, records = parts["train"]
             train = sorted(records, key=lambda record: record.image)
-            if self.val_size >= len(train):
-                raise DataError(
-                    f"val_size is {self.val_size}, but {source} has only {len(train)} rows to hold "
-                    "out from. Choose fewer."
-                )
             codes = np.unique([record.label for record in train], return_inverse=True)[1]
-            sizes = {"val": self.val_size, "train": len(train) - self.val_size}
+            sizes = {"val": self.val_size, "train": max(len(train) - self.val_size, 1)}
             for split, rows in stratified_split(codes, sizes, self.split_seed).items():
                 parts[cast(Split, split)] = Part(source, root, [train[row] for row in rows])
         return parts

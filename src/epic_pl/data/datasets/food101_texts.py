@@ -43,13 +43,9 @@ class Part(NamedTuple):
 
 def read_release(source: TextSource, found: Located, max_tokens: int) -> dict[Split, Part]:
     """All rows of a text source; ``val`` may be missing."""
-    if source == "titles":
-        return _titles(found)
-    if source == "split_json":
-        return _split_json(found)
     if source == "page_text":
         return _page_text(found, _CHARACTERS_PER_TOKEN * max_tokens)
-    return _jsonl(found)
+    return {"titles": _titles, "split_json": _split_json, "jsonl": _jsonl}[source](found)
 
 
 def _part(
@@ -66,11 +62,12 @@ def _part(
 
 def _titles(found: Located) -> dict[Split, Part]:
     parts: dict[Split, Part] = {}
-    for split in ("train", "test"):
+    splits: tuple[Split, ...] = ("train", "test")
+    for split in splits:
         source = found.paths[f"texts/{split}_titles.csv"]
         columns = read_csv(source, ("image", "title", "class"))
         rows = zip(columns["class"], columns["image"], columns["title"], strict=True)
-        parts[cast(Split, split)] = _part(source, found, split, rows)
+        parts[split] = _part(source, found, split, rows)
     return parts
 
 

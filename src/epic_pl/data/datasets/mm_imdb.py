@@ -138,8 +138,8 @@ def _read(lists: Path, films: Path, posters: Path, split: Split, plot: Plot) -> 
         for number, text in enumerate(texts):
             name = film if number == 0 else f"{film}#{number}"
             rows.append((name, f"{film}.jpeg", text, genres))
-    columns = list(zip(*rows, strict=True)) or [()] * 4
-    return Rows(sample_table(*columns, multilabel=True), posters, lists, notes=notes)
+    columns: Any = list(zip(*rows, strict=True)) or [()] * 4
+    return Rows(sample_table(*columns, True), posters, lists, notes=notes)
 
 
 def _film_ids(path: Path, split: Split) -> Sequence[str]:

@@ -78,8 +78,9 @@ def read_hdf5(path: Path, split: Split, genres: Sequence[str]) -> Rows:
         ]
     labels = [np.flatnonzero(row).tolist() for row in flags]
     kept = [row for row, label in enumerate(labels) if label]
-    columns = zip(*((films[n], str(start + n), plots[n], labels[n]) for n in kept), strict=True)
-    table = sample_table(*(list(columns) or [[]] * 4), multilabel=True)
+    rows = [(films[n], str(start + n), plots[n], labels[n]) for n in kept]
+    columns: Any = list(zip(*rows, strict=True)) or [()] * 4
+    table = sample_table(*columns, True)
     notes = {
         "dropped because no genre is left": len(labels) - len(kept),
         "without a plot": table["text"].null_count,

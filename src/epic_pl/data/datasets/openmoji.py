@@ -99,13 +99,9 @@ class OpenMojiDataModule(ImageTextDataModule):
         return emoji
 
     def prepare_data(self) -> None:
-        """Fetch and draw the pictures, once a machine."""
+        """Fetch and draw the pictures, once a machine, and show their attribution."""
         super().prepare_data()
         fetch_openmoji(self.image_preprocessing.size)
-
-    def setup(self, stage: str | None = None) -> None:
-        """Build the splits of a stage and show the pictures' attribution."""
-        super().setup(stage)
         rank_zero_info(OPENMOJI_ATTRIBUTION)
 
     def build_dataset(self, split: Split, transform: ImageTransform) -> Dataset[Sample]:
@@ -121,10 +117,9 @@ class OpenMojiDataModule(ImageTextDataModule):
             return EntailmentPairs(pictures, names, self.pairs_per_picture, seed=self.seed)
         number = _EVAL_PAIRS[split]
         # the number keeps val and test apart under one seed
-        rows, statements, labels = zip(
-            *fixed_pairs(names, number, (self.split_seed, number)), strict=True
-        )
-        return _dataset([emoji[row] for row in rows], statements, labels, root, transform)
+        pairs = fixed_pairs(names, number, (self.split_seed, number))
+        rows, statements, truths = zip(*pairs, strict=True)
+        return _dataset([emoji[row] for row in rows], statements, truths, root, transform)
 
 
 def _name(emoji: Emoji) -> str:

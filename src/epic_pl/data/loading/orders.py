@@ -1,4 +1,4 @@
-"""Orders in which an epoch's training rows come: random, balanced, by length, block by block.
+"""Orders in which an epoch's training rows come: random, balanced, or block by block.
 
 An order is a function of the random generator, which the sampler seeds by (seed, epoch), so that an
 epoch can be entered in the middle. Ranks take turns in it: of W ranks with batches of B rows, the
@@ -22,11 +22,9 @@ Rows = npt.NDArray[np.int64]
 Order = Callable[[np.random.Generator, int, int], Rows]
 """(generator, T, W) to the rows of all T places."""
 
-OrderName = Literal["random", "balanced", "length", "blocks"]
+OrderName = Literal["random", "balanced", "blocks"]
 ORDERS: tuple[OrderName, ...] = get_args(OrderName)
 
-# so many batches are sorted together: enough for equal lengths, few enough for epochs to differ
-_WINDOW = 50
 _BLOCK_ROWS = 1024
 _MIXED_BLOCKS = 8
 
@@ -53,31 +51,6 @@ def balanced(labels: pa.ChunkedArray) -> Order:
     return lambda rng, places, ranks: rng.choice(len(weights), places, p=weights)
 
 
-def by_length(lengths: npt.NDArray[np.int64], batch_size: int) -> Order:
-    """Every row once, rows of about one length together, also across ranks.
-
-    All rows are shuffled and cut into windows of 50 batches for each rank; windows are sorted by
-    length and cut into batches, and these are shuffled. An incomplete last batch is cut off
-    before, so that it does not always get the longest rows.
-
-    Args:
-        lengths: of each row's text, ``(N,)``, in any unit.
-        batch_size: B, rows of a batch of one rank.
-    """
-
-    def order(rng: np.random.Generator, places: int, ranks: int) -> Rows:
-        rows = np.resize(rng.permutation(len(lengths)), places)
-        size = batch_size * ranks
-        batches = places // size
-        whole, rest = rows[: batches * size], rows[batches * size :]
-        windows = np.arange(len(whole)) // (_WINDOW * size)
-        # stable, and rows are shuffled: those of one length keep coming in another order
-        ordered = whole[np.lexsort((lengths[whole], windows))].reshape(batches, size)
-        return np.concatenate([rng.permutation(ordered).ravel(), rest])
-
-    return order
-
-
 def in_blocks(rows: int, block_rows: int = _BLOCK_ROWS) -> Order:
     """Every row once: blocks of neighbouring rows are shuffled, then eight at a time are mixed."""
 
@@ -90,34 +63,27 @@ def in_blocks(rows: int, block_rows: int = _BLOCK_ROWS) -> Order:
     return order
 
 
-def training_order(name: OrderName, dataset: Any, batch_size: int) -> Order:
+def training_order(name: OrderName, dataset: Any) -> Order:
     """The order that a DataModule's option asks for."""
     if name == "balanced":
         return balanced(labels_of(dataset))
-    if name == "length":
-        lengths = pc.utf8_length(_table(dataset)["text"]).fill_null(0).to_numpy()
-        return by_length(lengths.astype(np.int64), batch_size)
     return in_blocks(len(dataset)) if name == "blocks" else shuffled(len(dataset))
 
 
 def labels_of(dataset: Any) -> pa.ChunkedArray:
     """The labels of a dataset's rows, no picture read."""
-    labels: pa.ChunkedArray = _table(dataset)["label"]
+    if not hasattr(dataset, "table"):
+        raise ConfigError(
+            f"The labels of a {type(dataset).__name__} are drawn anew every epoch: leave out "
+            "order: balanced and balanced weights."
+        )
+    labels: pa.ChunkedArray = dataset.table["label"]
     if labels.null_count:
         raise ConfigError(
             f"{labels.null_count} of {len(labels)} training rows have no label, so classes cannot "
             "be balanced. Label them, or leave them out."
         )
     return labels
-
-
-def _table(dataset: Any) -> pa.Table:
-    if not hasattr(dataset, "table"):
-        raise ConfigError(
-            f"The texts and labels of a {type(dataset).__name__} are drawn anew every epoch: leave "
-            "out order: length, order: balanced and balanced weights."
-        )
-    return dataset.table
 
 
 def class_counts(labels: pa.ChunkedArray, num_classes: int) -> npt.NDArray[np.int64]:

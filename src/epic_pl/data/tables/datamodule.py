@@ -74,7 +74,11 @@ class TableDataModule(RowsDataModule):
         super().__init__(**kwargs)
         if image_column is None and not text_columns:
             raise ConfigError("image_column and text_columns are both empty: name one of them.")
-        _check_classes(classes)
+        if classes is not None and (not classes or len(set(classes)) < len(classes)):
+            raise ConfigError(
+                f"classes is empty or names one twice: {', '.join(classes)}. Name each class once, "
+                "or leave classes out for alphabetical order."
+            )
         check_at_least(0, split_seed=split_seed)
         self.path = Path(table)
         self.predict_path = None if predict_table is None else Path(predict_table)
@@ -149,11 +153,3 @@ class TableDataModule(RowsDataModule):
         count = pc.sum(pc.equal(rows.table["split"], split)).as_py() or 0
         table = rows.table.slice(max(start, 0), count).drop_columns(["split"])
         return replace(rows, table=table)
-
-
-def _check_classes(classes: list[str] | None) -> None:
-    if classes is not None and (not classes or len(set(classes)) < len(classes)):
-        raise ConfigError(
-            f"classes is empty or names one twice: {', '.join(classes)}. Name each class once, or "
-            "leave classes out for alphabetical order."
-        )

@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.assets.cache import cache_dir
 from epic_pl.data.rows import named_rows
@@ -45,8 +44,6 @@ def unpack_pictures(table: pa.Table, name: str | None) -> tuple[pa.Table, Path |
             f"The pictures in column {name!r} cannot be written to {embedded_folder()} ({error}). "
             "Free some space, or set EPIC_PL_CACHE to a folder that can be written."
         ) from error
-    distinct = len(set(paths) - {None})
-    rank_zero_info(f"Column {name!r}: {distinct:,} pictures unpacked to {embedded_folder()}")
     at = table.column_names.index(name)
     return table.set_column(at, name, pa.array(paths, pa.string())), embedded_folder()
 

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
+from epic_pl.data.readers import read_json
 from epic_pl.data.tables.labels import is_list
 
 HF_SPLIT_COLUMN = "split"
@@ -27,7 +28,7 @@ def read_saved_dataset(path: Path) -> pa.Table:
     if not (path / "dataset_dict.json").is_file():
         return _read_split(path)
     parts = []
-    for split in _json(path / "dataset_dict.json")["splits"]:
+    for split in read_json(path / "dataset_dict.json")["splits"]:
         part = _read_split(path / split)
         if HF_SPLIT_COLUMN not in part.column_names:
             part = part.append_column(HF_SPLIT_COLUMN, pa.repeat(split, part.num_rows))
@@ -38,14 +39,10 @@ def read_saved_dataset(path: Path) -> pa.Table:
 def _read_split(path: Path) -> pa.Table:
     files = sorted(path.glob("*.arrow"))
     if (path / "state.json").is_file():
-        entries = _json(path / "state.json")["_data_files"]
+        entries = read_json(path / "state.json")["_data_files"]
         files = [path / Path(entry["filename"]).name for entry in entries]
     tables = [pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files]
-    return _with_class_names(pa.concat_tables(tables), _json(path / "dataset_info.json"))
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return _with_class_names(pa.concat_tables(tables), read_json(path / "dataset_info.json"))
 
 
 def read_hub_parquet(path: Path) -> pa.Table:

@@ -53,8 +53,9 @@ def _list(cell: str) -> list[str] | None:
         found = None if _WITHOUT_COMMA.search(cell) else ast.literal_eval(cell)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
-    scalars = isinstance(found, list) and all(isinstance(x, str | int | float) for x in found)
-    return [str(name) for name in found] if scalars else None
+    if not isinstance(found, list) or not all(isinstance(x, str | int | float) for x in found):
+        return None
+    return [str(name) for name in found]
 
 
 def label_column(table: pa.Table, name: str, separator: str | None) -> tuple[Labels, bool]:
@@ -134,8 +135,7 @@ def encode_labels(labels: Labels, classes: Sequence[str]) -> list[list[int] | No
         row, name = unknown[0]
         raise DataError(
             f"Label {name!r} (row {row}; {len(unknown):,} unknown labels in all) is none of the "
-            f"{len(classes)} classes: {', '.join(classes[:20])}"
-            f"{', ...' if len(classes) > 20 else ''}. Correct the label, or add it to classes."
+            f"{len(classes)} classes, such as {classes[0]!r}. Correct it, or add it to classes."
         )
     return [
         None if names is None else list(dict.fromkeys(index[name] for name in names))
