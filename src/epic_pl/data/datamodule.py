@@ -73,13 +73,12 @@ class ImageTextDataModule(LightningDataModule, ABC):
         text_encoder_revision: likewise.
         image_size: side of the pictures in pixels; None is the image encoder's own.
         max_text_tokens: longer texts are cut.
-        clean_text: remove HTML, web addresses, control characters and repeated white space from
-            texts first; see :func:`~epic_pl.data.clean_text.clean_text`.
+        clean_text: clean texts first, see :func:`~epic_pl.data.clean_text.clean_text`.
         batch_size_per_device: samples a step on each device in training.
         eval_batch_size_per_device: in validation, test and prediction; None is the same.
         num_workers: loader processes of each rank.
-        seed: of shuffling, augmentation and drawn pairs; None is the run's seed, as given to
-            ``seed_everything``, or 0. A resumed run keeps the seed that it started with.
+        seed: of shuffling, augmentation and drawn pairs; None is the run's seed
+            (``seed_everything``), or 0. A resumed run keeps the seed that it started with.
         augment: see :func:`~epic_pl.data.transforms.build_image_transform`.
         order: of training rows: ``random``; ``balanced``, drawn with replacement so that every
             class comes equally often (not together with balanced weights in the loss, which would
@@ -253,10 +252,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
                 dataset.seed = self.seed
 
     def use_features(self, provider: FeatureProvider | None) -> None:
-        """Have the loaders give stored features in place of pictures and token ids; None ends it.
-
-        ``provider`` must know the rows of every split that is loaded afterwards.
-        """
+        """Have the loaders give stored features in place of pictures and token ids; None ends it."""
         self._features = provider
 
     def train_dataloader(self) -> ResumableDataLoader:
@@ -295,8 +291,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             worker_init_fn=init_worker,
-            # of its own: starting a loader must not move torch's global random state
-            generator=torch.Generator(),
+            generator=torch.Generator(),  # its own: the global random state stays as it is
         )
 
     def _loaded(self, split: Split) -> tuple[Dataset[Any], Callable[[Any], Any]]:

@@ -54,13 +54,13 @@ def test_values_of_a_config_that_are_in_the_space(tmp_path):
 
 
 def test_options_and_overlay_of_values():
-    values = {"model.optim.lr": 0.5, "model.head.boundary": True, "data.init_args.order": "length"}
+    values = {"model.optim.lr": 0.5, "model.head.boundary": True, "data.init_args.order": "blocks"}
     assert as_options(values) == [
         "--model.optim.lr=0.5",
         "--model.head.boundary=true",
-        "--data.init_args.order=length",
+        "--data.init_args.order=blocks",
     ]
     assert overlay(values) == {
         "model": {"optim": {"lr": 0.5}, "head": {"boundary": True}},
-        "data": {"init_args": {"order": "length"}},
+        "data": {"init_args": {"order": "blocks"}},
     }

@@ -23,7 +23,6 @@ _HOW_TO_GET = (
     "and so on."
 )
 _ALIASES = {"dev_seen": "dev_seen.jsonl|dev.jsonl", "dev": "dev.jsonl|dev_seen.jsonl"}
-
 _DEFAULT_TEST = "test_seen"
 
 

@@ -138,8 +138,9 @@ def _read(lists: Path, films: Path, posters: Path, split: Split, plot: Plot) -> 
         for number, text in enumerate(texts):
             name = film if number == 0 else f"{film}#{number}"
             rows.append((name, f"{film}.jpeg", text, genres))
-    columns: Any = list(zip(*rows, strict=True)) or [()] * 4
-    return Rows(sample_table(*columns, True), posters, lists, notes=notes)
+    ids, images, texts_of, labels = list(zip(*rows, strict=True)) or [()] * 4
+    table = sample_table(ids, images, texts_of, labels, multilabel=True)
+    return Rows(table, posters, lists, notes=notes)
 
 
 def _film_ids(path: Path, split: Split) -> Sequence[str]:

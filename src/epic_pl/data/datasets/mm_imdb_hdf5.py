@@ -78,9 +78,13 @@ def read_hdf5(path: Path, split: Split, genres: Sequence[str]) -> Rows:
         ]
     labels = [np.flatnonzero(row).tolist() for row in flags]
     kept = [row for row, label in enumerate(labels) if label]
-    rows = [(films[n], str(start + n), plots[n], labels[n]) for n in kept]
-    columns: Any = list(zip(*rows, strict=True)) or [()] * 4
-    table = sample_table(*columns, True)
+    table = sample_table(
+        [films[n] for n in kept],
+        [str(start + n) for n in kept],
+        [plots[n] for n in kept],
+        [labels[n] for n in kept],
+        multilabel=True,
+    )
     notes = {
         "dropped because no genre is left": len(labels) - len(kept),
         "without a plot": table["text"].null_count,

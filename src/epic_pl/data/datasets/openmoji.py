@@ -48,8 +48,7 @@ class OpenMojiDataModule(ImageTextDataModule):
     names are divided in 75% / 5% / 20%, so test pictures *and* statements are unseen in training.
     Training pairs are drawn anew every epoch by
     :class:`~epic_pl.data.datasets.entailment.EntailmentPairs`. The pairs of val (8 a picture) and
-    test (5 a picture, about 1,600) are fixed by ``split_seed``, half of them true. An interval
-    should resample pictures, not pairs.
+    test (5 a picture) are fixed, half of them true.
 
     Text is the name in lower case. Pictures are drawn at the encoder's input size, on white.
 
