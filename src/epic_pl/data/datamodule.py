@@ -252,7 +252,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
                 dataset.seed = self.seed
 
     def use_features(self, provider: FeatureProvider | None) -> None:
-        """Have the loaders give stored features in place of pictures and token ids; None ends it."""
+        """Have the loaders give stored features in place of pictures and token ids."""
         self._features = provider
 
     def train_dataloader(self) -> ResumableDataLoader:
