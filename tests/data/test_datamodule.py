@@ -1,9 +1,6 @@
 import json
-import logging
-import os
 
 import lightning as L
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import OnExceptionCheckpoint
@@ -11,8 +8,6 @@ from PIL import Image
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.loading.loader import ResumableDataLoader
-from epic_pl.data.loading.sampler import EvalSampler, TrainSampler
 from epic_pl.data.rows import sample_table
 from epic_pl.errors import ConfigError, DataError
 
@@ -128,35 +123,12 @@ def test_every_stage_of_a_plain_trainer(make, workers):
     assert data.built == ["train", "val", "test"]
 
 
-def test_loaders(make):
-    data = make(eval_batch_size_per_device=3, seed=5)
-    data.prepare_data()
-    data.setup()
-    train, val = data.train_dataloader(), data.val_dataloader()
-    assert isinstance(train, ResumableDataLoader)
-    assert isinstance(train.sampler, TrainSampler)
-    assert train.sampler.seed == 5
-    assert (len(train), len(val)) == (3, 2)
-    assert type(val) is torch.utils.data.DataLoader
-    assert isinstance(val.sampler, EvalSampler)
-    batch = next(iter(train))
-    assert batch["pixel_values"].shape == (4, 3, 32, 32)
-    assert batch["labels"].shape == (4,)
-
-
 def test_eval_loaders_leave_the_global_random_state_alone(make):
     data = make()
     data.setup("test")
     before = torch.get_rng_state()
     list(data.test_dataloader())
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_only_training_is_augmented(make):
-    data = make(augment="randaugment")
-    data.setup()
-    random = {split: data.dataset(split).transform.random for split in ("train", "val", "test")}
-    assert random == {"train": True, "val": False, "test": False}
 
 
 def test_own_predict_split(make):
@@ -167,15 +139,6 @@ def test_own_predict_split(make):
     data.setup("predict")
     assert data.built == ["predict"]
     assert len(data.predict_dataloader()) == 1
-
-
-def test_setup_says_once_what_was_found(make, caplog):
-    data = make()
-    with caplog.at_level(logging.INFO):
-        data.setup("fit")
-        data.setup("fit")
-    assert caplog.text.count("Squares: train 9 rows, val 5 rows; 2 classes") == 1
-    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
 
 
 def test_empty_split_is_an_error(make, monkeypatch):
@@ -200,8 +163,6 @@ def test_loader_before_setup(make):
         ("seed", -1),
         ("augment", "mixup"),
         ("order", "sorted"),
-        ("block_rows", 0),
-        ("prefetch", -1),
     ],
 )
 def test_bad_options_are_named(make, option, value):
@@ -209,49 +170,17 @@ def test_bad_options_are_named(make, option, value):
         make(**{option: value})
 
 
-# ------------------------------------------------------------------ class balance
-
-
-def test_balanced_sampling_weighs_rows_by_their_class_and_is_off_by_default(make):
-    for balanced in (False, True):
-        data = make(balanced_sampling=balanced)
-        data.setup("fit")
-        sampler = data.train_dataloader().sampler
-        drawn = sampler.order(np.random.default_rng(0), 9000, 1)
-        shares = np.bincount(drawn, minlength=9) / 9000
-        if balanced:
-            assert shares[::2].sum() == pytest.approx(0.5, abs=0.03)  # the five red rows
-            assert shares[1::2] == pytest.approx([1 / 8] * 4, abs=0.02)
-        else:
-            assert shares == pytest.approx([1 / 9] * 9)
-
-
 def test_a_balanced_run_goes_on_where_it_was(make):
     def batches(loader):
         return [batch["sample_id"] for batch in loader]
 
-    data = make(balanced_sampling=True, seed=3)
+    data = make(order="balanced", seed=3)
     data.setup("fit")
     whole = batches(data.train_dataloader())
     assert len(whole) == 3
     loader = data.train_dataloader()
     loader.load_state_dict({"epoch": 0, "batches": 1})
     assert batches(loader) == whole[1:]
-
-
-# ------------------------------------------------------------------ prefetch
-
-
-def test_stored_features_alone_are_prefetched_and_only_without_workers(make):
-    data = make(prefetch=2)
-    data.setup("fit")
-    assert data.train_dataloader().prefetch == 0  # pictures
-    data.use_features(lambda dataset, collator, train: dataset)
-    assert data.train_dataloader().prefetch == 2
-    with_workers = make(prefetch=2, num_workers=1)
-    with_workers.setup("fit")
-    with_workers.use_features(data._features)
-    assert with_workers.train_dataloader().prefetch == 0
 
 
 # ------------------------------------------------------------------ seed and position of a run

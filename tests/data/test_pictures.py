@@ -1,21 +1,9 @@
-import os
-
 import fabricate
 import pytest
 
 from epic_pl.data.images import read_image
 from epic_pl.data.pictures import missing_pictures, picture_file, refuse_outside
 from epic_pl.errors import DataError
-
-
-def test_missing_pictures_are_found_with_one_listing_a_folder(tmp_path, monkeypatch):
-    fabricate.picture(tmp_path / "x" / "1.jpg")
-    asked = []
-    scandir = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: asked.append(path) or scandir(path))
-    paths = ["x/1.jpg", "./x/1.jpg", str(tmp_path / "x/1.jpg"), "x/2.jpg", "x/3.jpg", "y/2.jpg"]
-    assert set(missing_pictures(paths, tmp_path)) == {"x/2.jpg", "x/3.jpg", "y/2.jpg"}
-    assert len(asked) == 4
 
 
 def test_links_that_lead_nowhere_or_in_a_circle_folders_and_odd_names_are_missing(tmp_path):

@@ -1,4 +1,3 @@
-import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -20,19 +19,6 @@ def test_multilabel_table():
     assert table["label"].to_pylist() == [[0, 2], [], None]
 
 
-def test_empty_table_is_valid():
-    assert sample_table([], [], [], []).num_rows == 0
-    assert sample_table([], [], [], [], multilabel=True).schema == table_schema(multilabel=True)
-
-
-def test_labels_may_all_be_unknown_or_numpy():
-    columns = ["a", "b"], ["x", "y"], ["t", "t"]
-    assert sample_table(*columns, [None, None])["label"].null_count == 2
-    assert sample_table(*columns, [None, None], multilabel=True)["label"].null_count == 2
-    assert sample_table(*columns, [[], []], multilabel=True)["label"].to_pylist() == [[], []]
-    assert sample_table(*columns, np.array([1, 0]))["label"].to_pylist() == [1, 0]
-
-
 def test_duplicate_ids_name_ids_and_rows():
     ids = ["a", "b", "a", "c", "b", "a"]
     with pytest.raises(DataError, match=r"not unique: rows 0 \('a'\), 1 \('b'\), 2 \('a'\), 4"):
@@ -47,9 +33,8 @@ def test_row_without_any_modality():
 @pytest.mark.parametrize(
     ("labels", "multilabel", "match"),
     [
-        ([0, -1], False, r"sample 'b' \(row 1.* has -1"),
-        ([0, 3], False, r"in 0\.\.2, but sample 'b'.* has 3"),
-        ([[0, 1], [2, 5]], True, r"sample 'b'.* has 5"),
+        ([0, -1], False, r"that of row 1 is -1"),
+        ([[0, 1], [2, -5]], True, r"that of row 1 is -5"),
         ([[0], [None]], True, "row 1"),
         ([0, float("nan")], False, "'label'"),
         ([0, 1.5], False, "'label'"),
@@ -63,18 +48,11 @@ def test_row_without_any_modality():
 )
 def test_bad_labels(labels, multilabel, match):
     with pytest.raises(DataError, match=match):
-        sample_table(["a", "b"], ["x"] * 2, ["t"] * 2, labels, multilabel, num_classes=3)
+        sample_table(["a", "b"], ["x"] * 2, ["t"] * 2, labels, multilabel)
 
 
 def test_bad_columns():
-    with pytest.raises(DataError, match="one length"):
-        sample_table(["a"], ["x", "y"], ["t"], [0])
     with pytest.raises(DataError, match="'sample_id'"):
         sample_table([1], ["x"], ["t"], [0])
     with pytest.raises(DataError, match="none in row 1"):
         sample_table(["a", None], ["x"] * 2, ["t"] * 2, [0] * 2)
-
-
-def test_half_of_a_character_is_named_with_its_row():
-    with pytest.raises(DataError, match=r"'text' holds half of a character .* in row 1"):
-        sample_table(["a", "b"], [None, None], ["whole", "cut \ud83d"], [0, 0])

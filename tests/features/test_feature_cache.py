@@ -502,15 +502,14 @@ def _gather_all(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
-@pytest.mark.parametrize("prefetch", [0, 2])
 def test_a_fit_in_place_learns_what_one_from_gathered_tensors_does(
-    workshop, seen, monkeypatch, dtype, prefetch
+    workshop, seen, monkeypatch, dtype
 ):
     blank_cells(workshop.root, [(1, "image"), (2, "text")])
     runs = []
     for name in ("in_place", "gathered"):
         cache = workshop.cache(dtype=dtype, folder=str(workshop.root / name))
-        runs.append(fit(workshop, "read_only", cache, data=workshop.data(prefetch=prefetch)))
+        runs.append(fit(workshop, "read_only", cache))
         assert seen == ({StoredRows} if name == "in_place" else {torch.Tensor})
         seen.clear()
         _gather_all(monkeypatch)

@@ -47,10 +47,9 @@ def _warnings(findings):
     return [p.text for p in findings.problems if p.level == "warning"]
 
 
-@pytest.mark.parametrize("allow_outside", [False, True])
 @pytest.mark.parametrize("policy", ["skip", "absent"])
-def test_bad_rows_are_told_again_until_they_are_mended(folder, make, policy, allow_outside, caplog):
-    options = {"on_bad_sample": policy, "allow_outside": allow_outside}
+def test_bad_rows_are_told_again_until_they_are_mended(folder, make, policy, caplog):
+    options = {"on_bad_sample": policy}
     (folder / "3.png").write_bytes(b"<html>")
     (folder / "4.png").unlink()
     for _ in range(2):

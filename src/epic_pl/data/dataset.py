@@ -81,11 +81,6 @@ class ImageTextDataset(Dataset[Sample]):
         changed = pa.array([change(text) for text in coded.dictionary.to_pylist()], pa.string())
         self._texts = pa.chunked_array([changed.take(coded.indices)])
 
-    @property
-    def transform_is_random(self) -> bool:
-        """Whether a picture transformed twice may differ."""
-        return bool(getattr(self.transform, "random", True))
-
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose augmentations are drawn."""
         self.epoch = epoch
@@ -144,7 +139,7 @@ class ImageTextDataset(Dataset[Sample]):
             raise DataError(f"Sample {row['sample_id']!r}: {error}") from error
 
     def _transformed(self, image: Image, *numbers: int) -> Tensor:
-        if not self.transform_is_random:
+        if not getattr(self.transform, "random", True):
             return self.transform(image)
         with seeded(self.seed, *numbers):
             return self.transform(image)

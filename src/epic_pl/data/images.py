@@ -68,17 +68,12 @@ def _too_large(path: Path, found: str) -> str:
 
 def _found(path: Path, error: Exception) -> str:
     """What is in the file, in words."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(24)
-    except (OSError, ValueError) as unreadable:  # a NUL character in the path
-        return str(unreadable)
+    if not isinstance(error, UnidentifiedImageError):
+        return str(error) or type(error).__name__
+    head = path.read_bytes()[:24]
     if not head:
         return "the file is empty (0 bytes)"
-    if isinstance(error, UnidentifiedImageError):
-        start = head.decode("latin-1").lstrip("\xef\xbb\xbf \r\n\t")
-        return f"it is none of {', '.join(FORMATS)}; it starts with {start!r}"
-    return str(error) or type(error).__name__
+    return f"it is none of {', '.join(FORMATS)}; it starts with {head.decode('latin-1')!r}"
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

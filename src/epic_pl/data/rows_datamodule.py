@@ -6,13 +6,12 @@ from typing import Any, get_args
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from epic_pl.data.datamodule import ImageTextDataModule, Split
+from epic_pl.data.datamodule import ImageTextDataModule, Split, check_choice
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.pictures import missing_pictures, refuse_outside
-from epic_pl.data.row_cache import PictureRecord
+from epic_pl.data.pictures import PictureRecord, missing_pictures, refuse_outside
 from epic_pl.data.rows import BadSamplePolicy, Rows, apply_policy, distinct_paths
 from epic_pl.data.transforms import ImageTransform
-from epic_pl.errors import ConfigError, DataError
+from epic_pl.errors import DataError
 
 
 class RowsDataModule(ImageTextDataModule):
@@ -30,16 +29,12 @@ class RowsDataModule(ImageTextDataModule):
 
     def __init__(self, *, on_bad_sample: BadSamplePolicy = "error", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        known = get_args(BadSamplePolicy)
-        if on_bad_sample not in known:
-            raise ConfigError(
-                f"on_bad_sample must be one of {', '.join(known)}; got {on_bad_sample!r}."
-            )
+        check_choice(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
         self.on_bad_sample = on_bad_sample
 
     @abstractmethod
     def read_split(self, split: Split) -> Rows:
-        """The rows of a split; :func:`~epic_pl.data.row_cache.cached_rows` spares later starts."""
+        """The rows of a split."""
 
     @property
     def text_origin(self) -> str | None:

@@ -3,6 +3,7 @@
 Rows of one picture in training and validation would make validation look better than it is.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,8 +20,7 @@ def stratified_split(labels: Sequence[int] | Rows, sizes: Sizes, seed: int) -> d
     """Divide rows so that every part has the class mix of the whole.
 
     Rows are shuffled within their class and laid out class by class; the parts then take turns
-    along that line, each at its own rate. So sizes come out exact, and a class's count in a part
-    is within about one row of its share. The result depends on ``labels``' order and ``seed`` only.
+    along that line, each at its own rate. So sizes are exact, and class counts nearly.
 
     Args:
         labels: ``(N,)`` class indices.
@@ -60,53 +60,11 @@ def _part_sizes(sizes: Sizes, total: int) -> dict[str, int]:
     return counts
 
 
-def iterative_split(labels: Sequence[Sequence[int]], sizes: Sizes, seed: int) -> dict[str, Rows]:
-    """Divide rows with several labels each, so that every part has every label's share.
-
-    Iterative stratification (Sechidis, Tsoumakas, Vlahavas: *On the Stratification of Multi-Label
-    Data*, ECML PKDD 2011): the label with the fewest rows left goes first, and each of its rows to
-    the part that still lacks most of that label, then to the one that lacks most rows. Sizes are
-    met nearly, not exactly.
-    """
-    total = len(labels)
-    _part_sizes(sizes, total)
-    share = [size if isinstance(size, float) else size / max(total, 1) for size in sizes.values()]
-    share.append(max(1 - sum(share), 0.0))
-    order = np.random.default_rng(seed).permutation(total).tolist()
-    rows_of: dict[int, list[int]] = {}
-    for row in order:
-        for label in labels[row]:
-            rows_of.setdefault(label, []).append(row)
-    want = {label: [len(rows) * part for part in share] for label, rows in rows_of.items()}
-    room = [total * part for part in share]
-    left = {label: len(rows) for label, rows in rows_of.items()}
-    owner = np.full(total, -1)
-
-    def place(row: int, lacks: list[float]) -> None:
-        part = max(range(len(share)), key=lambda j: (share[j] > 0, lacks[j], room[j]))
-        owner[row] = part
-        room[part] -= 1
-        for label in labels[row]:
-            want[label][part] -= 1
-            left[label] -= 1
-
-    while any(left.values()):
-        rarest = min((label for label in left if left[label]), key=lambda label: left[label])
-        for row in rows_of[rarest]:
-            if owner[row] < 0:
-                place(row, want[rarest])
-    for row in order:
-        if owner[row] < 0:
-            place(row, room)
-    return {name: np.flatnonzero(owner == part) for part, name in enumerate(sizes)}
-
-
-def grouped_split(
-    labels: Sequence[Sequence[int]], groups: Rows, sizes: Sizes, seed: int, multilabel: bool
-) -> Rows:
+def grouped_split(labels: Sequence[Sequence[int]], groups: Rows, sizes: Sizes, seed: int) -> Rows:
     """Part number of each row: 0 is training, 1.. the parts of ``sizes``, in order.
 
-    Rows of one group stay together, so sizes are met by groups. A class whose rows would all lie
+    Rows of one group stay together, so sizes are met by groups. Rows of several labels are
+    stratified by the rarest of them, then by the next one. A class whose rows would all lie
     outside of training gives one group back to it.
     """
     total = len(labels)
@@ -126,12 +84,8 @@ def grouped_split(
                 f"one), and rows of one stay together: too few to cut {dict(sizes)} off. Name the "
                 "splits in a column (split_column)."
             )
-    heads = [labels[row] for row in first]
-    if multilabel:
-        parts = iterative_split(heads, asked, seed)
-    else:
-        parts = stratified_split([head[0] for head in heads], asked, seed)
     of_group = np.zeros(len(codes), dtype=np.int64)
+    parts = stratified_split(_strata([labels[row] for row in first]), asked, seed)
     for name, rows in parts.items():
         of_group[rows] = 1 + list(sizes).index(name)
     part = of_group[inverse]
@@ -140,3 +94,11 @@ def grouped_split(
     for label in np.setdiff1d(flat, flat[part[rows] == 0]):  # classes that training lacks
         part[inverse == inverse[rows[flat == label][0]]] = 0
     return part
+
+
+def _strata(labels: Sequence[Sequence[int]]) -> list[int]:
+    """A number for each set of labels; sets that share their rarest labels are neighbours."""
+    count = Counter(label for row in labels for label in row)
+    keys = [tuple(sorted(row, key=lambda label: (count[label], label))) for row in labels]
+    number = {key: index for index, key in enumerate(sorted(set(keys)))}
+    return [number[key] for key in keys]

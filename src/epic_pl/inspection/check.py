@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from epic_pl.data.datamodule import ImageTextDataModule, Split
-from epic_pl.data.loading.balance import class_counts
+from epic_pl.data.loading.orders import class_counts
 from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import DataError

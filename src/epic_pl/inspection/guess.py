@@ -8,8 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.data.tables.columns import SPLIT_NAMES
-from epic_pl.data.tables.embedded import may_embed
+from epic_pl.data.tables.columns import SPLIT_NAMES, may_embed
 from epic_pl.data.tables.labels import is_list, written_lists
 from epic_pl.errors import DataError
 from epic_pl.inspection.column_names import by_name

@@ -21,8 +21,7 @@ _KINDS = {
     "missing": ("pictures are missing", _MEND),
     "outside": (
         "pictures lie outside of the image root",
-        "Move them into it, or give one that holds them all (image_root, if there is one); a table "
-        "may also set allow_outside to true.",
+        "Move them into it, or give one that holds them all (image_root, if there is one).",
     ),
     "corrupt": ("pictures are corrupt", _MEND),
 }

@@ -1,4 +1,3 @@
-import json
 import pickle
 import sys
 
@@ -84,24 +83,6 @@ def test_an_unknown_genre_is_named_with_its_file(tmp_path):
         _data(tmp_path).setup("validate")
 
 
-@pytest.mark.parametrize(
-    "about",
-    [
-        {"plot": ["x"]},
-        {"genres": ["Drama"], "plot": [1]},
-        {"genres": ["Drama"], "plot": ["cut \ud83d"]},
-        {"genres": [["Drama"]], "plot": ["x"]},
-        {"genres": [3], "plot": ["x"]},
-        {"genres": "Drama", "plot": ["x"]},
-    ],
-)
-def test_a_broken_film_is_named(tmp_path, about):
-    fabricate.mm_imdb(tmp_path)
-    fabricate.write_json(tmp_path / "dataset" / "0000010.json", about)
-    with pytest.raises(DataError, match=r"0000010\.json"):
-        _data(tmp_path).setup("validate")
-
-
 def test_missing_files_posters_and_lists_are_named(tmp_path):
     with pytest.raises(
         DataError, match=r"one folder: split\.json \(missing\).*HDF5: .*mmimdb\.tar"
@@ -119,25 +100,12 @@ def test_missing_files_posters_and_lists_are_named(tmp_path):
         _data(tmp_path).setup("validate")
 
 
-@pytest.mark.parametrize("films", [None, [None], [["0000010"]], "0000010", [True]])
-def test_a_broken_list_is_named(tmp_path, films):
-    fabricate.mm_imdb(tmp_path)
-    fabricate.write_json(tmp_path / "split.json", {"dev": films})
-    with pytest.raises(DataError, match=r"split\.json: list 'dev' must be a list of strings"):
-        _data(tmp_path).setup("validate")
-
-
 def test_film_numbers_get_their_zeros_back(tmp_path):
     fabricate.mm_imdb(tmp_path)
     fabricate.write_json(tmp_path / "split.json", {"dev": [10, "0000011"]})
     data = _data(tmp_path)
     data.setup("validate")
     assert data.dataset("val").table["sample_id"].to_pylist() == ["0000010", "0000011"]
-
-
-def test_options_out_of_range_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="plot must be one of"):
-        _data(tmp_path, plot="shortest")
 
 
 @pytest.mark.parametrize(("centred", "nested"), [(True, ""), (False, "dataset/data")])
@@ -165,7 +133,7 @@ def test_hdf5_says_what_is_missing(tmp_path, monkeypatch):
     fabricate.mm_imdb_hdf5(tmp_path, vocabulary=False)
     with pytest.raises(DataError, match=r"metadata\.json, .*is missing.*convert it once"):
         _ = _data(tmp_path).class_names
-    for broken in ({}, {"ix_to_word": ["a"]}, {"ix_to_word": {"1": 2}}):
+    for broken in ({}, {"ix_to_word": ["a"]}):
         fabricate.write_json(tmp_path / "metadata.json", broken)
         with pytest.raises(DataError, match=r"metadata\.json.*ix_to_word"):
             _data(tmp_path).setup("test")
@@ -175,16 +143,7 @@ def test_hdf5_says_what_is_missing(tmp_path, monkeypatch):
     with h5py.File(tmp_path / "multimodal_imdb.hdf5", "a") as file:
         del file["images"]
     with pytest.raises(DataError, match="has no images"):
-        _ = _data(tmp_path).class_names
+        _data(tmp_path).setup("test")
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(DataError, match="pip install h5py"):
-        _ = _data(tmp_path).class_names
-
-
-def test_hdf5_with_other_genres_is_refused(tmp_path):
-    h5py = pytest.importorskip("h5py")
-    fabricate.mm_imdb_hdf5(tmp_path)
-    with h5py.File(tmp_path / "multimodal_imdb.hdf5", "a") as file:
-        file["genres"].attrs["target_names"] = json.dumps([*fabricate.GENRES[:-1], "News"])
-    with pytest.raises(DataError, match=r"has the genres .*News"):
         _data(tmp_path).setup("test")

@@ -87,15 +87,6 @@ def test_picture_folders_in_circulation_are_found(tmp_path, folder):
     assert fabricate.rows_of(_data(tmp_path), "test")[0]["image"] is not None
 
 
-@pytest.mark.parametrize("annotations", ["data", "snli_ve", "SNLI-VE"])
-@pytest.mark.parametrize("pictures", ["", ".."])
-def test_annotations_in_a_folder_of_their_own_have_pictures_beside_or_above(
-    tmp_path, annotations, pictures
-):
-    fabricate.snli_ve(tmp_path / annotations, folder=f"{pictures}/images".lstrip("/"))
-    assert len(fabricate.rows_of(_data(tmp_path), "test")) == 12
-
-
 def test_pictures_may_lie_elsewhere(tmp_path):
     fabricate.snli_ve(tmp_path / "text", folder="../pictures")
     data = _data(tmp_path / "text", image_dir=str(tmp_path / "pictures"))

@@ -1,24 +1,27 @@
-"""Orders alone, in the sampler and through the real loader: who comes when, how little pads."""
+"""Orders alone, in the sampler and through the real loader."""
 
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pytest
-import torch
 from torch.utils.data import Dataset
 
-from epic_pl.data import TableDataModule
-from epic_pl.data.datasets.entailment import EntailmentPairs
 from epic_pl.data.loading.loader import ResumableDataLoader
-from epic_pl.data.loading.orders import by_length, in_blocks, shuffled, text_lengths
+from epic_pl.data.loading.orders import (
+    balanced,
+    class_counts,
+    in_blocks,
+    labels_of,
+    shuffled,
+    training_order,
+)
 from epic_pl.data.loading.sampler import TrainSampler
 from epic_pl.errors import ConfigError
 
 ROWS, BATCH, BLOCK = 1003, 4, 16
-LENGTHS = np.random.default_rng(0).integers(1, 200, ROWS)
 ORDERS = {
     "random": shuffled(ROWS),
-    "length": by_length(LENGTHS, BATCH),
     "blocks": in_blocks(ROWS, BLOCK),
 }
 
@@ -58,15 +61,6 @@ def test_an_epoch_depends_on_seed_and_epoch_only(name):
     assert all(type(row) is int for row in one[:3])
 
 
-@pytest.mark.parametrize("name", ORDERS)
-def test_few_rows_and_many_ranks(name):
-    orders = {"random": shuffled(2), "length": by_length(np.array([5, 1]), 4)}
-    order = orders.get(name, in_blocks(2, 1024))
-    shares = [list(TrainSampler([0, 1], order=order, num_replicas=5, rank=r)) for r in range(5)]
-    assert [len(share) for share in shares] == [1] * 5
-    assert {row for share in shares for row in share} == {0, 1}
-
-
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("name", ORDERS)
 def test_the_loader_goes_on_in_the_middle_of_an_epoch(name, ranks):
@@ -85,48 +79,6 @@ def test_the_loader_goes_on_in_the_middle_of_an_epoch(name, ranks):
         assert [batch.tolist() for batch in resumed] == whole[31:]
 
 
-# ------------------------------------------------------------------ length
-
-
-def _padding(rows):
-    batches = [LENGTHS[rows[start : start + BATCH]] for start in range(0, len(rows), BATCH)]
-    return sum(int((batch.max() - batch).sum()) for batch in batches)
-
-
-def test_equal_lengths_share_a_batch():
-    for ranks in (1, 2):
-        for rank in range(ranks):
-            by_chance = _padding(epoch_of("random", ranks=ranks, rank=rank))
-            assert _padding(epoch_of("length", ranks=ranks, rank=rank)) < 0.1 * by_chance
-
-
-def test_ranks_get_batches_of_similar_length_at_the_same_step():
-    one, two = (np.array(epoch_of("length", ranks=2, rank=rank)) for rank in (0, 1))
-    whole = len(one) // BATCH * BATCH
-    longest = [LENGTHS[share[:whole]].reshape(-1, BATCH).max(axis=1) for share in (one, two)]
-    assert np.abs(longest[0] - longest[1]).mean() < 4
-    # and batches come in no order of their own
-    assert abs(np.corrcoef(longest[0], np.arange(whole // BATCH))[0, 1]) < 0.3
-
-
-def test_the_short_last_batch_has_rows_of_any_length():
-    rest = [np.mean(LENGTHS[epoch_of("length", epoch=epoch)[-3:]]) for epoch in range(100)]
-    assert ROWS % BATCH == 3
-    assert np.mean(rest) == pytest.approx(LENGTHS.mean(), abs=15)
-
-
-def test_rows_of_one_length_meet_others_in_every_epoch():
-    order = by_length(np.full(40, 7), 4)
-    batches = [
-        {frozenset(batch) for batch in order(np.random.default_rng(seed), 40, 1).reshape(-1, 4)}
-        for seed in (0, 1)
-    ]
-    assert len(batches[0] & batches[1]) < 3
-
-
-# ------------------------------------------------------------------ blocks
-
-
 def test_neighbours_in_time_are_neighbours_in_the_table():
     rows = np.array(epoch_of("blocks"))
     for start in range(0, ROWS, 8 * BLOCK):
@@ -137,68 +89,31 @@ def test_neighbours_in_time_are_neighbours_in_the_table():
     assert len(set(np.array(epoch_of("random"))[: 8 * BLOCK] // BLOCK)) > 40
 
 
-# ------------------------------------------------------------------ the option
+SINGLE = pa.chunked_array([[0, 0, 0], [1, 0, 2]])
+SEVERAL = pa.chunked_array([[[0], [0, 1]], [[0, 2], [0], []]], pa.list_(pa.int64()))
 
 
-@pytest.fixture
-def module(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
-    def build(**options):
-        words = ["red", "circle", "small", "house", "with", "tree"]
-        sizes = np.random.default_rng(1).integers(1, 40, 120)
-        with (tmp_path / "rows.csv").open("w") as table:
-            table.write("text,label,split\n")
-            for row, size in enumerate(sizes):
-                text = " ".join(words[(row + k) % len(words)] for k in range(size))
-                table.write(f"{text},{'ab'[row % 2]},{'val' if row >= 100 else 'train'}\n")
-        data = TableDataModule(
-            table=str(tmp_path / "rows.csv"),
-            image_column=None,
-            split_column="split",
-            test_size=0,
-            image_encoder=str(tiny_vit_dir),
-            text_encoder=str(tiny_tokenizer_dir),
-            batch_size_per_device=5,
-            **options,
-        )
-        data.prepare_data()
-        data.setup("fit")
-        return data
-
-    return build
+def test_counts_of_single_labels_and_of_several():
+    assert class_counts(SINGLE, 4).tolist() == [4, 1, 1, 0]
+    assert class_counts(SEVERAL, 4).tolist() == [4, 1, 1, 0]
 
 
-def _pads(data):
-    batches = list(data.train_dataloader())
-    assert sum(len(batch["sample_id"]) for batch in batches) == 100
-    assert len({name for batch in batches for name in batch["sample_id"]}) == 100
-    return sum(int((batch["attention_mask"] == 0).sum()) for batch in batches)
+def test_every_class_is_drawn_equally_often():
+    """A row of several labels weighs their mean; rows of none are a class of their own."""
+    for labels, weights in (
+        (SINGLE, [1 / 4, 1 / 4, 1 / 4, 1, 1 / 4, 1]),
+        (SEVERAL, [1 / 4, 5 / 8, 5 / 8, 1 / 4, 1]),
+    ):
+        drawn = balanced(labels)(np.random.default_rng(0), 20_000, 1)
+        shares = np.bincount(drawn) / 20_000
+        assert shares == pytest.approx(np.array(weights) / sum(weights), abs=0.02)
 
 
-def test_the_option_saves_pad_tokens(module):
-    by_chance = _pads(module())
-    assert _pads(module(order="length")) < 0.3 * by_chance
-    assert _pads(module(order="blocks", block_rows=4)) > 0.5 * by_chance
-
-
-def test_length_and_balance_do_not_go_together(module):
-    for order in ("length", "blocks"):
-        with pytest.raises(ConfigError, match=f"balanced_sampling .* order: {order}"):
-            module(order=order, balanced_sampling=True)
-
-
-def test_texts_that_are_drawn_anew_have_no_length_to_order_by(module):
-    data = module()
-    pairs = EntailmentPairs(data.dataset("train"), [f"name {row}" for row in range(100)])
-    with pytest.raises(ConfigError, match="order: length needs texts that stay"):
-        text_lengths(pairs)
-    assert len(in_blocks(len(pairs), 8)(np.random.default_rng(0), 100, 1)) == 100
-
-
-def test_an_absent_text_has_no_length(module):
-    import pyarrow as pa
-
+def test_unknown_labels_cannot_be_balanced():
     class Rows:
-        table = pa.table({"text": pa.chunked_array([["äb c"], [None, ""]])})
+        table = pa.table({"label": pa.array([0, None])})
 
-    assert text_lengths(Rows()).tolist() == [4, 0, 0]
-    assert torch.is_tensor(torch.from_numpy(text_lengths(module().dataset("train"))))
+    with pytest.raises(ConfigError, match="a Numbers are drawn anew"):
+        training_order("balanced", Numbers())
+    with pytest.raises(ConfigError, match="1 of 2 training rows have no label"):
+        labels_of(Rows())

@@ -1,7 +1,5 @@
-import numpy as np
 import pytest
 
-from epic_pl.data.loading.orders import weighted
 from epic_pl.data.loading.sampler import EvalSampler, TrainSampler
 
 
@@ -15,15 +13,6 @@ def test_ranks_share_one_order_and_are_padded_evenly():
     ranks = [list(TrainSampler(Rows(range(7)), seed=5, num_replicas=2, rank=r)) for r in (0, 1)]
     assert [len(rank) for rank in ranks] == [4, 4]
     assert [row for pair in zip(*ranks, strict=True) for row in pair] == [*one, one[0]]
-
-
-def test_start_skips_once_and_length_stays():
-    sampler = TrainSampler(Rows(range(10)), seed=1)
-    whole = list(sampler)
-    sampler.start = 4
-    assert len(sampler) == 10
-    assert list(sampler) == whole[4:]
-    assert list(sampler) == whole
 
 
 def test_set_epoch_resets_start_only_if_it_differs_and_reaches_the_dataset():
@@ -51,20 +40,3 @@ def test_rank_comes_from_torch_distributed(monkeypatch):
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 3)
     assert list(EvalSampler(Rows(range(8)))) == [3, 7]
     assert TrainSampler(Rows(range(8))).num_replicas == 4
-
-
-# ------------------------------------------------------------------ weights
-
-WEIGHTS = np.array([0.5, 0.25, 0.25, 0.0])
-
-
-def test_weights_are_the_rows_probabilities():
-    sampler = TrainSampler(Rows(range(4)), order=weighted(WEIGHTS))
-    drawn = []
-    for epoch in range(2000):
-        sampler.set_epoch(epoch)
-        drawn += list(sampler)
-    share = np.bincount(drawn, minlength=4) / len(drawn)
-    assert len(drawn) == 8000
-    assert share == pytest.approx(WEIGHTS, abs=0.03)
-    assert all(type(index) is int for index in drawn[:4])

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,8 +9,6 @@ import pytest
 from PIL import Image
 
 from epic_pl.data import TableDataModule
-from epic_pl.data.tables.embedded import embedded_folder
-from epic_pl.errors import DataError
 from epic_pl.features.digests import PictureDigests
 from epic_pl.inspection.check import check_data
 
@@ -88,13 +85,6 @@ def test_embedded_pictures_are_read_and_numbers_are_class_names(make, tmp_path):
     assert data.dataset("val")[0]["image"].shape == (3, 32, 32)
 
 
-def test_parquet_tables_of_the_hub_are_read_too(make, tmp_path):
-    pq.write_table(pa.Table.from_pylist(rows()), tmp_path / "t.parquet")
-    data = make(table=str(tmp_path / "t.parquet"))
-    data.setup()
-    assert data.dataset("test").raw(0)["image"].getpixel((0, 0)) == (200, 0, 0)
-
-
 def test_equal_content_is_one_picture_for_splits_checks_and_stored_features(make, tmp_path):
     same = {"bytes": png(20), "path": "another name.png"}
     save_to_disk(tmp_path / "d", rows(image={3: same, 9: same}))
@@ -132,20 +122,6 @@ def test_embedded_pictures_pass_the_checks_of_files(make, tmp_path, content, rea
     assert len(data.dataset("train")) == 7
 
 
-def test_pictures_are_unpacked_once_unless_the_cache_was_emptied(make, tmp_path, monkeypatch):
-    save_to_disk(tmp_path / "d", rows())
-    assert check_data(make(), workers=1).can_train
-    with monkeypatch.context() as patch:
-        patch.setattr("epic_pl.data.tables.datamodule.unpack_pictures", None)
-        data = make()
-        data.setup()
-        assert data.dataset("train").raw(1)["image"].getpixel((0, 0)) == (20, 0, 0)
-    shutil.rmtree(embedded_folder())
-    data = make()
-    data.setup()
-    assert data.dataset("train").raw(1)["image"].getpixel((0, 0)) == (20, 0, 0)
-
-
 def test_rows_to_predict_bring_their_own_pictures(make, tmp_path):
     save_to_disk(tmp_path / "d", rows())
     pq.write_table(
@@ -163,11 +139,3 @@ def test_rows_to_predict_bring_their_own_pictures(make, tmp_path):
     data = make(predict_table=str(tmp_path / "new.csv"))
     data.setup("predict")
     assert data.dataset("predict").raw(0)["image"].getpixel((0, 0)) == (0, 0, 9)
-
-
-def test_a_cache_that_cannot_be_written_is_a_sentence(make, tmp_path, monkeypatch):
-    save_to_disk(tmp_path / "d", rows())
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "file"))
-    with pytest.raises(DataError, match=r"column 'image' cannot be written .* EPIC_PL_CACHE"):
-        make()

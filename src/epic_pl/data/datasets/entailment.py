@@ -85,9 +85,7 @@ class EntailmentPairs(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         row = self.reference(index)
         sample = self.pictures[index // self.pairs_per_picture]
-        sample["sample_id"], sample["text"] = row["sample_id"], row["text"]
-        sample["label"] = row["label"]
-        return sample
+        return {**row, "image": sample["image"], "picture": row["image"]}
 
 
 def fixed_pairs(

@@ -4,20 +4,18 @@ X. Wang, D. Kumar, N. Thome, M. Cord, F. Precioso, *Recipe recognition with larg
 dataset*, ICME Workshops 2015.
 """
 
-from functools import cached_property, partial
-from pathlib import Path
+from functools import cached_property
 from typing import Any, cast, get_args
 
 import numpy as np
 
-from epic_pl.data.datamodule import Split
-from epic_pl.data.datasets.food101_texts import LAYOUTS, Part, TextSource, read_from, read_release
+from epic_pl.data.datamodule import Split, check_at_least, check_choice
+from epic_pl.data.datasets.food101_texts import LAYOUTS, Part, TextSource, read_release
 from epic_pl.data.layout import Located, locate
-from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.data.splits import stratified_split
-from epic_pl.errors import ConfigError, DataError
+from epic_pl.errors import DataError
 
 _HOW_TO_GET = (
     "download UPMC-Food101 (the data set gianmarco96/upmcfood101 on Kaggle has pictures and "
@@ -29,8 +27,7 @@ _HOW_TO_GET = (
 class Food101DataModule(RowsDataModule):
     """UPMC-Food101 with any of the four texts in circulation; about 68,000 + 22,700 rows.
 
-    The texts differ much in what they give away (titles often hold the class's name), so results
-    on different ones cannot be compared; ``preprocessing["text"]["source"]`` names the one in use.
+    Results on different texts cannot be compared: titles often hold the class's name.
 
     * ``titles``: ``texts/{train,test}_titles.csv``, no header, columns image, title, class.
     * ``split_json``: ``split.json`` (file names) and ``text.json``.
@@ -62,14 +59,9 @@ class Food101DataModule(RowsDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if text_source not in get_args(TextSource):
-            known = ", ".join(get_args(TextSource))
-            raise ConfigError(f"text_source must be one of {known}; got {text_source!r}.")
-        if val_size < 1 or split_seed < 0:
-            raise ConfigError(
-                "val_size must be at least 1 and split_seed at least 0; got "
-                f"{val_size} and {split_seed}."
-            )
+        check_choice(get_args(TextSource), text_source=text_source)
+        check_at_least(1, val_size=val_size)
+        check_at_least(0, split_seed=split_seed)
         self.data_dir = data_dir
         self.text_source = text_source
         self.val_size = val_size
@@ -97,24 +89,17 @@ class Food101DataModule(RowsDataModule):
 
     def read_split(self, split: Split) -> Rows:
         """The rows of a split."""
-        files, options = self._read_from
-        return cached_rows(
-            "Food101", files, {**options, "split": split}, partial(self._read, split)
-        )
-
-    @cached_property
-    def _read_from(self) -> tuple[list[Path], dict[str, Any]]:
-        """All that decides on the rows."""
-        files, options = read_from(self.text_source, self._found)
-        cut = self.max_text_tokens if self.text_source == "page_text" else None
-        return files, {**options, "held_out": [self.val_size, self.split_seed], "cut": cut}
-
-    def _read(self, split: Split) -> Rows:
         parts = self._parts
         classes = sorted({record.label for record in parts["train"].records})
         index = {name: code for code, name in enumerate(classes)}
         source, root, records = parts[split]
-        ids, images, texts, labels = zip(*records, strict=True) if records else ((), (), (), ())
+        if unknown := [record for record in records if record.label not in index]:
+            raise DataError(
+                f"{source}: {len(unknown)} rows are of no class of the training set, for example "
+                f"{unknown[0].sample_id!r} of class {unknown[0].label!r}. Fetch the release again: "
+                "its files do not belong together."
+            )
+        ids, images, texts, labels = list(zip(*records, strict=True)) or [()] * 4
         table = sample_table(ids, images, texts, [index[label] for label in labels])
         notes = {"with an empty text": texts.count(""), "without a text": texts.count(None)}
         return Rows(table, root, source, classes, notes)
@@ -126,26 +111,8 @@ class Food101DataModule(RowsDataModule):
         if "val" not in parts:
             source, root, records = parts["train"]
             train = sorted(records, key=lambda record: record.image)
-            if self.val_size >= len(train):
-                raise DataError(
-                    f"val_size is {self.val_size}, but {source} has only {len(train)} rows to hold "
-                    "out from. Choose fewer."
-                )
             codes = np.unique([record.label for record in train], return_inverse=True)[1]
-            sizes = {"val": self.val_size, "train": len(train) - self.val_size}
+            sizes = {"val": self.val_size, "train": max(len(train) - self.val_size, 1)}
             for split, rows in stratified_split(codes, sizes, self.split_seed).items():
                 parts[cast(Split, split)] = Part(source, root, [train[row] for row in rows])
-        _check_classes(parts)
         return parts
-
-
-def _check_classes(parts: dict[Split, Part]) -> None:
-    known = {record.label for record in parts["train"].records}
-    for source, _, records in parts.values():
-        unknown = [record for record in records if record.label not in known]
-        if unknown:
-            raise DataError(
-                f"{source}: {len(unknown)} rows are of no class of the training set, for example "
-                f"{unknown[0].sample_id!r} of class {unknown[0].label!r}. Fetch the release again: "
-                "its files do not belong together."
-            )

@@ -1,21 +1,20 @@
 """The four texts of UPMC-Food101 in circulation, each read as a list of rows a split."""
 
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from epic_pl.data.datamodule import Split
 from epic_pl.data.images import PICTURE_SUFFIXES
 from epic_pl.data.layout import Layout, Located
 from epic_pl.data.readers import read_csv, read_json, read_jsonl, require, string_list
-from epic_pl.data.row_cache import digest_of_folders
 from epic_pl.errors import DataError
 
 TextSource = Literal["titles", "split_json", "page_text", "jsonl"]
 
 _TRAIN, _TEST = "images/train/|images/images/train/", "images/test/|images/images/test/"
-_VAL_FILES = ("val.jsonl", "dev.jsonl")
 LAYOUTS = {
     "titles": Layout("titles", (_TRAIN, _TEST, "texts/train_titles.csv", "texts/test_titles.csv")),
     "split_json": Layout("split_json", (_TRAIN, _TEST, "split.json", "text.json")),
@@ -44,28 +43,21 @@ class Part(NamedTuple):
 
 def read_release(source: TextSource, found: Located, max_tokens: int) -> dict[Split, Part]:
     """All rows of a text source; ``val`` may be missing."""
-    if source == "titles":
-        return _titles(found)
-    if source == "split_json":
-        return _split_json(found)
     if source == "page_text":
         return _page_text(found, _CHARACTERS_PER_TOKEN * max_tokens)
-    return _jsonl(found)
+    return {"titles": _titles, "split_json": _split_json, "jsonl": _jsonl}[source](found)
 
 
-def read_from(source: TextSource, found: Located) -> tuple[list[Path], dict[str, str]]:
-    """Files and options that decide on what :func:`read_release` gives, but for ``max_tokens``."""
-    options: dict[str, str] = {"source": source}
-    if source == "jsonl":
-        return list(_jsonl_files(found).values()), options
-    options["image_root"] = str(found.paths[_TRAIN].parent.resolve())
-    if source == "page_text":
-        places = (found.paths[_TRAIN], found.paths[_TEST])
-        folders = [place / label for place in places for label in _labels(place)]
-        pages = [found.paths["texts_txt/"] / label for label in _labels(found.paths["texts_txt/"])]
-        options["pictures"] = digest_of_folders(folders, names_only=True)
-        options["pages"] = digest_of_folders(pages, ".txt", names_only=False)
-    return [path for path in found.paths.values() if path.is_file()], options
+def _part(
+    source: Path, found: Located, folder: str, rows: Iterable[tuple[str, str, str | None]]
+) -> Part:
+    """The rows of a split from label, picture and text; pictures lie in a folder a class."""
+    root = found.paths[_TRAIN].parent
+    records = [
+        Record(Path(image).stem, f"{folder}/{label}/{image}", text, label)
+        for label, image, text in rows
+    ]
+    return Part(source, root, records)
 
 
 def _titles(found: Located) -> dict[Split, Part]:
@@ -73,70 +65,45 @@ def _titles(found: Located) -> dict[Split, Part]:
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
         source = found.paths[f"texts/{split}_titles.csv"]
-        columns = read_csv(source, ("image", "title", "class")).values()
-        records = [
-            Record(Path(image).stem, f"{split}/{label}/{image}", title, label)
-            for image, title, label in zip(*columns, strict=True)
-        ]
-        parts[split] = Part(source, found.paths[_TRAIN].parent, records)
+        columns = read_csv(source, ("image", "title", "class"))
+        rows = zip(columns["class"], columns["image"], columns["title"], strict=True)
+        parts[split] = _part(source, found, split, rows)
     return parts
 
 
 def _split_json(found: Located) -> dict[Split, Part]:
     path = found.paths["split.json"]
-    lists, texts = read_json(path), _texts_by_name(found.paths["text.json"])
-    keys: dict[Split, tuple[str, ...]] = {
-        "train": ("train",),
-        "val": ("val", "dev"),
-        "test": ("test",),
-    }
+    lists, texts = read_json(path), read_json(found.paths["text.json"])
     parts: dict[Split, Part] = {}
-    for split, known in keys.items():
-        key = next((key for key in known if key in lists), None)
-        if key is None and split != "val":
-            raise DataError(f"{path} has no list {split!r}, only {', '.join(lists)}.")
-        if key is not None:
-            folder = "test" if split == "test" else "train"  # val pictures are training ones
-            records = [
-                Record(Path(name).stem, f"{folder}/{label}/{name}", texts.get(name), label)
-                for name in string_list(lists[key], f"list {key!r}", path)
-                for label in [name.rpartition("_")[0]]
-            ]
-            parts[split] = Part(path, found.paths[_TRAIN].parent, records)
+    for key, names in lists.items():
+        if key in ("train", "val", "dev", "test"):
+            folder = "test" if key == "test" else "train"  # val pictures are training ones
+            names = string_list(names, f"list {key!r}", path)
+            rows = [(name.rpartition("_")[0], name, texts.get(name)) for name in names]
+            parts[cast(Split, key.replace("dev", "val"))] = _part(path, found, folder, rows)
+    if not {"train", "test"} <= set(parts):
+        raise DataError(f"{path} must have lists train and test, but has {', '.join(lists)}.")
     return parts
-
-
-def _texts_by_name(path: Path) -> dict[str, str | None]:
-    texts: dict[str, str | None] = read_json(path)
-    for name, text in texts.items():
-        if not isinstance(text, str | None):
-            raise DataError(
-                f"{path}: the text of {name!r} must be a string, but is {text!r:.60}. Correct "
-                "it, or fetch the file again."
-            )
-    return texts
 
 
 def _page_text(found: Located, limit: int) -> dict[Split, Part]:
     parts: dict[Split, Part] = {}
-    folders: dict[Split, Path] = {"train": found.paths[_TRAIN], "test": found.paths[_TEST]}
-    for split, folder in folders.items():
+    pages = found.paths["texts_txt/"]
+
+    def row(picture: tuple[str, str]) -> tuple[str, str, str | None]:
+        label, name = picture
+        return label, name, _page(pages / label / f"{Path(name).stem}.txt", limit)
+
+    for split, folder in (("train", found.paths[_TRAIN]), ("test", found.paths[_TEST])):
         pictures = [
             (label, name)
             for label in _labels(folder)
             for name in sorted(os.listdir(folder / label))
             if name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")
         ]
-        pages = [
-            found.paths["texts_txt/"] / label / f"{Path(name).stem}.txt" for label, name in pictures
-        ]
         with ThreadPoolExecutor(16) as pool:  # disks answer several requests at once
-            texts = pool.map(lambda page: _page(page, limit), pages, chunksize=256)
-            records = [
-                Record(Path(name).stem, f"{split}/{label}/{name}", text, label)
-                for (label, name), text in zip(pictures, texts, strict=True)
-            ]
-        parts[split] = Part(found.paths["texts_txt/"], found.paths[_TRAIN].parent, records)
+            rows = pool.map(row, pictures, chunksize=256)
+            parts[cast(Split, split)] = _part(pages, found, split, rows)
     return parts
 
 
@@ -158,23 +125,18 @@ def _page(path: Path, limit: int) -> str | None:
 
 
 def _jsonl_files(found: Located) -> dict[Split, Path]:
-    files: dict[Split, Path] = {
-        "train": found.paths["train.jsonl"],
-        "test": found.paths["test.jsonl"],
-    }
-    places = [found.paths["train.jsonl"].with_name(name) for name in _VAL_FILES]
-    for place in places:
-        if place.is_file():
-            return {**files, "val": place}
-    return files
+    train, test = found.paths["train.jsonl"], found.paths["test.jsonl"]
+    for val in (train.with_name("val.jsonl"), train.with_name("dev.jsonl")):
+        if val.is_file():
+            return {"train": train, "test": test, "val": val}
+    return {"train": train, "test": test}
 
 
 def _jsonl(found: Located) -> dict[Split, Part]:
     parts: dict[Split, Part] = {}
     for split, path in _jsonl_files(found).items():
         table = read_jsonl(path, ("id", "img", "text", "label"))
-        require(table, "img", path)
-        require(table, "label", path)
+        require(table, ("img", "label"), path)
         columns = (column.to_pylist() for column in table.columns)
         records = [
             Record(sample_id or Path(image).stem, image, text, label)

@@ -5,7 +5,6 @@ D. Kiela et al., *The Hateful Memes Challenge: Detecting Hate Speech in Multimod
 """
 
 import contextlib
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from epic_pl.data.datamodule import Split
 from epic_pl.data.layout import Layout, Located, locate
 from epic_pl.data.readers import label_codes, read_jsonl, require
-from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.errors import DataError
@@ -24,9 +22,7 @@ _HOW_TO_GET = (
     "archive so that the folder holds img/*.png and train.jsonl, dev_seen.jsonl, test_seen.jsonl "
     "and so on."
 )
-# the first phase's archive has no unseen sets
 _ALIASES = {"dev_seen": "dev_seen.jsonl|dev.jsonl", "dev": "dev.jsonl|dev_seen.jsonl"}
-
 _DEFAULT_TEST = "test_seen"
 
 
@@ -85,7 +81,7 @@ class HatefulMemesDataModule(RowsDataModule):
         for split in super().own_splits:
             with contextlib.suppress(DataError):
                 files.setdefault(self._file(split), split)
-        return [split for split in super().own_splits if split in files.values()]
+        return list(files.values())
 
     def _file(self, split: Split) -> Path:
         try:
@@ -118,14 +114,12 @@ class HatefulMemesDataModule(RowsDataModule):
     def read_split(self, split: Split) -> Rows:
         """The rows of a split."""
         path, root = self._file(split), self._located().paths["img/"].parent
-        options = {"image_root": str(root.resolve())}
-        return cached_rows("HatefulMemes", [path], options, partial(_read, path, root))
+        return _read(path, root)
 
 
 def _read(path: Path, root: Path) -> Rows:
     table = read_jsonl(path, ("id", "img", "text", "label"))
-    for column in ("id", "img", "text"):
-        require(table, column, path)
+    require(table, ("id", "img", "text"), path)
     labels = label_codes(table, "label", ("0", "1"), "id", path)
-    rows = sample_table(table["id"], table["img"], table["text"], labels, num_classes=2)
+    rows = sample_table(table["id"], table["img"], table["text"], labels)
     return Rows(rows, root, path, notes={"without a label": labels.null_count})

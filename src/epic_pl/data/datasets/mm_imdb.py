@@ -6,21 +6,19 @@ Fusion*, arXiv 1702.01992.
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from epic_pl.data.datamodule import Split
+from epic_pl.data.datamodule import Split, check_choice
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.mm_imdb_hdf5 import (
     HDF5PictureDataset,
-    check_hdf5,
+    check_vocabulary,
     read_hdf5,
-    vocabulary_path,
 )
 from epic_pl.data.layout import Layout, Located, locate
 from epic_pl.data.readers import read_json, string_list
-from epic_pl.data.row_cache import cached_rows, digest_of_folders
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.data.transforms import ImageTransform
@@ -70,8 +68,7 @@ class MMIMDBDataModule(RowsDataModule):
     ) -> None:
         super().__init__(**kwargs)
         self.data_dir = data_dir
-        if plot not in get_args(Plot):
-            raise ConfigError(f"plot must be one of {', '.join(get_args(Plot))}; got {plot!r}.")
+        check_choice(get_args(Plot), plot=plot)
         self.plot = plot
 
     @property
@@ -88,7 +85,7 @@ class MMIMDBDataModule(RowsDataModule):
     def class_names(self) -> list[str]:
         """The 23 genres, most frequent first."""
         if self._hdf5:
-            check_hdf5(self._found.paths["multimodal_imdb.hdf5"])
+            check_vocabulary(self._found.paths["multimodal_imdb.hdf5"])
             if self.plot != "longest":
                 raise ConfigError(
                     f"plot is {self.plot!r}, but multimodal_imdb.hdf5 holds the longest plot only. "
@@ -113,24 +110,12 @@ class MMIMDBDataModule(RowsDataModule):
     def read_split(self, split: Split) -> Rows:
         """The rows of a split."""
         if self._hdf5:
-            path = self._found.paths["multimodal_imdb.hdf5"]
-            files = [path, vocabulary_path(path)]
-            return cached_rows(
-                "MMIMDB", files, {"split": split}, partial(read_hdf5, path, split, GENRES)
-            )
+            return read_hdf5(self._found.paths["multimodal_imdb.hdf5"], split, GENRES)
         one_folder = self._found.layout.name == "one folder"
         films = self._found.paths["dataset/" if one_folder else "labels/"]
         posters = self._found.paths["dataset/" if one_folder else "images/"]
         plot: Plot = "longest" if self.plot == "all" and split != "train" else self.plot
-        options = {
-            "plot": plot,
-            "posters": str(posters.resolve()),
-            "split": split,
-            "films": digest_of_folders([films], ".json", names_only=False),
-        }
-        lists = self._found.paths["split.json"]
-        read = partial(_read, lists, films, posters, split, plot)
-        return cached_rows("MMIMDB", [lists], options, read)
+        return _read(self._found.paths["split.json"], films, posters, split, plot)
 
     def make_dataset(self, rows: Rows, transform: ImageTransform) -> ImageTextDataset:
         """Posters are files, or rows of the HDF5 file."""
@@ -153,23 +138,23 @@ def _read(lists: Path, films: Path, posters: Path, split: Split, plot: Plot) -> 
         for number, text in enumerate(texts):
             name = film if number == 0 else f"{film}#{number}"
             rows.append((name, f"{film}.jpeg", text, genres))
-    ids, images, plots, labels = zip(*rows, strict=True) if rows else ((), (), (), ())
-    table = sample_table(ids, images, plots, labels, multilabel=True, num_classes=len(GENRES))
+    ids, images, texts_of, labels = list(zip(*rows, strict=True)) or [()] * 4
+    table = sample_table(ids, images, texts_of, labels, multilabel=True)
     return Rows(table, posters, lists, notes=notes)
 
 
 def _film_ids(path: Path, split: Split) -> Sequence[str]:
     lists = read_json(path)
-    for key in _SPLIT_KEYS[split]:
-        if key in lists:
-            films = lists[key]
-            if isinstance(films, list):  # numbers have lost the zeros in front
-                films = [f"{each:07d}" if type(each) is int else each for each in films]
-            return string_list(films, f"list {key!r}", path)
-    raise DataError(
-        f"{path} has no list {' or '.join(_SPLIT_KEYS[split])}, only {', '.join(lists)}. Fetch the "
-        "dataset's own file."
-    )
+    key = next((key for key in _SPLIT_KEYS[split] if key in lists), None)
+    if key is None:
+        raise DataError(
+            f"{path} has no list {' or '.join(_SPLIT_KEYS[split])}, only {', '.join(lists)}. Fetch "
+            "the dataset's own file."
+        )
+    films = lists[key]
+    if isinstance(films, list):  # numbers have lost the zeros in front
+        films = [f"{each:07d}" if type(each) is int else each for each in films]
+    return string_list(films, f"list {key!r}", path)
 
 
 def _genre_codes(about: dict[str, Any], path: Path) -> list[int]:

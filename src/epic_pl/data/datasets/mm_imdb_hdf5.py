@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from epic_pl.data.datamodule import Split
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.readers import read_json, string_list
+from epic_pl.data.readers import read_json
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.errors import DataError
 
@@ -43,15 +42,8 @@ def vocabulary_path(path: Path) -> Path:
     return path.with_name("metadata.json")
 
 
-def check_hdf5(path: Path) -> None:
-    """Refuse a file without its parts, or without its vocabulary beside it."""
-    with _open(path) as file:
-        missing = [name for name in _DATASETS if name not in file]
-    if missing:
-        raise DataError(
-            f"{path} has no {', '.join(missing)}; it must be multimodal_imdb.hdf5 of MM-IMDB. "
-            "Fetch it again."
-        )
+def check_vocabulary(path: Path) -> None:
+    """Refuse a file without its vocabulary beside it."""
     vocabulary = vocabulary_path(path)
     if not vocabulary.is_file():
         raise DataError(
@@ -66,24 +58,31 @@ def check_hdf5(path: Path) -> None:
 
 def read_hdf5(path: Path, split: Split, genres: Sequence[str]) -> Rows:
     """The rows of a split; the picture "path" of a row is its number in the file."""
-    words = _words(vocabulary_path(path))
+    words = read_json(vocabulary_path(path)).get("ix_to_word")
+    if not isinstance(words, dict):
+        raise DataError(f"{vocabulary_path(path)} has no object 'ix_to_word'. Convert it again.")
     with _open(path) as file:
+        if missing := [name for name in _DATASETS if name not in file]:
+            raise DataError(
+                f"{path} has no {', '.join(missing)}; it must be multimodal_imdb.hdf5 of MM-IMDB. "
+                "Fetch it again."
+            )
         start, stop = _bounds(file, path, split)
         order = _genre_order(file, path, genres)
         flags = file["genres"][start:stop][:, order]  # (N, C)
         films = [film.decode() for film in file["imdb_ids"][start:stop]]
         # a film without a plot has no words
         plots = [
-            " ".join(words.get(str(int(number)), "") for number in sequence) or None
+            " ".join(str(words.get(str(int(number)), "")) for number in sequence) or None
             for sequence in file["sequences"][start:stop]
         ]
     labels = [np.flatnonzero(row).tolist() for row in flags]
     kept = [row for row, label in enumerate(labels) if label]
     table = sample_table(
-        [films[row] for row in kept],
-        [str(start + row) for row in kept],
-        [plots[row] for row in kept],
-        [labels[row] for row in kept],
+        [films[n] for n in kept],
+        [str(start + n) for n in kept],
+        [plots[n] for n in kept],
+        [labels[n] for n in kept],
         multilabel=True,
     )
     notes = {
@@ -91,17 +90,6 @@ def read_hdf5(path: Path, split: Split, genres: Sequence[str]) -> Rows:
         "without a plot": table["text"].null_count,
     }
     return Rows(table, path, path, notes=notes)
-
-
-def _words(path: Path) -> dict[str, str]:
-    """Number (in digits) to word."""
-    words = read_json(path).get("ix_to_word")
-    if not isinstance(words, dict):
-        raise DataError(
-            f"{path} must hold an object 'ix_to_word', number to word. Convert it again."
-        )
-    string_list(list(words.values()), "the words of ix_to_word", path)
-    return words
 
 
 def _bounds(file: Any, path: Path, split: Split) -> tuple[int, int]:
@@ -120,10 +108,7 @@ def _genre_order(file: Any, path: Path, genres: Sequence[str]) -> list[int]:
     names = file["genres"].attrs.get("target_names")
     columns = json.loads(names) if names is not None else list(genres)
     if sorted(columns) != sorted(genres):
-        raise DataError(
-            f"{path} has the genres {', '.join(columns)}, not the {len(genres)} usual ones. Fetch "
-            "the released file again."
-        )
+        raise DataError(f"{path} has the genres {', '.join(columns)}, not the usual ones.")
     return [columns.index(genre) for genre in genres]
 
 
@@ -140,7 +125,9 @@ class HDF5PictureDataset(ImageTextDataset):
             raise DataError(
                 f"Row {path} of {self.image_root} cannot be read: {error}. Fetch the file again."
             ) from error
-        return Image.fromarray(_to_rgb(pixels, centred))
+        restored = pixels + _VGG_MEAN if centred else pixels
+        rgb = np.clip(np.rint(restored[::-1].transpose(1, 2, 0)), 0, 255)  # (H, W, 3)
+        return Image.fromarray(np.ascontiguousarray(rgb.astype(np.uint8)))
 
 
 @lru_cache(maxsize=4)
@@ -148,10 +135,3 @@ def _opened(path: Path, process: int) -> tuple[Any, bool]:
     """The open file of a process, and whether its posters have VGG's mean subtracted."""
     file = _open(path)
     return file, bool((file["images"][:_PROBED] < 0).any())
-
-
-def _to_rgb(pixels: npt.NDArray[np.float64], centred: bool) -> npt.NDArray[np.uint8]:
-    """Blue, green, red ``(3, H, W)`` to ``(H, W, 3)``."""
-    restored = pixels + _VGG_MEAN if centred else pixels
-    rgb = restored[::-1].transpose(1, 2, 0)
-    return np.ascontiguousarray(np.clip(np.rint(rgb), 0, 255).astype(np.uint8))

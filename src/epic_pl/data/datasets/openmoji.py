@@ -18,14 +18,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import Dataset
 
 from epic_pl.assets import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emoji
-from epic_pl.data.datamodule import ImageTextDataModule, Split
+from epic_pl.data.datamodule import ImageTextDataModule, Split, check_at_least, check_choice
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import ENTAILMENT_CLASSES, EntailmentPairs, fixed_pairs
-from epic_pl.data.pictures import missing_pictures
 from epic_pl.data.rows import sample_table
 from epic_pl.data.splits import stratified_split
 from epic_pl.data.transforms import ImageTransform
-from epic_pl.errors import ConfigError, DataError
 from epic_pl.types import Sample
 
 Variant = Literal["subcategory", "entailment"]
@@ -43,17 +41,14 @@ class OpenMojiDataModule(ImageTextDataModule):
 
     ``variant="subcategory"``: picture and name to Unicode subcategory; 39 classes with at least
     :data:`MIN_EXAMPLES` emoji, 1,161 rows in 783 / 87 / 291 for train / val / test, stratified.
-    About one name in seven holds a word of its class ("red heart" is a ``heart``): text alone goes
-    far, and a method must not lose what a linear probe on text has.
+    About one name in seven holds a word of its class ("red heart" is a ``heart``).
 
     ``variant="entailment"``: picture and statement to whether the statement is the picture's name,
-    the small mirror of SNLI-VE. Neither modality alone is informative. The 1,629 pictures
-    and their names are divided in 75% / 5% / 20%, so test pictures *and* statements are
-    unseen in training. Training pairs are drawn anew every epoch by
+    the small mirror of SNLI-VE. Neither modality alone is informative. The 1,629 pictures and their
+    names are divided in 75% / 5% / 20%, so test pictures *and* statements are unseen in training.
+    Training pairs are drawn anew every epoch by
     :class:`~epic_pl.data.datasets.entailment.EntailmentPairs`. The pairs of val (8 a picture) and
-    test (5 a picture, about 1,600) are fixed by ``split_seed``, half of them true; a pair then
-    occurs several times, so accuracy is the mean of two rates: true pairs accepted, false ones
-    refused. An interval should resample pictures, not pairs.
+    test (5 a picture) are fixed, half of them true.
 
     Text is the name in lower case. Pictures are drawn at the encoder's input size, on white.
 
@@ -78,16 +73,9 @@ class OpenMojiDataModule(ImageTextDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if variant not in get_args(Variant):
-            known = ", ".join(get_args(Variant))
-            raise ConfigError(f"variant must be one of {known}; got {variant!r}.")
-        if split_seed < 0 or pairs_per_picture < 1:
-            raise ConfigError(
-                "split_seed must be at least 0 and pairs_per_picture at least 1; got "
-                f"{split_seed} and {pairs_per_picture}."
-            )
-        if fold is not None and fold < 0:
-            raise ConfigError(f"fold must be at least 0, or null for no fold; got {fold}.")
+        check_choice(get_args(Variant), variant=variant)
+        check_at_least(1, pairs_per_picture=pairs_per_picture)
+        check_at_least(0, split_seed=split_seed, fold=fold)
         self.variant = variant
         self.split_seed = split_seed
         self.pairs_per_picture = pairs_per_picture
@@ -110,73 +98,52 @@ class OpenMojiDataModule(ImageTextDataModule):
         return emoji
 
     def prepare_data(self) -> None:
-        """Fetch and draw the pictures, once a machine."""
+        """Fetch and draw the pictures, once a machine, and show their attribution."""
         super().prepare_data()
         fetch_openmoji(self.image_preprocessing.size)
-
-    def setup(self, stage: str | None = None) -> None:
-        """Build the splits of a stage and show the pictures' attribution."""
-        super().setup(stage)
         rank_zero_info(OPENMOJI_ATTRIBUTION)
 
     def build_dataset(self, split: Split, transform: ImageTransform) -> Dataset[Sample]:
-        """The samples of a split.
-
-        Raises:
-            DataError: pictures are missing.
-        """
+        """The samples of a split."""
         root = fetch_openmoji(self.image_preprocessing.size)
-        missing = missing_pictures([f"{each.code}.png" for each in self._emoji], root)
-        if missing:
-            raise DataError(
-                f"{len(missing)} of {len(self._emoji)} emoji have no picture in {root}, for "
-                f"example {next(iter(missing))}. Delete that folder: the pictures are then drawn "
-                "again."
-            )
-        if self.variant == "subcategory":
-            emoji = _subcategory_splits(self._emoji, self.split_seed, self.fold)[split]
-            labels = [self.class_names.index(each.subcategory) for each in emoji]
-            names = [_name(each) for each in emoji]
-            return _dataset(emoji, names, labels, root, transform, self.seed)
-        return self._pairs(split, root, transform)
-
-    def _pairs(self, split: Split, root: Path, transform: ImageTransform) -> Dataset[Sample]:
-        emoji = _entailment_splits(self._emoji, self.split_seed, self.fold)[split]
+        emoji = _split_emoji(self._emoji, self.variant, self.split_seed, self.fold)[split]
         names = [_name(each) for each in emoji]
+        if self.variant == "subcategory":
+            labels = [self.class_names.index(each.subcategory) for each in emoji]
+            return _dataset(emoji, names, labels, root, transform, self.seed)
         if split == "train":
             pictures = _dataset(emoji, names, [1] * len(emoji), root, transform, self.seed)
             return EntailmentPairs(pictures, names, self.pairs_per_picture, seed=self.seed)
         number = _EVAL_PAIRS[split]
         # the number keeps val and test apart under one seed
-        rows, statements, labels = zip(
-            *fixed_pairs(names, number, (self.split_seed, number)), strict=True
-        )
-        return _dataset([emoji[row] for row in rows], statements, labels, root, transform)
+        pairs = fixed_pairs(names, number, (self.split_seed, number))
+        rows, statements, truths = zip(*pairs, strict=True)
+        return _dataset([emoji[row] for row in rows], statements, truths, root, transform)
 
 
 def _name(emoji: Emoji) -> str:
     return emoji.name.lower()
 
 
-def _subcategory_splits(
-    emoji: Sequence[Emoji], seed: int, fold: int | None
+def _split_emoji(
+    emoji: Sequence[Emoji], variant: Variant, seed: int, fold: int | None
 ) -> dict[str, list[Emoji]]:
-    test = math.ceil(0.25 * len(emoji))
-    val = round(0.1 * (len(emoji) - test))
-    sizes = {"train": len(emoji) - test - val, "val": val, "test": test}
-    rows = _share_out([each.subcategory for each in emoji], sizes, seed, fold)
-    return {split: [emoji[row] for row in rows[split]] for split in sizes}
-
-
-def _entailment_splits(
-    emoji: Sequence[Emoji], seed: int, fold: int | None
-) -> dict[str, list[Emoji]]:
-    """Divides the names, not the pictures: two with one name belong to one split."""
-    category = {_name(each): each.category for each in emoji}
-    sizes = {"train": 0.75, "val": 0.05, "test": 0.2}
-    parts = _share_out(list(category.values()), sizes, seed, fold)
-    names = {split: {list(category)[row] for row in parts[split]} for split in sizes}
-    return {split: [each for each in emoji if _name(each) in names[split]] for split in sizes}
+    """The emoji of each split; entailment divides names, so that those of one stay together."""
+    if variant == "subcategory":
+        stratum = {each.code: each.subcategory for each in emoji}
+        test = math.ceil(0.25 * len(emoji))
+        val = round(0.1 * (len(emoji) - test))
+        sizes: dict[str, int | float] = {"train": len(emoji) - test - val, "val": val, "test": test}
+    else:
+        stratum = {_name(each): each.category for each in emoji}
+        sizes = {"train": 0.75, "val": 0.05, "test": 0.2}
+    keys = list(stratum)
+    rows = _share_out(list(stratum.values()), sizes, seed, fold)
+    parts = {split: {keys[row] for row in rows[split]} for split in sizes}
+    return {
+        split: [each for each in emoji if not part.isdisjoint((each.code, _name(each)))]
+        for split, part in parts.items()
+    }
 
 
 def _share_out(

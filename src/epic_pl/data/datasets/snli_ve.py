@@ -4,7 +4,7 @@ N. Xie, F. Lai, D. Doran, A. Kadav, *Visual Entailment: A Novel Task for Fine-Gr
 Understanding*, arXiv 1901.06706.
 """
 
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 from epic_pl.data.datamodule import Split
 from epic_pl.data.layout import Layout, Located, locate, picture_folder
 from epic_pl.data.readers import label_codes, read_jsonl, require
-from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.data.rows_datamodule import RowsDataModule
 
@@ -42,9 +41,8 @@ class SNLIVEDataModule(RowsDataModule):
     ``snli_ve_{train,dev,test}.jsonl`` as released, perhaps as ``.jsonl.gz`` or in ``annotations/``;
     pictures in ``flickr30k_images/``, ``flickr30k-images/`` or ``images/``, nested once or twice.
     Text is the hypothesis, ``sentence2``. Rows whose annotators found no consensus (``-``) are
-    dropped and counted. About 17 rows share a picture; ``Batch["picture"]`` groups them. The
-    dataset's authors found about 9% of the labels wrong, mostly neutral ones (arXiv 2004.03744), so
-    accuracy has a ceiling well below 100%.
+    dropped and counted. About 17 rows share a picture; ``Batch["picture"]`` groups them. About 9%
+    of the labels are wrong (arXiv 2004.03744).
 
     Args:
         data_dir: folder of the three files.
@@ -100,18 +98,16 @@ class SNLIVEDataModule(RowsDataModule):
     def read_split(self, split: Split) -> Rows:
         """The rows of a split."""
         path, root = self._files.paths[_FILES[split]], self._image_root
-        options = {"premise": self.premise, "image_root": str(root.resolve())}
-        return cached_rows("SNLIVE", [path], options, partial(_read, path, root, self.premise))
+        return _read(path, root, self.premise)
 
 
 def _read(path: Path, root: Path, premise: bool) -> Rows:
     table = read_jsonl(path, (*_IMAGE_KEYS, "pairID", "gold_label", "sentence1", "sentence2"))
-    for column in ("pairID", "gold_label", "sentence2"):
-        require(table, column, path)
+    require(table, ("pairID", "gold_label", "sentence2"), path)
     kept = table.filter(pc.not_equal(table["gold_label"], _NO_CONSENSUS))
     texts = kept["sentence2"]
     if premise:
-        require(kept, "sentence1", path)
+        require(kept, ("sentence1",), path)
         texts = pc.binary_join_element_wise(kept["sentence1"], texts, " ")
     images = _image_names(kept)
     notes = {

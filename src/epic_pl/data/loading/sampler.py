@@ -14,14 +14,18 @@ from torch.utils.data import Dataset, DistributedSampler
 from epic_pl.data.loading.orders import Order, shuffled
 
 
-def _world() -> tuple[int, int]:
-    """Number of processes and this one's rank; 1 and 0 outside of a distributed run."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_world_size(), dist.get_rank()
-    return 1, 0
+class _RankSampler(DistributedSampler[Any]):
+    """The base: outside of a distributed run there is one process."""
+
+    def __init__(
+        self, dataset: Dataset[Any], num_replicas: int | None, rank: int | None, **kwargs: Any
+    ) -> None:
+        if not (dist.is_available() and dist.is_initialized()):
+            num_replicas, rank = num_replicas or 1, rank or 0
+        super().__init__(dataset, num_replicas, rank, **kwargs)
 
 
-class TrainSampler(DistributedSampler[Any]):
+class TrainSampler(_RankSampler):
     """A seeded order, new every epoch, that can be entered in the middle.
 
     It depends on (seed, epoch) only and is the same on all ranks, each of which takes every
@@ -32,8 +36,7 @@ class TrainSampler(DistributedSampler[Any]):
             a restart. It holds for one iteration.
 
     Args:
-        dataset: anything with a length; its ``set_epoch(epoch)`` is called too, where it has one
-            (datasets that draw negatives or augmentations anew every epoch).
+        dataset: anything with a length; its ``set_epoch(epoch)`` is called too, where it has one.
         seed: of the order.
         order: one of :mod:`epic_pl.data.loading.orders`; None shuffles.
         num_replicas: number of processes, as ``rank`` from torch.distributed by default.
@@ -49,9 +52,7 @@ class TrainSampler(DistributedSampler[Any]):
         num_replicas: int | None = None,
         rank: int | None = None,
     ) -> None:
-        world, here = _world()
-        replicas = world if num_replicas is None else num_replicas
-        super().__init__(dataset, replicas, here if rank is None else rank, seed=seed)
+        super().__init__(dataset, num_replicas, rank, seed=seed)
         self.start = 0
         self.order = order or shuffled(len(cast(Any, dataset)))
 
@@ -72,7 +73,7 @@ class TrainSampler(DistributedSampler[Any]):
             forward(epoch)
 
 
-class EvalSampler(DistributedSampler[Any]):
+class EvalSampler(_RankSampler):
     """Rows ``rank, rank + world, ...`` in order, without the padding that counts samples twice.
 
     Ranks may differ by one sample, which metrics that synchronise at the end of the epoch allow.
@@ -82,9 +83,7 @@ class EvalSampler(DistributedSampler[Any]):
     def __init__(
         self, dataset: Dataset[Any], *, num_replicas: int | None = None, rank: int | None = None
     ) -> None:
-        world, here = _world()
-        replicas = world if num_replicas is None else num_replicas
-        super().__init__(dataset, replicas, here if rank is None else rank, shuffle=False)
+        super().__init__(dataset, num_replicas, rank, shuffle=False)
         self._rows = range(self.rank, len(cast(Any, dataset)), self.num_replicas)
         self.num_samples = len(self._rows)
 

@@ -2,7 +2,6 @@
 
 import string
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -25,17 +24,13 @@ SPLIT_NAMES = {name: split for split, names in _SPLITS.items() for name in names
 def column(table: pa.Table, name: str, option: str) -> pa.Array:
     """A column as one array; ``option`` is the argument that names it, for the message."""
     if name not in table.column_names:
-        close = get_close_matches(name, table.column_names, n=1, cutoff=0.6)
-        guess = f" Did you mean {close[0]!r}?" if close else ""
         without = {"image_column": "pictures", "text_columns": "texts"}.get(option)
         null = f" For a table without {without} set {option} to null." if without else ""
         raise DataError(
             f"The table has no column {name!r} ({option}); it has "
-            f"{', '.join(map(repr, table.column_names))}.{guess}{null}"
+            f"{', '.join(map(repr, table.column_names))}.{null}"
         )
-    array = table[name].combine_chunks()
-    if isinstance(array, pa.ChunkedArray):  # no rows, or beyond 2 GB
-        array = pa.concat_arrays(array.chunks)
+    array = pa.concat_arrays(table[name].chunks)
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
@@ -68,16 +63,19 @@ def image_column(table: pa.Table, name: str | None) -> pa.Array:
     if "{" in name and name not in table.column_names:
         return _joined(table, _template(name, "image_column"), "image_column")
     paths = column(table, name, "image_column")
-    if pa.types.is_struct(paths.type) and {f.name for f in paths.type} >= {"bytes", "path"}:
+    if may_embed(paths.type):
         paths = pc.struct_field(paths, "path")  # its bytes are all null, see unpack_pictures
-    if paths.null_count == len(paths):
-        return pa.nulls(len(paths), pa.string())
-    if not (pa.types.is_string(paths.type) or pa.types.is_large_string(paths.type)):
+    if not (pa.types.is_null(paths.type) or "string" in str(paths.type)):
         raise DataError(
             f"Column {name!r} holds {paths.type}, not paths of pictures. Name another column as "
             "image_column, or save the pictures as files and put their paths into it."
         )
     return _trimmed(paths.cast(pa.string()))
+
+
+def may_embed(kind: pa.DataType) -> bool:
+    """Whether a column's type is that of an ``Image`` feature of Hugging Face ``datasets``."""
+    return pa.types.is_struct(kind) and {field.name for field in kind} >= {"bytes", "path"}
 
 
 def text_column(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:

@@ -1,18 +1,15 @@
 """A user's own table of pictures, texts and labels as a DataModule."""
 
-import re
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.data.datamodule import Split
-from epic_pl.data.row_cache import cached_rows
+from epic_pl.data.datamodule import Split, check_at_least
 from epic_pl.data.rows import Rows
 from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.data.tables.embedded import unpack_pictures
@@ -21,8 +18,6 @@ from epic_pl.data.tables.rows import RowOptions, build_rows, no_rows, unlabelled
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.types import Task
 
-_ROW = re.compile(r"\brows? [0-9]")
-
 
 class TableDataModule(RowsDataModule):
     """A CSV, TSV, JSONL, JSON or Parquet table, or a Hugging Face dataset saved on disk.
@@ -30,9 +25,6 @@ class TableDataModule(RowsDataModule):
     An empty cell for picture or text means that the modality is absent. All else that training
     would stumble over is refused with its rows: labels that are missing, NaN, padded with blanks or
     unknown in training, repeated ids, unknown split names, and pictures that are not there.
-
-    The checked rows are kept in the cache as a memory-mapped file as long as the table's files and
-    the options are unchanged: one process of a machine reads the table and unpacks its pictures.
 
     Args:
         table: the file, or the folder of ``save_to_disk`` (a ``DatasetDict`` brings its splits).
@@ -51,7 +43,6 @@ class TableDataModule(RowsDataModule):
         classes: their order; None is alphabetical, or by number.
         image_root: where relative picture paths start, those of ``predict_table`` too; None is the
             folder of the table that names them.
-        allow_outside: whether a picture may lie outside of ``image_root``.
         val_size: rows (int) or share (float) of a validation split that is cut off; 0 for none,
             where nothing is trained.
         test_size: likewise. Cut splits are stratified (iteratively for multilabel), and the rows of
@@ -74,7 +65,6 @@ class TableDataModule(RowsDataModule):
         id_column: str | None = None,
         classes: list[str] | None = None,
         image_root: str | None = None,
-        allow_outside: bool = False,
         val_size: int | float = 0.1,
         test_size: int | float = 0.1,
         split_seed: int = 0,
@@ -84,13 +74,15 @@ class TableDataModule(RowsDataModule):
         super().__init__(**kwargs)
         if image_column is None and not text_columns:
             raise ConfigError("image_column and text_columns are both empty: name one of them.")
-        _check_classes(classes)
-        if split_seed < 0:
-            raise ConfigError(f"split_seed must be at least 0, got {split_seed}.")
+        if classes is not None and (not classes or len(set(classes)) < len(classes)):
+            raise ConfigError(
+                f"classes is empty or names one twice: {', '.join(classes)}. Name each class once, "
+                "or leave classes out for alphabetical order."
+            )
+        check_at_least(0, split_seed=split_seed)
         self.path = Path(table)
         self.predict_path = None if predict_table is None else Path(predict_table)
         self.image_root = None if image_root is None else Path(image_root).resolve()
-        self.allow_outside = allow_outside
         self.options = RowOptions(
             image_column=image_column,
             text_columns=text_columns,
@@ -112,11 +104,7 @@ class TableDataModule(RowsDataModule):
         if self._is_elsewhere:
             empty = no_rows(self.options)
             return Rows(empty, Path(), self.path, self.options.classes or ())
-
-        def build(source: pa.Table) -> tuple[pa.Table, Any]:
-            return build_rows(source, self.options, self.path.is_dir())
-
-        return self._read(self.path, "labelled", build)
+        return self._read(self.path, partial(build_rows, hf=self.path.is_dir()))
 
     @cached_property
     def _is_elsewhere(self) -> bool:
@@ -127,28 +115,19 @@ class TableDataModule(RowsDataModule):
     @cached_property
     def _predict_rows(self) -> Rows:
         """Rows of the prediction table."""
-
-        def build(source: pa.Table) -> tuple[pa.Table, Any]:
-            return unlabelled_rows(source, self.options, self.task == "multilabel"), ()
-
         assert self.predict_path is not None
-        return self._read(self.predict_path, f"predict {self.task}", build)
+        multilabel = self.task == "multilabel"
+        return self._read(self.predict_path, partial(unlabelled_rows, multilabel=multilabel))
 
-    def _read(
-        self, path: Path, kind: str, build: Callable[[pa.Table], tuple[pa.Table, Any]]
-    ) -> Rows:
+    def _read(self, path: Path, build: Callable[..., tuple[pa.Table, Any]]) -> Rows:
         root = self.image_root or (path if path.is_dir() else path.parent).resolve()
-
-        def read() -> Rows:
-            try:
-                source, embedded = unpack_pictures(read_table(path), self.options.image_column)
-                table, classes = build(source)
-            except DataError as error:
-                raise _located(path, error) from error
-            return Rows(table, embedded or root, path, classes)
-
-        options = {**asdict(self.options), "kind": kind, "image_root": str(root)}
-        return cached_rows(path.stem, source_files(path), options, read)
+        try:
+            source, embedded = unpack_pictures(read_table(path), self.options.image_column)
+            table, classes = build(source, self.options)
+        except DataError as error:
+            place = "" if str(path) in str(error) else f"{path} (rows count from 0): "
+            raise DataError(f"{place}{error}") from error
+        return Rows(table, embedded or root, path, classes)
 
     @property
     def class_names(self) -> list[str]:
@@ -173,33 +152,4 @@ class TableDataModule(RowsDataModule):
         start = pc.index(rows.table["split"], split).as_py()
         count = pc.sum(pc.equal(rows.table["split"], split)).as_py() or 0
         table = rows.table.slice(max(start, 0), count).drop_columns(["split"])
-        rows = replace(rows, table=table)
-        return _absolute(rows) if self.allow_outside and count else rows
-
-
-def _absolute(rows: Rows) -> Rows:
-    """The same with full paths: a dataset refuses pictures that lie outside of its root."""
-    root, paths = rows.image_root, rows.table["image"].to_pylist()
-    full = pa.array([None if path is None else str(root / path) for path in paths], pa.string())
-    at = rows.table.column_names.index("image")
-    return replace(
-        rows, table=rows.table.set_column(at, "image", full), image_root=Path(root.anchor)
-    )
-
-
-def _located(path: Path, error: DataError) -> DataError:
-    """The same with its table, and how rows are counted."""
-    counted = " Rows count from 0, without the header." if _ROW.search(str(error)) else ""
-    place = "" if str(path) in str(error) else f"{path}: "
-    return DataError(f"{place}{error}{counted}")
-
-
-def _check_classes(classes: list[str] | None) -> None:
-    if classes is None:
-        return
-    repeated = [name for name, count in Counter(classes).items() if count > 1]
-    if repeated or not classes:
-        found = f"names {repeated[0]!r} twice" if repeated else "is empty"
-        raise ConfigError(
-            f"classes {found}. Name each class once, or leave classes out for alphabetical order."
-        )
+        return replace(rows, table=table)

@@ -4,26 +4,22 @@ One file holds all copies of a picture: its name is a digest of the content.
 """
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.assets.cache import cache_dir
 from epic_pl.data.rows import named_rows
+from epic_pl.data.tables.columns import may_embed
 from epic_pl.errors import DataError
 
 
 def embedded_folder() -> Path:
     """Where pictures of tables are unpacked: ``pictures`` in the cache folder."""
     return (cache_dir() / "pictures").resolve()
-
-
-def may_embed(kind: pa.DataType) -> bool:
-    """Whether a column's type is that of an ``Image`` feature of Hugging Face ``datasets``."""
-    return pa.types.is_struct(kind) and {field.name for field in kind} >= {"bytes", "path"}
 
 
 def unpack_pictures(table: pa.Table, name: str | None) -> tuple[pa.Table, Path | None]:
@@ -48,8 +44,6 @@ def unpack_pictures(table: pa.Table, name: str | None) -> tuple[pa.Table, Path |
             f"The pictures in column {name!r} cannot be written to {embedded_folder()} ({error}). "
             "Free some space, or set EPIC_PL_CACHE to a folder that can be written."
         ) from error
-    distinct = len(set(paths) - {None})
-    rank_zero_info(f"Column {name!r}: {distinct:,} pictures unpacked to {embedded_folder()}")
     at = table.column_names.index(name)
     return table.set_column(at, name, pa.array(paths, pa.string())), embedded_folder()
 
@@ -64,5 +58,7 @@ def _unpacked(cell: Any) -> str | None:
     file = embedded_folder() / path
     if not file.is_file() or file.stat().st_size != content.size:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
+        partial = file.with_name(f"{digest}.{os.getpid()}.partial")
+        partial.write_bytes(content)
+        os.replace(partial, file)  # whole for other ranks, which may write it too
     return path

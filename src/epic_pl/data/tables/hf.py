@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
+from epic_pl.data.readers import read_json
 from epic_pl.data.tables.labels import is_list
 
 HF_SPLIT_COLUMN = "split"
@@ -27,7 +28,7 @@ def read_saved_dataset(path: Path) -> pa.Table:
     if not (path / "dataset_dict.json").is_file():
         return _read_split(path)
     parts = []
-    for split in _json(path / "dataset_dict.json")["splits"]:
+    for split in read_json(path / "dataset_dict.json")["splits"]:
         part = _read_split(path / split)
         if HF_SPLIT_COLUMN not in part.column_names:
             part = part.append_column(HF_SPLIT_COLUMN, pa.repeat(split, part.num_rows))
@@ -38,64 +39,49 @@ def read_saved_dataset(path: Path) -> pa.Table:
 def _read_split(path: Path) -> pa.Table:
     files = sorted(path.glob("*.arrow"))
     if (path / "state.json").is_file():
-        entries = _json(path / "state.json")["_data_files"]
+        entries = read_json(path / "state.json")["_data_files"]
         files = [path / Path(entry["filename"]).name for entry in entries]
     tables = [pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files]
-    return _with_class_names(pa.concat_tables(tables), _json(path / "dataset_info.json"))
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return _with_class_names(pa.concat_tables(tables), read_json(path / "dataset_info.json"))
 
 
 def read_hub_parquet(path: Path) -> pa.Table:
-    """A Parquet file, with names for classes where its metadata has them.
-
-    Its metadata may be older than its columns: those that are gone, or hold names by now, are
-    passed over.
-    """
+    """A Parquet file, with names for classes where its metadata has them."""
     table = pyarrow.parquet.read_table(path)
     written = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = (written.get("info") or {}).get("features") or {}
-    kinds = {f.name: f.type.value_type if is_list(f.type) else f.type for f in table.schema}
-    numbers = {name for name, kind in kinds.items() if pa.types.is_integer(kind)}
-    kept = {name: feature for name, feature in features.items() if name in numbers}
-    return _with_class_names(table, {"features": kept})
+    return _with_class_names(table, written.get("info") or {})
 
 
 def _with_class_names(table: pa.Table, info: Any) -> pa.Table:
-    """``ClassLabel`` columns, or lists of them, as names instead of numbers (-1 is unknown)."""
+    """``ClassLabel`` columns, or lists of them, as names instead of numbers (-1 is unknown).
+
+    Metadata may be older than the columns: those that are gone, or hold no numbers, are left.
+    """
     for name, feature in (info.get("features") or {}).items():
         inner = feature
         while isinstance(inner, dict) and inner.get("_type") in ("Sequence", "List", "LargeList"):
             inner = inner["feature"]
         inner = inner[0] if isinstance(inner, list) else inner
-        if isinstance(inner, dict) and inner.get("_type") == "ClassLabel":
+        is_class = isinstance(inner, dict) and inner.get("_type") == "ClassLabel"
+        if is_class and name in table.column_names:
             table = _named_classes(table, name, inner["names"])
     return table
 
 
 def _named_classes(table: pa.Table, name: str, names: list[str]) -> pa.Table:
     of_lists = is_list(table[name].type)
-    kind = table[name].type.value_type if of_lists else table[name].type
-    if pa.types.is_nested(kind):  # lists of lists are no labels
+    if not pa.types.is_integer(table[name].type.value_type if of_lists else table[name].type):
         return table
-    if not pa.types.is_integer(kind):
-        raise ValueError(f"column {name!r} is a ClassLabel, but holds {kind}, not numbers")
 
     def named(code: int | None) -> str | None:
         if code is not None and code >= len(names):
-            raise ValueError(
-                f"column {name!r} holds class {code}, but the dataset names {len(names)} classes, "
-                "which count from 0"
-            )
+            raise ValueError(f"column {name!r} holds class {code}, but {len(names)} are named")
         return None if code is None or code < 0 else names[code]
 
     cells = table[name].to_pylist()
     if of_lists:  # a null list is unknown, an empty one is none of the classes
-        values = pa.array(
-            [cell and list(map(named, cell)) for cell in cells], pa.list_(pa.string())
-        )
+        lists = [cell and [named(code) for code in cell] for cell in cells]
+        values = pa.array(lists, pa.list_(pa.string()))
     else:
         values = pa.array(map(named, cells), pa.string())
     return table.set_column(table.column_names.index(name), name, values)

@@ -1,10 +1,8 @@
 """The label column of a user's table as class names of each row, or errors that name rows."""
 
 import ast
-import json
 import re
 from collections.abc import Iterable, Sequence
-from types import NoneType
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +12,6 @@ from epic_pl.data.rows import true_rows
 from epic_pl.data.tables.columns import column, strings
 from epic_pl.errors import ConfigError, DataError
 
-_SHOWN = 5
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _WHOLE = r"^-?[0-9]+(\.0+)?$"
 # numpy writes no commas, and Python would join the strings
@@ -32,10 +29,7 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def written_lists(cells: Any) -> pa.Array | None:
-    """Lists that strings spell out, such as ``["red", "round"]``, as JSON or Python write them.
-
-    None where not all cells stand in brackets, or none is a list.
-    """
+    """Lists that strings spell out, such as ``["red", "round"]``; None where cells are no lists."""
     if not (pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)):
         return None
     written = [cell and cell.strip() for cell in cells.to_pylist()]
@@ -56,13 +50,10 @@ def written_lists(cells: Any) -> pa.Array | None:
 
 def _list(cell: str) -> list[str] | None:
     try:
-        found = json.loads(cell)
-    except (ValueError, RecursionError):
-        try:
-            found = None if _WITHOUT_COMMA.search(cell) else ast.literal_eval(cell)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return None
-    if not isinstance(found, list) or any(isinstance(x, list | dict | NoneType) for x in found):
+        found = None if _WITHOUT_COMMA.search(cell) else ast.literal_eval(cell)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    if not isinstance(found, list) or not all(isinstance(x, str | int | float) for x in found):
         return None
     return [str(name) for name in found]
 
@@ -90,49 +81,39 @@ def label_column(table: pa.Table, name: str, separator: str | None) -> tuple[Lab
         return [None if each is None else [each] for each in names], False
     if not separator:
         raise ConfigError("label_separator is empty; give a string such as '|', or leave it out.")
-    parts = [
-        [part.strip() for part in (cell or "").split(separator) if part.strip()]
-        for cell in strings(cells, name).to_pylist()
-    ]
-    flat = [part for row in parts for part in row]
+    split = [(cell or "").split(separator) for cell in strings(cells, name).to_pylist()]
+    parts = [[part.strip() for part in row if part.strip()] for row in split]
     rows = [row for row, each in enumerate(parts) for _ in each]
-    rest = iter(_class_names(pa.array(flat, pa.string()), name, rows))
+    flat = pa.array([part for row in parts for part in row], pa.string())
+    rest = iter(_class_names(flat, name, rows))
     return [[next(rest) or "" for _ in each] or None for each in parts], True
 
 
 def _class_names(values: Any, name: str, rows: Sequence[int]) -> list[str | None]:
-    """Class names as strings; ``rows`` holds the row of each value."""
+    """Class names as strings without blanks around them; ``rows`` holds the row of each value."""
 
     def refuse(mask: Any, why: str) -> None:
         at = true_rows(mask)
         if at.size:
-            where = ", ".join(str(rows[i]) for i in at[:_SHOWN])
             raise DataError(
                 f"The label {values[int(at[0])].as_py()!r} in column {name!r} {why} "
-                f"({at.size:,} such: row{'s' if at.size > 1 else ''} {where}"
-                f"{', ...' if at.size > _SHOWN else ''})."
+                f"({at.size:,} such, the first in row {rows[int(at[0])]})."
             )
 
     if pa.types.is_floating(values.type):  # as pandas turns whole numbers with gaps into
-        small = pc.less_equal(pc.abs(values), 2.0**53)  # beyond, floats skip whole numbers
-        whole = pc.and_(small, pc.equal(values, pc.round(values)))
+        whole = pc.and_(pc.is_finite(values), pc.equal(values, pc.round(values)))
         refuse(pc.invert(whole), "is no whole number: bin fractions, and leave unknown cells empty")
         values = values.cast(pa.int64())
-    values = strings(values, name)
+    values = pc.utf8_trim_whitespace(strings(values, name))
     # pandas also writes 1.0 for 1; where both occur, they are one class
     pointed = pc.match_substring(values, ".")
     if pc.all(pc.match_substring_regex(values, _WHOLE)).as_py() and not pc.all(pointed).as_py():
         values = pc.replace_substring_regex(values, r"\.0+$", "")
-    trimmed = pc.utf8_trim_whitespace(values)
     refuse(
-        pc.is_in(pc.utf8_lower(trimmed), value_set=pa.array(["nan", "<na>"])),
+        pc.is_in(pc.utf8_lower(values), value_set=pa.array(["nan", "<na>"])),
         "is what pandas writes for a missing value; fill it in, or leave the cell empty",
     )
-    refuse(
-        pc.and_(pc.not_equal(trimmed, values), pc.not_equal(trimmed, "")),
-        "has blanks at its beginning or end, which would make a class of its own; trim it",
-    )
-    names: list[str | None] = pc.if_else(pc.equal(trimmed, ""), None, values).to_pylist()
+    names: list[str | None] = pc.if_else(pc.equal(values, ""), None, values).to_pylist()
     return names
 
 
@@ -154,8 +135,7 @@ def encode_labels(labels: Labels, classes: Sequence[str]) -> list[list[int] | No
         row, name = unknown[0]
         raise DataError(
             f"Label {name!r} (row {row}; {len(unknown):,} unknown labels in all) is none of the "
-            f"{len(classes)} classes: {', '.join(classes[:20])}"
-            f"{', ...' if len(classes) > 20 else ''}. Correct the label, or add it to classes."
+            f"{len(classes)} classes, such as {classes[0]!r}. Correct it, or add it to classes."
         )
     return [
         None if names is None else list(dict.fromkeys(index[name] for name in names))

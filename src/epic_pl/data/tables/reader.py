@@ -17,14 +17,7 @@ _MALFORMED = (pa.ArrowException, ValueError, KeyError, TypeError, AttributeError
 
 def source_files(path: Path) -> list[Path]:
     """The files that a table is read from, sorted."""
-    try:
-        is_folder, is_file = path.is_dir(), path.is_file()
-    except OSError as error:  # a folder without permission, a name that is too long
-        raise DataError(
-            f"Table {path} cannot be opened: {error.strerror}. Give the path of a table that you "
-            "may read as data.init_args.table."
-        ) from error
-    if is_folder:
+    if path.is_dir():
         if not is_saved_dataset(path):
             raise DataError(
                 f"{path} is a folder, and no Hugging Face dataset saved with save_to_disk (those "
@@ -32,7 +25,7 @@ def source_files(path: Path) -> list[Path]:
                 f"{', '.join(SUFFIXES)} file."
             )
         return sorted(path.rglob("*.arrow")) + sorted(path.rglob("*.json"))
-    if not is_file:
+    if not path.is_file():
         raise DataError(
             f"Table {path} does not exist (relative paths start from {Path.cwd()}). Give its path "
             "as data.init_args.table."
@@ -77,22 +70,15 @@ def _read(path: Path) -> pa.Table:
 
 
 def _of_objects(rows: Iterable[tuple[int, Any]]) -> pa.Table:
-    numbers, objects = zip(*rows, strict=True) if (rows := list(rows)) else ((), ())
-    for number, row in zip(numbers, objects, strict=True):
+    objects = []
+    for number, row in rows:
         if not isinstance(row, dict):
             raise ValueError(f"item {number} (counting from 0) is no object, but {row!r:.60}")
+        objects.append(row)
     columns: dict[str, pa.Array] = {}
     for name in dict.fromkeys(name for row in objects for name in row):
-        values = [row.get(name) for row in objects]
         try:
-            columns[name] = pa.array(values)
+            columns[name] = pa.array([row.get(name) for row in objects])
         except (pa.ArrowException, OverflowError) as error:
-            kinds: dict[str, int] = {}
-            for number, value in zip(numbers, values, strict=True):
-                if value is not None:
-                    kinds.setdefault(type(value).__name__, number)
-            named = ", ".join(f"{kind} in row {number}" for kind, number in kinds.items())
-            raise ValueError(
-                f"key {name!r} must be of one type, but holds {named} ({error})"
-            ) from error
+            raise ValueError(f"key {name!r} must be of one type: {error}") from error
     return pa.table(columns)
