@@ -18,7 +18,7 @@ from epic_pl.data.rows import sample_table
 from epic_pl.data.tables.datamodule import TableDataModule
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.features.store.lazy import StoredRows
-from epic_pl.features.store.manifest import Manifest
+from epic_pl.features.store.reader import FeatureStore
 from epic_pl.module import EPICModule
 from epic_pl.module.config import EncoderConfig, EncodersConfig
 from epic_pl.nn import EPICConfig
@@ -71,7 +71,7 @@ class Workshop:
 
     def stored_items(self, kind):
         (folder,) = self.stores(kind)
-        return Manifest.read(folder).index.items
+        return len(FeatureStore(folder))
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def test_a_probe_of_another_pooling_reads_no_such_store(workshop, pooling):
     torch.testing.assert_close(
         logits_of(workshop, probe, workshop.cache()), logits_of(workshop, probe), rtol=0, atol=1e-5
     )
-    assert len(list((workshop.root / "features").glob("*-*/manifest.json"))) == 3
+    assert len(list((workshop.root / "features").glob("*-*/spec.json"))) == 3
 
 
 @pytest.mark.parametrize("problem", ["lacks items", "is damaged"])
@@ -271,7 +271,7 @@ def test_a_store_that_cannot_serve_is_passed_over(workshop, problem):
     if problem == "lacks items":
         Image.new("RGB", (50, 50), (250, 250, 20)).save(workshop.root / "pictures/test2.png")
     else:
-        (workshop.stores("image")[0] / "manifest.json").write_text("{}")
+        (workshop.stores("image")[0] / "spec.json").write_text("{}")
     assert_close(logits_of(workshop, probe, workshop.cache()), logits_of(workshop, probe))
     assert [len(workshop.stores(kind)) for kind in KINDS] == [2, 1]
 
@@ -486,7 +486,7 @@ def test_a_broken_picture_is_named(workshop):
 @pytest.fixture
 def seen(monkeypatch):
     """Tiny memories stay in place too; gives the types that the model is handed."""
-    monkeypatch.setattr("epic_pl.features.store.lazy._LARGE", 0)
+    monkeypatch.setattr("epic_pl.features.store.reader._LARGE", 0)
     types, restore = set(), ReadOnlyTower.restore
 
     def spy(tower, features, *rest):
