@@ -4,7 +4,6 @@ import csv
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -84,31 +83,16 @@ def test_encoders_run_on_the_trainers_device(project, monkeypatch):
     assert seen == {device}
 
 
-@pytest.mark.parametrize("command", ["cache build", "fit"])
 def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_stored(
-    project, monkeypatch, capsys, command
+    project, monkeypatch, capsys
 ):
     def refuse(precision, device):
         raise ConfigError(f"{precision} on {device}")
 
     monkeypatch.setattr("epic_pl.module.epic_module.check_precision", refuse)
-    given = [*command.split(), *options(project), "--model.encoders.precision", "fp16"]
-    assert exit_code(*given) == 1
+    assert build(project, "--model.encoders.precision", "fp16") == 1
     assert "fp16 on cpu" in capsys.readouterr().err
     assert not (project / "features").exists()
-
-
-def test_a_disk_too_small_for_all_splits_is_refused_before_anything_is_stored(
-    project, monkeypatch, capsys
-):
-    free = SimpleNamespace(free=64_000_000 + 60_000)  # 64 MB stay free
-    monkeypatch.setattr("epic_pl.features.store.build.shutil.disk_usage", lambda _: free)
-    # texts of test are those of train, but for one: the first splits alone would have fitted
-    assert build(project, "--cache.dtype", "float32") == 1
-    said = capsys.readouterr().err
-    assert "image features of 3 items" in said
-    assert "text features of 12 items" in said
-    assert not list(project.glob("features/*-*/*"))
 
 
 def test_a_test_split_that_is_not_there_is_left_out_and_told(project, capsys):
