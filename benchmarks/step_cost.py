@@ -218,7 +218,7 @@ def work(options: argparse.Namespace) -> None:
         callbacks=[meter] if setting.level == "off" else [cache, meter],
     )
     trainer.fit(module, datamodule=data)
-    stored = sum(f.stat().st_size for f in (folder / setting.level).rglob("shard-*.bin"))
+    stored = sum(f.stat().st_size for f in (folder / setting.level).rglob("shard-*"))
     rows = len(data.dataset("train")) + len(data.dataset("val"))
     row = {
         "method": options.worker,

@@ -4,8 +4,6 @@ import csv
 import os
 import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -85,31 +83,16 @@ def test_encoders_run_on_the_trainers_device(project, monkeypatch):
     assert seen == {device}
 
 
-@pytest.mark.parametrize("command", ["cache build", "fit"])
 def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_stored(
-    project, monkeypatch, capsys, command
+    project, monkeypatch, capsys
 ):
     def refuse(precision, device):
         raise ConfigError(f"{precision} on {device}")
 
     monkeypatch.setattr("epic_pl.module.epic_module.check_precision", refuse)
-    given = [*command.split(), *options(project), "--model.encoders.precision", "fp16"]
-    assert exit_code(*given) == 1
+    assert build(project, "--model.encoders.precision", "fp16") == 1
     assert "fp16 on cpu" in capsys.readouterr().err
     assert not (project / "features").exists()
-
-
-def test_a_disk_too_small_for_all_splits_is_refused_before_anything_is_stored(
-    project, monkeypatch, capsys
-):
-    free = SimpleNamespace(free=64_000_000 + 60_000)  # 64 MB stay free
-    monkeypatch.setattr("epic_pl.features.store.progress.shutil.disk_usage", lambda _: free)
-    # texts of test are those of train, but for one: the first splits alone would have fitted
-    assert build(project, "--cache.dtype", "float32") == 1
-    said = capsys.readouterr().err
-    assert "image features of 3 items" in said
-    assert "text features of 12 items" in said
-    assert not list(project.glob("features/*-*/*"))
 
 
 def test_a_test_split_that_is_not_there_is_left_out_and_told(project, capsys):
@@ -132,14 +115,12 @@ def _only_blank(encode):
     return checked
 
 
-@pytest.mark.slow
 def test_what_the_command_stored_is_all_that_later_runs_need(project, monkeypatch, capsys):
     given = options(project)
-    command = str(Path(sys.executable).with_name("epic-pl"))
-    done = subprocess.run([command, "cache", "build", *given], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert "Caching image features of 3 items" in done.stdout
-    assert "ETA" in done.stderr
+    assert build(project) == 0
+    printed = capsys.readouterr()
+    assert "Caching image features of 3 items" in printed.out
+    assert "image features" in printed.err
     monkeypatch.setattr(Items, "encode", _only_blank(Items.encode))
     monkeypatch.setattr(ImageTextDataset, "raw", lambda *_: pytest.fail("a picture was read"))
     main(["fit", *given, "--trainer.max_epochs", "1"])
@@ -187,31 +168,33 @@ def stored(root):
     return {path.relative_to(folder): path.read_bytes() for path in folder.glob("[it]*-*/*")}
 
 
-def encoded(root):
-    """Items that each process has encoded."""
-    return {path.name: len(path.read_text()) for path in root.glob("encoded-*")}
-
-
 @pytest.mark.slow
-def test_two_ranks_share_the_work_and_store_what_one_does(project, monkeypatch, capfd):
-    command = ["cache", "build", *options(project), "--cache.batch_size", "2"]
+def test_two_ranks_share_the_work_and_fit_as_they_do_from_pictures(project, monkeypatch):
+    given = [*options(project), "--cache.batch_size", "2", "--cache.dtype", "float32"]
     monkeypatch.setattr(fill, "SHARD_BYTES", SHARD_BYTES)
     whole, encode = [], Items.encode
     monkeypatch.setattr(
         Items, "encode", lambda items, keys: whole.extend(keys) or encode(items, keys)
     )
-    assert exit_code(*command) == 0
-    alone = capfd.readouterr().out
-    assert "Caching image features" in alone
+    main(["fit", *given, "--trainer.max_epochs", "1"])
     assert len(stored(project)) > 10
+    folder, fit = project / "two", ["fit", *given, *DDP, "--trainer.max_epochs", "1"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for name, launcher in (("by_itself", []), ("by_torchrun", torchrun)):
-        both = run(project / name, [*command, *DDP], launcher=launcher)
-        assert stored(project / name) == stored(project)
-        shares = encoded(project / name)
-        assert sorted(shares) == ["encoded-0", "encoded-1"]
-        assert max(shares.values()) < len(whole)
-        assert both.count("Caching") == alone.count("Caching")  # told by one rank
+    commands = [[*fit, "--cache.level", level] for level in ("layers", "off")]
+    printed = run(folder, *commands, launcher=torchrun)
+    assert printed.count("Caching") == 1  # by one rank
+    assert stored(folder) == stored(project)
+    shares = {path.name: len(path.read_text()) for path in folder.glob("encoded-*")}
+    assert sorted(shares) == ["encoded-0", "encoded-1"]
+    assert max(shares.values()) < len(whole)
+    losses = []
+    for path in sorted(folder.glob("runs/fit/version_*/metrics.csv")):
+        with path.open() as file:
+            rows = [row["val/loss"] for row in csv.DictReader(file)]
+        losses.append([float(value) for value in rows if value])
+    cached, live = losses
+    assert len(cached) == 1
+    assert cached == pytest.approx(live, abs=1e-5)
 
 
 @pytest.mark.slow
@@ -221,21 +204,3 @@ def test_a_rank_that_fails_ends_all(project):
     printed = run(project / "two", ["cache", "build", *options(project), *DDP], fails=True)
     assert "val1.png" in printed
     assert "Traceback" not in printed
-
-
-@pytest.mark.slow
-def test_two_ranks_fill_and_fit_as_they_do_from_pictures(project):
-    fit = ["fit", *options(project), *DDP, "--trainer.max_epochs", "1", "--cache.dtype", "float32"]
-    folder = project / "two"
-    run(folder, [*fit, "--cache.level", "layers"], [*fit, "--cache.level", "off"])
-    losses = []
-    for path in sorted(folder.glob("runs/fit/version_*/metrics.csv")):
-        with path.open() as file:
-            rows = [row["val/loss"] for row in csv.DictReader(file)]
-        losses.append([float(value) for value in rows if value])
-    cached, live = losses
-    assert len(cached) == 1
-    assert cached == pytest.approx(live, abs=1e-5)
-    assert sorted(encoded(folder)) == ["encoded-0", "encoded-1"]
-    kinds = {path.parts[0].split("-")[0] for path in stored(folder)}
-    assert kinds == {"image", "text"}

@@ -73,4 +73,4 @@ def test_pooled_methods_read_the_boundarys_mean_from_a_store_of_prompts(tmp_path
     for name, tensor in expected.items():
         torch.testing.assert_close(batch[name][:2].float(), tensor[[1, 0]], rtol=0, atol=0.03)
         assert not batch[name][2].any()
-    assert len(list(tmp_path.glob("*/manifest.json"))) == 1
+    assert len(list(tmp_path.glob("*/spec.json"))) == 1

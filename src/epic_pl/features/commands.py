@@ -39,10 +39,7 @@ def run(argv: list[str]) -> int:
     from epic_pl.features.store.build import default_root
 
     folder = options.folder or default_root()
-    if options.command == "info":
-        return int(any(store.problem for store in upkeep.info(folder)))
     if options.command == "verify":
-        checks = upkeep.verify(folder, remove_corrupt=options.remove_corrupt)
-        return int(any(check.problem for check in checks))
-    upkeep.clear(folder)
+        return int(bool(upkeep.verify(folder, options.remove_corrupt)))
+    {"info": upkeep.info, "clear": upkeep.clear}[options.command](folder)
     return 0

@@ -78,7 +78,13 @@ def _wanted(items: Items[Any], hashes: dict[Any, str]) -> Wanted:
     def produce(positions: Sequence[int]) -> tuple[dict[str, Tensor], Tensor | None]:
         return items.encode([keys[position] for position in positions])
 
-    return Wanted(items.spec, list(hashes.values()), produce, lambda spec: serves(spec, items.spec))
+    return Wanted(
+        items.spec,
+        list(hashes.values()),
+        produce,
+        lambda spec: serves(spec, items.spec),
+        items.mean_tokens(keys),
+    )
 
 
 def _stored(store: FeatureStore, hashes: dict[Any, str], in_place: Collection[str]) -> StoredItems:

@@ -133,6 +133,10 @@ class Items(ABC, Generic[Key]):
         features = {name: tensor.float().cpu() for name, tensor in given.items()}
         return features, None if mask is None else mask.sum(dim=1).cpu()
 
+    def mean_tokens(self, keys: Sequence[Key]) -> float | None:
+        """Mean number of tokens of a sample of texts."""
+        return None
+
     @cached_property
     def spec(self) -> StoreSpec:
         """The spec of the items' store; encodes the blank item.
@@ -221,6 +225,11 @@ class Texts(Items[str]):
     def hashes(self, keys: Sequence[str]) -> list[str]:
         """SHA-256 of the characters."""
         return [text_digest(text) for text in keys]
+
+    def mean_tokens(self, keys: Sequence[str]) -> float:
+        """Mean number of tokens of a sample of texts."""
+        step = -(-len(keys) // 256)
+        return float(self._inputs(keys[::step])[1].sum(1).float().mean())
 
     def _inputs(self, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
         tokens = self.data.collator.tokenize(keys)

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from epic_pl.features.dataset import PictureKey
+from epic_pl.features.store.lazy import StoredRows
 from epic_pl.features.store.reader import FeatureStore
-from epic_pl.lazy_tensor import LazyTensor, whole
+from epic_pl.lazy_tensor import whole
 from epic_pl.types import Features
 
 
@@ -38,9 +39,10 @@ class StoredItems:
         # from a loader's worker a batch travels as tensors
         in_place = self._in_place if get_worker_info() is None else ()
         fields = self.store.gather(rows, in_place)
-        is_lazy = any(isinstance(field, LazyTensor) for field in fields.values())
-        if is_lazy and current_thread() is not main_thread():
-            self.store.prefetch(rows)  # loaded ahead: the disk may read while a step runs
+        if current_thread() is not main_thread():  # loaded ahead, while a step runs
+            for field in fields.values():
+                if isinstance(field, StoredRows):
+                    field.prefetch()
         return fields
 
 

@@ -23,7 +23,7 @@ def main(
             time.sleep(0.01)
 
     items.produce = produce_slowly
-    options = {"rank": int(rank), "world_size": int(world_size), "progress": True}
+    options = {"rank": int(rank), "world_size": int(world_size)}
     if start == "together":
         options["barrier"] = wait_for_all
     items.build(Path(root), batch_size=4, shard_bytes=12 * 1024, **options)

@@ -1,7 +1,4 @@
-import gc
-import json
 import pickle
-import resource
 from dataclasses import replace
 
 import numpy as np
@@ -69,20 +66,23 @@ def test_int8_keeps_tiny_and_huge_vectors(tmp_path):
 
 def test_padding_is_not_stored(tmp_path, items):
     store = make(tmp_path, items, "float16", 1 << 20)
-    pooled = 24  # 9 numbers of 2 bytes, up to a whole word
     tokens = sum(items.length(name) if items.ragged else 5 for name in items.hashes)
-    numbers = 2 * 3 * 8 * 2 * tokens + pooled * len(items.hashes)
-    beside = 64 + 32 + len(items.hashes) * (20 if items.ragged else 16)
-    (shard,) = store.folder.glob("shard-*")
-    assert shard.stat().st_size == numbers + beside
+    numbers = 2 * (2 * 3 * 8 * tokens + 9 * len(items.hashes))
+    beside = len(items.hashes) * (24 if items.ragged else 16)
+    (shard,) = (path.read_bytes() for path in store.folder.glob("shard-*"))
+    header = 8 + int.from_bytes(shard[:8], "little")
+    assert header % 64 == 0
+    assert len(shard) == header + numbers + beside
 
 
 def test_rows_and_lengths(tmp_path, items):
     store = make(tmp_path, items)
+    assert sorted(store.rows(items.hashes)) == list(range(23))
     rows = store.rows([items.hashes[5], "unknown", items.hashes[0]])
-    assert rows.tolist() == [5, -1, 0]
-    expected = [items.length(name) if items.ragged else 5 for name in items.hashes]
-    assert store.lengths.tolist() == expected
+    assert (rows < 0).tolist() == [False, True, False]
+    if items.ragged:
+        lengths = store.lengths[rows[[0, 2]]].tolist()
+        assert lengths == [items.length(items.hashes[number]) for number in (5, 0)]
 
 
 def test_absent_items_are_zero(tmp_path, items):
@@ -98,54 +98,13 @@ def test_absent_items_are_zero(tmp_path, items):
     assert not any(tensor.any() for tensor in nothing.values())
 
 
-def test_prefetch_changes_nothing(tmp_path, items):
-    store = make(tmp_path, items)
-    rows = np.array([20, 1, 1, 7])
-    before = store.gather(rows)
-    store.prefetch(np.array([20, -1, 7]))
-    after = store.gather(rows)
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    with pytest.raises(CacheError, match="no row 99"):
-        store.prefetch(np.array([99]))
-
-
-def test_a_batch_in_use_is_never_written_over(tmp_path):
-    spec = StoreSpec("image", {}, (Field("memory", (1 << 17,)),), "float32")
-
-    def produce(positions):
-        return {"memory": torch.tensor(positions).float()[:, None].expand(-1, 1 << 17)}, None
-
-    names = [str(number) for number in range(6)]
-    store = build_one(tmp_path, spec, names, produce, progress=False)
-    held = [store.gather(np.array([row, row]))["memory"][1] for row in range(6)]
-    assert [float(tensor.unique()) for tensor in held] == list(range(6))
-    address = held.pop().untyped_storage().data_ptr()
-    gc.collect()
-    assert store.gather(np.array([0, 1]))["memory"].untyped_storage().data_ptr() == address
-
-
 def test_a_store_travels_to_other_processes_without_its_table(tmp_path, items):
     store = make(tmp_path, items)
     message = pickle.dumps(store)
-    assert len(message) < 1000
+    assert len(message) < 2000
     rows = np.array([2, 9])
+    build_one(tmp_path, items.spec(), ["new"], lambda _: items.padded(["new"]))  # rows stay
     assert torch.equal(pickle.loads(message).gather(rows)["memory"], store.gather(rows)["memory"])
-
-
-@pytest.mark.slow
-def test_half_a_million_items_are_found_without_a_table_in_memory(tmp_path):
-    spec = StoreSpec("image", {}, (Field("pooled", (1,)),), "float32")
-    names = [f"{number:x}" for number in range(500_000)]
-
-    def produce(positions):
-        return {"pooled": torch.tensor(positions).float()[:, None]}, None
-
-    build_one(tmp_path, spec, names, produce, batch_size=100_000, progress=False)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    store = FeatureStore(spec.folder(tmp_path))
-    asked = np.random.default_rng(0).choice(500_000, 1000)
-    assert store.rows([names[row] for row in asked]).tolist() == asked.tolist()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40_000  # KB
 
 
 def test_any_change_of_a_spec_but_the_encoders_name_is_another_key(items):
@@ -157,52 +116,26 @@ def test_any_change_of_a_spec_but_the_encoders_name_is_another_key(items):
     ]
     assert len({spec.key for spec in specs}) == 4
     assert replace(specs[0], encoder="/moved/elsewhere").key == specs[0].key
+    other_order = dict(reversed(specs[3].identity.items()))
+    assert replace(specs[3], identity=other_order).key == specs[3].key
 
 
-def test_keys_ignore_the_order_of_entries():
-    field = (Field("pooled", (3,)),)
-    one = StoreSpec("image", {"a": 1, "b": (2, 3)}, field)
-    assert one.key == StoreSpec("image", {"b": [2, 3], "a": 1}, field).key
-    assert StoreSpec.from_json(json.loads(json.dumps(one.to_json()))).key == one.key
-
-
-def test_a_changed_manifest_is_refused(tmp_path, items):
+def test_truncated_and_swapped_shards_are_left_out(tmp_path, items):
     store = make(tmp_path, items)
-    path = store.folder / "manifest.json"
-    path.write_text(path.read_text().replace('"level": "layers"', '"level": "layer2"'))
-    with pytest.raises(CacheError, match=r"manifest.json was changed"):
-        FeatureStore(items.spec().folder(tmp_path))
-    path.write_text("{")
-    with pytest.raises(CacheError, match=r"manifest.json is damaged"):
-        FeatureStore(items.spec().folder(tmp_path))
-    path.unlink()
-    with pytest.raises(CacheError, match="not complete"):
-        FeatureStore(items.spec().folder(tmp_path))
-
-
-def test_a_store_under_another_name_is_refused(tmp_path, items):
-    folder = items.spec("float16").folder(tmp_path)
-    make(tmp_path, items).folder.rename(folder)
-    with pytest.raises(CacheError, match="holds something else than its name says"):
-        FeatureStore(folder)
-
-
-def test_a_truncated_or_swapped_file_is_refused(tmp_path, items):
-    store = make(tmp_path, items)
-    first, second = sorted(store.folder.glob("shard-*"))[:2]
-    index = next(store.folder.glob("index-*"))
+    assert StoreSpec.read(store.folder) == store.spec
+    first = sorted(store.folder.glob("shard-*"))[0]
     whole = first.read_bytes()
-    first.write_bytes(whole[:-1])
-    with pytest.raises(CacheError, match=rf"{first.name} is missing or truncated.*cache verify"):
-        FeatureStore(items.spec().folder(tmp_path))
-    first.write_bytes(b"\0" * len(whole))
-    with pytest.raises(CacheError, match=f"{first.name} is not the one"):
-        FeatureStore(items.spec().folder(tmp_path)).gather(np.array([0]))
-    first.write_bytes(whole)
-    second.unlink()
-    with pytest.raises(CacheError, match=second.name):
-        FeatureStore(items.spec().folder(tmp_path))
-    make(tmp_path, items)
-    index.write_bytes(index.read_bytes()[::-1])
-    with pytest.raises(CacheError, match=rf"{index.name} was changed"):
-        FeatureStore(items.spec().folder(tmp_path))
+    first.unlink()  # a mapped file must not change
+    for damaged in (whole[:-1], b"\0" * len(whole)):
+        first.write_bytes(damaged)
+        left = FeatureStore(store.folder)
+        assert 0 < len(left) < 23
+        names = [
+            name
+            for name, row in zip(items.hashes, left.rows(items.hashes), strict=True)
+            if row >= 0
+        ]
+        items.assert_in(left, names)
+    (store.folder / "spec.json").write_text('{"format": 1}')
+    with pytest.raises(CacheError, match=r"spec\.json does not describe.*cache clear"):
+        FeatureStore(store.folder)

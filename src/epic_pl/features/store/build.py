@@ -1,22 +1,42 @@
 """Filling stores: by any number of processes, killed and continued at will, to the same bytes."""
 
 import errno
-import os
-from collections.abc import Callable, Iterator, Sequence
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
 from epic_pl.assets import cache_dir
 from epic_pl.errors import CacheError
-from epic_pl.features.store.manifest import SPEC
-from epic_pl.features.store.progress import require_disk
-from epic_pl.features.store.reader import FeatureStore
-from epic_pl.features.store.spec import StoreSpec
-from epic_pl.features.store.writer import Produce, Writer
+from epic_pl.features.store.reader import FeatureStore, Rows
+from epic_pl.features.store.shard import (
+    Tensors,
+    digests_of,
+    encode,
+    open_shard,
+    shard_name,
+    write_file,
+    write_shard,
+)
+from epic_pl.features.store.spec import SPEC, StoreSpec
 
-SHARD_BYTES = 256_000_000
+SHARD_BYTES = 128_000_000
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_SLACK = 64_000_000  # bytes of disk that stay free
+_POLL = 0.2  # seconds between looks at shards that another process writes
+
+Produce = Callable[[Sequence[int]], tuple[Mapping[str, Tensor], Tensor | None]]
 
 
 def default_root() -> Path:
@@ -35,40 +55,37 @@ class Wanted:
             point on any device, and for ragged stores, whose token axes hold the longest of the
             batch, the B lengths, else None. It must depend on nothing but the items.
         serves: whether a store of another spec has all these fields of its items too.
+        mean_tokens: of a ragged store's items, to estimate its size; None assumes the most.
     """
 
     spec: StoreSpec
     hashes: Sequence[str]
     produce: Produce
     serves: Callable[[StoreSpec], bool] = lambda spec: False
+    mean_tokens: float | None = None
 
-    def other_store(self, root: Path, pin_memory: bool) -> FeatureStore | None:
-        """A complete store of another spec that serves, unless its own is complete."""
+    def missing(self, root: Path, shard_bytes: int) -> list[Rows]:
+        """Positions in ``hashes`` of the items that the store lacks, shard by shard."""
+        digests = digests_of(self.hashes)
+        new = np.sort(np.unique(digests, return_index=True)[1])  # each once, as first given
+        with suppress(CacheError):  # no store yet, or one whose description is rewritten
+            new = new[~np.isin(digests[new], FeatureStore(self.spec.folder(root)).digests)]
+        size = max(1, int(shard_bytes / self.spec.bytes_per_item()))
+        return [new[start : start + size] for start in range(0, len(new), size)]
+
+    def open(self, root: Path, pin_memory: bool) -> FeatureStore | None:
+        """A store that has all items: its own, or one of another spec that serves."""
         own = self.spec.folder(root)
         paths = sorted(root.glob(f"{self.spec.kind}-*/{SPEC}"))
         for folder in [own, *(path.parent for path in paths if path.parent != own)]:
-            with suppress(CacheError):  # missing, incomplete, damaged, or of another version
-                spec = StoreSpec.read(folder / SPEC)
-                if folder != spec.folder(root) or not (folder == own or self.serves(spec)):
-                    continue
-                store = FeatureStore(folder, pin_memory, self.spec.fields)
-                if (store.rows(self.hashes) >= 0).all():
-                    return None if folder == own else store
+            with suppress(CacheError):  # missing, or of another version
+                spec = StoreSpec.read(folder)
+                if folder == spec.folder(root) and (folder == own or self.serves(spec)):
+                    fields = None if folder == own else self.spec.fields
+                    store = FeatureStore(folder, pin_memory, fields)
+                    if (store.rows(self.hashes) >= 0).all():
+                        return store
         return None
-
-    def open(self, root: Path, pin_memory: bool) -> FeatureStore:
-        """Open its own store.
-
-        Raises:
-            CacheError: it is missing or damaged, or lacks items.
-        """
-        store = FeatureStore(self.spec.folder(root), pin_memory)
-        if absent := int((store.rows(self.hashes) < 0).sum()):
-            raise CacheError(
-                f"The feature store {store.folder} lacks {absent:,} of {len(self.hashes):,} items "
-                "and cannot be written. Correct its permissions, or choose another cache folder."
-            )
-        return store
 
 
 def build(
@@ -85,7 +102,7 @@ def build(
 ) -> list[FeatureStore]:
     """Fill stores with the items that they lack, and open them.
 
-    What is already there is kept; new items are appended in the order in which they are first
+    What is already there is kept; new items go to new files, in the order in which they are first
     given. The bytes depend on the spec, the items, ``batch_size`` and ``shard_bytes`` alone: not
     on the number of processes, nor on how often they were killed. Processes share the work through
     file locks, so ranks need no process group, and two builds at once help each other.
@@ -103,36 +120,106 @@ def build(
         pin_memory: of the stores that are opened.
 
     Raises:
-        CacheError: too little disk is free, an existing store is damaged, or a number is not
-            finite once stored.
+        CacheError: too little disk is free, a store cannot be written, or a number is not finite
+            once stored.
     """
     if not all(each.hashes for each in wanted):
         raise CacheError("There is nothing to store: no item was given.")
     show = progress and rank == 0
-    others = [each.other_store(root, pin_memory) for each in wanted]
-    writers = [
-        Writer(root, each.spec, each.hashes, each.produce, batch_size, shard_bytes)
-        for each, other in zip(wanted, others, strict=True)
-        if other is None and _may_grow(each.spec.folder(root))
+    todo = [
+        (each, each.missing(root, shard_bytes))
+        for each in wanted
+        if each.open(root, pin_memory) is None
     ]
-    additions = []
-    for writer in writers:
-        with _disk_errors(writer.folder):
-            additions.append(writer.addition())
-    require_disk(root, additions, show)
+    _require_disk(root, todo, show)
     barrier()
-    for writer in writers:
-        with _disk_errors(writer.folder):
-            writer.write(rank, world_size, show)
+    for each, missing in todo:
+        own = missing[rank::world_size]
+        rest = [positions for index, positions in enumerate(missing) if index % world_size != rank]
+        with _disk_errors(each.spec.folder(root)):
+            _write(root, each, [*own, *rest], batch_size, show)
     barrier()
-    return [
-        each.open(root, pin_memory) if other is None else other
-        for each, other in zip(wanted, others, strict=True)
-    ]
+    stores = [each.open(root, pin_memory) for each in wanted]
+    complete = [store for store in stores if store is not None]
+    if len(complete) < len(stores):
+        raise CacheError(f"The feature stores in {root} were changed while they were filled.")
+    return complete
 
 
-def _may_grow(folder: Path) -> bool:
-    return not folder.is_dir() or os.access(folder, os.W_OK)
+def _write(root: Path, wanted: Wanted, shards: list[Rows], batch_size: int, show: bool) -> None:
+    """Write the shards that no other process has written or is writing, until none is missing."""
+    folder, digests = wanted.spec.folder(root), digests_of(wanted.hashes)
+    folder.mkdir(parents=True, exist_ok=True)
+    locks = folder.with_name(f".{folder.name}.locks")
+    locks.mkdir(exist_ok=True)
+    with FileLock(locks / f"{SPEC}.lock"):
+        try:
+            StoreSpec.read(folder)
+        except CacheError:
+            plain = json.dumps(wanted.spec.to_json(), indent=1, sort_keys=True)
+            write_file(folder / SPEC, f"{plain}\n".encode())
+    with _progress(f"{wanted.spec.kind} features", sum(map(len, shards)), show) as advance:
+        while shards:
+            left = []
+            for positions in shards:
+                path = folder / shard_name(digests[positions])
+                try:
+                    with FileLock(locks / f"{path.name}.lock", timeout=0):
+                        if open_shard(path) is None:
+                            batches = _batches(wanted, positions, batch_size, advance)
+                            write_shard(path, digests[positions], list(batches))
+                        else:
+                            advance(len(positions))
+                except Timeout:  # the system frees a lock when its process dies
+                    left.append(positions)
+            if len(left) == len(shards):
+                time.sleep(_POLL)
+            shards = left
+
+
+def _batches(
+    wanted: Wanted, positions: Rows, batch_size: int, advance: Callable[[int], None]
+) -> Iterator[Tensors]:
+    for start in range(0, len(positions), batch_size):
+        chosen = positions[start : start + batch_size].tolist()
+        tensors, lengths = wanted.produce(chosen)
+        yield encode(wanted.spec, tensors, lengths, [wanted.hashes[each] for each in chosen])
+        advance(len(chosen))
+
+
+def _require_disk(root: Path, todo: Sequence[tuple[Wanted, list[Rows]]], show: bool) -> None:
+    """Compare the size of all that is missing with the free disk."""
+    parts, needed = [], 0
+    for wanted, missing in todo:
+        items = sum(map(len, missing))
+        size = int(items * wanted.spec.bytes_per_item(wanted.mean_tokens))
+        needed += size
+        parts.append(f"{wanted.spec.kind} features of {items:,} items, about {decimal(size)}")
+    if not parts:
+        return
+    existing = root
+    while not existing.exists():  # created with the first store
+        existing = existing.parent
+    free, what = shutil.disk_usage(existing).free, f"{' and '.join(parts)}, in {root}"
+    if needed + _SLACK > free:
+        raise CacheError(
+            f"Caching {what} needs {decimal(needed)}, and {decimal(_SLACK)} that stay free, but "
+            f"{decimal(free)} are free there. Store smaller numbers (cache.dtype float16 or int8; "
+            f"now {todo[0][0].spec.dtype}) or another level, choose another cache folder (or set "
+            "EPIC_PL_CACHE to one), or remove old stores with `epic-pl cache clear`."
+        )
+    if show:
+        print(f"Caching {what}; {decimal(free)} are free", flush=True)
+
+
+@contextmanager
+def _progress(title: str, total: int, show: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error; yields a function that counts finished items."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = Console(file=sys.stderr)
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not show) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda items: bar.advance(task, items)
 
 
 @contextmanager
@@ -141,7 +228,7 @@ def _disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK_ERRORS and str(folder) not in str(error.filename):
+        if error.errno not in _DISK_ERRORS and str(folder.parent) not in str(error.filename):
             raise  # of `produce`, for example a picture that is missing
         raise CacheError(
             f"The feature store {folder} could not be written ({error}). Free some disk space or "

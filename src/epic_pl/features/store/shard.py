@@ -1,39 +1,29 @@
-"""Shard files: written whole or not at all, self-describing, mapped into memory to be read.
+"""Shards: safetensors files with some items of a store, written whole or not at all.
 
-header   64 bytes: magic, items n, tokens T, digest of the spec, digest of the item digests
-items    (n, words) int64
-tokens   (T, words) int64, ragged stores only
-lengths  (n,) int32, ragged stores only
-digests  (n, 16) bytes
-sha256   32 bytes, of all the above
+A shard of n items holds ``FIELD (n, *shape)`` for each field and ``digests (n, 16)``. Fields that
+ragged stores keep token by token are ``(T, ...)``, the tokens of all items one after the other with
+the token axis first, and ``lengths (n,)`` counts each item's. int8 adds ``FIELD.scale``.
+
+Shape legend: B items of a batch, N tokens of its longest item, T tokens of all its items together.
 """
 
 import hashlib
-import mmap
 import os
-import struct
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from epic_pl.errors import CacheError
-from epic_pl.features.store.records import Layout, Words
+from epic_pl.features.store.spec import DIGEST, Digests, StoreSpec
 
-DIGEST = np.dtype("S16")
-Digests = npt.NDArray[np.bytes_]
-Lengths = npt.NDArray[np.int32]
-Packed = tuple[Words, Words, Lengths | None]  # items, tokens, tokens per item
-_HEADER = struct.Struct("<8sQQ16s16s8x")
-_MAGIC = b"EPICPL\x00\x01"
-_CHUNK = 1 << 22
+Tensors = dict[str, Tensor]
+SCALE = ".scale"
+_ALIGNMENT = 64  # bytes of a cache line: numbers are read at half the speed across two
 
 
 def digests_of(hashes: Iterable[str]) -> Digests:
@@ -42,185 +32,120 @@ def digests_of(hashes: Iterable[str]) -> Digests:
     return np.frombuffer(joined, DIGEST)
 
 
-@dataclass(frozen=True)
-class ShardHeader:
-    """The first 64 bytes.
-
-    Attributes:
-        items: number of items.
-        tokens: number of tokens of all of them; 0 unless ragged.
-        spec: digest of the store's key.
-        plan: digest of the items' digests.
-    """
-
-    items: int
-    tokens: int
-    spec: bytes
-    plan: bytes
-
-    @classmethod
-    def of(cls, layout: Layout, digests: Digests, tokens: int = 0) -> "ShardHeader":
-        """The header of a shard with these items."""
-        spec = hashlib.blake2b(layout.spec.key.encode(), digest_size=16).digest()
-        plan = hashlib.blake2b(digests.tobytes(), digest_size=16).digest()
-        return cls(len(digests), tokens, spec, plan)
-
-    @classmethod
-    def read(cls, path: Path) -> "ShardHeader | None":
-        """The header of a file; None where it has none."""
-        with path.open("rb") as file:
-            head = file.read(_HEADER.size)
-        if len(head) < _HEADER.size or not head.startswith(_MAGIC):
-            return None
-        return cls(*_HEADER.unpack(head)[1:])
-
-    def pack(self) -> bytes:
-        """The 64 bytes."""
-        return _HEADER.pack(_MAGIC, self.items, self.tokens, self.spec, self.plan)
-
-    def lengths_at(self, layout: Layout) -> int:
-        """Offset in bytes of the lengths, behind the two matrices."""
-        return _HEADER.size + self.items * layout.item.nbytes + self.tokens * layout.token.nbytes
-
-    def digests_at(self, layout: Layout) -> int:
-        """Offset in bytes of the digests."""
-        return self.lengths_at(layout) + (4 * self.items if layout.spec.ragged else 0)
-
-    def nbytes(self, layout: Layout) -> int:
-        """Size of the file."""
-        return self.digests_at(layout) + self.items * DIGEST.itemsize + 32
+def shard_name(digests: Digests) -> str:
+    """The name of a file with these items: processes that plan the same shard write one file."""
+    items = hashlib.blake2b(digests.tobytes(), digest_size=8).hexdigest()
+    return f"shard-{items}.safetensors"
 
 
-def is_whole(path: Path, layout: Layout, digests: Digests) -> bool:
-    """Tell whether the file holds exactly these items and has its full size."""
-    try:
-        header = ShardHeader.read(path)
-        size = path.stat().st_size
-    except FileNotFoundError:
-        return False
-    return (
-        header is not None
-        and header == ShardHeader.of(layout, digests, header.tokens)
-        and size == header.nbytes(layout)
-    )
-
-
-def write_shard(path: Path, layout: Layout, digests: Digests, batches: Iterable[Packed]) -> None:
+def write_shard(path: Path, digests: Digests, batches: Sequence[Tensors]) -> None:
     """Write a shard beside its place, flush it to disk, then rename it into place.
 
     Args:
         path: of the shard; no other process may write it at the same time.
-        layout: of the store.
         digests: of its items, in order.
-        batches: their packed records, in order.
+        batches: what :func:`encode` gave for them, in order.
     """
-    header = ShardHeader.of(layout, digests)
-    with replacing(path) as file:
-        done, tokens = 0, 0
-        lengths: list[Lengths] = []
-        for item_rows, token_rows, batch_lengths in batches:
-            file.seek(_HEADER.size + done * layout.item.nbytes)
-            file.write(item_rows.data)
-            file.seek(header.lengths_at(layout) + tokens * layout.token.nbytes)
-            file.write(token_rows.data)
-            done, tokens = done + len(item_rows), tokens + len(token_rows)
-            if batch_lengths is not None:
-                lengths.append(batch_lengths)
-        header = ShardHeader.of(layout, digests, tokens)
-        file.seek(0)
-        file.write(header.pack())
-        file.seek(header.lengths_at(layout))
-        file.write(b"".join(part.astype("<i4").tobytes() for part in lengths) + digests.tobytes())
-        file.write(sha256_of(file))
+    tensors = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    tensors["digests"] = torch.from_numpy(digests.view(np.uint8).reshape(-1, 16).copy())
+    content = save(tensors, {"sha256": _checksum(tensors)})
+    header = 8 + int.from_bytes(content[:8], "little")
+    padding = -header % _ALIGNMENT  # spaces, which the format allows behind the header
+    length = (header - 8 + padding).to_bytes(8, "little")
+    write_file(path, length, content[8:header], b" " * padding, memoryview(content)[header:])
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that replaces ``path`` once it is complete and on the disk."""
+def write_file(path: Path, *content: bytes | memoryview) -> None:
+    """Replace a file in one step, once its content is on the disk."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w+b") as file:
-            yield file
+        with partial.open("wb") as file:
+            file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+def open_shard(path: Path) -> Tensors | None:
+    """A shard's tensors, mapped into memory; None where it is missing or truncated."""
     try:
-        os.fsync(folder)  # makes the rename itself last
-    finally:
-        os.close(folder)
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None
 
 
-def sha256_of(file: BinaryIO, stop: int | None = None) -> bytes:
-    """SHA-256 of a file from its start up to a byte (default its end), left there."""
-    file.seek(0)
+def is_intact(path: Path) -> bool:
+    """Read a shard and compare it with its checksum."""
+    tensors = open_shard(path)
+    if tensors is None:
+        return False
+    with safe_open(path, "pt") as file:
+        checksum: str = (file.metadata() or {}).get("sha256", "")
+    return checksum == _checksum(tensors)
+
+
+def _checksum(tensors: Tensors) -> str:
     digest = hashlib.sha256()
-    left = stop
-    while chunk := file.read(_CHUNK if left is None else min(_CHUNK, left)):
-        digest.update(chunk)
-        left = None if left is None else left - len(chunk)
-    return digest.digest()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
-class ShardTail(NamedTuple):
-    """A shard's lengths, digests and checksum, behind its matrices."""
+def encode(
+    spec: StoreSpec, tensors: Mapping[str, Tensor], lengths: Tensor | None, names: Sequence[str]
+) -> Tensors:
+    """Bring a batch into the form in which it is stored.
 
-    lengths: Lengths | None
-    digests: Digests
-    sha256: str
+    Args:
+        spec: of the store.
+        tensors: for each field ``(B, *shape)``, floating point, on any device; in ragged stores
+            the token axis holds N, and what lies behind an item's length is ignored.
+        lengths: (B,) tokens of each item; ragged stores only.
+        names: of the B items, for messages.
 
-
-def read_tail(path: Path, layout: Layout) -> ShardTail:
-    """Read a whole shard's tail."""
-    header = ShardHeader.read(path)
-    assert header is not None
-    with path.open("rb") as file:
-        file.seek(header.lengths_at(layout))
-        ragged = layout.spec.ragged
-        lengths = np.frombuffer(file.read(4 * header.items), "<i4") if ragged else None
-        digests = np.frombuffer(file.read(DIGEST.itemsize * header.items), DIGEST)
-        return ShardTail(lengths, digests, file.read(32).hex())
-
-
-class Shard:
-    """A shard mapped into memory.
-
-    Attributes:
-        items: (n, words) int64, read-only.
-        tokens: (T, words) int64, read-only.
+    Raises:
+        CacheError: a number is not finite once stored.
     """
-
-    def __init__(self, path: Path, layout: Layout, items: int) -> None:
-        header = ShardHeader.read(path)
-        if header is None or header.items != items or header.nbytes(layout) != path.stat().st_size:
+    stored: Tensors = {}
+    owners = mask = torch.arange(len(names))
+    if lengths is not None:
+        stored["lengths"] = lengths.cpu().long()
+        owners = owners.repeat_interleave(stored["lengths"])  # (T,)
+        mask = torch.arange(int(lengths.max())) < stored["lengths"][:, None]  # (B, N)
+    for field in spec.fields:
+        values, is_by_token = tensors[field.name].detach(), spec.has_token_rows(field)
+        if is_by_token:
+            values = values.movedim((field.token_axis or 0) + 1, 1)[:, : mask.shape[1]]
+            values = values[mask.to(values.device)]  # (T, ...)
+        numbers, scale = _quantized(values, getattr(torch, spec.dtype))
+        finite = torch.isfinite(numbers if scale is None else scale).reshape(len(values), -1).all(1)
+        if not finite.all():
+            row = int((~finite).nonzero()[0])
+            name = names[int(owners[row]) if is_by_token else row]
             raise CacheError(
-                f"The shard {path} is not the one that its manifest names. Check the store with "
-                "`epic-pl cache verify`, and write it again with `epic-pl cache build`."
+                f"The field {field.name!r} of the item {name} is not finite once stored as "
+                f"{spec.dtype}. Look at that item and the encoder's weights; if its numbers are "
+                "only too large for float16, store bfloat16 or float32."
             )
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._layout = layout
-        self._tokens_at = _HEADER.size + items * layout.item.nbytes
-        self.items = self._matrix(_HEADER.size, items, layout.item.words)
-        self.tokens = self._matrix(self._tokens_at, header.tokens, layout.token.words)
+        stored[field.name] = numbers.cpu()
+        if scale is not None:
+            stored[field.name + SCALE] = scale.cpu()
+    return stored
 
-    def _matrix(self, offset: int, rows: int, words: int) -> Tensor:
-        flat = np.frombuffer(self._map, np.int64, rows * words, offset)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*not writable")
-            return torch.from_numpy(flat).view(rows, words)
 
-    def will_need(self, item: int, start: int, tokens: int) -> None:
-        """Ask the system to read an item, and its tokens from row ``start``, ahead of use."""
-        size = self._layout.item.nbytes
-        self._advise(_HEADER.size + item * size, size)
-        size = self._layout.token.nbytes
-        self._advise(self._tokens_at + start * size, tokens * size)
-
-    def _advise(self, offset: int, size: int) -> None:
-        if size and hasattr(mmap, "MADV_WILLNEED"):
-            first = offset - offset % mmap.PAGESIZE
-            self._map.madvise(mmap.MADV_WILLNEED, first, offset + size - first)
+def _quantized(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """Cast, on the tensor's own device; the second tensor is the scale of int8."""
+    if dtype != torch.int8:
+        return values.to(dtype), None
+    values = values.float()
+    largest = values.abs().amax(-1)
+    scale = (largest / 127).half()
+    # rounded up to the next float16, so that the largest number is never clipped
+    scale = (scale.view(torch.int16) + (scale.float() * 127 < largest)).view(torch.float16)
+    steps = values / scale.float().clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(-1)
+    return steps.round().clamp(-127, 127).to(torch.int8), scale

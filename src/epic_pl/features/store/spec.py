@@ -1,4 +1,4 @@
-"""What a feature store holds: its fields, how they are stored, and what they depend on."""
+"""The description of a feature store: its fields, their precision, and what they depend on."""
 
 import dataclasses
 import hashlib
@@ -8,11 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from epic_pl.errors import CacheError
 
 # part of every key, so that stores of another format are never read
-FORMAT = 2
+FORMAT = 3
+SPEC = "spec.json"
+DIGEST = np.dtype("S16")
 
+Digests = npt.NDArray[np.bytes_]
 Kind = Literal["image", "text"]
 StoredDtype = Literal["float32", "bfloat16", "float16", "int8"]
 
@@ -57,12 +63,6 @@ class StoreSpec:
     encoder: str = dataclasses.field(default="", compare=False)
 
     @property
-    def max_tokens(self) -> int:
-        """The largest number of tokens of an item; 0 where no field has a token axis."""
-        lengths = (f.shape[f.token_axis] for f in self.fields if f.token_axis is not None)
-        return max(lengths, default=0)
-
-    @property
     def key(self) -> str:
         """Sixteen hexadecimal digits that depend on everything but the encoder's name."""
         plain = self.to_json() | {"encoder": None}
@@ -72,43 +72,47 @@ class StoreSpec:
         """Path of the store below ``root``."""
         return root / f"{self.kind}-{self.key}"
 
+    def has_token_rows(self, field: Field) -> bool:
+        """Whether a field is stored token by token, without padding."""
+        return self.ragged and field.token_axis is not None
+
+    def bytes_per_item(self, tokens: float | None = None) -> float:
+        """Bytes of an item with this many tokens (ragged stores; default the most)."""
+        total = float(DIGEST.itemsize)
+        for field in self.fields:
+            count = float(np.prod(field.shape))
+            if tokens is not None and self.ragged and field.token_axis is not None:
+                count *= tokens / field.shape[field.token_axis]
+            scales = 2 * count / field.shape[-1] if self.dtype == "int8" else 0
+            total += count * {"float32": 4, "int8": 1}.get(self.dtype, 2) + scales
+        return total
+
     def to_json(self) -> dict[str, Any]:
         """The spec as plain JSON values, with the version of the format."""
         return {"format": FORMAT, **dataclasses.asdict(self), "identity": dict(self.identity)}
 
     @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> "StoreSpec":
-        """Read what `to_json` gave.
+    def read(cls, folder: Path) -> "StoreSpec":
+        """Read a store's spec.
 
         Raises:
-            CacheError: it is of another format, or no spec.
+            CacheError: there is none, or one of another format.
         """
+        path = folder / SPEC
         try:
-            if plain["format"] != FORMAT:
-                raise CacheError(
-                    f"The store was written in format {plain['format']}, this version reads "
-                    f"{FORMAT}. Remove it with `epic-pl cache clear` and build it again."
-                )
-            fields = tuple(
+            plain = json.loads(path.read_text())
+            if plain.pop("format") != FORMAT:
+                raise ValueError("written in another format")
+            plain["fields"] = tuple(
                 Field(field["name"], tuple(field["shape"]), field["token_axis"])
                 for field in plain["fields"]
             )
-            options = (plain["dtype"], bool(plain["ragged"]), plain["encoder"])
-            return cls(plain["kind"], plain["identity"], fields, *options)
-        except (KeyError, TypeError) as error:
-            raise CacheError(f"This does not describe a feature store ({error!r}).") from error
-
-    @classmethod
-    def read(cls, path: Path) -> "StoreSpec":
-        """Read a spec from a JSON file.
-
-        Raises:
-            CacheError: it is no spec, or of another format.
-        """
-        try:
-            return cls.from_json(json.loads(path.read_text()))
-        except (OSError, ValueError) as error:
-            raise CacheError(f"{path} does not describe a feature store ({error}).") from error
+            return cls(**plain)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CacheError(
+                f"{path} does not describe a feature store ({error!r}). Remove the store with "
+                "`epic-pl cache clear` and build it again with `epic-pl cache build`."
+            ) from error
 
 
 def canonical(plain: Mapping[str, Any]) -> str:

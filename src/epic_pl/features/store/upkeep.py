@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -11,48 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from epic_pl.errors import CacheError
-from epic_pl.features.store.manifest import MANIFEST, SPEC, Manifest, size_of
-from epic_pl.features.store.shard import sha256_of
-from epic_pl.features.store.spec import StoreSpec
+from epic_pl.features.store.reader import FeatureStore
+from epic_pl.features.store.shard import is_intact
+from epic_pl.features.store.spec import SPEC
 
 _STORE = re.compile(r"(image|text)-[0-9a-f]{16}")
-_FILE = re.compile(r"(shard-.*|index-.*)\.bin|\..*\.partial")
-
-
-@dataclass(frozen=True)
-class StoreInfo:
-    """Summary of one store.
-
-    Attributes:
-        folder: the store's.
-        spec: what it holds; None where it cannot be read.
-        items: number of items; 0 unless complete.
-        nbytes: bytes of all its files.
-        problem: what is missing or wrong, else empty.
-    """
-
-    folder: Path
-    spec: StoreSpec | None
-    items: int
-    nbytes: int
-    problem: str = ""
-
-
-@dataclass(frozen=True)
-class StoreCheck:
-    """Result of reading one store again.
-
-    Attributes:
-        folder: the store's.
-        files: number of files that were read.
-        corrupt: files that are missing, truncated or changed.
-        problem: what is wrong, else empty.
-    """
-
-    folder: Path
-    files: int
-    corrupt: tuple[Path, ...] = ()
-    problem: str = ""
+_FILE = re.compile(r"\.?(shard-[0-9a-f]+\.safetensors|spec\.json)(\.partial)?")
 
 
 def find_stores(folder: Path) -> list[Path]:
@@ -72,118 +35,66 @@ def find_stores(folder: Path) -> list[Path]:
     return stores
 
 
-def info(folder: Path, console: Console | None = None) -> list[StoreInfo]:
-    """Print and return a summary of each store.
+def info(folder: Path) -> None:
+    """Print a line for each store.
 
     Raises:
         CacheError: there is none.
     """
-    found = [_inspect(store) for store in find_stores(folder)]
-    table = Table("store", "encoder", "level", "dtype", "items", "size", "an item", "state")
-    for store in found:
-        spec = store.spec
-        table.add_row(
-            store.folder.name,
-            spec.encoder if spec else "-",
-            str(spec.identity.get("level", "-")) if spec else "-",
-            spec.dtype if spec else "-",
-            f"{store.items:,}",
-            decimal(store.nbytes),
-            decimal(store.nbytes // store.items) if store.items else "-",
-            f"[red]{escape(store.problem)}[/]" if store.problem else "complete",
-        )
-    (console or Console()).print(table)
-    return found
+    table = Table("store", "encoder", "level", "dtype", "items", "size")
+    for path in find_stores(folder):
+        size = decimal(_nbytes(path))
+        try:
+            store = FeatureStore(path)
+        except CacheError as error:
+            table.add_row(path.name, f"[red]{escape(str(error))}[/]", "", "", "", size)
+            continue
+        spec, level = store.spec, str(store.spec.identity.get("level", "-"))
+        table.add_row(path.name, spec.encoder, level, spec.dtype, f"{len(store):,}", size)
+    Console().print(table)
 
 
-def verify(
-    folder: Path, console: Console | None = None, remove_corrupt: bool = False
-) -> list[StoreCheck]:
-    """Read every file again, compare checksums, and print and return what differs.
+def verify(folder: Path, remove_corrupt: bool = False) -> list[Path]:
+    """Read every file again, print what is damaged, and return it.
 
     Args:
         folder: a store, or a folder of stores.
-        console: where to print; default standard output.
-        remove_corrupt: remove corrupt files, so that `build` writes just these again.
+        remove_corrupt: remove damaged files; `build` writes just these again.
 
     Raises:
         CacheError: there is no store.
     """
-    checks = [_check(store) for store in find_stores(folder)]
-    table = Table("store", "files", "result")
-    for check in checks:
-        result = f"[red]{escape(check.problem)}[/]" if check.problem else "ok"
-        table.add_row(check.folder.name, str(check.files), result)
-        if remove_corrupt:
-            for path in check.corrupt:
-                path.unlink(missing_ok=True)
-    (console or Console()).print(table)
-    return checks
+    table, damaged = Table("store", "files", "damaged"), []
+    for store in find_stores(folder):
+        shards = sorted(store.glob("shard-*"))
+        wrong = [path for path in shards if not is_intact(path)]
+        names = ", ".join(path.name for path in wrong)
+        table.add_row(store.name, str(len(shards)), f"[red]{names}[/]" if wrong else "none")
+        damaged += wrong
+    Console().print(table)
+    if remove_corrupt:
+        for path in damaged:
+            path.unlink(missing_ok=True)
+    return damaged
 
 
-def clear(folder: Path, console: Console | None = None) -> int:
-    """Remove stores, and no file that is not a store's; returns the number of freed bytes.
+def clear(folder: Path) -> None:
+    """Remove stores, and no file that is not a store's.
 
     Raises:
         CacheError: there is none.
     """
-    freed = 0
     table = Table("removed", "size")
     for store in find_stores(folder):
-        size = _nbytes(store)
-        # the manifest first: a store that is half removed must not look complete
-        for name in (MANIFEST, SPEC):
-            (store / name).unlink(missing_ok=True)
+        table.add_row(store.name, decimal(_nbytes(store)))
+        (store / SPEC).unlink(missing_ok=True)  # first: without it no store is read
         for path in list(store.iterdir()):
             if _FILE.fullmatch(path.name):
                 path.unlink()
         shutil.rmtree(store.with_name(f".{store.name}.locks"), ignore_errors=True)
         if not any(store.iterdir()):
             store.rmdir()
-        freed += size
-        table.add_row(store.name, decimal(size))
-    (console or Console()).print(table)
-    return freed
-
-
-def _inspect(store: Path) -> StoreInfo:
-    size, spec = _nbytes(store), None
-    try:
-        spec = StoreSpec.read(store / SPEC)
-        manifest = Manifest.read(store)
-    except CacheError as error:
-        return StoreInfo(store, spec, 0, size, str(error))
-    if manifest is None:
-        shards = len(list(store.glob("shard-*.bin")))
-        return StoreInfo(store, spec, 0, size, f"incomplete, {shards} shards written")
-    broken = manifest.broken(store)
-    problem = f"missing or truncated: {', '.join(broken)}" if broken else ""
-    return StoreInfo(store, manifest.spec, manifest.index.items, size, problem)
-
-
-def _check(store: Path) -> StoreCheck:
-    try:
-        manifest = Manifest.read(store)
-    except CacheError as error:
-        return StoreCheck(store, 0, problem=str(error))
-    if manifest is None:
-        return StoreCheck(store, 0, problem="incomplete: continue with `epic-pl cache build`")
-    entries = [*manifest.shards, manifest.index]
-    corrupt = tuple(
-        store / entry.name
-        for entry in entries
-        if size_of(store / entry.name) != entry.nbytes
-        or not _is_intact(store / entry.name, entry.sha256, 0 if entry is manifest.index else 32)
-    )
-    problem = f"corrupt: {', '.join(path.name for path in corrupt)}" if corrupt else ""
-    return StoreCheck(store, len(entries), corrupt, problem)
-
-
-def _is_intact(path: Path, sha256: str, tail: int) -> bool:
-    """Compare a file with its checksum, which a shard repeats in its last 32 bytes."""
-    with path.open("rb") as file:
-        same = sha256_of(file, path.stat().st_size - tail).hex() == sha256
-        return same and (not tail or file.read().hex() == sha256)
+    Console().print(table)
 
 
 def _nbytes(store: Path) -> int:

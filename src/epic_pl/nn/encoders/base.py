@@ -109,9 +109,9 @@ class Encoder(nn.Module, ABC):
             The tokens ``(B, N, d)``; with ``extra`` also its outputs ``(B, n, d)``.
         """
         if extra is None:
-            return self._run(
-                self._layer, index, tokens, self._attention_mask(_seen(mask), tokens, 0)
-            )
+            # all tokens of a sample that has no visible one
+            mask = None if mask is None else mask | ~mask.any(dim=1, keepdim=True)
+            return self._run(self._layer, index, tokens, self._attention_mask(mask, tokens, 0))
         joint = torch.cat([tokens, extra], dim=1)  # (B, N + n, d)
         seen = self._attention_mask(mask, tokens, extra.shape[1])
         num_tokens = tokens.shape[1]
@@ -230,8 +230,3 @@ def read_mask(mask: Tensor | None, length: int) -> Tensor | None:
     if mask is None:
         return None
     return nn.functional.pad(mask, (0, length - mask.shape[1]), value=True)[:, None, None, :]
-
-
-def _seen(mask: Tensor | None) -> Tensor | None:
-    """A mask for layers without prompts: all tokens of a sample that has no visible one."""
-    return None if mask is None else mask | ~mask.any(dim=1, keepdim=True)
