@@ -51,11 +51,27 @@ BLUE = Image.new("RGB", (40, 40), "blue")
 
 # what 3.png is, exit code, what is said of it
 PICTURES = {
-    "truncated": (PNG[:900], 1, "1 pictures are corrupt.*train 3: .*3.png cannot be read"),
-    "zero bytes": (b"", 1, "1 pictures are corrupt.*train 3: .*empty \\(0 bytes\\).*on_bad_sample"),
-    "web page": (b"<!DOCTYPE html><p>404", 1, "1 pictures are corrupt.*starts with '<!DOCTYPE"),
-    "no allowed format": (_image(BLUE, "PPM"), 1, "1 pictures are corrupt.*none of JPEG"),
-    "missing": (None, 1, "1 pictures are missing.*train 3: .*3.png does not exist"),
+    "truncated": (
+        PNG[:900],
+        1,
+        "1 rows have a picture that is corrupt.*train 3: .*3.png cannot be read",
+    ),
+    "zero bytes": (
+        b"",
+        1,
+        "1 rows have a picture that is corrupt.*train 3: .*empty \\(0 bytes\\).*on_bad_sample",
+    ),
+    "web page": (
+        b"<!DOCTYPE html><p>404",
+        1,
+        "1 rows have a picture that is corrupt.*starts with '<!DOCTYPE",
+    ),
+    "no allowed format": (
+        _image(BLUE, "PPM"),
+        1,
+        "1 rows have a picture that is corrupt.*none of JPEG",
+    ),
+    "missing": (None, 1, "1 rows have a picture that is missing.*train 3: .*3.png does not exist"),
     "wrong extension": (_image(BLUE, "JPEG"), 0, ""),
     "CMYK": (_image(BLUE.convert("CMYK"), "JPEG"), 0, ""),
 }
@@ -64,12 +80,12 @@ SPLIT = "--data.init_args.split_column=split"
 SOUND = _csv()
 TABLES = {
     "address for a path": ("t.csv", _cell(3, "image", "https://x.org/3.png"), [], 1, "train 3: "),
-    "traversal": ("t.csv", _cell(3, "image", "../x.png"), [], 1, "1 pictures lie outside"),
-    "absolute path": ("t.csv", _cell(3, "image", "/etc/passwd"), [], 1, "1 pictures lie outside"),
+    "traversal": ("t.csv", _cell(3, "image", "../x.png"), [], 1, "picture that is outside"),
+    "absolute path": ("t.csv", _cell(3, "image", "/etc/passwd"), [], 1, "picture that is outside"),
     "nul in a path": ("t.csv", _cell(3, "image", "3\0.png"), [], 1, "missing.*null"),
     "path of a folder": ("t.csv", _cell(3, "image", "sub"), [], 1, "missing.*Is a directory"),
-    "link out of the root": ("t.csv", _cell(3, "image", "link.png"), [], 1, "lie outside"),
-    "link in a circle": ("t.csv", _cell(3, "image", "circle.png"), [], 1, "are missing"),
+    "link out of the root": ("t.csv", _cell(3, "image", "link.png"), [], 1, "that is outside"),
+    "link in a circle": ("t.csv", _cell(3, "image", "circle.png"), [], 1, "that is missing"),
     "byte order mark": ("t.csv", b"\xef\xbb\xbf" + SOUND.encode(), [], 0, ""),
     "broken parquet": ("t.parquet", b"PAR1 not really", [], 1, "cannot be read"),
     "label nan": ("t.csv", _cell(3, "label", "nan"), [], 1, "'nan' in column 'label'.*row 3"),
@@ -86,7 +102,7 @@ TABLES = {
         SOUND.replace(",val\n", ",test\n").encode(),
         [SPLIT, "--data.init_args.val_size=0"],
         1,
-        "The val split is empty",
+        "The val split has no usable row",
     ),
 }
 

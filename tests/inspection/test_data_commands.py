@@ -70,23 +70,13 @@ def test_init_writes_a_config_that_check_takes(folder, tiny, capsys):
     folder = folder.rename(folder.with_name("my own"))
     assert _exit(["data", "init", str(folder)]) == 0
     said = capsys.readouterr().out
-    assert "pictures   column 'image'" in said
-    assert "text       'text'" in said
-    assert "label      'label'\n" in said
-    assert "splits     none" in said
+    assert "pictures   image\n" in said
+    assert "text       text\n" in said
+    assert "label      label\n" in said
+    assert "splits     validation and test rows are drawn" in said
     assert f"epic-pl fit --config '{folder}/epic.yaml'" in said  # quoted for the shell
     assert _exit(["data", "check", "--config", str(folder / "epic.yaml"), *tiny]) == 0
     assert _exit(["data", "init", str(folder)]) == 1
-
-
-def test_init_of_a_multilabel_table_is_trained(folder, tiny):
-    tags = ("red|square", "square", "red", "green|square|big")
-    rows = [f"{i}.png,a thing number {i},{tags[i % 4]}" for i in range(40)]
-    (folder / "t.csv").write_text("\n".join(["image,text,tags", *rows]))
-    assert _exit(["data", "init", str(folder)]) == 0
-    trained = run(["fit", f"--config={folder / 'epic.yaml'}", *tiny, *FAST])
-    assert trained.model.class_names == ["big", "green", "red", "square"]
-    assert "val/f1_micro" in trained.trainer.callback_metrics
 
 
 def test_init_of_a_saved_dataset_trains_on_the_pictures_in_it(tmp_path, monkeypatch, tiny):
@@ -133,8 +123,8 @@ def test_init_reports_that_it_found_no_pictures(tmp_path, capsys):
     (tmp_path / "t.csv").write_text("\n".join(["picture_number,text,label", *rows]))
     assert _exit(["data", "init", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "pictures   none: no column leads to pictures" in out
-    assert "left out   'picture_number'" in out
+    assert "pictures   no column leads to pictures" in out
+    assert "left out   picture_number" in out
 
 
 def test_a_read_only_folder_is_named_with_a_way_out(tmp_path, capsys, monkeypatch):
@@ -149,12 +139,3 @@ def test_a_read_only_folder_is_named_with_a_way_out(tmp_path, capsys, monkeypatc
     said = capsys.readouterr().err
     assert "epic.yaml may not be read or written (Permission denied)" in said
     assert "--output" in said
-
-
-def test_a_permission_error_without_a_path_keeps_its_traceback(monkeypatch):
-    def refuse(*_):
-        raise PermissionError("semaphores are not allowed here")
-
-    monkeypatch.setattr("epic_pl.inspection.command.run", refuse)
-    with pytest.raises(PermissionError):
-        main(["data", "init", "."])

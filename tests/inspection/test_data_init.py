@@ -12,7 +12,6 @@ from PIL import Image
 from epic_pl.config_files import find_config
 from epic_pl.data import TableDataModule
 from epic_pl.errors import ConfigError, DataError
-from epic_pl.inspection import init
 from epic_pl.inspection.guess import guess_columns
 from epic_pl.inspection.init import write_config
 
@@ -133,9 +132,9 @@ def test_roles_of_columns_are_guessed(folder, columns, expected):
 
 
 def test_table_without_label_or_content_is_refused_with_its_columns(folder):
-    with pytest.raises(DataError, match=r"looks like a label; there are 'row', 'photo'"):
+    with pytest.raises(DataError, match=r"looks like a label; there are \['row', 'photo'"):
         guess_columns(_table(kind=None), folder)
-    with pytest.raises(DataError, match="like paths of pictures or like text"):
+    with pytest.raises(DataError, match="like pictures or text"):
         guess_columns(_table(photo=None, caption=None), folder)
 
 
@@ -174,18 +173,12 @@ def test_config_fits_the_table_without_editing(folder, suffix):
     assert module.class_names == ["cat", "dog"]
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_the_recipe_is_that_of_the_packaged_table_config(folder, nested, tmp_path, monkeypatch):
+def test_the_recipe_is_that_of_the_packaged_table_config(folder):
     recipe = yaml.safe_load(Path(find_config("table.yaml")).read_text())
-    if nested:
-        recipe["model"] = {"encoders": {"image_size": 0, "image": {"name": "x"}}, "method": "y"}
-        (tmp_path / "table.yaml").write_text(yaml.safe_dump(recipe))
-        monkeypatch.setattr(init.resources, "files", lambda package: tmp_path)
     pq.write_table(_table(), folder / "t.parquet")
     written = yaml.safe_load(write_config(folder)[0].read_text())
-    init._set(recipe["model"], "image_size", 224)
+    recipe["model"]["encoders"]["image_size"] = 224
     assert written["model"] == recipe["model"]
-    assert "224" in str(written["model"])
     assert set(recipe["data"]["init_args"]) <= set(written["data"]["init_args"])
     assert written["data"]["init_args"]["on_bad_sample"] == "error"
 
