@@ -34,13 +34,7 @@ class ConfusionMatrixPlot(Callback):
             self._matrix = MulticlassConfusionMatrix(pl_module.num_classes).to(pl_module.device)
 
     def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Count one batch."""
         if self._matrix is not None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 import tiny_runs
-from epic_pl.evaluation.export.description import describe, picture_size
+from epic_pl.evaluation.export.folder import describe, picture_size
 from epic_pl.module.config import EncoderConfig, EncodersConfig
 
 OURS = {

@@ -84,6 +84,7 @@ def test_the_description_holds_classes_inputs_preprocessing_and_encoders(
     assert said["preprocessing"] == {
         "image": {
             "resize": 35,
+            "crop_pct": 0.9,
             "size": 32,
             "interpolation": "bicubic",
             "mean": [0.5] * 3,

@@ -85,7 +85,7 @@ def preprocessing():
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_one_modality_is_changed_the_same_way_each_time(name, preprocessing):
     original = _Rows()
-    rows, again, other = (Corrupted(original, 3, name, preprocessing, seed) for seed in (0, 0, 1))
+    rows, again = (Corrupted(original, 3, name, preprocessing) for _ in range(2))
     assert len(rows) == 3
     # in any order, as loader workers take them
     second = [again[index] for index in (2, 1, 0)][::-1]
@@ -105,5 +105,3 @@ def test_one_modality_is_changed_the_same_way_each_time(name, preprocessing):
         if name in PICTURES:
             assert sample["text"] == plain["text"]
         changed += sample["text"] != plain["text"]
-    if name.endswith("noise of 0.1"):
-        assert not torch.equal(other[0]["image"], rows[0]["image"])

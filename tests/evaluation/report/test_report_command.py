@@ -15,9 +15,9 @@ import tiny_runs
 from epic_pl.cli import main, run
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError
-from epic_pl.evaluation.report import ReportWriter
-from epic_pl.evaluation.report.absence import DRAWS, draw_missing
 from epic_pl.evaluation.report.corruption import CORRUPTIONS, PICTURES, TEXTS, Corrupted
+from epic_pl.evaluation.report.tables import DRAWS, draw_missing
+from epic_pl.evaluation.report.writer import ReportWriter
 from epic_pl.html_page import render
 from epic_pl.module import EPICModule
 
@@ -202,7 +202,7 @@ def test_absence_scores_are_those_of_masked_batches(reported):
     table = {row["condition"]: row for row in reported.content["absence"]}
 
     for condition, masks, of in (
-        ("as it is", (image, text), slice(None)),
+        ("complete", (image, text), slice(None)),
         ("picture only", (image, nobody), image.numpy()),
         ("text only", (nobody, text), text.numpy()),
     ):
@@ -211,27 +211,24 @@ def test_absence_scores_are_those_of_masked_batches(reported):
     for rate in (0.3, 0.5, 0.7):
         draws = []
         for draw in range(DRAWS):
-            seed = reported.content["seed"]
-            no_text, no_image = draw_missing(image & text, rate, seed, draw)
+            no_text, no_image = draw_missing(image & text, rate, draw)
             logits = _by_hand(reported, image & ~no_image, text & ~no_text)
             draws.append(_scores(reported, logits, truth))
         means = {name: np.mean([scores[name] for scores in draws]) for name in draws[0]}
-        _agrees(table[f"{rate:.0%} lack one"], means)
+        _agrees(table[f"{rate:.0%} missing a modality"], means)
     assert len({row["loss"] for row in table.values()}) == len(table) == 6
 
 
 def test_robustness_scores_are_those_of_corrupted_samples(reported):
     truth, data = _truth(reported), reported.data
     table = {row["condition"]: row for row in reported.content["robustness"]}
-    assert list(table) == ["as it is", *CORRUPTIONS]
+    assert list(table) == ["unchanged", *CORRUPTIONS]
     for corruption in (list(TEXTS)[1], list(PICTURES)[1]):
-        rows = Corrupted(
-            data.dataset("test"), TEST_ROWS, corruption, data.image_preprocessing, seed=0
-        )
+        rows = Corrupted(data.dataset("test"), TEST_ROWS, corruption, data.image_preprocessing)
         with torch.no_grad():
             logits = reported.model(data.collator([rows[index] for index in range(TEST_ROWS)]))
         _agrees(table[corruption], _scores(reported, logits, truth))
-        assert table[corruption]["loss"] != table["as it is"]["loss"]
+        assert table[corruption]["loss"] != table["unchanged"]["loss"]
         assert table[corruption]["samples"] == TEST_ROWS
 
 
@@ -274,7 +271,14 @@ def test_the_page_holds_its_pictures_and_needs_no_other_file(reported):
     assert page.count("data:image/jpeg;base64,") == len(shown)
     assert "http" not in page
     assert "<script" not in page
-    for part in ("17 samples", "Absent modalities", "Robustness", "before", "as it is"):
+    for part in (
+        "17 samples",
+        "Absent modalities",
+        "Robustness",
+        "before",
+        "complete",
+        "unchanged",
+    ):
         assert part in page
 
 
@@ -325,7 +329,7 @@ def test_only_the_tested_batches_are_tested_further(multiclass, tmp_path):
 
 def test_unsupported_setups_are_refused_before_the_test(multiclass, tmp_path, capsys):
     writer, data, model = ReportWriter(str(tmp_path)), multiclass.data, multiclass.model
-    with pytest.raises(ConfigError, match=r"by one process, but there are 2.*trainer\.devices"):
+    with pytest.raises(ConfigError, match=r"by one process, not 2.*trainer\.devices"):
         writer.setup(SimpleNamespace(datamodule=data, world_size=2), model, "test")
     with pytest.raises(ConfigError, match="ImageTextDataModule with EPICModule"):
         writer.setup(SimpleNamespace(datamodule=None, world_size=1), model, "test")

@@ -26,9 +26,7 @@ def parser() -> argparse.ArgumentParser:
         "--count", type=int, default=4, help="how many, spread over the split (%(default)s)"
     )
     parser.add_argument("--split", choices=list(_STAGES), default="test", help="(%(default)s)")
-    parser.add_argument(
-        "--output", metavar="DIR", default="runs/explain", help="folder (%(default)s)"
-    )
+    parser.add_argument("--output", type=Path, default=Path("runs/explain"), help="(%(default)s)")
     return parser
 
 
@@ -41,14 +39,13 @@ def run(argv: list[str]) -> int:
     options, shared = parser().parse_known_args(argv)
     if options.count < 1:
         raise ConfigError(f"--count is {options.count}, but must be at least 1.")
-    folder = Path(options.output)
+    folder = options.output
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--output {folder} is a file: give a folder, or one yet to be made.")
 
     from epic_pl.cli import build_trained
-    from epic_pl.evaluation.explain import figures
-    from epic_pl.evaluation.explain.rows import named_rows, spread_rows
-    from epic_pl.evaluation.explain.samples import explain
+    from epic_pl.evaluation.explain.figures import sample_png
+    from epic_pl.evaluation.explain.samples import explain, named_rows, spread_rows
     from epic_pl.html_page import render
 
     module, data, checkpoint = build_trained(shared)
@@ -63,13 +60,12 @@ def run(argv: list[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     for number, explanation in enumerate(explanations, start=1):
         name = re.sub(r"[^\w.-]", "_", explanation.sample_id)[:_MAX_NAME]
-        picture = figures.sample_png(explanation)
-        (folder / f"{number:02}_{name}.png").write_bytes(picture)
+        (folder / f"{number:02}_{name}.png").write_bytes(sample_png(explanation))
     page = render(
         "evaluation/templates/explain.html",
         explanations=explanations,
         checkpoint=checkpoint,
-        figures=figures,
+        sample_png=sample_png,
     )
     path = folder / "index.html"
     path.write_text(page, encoding="utf-8")
