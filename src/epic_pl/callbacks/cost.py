@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+WARMUP_STEPS = 2  # are not timed
 _STATUS = Path("/proc/self/status")
 _OWN = ("RssAnon", "RssShmem")
 _SAMPLING_S = 0.005
@@ -17,21 +18,12 @@ _SAMPLING_S = 0.005
 class CostMeter(Callback):
     """Measures the throughput and peak memory of a fit.
 
-    The rate covers the whole loop (loading, step, logging). Memory on the CPU is the process's
-    anonymous and shared pages, without mapped files; on a GPU what torch's allocator held.
-
-    Args:
-        warmup_steps: steps that are not timed.
-        min_steps: timed steps before the fit may be stopped.
-        seconds: timed seconds after which the fit is stopped; None never stops it.
+    The rate covers the whole loop (loading, step, logging) after two steps. Memory on the CPU is
+    the process's anonymous and shared pages, without mapped files; on a GPU what torch's allocator
+    held.
     """
 
-    def __init__(
-        self, warmup_steps: int = 2, min_steps: int = 1, seconds: float | None = None
-    ) -> None:
-        self.warmup_steps = warmup_steps
-        self.min_steps = min_steps
-        self.seconds = seconds
+    def __init__(self) -> None:
         self.timed_steps = 0
         self.timed_samples = 0
         self.timed_seconds = 0.0
@@ -61,14 +53,12 @@ class CostMeter(Callback):
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize(trainer.strategy.root_device)
         now = time.perf_counter()
-        if self._steps <= self.warmup_steps:
+        if self._steps <= WARMUP_STEPS:
             self._start = now
             return
         self.timed_steps += 1
         self.timed_samples += len(args[2]["attention_mask"])  # the batch
         self.timed_seconds = now - self._start
-        if self.seconds is not None and self.timed_steps >= self.min_steps:
-            trainer.should_stop = trainer.should_stop or self.timed_seconds >= self.seconds
 
     def on_train_end(self, *args: Any) -> None:
         """Stop sampling memory."""

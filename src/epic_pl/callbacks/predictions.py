@@ -22,13 +22,10 @@ Floats = npt.NDArray[np.float32]
 
 
 class PredictionWriter(Callback):
-    """Writes ``sample_id``, ``label`` and probabilities of every predicted sample.
+    """Writes ``sample_id``, ``label`` and probabilities of every predicted sample, in order.
 
     The column ``picture`` names each sample's picture where batches do, null without one: samples
-    of one picture are not independent, so intervals should be drawn over pictures.
-
-    Rank r of w predicts the samples r, r + w, r + 2w, ..., so the parts of all ranks interleave
-    into the order of the data; rows that a sampler repeated to even out ranks are dropped by id.
+    of one picture are not independent. Rows that ranks repeat are dropped by id.
 
     Args:
         output: file name, ``.parquet`` or ``.csv``; relative to the run's log folder.
