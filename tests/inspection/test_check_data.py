@@ -64,10 +64,8 @@ def _lines(findings, level=None):
 @pytest.mark.parametrize(
     ("cells", "level", "line", "example"),
     [
-        ({"image": {3: "no.png"}}, "error", "1 rows have a picture that is missing", "train 3: "),
         ({"image": {3: "../3.png"}}, "error", "1 rows have a picture that is outside", "train 3: "),
         ({"image": {3: None}}, "note", "1 rows have no picture", None),
-        ({"text": {3: None}}, "note", "1 rows have no text", None),
         ({"text": {3: " "}}, "warning", "1 texts are empty", "train 3"),
         ({"text": {3: "nan", 5: "NaN"}}, "warning", "2 texts are nan", "train 3"),
         (
@@ -144,7 +142,7 @@ def test_multilabel_rows_are_counted_by_label(check):
 
 
 class Squares(ImageTextDataModule):
-    """A DataModule that knows nothing of checks; its test split is broken."""
+    """A DataModule that knows nothing of checks and lacks a label; its test split is broken."""
 
     root = None
 
@@ -160,7 +158,7 @@ class Squares(ImageTextDataModule):
             [f"{i}" for i in range(count)],
             [f"{split}{i}.png" for i in range(count)],
             ["text"] * count,
-            [i % 2 for i in range(count)],
+            [None if (split, i) == ("val", 5) else i % 2 for i in range(count)],
         )
         return ImageTextDataset(table, self.root, transform)
 
@@ -174,7 +172,10 @@ def test_any_data_module_is_checked_in_parallel(tmp_path, tiny_vit_dir, tiny_tok
     data = Squares(image_encoder=str(tiny_vit_dir), text_encoder=str(tiny_tokenizer_dir))
     data.root = tmp_path
     findings = check_data(data, workers=2)
-    assert _lines(findings, "error") == ["1 rows have a picture that is missing"]
+    assert _lines(findings, "error") == [
+        "1 rows have a picture that is missing",
+        "1 labels of the val split are unknown",
+    ]
     assert "The test split cannot be built: test.jsonl is missing" in _lines(findings, "warning")
     assert findings.rows.num_rows == 600
 
@@ -233,15 +234,3 @@ def test_a_picture_that_breaks_after_a_check_is_found_by_the_next(folder, make, 
     # the result of the second check holds for later runs
     rows = make({"on_bad_sample": "skip"}).build_dataset("train", lambda image: image).table
     assert "3" not in rows["sample_id"].to_pylist()
-
-
-def test_pictures_of_two_tables_are_kept_apart_by_their_folder(make, check, tmp_path):
-    """Both have a 3.png below their own folder."""
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "3.png").write_bytes(b"")
-    rows = [{"image": "3.png", "text": "new"}, {"image": None, "text": "newer"}]
-    pq.write_table(pa.Table.from_pylist(rows), other / "new.parquet")
-    options = {"on_bad_sample": "skip", "predict_table": str(other / "new.parquet")}
-    assert check(options)[1].can_train
-    assert len(make(options).build_dataset("train", lambda image: image)) == 8

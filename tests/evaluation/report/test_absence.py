@@ -12,7 +12,7 @@ def _complete(count=41):
     return complete
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.3, 0.5, 0.7, 1.0])
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
 def test_the_rate_is_the_share_of_samples_that_lose_one_modality(rate):
     complete = _complete()
     no_text, no_image = draw_missing(complete, rate, draw=3)

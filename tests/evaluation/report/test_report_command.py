@@ -99,12 +99,6 @@ def _given(reported):
     return np.array([[name in label for name in reported.model.class_names] for label in labels])
 
 
-def test_the_text_that_was_used_is_named(reported):
-    tokens = reported.data.max_text_tokens
-    assert reported.content["text"] == {"max_tokens": tokens, "clean": False}
-    assert f"<p>Text: cut at {tokens} tokens</p>" in reported.page
-
-
 def test_the_page_escapes_names_and_tells_the_source_of_the_text():
     text = {"source": "premise+hypothesis", "max_tokens": 40, "clean": True}
     calibration = {"ece": 0.1, "ece_uncalibrated": 0.2, "temperature": 1.0}
@@ -266,6 +260,9 @@ def test_the_page_holds_its_pictures_and_needs_no_other_file(reported):
         with Image.open(path) as picture:
             assert min(picture.size) > 150
     page = reported.page
+    tokens = reported.data.max_text_tokens
+    assert reported.content["text"] == {"max_tokens": tokens, "clean": False}
+    assert f"<p>Text: cut at {tokens} tokens</p>" in page
     assert page.count("data:image/png;base64,") == len(figures)
     shown = [mistake for mistake in reported.content["mistakes"] if mistake["row"] != 2]
     assert page.count("data:image/jpeg;base64,") == len(shown)
@@ -308,8 +305,12 @@ def test_stored_features_give_the_same_report_and_switches_leave_parts_out(multi
 
     assert close(content, multiclass.content)
     off = ["--report.absence", "false", "--report.robustness", "false", "--report.mistakes", "0"]
-    limited = ["--trainer.limit_test_batches", "2"]
-    run(["test", *multiclass.options, *off, *limited, "--report", str(tmp_path / "short")])
+    limited = ["--trainer.limit_test_batches", "2", "--report", str(tmp_path / "short")]
+    run(["test", *multiclass.options, *limited])
+    short = json.loads((tmp_path / "short" / "report.json").read_text())
+    assert {row["samples"] for row in short["robustness"]} == {8}
+    assert short["absence"][0]["samples"] == 8
+    run(["test", *multiclass.options, *off, *limited])
     short = json.loads((tmp_path / "short" / "report.json").read_text())
     assert short["samples"] == 8
     assert short["mistakes"] == []
@@ -317,14 +318,6 @@ def test_stored_features_give_the_same_report_and_switches_leave_parts_out(multi
     page = (tmp_path / "short" / "report.html").read_text()
     assert "Robustness" not in page
     assert "Worst mistakes" not in page
-
-
-def test_only_the_tested_batches_are_tested_further(multiclass, tmp_path):
-    limited = ["--trainer.limit_test_batches", "2", "--report", str(tmp_path)]
-    run(["test", *multiclass.options, *limited])
-    content = json.loads((tmp_path / "report.json").read_text())
-    assert {row["samples"] for row in content["robustness"]} == {8}
-    assert content["absence"][0]["samples"] == 8
 
 
 def test_unsupported_setups_are_refused_before_the_test(multiclass, tmp_path, capsys):
