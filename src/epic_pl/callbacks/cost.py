@@ -18,9 +18,8 @@ _SAMPLING_S = 0.005
 class CostMeter(Callback):
     """Measures the throughput and peak memory of a fit.
 
-    The rate covers the whole loop (loading, step, logging) after two steps. Memory on the CPU is
-    the process's anonymous and shared pages, without mapped files; on a GPU what torch's allocator
-    held.
+    The rate covers the whole loop (loading, step, logging) after two steps. CPU memory is that of
+    the process's anonymous and shared pages, without mapped files; GPU memory is torch's.
     """
 
     def __init__(self) -> None:
@@ -28,8 +27,6 @@ class CostMeter(Callback):
         self.timed_samples = 0
         self.timed_seconds = 0.0
         self._memory: _PeakMemory | None = None
-        self._start = 0.0
-        self._steps = 0
 
     @property
     def samples_per_s(self) -> float:

@@ -107,7 +107,7 @@ class PredictionWriter(Callback):
 
 
 def merge_parts(parts: list[Path]) -> pa.Table:
-    """Join the parts of all ranks in the order of the data, each sample once, and remove them.
+    """Join the parts of all ranks in the order of the data, each sample once; remove the parts.
 
     Raises:
         DataError: if a part is missing, or ranks have lost rows.

@@ -68,12 +68,7 @@ def as_picture(image: Tensor, preprocessing: ImagePreprocessing) -> Image.Image:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Predictions and scores of logits on the CPU, with a module's classes and postprocessor.
-
-    Attributes:
-        class_names: C names.
-        postprocessor: turns logits into probabilities and those into classes.
-    """
+    """Predictions and scores of logits on the CPU, with a module's classes and postprocessor."""
 
     class_names: list[str]
     postprocessor: Postprocessor
@@ -105,11 +100,7 @@ class Evaluator:
         return each.mean(dim=1)
 
     def scores(self, logits: Tensor, labels: Tensor) -> Scores:
-        """The task's metrics and ``loss``; None without a sample.
-
-        Multilabel metrics are those at the tuned thresholds. The loss, the mean negative
-        log-likelihood, changes where accuracy does not yet.
-        """
+        """The task's metrics, at tuned thresholds if multilabel, and ``loss``; None if empty."""
         metrics = build_metrics(self.task, len(self.class_names), "")
         if not len(logits):
             return {**{str(name): None for name in metrics}, "loss": None}

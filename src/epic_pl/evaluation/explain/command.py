@@ -15,11 +15,8 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "epic-pl explain",
         allow_abbrev=False,
-        description=(
-            "Draw, for single samples, which patches and words each prompt of a trained model "
-            "attends to and which prompts exchange. Takes --config, --ckpt_path and all other "
-            "options of epic-pl test as well."
-        ),
+        description="Draw which patches and words each prompt of a trained model attends to. Takes "
+        "--config, --ckpt_path and all other options of epic-pl test as well.",
     )
     parser.add_argument("--samples", metavar="ID,ID", help="names of samples (--count of them)")
     parser.add_argument(

@@ -89,10 +89,7 @@ def named_rows(dataset: Dataset[Sample], names: Sequence[str]) -> list[int]:
     row_of = {read(row)["sample_id"]: row for row in range(len(cast(Any, dataset)))}
     missing = sorted(set(names) - set(row_of))
     if missing:
-        raise DataError(
-            f"There is no sample {', '.join(missing)} in this split, whose first one is "
-            f"{next(iter(row_of))}: correct --samples, or choose another --split."
-        )
+        raise DataError(f"There is no sample {', '.join(missing)} in this split: see --split.")
     return [row_of[name] for name in names]
 
 

@@ -119,10 +119,9 @@ def check_output(folder: Path, overwrite: bool) -> None:
 
 
 def write_folder(module: EPICModule, tokenizer: Any | None, folder: Path) -> float:
-    """Write program, description and tokenizer of a module; other files in the folder stay.
+    """Write program, description and tokenizer of a module on the CPU, in evaluation mode.
 
-    The module is on the CPU, in evaluation mode. Returns the largest difference between a
-    probability of the written program and the module's.
+    Other files in the folder stay. Returns the result of :func:`largest_difference`.
 
     Raises:
         ConfigError: if the model cannot be exported, or the program gives other probabilities;
@@ -153,10 +152,7 @@ def write_folder(module: EPICModule, tokenizer: Any | None, folder: Path) -> flo
 
 @torch.no_grad()
 def largest_difference(path: Path, module: EPICModule) -> float:
-    """Between the probabilities of a program on disk and of ``predict_step``.
-
-    The batches have several sizes, and absent pictures and texts among them.
-    """
+    """Between the probabilities of a program on disk and of ``predict_step``, in any batch size."""
     program = torch.export.load(path).module()
     differences = []
     for seed, (rows, tokens) in enumerate(_COMPARED, start=1):

@@ -136,8 +136,7 @@ def absence_table(
     """Scores with both modalities, with one alone, and with a share of samples missing one.
 
     ``image_only`` and ``text_only`` are logits ``(N, C)`` with that modality alone where a sample
-    has it. A sample's logits depend on no other sample, so three passes are enough for every
-    mixture; its scores are the mean of 20 draws.
+    has it. A sample's logits depend on no other sample, so these are enough for every mixture.
     """
     logits, labels = outputs.logits, outputs.labels
     image, text = outputs.image_present, outputs.text_present
