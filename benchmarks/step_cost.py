@@ -37,6 +37,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from epic_pl.callbacks import CostMeter, FeatureCache
+from epic_pl.callbacks.cost import WARMUP_STEPS
 from epic_pl.data import TableDataModule
 from epic_pl.module import EPICModule
 from epic_pl.module.config import EncoderConfig, EncodersConfig
@@ -203,11 +204,13 @@ def work(options: argparse.Namespace) -> None:
         data.setup("fit")
         cache.fill(module, data, "fit")
         return
-    meter = CostMeter(warmup_steps=2, min_steps=options.steps, seconds=options.seconds)
+    meter = CostMeter()
     trainer = L.Trainer(
         accelerator="auto",
         devices=1,
         max_epochs=-1,
+        min_steps=WARMUP_STEPS + options.steps,
+        max_time={"seconds": options.seconds},
         precision=options.precision,
         gradient_clip_val=1.0,
         logger=False,

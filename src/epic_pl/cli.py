@@ -29,7 +29,7 @@ from epic_pl.config_files import resolve_configs
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError, EpicError
 from epic_pl.evaluation.explain.callback import PromptAttention
-from epic_pl.evaluation.report import ReportWriter
+from epic_pl.evaluation.report.writer import ReportWriter
 from epic_pl.main import main
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import read_checkpoint, require_info

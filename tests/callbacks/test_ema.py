@@ -189,6 +189,9 @@ def test_resume_takes_up_the_weights_and_the_averages(straight, make, fit):
     assert not differing(rest.steps[0], diary.steps[4])
     history = [*diary.steps[:4], *rest.steps]
     torch.testing.assert_close(trained(module), _reference(history))
+    plain = Diary()  # without averages it goes on from them
+    fit(make(), plain, decay=0.0, ckpt_path=folder / "step4.ckpt")
+    torch.testing.assert_close(plain.steps[0], _reference(diary.steps[:5]))
 
 
 # it used to leave the raw weights there
@@ -201,13 +204,6 @@ def test_resuming_a_finished_run_leaves_the_average_in_the_module(straight, make
     assert not differing(trained(module), diary.end)
     content = read_checkpoint(str(folder / "last.ckpt"))
     assert not differing(content["weight_average"]["raw"], diary.steps[-1])
-
-
-def test_a_resume_without_averages_goes_on_from_them(straight, make, fit):
-    diary, _, _, folder = straight
-    rest = Diary()
-    fit(make(), rest, decay=0.0, ckpt_path=folder / "step4.ckpt")
-    torch.testing.assert_close(rest.steps[0], _reference(diary.steps[:5]))
 
 
 def test_a_resume_from_a_run_without_averages_starts_them_there(make, fit, tmp_path):

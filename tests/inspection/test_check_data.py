@@ -64,12 +64,10 @@ def _lines(findings, level=None):
 @pytest.mark.parametrize(
     ("cells", "level", "line", "example"),
     [
-        ({"image": {3: "no.png"}}, "error", "1 pictures are missing", "train 3: "),
-        ({"image": {3: "../3.png"}}, "error", "1 pictures lie outside", "train 3: "),
+        ({"image": {3: "../3.png"}}, "error", "1 rows have a picture that is outside", "train 3: "),
         ({"image": {3: None}}, "note", "1 rows have no picture", None),
-        ({"text": {3: None}}, "note", "1 rows have no text", None),
         ({"text": {3: " "}}, "warning", "1 texts are empty", "train 3"),
-        ({"text": {3: "nan", 5: "None"}}, "warning", "2 texts are what pandas writes", "train 3"),
+        ({"text": {3: "nan", 5: "NaN"}}, "warning", "2 texts are nan", "train 3"),
         (
             {"text": {1: "one title", 8: "one title"}},
             "note",
@@ -117,33 +115,16 @@ def test_rows_that_are_skipped_are_no_rows_of_their_split_and_class(folder, chec
     absent = {"text": dict.fromkeys((0, 2, 4, 6, 8, 9, 10, 11), None)} if policy == "absent" else {}
     for row in (8, 9):
         (folder / f"{row}.png").unlink()
-    _, findings = check({"on_bad_sample": policy}, **absent)
-    assert _lines(findings, "error") == ["The val split is empty without the rows that are skipped"]
+    _, findings = check({"on_bad_sample": policy}, image={3: "../3.png"}, **absent)
+    assert _lines(findings, "error") == [
+        "1 rows have a picture that is outside",  # whatever the policy
+        "The val split has no usable row",
+    ]
     for row in (0, 2, 4, 6):  # all of class a
         (folder / f"{row}.png").write_bytes(b"")
     _, findings = check({"on_bad_sample": policy}, **absent)
-    line = "1 classes lose all of their training rows with those that are skipped"
-    assert line in _lines(findings, "error")  # one class is left
-    _, findings = check({"on_bad_sample": policy}, label={7: "c"}, **absent)
-    assert line in _lines(findings, "warning")
-
-
-@pytest.mark.parametrize("policy", ["skip", "absent"])
-def test_no_policy_lets_a_path_lead_out(check, policy):
-    _, findings = check({"on_bad_sample": policy}, image={3: "../3.png"})
-    assert _lines(findings, "error") == ["1 pictures lie outside of the image root, in 1 rows"]
-
-
-def test_files_of_one_content_within_a_split_are_counted_once_each(folder, check):
-    for name in ("x.png", "y.png"):
-        (folder / name).write_bytes((folder / "1.png").read_bytes())
-    _, findings = check(image={3: "x.png", 5: "y.png", 7: "1.png"})
-    (problem,) = [p for p in findings.problems if "one content under several names" in p.text]
-    assert problem.level == "note"
-    assert problem.text.startswith("3 files of 1 pictures")
-    assert problem.examples == ["train 1.png = train x.png = train y.png"]
-    _, findings = check(image={3: "1.png"})  # a file that several rows name is no copy
-    assert not any("one content under several names" in text for text in _lines(findings))
+    assert any("fewer than two classes" in text for text in _lines(findings, "error"))
+    assert "1 classes never occur in training" in _lines(findings, "warning")
 
 
 def test_rows_to_predict_may_be_those_of_the_test_split(check):
@@ -161,7 +142,7 @@ def test_multilabel_rows_are_counted_by_label(check):
 
 
 class Squares(ImageTextDataModule):
-    """A DataModule that knows nothing of checks; its test split is broken."""
+    """A DataModule that knows nothing of checks and lacks a label; its test split is broken."""
 
     root = None
 
@@ -177,7 +158,7 @@ class Squares(ImageTextDataModule):
             [f"{i}" for i in range(count)],
             [f"{split}{i}.png" for i in range(count)],
             ["text"] * count,
-            [i % 2 for i in range(count)],
+            [None if (split, i) == ("val", 5) else i % 2 for i in range(count)],
         )
         return ImageTextDataset(table, self.root, transform)
 
@@ -191,25 +172,65 @@ def test_any_data_module_is_checked_in_parallel(tmp_path, tiny_vit_dir, tiny_tok
     data = Squares(image_encoder=str(tiny_vit_dir), text_encoder=str(tiny_tokenizer_dir))
     data.root = tmp_path
     findings = check_data(data, workers=2)
-    assert _lines(findings, "error") == ["1 pictures are missing, in 1 rows"]
+    assert _lines(findings, "error") == [
+        "1 rows have a picture that is missing",
+        "1 labels of the val split are unknown",
+    ]
     assert "The test split cannot be built: test.jsonl is missing" in _lines(findings, "warning")
     assert findings.rows.num_rows == 600
 
 
 def test_missing_pictures_of_a_public_dataset_are_reported(
-    tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch
+    folder, tiny_vit_dir, tiny_tokenizer_dir
 ):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "img").mkdir()
+    folder.rename(folder.with_name("img"))
+    folder = folder.parent
     for split in ("train", "dev_seen", "test_seen"):
         rows = [
-            {"id": i, "img": f"img/{split}{i}.png", "text": f"t {i}", "label": i % 2}
-            for i in range(4)
+            {"id": i, "img": f"img/{'no' if i == 3 else i}.png", "text": f"t {i}", "label": i % 2}
+            for i in range(4 if split == "train" else 2)
         ]
-        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        for row in rows[: 3 if split == "train" else 4]:
-            Image.new("RGB", (8, 8), (row["id"], len(split), 0)).save(tmp_path / row["img"])
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     encoders = {"image_encoder": str(tiny_vit_dir), "text_encoder": str(tiny_tokenizer_dir)}
-    findings = check_data(HatefulMemesDataModule(data_dir=str(tmp_path), **encoders), workers=1)
-    assert _lines(findings, "error") == ["1 pictures are missing, in 1 rows"]
+    findings = check_data(HatefulMemesDataModule(data_dir=str(folder), **encoders), workers=1)
+    assert _lines(findings, "error") == ["1 rows have a picture that is missing"]
     assert findings.class_counts["train"].tolist() == [2, 2]
+
+
+# ------------------------------------------------------------------ checks one after another
+
+
+@pytest.mark.parametrize("policy", ["skip", "absent"])
+def test_bad_rows_are_reported_again_until_they_are_repaired(folder, make, check, policy, caplog):
+    options = {"on_bad_sample": policy}
+    original = [(folder / f"{row}.png").read_bytes() for row in (3, 4)]
+    (folder / "3.png").write_bytes(b"<html>")
+    (folder / "4.png").unlink()
+    lost = {"skip": "are skipped", "absent": "lose their picture"}[policy]
+    for _ in range(2):
+        _, findings = check(options)
+        assert findings.can_train
+        assert [text for text in _lines(findings, "warning") if "picture that is" in text] == [
+            f"1 rows have a picture that is {kind}: these rows {lost}"
+            for kind in ("missing", "corrupt")
+        ]
+        with caplog.at_level("INFO"):
+            rows = make(options).build_dataset("train", lambda image: image).table
+        assert "2 rows" in caplog.text  # what a run logs
+        assert (rows.num_rows, rows["image"].null_count) == {"skip": (6, 0), "absent": (8, 2)}[
+            policy
+        ]
+    for row, content in zip((3, 4), original, strict=True):
+        (folder / f"{row}.png").write_bytes(content)
+    assert not any("picture that is" in text for text in _lines(check(options)[1]))
+    rows = make(options).build_dataset("train", lambda image: image).table
+    assert (rows.num_rows, rows["image"].null_count) == (8, 0)
+
+
+def test_a_picture_that_breaks_after_a_check_is_found_by_the_next(folder, make, check):
+    assert check()[1].can_train
+    (folder / "3.png").write_bytes(b"<html>")
+    assert not check()[1].can_train
+    # the result of the second check holds for later runs
+    rows = make({"on_bad_sample": "skip"}).build_dataset("train", lambda image: image).table
+    assert "3" not in rows["sample_id"].to_pylist()

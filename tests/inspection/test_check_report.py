@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from epic_pl.inspection import check
+from epic_pl.inspection.check import _ROWS
 from epic_pl.inspection.findings import Findings, Problem
 from epic_pl.inspection.report import print_summary, write_report
 
@@ -30,11 +30,13 @@ def findings(tmp_path):
     return Findings(
         name="Mine",
         class_names=[EVIL, "$b$ $"],
-        rows=pa.Table.from_pylist([row] * 3),
+        rows=pa.Table.from_pylist(
+            [row, row | {"image": "gone.png"}, row | {"image": None}, row | {"kind": "corrupt"}]
+        ),
         class_counts={"train": np.array([3, 1])},
         problems=[Problem("warning", EVIL, [EVIL])],
         max_text_tokens=5,
-        sources=[str(tmp_path / "a.png"), str(tmp_path / "gone.png"), None],
+        image_roots={"train": tmp_path},
     )
 
 
@@ -43,16 +45,16 @@ def test_page_escapes_all_data_and_needs_no_other_file(findings, tmp_path):
     assert "<script" not in page
     assert page.count("&lt;script&gt;alert(&#39;[red] &amp; $x$&#39;)&lt;/script&gt;") >= 5
     assert "http" not in page
-    assert page.count("data:image/png;base64,") == 3  # histograms
+    assert page.count("data:image/png;base64,") == 2  # histograms
     assert page.count("data:image/jpeg;base64,") == 1  # the one sample that is there
     assert "Training can start." in page
 
 
 def test_page_of_nothing_is_a_page(tmp_path):
-    rows = check._ROWS.empty_table().append_column("tokens", pa.array([], pa.int32()))
+    rows = _ROWS.empty_table().append_column("tokens", pa.array([], pa.int32()))
     problems = [Problem("error", "The train split cannot be built")]
     page = write_report(Findings("Mine", ["a"], rows, {}, problems), tmp_path / "r.html")
-    assert "Training cannot start: 1 error." in page.read_text()
+    assert "Training cannot start: 1 errors." in page.read_text()
 
 
 def test_summary_prints_markup_of_the_data_as_it_is(findings, capsys):

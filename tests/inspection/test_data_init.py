@@ -1,4 +1,3 @@
-import json
 import os
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from PIL import Image
 from epic_pl.config_files import find_config
 from epic_pl.data import TableDataModule
 from epic_pl.errors import ConfigError, DataError
-from epic_pl.inspection import init
 from epic_pl.inspection.guess import guess_columns
 from epic_pl.inspection.init import write_config
 
@@ -37,17 +35,11 @@ def _table(image="pics/{}.jpg", **columns):
     return pa.table({k: v for k, v in (table | columns).items() if v is not None})
 
 
-def test_columns_are_guessed_from_name_and_content(folder):
+def test_pictures_are_found_beside_the_table_or_in_a_folder_there(folder):
     guess = guess_columns(_table(), folder)
-    assert (guess.image_column, guess.text_columns) == ("photo", ["caption"])
-    assert (guess.label_column, guess.split_column) == ("kind", None)
-    assert (guess.image_root, guess.multilabel) == (None, False)
+    assert (guess.image_column, guess.image_root) == ("photo", None)
     assert guess.unused == ["row"]
-
-
-def test_pictures_are_found_in_a_folder_beside_the_table(folder):
-    guess = guess_columns(_table(image="{}.jpg"), folder)
-    assert (guess.image_column, guess.image_root) == ("photo", folder / "pics")
+    assert guess_columns(_table(image="{}.jpg"), folder).image_root == folder / "pics"
 
 
 def test_whole_paths_start_from_the_folder_that_they_share(folder, tmp_path_factory):
@@ -87,17 +79,19 @@ def test_a_column_called_like_pictures_is_never_dropped(folder, image):
         ({"split": ["left", "right"] * 20}, {"split_column": None}),
         # a slip beside train is for the check to name
         ({"split": ["train", "tst"] * 20}, {"split_column": "split"}),
-        ({"split": ["train", None] * 20}, {"split_column": "split"}),
         ({"id": list(range(40))}, {"id_column": "id"}),
         ({"id": [1, 1] * 20}, {"id_column": None}),
         (
             {"kind": ["red|round", "red", "round|big|red", "big"] * 10},
             {"label_separator": "|", "multilabel": True},
         ),
-        ({"kind": [["a"], ["a", "b"]] * 20}, {"label_separator": None, "multilabel": True}),
         ({"kind": ['["a", "b"]', '["a"]'] * 20}, {"label_separator": None, "multilabel": True}),
         ({"kind": ["Paris, France", "Rome, Italy"] * 20}, {"label_separator": None}),
         ({"photo": None}, {"image_column": None, "text_columns": ["caption"]}),
+        (
+            {"photo": None, "picture_number": list(map(str, range(100, 140)))},
+            {"image_column": None},
+        ),
         ({"caption": None}, {"image_column": "photo", "text_columns": []}),
         (
             {"caption": None, "标题": [f"红色的圆形第{i}号" for i in range(40)]},
@@ -112,7 +106,6 @@ def test_a_column_called_like_pictures_is_never_dropped(folder, image):
             {"kind": None, "label": [f"species {i % 25}" for i in range(40)], "new": [0, 1] * 20},
             {"label_column": "label", "text_columns": ["caption"]},
         ),
-        ({"label_map": pa.array([[("a", "b")]] * 40, pa.map_(pa.string(), pa.string()))}, {}),
         ({"target_url": [f"u{i}" for i in range(40)]}, {"label_column": "kind"}),
         ({"labels": [[0.5, i / 3] for i in range(40)]}, {"label_column": "kind"}),
         ({"label": [1.0, 2.0, None, 1.0] * 10}, {"label_column": "label"}),
@@ -133,9 +126,9 @@ def test_roles_of_columns_are_guessed(folder, columns, expected):
 
 
 def test_table_without_label_or_content_is_refused_with_its_columns(folder):
-    with pytest.raises(DataError, match=r"looks like a label; there are 'row', 'photo'"):
+    with pytest.raises(DataError, match=r"looks like a label; there are \['row', 'photo'"):
         guess_columns(_table(kind=None), folder)
-    with pytest.raises(DataError, match="like paths of pictures or like text"):
+    with pytest.raises(DataError, match="like pictures or text"):
         guess_columns(_table(photo=None, caption=None), folder)
 
 
@@ -155,39 +148,23 @@ def test_config_reads_pictures_of_another_table_beside_that_table(folder, tmp_pa
     assert module.dataset("predict").raw(0)["image"].getpixel((0, 0))[0] > 250
 
 
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_config_fits_the_table_without_editing(folder, suffix):
     path = folder / f"table.{suffix}"
     rows = _table(image="{}.jpg").rename_columns(["row", "photo", 'cap: "x" {y}', "kind"])
-    if suffix == "parquet":
-        pq.write_table(rows, path)
-    elif suffix == "jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows.to_pylist()))
-    else:
-        pa.csv.write_csv(rows, path)
+    write = pa.csv.write_csv if suffix == "csv" else pq.write_table
+    write(rows, path)
     config = yaml.safe_load(write_config(folder)[0].read_text())
     data = config["data"]["init_args"]
-    assert config["model"]["encoders"]["image_size"] == 224
     assert data["text_columns"] == 'cap: "x" {y}'
     module = TableDataModule(image_encoder="vit_tiny_patch16_224", text_encoder="x", **data)
     module.setup()
     assert module.class_names == ["cat", "dog"]
-
-
-@pytest.mark.parametrize("nested", [False, True])
-def test_the_recipe_is_that_of_the_packaged_table_config(folder, nested, tmp_path, monkeypatch):
     recipe = yaml.safe_load(Path(find_config("table.yaml")).read_text())
-    if nested:
-        recipe["model"] = {"encoders": {"image_size": 0, "image": {"name": "x"}}, "method": "y"}
-        (tmp_path / "table.yaml").write_text(yaml.safe_dump(recipe))
-        monkeypatch.setattr(init.resources, "files", lambda package: tmp_path)
-    pq.write_table(_table(), folder / "t.parquet")
-    written = yaml.safe_load(write_config(folder)[0].read_text())
-    init._set(recipe["model"], "image_size", 224)
-    assert written["model"] == recipe["model"]
-    assert "224" in str(written["model"])
-    assert set(recipe["data"]["init_args"]) <= set(written["data"]["init_args"])
-    assert written["data"]["init_args"]["on_bad_sample"] == "error"
+    recipe["model"]["encoders"]["image_size"] = 224
+    assert config["model"] == recipe["model"]
+    assert set(recipe["data"]["init_args"]) <= set(data)
+    assert data["on_bad_sample"] == "error"
 
 
 @pytest.mark.parametrize(
@@ -203,22 +180,17 @@ def test_texts_of_any_script_are_given_room(folder, caption, most):
     assert config["data"]["init_args"]["max_text_tokens"] == most
 
 
-def test_config_is_never_replaced_unless_forced(folder):
+def test_config_is_never_replaced_unless_forced_and_may_lie_elsewhere(folder, tmp_path):
     pq.write_table(_table(), folder / "t.parquet")
+    elsewhere, _ = write_config(folder, output=tmp_path / "new" / "mine.yaml")
+    table = yaml.safe_load(elsewhere.read_text())["data"]["init_args"]["table"]
+    assert table == str(folder / "t.parquet")
+    assert not (folder / "epic.yaml").exists()
     write_config(folder)[0].write_text("mine")
     with pytest.raises(ConfigError, match="--force"):
         write_config(folder / "t.parquet")
     assert (folder / "epic.yaml").read_text() == "mine"
     assert "TableDataModule" in write_config(folder, force=True)[0].read_text()
-
-
-def test_a_config_may_lie_elsewhere(folder, tmp_path):
-    pq.write_table(_table(), folder / "t.parquet")
-    written, _ = write_config(folder, output=tmp_path / "new" / "mine.yaml")
-    assert written == tmp_path / "new" / "mine.yaml"
-    table = yaml.safe_load(written.read_text())["data"]["init_args"]["table"]
-    assert table == str(folder / "t.parquet")
-    assert not (folder / "epic.yaml").exists()
 
 
 @pytest.mark.parametrize("names", [[], ["train.csv", "test.csv"]])
@@ -227,11 +199,3 @@ def test_folder_with_no_table_or_several_is_refused(folder, names):
         (folder / name).write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match=f"found: {', '.join(sorted(names)) or 'none'}"):
         write_config(folder)
-
-
-def test_pictures_may_lie_in_folders_that_the_first_rows_do_not_name(folder):
-    paths = [f"{folder}/pics/{i % 40}.jpg" for i in range(2100)] + [str(folder / "0.jpg")]
-    Image.new("RGB", (30, 20)).save(folder / "0.jpg")
-    table = pa.table({"photo": paths, "kind": ["cat", "dog"] * 1050 + ["cat"]})
-    assert guess_columns(table, folder).image_root is None  # the table's own folder
-    assert guess_columns(table.slice(0, 2100), folder).image_root == folder / "pics"

@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+WARMUP_STEPS = 2  # are not timed
 _STATUS = Path("/proc/self/status")
 _OWN = ("RssAnon", "RssShmem")
 _SAMPLING_S = 0.005
@@ -17,28 +18,15 @@ _SAMPLING_S = 0.005
 class CostMeter(Callback):
     """Measures the throughput and peak memory of a fit.
 
-    The rate covers the whole loop (loading, step, logging) after the first ``warmup_steps``. On
-    the CPU, memory is the process's anonymous and shared pages, sampled every 5 ms; mapped files,
-    such as a feature store's, are not counted. On an accelerator it is what torch's allocator held.
-
-    Args:
-        warmup_steps: steps that are not timed.
-        min_steps: timed steps before the fit may be stopped.
-        seconds: timed seconds after which the fit is stopped; None never stops it.
+    The rate covers the whole loop (loading, step, logging) after two steps. CPU memory is that of
+    the process's anonymous and shared pages, without mapped files; GPU memory is torch's.
     """
 
-    def __init__(
-        self, warmup_steps: int = 2, min_steps: int = 1, seconds: float | None = None
-    ) -> None:
-        self.warmup_steps = warmup_steps
-        self.min_steps = min_steps
-        self.seconds = seconds
+    def __init__(self) -> None:
         self.timed_steps = 0
         self.timed_samples = 0
         self.timed_seconds = 0.0
         self._memory: _PeakMemory | None = None
-        self._start = 0.0
-        self._steps = 0
 
     @property
     def samples_per_s(self) -> float:
@@ -56,38 +44,27 @@ class CostMeter(Callback):
         self._start = time.perf_counter()
         self._steps = 0
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """Count a step."""
         self._steps += 1
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize(trainer.strategy.root_device)
         now = time.perf_counter()
-        if self._steps <= self.warmup_steps:
+        if self._steps <= WARMUP_STEPS:
             self._start = now
             return
         self.timed_steps += 1
-        self.timed_samples += len(batch["attention_mask"])
+        self.timed_samples += len(args[2]["attention_mask"])  # the batch
         self.timed_seconds = now - self._start
-        if self.seconds is not None and self.timed_steps >= self.min_steps:
-            trainer.should_stop = trainer.should_stop or self.timed_seconds >= self.seconds
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_end(self, *args: Any) -> None:
         """Stop sampling memory."""
         if self._memory is not None:
             self._memory.stop()
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, *args: Any) -> None:
         """Stop sampling memory; the thread must not outlive a failed run."""
-        self.on_train_end(trainer, pl_module)
+        self.on_train_end()
 
 
 class _PeakMemory:
@@ -95,16 +72,14 @@ class _PeakMemory:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device if device.type == "cuda" else None
-        self._first = self._peak = self._held()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         if self._device is None:
+            self._first = self._peak = own_memory()
             self._thread.start()
         else:
+            self._first = torch.cuda.memory_allocated(self._device)
             torch.cuda.reset_peak_memory_stats(self._device)
-
-    def _held(self) -> int:
-        return own_memory() if self._device is None else torch.cuda.memory_allocated(self._device)
 
     def _sample(self) -> None:
         while not self._done.wait(_SAMPLING_S):
@@ -119,16 +94,14 @@ class _PeakMemory:
     @property
     def growth(self) -> int:
         """Bytes at the peak beyond those at the start."""
-        peak = self._peak
         if self._device is not None:
-            peak = torch.cuda.max_memory_allocated(self._device)
-        return peak - self._first
+            self._peak = torch.cuda.max_memory_allocated(self._device)
+        return self._peak - self._first
 
 
 def own_memory() -> int:
     """Bytes of anonymous and shared memory of this process; 0 on systems without /proc."""
-    try:
-        lines = _STATUS.read_text().splitlines()
-    except OSError:
+    if not _STATUS.exists():
         return 0
+    lines = _STATUS.read_text().splitlines()
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(_OWN))

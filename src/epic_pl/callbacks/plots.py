@@ -19,28 +19,16 @@ _MAX_ANNOTATED = 15
 
 
 class ConfusionMatrixPlot(Callback):
-    """Draws the test set's confusion matrix to ``confusion_matrix.png`` and to TensorBoard.
-
-    Multilabel tasks have none and are skipped.
-    """
-
-    def __init__(self) -> None:
-        self._matrix: MulticlassConfusionMatrix | None = None
+    """Draws a multiclass test's confusion matrix to ``confusion_matrix.png`` and TensorBoard."""
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start counting."""
-        self._matrix = None
+        self._matrix: MulticlassConfusionMatrix | None = None
         if isinstance(pl_module, EPICModule) and pl_module.task == "multiclass":
             self._matrix = MulticlassConfusionMatrix(pl_module.num_classes).to(pl_module.device)
 
     def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Count one batch."""
         if self._matrix is not None:

@@ -22,13 +22,10 @@ Floats = npt.NDArray[np.float32]
 
 
 class PredictionWriter(Callback):
-    """Writes ``sample_id``, ``label`` and probabilities of every predicted sample.
+    """Writes ``sample_id``, ``label`` and probabilities of every predicted sample, in order.
 
     The column ``picture`` names each sample's picture where batches do, null without one: samples
-    of one picture are not independent, so intervals should be drawn over pictures.
-
-    Rank r of w predicts the samples r, r + w, r + 2w, ..., so the parts of all ranks interleave
-    into the order of the data; rows that a sampler repeated to even out ranks are dropped by id.
+    of one picture are not independent. Rows that ranks repeat are dropped by id.
 
     Args:
         output: file name, ``.parquet`` or ``.csv``; relative to the run's log folder.
@@ -52,24 +49,14 @@ class PredictionWriter(Callback):
         self.output = output
         self.top_k = top_k
         self.threshold = threshold
-        self._reset()
-
-    def _reset(self) -> None:
-        self._columns: dict[str, list[str | None]] = {"sample_id": [], "picture": []}
-        self._scores: list[Floats] = []
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Drop the predictions of an earlier run."""
-        self._reset()
+        self._columns: dict[str, list[str | None]] = {"sample_id": [], "picture": []}
+        self._scores: list[Floats] = []
 
     def on_predict_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Keep the predictions of a batch."""
         self._columns["sample_id"] += outputs["sample_id"]
@@ -81,8 +68,7 @@ class PredictionWriter(Callback):
         assert isinstance(pl_module, EPICModule)
         path = Path(trainer.log_dir or trainer.default_root_dir) / self.output
         path.parent.mkdir(parents=True, exist_ok=True)
-        table = self._table(pl_module.class_names, self._thresholds(pl_module))
-        self._reset()
+        table = self._table(pl_module)
         if trainer.world_size > 1:
             pa.parquet.write_table(table, _part(path, trainer.global_rank))
             trainer.strategy.barrier("predictions")
@@ -95,21 +81,15 @@ class PredictionWriter(Callback):
         temporary.replace(path)
         rank_zero_info(f"{table.num_rows} predictions written to {path}")
 
-    def _thresholds(self, module: EPICModule) -> Floats | None:
-        """``(C,)`` of a multilabel task, else None."""
-        tuned = module.postprocessor.thresholds
-        if tuned is None:
-            return None
-        thresholds: Floats = tuned.float().cpu().numpy()
-        return thresholds if self.threshold is None else np.full_like(thresholds, self.threshold)
-
-    def _table(self, class_names: list[str], thresholds: Floats | None) -> pa.Table:
+    def _table(self, module: EPICModule) -> pa.Table:
+        class_names, thresholds = module.class_names, module.postprocessor.thresholds
         empty = np.zeros((0, len(class_names)), np.float32)
         scores = np.concatenate([empty, *self._scores])  # (N, C)
         order = np.argsort(-scores, axis=1, kind="stable")  # (N, C)
         names = np.array(class_names, dtype=object)
         if thresholds is not None:
-            label = ["|".join(names[row >= thresholds]) for row in scores]
+            least = thresholds.float().cpu().numpy() if self.threshold is None else self.threshold
+            label = ["|".join(names[row]) for row in scores >= least]
         else:
             label = names[order[:, 0]].tolist()
         columns: dict[str, Any] = {
@@ -127,17 +107,16 @@ class PredictionWriter(Callback):
 
 
 def merge_parts(parts: list[Path]) -> pa.Table:
-    """Join the parts of all ranks in the order of the data, each sample once, and remove them.
+    """Join the parts of all ranks in the order of the data, each sample once; remove the parts.
 
     Raises:
-        DataError: if a part is missing (ranks on machines that share no folder), or the parts'
-            lengths cannot come from one data set dealt out in turn.
+        DataError: if a part is missing, or ranks have lost rows.
     """
     missing = [str(part) for part in parts if not part.is_file()]
     if missing:
         raise DataError(
-            f"Predictions of some ranks are not where rank 0 can read them: {', '.join(missing)}. "
-            "Set trainer.default_root_dir to a folder that all machines share."
+            f"Rank 0 cannot read {', '.join(missing)}: set trainer.default_root_dir to a folder "
+            "that all machines share."
         )
     tables = [pa.parquet.read_table(part) for part in parts]
     lengths = [table.num_rows for table in tables]

@@ -1,32 +1,74 @@
 """Predictions and scores of logits.
 
-Shape legend: N samples, C classes.
+Shape legend: B batch, N samples, C classes.
 """
 
 import math
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import functional as V
 
+from epic_pl.data.preprocessing import ImagePreprocessing
 from epic_pl.module import EPICModule
 from epic_pl.module.metrics import build_metrics
 from epic_pl.module.postprocess import Postprocessor
-from epic_pl.types import Task
+from epic_pl.types import Batch, Task
 
 Scores = dict[str, float | None]
 
 
-@dataclass(frozen=True)
-class Evaluator:
-    """Predictions and scores of logits on the CPU, with a module's classes and postprocessor.
+class SplitOutputs(NamedTuple):
+    """Outputs of a tested split on the CPU, in the order of the data.
 
     Attributes:
-        class_names: C names.
-        postprocessor: turns logits into probabilities and those into classes.
+        sample_id: N ids.
+        logits: ``(N, C)`` float32.
+        labels: ``(N,)`` class indices or ``(N, C)`` 0/1.
+        image_present: ``(N,)`` bool.
+        text_present: ``(N,)`` bool.
     """
+
+    sample_id: list[str]
+    logits: Tensor
+    labels: Tensor
+    image_present: Tensor
+    text_present: Tensor
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["SplitOutputs"]) -> "SplitOutputs":
+        """Join the outputs of several batches."""
+        ids, *tensors = zip(*parts, strict=True)
+        return cls([key for each in ids for key in each], *map(torch.cat, tensors))
+
+
+def presence_masks(batch: Batch) -> tuple[Tensor, Tensor]:
+    """``image_present`` and ``text_present`` of a batch, each ``(B,)`` bool on the CPU."""
+    present = torch.ones(len(batch["attention_mask"]), dtype=torch.bool)
+    return (
+        batch.get("image_present", present).bool().cpu(),
+        batch.get("text_present", present).bool().cpu(),
+    )
+
+
+def as_picture(image: Tensor, preprocessing: ImagePreprocessing) -> Image.Image:
+    """An encoder's input ``(3, H, W)`` as a picture."""
+    mean, std = (
+        image.new_tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std)
+    )
+    picture: Image.Image = V.to_pil_image((image * std + mean).clamp(0, 1))
+    return picture
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Predictions and scores of logits on the CPU, with a module's classes and postprocessor."""
 
     class_names: list[str]
     postprocessor: Postprocessor
@@ -58,11 +100,7 @@ class Evaluator:
         return each.mean(dim=1)
 
     def scores(self, logits: Tensor, labels: Tensor) -> Scores:
-        """The task's metrics and ``loss``; None without a sample.
-
-        Multilabel metrics are those at the tuned thresholds. The loss, the mean negative
-        log-likelihood, changes where accuracy does not yet.
-        """
+        """The task's metrics, at tuned thresholds if multilabel, and ``loss``; None if empty."""
         metrics = build_metrics(self.task, len(self.class_names), "")
         if not len(logits):
             return {**{str(name): None for name in metrics}, "loss": None}
@@ -81,5 +119,4 @@ class Evaluator:
 
 def finite(value: Any) -> float | None:
     """A number for JSON, which has no NaN."""
-    plain = float(value)
-    return plain if math.isfinite(plain) else None
+    return float(value) if math.isfinite(value) else None

@@ -16,15 +16,13 @@ def parser() -> argparse.ArgumentParser:
         help="read a dataset once and say whether training can start (exit code 0) or not (1)",
         description="Takes --config and all other options of epic-pl fit as well.",
     )
-    check.add_argument(
-        "--output", default="runs/data_check", help="folder of report and manifest (%(default)s)"
-    )
+    check.add_argument("--output", type=Path, default=Path("runs/data_check"), help="(%(default)s)")
     check.add_argument("--workers", type=int, help="processes that read pictures (one a core)")
     init = commands.add_parser(
         "init", help="guess the columns of a table and write epic.yaml for it"
     )
-    init.add_argument("folder", metavar="DIR", help="a table, or the folder it lies in")
-    init.add_argument("--output", metavar="FILE", help="where to write it (beside the table)")
+    init.add_argument("folder", metavar="DIR", type=Path, help="a table, or the folder it lies in")
+    init.add_argument("--output", type=Path, help="file to write (epic.yaml beside the table)")
     init.add_argument("--force", action="store_true", help="replace an epic.yaml that is there")
     return parser
 
@@ -40,14 +38,13 @@ def run(argv: list[str]) -> int:
     """
     options, rest = parser().parse_known_args(argv)
     if options.command == "check":
-        return _check(rest, Path(options.output), options.workers)
+        return _check(rest, options.output, options.workers)
     if rest:
         raise DataError(f"epic-pl data init does not know {' '.join(rest)}; see --help.")
 
     from epic_pl.inspection.init import summarize, write_config
 
-    output = None if options.output is None else Path(options.output)
-    print(summarize(*write_config(Path(options.folder), options.force, output)))
+    print(summarize(*write_config(options.folder, options.force, options.output)))
     return 0
 
 

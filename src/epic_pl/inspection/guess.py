@@ -1,33 +1,34 @@
-"""Guess the role of each column of a table."""
+"""Guess the role of each column of a table: from its name first, then from its cells."""
 
+import os
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from epic_pl.data.images import PICTURE_SUFFIXES
 from epic_pl.data.tables.columns import SPLIT_NAMES, may_embed
 from epic_pl.data.tables.labels import is_list, written_lists
 from epic_pl.errors import DataError
-from epic_pl.inspection.column_names import by_name
-from epic_pl.inspection.guess_pictures import Pictures, find_pictures, sample_cells
 
-_MAX_SPLITS = 8
-_SEPARATORS = ("|", ";", ",")
-# with fewer rows, distinct labels say nothing
-_MIN_ROWS, _MAX_DISTINCT = 10, 0.9
-_OWN_CONFIG = "in a config of your own (configs/table.yaml shows one)."
+_NAMES = {
+    "image": ("image", "img", "picture", "photo", "filename", "file", "path"),
+    "text": ("text", "title", "caption", "sentence", "description", "hypothesis", "question"),
+    "label": ("label", "labels", "class", "category", "target", "genre", "genres", "tags"),
+    "split": ("split", "set", "subset", "partition", "fold"),
+    "id": ("id", "uid", "key", "index"),
+}
+_UNCLEAR = "No column looks like {}; there are {}. Name {} in a copy of configs/table.yaml."
+_EXAMINED_ROWS, _EXAMINED_FILES = 2000, 50
 
 
 @dataclass(frozen=True)
 class Guess:
-    """Arguments of ``TableDataModule`` that fit a table; None without such a column.
-
-    ``image_root`` is None where paths start in the table's folder; ``unused`` are the columns
-    without a role.
-    """
+    """Arguments of ``TableDataModule`` that fit a table, and the columns without a role."""
 
     image_column: str | None
     text_columns: list[str]
@@ -41,35 +42,22 @@ class Guess:
 
 
 def guess_columns(table: pa.Table, folder: Path) -> Guess:
-    """Guess from names and contents of a table, and from the files in its folder.
+    """Guess from names and cells of a table, and from the files in its folder.
 
     Raises:
         DataError: no column looks like a label, or none like picture or text.
     """
-    strings = [field.name for field in table.schema if _is_string(field.type)]
-    embedded = [field.name for field in table.schema if may_embed(field.type)]
-    if embedded:
-        first = [*by_name(embedded, "image"), *embedded][0]
-        pictures: Pictures | None = Pictures(first, first, folder)
-    else:
-        pictures = find_pictures(table, strings, folder)
-    image, source = (pictures.column, pictures.source) if pictures else (None, None)
-    # a template's column may be the id as well
-    left = [name for name in table.column_names if name != source or image != source]
-    split = next((n for n in by_name(left, "split") if _is_split(table, n)), None)
-    label = _label_column(table, [name for name in left if name not in (split, source)])
-    left = [name for name in left if name not in (split, label)]
-    identity = next((n for n in by_name(left, "id") if _is_unique(table, n)), None)
-    left = [name for name in left if name not in (identity, source)]
-    texts = _text_columns(table, [name for name in left if name in strings])
-    # a column that only rephrases the label is no input, unless there is no other
-    inputs = [name for name in texts if not _rephrases(table, name, label)]
-    texts = inputs if inputs or image else texts
+    image, source, root = _pictures(table, folder)
+    left = [name for name in table.column_names if name != source]
+    split = next((n for n in _by_name(left, "split") if _is_split(table, n)), None)
+    label = _label(table, [name for name in left if name != split])
+    # the column of a template such as {id}.jpg may be the id as well
+    ids = _by_name([name for name in table.column_names if name not in (image, split, label)], "id")
+    identity = next((name for name in ids if _distinct(table, name) == len(table)), None)
+    left = [name for name in left if name not in (split, label, identity)]
+    texts = _texts(table, left, label, image is None)
     if image is None and not texts:
-        raise DataError(
-            f"No column looks like paths of pictures or like text; there are "
-            f"{_names(table)}. Name image_column and text_columns {_OWN_CONFIG}"
-        )
+        raise DataError(_UNCLEAR.format("pictures or text", table.column_names, "image_column"))
     lists = is_list(table.schema.field(label).type) or written_lists(table[label]) is not None
     separator = None if lists else _separator(table[label])
     return Guess(
@@ -79,91 +67,124 @@ def guess_columns(table: pa.Table, folder: Path) -> Guess:
         label_separator=separator,
         split_column=split,
         id_column=identity,
-        image_root=None if pictures is None or pictures.root == folder else pictures.root,
+        image_root=None if root == folder else root,
         multilabel=lists or separator is not None,
         unused=[name for name in left if name not in texts],
     )
 
 
-def _names(table: pa.Table) -> str:
-    return ", ".join(map(repr, table.column_names))
+def _by_name(names: Iterable[str], role: str) -> list[str]:
+    """Columns named like a role: ``label`` before ``label_source``, ``image`` before ``path``."""
+    known, ranks = _NAMES[role], {}
+    for name in names:
+        words = _words(name)
+        matches = [known.index(word) for word in words if word in known]
+        if matches:
+            # cells of picture columns are examined as well
+            ranks[name] = (role != "image" and len(words) > 1, min(matches))
+    return sorted(ranks, key=lambda name: ranks[name])
+
+
+def _words(name: str) -> list[str]:
+    """Lower-case parts of a name such as ``imagePath`` or ``image_path``."""
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+", name)]
 
 
 def _is_string(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
+def _names_classes(kind: pa.DataType) -> bool:
+    return _is_string(kind) or pa.types.is_integer(kind) or bool(pa.types.is_boolean(kind))
+
+
+def _cells(table: pa.Table, name: str) -> list[str]:
+    """First cells of a column as strings, stripped, without empty ones; none of nested types."""
+    column = table[name].slice(0, _EXAMINED_ROWS)
+    if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
+        return []
+    cells = column.cast(pa.string()).drop_null().to_pylist()
+    return [stripped for cell in cells if (stripped := cell.strip())]
+
+
 def _distinct(table: pa.Table, name: str) -> int:
+    """Number of distinct strings or whole numbers in a column; 0 of other types."""
+    if not _names_classes(table.schema.field(name).type):
+        return 0
     return int(pc.count_distinct(table[name].cast(pa.string())).as_py())
 
 
+def _pictures(table: pa.Table, folder: Path) -> tuple[str | None, str | None, Path]:
+    """The column of pictures, or a template with a column, that column, and where paths start.
+
+    Cells hold pictures, or are files in ``folder`` or a folder in it, with or without their suffix.
+    Without any such file a column is taken if its name or cells say picture: the check reports
+    missing files, while training on the text alone is not what was meant.
+    """
+    embedded = [field.name for field in table.schema if may_embed(field.type)]
+    if embedded:
+        return embedded[0], embedded[0], folder
+    strings = [field.name for field in table.schema if _is_string(field.type)]
+    named = _by_name(strings, "image")
+    columns = {name: _cells(table, name) for name in dict.fromkeys([*named, *strings])}
+    roots = [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir())]
+    for name, cells in columns.items():
+        for root in roots:
+            if _most(os.path.isfile(root / cell) for cell in cells[:_EXAMINED_FILES]):
+                return name, name, _common_folder(table[name]) or root
+    for root in roots:
+        files = [file for file in root.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES]
+        suffixes = {file.stem: file.suffix for file in files}
+        for name in dict.fromkeys([*named, *_by_name(table.column_names, "id")]):
+            found = [cell in suffixes for cell in _cells(table, name)]
+            if _most(found):
+                suffix = suffixes[_cells(table, name)[found.index(True)]]
+                return f"{{{name}}}{suffix}", name, root
+    for name, cells in columns.items():
+        says = name in named and {*_words(name)} <= {*_NAMES["image"]}
+        if _most(c.lower().endswith(PICTURE_SUFFIXES) or (says and " " not in c) for c in cells):
+            return name, name, folder
+    return None, None, folder
+
+
+def _most(answers: Iterable[bool]) -> bool:
+    listed = list(answers)
+    return sum(listed) > len(listed) / 2
+
+
+def _common_folder(column: pa.ChunkedArray) -> Path | None:
+    """The folder that holds all paths if they are absolute, unless it is the root folder."""
+    paths = [path.strip() for path in column.drop_null().to_pylist() if path.strip()]
+    if not all(map(os.path.isabs, paths)):
+        return None
+    common = Path(os.path.commonpath(map(os.path.dirname, paths)))
+    return None if common == Path(common.anchor) else common
+
+
 def _is_split(table: pa.Table, name: str) -> bool:
-    if not _is_string(table.schema.field(name).type):
-        return False
-    found = {(cell or "").strip().lower() for cell in pc.unique(table[name]).to_pylist()}
-    if found <= set(SPLIT_NAMES):
-        return len(found) > 1
-    # a few unknown names beside "train" are typing errors, which the check reports
-    return len(found) <= _MAX_SPLITS and any(SPLIT_NAMES.get(cell) == "train" for cell in found)
+    """Whether cells name splits; a few unknown ones are typing errors, which the check reports."""
+    found = {SPLIT_NAMES.get(cell.lower()) for cell in _cells(table, name)}
+    return "train" in found and len(found) + table[name].null_count > 1
 
 
-def _is_unique(table: pa.Table, name: str) -> bool:
-    kind = table.schema.field(name).type
-    scalar = _is_string(kind) or pa.types.is_integer(kind)
-    return bool(scalar and _distinct(table, name) == table.num_rows)
-
-
-def _label_column(table: pa.Table, names: Sequence[str]) -> str:
+def _label(table: pa.Table, names: Sequence[str]) -> str:
+    """The column called label, else lists, else one with few values; a class has several rows."""
     kinds = {name: table.schema.field(name).type for name in names}
-    usable = [name for name in names if _may_name_classes(kinds[name])]
-    named = by_name(usable, "label")
-    # a class has several rows; the column with the fewest values is the likeliest
-    scalars = [n for n in usable if not (is_list(kinds[n]) or pa.types.is_floating(kinds[n]))]
-    counts = {name: _distinct(table, name) for name in scalars}
-    few = [name for name in scalars if 2 <= counts[name] <= max(2, table.num_rows // 4)]
+    lists = [n for n in names if is_list(kinds[n]) and _names_classes(kinds[n].value_type)]
+    # pandas writes whole numbers with gaps as floats
+    scalars = [n for n in names if _names_classes(kinds[n]) or pa.types.is_floating(kinds[n])]
+    few = [name for name in scalars if 2 <= _distinct(table, name) <= max(2, len(table) // 4)]
+    named = _by_name([*lists, *scalars], "label")
     likely = [
-        *(name for name in named if _recurs(table, name)),
-        *(name for name in usable if is_list(kinds[name])),
-        *sorted(few, key=lambda name: counts[name]),
+        *(name for name in named if name.lower() in _NAMES["label"]),
+        *lists,
+        *sorted(few, key=lambda name: (name not in named, _distinct(table, name))),
         *named,
     ]
     if not likely:
-        raise DataError(
-            f"No column looks like a label; there are {_names(table)}. Name label_column "
-            f"{_OWN_CONFIG}"
-        )
+        raise DataError(_UNCLEAR.format("a label", table.column_names, "label_column"))
     return likely[0]
-
-
-def _may_name_classes(kind: pa.DataType) -> bool:
-    """Strings and numbers do; lists of fractions are embeddings."""
-    one = kind.value_type if is_list(kind) else kind
-    # pandas writes whole numbers with gaps as floats
-    number = pa.types.is_integer(one) or (pa.types.is_floating(one) and not is_list(kind))
-    return _is_string(one) or bool(number or pa.types.is_boolean(one))
-
-
-def _recurs(table: pa.Table, name: str) -> bool:
-    """Whether rows share their labels, as far as there are enough rows to tell."""
-    labels = table[name]
-    if is_list(labels.type) or table.num_rows < _MIN_ROWS:
-        return True
-    if _separator(labels) is not None or written_lists(labels) is not None:
-        return True
-    return bool(_distinct(table, name) <= _MAX_DISTINCT * (len(labels) - labels.null_count))
-
-
-def _rephrases(table: pa.Table, name: str, label: str) -> bool:
-    """Whether a column's values and the classes are in one-to-one correspondence."""
-    if is_list(table.schema.field(label).type):
-        return False
-    pairs = pa.table([table[each].cast(pa.string()) for each in (name, label)], ["text", "label"])
-    pairs = pairs.drop_null()
-    texts, classes = (len(pc.unique(pairs[each])) for each in ("text", "label"))
-    both = pairs.group_by(["text", "label"]).aggregate([]).num_rows
-    return 1 < classes <= len(pairs) // 2 and both == classes == texts
 
 
 def _separator(labels: pa.ChunkedArray) -> str | None:
@@ -171,28 +192,31 @@ def _separator(labels: pa.ChunkedArray) -> str | None:
     if not _is_string(labels.type):
         return None
     cells = [cell for cell in labels.cast(pa.string()).drop_null().to_pylist() if cell.strip()]
-    distinct = set(cells)
-    for mark in _SEPARATORS:
-        if sum(mark in cell for cell in cells) < max(1, 0.05 * len(cells)):
-            continue
-        parts = Counter(part.strip() for cell in distinct for part in set(cell.split(mark)))
+    for mark in "|;,":
+        parts = Counter(part.strip() for cell in set(cells) for part in set(cell.split(mark)))
+        often = sum(mark in cell for cell in cells) >= max(1, 0.05 * len(cells))
         # single names hold commas as well ("Paris, France"), so a comma must explain more
-        if len(parts) < len(distinct) or (mark != "," and parts.total() > len(parts)):
+        recur = len(parts) < (len(set(cells)) if mark == "," else parts.total())
+        if often and recur:
             return mark
     return None
 
 
-def _text_columns(table: pa.Table, names: Sequence[str]) -> list[str]:
-    """Columns named like text, and those with many different cells of several words."""
-    named = by_name(names, "text")
-    return [name for name in names if name in named or _is_prose(sample_cells(table, name))]
+def _texts(table: pa.Table, names: Sequence[str], label: str, needed: bool) -> list[str]:
+    """Columns named like text, and those with many different cells of several words.
 
-
-def _is_prose(cells: Sequence[str]) -> bool:
-    # in scripts without blanks between words, characters take 3 bytes
-    phrases = [
-        cell
-        for cell in cells
-        if " " in cell or (len(cell) >= 4 and len(cell.encode()) >= 2.5 * len(cell))
-    ]
-    return len(phrases) > len(cells) / 2 and len(set(cells)) > len(cells) / 10
+    One that has no more values than the label says the class in other words: it is left out
+    unless it is the only input.
+    """
+    named = _by_name(names, "text")
+    texts = []
+    for name in names:
+        cells = _cells(table, name)
+        # in scripts without blanks between words, characters take 3 bytes
+        phrases = (" " in c or (len(c) >= 4 and len(c.encode()) >= 2.5 * len(c)) for c in cells)
+        prose = _most(phrases) and len(set(cells)) > len(cells) / 10
+        if _is_string(table.schema.field(name).type) and (prose or name in named):
+            texts.append(name)
+    least = min(_distinct(table, label), table.num_rows // 2)
+    inputs = [name for name in texts if _distinct(table, name) > least]
+    return inputs or (texts if needed else [])

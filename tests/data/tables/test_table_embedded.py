@@ -115,7 +115,7 @@ def test_embedded_pictures_pass_the_checks_of_files(make, tmp_path, content, rea
     save_to_disk(tmp_path / "d", rows(image={3: {"bytes": content, "path": "3.png"}}))
     findings = check_data(make(), workers=1)
     (problem,) = [p for p in findings.problems if p.level == "error"]
-    assert problem.text == "1 pictures are corrupt, in 1 rows"
+    assert problem.text == "1 rows have a picture that is corrupt"
     assert reason in problem.examples[0]
     data = make(on_bad_sample="skip")
     data.setup()

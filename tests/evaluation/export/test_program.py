@@ -18,9 +18,8 @@ SIZE = (tiny_runs.SIDE, tiny_runs.SIDE)
 
 @pytest.fixture
 def make(tiny_vit_dir, tiny_tokenizer_dir):
-    def build(task="multiclass", temperature=1.0, **options):
-        module = tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, task=task, **options)
-        module.postprocessor.temperature.fill_(temperature)
+    def build(**options):
+        module = tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, **options)
         return Classifier(module.model, module.postprocessor).eval()
 
     return build
@@ -38,23 +37,13 @@ class Undecided(nn.Module):
         return logits if logits.sum() > 0 else -logits
 
 
-def test_multilabel_programs_end_in_a_sigmoid(make):
-    classifier = make("multilabel", 0.7, method="linear_probe")
-    program = export_program(classifier, SIZE).module()
-    inputs = random_inputs(classifier.model, SIZE, 3, 8)
-    with torch.no_grad():
-        expected = (classifier.model(_batch(inputs)) / 0.7).sigmoid()
-    torch.testing.assert_close(program(*inputs), expected, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
-def test_encoders_stay_in_their_precision(make, precision):
+def test_encoders_stay_in_their_precision(make):
     classifier = make(method="linear_probe")
     inputs = random_inputs(classifier.model, SIZE, 3, 8)
     with torch.no_grad():
         full = classifier(*inputs)
         for tower in (classifier.model.image_tower, classifier.model.text_tower):
-            tower.precision = precision
+            tower.precision = torch.bfloat16
         expected = classifier(*inputs)
     given = export_program(classifier, SIZE).module()(*inputs)
     torch.testing.assert_close(given, expected, rtol=0, atol=1e-6)
@@ -75,9 +64,8 @@ def test_an_untraceable_model_is_an_error_and_stays_unchanged(make):
     assert model.text_tower.trims_last_layer
 
 
-@pytest.mark.parametrize("method", ["linear_probe", "maple"])
-def test_a_program_can_be_moved_to_another_device(make, method):
-    classifier = make(method=method)
+def test_a_program_can_be_moved_to_another_device(make):
+    classifier = make(method="maple")
     moved = move_to_device_pass(export_program(classifier, SIZE), "meta").module()
     inputs = random_inputs(classifier.model, SIZE, 3, 8)
     # an operation on tensors of two devices would fail
@@ -90,8 +78,3 @@ def test_no_path_of_this_machine_is_in_the_file(make, tmp_path):
     with zipfile.ZipFile(tmp_path / "model.pt2") as archive:
         for name in archive.namelist():
             assert not any(path in archive.read(name) for path in here), name
-
-
-def _batch(inputs):
-    names = ("pixel_values", "input_ids", "attention_mask", "image_present", "text_present")
-    return dict(zip(names, inputs, strict=True))

@@ -25,8 +25,6 @@ def _rng():
 @pytest.mark.parametrize("rate", [0.1, 0.3])
 def test_typos_drop_and_swap_half_each_and_keep_spaces(rate):
     slipped = add_typos(TEXT, rate, _rng())
-    # each look at a character but a space may leave it out or swap it with the next, which is
-    # then not looked at itself
     letters = sum(c != " " for c in TEXT)
     left_out = (len(TEXT) - len(slipped)) / letters
     assert left_out == pytest.approx(rate / 2, rel=0.15)
@@ -46,14 +44,9 @@ def test_words_are_dropped_whole_and_one_stays():
     assert drop_words("", 1.0, _rng()) == ""
 
 
-def test_noise_has_its_strength_and_blur_and_coarsening_keep_flat_pictures():
+def test_noise_blur_and_coarsening_have_their_strength():
     flat = torch.full((3, 64, 64), 0.5)
     assert float((add_noise(flat, 0.1, _rng()) - flat).std()) == pytest.approx(0.1, rel=0.05)
-    for change, strength in ((blur, 0.03), (coarsen, 8)):
-        torch.testing.assert_close(change(flat, strength, _rng()), flat)
-
-
-def test_blur_is_a_gaussian_and_coarsening_removes_fine_stripes():
     dot = torch.zeros(1, 101, 101)
     dot[0, 50, 50] = 1
     spread = blur(dot, 0.02, _rng())[0]
@@ -62,8 +55,6 @@ def test_blur_is_a_gaussian_and_coarsening_removes_fine_stripes():
     assert variance == pytest.approx(2.02**2, rel=0.05)  # of 2% of 101 pixels
     stripes = (torch.arange(64) % 2).float().expand(3, 64, 64)
     assert float(coarsen(stripes, 4, _rng()).std()) < 0.1 * float(stripes.std())
-    edge = (torch.arange(64) >= 32).float().expand(3, 64, 64)
-    assert float(coarsen(edge, 4, _rng()).std()) > 0.8 * float(edge.std())
 
 
 class _Rows:
@@ -85,25 +76,16 @@ def preprocessing():
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_one_modality_is_changed_the_same_way_each_time(name, preprocessing):
     original = _Rows()
-    rows, again, other = (Corrupted(original, 3, name, preprocessing, seed) for seed in (0, 0, 1))
-    assert len(rows) == 3
-    # in any order, as loader workers take them
-    second = [again[index] for index in (2, 1, 0)][::-1]
-    changed = 0
-    for index in range(3):
+    rows, again = (Corrupted(original, 3, name, preprocessing) for _ in range(2))
+    second = [again[index] for index in (2, 1, 0)][::-1]  # in any order, as workers take them
+    for index in range(len(rows)):
         sample, plain = rows[index], original[index]
-        assert (sample["sample_id"], sample["label"]) == (str(index), index)
-        assert (sample["text"] is None) == (index == 2)
-        assert (sample["image"] is None) == (index == 1)
+        assert (sample["text"] is None, sample["image"] is None) == (index == 2, index == 1)
         assert sample["text"] == second[index]["text"]
         if sample["image"] is not None:
             assert torch.equal(sample["image"], second[index]["image"])
             same = torch.allclose(sample["image"], plain["image"], atol=1e-6)
             assert same == (name in TEXTS)
-            assert sample["image"].min() >= -1
-            assert sample["image"].max() <= 1
+            assert sample["image"].abs().max() <= 1
         if name in PICTURES:
             assert sample["text"] == plain["text"]
-        changed += sample["text"] != plain["text"]
-    if name.endswith("noise of 0.1"):
-        assert not torch.equal(other[0]["image"], rows[0]["image"])

@@ -10,8 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.explain.figures import MISSING_GLYPH, draw
-from epic_pl.evaluation.explain.rows import spread_rows
-from epic_pl.evaluation.explain.samples import explain, require_prompts
+from epic_pl.evaluation.explain.samples import explain, require_prompts, spread_rows
 from epic_pl.module import EPICModule
 
 

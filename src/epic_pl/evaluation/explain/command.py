@@ -15,20 +15,15 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "epic-pl explain",
         allow_abbrev=False,
-        description=(
-            "Draw, for single samples, which patches and words each prompt of a trained model "
-            "attends to and which prompts exchange. Takes --config, --ckpt_path and all other "
-            "options of epic-pl test as well."
-        ),
+        description="Draw which patches and words each prompt of a trained model attends to. Takes "
+        "--config, --ckpt_path and all other options of epic-pl test as well.",
     )
     parser.add_argument("--samples", metavar="ID,ID", help="names of samples (--count of them)")
     parser.add_argument(
         "--count", type=int, default=4, help="how many, spread over the split (%(default)s)"
     )
     parser.add_argument("--split", choices=list(_STAGES), default="test", help="(%(default)s)")
-    parser.add_argument(
-        "--output", metavar="DIR", default="runs/explain", help="folder (%(default)s)"
-    )
+    parser.add_argument("--output", type=Path, default=Path("runs/explain"), help="(%(default)s)")
     return parser
 
 
@@ -41,14 +36,13 @@ def run(argv: list[str]) -> int:
     options, shared = parser().parse_known_args(argv)
     if options.count < 1:
         raise ConfigError(f"--count is {options.count}, but must be at least 1.")
-    folder = Path(options.output)
+    folder = options.output
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--output {folder} is a file: give a folder, or one yet to be made.")
 
     from epic_pl.cli import build_trained
-    from epic_pl.evaluation.explain import figures
-    from epic_pl.evaluation.explain.rows import named_rows, spread_rows
-    from epic_pl.evaluation.explain.samples import explain
+    from epic_pl.evaluation.explain.figures import sample_png
+    from epic_pl.evaluation.explain.samples import explain, named_rows, spread_rows
     from epic_pl.html_page import render
 
     module, data, checkpoint = build_trained(shared)
@@ -63,13 +57,12 @@ def run(argv: list[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     for number, explanation in enumerate(explanations, start=1):
         name = re.sub(r"[^\w.-]", "_", explanation.sample_id)[:_MAX_NAME]
-        picture = figures.sample_png(explanation)
-        (folder / f"{number:02}_{name}.png").write_bytes(picture)
+        (folder / f"{number:02}_{name}.png").write_bytes(sample_png(explanation))
     page = render(
         "evaluation/templates/explain.html",
         explanations=explanations,
         checkpoint=checkpoint,
-        figures=figures,
+        sample_png=sample_png,
     )
     path = folder / "index.html"
     path.write_text(page, encoding="utf-8")

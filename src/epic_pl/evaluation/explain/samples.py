@@ -6,16 +6,16 @@ Shape legend: n prompts, g patches a side, N tokens, W words, K steps.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from epic_pl.data import ImageTextDataModule
-from epic_pl.errors import ConfigError, EncoderError
-from epic_pl.evaluation.evaluator import Evaluator
-from epic_pl.evaluation.explain.words import on_words, words_of
-from epic_pl.evaluation.report.mistakes import as_picture
+from epic_pl.errors import ConfigError, DataError, EncoderError
+from epic_pl.evaluation.evaluator import Evaluator, as_picture
 from epic_pl.module import EPICModule
 from epic_pl.nn import EPIC
 from epic_pl.nn.recording import Attention, recorded
@@ -71,6 +71,28 @@ class Explanation:
         return f"{self.sample_id}: {predicted}{sure}, true: {truth}"
 
 
+def spread_rows(dataset: Dataset[Sample], count: int) -> list[int]:
+    """``count`` rows at even distances, since tables are often sorted; all, if there are fewer."""
+    rows = len(cast(Any, dataset))
+    count = min(count, rows)
+    return [number * rows // count for number in range(count)]
+
+
+def named_rows(dataset: Dataset[Sample], names: Sequence[str]) -> list[int]:
+    """Rows of the samples with these ids, in this order.
+
+    Raises:
+        DataError: if the split has no such sample.
+    """
+    # reading a whole row would decode its picture
+    read: Any = getattr(dataset, "reference", dataset.__getitem__)
+    row_of = {read(row)["sample_id"]: row for row in range(len(cast(Any, dataset)))}
+    missing = sorted(set(names) - set(row_of))
+    if missing:
+        raise DataError(f"There is no sample {', '.join(missing)} in this split: see --split.")
+    return [row_of[name] for name in names]
+
+
 def require_prompts(module: EPICModule) -> EPIC:
     """The module's model, if it is EPIC.
 
@@ -106,13 +128,11 @@ def _explain(
     logits, recording = recorded(model, moved)
     logits = logits.float().cpu()
     text, image, labels = sample["text"], sample["image"], batch.get("labels")
-    words = []
-    if text is not None:
-        words = words_of(data.collator.tokenize([text]), data.collator.tokenizer, text)
+    words, numbers = ([], []) if text is None else _words(data.collator, text)
     steps = [
         Step(
             _on_patches(of_image, model.image_encoder.num_prefix_tokens),
-            on_words(of_text.tokens[0].float().cpu(), words),
+            _on_words(of_text, words, numbers),
         )
         for of_image, of_text in zip(recording.image, recording.text, strict=True)
     ]
@@ -122,7 +142,7 @@ def _explain(
     return Explanation(
         sample_id=sample["sample_id"],
         picture=None if image is None else as_picture(image, data.image_preprocessing),
-        words=[word.text for word in words],
+        words=words,
         prediction=evaluator.names(predicted),
         probability=float(confidence.min()) if confidence.numel() else None,
         truth=None if labels is None else evaluator.names(labels[0]),
@@ -141,3 +161,25 @@ def _on_patches(attention: Attention, prefix: int) -> Tensor:
             "attention on them cannot be drawn over a picture."
         )
     return patches.view(-1, side, side)
+
+
+def _words(collator: Any, text: str) -> tuple[list[str], list[int]]:
+    """W words of a text, or tokens outside of words, and for each token its word's number."""
+    tokens = collator.tokenize([text])
+    names = collator.tokenizer.convert_ids_to_tokens(tokens["input_ids"][0].tolist())
+    of_tokens = tokens.word_ids(0) if tokens.is_fast else [None] * len(names)
+    words: list[str] = []
+    numbers: list[int] = []
+    for position, (name, index) in enumerate(zip(names, of_tokens, strict=True)):
+        if index is None or not position or index != of_tokens[position - 1]:
+            span = slice(0) if index is None else slice(*tokens.word_to_chars(0, index))
+            words.append(text[span].strip() or name)
+        numbers.append(len(words) - 1)
+    return words, numbers
+
+
+def _on_words(attention: Attention, words: Sequence[str], numbers: list[int]) -> Tensor:
+    """Attention on the tokens of each word, ``(n, W)``."""
+    weights = attention.tokens[0, :, : len(numbers)].float().cpu()  # (n, N)
+    sums = weights.new_zeros(len(weights), len(words))
+    return sums.index_add_(1, torch.tensor(numbers, dtype=torch.long), weights)

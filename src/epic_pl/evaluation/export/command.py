@@ -11,14 +11,11 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description=(
             "Write a trained model as a folder that runs without this package: the program for "
-            "torch.export.load, what it needs to know in JSON, and the tokenizer. It is read again "
-            "and compared with the checkpoint."
+            "torch.export.load, its description in JSON, and the tokenizer."
         ),
     )
     parser.add_argument("--ckpt_path", metavar="PATH", required=True, help="of the checkpoint")
-    parser.add_argument(
-        "--output", metavar="DIR", default="runs/export", help="folder (%(default)s)"
-    )
+    parser.add_argument("--output", type=Path, default=Path("runs/export"), help="(%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is there")
     for role in ("image", "text"):
         parser.add_argument(
@@ -37,10 +34,14 @@ def run(argv: list[str]) -> int:
     """
     options = parser().parse_args(argv)
 
-    from epic_pl.evaluation.export.folder import check_output, write_folder
-    from epic_pl.evaluation.export.source import find_tokenizer, load_module
+    from epic_pl.evaluation.export.folder import (
+        check_output,
+        find_tokenizer,
+        load_module,
+        write_folder,
+    )
 
-    folder = Path(options.output)
+    folder = options.output
     check_output(folder, options.overwrite)
     module = load_module(options.ckpt_path, options.image_encoder, options.text_encoder)
     difference = write_folder(module, find_tokenizer(module), folder)

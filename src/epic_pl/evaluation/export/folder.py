@@ -1,6 +1,6 @@
 """The folder of an exported model: written beside its place, verified, then moved.
 
-Shape legend: B batch, S text tokens.
+Shape legend: B batch, S text tokens, H, W picture height and width in pixels.
 """
 
 import json
@@ -11,18 +11,96 @@ from typing import Any
 
 import torch
 
-from epic_pl.errors import ConfigError
-from epic_pl.evaluation.export.description import describe, picture_size
+from epic_pl import __version__
+from epic_pl.data.preprocessing import ImagePreprocessing, load_tokenizer
+from epic_pl.errors import AssetError, ConfigError, EncoderError
 from epic_pl.evaluation.export.program import INPUTS, Classifier, export_program, random_inputs
 from epic_pl.module import EPICModule
+from epic_pl.module.checkpoint import read_checkpoint, require_info
+from epic_pl.nn.encoders.blank import blank_input
 
-PROGRAM = "model.pt2"
-DESCRIPTION = "model.json"
-TOKENIZER = "tokenizer"
+PROGRAM, DESCRIPTION, TOKENIZER = "model.pt2", "model.json", "tokenizer"
 TOLERANCE = 1e-4
 """Largest accepted difference between a probability of the program and the module's."""
 # B and S of the batches that are compared; the traced inputs have other sizes
 _COMPARED = ((3, 8), (1, 2), (4, 3))
+
+
+def load_module(path: str, image_encoder: str | None, text_encoder: str | None) -> EPICModule:
+    """Load a checkpoint on the CPU, in evaluation mode; encoders that moved are named.
+
+    Raises:
+        CheckpointError: if the file is no checkpoint of ours, or an encoder is another one.
+    """
+    checkpoint = read_checkpoint(path)
+    require_info(checkpoint)
+    encoders = checkpoint["hyper_parameters"]["encoders"]
+    for side, name in (("image", image_encoder), ("text", text_encoder)):
+        encoders[side]["name"] = name or encoders[side]["name"]
+    return EPICModule.load_from_checkpoint(path, map_location="cpu", encoders=encoders).eval()
+
+
+def find_tokenizer(module: EPICModule) -> Any | None:
+    """Tokenizer of the text encoder; None if it has none and the texts were not ours to tokenize.
+
+    Raises:
+        EpicError: if a DataModule of this package needs a tokenizer that is not there.
+    """
+    encoder = module.checkpoint_info()["text_encoder"]
+    try:
+        return load_tokenizer(encoder["name"], encoder["revision"])
+    except (AssetError, EncoderError) as error:
+        if _image_preprocessing(module) is not None:
+            raise
+        print(f"exported without a tokenizer: {error}")
+        return None
+
+
+def picture_size(module: EPICModule) -> tuple[int, int]:
+    """H and W of the pictures that a module's encoder takes."""
+    height, width = blank_input(module.model.image_encoder.model).shape[-2:]
+    return height, width
+
+
+def describe(module: EPICModule, tokenizer: Any | None) -> dict[str, Any]:
+    """Content of ``model.json``, plain types only: what the user of a program needs to know."""
+    info, thresholds = module.checkpoint_info(), module.postprocessor.thresholds
+    shapes = (["B", 3, *picture_size(module)], ["B", "S"], ["B", "S"], ["B"], ["B"])
+    types = ("float32", "int64", "int64", "bool", "bool")
+    preprocessing: dict[str, Any] | None = module.hparams.get("preprocessing")
+    image = _image_preprocessing(module)
+    if preprocessing is not None and image is not None and "text" in preprocessing:
+        described = image.to_dict() | {"resize": image.resized}
+        text = dict(preprocessing["text"])
+        if tokenizer is not None:
+            text["max_tokens"] = min(text["max_tokens"], tokenizer.model_max_length)
+        preprocessing = {"image": described, "text": text}
+    return {
+        "format_version": 1,
+        "task": module.task,
+        "class_names": list(module.class_names),
+        "thresholds": None if thresholds is None else thresholds.tolist(),
+        "temperature": float(module.postprocessor.temperature),
+        "method": module.hparams["method"],
+        "inputs": {
+            name: {"shape": shape, "dtype": dtype}
+            for name, shape, dtype in zip(INPUTS, shapes, types, strict=True)
+        },
+        "preprocessing": preprocessing,
+        "tokenizer": None if tokenizer is None else TOKENIZER,
+        "image_encoder": dict(info["image_encoder"]),
+        "text_encoder": dict(info["text_encoder"]),
+        "versions": {"epic_pl": __version__, "torch": str(torch.__version__)},
+    }
+
+
+def _image_preprocessing(module: EPICModule) -> ImagePreprocessing | None:
+    """Preprocessing in the checkpoint; None without any, or if it is not of this package."""
+    saved = module.hparams.get("preprocessing")
+    try:
+        return ImagePreprocessing.from_dict(saved["image"]) if saved else None
+    except (KeyError, TypeError):
+        return None
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
@@ -41,10 +119,9 @@ def check_output(folder: Path, overwrite: bool) -> None:
 
 
 def write_folder(module: EPICModule, tokenizer: Any | None, folder: Path) -> float:
-    """Write program, description and tokenizer of a module; other files in the folder stay.
+    """Write program, description and tokenizer of a module on the CPU, in evaluation mode.
 
-    The module is on the CPU, in evaluation mode. Returns the largest difference between a
-    probability of the written program and the module's.
+    Other files in the folder stay. Returns the result of :func:`largest_difference`.
 
     Raises:
         ConfigError: if the model cannot be exported, or the program gives other probabilities;
@@ -75,10 +152,7 @@ def write_folder(module: EPICModule, tokenizer: Any | None, folder: Path) -> flo
 
 @torch.no_grad()
 def largest_difference(path: Path, module: EPICModule) -> float:
-    """Between the probabilities of a program on disk and of ``predict_step``.
-
-    The batches have several sizes, and absent pictures and texts among them.
-    """
+    """Between the probabilities of a program on disk and of ``predict_step``, in any batch size."""
     program = torch.export.load(path).module()
     differences = []
     for seed, (rows, tokens) in enumerate(_COMPARED, start=1):

@@ -3,9 +3,7 @@
 Shape legend: B batch, S text tokens, H, W picture height and width, C classes.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,15 +64,18 @@ def export_program(classifier: Classifier, size: tuple[int, int]) -> ExportedPro
     Raises:
         ConfigError: if torch cannot trace the method or an encoder.
     """
-    classifier = classifier.eval()
-    inputs = random_inputs(classifier.model, size, _ROWS, _TOKENS)
+    model, tower = classifier.eval().model, cast(Any, classifier.model.text_tower)
+    inputs = random_inputs(model, size, _ROWS, _TOKENS)
     rows, rows_and_tokens = {0: Dim.DYNAMIC}, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
     shapes = (rows, rows_and_tokens, rows_and_tokens, rows, rows)  # as INPUTS
+    trims = isinstance(tower, JointTower) and tower.trims_last_layer
     try:
-        with torch.no_grad(), _whole_last_layer(classifier.model):
+        if trims:
+            # the last layer of a text of two tokens would have a size of one, taken for a constant
+            tower.trims_last_layer = False
+        with torch.no_grad():
             program = torch.export.export(classifier, inputs, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # tracing may fail in any way on a custom model
-        model = classifier.model
         encoders = " and ".join(
             type(encoder.model).__name__ for encoder in (model.image_encoder, model.text_encoder)
         )
@@ -84,7 +85,13 @@ def export_program(classifier: Classifier, size: tuple[int, int]) -> ExportedPro
             f"{type(error).__name__}: {first_line}. docs/export.md lists what can; the others run "
             "in Python, with EPICModule.load_from_checkpoint."
         ) from error
-    _drop_source_locations(program)
+    finally:
+        if trims:
+            tower.trims_last_layer = True
+    for module in program.graph_module.modules():
+        if isinstance(module, GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)  # file paths of this machine
     return program
 
 
@@ -107,29 +114,3 @@ def random_inputs(
         row != 1,
         row != 2,
     )
-
-
-@contextmanager
-def _whole_last_layer(model: DualEncoder) -> Iterator[None]:
-    """Run the last text layer on all tokens while a model is traced.
-
-    Otherwise a text of two tokens leaves a size of one there, which a tracer takes for a constant.
-    """
-    tower = model.text_tower
-    if not isinstance(tower, JointTower):
-        yield
-        return
-    before = tower.trims_last_layer
-    tower.trims_last_layer = False
-    try:
-        yield
-    finally:
-        tower.trims_last_layer = before
-
-
-def _drop_source_locations(program: ExportedProgram) -> None:
-    """Remove the file paths of this machine from the program's operations."""
-    for module in program.graph_module.modules():
-        if isinstance(module, GraphModule):
-            for node in module.graph.nodes:
-                node.meta.pop("stack_trace", None)

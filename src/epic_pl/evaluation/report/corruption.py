@@ -5,10 +5,10 @@ Shape legend: H, W picture height and width.
 
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as V
@@ -26,28 +26,23 @@ def add_typos(text: str, rate: float, rng: Rng) -> str:
 
     Spaces never start a typo.
     """
-    kept: list[str] = []
-    at = 0
+    kept, at = "", 0
     while at < len(text):
         typo = text[at] != " " and rng.random() < rate
         if typo and rng.random() < 0.5:
             at += 1
-        elif typo and at + 1 < len(text):
-            kept += [text[at + 1], text[at]]
-            at += 2
-        else:
-            kept.append(text[at])
-            at += 1
-    return "".join(kept)
+            continue
+        step = 2 if typo else 1
+        kept += text[at : at + step][::-1]
+        at += step
+    return kept
 
 
 def drop_words(text: str, rate: float, rng: Rng) -> str:
     """Leave out each word with probability ``rate``; at least one stays."""
     words = text.split()
     kept = [word for word in words if rng.random() >= rate]
-    if words and not kept:
-        kept = [words[int(rng.integers(len(words)))]]
-    return " ".join(kept)
+    return " ".join(kept or words[:1])
 
 
 def add_noise(picture: Tensor, strength: float, rng: Rng) -> Tensor:
@@ -58,18 +53,18 @@ def add_noise(picture: Tensor, strength: float, rng: Rng) -> Tensor:
 
 def blur(picture: Tensor, strength: float, rng: Rng) -> Tensor:
     """Blur with a Gaussian whose standard deviation is ``strength`` times the shorter side."""
-    sigma = strength * min(picture.shape[-2:])
-    reach = min(int(np.ceil(3 * sigma)), min(picture.shape[-2:]) - 1)
-    blurred: Tensor = V.gaussian_blur(picture, [2 * reach + 1] * 2, [sigma, sigma])
+    side = min(picture.shape[-2:])
+    reach = min(int(np.ceil(3 * strength * side)), side - 1)
+    blurred: Tensor = V.gaussian_blur(picture, [2 * reach + 1] * 2, [strength * side] * 2)
     return blurred
 
 
 def coarsen(picture: Tensor, strength: float, rng: Rng) -> Tensor:
     """Shrink both sides by the factor ``strength`` and enlarge them again."""
-    sides = picture.shape[-2:]
-    small = [max(1, round(side / strength)) for side in sides]
-    shrunk = F.interpolate(picture[None], small, mode="bilinear", antialias=True)
-    return F.interpolate(shrunk, sides, mode="bilinear")[0]
+    sides = list(picture.shape[-2:])
+    small: Tensor = V.resize(picture, [max(1, round(side / strength)) for side in sides])
+    coarse: Tensor = V.resize(small, sides)
+    return coarse
 
 
 TEXTS: dict[str, tuple[TextChange, float]] = {
@@ -89,39 +84,33 @@ PICTURES: dict[str, tuple[PictureChange, float]] = {
 CORRUPTIONS = (*TEXTS, *PICTURES)
 
 
+@dataclass(frozen=True)
 class Corrupted(Dataset[Sample]):
     """The first rows of a split with texts or pictures corrupted; absent ones stay absent.
 
     Pictures are changed after resizing and cropping, so that a strength means the same for files
-    of every size. The random numbers depend on seed, corruption and row only.
+    of every size. The random numbers depend on corruption and row only.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset[Sample],
-        rows: int,
-        corruption: str,
-        preprocessing: ImagePreprocessing,
-        seed: int,
-    ) -> None:
-        self.dataset, self.rows, self.corruption = dataset, rows, corruption
-        self.mean, self.std = (
-            torch.tensor(values)[:, None, None]  # (3, 1, 1)
-            for values in (preprocessing.mean, preprocessing.std)
-        )
-        self._seed = (seed, zlib.crc32(corruption.encode()))
+    dataset: Dataset[Sample]
+    rows: int
+    corruption: str
+    preprocessing: ImagePreprocessing
 
     def __len__(self) -> int:
         return self.rows
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.dataset[index].copy()
-        rng = np.random.default_rng((*self._seed, index))
+        rng = np.random.default_rng((zlib.crc32(self.corruption.encode()), index))
         if self.corruption in TEXTS and sample["text"] is not None:
             change_text, rate = TEXTS[self.corruption]
             sample["text"] = change_text(sample["text"], rate, rng)
         if self.corruption in PICTURES and sample["image"] is not None:
             change, strength = PICTURES[self.corruption]
-            shown = change(sample["image"] * self.std + self.mean, strength, rng)
-            sample["image"] = (shown.clamp(0, 1) - self.mean) / self.std
+            mean, std = torch.tensor([self.preprocessing.mean, self.preprocessing.std])[
+                ..., None, None
+            ]
+            shown = change(sample["image"] * std + mean, strength, rng)
+            sample["image"] = (shown.clamp(0, 1) - mean) / std
         return sample

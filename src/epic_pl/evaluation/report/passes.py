@@ -3,6 +3,7 @@
 Shape legend: B batch, N samples, C classes.
 """
 
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -15,23 +16,20 @@ from torch.utils.data import DataLoader
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.loading.loader import init_worker
 from epic_pl.errors import ConfigError
+from epic_pl.evaluation.evaluator import SplitOutputs, presence_masks
 from epic_pl.evaluation.report.corruption import Corrupted
-from epic_pl.evaluation.report.outputs import SplitOutputs, presence_masks
 from epic_pl.module import EPICModule
 from epic_pl.types import Batch
 
 
+@dataclass(frozen=True)
 class AdditionalPasses:
     """Passes with the device, precision and number of batches of a trainer's finished test."""
 
-    def __init__(
-        self,
-        trainer: L.Trainer,
-        module: EPICModule,
-        data: ImageTextDataModule,
-        outputs: SplitOutputs,
-    ) -> None:
-        self.trainer, self.module, self.data, self.outputs = trainer, module, data, outputs
+    trainer: L.Trainer
+    module: EPICModule
+    data: ImageTextDataModule
+    outputs: SplitOutputs
 
     def single_modality(self) -> tuple[Tensor, Tensor]:
         """Logits ``(N, C)`` of pictures alone and of texts alone; each batch is read once.
@@ -47,7 +45,7 @@ class AdditionalPasses:
             text_only.append(self._logits(batch, image & ~text, text))
         return torch.cat(image_only), torch.cat(text_only)
 
-    def corrupted(self, corruption: str, seed: int) -> Tensor:
+    def corrupted(self, corruption: str) -> Tensor:
         """Logits ``(N, C)`` of corrupted samples, which pass through the encoders.
 
         Raises:
@@ -55,7 +53,7 @@ class AdditionalPasses:
         """
         data, rows = self.data, len(self.outputs.sample_id)
         loader: DataLoader[Any] = DataLoader(
-            Corrupted(data.dataset("test"), rows, corruption, data.image_preprocessing, seed),
+            Corrupted(data.dataset("test"), rows, corruption, data.image_preprocessing),
             batch_size=data.eval_batch_size_per_device,
             collate_fn=data.collator,
             num_workers=data.num_workers,
@@ -70,8 +68,8 @@ class AdditionalPasses:
             logits.append(self._logits(batch, *presence_masks(batch)))
         if ids != self.outputs.sample_id:
             raise ConfigError(
-                f"The report reads the test split of {type(data).__name__} row by row, but its "
-                "test_dataloader gave other rows or another order. Set report.robustness to false."
+                "The test loader gives other rows than the test split, or in another order: set "
+                "report.robustness to false."
             )
         return torch.cat(logits)
 

@@ -12,15 +12,16 @@ from matplotlib.figure import Figure
 from epic_pl.callbacks.plots import draw_confusion_matrix
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError
-from epic_pl.evaluation.evaluator import Evaluator, finite
-from epic_pl.evaluation.report.absence import absence_table
-from epic_pl.evaluation.report.calibration import calibration_table
-from epic_pl.evaluation.report.classes import class_table, confusion_counts
+from epic_pl.evaluation.evaluator import Evaluator, SplitOutputs, finite, presence_masks
 from epic_pl.evaluation.report.corruption import CORRUPTIONS
-from epic_pl.evaluation.report.figures import draw_reliability
-from epic_pl.evaluation.report.mistakes import add_samples, worst_mistakes
-from epic_pl.evaluation.report.outputs import SplitOutputs, presence_masks
 from epic_pl.evaluation.report.passes import AdditionalPasses
+from epic_pl.evaluation.report.tables import (
+    absence_table,
+    calibration_table,
+    class_table,
+    confusion_counts,
+    worst_mistakes,
+)
 from epic_pl.html_page import jpeg, png, render
 from epic_pl.module import EPICModule
 
@@ -36,7 +37,6 @@ class ReportWriter(Callback):
         robustness: test with corrupted texts and pictures, too: ten more passes, through the
             encoders even if features are stored.
         mistakes: number of mistakes to show.
-        seed: of the draws of absent modalities and of the corruptions.
 
     Raises:
         ConfigError: before the test, if no report can be made or written.
@@ -48,20 +48,18 @@ class ReportWriter(Callback):
         absence: bool = True,
         robustness: bool = True,
         mistakes: int = 12,
-        seed: int = 0,
     ) -> None:
-        for name, value in (("mistakes", mistakes), ("seed", seed)):
-            if value < 0:
-                raise ConfigError(f"report.{name} is {value}, but must be at least 0.")
+        if mistakes < 0:
+            raise ConfigError(f"report.mistakes is {mistakes}, but must be at least 0.")
         self.folder = None if folder is None else Path(folder)
         self.absence = absence
         self.robustness = robustness
         self.mistakes = mistakes
-        self.seed = seed
         self._parts: list[SplitOutputs] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Check that a report can be made and written, before the test takes any time."""
+        self._parts = []
         if self.folder is None or stage != "test":
             return
         data: Any = getattr(trainer, "datamodule", None)
@@ -72,34 +70,17 @@ class ReportWriter(Callback):
             )
         if trainer.world_size > 1:
             raise ConfigError(
-                f"A report is made by one process, but there are {trainer.world_size}. Set "
-                "trainer.devices and trainer.num_nodes to 1 for epic-pl test --report."
+                f"A report is made by one process, not {trainer.world_size}: set trainer.devices "
+                "and trainer.num_nodes to 1."
             )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(
-                f"report.folder {self.folder} cannot be made: {error.strerror}. Name a folder that "
-                "can be written."
-            ) from error
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Drop the outputs of an earlier test."""
-        self._parts = []
-        if self.folder is not None and len(trainer.num_test_batches) != 1:
-            raise ConfigError(
-                f"A report is about one test loader, but there are {len(trainer.num_test_batches)}."
-                " Leave report.folder out."
-            )
+            message = f"report.folder {self.folder} cannot be made: {error.strerror}."
+            raise ConfigError(message) from error
 
     def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Keep the logits and labels of a batch."""
         if self.folder is None:
@@ -114,61 +95,65 @@ class ReportWriter(Callback):
             return
         assert isinstance(pl_module, EPICModule)
         outputs, evaluator = SplitOutputs.concatenate(self._parts), Evaluator.of(pl_module)
-        self._parts = []
         data: Any = getattr(trainer, "datamodule", None)
-        passes = AdditionalPasses(trainer, pl_module, data, outputs)
+        metrics = sorted(trainer.callback_metrics.items())
+        mistakes, pictures = worst_mistakes(
+            evaluator, outputs, self.mistakes, data.dataset("test"), data.image_preprocessing
+        )
         content: dict[str, Any] = {
             "data": type(data).__name__,
             "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
             "text": data.preprocessing["text"],
             "task": evaluator.task,
             "samples": len(outputs.sample_id),
-            "metrics": {
-                name: finite(value)
-                for name, value in sorted(trainer.callback_metrics.items())
-                if name.startswith("test/")
-            },
+            "metrics": {k: finite(value) for k, value in metrics if k.startswith("test/")},
             "classes": class_table(evaluator, outputs),
             "calibration": calibration_table(evaluator, outputs),
-            "seed": self.seed,
-            **self._tables(passes, evaluator, outputs),
-            "mistakes": worst_mistakes(evaluator, outputs, self.mistakes),
+            "mistakes": mistakes,
         }
-        figures = {"reliability": draw_reliability(content["calibration"], evaluator.task)}
+        passes = AdditionalPasses(trainer, pl_module, data, outputs)
+        if self.absence:
+            alone = passes.single_modality()
+            content["absence"] = absence_table(evaluator, outputs, *alone)
+        if self.robustness:
+            passed = {name: passes.corrupted(name) for name in CORRUPTIONS}
+            content["robustness"] = [
+                {"condition": name, "samples": len(logits)}
+                | evaluator.scores(logits, outputs.labels)
+                for name, logits in {"unchanged": outputs.logits, **passed}.items()
+            ]
+        figures = {"reliability": _draw_reliability(content["calibration"], evaluator.task)}
         if evaluator.task == "multiclass":
             counts = confusion_counts(evaluator, outputs)
             content["confusion"] = counts.tolist()
             figures["confusion_matrix"] = draw_confusion_matrix(counts, evaluator.class_names)
-        pictures = add_samples(content["mistakes"], data.dataset("test"), data.image_preprocessing)
-        _write(self.folder, content, figures, pictures)
-
-    def _tables(
-        self, passes: AdditionalPasses, evaluator: Evaluator, outputs: SplitOutputs
-    ) -> dict[str, Any]:
-        """Scores of the additional passes."""
-        tables: dict[str, Any] = {}
-        if self.absence:
-            image_only, text_only = passes.single_modality()
-            tables["absence"] = absence_table(evaluator, outputs, image_only, text_only, self.seed)
-        if self.robustness:
-            passed = {name: passes.corrupted(name, self.seed) for name in CORRUPTIONS}
-            tables["robustness"] = [
-                {"condition": name, "samples": len(logits)}
-                | evaluator.scores(logits, outputs.labels)
-                for name, logits in {"as it is": outputs.logits, **passed}.items()
-            ]
-        return tables
+        drawn = {name: png(figure) for name, figure in figures.items()}
+        for name, picture in drawn.items():
+            (self.folder / f"{name}.png").write_bytes(picture)
+        numbers = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        (self.folder / "report.json").write_text(numbers, encoding="utf-8")
+        shown = [None if picture is None else jpeg(picture) for picture in pictures]
+        page = render("evaluation/templates/report.html", **content, figures=drawn, pictures=shown)
+        (self.folder / "report.html").write_text(page, encoding="utf-8")
+        rank_zero_info(f"Report written to {self.folder / 'report.html'}")
 
 
-def _write(
-    folder: Path, content: dict[str, Any], figures: dict[str, Figure], pictures: list[Any]
-) -> None:
-    drawn = {name: png(figure) for name, figure in figures.items()}
-    for name, picture in drawn.items():
-        (folder / f"{name}.png").write_bytes(picture)
-    numbers = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / "report.json").write_text(numbers, encoding="utf-8")
-    shown = [None if picture is None else jpeg(picture) for picture in pictures]
-    page = render("evaluation/templates/report.html", **content, figures=drawn, pictures=shown)
-    (folder / "report.html").write_text(page, encoding="utf-8")
-    rank_zero_info(f"Report written to {folder / 'report.html'}")
+def _draw_reliability(calibration: dict[str, Any], task: str) -> Figure:
+    """Share of right answers over their probability, before and after calibration."""
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    panels = (("_uncalibrated", "before calibration"), ("", "after calibration"))
+    for axes, (suffix, title) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
+        width = 1 / len(calibration[f"bins{suffix}"])
+        bins = [row for row in calibration[f"bins{suffix}"] if row["samples"]]
+        centres = [(row["from"] + row["to"]) / 2 for row in bins]
+        total = sum(row["samples"] for row in bins)
+        axes.bar(centres, [row["accuracy"] for row in bins], width, edgecolor="white")
+        axes.plot([0, 1], [0, 1], color="tab:red", linestyle="--", label="perfect calibration")
+        shares = [row["samples"] / total for row in bins]
+        axes.plot(centres, shares, marker="o", color="black", label="share of all answers")
+        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted probability")
+        axes.set_title(f"{title}: ECE {calibration[f'ece{suffix}']:.3f}")
+        axes.legend(loc="upper left", fontsize=8)
+    label = "share of labels that are true" if task == "multilabel" else "accuracy"
+    figure.axes[0].set_ylabel(label)
+    return figure
