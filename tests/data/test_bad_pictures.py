@@ -10,7 +10,7 @@ from epic_pl.data import (
     HatefulMemesDataModule,
 )
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.pictures import PictureRecord
+from epic_pl.data.row_cache import PictureRecord
 from epic_pl.errors import DataError
 
 

@@ -98,5 +98,5 @@ def test_texts_that_cannot_be_changed_are_refused(tiny_vit_dir, tiny_tokenizer_d
     data = Other(
         image_encoder=str(tiny_vit_dir), text_encoder=str(tiny_tokenizer_dir), clean_text=True
     )
-    with pytest.raises(ConfigError, match="clean_text is true, but a Dataset"):
+    with pytest.raises(ConfigError, match="clean_text is true, but the texts of a Dataset"):
         data.setup("fit")

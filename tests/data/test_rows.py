@@ -52,6 +52,8 @@ def test_bad_labels(labels, multilabel, match):
 
 
 def test_bad_columns():
+    with pytest.raises(DataError, match="one length"):
+        sample_table(["a"], ["x", "y"], ["t"], [0])
     with pytest.raises(DataError, match="'sample_id'"):
         sample_table([1], ["x"], ["t"], [0])
     with pytest.raises(DataError, match="none in row 1"):

@@ -135,7 +135,7 @@ def test_a_bad_cell_is_a_line_of_the_report_or_one_error(check, kind):
 def test_a_bad_table_is_one_error(check):
     _judge(check("t.parquet", b"PAR1 not really"), 1, "cannot be read")
     unknown = "--data.init_args.label_column=lable"
-    _judge(check("t.csv", _csv().encode(), unknown), 1, "no column 'lable'.*mean 'label'")
+    _judge(check("t.csv", _csv().encode(), unknown), 1, "no column 'lable'")
     no_val = _csv().replace(",val\n", ",test\n").encode()
     result = check("t.csv", no_val, SPLIT, "--data.init_args.val_size=0")
     _judge(result, 1, "The val split has no usable row")

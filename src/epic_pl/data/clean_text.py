@@ -35,12 +35,12 @@ def clean_text(text: str) -> str:
 
 def clean_texts(dataset: Dataset[Any]) -> None:
     """Clean all texts of a dataset, before anything is made of them."""
-    if isinstance(dataset, EntailmentPairs):
-        dataset.names = [clean_text(name) for name in dataset.names]
-    elif isinstance(dataset, ImageTextDataset):
+    if isinstance(dataset, ImageTextDataset):
         dataset.map_texts(clean_text)
+    elif isinstance(dataset, EntailmentPairs):
+        dataset.names = [clean_text(name) for name in dataset.names]
     else:
         raise ConfigError(
-            f"data.clean_text is true, but a {type(dataset).__name__} is no ImageTextDataset, so "
-            "its texts cannot be changed."
+            f"data.clean_text is true, but the texts of a {type(dataset).__name__} cannot be "
+            "changed: let build_dataset return an ImageTextDataset, or leave clean_text out."
         )

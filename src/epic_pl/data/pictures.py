@@ -1,15 +1,11 @@
 """Which pictures of a dataset are there and can be decoded, looked up once for many rows."""
 
-import contextlib
-import hashlib
-import json
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from epic_pl.assets.cache import cache_dir
 from epic_pl.errors import DataError
 
 _THREADS = 8
@@ -63,59 +59,16 @@ def missing_hint(path: str) -> str:
     return "; write the path with / instead of \\" if "\\" in path else ""
 
 
-class PictureRecord:
-    """Which pictures below a folder, or inside one file, were decoded, and which of them failed.
+def unreadable_pictures(paths: Collection[str], read: Callable[[str], Any]) -> dict[str, str]:
+    """Paths whose picture cannot be decoded, each with the problem."""
 
-    A JSON file in the cache folder, so that later starts need not decode what is sound.
+    def problem(path: str) -> str | None:
+        try:
+            read(path)
+        except DataError as error:
+            return str(error)
+        return None
 
-    Args:
-        root: folder of the pictures, or the file that holds them.
-    """
-
-    def __init__(self, root: Path) -> None:
-        root = root.resolve()
-        # a changed file is another one
-        key = f"{root} {root.stat().st_mtime_ns if root.is_file() else ''}"
-        name = hashlib.sha256(key.encode()).hexdigest()[:16]
-        self.path = cache_dir() / "pictures_read" / f"{name}.json"
-
-    def read(self) -> dict[str, str | None]:
-        """Picture path to problem, None where it is sound; empty where nothing is recorded."""
-        with contextlib.suppress(OSError, ValueError):
-            return dict(json.loads(self.path.read_text(encoding="utf-8")))
-        return {}
-
-    def add(self, decoded: Iterable[str], bad: Mapping[str, str]) -> None:
-        """Record pictures that were decoded; ``bad`` holds the problems of those that failed."""
-        facts = {**self.read(), **{path: bad.get(path) for path in decoded}}
-        partial = self.path.with_suffix(f".{os.getpid()}.partial")
-        with contextlib.suppress(OSError):  # without a cache pictures are decoded at every start
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(facts), encoding="utf-8")
-            os.replace(partial, self.path)
-
-    def unreadable(self, paths: Collection[str], read: Callable[[str], Any]) -> dict[str, str]:
-        """Paths that cannot be decoded, each with the problem.
-
-        Decoded are those that never were, and those that failed, since they may have been repaired.
-
-        Args:
-            paths: pictures that are there.
-            read: decodes one of them, or raises a DataError.
-        """
-
-        def problem(path: str) -> str | None:
-            try:
-                read(path)
-            except DataError as error:
-                return str(error)
-            return None
-
-        known = self.read()
-        unsure = [path for path in paths if path not in known or known[path] is not None]
-        with ThreadPoolExecutor(_THREADS) as pool:
-            found = zip(unsure, pool.map(problem, unsure), strict=True)
-            bad = {path: why for path, why in found if why is not None}
-        if unsure:
-            self.add(unsure, bad)
-        return bad
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = zip(paths, pool.map(problem, paths), strict=True)
+        return {path: why for path, why in found if why is not None}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from timm.data import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
@@ -114,6 +115,11 @@ def _of_repository(source: str, revision: str | None) -> ImagePreprocessing:
 
 def _from_timm_config(config: Mapping[str, Any]) -> ImagePreprocessing:
     interpolation = config.get("interpolation", "bicubic")
+    if config.get("crop_mode", "center") not in ("center", None):
+        rank_zero_warn(
+            f"The image encoder was trained on pictures in crop mode {config['crop_mode']!r}; here "
+            "they are cropped in the centre, so what lies at the edges of long ones is not seen."
+        )
     return ImagePreprocessing(
         size=int(config["input_size"][-1]),
         mean=tuple(config["mean"]),

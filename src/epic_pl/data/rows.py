@@ -75,10 +75,13 @@ def sample_table(
         multilabel: whether a label is a list.
 
     Raises:
-        DataError: columns of wrong types, duplicate ids, negative labels,
+        DataError: columns of different lengths or wrong types, duplicate ids, negative labels,
             or a row with neither picture nor text.
     """
     columns = {"sample_id": sample_ids, "image": images, "text": texts, "label": labels}
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) != 1:
+        raise DataError(f"The columns of a table must be of one length, got {lengths}.")
     schema = table_schema(multilabel)
     arrays = [_column(field, columns[field.name]) for field in schema]
     table = pa.table(arrays, schema=schema)

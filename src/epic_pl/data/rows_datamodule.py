@@ -8,7 +8,8 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.data.datamodule import ImageTextDataModule, Split, check_choice
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.pictures import PictureRecord, missing_pictures, refuse_outside
+from epic_pl.data.pictures import missing_pictures, refuse_outside
+from epic_pl.data.row_cache import PictureRecord
 from epic_pl.data.rows import BadSamplePolicy, Rows, apply_policy, distinct_paths
 from epic_pl.data.transforms import ImageTransform
 from epic_pl.errors import DataError
@@ -34,7 +35,7 @@ class RowsDataModule(ImageTextDataModule):
 
     @abstractmethod
     def read_split(self, split: Split) -> Rows:
-        """The rows of a split."""
+        """The rows of a split; :func:`~epic_pl.data.row_cache.cached_rows` spares later starts."""
 
     @property
     def text_origin(self) -> str | None:

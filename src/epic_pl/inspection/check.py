@@ -13,7 +13,7 @@ from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import EntailmentPairs
 from epic_pl.data.loading.orders import class_counts
-from epic_pl.data.pictures import PictureRecord
+from epic_pl.data.row_cache import PictureRecord
 from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import DataError

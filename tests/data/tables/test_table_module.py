@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from epic_pl.data import TableDataModule
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.tables import datamodule as table_module
 from epic_pl.errors import ConfigError, DataError
 
 # no network: timm knows this name's preprocessing, and setup reads no tokenizer
@@ -99,6 +101,16 @@ def test_a_predict_table_with_known_classes_needs_no_other(folder, separator):
         data.setup("fit")
     with pytest.raises(DataError, match=r"gone\.csv does not exist"):
         TableDataModule(table=gone, **options)
+
+
+@pytest.mark.parametrize(("split", "cell"), [("val", []), ("test", []), ("val", ""), ("test", "")])
+def test_splits_that_cannot_be_measured_are_refused(folder, split, cell):
+    names = [split] * 5 + ["predict"] * 5 + ["train"] * 20
+    known = ["x"] if cell == [] else "x|y"
+    rows = _rows(split=lambda i: names[i], label=lambda i: known if i >= 10 else cell)
+    options = {} if cell == [] else {"label_separator": "|"}
+    with pytest.raises(DataError, match=f"None of the 5 rows of the {split} split names a class"):
+        _make(folder, rows, split_column="split", **options)
 
 
 def test_pictures_of_a_predict_table_lie_in_its_own_folder(folder, tmp_path):
@@ -249,6 +261,50 @@ def test_pictures_may_lie_elsewhere_only_if_asked(folder, tmp_path):
     data = _make(folder, rows, image_root=str(tmp_path))
     data.setup()
     assert all(sample["image"] is not None for sample in _samples(data).values())
+
+
+def _again(folder, **options):
+    return TableDataModule(table=str(folder / "t.parquet"), image_size=32, **ENCODERS, **options)
+
+
+def test_rows_come_from_the_cache_while_table_and_options_are_the_same(folder, monkeypatch):
+    data = _make(folder, _rows())
+    with monkeypatch.context() as patch:
+        patch.setattr(table_module, "read_table", None)
+        for split in ("train", "val", "test"):
+            assert _again(folder).read_split(split).table.equals(data.read_split(split).table)
+        assert _again(folder).class_names == ["a", "b"]
+        with pytest.raises(TypeError):  # read anew
+            _again(folder, split_seed=1)
+    os.utime(folder / "t.parquet", ns=(1, 1))
+    monkeypatch.setattr(table_module, "read_table", None)
+    with pytest.raises(TypeError):
+        _again(folder)
+
+
+@pytest.mark.parametrize("policy", ["error", "skip", "absent"])
+def test_pictures_that_are_gone_since_an_earlier_start_are_found(folder, policy, caplog):
+    _make(folder, _rows(), on_bad_sample=policy).setup()
+    (folder / "img" / "0.png").unlink()
+    data = _again(folder, on_bad_sample=policy)
+    if policy == "error":
+        with pytest.raises(DataError, match=r"1 rows name them: 0 \(img/0.png\)"):
+            data.setup()
+        return
+    with caplog.at_level("INFO"):
+        data.setup()
+    samples = _samples(data)
+    assert len(samples) == (29 if policy == "skip" else 30)
+    assert policy == "skip" or samples["0"]["image"] is None
+    assert "1 rows" in caplog.text
+
+
+def test_split_of_cached_rows_is_a_slice_of_the_memory_map(folder):
+    _make(folder, _rows())
+    before = pa.total_allocated_bytes()
+    dataset = _again(folder).build_dataset("train", lambda image: image)
+    assert isinstance(dataset, ImageTextDataset)
+    assert pa.total_allocated_bytes() - before < 4096
 
 
 def test_what_rows_to_predict_say_of_their_labels_is_no_class(folder):

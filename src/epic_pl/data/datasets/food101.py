@@ -4,14 +4,16 @@ X. Wang, D. Kumar, N. Thome, M. Cord, F. Precioso, *Recipe recognition with larg
 dataset*, ICME Workshops 2015.
 """
 
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
 
 from epic_pl.data.datamodule import Split, check_at_least, check_choice
-from epic_pl.data.datasets.food101_texts import LAYOUTS, Part, TextSource, read_release
+from epic_pl.data.datasets.food101_texts import LAYOUTS, Part, TextSource, read_release, sources
 from epic_pl.data.layout import Located, locate
+from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.data.splits import stratified_split
@@ -27,7 +29,8 @@ _HOW_TO_GET = (
 class Food101DataModule(RowsDataModule):
     """UPMC-Food101 with any of the four texts in circulation; about 68,000 + 22,700 rows.
 
-    Results on different texts cannot be compared: titles often hold the class's name.
+    The texts differ much in what they give away (titles often hold the class's name), so results
+    on different ones cannot be compared; ``preprocessing["text"]["source"]`` names the one in use.
 
     * ``titles``: ``texts/{train,test}_titles.csv``, no header, columns image, title, class.
     * ``split_json``: ``split.json`` (file names) and ``text.json``.
@@ -89,6 +92,17 @@ class Food101DataModule(RowsDataModule):
 
     def read_split(self, split: Split) -> Rows:
         """The rows of a split."""
+        held_out = [self.val_size, self.split_seed]
+        options = {"split": split, "held_out": held_out, "cut": self.max_text_tokens}
+        return cached_rows(
+            f"Food101-{self.text_source}", self._sources, options, partial(self._read, split)
+        )
+
+    @cached_property
+    def _sources(self) -> list[Path]:
+        return sources(self.text_source, self._found)
+
+    def _read(self, split: Split) -> Rows:
         parts = self._parts
         classes = sorted({record.label for record in parts["train"].records})
         index = {name: code for code, name in enumerate(classes)}

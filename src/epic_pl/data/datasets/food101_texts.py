@@ -48,6 +48,15 @@ def read_release(source: TextSource, found: Located, max_tokens: int) -> dict[Sp
     return {"titles": _titles, "split_json": _split_json, "jsonl": _jsonl}[source](found)
 
 
+def sources(source: TextSource, found: Located) -> list[Path]:
+    """Files and folders that decide on what :func:`read_release` gives."""
+    if source == "jsonl":
+        return list(_jsonl_files(found).values())
+    if source == "page_text":
+        return [place / label for place in found.paths.values() for label in _labels(place)]
+    return [found.paths[_TRAIN].parent.parent, *(p for p in found.paths.values() if p.is_file())]
+
+
 def _part(
     source: Path, found: Located, folder: str, rows: Iterable[tuple[str, str, str | None]]
 ) -> Part:

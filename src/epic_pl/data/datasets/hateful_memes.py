@@ -5,6 +5,7 @@ D. Kiela et al., *The Hateful Memes Challenge: Detecting Hate Speech in Multimod
 """
 
 import contextlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from epic_pl.data.datamodule import Split
 from epic_pl.data.layout import Layout, Located, locate
 from epic_pl.data.readers import label_codes, read_jsonl, require
+from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.errors import DataError
@@ -114,7 +116,8 @@ class HatefulMemesDataModule(RowsDataModule):
     def read_split(self, split: Split) -> Rows:
         """The rows of a split."""
         path, root = self._file(split), self._located().paths["img/"].parent
-        return _read(path, root)
+        options = {"image_root": str(root.resolve())}
+        return cached_rows("HatefulMemes", [path], options, partial(_read, path, root))
 
 
 def _read(path: Path, root: Path) -> Rows:

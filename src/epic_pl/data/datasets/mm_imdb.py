@@ -6,7 +6,7 @@ Fusion*, arXiv 1702.01992.
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,9 +16,11 @@ from epic_pl.data.datasets.mm_imdb_hdf5 import (
     HDF5PictureDataset,
     check_vocabulary,
     read_hdf5,
+    vocabulary_path,
 )
 from epic_pl.data.layout import Layout, Located, locate
 from epic_pl.data.readers import read_json, string_list
+from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.data.transforms import ImageTransform
@@ -110,12 +112,23 @@ class MMIMDBDataModule(RowsDataModule):
     def read_split(self, split: Split) -> Rows:
         """The rows of a split."""
         if self._hdf5:
-            return read_hdf5(self._found.paths["multimodal_imdb.hdf5"], split, GENRES)
+            path = self._found.paths["multimodal_imdb.hdf5"]
+            files = [path, vocabulary_path(path)]
+            return cached_rows(
+                "MMIMDB", files, {"split": split}, partial(read_hdf5, path, split, GENRES)
+            )
         one_folder = self._found.layout.name == "one folder"
         films = self._found.paths["dataset/" if one_folder else "labels/"]
         posters = self._found.paths["dataset/" if one_folder else "images/"]
         plot: Plot = "longest" if self.plot == "all" and split != "train" else self.plot
-        return _read(self._found.paths["split.json"], films, posters, split, plot)
+        options = {
+            "plot": plot,
+            "posters": str(posters.resolve()),
+            "split": split,
+        }
+        lists = self._found.paths["split.json"]
+        read = partial(_read, lists, films, posters, split, plot)
+        return cached_rows("MMIMDB", [lists, films], options, read)
 
     def make_dataset(self, rows: Rows, transform: ImageTransform) -> ImageTextDataset:
         """Posters are files, or rows of the HDF5 file."""

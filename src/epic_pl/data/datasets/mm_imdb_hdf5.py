@@ -108,7 +108,10 @@ def _genre_order(file: Any, path: Path, genres: Sequence[str]) -> list[int]:
     names = file["genres"].attrs.get("target_names")
     columns = json.loads(names) if names is not None else list(genres)
     if sorted(columns) != sorted(genres):
-        raise DataError(f"{path} has the genres {', '.join(columns)}, not the usual ones.")
+        raise DataError(
+            f"{path} has the genres {', '.join(columns)}, not the {len(genres)} usual ones. Fetch "
+            "the released file again."
+        )
     return [columns.index(genre) for genre in genres]
 
 

@@ -36,7 +36,8 @@ class TrainSampler(_RankSampler):
             a restart. It holds for one iteration.
 
     Args:
-        dataset: anything with a length; its ``set_epoch(epoch)`` is called too, where it has one.
+        dataset: anything with a length; its ``set_epoch(epoch)`` is called too, where it has one
+            (datasets that draw negatives or augmentations anew every epoch).
         seed: of the order.
         order: one of :mod:`epic_pl.data.loading.orders`; None shuffles.
         num_replicas: number of processes, as ``rank`` from torch.distributed by default.

@@ -1,8 +1,8 @@
 """A user's own table of pictures, texts and labels as a DataModule."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from functools import cached_property, partial
+from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.data.datamodule import Split, check_at_least
+from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows
 from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.data.tables.embedded import unpack_pictures
@@ -25,6 +26,9 @@ class TableDataModule(RowsDataModule):
     An empty cell for picture or text means that the modality is absent. All else that training
     would stumble over is refused with its rows: labels that are missing, NaN, padded with blanks or
     unknown in training, repeated ids, unknown split names, and pictures that are not there.
+
+    The checked rows are kept in the cache as a memory-mapped file as long as the table's files and
+    the options are unchanged: one process of a machine reads the table and unpacks its pictures.
 
     Args:
         table: the file, or the folder of ``save_to_disk`` (a ``DatasetDict`` brings its splits).
@@ -104,7 +108,11 @@ class TableDataModule(RowsDataModule):
         if self._is_elsewhere:
             empty = no_rows(self.options)
             return Rows(empty, Path(), self.path, self.options.classes or ())
-        return self._read(self.path, partial(build_rows, hf=self.path.is_dir()))
+
+        def build(source: pa.Table) -> tuple[pa.Table, Any]:
+            return build_rows(source, self.options, self.path.is_dir())
+
+        return self._read(self.path, "labelled", build)
 
     @cached_property
     def _is_elsewhere(self) -> bool:
@@ -115,19 +123,29 @@ class TableDataModule(RowsDataModule):
     @cached_property
     def _predict_rows(self) -> Rows:
         """Rows of the prediction table."""
-        assert self.predict_path is not None
-        multilabel = self.task == "multilabel"
-        return self._read(self.predict_path, partial(unlabelled_rows, multilabel=multilabel))
 
-    def _read(self, path: Path, build: Callable[..., tuple[pa.Table, Any]]) -> Rows:
+        def build(source: pa.Table) -> tuple[pa.Table, Any]:
+            return unlabelled_rows(source, self.options, self.task == "multilabel"), ()
+
+        assert self.predict_path is not None
+        return self._read(self.predict_path, f"predict {self.task}", build)
+
+    def _read(
+        self, path: Path, kind: str, build: Callable[[pa.Table], tuple[pa.Table, Any]]
+    ) -> Rows:
         root = self.image_root or (path if path.is_dir() else path.parent).resolve()
-        try:
-            source, embedded = unpack_pictures(read_table(path), self.options.image_column)
-            table, classes = build(source, self.options)
-        except DataError as error:
-            place = "" if str(path) in str(error) else f"{path} (rows count from 0): "
-            raise DataError(f"{place}{error}") from error
-        return Rows(table, embedded or root, path, classes)
+
+        def read() -> Rows:
+            try:
+                source, embedded = unpack_pictures(read_table(path), self.options.image_column)
+                table, classes = build(source)
+            except DataError as error:
+                place = "" if str(path) in str(error) else f"{path} (rows count from 0): "
+                raise DataError(f"{place}{error}") from error
+            return Rows(table, embedded or root, path, classes)
+
+        options = {**asdict(self.options), "kind": kind, "image_root": str(root)}
+        return cached_rows(path.stem, source_files(path), options, read)
 
     @property
     def class_names(self) -> list[str]:

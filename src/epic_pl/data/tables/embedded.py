@@ -4,7 +4,6 @@ One file holds all copies of a picture: its name is a digest of the content.
 """
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,5 @@ def _unpacked(cell: Any) -> str | None:
     file = embedded_folder() / path
     if not file.is_file() or file.stat().st_size != content.size:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f"{digest}.{os.getpid()}.partial")
-        partial.write_bytes(content)
-        os.replace(partial, file)  # whole for other ranks, which may write it too
+        file.write_bytes(content)
     return path

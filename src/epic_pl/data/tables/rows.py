@@ -14,7 +14,7 @@ from epic_pl.data.rows import named_rows, sample_table, table_schema
 from epic_pl.data.splits import grouped_split
 from epic_pl.data.tables.columns import id_column, image_column, split_column, text_column
 from epic_pl.data.tables.hf import HF_SPLIT_COLUMN
-from epic_pl.data.tables.labels import class_order, encode_labels, label_column
+from epic_pl.data.tables.labels import Labels, class_order, encode_labels, label_column
 from epic_pl.errors import DataError
 
 SPLITS = ("train", "val", "test", "predict")
@@ -60,12 +60,7 @@ def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple
         None if split == "predict" else empty if names is None else names
         for names, split in zip(labels, given, strict=True)
     ]
-    unknown = np.array([names is None for names in labels]) & (given != "predict")
-    if unknown.any():
-        raise DataError(
-            f"There is no label in {named_rows(unknown)} (column {options.label_column!r}). Fill "
-            "it in, drop the row, or put it into a split named predict."
-        )
+    _check_labelled(labels, named, given, options.label_column)
     classes = options.classes or class_order(name for names in labels for name in names or ())
     if len(classes) < 2 and not multilabel:
         raise DataError(
@@ -94,15 +89,31 @@ def no_rows(options: RowOptions) -> pa.Table:
     return schema.append(pa.field("split", pa.string())).empty_table()
 
 
-def unlabelled_rows(
-    source: pa.Table, options: RowOptions, multilabel: bool
-) -> tuple[pa.Table, Any]:
-    """Rows to predict, of a table that needs no label column, and no class names."""
+def unlabelled_rows(source: pa.Table, options: RowOptions, multilabel: bool) -> pa.Table:
+    """Rows to predict, of a table that needs no label column."""
     images = image_column(source, options.image_column)
     texts = text_column(source, options.text_columns)
     label = pa.nulls(source.num_rows, table_schema(multilabel).field("label").type)
     split = np.full(source.num_rows, "predict")
-    return _ordered(source, options, images, texts, label, split), ()
+    return _ordered(source, options, images, texts, label, split)
+
+
+def _check_labelled(labels: Labels, named: Any, given: Any, name: str) -> None:
+    """Refuse rows without a label, and splits of which no row names a class."""
+    unknown = np.array([names is None for names in labels]) & (given != "predict")
+    if unknown.any():
+        raise DataError(
+            f"There is no label in {named_rows(unknown)} (column {name!r}). Fill it in, drop the "
+            "row, or put it into a split named predict."
+        )
+    for split in ("train", "val", "test"):
+        here = given == split
+        if here.any() and not named[here].any():
+            raise DataError(
+                f"None of the {here.sum():,} rows of the {split} split names a class (column "
+                f"{name!r}): there is nothing to learn or to measure. Fill the labels in, or put "
+                "these rows into a split named predict."
+            )
 
 
 def _assign(
@@ -120,6 +131,12 @@ def _assign(
     part = grouped_split(labels, groups[train], sizes, options.split_seed)
     split = given.astype("<U7")
     split[train] = np.array(["train", *sizes])[part]
+    if "val" in sizes and not (split == "val").any():
+        raise DataError(
+            f"No row can be cut off for validation (val_size {options.val_size}): of "
+            f"{train.size:,} rows each class keeps one for training. Ask for more, merge rare "
+            "classes, or name the splits in a column (split_column)."
+        )
     return split
 
 

@@ -1,0 +1,159 @@
+"""Rows and facts of pictures in the cache folder: later starts and all ranks open them as they are.
+
+MM-IMDB has a file for each of 26,000 films and UPMC-Food101 a page for each of 90,000 pictures:
+reading them takes much longer than seeing that they are unchanged. Rows are kept as an uncompressed
+Arrow IPC file, whose memory map all ranks and workers of a machine share.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from filelock import FileLock
+from lightning.pytorch.utilities import rank_zero_info
+
+from epic_pl.assets.cache import cache_dir
+from epic_pl.data.pictures import unreadable_pictures
+from epic_pl.data.rows import Rows
+
+_VERSION = 2
+"""Raised whenever files come to be read as other rows."""
+_KEY = b"epic_pl"
+_THREADS = 16  # disks answer several requests at once
+
+
+def cached_rows(
+    name: str, sources: Sequence[Path], options: Mapping[str, Any], read: Callable[[], Rows]
+) -> Rows:
+    """Rows from the cache while their files are unchanged, else read and kept.
+
+    Of the processes of a machine that start at once, one reads and the others wait for it.
+
+    Args:
+        name: readable beginning of the cache file's name.
+        sources: files that the rows are read from, and folders; in these, .json and .txt files
+            count by size and time of change, others (pictures) by name.
+        options: all else that decides on the rows, as plain types.
+        read: reads the rows.
+    """
+    try:
+        path = _cache_path(name, sources, options)
+    except OSError:  # a file is gone: reading has the better message
+        return read()
+    with _locked(path):
+        if kept := _read_arrow(path):
+            table, facts = kept
+            root, source = Path(facts["image_root"]), Path(facts["source"])
+            if root.exists():
+                return Rows(table, root, source, facts["classes"], facts["notes"])
+        rows = read()
+        facts = {
+            "source": str(rows.source.absolute()),
+            "image_root": str(rows.image_root.resolve()),
+            "notes": dict(rows.notes),
+            "classes": list(rows.classes),
+        }
+        _write_arrow(path, rows.table, facts)
+        return rows
+
+
+class PictureRecord:
+    """Which pictures below a folder, or inside one file, were decoded, and which of them failed.
+
+    Args:
+        root: folder of the pictures, or the file that holds them.
+    """
+
+    def __init__(self, root: Path) -> None:
+        root = root.resolve()
+        file = (root,) if root.is_file() else ()  # a changed file is another one
+        self.path = _cache_path("pictures", file, {"pictures_of": str(root)})
+
+    def read(self) -> dict[str, str | None]:
+        """Picture path to problem, None where it is sound; empty where nothing is recorded."""
+        kept = _read_arrow(self.path)
+        if kept is None:
+            return {}
+        return dict(zip(*(column.to_pylist() for column in kept[0].columns), strict=True))
+
+    def add(self, decoded: Iterable[str], bad: Mapping[str, str]) -> None:
+        """Record pictures that were decoded; ``bad`` holds the problems of those that failed."""
+        facts = {**self.read(), **{path: bad.get(path) for path in decoded}}
+        columns = {"image": list(facts), "problem": list(facts.values())}
+        table = pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()})
+        _write_arrow(self.path, table, {})
+
+    def unreadable(self, paths: Collection[str], read: Callable[[str], Any]) -> dict[str, str]:
+        """Paths that cannot be decoded, each with the problem.
+
+        Decoded are those that never were, and those that failed, since they may have been repaired.
+
+        Args:
+            paths: pictures that are there.
+            read: decodes one of them, or raises a DataError.
+        """
+        with _locked(self.path):
+            known = self.read()
+            unsure = [path for path in paths if path not in known or known[path] is not None]
+            bad = unreadable_pictures(unsure, read)
+            if unsure:
+                self.add(unsure, bad)
+        return bad
+
+
+def _cache_path(name: str, sources: Sequence[Path], options: Mapping[str, Any]) -> Path:
+    """Named by the state of the sources, so that a stale one is never found."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        states = list(pool.map(_state, sources))
+    key = json.dumps([_VERSION, states, dict(options)], sort_keys=True)
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return cache_dir() / "rows" / f"{name}-{digest}.arrow"
+
+
+def _state(path: Path) -> list[Any]:
+    """Path, size and time of change of a file; of a folder the names of its pictures and others."""
+    if not path.is_dir():
+        stat = path.stat()
+        return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
+    with os.scandir(path) as entries:
+        is_text = {entry.name: entry.name.endswith((".json", ".txt")) for entry in entries}
+    files = [_state(path / name) if is_text[name] else [name] for name in sorted(is_text)]
+    return [str(path.resolve()), files]
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Only one process at a time; all at once where the cache cannot be written."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(path.with_suffix(".lock")))
+        yield
+
+
+def _write_arrow(path: Path, table: pa.Table, facts: Mapping[str, Any]) -> None:
+    """Write rows and facts; the file appears whole, by a rename, or not at all."""
+    table = table.replace_schema_metadata({_KEY: json.dumps(dict(facts))}).combine_chunks()
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # one batch: a split is then a slice, and a row is found without a search
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=max(table.num_rows, 1))
+        os.replace(partial, path)
+    except OSError as error:
+        rank_zero_info(f"Files are read again at the next start: {path} is not written: {error}")
+
+
+def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, Any]] | None:
+    """Rows (memory-mapped) and facts, or None where there is no sound file."""
+    with contextlib.suppress(OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        return table, json.loads(table.schema.metadata[_KEY])
+    return None
