@@ -86,16 +86,21 @@ def test_fit_leaves_logs_config_and_checkpoints(fitted):
 
 def test_fit_says_what_it_kept_the_last_epoch_without_a_metric_to_watch(config, folder, caplog):
     options = ["--trainer.max_epochs=1", "--trainer.default_root_dir=told"]
-    for version, monitor in enumerate(([], ["--checkpoint.monitor=null"])):
+    kinds = (([], r", val/accuracy \d\.\d+"), (["--checkpoint.monitor=null"], ""))
+    for version, (monitor, score) in enumerate(kinds):
         with caplog.at_level("INFO"):
             cli = run(["fit", "--config", config, *options, *monitor])
         path = f"told/fit/version_{version}/checkpoints/best.ckpt"
-        metric = r", val/accuracy \d\.\d+" if not monitor else ""
-        assert re.search(rf"Kept {path}{metric}:", caplog.text)
+        assert re.search(rf"Kept {path}{score}:", caplog.text)
         assert cli.trainer.checkpoint_callback.best_model_path == path
     kept = folder / path
     assert {each.name for each in kept.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
     assert torch.load(kept, weights_only=True)["epoch"] == cli.trainer.max_epochs - 1
+
+
+def test_untrained_weights_are_reported(config, best):
+    with pytest.warns(UserWarning, match=r"not trained: add --ckpt_path .*best\.ckpt"):
+        run(["validate", "--config", config])
 
 
 def test_a_checkpoint_holds_options_and_data_facts_as_plain_types(best, tiny_vit_dir):
@@ -166,6 +171,17 @@ def test_rows_are_predicted_where_the_training_table_is_not(config, best, fitted
         assert "gone.csv does not exist" in said
 
 
+def test_predictions_take_their_options(config, best, folder):
+    options = ["--predictions.output", "top.csv", "--predictions.top_k", "2"]
+    run(["predict", "--config", config, "--ckpt_path", best, *options])
+    with (folder / "runs" / "predict" / "version_0" / "top.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    names = ["sample_id", "picture", "label"]
+    names += ["label_1", "probability_1", "label_2", "probability_2"]
+    assert list(rows[0]) == names
+    assert len(rows) == 7
+
+
 def test_the_saved_config_runs_again(fitted, folder):
     shutil.copy(fitted / "runs" / "fit" / "version_0" / "config.yaml", folder / "again.yaml")
     cli = run(["fit", "--config", "again.yaml", "--config", "debug.yaml"])
@@ -209,6 +225,12 @@ def test_a_resumed_run_keeps_the_best_of_both_runs(config, best, folder):
     assert Path(best).exists()
 
 
+def test_weights_that_another_checkpoint_replaces_are_not_asked_for(config, best, capsys):
+    gone = ["--config", config, "--model.warm_start", "gone.ckpt"]
+    run(["validate", *gone, "--ckpt_path", best])
+    assert "gone.ckpt" in _refused(["fit", *gone], capsys)
+
+
 # ------------------------------------------------------------------ configs
 
 
@@ -221,6 +243,13 @@ def test_bare_names_are_packaged_configs_and_a_local_file_wins(folder):
         find_config("elsewhere/openmoji_entailment.yaml")
 
 
+def test_a_folder_is_named_after_the_first_config_or_its_folder():
+    assert first_config(["--config=a/food.yaml", "--config", "b.yaml"]) == "food"
+    assert first_config(["--config", "cats/epic.yaml"]) == "cats"
+    assert first_config(["--config", "epic.yaml"]) == Path.cwd().name
+    assert first_config([]) == "default"
+
+
 def test_an_unknown_config_lists_what_there_is(capsys, folder):
     said = _refused(["fit", "--config", "fod101.yaml"], capsys)
     assert said.startswith("epic-pl: ConfigError: There is no config 'fod101.yaml'")
@@ -228,9 +257,21 @@ def test_an_unknown_config_lists_what_there_is(capsys, folder):
     assert {"food101.yaml", "openmoji.yaml", "debug.yaml"} <= set(packaged_configs())
     assert all(name in said for name in packaged_configs())
     assert said == _refused(["fit", "--config=fod101.yaml"], capsys)
-    assert first_config(["--config=a/food.yaml", "--config", "b.yaml"]) == "food"
-    assert first_config(["--config", "cats/epic.yaml"]) == "cats"
-    assert first_config([]) == "default"
+
+
+def test_the_debug_overlay_runs_one_batch_and_leaves_nothing(config, folder):
+    cli = run(["fit", "--config", config, "--config", "debug.yaml"])
+    assert cli.trainer.global_step == 1
+    assert not list(folder.rglob("*.ckpt"))
+    assert not list(folder.rglob("events.*"))
+
+
+def test_the_overfit_overlay_combines_with_a_config(config):
+    args = ["fit", "--config", config, "--config", "overfit.yaml", "--trainer.max_epochs", "4"]
+    cli = run([*args, "--trainer.overfit_batches", "1"])
+    assert cli.model.hparams["head"]["dropout"] == 0
+    assert cli.model.hparams["epic"]["interaction_layers"] == 2  # the first config's still holds
+    assert cli.trainer.global_step == 4
 
 
 def test_another_callbacks_list_does_not_drop_checkpoints(config, folder):
@@ -290,10 +331,24 @@ def test_a_metric_that_cannot_be_watched_is_refused_before_the_first_epoch(
     assert not list(folder.rglob("*.ckpt"))
 
 
-def test_a_loss_can_be_watched_and_a_run_may_end_before_its_first_validation(config):
+def test_a_loss_can_be_watched(config):
     options = ["--checkpoint.monitor", "val/loss", "--checkpoint.mode", "min"]
-    cli = run(["fit", "--config", config, *options, "--trainer.max_steps", "1"])
+    cli = run(["fit", "--config", config, *options, "--trainer.max_epochs", "1"])
+    assert cli.trainer.checkpoint_callback.best_model_path
+
+
+def test_a_run_may_end_before_its_first_validation(config):
+    cli = run(["fit", "--config", config, "--trainer.max_steps", "1"])
     assert cli.trainer.global_step == 1
+
+
+def test_help_of_a_command_lists_its_options(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["fit", "--help"])
+    assert caught.value.code == 0
+    assert "--checkpoint.monitor" in capsys.readouterr().out
+    said = _refused(["fitt"], capsys)
+    assert "(choose from 'fit', 'validate', 'test', 'predict')" in said
 
 
 class _Trap:
@@ -320,7 +375,7 @@ TRAPS = {
 }
 
 
-@pytest.mark.parametrize("subcommand", ["fit", "predict"])
+@pytest.mark.parametrize("subcommand", ["fit", "test", "predict"])
 @pytest.mark.parametrize("name", TRAPS)
 def test_code_that_a_checkpoint_brings_or_names_is_refused_and_never_run(
     subcommand, name, config, best, capsys, folder, monkeypatch
@@ -373,6 +428,17 @@ def test_a_corrupt_picture_is_one_paragraph_also_from_a_worker(
 # ------------------------------------------------------------------ progress bar, help, balance
 
 
+def test_the_progress_bar_can_be_switched_off_or_replaced(config, folder):
+    options = ["fit", "--config", config, "--config", "debug.yaml"]
+    off = run([*options, "--trainer.enable_progress_bar", "false"])
+    assert off.trainer.progress_bar_callback is None
+    (folder / "bar.yaml").write_text("trainer:\n  callbacks:\n    - class_path: TQDMProgressBar\n")
+    own = run([*options, "--config", "bar.yaml"])
+    assert type(own.trainer.progress_bar_callback).__name__ == "TQDMProgressBar"
+    default = run(options)
+    assert type(default.trainer.progress_bar_callback).__name__ == "RichProgressBar"
+
+
 def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoint(
     fitted, folder, tiny_vit_dir, tiny_tokenizer_dir
 ):
@@ -392,3 +458,11 @@ def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoi
     best = str(folder / "runs" / "fit" / "version_0" / "checkpoints" / "best.ckpt")
     tested = run(["test", *options, "--ckpt_path", best])
     assert tested.model.loss.class_weights.tolist() == weights
+
+
+def test_training_rows_are_not_counted_unless_asked(config, monkeypatch):
+    def refuse(self):
+        raise AssertionError("the training rows were counted")
+
+    monkeypatch.setattr("epic_pl.data.ImageTextDataModule.class_frequencies", property(refuse))
+    run(["fit", "--config", config, "--config", "debug.yaml"])

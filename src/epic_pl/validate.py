@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from torch import Tensor
+
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.types import Batch, Task
+
+_OF_EACH_SAMPLE = ("pixel_values", "input_ids", "image_present", "text_present")
 
 
 def check_choices(config: Any) -> None:
@@ -37,7 +41,10 @@ def check_positive(config: Any, *names: str) -> None:
 def check_classes(num_classes: int, task: Task, class_names: Sequence[str] | None) -> None:
     """Raise ConfigError unless the number of classes agrees with their names."""
     if num_classes < 2:
-        raise ConfigError(f"num_classes is {num_classes}: {task} needs at least 2.")
+        way_out = ""
+        if task == "multilabel":
+            way_out = " Whether one label holds is a question of two classes: give both as labels."
+        raise ConfigError(f"num_classes is {num_classes}: {task} needs at least 2.{way_out}")
     check_length("class_names", class_names, num_classes)
 
 
@@ -58,9 +65,15 @@ def check_batch(batch: Batch, task: Task, num_classes: int) -> None:
             raise DataError(
                 f"The batch has no {key!r}: epic_pl.types.Batch says what it must hold."
             )
+    size = len(batch["attention_mask"])
+    for key, value in batch.items():
+        if key in _OF_EACH_SAMPLE and isinstance(value, Tensor) and value.shape[:1] != (size,):
+            raise DataError(
+                f"{key} has shape {tuple(value.shape)}, but attention_mask is of {size} samples."
+            )
     if "labels" not in batch:
         raise DataError("The batch has no labels, so there is no loss: use predict for such data.")
-    labels, size = batch["labels"], len(batch["attention_mask"])
+    labels = batch["labels"]
     expected = (size, num_classes) if task == "multilabel" else (size,)
     if tuple(labels.shape) != expected:
         raise DataError(

@@ -1,5 +1,7 @@
+import contextlib
 import json
 import pickle
+import random
 
 import pytest
 import torch
@@ -87,6 +89,21 @@ def test_a_checkpoint_cannot_bring_encoder_weights(model):
         complete_state(model, dict(model.state_dict()))
 
 
+def identity(name="bert", revision=None, fingerprint="a" * 64):
+    return {"name": name, "revision": revision, "fingerprint": fingerprint}
+
+
+def test_the_same_weights_are_the_same_encoder_wherever_they_lie():
+    check_encoder("text", identity("org/bert", "v1"), identity("./bert"))
+
+
+def test_another_encoder_is_refused_by_name():
+    with pytest.raises(CheckpointError) as error:
+        check_encoder("text", identity("bert", "rev1"), identity("roberta", None, "b" * 64))
+    for word in ("text encoder", "'bert'", "rev1", "a" * 12, "'roberta'", "b" * 12):
+        assert word in str(error.value)
+
+
 def test_info_is_required_and_other_formats_are_refused():
     info = {"format_version": FORMAT_VERSION}
     assert require_info({CHECKPOINT_KEY: info}) is info
@@ -110,6 +127,14 @@ def test_class_names_must_agree_in_order_where_both_sides_have_some():
 # files ----------------------------------------------------------------------------------------
 
 
+def test_reads_what_torch_saves_from_a_path_or_an_open_file(tmp_path):
+    path = tmp_path / "a.ckpt"
+    torch.save({"state_dict": {"w": torch.ones(2)}, "epoch": 3}, path)
+    assert read_checkpoint(str(path))["epoch"] == 3
+    with path.open("rb") as file:
+        assert read_checkpoint(file)["epoch"] == 3
+
+
 def test_a_missing_file_and_a_folder(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         read_checkpoint(str(tmp_path / "gone.ckpt"))
@@ -117,13 +142,27 @@ def test_a_missing_file_and_a_folder(tmp_path):
         read_checkpoint(str(tmp_path))
 
 
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", "a.ckpt")
+
+    monkeypatch.setattr("torch.load", refuse)
+    with pytest.raises(PermissionError):
+        read_checkpoint("a.ckpt")
+
+
 GARBAGE = {
     "empty": b"",
     "text": b"not a checkpoint at all\n",
+    "html": b"<!doctype html><html></html>",
+    "json": b'{"state_dict": {}}',
     "zip": b"PK\x05\x06" + bytes(18),
+    "noise": bytes(range(256)) * 4,
     "pickle of a list": pickle.dumps([1, 2]),
     "high pickle protocol": b"\x80\x7f.",
+    "stack underflow": b"\x80\x02R.",
     "bad utf-8": b"\x80\x02X\x02\x00\x00\x00\xff\xff.",
+    "bad memo": b"\x80\x02h\x05.",
 }
 
 
@@ -137,6 +176,19 @@ def test_garbage(content, tmp_path):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_flipped_bytes_end_in_our_error_or_not_at_all(tmp_path):
+    path, generator = tmp_path / "flipped.ckpt", random.Random(0)
+    torch.save({"state_dict": {"w": torch.ones(8)}, "epoch": 3}, path)
+    content = path.read_bytes()
+    for _ in range(200):
+        flipped = bytearray(content)
+        flipped[generator.randrange(len(content))] = generator.randrange(256)
+        path.write_bytes(flipped)
+        with contextlib.suppress(CheckpointError):
+            read_checkpoint(str(path))
+
+
 def test_a_cut_file(tmp_path):
     path = tmp_path / "cut.ckpt"
     torch.save({"state_dict": {"w": torch.ones(500)}}, path)
@@ -145,6 +197,14 @@ def test_a_cut_file(tmp_path):
         path.write_bytes(content[: int(len(content) * kept)])
         with pytest.raises(CheckpointError, match="damaged"):
             read_checkpoint(str(path))
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"weights": 1}, torch.ones(1)], ids=str)
+def test_other_content(content, tmp_path):
+    path = tmp_path / "other.ckpt"
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="no state_dict"):
+        read_checkpoint(str(path))
 
 
 class Trap:
@@ -199,11 +259,6 @@ def test_hyperparameters_that_name_a_class_are_refused_at_any_depth(options, tmp
         read_checkpoint(str(tmp_path / "a.ckpt"))
 
 
-def test_another_encoder_is_refused_by_name():
-    bert = {"name": "bert", "revision": "rev1", "fingerprint": "a" * 64}
-    roberta = {"name": "roberta", "revision": None, "fingerprint": "b" * 64}
-    check_encoder("text", bert, roberta | {"fingerprint": "a" * 64})
-    with pytest.raises(CheckpointError) as error:
-        check_encoder("text", bert, roberta)
-    for word in ("text encoder", "'bert'", "rev1", "a" * 12, "'roberta'", "b" * 12):
-        assert word in str(error.value)
+def test_strings_that_only_look_like_code_are_no_classes():
+    names = ["a: b", "[x", "class_path", "subprocess.Popen", "{a: b}", "- c", ""]
+    refuse_classes({"class_names": names, "preprocessing": {"image_encoder": "pypi:a"}}, "a.ckpt")

@@ -10,6 +10,7 @@ from epic_pl.module import EPICModule
 from epic_pl.module.optim import warmup_cosine
 from epic_pl.nn.encoders import Encoder
 from epic_pl.nn.methods import METHODS
+from epic_pl.validate import check_batch
 from tiny_runs import differing, trained
 
 MULTICLASS = ("accuracy", "f1_macro")
@@ -52,6 +53,24 @@ def test_a_plain_trainer_and_loader_run_all_four_loops(task, classes, names, mak
     assert tested["test/accuracy"] == pytest.approx(float(share))
 
 
+def test_fit_starts_with_the_parameter_table(make, tmp_path, capsys):
+    tiny_runs.trainer(tmp_path, max_steps=1).fit(make(), tiny_runs.loader(tiny_runs.samples()))
+    printed = capsys.readouterr().out
+    for part in ("image encoder", "text encoder", "prompts", "interaction hub", "head", "total"):
+        assert part in printed
+    assert "Trainable share: " in printed
+
+
+class StopAfter(L.Callback):
+    """Ends a training that has no end."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.global_step >= self.steps
+
+
 def test_head_and_prompts_follow_the_schedule_at_their_own_rates_step_by_step(make, tmp_path):
     rates = tiny_runs.Rates()
     optim = {"lr": 1e-2, "prompt_lr": 1e-3, "warmup": 0.3, "weight_decay": 0.1}
@@ -67,6 +86,14 @@ def test_head_and_prompts_follow_the_schedule_at_their_own_rates_step_by_step(ma
             assert taken == pytest.approx([peak * factor for factor in factors])
     decays = {g["name"]: g["weight_decay"] for g in trainer.optimizers[0].param_groups}
     assert decays == {"head": 0.1, "head_no_decay": 0, "prompts": 0.1, "prompts_no_decay": 0}
+
+
+def test_without_an_end_the_rate_stays_at_its_peak(make, tmp_path):
+    rates = tiny_runs.Rates()
+    stop = StopAfter(5)
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=-1, callbacks=[rates, stop])
+    trainer.fit(make(optim={"lr": 1e-2}), tiny_runs.loader(tiny_runs.samples()))
+    assert {step["head"] for step in rates.steps} == {1e-2}
 
 
 def test_train_never_wakes_an_encoder(make, tmp_path):
@@ -112,6 +139,17 @@ def test_a_wrong_batch_is_refused_before_anything_istrained(change, named, loop,
             model, tiny_runs.loader(rows, drop=drop)
         )
     assert all(torch.equal(value, before[key]) for key, value in trained(model).items())
+
+
+@pytest.mark.parametrize("key", ["pixel_values", "input_ids", "image_present", "text_present"])
+def test_a_batch_of_unequal_parts_is_refused(key):
+    made = next(iter(tiny_runs.loader(tiny_runs.samples(4))))
+    made["image_present"] = made["text_present"] = torch.ones(4, dtype=torch.bool)
+    check_batch(made, "multiclass", 3)
+    with pytest.raises(DataError, match=rf"{key} has shape \(3.*4 samples"):
+        check_batch({**made, key: made[key][:3]}, "multiclass", 3)
+    with pytest.raises(DataError, match=rf"{key} has shape \(\)"):
+        check_batch({**made, key: torch.tensor(True)}, "multiclass", 3)
 
 
 def test_predictions_need_ids(make, tmp_path):
@@ -162,9 +200,16 @@ def test_pixels_of_a_missing_image_change_neither_logits_nor_gradients(name, mak
 # ------------------------------------------------------------------ subclasses
 
 
-LOOPS = ("setup", "on_fit_start", "on_train_start", "on_train_batch_start")
-VALIDATION = ("on_validation_epoch_start", "on_validation_epoch_end")
-HOOKS = {*LOOPS, *VALIDATION, "on_save_checkpoint", "on_load_checkpoint"}
+HOOKS = {
+    "setup",
+    "on_fit_start",
+    "on_train_start",
+    "on_train_batch_start",
+    "on_validation_epoch_start",
+    "on_validation_epoch_end",
+    "on_save_checkpoint",
+    "on_load_checkpoint",
+}
 
 
 class Logbook(L.LightningModule):

@@ -17,6 +17,15 @@ def test_multilabel_loss(pos_weight, dtype):
     torch.testing.assert_close(loss(logits, labels.to(dtype)), expected)
 
 
+@pytest.mark.parametrize(
+    ("task", "option"), [("multiclass", "class_weights"), ("multilabel", "pos_weight")]
+)
+def test_weights_move_with_the_model_and_stay_out_of_checkpoints(task, option):
+    loss = ClassificationLoss(task, **{option: [1.0, 2.0]})
+    assert getattr(loss.to(torch.float64), option).dtype == torch.float64
+    assert not loss.state_dict()
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("weights", [None, [1.0, 4.0, 0.5, 2.0]])
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
@@ -41,20 +50,14 @@ def test_multilabel_focal_loss_is_torchvisions(gamma):
     torch.testing.assert_close(ours, expected)
 
 
-def test_balanced_class_weights_give_every_class_the_same_total():
-    weights = resolve_weights("class_weights", "balanced", "multiclass", [0.5, 0.4, 0.1, 0.0])
-    assert weights == pytest.approx([0.5, 0.625, 2.5, 1.0])
-    labels = torch.tensor([0] * 5 + [1] * 4 + [2])
-    loss = ClassificationLoss("multiclass", class_weights=weights)
-    totals = [float(loss.class_weights[labels[labels == c]].sum()) for c in range(3)]
-    assert totals == pytest.approx([2.5] * 3)
-
-
-def test_balanced_needs_frequencies_and_numbers_do_not():
-    with pytest.raises(ConfigError, match=r"class_weights is 'balanced'.*class_frequencies"):
-        resolve_weights("class_weights", "balanced", "multiclass", None)
-    assert resolve_weights("pos_weight", [1.0], "multilabel", None) == [1.0]
-    assert resolve_weights("pos_weight", None, "multilabel", [0.1]) is None
+def test_multilabel_focal_loss_with_pos_weight():
+    logits, labels = torch.randn(6, 3), (torch.rand(6, 3) < 0.4).float()
+    p, weight = logits.sigmoid(), torch.tensor([1.0, 5.0, 0.5])
+    expected = -(
+        weight * labels * (1 - p) ** 2 * p.log() + (1 - labels) * p**2 * (1 - p).log()
+    ).mean()
+    loss = ClassificationLoss("multilabel", pos_weight=weight.tolist(), focal_gamma=2.0)
+    torch.testing.assert_close(loss(logits, labels), expected)
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
@@ -66,3 +69,31 @@ def test_focal_loss_of_a_certain_model_has_a_finite_gradient(gamma, task):
     assert torch.isfinite(logits.grad).all()
     assert logits.grad[0].abs().max() < 1e-6
     assert logits.grad[1].abs().min() > 0.1
+
+
+def test_balanced_class_weights_give_every_class_the_same_total():
+    weights = resolve_weights("class_weights", "balanced", "multiclass", [0.5, 0.4, 0.1, 0.0])
+    assert weights == pytest.approx([0.5, 0.625, 2.5, 1.0])
+    labels = torch.tensor([0] * 5 + [1] * 4 + [2])
+    loss = ClassificationLoss("multiclass", class_weights=weights)
+    totals = [float(loss.class_weights[labels[labels == c]].sum()) for c in range(3)]
+    assert totals == pytest.approx([2.5] * 3)
+
+
+def test_balanced_pos_weight_gives_positives_the_weight_of_negatives():
+    frequencies = [0.5, 0.1, 0.0, 1.0]
+    weights = resolve_weights("pos_weight", "balanced", "multilabel", frequencies)
+    assert weights == pytest.approx([1.0, 9.0, 1.0, 1.0])
+    # at p = 1/2 everywhere, the gradient on a balanced label's logit adds up to nothing
+    labels = torch.zeros(10, 4)
+    labels[0, 1] = 1
+    logits = torch.zeros(10, 4, requires_grad=True)
+    ClassificationLoss("multilabel", pos_weight=weights)(logits, labels).backward()
+    assert float(logits.grad[:, 1].sum()) == pytest.approx(0, abs=1e-7)
+
+
+def test_balanced_needs_frequencies_and_numbers_do_not():
+    with pytest.raises(ConfigError, match=r"class_weights is 'balanced'.*class_frequencies"):
+        resolve_weights("class_weights", "balanced", "multiclass", None)
+    assert resolve_weights("pos_weight", [1.0], "multilabel", None) == [1.0]
+    assert resolve_weights("pos_weight", None, "multilabel", [0.1]) is None

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+from torchmetrics import MetricCollection
 
 from epic_pl.module.metrics import build_metrics
 
@@ -55,6 +56,25 @@ def test_multilabel_metrics(case):
     assert measured("multilabel", probabilities, labels) == pytest.approx(expected, abs=1e-6)
 
 
+def test_metrics_start_anew_after_reset():
+    metrics = build_metrics("multilabel", 3, "val/")
+    labels = torch.randint(2, (8, 3))
+    metrics.update(1.0 - labels, labels)
+    metrics.reset()
+    metrics.update(labels.float(), labels)
+    assert metrics.compute()["val/f1_micro"] == 1.0
+
+
+def test_given_predictions_are_taken_as_they_are():
+    labels = torch.randint(2, (9, 3))
+    metrics = build_metrics("multilabel", 3, "test/", "_tuned")
+    metrics.update(labels, labels)
+    assert set(metrics.compute()) == {
+        f"test/f1_{kind}_tuned" for kind in ("micro", "macro", "samples", "weighted")
+    }
+    assert metrics.compute()["test/f1_macro_tuned"] == 1.0
+
+
 # torchmetrics merges metrics of a collection that agree after the first batch, by default
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
 def test_metrics_stay_apart_after_a_perfect_first_batch(task):
@@ -68,3 +88,10 @@ def test_metrics_stay_apart_after_a_perfect_first_batch(task):
         alone[name] = metric.compute().item()
     assert together == pytest.approx(alone)
     assert len({round(value, 6) for value in together.values()}) == len(together)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_no_collection_of_the_module_groups_its_metrics(task, make):
+    collections = [m for m in make(task=task).modules() if isinstance(m, MetricCollection)]
+    assert len(collections) == (4 if task == "multilabel" else 3)
+    assert not any(collection._enable_compute_groups for collection in collections)

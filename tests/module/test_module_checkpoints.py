@@ -4,6 +4,7 @@ import io
 from dataclasses import replace
 from functools import partial
 
+import lightning as L
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -26,6 +27,22 @@ from tiny_runs import differing, trained
 NAMES = ["blue", "green", "red"]
 
 
+def test_a_checkpoint_is_small_plain_and_holds_no_encoder(fitted):
+    model, path = fitted
+    checkpoint = torch.load(path, weights_only=True)
+    held = set(checkpoint["state_dict"])
+    assert set(trained(model)) < held
+    # running statistics, and what is fitted on validation
+    rest = {key.rpartition(".")[2] for key in held - set(trained(model))}
+    assert rest == {"mean", "variance", "count", "temperature"}
+    assert path.stat().st_size < 120_000  # the encoders alone have 300 kB
+
+    assert tiny_runs.is_plain(dict(checkpoint["hyper_parameters"]))
+    assert tiny_runs.is_plain(checkpoint["epic_pl"])
+    assert checkpoint["epic_pl"]["class_names"] == ["blue", "green", "red"]
+    assert checkpoint["epic_pl"]["preprocessing"] == {"image": {"size": 32}}
+
+
 def test_load_from_checkpoint_gives_the_same_logits_and_names(fitted, tmp_path):
     model, path = fitted
     batch = next(iter(tiny_runs.loader(tiny_runs.samples())))
@@ -39,14 +56,27 @@ def test_load_from_checkpoint_gives_the_same_logits_and_names(fitted, tmp_path):
         EPICModule.load_from_checkpoint(path, hparams_file=tmp_path / "hparams.yaml")
 
 
-# every place that may name a class is in test_checkpoint.py
+POPEN = {"class_path": "subprocess.Popen", "init_args": {"args": "touch pwned", "shell": True}}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method_options": {"a": POPEN}},
+        {"method_options": "{a: {class_path: trap_module.Trap}}"},
+        {"_instantiator": "lightning.pytorch.cli.instantiate_module", "method_options": POPEN},
+    ],
+    ids=["nested", "string", "instantiator"],
+)
 @pytest.mark.parametrize("opened", [False, True], ids=["path", "open file"])
-def test_classes_that_a_checkpoint_names_are_not_built(opened, fitted, tmp_path, monkeypatch):
+def test_classes_that_a_checkpoint_names_are_not_built(
+    options, opened, fitted, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "trap_module.py").write_text("open('pwned', 'w')")
     checkpoint = read_checkpoint(str(fitted[1]))
-    checkpoint["hyper_parameters"]["method_options"] = "{a: {class_path: trap_module.Trap}}"
+    checkpoint["hyper_parameters"] |= options
     torch.save(checkpoint, "trap.ckpt")
     source = io.BytesIO((tmp_path / "trap.ckpt").read_bytes()) if opened else "trap.ckpt"
     with pytest.raises(CheckpointError, match="name a class to build"):
@@ -137,6 +167,15 @@ def test_a_checkpoint_that_was_changed_is_refused_however_it_is_loaded(fitted, m
             load()
 
 
+def test_classes_that_had_no_names_can_be_given_some(make, tmp_path):
+    path = tmp_path / "nameless.ckpt"
+    trainer = tiny_runs.trainer(tmp_path, max_steps=1)
+    trainer.fit(make(), tiny_runs.loader(tiny_runs.samples()))
+    trainer.save_checkpoint(path)
+    assert EPICModule.load_from_checkpoint(path, class_names=NAMES).class_names == NAMES
+    assert EPICModule.load_from_checkpoint(path).class_names == ["0", "1", "2"]
+
+
 def test_warm_start_takes_weights_but_neither_optimiser_nor_epoch(fitted, make, tmp_path):
     model, path = fitted
     warm = make(warm_start=str(path), optim={"lr": 5e-3})
@@ -163,3 +202,28 @@ def test_warm_start_takes_weights_but_neither_optimiser_nor_epoch(fitted, make, 
 def test_a_warm_start_that_does_not_fit_is_refused(options, named, fitted, make):
     with pytest.raises(CheckpointError, match=named):
         make(warm_start=str(fitted[1]), **options)
+
+
+def test_a_warm_start_of_an_earlier_format_is_refused(fitted, make, tmp_path):
+    checkpoint = read_checkpoint(str(fitted[1]))
+    checkpoint["epic_pl"]["format_version"] = 1
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    with pytest.raises(CheckpointError, match="format 1"):
+        make(warm_start=str(tmp_path / "old.ckpt"))
+
+
+class _Draws(L.Callback):
+    def on_train_batch_end(self, *_):
+        self.number = torch.rand(1).item()
+
+
+def test_a_new_fit_of_loaded_weights_draws_as_its_own_seed_says(fitted, tmp_path):
+    draws = []
+    for seed in (0, 1):
+        model = EPICModule.load_from_checkpoint(fitted[1])
+        L.seed_everything(seed)
+        draw = _Draws()
+        trainer = tiny_runs.trainer(tmp_path, max_steps=1, callbacks=[draw])
+        trainer.fit(model, tiny_runs.loader(tiny_runs.samples()))
+        draws.append(draw.number)
+    assert draws[0] != draws[1]

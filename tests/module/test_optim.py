@@ -2,6 +2,7 @@ import itertools
 import math
 
 import pytest
+import torch
 
 from epic_pl.module.config import OptimConfig
 from epic_pl.module.optim import build_optimizer, parameter_groups, warmup_cosine
@@ -65,6 +66,11 @@ def test_encoders_that_are_trained_learn_at_their_methods_rate(make):
     assert {rates[name] for name in set(rates) - inside} == {1e-2}
 
 
+def test_prompts_learn_at_the_heads_rate_unless_told(make):
+    groups = parameter_groups(make().model, OptimConfig(lr=0.1))
+    assert {group["lr"] for group in groups} == {0.1}
+
+
 # ------------------------------------------------------------------ schedule
 
 
@@ -83,5 +89,23 @@ def test_known_points_of_the_schedule(step, expected):
     assert warmup_cosine(step, 110, 0.1) == pytest.approx(expected, abs=1e-12)
 
 
+def test_the_rate_rises_then_falls_along_a_half_cosine():
+    factors = [warmup_cosine(step, 50, 0.16) for step in range(51)]
+    assert factors[:9] == sorted(factors[:9])
+    assert factors[8:] == sorted(factors[8:], reverse=True)
+    assert all(0 <= factor <= 1 for factor in factors)
+    assert warmup_cosine(25, 100, 0) == pytest.approx(0.5 * (1 + math.sqrt(0.5)))
+    assert warmup_cosine(0, 100, 0) == 1.0
+
+
 def test_an_endless_training_keeps_its_rate():
     assert [warmup_cosine(step, math.inf, 0.1) for step in (0, 5, 10**9)] == [1.0] * 3
+
+
+@pytest.mark.parametrize("total", [0, 1, 5])
+def test_a_training_that_is_all_warmup(total):
+    assert all(0 <= warmup_cosine(step, total, 1.0) <= 1 for step in range(20))
+
+
+def test_the_optimiser_is_plain_adamw(make):
+    assert type(build_optimizer(make().model, CONFIG)) is torch.optim.AdamW

@@ -7,12 +7,15 @@ from sklearn.metrics import f1_score
 from torchmetrics.classification import BinaryCalibrationError
 
 import tiny_runs
+from epic_pl.errors import CheckpointError
 from epic_pl.module import EPICModule
+from epic_pl.module.checkpoint import read_checkpoint
 from epic_pl.module.postprocess import (
     BINS,
     HIGHEST,
     LOWEST,
     Postprocessor,
+    ValidationOutputs,
     best_thresholds,
     calibration_error,
     error_by_chance,
@@ -70,6 +73,26 @@ def test_uninformative_logits_leave_it_and_those_that_are_all_wrong_meet_the_bou
     assert fit_temperature(logits, wrong, task) == pytest.approx(HIGHEST)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_without_a_mistake_it_is_as_sure_as_the_number_of_samples_allows(task):
+    for count in (8, 80):
+        logits = torch.randn(count, 5).sign() * 2
+        if task == "multiclass":
+            logits = F.one_hot(torch.randint(5, (count,)), 5) * 2.0
+        labels = (logits > 0).int() if task == "multilabel" else logits.argmax(dim=1)
+        scaled = logits / fit_temperature(logits, labels, task)
+        given = scaled.sigmoid() if task == "multilabel" else scaled.softmax(dim=1)
+        assert given.max() == pytest.approx((count + 1) / (count + 2), abs=1e-4)
+
+
+def test_many_mistakes_outweigh_the_two_samples_more():
+    logits, labels = _drawn("multiclass", 3.0, count=4000)
+    tried = torch.linspace(2.5, 3.5, 401)
+    losses = [float(F.cross_entropy(logits / temperature, labels)) for temperature in tried]
+    plain = float(tried[int(np.argmin(losses))])
+    assert fit_temperature(logits, labels, "multiclass") == pytest.approx(plain, rel=0.01)
+
+
 def _ece(confidences, hits, bins=15):
     """Guo et al., eq. 3, one bin and one sample at a time."""
     total = 0.0
@@ -125,6 +148,10 @@ def test_error_by_chance_is_that_of_answers_drawn_from_their_probabilities(count
     assert high == pytest.approx(float(errors.quantile(0.95)), abs=2 * spread)
 
 
+def test_answers_that_are_sure_leave_nothing_to_chance():
+    assert error_by_chance(torch.ones(50)) == pytest.approx((0, 0, 0), abs=1e-6)
+
+
 # ------------------------------------------------------------------ thresholds
 
 
@@ -148,6 +175,18 @@ def test_thresholds_maximise_f1_of_each_label():
     thresholds = best_thresholds(scores, labels)
     assert thresholds.tolist() == pytest.approx(_best_by_search(scores, labels))
     assert thresholds.max() < 0.5  # else 0.5 would have done
+
+
+def test_a_label_without_positives_keeps_half():
+    labels = torch.zeros(9, 2, dtype=torch.int)
+    assert best_thresholds(torch.rand(9, 2), labels).tolist() == [0.5, 0.5]
+
+
+def test_a_probability_at_its_threshold_counts():
+    postprocessor = Postprocessor("multilabel", 2)
+    postprocessor.thresholds.copy_(torch.tensor([0.5, 0.25]))
+    scores = torch.tensor([[0.5, 0.2], [0.49, 0.3]])
+    assert postprocessor.predict(scores).tolist() == [[1, 0], [0, 1]]
 
 
 # ------------------------------------------------------------------ from logits to results
@@ -184,6 +223,19 @@ def test_fit_takes_the_temperature_first_and_then_thresholds_of_what_is_given_ou
         torch.testing.assert_close(postprocessor.thresholds, thresholds)
         postprocessor.fit(logits[:0], labels[:0])  # nothing to tune by
         torch.testing.assert_close(postprocessor.thresholds, thresholds)
+
+
+def test_validation_outputs_of_several_batches_are_one():
+    logits, labels = _drawn("multiclass", 2.0)
+    outputs = ValidationOutputs()
+    with pytest.warns(UserWarning, match="before the ``update``"):
+        assert outputs.compute() is None
+    outputs.reset()
+    for part in range(0, 400, 90):
+        outputs.update(logits[part : part + 90].bfloat16(), labels[part : part + 90])
+    gathered = outputs.compute()
+    assert torch.equal(gathered[0], logits.bfloat16().float())
+    assert torch.equal(gathered[1], labels)
 
 
 # ------------------------------------------------------------------ in the module
@@ -256,6 +308,18 @@ def test_the_sanity_check_fits_nothing_and_an_interrupted_validation_leaves_noth
     )
 
 
+@pytest.mark.parametrize("key", ["temperature", "thresholds"])
+def test_a_checkpoint_without_them_is_refused(key, fitted, tmp_path):
+    task, _, path = fitted
+    content = read_checkpoint(str(path))
+    if content["state_dict"].pop(f"postprocessor.{key}", None) is None:
+        assert (task, key) == ("multiclass", "thresholds")
+        return
+    torch.save(content, tmp_path / "changed.ckpt")
+    with pytest.raises(CheckpointError, match=rf"it lacks postprocessor\.{key}"):
+        EPICModule.load_from_checkpoint(tmp_path / "changed.ckpt")
+
+
 def test_predictions_and_test_metrics_are_of_calibrated_probabilities(fitted, tmp_path):
     task, model, _ = fitted
     rows = _rows(task, 3, count=40)
@@ -284,8 +348,32 @@ def test_predictions_and_test_metrics_are_of_calibrated_probabilities(fitted, tm
         assert tested["test/f1_macro"] != tested["test/f1_macro_tuned"]
 
 
-def test_a_probability_at_its_threshold_counts():
-    postprocessor = Postprocessor("multilabel", 2)
-    postprocessor.thresholds.copy_(torch.tensor([0.5, 0.25]))
-    scores = torch.tensor([[0.5, 0.2], [0.49, 0.3]])
-    assert postprocessor.predict(scores).tolist() == [[1, 0], [0, 1]]
+# validation used to measure the model without its interaction weight, test with it
+def test_validation_and_test_measure_one_model(fitted, make, tmp_path):
+    task, _, _ = fitted
+    rows = tiny_runs.loader(_rows(task, 2, count=24), 5)
+    model = make(num_classes=4, task=task, head={"boundary": True, "similarity": True})
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=2)
+    trainer.fit(model, tiny_runs.loader(_rows(task, 1)), rows)
+    fit = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    (validated,) = trainer.validate(model, rows, verbose=False)
+    (tested,) = trainer.test(model, rows, verbose=False)
+    assert "val/f1_macro" in validated
+    for name, value in validated.items():
+        assert fit[name] == pytest.approx(value, abs=1e-6)
+        # at 0.5 multilabel test metrics are of calibrated probabilities, with the same sign
+        assert tested[name.replace("val/", "test/")] == pytest.approx(value, abs=1e-6)
+
+
+def test_a_warm_start_without_calibration_keeps_the_temperature_it_took(fitted, make, tmp_path):
+    task, model, path = fitted
+    warm = make(
+        num_classes=4,
+        task=task,
+        class_names=list("abcd"),
+        postprocess={"calibrate": False},
+        warm_start=str(path),
+    )
+    assert not tiny_runs.differing(
+        warm.postprocessor.state_dict(), model.postprocessor.state_dict()
+    )

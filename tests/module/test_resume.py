@@ -112,7 +112,14 @@ def test_the_run_is_random_in_all_that_resume_must_keep(straight):
     assert len({step[2] for step in steps}) == len(steps)  # every step has its own rates
 
 
-@pytest.mark.parametrize("step", [1, 5])
+def test_writing_checkpoints_changes_nothing(straight, runs):
+    end, steps, _ = straight
+    again, steps_again = runs()
+    assert not differing(end, again)
+    assert steps == steps_again
+
+
+@pytest.mark.parametrize("step", [1, 2, 4, 5])
 def test_resume_in_the_middle_of_an_epoch(step, straight, runs):
     end, steps, folder = straight
     resumed, rest = runs(str(folder / f"step{step}.ckpt"))
@@ -134,6 +141,15 @@ def test_resume_with_loader_workers_that_had_read_ahead(straight, runs, tmp_path
     assert with_workers == steps
     resumed, rest = runs(str(tmp_path / "step4.ckpt"), num_workers=2)
     assert rest == steps[4:]
+    assert not differing(end, resumed)
+
+
+def test_a_finished_run_has_nothing_left_to_do(straight, runs):
+    end, _, folder = straight
+    resumed, rest = runs(str(folder / "epoch1.ckpt"))
+    assert rest == []
+    for state in (end, resumed):
+        del state["rates"], state["steps"]
     assert not differing(end, resumed)
 
 
