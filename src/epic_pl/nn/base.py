@@ -107,16 +107,6 @@ class DualEncoder(nn.Module, ABC):
         return Pair(self.image_tower.pool(image), self.text_tower.pool(text))
 
 
-class PooledClassifier(DualEncoder):
-    """A head on pooled features: all of a method that adds nothing before the pooling."""
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits ``(B, C)``."""
-        present = self.presence(batch)
-        logits: Tensor = self.head(self.pool(*self.extract(batch, present)), None, present)
-        return logits
-
-
 def _only_present(features: Features, present: Tensor | None) -> Features:
     """Features with zeros where the modality is missing; those on the disk are finite anyway."""
     return {

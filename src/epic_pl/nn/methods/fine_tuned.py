@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from epic_pl.nn.base import PooledClassifier
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.encoders.blank import blank_input
-from epic_pl.nn.heads import ClassificationHead, HeadConfig, Pooled
+from epic_pl.nn.heads import HeadConfig, Pooled
+from epic_pl.nn.methods.no_prompts import NoPrompts
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.towers import Tower, TrainedTower
 from epic_pl.validate import check_positive
@@ -28,19 +28,15 @@ class FineTunedConfig:
         check_positive(self, "encoder_lr")
 
 
-class FineTuned(PooledClassifier):
+class FineTuned(NoPrompts):
     """The classification head on encoders that are trained too.
 
     Dropout inside the encoders is active in training, as their libraries have it.
 
-    Args:
-        encoders: thawed here.
-        num_classes: number of classes C.
-        config: its options.
-        head: parts of the head.
-        modality_dropout: probability with which a training sample loses one modality.
-        boundary: layer of each encoder whose entering tokens are the boundary features.
+    Arguments are those of :class:`NoPrompts`; the encoders are thawed here.
     """
+
+    tower = TrainedTower
 
     def __init__(
         self,
@@ -51,19 +47,13 @@ class FineTuned(PooledClassifier):
         modality_dropout: float,
         boundary: Pair[int],
     ) -> None:
-        layers = boundary if head.boundary else Pair(None, None)
-        super().__init__(
-            TrainedTower(encoders.image, layers.image),
-            TrainedTower(encoders.text, layers.text),
-            modality_dropout,
-        )
+        super().__init__(encoders, num_classes, config, head, modality_dropout, boundary)
         self.config = config
         self.encoder_lr = config.encoder_lr
         for tower in self.towers:
             # what has no part in the output would never get a gradient, which DDP waits for
             used = _used_parameters(tower)
             self._make_trainable(tower.encoder.thaw(), used)
-        self.head = ClassificationHead(self.widths, num_classes, head, num_means=int(head.boundary))
 
     def _make_trainable(self, model: nn.Module, used: set[str]) -> None:
         """Choose what is trained of a library's module; ``used`` are names of its parameters."""

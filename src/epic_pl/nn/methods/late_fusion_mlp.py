@@ -29,8 +29,9 @@ class LateFusionMLPConfig(NoPromptsConfig):
 class LateFusionMLP(NoPrompts):
     """``logits = Linear(Dropout(GELU(Linear(h))))``; arguments as of :class:`NoPrompts`."""
 
-    def _classifier(self, config: object, num_classes: int) -> Callable[[int], nn.Module]:
-        assert isinstance(config, LateFusionMLPConfig)
+    def _classifier(
+        self, config: LateFusionMLPConfig, num_classes: int
+    ) -> Callable[[int], nn.Module]:
         return lambda width: nn.Sequential(
             nn.Linear(width, config.hidden),
             nn.GELU(),

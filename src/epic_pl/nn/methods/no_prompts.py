@@ -1,15 +1,20 @@
-"""No prompts: the classification head on the frozen encoders' features, the control of EPIC."""
+"""No prompts: the classification head on the frozen encoders' features, the control of EPIC.
+
+Shape legend: B batch, C classes.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from epic_pl.nn.base import PooledClassifier
+from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.towers import PooledTower
+from epic_pl.types import Batch
 
 
 @dataclass(frozen=True)
@@ -17,31 +22,33 @@ class NoPromptsConfig:
     """It has no options of its own."""
 
 
-class NoPrompts(PooledClassifier):
+class NoPrompts(DualEncoder):
     """The head on frozen features; with a plain head it is a linear probe.
 
     Args:
-        encoders: the frozen image and text encoder.
+        encoders: the image and text encoder.
         num_classes: number of classes C.
-        config: no options.
+        config: options of the method.
         head: parts of the head.
         modality_dropout: probability with which a training sample loses one modality.
         boundary: layer of each encoder whose entering tokens are the boundary features.
     """
 
+    tower: type[PooledTower] = PooledTower
+
     def __init__(
         self,
         encoders: Pair[Encoder],
         num_classes: int,
-        config: NoPromptsConfig,
+        config: Any,
         head: HeadConfig,
         modality_dropout: float,
         boundary: Pair[int],
     ) -> None:
         layers = boundary if head.boundary else Pair(None, None)
         super().__init__(
-            PooledTower(encoders.image, layers.image),
-            PooledTower(encoders.text, layers.text),
+            self.tower(encoders.image, layers.image),
+            self.tower(encoders.text, layers.text),
             modality_dropout,
         )
         self.head = ClassificationHead(
@@ -52,6 +59,12 @@ class NoPrompts(PooledClassifier):
             classifier=self._classifier(config, num_classes),
         )
 
-    def _classifier(self, config: object, num_classes: int) -> Callable[[int], nn.Module] | None:
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits ``(B, C)``."""
+        present = self.presence(batch)
+        logits: Tensor = self.head(self.pool(*self.extract(batch, present)), None, present)
+        return logits
+
+    def _classifier(self, config: Any, num_classes: int) -> Callable[[int], nn.Module] | None:
         """What maps the features to logits; None is a linear layer."""
         return None
