@@ -4,7 +4,6 @@ Shape legend: B batch, N tokens.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from threading import current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from epic_pl.features.dataset import PictureKey
-from epic_pl.features.store.lazy import StoredRows
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.lazy_tensor import whole
 from epic_pl.types import Features
@@ -38,12 +36,7 @@ class StoredItems:
         rows = np.array([-1 if key is None else self._rows[key] for key in keys], np.int64)
         # from a loader's worker a batch travels as tensors
         in_place = self._in_place if get_worker_info() is None else ()
-        fields = self.store.gather(rows, in_place)
-        if current_thread() is not main_thread():  # loaded ahead, while a step runs
-            for field in fields.values():
-                if isinstance(field, StoredRows):
-                    field.prefetch()
-        return fields
+        return self.store.gather(rows, in_place)
 
 
 class StoredFeatures:

@@ -31,7 +31,6 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
     """
 
     levels = ("boundary", "layers")
-    pools_prompts = False
 
     @torch.no_grad()
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> ReadOnlyState:

@@ -113,9 +113,6 @@ class Tower(nn.Module, ABC, Generic[State]):
 class PromptTower(Tower[State]):
     """A tower into which prompts enter at the K interaction layers."""
 
-    pools_prompts = True
-    """Whether the pooled output depends on the prompts."""
-
     @abstractmethod
     def acquire(self, step: int, state: State, prompts: Tensor) -> tuple[State, Tensor]:
         """Prompts ``P (B, n, d)`` through the layer of ``step``: their outputs ``Z (B, n, d)``."""

@@ -1,1 +1,1 @@
-"""Samplers, batch orders, the resumable loader and prefetching."""
+"""Samplers, batch orders and the resumable loader."""

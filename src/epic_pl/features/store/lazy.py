@@ -105,11 +105,6 @@ class StoredRows(LazyTensor):
         padded = pad_sequence([part.movedim(axis, 0) for part in parts], batch_first=True)
         return padded.movedim(1, axis + 1)
 
-    def prefetch(self) -> None:
-        """Have the system read the items from the disk, by a look at each of their vectors."""
-        for values, _ in self._items:
-            values[..., 0].sum()
-
 
 def _copy(out: Tensor, numbers: Tensor) -> None:
     """Copy in parts small enough for torch to use one thread.
