@@ -66,8 +66,6 @@ def test_a_killed_run_resumes_from_its_last_checkpoint_and_then_is_only_tested(p
     path = folder / "checkpoints" / "last.ckpt"
     last = read_checkpoint(str(path))
     assert last["global_step"] == 9
-    result, timed = read_json(folder / "result.json"), last["callbacks"]["Timer"]["time_elapsed"]
-    assert result["seconds"] >= timed["train"] > 0
 
     before, written = read_json(folder / "result.json"), path.stat().st_mtime_ns
     (folder / "result.json").unlink()
