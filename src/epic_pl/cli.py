@@ -22,6 +22,7 @@ import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class n
 from epic_pl.callbacks import (
     ConfusionMatrixPlot,
     FeatureCache,
+    KindAccuracy,
     PredictionWriter,
     WeightAverage,
 )
@@ -277,6 +278,7 @@ def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
             trainer_defaults={
                 "gradient_clip_val": 1.0,
                 "enable_model_summary": False,  # the parameter table says more
+                "callbacks": [KindAccuracy()],
             },
             parser_kwargs=PARSER_OPTIONS
             | {subcommand: PARSER_OPTIONS for subcommand in cli.subcommands()},

@@ -93,6 +93,9 @@ class ImageTextDataModule(LightningDataModule, ABC):
     predict_split: Split = "test"
     """The split that ``predict`` reads: ``"predict"`` in subclasses that have one of its own."""
 
+    kinds: Sequence[str] = ()
+    """Kinds of rows whose accuracies are logged apart, in subclasses that have such."""
+
     def __init__(
         self,
         *,
@@ -197,6 +200,10 @@ class ImageTextDataModule(LightningDataModule, ABC):
             self.image_preprocessing.size,
             self.max_text_tokens,
         )
+
+    def kind_of(self, sample_id: str) -> str | None:
+        """Which of :attr:`kinds` a row is of, by its id."""
+        return None
 
     def prepare_data(self) -> None:
         """Fetch the tokenizer once a machine; subclasses fetch their files here too."""

@@ -211,11 +211,12 @@ class EPICModule(L.LightningModule):
             self._check_finite(loss, batch)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss and metrics of one validation batch."""
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Loss and metrics of a validation batch; hands ``logits (B, C)`` to the callbacks."""
         _, logits = self._step(batch, "val")
         if self._fits_postprocessor():
             self.validation_outputs.update(logits, batch["labels"])
+        return {"logits": logits}
 
     def _fits_postprocessor(self) -> bool:
         """Whether this validation is one of training; any other leaves the model as it is."""

@@ -1,0 +1,287 @@
+"""Scenes: composed pictures, and statements about them that need both modalities.
+
+Pictures are made of OpenMoji, CC BY-SA 4.0, https://openmoji.org: to be credited wherever they are
+shown.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from torch.utils.data import Dataset
+
+from epic_pl.assets import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emoji
+from epic_pl.assets.cache import cache_dir, cached_folder
+from epic_pl.data.datamodule import ImageTextDataModule, Split, check_at_least, check_choice
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.rows import sample_table
+from epic_pl.data.transforms import ImageTransform
+from epic_pl.types import Sample
+
+KINDS = ("existence", "conjunction", "relation")
+"""What a statement says: one object is there, two are, or how two of them lie."""
+
+Unseen = Literal["pairs", "objects"]
+
+_CATEGORIES = ("Animals & Nature", "Food & Drink", "Activities", "Travel & Places", "Objects")
+_GRID = 2  # cells a side
+_SIZES = (2, 3, 4)  # objects of a scene
+_ROWS = {"val": 1500, "test": 6000}
+_UNSEEN_OBJECTS = 0.15
+_PAIR_SHARES = {"val": 0.05, "pairs": 0.15}
+_CHUNK = 1000  # pictures of a folder, drawn together
+_PARTS = ("train", "val", "pairs", "objects")
+_VERSION = 1  # of the drawn pictures
+
+
+class Statement(NamedTuple):
+    """A sentence about a scene, its kind (one of :data:`KINDS`), and whether it is true."""
+
+    kind: str
+    text: str
+    truth: bool
+
+
+class Layout(NamedTuple):
+    """Objects of a picture, by index into the names, and the cell of each, row by row."""
+
+    objects: tuple[int, ...]
+    cells: tuple[int, ...]
+
+
+class Scene(NamedTuple):
+    """A picture's layout, and a statement of each kind."""
+
+    layout: Layout
+    statements: tuple[Statement, ...]
+
+
+class World:
+    """How objects and their pairs are divided among the parts of the data, and all scenes.
+
+    Args:
+        names: of the objects.
+        seed: of everything.
+    """
+
+    def __init__(self, names: Sequence[str], seed: int) -> None:
+        self.names = names
+        self.seed = seed
+        rng = np.random.default_rng((seed, len(_PARTS)))
+        unseen = rng.permutation(len(names)) < _UNSEEN_OBJECTS * len(names)
+        self._pool = {part: np.flatnonzero(unseen == (part == "objects")) for part in _PARTS}
+        drawn = np.tril(rng.random((len(names), len(names))), -1)
+        bounds = np.cumsum([_PAIR_SHARES["val"], _PAIR_SHARES["pairs"]])
+        part_of_pair = np.array(["val", "pairs", "train"])
+        self._part_of_pair = part_of_pair[np.digitize(drawn + drawn.T, bounds)]
+
+    def scene(self, part: str, index: int) -> Scene:
+        """A scene of a part: the same, whatever else is drawn."""
+        rng = np.random.default_rng((self.seed, _PARTS.index(part), index))
+        objects = self._objects(part, rng)
+        cells = rng.permutation(_GRID**2)[: len(objects)].tolist()
+        layout = Layout(objects, tuple(cells))
+        makers = (self._existence, self._conjunction, self._relation)
+        statements = []
+        for bit, (kind, make) in enumerate(zip(KINDS, makers, strict=True)):
+            truth = bool(index >> bit & 1)  # each combination once in eight scenes
+            statements.append(Statement(kind, make(part, layout, truth, rng), truth))
+        return Scene(layout, tuple(statements))
+
+    def may_name(self, part: str, one: int, other: int) -> bool:
+        """Whether statements of a part may name two objects together."""
+        return part == "objects" or bool(self._part_of_pair[one, other] == part)
+
+    def _objects(self, part: str, rng: np.random.Generator) -> tuple[int, ...]:
+        """Those of a scene; conjunctions and relations name the first two."""
+        size = int(rng.choice(_SIZES))
+        while True:
+            objects: list[int] = rng.choice(self._pool[part], size, replace=False).tolist()
+            pairs = combinations(objects if part == "train" else objects[:2], 2)
+            if all(self.may_name(part, *pair) for pair in pairs):
+                return tuple(objects)
+
+    def _absent(self, part: str, layout: Layout, rng: np.random.Generator) -> Iterator[int]:
+        """Objects that are not there, out of other scenes."""
+        while True:
+            one = int(rng.choice(self._objects(part, rng)))
+            if one not in layout.objects:
+                yield one
+
+    def _existence(self, part: str, layout: Layout, truth: bool, rng: np.random.Generator) -> str:
+        if truth:
+            return f"there is {self._a(int(rng.choice(layout.objects)))}"
+        return f"there is {self._a(next(self._absent(part, layout, rng)))}"
+
+    def _conjunction(self, part: str, layout: Layout, truth: bool, rng: np.random.Generator) -> str:
+        one, other = rng.permutation(layout.objects[:2]).tolist()
+        if not truth:
+            absent = self._absent(part, layout, rng)
+            other = next(each for each in absent if self.may_name(part, one, each))
+        first, second = rng.permutation([one, other]).tolist()
+        return f"there is {self._a(first)} and {self._a(second)}"
+
+    def _relation(self, part: str, layout: Layout, truth: bool, rng: np.random.Generator) -> str:
+        one, other = rng.permutation(2).tolist()
+        row, column = np.subtract(
+            np.divmod(layout.cells[one], _GRID), np.divmod(layout.cells[other], _GRID)
+        )
+        words = []
+        if column:
+            words.append("right of" if column > 0 else "left of")
+        if row:
+            words.append("below" if row > 0 else "above")
+        subject, thing = (one, other) if truth else (other, one)
+        names = [self.names[layout.objects[each]] for each in (subject, thing)]
+        return f"the {names[0]} is {rng.choice(words)} the {names[1]}"
+
+    def _a(self, thing: int) -> str:
+        name = self.names[thing]
+        return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+class ScenesDataModule(ImageTextDataModule):
+    """Pictures of two to four objects on a grid of 2 x 2, each with three statements.
+
+    * existence: "there is a kite".
+    * conjunction: "there is a kite and a ghost". Where it is false, one of the two is there.
+    * relation: "the kite is left of the ghost" (right of, above, below). Both are always there;
+      where it is false, they lie the other way round.
+
+    Half of the statements of each kind are true, and objects of false statements are drawn like
+    those of true ones, so neither modality alone is informative. Pairs of objects are divided in
+    80% / 5% / 15%: no pair that a validation or test statement names lies in a training picture
+    or statement, although each object does. 15% of the objects are in neither.
+
+    Scenes are drawn from ``scene_seed`` alone. More ``rows`` add scenes to those of fewer. The
+    pictures are drawn once, into the cache folder.
+
+    Args:
+        rows: training statements, three a picture. Validation has 1,500 and test 6,000.
+        unseen: what is new in test: ``pairs`` of objects, or the ``objects`` themselves.
+        scene_seed: of the division and the scenes; apart from ``seed``, so that runs of several
+            seeds share their data.
+        **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
+
+    Raises:
+        ConfigError: options out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        rows: int = 10_000,
+        unseen: Unseen = "pairs",
+        scene_seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_at_least(3, rows=rows)
+        check_at_least(0, scene_seed=scene_seed)
+        check_choice(get_args(Unseen), unseen=unseen)
+        self.rows = rows
+        self.unseen = unseen
+        self.scene_seed = scene_seed
+
+    kinds = KINDS
+
+    @property
+    def class_names(self) -> list[str]:
+        """``false`` and ``true``."""
+        return ["false", "true"]
+
+    @cached_property
+    def _world(self) -> World:
+        return World([each.name.lower() for each in vocabulary()], self.scene_seed)
+
+    @property
+    def _image_root(self) -> Path:
+        size = self.image_preprocessing.size
+        return cache_dir() / f"scenes-{_VERSION}-{size}px-seed{self.scene_seed}"
+
+    def prepare_data(self) -> None:
+        """Draw the pictures of all splits, once a machine, and show their attribution."""
+        super().prepare_data()
+        for split in ("train", "val", "test"):
+            self._draw(split)
+        rank_zero_info(OPENMOJI_ATTRIBUTION)
+
+    def kind_of(self, sample_id: str) -> str:
+        """Which kind a row's statement is of."""
+        return sample_id.rpartition("-")[2]
+
+    def build_dataset(self, split: Split, transform: ImageTransform) -> Dataset[Sample]:
+        """The statements of a split; a row's id ends with its kind."""
+        part, scenes = self._scenes(split)
+        rows = [
+            (f"{part}-{index}-{each.kind}", picture_path(part, index), each.text, int(each.truth))
+            for index, scene in enumerate(scenes)
+            for each in scene.statements
+        ]
+        ids, images, texts, labels = zip(*rows[: self._count(split)], strict=True)
+        table = sample_table(ids, images, texts, labels)
+        return ImageTextDataset(table, self._image_root, transform, seed=self.seed)
+
+    def _count(self, split: Split) -> int:
+        return _ROWS.get(split, self.rows)
+
+    def _scenes(self, split: Split) -> tuple[str, list[Scene]]:
+        part = self.unseen if split == "test" else split
+        number = -(-self._count(split) // len(KINDS))
+        return part, [self._world.scene(part, index) for index in range(number)]
+
+    def _draw(self, split: Split) -> None:
+        part, scenes = self._scenes(split)
+        for start in range(0, len(scenes), _CHUNK):
+            # whole folders, so that a training split of another size finds its own
+            fill = partial(self._fill, part, range(start, start + _CHUNK))
+            cached_folder(str(Path(self._image_root.name, picture_path(part, start)).parent), fill)
+
+    def _fill(self, part: str, indices: range, folder: Path) -> None:
+        size = self.image_preprocessing.size
+        codes = [each.code for each in vocabulary()]
+        shown = f"Drawing {part} scenes from {indices.start:,}"
+        for index in track(indices, shown, console=Console(stderr=True)):
+            layout = self._world.scene(part, index).layout
+            picture = compose([codes[each] for each in layout.objects], layout.cells, size)
+            picture.save(folder / Path(picture_path(part, index)).name)
+
+
+def vocabulary() -> list[Emoji]:
+    """Things that one can name and tell apart: names of at most two words that share none."""
+    found: dict[str, Emoji] = {}
+    taken: set[str] = set()
+    things = [each for each in load_emoji() if each.category in _CATEGORIES]
+    # single words first, so that "cat" is in and "black cat" is not
+    for each in sorted(things, key=lambda each: each.name.count(" ")):
+        name = each.name.lower()
+        words = set(name.split())
+        if re.fullmatch(r"[a-z]+( [a-z]+)?(?<![^s]s)", name) and words.isdisjoint(taken):
+            found[name] = each
+            taken |= words
+    return list(found.values())
+
+
+def picture_path(part: str, index: int) -> str:
+    """Of a scene, below the root of all scenes."""
+    return f"{part}-{index // _CHUNK}/{index}.png"
+
+
+def compose(codes: Sequence[str], cells: Sequence[int], size: int) -> Image.Image:
+    """The picture of some emoji in their cells, ``size`` pixels wide, on white."""
+    side = size // _GRID
+    emoji = fetch_openmoji(side)
+    picture = Image.new("RGB", (size, size), "white")
+    for code, cell in zip(codes, cells, strict=True):
+        row, column = divmod(cell, _GRID)
+        with Image.open(emoji / f"{code}.png") as drawn:
+            picture.paste(drawn.convert("RGB"), (column * side, row * side))
+    return picture
