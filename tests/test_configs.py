@@ -11,6 +11,7 @@ import tiny_openmoji
 import tiny_runs
 from epic_pl.cli import BuildCLI, main, run
 from epic_pl.config_files import find_packaged, packaged, packaged_configs
+from epic_pl.data.datasets import scenes
 from epic_pl.experiments.compare.plan import choose, plan, read_variants
 from epic_pl.experiments.options import parsed_options
 from epic_pl.experiments.tune.space import read_space
@@ -33,14 +34,18 @@ def test_every_config_prints_from_any_folder(name, capsys):
     assert printed["model"]["encoders"]["image"]["name"]
 
 
-@pytest.mark.parametrize("name", ["openmoji", "openmoji_entailment"])
-def test_the_demo_configs_run_all_four_loops(
+@pytest.mark.parametrize("name", ["openmoji", "openmoji_entailment", "scenes", "styles"])
+def test_the_emoji_configs_run_all_four_loops(
     name, tmp_path, tiny_vit_dir, tiny_tokenizer_dir, caplog, monkeypatch
 ):
     monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
-    tiny_openmoji.fill_cache(tmp_path / "cache")
+    monkeypatch.setattr(scenes, "_ROWS", {"val": 24, "test": 24})
+    monkeypatch.setattr(scenes, "_CHUNK", 8)
+    named = name in ("scenes", "styles")
+    (tiny_openmoji.fill_named_cache if named else tiny_openmoji.fill_cache)(tmp_path / "cache")
     options = ["--config", f"{name}.yaml"]
     options += tiny_openmoji.fit_options(tiny_vit_dir, tiny_tokenizer_dir)
+    options += ["--data.rows=48"] if name == "scenes" else []
     cli = run(["fit", *options])
     best = cli.trainer.checkpoint_callback.best_model_path
     assert f"runs/{name}/fit/version_0/checkpoints/best.ckpt" in best
@@ -49,12 +54,14 @@ def test_the_demo_configs_run_all_four_loops(
     run(["predict", *options, "--ckpt_path", best])
     (path,) = tmp_path.rglob("predictions.parquet")
     table = pq.read_table(path)
-    entailment = name == "openmoji_entailment"
-    classes = ["not_entailment", "entailment"] if entailment else sorted(tiny_openmoji.COUNTS)
+    classes = {"openmoji": sorted(tiny_openmoji.COUNTS), "scenes": ["false", "true"]}.get(
+        name, ["not_entailment", "entailment"]
+    )
     probabilities = [each for each in table.column_names if each.startswith("probability_")]
     assert probabilities == [f"probability_{each}" for each in classes]
     assert table.num_rows == len(tested.datamodule.dataset("test")) > 0
     assert len(set(table["sample_id"].to_pylist())) == table.num_rows
+    assert ("test/accuracy_relation" in tested.trainer.callback_metrics) == (name == "scenes")
     assert "CC BY-SA 4.0" in caplog.text  # the pictures' attribution
 
 
@@ -97,7 +104,7 @@ def test_every_ablation_gives_logits(deep_table):
 
 
 def test_the_packaged_space_has_options_that_fit_knows(deep_table):
-    space = read_space(find_packaged("spaces", "epic.yaml"))
+    space = read_space(find_packaged("spaces", "wide.yaml"))
     ends = {
         name: getattr(dimension, "choices", None) or (dimension.low, dimension.high)
         for name, dimension in space.items()

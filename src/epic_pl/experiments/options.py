@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from epic_pl.callbacks import FeatureCache
 from epic_pl.cli import BuildCLI, run
 from epic_pl.errors import ConfigError
 
@@ -35,6 +36,15 @@ def refuse_own(command: str, own: Sequence[str], options: Sequence[str]) -> None
                 f"epic-pl {command} sets {name} itself in every run: leave it out. "
                 f"`epic-pl {command} --help` lists what to use instead."
             )
+
+
+def use_stored_features(cli: Any) -> str:
+    """Let a method read all that can be stored for it, where the cache is on; returns the level."""
+    cache = next(each for each in cli.trainer.callbacks if isinstance(each, FeatureCache))
+    if cache.level != "off":
+        cache.level = (cli.model.model.cache_levels or ["off"])[-1]
+    level: str = cache.level
+    return level
 
 
 class _ParsingCLI(BuildCLI):

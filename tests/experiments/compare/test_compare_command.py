@@ -1,5 +1,6 @@
 """``epic-pl compare`` from the command line."""
 
+import csv
 import functools
 import json
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 import tiny_runs
 from epic_pl.errors import ConfigError
-from epic_pl.experiments.compare import command, plan, runner
+from epic_pl.experiments.compare import command, plan, preparation, runner
 from epic_pl.experiments.compare.runner import Runner
 
 
@@ -84,6 +85,7 @@ def test_tables_are_written_after_each_run_and_when_interrupted(tmp_path, monkey
         return [*code, str(tmp_path)]
 
     monkeypatch.setattr(plan, "plan", lambda *_: runs)
+    monkeypatch.setattr(preparation, "encode_once", lambda *_: "")
     monkeypatch.setattr(runner, "Runner", functools.partial(Runner, command=start))
     assert command.run(["--methods", "epic,lora,full", "--output", str(tmp_path)]) == 130
     assert "Interrupted" in capsys.readouterr().err
@@ -104,6 +106,32 @@ def test_tables_are_written_after_each_run_and_when_interrupted(tmp_path, monkey
     assert command.run(["--methods", "lora,full", "--output", str(tmp_path)]) == 130
     # without a finished run, the earlier tables stay
     assert accuracies(tmp_path / "comparison.json") == last
+
+
+def test_each_method_is_tuned_once_and_runs_with_what_was_chosen(
+    compare, tmp_path, monkeypatch, capfd
+):
+    tiny_runs.workers_here(monkeypatch)
+    options = ["--methods", "linear_probe,late_fusion_mlp", "--seeds", "1", "--tune", "2"]
+    options += ["--checkpoint.monitor", "null", "--cache.level", "boundary"]
+    assert compare(*options, "--cache.folder", "features") == 0
+    output = tmp_path / "runs" / "compare" / "tiny"
+    notes = (output / "comparison.md").read_text()
+    assert "Chosen by 2 trials on validation" in notes
+    assert "once for all" in notes
+    for name, option in (
+        ("linear_probe", "optim.lr"),
+        ("late_fusion_mlp", "method_options.hidden"),
+    ):
+        with (output / "tune" / name / "trials.csv").open() as file:
+            rows = [row for row in csv.DictReader(file) if row["state"] == "complete"]
+        best = max(rows, key=lambda row: float(row["val/accuracy"]))
+        (folder,) = (output / "runs").glob(f"{name}-0-*")
+        given = json.loads((folder / "run.json").read_text())["options"]
+        assert f"--model.{option}={best[f'model.{option}']}" in given
+    assert compare(*options, "--cache.folder", "features") == 0
+    said = capfd.readouterr().err
+    assert (said.count("trial 1 of 2"), said.count("finished before")) == (2, 2)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from fake_runs import write_predictions
 from epic_pl.experiments.compare.statistics import (
     MAIN_METRIC,
     Predictions,
+    holm,
     main_metric_sums,
     paired_bootstrap,
     value_of,
@@ -78,3 +79,10 @@ def test_the_means_over_seeds_are_compared():
     right, wrong = _sums(np.ones(10)), _sums(np.zeros(10))
     found = paired_bootstrap([right, wrong], [wrong, wrong, wrong])
     assert found["difference"] == found["low"] == found["high"] == 0.5
+
+
+def test_holms_correction_is_that_of_the_textbook():
+    # by hand: 4 x 0.01, 3 x 0.02, 2 x 0.03 below the one before, 0.9
+    assert holm([0.9, 0.03, 0.01, 0.02]) == pytest.approx([0.9, 0.06, 0.04, 0.06])
+    assert holm([0.5, 0.6]) == [1.0, 1.0]
+    assert holm([]) == []

@@ -72,7 +72,7 @@ def test_a_pruned_trial_ends_at_that_validation(config, tmp_path):
     run_trial(options, tmp_path / "trial", watch)
     assert [step for _, step in reported] == [0, 1]
     best = min(value for value, _ in reported)
-    assert (watch.pruned, watch.best, watch.validations) == (True, best, 2)
+    assert (watch.pruned, watch.value, watch.validations) == (True, best, 2)
 
 
 @pytest.mark.parametrize(

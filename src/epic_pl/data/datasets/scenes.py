@@ -5,13 +5,14 @@ shown.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+import numpy.typing as npt
 from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 from rich.console import Console
@@ -77,16 +78,23 @@ class World:
         self.seed = seed
         rng = np.random.default_rng((seed, len(_PARTS)))
         unseen = rng.permutation(len(names)) < _UNSEEN_OBJECTS * len(names)
-        self._pool = {part: np.flatnonzero(unseen == (part == "objects")) for part in _PARTS}
         drawn = np.tril(rng.random((len(names), len(names))), -1)
         bounds = np.cumsum([_PAIR_SHARES["val"], _PAIR_SHARES["pairs"]])
-        part_of_pair = np.array(["val", "pairs", "train"])
-        self._part_of_pair = part_of_pair[np.digitize(drawn + drawn.T, bounds)]
+        of_pair = np.array(["val", "pairs", "train"])[np.digitize(drawn + drawn.T, bounds)]
+        self._pool, self._allowed, self._pairs = {}, {}, {}
+        for part in _PARTS:
+            inside = unseen == (part == "objects")
+            self._pool[part] = np.flatnonzero(inside)
+            # (objects, objects) bool: which two a statement of the part may name together
+            allowed = np.outer(inside, inside) & ~np.eye(len(names), dtype=bool)
+            self._allowed[part] = allowed & ((of_pair == part) | (part == "objects"))
+            self._pairs[part] = np.argwhere(self._allowed[part])
 
     def scene(self, part: str, index: int) -> Scene:
         """A scene of a part: the same, whatever else is drawn."""
         rng = np.random.default_rng((self.seed, _PARTS.index(part), index))
-        objects = self._objects(part, rng)
+        while not self._replacements(part, objects := self._objects(part, rng)).any():
+            pass  # a false conjunction needs another partner; rare
         cells = rng.permutation(_GRID**2)[: len(objects)].tolist()
         layout = Layout(objects, tuple(cells))
         makers = (self._existence, self._conjunction, self._relation)
@@ -96,37 +104,37 @@ class World:
             statements.append(Statement(kind, make(part, layout, truth, rng), truth))
         return Scene(layout, tuple(statements))
 
-    def may_name(self, part: str, one: int, other: int) -> bool:
-        """Whether statements of a part may name two objects together."""
-        return part == "objects" or bool(self._part_of_pair[one, other] == part)
-
     def _objects(self, part: str, rng: np.random.Generator) -> tuple[int, ...]:
         """Those of a scene; conjunctions and relations name the first two."""
-        size = int(rng.choice(_SIZES))
+        size, allowed = int(rng.choice(_SIZES)), self._allowed[part]
+        if part != "train":
+            pair = rng.choice(self._pairs[part])
+            others = rng.permutation(np.setdiff1d(self._pool[part], pair))
+            return (*pair.tolist(), *others[: size - 2].tolist())
         while True:
             objects: list[int] = rng.choice(self._pool[part], size, replace=False).tolist()
-            pairs = combinations(objects if part == "train" else objects[:2], 2)
-            if all(self.may_name(part, *pair) for pair in pairs):
+            if all(allowed[pair] for pair in combinations(objects, 2)):
                 return tuple(objects)
 
-    def _absent(self, part: str, layout: Layout, rng: np.random.Generator) -> Iterator[int]:
-        """Objects that are not there, out of other scenes."""
-        while True:
-            one = int(rng.choice(self._objects(part, rng)))
-            if one not in layout.objects:
-                yield one
+    def _replacements(self, part: str, objects: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """``(2, objects)``: what a false conjunction may name beside the first, and the second."""
+        allowed: npt.NDArray[np.bool_] = self._allowed[part][list(objects[:2])]
+        allowed[:, list(objects)] = False
+        return allowed
 
     def _existence(self, part: str, layout: Layout, truth: bool, rng: np.random.Generator) -> str:
-        if truth:
-            return f"there is {self._a(int(rng.choice(layout.objects)))}"
-        return f"there is {self._a(next(self._absent(part, layout, rng)))}"
+        objects = layout.objects if truth else ()
+        while not objects:  # what is absent is drawn out of a scene too
+            drawn = self._objects(part, rng)
+            objects = tuple(each for each in drawn if each not in layout.objects)
+        return f"there is {self._a(int(rng.choice(objects)))}"
 
     def _conjunction(self, part: str, layout: Layout, truth: bool, rng: np.random.Generator) -> str:
-        one, other = rng.permutation(layout.objects[:2]).tolist()
+        pair = list(layout.objects[:2])
         if not truth:
-            absent = self._absent(part, layout, rng)
-            other = next(each for each in absent if self.may_name(part, one, each))
-        first, second = rng.permutation([one, other]).tolist()
+            kept, other = rng.choice(np.argwhere(self._replacements(part, layout.objects)))
+            pair = [pair[kept], int(other)]
+        first, second = rng.permutation(pair).tolist()
         return f"there is {self._a(first)} and {self._a(second)}"
 
     def _relation(self, part: str, layout: Layout, truth: bool, rng: np.random.Generator) -> str:

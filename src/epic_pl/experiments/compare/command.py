@@ -29,6 +29,14 @@ def parser() -> argparse.ArgumentParser:
         "--splits", action="store_true", help="split the data anew for each seed (data.split_seed)"
     )
     parser.add_argument("--variants", metavar="FILE", help="YAML: name -> {method, options of fit}")
+    parser.add_argument(
+        "--tune",
+        type=int,
+        default=0,
+        metavar="N",
+        help="first choose options of each method by N trials on validation, in the space "
+        "METHOD.yaml, or plain.yaml where there is none; see epic-pl tune",
+    )
     parser.add_argument("--output", metavar="DIR", help="folder (runs/compare/CONFIG)")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (one a GPU, else 1)")
     return parser
@@ -44,14 +52,19 @@ def run(argv: list[str]) -> int:
         EpicError: with a message for the user, before the first run.
     """
     options, shared = parser().parse_known_args(argv)
-    for name, value in (("seeds", options.seeds), ("jobs", options.jobs)):
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name} is {value}, but must be at least 1.")
+    for name, value, least in (
+        ("seeds", options.seeds, 1),
+        ("jobs", options.jobs, 1),
+        ("tune", options.tune, 0),
+    ):
+        if value is not None and value < least:
+            raise ConfigError(f"--{name} is {value}, but must be at least {least}.")
 
     import torch
     from rich.console import Console
 
     from epic_pl.experiments.compare.plan import choose, plan, read_variants
+    from epic_pl.experiments.compare.preparation import encode_once, tuned
     from epic_pl.experiments.compare.progress import LiveProgress
     from epic_pl.experiments.compare.report import show, write_report
     from epic_pl.experiments.compare.runner import Runner, devices
@@ -62,9 +75,20 @@ def run(argv: list[str]) -> int:
     names = [entry.name for entry in entries]
     reference = "epic" if "epic" in names else names[0]
     output = Path(options.output or Path("runs/compare") / first_config(shared))
-    runs = plan(entries, options.seeds, shared, output, options.splits)
+    plan(entries, options.seeds, shared, output, options.splits)  # refuses what is wrong
     jobs = options.jobs or max(1, torch.cuda.device_count())
     notes = f"Options: `{' '.join(shared)}`, at most {jobs} runs at a time."
+    try:
+        with terminated_as_interrupted():
+            notes += encode_once(entries[names.index(reference)], shared, output)
+            if options.tune:
+                entries = [tuned(entry, shared, output, options.tune) for entry in entries]
+                chosen = (f"`{each.name}` `{' '.join(each.chosen)}`" for each in entries)
+                notes += f" Chosen by {options.tune} trials on validation: {'; '.join(chosen)}."
+    except KeyboardInterrupt:
+        print("Interrupted: the same command continues with what is left.", file=sys.stderr)
+        return INTERRUPTED
+    runs = plan(entries, options.seeds, shared, output, options.splits)
     report = partial(write_report, folder=output, reference=reference, notes=notes)
     progress = LiveProgress(len(runs), Console(file=sys.stderr))
     runner = Runner(devices(jobs), progress, report=partial(report, complete=False))

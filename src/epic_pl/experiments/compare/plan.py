@@ -37,11 +37,22 @@ class _Loader(yaml.SafeLoader):
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the comparison: a method, and the options of this line only."""
+    """A line of the comparison: a method, and the options of this line only.
+
+    ``chosen`` are those of them that were found by tuning.
+    """
 
     name: str
     method: str
     options: tuple[str, ...] = ()
+    chosen: tuple[str, ...] = ()
+
+    @property
+    def fit_options(self) -> tuple[str, ...]:
+        """Options of ``fit`` that make this line."""
+        # method options in a config belong to the config's method
+        method = (f"--model.method={self.method}", "--model.method_options=null")
+        return (*method, *self.options)
 
 
 @dataclass(frozen=True)
@@ -154,9 +165,7 @@ def plan(
     refuse_own("compare", _OWN_OPTIONS, shared)
     planned = []
     for entry in entries:
-        # method options in a config belong to the config's method
-        method = (f"--model.method={entry.method}", "--model.method_options=null")
-        options = (*shared, *method, *entry.options, *ONE_DEVICE)
+        options = (*shared, *entry.fit_options, *ONE_DEVICE)
         parsed = parsed_options(options)
         planned.append((entry.name, options, digest(parsed, data_files(parsed), splits)[:12]))
     runs = []

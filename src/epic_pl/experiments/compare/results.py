@@ -14,6 +14,7 @@ from epic_pl.experiments.compare.plan import Outcome
 from epic_pl.experiments.compare.statistics import (
     MAIN_METRIC,
     Predictions,
+    holm,
     main_metric_sums,
     paired_bootstrap,
     sums_of_groups,
@@ -30,7 +31,8 @@ def comparison_rows(outcomes: Sequence[Outcome], reference: str, tested: bool = 
     """A row for each method and metric, the task's main metric first.
 
     A row has ``method, metric, mean, std, seeds, values``, the costs (means over seeds),
-    ``p_value, difference, low, high`` against the reference (main metric only), ``cache_level``,
+    ``p_value, difference, low, high`` against the reference (main metric only; p-values of methods
+    by Holm's correction), ``cache_level``,
     and ``status``: "ok", or the messages of runs that are not in the mean. A method without a
     finished run has one row with its status only. The first row is the most frequent class of the
     test split, with the main metric.
@@ -56,9 +58,16 @@ def comparison_rows(outcomes: Sequence[Outcome], reference: str, tested: bool = 
         rows.append(_empty(MAJORITY) | _spread(metrics[0], values))
     for name, each in by_name.items():
         rows += _method_rows(name, each, metrics)
-    for row in rows if tested and predictions.get(reference) else ():
-        if row["metric"] == metrics[0] and row["method"] != reference:
+    if tested and predictions.get(reference):
+        main = [row for row in rows if row["metric"] == metrics[0] and row["method"] != reference]
+        for row in main:
             row |= _compared(predictions[row["method"]], predictions[reference])
+        methods = [
+            each for each in main if each["p_value"] is not None and each["method"] != MAJORITY
+        ]
+        corrected = holm([row["p_value"] for row in methods])
+        for row, p_value in zip(methods, corrected, strict=True):
+            row["p_value"] = p_value
     return rows
 
 

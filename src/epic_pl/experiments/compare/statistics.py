@@ -15,7 +15,7 @@ from epic_pl.types import Task
 Floats = npt.NDArray[np.float64]
 
 MAIN_METRIC: dict[Task, str] = {"multiclass": "accuracy", "multilabel": "f1_micro"}
-DRAWS = 2000
+DRAWS = 10_000
 _AT_A_TIME = 100
 _PREFIX = "probability_"
 
@@ -117,3 +117,12 @@ def paired_bootstrap(
     tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     p_value = min(1.0, 2 * (tail + 1) / (draws + 1))
     return {"difference": observed, "low": float(low), "high": float(high), "p_value": p_value}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction of the p-values of one table (Scandinavian J. of Statistics 6, 1979)."""
+    corrected, least = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(np.argsort(p_values, kind="stable").tolist()):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = least
+    return corrected

@@ -13,12 +13,13 @@ import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Timer
 
-from epic_pl.callbacks import CostMeter, FeatureCache
+from epic_pl.callbacks import CostMeter
 from epic_pl.cli import EPICCLI, errors_as_text, run
 from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare.outputs import TestOutputs
 from epic_pl.experiments.files import read_json, write_json
 from epic_pl.experiments.interruption import end_with
+from epic_pl.experiments.options import use_stored_features
 from epic_pl.module.parameters import trainable_share
 
 # the process of a comparison that was killed, and its loader workers, need some time to end
@@ -36,10 +37,7 @@ class RunCLI(EPICCLI):
         self.timer, self.meter, self.outputs = Timer(), CostMeter(), TestOutputs()
         # first, so that they see the time in the others' hooks
         trainer.callbacks[:0] = [self.timer, self.meter, self.outputs]
-        cache = next(c for c in trainer.callbacks if isinstance(c, FeatureCache))
-        if cache.level != "off":
-            cache.level = (self.model.model.cache_levels or ["off"])[-1]
-        self.cache_level = cache.level
+        self.cache_level = use_stored_features(self)
 
     def _run_subcommand(self, subcommand: str) -> None:
         fitted = read_json(self.folder / "fit.json")

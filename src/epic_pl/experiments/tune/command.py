@@ -3,7 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from epic_pl.config_files import find_packaged, first_config
 from epic_pl.errors import ConfigError
@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--space",
         metavar="FILE",
-        default="epic.yaml",
+        default="wide.yaml",
         help="YAML: option -> {low, high, log} or list of choices (%(default)s)",
     )
     return parser
@@ -53,28 +53,44 @@ def run(argv: list[str]) -> int:
             f"epic-pl tune needs the optuna library, which cannot be imported ({error}): "
             "pip install optuna."
         ) from error
-    from filelock import FileLock, Timeout
-
+    from epic_pl.experiments.interruption import INTERRUPTED
     from epic_pl.experiments.tune.space import read_space
     from epic_pl.experiments.tune.study import plan_search
 
     space = read_space(find_packaged("spaces", options.space))
     output = Path(options.output or Path("runs/tune") / first_config(shared))
     search = plan_search(shared, space, output)
-    output.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(output / ".lock", timeout=0):
-            return _run(search, options.trials)
+        best = best_options(search, options.trials)
+    except KeyboardInterrupt:
+        print("Interrupted: the same command continues the search.", file=sys.stderr)
+        return INTERRUPTED
+    return int(best is None)
+
+
+def best_options(search: "Search", trials: int) -> dict[str, Any] | None:
+    """Do the trials that are left, write the results, and return the best options.
+
+    Raises:
+        ConfigError: if another search is running in the folder.
+        KeyboardInterrupt: as it is, with the results so far written.
+    """
+    from filelock import FileLock, Timeout
+
+    search.output.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(search.output / ".lock", timeout=0):
+            return _search(search, trials)
     except Timeout:
         raise ConfigError(
-            f"Another search is running in {output}: wait for it, or give --output another folder."
+            f"Another search is running in {search.output}: wait for it, or give --output another "
+            "folder."
         ) from None
 
 
-def _run(search: "Search", trials: int) -> int:
+def _search(search: "Search", trials: int) -> dict[str, Any] | None:
     from rich.console import Console
 
-    from epic_pl.experiments.interruption import INTERRUPTED
     from epic_pl.experiments.tune.report import draw, trial_line, write_results
     from epic_pl.experiments.tune.study import open_study, run_trials
 
@@ -83,15 +99,11 @@ def _run(search: "Search", trials: int) -> int:
     try:
         for trial in run_trials(study, search, trials):
             console.print(trial_line(trial, search, trials), markup=False)
-            write_results(study, search)
-    except KeyboardInterrupt:
-        write_results(study, search)
-        console.print("Interrupted: the same command continues the search.")
-        return INTERRUPTED
-    best = write_results(study, search)
+    finally:
+        best = write_results(study, search)
     if best is None:
-        return 1
+        return None
     draw(study, search)
     console.print(f"Best: {best}. Train with it: epic-pl fit --config X --config {best}")
     console.print(f"All trials: {search.output}/trials.csv, search.png", markup=False)
-    return 0
+    return study.best_trial.params

@@ -24,7 +24,8 @@ class Search:
     """Subject of a study.
 
     ``options`` of ``fit`` for all trials, and ``parsed``; the ``monitor`` of validation and its
-    ``mode``, "max" or "min"; the folder for all files.
+    ``mode``, "max" or "min"; whether the best epoch of a trial counts, as ``fit`` would keep it,
+    or the last; the folder for all files.
     """
 
     options: tuple[str, ...]
@@ -32,6 +33,7 @@ class Search:
     space: Space
     monitor: str
     mode: str
+    keeps_best: bool
     output: Path
 
     @property
@@ -43,7 +45,7 @@ class Search:
 
 
 def plan_search(shared: Sequence[str], space: Space, output: Path) -> Search:
-    """A search on the metric by which the config keeps its best checkpoint.
+    """A search on the metric by which the config keeps its best checkpoint, or stops early.
 
     Raises:
         ConfigError: if that is no metric of validation, or the search sets an option itself.
@@ -51,13 +53,15 @@ def plan_search(shared: Sequence[str], space: Space, output: Path) -> Search:
     """
     refuse_own("tune", _OWN_OPTIONS, shared)
     parsed = parsed_options(shared)
-    monitor, mode = parsed["checkpoint"]["monitor"], parsed["checkpoint"]["mode"]
+    keeps_best = parsed["checkpoint"]["monitor"] is not None
+    section = "checkpoint" if keeps_best else "early_stopping"
+    monitor, mode = parsed[section]["monitor"], parsed[section]["mode"]
     if not str(monitor).startswith("val/"):
         raise ConfigError(
-            f"checkpoint.monitor is {monitor!r}, and the search needs a metric of the validation "
-            "split, as val/accuracy: set it in the config or by --checkpoint.monitor."
+            f"{section}.monitor is {monitor!r}, and the search needs a metric of the validation "
+            f"split, as val/accuracy: set it in the config or by --{section}.monitor."
         )
-    return Search(tuple(shared), parsed, space, monitor, mode, output)
+    return Search(tuple(shared), parsed, space, monitor, mode, keeps_best, output)
 
 
 def open_study(search: Search) -> optuna.Study:
@@ -125,7 +129,7 @@ def _run_one(study: optuna.Study, trial: optuna.Trial, search: Search) -> None:
             trial.set_user_attr("message", " ".join(message.split()))
         study.tell(trial, value, state)
 
-    watch = TrialWatch(search.monitor, search.mode, report)
+    watch = TrialWatch(search.monitor, search.mode, report, search.keeps_best)
     folder, start = search.output / "trials" / f"{trial.number:04d}", time.monotonic()
     try:
         run_trial([*search.options, *as_options(trial.params)], folder, watch)
@@ -141,9 +145,9 @@ def _run_one(study: optuna.Study, trial: optuna.Trial, search: Search) -> None:
         raise KeyboardInterrupt from error
     trial.set_user_attr("seconds", round(time.monotonic() - start, 2))
     trial.set_user_attr("validations", watch.validations)
-    if watch.best is None:
+    if watch.value is None:
         end(TrialState.FAIL, f"{search.monitor} was never a finite number")
     elif watch.pruned:
         end(TrialState.PRUNED, f"pruned at validation {watch.validations}")
     else:
-        end(TrialState.COMPLETE, value=watch.best)
+        end(TrialState.COMPLETE, value=watch.value)

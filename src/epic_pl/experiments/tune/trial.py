@@ -13,25 +13,33 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from epic_pl.cli import EPICCLI, run
-from epic_pl.experiments.options import ONE_DEVICE
+from epic_pl.experiments.options import ONE_DEVICE, use_stored_features
 
 
 class TrialWatch(Callback):
     """Reports a metric after each validation, and ends training if told to.
 
-    ``pruned``, ``best`` and ``validations`` say how the trial ended.
+    ``pruned``, ``value`` and ``validations`` say how the trial ended.
 
     Args:
         monitor: the metric.
         mode: "max" or "min", whichever is better.
         report: takes value and number of the validation, from 0, and says whether to stop.
+        keeps_best: whether the best validation counts, or the last.
     """
 
-    def __init__(self, monitor: str, mode: str, report: Callable[[float, int], bool]) -> None:
+    def __init__(
+        self,
+        monitor: str,
+        mode: str,
+        report: Callable[[float, int], bool],
+        keeps_best: bool = True,
+    ) -> None:
         self.monitor = monitor
         self.better = max if mode == "max" else min
         self.report = report
-        self.best: float | None = None
+        self.keeps_best = keeps_best
+        self.value: float | None = None
         self.validations = 0
         self.pruned = False
 
@@ -41,7 +49,8 @@ class TrialWatch(Callback):
             return
         value = float(trainer.callback_metrics[self.monitor])
         if math.isfinite(value):
-            self.best = value if self.best is None else self.better(self.best, value)
+            earlier = [self.value] if self.keeps_best and self.value is not None else []
+            self.value = self.better([value, *earlier])
         if self.report(value, self.validations):
             self.pruned = trainer.should_stop = True
             # a config's least number of epochs would keep the trainer going
@@ -60,6 +69,7 @@ def run_trial(options: Sequence[str], folder: Path, watch: TrialWatch) -> None:
         def instantiate_classes(self) -> None:
             super().instantiate_classes()
             trainer: Any = self.trainer
+            use_stored_features(self)
             kept = [each for each in trainer.callbacks if not isinstance(each, ModelCheckpoint)]
             # first, so that pruning comes before early stopping
             trainer.callbacks[:] = [watch, *kept]

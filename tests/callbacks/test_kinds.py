@@ -1,0 +1,47 @@
+import pytest
+
+import tiny_openmoji
+import tiny_runs
+from epic_pl.callbacks import KindAccuracy
+from epic_pl.data import ScenesDataModule
+from epic_pl.data.datasets import scenes
+
+
+@pytest.fixture
+def data(monkeypatch, tmp_path, tiny_vit_dir, tiny_tokenizer_dir) -> ScenesDataModule:
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(scenes, "_ROWS", {"val": 25, "test": 25})
+    monkeypatch.setattr(scenes, "_CHUNK", 9)
+    tiny_openmoji.fill_named_cache(tmp_path / "cache")
+    encoders = {"image_encoder": str(tiny_vit_dir), "text_encoder": str(tiny_tokenizer_dir)}
+    return ScenesDataModule(**encoders, batch_size_per_device=4)
+
+
+def test_accuracies_are_those_of_the_rows_of_each_kind(
+    data, tmp_path, tiny_vit_dir, tiny_tokenizer_dir
+):
+    model = tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, num_classes=2)
+    trainer = tiny_runs.trainer(tmp_path, callbacks=[KindAccuracy()])
+    [logged] = trainer.test(model, datamodule=data, verbose=False)
+    trainer.validate(model, datamodule=data, verbose=False)
+    assert "val/accuracy_relation" in trainer.callback_metrics
+    rows = data.dataset("test").table.to_pylist()
+    truth = {row["sample_id"]: row["label"] for row in rows}
+    right = {kind: [] for kind in scenes.KINDS}
+    for batch in trainer.predict(model, datamodule=data):
+        for name, label in zip(batch["sample_id"], batch["probabilities"].argmax(1), strict=True):
+            right[name.split("-")[-1]].append(int(label) == truth[name])
+    assert {kind: len(each) for kind, each in right.items()} == {
+        "existence": 9,
+        "conjunction": 8,
+        "relation": 8,
+    }
+    for kind, each in right.items():
+        assert logged[f"test/accuracy_{kind}"] == pytest.approx(sum(each) / len(each))
+
+
+def test_data_without_kinds_logs_none(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
+    model = tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir)
+    trainer = tiny_runs.trainer(tmp_path, callbacks=[KindAccuracy()])
+    [logged] = trainer.test(model, tiny_runs.loader(tiny_runs.samples(4), 2), verbose=False)
+    assert not [name for name in logged if name.startswith("test/accuracy_")]
