@@ -1,0 +1,186 @@
+"""Closed-form control: regularised CCA on the frozen features, without any gradient.
+
+    python benchmarks/cca.py --config scenes.yaml --data.rows 10000
+
+Features are those of the method `no_prompts` with the head's boundary: pooled outputs and the mean
+tokens that enter the first interaction layer, standardised. With two classes, CCA relates the two
+modalities over the rows of the second class, and a row's score is the cosine of its canonical
+variates, weighted by the correlations; the threshold is the best one on validation. With more
+classes, CCA relates both modalities to the labels, which is regularised discriminant analysis. The
+regularisation is chosen among 12 strengths on validation. --test opens the test split.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from epic_pl.callbacks import FeatureCache
+from epic_pl.cli import BuildCLI, quiet_lightning, run
+
+STRENGTHS = np.logspace(-2, 2, 12)
+_COMPONENTS = 128
+Floats = npt.NDArray[np.float64]
+
+
+class Rows(NamedTuple):
+    """Rows of a split: features ``(N, D)`` of each modality, labels ``(N,)``, and ids."""
+
+    image: Floats
+    text: Floats
+    labels: npt.NDArray[np.int64]
+    ids: list[str]
+    pictures: list[str]
+
+
+class Model(NamedTuple):
+    """Weights of both modalities, and the threshold on the cosine where there are two classes."""
+
+    weights: tuple[Floats, Floats]
+    threshold: float | None = None
+
+    def scores(self, rows: Rows) -> Floats:
+        """``(N, C)``; the class with the highest one is the answer."""
+        one, other = (part @ w for part, w in zip(rows[:2], self.weights, strict=True))
+        if self.threshold is None:
+            return np.asarray(one + other)
+        cosine = (one * other).sum(1) / np.maximum(_norm(one) * _norm(other), 1e-12)
+        return np.stack([np.full_like(cosine, self.threshold), cosine], axis=1)
+
+
+def _norm(rows: Floats) -> Floats:
+    return np.asarray(np.linalg.norm(rows, axis=1))
+
+
+def fit(rows: Rows, strength: float, num_classes: int) -> Model:
+    """CCA of the two modalities on the rows of class 1, or of both with the labels."""
+    if num_classes == 2:
+        chosen = rows.labels == 1
+        image, text = rows.image[chosen], rows.text[chosen]
+        whiten = [_inverse_root(part, strength) for part in (image, text)]
+        cross = whiten[0] @ (image.T @ text / len(image)) @ whiten[1]
+        left, correlations, right = np.linalg.svd(cross, full_matrices=False)
+        scale = np.sqrt(correlations[:_COMPONENTS])
+        weights = whiten[0] @ left[:, :_COMPONENTS], whiten[1] @ right[:_COMPONENTS].T
+        return Model((weights[0] * scale, weights[1] * scale), 0.0)
+    both = np.concatenate([rows.image, rows.text], axis=1)
+    truth = np.eye(num_classes)[rows.labels]
+    gram = both.T @ both / len(both) + strength * np.eye(both.shape[1])
+    solved = np.linalg.solve(gram, both.T @ (truth - truth.mean(0)) / len(both))
+    width = rows.image.shape[1]
+    return Model((solved[:width], solved[width:]))
+
+
+def _inverse_root(features: Floats, strength: float) -> Floats:
+    covariance = features.T @ features / len(features)
+    values, vectors = np.linalg.eigh(covariance + strength * np.eye(len(covariance)))
+    return np.asarray(vectors / np.sqrt(values) @ vectors.T)
+
+
+def with_threshold(model: Model, rows: Rows) -> Model:
+    """The threshold with the best accuracy on some rows."""
+    cosines = model.scores(rows)[:, 1]
+    order = np.argsort(cosines)
+    truth = rows.labels[order]
+    # right below a cut are the false ones before it and the true ones after
+    right = np.concatenate([[0], np.cumsum(truth == 0)]) + np.concatenate(
+        [np.cumsum(truth[::-1])[::-1], [0]]
+    )
+    cut = int(right.argmax())
+    ends = np.concatenate([[-1.0], cosines[order], [1.0]])
+    return model._replace(threshold=float(ends[cut : cut + 2].mean()))
+
+
+def accuracy(model: Model, rows: Rows) -> float:
+    return float((model.scores(rows).argmax(1) == rows.labels).mean())
+
+
+def features(options: list[str], epochs: int, test: bool) -> tuple[dict[str, Rows], Any]:
+    """Standardised features of the splits; training rows of several epochs where they are drawn."""
+    method = ["--model.method=no_prompts", "--model.method_options=null"]
+    cli: Any = run(["fit", *options, *method, "--model.head.boundary=true"], BuildCLI)
+    module, data, trainer = cli.model.eval(), cli.datamodule, cli.trainer
+    cache = next(each for each in trainer.callbacks if isinstance(each, FeatureCache))
+    cache.level = "layers"
+    cache.build_stores(trainer, module, data)
+    loaders = {"train": data.train_dataloader(), "val": data.val_dataloader()}
+    if test:
+        loaders["test"] = data.test_dataloader()
+    found = {
+        split: _rows(module.model, loader, epochs if split == "train" else 1)
+        for split, loader in loaders.items()
+    }
+    for side in ("image", "text"):
+        known = getattr(found["train"], side)
+        mean, std = np.nanmean(known, axis=0), np.nanstd(known, axis=0) + 1e-6
+        for split, rows in found.items():  # what is absent is neither above nor below the mean
+            found[split] = rows._replace(
+                **{side: np.nan_to_num((getattr(rows, side) - mean) / std)}
+            )
+    return found, data
+
+
+@torch.no_grad()
+def _rows(model: Any, loader: Any, epochs: int) -> Rows:
+    parts: dict[str, list[Any]] = {"image": [], "text": [], "labels": []}
+    ids: list[str] = []
+    pictures: list[str] = []
+    for batch in _batches(loader, epochs):
+        present = model.presence(batch)
+        pooled = model.pool(*model.extract(batch, present))
+        for side, each, mask in zip(("image", "text"), pooled, present, strict=True):
+            joined = torch.cat([each.output, each.layer_means[:, 0]], dim=1).double()
+            if mask is not None:
+                joined[~mask] = torch.nan
+            parts[side].append(joined.numpy())
+        parts["labels"].append(batch["labels"].numpy())
+        ids += batch["sample_id"]
+        pictures += batch["picture"]
+    return Rows(*(np.concatenate(each) for each in parts.values()), ids, pictures)
+
+
+def _batches(loader: Any, epochs: int) -> Iterator[Any]:
+    for epoch in range(epochs):
+        if epochs > 1:
+            loader.sampler.set_epoch(epoch)
+        yield from loader
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--epochs", type=int, default=1, help="of training rows (%(default)s)")
+    parser.add_argument("--test", action="store_true", help="open the test split")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    arguments, options = parser.parse_known_args()
+    with quiet_lightning():
+        splits, data = features(options, arguments.epochs, arguments.test)
+    models = []
+    for strength in STRENGTHS:
+        model = fit(splits["train"], float(strength), data.num_classes)
+        if data.num_classes == 2:
+            model = with_threshold(model, splits["val"])
+        models.append((accuracy(model, splits["val"]), float(strength), model))
+    best, strength, model = max(models, key=lambda each: each[0])
+    result: dict[str, Any] = {"strength": strength, "val": best}
+    if arguments.test:
+        rows = splits["test"]
+        result["test"] = accuracy(model, rows)
+        right = model.scores(rows).argmax(1) == rows.labels
+        for kind in data.kinds:
+            of_kind = [data.kind_of(name) == kind for name in rows.ids]
+            result[f"test_{kind}"] = float(right[of_kind].mean())
+    table = Table(*result)
+    table.add_row(*(f"{value:.4g}" for value in result.values()))
+    Console().print(table)
+    if arguments.json:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
