@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def run(argv: list[str]) -> int:
     import torch
     from rich.console import Console
 
-    from epic_pl.experiments.compare.plan import choose, plan, read_variants
+    from epic_pl.experiments.compare.plan import Outcome, Run, choose, plan, read_variants
     from epic_pl.experiments.compare.preparation import encode_once, tuned
     from epic_pl.experiments.compare.progress import LiveProgress
     from epic_pl.experiments.compare.report import show, write_report
@@ -78,28 +79,32 @@ def run(argv: list[str]) -> int:
     plan(entries, options.seeds, shared, output, options.splits)  # refuses what is wrong
     jobs = options.jobs or max(1, torch.cuda.device_count())
     notes = f"Options: `{' '.join(shared)}`, at most {jobs} runs at a time."
+    console = Console(file=sys.stderr)
+    runs: list[Run] = []
+
+    def tune(searches: Sequence[Run], command: Callable[[Run], list[str]]) -> list[Outcome]:
+        with LiveProgress(len(searches), console) as progress:
+            return Runner(devices(jobs), progress, command).execute(searches)
+
     try:
         with terminated_as_interrupted():
             notes += encode_once(entries[names.index(reference)], shared, output)
             if options.tune:
-                entries = [tuned(entry, shared, output, options.tune) for entry in entries]
+                entries = tuned(entries, shared, output, options.tune, tune)
                 chosen = (f"`{each.name}` `{' '.join(each.chosen)}`" for each in entries)
                 notes += f" Chosen by {options.tune} trials on validation: {'; '.join(chosen)}."
+            runs = plan(entries, options.seeds, shared, output, options.splits)
+            report = partial(write_report, folder=output, reference=reference, notes=notes)
+            progress = LiveProgress(len(runs), console)
+            runner = Runner(devices(jobs), progress, report=partial(report, complete=False))
+            with progress:
+                outcomes = runner.execute(runs)
     except KeyboardInterrupt:
+        if runs:
+            report(runner.outcomes(runs), complete=False)
         print("Interrupted: the same command continues with what is left.", file=sys.stderr)
         return INTERRUPTED
-    runs = plan(entries, options.seeds, shared, output, options.splits)
-    report = partial(write_report, folder=output, reference=reference, notes=notes)
-    progress = LiveProgress(len(runs), Console(file=sys.stderr))
-    runner = Runner(devices(jobs), progress, report=partial(report, complete=False))
-    try:
-        with terminated_as_interrupted(), progress:
-            outcomes = runner.execute(runs)
-    except KeyboardInterrupt:
-        report(runner.outcomes(runs), complete=False)
-        print("Interrupted: the same command continues with what is left.", file=sys.stderr)
-        return INTERRUPTED
-    console = Console()
-    show(report(outcomes), console)
-    console.print(f"Tables and plot: {output}/comparison.md, .json, .png", soft_wrap=True)
+    shown = Console()
+    show(report(outcomes), shown)
+    shown.print(f"Tables and plot: {output}/comparison.md, .json, .png", soft_wrap=True)
     return int(all(outcome.result is None for outcome in outcomes))
