@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo compare bench test lint format docs clean
+.PHONY: help install demo compare evidence bench test lint format docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ compare: $(STAMP) ## all methods with three seeds on both OpenMoji tasks; over a
 		OMP_NUM_THREADS=1 $(BIN)/epic-pl compare --config $$task --variants rivals.yaml --jobs 2 \
 			--methods linear_probe,no_prompts,late_fusion_mlp,no_interaction,epic,variants $(ARGS) || exit 1; \
 	done
+
+evidence: $(STAMP) ## the comparisons of docs/results.md on locked test splits; hours, resumes, notes the ledger
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/evidence.py $(ARGS)
 
 bench: $(STAMP) ## cost of a training step with each method
 	@$(BIN)/python benchmarks/step_cost.py $(ARGS)

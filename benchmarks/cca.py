@@ -12,11 +12,15 @@ regularisation is chosen among 12 strengths on validation. --test opens the test
 
 import argparse
 import json
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -152,29 +156,70 @@ def _batches(loader: Any, epochs: int) -> Iterator[Any]:
         yield from loader
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--epochs", type=int, default=1, help="of training rows (%(default)s)")
-    parser.add_argument("--test", action="store_true", help="open the test split")
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
-    arguments, options = parser.parse_known_args()
+class Control(NamedTuple):
+    """The model that is best on validation, its strength and accuracy there, and the rows.
+
+    ``seconds`` are those of all strengths, without the features.
+    """
+
+    model: Model
+    strength: float
+    val: float
+    seconds: float
+    splits: dict[str, Rows]
+    data: Any
+
+
+def control(options: list[str], epochs: int = 1, test: bool = False) -> Control:
+    """Fit with every strength, and keep the best on validation.
+
+    Args:
+        options: of ``epic-pl fit``.
+        epochs: of training rows, for data that draws its rows anew.
+        test: read the test split too.
+    """
     with quiet_lightning():
-        splits, data = features(options, arguments.epochs, arguments.test)
-    models = []
+        splits, data = features(options, epochs, test)
+    start, models = time.perf_counter(), []
     for strength in STRENGTHS:
         model = fit(splits["train"], float(strength), data.num_classes)
         if data.num_classes == 2:
             model = with_threshold(model, splits["val"])
         models.append((accuracy(model, splits["val"]), float(strength), model))
     best, strength, model = max(models, key=lambda each: each[0])
-    result: dict[str, Any] = {"strength": strength, "val": best}
+    seconds = time.perf_counter() - start
+    return Control(model, strength, best, seconds, splits, data)
+
+
+def test(found: Control, path: Path) -> dict[str, float]:
+    """Write the predictions of the test split, and return the accuracy in all and of each kind."""
+    rows, data = found.splits["test"], found.data
+    scores = found.model.scores(rows)
+    columns: dict[str, Any] = {"sample_id": rows.ids, "picture": rows.pictures}
+    columns["truth"] = [data.class_names[label] for label in rows.labels]
+    names = (f"probability_{name}" for name in data.class_names)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns | dict(zip(names, scores.T, strict=True))), path)
+    right = scores.argmax(1) == rows.labels
+    metrics = {"accuracy": float(right.mean())}
+    for kind in data.kinds:
+        of_kind = [data.kind_of(name) == kind for name in rows.ids]
+        metrics[f"accuracy_{kind}"] = float(right[of_kind].mean())
+    return metrics
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--epochs", type=int, default=1, help="of training rows (%(default)s)")
+    parser.add_argument("--test", action="store_true", help="open the test split")
+    parser.add_argument("--folder", type=Path, default=Path("runs/cca"), help="(%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    arguments, options = parser.parse_known_args()
+    found = control(options, arguments.epochs, arguments.test)
+    result = {"strength": found.strength, "val": found.val}
     if arguments.test:
-        rows = splits["test"]
-        result["test"] = accuracy(model, rows)
-        right = model.scores(rows).argmax(1) == rows.labels
-        for kind in data.kinds:
-            of_kind = [data.kind_of(name) == kind for name in rows.ids]
-            result[f"test_{kind}"] = float(right[of_kind].mean())
+        metrics = test(found, arguments.folder / "predictions.parquet")
+        result |= {f"test {name}": value for name, value in metrics.items()}
     table = Table(*result)
     table.add_row(*(f"{value:.4g}" for value in result.values()))
     Console().print(table)

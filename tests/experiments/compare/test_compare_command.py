@@ -11,7 +11,7 @@ import pytest
 
 import tiny_runs
 from epic_pl.errors import ConfigError
-from epic_pl.experiments.compare import command, plan, preparation, runner
+from epic_pl.experiments.compare import command, comparison
 from epic_pl.experiments.compare.runner import Runner
 
 
@@ -84,9 +84,9 @@ def test_tables_are_written_after_each_run_and_when_interrupted(tmp_path, monkey
         code = [sys.executable, "-c", FINISH_OR_INTERRUPT, str(run.folder), result]
         return [*code, str(tmp_path)]
 
-    monkeypatch.setattr(plan, "plan", lambda *_: runs)
-    monkeypatch.setattr(preparation, "encode_once", lambda *_: "")
-    monkeypatch.setattr(runner, "Runner", functools.partial(Runner, command=start))
+    monkeypatch.setattr(comparison, "plan", lambda *_: runs)
+    monkeypatch.setattr(comparison, "encode_once", lambda *_: "")
+    monkeypatch.setattr(comparison, "Runner", functools.partial(Runner, command=start))
     assert command.run(["--methods", "epic,lora,full", "--output", str(tmp_path)]) == 130
     assert "Interrupted" in capsys.readouterr().err
 
@@ -102,7 +102,7 @@ def test_tables_are_written_after_each_run_and_when_interrupted(tmp_path, monkey
     assert last["lora"]["status"].startswith("seed 0 stopped: interrupted")
     assert last["full"]["status"] == "seed 0 not run yet"
     assert "Not complete" in (tmp_path / "comparison.md").read_text()
-    monkeypatch.setattr(plan, "plan", lambda *_: runs[1:])
+    monkeypatch.setattr(comparison, "plan", lambda *_: runs[1:])
     assert command.run(["--methods", "lora,full", "--output", str(tmp_path)]) == 130
     # without a finished run, the earlier tables stay
     assert accuracies(tmp_path / "comparison.json") == last

@@ -2,8 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from epic_pl.config_files import find_packaged, first_config
@@ -64,47 +62,29 @@ def run(argv: list[str]) -> int:
     import torch
     from rich.console import Console
 
-    from epic_pl.experiments.compare.plan import Outcome, Run, choose, plan, read_variants
-    from epic_pl.experiments.compare.preparation import encode_once, tuned
-    from epic_pl.experiments.compare.progress import LiveProgress
-    from epic_pl.experiments.compare.report import show, write_report
-    from epic_pl.experiments.compare.runner import Runner, devices
+    from epic_pl.experiments.compare.comparison import Comparison
+    from epic_pl.experiments.compare.plan import choose, read_variants
+    from epic_pl.experiments.compare.report import show
     from epic_pl.experiments.interruption import INTERRUPTED, terminated_as_interrupted
 
     file = options.variants and find_packaged("variants", options.variants)
-    entries = choose(options.methods, read_variants(file) if file else [])
-    names = [entry.name for entry in entries]
-    reference = "epic" if "epic" in names else names[0]
-    output = Path(options.output or Path("runs/compare") / first_config(shared))
-    plan(entries, options.seeds, shared, output, options.splits)  # refuses what is wrong
-    jobs = options.jobs or max(1, torch.cuda.device_count())
-    notes = f"Options: `{' '.join(shared)}`, at most {jobs} runs at a time."
-    console = Console(file=sys.stderr)
-    runs: list[Run] = []
-
-    def tune(searches: Sequence[Run], command: Callable[[Run], list[str]]) -> list[Outcome]:
-        with LiveProgress(len(searches), console) as progress:
-            return Runner(devices(jobs), progress, command).execute(searches)
-
+    comparison = Comparison(
+        choose(options.methods, read_variants(file) if file else []),
+        shared,
+        Path(options.output or Path("runs/compare") / first_config(shared)),
+        options.seeds,
+        options.splits,
+        options.tune,
+        options.jobs or max(1, torch.cuda.device_count()),
+    )
     try:
         with terminated_as_interrupted():
-            notes += encode_once(entries[names.index(reference)], shared, output)
-            if options.tune:
-                entries = tuned(entries, shared, output, options.tune, tune)
-                chosen = (f"`{each.name}` `{' '.join(each.chosen)}`" for each in entries)
-                notes += f" Chosen by {options.tune} trials on validation: {'; '.join(chosen)}."
-            runs = plan(entries, options.seeds, shared, output, options.splits)
-            report = partial(write_report, folder=output, reference=reference, notes=notes)
-            progress = LiveProgress(len(runs), console)
-            runner = Runner(devices(jobs), progress, report=partial(report, complete=False))
-            with progress:
-                outcomes = runner.execute(runs)
+            outcomes = comparison.execute()
     except KeyboardInterrupt:
-        if runs:
-            report(runner.outcomes(runs), complete=False)
         print("Interrupted: the same command continues with what is left.", file=sys.stderr)
         return INTERRUPTED
-    shown = Console()
-    show(report(outcomes), shown)
-    shown.print(f"Tables and plot: {output}/comparison.md, .json, .png", soft_wrap=True)
+    console = Console()
+    show(comparison.report(outcomes), console)
+    files = f"{comparison.output}/comparison.md, .json, .png"
+    console.print(f"Tables and plot: {files}", soft_wrap=True)
     return int(all(outcome.result is None for outcome in outcomes))

@@ -24,15 +24,15 @@ from epic_pl.experiments.compare.statistics import (
 Row = dict[str, Any]
 MAJORITY = "majority"
 COSTS = ("trainable", "encoder_share", "samples_per_s", "peak_memory_mb", "seconds")
-_NOT_TESTED = dict.fromkeys(("p_value", "difference", "low", "high"))
+_NOT_TESTED = dict.fromkeys(("p_value", "corrected_p_value", "difference", "low", "high"))
 
 
 def comparison_rows(outcomes: Sequence[Outcome], reference: str, tested: bool = True) -> list[Row]:
     """A row for each method and metric, the task's main metric first.
 
     A row has ``method, metric, mean, std, seeds, values``, the costs (means over seeds),
-    ``p_value, difference, low, high`` against the reference (main metric only; p-values of methods
-    by Holm's correction), ``cache_level``,
+    ``p_value, corrected_p_value, difference, low, high`` against the reference (main metric only;
+    corrected for the number of methods by Holm), ``cache_level``,
     and ``status``: "ok", or the messages of runs that are not in the mean. A method without a
     finished run has one row with its status only. The first row is the most frequent class of the
     test split, with the main metric.
@@ -62,13 +62,16 @@ def comparison_rows(outcomes: Sequence[Outcome], reference: str, tested: bool = 
         main = [row for row in rows if row["metric"] == metrics[0] and row["method"] != reference]
         for row in main:
             row |= _compared(predictions[row["method"]], predictions[reference])
-        methods = [
-            each for each in main if each["p_value"] is not None and each["method"] != MAJORITY
-        ]
-        corrected = holm([row["p_value"] for row in methods])
-        for row, p_value in zip(methods, corrected, strict=True):
-            row["p_value"] = p_value
+        correct([row for row in main if row["method"] != MAJORITY])
     return rows
+
+
+def correct(rows: Sequence[Row]) -> None:
+    """Put Holm's correction of all p-values into rows of one table."""
+    tested = [row for row in rows if row["p_value"] is not None]
+    p_values = holm([row["p_value"] for row in tested])
+    for row, p_value in zip(tested, p_values, strict=True):
+        row["corrected_p_value"] = p_value
 
 
 def _metrics(outcome: Outcome) -> list[str]:

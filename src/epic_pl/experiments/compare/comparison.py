@@ -1,0 +1,97 @@
+"""A comparison from stored features over tuning to the outcomes of all runs."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from epic_pl.experiments.compare.plan import Entry, Outcome, Run, plan
+from epic_pl.experiments.compare.preparation import encode_once, tuned
+from epic_pl.experiments.compare.progress import LiveProgress
+from epic_pl.experiments.compare.report import write_report
+from epic_pl.experiments.compare.results import Row
+from epic_pl.experiments.compare.runner import Runner, devices
+
+
+@dataclass
+class Comparison:
+    """What ``epic-pl compare`` does.
+
+    Attributes:
+        entries: lines of the comparison.
+        shared: options of ``fit`` for all.
+        output: folder of all files.
+        seeds: runs of each entry.
+        splits: split the data anew for each seed.
+        trials: of each entry's search for options; 0 searches none.
+        jobs: runs at a time.
+        notes: what stands below the tables.
+
+    Raises:
+        ConfigError: if an option is set by the comparison itself.
+        ArgumentError: if ``fit`` does not know an option.
+    """
+
+    entries: Sequence[Entry]
+    shared: Sequence[str]
+    output: Path
+    seeds: int = 3
+    splits: bool = False
+    trials: int = 0
+    jobs: int = 1
+    notes: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._plan()
+        shown = " ".join(self.shared)
+        self.notes = f"Options: `{shown}`, at most {self.jobs} runs at a time."
+        self._console = Console(file=sys.stderr)
+
+    @property
+    def reference(self) -> str:
+        """Name of the entry that the others are tested against."""
+        names = [entry.name for entry in self.entries]
+        return "epic" if "epic" in names else names[0]
+
+    def execute(self) -> list[Outcome]:
+        """Store features, choose options, and do all runs that are not finished.
+
+        Raises:
+            KeyboardInterrupt: as it is, with a report of what is finished.
+        """
+        reference = next(each for each in self.entries if each.name == self.reference)
+        self.notes += encode_once(reference, self.shared, self.output)
+        if self.trials:
+            self.entries = tuned(self.entries, self.shared, self.output, self.trials, self._execute)
+            chosen = (f"`{each.name}` `{' '.join(each.chosen)}`" for each in self.entries)
+            self.notes += f" Chosen by {self.trials} trials on validation: {'; '.join(chosen)}."
+        return self._execute(self._plan(), report=True)
+
+    def report(self, outcomes: Sequence[Outcome], complete: bool = True) -> list[Row]:
+        """Write tables and plot; see :func:`~epic_pl.experiments.compare.report.write_report`."""
+        return write_report(outcomes, self.output, self.reference, self.notes, complete)
+
+    def _plan(self) -> list[Run]:
+        return plan(self.entries, self.seeds, self.shared, self.output, self.splits)
+
+    def _execute(
+        self,
+        runs: Sequence[Run],
+        command: Callable[[Run], list[str]] | None = None,
+        report: bool = False,
+    ) -> list[Outcome]:
+        def so_far(outcomes: Sequence[Outcome]) -> None:
+            if report:
+                self.report(outcomes, complete=False)
+
+        given = {} if command is None else {"command": command}
+        progress = LiveProgress(len(runs), self._console)
+        runner = Runner(devices(self.jobs), progress, report=so_far, **given)
+        try:
+            with progress:
+                return runner.execute(runs)
+        except KeyboardInterrupt:
+            so_far(runner.outcomes(runs))
+            raise
