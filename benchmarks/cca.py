@@ -25,8 +25,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from epic_pl.callbacks import FeatureCache
 from epic_pl.cli import BuildCLI, quiet_lightning, run
+from epic_pl.experiments.options import feature_cache
 
 STRENGTHS = np.logspace(-2, 2, 12)
 _COMPONENTS = 128
@@ -110,7 +110,7 @@ def features(options: list[str], epochs: int, test: bool) -> tuple[dict[str, Row
     method = ["--model.method=no_prompts", "--model.method_options=null"]
     cli: Any = run(["fit", *options, *method, "--model.head.boundary=true"], BuildCLI)
     module, data, trainer = cli.model.eval(), cli.datamodule, cli.trainer
-    cache = next(each for each in trainer.callbacks if isinstance(each, FeatureCache))
+    cache = feature_cache(trainer)
     cache.level = "layers"
     cache.build_stores(trainer, module, data)
     loaders = {"train": data.train_dataloader(), "val": data.val_dataloader()}
@@ -123,7 +123,7 @@ def features(options: list[str], epochs: int, test: bool) -> tuple[dict[str, Row
     for side in ("image", "text"):
         known = getattr(found["train"], side)
         mean, std = np.nanmean(known, axis=0), np.nanstd(known, axis=0) + 1e-6
-        for split, rows in found.items():  # what is absent is neither above nor below the mean
+        for split, rows in found.items():  # missing modalities get the mean
             found[split] = rows._replace(
                 **{side: np.nan_to_num((getattr(rows, side) - mean) / std)}
             )
@@ -156,7 +156,7 @@ def _batches(loader: Any, epochs: int) -> Iterator[Any]:
         yield from loader
 
 
-class Control(NamedTuple):
+class CCAResult(NamedTuple):
     """The model that is best on validation, its strength and accuracy there, and the rows.
 
     ``seconds`` are those of all strengths, without the features.
@@ -170,7 +170,7 @@ class Control(NamedTuple):
     data: Any
 
 
-def control(options: list[str], epochs: int = 1, test: bool = False) -> Control:
+def fit_best(options: list[str], epochs: int = 1, test: bool = False) -> CCAResult:
     """Fit with every strength, and keep the best on validation.
 
     Args:
@@ -188,22 +188,23 @@ def control(options: list[str], epochs: int = 1, test: bool = False) -> Control:
         models.append((accuracy(model, splits["val"]), float(strength), model))
     best, strength, model = max(models, key=lambda each: each[0])
     seconds = time.perf_counter() - start
-    return Control(model, strength, best, seconds, splits, data)
+    return CCAResult(model, strength, best, seconds, splits, data)
 
 
-def test(found: Control, path: Path) -> dict[str, float]:
+def write_predictions(result: CCAResult, path: Path) -> dict[str, float]:
     """Write the predictions of the test split, and return the accuracy in all and of each kind."""
-    rows, data = found.splits["test"], found.data
-    scores = found.model.scores(rows)
+    rows, data = result.splits["test"], result.data
+    scores = result.model.scores(rows)
     columns: dict[str, Any] = {"sample_id": rows.ids, "picture": rows.pictures}
     columns["truth"] = [data.class_names[label] for label in rows.labels]
+    # a cosine and its threshold are no probabilities, but the higher one is the answer
     names = (f"probability_{name}" for name in data.class_names)
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns | dict(zip(names, scores.T, strict=True))), path)
     right = scores.argmax(1) == rows.labels
     metrics = {"accuracy": float(right.mean())}
-    for kind in data.kinds:
-        of_kind = [data.kind_of(name) == kind for name in rows.ids]
+    for kind in data.subsets:
+        of_kind = [data.subset_of(name) == kind for name in rows.ids]
         metrics[f"accuracy_{kind}"] = float(right[of_kind].mean())
     return metrics
 
@@ -215,10 +216,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/cca"), help="(%(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     arguments, options = parser.parse_known_args()
-    found = control(options, arguments.epochs, arguments.test)
+    found = fit_best(options, arguments.epochs, arguments.test)
     result = {"strength": found.strength, "val": found.val}
     if arguments.test:
-        metrics = test(found, arguments.folder / "predictions.parquet")
+        metrics = write_predictions(found, arguments.folder / "predictions.parquet")
         result |= {f"test {name}": value for name, value in metrics.items()}
     table = Table(*result)
     table.add_row(*(f"{value:.4g}" for value in result.values()))

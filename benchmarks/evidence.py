@@ -1,17 +1,18 @@
-"""The comparisons of docs/results.md on locked test splits: what `make evidence` does.
+"""The comparisons of docs/results.md: what `make evidence` does.
 
     python benchmarks/evidence.py [--tasks scenes,styles] [--seeds 5] [--tune 12] [--jobs 2]
 
-Trains all methods on every task: each with the same parts of the head, options chosen by the same
-number of trials on validation, and five seeds that move everything. Closed-form CCA stands beside
-them. Each task gets a table with intervals over pictures and Holm's correction, and the opening of
-its test split is a line in ledger.md, with date, commit, command and result. Finished runs are not
-repeated: the same command continues after an interruption. A tree with changes that are not
-committed is refused, since the ledger names the commit.
+On every task each method has the same parts of the head, options chosen by the same number of
+trials on validation, and five seeds that move everything. Closed-form CCA is included as a control.
+Each task gets a table with intervals over pictures and Holm's correction in benchmarks/evidence/.
+Opening a test split is a line in ledger.md, with date, commit, command and result. Finished runs of
+the same sources are not repeated: the same command continues after an interruption. A tree with
+changes that are not committed is refused, since the ledger names the commit.
 """
 
 import argparse
 import datetime
+import hashlib
 import shlex
 import subprocess
 import sys
@@ -28,85 +29,118 @@ from epic_pl.config_files import find_packaged
 from epic_pl.experiments.compare.comparison import Comparison
 from epic_pl.experiments.compare.plan import Outcome, Run, choose, read_variants
 from epic_pl.experiments.compare.report import show
-from epic_pl.experiments.compare.results import Row
-from epic_pl.experiments.files import write_json
+from epic_pl.experiments.files import write_json, write_text
 from epic_pl.experiments.interruption import INTERRUPTED, terminated_as_interrupted
 
-LEDGER = Path(__file__).with_name("ledger.md")
+FOLDER = Path(__file__).parent
 METHODS = "epic,no_interaction,no_prompts,late_fusion_mlp,linear_probe,variants"
-OPENMOJI = ("scenes", "styles", "openmoji_entailment", "openmoji")
+# scenes that no choice was made on: --data.scene_seed 0 is for development
+SCENES = ("--config", "scenes.yaml", "--data.scene_seed=2027")
+LOCKED: dict[str, tuple[str, ...]] = {
+    "scenes": SCENES,
+    "scenes_objects": (*SCENES, "--data.unseen=objects"),
+    "scenes_2000": (*SCENES, "--data.rows=2000"),
+    "scenes_50000": (*SCENES, "--data.rows=50000"),
+    "styles": ("--config", "styles.yaml"),
+}
+DEVELOPMENT = ("openmoji_entailment", "openmoji", *tables.TABLES)
 # statements are drawn anew every epoch: closed-form CCA takes those of some epochs
 DRAWN = {"styles": 8, "openmoji_entailment": 8}
-HEAD = ("--model.head.boundary=true", "--model.head.similarity=true")
+# one start for every search: the rates of the configs
+START = (
+    "--model.head.boundary=true",
+    "--model.head.similarity=true",
+    "--model.optim.prompt_lr=1e-3",
+)
+_OPENED = "opened, not finished"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--tasks", default=",".join((*OPENMOJI, *tables.TABLES)))
+    parser.add_argument("--tasks", default=",".join((*LOCKED, *DEVELOPMENT)))
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tune", type=int, default=12, help="trials of each method (%(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time (%(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("runs/evidence"))
-    parser.add_argument("--ledger", type=Path, default=LEDGER)
+    parser.add_argument("--records", type=Path, default=FOLDER, help="of ledger.md and evidence/")
     arguments, options = parser.parse_known_args()
-    commit = clean_commit()
+    ledger = arguments.records / "ledger.md"
+    command = shlex.join(["python", "benchmarks/evidence.py", *sys.argv[1:]])
     try:
         with terminated_as_interrupted():
             for task in arguments.tasks.split(","):
-                rows = compare(task, arguments, options)
-                note(arguments.ledger, task, commit, rows)
+                commit, sources = clean_commit()
+                key = f"{commit} | {task} | `{command}`"
+                write_line(ledger, key, _OPENED)
+                output = arguments.folder / sources / task
+                scores = compare(task, output, arguments, options)
+                if clean_commit()[1] != sources:
+                    raise SystemExit("The sources have changed meanwhile: run it again.")
+                write_line(ledger, key, scores)
+                table = arguments.records / "evidence" / f"{task}.md"
+                table.parent.mkdir(exist_ok=True)
+                table.write_text((output / "comparison.md").read_text())
     except KeyboardInterrupt:
         print("Interrupted: the same command continues with what is left.", file=sys.stderr)
         return INTERRUPTED
     return 0
 
 
-def clean_commit() -> str:
-    """The commit of the tree.
+def clean_commit() -> tuple[str, str]:
+    """The commit of the tree, and a hash of all that its results follow from.
 
     Raises:
         SystemExit: if there are changes that are not committed.
     """
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *words]
+        command = ["git", "-C", str(FOLDER), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    # the ledger itself grows task by task
-    if git("status", "--porcelain", "--", ":/", f":!{LEDGER.name}"):
+    written = (f":(top,exclude)benchmarks/{name}" for name in ("ledger.md", "evidence"))
+    if git("status", "--porcelain", "--", ":/", *written):
         raise SystemExit("Commit or remove all changes first: the ledger names the commit.")
-    return git("rev-parse", "--short=10", "HEAD")
+    files = ("src", "configs", "benchmarks/cca.py", "benchmarks/tables.py")
+    hashes = "".join(git("rev-parse", f"HEAD:{file}") for file in files)
+    return git("rev-parse", "--short=10", "HEAD"), hashlib.sha256(hashes.encode()).hexdigest()[:10]
 
 
 def options_of(task: str, folder: Path) -> list[str]:
-    """Options of ``fit`` for a task with its locked test split."""
-    if task in OPENMOJI:
-        return ["--config", f"{task}.yaml", *HEAD]
+    """Options of ``fit`` for a task, its test split included."""
+    if task in LOCKED:
+        return [*LOCKED[task], *START]
+    if task not in DEVELOPMENT:
+        raise SystemExit(f"No task {task}; there are: {', '.join((*LOCKED, *DEVELOPMENT))}.")
     if task not in tables.TABLES:
-        raise SystemExit(f"No task {task}; there are: {', '.join((*OPENMOJI, *tables.TABLES))}.")
+        return ["--config", f"{task}.yaml", *START]
     config = tables.write(folder / "tables", task, locked=True)
-    return ["--config", str(config), "--data.split_column=split", *HEAD]
+    return ["--config", str(config), "--data.split_column=split", *START]
 
 
-def compare(task: str, arguments: argparse.Namespace, options: Sequence[str]) -> list[Row]:
-    """Train, test and report all methods of a task, with CCA beside them."""
-    shared = [*options_of(task, arguments.folder), *options]
+def compare(task: str, output: Path, arguments: argparse.Namespace, options: Sequence[str]) -> str:
+    """Train, test and report all methods of a task; returns the scores as text."""
+    shared = [*options_of(task, output.parent), *options]
     entries = choose(arguments.methods, read_variants(find_packaged("variants", "paper.yaml")))
-    output = arguments.folder / task
     counts = {"seeds": arguments.seeds, "trials": arguments.tune, "jobs": arguments.jobs}
     comparison = Comparison(entries, shared, output, **counts)
     outcomes = comparison.execute()
+    if missing := [each.message for each in outcomes if each.result is None]:
+        raise SystemExit(f"Not all runs of {task} have finished: {missing[0]}")
     outcomes.append(closed_form(shared, output.resolve() / "runs" / "cca-0", DRAWN.get(task, 1)))
+    if task in DEVELOPMENT:
+        comparison.notes += " A development set: options were chosen on its rows."
     rows = comparison.report(outcomes)
     show(rows, Console())
-    return rows
+    main_rows = [row for row in rows if row["metric"] == rows[0]["metric"]]
+    scores = (f"{row['method']} {100 * row['mean']:.1f}" for row in main_rows)
+    return f"{rows[0]['metric']}: {', '.join(scores)}"
 
 
 def closed_form(options: list[str], folder: Path, epochs: int) -> Outcome:
     """CCA as a run of the comparison, done anew each time: it takes a minute."""
-    found = cca.control(options, epochs, test=True)
-    metrics = cca.test(found, folder / "predictions.parquet")
+    found = cca.fit_best(options, epochs, test=True)
+    metrics = cca.write_predictions(found, folder / "predictions.parquet")
     result: dict[str, Any] = {"task": "multiclass", "metrics": metrics, "trainable": 0}
     result |= {"encoder_share": 0.0, "samples_per_s": None, "peak_memory_mb": None}
     result |= {"seconds": found.seconds, "cache_level": "layers", "torch": torch.__version__}
@@ -115,19 +149,12 @@ def closed_form(options: list[str], folder: Path, epochs: int) -> Outcome:
     return Outcome(Run("cca", 0, tuple(options), folder), result=result)
 
 
-def note(ledger: Path, task: str, commit: str, rows: Sequence[Row]) -> None:
-    """Append the opening of a test split to the ledger."""
-    main = rows[0]["metric"]
-    scores = [
-        f"{row['method']} {100 * row['mean']:.1f}"
-        for row in rows
-        if row["metric"] == main and row["mean"] is not None
-    ]
+def write_line(ledger: Path, key: str, result: str) -> None:
+    """Note in the ledger that a test split is opened, or what came out, a line for each key."""
+    lines = ledger.read_text(encoding="utf-8").splitlines()
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    command = shlex.join(["python", "benchmarks/evidence.py", *sys.argv[1:]])
-    cells = [today, commit, task, f"`{command}`", f"{main}: {', '.join(scores)}"]
-    with ledger.open("a", encoding="utf-8") as file:
-        file.write(f"| {' | '.join(cells)} |\n")
+    kept = [line for line in lines if f"| {key} |" not in line]
+    write_text(ledger, "\n".join([*kept, f"| {today} | {key} | {result} |", ""]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draw scenes of a test split with their statements, as docs/data.md shows them.
+"""Draw scenes with their statements, as docs/data.md shows them.
 
 python benchmarks/scenes.py --count 6 --output docs/images/scenes.png
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from epic_pl.assets import OPENMOJI_ATTRIBUTION
-from epic_pl.data.datasets.scenes import World, compose, vocabulary
+from epic_pl.data.datasets.scenes import SceneGenerator, compose, vocabulary
 
 _COLUMNS = 3
 
@@ -17,13 +17,11 @@ _COLUMNS = 3
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--count", type=int, default=6, help="number of scenes (%(default)s)")
-    parser.add_argument(
-        "--part", default="pairs", help="train, val, pairs or objects (%(default)s)"
-    )
+    parser.add_argument("--part", default="val", help="train, val, pairs or objects (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("runs/scenes.png"))
     arguments = parser.parse_args()
     things = vocabulary()
-    world = World([each.name.lower() for each in things], 0)
+    generator = SceneGenerator([each.name.lower() for each in things], 0)
     rows = -(-arguments.count // _COLUMNS)
     figure = Figure(figsize=(3.2 * _COLUMNS, 2.9 * rows), layout="constrained")
     all_axes = figure.subplots(rows, _COLUMNS, squeeze=False).flat
@@ -31,12 +29,12 @@ def main() -> None:
         axes.set_axis_off()
         if index >= arguments.count:
             continue
-        (objects, cells), statements = world.scene(arguments.part, index)
+        (objects, cells), statements = generator.scene(arguments.part, index)
         axes.imshow(compose([things[each].code for each in objects], cells, 112))
         lines = [f"{'✓' if each.truth else '✗'} {each.text}" for each in statements]
         axes.set_title("\n".join(lines), fontsize=8, loc="left")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(arguments.output, dpi=72, pil_kwargs={"optimize": True})
+    figure.savefig(arguments.output, dpi=64, pil_kwargs={"optimize": True})
     print(f"{arguments.output}: {OPENMOJI_ATTRIBUTION}")
 
 

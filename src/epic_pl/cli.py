@@ -22,8 +22,8 @@ import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class n
 from epic_pl.callbacks import (
     ConfusionMatrixPlot,
     FeatureCache,
-    KindAccuracy,
     PredictionWriter,
+    SubsetAccuracy,
     WeightAverage,
 )
 from epic_pl.config_files import resolve_configs
@@ -191,6 +191,7 @@ class EPICCLI(LightningCLI):
         metrics = self.model.metrics["train_metrics"], self.model.metrics["val_metrics"]
         losses = ("train/loss", "train/loss_step", "train/loss_epoch", "val/loss")
         logged = {*losses, *(name for each in metrics for name in each)}
+        logged |= {f"val/accuracy_{name}" for name in self.datamodule.subsets}
         for section in ("checkpoint", "early_stopping"):
             monitor, mode = (self.config.fit[section][key] for key in ("monitor", "mode"))
             if monitor is not None and monitor not in logged:
@@ -278,7 +279,7 @@ def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
             trainer_defaults={
                 "gradient_clip_val": 1.0,
                 "enable_model_summary": False,  # the parameter table says more
-                "callbacks": [KindAccuracy()],
+                "callbacks": [SubsetAccuracy()],
             },
             parser_kwargs=PARSER_OPTIONS
             | {subcommand: PARSER_OPTIONS for subcommand in cli.subcommands()},

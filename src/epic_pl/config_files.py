@@ -22,6 +22,11 @@ def packaged(kind: Kind) -> list[str]:
     return sorted(name for name in names if name.endswith(".yaml"))
 
 
+def packaged_file(kind: Kind, name: str) -> str:
+    """Path of a packaged file, whatever lies in the working directory."""
+    return str(_ROOT / kind / name)
+
+
 def packaged_configs() -> list[str]:
     """Names of all packaged configs, overlays included."""
     return sorted([*packaged(""), *packaged("overlays")])
@@ -32,7 +37,7 @@ def find_packaged(kind: Kind, name: str) -> str:
 
     A name that is neither is returned as it is; reading it then fails with that name.
     """
-    path = _ROOT / kind / name
+    path = Path(packaged_file(kind, name))
     # a folder in the name means exactly that file
     use = not Path(name).is_file() and Path(name).name == name and path.is_file()
     return str(path) if use else name

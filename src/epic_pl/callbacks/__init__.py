@@ -3,15 +3,15 @@
 from epic_pl.callbacks.cost import CostMeter
 from epic_pl.callbacks.ema import WeightAverage
 from epic_pl.callbacks.feature_cache import FeatureCache
-from epic_pl.callbacks.kinds import KindAccuracy
 from epic_pl.callbacks.plots import ConfusionMatrixPlot
 from epic_pl.callbacks.predictions import PredictionWriter
+from epic_pl.callbacks.subsets import SubsetAccuracy
 
 __all__ = [
     "ConfusionMatrixPlot",
     "CostMeter",
     "FeatureCache",
-    "KindAccuracy",
     "PredictionWriter",
+    "SubsetAccuracy",
     "WeightAverage",
 ]

@@ -93,8 +93,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
     predict_split: Split = "test"
     """The split that ``predict`` reads: ``"predict"`` in subclasses that have one of its own."""
 
-    kinds: Sequence[str] = ()
-    """Kinds of rows whose accuracies are logged apart, in subclasses that have such."""
+    subsets: Sequence[str] = ()
+    """Subsets of the rows whose accuracies are logged too, in subclasses that have such."""
 
     def __init__(
         self,
@@ -201,8 +201,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
             self.max_text_tokens,
         )
 
-    def kind_of(self, sample_id: str) -> str | None:
-        """Which of :attr:`kinds` a row is of, by its id."""
+    def subset_of(self, sample_id: str) -> str | None:
+        """Name of the one of :attr:`subsets` that a row belongs to, by its id."""
         return None
 
     def prepare_data(self) -> None:

@@ -38,9 +38,14 @@ def refuse_own(command: str, own: Sequence[str], options: Sequence[str]) -> None
             )
 
 
+def feature_cache(trainer: Any) -> FeatureCache:
+    """The trainer's feature cache, which the command line always adds."""
+    return next(each for each in trainer.callbacks if isinstance(each, FeatureCache))
+
+
 def use_stored_features(cli: Any) -> str:
     """Let a method read all that can be stored for it, where the cache is on; returns the level."""
-    cache = next(each for each in cli.trainer.callbacks if isinstance(each, FeatureCache))
+    cache = feature_cache(cli.trainer)
     if cache.level != "off":
         cache.level = (cli.model.model.cache_levels or ["off"])[-1]
     level: str = cache.level

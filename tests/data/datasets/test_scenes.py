@@ -9,7 +9,7 @@ from PIL import Image
 
 import tiny_openmoji
 from epic_pl.data.datasets import scenes
-from epic_pl.data.datasets.scenes import KINDS, ScenesDataModule, World, vocabulary
+from epic_pl.data.datasets.scenes import KINDS, SceneGenerator, ScenesDataModule, vocabulary
 from epic_pl.errors import ConfigError
 
 PARTS = ("train", "val", "pairs", "objects")
@@ -25,8 +25,8 @@ def cache(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def world() -> World:
-    return World([each.name.lower() for each in vocabulary()], seed=0)
+def generator() -> SceneGenerator:
+    return SceneGenerator([each.name.lower() for each in vocabulary()], seed=0)
 
 
 def data(**options) -> ScenesDataModule:
@@ -49,12 +49,12 @@ def is_true(text: str, cells: dict[str, tuple[int, int]]) -> bool:
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_statements_are_as_true_as_they_say_and_half_of_each_kind_are(world, part):
+def test_statements_are_as_true_as_they_say_and_half_of_each_kind_are(generator, part):
     counts = Counter()
     for index in range(160):
-        layout, statements = world.scene(part, index)
+        layout, statements = generator.scene(part, index)
         assert len(set(layout.objects)) == len(set(layout.cells)) == len(layout.objects)
-        names = [world.names[each] for each in layout.objects]
+        names = [generator.names[each] for each in layout.objects]
         cells = dict(zip(names, (divmod(cell, 2) for cell in layout.cells), strict=True))
         for statement in statements:
             assert is_true(statement.text, cells) == statement.truth, (statement, cells)
@@ -66,16 +66,16 @@ def named(text: str) -> list[str]:
     return [word for word in text.split() if len(word) == 4 and word[:2] == word[2:]]
 
 
-def test_named_pairs_and_objects_of_test_are_unseen_in_training(world):
+def test_named_pairs_and_objects_of_test_are_unseen_in_training(generator):
     seen, pairs = {part: set() for part in PARTS}, {part: set() for part in PARTS}
     for part in PARTS:
         for index in range(160):
-            layout, statements = world.scene(part, index)
-            shown = [world.names[each] for each in layout.objects]
+            layout, statements = generator.scene(part, index)
+            shown = [generator.names[each] for each in layout.objects]
             groups = [named(each.text) for each in statements]
             seen[part].update(shown, *groups)
-            if part == "train":
-                groups.append(shown)
+            if part == "train":  # nor what is shown beside what is named
+                groups.append({*shown, *groups[0]})
             pairs[part].update(frozenset(two) for each in groups for two in combinations(each, 2))
     assert pairs["train"].isdisjoint(pairs["val"] | pairs["pairs"])
     assert pairs["val"].isdisjoint(pairs["pairs"])
@@ -93,10 +93,10 @@ def test_more_rows_add_to_those_of_fewer_and_pictures_show_the_objects(cache):
         assert len(rows[number]) == number
     assert rows[40][:10] == rows[10]
     assert rows[10][0]["sample_id"] == "train-0-existence"
-    assert module.kind_of(rows[10][1]["sample_id"]) == "conjunction"
-    world = module._world
+    assert module.subset_of(rows[10][1]["sample_id"]) == "conjunction"
+    generator = module._generator
     for index in range(14):
-        layout = world.scene("train", index).layout
+        layout = generator.scene("train", index).layout
         path = module.dataset("train").image_root / rows[40][3 * index]["image"]
         with Image.open(path) as picture:
             found = {

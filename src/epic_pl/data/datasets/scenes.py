@@ -4,6 +4,7 @@ Pictures are made of OpenMoji, CC BY-SA 4.0, https://openmoji.org: to be credite
 shown.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -21,6 +22,7 @@ from torch.utils.data import Dataset
 
 from epic_pl.assets import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emoji
 from epic_pl.assets.cache import cache_dir, cached_folder
+from epic_pl.assets.wheels import OPENMOJI
 from epic_pl.data.datamodule import ImageTextDataModule, Split, check_at_least, check_choice
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.rows import sample_table
@@ -28,19 +30,19 @@ from epic_pl.data.transforms import ImageTransform
 from epic_pl.types import Sample
 
 KINDS = ("existence", "conjunction", "relation")
-"""What a statement says: one object is there, two are, or how two of them lie."""
+"""Kinds of statements, which are also the subsets whose accuracies are logged."""
 
 Unseen = Literal["pairs", "objects"]
 
 _CATEGORIES = ("Animals & Nature", "Food & Drink", "Activities", "Travel & Places", "Objects")
 _GRID = 2  # cells a side
 _SIZES = (2, 3, 4)  # objects of a scene
-_ROWS = {"val": 1500, "test": 6000}
+_ROWS = {"val": 1512, "test": 6000}
 _UNSEEN_OBJECTS = 0.15
 _PAIR_SHARES = {"val": 0.05, "pairs": 0.15}
 _CHUNK = 1000  # pictures of a folder, drawn together
 _PARTS = ("train", "val", "pairs", "objects")
-_VERSION = 1  # of the drawn pictures
+_VERSION = 1  # raised when the same options give other scenes
 
 
 class Statement(NamedTuple):
@@ -65,12 +67,12 @@ class Scene(NamedTuple):
     statements: tuple[Statement, ...]
 
 
-class World:
+class SceneGenerator:
     """How objects and their pairs are divided among the parts of the data, and all scenes.
 
     Args:
-        names: of the objects.
-        seed: of everything.
+        names: names of the objects.
+        seed: random seed of the division and of all scenes.
     """
 
     def __init__(self, names: Sequence[str], seed: int) -> None:
@@ -105,7 +107,7 @@ class World:
         return Scene(layout, tuple(statements))
 
     def _objects(self, part: str, rng: np.random.Generator) -> tuple[int, ...]:
-        """Those of a scene; conjunctions and relations name the first two."""
+        """Draw a scene's objects; conjunctions and relations name the first two."""
         size, allowed = int(rng.choice(_SIZES)), self._allowed[part]
         if part != "train":
             pair = rng.choice(self._pairs[part])
@@ -117,16 +119,18 @@ class World:
                 return tuple(objects)
 
     def _replacements(self, part: str, objects: Sequence[int]) -> npt.NDArray[np.bool_]:
-        """``(2, objects)``: what a false conjunction may name beside the first, and the second."""
+        """Mask ``(2, objects)`` of valid replacements of the second object, and of the first."""
         allowed: npt.NDArray[np.bool_] = self._allowed[part][list(objects[:2])]
         allowed[:, list(objects)] = False
         return allowed
 
     def _existence(self, part: str, layout: Layout, truth: bool, rng: np.random.Generator) -> str:
         objects = layout.objects if truth else ()
+        # in training no pair of another part may be seen, not even between image and statement
+        fits = self._allowed["train"][list(layout.objects)].all(axis=0) | (part != "train")
         while not objects:  # what is absent is drawn out of a scene too
             drawn = self._objects(part, rng)
-            objects = tuple(each for each in drawn if each not in layout.objects)
+            objects = tuple(each for each in drawn if each not in layout.objects and fits[each])
         return f"there is {self._a(int(rng.choice(objects)))}"
 
     def _conjunction(self, part: str, layout: Layout, truth: bool, rng: np.random.Generator) -> str:
@@ -166,14 +170,14 @@ class ScenesDataModule(ImageTextDataModule):
 
     Half of the statements of each kind are true, and objects of false statements are drawn like
     those of true ones, so neither modality alone is informative. Pairs of objects are divided in
-    80% / 5% / 15%: no pair that a validation or test statement names lies in a training picture
-    or statement, although each object does. 15% of the objects are in neither.
+    80% / 5% / 15%: no pair that a validation or test statement names is in a training picture or
+    statement. 15% of the objects are in neither.
 
     Scenes are drawn from ``scene_seed`` alone. More ``rows`` add scenes to those of fewer. The
     pictures are drawn once, into the cache folder.
 
     Args:
-        rows: training statements, three a picture. Validation has 1,500 and test 6,000.
+        rows: training statements, three a picture. Validation has 1,512 and test 6,000.
         unseen: what is new in test: ``pairs`` of objects, or the ``objects`` themselves.
         scene_seed: of the division and the scenes; apart from ``seed``, so that runs of several
             seeds share their data.
@@ -182,6 +186,8 @@ class ScenesDataModule(ImageTextDataModule):
     Raises:
         ConfigError: options out of range.
     """
+
+    subsets = KINDS
 
     def __init__(
         self,
@@ -199,21 +205,22 @@ class ScenesDataModule(ImageTextDataModule):
         self.unseen = unseen
         self.scene_seed = scene_seed
 
-    kinds = KINDS
-
     @property
     def class_names(self) -> list[str]:
         """``false`` and ``true``."""
         return ["false", "true"]
 
     @cached_property
-    def _world(self) -> World:
-        return World([each.name.lower() for each in vocabulary()], self.scene_seed)
+    def _generator(self) -> SceneGenerator:
+        return SceneGenerator([each.name.lower() for each in vocabulary()], self.scene_seed)
 
     @property
     def _image_root(self) -> Path:
-        size = self.image_preprocessing.size
-        return cache_dir() / f"scenes-{_VERSION}-{size}px-seed{self.scene_seed}"
+        # all that a picture follows from, so that none of before is shown with other statements
+        source = self._generator.names, self.scene_seed, OPENMOJI.version, _CHUNK
+        rules = _VERSION, _GRID, _SIZES, _PAIR_SHARES, _UNSEEN_OBJECTS
+        key = hashlib.sha256(repr((source, rules)).encode()).hexdigest()[:8]
+        return cache_dir() / f"scenes-{key}-{self.image_preprocessing.size}px"
 
     def prepare_data(self) -> None:
         """Draw the pictures of all splits, once a machine, and show their attribution."""
@@ -222,13 +229,14 @@ class ScenesDataModule(ImageTextDataModule):
             self._draw(split)
         rank_zero_info(OPENMOJI_ATTRIBUTION)
 
-    def kind_of(self, sample_id: str) -> str:
+    def subset_of(self, sample_id: str) -> str:
         """Which kind a row's statement is of."""
         return sample_id.rpartition("-")[2]
 
     def build_dataset(self, split: Split, transform: ImageTransform) -> Dataset[Sample]:
         """The statements of a split; a row's id ends with its kind."""
-        part, scenes = self._scenes(split)
+        part, number = self._part(split)
+        scenes = [self._generator.scene(part, index) for index in range(number)]
         rows = [
             (f"{part}-{index}-{each.kind}", picture_path(part, index), each.text, int(each.truth))
             for index, scene in enumerate(scenes)
@@ -241,14 +249,13 @@ class ScenesDataModule(ImageTextDataModule):
     def _count(self, split: Split) -> int:
         return _ROWS.get(split, self.rows)
 
-    def _scenes(self, split: Split) -> tuple[str, list[Scene]]:
-        part = self.unseen if split == "test" else split
-        number = -(-self._count(split) // len(KINDS))
-        return part, [self._world.scene(part, index) for index in range(number)]
+    def _part(self, split: Split) -> tuple[str, int]:
+        """The generator's part of a split, and the number of its scenes."""
+        return self.unseen if split == "test" else split, -(-self._count(split) // len(KINDS))
 
     def _draw(self, split: Split) -> None:
-        part, scenes = self._scenes(split)
-        for start in range(0, len(scenes), _CHUNK):
+        part, number = self._part(split)
+        for start in range(0, number, _CHUNK):
             # whole folders, so that a training split of another size finds its own
             fill = partial(self._fill, part, range(start, start + _CHUNK))
             cached_folder(str(Path(self._image_root.name, picture_path(part, start)).parent), fill)
@@ -258,13 +265,13 @@ class ScenesDataModule(ImageTextDataModule):
         codes = [each.code for each in vocabulary()]
         shown = f"Drawing {part} scenes from {indices.start:,}"
         for index in track(indices, shown, console=Console(stderr=True)):
-            layout = self._world.scene(part, index).layout
+            layout = self._generator.scene(part, index).layout
             picture = compose([codes[each] for each in layout.objects], layout.cells, size)
             picture.save(folder / Path(picture_path(part, index)).name)
 
 
 def vocabulary() -> list[Emoji]:
-    """Things that one can name and tell apart: names of at most two words that share none."""
+    """Emoji of things, with names of one or two words that no other name shares."""
     found: dict[str, Emoji] = {}
     taken: set[str] = set()
     things = [each for each in load_emoji() if each.category in _CATEGORIES]
@@ -279,7 +286,7 @@ def vocabulary() -> list[Emoji]:
 
 
 def picture_path(part: str, index: int) -> str:
-    """Of a scene, below the root of all scenes."""
+    """Path of a scene's image, relative to the folder of all scenes."""
     return f"{part}-{index // _CHUNK}/{index}.png"
 
 

@@ -32,10 +32,9 @@ _EVAL_PAIRS = {"val": 8, "test": 4}  # a picture; 4 make about 6,500 test pairs
 class StylesDataModule(ImageTextDataModule):
     """Whether a statement is the picture's name; trained on OpenMoji, tested on Noto's drawings.
 
-    The shift is that of the pictures alone: test shows all 1,629 emoji by their Noto drawings,
-    with names that training has seen. Training has 95% of the OpenMoji pictures, validation 5%,
-    stratified by category. Pairs are those of
-    :class:`~epic_pl.data.datasets.openmoji.OpenMojiDataModule`: drawn anew every epoch for
+    Training has 95% of the OpenMoji pictures, validation 5%, stratified by category. Test shows
+    the 1,629 emoji of both in Noto's drawings, so nearly all names were seen in training. Pairs are
+    those of :class:`~epic_pl.data.datasets.openmoji.OpenMojiDataModule`: drawn anew every epoch for
     training, fixed and half of them true for validation (8 a picture) and test (4 a picture).
 
     Args:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from epic_pl.config_files import find_packaged, first_config
 from epic_pl.errors import ConfigError
+from epic_pl.experiments.tune.command import require_optuna
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,8 +34,8 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="N",
-        help="first choose options of each method by N trials on validation, in the space "
-        "METHOD.yaml, or plain.yaml where there is none; see epic-pl tune",
+        help="first choose options of each method by N trials on validation, in the spaces "
+        "of docs/compare.md; needs the extra tune",
     )
     parser.add_argument("--output", metavar="DIR", help="folder (runs/compare/CONFIG)")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (one a GPU, else 1)")
@@ -58,6 +59,12 @@ def run(argv: list[str]) -> int:
     ):
         if value is not None and value < least:
             raise ConfigError(f"--{name} is {value}, but must be at least {least}.")
+    if options.tune and options.splits:
+        raise ConfigError(
+            "--tune chooses options on rows that other seeds of --splits test on: leave one out."
+        )
+    if options.tune:
+        require_optuna()
 
     import torch
     from rich.console import Console
@@ -72,10 +79,10 @@ def run(argv: list[str]) -> int:
         choose(options.methods, read_variants(file) if file else []),
         shared,
         Path(options.output or Path("runs/compare") / first_config(shared)),
-        options.seeds,
-        options.splits,
-        options.tune,
-        options.jobs or max(1, torch.cuda.device_count()),
+        seeds=options.seeds,
+        splits=options.splits,
+        trials=options.tune,
+        jobs=options.jobs or max(1, torch.cuda.device_count()),
     )
     try:
         with terminated_as_interrupted():

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from epic_pl.experiments.compare.plan import Entry, Outcome, Run, plan
-from epic_pl.experiments.compare.preparation import encode_once, tuned
+from epic_pl.experiments.compare.preparation import encode_once, tune_entries
 from epic_pl.experiments.compare.progress import LiveProgress
 from epic_pl.experiments.compare.report import write_report
 from epic_pl.experiments.compare.results import Row
@@ -17,7 +17,7 @@ from epic_pl.experiments.compare.runner import Runner, devices
 
 @dataclass
 class Comparison:
-    """What ``epic-pl compare`` does.
+    """Runs a comparison: stored features, tuning, training, tests, report.
 
     Attributes:
         entries: lines of the comparison.
@@ -27,7 +27,7 @@ class Comparison:
         splits: split the data anew for each seed.
         trials: of each entry's search for options; 0 searches none.
         jobs: runs at a time.
-        notes: what stands below the tables.
+        notes: text below the tables.
 
     Raises:
         ConfigError: if an option is set by the comparison itself.
@@ -64,7 +64,9 @@ class Comparison:
         reference = next(each for each in self.entries if each.name == self.reference)
         self.notes += encode_once(reference, self.shared, self.output)
         if self.trials:
-            self.entries = tuned(self.entries, self.shared, self.output, self.trials, self._execute)
+            self.entries = tune_entries(
+                self.entries, self.shared, self.output, self.trials, self._execute
+            )
             chosen = (f"`{each.name}` `{' '.join(each.chosen)}`" for each in self.entries)
             self.notes += f" Chosen by {self.trials} trials on validation: {'; '.join(chosen)}."
         return self._execute(self._plan(), report=True)

@@ -1,5 +1,6 @@
 """What comes before the runs of a comparison: stored features, and each method's own options."""
 
+import gc
 import os
 import sys
 import time
@@ -8,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from epic_pl.callbacks import FeatureCache
+import torch
+
 from epic_pl.cli import BuildCLI, run
-from epic_pl.config_files import find_packaged
+from epic_pl.config_files import packaged_file
 from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare.plan import Entry, Outcome, Run
 from epic_pl.experiments.files import read_json, write_json
@@ -19,38 +21,49 @@ from epic_pl.experiments.options import (
     as_options,
     data_files,
     digest,
+    feature_cache,
     parsed_options,
     use_stored_features,
 )
 
 Command = Callable[[Run], list[str]]
 
-_PLAIN_SPACE = "plain.yaml"
+# methods that train a head alone; all others have rates of their own for what is in the encoders
+_SPACES = {
+    "late_fusion_mlp": "late_fusion_mlp.yaml",
+    "linear_probe": "head.yaml",
+    "no_prompts": "head.yaml",
+}
+_OTHER_SPACE = "prompts.yaml"
 
 
 def encode_once(entry: Entry, shared: Sequence[str], output: Path) -> str:
-    """Store the features of the entry that needs most, which then serve the others too.
+    """Store the features of an entry before runs that read them start side by side.
 
     Returns:
-        A sentence with its seconds; none where nothing is stored.
+        A sentence with the seconds of the first time; none where nothing is stored.
     """
-    path = output / "encoding.json"
+    options = [*shared, *entry.fit_options, *ONE_DEVICE]
+    cli: Any = run(["fit", *options], BuildCLI)
+    if use_stored_features(cli) == "off":
+        return ""
+    parsed = parsed_options(options)
+    path = output / f"encoding-{digest(parsed, data_files(parsed))[:12]}.json"
+    start = time.monotonic()
+    feature_cache(cli.trainer).build_stores(cli.trainer, cli.model, cli.datamodule)
     found = read_json(path)
     if found is None:
-        cli = run(["fit", *shared, *entry.fit_options, *ONE_DEVICE], BuildCLI)
-        start = time.monotonic()
-        if use_stored_features(cli) == "off":
-            return ""
-        trainer: Any = cli.trainer
-        cache = next(each for each in trainer.callbacks if isinstance(each, FeatureCache))
-        cache.build_stores(trainer, cli.model, cli.datamodule)
         found = {"seconds": time.monotonic() - start}
         output.mkdir(parents=True, exist_ok=True)
         write_json(path, found)
-    return f" Encoding what was not stored before took {found['seconds']:.0f} s, once for all."
+    del cli
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return f" Storing the features of `{entry.name}` took {found['seconds']:.0f} s."
 
 
-def tuned(
+def tune_entries(
     entries: Sequence[Entry],
     shared: Sequence[str],
     output: Path,
@@ -59,7 +72,6 @@ def tuned(
 ) -> list[Entry]:
     """The entries, each with the options that are best on validation after a number of trials.
 
-    An entry's space is the packaged ``METHOD.yaml``, or ``plain.yaml`` for methods without one.
     Searches that are finished are not repeated, others continue.
 
     Args:
@@ -74,8 +86,7 @@ def tuned(
     """
     spaces, runs = {}, []
     for entry in entries:
-        path = find_packaged("spaces", f"{entry.method}.yaml")
-        space = path if Path(path).is_file() else find_packaged("spaces", _PLAIN_SPACE)
+        space = packaged_file("spaces", _SPACES.get(entry.method, _OTHER_SPACE))
         options = (*shared, *entry.fit_options, *ONE_DEVICE)
         parsed = parsed_options(options)
         key = digest(parsed, data_files(parsed), Path(space).read_text(), trials)[:12]
@@ -85,7 +96,7 @@ def tuned(
         runs.append(run)
 
     def command(run: Run) -> list[str]:
-        module = "epic_pl.experiments.compare.tuning"
+        module = "epic_pl.experiments.compare.search_worker"
         arguments = [str(run.folder), spaces[run], str(trials), str(os.getpid())]
         return [sys.executable, "-m", module, *arguments]
 

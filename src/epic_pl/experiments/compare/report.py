@@ -14,7 +14,7 @@ from epic_pl.experiments.files import write_json, write_text
 _NONE = "\N{EN DASH}"
 _COLUMNS: dict[str, Callable[[Row], str]] = {
     "seeds": lambda row: str(len(row["seeds"])) if row["seeds"] else _NONE,
-    "p": lambda row: _p_value(row["corrected_p_value"] or row["p_value"]),
+    "p": lambda row: _p_value(row["p_value"]),
     "trained": lambda row: _number(row["trainable"], ",.0f"),
     "of encoders": lambda row: _number(row["encoder_share"], ".2%"),
     "samples/s": lambda row: _number(row["samples_per_s"]),

@@ -24,15 +24,15 @@ from epic_pl.experiments.compare.statistics import (
 Row = dict[str, Any]
 MAJORITY = "majority"
 COSTS = ("trainable", "encoder_share", "samples_per_s", "peak_memory_mb", "seconds")
-_NOT_TESTED = dict.fromkeys(("p_value", "corrected_p_value", "difference", "low", "high"))
+_NOT_TESTED = dict.fromkeys(("p_value", "difference", "low", "high"))
 
 
 def comparison_rows(outcomes: Sequence[Outcome], reference: str, tested: bool = True) -> list[Row]:
     """A row for each method and metric, the task's main metric first.
 
     A row has ``method, metric, mean, std, seeds, values``, the costs (means over seeds),
-    ``p_value, corrected_p_value, difference, low, high`` against the reference (main metric only;
-    corrected for the number of methods by Holm), ``cache_level``,
+    ``p_value, difference, low, high`` against the reference (main metric only; p-values with
+    Holm's correction for the number of methods), ``cache_level``,
     and ``status``: "ok", or the messages of runs that are not in the mean. A method without a
     finished run has one row with its status only. The first row is the most frequent class of the
     test split, with the main metric.
@@ -59,19 +59,15 @@ def comparison_rows(outcomes: Sequence[Outcome], reference: str, tested: bool = 
     for name, each in by_name.items():
         rows += _method_rows(name, each, metrics)
     if tested and predictions.get(reference):
-        main = [row for row in rows if row["metric"] == metrics[0] and row["method"] != reference]
-        for row in main:
-            row |= _compared(predictions[row["method"]], predictions[reference])
-        correct([row for row in main if row["method"] != MAJORITY])
+        compared = []
+        for row in rows:
+            if row["metric"] == metrics[0] and row["method"] not in (reference, MAJORITY):
+                row |= _compared(predictions[row["method"]], predictions[reference])
+                compared += [row] if row["p_value"] is not None else []
+        p_values = holm([row["p_value"] for row in compared])
+        for row, p_value in zip(compared, p_values, strict=True):
+            row["p_value"] = p_value
     return rows
-
-
-def correct(rows: Sequence[Row]) -> None:
-    """Put Holm's correction of all p-values into rows of one table."""
-    tested = [row for row in rows if row["p_value"] is not None]
-    p_values = holm([row["p_value"] for row in tested])
-    for row, p_value in zip(tested, p_values, strict=True):
-        row["corrected_p_value"] = p_value
 
 
 def _metrics(outcome: Outcome) -> list[str]:
@@ -89,7 +85,8 @@ def _method_rows(name: str, outcomes: Sequence[Outcome], metrics: Sequence[str])
     row |= {cost: _mean([result[cost] for result in results]) for cost in COSTS}
     row |= {"trainable": results[0]["trainable"], "cache_level": results[0]["cache_level"]}
     row["seeds"] = [o.run.seed for o in outcomes if o.result]
-    return [row | _spread(metric, [r["metrics"][metric] for r in results]) for metric in metrics]
+    known = [metric for metric in metrics if metric in results[0]["metrics"]]
+    return [row | _spread(metric, [r["metrics"][metric] for r in results]) for metric in known]
 
 
 def _empty(name: str) -> Row:

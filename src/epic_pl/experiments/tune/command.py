@@ -46,13 +46,7 @@ def run(argv: list[str]) -> int:
     options, shared = parser().parse_known_args(argv)
     if options.trials < 1:
         raise ConfigError(f"--trials is {options.trials}, but must be at least 1.")
-    try:
-        import optuna  # noqa: F401 an extra
-    except ImportError as error:
-        raise ConfigError(
-            f"epic-pl tune needs the optuna library, which cannot be imported ({error}): "
-            "pip install optuna."
-        ) from error
+    require_optuna()
     from epic_pl.experiments.interruption import INTERRUPTED
     from epic_pl.experiments.tune.space import read_space
     from epic_pl.experiments.tune.study import plan_search
@@ -68,8 +62,28 @@ def run(argv: list[str]) -> int:
     return int(best is None)
 
 
-def best_options(search: "Search", trials: int) -> dict[str, Any] | None:
+def require_optuna() -> None:
+    """Check for the library that searches.
+
+    Raises:
+        ConfigError: if it cannot be imported.
+    """
+    try:
+        import optuna  # noqa: F401 an extra
+    except ImportError as error:
+        raise ConfigError(
+            f"The search needs the optuna library, which cannot be imported ({error}): "
+            "pip install optuna."
+        ) from error
+
+
+def best_options(search: "Search", trials: int, wait_s: float = 0) -> dict[str, Any] | None:
     """Do the trials that are left, write the results, and return the best options.
+
+    Args:
+        search: subject of the study.
+        trials: in all.
+        wait_s: for a search that still runs in the folder.
 
     Raises:
         ConfigError: if another search is running in the folder.
@@ -79,7 +93,7 @@ def best_options(search: "Search", trials: int) -> dict[str, Any] | None:
 
     search.output.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(search.output / ".lock", timeout=0):
+        with FileLock(search.output / ".lock", timeout=wait_s):
             return _search(search, trials)
     except Timeout:
         raise ConfigError(

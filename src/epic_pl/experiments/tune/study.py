@@ -111,12 +111,18 @@ def run_trials(
     """
     seed = int(search.parsed["seed_everything"] or 0)
     with quiet_lightning():
-        while sum(each.state.is_finished() for each in study.trials) < total:
+        while sum(map(_counts, study.get_trials(deepcopy=False))) < total:
             number = (seed * 1_000_003 + len(study.trials)) % 2**32
             study.sampler = optuna.samplers.TPESampler(seed=number)
             trial = study.ask(dict(search.space))
             _run_one(study, trial, search)
             yield study.trials[trial.number]
+
+
+def _counts(trial: optuna.trial.FrozenTrial) -> bool:
+    """Whether a trial came to its own end, which may be a failure; a killed one did not."""
+    failed = trial.state == TrialState.FAIL
+    return bool("message" in trial.user_attrs if failed else trial.state.is_finished())
 
 
 def _run_one(study: optuna.Study, trial: optuna.Trial, search: Search) -> None:

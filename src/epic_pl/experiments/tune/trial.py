@@ -48,9 +48,9 @@ class TrialWatch(Callback):
         if trainer.sanity_checking:
             return
         value = float(trainer.callback_metrics[self.monitor])
-        if math.isfinite(value):
-            earlier = [self.value] if self.keeps_best and self.value is not None else []
-            self.value = self.better([value, *earlier])
+        finite = value if math.isfinite(value) else None
+        known = [each for each in (finite, self.value) if each is not None]
+        self.value = self.better(known) if self.keeps_best and known else finite
         if self.report(value, self.validations):
             self.pruned = trainer.should_stop = True
             # a config's least number of epochs would keep the trainer going

@@ -2,7 +2,7 @@ import pytest
 
 import tiny_openmoji
 import tiny_runs
-from epic_pl.callbacks import KindAccuracy
+from epic_pl.callbacks import SubsetAccuracy
 from epic_pl.data import ScenesDataModule
 from epic_pl.data.datasets import scenes
 
@@ -21,7 +21,7 @@ def test_accuracies_are_those_of_the_rows_of_each_kind(
     data, tmp_path, tiny_vit_dir, tiny_tokenizer_dir
 ):
     model = tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, num_classes=2)
-    trainer = tiny_runs.trainer(tmp_path, callbacks=[KindAccuracy()])
+    trainer = tiny_runs.trainer(tmp_path, callbacks=[SubsetAccuracy()])
     [logged] = trainer.test(model, datamodule=data, verbose=False)
     trainer.validate(model, datamodule=data, verbose=False)
     assert "val/accuracy_relation" in trainer.callback_metrics
@@ -42,6 +42,6 @@ def test_accuracies_are_those_of_the_rows_of_each_kind(
 
 def test_data_without_kinds_logs_none(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
     model = tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir)
-    trainer = tiny_runs.trainer(tmp_path, callbacks=[KindAccuracy()])
+    trainer = tiny_runs.trainer(tmp_path, callbacks=[SubsetAccuracy()])
     [logged] = trainer.test(model, tiny_runs.loader(tiny_runs.samples(4), 2), verbose=False)
     assert not [name for name in logged if name.startswith("test/accuracy_")]

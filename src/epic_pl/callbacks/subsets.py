@@ -1,4 +1,4 @@
-"""Accuracy of each kind of row, for data that has several."""
+"""Accuracy of each subset of the rows, for data that names some."""
 
 from typing import Any
 
@@ -11,10 +11,11 @@ from torchmetrics.classification import MulticlassAccuracy
 from epic_pl.data import ImageTextDataModule
 
 
-class KindAccuracy(Callback):
-    """Logs ``val/accuracy_<kind>`` and ``test/accuracy_<kind>``, where the data names kinds.
+class SubsetAccuracy(Callback):
+    """Logs ``val/accuracy_<subset>`` and ``test/accuracy_<subset>`` of multiclass tasks.
 
-    See :attr:`epic_pl.data.ImageTextDataModule.kinds`. Where it names none, nothing is logged.
+    See :attr:`epic_pl.data.ImageTextDataModule.subsets`. Where the data names none, nothing is
+    logged.
     """
 
     def __init__(self) -> None:
@@ -30,11 +31,11 @@ class KindAccuracy(Callback):
         self._start(*args)
 
     def _start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._data = getattr(trainer, "datamodule", None)
-        if isinstance(self._data, ImageTextDataModule):
+        self._metrics, self._data = {}, getattr(trainer, "datamodule", None)
+        if isinstance(self._data, ImageTextDataModule) and self._data.task == "multiclass":
             self._metrics = {
-                kind: MulticlassAccuracy(self._data.num_classes, average="micro").to(module.device)
-                for kind in self._data.kinds
+                name: MulticlassAccuracy(self._data.num_classes, average="micro").to(module.device)
+                for name in self._data.subsets
             }
 
     def on_validation_batch_end(self, *args: Any) -> None:
@@ -49,9 +50,9 @@ class KindAccuracy(Callback):
         if not self._metrics:
             return
         logits: Tensor = outputs["logits"].detach()
-        kinds = [self._data.kind_of(name) for name in batch["sample_id"]]
-        for kind, metric in self._metrics.items():
-            rows = torch.tensor([each == kind for each in kinds], device=logits.device)
+        subsets = [self._data.subset_of(name) for name in batch["sample_id"]]
+        for name, metric in self._metrics.items():
+            rows = torch.tensor([each == name for each in subsets], device=logits.device)
             if rows.any():
                 metric.update(logits[rows], batch["labels"][rows])
 
@@ -64,6 +65,6 @@ class KindAccuracy(Callback):
         self._log(module, "test")
 
     def _log(self, module: L.LightningModule, stage: str) -> None:
-        # computing waits for the other ranks
-        scores = {f"{stage}/accuracy_{kind}": m.compute() for kind, m in self._metrics.items()}
-        module.log_dict(scores)
+        for name, metric in self._metrics.items():
+            value = metric.compute()  # over all ranks
+            module.log(f"{stage}/accuracy_{name}", value, rank_zero_only=False, sync_dist=True)
