@@ -2,13 +2,13 @@ import itertools
 
 import pytest
 import torch
+from slow_encoders import slow_encoders
 from tiny_models import (
     ALL_PARTS,
     ENCODERS,
     PAPER,
     base_method,
     batch,
-    bert,
     clip_image_encoder,
     clip_text_encoder,
     count_trained,
@@ -20,16 +20,14 @@ from tiny_models import (
     make,
     over,
     sample,
-    scramble,
     text_encoder,
     trained,
-    vit,
 )
 
 from epic_pl.errors import ConfigError
 from epic_pl.module.parameters import trainable_share
 from epic_pl.nn import EPICConfig, HeadConfig, Pair
-from epic_pl.nn.encoders import HFTextEncoder, TimmViTEncoder
+from epic_pl.nn.encoders import HFTextEncoder
 
 FAMILIES = {
     "ViT, BERT": (image_encoder, text_encoder),
@@ -178,71 +176,51 @@ def test_gradients_are_finite_and_not_zero_where_a_missing_picture_is_nan(encode
     ).train()
     made = batch([3, 4, 2], [1, 0, 1], [1, 1, 0])
     made["pixel_values"][1] = torch.nan
+    made["pixel_values"].requires_grad_()
     torch.nn.functional.cross_entropy(model(made), torch.tensor([0, 1, 2])).backward()
     for name, p in model.named_parameters():
         if p.requires_grad:
             assert p.grad.isfinite().all(), name
             assert p.grad.any(), name
+    assert made["pixel_values"].grad is None
 
 
 def test_train_never_wakes_the_encoders():
-    noisy = vit(
-        drop_rate=0.5, pos_drop_rate=0.5, proj_drop_rate=0.5, attn_drop_rate=0.5, drop_path_rate=0.5
-    )
-    drowsy = bert(hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5)
-    image = TimmViTEncoder(scramble(noisy.train()))
-    text = HFTextEncoder(scramble(drowsy.train()))
+    noise = ("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
+    image = image_encoder(**dict.fromkeys(noise, 0.5))
+    text = text_encoder(hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5)
     model = make("epic", image, text, dropout=0.0, head=HeadConfig(dropout=0.0)).train()
-    assert model.training
-    assert model.head.training
     assert not any(m.training for part in (image, text) for m in part.modules())
     made = batch([4, 3])
-    assert torch.equal(
-        *(model.pool(*model.extract(made, Pair(None, None))).image.output for _ in range(2))
-    )
+    first, second = (model.pool(*model.extract(made, Pair(None, None))) for _ in range(2))
+    assert torch.equal(first.image.output, second.image.output)
+    assert torch.equal(first.text.output, second.text.output)
     assert not any(m.training for m in model.requires_grad_(True).train().image_encoder.modules())
 
 
 @every_family
 def test_extraction_layers_leave_no_autograd_state(encoders):
     model = build(encoders, interaction_layers=[[1, 1]]).train()
-    seen: dict[str, list[bool]] = {"image": [], "text": []}
-    image, text = model.image_encoder.model, model.text_encoder.model
-    layers = {
-        "image": image.blocks if hasattr(image, "blocks") else image.encoder.layers,
-        "text": text.encoder.layer if hasattr(text.encoder, "layer") else text.encoder.layers,
-    }
-    for side, stack in layers.items():
-        for layer in stack:
+    seen: list[list[bool]] = [[], []]
+    for side, encoder in enumerate(slow_encoders(model)):
+        for layer in encoder.layers:
             layer.register_forward_hook(
                 lambda _, __, out, side=side: seen[side].append(out.grad_fn is not None)
             )
     model(batch([4, 3], [1, 0], [1, 1]))
-    assert seen == {"image": [False, True, True], "text": [False, True, True]}
+    assert seen == [[False, True, True]] * 2
 
 
 @every_family
 def test_the_last_layer_works_on_what_is_used_and_gives_what_all_of_it_gives(encoders):
-    model = build(encoders)
-    made = batch([4, 1, 3], [1, 0, 1], [1, 1, 0])
-    short, logits = [], {}
-    for whole in (False, True):
-        for encoder in (model.image_encoder, model.text_encoder):
-            if whole:
-                encoder.ends_in_first = lambda index: False
-            elif encoder.ends_in_first(encoder.num_layers - 1):
-                short.append(encoder)
-        logits[whole] = model(made)
-    torch.testing.assert_close(logits[False], logits[True])
+    model, made = build(encoders), batch([4, 1, 3], [1, 0, 1], [1, 1, 0])
+    image, text = model.image_encoder, model.text_encoder
     # CLIP's text ends in its end-of-text token, before which nothing sees it
-    assert short == [model.image_encoder] + [model.text_encoder] * (encoders[1] is text_encoder)
-
-
-def test_no_gradient_flows_back_into_the_pictures():
-    model, made = make().train(), batch([4, 3])
-    made["pixel_values"].requires_grad_()
-    model(made).sum().backward()
-    assert made["pixel_values"].grad is None
+    assert image.ends_in_first(2)
+    assert text.ends_in_first(2) is (encoders[1] is text_encoder)
+    short = logits(model, made)
+    image.ends_in_first = text.ends_in_first = lambda index: False
+    torch.testing.assert_close(short, logits(model, made))
 
 
 def test_memory_for_backward_does_not_grow_with_extraction_layers():

@@ -186,13 +186,13 @@ def token_ids(lengths: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def batch(
-    lengths: list[int], image_present=None, text_present=None, size: int = 16, seed: int = 0
+    lengths: list[int], image_present=None, text_present=None, seed: int = 0, dtype=torch.float64
 ) -> Batch:
-    """A batch in float64; ``*_present`` are lists of 0 and 1, or None to leave the key out."""
+    """A batch; ``*_present`` are lists of 0 and 1, or None to leave the key out."""
     generator = torch.Generator().manual_seed(seed)
     ids, mask = token_ids(lengths, seed)
-    pictures = torch.randn(len(lengths), 3, size, size, generator=generator, dtype=torch.float64)
-    made = Batch(pixel_values=pictures, input_ids=ids, attention_mask=mask)
+    pictures = torch.randn(len(lengths), 3, 16, 16, generator=generator, dtype=torch.float64)
+    made = Batch(pixel_values=pictures.to(dtype), input_ids=ids, attention_mask=mask)
     if image_present is not None:
         made["image_present"] = torch.tensor(image_present, dtype=torch.bool)
     if text_present is not None:
