@@ -7,10 +7,6 @@ from epic_pl.errors import ConfigError
 from epic_pl.nn.precision import DTYPES, check_precision
 
 
-def _batch():
-    return batch([3, 5, 4, 2], dtype=torch.float32)
-
-
 def _lower(model, precision):
     for tower in (model.image_tower, model.text_tower):
         tower.precision = DTYPES[precision]
@@ -34,7 +30,7 @@ def _watch(model):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_only_what_is_frozen_runs_in_the_lower_precision(method, attention, precision):
     model = make(method, prompt_attention=attention).float()
-    made = _batch()
+    made = batch([3, 5, 4, 2], dtype=torch.float32)
     full = model(made)
     _lower(model, precision)
     seen = _watch(model)
@@ -55,13 +51,13 @@ def test_the_trained_part_keeps_the_precision_that_surrounds_it():
     _lower(model, "fp16")
     seen = _watch(model)
     with torch.autocast("cpu", torch.bfloat16):
-        model(_batch())
+        model(batch([3, 5, 4, 2], dtype=torch.float32))
     assert seen == {False: {torch.float16}, True: {torch.bfloat16}}
 
 
 def test_stored_features_are_those_of_the_lower_precision():
     model = make(prompt_attention="read_only").float()
-    inputs = _batch()["pixel_values"]
+    inputs = batch([3, 5, 4, 2], dtype=torch.float32)["pixel_values"]
     exact = model.image_tower.features(inputs, None, "layers")
     _lower(model, "bf16")
     lowered = model.image_tower.features(inputs, None, "layers")

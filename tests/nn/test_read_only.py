@@ -24,28 +24,26 @@ def made():
 
 
 @every_encoder
+@torch.no_grad()
 def test_frozen_stream_is_the_encoders_own_whatever_the_prompts(encoders):
     model, whole = build(encoders), batch([5, 2, 4])
     mask = whole["attention_mask"].bool()
-    towers = ((model.image_tower, "pixel_values", None), (model.text_tower, "input_ids", mask))
-    before = [tower.features(whole[key], seen, "layers") for tower, key, seen in towers]
-    for parameter in model.prompts.parameters():
-        parameter.data += 1.0
-    for (tower, key, seen), stored in zip(towers, before, strict=True):
-        state = tower.extract(whole[key], seen, None)
-        seen_again = [memory.keys.clone() for memory in state.memories]
+    for tower, inputs, seen in (
+        (model.image_tower, whole["pixel_values"], None),
+        (model.text_tower, whole["input_ids"], mask),
+    ):
+        encoder, state = tower.encoder, tower.extract(inputs, seen, None)
         for step in range(2):
-            prompts = torch.randn(3, 2, tower.encoder.width, dtype=torch.float64)
+            prompts = torch.randn(3, 2, encoder.width, dtype=torch.float64)
             state, _ = tower.acquire(step, state, prompts)
-        again = tower.features(whole[key], seen, "layers")
-        assert all(torch.equal(stored[name], again[name]) for name in stored)
-        for memory, keys in zip(state.memories, seen_again, strict=True):
-            assert torch.equal(memory.keys, keys)
-        with torch.no_grad():  # the encoder alone, no tower
-            encoder = tower.encoder
-            alone = encoder.embed(whole[key])
-            alone = encoder.run_layers(0, encoder.num_layers, alone, seen)
-            assert torch.equal(stored["pooled"], encoder.pool(alone, seen))
+        tokens = encoder.embed(inputs)  # of the encoder alone, no tower
+        for layer in range(3):
+            if layer in tower.layers:
+                expected = encoder.memory(layer, tokens)
+                memory = state.memories[tower.layers.index(layer)]
+                assert all(torch.equal(*each) for each in zip(memory, expected, strict=True))
+            tokens = encoder.run_layers(layer, layer + 1, tokens, seen)
+        assert torch.equal(tower.pool(state).output, encoder.pool(tokens, seen))
 
 
 @every_encoder

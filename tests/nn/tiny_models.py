@@ -30,6 +30,14 @@ from epic_pl.types import Batch
 
 VOCABULARY = 40
 EOS = 39
+TEXT_SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 24,
+    "num_attention_heads": 3,
+    "intermediate_size": 48,
+    "max_position_embeddings": 24,
+    "attn_implementation": "sdpa",
+}
 
 
 def scramble(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -55,16 +63,7 @@ def image_encoder(depth: int = 3, pooling: str = "auto", **options) -> TimmViTEn
 
 
 def bert(depth: int = 3, **options) -> BertModel:
-    config = BertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=24,
-        num_hidden_layers=depth,
-        num_attention_heads=3,
-        intermediate_size=48,
-        max_position_embeddings=24,
-        attn_implementation="sdpa",
-        **options,
-    )
+    config = BertConfig(num_hidden_layers=depth, **TEXT_SIZES, **options)
     return BertModel(config, add_pooling_layer=False).eval()
 
 
@@ -74,17 +73,8 @@ def text_encoder(depth: int = 3, pooling: str = "auto", **options) -> HFTextEnco
 
 def hf_text(model_type: str) -> nn.Module:
     """Any BERT-like architecture of the library, tiny."""
-    config = AutoConfig.for_model(
-        model_type,
-        vocab_size=VOCABULARY,
-        hidden_size=24,
-        embedding_size=16,  # ELECTRA's; others ignore it
-        num_hidden_layers=3,
-        num_attention_heads=3,
-        intermediate_size=48,
-        max_position_embeddings=24,
-        attn_implementation="sdpa",
-    )
+    # ELECTRA alone has a size of its embeddings
+    config = AutoConfig.for_model(model_type, num_hidden_layers=3, embedding_size=16, **TEXT_SIZES)
     return scramble(AutoModel.from_config(config), seed=3).eval()
 
 
@@ -102,17 +92,7 @@ def clip_vision() -> CLIPVisionModel:
 
 
 def clip_text() -> CLIPTextModel:
-    config = CLIPTextConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=24,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=3,
-        max_position_embeddings=24,
-        pad_token_id=1,
-        eos_token_id=EOS,
-        attn_implementation="sdpa",
-    )
+    config = CLIPTextConfig(num_hidden_layers=3, pad_token_id=1, eos_token_id=EOS, **TEXT_SIZES)
     return scramble(CLIPTextModel(config), seed=5).eval()
 
 

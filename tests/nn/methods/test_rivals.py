@@ -192,13 +192,6 @@ def test_maples_image_prompts_come_from_the_texts_alone():
         "text",
         *(f"couplings.{step}.{part}" for step in (0, 1) for part in ("weight", "bias")),
     }
-    image, text = model.prompts()
-    assert (image.shape, text.shape) == ((2, 3, 32), (2, 3, 24))
-    with torch.no_grad():
-        model.prompts.text[1] += 1
-    changed, _ = model.prompts()
-    assert torch.equal(changed[0], image[0])
-    assert not torch.allclose(changed[1], image[1])
 
 
 def test_maples_depth_is_four_or_that_of_the_shallower_encoder():
@@ -215,16 +208,6 @@ def test_pmf_trains_as_many_parameters_as_the_release(train_fusion_context, coun
     # the release has one more bias, of its second head, and no missing-modality embeddings
     ours = count_trained(base_method("pmf", train_fusion_context=train_fusion_context))
     assert ours == count - 101 + 2 * 768
-
-
-def test_pmfs_query_stage_leaves_the_tokens_alone():
-    model = make_random("pmf")
-    state = model.image_tower.extract(batch([3, 2])["pixel_values"], None, None)
-    before = state.tokens.clone()
-    mapped = model.image_prompts.ask(0, model.image_tower, state)
-    assert mapped.shape == (2, 4, model.text_encoder.width)
-    assert torch.equal(state.tokens, before)
-    assert state.next_layer == 1
 
 
 def test_pmfs_trimmed_last_layer_gives_the_same_logits_with_less_work():
