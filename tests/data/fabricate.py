@@ -159,10 +159,7 @@ FILMS: dict[str, list[dict[str, Any]]] = {
         {"genres": ["Film-Noir"], "plot": []},
         {"genres": ["Sci-Fi"], "plot": ["robots", "robots and more"]},
     ],
-    "dev": [
-        {"genres": ["Horror"], "plot": ["a", "a b"]},
-        {"genres": ["War"], "plot": ["tanks"]},
-    ],
+    "dev": [{"genres": ["Horror"], "plot": ["a", "a b"]}, {"genres": ["War"], "plot": ["tanks"]}],
     "test": [
         {"genres": ["Action"], "plot": ["fast", "fast cars"]},
         {"genres": ["Talk-Show"], "plot": ["no genre is left"]},
@@ -253,14 +250,7 @@ def hateful_memes(root: Path, *, names: Mapping[str, int] | None = None) -> None
     number = 1235
     for name, rows in (
         names
-        or {
-            "train": 8,
-            "dev_seen": 4,
-            "dev_unseen": 3,
-            "test_seen": 4,
-            "test_unseen": 5,
-            "test": 4,
-        }
+        or {"train": 8, "dev_seen": 4, "dev_unseen": 3, "test_seen": 4, "test_unseen": 5, "test": 4}
     ).items():
         lines = []
         for row in range(rows):

@@ -6,9 +6,7 @@ import fabricate
 import pytest
 from PIL import Image
 
-from epic_pl.data import (
-    HatefulMemesDataModule,
-)
+from epic_pl.data import HatefulMemesDataModule
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.row_cache import PictureRecord
 from epic_pl.errors import DataError

@@ -36,13 +36,7 @@ def test_shapes_types_and_padding_to_the_longest(collate, tokenizer):
     assert batch["labels"].tolist() == [1, 2]
     assert batch["labels"].dtype == torch.int64
     assert batch["sample_id"] == ["a", "b"]
-    assert set(batch) == {
-        "pixel_values",
-        "input_ids",
-        "attention_mask",
-        "labels",
-        "sample_id",
-    }
+    assert set(batch) == {"pixel_values", "input_ids", "attention_mask", "labels", "sample_id"}
 
 
 def test_truncation(collate, tokenizer):

@@ -41,13 +41,7 @@ def test_rows(tmp_path):
         "label": [1, 2],
         "picture": "0.png",
     }
-    assert data[1] == {
-        "sample_id": "b",
-        "image": None,
-        "text": "",
-        "label": None,
-        "picture": None,
-    }
+    assert data[1] == {"sample_id": "b", "image": None, "text": "", "label": None, "picture": None}
 
 
 def test_augmentation_depends_on_seed_epoch_and_row_only(tmp_path):

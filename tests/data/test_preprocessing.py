@@ -1,12 +1,7 @@
 import json
 
 import pytest
-from transformers import (
-    BertConfig,
-    CamembertConfig,
-    CLIPConfig,
-    RobertaConfig,
-)
+from transformers import BertConfig, CamembertConfig, CLIPConfig, RobertaConfig
 
 from epic_pl.data.preprocessing import ImagePreprocessing, image_preprocessing, load_tokenizer
 from epic_pl.errors import AssetError, EncoderError

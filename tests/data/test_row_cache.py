@@ -30,10 +30,7 @@ LAYOUTS = {
     "snli_ve": (fabricate.snli_ve, SNLIVEDataModule),
     "hateful_memes": (fabricate.hateful_memes, partial(HatefulMemesDataModule, predict="test")),
     "one folder": (fabricate.mm_imdb, MMIMDBDataModule),
-    "two folders": (
-        partial(fabricate.mm_imdb, images="images", labels="labels"),
-        MMIMDBDataModule,
-    ),
+    "two folders": (partial(fabricate.mm_imdb, images="images", labels="labels"), MMIMDBDataModule),
     "HDF5": (fabricate.mm_imdb_hdf5, MMIMDBDataModule),
 }
 # a file that the rows are read from

@@ -8,10 +8,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from torch.utils.data import DataLoader, Dataset
 
-from epic_pl.data.loading.loader import (
-    ResumableDataLoader,
-    processed_batches,
-)
+from epic_pl.data.loading.loader import ResumableDataLoader, processed_batches
 from epic_pl.data.loading.sampler import TrainSampler
 from epic_pl.errors import ConfigError
 
@@ -139,24 +136,11 @@ class Recorder(L.LightningModule):
 
 
 def fit(
-    root,
-    loader,
-    *,
-    validate,
-    epochs=3,
-    steps=-1,
-    resume=None,
-    every=None,
-    module=None,
-    **kwargs,
+    root, loader, *, validate, epochs=3, steps=-1, resume=None, every=None, module=None, **kwargs
 ):
     module = module or Recorder()
     checkpoints = ModelCheckpoint(
-        root,
-        filename="{step}",
-        save_top_k=-1,
-        every_n_train_steps=every,
-        save_last=True,
+        root, filename="{step}", save_top_k=-1, every_n_train_steps=every, save_last=True
     )
     trainer = L.Trainer(
         accelerator="cpu",

@@ -20,10 +20,7 @@ from epic_pl.data.loading.sampler import TrainSampler
 from epic_pl.errors import ConfigError
 
 ROWS, BATCH, BLOCK = 1003, 4, 16
-ORDERS = {
-    "random": shuffled(ROWS),
-    "blocks": in_blocks(ROWS, BLOCK),
-}
+ORDERS = {"random": shuffled(ROWS), "blocks": in_blocks(ROWS, BLOCK)}
 
 
 class Numbers(Dataset):

@@ -65,10 +65,7 @@ def test_hugging_face_dataset_with_named_classes(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [
-        (5, r"'label' holds class 5, but 2 are named"),
-        ([0, 2], r"'label' holds class 2"),
-    ],
+    [(5, r"'label' holds class 5, but 2 are named"), ([0, 2], r"'label' holds class 2")],
 )
 def test_hugging_face_classes_without_a_name_are_refused(tmp_path, value, message):
     features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
