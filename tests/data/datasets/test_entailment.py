@@ -10,15 +10,15 @@ from epic_pl.errors import DataError
 NAMES = [f"name {row % 49}" for row in range(50)]  # the first and the last share theirs
 
 
-def _pairs(tmp_path, pairs_per_picture=4, seed=0) -> EntailmentPairs:
+def _pairs(tmp_path, seed=0):
     Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
     ids = [f"picture {row}" for row in range(50)]
     table = sample_table(ids, ["x.png"] * 50, NAMES, [1] * 50)
     pictures = ImageTextDataset(table, tmp_path, lambda _: torch.zeros(3, 4, 4))
-    return EntailmentPairs(pictures, NAMES, pairs_per_picture, seed=seed)
+    return EntailmentPairs(pictures, NAMES, 4, seed=seed)
 
 
-def _drawn(dataset: EntailmentPairs) -> list[tuple[str, int]]:
+def _drawn(dataset):
     return [dataset.pair(index) for index in range(len(dataset))]
 
 
@@ -31,14 +31,12 @@ def test_label_tells_whether_the_statement_is_the_own_name(tmp_path):
 
 
 def test_draw_depends_on_seed_epoch_and_index_alone(tmp_path):
-    first = _pairs(tmp_path)
+    first, second = _pairs(tmp_path), _pairs(tmp_path)
     epochs = []
     for epoch in range(3):
         first.set_epoch(epoch)
         epochs.append(_drawn(first))
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
-
-    second = _pairs(tmp_path)
     second.set_epoch(1)
     backwards = [second.pair(index) for index in reversed(range(len(second)))]
     assert backwards[::-1] == epochs[1]
@@ -66,6 +64,6 @@ def test_fixed_pairs_are_balanced_and_repeatable(number):
     assert pairs != fixed_pairs(NAMES[:49], number, (8,))
 
 
-def test_one_name_cannot_make_false_statements(tmp_path):
+def test_one_name_cannot_make_false_statements():
     with pytest.raises(DataError, match="1 different names"):
         fixed_pairs(["same", "same"], 2, (0,))

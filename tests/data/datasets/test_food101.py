@@ -7,37 +7,31 @@ import pytest
 from epic_pl.data import Food101DataModule
 from epic_pl.errors import ConfigError, DataError
 
-SOURCES = ("titles", "split_json", "page_text", "jsonl")
-ENCODERS = {"image_encoder": "vit_tiny_patch16_224", "text_encoder": "unused", "image_size": 32}
 
-
-def _data(root, **options) -> Food101DataModule:
-    return Food101DataModule(data_dir=str(root), **(ENCODERS | {"val_size": 3} | options))
+def _data(root, **options):
+    options = fabricate.ENCODERS | {"val_size": 3} | options
+    return Food101DataModule(data_dir=str(root), **options)
 
 
 def _rows(data, split):
-    data.setup()
-    dataset = data.dataset(split)
-    return {row["sample_id"]: row for row in (dataset.raw(n) for n in range(len(dataset)))}
+    return {row["sample_id"]: row for row in fabricate.rows_of(data, split)}
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", ["titles", "split_json", "page_text", "jsonl"])
 def test_every_source_gives_the_same_pictures_splits_and_class_order(tmp_path, source):
     fabricate.food101(tmp_path, source)
     data = _data(tmp_path, text_source=source)
     # before setup; alphabetical although class_idx.json and the titles have another order
     assert data.class_names == ["apple_pie", "baby_back_ribs", "waffles"]
-    rows = {split: _rows(data, split) for split in ("train", "val", "test")}
-    assert {split: len(part) for split, part in rows.items()} == {"train": 15, "val": 3, "test": 6}
-    ids = [name for part in rows.values() for name in part]
-    assert len(set(ids)) == 24
-    for part in rows.values():
+    parts = [_rows(data, split) for split in ("train", "val", "test")]
+    assert [len(part) for part in parts] == [15, 3, 6]
+    assert len(set().union(*parts)) == 24
+    for part in parts:
         assert set(Counter(row["label"] for row in part.values()).values()) == {len(part) // 3}
         for name, row in part.items():
             assert row["image"].size == (40, 36)
-            dish = data.class_names[row["label"]]
-            assert name.rpartition("/")[2].startswith(dish)
-    assert all(name.rpartition("_")[2][0] in "67" for name in rows["test"])
+            assert name.rpartition("/")[2].startswith(data.class_names[row["label"]])
+    assert all(name.rpartition("_")[2][0] in "67" for name in parts[2])
     assert data.preprocessing["text"] == {"max_tokens": 64, "clean": False, "source": source}
 
 
@@ -55,18 +49,13 @@ def test_the_held_out_rows_depend_on_split_seed_only(tmp_path):
     assert list(_rows(_data(tmp_path, seed=5), "val")) == reference
     assert any(list(_rows(_data(tmp_path, split_seed=s), "val")) != reference for s in (1, 2, 3))
     # nor on the order of the rows in the file
-    titles = tmp_path / "texts" / "train_titles.csv"
-    rows = _csv_rows(titles)
-    _write_csv(titles, rows[::2] + rows[1::2])
+    _edit_csv(tmp_path / "texts" / "train_titles.csv", lambda rows: rows[::2] + rows[1::2])
     assert list(_rows(_data(tmp_path), "val")) == reference
 
 
-def _csv_rows(path):
+def _edit_csv(path, edit):
     with path.open(newline="") as file:
-        return list(csv.reader(file))
-
-
-def _write_csv(path, rows):
+        rows = edit(list(csv.reader(file)))
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
 
@@ -116,22 +105,17 @@ def test_folders_that_archives_add_are_found(tmp_path, nested, images):
 
 
 def test_missing_files_are_named_with_the_way_to_get_them_on_class_names(tmp_path):
-    data = _data(tmp_path / "nowhere")
     with pytest.raises(DataError) as caught:
-        _ = data.class_names
-    for part in (
-        str(tmp_path / "nowhere"),
-        "texts/train_titles.csv (missing)",
-        "upmcfood101",
-        "--data.init_args.data_dir",
-    ):
+        _ = _data(tmp_path / "nowhere").class_names
+    place, option = str(tmp_path / "nowhere"), "--data.init_args.data_dir"
+    for part in (place, "texts/train_titles.csv (missing)", "upmcfood101", option):
         assert part in str(caught.value)
 
 
 def test_a_test_class_that_training_lacks_is_named(tmp_path):
     fabricate.food101(tmp_path, "titles")
-    titles = tmp_path / "texts" / "test_titles.csv"
-    _write_csv(titles, [*_csv_rows(titles)[1:], ["pho_1.jpg", "a soup", "pho"]])
+    pho = ["pho_1.jpg", "a soup", "pho"]
+    _edit_csv(tmp_path / "texts" / "test_titles.csv", lambda rows: [*rows[1:], pho])
     with pytest.raises(DataError, match=r"test_titles\.csv: 1 rows .*'pho_1' of class 'pho'"):
         _data(tmp_path).read_split("test")
 

@@ -4,11 +4,9 @@ import pytest
 from epic_pl.data import HatefulMemesDataModule
 from epic_pl.errors import DataError
 
-ENCODERS = {"image_encoder": "vit_tiny_patch16_224", "text_encoder": "unused", "image_size": 32}
 
-
-def _data(root, **options) -> HatefulMemesDataModule:
-    return HatefulMemesDataModule(data_dir=str(root), **ENCODERS, **options)
+def _data(root, **options):
+    return HatefulMemesDataModule(data_dir=str(root), **fabricate.ENCODERS, **options)
 
 
 def _size(data, split):

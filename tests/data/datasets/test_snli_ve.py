@@ -6,11 +6,9 @@ import pytest
 from epic_pl.data import SNLIVEDataModule
 from epic_pl.errors import DataError
 
-ENCODERS = {"image_encoder": "vit_tiny_patch16_224", "text_encoder": "unused", "image_size": 32}
 
-
-def _data(root, **options) -> SNLIVEDataModule:
-    return SNLIVEDataModule(data_dir=str(root), **{**ENCODERS, **options})
+def _data(root, **options):
+    return SNLIVEDataModule(data_dir=str(root), **fabricate.ENCODERS | options)
 
 
 @pytest.mark.parametrize("suffix", ["", ".jpg"])
@@ -21,15 +19,10 @@ def test_pictures_are_found_by_new_key_old_key_or_pair(tmp_path, key, suffix):
     pair = "9" if key else ""
     for split, first in (("train", 1000), ("val", 1004), ("test", 1008)):
         rows = fabricate.rows_of(data, split)
-        assert [row["sample_id"] for row in rows[:4]] == [
-            f"{pair}{first}.jpg#2r1e",
-            f"{pair}{first}.jpg#2r1n",
-            f"{pair}{first}.jpg#2r1c",
-            f"{pair}{first + 1}.jpg#2r1e",
-        ]
-        assert len(rows) == 12
-        paths = data.dataset(split)._images.to_pylist()
-        assert paths == [f"{first + n}.jpg" for n in range(4) for _ in range(3)]
+        paths = [f"{first + n}.jpg" for n in range(4) for _ in range(3)]
+        assert data.dataset(split)._images.to_pylist() == paths
+        ids = [f"{pair}{path}#2r1{'enc'[n % 3]}" for n, path in enumerate(paths)]
+        assert [row["sample_id"] for row in rows] == ids
         assert all(row["image"].size == (40, 36) for row in rows)
 
 
@@ -42,48 +35,33 @@ def test_batches_name_the_picture_that_rows_share(tmp_path, tiny_tokenizer_dir):
     assert batch["picture"] == ["1004.jpg"] * 3 + ["1005.jpg"]
 
 
-def test_classes_labels_and_text(tmp_path):
+@pytest.mark.parametrize("premise", [False, True])
+def test_classes_labels_and_the_text_that_the_results_name(tmp_path, premise):
     fabricate.snli_ve(tmp_path)
-    data = _data(tmp_path)
+    data = _data(tmp_path, premise=premise)
     assert data.class_names == ["entailment", "neutral", "contradiction"]
-    for row in fabricate.rows_of(data, "train"):
-        assert row["text"] == f"a dog is {data.class_names[row['label']]}"
-    assert data.preprocessing["text"]["source"] == "hypothesis"
-
-
-def test_the_premise_is_an_option_that_the_results_name(tmp_path):
-    fabricate.snli_ve(tmp_path)
-    data = _data(tmp_path, premise=True)
-    assert fabricate.rows_of(data, "train")[0]["text"] == "a caption of 1000 a dog is entailment"
-    assert data.preprocessing["text"]["source"] == "premise+hypothesis"
+    for n, row in enumerate(fabricate.rows_of(data, "train")):
+        before = f"a caption of {1000 + n // 3} " if premise else ""
+        assert row["text"] == f"{before}a dog is {data.class_names[row['label']]}"
+    source = "premise+hypothesis" if premise else "hypothesis"
+    assert data.preprocessing["text"]["source"] == source
 
 
 def test_rows_without_consensus_are_dropped_and_counted(tmp_path, caplog):
     fabricate.snli_ve(tmp_path)
     assert "-" in (tmp_path / "snli_ve_train.jsonl").read_text()
-    data = _data(tmp_path)
     with caplog.at_level("INFO"):
-        rows = fabricate.rows_of(data, "train")
+        rows = fabricate.rows_of(_data(tmp_path), "train")
     assert len(rows) == 12
     assert "no consensus" not in [row["sample_id"] for row in rows]
-    assert "snli_ve_train.jsonl, 1 dropped because their annotators disagree, 4 pictures" in (
-        caplog.text
-    )
+    note = "snli_ve_train.jsonl, 1 dropped because their annotators disagree, 4 pictures"
+    assert note in caplog.text
 
 
-@pytest.mark.parametrize(
-    "folder",
-    [
-        "flickr30k_images",
-        "flickr30k-images",
-        "images",
-        "flickr30k_images/flickr30k_images",
-        "flickr30k_images/flickr30k-images",
-        "images/images",
-    ],
-)
-def test_picture_folders_in_circulation_are_found(tmp_path, folder):
-    fabricate.snli_ve(tmp_path, folder=folder)
+@pytest.mark.parametrize("outer", ["flickr30k_images", "flickr30k-images", "images"])
+@pytest.mark.parametrize("inner", ["", "flickr30k_images", "flickr30k-images", "images"])
+def test_picture_folders_in_circulation_are_found(tmp_path, outer, inner):
+    fabricate.snli_ve(tmp_path, folder=f"{outer}/{inner}")
     assert fabricate.rows_of(_data(tmp_path), "test")[0]["image"] is not None
 
 
