@@ -1,3 +1,4 @@
+import json
 import pickle
 import sys
 
@@ -6,13 +7,12 @@ import numpy as np
 import pytest
 
 from epic_pl.data import MMIMDBDataModule
+from epic_pl.data.datasets.mm_imdb_hdf5 import HDF5PictureDataset
 from epic_pl.errors import ConfigError, DataError
 
-ENCODERS = {"image_encoder": "vit_tiny_patch16_224", "text_encoder": "unused", "image_size": 32}
 
-
-def _data(root, **options) -> MMIMDBDataModule:
-    return MMIMDBDataModule(data_dir=str(root), **ENCODERS, **options)
+def _data(root, **options):
+    return MMIMDBDataModule(data_dir=str(root), **fabricate.ENCODERS, **options)
 
 
 def _genres(data, row):
@@ -28,58 +28,75 @@ def test_one_folder_and_two_folders_give_the_same_films(tmp_path, images, labels
     assert data.task == "multilabel"
     assert data.class_names == fabricate.GENRES
     assert data.num_classes == 23
-    rows = {split: fabricate.rows_of(data, split) for split in ("train", "val", "test")}
-    assert {split: [row["sample_id"] for row in part] for split, part in rows.items()} == {
-        "train": ["0000005", "0000006", "0000008", "0000009"],
-        "val": ["0000010", "0000011"],
-        "test": ["0000012", "0000014"],
-    }
-    assert [_genres(data, row) for row in rows["train"]] == [
-        ["Drama", "Romance"],
-        ["Comedy"],  # News is ignored
-        ["Film-Noir"],
-        ["Sci-Fi"],
+    parts = [fabricate.rows_of(data, split) for split in ("train", "val", "test")]
+    assert [[row["sample_id"] for row in part] for part in parts] == [
+        ["0000005", "0000006", "0000008", "0000009"],
+        ["0000010", "0000011"],
+        ["0000012", "0000014"],
     ]
-    assert all(row["image"].size == (40, 36) for part in rows.values() for row in part)
+    genres = [["Drama", "Romance"], ["Comedy"], ["Film-Noir"], ["Sci-Fi"]]  # News is ignored
+    assert [_genres(data, row) for row in parts[0]] == genres
+    assert all(row["image"].size == (40, 36) for part in parts for row in part)
 
 
 def test_films_left_without_a_genre_are_dropped_and_counted(tmp_path, caplog):
     fabricate.mm_imdb(tmp_path)
     with caplog.at_level("INFO"):
         assert len(fabricate.rows_of(_data(tmp_path), "test")) == 2
-    assert "test: 2 rows" in caplog.text
-    assert "1 dropped because no genre is left" in caplog.text
-    assert "1 without a plot" in caplog.text
+    for note in ("test: 2 rows", "1 dropped because no genre is left", "1 without a plot"):
+        assert note in caplog.text
 
 
-def test_the_longest_plot_is_the_default_and_no_plot_an_absent_text(tmp_path):
+@pytest.mark.parametrize(
+    ("options", "first", "last"),
+    [({}, "a much longer plot", "robots and more"), ({"plot": "first"}, "short", "robots")],
+)
+def test_the_plot_is_an_option_and_no_plot_an_absent_text(tmp_path, options, first, last):
     fabricate.mm_imdb(tmp_path)
-    data = _data(tmp_path)
+    data = _data(tmp_path, **options)
     texts = [row["text"] for row in fabricate.rows_of(data, "train")]
-    assert texts == ["a much longer plot", "a comedy", None, "robots and more"]
-    assert data.preprocessing["text"]["source"] == "plot:longest"
+    assert texts == [first, "a comedy", None, last]
+    assert data.preprocessing["text"]["source"] == f"plot:{options.get('plot', 'longest')}"
 
 
 def test_all_plots_are_training_samples_and_leave_validation_and_test_alone(tmp_path):
     fabricate.mm_imdb(tmp_path)
     data = _data(tmp_path, plot="all")
     train = fabricate.rows_of(data, "train")
-    assert [row["sample_id"] for row in train[:4]] == [
-        "0000005",
-        "0000005#1",
-        "0000005#2",
-        "0000006",
-    ]
+    ids = ["0000005", "0000005#1", "0000005#2", "0000006"]
+    assert [row["sample_id"] for row in train[:4]] == ids
     assert [row["text"] for row in train[:3]] == ["short", "a much longer plot", "mid plot"]
     assert len(train) == 7
     assert [row["text"] for row in fabricate.rows_of(data, "test")] == ["fast cars", "dust"]
 
 
-def test_an_unknown_genre_is_named_with_its_file(tmp_path):
+STRINGS = "must be a list of strings"
+
+
+@pytest.mark.parametrize(
+    ("genres", "plot", "message"),
+    [
+        (["Drama", "Slapstick"], ["x"], "names a genre .*: Slapstick"),
+        (None, ["x"], f"genres {STRINGS}"),
+        ([["Drama"]], ["x"], f"genres {STRINGS}"),
+        ("Drama", ["x"], f"genres {STRINGS}"),
+        (["Drama"], [1], f"plot {STRINGS}"),
+        (["Drama"], ["cut \ud83d"], ""),
+    ],
+)
+def test_a_broken_film_is_named(tmp_path, genres, plot, message):
     fabricate.mm_imdb(tmp_path)
-    about = {"genres": ["Drama", "Slapstick"], "plot": ["x"]}
-    fabricate.write_json(tmp_path / "dataset" / "0000010.json", about)
-    with pytest.raises(DataError, match=r"0000010\.json .*Slapstick"):
+    film = {"genres": genres, "plot": plot}
+    fabricate.write_json(tmp_path / "dataset" / "0000010.json", film)
+    with pytest.raises(DataError, match=rf"0000010\.json.*{message}"):
+        _data(tmp_path).setup("validate")
+
+
+@pytest.mark.parametrize("films", [None, [None], [["0000010"]], "0000010", [True]])
+def test_a_broken_list_is_named(tmp_path, films):
+    fabricate.mm_imdb(tmp_path)
+    fabricate.write_json(tmp_path / "split.json", {"dev": films})
+    with pytest.raises(DataError, match=rf"split\.json: list 'dev' {STRINGS}"):
         _data(tmp_path).setup("validate")
 
 
@@ -147,3 +164,43 @@ def test_hdf5_says_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(DataError, match="pip install h5py"):
         _data(tmp_path).setup("test")
+
+
+def test_another_hdf5_file_is_refused(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    fabricate.mm_imdb_hdf5(tmp_path)
+    path = tmp_path / "multimodal_imdb.hdf5"
+    with h5py.File(path, "a") as file:
+        file.attrs["split"] = file.attrs["split"][:4]
+    with pytest.raises(DataError, match="has no rows of test in its split table"):
+        _data(tmp_path).setup("test")
+    with h5py.File(path, "a") as file:
+        names = [*fabricate.GENRES[:-1], "News"]
+        file["genres"].attrs["target_names"] = json.dumps(names)
+    with pytest.raises(DataError, match=r"has the genres .*News"):
+        _data(tmp_path).setup("validate")
+    path.write_bytes(b"<html>")
+    with pytest.raises(DataError, match="cannot be opened as HDF5"):
+        _data(tmp_path).setup("validate")
+
+
+@pytest.mark.parametrize("policy", ["error", "skip", "absent"])
+def test_posters_of_an_hdf5_file_take_the_policy(tmp_path, policy, monkeypatch):
+    h5py = pytest.importorskip("h5py")
+    fabricate.mm_imdb_hdf5(tmp_path)
+    with h5py.File(tmp_path / "multimodal_imdb.hdf5", "a") as file:
+        fewer = file["images"][:9]
+        del file["images"]
+        file["images"] = fewer  # the last film's poster, in test, is lost
+    data = _data(tmp_path, on_bad_sample=policy)
+    data.setup("test")
+    if policy == "error":
+        with pytest.raises(DataError, match=r"'0000014': Row 9 of .*\.hdf5 cannot be read"):
+            data.dataset("test")[1]
+        return
+    images = data.dataset("test").table["image"].to_pylist()
+    assert images == (["7"] if policy == "skip" else ["7", None])
+    read, seen = HDF5PictureDataset.read, []
+    monkeypatch.setattr(HDF5PictureDataset, "read", lambda *a: seen.append(a[1]) or read(*a))
+    _data(tmp_path, on_bad_sample=policy).setup("test")
+    assert seen == ["9"]  # sound posters are not decoded again
