@@ -5,6 +5,7 @@ import json
 import zlib
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 # no network: timm knows this name's preprocessing, and setup reads no tokenizer
@@ -29,6 +30,16 @@ def write_json(path, value):
 def write_jsonl(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def save_to_disk(folder, table, features):
+    """An Arrow table in the layout of Hugging Face's ``Dataset.save_to_disk``."""
+    folder.mkdir(parents=True)
+    name = "data-00000-of-00001.arrow"
+    with pa.OSFile(str(folder / name), "wb") as f, pa.ipc.new_stream(f, table.schema) as writer:
+        writer.write_table(table, max_chunksize=5)  # batches, as datasets writes them
+    write_json(folder / "state.json", {"_data_files": [{"filename": name}]})
+    write_json(folder / "dataset_info.json", {"features": features})
 
 
 def food101(root, source, *, images="images", train=6, test=2, words=5000):
@@ -227,7 +238,7 @@ def hateful_memes(root, *, names=MEME_FILES):
 
 
 def rows_of(data, split):
-    """All rows of a split of a DataModule, pictures as read from disk."""
+    """All rows of a split of a DataModule, pictures as decoded."""
     data.setup()
     dataset = data.dataset(split)
     return [dataset.raw(n) for n in range(len(dataset))]

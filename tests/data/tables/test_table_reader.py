@@ -1,5 +1,6 @@
 import json
 
+import fabricate
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -7,53 +8,35 @@ import pytest
 from epic_pl.data.tables.reader import read_table
 from epic_pl.errors import DataError
 
-ROWS = [{"a": "1", "b": "x"}, {"a": "2", "b": None}]
+CLASS = {"names": ["x", "y"], "_type": "ClassLabel"}
+ROWS = [{"a": "007", "b": "2020-01-01"}, {"a": "2", "b": None}]
 
 
-def _write(path, rows):
-    if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(rows))
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    else:
-        mark = "\t" if path.suffix == ".tsv" else ","
-        lines = [mark.join(value or "" for value in row.values()) for row in rows]
-        path.write_text("\n".join([mark.join(rows[0]), *lines]) + "\n")
-    return path
+WRITE = {
+    "csv": lambda path: path.write_text("a,b\n007,2020-01-01\n2,\n"),
+    "tsv": lambda path: path.write_text("a\tb\n007\t2020-01-01\n2\t\n"),
+    "json": lambda path: fabricate.write_json(path, ROWS),
+    "jsonl": lambda path: path.write_bytes(
+        b"\xef\xbb\xbf" + b"".join(json.dumps(row).encode() + b"\n" for row in ROWS)
+    ),
+    "parquet": lambda path: pq.write_table(pa.Table.from_pylist(ROWS), path),
+}
 
 
-@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "json", "parquet"])
-def test_every_format_gives_the_same_rows(tmp_path, suffix):
-    assert read_table(_write(tmp_path / f"t.{suffix}", ROWS)).to_pylist() == ROWS
-
-
-def test_csv_cells_stay_strings(tmp_path):
-    (tmp_path / "t.csv").write_text("id,text\n007,\n")
-    assert read_table(tmp_path / "t.csv").to_pylist() == [{"id": "007", "text": None}]
-
-
-def test_jsonl_with_byte_order_mark_keeps_dates_as_they_are_written(tmp_path):
-    (tmp_path / "t.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "2020-01-01"}\n')
-    assert read_table(tmp_path / "t.jsonl").to_pylist() == [{"text": "2020-01-01"}]
+@pytest.mark.parametrize("suffix", WRITE)
+def test_every_format_gives_the_same_rows_and_strings_stay_strings(tmp_path, suffix):
+    WRITE[suffix](tmp_path / f"t.{suffix}")
+    assert read_table(tmp_path / f"t.{suffix}").to_pylist() == ROWS
 
 
 def _save_to_disk(folder, rows, features, schema=None):
-    """The layout of Hugging Face's ``Dataset.save_to_disk``."""
-    folder.mkdir(parents=True)
-    table = pa.Table.from_pylist(rows, schema=schema)
-    name = "data-00000-of-00001.arrow"
-    with pa.OSFile(str(folder / name), "wb") as f, pa.ipc.new_stream(f, table.schema) as writer:
-        writer.write_table(table)
-    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
-    (folder / "dataset_info.json").write_text(json.dumps({"features": features}))
+    fabricate.save_to_disk(folder, pa.Table.from_pylist(rows, schema=schema), features)
 
 
 def test_hugging_face_dataset_with_named_classes(tmp_path):
     features = {
         "label": {"names": ["cat", "dog"], "_type": "ClassLabel"},
-        "tags": {"feature": {"names": ["x", "y"], "_type": "ClassLabel"}, "_type": "List"},
+        "tags": {"feature": CLASS, "_type": "List"},
     }
     rows = [{"label": 1, "tags": [0, 1]}, {"label": -1, "tags": []}]
     _save_to_disk(tmp_path / "d", rows, features)
@@ -64,14 +47,39 @@ def test_hugging_face_dataset_with_named_classes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
-    [(5, r"'label' holds class 5, but 2 are named"), ([0, 2], r"'label' holds class 2")],
+    "kind", [pa.list_(pa.int64()), pa.large_list(pa.int64()), pa.list_(pa.int64(), 2)], ids=str
 )
-def test_hugging_face_classes_without_a_name_are_refused(tmp_path, value, message):
-    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
-    if isinstance(value, list):
-        features = {"label": {"feature": features["label"], "_type": "List"}}
-    _save_to_disk(tmp_path / "d", [{"label": value}], features)
+def test_hugging_face_lists_of_classes_of_any_layout_keep_what_is_unknown(tmp_path, kind):
+    rows = [{"tags": [1, 0]}, {"tags": None}, {"tags": [1, -1]}]
+    feature = {"feature": CLASS, "_type": "LargeList"}
+    _save_to_disk(tmp_path / "d", rows, {"tags": feature}, pa.schema([("tags", kind)]))
+    assert read_table(tmp_path / "d")["tags"].to_pylist() == [["y", "x"], None, ["y", None]]
+
+
+@pytest.mark.parametrize(
+    ("feature", "cell", "read"),
+    [
+        ({"feature": CLASS, "_type": "Sequence"}, [1], ["y"]),
+        ([CLASS], [1], ["y"]),
+        ({"feature": {"feature": CLASS, "_type": "List"}, "_type": "List"}, [[1]], [[1]]),
+        (CLASS, "cat", "cat"),
+        ({}, 1, 1),
+    ],
+)
+def test_hugging_face_classes_are_told_by_every_description(tmp_path, feature, cell, read):
+    _save_to_disk(tmp_path / "d", [{"a": cell}], {"a": feature, "gone": CLASS})
+    assert read_table(tmp_path / "d").to_pylist() == [{"a": read}]
+
+
+@pytest.mark.parametrize(
+    ("feature", "cell", "message"),
+    [
+        (CLASS, 5, r"'a' holds class 5, but 2 are named"),
+        ({"feature": CLASS, "_type": "List"}, [0, 2], r"'a' holds class 2"),
+    ],
+)
+def test_hugging_face_classes_without_a_name_are_refused(tmp_path, feature, cell, message):
+    _save_to_disk(tmp_path / "d", [{"a": cell}], {"a": feature})
     with pytest.raises(DataError, match=message):
         read_table(tmp_path / "d")
 
@@ -80,7 +88,7 @@ def test_hugging_face_dataset_dict_brings_its_splits(tmp_path):
     for split, text in (("train", "a"), ("validation", "b")):
         _save_to_disk(tmp_path / "d" / split, [{"text": text}], {})
     names = {"splits": ["train", "validation"]}
-    (tmp_path / "d" / "dataset_dict.json").write_text(json.dumps(names))
+    fabricate.write_json(tmp_path / "d" / "dataset_dict.json", names)
     assert read_table(tmp_path / "d").to_pylist() == [
         {"text": "a", "split": "train"},
         {"text": "b", "split": "validation"},
