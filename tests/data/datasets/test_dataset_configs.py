@@ -113,7 +113,15 @@ def test_a_check_of_memes_reads_no_file_twice(options, tmp_path):
     assert set(rows["split"].to_pylist()) == {"train", "val", "test"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+MISSING = {
+    "food101": ("texts/train_titles.csv (missing)", "upmcfood101", "--data.init_args.data_dir"),
+    "snli_ve": ("snli_ve_train.jsonl or ", ".gz (missing)", "necla-ml"),
+    "mm_imdb": ("one folder: split.json (missing)", "HDF5: ", "mmimdb.tar"),
+    "hateful_memes": ("train.jsonl (missing)", "hatefulmemeschallenge"),
+}
+
+
+@pytest.mark.parametrize("name", MISSING)
 def test_without_data_fit_says_how_to_get_it_before_any_encoder_is_touched(
     name, tmp_path, monkeypatch, capsys
 ):
@@ -126,5 +134,5 @@ def test_without_data_fit_says_how_to_get_it_before_any_encoder_is_touched(
     assert caught.value.code == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("epic-pl: DataError:")
-    for part in (str(tmp_path / "data" / name), "(missing)", "How to get it:"):
+    for part in (str(tmp_path / "data" / name), "How to get it:", *MISSING[name]):
         assert part in message

@@ -104,14 +104,6 @@ def test_folders_that_archives_add_are_found(tmp_path, nested, images):
     assert len(_rows(_data(tmp_path), "test")) == 6
 
 
-def test_missing_files_are_named_with_the_way_to_get_them_on_class_names(tmp_path):
-    with pytest.raises(DataError) as caught:
-        _ = _data(tmp_path / "nowhere").class_names
-    place, option = str(tmp_path / "nowhere"), "--data.init_args.data_dir"
-    for part in (place, "texts/train_titles.csv (missing)", "upmcfood101", option):
-        assert part in str(caught.value)
-
-
 def test_a_test_class_that_training_lacks_is_named(tmp_path):
     fabricate.food101(tmp_path, "titles")
     pho = ["pho_1.jpg", "a soup", "pho"]

@@ -84,6 +84,13 @@ def test_hugging_face_classes_without_a_name_are_refused(tmp_path, feature, cell
         read_table(tmp_path / "d")
 
 
+def test_a_parquet_file_of_the_hub_knows_its_classes_by_name(tmp_path):
+    said = {"huggingface": json.dumps({"info": {"features": {"a": CLASS, "gone": CLASS}}})}
+    table = pa.table({"a": [1, 0, -1]}).replace_schema_metadata(said)
+    pq.write_table(table, tmp_path / "t.parquet")
+    assert read_table(tmp_path / "t.parquet")["a"].to_pylist() == ["y", "x", None]
+
+
 def test_hugging_face_dataset_dict_brings_its_splits(tmp_path):
     for split, text in (("train", "a"), ("validation", "b")):
         _save_to_disk(tmp_path / "d" / split, [{"text": text}], {})
