@@ -87,8 +87,6 @@ def _tables(data):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_second_start_reads_no_annotation_file(layout, make, reads, tmp_path, caplog):
-    if layout == "HDF5":
-        pytest.importorskip("h5py")
 
     def start():
         caplog.clear()

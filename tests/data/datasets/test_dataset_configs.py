@@ -82,8 +82,6 @@ def _check(options, tmp_path):
 
 @pytest.mark.parametrize(("name", "layout"), MAKE)
 def test_every_layout_is_checked_without_a_warning_and_trains(name, layout, options, tmp_path):
-    if layout == "HDF5":
-        pytest.importorskip("h5py")
     options = options(name, layout)
     assert re.findall("<li class='(?:warning|error)'>.*", _check(options, tmp_path)) == []
     if NAMES[name] != layout:

@@ -3,6 +3,7 @@ import pickle
 import sys
 
 import fabricate
+import h5py
 import numpy as np
 import pytest
 
@@ -123,7 +124,6 @@ def test_film_numbers_get_their_zeros_back(tmp_path):
 
 @pytest.mark.parametrize(("centred", "nested"), [(True, ""), (False, "dataset/data")])
 def test_hdf5_gives_the_same_films_with_posters_the_right_way_round(tmp_path, centred, nested):
-    pytest.importorskip("h5py")
     fabricate.mm_imdb_hdf5(tmp_path / nested, centred=centred)
     data = _data(tmp_path)
     train, test = fabricate.rows_of(data, "train"), fabricate.rows_of(data, "test")
@@ -142,7 +142,6 @@ def test_hdf5_gives_the_same_films_with_posters_the_right_way_round(tmp_path, ce
 
 
 def test_hdf5_says_what_is_missing(tmp_path, monkeypatch):
-    h5py = pytest.importorskip("h5py")
     fabricate.mm_imdb_hdf5(tmp_path, vocabulary=False)
     with pytest.raises(DataError, match=r"metadata\.json, .*is missing.*convert it once"):
         _ = _data(tmp_path).class_names
@@ -163,7 +162,6 @@ def test_hdf5_says_what_is_missing(tmp_path, monkeypatch):
 
 
 def test_another_hdf5_file_is_refused(tmp_path):
-    h5py = pytest.importorskip("h5py")
     fabricate.mm_imdb_hdf5(tmp_path)
     path = tmp_path / "multimodal_imdb.hdf5"
     with h5py.File(path, "a") as file:
@@ -182,7 +180,6 @@ def test_another_hdf5_file_is_refused(tmp_path):
 
 @pytest.mark.parametrize("policy", ["error", "skip", "absent"])
 def test_posters_of_an_hdf5_file_take_the_policy(tmp_path, policy, monkeypatch):
-    h5py = pytest.importorskip("h5py")
     fabricate.mm_imdb_hdf5(tmp_path)
     with h5py.File(tmp_path / "multimodal_imdb.hdf5", "a") as file:
         fewer = file["images"][:9]
