@@ -3,6 +3,7 @@
 import csv
 import json
 import zlib
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -161,7 +162,7 @@ FILMS = {
 # every genre twice in every split
 SOUND_FILMS = {
     split: [
-        {"genres": [GENRES[n], GENRES[n - 1]], "plot": [f"{split} plot {n}"]}
+        {"genres": [GENRES[n], GENRES[n - 1]], "plot": [f"{split} {n}", f"the plot of {split} {n}"]}
         for n in range(len(GENRES))
     ]
     for split in FILMS
@@ -242,3 +243,28 @@ def rows_of(data, split):
     data.setup()
     dataset = data.dataset(split)
     return [dataset.raw(n) for n in range(len(dataset))]
+
+
+def _few_dishes(source, file):
+    return partial(food101, source=source, train=4, test=1, words=5), file
+
+
+# dataset and layout to what makes its files, of which none deserves a warning, and to one of them
+LAYOUTS = {
+    ("food101", "titles"): _few_dishes("titles", "texts/train_titles.csv"),
+    ("food101", "split_json"): _few_dishes("split_json", "text.json"),
+    ("food101", "page_text"): _few_dishes("page_text", "texts_txt/waffles/waffles_1.txt"),
+    ("food101", "jsonl"): _few_dishes("jsonl", "dev.jsonl"),
+    ("snli_ve", "new key"): (snli_ve, "snli_ve_train.jsonl"),
+    ("snli_ve", "old key"): (
+        partial(snli_ve, key="Flikr30kID", suffix=".jpg"),
+        "snli_ve_dev.jsonl",
+    ),
+    ("mm_imdb", "one folder"): (partial(mm_imdb, films=SOUND_FILMS), "dataset/0000006.json"),
+    ("mm_imdb", "two folders"): (
+        partial(mm_imdb, films=SOUND_FILMS, images="images", labels="labels"),
+        "labels/0000006.json",
+    ),
+    ("mm_imdb", "HDF5"): (partial(mm_imdb_hdf5, films=SOUND_FILMS), "metadata.json"),
+    ("hateful_memes", "with test file"): (hateful_memes, "train.jsonl"),
+}

@@ -1,7 +1,6 @@
 """The shipped configs through the real command line, on tiny copies of the data."""
 
 import re
-from functools import partial
 from pathlib import Path
 
 import fabricate
@@ -12,23 +11,8 @@ import yaml
 from epic_pl.cli import main, run
 from epic_pl.config_files import find_config
 
-# config and layout to what makes its files; nothing in them deserves a warning
-MAKE = {
-    **{
-        ("food101", source): partial(fabricate.food101, source=source, train=4, test=1, words=5)
-        for source in ("titles", "split_json", "page_text", "jsonl")
-    },
-    ("snli_ve", "new key"): fabricate.snli_ve,
-    ("snli_ve", "old key"): partial(fabricate.snli_ve, key="Flikr30kID", suffix=".jpg"),
-    ("mm_imdb", "one folder"): partial(fabricate.mm_imdb, films=fabricate.SOUND_FILMS),
-    ("mm_imdb", "two folders"): partial(
-        fabricate.mm_imdb, films=fabricate.SOUND_FILMS, images="images", labels="labels"
-    ),
-    ("mm_imdb", "HDF5"): partial(fabricate.mm_imdb_hdf5, films=fabricate.SOUND_FILMS),
-    ("hateful_memes", "with test file"): fabricate.hateful_memes,
-}
 # the first layout of each dataset, on which all commands are run
-NAMES = {name: layout for name, layout in reversed(MAKE)}
+NAMES = {name: layout for name, layout in reversed(fabricate.LAYOUTS)}
 # ids of what predict reads, in the order of the data
 PREDICTED = {
     "food101": [f"{dish}_4" for dish in fabricate.DISHES[::-1]],
@@ -50,7 +34,7 @@ def options(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
     """Makes the data, and gives the options of every command."""
 
     def make(name, layout):
-        MAKE[name, layout](tmp_path / "data")
+        fabricate.LAYOUTS[name, layout][0](tmp_path / "data")
         own = {
             "food101": ["--data.init_args.val_size=3", f"--data.init_args.text_source={layout}"],
             "hateful_memes": ["--data.init_args.predict=test"],
@@ -80,7 +64,7 @@ def _check(options, tmp_path):
     return (tmp_path / "check" / "report.html").read_text()
 
 
-@pytest.mark.parametrize(("name", "layout"), MAKE)
+@pytest.mark.parametrize(("name", "layout"), fabricate.LAYOUTS)
 def test_every_layout_is_checked_without_a_warning_and_trains(name, layout, options, tmp_path):
     options = options(name, layout)
     assert re.findall("<li class='(?:warning|error)'>.*", _check(options, tmp_path)) == []
