@@ -11,6 +11,8 @@ from PIL import Image
 
 # no network: timm knows this name's preprocessing, and setup reads no tokenizer
 ENCODERS = {"image_encoder": "vit_tiny_patch16_224", "text_encoder": "unused", "image_size": 32}
+# of a Trainer
+QUIET = dict(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
 DISHES = ("apple_pie", "baby_back_ribs", "waffles")
 GENRES = "Drama Comedy Romance Thriller Crime Action Adventure Horror Documentary Mystery Sci-Fi Fantasy Family Biography War History Music Animation Musical Western Sport Short Film-Noir".split()  # noqa: E501, SIM905
 ENTAILMENT = ("entailment", "neutral", "contradiction")

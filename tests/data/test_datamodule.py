@@ -1,5 +1,6 @@
 import json
 
+import fabricate
 import lightning as L
 import pytest
 import torch
@@ -42,12 +43,12 @@ def make(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
 
 
 class Reader(L.LightningModule):
-    """Notes what comes in, learns nothing."""
+    """Notes what comes in, and fails at a batch of training."""
 
-    def __init__(self):
+    def __init__(self, failing=None):
         super().__init__()
         self.layer = torch.nn.Linear(3, 2)
-        self.seen = {}
+        self.seen, self.failing = {}, failing
 
     def read(self, batch, batch_idx):
         self.seen.setdefault(self.trainer.state.stage.value, []).extend(batch["sample_id"])
@@ -56,6 +57,8 @@ class Reader(L.LightningModule):
     validation_step = test_step = predict_step = read
 
     def training_step(self, batch, batch_idx):
+        if batch_idx == self.failing:
+            raise RuntimeError("out of memory")
         return torch.nn.functional.cross_entropy(self.read(batch, batch_idx), batch["labels"])
 
     def configure_optimizers(self):
@@ -63,20 +66,13 @@ class Reader(L.LightningModule):
 
 
 def trainer(**options):
-    return L.Trainer(
-        **{"enable_checkpointing": False, "num_sanity_val_steps": 0} | options,
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    options = {"enable_checkpointing": False, "num_sanity_val_steps": 0} | options
+    return L.Trainer(max_epochs=1, **fabricate.QUIET, **options)
 
 
 def test_facts_are_known_right_after_construction(make, tiny_vit_dir, tiny_tokenizer_dir):
     data = make(max_text_tokens=12, image_size=48)
-    assert data.num_classes == 2
-    assert data.task == "multiclass"
+    assert (data.num_classes, data.task) == (2, "multiclass")
     image = {"size": 48, "mean": [0.5] * 3, "std": [0.5] * 3}
     assert data.preprocessing == {
         "image": {**image, "interpolation": "bicubic", "crop_pct": 0.9},
@@ -122,19 +118,13 @@ def test_loader_before_setup(make):
         make().train_dataloader()
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("batch_size_per_device", 0),
-        ("eval_batch_size_per_device", 0),
-        ("num_workers", -1),
-        ("image_size", 0),
-        ("max_text_tokens", 2),
-        ("seed", -1),
-        ("augment", "mixup"),
-        ("order", "sorted"),
-    ],
+TOO_SMALL = dict(
+    batch_size_per_device=0, eval_batch_size_per_device=0, image_size=0, num_workers=-1
 )
+WRONG = dict(max_text_tokens=2, seed=-1, augment="mixup", order="sorted")
+
+
+@pytest.mark.parametrize(("option", "value"), (TOO_SMALL | WRONG).items())
 def test_bad_options_are_named(make, option, value):
     with pytest.raises(ConfigError, match=option):
         make(**{option: value})
@@ -165,14 +155,8 @@ def test_the_runs_seed_moves_the_order_unless_the_data_has_its_own(make):
 
 @pytest.mark.filterwarnings("ignore")
 def test_resumed_run_keeps_its_seed_and_repeats_the_failed_step(make, tmp_path):
-    class Fails(Reader):
-        def training_step(self, batch, batch_idx):
-            if batch_idx == 1:
-                raise RuntimeError("out of memory")
-            return super().training_step(batch, batch_idx)
-
     L.seed_everything(3)
-    straight, failed, resumed = Reader(), Fails(), Reader()
+    straight, failed, resumed = Reader(), Reader(failing=1), Reader()
     trainer().fit(straight, datamodule=make())
     failing = trainer(callbacks=[OnExceptionCheckpoint(tmp_path)], enable_checkpointing=True)
     with pytest.raises(RuntimeError, match="out of memory"):

@@ -47,12 +47,7 @@ def test_bad_labels(labels, multilabel, match):
         (["a", None], ["x", "x"], ["t", "t"], "none in row 1"),
         (["a", "b"], ["x", None], [None, None], r"neither picture nor text in row 1 \('b'\)"),
         (["a", "b"], ["x", "x"], ["t", "cut \ud83d"], "'text' must hold string"),
-        (
-            [*"abacba"],
-            ["x"] * 6,
-            ["t"] * 6,
-            r"not unique: rows 0 \('a'\), 1 \('b'\), 2 \('a'\), 4",
-        ),
+        ([*"abacba"], ["x"] * 6, ["t"] * 6, r"not unique: rows 0 \('a'\), 1 \('b'\), 2 \('a'\), 4"),
     ],
 )
 def test_bad_columns(ids, images, texts, match):

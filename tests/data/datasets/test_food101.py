@@ -17,8 +17,19 @@ def _rows(data, split):
     return {row["sample_id"]: row for row in fabricate.rows_of(data, split)}
 
 
-@pytest.mark.parametrize("source", ["titles", "split_json", "page_text", "jsonl"])
-def test_every_source_gives_the_same_pictures_splits_and_class_order(tmp_path, source):
+TEXTS = {
+    "titles": {
+        "waffles_5": "",
+        "waffles_4": 'Grandma\'s "waffles_4",\nwith love, | allrecipes.com',
+    },
+    "split_json": {"apple_pie_1": None, "apple_pie_2": "text of apple_pie_2.jpg"},
+    "page_text": {"apple_pie_1": None},
+    "jsonl": {"train/apple_pie_1.jpg": "text of apple_pie_1.jpg"},
+}
+
+
+@pytest.mark.parametrize("source", TEXTS)
+def test_every_source_gives_its_texts_and_the_same_pictures_splits_and_classes(tmp_path, source):
     fabricate.food101(tmp_path, source)
     data = _data(tmp_path, text_source=source)
     # before setup; alphabetical although class_idx.json and the titles have another order
@@ -26,6 +37,8 @@ def test_every_source_gives_the_same_pictures_splits_and_class_order(tmp_path, s
     parts = [_rows(data, split) for split in ("train", "val", "test")]
     assert [len(part) for part in parts] == [15, 3, 6]
     assert len(set().union(*parts)) == 24
+    texts = {name: row["text"] for part in parts for name, row in part.items()}
+    assert texts.items() >= TEXTS[source].items()
     for part in parts:
         assert set(Counter(row["label"] for row in part.values()).values()) == {len(part) // 3}
         for name, row in part.items():
@@ -33,14 +46,6 @@ def test_every_source_gives_the_same_pictures_splits_and_class_order(tmp_path, s
             assert name.rpartition("/")[2].startswith(data.class_names[row["label"]])
     assert all(name.rpartition("_")[2][0] in "67" for name in parts[2])
     assert data.preprocessing["text"] == {"max_tokens": 64, "clean": False, "source": source}
-
-
-def test_titles_with_commas_quotes_and_line_breaks_are_read_and_empty_ones_are_present(tmp_path):
-    fabricate.food101(tmp_path, "titles")
-    data = _data(tmp_path)
-    texts = {k: row["text"] for s in ("train", "val") for k, row in _rows(data, s).items()}
-    assert texts["waffles_5"] == ""
-    assert texts["waffles_4"] == 'Grandma\'s "waffles_4",\nwith love, | allrecipes.com'
 
 
 def test_the_held_out_rows_depend_on_split_seed_only(tmp_path):
@@ -60,13 +65,10 @@ def _edit_csv(path, edit):
         csv.writer(file).writerows(rows)
 
 
-def test_split_json_uses_its_own_lists_and_keeps_pictures_without_text(tmp_path):
+def test_split_json_uses_its_own_lists(tmp_path):
     fabricate.food101(tmp_path, "split_json")
     data = _data(tmp_path, text_source="split_json", val_size=1)
     assert list(_rows(data, "val")) == ["apple_pie_0", "baby_back_ribs_0", "waffles_0"]
-    train = _rows(data, "train")
-    assert train["apple_pie_1"]["text"] is None
-    assert train["apple_pie_2"]["text"] == "text of apple_pie_2.jpg"
 
 
 def test_page_text_is_cut_before_it_fills_the_memory_and_decoded_whatever_it_is(tmp_path):

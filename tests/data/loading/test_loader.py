@@ -4,6 +4,7 @@ import os
 from functools import partial
 from itertools import islice
 
+import fabricate
 import lightning as L
 import pytest
 import torch
@@ -113,12 +114,16 @@ def test_persistent_workers_are_refused():
 
 
 class Recorder(L.LightningModule):
-    def __init__(self):
+    """Notes batches, and fails in the step that is given as (epoch, batch)."""
+
+    def __init__(self, failing=None):
         super().__init__()
         self.layer = torch.nn.Linear(1, 1)
-        self.seen = []
+        self.seen, self.failing = [], failing
 
     def training_step(self, batch, batch_idx):
+        if self.failing == (self.current_epoch, batch_idx):
+            raise RuntimeError("out of memory")
         self.seen.append((self.current_epoch, batch_idx, batch.tolist()))
         return self.layer(batch.float()[:, None]).mean()
 
@@ -135,12 +140,9 @@ def fit(root, loader, *, validate=False, epochs=3, resume=None, every=None, modu
         root, filename="{step}", save_top_k=-1, every_n_train_steps=every, save_last=True
     )
     trainer = L.Trainer(
-        accelerator="cpu",
         max_epochs=epochs,
         callbacks=[checkpoints, OnExceptionCheckpoint(root)],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **fabricate.QUIET,
         **options,
     )
     loader.processed = partial(processed_batches, trainer)
@@ -178,19 +180,6 @@ def test_resume_at_any_step_sees_the_same_samples(tmp_path, options, workers, st
         assert resumed == straight[step:], f"resumed after step {step}"
 
 
-class Failing(Recorder):
-    """Fails once, in the step that is given as (epoch, batch)."""
-
-    def __init__(self, failing):
-        super().__init__()
-        self.failing = failing
-
-    def training_step(self, batch, batch_idx):
-        if self.failing == (self.current_epoch, batch_idx):
-            raise RuntimeError("out of memory")
-        return super().training_step(batch, batch_idx)
-
-
 @pytest.mark.parametrize("failing", [(0, 0), (1, 6)])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batch_of_a_failed_step_is_trained_on_after_the_restart(tmp_path, failing, workers):
@@ -198,7 +187,7 @@ def test_batch_of_a_failed_step_is_trained_on_after_the_restart(tmp_path, failin
         return make_loader(fresh=True, workers=workers)
 
     straight = fit(tmp_path / "a", make_loader(fresh=True), epochs=2)
-    module = Failing(failing)
+    module = Recorder(failing)
     with pytest.raises(RuntimeError, match="out of memory"):
         fit(tmp_path / "b", loader(), module=module, epochs=2)
     resumed = fit(tmp_path / "c", loader(), resume=tmp_path / "b" / "on_exception.ckpt", epochs=2)

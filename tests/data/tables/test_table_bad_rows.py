@@ -37,26 +37,22 @@ def _rows(**cells):
     return rows
 
 
-def _embedded(row):
-    return {"bytes": None if row == 3 else b"x", "path": None if row == 4 else f"{row}.png"}
-
-
+EACH = {i: f"only {i}" for i in range(12)}
+LISTS = dict.fromkeys(range(12), '["a", "b"]') | {7: "['a' 'b']", 8: "[a]"}
+BYTES = {i: {"bytes": b"x" if i != 3 else None, "path": f"{i}.png"} for i in range(12)}
+BYTES[4]["path"] = None
 NAN = {i: float(i % 2) for i in range(12)} | {3: float("nan")}
 CASES = {
     "missing column": (_rows(), {"label_column": "lable"}, r"no column 'lable'.*it has .*'label'"),
     "missing image column": (
         _rows(),
-        {"image_column": "picture"},
-        r"no column 'picture'.*set image_column to null",
+        {"image_column": "x"},
+        r"no column 'x'.*image_column to null",
     ),
     "missing split column": (_rows(), {"split_column": "splt"}, r"no column 'splt'"),
     "class named twice": (_rows(), {"classes": ["a", "a", "b"]}, r"names one twice: a, a, b"),
     "label NaN": (_rows(label=NAN), {}, r"nan in .*no whole number.*row 3"),
-    "label nan from pandas": (
-        _rows(label={3: "nan", 5: "NaN"}),
-        {},
-        r"pandas.*2 such, the first in row 3",
-    ),
+    "label nan": (_rows(label={3: "nan", 5: "NaN"}), {}, r"pandas.*2 such, the first in row 3"),
     "one picture": (_rows(image="0.png"), {"test_size": 0.2}, r"show only 1 different pictures"),
     "label absent": (_rows(label={2: None}), {}, r"no label in row 2"),
     "label null in a list": (_rows(label=["a", None]), {}, r"null \(row 0"),
@@ -70,17 +66,9 @@ CASES = {
     "unknown split": (_rows(split={4: "aside"}), SPLIT, r"row 4 \('aside'\)"),
     "no training rows": (_rows(split="val"), SPLIT, r"no training rows"),
     "sizes too large": (_rows(), {"val_size": 0.6, "test_size": 0.5}, r"leave none of 12 rows"),
-    "no row to spare": (
-        _rows(label={i: f"only {i}" for i in range(12)}),
-        {},
-        r"cut off for validation \(val_size 0\.1\): of 12 rows each class keeps one",
-    ),
+    "no row to spare": (_rows(label=EACH), {}, r"val_size 0\.1\): of 12 rows each class keeps one"),
     "no split left": (_rows(), {"val_size": 0}, r"val split .* is empty"),
-    "broken list": (
-        _rows(label=dict.fromkeys(range(12), '["a", "b"]') | {7: "['a' 'b']", 8: "[a]"}),
-        {},
-        r"\['a' 'b'\].* cannot be read as one \(row 7; 2 such\)",
-    ),
+    "broken list": (_rows(label=LISTS), {}, r"\['a' 'b'\].* cannot be read .*\(row 7; 2 such\)"),
     "neither modality": (_rows(image={6: None}, text={6: None}), {}, r"neither.*row 6"),
     "path missing": (_rows(image={5: "no.png"}), {}, r"5 \(no.png\).*no such file"),
     "path with backslash": (_rows(image={5: "img\\5.png"}), {}, r"with / instead of"),
@@ -88,11 +76,7 @@ CASES = {
     "traversal": (_rows(image={5: "../mine/../../etc/passwd"}), {}, r"lead out of the image root"),
     "numbers for pictures": (_rows(image=7), {}, r"'image' holds int64, not paths of pictures"),
     "lists for texts": (_rows(text=["a"]), {}, r"'text' holds list<.*strings or numbers are"),
-    "pictures embedded in some rows only": (
-        _rows(image={i: _embedded(i) for i in range(12)}),
-        {},
-        r"only a path in row 3\. Put the bytes",
-    ),
+    "bytes in some rows": (_rows(image=BYTES), {}, r"only a path in row 3\. Put the bytes"),
     "nothing to look at": (_rows(), {"image_column": None, "text_columns": []}, r"both empty"),
 }
 
