@@ -107,15 +107,12 @@ def test_eval_loaders_leave_the_global_random_state_alone(make):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_empty_split_is_an_error(make, monkeypatch):
+def test_splits_that_are_empty_or_not_built_are_errors(make, monkeypatch):
     monkeypatch.setitem(ROWS, "val", 0)
-    with pytest.raises(DataError, match="val split of Squares is empty"):
-        make().setup("fit")
-
-
-def test_loader_before_setup(make):
     with pytest.raises(DataError, match="train split of Squares is not built yet"):
         make().train_dataloader()
+    with pytest.raises(DataError, match="val split of Squares is empty"):
+        make().setup("fit")
 
 
 TOO_SMALL = dict(

@@ -65,7 +65,6 @@ def _tables(data):
 
 @pytest.mark.parametrize(("name", "layout"), fabricate.LAYOUTS)
 def test_a_second_start_reads_no_annotation_file(name, layout, make, reads, tmp_path, caplog):
-
     def start():
         caplog.clear()
         with caplog.at_level("INFO"):

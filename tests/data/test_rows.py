@@ -4,18 +4,13 @@ from epic_pl.data.rows import sample_table, table_schema
 from epic_pl.errors import DataError
 
 
-def test_table_keeps_nulls_and_empty_text():
-    table = sample_table(["a", "b", "c"], ["x.jpg", None, "z.jpg"], [None, "", "t"], [0, None, 2])
-    assert table.schema.equals(table_schema())
-    assert table["image"].to_pylist() == ["x.jpg", None, "z.jpg"]
-    assert table["text"].to_pylist() == [None, "", "t"]
-    assert table["label"].to_pylist() == [0, None, 2]
-
-
-def test_multilabel_table():
-    table = sample_table(["a", "b", "c"], ["x"] * 3, ["t"] * 3, [[0, 2], [], None], multilabel=True)
-    assert table.schema.equals(table_schema(multilabel=True))
-    assert table["label"].to_pylist() == [[0, 2], [], None]
+@pytest.mark.parametrize("labels", [[0, None, 2], [[0, 2], [], None]])
+def test_table_keeps_nulls_and_what_is_empty(labels):
+    images, texts, multilabel = ["x.jpg", None, "z.jpg"], [None, "", "t"], [] in labels
+    table = sample_table(["a", "b", "c"], images, texts, labels, multilabel)
+    assert table.schema.equals(table_schema(multilabel))
+    columns = {"sample_id": ["a", "b", "c"], "image": images, "text": texts, "label": labels}
+    assert table.to_pydict() == columns
 
 
 @pytest.mark.parametrize(

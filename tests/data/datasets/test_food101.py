@@ -65,12 +65,6 @@ def _edit_csv(path, edit):
         csv.writer(file).writerows(rows)
 
 
-def test_split_json_uses_its_own_lists(tmp_path):
-    fabricate.food101(tmp_path, "split_json")
-    data = _data(tmp_path, text_source="split_json", val_size=1)
-    assert list(_rows(data, "val")) == ["apple_pie_0", "baby_back_ribs_0", "waffles_0"]
-
-
 def test_page_text_is_cut_before_it_fills_the_memory_and_decoded_whatever_it_is(tmp_path):
     fabricate.food101(tmp_path, "page_text")
     data = _data(tmp_path, text_source="page_text", max_text_tokens=20)
@@ -81,23 +75,21 @@ def test_page_text_is_cut_before_it_fills_the_memory_and_decoded_whatever_it_is(
     assert len(text) == 240
 
 
-@pytest.mark.parametrize(
-    ("source", "file", "name"), [("jsonl", "dev.jsonl", None), ("split_json", "split.json", "val")]
-)
-def test_without_a_validation_list_rows_are_held_out(tmp_path, source, file, name):
+@pytest.mark.parametrize("source", ["split_json", "jsonl"])
+@pytest.mark.parametrize("name", ["dev", "val", "unused"])
+def test_a_validation_list_is_used_and_without_one_rows_are_held_out(tmp_path, source, name):
     fabricate.food101(tmp_path, source)
-    path = tmp_path / file
-    path.write_text(path.read_text().replace('"val"', '"unused"')) if name else path.unlink()
-    assert len(_rows(_data(tmp_path, text_source=source), "val")) == 3
-
-
-@pytest.mark.parametrize("name", ["dev.jsonl", "val.jsonl"])
-def test_jsonl_uses_its_own_validation_file(tmp_path, name):
-    fabricate.food101(tmp_path, "jsonl")
-    (tmp_path / "dev.jsonl").rename(tmp_path / name)
-    data = _data(tmp_path, text_source="jsonl", val_size=1)
-    names = ["train/apple_pie_0.jpg", "train/baby_back_ribs_0.jpg", "train/waffles_0.jpg"]
-    assert list(_rows(data, "val")) == names
+    if source == "jsonl":
+        (tmp_path / "dev.jsonl").rename(tmp_path / f"{name}.jsonl")
+    else:
+        lists = (tmp_path / "split.json").read_text().replace('"val"', f'"{name}"')
+        (tmp_path / "split.json").write_text(lists)
+    val = _rows(_data(tmp_path, text_source=source, val_size=2), "val")
+    if name == "unused":
+        assert len(val) == 2
+    else:
+        pictures = [key.removeprefix("train/").removesuffix(".jpg") for key in val]
+        assert pictures == [f"{dish}_0" for dish in fabricate.DISHES]
 
 
 @pytest.mark.parametrize(("nested", "images"), [("food101", "images"), ("", "images/images")])

@@ -66,20 +66,16 @@ SINGLE = pa.chunked_array([[0, 0, 0], [1, 0, 2]])
 SEVERAL = pa.chunked_array([[[0], [0, 1]], [[0, 2], [0], []]], pa.list_(pa.int64()))
 
 
-def test_counts_of_single_labels_and_of_several():
-    assert orders.class_counts(SINGLE, 4).tolist() == [4, 1, 1, 0]
-    assert orders.class_counts(SEVERAL, 4).tolist() == [4, 1, 1, 0]
-
-
-def test_every_class_is_drawn_equally_often():
+@pytest.mark.parametrize(
+    ("labels", "weights"),
+    [(SINGLE, [1 / 4, 1 / 4, 1 / 4, 1, 1 / 4, 1]), (SEVERAL, [1 / 4, 5 / 8, 5 / 8, 1 / 4, 1])],
+)
+def test_every_class_is_drawn_equally_often(labels, weights):
     """A row of several labels weighs their mean; rows of none are a class of their own."""
-    for labels, weights in (
-        (SINGLE, [1 / 4, 1 / 4, 1 / 4, 1, 1 / 4, 1]),
-        (SEVERAL, [1 / 4, 5 / 8, 5 / 8, 1 / 4, 1]),
-    ):
-        drawn = orders.balanced(labels)(np.random.default_rng(0), 20_000, 1)
-        shares = np.bincount(drawn) / 20_000
-        assert shares == pytest.approx(np.array(weights) / sum(weights), abs=0.02)
+    assert orders.class_counts(labels, 4).tolist() == [4, 1, 1, 0]
+    drawn = orders.balanced(labels)(np.random.default_rng(0), 20_000, 1)
+    shares = np.bincount(drawn) / 20_000
+    assert shares == pytest.approx(np.array(weights) / sum(weights), abs=0.02)
 
 
 def test_unknown_labels_cannot_be_balanced():

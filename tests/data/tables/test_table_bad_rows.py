@@ -21,13 +21,8 @@ def folder(tmp_path):
 def _rows(**cells):
     """Sound rows, with ``cells[column]`` put in: ``{row: value}``, or one value for all."""
     rows = [
-        {
-            "image": f"{i}.png",
-            "text": f"text {i}",
-            "label": "ab"[i % 2],
-            "split": "train" if i < 8 else ("val", "test")[i % 2],
-            "id": f"id{i}",
-        }
+        {"image": f"{i}.png", "text": f"text {i}", "label": "ab"[i % 2], "id": f"id{i}"}
+        | {"split": "train" if i < 8 else ("val", "test")[i % 2]}
         for i in range(12)
     ]
     for name, values in cells.items():

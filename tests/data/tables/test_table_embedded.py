@@ -25,18 +25,12 @@ def png(shade):
 
 def rows(pictures=()):
     """Sound rows, with ``pictures`` put in by row."""
-    table = [
-        {
-            "image": {"bytes": png(20 * i), "path": "picture.png"},  # one name for all, as happens
-            "text": f"text {i}",
-            "label": i % 2,
-            "split": SPLITS[i],
-        }
-        for i in range(12)
+    # one name for all, as happens
+    cells = {i: {"bytes": png(20 * i), "path": "picture.png"} for i in range(12)} | dict(pictures)
+    return [
+        {"image": cells[i], "text": f"text {i}", "label": i % 2, "split": split}
+        for i, split in enumerate(SPLITS)
     ]
-    for row, cell in dict(pictures).items():
-        table[row]["image"] = cell
-    return table
 
 
 def save(folder, table):
@@ -110,22 +104,14 @@ def test_rows_to_predict_bring_their_own_pictures(make, tmp_path):
         return data.dataset("predict").raw(0)["image"].getpixel((0, 0))
 
     save(tmp_path / "d", rows())
-    pictures = pa.array([{"bytes": png(250), "path": "new.png"}], KIND)
-    pq.write_table(pa.table({"image": pictures, "text": ["new"]}), tmp_path / "new.parquet")
-    assert predicted("new.parquet") == (250, 0, 0)
-    # and pictures in files are predicted on beside a table that holds its own
     Image.new("RGB", (40, 40), (0, 0, 9)).save(tmp_path / "file.png")
+    for content, pixel in ((png(250), (250, 0, 0)), (None, (0, 0, 9))):
+        pictures = pa.array([{"bytes": content, "path": "file.png"}], KIND)
+        pq.write_table(pa.table({"image": pictures, "text": ["new"]}), tmp_path / "new.parquet")
+        assert predicted("new.parquet") == pixel
+    # and pictures in files are predicted on beside a table that holds its own
     (tmp_path / "new.csv").write_text("image,text\nfile.png,new\n")
     assert predicted("new.csv") == (0, 0, 9)
-
-
-def test_an_image_column_may_hold_paths_alone(make, tmp_path):
-    Image.new("RGB", (40, 40), (0, 0, 9)).save(tmp_path / "file.png")
-    cells = {row: {"bytes": None, "path": "file.png"} for row in range(12)}
-    pq.write_table(pa.Table.from_pylist(rows(cells)), tmp_path / "t.parquet")
-    data = make(table=str(tmp_path / "t.parquet"))
-    data.setup("test")
-    assert data.dataset("test").raw(0)["image"].getpixel((0, 0)) == (0, 0, 9)
 
 
 def test_a_cache_that_cannot_be_written_is_named(make, tmp_path, monkeypatch):
