@@ -5,7 +5,6 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import OnExceptionCheckpoint
-from PIL import Image
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
@@ -32,8 +31,8 @@ class Squares(ImageTextDataModule):
 
 @pytest.fixture
 def make(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
-    for index, colour in enumerate(("red", "green")):
-        Image.new("RGB", (40, 50), colour).save(tmp_path / f"{index}.png")
+    for name in ("0.png", "1.png"):
+        fabricate.picture(tmp_path / name)
 
     def build(**options):
         names = {"image_encoder": str(tiny_vit_dir), "text_encoder": str(tiny_tokenizer_dir)}

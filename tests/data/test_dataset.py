@@ -68,10 +68,8 @@ def test_random_states_outside_are_left_alone(tmp_path):
         np.random.seed(1)  # noqa: NPY002
         torch.manual_seed(1)
 
-    def transform(image):
-        return torch.tensor(draws())
-
-    data = ImageTextDataset(folder_of_noise(tmp_path), tmp_path, transform)
+    table = folder_of_noise(tmp_path)
+    data = ImageTextDataset(table, tmp_path, lambda image: torch.tensor(draws()))
     seed_all()
     expected = draws()
     seed_all()

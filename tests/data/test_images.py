@@ -1,5 +1,3 @@
-import io
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,6 +5,8 @@ from PIL import Image
 from epic_pl.data import images
 from epic_pl.data.images import read_image
 from epic_pl.errors import DataError
+
+SUFFIXES = ("jpg", "png", "gif", "webp", "tiff")
 
 
 def noise(width=40, height=30):
@@ -53,12 +53,12 @@ def test_exif_orientation(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_broken_exif_does_not_lose_the_picture(tmp_path):
-    buffer = io.BytesIO()
-    noise().save(buffer, "JPEG")
-    data = buffer.getvalue()
+    path = tmp_path / "a.jpg"
+    noise().save(path)
+    data = path.read_bytes()
     junk = b"\xff\xe1\x00\x12Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff\x00\x00"
-    (tmp_path / "a.jpg").write_bytes(data[:2] + junk + data[2:])
-    assert read_image(tmp_path / "a.jpg").size == (40, 30)
+    path.write_bytes(data[:2] + junk + data[2:])
+    assert read_image(path).size == (40, 30)
 
 
 @pytest.mark.parametrize(
@@ -93,15 +93,6 @@ def test_draft_is_taken_only_when_large_enough(tmp_path, suffix, min_size, size)
     assert read_image(tmp_path / f"a.{suffix}", min_size=min_size).size == size
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "tiff"])
-def test_files_that_are_cut_say_so(tmp_path, suffix):
-    path = tmp_path / f"cut.{suffix}"
-    noise().save(path)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(DataError, match=f"cut.{suffix} cannot be read"):
-        read_image(path)
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -112,6 +103,7 @@ def test_files_that_are_cut_say_so(tmp_path, suffix):
         ("web.jpg", r"web\.jpg.*starts with '<!DOCTYPE html"),
         ("other.jpg", "none of JPEG"),
         ("a\0.png", "cannot be read: embedded null"),
+        *((f"cut.{suffix}", f"cut.{suffix} cannot be read") for suffix in SUFFIXES),
     ],
 )
 def test_broken_files_say_what_is_wrong(tmp_path, name, message):
@@ -119,6 +111,9 @@ def test_broken_files_say_what_is_wrong(tmp_path, name, message):
     (tmp_path / "web.jpg").write_text("<!DOCTYPE html><html>404</html>")
     Image.new("F", (4, 4)).save(tmp_path / "float.tiff")
     noise().save(tmp_path / "other.jpg", format="PPM")
+    for path in (tmp_path / f"cut.{suffix}" for suffix in SUFFIXES):
+        noise().save(path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(DataError, match=message or tmp_path.name):
         read_image(tmp_path / name)
 
@@ -136,10 +131,10 @@ def test_pixel_cap(tmp_path, monkeypatch):
 @pytest.mark.parametrize("side", [10_000, 20_000])
 def test_decompression_bomb(tmp_path, side):
     # a header that claims far more than the file holds
-    buffer = io.BytesIO()
-    Image.new("L", (1, 1)).save(buffer, "BMP")
-    data = bytearray(buffer.getvalue())
+    path = tmp_path / "a.bmp"
+    Image.new("L", (1, 1)).save(path)
+    data = bytearray(path.read_bytes())
     data[18:26] = side.to_bytes(4, "little") * 2
-    (tmp_path / "a.bmp").write_bytes(data)
+    path.write_bytes(data)
     with pytest.raises(DataError, match=r"a\.bmp is too large"):
-        read_image(tmp_path / "a.bmp")
+        read_image(path)

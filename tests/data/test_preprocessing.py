@@ -81,9 +81,7 @@ def test_a_folder_without_a_vocabulary_is_refused(kind, tmp_path):
 
 
 def test_local_folder_asks_no_hub(tiny_tokenizer_dir, monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("socket.socket.connect", lambda *a: pytest.fail("network"))
     assert load_tokenizer(str(tiny_tokenizer_dir), revision="main").pad_token == "[PAD]"
 

@@ -87,10 +87,8 @@ def test_every_layout_is_checked_without_a_warning_and_trains(name, layout, opti
 
 
 def test_a_check_of_memes_reads_no_file_twice(options, tmp_path):
-    options = options("hateful_memes", "with test file")
-    assert "more than one split" not in _check(
-        [*options, "--data.init_args.predict=null"], tmp_path
-    )
+    options = [*options("hateful_memes", "with test file"), "--data.init_args.predict=null"]
+    assert "more than one split" not in _check(options, tmp_path)
     rows = pq.read_table(tmp_path / "check" / "manifest.parquet")
     assert set(rows["split"].to_pylist()) == {"train", "val", "test"}
 
@@ -108,7 +106,6 @@ def test_without_data_fit_says_how_to_get_it_before_any_encoder_is_touched(
     name, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-
     for kind in ("image", "text"):
         monkeypatch.setattr(f"epic_pl.module.epic_module.build_{kind}_encoder", None)
     with pytest.raises(SystemExit) as caught:

@@ -51,8 +51,7 @@ def test_predict_has_rows_of_its_own_only_if_its_file_is_no_other_splits(tmp_pat
 def test_the_first_phase_has_one_dev_file(tmp_path):
     fabricate.hateful_memes(tmp_path, names={"train": 4, "dev": 2, "test": 3})
     data = _data(tmp_path)
-    assert _size(data, "val") == 2
-    assert _size(data, "predict") == 3
+    assert [_size(data, split) for split in ("val", "predict")] == [2, 3]
     with pytest.warns(UserWarning, match=r"no test_seen\.jsonl.*the test split is dev\.jsonl"):
         assert _size(data, "test") == 2
     with pytest.warns(UserWarning, match="validation data"):

@@ -8,15 +8,13 @@ from epic_pl.data.datasets.entailment import EntailmentPairs
 from epic_pl.data.datasets.openmoji import OpenMojiDataModule
 from epic_pl.errors import ConfigError
 
+SPLITS = ("train", "val", "test")
+
 
 @pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
+def _cache(monkeypatch, tmp_path):
     monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path))
     tiny_openmoji.fill_cache(tmp_path)
-    return tmp_path
-
-
-SPLITS = ("train", "val", "test")
 
 
 def _data(**options):

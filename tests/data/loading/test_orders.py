@@ -1,5 +1,7 @@
 """Orders and samplers."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -79,13 +81,11 @@ def test_every_class_is_drawn_equally_often(labels, weights):
 
 
 def test_unknown_labels_cannot_be_balanced():
-    class Rows:
-        table = pa.table({"label": pa.array([0, None])})
-
+    rows = SimpleNamespace(table=pa.table({"label": [0, None]}))
     with pytest.raises(ConfigError, match="a range are drawn anew"):
         orders.training_order("balanced", range(3))
     with pytest.raises(ConfigError, match="1 of 2 training rows have no label"):
-        orders.labels_of(Rows())
+        orders.labels_of(rows)
 
 
 class Followers(list):

@@ -62,15 +62,11 @@ def test_hugging_face_classes_are_told_by_every_description(tmp_path, feature, c
 
 
 @pytest.mark.parametrize(
-    ("feature", "cell", "message"),
-    [
-        (CLASS, 5, r"'a' holds class 5, but 2 are named"),
-        ({"feature": CLASS, "_type": "List"}, [0, 2], r"'a' holds class 2"),
-    ],
+    ("feature", "cell"), [(CLASS, 2), ({"feature": CLASS, "_type": "List"}, [0, 2])]
 )
-def test_hugging_face_classes_without_a_name_are_refused(tmp_path, feature, cell, message):
+def test_hugging_face_classes_without_a_name_are_refused(tmp_path, feature, cell):
     _save_to_disk(tmp_path / "d", [{"a": cell}], {"a": feature})
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=r"'a' holds class 2, but 2 are named"):
         read_table(tmp_path / "d")
 
 
