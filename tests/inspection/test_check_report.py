@@ -14,25 +14,13 @@ EVIL = "<script>alert('[red] & $x$')</script>"
 @pytest.fixture
 def findings(tmp_path):
     Image.new("RGB", (40, 40), "red").save(tmp_path / "a.png")
-    row = {
-        "split": "train",
-        "sample_id": EVIL,
-        "image": "a.png",
-        "text": EVIL,
-        "label": EVIL,
-        "kind": None,
-        "problem": None,
-        "width": 40,
-        "height": 40,
-        "content": "c0ffee",
-        "tokens": 7,
-    }
+    row = dict.fromkeys(_ROWS.names) | dict.fromkeys(("sample_id", "text", "label"), EVIL)
+    row |= {"split": "train", "image": "a.png", "width": 40, "height": 40, "tokens": 7}
+    bad = ({}, {"image": "gone.png"}, {"image": None}, {"kind": "corrupt"})
     return Findings(
         name="Mine",
         class_names=[EVIL, "$b$ $"],
-        rows=pa.Table.from_pylist(
-            [row, row | {"image": "gone.png"}, row | {"image": None}, row | {"kind": "corrupt"}]
-        ),
+        rows=pa.Table.from_pylist([row | each for each in bad]),
         class_counts={"train": np.array([3, 1])},
         problems=[Problem("warning", EVIL, [EVIL])],
         max_text_tokens=5,
