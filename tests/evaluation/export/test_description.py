@@ -8,16 +8,8 @@ import pytest
 import tiny_runs
 from epic_pl.evaluation.export.folder import describe
 
-OURS = {
-    "image": {
-        "size": 32,
-        "mean": [0.5] * 3,
-        "std": [0.25] * 3,
-        "interpolation": "bilinear",
-        "crop_pct": 0.875,
-    },
-    "text": {"max_tokens": 200, "clean": True},
-}
+IMAGE = {"size": 32, "mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bilinear"}
+OURS = {"image": {**IMAGE, "crop_pct": 0.875}, "text": {"max_tokens": 200, "clean": True}}
 
 
 @pytest.fixture
