@@ -14,7 +14,6 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_
 
 import tiny_runs
 from epic_pl.cli import main, run
-from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.report.corruption import CORRUPTIONS, PICTURES, TEXTS, Corrupted
 from epic_pl.evaluation.report.tables import DRAWS, draw_missing
@@ -43,19 +42,21 @@ def _spoil(path, multilabel):
         writer.writerows(rows)
 
 
+def _content(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
 @pytest.fixture(scope="module", params=["multiclass", "multilabel"])
 def reported(request, tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
     """A run that was trained, tested with a report and predicted."""
-    root = tmp_path_factory.mktemp(request.param)
-    table = tiny_runs.table(root / "data", train=24, val=9, test=TEST_ROWS)
-    multilabel = request.param == "multilabel"
-    _spoil(table, multilabel)
+    root, multilabel = tmp_path_factory.mktemp("report"), request.param == "multilabel"
+    _spoil(tiny_runs.table(root / "data", train=24, val=9, test=TEST_ROWS), multilabel)
     config = str(tiny_runs.table_config(root / "data", tiny_vit_dir, tiny_tokenizer_dir))
     options, monitor = ["--config", config], []
     if multilabel:
         options += ["--data.label_separator", "|"]
         monitor = [f"--{each}.monitor=val/f1_micro" for each in ("checkpoint", "early_stopping")]
-    checkpoint = str(root / "runs" / "fit" / "version_0" / "checkpoints" / "last.ckpt")
+    checkpoint = str(root / "runs/fit/version_0/checkpoints/last.ckpt")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr("sys.argv", ["epic-pl"])
@@ -68,7 +69,7 @@ def reported(request, tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
         root=root,
         options=options,
         metrics={name: float(v) for name, v in tested.trainer.callback_metrics.items()},
-        content=json.loads((root / "report" / "report.json").read_text()),
+        content=_content(root / "report"),
         page=(root / "report" / "report.html").read_text(),
         predictions=pq.read_table(next(root.rglob("predictions.parquet"))),
         model=EPICModule.load_from_checkpoint(checkpoint).eval(),
@@ -82,12 +83,20 @@ def _there(reported, monkeypatch):
     monkeypatch.setattr("sys.argv", ["epic-pl"])
 
 
+def _test_rows(reported):
+    rows = csv.DictReader((reported.root / "data" / "table.csv").open())
+    return [row for row in rows if row["split"] == "test"]
+
+
+def _binary(reported, labels):
+    """0/1 ``(N, C)`` of label cells."""
+    names = reported.model.class_names
+    return np.array([[name in label.split("|") for name in names] for label in labels])
+
+
 def _truth(reported):
     """Labels as 0/1 ``(N, C)``, from the table."""
-    rows = list(csv.DictReader((reported.root / "data" / "table.csv").open()))
-    labels = [row["label"].split("|") for row in rows if row["split"] == "test"]
-    names = reported.model.class_names
-    return np.array([[name in label for name in names] for label in labels])
+    return _binary(reported, [row["label"] for row in _test_rows(reported)])
 
 
 def _probabilities(reported):
@@ -96,8 +105,7 @@ def _probabilities(reported):
 
 
 def _given(reported):
-    labels = [label.split("|") for label in reported.predictions["label"].to_pylist()]
-    return np.array([[name in label for name in reported.model.class_names] for label in labels])
+    return _binary(reported, reported.predictions["label"].to_pylist())
 
 
 def test_the_page_escapes_names_and_tells_the_source_of_the_text():
@@ -147,6 +155,10 @@ def test_calibration_is_that_of_the_predictions_file(reported):
     found = reported.content["calibration"]
     which = np.minimum((sure * 15).astype(int), 14)
     assert [row["samples"] for row in found["bins"]] == np.bincount(which, minlength=15).tolist()
+    for number, row in enumerate(found["bins"]):
+        for name, values in (("probability", sure), ("accuracy", right)):
+            mean = values[which == number].mean() if row["samples"] else None
+            assert row[name] == (mean if mean is None else pytest.approx(mean, abs=1e-6))
     gaps = np.bincount(which, sure - right, minlength=15)
     assert found["ece"] == pytest.approx(np.abs(gaps).sum() / len(sure), abs=1e-6)
     assert found["ece"] == pytest.approx(reported.metrics["test/ece"], abs=1e-6)
@@ -237,6 +249,7 @@ def test_mistakes_are_the_most_confident_wrong_answers(reported):
     for mistake in mistakes:
         row = mistake["row"]
         assert mistake["sample_id"] == f"test{row}"
+        assert (mistake["text"] or "") == _test_rows(reported)[row]["text"]
         assert mistake[name] == pytest.approx(sure[row], abs=1e-5)
         for key, rows in (("truth", truth), ("prediction", given)):
             names = np.array(reported.model.class_names)
@@ -259,15 +272,8 @@ def test_the_page_holds_its_pictures_and_needs_no_other_file(reported):
     assert page.count("data:image/jpeg;base64,") == len(shown)
     assert "http" not in page
     assert "<script" not in page
-    for part in (
-        "17 samples",
-        "Absent modalities",
-        "Robustness",
-        "before",
-        "complete",
-        "unchanged",
-    ):
-        assert part in page
+    parts = ("17 samples", "Absent modalities", "Robustness", "before", "complete", "unchanged")
+    assert all(part in page for part in parts)
 
 
 # the rest does not depend on the task ------------------------------------------------------------
@@ -284,7 +290,7 @@ def test_stored_features_give_the_same_report_and_switches_leave_parts_out(multi
     cached = ["--cache.level", "boundary", "--cache.dtype", "float32"]
     cached += ["--cache.folder", str(tmp_path / "features"), "--report.mistakes", "4"]
     run(["test", *multiclass.options, *cached, f"--report={tmp_path / 'cached'}"])
-    content = json.loads((tmp_path / "cached" / "report.json").read_text())
+    content = _content(tmp_path / "cached")
 
     def close(one, other):
         if isinstance(one, dict):
@@ -295,36 +301,33 @@ def test_stored_features_give_the_same_report_and_switches_leave_parts_out(multi
         return one == (pytest.approx(other, abs=1e-5) if isinstance(one, float) else other)
 
     assert close(content, multiclass.content)
-    again = run(
-        ["predict", *multiclass.options, *cached[:6]]
-    )  # from stored features, with pictures
+    again = run(["predict", *multiclass.options, *cached[:6]])  # names the pictures, too
     predictions = pq.read_table(Path(again.trainer.log_dir) / "predictions.parquet")
     assert predictions["picture"] == multiclass.predictions["picture"]
     assert predictions["picture"].null_count == 1
     off = ["--report.absence", "false", "--report.robustness", "false", "--report.mistakes", "0"]
     limited = ["--trainer.limit_test_batches", "2", "--report", str(tmp_path / "short")]
     run(["test", *multiclass.options, *limited])
-    short = json.loads((tmp_path / "short" / "report.json").read_text())
+    short = _content(tmp_path / "short")
     assert {row["samples"] for row in short["robustness"]} == {8}
     assert short["absence"][0]["samples"] == 8
     run(["test", *multiclass.options, *off, *limited])
-    short = json.loads((tmp_path / "short" / "report.json").read_text())
-    assert short["samples"] == 8
-    assert short["mistakes"] == []
+    short = _content(tmp_path / "short")
+    assert (short["samples"], short["mistakes"]) == (8, [])
     assert set(multiclass.content) - set(short) == {"absence", "robustness"}
     page = (tmp_path / "short" / "report.html").read_text()
-    assert "Robustness" not in page
-    assert "Worst mistakes" not in page
+    assert not any(part in page for part in ("Robustness", "Worst mistakes"))
 
 
 def test_unsupported_setups_are_refused_before_the_test(multiclass, tmp_path, capsys):
-    writer, data, model = ReportWriter(str(tmp_path)), multiclass.data, multiclass.model
+    writer, model = ReportWriter(str(tmp_path)), multiclass.model
+    two = SimpleNamespace(datamodule=multiclass.data, world_size=2)
     with pytest.raises(ConfigError, match=r"by one process, not 2.*trainer\.devices"):
-        writer.setup(SimpleNamespace(datamodule=data, world_size=2), model, "test")
+        writer.setup(two, model, "test")
+    own = SimpleNamespace(datamodule=None, world_size=1)
     with pytest.raises(ConfigError, match="ImageTextDataModule with EPICModule"):
-        writer.setup(SimpleNamespace(datamodule=None, world_size=1), model, "test")
-    assert isinstance(data, ImageTextDataModule)
-    writer.setup(SimpleNamespace(datamodule=None, world_size=1), model, "fit")
+        writer.setup(own, model, "test")
+    writer.setup(own, model, "fit")
     with pytest.raises(ConfigError, match=r"report\.mistakes is -1"):
         ReportWriter(mistakes=-1)
     (tmp_path / "file").write_text("")
