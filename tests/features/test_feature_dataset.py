@@ -7,9 +7,8 @@ from PIL import Image
 
 from epic_pl.data.collate import whole_batch
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.datasets.entailment import EntailmentPairs
 from epic_pl.data.rows import sample_table
-from epic_pl.features.dataset import CachedDataset, pictures
+from epic_pl.features.dataset import CachedDataset
 
 PATHS = ["a.png", None, "b.png", "a.png"]
 TEXTS = ["one", "two", None, "one"]
@@ -64,6 +63,7 @@ def test_a_batch_is_gathered_in_the_order_asked_for(tmp_path):
     assert batch["attention_mask"].sum(dim=1).tolist() == [0, 3, 3]
     assert not {"pixel_values", "input_ids"} & batch.keys()
     assert dataset[2]["sample_id"] == ["row 2"]
+    assert dataset.dataset.distinct() == (["a.png", "b.png"], ["one", "two"])
 
 
 def test_presence_and_labels_are_left_out_where_there_is_nothing_to_say(tmp_path):
@@ -103,24 +103,6 @@ def test_evaluation_sees_no_augmented_view(tmp_path, views, train):
     assert dataset.source.asked == [-1, None, -1, -1]
 
 
-def test_pairs_are_drawn_anew_every_epoch(tmp_path):
-    names = ["one", "three"]
-    pairs = EntailmentPairs(rows(tmp_path, ["a.png", "b.png"], names, [1, 1]), names, 8)
-    dataset = cached(pairs)
-    assert pictures(pairs) is pairs.pictures
-    assert pairs.distinct() == (["a.png", "b.png"], names)
-    epochs = []
-    for epoch in (0, 1, 0):
-        dataset.set_epoch(epoch)
-        batch = dataset.__getitems__(list(range(16)))
-        lengths = batch["text_features"]["pooled"].flatten().tolist()
-        assert lengths == [len(pairs.pair(index)[0]) for index in range(16)]
-        assert batch["labels"].tolist() == [pairs.pair(index)[1] for index in range(16)]
-        epochs.append(lengths)
-    assert epochs[0] == epochs[2] != epochs[1]
-    assert batch["sample_id"][:2] == ["row 0#0", "row 0#1"]
-
-
 def test_a_view_is_the_same_whenever_it_is_asked_for(tmp_path):
     dataset = rows(tmp_path)
     state = torch.get_rng_state()
@@ -131,7 +113,3 @@ def test_a_view_is_the_same_whenever_it_is_asked_for(tmp_path):
     assert not torch.equal(views[0], views[1])
     assert not torch.equal(views[0], dataset.picture("b.png", 0))
     assert not torch.equal(views[0], rows(tmp_path, seed=1).picture("a.png", 0))
-
-
-def test_distinct_names_each_item_once(tmp_path):
-    assert rows(tmp_path).distinct() == (["a.png", "b.png"], ["one", "two"])

@@ -11,6 +11,7 @@ from epic_pl.features.store.reader import FeatureStore
 from epic_pl.features.store.spec import Field, StoreSpec
 
 LONGEST = 7
+SMALL = 4 * 1024
 FIXED_FIELDS = (Field("memory", (2, 3, 5, 8), 2), Field("pooled", (9,)))
 RAGGED_FIELDS = (Field("memory", (2, 3, LONGEST, 8), 2), Field("pooled", (9,)))
 
@@ -18,8 +19,8 @@ RAGGED_FIELDS = (Field("memory", (2, 3, LONGEST, 8), 2), Field("pooled", (9,)))
 class Items:
     """Items whose tensors follow from their hash alone, as an encoder's do."""
 
-    def __init__(self, count: int, ragged: bool, prefix: str = "item") -> None:
-        self.hashes = [f"{prefix}-{number}" for number in range(count)]
+    def __init__(self, count: int, ragged: bool) -> None:
+        self.hashes = [f"item-{number}" for number in range(count)]
         self.ragged = ragged
         self.asked: list[int] = []
 
@@ -53,6 +54,8 @@ class Items:
         return StoreSpec(kind, {"level": "layers", **identity}, fields, dtype, self.ragged, "tiny")
 
     def build(self, root: Path, dtype: str = "float32", **options: Any) -> FeatureStore:
+        """A store with a handful of items in each shard."""
+        options = {"batch_size": 3, "shard_bytes": SMALL, **options}
         return build_one(root, self.spec(dtype), self.hashes, self.produce, **options)
 
     def assert_in(self, store: FeatureStore, names: Sequence[str]) -> None:
