@@ -78,21 +78,6 @@ def test_the_line_of_the_log_that_names_the_error_is_found(tmp_path):
         assert failure(1, log).startswith(f"failed: {message}")
 
 
-def test_an_interrupted_comparison_leaves_no_process(runs):
-    class Interrupting(Order):
-        def started(self, run):
-            super().started(run)
-            raise KeyboardInterrupt
-
-    progress = Interrupting()
-    runner = Runner([None], progress, _command("time.sleep(60)"))
-    with pytest.raises(KeyboardInterrupt):
-        runner.execute(runs)
-    assert progress.started_runs == ["epic-0"]
-    assert not runner._active
-    assert "the same command resumes it" in runner.outcomes(runs)[0].message
-
-
 def test_every_slot_has_a_device(runs, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
