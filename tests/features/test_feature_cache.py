@@ -236,52 +236,34 @@ def test_a_changed_picture_is_encoded_again(workshop):
     assert_close(second, logits_of(workshop, module))
 
 
+ITEMS = "epic_pl.features.items"
+
+
 @pytest.mark.parametrize(
-    ("change", "counts"),
+    ("module", "data", "patches", "counts"),
     [
-        ("version", [2, 2]),
-        ("tokenizer", [1, 2]),
-        ("text length", [1, 2]),
-        ("precision", [1, 2]),
-        ("layers", [2, 2]),
-        ("pooling", [2, 1]),
-        ("prompts", [1, 1]),
+        ({}, {}, {f"{ITEMS}.FEATURES_VERSION": 1000}, [2, 2]),
+        ({}, {}, {f"{ITEMS}.tokenizer_digest": lambda _: "another"}, [1, 2]),
+        ({}, {"max_text_tokens": 9}, {}, [1, 2]),
+        ({"encoders": {"precision": "bf16"}}, {}, {}, [2, 2]),
+        ({"epic": {"interaction_layers": 1}}, {}, {}, [2, 2]),
+        ({"pooling": "mean"}, {}, {}, [2, 1]),
+        ({"epic": {"num_prompts": 2, "hub_width": 4}}, {}, {}, [1, 1]),
     ],
 )
 def test_whatever_a_features_numbers_depend_on_names_its_store(
-    workshop, monkeypatch, change, counts
+    workshop, monkeypatch, module, data, patches, counts
 ):
     logits_of(workshop, workshop.module(), workshop.cache())
-    image = {"name": str(workshop.encoders[0]), "pooling": "mean"}
-    changed = {
-        "layers": {"epic": {"interaction_layers": 1}},
-        "pooling": {"encoders": {"image": image}},
-        "prompts": {"epic": {"num_prompts": 2, "hub_width": 4}},
-    }
-    module, options = workshop.module(**changed.get(change, {})), {}
-    if change == "version":
-        monkeypatch.setattr("epic_pl.features.items.FEATURES_VERSION", 1000)
-    elif change == "tokenizer":
-        monkeypatch.setattr("epic_pl.features.items.tokenizer_digest", lambda _: "another")
-    elif change == "text length":
-        options["max_text_tokens"] = 9
-    elif change == "precision":
-        module.model.text_tower.precision = torch.bfloat16
-    data = workshop.data(**options)
+    for name, value in patches.items():
+        monkeypatch.setattr(name, value)
+    if "pooling" in module:
+        module = {"encoders": {"image": {"name": str(workshop.encoders[0]), **module}}}
+    data = workshop.data(**data)
     data.prepare_data()
     data.setup("test")
-    workshop.cache().fill(module, data, "test")
+    workshop.cache().fill(workshop.module(**module), data, "test")
     assert [len(workshop.stores(kind)) for kind in KINDS] == counts
-
-
-def test_validation_alone_and_a_run_after_the_cache_is_gone(workshop):
-    data, module = workshop.data(), workshop.module()
-    (live,) = workshop.trainer().validate(module, datamodule=workshop.data(), verbose=False)
-    (cached,) = workshop.trainer(workshop.cache()).validate(module, datamodule=data, verbose=False)
-    assert cached == pytest.approx(live, abs=1e-5)
-    # the same DataModule, other splits, no cache
-    expected = logits_of(workshop, module)
-    assert torch.equal(logits_of(workshop, module, data=data), expected)
 
 
 # two views of each training colour, and each as evaluation sees it for val
@@ -314,13 +296,17 @@ class Interruption(L.Callback):
         raise RuntimeError("halfway")
 
 
-def test_after_a_failed_fit_pictures_are_read_again(workshop):
-    data = workshop.data()
+def test_after_validation_alone_or_a_failed_fit_pictures_are_read_again(workshop):
+    data, module, other = workshop.data(), workshop.module(), workshop.module("joint")
+    expected = logits_of(workshop, other)
+    (live,) = workshop.trainer().validate(module, datamodule=workshop.data(), verbose=False)
+    (cached,) = workshop.trainer(workshop.cache()).validate(module, datamodule=data, verbose=False)
+    assert cached == pytest.approx(live, abs=1e-5)
+    assert torch.equal(logits_of(workshop, other, data=data), expected)
     trainer = workshop.trainer(workshop.cache(), Interruption(), max_epochs=1)
     with pytest.raises(RuntimeError, match="halfway"):
-        trainer.fit(workshop.module(), datamodule=data)
-    other = workshop.module("joint")
-    assert_close(logits_of(workshop, other, data=data), logits_of(workshop, other))
+        trainer.fit(module, datamodule=data)
+    assert torch.equal(logits_of(workshop, other, data=data), expected)
     assert "image_features" not in next(iter(data.train_dataloader()))
 
 

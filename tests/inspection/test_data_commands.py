@@ -14,6 +14,8 @@ from PIL import Image
 
 from epic_pl.cli import run
 
+BIRDS = ["Blue Tit", "Great Spotted Woodpecker", "House Sparrow"]
+GENRES = ["comedy", "drama", "sci-fi"]
 FAST = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"]
 
 
@@ -57,7 +59,6 @@ def test_table_config_is_checked_trained_validated_tested_and_predicted(
 
 def _birds(folder):
     """A spreadsheet's export: semicolons, a byte order mark, columns named in another language."""
-    names = ["House Sparrow", "Blue Tit", "Great Spotted Woodpecker"]
     with (folder / "export (2).csv").open("w", newline="", encoding="utf-8-sig") as file:
         writer = csv.writer(file, delimiter=";")
         writer.writerow(["Nr.", "Foto-Datei", "Beobachtung", "Art", "Datum"])
@@ -65,20 +66,16 @@ def _birds(folder):
             photo = f"photos/IMG_{i}.JPG"
             _picture(folder / photo, 8 * i)
             text = f'Seen at the feeder, {i} minutes; "lovely"'
-            writer.writerow([i + 1, photo, text, names[i % 3], f"2021-0{i % 9 + 1}-11"])
+            writer.writerow([i + 1, photo, text, BIRDS[i % 3], f"2021-0{i % 9 + 1}-11"])
 
 
 def _films(folder):
-    genres = ["drama", "comedy", "sci-fi"]
     with (folder / "films.jsonl").open("w") as file:
         for i in range(30):
             _picture(folder / "posters" / f"tt{i}.png", 8 * i)
-            row = {
-                "imdb_id": f"tt{i}",
-                "poster": f"posters/tt{i}.png",
-                "title": f"Film {i}",
+            row = {"imdb_id": f"tt{i}", "poster": f"posters/tt{i}.png", "title": f"Film {i}"} | {
                 "plot": f"A story with number {i}",
-                "genres": [genres[i % 3], *([genres[(i + 1) % 3]] if i % 2 else [])],
+                "genres": [GENRES[i % 3], *([GENRES[(i + 1) % 3]] if i % 2 else [])],
             }
             file.write(json.dumps(row) + "\n")
 
@@ -118,22 +115,8 @@ def _saved(folder):
 @pytest.mark.parametrize(
     ("write", "columns", "classes", "rows", "first", "size"),
     [
-        (
-            _birds,
-            ("Foto-Datei", "Beobachtung", "Art"),
-            ["Blue Tit", "Great Spotted Woodpecker", "House Sparrow"],
-            (18, 6, 6),
-            "Seen",
-            (64, 48),
-        ),
-        (
-            _films,
-            ("poster", "title", "genres"),
-            ["comedy", "drama", "sci-fi"],
-            None,
-            "Film ",
-            (64, 48),
-        ),
+        (_birds, ("Foto-Datei", "Beobachtung", "Art"), BIRDS, (18, 6, 6), "Seen", (64, 48)),
+        (_films, ("poster", "title", "genres"), GENRES, None, "Film ", (64, 48)),
         (_memes, ("img", "text", "label"), ["0", "1"], (20, 5, 5), "some caption", (300, 240)),
         (_saved, ("image", "caption", "label"), ["green", "red"], (18, 6, 6), "square", (40, 43)),
     ],

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,13 @@ def test_the_description_holds_classes_inputs_preprocessing_and_encoders(
     tokenizer = AutoTokenizer.from_pretrained(exported / said["tokenizer"])
     original = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
     assert tokenizer("a red house")["input_ids"] == original("a red house")["input_ids"]
+
+
+def test_no_path_of_this_machine_is_in_the_program(exported):
+    here = str(Path(torch.__file__).parent).encode(), str(Path(__file__).parents[3]).encode()
+    with zipfile.ZipFile(exported / "model.pt2") as archive:
+        for name in archive.namelist():
+            assert not any(path in archive.read(name) for path in here), name
 
 
 @pytest.mark.slow
