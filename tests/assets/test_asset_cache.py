@@ -18,7 +18,7 @@ def test_own_variable_wins_over_xdg_and_home(monkeypatch, tmp_path):
     assert cache_dir() == tmp_path / "own"
 
 
-def test_failed_build_leaves_no_folder_and_the_next_one_starts_clean(cache):
+def test_failed_build_leaves_no_folder_and_the_next_one_starts_clean(cache, monkeypatch):
     def killed(folder: Path) -> None:
         (folder / "half").write_text("x")
         raise KeyboardInterrupt
@@ -28,6 +28,8 @@ def test_failed_build_leaves_no_folder_and_the_next_one_starts_clean(cache):
     assert not (cache / "a" / "b").exists()
     folder = cached_folder("a/b", lambda target: (target / "whole").write_text("x") and None)
     assert [path.name for path in folder.iterdir()] == ["whole"]
+    monkeypatch.setattr("epic_pl.assets.cache.FileLock", None)  # a complete folder needs no lock
+    assert cached_folder("a/b", killed) == folder
 
 
 def _count_builds(root: str) -> None:
@@ -48,12 +50,6 @@ def test_many_ranks_build_once(cache, tmp_path):
         rank.join()
     assert [rank.exitcode for rank in ranks] == [0] * 6
     assert (tmp_path / "builds").read_text() == "x"
-
-
-def test_complete_folder_needs_no_lock(cache, monkeypatch):
-    (cache / "asset").mkdir(parents=True)
-    monkeypatch.setattr("epic_pl.assets.cache.FileLock", None)
-    assert cached_folder("asset", lambda _: None) == cache / "asset"
 
 
 def test_cache_that_cannot_be_written_names_the_variable(cache):

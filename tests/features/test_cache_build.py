@@ -104,9 +104,6 @@ def test_a_test_split_that_is_not_there_is_left_out_and_told(project, capsys):
     assert exit_code("cache", "info", project / "features") == 0
 
 
-# ------------------------------------------------------------------ the real command
-
-
 def test_what_the_command_stored_is_all_that_later_runs_need(project, monkeypatch, capsys):
     given = options(project)
     assert build(project) == 0
@@ -131,9 +128,6 @@ def test_what_the_command_stored_is_all_that_later_runs_need(project, monkeypatc
     assert not list(project.glob("features/[it]*-*"))
 
 
-# ------------------------------------------------------------------ several processes
-
-
 def run(root, *commands, launcher=(), fails=False):
     """Run commands one after another in a new folder; what all processes printed."""
     root.mkdir()
@@ -143,14 +137,8 @@ def run(root, *commands, launcher=(), fails=False):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     for variable in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
         environment.pop(variable, None)  # of a launcher that this test may itself run under
-    done = subprocess.run(
-        [sys.executable, *launcher, str(script)],
-        cwd=root,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    command, pipes = [sys.executable, *launcher, str(script)], {"capture_output": True}
+    done = subprocess.run(command, cwd=root, env=environment, text=True, timeout=200, **pipes)
     assert (done.returncode != 0) == fails, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout + done.stderr
 

@@ -31,7 +31,7 @@ class Workshop:
     """A table of coloured squares, and what trains on it: DataModule, module, cache."""
 
     def __init__(self, root, vit, bert):
-        tiny_runs.table(root, train=12, val=4, test=7)
+        tiny_runs.table(root)
         self.root, self.encoders = root, (vit, bert)
 
     @property
@@ -40,8 +40,8 @@ class Workshop:
 
     def data(self, **options):
         given = {"id_column": "id", "split_column": "split", "batch_size_per_device": 4}
-        table = str(self.root / "table.csv")
-        return TableDataModule(table=table, **{**self.names, **given, **options})
+        given |= {"table": str(self.root / "table.csv"), **self.names}
+        return TableDataModule(**{**given, **options})
 
     def module(self, attention="read_only", epic=(), **options):
         torch.manual_seed(0)
@@ -57,6 +57,10 @@ class Workshop:
 
     def stores(self, kind):
         return list((self.root / "features").glob(f"{kind}-*"))
+
+    def files(self):
+        found = (self.root / "features").rglob("*")
+        return {p: p.stat().st_mtime_ns for p in found if p.is_file() and p.suffix != ".lock"}
 
     def stored_items(self, kind):
         (folder,) = self.stores(kind)
@@ -178,11 +182,6 @@ def test_each_picture_and_text_is_stored_once(workshop):
     assert workshop.stored_items("text") == 12
 
 
-def files(root):
-    found = (root / "features").rglob("*")
-    return {p: p.stat().st_mtime_ns for p in found if p.is_file() and p.suffix != ".lock"}
-
-
 @pytest.fixture
 def encoded(monkeypatch):
     """Sizes of all batches that go through a layer of a frozen encoder."""
@@ -200,11 +199,11 @@ def encoded(monkeypatch):
 def test_a_probe_reads_what_a_store_of_prompts_has_beside(workshop, encoded, dtype):
     probe = workshop.module(method="linear_probe")
     logits_of(workshop, workshop.module(), workshop.cache(dtype=dtype))
-    before = files(workshop.root)
+    before = workshop.files()
     encoded.clear()
     logits = logits_of(workshop, probe, workshop.cache(dtype=dtype))
     assert max(encoded, default=1) == 1  # a look at the fields' shapes
-    assert files(workshop.root) == before
+    assert workshop.files() == before
     own = workshop.cache(dtype=dtype, folder=str(workshop.root / "own"))
     assert_close(logits, logits_of(workshop, probe, own))
 
@@ -215,12 +214,12 @@ def test_later_runs_and_moved_encoders_read_the_same_stores(workshop, encoded, t
     damaged = workshop.root / "features" / f"image-{'0' * 16}"
     damaged.mkdir()
     (damaged / "spec.json").write_text("[]")
-    before = files(workshop.root)
+    before = workshop.files()
     workshop.encoders = [shutil.copytree(path, tmp_path / path.name) for path in workshop.encoders]
     encoded.clear()
     assert torch.equal(logits_of(workshop, workshop.module(), workshop.cache()), expected)
     assert max(encoded) == 1  # one blank item shows the fields' shapes
-    assert files(workshop.root) == before
+    assert workshop.files() == before
 
 
 def test_a_changed_picture_is_encoded_again(workshop):
@@ -324,8 +323,8 @@ def test_loaders_of_ones_own_are_refused_unless_the_cache_is_off(workshop):
     assert not (workshop.root / "features").exists()
 
 
-class _Own(ImageTextDataModule):
-    """A DataModule of its own: ``build`` gives the dataset of a split and a transform."""
+class Own(ImageTextDataModule):
+    """``build`` gives the dataset of a split and a transform."""
 
     class_names = ("blue", "green", "red")
 
@@ -342,13 +341,12 @@ def test_entailment_pairs(workshop, attention, level):
     def build(split, transform):
         names = [f"a {colour} square" for colour in tiny_runs.COLOURS]
         paths = [f"pictures/train{number}.png" for number in range(3)]
-        dataset = ImageTextDataset(
-            sample_table(names, paths, names, [1, 1, 1]), workshop.root, transform
-        )
+        table = sample_table(names, paths, names, [1, 1, 1])
+        dataset = ImageTextDataset(table, workshop.root, transform)
         return EntailmentPairs(dataset, names, 3, seed=0) if split == "train" else dataset
 
-    _, live = fit(workshop, attention, data=_Own(build, **workshop.names))
-    _, cached = fit(workshop, attention, workshop.cache(level), data=_Own(build, **workshop.names))
+    _, live = fit(workshop, attention, data=Own(build, **workshop.names))
+    _, cached = fit(workshop, attention, workshop.cache(level), data=Own(build, **workshop.names))
     assert cached == pytest.approx(live, abs=1e-5)
     assert [workshop.stored_items(kind) for kind in KINDS] == [3, 3]
 
@@ -362,8 +360,8 @@ def test_the_same_path_in_two_splits_is_two_pictures(workshop):
         table = sample_table(["0", "1"], ["0.png", "0.png"], ["a square", "one"], [0, 1])
         return ImageTextDataset(table, folder, transform)
 
-    _, live = fit(workshop, "read_only", data=_Own(build, **workshop.names))
-    _, cached = fit(workshop, "read_only", workshop.cache(), data=_Own(build, **workshop.names))
+    _, live = fit(workshop, "read_only", data=Own(build, **workshop.names))
+    _, cached = fit(workshop, "read_only", workshop.cache(), data=Own(build, **workshop.names))
     assert cached == pytest.approx(live, abs=1e-5)
     assert workshop.stored_items("image") == 2
 
@@ -373,12 +371,9 @@ def test_what_cannot_be_stored_is_refused(workshop):
         fit(workshop, "joint", workshop.cache("layers"))
     with pytest.raises(ConfigError, match=r"cache\.views"):
         fit(workshop, "read_only", workshop.cache(), data=workshop.data(augment="flip"))
-    data = _Own(lambda split, transform: [1, 2, 3], **workshop.names)
+    data = Own(lambda split, transform: [1, 2, 3], **workshop.names)
     with pytest.raises(ConfigError, match="list has no names"):
         fit(workshop, "read_only", workshop.cache(), data=data)
-
-
-# ------------------------------------------------------------------ read where it is stored
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The real command line on tables as people have them: init, check, fit, test, predict."""
+"""The real command line on tables as people have them: init, check, fit."""
 
 import csv
 import io
@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
 
+import tiny_runs
 from epic_pl.cli import run
 
 BIRDS = ["Blue Tit", "Great Spotted Woodpecker", "House Sparrow"]
@@ -24,48 +24,15 @@ def _picture(path, shade, size=(64, 48)):
     Image.new("RGB", size, (shade, 99, 9)).save(path)
 
 
-@pytest.fixture
-def table(folder):
-    """Red and green squares, with texts of two lines."""
-    rows = ["image,text,label"]
-    for index in range(40):
-        colour = ("red", "green")[index % 2]
-        _picture(folder / f"{index}.png", index)
-        rows.append(f'{index}.png,"a {colour} square\nnumber {index}",{colour}')
-    (folder / "t.csv").write_text("\n".join(rows))
-    return folder / "t.csv"
-
-
-def test_table_config_is_checked_trained_validated_tested_and_predicted(
-    table, tiny, data, tmp_path
-):
-    options = ["--config=table.yaml", f"--data.init_args.table={table}", *tiny]
-    options += ["--data.init_args.batch_size_per_device=8"]
-    assert data("check", *options)[0] == 0
-    output = tmp_path / "runs" / "data_check"
-    assert pq.read_table(output / "manifest.parquet").num_rows == 40
-    assert "Training can start" in (output / "report.html").read_text()
-
-    fitted = run(["fit", *options, *FAST])
-    assert fitted.model.class_names == ["green", "red"]
-    best = fitted.trainer.checkpoint_callback.best_model_path
-    for command in ("validate", "test", "predict"):
-        again = run([command, *options, *FAST, f"--ckpt_path={best}"])
-        assert again.trainer.state.finished
-    (predictions,) = (tmp_path / "runs").rglob("predictions.*")
-    ids = again.datamodule.dataset("test").table["sample_id"].to_pylist()
-    assert pq.read_table(predictions)["sample_id"].to_pylist() == ids
-
-
 def _birds(folder):
-    """A spreadsheet's export: semicolons, a byte order mark, columns named in another language."""
+    """A spreadsheet's export: semicolons, a byte order mark, foreign names, texts of two lines."""
     with (folder / "export (2).csv").open("w", newline="", encoding="utf-8-sig") as file:
         writer = csv.writer(file, delimiter=";")
         writer.writerow(["Nr.", "Foto-Datei", "Beobachtung", "Art", "Datum"])
         for i in range(30):
             photo = f"photos/IMG_{i}.JPG"
             _picture(folder / photo, 8 * i)
-            text = f'Seen at the feeder, {i} minutes; "lovely"'
+            text = f'Seen at the feeder, {i} minutes;\n"lovely"'
             writer.writerow([i + 1, photo, text, BIRDS[i % 3], f"2021-0{i % 9 + 1}-11"])
 
 
@@ -153,7 +120,8 @@ def test_init_writes_a_config_that_check_and_fit_take(
         (None, ["table={}", "label_column=lable"], "no column 'lable'"),
     ],
 )
-def test_a_bad_table_is_one_error(table, tiny, data, content, options, message):
+def test_a_bad_table_is_one_error(folder, tiny, data, content, options, message):
+    table = tiny_runs.table(folder)
     if content:
         Path(f"{table}.parquet").write_bytes(content)
     given = [f"--data.init_args.{each.format(table)}" for each in options]

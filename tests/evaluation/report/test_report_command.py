@@ -108,23 +108,6 @@ def _given(reported):
     return _binary(reported, reported.predictions["label"].to_pylist())
 
 
-def test_the_page_escapes_names_and_tells_the_source_of_the_text():
-    text = {"source": "premise+hypothesis", "max_tokens": 40, "clean": True}
-    calibration = {"ece": 0.1, "ece_uncalibrated": 0.2, "temperature": 1.0}
-    calibration["ece_by_chance"] = {"mean": 0.1, "low": 0.0, "high": 0.2}
-    page = render(
-        "evaluation/templates/report.html",
-        **{"data": "X", "checkpoint": None, "text": text, "task": "multilabel", "samples": 1234},
-        **{"metrics": {"test/auroc": None}, "calibration": calibration, "mistakes": []},
-        classes=[{"class": "<a> & $b$", "support": 0, "f1": 0.5}],
-        figures={"reliability": b""},
-    )
-    assert "<p>Text: premise+hypothesis, cut at 40 tokens, cleaned</p>" in page
-    assert "<td>&lt;a&gt; &amp; $b$</td><td>0</td><td>0.5000</td>" in page
-    assert "1,234 samples" in page
-    assert "<td>none</td>" in page
-
-
 def test_metrics_and_classes_are_those_of_the_predictions_file(reported):
     truth, given, content = _truth(reported), _given(reported), reported.content
     assert content["samples"] == TEST_ROWS == len(truth)
@@ -276,20 +259,15 @@ def test_the_page_holds_its_pictures_and_needs_no_other_file(reported):
     assert all(part in page for part in parts)
 
 
-# the rest does not depend on the task ------------------------------------------------------------
+# these do not depend on the task
+once = pytest.mark.parametrize("reported", ["multiclass"], indirect=True)
 
 
-@pytest.fixture
-def multiclass(reported):
-    if reported.task != "multiclass":
-        pytest.skip("once is enough")
-    return reported
-
-
-def test_stored_features_give_the_same_report_and_switches_leave_parts_out(multiclass, tmp_path):
+@once
+def test_stored_features_give_the_same_report_and_switches_leave_parts_out(reported, tmp_path):
     cached = ["--cache.level", "boundary", "--cache.dtype", "float32"]
     cached += ["--cache.folder", str(tmp_path / "features"), "--report.mistakes", "4"]
-    run(["test", *multiclass.options, *cached, f"--report={tmp_path / 'cached'}"])
+    run(["test", *reported.options, *cached, f"--report={tmp_path / 'cached'}"])
     content = _content(tmp_path / "cached")
 
     def close(one, other):
@@ -300,28 +278,48 @@ def test_stored_features_give_the_same_report_and_switches_leave_parts_out(multi
             return len(one) == len(other) and all(map(close, one, other))
         return one == (pytest.approx(other, abs=1e-5) if isinstance(one, float) else other)
 
-    assert close(content, multiclass.content)
-    again = run(["predict", *multiclass.options, *cached[:6]])  # names the pictures, too
+    assert close(content, reported.content)
+    again = run(["predict", *reported.options, *cached[:6]])  # names the pictures, too
     predictions = pq.read_table(Path(again.trainer.log_dir) / "predictions.parquet")
-    assert predictions["picture"] == multiclass.predictions["picture"]
+    assert predictions["picture"] == reported.predictions["picture"]
     assert predictions["picture"].null_count == 1
     off = ["--report.absence", "false", "--report.robustness", "false", "--report.mistakes", "0"]
     limited = ["--trainer.limit_test_batches", "2", "--report", str(tmp_path / "short")]
-    run(["test", *multiclass.options, *limited])
+    run(["test", *reported.options, *limited])
     short = _content(tmp_path / "short")
     assert {row["samples"] for row in short["robustness"]} == {8}
     assert short["absence"][0]["samples"] == 8
-    run(["test", *multiclass.options, *off, *limited])
+    run(["test", *reported.options, *off, *limited])
     short = _content(tmp_path / "short")
     assert (short["samples"], short["mistakes"]) == (8, [])
-    assert set(multiclass.content) - set(short) == {"absence", "robustness"}
+    assert set(reported.content) - set(short) == {"absence", "robustness"}
     page = (tmp_path / "short" / "report.html").read_text()
     assert not any(part in page for part in ("Robustness", "Worst mistakes"))
 
 
-def test_unsupported_setups_are_refused_before_the_test(multiclass, tmp_path, capsys):
-    writer, model = ReportWriter(str(tmp_path)), multiclass.model
-    two = SimpleNamespace(datamodule=multiclass.data, world_size=2)
+@pytest.mark.usefixtures("reported")
+@once
+def test_the_page_escapes_names_and_tells_the_source_of_the_text():
+    text = {"source": "premise+hypothesis", "max_tokens": 40, "clean": True}
+    calibration = {"ece": 0.1, "ece_uncalibrated": 0.2, "temperature": 1.0}
+    calibration["ece_by_chance"] = {"mean": 0.1, "low": 0.0, "high": 0.2}
+    page = render(
+        "evaluation/templates/report.html",
+        **{"data": "X", "checkpoint": None, "text": text, "task": "multilabel", "samples": 1234},
+        **{"metrics": {"test/auroc": None}, "calibration": calibration, "mistakes": []},
+        classes=[{"class": "<a> & $b$", "support": 0, "f1": 0.5}],
+        figures={"reliability": b""},
+    )
+    assert "<p>Text: premise+hypothesis, cut at 40 tokens, cleaned</p>" in page
+    assert "<td>&lt;a&gt; &amp; $b$</td><td>0</td><td>0.5000</td>" in page
+    assert "1,234 samples" in page
+    assert "<td>none</td>" in page
+
+
+@once
+def test_unsupported_setups_are_refused_before_the_test(reported, tmp_path, capsys):
+    writer, model = ReportWriter(str(tmp_path)), reported.model
+    two = SimpleNamespace(datamodule=reported.data, world_size=2)
     with pytest.raises(ConfigError, match=r"by one process, not 2.*trainer\.devices"):
         writer.setup(two, model, "test")
     own = SimpleNamespace(datamodule=None, world_size=1)
@@ -332,5 +330,5 @@ def test_unsupported_setups_are_refused_before_the_test(multiclass, tmp_path, ca
         ReportWriter(mistakes=-1)
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit):
-        main(["test", *multiclass.options, "--report", str(tmp_path / "file" / "below")])
+        main(["test", *reported.options, "--report", str(tmp_path / "file" / "below")])
     assert "report.folder" in capsys.readouterr().err

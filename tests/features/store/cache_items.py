@@ -27,26 +27,20 @@ class Items:
     def length(self, name: str) -> int:
         return 1 + hashlib.sha256(name.encode()).digest()[0] % LONGEST if self.ragged else 5
 
-    def one(self, name: str) -> dict[str, Tensor]:
-        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
-        generator = torch.Generator().manual_seed(seed)
-        return {
-            "memory": torch.randn(2, 3, self.length(name), 8, generator=generator),
-            "pooled": torch.randn(9, generator=generator),
-        }
-
     def produce(self, positions: Sequence[int]) -> tuple[dict[str, Tensor], Tensor | None]:
         self.asked += positions
         return self.padded([self.hashes[position] for position in positions])
 
     def padded(self, names: Sequence[str]) -> tuple[dict[str, Tensor], Tensor | None]:
         """One by one, the slow way; padding is NaN, which must never be looked at."""
-        ones = [self.one(name) for name in names]
-        pooled = torch.stack([one["pooled"] for one in ones])
-        lengths = [one["memory"].shape[2] for one in ones]
+        lengths = [self.length(name) for name in names]
         memory = torch.full((len(names), 2, 3, max(lengths), 8), float("nan"))
-        for row, one in enumerate(ones):
-            memory[row, :, :, : lengths[row]] = one["memory"]
+        pooled = torch.empty(len(names), 9)
+        for row, (name, length) in enumerate(zip(names, lengths, strict=True)):
+            seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
+            generator = torch.Generator().manual_seed(seed)
+            memory[row, :, :, :length] = torch.randn(2, 3, length, 8, generator=generator)
+            pooled[row] = torch.randn(9, generator=generator)
         return {"memory": memory, "pooled": pooled}, torch.tensor(lengths) if self.ragged else None
 
     def spec(self, dtype: Any = "float32", **identity: object) -> StoreSpec:

@@ -33,9 +33,6 @@ def assert_same(root, other):
     assert mine == theirs
 
 
-# several processes ----------------------------------------------------------------------------
-
-
 def run(root, *arguments):
     command = [sys.executable, str(Path(__file__).with_name("fill_store.py")), str(root)]
     return subprocess.Popen([*command, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
@@ -78,9 +75,6 @@ def test_two_builds_of_different_items_at_once_lose_none(tmp_path, items):
 
     store = build_one(tmp_path, items.spec(), items.hashes[:14], produce, shard_bytes=SMALL)
     items.assert_in(store, items.hashes)
-
-
-# growing and mending --------------------------------------------------------------------------
 
 
 def test_only_new_items_are_produced_and_appended(tmp_path, items):
@@ -137,9 +131,6 @@ def test_a_complete_store_may_be_read_only(tmp_path, items, monkeypatch):
     assert (len(store), asked) == (9, [])
     with pytest.raises(CacheError, match="could not be written"):
         fill(tmp_path, items)
-
-
-# messages -------------------------------------------------------------------------------------
 
 
 def test_the_disk_is_checked_for_all_stores_together(tmp_path, monkeypatch, capsys):
