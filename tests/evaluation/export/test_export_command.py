@@ -13,8 +13,7 @@ import torch
 from transformers import AutoTokenizer
 
 import tiny_runs
-from epic_pl.cli import main
-from epic_pl.data import TableDataModule
+from epic_pl.cli import build_trained, main
 from epic_pl.evaluation.export.folder import largest_difference
 from epic_pl.evaluation.export.program import INPUTS, random_inputs
 from epic_pl.module import EPICModule
@@ -94,16 +93,11 @@ def test_no_path_of_this_machine_is_in_the_program(exported):
 
 
 @pytest.mark.slow
-def test_the_pages_example_classifies_as_predict_does(trained, exported, module, tmp_path):
+def test_the_pages_example_classifies_as_predict_does(trained, exported, tmp_path):
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert len([line for line in code.splitlines() if not re.match(r"import|from|$", line)]) <= 15
-    data = TableDataModule(
-        table=str(trained.root / "data" / "table.csv"),
-        split_column="split",
-        id_column="id",
-        image_encoder=module.encoders.image.name,
-        text_encoder=module.encoders.text.name,
-    )
+    given = ["--config", trained.config, "--ckpt_path", trained.checkpoint]
+    module, data, _ = build_trained(given)
     data.setup("test")
     row, sample = data.dataset("test").raw(0), data.dataset("test")[0]
     row["image"].save(tmp_path / "picture.png")
@@ -112,10 +106,8 @@ def test_the_pages_example_classifies_as_predict_does(trained, exported, module,
         'import sys\nsys.modules["epic_pl"] = None  # not there\n'
         + code.replace("a text that goes with it", row["text"])
     )
-    done = subprocess.run(
-        [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    label, probability = done.stdout.split()
+    command = [sys.executable, "example.py"]
+    label, probability = subprocess.check_output(command, cwd=tmp_path, text=True).split()
     (scores,) = module.predict_step(data.collator([sample]), 0)["probabilities"].detach()
     assert label == module.class_names[int(scores.argmax())]
     assert float(probability) == pytest.approx(float(scores.max()), abs=1e-5)
@@ -200,21 +192,19 @@ def test_the_comparison_notices_another_model(exported, module):
         (["--ckpt_path", "nowhere.ckpt"], "There is no checkpoint at 'nowhere.ckpt'"),
         (["--ckpt_path", "data/table.csv"], "cannot be read as a checkpoint"),
         (["--output", "data/table.csv"], "is a file"),
+        (["--image_encoder", "other"], "trained on the image encoder"),  # of other weights
     ],
 )
-def test_bad_paths_are_one_error(options, part, export, trained):
-    code, _, error = export("--output", "never", *options)
-    assert code == 1
-    assert part in error
-    assert not (trained.root / "never").exists()
-
-
-def test_an_encoder_with_other_weights_is_refused(export, tiny_vit_dir, tmp_path):
-    weights = shutil.copytree(tiny_vit_dir, tmp_path / "vit") / "model.safetensors"
+def test_bad_paths_and_other_encoders_are_one_error(
+    options, part, export, tiny_vit_dir, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    tiny_runs.table(tmp_path / "data")
+    weights = shutil.copytree(tiny_vit_dir, tmp_path / "other") / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-3] ^= 1
     weights.write_bytes(content)
-    code, _, error = export("--image_encoder", tmp_path / "vit", "--output", tmp_path / "never")
+    code, _, error = export("--output", "never", *options)
     assert code == 1
-    assert "trained on the image encoder" in error
+    assert part in error
     assert not (tmp_path / "never").exists()

@@ -64,6 +64,15 @@ def reported(request, tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
         options += ["--ckpt_path", checkpoint]
         tested = run(["test", *options, "--report", "report", "--report.mistakes", "4"])
         run(["predict", *options])
+    model = EPICModule.load_from_checkpoint(checkpoint).eval()
+    predictions = pq.read_table(next(root.rglob("predictions.parquet")))
+    columns = [predictions[f"probability_{name}"].to_numpy() for name in model.class_names]
+    rows = csv.DictReader((root / "data" / "table.csv").open())
+    rows = [row for row in rows if row["split"] == "test"]
+
+    def binary(cells):
+        return np.array([[name in cell.split("|") for name in model.class_names] for cell in cells])
+
     return SimpleNamespace(
         task=request.param,
         root=root,
@@ -71,8 +80,12 @@ def reported(request, tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
         metrics={name: float(v) for name, v in tested.trainer.callback_metrics.items()},
         content=_content(root / "report"),
         page=(root / "report" / "report.html").read_text(),
-        predictions=pq.read_table(next(root.rglob("predictions.parquet"))),
-        model=EPICModule.load_from_checkpoint(checkpoint).eval(),
+        predictions=predictions,
+        texts=[row["text"] for row in rows],
+        truth=binary([row["label"] for row in rows]),  # 0/1 (N, C), as the next
+        given=binary(predictions["label"].to_pylist()),
+        probabilities=np.array(columns).T,
+        model=model,
         data=tested.datamodule,
     )
 
@@ -83,33 +96,8 @@ def _there(reported, monkeypatch):
     monkeypatch.setattr("sys.argv", ["epic-pl"])
 
 
-def _test_rows(reported):
-    rows = csv.DictReader((reported.root / "data" / "table.csv").open())
-    return [row for row in rows if row["split"] == "test"]
-
-
-def _binary(reported, labels):
-    """0/1 ``(N, C)`` of label cells."""
-    names = reported.model.class_names
-    return np.array([[name in label.split("|") for name in names] for label in labels])
-
-
-def _truth(reported):
-    """Labels as 0/1 ``(N, C)``, from the table."""
-    return _binary(reported, [row["label"] for row in _test_rows(reported)])
-
-
-def _probabilities(reported):
-    names = [f"probability_{name}" for name in reported.model.class_names]
-    return np.array([reported.predictions[name].to_numpy() for name in names]).T
-
-
-def _given(reported):
-    return _binary(reported, reported.predictions["label"].to_pylist())
-
-
 def test_metrics_and_classes_are_those_of_the_predictions_file(reported):
-    truth, given, content = _truth(reported), _given(reported), reported.content
+    truth, given, content = reported.truth, reported.given, reported.content
     assert content["samples"] == TEST_ROWS == len(truth)
     assert content["metrics"] == pytest.approx(reported.metrics, abs=1e-6)
     if reported.task == "multiclass":
@@ -130,7 +118,7 @@ def test_metrics_and_classes_are_those_of_the_predictions_file(reported):
 
 
 def test_calibration_is_that_of_the_predictions_file(reported):
-    truth, probabilities = _truth(reported), _probabilities(reported)
+    truth, probabilities = reported.truth, reported.probabilities
     if reported.task == "multiclass":
         sure, right = probabilities.max(axis=1), truth[np.arange(17), probabilities.argmax(axis=1)]
     else:
@@ -180,7 +168,7 @@ def _by_hand(reported, image_present, text_present):
 
 
 def test_absence_scores_are_those_of_masked_batches(reported):
-    truth = _truth(reported)
+    truth = reported.truth
     image, text = torch.ones(TEST_ROWS).bool(), torch.ones(TEST_ROWS).bool()
     text[1] = image[2] = False
     nobody = torch.zeros(TEST_ROWS).bool()
@@ -205,7 +193,7 @@ def test_absence_scores_are_those_of_masked_batches(reported):
 
 
 def test_robustness_scores_are_those_of_corrupted_samples(reported):
-    truth, data = _truth(reported), reported.data
+    truth, data = reported.truth, reported.data
     table = {row["condition"]: row for row in reported.content["robustness"]}
     assert list(table) == ["unchanged", *CORRUPTIONS]
     for corruption in (list(TEXTS)[1], list(PICTURES)[1]):
@@ -218,7 +206,7 @@ def test_robustness_scores_are_those_of_corrupted_samples(reported):
 
 
 def test_mistakes_are_the_most_confident_wrong_answers(reported):
-    truth, given, probabilities = _truth(reported), _given(reported), _probabilities(reported)
+    truth, given, probabilities = reported.truth, reported.given, reported.probabilities
     wrong = (truth != given).any(axis=1)
     if reported.task == "multiclass":
         sure, name = probabilities.max(axis=1), "probability"
@@ -232,11 +220,11 @@ def test_mistakes_are_the_most_confident_wrong_answers(reported):
     for mistake in mistakes:
         row = mistake["row"]
         assert mistake["sample_id"] == f"test{row}"
-        assert (mistake["text"] or "") == _test_rows(reported)[row]["text"]
+        assert (mistake["text"] or "") == reported.texts[row]
         assert mistake[name] == pytest.approx(sure[row], abs=1e-5)
-        for key, rows in (("truth", truth), ("prediction", given)):
-            names = np.array(reported.model.class_names)
-            assert mistake[key] == names[rows[row]].tolist()
+        names = np.array(reported.model.class_names)
+        assert mistake["truth"] == names[truth[row]].tolist()
+        assert mistake["prediction"] == names[given[row]].tolist()
 
 
 def test_the_page_holds_its_pictures_and_needs_no_other_file(reported):

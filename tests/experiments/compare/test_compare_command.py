@@ -151,14 +151,9 @@ def test_the_exit_code_is_one_if_every_run_failed(compare, tmp_path):
     assert row["status"].endswith(f"(log: {log})")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--seeds", "0"], "--seeds is 0"),
-        (["--jobs", "0"], "--jobs is 0"),
-        (["--variants", "nowhere.yaml"], r"nowhere\.yaml cannot be read"),
-    ],
-)
-def test_bad_options_are_refused(options, message):
-    with pytest.raises(ConfigError, match=message):
-        command.run(options)
+def test_bad_options_are_refused():
+    for name in ("--seeds", "--jobs"):
+        with pytest.raises(ConfigError, match=f"{name} is 0"):
+            command.run([name, "0"])
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml cannot be read"):
+        command.run(["--variants", "nowhere.yaml"])

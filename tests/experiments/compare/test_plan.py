@@ -116,10 +116,8 @@ def test_method_options_of_a_config_are_not_given_to_all_methods(config, tmp_pat
     assert parsed_options(low.options)["model"]["method_options"] == {"rank": 2}
 
 
-@pytest.mark.parametrize(
-    "option",
-    ["--model.method=pmf", "--ckpt_path", "--seed_everything", "--trainer.default_root_dir"],
-)
-def test_options_that_the_comparison_sets_are_refused(option, one):
-    with pytest.raises(ConfigError, match="itself in every run"):
-        one(option, "x")
+def test_options_that_the_comparison_sets_are_refused(one):
+    own = ("--model.method=pmf", "--ckpt_path", "--seed_everything", "--trainer.default_root_dir")
+    for option in own:
+        with pytest.raises(ConfigError, match="itself in every run"):
+            one(option, "x")
