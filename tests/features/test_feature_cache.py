@@ -53,7 +53,7 @@ class Workshop:
         return FeatureCache(level, **given)
 
     def trainer(self, *callbacks, **options):
-        return tiny_runs.trainer(self.root, callbacks=list(callbacks), **options)
+        return tiny_runs.trainer(self.root, callbacks=[*filter(None, callbacks)], **options)
 
     def stores(self, kind):
         return list((self.root / "features").glob(f"{kind}-*"))
@@ -85,17 +85,15 @@ class Outputs(L.Callback):
 def fit(workshop, attention, cache=None, epochs=2, data=None, **options):
     L.seed_everything(0, verbose=False)
     module = workshop.module(attention, **options)
-    data = data or workshop.data()
-    callbacks = [] if cache is None else [cache]
-    trainer = workshop.trainer(*callbacks, max_epochs=epochs, num_sanity_val_steps=0)
-    trainer.fit(module, datamodule=data)
+    trainer = workshop.trainer(cache, max_epochs=epochs, num_sanity_val_steps=0)
+    trainer.fit(module, datamodule=data or workshop.data())
     return module, {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
 def logits_of(workshop, module, cache=None, data=None):
     outputs = Outputs()
-    callbacks = [outputs] if cache is None else [outputs, cache]
-    workshop.trainer(*callbacks).test(module, datamodule=data or workshop.data(), verbose=False)
+    trainer = workshop.trainer(outputs, cache)
+    trainer.test(module, datamodule=data or workshop.data(), verbose=False)
     return torch.cat(outputs.logits)
 
 

@@ -1,5 +1,7 @@
 """Batches from stored features."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -30,11 +32,8 @@ class Source:
         return {"pooled": rows[:, None]}, rows[:, None] > torch.arange(3)
 
 
-class Labels:
-    """Of a collator, all that is asked for."""
-
-    def labels(self, rows):
-        return torch.tensor([row["label"] for row in rows])
+# of a collator, all that is asked for
+COLLATOR = SimpleNamespace(labels=lambda rows: torch.tensor([row["label"] for row in rows]))
 
 
 def rows(tmp_path, paths=PATHS, texts=TEXTS, labels=(0, 1, 2, 0), seed=0) -> ImageTextDataset:
@@ -46,7 +45,7 @@ def rows(tmp_path, paths=PATHS, texts=TEXTS, labels=(0, 1, 2, 0), seed=0) -> Ima
 
 
 def cached(dataset, views=0, train=True) -> CachedDataset:
-    return CachedDataset(dataset, Source(views), Labels(), train)
+    return CachedDataset(dataset, Source(views), COLLATOR, train)
 
 
 def test_a_batch_is_gathered_in_the_order_asked_for(tmp_path):
@@ -75,10 +74,7 @@ def test_presence_and_labels_are_left_out_where_there_is_nothing_to_say(tmp_path
 
 
 def drawn(tmp_path, order, epoch=0, seed=0) -> dict[int, int]:
-    count = 40
-    dataset = cached(
-        rows(tmp_path, ["a.png"] * count, ["x"] * count, [0] * count, seed=seed), views=2
-    )
+    dataset = cached(rows(tmp_path, ["a.png"] * 40, ["x"] * 40, [0] * 40, seed=seed), views=2)
     dataset.set_epoch(epoch)
     for index in order:
         dataset.__getitems__([index])
@@ -86,14 +82,15 @@ def drawn(tmp_path, order, epoch=0, seed=0) -> dict[int, int]:
 
 
 def test_views_depend_on_seed_epoch_and_row_alone(tmp_path):
-    first = drawn(tmp_path, list(range(40)))
+    order = list(range(40))
+    first = drawn(tmp_path, order)
     assert set(first.values()) == {0, 1}
     assert 10 < sum(first.values()) < 30
     torch.rand(7)  # no global state has a say
     np.random.rand(7)  # noqa: NPY002
-    assert drawn(tmp_path, list(range(39, -1, -1))) == first
-    assert drawn(tmp_path, list(range(40)), epoch=1) != first
-    assert drawn(tmp_path, list(range(40)), seed=1) != first
+    assert drawn(tmp_path, order[::-1]) == first
+    assert drawn(tmp_path, order, epoch=1) != first
+    assert drawn(tmp_path, order, seed=1) != first
 
 
 @pytest.mark.parametrize(("views", "train"), [(0, True), (3, False)])

@@ -5,12 +5,8 @@ from epic_pl.features.commands import run
 from epic_pl.features.store.build import default_root
 
 
-@pytest.fixture(autouse=True)
-def wide_terminal(monkeypatch):
+def test_info_shows_each_store(tmp_path, items, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-
-
-def test_info_shows_each_store(tmp_path, items, capsys):
     store = items.build(tmp_path, "float16")
     (items.build(tmp_path, "int8").folder / "spec.json").write_text("{}")
     for folder in (tmp_path, store.folder):
@@ -42,8 +38,7 @@ def test_verify_names_and_removes_a_shard_with_a_flipped_bit(tmp_path, items, ca
 
 
 def test_clear_removes_stores_and_nothing_else(tmp_path, items):
-    store = items.build(tmp_path, "float16")
-    other = items.build(tmp_path, "int8")
+    store, other = (items.build(tmp_path, dtype) for dtype in ("float16", "int8"))
     (tmp_path / "notes.txt").write_text("mine")
     (other.folder / "notes.txt").write_text("mine")
     assert store.folder.exists()
