@@ -2,6 +2,7 @@
 
 import pytest
 
+import tiny_openmoji
 from epic_pl.cli import main
 
 
@@ -17,13 +18,8 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def tiny(tiny_vit_dir, tiny_tokenizer_dir):
-    """Options of a model on the tiny encoders."""
-    return [
-        f"--model.encoders.image.name={tiny_vit_dir}",
-        f"--model.encoders.text.name={tiny_tokenizer_dir}",
-        "--model.encoders.image_size=32",
-        "--model.epic.interaction_layers=2",
-    ]
+    """Options of a short run on the tiny encoders."""
+    return tiny_openmoji.fit_options(tiny_vit_dir, tiny_tokenizer_dir)
 
 
 @pytest.fixture
