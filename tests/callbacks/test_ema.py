@@ -102,9 +102,10 @@ def test_checkpoints_of_weights_only_are_refused(make, fit, tmp_path):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_validation_sees_the_averages_and_training_goes_on_from_the_weights(accumulate, make, fit):
     with_average, plain = Diary(), Diary()
-    for diary, decay in ((with_average, DECAY), (plain, 0.0)):
+    for diary, decay in ((plain, 0.0), (with_average, DECAY)):
         module = make()
-        fit(module, diary, decay=decay, accumulate_grad_batches=accumulate, val_check_interval=2)
+        options = {"accumulate_grad_batches": accumulate, "val_check_interval": 2}
+        trainer = fit(module, diary, decay=decay, **options)
         diary.end = trained(module)
     assert len(plain.steps) == len(with_average.steps) == 8 // accumulate + 1
     for one, other in zip(plain.steps, with_average.steps, strict=True):
@@ -116,6 +117,8 @@ def test_validation_sees_the_averages_and_training_goes_on_from_the_weights(accu
     assert differing(with_average.validated[-1][1], plain.validated[-1][1])
     # what is left in memory is what was validated last
     assert not differing(with_average.end, with_average.validated[-1][1])
+    trainer.validate(module, trainer.val_dataloaders, verbose=False)
+    assert not differing(diary.end, trained(module))
     assert not differing(plain.end, plain.steps[-1])
 
 
