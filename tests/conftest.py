@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import random
+from functools import partial
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub, which reads it once
@@ -14,8 +15,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, BertTokenizerFast, PreTrainedTokenizerFast
 
 torch.set_num_threads(1)
 
@@ -54,6 +54,22 @@ def _seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def workdir(tmp_path, monkeypatch):
+    """A folder of the test's own, in which the command line is run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["epic-pl"])  # LightningCLI warns of pytest's own
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def make(tiny_vit_dir, tiny_tokenizer_dir):
+    """Builds EPICModule on the tiny encoders; takes what tiny_runs.module takes."""
+    import tiny_runs
+
+    return partial(tiny_runs.module, tiny_vit_dir, tiny_tokenizer_dir)
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer_dir(tmp_path_factory) -> Path:
     """A BERT with random weights and its WordPiece tokenizer, as ``save_pretrained`` leaves them.
@@ -62,27 +78,12 @@ def tiny_tokenizer_dir(tmp_path_factory) -> Path:
     """
     folder = tmp_path_factory.mktemp("tiny_bert")
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-"
-    pieces = [
-        *SPECIAL,
-        *WORDS,
-        *(c for c in letters if c not in WORDS),
-        *(f"##{c}" for c in letters),
-    ]
+    pieces = dict.fromkeys([*SPECIAL, *WORDS, *letters, *(f"##{c}" for c in letters)])
     vocab = {piece: index for index, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(
-        ("[SEP]", vocab["[SEP]"]), ("[CLS]", vocab["[CLS]"])
-    )
+    bert = BertTokenizerFast(vocab)
+    # a tokenizer that is read from tokenizer.json as it stands there
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=64,
-        unk_token="[UNK]",
-        sep_token="[SEP]",
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        mask_token="[MASK]",
+        tokenizer_object=bert.backend_tokenizer, model_max_length=64, **bert.special_tokens_map
     ).save_pretrained(folder)
     config = BertConfig(
         vocab_size=len(vocab),
@@ -102,14 +103,8 @@ def tiny_tokenizer_dir(tmp_path_factory) -> Path:
 def tiny_vit_dir(tmp_path_factory) -> Path:
     """A random ViT as timm's ``local-dir:`` reads it: 3 layers, 32 px, patches of 8, width 32."""
     folder = tmp_path_factory.mktemp("tiny_vit")
-    arguments = {
-        "embed_dim": 32,
-        "depth": 3,
-        "num_heads": 4,
-        "img_size": 32,
-        "patch_size": 8,
-        "num_classes": 0,
-    }
+    sizes = {"embed_dim": 32, "depth": 3, "num_heads": 4, "img_size": 32, "patch_size": 8}
+    arguments = {**sizes, "num_classes": 0}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = timm.create_model("vit_tiny_patch16_224", pretrained=False, **arguments)

@@ -1,4 +1,7 @@
-"""The real command line, in this process, from a folder that is not the project's."""
+"""The real command line, in this process, from a folder that is not the project's.
+
+Bad input ends in one paragraph that names the culprit and the way out.
+"""
 
 import csv
 import inspect
@@ -10,7 +13,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tiny_runs
@@ -19,12 +21,7 @@ from epic_pl.config_files import find_config, first_config, packaged_configs
 from epic_pl.errors import ConfigError
 from epic_pl.module import EPICModule
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["epic-pl"])  # LightningCLI warns of pytest's own
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("workdir")
 
 
 @pytest.fixture(scope="session")
@@ -70,12 +67,10 @@ def _refused(args, capsys):
 
 def test_fit_leaves_logs_config_and_checkpoints(fitted):
     root = fitted / "runs" / "fit" / "version_0"
-    files = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
-    events = [name for name in files if name.startswith("events.out.tfevents")]
-    assert len(events) == 1
-    rest = {"config.yaml", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
-    assert rest <= files
-    log = EventAccumulator(str(root / events[0]))
+    for name in ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+        assert (root / name).is_file()
+    (events,) = root.glob("events.out.tfevents*")
+    log = EventAccumulator(str(events))
     log.Reload()
     assert {"val/accuracy", "val/loss", "train/loss_step"} <= set(log.Tags()["scalars"])
     with (root / "metrics.csv").open() as file:
@@ -84,16 +79,21 @@ def test_fit_leaves_logs_config_and_checkpoints(fitted):
     assert [row["step"] for row in rows if row["train/loss_step"]] == list("012345")
 
 
-def test_fit_says_what_it_kept_the_last_epoch_without_a_metric_to_watch(config, folder, caplog):
+def test_fit_says_what_it_kept_the_last_epoch_without_a_metric_to_watch(config, workdir, caplog):
     options = ["--trainer.max_epochs=1", "--trainer.default_root_dir=told"]
-    kinds = (([], r", val/accuracy \d\.\d+"), (["--checkpoint.monitor=null"], ""))
+    loss = ["--checkpoint.monitor=val/loss", "--checkpoint.mode=min"]
+    kinds = (
+        ([], r", val/accuracy \d\.\d+"),
+        (loss, r", val/loss \d\.\d+"),
+        (["--checkpoint.monitor=null"], ""),
+    )
     for version, (monitor, score) in enumerate(kinds):
         with caplog.at_level("INFO"):
             cli = run(["fit", "--config", config, *options, *monitor])
         path = f"told/fit/version_{version}/checkpoints/best.ckpt"
         assert re.search(rf"Kept {path}{score}:", caplog.text)
         assert cli.trainer.checkpoint_callback.best_model_path == path
-    kept = folder / path
+    kept = workdir / path
     assert {each.name for each in kept.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
     assert torch.load(kept, weights_only=True)["epoch"] == cli.trainer.max_epochs - 1
 
@@ -130,36 +130,35 @@ def test_encoder_options_of_the_model_reach_the_data(config, tiny_vit_dir, tiny_
     assert data.image_size == 16
 
 
-def test_test_and_predict_from_a_checkpoint(config, best, folder):
+def test_test_and_predict_from_a_checkpoint(config, best, workdir):
     tested = run(["test", "--config", config, "--ckpt_path", best])
-    predicted = run(["predict", "--config", config, "--ckpt_path", best])
-    assert (folder / "runs" / "test" / "version_0" / "confusion_matrix.png").stat().st_size > 1000
-    table = pq.read_table(folder / "runs" / "predict" / "version_0" / "predictions.parquet")
-    assert table["sample_id"].to_pylist() == [f"test{number}" for number in range(7)]
+    options = ["--predictions.output", "top.csv", "--predictions.top_k", "2"]
+    predicted = run(["predict", "--config", config, "--ckpt_path", best, *options])
+    assert (workdir / "runs" / "test" / "version_0" / "confusion_matrix.png").stat().st_size > 1000
+    with (workdir / "runs" / "predict" / "version_0" / "top.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    names = ["sample_id", "picture", "label", "label_1", "probability_1"]
+    assert list(rows[0]) == [*names, "label_2", "probability_2"]
+    assert [row["sample_id"] for row in rows] == [f"test{number}" for number in range(7)]
     truth = [list(tiny_runs.COLOURS)[number % 3] for number in range(7)]
-    hits = sum(one == other for one, other in zip(table["label"].to_pylist(), truth, strict=True))
+    hits = sum(row["label"] == label for row, label in zip(rows, truth, strict=True))
     assert tested.trainer.callback_metrics["test/accuracy"] == pytest.approx(hits / 7)
     assert predicted.trainer.world_size == 1
 
 
-def _new_rows(folder, root):
-    """Three rows of the table without their labels, in a folder of their own."""
-    shutil.copytree(root / "data", folder / "elsewhere", ignore=shutil.ignore_patterns("table.csv"))
-    rows = list(csv.DictReader((root / "data" / "table.csv").open()))[:3]
-    with (folder / "elsewhere" / "new.csv").open("w") as file:
+def test_rows_are_predicted_where_the_training_table_is_not(config, best, fitted, workdir, capsys):
+    # three rows of the table without their labels, in a folder of their own
+    shutil.copytree(fitted / "data", "elsewhere", ignore=shutil.ignore_patterns("table.csv"))
+    with (fitted / "data" / "table.csv").open() as table, open("elsewhere/new.csv", "w") as file:
         writer = csv.DictWriter(file, ["id", "image", "text"], extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(rows)
-    return ["--data.predict_table", "elsewhere/new.csv"]
-
-
-def test_rows_are_predicted_where_the_training_table_is_not(config, best, fitted, folder, capsys):
-    new = _new_rows(folder, fitted)
+        writer.writerows(list(csv.DictReader(table))[:3])
+    new = ["--data.predict_table", "elsewhere/new.csv"]
     run(["predict", "--config", config, "--ckpt_path", best, *new])
     gone = [*new, "--data.table", "gone.csv"]
     run(["predict", "--config", config, "--ckpt_path", best, *gone])
     beside, alone = (
-        pq.read_table(folder / "runs" / "predict" / f"version_{n}" / "predictions.parquet")
+        pq.read_table(workdir / "runs" / "predict" / f"version_{n}" / "predictions.parquet")
         for n in (0, 1)
     )
     assert beside.num_rows == 3
@@ -171,19 +170,8 @@ def test_rows_are_predicted_where_the_training_table_is_not(config, best, fitted
         assert "gone.csv does not exist" in said
 
 
-def test_predictions_take_their_options(config, best, folder):
-    options = ["--predictions.output", "top.csv", "--predictions.top_k", "2"]
-    run(["predict", "--config", config, "--ckpt_path", best, *options])
-    with (folder / "runs" / "predict" / "version_0" / "top.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    names = ["sample_id", "picture", "label"]
-    names += ["label_1", "probability_1", "label_2", "probability_2"]
-    assert list(rows[0]) == names
-    assert len(rows) == 7
-
-
-def test_the_saved_config_runs_again(fitted, folder):
-    shutil.copy(fitted / "runs" / "fit" / "version_0" / "config.yaml", folder / "again.yaml")
+def test_the_saved_config_runs_again(fitted, workdir):
+    shutil.copy(fitted / "runs" / "fit" / "version_0" / "config.yaml", workdir / "again.yaml")
     cli = run(["fit", "--config", "again.yaml", "--config", "debug.yaml"])
     assert cli.model.hparams["epic"]["hub_width"] == 6
 
@@ -206,14 +194,11 @@ def test_fit_resumes_from_a_checkpoint_and_warm_start_does_not(config, fitted, b
 
 
 # Lightning forgets the score of another folder, so a resumed run used to keep its own best
-def test_a_resumed_run_keeps_the_best_of_both_runs(config, best, folder):
+def test_a_resumed_run_keeps_the_best_of_both_runs(config, best, workdir):
     last = torch.load(Path(best).with_name("last.ckpt"), weights_only=True)
     (state,) = (v for k, v in last["callbacks"].items() if "Checkpoint{'monitor': 'val" in k)
     args = ["fit", "--config", config, "--ckpt_path", "last.ckpt", "--trainer.max_epochs", "3"]
-    for score, kept in (
-        (2.0, best),
-        (-1.0, "runs/fit/version_1/checkpoints/best.ckpt"),
-    ):
+    for score, kept in ((2.0, best), (-1.0, "runs/fit/version_1/checkpoints/best.ckpt")):
         state["best_model_path"] = state["kth_best_model_path"] = best
         state["dirpath"] = str(Path(best).parent)
         state["best_model_score"] = state["kth_value"] = torch.tensor(score)
@@ -234,10 +219,10 @@ def test_weights_that_another_checkpoint_replaces_are_not_asked_for(config, best
 # ------------------------------------------------------------------ configs
 
 
-def test_bare_names_are_packaged_configs_and_a_local_file_wins(folder):
+def test_bare_names_are_packaged_configs_and_a_local_file_wins(workdir):
     assert Path(find_config("openmoji.yaml")).parent.name == "configs"
     assert Path(find_config("debug.yaml")).parent.name == "overlays"
-    (folder / "openmoji.yaml").write_text("model: {}")
+    (workdir / "openmoji.yaml").write_text("model: {}")
     assert find_config("openmoji.yaml") == "openmoji.yaml"
     with pytest.raises(ConfigError):
         find_config("elsewhere/openmoji_entailment.yaml")
@@ -250,20 +235,26 @@ def test_a_folder_is_named_after_the_first_config_or_its_folder():
     assert first_config([]) == "default"
 
 
-def test_an_unknown_config_lists_what_there_is(capsys, folder):
+def test_an_unknown_config_lists_what_there_is(capsys, workdir):
     said = _refused(["fit", "--config", "fod101.yaml"], capsys)
     assert said.startswith("epic-pl: ConfigError: There is no config 'fod101.yaml'")
-    assert str(folder) in said
+    assert str(workdir) in said
     assert {"food101.yaml", "openmoji.yaml", "debug.yaml"} <= set(packaged_configs())
     assert all(name in said for name in packaged_configs())
     assert said == _refused(["fit", "--config=fod101.yaml"], capsys)
 
 
-def test_the_debug_overlay_runs_one_batch_and_leaves_nothing(config, folder):
+def test_the_debug_overlay_runs_one_batch_counts_no_labels_and_leaves_nothing(
+    config, workdir, monkeypatch
+):
+    def refuse(self):
+        raise AssertionError("the training rows were counted")
+
+    monkeypatch.setattr("epic_pl.data.ImageTextDataModule.class_frequencies", property(refuse))
     cli = run(["fit", "--config", config, "--config", "debug.yaml"])
     assert cli.trainer.global_step == 1
-    assert not list(folder.rglob("*.ckpt"))
-    assert not list(folder.rglob("events.*"))
+    assert not list(workdir.rglob("*.ckpt"))
+    assert not list(workdir.rglob("events.*"))
 
 
 def test_the_overfit_overlay_combines_with_a_config(config):
@@ -274,67 +265,62 @@ def test_the_overfit_overlay_combines_with_a_config(config):
     assert cli.trainer.global_step == 4
 
 
-def test_another_callbacks_list_does_not_drop_checkpoints(config, folder):
-    (folder / "more.yaml").write_text(
+def test_another_callbacks_list_does_not_drop_checkpoints(config, workdir):
+    (workdir / "more.yaml").write_text(
         "trainer:\n  max_epochs: 1\n  callbacks:\n    - class_path: LearningRateMonitor\n"
     )
     cli = run(["fit", "--config", config, "--config", "more.yaml"])
     kinds = {type(callback).__name__ for callback in cli.trainer.callbacks}
     expected = {"LearningRateMonitor", "BestCheckpoint", "EarlyStopping", "PredictionWriter"}
     assert expected <= kinds
-    assert len(list(folder.rglob("best.ckpt"))) == 1
+    assert len(list(workdir.rglob("best.ckpt"))) == 1
 
 
 # ------------------------------------------------------------------ what is refused
 
 
+TABEL = "'epic_pl.data.TableDataModule': Option 'tabel' is not"
+LAYERS = "interaction_layers is 7, but the encoders have 3 and 3 layers"
+HOSTED = "pypi:all-minilm-l6-v2"
+
+
 @pytest.mark.parametrize(
-    ("typo", "named"),
+    ("option", "value", "named"),
     [
-        (["--model.epic.hub_widht", "8"], "model.epic.hub_widht"),
-        (["--model.epic.hub_width", "many"], "hub_width"),
-        (["--data.init_args.tabel", "x"], "'epic_pl.data.TableDataModule': Option 'tabel' is not"),
-        (["--model.epic.hub", "sometimes"], "sometimes"),
-        (["--data", "TabelDataModule"], "TabelDataModule"),
+        ("model.epic.hub_widht", "8", ["model.epic.hub_widht", "--help"]),
+        ("model.epic.hub_width", "many", ["hub_width", "--help"]),
+        ("data.init_args.tabel", "x", [TABEL, "--help"]),
+        ("model.epic.hub", "sometimes", ["sometimes", "--help"]),
+        ("data", "TabelDataModule", ["TabelDataModule", "--help"]),
+        ("checkpoint.monitor", "val/acuracy", ["checkpoint.monitor is 'val/acuracy'"]),
+        ("early_stopping.monitor", "val/f1_micro", ["early_stopping.monitor"]),
+        ("checkpoint.monitor", "val/loss", ["set checkpoint.mode to min"]),
+        ("data.init_args.classes", "[blue, green]", ["DataError", "red"]),
+        ("model.encoders.image.name", "vit_base_patch16_244", ["vit_base_patch16_244"]),
+        ("model.encoders.text.name", "nobody/no-model", ["nobody/no-model", HOSTED]),
+        ("model.encoders.text.name", "pypi:minilm", ["pypi:minilm", HOSTED]),
+        ("model.epic.interaction_layers", "7", [LAYERS]),
     ],
 )
-def test_a_typo_is_one_paragraph(typo, named, config, capsys):
-    said = _refused(["fit", "--config", config, *typo], capsys)
-    assert named in said
-    assert "--help" in said
+def test_an_option_that_does_not_fit_is_refused_before_training(
+    option, value, named, config, capsys, workdir, monkeypatch
+):
+    def refuse(*_):
+        raise AssertionError("training has started")
+
+    monkeypatch.setattr(EPICModule, "training_step", refuse)
+    said = _refused(["fit", "--config", config, f"--{option}", value], capsys)
+    assert all(part in said for part in named)
     assert "NoneType" not in said
+    assert not list(workdir.rglob("*.ckpt"))
 
 
-def test_a_typo_in_a_config_is_one_paragraph(config, capsys, folder):
-    content = yaml.safe_load(Path(config).read_text())
-    content["model"]["epic"]["prompt_attenton"] = "joint"
-    (folder / "typo.yaml").write_text(yaml.safe_dump(content))
-    assert "prompt_attenton" in _refused(["fit", "--config", "typo.yaml"], capsys)
-    (folder / "broken.yaml").write_text("trainer: [unclosed\n")
+def test_a_typo_in_a_config_is_one_paragraph(config, capsys, workdir):
+    (workdir / "typo.yaml").write_text(Path(config).read_text().replace("hub_width", "hub_widht"))
+    assert "hub_widht" in _refused(["fit", "--config", "typo.yaml"], capsys)
+    (workdir / "broken.yaml").write_text("trainer: [unclosed\n")
     said = _refused(["fit", "--config", "broken.yaml"], capsys)
     assert said.startswith("epic-pl: ConfigError: Config broken.yaml is not valid YAML")
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        (["--checkpoint.monitor", "val/acuracy"], "checkpoint.monitor is 'val/acuracy'"),
-        (["--early_stopping.monitor", "val/f1_micro"], "early_stopping.monitor"),
-        (["--checkpoint.monitor", "val/loss"], "set checkpoint.mode to min"),
-    ],
-)
-def test_a_metric_that_cannot_be_watched_is_refused_before_the_first_epoch(
-    options, named, config, capsys, folder
-):
-    said = _refused(["fit", "--config", config, *options], capsys)
-    assert named in said
-    assert not list(folder.rglob("*.ckpt"))
-
-
-def test_a_loss_can_be_watched(config):
-    options = ["--checkpoint.monitor", "val/loss", "--checkpoint.mode", "min"]
-    cli = run(["fit", "--config", config, *options, "--trainer.max_epochs", "1"])
-    assert cli.trainer.checkpoint_callback.best_model_path
 
 
 def test_a_run_may_end_before_its_first_validation(config):
@@ -378,11 +364,11 @@ TRAPS = {
 @pytest.mark.parametrize("subcommand", ["fit", "test", "predict"])
 @pytest.mark.parametrize("name", TRAPS)
 def test_code_that_a_checkpoint_brings_or_names_is_refused_and_never_run(
-    subcommand, name, config, best, capsys, folder, monkeypatch
+    subcommand, name, config, best, capsys, workdir, monkeypatch
 ):
-    monkeypatch.syspath_prepend(folder)
-    (folder / "trap.py").write_text("open('pwned', 'w')\nclass Trap: pass\n")
-    (folder / "trap.yaml").write_text("class_path: trap.Trap\n")
+    monkeypatch.syspath_prepend(workdir)
+    (workdir / "trap.py").write_text("open('pwned', 'w')\nclass Trap: pass\n")
+    (workdir / "trap.yaml").write_text("class_path: trap.Trap\n")
     content, named = TRAPS[name]
     checkpoint = torch.load(best, weights_only=True)
     if named == "code to be run":
@@ -395,15 +381,15 @@ def test_code_that_a_checkpoint_brings_or_names_is_refused_and_never_run(
         said = _refused([subcommand, "--config", config, "--ckpt_path", path], capsys)
         assert "Error: " in said
         assert named in said
-        assert not (folder / "pwned").exists()
+        assert not (workdir / "pwned").exists()
 
 
-def test_a_class_named_among_method_options_is_not_built(config, capsys, folder):
+def test_a_class_named_among_method_options_is_not_built(config, capsys, workdir):
     options = {"a": _class("subprocess.Popen")}
     for method in ("epic", "lora"):
         args = ["--model.method", method, f"--model.method_options={json.dumps(options)}"]
         assert "has no option a" in _refused(["fit", "--config", config, *args], capsys)
-    assert not (folder / "pwned").exists()
+    assert not (workdir / "pwned").exists()
 
 
 def test_a_checkpoint_that_is_not_there_or_not_ours_is_refused(config, capsys):
@@ -413,26 +399,46 @@ def test_a_checkpoint_that_is_not_there_or_not_ours_is_refused(config, capsys):
     assert "not a checkpoint of EPICModule" in _refused([*args, "foreign.ckpt"], capsys)
 
 
+def test_a_checkpoint_of_other_classes_is_refused(config, best, capsys, workdir):
+    warm = ["fit", "--model.epic.hub_width", "6", "--model.warm_start", best]
+    order = ["--config", config, "--data.init_args.classes", "[red, green, blue]"]
+    for args in (*([name, "--ckpt_path", best] for name in ("test", "predict", "fit")), warm):
+        said = _refused([*args, *order], capsys)
+        assert "CheckpointError: The checkpoint's class 0 is 'blue', the data's is 'red'" in said
+        assert "(blue, green, red)" in said
+    table = tiny_runs.table(workdir / "data")
+    table.write_text(table.read_text().replace('number 0",blue,train', 'number 0",yellow,train'))
+    said = _refused([*warm, "--config", config, "--data.init_args.table", str(table)], capsys)
+    assert "CheckpointError" in said
+    assert "number of classes" in said
+
+
+def test_a_loss_that_is_not_finite_is_one_paragraph(config, capsys):
+    options = ["--model.optim.warmup", "0", "--model.optim.lr", "1e36"]
+    said = _refused(["fit", "--config", config, *options], capsys)
+    assert re.search("TrainingError: The loss is nan at step .*train.*Lower model.optim.lr", said)
+
+
 @pytest.mark.parametrize("num_workers", ["0", "1"])
 def test_a_corrupt_picture_is_one_paragraph_also_from_a_worker(
-    num_workers, fitted, config, capsys, folder
+    num_workers, config, capsys, workdir
 ):
-    table = tiny_runs.table(folder / "data", corrupt="val1")
+    table = tiny_runs.table(workdir / "data", corrupt="val1")
     options = ["--data.init_args.table", str(table), "--data.init_args.num_workers", num_workers]
     said = _refused(["fit", "--config", config, *options], capsys)
     assert said.startswith("epic-pl: DataError: Sample 'val1': Picture ")
-    assert str(folder / "data" / "pictures" / "val1.png") in said
+    assert str(workdir / "data" / "pictures" / "val1.png") in said
     assert said.count("DataError") == 1
 
 
 # ------------------------------------------------------------------ progress bar, help, balance
 
 
-def test_the_progress_bar_can_be_switched_off_or_replaced(config, folder):
+def test_the_progress_bar_can_be_switched_off_or_replaced(config, workdir):
     options = ["fit", "--config", config, "--config", "debug.yaml"]
     off = run([*options, "--trainer.enable_progress_bar", "false"])
     assert off.trainer.progress_bar_callback is None
-    (folder / "bar.yaml").write_text("trainer:\n  callbacks:\n    - class_path: TQDMProgressBar\n")
+    (workdir / "bar.yaml").write_text("trainer:\n  callbacks:\n    - class_path: TQDMProgressBar\n")
     own = run([*options, "--config", "bar.yaml"])
     assert type(own.trainer.progress_bar_callback).__name__ == "TQDMProgressBar"
     default = run(options)
@@ -440,11 +446,11 @@ def test_the_progress_bar_can_be_switched_off_or_replaced(config, folder):
 
 
 def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoint(
-    fitted, folder, tiny_vit_dir, tiny_tokenizer_dir
+    fitted, workdir, tiny_vit_dir, tiny_tokenizer_dir
 ):
     # 5 training rows: 2 blue, 2 green, 1 red
-    table = tiny_runs.table(folder / "data", train=5)
-    config = tiny_runs.table_config(folder / "data", tiny_vit_dir, tiny_tokenizer_dir)
+    table = tiny_runs.table(workdir / "data", train=5)
+    config = tiny_runs.table_config(workdir / "data", tiny_vit_dir, tiny_tokenizer_dir)
     options = ["--config", str(config), "--trainer.max_epochs", "1"]
     cli = run(["fit", *options, "--model.loss.class_weights", "balanced"])
     weights = cli.model.loss.class_weights.tolist()
@@ -455,14 +461,6 @@ def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoi
     rows = table.read_text()
     table.write_text(rows.replace('number 0",blue,train', 'number 0",red,train'))
     assert table.read_text() != rows
-    best = str(folder / "runs" / "fit" / "version_0" / "checkpoints" / "best.ckpt")
+    best = str(workdir / "runs" / "fit" / "version_0" / "checkpoints" / "best.ckpt")
     tested = run(["test", *options, "--ckpt_path", best])
     assert tested.model.loss.class_weights.tolist() == weights
-
-
-def test_training_rows_are_not_counted_unless_asked(config, monkeypatch):
-    def refuse(self):
-        raise AssertionError("the training rows were counted")
-
-    monkeypatch.setattr("epic_pl.data.ImageTextDataModule.class_frequencies", property(refuse))
-    run(["fit", "--config", config, "--config", "debug.yaml"])

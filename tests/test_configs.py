@@ -1,6 +1,5 @@
 """Packaged configs, variants and spaces: all parse, and those of the demo run on tiny encoders."""
 
-import json
 import shutil
 
 import pyarrow.parquet as pq
@@ -16,11 +15,7 @@ from epic_pl.experiments.compare.plan import choose, plan, read_variants
 from epic_pl.experiments.options import parsed_options
 from epic_pl.experiments.tune.space import read_space
 
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["epic-pl"])
+pytestmark = pytest.mark.usefixtures("workdir")
 
 
 @pytest.mark.parametrize("name", packaged_configs())
@@ -70,15 +65,12 @@ def deep_table(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
     """Options for the tiny table with six-layer encoders with random weights."""
     tiny_runs.table(tmp_path / "data", train=4, val=2, test=2)
     folders = []
-    for name, given in (("vit", tiny_vit_dir), ("bert", tiny_tokenizer_dir)):
-        folders.append(shutil.copytree(given, tmp_path / name))
-        path = tmp_path / name / "config.json"
-        config = json.loads(path.read_text())
-        if name == "vit":
-            config["model_args"]["depth"] = 6
-        else:
-            config["num_hidden_layers"] = 6
-        path.write_text(json.dumps(config))
+    for given, depth in ((tiny_vit_dir, "depth"), (tiny_tokenizer_dir, "num_hidden_layers")):
+        folders.append(shutil.copytree(given, tmp_path / depth))
+        path = tmp_path / depth / "config.json"
+        text = path.read_text()
+        path.write_text(text.replace(f'"{depth}": 3', f'"{depth}": 6'))
+        assert path.read_text() != text
     config = tiny_runs.table_config(tmp_path / "data", *folders)
     return ["--config", str(config), "--model.encoders.pretrained", "false"]
 
@@ -92,14 +84,9 @@ def test_variants_are_planned_beside_the_methods(name, tmp_path):
 
 
 def test_every_ablation_gives_logits(deep_table):
-    batch = None
     for variant in read_variants(find_packaged("variants", "ablations.yaml")):
         cli = run(["fit", *deep_table, *variant.options], BuildCLI)
-        if batch is None:
-            cli.datamodule.prepare_data()
-            cli.datamodule.setup("fit")
-            batch = next(iter(cli.datamodule.train_dataloader()))
-        logits = cli.model(batch)
+        logits = cli.model(tiny_runs.batch())
         assert logits.requires_grad, variant.name
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from epic_pl.data import TableDataModule
 from epic_pl.experiments.compare import runner
 from epic_pl.experiments.compare.search_worker import search_one
 from epic_pl.experiments.compare.worker import run_one
@@ -21,6 +22,7 @@ from epic_pl.module.config import plain
 
 COLOURS = {"blue": (30, 60, 220), "green": (40, 190, 60), "red": (220, 40, 30)}
 SIDE = 32
+HEAD = {"boundary": True, "similarity": True, "unimodal": True}
 
 
 def samples(
@@ -50,6 +52,12 @@ def loader(rows: Sequence[dict[str, Any]], batch_size: int = 4, *, drop: Sequenc
     return DataLoader(kept, batch_size=batch_size)
 
 
+def batch(count: int = 4, **options: Any) -> dict[str, Any]:
+    """The rows of :func:`samples` as one batch."""
+    (only,) = loader(samples(count, **options), count)
+    return only
+
+
 def module(vit: Path, bert: Path, **options: Any) -> EPICModule:
     """EPICModule on the tiny encoders; nested options are dictionaries of what differs."""
     encoders = {"image": {"name": str(vit)}, "text": {"name": str(bert)}}
@@ -76,6 +84,13 @@ def trainer(root: Path, **options: Any) -> L.Trainer:
     return L.Trainer(default_root_dir=root, **{**quiet, **options})
 
 
+def save(module: EPICModule, path: Path) -> None:
+    """Write a checkpoint of a module that was not trained."""
+    saver = trainer(path.parent)
+    saver.strategy.connect(module)
+    saver.save_checkpoint(path)
+
+
 def table(root: Path, *, train: int = 12, val: int = 4, test: int = 7, corrupt: str = "") -> Path:
     """A CSV of coloured squares with split and label columns; ``corrupt`` names a picture."""
     (root / "pictures").mkdir(parents=True)
@@ -93,6 +108,13 @@ def table(root: Path, *, train: int = 12, val: int = 4, test: int = 7, corrupt: 
                 text = f"a {colour} square, number {number}"
                 writer.writerow([name, f"pictures/{name}.png", text, colour, split])
     return root / "table.csv"
+
+
+def table_data(path: Path, vit: Path, bert: Path, **options: Any) -> TableDataModule:
+    """The data of :func:`table`."""
+    columns = {"split_column": "split", "id_column": "id"}
+    encoders = {"image_encoder": str(vit), "text_encoder": str(bert)}
+    return TableDataModule(table=str(path), **columns, **encoders, **options)
 
 
 def table_config(root: Path, vit: Path, bert: Path, **options: int) -> Path:
@@ -172,13 +194,8 @@ def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> l
 
 def every_step(folder: Path, **options: Any) -> ModelCheckpoint:
     """Saves ``step1.ckpt``, ``step2.ckpt`` and so on, one for each optimiser step."""
-    return ModelCheckpoint(
-        folder,
-        "step{step}",
-        save_top_k=-1,
-        auto_insert_metric_name=False,
-        **{"every_n_train_steps": 1, **options},
-    )
+    options = {"filename": "step{step}", "every_n_train_steps": 1} | options
+    return ModelCheckpoint(folder, save_top_k=-1, auto_insert_metric_name=False, **options)
 
 
 class EveryBatch(Checkpoint):

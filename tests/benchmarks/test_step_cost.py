@@ -6,21 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 
+import matmul
+import step_cost
 import tiny_runs
 from epic_pl.callbacks import FeatureCache
 
 
-@pytest.fixture
-def step_cost():
-    import step_cost
-
-    return step_cost
-
-
 @pytest.mark.slow
-def test_a_row_for_each_method(step_cost, monkeypatch, capsys, tiny_vit_dir, tiny_tokenizer_dir):
-    import matmul
-
+def test_a_row_for_each_method(monkeypatch, capsys, tiny_vit_dir, tiny_tokenizer_dir):
     monkeypatch.setitem(matmul._SHAPES, "cpu", ((256, 256, 256),))
     monkeypatch.setattr(step_cost, "best_rate", partial(matmul.best_rate, seconds=0.01))
     start_worker = step_cost.start_worker
@@ -51,7 +44,7 @@ def test_a_row_for_each_method(step_cost, monkeypatch, capsys, tiny_vit_dir, tin
     )
 
 
-def test_operations_are_counted_without_compilation(step_cost, tiny_vit_dir, tiny_tokenizer_dir):
+def test_operations_are_counted_without_compilation(tiny_vit_dir, tiny_tokenizer_dir):
     module = tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir)
     batches = tiny_runs.loader(tiny_runs.samples())
     data = SimpleNamespace(train_dataloader=lambda: batches)
@@ -62,7 +55,7 @@ def test_operations_are_counted_without_compilation(step_cost, tiny_vit_dir, tin
     assert step_cost.count_flops(module, data, FeatureCache()) == plain
 
 
-def test_rounds_give_medians_and_shares_of_the_best_rate(step_cost, monkeypatch, capsys):
+def test_rounds_give_medians_and_shares_of_the_best_rate(monkeypatch, capsys):
     paces = {"full": iter([1.0, 2.0, 4.0]), "pmf": iter([3.0, 4.0, 20.0])}
     rates, filled = iter([100.0, 400.0, *[200.0] * 5]), []
 

@@ -9,27 +9,16 @@ import tiny_runs
 from epic_pl.callbacks import CostMeter, cost
 
 
-def fit(tiny_vit_dir, tiny_tokenizer_dir, root, meter, hook=None, **options):
-    module = tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir)
-    if hook is not None:
-        module.register_forward_pre_hook(hook)
-    rows = tiny_runs.samples(10)
-    trainer = tiny_runs.trainer(root, callbacks=[meter], **options)
-    trainer.fit(module, tiny_runs.loader(rows, batch_size=2))
-    return trainer
-
-
-def test_steps_after_the_first_two_are_timed(tiny_vit_dir, tiny_tokenizer_dir, tmp_path):
+def test_steps_after_the_first_two_are_timed(make, tmp_path):
     meter = CostMeter()
     assert (meter.samples_per_s, meter.peak_memory_mb) == (0.0, 0.0)
-    fit(tiny_vit_dir, tiny_tokenizer_dir, tmp_path, meter, max_epochs=2)
+    rows = tiny_runs.loader(tiny_runs.samples(10), batch_size=2)
+    tiny_runs.trainer(tmp_path, callbacks=[meter], max_epochs=2).fit(make(), rows)
     assert (meter.timed_steps, meter.timed_samples) == (8, 16)
     assert meter.samples_per_s == pytest.approx(16 / meter.timed_seconds)
 
 
-def test_memory_of_a_step_counts_and_that_before_does_not(
-    tiny_vit_dir, tiny_tokenizer_dir, tmp_path
-):
+def test_memory_of_a_step_counts_and_that_before_does_not(make, tmp_path):
     def pages(megabytes):  # new ones: an allocator may take what earlier tests left it
         held = mmap.mmap(-1, megabytes * 1_000_000)
         held.write(bytes(len(held)))
@@ -39,10 +28,11 @@ def test_memory_of_a_step_counts_and_that_before_does_not(
         with pages(100):  # gone after the step's first moments
             time.sleep(0.5)  # for the watching thread, also on a busy machine
 
-    before = pages(200)
-    meter = CostMeter()
+    before, meter, module = pages(200), CostMeter(), make()
+    module.register_forward_pre_hook(hold)
     gc.collect()  # what earlier tests left must not be given back in the middle of this one
-    fit(tiny_vit_dir, tiny_tokenizer_dir, tmp_path, meter, hook=hold, max_epochs=1)
+    rows = tiny_runs.loader(tiny_runs.samples(10), batch_size=2)
+    tiny_runs.trainer(tmp_path, callbacks=[meter], max_epochs=1).fit(module, rows)
     assert 90 < meter.peak_memory_mb < 180
     before.close()
 

@@ -49,29 +49,22 @@ class Diary(L.Callback):
 
 
 @pytest.fixture(scope="module")
-def make(tiny_vit_dir, tiny_tokenizer_dir):
+def make(make):
     """A module with the same start each time, of dropout too."""
 
     def build(**options):
         torch.manual_seed(0)
-        rates = {"optim": {"lr": 1e-2, "prompt_lr": 1e-2}}
-        return tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, **rates, **options)
+        return make(optim={"lr": 1e-2, "prompt_lr": 1e-2}, **options)
 
     return build
 
 
 def _fit(root, module, *callbacks, decay=DECAY, epochs=2, ckpt_path=None, **options):
-    trainer = tiny_runs.trainer(
-        root, max_epochs=epochs, callbacks=[WeightAverage(decay), *callbacks], **options
-    )
-    rows = tiny_runs.samples(16)
-    trainer.fit(
-        module,
-        tiny_runs.loader(rows),
-        tiny_runs.loader(rows[:4]),
-        ckpt_path=ckpt_path,
-        weights_only=True,
-    )
+    callbacks = [WeightAverage(decay), *callbacks]
+    options["enable_checkpointing"] = any(isinstance(each, ModelCheckpoint) for each in callbacks)
+    trainer = tiny_runs.trainer(root, max_epochs=epochs, callbacks=callbacks, **options)
+    loaders = [tiny_runs.loader(tiny_runs.samples(count)) for count in (16, 4)]
+    trainer.fit(module, *loaders, ckpt_path=ckpt_path, weights_only=True)
     return trainer
 
 
@@ -87,7 +80,7 @@ def straight(make, tmp_path_factory):
     keep = tiny_runs.every_step(folder)
     # writes last.ckpt as training ends, after the average was put into the module
     last = ModelCheckpoint(folder, save_last=True, every_n_epochs=9)
-    trainer = _fit(folder, module, diary, keep, last, enable_checkpointing=True)
+    trainer = _fit(folder, module, diary, keep, last)
     diary.end = trained(module)
     return diary, module, trainer, folder
 
@@ -102,16 +95,17 @@ def test_a_decay_that_is_none_is_refused(decay):
 def test_checkpoints_of_weights_only_are_refused(make, fit, tmp_path):
     only = ModelCheckpoint(tmp_path, save_weights_only=True)
     with pytest.raises(ConfigError, match="save_weights_only to false"):
-        fit(make(), only, enable_checkpointing=True)
-    fit(make(), only, decay=0.0, epochs=1, enable_checkpointing=True)
+        fit(make(), only)
+    fit(make(), only, decay=0.0, epochs=1)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_validation_sees_the_averages_and_training_goes_on_from_the_weights(accumulate, make, fit):
     with_average, plain = Diary(), Diary()
-    for diary, decay in ((with_average, DECAY), (plain, 0.0)):
+    for diary, decay in ((plain, 0.0), (with_average, DECAY)):
         module = make()
-        fit(module, diary, decay=decay, accumulate_grad_batches=accumulate, val_check_interval=2)
+        options = {"accumulate_grad_batches": accumulate, "val_check_interval": 2}
+        trainer = fit(module, diary, decay=decay, **options)
         diary.end = trained(module)
     assert len(plain.steps) == len(with_average.steps) == 8 // accumulate + 1
     for one, other in zip(plain.steps, with_average.steps, strict=True):
@@ -123,6 +117,8 @@ def test_validation_sees_the_averages_and_training_goes_on_from_the_weights(accu
     assert differing(with_average.validated[-1][1], plain.validated[-1][1])
     # what is left in memory is what was validated last
     assert not differing(with_average.end, with_average.validated[-1][1])
+    trainer.validate(module, trainer.val_dataloaders, verbose=False)
+    assert not differing(diary.end, trained(module))
     assert not differing(plain.end, plain.steps[-1])
 
 
@@ -142,9 +138,7 @@ def test_low_precision_weights_have_an_average_that_moves():
     assert module.weight.dtype == torch.bfloat16
 
 
-def test_a_checkpoint_holds_the_averages_of_its_step_and_predicts_with_them(
-    straight, make, tmp_path
-):
+def test_a_checkpoint_holds_and_predicts_with_its_steps_averages(straight, make, tmp_path):
     diary, _, _, folder = straight
     content = read_checkpoint(str(folder / "step3.ckpt"))
     average = _reference(diary.steps[:4])
@@ -160,12 +154,11 @@ def test_a_checkpoint_holds_the_averages_of_its_step_and_predicts_with_them(
     (predicted,) = trainer.predict(module, rows, ckpt_path=folder / "step3.ckpt", weights_only=True)
     assert torch.equal(predicted["probabilities"], expected["probabilities"])
     # nothing of that checkpoint is left for a fit that the same trainer does next
-    other, again = make(), Diary()
+    again = Diary()
     trainer.callbacks.append(again)
     trainer.fit_loop.max_epochs = 1
-    before = trained(other)
-    trainer.fit(other, tiny_runs.loader(tiny_runs.samples(8)))
-    assert not differing(again.steps[0], before)
+    trainer.fit(make(), tiny_runs.loader(tiny_runs.samples(8)))
+    assert not differing(again.steps[0], trained(make()))
 
 
 def test_a_warm_start_and_another_fit_begin_with_the_averages(straight, make, fit, tmp_path):
@@ -208,7 +201,7 @@ def test_resuming_a_finished_run_leaves_the_average_in_the_module(straight, make
 
 def test_a_resume_from_a_run_without_averages_starts_them_there(make, fit, tmp_path):
     plain, diary, module = Diary(), Diary(), make()
-    fit(make(), plain, tiny_runs.every_step(tmp_path), decay=0.0, enable_checkpointing=True)
+    fit(make(), plain, tiny_runs.every_step(tmp_path), decay=0.0)
     fit(module, diary, ckpt_path=tmp_path / "step4.ckpt")
     assert not differing(diary.steps[0], plain.steps[4])
     torch.testing.assert_close(trained(module), _reference(diary.steps))

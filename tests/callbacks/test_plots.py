@@ -29,14 +29,11 @@ def test_a_class_without_samples_and_many_classes_are_drawn():
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
-def test_test_draws_to_file_and_tensorboard_where_there_is_a_matrix(
-    task, tmp_path, tiny_vit_dir, tiny_tokenizer_dir
-):
-    model = tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, task=task)
+def test_test_draws_to_file_and_tensorboard_where_there_is_a_matrix(task, make, tmp_path):
     logger = TensorBoardLogger(tmp_path, name="runs")
     trainer = tiny_runs.trainer(tmp_path, callbacks=[ConfusionMatrixPlot()], logger=logger)
     rows = tiny_runs.samples(7, multilabel=task == "multilabel")
-    trainer.test(model, tiny_runs.loader(rows, 3), verbose=False)
+    trainer.test(make(task=task), tiny_runs.loader(rows, 3), verbose=False)
     path = tmp_path / "runs" / "version_0" / "confusion_matrix.png"
     assert path.is_file() == (task == "multiclass")
     log = EventAccumulator(str(path.parent))

@@ -11,22 +11,19 @@ from epic_pl.errors import DataError
 
 
 @pytest.fixture
-def predict(tiny_vit_dir, tiny_tokenizer_dir, tmp_path):
-    """Predict seven samples of four classes; return the Trainer's probabilities and the file.
+def predict(make, tmp_path):
+    """Predicts seven samples of four classes; returns the Trainer's probabilities and the file."""
 
-    Batches of three, so that the last one is not full.
-    """
-
-    def run(task="multiclass", pictures=None, **options):
+    def run(task="multiclass", pictures=None, thresholds=None, **options):
         writer = PredictionWriter(**options)
-        model = tiny_runs.module(
-            tiny_vit_dir, tiny_tokenizer_dir, num_classes=4, task=task, class_names=list("abcd")
-        )
+        model = make(num_classes=4, task=task, class_names=list("abcd"))
+        if thresholds:
+            model.postprocessor.thresholds.copy_(torch.tensor(thresholds))
         trainer = tiny_runs.trainer(tmp_path, callbacks=[writer])
         rows = tiny_runs.samples(7)
         for row, picture in zip(rows, pictures or [], strict=False):
             row["picture"] = picture
-        loader = tiny_runs.loader(rows, 3, drop=["labels"])
+        loader = tiny_runs.loader(rows, 3, drop=["labels"])  # the last batch is smaller
         trainer.predict(model, loader)
         parts = trainer.predict(model, loader)  # does not add to the predictions above
         return torch.cat([part["probabilities"] for part in parts]), tmp_path / writer.output
@@ -64,18 +61,9 @@ def test_top_k_is_sorted_and_never_longer_than_the_classes(predict):
 
 
 @pytest.mark.parametrize("threshold", [None, 0.5])
-def test_multilabel_joins_the_labels_from_their_tuned_threshold_or_a_given_one(
-    threshold, predict, monkeypatch
-):
-    build, tuned = tiny_runs.module, [0.0, 1.1, 0.0, 0.5]
-
-    def module(*args, **options):
-        model = build(*args, **options)
-        model.postprocessor.thresholds.copy_(torch.tensor(tuned))
-        return model
-
-    monkeypatch.setattr(tiny_runs, "module", module)
-    probabilities, path = predict(task="multilabel", threshold=threshold)
+def test_multilabel_joins_the_labels_from_their_tuned_threshold_or_a_given_one(threshold, predict):
+    tuned = [0.0, 1.1, 0.0, 0.5]
+    probabilities, path = predict(task="multilabel", threshold=threshold, thresholds=tuned)
     thresholds = tuned if threshold is None else [threshold] * 4
     expected = [
         "|".join(c for c, p, at in zip("abcd", row, thresholds, strict=True) if p >= at)
@@ -89,16 +77,10 @@ def test_other_file_types_are_refused():
         PredictionWriter("out.xlsx")
 
 
-# ------------------------------------------------------------------ ranks
-
-
 def _parts(folder, *ids):
-    paths = []
-    for rank, own in enumerate(ids):
-        paths.append(folder / f"part{rank}.parquet")
-        pq.write_table(
-            pa.table({"sample_id": own, "label": [f"of {key}" for key in own]}), paths[-1]
-        )
+    paths = [folder / f"part{rank}.parquet" for rank in range(len(ids))]
+    for path, own in zip(paths, ids, strict=True):
+        pq.write_table(pa.table({"sample_id": own, "label": [f"of {key}" for key in own]}), path)
     return paths
 
 
@@ -119,13 +101,10 @@ def test_parts_come_back_in_the_order_of_the_data_each_once(expected, ids, tmp_p
     assert not any(part.exists() for part in parts)
 
 
-def test_a_missing_part_is_named(tmp_path):
-    parts = _parts(tmp_path, ["0"], ["1"])
+def test_a_missing_part_and_lost_rows_are_noticed(tmp_path):
+    parts = _parts(tmp_path, list("0246"), list("13"))
+    with pytest.raises(DataError, match=r"\[4, 2\] rows: some are lost"):
+        merge_parts(parts)
     parts[1].unlink()
     with pytest.raises(DataError, match=r"part1\.parquet.*default_root_dir"):
         merge_parts(parts)
-
-
-def test_lost_rows_are_noticed(tmp_path):
-    with pytest.raises(DataError, match=r"\[4, 2\] rows: some are lost"):
-        merge_parts(_parts(tmp_path, list("0246"), list("13")))

@@ -3,57 +3,57 @@
 import csv
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
+# no network: timm knows this name's preprocessing, and setup reads no tokenizer
+ENCODERS = {"image_encoder": "vit_tiny_patch16_224", "text_encoder": "unused", "image_size": 32}
+# of a Trainer
+QUIET = dict(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
 DISHES = ("apple_pie", "baby_back_ribs", "waffles")
 GENRES = "Drama Comedy Romance Thriller Crime Action Adventure Horror Documentary Mystery Sci-Fi Fantasy Family Biography War History Music Animation Musical Western Sport Short Film-Noir".split()  # noqa: E501, SIM905
 ENTAILMENT = ("entailment", "neutral", "contradiction")
 
 
-def picture(path: Path, seed: int | None = None, size: tuple[int, int] = (40, 36)) -> None:
+def picture(path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    seed = zlib.crc32(path.name.encode()) if seed is None else seed  # each picture is its own
+    seed = zlib.crc32(path.name.encode())  # each picture is its own
     colour = tuple(int(c) for c in np.random.default_rng(seed).integers(0, 255, 3))
-    Image.new("RGB", size, colour).save(path)
+    Image.new("RGB", (40, 36), colour).save(path)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path, value):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_jsonl(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def _dishes(train: int, test: int) -> dict[str, list[tuple[str, str]]]:
-    """File name and class of every picture; numbers run on from training to test."""
-    return {
-        "train": [(f"{dish}_{n}.jpg", dish) for dish in DISHES for n in range(train)],
-        "test": [(f"{dish}_{n}.jpg", dish) for dish in DISHES for n in range(train, train + test)],
-    }
+def save_to_disk(folder, table, features):
+    """An Arrow table in the layout of Hugging Face's ``Dataset.save_to_disk``."""
+    folder.mkdir(parents=True)
+    name = "data-00000-of-00001.arrow"
+    with pa.OSFile(str(folder / name), "wb") as f, pa.ipc.new_stream(f, table.schema) as writer:
+        writer.write_table(table, max_chunksize=5)  # batches, as datasets writes them
+    write_json(folder / "state.json", {"_data_files": [{"filename": name}]})
+    write_json(folder / "dataset_info.json", {"features": features})
 
 
-def food101(
-    root: Path,
-    source: str,
-    *,
-    images: str = "images",
-    train: int = 6,
-    test: int = 2,
-    words: int = 5000,
-) -> None:
+def food101(root, source, *, images="images", train=6, test=2, words=5000):
     """UPMC-Food101 with the text of ``source``: 3 classes of 6 + 2 pictures.
 
     With 4 + 1 of them no title is empty; pages have so many ``words``.
     """
-    rows = _dishes(train, test)
+    rows = {  # numbers run on from training to test
+        split: [(f"{dish}_{n}.jpg", dish) for dish in DISHES for n in numbers]
+        for split, numbers in (("train", range(train)), ("test", range(train, train + test)))
+    }
     for split, part in rows.items():
         for name, dish in part:
             picture(root / images / split / dish / name)
@@ -63,14 +63,14 @@ def food101(
         {"titles": _titles, "split_json": _split_json, "jsonl": _food_jsonl}[source](root, rows)
 
 
-def _title(name: str) -> str:
+def _title(name):
     # the last one of training is empty; commas, quotes and a line break are as in the real file
     if name == "waffles_5.jpg":
         return ""
     return f'Grandma\'s "{name[:-4]}",\nwith love, | allrecipes.com'
 
 
-def _titles(root: Path, rows) -> None:
+def _titles(root, rows):
     (root / "texts").mkdir(parents=True)
     for split, part in rows.items():
         with (root / "texts" / f"{split}_titles.csv").open("w", newline="") as file:
@@ -78,7 +78,7 @@ def _titles(root: Path, rows) -> None:
             csv.writer(file).writerows((n, _title(n), dish) for n, dish in reversed(part))
 
 
-def _split_json(root: Path, rows) -> None:
+def _split_json(root, rows):
     names = {split: [name for name, _ in part] for split, part in rows.items()}
     val = names["train"][::6]
     write_json(
@@ -91,7 +91,7 @@ def _split_json(root: Path, rows) -> None:
     write_json(root / "class_idx.json", {dish: n for n, dish in enumerate(reversed(DISHES))})
 
 
-def _pages(root: Path, rows, words: int) -> None:
+def _pages(root, rows, words):
     for name, dish in (row for part in rows.values() for row in part):
         if name == "apple_pie_1.jpg":
             continue
@@ -100,7 +100,7 @@ def _pages(root: Path, rows, words: int) -> None:
         page.write_bytes(f"  {name}\n\n\tmenu \xe9 ".encode("latin-1") + b"word " * words)
 
 
-def _food_jsonl(root: Path, rows) -> None:
+def _food_jsonl(root, rows):
     for split, part in rows.items():
         lines = [
             {
@@ -117,21 +117,14 @@ def _food_jsonl(root: Path, rows) -> None:
         write_jsonl(root / f"{split}.jsonl", lines)
 
 
-def snli_ve(
-    root: Path,
-    *,
-    key: str = "Flickr30K_ID",
-    suffix: str = "",
-    folder: str = "flickr30k_images",
-    pictures: int = 4,
-) -> None:
+def snli_ve(root, *, key="Flickr30K_ID", suffix="", folder="flickr30k_images"):
     """SNLI-VE: three hypotheses a picture, and one row a split without consensus.
 
     Pair ids are as the real ones, ``3416050480.jpg#4r1n``. They tell the picture only where there
     is no ``key``, so that a lost key shows.
     """
-    for split, first in (("train", 0), ("dev", pictures), ("test", 2 * pictures)):
-        ids = [str(1000 + first + n) for n in range(pictures)]
+    for split, first in (("train", 1000), ("dev", 1004), ("test", 1008)):
+        ids = [str(first + n) for n in range(4)]
         for name in ids:
             picture(root / folder / f"{name}.jpg")
         rows = [
@@ -151,7 +144,7 @@ def snli_ve(
         write_jsonl(root / f"snli_ve_{split}.jsonl", rows)
 
 
-FILMS: dict[str, list[dict[str, Any]]] = {
+FILMS = {
     "train": [
         {"genres": ["Romance", "Drama"], "plot": ["short", "a much longer plot", "mid plot"]},
         {"genres": ["Comedy", "News"], "plot": ["a comedy"]},
@@ -159,10 +152,7 @@ FILMS: dict[str, list[dict[str, Any]]] = {
         {"genres": ["Film-Noir"], "plot": []},
         {"genres": ["Sci-Fi"], "plot": ["robots", "robots and more"]},
     ],
-    "dev": [
-        {"genres": ["Horror"], "plot": ["a", "a b"]},
-        {"genres": ["War"], "plot": ["tanks"]},
-    ],
+    "dev": [{"genres": ["Horror"], "plot": ["a", "a b"]}, {"genres": ["War"], "plot": ["tanks"]}],
     "test": [
         {"genres": ["Action"], "plot": ["fast", "fast cars"]},
         {"genres": ["Talk-Show"], "plot": ["no genre is left"]},
@@ -172,31 +162,23 @@ FILMS: dict[str, list[dict[str, Any]]] = {
 
 
 # every genre twice in every split
-SOUND_FILMS: dict[str, list[dict[str, Any]]] = {
+SOUND_FILMS = {
     split: [
-        {"genres": [GENRES[n], GENRES[n - 1]], "plot": [f"{split} plot {n}"]}
+        {"genres": [GENRES[n], GENRES[n - 1]], "plot": [f"{split} {n}", f"the plot of {split} {n}"]}
         for n in range(len(GENRES))
     ]
     for split in FILMS
 }
-Films = Mapping[str, Sequence[dict[str, Any]]]
 
 
-def _numbered(films: Films) -> dict[str, list[tuple[str, dict[str, Any]]]]:
+def _numbered(films):
     numbers = iter(range(5, 1000))
     return {
         split: [(f"{next(numbers):07d}", film) for film in part] for split, part in films.items()
     }
 
 
-def mm_imdb(
-    root: Path,
-    films: Films = FILMS,
-    *,
-    images: str = "dataset",
-    labels: str = "dataset",
-    val: str = "dev",
-) -> None:
+def mm_imdb(root, films=FILMS, *, images="dataset", labels="dataset", val="dev"):
     """MM-IMDB: 5 / 2 / 3 films, of which 4 / 2 / 2 have a genre left."""
     split = {}
     for name, part in _numbered(films).items():
@@ -207,9 +189,7 @@ def mm_imdb(
     write_json(root / "split.json", split)
 
 
-def mm_imdb_hdf5(
-    root: Path, films: Films = FILMS, *, vocabulary: bool = True, centred: bool = True
-) -> None:
+def mm_imdb_hdf5(root, films=FILMS, *, vocabulary=True, centred=True):
     """The HDF5 file: posters blue first, less VGG's mean; plots as numbers; its own genre order."""
     import h5py
 
@@ -227,41 +207,30 @@ def mm_imdb_hdf5(
         mean = np.array([103.939, 116.779, 123.68])[:, None, None] if centred else 0.0
         bgr = np.stack([rgb[::-1] + row - mean for row in range(len(rows))])
         file.create_dataset("images", data=bgr.astype("int32"))
-        plots = file.create_dataset(
-            "sequences", (len(rows),), dtype=h5py.vlen_dtype(np.dtype("int32"))
-        )
+        kind = h5py.vlen_dtype(np.dtype("int32"))
+        plots = file.create_dataset("sequences", (len(rows),), dtype=kind)
         for row, (*_, about) in enumerate(rows):
             plot = max(about["plot"], key=len, default="")
             plots[row] = [words.index(word) for word in plot.split()]
-        file.attrs["split"] = _split_table([split for split, *_ in rows])
+        splits = [split for split, *_ in rows]
+        table = [
+            (split, source, splits.index(split), splits.index(split) + splits.count(split))
+            for split in films
+            for source in ("genres", "images")
+        ]
+        kind = [("split", "S5"), ("source", "S9"), ("start", "i8"), ("stop", "i8")]
+        file.attrs["split"] = np.array(table, dtype=kind)
     if vocabulary:
         write_json(root / "metadata.json", {"ix_to_word": dict(enumerate(words))})
 
 
-def _split_table(splits: Sequence[str]) -> np.ndarray:
-    kind = np.dtype([("split", "S5"), ("source", "S9"), ("start", "i8"), ("stop", "i8")])
-    rows = []
-    for name in ("train", "dev", "test"):
-        start = splits.index(name)
-        for source in ("genres", "images"):
-            rows.append((name, source, start, start + splits.count(name)))
-    return np.array(rows, dtype=kind)
+MEME_FILES = dict(train=8, dev_seen=4, dev_unseen=3, test_seen=4, test_unseen=5, test=4)
 
 
-def hateful_memes(root: Path, *, names: Mapping[str, int] | None = None) -> None:
+def hateful_memes(root, *, names=MEME_FILES):
     """Hateful Memes: ``names`` files with so many rows; ``test`` is the one without labels."""
     number = 1235
-    for name, rows in (
-        names
-        or {
-            "train": 8,
-            "dev_seen": 4,
-            "dev_unseen": 3,
-            "test_seen": 4,
-            "test_unseen": 5,
-            "test": 4,
-        }
-    ).items():
+    for name, rows in names.items():
         lines = []
         for row in range(rows):
             number += 1
@@ -272,7 +241,32 @@ def hateful_memes(root: Path, *, names: Mapping[str, int] | None = None) -> None
 
 
 def rows_of(data, split):
-    """All rows of a split of a DataModule, pictures as read from disk."""
+    """All rows of a split of a DataModule, pictures as decoded."""
     data.setup()
     dataset = data.dataset(split)
     return [dataset.raw(n) for n in range(len(dataset))]
+
+
+def _few_dishes(source, file):
+    return partial(food101, source=source, train=4, test=1, words=5), file
+
+
+# dataset and layout to what makes its files, of which none deserves a warning, and to one of them
+LAYOUTS = {
+    ("food101", "titles"): _few_dishes("titles", "texts/train_titles.csv"),
+    ("food101", "split_json"): _few_dishes("split_json", "text.json"),
+    ("food101", "page_text"): _few_dishes("page_text", "texts_txt/waffles/waffles_1.txt"),
+    ("food101", "jsonl"): _few_dishes("jsonl", "dev.jsonl"),
+    ("snli_ve", "new key"): (snli_ve, "snli_ve_train.jsonl"),
+    ("snli_ve", "old key"): (
+        partial(snli_ve, key="Flikr30kID", suffix=".jpg"),
+        "snli_ve_dev.jsonl",
+    ),
+    ("mm_imdb", "one folder"): (partial(mm_imdb, films=SOUND_FILMS), "dataset/0000006.json"),
+    ("mm_imdb", "two folders"): (
+        partial(mm_imdb, films=SOUND_FILMS, images="images", labels="labels"),
+        "labels/0000006.json",
+    ),
+    ("mm_imdb", "HDF5"): (partial(mm_imdb_hdf5, films=SOUND_FILMS), "metadata.json"),
+    ("hateful_memes", "with test file"): (hateful_memes, "train.jsonl"),
+}

@@ -1,33 +1,26 @@
-"""What becomes of bad pictures in the datasets that lie in a folder."""
-
-import logging
+"""Pictures that are missing, corrupt or elsewhere."""
 
 import fabricate
 import pytest
-from PIL import Image
 
-from epic_pl.data import (
-    HatefulMemesDataModule,
-)
+from epic_pl.data import HatefulMemesDataModule
 from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.images import read_image
+from epic_pl.data.pictures import missing_pictures, picture_file, refuse_outside
 from epic_pl.data.row_cache import PictureRecord
 from epic_pl.errors import DataError
 
 
 @pytest.fixture
-def make(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
+def make(tmp_path):
     """Hateful Memes: of the 8 training pictures one is missing and one corrupt."""
-    fabricate.hateful_memes(tmp_path / "data")
-    (tmp_path / "data" / "img" / "01236.png").unlink()
-    (tmp_path / "data" / "img" / "01237.png").write_text("<html>not found</html>")
+    fabricate.hateful_memes(tmp_path)
+    (tmp_path / "img" / "01236.png").unlink()
+    (tmp_path / "img" / "01237.png").write_text("<html>not found</html>")
 
-    def build(cls=HatefulMemesDataModule, **options):
-        data = cls(
-            data_dir=str(tmp_path / "data"),
-            image_encoder=str(tiny_vit_dir),
-            text_encoder=str(tiny_tokenizer_dir),
-            **options,
-        )
+    def build(policy):
+        options = {"data_dir": str(tmp_path), "on_bad_sample": policy}
+        data = HatefulMemesDataModule(**fabricate.ENCODERS, **options)
         data.setup("fit")
         return data.dataset("train")
 
@@ -38,37 +31,23 @@ def test_error_names_the_missing_picture_at_the_start(make):
     with pytest.raises(
         DataError, match=r"train split of .*1 rows name them: 1236 \(img/01236\.png\)"
     ):
-        make()
-
-
-def test_skip_leaves_rows_out_and_counts_them(make, caplog):
-    with caplog.at_level(logging.INFO):
-        dataset = make(on_bad_sample="skip")
-    assert dataset.table["sample_id"].to_pylist() == [str(n) for n in range(1238, 1244)]
-    assert "train: 8 rows" in caplog.text
-    assert "2 rows skipped for their picture" in caplog.text
-
-
-def test_absent_keeps_the_text_and_counts(make, caplog):
-    with caplog.at_level(logging.INFO):
-        dataset = make(on_bad_sample="absent")
-    assert len(dataset) == 8
-    samples = [dataset[row] for row in range(8)]
-    assert [sample["image"] is None for sample in samples] == [True, True, *[False] * 6]
-    assert samples[1]["text"] == "meme 1237"
-    assert "2 rows without their picture" in caplog.text
+        make("error")
 
 
 def test_pictures_are_decoded_once_and_bad_ones_again(make, tmp_path, monkeypatch):
-    make(on_bad_sample="skip")
+    rest = [str(n) for n in range(1238, 1244)]
+    assert make("skip").table["sample_id"].to_pylist() == rest
     read, seen = ImageTextDataset.read, []
     monkeypatch.setattr(ImageTextDataset, "read", lambda *a: seen.append(a[1]) or read(*a))
-    assert len(make(on_bad_sample="skip")) == 6
+    dataset = make("absent")
     assert seen == ["img/01237.png"]
-    Image.new("RGB", (40, 36)).save(tmp_path / "data" / "img" / "01237.png")  # mended
-    assert len(make(on_bad_sample="skip")) == 7
+    samples = [dataset[row] for row in range(8)]
+    assert [sample["image"] is None for sample in samples] == [True, True, *[False] * 6]
+    assert samples[1]["text"] == "meme 1237"
+    fabricate.picture(tmp_path / "img" / "01237.png")  # repaired
+    assert make("skip").table["sample_id"].to_pylist() == ["1237", *rest]
     seen.clear()
-    assert len(make(on_bad_sample="skip")) == 7
+    assert len(make("skip")) == 7
     assert seen == []
 
 
@@ -79,3 +58,23 @@ def test_a_damaged_record_counts_as_none(tmp_path):
     assert record.unreadable(["a.png"], None) == {}  # known to be sound
     record.path.write_bytes(b"no table")
     assert record.read() == {}
+
+
+def test_links_that_lead_nowhere_or_in_a_circle_folders_and_odd_names_are_missing(tmp_path):
+    fabricate.picture(tmp_path / "1.jpg")
+    (tmp_path / "2.jpg").symlink_to("1.jpg")
+    (tmp_path / "3.jpg").symlink_to("nothing.jpg")
+    (tmp_path / "4.jpg").symlink_to("4.jpg")
+    (tmp_path / "5.jpg").mkdir()
+    names = ["1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg", ".", "a\0/b.jpg"]
+    assert list(missing_pictures(names, tmp_path)) == names[2:]
+    for path in ("a\0.jpg", "4.jpg"):
+        with pytest.raises(DataError):
+            read_image(picture_file(tmp_path, path))
+
+
+@pytest.mark.parametrize("path", ["../1.jpg", "x/../../1.jpg", "/1.jpg"])
+def test_paths_that_leave_the_image_root_are_refused(tmp_path, path):
+    refuse_outside(["1.jpg", "x/../1.jpg"], tmp_path, tmp_path / "rows.jsonl")
+    with pytest.raises(DataError, match=r"rows\.jsonl: 1 picture paths lead out of .*1\.jpg"):
+        refuse_outside(["1.jpg", path], tmp_path, tmp_path / "rows.jsonl")

@@ -7,15 +7,11 @@ from epic_pl.errors import ConfigError, DataError
 
 
 def sample(name="a", image=True, text="a red cat", label=1):
-    return {
-        "sample_id": name,
-        "image": torch.ones(3, 8, 8) if image else None,
-        "text": text,
-        "label": label,
-    }
+    image = torch.ones(3, 8, 8) if image else None
+    return {"sample_id": name, "image": image, "text": text, "label": label}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def tokenizer(tiny_tokenizer_dir):
     return load_tokenizer(str(tiny_tokenizer_dir))
 
@@ -27,22 +23,17 @@ def collate(tokenizer):
 
 def test_shapes_types_and_padding_to_the_longest(collate, tokenizer):
     batch = collate([sample("a"), sample("b", text="cat", label=2)])
-    assert batch["pixel_values"].shape == (2, 3, 8, 8)
-    assert batch["pixel_values"].dtype == torch.float32
-    assert batch["input_ids"].shape == (2, 5)
-    assert batch["input_ids"].dtype == torch.int64
+    for name, shape, dtype in (
+        ("pixel_values", (2, 3, 8, 8), torch.float32),
+        ("input_ids", (2, 5), torch.int64),
+        ("labels", (2,), torch.int64),
+    ):
+        assert (batch[name].shape, batch[name].dtype) == (shape, dtype)
     assert batch["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
     assert batch["input_ids"][1, 3:].tolist() == [tokenizer.pad_token_id] * 2
     assert batch["labels"].tolist() == [1, 2]
-    assert batch["labels"].dtype == torch.int64
     assert batch["sample_id"] == ["a", "b"]
-    assert set(batch) == {
-        "pixel_values",
-        "input_ids",
-        "attention_mask",
-        "labels",
-        "sample_id",
-    }
+    assert set(batch) == {"pixel_values", "input_ids", "attention_mask", "labels", "sample_id"}
 
 
 def test_truncation(collate, tokenizer):
@@ -65,11 +56,8 @@ def test_absent_modalities(collate):
     assert batch["attention_mask"][1].sum() == 2
 
 
-def test_one_unknown_label_leaves_labels_out(collate):
+def test_labels_of_several_classes_or_with_one_unknown(tokenizer, collate):
     assert "labels" not in collate([sample("a"), sample("b", label=None)])
-
-
-def test_multilabel(tokenizer):
     collate = Collator(tokenizer, 3, "multilabel", 8, 6)
     batch = collate([sample(label=[0, 2]), sample(label=[])])
     assert batch["labels"].tolist() == [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]

@@ -1,105 +1,80 @@
 import json
 
+import fabricate
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import OnExceptionCheckpoint
-from PIL import Image
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.rows import sample_table
 from epic_pl.errors import ConfigError, DataError
 
-ROWS = {"train": 9, "val": 5, "test": 7, "predict": 3}
+ROWS = {"train": 9, "val": 5, "test": 7}
 
 
 class Squares(ImageTextDataModule):
-    def __init__(self, root, **kwargs):
-        super().__init__(**kwargs)
-        self.root = root
-        self.built = []
+    class_names = ("red", "green")
 
-    @property
-    def class_names(self):
-        return ["red", "green"]
+    def __init__(self, root, **options):
+        super().__init__(**options)
+        self.root, self.built = root, []
 
     def build_dataset(self, split, transform):
         self.built.append(split)
         rows = range(ROWS[split])
-        table = sample_table(
-            [f"{split}{i}" for i in rows],
-            [f"{i % 2}.png" for i in rows],
-            ["a red square", "a green square"] * (len(rows) // 2) + ["square"] * (len(rows) % 2),
-            [i % 2 for i in rows],
-        )
+        ids, images = [f"{split}{i}" for i in rows], [f"{i % 2}.png" for i in rows]
+        table = sample_table(ids, images, ["a square"] * len(rows), [i % 2 for i in rows])
         return ImageTextDataset(table, self.root, transform, seed=self.seed)
 
 
 @pytest.fixture
 def make(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
-    for index, colour in enumerate(("red", "green")):
-        Image.new("RGB", (40, 50), colour).save(tmp_path / f"{index}.png")
+    for name in ("0.png", "1.png"):
+        fabricate.picture(tmp_path / name)
 
-    def build(cls=Squares, **kwargs):
+    def build(**options):
         names = {"image_encoder": str(tiny_vit_dir), "text_encoder": str(tiny_tokenizer_dir)}
-        return cls(tmp_path, **{**names, "batch_size_per_device": 4, **kwargs})
+        return Squares(tmp_path, **names | {"batch_size_per_device": 4} | options)
 
     return build
 
 
 class Reader(L.LightningModule):
-    """Notes what comes in, learns nothing."""
+    """Notes what comes in, and fails at a batch of training."""
 
-    def __init__(self):
+    def __init__(self, failing=None):
         super().__init__()
         self.layer = torch.nn.Linear(3, 2)
-        self.seen = {}
+        self.seen, self.failing = {}, failing
 
-    def note(self, kind, batch):
-        self.seen.setdefault(kind, []).extend(batch["sample_id"])
+    def read(self, batch, batch_idx):
+        self.seen.setdefault(self.trainer.state.stage.value, []).extend(batch["sample_id"])
         return self.layer(batch["pixel_values"].mean((2, 3)))
 
+    validation_step = test_step = predict_step = read
+
     def training_step(self, batch, batch_idx):
-        return torch.nn.functional.cross_entropy(self.note("train", batch), batch["labels"])
-
-    def validation_step(self, batch, batch_idx):
-        self.note("val", batch)
-
-    def test_step(self, batch, batch_idx):
-        self.note("test", batch)
-
-    def predict_step(self, batch, batch_idx):
-        return self.note("predict", batch)
+        if batch_idx == self.failing:
+            raise RuntimeError("out of memory")
+        return torch.nn.functional.cross_entropy(self.read(batch, batch_idx), batch["labels"])
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def trainer(**kwargs):
-    return L.Trainer(
-        **{"enable_checkpointing": False, **kwargs},
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
+def trainer(**options):
+    options = {"enable_checkpointing": False, "num_sanity_val_steps": 0} | options
+    return L.Trainer(max_epochs=1, **fabricate.QUIET, **options)
 
 
 def test_facts_are_known_right_after_construction(make, tiny_vit_dir, tiny_tokenizer_dir):
     data = make(max_text_tokens=12, image_size=48)
-    assert data.num_classes == 2
-    assert data.task == "multiclass"
+    assert (data.num_classes, data.task) == (2, "multiclass")
+    image = {"size": 48, "mean": [0.5] * 3, "std": [0.5] * 3}
     assert data.preprocessing == {
-        "image": {
-            "size": 48,
-            "mean": [0.5] * 3,
-            "std": [0.5] * 3,
-            "interpolation": "bicubic",
-            "crop_pct": 0.9,
-        },
+        "image": {**image, "interpolation": "bicubic", "crop_pct": 0.9},
         "text": {"max_tokens": 12, "clean": False},
         "image_encoder": str(tiny_vit_dir),
         "text_encoder": str(tiny_tokenizer_dir),
@@ -117,7 +92,7 @@ def test_every_stage_of_a_plain_trainer(make, workers):
     logits = runner.predict(module, datamodule=data)
     assert sorted(module.seen["train"]) == [f"train{i}" for i in range(9)]
     assert module.seen["train"] != sorted(module.seen["train"])
-    assert module.seen["val"] == [f"val{i}" for i in range(5)]
+    assert module.seen["validate"] == [f"val{i}" for i in range(5)]
     assert module.seen["test"] == module.seen["predict"] == [f"test{i}" for i in range(7)]
     assert [len(batch) for batch in logits] == [4, 3]
     assert data.built == ["train", "val", "test"]
@@ -131,59 +106,34 @@ def test_eval_loaders_leave_the_global_random_state_alone(make):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_own_predict_split(make):
-    class Unlabelled(Squares):
-        predict_split = "predict"
-
-    data = make(Unlabelled)
-    data.setup("predict")
-    assert data.built == ["predict"]
-    assert len(data.predict_dataloader()) == 1
-
-
-def test_empty_split_is_an_error(make, monkeypatch):
+def test_splits_that_are_empty_or_not_built_are_errors(make, monkeypatch):
     monkeypatch.setitem(ROWS, "val", 0)
+    with pytest.raises(DataError, match="train split of Squares is not built yet"):
+        make().train_dataloader()
     with pytest.raises(DataError, match="val split of Squares is empty"):
         make().setup("fit")
 
 
-def test_loader_before_setup(make):
-    with pytest.raises(DataError, match="train split of Squares is not built yet"):
-        make().train_dataloader()
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("batch_size_per_device", 0),
-        ("eval_batch_size_per_device", 0),
-        ("num_workers", -1),
-        ("image_size", 0),
-        ("max_text_tokens", 2),
-        ("seed", -1),
-        ("augment", "mixup"),
-        ("order", "sorted"),
-    ],
+TOO_SMALL = dict(
+    batch_size_per_device=0, eval_batch_size_per_device=0, image_size=0, num_workers=-1
 )
+WRONG = dict(max_text_tokens=2, seed=-1, augment="mixup", order="sorted")
+
+
+@pytest.mark.parametrize(("option", "value"), (TOO_SMALL | WRONG).items())
 def test_bad_options_are_named(make, option, value):
     with pytest.raises(ConfigError, match=option):
         make(**{option: value})
 
 
 def test_a_balanced_run_goes_on_where_it_was(make):
-    def batches(loader):
-        return [batch["sample_id"] for batch in loader]
-
     data = make(order="balanced", seed=3)
     data.setup("fit")
-    whole = batches(data.train_dataloader())
+    whole = [batch["sample_id"] for batch in data.train_dataloader()]
     assert len(whole) == 3
     loader = data.train_dataloader()
     loader.load_state_dict({"epoch": 0, "batches": 1})
-    assert batches(loader) == whole[1:]
-
-
-# ------------------------------------------------------------------ seed and position of a run
+    assert [batch["sample_id"] for batch in loader] == whole[1:]
 
 
 def test_the_runs_seed_moves_the_order_unless_the_data_has_its_own(make):
@@ -193,9 +143,7 @@ def test_the_runs_seed_moves_the_order_unless_the_data_has_its_own(make):
             L.seed_everything(run)
         data = make(seed=own)
         data.setup("fit")
-        orders[run, own] = [
-            name for batch in data.train_dataloader() for name in batch["sample_id"]
-        ]
+        orders[run, own] = [batch["sample_id"] for batch in data.train_dataloader()]
     assert orders[None, None] == orders[0, None]
     assert orders[4, 3] == orders[3, None]
     assert orders[3, None] != orders[0, None] != orders[4, None] != orders[3, None]
@@ -203,14 +151,8 @@ def test_the_runs_seed_moves_the_order_unless_the_data_has_its_own(make):
 
 @pytest.mark.filterwarnings("ignore")
 def test_resumed_run_keeps_its_seed_and_repeats_the_failed_step(make, tmp_path):
-    class Fails(Reader):
-        def training_step(self, batch, batch_idx):
-            if batch_idx == 1:
-                raise RuntimeError("out of memory")
-            return super().training_step(batch, batch_idx)
-
     L.seed_everything(3)
-    straight, failed, resumed = Reader(), Fails(), Reader()
+    straight, failed, resumed = Reader(), Reader(failing=1), Reader()
     trainer().fit(straight, datamodule=make())
     failing = trainer(callbacks=[OnExceptionCheckpoint(tmp_path)], enable_checkpointing=True)
     with pytest.raises(RuntimeError, match="out of memory"):

@@ -17,25 +17,19 @@ def test_the_first_complete_layout_is_taken_and_says_where_each_part_is(tmp_path
     assert found.paths["a.json|b.json"] == tmp_path / "b.json"
 
 
-def test_an_archive_may_have_made_a_folder_of_its_own(tmp_path):
-    (tmp_path / "inner").mkdir()
-    (tmp_path / "inner" / "old.csv").touch()
-    found = locate("X", tmp_path, TWO, how_to_get="", nested=("inner",))
-    assert found.paths["old.csv"] == tmp_path / "inner" / "old.csv"
-    with pytest.raises(DataError):
-        locate("X", tmp_path, TWO, how_to_get="")
-
-
 def test_the_error_tells_what_is_missing_of_each_layout_where_and_how_to_get_it(tmp_path):
     (tmp_path / "inner" / "images").mkdir(parents=True)
     with pytest.raises(DataError) as caught:
         locate("X", tmp_path, TWO, how_to_get="Fetch it from there.", nested=("inner",))
     message = str(caught.value)
-    assert f"Looked in {tmp_path / 'inner'} for" in message
-    assert "a.json or b.json (missing), images/ (found); or old: old.csv (missing)" in message
-    assert f"Also looked in {tmp_path}," in message
-    assert "Fetch it from there." in message
     assert "\n" not in message
+    for part in (
+        f"Looked in {tmp_path / 'inner'} for",
+        "a.json or b.json (missing), images/ (found); or old: old.csv (missing)",
+        f"Also looked in {tmp_path},",
+        "Fetch it from there.",
+    ):
+        assert part in message
 
 
 @pytest.mark.parametrize("where", ["a", "b", "a/b", "b/b"])
@@ -50,6 +44,5 @@ def test_no_picture_folder_names_every_place(tmp_path):
     (tmp_path / "a" / "readme.txt").touch()
     with pytest.raises(DataError) as caught:
         picture_folder("X", [tmp_path], ("a", "b"), "Fetch them.")
-    for place in ("a", "b", "a/b", "b/a"):
-        assert str(tmp_path / place) in str(caught.value)
-    assert "Fetch them." in str(caught.value)
+    for part in ("Fetch them.", *(str(tmp_path / place) for place in ("a", "b", "a/b", "b/a"))):
+        assert part in str(caught.value)

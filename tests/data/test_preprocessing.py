@@ -1,12 +1,7 @@
 import json
 
 import pytest
-from transformers import (
-    BertConfig,
-    CamembertConfig,
-    CLIPConfig,
-    RobertaConfig,
-)
+from transformers import BertConfig, CamembertConfig, CLIPConfig, RobertaConfig
 
 from epic_pl.data.preprocessing import ImagePreprocessing, image_preprocessing, load_tokenizer
 from epic_pl.errors import AssetError, EncoderError
@@ -55,35 +50,26 @@ def test_revisions_reach_every_hub(name, revision, monkeypatch):
 def test_clip_folder(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "clip", "vision_config": {}}')
     assert image_preprocessing(str(tmp_path)).mean[0] == pytest.approx(0.48145466)
-    (tmp_path / "preprocessor_config.json").write_text(
-        json.dumps(
-            {
-                "size": {"shortest_edge": 256},
-                "crop_size": {"height": 224, "width": 224},
-                "image_mean": [0.1, 0.2, 0.3],
-                "image_std": [1, 1, 1],
-                "resample": 2,
-            }
-        )
-    )
+    config = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}
+    config |= {"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1], "resample": 2}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
     found = image_preprocessing(str(tmp_path))
     assert found == ImagePreprocessing(224, (0.1, 0.2, 0.3), (1, 1, 1), "bilinear", 224 / 256)
 
 
-def test_unknown_encoders_are_named(tmp_path):
-    with pytest.raises(EncoderError, match="'no_such_vit'"):
-        image_preprocessing("no_such_vit")
-    with pytest.raises(AssetError, match="'somebody/resnet'"):
-        image_preprocessing("somebody/resnet")
-    with pytest.raises(EncoderError, match=str(tmp_path)):
-        image_preprocessing(str(tmp_path))
-
-
-def test_tokenizer_errors_name_the_encoder(tmp_path):
-    with pytest.raises(AssetError, match=r"'nobody/nothing'.*local folder"):
-        load_tokenizer("nobody/nothing")
-    with pytest.raises((AssetError, EncoderError), match=str(tmp_path)):
-        load_tokenizer(str(tmp_path))
+@pytest.mark.parametrize(
+    ("load", "name", "kind", "message"),
+    [
+        (image_preprocessing, "no_such_vit", EncoderError, "'no_such_vit'"),
+        (image_preprocessing, "somebody/resnet", AssetError, "'somebody/resnet'"),
+        (image_preprocessing, "", EncoderError, None),
+        (load_tokenizer, "nobody/nothing", AssetError, "'nobody/nothing'.*local folder"),
+        (load_tokenizer, "", (AssetError, EncoderError), None),
+    ],
+)
+def test_encoders_that_cannot_be_loaded_are_named(tmp_path, load, name, kind, message):
+    with pytest.raises(kind, match=message or str(tmp_path)):
+        load(name or str(tmp_path))
 
 
 @pytest.mark.parametrize("kind", [BertConfig, RobertaConfig, CLIPConfig, CamembertConfig])
@@ -95,9 +81,7 @@ def test_a_folder_without_a_vocabulary_is_refused(kind, tmp_path):
 
 
 def test_local_folder_asks_no_hub(tiny_tokenizer_dir, monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("socket.socket.connect", lambda *a: pytest.fail("network"))
     assert load_tokenizer(str(tiny_tokenizer_dir), revision="main").pad_token == "[PAD]"
 

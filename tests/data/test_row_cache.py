@@ -19,48 +19,25 @@ from epic_pl.data import (
 from epic_pl.data.row_cache import cached_rows
 from epic_pl.errors import DataError
 
-LAYOUTS = {
-    **{
-        source: (
-            partial(fabricate.food101, source=source, words=50),
-            partial(Food101DataModule, text_source=source, val_size=3),
-        )
-        for source in ("titles", "split_json", "page_text", "jsonl")
-    },
-    "snli_ve": (fabricate.snli_ve, SNLIVEDataModule),
-    "hateful_memes": (fabricate.hateful_memes, partial(HatefulMemesDataModule, predict="test")),
-    "one folder": (fabricate.mm_imdb, MMIMDBDataModule),
-    "two folders": (
-        partial(fabricate.mm_imdb, images="images", labels="labels"),
-        MMIMDBDataModule,
-    ),
-    "HDF5": (fabricate.mm_imdb_hdf5, MMIMDBDataModule),
-}
-# a file that the rows are read from
-SOURCES = {
-    "titles": "texts/train_titles.csv",
-    "split_json": "text.json",
-    "page_text": "texts_txt/waffles/waffles_1.txt",
-    "jsonl": "dev.jsonl",
-    "snli_ve": "snli_ve_train.jsonl",
-    "hateful_memes": "train.jsonl",
-    "one folder": "dataset/0000006.json",
-    "two folders": "labels/0000006.json",
-    "HDF5": "metadata.json",
+MODULES = {
+    "food101": partial(Food101DataModule, val_size=3),
+    "snli_ve": SNLIVEDataModule,
+    "mm_imdb": MMIMDBDataModule,
+    "hateful_memes": partial(HatefulMemesDataModule, predict="test"),
 }
 
 
 @pytest.fixture
-def make(tmp_path, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir):
+def make(tmp_path, monkeypatch):
+    """Builds the DataModule of a layout, whose files the first call makes."""
     monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
 
-    def build(layout, cls=None, **options):
-        return (cls or LAYOUTS[layout][1])(
-            data_dir=str(tmp_path / "data"),
-            image_encoder=str(tiny_vit_dir),
-            text_encoder=str(tiny_tokenizer_dir),
-            **options,
-        )
+    def build(name, layout, cls=None, **options):
+        if not (tmp_path / "data").exists():
+            fabricate.LAYOUTS[name, layout][0](tmp_path / "data")
+        options |= {"data_dir": str(tmp_path / "data")}
+        options |= {"text_source": layout} if name == "food101" else {}
+        return (cls or MODULES[name])(**fabricate.ENCODERS | options)
 
     return build
 
@@ -86,71 +63,64 @@ def _tables(data):
     return data.class_names, {split: data.dataset(split).table.to_pydict() for split in splits}
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_second_start_reads_no_annotation_file(layout, make, reads, tmp_path, caplog):
-    if layout == "HDF5":
-        pytest.importorskip("h5py")
-    LAYOUTS[layout][0](tmp_path / "data")
-    with caplog.at_level("INFO"):
-        first = _tables(make(layout))
-    said = [line for line in caplog.messages if "rows of" in line]
+@pytest.mark.parametrize(("name", "layout"), fabricate.LAYOUTS)
+def test_a_second_start_reads_no_annotation_file(name, layout, make, reads, tmp_path, caplog):
+    def start():
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            data = make(name, layout)
+            tables = _tables(data)
+        return data, tables, [line for line in caplog.messages if "rows of" in line]
+
+    _, *first = start()
     assert reads
     reads.clear()
-    caplog.clear()
-    with caplog.at_level("INFO"):
-        data = make(layout)
-        assert _tables(data) == first
+    data, *second = start()
     assert reads == []
-    assert [line for line in caplog.messages if "rows of" in line] == said
+    assert second == first
     assert data.dataset("train")[1]["image"] is not None
 
-    source = tmp_path / "data" / SOURCES[layout]
-    stat = source.stat()
-    os.utime(source, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    assert _tables(make(layout)) == first
+    source = tmp_path / "data" / fabricate.LAYOUTS[name, layout][1]
+    os.utime(source, ns=(0, source.stat().st_mtime_ns + 1))
+    assert _tables(make(name, layout)) == first[0]
     assert reads
 
 
 @pytest.mark.parametrize(
-    ("layout", "options"),
+    ("name", "layout", "options"),
     [
-        ("titles", {"val_size": 4}),
-        ("titles", {"split_seed": 7}),
-        ("page_text", {"max_text_tokens": 5}),
-        ("snli_ve", {"premise": True}),
-        ("one folder", {"plot": "first"}),
-        ("one folder", {"plot": "all"}),
-        ("hateful_memes", {"train": "dev_unseen"}),
+        ("food101", "titles", {"val_size": 4}),
+        ("food101", "titles", {"split_seed": 7}),
+        ("food101", "page_text", {"max_text_tokens": 3}),
+        ("snli_ve", "new key", {"premise": True}),
+        ("mm_imdb", "one folder", {"plot": "first"}),
+        ("mm_imdb", "one folder", {"plot": "all"}),
+        ("hateful_memes", "with test file", {"train": "dev_unseen"}),
     ],
 )
-def test_other_options_have_other_rows(layout, options, make, tmp_path):
-    LAYOUTS[layout][0](tmp_path / "data")
-    first = _tables(make(layout))
-    other = _tables(make(layout, **options))
+def test_other_options_have_other_rows(name, layout, options, make):
+    first = _tables(make(name, layout))
+    other = _tables(make(name, layout, **options))
     assert other[1] != first[1]
-    assert _tables(make(layout)) == first
-    assert _tables(make(layout, **options)) == other
+    assert _tables(make(name, layout)) == first
+    assert _tables(make(name, layout, **options)) == other
 
 
 def test_a_picture_that_is_new_in_a_class_of_pages_is_a_new_row(make, tmp_path):
-    fabricate.food101(tmp_path / "data", "page_text")
-    assert len(_tables(make("page_text"))[1]["test"]["text"]) == 6
+    assert len(_tables(make("food101", "page_text"))[1]["test"]["text"]) == 3
     fabricate.picture(tmp_path / "data" / "images" / "test" / "waffles" / "waffles_9.jpg")
-    assert len(_tables(make("page_text"))[1]["test"]["text"]) == 7
+    assert len(_tables(make("food101", "page_text"))[1]["test"]["text"]) == 4
 
 
-def test_a_cache_that_is_damaged_or_cannot_be_written_costs_time_only(
-    make, reads, tmp_path, monkeypatch
-):
-    fabricate.snli_ve(tmp_path / "data")
-    first = _tables(make("snli_ve"))
+def test_a_bad_cache_costs_time_only(make, reads, tmp_path, monkeypatch):
+    first = _tables(make("snli_ve", "new key"))
     for path in (tmp_path / "cache" / "rows").glob("*.arrow"):
         path.write_bytes(b"no table")
-    assert _tables(make("snli_ve")) == first
+    assert _tables(make("snli_ve", "new key")) == first
     (tmp_path / "file").touch()
     monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "file"))
     reads.clear()
-    assert _tables(make("snli_ve")) == first
+    assert _tables(make("snli_ve", "new key")) == first
     assert reads
 
 
@@ -163,19 +133,17 @@ class Louder(SNLIVEDataModule):
         return replace(rows, table=rows.table.set_column(2, "text", [texts]))
 
 
-def test_what_a_subclass_makes_of_the_rows_is_not_kept(make, tmp_path, monkeypatch):
-    fabricate.snli_ve(tmp_path / "data")
+def test_what_a_subclass_makes_of_the_rows_is_not_kept(make, monkeypatch):
     for ending in "?!":
         monkeypatch.setattr(Louder, "ending", ending)
-        assert _tables(make("snli_ve", Louder))[1]["val"]["text"][0].endswith(ending)
+        assert _tables(make("snli_ve", "new key", Louder))[1]["val"]["text"][0].endswith(ending)
 
 
 def _start(queue, table):
     """What each of several ranks does that start at once."""
     write = row_cache._write_arrow
     row_cache._write_arrow = lambda *args: queue.put(os.getpid()) or write(*args)
-    data = TableDataModule(table=table, image_encoder="vit_tiny_patch16_224", text_encoder="unused")
-    queue.put(data.class_names)
+    queue.put(TableDataModule(table=table, **fabricate.ENCODERS).class_names)
 
 
 def test_one_process_of_a_machine_reads_a_table(tmp_path, monkeypatch):
@@ -183,8 +151,7 @@ def test_one_process_of_a_machine_reads_a_table(tmp_path, monkeypatch):
     lines = [f"{i}.png,text {i},{'ab'[i % 2]}\n" for i in range(2000)]
     (tmp_path / "t.csv").write_text("image,text,label\n" + "".join(lines))
     context = get_context("fork")
-    queue = context.Queue()
-    arguments = (queue, str(tmp_path / "t.csv"))
+    arguments = (queue := context.Queue(), str(tmp_path / "t.csv"))
     ranks = [context.Process(target=_start, args=arguments) for _ in range(3)]
     for rank in ranks:
         rank.start()

@@ -104,41 +104,28 @@ def test_a_test_split_that_is_not_there_is_left_out_and_told(project, capsys):
     assert exit_code("cache", "info", project / "features") == 0
 
 
-# ------------------------------------------------------------------ the real command
-
-
-def _only_blank(encode):
-    def checked(items, keys):
-        assert list(keys) == [items.blank], "a stored item was encoded again"
-        return encode(items, keys)
-
-    return checked
-
-
 def test_what_the_command_stored_is_all_that_later_runs_need(project, monkeypatch, capsys):
     given = options(project)
     assert build(project) == 0
     printed = capsys.readouterr()
     assert "Caching image features of 3 items" in printed.out
     assert "image features" in printed.err
-    monkeypatch.setattr(Items, "encode", _only_blank(Items.encode))
+    encode = Items.encode
+
+    def encode_blank(items, keys):
+        assert list(keys) == [items.blank], "a stored item was encoded again"
+        return encode(items, keys)
+
+    monkeypatch.setattr(Items, "encode", encode_blank)
     monkeypatch.setattr(ImageTextDataset, "raw", lambda *_: pytest.fail("a picture was read"))
     main(["fit", *given, "--trainer.max_epochs", "1"])
     (best,) = project.glob("runs/fit/*/checkpoints/best.ckpt")
     main(["test", *given, "--ckpt_path", str(best)])
     main(["predict", *given, "--ckpt_path", str(best)])
     assert "Caching" not in capsys.readouterr().out
-    assert exit_code("cache", "info", project / "features") == 0
     assert exit_code("cache", "verify", project / "features") == 0
-    shard = next(project.glob("features/image-*/shard-*"))
-    shard.write_bytes(shard.read_bytes()[:-1])
-    assert exit_code("cache", "verify", "--remove-corrupt", project / "features") == 1
-    assert not shard.exists()
     assert exit_code("cache", "clear", project / "features") == 0
     assert not list(project.glob("features/[it]*-*"))
-
-
-# ------------------------------------------------------------------ several processes
 
 
 def run(root, *commands, launcher=(), fails=False):
@@ -150,14 +137,8 @@ def run(root, *commands, launcher=(), fails=False):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     for variable in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
         environment.pop(variable, None)  # of a launcher that this test may itself run under
-    done = subprocess.run(
-        [sys.executable, *launcher, str(script)],
-        cwd=root,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    command, pipes = [sys.executable, *launcher, str(script)], {"capture_output": True}
+    done = subprocess.run(command, cwd=root, env=environment, text=True, timeout=200, **pipes)
     assert (done.returncode != 0) == fails, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout + done.stderr
 

@@ -1,7 +1,6 @@
 """Runs that train from stored features, beside the same runs that read pictures."""
 
 import csv
-import dataclasses
 import shutil
 
 import lightning as L
@@ -20,8 +19,6 @@ from epic_pl.errors import ConfigError
 from epic_pl.features.store.lazy import StoredRows
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.module import EPICModule
-from epic_pl.module.config import EncoderConfig, EncodersConfig
-from epic_pl.nn import EPICConfig
 from epic_pl.nn.encoders import Encoder
 from epic_pl.nn.read_only_tower import ReadOnlyTower
 
@@ -30,44 +27,40 @@ KINDS = ("image", "text")
 modes = pytest.mark.parametrize(("attention", "level"), MODES)
 
 
-def build_module(vit, bert, attention="read_only", pooling=("auto", "auto"), **options):
-    """EPICModule on the tiny encoders; options of EPIC are told from those of the module."""
-    torch.manual_seed(0)
-    names = {field.name for field in dataclasses.fields(EPICConfig)}
-    epic = {"interaction_layers": 2, "hub_width": 8, "prompt_attention": attention}
-    epic |= {name: options.pop(name) for name in names & options.keys()}
-    encoders = EncodersConfig(
-        EncoderConfig(str(vit), pooling=pooling[0]), EncoderConfig(str(bert), pooling=pooling[1])
-    )
-    given = {"num_classes": 3, "encoders": encoders, "epic": EPICConfig(**epic), **options}
-    return EPICModule(**given)
-
-
 class Workshop:
     """A table of coloured squares, and what trains on it: DataModule, module, cache."""
 
     def __init__(self, root, vit, bert):
-        tiny_runs.table(root, train=12, val=4, test=7)
+        tiny_runs.table(root)
         self.root, self.encoders = root, (vit, bert)
-        self.names = {"image_encoder": str(vit), "text_encoder": str(bert)}
+
+    @property
+    def names(self):
+        return dict(zip(("image_encoder", "text_encoder"), map(str, self.encoders), strict=True))
 
     def data(self, **options):
         given = {"id_column": "id", "split_column": "split", "batch_size_per_device": 4}
-        table = str(self.root / "table.csv")
-        return TableDataModule(table=table, **{**self.names, **given, **options})
+        given |= {"table": str(self.root / "table.csv"), **self.names}
+        return TableDataModule(**{**given, **options})
 
-    def module(self, attention="read_only", **options):
-        return build_module(*self.encoders, attention, **options)
+    def module(self, attention="read_only", epic=(), **options):
+        torch.manual_seed(0)
+        epic = {"prompt_attention": attention, **dict(epic)}
+        return tiny_runs.module(*self.encoders, epic=epic, **options)
 
     def cache(self, level="layers", **options):
         given = {"dtype": "float32", "folder": str(self.root / "features"), **options}
         return FeatureCache(level, **given)
 
     def trainer(self, *callbacks, **options):
-        return tiny_runs.trainer(self.root, callbacks=list(callbacks), **options)
+        return tiny_runs.trainer(self.root, callbacks=[*filter(None, callbacks)], **options)
 
     def stores(self, kind):
         return list((self.root / "features").glob(f"{kind}-*"))
+
+    def files(self):
+        found = (self.root / "features").rglob("*")
+        return {p: p.stat().st_mtime_ns for p in found if p.is_file() and p.suffix != ".lock"}
 
     def stored_items(self, kind):
         (folder,) = self.stores(kind)
@@ -92,17 +85,15 @@ class Outputs(L.Callback):
 def fit(workshop, attention, cache=None, epochs=2, data=None, **options):
     L.seed_everything(0, verbose=False)
     module = workshop.module(attention, **options)
-    data = data or workshop.data()
-    callbacks = [] if cache is None else [cache]
-    trainer = workshop.trainer(*callbacks, max_epochs=epochs, num_sanity_val_steps=0)
-    trainer.fit(module, datamodule=data)
+    trainer = workshop.trainer(cache, max_epochs=epochs, num_sanity_val_steps=0)
+    trainer.fit(module, datamodule=data or workshop.data())
     return module, {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
 def logits_of(workshop, module, cache=None, data=None):
     outputs = Outputs()
-    callbacks = [outputs] if cache is None else [outputs, cache]
-    workshop.trainer(*callbacks).test(module, datamodule=data or workshop.data(), verbose=False)
+    trainer = workshop.trainer(outputs, cache)
+    trainer.test(module, datamodule=data or workshop.data(), verbose=False)
     return torch.cat(outputs.logits)
 
 
@@ -117,10 +108,10 @@ def assert_same_weights(one, other, atol):
 
 
 def blank_cells(root, cells):
-    """Empty (row number, column) cells of the table."""
+    """Empty a column of each row number in ``cells``."""
     with (root / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    for number, column in cells:
+    for number, column in cells.items():
         rows[number][column] = ""
     with (root / "table.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
@@ -128,24 +119,26 @@ def blank_cells(root, cells):
         writer.writerows(rows)
 
 
+@pytest.mark.parametrize("absent", [False, True])
 @modes
-def test_fit_with_and_without_gives_the_same_run(workshop, attention, level):
-    live, live_metrics = fit(workshop, attention)
-    cached, metrics = fit(workshop, attention, workshop.cache(level))
-    assert metrics == pytest.approx(live_metrics, abs=1e-5)
+def test_runs_are_those_of_pictures(workshop, attention, level, absent, monkeypatch):
+    options = {}
+    if absent:
+        # test rows start at 16: one batch lacks all of its texts, another row its picture
+        rows = {1: "image", 2: "text", 13: "text", 17: "image"}
+        blank_cells(workshop.root, rows | dict.fromkeys((20, 21, 22), "text"))
+        options["modality_dropout"] = 0.5
+    live, live_metrics = fit(workshop, attention, **options)
+    cached, metrics = fit(workshop, attention, workshop.cache(level), **options)
+    assert metrics == pytest.approx(live_metrics, abs=1e-4 if absent else 1e-5)
     assert_same_weights(live, cached, 1e-4)
 
-
-@modes
-def test_logits_and_predictions_are_those_of_pictures(workshop, attention, level, monkeypatch):
-    module = workshop.module(attention)
-    expected = logits_of(workshop, module)
-    cache = workshop.cache(level)
-    assert_close(logits_of(workshop, module, cache), expected)
-    live = workshop.trainer().predict(module, datamodule=workshop.data())
+    module, cache = workshop.module(attention), workshop.cache(level)
+    assert_close(logits_of(workshop, module, cache), logits_of(workshop, module))
+    pictures = workshop.trainer().predict(module, datamodule=workshop.data())
     monkeypatch.setattr(ImageTextDataset, "raw", lambda *_: pytest.fail("a picture was read"))
     stored = workshop.trainer(cache).predict(module, datamodule=workshop.data())
-    for one, other in zip(live, stored, strict=True):
+    for one, other in zip(pictures, stored, strict=True):
         assert one["sample_id"] == other["sample_id"]
         assert_close(one["probabilities"], other["probabilities"])
 
@@ -155,54 +148,36 @@ def test_logits_and_predictions_are_those_of_pictures(workshop, attention, level
 def test_smaller_numbers_are_close(workshop, attention, level, dtype, atol):
     module = workshop.module(attention)
     expected = logits_of(workshop, module)
-    got = logits_of(workshop, module, workshop.cache(level, dtype=dtype))
-    assert not torch.equal(got, expected)
-    assert_close(got, expected, atol)
+    stored = logits_of(workshop, module, workshop.cache(level, dtype=dtype))
+    assert not torch.equal(stored, expected)
+    assert_close(stored, expected, atol)
 
 
-@modes
-def test_absent_pictures_and_texts(workshop, attention, level):
-    # test rows start at 16: one batch lacks all of its texts, another row its picture
-    blank_cells(workshop.root, [(1, "image"), (2, "text"), (13, "text"), (17, "image")])
-    blank_cells(workshop.root, [(number, "text") for number in (20, 21, 22)])
-    module = workshop.module(attention)
-    expected = logits_of(workshop, module)
-    got = logits_of(workshop, module, workshop.cache(level))
-    assert_close(got, expected)
-    _, live = fit(workshop, attention, modality_dropout=0.5)
-    _, cached = fit(workshop, attention, workshop.cache(level), modality_dropout=0.5)
-    assert cached == pytest.approx(live, abs=1e-4)
-
-
-@pytest.mark.parametrize("missing", [{"image_column": None}, {"text_columns": None}])
-def test_tables_of_one_modality(workshop, missing):
+# evaluation data are stored as they are, however training data are augmented
+@pytest.mark.parametrize(
+    "options", [{"image_column": None}, {"text_columns": None}, {"augment": "flip"}]
+)
+def test_tables_of_one_modality_and_of_augmented_pictures(workshop, options):
     module = workshop.module()
-    expected = logits_of(workshop, module, data=workshop.data(**missing))
-    got = logits_of(workshop, module, workshop.cache(), data=workshop.data(**missing))
-    assert_close(got, expected)
+    expected = logits_of(workshop, module, data=workshop.data(**options))
+    stored = logits_of(workshop, module, workshop.cache(), data=workshop.data(**options))
+    assert_close(stored, expected)
 
 
 def test_each_picture_and_text_is_stored_once(workshop):
-    with (workshop.root / "table.csv").open("a", newline="") as file:
-        writer = csv.writer(file)
+    with (workshop.root / "table.csv").open("a") as file:
         for number in range(5):  # the same picture and text five times more
-            row = ["pictures/train0.png", "a blue square, number 0", "blue", "train"]
-            writer.writerow([f"again{number}", *row])
+            row = f'again{number},pictures/train0.png,"a blue square, number 0",blue,train\n'
+            file.write(row)
     # another file of the same content counts as the same picture
-    assert (workshop.root / "pictures/train3.png").read_bytes() == (
-        workshop.root / "pictures/train0.png"
-    ).read_bytes()
+    one, other = (workshop.root / f"pictures/train{row}.png" for row in (0, 3))
+    assert one.read_bytes() == other.read_bytes()
     fit(workshop, "read_only", workshop.cache(), epochs=1)
     assert workshop.stored_items("image") == len(tiny_runs.COLOURS)
     assert workshop.stored_items("text") == 12
     logits_of(workshop, workshop.module(), workshop.cache())
     # texts of val and test are among those of train
     assert workshop.stored_items("text") == 12
-
-
-def files(root):
-    found = (root / "features").rglob("*")
-    return {p: p.stat().st_mtime_ns for p in found if p.is_file() and p.suffix != ".lock"}
 
 
 @pytest.fixture
@@ -222,11 +197,11 @@ def encoded(monkeypatch):
 def test_a_probe_reads_what_a_store_of_prompts_has_beside(workshop, encoded, dtype):
     probe = workshop.module(method="linear_probe")
     logits_of(workshop, workshop.module(), workshop.cache(dtype=dtype))
-    before = files(workshop.root)
+    before = workshop.files()
     encoded.clear()
     logits = logits_of(workshop, probe, workshop.cache(dtype=dtype))
     assert max(encoded, default=1) == 1  # a look at the fields' shapes
-    assert files(workshop.root) == before
+    assert workshop.files() == before
     own = workshop.cache(dtype=dtype, folder=str(workshop.root / "own"))
     assert_close(logits, logits_of(workshop, probe, own))
 
@@ -237,14 +212,12 @@ def test_later_runs_and_moved_encoders_read_the_same_stores(workshop, encoded, t
     damaged = workshop.root / "features" / f"image-{'0' * 16}"
     damaged.mkdir()
     (damaged / "spec.json").write_text("[]")
-    before = files(workshop.root)
-    vit, bert = (shutil.copytree(path, tmp_path / path.name) for path in workshop.encoders)
-    data = workshop.data(image_encoder=str(vit), text_encoder=str(bert))
+    before = workshop.files()
+    workshop.encoders = [shutil.copytree(path, tmp_path / path.name) for path in workshop.encoders]
     encoded.clear()
-    module = build_module(vit, bert)
-    assert torch.equal(logits_of(workshop, module, workshop.cache(), data), expected)
+    assert torch.equal(logits_of(workshop, workshop.module(), workshop.cache()), expected)
     assert max(encoded) == 1  # one blank item shows the fields' shapes
-    assert files(workshop.root) == before
+    assert workshop.files() == before
 
 
 def test_a_changed_picture_is_encoded_again(workshop):
@@ -257,56 +230,37 @@ def test_a_changed_picture_is_encoded_again(workshop):
     same = torch.arange(7) != 2
     assert torch.equal(first[same], second[same])
     assert not torch.allclose(first[2], second[2])
-    expected = logits_of(workshop, module)
-    assert_close(second, expected)
+    assert_close(second, logits_of(workshop, module))
+
+
+ITEMS = "epic_pl.features.items"
 
 
 @pytest.mark.parametrize(
-    ("change", "counts"),
+    ("module", "data", "patches", "counts"),
     [
-        ("version", [2, 2]),
-        ("tokenizer", [1, 2]),
-        ("text length", [1, 2]),
-        ("precision", [1, 2]),
-        ("layers", [2, 2]),
-        ("pooling", [2, 1]),
-        ("prompts", [1, 1]),
+        ({}, {}, {f"{ITEMS}.FEATURES_VERSION": 1000}, [2, 2]),
+        ({}, {}, {f"{ITEMS}.tokenizer_digest": lambda _: "another"}, [1, 2]),
+        ({}, {"max_text_tokens": 9}, {}, [1, 2]),
+        ({"encoders": {"precision": "bf16"}}, {}, {}, [2, 2]),
+        ({"epic": {"interaction_layers": 1}}, {}, {}, [2, 2]),
+        ({"pooling": "mean"}, {}, {}, [2, 1]),
+        ({"epic": {"num_prompts": 2, "hub_width": 4}}, {}, {}, [1, 1]),
     ],
 )
 def test_whatever_a_features_numbers_depend_on_names_its_store(
-    workshop, monkeypatch, change, counts
+    workshop, monkeypatch, module, data, patches, counts
 ):
     logits_of(workshop, workshop.module(), workshop.cache())
-    changed = {
-        "layers": {"interaction_layers": 1},
-        "pooling": {"pooling": ("mean", "auto")},
-        "prompts": {"num_prompts": 2, "hub_width": 4},
-    }
-    module, options = workshop.module(**changed.get(change, {})), {}
-    if change == "version":
-        monkeypatch.setattr("epic_pl.features.items.FEATURES_VERSION", 1000)
-    elif change == "tokenizer":
-        path = "epic_pl.features.items.tokenizer_digest"
-        monkeypatch.setattr(path, lambda _: "another")
-    elif change == "text length":
-        options["max_text_tokens"] = 9
-    elif change == "precision":
-        module.model.text_tower.precision = torch.bfloat16
-    data = workshop.data(**options)
+    for name, value in patches.items():
+        monkeypatch.setattr(name, value)
+    if "pooling" in module:
+        module = {"encoders": {"image": {"name": str(workshop.encoders[0]), **module}}}
+    data = workshop.data(**data)
     data.prepare_data()
     data.setup("test")
-    workshop.cache().fill(module, data, "test")
+    workshop.cache().fill(workshop.module(**module), data, "test")
     assert [len(workshop.stores(kind)) for kind in KINDS] == counts
-
-
-def test_validation_alone_and_a_run_after_the_cache_is_gone(workshop):
-    data, module = workshop.data(), workshop.module()
-    (live,) = workshop.trainer().validate(module, datamodule=workshop.data(), verbose=False)
-    (cached,) = workshop.trainer(workshop.cache()).validate(module, datamodule=data, verbose=False)
-    assert cached == pytest.approx(live, abs=1e-5)
-    # the same DataModule, other splits, no cache
-    expected = logits_of(workshop, module)
-    assert torch.equal(logits_of(workshop, module, data=data), expected)
 
 
 # two views of each training colour, and each as evaluation sees it for val
@@ -334,42 +288,29 @@ def test_stored_views_are_the_same_whatever_the_threads(workshop, tmp_path):
     assert torch.equal(*epochs)
 
 
-def test_augmentation_without_views_is_refused(workshop):
-    with pytest.raises(ConfigError, match=r"cache\.views"):
-        fit(workshop, "read_only", workshop.cache(), data=workshop.data(augment="flip"))
-
-
-def test_what_is_not_trained_on_is_stored_whatever_training_augments(workshop):
-    module, data = workshop.module(), workshop.data(augment="flip")
-    expected = logits_of(workshop, module, data=data)
-    cached = logits_of(workshop, module, workshop.cache(), data)
-    assert_close(cached, expected)
-
-
 class Interruption(L.Callback):
     def on_train_batch_end(self, *_):
         raise RuntimeError("halfway")
 
 
-def test_after_a_failed_fit_pictures_are_read_again(workshop):
-    data = workshop.data()
+def test_after_validation_alone_or_a_failed_fit_pictures_are_read_again(workshop):
+    data, module, other = workshop.data(), workshop.module(), workshop.module("joint")
+    expected = logits_of(workshop, other)
+    (live,) = workshop.trainer().validate(module, datamodule=workshop.data(), verbose=False)
+    (cached,) = workshop.trainer(workshop.cache()).validate(module, datamodule=data, verbose=False)
+    assert cached == pytest.approx(live, abs=1e-5)
+    assert torch.equal(logits_of(workshop, other, data=data), expected)
     trainer = workshop.trainer(workshop.cache(), Interruption(), max_epochs=1)
     with pytest.raises(RuntimeError, match="halfway"):
-        trainer.fit(workshop.module(), datamodule=data)
-    other = workshop.module("joint")
-    assert_close(logits_of(workshop, other, data=data), logits_of(workshop, other))
+        trainer.fit(module, datamodule=data)
+    assert torch.equal(logits_of(workshop, other, data=data), expected)
     assert "image_features" not in next(iter(data.train_dataloader()))
 
 
 @pytest.mark.parametrize(("option", "value"), [("batch_size", 0), ("threads", 0), ("views", -1)])
-def test_counts_that_cannot_be_are_refused(workshop, option, value):
+def test_counts_out_of_range_are_refused(workshop, option, value):
     with pytest.raises(ConfigError, match=rf"cache\.{option} is {value}: it must be at least"):
         workshop.cache(**{option: value})
-
-
-def test_joint_prompts_have_no_layers_to_store(workshop):
-    with pytest.raises(ConfigError, match="read_only"):
-        fit(workshop, "joint", workshop.cache("layers"))
 
 
 def test_loaders_of_ones_own_are_refused_unless_the_cache_is_off(workshop):
@@ -380,8 +321,8 @@ def test_loaders_of_ones_own_are_refused_unless_the_cache_is_off(workshop):
     assert not (workshop.root / "features").exists()
 
 
-class _Own(ImageTextDataModule):
-    """A DataModule of its own: ``build`` gives the dataset of a split and a transform."""
+class Own(ImageTextDataModule):
+    """``build`` gives the dataset of a split and a transform."""
 
     class_names = ("blue", "green", "red")
 
@@ -398,13 +339,12 @@ def test_entailment_pairs(workshop, attention, level):
     def build(split, transform):
         names = [f"a {colour} square" for colour in tiny_runs.COLOURS]
         paths = [f"pictures/train{number}.png" for number in range(3)]
-        dataset = ImageTextDataset(
-            sample_table(names, paths, names, [1, 1, 1]), workshop.root, transform
-        )
+        table = sample_table(names, paths, names, [1, 1, 1])
+        dataset = ImageTextDataset(table, workshop.root, transform)
         return EntailmentPairs(dataset, names, 3, seed=0) if split == "train" else dataset
 
-    _, live = fit(workshop, attention, data=_Own(build, **workshop.names))
-    _, cached = fit(workshop, attention, workshop.cache(level), data=_Own(build, **workshop.names))
+    _, live = fit(workshop, attention, data=Own(build, **workshop.names))
+    _, cached = fit(workshop, attention, workshop.cache(level), data=Own(build, **workshop.names))
     assert cached == pytest.approx(live, abs=1e-5)
     assert [workshop.stored_items(kind) for kind in KINDS] == [3, 3]
 
@@ -418,19 +358,20 @@ def test_the_same_path_in_two_splits_is_two_pictures(workshop):
         table = sample_table(["0", "1"], ["0.png", "0.png"], ["a square", "one"], [0, 1])
         return ImageTextDataset(table, folder, transform)
 
-    _, live = fit(workshop, "read_only", data=_Own(build, **workshop.names))
-    _, cached = fit(workshop, "read_only", workshop.cache(), data=_Own(build, **workshop.names))
+    _, live = fit(workshop, "read_only", data=Own(build, **workshop.names))
+    _, cached = fit(workshop, "read_only", workshop.cache(), data=Own(build, **workshop.names))
     assert cached == pytest.approx(live, abs=1e-5)
     assert workshop.stored_items("image") == 2
 
 
-def test_datasets_without_names_are_refused(workshop):
-    data = _Own(lambda split, transform: [1, 2, 3], **workshop.names)
+def test_what_cannot_be_stored_is_refused(workshop):
+    with pytest.raises(ConfigError, match="read_only"):
+        fit(workshop, "joint", workshop.cache("layers"))
+    with pytest.raises(ConfigError, match=r"cache\.views"):
+        fit(workshop, "read_only", workshop.cache(), data=workshop.data(augment="flip"))
+    data = Own(lambda split, transform: [1, 2, 3], **workshop.names)
     with pytest.raises(ConfigError, match="list has no names"):
         fit(workshop, "read_only", workshop.cache(), data=data)
-
-
-# ------------------------------------------------------------------ read where it is stored
 
 
 @pytest.fixture
@@ -451,7 +392,7 @@ def seen(monkeypatch):
 def test_a_fit_in_place_learns_what_one_from_gathered_tensors_does(
     workshop, seen, monkeypatch, dtype
 ):
-    blank_cells(workshop.root, [(1, "image"), (2, "text")])
+    blank_cells(workshop.root, {1: "image", 2: "text"})
     runs = []
     for name in ("in_place", "gathered"):
         cache = workshop.cache(dtype=dtype, folder=str(workshop.root / name))

@@ -1,5 +1,7 @@
 """Batches from stored features."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,8 @@ from PIL import Image
 
 from epic_pl.data.collate import whole_batch
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.datasets.entailment import EntailmentPairs
 from epic_pl.data.rows import sample_table
-from epic_pl.features.dataset import CachedDataset, pictures
+from epic_pl.features.dataset import CachedDataset
 
 PATHS = ["a.png", None, "b.png", "a.png"]
 TEXTS = ["one", "two", None, "one"]
@@ -31,11 +32,8 @@ class Source:
         return {"pooled": rows[:, None]}, rows[:, None] > torch.arange(3)
 
 
-class Labels:
-    """Of a collator, all that is asked for."""
-
-    def labels(self, rows):
-        return torch.tensor([row["label"] for row in rows])
+# of a collator, all that is asked for
+COLLATOR = SimpleNamespace(labels=lambda rows: torch.tensor([row["label"] for row in rows]))
 
 
 def rows(tmp_path, paths=PATHS, texts=TEXTS, labels=(0, 1, 2, 0), seed=0) -> ImageTextDataset:
@@ -47,7 +45,7 @@ def rows(tmp_path, paths=PATHS, texts=TEXTS, labels=(0, 1, 2, 0), seed=0) -> Ima
 
 
 def cached(dataset, views=0, train=True) -> CachedDataset:
-    return CachedDataset(dataset, Source(views), Labels(), train)
+    return CachedDataset(dataset, Source(views), COLLATOR, train)
 
 
 def test_a_batch_is_gathered_in_the_order_asked_for(tmp_path):
@@ -64,6 +62,7 @@ def test_a_batch_is_gathered_in_the_order_asked_for(tmp_path):
     assert batch["attention_mask"].sum(dim=1).tolist() == [0, 3, 3]
     assert not {"pixel_values", "input_ids"} & batch.keys()
     assert dataset[2]["sample_id"] == ["row 2"]
+    assert dataset.dataset.distinct() == (["a.png", "b.png"], ["one", "two"])
 
 
 def test_presence_and_labels_are_left_out_where_there_is_nothing_to_say(tmp_path):
@@ -75,10 +74,7 @@ def test_presence_and_labels_are_left_out_where_there_is_nothing_to_say(tmp_path
 
 
 def drawn(tmp_path, order, epoch=0, seed=0) -> dict[int, int]:
-    count = 40
-    dataset = cached(
-        rows(tmp_path, ["a.png"] * count, ["x"] * count, [0] * count, seed=seed), views=2
-    )
+    dataset = cached(rows(tmp_path, ["a.png"] * 40, ["x"] * 40, [0] * 40, seed=seed), views=2)
     dataset.set_epoch(epoch)
     for index in order:
         dataset.__getitems__([index])
@@ -86,14 +82,15 @@ def drawn(tmp_path, order, epoch=0, seed=0) -> dict[int, int]:
 
 
 def test_views_depend_on_seed_epoch_and_row_alone(tmp_path):
-    first = drawn(tmp_path, list(range(40)))
+    order = list(range(40))
+    first = drawn(tmp_path, order)
     assert set(first.values()) == {0, 1}
     assert 10 < sum(first.values()) < 30
     torch.rand(7)  # no global state has a say
     np.random.rand(7)  # noqa: NPY002
-    assert drawn(tmp_path, list(range(39, -1, -1))) == first
-    assert drawn(tmp_path, list(range(40)), epoch=1) != first
-    assert drawn(tmp_path, list(range(40)), seed=1) != first
+    assert drawn(tmp_path, order[::-1]) == first
+    assert drawn(tmp_path, order, epoch=1) != first
+    assert drawn(tmp_path, order, seed=1) != first
 
 
 @pytest.mark.parametrize(("views", "train"), [(0, True), (3, False)])
@@ -101,24 +98,6 @@ def test_evaluation_sees_no_augmented_view(tmp_path, views, train):
     dataset = cached(rows(tmp_path), views, train)
     dataset.__getitems__([0, 1, 2, 3])
     assert dataset.source.asked == [-1, None, -1, -1]
-
-
-def test_pairs_are_drawn_anew_every_epoch(tmp_path):
-    names = ["one", "three"]
-    pairs = EntailmentPairs(rows(tmp_path, ["a.png", "b.png"], names, [1, 1]), names, 8)
-    dataset = cached(pairs)
-    assert pictures(pairs) is pairs.pictures
-    assert pairs.distinct() == (["a.png", "b.png"], names)
-    epochs = []
-    for epoch in (0, 1, 0):
-        dataset.set_epoch(epoch)
-        batch = dataset.__getitems__(list(range(16)))
-        lengths = batch["text_features"]["pooled"].flatten().tolist()
-        assert lengths == [len(pairs.pair(index)[0]) for index in range(16)]
-        assert batch["labels"].tolist() == [pairs.pair(index)[1] for index in range(16)]
-        epochs.append(lengths)
-    assert epochs[0] == epochs[2] != epochs[1]
-    assert batch["sample_id"][:2] == ["row 0#0", "row 0#1"]
 
 
 def test_a_view_is_the_same_whenever_it_is_asked_for(tmp_path):
@@ -131,7 +110,3 @@ def test_a_view_is_the_same_whenever_it_is_asked_for(tmp_path):
     assert not torch.equal(views[0], views[1])
     assert not torch.equal(views[0], dataset.picture("b.png", 0))
     assert not torch.equal(views[0], rows(tmp_path, seed=1).picture("a.png", 0))
-
-
-def test_distinct_names_each_item_once(tmp_path):
-    assert rows(tmp_path).distinct() == (["a.png", "b.png"], ["one", "two"])

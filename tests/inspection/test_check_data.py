@@ -1,5 +1,6 @@
 """Each problem of a dataset is a line of the report with its level."""
 
+import io
 import json
 
 import pyarrow as pa
@@ -16,33 +17,43 @@ from epic_pl.inspection.check import check_data
 SPLITS = ["train"] * 8 + ["val"] * 2 + ["test"] * 2
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "mine"
-    folder.mkdir()
+def _picture(image, kind):
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+BLUE = Image.new("RGB", (40, 40), "blue")
+TRUNCATED = _picture(Image.effect_noise((64, 64), 80), "PNG")[:900]
+
+
+@pytest.fixture(autouse=True)
+def pictures(folder):
     for index in range(12):
         Image.new("RGB", (40 + index, 60), (index * 20, 0, 0)).save(folder / f"{index}.png")
-    return folder
 
 
 @pytest.fixture
-def make(folder, tiny_vit_dir, tiny_tokenizer_dir):
-    def build(options=None):
-        return TableDataModule(
-            table=str(folder / "t.parquet"),
-            split_column="split",
-            image_encoder=str(tiny_vit_dir),
-            text_encoder=str(tiny_tokenizer_dir),
-            **(options or {}),
-        )
+def encoders(tiny_vit_dir, tiny_tokenizer_dir):
+    return {"image_encoder": str(tiny_vit_dir), "text_encoder": str(tiny_tokenizer_dir)}
 
-    return build
+
+@pytest.fixture
+def make(folder, encoders):
+    def make(options):
+        table = str(folder / "t.parquet")
+        return TableDataModule(table=table, split_column="split", **encoders, **options)
+
+    return make
 
 
 @pytest.fixture
 def check(folder, make):
-    def run(options=None, **cells):
+    """Findings in a table of twelve rows, some cells and files of which are replaced."""
+
+    def check(options=(), content=(), **cells):
+        for row, picture in dict(content).items():
+            (folder / f"{row}.png").write_bytes(picture)
         rows = [
             {"image": f"{i}.png", "text": f"text {i}", "label": "ab"[i % 2], "split": SPLITS[i]}
             for i in range(12)
@@ -51,59 +62,92 @@ def check(folder, make):
             for row, value in values.items():
                 rows[row][name] = value
         pq.write_table(pa.Table.from_pylist(rows), folder / "t.parquet")
-        data = make(options)
-        return data, check_data(data, workers=1)
+        findings = check_data(make(dict(options)), workers=1)
+        assert findings.rows.num_rows == 12  # none is left out without a line
+        return findings
 
-    return run
+    return check
 
 
 def _lines(findings, level=None):
     return [p.text for p in findings.problems if level in (None, p.level)]
 
 
+BAD_PICTURES = [
+    ({"image": {3: "../3.png"}}, "outside", "train 3: "),
+    ({"image": {3: "/etc/passwd"}}, "outside", "train 3: "),
+    ({"image": {3: "link.png"}}, "outside", "train 3: "),
+    ({"image": {3: "circle.png"}}, "missing", "train 3: "),
+    ({"image": {3: "https://x.org/3.png"}}, "missing", "train 3: "),
+    ({"image": {3: "3\0.png"}}, "missing", "null"),
+    ({"image": {3: "."}}, "missing", "Is a directory"),
+    ({"content": {3: TRUNCATED}}, "corrupt", "3.png cannot be read"),
+    ({"content": {3: b""}}, "corrupt", "empty (0 bytes)"),
+    ({"content": {3: _picture(BLUE, "PPM")}}, "corrupt", "none of JPEG"),
+]
+
+
+@pytest.mark.parametrize(("change", "kind", "example"), BAD_PICTURES)
+def test_a_bad_picture_is_an_error_with_its_reason(folder, check, change, kind, example):
+    BLUE.save(folder.parent / "x.png")
+    (folder / "link.png").symlink_to(folder.parent / "x.png")
+    (folder / "circle.png").symlink_to("circle.png")
+    findings = check(**change)
+    (problem,) = [p for p in findings.problems if p.level == "error"]
+    assert problem.text.startswith(f"1 rows have a picture that is {kind}")
+    assert problem.examples[0].startswith("train 3: ")
+    assert example in problem.examples[0]
+    assert ("on_bad_sample" in problem.examples[-1]) == (kind != "outside")  # the way out
+    assert not findings.can_train
+
+
+def test_a_cmyk_picture_with_the_wrong_extension_is_no_problem(check):
+    findings = check(content={3: _picture(BLUE.convert("CMYK"), "JPEG")})
+    assert not _lines(findings, "error") + _lines(findings, "warning")
+
+
+def test_an_unknown_value_is_refused_with_its_row(check):
+    with pytest.raises(DataError, match=r"'nan' in column 'label'.*row 3"):
+        check(label={3: "nan"})
+    with pytest.raises(DataError, match=r"row 3 \('trian'\)"):
+        check(split={3: "trian"})
+
+
+def _copy_of_1(row):
+    return {"image": {row: "1.png"}, "text": {row: "text 1"}}
+
+
+SHARED_TEXT = {"text": {1: "one title", 8: "one title"}}
+LONG_TEXTS = {"text": {i: "a " * 50 for i in range(3)}}
+
+
 @pytest.mark.parametrize(
     ("cells", "level", "line", "example"),
     [
-        ({"image": {3: "../3.png"}}, "error", "1 rows have a picture that is outside", "train 3: "),
         ({"image": {3: None}}, "note", "1 rows have no picture", None),
         ({"text": {3: " "}}, "warning", "1 texts are empty", "train 3"),
         ({"text": {3: "nan", 5: "NaN"}}, "warning", "2 texts are nan", "train 3"),
-        (
-            {"text": {1: "one title", 8: "one title"}},
-            "note",
-            "1 texts are in more than one split, with other pictures (2 rows)",
-            "train 1 = val 8",
-        ),
+        (SHARED_TEXT, "note", "in more than one split, with other pictures (2", "train 1 = val 8"),
         ({"image": {9: "1.png"}}, "warning", "1 pictures, by content, are in more than", "train 1"),
+        (_copy_of_1(9), "warning", "1 samples, by picture and text, are in mo", "train 1 = val 9"),
         (
-            {"image": {9: "1.png"}, "text": {9: "text 1"}},
+            _copy_of_1(3),
             "warning",
-            "1 samples, by picture and text, are in more than one split",
-            "train 1 = val 9",
-        ),
-        (
-            {"image": {3: "1.png"}, "text": {3: "text 1"}},
-            "warning",
-            "2 rows have the picture and text of another row",
+            "2 rows have the picture and text of anoth",
             "train 1 = train 3",
         ),
-        (
-            {"image": {2: "1.png"}, "text": {2: "text 1"}},
-            "warning",
-            "2 rows have the same picture and text under different labels",
-            "train b = train a",
-        ),
+        (_copy_of_1(2), "warning", "text under different labels", "train b = train a"),
         ({"label": {3: "rare"}}, "warning", "1 classes have one training row only", "rare"),
         ({"label": {8: "b"}}, "note", "1 classes have no row in the val split", "a"),
         ({"label": {1: "A", 3: "A"}}, "warning", "Classes that differ in case", "'A' / 'a'"),
         ({}, "note", "Texts have 7 tokens", None),
-        ({"text": {i: "a " * 50 for i in range(3)}}, "warning", "are truncated at 20", None),
+        (LONG_TEXTS, "warning", "are truncated at 20", None),
         ({"split": {11: "predict"}, "label": {11: None}}, "note", "1 rows are for predict", None),
     ],
 )
 def test_each_problem_has_a_level_and_an_example(check, cells, level, line, example):
     options = {"max_text_tokens": 20, "val_size": 1, "test_size": 0}
-    _, findings = check(options, **cells)
+    findings = check(options, **cells)
     (problem,) = [p for p in findings.problems if line in p.text]
     assert problem.level == level
     assert findings.can_train == (level != "error")
@@ -112,31 +156,31 @@ def test_each_problem_has_a_level_and_an_example(check, cells, level, line, exam
 
 @pytest.mark.parametrize("policy", ["skip", "absent"])
 def test_rows_that_are_skipped_are_no_rows_of_their_split_and_class(folder, check, policy):
+    options = {"on_bad_sample": policy}
     absent = {"text": dict.fromkeys((0, 2, 4, 6, 8, 9, 10, 11), None)} if policy == "absent" else {}
     for row in (8, 9):
         (folder / f"{row}.png").unlink()
-    _, findings = check({"on_bad_sample": policy}, image={3: "../3.png"}, **absent)
+    findings = check(options, image={3: "../3.png"}, **absent)
     assert _lines(findings, "error") == [
         "1 rows have a picture that is outside",  # whatever the policy
         "The val split has no usable row",
     ]
-    for row in (0, 2, 4, 6):  # all of class a
-        (folder / f"{row}.png").write_bytes(b"")
-    _, findings = check({"on_bad_sample": policy}, **absent)
+    findings = check(options | {"val_size": 0}, split={8: "test", 9: "test"})
+    assert _lines(findings, "error") == ["The val split has no usable row"]
+    findings = check(options, dict.fromkeys((0, 2, 4, 6), b""), **absent)  # all of class a
     assert any("fewer than two classes" in text for text in _lines(findings, "error"))
     assert "1 classes never occur in training" in _lines(findings, "warning")
 
 
-def test_rows_to_predict_may_be_those_of_the_test_split(check):
-    same = {"image": {11: "10.png"}, "text": {11: "text 10"}, "label": {11: None}}
-    _, findings = check({"val_size": 0}, split={11: "predict"}, **same)
-    assert not any("in more than one split" in text for text in _lines(findings))
-    _, findings = check({"val_size": 0}, split={11: "predict"}, **same | {"image": {11: "1.png"}})
-    assert any("in more than one split" in text for text in _lines(findings))
+@pytest.mark.parametrize(("picture", "leaks"), [("10.png", False), ("1.png", True)])
+def test_rows_to_predict_may_be_those_of_the_test_split(check, picture, leaks):
+    cells = {"image": {11: picture}, "text": {11: "text 10"}, "label": {11: None}}
+    findings = check({"val_size": 0}, split={11: "predict"}, **cells)
+    assert any("in more than one split" in text for text in _lines(findings)) == leaks
 
 
 def test_multilabel_rows_are_counted_by_label(check):
-    _, findings = check({"label_separator": "|"}, label={0: "a|b", 1: None})
+    findings = check({"label_separator": "|"}, label={0: "a|b", 1: None})
     assert findings.class_counts["train"].tolist() == [4, 4]
     assert findings.rows["label"].to_pylist()[:2] == ["a|b", ""]
 
@@ -145,31 +189,25 @@ class Squares(ImageTextDataModule):
     """A DataModule that knows nothing of checks and lacks a label; its test split is broken."""
 
     root = None
-
-    @property
-    def class_names(self):
-        return ["a", "b"]
+    class_names = ("a", "b")
 
     def build_dataset(self, split, transform):
         if split == "test":
             raise DataError("test.jsonl is missing")
-        count = 300  # enough for a pool of processes
-        table = sample_table(
-            [f"{i}" for i in range(count)],
-            [f"{split}{i}.png" for i in range(count)],
-            ["text"] * count,
-            [None if (split, i) == ("val", 5) else i % 2 for i in range(count)],
-        )
+        numbers = range(300)  # enough for a pool of processes
+        paths = [f"{split}{i}.png" for i in numbers]
+        labels = [None if (split, i) == ("val", 5) else i % 2 for i in numbers]
+        table = sample_table([f"{i}" for i in numbers], paths, ["text"] * 300, labels)
         return ImageTextDataset(table, self.root, transform)
 
 
-def test_any_data_module_is_checked_in_parallel(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
+def test_any_data_module_is_checked_in_parallel(tmp_path, encoders):
     for split in ("train", "val"):
         for index in range(300):
             picture = Image.new("RGB", (8, 8), (index % 256, index // 256, len(split)))
             picture.save(tmp_path / f"{split}{index}.png")
     (tmp_path / "train299.png").unlink()
-    data = Squares(image_encoder=str(tiny_vit_dir), text_encoder=str(tiny_tokenizer_dir))
+    data = Squares(**encoders)
     data.root = tmp_path
     findings = check_data(data, workers=2)
     assert _lines(findings, "error") == [
@@ -180,57 +218,41 @@ def test_any_data_module_is_checked_in_parallel(tmp_path, tiny_vit_dir, tiny_tok
     assert findings.rows.num_rows == 600
 
 
-def test_missing_pictures_of_a_public_dataset_are_reported(
-    folder, tiny_vit_dir, tiny_tokenizer_dir
-):
-    folder.rename(folder.with_name("img"))
-    folder = folder.parent
-    for split in ("train", "dev_seen", "test_seen"):
+def test_missing_pictures_of_a_public_dataset_are_reported(folder, encoders):
+    root = folder.rename(folder.with_name("img")).parent
+    for split, count in (("train", 4), ("dev_seen", 2), ("test_seen", 2)):
         rows = [
             {"id": i, "img": f"img/{'no' if i == 3 else i}.png", "text": f"t {i}", "label": i % 2}
-            for i in range(4 if split == "train" else 2)
+            for i in range(count)
         ]
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    encoders = {"image_encoder": str(tiny_vit_dir), "text_encoder": str(tiny_tokenizer_dir)}
-    findings = check_data(HatefulMemesDataModule(data_dir=str(folder), **encoders), workers=1)
+        (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    findings = check_data(HatefulMemesDataModule(data_dir=str(root), **encoders), workers=1)
     assert _lines(findings, "error") == ["1 rows have a picture that is missing"]
     assert findings.class_counts["train"].tolist() == [2, 2]
 
 
-# ------------------------------------------------------------------ checks one after another
-
-
-@pytest.mark.parametrize("policy", ["skip", "absent"])
-def test_bad_rows_are_reported_again_until_they_are_repaired(folder, make, check, policy, caplog):
-    options = {"on_bad_sample": policy}
-    original = [(folder / f"{row}.png").read_bytes() for row in (3, 4)]
-    (folder / "3.png").write_bytes(b"<html>")
-    (folder / "4.png").unlink()
-    lost = {"skip": "are skipped", "absent": "lose their picture"}[policy]
-    for _ in range(2):
-        _, findings = check(options)
+@pytest.mark.parametrize(
+    ("policy", "effect", "usable"),
+    [("skip", "are skipped", (6, 0)), ("absent", "lose their picture", (8, 2))],
+)
+def test_pictures_that_break_after_a_check_are_reported_until_they_are_repaired(
+    folder, make, check, caplog, policy, effect, usable
+):
+    options, original = {"on_bad_sample": policy}, (folder / "3.png").read_bytes()
+    line = f"1 rows have a picture that is {{}}: these rows {effect}"
+    bad = [line.format(kind) for kind in ("missing", "corrupt")]
+    for content, expected in ((original, []), (b"<html>", bad), (b"<html>", bad), (original, [])):
+        if expected:
+            (folder / "4.png").unlink(missing_ok=True)
+        else:
+            (folder / "4.png").write_bytes(original)
+        findings = check(options, {3: content})
         assert findings.can_train
-        assert [text for text in _lines(findings, "warning") if "picture that is" in text] == [
-            f"1 rows have a picture that is {kind}: these rows {lost}"
-            for kind in ("missing", "corrupt")
-        ]
+        found = _lines(findings, "warning")
+        assert [text for text in found if "picture that is" in text] == expected
         with caplog.at_level("INFO"):
             rows = make(options).build_dataset("train", lambda image: image).table
-        assert "2 rows" in caplog.text  # what a run logs
-        assert (rows.num_rows, rows["image"].null_count) == {"skip": (6, 0), "absent": (8, 2)}[
-            policy
-        ]
-    for row, content in zip((3, 4), original, strict=True):
-        (folder / f"{row}.png").write_bytes(content)
-    assert not any("picture that is" in text for text in _lines(check(options)[1]))
-    rows = make(options).build_dataset("train", lambda image: image).table
-    assert (rows.num_rows, rows["image"].null_count) == (8, 0)
-
-
-def test_a_picture_that_breaks_after_a_check_is_found_by_the_next(folder, make, check):
-    assert check()[1].can_train
-    (folder / "3.png").write_bytes(b"<html>")
-    assert not check()[1].can_train
-    # the result of the second check holds for later runs
-    rows = make({"on_bad_sample": "skip"}).build_dataset("train", lambda image: image).table
-    assert "3" not in rows["sample_id"].to_pylist()
+        counts = usable if expected else (8, 0)
+        assert (rows.num_rows, rows["image"].null_count) == counts
+        assert ("2 rows" in caplog.text) == bool(expected)  # what a run logs
+        caplog.clear()

@@ -14,25 +14,13 @@ EVIL = "<script>alert('[red] & $x$')</script>"
 @pytest.fixture
 def findings(tmp_path):
     Image.new("RGB", (40, 40), "red").save(tmp_path / "a.png")
-    row = {
-        "split": "train",
-        "sample_id": EVIL,
-        "image": "a.png",
-        "text": EVIL,
-        "label": EVIL,
-        "kind": None,
-        "problem": None,
-        "width": 40,
-        "height": 40,
-        "content": "c0ffee",
-        "tokens": 7,
-    }
+    row = dict.fromkeys(_ROWS.names) | dict.fromkeys(("sample_id", "text", "label"), EVIL)
+    row |= {"split": "train", "image": "a.png", "width": 40, "height": 40, "tokens": 7}
+    bad = ({}, {"image": "gone.png"}, {"image": None}, {"kind": "corrupt"})
     return Findings(
         name="Mine",
         class_names=[EVIL, "$b$ $"],
-        rows=pa.Table.from_pylist(
-            [row, row | {"image": "gone.png"}, row | {"image": None}, row | {"kind": "corrupt"}]
-        ),
+        rows=pa.Table.from_pylist([row | each for each in bad]),
         class_counts={"train": np.array([3, 1])},
         problems=[Problem("warning", EVIL, [EVIL])],
         max_text_tokens=5,
@@ -40,14 +28,18 @@ def findings(tmp_path):
     )
 
 
-def test_page_escapes_all_data_and_needs_no_other_file(findings, tmp_path):
+def test_page_escapes_all_data_needs_no_other_file_and_is_summed_up(findings, tmp_path, capsys):
     page = write_report(findings, tmp_path / "report.html").read_text()
     assert "<script" not in page
     assert page.count("&lt;script&gt;alert(&#39;[red] &amp; $x$&#39;)&lt;/script&gt;") >= 5
     assert "http" not in page
     assert page.count("data:image/png;base64,") == 2  # histograms
     assert page.count("data:image/jpeg;base64,") == 1  # the one sample that is there
+    print_summary(findings, Console(width=200))
+    printed = capsys.readouterr().out
+    assert f"warning: {EVIL}" in printed  # no markup
     assert "Training can start." in page
+    assert "Training can start." in printed
 
 
 def test_page_of_nothing_is_a_page(tmp_path):
@@ -55,10 +47,3 @@ def test_page_of_nothing_is_a_page(tmp_path):
     problems = [Problem("error", "The train split cannot be built")]
     page = write_report(Findings("Mine", ["a"], rows, {}, problems), tmp_path / "r.html")
     assert "Training cannot start: 1 errors." in page.read_text()
-
-
-def test_summary_prints_markup_of_the_data_as_it_is(findings, capsys):
-    print_summary(findings, Console(width=200))
-    out = capsys.readouterr().out
-    assert f"warning: {EVIL}" in out
-    assert "Training can start." in out

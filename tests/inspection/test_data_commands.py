@@ -1,130 +1,142 @@
-"""The real command line on a table: init, check, fit, validate, test, predict."""
+"""The real command line on tables as people have them: init, check, fit."""
 
+import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
 
-from epic_pl.cli import main, run
+import tiny_runs
+from epic_pl.cli import run
+
+BIRDS = ["Blue Tit", "Great Spotted Woodpecker", "House Sparrow"]
+GENRES = ["comedy", "drama", "sci-fi"]
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    rows = ["image,text,label"]
-    for index in range(40):
-        colour = ("red", "green")[index % 2]
-        Image.new("RGB", (40, 40), colour).save(folder / f"{index}.png")
-        rows.append(f'{index}.png,"a {colour} square\nnumber {index}",{colour}')
-    (folder / "t.csv").write_text("\n".join(rows))
-    return folder
+def _picture(path, shade, size=(64, 48)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (shade, 99, 9)).save(path)
 
 
-@pytest.fixture
-def tiny(tiny_vit_dir, tiny_tokenizer_dir):
-    return [
-        f"--model.encoders.image.name={tiny_vit_dir}",
-        f"--model.encoders.text.name={tiny_tokenizer_dir}",
-        "--model.encoders.image_size=32",
-        "--model.epic.interaction_layers=2",
-    ]
+def _birds(folder):
+    """A spreadsheet's export: semicolons, a byte order mark, foreign names, texts of two lines."""
+    with (folder / "export (2).csv").open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.writer(file, delimiter=";")
+        writer.writerow(["Nr.", "Foto-Datei", "Beobachtung", "Art", "Datum"])
+        for i in range(30):
+            photo = f"photos/IMG_{i}.JPG"
+            _picture(folder / photo, 8 * i)
+            text = f'Seen at the feeder, {i} minutes;\n"lovely"'
+            writer.writerow([i + 1, photo, text, BIRDS[i % 3], f"2021-0{i % 9 + 1}-11"])
 
 
-FAST = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"]
+def _films(folder):
+    with (folder / "films.jsonl").open("w") as file:
+        for i in range(30):
+            _picture(folder / "posters" / f"tt{i}.png", 8 * i)
+            row = {"imdb_id": f"tt{i}", "poster": f"posters/tt{i}.png", "title": f"Film {i}"} | {
+                "plot": f"A story with number {i}",
+                "genres": [GENRES[i % 3], *([GENRES[(i + 1) % 3]] if i % 2 else [])],
+            }
+            file.write(json.dumps(row) + "\n")
 
 
-def _exit(args):
-    with pytest.raises(SystemExit) as stop:
-        main(args)
-    return stop.value.code
+def _memes(folder):
+    """A split column, and rows without a picture."""
+    with (folder / "data.tsv").open("w") as file:
+        file.write("id\timg\ttext\tlabel\tset\n")
+        for i in range(30):
+            name = f"img/{i}.png" if i % 7 else ""
+            if name:
+                _picture(folder / name, 8 * i, (300, 240))
+            split = "train" if i < 20 else ("dev", "test")[i % 2]
+            file.write(f"{i}\t{name}\tsome caption {i}\t{i // 2 % 2}\t{split}\n")
 
 
-def test_table_config_is_checked_trained_validated_tested_and_predicted(folder, tiny, tmp_path):
-    options = ["--config=table.yaml", f"--data.init_args.table={folder / 't.csv'}", *tiny]
-    options += ["--data.init_args.batch_size_per_device=8"]
-    assert _exit(["data", "check", *options]) == 0
-    output = tmp_path / "runs" / "data_check"
-    assert pq.read_table(output / "manifest.parquet").num_rows == 40
-    assert "Training can start" in (output / "report.html").read_text()
-
-    fitted = run(["fit", *options, *FAST])
-    assert fitted.model.class_names == ["green", "red"]
-    best = fitted.trainer.checkpoint_callback.best_model_path
-    for command in ("validate", "test", "predict"):
-        again = run([command, *options, *FAST, f"--ckpt_path={best}"])
-        assert again.trainer.state.finished
-    (predictions,) = (tmp_path / "runs").rglob("predictions.*")
-    ids = again.datamodule.dataset("test").table["sample_id"].to_pylist()
-    assert pq.read_table(predictions)["sample_id"].to_pylist() == ids
-
-
-def test_init_writes_a_config_that_check_takes(folder, tiny, capsys):
-    folder = folder.rename(folder.with_name("my own"))
-    assert _exit(["data", "init", str(folder)]) == 0
-    said = capsys.readouterr().out
-    for role, column in (("pictures", "image"), ("text", "text"), ("label", "label")):
-        assert f"{role:<10} {column}\n" in said
-    assert f"epic-pl fit --config '{folder}/epic.yaml'" in said  # quoted for the shell
-    assert _exit(["data", "check", "--config", str(folder / "epic.yaml"), *tiny]) == 0
-    assert _exit(["data", "init", str(folder)]) == 1
-
-
-def test_init_of_a_saved_dataset_trains_on_the_pictures_in_it(tmp_path, monkeypatch, tiny):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
+def _saved(folder):
+    """A saved dataset of the Hugging Face library, with its pictures inside."""
     names = {"names": ["green", "red"], "_type": "ClassLabel"}
     features = {"image": {"_type": "Image"}, "caption": {"_type": "Value"}, "label": names}
-    for split, count in (("train", 24), ("validation", 6), ("test", 6)):
+    for split, count in (("train", 18), ("validation", 6), ("test", 6)):
         rows = []
-        for index in range(count):
+        for i in range(count):
             buffer = io.BytesIO()
-            colour = ("green", "red")[index % 2]
-            Image.new("RGB", (40, 40 + index), colour).save(buffer, "PNG")
-            picture = {"bytes": buffer.getvalue(), "path": f"{index}.png"}
-            rows.append(
-                {"image": picture, "caption": f"square {index}, {colour}", "label": index % 2}
-            )
-        folder = tmp_path / "mine" / split
-        folder.mkdir(parents=True)
+            Image.new("RGB", (40, 40 + i), ("green", "red")[i % 2]).save(buffer, "PNG")
+            picture = {"bytes": buffer.getvalue(), "path": f"{i}.png"}
+            rows.append({"image": picture, "caption": f"square number {i}", "label": i % 2})
+        (folder / split).mkdir()
         table = pa.Table.from_pylist(rows)
-        with (
-            pa.OSFile(str(folder / "a.arrow"), "wb") as file,
-            pa.ipc.new_stream(file, table.schema) as writer,
-        ):
+        with pa.ipc.new_stream(str(folder / split / "a.arrow"), table.schema) as writer:
             writer.write_table(table)
-        (folder / "dataset_info.json").write_text(json.dumps({"features": features}))
+        (folder / split / "dataset_info.json").write_text(json.dumps({"features": features}))
     splits = {"splits": ["train", "validation", "test"]}
-    (tmp_path / "mine" / "dataset_dict.json").write_text(json.dumps(splits))
-
-    assert _exit(["data", "init", str(tmp_path / "mine")]) == 0
-    config = tmp_path / "mine" / "epic.yaml"
-    options = yaml.safe_load(config.read_text())
-    assert options["data"]["init_args"]["image_column"] == "image"
-    assert options["data"]["init_args"]["text_columns"] == "caption"
-    assert options["model"]["encoders"]["image_size"] == 112  # of small pictures
-    trained = run(["fit", f"--config={config}", *tiny, *FAST])
-    assert trained.model.class_names == ["green", "red"]
-    assert len(trained.datamodule.dataset("train")) == 24
-    assert trained.datamodule.dataset("train").raw(3)["image"].size == (40, 43)
+    (folder / "dataset_dict.json").write_text(json.dumps(splits))
 
 
-def test_a_read_only_folder_is_named(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("write", "columns", "classes", "rows", "first", "size"),
+    [
+        (_birds, ("Foto-Datei", "Beobachtung", "Art"), BIRDS, (18, 6, 6), "Seen", (64, 48)),
+        (_films, ("poster", "title", "genres"), GENRES, None, "Film ", (64, 48)),
+        (_memes, ("img", "text", "label"), ["0", "1"], (20, 5, 5), "some caption", (300, 240)),
+        (_saved, ("image", "caption", "label"), ["green", "red"], (18, 6, 6), "square", (40, 43)),
+    ],
+)
+def test_init_writes_a_config_that_check_and_fit_take(
+    folder, tiny, data, write, columns, classes, rows, first, size
+):
+    write(folder)
+    code, said, _ = data("init", folder)
+    assert code == 0
+    for role, column in zip(("pictures", "text", "label"), columns, strict=True):
+        assert re.search(rf"{role} +{column}\b", said)
+    config = folder / "epic.yaml"
+    assert f"epic-pl fit --config '{config}'" in said  # quoted for the shell
+    assert data("init", folder)[0] == 1  # it is there
+    assert data("check", f"--config={config}", *tiny)[0] == 0
+    image_size = yaml.safe_load(config.read_text())["model"]["encoders"]["image_size"]
+    assert image_size == (224 if write is _memes else 112)  # 112 of small pictures
+    fitted = run(["fit", f"--config={config}", *tiny])
+    assert fitted.model.class_names == classes
+    tables = [fitted.datamodule.read_split(split).table for split in ("train", "val", "test")]
+    counts = tuple(table.num_rows for table in tables)
+    assert sum(counts) == 30
+    assert rows in (None, counts)
+    assert tables[0]["image"].null_count == (3 if write is _memes else 0)
+    assert tables[0]["text"][0].as_py().startswith(first)
+    assert fitted.datamodule.dataset("train").raw(3)["image"].size == size
+
+
+def test_a_bad_table_is_one_error(folder, tiny, data):
+    (folder / "broken.parquet").write_bytes(b"PAR1 not really")
+    unknown = [f"table={tiny_runs.table(folder)}", "label_column=lable"]
+    for options, message in (
+        ([f"table={folder}/broken.parquet"], "cannot be read"),
+        (unknown, "no column 'lable'"),
+    ):
+        given = [f"--data.init_args.{each}" for each in options]
+        code, _, said = data("check", "--config=table.yaml", *given, *tiny)
+        assert code == 1
+        (error,) = re.findall(r"^epic-pl: .*", said, re.MULTILINE)
+        assert re.match(r"epic-pl: (Data|Config)Error: ", error)
+        assert message in said
+        assert "Traceback" not in said
+
+
+def test_a_read_only_folder_is_named(folder, data, monkeypatch):
     rows = [f"a text that is number {i},{'xy'[i % 2]}" for i in range(20)]
-    (tmp_path / "t.csv").write_text("\n".join(["text,label", *rows]))
+    (folder / "t.csv").write_text("\n".join(["text,label", *rows]))
 
     def refuse(path, *_, **__):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "write_text", refuse)
-    assert _exit(["data", "init", str(tmp_path)]) == 1
-    said = capsys.readouterr().err
+    code, _, said = data("init", folder)
+    assert code == 1
     assert "PermissionError: [Errno 13] Permission denied: " in said
     assert "epic.yaml" in said

@@ -15,14 +15,20 @@ from epic_pl.inspection.guess import guess_columns
 from epic_pl.inspection.init import write_config
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "mine"
-    (folder / "pics").mkdir(parents=True)
+@pytest.fixture(autouse=True)
+def pictures(folder):
+    (folder / "pics").mkdir()
     for index in range(40):
         Image.new("RGB", (300, 200)).save(folder / "pics" / f"{index}.jpg")
-    return folder
+
+
+def _config(folder, **options):
+    """The config for the table of a folder, as it is read again."""
+    return yaml.safe_load(write_config(folder, **options)[0].read_text())
+
+
+def _module(options):
+    return TableDataModule(image_encoder="vit_tiny_patch16_224", text_encoder="x", **options)
 
 
 def _table(image="pics/{}.jpg", **columns):
@@ -42,9 +48,9 @@ def test_pictures_are_found_beside_the_table_or_in_a_folder_there(folder):
     assert guess_columns(_table(image="{}.jpg"), folder).image_root == folder / "pics"
 
 
-def test_whole_paths_start_from_the_folder_that_they_share(folder, tmp_path_factory):
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    (elsewhere / "b").mkdir()
+def test_whole_paths_start_from_the_folder_that_they_share(folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "b").mkdir(parents=True)
     for number in range(40):
         (elsewhere / "b" / f"{number}.jpg").touch()
     guess = guess_columns(_table(image=f"{elsewhere}/b/{{}}.jpg"), folder)
@@ -72,6 +78,11 @@ def test_a_column_called_like_pictures_is_never_dropped(folder, image):
     assert guess_columns(about, folder).image_column is None
 
 
+NUMBERS = [f"{number}" for number in range(100, 140)]
+CIRCLES = [f"红色的圆形第{number}号" for number in range(40)]
+LABEL = {"label_column": "label"}
+
+
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
@@ -81,34 +92,22 @@ def test_a_column_called_like_pictures_is_never_dropped(folder, image):
         ({"split": ["train", "tst"] * 20}, {"split_column": "split"}),
         ({"id": list(range(40))}, {"id_column": "id"}),
         ({"id": [1, 1] * 20}, {"id_column": None}),
-        (
-            {"kind": ["red|round", "red", "round|big|red", "big"] * 10},
-            {"label_separator": "|", "multilabel": True},
-        ),
+        ({"kind": ["a|b", "a", "a|b|c", "b"] * 10}, {"label_separator": "|", "multilabel": True}),
         ({"kind": ['["a", "b"]', '["a"]'] * 20}, {"label_separator": None, "multilabel": True}),
         ({"kind": ["Paris, France", "Rome, Italy"] * 20}, {"label_separator": None}),
         ({"photo": None}, {"image_column": None, "text_columns": ["caption"]}),
-        (
-            {"photo": None, "picture_number": list(map(str, range(100, 140)))},
-            {"image_column": None},
-        ),
+        ({"photo": None, "picture_number": NUMBERS}, {"image_column": None}),
         ({"caption": None}, {"image_column": "photo", "text_columns": []}),
-        (
-            {"caption": None, "标题": [f"红色的圆形第{i}号" for i in range(40)]},
-            {"text_columns": ["标题"]},
-        ),
+        ({"caption": None, "标题": CIRCLES}, {"text_columns": ["标题"]}),
         ({"imageClass": [0, 1] * 20}, {"label_column": "imageClass"}),
-        (
-            {"kind": None, "label_source": ["x", "y"] * 20, "label": ["a", "b", "c", "d"] * 10},
-            {"label_column": "label"},
-        ),
+        ({"kind": None, "label_source": ["x", "y"] * 20, "label": [*"abcd"] * 10}, LABEL),
         (
             {"kind": None, "label": [f"species {i % 25}" for i in range(40)], "new": [0, 1] * 20},
-            {"label_column": "label", "text_columns": ["caption"]},
+            {**LABEL, "text_columns": ["caption"]},
         ),
         ({"target_url": [f"u{i}" for i in range(40)]}, {"label_column": "kind"}),
         ({"labels": [[0.5, i / 3] for i in range(40)]}, {"label_column": "kind"}),
-        ({"label": [1.0, 2.0, None, 1.0] * 10}, {"label_column": "label"}),
+        ({"label": [1.0, 2.0, None, 1.0] * 10}, LABEL),
         # the class in other words is no text to learn from
         (
             {"kind_title": ["A cat, of course", "The dog"] * 20},
@@ -138,12 +137,8 @@ def test_config_reads_pictures_of_another_table_beside_that_table(folder, tmp_pa
     (new / "pics").mkdir(parents=True)
     Image.new("RGB", (300, 200), "red").save(new / "pics" / "0.jpg")
     pq.write_table(_table().slice(0, 1), new / "new.parquet")
-    data = yaml.safe_load(write_config(folder)[0].read_text())["data"]["init_args"]
-    module = TableDataModule(
-        image_encoder="vit_tiny_patch16_224",
-        text_encoder="x",
-        **data | {"predict_table": str(new / "new.parquet")},
-    )
+    data = _config(folder)["data"]["init_args"]
+    module = _module(data | {"predict_table": str(new / "new.parquet")})
     module.setup("predict")
     assert module.dataset("predict").raw(0)["image"].getpixel((0, 0))[0] > 250
 
@@ -154,10 +149,10 @@ def test_config_fits_the_table_without_editing(folder, suffix):
     rows = _table(image="{}.jpg").rename_columns(["row", "photo", 'cap: "x" {y}', "kind"])
     write = pa.csv.write_csv if suffix == "csv" else pq.write_table
     write(rows, path)
-    config = yaml.safe_load(write_config(folder)[0].read_text())
+    config = _config(folder)
     data = config["data"]["init_args"]
     assert data["text_columns"] == 'cap: "x" {y}'
-    module = TableDataModule(image_encoder="vit_tiny_patch16_224", text_encoder="x", **data)
+    module = _module(data)
     module.setup()
     assert module.class_names == ["cat", "dog"]
     recipe = yaml.safe_load(Path(find_config("table.yaml")).read_text())
@@ -176,15 +171,13 @@ def test_config_fits_the_table_without_editing(folder, suffix):
 )
 def test_texts_of_any_script_are_given_room(folder, caption, most):
     pq.write_table(_table(caption=[f"{caption} {i}" for i in range(40)]), folder / "t.parquet")
-    config = yaml.safe_load(write_config(folder)[0].read_text())
-    assert config["data"]["init_args"]["max_text_tokens"] == most
+    assert _config(folder)["data"]["init_args"]["max_text_tokens"] == most
 
 
 def test_config_is_never_replaced_unless_forced_and_may_lie_elsewhere(folder, tmp_path):
     pq.write_table(_table(), folder / "t.parquet")
-    elsewhere, _ = write_config(folder, output=tmp_path / "new" / "mine.yaml")
-    table = yaml.safe_load(elsewhere.read_text())["data"]["init_args"]["table"]
-    assert table == str(folder / "t.parquet")
+    config = _config(folder, output=tmp_path / "new" / "mine.yaml")
+    assert config["data"]["init_args"]["table"] == str(folder / "t.parquet")
     assert not (folder / "epic.yaml").exists()
     write_config(folder)[0].write_text("mine")
     with pytest.raises(ConfigError, match="--force"):

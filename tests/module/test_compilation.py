@@ -2,6 +2,7 @@
 
 import shutil
 from functools import partialmethod
+from unittest.mock import Mock
 
 import pytest
 import setuptools  # noqa: F401 the compiler wants it, and late in a long run it fails to load
@@ -34,18 +35,13 @@ def test_a_precision_that_the_device_lacks_is_refused_before_the_first_step(
             getattr(tiny_runs.trainer(tmp_path), loop)(module, tiny_runs.loader([]))
 
 
-# ------------------------------------------------------------------ compile
-
-
 def _ragged(lengths):
     """Batches of four whose texts are as long as ``lengths`` say."""
     batches = []
     for seed, length in enumerate(lengths):
-        batch = next(iter(tiny_runs.loader(tiny_runs.samples(4, seed=seed))))
-        repeated = batch["input_ids"].repeat(1, 4)[:, :length]
-        batches.append(
-            {**batch, "input_ids": repeated, "attention_mask": torch.ones_like(repeated)}
-        )
+        batch = tiny_runs.batch(seed=seed)
+        batch["input_ids"] = batch["input_ids"].repeat(1, 4)[:, :length]
+        batches.append(batch | {"attention_mask": torch.ones_like(batch["input_ids"])})
     return DataLoader(batches, batch_size=None)
 
 
@@ -54,7 +50,7 @@ def _ragged(lengths):
 def test_a_compiled_module_gives_the_same_and_no_graph_for_each_length(make, tmp_path, monkeypatch):
     options = {
         "epic": {"prompt_attention": "read_only", "dropout": 0.0},
-        "head": {"boundary": True, "similarity": True, "unimodal": True, "dropout": 0.0},
+        "head": tiny_runs.HEAD | {"dropout": 0.0},
         "optim": {"lr": 1e-2},
     }
     # its C++ takes minutes: here the graphs are run as they are
@@ -68,8 +64,7 @@ def test_a_compiled_module_gives_the_same_and_no_graph_for_each_length(make, tmp
     torch._dynamo.reset()
     counters.clear()
     for module in (plain, compiled):
-        trainer = tiny_runs.trainer(tmp_path, max_epochs=1)
-        trainer.fit(module, rows)
+        tiny_runs.trainer(tmp_path, max_epochs=1).fit(module, rows)
     assert is_compiled(compiled.model)
     assert counters["stats"]["unique_graphs"] == 2  # the model's, and one to try the compiler
     assert not counters["graph_break"]
@@ -77,7 +72,7 @@ def test_a_compiled_module_gives_the_same_and_no_graph_for_each_length(make, tmp
     torch.testing.assert_close(tiny_runs.trained(compiled), after, atol=1e-4, rtol=1e-3)
 
     # a checkpoint of a compiled model fits one that is not
-    trainer.save_checkpoint(tmp_path / "compiled.ckpt")
+    module.trainer.save_checkpoint(tmp_path / "compiled.ckpt")
     again = EPICModule.load_from_checkpoint(tmp_path / "compiled.ckpt", compile=False)
     predicted = [tiny_runs.trainer(tmp_path).predict(m, rows) for m in (compiled, again)]
     for one, other in zip(*predicted, strict=True):
@@ -86,13 +81,8 @@ def test_a_compiled_module_gives_the_same_and_no_graph_for_each_length(make, tmp
 
 
 def test_a_compiler_that_is_missing_is_told_with_the_way_out(monkeypatch):
-    def fail(function):
-        def run(tensor):
-            raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nlong trace")
-
-        return run
-
-    monkeypatch.setattr(torch, "compile", fail)
+    failure = RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nlong trace")
+    monkeypatch.setattr(torch, "compile", lambda function: Mock(side_effect=failure))
     with pytest.raises(ConfigError) as error:
         check_compiler(torch.device("cpu"))
     for part in ("(InvalidCxxCompiler: No working", "CXX", "model.compile to false"):

@@ -13,17 +13,6 @@ from epic_pl.errors import ConfigError
         ({"encoders": {"image": {"nmae": "x"}}}, "EncoderConfig has no nmae"),
         ({"encoders": {"image": {}}}, "EncoderConfig: .*'name'"),
         ({"encoders": {"image": "vit"}}, "EncoderConfig is made of named options, not of 'vit'"),
-    ],
-    ids=str,
-)
-def test_unknown_missing_and_misplaced_options_are_refused_by_name(options, named, make):
-    with pytest.raises(ConfigError, match=named):
-        make(**options)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
         ({"num_classes": 1}, "num_classes is 1"),
         ({"num_classes": 1, "task": "multilabel"}, "question of two classes"),
         ({"class_names": ["a", "b"]}, "class_names has 2"),
@@ -49,6 +38,6 @@ def test_unknown_missing_and_misplaced_options_are_refused_by_name(options, name
     ],
     ids=str,
 )
-def test_options_that_do_not_fit_are_refused(options, words, make):
-    with pytest.raises(ConfigError, match=words):
+def test_options_that_do_not_fit_are_refused_by_name(options, named, make):
+    with pytest.raises(ConfigError, match=named):
         make(**options)

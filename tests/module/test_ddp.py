@@ -29,7 +29,6 @@ import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 import tiny_runs
 from epic_pl.cli import run
-from epic_pl.data import TableDataModule
 from epic_pl.nn.methods import METHODS
 
 torch.set_num_threads(1)
@@ -56,10 +55,7 @@ run(["predict", *ddp, "--ckpt_path", f"{folder}/last.ckpt"])
 
 def accumulate(name, ckpt_path=None):
     L.seed_everything(0 if ckpt_path is None else 77)
-    data = TableDataModule(
-        table="data/table.csv", split_column="split", id_column="id",
-        image_encoder=vit, text_encoder=bert, batch_size_per_device=2,
-    )
+    data = tiny_runs.table_data("data/table.csv", vit, bert, batch_size_per_device=2)
     module = tiny_runs.module(vit, bert, optim={"lr": 1e-2}, modality_dropout=0.5)
     callbacks = [] if ckpt_path else [tiny_runs.EveryBatch(".")]
     trainer = tiny_runs.trainer(
@@ -79,9 +75,8 @@ rows = [
     row | {"image_present": number % 3 != 0, "text_present": number % 3 != 1}
     for number, row in enumerate(tiny_runs.samples(24))
 ]
-HEAD = {"boundary": True, "similarity": True, "unimodal": True}
 for name in METHODS:
-    module = tiny_runs.module(vit, bert, method=name, optim={"lr": 1e-2}, head=HEAD)
+    module = tiny_runs.module(vit, bert, method=name, optim={"lr": 1e-2}, head=tiny_runs.HEAD)
     before = tiny_runs.trained(module)
     trainer = tiny_runs.trainer(".", devices=2, strategy="ddp", max_epochs=1)
     trainer.fit(module, tiny_runs.loader(rows, 2))
@@ -100,34 +95,15 @@ torch.save((gradients, dict(model.head.named_buffers())), f"joined.rank{rank}.pt
 EVERY_STEP = """
 trainer:
   callbacks:
-    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-      init_args:
-        filename: step{step}
-        every_n_train_steps: 1
-        save_top_k: -1
-        auto_insert_metric_name: false
+    - class_path: ModelCheckpoint
+      init_args: {filename: "step{step}", save_top_k: -1, every_n_train_steps: 1,
+                  auto_insert_metric_name: false}
 """
-
-
 # so that all parts of the head learn, though not in every step
 LOSES_SOME = """\
   head: {boundary: true, similarity: true, unimodal: true}
   modality_dropout: 0.5
 """
-
-
-def _run(command, folder):
-    """Run to the end with both ranks' output kept, or fail with it."""
-    helpers = str(Path(tiny_runs.__file__).parent)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": helpers}
-    # of a launcher that this test may itself run under
-    for name in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        environment.pop(name, None)
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -142,17 +118,23 @@ def two_ranks(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir, make):
     (folder / "every_step.yaml").write_text(EVERY_STEP)
     (folder / "script.py").write_text(SCRIPT)
     torch.save(_joined(make), folder / "joined.pt")
-    encoders = [str(tiny_vit_dir), str(tiny_tokenizer_dir)]
-    _run([sys.executable, "script.py", str(config), *encoders], folder)
+    command = [sys.executable, "script.py", config, tiny_vit_dir, tiny_tokenizer_dir]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    environment["PYTHONPATH"] = str(Path(tiny_runs.__file__).parent)
+    # of a launcher that this test may itself run under
+    for name in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        environment.pop(name, None)
+    kept = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(command, cwd=folder, env=environment, timeout=280, **kept)
+    assert done.returncode == 0, done.stdout[-6000:]
     return folder
 
 
 def _joined(make):
     """A model in training, and a batch in which one rank has more missing modalities."""
     torch.manual_seed(0)
-    head = {"boundary": True, "similarity": True, "unimodal": True, "dropout": 0.0}
-    model = make(epic={"dropout": 0.0}, head=head).model.train()
-    batch = next(iter(tiny_runs.loader(tiny_runs.samples(8), 8, drop=["sample_id"])))
+    model = make(epic={"dropout": 0.0}, head=tiny_runs.HEAD | {"dropout": 0.0}).model.train()
+    (batch,) = tiny_runs.loader(tiny_runs.samples(8), 8, drop=["sample_id"])
     batch["image_present"] = torch.tensor([0, 0, 0, 1, 1, 1, 0, 1], dtype=torch.bool)
     batch["text_present"] = torch.tensor([1, 1, 1, 1, 1, 0, 1, 1], dtype=torch.bool)
     return model, batch
@@ -173,9 +155,10 @@ def test_both_ranks_end_with_the_same_weights_and_all_have_moved(two_ranks):
 
 
 # half-accumulated gradients, which differ from rank to rank, used to be lost
-@pytest.mark.parametrize("name", ["straight", "window"])
-def test_resume_ends_with_the_same_weights(name, two_ranks):
-    resumed = {"straight": "resumed", "window": "window_resumed"}[name]
+@pytest.mark.parametrize(
+    ("name", "resumed"), [("straight", "resumed"), ("window", "window_resumed")]
+)
+def test_resume_ends_with_the_same_weights(name, resumed, two_ranks):
     for rank in (0, 1):
         end = _weights(two_ranks, name, rank)
         assert not differing(end, _weights(two_ranks, resumed, rank))
@@ -195,9 +178,8 @@ def test_two_ranks_standardise_and_learn_as_one_process_on_the_joined_batch(two_
         torch.testing.assert_close(ours, (gradients, statistics), rtol=2e-6, atol=1e-6)
 
 
-def test_seven_samples_count_seven(two_ranks, monkeypatch):
+def test_seven_samples_count_seven(two_ranks, workdir, monkeypatch):
     monkeypatch.chdir(two_ranks)
-    monkeypatch.setattr("sys.argv", ["epic-pl"])
     last = "runs/fit/version_0/checkpoints/last.ckpt"
     config = str(two_ranks / "data" / "tiny.yaml")
     alone = run(["test", "--config", config, "--ckpt_path", last]).trainer.callback_metrics

@@ -1,15 +1,16 @@
 """Every method of the registry through the real Trainer and the real command line."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 
 import tiny_runs
 from epic_pl.callbacks import FeatureCache
 from epic_pl.cli import run
-from epic_pl.data import TableDataModule
 from epic_pl.errors import CheckpointError, ConfigError
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import read_checkpoint
@@ -18,41 +19,25 @@ from tiny_runs import differing, trained
 
 methods = pytest.mark.parametrize("name", METHODS)
 # drawn once, not trained, and so in the checkpoint as well
-LEFT_AS_DRAWN = {
-    "pmf": {f"model.{side}_prompts.fusion_context" for side in ("image", "text")},
-}
+LEFT_AS_DRAWN = {"pmf": {f"model.{side}_prompts.fusion_context" for side in ("image", "text")}}
 
 
 @pytest.fixture
 def workshop(tiny_vit_dir, tiny_tokenizer_dir, tmp_path):
     """A table of coloured squares, and what trains a method on it."""
-    tiny_runs.table(tmp_path, train=8, val=3, test=5)
+    table = tiny_runs.table(tmp_path, train=8, val=3, test=5)
 
-    def data():
-        return TableDataModule(
-            table=str(tmp_path / "table.csv"),
-            split_column="split",
-            id_column="id",
-            image_encoder=str(tiny_vit_dir),
-            text_encoder=str(tiny_tokenizer_dir),
-            batch_size_per_device=3,
-        )
+    encoders = tiny_vit_dir, tiny_tokenizer_dir
+    data = partial(tiny_runs.table_data, table, *encoders, batch_size_per_device=3)
 
     def module(name, **options):
         torch.manual_seed(0)
-        return tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, method=name, **options)
+        return tiny_runs.module(*encoders, method=name, **options)
 
     def trainer(*callbacks, **options):
         return tiny_runs.trainer(tmp_path, callbacks=list(callbacks), **options)
 
     return SimpleNamespace(root=tmp_path, data=data, module=module, trainer=trainer)
-
-
-def _batch():
-    return next(iter(tiny_runs.loader(tiny_runs.samples())))
-
-
-# checkpoints ----------------------------------------------------------------------------------
 
 
 @methods
@@ -70,7 +55,7 @@ def test_a_checkpoint_is_strict_adapter_sized_and_restores_the_logits(name, work
     assert set(content["state_dict"]) == set(trained(module)) | rest
     again = EPICModule.load_from_checkpoint(path).eval()
     assert again.hparams["method"] == name
-    assert torch.equal(again(_batch()), module.eval()(_batch()))
+    assert torch.equal(again(tiny_runs.batch()), module.eval()(tiny_runs.batch()))
 
     content["state_dict"].popitem()
     torch.save(content, path)
@@ -94,28 +79,15 @@ def test_resume_in_the_middle_of_an_epoch_equals_the_run_that_never_stopped(name
     assert not differing(straight, resumed)
     early = read_checkpoint(str(workshop.root / "steps" / "step2.ckpt"))["state_dict"]
     # enough samples miss a modality for its embedding to learn as well
-    moved = differing(straight, {key: early[key] for key in straight})
-    assert set(moved) == set(straight)
-
-
-# the feature cache ----------------------------------------------------------------------------
-
-
-class Outputs(L.Callback):
-    """Keeps the logits of test batches."""
-
-    def __init__(self):
-        self.logits = []
-
-    def on_test_batch_end(self, trainer, pl_module, outputs, *_):
-        self.logits.append(outputs["logits"].clone())
+    assert differing(straight, {key: early[key] for key in straight}) == [*straight]
 
 
 def _test_logits(workshop, module, level):
-    outputs = Outputs()
+    logits = []
+    keep = LambdaCallback(on_test_batch_end=lambda *args: logits.append(args[2]["logits"].clone()))
     cache = FeatureCache(level, dtype="float32", folder=str(workshop.root / "features"))
-    workshop.trainer(outputs, cache).test(module, datamodule=workshop.data(), verbose=False)
-    return torch.cat(outputs.logits)
+    workshop.trainer(keep, cache).test(module, datamodule=workshop.data(), verbose=False)
+    return torch.cat(logits)
 
 
 @methods
@@ -131,23 +103,18 @@ def test_stored_features_give_the_logits_of_pictures_and_other_levels_are_refuse
                 _test_logits(workshop, module, level)
 
 
-# the command line -----------------------------------------------------------------------------
-
-
 def test_a_methods_own_options_come_from_the_command_line_and_the_checkpoint(
-    tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch
+    workdir, tiny_vit_dir, tiny_tokenizer_dir
 ):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["epic-pl"])
-    tiny_runs.table(tmp_path / "data", train=4, val=2, test=3)
-    config = tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir)
+    tiny_runs.table(workdir / "data", train=4, val=2, test=3)
+    config = tiny_runs.table_config(workdir / "data", tiny_vit_dir, tiny_tokenizer_dir)
     options = ["--config", str(config), "--trainer.max_epochs", "1"]
     lora = ["--model.method", "lora", "--model.method_options", '{"rank": 3, "encoder_lr": 0.01}']
     cli = run(["fit", *options, *lora])
     assert cli.model.model.config.rank == 3
     (group,) = (g for g in cli.trainer.optimizers[0].param_groups if g["name"] == "encoders")
     assert group["initial_lr"] == 0.01
-    (best,) = tmp_path.rglob("best.ckpt")
+    (best,) = workdir.rglob("best.ckpt")
     assert EPICModule.load_from_checkpoint(best).model.config.rank == 3
     with pytest.raises(ConfigError, match=r"no method 'lorra'.*lora"):
         run(["fit", *options, "--model.method", "lorra"])

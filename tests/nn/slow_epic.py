@@ -1,73 +1,79 @@
-"""EPIC written a second time, slowly: one sample, one prompt, one head, one number at a time.
+"""EPIC written a second time, slowly: one sample, one prompt at a time.
 
-Follows the equations of docs/method.md and the encoders' papers, not the vectorised code: no masks
-(what may not be seen is never in the sequence), no batch, no attention kernel. It reads the
-weights of ``model`` and calls none of its methods, nor those of the encoders.
+Follows the equations of docs/method.md, not the vectorised code. It reads the weights of ``model``
+and calls none of its methods.
 """
 
 import math
 
 import torch
+from slow_encoders import (
+    cosine,
+    gelu,
+    layer_norm,
+    linear,
+    mean,
+    samples,
+    slow_encoders,
+    weighted_sum,
+)
 from torch import Tensor
 
 
 @torch.no_grad()
 def logits(model, batch) -> Tensor:
-    return torch.stack([_sample_logits(model, batch, i) for i in range(len(batch["input_ids"]))])
+    return torch.stack([_sample_logits(model, inputs) for inputs in samples(batch)])
 
 
-def _sample_logits(model, batch, i: int) -> Tensor:
-    config, vit, bert = model.config, model.image_encoder.model, model.text_encoder.model
-    has_image = bool(batch["image_present"][i]) if "image_present" in batch else True
-    has_text = bool(batch["text_present"][i]) if "text_present" in batch else True
-    image = vit_embedding(vit, batch["pixel_values"][i]) if has_image else []
-    ids = [
-        int(x)
-        for x, real in zip(batch["input_ids"][i], batch["attention_mask"][i], strict=True)
-        if real
-    ]
-    text = bert_embedding(bert, ids) if has_text else []
-
-    if isinstance(config.interaction_layers, int):
-        k = config.interaction_layers
-        pairs = [(len(vit.blocks) - j, len(bert.encoder.layer) - j) for j in range(k, 0, -1)]
-    else:
-        pairs = [tuple(pair) for pair in config.interaction_layers]
-    image_steps = {layers[0]: step for step, layers in enumerate(pairs)}
-    text_steps = {layers[1]: step for step, layers in enumerate(pairs)}
-
-    at_image = at_text = 0
-    z_image: list[Tensor] = []
-    z_text: list[Tensor] = []
-    entering = []
-    for step in range(len(pairs)):
-        p_image, p_text = entering_prompts(
-            model, step, z_image, z_text, has_image=has_image, has_text=has_text
-        )
-        while at_image not in image_steps or image_steps[at_image] != step:
-            image = vit_layer(vit, at_image, image)
-            at_image += 1
-        while at_text not in text_steps or text_steps[at_text] != step:
-            text = bert_layer(bert, at_text, text)
-            at_text += 1
-        entering.append([image[1:], text])  # patches, and words with what stands around them
-        joint_image = vit_layer(vit, at_image, image + p_image)
-        joint_text = bert_layer(bert, at_text, text + p_text)
-        image, z_image = joint_image[: len(image)], joint_image[len(image) :]
-        text, z_text = joint_text[: len(text)], joint_text[len(text) :]
-        at_image, at_text = at_image + 1, at_text + 1
-    for layer in range(at_image, len(vit.blocks)):
-        image = vit_layer(vit, layer, image)
-    for layer in range(at_text, len(bert.encoder.layer)):
-        text = bert_layer(bert, layer, text)
-
-    pooled = [layer_norm(image[0], vit.norm) if image else None, text[0] if text else None]
-    means = [[mean(step[side]) for step in entering] for side in (0, 1)]
-    return head_logits(model, pooled, means, [z_image, z_text])
+def _sample_logits(model, inputs) -> Tensor:
+    both = streams(model, inputs)
+    here = [x is not None for x in inputs]
+    z: list[list[Tensor]] = [[], []]
+    for step in range(len(both[0].layers)):
+        prompts = entering_prompts(model, step, z, here)
+        z = [stream.acquire(step, own) for stream, own in zip(both, prompts, strict=True)]
+    means = [[mean(tokens) for tokens in stream.entering] for stream in both]
+    return head_logits(model, [stream.pooled() for stream in both], means, z)
 
 
-def mean(vectors: list[Tensor]) -> Tensor | None:
-    return sum(vectors) / len(vectors) if vectors else None
+def streams(model, inputs) -> list["Stream"]:
+    """Of the image and of the text."""
+    config, encoders = model.config, slow_encoders(model)
+    pairs = config.interaction_layers
+    if isinstance(pairs, int):
+        pairs = [[e.depth - j for e in encoders] for j in range(pairs, 0, -1)]
+    joint = config.prompt_attention == "joint"
+    layers = zip(*pairs, strict=True)
+    return [Stream(*each, joint) for each in zip(encoders, inputs, layers, strict=True)]
+
+
+class Stream:
+    """The tokens of one modality on their way through its encoder."""
+
+    def __init__(self, encoder, inputs, layers, joint: bool) -> None:
+        self.encoder, self.layers, self.joint = encoder, layers, joint
+        self.tokens = [] if inputs is None else encoder.embed(inputs)
+        self.at = 0
+        self.entering: list[list[Tensor]] = []  # each step, a class token left out
+
+    def run_to(self, layer: int) -> None:
+        for index in range(self.at, layer):
+            self.tokens, _ = self.encoder.layer(index, self.tokens)
+        self.at = layer
+
+    def acquire(self, step: int, prompts: list[Tensor]) -> list[Tensor]:
+        layer = self.layers[step]
+        self.run_to(layer)
+        self.entering.append(self.tokens[self.encoder.num_prefix :])
+        if not self.joint:
+            return self.encoder.read(layer, self.tokens, prompts)
+        self.tokens, z = self.encoder.layer(layer, self.tokens, prompts)
+        self.at = layer + 1
+        return z
+
+    def pooled(self) -> Tensor | None:
+        self.run_to(self.encoder.depth)
+        return self.encoder.pooled(self.tokens)
 
 
 def head_logits(model, pooled, means, prompts) -> Tensor:
@@ -108,7 +114,7 @@ def standardised_over_samples(x: Tensor, statistics) -> Tensor:
     return (x - statistics.mean) / torch.sqrt(statistics.variance + 1e-6)
 
 
-def entering_prompts(model, step, z_image, z_text, *, has_image, has_text):
+def entering_prompts(model, step, z, here):
     """``P_v^k`` and ``P_t^k`` as lists of vectors; ``step`` = k - 1."""
     config, prompts = model.config, model.prompts
     if step == 0:
@@ -116,21 +122,20 @@ def entering_prompts(model, step, z_image, z_text, *, has_image, has_text):
         if config.first_prompt == "from_text":
             return [linear(p, prompts.coupling) for p in text], text
         return list(prompts.first_image), text
-    consolidated = z_image, z_text
     if config.hub != "none":
         hub = model.hubs[0 if config.hub == "parameter_free" else step - 1]
-        consolidated = consolidate(hub, z_image, z_text, has_image=has_image, has_text=has_text)
+        z = consolidate(hub, *z, here)
     if config.generation == "linear":
         maps = prompts.map_image, prompts.map_text
-        return [[linear(c, g) for c in each] for each, g in zip(consolidated, maps, strict=True)]
+        return [[linear(c, g) for c in each] for each, g in zip(z, maps, strict=True)]
     offsets = prompts.offsets_image[step - 1], prompts.offsets_text[step - 1]
     return [
         [c + e for c, e in zip(each, own, strict=True)]
-        for each, own in zip(consolidated, offsets, strict=True)
+        for each, own in zip(z, offsets, strict=True)
     ]
 
 
-def consolidate(hub, z_image, z_text, *, has_image=True, has_text=True):
+def consolidate(hub, z_image, z_text, here=(True, True)):
     """Prompt by prompt; the message from a missing modality is zero."""
     tau = math.exp(float(hub.similarity.log_temperature))
     free = not hasattr(hub, "up_image")
@@ -150,11 +155,11 @@ def consolidate(hub, z_image, z_text, *, has_image=True, has_text=True):
         return message if w is None else w.T @ message
 
     c_image = [
-        z + to_image(_message(a, a_text, tau)) if has_text else z
+        z + to_image(_message(a, a_text, tau)) if here[1] else z
         for z, a in zip(z_image, a_image, strict=True)
     ]
     c_text = [
-        z + to_text(_message(a, a_image, tau)) if has_image else z
+        z + to_text(_message(a, a_image, tau)) if here[0] else z
         for z, a in zip(z_text, a_text, strict=True)
     ]
     return c_image, c_text
@@ -162,105 +167,3 @@ def consolidate(hub, z_image, z_text, *, has_image=True, has_text=True):
 
 def _message(own: Tensor, others: list[Tensor], tau: float) -> Tensor:
     return weighted_sum([cosine(own, a) / tau for a in others], others)
-
-
-def cosine(a: Tensor, b: Tensor) -> float:
-    return float(a @ b) / (float(a.norm()) * float(b.norm()))
-
-
-def weighted_sum(scores: list[float], values: list[Tensor]) -> Tensor:
-    top = max(scores)
-    weights = [math.exp(score - top) for score in scores]
-    return sum(w / sum(weights) * value for w, value in zip(weights, values, strict=True))
-
-
-def linear(x: Tensor, layer) -> Tensor:
-    y = layer.weight @ x
-    return y if layer.bias is None else y + layer.bias
-
-
-def layer_norm(x: Tensor, norm) -> Tensor:
-    return standardised(x, norm.eps) * norm.weight + norm.bias
-
-
-def standardised(x: Tensor, eps: float) -> Tensor:
-    centred = x - x.mean()
-    return centred / torch.sqrt((centred**2).mean() + eps)
-
-
-def gelu(x: Tensor) -> Tensor:
-    return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
-
-
-def attend(queries, keys, values, num_heads: int) -> list[Tensor]:
-    """Softmax attention of every query over all keys, head by head."""
-    size = len(queries[0]) // num_heads if queries else 0
-    outputs = []
-    for q in queries:
-        heads = []
-        for head in range(num_heads):
-            part = slice(head * size, (head + 1) * size)
-            scores = [float(q[part] @ k[part]) / math.sqrt(size) for k in keys]
-            heads.append(weighted_sum(scores, [v[part] for v in values]))
-        outputs.append(torch.cat(heads))
-    return outputs
-
-
-def vit_embedding(vit, picture: Tensor) -> list[Tensor]:
-    """Class token, then the patches row by row, each plus its position."""
-    kernel, bias = vit.patch_embed.proj.weight, vit.patch_embed.proj.bias
-    size = kernel.shape[-1]
-    tokens = [vit.cls_token[0, 0]]
-    for row in range(0, picture.shape[1], size):
-        for column in range(0, picture.shape[2], size):
-            patch = picture[:, row : row + size, column : column + size]
-            tokens.append(torch.stack([(k * patch).sum() for k in kernel]) + bias)
-    return [token + position for token, position in zip(tokens, vit.pos_embed[0], strict=True)]
-
-
-def vit_layer(vit, index: int, tokens: list[Tensor]) -> list[Tensor]:
-    """Pre-norm: x + Attention(LN(x)), then x + MLP(LN(x))."""
-    block = vit.blocks[index]
-    joined = [linear(layer_norm(x, block.norm1), block.attn.qkv) for x in tokens]
-    width = len(tokens[0]) if tokens else 0
-    queries, keys, values = ([x[i * width : (i + 1) * width] for x in joined] for i in range(3))
-    attended = attend(queries, keys, values, block.attn.num_heads)
-    tokens = [x + linear(a, block.attn.proj) for x, a in zip(tokens, attended, strict=True)]
-    return [
-        x + linear(gelu(linear(layer_norm(x, block.norm2), block.mlp.fc1)), block.mlp.fc2)
-        for x in tokens
-    ]
-
-
-def bert_embedding(bert, ids: list[int]) -> list[Tensor]:
-    parts = bert.embeddings
-    return [
-        layer_norm(
-            parts.word_embeddings.weight[token]
-            + parts.position_embeddings.weight[position]
-            + parts.token_type_embeddings.weight[0],
-            parts.LayerNorm,
-        )
-        for position, token in enumerate(ids)
-    ]
-
-
-def bert_layer(bert, index: int, tokens: list[Tensor]) -> list[Tensor]:
-    """Post-norm: LN(x + Attention(x)), then LN(x + MLP(x))."""
-    layer = bert.encoder.layer[index]
-    own, out = layer.attention.self, layer.attention.output
-    queries, keys, values = (
-        [linear(x, part) for x in tokens] for part in (own.query, own.key, own.value)
-    )
-    attended = attend(queries, keys, values, bert.config.num_attention_heads)
-    tokens = [
-        layer_norm(x + linear(a, out.dense), out.LayerNorm)
-        for x, a in zip(tokens, attended, strict=True)
-    ]
-    return [
-        layer_norm(
-            x + linear(gelu(linear(x, layer.intermediate.dense)), layer.output.dense),
-            layer.output.LayerNorm,
-        )
-        for x in tokens
-    ]

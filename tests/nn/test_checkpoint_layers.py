@@ -1,63 +1,57 @@
 """Gradient checkpointing: the same gradients from less that is kept for the backward pass."""
 
 import pytest
-import tiny_models
 import torch
+from tiny_models import batch, either_attention, image_encoder, make, text_encoder
 from torch.autograd.graph import saved_tensors_hooks
 
-from epic_pl.nn import EPIC, EPICConfig, HeadConfig, Pair
+from epic_pl.nn import HeadConfig
 from epic_pl.nn.encoders import Encoder
 
 
 def _batch():
-    batch = tiny_models.batch([9, 5, 8, 7])
-    pictures = batch["pixel_values"].float()
-    return {**batch, "pixel_values": pictures, "labels": torch.tensor([0, 1, 2, 1])}
+    return batch([9, 5, 8, 7])
 
 
-def _model(encoders=None, **options):
-    torch.manual_seed(0)
-    config = {"interaction_layers": 3, "hub_width": 8, "dropout": 0.3}
-    encoders = encoders or (tiny_models.image_encoder(5), tiny_models.text_encoder(5))
-    return EPIC(Pair(*encoders), 3, EPICConfig(**{**config, **options}), HeadConfig(dropout=0.3))
+def _model(image=None, **options):
+    encoders = image or image_encoder(5), text_encoder(5)
+    options = {"interaction_layers": 3, "hub_width": 8, "dropout": 0.3, **options}
+    return make("epic", *encoders, head=HeadConfig(dropout=0.3), **options).train()
 
 
-def _gradients(model, batch, *, checkpoint_layers):
+def _gradients(model, *, checkpoint_layers):
     for encoder in (model.image_encoder, model.text_encoder):
         encoder.checkpoint_layers = checkpoint_layers
     model.zero_grad()
     for name, buffer in model.head.named_buffers():  # as before the first step
         buffer.fill_(1.0 if name.endswith("variance") else 0.0)
     torch.manual_seed(1)  # of dropout
-    torch.nn.functional.cross_entropy(model(batch), batch["labels"]).backward()
+    torch.nn.functional.cross_entropy(model(_batch()), torch.tensor([0, 1, 2, 1])).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
-# pairs that leave layers between and behind them, which gradient flows through too
-@pytest.mark.parametrize("layers", [3, [[0, 1], [2, 3]]])
-@pytest.mark.parametrize("attention", ["joint", "read_only"])
-def test_gradients_are_the_same(layers, attention):
-    model = _model(interaction_layers=layers, prompt_attention=attention)
-    batch = _batch()
-    plain = _gradients(model, batch, checkpoint_layers=False)
-    again = _gradients(model, batch, checkpoint_layers=True)
+def _assert_the_same_gradients(model):
+    plain, again = (_gradients(model, checkpoint_layers=each) for each in (False, True))
     assert plain.keys() == again.keys()
     for name, gradient in plain.items():
         assert torch.equal(gradient, again[name]), name
 
 
+# pairs that leave layers between and behind them, which gradient flows through too
+@pytest.mark.parametrize("layers", [3, [[0, 1], [2, 3]]])
+@either_attention
+def test_gradients_are_the_same(layers, attention):
+    _assert_the_same_gradients(_model(interaction_layers=layers, prompt_attention=attention))
+
+
 def test_gradients_are_the_same_where_dropout_wakes_inside_an_encoder():
-    vit = tiny_models.image_encoder(5, proj_drop_rate=0.3)
-    model = _model((vit, tiny_models.text_encoder(5)))
-    vit.thaw()
-    model.train()
-    batch = _batch()
-    plain = _gradients(model, batch, checkpoint_layers=False)
-    again = _gradients(model, batch, checkpoint_layers=True)
-    assert all(torch.equal(plain[name], again[name]) for name in plain)
+    image = image_encoder(5, proj_drop_rate=0.3)
+    model = _model(image)
+    image.thaw()
+    _assert_the_same_gradients(model.train())
 
 
-def _kept(model, batch, monkeypatch):
+def _kept(model, monkeypatch):
     """Bytes kept for the backward pass: saved tensors, and the inputs of layers run again."""
     kept = {}
 
@@ -74,22 +68,22 @@ def _kept(model, batch, monkeypatch):
     run = Encoder._run
     with monkeypatch.context() as patch, saved_tensors_hooks(pack, lambda tensor: tensor):
         patch.setattr(Encoder, "_run", note)
-        logits = model(batch)
+        logits = model(_batch())
     assert logits.requires_grad
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}  # there anyway
     return sum(size for storage, size in kept.items() if storage not in weights)
 
 
 def test_less_is_kept_for_the_backward_pass(monkeypatch):
-    model, batch = _model(), _batch()
-    plain = _kept(model, batch, monkeypatch)
+    model = _model()
+    plain = _kept(model, monkeypatch)
     for encoder in (model.image_encoder, model.text_encoder):
         encoder.checkpoint_layers = True
-    assert _kept(model, batch, monkeypatch) < plain / 3
+    assert _kept(model, monkeypatch) < plain / 3
 
 
 def test_each_layer_that_gradient_flows_through_runs_twice_and_no_other():
-    model, batch = _model(interaction_layers=[[1, 2], [3, 4]]), _batch()
+    model = _model(interaction_layers=[[1, 2], [3, 4]])
     runs = []
     for name, layers in (
         ("image", model.image_encoder.model.blocks),
@@ -97,7 +91,7 @@ def test_each_layer_that_gradient_flows_through_runs_twice_and_no_other():
     ):
         for index, layer in enumerate(layers):
             layer.register_forward_pre_hook(lambda *_, key=(name, index): runs.append(key))
-    _gradients(model, batch, checkpoint_layers=True)
+    _gradients(model, checkpoint_layers=True)
     counts = {key: runs.count(key) for key in sorted(set(runs))}
     image = {("image", 0): 1} | {("image", index): 2 for index in range(1, 5)}
     text = {("text", 0): 1, ("text", 1): 1} | {("text", index): 2 for index in range(2, 5)}

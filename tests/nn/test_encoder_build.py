@@ -5,7 +5,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import bert, clip_text, clip_vision, hf_text, scramble, vit
+from tiny_models import batch, bert, clip_text, clip_vision, hf_text, image_encoder, scramble, vit
 from transformers import AutoModel, CLIPConfig, CLIPModel, GPT2Config, GPT2Model
 
 from epic_pl.errors import AssetError, EncoderError
@@ -42,6 +42,19 @@ def altered(source, target, change):
     return str(target)
 
 
+@pytest.fixture(params=["vit", "bert"])
+def either(request):
+    """An encoder's folder and the function that builds it."""
+    kind, build = {
+        "vit": ("tiny_vit_dir", build_image_encoder),
+        "bert": ("tiny_tokenizer_dir", build_text_encoder),
+    }[request.param]
+    return request.getfixturevalue(kind), build
+
+
+both_builds = pytest.mark.parametrize("build", [build_image_encoder, build_text_encoder])
+
+
 # what loads -----------------------------------------------------------------------------------
 
 
@@ -72,26 +85,17 @@ def test_both_towers_of_one_clip_folder(clip_dir):
     assert isinstance(image, CLIPImageEncoder)
     assert isinstance(text, CLIPTextEncoder)
     whole = CLIPModel.from_pretrained(clip_dir)
-    saved = {
-        "image": whole.vision_model.state_dict(),
-        "text": whole.text_model.state_dict(),
-    }
-    for side, encoder in (("image", image), ("text", text)):
-        ours = encoder.model.state_dict()
-        assert ours.keys() == saved[side].keys()
-        assert all(torch.equal(ours[name], value) for name, value in saved[side].items())
+    for encoder, saved in ((image, whole.vision_model), (text, whole.text_model)):
+        ours, saved = encoder.model.state_dict(), saved.state_dict()
+        assert ours.keys() == saved.keys()
+        assert all(torch.equal(ours[name], value) for name, value in saved.items())
 
 
-@pytest.mark.parametrize("kind", ["vision", "text"])
-def test_a_lone_clip_tower_in_a_folder(kind, tmp_path):
-    if kind == "vision":
-        assert isinstance(
-            build_image_encoder(folder_of(clip_vision(), tmp_path / "v")), CLIPImageEncoder
-        )
-    else:
-        assert isinstance(
-            build_text_encoder(folder_of(clip_text(), tmp_path / "t")), CLIPTextEncoder
-        )
+def test_a_lone_clip_tower_in_a_folder(tmp_path):
+    image = build_image_encoder(folder_of(clip_vision(), tmp_path / "v"))
+    text = build_text_encoder(folder_of(clip_text(), tmp_path / "t"))
+    assert isinstance(image, CLIPImageEncoder)
+    assert isinstance(text, CLIPTextEncoder)
 
 
 @pytest.mark.parametrize("pretrained", [True, False])
@@ -105,14 +109,10 @@ def test_no_hugging_face_encoder_attends_eagerly(pretrained, clip_dir, tiny_toke
     assert all("eager" not in e.model.config._attn_implementation for e in encoders)
 
 
-def test_half_precision_folders_work_with_float_prompts(tmp_path, tiny_vit_dir):
+def test_half_precision_folders_work_with_float_prompts(tmp_path):
     text = build_text_encoder(folder_of(scramble(bert()).half(), tmp_path / "half"))
-    model = EPIC(
-        Pair(build_image_encoder(str(tiny_vit_dir)), text), 3, EPICConfig(interaction_layers=2)
-    )
-    ids = torch.tensor([[3, 4]])
-    made = {"pixel_values": torch.randn(1, 3, 32, 32), "input_ids": ids, "attention_mask": ids > 0}
-    assert model(made).dtype == torch.float32
+    model = EPIC(Pair(image_encoder(), text), 3, EPICConfig(interaction_layers=2))
+    assert model(batch([2], dtype=torch.float32)).dtype == torch.float32
 
 
 def test_revision_pins_a_timm_name(monkeypatch):
@@ -133,29 +133,16 @@ def test_revision_pins_a_timm_name(monkeypatch):
 # random weights -------------------------------------------------------------------------------
 
 
-def test_random_weights_are_always_the_same_and_leave_the_generators_alone(
-    tiny_vit_dir, tiny_tokenizer_dir, tmp_path
-):
-    def doubled(weights):
-        return {name: 2 * value for name, value in weights.items()}
-
-    vit_dir = altered(tiny_vit_dir, tmp_path / "vit", doubled)
-    bert_dir = altered(tiny_tokenizer_dir, tmp_path / "bert", doubled)
-
-    def build(pretrained):
-        return [
-            build_image_encoder(vit_dir, pretrained=pretrained),
-            build_text_encoder(bert_dir, pretrained=pretrained),
-        ]
-
+def test_random_weights_are_always_the_same_and_leave_the_generators_alone(either, tmp_path):
+    source, build = either
+    folder = altered(source, tmp_path / "doubled", lambda w: {k: 2 * v for k, v in w.items()})
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first = [encoder.fingerprint for encoder in build(pretrained=False)]
+    first = build(folder, pretrained=False).fingerprint
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(6)
-    assert [encoder.fingerprint for encoder in build(pretrained=False)] == first
-    for random, trained in zip(first, build(pretrained=True), strict=True):
-        assert random != trained.fingerprint
+    assert build(folder, pretrained=False).fingerprint == first
+    assert build(folder, pretrained=True).fingerprint != first
 
 
 # fingerprints ---------------------------------------------------------------------------------
@@ -181,27 +168,25 @@ def test_resizing_gives_the_position_embedding_that_timm_would_load(tiny_vit_dir
 
 
 @pytest.mark.parametrize(
-    ("kind", "section", "option", "value"),
+    ("either", "option", "value"),
     [
-        ("vit", "model_args", "act_layer", "quick_gelu"),
-        ("vit", "model_args", "num_heads", 2),
-        ("bert", None, "hidden_act", "relu"),
-        ("bert", None, "num_attention_heads", 2),
-        ("bert", None, "layer_norm_eps", 1e-3),
+        ("vit", "act_layer", "quick_gelu"),
+        ("vit", "num_heads", 2),
+        ("bert", "hidden_act", "relu"),
+        ("bert", "num_attention_heads", 2),
+        ("bert", "layer_norm_eps", 1e-3),
     ],
+    indirect=["either"],
 )
 def test_equal_weights_in_another_configuration_have_another_fingerprint(
-    kind, section, option, value, tiny_vit_dir, tiny_tokenizer_dir, tmp_path
+    either, option, value, tmp_path
 ):
-    source, build = {
-        "vit": (tiny_vit_dir, build_image_encoder),
-        "bert": (tiny_tokenizer_dir, build_text_encoder),
-    }[kind]
+    source, build = either
     copy = shutil.copytree(source, tmp_path / "copy")
     first = build(str(source)).fingerprint
     assert build(str(copy)).fingerprint == first  # wherever the folder lies
     config = json.loads((copy / "config.json").read_text())
-    (config[section] if section else config)[option] = value
+    config.get("model_args", config)[option] = value
     (copy / "config.json").write_text(json.dumps(config))
     assert build(str(copy)).fingerprint != first
 
@@ -224,25 +209,21 @@ def test_timm_names_that_are_no_supported_model(name, message):
     assert repr(name) in str(error.value)
 
 
-def test_unsupported_hugging_face_architectures(tmp_path, clip_dir):
-    config = GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=9, n_positions=8)
-    gpt2 = folder_of(GPT2Model(config), tmp_path / "gpt2")
-    with pytest.raises(EncoderError, match=r"gpt2.*Supported.*roberta"):
-        build_text_encoder(gpt2)
-    roberta = folder_of(hf_text("roberta"), tmp_path / "roberta")
-    with pytest.raises(EncoderError, match=r"type 'roberta'.*Supported image"):
-        build_image_encoder(roberta)
-    vision = folder_of(clip_vision(), tmp_path / "vision")
-    with pytest.raises(EncoderError, match=r"clip_vision_model.*Supported"):
-        build_text_encoder(vision)
+GPT2 = GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=9, n_positions=8)
 
 
-def test_an_architecture_that_the_library_does_not_know(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "nonsense"}))
-    for build in (build_image_encoder, build_text_encoder):
-        with pytest.raises(EncoderError, match="nonsense") as error:
-            build(str(tmp_path))
-        assert str(tmp_path) in str(error.value)
+@pytest.mark.parametrize(
+    ("build", "model", "message"),
+    [
+        (build_text_encoder, lambda: GPT2Model(GPT2), r"gpt2.*Supported.*roberta"),
+        (build_image_encoder, lambda: hf_text("roberta"), r"type 'roberta'.*Supported image"),
+        (build_text_encoder, clip_vision, r"clip_vision_model.*Supported"),
+    ],
+    ids=["gpt2", "text as image", "image as text"],
+)
+def test_unsupported_hugging_face_architectures(build, model, message, tmp_path):
+    with pytest.raises(EncoderError, match=message):
+        build(folder_of(model(), tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -264,23 +245,32 @@ def test_unreachable_names_tell_the_ways_out(build, name, monkeypatch, tmp_path)
     assert repr(name) in str(error.value)
 
 
-@pytest.mark.parametrize("build", [build_image_encoder, build_text_encoder])
-@pytest.mark.parametrize("files", [None, {"model.safetensors": ""}, {"config.json": "{not json"}])
-def test_folders_that_hold_no_encoder(build, files, tmp_path):
+@both_builds
+@pytest.mark.parametrize(
+    ("files", "word"),
+    [
+        (None, None),
+        ({"model.safetensors": ""}, None),
+        ({"config.json": "{not json"}, None),
+        ({"config.json": '{"model_type": "nonsense"}'}, "nonsense"),
+    ],
+    ids=["no folder", "no config", "no JSON", "unknown architecture"],
+)
+def test_folders_that_hold_no_encoder(build, files, word, tmp_path):
     folder = tmp_path / "folder"
     if files is not None:
         folder.mkdir()
         for name, content in files.items():
             (folder / name).write_text(content)
-    with pytest.raises((AssetError, EncoderError)) as error:
+    kind = EncoderError if word else (AssetError, EncoderError)
+    with pytest.raises(kind, match=word) as error:
         build(str(folder))
     assert str(folder) in str(error.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>Not found</html>", b"cut"], ids=str)
-@pytest.mark.parametrize("build", [build_image_encoder, build_text_encoder])
-def test_broken_weights(build, content, tiny_vit_dir, tiny_tokenizer_dir, tmp_path):
-    source = tiny_vit_dir if build is build_image_encoder else tiny_tokenizer_dir
+def test_broken_weights(either, content, tmp_path):
+    source, build = either
     target = shutil.copytree(source, tmp_path / "broken")
     weights = target / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:2000] if content == b"cut" else content)
@@ -289,16 +279,13 @@ def test_broken_weights(build, content, tiny_vit_dir, tiny_tokenizer_dir, tmp_pa
     assert str(target) in str(error.value)
 
 
-@pytest.mark.parametrize("kind", ["vit", "bert"])
-def test_weights_that_lack_a_layer_are_never_filled_in_at_random(
-    kind, tiny_vit_dir, tiny_tokenizer_dir, tmp_path
-):
-    source, build, layer = {
-        "vit": (tiny_vit_dir, build_image_encoder, "blocks.1."),
-        "bert": (tiny_tokenizer_dir, build_text_encoder, "encoder.layer.1."),
-    }[kind]
+def test_weights_that_lack_a_layer_are_never_filled_in_at_random(either, tmp_path):
+    source, build = either
+    layers = ("blocks.1.", "encoder.layer.1.")
     folder = altered(
-        source, tmp_path / "partial", lambda w: {k: v for k, v in w.items() if layer not in k}
+        source,
+        tmp_path / "partial",
+        lambda w: {k: v for k, v in w.items() if not k.startswith(layers)},
     )
     with pytest.raises(AssetError) as error:
         build(folder)
@@ -306,8 +293,7 @@ def test_weights_that_lack_a_layer_are_never_filled_in_at_random(
 
 
 def test_pickled_weights_are_never_read(tmp_path, tiny_tokenizer_dir):
-    target = tmp_path / "pickled"
-    shutil.copytree(tiny_tokenizer_dir, target)
+    target = shutil.copytree(tiny_tokenizer_dir, tmp_path / "pickled")
     torch.save(load_file(target / "model.safetensors"), target / "pytorch_model.bin")
     (target / "model.safetensors").unlink()
     with pytest.raises(AssetError, match="safetensors"):

@@ -5,12 +5,12 @@ import timm
 import torch
 from tiny_models import (
     EOS,
-    bert,
     clip_image_encoder,
     clip_text,
     clip_text_encoder,
     clip_vision,
     hf_text,
+    image_encoder,
     scramble,
     text_encoder,
     token_ids,
@@ -63,37 +63,28 @@ def test_timm_vit(name):
     model = scramble(vit(**VITS[name]) if name in VITS else distilled_deit()).eval()
     pictures = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
-        expected = model(pictures)
+        expected, tokens = model(pictures), model.forward_features(pictures)
     assert_same(pooled(TimmViTEncoder(model), pictures), expected)
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"reg_tokens": 2}, {"class_token": False, "global_pool": "map"}], ids=str
-)
-def test_timm_poolings(options):
-    model = scramble(vit(**options))
-    pictures = torch.randn(2, 3, 16, 16)
-    with torch.no_grad():
-        tokens = model.forward_features(pictures)
-    patches = tokens[:, model.num_prefix_tokens :]
-    assert patches.shape[1] == 4
-    assert_same(pooled(TimmViTEncoder(model, "mean"), pictures), patches.mean(dim=1))
+    means = tokens[:, model.num_prefix_tokens :].mean(dim=1)
+    assert_same(pooled(TimmViTEncoder(model, "mean"), pictures), model.fc_norm(means))
     if model.cls_token is None:
         with pytest.raises(EncoderError, match="no class token"):
             TimmViTEncoder(model, "cls")
     else:
-        assert_same(pooled(TimmViTEncoder(model, "cls"), pictures), tokens[:, 0])
+        first = model.fc_norm(tokens[:, 0])
+        assert_same(pooled(TimmViTEncoder(model, "cls"), pictures), first)
 
 
 @pytest.mark.parametrize(
-    "options", [{"reg_tokens": 3}, {"class_token": False, "global_pool": "avg", "reg_tokens": 0}]
+    "options", [{"reg_tokens": 3}, {"class_token": False, "global_pool": "avg"}], ids=str
 )
 def test_the_mean_of_any_layer_is_of_the_patches(options):
-    model = scramble(vit(**options))
-    encoder = TimmViTEncoder(model)
+    encoder = image_encoder(**options)
     tokens = encoder.embed(torch.randn(2, 3, 16, 16))
     assert_same(encoder.mean(tokens), tokens[:, -4:].mean(dim=1))
-    # and of a text, of the words that are there
+
+
+def test_the_mean_of_any_layer_is_of_the_words_that_are_there():
     words = torch.randn(2, 5, 32)
     mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]]).bool()
     expected = torch.stack([words[0, :2].mean(dim=0), words[1].mean(dim=0)])
@@ -173,19 +164,16 @@ def _influence(encoder, layer, tokens, mask, prompts):
     return torch.stack(columns, dim=1)
 
 
-@pytest.mark.parametrize("kind", ["vit", "bert", "clip vision", "clip text"])
-def test_who_sees_whom_with_prompts(kind):
-    encoder = {
-        "vit": lambda: TimmViTEncoder(scramble(vit())),
-        "bert": lambda: HFTextEncoder(scramble(bert())),
-        "clip vision": clip_image_encoder,
-        "clip text": clip_text_encoder,
-    }[kind]().double()
+@pytest.mark.parametrize(
+    "make_encoder", [image_encoder, text_encoder, clip_image_encoder, clip_text_encoder]
+)
+def test_who_sees_whom_with_prompts(make_encoder):
+    encoder = make_encoder().double()
     tokens = torch.randn(1, 5, encoder.width, dtype=torch.float64)
     prompts = torch.randn(1, 2, encoder.width, dtype=torch.float64)
     mask = torch.tensor([[True, True, True, True, False]])
     expected = torch.ones(7, 7, dtype=torch.bool)
-    if kind == "clip text":
+    if make_encoder is clip_text_encoder:
         expected[:5, :5] = torch.ones(5, 5).tril().bool()
     assert torch.equal(_influence(encoder, 1, tokens, None, prompts), expected)
     expected[:, 4] = False  # nobody sees the pad
@@ -194,7 +182,7 @@ def test_who_sees_whom_with_prompts(kind):
 
 
 def test_a_sample_with_nothing_to_see_stays_finite_and_leaves_others_alone():
-    encoder = HFTextEncoder(scramble(bert()))
+    encoder = text_encoder()
     tokens = torch.randn(2, 4, 24)
     mask = torch.tensor([[False] * 4, [True, True, True, False]])
     out = encoder.run_layers(0, 3, tokens, mask)
@@ -219,10 +207,10 @@ def test_fingerprint_tells_one_weight(name):
 
 def test_fingerprint_tells_names_shapes_and_types():
     prints = {
-        TimmViTEncoder(scramble(vit())).fingerprint,
-        TimmViTEncoder(scramble(vit()).bfloat16()).fingerprint,
-        TimmViTEncoder(scramble(vit(depth=2))).fingerprint,
-        HFTextEncoder(scramble(bert())).fingerprint,
+        image_encoder().fingerprint,
+        TimmViTEncoder(image_encoder().model.bfloat16()).fingerprint,
+        image_encoder(depth=2).fingerprint,
+        text_encoder().fingerprint,
     }
     assert len(prints) == 4
 

@@ -1,24 +1,10 @@
 import pytest
-import tiny_models
 import torch
+from tiny_models import batch, make
 from torch import nn
 
 from epic_pl.errors import ConfigError
-from epic_pl.nn import EPICConfig, Pair
-from epic_pl.nn.methods import build_method
 from epic_pl.nn.precision import DTYPES, check_precision
-
-
-def _batch():
-    batch = tiny_models.batch([3, 5, 4, 2])
-    return {**batch, "pixel_values": batch["pixel_values"].float()}
-
-
-def _model(method, attention):
-    torch.manual_seed(0)
-    encoders = Pair(tiny_models.image_encoder(), tiny_models.text_encoder())
-    config = EPICConfig(interaction_layers=2, hub_width=8, prompt_attention=attention)
-    return build_method(method, encoders, 3, config).eval()
 
 
 def _lower(model, precision):
@@ -43,12 +29,12 @@ def _watch(model):
 )
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_only_what_is_frozen_runs_in_the_lower_precision(method, attention, precision):
-    model = _model(method, attention)
-    batch = _batch()
-    full = model(batch)
+    model = make(method, prompt_attention=attention).float()
+    made = batch([3, 5, 4, 2], dtype=torch.float32)
+    full = model(made)
     _lower(model, precision)
     seen = _watch(model)
-    logits = model(batch)
+    logits = model(made)
     assert seen[False] == {DTYPES[precision]}
     assert seen[True] == ({torch.float32} if method == "epic" else set())
     assert logits.dtype == torch.float32
@@ -61,17 +47,17 @@ def test_only_what_is_frozen_runs_in_the_lower_precision(method, attention, prec
 
 
 def test_the_trained_part_keeps_the_precision_that_surrounds_it():
-    model = _model("epic", "joint")
+    model = make().float()
     _lower(model, "fp16")
     seen = _watch(model)
     with torch.autocast("cpu", torch.bfloat16):
-        model(_batch())
+        model(batch([3, 5, 4, 2], dtype=torch.float32))
     assert seen == {False: {torch.float16}, True: {torch.bfloat16}}
 
 
 def test_stored_features_are_those_of_the_lower_precision():
-    model = _model("epic", "read_only")
-    inputs = _batch()["pixel_values"]
+    model = make(prompt_attention="read_only").float()
+    inputs = batch([3, 5, 4, 2], dtype=torch.float32)["pixel_values"]
     exact = model.image_tower.features(inputs, None, "layers")
     _lower(model, "bf16")
     lowered = model.image_tower.features(inputs, None, "layers")

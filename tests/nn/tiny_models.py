@@ -1,5 +1,6 @@
 """Small encoders with lively random weights, and batches for them."""
 
+import pytest
 import torch
 from timm.models import VisionTransformer
 from torch import Tensor, nn
@@ -14,13 +15,29 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from epic_pl.nn import EPIC, EPICConfig, HeadConfig, Pair
-from epic_pl.nn.encoders import CLIPImageEncoder, CLIPTextEncoder, HFTextEncoder, TimmViTEncoder
+from epic_pl.nn import EPICConfig, HeadConfig, Pair
+from epic_pl.nn.encoders import (
+    CLIPImageEncoder,
+    CLIPTextEncoder,
+    HFTextEncoder,
+    TimmViTEncoder,
+    build_image_encoder,
+    build_text_encoder,
+)
 from epic_pl.nn.heads.standardization import Standardization
+from epic_pl.nn.methods import build_method
 from epic_pl.types import Batch
 
 VOCABULARY = 40
 EOS = 39
+TEXT_SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 24,
+    "num_attention_heads": 3,
+    "intermediate_size": 48,
+    "max_position_embeddings": 24,
+    "attn_implementation": "sdpa",
+}
 
 
 def scramble(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -41,41 +58,23 @@ def vit(depth: int = 3, **options) -> VisionTransformer:
     return VisionTransformer(**{**sizes, "depth": depth, "num_classes": 0, **options}).eval()
 
 
-def image_encoder(depth: int = 3, **options) -> TimmViTEncoder:
-    return TimmViTEncoder(scramble(vit(depth, **options), seed=1))
+def image_encoder(depth: int = 3, pooling: str = "auto", **options) -> TimmViTEncoder:
+    return TimmViTEncoder(scramble(vit(depth, **options), seed=1), pooling)
 
 
 def bert(depth: int = 3, **options) -> BertModel:
-    config = BertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=24,
-        num_hidden_layers=depth,
-        num_attention_heads=3,
-        intermediate_size=48,
-        max_position_embeddings=24,
-        attn_implementation="sdpa",
-        **options,
-    )
+    config = BertConfig(num_hidden_layers=depth, **TEXT_SIZES, **options)
     return BertModel(config, add_pooling_layer=False).eval()
 
 
-def text_encoder(depth: int = 3, **options) -> HFTextEncoder:
-    return HFTextEncoder(scramble(bert(depth, **options), seed=2))
+def text_encoder(depth: int = 3, pooling: str = "auto", **options) -> HFTextEncoder:
+    return HFTextEncoder(scramble(bert(depth, **options), seed=2), pooling)
 
 
 def hf_text(model_type: str) -> nn.Module:
     """Any BERT-like architecture of the library, tiny."""
-    config = AutoConfig.for_model(
-        model_type,
-        vocab_size=VOCABULARY,
-        hidden_size=24,
-        embedding_size=16,  # ELECTRA's; others ignore it
-        num_hidden_layers=3,
-        num_attention_heads=3,
-        intermediate_size=48,
-        max_position_embeddings=24,
-        attn_implementation="sdpa",
-    )
+    # ELECTRA alone has a size of its embeddings
+    config = AutoConfig.for_model(model_type, num_hidden_layers=3, embedding_size=16, **TEXT_SIZES)
     return scramble(AutoModel.from_config(config), seed=3).eval()
 
 
@@ -93,17 +92,7 @@ def clip_vision() -> CLIPVisionModel:
 
 
 def clip_text() -> CLIPTextModel:
-    config = CLIPTextConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=24,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=3,
-        max_position_embeddings=24,
-        pad_token_id=1,
-        eos_token_id=EOS,
-        attn_implementation="sdpa",
-    )
+    config = CLIPTextConfig(num_hidden_layers=3, pad_token_id=1, eos_token_id=EOS, **TEXT_SIZES)
     return scramble(CLIPTextModel(config), seed=5).eval()
 
 
@@ -135,17 +124,36 @@ def randomise(model: nn.Module, seed: int = 7) -> nn.Module:
     return model.double().eval()
 
 
-def epic(
-    config: EPICConfig,
-    image=None,
-    text=None,
-    num_classes: int = 5,
-    head: HeadConfig | None = None,
-    modality_dropout: float = 0.0,
-) -> EPIC:
-    """EPIC in float64 with random trained parts."""
+def make(
+    name="epic", image=None, text=None, *, head=None, modality_dropout=0.0, options=None, **epic
+):
+    """A method in float64 with random weights everywhere, so that nothing hides behind a zero."""
+    torch.manual_seed(0)
     encoders = Pair(image or image_encoder(), text or text_encoder())
-    return randomise(EPIC(encoders, num_classes, config, head, modality_dropout))
+    config = EPICConfig(**{"num_prompts": 2, "interaction_layers": 2, "hub_width": 4, **epic})
+    return randomise(build_method(name, encoders, 5, config, head, modality_dropout, options))
+
+
+def base_method(name="epic", text="google-bert/bert-base-uncased", **options):
+    """A method on real sizes with 101 classes, as shapes without numbers."""
+    with torch.device("meta"):
+        image = build_image_encoder("vit_base_patch16_224.augreg_in21k", pretrained=False)
+        text = build_text_encoder(text, pretrained=False)
+        image._fingerprint = text._fingerprint = "no numbers to hash"
+        return build_method(name, Pair(image, text), 101, options=options)
+
+
+def trained(model) -> set[str]:
+    return {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def count_trained(model) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def logits(model, given: Batch) -> Tensor:
+    with torch.no_grad():
+        return model(given)
 
 
 def token_ids(lengths: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -158,13 +166,13 @@ def token_ids(lengths: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def batch(
-    lengths: list[int], image_present=None, text_present=None, size: int = 16, seed: int = 0
+    lengths: list[int], image_present=None, text_present=None, seed: int = 0, dtype=torch.float64
 ) -> Batch:
-    """A batch in float64; ``*_present`` are lists of 0 and 1, or None to leave the key out."""
+    """A batch; ``*_present`` are lists of 0 and 1, or None to leave the key out."""
     generator = torch.Generator().manual_seed(seed)
     ids, mask = token_ids(lengths, seed)
-    pictures = torch.randn(len(lengths), 3, size, size, generator=generator, dtype=torch.float64)
-    made = Batch(pixel_values=pictures, input_ids=ids, attention_mask=mask)
+    pictures = torch.randn(len(lengths), 3, 16, 16, generator=generator, dtype=torch.float64)
+    made = Batch(pixel_values=pictures.to(dtype), input_ids=ids, attention_mask=mask)
     if image_present is not None:
         made["image_present"] = torch.tensor(image_present, dtype=torch.bool)
     if text_present is not None:
@@ -179,3 +187,49 @@ def sample(whole: Batch, index: int) -> Batch:
     return Batch(
         **{**row, **{key: row[key][:, :length] for key in ("input_ids", "attention_mask")}}
     )
+
+
+def cached(model, whole: Batch, level: str) -> Batch:
+    """The batch with a store's features in place of its inputs."""
+    mask = whole["attention_mask"].bool()
+    features = {
+        "image_features": model.image_tower.features(whole["pixel_values"], None, level),
+        "text_features": model.text_tower.features(whole["input_ids"], mask, level),
+    }
+    for side in ("image", "text"):  # a store has zeros for missing modalities
+        here = whole.get(f"{side}_present", torch.ones(len(mask), dtype=torch.bool))
+        stored = features[f"{side}_features"]
+        for name, value in stored.items():
+            stored[name] = value * here.view(-1, *[1] * (value.ndim - 1))
+    return {k: v for k, v in whole.items() if k not in ("pixel_values", "input_ids")} | features
+
+
+def over(name: str, cases: dict):
+    """Parametrises by a dictionary of named cases."""
+    return pytest.mark.parametrize(name, cases.values(), ids=cases.keys())
+
+
+PAPER = {"hub": "parameter_free", "generation": "linear", "first_prompt": "from_text"}
+ALL_PARTS = HeadConfig(boundary=True, similarity=True, unimodal=True)
+ENCODERS = {
+    "ViT cls, BERT cls": (image_encoder, text_encoder),
+    "ViT mean, BERT mean": (
+        lambda: image_encoder(pooling="mean"),
+        lambda: text_encoder(pooling="mean"),
+    ),
+    "CLIP": (clip_image_encoder, clip_text_encoder),
+    "CLIP mean": (lambda: clip_image_encoder("mean"), lambda: clip_text_encoder("mean")),
+    "ViT mean, CLIP text": (lambda: image_encoder(pooling="mean"), clip_text_encoder),
+}
+PRESENCE = {
+    "all present": (None, None),
+    "mixed": ([1, 0, 1], [0, 1, 1]),
+    "no image": ([0, 0, 0], [1, 1, 1]),
+    "no text": ([1, 1, 1], [0, 0, 0]),
+    "one key only": (None, [1, 0, 0]),
+    "nothing in one sample": ([0, 1, 1], [0, 1, 1]),
+}
+every_encoder = over("encoders", ENCODERS)
+either_attention = pytest.mark.parametrize("attention", ["joint", "read_only"])
+presences = over("presence", PRESENCE)
+heads = over("head", {"plain": HeadConfig(), "all parts": ALL_PARTS})

@@ -7,46 +7,45 @@ import pytest
 from epic_pl.data import Food101DataModule
 from epic_pl.errors import ConfigError, DataError
 
-SOURCES = ("titles", "split_json", "page_text", "jsonl")
-ENCODERS = {"image_encoder": "vit_tiny_patch16_224", "text_encoder": "unused", "image_size": 32}
 
-
-def _data(root, **options) -> Food101DataModule:
-    return Food101DataModule(data_dir=str(root), **(ENCODERS | {"val_size": 3} | options))
+def _data(root, **options):
+    options = fabricate.ENCODERS | {"val_size": 3} | options
+    return Food101DataModule(data_dir=str(root), **options)
 
 
 def _rows(data, split):
-    data.setup()
-    dataset = data.dataset(split)
-    return {row["sample_id"]: row for row in (dataset.raw(n) for n in range(len(dataset)))}
+    return {row["sample_id"]: row for row in fabricate.rows_of(data, split)}
 
 
-@pytest.mark.parametrize("source", SOURCES)
-def test_every_source_gives_the_same_pictures_splits_and_class_order(tmp_path, source):
+TEXTS = {
+    "titles": {
+        "waffles_5": "",
+        "waffles_4": 'Grandma\'s "waffles_4",\nwith love, | allrecipes.com',
+    },
+    "split_json": {"apple_pie_1": None, "apple_pie_2": "text of apple_pie_2.jpg"},
+    "page_text": {"apple_pie_1": None},
+    "jsonl": {"train/apple_pie_1.jpg": "text of apple_pie_1.jpg"},
+}
+
+
+@pytest.mark.parametrize("source", TEXTS)
+def test_every_source_gives_its_texts_and_the_same_pictures_splits_and_classes(tmp_path, source):
     fabricate.food101(tmp_path, source)
     data = _data(tmp_path, text_source=source)
     # before setup; alphabetical although class_idx.json and the titles have another order
     assert data.class_names == ["apple_pie", "baby_back_ribs", "waffles"]
-    rows = {split: _rows(data, split) for split in ("train", "val", "test")}
-    assert {split: len(part) for split, part in rows.items()} == {"train": 15, "val": 3, "test": 6}
-    ids = [name for part in rows.values() for name in part]
-    assert len(set(ids)) == 24
-    for part in rows.values():
+    parts = [_rows(data, split) for split in ("train", "val", "test")]
+    assert [len(part) for part in parts] == [15, 3, 6]
+    assert len(set().union(*parts)) == 24
+    texts = {name: row["text"] for part in parts for name, row in part.items()}
+    assert texts.items() >= TEXTS[source].items()
+    for part in parts:
         assert set(Counter(row["label"] for row in part.values()).values()) == {len(part) // 3}
         for name, row in part.items():
             assert row["image"].size == (40, 36)
-            dish = data.class_names[row["label"]]
-            assert name.rpartition("/")[2].startswith(dish)
-    assert all(name.rpartition("_")[2][0] in "67" for name in rows["test"])
+            assert name.rpartition("/")[2].startswith(data.class_names[row["label"]])
+    assert all(name.rpartition("_")[2][0] in "67" for name in parts[2])
     assert data.preprocessing["text"] == {"max_tokens": 64, "clean": False, "source": source}
-
-
-def test_titles_with_commas_quotes_and_line_breaks_are_read_and_empty_ones_are_present(tmp_path):
-    fabricate.food101(tmp_path, "titles")
-    data = _data(tmp_path)
-    texts = {k: row["text"] for s in ("train", "val") for k, row in _rows(data, s).items()}
-    assert texts["waffles_5"] == ""
-    assert texts["waffles_4"] == 'Grandma\'s "waffles_4",\nwith love, | allrecipes.com'
 
 
 def test_the_held_out_rows_depend_on_split_seed_only(tmp_path):
@@ -55,58 +54,40 @@ def test_the_held_out_rows_depend_on_split_seed_only(tmp_path):
     assert list(_rows(_data(tmp_path, seed=5), "val")) == reference
     assert any(list(_rows(_data(tmp_path, split_seed=s), "val")) != reference for s in (1, 2, 3))
     # nor on the order of the rows in the file
-    titles = tmp_path / "texts" / "train_titles.csv"
-    rows = _csv_rows(titles)
-    _write_csv(titles, rows[::2] + rows[1::2])
+    _edit_csv(tmp_path / "texts" / "train_titles.csv", lambda rows: rows[::2] + rows[1::2])
     assert list(_rows(_data(tmp_path), "val")) == reference
 
 
-def _csv_rows(path):
+def _edit_csv(path, edit):
     with path.open(newline="") as file:
-        return list(csv.reader(file))
-
-
-def _write_csv(path, rows):
+        rows = edit(list(csv.reader(file)))
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
-
-
-def test_split_json_uses_its_own_lists_and_keeps_pictures_without_text(tmp_path):
-    fabricate.food101(tmp_path, "split_json")
-    data = _data(tmp_path, text_source="split_json", val_size=1)
-    assert list(_rows(data, "val")) == ["apple_pie_0", "baby_back_ribs_0", "waffles_0"]
-    train = _rows(data, "train")
-    assert train["apple_pie_1"]["text"] is None
-    assert train["apple_pie_2"]["text"] == "text of apple_pie_2.jpg"
 
 
 def test_page_text_is_cut_before_it_fills_the_memory_and_decoded_whatever_it_is(tmp_path):
     fabricate.food101(tmp_path, "page_text")
     data = _data(tmp_path, text_source="page_text", max_text_tokens=20)
-    rows = _rows(data, "train") | _rows(data, "val")
-    assert rows["apple_pie_1"]["text"] is None
-    text = rows["apple_pie_2"]["text"]
+    text = (_rows(data, "train") | _rows(data, "val"))["apple_pie_2"]["text"]
     assert text.startswith("apple_pie_2.jpg menu � word word")
     assert len(text) == 240
 
 
-@pytest.mark.parametrize(
-    ("source", "file", "name"), [("jsonl", "dev.jsonl", None), ("split_json", "split.json", "val")]
-)
-def test_without_a_validation_list_rows_are_held_out(tmp_path, source, file, name):
+@pytest.mark.parametrize("source", ["split_json", "jsonl"])
+@pytest.mark.parametrize("name", ["dev", "val", "unused"])
+def test_a_validation_list_is_used_and_without_one_rows_are_held_out(tmp_path, source, name):
     fabricate.food101(tmp_path, source)
-    path = tmp_path / file
-    path.write_text(path.read_text().replace('"val"', '"unused"')) if name else path.unlink()
-    assert len(_rows(_data(tmp_path, text_source=source), "val")) == 3
-
-
-@pytest.mark.parametrize("name", ["dev.jsonl", "val.jsonl"])
-def test_jsonl_uses_its_own_validation_file(tmp_path, name):
-    fabricate.food101(tmp_path, "jsonl")
-    (tmp_path / "dev.jsonl").rename(tmp_path / name)
-    data = _data(tmp_path, text_source="jsonl", val_size=1)
-    names = ["train/apple_pie_0.jpg", "train/baby_back_ribs_0.jpg", "train/waffles_0.jpg"]
-    assert list(_rows(data, "val")) == names
+    if source == "jsonl":
+        (tmp_path / "dev.jsonl").rename(tmp_path / f"{name}.jsonl")
+    else:
+        lists = (tmp_path / "split.json").read_text().replace('"val"', f'"{name}"')
+        (tmp_path / "split.json").write_text(lists)
+    val = _rows(_data(tmp_path, text_source=source, val_size=2), "val")
+    if name == "unused":
+        assert len(val) == 2
+    else:
+        pictures = [key.removeprefix("train/").removesuffix(".jpg") for key in val]
+        assert pictures == [f"{dish}_0" for dish in fabricate.DISHES]
 
 
 @pytest.mark.parametrize(("nested", "images"), [("food101", "images"), ("", "images/images")])
@@ -115,23 +96,10 @@ def test_folders_that_archives_add_are_found(tmp_path, nested, images):
     assert len(_rows(_data(tmp_path), "test")) == 6
 
 
-def test_missing_files_are_named_with_the_way_to_get_them_on_class_names(tmp_path):
-    data = _data(tmp_path / "nowhere")
-    with pytest.raises(DataError) as caught:
-        _ = data.class_names
-    for part in (
-        str(tmp_path / "nowhere"),
-        "texts/train_titles.csv (missing)",
-        "upmcfood101",
-        "--data.init_args.data_dir",
-    ):
-        assert part in str(caught.value)
-
-
 def test_a_test_class_that_training_lacks_is_named(tmp_path):
     fabricate.food101(tmp_path, "titles")
-    titles = tmp_path / "texts" / "test_titles.csv"
-    _write_csv(titles, [*_csv_rows(titles)[1:], ["pho_1.jpg", "a soup", "pho"]])
+    pho = ["pho_1.jpg", "a soup", "pho"]
+    _edit_csv(tmp_path / "texts" / "test_titles.csv", lambda rows: [*rows[1:], pho])
     with pytest.raises(DataError, match=r"test_titles\.csv: 1 rows .*'pho_1' of class 'pho'"):
         _data(tmp_path).read_split("test")
 

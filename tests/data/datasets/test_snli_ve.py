@@ -1,16 +1,12 @@
-import json
-
 import fabricate
 import pytest
 
 from epic_pl.data import SNLIVEDataModule
 from epic_pl.errors import DataError
 
-ENCODERS = {"image_encoder": "vit_tiny_patch16_224", "text_encoder": "unused", "image_size": 32}
 
-
-def _data(root, **options) -> SNLIVEDataModule:
-    return SNLIVEDataModule(data_dir=str(root), **{**ENCODERS, **options})
+def _data(root, **options):
+    return SNLIVEDataModule(data_dir=str(root), **fabricate.ENCODERS | options)
 
 
 @pytest.mark.parametrize("suffix", ["", ".jpg"])
@@ -21,15 +17,10 @@ def test_pictures_are_found_by_new_key_old_key_or_pair(tmp_path, key, suffix):
     pair = "9" if key else ""
     for split, first in (("train", 1000), ("val", 1004), ("test", 1008)):
         rows = fabricate.rows_of(data, split)
-        assert [row["sample_id"] for row in rows[:4]] == [
-            f"{pair}{first}.jpg#2r1e",
-            f"{pair}{first}.jpg#2r1n",
-            f"{pair}{first}.jpg#2r1c",
-            f"{pair}{first + 1}.jpg#2r1e",
-        ]
-        assert len(rows) == 12
-        paths = data.dataset(split)._images.to_pylist()
-        assert paths == [f"{first + n}.jpg" for n in range(4) for _ in range(3)]
+        paths = [f"{first + n}.jpg" for n in range(4) for _ in range(3)]
+        assert data.dataset(split)._images.to_pylist() == paths
+        ids = [f"{pair}{path}#2r1{'enc'[n % 3]}" for n, path in enumerate(paths)]
+        assert [row["sample_id"] for row in rows] == ids
         assert all(row["image"].size == (40, 36) for row in rows)
 
 
@@ -42,48 +33,30 @@ def test_batches_name_the_picture_that_rows_share(tmp_path, tiny_tokenizer_dir):
     assert batch["picture"] == ["1004.jpg"] * 3 + ["1005.jpg"]
 
 
-def test_classes_labels_and_text(tmp_path):
+@pytest.mark.parametrize("premise", [False, True])
+def test_classes_labels_and_the_text_that_the_results_name(tmp_path, premise):
     fabricate.snli_ve(tmp_path)
-    data = _data(tmp_path)
+    data = _data(tmp_path, premise=premise)
     assert data.class_names == ["entailment", "neutral", "contradiction"]
-    for row in fabricate.rows_of(data, "train"):
-        assert row["text"] == f"a dog is {data.class_names[row['label']]}"
-    assert data.preprocessing["text"]["source"] == "hypothesis"
+    for n, row in enumerate(fabricate.rows_of(data, "train")):
+        before = f"a caption of {1000 + n // 3} " if premise else ""
+        assert row["text"] == f"{before}a dog is {data.class_names[row['label']]}"
+    source = "premise+hypothesis" if premise else "hypothesis"
+    assert data.preprocessing["text"]["source"] == source
 
 
-def test_the_premise_is_an_option_that_the_results_name(tmp_path):
+def test_rows_without_consensus_are_counted(tmp_path, caplog):
     fabricate.snli_ve(tmp_path)
-    data = _data(tmp_path, premise=True)
-    assert fabricate.rows_of(data, "train")[0]["text"] == "a caption of 1000 a dog is entailment"
-    assert data.preprocessing["text"]["source"] == "premise+hypothesis"
-
-
-def test_rows_without_consensus_are_dropped_and_counted(tmp_path, caplog):
-    fabricate.snli_ve(tmp_path)
-    assert "-" in (tmp_path / "snli_ve_train.jsonl").read_text()
-    data = _data(tmp_path)
     with caplog.at_level("INFO"):
-        rows = fabricate.rows_of(data, "train")
-    assert len(rows) == 12
-    assert "no consensus" not in [row["sample_id"] for row in rows]
-    assert "snli_ve_train.jsonl, 1 dropped because their annotators disagree, 4 pictures" in (
-        caplog.text
-    )
+        _data(tmp_path).setup("fit")
+    note = "12 rows of {}, 1 dropped because their annotators disagree, 4 pictures"
+    assert note.format(tmp_path / "snli_ve_train.jsonl") in caplog.text
 
 
-@pytest.mark.parametrize(
-    "folder",
-    [
-        "flickr30k_images",
-        "flickr30k-images",
-        "images",
-        "flickr30k_images/flickr30k_images",
-        "flickr30k_images/flickr30k-images",
-        "images/images",
-    ],
-)
-def test_picture_folders_in_circulation_are_found(tmp_path, folder):
-    fabricate.snli_ve(tmp_path, folder=folder)
+@pytest.mark.parametrize("outer", ["flickr30k_images", "flickr30k-images", "images"])
+@pytest.mark.parametrize("inner", ["", "flickr30k_images", "flickr30k-images", "images"])
+def test_picture_folders_in_circulation_are_found(tmp_path, outer, inner):
+    fabricate.snli_ve(tmp_path, folder=f"{outer}/{inner}")
     assert fabricate.rows_of(_data(tmp_path), "test")[0]["image"] is not None
 
 
@@ -93,9 +66,7 @@ def test_pictures_may_lie_elsewhere(tmp_path):
     assert len(fabricate.rows_of(data, "test")) == 12
 
 
-def test_missing_annotations_and_pictures_are_reported_on_class_names(tmp_path):
-    with pytest.raises(DataError, match=r"snli_ve_train\.jsonl or \S+\.gz \(missing\).*necla-ml"):
-        _ = _data(tmp_path).class_names
+def test_missing_pictures_are_reported_on_class_names(tmp_path):
     fabricate.snli_ve(tmp_path, folder="elsewhere")
     with pytest.raises(DataError, match=r"No pictures of SNLI-VE: .*flickr30k-images"):
         _ = _data(tmp_path).class_names
@@ -104,8 +75,6 @@ def test_missing_annotations_and_pictures_are_reported_on_class_names(tmp_path):
 def test_an_unknown_label_is_named(tmp_path):
     fabricate.snli_ve(tmp_path)
     path = tmp_path / "snli_ve_dev.jsonl"
-    lines = path.read_text().splitlines()
-    row = json.loads(lines[3]) | {"gold_label": "maybe"}
-    path.write_text("\n".join([*lines[:3], json.dumps(row), *lines[4:]]))
+    path.write_text(path.read_text().replace('label": "neutral"', 'label": "maybe"', 1))
     with pytest.raises(DataError, match=r"snli_ve_dev\.jsonl: 1 rows .*'maybe' of pairID '91004"):
         _data(tmp_path).setup("validate")

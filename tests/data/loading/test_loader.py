@@ -1,20 +1,21 @@
-"""The loader alone, then in a Trainer: a fit that was stopped and resumed sees the same samples."""
+"""The loader alone, then in a Trainer."""
 
+import os
 from functools import partial
+from itertools import islice
 
+import fabricate
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from torch.utils.data import DataLoader, Dataset
 
-from epic_pl.data.loading.loader import (
-    ResumableDataLoader,
-    processed_batches,
-)
+from epic_pl.data.loading.loader import ResumableDataLoader, processed_batches
 from epic_pl.data.loading.sampler import TrainSampler
 from epic_pl.errors import ConfigError
 
+pytestmark = pytest.mark.filterwarnings("ignore")
 ROWS, BATCH = 13, 2  # seven batches, the last of one sample
 
 
@@ -42,12 +43,7 @@ def make_loader(fresh=False, workers=0, **kwargs):
 
 
 def take(loader, count=None):
-    batches = []
-    for batch in loader:
-        batches.append(batch.tolist())
-        if len(batches) == count:
-            break
-    return batches
+    return [batch.tolist() for batch in islice(loader, count)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -74,14 +70,12 @@ def test_end_of_an_epoch_is_the_start_of_the_next():
     assert take(loader) == take(reference)
 
 
-def test_position_belongs_to_its_epoch():
+@pytest.mark.parametrize(("epoch", "left"), [(2, 4), (3, 7)])
+def test_position_belongs_to_its_epoch(epoch, left):
     loader = make_loader()
     loader.load_state_dict({"epoch": 2, "batches": 3})
-    loader.sampler.set_epoch(2)  # as Lightning does on restart
-    assert len(take(loader)) == 4
-    loader.load_state_dict({"epoch": 2, "batches": 3})
-    loader.sampler.set_epoch(3)
-    assert len(take(loader)) == 7
+    loader.sampler.set_epoch(epoch)  # as Lightning does on restart
+    assert len(take(loader)) == left
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -101,8 +95,6 @@ def test_global_random_state_is_not_consumed():
 
 
 def report(_):
-    import os
-
     return os.environ["TOKENIZERS_PARALLELISM"], torch.get_num_threads(), torch.initial_seed()
 
 
@@ -122,12 +114,16 @@ def test_persistent_workers_are_refused():
 
 
 class Recorder(L.LightningModule):
-    def __init__(self):
+    """Notes batches, and fails in the step that is given as (epoch, batch)."""
+
+    def __init__(self, failing=None):
         super().__init__()
         self.layer = torch.nn.Linear(1, 1)
-        self.seen = []
+        self.seen, self.failing = [], failing
 
     def training_step(self, batch, batch_idx):
+        if self.failing == (self.current_epoch, batch_idx):
+            raise RuntimeError("out of memory")
         self.seen.append((self.current_epoch, batch_idx, batch.tolist()))
         return self.layer(batch.float()[:, None]).mean()
 
@@ -138,35 +134,16 @@ class Recorder(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1e-6)
 
 
-def fit(
-    root,
-    loader,
-    *,
-    validate,
-    epochs=3,
-    steps=-1,
-    resume=None,
-    every=None,
-    module=None,
-    **kwargs,
-):
+def fit(root, loader, *, validate=False, epochs=3, resume=None, every=None, module=None, **options):
     module = module or Recorder()
     checkpoints = ModelCheckpoint(
-        root,
-        filename="{step}",
-        save_top_k=-1,
-        every_n_train_steps=every,
-        save_last=True,
+        root, filename="{step}", save_top_k=-1, every_n_train_steps=every, save_last=True
     )
     trainer = L.Trainer(
-        accelerator="cpu",
         max_epochs=epochs,
-        max_steps=steps,
         callbacks=[checkpoints, OnExceptionCheckpoint(root)],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **kwargs,
+        **fabricate.QUIET,
+        **options,
     )
     loader.processed = partial(processed_batches, trainer)
     val = DataLoader(Numbers(), batch_size=4) if validate else None
@@ -174,73 +151,49 @@ def fit(
     return module.seen
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("validate", [False, True])
-@pytest.mark.parametrize("ahead", [{}, {"workers": 2}], ids=str)
-def test_resume_at_any_step_sees_the_same_samples(tmp_path, validate, ahead):
-    straight = fit(tmp_path / "a", make_loader(fresh=True), validate=validate, every=1)
-    assert len(straight) == 21
-    for epoch in range(3):
+# mid-epoch, at the last batch of an epoch, at the first of the next
+STEPS = (1, 4, 7, 8, 14, 18)
+
+
+@pytest.mark.parametrize(
+    ("options", "workers", "steps"),
+    [
+        ({}, 0, STEPS),
+        ({}, 2, (4, 7)),
+        ({"validate": True}, 0, STEPS),
+        ({"validate": True}, 2, (4, 7)),
+        ({"validate": True, "val_check_interval": 3, "every": None}, 0, (3,)),
+        ({"limit_train_batches": 4}, 0, (2, 4, 5)),
+    ],
+)
+def test_resume_at_any_step_sees_the_same_samples(tmp_path, options, workers, steps):
+    straight = fit(tmp_path / "a", make_loader(fresh=True), **{"every": 1} | options)
+    batches = options.get("limit_train_batches", 7)
+    assert len(straight) == 3 * batches
+    for epoch in range(3) if batches == 7 else ():
         values = [v for e, _, batch in straight if e == epoch for v in batch]
         assert sorted(values) == [1000 * epoch + i for i in range(ROWS)]
-    # mid-epoch, at the last batch of an epoch, at the first of the next
-    for step in (1, 4, 7, 8, 14, 18) if not ahead else (4, 7):
-        resumed = fit(
-            tmp_path / "b",
-            make_loader(fresh=True, **ahead),
-            validate=validate,
-            resume=tmp_path / "a" / f"step={step}.ckpt",
-        )
+    for step in steps:
+        loader = make_loader(fresh=True, workers=workers)
+        saved = tmp_path / "a" / f"step={step}.ckpt"
+        resumed = fit(tmp_path / "b", loader, resume=saved, **options)
         assert resumed == straight[step:], f"resumed after step {step}"
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_resume_after_mid_epoch_validation(tmp_path):
-    options = {"validate": True, "val_check_interval": 3}
-    straight = fit(tmp_path / "a", make_loader(), **options)
-    resumed = fit(tmp_path / "b", make_loader(), resume=tmp_path / "a" / "step=3.ckpt", **options)
-    assert resumed == straight[3:]
-
-
-class Failing(Recorder):
-    """Fails once, in the step that is given as (epoch, batch)."""
-
-    def __init__(self, failing):
-        super().__init__()
-        self.failing = failing
-
-    def training_step(self, batch, batch_idx):
-        if self.failing == (self.current_epoch, batch_idx):
-            raise RuntimeError("out of memory")
-        return super().training_step(batch, batch_idx)
-
-
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("failing", [(0, 0), (1, 6)])
-@pytest.mark.parametrize("ahead", [{}, {"workers": 2}], ids=str)
-def test_batch_of_a_failed_step_is_trained_on_after_the_restart(tmp_path, failing, ahead):
-    straight = fit(tmp_path / "a", make_loader(fresh=True), validate=False, epochs=2)
-    module = Failing(failing)
-    options = {"validate": False, "epochs": 2}
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batch_of_a_failed_step_is_trained_on_after_the_restart(tmp_path, failing, workers):
+    def loader():
+        return make_loader(fresh=True, workers=workers)
+
+    straight = fit(tmp_path / "a", make_loader(fresh=True), epochs=2)
+    module = Recorder(failing)
     with pytest.raises(RuntimeError, match="out of memory"):
-        fit(tmp_path / "b", make_loader(fresh=True, **ahead), module=module, **options)
-    saved = tmp_path / "b" / "on_exception.ckpt"
-    resumed = fit(tmp_path / "c", make_loader(fresh=True, **ahead), resume=saved, **options)
+        fit(tmp_path / "b", loader(), module=module, epochs=2)
+    resumed = fit(tmp_path / "c", loader(), resume=tmp_path / "b" / "on_exception.ckpt", epochs=2)
     assert module.seen + resumed == straight
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_limited_epochs_resume(tmp_path):
-    options = {"validate": False, "limit_train_batches": 4, "every": 1}
-    straight = fit(tmp_path / "a", make_loader(fresh=True), **options)
-    assert len(straight) == 12
-    for step in (2, 4, 5):
-        state = tmp_path / "a" / f"step={step}.ckpt"
-        resumed = fit(tmp_path / "b", make_loader(fresh=True), resume=state, **options)
-        assert resumed == straight[step:], f"resumed after step {step}"
-
-
-@pytest.mark.filterwarnings("ignore")
 def test_lightning_may_replace_the_sampler_to_overfit(tmp_path):
-    seen = fit(tmp_path, make_loader(), validate=False, epochs=2, overfit_batches=2)
+    seen = fit(tmp_path, make_loader(), epochs=2, overfit_batches=2)
     assert [batch for *_, batch in seen] == [[0, 1], [2, 3]] * 2

@@ -1,54 +1,37 @@
-"""Orders alone, in the sampler and through the real loader."""
+"""Orders and samplers."""
 
-from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from torch.utils.data import Dataset
 
-from epic_pl.data.loading.loader import ResumableDataLoader
-from epic_pl.data.loading.orders import (
-    balanced,
-    class_counts,
-    in_blocks,
-    labels_of,
-    shuffled,
-    training_order,
-)
-from epic_pl.data.loading.sampler import TrainSampler
+from epic_pl.data.loading import orders
+from epic_pl.data.loading.sampler import EvalSampler, TrainSampler
 from epic_pl.errors import ConfigError
 
-ROWS, BATCH, BLOCK = 1003, 4, 16
-ORDERS = {
-    "random": shuffled(ROWS),
-    "blocks": in_blocks(ROWS, BLOCK),
-}
+ROWS, BLOCK = 1003, 16
+ORDERS = {"random": orders.shuffled(ROWS), "blocks": orders.in_blocks(ROWS, BLOCK)}
 
 
-class Numbers(Dataset):
-    def __len__(self):
-        return ROWS
-
-    def __getitem__(self, index):
-        return index
+def make_sampler(name, seed=0, ranks=1, rank=0):
+    return TrainSampler(range(ROWS), seed=seed, order=ORDERS[name], num_replicas=ranks, rank=rank)
 
 
 def epoch_of(name, seed=0, epoch=0, ranks=1, rank=0):
-    sampler = TrainSampler(Numbers(), seed=seed, order=ORDERS[name], num_replicas=ranks, rank=rank)
+    sampler = make_sampler(name, seed, ranks, rank)
     sampler.set_epoch(epoch)
     return list(sampler)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("name", ORDERS)
-def test_every_row_comes_once_and_only_padding_comes_again(name, ranks):
+def test_ranks_take_turns_in_one_order_of_all_rows_and_are_padded_evenly(name, ranks):
+    one = epoch_of(name)
+    assert sorted(one) == list(range(ROWS))
     shares = [epoch_of(name, ranks=ranks, rank=rank) for rank in range(ranks)]
-    assert {len(share) for share in shares} == {-(-ROWS // ranks)}
-    counts = Counter(row for share in shares for row in share)
-    assert set(counts) == set(range(ROWS))
-    assert sum(counts.values()) - ROWS == -ROWS % ranks
-    assert max(counts.values()) <= 2
+    taken = [row for rows in zip(*shares, strict=True) for row in rows]
+    assert taken == [*one, *one[: -ROWS % ranks]]
 
 
 @pytest.mark.parametrize("name", ORDERS)
@@ -61,28 +44,20 @@ def test_an_epoch_depends_on_seed_and_epoch_only(name):
     assert all(type(row) is int for row in one[:3])
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("name", ORDERS)
-def test_the_loader_goes_on_in_the_middle_of_an_epoch(name, ranks):
-    def loader(rank):
-        sampler = TrainSampler(Numbers(), seed=7, order=ORDERS[name], num_replicas=ranks, rank=rank)
-        return ResumableDataLoader(Numbers(), batch_size=BATCH, sampler=sampler)
-
-    for rank in range(ranks):
-        first = loader(rank)
-        first.sampler.set_epoch(2)
-        whole = [batch.tolist() for batch in first]
-        begun = iter(first)
-        assert [next(begun).tolist() for _ in range(31)] == whole[:31]
-        resumed = loader(rank)
-        resumed.load_state_dict(first.state_dict())
-        assert [batch.tolist() for batch in resumed] == whole[31:]
+def test_a_rank_goes_on_in_the_middle_of_an_epoch(name):
+    sampler = make_sampler(name, seed=7, ranks=2, rank=1)
+    sampler.set_epoch(2)
+    whole = list(sampler)
+    sampler.start = 124
+    assert list(sampler) == whole[124:]
+    assert list(sampler) == whole
 
 
 def test_neighbours_in_time_are_neighbours_in_the_table():
     rows = np.array(epoch_of("blocks"))
     for start in range(0, ROWS, 8 * BLOCK):
-        # eight blocks, one more where the table's short last block has moved the cut
+        # one more where the table's short last block has moved the cut
         assert len(set(rows[start : start + 8 * BLOCK] // BLOCK)) <= 9
     within = rows[: 8 * BLOCK]
     assert np.mean(np.diff(within) == 1) < 0.05  # shuffled among themselves
@@ -93,27 +68,52 @@ SINGLE = pa.chunked_array([[0, 0, 0], [1, 0, 2]])
 SEVERAL = pa.chunked_array([[[0], [0, 1]], [[0, 2], [0], []]], pa.list_(pa.int64()))
 
 
-def test_counts_of_single_labels_and_of_several():
-    assert class_counts(SINGLE, 4).tolist() == [4, 1, 1, 0]
-    assert class_counts(SEVERAL, 4).tolist() == [4, 1, 1, 0]
-
-
-def test_every_class_is_drawn_equally_often():
+@pytest.mark.parametrize(
+    ("labels", "weights"),
+    [(SINGLE, [1 / 4, 1 / 4, 1 / 4, 1, 1 / 4, 1]), (SEVERAL, [1 / 4, 5 / 8, 5 / 8, 1 / 4, 1])],
+)
+def test_every_class_is_drawn_equally_often(labels, weights):
     """A row of several labels weighs their mean; rows of none are a class of their own."""
-    for labels, weights in (
-        (SINGLE, [1 / 4, 1 / 4, 1 / 4, 1, 1 / 4, 1]),
-        (SEVERAL, [1 / 4, 5 / 8, 5 / 8, 1 / 4, 1]),
-    ):
-        drawn = balanced(labels)(np.random.default_rng(0), 20_000, 1)
-        shares = np.bincount(drawn) / 20_000
-        assert shares == pytest.approx(np.array(weights) / sum(weights), abs=0.02)
+    assert orders.class_counts(labels, 4).tolist() == [4, 1, 1, 0]
+    drawn = orders.balanced(labels)(np.random.default_rng(0), 20_000, 1)
+    shares = np.bincount(drawn) / 20_000
+    assert shares == pytest.approx(np.array(weights) / sum(weights), abs=0.02)
 
 
 def test_unknown_labels_cannot_be_balanced():
-    class Rows:
-        table = pa.table({"label": pa.array([0, None])})
-
-    with pytest.raises(ConfigError, match="a Numbers are drawn anew"):
-        training_order("balanced", Numbers())
+    rows = SimpleNamespace(table=pa.table({"label": [0, None]}))
+    with pytest.raises(ConfigError, match="a range are drawn anew"):
+        orders.training_order("balanced", range(3))
     with pytest.raises(ConfigError, match="1 of 2 training rows have no label"):
-        labels_of(Rows())
+        orders.labels_of(rows)
+
+
+class Followers(list):
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+
+def test_set_epoch_resets_start_only_if_it_differs_and_reaches_the_dataset():
+    rows = Followers(range(10))
+    sampler = TrainSampler(rows)
+    sampler.set_epoch(2)
+    sampler.start = 4
+    sampler.set_epoch(2)
+    assert (sampler.start, rows.epoch) == (4, 2)
+    sampler.set_epoch(3)
+    assert (sampler.start, rows.epoch) == (0, 3)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 9])
+def test_eval_sampler_reads_every_row_once_in_order(world):
+    parts = [EvalSampler(range(7), num_replicas=world, rank=r) for r in range(world)]
+    assert [list(part) for part in parts] == [list(range(7))[r::world] for r in range(world)]
+    assert [len(part) for part in parts] == [len(list(part)) for part in parts]
+
+
+def test_rank_comes_from_torch_distributed(monkeypatch):
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 4)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 3)
+    assert list(EvalSampler(range(8))) == [3, 7]
+    assert TrainSampler(range(8)).num_replicas == 4

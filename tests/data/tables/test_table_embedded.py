@@ -1,14 +1,15 @@
 """Tables that hold their pictures as bytes, as an ``Image`` feature of Hugging Face does."""
 
 import io
-import json
 
+import fabricate
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from epic_pl.data import TableDataModule
+from epic_pl.errors import DataError
 from epic_pl.features.digests import PictureDigests
 from epic_pl.inspection.check import check_data
 
@@ -22,75 +23,51 @@ def png(shade):
     return buffer.getvalue()
 
 
-def rows(**cells):
-    table = [
-        {
-            "image": {"bytes": png(20 * i), "path": "picture.png"},  # one name for all, as happens
-            "text": f"text {i}",
-            "label": i % 2,
-            "split": SPLITS[i],
-        }
-        for i in range(12)
+def rows(pictures=()):
+    """Sound rows, with ``pictures`` put in by row."""
+    # one name for all, as happens
+    cells = {i: {"bytes": png(20 * i), "path": "picture.png"} for i in range(12)} | dict(pictures)
+    return [
+        {"image": cells[i], "text": f"text {i}", "label": i % 2, "split": split}
+        for i, split in enumerate(SPLITS)
     ]
-    for name, values in cells.items():
-        for row, value in values.items():
-            table[row][name] = value
-    return table
 
 
-def save_to_disk(folder, table):
-    """The layout of ``Dataset.save_to_disk``, with an Image feature and a ClassLabel."""
-    folder.mkdir(parents=True)
-    schema = pa.schema(
-        [("image", KIND), ("text", pa.string()), ("label", pa.int64()), ("split", pa.string())]
-    )
-    name = "data-00000-of-00001.arrow"
-    with pa.OSFile(str(folder / name), "wb") as f, pa.ipc.new_stream(f, schema) as writer:
-        # batches, as datasets writes them
-        for start in range(0, len(table), 5):
-            writer.write_table(pa.Table.from_pylist(table[start : start + 5], schema))
-    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
-    features = {
-        "image": {"_type": "Image"},
-        "text": {"dtype": "string", "_type": "Value"},
-        "label": {"names": ["cat", "dog"], "_type": "ClassLabel"},
-        "split": {"dtype": "string", "_type": "Value"},
-    }
-    (folder / "dataset_info.json").write_text(json.dumps({"features": features}))
+def save(folder, table):
+    """With an Image feature and a ClassLabel."""
+    schema = {"image": KIND, "text": pa.string(), "label": pa.int64(), "split": pa.string()}
+    label = {"names": ["cat", "dog"], "_type": "ClassLabel"}
+    features = {"image": {"_type": "Image"}, "text": {"_type": "Value"}, "label": label}
+    fabricate.save_to_disk(folder, pa.Table.from_pylist(table, pa.schema(schema)), features)
 
 
 @pytest.fixture
-def make(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
+def make(tmp_path, tiny_tokenizer_dir):
     def build(**options):
-        return TableDataModule(
-            **{"table": str(tmp_path / "d"), "split_column": "split"} | options,
-            image_encoder=str(tiny_vit_dir),
-            text_encoder=str(tiny_tokenizer_dir),
-        )
+        own = {"table": str(tmp_path / "d"), "text_encoder": str(tiny_tokenizer_dir)}
+        return TableDataModule(**fabricate.ENCODERS | {"split_column": "split"} | own | options)
 
     return build
 
 
-def test_embedded_pictures_are_read_and_numbers_are_class_names(make, tmp_path):
-    save_to_disk(tmp_path / "d", rows(image={3: {"bytes": None, "path": None}, 4: None}))
-    data = make()
+@pytest.mark.parametrize("column", ["split", None])  # a saved dataset's is found without a name
+def test_embedded_pictures_are_read_and_numbers_are_class_names(make, tmp_path, column):
+    save(tmp_path / "d", rows({3: {"bytes": None, "path": None}, 4: None}))
+    data = make(split_column=column)
     data.setup()
+    assert [len(data.dataset(split)) for split in dict.fromkeys(SPLITS)] == [8, 2, 2]
     assert data.class_names == ["cat", "dog"]
     samples = [data.dataset("train").raw(i) for i in range(8)]
-    absent = [i for i, sample in enumerate(samples) if sample["image"] is None]
-    assert absent == [3, 4]
-    assert [s["image"].getpixel((0, 0))[0] for s in samples if s["image"]] == [
-        20 * i for i in range(8) if i not in absent
-    ]
+    shades = [s["image"] and s["image"].getpixel((0, 0))[0] for s in samples]
+    assert shades == [0, 20, 40, None, None, 100, 120, 140]
     assert data.dataset("val")[0]["image"].shape == (3, 32, 32)
 
 
 def test_equal_content_is_one_picture_for_splits_checks_and_stored_features(make, tmp_path):
     same = {"bytes": png(20), "path": "another name.png"}
-    save_to_disk(tmp_path / "d", rows(image={3: same, 9: same}))
+    save(tmp_path / "d", rows({3: same, 9: same}))
     data = make()
-    findings = check_data(data, workers=1)
-    lines = [p.text for p in findings.problems]
+    lines = [problem.text for problem in check_data(data, workers=1).problems]
     assert "1 pictures, by content, are in more than one split (3 rows)" in lines
     paths = data.read_split("train").table["image"].to_pylist()
     assert paths[1] == paths[3] == data.read_split("val").table["image"][1].as_py()
@@ -98,12 +75,10 @@ def test_equal_content_is_one_picture_for_splits_checks_and_stored_features(make
     dataset = data.build_dataset("train", lambda image: image)
     assert digests.one(str(dataset.image_root), paths[1]) in paths[1]  # named by content
     # where splits are cut, the rows of one picture stay together
-    table = rows(image=dict.fromkeys(range(3, 12, 2), same))
+    table = rows(dict.fromkeys(range(3, 12, 2), same))
     pq.write_table(pa.Table.from_pylist(table), tmp_path / "t.parquet")
     cut = make(table=str(tmp_path / "t.parquet"), split_column=None, val_size=0.25, test_size=0.25)
-    splits = [
-        cut.read_split(split).table["image"].to_pylist() for split in ("train", "val", "test")
-    ]
+    splits = [cut.read_split(split).table["image"].to_pylist() for split in dict.fromkeys(SPLITS)]
     assert sum(paths[1] in part for part in splits) == 1
 
 
@@ -112,7 +87,7 @@ def test_equal_content_is_one_picture_for_splits_checks_and_stored_features(make
     [(b"", "empty"), (b"<html>404", "starts with '<html>"), (png(7)[:60], "cannot be read")],
 )
 def test_embedded_pictures_pass_the_checks_of_files(make, tmp_path, content, reason):
-    save_to_disk(tmp_path / "d", rows(image={3: {"bytes": content, "path": "3.png"}}))
+    save(tmp_path / "d", rows({3: {"bytes": content, "path": "3.png"}}))
     findings = check_data(make(), workers=1)
     (problem,) = [p for p in findings.problems if p.level == "error"]
     assert problem.text == "1 rows have a picture that is corrupt"
@@ -123,19 +98,25 @@ def test_embedded_pictures_pass_the_checks_of_files(make, tmp_path, content, rea
 
 
 def test_rows_to_predict_bring_their_own_pictures(make, tmp_path):
-    save_to_disk(tmp_path / "d", rows())
-    pq.write_table(
-        pa.table(
-            {"image": pa.array([{"bytes": png(250), "path": "new.png"}], KIND), "text": ["new"]}
-        ),
-        tmp_path / "new.parquet",
-    )
-    data = make(predict_table=str(tmp_path / "new.parquet"))
-    data.setup("predict")
-    assert data.dataset("predict").raw(0)["image"].getpixel((0, 0)) == (250, 0, 0)
-    # and pictures in files are predicted on beside a table that holds its own
+    def predicted(name):
+        data = make(predict_table=str(tmp_path / name))
+        data.setup("predict")
+        return data.dataset("predict").raw(0)["image"].getpixel((0, 0))
+
+    save(tmp_path / "d", rows())
     Image.new("RGB", (40, 40), (0, 0, 9)).save(tmp_path / "file.png")
+    for content, pixel in ((png(250), (250, 0, 0)), (None, (0, 0, 9))):
+        pictures = pa.array([{"bytes": content, "path": "file.png"}], KIND)
+        pq.write_table(pa.table({"image": pictures, "text": ["new"]}), tmp_path / "new.parquet")
+        assert predicted("new.parquet") == pixel
+    # and pictures in files are predicted on beside a table that holds its own
     (tmp_path / "new.csv").write_text("image,text\nfile.png,new\n")
-    data = make(predict_table=str(tmp_path / "new.csv"))
-    data.setup("predict")
-    assert data.dataset("predict").raw(0)["image"].getpixel((0, 0)) == (0, 0, 9)
+    assert predicted("new.csv") == (0, 0, 9)
+
+
+def test_a_cache_that_cannot_be_written_is_named(make, tmp_path, monkeypatch):
+    save(tmp_path / "d", rows())
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"column 'image' cannot be written .* EPIC_PL_CACHE"):
+        make()

@@ -1,5 +1,6 @@
 import json
 
+import fabricate
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -7,83 +8,80 @@ import pytest
 from epic_pl.data.tables.reader import read_table
 from epic_pl.errors import DataError
 
-ROWS = [{"a": "1", "b": "x"}, {"a": "2", "b": None}]
+CLASS = {"names": ["x", "y"], "_type": "ClassLabel"}
+ROWS = [{"a": "007", "b": "2020-01-01"}, {"a": "2", "b": None}]
 
 
-def _write(path, rows):
-    if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(rows))
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+CONTENT = {
+    "csv": "a,b\n007,2020-01-01\n2,\n",
+    "tsv": "a\tb\n007\t2020-01-01\n2\t\n",
+    "json": json.dumps(ROWS),
+    "jsonl": "\ufeff" + "".join(json.dumps(row) + "\n" for row in ROWS),
+}
+
+
+@pytest.mark.parametrize("suffix", [*CONTENT, "parquet"])
+def test_every_format_gives_the_same_rows_and_strings_stay_strings(tmp_path, suffix):
+    path = tmp_path / f"t.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist(ROWS), path)
     else:
-        mark = "\t" if path.suffix == ".tsv" else ","
-        lines = [mark.join(value or "" for value in row.values()) for row in rows]
-        path.write_text("\n".join([mark.join(rows[0]), *lines]) + "\n")
-    return path
-
-
-@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "json", "parquet"])
-def test_every_format_gives_the_same_rows(tmp_path, suffix):
-    assert read_table(_write(tmp_path / f"t.{suffix}", ROWS)).to_pylist() == ROWS
-
-
-def test_csv_cells_stay_strings(tmp_path):
-    (tmp_path / "t.csv").write_text("id,text\n007,\n")
-    assert read_table(tmp_path / "t.csv").to_pylist() == [{"id": "007", "text": None}]
-
-
-def test_jsonl_with_byte_order_mark_keeps_dates_as_they_are_written(tmp_path):
-    (tmp_path / "t.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "2020-01-01"}\n')
-    assert read_table(tmp_path / "t.jsonl").to_pylist() == [{"text": "2020-01-01"}]
+        path.write_text(CONTENT[suffix], encoding="utf-8")
+    assert read_table(path).to_pylist() == ROWS
 
 
 def _save_to_disk(folder, rows, features, schema=None):
-    """The layout of Hugging Face's ``Dataset.save_to_disk``."""
-    folder.mkdir(parents=True)
-    table = pa.Table.from_pylist(rows, schema=schema)
-    name = "data-00000-of-00001.arrow"
-    with pa.OSFile(str(folder / name), "wb") as f, pa.ipc.new_stream(f, table.schema) as writer:
-        writer.write_table(table)
-    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
-    (folder / "dataset_info.json").write_text(json.dumps({"features": features}))
-
-
-def test_hugging_face_dataset_with_named_classes(tmp_path):
-    features = {
-        "label": {"names": ["cat", "dog"], "_type": "ClassLabel"},
-        "tags": {"feature": {"names": ["x", "y"], "_type": "ClassLabel"}, "_type": "List"},
-    }
-    rows = [{"label": 1, "tags": [0, 1]}, {"label": -1, "tags": []}]
-    _save_to_disk(tmp_path / "d", rows, features)
-    assert read_table(tmp_path / "d").to_pylist() == [
-        {"label": "dog", "tags": ["x", "y"]},
-        {"label": None, "tags": []},
-    ]
+    fabricate.save_to_disk(folder, pa.Table.from_pylist(rows, schema=schema), features)
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
+    "kind", [pa.list_(pa.int64()), pa.large_list(pa.int64()), pa.list_(pa.int64(), 2)], ids=str
+)
+def test_hugging_face_lists_of_classes_of_any_layout_keep_what_is_unknown(tmp_path, kind):
+    rows = [{"tags": [1, 0]}, {"tags": None}, {"tags": [1, -1]}]
+    feature = {"feature": CLASS, "_type": "LargeList"}
+    _save_to_disk(tmp_path / "d", rows, {"tags": feature}, pa.schema([("tags", kind)]))
+    assert read_table(tmp_path / "d")["tags"].to_pylist() == [["y", "x"], None, ["y", None]]
+
+
+@pytest.mark.parametrize(
+    ("feature", "cell", "read"),
     [
-        (5, r"'label' holds class 5, but 2 are named"),
-        ([0, 2], r"'label' holds class 2"),
+        ({"feature": CLASS, "_type": "Sequence"}, [1], ["y"]),
+        ([CLASS], [1], ["y"]),
+        ({"feature": {"feature": CLASS, "_type": "List"}, "_type": "List"}, [[1]], [[1]]),
+        (CLASS, 1, "y"),
+        (CLASS, -1, None),
+        (CLASS, "cat", "cat"),
+        ({}, 1, 1),
     ],
 )
-def test_hugging_face_classes_without_a_name_are_refused(tmp_path, value, message):
-    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
-    if isinstance(value, list):
-        features = {"label": {"feature": features["label"], "_type": "List"}}
-    _save_to_disk(tmp_path / "d", [{"label": value}], features)
-    with pytest.raises(DataError, match=message):
+def test_hugging_face_classes_are_told_by_every_description(tmp_path, feature, cell, read):
+    _save_to_disk(tmp_path / "d", [{"a": cell}], {"a": feature, "gone": CLASS})
+    assert read_table(tmp_path / "d").to_pylist() == [{"a": read}]
+
+
+@pytest.mark.parametrize(
+    ("feature", "cell"), [(CLASS, 2), ({"feature": CLASS, "_type": "List"}, [0, 2])]
+)
+def test_hugging_face_classes_without_a_name_are_refused(tmp_path, feature, cell):
+    _save_to_disk(tmp_path / "d", [{"a": cell}], {"a": feature})
+    with pytest.raises(DataError, match=r"'a' holds class 2, but 2 are named"):
         read_table(tmp_path / "d")
+
+
+def test_a_parquet_file_of_the_hub_knows_its_classes_by_name(tmp_path):
+    said = {"huggingface": json.dumps({"info": {"features": {"a": CLASS, "gone": CLASS}}})}
+    table = pa.table({"a": [1, 0, -1]}).replace_schema_metadata(said)
+    pq.write_table(table, tmp_path / "t.parquet")
+    assert read_table(tmp_path / "t.parquet")["a"].to_pylist() == ["y", "x", None]
 
 
 def test_hugging_face_dataset_dict_brings_its_splits(tmp_path):
     for split, text in (("train", "a"), ("validation", "b")):
         _save_to_disk(tmp_path / "d" / split, [{"text": text}], {})
     names = {"splits": ["train", "validation"]}
-    (tmp_path / "d" / "dataset_dict.json").write_text(json.dumps(names))
+    fabricate.write_json(tmp_path / "d" / "dataset_dict.json", names)
     assert read_table(tmp_path / "d").to_pylist() == [
         {"text": "a", "split": "train"},
         {"text": "b", "split": "validation"},
@@ -95,15 +93,12 @@ def test_hugging_face_dataset_dict_brings_its_splits(tmp_path):
     [
         ("t.csv", b"", "is empty"),
         ("t.csv", b"a,b\n", "has no rows"),
-        ("t.csv", b"a,b\n1,2,3\n", "line 2: 3 cells, not 2.*must stand in double quotes"),
         ("t.jsonl", b"", "has no rows"),
         ("t.jsonl", b'{"a": 1}\n{"a": \n', "line 2 is no JSON"),
         ("t.jsonl", b'{"a": 1}\n{"a": "x"}\n', "'a' must be of one type.*'x'"),
-        ("t.jsonl", b'{"a": "caf\xe9"}\n', "line 1 is no JSON.*utf-8"),
         ("t.json", b"[1, 2]", r"item 0 .* is no object, but 1"),
         ("t.json", b"[]", "has no rows"),
         ("t.json", b'[{"a": 99999999999999999999}]', "cannot be read: .*too large"),
-        ("t.json", b"[" * 100_000, "cannot be read as JSON: .*recursion"),
         ("t.parquet", b"PAR1 not really", "cannot be read"),
         ("t.xlsx", b"PK", "ends in '.xlsx'"),
     ],

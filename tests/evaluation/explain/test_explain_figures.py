@@ -10,11 +10,9 @@ from epic_pl.evaluation.explain.figures import draw
 from epic_pl.evaluation.explain.samples import Explanation, Step, _on_patches
 from epic_pl.nn.recording import Attention
 
-PLACES = [(0, 3), (3, 0), (1, 2)]
 
-
-@pytest.mark.parametrize(("row", "column"), PLACES)
-def test_a_patch_lies_where_the_picture_has_it(row, column):
+@pytest.mark.parametrize(("row", "column"), [(0, 3), (3, 0), (1, 2)])
+def test_the_brightest_spot_of_the_drawing_is_the_patch_with_all_attention(row, column):
     picture = torch.arange(16).view(4, 4)  # as an image encoder cuts it: row by row
     tokens = torch.zeros(1, 2, 3 + 16)
     tokens[0, 1, 3 + picture[row, column]] = 1
@@ -22,14 +20,8 @@ def test_a_patch_lies_where_the_picture_has_it(row, column):
     assert maps.shape == (2, 4, 4)
     assert maps[1].nonzero().tolist() == [[row, column]]
 
-
-@pytest.mark.parametrize(("row", "column"), PLACES)
-def test_the_brightest_spot_of_the_drawing_is_that_patch(row, column):
-    shares = torch.zeros(1, 4, 4)
-    shares[0, row, column] = 1
-    black = Image.new("RGB", (80, 80))
-    explained = Explanation("a", black, [], [], None, None, [Step(shares, torch.zeros(1, 0))], [])
-    figure = draw(explained, 0)
+    black, steps = Image.new("RGB", (80, 80)), [Step(maps[1:], torch.zeros(1, 0))]
+    figure = draw(Explanation("a", black, [], [], None, None, steps, []), 0)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     drawn = np.asarray(canvas.buffer_rgba())[..., :3].sum(axis=-1)

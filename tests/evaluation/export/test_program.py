@@ -1,8 +1,5 @@
 """Programs of a whole module; tests/nn/methods/test_exported.py has every method."""
 
-import zipfile
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -37,13 +34,14 @@ class Undecided(nn.Module):
         return logits if logits.sum() > 0 else -logits
 
 
-def test_encoders_stay_in_their_precision(make):
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_encoders_stay_in_their_precision(make, precision):
     classifier = make(method="linear_probe")
     inputs = random_inputs(classifier.model, SIZE, 3, 8)
     with torch.no_grad():
         full = classifier(*inputs)
         for tower in (classifier.model.image_tower, classifier.model.text_tower):
-            tower.precision = torch.bfloat16
+            tower.precision = precision
         expected = classifier(*inputs)
     given = export_program(classifier, SIZE).module()(*inputs)
     torch.testing.assert_close(given, expected, rtol=0, atol=1e-6)
@@ -56,11 +54,9 @@ def test_an_untraceable_model_is_an_error_and_stays_unchanged(make):
     export_program(classifier, SIZE)
     assert model.text_tower.trims_last_layer
     model.head.classifier = Undecided(model.head.classifier)
-    with pytest.raises(
-        ConfigError, match=r"EPIC on VisionTransformer and BertModel cannot"
-    ) as told:
+    message = r"EPIC on VisionTransformer and BertModel cannot.*EPICModule\.load_from_checkpoint"
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
         export_program(classifier, SIZE)
-    assert "EPICModule.load_from_checkpoint" in str(told.value)
     assert model.text_tower.trims_last_layer
 
 
@@ -70,11 +66,3 @@ def test_a_program_can_be_moved_to_another_device(make):
     inputs = random_inputs(classifier.model, SIZE, 3, 8)
     # an operation on tensors of two devices would fail
     assert moved(*(tensor.to("meta") for tensor in inputs)).is_meta
-
-
-def test_no_path_of_this_machine_is_in_the_file(make, tmp_path):
-    torch.export.save(export_program(make(method="linear_probe"), SIZE), tmp_path / "model.pt2")
-    here = str(Path(torch.__file__).parent).encode(), str(Path(__file__).parents[3]).encode()
-    with zipfile.ZipFile(tmp_path / "model.pt2") as archive:
-        for name in archive.namelist():
-            assert not any(path in archive.read(name) for path in here), name

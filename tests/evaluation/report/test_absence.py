@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from epic_pl.evaluation.evaluator import Evaluator, SplitOutputs
-from epic_pl.evaluation.report.tables import DRAWS, absence_table, draw_missing
+from epic_pl.evaluation.report.tables import absence_table, draw_missing
 from epic_pl.module.postprocess import Postprocessor
 
 
@@ -43,17 +43,3 @@ def test_a_split_without_texts_has_no_text_only_scores():
     assert rows["70% missing a modality"] == pytest.approx(rows["complete"])
     assert rows["complete"] == rows["picture only"]
     assert rows["complete"]["accuracy"] == 1.0
-
-
-def test_a_mixture_is_the_mean_of_draws():
-    everyone, labels = torch.ones(10, dtype=torch.bool), torch.arange(10) % 2
-    right = torch.nn.functional.one_hot(labels, 2).float()
-    # a picture alone is wrong, but for the first five; a text alone is right
-    image_only = torch.where(torch.arange(10)[:, None] < 5, right, -right)
-    outputs = SplitOutputs(list("abcdefghij"), right, labels, everyone, everyone)
-    evaluator = Evaluator(["a", "b"], Postprocessor("multiclass", 2))
-    table = absence_table(evaluator, outputs, image_only, right, rates=(0.6,))
-    lost = [int(draw_missing(everyone, 0.6, n)[0][5:].sum()) for n in range(DRAWS)]
-    assert len(set(lost)) > 1
-    assert table[3]["accuracy"] == pytest.approx(1 - sum(lost) / DRAWS / 10)
-    assert table[3]["samples"] == 10

@@ -14,7 +14,6 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_
 
 import tiny_runs
 from epic_pl.cli import main, run
-from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.report.corruption import CORRUPTIONS, PICTURES, TEXTS, Corrupted
 from epic_pl.evaluation.report.tables import DRAWS, draw_missing
@@ -43,19 +42,21 @@ def _spoil(path, multilabel):
         writer.writerows(rows)
 
 
+def _content(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
 @pytest.fixture(scope="module", params=["multiclass", "multilabel"])
 def reported(request, tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
     """A run that was trained, tested with a report and predicted."""
-    root = tmp_path_factory.mktemp(request.param)
-    table = tiny_runs.table(root / "data", train=24, val=9, test=TEST_ROWS)
-    multilabel = request.param == "multilabel"
-    _spoil(table, multilabel)
+    root, multilabel = tmp_path_factory.mktemp("report"), request.param == "multilabel"
+    _spoil(tiny_runs.table(root / "data", train=24, val=9, test=TEST_ROWS), multilabel)
     config = str(tiny_runs.table_config(root / "data", tiny_vit_dir, tiny_tokenizer_dir))
     options, monitor = ["--config", config], []
     if multilabel:
         options += ["--data.label_separator", "|"]
         monitor = [f"--{each}.monitor=val/f1_micro" for each in ("checkpoint", "early_stopping")]
-    checkpoint = str(root / "runs" / "fit" / "version_0" / "checkpoints" / "last.ckpt")
+    checkpoint = str(root / "runs/fit/version_0/checkpoints/last.ckpt")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr("sys.argv", ["epic-pl"])
@@ -63,15 +64,28 @@ def reported(request, tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
         options += ["--ckpt_path", checkpoint]
         tested = run(["test", *options, "--report", "report", "--report.mistakes", "4"])
         run(["predict", *options])
+    model = EPICModule.load_from_checkpoint(checkpoint).eval()
+    predictions = pq.read_table(next(root.rglob("predictions.parquet")))
+    columns = [predictions[f"probability_{name}"].to_numpy() for name in model.class_names]
+    rows = csv.DictReader((root / "data" / "table.csv").open())
+    rows = [row for row in rows if row["split"] == "test"]
+
+    def binary(cells):
+        return np.array([[name in cell.split("|") for name in model.class_names] for cell in cells])
+
     return SimpleNamespace(
         task=request.param,
         root=root,
         options=options,
         metrics={name: float(v) for name, v in tested.trainer.callback_metrics.items()},
-        content=json.loads((root / "report" / "report.json").read_text()),
+        content=_content(root / "report"),
         page=(root / "report" / "report.html").read_text(),
-        predictions=pq.read_table(next(root.rglob("predictions.parquet"))),
-        model=EPICModule.load_from_checkpoint(checkpoint).eval(),
+        predictions=predictions,
+        texts=[row["text"] for row in rows],
+        truth=binary([row["label"] for row in rows]),  # 0/1 (N, C), as the next
+        given=binary(predictions["label"].to_pylist()),
+        probabilities=np.array(columns).T,
+        model=model,
         data=tested.datamodule,
     )
 
@@ -82,43 +96,8 @@ def _there(reported, monkeypatch):
     monkeypatch.setattr("sys.argv", ["epic-pl"])
 
 
-def _truth(reported):
-    """Labels as 0/1 ``(N, C)``, from the table."""
-    rows = list(csv.DictReader((reported.root / "data" / "table.csv").open()))
-    labels = [row["label"].split("|") for row in rows if row["split"] == "test"]
-    names = reported.model.class_names
-    return np.array([[name in label for name in names] for label in labels])
-
-
-def _probabilities(reported):
-    names = [f"probability_{name}" for name in reported.model.class_names]
-    return np.array([reported.predictions[name].to_numpy() for name in names]).T
-
-
-def _given(reported):
-    labels = [label.split("|") for label in reported.predictions["label"].to_pylist()]
-    return np.array([[name in label for name in reported.model.class_names] for label in labels])
-
-
-def test_the_page_escapes_names_and_tells_the_source_of_the_text():
-    text = {"source": "premise+hypothesis", "max_tokens": 40, "clean": True}
-    calibration = {"ece": 0.1, "ece_uncalibrated": 0.2, "temperature": 1.0}
-    calibration["ece_by_chance"] = {"mean": 0.1, "low": 0.0, "high": 0.2}
-    page = render(
-        "evaluation/templates/report.html",
-        **{"data": "X", "checkpoint": None, "text": text, "task": "multilabel", "samples": 1234},
-        **{"metrics": {"test/auroc": None}, "calibration": calibration, "mistakes": []},
-        classes=[{"class": "<a> & $b$", "support": 0, "f1": 0.5}],
-        figures={"reliability": b""},
-    )
-    assert "<p>Text: premise+hypothesis, cut at 40 tokens, cleaned</p>" in page
-    assert "<td>&lt;a&gt; &amp; $b$</td><td>0</td><td>0.5000</td>" in page
-    assert "1,234 samples" in page
-    assert "<td>none</td>" in page
-
-
 def test_metrics_and_classes_are_those_of_the_predictions_file(reported):
-    truth, given, content = _truth(reported), _given(reported), reported.content
+    truth, given, content = reported.truth, reported.given, reported.content
     assert content["samples"] == TEST_ROWS == len(truth)
     assert content["metrics"] == pytest.approx(reported.metrics, abs=1e-6)
     if reported.task == "multiclass":
@@ -139,7 +118,7 @@ def test_metrics_and_classes_are_those_of_the_predictions_file(reported):
 
 
 def test_calibration_is_that_of_the_predictions_file(reported):
-    truth, probabilities = _truth(reported), _probabilities(reported)
+    truth, probabilities = reported.truth, reported.probabilities
     if reported.task == "multiclass":
         sure, right = probabilities.max(axis=1), truth[np.arange(17), probabilities.argmax(axis=1)]
     else:
@@ -147,6 +126,10 @@ def test_calibration_is_that_of_the_predictions_file(reported):
     found = reported.content["calibration"]
     which = np.minimum((sure * 15).astype(int), 14)
     assert [row["samples"] for row in found["bins"]] == np.bincount(which, minlength=15).tolist()
+    for number, row in enumerate(found["bins"]):
+        for name, values in (("probability", sure), ("accuracy", right)):
+            mean = values[which == number].mean() if row["samples"] else None
+            assert row[name] == (mean if mean is None else pytest.approx(mean, abs=1e-6))
     gaps = np.bincount(which, sure - right, minlength=15)
     assert found["ece"] == pytest.approx(np.abs(gaps).sum() / len(sure), abs=1e-6)
     assert found["ece"] == pytest.approx(reported.metrics["test/ece"], abs=1e-6)
@@ -185,7 +168,7 @@ def _by_hand(reported, image_present, text_present):
 
 
 def test_absence_scores_are_those_of_masked_batches(reported):
-    truth = _truth(reported)
+    truth = reported.truth
     image, text = torch.ones(TEST_ROWS).bool(), torch.ones(TEST_ROWS).bool()
     text[1] = image[2] = False
     nobody = torch.zeros(TEST_ROWS).bool()
@@ -205,12 +188,12 @@ def test_absence_scores_are_those_of_masked_batches(reported):
             logits = _by_hand(reported, image & ~no_image, text & ~no_text)
             draws.append(_scores(reported, logits, truth))
         means = {name: np.mean([scores[name] for scores in draws]) for name in draws[0]}
-        _agrees(table[f"{rate:.0%} missing a modality"], means)
+        _agrees(table[f"{rate:.0%} missing a modality"], means | {"samples": TEST_ROWS})
     assert len({row["loss"] for row in table.values()}) == len(table) == 6
 
 
 def test_robustness_scores_are_those_of_corrupted_samples(reported):
-    truth, data = _truth(reported), reported.data
+    truth, data = reported.truth, reported.data
     table = {row["condition"]: row for row in reported.content["robustness"]}
     assert list(table) == ["unchanged", *CORRUPTIONS]
     for corruption in (list(TEXTS)[1], list(PICTURES)[1]):
@@ -223,7 +206,7 @@ def test_robustness_scores_are_those_of_corrupted_samples(reported):
 
 
 def test_mistakes_are_the_most_confident_wrong_answers(reported):
-    truth, given, probabilities = _truth(reported), _given(reported), _probabilities(reported)
+    truth, given, probabilities = reported.truth, reported.given, reported.probabilities
     wrong = (truth != given).any(axis=1)
     if reported.task == "multiclass":
         sure, name = probabilities.max(axis=1), "probability"
@@ -237,10 +220,11 @@ def test_mistakes_are_the_most_confident_wrong_answers(reported):
     for mistake in mistakes:
         row = mistake["row"]
         assert mistake["sample_id"] == f"test{row}"
+        assert (mistake["text"] or "") == reported.texts[row]
         assert mistake[name] == pytest.approx(sure[row], abs=1e-5)
-        for key, rows in (("truth", truth), ("prediction", given)):
-            names = np.array(reported.model.class_names)
-            assert mistake[key] == names[rows[row]].tolist()
+        names = np.array(reported.model.class_names)
+        assert mistake["truth"] == names[truth[row]].tolist()
+        assert mistake["prediction"] == names[given[row]].tolist()
 
 
 def test_the_page_holds_its_pictures_and_needs_no_other_file(reported):
@@ -259,32 +243,20 @@ def test_the_page_holds_its_pictures_and_needs_no_other_file(reported):
     assert page.count("data:image/jpeg;base64,") == len(shown)
     assert "http" not in page
     assert "<script" not in page
-    for part in (
-        "17 samples",
-        "Absent modalities",
-        "Robustness",
-        "before",
-        "complete",
-        "unchanged",
-    ):
-        assert part in page
+    parts = ("17 samples", "Absent modalities", "Robustness", "before", "complete", "unchanged")
+    assert all(part in page for part in parts)
 
 
-# the rest does not depend on the task ------------------------------------------------------------
+# these do not depend on the task
+once = pytest.mark.parametrize("reported", ["multiclass"], indirect=True)
 
 
-@pytest.fixture
-def multiclass(reported):
-    if reported.task != "multiclass":
-        pytest.skip("once is enough")
-    return reported
-
-
-def test_stored_features_give_the_same_report_and_switches_leave_parts_out(multiclass, tmp_path):
+@once
+def test_stored_features_give_the_same_report_and_switches_leave_parts_out(reported, tmp_path):
     cached = ["--cache.level", "boundary", "--cache.dtype", "float32"]
     cached += ["--cache.folder", str(tmp_path / "features"), "--report.mistakes", "4"]
-    run(["test", *multiclass.options, *cached, f"--report={tmp_path / 'cached'}"])
-    content = json.loads((tmp_path / "cached" / "report.json").read_text())
+    run(["test", *reported.options, *cached, f"--report={tmp_path / 'cached'}"])
+    content = _content(tmp_path / "cached")
 
     def close(one, other):
         if isinstance(one, dict):
@@ -294,40 +266,57 @@ def test_stored_features_give_the_same_report_and_switches_leave_parts_out(multi
             return len(one) == len(other) and all(map(close, one, other))
         return one == (pytest.approx(other, abs=1e-5) if isinstance(one, float) else other)
 
-    assert close(content, multiclass.content)
-    again = run(
-        ["predict", *multiclass.options, *cached[:6]]
-    )  # from stored features, with pictures
+    assert close(content, reported.content)
+    again = run(["predict", *reported.options, *cached[:6]])  # names the pictures, too
     predictions = pq.read_table(Path(again.trainer.log_dir) / "predictions.parquet")
-    assert predictions["picture"] == multiclass.predictions["picture"]
+    assert predictions["picture"] == reported.predictions["picture"]
     assert predictions["picture"].null_count == 1
     off = ["--report.absence", "false", "--report.robustness", "false", "--report.mistakes", "0"]
     limited = ["--trainer.limit_test_batches", "2", "--report", str(tmp_path / "short")]
-    run(["test", *multiclass.options, *limited])
-    short = json.loads((tmp_path / "short" / "report.json").read_text())
+    run(["test", *reported.options, *limited])
+    short = _content(tmp_path / "short")
     assert {row["samples"] for row in short["robustness"]} == {8}
     assert short["absence"][0]["samples"] == 8
-    run(["test", *multiclass.options, *off, *limited])
-    short = json.loads((tmp_path / "short" / "report.json").read_text())
-    assert short["samples"] == 8
-    assert short["mistakes"] == []
-    assert set(multiclass.content) - set(short) == {"absence", "robustness"}
+    run(["test", *reported.options, *off, *limited])
+    short = _content(tmp_path / "short")
+    assert (short["samples"], short["mistakes"]) == (8, [])
+    assert set(reported.content) - set(short) == {"absence", "robustness"}
     page = (tmp_path / "short" / "report.html").read_text()
-    assert "Robustness" not in page
-    assert "Worst mistakes" not in page
+    assert not any(part in page for part in ("Robustness", "Worst mistakes"))
 
 
-def test_unsupported_setups_are_refused_before_the_test(multiclass, tmp_path, capsys):
-    writer, data, model = ReportWriter(str(tmp_path)), multiclass.data, multiclass.model
+@pytest.mark.usefixtures("reported")
+@once
+def test_the_page_escapes_names_and_tells_the_source_of_the_text():
+    text = {"source": "premise+hypothesis", "max_tokens": 40, "clean": True}
+    calibration = {"ece": 0.1, "ece_uncalibrated": 0.2, "temperature": 1.0}
+    calibration["ece_by_chance"] = {"mean": 0.1, "low": 0.0, "high": 0.2}
+    page = render(
+        "evaluation/templates/report.html",
+        **{"data": "X", "checkpoint": None, "text": text, "task": "multilabel", "samples": 1234},
+        **{"metrics": {"test/auroc": None}, "calibration": calibration, "mistakes": []},
+        classes=[{"class": "<a> & $b$", "support": 0, "f1": 0.5}],
+        figures={"reliability": b""},
+    )
+    assert "<p>Text: premise+hypothesis, cut at 40 tokens, cleaned</p>" in page
+    assert "<td>&lt;a&gt; &amp; $b$</td><td>0</td><td>0.5000</td>" in page
+    assert "1,234 samples" in page
+    assert "<td>none</td>" in page
+
+
+@once
+def test_unsupported_setups_are_refused_before_the_test(reported, tmp_path, capsys):
+    writer, model = ReportWriter(str(tmp_path)), reported.model
+    two = SimpleNamespace(datamodule=reported.data, world_size=2)
     with pytest.raises(ConfigError, match=r"by one process, not 2.*trainer\.devices"):
-        writer.setup(SimpleNamespace(datamodule=data, world_size=2), model, "test")
+        writer.setup(two, model, "test")
+    own = SimpleNamespace(datamodule=None, world_size=1)
     with pytest.raises(ConfigError, match="ImageTextDataModule with EPICModule"):
-        writer.setup(SimpleNamespace(datamodule=None, world_size=1), model, "test")
-    assert isinstance(data, ImageTextDataModule)
-    writer.setup(SimpleNamespace(datamodule=None, world_size=1), model, "fit")
+        writer.setup(own, model, "test")
+    writer.setup(own, model, "fit")
     with pytest.raises(ConfigError, match=r"report\.mistakes is -1"):
         ReportWriter(mistakes=-1)
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit):
-        main(["test", *multiclass.options, "--report", str(tmp_path / "file" / "below")])
+        main(["test", *reported.options, "--report", str(tmp_path / "file" / "below")])
     assert "report.folder" in capsys.readouterr().err

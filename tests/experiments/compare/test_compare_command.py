@@ -1,8 +1,10 @@
 """``epic-pl compare`` from the command line."""
 
 import csv
-import functools
 import json
+import multiprocessing
+import os
+import signal
 import sys
 
 import fake_runs
@@ -52,73 +54,105 @@ def test_two_methods_and_two_seeds_are_compared_and_not_trained_again(
         assert (output / name).stat().st_size > 100
     assert "linear_probe" in capfd.readouterr().out
 
-    files = {p: p.stat().st_mtime_ns for p in (output / "runs").rglob("*") if p.is_file()}
+    def files():
+        return {p: p.stat().st_mtime_ns for p in (output / "runs").rglob("*") if p.is_file()}
+
+    before = files()
     assert compare(*options) == 0
     assert capfd.readouterr().err.count("finished before") == 4
-    after = {p: p.stat().st_mtime_ns for p in (output / "runs").rglob("*") if p.is_file()}
-    assert after == files
+    assert files() == before
     assert json.loads((output / "comparison.json").read_text()) == rows
 
 
-# writes its result, or interrupts the comparison once the earlier result is in the tables
-FINISH_OR_INTERRUPT = """
+# finishes, but "lora" first kills the comparison, then interrupts it twice
+WORKER = """
 import os, pathlib, signal, sys, time
-folder, result, tables = pathlib.Path(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
-if folder.name == "epic-0":
-    (folder / "result.json").write_text(result)
-else:
-    while not all((tables / f"comparison.{kind}").exists() for kind in ("json", "md", "png")):
+folder, started = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[1]) / "started"
+with (folder / "starts").open("a") as file:
+    file.write(f"{os.getpid()}\\n")
+starts = len((folder / "starts").read_text().splitlines())
+if folder.name == "lora-0" and starts < 4:
+    while not started.exists():
         time.sleep(0.02)
-    (folder / "seen.json").write_bytes((tables / "comparison.json").read_bytes())
-    os.kill(os.getppid(), signal.SIGTERM)
-    time.sleep(60)
+    started.unlink()
+    os.kill(os.getppid(), signal.SIGKILL if starts == 1 else signal.SIGTERM)
+    time.sleep(0 if starts == 1 else 60)
+else:
+    (folder / "result.json").write_text(sys.argv[2])
 """
 
 
-def test_tables_are_written_after_each_run_and_when_interrupted(tmp_path, monkeypatch, capsys):
-    runs = [fake_runs.run(tmp_path, name) for name in ("epic", "lora", "full")]
-    fake_runs.write_predictions(runs[0].folder, [0, 1, 2, 0], [0, 1, 2, 1])
+class FakeRunner(Runner):
+    """Runs ``WORKER``, and marks the folder once the process is known here."""
 
-    def start(run):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options, command=self.start)
+
+    def start(self, run):
         result = json.dumps(fake_runs.result(run, 0.75))
-        code = [sys.executable, "-c", FINISH_OR_INTERRUPT, str(run.folder), result]
-        return [*code, str(tmp_path)]
+        return [sys.executable, "-c", WORKER, str(run.folder), result]
 
-    monkeypatch.setattr(comparison, "plan", lambda *_: runs)
+    def _start(self, run):
+        super()._start(run)
+        (run.folder / "started").touch()
+
+
+def test_a_killed_or_interrupted_comparison_is_continued(tmp_path, monkeypatch, capsys):
+    runs = [fake_runs.run(tmp_path, name) for name in ("epic", "lora", "full")]
+    for run in runs:
+        fake_runs.write_predictions(run.folder, [0, 1, 2, 0], [0, 1, 2, 1])
+    options = ["--methods", "epic,lora,full", "--output", str(tmp_path)]
+    monkeypatch.setattr(comparison, "Runner", FakeRunner)
     monkeypatch.setattr(comparison, "encode_once", lambda *_: "")
-    monkeypatch.setattr(comparison, "Runner", functools.partial(Runner, command=start))
-    assert command.run(["--methods", "epic,lora,full", "--output", str(tmp_path)]) == 130
+    monkeypatch.setattr(comparison, "plan", lambda *_: runs)
+
+    def rows():
+        found = json.loads((tmp_path / "comparison.json").read_text())
+        return {row["method"]: row for row in found if row["metric"] == "accuracy"}
+
+    def started(run):
+        return (run.folder / "starts").read_text().split()
+
+    killed = multiprocessing.get_context("fork").Process(target=command.run, args=(options,))
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    first = rows()  # written when the first run had ended
+    assert (first["epic"]["mean"], first["epic"]["status"]) == (0.75, "ok")
+    assert first["lora"]["status"] == "seed 0 not run yet"
+    assert all((tmp_path / f"comparison.{kind}").exists() for kind in ("md", "png"))
+
+    assert command.run(options) == 130
     assert "Interrupted" in capsys.readouterr().err
-
-    def accuracies(path):
-        rows = json.loads(path.read_text())
-        return {row["method"]: row for row in rows if row["metric"] == "accuracy"}
-
-    seen = accuracies(runs[1].folder / "seen.json")
-    assert (seen["epic"]["mean"], seen["epic"]["status"]) == (0.75, "ok")
-    assert seen["lora"]["status"] == "seed 0 not run yet"
-    last = accuracies(tmp_path / "comparison.json")
-    assert last["epic"] == seen["epic"]
-    assert last["lora"]["status"].startswith("seed 0 stopped: interrupted")
-    assert last["full"]["status"] == "seed 0 not run yet"
+    last = rows()
+    assert last["epic"] == first["epic"]
+    stopped = "seed 0 stopped: interrupted; the same command resumes it"
+    assert (last["lora"]["status"], last["full"]["status"]) == (stopped, "seed 0 not run yet")
     assert "Not complete" in (tmp_path / "comparison.md").read_text()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started(runs[1])[-1]), 0)
+
     monkeypatch.setattr(comparison, "plan", lambda *_: runs[1:])
-    assert command.run(["--methods", "lora,full", "--output", str(tmp_path)]) == 130
-    # without a finished run, the earlier tables stay
-    assert accuracies(tmp_path / "comparison.json") == last
+    assert command.run(options) == 130
+    assert rows() == last  # without a finished run, the earlier tables stay
+    monkeypatch.setattr(comparison, "plan", lambda *_: runs)
+    assert command.run(options) == 0
+    assert [row["status"] for row in rows().values()] == ["ok"] * 4  # with the majority
+    assert [len(started(run)) for run in runs] == [1, 4, 1]
 
 
 def test_each_method_is_tuned_once_and_runs_with_what_was_chosen(
     compare, tmp_path, monkeypatch, capfd
 ):
     tiny_runs.workers_here(monkeypatch)
+    (tmp_path / "head.yaml").write_text("no: space")  # what lies here is not read
     options = ["--methods", "linear_probe,late_fusion_mlp", "--seeds", "1", "--tune", "2"]
     options += ["--checkpoint.monitor", "null", "--cache.level", "boundary"]
     assert compare(*options, "--cache.folder", "features") == 0
     output = tmp_path / "runs" / "compare" / "tiny"
     notes = (output / "comparison.md").read_text()
     assert "Chosen by 2 trials on validation" in notes
-    assert "once for all" in notes
+    assert "Storing the features of `linear_probe` took" in notes
     for name, option in (
         ("linear_probe", "optim.lr"),
         ("late_fusion_mlp", "method_options.hidden"),
@@ -147,14 +181,9 @@ def test_the_exit_code_is_one_if_every_run_failed(compare, tmp_path):
     assert row["status"].endswith(f"(log: {log})")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--seeds", "0"], "--seeds is 0"),
-        (["--jobs", "0"], "--jobs is 0"),
-        (["--variants", "nowhere.yaml"], r"nowhere\.yaml cannot be read"),
-    ],
-)
-def test_bad_options_are_refused(options, message):
-    with pytest.raises(ConfigError, match=message):
-        command.run(options)
+def test_bad_options_are_refused():
+    for name in ("--seeds", "--jobs"):
+        with pytest.raises(ConfigError, match=f"{name} is 0"):
+            command.run([name, "0"])
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml cannot be read"):
+        command.run(["--variants", "nowhere.yaml"])

@@ -1,7 +1,5 @@
 """The runs of a comparison: names, variants, options and folders."""
 
-import json
-
 import pytest
 
 import tiny_runs
@@ -43,26 +41,16 @@ def test_all_methods_and_variants_unless_some_are_named(tmp_path):
 
 
 def test_variants_are_options_of_fit(tmp_path):
-    (entry,) = _variants(
-        tmp_path,
-        """
-joint.8:
-  method: epic
-  cache.level: off
-  model.head.boundary: true
-  model.epic.interaction_layers: [[1, 1], [2, 2]]
-  model.method_options: {hub_width: 3}
-""",
-    )
+    values = "cache.level: off, model.head.boundary: true, model.method_options: {hub_width: 3}"
+    layers = "model.epic.interaction_layers: [[1, 1], [2, 2]]"
+    (entry,) = _variants(tmp_path, f"joint.8: {{method: epic, {values}, {layers}}}")
     assert entry.options == (
         "--cache.level=off",
         "--model.head.boundary=true",
-        "--model.epic.interaction_layers=[[1, 1], [2, 2]]",
         '--model.method_options={"hub_width": 3}',
+        "--model.epic.interaction_layers=[[1, 1], [2, 2]]",
     )
-    path = tmp_path / "variants.json"
-    path.write_text(json.dumps({"a": {"method": "lora"}}))
-    assert read_variants(str(path))[0].method == "lora"
+    assert _variants(tmp_path, '{"a": {"method": "lora"}}')[0].method == "lora"  # JSON
 
 
 @pytest.mark.parametrize(
@@ -128,10 +116,8 @@ def test_method_options_of_a_config_are_not_given_to_all_methods(config, tmp_pat
     assert parsed_options(low.options)["model"]["method_options"] == {"rank": 2}
 
 
-@pytest.mark.parametrize(
-    "option",
-    ["--model.method=pmf", "--ckpt_path", "--seed_everything", "--trainer.default_root_dir"],
-)
-def test_options_that_the_comparison_sets_are_refused(option, one):
-    with pytest.raises(ConfigError, match="itself in every run"):
-        one(option, "x")
+def test_options_that_the_comparison_sets_are_refused(one):
+    own = ("--model.method=pmf", "--ckpt_path", "--seed_everything", "--trainer.default_root_dir")
+    for option in own:
+        with pytest.raises(ConfigError, match="itself in every run"):
+            one(option, "x")

@@ -1,4 +1,4 @@
-"""Processes: order, devices, and failures. Nothing is trained."""
+"""Processes: devices and failures. Nothing is trained."""
 
 import sys
 import textwrap
@@ -9,17 +9,13 @@ import pytest
 from epic_pl.experiments.compare.runner import Runner, devices, failure
 
 
-class Order:
-    """A progress that keeps the order of the runs."""
-
-    def __init__(self):
-        self.started_runs = []
+class Silence:
+    """A progress that shows nothing."""
 
     def started(self, run):
-        self.started_runs.append(run.folder.name)
-
-    def ended(self, outcome):
         pass
+
+    ended = started
 
 
 def _command(code):
@@ -37,16 +33,6 @@ def runs(tmp_path):
     return [fake_runs.run(tmp_path, name, seed) for seed in (0, 1) for name in ("epic", "lora")]
 
 
-def test_finished_runs_are_not_repeated(runs):
-    progress = Order()
-    first = Runner([None], progress, _command(FINISH)).execute(runs[1:2])
-    assert first[0].result
-    outcomes = Runner([None], progress, _command(FINISH)).execute(runs)
-    assert [outcome.run for outcome in outcomes] == runs
-    assert all(outcome.result and not outcome.message for outcome in outcomes)
-    assert progress.started_runs == ["lora-0", "epic-0", "epic-1", "lora-1"]
-
-
 def test_failures_are_reported_and_the_other_runs_go_on(runs):
     code = """
         if folder.name == "epic-0":
@@ -57,7 +43,8 @@ def test_failures_are_reported_and_the_other_runs_go_on(runs):
         if folder.name == "epic-1":
             sys.exit(0)
     """
-    outcomes = Runner([None], Order(), _command(textwrap.dedent(code) + FINISH)).execute(runs)
+    outcomes = Runner([None], Silence(), _command(textwrap.dedent(code) + FINISH)).execute(runs)
+    assert [outcome.run for outcome in outcomes] == runs
     assert [outcome.result is None for outcome in outcomes] == [True, True, True, False]
     log = runs[0].folder / "log.txt"
     assert outcomes[0].message == f"failed: ValueError: the prompt is too long (log: {log})"
@@ -78,21 +65,6 @@ def test_the_line_of_the_log_that_names_the_error_is_found(tmp_path):
         assert failure(1, log).startswith(f"failed: {message}")
 
 
-def test_an_interrupted_comparison_leaves_no_process(runs):
-    class Interrupting(Order):
-        def started(self, run):
-            super().started(run)
-            raise KeyboardInterrupt
-
-    progress = Interrupting()
-    runner = Runner([None], progress, _command("time.sleep(60)"))
-    with pytest.raises(KeyboardInterrupt):
-        runner.execute(runs)
-    assert progress.started_runs == ["epic-0"]
-    assert not runner._active
-    assert "the same command resumes it" in runner.outcomes(runs)[0].message
-
-
 def test_every_slot_has_a_device(runs, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -103,5 +75,5 @@ def test_every_slot_has_a_device(runs, monkeypatch):
     assert devices(2) == [None, None]
     # both slots are in use before the first is free again
     wait = "while len(list(folder.parent.iterdir())) < 2: time.sleep(0.01)\n"
-    outcomes = Runner(["4", "GPU-7"], Order(), _command(wait + FINISH)).execute(runs[:2])
+    outcomes = Runner(["4", "GPU-7"], Silence(), _command(wait + FINISH)).execute(runs[:2])
     assert [o.result["CUDA_VISIBLE_DEVICES"] for o in outcomes] == ["4", "GPU-7"]

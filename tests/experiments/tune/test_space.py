@@ -14,10 +14,8 @@ def _space(tmp_path, text):
 
 
 def test_a_space_has_ranges_and_choices(tmp_path):
-    space = _space(
-        tmp_path, "a: {low: 1e-4, high: 1.0e-2, log: true}\nb: {low: 1, high: 8}\nc: [x, y]"
-    )
-    assert space == {
+    text = "a: {low: 1e-4, high: 1.0e-2, log: true}\nb: {low: 1, high: 8}\nc: [x, y]"
+    assert _space(tmp_path, text) == {
         "a": FloatDistribution(1e-4, 1e-2, log=True),
         "b": IntDistribution(1, 8),
         "c": CategoricalDistribution(("x", "y")),
@@ -45,8 +43,7 @@ def test_bad_spaces_are_refused(tmp_path, text, message):
 
 
 def test_values_of_a_config_that_are_in_the_space(tmp_path):
-    text = (
-        "a.b: {low: 1, high: 4}\na.c: [null, x]\na.d: {low: 0.0, high: 1.0}\ne: {low: 1, high: 2}"
-    )
+    ranges = "a.b: {low: 1, high: 4}", "a.d: {low: 0.0, high: 1.0}", "e: {low: 1, high: 2}"
+    text = "\n".join([*ranges, "a.c: [null, x]"])
     parsed = {"a": {"b": 3, "c": None, "d": 1.5}, "e": [[1, 1]]}
     assert values_of(_space(tmp_path, text), parsed) == {"a.b": 3, "a.c": None}

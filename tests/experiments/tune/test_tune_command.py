@@ -52,9 +52,8 @@ def test_a_search_goes_on_past_a_killed_trial(config, tmp_path, capsys):
     assert (tmp_path / "out" / "search.png").stat().st_size > 1000
     assert not list((tmp_path / "out").rglob("*.ckpt"))
     assert "trial 3 of 4: val/accuracy" in capsys.readouterr().err
-    fitted = run(
-        ["fit", "--config", config, "--config", "out/best.yaml", "--trainer.fast_dev_run", "true"]
-    )
+    configs = ["--config", config, "--config", "out/best.yaml"]
+    fitted = run(["fit", *configs, "--trainer.fast_dev_run", "true"])
     assert fitted.model.hparams["optim"]["lr"] == overlay["model"]["optim"]["lr"]
     with pytest.raises(ConfigError, match="search of other options"):
         run_tune([*options, "--model.epic.hub_width", "16"])

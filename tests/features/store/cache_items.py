@@ -11,6 +11,7 @@ from epic_pl.features.store.reader import FeatureStore
 from epic_pl.features.store.spec import Field, StoreSpec
 
 LONGEST = 7
+SMALL = 4 * 1024
 FIXED_FIELDS = (Field("memory", (2, 3, 5, 8), 2), Field("pooled", (9,)))
 RAGGED_FIELDS = (Field("memory", (2, 3, LONGEST, 8), 2), Field("pooled", (9,)))
 
@@ -18,21 +19,13 @@ RAGGED_FIELDS = (Field("memory", (2, 3, LONGEST, 8), 2), Field("pooled", (9,)))
 class Items:
     """Items whose tensors follow from their hash alone, as an encoder's do."""
 
-    def __init__(self, count: int, ragged: bool, prefix: str = "item") -> None:
-        self.hashes = [f"{prefix}-{number}" for number in range(count)]
+    def __init__(self, count: int, ragged: bool) -> None:
+        self.hashes = [f"item-{number}" for number in range(count)]
         self.ragged = ragged
         self.asked: list[int] = []
 
     def length(self, name: str) -> int:
         return 1 + hashlib.sha256(name.encode()).digest()[0] % LONGEST if self.ragged else 5
-
-    def one(self, name: str) -> dict[str, Tensor]:
-        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
-        generator = torch.Generator().manual_seed(seed)
-        return {
-            "memory": torch.randn(2, 3, self.length(name), 8, generator=generator),
-            "pooled": torch.randn(9, generator=generator),
-        }
 
     def produce(self, positions: Sequence[int]) -> tuple[dict[str, Tensor], Tensor | None]:
         self.asked += positions
@@ -40,12 +33,14 @@ class Items:
 
     def padded(self, names: Sequence[str]) -> tuple[dict[str, Tensor], Tensor | None]:
         """One by one, the slow way; padding is NaN, which must never be looked at."""
-        ones = [self.one(name) for name in names]
-        pooled = torch.stack([one["pooled"] for one in ones])
-        lengths = [one["memory"].shape[2] for one in ones]
+        lengths = [self.length(name) for name in names]
         memory = torch.full((len(names), 2, 3, max(lengths), 8), float("nan"))
-        for row, one in enumerate(ones):
-            memory[row, :, :, : lengths[row]] = one["memory"]
+        pooled = torch.empty(len(names), 9)
+        for row, (name, length) in enumerate(zip(names, lengths, strict=True)):
+            seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
+            generator = torch.Generator().manual_seed(seed)
+            memory[row, :, :, :length] = torch.randn(2, 3, length, 8, generator=generator)
+            pooled[row] = torch.randn(9, generator=generator)
         return {"memory": memory, "pooled": pooled}, torch.tensor(lengths) if self.ragged else None
 
     def spec(self, dtype: Any = "float32", **identity: object) -> StoreSpec:
@@ -53,6 +48,8 @@ class Items:
         return StoreSpec(kind, {"level": "layers", **identity}, fields, dtype, self.ragged, "tiny")
 
     def build(self, root: Path, dtype: str = "float32", **options: Any) -> FeatureStore:
+        """A store with a handful of items in each shard."""
+        options = {"batch_size": 3, "shard_bytes": SMALL, **options}
         return build_one(root, self.spec(dtype), self.hashes, self.produce, **options)
 
     def assert_in(self, store: FeatureStore, names: Sequence[str]) -> None:

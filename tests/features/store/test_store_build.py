@@ -7,21 +7,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cache_items import Items, build_one
+from cache_items import SMALL, Items, build_one
 
 from epic_pl.errors import CacheError, DataError
 from epic_pl.features.store.build import Wanted, build
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.features.store.spec import Field, StoreSpec
 
-SMALL = 4 * 1024
-
 
 def fill(root, items, hashes=None, **options):
     chosen = Items(0, items.ragged)
     chosen.hashes = items.hashes if hashes is None else hashes
-    store = chosen.build(root, **{"batch_size": 3, "shard_bytes": SMALL, **options})
-    return store, chosen.asked
+    return chosen.build(root, **options), chosen.asked
 
 
 def stored(root, pattern="*"):
@@ -34,9 +31,6 @@ def assert_same(root, other):
         for folder in (root, other)
     )
     assert mine == theirs
-
-
-# several processes ----------------------------------------------------------------------------
 
 
 def run(root, *arguments):
@@ -54,13 +48,13 @@ def wait_until(condition, process):
 def test_killed_processes_lose_no_shard_and_others_continue_to_the_same_bytes(tmp_path):
     items, root = Items(60, True), tmp_path / "killed"
     fill(tmp_path / "whole", items, batch_size=4, shard_bytes=12 * 1024)
-    first = run(root, "ragged", 60, 0, 1, 0.1)
+    first = run(root, 0, 1, 0.1)
     wait_until(lambda: len(stored(root, "shard-*")) > 1, first)
     first.kill()
     first.wait()
     left = len(stored(root, "shard-*"))
-    hanging = run(root, "ragged", 60, 1, 2, 30, "together")
-    living = run(root, "ragged", 60, 0, 2, 0.1, "together")
+    hanging = run(root, 1, 2, 30, "together")
+    living = run(root, 0, 2, 0.1, "together")
     whole = len(stored(tmp_path / "whole", "shard-*"))
     wait_until(lambda: len(stored(root, "shard-*")) == whole - 1, living)
     time.sleep(0.5)
@@ -81,9 +75,6 @@ def test_two_builds_of_different_items_at_once_lose_none(tmp_path, items):
 
     store = build_one(tmp_path, items.spec(), items.hashes[:14], produce, shard_bytes=SMALL)
     items.assert_in(store, items.hashes)
-
-
-# growing and mending --------------------------------------------------------------------------
 
 
 def test_only_new_items_are_produced_and_appended(tmp_path, items):
@@ -113,13 +104,14 @@ def test_lost_and_truncated_files_are_written_again(tmp_path, items):
     assert asked == []
 
 
-def test_shards_of_an_interrupted_build_are_read(tmp_path, items):
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "no such file"), DataError("truncated")])
+def test_an_error_of_the_producer_is_raised_and_earlier_shards_are_read(tmp_path, items, error):
     def produce(positions):
         if len(items.asked) > 8:
-            raise DataError("stop")
+            raise error
         return items.produce(positions)
 
-    with pytest.raises(DataError):
+    with pytest.raises(type(error)):
         build_one(tmp_path, items.spec(), items.hashes, produce, batch_size=1, shard_bytes=SMALL)
     assert stored(tmp_path, "shard-*")
     assert not stored(tmp_path, ".*partial")
@@ -139,9 +131,6 @@ def test_a_complete_store_may_be_read_only(tmp_path, items, monkeypatch):
     assert (len(store), asked) == (9, [])
     with pytest.raises(CacheError, match="could not be written"):
         fill(tmp_path, items)
-
-
-# messages -------------------------------------------------------------------------------------
 
 
 def test_the_disk_is_checked_for_all_stores_together(tmp_path, monkeypatch, capsys):
@@ -195,17 +184,6 @@ def test_numbers_that_are_not_finite_once_stored_are_refused(tmp_path, value, dt
     with pytest.raises(CacheError, match=message):
         build_one(tmp_path, spec, ["a", "b"], lambda _: ({"pooled": torch.tensor(value)}, None))
     assert not list(spec.folder(tmp_path).glob("*shard*"))
-
-
-@pytest.mark.parametrize(
-    "error", [FileNotFoundError(2, "no such file", "/pictures/1.jpg"), DataError("truncated")]
-)
-def test_errors_of_the_producer_are_its_own(tmp_path, items, error):
-    def produce(positions):
-        raise error
-
-    with pytest.raises(type(error)):
-        build_one(tmp_path, items.spec(), items.hashes, produce)
 
 
 def test_what_cannot_be_built_is_refused(tmp_path, items):

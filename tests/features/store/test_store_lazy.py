@@ -6,12 +6,10 @@ import torch
 from lightning.pytorch.utilities import move_data_to_device
 
 from epic_pl.features.store import lazy, reader
-from epic_pl.features.store.reader import FeatureStore
 from epic_pl.lazy_tensor import LazyTensor, whole
 from epic_pl.nn.encoders.reading import Memory, read_attention
 
-DTYPES = ("float32", "bfloat16", "float16", "int8")
-FIELDS = ("memory",)
+dtypes = pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
 
 
 @pytest.fixture(autouse=True)
@@ -21,38 +19,29 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(lazy, "_PIECE", 2500)
 
 
-def make(root, items, dtype="float16") -> FeatureStore:
-    return items.build(root, dtype, batch_size=3, shard_bytes=4096)
-
-
 def both(store, rows):
     """The same batch left in place and gathered."""
     rows = np.asarray(rows)
-    return store.gather(rows, FIELDS), store.gather(rows)
+    return store.gather(rows, ("memory",)), store.gather(rows)
 
 
-def assert_same(left, gathered):
-    assert left.keys() == gathered.keys()
-    assert isinstance(left["memory"], LazyTensor)
-    for name, expected in gathered.items():
-        assert tuple(left[name].shape) == tuple(expected.shape)
-        assert left[name].dtype == expected.dtype
-        assert torch.equal(whole(left[name]), expected), name
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
+@dtypes
 def test_a_field_holds_what_a_gather_gives(tmp_path, items, rng, dtype):
-    store = make(tmp_path, items, dtype)
-    for size in (1, 8, 23):
-        rows = rng.choice(len(store), size)  # with repetitions
-        assert_same(*both(store, rows))
-    assert_same(*both(store, [3, -1, 4, -1]))
-    assert_same(*both(store, [-1, -1]))
+    store = items.build(tmp_path, dtype)
+    drawn = [rng.choice(len(store), size) for size in (1, 8, 23)]  # with repetitions
+    for rows in (*drawn, [3, -1, 4, -1], [-1, -1]):
+        left, gathered = both(store, rows)
+        assert left.keys() == gathered.keys()
+        assert isinstance(left["memory"], LazyTensor)
+        for name, expected in gathered.items():
+            assert tuple(left[name].shape) == tuple(expected.shape)
+            assert left[name].dtype == expected.dtype
+            assert torch.equal(whole(left[name]), expected), name
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@dtypes
 def test_pieces_are_the_samples_in_order(tmp_path, items, dtype):
-    left, gathered = both(make(tmp_path, items, dtype), [5, -1, *range(9)])
+    left, gathered = both(items.build(tmp_path, dtype), [5, -1, *range(9)])
     field, expected = left["memory"][:, 1], gathered["memory"][:, 1]
     for wanted in (torch.float32, torch.bfloat16):
         seen = []
@@ -64,7 +53,7 @@ def test_pieces_are_the_samples_in_order(tmp_path, items, dtype):
 
 
 def test_only_leading_axes_can_be_fixed(tmp_path, items, monkeypatch):
-    store = make(tmp_path, items)
+    store = items.build(tmp_path, "float16")
     left, gathered = both(store, range(4))
     memory = left["memory"]
     assert torch.equal(memory[:, 1][:, 2].whole(), gathered["memory"][:, 1, 2])
@@ -75,12 +64,12 @@ def test_only_leading_axes_can_be_fixed(tmp_path, items, monkeypatch):
     assert isinstance(both(store, range(4))[0]["memory"], torch.Tensor)  # a small field
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@dtypes
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_attention_and_its_gradients_are_those_of_gathered_tensors(
     tmp_path, items, dtype, precision
 ):
-    left, gathered = both(make(tmp_path, items, dtype), [2, 7, -1, 7, 20])
+    left, gathered = both(items.build(tmp_path, dtype), [2, 7, -1, 7, 20])
     results = []
     for memory in (left["memory"], gathered["memory"]):
         # the test's memory is (B, 2, h, N, d)
@@ -98,7 +87,7 @@ def test_attention_and_its_gradients_are_those_of_gathered_tensors(
 
 
 def test_a_trainer_moves_it_to_other_devices_only(tmp_path, items):
-    left, _ = both(make(tmp_path, items), range(4))
+    left, _ = both(items.build(tmp_path, "float16"), range(4))
     on_cpu = move_data_to_device({"text_features": left}, torch.device("cpu"))
     assert on_cpu["text_features"]["memory"] is left["memory"]
     moved = move_data_to_device(left, torch.device("meta"))["memory"]

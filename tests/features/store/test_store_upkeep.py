@@ -5,18 +5,10 @@ from epic_pl.features.commands import run
 from epic_pl.features.store.build import default_root
 
 
-@pytest.fixture(autouse=True)
-def wide_terminal(monkeypatch):
+def test_info_shows_each_store(tmp_path, items, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-
-
-def make(root, items, dtype="float16"):
-    return items.build(root, dtype, shard_bytes=4096)
-
-
-def test_info_shows_each_store(tmp_path, items, capsys):
-    store = make(tmp_path, items)
-    (make(tmp_path, items, "int8").folder / "spec.json").write_text("{}")
+    store = items.build(tmp_path, "float16")
+    (items.build(tmp_path, "int8").folder / "spec.json").write_text("{}")
     for folder in (tmp_path, store.folder):
         assert run(["info", str(folder)]) == 0
         printed = capsys.readouterr().out
@@ -27,7 +19,7 @@ def test_info_shows_each_store(tmp_path, items, capsys):
 
 @pytest.mark.parametrize("where", [100, -80, -1])
 def test_verify_names_and_removes_a_shard_with_a_flipped_bit(tmp_path, items, capsys, where):
-    store = make(tmp_path, items)
+    store = items.build(tmp_path, "float16")
     assert run(["verify", str(tmp_path)]) == 0
     path = sorted(store.folder.glob("shard-*"))[1]
     whole = path.read_bytes()
@@ -41,13 +33,12 @@ def test_verify_names_and_removes_a_shard_with_a_flipped_bit(tmp_path, items, ca
     assert run(["verify", "--remove-corrupt", str(tmp_path)]) == 1
     assert run(["verify", str(tmp_path), "--remove-corrupt"]) == 0
     assert not path.exists()
-    items.assert_in(make(tmp_path, items, "float32"), items.hashes)
-    assert len(make(tmp_path, items)) == 23
+    items.assert_in(items.build(tmp_path), items.hashes)
+    assert len(items.build(tmp_path, "float16")) == 23
 
 
 def test_clear_removes_stores_and_nothing_else(tmp_path, items):
-    store = make(tmp_path, items)
-    other = make(tmp_path, items, "int8")
+    store, other = (items.build(tmp_path, dtype) for dtype in ("float16", "int8"))
     (tmp_path / "notes.txt").write_text("mine")
     (other.folder / "notes.txt").write_text("mine")
     assert store.folder.exists()

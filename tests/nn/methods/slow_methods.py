@@ -1,108 +1,80 @@
-"""The rival methods written a second time, slowly: one sample, one token, one prompt at a time.
+"""The rival methods written a second time, slowly, in the manner of `slow_epic`.
 
 They follow the papers, read the weights of ``model``, and call none of its methods.
 """
 
 import torch
-from slow_epic import (
-    bert_embedding,
-    bert_layer,
-    gelu,
-    head_logits,
-    layer_norm,
-    linear,
-    mean,
-    standardised_over_samples,
-    vit_embedding,
-    vit_layer,
-)
+from slow_encoders import gelu, linear, mean, samples, slow_encoders
+from slow_epic import head_logits, standardised_over_samples
 
 
 @torch.no_grad()
 def logits(one_sample, model, batch, *options):
-    """``one_sample`` on each row; a missing modality is None, a pad is never in the sequence."""
-    rows = []
-    for i, ids in enumerate(batch["input_ids"]):
-        real = [int(x) for x, seen in zip(ids, batch["attention_mask"][i], strict=True) if seen]
-        image = vit_embedding(model.image_encoder.model, batch["pixel_values"][i])
-        text = bert_embedding(model.text_encoder.model, real)
-        if "image_present" in batch and not batch["image_present"][i]:
-            image = None
-        if "text_present" in batch and not batch["text_present"][i]:
-            text = None
-        rows.append(one_sample(model, image, text, *options))
+    """``one_sample`` on each row; a missing modality has no tokens."""
+    encoders, rows = slow_encoders(model), []
+    for inputs in samples(batch):
+        pairs = zip(encoders, inputs, strict=True)
+        tokens = [[] if x is None else encoder.embed(x) for encoder, x in pairs]
+        rows.append(one_sample(model, encoders, tokens, *options))
     return torch.stack(rows)
 
 
-def _depths(model):
-    return len(model.image_encoder.model.blocks), len(model.text_encoder.model.encoder.layer)
+def _pooled(encoders, tokens):
+    return [encoder.pooled(x) for encoder, x in zip(encoders, tokens, strict=True)]
 
 
-def _head(model, image, text, entering=None):
-    """The head on the last layer's tokens; ``entering`` are those that enter the boundary."""
-    vit = model.image_encoder.model
-    pooled = [layer_norm(image[0], vit.norm) if image else None, text[0] if text else None]
-    boundary = entering or [[], []]
-    return head_logits(model, pooled, [[mean(tokens)] for tokens in boundary], [[], []])
+def _head(model, encoders, tokens, boundary=((), ())):
+    """The head on the last layer's tokens and on those that enter the boundary."""
+    means = [[mean(each)] for each in boundary]
+    return head_logits(model, _pooled(encoders, tokens), means, [[], []])
 
 
-def _encoded(model, image, text, boundary):
-    vit, bert = model.image_encoder.model, model.text_encoder.model
-    entering = [[], []]
-    for index in range(_depths(model)[0]):
-        if index == boundary and image:
-            entering[0] = image[1:]
-        image = vit_layer(vit, index, image) if image else image
-    for index in range(_depths(model)[1]):
-        if index == boundary and text:
-            entering[1] = text
-        text = bert_layer(bert, index, text) if text else text
-    return image, text, entering
+def _encoded(encoders, tokens, boundary):
+    outputs, entering = [], [[], []]
+    for side, encoder in enumerate(encoders):
+        x = tokens[side]
+        for index in range(encoder.depth):
+            if index == boundary:
+                entering[side] = x[encoder.num_prefix :]
+            x, _ = encoder.layer(index, x)
+        outputs.append(x)
+    return outputs, entering
 
 
-def linear_on_pooled(model, image, text, boundary=1):
+def linear_on_pooled(model, encoders, tokens, boundary=1):
     """No prompts, and fine-tuning, whose weights differ but whose function is the same."""
-    return _head(model, *_encoded(model, image, text, boundary))
+    return _head(model, encoders, *_encoded(encoders, tokens, boundary))
 
 
-def mlp_on_pooled(model, image, text):
-    image, text, _ = _encoded(model, image, text, 1)
-    vit = model.image_encoder.model
-    outputs = layer_norm(image[0], vit.norm) if image else None, text[0] if text else None
+def mlp_on_pooled(model, encoders, tokens):
+    outputs, _ = _encoded(encoders, tokens, 1)
     h = [
         part.missing if x is None else standardised_over_samples(x, part.encoder)
-        for part, x in zip((model.head.image, model.head.text), outputs, strict=True)
+        for part, x in zip(
+            (model.head.image, model.head.text), _pooled(encoders, outputs), strict=True
+        )
     ]
     first, _, _, last = model.head.classifier
     return linear(gelu(linear(torch.cat(h), first)), last)
 
 
-def pmf(model, image, text, fusion_layers):
+def pmf(model, encoders, tokens, fusion_layers):
     """Query, map, fuse, in the last layers of each encoder."""
-    vit, bert = model.image_encoder.model, model.text_encoder.model
-    depths = _depths(model)
-    width_v, width_t = vit.embed_dim, bert.config.hidden_size
-    has_image, has_text = image is not None, text is not None
-    image, text = image or [], text or []
-    for index in range(depths[0] - fusion_layers):
-        image = vit_layer(vit, index, image)
-    for index in range(depths[1] - fusion_layers):
-        text = bert_layer(bert, index, text)
-    own_v, own_t = model.image_prompts, model.text_prompts
+    own, here = (model.image_prompts, model.text_prompts), [bool(x) for x in tokens]
+    for side, encoder in enumerate(encoders):
+        for index in range(encoder.depth - fusion_layers):
+            tokens[side], _ = encoder.layer(index, tokens[side])
     for step in range(fusion_layers):
-        at_v, at_t = depths[0] - fusion_layers + step, depths[1] - fusion_layers + step
-        queries = list(own_v.query[step]), list(own_t.query[step])
-        asked_v = vit_layer(vit, at_v, image + list(own_v.query_context[step]) + queries[0])
-        asked_t = bert_layer(bert, at_t, text + list(own_t.query_context[step]) + queries[1])
-        to_t = [_mapped(x, own_v.maps[step]) for x in asked_v[-len(queries[0]) :]]
-        to_v = [_mapped(x, own_t.maps[step]) for x in asked_t[-len(queries[1]) :]]
-        if not has_image:
-            to_t = [torch.zeros(width_t, dtype=x.dtype) for x in to_t]
-        if not has_text:
-            to_v = [torch.zeros(width_v, dtype=x.dtype) for x in to_v]
-        image = vit_layer(vit, at_v, image + list(own_v.fusion_context[step]) + to_v)[: len(image)]
-        text = bert_layer(bert, at_t, text + list(own_t.fusion_context[step]) + to_t)[: len(text)]
-    return _head(model, image, text)
+        layers, sent = [encoder.depth - fusion_layers + step for encoder in encoders], []
+        for side, encoder in enumerate(encoders):
+            context, queries = own[side].query_context[step], own[side].query[step]
+            _, asked = encoder.layer(layers[side], tokens[side], [*context, *queries])
+            mapped = [_mapped(x, own[side].maps[step]) for x in asked[-len(queries) :]]
+            sent.append(mapped if here[side] else [torch.zeros_like(x) for x in mapped])
+        for side, encoder in enumerate(encoders):
+            prompts = [*own[side].fusion_context[step], *sent[1 - side]]
+            tokens[side], _ = encoder.layer(layers[side], tokens[side], prompts)
+    return _head(model, encoders, tokens)
 
 
 def _mapped(x, layers):
@@ -110,26 +82,18 @@ def _mapped(x, layers):
     return linear(linear(x, first).clamp(min=0), last)
 
 
-def maple(model, image, text):
+def maple(model, encoders, tokens):
     """New prompts for each of the first J layers; behind them the last ones' outputs go on."""
-    own, vit, bert = model.prompts, model.image_encoder.model, model.text_encoder.model
-    text_prompts = [list(layer) for layer in own.text]
-    image_prompts = [
+    text = model.prompts.text
+    image = [
         [linear(prompt, couple) for prompt in layer]
-        for layer, couple in zip(text_prompts, own.couplings, strict=True)
+        for layer, couple in zip(text, model.prompts.couplings, strict=True)
     ]
-    if image is not None:
-        image = _deep(lambda i, x: vit_layer(vit, i, x), _depths(model)[0], image, image_prompts)
-    if text is not None:
-        text = _deep(lambda i, x: bert_layer(bert, i, x), _depths(model)[1], text, text_prompts)
-    return _head(model, image, text)
-
-
-def _deep(layer, depth, tokens, prompts):
-    count, going_on = len(tokens), []
-    for index in range(depth):
-        if index < len(prompts):
-            going_on = prompts[index]
-        outputs = layer(index, tokens + going_on)
-        tokens, going_on = outputs[:count], outputs[count:]
-    return tokens
+    outputs = []
+    for encoder, x, prompts in zip(encoders, tokens, (image, text), strict=True):
+        going_on = []
+        for index in range(encoder.depth):
+            going_on = prompts[index] if index < len(prompts) else going_on
+            x, going_on = encoder.layer(index, x, going_on)
+        outputs.append(x)
+    return _head(model, encoders, outputs)

@@ -3,13 +3,20 @@
 import pytest
 import torch
 from tiny_models import (
+    ALL_PARTS,
     batch,
+    cached,
     clip_image_encoder,
     clip_text_encoder,
+    count_trained,
+    heads,
     image_encoder,
-    randomise,
+    logits,
+    make,
+    presences,
     sample,
     text_encoder,
+    trained,
 )
 
 from epic_pl.errors import CheckpointError, ConfigError
@@ -22,34 +29,7 @@ from epic_pl.nn.methods import METHODS, build_method
 
 # what a method draws once and does not train, outside of the encoders
 LEFT_AS_DRAWN = {"pmf": {"image_prompts.fusion_context", "text_prompts.fusion_context"}}
-HEADS = {"plain": HeadConfig(), "all parts": HeadConfig(True, True, True)}
-PRESENCE = {
-    "all present": (None, None),
-    "mixed": ([1, 0, 1], [1, 1, 0]),
-    "no image": ([0, 0, 0], [1, 1, 1]),
-    "no text": ([1, 1, 1], [0, 0, 0]),
-}
 methods = pytest.mark.parametrize("name", METHODS)
-heads = pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
-presences = pytest.mark.parametrize("presence", PRESENCE.values(), ids=PRESENCE.keys())
-
-
-def make(name, image=None, text=None, *, head=None, modality_dropout=0.0, **epic):
-    """A method in float64 with random weights everywhere, so that nothing hides behind a zero."""
-    torch.manual_seed(0)
-    encoders = Pair(image or image_encoder(), text or text_encoder())
-    config = EPICConfig(**{"num_prompts": 2, "interaction_layers": 2, "hub_width": 4, **epic})
-    model = build_method(name, encoders, 5, config, head, modality_dropout)
-    return randomise(model)
-
-
-def logits(model, made):
-    with torch.no_grad():
-        return model(made)
-
-
-def trained(model):
-    return {name for name, p in model.named_parameters() if p.requires_grad}
 
 
 def inside(names):
@@ -123,7 +103,7 @@ def test_every_trained_tensor_has_its_rate(name):
         else:
             assert rate == (1.0 if key.startswith("head.") else 2.0)
     counted = sum(trainable for trainable, _ in count_parameters(model).values())
-    assert counted == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert counted == count_trained(model)
 
 
 # padding, batching, absence -------------------------------------------------------------------
@@ -172,9 +152,10 @@ def test_content_matters_where_the_modality_is_present_alone(name, head):
 def test_presence_may_be_left_out_where_all_are_present(name):
     model = make(name)
     expected = logits(model, batch([4, 2]))
-    torch.testing.assert_close(
-        logits(model, batch([4, 2], [1, 1], [1, 1])), expected, rtol=0, atol=1e-12
-    )
+    for given in (([1, 1], None), (None, [1, 1]), ([1, 1], [1, 1])):
+        torch.testing.assert_close(
+            logits(model, batch([4, 2], *given)), expected, rtol=0, atol=1e-12
+        )
     assert logits(model, batch([3, 2], [0, 1], [0, 1])).isfinite().all()
 
 
@@ -245,12 +226,8 @@ LEVELS = [
 def test_features_of_every_level_give_the_same_logits(name, attention, level, head, presence):
     model = make(name, head=head, prompt_attention=attention)
     made = batch([4, 2, 3], *presence)
-    cached = {k: value for k, value in made.items() if k not in ("pixel_values", "input_ids")}
-    with torch.no_grad():
-        mask = made["attention_mask"].bool()
-        cached["image_features"] = model.image_tower.features(made["pixel_values"], None, level)
-        cached["text_features"] = model.text_tower.features(made["input_ids"], mask, level)
-    torch.testing.assert_close(logits(model, cached), logits(model, made), rtol=0, atol=1e-9)
+    stored = cached(model, made, level)
+    torch.testing.assert_close(logits(model, stored), logits(model, made), rtol=0, atol=1e-9)
 
 
 @methods
@@ -269,14 +246,10 @@ def test_a_level_that_stores_too_little_is_refused(name):
 
 def test_pooled_methods_are_served_by_what_epic_stores():
     """One store of a comparison holds the features of all methods."""
-    epic = make("epic", prompt_attention="read_only", head=HEADS["all parts"])
+    epic = make(prompt_attention="read_only", head=ALL_PARTS)
     probe = make("no_prompts", head=HeadConfig(boundary=True))
     made = batch([4, 2, 3])
-    mask = made["attention_mask"].bool()
-    stored = {k: v for k, v in made.items() if k not in ("pixel_values", "input_ids")}
-    with torch.no_grad():
-        stored["image_features"] = epic.image_tower.features(made["pixel_values"], None, "layers")
-        stored["text_features"] = epic.text_tower.features(made["input_ids"], mask, "layers")
+    stored = cached(epic, made, "layers")
     torch.testing.assert_close(logits(probe, stored), logits(probe, made), rtol=0, atol=1e-9)
 
 
@@ -305,5 +278,5 @@ def test_what_makes_a_method_cannot_be_changed():
         build_method("no_interaction", encoders(), 5, options={"hub": "bottleneck"})
     config = EPICConfig(interaction_layers=2)
     assert not build_method("no_interaction", encoders(), 5, config).hubs
-    probe = build_method("linear_probe", encoders(), 5, head=HEADS["all parts"])
+    probe = build_method("linear_probe", encoders(), 5, head=ALL_PARTS)
     assert probe.head.unimodal is probe.head.similarity is None

@@ -6,15 +6,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
-from base_encoders import base_method
-from tiny_models import batch, image_encoder, text_encoder
+from tiny_models import base_method, batch, count_trained, make
 
 import tiny_runs
 from epic_pl.cli import run
 from epic_pl.module.parameters import trainable_share
-from epic_pl.nn import Pair
-from epic_pl.nn.methods import METHODS, Method, build_method
+from epic_pl.nn.methods import METHODS, Method
 
 PAGE = (Path(__file__).parents[3] / "docs" / "methods.md").read_text(encoding="utf-8")
 
@@ -29,8 +26,7 @@ def rows(start: str) -> dict[str, list[str]]:
 @pytest.mark.parametrize("name", METHODS)
 def test_the_table_counts_what_is_trained(name):
     model, row = base_method(name), rows("| `model.method`")[name]
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert row[2:4] == [f"{trained:,}", f"{trainable_share(model):.2%}"]
+    assert row[2:4] == [f"{count_trained(model):,}", f"{trainable_share(model):.2%}"]
     if row[4] != "as for `epic`":
         levels = re.findall(r"`(boundary|layers)`", row[4].split(";")[0])
         assert tuple(levels) == model.cache_levels
@@ -53,14 +49,11 @@ def gated(monkeypatch):
 
 
 def test_the_example_of_a_new_method_works(gated):
-    model = build_method(
-        "gated", Pair(image_encoder(), text_encoder()), 5, options={"width": 6}
-    ).double()
+    model = make("gated", options={"width": 6})
     logits = model(batch([3, 2], [1, 0], [1, 1]))
     assert logits.shape == (2, 5)
     logits.sum().backward()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    assert all(isinstance(p.grad, torch.Tensor) for p in trained)
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
 def test_the_example_of_a_new_method_is_fitted(gated, tiny_vit_dir, tiny_tokenizer_dir, tmp_path):

@@ -5,18 +5,10 @@ import sys
 
 import pytest
 import torch
-from test_behaviour import make
-from tiny_models import (
-    batch,
-    clip_image_encoder,
-    clip_text_encoder,
-    hf_text,
-    image_encoder,
-)
+from tiny_models import ALL_PARTS, batch, clip_image_encoder, clip_text_encoder, hf_text, make
 
 from epic_pl.evaluation.export.program import INPUTS, Classifier, export_program
 from epic_pl.module.postprocess import Postprocessor
-from epic_pl.nn import HeadConfig
 from epic_pl.nn.encoders import HFTextEncoder
 from epic_pl.nn.methods import METHODS
 
@@ -49,17 +41,15 @@ BATCHES = (
 )
 # linear_probe and no_interaction are no_prompts and epic with less
 DERIVED = ("epic", "no_interaction", "linear_probe")
+SLOW = [
+    *((name, False, "joint") for name in METHODS if name not in DERIVED),
+    ("epic", False, "read_only"),
+    ("epic", True, "joint"),
+    ("epic", True, "read_only"),
+]
 CASES = [
     pytest.param("epic", False, "joint"),
-    *(
-        pytest.param(*case, marks=pytest.mark.slow)
-        for case in (
-            *((name, False, "joint") for name in METHODS if name not in DERIVED),
-            ("epic", False, "read_only"),
-            ("epic", True, "joint"),
-            ("epic", True, "read_only"),
-        )
-    ),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW),
 ]
 
 
@@ -85,7 +75,7 @@ def elsewhere():
 @pytest.mark.parametrize(("name", "clip", "attention"), CASES)
 def test_another_process_gives_the_models_probabilities(name, clip, attention, elsewhere, tmp_path):
     encoders = (clip_image_encoder(), clip_text_encoder()) if clip else (None, None)
-    head = HeadConfig(True, True, True) if attention == "read_only" else None
+    head = ALL_PARTS if attention == "read_only" else None
     model = make(name, *encoders, head=head, prompt_attention=attention).float()
     _compare(model, BATCHES, elsewhere, tmp_path)
 
@@ -93,7 +83,7 @@ def test_another_process_gives_the_models_probabilities(name, clip, attention, e
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["roberta", "electra"])
 def test_other_text_models(kind, elsewhere, tmp_path):
-    model = make("no_interaction", image_encoder(), HFTextEncoder(hf_text(kind))).float()
+    model = make("no_interaction", text=HFTextEncoder(hf_text(kind))).float()
     # RoBERTa's kin leave two of their 24 positions to padding
     _compare(model, BATCHES[1:], elsewhere, tmp_path)
 

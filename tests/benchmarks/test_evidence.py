@@ -1,0 +1,91 @@
+"""``benchmarks/evidence.py`` and ``cca.py`` on fabricated scenes and tiny encoders."""
+
+import json
+
+import numpy as np
+import pytest
+
+import cca
+import evidence
+import tiny_openmoji
+import tiny_runs
+from epic_pl.data.datasets import scenes
+
+
+@pytest.fixture
+def options(monkeypatch, tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scenes, "_ROWS", {"val": 24, "test": 24})
+    monkeypatch.setattr(scenes, "_CHUNK", 16)
+    tiny_runs.workers_here(monkeypatch)
+    tiny_openmoji.fill_named_cache(tmp_path / "cache")
+    return [*tiny_openmoji.fit_options(tiny_vit_dir, tiny_tokenizer_dir), "--data.rows=48"]
+
+
+def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkeypatch):
+    (tmp_path / "ledger.md").write_text("# Ledger\n")
+    monkeypatch.setattr(evidence, "clean_commit", lambda: ("abc", "sources"))
+    arguments = ["evidence.py", "--tasks=scenes", "--methods=epic,no_prompts", "--seeds=1"]
+    arguments += ["--tune=1", "--jobs=1", f"--records={tmp_path}", *options]
+    monkeypatch.setattr("sys.argv", arguments)
+    for _ in range(2):  # what is finished is not repeated
+        assert evidence.main() == 0
+    lines = (tmp_path / "ledger.md").read_text().splitlines()
+    assert len(lines) == 2
+    assert " | abc | scenes | `python benchmarks/evidence.py --tasks=scenes" in lines[1]
+    assert "opened" not in lines[1]
+    for name in ("majority", "epic", "no_prompts", "cca"):
+        assert f"{name} " in lines[1].split("accuracy: ")[1]
+    rows = json.loads((tmp_path / "runs/evidence/sources/scenes/comparison.json").read_text())
+    found = {row["method"]: row for row in rows if row["metric"] == "accuracy"}
+    assert 0 < found["cca"]["p_value"] <= 1
+    assert any(row["metric"] == "accuracy_relation" for row in rows if row["method"] == "cca")
+    assert "| cca |" in (tmp_path / "evidence/scenes.md").read_text()
+
+
+def test_an_opening_that_was_not_finished_stays_in_the_ledger(options, tmp_path, monkeypatch):
+    (tmp_path / "ledger.md").write_text("# Ledger\n")
+    monkeypatch.setattr(evidence, "clean_commit", lambda: ("abc", "sources"))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evidence, "compare", interrupted)
+    monkeypatch.setattr("sys.argv", ["evidence.py", "--tasks=styles", f"--records={tmp_path}"])
+    assert evidence.main() == 130
+    assert "styles" in (line := (tmp_path / "ledger.md").read_text().splitlines()[1])
+    assert "opened, not finished" in line
+
+
+def test_cca_finds_the_match_of_two_modalities_and_the_class_of_both():
+    rng = np.random.default_rng(0)
+    hidden, other = rng.normal(size=(2, 600, 4))
+    labels = rng.integers(2, size=600)
+    maps = rng.normal(size=(2, 4, 12))
+    image = hidden @ maps[0] + 0.3 * rng.normal(size=(600, 12))
+    text = np.where(labels[:, None], hidden, other) @ maps[1]
+    rows = cca.Rows(image, text, labels, [], [])
+    train, val, test = (
+        cca.Rows(image[part], text[part], labels[part], [], [])
+        for part in (slice(300), slice(300, 450), slice(450, 600))
+    )
+    model = cca.with_threshold(cca.fit(train, 0.01, 2), val)
+    assert cca.accuracy(model, test) > 0.85
+    # with three classes both modalities are related to the labels
+    classes = (image[:, 0] > 0).astype(int) + (text[:, 0] > 0)
+    train, test = (
+        rows._replace(image=image[part], text=text[part], labels=classes[part])
+        for part in (slice(450), slice(450, 600))
+    )
+    assert cca.accuracy(cca.fit(train, 0.01, 3), test) > 0.7
+
+
+def test_the_threshold_is_the_best_one():
+    rows = cca.Rows(*(np.ones((4, 1)),) * 2, np.array([0, 1, 0, 1]), [], [])
+
+    class Fake(cca.Model):
+        def scores(self, _):
+            return np.array([[0, 0.1], [0, 0.3], [0, 0.2], [0, 0.4]])
+
+    assert cca.with_threshold(Fake((), 0.0), rows).threshold == pytest.approx(0.25)
