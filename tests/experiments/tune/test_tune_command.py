@@ -45,7 +45,7 @@ def test_a_search_goes_on_past_a_killed_trial(config, tmp_path, capsys):
     assert run_tune([*options, "--trials", "4"]) == 0
     rows = _rows(tmp_path / "out")
     assert rows[:2] == first
-    assert [row["state"] for row in rows[2:]] == ["fail", "complete"]
+    assert [row["state"] for row in rows[2:]] == ["fail", "complete", "complete"]
     best = max(rows, key=lambda row: float(row["val/accuracy"] or -1))
     overlay = yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())
     assert overlay["model"]["optim"]["lr"] == pytest.approx(float(best["model.optim.lr"]))
