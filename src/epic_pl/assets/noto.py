@@ -23,6 +23,7 @@ from epic_pl.errors import AssetError
 NOTO_ATTRIBUTION = "Pictures: Noto Emoji, Google, Apache-2.0"
 _PACKAGE = "@iconify-json/noto@1.2.9"
 _FILE = "iconify-json-noto-1.2.9.tgz"
+_XML = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 _SHA256 = "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad"
 
 
@@ -57,13 +58,9 @@ def _drawings() -> dict[str, str]:
         with tarfile.open(path) as archive:  # two members are read, none is unpacked
             icons, codes = (_member(archive, name) for name in ("icons", "chars"))
     names = {alias: each["parent"] for alias, each in icons["aliases"].items()}
-    side = f'viewBox="0 0 {icons["width"]} {icons["height"]}"'
-    return {
-        _key(code): f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink='
-        f'"http://www.w3.org/1999/xlink" {side}>'
-        f"{icons['icons'][names.get(name, name)]['body']}</svg>"
-        for code, name in codes.items()
-    }
+    head = f'<svg {_XML} viewBox="0 0 {icons["width"]} {icons["height"]}">'
+    bodies = {name: f"{head}{each['body']}</svg>" for name, each in icons["icons"].items()}
+    return {_key(code): bodies[names.get(name, name)] for code, name in codes.items()}
 
 
 def _member(archive: tarfile.TarFile, name: str) -> dict[str, Any]:

@@ -22,31 +22,26 @@ class SubsetAccuracy(Callback):
         self._metrics: dict[str, MulticlassAccuracy] = {}
         self._data: Any = None
 
-    def on_validation_epoch_start(self, *args: Any) -> None:
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start anew."""
-        self._start(*args)
-
-    def on_test_epoch_start(self, *args: Any) -> None:
-        """Start anew."""
-        self._start(*args)
-
-    def _start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._metrics, self._data = {}, getattr(trainer, "datamodule", None)
         if isinstance(self._data, ImageTextDataModule) and self._data.task == "multiclass":
+            classes, device = self._data.num_classes, pl_module.device
             self._metrics = {
-                name: MulticlassAccuracy(self._data.num_classes, average="micro").to(module.device)
+                name: MulticlassAccuracy(classes, average="micro").to(device)
                 for name in self._data.subsets
             }
 
-    def on_validation_batch_end(self, *args: Any) -> None:
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
         """Take in a batch."""
-        self._update(*args)
-
-    def on_test_batch_end(self, *args: Any) -> None:
-        """Take in a batch."""
-        self._update(*args)
-
-    def _update(self, trainer: Any, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         if not self._metrics:
             return
         logits: Tensor = outputs["logits"].detach()
@@ -56,15 +51,12 @@ class SubsetAccuracy(Callback):
             if rows.any():
                 metric.update(logits[rows], batch["labels"][rows])
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Log the accuracies."""
-        self._log(module, "val")
-
-    def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Log the accuracies."""
-        self._log(module, "test")
-
-    def _log(self, module: L.LightningModule, stage: str) -> None:
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the accuracies, over all ranks."""
+        stage = "test" if trainer.testing else "val"
         for name, metric in self._metrics.items():
-            value = metric.compute()  # over all ranks
-            module.log(f"{stage}/accuracy_{name}", value, rank_zero_only=False, sync_dist=True)
+            pl_module.log(f"{stage}/accuracy_{name}", metric.compute(), sync_dist=True)
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end

@@ -114,11 +114,7 @@ class OpenMojiDataModule(ImageTextDataModule):
         if split == "train":
             pictures = emoji_dataset(emoji, names, [1] * len(emoji), root, transform, self.seed)
             return EntailmentPairs(pictures, names, self.pairs_per_picture, seed=self.seed)
-        number = _EVAL_PAIRS[split]
-        # the number keeps val and test apart under one seed
-        pairs = fixed_pairs(names, number, (self.split_seed, number))
-        rows, statements, truths = zip(*pairs, strict=True)
-        return emoji_dataset([emoji[row] for row in rows], statements, truths, root, transform)
+        return fixed_emoji_pairs(emoji, _EVAL_PAIRS[split], self.split_seed, root, transform)
 
 
 def name_of(emoji: Emoji) -> str:
@@ -164,6 +160,16 @@ def _share_out(
     val = len(rows["val"]) / len(outside)
     parts = stratified_split(codes[rest], {"train": 1 - val, "val": val}, seed)
     return {split: rest[part] for split, part in parts.items()} | {"test": test}
+
+
+def fixed_emoji_pairs(
+    emoji: Sequence[Emoji], number: int, seed: int, root: Path, transform: ImageTransform
+) -> ImageTextDataset:
+    """Emoji with a number of statements each, half of them true."""
+    # the number keeps val and test apart under one seed
+    pairs = fixed_pairs([name_of(each) for each in emoji], number, (seed, number))
+    rows, statements, truths = zip(*pairs, strict=True)
+    return emoji_dataset([emoji[row] for row in rows], statements, truths, root, transform)
 
 
 def emoji_dataset(

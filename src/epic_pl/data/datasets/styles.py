@@ -20,8 +20,8 @@ from epic_pl.assets import (
     load_emoji,
 )
 from epic_pl.data.datamodule import ImageTextDataModule, Split, check_at_least
-from epic_pl.data.datasets.entailment import ENTAILMENT_CLASSES, EntailmentPairs, fixed_pairs
-from epic_pl.data.datasets.openmoji import LEFT_OUT, emoji_dataset, name_of
+from epic_pl.data.datasets.entailment import ENTAILMENT_CLASSES, EntailmentPairs
+from epic_pl.data.datasets.openmoji import LEFT_OUT, emoji_dataset, fixed_emoji_pairs, name_of
 from epic_pl.data.splits import stratified_split
 from epic_pl.data.transforms import ImageTransform
 from epic_pl.types import Sample
@@ -74,10 +74,8 @@ class StylesDataModule(ImageTextDataModule):
         fetch = fetch_noto if split == "test" else fetch_openmoji
         root = fetch(self.image_preprocessing.size)
         emoji = self._emoji[split]
+        if split != "train":
+            return fixed_emoji_pairs(emoji, _EVAL_PAIRS[split], self.split_seed, root, transform)
         names = [name_of(each) for each in emoji]
-        if split == "train":
-            pictures = emoji_dataset(emoji, names, [1] * len(emoji), root, transform, self.seed)
-            return EntailmentPairs(pictures, names, seed=self.seed)
-        pairs = fixed_pairs(names, _EVAL_PAIRS[split], (self.split_seed, _EVAL_PAIRS[split]))
-        rows, statements, truths = zip(*pairs, strict=True)
-        return emoji_dataset([emoji[row] for row in rows], statements, truths, root, transform)
+        pictures = emoji_dataset(emoji, names, [1] * len(emoji), root, transform, self.seed)
+        return EntailmentPairs(pictures, names, seed=self.seed)
