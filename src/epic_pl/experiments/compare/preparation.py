@@ -38,29 +38,40 @@ _OTHER_SPACE = "prompts.yaml"
 
 
 def encode_once(entry: Entry, shared: Sequence[str], output: Path) -> str:
-    """Store the features of an entry before runs that read them start side by side.
+    """Store the features of an entry, once, before runs that read them start side by side.
 
     Returns:
-        A sentence with the seconds of the first time; none where nothing is stored.
+        A sentence with the seconds that it took; none where nothing is stored.
     """
     options = [*shared, *entry.fit_options, *ONE_DEVICE]
-    cli: Any = run(["fit", *options], BuildCLI)
-    if use_stored_features(cli) == "off":
-        return ""
     parsed = parsed_options(options)
+    if parsed["cache"]["level"] == "off":
+        return ""
     path = output / f"encoding-{digest(parsed, data_files(parsed))[:12]}.json"
-    start = time.monotonic()
-    feature_cache(cli.trainer).build_stores(cli.trainer, cli.model, cli.datamodule)
     found = read_json(path)
     if found is None:
-        found = {"seconds": time.monotonic() - start}
+        seconds = _encode(options)
+        if seconds is None:
+            return ""
+        found = {"seconds": seconds}
         output.mkdir(parents=True, exist_ok=True)
         write_json(path, found)
-    del cli
+    return f" Storing the features of `{entry.name}` took {found['seconds']:.0f} s."
+
+
+def _encode(options: list[str]) -> float | None:
+    """Seconds that storing took; None for a method that cannot read stored features."""
+    cli: Any = run(["fit", *options], BuildCLI)
+    if use_stored_features(cli) == "off":
+        return None
+    start = time.monotonic()
+    feature_cache(cli.trainer).build_stores(cli.trainer, cli.model, cli.datamodule)
+    seconds = time.monotonic() - start
+    del cli  # the runs need its memory
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return f" Storing the features of `{entry.name}` took {found['seconds']:.0f} s."
+    return seconds
 
 
 def tune_entries(
