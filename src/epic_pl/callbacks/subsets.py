@@ -14,8 +14,8 @@ from epic_pl.data import ImageTextDataModule
 class SubsetAccuracy(Callback):
     """Logs ``val/accuracy_<subset>`` and ``test/accuracy_<subset>`` of multiclass tasks.
 
-    See :attr:`~epic_pl.data.datamodule.ImageTextDataModule.subsets`. Where the data names none, nothing is
-    logged.
+    See :attr:`~epic_pl.data.datamodule.ImageTextDataModule.subsets`. Where the data names none,
+    nothing is logged.
     """
 
     def __init__(self) -> None:
