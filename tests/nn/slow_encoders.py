@@ -16,7 +16,7 @@ def mean(vectors: list[Tensor]) -> Tensor | None:
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
-    return float(a @ b) / (float(a.norm()) * float(b.norm()))
+    return float(a @ b) / max(1e-12, float(a.norm()) * float(b.norm()))
 
 
 def weighted_sum(scores: list[float], values: list[Tensor]) -> Tensor:

@@ -28,12 +28,15 @@ def logits(model, batch) -> Tensor:
 def _sample_logits(model, inputs) -> Tensor:
     both = streams(model, inputs)
     here = [x is not None for x in inputs]
-    z: list[list[Tensor]] = [[], []]
+    z = segments(model, both)
+    scores = None
     for step in range(len(both[0].layers)):
+        if step == 1 and len(model.hubs) and all(here):
+            scores = similarities(model.hubs[0], *z)
         prompts = entering_prompts(model, step, z, here)
         z = [stream.acquire(step, own) for stream, own in zip(both, prompts, strict=True)]
     means = [[mean(tokens) for tokens in stream.entering] for stream in both]
-    return head_logits(model, [stream.pooled() for stream in both], means, z)
+    return head_logits(model, [stream.pooled() for stream in both], means, z, scores)
 
 
 def streams(model, inputs) -> list["Stream"]:
@@ -45,6 +48,12 @@ def streams(model, inputs) -> list["Stream"]:
     joint = config.prompt_attention == "joint"
     layers = zip(*pairs, strict=True)
     return [Stream(*each, joint) for each in zip(encoders, inputs, layers, strict=True)]
+
+
+def segments(model, both) -> list[list[Tensor]]:
+    """Of the tokens that enter the first step, for each modality."""
+    n = model.config.num_prompts
+    return [stream.segments(n, w) for stream, w in zip(both, model.widths, strict=True)]
 
 
 class Stream:
@@ -61,6 +70,24 @@ class Stream:
             self.tokens, _ = self.encoder.layer(index, self.tokens)
         self.at = layer
 
+    def segments(self, number: int, width: int) -> list[Tensor]:
+        """Means of parts of the tokens that enter the first step, nothing of what is missing."""
+        self.run_to(self.layers[0])
+        tokens = self.tokens[self.encoder.num_prefix :]
+        if not tokens:
+            return [torch.zeros(width).double()] * number
+        if not self.encoder.num_prefix:  # a text
+            return [mean([tokens[at] for at in part]) for part in parts(len(tokens), number)]
+        side = math.isqrt(len(tokens))
+        rows = max(
+            each for each in range(1, number + 1) if number % each == 0 and each**2 <= number
+        )
+        return [
+            mean([tokens[side * row + column] for row in across for column in down])
+            for across in parts(side, rows)
+            for down in parts(side, number // rows)
+        ]
+
     def acquire(self, step: int, prompts: list[Tensor]) -> list[Tensor]:
         layer = self.layers[step]
         self.run_to(layer)
@@ -76,10 +103,17 @@ class Stream:
         return self.encoder.pooled(self.tokens)
 
 
-def head_logits(model, pooled, means, prompts) -> Tensor:
+def parts(length: int, number: int) -> list[range]:
+    """Equal parts of so many positions; they share some where they do not come out even."""
+    bounds = [(length * each / number, length * (each + 1) / number) for each in range(number)]
+    return [range(math.floor(start), math.ceil(stop)) for start, stop in bounds]
+
+
+def head_logits(model, pooled, means, prompts, scores=None) -> Tensor:
     """Of what is pooled of each modality, None where it is missing, and of the last prompts.
 
-    ``means`` are those of the tokens that enter each step's layer.
+    ``means`` are those of the tokens that enter each step's layer; ``scores (n, n)`` of the first
+    exchange, None where there is none.
     """
     head = model.head
     h = []
@@ -94,7 +128,10 @@ def head_logits(model, pooled, means, prompts) -> Tensor:
         if part.prompts is not None:
             features = torch.cat([features, standardised_over_samples(mean(z), part.prompts)])
         h.append(features)
-    logits = linear(torch.cat(h), head.classifier)
+    if hasattr(head.classifier, "network"):
+        logits = exchange_logits(head.classifier, h, scores)
+    else:
+        logits = linear(torch.cat(h), head.classifier)
     here = [output is not None for output in pooled]
     if head.similarity is not None and all(here):
         own = head.similarity
@@ -110,6 +147,20 @@ def head_logits(model, pooled, means, prompts) -> Tensor:
     return logits
 
 
+def exchange_logits(own, h, scores) -> Tensor:
+    seen = [linear(h[0], own.squeeze_image), linear(h[1], own.squeeze_text)]
+    if own.standardize is not None and scores is None:
+        seen.append(torch.zeros(len(own.standardize.mean)).double())
+    elif own.standardize is not None:
+        n, e = len(scores), scores.exp()
+        matches = [e[i, j] / sum(e[k, j] for k in range(n)) for i in range(n) for j in range(n)]
+        matches += [e[i, j] / sum(e[i, k] for k in range(n)) for i in range(n) for j in range(n)]
+        matches += [torch.log(sum(e[k, j] for k in range(n))) for j in range(n)]
+        matches += [torch.log(sum(e[i, k] for k in range(n))) for i in range(n)]
+        seen.append(standardised_over_samples(torch.stack(matches), own.standardize))
+    return linear(gelu(linear(torch.cat(seen), own.network[0])), own.network[3])
+
+
 def standardised_over_samples(x: Tensor, statistics) -> Tensor:
     return (x - statistics.mean) / torch.sqrt(statistics.variance + 1e-6)
 
@@ -121,7 +172,10 @@ def entering_prompts(model, step, z, here):
         text = list(prompts.first_text)
         if config.first_prompt == "from_text":
             return [linear(p, prompts.coupling) for p in text], text
-        return list(prompts.first_image), text
+        if config.first_prompt == "independent":
+            return list(prompts.first_image), text
+        own = prompts.first_image, prompts.first_text
+        return [[s + p for s, p in zip(*each, strict=True)] for each in zip(z, own, strict=True)]
     if config.hub != "none":
         hub = model.hubs[0 if config.hub == "parameter_free" else step - 1]
         z = consolidate(hub, *z, here)
@@ -135,16 +189,33 @@ def entering_prompts(model, step, z, here):
     ]
 
 
+def projected(hub, z_image, z_text):
+    """``A_v`` and ``A_t``, prompt by prompt."""
+    if not hasattr(hub, "up_image"):
+        if hub.shared is None:
+            return z_image, z_text
+        return z_image, [hub.shared.weight @ z for z in z_text]
+    sides = (z_image, hub.norm_image, hub.down_image), (z_text, hub.norm_text, hub.down_text)
+    return [[linear(layer_norm(z, norm), down) for z in each] for each, norm, down in sides]
+
+
+def similarities(hub, z_image, z_text) -> Tensor:
+    """``S (n, n)``."""
+    tau = math.exp(float(hub.similarity.log_temperature))
+    image, text = projected(hub, z_image, z_text)
+    rows = [[cosine(a, b) / tau for b in text] for a in image]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
 def consolidate(hub, z_image, z_text, here=(True, True)):
-    """Prompt by prompt; the message from a missing modality is zero."""
+    """Prompt by prompt; what is missing is zero in the common space."""
     tau = math.exp(float(hub.similarity.log_temperature))
     free = not hasattr(hub, "up_image")
-    if free:
-        w = None if hub.shared is None else hub.shared.weight  # (d_v, d_t)
-        a_image, a_text = z_image, z_text if w is None else [w @ z for z in z_text]
-    else:
-        a_image = [linear(layer_norm(z, hub.norm_image), hub.down_image) for z in z_image]
-        a_text = [linear(layer_norm(z, hub.norm_text), hub.down_text) for z in z_text]
+    w = hub.shared.weight if free and hub.shared is not None else None  # (d_v, d_t)
+    a_image, a_text = (
+        [a * present for a in each]
+        for each, present in zip(projected(hub, z_image, z_text), here, strict=True)
+    )
 
     def to_image(message: Tensor) -> Tensor:
         return message if free else linear(gelu(message), hub.up_image)
@@ -155,13 +226,9 @@ def consolidate(hub, z_image, z_text, here=(True, True)):
         return message if w is None else w.T @ message
 
     c_image = [
-        z + to_image(_message(a, a_text, tau)) if here[1] else z
-        for z, a in zip(z_image, a_image, strict=True)
+        z + to_image(_message(a, a_text, tau)) for z, a in zip(z_image, a_image, strict=True)
     ]
-    c_text = [
-        z + to_text(_message(a, a_image, tau)) if here[0] else z
-        for z, a in zip(z_text, a_text, strict=True)
-    ]
+    c_text = [z + to_text(_message(a, a_image, tau)) for z, a in zip(z_text, a_text, strict=True)]
     return c_image, c_text
 
 

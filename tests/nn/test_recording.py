@@ -55,7 +55,8 @@ def test_agrees_with_the_slow_reference(encoders, attention):
     _, found = recorded(model, whole)
     assert len(found.image) == len(found.text) == 3
     for i, inputs in enumerate(samples(whole)):
-        streams, z = slow_epic.streams(model, inputs), [[], []]
+        streams = slow_epic.streams(model, inputs)
+        z = slow_epic.segments(model, streams)
         for step in range(3):
             prompts = slow_epic.entering_prompts(model, step, z, [x is not None for x in inputs])
             z = [[], []]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from epic_pl.lazy_tensor import LazyTensor
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, Pooled
+from epic_pl.nn.interaction import ScaledCosine
 from epic_pl.nn.pair import Pair, Presence, drop_modalities, where_present
 from epic_pl.nn.towers import FeatureLevel, Tower
 from epic_pl.types import Batch, Features
@@ -69,6 +70,11 @@ class DualEncoder(nn.Module, ABC):
     def cache_levels(self) -> tuple[FeatureLevel, ...]:
         """What a feature cache can store for this method, the least work a step last."""
         return self.image_tower.levels
+
+    @property
+    def matcher(self) -> ScaledCosine | None:
+        """Compares both modalities before either has seen the other; None where nothing does."""
+        return self.head.similarity.cosine if self.head.similarity else None
 
     def extract(self, batch: Batch, present: Presence) -> Pair[Any]:
         """Both towers' states before step 1: run, or restored from a feature cache.

@@ -20,7 +20,14 @@ from epic_pl.errors import ConfigError
 from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig
-from epic_pl.nn.interaction import BottleneckHub, Hub, InteractionHub, ParameterFreeHub
+from epic_pl.nn.interaction import (
+    BottleneckHub,
+    Exchange,
+    Hub,
+    InteractionHub,
+    ParameterFreeHub,
+    ScaledCosine,
+)
 from epic_pl.nn.pair import Pair, Presence
 from epic_pl.nn.prompts import FirstPrompt, Generation, TemporalPrompts
 from epic_pl.nn.read_only_tower import ReadOnlyTower
@@ -44,9 +51,10 @@ class EPICConfig:
         hub: "bottleneck", "parameter_free", or "none" (prompts stay unimodal).
         hub_width: r of the bottleneck.
         generation: how the next prompts come from consolidated ones, "offset" or "linear".
-        first_prompt: "independent", or "from_text": a linear map of the text's.
+        first_prompt: "tokens" (learned vectors, plus means of parts of the picture or text),
+            "independent" (learned alone), or "from_text" (the picture's map the text's).
         prompt_init_std: standard deviation of the prompts at the start.
-        dropout: probability with which an entry of a hub's message is dropped in training.
+        dropout: of what enters a hub and of its messages, in training.
     """
 
     num_prompts: int = 4
@@ -55,7 +63,7 @@ class EPICConfig:
     hub: Hub = "bottleneck"
     hub_width: int = 128
     generation: Generation = "offset"
-    first_prompt: FirstPrompt = "independent"
+    first_prompt: FirstPrompt = "tokens"
     prompt_init_std: float = 0.02
     dropout: float = 0.1
 
@@ -127,16 +135,17 @@ class EPIC(DualEncoder):
         # the boundary's mean alone, or those of all interaction layers
         num_means = len(pairs) if head.unimodal else int(head.boundary)
         tower = JointTower if config.prompt_attention == "joint" else ReadOnlyTower
+        n = config.num_prompts
         super().__init__(
-            tower(encoders.image, layers.image, layers.image[:num_means]),
-            tower(encoders.text, layers.text, layers.text[:num_means]),
+            tower(encoders.image, layers.image, layers.image[:num_means], segments=n),
+            tower(encoders.text, layers.text, layers.text[:num_means], segments=n),
             modality_dropout,
         )
         self.config = config
         self.num_steps = len(pairs)
         self.prompts = TemporalPrompts(
             self.num_steps,
-            config.num_prompts,
+            n,
             self.widths,
             config.first_prompt,
             config.generation,
@@ -144,7 +153,12 @@ class EPIC(DualEncoder):
         )
         self.hubs = nn.ModuleList(self._build_hubs())
         self.head = ClassificationHead(
-            self.widths, num_classes, head, prompts=True, num_means=num_means
+            self.widths,
+            num_classes,
+            head,
+            prompts=True,
+            num_means=num_means,
+            num_prompts=n if self.hubs else 0,
         )
 
     def _build_hubs(self) -> list[InteractionHub]:
@@ -163,12 +177,14 @@ class EPIC(DualEncoder):
         """Logits ``(B, C)`` of a batch; docs/method.md has the equations."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)
-        prompts = self.prompts.first(batch["attention_mask"].shape[0])
+        prompts, scores = self.prompts.first(Pair(image.segments, text.segments)), None
         for step in range(self.num_steps):
             if step:
-                prompts = self.prompts.activate(step, self.consolidate(step, prompts, present))
+                prompts, found = self.consolidate(step, prompts, present)
+                scores = found if scores is None else scores  # the head sees the first exchange
+                prompts = self.prompts.activate(step, prompts)
             image, text, prompts = self.acquire(step, image, text, prompts)
-        logits: Tensor = self.head(self.pool(image, text), prompts, present)
+        logits: Tensor = self.head(self.pool(image, text), prompts, present, scores)
         return logits
 
     def acquire(
@@ -179,10 +195,16 @@ class EPIC(DualEncoder):
         text, acquired_text = self.text_tower.acquire(step, text, prompts.text)
         return image, text, Pair(acquired_image, acquired_text)
 
-    def consolidate(self, step: int, prompts: Pair[Tensor], present: Presence) -> Pair[Tensor]:
-        """Let the prompts that the step before acquired exchange; unchanged without hubs."""
+    def consolidate(
+        self, step: int, prompts: Pair[Tensor], present: Presence
+    ) -> tuple[Pair[Tensor], Tensor | None]:
+        """What the step before acquired, exchanged, and ``S (B, n, n)``; without hubs unchanged."""
         if not self.hubs:
-            return prompts
-        hub = self.hubs[(step - 1) % len(self.hubs)]
-        consolidated: Pair[Tensor] = hub(prompts, present)
-        return consolidated
+            return prompts, None
+        exchange: Exchange = self.hubs[(step - 1) % len(self.hubs)](prompts, present)
+        return exchange
+
+    @property
+    def matcher(self) -> ScaledCosine | None:
+        """That of the first exchange, before which no prompt knows of the other modality."""
+        return self.hubs[0].similarity if self.hubs else super().matcher  # type: ignore[return-value]

@@ -5,7 +5,7 @@ Shape legend: B batch, n prompts, d_v and d_t encoder widths, r hub width.
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,13 @@ class ScaledCosine(nn.Module):
         return cosine / self.log_temperature.exp().clamp(min=_MIN_TEMPERATURE)
 
 
+class Exchange(NamedTuple):
+    """What an exchange gives: consolidated prompts ``C_m (B, n, d_m)``, and ``S (B, n, n)``."""
+
+    prompts: Pair[Tensor]
+    scores: Tensor
+
+
 class InteractionHub(nn.Module, ABC):
     """Similarity-based exchange between the prompts of two modalities ("consolidate").
 
@@ -66,23 +73,16 @@ class InteractionHub(nn.Module, ABC):
     def add(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
         """``C_v (B, n, d_v)`` and ``C_t (B, n, d_t)`` of prompts and messages ``(B, n, r)``."""
 
-    def scores(self, prompts: Pair[Tensor]) -> Tensor:
-        """``S (B, n, n)``, rows the image's prompts."""
-        scores: Tensor = self.similarity(*self.project(prompts))
-        return scores
-
-    def forward(self, prompts: Pair[Tensor], present: Presence) -> Pair[Tensor]:
+    def forward(self, prompts: Pair[Tensor], present: Presence) -> Exchange:
         """Consolidate acquired prompts ``Z_v (B, n, d_v)`` and ``Z_t (B, n, d_t)``.
 
-        The message from a missing modality is zero. Returns ``C_v`` and ``C_t``, same shapes.
+        The message from a missing modality is zero.
         """
-        image, text = self.project(prompts)  # (B, n, r)
+        # what is missing is zero in the common space, and so is the message from it
+        image, text = map(where_present, self.project(prompts), present)  # (B, n, r)
         scores = self.similarity(image, text)  # (B, n, n)
-        messages = Pair(
-            where_present(scores.softmax(dim=2) @ text, present.text),
-            where_present(scores.softmax(dim=1).transpose(1, 2) @ image, present.image),
-        )
-        return self.add(prompts, messages)
+        messages = Pair(scores.softmax(dim=2) @ text, scores.softmax(dim=1).transpose(1, 2) @ image)
+        return Exchange(self.add(prompts, messages), scores)
 
 
 class BottleneckHub(InteractionHub):
@@ -93,7 +93,8 @@ class BottleneckHub(InteractionHub):
     Args:
         widths: d_v and d_t.
         hub_width: width r of the common space.
-        dropout: probability with which an entry of a message is dropped in training.
+        dropout: probability with which an entry of normalised prompts, or of a message, is dropped
+            in training.
     """
 
     def __init__(self, widths: Pair[int], hub_width: int, dropout: float = 0.0) -> None:
@@ -109,10 +110,8 @@ class BottleneckHub(InteractionHub):
 
     def project(self, prompts: Pair[Tensor]) -> Pair[Tensor]:
         """``LN(Z_m) W_m``."""
-        return Pair(
-            self.down_image(self.norm_image(prompts.image)),
-            self.down_text(self.norm_text(prompts.text)),
-        )
+        image, text = self.norm_image(prompts.image), self.norm_text(prompts.text)
+        return Pair(self.down_image(self.dropout(image)), self.down_text(self.dropout(text)))
 
     def add(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
         """``Z_m + GELU(M_m) V_m``."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from epic_pl.nn.pair import Pair
 
-FirstPrompt = Literal["independent", "from_text"]
+FirstPrompt = Literal["tokens", "independent", "from_text"]
 Generation = Literal["offset", "linear"]
 
 
@@ -25,8 +25,9 @@ class TemporalPrompts(nn.Module):
         num_steps: number of steps K.
         num_prompts: n, prompts of each modality.
         widths: d_v and d_t.
-        first_prompt: "independent", or "from_text" (the paper's reading): the image's first
-            prompts are a linear map of the text's.
+        first_prompt: "tokens": learned vectors, plus the means of n parts of the picture or text;
+            "independent": learned vectors alone; "from_text" (the paper's reading): the image's
+            first prompts are a linear map of the text's.
         generation: "offset" or "linear".
         init_std: standard deviation of the Gaussian.
     """
@@ -62,11 +63,17 @@ class TemporalPrompts(nn.Module):
                 gaussian(num_steps - 1, num_prompts, width) for width in widths
             )
 
-    def first(self, batch_size: int) -> Pair[Tensor]:
-        """The prompts of step 1, ``(B, n, d_v)`` and ``(B, n, d_t)``."""
+    def first(self, segments: Pair[Tensor]) -> Pair[Tensor]:
+        """The prompts of step 1, ``(B, n, d_v)`` and ``(B, n, d_t)``.
+
+        ``segments`` are means of parts of the boundary's tokens, of the same shapes.
+        """
         text = self.first_text
         image = self.coupling(text) if self.first_prompt == "from_text" else self.first_image
-        return Pair(image.expand(batch_size, -1, -1), text.expand(batch_size, -1, -1))
+        if self.first_prompt == "tokens":
+            return Pair(segments.image + image, segments.text + text)
+        size = segments.text.shape[0]
+        return Pair(image.expand(size, -1, -1), text.expand(size, -1, -1))
 
     def activate(self, step: int, prompts: Pair[Tensor]) -> Pair[Tensor]:
         """The prompts of ``step``, counted from 0, from those that the step before consolidated."""

@@ -11,16 +11,21 @@ from torch import Tensor
 from epic_pl.lazy_tensor import whole
 from epic_pl.nn.encoders.reading import Memory
 from epic_pl.nn.heads import Pooled
+from epic_pl.nn.pair import where_present
 from epic_pl.nn.towers import FeatureLevel, PromptTower, restore_pooled, visible
 from epic_pl.types import Features
 
 
 class ReadOnlyState(NamedTuple):
-    """Keys and values of the K layers, the mask of readable tokens, and what is pooled."""
+    """Keys and values of the K layers, the mask of readable tokens, and what is pooled.
+
+    ``segments (B, n, d)`` are what first prompts start from.
+    """
 
     memories: list[Memory]
     mask: Tensor | None
     pooled: Pooled
+    segments: Tensor
 
 
 class ReadOnlyTower(PromptTower[ReadOnlyState]):
@@ -37,6 +42,7 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
         """Run the rest of the frozen encoder, keeping keys and values of interaction layers."""
         encoder, layer = self.encoder, self.layers[0]
         memories, means = [], []
+        segments = where_present(self.segments(tokens, mask), present)
         with self.autocast():
             for interaction_layer in self.layers:
                 tokens = encoder.run_layers(layer, interaction_layer, tokens, mask)
@@ -46,14 +52,15 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
             tokens = encoder.run_layers(layer, encoder.num_layers, tokens, mask)
             output = encoder.pool(tokens, mask)
         pooled = Pooled(self.cast(output), self.cast(torch.stack(means, dim=1)))
-        return ReadOnlyState(memories, visible(mask, present, tokens.shape[1]), pooled)
+        return ReadOnlyState(memories, visible(mask, present, tokens.shape[1]), pooled, segments)
 
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
     ) -> dict[str, Tensor]:
         """Of level "layers": keys and values, and what is pooled.
 
-        ``memory (B, K, 2, h, N, d / h)``, ``pooled (B, d)``, ``layer_means (B, K, d)``.
+        ``memory (B, K, 2, h, N, d / h)``, ``pooled (B, d)``, ``layer_means (B, K, d)`` and
+        ``segments (B, n, d)``.
         """
         if level == "boundary":
             return super().features(inputs, mask, level)
@@ -65,6 +72,7 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
             "memory": memory.movedim(2, 0),
             "pooled": state.pooled.output,
             "layer_means": state.pooled.layer_means,
+            "segments": state.segments,
         }
 
     def restore(
@@ -76,7 +84,8 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
         memory = features["memory"]  # (B, K, 2, h, N, d / h)
         memories = [Memory(memory[:, k, 0], memory[:, k, 1]) for k in range(memory.shape[1])]
         pooled = restore_pooled(features, len(self.layers), self.dtype)
-        return ReadOnlyState(memories, visible(mask, present, memory.shape[4]), pooled)
+        segments = where_present(whole(features["segments"]).to(self.dtype), present)
+        return ReadOnlyState(memories, visible(mask, present, memory.shape[4]), pooled, segments)
 
     def acquire(
         self, step: int, state: ReadOnlyState, prompts: Tensor

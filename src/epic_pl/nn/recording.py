@@ -18,6 +18,7 @@ from epic_pl.lazy_tensor import whole
 from epic_pl.nn.encoders.base import Encoder, read_mask
 from epic_pl.nn.encoders.reading import Memory, Unprojected
 from epic_pl.nn.epic import EPIC
+from epic_pl.nn.interaction import Exchange
 from epic_pl.types import Batch
 
 
@@ -59,10 +60,10 @@ def _listening(model: EPIC) -> Iterator[Recording]:
     """A recording that forward passes within add to."""
     recording = Recording()
 
-    def hear(hub: Any, inputs: tuple[Tensor, ...]) -> None:
-        recording.similarities.append(hub.scores(inputs[0]))
+    def hear(hub: Any, inputs: Any, exchange: Exchange) -> None:
+        recording.similarities.append(exchange.scores)
 
-    handles = [hub.register_forward_pre_hook(hear) for hub in model.hubs]
+    handles = [hub.register_forward_hook(hear) for hub in model.hubs]
     _listen(model.image_encoder, recording.image)
     _listen(model.text_encoder, recording.text)
     try:

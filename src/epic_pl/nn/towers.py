@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from epic_pl.errors import ConfigError
 from epic_pl.lazy_tensor import whole
 from epic_pl.nn.encoders.base import Encoder
+from epic_pl.nn.encoders.segments import segment_means
 from epic_pl.nn.heads import Pooled
+from epic_pl.nn.pair import where_present
 from epic_pl.types import Features
 
 State = TypeVar("State")
@@ -111,7 +113,22 @@ class Tower(nn.Module, ABC, Generic[State]):
 
 
 class PromptTower(Tower[State]):
-    """A tower into which prompts enter at the K interaction layers."""
+    """A tower into which prompts enter at the K interaction layers.
+
+    Args:
+        *arguments: as for :class:`Tower`.
+        segments: n, parts whose means first prompts may start from; 0 for no such means.
+    """
+
+    def __init__(self, *arguments: Any, segments: int = 0) -> None:
+        super().__init__(*arguments)
+        self.num_segments = segments
+
+    def segments(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Means ``(B, n, d)`` of parts of the boundary's tokens; n may be 0."""
+        if self.num_segments == 0:
+            return tokens[:, :0]
+        return segment_means(tokens[:, self.encoder.num_prefix_tokens :], mask, self.num_segments)
 
     @abstractmethod
     def acquire(self, step: int, state: State, prompts: Tensor) -> tuple[State, Tensor]:
@@ -123,6 +140,7 @@ class JointState(NamedTuple):
 
     ``means``, ``(B, d)`` each, are of the tokens that entered the mean layers so far. After the
     last layer ``first (B, 1, d)`` is the one token that is pooled, None where pooling takes all.
+    ``segments (B, n, d)`` are what first prompts start from.
     """
 
     tokens: Tensor
@@ -130,6 +148,7 @@ class JointState(NamedTuple):
     next_layer: int
     means: tuple[Tensor, ...] = ()
     first: Tensor | None = None
+    segments: Tensor | None = None
 
 
 class JointTower(PromptTower[JointState]):
@@ -141,7 +160,8 @@ class JointTower(PromptTower[JointState]):
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> JointState:
         """The boundary's tokens are all that is needed."""
         seen = visible(mask, present, tokens.shape[1])
-        return JointState(tokens, seen, self.layers[0])
+        segments = where_present(self.segments(tokens, mask), present)
+        return JointState(tokens, seen, self.layers[0], segments=segments)
 
     def acquire(self, step: int, state: JointState, prompts: Tensor) -> tuple[JointState, Tensor]:
         """Run up to the step's layer without prompts, then that layer with them."""

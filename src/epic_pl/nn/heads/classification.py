@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from epic_pl.nn.heads.exchange import ExchangeHead
 from epic_pl.nn.heads.similarity import SimilarityHead
 from epic_pl.nn.heads.standardization import Standardization
 from epic_pl.nn.heads.unimodal import UnimodalHead
@@ -24,6 +25,8 @@ class HeadConfig:
     Attributes:
         boundary: also see the mean of the tokens that enter the first interaction layer.
         similarity: add a term for the similarity of both modalities.
+        exchange: put a small network over squeezed features and the exchange's similarities in
+            place of the linear layer: for questions of whether and how picture and text match.
         unimodal: add logits of their own for samples with a missing modality; the data or
             ``modality_dropout`` must provide such samples.
         dropout: probability with which a feature is dropped in training.
@@ -31,6 +34,7 @@ class HeadConfig:
 
     boundary: bool = False
     similarity: bool = False
+    exchange: bool = False
     unimodal: bool = False
     dropout: float = 0.1
 
@@ -92,6 +96,7 @@ class ClassificationHead(nn.Module):
         config: parts of the head.
         prompts: whether the method has prompts for the head to see.
         num_means: K, layer means of each modality.
+        num_prompts: n of the method's exchange; 0 where it has none.
         classifier: makes the map from ``(B, D_v + D_t)`` to ``(B, C)``; None is a linear layer.
     """
 
@@ -103,6 +108,7 @@ class ClassificationHead(nn.Module):
         *,
         prompts: bool = False,
         num_means: int = 0,
+        num_prompts: int = 0,
         classifier: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
@@ -111,9 +117,12 @@ class ClassificationHead(nn.Module):
         )
         features = Pair(self.image.width, self.text.width)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = (classifier or (lambda width: nn.Linear(width, num_classes)))(
-            sum(features)
-        )
+        if config.exchange and classifier is None:
+            self.classifier: nn.Module = ExchangeHead(features, num_prompts, num_classes)
+        else:
+            self.classifier = (classifier or (lambda width: nn.Linear(width, num_classes)))(
+                sum(features)
+            )
         self.similarity = SimilarityHead(features, num_classes) if config.similarity else None
         means = Pair(*(num_means * width for width in widths))
         self.unimodal = (
@@ -121,14 +130,22 @@ class ClassificationHead(nn.Module):
         )
 
     def forward(
-        self, pooled: Pair[Pooled], prompts: Pair[Tensor] | None, present: Presence
+        self,
+        pooled: Pair[Pooled],
+        prompts: Pair[Tensor] | None,
+        present: Presence,
+        scores: Tensor | None = None,
     ) -> Tensor:
-        """Logits ``(B, C)`` of pooled features and the last prompts ``(B, n, d)``."""
+        """Logits ``(B, C)`` of pooled features, last prompts ``(B, n, d)`` and ``S (B, n, n)``."""
         features = Pair(
             self.image(pooled.image, prompts and prompts.image, present.image),
             self.text(pooled.text, prompts and prompts.text, present.text),
         )
-        logits: Tensor = self.classifier(self.dropout(torch.cat(features, dim=-1)))
+        dropped = Pair(self.dropout(features.image), self.dropout(features.text))
+        if isinstance(self.classifier, ExchangeHead):
+            logits: Tensor = self.classifier(dropped, scores, present)
+        else:
+            logits = self.classifier(torch.cat(dropped, dim=-1))
         if self.similarity is not None:
             logits = logits + self.similarity(features, present)
         if self.unimodal is not None:

@@ -3,11 +3,10 @@
 Shape legend: B batch, C classes, D features, r width of the common space.
 """
 
-import torch
 from torch import Tensor, nn
 
 from epic_pl.nn.interaction import ScaledCosine
-from epic_pl.nn.pair import Pair, Presence
+from epic_pl.nn.pair import Pair, Presence, where_present
 
 _WIDTH = 128
 # not zero, which would leave the projections without a gradient
@@ -34,9 +33,8 @@ class SimilarityHead(nn.Module):
 
     def forward(self, features: Pair[Tensor], present: Presence) -> Tensor:
         """Logits ``(B, C)`` of features ``(B, D_v)`` and ``(B, D_t)``; 0 for unimodal samples."""
-        image, text = self.down_image(features.image), self.down_text(features.text)
-        scores = self.cosine(image[:, None], text[:, None])[:, 0]  # (B, 1)
+        image = where_present(self.down_image(features.image), present.image)
+        text = where_present(self.down_text(features.text), present.text)
+        scores = self.cosine(image[:, None], text[:, None])[:, 0]  # (B, 1), 0 of a zero vector
         logits: Tensor = self.linear(scores)
-        for mask in present:
-            logits = logits if mask is None else torch.where(mask[:, None], logits, 0)
         return logits

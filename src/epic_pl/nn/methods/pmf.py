@@ -147,6 +147,11 @@ class PMF(DualEncoder):
         self.text_prompts = FusionSide(*self.widths[::-1], config)
         self.head = ClassificationHead(self.widths, num_classes, head, num_means=int(head.boundary))
 
+    @property
+    def matcher(self) -> None:
+        """None: each modality has seen the other before the head."""
+        return None
+
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``(B, C)``."""
         present = self.presence(batch)
