@@ -52,6 +52,7 @@ def test_a_compiled_module_gives_the_same_and_no_graph_for_each_length(make, tmp
         "epic": {"prompt_attention": "read_only", "dropout": 0.0},
         "head": tiny_runs.HEAD | {"dropout": 0.0},
         "optim": {"lr": 1e-2},
+        "loss": {"matched_classes": ["0"]},
     }
     # its C++ takes minutes: here the graphs are run as they are
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))

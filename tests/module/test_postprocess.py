@@ -228,7 +228,7 @@ def fitted(request, make, tmp_path_factory):
     torch.manual_seed(0)
     model = make(num_classes=4, task=task, class_names=list("abcd"), optim={"lr": 1e-2})
     trainer = tiny_runs.trainer(root, max_epochs=2, num_sanity_val_steps=0)
-    trainer.fit(model, tiny_runs.loader(_rows(task, 1)), tiny_runs.loader(_rows(task, 2), 5))
+    trainer.fit(model, tiny_runs.loader(_rows(task, 1)), tiny_runs.loader(_rows(task, 3), 5))
     trainer.save_checkpoint(root / "fitted.ckpt")
     return task, model, root / "fitted.ckpt"
 
@@ -236,7 +236,7 @@ def fitted(request, make, tmp_path_factory):
 def test_fit_keeps_what_its_last_validation_gave(fitted):
     task, model, path = fitted
     expected = Postprocessor(task, 4)
-    expected.fit(*_logits(model, _rows(task, 2)))
+    expected.fit(*_logits(model, _rows(task, 3)))
     fit = model.postprocessor
     assert LOWEST < float(fit.temperature) < HIGHEST
     assert float(fit.temperature) != pytest.approx(1.0)

@@ -25,6 +25,7 @@ from epic_pl.module.config import (
     plain,
 )
 from epic_pl.module.losses import LossConfig, build_loss
+from epic_pl.module.matching import build_matching_loss
 from epic_pl.module.metrics import build_metrics
 from epic_pl.module.optim import build_optimizer, warmup_cosine
 from epic_pl.module.parameters import parameter_table
@@ -104,7 +105,8 @@ class EPICModule(L.LightningModule):
         self.class_names = class_names or [str(index) for index in range(num_classes)]
         self.encoders = as_config(EncodersConfig, encoders)
         self.optim = as_config(OptimConfig, optim)
-        self.loss = build_loss(as_config(LossConfig, loss), task, num_classes)
+        losses = as_config(LossConfig, loss)
+        self.loss = build_loss(losses, task, num_classes)
         self.model = build_method(
             method,
             self._build_encoders(),
@@ -117,6 +119,9 @@ class EPICModule(L.LightningModule):
         for tower in self.model.towers:
             tower.precision = DTYPES[self.encoders.precision]
             tower.encoder.checkpoint_layers = self.encoders.checkpoint_layers
+        self._matching = build_matching_loss(
+            self.model.matcher, losses.matched_classes, self.class_names
+        )
         calibrate = as_config(PostprocessConfig, postprocess).calibrate
         self.postprocessor = Postprocessor(task, num_classes, calibrate)
         self.validation_outputs = ValidationOutputs()
@@ -174,6 +179,10 @@ class EPICModule(L.LightningModule):
             check_batch(batch, self.task, self.num_classes)
         logits, labels = self(batch), batch["labels"]
         loss: Tensor = self.loss(logits, labels)
+        if stage == "train" and self._matching is not None:
+            matching = self._matching(labels)
+            self.log("train/matching_loss", matching, on_step=True, batch_size=len(labels))
+            loss = loss + matching
         self.log(
             f"{stage}/loss",
             loss,

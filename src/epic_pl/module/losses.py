@@ -30,6 +30,8 @@ class LossConfig:
         focal_gamma: exponent of the focal loss; 0 is plain cross-entropy.
         class_frequencies: share of the training rows of each class, for "balanced"; the command
             line takes it from the data.
+        matched_classes: names of classes whose pictures and texts belong together, where that is
+            what the labels tell: adds :class:`~epic_pl.module.matching.MatchingLoss`.
     """
 
     label_smoothing: float = 0.1
@@ -37,6 +39,7 @@ class LossConfig:
     pos_weight: Weights = None
     focal_gamma: float = 0.0
     class_frequencies: list[float] | None = None
+    matched_classes: list[str] | None = None
 
     def __post_init__(self) -> None:
         check_probabilities(self, "label_smoothing")

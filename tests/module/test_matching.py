@@ -1,0 +1,100 @@
+import math
+
+import pytest
+import torch
+from tiny_models import batch, make
+
+import tiny_runs
+from epic_pl.errors import ConfigError
+from epic_pl.module.matching import MatchingLoss, build_matching_loss
+from epic_pl.nn import HeadConfig
+from epic_pl.nn.interaction import ScaledCosine
+
+NAMES = ["no", "yes", "maybe"]
+
+
+def slow_matching(image, text, rows, temperature) -> float:
+    """Pair by pair: each row against all texts, and against all pictures."""
+
+    def fit(i, j) -> float:
+        scores = [
+            [float(torch.cosine_similarity(a, b, dim=0)) / temperature for b in text[j]]
+            for a in image[i]
+        ]
+        columns = [list(column) for column in zip(*scores, strict=True)]
+        means = [
+            sum(math.log(sum(map(math.exp, line))) for line in lines) / len(lines)
+            for lines in (scores, columns)
+        ]
+        return sum(means) / 2
+
+    size, losses = len(image), []
+    for i in rows:
+        others = [[fit(i, j) for j in range(size)], [fit(j, i) for j in range(size)]]
+        losses += [math.log(sum(map(math.exp, each))) - each[i] for each in others]
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_agrees_pair_by_pair(n):
+    cosine = ScaledCosine().double().train()
+    loss = MatchingLoss(cosine, [1, 2])
+    image, text = (torch.randn(5, n, 6).double() for _ in range(2))
+    labels = torch.tensor([1, 0, 2, 1, 0])
+    text[3] = 0  # missing
+    cosine(image, text)
+    expected = slow_matching(image, text, [0, 2], 0.1)
+    torch.testing.assert_close(float(loss(labels)), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_no_matched_row_is_no_loss():
+    cosine = ScaledCosine().train()
+    loss = MatchingLoss(cosine, [1])
+    cosine(torch.randn(3, 2, 4, requires_grad=True), torch.randn(3, 2, 4))
+    value = loss(torch.zeros(3, dtype=torch.long))
+    value.backward()
+    assert float(value) == 0
+
+
+def test_only_a_prompt_that_knows_nothing_of_the_other_modality_is_matched():
+    model = make("epic", interaction_layers=3, head=HeadConfig(similarity=True))
+    assert model.matcher is model.hubs[0].similarity
+    heard = {}
+    model.matcher.register_forward_hook(lambda module, given, out: heard.update(image=given[0]))
+    made = batch([5, 3])
+    model(made)
+    before = heard["image"]
+    model(batch([4, 2], seed=1) | {"pixel_values": made["pixel_values"]})  # other texts
+    torch.testing.assert_close(heard["image"], before)
+
+
+@pytest.mark.parametrize("name", ["no_prompts", "no_interaction", "pmf"])
+def test_other_methods_match_where_they_have_a_similarity(name):
+    plain, similar = (make(name, head=HeadConfig(similarity=each)) for each in (False, True))
+    assert plain.matcher is None
+    assert similar.matcher is (None if name == "pmf" else similar.head.similarity.cosine)
+    assert (build_matching_loss(similar.matcher, ["yes"], NAMES) is None) is (name == "pmf")
+
+
+def test_unknown_classes_are_named():
+    with pytest.raises(ConfigError, match=r"matched_classes names 'true'.*no, yes, maybe"):
+        build_matching_loss(ScaledCosine(), ["true"], NAMES)
+    assert build_matching_loss(ScaledCosine(), None, NAMES) is None
+
+
+def test_the_loss_joins_the_training_loss_alone(make, tmp_path):
+    options = {"num_classes": 2, "class_names": ["no", "yes"]}
+    with pytest.raises(ConfigError, match="matched_classes"):
+        make(loss={"matched_classes": ["perhaps"]}, **options)
+    losses = []
+    for matched in (None, ["yes"]):
+        torch.manual_seed(0)
+        model = make(loss={"matched_classes": matched}, **options)
+        trainer = tiny_runs.trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0)
+        rows = tiny_runs.samples(8, classes=2, seed=1)
+        trainer.fit(model, tiny_runs.loader(rows, 8), tiny_runs.loader(rows, 8))
+        losses.append(trainer.callback_metrics)
+    plain, matching = losses
+    assert "train/matching_loss" not in plain
+    both = plain["train/loss"] + matching["train/matching_loss"]
+    torch.testing.assert_close(matching["train/loss"], both)
