@@ -4,8 +4,8 @@
 
 Stores the features of the frozen encoders, trains and tests three methods, predicts the test split
 with EPIC, and draws the attention of its prompts on one sample. Both controls train on the same
-features: a linear layer, and EPIC's own head without any prompt. `make compare` has all methods,
-tasks and seeds.
+features, without any prompt: a linear layer, and one with boundary features and similarity.
+`make compare` has all methods, tasks and seeds.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from epic_pl.experiments.compare.plan import choose, plan
 from epic_pl.main import main as epic_pl
 
 # EPIC stores all features that the others read
-METHODS = {"epic": "EPIC", "no_prompts": "no prompts (EPIC's head)", "linear_probe": "linear probe"}
+METHODS = {"epic": "EPIC", "frozen_features": "no prompts", "linear_probe": "linear probe"}
 # a fifth of the config's epochs tells the methods apart
 EPOCHS = 4
 
@@ -48,6 +48,7 @@ def main() -> None:
     runs = [
         "--methods",
         ",".join(METHODS),
+        "--variants=demo.yaml",
         "--seeds",
         "1",
         "--jobs",

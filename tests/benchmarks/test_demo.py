@@ -12,10 +12,10 @@ def test_the_demo_trains_compares_predicts_and_explains(tiny, monkeypatch, tmp_p
     openmoji.main()
     rows = json.loads((tmp_path / "runs/demo/comparison.json").read_text())
     methods = [row["method"] for row in rows if row["metric"] == "accuracy"]
-    assert methods == ["majority", "epic", "no_prompts", "linear_probe"]
+    assert methods == ["majority", "epic", "frozen_features", "linear_probe"]
     printed = capfd.readouterr().out
     table = printed[printed.index("== Test accuracy") :]
-    for name in ("linear probe", "no prompts (EPIC's head)", "EPIC"):
+    for name in ("linear probe", "no prompts", "EPIC"):
         assert re.search(rf"^  {re.escape(name)} +\d+\.\d%$", table, re.MULTILINE)
     # one store a modality: EPIC's features serve the controls as well
     stores = (tmp_path / "cache/features").glob("[it]*-*")
