@@ -28,7 +28,7 @@ from rich.table import Table
 from epic_pl.cli import BuildCLI, quiet_lightning, run
 from epic_pl.experiments.options import feature_cache
 
-STRENGTHS = np.logspace(-2, 2, 12)
+STRENGTHS = np.logspace(-4, 2, 12)
 _COMPONENTS = 128
 Floats = npt.NDArray[np.float64]
 

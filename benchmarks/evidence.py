@@ -2,8 +2,9 @@
 
     python benchmarks/evidence.py [--tasks scenes,styles] [--seeds 5] [--tune 12] [--jobs 2]
 
-On every task each method has the same parts of the head, options chosen by the same number of
-trials on validation, and five seeds that move everything. Closed-form CCA is included as a control.
+On every task each method has options, parts of the head among them, that the same number of trials
+has chosen on validation, and five seeds that move everything. Other sizes and splits of scenes take
+what was chosen on scenes. Closed-form CCA is included as a control.
 Each task gets a table with intervals over pictures and Holm's correction in benchmarks/evidence/.
 Opening a test split is a line in ledger.md, with date, commit, command and result. Finished runs of
 the same sources are not repeated: the same command continues after an interruption. A tree with
@@ -43,11 +44,16 @@ LOCKED: dict[str, tuple[str, ...]] = {
     "scenes_50000": (*SCENES, "--data.rows=50000"),
     "styles": ("--config", "styles.yaml"),
 }
+# other sizes and splits of a task, with the options that were chosen on it
+CHOSEN_ON = dict.fromkeys(("scenes_objects", "scenes_2000", "scenes_50000"), "scenes")
+# points of the learning curve: what it shows, no more
+FEWER = dict.fromkeys(("scenes_2000", "scenes_50000"), "epic,no_prompts,late_fusion_mlp")
 DEVELOPMENT = ("openmoji_entailment", "openmoji", *tables.TABLES)
 # statements are drawn anew every epoch: closed-form CCA takes those of some epochs
 DRAWN = {"styles": 8, "openmoji_entailment": 8}
-# one start for every search: the rates of the configs
+# one start for every search: the rates of the configs. CPUs with bfloat16 halve the time.
 START = (
+    "--trainer.precision=bf16-mixed",
     "--model.head.boundary=true",
     "--model.head.similarity=true",
     "--model.optim.prompt_lr=1e-3",
@@ -121,9 +127,21 @@ def options_of(task: str, folder: Path) -> list[str]:
 def compare(task: str, output: Path, arguments: argparse.Namespace, options: Sequence[str]) -> str:
     """Train, test and report all methods of a task; returns the scores as text."""
     shared = [*options_of(task, output.parent), *options]
-    entries = choose(arguments.methods, read_variants(find_packaged("variants", "paper.yaml")))
+    methods = arguments.methods
+    if methods == METHODS:
+        methods = FEWER.get(task, METHODS)
+    entries = choose(methods, read_variants(find_packaged("variants", "paper.yaml")))
     counts = {"seeds": arguments.seeds, "trials": arguments.tune, "jobs": arguments.jobs}
-    comparison = Comparison(entries, shared, output, **counts)
+    if task in CHOSEN_ON:
+        folder = output.with_name(CHOSEN_ON[task])
+        chosen = Comparison(
+            entries, [*options_of(CHOSEN_ON[task], folder.parent), *options], folder, **counts
+        )
+        chosen.prepare()
+        comparison = Comparison(chosen.entries, shared, output, **{**counts, "trials": 0})
+        comparison.notes += f" On {CHOSEN_ON[task]}: {chosen.notes}"
+    else:
+        comparison = Comparison(entries, shared, output, **counts)
     outcomes = comparison.execute()
     if missing := [each.message for each in outcomes if each.result is None]:
         raise SystemExit(f"Not all runs of {task} have finished: {missing[0]}")

@@ -31,8 +31,13 @@ def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkey
     monkeypatch.setattr("sys.argv", arguments)
     for _ in range(2):  # what is finished is not repeated
         assert evidence.main() == 0
+    arguments[1] = "--tasks=scenes_objects"
+    assert evidence.main() == 0
+    searched = {path.parts[-3] for path in (tmp_path / "runs/evidence/sources").glob("*/tune/*")}
+    assert searched == {"scenes"}
     lines = (tmp_path / "ledger.md").read_text().splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
+    assert "| scenes_objects |" in lines[2]
     assert " | abc | scenes | `python benchmarks/evidence.py --tasks=scenes" in lines[1]
     assert "opened" not in lines[1]
     for name in ("majority", "epic", "no_prompts", "cca"):

@@ -61,6 +61,11 @@ class Comparison:
         Raises:
             KeyboardInterrupt: as it is, with a report of what is finished.
         """
+        self.prepare()
+        return self._execute(self._plan(), report=True)
+
+    def prepare(self) -> None:
+        """Store features and choose options."""
         reference = next(each for each in self.entries if each.name == self.reference)
         self.notes += encode_once(reference, self.shared, self.output)
         if self.trials:
@@ -69,7 +74,6 @@ class Comparison:
             )
             chosen = (f"`{each.name}` `{' '.join(each.chosen)}`" for each in self.entries)
             self.notes += f" Chosen by {self.trials} trials on validation: {'; '.join(chosen)}."
-        return self._execute(self._plan(), report=True)
 
     def report(self, outcomes: Sequence[Outcome], complete: bool = True) -> list[Row]:
         """Write tables and plot; see :func:`~epic_pl.experiments.compare.report.write_report`."""
