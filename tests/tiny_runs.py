@@ -22,7 +22,7 @@ from epic_pl.module.config import plain
 
 COLOURS = {"blue": (30, 60, 220), "green": (40, 190, 60), "red": (220, 40, 30)}
 SIDE = 32
-HEAD = {"boundary": True, "similarity": True, "unimodal": True}
+HEAD = {"boundary": True, "similarity": True}
 
 
 def samples(

@@ -101,7 +101,7 @@ trainer:
 """
 # so that all parts of the head learn, though not in every step
 LOSES_SOME = """\
-  head: {boundary: true, similarity: true, unimodal: true}
+  head: {boundary: true, similarity: true, exchange: true}
   modality_dropout: 0.5
 """
 

@@ -80,7 +80,7 @@ def test_every_nested_option_survives_a_checkpoint_as_plain_types(
             EPICConfig(3, [[0, 1], [2, 2]], "read_only", "parameter_free", 7, "linear"),
             **{"first_prompt": "from_text", "prompt_init_std": 0.5, "dropout": 0.4},
         ),
-        "head": HeadConfig(boundary=True, similarity=True, unimodal=True, dropout=0.3),
+        "head": HeadConfig(boundary=True, similarity=True, dropout=0.3),
         "loss": LossConfig(0.2, "balanced", None, 1.5, [0.5, 0.25, 0.25]),
         "optim": OptimConfig(0.1, 0.2, 0.3, 0.4),
         "postprocess": PostprocessConfig(calibrate=False),

@@ -24,7 +24,7 @@ def _by_name(model, key):
         *({"method": name} for name in METHODS),
         {"epic": {"first_prompt": "from_text", "generation": "linear"}},
         {"epic": {"hub": "parameter_free", "prompt_attention": "read_only"}},
-        {"head": {"boundary": True, "similarity": True, "unimodal": True}},
+        {"head": {"boundary": True, "similarity": True}},
     ],
     ids=str,
 )
@@ -41,7 +41,7 @@ def test_every_trained_tensor_is_in_one_group(options, make):
 
 @pytest.mark.parametrize("first_prompt", ["independent", "from_text"])
 def test_matrices_decay_and_the_head_has_a_rate_of_its_own(first_prompt, make):
-    head = {"similarity": True, "unimodal": True}
+    head = {"similarity": True}
     model = make(epic={"first_prompt": first_prompt, "interaction_layers": 3}, head=head).model
     decays, rates = _by_name(model, "weight_decay"), _by_name(model, "lr")
     matrices = {
@@ -49,8 +49,7 @@ def test_matrices_decay_and_the_head_has_a_rate_of_its_own(first_prompt, make):
         for hub, way, side in itertools.product((0, 1), ("down", "up"), ("image", "text"))
     }
     matrices |= {"head.classifier.weight", "head.similarity.linear.weight"}
-    for side in ("image", "text"):
-        matrices |= {f"head.similarity.down_{side}.weight", f"head.unimodal.linear_{side}.weight"}
+    matrices |= {f"head.similarity.down_{side}.weight" for side in ("image", "text")}
     if first_prompt == "from_text":
         matrices.add("prompts.coupling.weight")
     assert {name for name, decay in decays.items() if decay} == matrices

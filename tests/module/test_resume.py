@@ -135,7 +135,7 @@ def test_a_finished_run_has_nothing_left_to_do(straight, runs):
         {"encoders": {"checkpoint_layers": True}},
         {"ema": 0.9},
         {"encoders": {"precision": "bf16"}, "epic": {"prompt_attention": "read_only"}},
-        {"method": "late_fusion_mlp", "head": LIVELY | {"unimodal": True}},
+        {"method": "late_fusion_mlp", "head": LIVELY},
     ],
     ids=str,
 )

@@ -138,12 +138,6 @@ def head_logits(model, pooled, means, prompts, scores=None) -> Tensor:
         a = linear(h[0], own.down_image), linear(h[1], own.down_text)
         tau = math.exp(float(own.cosine.log_temperature))
         logits = logits + own.linear.weight[:, 0] * cosine(*a) / tau
-    if head.unimodal is not None and sum(here) == 1:
-        side, own = here.index(True), head.unimodal
-        layer = (own.linear_image, own.linear_text)[side]
-        scale = (own.standardize_image, own.standardize_text)[side]
-        seen = standardised_over_samples(torch.cat(means[side]), scale)
-        logits = logits + linear(torch.cat([h[side], seen]), layer)
     return logits
 
 

@@ -33,7 +33,6 @@ CASES = {
     "similarity": ({}, HeadConfig(similarity=True)),
     "exchange": ({}, HeadConfig(exchange=True)),
     "exchange without hub": ({"hub": "none"}, HeadConfig(exchange=True)),
-    "unimodal": ({}, HeadConfig(unimodal=True)),
     "many prompts": ({"num_prompts": 5, "hub_width": 3}, None),
     "one prompt": ({"num_prompts": 1}, None),
     "gaps": ({"interaction_layers": [[0, 1], [2, 2]]}, ALL_PARTS),

@@ -132,13 +132,11 @@ class EPIC(DualEncoder):
         config, head = config or EPICConfig(), head or HeadConfig()
         pairs = config.layer_pairs(*(encoder.num_layers for encoder in encoders))
         layers = Pair(*zip(*pairs, strict=True))
-        # the boundary's mean alone, or those of all interaction layers
-        num_means = len(pairs) if head.unimodal else int(head.boundary)
         tower = JointTower if config.prompt_attention == "joint" else ReadOnlyTower
         n = config.num_prompts
         super().__init__(
-            tower(encoders.image, layers.image, layers.image[:num_means], segments=n),
-            tower(encoders.text, layers.text, layers.text[:num_means], segments=n),
+            tower(encoders.image, layers.image, layers.image[: head.boundary], segments=n),
+            tower(encoders.text, layers.text, layers.text[: head.boundary], segments=n),
             modality_dropout,
         )
         self.config = config
@@ -157,7 +155,6 @@ class EPIC(DualEncoder):
             num_classes,
             head,
             prompts=True,
-            num_means=num_means,
             num_prompts=n if self.hubs else 0,
         )
 

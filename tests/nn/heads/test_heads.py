@@ -7,7 +7,6 @@ from epic_pl.nn import ClassificationHead, HeadConfig, Pair
 from epic_pl.nn.heads import Pooled
 from epic_pl.nn.heads.similarity import SimilarityHead
 from epic_pl.nn.heads.standardization import Standardization
-from epic_pl.nn.heads.unimodal import UnimodalHead
 
 WIDTHS = Pair(6, 4)
 NONE = Pair(None, None)
@@ -75,12 +74,6 @@ def test_similarity_is_a_weighted_cosine_of_bimodal_samples():
     expected = torch.cosine_similarity(a, b)[:, None] / 0.1 * head.linear.weight[:, 0]
     torch.testing.assert_close(logits[[0, 2]], expected[[0, 2]])
     assert not logits[[1, 3]].any()
-
-
-def test_unimodal_logits_start_at_zero():
-    head = UnimodalHead(WIDTHS, Pair(12, 8), 3, dropout=0.0)
-    features, means = (Pair(torch.randn(4, a), torch.randn(4, b)) for a, b in ((6, 4), (12, 8)))
-    assert not head(features, means, masks([1, 1, 0, 0], [1, 0, 1, 0])).any()
 
 
 def test_dropout_is_on_in_training_only_and_is_a_probability():

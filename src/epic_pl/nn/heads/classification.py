@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from epic_pl.nn.heads.exchange import ExchangeHead
 from epic_pl.nn.heads.similarity import SimilarityHead
 from epic_pl.nn.heads.standardization import Standardization
-from epic_pl.nn.heads.unimodal import UnimodalHead
 from epic_pl.nn.pair import Pair, Presence
 from epic_pl.validate import check_probabilities
 
@@ -27,15 +26,12 @@ class HeadConfig:
         similarity: add a term for the similarity of both modalities.
         exchange: put a small network over squeezed features and the exchange's similarities in
             place of the linear layer: for questions of whether and how picture and text match.
-        unimodal: add logits of their own for samples with a missing modality; the data or
-            ``modality_dropout`` must provide such samples.
         dropout: probability with which a feature is dropped in training.
     """
 
     boundary: bool = False
     similarity: bool = False
     exchange: bool = False
-    unimodal: bool = False
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
@@ -95,7 +91,6 @@ class ClassificationHead(nn.Module):
         num_classes: number of classes C.
         config: parts of the head.
         prompts: whether the method has prompts for the head to see.
-        num_means: K, layer means of each modality.
         num_prompts: n of the method's exchange; 0 where it has none.
         classifier: makes the map from ``(B, D_v + D_t)`` to ``(B, C)``; None is a linear layer.
     """
@@ -107,7 +102,6 @@ class ClassificationHead(nn.Module):
         config: HeadConfig,
         *,
         prompts: bool = False,
-        num_means: int = 0,
         num_prompts: int = 0,
         classifier: Callable[[int], nn.Module] | None = None,
     ) -> None:
@@ -124,10 +118,6 @@ class ClassificationHead(nn.Module):
                 sum(features)
             )
         self.similarity = SimilarityHead(features, num_classes) if config.similarity else None
-        means = Pair(*(num_means * width for width in widths))
-        self.unimodal = (
-            UnimodalHead(features, means, num_classes, config.dropout) if config.unimodal else None
-        )
 
     def forward(
         self,
@@ -148,7 +138,4 @@ class ClassificationHead(nn.Module):
             logits = self.classifier(torch.cat(dropped, dim=-1))
         if self.similarity is not None:
             logits = logits + self.similarity(features, present)
-        if self.unimodal is not None:
-            means = Pair(*(each.layer_means.flatten(1) for each in pooled))
-            logits = logits + self.unimodal(features, means, present)
         return logits

@@ -143,7 +143,7 @@ class MaPLe(DualEncoder):
         self.prompts = CoupledPrompts(
             depth, config.num_prompts, *self.widths, config.prompt_init_std
         )
-        self.head = ClassificationHead(self.widths, num_classes, head, num_means=int(head.boundary))
+        self.head = ClassificationHead(self.widths, num_classes, head)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``(B, C)``."""

@@ -55,7 +55,6 @@ class NoPrompts(DualEncoder):
             self.widths,
             num_classes,
             head,
-            num_means=int(head.boundary),
             classifier=self._classifier(config, num_classes),
         )
 

@@ -145,7 +145,7 @@ class PMF(DualEncoder):
         self.num_steps = steps
         self.image_prompts = FusionSide(*self.widths, config)
         self.text_prompts = FusionSide(*self.widths[::-1], config)
-        self.head = ClassificationHead(self.widths, num_classes, head, num_means=int(head.boundary))
+        self.head = ClassificationHead(self.widths, num_classes, head)
 
     @property
     def matcher(self) -> None:
