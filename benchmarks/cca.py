@@ -139,7 +139,7 @@ def _rows(model: Any, loader: Any, epochs: int) -> Rows:
         present = model.presence(batch)
         pooled = model.pool(*model.extract(batch, present))
         for side, each, mask in zip(("image", "text"), pooled, present, strict=True):
-            joined = torch.cat([each.output, each.layer_means[:, 0]], dim=1).double()
+            joined = torch.cat([each.output, each.boundary], dim=1).double()
             if mask is not None:
                 joined[~mask] = torch.nan
             parts[side].append(joined.numpy())

@@ -285,7 +285,7 @@ def test_stored_views_are_the_same_whatever_the_threads(workshop, tmp_path):
         cache.fill(module, data, "fit")
         assert torch.equal(torch.get_rng_state(), state)  # training draws as without a cache
         loader = data.train_dataloader()
-        epochs.append(torch.cat([batch["image_features"]["pooled"] for batch in loader]))
+        epochs.append(torch.cat([batch["image_features"]["output"] for batch in loader]))
     assert torch.equal(*epochs)
 
 

@@ -62,7 +62,7 @@ def test_stored_features_are_those_of_the_lower_precision():
     _lower(model, "bf16")
     lowered = model.image_tower.features(inputs, None, "layers")
     assert lowered["memory"].dtype == torch.bfloat16  # half the memory until it is read
-    assert lowered["pooled"].dtype == torch.float32
+    assert lowered["output"].dtype == torch.float32
     for name, value in exact.items():
         torch.testing.assert_close(lowered[name].float(), value, atol=0.15, rtol=0.05)
 

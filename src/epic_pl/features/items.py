@@ -24,14 +24,12 @@ from epic_pl.features.store.spec import Field, Kind, StoredDtype, StoreSpec, can
 Key = TypeVar("Key")
 Level = Literal["boundary", "layers"]
 
-FEATURES_VERSION = 4
+FEATURES_VERSION = 5
 """Part of every feature store's key: raised whenever a picture's transform, a text's tokens or a
 field that a tower stores changes its meaning, so that stores of before are not read."""
 
 # which axis of a field counts tokens, without the batch axis
 _TOKEN_AXES = {"memory": 3, "tokens": 0}
-# its first axis counts the layers
-_LAYER_MEANS = "layer_means"
 
 
 class FrozenEncoder(Protocol):
@@ -247,25 +245,13 @@ def serves(store: StoreSpec, wanted: StoreSpec) -> bool:
 
     So a linear probe reads what was stored for prompts. Fields with tokens are not shared.
     """
-    stored, asked = dict(store.identity), dict(wanted.identity)
-    layers, asked_layers = stored.pop("layers", []), asked.pop("layers", [])
-    if (store.kind, store.dtype, canonical(stored)) != (
-        wanted.kind,
-        wanted.dtype,
-        canonical(asked),
-    ):
-        return False
-    fields = {field.name: field for field in store.fields if field.token_axis is None}
-    for field in wanted.fields:
-        found = fields.get(field.name)
-        if found is None:
-            return False
-        if field.name == _LAYER_MEANS:
-            if layers[: len(asked_layers)] != asked_layers:
-                return False
-        elif found.shape != field.shape:
-            return False
-    return True
+
+    def made(spec: StoreSpec) -> tuple[Any, ...]:
+        identity = {**spec.identity, "layers": spec.identity["layers"][:1]}
+        return spec.kind, spec.dtype, canonical(identity)
+
+    shared = {field for field in store.fields if field.token_axis is None}
+    return made(store) == made(wanted) and shared.issuperset(wanted.fields)
 
 
 def _field(name: str, example: Tensor, max_tokens: int | None) -> Field:

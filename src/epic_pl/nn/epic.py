@@ -135,8 +135,8 @@ class EPIC(DualEncoder):
         tower = JointTower if config.prompt_attention == "joint" else ReadOnlyTower
         n = config.num_prompts
         super().__init__(
-            tower(encoders.image, layers.image, layers.image[: head.boundary], segments=n),
-            tower(encoders.text, layers.text, layers.text[: head.boundary], segments=n),
+            tower(encoders.image, layers.image, n),
+            tower(encoders.text, layers.text, n),
             modality_dropout,
         )
         self.config = config

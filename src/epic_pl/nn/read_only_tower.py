@@ -41,17 +41,17 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> ReadOnlyState:
         """Run the rest of the frozen encoder, keeping keys and values of interaction layers."""
         encoder, layer = self.encoder, self.layers[0]
-        memories, means = [], []
+        memories = []
         segments = where_present(self.segments(tokens, mask), present)
         with self.autocast():
+            mean = encoder.mean(tokens, mask)
             for interaction_layer in self.layers:
                 tokens = encoder.run_layers(layer, interaction_layer, tokens, mask)
                 memories.append(encoder.memory(interaction_layer, tokens))
-                means.append(encoder.mean(tokens, mask))
                 layer = interaction_layer
             tokens = encoder.run_layers(layer, encoder.num_layers, tokens, mask)
             output = encoder.pool(tokens, mask)
-        pooled = Pooled(self.cast(output), self.cast(torch.stack(means, dim=1)))
+        pooled = Pooled(self.cast(output), self.cast(mean))
         return ReadOnlyState(memories, visible(mask, present, tokens.shape[1]), pooled, segments)
 
     def features(
@@ -59,7 +59,7 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
     ) -> dict[str, Tensor]:
         """Of level "layers": keys and values, and what is pooled.
 
-        ``memory (B, K, 2, h, N, d / h)``, ``pooled (B, d)``, ``layer_means (B, K, d)`` and
+        ``memory (B, K, 2, h, N, d / h)``, ``output (B, d)``, ``boundary (B, d)`` and
         ``segments (B, n, d)``.
         """
         if level == "boundary":
@@ -68,12 +68,8 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
         memory = torch.stack(
             [torch.stack(list(map(whole, each))) for each in state.memories]
         )  # (K, 2, B, h, N, _)
-        return {
-            "memory": memory.movedim(2, 0),
-            "pooled": state.pooled.output,
-            "layer_means": state.pooled.layer_means,
-            "segments": state.segments,
-        }
+        stored = {"memory": memory.movedim(2, 0), "segments": state.segments}
+        return stored | state.pooled._asdict()
 
     def restore(
         self, features: Features, mask: Tensor | None, present: Tensor | None
@@ -83,7 +79,7 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
             return super().restore(features, mask, present)
         memory = features["memory"]  # (B, K, 2, h, N, d / h)
         memories = [Memory(memory[:, k, 0], memory[:, k, 1]) for k in range(memory.shape[1])]
-        pooled = restore_pooled(features, len(self.layers), self.dtype)
+        pooled = restore_pooled(features, self.dtype)
         segments = where_present(whole(features["segments"]).to(self.dtype), present)
         return ReadOnlyState(memories, visible(mask, present, memory.shape[4]), pooled, segments)
 
@@ -95,6 +91,5 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
         return state, self.encoder.read_layer(layer, prompts, state.memories[step], state.mask)
 
     def pool(self, state: ReadOnlyState) -> Pooled:
-        """The frozen encoder's output and the means of the layers that the head sees."""
-        means = state.pooled.layer_means[:, : len(self.mean_layers)]
-        return state.pooled._replace(layer_means=means)
+        """What the frozen encoder gave."""
+        return state.pooled

@@ -32,8 +32,8 @@ class Tower(nn.Module, ABC, Generic[State]):
 
     Args:
         encoder: the encoder, frozen unless a method thaws it.
-        layers: rising, counted from 0; what comes before the first one is run once a sample.
-        mean_layers: layers whose entering tokens are averaged for the head, the boundary first.
+        layers: rising, counted from 0; what comes before the first one is run once a sample, and
+            the mean of the tokens that enter it are the boundary features.
     """
 
     levels: tuple[FeatureLevel, ...] = ("boundary",)
@@ -42,13 +42,10 @@ class Tower(nn.Module, ABC, Generic[State]):
     precision: torch.dtype | None = None
     """In which the frozen layers run; None is that of all else."""
 
-    def __init__(
-        self, encoder: Encoder, layers: Sequence[int], mean_layers: Sequence[int] = ()
-    ) -> None:
+    def __init__(self, encoder: Encoder, layers: Sequence[int]) -> None:
         super().__init__()
         self.encoder = encoder
         self.layers = list(layers)
-        self.mean_layers = list(mean_layers)
 
     def extract(self, inputs: Tensor, mask: Tensor | None, present: Tensor | None) -> State:
         """Run the frozen layers that depend on the sample alone, without gradient.
@@ -109,19 +106,20 @@ class Tower(nn.Module, ABC, Generic[State]):
 
     @abstractmethod
     def pool(self, state: State) -> Pooled:
-        """The modality's pooled output and layer means after the last step."""
+        """The modality's pooled output after the last step, and its boundary features."""
 
 
 class PromptTower(Tower[State]):
     """A tower into which prompts enter at the K interaction layers.
 
     Args:
-        *arguments: as for :class:`Tower`.
+        encoder: as for :class:`Tower`.
+        layers: the interaction layers.
         segments: n, parts whose means first prompts may start from; 0 for no such means.
     """
 
-    def __init__(self, *arguments: Any, segments: int = 0) -> None:
-        super().__init__(*arguments)
+    def __init__(self, encoder: Encoder, layers: Sequence[int], segments: int = 0) -> None:
+        super().__init__(encoder, layers)
         self.num_segments = segments
 
     def segments(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
@@ -138,17 +136,17 @@ class PromptTower(Tower[State]):
 class JointState(NamedTuple):
     """Tokens ``(B, N, d)`` on their way, the mask of visible ones, and the next layer.
 
-    ``means``, ``(B, d)`` each, are of the tokens that entered the mean layers so far. After the
-    last layer ``first (B, 1, d)`` is the one token that is pooled, None where pooling takes all.
-    ``segments (B, n, d)`` are what first prompts start from.
+    ``boundary (B, d)`` are the boundary features, ``segments (B, n, d)`` what first prompts start
+    from. After the last layer ``first (B, 1, d)`` is the one token that is pooled, None where
+    pooling takes all.
     """
 
     tokens: Tensor
     mask: Tensor | None
     next_layer: int
-    means: tuple[Tensor, ...] = ()
+    boundary: Tensor
+    segments: Tensor
     first: Tensor | None = None
-    segments: Tensor | None = None
 
 
 class JointTower(PromptTower[JointState]):
@@ -161,15 +159,13 @@ class JointTower(PromptTower[JointState]):
         """The boundary's tokens are all that is needed."""
         seen = visible(mask, present, tokens.shape[1])
         segments = where_present(self.segments(tokens, mask), present)
-        return JointState(tokens, seen, self.layers[0], segments=segments)
+        mean = self.encoder.mean(tokens, mask)
+        return JointState(tokens, seen, self.layers[0], mean, segments)
 
     def acquire(self, step: int, state: JointState, prompts: Tensor) -> tuple[JointState, Tensor]:
         """Run up to the step's layer without prompts, then that layer with them."""
         layer = self.layers[step]
         tokens = self.encoder.run_layers(state.next_layer, layer, state.tokens, state.mask)
-        if layer in self.mean_layers:
-            means = (*state.means, self.encoder.mean(tokens, state.mask))
-            state = state._replace(means=means)
         state = state._replace(next_layer=layer + 1)
         last = layer == self.encoder.num_layers - 1
         if self.trims_last_layer and last and self.encoder.ends_in_first(layer):
@@ -181,11 +177,11 @@ class JointTower(PromptTower[JointState]):
     def pool(self, state: JointState) -> Pooled:
         """Run the layers that are left, then the encoder's own pooling."""
         if state.first is not None:
-            return Pooled(self.encoder.pool(state.first), _stack(state.means, state.tokens))
+            return Pooled(self.encoder.pool(state.first), state.boundary)
         tokens = self.encoder.run_layers(
             state.next_layer, self.encoder.num_layers, state.tokens, state.mask
         )
-        return Pooled(self.encoder.pool(tokens, state.mask), _stack(state.means, tokens))
+        return Pooled(self.encoder.pool(tokens, state.mask), state.boundary)
 
 
 class PooledTower(Tower[Pooled]):
@@ -193,15 +189,14 @@ class PooledTower(Tower[Pooled]):
 
     Args:
         encoder: the frozen encoder.
-        boundary: the layer whose entering tokens are averaged for the head; None for none.
+        boundary: the layer whose entering tokens are the boundary features.
     """
 
     levels: tuple[FeatureLevel, ...] = ("layers",)
     needs = "no prompt enters a layer, so pooled features are all it uses"
 
-    def __init__(self, encoder: Encoder, boundary: int | None = None) -> None:
-        mean_layers = [] if boundary is None else [boundary]
-        super().__init__(encoder, mean_layers or [encoder.num_layers], mean_layers)
+    def __init__(self, encoder: Encoder, boundary: int) -> None:
+        super().__init__(encoder, [boundary])
 
     @torch.no_grad()
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> Pooled:
@@ -211,15 +206,14 @@ class PooledTower(Tower[Pooled]):
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
     ) -> dict[str, Tensor]:
-        """``pooled (B, d)`` and, with a boundary, ``layer_means (B, 1, d)``."""
+        """The fields ``output (B, d)`` and ``boundary (B, d)``."""
         if level not in self.levels:
             return super().features(inputs, mask, level)
-        output, means = self.extract(inputs, mask, None)
-        return {"pooled": output, "layer_means": means} if self.mean_layers else {"pooled": output}
+        return self.extract(inputs, mask, None)._asdict()
 
     def restore(self, features: Features, mask: Tensor | None, present: Tensor | None) -> Pooled:
         """What was stored."""
-        return restore_pooled(features, len(self.mean_layers), self.dtype)
+        return restore_pooled(features, self.dtype)
 
     def pool(self, state: Pooled) -> Pooled:
         """The state itself."""
@@ -244,18 +238,15 @@ class TrainedTower(PooledTower):
 def _run_through(tower: Tower[Any], tokens: Tensor, mask: Tensor | None) -> Pooled:
     encoder = tower.encoder
     with tower.autocast():
-        means = [encoder.mean(tokens, mask)] if tower.mean_layers else []
+        mean = encoder.mean(tokens, mask)
         tokens = encoder.run_layers(tower.layers[0], encoder.num_layers, tokens, mask)
         output = encoder.pool(tokens, mask)
-    return Pooled(tower.cast(output), tower.cast(_stack(means, tokens)))
+    return Pooled(tower.cast(output), tower.cast(mean))
 
 
-def restore_pooled(features: Features, num_means: int, dtype: torch.dtype) -> Pooled:
-    """Stored ``pooled (B, d)`` and the first ``num_means`` of ``layer_means (B, K, d)``."""
-    output = whole(features["pooled"]).to(dtype)
-    if num_means == 0:
-        return Pooled(output, _stack((), output))
-    return Pooled(output, whole(features["layer_means"]).to(dtype)[:, :num_means])
+def restore_pooled(features: Features, dtype: torch.dtype) -> Pooled:
+    """Both fields of :class:`Pooled`, as they were stored."""
+    return Pooled(*(whole(features[name]).to(dtype) for name in Pooled._fields))
 
 
 def visible(mask: Tensor | None, present: Tensor | None, num_tokens: int) -> Tensor | None:
@@ -264,10 +255,3 @@ def visible(mask: Tensor | None, present: Tensor | None, num_tokens: int) -> Ten
         return mask
     seen = present[:, None].expand(-1, num_tokens)
     return seen if mask is None else seen & mask
-
-
-def _stack(means: Sequence[Tensor], like: Tensor) -> Tensor:
-    """``(B, K, d)`` of K means, also for K = 0, of the batch and width of ``like``."""
-    if not means:
-        return like.new_empty(like.shape[0], 0, like.shape[-1])
-    return torch.stack(list(means), dim=1)

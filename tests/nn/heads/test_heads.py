@@ -78,7 +78,7 @@ def test_similarity_is_a_weighted_cosine_of_bimodal_samples():
 
 def test_dropout_is_on_in_training_only_and_is_a_probability():
     head = ClassificationHead(WIDTHS, 3, HeadConfig(dropout=0.5))
-    given = Pair(*(Pooled(torch.randn(4, w), torch.randn(4, 2, w)) for w in WIDTHS))
+    given = Pair(*(Pooled(torch.randn(4, w), torch.randn(4, w)) for w in WIDTHS))
     for _ in range(50):  # until the statistics have settled
         head(given, None, NONE)
     assert not torch.equal(head(given, None, NONE), head(given, None, NONE))

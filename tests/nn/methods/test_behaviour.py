@@ -278,5 +278,5 @@ def test_what_makes_a_method_cannot_be_changed():
         build_method("no_interaction", encoders(), 5, options={"hub": "bottleneck"})
     config = EPICConfig(interaction_layers=2)
     assert not build_method("no_interaction", encoders(), 5, config).hubs
-    probe = build_method("linear_probe", encoders(), 5, head=ALL_PARTS)
+    probe = build_method("linear_probe", encoders(), 5, config, ALL_PARTS)
     assert probe.head.similarity is None

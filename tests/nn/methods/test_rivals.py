@@ -23,12 +23,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from epic_pl.errors import ConfigError
 from epic_pl.nn import Pair
 from epic_pl.nn.encoders import HFTextEncoder, TimmViTEncoder
+from epic_pl.nn.epic import EPICConfig
 from epic_pl.nn.methods import METHODS, build_method
 
 
 def make(name, image=None, text=None, **options):
     encoders = Pair(image or image_encoder(), text or text_encoder())
-    return build_method(name, encoders, 5, options=options).double().eval()
+    return (
+        build_method(name, encoders, 5, EPICConfig(interaction_layers=2), options=options)
+        .double()
+        .eval()
+    )
 
 
 def without_gradient(model):

@@ -41,12 +41,12 @@ class HeadConfig:
 class Pooled(NamedTuple):
     """What is pooled of one modality.
 
-    ``output (B, d)`` is the encoder's pooled output; ``layer_means (B, K, d)`` are means of the
-    tokens that enter K layers, the boundary's first, with K = 0 where the head sees none.
+    ``output (B, d)`` is the encoder's pooled output; the boundary features ``boundary (B, d)`` are
+    the mean of the tokens that enter the first interaction layer.
     """
 
     output: Tensor
-    layer_means: Tensor
+    boundary: Tensor
 
 
 class ModalityFeatures(nn.Module):
@@ -73,7 +73,7 @@ class ModalityFeatures(nn.Module):
         """Features of ``pooled``, prompts ``(B, n, d)`` and the mask ``present (B,)``."""
         output = pooled.output
         if self.boundary:
-            output = torch.cat([output, pooled.layer_means[:, 0]], dim=-1)
+            output = torch.cat([output, pooled.boundary], dim=-1)
         features = self.encoder(output, present)
         if present is None:  # DDP waits for a gradient of the embedding in every step
             present = torch.ones(output.shape[0], dtype=torch.bool, device=output.device)

@@ -90,8 +90,6 @@ def build_method(
     if method.config is EPICConfig:
         config = replace(epic, **{**options, **method.fixed})
         return EPIC(encoders, num_classes, config, head, modality_dropout)
-    boundary = Pair(0, 0)
-    if head.boundary:
-        boundary = Pair(*epic.layer_pairs(*(each.num_layers for each in encoders))[0])
+    boundary = Pair(*epic.layer_pairs(*(each.num_layers for each in encoders))[0])
     config = method.config(**{**options, **method.fixed})
     return method.model(encoders, num_classes, config, head, modality_dropout, boundary)

@@ -65,14 +65,16 @@ class DeepTower(JointTower):
     levels: tuple[FeatureLevel, ...] = ()
     needs = "prompts enter the first layer, so every layer runs in every step"
 
-    def __init__(self, encoder: Encoder, boundary: int | None) -> None:
-        mean_layers = [] if boundary is None else [boundary]
-        super().__init__(encoder, range(encoder.num_layers), mean_layers)
+    def __init__(self, encoder: Encoder, boundary: int) -> None:
+        super().__init__(encoder, range(encoder.num_layers))
+        self.boundary_layer = boundary
 
     def run(self, state: JointState, prompts: Tensor) -> Pooled:
         """What is pooled with prompts ``(J, n, d)``."""
         outputs = prompts[0]
         for layer in self.layers:
+            if layer == self.boundary_layer:
+                state = state._replace(boundary=self.encoder.mean(state.tokens, state.mask))
             entering = outputs
             if layer < len(prompts):  # deep prompts: what the layer before gave is replaced
                 entering = prompts[layer].expand(state.tokens.shape[0], -1, -1)
@@ -133,10 +135,9 @@ class MaPLe(DualEncoder):
         modality_dropout: float,
         boundary: Pair[int],
     ) -> None:
-        layers = boundary if head.boundary else Pair(None, None)
         super().__init__(
-            DeepTower(encoders.image, layers.image),
-            DeepTower(encoders.text, layers.text),
+            DeepTower(encoders.image, boundary.image),
+            DeepTower(encoders.text, boundary.text),
             modality_dropout,
         )
         depth = config.depth(min(encoder.num_layers for encoder in encoders))

@@ -45,10 +45,9 @@ class NoPrompts(DualEncoder):
         modality_dropout: float,
         boundary: Pair[int],
     ) -> None:
-        layers = boundary if head.boundary else Pair(None, None)
         super().__init__(
-            self.tower(encoders.image, layers.image),
-            self.tower(encoders.text, layers.text),
+            self.tower(encoders.image, boundary.image),
+            self.tower(encoders.text, boundary.text),
             modality_dropout,
         )
         self.head = ClassificationHead(

@@ -137,8 +137,7 @@ class PMF(DualEncoder):
             )
         towers = []
         for encoder, depth in zip(encoders, depths, strict=True):
-            layers = range(depth - steps, depth)
-            tower = JointTower(encoder, layers, layers[:1] if head.boundary else ())
+            tower = JointTower(encoder, range(depth - steps, depth))
             tower.trims_last_layer = config.trim_last_layer
             towers.append(tower)
         super().__init__(towers[0], towers[1], modality_dropout)
