@@ -24,7 +24,6 @@ from epic_pl.callbacks import (
     FeatureCache,
     PredictionWriter,
     SubsetAccuracy,
-    WeightAverage,
 )
 from epic_pl.config_files import resolve_configs
 from epic_pl.data import ImageTextDataModule
@@ -74,7 +73,6 @@ _SECTIONS: dict[str, type[Callback]] = {
     "checkpoint": BestCheckpoint,
     "last_checkpoint": LastCheckpoint,
     "early_stopping": EarlyStopping,
-    "ema": WeightAverage,
     "cache": FeatureCache,
     "predictions": PredictionWriter,
     "confusion_matrix": ConfusionMatrixPlot,

@@ -29,7 +29,7 @@ def two_epochs(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr("sys.argv", ["epic-pl"])
-        run(["fit", "--config", config, "--ema.decay", "0.5", "--model.optim.lr", "0.05", *drawn])
+        run(["fit", "--config", config, "--model.optim.lr", "0.05", *drawn])
     (checkpoint,) = root.rglob("best.ckpt")
     return SimpleNamespace(root=root, config=config, checkpoint=str(checkpoint))
 

@@ -34,7 +34,6 @@ from epic_pl.errors import ConfigError
         ({"loss": {"class_weights": [1.0, -2.0, 1.0]}}, "at least 0"),
         ({"loss": {"class_weights": [1.0, float("nan"), 1.0]}}, "finite"),
         ({"loss": {"class_frequencies": [0.5, 0.5]}}, "class_frequencies has 2 entries"),
-        ({"loss": {"focal_gamma": -1.0}}, "focal_gamma must be finite"),
     ],
     ids=str,
 )

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 import tiny_runs
-from epic_pl.callbacks import WeightAverage
 from epic_pl.module.checkpoint import frozen_keys, read_checkpoint
 from tiny_runs import differing
 
@@ -32,14 +31,14 @@ def runs(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
     root, encoders = tmp_path_factory.mktemp("resume"), (tiny_vit_dir, tiny_tokenizer_dir)
     table = tiny_runs.table(root / "data", train=4 * STEPS_PER_EPOCH - 1, val=3)
 
-    def fit(ckpt_path=None, *, checkpoints=None, num_workers=0, ema=0.0, accumulate=1, **options):
+    def fit(ckpt_path=None, *, checkpoints=None, num_workers=0, accumulate=1, **options):
         L.seed_everything(0 if ckpt_path is None else 77)  # a resumed process starts elsewhere
         loading = {"augment": "randaugment", "num_workers": num_workers}
         data = tiny_runs.table_data(table, *encoders, batch_size_per_device=4, **loading)
         options = {"modality_dropout": 0.3, "head": LIVELY, "optim": {"lr": 1e-2}} | options
         model = tiny_runs.module(*encoders, **options)
         diary = Diary()
-        callbacks = [diary, WeightAverage(ema)]
+        callbacks = [diary]
         if checkpoints is not None:
             callbacks += [
                 tiny_runs.every_step(checkpoints),
@@ -133,7 +132,6 @@ def test_a_finished_run_has_nothing_left_to_do(straight, runs):
     "options",
     [
         {"encoders": {"checkpoint_layers": True}},
-        {"ema": 0.9},
         {"encoders": {"precision": "bf16"}, "epic": {"prompt_attention": "read_only"}},
         {"method": "late_fusion_mlp", "head": LIVELY},
     ],
@@ -146,13 +144,13 @@ def test_resume_is_exact_with_every_option_of_the_steps(options, runs, tmp_path)
     assert not differing(end, resumed)
 
 
-@pytest.fixture(scope="module", params=[0.0, 0.9], ids="ema={}".format)
-def accumulated(request, runs, tmp_path_factory):
+@pytest.fixture(scope="module")
+def accumulated(runs, tmp_path_factory):
     """An undisturbed run that accumulates gradients, with a checkpoint after every batch."""
     folder = tmp_path_factory.mktemp("accumulated")
-    end, steps = runs(checkpoints=folder, ema=request.param, accumulate=2)
+    end, steps = runs(checkpoints=folder, accumulate=2)
     assert end["steps"].tolist() == [4, 2]
-    return end, steps, folder, request.param
+    return end, steps, folder
 
 
 # half-accumulated gradients used to be lost
@@ -160,11 +158,11 @@ def accumulated(request, runs, tmp_path_factory):
     "name", ["batch1", "batch2", "batch3", "batch4", "validation1", "validation4"]
 )
 def test_a_checkpoint_inside_an_accumulation_window_resumes_exactly(name, accumulated, runs):
-    end, steps, folder, ema = accumulated
+    end, steps, folder = accumulated
     content, batch = read_checkpoint(str(folder / f"{name}.ckpt")), int(name[-1])
     (state,) = content["resume_states"]
     # windows of two batches, and of what is left at the end of an epoch of three
     assert bool(state["gradients"]) == (batch in (1, 4))
-    resumed, rest = runs(str(folder / f"{name}.ckpt"), ema=ema, accumulate=2)
+    resumed, rest = runs(str(folder / f"{name}.ckpt"), accumulate=2)
     assert rest == steps[batch:]
     assert not differing(end, resumed)

@@ -1,7 +1,6 @@
 """Lightning callbacks: cost, stored features, predictions to a table, plots to pictures."""
 
 from epic_pl.callbacks.cost import CostMeter
-from epic_pl.callbacks.ema import WeightAverage
 from epic_pl.callbacks.feature_cache import FeatureCache
 from epic_pl.callbacks.plots import ConfusionMatrixPlot
 from epic_pl.callbacks.predictions import PredictionWriter
@@ -13,5 +12,4 @@ __all__ = [
     "FeatureCache",
     "PredictionWriter",
     "SubsetAccuracy",
-    "WeightAverage",
 ]

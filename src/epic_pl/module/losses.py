@@ -27,7 +27,6 @@ class LossConfig:
         label_smoothing: of the cross-entropy; multiclass only.
         class_weights: multiclass: C weights of the samples of each class, or "balanced".
         pos_weight: multilabel: C weights of the positives, or "balanced".
-        focal_gamma: exponent of the focal loss; 0 is plain cross-entropy.
         class_frequencies: share of the training rows of each class, for "balanced"; the command
             line takes it from the data.
         matched_classes: names of classes whose pictures and texts belong together, where that is
@@ -37,21 +36,15 @@ class LossConfig:
     label_smoothing: float = 0.1
     class_weights: Weights = None
     pos_weight: Weights = None
-    focal_gamma: float = 0.0
     class_frequencies: list[float] | None = None
     matched_classes: list[str] | None = None
 
     def __post_init__(self) -> None:
         check_probabilities(self, "label_smoothing")
-        if not 0 <= self.focal_gamma < inf:
-            raise ConfigError(f"focal_gamma must be finite and at least 0, got {self.focal_gamma}.")
 
 
 class ClassificationLoss(nn.Module):
     """The loss of a task.
-
-    The focal loss (Lin et al., arXiv 1708.02002) scales each term by ``(1 - p)^gamma``, where p is
-    the probability that the model gives to the truth: what is learned already weighs less.
 
     Args:
         task: "multiclass" (one class a sample) or "multilabel" (any number).
@@ -59,7 +52,6 @@ class ClassificationLoss(nn.Module):
         pos_weight: ``(C,)`` weights of the positives; multilabel only.
         class_weights: ``(C,)`` weights of the samples of each class; multiclass only. As in
             :func:`torch.nn.functional.cross_entropy`, the mean is over weights.
-        focal_gamma: the focal loss's exponent; 0 is plain cross-entropy.
     """
 
     pos_weight: Tensor | None
@@ -71,12 +63,10 @@ class ClassificationLoss(nn.Module):
         label_smoothing: float = 0.0,
         pos_weight: Sequence[float] | None = None,
         class_weights: Sequence[float] | None = None,
-        focal_gamma: float = 0.0,
     ) -> None:
         super().__init__()
         self.task = task
         self.label_smoothing = label_smoothing
-        self.focal_gamma = focal_gamma
         for name, values in (("pos_weight", pos_weight), ("class_weights", class_weights)):
             weight = None if values is None else torch.tensor(list(values))
             self.register_buffer(name, weight, persistent=False)
@@ -84,38 +74,11 @@ class ClassificationLoss(nn.Module):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean loss of logits ``(B, C)`` and labels ``(B,)`` or, multilabel, ``(B, C)``."""
         if self.task == "multilabel":
-            return self._multilabel(logits, labels.to(logits.dtype))
-        return self._multiclass(logits, labels)
-
-    def _multilabel(self, logits: Tensor, labels: Tensor) -> Tensor:
-        reduction = "none" if self.focal_gamma else "mean"
-        loss = F.binary_cross_entropy_with_logits(
-            logits, labels, pos_weight=self.pos_weight, reduction=reduction
+            labels = labels.to(logits.dtype)
+            return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=self.pos_weight)
+        return F.cross_entropy(
+            logits, labels, self.class_weights, label_smoothing=self.label_smoothing
         )
-        if not self.focal_gamma:
-            return loss
-        # 1 - p of the truth is the sigmoid of the logit turned against it
-        return (loss * self._focus((logits * (1 - 2 * labels)).sigmoid())).mean()
-
-    def _multiclass(self, logits: Tensor, labels: Tensor) -> Tensor:
-        loss = F.cross_entropy(
-            logits,
-            labels,
-            self.class_weights,
-            label_smoothing=self.label_smoothing,
-            reduction="none" if self.focal_gamma else "mean",
-        )
-        if not self.focal_gamma:
-            return loss
-        log_p = logits.log_softmax(dim=-1).gather(1, labels[:, None])[:, 0]  # (B,)
-        weights = (
-            torch.ones_like(loss) if self.class_weights is None else self.class_weights[labels]
-        )
-        return (loss * self._focus(-log_p.expm1())).sum() / weights.sum()
-
-    def _focus(self, missing: Tensor) -> Tensor:
-        # at 0 the slope of x^gamma is infinite for gamma below 1
-        return missing.clamp(min=torch.finfo(missing.dtype).tiny) ** self.focal_gamma
 
 
 def build_loss(config: LossConfig, task: Task, num_classes: int) -> ClassificationLoss:
@@ -145,9 +108,7 @@ def build_loss(config: LossConfig, task: Task, num_classes: int) -> Classificati
             )
         if values is not None and not all(0 <= value < inf for value in values):
             raise ConfigError(f"{name} must hold finite numbers of at least 0, got {values}.")
-    return ClassificationLoss(
-        task, config.label_smoothing, focal_gamma=config.focal_gamma, **weights
-    )
+    return ClassificationLoss(task, config.label_smoothing, **weights)
 
 
 def resolve_weights(
