@@ -17,7 +17,6 @@ from epic_pl.module.config import (
     EncoderConfig,
     EncodersConfig,
     OptimConfig,
-    PostprocessConfig,
     as_config,
 )
 from epic_pl.module.losses import LossConfig
@@ -81,9 +80,8 @@ def test_every_nested_option_survives_a_checkpoint_as_plain_types(
             **{"first_prompt": "from_text", "prompt_init_std": 0.5, "dropout": 0.4},
         ),
         "head": HeadConfig(boundary=True, similarity=True, dropout=0.3),
-        "loss": LossConfig(0.2, "balanced", None, 1.5, [0.5, 0.25, 0.25]),
+        "loss": LossConfig(0.2, "balanced", None, [0.5, 0.25, 0.25]),
         "optim": OptimConfig(0.1, 0.2, 0.3, 0.4),
-        "postprocess": PostprocessConfig(calibrate=False),
     }
     model = EPICModule(3, method_options={"num_prompts": 2}, modality_dropout=0.1, **configs)
     tiny_runs.save(model, tmp_path / "nested.ckpt")

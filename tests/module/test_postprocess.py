@@ -183,13 +183,12 @@ def test_probabilities_are_float32_and_divided_by_the_temperature(task):
         torch.testing.assert_close(given.double(), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("calibrate", [True, False])
 @pytest.mark.parametrize("task", TASKS)
-def test_fit_takes_the_temperature_first_and_then_thresholds_of_what_is_given_out(task, calibrate):
+def test_fit_takes_the_temperature_first_and_then_thresholds_of_what_is_given_out(task):
     logits, labels = _drawn(task, 3.0)
-    postprocessor = Postprocessor(task, 5, calibrate)
+    postprocessor = Postprocessor(task, 5)
     postprocessor.fit(logits, labels)
-    expected = fit_temperature(logits, labels, task) if calibrate else 1.0
+    expected = fit_temperature(logits, labels, task)
     assert float(postprocessor.temperature) == pytest.approx(expected)
     if task == "multilabel":
         thresholds = best_thresholds((logits / expected).sigmoid(), labels)
@@ -321,11 +320,3 @@ def test_validation_and_test_measure_one_model(fitted, make, tmp_path):
         assert fit[name] == pytest.approx(value, abs=1e-6)
         # at 0.5 multilabel test metrics are of calibrated probabilities, with the same sign
         assert tested[name.replace("val/", "test/")] == pytest.approx(value, abs=1e-6)
-
-
-def test_a_warm_start_without_calibration_keeps_the_temperature_it_took(fitted, make, tmp_path):
-    task, model, path = fitted
-    options = {"task": task, "num_classes": 4, "class_names": list("abcd")}
-    warm = make(**options, postprocess={"calibrate": False}, warm_start=str(path))
-    before = model.postprocessor.state_dict()
-    assert not tiny_runs.differing(warm.postprocessor.state_dict(), before)

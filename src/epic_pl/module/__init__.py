@@ -1,6 +1,6 @@
 """EPICModule: training, validation, test and prediction on PyTorch Lightning."""
 
-from epic_pl.module.config import EncoderConfig, EncodersConfig, OptimConfig, PostprocessConfig
+from epic_pl.module.config import EncoderConfig, EncodersConfig, OptimConfig
 from epic_pl.module.epic_module import EPICModule
 from epic_pl.module.losses import LossConfig
 from epic_pl.nn import EPICConfig, HeadConfig
@@ -13,5 +13,4 @@ __all__ = [
     "HeadConfig",
     "LossConfig",
     "OptimConfig",
-    "PostprocessConfig",
 ]

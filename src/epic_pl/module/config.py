@@ -82,17 +82,6 @@ class OptimConfig:
             raise ConfigError(f"weight_decay is at least 0 and finite, not {self.weight_decay}.")
 
 
-@dataclass(frozen=True)
-class PostprocessConfig:
-    """From logits to results.
-
-    Attributes:
-        calibrate: fit a temperature on validation.
-    """
-
-    calibrate: bool = True
-
-
 def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
     """A config from itself or, as a checkpoint keeps it, from plain dictionaries.
 

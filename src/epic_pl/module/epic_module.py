@@ -20,7 +20,6 @@ from epic_pl.module.compilation import check_compiler, is_compiled, mark_lengths
 from epic_pl.module.config import (
     EncodersConfig,
     OptimConfig,
-    PostprocessConfig,
     as_config,
     plain,
 )
@@ -62,7 +61,6 @@ class EPICModule(L.LightningModule):
         method_options: options of a method other than EPIC.
         loss: options of the loss.
         optim: learning rates, decay and warm-up.
-        postprocess: from logits to results.
         task: "multiclass" or "multilabel".
         class_names: C names, kept in the checkpoint and used in predictions.
         preprocessing: how images and texts were prepared, kept in the checkpoint.
@@ -88,7 +86,6 @@ class EPICModule(L.LightningModule):
         method_options: dict[str, Any] | None = None,
         loss: LossConfig = LossConfig(),  # noqa: B008
         optim: OptimConfig = OptimConfig(),  # noqa: B008
-        postprocess: PostprocessConfig = PostprocessConfig(),  # noqa: B008
         task: Task = "multiclass",
         class_names: list[str] | None = None,
         preprocessing: dict[str, Any] | None = None,
@@ -122,8 +119,7 @@ class EPICModule(L.LightningModule):
         self._matching = build_matching_loss(
             self.model.matcher, losses.matched_classes, self.class_names
         )
-        calibrate = as_config(PostprocessConfig, postprocess).calibrate
-        self.postprocessor = Postprocessor(task, num_classes, calibrate)
+        self.postprocessor = Postprocessor(task, num_classes)
         self.validation_outputs = ValidationOutputs()
         self.metrics = self._build_metrics()
         self._compile = compile

@@ -31,7 +31,6 @@ class Postprocessor(nn.Module):
     Args:
         task: softmax for "multiclass", a sigmoid for each label for "multilabel".
         num_classes: number of classes C.
-        calibrate: whether :meth:`fit` fits the temperature.
 
     Attributes:
         temperature: scalar by which logits are divided.
@@ -42,10 +41,9 @@ class Postprocessor(nn.Module):
     temperature: Tensor
     thresholds: Tensor | None
 
-    def __init__(self, task: Task, num_classes: int, calibrate: bool = True) -> None:
+    def __init__(self, task: Task, num_classes: int) -> None:
         super().__init__()
         self.task: Task = task
-        self.calibrate = calibrate
         self.register_buffer("temperature", torch.ones(()))
         multilabel = task == "multilabel"
         self.register_buffer("thresholds", torch.full((num_classes,), 0.5) if multilabel else None)
@@ -68,8 +66,7 @@ class Postprocessor(nn.Module):
     @torch.no_grad()
     def fit(self, logits: Tensor, labels: Tensor) -> None:
         """Fit temperature and thresholds to logits ``(N, C)`` and labels ``(N,)`` or ``(N, C)``."""
-        if self.calibrate:
-            self.temperature.fill_(fit_temperature(logits, labels, self.task))
+        self.temperature.fill_(fit_temperature(logits, labels, self.task))
         if self.thresholds is not None and len(logits):
             self.thresholds.copy_(best_thresholds(self(logits), labels))
 

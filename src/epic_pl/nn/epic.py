@@ -151,11 +151,7 @@ class EPIC(DualEncoder):
         )
         self.hubs = nn.ModuleList(self._build_hubs())
         self.head = ClassificationHead(
-            self.widths,
-            num_classes,
-            head,
-            prompts=True,
-            num_prompts=n if self.hubs else 0,
+            self.widths, num_classes, head, prompts=True, num_prompts=n if self.hubs else 0
         )
 
     def _build_hubs(self) -> list[InteractionHub]:

@@ -50,12 +50,8 @@ class NoPrompts(DualEncoder):
             self.tower(encoders.text, boundary.text),
             modality_dropout,
         )
-        self.head = ClassificationHead(
-            self.widths,
-            num_classes,
-            head,
-            classifier=self._classifier(config, num_classes),
-        )
+        classifier = self._classifier(config, num_classes)
+        self.head = ClassificationHead(self.widths, num_classes, head, classifier=classifier)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``(B, C)``."""

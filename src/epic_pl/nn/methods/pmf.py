@@ -29,8 +29,8 @@ class PMFConfig:
         fusion_layers: F, the last F layers of each encoder.
         query_prompts: whose outputs go over to the other modality.
         query_context_prompts: that stand beside them in the query stage.
-        fusion_context_prompts: that stand beside the other's outputs in the fusion stage.
-        train_fusion_context: whether the last ones learn; the release leaves them as drawn.
+        fusion_context_prompts: that stand beside the other's outputs in the fusion stage; like the
+            release, they stay as they are drawn.
         trim_last_layer: work out no more of the last layer than is used; the release runs it whole.
         prompt_init_std: of all prompts.
     """
@@ -39,7 +39,6 @@ class PMFConfig:
     query_prompts: int = 4
     query_context_prompts: int = 4
     fusion_context_prompts: int = 4
-    train_fusion_context: bool = False
     trim_last_layer: bool = False
     prompt_init_std: float = 0.02
 
@@ -70,7 +69,7 @@ class FusionSide(nn.Module):
         )
         self.fusion_context = nn.Parameter(
             torch.randn(layers, config.fusion_context_prompts, width) * std,
-            requires_grad=config.train_fusion_context,
+            requires_grad=False,
         )
         hidden = max(width // 2, other_width // 2)
         self.maps = nn.ModuleList(
