@@ -88,9 +88,10 @@ def main() -> int:
                 if clean_commit()[1] != sources:
                     raise SystemExit("The sources have changed meanwhile: run it again.")
                 write_line(ledger, key, scores)
-                table = arguments.records / "evidence" / f"{task}.md"
-                table.parent.mkdir(exist_ok=True)
-                table.write_text((output / "comparison.md").read_text())
+                for suffix in ("md", "json"):
+                    kept = arguments.records / "evidence" / f"{task}.{suffix}"
+                    kept.parent.mkdir(exist_ok=True)
+                    kept.write_text((output / f"comparison.{suffix}").read_text())
     except KeyboardInterrupt:
         print("Interrupted: the same command continues with what is left.", file=sys.stderr)
         return INTERRUPTED

@@ -7,6 +7,7 @@ import pytest
 
 import cca
 import evidence
+import learning_curve
 import tiny_openmoji
 import tiny_runs
 from epic_pl.data.datasets import scenes
@@ -42,11 +43,16 @@ def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkey
     assert "opened" not in lines[1]
     for name in ("majority", "epic", "no_prompts", "cca"):
         assert f"{name} " in lines[1].split("accuracy: ")[1]
-    rows = json.loads((tmp_path / "runs/evidence/sources/scenes/comparison.json").read_text())
+    rows = json.loads((tmp_path / "evidence/scenes.json").read_text())
     found = {row["method"]: row for row in rows if row["metric"] == "accuracy"}
     assert 0 < found["cca"]["p_value"] <= 1
     assert any(row["metric"] == "accuracy_relation" for row in rows if row["method"] == "cca")
     assert "| cca |" in (tmp_path / "evidence/scenes.md").read_text()
+    picture = tmp_path / "images/curve.png"
+    arguments = ["learning_curve.py", f"--evidence={tmp_path}/evidence", f"--to={picture}"]
+    monkeypatch.setattr("sys.argv", arguments)
+    learning_curve.main()
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_an_opening_that_was_not_finished_stays_in_the_ledger(options, tmp_path, monkeypatch):
