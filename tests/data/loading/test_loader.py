@@ -17,6 +17,7 @@ from epic_pl.errors import ConfigError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 ROWS, BATCH = 13, 2  # seven batches, the last of one sample
+AT = {"batch_size": BATCH, "ranks": 1}
 
 
 class Numbers(Dataset):
@@ -52,19 +53,19 @@ def test_goes_on_where_it_stopped(workers):
     loader = make_loader(workers=workers)
     assert take(loader, 3) == whole[:3]
     state = loader.state_dict()
-    assert state == {"epoch": 0, "batches": 3}
+    assert state == AT | {"epoch": 0, "batches": 3}
     other = make_loader(workers=workers)
     other.load_state_dict(state)
     assert other.state_dict() == state
     assert len(other) == 7
     assert take(other) == whole[3:]
-    assert other.state_dict() == {"epoch": 0, "batches": 7}
+    assert other.state_dict() == state | {"batches": 7}
 
 
 def test_end_of_an_epoch_is_the_start_of_the_next():
     loader = make_loader()
-    loader.load_state_dict({"epoch": 4, "batches": 7})
-    assert loader.state_dict() == {"epoch": 5, "batches": 0}
+    loader.load_state_dict(AT | {"epoch": 4, "batches": 7})
+    assert loader.state_dict() == AT | {"epoch": 5, "batches": 0}
     reference = make_loader()
     reference.sampler.set_epoch(5)
     assert take(loader) == take(reference)
@@ -73,7 +74,7 @@ def test_end_of_an_epoch_is_the_start_of_the_next():
 @pytest.mark.parametrize(("epoch", "left"), [(2, 4), (3, 7)])
 def test_position_belongs_to_its_epoch(epoch, left):
     loader = make_loader()
-    loader.load_state_dict({"epoch": 2, "batches": 3})
+    loader.load_state_dict(AT | {"epoch": 2, "batches": 3})
     loader.sampler.set_epoch(epoch)  # as Lightning does on restart
     assert len(take(loader)) == left
 

@@ -70,19 +70,37 @@ class ResumableDataLoader(DataLoader[Any]):
             del batch  # the next one is put together without this one beside it
 
     def state_dict(self) -> dict[str, int]:
-        """Position of the loader: the epoch, and the batches of it that were trained on."""
+        """Position of the loader: the epoch, its batches that were trained on, and their size."""
         epoch, batches = self._at
         if epoch != self._epoch:  # the sampler has moved on to an epoch without a batch yet
-            return {"epoch": self._epoch, "batches": 0}
-        if self.processed is not None:
+            epoch, batches = self._epoch, 0
+        elif self.processed is not None:
             batches = min(batches, self.processed())
-        return {"epoch": epoch, "batches": batches}
+        return {"epoch": epoch, "batches": batches, **self._shape()}
+
+    def _shape(self) -> dict[str, int]:
+        """What one batch of all ranks is made of."""
+        ranks = getattr(self.sampler, "num_replicas", 1)
+        return {"batch_size": self.batch_size or 1, "ranks": ranks}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue at a position; one at the end of an epoch is the beginning of the next."""
+        """Continue at a position; one at the end of an epoch is the beginning of the next.
+
+        Raises:
+            ConfigError: within an epoch, if batches are of another size or number of ranks: some
+                rows would be left out, or come twice.
+        """
         epoch, batches = int(state["epoch"]), int(state["batches"])
         if batches >= len(self):
             epoch, batches = epoch + 1, 0
+        shape, here = {name: state[name] for name in self._shape()}, self._shape()
+        if batches and shape != here:
+            raise ConfigError(
+                f"The checkpoint is in the middle of an epoch with {shape['ranks']} ranks of "
+                f"{shape['batch_size']} samples a batch, and here are {here['ranks']} of "
+                f"{here['batch_size']}: resume with as many, or from a checkpoint at the end of an "
+                "epoch, or start anew from its weights with --model.warm_start."
+            )
         if isinstance(self.sampler, TrainSampler):
             self.sampler.set_epoch(epoch)
             self.sampler.start = batches * (self.batch_size or 1)
