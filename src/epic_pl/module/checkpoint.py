@@ -5,12 +5,16 @@ also carries the identity of the frozen encoders, so that a checkpoint cannot be
 others than those it was trained with.
 """
 
+import glob
 import pickle
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any, TypedDict
 
 import torch
 import yaml
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from epic_pl.errors import CheckpointError
@@ -28,6 +32,7 @@ _UNREADABLE = (
     RuntimeError,
     TypeError,
     ValueError,
+    zipfile.BadZipFile,
 )
 
 
@@ -160,6 +165,12 @@ def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
         CheckpointError: if the file is missing or holds anything else.
     """
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not compare the check sums
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise OSError(f"{damaged} has another check sum")
+        if not isinstance(path, str):
+            path.seek(0)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no checkpoint at {path!r}.") from error
@@ -176,6 +187,34 @@ def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
         raise CheckpointError(f"{path!r} holds no state_dict, so it is not a checkpoint.")
     refuse_classes(content.get("hyper_parameters"), path)
     return content
+
+
+def newest_readable(folder: str, names: Sequence[str]) -> str:
+    """The newest file of the first of these names that can be read.
+
+    Args:
+        folder: of the files, a glob pattern; of several folders the one that was written to last.
+        names: the one that is wanted first, and what takes its place where it is damaged.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    files = [Path(path) for name in names for path in glob.glob(f"{folder}/{name}")]
+    if not files:
+        raise CheckpointError(
+            f"There is no {names[0]} in {folder}: give --ckpt_path the path of a checkpoint, or "
+            "set trainer.default_root_dir to that of the run; a first run has none."
+        )
+    newest = max(files, key=lambda path: path.stat().st_mtime).parent
+    *others, final = [path for name in names if (path := newest / name) in files]
+    for path in others:
+        try:
+            read_checkpoint(str(path))
+        except CheckpointError as error:
+            rank_zero_warn(f"{error} The one before it is taken.")
+        else:
+            return str(path)
+    return str(final)
 
 
 def refuse_classes(options: Any, path: str | IO[bytes]) -> None:
