@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import tiny_runs
 from epic_pl.cli import main, run
 from epic_pl.config_files import find_config, first_config, packaged_configs
-from epic_pl.errors import ConfigError
+from epic_pl.errors import CheckpointError, ConfigError
 from epic_pl.module import EPICModule
 
 pytestmark = pytest.mark.usefixtures("workdir")
@@ -94,7 +94,8 @@ def test_fit_says_what_it_kept_the_last_epoch_without_a_metric_to_watch(config, 
         assert re.search(rf"Kept {path}{score}:", caplog.text)
         assert cli.trainer.checkpoint_callback.best_model_path == path
     kept = workdir / path
-    assert {each.name for each in kept.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
+    names = {"best.ckpt", "last.ckpt", "last.previous.ckpt"}
+    assert {each.name for each in kept.parent.iterdir()} <= names
     assert torch.load(kept, weights_only=True)["epoch"] == cli.trainer.max_epochs - 1
 
 
@@ -191,6 +192,27 @@ def test_fit_resumes_from_a_checkpoint_and_warm_start_does_not(config, fitted, b
     options = ["--model.epic.hub_width", "6", "--trainer.max_epochs", "1"]
     warm = run(["fit", "--config", config, "--model.warm_start", last, *options])
     assert warm.trainer.global_step == 3
+
+
+def test_best_and_last_are_those_of_the_newest_run(config, best, workdir, caplog):
+    checkpoints = Path(best).parent
+    where = ["--config", config, f"--trainer.default_root_dir={checkpoints.parents[2]}"]
+    with caplog.at_level("INFO"):
+        tested = run(["test", *where, "--ckpt_path", "best"])
+    assert Path(tested.config["test"]["ckpt_path"]).samefile(best)
+    assert f"--ckpt_path best is {best}" in caplog.text
+    elsewhere = ["--config", config, "--ckpt_path", "last"]
+    for option, folder in (
+        (f"--last_checkpoint.dirpath={checkpoints}", checkpoints),
+        ("--last_checkpoint.dirpath=empty", None),
+        ("--trainer.default_root_dir=empty", None),
+    ):
+        if folder is None:
+            with pytest.raises(CheckpointError, match=r"no last.ckpt in empty"):
+                run(["fit", *elsewhere, option])
+        else:
+            validated = run(["validate", *elsewhere, option])
+            assert validated.config["validate"]["ckpt_path"] == str(folder / "last.ckpt")
 
 
 # Lightning forgets the score of another folder, so a resumed run used to keep its own best

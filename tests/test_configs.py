@@ -25,7 +25,7 @@ def test_every_config_prints_from_any_folder(name, capsys):
         main(["fit", *base, "--config", name, "--print_config"])
     assert caught.value.code == 0
     printed = yaml.safe_load(capsys.readouterr().out)
-    assert printed["last_checkpoint"]["filename"] == "last"
+    assert printed["checkpoint"]["filename"] == "best"
     assert printed["model"]["encoders"]["image"]["name"]
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -13,18 +14,22 @@ from typing import Any, get_type_hints
 
 from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class name alone
 from epic_pl.callbacks import (
+    BestCheckpoint,
     ConfusionMatrixPlot,
     FeatureCache,
+    LastCheckpoint,
     PredictionWriter,
     SubsetAccuracy,
 )
+from epic_pl.callbacks.checkpoints import LAST, PREVIOUS
 from epic_pl.config_files import resolve_configs
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError, EpicError
@@ -32,15 +37,16 @@ from epic_pl.evaluation.explain.callback import PromptAttention
 from epic_pl.evaluation.report.writer import ReportWriter
 from epic_pl.main import main
 from epic_pl.module import EPICModule
-from epic_pl.module.checkpoint import read_checkpoint, require_info
+from epic_pl.module.checkpoint import newest_readable, read_checkpoint, require_info
+from epic_pl.module.checkpoint_io import DurableCheckpointIO
 from epic_pl.module.config import as_config
 
 __all__ = ["EPICCLI", "main", "run"]
 
 # errors are told in one paragraph, not behind two screens of usage
 PARSER_OPTIONS: dict[str, Any] = {"exit_on_error": False}
-# what ckpt_path may be beside a file: Lightning looks these up itself
-_CHECKPOINT_WORDS = ("best", "last", "hpc")
+# what ckpt_path may be beside a file: names of files, looked for in the newest run
+_CHECKPOINT_WORDS = {"best": ("best.ckpt",), "last": (LAST, PREVIOUS)}
 # said by Lightning of what is meant here: frozen encoders in eval mode, two loggers in one folder
 _EXPECTED_WARNINGS = (
     r"LightningCLI's args parameter is intended",
@@ -52,23 +58,6 @@ _EXPECTED_WARNINGS = (
 )
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """Keeps the best epoch, that of the run which is resumed included."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best score so far, although a resumed run has a folder of its own."""
-        folder = self.dirpath
-        if Path(state_dict["best_model_path"]).is_file():
-            self.dirpath = state_dict["dirpath"]  # Lightning forgets the score of another folder
-            super().load_state_dict(state_dict)
-        self.dirpath = folder
-
-
-class LastCheckpoint(ModelCheckpoint):
-    """Saves the latest state; a name of its own keeps its state apart from the best one's."""
-
-
-# save_last of the first copies the best; a run that was killed goes on from the latest
 _SECTIONS: dict[str, type[Callback]] = {
     "checkpoint": BestCheckpoint,
     "last_checkpoint": LastCheckpoint,
@@ -84,8 +73,6 @@ _DEFAULTS = {
     "checkpoint.mode": "max",
     "checkpoint.filename": "best",
     "checkpoint.auto_insert_metric_name": False,
-    "last_checkpoint.filename": "last",
-    "last_checkpoint.enable_version_counter": False,
     "early_stopping.monitor": "val/accuracy",
     "early_stopping.mode": "max",
     "early_stopping.patience": 10,
@@ -140,9 +127,9 @@ class EPICCLI(LightningCLI):
         path = config.get("ckpt_path")
         if not path and self.config.subcommand != "fit":
             rank_zero_warn("These weights are not trained: add --ckpt_path path/to/best.ckpt.")
-        # Lightning takes the options of whatever is a file, also of one with such a name
-        word = path in _CHECKPOINT_WORDS or "://" in str(path)
-        if path and (Path(path).is_file() or not word):
+        if path in _CHECKPOINT_WORDS and not Path(path).is_file():
+            config["ckpt_path"] = path = self._newest(path)
+        if path and "://" not in path:
             checkpoint = read_checkpoint(path)  # before the parser builds what it names
             require_info(checkpoint)
             self._saved_options = checkpoint.get("hyper_parameters", {})
@@ -150,25 +137,37 @@ class EPICCLI(LightningCLI):
             if self.config.subcommand == "predict":
                 _name_classes(config["data"], self._saved_options)
 
+    def _newest(self, word: str) -> str:
+        """The checkpoint of that name in the newest run below the root folder."""
+        config = self.config[self.config.subcommand]
+        names = _CHECKPOINT_WORDS[word]
+        section = config["checkpoint" if word == "best" else "last_checkpoint"]
+        folder = section["dirpath"] or f"{_root(config['trainer'])}/fit/version_*/checkpoints"
+        path = newest_readable(folder, names)
+        rank_zero_info(f"--ckpt_path {word} is {path}")
+        return path
+
     def before_instantiate_classes(self) -> None:
         """Never run code out of a checkpoint unless the user says so in as many words.
 
         Weights to start from are not read where those of a checkpoint take their place.
         """
         config = self.config[self.subcommand]
-        if config.get("ckpt_path") and config["ckpt_path"] not in _CHECKPOINT_WORDS:
+        if config.get("ckpt_path"):
             config["model"]["warm_start"] = None
         if config["weights_only"] is None:
             config["weights_only"] = True
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """TensorBoard and CSV logs in ``<root>/<subcommand>/version_N``."""
+        """Logs in ``<root>/<subcommand>/version_N``, and checkpoints that are written whole."""
         config = self._get(self.config_init, "trainer")
         if config.get("logger") in (None, True) and not config.get("fast_dev_run"):
-            root = config.get("default_root_dir") or "runs"
+            root = _root(config)
             tensorboard = TensorBoardLogger(root, name=self.subcommand)
             csv = CSVLogger(root, name=self.subcommand, version=tensorboard.version)
             kwargs["logger"] = [tensorboard, csv]
+        if config.get("plugins") is None:
+            kwargs["plugins"] = [DurableCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
     def after_fit(self) -> None:
@@ -202,6 +201,11 @@ class EPICCLI(LightningCLI):
                     f"{section}.monitor is {monitor!r}, and {section}.mode 'max' would keep the "
                     f"highest loss: set {section}.mode to min."
                 )
+
+
+def _root(trainer: Mapping[str, Any]) -> str:
+    """Folder of all runs."""
+    return trainer.get("default_root_dir") or "runs"
 
 
 def _check_sections(options: Mapping[str, Any]) -> None:
@@ -355,6 +359,8 @@ def errors_as_text() -> Iterator[None]:
             raise
         print(f"epic-pl: {type(error).__name__}: {_message(error)}", file=sys.stderr)
         raise SystemExit(1) from None
+    except SIGTERMException:  # which Lightning lets exit with 0, as if all were done
+        raise SystemExit(128 + signal.SIGTERM) from None
 
 
 def _message(error: Exception) -> str:

@@ -1,10 +1,14 @@
 """A run that stopped anywhere and goes on ends with the very numbers of one that never stopped."""
 
+import os
+import signal
+
 import lightning as L
 import pytest
 import torch
 
 import tiny_runs
+from epic_pl.callbacks import LastCheckpoint
 from epic_pl.module.checkpoint import frozen_keys, read_checkpoint
 from tiny_runs import differing
 
@@ -31,14 +35,24 @@ def runs(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
     root, encoders = tmp_path_factory.mktemp("resume"), (tiny_vit_dir, tiny_tokenizer_dir)
     table = tiny_runs.table(root / "data", train=4 * STEPS_PER_EPOCH - 1, val=3)
 
-    def fit(ckpt_path=None, *, checkpoints=None, num_workers=0, accumulate=1, **options):
+    def fit(
+        ckpt_path=None,
+        *,
+        checkpoints=None,
+        num_workers=0,
+        accumulate=1,
+        validate=1,
+        diary=None,
+        more=(),
+        **options,
+    ):
         L.seed_everything(0 if ckpt_path is None else 77)  # a resumed process starts elsewhere
         loading = {"augment": "randaugment", "num_workers": num_workers}
         data = tiny_runs.table_data(table, *encoders, batch_size_per_device=4, **loading)
         options = {"modality_dropout": 0.3, "head": LIVELY, "optim": {"lr": 1e-2}} | options
         model = tiny_runs.module(*encoders, **options)
-        diary = Diary()
-        callbacks = [diary]
+        diary = diary or Diary()
+        callbacks = [diary, *more]
         if checkpoints is not None:
             callbacks += [
                 tiny_runs.every_step(checkpoints),
@@ -54,10 +68,10 @@ def runs(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
             root,
             max_epochs=EPOCHS,
             callbacks=callbacks,
-            enable_checkpointing=checkpoints is not None,
+            enable_checkpointing=len(callbacks) > 1,
             gradient_clip_val=1.0,
             accumulate_grad_batches=accumulate,
-            val_check_interval=1,
+            val_check_interval=validate,
         )
         trainer.fit(model, data, ckpt_path=ckpt_path, weights_only=True)
         return _end(model, trainer), diary.steps
@@ -165,4 +179,34 @@ def test_a_checkpoint_inside_an_accumulation_window_resumes_exactly(name, accumu
     assert bool(state["gradients"]) == (batch in (1, 4))
     resumed, rest = runs(str(folder / f"{name}.ckpt"), accumulate=2)
     assert rest == steps[batch:]
+    assert not differing(end, resumed)
+
+
+class ToldToEnd(L.Callback):
+    """Sends this process a signal in every batch, as a scheduler would."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def on_before_backward(self, *_):
+        os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("validate", [None, 1, 2])
+def test_a_run_that_is_told_to_end_in_every_batch_ends_as_if_undisturbed(
+    validate, accumulate, number, runs, tmp_path
+):
+    options = {"validate": validate, "accumulate": accumulate}
+    end, steps = runs(**options)
+    diary, last = Diary(), None
+    for _ in range(EPOCHS * STEPS_PER_EPOCH):
+        told = [LastCheckpoint(str(tmp_path)), ToldToEnd(number)]
+        with pytest.raises(SystemExit) as left:
+            runs(last, diary=diary, more=told, **options)
+        assert left.value.code == 128 + number
+        last = str(tmp_path / "last.ckpt")
+    resumed, _ = runs(last, diary=diary, **options)
+    assert diary.steps == steps
     assert not differing(end, resumed)

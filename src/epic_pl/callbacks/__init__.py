@@ -1,5 +1,6 @@
-"""Lightning callbacks: cost, stored features, predictions to a table, plots to pictures."""
+"""Lightning callbacks: checkpoints, cost, stored features, predictions, plots."""
 
+from epic_pl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from epic_pl.callbacks.cost import CostMeter
 from epic_pl.callbacks.feature_cache import FeatureCache
 from epic_pl.callbacks.plots import ConfusionMatrixPlot
@@ -7,9 +8,11 @@ from epic_pl.callbacks.predictions import PredictionWriter
 from epic_pl.callbacks.subsets import SubsetAccuracy
 
 __all__ = [
+    "BestCheckpoint",
     "ConfusionMatrixPlot",
     "CostMeter",
     "FeatureCache",
+    "LastCheckpoint",
     "PredictionWriter",
     "SubsetAccuracy",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from epic_pl.cli import EPICCLI, run
 from epic_pl.experiments.options import ONE_DEVICE, use_stored_features
@@ -70,7 +70,7 @@ def run_trial(options: Sequence[str], folder: Path, watch: TrialWatch) -> None:
             super().instantiate_classes()
             trainer: Any = self.trainer
             use_stored_features(self)
-            kept = [each for each in trainer.callbacks if not isinstance(each, ModelCheckpoint)]
+            kept = [each for each in trainer.callbacks if not isinstance(each, Checkpoint)]
             # first, so that pruning comes before early stopping
             trainer.callbacks[:] = [watch, *kept]
 
