@@ -43,6 +43,9 @@ from epic_pl.module.config import as_config
 
 __all__ = ["EPICCLI", "main", "run"]
 
+_TRUSTED_ONLY = "--trusted-only"
+# whose classes a config may name then
+_TRUSTED = ("epic_pl", "lightning", "torch", "torchvision", "torchmetrics")
 # errors are told in one paragraph, not behind two screens of usage
 PARSER_OPTIONS: dict[str, Any] = {"exit_on_error": False}
 # what ckpt_path may be beside a file: names of files, looked for in the newest run
@@ -262,8 +265,15 @@ def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
     Raises:
         EpicError: with a message for the user.
     """
-    # a class named under an option of any type would be built, and so run code
-    set_parsing_settings(instantiate_subclass_spec_in_any=False)
+    trusted = _TRUSTED_ONLY in args
+    args = [arg for arg in args if arg != _TRUSTED_ONLY]
+    set_parsing_settings(
+        # a class named under an option of any type would be built, and so run code
+        instantiate_subclass_spec_in_any=False,
+        # without entries of ours: what the parser denies by itself, such as subprocess
+        import_path_denylist=["*"] if trusted else [],
+        import_path_allowlist=list(_TRUSTED) if trusted else [],
+    )
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     # tokenizers' own threads and forked loader workers do not get on
@@ -349,6 +359,9 @@ _PARSER_NOISE = re.compile(
 )
 
 
+_DENIED = re.compile(r"Importing ('.*?') is not allowed, denied by")
+
+
 @contextmanager
 def errors_as_text() -> Iterator[None]:
     """Print a user's error as one paragraph on stderr, and exit with code 1."""
@@ -367,6 +380,11 @@ def _message(error: Exception) -> str:
     """An error's message without the traceback of a loader worker or the parser's attempts."""
     kind = type(error)
     text = str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2]
+    if denied := _DENIED.search(text):
+        return (
+            f"The options name {denied[1]}, and importing it is not allowed, since it would run "
+            "code: name a class of another module, or leave out --trusted-only if you trust it."
+        )
     if isinstance(error, ArgumentError):
         text = _PARSER_NOISE.sub("", text).strip().rstrip(".") + (
             ". `epic-pl fit --help` lists the options, `epic-pl fit --data.help CLASS` those of a "

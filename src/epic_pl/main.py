@@ -63,6 +63,8 @@ options; later ones win, configs too:
 {recipes}
                   overlays, to follow another config:
 {overlays}
+  --trusted-only  for configs of others: refuse classes outside of epic_pl, lightning, torch,
+                  torchvision and torchmetrics
   epic-pl compare --variants NAME and epic-pl tune --space NAME take a file, or a packaged one:
 {others}
 
