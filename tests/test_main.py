@@ -30,7 +30,7 @@ def test_help_names_commands_and_packaged_files(args, capsys):
     names = [*COMMANDS, *packaged_configs(), *packaged("variants"), *packaged("spaces")]
     assert len(names) > 20
     assert all(f" {name}" in printed for name in names)
-    assert "{explain,export,compare,tune,data,cache} --help" in printed
+    assert "{explain,export,compare,tune,reproduce,data,cache} --help" in printed
 
 
 def test_version(capsys):

@@ -30,6 +30,7 @@ from epic_pl.callbacks import (
     SubsetAccuracy,
 )
 from epic_pl.callbacks.checkpoints import LAST, PREVIOUS
+from epic_pl.callbacks.run_record import RunRecord
 from epic_pl.config_files import resolve_configs
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError, EpicError
@@ -287,6 +288,7 @@ def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             seed_everything_default=0,
+            save_config_callback=RunRecord,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={
                 "gradient_clip_val": 1.0,

@@ -43,6 +43,9 @@ COMMANDS = {
     "tune": Command(
         "epic_pl.experiments.tune.command", "search options on the validation split (extra `tune`)"
     ),
+    "reproduce": Command(
+        "epic_pl.experiments.reproduce", "train a run again and compare its metrics and weights"
+    ),
     "data": Command(
         "epic_pl.inspection.command", "check: can training start? init: write a config for a table"
     ),

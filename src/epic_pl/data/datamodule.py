@@ -1,5 +1,6 @@
 """The base of all datasets: preprocessing, splits to loaders, training that resumes."""
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence, Sized
@@ -246,6 +247,17 @@ class ImageTextDataModule(LightningDataModule, ABC):
                 "and setup() first, as a Trainer does."
             )
         return self._datasets[split]
+
+    def digests(self) -> dict[Split, str]:
+        """SHA-256 of the rows of each split that is built: ids, paths, texts and labels."""
+        found = {}
+        for split, dataset in self._datasets.items():
+            if (table := getattr(dataset, "table", None)) is not None:
+                digest = hashlib.sha256()
+                for batch in table.to_batches(max_chunksize=10_000):
+                    digest.update(repr(batch.to_pydict()).encode())
+                found[split] = digest.hexdigest()
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """The seed, which a resumed run goes on with."""

@@ -1,0 +1,104 @@
+"""What a run was made of, and what came out: ``run.json`` beside its ``config.yaml``."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import SaveConfigCallback
+from torch import nn
+
+import epic_pl
+from epic_pl.data import ImageTextDataModule
+from epic_pl.module import EPICModule
+from epic_pl.module.checkpoint import frozen_keys
+
+RECORD = "run.json"
+_PACKAGES = (
+    "epic_pl",
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "transformers",
+    "tokenizers",
+    "timm",
+    "numpy",
+    "pillow",
+    "pyarrow",
+)
+
+
+class RunRecord(SaveConfigCallback):
+    """Saves the resolved config, and beside it ``run.json``.
+
+    ``made_of`` has versions of packages, commits of the working folder and of the package where
+    they are under git, fingerprints of both encoders, a hash of the rows of each split, and the
+    device. ``result`` has step, metrics, and a hash of the trained weights after the last step.
+    """
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write ``made_of`` before anything is trained."""
+        assert trainer.log_dir is not None
+        self._path = Path(trainer.log_dir) / RECORD
+        self._content: dict[str, Any] = {"made_of": _made_of(trainer, pl_module)}
+        self._write()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add ``result``."""
+        if trainer.is_global_zero:
+            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self._content["result"] = {
+                "step": trainer.global_step,
+                "metrics": metrics,
+                "weights": weights_digest(pl_module),
+            }
+            self._write()
+
+    def _write(self) -> None:
+        self._path.write_text(json.dumps(self._content, indent=2) + "\n", encoding="utf-8")
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 of all that a checkpoint's ``state_dict`` holds."""
+    found, frozen = hashlib.sha256(), frozen_keys(module)
+    for name, tensor in sorted(module.state_dict().items()):
+        if name not in frozen:
+            found.update(name.encode())
+            found.update(tensor.cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def _made_of(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
+    made_of: dict[str, Any] = {"python": platform.python_version()}
+    made_of |= {name: version(name) for name in _PACKAGES}
+    made_of["device"] = f"{trainer.world_size} x {trainer.strategy.root_device.type}"
+    for name, folder in (("folder", Path.cwd()), ("package", Path(epic_pl.__file__).parent)):
+        made_of[f"commit of the {name}"] = _commit(folder)
+    if isinstance(module, EPICModule):
+        info = module.checkpoint_info()
+        made_of["image encoder"] = info["image_encoder"]["fingerprint"]
+        made_of["text encoder"] = info["text_encoder"]["fingerprint"]
+    data: Any = getattr(trainer, "datamodule", None)
+    if isinstance(data, ImageTextDataModule):
+        made_of |= {f"{split} rows": digest for split, digest in data.digests().items()}
+    return made_of
+
+
+def _commit(folder: Path) -> str | None:
+    """Commit of a folder under git, with a ``+`` where files differ from it."""
+    git = ["git", "-C", str(folder)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        if head.returncode:
+            return None
+        changes = [*git, "status", "--porcelain", "--untracked-files=no"]
+        changed = subprocess.run(changes, capture_output=True, text=True).stdout
+    except OSError:  # no git here
+        return None
+    return head.stdout.strip() + ("+" if changed else "")

@@ -1,0 +1,55 @@
+"""``epic-pl reproduce``, and the record of a run that it compares with."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import tiny_runs
+from epic_pl.cli import run
+from epic_pl.errors import ConfigError
+from epic_pl.experiments.reproduce import run as reproduce
+
+
+@pytest.fixture
+def config(tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["epic-pl"])
+    tiny_runs.table(tmp_path / "data")
+    return str(tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir))
+
+
+def test_a_run_gives_the_same_weights_again_and_what_has_changed_is_named(config, tmp_path, capsys):
+    cli = run(["fit", "--config", config, "--trainer.deterministic", "true"])
+    folder = Path(cli.trainer.log_dir)
+    record = json.loads((folder / "run.json").read_text())
+    made_of, result = record["made_of"], record["result"]
+    assert result["step"] == 6
+    assert result["metrics"]["val/accuracy"] == float(cli.trainer.callback_metrics["val/accuracy"])
+    assert {"torch", "lightning", "epic_pl", "train rows", "val rows", "device"} <= set(made_of)
+    assert reproduce([str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "bit-identical" in said
+    assert " then, " not in said
+    table = tmp_path / "data" / "table.csv"
+    table.write_text(table.read_text().replace("square, number 1", "square, the number 1"))
+    record["made_of"]["torch"] = "1.0"
+    (folder / "run.json").write_text(json.dumps(record))
+    assert reproduce([str(folder)]) == 1
+    said = capsys.readouterr().out
+    for name in ("torch: 1.0 then", "train rows: ", "are other than those of"):
+        assert name in said
+
+
+def test_what_cannot_be_reproduced_is_refused(config, tmp_path):
+    with pytest.raises(ConfigError, match=r"has no run.json and config.yaml"):
+        reproduce([str(tmp_path)])
+    one = run(["fit", "--config", config, "--trainer.max_epochs", "1"])
+    last = str(Path(one.trainer.log_dir) / "checkpoints" / "last.ckpt")
+    resumed = run(["fit", "--config", config, "--ckpt_path", last])
+    with pytest.raises(ConfigError, match=r"was resumed from .*last.ckpt"):
+        reproduce([resumed.trainer.log_dir])
+    record = Path(one.trainer.log_dir) / "run.json"
+    record.write_text(json.dumps({"made_of": {}}))
+    with pytest.raises(ConfigError, match="did not come to its end"):
+        reproduce([one.trainer.log_dir])
