@@ -42,10 +42,13 @@ class RunRecord(SaveConfigCallback):
     device. ``result`` has step, metrics, and a hash of the trained weights after the last step.
     """
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Find the folder, which ranks agree on, and write before anything is trained."""
+        self._path = Path(str(trainer.log_dir)) / RECORD
+        super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write ``made_of`` before anything is trained."""
-        assert trainer.log_dir is not None
-        self._path = Path(trainer.log_dir) / RECORD
+        """Write ``made_of``; the first rank alone is asked to."""
         self._content: dict[str, Any] = {"made_of": _made_of(trainer, pl_module)}
         self._write()
 
