@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo compare evidence bench test lint format docs clean
+.PHONY: help install demo compare evidence bench soak test lint format docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ evidence: $(STAMP) ## the comparisons of docs/results.md on locked test splits; 
 
 bench: $(STAMP) ## cost of a training step with each method
 	@$(BIN)/python benchmarks/step_cost.py $(ARGS)
+
+soak: $(STAMP) ## kill runs at random for 30 minutes, resume them, and compare
+	@$(BIN)/python benchmarks/soak.py $(ARGS)
 
 test: $(STAMP) ## run the tests, a worker for each core
 	@$(BIN)/pytest --numprocesses auto --dist loadfile $(ARGS)

@@ -168,6 +168,10 @@ class Soak:
                 self.find("it could not be resumed")
                 return
         self.tally.runs[self.variant] += 1
+        self.compare(reference)
+
+    def compare(self, reference: "Soak") -> None:
+        """Note a finding if it has not ended as another run."""
         mine, expected = self.result(), reference.result()
         if differing := [key for key in expected if mine.get(key, expected[key]) != expected[key]]:
             self.find(f"not as in the undisturbed run: {', '.join(differing)}")
