@@ -1,27 +1,23 @@
-"""Test runs beside `make test`: other Pythons, and the lowest dependencies that are allowed.
+"""The tests with every dependency at its lower bound, and with the newest ones.
 
-    pipx run --spec 'nox[uv]' nox            # everything
-    pipx run --spec 'nox[uv]' nox -s oldest  # one session
+    pip install nox uv
+    nox                       # both, on every Python that is installed
+    nox -s lowest-3.11 -- tests/nn
 
-uv finds or fetches the interpreters and can resolve to the lowest versions, which pip cannot.
+A machine that pins a package, as one with a build of torch of its own may, names it in
+UV_OVERRIDE, a file with a line such as `torch==2.13.0`.
 """
 
 import nox
 
-nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "uv"
+nox.options.error_on_missing_interpreters = False
 
 
-@nox.session(python=["3.11", "3.12", "3.13"])
-def tests(session: nox.Session) -> None:
-    """Run the tests on one Python with the newest dependencies."""
-    session.install("-e", ".[test]")
-    session.run("pytest", *session.posargs)
-
-
-@nox.session(python="3.11")
-def oldest(session: nox.Session) -> None:
-    """Run the tests with every dependency of pyproject.toml at its lower bound."""
-    session.install("--resolution=lowest-direct", "-r", "pyproject.toml", "--extra", "test")
-    session.install("--no-deps", "-e", ".")
-    session.run("pytest", *session.posargs)
+@nox.session(python=["3.11", "3.13"])
+@nox.parametrize("resolution", ["lowest-direct", "highest"], ids=["lowest", "newest"])
+def tests(session: nox.Session, resolution: str) -> None:
+    """Install epic_pl with its test dependencies, and run the tests."""
+    session.install("-e", ".[test]", "--resolution", resolution)
+    session.run("uv", "pip", "list", external=True)
+    session.run("pytest", "--numprocesses", "auto", "--dist", "loadfile", *session.posargs)
