@@ -106,6 +106,21 @@ def test_eval_loaders_leave_the_global_random_state_alone(make):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_split_with_fewer_rows_than_ranks_is_refused(make, monkeypatch):
+    data = make()
+    data.setup("fit")
+    rows = len(data.dataset("val"))
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
+    for ranks in (rows, rows + 1):
+        monkeypatch.setattr("torch.distributed.get_world_size", lambda ranks=ranks: ranks)
+        if ranks == rows:
+            assert len(data.val_dataloader().sampler) == 1
+        else:
+            with pytest.raises(DataError, match=f"val split has {rows} rows and the run {ranks}"):
+                data.val_dataloader()
+
+
 def test_splits_that_are_empty_or_not_built_are_errors(make, monkeypatch):
     monkeypatch.setitem(ROWS, "val", 0)
     with pytest.raises(DataError, match="train split of Squares is not built yet"):
@@ -132,7 +147,7 @@ def test_a_balanced_run_goes_on_where_it_was(make):
     whole = [batch["sample_id"] for batch in data.train_dataloader()]
     assert len(whole) == 3
     loader = data.train_dataloader()
-    loader.load_state_dict({"epoch": 0, "batches": 1})
+    loader.load_state_dict(loader.state_dict() | {"batches": 1})
     assert [batch["sample_id"] for batch in loader] == whole[1:]
 
 

@@ -302,10 +302,17 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     def _eval_loader(self, split: Split) -> DataLoader[Any]:
         dataset, collate = self._loaded(split)
+        sampler, rows = EvalSampler(dataset), len(cast(Sized, dataset))
+        if rows < sampler.num_replicas:
+            raise DataError(
+                f"The {split} split has {rows} rows and the run {sampler.num_replicas} ranks, so "
+                "some would have nothing to do while others wait for them: use fewer devices, or "
+                "a larger split."
+            )
         return DataLoader(
             dataset,
             batch_size=self.eval_batch_size_per_device,
-            sampler=EvalSampler(dataset),
+            sampler=sampler,
             collate_fn=collate,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
