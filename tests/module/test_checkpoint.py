@@ -85,7 +85,8 @@ def test_an_encoder_is_known_by_its_weights_and_another_is_refused_by_name():
 
 
 def test_info_is_required_and_other_formats_are_refused():
-    info = {"format_version": FORMAT_VERSION}
+    identity = {"name": "vit", "revision": None, "fingerprint": "ab"}
+    info = {"format_version": FORMAT_VERSION, "image_encoder": identity, "text_encoder": identity}
     assert require_info({CHECKPOINT_KEY: info}) is info
     with pytest.raises(CheckpointError, match="not a checkpoint of EPICModule"):
         require_info({"state_dict": {}})

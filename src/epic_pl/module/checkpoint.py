@@ -10,7 +10,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, TypedDict
+from typing import IO, Any, TypedDict, cast
 
 import torch
 import yaml
@@ -75,6 +75,10 @@ def complete_state(module: nn.Module, adapter: dict[str, Tensor]) -> dict[str, T
     Raises:
         CheckpointError: if a key is missing, unknown, or of another shape, or a value not finite.
     """
+
+    def kind(tensor: Tensor) -> tuple[bool, bool]:
+        return tensor.is_floating_point(), tensor.is_complex()
+
     state = module.state_dict()
     frozen = frozen_keys(module)
     expected = set(state) - frozen
@@ -87,6 +91,11 @@ def complete_state(module: nn.Module, adapter: dict[str, Tensor]) -> dict[str, T
             "other options or another version; use the config that was saved beside it."
         )
     for key in sorted(expected):
+        if not isinstance(adapter[key], Tensor) or kind(adapter[key]) != kind(state[key]):
+            raise CheckpointError(
+                f"The checkpoint's {key} is {_described(adapter[key])}, this model's "
+                f"{_described(state[key])}: the file was changed since it was written."
+            )
         if adapter[key].shape != state[key].shape:
             raise CheckpointError(
                 f"The checkpoint's {key} has shape {tuple(adapter[key].shape)}, this model's "
@@ -141,8 +150,8 @@ def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
     Raises:
         CheckpointError: if there is none, or another version wrote it.
     """
-    info: CheckpointInfo | None = checkpoint.get(CHECKPOINT_KEY)
-    if info is None:
+    info = checkpoint.get(CHECKPOINT_KEY)
+    if not isinstance(info, dict) or "format_version" not in info:
         raise CheckpointError(
             "This file is not a checkpoint of EPICModule: it does not say which encoders it "
             "belongs to. Give a file that epic-pl fit wrote under checkpoints/."
@@ -152,7 +161,21 @@ def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
             f"The checkpoint has format {info['format_version']}, this version of epic_pl reads "
             f"format {FORMAT_VERSION} only: use the version that wrote it, or train anew."
         )
-    return info
+    for role in ("image_encoder", "text_encoder"):
+        identity = info.get(role)
+        if (
+            not isinstance(identity, dict)
+            or identity.keys() != EncoderIdentity.__annotations__.keys()
+        ):
+            raise CheckpointError(f"The checkpoint's {role} is damaged: {identity!r}.")
+        if not isinstance(identity["fingerprint"], str):
+            raise CheckpointError(f"The checkpoint's {role} is damaged: {identity!r}.")
+    names = info.get("class_names")
+    if names is not None and not (
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+    ):
+        raise CheckpointError(f"The checkpoint's class names are damaged: {names!r}.")
+    return cast(CheckpointInfo, info)
 
 
 def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
@@ -183,8 +206,10 @@ def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
             f"{path!r} cannot be read as a checkpoint of tensors and plain types: it is damaged, "
             "not a checkpoint, or would need code to be run to load it, which is refused."
         ) from error
-    if not isinstance(content, dict) or "state_dict" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise CheckpointError(f"{path!r} holds no state_dict, so it is not a checkpoint.")
+    if not isinstance(content.get("hyper_parameters", {}), dict):
+        raise CheckpointError(f"The hyperparameters of {path!r} are no options: it is damaged.")
     refuse_classes(content.get("hyper_parameters"), path)
     return content
 
@@ -242,6 +267,15 @@ def refuse_classes(options: Any, path: str | IO[bytes]) -> None:
     if isinstance(options, list | tuple):
         for option in options:
             refuse_classes(option, path)
+    elif not isinstance(options, int | float | None):
+        raise CheckpointError(
+            f"The hyperparameters of {path!r} hold a {type(options).__name__}, which is no option: "
+            "the file was changed since it was written."
+        )
+
+
+def _described(value: object) -> str:
+    return f"of {value.dtype}" if isinstance(value, Tensor) else f"{value!r:.40}"
 
 
 def _some(keys: list[str]) -> str:

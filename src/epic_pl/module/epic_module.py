@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric, MetricCollection
 
-from epic_pl.errors import ConfigError, DataError, TrainingError
+from epic_pl.errors import CheckpointError, ConfigError, DataError, TrainingError
 from epic_pl.module import checkpoint as checkpoints
 from epic_pl.module.compilation import check_compiler, is_compiled, mark_lengths
 from epic_pl.module.config import (
@@ -372,9 +372,15 @@ class EPICModule(L.LightningModule):
         else:
             checkpoint_path = str(checkpoint_path)
             checkpoints.read_checkpoint(checkpoint_path)
-        module: Self = super().load_from_checkpoint(
-            checkpoint_path, map_location, None, strict, weights_only, **kwargs
-        )
+        try:
+            module: Self = super().load_from_checkpoint(
+                checkpoint_path, map_location, None, strict, weights_only, **kwargs
+            )
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"No model can be built from the hyperparameters of {checkpoint_path}"
+                f"{' and those that were given' if kwargs else ''}: {error}."
+            ) from error
         return module
 
     def checkpoint_info(self) -> checkpoints.CheckpointInfo:
