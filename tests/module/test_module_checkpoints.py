@@ -231,3 +231,16 @@ def test_a_changed_value_ends_in_our_error_or_is_taken(fitted, tmp_path):
         except EpicError:
             refused += 1
     assert refused > 50
+
+
+@pytest.mark.parametrize("value", [None, 1, [1], {"z": 1}, "lacking"], ids=str)
+@pytest.mark.parametrize("part", ["loops", "optimizer_states", "lr_schedulers", "resume_states"])
+def test_training_does_not_go_on_from_damaged_parts(part, value, fitted, make, tmp_path):
+    content = torch.load(fitted[1], weights_only=True) | {part: value}
+    if value == "lacking":
+        del content[part]
+    torch.save(content, tmp_path / "changed.ckpt")
+    model = make(**{name: fitted[0].hparams[name] for name in ("class_names", "preprocessing")})
+    rows, trainer = tiny_runs.loader(tiny_runs.samples()), tiny_runs.trainer(tmp_path, max_epochs=2)
+    with pytest.raises(CheckpointError, match=f"{part} is (damaged|missing)"):
+        trainer.fit(model, rows, ckpt_path=str(tmp_path / "changed.ckpt"), weights_only=True)

@@ -29,7 +29,7 @@ from epic_pl.module.metrics import build_metrics
 from epic_pl.module.optim import build_optimizer, warmup_cosine
 from epic_pl.module.parameters import parameter_table
 from epic_pl.module.postprocess import Postprocessor, ValidationOutputs, calibration_error
-from epic_pl.module.resume import gather_states, restore_state
+from epic_pl.module.resume import check_resumable, gather_states, restore_state
 from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.epic import EPICConfig
@@ -428,7 +428,9 @@ class EPICModule(L.LightningModule):
         checkpoint["state_dict"] = self._checked_state(checkpoint)
         # a fit that only starts from these weights draws as its own seed says
         fits = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
-        self._resume_states = checkpoint.get(_RESUME_KEY) if fits else None
+        if fits:
+            check_resumable(checkpoint)
+        self._resume_states = checkpoint[_RESUME_KEY] if fits else None
 
     def _checked_state(self, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
         """A checkpoint's weights completed by this model's frozen ones."""

@@ -9,6 +9,16 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from epic_pl.errors import CheckpointError
+
+_PARTS = {
+    "loops": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "callbacks": dict,
+    "resume_states": list,
+}
+
 
 def rng_state() -> dict[str, Any]:
     """The states of Python's, NumPy's and torch's generators, as plain types and tensors.
@@ -57,6 +67,24 @@ def gather_states(module: nn.Module, mid_window: bool) -> list[dict[str, Any]]:
     states: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(states, state)
     return states
+
+
+def check_resumable(checkpoint: Mapping[str, Any]) -> None:
+    """Check that a checkpoint has the parts that training goes on from.
+
+    Raises:
+        CheckpointError: naming the part that is missing or of another kind.
+    """
+    for name, kind in _PARTS.items():
+        part: Any = checkpoint.get(name)
+        sound = isinstance(part, kind) and all(
+            isinstance(each, dict) for each in (part.values() if kind is dict else part)
+        )
+        if not sound:
+            raise CheckpointError(
+                f"The checkpoint's {name} is {'damaged' if name in checkpoint else 'missing'}, so "
+                "training cannot go on from it; --model.warm_start takes its weights alone."
+            )
 
 
 def restore_state(module: nn.Module, state: Mapping[str, Any]) -> None:
