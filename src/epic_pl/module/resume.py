@@ -11,13 +11,9 @@ from torch import nn
 
 from epic_pl.errors import CheckpointError
 
-_PARTS = {
-    "loops": dict,
-    "optimizer_states": list,
-    "lr_schedulers": list,
-    "callbacks": dict,
-    "resume_states": list,
-}
+# parts that Lightning and gather_states write: dictionaries, and lists, of dictionaries
+_MAPPINGS = ("loops", "callbacks")
+_LISTS = ("optimizer_states", "lr_schedulers", "resume_states")
 
 
 def rng_state() -> dict[str, Any]:
@@ -75,16 +71,16 @@ def check_resumable(checkpoint: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: naming the part that is missing or of another kind.
     """
-    for name, kind in _PARTS.items():
-        part: Any = checkpoint.get(name)
-        sound = isinstance(part, kind) and all(
-            isinstance(each, dict) for each in (part.values() if kind is dict else part)
+    for name in (*_MAPPINGS, *_LISTS):
+        part = checkpoint.get(name)
+        if isinstance(part, dict if name in _MAPPINGS else list):
+            parts = part.values() if isinstance(part, dict) else part
+            if all(isinstance(each, dict) for each in parts):
+                continue
+        raise CheckpointError(
+            f"The checkpoint's {name} is {'damaged' if name in checkpoint else 'missing'}, so "
+            "training cannot go on from it; --model.warm_start takes its weights alone."
         )
-        if not sound:
-            raise CheckpointError(
-                f"The checkpoint's {name} is {'damaged' if name in checkpoint else 'missing'}, so "
-                "training cannot go on from it; --model.warm_start takes its weights alone."
-            )
 
 
 def restore_state(module: nn.Module, state: Mapping[str, Any]) -> None:
