@@ -1,8 +1,14 @@
+import dataclasses
+import json
+import os
+
 import pytest
+from cache_items import build_one
+from safetensors.torch import load_file, save_file
 
 from epic_pl.errors import CacheError
 from epic_pl.features.commands import run
-from epic_pl.features.store.build import default_root
+from epic_pl.features.store.build import Wanted, default_root
 
 
 def test_info_shows_each_store(tmp_path, items, capsys, monkeypatch):
@@ -45,6 +51,117 @@ def test_clear_removes_stores_and_nothing_else(tmp_path, items):
     assert run(["clear", str(tmp_path)]) == 0
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {f"{other.folder.name}/notes.txt", "notes.txt"}
+
+
+def _spec(**values):
+    """Replaces values of a spec."""
+    return lambda plain: json.dumps(plain | values)
+
+
+SPECS = {
+    "not JSON": lambda plain: "{",
+    "null": lambda plain: "null",
+    "list": lambda plain: "[]",
+    "not UTF-8": lambda plain: b"\xff\xfe",
+    "deep": lambda plain: "[" * 100_000,
+    "key missing": lambda plain: json.dumps({k: v for k, v in plain.items() if k != "dtype"}),
+    "key unknown": _spec(files=["../../notes.txt"]),
+    "kind": _spec(kind=5),
+    "identity": _spec(identity=None),
+    "NaN": _spec(identity={"level": float("nan")}),
+    "fields": _spec(fields=[1]),
+    "no fields": _spec(fields=[]),
+    "negative shape": _spec(fields=[{"name": "pooled", "shape": [-9], "token_axis": None}]),
+    "huge shape": _spec(fields=[{"name": "pooled", "shape": [10**15], "token_axis": None}]),
+    "dtype": _spec(dtype=["float32"]),
+    "encoder": _spec(encoder={"a": 1}),
+}
+
+
+@pytest.mark.parametrize("damage", SPECS)
+def test_a_malformed_spec_is_told_and_written_again(tmp_path, items, capsys, monkeypatch, damage):
+    monkeypatch.setenv("COLUMNS", "200")
+    store = items.build(tmp_path)
+    path = store.folder / "spec.json"
+    content = SPECS[damage](json.loads(path.read_text()))
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert run(["info", str(tmp_path)]) == 0
+    assert "does not describe" in capsys.readouterr().out
+    assert run(["verify", str(tmp_path)]) == 1
+    assert "spec.json" in capsys.readouterr().out
+    wanted = Wanted(items.spec(), items.hashes, items.produce)
+    assert wanted.open(tmp_path, False) is None
+    items.asked.clear()
+    items.assert_in(items.build(tmp_path), items.hashes)
+    assert not items.asked  # shards are kept
+    assert run(["verify", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize(
+    "damage", ["no digests", "shape", "dtype", "length", "folder", "pipe", "link"]
+)
+def test_a_shard_of_another_content_is_damaged_and_written_again(tmp_path, items, damage):
+    store = items.build(tmp_path)
+    path = sorted(store.folder.glob("shard-*"))[1]
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    path.unlink()  # a mapped file must not change
+    outside = tmp_path / "notes.txt"
+    outside.write_text("mine")
+    if damage == "folder":
+        path.mkdir()
+    elif damage == "pipe":
+        os.mkfifo(path)
+    elif damage == "link":
+        path.symlink_to(outside)
+        path.with_name(f".{path.name}.partial").symlink_to(outside)
+    else:
+        if damage == "no digests":
+            del tensors["digests"]
+        elif damage == "length" and "lengths" in tensors:
+            tensors["lengths"][0] = -1
+        elif damage == "dtype":
+            tensors["pooled"] = tensors["pooled"].double()
+        else:
+            tensors["pooled"] = tensors["pooled"][:, 1:].contiguous()
+        save_file(tensors, path)
+    assert run(["verify", "--remove-corrupt", str(tmp_path)]) == 1
+    if damage == "folder":  # which is not a store's
+        path.rmdir()
+    assert not os.path.lexists(path)
+    items.assert_in(items.build(tmp_path), items.hashes)
+    assert run(["verify", str(tmp_path)]) == 0
+    assert outside.read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", [["clear"], ["verify", "--remove-corrupt"]])
+def test_nothing_is_removed_behind_a_link(tmp_path, items, command):
+    store = items.build(tmp_path / "real")
+    shard = next(store.folder.glob("shard-*"))
+    shard.unlink()
+    shard.write_bytes(b"damaged")
+    link = tmp_path / "stores" / store.folder.name
+    link.parent.mkdir()
+    link.symlink_to(store.folder)
+    for folder in (link, link.parent):
+        with pytest.raises(CacheError, match=r"is a link to .* nothing is removed behind a link"):
+            run([*command, str(folder)])
+    assert shard.exists()
+    assert (store.folder / "spec.json").exists()
+    link.unlink()
+    link.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(CacheError, match="no feature store"):
+        run([*command, str(link.parent)])
+
+
+def test_markup_in_names_is_printed_as_it_is(tmp_path, items, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    spec = items.spec(level="[/red]")
+    spec = dataclasses.replace(spec, encoder="[bold]models[/bold]/[/]vit")
+    build_one(tmp_path, spec, items.hashes, items.produce)
+    assert run(["info", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "[/red]" in printed
+    assert "[bold]models[/bold]/[/]vit" in printed
 
 
 @pytest.mark.parametrize("command", ["info", "verify", "clear"])

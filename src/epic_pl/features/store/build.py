@@ -80,7 +80,7 @@ class Wanted:
         for folder in [own, *(path.parent for path in paths if path.parent != own)]:
             with suppress(CacheError):  # missing, or of another version
                 spec = StoreSpec.read(folder)
-                if folder == spec.folder(root) and (folder == own or self.serves(spec)):
+                if folder == own or self.serves(spec):
                     fields = None if folder == own else self.spec.fields
                     store = FeatureStore(folder, pin_memory, fields)
                     if (store.rows(self.hashes) >= 0).all():
@@ -165,7 +165,7 @@ def _write(root: Path, wanted: Wanted, shards: list[Rows], batch_size: int, show
                 path = folder / shard_name(digests[positions])
                 try:
                     with FileLock(locks / f"{path.name}.lock", timeout=0):
-                        if open_shard(path) is None:
+                        if open_shard(path, wanted.spec) is None:
                             batches = _batches(wanted, positions, batch_size, advance)
                             write_shard(path, digests[positions], list(batches))
                         else:

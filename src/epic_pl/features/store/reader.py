@@ -23,7 +23,7 @@ _LARGE = 1 << 18  # bytes of an item from which a read of its own costs nothing 
 class FeatureStore:
     """The items that a store has, mapped into memory and read-only.
 
-    Shards that are truncated are left out; a build writes them again.
+    Shards that are truncated or not of the spec are left out; a build writes them again.
 
     Args:
         folder: the store's own folder.
@@ -52,7 +52,7 @@ class FeatureStore:
         self._pin_memory = pin_memory and torch.cuda.is_available()  # as the DataLoader does
         self._fields = fields
         names = sorted(path.name for path in folder.glob("shard-*")) if shards is None else shards
-        opened = {name: open_shard(folder / name) for name in names}
+        opened = {name: open_shard(folder / name, self.spec) for name in names}
         self._shards = {name: shard for name, shard in opened.items() if shard is not None}
         shard_list = list(self._shards.values())
         self._firsts = np.cumsum([0, *(len(shard["digests"]) for shard in shard_list)])

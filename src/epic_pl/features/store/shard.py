@@ -58,8 +58,9 @@ def write_shard(path: Path, digests: Digests, batches: Sequence[Tensors]) -> Non
 def write_file(path: Path, *content: bytes | memoryview) -> None:
     """Replace a file in one step, once its content is on the disk."""
     partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)  # of a process that was killed, or a link to another file
     try:
-        with partial.open("wb") as file:
+        with partial.open("xb") as file:
             file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
@@ -69,18 +70,48 @@ def write_file(path: Path, *content: bytes | memoryview) -> None:
         raise
 
 
-def open_shard(path: Path) -> Tensors | None:
-    """A shard's tensors, mapped into memory; None where it is missing or truncated."""
+def open_shard(path: Path, spec: StoreSpec) -> Tensors | None:
+    """A shard's tensors, mapped into memory; None where it is missing, truncated or not of spec."""
+    if not path.is_file():
+        return None
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
         return None
+    return tensors if _fits(tensors, spec) else None
 
 
-def is_intact(path: Path) -> bool:
+def _fits(tensors: Tensors, spec: StoreSpec) -> bool:
+    """Whether a shard has the tensors of a spec, in shapes that agree."""
+    digests, lengths, tokens = tensors.get("digests"), tensors.get("lengths"), 0
+    if digests is None or digests.ndim != 2:
+        return False
+    items = len(digests)
+    expected: dict[str, tuple[torch.dtype, list[int]]] = {
+        "digests": (torch.uint8, [items, DIGEST.itemsize])
+    }
+    if lengths is not None and lengths.dtype == torch.int64:
+        tokens = int(lengths.sum())
+        if not ((lengths >= 0) & (lengths <= tokens)).all():
+            return False
+        expected["lengths"] = torch.int64, [items]
+    elif lengths is not None or spec.ragged:
+        return False
+    for field in spec.fields:
+        shape = [items, *field.shape]
+        if spec.has_token_rows(field):
+            del shape[(field.token_axis or 0) + 1]
+            shape[0] = tokens
+        expected[field.name] = getattr(torch, spec.dtype), shape
+        if spec.dtype == "int8":
+            expected[field.name + SCALE] = torch.float16, shape[:-1]
+    return {name: (each.dtype, list(each.shape)) for name, each in tensors.items()} == expected
+
+
+def is_intact(path: Path, spec: StoreSpec) -> bool:
     """Read a shard and compare it with its checksum."""
-    tensors = open_shard(path)
+    tensors = open_shard(path, spec)
     if tensors is None:
         return False
     with safe_open(path, "pt") as file:

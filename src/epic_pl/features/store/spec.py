@@ -96,19 +96,25 @@ class StoreSpec:
         """Read a store's spec.
 
         Raises:
-            CacheError: there is none, or one of another format.
+            CacheError: there is none, one of another format, or not that of a folder of this name.
         """
         path = folder / SPEC
         try:
-            plain = json.loads(path.read_text())
+            if path.exists() and not path.is_file():
+                raise ValueError("no regular file")  # a pipe would be waited for
+            plain = json.loads(path.read_text(encoding="utf-8"))
             if plain.pop("format") != FORMAT:
                 raise ValueError("written in another format")
             plain["fields"] = tuple(
                 Field(field["name"], tuple(field["shape"]), field["token_axis"])
                 for field in plain["fields"]
             )
-            return cls(**plain)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            spec = cls(**plain)
+            # the key is a hash of all other values, which so are what they were when written
+            if spec.folder(folder.parent) != folder or not isinstance(spec.encoder, str):
+                raise ValueError("changed since it was written")
+            return spec
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CacheError(
                 f"{path} does not describe a feature store ({error!r}). Remove the store with "
                 "`epic-pl cache clear` and build it again with `epic-pl cache build`."
