@@ -344,7 +344,56 @@ def test_a_typo_in_a_config_is_one_paragraph(config, capsys, workdir):
     assert "hub_widht" in _refused(["fit", "--config", "typo.yaml"], capsys)
     (workdir / "broken.yaml").write_text("trainer: [unclosed\n")
     said = _refused(["fit", "--config", "broken.yaml"], capsys)
-    assert said.startswith("epic-pl: ConfigError: Config broken.yaml is not valid YAML")
+    assert said.startswith("epic-pl: ConfigError: broken.yaml cannot be read as YAML")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a: " + "[" * 5000 + "]" * 5000,
+        "a: " + "[" * 70 + "]" * 70,
+        "a: &a [*a]",
+        "a: &a {b: *a}",
+        "a: &a [x, x, x, x]\n" + "".join(f"b{n}: &a [*a, *a, *a, *a]\n" for n in range(12)),
+        "a: 2024-99-99",
+        "a: !!timestamp x",
+        "!!bool x",
+        "a: " + "1" * 10_000,
+        'a: "\\0"',
+        b"a: \xff",
+    ],
+    ids=lambda content: repr(content[:12]),
+)
+def test_a_config_that_would_overflow_a_parser_is_one_paragraph(content, config, capsys, workdir):
+    raw = content if isinstance(content, bytes) else content.encode()
+    (workdir / "odd.yaml").write_bytes(raw)
+    said = _refused(["fit", "--config", config, "--config", "odd.yaml"], capsys)
+    assert said.startswith("epic-pl: ConfigError: odd.yaml cannot be read as YAML: ")
+    assert len(said) < 300
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("args", "kind"),
+    [
+        (["fit", "--config", LONG], "ConfigError"),
+        (["fit", "--data.init_args.table", f"{LONG}.csv"], "DataError"),
+        (["fit", "--data.init_args.image_column", f"{LONG}{{id}}.png"], "DataError"),
+        (["fit", "--data.init_args.image_root", LONG], "OSError"),
+        (["fit", "--model.encoders.image.name", LONG], "OSError"),
+        (["test", "--ckpt_path", LONG], "CheckpointError"),
+        (["cache", "info", LONG], "OSError"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else each[1],
+)
+def test_a_name_too_long_for_the_disk_is_one_paragraph(args, kind, config, capsys):
+    if args[0] != "cache":
+        args = [args[0], "--config", config, *args[1:]]
+    said = _refused(args, capsys)
+    assert said.startswith(f"epic-pl: {kind}: ")
+    assert LONG in said
 
 
 def test_a_run_may_end_before_its_first_validation(config):

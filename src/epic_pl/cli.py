@@ -1,5 +1,6 @@
 """The command line: ``epic-pl {fit,validate,test,predict}`` on a thin LightningCLI."""
 
+import errno
 import logging
 import os
 import re
@@ -225,7 +226,7 @@ def _check_sections(options: Mapping[str, Any]) -> None:
 def _name_classes(data: Namespace, saved: dict[str, Any]) -> None:
     """Let rows be predicted where the table that was trained on is not at hand."""
     options = data.get("init_args") or {}
-    if not options.get("predict_table") or Path(options["table"]).exists():
+    if not options.get("predict_table") or os.path.exists(options["table"]):
         return
     options["classes"] = options["classes"] or saved.get("class_names")
     if saved.get("task") == "multilabel":
@@ -362,6 +363,8 @@ _PARSER_NOISE = re.compile(
 
 
 _DENIED = re.compile(r"Importing ('.*?') is not allowed, denied by")
+# errors of the system that say all there is to say of a path
+_OF_THE_PATH = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EROFS)
 
 
 @contextmanager
@@ -369,8 +372,8 @@ def errors_as_text() -> Iterator[None]:
     """Print a user's error as one paragraph on stderr, and exit with code 1."""
     try:
         yield
-    except (EpicError, ArgumentError, PermissionError) as error:
-        if isinstance(error, PermissionError) and error.filename is None:  # not about a file
+    except (EpicError, ArgumentError, OSError) as error:
+        if isinstance(error, OSError) and not (error.filename and error.errno in _OF_THE_PATH):
             raise
         print(f"epic-pl: {type(error).__name__}: {_message(error)}", file=sys.stderr)
         raise SystemExit(1) from None

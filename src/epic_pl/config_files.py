@@ -1,19 +1,25 @@
 """Configs by name: a file, or one of those that ship with the package."""
 
+import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
 from epic_pl.errors import ConfigError
+from epic_pl.untrusted import require_flat, require_regular
 
 INIT_CONFIG = "epic.yaml"
 """File name of the configs that ``epic-pl data init`` writes."""
 
 Kind = Literal["", "overlays", "variants", "spaces"]
 _ROOT = resources.files("epic_pl.configs")
+_MOST_VALUES = 100_000
+# what PyYAML lets through on values that are not of their tag
+_NOT_OF_TAG = (ValueError, LookupError, TypeError, AttributeError)
+_UNREADABLE = (OSError, yaml.YAMLError, RecursionError, *_NOT_OF_TAG)
 
 
 def packaged(kind: Kind) -> list[str]:
@@ -37,10 +43,10 @@ def find_packaged(kind: Kind, name: str) -> str:
 
     A name that is neither is returned as it is; reading it then fails with that name.
     """
-    path = Path(packaged_file(kind, name))
+    path = packaged_file(kind, name)
     # a folder in the name means exactly that file
-    use = not Path(name).is_file() and Path(name).name == name and path.is_file()
-    return str(path) if use else name
+    use = not os.path.isfile(name) and Path(name).name == name and os.path.isfile(path)
+    return path if use else name
 
 
 def find_config(name: str) -> str:
@@ -51,7 +57,7 @@ def find_config(name: str) -> str:
     """
     for kind in ("", "overlays"):
         path = find_packaged(kind, name)
-        if Path(path).is_file():
+        if os.path.isfile(path):
             return path
     raise ConfigError(
         f"There is no config {name!r}, neither as a file here ({Path.cwd()}) nor in the package, "
@@ -90,8 +96,20 @@ def resolve_configs(args: Sequence[str]) -> list[str]:
 
 def _readable(path: str) -> str:
     """``path`` itself; the parser's own error about its content would not name the file."""
-    try:
-        yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Config {path} is not valid YAML: {error}.") from error
+    read_yaml(path)
     return path
+
+
+def read_yaml(path: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+    """Content of a YAML file.
+
+    Raises:
+        ConfigError: it cannot be read, is not YAML, or is nested too deeply for options.
+    """
+    try:
+        require_regular(path)
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), loader)
+        require_flat(content, _MOST_VALUES)
+    except _UNREADABLE as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {error}.") from error
+    return content

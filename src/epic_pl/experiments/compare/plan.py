@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from epic_pl.config_files import read_yaml
 from epic_pl.errors import ConfigError
 from epic_pl.experiments.files import read_json, write_json
 from epic_pl.experiments.options import (
@@ -94,10 +95,7 @@ def read_variants(path: str) -> list[Entry]:
     Raises:
         ConfigError: if the file cannot be read as that.
     """
-    try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"The variants {path} cannot be read: {error}.") from error
+    content = read_yaml(path, _Loader)
     if not isinstance(content, Mapping):
         raise ConfigError(f"{path} is no mapping of names to a method and options of fit.")
     return [_variant(path, str(name), fields) for name, fields in content.items()]

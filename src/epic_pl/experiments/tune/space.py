@@ -1,12 +1,11 @@
 """Search space: Optuna distributions of ``fit`` options, from YAML."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from epic_pl.config_files import read_yaml
 from epic_pl.errors import ConfigError
 
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
@@ -22,10 +21,7 @@ def read_space(path: str) -> Space:
     Raises:
         ConfigError: if it cannot be read as that; it names the option.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"The space {path} cannot be read: {error}.") from error
+    content = read_yaml(path)
     if not isinstance(content, Mapping) or not content:
         raise ConfigError(f"{path} is no mapping of options to ranges or choices.")
     return {str(name): _read(path, str(name), fields) for name, fields in content.items()}

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from epic_pl.errors import CacheError
+from epic_pl.untrusted import require_regular
 
 # part of every key, so that stores of another format are never read
 FORMAT = 3
@@ -100,8 +101,7 @@ class StoreSpec:
         """
         path = folder / SPEC
         try:
-            if path.exists() and not path.is_file():
-                raise ValueError("no regular file")  # a pipe would be waited for
+            require_regular(path)
             plain = json.loads(path.read_text(encoding="utf-8"))
             if plain.pop("format") != FORMAT:
                 raise ValueError("written in another format")

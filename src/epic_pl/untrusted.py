@@ -1,0 +1,39 @@
+"""Checks of what users name or write, before a parser that would wait, crash or never end."""
+
+import os
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+_DEEPEST = 64  # Arrow's own limit for files
+
+
+def require_regular(path: Path | str) -> None:
+    """Raise OSError for a pipe, socket or device, which a reader would wait for; else nothing."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise OSError("it is no regular file")
+
+
+def require_flat(value: Any, most: int | None = None) -> None:
+    """Check lists and dictionaries out of JSON or YAML.
+
+    Args:
+        value: what was parsed; YAML's aliases may lead back to where they stand.
+        most: number of values that may be in it, repeated ones counted again; None is any.
+
+    Raises:
+        ValueError: they are nested more than 64 deep, or hold too many values or a NUL character.
+    """
+    level = [value]
+    for _ in range(_DEEPEST):
+        for each in level if most is not None else ():
+            if isinstance(each, str) and "\0" in each:
+                raise ValueError(f"{each[:60]!r} has a NUL character")
+        inner = (each for each in level if isinstance(each, dict | list | tuple))
+        parts = (each.values() if isinstance(each, dict) else each for each in inner)
+        level = list(islice(chain.from_iterable(parts), most))
+        if not level:
+            return
+        if len(level) == most:
+            raise ValueError(f"it holds more than {most:,} values")
+    raise ValueError(f"it is nested more than {_DEEPEST} deep")
