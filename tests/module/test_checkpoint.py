@@ -1,6 +1,8 @@
 import contextlib
+import functools
 import json
 import math
+import os
 import pickle
 import random
 import re
@@ -117,6 +119,13 @@ def test_reads_what_torch_saves_from_a_path_or_an_open_file(tmp_path):
         assert f"{source}'" in str(error.value)
 
 
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    path = tmp_path / "a.ckpt"
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match=r"a\.ckpt' cannot be read"):
+        read_checkpoint(str(path))
+
+
 def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
     torch.save({"state_dict": {}}, tmp_path / "a.ckpt")
     monkeypatch.setattr("torch.load", Mock(side_effect=PermissionError))
@@ -222,6 +231,29 @@ def test_hyperparameters_that_name_a_class_are_refused_at_any_depth(options, tmp
     torch.save({"state_dict": {}, "hyper_parameters": options}, tmp_path / "a.ckpt")
     with pytest.raises(CheckpointError, match=r"a\.ckpt' name a class"):
         read_checkpoint(str(tmp_path / "a.ckpt"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "[" * 5000,
+        "[" * 70 + "{class_path: subprocess.Popen}" + "]" * 70,
+        "&a {class_path: subprocess.Popen, b: *a}",
+        [[[POPEN, "a"]] * 1000] * 1000,
+        functools.reduce(lambda inner, _: [inner], range(5000), "a"),
+    ],
+    ids=["unclosed", "deep", "circle", "many", "list"],
+)
+def test_hyperparameters_too_deep_to_be_looked_through_are_refused(options):
+    with pytest.raises(CheckpointError, match=r"a\.ckpt"):
+        refuse_classes({"preprocessing": options}, "a.ckpt")
+
+
+def test_values_that_a_loader_may_refuse_do_not_hide_a_class():
+    for value in ("2024-99-99", "!!bool x", "!!python/name:os.system x"):
+        refuse_classes({"class_names": [value]}, "a.ckpt")
+        with pytest.raises(CheckpointError, match=r"subprocess\.Popen"):
+            refuse_classes(f"{{a: {value}, class_path: subprocess.Popen}}", "a.ckpt")
 
 
 def test_strings_that_only_look_like_code_are_no_classes():

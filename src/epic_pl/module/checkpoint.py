@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from epic_pl.errors import CheckpointError
 from epic_pl.nn.encoders.base import Encoder
+from epic_pl.untrusted import require_flat, require_regular
 
 CHECKPOINT_KEY = "epic_pl"
 FORMAT_VERSION = 3
+_MOST_OPTIONS = 100_000
 # what torch.load raises on damaged or foreign bytes, none of which is a class of its own
 _UNREADABLE = (
     pickle.UnpicklingError,
@@ -188,6 +190,8 @@ def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
         CheckpointError: if the file is missing or holds anything else.
     """
     try:
+        if isinstance(path, str):
+            require_regular(path)
         with zipfile.ZipFile(path) as archive:  # torch.load does not compare the check sums
             damaged = archive.testzip()
         if damaged is not None:
@@ -248,14 +252,20 @@ def refuse_classes(options: Any, path: str | IO[bytes]) -> None:
     Also inside strings, which the command line's parser reads as YAML.
 
     Raises:
-        CheckpointError: naming the class.
+        CheckpointError: naming the class; or they are nested too deeply to be looked through.
     """
-    if isinstance(options, str):
-        try:
-            content = yaml.safe_load(options)
-        except yaml.YAMLError:
-            return
-        options = None if isinstance(content, str) else content
+    try:
+        if isinstance(options, str):
+            # whatever tags and values mean to the parser's loader, this one finds the mappings
+            content = yaml.load(options, yaml.BaseLoader)
+            options = None if isinstance(content, str) else content
+        require_flat(options, _MOST_OPTIONS)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, yaml.YAMLError) and "recursive" not in str(error):
+            return  # a text
+        raise CheckpointError(
+            f"The hyperparameters of {path!r} are none that epic_pl writes: {error}. Do not use it."
+        ) from error
     if isinstance(options, Mapping):
         for key in ("class_path", "_class_path", "_instantiator"):
             if key in options:
