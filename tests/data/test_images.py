@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -103,11 +105,14 @@ def test_draft_is_taken_only_when_large_enough(tmp_path, suffix, min_size, size)
         ("web.jpg", r"web\.jpg.*starts with '<!DOCTYPE html"),
         ("other.jpg", "none of JPEG"),
         ("a\0.png", "cannot be read: embedded null"),
+        ("x" * 300, "cannot be read: .*File name too long"),
+        ("pipe.png", r"pipe\.png cannot be read: it is no regular file"),
         *((f"cut.{suffix}", f"cut.{suffix} cannot be read") for suffix in SUFFIXES),
     ],
 )
 def test_broken_files_say_what_is_wrong(tmp_path, name, message):
     (tmp_path / "empty.jpg").touch()
+    os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "web.jpg").write_text("<!DOCTYPE html><html>404</html>")
     Image.new("F", (4, 4)).save(tmp_path / "float.tiff")
     noise().save(tmp_path / "other.jpg", format="PPM")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -81,6 +82,8 @@ BAD_PICTURES = [
     ({"image": {3: "https://x.org/3.png"}}, "missing", "train 3: "),
     ({"image": {3: "3\0.png"}}, "missing", "null"),
     ({"image": {3: "."}}, "missing", "Is a directory"),
+    ({"image": {3: "pipe.png"}}, "missing", "no regular file"),
+    ({"image": {3: "x" * 300}}, "missing", "File name too long"),
     ({"content": {3: TRUNCATED}}, "corrupt", "3.png cannot be read"),
     ({"content": {3: b""}}, "corrupt", "empty (0 bytes)"),
     ({"content": {3: _picture(BLUE, "PPM")}}, "corrupt", "none of JPEG"),
@@ -92,6 +95,7 @@ def test_a_bad_picture_is_an_error_with_its_reason(folder, check, change, kind, 
     BLUE.save(folder.parent / "x.png")
     (folder / "link.png").symlink_to(folder.parent / "x.png")
     (folder / "circle.png").symlink_to("circle.png")
+    os.mkfifo(folder / "pipe.png")
     findings = check(**change)
     (problem,) = [p for p in findings.problems if p.level == "error"]
     assert problem.text.startswith(f"1 rows have a picture that is {kind}")

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from epic_pl.errors import DataError
+from epic_pl.untrusted import require_regular
 
 # a fixed list keeps the rarely used, rarely audited decoders out of reach of a data folder;
 # MPO, the JPEG with several views that phones write, is opened by Pillow as JPEG
@@ -36,6 +37,7 @@ def read_image(path: Path, min_size: int | None = None) -> Image.Image:
             larger than :data:`MAX_PIXELS`.
     """
     try:
+        require_regular(path)
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(_too_large(path, f"{image.width} x {image.height} pixels"))

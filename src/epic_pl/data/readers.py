@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.errors import DataError
+from epic_pl.untrusted import require_regular
 
 
 def read_csv(path: Path, names: Sequence[str] | None = None) -> dict[str, list[str]]:
@@ -70,6 +71,7 @@ def _delimiter(path: Path, header: str) -> str:
 def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]] = dict) -> Any:
     """A JSON file whose top level is a ``kind``."""
     try:
+        require_regular(path)
         value = _parsed(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise DataError(f"{path} cannot be read as JSON: {error}. Fetch it again.") from error

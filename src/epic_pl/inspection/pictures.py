@@ -14,6 +14,7 @@ from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.images import FORMATS, read_image
 from epic_pl.data.pictures import missing_hint, picture_file
 from epic_pl.errors import DataError
+from epic_pl.untrusted import require_regular
 
 # for fewer pictures, starting processes costs more than it saves
 _MIN_POOLED = 256
@@ -46,11 +47,14 @@ def _inspect_file(path: str, root: Path, min_size: int | None) -> PictureFacts:
         if not full.is_relative_to(root):
             problem = f"{full} is outside of the image root {root}"
             return PictureFacts(kind="outside", problem=problem)
+        require_regular(full)
         content = _digest(full.read_bytes())
     except FileNotFoundError:
         return PictureFacts(kind="missing", problem=f"{full} does not exist{missing_hint(path)}")
     except OSError as error:
-        return PictureFacts(kind="missing", problem=f"{full} cannot be read: {error.strerror}")
+        return PictureFacts(
+            kind="missing", problem=f"{full} cannot be read: {error.strerror or error}"
+        )
     except DataError as error:
         return PictureFacts(kind="missing", problem=str(error))
     try:

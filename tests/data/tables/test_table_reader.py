@@ -1,4 +1,5 @@
 import json
+import os
 
 import fabricate
 import pyarrow as pa
@@ -12,6 +13,7 @@ CLASS = {"names": ["x", "y"], "_type": "ClassLabel"}
 ROWS = [{"a": "007", "b": "2020-01-01"}, {"a": "2", "b": None}]
 
 
+DEEP = b'{"a": ' + b"[" * 70 + b"]" * 70 + b"}"
 CONTENT = {
     "csv": "a,b\n007,2020-01-01\n2,\n",
     "tsv": "a\tb\n007\t2020-01-01\n2\t\n",
@@ -99,6 +101,12 @@ def test_hugging_face_dataset_dict_brings_its_splits(tmp_path):
         ("t.json", b"[1, 2]", r"item 0 .* is no object, but 1"),
         ("t.json", b"[]", "has no rows"),
         ("t.json", b'[{"a": 99999999999999999999}]', "cannot be read: .*too large"),
+        ("t.json", b"null", "line 1 must be a JSON object, but is null"),
+        ("t.jsonl", b'null\n{"a": 1}\n', "line 1 must be a JSON object, but is null"),
+        ("t.jsonl", b'{"a": 1}\n' + DEEP, "line 2: it is nested more than 64 deep"),
+        ("t.json", b"[" + DEEP + b"]", r"item 0 .*nested more than 64 deep"),
+        ("t.jsonl", b'{"a": ' * 30_000, "line 1 is no JSON"),
+        ("t.jsonl", b"[" * 30_000, "cannot be read as JSON"),
         ("t.parquet", b"PAR1 not really", "cannot be read"),
         ("t.xlsx", b"PK", "ends in '.xlsx'"),
     ],
@@ -108,6 +116,47 @@ def test_what_is_no_table_is_refused_by_name(tmp_path, name, content, message):
     with pytest.raises(DataError, match=message) as caught:
         read_table(tmp_path / name)
     assert name in str(caught.value)
+
+
+def _latin1(values):
+    """Strings that are not UTF-8."""
+    return pa.array(values, pa.binary()).view(pa.string())
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        _latin1([b"a", b"caf\xe9"]),
+        pa.ListArray.from_arrays([0, 1, 2], _latin1([b"a", b"caf\xe9"])),
+        pa.StructArray.from_arrays([_latin1([b"a", b"caf\xe9"])], ["b"]),
+    ],
+    ids=["string", "list", "struct"],
+)
+def test_text_that_is_not_utf8_is_refused_with_its_column(tmp_path, column):
+    table = pa.table({"a": [1, 2], "t": column})
+    pq.write_table(table, tmp_path / "t.parquet")
+    fabricate.save_to_disk(tmp_path / "d", table, {})
+    for name in ("t.parquet", "d"):
+        with pytest.raises(DataError, match=rf"{name} cannot be read: .*[Cc]olumn 1.*Invalid UTF8"):
+            read_table(tmp_path / name)
+
+
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(DataError, match=r"t\.csv does not exist, or is no regular file"):
+        read_table(tmp_path / "t.csv")
+    _save_to_disk(tmp_path / "d", [{"a": "x"}], {})
+    (arrow,) = (tmp_path / "d").glob("*.arrow")
+    arrow.unlink()
+    os.mkfifo(arrow)
+    with pytest.raises(DataError, match="it is no regular file"):
+        read_table(tmp_path / "d")
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".csv", "a\0.csv"])
+def test_a_path_that_no_file_can_have_does_not_exist(tmp_path, name):
+    with pytest.raises(DataError, match="does not exist"):
+        read_table(tmp_path / name)
 
 
 def test_missing_table_and_plain_folder_are_refused(tmp_path):

@@ -1,5 +1,6 @@
 """A user's own table of pictures, texts and labels as a DataModule."""
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -118,7 +119,7 @@ class TableDataModule(RowsDataModule):
     def _is_elsewhere(self) -> bool:
         """Whether only rows to predict are at hand, of known classes."""
         known = self.predict_path is not None and bool(self.options.classes)
-        return known and not self.path.exists()
+        return known and not os.path.exists(self.path)
 
     @cached_property
     def _predict_rows(self) -> Rows:
@@ -133,7 +134,8 @@ class TableDataModule(RowsDataModule):
     def _read(
         self, path: Path, kind: str, build: Callable[[pa.Table], tuple[pa.Table, Any]]
     ) -> Rows:
-        root = self.image_root or (path if path.is_dir() else path.parent).resolve()
+        files = source_files(path)
+        root = self.image_root or (path if os.path.isdir(path) else path.parent).resolve()
 
         def read() -> Rows:
             try:
@@ -145,7 +147,7 @@ class TableDataModule(RowsDataModule):
             return Rows(table, embedded or root, path, classes)
 
         options = {**asdict(self.options), "kind": kind, "image_root": str(root)}
-        return cached_rows(path.stem, source_files(path), options, read)
+        return cached_rows(path.stem, files, options, read)
 
     @property
     def class_names(self) -> list[str]:

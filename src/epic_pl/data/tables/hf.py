@@ -9,6 +9,7 @@ import pyarrow.parquet
 
 from epic_pl.data.readers import read_json
 from epic_pl.data.tables.labels import is_list
+from epic_pl.untrusted import require_regular
 
 HF_SPLIT_COLUMN = "split"
 """The column that names the splits of a ``DatasetDict``."""
@@ -41,13 +42,18 @@ def _read_split(path: Path) -> pa.Table:
     if (path / "state.json").is_file():
         entries = read_json(path / "state.json")["_data_files"]
         files = [path / Path(entry["filename"]).name for entry in entries]
+    for file in files:
+        require_regular(file)
     tables = [pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files]
-    return _with_class_names(pa.concat_tables(tables), read_json(path / "dataset_info.json"))
+    table = pa.concat_tables(tables)
+    table.validate(full=True)
+    return _with_class_names(table, read_json(path / "dataset_info.json"))
 
 
 def read_hub_parquet(path: Path) -> pa.Table:
     """A Parquet file, with names for classes where its metadata has them."""
     table = pyarrow.parquet.read_table(path)
+    table.validate(full=True)  # a text that is not UTF-8 would be found much later
     written = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
     return _with_class_names(table, written.get("info") or {})
 

@@ -1,5 +1,6 @@
 """A user's table as Arrow: CSV, TSV, JSONL, JSON, Parquet, or a Hugging Face dataset on disk."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pyarrow as pa
 from epic_pl.data.readers import json_objects, read_csv, read_json
 from epic_pl.data.tables.hf import is_saved_dataset, read_hub_parquet, read_saved_dataset
 from epic_pl.errors import DataError
+from epic_pl.untrusted import require_flat
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 # what readers raise on files that are not what they should be
@@ -17,7 +19,7 @@ _MALFORMED = (pa.ArrowException, ValueError, KeyError, TypeError, AttributeError
 
 def source_files(path: Path) -> list[Path]:
     """The files that a table is read from, sorted."""
-    if path.is_dir():
+    if os.path.isdir(path):
         if not is_saved_dataset(path):
             raise DataError(
                 f"{path} is a folder, and no Hugging Face dataset saved with save_to_disk (those "
@@ -25,10 +27,10 @@ def source_files(path: Path) -> list[Path]:
                 f"{', '.join(SUFFIXES)} file."
             )
         return sorted(path.rglob("*.arrow")) + sorted(path.rglob("*.json"))
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(
-            f"Table {path} does not exist (relative paths start from {Path.cwd()}). Give its path "
-            "as data.init_args.table."
+            f"Table {path} does not exist, or is no regular file (relative "
+            f"paths start from {Path.cwd()}). Give its path as data.init_args.table."
         )
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(
@@ -55,7 +57,7 @@ def read_table(path: Path) -> pa.Table:
 
 
 def _read(path: Path) -> pa.Table:
-    if path.is_dir():
+    if os.path.isdir(path):
         return read_saved_dataset(path)
     suffix = path.suffix.lower()
     if suffix == ".parquet":
@@ -66,14 +68,19 @@ def _read(path: Path) -> pa.Table:
         return pa.table({name: pa.array(column, pa.string()) for name, column in cells.items()})
     with path.open("rb") as file:
         is_list = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
-    return _of_objects(enumerate(read_json(path, list)) if is_list else json_objects(path))
+    return _of_objects(enumerate(read_json(path, list)) if is_list else json_objects(path), is_list)
 
 
-def _of_objects(rows: Iterable[tuple[int, Any]]) -> pa.Table:
+def _of_objects(rows: Iterable[tuple[int, Any]], is_list: bool) -> pa.Table:
     objects = []
     for number, row in rows:
+        place = f"item {number} (counting from 0)" if is_list else f"line {number}"
         if not isinstance(row, dict):
-            raise ValueError(f"item {number} (counting from 0) is no object, but {row!r:.60}")
+            raise ValueError(f"{place} is no object, but {row!r:.60}")
+        try:
+            require_flat(row)  # Arrow would overflow the stack
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
         objects.append(row)
     columns: dict[str, pa.Array] = {}
     for name in dict.fromkeys(name for row in objects for name in row):
