@@ -98,7 +98,10 @@ def test_init_writes_a_config_that_check_and_fit_take(
     config = folder / "epic.yaml"
     assert f"epic-pl fit --config '{config}'" in said  # quoted for the shell
     assert data("init", folder)[0] == 1  # it is there
-    assert data("check", f"--config={config}", *tiny)[0] == 0
+    output = folder / "[/red]"  # no markup
+    code, said, _ = data("check", f"--config={config}", "--output", output, *tiny)
+    assert code == 0
+    assert f"Report: {output / 'report.html'};" in said
     image_size = yaml.safe_load(config.read_text())["model"]["encoders"]["image_size"]
     assert image_size == (224 if write is _memes else 112)  # 112 of small pictures
     fitted = run(["fit", f"--config={config}", *tiny])

@@ -62,5 +62,6 @@ def _check(args: list[str], output: Path, workers: int | None) -> int:
     pyarrow.parquet.write_table(findings.rows, output / "manifest.parquet")
     report = write_report(findings, output / "report.html")
     print_summary(findings, console)
-    console.print(f"Report: {report}; every row: {output / 'manifest.parquet'}", soft_wrap=True)
+    files = f"Report: {report}; every row: {output / 'manifest.parquet'}"
+    console.print(files, soft_wrap=True, markup=False)
     return 0 if findings.can_train else 1

@@ -34,9 +34,9 @@ def test_two_methods_and_two_seeds_are_compared_and_not_trained_again(
 ):
     tiny_runs.workers_here(monkeypatch)
     options = ["--methods", "epic,linear_probe", "--seeds", "2", "--cache.level", "boundary"]
-    options += ["--cache.folder", "features", "--jobs", "2"]
+    output = tmp_path / "[/red]"  # no markup
+    options += ["--cache.folder", "features", "--jobs", "2", "--output", str(output)]
     assert compare(*options) == 0
-    output = tmp_path / "runs" / "compare" / "tiny"
     rows = json.loads((output / "comparison.json").read_text())
     accuracy = {row["method"]: row for row in rows if row["metric"] == "accuracy"}
     assert list(accuracy) == ["majority", "epic", "linear_probe"]
@@ -52,7 +52,9 @@ def test_two_methods_and_two_seeds_are_compared_and_not_trained_again(
     assert not one.equals(other)  # the seed of a run changes its result
     for name in ("comparison.md", "comparison.png"):
         assert (output / name).stat().st_size > 100
-    assert "linear_probe" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "linear_probe" in said
+    assert f"{output}/comparison.md" in said
 
     def files():
         return {p: p.stat().st_mtime_ns for p in (output / "runs").rglob("*") if p.is_file()}

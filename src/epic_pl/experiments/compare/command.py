@@ -93,5 +93,5 @@ def run(argv: list[str]) -> int:
     console = Console()
     show(comparison.report(outcomes), console)
     files = f"{comparison.output}/comparison.md, .json, .png"
-    console.print(f"Tables and plot: {files}", soft_wrap=True)
+    console.print(f"Tables and plot: {files}", soft_wrap=True, markup=False)
     return int(all(outcome.result is None for outcome in outcomes))

@@ -118,6 +118,7 @@ def _search(search: "Search", trials: int) -> dict[str, Any] | None:
     if best is None:
         return None
     draw(study, search)
-    console.print(f"Best: {best}. Train with it: epic-pl fit --config X --config {best}")
+    shown = f"Best: {best}. Train with it: epic-pl fit --config X --config {best}"
+    console.print(shown, markup=False)
     console.print(f"All trials: {search.output}/trials.csv, search.png", markup=False)
     return study.best_trial.params
