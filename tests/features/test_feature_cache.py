@@ -1,6 +1,7 @@
 """Runs that train from stored features, beside the same runs that read pictures."""
 
 import csv
+import os
 import shutil
 
 import lightning as L
@@ -220,12 +221,19 @@ def test_later_runs_and_moved_encoders_read_the_same_stores(workshop, encoded, t
     assert workshop.files() == before
 
 
-def test_a_changed_picture_is_encoded_again(workshop):
-    module = workshop.module()
-    first = logits_of(workshop, module, workshop.cache())
+@pytest.mark.parametrize("verify", ["stat", "content"])
+def test_a_changed_picture_is_encoded_again(workshop, verify):
+    module, path = workshop.module(), workshop.root / "pictures/test2.bmp"
+    table = workshop.root / "table.csv"
+    table.write_text(table.read_text().replace("test2.png", "test2.bmp"))
+    Image.new("RGB", (50, 50), (220, 40, 30)).save(path)
+    before = path.stat()
+    first = logits_of(workshop, module, workshop.cache(verify=verify))
     items = workshop.stored_items("image")
-    Image.new("RGB", (50, 50), (250, 250, 20)).save(workshop.root / "pictures/test2.png")
-    second = logits_of(workshop, module, workshop.cache())
+    Image.new("RGB", (50, 50), (250, 250, 20)).save(path)
+    if verify == "content":  # of the same size, as a bitmap is
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    second = logits_of(workshop, module, workshop.cache(verify=verify))
     assert workshop.stored_items("image") == items + 1
     same = torch.arange(7) != 2
     assert torch.equal(first[same], second[same])

@@ -40,6 +40,8 @@ class FeatureCache(Callback):
             does data that augments nothing.
         batch_size: number of pictures or texts that are encoded at a time.
         threads: that decode pictures while the stores are filled.
+        verify: "stat" takes a picture for unchanged if its size and time of change are; "content"
+            reads every picture at each start.
 
     Raises:
         ConfigError: if the cache does not go with the other options.
@@ -53,6 +55,7 @@ class FeatureCache(Callback):
         views: int = 0,
         batch_size: int = 32,
         threads: int = 2,
+        verify: Literal["stat", "content"] = "stat",
     ) -> None:
         for name, count, least in (
             ("views", views, 0),
@@ -67,6 +70,7 @@ class FeatureCache(Callback):
         self.views = views
         self.batch_size = batch_size
         self.threads = threads
+        self.verify: Literal["stat", "content"] = verify
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Fill the stores of this stage's splits and have the DataModule read them."""
@@ -111,7 +115,7 @@ class FeatureCache(Callback):
         assert self.level != "off"
         views = self._views(data)
         options = CacheOptions(
-            self.level, self.dtype, self.root, views, self.batch_size, self.threads
+            self.level, self.dtype, self.root, views, self.batch_size, self.threads, self.verify
         )
         source = fill_stores(
             options,

@@ -1,12 +1,13 @@
 """Digests by which pictures, texts and tokenizers are identified."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 class PictureDigests:
@@ -14,10 +15,12 @@ class PictureDigests:
 
     Args:
         memory: JSON file in which they are remembered; replaced if it is damaged.
+        verify: "stat" reads a picture again if its size or time differs; "content" always.
     """
 
-    def __init__(self, memory: Path) -> None:
-        self._memory = memory
+    def __init__(self, memory: Path, verify: Literal["stat", "content"] = "stat") -> None:
+        self._memory, self._verify = memory, verify
+        self._digest = functools.cache(_digest)
         self._known: dict[str, list[Any]] = {}
         self._changed = False
         with contextlib.suppress(OSError, ValueError, AttributeError):  # nothing remembered yet
@@ -37,8 +40,9 @@ class PictureDigests:
         stat = file.stat()
         key, state = f"{file}\0{path}", [stat.st_size, stat.st_mtime_ns]
         entry = self._known.get(key)
-        if entry is None or entry[:2] != state:
-            content = f"{state}{path}".encode() if inside else file.read_bytes()
+        if entry is None or entry[:2] != state or self._verify == "content":
+            whole = self._digest(file) if self._verify == "content" and inside else state
+            content = f"{whole}{path}".encode() if inside else file.read_bytes()
             self._known[key] = entry = [*state, hashlib.sha256(content).hexdigest()]
             self._changed = True
         digest: str = entry[2]
@@ -54,6 +58,11 @@ class PictureDigests:
             temporary.write_text(json.dumps(self._known), encoding="utf-8")
             temporary.replace(self._memory)
         self._changed = False
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

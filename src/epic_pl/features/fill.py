@@ -46,7 +46,7 @@ def fill_stores(
         DataError: a picture cannot be read.
         CacheError: a store cannot be written, or the disk has no room for both.
     """
-    digests = PictureDigests(options.root / f"digests-{rank}.json")
+    digests = PictureDigests(options.root / f"digests-{rank}.json", options.verify)
     images = Pictures(options, towers[0], device, data, digests=digests)
     texts = Texts(options, towers[1], device, data)
     image_keys: dict[Any, str] = {}

@@ -77,6 +77,7 @@ class CacheOptions:
     views: int
     batch_size: int
     threads: int
+    verify: Literal["stat", "content"] = "stat"
 
 
 class Items(ABC, Generic[Key]):
