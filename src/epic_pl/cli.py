@@ -67,11 +67,12 @@ _SECTIONS: dict[str, type[Callback]] = {
     "checkpoint": BestCheckpoint,
     "last_checkpoint": LastCheckpoint,
     "early_stopping": EarlyStopping,
-    "cache": FeatureCache,
+    # these two check that they can write before the cache is filled
     "predictions": PredictionWriter,
+    "report": ReportWriter,
+    "cache": FeatureCache,
     "confusion_matrix": ConfusionMatrixPlot,
     "explain": PromptAttention,
-    "report": ReportWriter,
 }
 _DEFAULTS = {
     "checkpoint.monitor": "val/accuracy",

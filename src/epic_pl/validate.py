@@ -4,7 +4,10 @@ Shape legend: B batch, C classes.
 """
 
 from collections.abc import Sequence
+from errno import EISDIR
 from math import inf
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
@@ -55,6 +58,20 @@ def check_length(name: str, values: Sequence[object] | None, num_classes: int) -
             f"num_classes is {num_classes}, but {name} has {len(values)} entries. Let the "
             "DataModule give both, or make them agree."
         )
+
+
+def check_writable(option: str, folder: Path, name: str) -> None:
+    """Make a folder; raise ConfigError unless a file with such a name can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=folder, prefix=f".{name}."):
+            if (folder / name).is_dir():
+                raise OSError(EISDIR, "there is a folder of this name")
+    except OSError as error:
+        raise ConfigError(
+            f"{option}: {name} cannot be written to {folder}: {error.strerror}. Correct the "
+            "folder's permissions, or choose another one."
+        ) from error
 
 
 def check_batch(batch: Batch, task: Task, num_classes: int) -> None:

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 import tiny_runs
+from epic_pl import validate
 from epic_pl.callbacks import PredictionWriter
 from epic_pl.callbacks.predictions import merge_parts
-from epic_pl.errors import DataError
+from epic_pl.errors import ConfigError, DataError
+from epic_pl.module import EPICModule
 
 
 @pytest.fixture
@@ -75,6 +77,34 @@ def test_multilabel_joins_the_labels_from_their_tuned_threshold_or_a_given_one(t
 def test_other_file_types_are_refused():
     with pytest.raises(DataError, match=r"\.parquet or \.csv, not 'out\.xlsx'"):
         PredictionWriter("out.xlsx")
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("file/below/a.csv", "Not a directory"),
+        ("folder.csv", "there is a folder of this name"),
+        ("x" * 250 + ".csv", "File name too long"),
+        ("read_only/a.csv", "Permission denied"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_predict(
+    output, reason, predict, tmp_path, monkeypatch
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.csv").mkdir()
+    open_temporary = validate.NamedTemporaryFile
+
+    def refuse(dir, **options):  # as for users other than root
+        if dir.name == "read_only":
+            raise PermissionError(13, "Permission denied")
+        return open_temporary(dir=dir, **options)
+
+    monkeypatch.setattr(validate, "NamedTemporaryFile", refuse)
+    monkeypatch.setattr(EPICModule, "predict_step", lambda *_: pytest.fail("has predicted"))
+    with pytest.raises(ConfigError, match=rf"predictions\.output: .*{reason}"):
+        predict(output=output)
+    assert not list(tmp_path.rglob(".*"))
 
 
 def _parts(folder, *ids):

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.errors import DataError
 from epic_pl.module import EPICModule
+from epic_pl.validate import check_writable
 
 Floats = npt.NDArray[np.float32]
 
@@ -35,6 +36,7 @@ class PredictionWriter(Callback):
             takes each label's own, tuned on validation and kept in the checkpoint (0.5 before).
 
     Raises:
+        ConfigError: before predict, if the file cannot be written.
         DataError: at the end of predict, if ranks have lost or doubled rows.
     """
 
@@ -49,6 +51,15 @@ class PredictionWriter(Callback):
         self.output = output
         self.top_k = top_k
         self.threshold = threshold
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Check that the file can be written, before the predictions take any time."""
+        if stage == "predict":
+            path = self._path(trainer)
+            check_writable("predictions.output", path.parent, path.name)
+
+    def _path(self, trainer: L.Trainer) -> Path:
+        return Path(trainer.log_dir or trainer.default_root_dir) / self.output
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Drop the predictions of an earlier run."""
@@ -66,8 +77,7 @@ class PredictionWriter(Callback):
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write this rank's part; rank 0 merges all."""
         assert isinstance(pl_module, EPICModule)
-        path = Path(trainer.log_dir or trainer.default_root_dir) / self.output
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = self._path(trainer)
         table = self._table(pl_module)
         if trainer.world_size > 1:
             pa.parquet.write_table(table, _part(path, trainer.global_rank))

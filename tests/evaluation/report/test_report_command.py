@@ -317,6 +317,8 @@ def test_unsupported_setups_are_refused_before_the_test(reported, tmp_path, caps
     with pytest.raises(ConfigError, match=r"report\.mistakes is -1"):
         ReportWriter(mistakes=-1)
     (tmp_path / "file").write_text("")
-    with pytest.raises(SystemExit):
-        main(["test", *reported.options, "--report", str(tmp_path / "file" / "below")])
-    assert "report.folder" in capsys.readouterr().err
+    (tmp_path / "there" / "report.html").mkdir(parents=True)
+    for folder in ("file/below", "there"):
+        with pytest.raises(SystemExit):
+            main(["test", *reported.options, "--report", str(tmp_path / folder)])
+        assert "report.folder" in capsys.readouterr().err

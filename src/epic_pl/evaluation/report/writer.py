@@ -24,6 +24,7 @@ from epic_pl.evaluation.report.tables import (
 )
 from epic_pl.html_page import jpeg, png, render
 from epic_pl.module import EPICModule
+from epic_pl.validate import check_writable
 
 
 class ReportWriter(Callback):
@@ -73,11 +74,7 @@ class ReportWriter(Callback):
                 f"A report is made by one process, not {trainer.world_size}: set trainer.devices "
                 "and trainer.num_nodes to 1."
             )
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            message = f"report.folder {self.folder} cannot be made: {error.strerror}."
-            raise ConfigError(message) from error
+        check_writable("report.folder", self.folder, "report.html")
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
