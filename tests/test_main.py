@@ -1,6 +1,7 @@
 """The entry point: what it answers itself, and that help loads nothing heavy."""
 
 import gc
+import signal
 import subprocess
 import sys
 
@@ -84,3 +85,27 @@ def test_commands_run_with_their_arguments(monkeypatch):
     assert stop.value.code == 0
     assert ran == [["filled", "--help"]]
     assert gc.isenabled()
+
+
+# interrupts itself where it looks for a module
+INTERRUPTED = """
+import os, signal, sys
+
+class Finder:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+from epic_pl.__main__ import start
+sys.meta_path.insert(0, Finder)
+start()
+"""
+
+
+@pytest.mark.parametrize("module", ["yaml", "torch"])
+def test_ctrl_c_during_imports_is_one_line(module):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the child's too, under nohup
+    command = [sys.executable, "-c", INTERRUPTED, module]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "epic-pl: interrupted\n")
