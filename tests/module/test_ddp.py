@@ -47,8 +47,10 @@ folder = "runs/fit/version_0/checkpoints"
 cli = run(["fit", *ddp, "--ckpt_path", f"{folder}/step4.ckpt"])
 keep(cli.model, cli.trainer, "resumed")
 cli = run(["test", *ddp, "--ckpt_path", f"{folder}/last.ckpt"])
+metrics = {key: float(value) for key, value in cli.trainer.callback_metrics.items()}
+cli = run(["validate", *ddp, "--ckpt_path", f"{folder}/last.ckpt"])
+metrics |= {key: float(value) for key, value in cli.trainer.callback_metrics.items()}
 if cli.trainer.is_global_zero:
-    metrics = {key: float(value) for key, value in cli.trainer.callback_metrics.items()}
     open("metrics.json", "w").write(json.dumps(metrics))
 run(["predict", *ddp, "--ckpt_path", f"{folder}/last.ckpt"])
 
@@ -110,7 +112,8 @@ LOSES_SOME = """\
 def two_ranks(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir, make):
     """The folder in which two ranks have fitted, resumed, tested and predicted."""
     folder = tmp_path_factory.mktemp("ddp")
-    tiny_runs.table(folder / "data")  # 12 rows: three steps of two rows on each of two ranks
+    # three steps of two rows on each of two ranks; they validate and test other numbers of rows
+    tiny_runs.table(folder / "data", train=12, val=5, test=7)
     config = tiny_runs.table_config(folder / "data", tiny_vit_dir, tiny_tokenizer_dir, batch_size=2)
     text = config.read_text()
     config.write_text(text.replace("model:\n", f"model:\n{LOSES_SOME}"))
@@ -184,10 +187,11 @@ def test_seven_samples_count_seven(two_ranks, workdir, monkeypatch):
     config = str(two_ranks / "data" / "tiny.yaml")
     alone = run(["test", "--config", config, "--ckpt_path", last]).trainer.callback_metrics
     both = json.loads(Path("metrics.json").read_text())
-    for name in ("test/accuracy", "test/f1_macro", "test/ece", "test/ece_uncalibrated"):
-        assert both[name] == pytest.approx(float(alone[name]))
+    for name in ("loss", "accuracy", "f1_macro", "ece", "ece_uncalibrated"):
+        assert both[f"test/{name}"] == pytest.approx(float(alone[f"test/{name}"]))
     # fitted on the validation rows of both ranks, as one process does on all of them
     cli = run(["validate", "--config", config, "--ckpt_path", last])
+    assert both["val/loss"] == pytest.approx(float(cli.trainer.callback_metrics["val/loss"]))
     fitted, refitted = cli.model.postprocessor, Postprocessor("multiclass", 3)
     assert fitted.temperature != 1
     with torch.no_grad():

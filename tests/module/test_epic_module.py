@@ -1,5 +1,7 @@
 """EPICModule in a plain Trainer: loops, optimisation, checkpoints, and what is refused."""
 
+import math
+
 import lightning as L
 import pytest
 import torch
@@ -152,6 +154,20 @@ def test_a_loss_that_is_not_finite_names_step_and_samples(make, tmp_path):
         tiny_runs.trainer(tmp_path, max_epochs=1).fit(make(), tiny_runs.loader(rows))
     for part in ("nan at step 1", "sample-4, sample-5, sample-6, sample-7", "gradient_clip_val"):
         assert part in str(error.value)
+
+
+def test_losses_of_validation_and_test_are_means_over_rows_and_nan_stays(make, tmp_path):
+    model, trainer = make().eval(), tiny_runs.trainer(tmp_path)
+    rows = tiny_runs.samples(7)
+    (whole,) = tiny_runs.loader(rows, 7)
+    with torch.no_grad():
+        expected = float(model.loss(model(whole), whole["labels"]))
+    for run, name in ((trainer.validate, "val/loss"), (trainer.test, "test/loss")):
+        (found,) = run(model, tiny_runs.loader(rows, 3), verbose=False)
+        assert found[name] == pytest.approx(expected)
+    rows[1]["pixel_values"] = torch.full((3, 32, 32), float("nan"))
+    (found,) = trainer.validate(model, tiny_runs.loader(rows, 3), verbose=False)
+    assert math.isnan(found["val/loss"])
 
 
 # NaN in place of a missing image used to give NaN logits

@@ -3,7 +3,8 @@
 Shape legend: B batch, C classes.
 """
 
-from typing import Any, Literal, Self
+import math
+from typing import Any, Literal, Self, cast
 
 import lightning as L
 import torch
@@ -12,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from epic_pl.errors import CheckpointError, ConfigError, DataError, TrainingError
 from epic_pl.module import checkpoint as checkpoints
@@ -155,6 +156,8 @@ class EPICModule(L.LightningModule):
             name: calibration_error(self.task, self.num_classes)
             for name in ("ece", "ece_uncalibrated")
         }
+        for stage in ("val", "test"):
+            metrics[f"{stage}_loss"] = MeanMetric(nan_strategy=math.nan)  # which it remains
         if self.task == "multilabel":
             metrics["tuned_metrics"] = build_metrics(self.task, self.num_classes, "test/", "_tuned")
         return nn.ModuleDict(metrics)
@@ -179,14 +182,17 @@ class EPICModule(L.LightningModule):
             matching = self._matching(labels)
             self.log("train/matching_loss", matching, on_step=True, batch_size=len(labels))
             loss = loss + matching
+        logged: Tensor | Metric = loss
+        if stage != "train":  # of uneven ranks, Lightning's mean over rows would be wrong
+            logged = cast(MeanMetric, self.metrics[f"{stage}_loss"])
+            logged.update(loss.detach(), len(labels))
         self.log(
             f"{stage}/loss",
-            loss,
+            logged,
             prog_bar=stage != "test",
             on_step=stage == "train",
             on_epoch=True,
             batch_size=len(labels),
-            sync_dist=stage != "train",
         )
         post, detached = self.postprocessor, logits.detach()
         probabilities = post(detached) if stage == "test" else post.uncalibrated(detached)
