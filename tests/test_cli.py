@@ -350,7 +350,7 @@ def test_a_typo_in_a_config_is_one_paragraph(config, capsys, workdir):
 @pytest.mark.parametrize(
     "content",
     [
-        "a: " + "[" * 5000 + "]" * 5000,
+        "a: " + "[" * 1500 + "]" * 1500,
         "a: " + "[" * 70 + "]" * 70,
         "a: &a [*a]",
         "a: &a {b: *a}",

@@ -9,14 +9,13 @@ from typing import Any, Literal
 import yaml
 
 from epic_pl.errors import ConfigError
-from epic_pl.untrusted import require_flat, require_regular
+from epic_pl.untrusted import MOST_OPTIONS, require_flat, require_regular
 
 INIT_CONFIG = "epic.yaml"
 """File name of the configs that ``epic-pl data init`` writes."""
 
 Kind = Literal["", "overlays", "variants", "spaces"]
 _ROOT = resources.files("epic_pl.configs")
-_MOST_VALUES = 100_000
 # what PyYAML lets through on values that are not of their tag
 _NOT_OF_TAG = (ValueError, LookupError, TypeError, AttributeError)
 _UNREADABLE = (OSError, yaml.YAMLError, RecursionError, *_NOT_OF_TAG)
@@ -109,7 +108,7 @@ def read_yaml(path: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any
     try:
         require_regular(path)
         content = yaml.load(Path(path).read_text(encoding="utf-8"), loader)
-        require_flat(content, _MOST_VALUES)
+        require_flat(content, MOST_OPTIONS)
     except _UNREADABLE as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}.") from error
     return content

@@ -1,14 +1,10 @@
 """The ``epic-pl`` command: a table of commands, and no torch before one of them runs."""
 
 import gc
-import os
-import signal
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import import_module
-from threading import current_thread, main_thread
 from typing import NamedTuple
 
 from epic_pl import __version__
@@ -107,8 +103,7 @@ def main(args: Sequence[str] | None = None) -> None:
     first = _TRAINER not in sys.modules
     if first:  # imports leave no garbage, and looking for it takes a fifth of the start
         gc.disable()
-    with _ended_by_interrupts():
-        cli = import_module(_TRAINER)
+    cli = import_module(_TRAINER)
     if first:
         gc.freeze()
         gc.enable()
@@ -117,20 +112,6 @@ def main(args: Sequence[str] | None = None) -> None:
             cli.run(argv)
         else:
             raise SystemExit(import_module(module).run(argv[1:]))
-
-
-@contextmanager
-def _ended_by_interrupts() -> Iterator[None]:
-    """End at Ctrl-C at once: modules that are half imported may catch KeyboardInterrupt."""
-    before = signal.getsignal(signal.SIGINT)
-    # signals are for the main thread, and `nohup` and others ignore this one
-    if before is not signal.default_int_handler or current_thread() is not main_thread():
-        yield
-        return
-    line = b"epic-pl: interrupted\n"
-    signal.signal(signal.SIGINT, lambda *_: (os.write(2, line), os._exit(130)))
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def _help() -> str:

@@ -5,6 +5,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+MOST_OPTIONS = 100_000
 _DEEPEST = 64  # Arrow's own limit for files
 
 
@@ -26,9 +27,8 @@ def require_flat(value: Any, most: int | None = None) -> None:
     """
     level = [value]
     for _ in range(_DEEPEST):
-        for each in level if most is not None else ():
-            if isinstance(each, str) and "\0" in each:
-                raise ValueError(f"{each[:60]!r} has a NUL character")
+        if most is not None and any(isinstance(each, str) and "\0" in each for each in level):
+            raise ValueError("a text in it has a NUL character")
         inner = (each for each in level if isinstance(each, dict | list | tuple))
         parts = (each.values() if isinstance(each, dict) else each for each in inner)
         level = list(islice(chain.from_iterable(parts), most))

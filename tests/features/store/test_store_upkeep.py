@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 import os
 
@@ -9,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from epic_pl.errors import CacheError
 from epic_pl.features.commands import run
 from epic_pl.features.store.build import Wanted, default_root
+from epic_pl.features.store.reader import FeatureStore
+from epic_pl.features.store.spec import canonical
 
 
 def test_info_shows_each_store(tmp_path, items, capsys, monkeypatch):
@@ -97,9 +100,7 @@ def test_a_malformed_spec_is_told_and_written_again(tmp_path, items, capsys, mon
     assert run(["verify", str(tmp_path)]) == 0
 
 
-@pytest.mark.parametrize(
-    "damage", ["no digests", "shape", "dtype", "length", "folder", "pipe", "link"]
-)
+@pytest.mark.parametrize("damage", ["no digests", "shape", "dtype", "length", "pipe", "link"])
 def test_a_shard_of_another_content_is_damaged_and_written_again(tmp_path, items, damage):
     store = items.build(tmp_path)
     path = sorted(store.folder.glob("shard-*"))[1]
@@ -107,9 +108,7 @@ def test_a_shard_of_another_content_is_damaged_and_written_again(tmp_path, items
     path.unlink()  # a mapped file must not change
     outside = tmp_path / "notes.txt"
     outside.write_text("mine")
-    if damage == "folder":
-        path.mkdir()
-    elif damage == "pipe":
+    if damage == "pipe":
         os.mkfifo(path)
     elif damage == "link":
         path.symlink_to(outside)
@@ -125,8 +124,6 @@ def test_a_shard_of_another_content_is_damaged_and_written_again(tmp_path, items
             tensors["pooled"] = tensors["pooled"][:, 1:].contiguous()
         save_file(tensors, path)
     assert run(["verify", "--remove-corrupt", str(tmp_path)]) == 1
-    if damage == "folder":  # which is not a store's
-        path.rmdir()
     assert not os.path.lexists(path)
     items.assert_in(items.build(tmp_path), items.hashes)
     assert run(["verify", str(tmp_path)]) == 0
@@ -151,6 +148,22 @@ def test_nothing_is_removed_behind_a_link(tmp_path, items, command):
     link.symlink_to(tmp_path / "nowhere")
     with pytest.raises(CacheError, match="no feature store"):
         run([*command, str(link.parent)])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"dtype": ["float16"]}, {"dtype": "../../x"}, {"identity": []}, {"kind": "sound"}],
+    ids=str,
+)
+def test_a_spec_of_other_types_is_refused_whatever_its_folder_is_called(tmp_path, items, change):
+    spec = dataclasses.replace(items.spec(), **change)
+    plain = items.spec().to_json() | change
+    key = hashlib.sha256(canonical(plain | {"encoder": None}).encode()).hexdigest()[:16]
+    folder = tmp_path / f"{spec.kind}-{key}"
+    folder.mkdir()
+    (folder / "spec.json").write_text(json.dumps(plain))
+    with pytest.raises(CacheError, match="does not describe"):
+        FeatureStore(folder)
 
 
 def test_markup_in_names_is_printed_as_it_is(tmp_path, items, capsys, monkeypatch):

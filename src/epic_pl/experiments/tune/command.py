@@ -108,17 +108,16 @@ def _search(search: "Search", trials: int) -> dict[str, Any] | None:
     from epic_pl.experiments.tune.report import draw, trial_line, write_results
     from epic_pl.experiments.tune.study import open_study, run_trials
 
-    console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
+    console = Console(file=sys.stderr, soft_wrap=True, highlight=False, markup=False)
     study = open_study(search)
     try:
         for trial in run_trials(study, search, trials):
-            console.print(trial_line(trial, search, trials), markup=False)
+            console.print(trial_line(trial, search, trials))
     finally:
         best = write_results(study, search)
     if best is None:
         return None
     draw(study, search)
-    shown = f"Best: {best}. Train with it: epic-pl fit --config X --config {best}"
-    console.print(shown, markup=False)
-    console.print(f"All trials: {search.output}/trials.csv, search.png", markup=False)
+    console.print(f"Best: {best}. Train with it: epic-pl fit --config X --config {best}")
+    console.print(f"All trials: {search.output}/trials.csv, search.png")
     return study.best_trial.params

@@ -11,13 +11,15 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from epic_pl.errors import CacheError
+from epic_pl.errors import CacheError, ConfigError
 from epic_pl.untrusted import require_regular
+from epic_pl.validate import check_choices
 
 # part of every key, so that stores of another format are never read
 FORMAT = 3
 SPEC = "spec.json"
 DIGEST = np.dtype("S16")
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError)
 
 Digests = npt.NDArray[np.bytes_]
 Kind = Literal["image", "text"]
@@ -38,6 +40,12 @@ class Field:
     name: str
     shape: tuple[int, ...]
     token_axis: int | None = None
+
+    def __post_init__(self) -> None:
+        sizes = all(isinstance(size, int) and size >= 0 for size in self.shape)
+        axes = (None, *range(len(self.shape)))
+        if not (sizes and isinstance(self.name, str) and self.token_axis in axes):
+            raise ValueError(f"{self} is malformed")
 
 
 @dataclass(frozen=True)
@@ -110,11 +118,13 @@ class StoreSpec:
                 for field in plain["fields"]
             )
             spec = cls(**plain)
+            check_choices(spec)
             # the key is a hash of all other values, which so are what they were when written
-            if spec.folder(folder.parent) != folder or not isinstance(spec.encoder, str):
+            typed = isinstance(spec.encoder, str) and isinstance(spec.identity, dict)
+            if spec.folder(folder.parent) != folder or not typed:
                 raise ValueError("changed since it was written")
             return spec
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ConfigError, OSError, RecursionError, *_MALFORMED) as error:
             raise CacheError(
                 f"{path} does not describe a feature store ({error!r}). Remove the store with "
                 "`epic-pl cache clear` and build it again with `epic-pl cache build`."

@@ -72,7 +72,8 @@ def verify(folder: Path, remove_corrupt: bool = False) -> list[Path]:
     if remove_corrupt:
         _refuse_links(stores)
     for store in stores:
-        paths = [path for path in sorted(store.iterdir()) if _SHARD.fullmatch(path.name)]
+        files = sorted(path for path in store.iterdir() if not path.is_dir())
+        paths = [path for path in files if _SHARD.fullmatch(path.name)]
         try:
             spec = StoreSpec.read(store)
             wrong = [path for path in paths if not is_intact(path, spec)]
@@ -84,7 +85,7 @@ def verify(folder: Path, remove_corrupt: bool = False) -> list[Path]:
     Console().print(table)
     if remove_corrupt:
         for path in damaged:
-            _remove(path)
+            path.unlink(missing_ok=True)
     return damaged
 
 
@@ -99,10 +100,10 @@ def clear(folder: Path) -> None:
     _refuse_links(stores)
     for store in stores:
         table.add_row(store.name, decimal(_nbytes(store)))
-        _remove(store / SPEC)  # first: without it no store is read
+        (store / SPEC).unlink(missing_ok=True)  # first: without it no store is read
         for path in list(store.iterdir()):
-            if _FILE.fullmatch(path.name):
-                _remove(path)
+            if _FILE.fullmatch(path.name) and not path.is_dir():
+                path.unlink()
         shutil.rmtree(store.with_name(f".{store.name}.locks"), ignore_errors=True)
         if not any(store.iterdir()):
             store.rmdir()
@@ -117,12 +118,6 @@ def _refuse_links(stores: Sequence[Path]) -> None:
             f"{links[0]} is a link to {links[0].resolve()}, and nothing is removed behind a link. "
             "Name the folder itself if it is a store, or remove the link."
         )
-
-
-def _remove(path: Path) -> None:
-    """Remove a file or a link, but no folder, which no store has."""
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
 
 
 def _nbytes(store: Path) -> int:
