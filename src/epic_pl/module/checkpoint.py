@@ -7,7 +7,9 @@ others than those it was trained with.
 
 import glob
 import pickle
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TypedDict, cast
@@ -19,14 +21,15 @@ from torch import Tensor, nn
 
 from epic_pl.errors import CheckpointError
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.untrusted import require_flat, require_regular
+from epic_pl.untrusted import MOST_OPTIONS, require_flat, require_regular
 
 CHECKPOINT_KEY = "epic_pl"
 FORMAT_VERSION = 3
-_MOST_OPTIONS = 100_000
 # what torch.load raises on damaged or foreign bytes, none of which is a class of its own
 _UNREADABLE = (
     pickle.UnpicklingError,
+    ArithmeticError,
+    AssertionError,
     AttributeError,
     EOFError,
     LookupError,
@@ -34,7 +37,9 @@ _UNREADABLE = (
     RuntimeError,
     TypeError,
     ValueError,
+    struct.error,
     zipfile.BadZipFile,
+    zlib.error,
 )
 
 
@@ -259,7 +264,7 @@ def refuse_classes(options: Any, path: str | IO[bytes]) -> None:
             # whatever tags and values mean to the parser's loader, this one finds the mappings
             content = yaml.load(options, yaml.BaseLoader)
             options = None if isinstance(content, str) else content
-        require_flat(options, _MOST_OPTIONS)
+        require_flat(options, MOST_OPTIONS)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, yaml.YAMLError) and "recursive" not in str(error):
             return  # a text
