@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo compare evidence bench soak test lint format docs clean
+.PHONY: help install demo compare evidence bench soak fuzz test lint format docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ bench: $(STAMP) ## cost of a training step with each method
 
 soak: $(STAMP) ## kill runs at random for 30 minutes, resume them, and compare
 	@$(BIN)/python benchmarks/soak.py $(ARGS)
+
+fuzz: $(STAMP) ## feed damaged files to every reader for 30 minutes
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py $(ARGS)
 
 test: $(STAMP) ## run the tests, a worker for each core
 	@$(BIN)/pytest --numprocesses auto --dist loadfile $(ARGS)
