@@ -14,8 +14,8 @@ from rich.table import Table
 
 from epic_pl.data.images import read_image
 from epic_pl.errors import DataError
-from epic_pl.html_page import jpeg, png, render
 from epic_pl.inspection.findings import Findings
+from epic_pl.inspection.html_page import jpeg, png, render
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "dim"}
 _HEADINGS = ("split", "rows", "classes", "pictures", "no picture", "no text")

@@ -18,7 +18,7 @@ from epic_pl.errors import ConfigError
 from epic_pl.evaluation.report.corruption import CORRUPTIONS, PICTURES, TEXTS, Corrupted
 from epic_pl.evaluation.report.tables import DRAWS, draw_missing
 from epic_pl.evaluation.report.writer import ReportWriter
-from epic_pl.html_page import render
+from epic_pl.inspection.html_page import render
 from epic_pl.module import EPICModule
 
 EVIL = "<script>alert('$x$')</script>"

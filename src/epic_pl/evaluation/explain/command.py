@@ -43,7 +43,7 @@ def run(argv: list[str]) -> int:
     from epic_pl.cli import build_trained
     from epic_pl.evaluation.explain.figures import sample_png
     from epic_pl.evaluation.explain.samples import explain, named_rows, spread_rows
-    from epic_pl.html_page import render
+    from epic_pl.inspection.html_page import render
 
     module, data, checkpoint = build_trained(shared)
     data.prepare_data()

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from epic_pl.evaluation.explain.samples import Explanation
-from epic_pl.html_page import png
+from epic_pl.inspection.html_page import png
 
 _COLUMNS = 5  # panels side by side
 _PANEL = 2.3  # inches, height of a panel

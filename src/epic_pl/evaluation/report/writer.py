@@ -22,7 +22,7 @@ from epic_pl.evaluation.report.tables import (
     confusion_counts,
     worst_mistakes,
 )
-from epic_pl.html_page import jpeg, png, render
+from epic_pl.inspection.html_page import jpeg, png, render
 from epic_pl.module import EPICModule
 from epic_pl.validate import check_writable
 
