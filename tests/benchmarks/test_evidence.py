@@ -7,6 +7,7 @@ import pytest
 
 import cca
 import evidence
+import evidence_tables
 import learning_curve
 import tiny_openmoji
 import tiny_runs
@@ -48,6 +49,12 @@ def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkey
     assert 0 < found["cca"]["p_value"] <= 1
     assert any(row["metric"] == "accuracy_relation" for row in rows if row["method"] == "cca")
     assert "| cca |" in (tmp_path / "evidence/scenes.md").read_text()
+    printed = evidence_tables.table(rows)
+    assert [line.split("|")[1].strip() for line in printed[2:]] == [
+        f"`{name}`" for name in ("majority", "epic", "no_prompts", "cca")
+    ]
+    assert all(line.count("|") == printed[0].count("|") for line in printed)
+    assert printed[0].endswith("| relation |")
     picture = tmp_path / "images/curve.png"
     arguments = ["learning_curve.py", f"--evidence={tmp_path}/evidence", f"--to={picture}"]
     monkeypatch.setattr("sys.argv", arguments)

@@ -236,7 +236,7 @@ def test_hyperparameters_that_name_a_class_are_refused_at_any_depth(options, tmp
 @pytest.mark.parametrize(
     "options",
     [
-        "[" * 1500,
+        "[" * 600,
         "[" * 70 + "{class_path: subprocess.Popen}" + "]" * 70,
         "&a {class_path: subprocess.Popen, b: *a}",
         [[[POPEN, "a"]] * 1000] * 1000,
