@@ -237,6 +237,8 @@ class EPICModule(L.LightningModule):
         """Forget what an interrupted validation has left."""
         super().on_validation_epoch_start()
         self.validation_outputs.reset()
+        # after validate() its state is of inference mode, in which fit does not validate
+        cast(MeanMetric, self.metrics["val_loss"]).reset()
 
     def on_validation_epoch_end(self) -> None:
         """Fit the postprocessor, before this epoch's checkpoint is written."""
