@@ -213,7 +213,9 @@ class Soak:
         """
         records = self.folder.glob("fit/version_*/run.json")
         newest = max(records, key=lambda path: path.stat().st_mtime)
-        found = json.loads(newest.read_text())["result"]
+        found = json.loads(newest.read_text()).get("result")
+        if found is None:
+            return {"weights": f"{newest} has no result"}
         metrics = {key: each for key, each in found["metrics"].items() if key.startswith("val/")}
         return {"weights": found["weights"], **metrics}
 
