@@ -49,6 +49,13 @@ def test_what_cannot_be_reproduced_is_refused(config, tmp_path):
     resumed = run(["fit", "--config", config, "--ckpt_path", last])
     with pytest.raises(ConfigError, match=r"was resumed from .*last.ckpt"):
         reproduce([resumed.trainer.log_dir])
+    last = str(Path(resumed.trainer.log_dir) / "checkpoints" / "last.ckpt")
+    finished = run(["fit", "--config", config, "--ckpt_path", last])
+    results = [
+        json.loads((Path(each.trainer.log_dir) / "run.json").read_text())["result"]
+        for each in (resumed, finished)
+    ]
+    assert results[0]["weights"] == results[1]["weights"]
     record = Path(one.trainer.log_dir) / "run.json"
     record.write_text(json.dumps({"made_of": {}}))
     with pytest.raises(ConfigError, match="did not come to its end"):

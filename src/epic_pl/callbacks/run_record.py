@@ -52,8 +52,8 @@ class RunRecord(SaveConfigCallback):
         self._content: dict[str, Any] = {"made_of": _made_of(trainer, pl_module)}
         self._write()
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Add ``result``."""
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add ``result``, also where a run was resumed after its last step."""
         if trainer.is_global_zero:
             metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
             self._content["result"] = {
