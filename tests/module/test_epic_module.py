@@ -168,6 +168,9 @@ def test_losses_of_validation_and_test_are_means_over_rows_and_nan_stays(make, t
     rows[1]["pixel_values"] = torch.full((3, 32, 32), float("nan"))
     (found,) = trainer.validate(model, tiny_runs.loader(rows, 3), verbose=False)
     assert math.isnan(found["val/loss"])
+    # validation resets its metrics in inference mode, training updates them outside of it
+    rows = tiny_runs.loader(tiny_runs.samples(7), 3)
+    tiny_runs.trainer(tmp_path, max_epochs=1, inference_mode=False).fit(model, rows, rows)
 
 
 # NaN in place of a missing image used to give NaN logits
