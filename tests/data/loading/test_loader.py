@@ -1,6 +1,7 @@
 """The loader alone, then in a Trainer."""
 
 import os
+import signal
 from functools import partial
 from itertools import islice
 
@@ -60,6 +61,19 @@ def test_goes_on_where_it_stopped(workers):
     assert len(other) == 7
     assert take(other) == whole[3:]
     assert other.state_dict() == state | {"batches": 7}
+
+
+class Kept(Numbers):
+    """Sends its own process what a scheduler sends to a whole job."""
+
+    def __getitem__(self, index):
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+        return index
+
+
+def test_workers_leave_it_to_the_first_process_to_answer_signals():
+    assert len(list(ResumableDataLoader(Kept(), batch_size=BATCH, num_workers=1))) == 7
 
 
 def test_end_of_an_epoch_is_the_start_of_the_next():

@@ -1,6 +1,7 @@
 """The training loader, whose position is part of a checkpoint."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,9 @@ def init_worker(worker_id: int) -> None:
     """Keep a loader worker to one thread: the workers themselves are the parallelism."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
+    # sent to a whole job; its first process answers, and ends the workers once all is saved
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class ResumableDataLoader(DataLoader[Any]):
