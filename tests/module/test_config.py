@@ -10,6 +10,7 @@ from epic_pl.errors import ConfigError
     [
         ({"epic": {"hub_widht": 8}}, "EPICConfig has no hub_widht; it has .*hub_width"),
         ({"optim": {"lr": 0.1, "lrr": 0.1}}, "OptimConfig has no lrr"),
+        ({"optim": {True: 1, "lrr": 0.1}}, "OptimConfig has no True, lrr"),
         ({"encoders": {"image": {"nmae": "x"}}}, "EncoderConfig has no nmae"),
         ({"encoders": {"image": {}}}, "EncoderConfig: .*'name'"),
         ({"encoders": {"image": "vit"}}, "EncoderConfig is made of named options, not of 'vit'"),

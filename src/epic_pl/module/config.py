@@ -95,7 +95,7 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
         raise ConfigError(f"{kind.__name__} is made of named options, not of {value!r}.")
     hints = get_type_hints(kind)
     known = [field.name for field in fields(kind)]
-    if unknown := sorted(set(value) - set(known)):
+    if unknown := sorted(map(str, set(value) - set(known))):
         raise ConfigError(f"{kind.__name__} has no {', '.join(unknown)}; it has {known}.")
     nested = {
         name: as_config(hints[name], each) if is_dataclass(hints[name]) else each
