@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -13,12 +14,12 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from epic_pl.data.loading.loader import JOB_SIGNALS
 from epic_pl.validate import check_positive
 
 LAST = "last.ckpt"
 PREVIOUS = "last.previous.ckpt"
 _INTERVAL = 15 * 60  # seconds of training that a killed run loses at most, by default
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -69,8 +70,9 @@ class LastCheckpoint(Checkpoint):
 
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the signals over from Lightning, which has just asked for them."""
-        for number in _SIGNALS:
-            signal.signal(number, self._on_signal)
+        if threading.current_thread() is threading.main_thread():  # no other one may
+            for number in JOB_SIGNALS:
+                signal.signal(number, self._on_signal)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """As before the sanity check, which may be switched off."""
@@ -107,10 +109,13 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: L.Trainer, due: bool) -> None:
         """Save if any rank is due, or told to end."""
         assert self._folder is not None
-        decide = trainer.strategy.reduce_boolean_decision
-        ends = decide(self._signal is not None, all=False)
-        if not (ends or decide(due, all=False)) or getattr(trainer, "fast_dev_run", False):
+        if getattr(trainer, "fast_dev_run", False):
             return
+        decide = trainer.strategy.reduce_boolean_decision
+        ends = self._signal is not None
+        if not decide(due or ends, all=False):  # ranks talk once a step
+            return
+        ends = decide(ends, all=False)
         path = self._folder / LAST
         if trainer.is_global_zero:
             _keep(path, path.with_name(PREVIOUS))
@@ -119,7 +124,7 @@ class LastCheckpoint(Checkpoint):
         if ends:
             number = signal.Signals(self._signal or signal.SIGTERM)
             rank_zero_info(f"Saved {path} upon {number.name}; --ckpt_path last resumes from it.")
-            if number == signal.SIGUSR1 and trainer.is_global_zero:
+            if number.name == "SIGUSR1" and trainer.is_global_zero:
                 _requeue()
             raise SystemExit(128 + number)
 

@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from epic_pl.config_files import read_yaml
 from epic_pl.errors import ConfigError
 
 
@@ -45,7 +44,7 @@ def run(argv: list[str]) -> int:
         )
     if "result" not in before:
         raise ConfigError(f"The run in {options.run} did not come to its end: resume it first.")
-    resumed = yaml.safe_load(config.read_text(encoding="utf-8")).get("ckpt_path")
+    resumed = read_yaml(str(config)).get("ckpt_path")
     if resumed is not None:
         raise ConfigError(
             f"The run in {options.run} was resumed from {resumed}: reproduce the run that wrote it."

@@ -170,12 +170,11 @@ def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
         )
     for role in ("image_encoder", "text_encoder"):
         identity = info.get(role)
-        if (
-            not isinstance(identity, dict)
-            or identity.keys() != EncoderIdentity.__annotations__.keys()
+        if not (
+            isinstance(identity, dict)
+            and identity.keys() == EncoderIdentity.__annotations__.keys()
+            and isinstance(identity["fingerprint"], str)
         ):
-            raise CheckpointError(f"The checkpoint's {role} is damaged: {identity!r}.")
-        if not isinstance(identity["fingerprint"], str):
             raise CheckpointError(f"The checkpoint's {role} is damaged: {identity!r}.")
     names = info.get("class_names")
     if names is not None and not (

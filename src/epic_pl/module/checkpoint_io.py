@@ -55,6 +55,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
 def _flush_folder(folder: Path) -> None:
     """Make a rename in a folder last through a power failure."""
+    if os.name == "nt":  # where a folder cannot be opened
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

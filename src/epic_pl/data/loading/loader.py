@@ -12,13 +12,16 @@ from torch.utils.data import DataLoader
 from epic_pl.data.loading.sampler import TrainSampler
 from epic_pl.errors import ConfigError
 
+JOB_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+"""What a scheduler sends to a job that is to end; Windows has the first alone."""
+
 
 def init_worker(worker_id: int) -> None:
     """Keep a loader worker to one thread: the workers themselves are the parallelism."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
     # sent to a whole job; its first process answers, and ends the workers once all is saved
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in JOB_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
