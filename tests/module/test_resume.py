@@ -192,9 +192,17 @@ class ToldToEnd(L.Callback):
         os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("validate", [None, 1, 2])
+@pytest.mark.parametrize(
+    ("validate", "accumulate", "number"),
+    [
+        (None, 1, signal.SIGTERM),
+        (None, 2, signal.SIGUSR1),
+        (1, 1, signal.SIGUSR1),
+        (1, 2, signal.SIGTERM),
+        (2, 1, signal.SIGTERM),
+        (2, 2, signal.SIGUSR1),
+    ],
+)
 def test_a_run_that_is_told_to_end_in_every_batch_ends_as_if_undisturbed(
     validate, accumulate, number, runs, tmp_path
 ):
