@@ -1,119 +1,136 @@
-"""Feed damaged files to every reader of the package, in processes of their own.
+"""Feed damaged files to every reader of the package, guided by the code that they reach.
 
-    python benchmarks/fuzz.py [--minutes 30] [--jobs 2] [--seed 0] [--target tables]
-    python benchmarks/fuzz.py --target tables --seed 0 --case 1234    # again, with its traceback
+    python benchmarks/fuzz.py [--minutes 30] [--jobs 2] [--target tables]
+    python benchmarks/fuzz.py --target tables --input runs/fuzz/tables-0   # again, in this process
 
-Targets are tables, checkpoints, manifests (of feature stores) and configs. Case N of a seed is
-always the same input: a sound file with bytes, words or values exchanged. A finding is any
-exception but an EpicError, the death of a process, or a case of more than a minute; the run goes
-on behind it. Exit code 1 if there is any.
+Hypothesis describes the files: sound ones with bytes, words or values exchanged. Atheris, on
+libFuzzer, searches among them for those that run new lines. Targets are tables, checkpoints,
+manifests (of feature stores) and configs. A finding is any exception but one of the package's own,
+the death of a process, or a case of more than a minute; its input is kept in runs/fuzz, and the
+search starts again. Exit code 1 if there is any.
 """
 
 import argparse
 import contextlib
-import copy
+import faulthandler
+import functools
 import io
 import json
-import multiprocessing as mp
 import os
-import random
+import re
 import resource
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
-import traceback
 import warnings
 import zipfile
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-LIMIT_S = 60.0  # of a case; others may take the cores for long
-CONTEXT = "spawn"  # how processes are started
+KEPT = Path("runs/fuzz")
+INPUT = "input"  # the bytes that the case at work is drawn from
+LIMIT_S = 60  # of a case; others may take the cores for long
 _MEMORY = 16 * 2**30  # bytes of addresses: a size out of a file is refused, not tried
-_WORDS = [
-    *(
-        b"null",
-        b"[",
-        b"]",
-        b"{",
-        b"}",
-        b'{"a":',
-        b'"',
-        b"'",
-        b",",
-        b":",
-        b"\n",
-        b"\r",
-        b"\t",
-        b"\0",
-    ),
-    *(b"NaN", b"-1", b"1e999", b"9" * 30, b"\xff", b"\xef\xbb\xbf", b"\\ud83d", b"../", b"[/red]"),
-    *(b"&a ", b"*a", b"<<: ", b"!!timestamp ", b"!!bool ", b"2024-99-99", b"? ", b"- ", b"--- "),
-]
-_VALUES = [
-    *(None, True, -1, 0, 2**63, 10**15, -1.5, float("nan"), "", "a\0b", "../../x", "[/red]"),
-    *([], {}, [[]], {"a": None}, [-1], ["a"], "x" * 5000),
-]
+_LONGEST = 4096  # bytes that a case is drawn from
 
-Run = Callable[[random.Random], None]
+# ------------------------------------------------------------------ damage
+
+_WORDS = st.sampled_from(
+    [
+        *(b"null", b"[", b"]", b"{", b"}", b'{"a":', b'"', b"'", b",", b":", b"\n", b"\r", b"\t"),
+        *(b"\0", b"NaN", b"-1", b"1e999", b"9" * 30, b"\xff", b"\xef\xbb\xbf", b"\\ud83d", b"../"),
+        *(b"[/red]", b"&a ", b"*a", b"<<: ", b"!!timestamp ", b"!!bool ", b"2024-99-99", b"? "),
+        *(b"- ", b"--- "),
+    ]
+)
+_LEAVES = st.one_of(
+    *(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    st.sampled_from([2**63, 10**15, "a\0b", "../../x", "[/red]", "x" * 5000]),
+)
+_DEPTHS = st.sampled_from([0] * 50 + [1, 2, 100, 400])  # much is rare, for parsers take long
+_GONE = object()
 
 
-def _depth(rng: random.Random) -> int:
-    """How often something is nested or repeated; much is rare, for parsers take long."""
-    return rng.choice((100, 400)) if rng.random() < 0.005 else rng.randrange(3)
+def damaged(content: bytes) -> st.SearchStrategy[bytes]:
+    """A few parts of a sound file removed, replaced or cut off, words or bytes put in."""
+    size = st.sampled_from((0, 0, 1, 1, 1, 4, 64, len(content)))
+    new = st.one_of(_WORDS, st.binary(max_size=16))
+    change = st.tuples(st.integers(0, len(content)), size, new, _DEPTHS)
+
+    def apply(changes: list[tuple[int, int, bytes, int]]) -> bytes:
+        data = bytearray(content)
+        for at, removed, words, times in changes:
+            data[at : at + removed] = words * max(1, times)
+        return bytes(data)
+
+    return st.lists(change, min_size=1, max_size=8).map(apply)
 
 
-def exchanged_bytes(content: bytes, rng: random.Random) -> bytes:
-    """A few bytes or parts changed, removed, doubled, or replaced by words."""
-    data = bytearray(content)
-    for _ in range(rng.choice((1, 1, 2, 4, 8))):
-        at = rng.randrange(len(data) + 1)
-        end = min(len(data), at + rng.choice((1, 2, 4, 16, 64)))
-        kind = rng.randrange(6)
-        if kind == 0 and at < len(data):
-            data[at] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            data[at:end] = rng.choice(_WORDS)
-        elif kind == 2:
-            data[at:at] = rng.choice(_WORDS) * rng.choice((1, 3, _depth(rng)))
-        elif kind == 3:
-            del data[at:end]
-        elif kind == 4:
-            data[at:at] = data[rng.randrange(len(data) + 1) :][:64]
-        else:
-            data[at:end] = rng.randbytes(end - at)
-    return bytes(data[: rng.randrange(len(data) + 1)] if rng.random() < 0.1 else data)
-
-
-def exchanged_values(value: Any, rng: random.Random) -> Any:
+def changed(value: Any, *leaves: Any) -> st.SearchStrategy[Any]:
     """A copy of nested dictionaries and lists with a few values replaced, removed or added."""
-    root = {"": copy.deepcopy(value)}
-    for _ in range(rng.choice((1, 1, 2, 3))):
-        place, key = root, ""
-        while isinstance(place[key], dict | list) and place[key] and rng.random() < 0.8:
-            place = place[key]
-            key = rng.choice(list(place) if isinstance(place, dict) else range(len(place)))
-        if rng.random() < 0.2 and key != "":
-            del place[key]
-        elif rng.random() < 0.1 and isinstance(place, dict):
-            place[rng.choice(["a", "class_path", "[/red]"])] = rng.choice(_VALUES)
-        else:
-            new = copy.deepcopy(rng.choice(_VALUES))
-            for _ in range(_depth(rng)):
-                new = [new]
-            place[key] = new
-    return root.get("")
+    new = st.recursive(
+        st.one_of(_LEAVES, st.sampled_from([_GONE, *leaves])),
+        lambda each: st.lists(each, max_size=2) | st.dictionaries(st.text(max_size=3), each),
+        max_leaves=4,
+    )
+    change = st.tuples(st.sampled_from(list(_places(value))), new, _DEPTHS)
+
+    def apply(changes: list[tuple[tuple[Any, ...], Any, int]]) -> Any:
+        root = {"": _copy(value)}
+        for (*path, key), put, depth in changes:
+            place: Any = root
+            with contextlib.suppress(LookupError, TypeError):  # a place that is gone
+                for step in path:
+                    place = place[step]
+                if put is _GONE:
+                    del place[key]
+                else:
+                    place[key] = functools.reduce(lambda inner, _: [inner], range(depth), put)
+        return root.get("")
+
+    return st.lists(change, min_size=1, max_size=3).map(apply)
+
+
+def _places(value: Any, path: tuple[Any, ...] = ("",)) -> Iterator[tuple[Any, ...]]:
+    yield path
+    if isinstance(value, dict):
+        yield from ((*path, key) for key in ("class_path", "[/red]"))
+    if isinstance(value, dict | list):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _places(each, (*path, key))
+
+
+def _copy(value: Any) -> Any:
+    """Of dictionaries and lists alone: their leaves, tensors among them, are not changed."""
+    if isinstance(value, dict):
+        return {key: _copy(each) for key, each in value.items()}
+    return [_copy(each) for each in value] if isinstance(value, list) else value
+
+
+def _dumps(value: Any) -> str:
+    """JSON, or its own beginning where it is too deep for Python's writer."""
+    try:
+        return json.dumps(value, default=str)
+    except RecursionError:
+        return '{"text":' + "[" * 30_000
 
 
 # ------------------------------------------------------------------ targets
 
+Case = Callable[[Any], None]
 
-def tables(folder: Path) -> Run:
+
+def tables(folder: Path) -> tuple[Any, Case]:
     """CSV, TSV, JSONL, JSON and Parquet files, read and built into rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -129,23 +146,22 @@ def tables(folder: Path) -> Run:
     nested = [row | {"tags": ["x", "y"], "more": {"a": n}} for n, row in enumerate(rows)]
     named = {"info": {"features": {"label": {"names": ["a", "b"], "_type": "ClassLabel"}}}}
     coded = pa.Table.from_pylist([row | {"label": n % 2} for n, row in enumerate(rows)])
-    parquet = []
     codes = pa.array(["a", "b"] * 4).dictionary_encode()
-    for table in (
-        pa.Table.from_pylist(nested),
-        pa.Table.from_pylist(rows).set_column(1, "label", codes),
-        coded.replace_schema_metadata({"huggingface": json.dumps(named)}),
-    ):
+
+    def parquet(table: pa.Table) -> bytes:
         sink = io.BytesIO()
         pq.write_table(table, sink)
-        parquet.append(sink.getvalue())
-    seeds = [
+        return sink.getvalue()
+
+    sound = [
         ("csv", "\n".join(map(",".join, heads)).encode()),
         ("csv", "\n".join(f'"{a}, ""x""";{b};{c}' for a, b, c in heads).encode()),
         ("tsv", "\n".join(map("\t".join, heads)).encode()),
         ("jsonl", "\n".join(map(json.dumps, nested)).encode()),
         ("json", json.dumps(nested).encode()),
-        *(("parquet", each) for each in parquet),
+        ("parquet", parquet(pa.Table.from_pylist(nested))),
+        ("parquet", parquet(pa.Table.from_pylist(rows).set_column(1, "label", codes))),
+        ("parquet", parquet(coded.replace_schema_metadata({"huggingface": json.dumps(named)}))),
     ]
     options = RowOptions(
         image_column=None,
@@ -160,31 +176,27 @@ def tables(folder: Path) -> Run:
         split_seed=0,
     )
 
-    def run(rng: random.Random) -> None:
-        suffix, content = rng.choice(seeds)
-        path = folder / f"t.{suffix}"
-        if suffix in ("json", "jsonl") and rng.random() < 0.5:
-            changed = exchanged_values(nested, rng)
-            lines = changed if suffix == "jsonl" and isinstance(changed, list) else [changed]
-            path.write_text("\n".join(_dumps(each) for each in lines))
-        else:
-            path.write_bytes(exchanged_bytes(content, rng))
+    def lines(values: Any) -> bytes:
+        values = values if isinstance(values, list) else [values]
+        return "\n".join(map(_dumps, values)).encode()
+
+    files = st.one_of(
+        *(st.tuples(st.just(suffix), damaged(content)) for suffix, content in sound),
+        st.tuples(st.just("json"), changed(nested).map(lambda value: _dumps(value).encode())),
+        st.tuples(st.just("jsonl"), changed(nested).map(lines)),
+    )
+
+    def case(file: tuple[str, bytes]) -> None:
+        path = folder / f"t.{file[0]}"
+        path.write_bytes(file[1])
         table = read_table(path)
         table.to_pylist()
         build_rows(table, options)
 
-    return run
+    return files, case
 
 
-def _dumps(value: Any) -> str:
-    """JSON, or its own beginning where it is too deep for Python's writer."""
-    try:
-        return json.dumps(value)
-    except RecursionError:
-        return '{"text":' + "[" * 30_000
-
-
-def checkpoints(folder: Path) -> Run:
+def checkpoints(folder: Path) -> tuple[Any, Case]:
     """Checkpoint files with sound check sums and without, read and loaded into a model."""
     import torch
 
@@ -197,32 +209,38 @@ def checkpoints(folder: Path) -> Run:
     path = folder / "sound.ckpt"
     tiny_runs.save(module, path)
     content = torch.load(path, weights_only=True)
-    sound = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
 
-    def run(rng: random.Random) -> None:
-        file, kind = io.BytesIO(), rng.randrange(3)
-        if kind == 0:
-            file.write(exchanged_bytes(sound, rng))
-        elif kind == 1:  # with the right check sums
-            with zipfile.ZipFile(file, "w") as archive:
-                for name, part in parts.items():
-                    changed = name.endswith("data.pkl") or rng.random() < 0.02
-                    archive.writestr(name, exchanged_bytes(part, rng) if changed else part)
-        else:
-            changed = exchanged_values(content, rng)
-            try:
-                torch.save(changed, file)
-            except RecursionError:  # too deep for a pickle
-                return
-        file.seek(0)
-        module.load_state_dict(module._checked_state(read_checkpoint(file)))
+    def zipped(part: tuple[str, bytes]) -> bytes:
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, data in (parts | {part[0]: part[1]}).items():
+                archive.writestr(name, data)
+        return file.getvalue()
 
-    return run
+    def saved(value: Any) -> bytes:
+        file = io.BytesIO()
+        with contextlib.suppress(RecursionError):  # too deep for a pickle
+            torch.save(value, file)
+        return file.getvalue()
+
+    names = [name for name in parts if name.endswith("data.pkl")] * 9 + list(parts)
+    part = st.sampled_from(names).flatmap(
+        lambda name: st.tuples(st.just(name), damaged(parts[name]))
+    )
+    tensors = (torch.ones(0), torch.ones(2, 3).double(), torch.ones(1).to_sparse())
+    files = st.one_of(
+        damaged(path.read_bytes()), part.map(zipped), changed(content, *tensors).map(saved)
+    )
+
+    def case(file: bytes) -> None:
+        module.load_state_dict(module._checked_state(read_checkpoint(io.BytesIO(file))))
+
+    return files, case
 
 
-def manifests(folder: Path) -> Run:
+def manifests(folder: Path) -> tuple[Any, Case]:
     """The spec and shards of feature stores, opened, asked and verified."""
     import torch
     from safetensors.torch import load, save
@@ -234,50 +252,46 @@ def manifests(folder: Path) -> Run:
 
     hashes = [f"item-{n}" for n in range(6)]
     lengths = torch.tensor([2, 1, 4, 3, 4, 2])
-    stores = []
+    variants: list[st.SearchStrategy[tuple[str, str, bytes]]] = []
     for ragged, dtype in ((False, "float32"), (True, "float16"), (True, "int8")):
         fields = (Field("memory", (2, 4, 8), 1), Field("pooled", (9,)))
         spec = StoreSpec("text", {"level": "layers", "layers": [1]}, fields, dtype, ragged, "tiny")
 
-        def produce(at: Any) -> Any:
-            count = int(lengths[at].max())
+        def produce(at: Any, ragged: bool = ragged) -> Any:
+            count = int(lengths[at].max()) if ragged else 4
             tensors = {"memory": torch.ones(len(at), 2, count, 8), "pooled": torch.ones(len(at), 9)}
-            return tensors, lengths[at]
+            return tensors, lengths[at] if ragged else None
 
-        if not ragged:
-            produce = lambda at: (  # noqa: E731
-                {"memory": torch.ones(len(at), 2, 4, 8), "pooled": torch.ones(len(at), 9)},
-                None,
-            )
         (store,) = build(folder / "sound", [Wanted(spec, hashes, produce)], progress=False)
         (shard,) = store.folder.glob("shard-*")
-        stores.append((spec.to_json(), shard.name, shard.read_bytes()))
+        plain, content = spec.to_json(), shard.read_bytes()
 
-    def run(rng: random.Random) -> None:
-        plain, name, content = rng.choice(stores)
-        described = json.dumps(plain)
-        kind = rng.randrange(4)
-        if kind == 0:
-            described = exchanged_bytes(described.encode(), rng).decode("latin-1")
-        elif kind == 1:
-            described = _dumps(exchanged_values(plain, rng))
-        elif kind == 2:
-            content = exchanged_bytes(content, rng)
-        else:
+        def reshaped(choice: tuple[str, str, int], content: bytes = content) -> bytes:
             tensors = load(content)
-            each = rng.choice(sorted(tensors))
-            tensor = tensors.pop(each)
-            if rng.random() < 0.8:
-                ways = (tensor[:1], tensor[None], tensor.flatten(), tensor.double(), ~tensor.bool())
-                tensors[rng.choice(sorted([*tensors, each]))] = rng.choice(ways).contiguous()
-            content = save(tensors)
+            tensor = tensors.pop(choice[0])
+            ways = (tensor[:1], tensor[None], tensor.flatten(), tensor.double(), ~tensor.bool())
+            if choice[2] < len(ways):
+                tensors[choice[1]] = ways[choice[2]].contiguous()
+            return save(tensors)
+
+        names = st.sampled_from(sorted(load(content)))
+        whole, name = st.just(json.dumps(plain)), st.just(shard.name)
+        text = damaged(json.dumps(plain).encode()).map(lambda data: data.decode("latin-1"))
+        variants += [
+            st.tuples(text | changed(plain).map(_dumps), name, st.just(content)),
+            st.tuples(whole, name, damaged(content)),
+            st.tuples(whole, name, st.tuples(names, names, st.integers(0, 5)).map(reshaped)),
+        ]
+
+    def case(file: tuple[tuple[str, str, bytes], bool]) -> None:
+        (described, name, content), whole = file
         place = folder / "changed"
         shutil.rmtree(place, ignore_errors=True)
         store = place / _folder_name(described)
         store.mkdir(parents=True)
-        (store / SPEC).write_text(described, encoding="latin-1" if kind == 0 else "utf-8")
+        (store / SPEC).write_bytes(described.encode("utf-8", "surrogatepass"))
         (store / name).write_bytes(content)
-        if rng.random() < 0.1:  # printing takes longer than all else
+        if whole:  # printing takes longer than all else
             with contextlib.redirect_stdout(io.StringIO()):
                 upkeep.info(place)
                 upkeep.verify(place)
@@ -285,7 +299,7 @@ def manifests(folder: Path) -> Run:
         if len(opened):
             opened.gather(opened.rows(hashes))
 
-    return run
+    return st.tuples(st.one_of(variants), st.sampled_from([False] * 9 + [True])), case
 
 
 def _folder_name(described: str) -> str:
@@ -305,7 +319,7 @@ def _folder_name(described: str) -> str:
     return f"text-{key}"
 
 
-def configs(folder: Path) -> Run:
+def configs(folder: Path) -> tuple[Any, Case]:
     """YAML as a config, variants and a search space, and its values as a model's options."""
     import yaml
 
@@ -323,165 +337,164 @@ def configs(folder: Path) -> Run:
         "optim": (OptimConfig, {"lr": 1e-3, "warmup": 0.1}),
         "loss": (LossConfig, {}),
     }
-    model = {name: options for name, (_, options) in sections.items()}
-    variants = {"wide": {"method": "epic", "model.epic.hub_width": 32}}
-    space = {"model.optim.lr": {"low": 1e-4, "high": 0.01, "log": True}, "x": [1, 2]}
-    path = folder / "x.yaml"
 
-    def run(rng: random.Random) -> None:
-        kind = rng.randrange(3)
-        value = (model, variants, space)[kind]
-        if rng.random() < 0.5:
-            text = _dumps(exchanged_values(value, rng)).encode()  # JSON is YAML
-        else:
-            text = exchanged_bytes(yaml.safe_dump(value).encode(), rng)
-        path.write_bytes(text)
-        if kind:
-            (read_variants, read_space)[kind - 1](str(path))
-            return
-        refuse_classes(text.decode("latin-1"), "x.ckpt")
-        content = read_yaml(str(path))
+    def read_model(path: str) -> None:
+        refuse_classes(Path(path).read_text("latin-1"), "x.ckpt")
+        content = read_yaml(path)
         for name, (config, _) in sections.items():
             if isinstance(content, dict) and name in content:
                 as_config(config, content[name])
 
-    return run
+    readers: dict[Callable[[str], Any], Any] = {
+        read_model: {name: options for name, (_, options) in sections.items()},
+        read_variants: {"wide": {"method": "epic", "model.epic.hub_width": 32}},
+        read_space: {"model.optim.lr": {"low": 1e-4, "high": 0.01, "log": True}, "x": [1, 2]},
+    }
+    path = folder / "x.yaml"
+    files = [
+        st.tuples(
+            st.just(read),
+            changed(value).map(lambda value: _dumps(value).encode())  # JSON is YAML
+            | damaged(yaml.safe_dump(value).encode()),
+        )
+        for read, value in readers.items()
+    ]
+
+    def case(file: tuple[Callable[[str], Any], bytes]) -> None:
+        path.write_bytes(file[1])
+        file[0](str(path))
+
+    return st.one_of(files), case
 
 
-TARGETS: dict[str, Callable[[Path], Run]] = {
+TARGETS: dict[str, Callable[[Path], tuple[Any, Case]]] = {
     each.__name__: each for each in (tables, checkpoints, manifests, configs)
 }
 
-# ------------------------------------------------------------------ processes
 
+def property_of(
+    target: str, folder: Path, examples: int = 100, count: Any = None
+) -> Callable[[], None]:
+    """A Hypothesis test: each file of a target is read, or refused with an error of the package.
 
-def one_case(run: Run, seed: int, case: int) -> dict[str, str] | None:
-    """Run a case; a finding is an exception that is none of the package's own."""
+    ``count``, an array of one number, is raised by one for each file.
+    """
+    files, case = TARGETS[target](folder)
     from jsonargparse import ArgumentError
 
     from epic_pl.errors import EpicError
 
-    try:
-        run(random.Random(f"{seed}/{case}"))
-    except (EpicError, ArgumentError):
-        pass
-    except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        ours = [f for f in traceback.extract_tb(error.__traceback__) if "epic_pl" in f.filename]
-        at = ours[-1] if ours else last
-        where = f"{Path(at.filename).name}:{at.lineno} {at.name}"
-        return {"kind": f"{type(error).__name__} in {where}", "text": f"{error!s:.200}"}
-    return None
+    @settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(files)
+    def test(file: Any) -> None:
+        if count is not None:
+            count[0] += 1
+        with contextlib.suppress(EpicError, ArgumentError):
+            case(file)
+
+    return test
 
 
-def work(target: str, seed: int, first: int, step: int, now: Any, pipe: Connection) -> None:
-    """Run cases until the process is ended; ``now`` is the case and when it began."""
+# ------------------------------------------------------------------ processes
+
+
+def search(target: str, folder: Path, options: list[str]) -> None:
+    """Search with libFuzzer in this process, which its first finding ends."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warnings.simplefilter("ignore")
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 2)
+    import atheris
     import torch
 
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(dir=os.environ["EPIC_PL_CACHE"]) as folder:
-        run = TARGETS[target](Path(folder))
-        case = first
-        while True:
-            now[0], now[1] = case, time.monotonic()
-            if found := one_case(run, seed, case):
-                pipe.send({**found, "case": case})
-            case += step
+    count = np.memmap(folder / "count", np.int64, shape=1)
+    with atheris.instrument_imports(include=["epic_pl"]):
+        test: Any = property_of(target, folder, count=count)
+
+    def one(data: bytes) -> None:
+        (folder / INPUT).write_bytes(data)
+        faulthandler.dump_traceback_later(LIMIT_S, exit=True)
+        test.hypothesis.fuzz_one_input(data)
+
+    atheris.Setup([sys.argv[0], *options], one)
+    atheris.Fuzz()
 
 
-class Worker:
-    """A process that runs every ``step``-th case, started anew behind one that ends it."""
-
-    def __init__(self, target: str, seed: int, first: int, step: int) -> None:
-        self.target, self.seed, self.first, self.step = target, seed, first, step
-        self.start(first)
-
-    def start(self, case: int) -> None:
-        """Start a process at a case."""
-        context = mp.get_context(CONTEXT)
-        self.now = context.Array("d", [case, 0.0], lock=False)
-        self.pipe, theirs = context.Pipe(duplex=False)
-        arguments = (self.target, self.seed, case, self.step, self.now, theirs)
-        self.process = context.Process(target=work, args=arguments, daemon=True)
-        self.process.start()
-        theirs.close()
-
-    @property
-    def executions(self) -> int:
-        """Number of cases that were run."""
-        return (int(self.now[0]) - self.first) // self.step
-
-    def findings(self) -> list[dict[str, Any]]:
-        """What it has found since the last look; a process that died or hangs is started again."""
-        found = []
-        try:
-            while self.pipe.poll():
-                found.append(self.pipe.recv())
-        except EOFError:
-            pass
-        case, began = int(self.now[0]), self.now[1]
-        hangs = began and time.monotonic() - began > LIMIT_S
-        if hangs or not self.process.is_alive():
-            kind = f"more than {LIMIT_S:.0f} s" if hangs else f"exit code {self.process.exitcode}"
-            found.append({"kind": kind, "text": "the process was ended", "case": case})
-            self.end()
-            self.start(case + self.step)
-        return found
-
-    def end(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
+def repeat(target: str, folder: Path, seed: int, end: float) -> tuple[int, list[str]]:
+    """Start searches until the time is over: number of files, and the last words of each."""
+    found: list[str] = []
+    np.zeros(1, np.int64).tofile(folder / "count")
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    draws = np.random.default_rng(seed)
+    for number in range(20):
+        (corpus / f"{number}").write_bytes(draws.bytes(_LONGEST // 4))
+    while (left := round(end - time.monotonic())) > 0:
+        options = [f"-max_total_time={left}", f"-seed={seed + len(found) + 1}", "-timeout=0"]
+        options += [f"-max_len={_LONGEST}", "-len_control=0", "-rss_limit_mb=0"]
+        options += [f"-artifact_prefix={folder}/"]
+        command = [sys.executable, __file__, "--search", target, str(folder), *options, str(corpus)]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        if done.returncode:
+            kept = KEPT / f"{target}-{seed + len(found)}"
+            shutil.copy(folder / INPUT, kept)
+            words = _last_words(done.stdout + done.stderr)
+            found.append(f"exit code {done.returncode}, input {kept}\n{words}")
+    return int(np.fromfile(folder / "count", np.int64)[0]), found
 
 
-def fuzz(target: str, seed: int, seconds: float, jobs: int) -> tuple[int, dict[str, Any]]:
-    """Number of executions, and the first finding of each kind with how often it was met."""
-    workers = [Worker(target, seed, first, jobs) for first in range(jobs)]
-    kinds: dict[str, Any] = {}
-    end = 0.0  # not before all have started
-    while not end or time.monotonic() < end:
-        time.sleep(0.2)
-        if not end and (kinds or all(worker.now[1] for worker in workers)):
-            end = time.monotonic() + seconds
-        for found in (each for worker in workers for each in worker.findings()):
-            kinds.setdefault(found["kind"], {**found, "count": 0})["count"] += 1
-    total = sum(worker.executions for worker in workers)
-    for worker in workers:
-        worker.end()
-    return total, kinds
+def _last_words(output: str) -> str:
+    """The traceback of a finding, or the last lines where there is none."""
+    parts = re.split(r"=== Uncaught Python exception: ===\n|(?=Timeout \()", output)
+    lines = parts[-1].split("\n==", 1)[0].splitlines()
+    return "\n".join([*lines[:4], *lines[4:][-11:]])
+
+
+def fuzz(target: str, seed: int, seconds: float, jobs: int, folder: Path) -> tuple[int, list[str]]:
+    """Number of files, and what was found, in ``jobs`` processes at a time."""
+    places = [folder / f"{target}-{job}" for job in range(jobs)]
+    for place in places:
+        place.mkdir()
+    end = time.monotonic() + seconds
+    with ThreadPoolExecutor(jobs) as pool:
+        starts = range(1000 * seed, 1000 * (seed + jobs), 1000)
+        done = list(pool.map(functools.partial(repeat, target, end=end), places, starts))
+    return sum(count for count, _ in done), [each for _, found in done for each in found]
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["--search"]:
+        search(sys.argv[2], Path(sys.argv[3]), sys.argv[4:])
+        return 0
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--minutes", type=float, default=30, help="of all targets (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--target", action="append", choices=TARGETS, help="may be given again")
-    parser.add_argument("--case", type=int, help="run this case of one target here")
+    parser.add_argument("--input", type=Path, help="a kept input of one target, read here")
     options = parser.parse_args()
     names = options.target or list(TARGETS)
+    KEPT.mkdir(parents=True, exist_ok=True)
     total, failed = 0, False
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         os.environ["EPIC_PL_CACHE"] = folder
-        if options.case is not None:
-            TARGETS[names[0]](Path(folder))(random.Random(f"{options.seed}/{options.case}"))
+        if options.input:
+            test: Any = property_of(names[0], Path(folder))
+            test.hypothesis.fuzz_one_input(options.input.read_bytes())
             return 0
         for name in names:
             seconds = 60 * options.minutes / len(names)
-            count, kinds = fuzz(name, options.seed, seconds, options.jobs)
-            print(f"{name}: {count:,} executions, {len(kinds)} findings", flush=True)
-            total, failed = total + count, failed or bool(kinds)
-            for kind, found in kinds.items():
-                again = f"--target {name} --seed {options.seed} --case {found['case']}"
-                print(f"  {kind}, {found['count']} times: {found['text']}")
-                print(f"    python benchmarks/fuzz.py {again}", flush=True)
+            count, found = fuzz(name, options.seed, seconds, options.jobs, Path(folder))
+            print(f"{name}: {count:,} executions, {len(found)} findings", flush=True)
+            print("".join(f"{each}\n" for each in dict.fromkeys(found)), end="", flush=True)
+            total, failed = total + count, failed or bool(found)
     print(f"{total:,} executions")
     return int(failed)
 
