@@ -1,5 +1,6 @@
 """The search: takes trials from Optuna, runs them, and continues an earlier search."""
 
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -74,8 +75,14 @@ def open_study(search: Search) -> optuna.Study:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     epochs = search.parsed["trainer"]["max_epochs"] or 0
+    file = search.output.resolve() / "study.db"
+    # by a connection of our own: in an address, brackets or % of a folder's name mean other things
+    storage = optuna.storages.RDBStorage(
+        "sqlite:///study.db",
+        engine_kwargs={"creator": lambda: sqlite3.connect(file, check_same_thread=False)},
+    )
     study = optuna.create_study(
-        storage=f"sqlite:///{search.output.resolve() / 'study.db'}",
+        storage=storage,
         study_name="epic-pl",
         direction="maximize" if search.mode == "max" else "minimize",
         pruner=optuna.pruners.MedianPruner(n_warmup_steps=max(1, epochs // 4)),
