@@ -3,6 +3,7 @@
 Shape legend: N samples, C classes.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,28 +93,50 @@ class PredictionWriter(Callback):
         rank_zero_info(f"{table.num_rows} predictions written to {path}")
 
     def _table(self, module: EPICModule) -> pa.Table:
-        class_names, thresholds = module.class_names, module.postprocessor.thresholds
-        empty = np.zeros((0, len(class_names)), np.float32)
-        scores = np.concatenate([empty, *self._scores])  # (N, C)
-        order = np.argsort(-scores, axis=1, kind="stable")  # (N, C)
-        names = np.array(class_names, dtype=object)
+        thresholds = module.postprocessor.thresholds
+        least: Any = None
         if thresholds is not None:
             least = thresholds.float().cpu().numpy() if self.threshold is None else self.threshold
-            label = ["|".join(names[row]) for row in scores >= least]
-        else:
-            label = names[order[:, 0]].tolist()
-        columns: dict[str, Any] = {
-            name: pa.array(values, pa.string())
-            for name, values in (self._columns | {"label": label}).items()
-            if values or name != "picture"
-        }
-        if self.top_k is None:
-            columns |= {f"probability_{name}": scores[:, i] for i, name in enumerate(class_names)}
-        else:
-            for k in range(min(self.top_k, len(class_names))):
-                columns[f"label_{k + 1}"] = names[order[:, k]].tolist()
-                columns[f"probability_{k + 1}"] = scores[np.arange(len(scores)), order[:, k]]
-        return pa.table(columns)
+        columns = {n: v for n, v in self._columns.items() if v or n != "picture"}
+        empty = np.zeros((0, len(module.class_names)), np.float32)
+        scores = np.concatenate([empty, *self._scores])  # (N, C)
+        return prediction_table(columns, scores, module.class_names, least, self.top_k)
+
+
+def prediction_table(
+    columns: Mapping[str, Any],
+    scores: Floats,
+    class_names: Sequence[str],
+    thresholds: Floats | float | None,
+    top_k: int | None,
+) -> pa.Table:
+    """``columns`` of strings, ``label``, and probabilities as :class:`PredictionWriter` says.
+
+    Args:
+        columns: what names the samples.
+        scores: probabilities ``(N, C)``.
+        class_names: C names.
+        thresholds: from which a label is assigned, ``(C,)`` or one of all; None for multiclass.
+        top_k: as for the writer.
+    """
+    order = np.argsort(-scores, axis=1, kind="stable")  # (N, C)
+    names = np.array(class_names, dtype=object)
+    if thresholds is not None:
+        label = ["|".join(names[row]) for row in scores >= thresholds]
+    else:
+        label = names[order[:, 0]].tolist()
+    table = {name: _strings(values) for name, values in {**columns, "label": label}.items()}
+    if top_k is None:
+        table |= {f"probability_{name}": scores[:, i] for i, name in enumerate(class_names)}
+    else:
+        for k in range(min(top_k, len(class_names))):
+            table[f"label_{k + 1}"] = names[order[:, k]].tolist()
+            table[f"probability_{k + 1}"] = scores[np.arange(len(scores)), order[:, k]]
+    return pa.table(table)
+
+
+def _strings(values: Any) -> Any:
+    return values if isinstance(values, pa.ChunkedArray) else pa.array(values, pa.string())
 
 
 def merge_parts(parts: list[Path]) -> pa.Table:

@@ -1,6 +1,7 @@
 """Pictures as people have them, read as 8-bit RGB or refused with a reason."""
 
 import contextlib
+import io
 import struct
 from pathlib import Path
 
@@ -21,14 +22,14 @@ MAX_PIXELS = 64_000_000
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError)
 
 
-def read_image(path: Path, min_size: int | None = None) -> Image.Image:
+def read_image(source: Path | bytes, min_size: int | None = None) -> Image.Image:
     """Read a picture as upright 8-bit RGB.
 
     EXIF orientation is applied, alpha is laid on white, palette, CMYK and 16-bit pictures are
     converted, and of an animated file the first frame is taken.
 
     Args:
-        path: the file.
+        source: the file, or its content.
         min_size: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size (several times
             faster) as long as neither side gets shorter than this many pixels.
 
@@ -36,46 +37,61 @@ def read_image(path: Path, min_size: int | None = None) -> Image.Image:
         DataError: the file is missing, empty, truncated, not a picture of :data:`FORMATS`, or
             larger than :data:`MAX_PIXELS`.
     """
+    file: Path | io.BytesIO
+    if isinstance(source, bytes):
+        file, name = io.BytesIO(source), f"of {len(source):,} bytes"
+    else:
+        file, name = source, str(source)
     try:
-        require_regular(path)
-        with Image.open(path, formats=FORMATS) as image:
+        if isinstance(file, Path):
+            require_regular(file)
+        with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise DataError(_too_large(path, f"{image.width} x {image.height} pixels"))
+                raise DataError(_too_large(name, f"{image.width} x {image.height} pixels"))
             if min_size is not None and image.format in ("JPEG", "MPO"):
                 image.draft(None, (min_size, min_size))
             image.load()
-            # pixels are sound at this point: a broken EXIF block is no reason to lose the picture
-            with contextlib.suppress(*_BROKEN, struct.error):
-                ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(image)
+            return upright_rgb(image)
     except FileNotFoundError as error:
         raise DataError(
-            f"Picture {path} does not exist. Check the image root and the paths in the table."
+            f"Picture {name} does not exist. Check the image root and the paths in the table."
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(_too_large(path, str(error))) from error
+        raise DataError(_too_large(name, str(error))) from error
     except (*_BROKEN, struct.error) as error:
         raise DataError(
-            f"Picture {path} cannot be read: {_found(path, error)}. Fetch or export the file "
+            f"Picture {name} cannot be read: {_found(source, error)}. Fetch or export the file "
             "again, or leave the picture out of the table."
         ) from error
 
 
-def _too_large(path: Path, found: str) -> str:
+def _too_large(name: str, found: str) -> str:
     return (
-        f"Picture {path} is too large: {found}; the limit is {MAX_PIXELS:,} pixels. "
+        f"Picture {name} is too large: {found}; the limit is {MAX_PIXELS:,} pixels. "
         "Shrink it, or leave it out of the table."
     )
 
 
-def _found(path: Path, error: Exception) -> str:
+def _found(source: Path | bytes, error: Exception) -> str:
     """What is in the file, in words."""
     if not isinstance(error, UnidentifiedImageError):
         return str(error) or type(error).__name__
-    head = path.read_bytes()[:24]
+    head = (source if isinstance(source, bytes) else source.read_bytes())[:24]
     if not head:
         return "the file is empty (0 bytes)"
     return f"it is none of {', '.join(FORMATS)}; it starts with {head.decode('latin-1')!r}"
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A decoded picture as :func:`read_image` gives it.
+
+    Raises:
+        ValueError: its pixels are floats.
+    """
+    # pixels are sound at this point: a broken EXIF block is no reason to lose the picture
+    with contextlib.suppress(*_BROKEN, struct.error):
+        ImageOps.exif_transpose(image, in_place=True)
+    return _to_rgb(image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

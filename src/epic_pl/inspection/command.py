@@ -23,6 +23,8 @@ def parser() -> argparse.ArgumentParser:
     )
     init.add_argument("folder", metavar="DIR", type=Path, help="a table, or the folder it lies in")
     init.add_argument("--output", type=Path, help="file to write (epic.yaml beside the table)")
+    for role, kind in (("image", "picture paths"), ("text", "texts"), ("label", "classes")):
+        init.add_argument(f"--{role}", metavar="COLUMN", help=f"of {kind}, if not to be guessed")
     init.add_argument("--force", action="store_true", help="replace an epic.yaml that is there")
     return parser
 
@@ -42,9 +44,11 @@ def run(argv: list[str]) -> int:
     if rest:
         raise DataError(f"epic-pl data init does not know {' '.join(rest)}; see --help.")
 
+    from epic_pl.inspection.guess import Roles
     from epic_pl.inspection.init import summarize, write_config
 
-    print(summarize(*write_config(options.folder, options.force, options.output)))
+    roles = Roles(options.image, options.text, options.label)
+    print(summarize(*write_config(options.folder, options.force, options.output, roles)))
     return 0
 
 

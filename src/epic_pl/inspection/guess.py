@@ -41,21 +41,46 @@ class Guess:
     unused: list[str]
 
 
-def guess_columns(table: pa.Table, folder: Path) -> Guess:
+@dataclass(frozen=True)
+class Roles:
+    """The columns that the user names; None is to be guessed.
+
+    Of pictures, texts and label; if one of the first two is named, the other is not guessed.
+    """
+
+    image: str | None = None
+    text: str | None = None
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        for role, name in vars(self).items():
+            if name == "":
+                raise DataError(f"The {role} column has an empty name: leave it out instead.")
+
+
+def guess_columns(table: pa.Table, folder: Path, roles: Roles = Roles()) -> Guess:
     """Guess from names and cells of a table, and from the files in its folder.
 
     Raises:
-        DataError: no column looks like a label, or none like picture or text.
+        DataError: no column looks like a label, or none like picture or text; or there is no column
+            of a name that was given.
     """
-    image, source, root = _pictures(table, folder)
-    left = [name for name in table.column_names if name != source]
+    for role, name in vars(roles).items():
+        if name is not None and "{" not in name and name not in table.column_names:
+            raise DataError(
+                f"There is no column {name!r} for the {role}; there are {table.column_names}."
+            )
+    image, source, root = _pictures(table, folder, roles)
+    left = [name for name in table.column_names if name not in (source, roles.text)]
     split = next((n for n in _by_name(left, "split") if _is_split(table, n)), None)
-    label = _label(table, [name for name in left if name != split])
+    label = roles.label or _label(table, [name for name in left if name != split])
     # the column of a template such as {id}.jpg may be the id as well
     ids = _by_name([name for name in table.column_names if name not in (image, split, label)], "id")
     identity = next((name for name in ids if _distinct(table, name) == len(table)), None)
     left = [name for name in left if name not in (split, label, identity)]
-    texts = _texts(table, left, label, image is None)
+    texts = [roles.text] if roles.text else []
+    if not roles.text and not roles.image:
+        texts = _texts(table, left, label, image is None)
     if image is None and not texts:
         raise DataError(_UNCLEAR.format("pictures or text", table.column_names, "image_column"))
     lists = is_list(table.schema.field(label).type) or written_lists(table[label]) is not None
@@ -115,13 +140,17 @@ def _distinct(table: pa.Table, name: str) -> int:
     return int(pc.count_distinct(table[name].cast(pa.string())).as_py())
 
 
-def _pictures(table: pa.Table, folder: Path) -> tuple[str | None, str | None, Path]:
+def _pictures(table: pa.Table, folder: Path, roles: Roles) -> tuple[str | None, str | None, Path]:
     """The column of pictures, or a template with a column, that column, and where paths start.
 
     Cells hold pictures, or are files in ``folder`` or a folder in it, with or without their suffix.
     Without any such file a column is taken if its name or cells say picture: the check reports
     missing files, while training on the text alone is not what was meant.
     """
+    if roles.image in table.column_names:
+        table = table.select([roles.image])
+    elif roles.image or roles.text:
+        return roles.image, None, folder
     embedded = [field.name for field in table.schema if may_embed(field.type)]
     if embedded:
         return embedded[0], embedded[0], folder
@@ -145,7 +174,7 @@ def _pictures(table: pa.Table, folder: Path) -> tuple[str | None, str | None, Pa
         says = name in named and {*_words(name)} <= {*_NAMES["image"]}
         if _most(c.lower().endswith(PICTURE_SUFFIXES) or (says and " " not in c) for c in cells):
             return name, name, folder
-    return None, None, folder
+    return roles.image, roles.image, folder
 
 
 def _most(answers: Iterable[bool]) -> bool:

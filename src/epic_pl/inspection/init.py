@@ -18,7 +18,7 @@ from epic_pl.data.tables.columns import image_column
 from epic_pl.data.tables.embedded import unpack_pictures
 from epic_pl.data.tables.reader import SUFFIXES, read_table
 from epic_pl.errors import ConfigError, DataError
-from epic_pl.inspection.guess import Guess, guess_columns
+from epic_pl.inspection.guess import Guess, Roles, guess_columns
 
 _EXAMINED_ROWS = 50
 _SMALL, _LARGE = 112, 224  # pixels, multiples of 14 and 16
@@ -29,9 +29,14 @@ _MAX_STORED_PIXELS = 4000 * _LARGE**2
 
 
 def write_config(
-    source: Path, force: bool = False, output: Path | None = None
+    source: Path,
+    force: bool = False,
+    output: Path | None = None,
+    roles: Roles = Roles(),  # noqa: B008 frozen
 ) -> tuple[Path, Guess]:
     """Write ``epic.yaml`` beside a table, or beside the only table of a folder, or to ``output``.
+
+    Columns that ``roles`` does not name are guessed.
 
     Raises:
         DataError: there is no table, there are several, or columns cannot be told apart.
@@ -43,7 +48,7 @@ def write_config(
     if config.exists() and not force:
         raise ConfigError(f"{config} is there already. Keep it, or replace it with --force.")
     table = read_table(path)
-    guess = guess_columns(table, folder)
+    guess = guess_columns(table, folder, roles)
     comment = textwrap.indent(summarize(config, guess), "# ")
     options = _options(path, folder, table, guess)
     text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True, width=100)

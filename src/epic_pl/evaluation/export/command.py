@@ -34,12 +34,8 @@ def run(argv: list[str]) -> int:
     """
     options = parser().parse_args(argv)
 
-    from epic_pl.evaluation.export.folder import (
-        check_output,
-        find_tokenizer,
-        load_module,
-        write_folder,
-    )
+    from epic_pl.classifier.models import load_module
+    from epic_pl.evaluation.export.folder import check_output, find_tokenizer, write_folder
 
     folder = options.output
     check_output(folder, options.overwrite)

@@ -16,7 +16,6 @@ from epic_pl.data.preprocessing import ImagePreprocessing, load_tokenizer
 from epic_pl.errors import AssetError, ConfigError, EncoderError
 from epic_pl.evaluation.export.program import INPUTS, Classifier, export_program, random_inputs
 from epic_pl.module import EPICModule
-from epic_pl.module.checkpoint import read_checkpoint, require_info
 from epic_pl.nn.encoders.blank import blank_input
 
 PROGRAM, DESCRIPTION, TOKENIZER = "model.pt2", "model.json", "tokenizer"
@@ -24,20 +23,6 @@ TOLERANCE = 1e-4
 """Largest accepted difference between a probability of the program and the module's."""
 # B and S of the batches that are compared; the traced inputs have other sizes
 _COMPARED = ((3, 8), (1, 2), (4, 3))
-
-
-def load_module(path: str, image_encoder: str | None, text_encoder: str | None) -> EPICModule:
-    """Load a checkpoint on the CPU, in evaluation mode; encoders that moved are named.
-
-    Raises:
-        CheckpointError: if the file is no checkpoint of ours, or an encoder is another one.
-    """
-    checkpoint = read_checkpoint(path)
-    require_info(checkpoint)
-    encoders = checkpoint["hyper_parameters"]["encoders"]
-    for side, name in (("image", image_encoder), ("text", text_encoder)):
-        encoders[side]["name"] = name or encoders[side]["name"]
-    return EPICModule.load_from_checkpoint(path, map_location="cpu", encoders=encoders).eval()
 
 
 def find_tokenizer(module: EPICModule) -> Any | None:

@@ -1,0 +1,5 @@
+"""The package's public face: a trained model that takes pictures and texts as they are."""
+
+from epic_pl.classifier.classifier import Classifier
+
+__all__ = ["Classifier"]

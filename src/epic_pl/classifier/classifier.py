@@ -1,0 +1,364 @@
+"""A trained model that takes pictures and texts as they are.
+
+Shape legend: N items, B batch, C classes.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch.utils.data import DataLoader, Dataset
+
+from epic_pl.callbacks.predictions import prediction_table
+from epic_pl.classifier.inputs import Item, Items, Picture
+from epic_pl.classifier.models import default_device, find_checkpoint, load_module, to_device
+from epic_pl.classifier.training import fit_table
+from epic_pl.data.clean_text import clean_texts
+from epic_pl.data.collate import Collator
+from epic_pl.data.preprocessing import ImagePreprocessing, load_tokenizer
+from epic_pl.data.rows import BadSamplePolicy
+from epic_pl.data.tables.datamodule import TableDataModule
+from epic_pl.data.transforms import build_image_transform
+from epic_pl.errors import ConfigError
+from epic_pl.inspection.guess import Roles
+from epic_pl.module import EPICModule
+from epic_pl.types import Batch, Sample, Task
+
+Label = dict[str, Any]
+"""``{"label": name, "score": probability}``."""
+Floats = npt.NDArray[np.float32]
+_SHOWN = 5  # labels of an item, unless top_k says otherwise
+
+
+class Classifier:
+    """Classifies pictures with texts; either may be missing.
+
+    ::
+
+        clf = Classifier.load("runs/food101/fit/version_0")
+        clf(image="dish.jpg", text="Grandma's lasagna")  # [{"label": "lasagna", "score": 0.9}, ...]
+        clf([{"image": picture, "text": None}, {"text": "ramen"}], top_k=3)
+
+    Pictures get the preprocessing of training: upright, alpha on white, 8 bits, resized and cropped
+    as the encoder was trained. Scores are calibrated probabilities.
+
+    Args:
+        module: a trained module that knows its preprocessing, as every run of the command line.
+        device: where it runs; None is the machine's accelerator, or its CPU.
+
+    Attributes:
+        class_names: names of the C classes.
+        task: "multiclass" or "multilabel".
+
+    Raises:
+        ConfigError: the module was trained on batches of another pipeline, so nobody knows how
+            pictures and texts became its inputs.
+        AssetError: the text encoder's tokenizer cannot be reached.
+    """
+
+    def __init__(self, module: EPICModule, device: str | torch.device | None = None) -> None:
+        self.device = default_device() if device is None else torch.device(device)
+        self.module = module.to(self.device).eval()
+        self.class_names: list[str] = list(module.class_names)
+        self.task: Task = module.task
+        info = module.checkpoint_info()
+        try:
+            described = info["preprocessing"] or {}
+            image, text = ImagePreprocessing.from_dict(described["image"]), described["text"]
+            self._clean, max_tokens = bool(text["clean"]), int(text["max_tokens"])
+        except (KeyError, TypeError) as error:
+            raise ConfigError(
+                "This model was trained on batches that another pipeline made, and does not say "
+                "how: classify such batches with Trainer.predict(module, loader)."
+            ) from error
+        module.check_device(self.device)
+        self._transform = build_image_transform(image, train=False)
+        tokenizer = load_tokenizer(info["text_encoder"]["name"], info["text_encoder"]["revision"])
+        classes = len(self.class_names)
+        self._collator = Collator(tokenizer, classes, self.task, image.size, max_tokens)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        image_encoder: str | None = None,
+        text_encoder: str | None = None,
+    ) -> Self:
+        """Load a trained model; no code of a file is run.
+
+        Args:
+            path: a run's folder (its best checkpoint, else its last), or a checkpoint.
+            device: as for the class.
+            image_encoder: where the image encoder is now, if not where the run found it.
+            text_encoder: likewise.
+
+        Raises:
+            CheckpointError: there is no model, or it does not fit its encoders.
+        """
+        module = load_module(find_checkpoint(Path(path)), image_encoder, text_encoder)
+        return cls(module, device)
+
+    @classmethod
+    def train(
+        cls,
+        table: str | Path,
+        *,
+        image: str | None = None,
+        text: str | None = None,
+        label: str | None = None,
+        output: str | Path | None = None,
+        options: Mapping[str, Any] | None = None,
+        device: str | torch.device | None = None,
+    ) -> Self:
+        """Train on a table as ``epic-pl data init`` and ``epic-pl fit`` do, and load the result.
+
+        Args:
+            table: a file that :class:`~epic_pl.data.tables.datamodule.TableDataModule` reads.
+            image: column of picture paths, or a template of it. Columns that are not named are
+                guessed; if only one of picture and text is named, the other is not used.
+            text: column of texts, or a template of it.
+            label: column of classes.
+            output: folder of the runs, and of the config; None is ``runs/`` and the table's name.
+            options: options of ``epic-pl fit``, such as ``{"trainer.max_epochs": 5}``.
+            device: where the classifier runs; training takes ``trainer.accelerator``.
+
+        Raises:
+            EpicError: as ``epic-pl fit``, with a message for the user.
+        """
+        root = Path(output) if output is not None else Path("runs") / Path(table).stem
+        folder = fit_table(Path(table), Roles(image, text, label), root, options or {})
+        return cls.load(folder, device=device)
+
+    @overload
+    def __call__(
+        self,
+        items: None = None,
+        *,
+        image: Picture | None = None,
+        text: str | None = None,
+        top_k: int | None = None,
+    ) -> list[Label]: ...
+
+    @overload
+    def __call__(
+        self,
+        items: Sequence[Item],
+        *,
+        top_k: int | None = None,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        progress: bool | None = None,
+    ) -> list[list[Label]]: ...
+
+    def __call__(
+        self,
+        items: Sequence[Item] | None = None,
+        *,
+        image: Picture | None = None,
+        text: str | None = None,
+        top_k: int | None = None,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        progress: bool | None = None,
+    ) -> list[Label] | list[list[Label]]:
+        """Labels and scores, the highest first: of one item, or of each in a list.
+
+        Args:
+            items: dictionaries with ``image``, ``text`` or both; None for one item.
+            image: of the one item; see :data:`~epic_pl.classifier.inputs.Picture`.
+            text: of the one item.
+            top_k: number of labels; None is five, or for a multilabel task all that reach their
+                thresholds (which were tuned on validation).
+            batch_size: items at a time.
+            num_workers: processes that read pictures; 0 reads them here.
+            progress: whether to show a progress bar; None where there are several batches.
+
+        Raises:
+            DataError: an item has neither, a picture cannot be read, or a type is wrong.
+            ConfigError: ``top_k`` or ``batch_size`` is below 1, or both ways are used.
+        """
+        if top_k is not None and top_k < 1:
+            raise ConfigError(f"top_k must be at least 1, got {top_k}.")
+        one = {key: value for key, value in (("image", image), ("text", text)) if value is not None}
+        if items is None:
+            return self._labels(self.probabilities([Item(**one)], progress=False), top_k)[0]  # type: ignore[typeddict-item]
+        if one:
+            raise ConfigError("Give a list of items, or image and text of one, not both.")
+        scores = self.probabilities(
+            items, batch_size=batch_size, num_workers=num_workers, progress=progress
+        )
+        return self._labels(scores, top_k)
+
+    def probabilities(
+        self,
+        items: Sequence[Item],
+        *,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        progress: bool | None = None,
+    ) -> Floats:
+        """Probabilities ``(N, C)`` float32 of items, arguments as for calling.
+
+        Raises:
+            DataError: as for calling.
+        """
+        return self._scores(self._items(items), batch_size, num_workers, progress)
+
+    @torch.inference_mode()
+    def embed(
+        self,
+        items: Sequence[Item],
+        *,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        progress: bool | None = None,
+    ) -> dict[str, Floats]:
+        """What the encoders pool of each item, as the classification head receives it.
+
+        Arguments are as for calling.
+
+        Returns:
+            ``image (N, d_v)`` and ``text (N, d_t)`` float32; NaN where the modality is missing.
+
+        Raises:
+            DataError: as for calling.
+        """
+        found: dict[str, list[Floats]] = {"image": [], "text": []}
+        present: dict[str, Any] = {}
+
+        def keep(_: Any, arguments: tuple[Any, ...]) -> None:
+            for side, pooled in zip(found, arguments[0], strict=True):
+                output = pooled.output.float().cpu()
+                if side in present:
+                    output = output.masked_fill(~present[side].cpu()[:, None], torch.nan)
+                found[side].append(output.numpy())
+
+        handle = self.module.model.head.register_forward_pre_hook(keep)
+        try:
+            for batch in self._batches(self._items(items), batch_size, num_workers, progress):
+                masks = {"image": batch.get("image_present"), "text": batch.get("text_present")}
+                present = {side: mask for side, mask in masks.items() if mask is not None}
+                self.module(batch)
+        finally:
+            handle.remove()
+        widths = zip(found, self.module.model.widths, strict=True)
+        empty = {side: np.zeros((0, width), np.float32) for side, width in widths}
+        return {side: np.concatenate([empty[side], *parts]) for side, parts in found.items()}
+
+    def predict_table(
+        self,
+        table: str | Path | pa.Table | Any,
+        *,
+        image: str | None = None,
+        text: str | list[str] | None = None,
+        id: str | None = None,
+        image_root: str | Path | None = None,
+        on_bad_sample: BadSamplePolicy = "error",
+        top_k: int | None = None,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        progress: bool | None = None,
+    ) -> pa.Table:
+        """Predictions of a table's rows, in its order, as ``epic-pl predict`` writes them.
+
+        Args:
+            table: a file that :class:`~epic_pl.data.tables.datamodule.TableDataModule` reads, an Arrow table, or a
+                data frame of pandas or polars.
+            image: column of picture paths (or of pictures), or a template of it.
+            text: column of texts, several, or a template of it.
+            id: column of unique names; None is the row's number, from 0.
+            image_root: where relative picture paths start; None is the table's folder, or the
+                working folder for a table in memory.
+            on_bad_sample: ``error``, ``skip`` or ``absent``, for pictures that cannot be used.
+            top_k: None gives one column a class (``probability_<class>``); k the k best, as
+                ``label_1``, ``probability_1``, ...
+            batch_size: rows at a time.
+            num_workers: processes that read pictures.
+            progress: as for calling.
+
+        Returns:
+            ``sample_id``, ``picture`` (null without one), ``label`` (joined by ``|`` where there
+            are several) and probabilities.
+
+        Raises:
+            DataError: the table, or a row of it, cannot be used.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            if not isinstance(table, str | Path):
+                rows = table if isinstance(table, pa.Table) else pa.table(table)
+                image_root = image_root or Path.cwd()
+                table = Path(folder) / "table.parquet"
+                pq.write_table(rows, table)
+            data = TableDataModule(
+                table=str(Path(folder) / "none"),
+                predict_table=str(table),
+                image_column=image,
+                text_columns=text,
+                id_column=id,
+                label_separator="|" if self.task == "multilabel" else None,
+                classes=self.class_names,
+                image_root=None if image_root is None else str(image_root),
+                on_bad_sample=on_bad_sample,
+                clean_text=self._clean,
+                image_encoder="",
+                text_encoder="",
+            )
+            dataset = data.build_dataset("predict", self._transform)
+            if self._clean:
+                clean_texts(dataset)
+            scores = self._scores(dataset, batch_size, num_workers, progress)
+        names = dataset.table
+        columns = {"sample_id": names["sample_id"], "picture": names["image"]}
+        return prediction_table(columns, scores, self.class_names, self._thresholds, top_k)
+
+    @property
+    def _thresholds(self) -> Floats | None:
+        thresholds = self.module.postprocessor.thresholds
+        return None if thresholds is None else thresholds.float().cpu().numpy()
+
+    def _items(self, items: Sequence[Item]) -> Items:
+        return Items(items, self._transform, self._clean)
+
+    @torch.inference_mode()
+    def _scores(
+        self, dataset: Dataset[Sample], batch_size: int, num_workers: int, progress: bool | None
+    ) -> Floats:
+        parts = [np.zeros((0, len(self.class_names)), np.float32)]
+        for batch in self._batches(dataset, batch_size, num_workers, progress):
+            parts.append(self.module.postprocessor(self.module(batch)).cpu().numpy())
+        return np.concatenate(parts)
+
+    def _batches(
+        self, dataset: Any, batch_size: int, num_workers: int, progress: bool | None
+    ) -> Iterator[Batch]:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
+        loader = DataLoader(dataset, batch_size, collate_fn=self._collator, num_workers=num_workers)
+        shown = len(loader) > 1 if progress is None else progress
+        console = Console(stderr=True)
+        for batch in track(loader, "Classifying", console=console, disable=not shown):
+            yield to_device(batch, self.device)
+
+    def _labels(self, scores: Floats, top_k: int | None) -> list[list[Label]]:
+        chosen, shown = np.ones_like(scores, bool), top_k or _SHOWN
+        if self._thresholds is not None and top_k is None:
+            chosen, shown = scores >= self._thresholds, len(self.class_names)
+        orders = np.argsort(-scores, axis=1, kind="stable")[:, :shown]
+        return [
+            [
+                {"label": self.class_names[index], "score": float(row[index])}
+                for index in order
+                if take[index]
+            ]
+            for row, take, order in zip(scores, chosen, orders, strict=True)
+        ]

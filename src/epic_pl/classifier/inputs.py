@@ -1,0 +1,117 @@
+"""Pictures and texts as people hand them over, checked and made into samples."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from torch.utils.data import Dataset
+
+from epic_pl.data.clean_text import clean_text
+from epic_pl.data.images import read_image, upright_rgb
+from epic_pl.data.transforms import ImageTransform
+from epic_pl.errors import DataError
+from epic_pl.types import Sample
+
+Picture = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]
+"""A path, a file's content, a PIL image, or pixels (H, W), (H, W, 3) or (H, W, 4) in uint8, or
+uint16 without colours. Never an address: nothing is fetched."""
+
+
+class Item(TypedDict, total=False):
+    """One sample to classify; what is None or left out is a missing modality."""
+
+    image: Picture | None
+    text: str | None
+
+
+class Items(Dataset[Sample]):
+    """Items as samples, pictures read on access.
+
+    Args:
+        items: checked at once, without reading a file.
+        transform: RGB picture to ``(3, H, W)`` float32.
+        clean: clean texts first.
+
+    Raises:
+        DataError: an item is no mapping, has another key, or neither picture nor text.
+    """
+
+    def __init__(
+        self, items: Sequence[Mapping[str, Any]], transform: ImageTransform, clean: bool
+    ) -> None:
+        for number, item in enumerate(items):
+            _check(number, item)
+        self.items = items
+        self.transform = transform
+        self.clean = clean
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Sample:
+        picture, text = (self.items[index].get(key) for key in ("image", "text"))
+        try:
+            pixels = None
+            if picture is not None:
+                pixels = self.transform(as_rgb(picture, self.transform.min_size))
+        except DataError as error:
+            raise DataError(f"Item {index}: {error}") from error
+        if text is not None and self.clean:
+            text = clean_text(text)
+        return {"sample_id": str(index), "image": pixels, "text": text, "label": None}
+
+
+def _check(number: int, item: Any) -> None:
+    if not isinstance(item, Mapping):
+        raise DataError(
+            f"Item {number} is a {type(item).__name__}: give dictionaries such as "
+            '{"image": "dish.jpg", "text": "Ramen"}.'
+        )
+    if unknown := sorted(set(item) - {"image", "text"}):
+        raise DataError(f"Item {number} has the key {unknown[0]!r}; known are image and text.")
+    if item.get("image") is None and item.get("text") is None:
+        raise DataError(f"Item {number} has neither image nor text: give one of them.")
+    text = item.get("text")
+    if not isinstance(text, str | None):
+        raise DataError(
+            f"The text of item {number} is a {type(text).__name__} ({text!r:.40}): give a string, "
+            "or None where there is none."
+        )
+
+
+def as_rgb(picture: Any, min_size: int | None = None) -> Image.Image:
+    """A picture as upright 8-bit RGB; see :func:`~epic_pl.data.images.read_image`.
+
+    Raises:
+        DataError: it is none of :data:`Picture`, or cannot be read.
+    """
+    if isinstance(picture, str) and "://" in picture:
+        raise DataError(f"{picture} is an address: fetch the picture, and give its file or bytes.")
+    if isinstance(picture, str | os.PathLike):
+        return read_image(Path(picture), min_size)
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return read_image(bytes(picture), min_size)
+    try:
+        if isinstance(picture, Image.Image):
+            return upright_rgb(picture.copy())
+        return upright_rgb(_from_pixels(np.asarray(picture)))
+    except (ValueError, TypeError, OSError) as error:
+        raise DataError(
+            f"This picture cannot be used: {error}. Give a path, a file's bytes, a PIL image, or "
+            "pixels of shape (H, W), (H, W, 3) or (H, W, 4) as uint8, or (H, W) as uint16."
+        ) from error
+
+
+def _from_pixels(pixels: npt.NDArray[Any]) -> Image.Image:
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    coloured = pixels.ndim == 3 and pixels.shape[2] in (3, 4)
+    grey = pixels.ndim == 2
+    fits = pixels.dtype == np.uint8 or (grey and pixels.dtype == np.uint16)
+    if not (coloured or grey) or not fits or 0 in pixels.shape:
+        raise ValueError(f"it is an array of shape {pixels.shape} and type {pixels.dtype}")
+    return Image.fromarray(np.ascontiguousarray(pixels))

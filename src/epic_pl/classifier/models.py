@@ -1,0 +1,77 @@
+"""Where a trained model lies, and how it is loaded to classify.
+
+Shape legend: B batch, C classes.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from epic_pl.callbacks.checkpoints import LAST, PREVIOUS
+from epic_pl.errors import CheckpointError
+from epic_pl.module import EPICModule
+from epic_pl.module.checkpoint import newest_readable, read_checkpoint, require_info
+
+BEST = "best.ckpt"
+# below a run's folder, below the folder of all runs of a config, or the folder itself
+_PLACES = ("checkpoints", "fit/version_*/checkpoints", ".")
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that a path means: the file, or the best of a run's folder, else the last.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    if path.is_file():
+        return path
+    for place in _PLACES:
+        for names in ((BEST,), (LAST, PREVIOUS)):
+            if any(path.glob(f"{place}/{names[0]}")):
+                return Path(newest_readable(str(path / place), names))
+    raise CheckpointError(
+        f"There is no trained model at {path}: give the folder of a run (runs/NAME or "
+        "runs/NAME/fit/version_0), a checkpoint, or a folder that save_pretrained or epic-pl "
+        "export has written."
+    )
+
+
+def load_module(
+    path: Path, image_encoder: str | None = None, text_encoder: str | None = None
+) -> EPICModule:
+    """Load a checkpoint on the CPU, in evaluation mode; encoders that moved are named.
+
+    Raises:
+        CheckpointError: if the file is no checkpoint of ours, or an encoder is another one.
+    """
+    checkpoint = read_checkpoint(str(path))
+    require_info(checkpoint)
+    encoders = relocated(checkpoint["hyper_parameters"], image_encoder, text_encoder)
+    return EPICModule.load_from_checkpoint(path, map_location="cpu", encoders=encoders).eval()
+
+
+def relocated(
+    options: Mapping[str, Any], image_encoder: str | None, text_encoder: str | None
+) -> dict[str, Any]:
+    """The option ``encoders`` with the names of where the encoders are now."""
+    encoders: dict[str, Any] = options["encoders"]
+    for side, name in (("image", image_encoder), ("text", text_encoder)):
+        encoders[side]["name"] = name or encoders[side]["name"]
+    return encoders
+
+
+def default_device() -> torch.device:
+    """The machine's accelerator, or its CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return accelerator or torch.device("cpu")
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """A batch with its tensors on a device."""
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for key, value in batch.items()
+    }

@@ -1,0 +1,156 @@
+"""A trained run as a classifier."""
+
+import csv
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+import tiny_runs
+from epic_pl import Classifier
+from epic_pl.cli import run
+from epic_pl.errors import CheckpointError, ConfigError, DataError
+
+
+@pytest.fixture
+def classifier(trained):
+    return Classifier.load("runs", device="cpu")
+
+
+@pytest.fixture
+def rows(trained):
+    """Test rows as in the table; empty cells are missing modalities."""
+    with (trained.root / "data" / "table.csv").open() as file:
+        return [row for row in csv.DictReader(file) if row["split"] == "test"]
+
+
+def _items(rows):
+    return [
+        {"image": (row["image"] and f"data/{row['image']}") or None, "text": row["text"] or None}
+        for row in rows
+    ]
+
+
+def test_scores_are_those_of_the_command_line(trained, classifier, rows, tmp_path):
+    options = ["--ckpt_path", trained.checkpoint, "--predictions.output", "all.parquet"]
+    run(["predict", "--config", trained.config, *options])
+    (path,) = trained.root.rglob("all.parquet")
+    expected = pq.read_table(path)
+
+    scores = np.stack([expected[f"probability_{name}"] for name in classifier.class_names], 1)
+    np.testing.assert_allclose(classifier.probabilities(_items(rows)), scores, atol=1e-6)
+    batched = classifier.probabilities(_items(rows), batch_size=2, num_workers=1, progress=True)
+    np.testing.assert_allclose(batched, scores, atol=1e-6)
+
+    file = tmp_path / "rows.csv"
+    with file.open("w", newline="") as out:
+        writer = csv.DictWriter(out, ["id", "image", "text"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    named = {"image": "image", "text": "text", "id": "id", "image_root": "data"}
+    arrow = pa.Table.from_pylist([{key: row[key] or None for key in row} for row in rows])
+    for table in (file, arrow):
+        found = classifier.predict_table(table, **named)
+        assert found.column_names == expected.column_names
+        assert found["sample_id"].to_pylist() == expected["sample_id"].to_pylist()
+        assert found["picture"].to_pylist() == expected["picture"].to_pylist()
+        assert found["label"].to_pylist() == expected["label"].to_pylist()
+    best = classifier.predict_table(arrow, **named, top_k=1)
+    assert best.column_names[-2:] == ["label_1", "probability_1"]
+
+
+def test_one_item_many_items_and_the_best_labels(classifier, rows):
+    items = _items(rows)
+    picture = Image.open(items[0]["image"])
+    one = classifier(image=picture, text=items[0]["text"])
+    many = classifier(items, top_k=2)
+    assert [len(each) for each in many] == [2] * len(items)
+    assert one[:2] == [{**each, "score": pytest.approx(each["score"])} for each in many[0]]
+    scores = [each["score"] for each in one]
+    assert len(one) == 3
+    assert sum(scores) == pytest.approx(1)
+    assert scores == sorted(scores)[::-1]
+    assert classifier(text="a red square")[0]["label"] in classifier.class_names
+    assert classifier([]) == []
+
+
+def test_embeddings_are_what_the_head_receives(classifier, rows):
+    items = _items(rows)
+    found = classifier.embed(items, batch_size=3)
+    widths = classifier.module.model.widths
+    assert found["image"].shape == (len(items), widths.image)
+    assert found["text"].shape == (len(items), widths.text)
+    missing = [[item[side] is None for item in items] for side in ("image", "text")]
+    assert np.isnan(found["image"]).all(1).tolist() == missing[0]
+    assert any(missing[0])
+    assert np.isnan(found["text"]).any(1).tolist() == missing[1]
+    assert any(missing[1])
+    alone = classifier.embed(items[:1])
+    np.testing.assert_allclose(alone["image"], found["image"][:1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda clf: clf(), DataError, "neither image nor text"),
+        (lambda clf: clf([{"text": "a"}], text="b"), ConfigError, "not both"),
+        (lambda clf: clf(text="a", top_k=0), ConfigError, "top_k must be at least 1"),
+        (lambda clf: clf([{"text": "a"}], batch_size=0), ConfigError, "batch_size"),
+        (lambda clf: clf.predict_table("none.csv", text="a"), DataError, "none.csv does not exist"),
+        (lambda clf: clf.predict_table(pa.table({"a": ["b"]}), text="c"), DataError, "no column"),
+        (lambda clf: clf.predict_table(pa.table({"a": ["b"]})), ConfigError, "both empty"),
+    ],
+)
+def test_what_cannot_be_classified_is_refused(classifier, call, error, said):
+    with pytest.raises(error, match=said):
+        call(classifier)
+
+
+def test_a_model_is_found_by_its_run_or_its_file(trained, tmp_path):
+    for path in ("runs/fit/version_0", "runs/fit/version_0/checkpoints", trained.checkpoint):
+        assert Classifier.load(path, device="cpu").class_names == ["blue", "green", "red"]
+    with pytest.raises(CheckpointError, match="no trained model"):
+        Classifier.load(tmp_path)
+    with pytest.raises(CheckpointError, match="no trained model"):
+        Classifier.load(tmp_path / "none")
+
+
+def test_a_model_of_another_pipeline_says_what_to_do(make):
+    with pytest.raises(ConfigError, match="batches that another pipeline made"):
+        Classifier(make(), "cpu")
+
+
+def test_labels_of_a_multilabel_task_are_those_at_their_thresholds(make, classifier):
+    module = make(task="multilabel", preprocessing=classifier.module.hparams["preprocessing"])
+    clf = Classifier(module, "cpu")
+    scores = clf.probabilities([{"text": "a"}])[0]
+    module.postprocessor.thresholds.copy_(torch.tensor(scores) + torch.tensor([-0.1, 0.1, 0]))
+    order = sorted((0, 2), key=lambda index: -scores[index])
+    assert [each["label"] for each in clf(text="a")] == [str(index) for index in order]
+    assert len(clf(text="a", top_k=3)) == 3
+    assert clf.predict_table(pa.table({"t": ["a"]}), text="t")["label"].to_pylist() == ["0|2"]
+
+
+def test_training_a_table_writes_a_run_that_the_command_line_reads(
+    workdir, tiny_vit_dir, tiny_tokenizer_dir
+):
+    tiny_runs.table(workdir / "data")
+    options = {
+        "trainer.accelerator": "cpu",
+        "trainer.max_epochs": 1,
+        "model.encoders.image.name": str(tiny_vit_dir),
+        "model.encoders.text": {"name": str(tiny_tokenizer_dir)},
+        "model.encoders.image_size": 32,
+        "cache.level": "off",
+    }
+    clf = Classifier.train(
+        "data/table.csv", image="image", label="label", options=options, device="cpu"
+    )
+    assert clf.class_names == ["blue", "green", "red"]
+    assert clf(image="data/pictures/test0.png", text="more than it was trained on")
+    run(["test", "--config", "runs/table/epic.yaml", "--ckpt_path", "last"])
+    with pytest.raises(DataError, match="no column 'kind' for the label"):
+        Classifier.train("data/table.csv", label="kind")
