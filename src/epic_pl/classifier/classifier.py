@@ -272,8 +272,8 @@ class Classifier:
         """Predictions of a table's rows, in its order, as ``epic-pl predict`` writes them.
 
         Args:
-            table: a file that :class:`~epic_pl.data.tables.datamodule.TableDataModule` reads, an Arrow table, or a
-                data frame of pandas or polars.
+            table: a file that :class:`~epic_pl.data.tables.datamodule.TableDataModule` reads, an
+                Arrow table, or a data frame of pandas or polars.
             image: column of picture paths (or of pictures), or a template of it.
             text: column of texts, several, or a template of it.
             id: column of unique names; None is the row's number, from 0.
