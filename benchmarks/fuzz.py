@@ -235,7 +235,7 @@ def checkpoints(folder: Path) -> tuple[Any, Case]:
     )
 
     def case(file: bytes) -> None:
-        module.load_state_dict(module._checked_state(read_checkpoint(io.BytesIO(file))))
+        module.load_state_dict(module.checked_state(read_checkpoint(io.BytesIO(file))))
 
     return files, case
 

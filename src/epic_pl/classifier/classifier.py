@@ -20,6 +20,15 @@ from torch.utils.data import DataLoader, Dataset
 from epic_pl.callbacks.predictions import prediction_table
 from epic_pl.classifier.inputs import Item, Items, Picture
 from epic_pl.classifier.models import default_device, find_checkpoint, load_module, to_device
+from epic_pl.classifier.sharing import (
+    WEIGHTS,
+    fetch_model,
+    is_hub_name,
+    push_model,
+    read_model,
+    write_card,
+    write_model,
+)
 from epic_pl.classifier.training import fit_table
 from epic_pl.data.clean_text import clean_texts
 from epic_pl.data.collate import Collator
@@ -97,16 +106,107 @@ class Classifier:
         """Load a trained model; no code of a file is run.
 
         Args:
-            path: a run's folder (its best checkpoint, else its last), or a checkpoint.
+            path: a run's folder (its best checkpoint, else its last), a checkpoint, a folder that
+                :meth:`save_pretrained` wrote, or a hub's ``user/name``, perhaps ``@revision``.
             device: as for the class.
             image_encoder: where the image encoder is now, if not where the run found it.
             text_encoder: likewise.
 
         Raises:
             CheckpointError: there is no model, or it does not fit its encoders.
+            AssetError: it cannot be fetched.
         """
-        module = load_module(find_checkpoint(Path(path)), image_encoder, text_encoder)
-        return cls(module, device)
+        encoders: dict[str, Any] = {"image_encoder": image_encoder, "text_encoder": text_encoder}
+        place = Path(path)
+        if (place / WEIGHTS).is_file() or (not place.exists() and is_hub_name(str(path))):
+            return cls.from_pretrained(path, device=device, **encoders)
+        return cls(load_module(find_checkpoint(place), **encoders), device)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        local_files_only: bool = False,
+        device: str | torch.device | None = None,
+        image_encoder: str | None = None,
+        text_encoder: str | None = None,
+    ) -> Self:
+        """Load what :meth:`save_pretrained` or :meth:`push_to_hub` wrote; no code is run.
+
+        Args:
+            name: of a folder, or of a hub's repository, perhaps ``user/name@revision``.
+            revision: commit, tag or branch of the repository; a commit pins what is loaded.
+            token: of the hub; None is that of this machine.
+            local_files_only: take what was fetched before, without any network.
+            device: as for the class.
+            image_encoder: where the image encoder is now, if not where it was.
+            text_encoder: likewise.
+
+        Raises:
+            CheckpointError: the files are damaged, or do not fit the encoders.
+            AssetError: they cannot be fetched.
+        """
+        folder = Path(name)
+        if not folder.is_dir():
+            folder = fetch_model(str(name), revision, token, local_files_only)
+        return cls(read_model(folder, image_encoder, text_encoder), device)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        name: str | None = None,
+        dataset: str | None = None,
+        license: str | None = None,
+        report: str | Path | None = None,
+    ) -> None:
+        """Write ``config.json``, ``model.safetensors`` and, unless there is one, a model card.
+
+        The frozen encoders are not written: their names, revisions and fingerprints are.
+
+        Args:
+            folder: to write to.
+            name: of the model in the card; None is the folder's.
+            dataset: what the model was trained on, for the card.
+            license: of the model, for the card.
+            report: folder that ``epic-pl test --report`` wrote, whose metrics and confusion matrix
+                the card shows.
+
+        Raises:
+            DataError: the report cannot be read.
+        """
+        folder = Path(folder)
+        write_model(self.module, folder)
+        measured = None if report is None else Path(report)
+        write_card(self.module, folder, name or folder.name, dataset, license, measured)
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        revision: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        **card: Any,
+    ) -> str:
+        """Upload the model to a hub's repository, which is made if there is none.
+
+        Args:
+            name: ``user/name``.
+            revision: branch to write to; None is the main one.
+            private: whether a new repository is private; None is the account's setting.
+            token: of the hub; None is that of this machine.
+            **card: options of :meth:`save_pretrained`; a card that is there stays.
+
+        Returns:
+            The address of the commit.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, **{"name": name, **card})
+            return push_model(Path(folder), name, revision, private, token)
 
     @classmethod
     def train(

@@ -433,14 +433,14 @@ class EPICModule(L.LightningModule):
                 is missing, unknown or of another shape.
         """
         super().on_load_checkpoint(checkpoint)
-        checkpoint["state_dict"] = self._checked_state(checkpoint)
+        checkpoint["state_dict"] = self.checked_state(checkpoint)
         # a fit that only starts from these weights draws as its own seed says
         fits = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         if fits:
             check_resumable(checkpoint)
         self._resume_states = checkpoint[_RESUME_KEY] if fits else None
 
-    def _checked_state(self, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    def checked_state(self, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
         """A checkpoint's weights completed by this model's frozen ones."""
         info, here = checkpoints.require_info(checkpoint), self.checkpoint_info()
         checkpoints.check_encoder("image", info["image_encoder"], here["image_encoder"])
@@ -454,7 +454,7 @@ class EPICModule(L.LightningModule):
         Raises:
             CheckpointError: as for :meth:`on_load_checkpoint`.
         """
-        self.load_state_dict(self._checked_state(checkpoints.read_checkpoint(path)), strict=True)
+        self.load_state_dict(self.checked_state(checkpoints.read_checkpoint(path)), strict=True)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
         """Continue with random generators and gradients as the checkpoint left them."""

@@ -1,0 +1,245 @@
+"""A trained model as a folder to share: safetensors, JSON and a model card, here or on a hub."""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import (
+    EvalResult,
+    HfApi,
+    ModelCardData,
+    snapshot_download,
+    try_to_load_from_cache,
+)
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from epic_pl import __version__
+from epic_pl.classifier.models import relocated
+from epic_pl.data.readers import read_json
+from epic_pl.errors import AssetError, CheckpointError, DataError
+from epic_pl.module import EPICModule
+from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state, refuse_classes
+from epic_pl.untrusted import require_regular
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+CONFUSION = "confusion_matrix.png"
+FORMAT_VERSION = 1
+_HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?")
+_SHOWN = 20  # class names in a card
+
+
+def write_model(module: EPICModule, folder: Path) -> None:
+    """Write the trained weights, and the options and identity of all else.
+
+    Encoders that were named without a revision are pinned to the commit that this machine has.
+    """
+    options: dict[str, Any] = deepcopy(dict(module.hparams))
+    info: dict[str, Any] = deepcopy(dict(module.checkpoint_info()))
+    for side in ("image", "text"):
+        encoder = options["encoders"][side]
+        encoder["revision"] = encoder["revision"] or _cached_commit(encoder["name"])
+        info[f"{side}_encoder"]["revision"] = encoder["revision"]
+    content = {
+        "library_name": "epic_pl",
+        "format_version": FORMAT_VERSION,
+        "version": __version__,
+        "options": options,
+        CHECKPOINT_KEY: info,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    state = adapter_state(module, module.state_dict())
+    save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, folder / WEIGHTS)
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def _cached_commit(name: str) -> str | None:
+    """The commit of a hub's repository that is used here; None if it is no such name."""
+    match = _HUB_NAME.fullmatch(name.removeprefix("hf-hub:"))
+    if Path(name).exists() or match is None or match["revision"]:
+        return None
+    found = try_to_load_from_cache(match["name"], CONFIG)
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
+def read_model(
+    folder: Path, image_encoder: str | None = None, text_encoder: str | None = None
+) -> EPICModule:
+    """The module that :func:`write_model` wrote, on the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointError: the folder is damaged, of another version, or an encoder is another one.
+    """
+    path = folder / CONFIG
+    try:
+        content = read_json(path)
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+    if content.get("library_name") != "epic_pl" or content.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} does not describe a model that this version of epic_pl has saved "
+            f"(format_version {FORMAT_VERSION}): it says {content.get('library_name')!r}, version "
+            f"{content.get('format_version')!r}."
+        )
+    options = content.get("options")
+    refuse_classes(options, str(path))
+    try:
+        assert isinstance(options, Mapping)
+        encoders = relocated(options, image_encoder, text_encoder)
+        module = EPICModule(**{**options, "encoders": encoders})
+    except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"No model can be built from the options of {path}: {error}."
+        ) from error
+    try:
+        require_regular(folder / WEIGHTS)
+        state = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS} cannot be read: {error}.") from error
+    found = {CHECKPOINT_KEY: content.get(CHECKPOINT_KEY), "state_dict": state}
+    module.load_state_dict(module.checked_state(found), strict=True)
+    return module.eval()
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name may be that of a hub's repository, perhaps with ``@revision``."""
+    return _HUB_NAME.fullmatch(name) is not None
+
+
+def fetch_model(name: str, revision: str | None, token: str | None, offline: bool) -> Path:
+    """The folder of a hub's model: weights and description, nothing else is fetched.
+
+    Raises:
+        AssetError: it cannot be fetched, or with ``offline`` is not on this machine.
+    """
+    match = _HUB_NAME.fullmatch(name)
+    try:
+        return Path(
+            snapshot_download(
+                match["name"] if match else name,
+                revision=revision or (match and match["revision"]),
+                allow_patterns=[CONFIG, WEIGHTS],
+                local_files_only=offline,
+                token=token,
+            )
+        )
+    except Exception as error:  # of its HTTP library, whichever that is
+        first_line = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise AssetError(
+            f"There is no folder {name!r}, and no model of that name can be fetched from a hub: "
+            f"{first_line}. Check the name and the network, or give the folder of a run."
+        ) from error
+
+
+def push_model(
+    folder: Path, name: str, revision: str | None, private: bool | None, token: str | None
+) -> str:
+    """Upload a saved folder, all but its card where the repository has one; returns its address."""
+    api = HfApi(token=token)
+    name = api.create_repo(name, private=private, exist_ok=True).repo_id
+    if revision is not None:
+        api.create_branch(name, branch=revision, exist_ok=True)
+    has_card = api.file_exists(name, CARD, revision=revision)
+    done = api.upload_folder(
+        repo_id=name,
+        folder_path=folder,
+        revision=revision,
+        ignore_patterns=[CARD] if has_card else None,
+        commit_message="Upload a model of epic_pl",
+    )
+    return str(done.commit_url)
+
+
+def write_card(
+    module: EPICModule,
+    folder: Path,
+    name: str,
+    dataset: str | None,
+    license: str | None,
+    report: Path | None,
+) -> None:
+    """Write a model card unless there is one.
+
+    Args:
+        module: the model.
+        folder: of the card.
+        name: how the model is loaded.
+        dataset: what it was trained on; None is the kind of data in the report.
+        license: of the model, which follows from the data's.
+        report: folder that ``epic-pl test --report`` wrote: metrics and confusion matrix.
+
+    Raises:
+        DataError: the report cannot be read.
+    """
+    if (folder / CARD).exists():
+        return
+    measured: dict[str, Any] = {} if report is None else read_json(report / "report.json")
+    dataset = dataset or measured.get("data") or "a dataset that was not named"
+    metrics = {
+        key.removeprefix("test/"): value for key, value in measured.get("metrics", {}).items()
+    }
+    results = [
+        EvalResult("image-classification", "custom", dataset, key, value)
+        for key, value in metrics.items()
+        if value is not None
+    ]
+    data = ModelCardData(
+        library_name="epic_pl",
+        pipeline_tag="image-classification",
+        license=license,
+        tags=["image-text", module.hparams["method"]],
+        model_name=name if results else None,
+        eval_results=results or None,
+    )
+    if report is not None and (report / CONFUSION).is_file():
+        shutil.copy(report / CONFUSION, folder / CONFUSION)
+    parts = [
+        f"---\n{data.to_yaml()}\n---\n",
+        *_sections(module, folder, name, dataset, metrics, measured),
+    ]
+    (folder / CARD).write_text("\n".join(parts), encoding="utf-8")
+
+
+def _sections(
+    module: EPICModule,
+    folder: Path,
+    name: str,
+    dataset: str,
+    metrics: Mapping[str, Any],
+    measured: Mapping[str, Any],
+) -> list[str]:
+    classes, info = module.class_names, module.checkpoint_info()
+    shown = ", ".join(f"`{each}`" for each in classes[:_SHOWN])
+    more = f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else ""
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    encoders = [
+        f"| {side} | `{each['name']}` | {each['revision'] or ''} | `{each['fingerprint'][:12]}` |"
+        for side, each in (("image", info["image_encoder"]), ("text", info["text_encoder"]))
+    ]
+    sections = [
+        f"# {name}\n\nClassifies images with texts into {len(classes)} classes ({shown}{more}); "
+        f"either may be missing. Trained with epic_pl ({module.hparams['method']}) on {dataset}.\n",
+        "```python\nfrom epic_pl import Classifier\n"
+        f'clf = Classifier.load("{name}")\nclf(image="picture.jpg", text="its text")\n```\n',
+        "## Encoders\n\nTheir frozen weights are not in this repository; their licences hold, too. "
+        f"{trained:,} parameters were trained.\n\n"
+        "| | name | revision | fingerprint |\n| --- | --- | --- | --- |\n"
+        + "\n".join(encoders)
+        + "\n",
+    ]
+    if not metrics:
+        return [*sections, "## Metrics\n\nNone were given.\n"]
+    rows = [f"| {key} | {value:.4f} |" for key, value in metrics.items() if value is not None]
+    sections.append(
+        f"## Metrics\n\nOn {measured['samples']:,} samples of the test split of {dataset}, by "
+        "`epic-pl test --config config.yaml --ckpt_path best --report report`:\n\n"
+        "| | |\n| --- | ---: |\n" + "\n".join(rows) + "\n"
+    )
+    if (folder / CONFUSION).is_file():
+        sections.append(f"![Confusion matrix]({CONFUSION})\n")
+    return sections

@@ -1,0 +1,195 @@
+"""Models as folders, and on a hub that is served on loopback."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import fake_hub
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from epic_pl import Classifier
+from epic_pl.cli import run
+from epic_pl.errors import AssetError, CheckpointError, DataError
+
+ITEMS = [{"text": "a red square"}, {"image": "data/pictures/test0.png"}]
+
+
+@pytest.fixture
+def classifier(trained):
+    return Classifier.load("runs", device="cpu")
+
+
+@pytest.fixture
+def saved(classifier, tmp_path):
+    classifier.save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def test_a_saved_folder_is_the_same_model_and_small(classifier, saved, trained):
+    assert sorted(path.name for path in saved.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+    for again in (Classifier.load(saved, device="cpu"), Classifier.from_pretrained(str(saved))):
+        scores = again.probabilities(ITEMS)
+        np.testing.assert_array_equal(scores, classifier.probabilities(ITEMS))
+    trained_bytes = sum(4 * p.numel() for p in classifier.module.parameters() if p.requires_grad)
+    assert (saved / "model.safetensors").stat().st_size < 2 * trained_bytes + 20_000
+    card = (saved / "README.md").read_text()
+    assert "library_name: epic_pl" in card
+    assert 'Classifier.load("saved")' in card
+    assert "None were given" in card
+
+
+def test_a_card_shows_a_report_and_one_that_is_there_stays(classifier, trained, tmp_path):
+    report = tmp_path / "report"
+    options = ["--report.absence", "false", "--report.robustness", "false"]
+    run(
+        [
+            "test",
+            "--config",
+            trained.config,
+            "--ckpt_path",
+            "best",
+            "--report",
+            str(report),
+            *options,
+        ]
+    )
+    kept = {"dataset": "squares", "license": "cc-by-4.0", "report": report, "name": "me/squares"}
+    classifier.save_pretrained(tmp_path / "saved", **kept)
+    card = (tmp_path / "saved" / "README.md").read_text()
+    accuracy = json.loads((report / "report.json").read_text())["metrics"]["test/accuracy"]
+    for said in (
+        "license: cc-by-4.0",
+        f"| accuracy | {accuracy:.4f} |",
+        "On 7 samples",
+        "me/squares",
+    ):
+        assert said in card
+    assert "![Confusion matrix](confusion_matrix.png)" in card
+    assert (tmp_path / "saved" / "confusion_matrix.png").stat().st_size > 1000
+    (tmp_path / "saved" / "README.md").write_text("mine")
+    classifier.save_pretrained(tmp_path / "saved", **kept)
+    assert (tmp_path / "saved" / "README.md").read_text() == "mine"
+    with pytest.raises(DataError, match=r"report\.json cannot be read"):
+        classifier.save_pretrained(tmp_path / "other", report=tmp_path)
+
+
+def _without(key):
+    return lambda config: config.pop(key)
+
+
+def _option(value):
+    return lambda config: config["options"].update(method_options=value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_without("library_name"), "does not describe a model"),
+        (lambda config: config.update(format_version=2), "format_version 1.*2"),
+        (_without("options"), "No model can be built"),
+        (_without("epic_pl"), "not a checkpoint of EPICModule"),
+        (_option({"a": {"class_path": "subprocess.Popen"}}), "name a class to build"),
+        (lambda config: config["options"].update(num_classes=4), "class_names"),
+        (lambda config: config["options"].update(unknown=4), "unexpected keyword"),
+        (lambda config: config["epic_pl"]["text_encoder"].update(fingerprint="0"), "text encoder"),
+    ],
+)
+def test_a_changed_description_is_refused(saved, change, said):
+    path = saved / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+    with pytest.raises(Exception, match=said) as raised:
+        Classifier.load(saved)
+    assert type(raised.value).__module__ == "epic_pl.errors"
+
+
+def test_changed_weights_are_refused(saved):
+    path = saved / "model.safetensors"
+    state, data = load_file(path), path.read_bytes()
+    first = next(iter(state))
+    for changed in (
+        {**state, "more": torch.ones(1)},
+        {name: tensor for name, tensor in state.items() if name != first},
+        {**state, first: state[first].double().repeat(2)},
+    ):
+        save_file(changed, path)
+        with pytest.raises(CheckpointError, match=r"does not fit|has shape"):
+            Classifier.load(saved)
+    for content in (b"", data[:100], b"\xff" * 100):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            Classifier.load(saved)
+
+
+def test_encoders_that_moved_are_named(saved, tiny_vit_dir, tmp_path):
+    config = json.loads((saved / "config.json").read_text())
+    config["options"]["encoders"]["image"]["name"] = str(tmp_path / "gone")
+    (saved / "config.json").write_text(json.dumps(config))
+    shutil.copytree(tiny_vit_dir, tmp_path / "moved")
+    assert Classifier.load(saved, image_encoder=str(tmp_path / "moved"))(text="a")
+
+
+USER = """
+import json, sys
+import numpy as np
+from epic_pl import Classifier
+
+run, items = sys.argv[1], json.loads(sys.argv[2])
+clf = Classifier.load(run, device="cpu")
+first = clf.push_to_hub("me/squares", token="hf_x", dataset="squares").rpartition("/")[2]
+clf.module.postprocessor.temperature.fill_(2)
+clf.push_to_hub("me/squares", token="hf_x", dataset="others")
+newest, pinned = (
+    Classifier.load(name, device="cpu") for name in ("me/squares", f"me/squares@{first}")
+)
+offline = Classifier.from_pretrained("me/squares", revision=first, local_files_only=True)
+expected = clf.probabilities(items)
+assert np.array_equal(newest.probabilities(items), expected)
+assert not np.allclose(pinned.probabilities(items), expected)
+assert np.array_equal(offline.probabilities(items), pinned.probabilities(items))
+for name, revision in (("me/none", None), ("me/squares", "0" * 40)):
+    try:
+        Classifier.from_pretrained(name, revision=revision)
+    except Exception as error:
+        assert type(error).__name__ == "AssetError", repr(error)
+    else:
+        raise AssertionError
+"""
+
+
+def test_a_model_is_pushed_to_a_hub_and_loaded_by_its_name(trained, tmp_path):
+    hub = fake_hub.FakeHub()
+    with fake_hub.serve(hub) as address:
+        environment = os.environ | {
+            "HF_ENDPOINT": address,
+            "HF_HOME": str(tmp_path / "hub"),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "EPIC_PL_CACHE": os.environ["EPIC_PL_CACHE"],
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", USER, "runs", json.dumps(ITEMS)],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr
+    files = hub.files("me/squares")
+    assert sorted(files) == ["README.md", "config.json", "model.safetensors"]
+    assert b"on squares" in files["README.md"]  # the first card stays
+    assert set(hub.fetched) == {"config.json", "model.safetensors"}
+
+
+def test_what_is_neither_a_folder_nor_on_a_hub_is_told(workdir):
+    with pytest.raises(AssetError, match="There is no folder 'me/none'"):
+        Classifier.load("me/none")
