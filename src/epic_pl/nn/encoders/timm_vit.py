@@ -49,6 +49,7 @@ class TimmViTEncoder(Encoder):
         """
         _ = self.fingerprint
         self.model.set_input_size((image_size, image_size))
+        self.model.requires_grad_(False)  # timm 1.0.28 makes a parameter of it anew
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Pictures ``(B, 3, H, W)`` to tokens ``(B, N, d)``: class, registers, patches."""
