@@ -16,6 +16,7 @@ from epic_pl.config_files import INIT_CONFIG
 from epic_pl.data.images import read_image
 from epic_pl.data.tables.columns import image_column
 from epic_pl.data.tables.embedded import unpack_pictures
+from epic_pl.data.tables.folders import holds_classes
 from epic_pl.data.tables.reader import SUFFIXES, read_table
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.inspection.guess import Guess, Roles, guess_columns
@@ -83,11 +84,14 @@ def find_table(source: Path) -> Path:
     if not source.is_dir() or any((source / name).is_file() for name in saved):
         return source
     tables = [f for f in sorted(source.iterdir()) if f.suffix.lower() in SUFFIXES]
+    if not tables and holds_classes(source):
+        return source
     if len(tables) != 1:
         found = ", ".join(f.name for f in tables) or "none"
         raise DataError(
-            f"{source} should hold one table ({', '.join(SUFFIXES)}); found: {found}. Name the "
-            "table itself; several for one task belong into one, told apart by a split column."
+            f"{source} should hold one table ({', '.join(SUFFIXES)}) or a folder of pictures for "
+            f"each class; found: {found}. Name the table itself; several for one task belong "
+            "into one, told apart by a split column."
         )
     return tables[0]
 

@@ -22,7 +22,7 @@ from epic_pl.types import Task
 
 
 class TableDataModule(RowsDataModule):
-    """A CSV, TSV, JSONL, JSON or Parquet table, or a Hugging Face dataset saved on disk.
+    """A CSV, TSV, JSONL, JSON or Parquet table, a folder for each class, or a saved dataset.
 
     An empty cell for picture or text means that the modality is absent. All else that training
     would stumble over is refused with its rows: labels that are missing, NaN, padded with blanks or
@@ -32,7 +32,10 @@ class TableDataModule(RowsDataModule):
     the options are unchanged: one process of a machine reads the table and unpacks its pictures.
 
     Args:
-        table: the file, or the folder of ``save_to_disk`` (a ``DatasetDict`` brings its splits).
+        table: the file; the folder of ``save_to_disk`` of Hugging Face ``datasets`` (a
+            ``DatasetDict`` brings its splits); or a folder with ``CLASS/PICTURE`` or
+            ``SPLIT/CLASS/PICTURE`` in it, which has the columns ``image``, ``label`` and, from
+            ``.txt`` files beside the pictures, ``text``.
         image_column: paths of pictures, or a template of them such as ``"photos/{id}.jpg"``, or the
             pictures themselves (an ``Image`` feature of Hugging Face ``datasets``), which are
             unpacked to files in the cache; None for a table without.

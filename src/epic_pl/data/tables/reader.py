@@ -1,4 +1,4 @@
-"""A user's table as Arrow: CSV, TSV, JSONL, JSON, Parquet, or a Hugging Face dataset on disk."""
+"""A user's table as Arrow: a file, a folder for each class, or a Hugging Face dataset on disk."""
 
 import os
 from collections.abc import Iterable
@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from epic_pl.data.readers import json_objects, read_csv, read_json
+from epic_pl.data.tables.folders import holds_classes, read_class_folders
 from epic_pl.data.tables.hf import is_saved_dataset, read_hub_parquet, read_saved_dataset
 from epic_pl.errors import DataError
 from epic_pl.untrusted import require_flat
@@ -21,10 +22,12 @@ def source_files(path: Path) -> list[Path]:
     """The files that a table is read from, sorted."""
     if os.path.isdir(path):
         if not is_saved_dataset(path):
+            if holds_classes(path):
+                return [path]
             raise DataError(
-                f"{path} is a folder, and no Hugging Face dataset saved with save_to_disk (those "
-                f"hold dataset_info.json or dataset_dict.json). Name the table in it: a "
-                f"{', '.join(SUFFIXES)} file."
+                f"{path} is a folder, but has no folder for each class, and is no Hugging Face "
+                "dataset saved with save_to_disk (those hold dataset_info.json or "
+                f"dataset_dict.json). Name the table in it: a {', '.join(SUFFIXES)} file."
             )
         return sorted(path.rglob("*.arrow")) + sorted(path.rglob("*.json"))
     if not os.path.isfile(path):
@@ -58,7 +61,7 @@ def read_table(path: Path) -> pa.Table:
 
 def _read(path: Path) -> pa.Table:
     if os.path.isdir(path):
-        return read_saved_dataset(path)
+        return read_saved_dataset(path) if is_saved_dataset(path) else read_class_folders(path)
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return read_hub_parquet(path)

@@ -1,0 +1,55 @@
+"""Pictures in a folder for each class."""
+
+import pytest
+from PIL import Image
+
+from epic_pl.data import TableDataModule
+from epic_pl.data.tables.folders import read_class_folders
+from epic_pl.errors import DataError
+from epic_pl.inspection.init import write_config
+
+NAMES = ("cat/1.jpg", "cat/2.PNG", "dog/1.jpg", "dog/3.jpg", "dog/4.jpg", "cat/5.jpg")
+
+
+def _write(root, *names):
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), (number, 0, 0)).save(root / name)
+
+
+def test_a_picture_has_its_folders_class_and_the_text_beside_it(tmp_path):
+    _write(tmp_path, *NAMES, "cat/.cache/6.jpg")
+    (tmp_path / "dog" / "1.txt").write_text("\ufeffa dog, sitting\n", "utf-8")
+    (tmp_path / "notes.txt").write_text("of the folder")
+    rows = read_class_folders(tmp_path).to_pylist()
+    assert {row["image"]: row["label"] for row in rows} == {name: name[:3] for name in NAMES}
+    assert {row["image"]: row["text"] for row in rows if row["text"]} == {
+        "dog/1.jpg": "a dog, sitting"
+    }
+
+
+def test_splits_above_the_classes_are_taken(tmp_path):
+    _write(tmp_path, *(f"{split}/{name}" for split in ("train", "Validation") for name in NAMES))
+    data = TableDataModule(
+        table=str(tmp_path), text_columns=None, test_size=0, image_encoder="", text_encoder=""
+    )
+    counts = {split: data.read_split(split).table.num_rows for split in ("train", "val", "test")}
+    assert counts == {"train": 6, "val": 6, "test": 0}
+    assert data.class_names == ["cat", "dog"]
+
+
+def test_data_init_writes_a_config_for_the_folder(tmp_path):
+    _write(tmp_path / "images", *NAMES)
+    config, guess = write_config(tmp_path / "images")
+    assert config == tmp_path / "images" / "epic.yaml"
+    assert (guess.image_column, guess.label_column, guess.text_columns) == ("image", "label", [])
+
+
+def test_pictures_elsewhere_and_texts_in_other_encodings_are_named(tmp_path):
+    _write(tmp_path, *NAMES)
+    (tmp_path / "cat" / "1.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"1\.txt cannot be read as UTF-8"):
+        read_class_folders(tmp_path)
+    _write(tmp_path, "loose.jpg")
+    with pytest.raises(DataError, match=r"CLASS/PICTURE, but has loose\.jpg"):
+        read_class_folders(tmp_path)
