@@ -18,8 +18,9 @@ from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
 from epic_pl.callbacks.predictions import prediction_table
+from epic_pl.classifier.exported import DESCRIPTION, ExportedModel
 from epic_pl.classifier.inputs import Item, Items, Picture
-from epic_pl.classifier.models import default_device, find_checkpoint, load_module, to_device
+from epic_pl.classifier.models import TrainedModel, find_checkpoint, load_module, to_device
 from epic_pl.classifier.sharing import (
     WEIGHTS,
     fetch_model,
@@ -32,14 +33,14 @@ from epic_pl.classifier.sharing import (
 from epic_pl.classifier.training import fit_table
 from epic_pl.data.clean_text import clean_texts
 from epic_pl.data.collate import Collator
-from epic_pl.data.preprocessing import ImagePreprocessing, load_tokenizer
+from epic_pl.data.preprocessing import ImagePreprocessing
 from epic_pl.data.rows import BadSamplePolicy
 from epic_pl.data.tables.datamodule import TableDataModule
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import ConfigError
 from epic_pl.inspection.guess import Roles
 from epic_pl.module import EPICModule
-from epic_pl.types import Batch, Sample, Task
+from epic_pl.types import Batch, Sample
 
 Label = dict[str, Any]
 """``{"label": name, "score": probability}``."""
@@ -60,7 +61,8 @@ class Classifier:
     as the encoder was trained. Scores are calibrated probabilities.
 
     Args:
-        module: a trained module that knows its preprocessing, as every run of the command line.
+        model: a trained module that knows its preprocessing, as every run of the command line
+            does, or an exported one.
         device: where it runs; None is the machine's accelerator, or its CPU.
 
     Attributes:
@@ -68,31 +70,45 @@ class Classifier:
         task: "multiclass" or "multilabel".
 
     Raises:
-        ConfigError: the module was trained on batches of another pipeline, so nobody knows how
+        ConfigError: the model was trained on batches of another pipeline, so nobody knows how
             pictures and texts became its inputs.
         AssetError: the text encoder's tokenizer cannot be reached.
     """
 
-    def __init__(self, module: EPICModule, device: str | torch.device | None = None) -> None:
-        self.device = default_device() if device is None else torch.device(device)
-        self.module = module.to(self.device).eval()
-        self.class_names: list[str] = list(module.class_names)
-        self.task: Task = module.task
-        info = module.checkpoint_info()
+    def __init__(
+        self, model: EPICModule | ExportedModel, device: str | torch.device | None = None
+    ) -> None:
+        self._model = TrainedModel(model, device) if isinstance(model, EPICModule) else model
+        self.class_names, self.task = self._model.class_names, self._model.task
+        described: Any = self._model.preprocessing
         try:
-            described = info["preprocessing"] or {}
-            image, text = ImagePreprocessing.from_dict(described["image"]), described["text"]
+            known = {key: described["image"][key] for key in ImagePreprocessing.__annotations__}
+            image, text = ImagePreprocessing.from_dict(known), described["text"]
             self._clean, max_tokens = bool(text["clean"]), int(text["max_tokens"])
         except (KeyError, TypeError) as error:
             raise ConfigError(
                 "This model was trained on batches that another pipeline made, and does not say "
                 "how: classify such batches with Trainer.predict(module, loader)."
             ) from error
-        module.check_device(self.device)
         self._transform = build_image_transform(image, train=False)
-        tokenizer = load_tokenizer(info["text_encoder"]["name"], info["text_encoder"]["revision"])
         classes = len(self.class_names)
-        self._collator = Collator(tokenizer, classes, self.task, image.size, max_tokens)
+        self._collator = Collator(
+            self._model.tokenizer(), classes, self.task, image.size, max_tokens
+        )
+
+    @property
+    def module(self) -> EPICModule:
+        """The trained module.
+
+        Raises:
+            ConfigError: the model is an exported one, which has none.
+        """
+        if isinstance(self._model, ExportedModel):
+            raise ConfigError(
+                f"{self._model.folder} is an exported model, which only classifies: load the run "
+                "or checkpoint that it was made of."
+            )
+        return self._model.module
 
     @classmethod
     def load(
@@ -103,11 +119,13 @@ class Classifier:
         image_encoder: str | None = None,
         text_encoder: str | None = None,
     ) -> Self:
-        """Load a trained model; no code of a file is run.
+        """Load a trained model; no code of a file is run, but of an exported program.
 
         Args:
             path: a run's folder (its best checkpoint, else its last), a checkpoint, a folder that
-                :meth:`save_pretrained` wrote, or a hub's ``user/name``, perhaps ``@revision``.
+                :meth:`save_pretrained` or ``epic-pl export`` wrote (a program in it, ``model.pt2``,
+                can run code: load those of people you trust), or a hub's ``user/name``, perhaps
+                ``@revision``.
             device: as for the class.
             image_encoder: where the image encoder is now, if not where the run found it.
             text_encoder: likewise.
@@ -118,6 +136,8 @@ class Classifier:
         """
         encoders: dict[str, Any] = {"image_encoder": image_encoder, "text_encoder": text_encoder}
         place = Path(path)
+        if (place / DESCRIPTION).is_file():
+            return cls(ExportedModel(place))
         if (place / WEIGHTS).is_file() or (not place.exists() and is_hub_name(str(path))):
             return cls.from_pretrained(path, device=device, **encoders)
         return cls(load_module(find_checkpoint(place), **encoders), device)
@@ -333,6 +353,7 @@ class Classifier:
         Raises:
             DataError: as for calling.
         """
+        module = self.module
         found: dict[str, list[Floats]] = {"image": [], "text": []}
         present: dict[str, Any] = {}
 
@@ -343,15 +364,15 @@ class Classifier:
                     output = output.masked_fill(~present[side].cpu()[:, None], torch.nan)
                 found[side].append(output.numpy())
 
-        handle = self.module.model.head.register_forward_pre_hook(keep)
+        handle = module.model.head.register_forward_pre_hook(keep)
         try:
             for batch in self._batches(self._items(items), batch_size, num_workers, progress):
                 masks = {"image": batch.get("image_present"), "text": batch.get("text_present")}
                 present = {side: mask for side, mask in masks.items() if mask is not None}
-                self.module(batch)
+                module(batch)
         finally:
             handle.remove()
-        widths = zip(found, self.module.model.widths, strict=True)
+        widths = zip(found, module.model.widths, strict=True)
         empty = {side: np.zeros((0, width), np.float32) for side, width in widths}
         return {side: np.concatenate([empty[side], *parts]) for side, parts in found.items()}
 
@@ -419,23 +440,17 @@ class Classifier:
             scores = self._scores(dataset, batch_size, num_workers, progress)
         names = dataset.table
         columns = {"sample_id": names["sample_id"], "picture": names["image"]}
-        return prediction_table(columns, scores, self.class_names, self._thresholds, top_k)
-
-    @property
-    def _thresholds(self) -> Floats | None:
-        thresholds = self.module.postprocessor.thresholds
-        return None if thresholds is None else thresholds.float().cpu().numpy()
+        return prediction_table(columns, scores, self.class_names, self._model.thresholds, top_k)
 
     def _items(self, items: Sequence[Item]) -> Items:
         return Items(items, self._transform, self._clean)
 
-    @torch.inference_mode()
     def _scores(
         self, dataset: Dataset[Sample], batch_size: int, num_workers: int, progress: bool | None
     ) -> Floats:
         parts = [np.zeros((0, len(self.class_names)), np.float32)]
         for batch in self._batches(dataset, batch_size, num_workers, progress):
-            parts.append(self.module.postprocessor(self.module(batch)).cpu().numpy())
+            parts.append(self._model.probabilities(batch))
         return np.concatenate(parts)
 
     def _batches(
@@ -447,12 +462,12 @@ class Classifier:
         shown = len(loader) > 1 if progress is None else progress
         console = Console(stderr=True)
         for batch in track(loader, "Classifying", console=console, disable=not shown):
-            yield to_device(batch, self.device)
+            yield to_device(batch, self._model.device)
 
     def _labels(self, scores: Floats, top_k: int | None) -> list[list[Label]]:
         chosen, shown = np.ones_like(scores, bool), top_k or _SHOWN
-        if self._thresholds is not None and top_k is None:
-            chosen, shown = scores >= self._thresholds, len(self.class_names)
+        if self._model.thresholds is not None and top_k is None:
+            chosen, shown = scores >= self._model.thresholds, len(self.class_names)
         orders = np.argsort(-scores, axis=1, kind="stable")[:, :shown]
         return [
             [

@@ -7,13 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from epic_pl.callbacks.checkpoints import LAST, PREVIOUS
+from epic_pl.data.preprocessing import load_tokenizer
 from epic_pl.errors import CheckpointError
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import newest_readable, read_checkpoint, require_info
+from epic_pl.types import Batch, Task
 
 BEST = "best.ckpt"
 # below a run's folder, below the folder of all runs of a config, or the folder itself
@@ -63,10 +67,43 @@ def relocated(
     return encoders
 
 
-def default_device() -> torch.device:
-    """The machine's accelerator, or its CPU."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return accelerator or torch.device("cpu")
+class TrainedModel:
+    """A trained module as a classifier runs it.
+
+    Args:
+        module: the module.
+        device: where it runs; None is the machine's accelerator, or its CPU.
+
+    Raises:
+        ConfigError: the device cannot compute in the encoders' precision.
+    """
+
+    def __init__(self, module: EPICModule, device: str | torch.device | None) -> None:
+        if device is None:
+            device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
+        self.device = torch.device(device)
+        module.check_device(self.device)
+        self.module = module.to(self.device).eval()
+        self.class_names: list[str] = list(module.class_names)
+        self.task: Task = module.task
+        self.preprocessing: Mapping[str, Any] | None = module.hparams.get("preprocessing")
+
+    @property
+    def thresholds(self) -> npt.NDArray[np.float32] | None:
+        """From which each label is assigned, ``(C,)``; None for multiclass."""
+        thresholds = self.module.postprocessor.thresholds
+        return None if thresholds is None else thresholds.float().cpu().numpy()
+
+    def tokenizer(self) -> Any:
+        """The text encoder's tokenizer."""
+        encoder = self.module.checkpoint_info()["text_encoder"]
+        return load_tokenizer(encoder["name"], encoder["revision"])
+
+    @torch.inference_mode()
+    def probabilities(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """Probabilities ``(B, C)`` of a batch on the device."""
+        scores: Tensor = self.module.postprocessor(self.module(batch))
+        return scores.cpu().numpy()
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -26,8 +26,12 @@ def test_unknown_preprocessing_is_passed_on_unchanged(own, tiny_vit_dir, tiny_to
 
 
 def test_texts_are_no_longer_than_the_tokenizer_takes(tiny_vit_dir, tiny_tokenizer_dir):
-    tokenizer = SimpleNamespace(model_max_length=64)
+    tokenizer = SimpleNamespace(model_max_length=64, pad_token_id=3)
     described = _described((tiny_vit_dir, tiny_tokenizer_dir), OURS, tokenizer)
-    assert described["preprocessing"]["text"] == {"max_tokens": 64, "clean": True}
+    assert described["preprocessing"]["text"] == {
+        "max_tokens": 64,
+        "clean": True,
+        "pad_id": 3,
+    }
     assert described["preprocessing"]["image"]["resize"] == 36  # 32 / 0.875, floored as in timm
     assert described["tokenizer"] == "tokenizer"

@@ -1,10 +1,7 @@
 """``epic-pl export`` through the real command line, and the example of docs/export.md."""
 
 import json
-import re
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -13,12 +10,12 @@ import torch
 from transformers import AutoTokenizer
 
 import tiny_runs
-from epic_pl.cli import build_trained, main
+from epic_pl.classifier.exported import INPUTS
+from epic_pl.cli import main
 from epic_pl.evaluation.export.folder import largest_difference
-from epic_pl.evaluation.export.program import INPUTS, random_inputs
+from epic_pl.evaluation.export.program import random_inputs
 from epic_pl.module import EPICModule
 
-PAGE = Path(__file__).parents[3] / "docs" / "export.md"
 FILES = ["model.json", "model.pt2", "tokenizer"]
 
 
@@ -60,10 +57,10 @@ def test_the_program_gives_the_predictions_of_its_checkpoint_only(exported, modu
     inputs = random_inputs(module.model, (32, 32), 4, 9)
     given = _program(exported)(*inputs)
     torch.testing.assert_close(given, _predicted(module, inputs), rtol=0, atol=1e-5)
-    assert largest_difference(exported / "model.pt2", module) <= 1e-5
+    assert largest_difference(_program(exported), module) <= 1e-5
     # used only where a text is absent
     module.model.head.text.missing.data.add_(torch.linspace(-9, 9, 32))
-    assert largest_difference(exported / "model.pt2", module) > 1e-4
+    assert largest_difference(_program(exported), module) > 1e-4
 
 
 def test_the_description_holds_classes_inputs_preprocessing_and_encoders(
@@ -76,7 +73,7 @@ def test_the_description_holds_classes_inputs_preprocessing_and_encoders(
     assert said["preprocessing"] == {
         "image": {"resize": 35, "crop_pct": 0.9, "size": 32, "interpolation": "bicubic"}
         | {"mean": [0.5] * 3, "std": [0.5] * 3},
-        "text": {"max_tokens": 64, "clean": False},
+        "text": {"max_tokens": 64, "clean": False, "pad_id": 0},
     }
     assert list(said["inputs"]) == list(INPUTS)
     assert said["inputs"]["pixel_values"] == {"shape": ["B", 3, 32, 32], "dtype": "float32"}
@@ -94,27 +91,6 @@ def test_no_path_of_this_machine_is_in_the_program(exported):
     with zipfile.ZipFile(exported / "model.pt2") as archive:
         for name in archive.namelist():
             assert not any(path in archive.read(name) for path in here), name
-
-
-@pytest.mark.slow
-def test_the_pages_example_classifies_as_predict_does(trained, exported, tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len([line for line in code.splitlines() if not re.match(r"import|from|$", line)]) <= 15
-    given = ["--config", trained.config, "--ckpt_path", trained.checkpoint]
-    module, data, _ = build_trained(given)
-    data.setup("test")
-    row, sample = data.dataset("test").raw(0), data.dataset("test")[0]
-    row["image"].save(tmp_path / "picture.png")
-    shutil.copytree(exported, tmp_path / "exported")
-    (tmp_path / "example.py").write_text(
-        'import sys\nsys.modules["epic_pl"] = None  # not there\n'
-        + code.replace("a text that goes with it", row["text"])
-    )
-    command = [sys.executable, "example.py"]
-    label, probability = subprocess.check_output(command, cwd=tmp_path, text=True).split()
-    (scores,) = module.predict_step(data.collator([sample]), 0)["probabilities"].detach()
-    assert label == module.class_names[int(scores.argmax())]
-    assert float(probability) == pytest.approx(float(scores.max()), abs=1e-5)
 
 
 def test_a_multilabel_model_of_other_data_brings_its_thresholds_and_needs_no_tokenizer(

@@ -7,7 +7,7 @@ from torch.export.passes import move_to_device_pass
 
 import tiny_runs
 from epic_pl.errors import ConfigError
-from epic_pl.evaluation.export.program import Classifier, export_program, random_inputs
+from epic_pl.evaluation.export.program import Probabilities, export_program, random_inputs
 from epic_pl.nn import EPICConfig
 
 SIZE = (tiny_runs.SIDE, tiny_runs.SIDE)
@@ -17,7 +17,7 @@ SIZE = (tiny_runs.SIDE, tiny_runs.SIDE)
 def make(tiny_vit_dir, tiny_tokenizer_dir):
     def build(**options):
         module = tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, **options)
-        return Classifier(module.model, module.postprocessor).eval()
+        return Probabilities(module.model, module.postprocessor).eval()
 
     return build
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from tiny_models import ALL_PARTS, batch, clip_image_encoder, clip_text_encoder, hf_text, make
 
-from epic_pl.evaluation.export.program import INPUTS, Classifier, export_program
+from epic_pl.classifier.exported import INPUTS
+from epic_pl.evaluation.export.program import Probabilities, export_program
 from epic_pl.module.postprocess import Postprocessor
 from epic_pl.nn.encoders import HFTextEncoder
 from epic_pl.nn.methods import METHODS
@@ -91,7 +92,7 @@ def test_other_text_models(kind, elsewhere, tmp_path):
 def _compare(model, batches, elsewhere, tmp_path):
     postprocessor = Postprocessor("multiclass", 5)
     postprocessor.temperature.fill_(1.7)
-    classifier = Classifier(model, postprocessor).eval()
+    classifier = Probabilities(model, postprocessor).eval()
     torch.export.save(export_program(classifier, (16, 16)), tmp_path / "model.pt2")
     made = [batch(*each, seed=seed) for seed, each in enumerate(batches)]
     made = [{**each, "pixel_values": each["pixel_values"].float()} for each in made]

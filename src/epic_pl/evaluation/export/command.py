@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from epic_pl.errors import ConfigError
+
 
 def parser() -> argparse.ArgumentParser:
     """Parser of ``epic-pl export``."""
@@ -10,12 +12,24 @@ def parser() -> argparse.ArgumentParser:
         "epic-pl export",
         allow_abbrev=False,
         description=(
-            "Write a trained model as a folder that runs without this package: the program for "
-            "torch.export.load, its description in JSON, and the tokenizer."
+            "Write a trained model as a folder that runs without this package: the model, its "
+            "description in JSON, the tokenizer, and for ONNX predict.py."
         ),
     )
     parser.add_argument("--ckpt_path", metavar="PATH", required=True, help="of the checkpoint")
     parser.add_argument("--output", type=Path, default=Path("runs/export"), help="(%(default)s)")
+    parser.add_argument(
+        "--format",
+        choices=("torch_export", "onnx"),
+        default="torch_export",
+        help="torch_export for torch.export.load, or onnx (extra `onnx`); %(default)s",
+    )
+    parser.add_argument(
+        "--int8",
+        metavar="CONFIG",
+        help="with onnx: also a model whose encoders have weights in 8 bits; this config's "
+        "validation split tells what that costs",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is there")
     for role in ("image", "text"):
         parser.add_argument(
@@ -37,12 +51,23 @@ def run(argv: list[str]) -> int:
     from epic_pl.classifier.models import load_module
     from epic_pl.evaluation.export.folder import check_output, find_tokenizer, write_folder
 
-    folder = options.output
+    folder, int8 = options.output, options.int8
+    if int8 and options.format != "onnx":
+        raise ConfigError("--int8 makes a second ONNX model: add --format onnx.")
     check_output(folder, options.overwrite)
-    module = load_module(options.ckpt_path, options.image_encoder, options.text_encoder)
-    difference = write_folder(module, find_tokenizer(module), folder)
+    module = load_module(Path(options.ckpt_path), options.image_encoder, options.text_encoder)
+    written = write_folder(module, find_tokenizer(module), folder, options.format, bool(int8))
     print(f"{options.ckpt_path} exported to {folder}")
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         print(f"  {path.relative_to(folder)}  {path.stat().st_size / 1e6:,.1f} MB")
-    print(f"largest difference to the checkpoint's probabilities: {difference:.1e}")
+    print(
+        f"one sample takes {1000 * written.seconds:.1f} ms, in eager torch "
+        f"{1000 * written.eager_seconds:.1f} ms"
+    )
+    print(f"largest difference to the checkpoint's probabilities: {written.difference:.1e}")
+    if int8:
+        from epic_pl.cli import build_data
+        from epic_pl.evaluation.export.accuracy import compare_scores
+
+        print(compare_scores(folder, module, build_data(["--config", int8])))
     return 0

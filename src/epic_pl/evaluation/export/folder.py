@@ -5,24 +5,41 @@ Shape legend: B batch, S text tokens, H, W picture height and width in pixels.
 
 import json
 import shutil
+import statistics
 import tempfile
+import time
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from epic_pl import __version__
+from epic_pl.classifier.exported import (
+    DESCRIPTION,
+    INPUTS,
+    ONNX,
+    ONNX_INT8,
+    PROGRAM,
+    TOKENIZER,
+    Run,
+    load_program,
+)
 from epic_pl.data.preprocessing import ImagePreprocessing, load_tokenizer
 from epic_pl.errors import AssetError, ConfigError, EncoderError
-from epic_pl.evaluation.export.program import INPUTS, Classifier, export_program, random_inputs
+from epic_pl.evaluation.export.onnx_file import write_int8, write_onnx
+from epic_pl.evaluation.export.program import Probabilities, export_program, random_inputs
 from epic_pl.module import EPICModule
 from epic_pl.nn.encoders.blank import blank_input
 
-PROGRAM, DESCRIPTION, TOKENIZER = "model.pt2", "model.json", "tokenizer"
+PREDICT = "predict.py"
 TOLERANCE = 1e-4
-"""Largest accepted difference between a probability of the program and the module's."""
+"""Largest accepted difference between a probability of the exported model and the module's."""
 # B and S of the batches that are compared; the traced inputs have other sizes
 _COMPARED = ((3, 8), (1, 2), (4, 3))
+_TIMED, _CALLS = (1, 16), 12
+Format = Literal["torch_export", "onnx"]
 
 
 def find_tokenizer(module: EPICModule) -> Any | None:
@@ -59,6 +76,7 @@ def describe(module: EPICModule, tokenizer: Any | None) -> dict[str, Any]:
         text = dict(preprocessing["text"])
         if tokenizer is not None:
             text["max_tokens"] = min(text["max_tokens"], tokenizer.model_max_length)
+            text["pad_id"] = tokenizer.pad_token_id
         preprocessing = {"image": described, "text": text}
     return {
         "format_version": 1,
@@ -103,47 +121,89 @@ def check_output(folder: Path, overwrite: bool) -> None:
         )
 
 
-def write_folder(module: EPICModule, tokenizer: Any | None, folder: Path) -> float:
-    """Write program, description and tokenizer of a module on the CPU, in evaluation mode.
+class Written(NamedTuple):
+    """What was written: the largest difference of a probability, and seconds for one sample."""
 
-    Other files in the folder stay. Returns the result of :func:`largest_difference`.
+    difference: float
+    seconds: float
+    eager_seconds: float
+
+
+def write_folder(
+    module: EPICModule,
+    tokenizer: Any | None,
+    folder: Path,
+    format: Format = "torch_export",
+    int8: bool = False,
+) -> Written:
+    """Write model, description and tokenizer of a module on the CPU, in evaluation mode.
+
+    Other files in the folder stay. ``onnx`` adds ``predict.py``, and with ``int8`` a second file
+    whose encoders have weights in 8 bits, which is not compared here.
 
     Raises:
-        ConfigError: if the model cannot be exported, or the program gives other probabilities;
-            the folder is then as it was.
+        ConfigError: if the model cannot be exported, or gives other probabilities; the folder is
+            then as it was.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         made = Path(temporary)
-        classifier = Classifier(module.model, module.postprocessor)
-        torch.export.save(export_program(classifier, picture_size(module)), made / PROGRAM)
+        program = export_program(
+            Probabilities(module.model, module.postprocessor), picture_size(module)
+        )
+        if format == "onnx":
+            path = made / ONNX
+            write_onnx(program, path)
+            if int8:
+                write_int8(path, made / ONNX_INT8)
+            source = resources.files("epic_pl.evaluation") / "templates" / PREDICT
+            (made / PREDICT).write_bytes(source.read_bytes())
+        else:
+            path = made / PROGRAM
+            torch.export.save(program, path)
         described = json.dumps(describe(module, tokenizer), indent=2, ensure_ascii=False)
         (made / DESCRIPTION).write_text(described + "\n", encoding="utf-8")
         if tokenizer is not None:
             tokenizer.save_pretrained(made / TOKENIZER)
-        difference = largest_difference(made / PROGRAM, module)
+        run = load_program(path)
+        difference = largest_difference(run, module)
         if not difference <= TOLERANCE:  # true for NaN, too
             raise ConfigError(
                 f"The exported model's probabilities differ from the checkpoint's by "
                 f"{difference:.1e}, more than {TOLERANCE:.0e}: nothing was written to {folder}. "
                 "Use the checkpoint in Python instead, with EPICModule.load_from_checkpoint."
             )
+        inputs = random_inputs(module.model, picture_size(module), *_TIMED)
+        eager = Probabilities(module.model, module.postprocessor)
+        written = Written(difference, _seconds(run, inputs), _seconds(eager, inputs))
         folder.mkdir(exist_ok=True)
         shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
-        for path in sorted(made.iterdir()):
-            path.replace(folder / path.name)
-    return difference
+        for name in (PROGRAM, ONNX, ONNX_INT8):
+            (folder / name).unlink(missing_ok=True)
+        for each in sorted(made.iterdir()):
+            each.replace(folder / each.name)
+    return written
 
 
 @torch.no_grad()
-def largest_difference(path: Path, module: EPICModule) -> float:
-    """Between the probabilities of a program on disk and of ``predict_step``, in any batch size."""
-    program = torch.export.load(path).module()
+def _seconds(run: Run, inputs: tuple[Tensor, ...]) -> float:
+    """Median of some calls, the first ones left out."""
+    times = []
+    for _ in range(_CALLS):
+        start = time.perf_counter()
+        run(*inputs)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
+
+
+@torch.no_grad()
+def largest_difference(run: Run, module: EPICModule) -> float:
+    """Between the probabilities of an exported model and of ``predict_step``, in any batch size."""
     differences = []
     for seed, (rows, tokens) in enumerate(_COMPARED, start=1):
         inputs = random_inputs(module.model, picture_size(module), rows, tokens, seed)
         batch: Any = dict(zip(INPUTS, inputs, strict=True))
         batch["sample_id"] = [str(row) for row in range(rows)]
         expected = module.predict_step(batch, 0)["probabilities"]
-        differences.append((program(*inputs) - expected).abs().max())
+        differences.append((run(*inputs) - expected).abs().max())
     return float(torch.stack(differences).max())

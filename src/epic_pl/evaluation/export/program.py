@@ -15,13 +15,11 @@ from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.towers import JointTower
 from epic_pl.types import Batch
 
-INPUTS = ("pixel_values", "input_ids", "attention_mask", "image_present", "text_present")
-"""Inputs of an exported program, in this order."""
 # B and S of the traced inputs; sizes 0 and 1 would be taken for constants
 _ROWS, _TOKENS = 2, 5
 
 
-class Classifier(nn.Module):
+class Probabilities(nn.Module):
     """A model from plain tensors to the probabilities that prediction gives.
 
     Args:
@@ -58,13 +56,13 @@ class Classifier(nn.Module):
         return probabilities
 
 
-def export_program(classifier: Classifier, size: tuple[int, int]) -> ExportedProgram:
-    """Export a classifier on the CPU for pictures ``(H, W)``, any B, and any S it takes.
+def export_program(module: Probabilities, size: tuple[int, int]) -> ExportedProgram:
+    """Export a model on the CPU for pictures ``(H, W)``, any B, and any S it takes.
 
     Raises:
         ConfigError: if torch cannot trace the method or an encoder.
     """
-    model, tower = classifier.eval().model, cast(Any, classifier.model.text_tower)
+    model, tower = module.eval().model, cast(Any, module.model.text_tower)
     inputs = random_inputs(model, size, _ROWS, _TOKENS)
     rows, rows_and_tokens = {0: Dim.DYNAMIC}, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
     shapes = (rows, rows_and_tokens, rows_and_tokens, rows, rows)  # as INPUTS
@@ -74,7 +72,7 @@ def export_program(classifier: Classifier, size: tuple[int, int]) -> ExportedPro
             # the last layer of a text of two tokens would have a size of one, taken for a constant
             tower.trims_last_layer = False
         with torch.no_grad():
-            program = torch.export.export(classifier, inputs, dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # tracing may fail in any way on a custom model
         encoders = " and ".join(
             type(encoder.model).__name__ for encoder in (model.image_encoder, model.text_encoder)
@@ -88,9 +86,9 @@ def export_program(classifier: Classifier, size: tuple[int, int]) -> ExportedPro
     finally:
         if trims:
             tower.trims_last_layer = True
-    for module in program.graph_module.modules():
-        if isinstance(module, GraphModule):
-            for node in module.graph.nodes:
+    for part in program.graph_module.modules():
+        if isinstance(part, GraphModule):
+            for node in part.graph.nodes:
                 node.meta.pop("stack_trace", None)  # file paths of this machine
     return program
 
@@ -98,7 +96,7 @@ def export_program(classifier: Classifier, size: tuple[int, int]) -> ExportedPro
 def random_inputs(
     model: DualEncoder, size: tuple[int, int], rows: int, tokens: int, seed: int = 0
 ) -> tuple[Tensor, ...]:
-    """Inputs in the order of :data:`INPUTS`, of B rows and S tokens.
+    """Inputs in the order of :data:`~epic_pl.classifier.exported.INPUTS`, of B rows and S tokens.
 
     Half of the last text is padding; the second row has no picture, the third no text.
     """

@@ -1,0 +1,105 @@
+"""The folder that ``epic-pl export`` writes, and its model.
+
+Shape legend: B batch, C classes.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from epic_pl.data.preprocessing import load_tokenizer
+from epic_pl.data.readers import read_json
+from epic_pl.errors import CheckpointError, ConfigError, DataError
+from epic_pl.types import Batch, Task
+
+DESCRIPTION, TOKENIZER = "model.json", "tokenizer"
+PROGRAM, ONNX, ONNX_INT8 = "model.pt2", "model.onnx", "model.int8.onnx"
+INPUTS = ("pixel_values", "input_ids", "attention_mask", "image_present", "text_present")
+"""Inputs of an exported model, in this order."""
+Run = Callable[..., Tensor]
+"""Tensors in the order of :data:`INPUTS` to probabilities ``(B, C)``."""
+
+
+def load_program(path: Path) -> Run:
+    """An exported file as a function; a ``.pt2`` file can run code.
+
+    Raises:
+        ConfigError: onnxruntime is not installed.
+        CheckpointError: the file cannot be read.
+    """
+    try:
+        if path.name == PROGRAM:
+            return torch.export.load(path).module()
+        return _load_onnx(path)
+    except ImportError as error:
+        raise ConfigError(
+            f"{path} is run by onnxruntime: pip install onnxruntime, or 'epic_pl[onnx]'."
+        ) from error
+    except Exception as error:  # whatever a damaged file makes of the reader
+        raise CheckpointError(f"{path} cannot be read as an exported model: {error}.") from error
+
+
+def _load_onnx(path: Path) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(*inputs: Tensor) -> Tensor:
+        given = {name: tensor.numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
+        return torch.from_numpy(session.run(None, given)[0])
+
+    return run
+
+
+class ExportedModel:
+    """A folder that ``epic-pl export`` wrote, run on the CPU.
+
+    Args:
+        folder: the folder. Of several models it is the one for ``torch.export.load``, then the
+            one in ONNX, then the quantised one.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+        ConfigError: it needs onnxruntime, which is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            about = read_json(folder / DESCRIPTION)
+            self.class_names: list[str] = list(about["class_names"])
+            self.task: Task = about["task"]
+            found = about["thresholds"]
+            self.preprocessing: Mapping[str, Any] | None = about["preprocessing"]
+            self._has_tokenizer = about["tokenizer"] is not None
+        except (DataError, LookupError, TypeError) as error:
+            raise CheckpointError(
+                f"{folder} does not hold an exported model: {error}. Export it again."
+            ) from error
+        self.thresholds = None if found is None else np.asarray(found, np.float32)
+        files = [folder / name for name in (PROGRAM, ONNX, ONNX_INT8)]
+        self._run = load_program(next((file for file in files if file.is_file()), files[0]))
+        self.device = torch.device("cpu")
+
+    def tokenizer(self) -> Any:
+        """The text encoder's tokenizer."""
+        return load_tokenizer(str(self.folder / TOKENIZER))
+
+    @torch.inference_mode()
+    def probabilities(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """Probabilities ``(B, C)`` of a batch."""
+        everyone = torch.ones(len(batch["attention_mask"]), dtype=torch.bool)
+        scores = self._run(
+            batch["pixel_values"],
+            batch["input_ids"],
+            batch["attention_mask"],
+            batch.get("image_present", everyone),
+            batch.get("text_present", everyone),
+        )
+        found: npt.NDArray[np.float32] = scores.numpy()
+        return found

@@ -1,0 +1,121 @@
+"""``epic-pl export --format onnx``: the file, its predict.py, and 8 bits."""
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from epic_pl import Classifier
+from epic_pl.classifier.exported import load_program
+from epic_pl.cli import main
+from epic_pl.errors import CheckpointError, ConfigError
+from epic_pl.evaluation.export.folder import largest_difference
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def in_onnx(two_epochs, tmp_path_factory):
+    """Folder of the exported model, and what the command said."""
+    folder, said = tmp_path_factory.mktemp("onnx"), io.StringIO()
+    options = ["--format", "onnx", "--int8", two_epochs.config]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.chdir(two_epochs.root)
+        patch.setattr("sys.argv", ["epic-pl"])
+        given = ["--ckpt_path", two_epochs.checkpoint, "--output", str(folder)]
+        with pytest.raises(SystemExit) as stop:
+            main(["export", *given, *options])
+    assert stop.value.code == 0
+    return folder, said.getvalue()
+
+
+@pytest.fixture
+def samples(tmp_path):
+    """Pictures of all kinds, some with a text, and texts alone."""
+    noise = RNG.integers(0, 256, (60, 90, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pictures = {
+        "plain.png": Image.fromarray(noise),
+        "turned.jpg": Image.fromarray(noise),
+        "large.jpg": Image.fromarray(RNG.integers(0, 256, (500, 301, 3), np.uint8)),
+        "clear.png": Image.fromarray(RNG.integers(0, 256, (40, 50, 4), np.uint8)),
+        "deep.png": Image.fromarray(RNG.integers(0, 65_536, (40, 50), np.uint16)),
+        "palette.gif": Image.fromarray(noise).quantize(16),
+        "cmyk.jpg": Image.fromarray(noise).convert("CMYK"),
+        "long.png": Image.fromarray(RNG.integers(0, 256, (20, 300, 3), np.uint8)),
+        "tall.png": Image.fromarray(RNG.integers(0, 256, (211, 33, 3), np.uint8)),
+        "tiny.png": Image.fromarray(RNG.integers(0, 256, (3, 5, 3), np.uint8)),
+        "exact.png": Image.fromarray(RNG.integers(0, 256, (35, 40, 3), np.uint8)),
+    }
+    for name, picture in pictures.items():
+        picture.save(tmp_path / name, **({"exif": exif} if name == "turned.jpg" else {}))
+    texts = ["a red square", None, "", "a &amp; b <b>c</b>", "blue " * 200]
+    named = [
+        {"image": str(tmp_path / name), "text": texts[number % len(texts)]}
+        for number, name in enumerate(pictures)
+    ]
+    return [*named, *({"text": text} for text in texts if text is not None)]
+
+
+USER = """
+import json, sys
+for name in ("epic_pl", "torch", "torchvision", "transformers", "timm"):
+    sys.modules[name] = None  # not there
+sys.path.insert(0, sys.argv[1])
+from predict import Model
+model, samples = Model(), json.loads(sys.argv[2])
+pairs = [(sample.get("image"), sample.get("text")) for sample in samples]
+print(json.dumps([model.probabilities(pairs).tolist(), model(*pairs[0], top_k=2)]))
+"""
+
+
+@pytest.mark.slow
+def test_predict_py_agrees_with_the_package_on_all_kinds_of_inputs(in_onnx, trained, samples):
+    folder, _ = in_onnx
+    command = [sys.executable, "-c", USER, str(folder), json.dumps(samples)]
+    scores, labels = json.loads(subprocess.check_output(command, text=True))
+    classifier = Classifier.load(trained.checkpoint, device="cpu")
+    np.testing.assert_allclose(scores, classifier.probabilities(samples), atol=1e-4)
+    assert [each["label"] for each in labels] == [
+        each["label"] for each in classifier(samples[:1], top_k=2)[0]
+    ]
+    loaded = Classifier.load(folder)
+    np.testing.assert_allclose(loaded.probabilities(samples), scores, atol=1e-5)
+    script = [sys.executable, str(folder / "predict.py"), samples[0]["image"], "-"]
+    assert json.loads(subprocess.check_output(script, text=True))[0]["label"] in loaded.class_names
+    with pytest.raises(ConfigError, match="exported model, which only classifies"):
+        loaded.embed(samples)
+
+
+def test_the_command_tells_size_pace_difference_and_what_8_bits_cost(in_onnx, trained):
+    folder, said = in_onnx
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("model.int8.onnx", "model.json", "model.onnx", "predict.py", "tokenizer")
+    ]
+    whole, small = ((folder / name).stat().st_size for name in ("model.onnx", "model.int8.onnx"))
+    assert small < whole
+    assert f"model.onnx  {whole / 1e6:,.1f} MB" in said
+    assert "one sample takes " in said
+    assert float(said.split("probabilities: ")[1].split()[0]) <= 1e-5
+    assert "on 4 rows of the validation split" in said
+    assert said.count("accuracy ") == 2
+    classifier = Classifier.load(trained.checkpoint, device="cpu")
+    difference = largest_difference(load_program(folder / "model.int8.onnx"), classifier.module)
+    assert 0 < difference < 0.3  # of random weights
+
+
+def test_a_damaged_folder_and_wrong_options_are_told(in_onnx, trained, told, tmp_path):
+    for name, content in (("model.onnx", b"x"), ("model.json", b"{}")):
+        (tmp_path / "model.json").write_bytes((in_onnx[0] / "model.json").read_bytes())
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"cannot be read|does not hold"):
+            Classifier.load(tmp_path)
+    given = ["export", "--ckpt_path", trained.checkpoint, "--output", tmp_path / "new"]
+    code, _, error = told(*given, "--int8", trained.config)
+    assert (code, "add --format onnx" in error) == (1, True)
