@@ -92,3 +92,30 @@ def test_eval_pixels_are_normalised_as_torchvision_does(size, crop_pct):
     assert ours.is_contiguous()
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours, reference(image).as_subclass(torch.Tensor), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(80, 20), (20, 80), (50, 50), (400, 20)])
+def test_padded_and_squashed_pictures_are_seen_whole(size):
+    colours = {(0, 0): (255, 0, 0), (1, 1): (0, 0, 255)}  # of opposite corners
+    image = Image.new("RGB", size, (0, 255, 0))
+    for (right, below), colour in colours.items():
+        part = Image.new("RGB", (size[0] // 2, size[1] // 2), colour)
+        image.paste(part, (right * (size[0] // 2), below * (size[1] // 2)))
+    for resize in ("squash", "pad"):
+        p = replace(PLAIN, size=40, interpolation="nearest", resize=resize)
+        pixels = build_image_transform(p, train=True)(image)
+        assert pixels.shape == (3, 40, 40)
+        height = 40 if resize == "squash" else min(40, round(40 * size[1] / size[0]))
+        width = 40 if resize == "squash" else min(40, round(40 * size[0] / size[1]))
+        top, left = (40 - height) // 2, (40 - width) // 2
+        inside = pixels[:, top : top + height, left : left + width]
+        assert inside[:, 0, 0].tolist() == [1, -1, -1]
+        assert inside[:, -1, -1].tolist() == [-1, -1, 1]
+        bars = pixels.clone()
+        bars[:, top : top + height, left : left + width] = 0
+        assert bars.abs().max() < 0.01  # the mean
+
+
+def test_an_unknown_way_to_resize_is_refused():
+    with pytest.raises(ConfigError, match="resize must be one of crop, pad, squash"):
+        build_image_transform(replace(PLAIN, resize="stretch"), train=False)

@@ -4,8 +4,9 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence, Sized
+from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
 from lightning import LightningDataModule
@@ -23,7 +24,12 @@ from epic_pl.data.loading.orders import (
     training_order,
 )
 from epic_pl.data.loading.sampler import EvalSampler, TrainSampler
-from epic_pl.data.preprocessing import ImagePreprocessing, image_preprocessing, load_tokenizer
+from epic_pl.data.preprocessing import (
+    ImagePreprocessing,
+    Resize,
+    image_preprocessing,
+    load_tokenizer,
+)
 from epic_pl.data.transforms import AUGMENTATIONS, ImageTransform, build_image_transform
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.types import Batch, Sample, Task
@@ -73,6 +79,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
         image_encoder_revision: commit or tag of a hub name; ``name@revision`` means it too.
         text_encoder_revision: likewise.
         image_size: side of the pictures in pixels; None is the image encoder's own.
+        resize: how pictures become square, see
+            :class:`~epic_pl.data.preprocessing.ImagePreprocessing`.
         max_text_tokens: longer texts are cut.
         clean_text: clean texts first, see :func:`~epic_pl.data.clean_text.clean_text`.
         batch_size_per_device: samples a step on each device in training.
@@ -105,6 +113,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         image_encoder_revision: str | None = None,
         text_encoder_revision: str | None = None,
         image_size: int | None = None,
+        resize: Resize = "crop",
         max_text_tokens: int = 64,
         clean_text: bool = False,
         batch_size_per_device: int = 32,
@@ -122,11 +131,13 @@ class ImageTextDataModule(LightningDataModule, ABC):
         check_at_least(0, num_workers=num_workers, seed=seed)
         check_choice(AUGMENTATIONS, augment=augment)
         check_choice(ORDERS, order=order)
+        check_choice(get_args(Resize), resize=resize)
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
         self.image_encoder_revision = image_encoder_revision
         self.text_encoder_revision = text_encoder_revision
         self.image_size = image_size
+        self.resize = resize
         self.max_text_tokens = max_text_tokens
         self.clean_text = clean_text
         self.batch_size_per_device = batch_size_per_device
@@ -179,7 +190,10 @@ class ImageTextDataModule(LightningDataModule, ABC):
     @cached_property
     def image_preprocessing(self) -> ImagePreprocessing:
         """How pictures become the image encoder's input."""
-        return image_preprocessing(self.image_encoder, self.image_size, self.image_encoder_revision)
+        found = image_preprocessing(
+            self.image_encoder, self.image_size, self.image_encoder_revision
+        )
+        return replace(found, resize=self.resize)
 
     @property
     def preprocessing(self) -> dict[str, Any]:

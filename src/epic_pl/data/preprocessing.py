@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 from lightning.pytorch.utilities import rank_zero_warn
@@ -18,6 +18,8 @@ from timm.data import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from epic_pl.assets import resolve_encoder
 from epic_pl.data.readers import read_json
 from epic_pl.errors import AssetError, EncoderError
+
+Resize = Literal["crop", "pad", "squash"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class ImagePreprocessing:
         std: of each channel.
         interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
         crop_pct: share of the resized shorter side that the centre crop keeps.
+        resize: how a picture becomes square: ``crop`` takes its centre, ``pad`` puts bars of the
+            mean colour beside it, ``squash`` changes its proportions.
     """
 
     size: int
@@ -37,6 +41,7 @@ class ImagePreprocessing:
     std: tuple[float, ...]
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
+    resize: Resize = "crop"
 
     @property
     def resized(self) -> int:

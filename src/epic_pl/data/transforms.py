@@ -1,14 +1,14 @@
 """Pictures to tensors: geometry and normalisation as the encoder had them, and augmentation."""
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from epic_pl.data.preprocessing import ImagePreprocessing
+from epic_pl.data.preprocessing import ImagePreprocessing, Resize
 from epic_pl.errors import ConfigError
 
 AUGMENTATIONS = ("none", "flip", "crop", "randaugment", "randaugment_only")
@@ -28,6 +28,7 @@ class ImageTransform:
         self.random = random
         # twice the resize target: halving and then resampling leaves no visible trace
         self.min_size = 2 * p.resized
+        self._trims = p.resize == "crop"
         self._geometry = v2.Compose(geometry)
         std = torch.tensor(p.std)[:, None, None]  # (3, 1, 1)
         self._scale = 1 / (255 * std)
@@ -35,7 +36,8 @@ class ImageTransform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Transform a picture."""
-        pixels = torch.from_numpy(np.array(self._geometry(_trimmed(image))))  # (H, W, 3) uint8
+        image = _trimmed(image) if self._trims else image
+        pixels = torch.from_numpy(np.array(self._geometry(image)))  # (H, W, 3) uint8
         # 0..255 to normalised in two passes, where scaling, mean and std on their own take six
         return (pixels.permute(2, 0, 1).contiguous() * self._scale).add_(self._shift)
 
@@ -50,6 +52,17 @@ def _trimmed(image: Image.Image) -> Image.Image:
     return centre
 
 
+class _Padded:
+    """A picture's longer side to the size, in the middle of a square of the mean colour."""
+
+    def __init__(self, p: ImagePreprocessing) -> None:
+        self._size, self._filter = (p.size, p.size), Image.Resampling[p.interpolation.upper()]
+        self._colour = tuple(round(255 * mean) for mean in p.mean)
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return ImageOps.pad(image, self._size, self._filter, self._colour)
+
+
 def build_image_transform(
     p: ImagePreprocessing, train: bool, augment: str = "none"
 ) -> ImageTransform:
@@ -57,19 +70,26 @@ def build_image_transform(
 
     Args:
         p: the encoder's preprocessing.
-        train: augment; otherwise shorter side to ``size / crop_pct``, then a centre crop.
+        train: augment; otherwise the picture as a whole, or its centre: shorter side to
+            ``size / crop_pct``, then a crop.
         augment: ``none``; ``flip`` (mirrored half of the time); ``crop`` (flip, and a random 80 to
             100% of the picture); ``randaugment`` (crop, then Cubuk et al., arXiv 1909.13719);
-            ``randaugment_only`` (that alone, after resize and centre crop: left stays left, and
-            nothing is cut off on purpose).
+            ``randaugment_only`` (that alone, after resizing: left stays left, and nothing is cut
+            off on purpose).
 
     Raises:
-        ConfigError: unknown ``augment``.
+        ConfigError: unknown ``augment`` or ``resize``.
     """
     if augment not in AUGMENTATIONS:
         raise ConfigError(f"augment must be one of {', '.join(AUGMENTATIONS)}; got {augment!r}.")
+    if p.resize not in get_args(Resize):
+        raise ConfigError(f"resize must be one of {', '.join(get_args(Resize))}; got {p.resize!r}.")
     mode = InterpolationMode(p.interpolation)
     steps: list[Any] = [v2.Resize(p.resized, interpolation=mode), v2.CenterCrop(p.size)]
+    if p.resize == "squash":
+        steps = [v2.Resize((p.size, p.size), interpolation=mode)]
+    elif p.resize == "pad":
+        steps = [_Padded(p)]
     if not train or augment == "none":
         return ImageTransform(steps, p, random=False)
     if augment in ("crop", "randaugment"):

@@ -33,5 +33,5 @@ def test_texts_are_no_longer_than_the_tokenizer_takes(tiny_vit_dir, tiny_tokeniz
         "clean": True,
         "pad_id": 3,
     }
-    assert described["preprocessing"]["image"]["resize"] == 36  # 32 / 0.875, floored as in timm
+    assert described["preprocessing"]["image"]["resized"] == 36  # 32 / 0.875, floored as in timm
     assert described["tokenizer"] == "tokenizer"

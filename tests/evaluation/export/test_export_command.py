@@ -71,7 +71,13 @@ def test_the_description_holds_classes_inputs_preprocessing_and_encoders(
     assert (said["task"], said["method"], said["thresholds"]) == ("multiclass", "epic", None)
     assert said["temperature"] == pytest.approx(float(module.postprocessor.temperature))
     assert said["preprocessing"] == {
-        "image": {"resize": 35, "crop_pct": 0.9, "size": 32, "interpolation": "bicubic"}
+        "image": {
+            "resized": 35,
+            "resize": "crop",
+            "crop_pct": 0.9,
+            "size": 32,
+            "interpolation": "bicubic",
+        }
         | {"mean": [0.5] * 3, "std": [0.5] * 3},
         "text": {"max_tokens": 64, "clean": False, "pad_id": 0},
     }

@@ -1,6 +1,7 @@
 """``epic-pl export --format onnx``: the file, its predict.py, and 8 bits."""
 
 import contextlib
+import importlib.util
 import io
 import json
 import subprocess
@@ -91,6 +92,22 @@ def test_predict_py_agrees_with_the_package_on_all_kinds_of_inputs(in_onnx, trai
     assert json.loads(subprocess.check_output(script, text=True))[0]["label"] in loaded.class_names
     with pytest.raises(ConfigError, match="exported model, which only classifies"):
         loaded.embed(samples)
+
+
+@pytest.mark.parametrize("resize", ["pad", "squash"])
+def test_predict_py_makes_pictures_square_as_the_package_does(resize, in_onnx, samples, tmp_path):
+    for path in in_onnx[0].iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    about = json.loads((tmp_path / "model.json").read_text())
+    about["preprocessing"]["image"]["resize"] = resize
+    (tmp_path / "model.json").unlink()
+    (tmp_path / "model.json").write_text(json.dumps(about))
+    spec = importlib.util.spec_from_file_location("predict", tmp_path / "predict.py")
+    predict = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(predict)
+    pairs = [(sample.get("image"), sample.get("text")) for sample in samples]
+    scores = predict.Model(tmp_path).probabilities(pairs)
+    np.testing.assert_allclose(scores, Classifier.load(tmp_path).probabilities(samples), atol=1e-5)
 
 
 def test_the_command_tells_size_pace_difference_and_what_8_bits_cost(in_onnx, trained):

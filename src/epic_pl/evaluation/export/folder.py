@@ -72,7 +72,7 @@ def describe(module: EPICModule, tokenizer: Any | None) -> dict[str, Any]:
     preprocessing: dict[str, Any] | None = module.hparams.get("preprocessing")
     image = _image_preprocessing(module)
     if preprocessing is not None and image is not None and "text" in preprocessing:
-        described = image.to_dict() | {"resize": image.resized}
+        described = image.to_dict() | {"resized": image.resized}
         text = dict(preprocessing["text"])
         if tokenizer is not None:
             text["max_tokens"] = min(text["max_tokens"], tokenizer.model_max_length)

@@ -82,19 +82,25 @@ class Model:
 
     def pixels(self, image: Any) -> npt.NDArray[np.float32]:
         """The model's input (3, size, size) of a path, a file's bytes, or a PIL image."""
-        resize, size = self.image["resize"], self.image["size"]
-        picture = image if isinstance(image, Image.Image) else read(image, 2 * resize)
-        picture = to_rgb(upright(picture))
-        short = min(picture.size)
-        picture = cropped(picture, *(min(side, MAX_ASPECT * short) for side in picture.size))
-        width, height = (
-            resize if side == min(picture.size) else int(resize * side / min(picture.size))
-            for side in picture.size
-        )
+        size, mean = self.image["size"], self.image["mean"]
+        resized = self.image["resized"]
         filters = Image.Resampling[self.image["interpolation"].upper()]
-        picture = cropped(picture.resize((width, height), filters), size, size)
+        picture = image if isinstance(image, Image.Image) else read(image, 2 * resized)
+        picture = to_rgb(upright(picture))
+        if self.image["resize"] == "squash":
+            picture = picture.resize((size, size), filters)
+        elif self.image["resize"] == "pad":
+            colour = tuple(round(255 * each) for each in mean)
+            picture = ImageOps.pad(picture, (size, size), filters, colour)
+        else:
+            short = min(picture.size)
+            picture = cropped(picture, *(min(side, MAX_ASPECT * short) for side in picture.size))
+            width, height = (
+                resized if side == short else int(resized * side / short) for side in picture.size
+            )
+            picture = cropped(picture.resize((width, height), filters), size, size)
         std = np.array(self.image["std"], np.float32)
-        shift = -np.array(self.image["mean"], np.float32) / std
+        shift = -np.array(mean, np.float32) / std
         scaled = np.asarray(picture).astype(np.float32) * (1 / (255 * std)) + shift
         return np.ascontiguousarray(scaled.transpose(2, 0, 1))
 
