@@ -55,6 +55,12 @@ def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkey
     ]
     assert all(line.count("|") == printed[0].count("|") for line in printed)
     assert printed[0].endswith("| relation |")
+    page = tmp_path / "page.md"
+    arguments = ["evidence_tables.py", f"--evidence={tmp_path}/evidence", f"--to={page}"]
+    monkeypatch.setattr("sys.argv", arguments)
+    evidence_tables.main()
+    assert page.read_text().index("\n## scenes\n") < page.read_text().index("## scenes_objects")
+    assert page.read_text().count("Better than EPIC: ") == 2
     picture = tmp_path / "images/curve.png"
     arguments = ["learning_curve.py", f"--evidence={tmp_path}/evidence", f"--to={picture}"]
     monkeypatch.setattr("sys.argv", arguments)
