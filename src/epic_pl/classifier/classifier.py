@@ -86,7 +86,7 @@ class Classifier:
             known = {key: value for key, value in described["image"].items() if key in names}
             image, text = ImagePreprocessing.from_dict(known), described["text"]
             self._clean, max_tokens = bool(text["clean"]), int(text["max_tokens"])
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise ConfigError(
                 "This model was trained on batches that another pipeline made, and does not say "
                 "how: classify such batches with Trainer.predict(module, loader)."
