@@ -107,7 +107,7 @@ class EPICModule(L.LightningModule):
         self.loss = build_loss(losses, task, num_classes)
         self.model = build_method(
             method,
-            self._build_encoders(),
+            self.build_encoders(),
             num_classes,
             as_config(EPICConfig, epic),
             as_config(HeadConfig, head),
@@ -130,7 +130,8 @@ class EPICModule(L.LightningModule):
         if warm_start is not None:
             self.load_weights(warm_start)
 
-    def _build_encoders(self) -> Pair[Encoder]:
+    def build_encoders(self) -> Pair[Encoder]:
+        """Both encoders, as ``self.encoders`` says; a hook for encoders of your own."""
         config = self.encoders
         image = build_image_encoder(
             config.image.name,
@@ -171,13 +172,24 @@ class EPICModule(L.LightningModule):
         logits: Tensor = self.model(batch)
         return logits
 
+    def compute_loss(self, logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
+        """The mean loss over a batch, of training, validation and test; a hook for your own.
+
+        Args:
+            logits: ``(B, C)``.
+            labels: class indices ``(B,)``, or 0/1 ``(B, C)`` for multilabel.
+            batch: the batch that they are of.
+        """
+        loss: Tensor = self.loss(logits, labels)
+        return loss
+
     def _step(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:
         """Loss and logits ``(B, C)`` of a batch, with metrics updated and logged."""
         if stage not in self._checked:  # before anything is trained on it
             self._checked.add(stage)
             check_batch(batch, self.task, self.num_classes)
         logits, labels = self(batch), batch["labels"]
-        loss: Tensor = self.loss(logits, labels)
+        loss = self.compute_loss(logits, labels, batch)
         if stage == "train" and self._matching is not None:
             matching = self._matching(labels)
             self.log("train/matching_loss", matching, on_step=True, batch_size=len(labels))
