@@ -453,7 +453,8 @@ def _last_words(output: str) -> str:
     """The traceback of a finding, or the last lines where there is none."""
     parts = re.split(r"=== Uncaught Python exception: ===\n|(?=Timeout \()", output)
     lines = parts[-1].split("\n==", 1)[0].splitlines()
-    return "\n".join([*lines[:4], *lines[4:][-11:]])
+    # the place comes first in the traceback of a hang, last in that of an exception
+    return "\n".join([*lines[:12], *lines[12:][-12:]])
 
 
 def fuzz(target: str, seed: int, seconds: float, jobs: int, folder: Path) -> tuple[int, list[str]]:
