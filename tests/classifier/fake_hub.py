@@ -24,6 +24,9 @@ class FakeHub:
         found = [files for sha, files in self.commits[name] if revision in ("main", sha)]
         return found[-1]
 
+    def knows(self, name, revision):
+        return revision in ("main", *(sha for sha, _ in self.commits[name]))
+
     def sha(self, name, revision="main"):
         return [sha for sha, _ in self.commits[name] if revision in ("main", sha)][-1]
 
@@ -86,13 +89,14 @@ def serve(hub: FakeHub) -> Iterator[str]:
                 if match[1] not in hub.commits:
                     return self._send({"error": "none"}, 404, X_Error_Code="RepoNotFound")
                 name, revision = match[1], match[3] or "main"
-                known = {"main", *(sha for sha, _ in hub.commits[name])}
-                if revision not in known:
+                if not hub.knows(name, revision):
                     return self._send({"error": "none"}, 404, X_Error_Code="RevisionNotFound")
                 siblings = [{"rfilename": file} for file in hub.files(name, revision)]
                 sha = hub.sha(name, revision)
                 return self._send({"id": name, "sha": sha, "siblings": siblings})
             if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", path):
+                if not hub.knows(match[1], match[2]):
+                    return self._send({"error": "none"}, 404, X_Error_Code="RevisionNotFound")
                 files = hub.files(match[1], match[2])
                 return self._send(
                     [
