@@ -53,3 +53,10 @@ def test_pictures_elsewhere_and_texts_in_other_encodings_are_named(tmp_path):
     _write(tmp_path, "loose.jpg")
     with pytest.raises(DataError, match=r"CLASS/PICTURE, but has loose\.jpg"):
         read_class_folders(tmp_path)
+
+
+def test_classes_may_be_called_as_splits_are(tmp_path):
+    _write(tmp_path, "train/1.jpg", "test/1.jpg")
+    rows = read_class_folders(tmp_path).to_pylist()
+    assert [row["label"] for row in rows] == ["test", "train"]
+    assert "split" not in rows[0]

@@ -1,5 +1,6 @@
 """Pictures in a folder for each class, as a table."""
 
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,10 +15,11 @@ from epic_pl.untrusted import require_regular
 def holds_classes(path: Path) -> bool:
     """Whether a folder has two folders of pictures at least, or a split's folder has."""
     splits = (each for each in path.iterdir() if each.name.lower() in SPLIT_NAMES)
-    return any(
-        len({each.parent for each in folder.glob("*/*") if _is_picture(each)}) > 1
-        for folder in (path, *splits)
-    )
+    for folder in (path, *splits):
+        classes = (each for each in folder.glob("*/") if any(map(_is_picture, each.glob("*"))))
+        if len(list(islice(classes, 2))) == 2:  # a large folder is not looked through
+            return True
+    return False
 
 
 def read_class_folders(path: Path) -> pa.Table:
@@ -34,7 +36,9 @@ def read_class_folders(path: Path) -> pa.Table:
         for each in path.rglob("*")
         if _is_picture(each) and not any(p.startswith(".") for p in each.relative_to(path).parts)
     )
-    with_splits = all(picture.parts[0].lower() in SPLIT_NAMES for picture in pictures)
+    with_splits = all(
+        len(picture.parts) == 3 and picture.parts[0].lower() in SPLIT_NAMES for picture in pictures
+    )
     depth = 3 if with_splits else 2
     for picture in pictures:
         if len(picture.parts) != depth:
