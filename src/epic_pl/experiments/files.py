@@ -1,13 +1,14 @@
 """Small files that are written as a whole or not at all."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file in one step."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Write a file in one step; of several processes that do, the last one's stays."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
