@@ -11,6 +11,7 @@ from PIL import Image
 
 import tiny_runs
 from epic_pl import Classifier
+from epic_pl.assets.cache import cache_dir
 from epic_pl.cli import run
 from epic_pl.errors import CheckpointError, ConfigError, DataError
 
@@ -58,7 +59,9 @@ def test_scores_are_those_of_the_command_line(trained, classifier, rows, tmp_pat
         assert found["sample_id"].to_pylist() == expected["sample_id"].to_pylist()
         assert found["picture"].to_pylist() == expected["picture"].to_pylist()
         assert found["label"].to_pylist() == expected["label"].to_pylist()
+    kept = set((cache_dir() / "rows").iterdir())
     best = classifier.predict_table(arrow, **named, top_k=1)
+    assert set((cache_dir() / "rows").iterdir()) == kept  # none of a table in memory
     assert best.column_names[-2:] == ["label_1", "probability_1"]
 
 

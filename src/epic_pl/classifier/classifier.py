@@ -48,6 +48,12 @@ Floats = npt.NDArray[np.float32]
 _SHOWN = 5  # labels of an item, unless top_k says otherwise
 
 
+class _InMemory(TableDataModule):
+    """A table that was written to a file for a moment only."""
+
+    keeps_rows = False
+
+
 class Classifier:
     """Classifies pictures with texts; either may be missing.
 
@@ -310,10 +316,10 @@ class Classifier:
         """
         if top_k is not None and top_k < 1:
             raise ConfigError(f"top_k must be at least 1, got {top_k}.")
-        one = {key: value for key, value in (("image", image), ("text", text)) if value is not None}
         if items is None:
-            return self._labels(self.probabilities([Item(**one)], progress=False), top_k)[0]  # type: ignore[typeddict-item]
-        if one:
+            one = Item(image=image, text=text)
+            return self._labels(self.probabilities([one], progress=False), top_k)[0]
+        if image is not None or text is not None:
             raise ConfigError("Give a list of items, or image and text of one, not both.")
         scores = self.probabilities(
             items, batch_size=batch_size, num_workers=num_workers, progress=progress
@@ -416,13 +422,13 @@ class Classifier:
             DataError: the table, or a row of it, cannot be used.
         """
         with tempfile.TemporaryDirectory() as folder:
+            kind = TableDataModule
             if not isinstance(table, str | Path):
-                rows = table if isinstance(table, pa.Table) else pa.table(table)
-                image_root = image_root or Path.cwd()
-                table = Path(folder) / "table.parquet"
+                rows, table = pa.table(table), Path(folder) / "table.parquet"
                 pq.write_table(rows, table)
-            data = TableDataModule(
-                table=str(Path(folder) / "none"),
+                image_root, kind = image_root or Path.cwd(), _InMemory
+            data = kind(
+                table=str(Path(folder) / "elsewhere"),  # the classes are known
                 predict_table=str(table),
                 image_column=image,
                 text_columns=text,

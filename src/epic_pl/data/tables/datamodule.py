@@ -61,6 +61,9 @@ class TableDataModule(RowsDataModule):
         **kwargs: as for :class:`~epic_pl.data.rows_datamodule.RowsDataModule`.
     """
 
+    keeps_rows = True
+    """Whether the cache keeps the rows; False in a subclass for files that are soon gone."""
+
     def __init__(
         self,
         *,
@@ -150,7 +153,7 @@ class TableDataModule(RowsDataModule):
             return Rows(table, embedded or root, path, classes)
 
         options = {**asdict(self.options), "kind": kind, "image_root": str(root)}
-        return cached_rows(path.stem, files, options, read)
+        return cached_rows(path.stem, files, options, read) if self.keeps_rows else read()
 
     @property
     def class_names(self) -> list[str]:
