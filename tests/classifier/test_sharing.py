@@ -95,7 +95,8 @@ def _option(value):
     [
         (_without("library_name"), "does not describe a model"),
         (lambda config: config.update(format_version=2), "format_version 1.*2"),
-        (_without("options"), "No model can be built"),
+        (_without("options"), "name no encoders"),
+        (lambda config: config["options"].pop("num_classes"), "No model can be built"),
         (_without("epic_pl"), "not a checkpoint of EPICModule"),
         (_option({"a": {"class_path": "subprocess.Popen"}}), "name a class to build"),
         (lambda config: config["options"].update(num_classes=4), "class_names"),

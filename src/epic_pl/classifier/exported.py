@@ -56,6 +56,12 @@ def _load_onnx(path: Path) -> Run:
     return run
 
 
+def run_batch(run: Run, batch: Batch) -> Tensor:
+    """Probabilities ``(B, C)`` of a batch on the CPU."""
+    everyone = torch.ones(len(batch["attention_mask"]), dtype=torch.bool)
+    return run(*(batch.get(name, everyone) for name in INPUTS))
+
+
 class ExportedModel:
     """A folder that ``epic-pl export`` wrote, run on the CPU.
 
@@ -93,13 +99,5 @@ class ExportedModel:
     @torch.inference_mode()
     def probabilities(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Probabilities ``(B, C)`` of a batch."""
-        everyone = torch.ones(len(batch["attention_mask"]), dtype=torch.bool)
-        scores = self._run(
-            batch["pixel_values"],
-            batch["input_ids"],
-            batch["attention_mask"],
-            batch.get("image_present", everyone),
-            batch.get("text_present", everyone),
-        )
-        found: npt.NDArray[np.float32] = scores.numpy()
+        found: npt.NDArray[np.float32] = run_batch(self._run, batch).numpy()
         return found

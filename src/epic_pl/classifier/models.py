@@ -53,17 +53,24 @@ def load_module(
     """
     checkpoint = read_checkpoint(str(path))
     require_info(checkpoint)
-    encoders = relocated(checkpoint["hyper_parameters"], image_encoder, text_encoder)
+    encoders = relocated(checkpoint.get("hyper_parameters"), image_encoder, text_encoder)
     return EPICModule.load_from_checkpoint(path, map_location="cpu", encoders=encoders).eval()
 
 
-def relocated(
-    options: Mapping[str, Any], image_encoder: str | None, text_encoder: str | None
-) -> dict[str, Any]:
-    """The option ``encoders`` with the names of where the encoders are now."""
-    encoders: dict[str, Any] = options["encoders"]
-    for side, name in (("image", image_encoder), ("text", text_encoder)):
-        encoders[side]["name"] = name or encoders[side]["name"]
+def relocated(options: Any, image_encoder: str | None, text_encoder: str | None) -> dict[str, Any]:
+    """The option ``encoders`` of a file with the names of where the encoders are now.
+
+    Raises:
+        CheckpointError: the options name no encoders.
+    """
+    try:
+        encoders: dict[str, Any] = options["encoders"]
+        for side, name in (("image", image_encoder), ("text", text_encoder)):
+            encoders[side]["name"] = name or encoders[side]["name"]
+    except (LookupError, TypeError) as error:
+        raise CheckpointError(
+            "The options of this model name no encoders: it is damaged."
+        ) from error
     return encoders
 
 

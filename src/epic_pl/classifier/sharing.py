@@ -86,13 +86,12 @@ def read_model(
             f"(format_version {FORMAT_VERSION}): it says {content.get('library_name')!r}, version "
             f"{content.get('format_version')!r}."
         )
-    options = content.get("options")
+    options: Any = content.get("options")
     refuse_classes(options, str(path))
+    encoders = relocated(options, image_encoder, text_encoder)
     try:
-        assert isinstance(options, Mapping)
-        encoders = relocated(options, image_encoder, text_encoder)
         module = EPICModule(**{**options, "encoders": encoders})
-    except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"No model can be built from the options of {path}: {error}."
         ) from error

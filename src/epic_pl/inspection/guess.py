@@ -52,11 +52,6 @@ class Roles:
     text: str | None = None
     label: str | None = None
 
-    def __post_init__(self) -> None:
-        for role, name in vars(self).items():
-            if name == "":
-                raise DataError(f"The {role} column has an empty name: leave it out instead.")
-
 
 def guess_columns(table: pa.Table, folder: Path, roles: Roles = Roles()) -> Guess:
     """Guess from names and cells of a table, and from the files in its folder.

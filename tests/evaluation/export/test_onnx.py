@@ -15,7 +15,7 @@ from epic_pl import Classifier
 from epic_pl.classifier.exported import load_program
 from epic_pl.cli import main
 from epic_pl.errors import CheckpointError, ConfigError
-from epic_pl.evaluation.export.folder import largest_difference
+from epic_pl.evaluation.export.folder import largest_difference, write_folder
 
 RNG = np.random.default_rng(0)
 
@@ -125,6 +125,12 @@ def test_the_command_tells_size_pace_difference_and_what_8_bits_cost(in_onnx, tr
     classifier = Classifier.load(trained.checkpoint, device="cpu")
     difference = largest_difference(load_program(folder / "model.int8.onnx"), classifier.module)
     assert 0 < difference < 0.3  # of random weights
+
+
+def test_a_model_of_another_pipeline_brings_no_predict_py(make, tmp_path):
+    write_folder(make(method="linear_probe").eval(), None, tmp_path / "made", "onnx")
+    files = sorted(path.name for path in (tmp_path / "made").iterdir())
+    assert files == ["model.json", "model.onnx"]
 
 
 def test_a_damaged_folder_and_wrong_options_are_told(in_onnx, trained, told, tmp_path):

@@ -1,11 +1,8 @@
 """What a model in 8 bits costs in accuracy."""
 
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from epic_pl.classifier.exported import INPUTS, ONNX, ONNX_INT8, Run, load_program
+from epic_pl.classifier.exported import ONNX, ONNX_INT8, load_program, run_batch
 from epic_pl.data import ImageTextDataModule
 from epic_pl.evaluation.evaluator import Evaluator
 from epic_pl.module import EPICModule
@@ -23,7 +20,7 @@ def compare_scores(folder: Path, module: EPICModule, data: ImageTextDataModule) 
     for batch in data.val_dataloader():
         rows += len(batch["labels"])
         for name, run in models.items():
-            found = _probabilities(run, batch)
+            found = run_batch(run, batch)
             if module.task == "multilabel":
                 found = evaluator.postprocessor.predict(found)
             metrics[name].update(found, batch["labels"].int())
@@ -34,8 +31,3 @@ def compare_scores(folder: Path, module: EPICModule, data: ImageTextDataModule) 
         listed = ", ".join(f"{key} {value:.4f}" for key, value in scores.items())
         lines.append(f"  {name}  {size:,.1f} MB: {listed}")
     return "\n".join(lines)
-
-
-def _probabilities(run: Run, batch: Any) -> torch.Tensor:
-    everyone = torch.ones(len(batch["labels"]), dtype=torch.bool)
-    return run(*(batch.get(name, everyone) for name in INPUTS))

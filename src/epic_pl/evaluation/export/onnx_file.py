@@ -47,6 +47,7 @@ def write_onnx(program: ExportedProgram, path: Path) -> None:
 def write_int8(source: Path, target: Path) -> None:
     """Write an ONNX file again with the encoders' weights in 8 bits, quantised row by row."""
     import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
 
     names = []
     for node in onnx.load(source, load_external_data=False).graph.node:
@@ -55,19 +56,13 @@ def write_int8(source: Path, target: Path) -> None:
             names.append(node.name)
     logging.disable(logging.WARNING)  # advice on steps that the translation has done
     try:
-        _quantise(source, target, names)
+        quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+            nodes_to_quantize=names,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+        )
     finally:
         logging.disable(logging.NOTSET)
-
-
-def _quantise(source: Path, target: Path, names: list[str]) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    quantize_dynamic(
-        source,
-        target,
-        op_types_to_quantize=["MatMul", "Gemm", "Gather"],
-        nodes_to_quantize=names,
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-    )
