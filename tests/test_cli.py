@@ -18,7 +18,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tiny_runs
-from epic_pl.cli import main, run
+from epic_pl.cli import BuildCLI, main, run
 from epic_pl.config_files import find_config, first_config, packaged_configs
 from epic_pl.errors import CheckpointError, ConfigError
 from epic_pl.module import EPICModule
@@ -509,12 +509,12 @@ def test_a_corrupt_picture_is_one_paragraph_also_from_a_worker(
 
 def test_the_progress_bar_can_be_switched_off_or_replaced(config, workdir):
     options = ["fit", "--config", config, "--config", "debug.yaml"]
-    off = run([*options, "--trainer.enable_progress_bar", "false"])
+    off = run([*options, "--trainer.enable_progress_bar", "false"], BuildCLI)
     assert off.trainer.progress_bar_callback is None
     (workdir / "bar.yaml").write_text("trainer:\n  callbacks:\n    - class_path: TQDMProgressBar\n")
-    own = run([*options, "--config", "bar.yaml"])
+    own = run([*options, "--config", "bar.yaml"], BuildCLI)
     assert type(own.trainer.progress_bar_callback).__name__ == "TQDMProgressBar"
-    default = run(options)
+    default = run(options, BuildCLI)
     assert type(default.trainer.progress_bar_callback).__name__ == "RichProgressBar"
 
 
