@@ -507,6 +507,32 @@ def test_a_corrupt_picture_is_one_paragraph_also_from_a_worker(
 # ------------------------------------------------------------------ progress bar, help, balance
 
 
+@pytest.mark.parametrize(
+    ("overlay", "kind"), [("wandb.yaml", "WandbLogger"), ("mlflow.yaml", "MLFlowLogger")]
+)
+def test_a_tracking_service_is_added_to_the_logs_of_the_run(
+    overlay, kind, config, workdir, monkeypatch
+):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    options = ["fit", "--config", config, "--config", overlay, "--trainer.max_epochs=1"]
+    if overlay == "mlflow.yaml":  # its default needs a database driver
+        options.append(f"--trainer.logger.init_args.tracking_uri=file:{workdir}/mlruns")
+    trainer = run(options).trainer
+    names = [type(each).__name__ for each in trainer.loggers]
+    assert names == ["TensorBoardLogger", "CSVLogger", kind]
+    assert (Path(trainer.log_dir) / "config.yaml").is_file()
+    written = {"wandb.yaml": "runs/wandb/offline-run-*/*.wandb", "mlflow.yaml": "**/val/accuracy"}
+    (file,) = workdir.glob(written[overlay])
+    assert file.stat().st_size > 0
+
+
+def test_a_class_whose_package_is_missing_is_told(config, workdir, capsys):
+    told = _refused(["fit", "--config", config, "--trainer.logger=CometLogger"], capsys)
+    assert "ConfigError: A class needs what is not installed" in told
+    assert "comet" in told
+
+
 def test_the_progress_bar_can_be_switched_off_or_replaced(config, workdir):
     options = ["fit", "--config", config, "--config", "debug.yaml"]
     off = run([*options, "--trainer.enable_progress_bar", "false"], BuildCLI)

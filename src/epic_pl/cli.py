@@ -165,13 +165,19 @@ class EPICCLI(LightningCLI):
             config["weights_only"] = True
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Logs in ``<root>/<subcommand>/version_N``, and checkpoints that are written whole."""
+        """Logs in ``<root>/<subcommand>/version_N``, and checkpoints that are written whole.
+
+        Loggers that write elsewhere, such as to a server, are added to those of that folder.
+        """
         config = self._get(self.config_init, "trainer")
-        if config.get("logger") in (None, True) and not config.get("fast_dev_run"):
+        given = config.get("logger")
+        others = [] if given in (None, True) else given if isinstance(given, list) else [given]
+        has_folder = any(isinstance(each, TensorBoardLogger | CSVLogger) for each in others)
+        if given is not False and not has_folder and not config.get("fast_dev_run"):
             root = _root(config)
             tensorboard = TensorBoardLogger(root, name=self.subcommand)
             csv = CSVLogger(root, name=self.subcommand, version=tensorboard.version)
-            kwargs["logger"] = [tensorboard, csv]
+            kwargs["logger"] = [tensorboard, csv, *others]
         if config.get("plugins") is None:
             kwargs["plugins"] = [DurableCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
@@ -302,10 +308,13 @@ def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
             args=[re.sub("^--report(?==|$)", "--report.folder", arg) for arg in arguments],
         )
     except ValueError as error:
-        # jsonargparse wraps what a DataModule raises, in two screens of its options
-        if isinstance(error.__cause__, EpicError):
-            raise error.__cause__ from None
-        raise
+        # jsonargparse wraps what a class raises, in two screens of its options
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, EpicError | ModuleNotFoundError):
+            cause = cause.__cause__
+        if isinstance(cause, ModuleNotFoundError):
+            raise ConfigError(f"A class needs what is not installed: {cause}") from None
+        raise (cause or error) from None
 
 
 class BuildCLI(EPICCLI):
