@@ -31,7 +31,7 @@ def test_help_names_commands_and_packaged_files(args, capsys):
     names = [*COMMANDS, *packaged_configs(), *packaged("variants"), *packaged("spaces")]
     assert len(names) > 20
     assert all(f" {name}" in printed for name in names)
-    assert "{explain,export,compare,tune,reproduce,data,cache} --help" in printed
+    assert "{explain,export,compare,tune,reproduce,data,doctor,completion,cache} --help" in printed
 
 
 def test_version(capsys):
@@ -49,6 +49,8 @@ def test_version(capsys):
         (["tune"], "--space"),
         (["explain"], "--samples"),
         (["export"], "--overwrite"),
+        (["doctor", "-h"], "--config"),
+        (["completion"], "{bash,zsh}"),
         (["compare", "--config", "openmoji.yaml", "--help"], "--variants"),
     ],
 )

@@ -20,6 +20,8 @@ class Command(NamedTuple):
 
     module: str
     summary: str
+    runs_alone: bool = False
+    """Whether it means something without arguments; else that is a call for help."""
 
 
 _TRAINER = "epic_pl.cli"
@@ -49,6 +51,10 @@ COMMANDS = {
     "data": Command(
         "epic_pl.inspection.command", "check: can training start? init: write a config for a table"
     ),
+    "doctor": Command(
+        "epic_pl.inspection.doctor", "versions, devices, disk, encoders: what is wrong here?", True
+    ),
+    "completion": Command("epic_pl.completion", "a script that completes epic-pl in a shell"),
     "cache": Command(
         "epic_pl.features.commands", "build, info, verify, clear: features of the frozen encoders"
     ),
@@ -131,6 +137,6 @@ def _listed(names: list[str]) -> str:
 
 def _asks_for_help(argv: list[str]) -> bool:
     # `cache build` has all options of fit, which only the full parser knows
-    return len(argv) == 1 or (
-        argv[:2] != ["cache", "build"] and any(arg in _HELP_OPTIONS for arg in argv)
-    )
+    if len(argv) == 1:
+        return not COMMANDS[argv[0]].runs_alone
+    return argv[:2] != ["cache", "build"] and any(arg in _HELP_OPTIONS for arg in argv)

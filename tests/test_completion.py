@@ -1,0 +1,54 @@
+"""The script of ``epic-pl completion``, asked by a real bash."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from epic_pl.main import COMMANDS, main
+
+
+@pytest.fixture(scope="module")
+def script():
+    command = [sys.executable, "-m", "epic_pl", "completion", "bash"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["exp"], ["explain", "export"]),
+        (["fit", "--config", "openmoji"], ["openmoji.yaml", "openmoji_entailment.yaml"]),
+        (["fit", "--trainer.max_ep"], ["--trainer.max_epochs"]),
+        (["compare", "--config", "sty"], ["styles.yaml"]),
+        (["data", "init", "--ima"], ["--image"]),
+        (["export", "--form"], ["--format"]),
+    ],
+)
+def test_bash_completes(words, expected, script, workdir):
+    words = ["epic-pl", *words]
+    asked = (
+        f"{script}\nCOMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}\n"
+        '_shtab_epic_pl; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash"], input=asked, capture_output=True, text=True, check=True)
+    assert sorted(done.stdout.split()) == expected
+
+
+def test_zsh_gets_all_commands(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["completion", "zsh"])
+    printed = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert printed.startswith("#compdef epic-pl")
+    assert all(f" {name}:" in printed for name in COMMANDS)
+
+
+def test_without_shtab_it_is_named(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    with pytest.raises(SystemExit) as caught:
+        main(["completion", "bash"])
+    assert caught.value.code == 1
+    assert "pip install shtab" in capsys.readouterr().err
