@@ -61,7 +61,7 @@ format: $(STAMP) ## fix style and formatting
 	@$(BIN)/ruff format --quiet
 
 docs: $(STAMP) ## build the documentation into docs/_build/html, warnings as errors
-	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -b html docs docs/_build/html
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -b html docs docs/_build/html
 	@echo "docs: docs/_build/html/index.html"
 
 clean: ## remove build products and caches, keep .venv and runs/

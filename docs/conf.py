@@ -1,4 +1,11 @@
-"""Sphinx settings: MyST pages, furo, and the API read from the docstrings."""
+"""Sphinx settings: MyST pages, furo, the API read from docstrings, and notebooks that are run."""
+
+import os
+
+from docutils import nodes
+from latex2mathml.converter import convert
+from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
 
 from epic_pl import __version__
 
@@ -8,7 +15,7 @@ copyright = "2026, The epic_pl authors"
 release = __version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
@@ -17,6 +24,13 @@ exclude_patterns = ["_build"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
+
+# pages with a kernelspec are run, each in an empty folder, and an error in one fails the build
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 180
+os.environ |= {"NO_COLOR": "1", "COLUMNS": "100", "TERM": "dumb", "OMP_NUM_THREADS": "1"}
 
 autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}
 autodoc_typehints = "description"
@@ -31,3 +45,17 @@ nitpick_ignore_regex = [
 
 html_theme = "furo"
 html_title = "epic_pl"
+
+html_math_renderer = "mathml"
+
+
+def _math(self: HTML5Translator, node: nodes.Element) -> None:
+    """A formula as MathML, which browsers draw without any script from the network."""
+    display = "block" if isinstance(node, nodes.math_block) else "inline"
+    self.body.append(convert(node.astext(), display=display))
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    """Register how formulas are written."""
+    app.add_html_math_renderer("mathml", (_math, None), (_math, None))
