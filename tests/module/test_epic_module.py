@@ -7,8 +7,10 @@ import pytest
 import torch
 
 import tiny_runs
-from epic_pl.errors import DataError, TrainingError
-from epic_pl.module import EPICModule
+from epic_pl.cli import BuildCLI, run
+from epic_pl.errors import ConfigError, DataError, TrainingError
+from epic_pl.module import EPICConfig, EPICModule, HeadConfig, LossConfig, OptimConfig
+from epic_pl.module.config import as_config
 from epic_pl.module.optim import warmup_cosine
 from epic_pl.nn.encoders import Encoder
 from epic_pl.nn.methods import METHODS
@@ -162,8 +164,8 @@ def test_losses_of_validation_and_test_are_means_over_rows_and_nan_stays(make, t
     (whole,) = tiny_runs.loader(rows, 7)
     with torch.no_grad():
         expected = float(model.loss(model(whole), whole["labels"]))
-    for run, name in ((trainer.validate, "val/loss"), (trainer.test, "test/loss")):
-        (found,) = run(model, tiny_runs.loader(rows, 3), verbose=False)
+    for loop, name in ((trainer.validate, "val/loss"), (trainer.test, "test/loss")):
+        (found,) = loop(model, tiny_runs.loader(rows, 3), verbose=False)
         assert found[name] == pytest.approx(expected)
     rows[1]["pixel_values"] = torch.full((3, 32, 32), float("nan"))
     (found,) = trainer.validate(model, tiny_runs.loader(rows, 3), verbose=False)
@@ -226,3 +228,30 @@ def test_hooks_of_another_base_class_run_too(fitted, tmp_path):
     assert called == HOOKS - {"on_load_checkpoint"}
     Subclass.load_from_checkpoint(tmp_path / "subclass.ckpt")
     assert called == HOOKS
+
+
+def test_from_config_is_what_the_command_line_builds(
+    tmp_path, workdir, tiny_vit_dir, tiny_tokenizer_dir
+):
+    path = tiny_runs.table(tmp_path / "data")
+    names = {"image": {"name": str(tiny_vit_dir)}, "text": {"name": str(tiny_tokenizer_dir)}}
+    options = [f"--model.encoders.{side}.name={each['name']}" for side, each in names.items()]
+    options += [f"--data.init_args.table={path}", "--model.encoders.text.pooling=auto"]
+    options += ["--model.encoders.image_size=32"]
+    built = run(["fit", "--config=table.yaml", *options], BuildCLI).model
+    encoders = {**names, "image_size": 32}
+    own = EPICModule.from_config("table.yaml", built.num_classes, encoders=encoders)
+    kinds = {"epic": EPICConfig, "head": HeadConfig, "optim": OptimConfig, "loss": LossConfig}
+    for name, kind in kinds.items():
+        expected = as_config(kind, built.hparams[name])
+        assert as_config(kind, own.hparams[name]) == expected
+    assert own.encoders == built.encoders
+    assert own.state_dict().keys() == built.state_dict().keys()
+    head = EPICModule.from_config("table.yaml", 3, encoders=encoders, head={"boundary": False})
+    assert head.hparams["head"]["similarity"]
+    assert not head.hparams["head"]["boundary"]
+
+
+def test_from_config_names_a_config_without_a_model():
+    with pytest.raises(ConfigError, match=r"ddp.yaml has no section `model`"):
+        EPICModule.from_config("ddp.yaml", 3)

@@ -4,6 +4,7 @@ Shape legend: B batch, C classes.
 """
 
 import math
+from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 import lightning as L
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
+from epic_pl.config_files import find_config, read_yaml
 from epic_pl.errors import CheckpointError, ConfigError, DataError, TrainingError
 from epic_pl.module import checkpoint as checkpoints
 from epic_pl.module.compilation import check_compiler, is_compiled, mark_lengths
@@ -129,6 +131,28 @@ class EPICModule(L.LightningModule):
         self._resume_states: list[dict[str, Any]] | None = None
         if warm_start is not None:
             self.load_weights(warm_start)
+
+    @classmethod
+    def from_config(cls, config: str | Path, num_classes: int, **options: Any) -> Self:
+        """The module that ``epic-pl fit --config CONFIG`` trains, untrained.
+
+        Args:
+            config: file, or name of a packaged config; ``table.yaml`` has the measured defaults.
+            num_classes: number of classes C.
+            **options: arguments of the class; a dictionary changes the options that it names.
+
+        Raises:
+            ConfigError: there is no such config, or it has no section ``model``.
+        """
+        content: Any = read_yaml(find_config(str(config)))
+        try:
+            found = dict(content["model"])
+        except (LookupError, TypeError, ValueError) as error:
+            raise ConfigError(f"{config} has no section `model` to build a module of.") from error
+        for name, value in options.items():
+            changed = {**found.get(name, {}), **value} if isinstance(value, dict) else value
+            found[name] = changed
+        return cls(num_classes, **found)
 
     def build_encoders(self) -> Pair[Encoder]:
         """Both encoders, as ``self.encoders`` says; a hook for encoders of your own."""
