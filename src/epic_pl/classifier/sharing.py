@@ -3,8 +3,8 @@
 import json
 import re
 import shutil
-from collections.abc import Mapping
 from copy import deepcopy
+from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +12,7 @@ import timm
 from huggingface_hub import (
     EvalResult,
     HfApi,
+    ModelCard,
     ModelCardData,
     snapshot_download,
 )
@@ -31,7 +32,7 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 CONFUSION = "confusion_matrix.png"
 FORMAT_VERSION = 1
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?")
-_SHOWN = 20  # class names in a card
+_CARD_TEMPLATE = resources.files("epic_pl.classifier") / "templates" / "model_card.md"
 
 
 def write_model(module: EPICModule, folder: Path) -> None:
@@ -175,12 +176,13 @@ def write_card(
     measured: dict[str, Any] = {} if report is None else read_json(report / "report.json")
     dataset = dataset or measured.get("data") or "a dataset that was not named"
     metrics = {
-        key.removeprefix("test/"): value for key, value in measured.get("metrics", {}).items()
+        key.removeprefix("test/"): value
+        for key, value in measured.get("metrics", {}).items()
+        if value is not None
     }
     results = [
         EvalResult("image-classification", "custom", dataset, key, value)
         for key, value in metrics.items()
-        if value is not None
     ]
     data = ModelCardData(
         library_name="epic_pl",
@@ -192,52 +194,25 @@ def write_card(
     )
     if report is not None and (report / CONFUSION).is_file():
         shutil.copy(report / CONFUSION, folder / CONFUSION)
-    parts = [
-        f"---\n{data.to_yaml()}\n---\n",
-        *_sections(module, folder, name, dataset, metrics, measured),
-    ]
-    (folder / CARD).write_text("\n".join(parts), encoding="utf-8")
-
-
-def _sections(
-    module: EPICModule,
-    folder: Path,
-    name: str,
-    dataset: str,
-    metrics: Mapping[str, Any],
-    measured: Mapping[str, Any],
-) -> list[str]:
-    classes, info = module.class_names, module.checkpoint_info()
-    shown = ", ".join(f"`{each}`" for each in classes[:_SHOWN])
-    more = f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else ""
-    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    encoders = [
-        f"| {side} | `{each['name']}` | {each['revision'] or ''} | `{each['fingerprint'][:12]}` | "
-        f"{_licence(each['name'])} |"
+    info = module.checkpoint_info()
+    encoders = {
+        side: {**each, "licence": _licence(each["name"])}
         for side, each in (("image", info["image_encoder"]), ("text", info["text_encoder"]))
-    ]
-    sections = [
-        f"# {name}\n\nClassifies images with texts into {len(classes)} classes ({shown}{more}); "
-        f"either may be missing. Trained with epic_pl ({module.hparams['method']}) on {dataset}.\n",
-        "```python\nfrom epic_pl import Classifier\n"
-        f'clf = Classifier.load("{name}")\nclf(image="picture.jpg", text="its text")\n```\n',
-        "## Encoders\n\nTheir frozen weights are not in this repository; their licences hold, too. "
-        f"{trained:,} parameters were trained.\n\n"
-        "| | name | revision | fingerprint | licence |\n| --- | --- | --- | --- | --- |\n"
-        + "\n".join(encoders)
-        + "\n",
-    ]
-    if not metrics:
-        return [*sections, "## Metrics\n\nNone were given.\n"]
-    rows = [f"| {key} | {value:.4f} |" for key, value in metrics.items() if value is not None]
-    sections.append(
-        f"## Metrics\n\nOn {measured['samples']:,} samples of the test split of {dataset}, by "
-        "`epic-pl test --config config.yaml --ckpt_path best --report report`:\n\n"
-        "| | |\n| --- | ---: |\n" + "\n".join(rows) + "\n"
+    }
+    card = ModelCard.from_template(
+        data,
+        template_str=_CARD_TEMPLATE.read_text(encoding="utf-8"),
+        name=name,
+        dataset=dataset,
+        method=module.hparams["method"],
+        classes=module.class_names,
+        trained=sum(p.numel() for p in module.parameters() if p.requires_grad),
+        encoders=encoders,
+        metrics=metrics,
+        samples=measured.get("samples"),
+        confusion=CONFUSION if (folder / CONFUSION).is_file() else None,
     )
-    if (folder / CONFUSION).is_file():
-        sections.append(f"![Confusion matrix]({CONFUSION})\n")
-    return sections
+    card.save(folder / CARD)
 
 
 def _licence(name: str) -> str:
