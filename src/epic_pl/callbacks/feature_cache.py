@@ -9,20 +9,14 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from epic_pl.data import ImageTextDataModule
+from epic_pl.data.datamodule import STAGES
 from epic_pl.errors import ConfigError, DataError
-from epic_pl.features.dataset import FeatureDataset, by_name, feature_provider
+from epic_pl.features.dataset import CachedDataset, FeatureDataset, by_name
 from epic_pl.features.fill import fill_stores
 from epic_pl.features.items import CacheOptions
 from epic_pl.features.store.build import default_root
 from epic_pl.features.store.spec import StoredDtype
 from epic_pl.module import EPICModule
-
-_SPLITS: dict[str, tuple[Literal["train", "val", "test", "predict"], ...]] = {
-    "fit": ("train", "val"),
-    "validate": ("val",),
-    "test": ("test",),
-    "predict": ("predict",),
-}
 
 
 class FeatureCache(Callback):
@@ -128,7 +122,11 @@ class FeatureCache(Callback):
             world_size=world_size,
             barrier=barrier,
         )
-        data.use_features(feature_provider(source))
+        data.use_features(
+            lambda dataset, collator, train: CachedDataset(
+                by_name(dataset), source, collator, train
+            )
+        )
 
     def build_stores(
         self, trainer: L.Trainer, module: EPICModule, data: ImageTextDataModule
@@ -192,7 +190,7 @@ class FeatureCache(Callback):
         self, data: ImageTextDataModule, stages: tuple[str, ...]
     ) -> Iterator[tuple[FeatureDataset, int]]:
         """Datasets of stages, each with the number of augmented views of its pictures."""
-        for split in dict.fromkeys(split for stage in stages for split in _SPLITS[stage]):
+        for split in dict.fromkeys(split for stage in stages for split in STAGES[stage]):
             views = self._views(data) if split == "train" else 0
             if split == "train" and data.augment != "none" and views == 0:
                 raise ConfigError(

@@ -35,13 +35,14 @@ from epic_pl.errors import ConfigError, DataError
 from epic_pl.types import Batch, Sample, Task
 
 Split = Literal["train", "val", "test", "predict"]
-_STAGES: dict[str | None, tuple[Split, ...]] = {
+STAGES: dict[str | None, tuple[Split, ...]] = {
     "fit": ("train", "val"),
     "validate": ("val",),
     "test": ("test",),
     "predict": ("predict",),
     None: ("train", "val", "test", "predict"),
 }
+"""The splits that each stage of a trainer reads."""
 
 
 class FeatureProvider(Protocol):
@@ -228,7 +229,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         """Build the splits of a stage and log what was found."""
         # before workers fork: the tokenizer library warns and falls back if it is set later
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        named = [self.predict_split if split == "predict" else split for split in _STAGES[stage]]
+        named = [self.predict_split if split == "predict" else split for split in STAGES[stage]]
         new = [split for split in dict.fromkeys(named) if split not in self._datasets]
         for split in new:
             self._build(split)

@@ -3,20 +3,21 @@
 Shape legend: B batch, N tokens.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from epic_pl.data.collate import Collator
-from epic_pl.data.datamodule import FeatureProvider
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import EntailmentPairs
 from epic_pl.errors import ConfigError
-from epic_pl.types import Batch, Features, Reference
+from epic_pl.features.store.reader import FeatureStore
+from epic_pl.lazy_tensor import whole
+from epic_pl.types import Batch, Features
 
 FeatureDataset = ImageTextDataset | EntailmentPairs
 
@@ -32,16 +33,50 @@ class PictureKey(NamedTuple):
     view: int
 
 
-class FeatureSource(Protocol):
-    """Where stored features are read; a missing item comes as zeros."""
+class StoredItems:
+    """A store and the rows of its items.
 
-    views: int
+    Args:
+        store: of one modality.
+        rows: row of each item.
+        in_place: fields that the model can read where they are stored.
+    """
+
+    def __init__(
+        self, store: FeatureStore, rows: Mapping[Any, int], in_place: Collection[str]
+    ) -> None:
+        self.store, self._rows, self._in_place = store, rows, in_place
+
+    def gather(self, keys: Sequence[Any]) -> Features:
+        """Fields of items, batch first; zeros where the key is None."""
+        rows = np.array([-1 if key is None else self._rows[key] for key in keys], np.int64)
+        # from a loader's worker a batch travels as tensors
+        in_place = self._in_place if get_worker_info() is None else ()
+        return self.store.gather(rows, in_place)
+
+
+class StoredFeatures:
+    """Stored pictures and texts.
+
+    Args:
+        images: the pictures, by :class:`PictureKey`.
+        texts: the texts.
+        views: stored of each training picture.
+    """
+
+    def __init__(self, images: StoredItems, texts: StoredItems, views: int) -> None:
+        self._images, self._texts, self.views = images, texts, views
 
     def images(self, keys: Sequence[PictureKey | None]) -> Features:
-        """Stored fields of pictures, batch first."""
+        """Fields of pictures, batch first; zeros of a missing one."""
+        return self._images.gather(keys)
 
     def texts(self, texts: Sequence[str | None]) -> tuple[Features, Tensor]:
-        """Stored fields of texts, batch first, and their mask ``(B, N)``."""
+        """Fields of texts, batch first, zeros of a missing one, and their mask ``(B, N)``."""
+        fields = self._texts.gather(texts)
+        # pooled features have no tokens: one position represents the text
+        mask = whole(fields.pop("mask")) if "mask" in fields else torch.ones(len(texts), 1)
+        return fields, mask
 
 
 class CachedDataset(Dataset[Batch]):
@@ -57,7 +92,7 @@ class CachedDataset(Dataset[Batch]):
     """
 
     def __init__(
-        self, dataset: FeatureDataset, source: FeatureSource, collator: Collator, train: bool
+        self, dataset: FeatureDataset, source: StoredFeatures, collator: Collator, train: bool
     ) -> None:
         self.dataset = dataset
         self.source = source
@@ -89,9 +124,10 @@ class CachedDataset(Dataset[Batch]):
             "sample_id": [row["sample_id"] for row in rows],
             "picture": [row["image"] or "" for row in rows],
         }
-        present = [_present(rows, "image"), _present(rows, "text")]
-        if not all(bool(mask.all()) for mask in present):
-            batch["image_present"], batch["text_present"] = present
+        image_present = torch.tensor([row["image"] is not None for row in rows])
+        text_present = torch.tensor([row["text"] is not None for row in rows])
+        if not (image_present.all() and text_present.all()):
+            batch["image_present"], batch["text_present"] = image_present, text_present
         if all(row["label"] is not None for row in rows):
             batch["labels"] = self.collator.labels(rows)
         return batch
@@ -123,17 +159,3 @@ def by_name(dataset: Dataset[Any]) -> FeatureDataset:
 def pictures(dataset: FeatureDataset) -> ImageTextDataset:
     """The dataset that reads the pictures."""
     return dataset.pictures if isinstance(dataset, EntailmentPairs) else dataset
-
-
-def feature_provider(source: FeatureSource) -> FeatureProvider:
-    """The argument of :meth:`~epic_pl.data.ImageTextDataModule.use_features` for some stores."""
-
-    def provide(dataset: Dataset[Any], collator: Collator, train: bool) -> CachedDataset:
-        return CachedDataset(by_name(dataset), source, collator, train)
-
-    return provide
-
-
-def _present(rows: Sequence[Reference], modality: str) -> Tensor:
-    values: list[Mapping[str, Any]] = list(rows)
-    return torch.tensor([row[modality] is not None for row in values])

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from epic_pl.data import ImageTextDataModule
-from epic_pl.features.dataset import FeatureDataset, pictures
+from epic_pl.features.dataset import FeatureDataset, StoredFeatures, StoredItems, pictures
 from epic_pl.features.digests import PictureDigests
 from epic_pl.features.items import CacheOptions, FeatureTower, Items, Pictures, Texts, serves
-from epic_pl.features.source import StoredFeatures, StoredItems
 from epic_pl.features.store.build import SHARD_BYTES, Wanted, build
 from epic_pl.features.store.reader import FeatureStore
 
