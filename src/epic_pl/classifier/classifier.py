@@ -371,14 +371,11 @@ class Classifier:
                     output = output.masked_fill(~present[side].cpu()[:, None], torch.nan)
                 found[side].append(output.numpy())
 
-        handle = module.model.head.register_forward_pre_hook(keep)
-        try:
+        with module.model.head.register_forward_pre_hook(keep):
             for batch in self._batches(self._items(items), batch_size, num_workers, progress):
                 masks = {"image": batch.get("image_present"), "text": batch.get("text_present")}
                 present = {side: mask for side, mask in masks.items() if mask is not None}
                 module(batch)
-        finally:
-            handle.remove()
         widths = zip(found, module.model.widths, strict=True)
         empty = {side: np.zeros((0, width), np.float32) for side, width in widths}
         return {side: np.concatenate([empty[side], *parts]) for side, parts in found.items()}

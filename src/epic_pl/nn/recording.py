@@ -7,7 +7,7 @@ Shape legend: B batch, N tokens, n prompts, h heads, K steps.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -63,21 +63,17 @@ def _listening(model: EPIC) -> Iterator[Recording]:
     def hear(hub: Any, inputs: Any, exchange: Exchange) -> None:
         recording.similarities.append(exchange.scores)
 
-    handles = [hub.register_forward_hook(hear) for hub in model.hubs]
-    _listen(model.image_encoder, recording.image)
-    _listen(model.text_encoder, recording.text)
-    try:
+    with ExitStack() as listeners:
+        for hub in model.hubs:
+            listeners.enter_context(hub.register_forward_hook(hear))
+        listeners.enter_context(_listening_to(model.image_encoder, recording.image))
+        listeners.enter_context(_listening_to(model.text_encoder, recording.text))
         yield recording
-    finally:
-        for handle in handles:
-            handle.remove()
-        for encoder in (model.image_encoder, model.text_encoder):
-            for name in ("run_layer", "read_layer", "ends_in_first"):
-                vars(encoder).pop(name, None)
 
 
-def _listen(encoder: Encoder, heard: list[Attention]) -> None:
-    """Have an instance's layers note what prompts see in them, until the names are deleted."""
+@contextmanager
+def _listening_to(encoder: Encoder, heard: list[Attention]) -> Iterator[None]:
+    """An instance's layers note what prompts see in them."""
     run_layer, read_layer = encoder.run_layer, encoder.read_layer
 
     def run(
@@ -97,10 +93,14 @@ def _listen(encoder: Encoder, heard: list[Attention]) -> None:
         heard.append(_attention(encoder, index, stream, memory, seen))
         return read_layer(index, stream, memory, mask)
 
-    encoder.run_layer = run  # type: ignore[method-assign]  # for a while
     # the whole last layer, whose positions are in their usual order
-    vars(encoder)["ends_in_first"] = lambda index: False
-    encoder.read_layer = read  # type: ignore[method-assign]  # for a while
+    own = {"run_layer": run, "read_layer": read, "ends_in_first": lambda index: False}
+    vars(encoder).update(own)
+    try:
+        yield
+    finally:
+        for name in own:
+            del vars(encoder)[name]
 
 
 def _attention(

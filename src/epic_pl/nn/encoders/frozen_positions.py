@@ -1,7 +1,7 @@
 """Gradient for some positions of a layer only. Shape legend: B batch, N positions, d width."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -29,12 +29,8 @@ def frozen_positions(linears: Iterable[nn.Module], count: int) -> Iterator[None]
         behind: Tensor = linear.forward(entered.pop(linear)[:, count:])
         return torch.cat([outputs[:, :count], behind], dim=1)
 
-    handles = []
-    for linear in linears:
-        handles.append(linear.register_forward_pre_hook(detach))
-        handles.append(linear.register_forward_hook(attach))
-    try:
+    with ExitStack() as hooks:
+        for linear in linears:
+            hooks.enter_context(linear.register_forward_pre_hook(detach))
+            hooks.enter_context(linear.register_forward_hook(attach))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
