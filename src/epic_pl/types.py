@@ -5,7 +5,6 @@ Shape legend: B batch, S text tokens, H, W picture height and width, C classes.
 
 from typing import Literal, NotRequired, TypedDict
 
-from PIL.Image import Image
 from torch import Tensor
 
 from epic_pl.lazy_tensor import LazyTensor
@@ -37,15 +36,6 @@ class Reference(TypedDict):
 
     sample_id: str
     image: str | None
-    text: str | None
-    label: int | list[int] | None
-
-
-class RawSample(TypedDict):
-    """A row as read from disk, before the picture is transformed: ``image`` is RGB or None."""
-
-    sample_id: str
-    image: Image | None
     text: str | None
     label: int | list[int] | None
 

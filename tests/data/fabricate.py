@@ -240,11 +240,17 @@ def hateful_memes(root, *, names=MEME_FILES):
         write_jsonl(root / f"{name}.jsonl", lines)
 
 
+def raw(dataset, index):
+    """A row with its picture as read from disk."""
+    row = dataset.reference(index)
+    return row | {"image": row["image"] and dataset.read(row["image"])}
+
+
 def rows_of(data, split):
     """All rows of a split of a DataModule, pictures as decoded."""
     data.setup()
     dataset = data.dataset(split)
-    return [dataset.raw(n) for n in range(len(dataset))]
+    return [raw(dataset, n) for n in range(len(dataset))]
 
 
 def _few_dishes(source, file):

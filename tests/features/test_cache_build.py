@@ -117,7 +117,7 @@ def test_what_the_command_stored_is_all_that_later_runs_need(project, monkeypatc
         return encode(items, keys)
 
     monkeypatch.setattr(Items, "encode", encode_blank)
-    monkeypatch.setattr(ImageTextDataset, "raw", lambda *_: pytest.fail("a picture was read"))
+    monkeypatch.setattr(ImageTextDataset, "read", lambda *_: pytest.fail("a picture was read"))
     main(["fit", *given, "--trainer.max_epochs", "1"])
     (best,) = project.glob("runs/fit/*/checkpoints/best.ckpt")
     main(["test", *given, "--ckpt_path", str(best)])

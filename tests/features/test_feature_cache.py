@@ -137,7 +137,7 @@ def test_runs_are_those_of_pictures(workshop, attention, level, absent, monkeypa
     module, cache = workshop.module(attention), workshop.cache(level)
     assert_close(logits_of(workshop, module, cache), logits_of(workshop, module))
     pictures = workshop.trainer().predict(module, datamodule=workshop.data())
-    monkeypatch.setattr(ImageTextDataset, "raw", lambda *_: pytest.fail("a picture was read"))
+    monkeypatch.setattr(ImageTextDataset, "read", lambda *_: pytest.fail("a picture was read"))
     stored = workshop.trainer(cache).predict(module, datamodule=workshop.data())
     for one, other in zip(pictures, stored, strict=True):
         assert one["sample_id"] == other["sample_id"]

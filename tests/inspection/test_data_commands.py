@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import fabricate
 import pyarrow as pa
 import pytest
 import yaml
@@ -112,7 +113,7 @@ def test_init_writes_a_config_that_check_and_fit_take(
     assert rows in (None, counts)
     assert tables[0]["image"].null_count == (3 if write is _memes else 0)
     assert tables[0]["text"][0].as_py().startswith(first)
-    assert fitted.datamodule.dataset("train").raw(3)["image"].size == size
+    assert fabricate.raw(fitted.datamodule.dataset("train"), 3)["image"].size == size
 
 
 def test_a_bad_table_is_one_error(folder, tiny, data):

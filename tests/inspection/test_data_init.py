@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import fabricate
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -140,7 +141,7 @@ def test_config_reads_pictures_of_another_table_beside_that_table(folder, tmp_pa
     data = _config(folder)["data"]["init_args"]
     module = _module(data | {"predict_table": str(new / "new.parquet")})
     module.setup("predict")
-    assert module.dataset("predict").raw(0)["image"].getpixel((0, 0))[0] > 250
+    assert fabricate.raw(module.dataset("predict"), 0)["image"].getpixel((0, 0))[0] > 250
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

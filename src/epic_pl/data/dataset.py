@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from epic_pl.data.images import read_image
 from epic_pl.data.pictures import picture_file
 from epic_pl.errors import DataError
-from epic_pl.types import RawSample, Reference, Sample
+from epic_pl.types import Reference, Sample
 
 
 @contextmanager
@@ -61,25 +61,22 @@ class ImageTextDataset(Dataset[Sample]):
         self.seed = seed
         self.epoch = 0
         # one buffer a column: a row of a chunked one costs a search
-        columns = table.combine_chunks()
-        self._ids, self._images, self._texts, self._labels = (
-            columns[name] for name in ("sample_id", "image", "text", "label")
-        )
+        table = table.combine_chunks()
+        self._columns = {name: table[name] for name in ("sample_id", "image", "text", "label")}
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._columns["sample_id"])
 
     @property
     def table(self) -> pa.Table:
         """All rows as :func:`~epic_pl.data.rows.table_schema` says; no copy."""
-        columns = (self._ids, self._images, self._texts, self._labels)
-        return pa.table(columns, names=["sample_id", "image", "text", "label"])
+        return pa.table(self._columns)
 
     def map_texts(self, change: Callable[[str], str]) -> None:
         """Change every text, equal ones alike; an absent one stays absent."""
-        coded = self._texts.combine_chunks().dictionary_encode()
+        coded = self._columns["text"].combine_chunks().dictionary_encode()
         changed = pa.array([change(text) for text in coded.dictionary.to_pylist()], pa.string())
-        self._texts = pa.chunked_array([changed.take(coded.indices)])
+        self._columns["text"] = pa.chunked_array([changed.take(coded.indices)])
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose augmentations are drawn."""
@@ -87,24 +84,14 @@ class ImageTextDataset(Dataset[Sample]):
 
     def reference(self, index: int) -> Reference:
         """A row without reading its picture."""
-        return {
-            "sample_id": self._ids[index].as_py(),
-            "image": self._images[index].as_py(),
-            "text": self._texts[index].as_py(),
-            "label": self._labels[index].as_py(),
-        }
+        row = {name: column[index].as_py() for name, column in self._columns.items()}
+        return cast(Reference, row)
 
     def distinct(self) -> tuple[list[str], list[str]]:
         """The different picture paths and the different texts of all rows, in their order."""
-        images, texts = (
-            column.unique().drop_null().to_pylist() for column in (self._images, self._texts)
-        )
+        columns = (self._columns[name] for name in ("image", "text"))
+        images, texts = (column.unique().drop_null().to_pylist() for column in columns)
         return images, texts
-
-    def raw(self, index: int) -> RawSample:
-        """A row with its picture as read from disk."""
-        row = self.reference(index)
-        return cast(RawSample, {**row, "image": self._image(row)})
 
     def __getitem__(self, index: int) -> Sample:
         row = self.reference(index)

@@ -18,7 +18,7 @@ def test_pictures_are_found_by_new_key_old_key_or_pair(tmp_path, key, suffix):
     for split, first in (("train", 1000), ("val", 1004), ("test", 1008)):
         rows = fabricate.rows_of(data, split)
         paths = [f"{first + n}.jpg" for n in range(4) for _ in range(3)]
-        assert data.dataset(split)._images.to_pylist() == paths
+        assert data.dataset(split).table["image"].to_pylist() == paths
         ids = [f"{pair}{path}#2r1{'enc'[n % 3]}" for n, path in enumerate(paths)]
         assert [row["sample_id"] for row in rows] == ids
         assert all(row["image"].size == (40, 36) for row in rows)

@@ -1,3 +1,4 @@
+import fabricate
 import pytest
 
 import tiny_openmoji
@@ -20,10 +21,11 @@ def test_training_shows_one_vendors_drawings_and_test_all_of_the_others(data):
     shown = {split: set(data.dataset(split).distinct()[0]) for split in ("train", "val", "test")}
     assert shown["train"].isdisjoint(shown["val"])
     assert shown["test"] == shown["train"] | shown["val"]
-    assert {sample.getpixel((0, 0))[2] for sample in (test.raw(n)["image"] for n in range(20))} == {
-        200
-    }
-    assert train.pictures.raw(0)["image"].getpixel((0, 0))[2] == 100
+    assert {
+        sample.getpixel((0, 0))[2]
+        for sample in (fabricate.raw(test, n)["image"] for n in range(20))
+    } == {200}
+    assert fabricate.raw(train.pictures, 0)["image"].getpixel((0, 0))[2] == 100
 
 
 def test_half_of_the_test_statements_are_the_pictures_names(data):

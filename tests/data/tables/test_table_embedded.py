@@ -57,7 +57,7 @@ def test_embedded_pictures_are_read_and_numbers_are_class_names(make, tmp_path, 
     data.setup()
     assert [len(data.dataset(split)) for split in dict.fromkeys(SPLITS)] == [8, 2, 2]
     assert data.class_names == ["cat", "dog"]
-    samples = [data.dataset("train").raw(i) for i in range(8)]
+    samples = [fabricate.raw(data.dataset("train"), i) for i in range(8)]
     shades = [s["image"] and s["image"].getpixel((0, 0))[0] for s in samples]
     assert shades == [0, 20, 40, None, None, 100, 120, 140]
     assert data.dataset("val")[0]["image"].shape == (3, 32, 32)
@@ -101,7 +101,7 @@ def test_rows_to_predict_bring_their_own_pictures(make, tmp_path):
     def predicted(name):
         data = make(predict_table=str(tmp_path / name))
         data.setup("predict")
-        return data.dataset("predict").raw(0)["image"].getpixel((0, 0))
+        return fabricate.raw(data.dataset("predict"), 0)["image"].getpixel((0, 0))
 
     save(tmp_path / "d", rows())
     Image.new("RGB", (40, 40), (0, 0, 9)).save(tmp_path / "file.png")

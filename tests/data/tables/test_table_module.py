@@ -122,11 +122,11 @@ def test_pictures_of_a_predict_table_lie_in_its_own_folder(folder, tmp_path):
     new = _new(other)
     data = _make(folder, _rows(), predict_table=new)
     data.setup("predict")
-    sample = data.dataset("predict").raw(0)
+    sample = fabricate.raw(data.dataset("predict"), 0)
     assert (sample["text"], sample["image"].getpixel((0, 0))) == ("never seen", (0, 0, 255))
     asked = _make(folder, _rows(), predict_table=new, image_root=str(folder))
     asked.setup("predict")
-    assert asked.dataset("predict").raw(0)["image"].getpixel((0, 0)) == (24, 0, 0)
+    assert fabricate.raw(asked.dataset("predict"), 0)["image"].getpixel((0, 0)) == (24, 0, 0)
     (other / "img" / "3.png").unlink()
     with pytest.raises(DataError, match=r"new\.jsonl: 1 pictures under .*other cannot be used"):
         _make(folder, _rows(), predict_table=new).setup("predict")
