@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +115,7 @@ class TableDataModule(RowsDataModule):
         if self._is_elsewhere:
             empty = no_rows(self.options)
             return Rows(empty, Path(), self.path, self.options.classes or ())
-
-        def build(source: pa.Table) -> tuple[pa.Table, Any]:
-            return build_rows(source, self.options, self.path.is_dir())
-
+        build = partial(build_rows, options=self.options, hf=self.path.is_dir())
         return self._read(self.path, "labelled", build)
 
     @cached_property
@@ -130,11 +127,9 @@ class TableDataModule(RowsDataModule):
     @cached_property
     def _predict_rows(self) -> Rows:
         """Rows of the prediction table."""
-
-        def build(source: pa.Table) -> tuple[pa.Table, Any]:
-            return unlabelled_rows(source, self.options, self.task == "multilabel"), ()
-
         assert self.predict_path is not None
+        multilabel = self.task == "multilabel"
+        build = partial(unlabelled_rows, options=self.options, multilabel=multilabel)
         return self._read(self.predict_path, f"predict {self.task}", build)
 
     def _read(

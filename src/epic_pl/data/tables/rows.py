@@ -89,13 +89,15 @@ def no_rows(options: RowOptions) -> pa.Table:
     return schema.append(pa.field("split", pa.string())).empty_table()
 
 
-def unlabelled_rows(source: pa.Table, options: RowOptions, multilabel: bool) -> pa.Table:
-    """Rows to predict, of a table that needs no label column."""
+def unlabelled_rows(
+    source: pa.Table, options: RowOptions, multilabel: bool
+) -> tuple[pa.Table, Any]:
+    """Rows to predict as of :func:`build_rows`, of a table that needs no label column."""
     images = image_column(source, options.image_column)
     texts = text_column(source, options.text_columns)
     label = pa.nulls(source.num_rows, table_schema(multilabel).field("label").type)
     split = np.full(source.num_rows, "predict")
-    return _ordered(source, options, images, texts, label, split)
+    return _ordered(source, options, images, texts, label, split), ()
 
 
 def _check_labelled(labels: Labels, named: Any, given: Any, name: str) -> None:
