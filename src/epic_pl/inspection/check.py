@@ -162,11 +162,7 @@ def _split_rows(data: ImageTextDataModule, split: Split) -> ImageTextDataset:
     if data.clean_text:
         clean_texts(dataset)
     if isinstance(dataset, EntailmentPairs):
-        texts, labels = zip(*map(dataset.pair, range(len(dataset))), strict=True)
-        rows = dataset.pictures.table
-        rows = rows.take([i // dataset.pairs_per_picture for i in range(len(dataset))])
-        columns = (rows["sample_id"], rows["image"], pa.array(texts), pa.array(labels))
-        table = pa.table(columns, names=rows.column_names)
+        table = pa.Table.from_pylist(list(map(dataset.reference, range(len(dataset)))))
         dataset = ImageTextDataset(table, dataset.pictures.image_root, transform)
     if isinstance(dataset, ImageTextDataset):
         return dataset
