@@ -1,6 +1,7 @@
 """The command line: ``epic-pl {fit,validate,test,predict}`` on a thin LightningCLI."""
 
 import errno
+import json
 import logging
 import os
 import re
@@ -315,6 +316,14 @@ def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
         if isinstance(cause, ModuleNotFoundError):
             raise ConfigError(f"A class needs what is not installed: {cause}") from None
         raise (cause or error) from None
+
+
+def as_options(values: Mapping[str, Any]) -> list[str]:
+    """Arguments of ``fit`` for dotted option names and their values."""
+    return [
+        f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in values.items()
+    ]
 
 
 class BuildCLI(EPICCLI):

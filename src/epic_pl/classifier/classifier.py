@@ -30,7 +30,7 @@ from epic_pl.classifier.sharing import (
     write_card,
     write_model,
 )
-from epic_pl.classifier.training import fit_table
+from epic_pl.config_files import INIT_CONFIG
 from epic_pl.data.clean_text import clean_texts
 from epic_pl.data.collate import Collator
 from epic_pl.data.preprocessing import ImagePreprocessing
@@ -39,6 +39,7 @@ from epic_pl.data.tables.datamodule import TableDataModule
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import ConfigError
 from epic_pl.inspection.guess import Roles
+from epic_pl.inspection.init import write_config
 from epic_pl.module import EPICModule
 from epic_pl.types import Batch, Sample
 
@@ -262,9 +263,14 @@ class Classifier:
         Raises:
             EpicError: as ``epic-pl fit``, with a message for the user.
         """
+        from epic_pl.cli import as_options, run
+
         root = Path(output) if output is not None else Path("runs") / Path(table).stem
-        folder = fit_table(Path(table), Roles(image, text, label), root, options or {})
-        return cls.load(folder, device=device)
+        roles = Roles(image, text, label)
+        config, _ = write_config(Path(table), force=True, output=root / INIT_CONFIG, roles=roles)
+        given = as_options({"trainer.default_root_dir": str(root), **(options or {})})
+        trainer = run(["fit", "--config", str(config), *given]).trainer
+        return cls.load(str(trainer.log_dir), device=device)
 
     @overload
     def __call__(

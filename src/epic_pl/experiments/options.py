@@ -15,14 +15,6 @@ ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strateg
 """Runs that are compared have one batch size, which a second device would change."""
 
 
-def as_options(values: Mapping[str, Any]) -> list[str]:
-    """Arguments of ``fit`` for dotted option names and their values."""
-    return [
-        f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in values.items()
-    ]
-
-
 def refuse_own(command: str, own: Sequence[str], options: Sequence[str]) -> None:
     """Refuse options that a command sets itself in every run.
 

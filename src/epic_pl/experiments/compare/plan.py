@@ -8,17 +8,11 @@ from typing import Any
 
 import yaml
 
+from epic_pl.cli import as_options
 from epic_pl.config_files import read_yaml
 from epic_pl.errors import ConfigError
 from epic_pl.experiments.files import read_json, write_json
-from epic_pl.experiments.options import (
-    ONE_DEVICE,
-    as_options,
-    data_files,
-    digest,
-    parsed_options,
-    refuse_own,
-)
+from epic_pl.experiments.options import ONE_DEVICE, data_files, digest, parsed_options, refuse_own
 from epic_pl.nn.methods import METHODS
 
 # set for each run, so that an option for all of them would be lost

@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 
-from epic_pl.cli import BuildCLI, run
+from epic_pl.cli import BuildCLI, as_options, run
 from epic_pl.config_files import packaged_file
 from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare.plan import Entry, Outcome, Run
 from epic_pl.experiments.files import read_json, write_json
 from epic_pl.experiments.options import (
     ONE_DEVICE,
-    as_options,
     data_files,
     digest,
     feature_cache,

@@ -10,9 +10,9 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from epic_pl.cli import quiet_lightning
+from epic_pl.cli import as_options, quiet_lightning
 from epic_pl.errors import ConfigError
-from epic_pl.experiments.options import as_options, data_files, digest, parsed_options, refuse_own
+from epic_pl.experiments.options import data_files, digest, parsed_options, refuse_own
 from epic_pl.experiments.tune.space import Space, values_of
 from epic_pl.experiments.tune.trial import TrialWatch, run_trial
 
