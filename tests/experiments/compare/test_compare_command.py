@@ -87,8 +87,8 @@ else:
 class FakeRunner(Runner):
     """Runs ``WORKER``, and marks the folder once the process is known here."""
 
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options, command=self.start)
+    def __init__(self, slots, progress, command, report):
+        super().__init__(slots, progress, self.start, report)
 
     def start(self, run):
         result = json.dumps(fake_runs.result(run, 0.75))

@@ -12,7 +12,7 @@ from epic_pl.experiments.compare.preparation import encode_once, tune_entries
 from epic_pl.experiments.compare.progress import LiveProgress
 from epic_pl.experiments.compare.report import write_report
 from epic_pl.experiments.compare.results import Row
-from epic_pl.experiments.compare.runner import Runner, devices
+from epic_pl.experiments.compare.runner import Runner, devices, worker_command
 
 
 @dataclass
@@ -85,16 +85,15 @@ class Comparison:
     def _execute(
         self,
         runs: Sequence[Run],
-        command: Callable[[Run], list[str]] | None = None,
+        command: Callable[[Run], list[str]] = worker_command,
         report: bool = False,
     ) -> list[Outcome]:
         def so_far(outcomes: Sequence[Outcome]) -> None:
             if report:
                 self.report(outcomes, complete=False)
 
-        given = {} if command is None else {"command": command}
         progress = LiveProgress(len(runs), self._console)
-        runner = Runner(devices(self.jobs), progress, report=so_far, **given)
+        runner = Runner(devices(self.jobs), progress, command, so_far)
         try:
             with progress:
                 return runner.execute(runs)

@@ -6,7 +6,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from epic_pl.experiments.compare.plan import Outcome, Run
 
 
-class LiveProgress:
+class LiveProgress(Progress):
     """A bar for all runs that names the active ones, and a line for each run that ends.
 
     Args:
@@ -15,8 +15,7 @@ class LiveProgress:
     """
 
     def __init__(self, total: int, console: Console) -> None:
-        self._console = console
-        self._bar = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -24,16 +23,9 @@ class LiveProgress:
             console=console,
             speed_estimate_period=1e9,
         )
-        self._task = self._bar.add_task("", total=total)
+        self._task = self.add_task("", total=total)
         self._total = total
         self._active: list[Run] = []
-
-    def __enter__(self) -> "LiveProgress":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
 
     def started(self, run: Run) -> None:
         """Show a run among the active ones."""
@@ -50,11 +42,11 @@ class LiveProgress:
             text += ", finished before"
         self._show(int(trained))
         line = f"{run.name}, seed {run.seed}: {text}"
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _show(self, done: int = 0) -> None:
         names = "; ".join(f"{run.name}, seed {run.seed}" for run in self._active)
-        self._bar.update(self._task, description=names, total=self._total, advance=done)
+        self.update(self._task, description=names, total=self._total, advance=done)
 
 
 def _score(outcome: Outcome) -> str:
