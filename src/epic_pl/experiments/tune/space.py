@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jsonargparse import Namespace
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from epic_pl.config_files import read_yaml
@@ -75,11 +76,7 @@ def values_of(space: Space, parsed: Mapping[str, Any]) -> dict[str, Any]:
 
 def overlay(values: Mapping[str, Any]) -> dict[str, Any]:
     """A config that sets these options."""
-    content: dict[str, Any] = {}
+    content = Namespace()  # type: ignore[no-untyped-call]  # jsonargparse
     for name, value in values.items():
-        *sections, last = name.split(".")
-        section = content
-        for key in sections:
-            section = section.setdefault(key, {})
-        section[last] = value
-    return content
+        content[name] = value
+    return content.as_dict()
