@@ -89,18 +89,12 @@ def build_loss(config: LossConfig, task: Task, num_classes: int) -> Classificati
     """
     frequencies = config.class_frequencies
     check_length("class_frequencies", frequencies, num_classes)
-    weights = {
-        name: resolve_weights(name, given, task, frequencies)
-        for name, given in (
-            ("class_weights", config.class_weights),
-            ("pos_weight", config.pos_weight),
-        )
-    }
-    for name, of, other in (
-        ("class_weights", "multiclass", "pos_weight"),
-        ("pos_weight", "multilabel", "class_weights"),
+    weights = {}
+    for name, given, of, other in (
+        ("class_weights", config.class_weights, "multiclass", "pos_weight"),
+        ("pos_weight", config.pos_weight, "multilabel", "class_weights"),
     ):
-        values = weights[name]
+        values = weights[name] = resolve_weights(name, given, task, frequencies)
         check_length(name, values, num_classes)
         if values is not None and task != of:
             raise ConfigError(
