@@ -21,9 +21,7 @@ from epic_pl.nn.methods.no_prompts import NoPrompts, NoPromptsConfig
 from epic_pl.nn.methods.pmf import PMF, PMFConfig
 from epic_pl.nn.pair import Pair
 
-_PLAIN: Mapping[str, Any] = MappingProxyType(
-    {"boundary": False, "similarity": False, "exchange": False}
-)
+_PLAIN = {"boundary": False, "similarity": False, "exchange": False}
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 

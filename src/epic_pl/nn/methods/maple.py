@@ -111,13 +111,7 @@ class CoupledPrompts(nn.Module):
 class MaPLe(DualEncoder):
     """Frozen encoders with coupled deep prompts, and the classification head.
 
-    Args:
-        encoders: the frozen image and text encoder.
-        num_classes: number of classes C.
-        config: its options.
-        head: parts of the head.
-        modality_dropout: probability with which a training sample loses one modality.
-        boundary: layer of each encoder whose entering tokens are the boundary features.
+    Arguments are those of :class:`~epic_pl.nn.methods.no_prompts.NoPrompts`.
 
     Raises:
         ConfigError: if the encoders have too few layers.

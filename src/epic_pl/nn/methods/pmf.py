@@ -103,13 +103,8 @@ class PMF(DualEncoder):
     The release takes the mean of two linear heads, which is one linear map of both pooled outputs.
     A missing modality (not in the paper) is masked, and the other one receives zeros.
 
-    Args:
-        encoders: the frozen image and text encoder.
-        num_classes: number of classes C.
-        config: its options.
-        head: parts of the head; its boundary features are of the first fusion layer.
-        modality_dropout: probability with which a training sample loses one modality.
-        boundary: not used.
+    Arguments are those of :class:`~epic_pl.nn.methods.no_prompts.NoPrompts`; the boundary features
+    are of the first fusion layer, so ``boundary`` is not used.
 
     Raises:
         ConfigError: if an encoder has fewer than F layers.
