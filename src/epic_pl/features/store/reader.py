@@ -3,6 +3,7 @@
 Shape legend: B items of a batch, N tokens of its longest item.
 """
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
@@ -109,7 +110,8 @@ class FeatureStore:
         fields = self.spec.fields if self._fields is None else self._fields
         for field in fields:
             stored = self._stored(field.name, rows)
-            if field.name in in_place and _nbytes(stored) >= _LARGE:
+            nbytes = math.prod(stored.shape[1:]) * stored.dtype.itemsize  # of the largest item
+            if field.name in in_place and nbytes >= _LARGE:
                 batch[field.name] = stored
             else:
                 tensor = stored.gather(self._pin_memory)
@@ -161,12 +163,6 @@ class FeatureStore:
         values = torch.zeros(shape, dtype=getattr(torch, self.spec.dtype))
         is_int8 = self.spec.dtype == "int8"
         return StoredItem(values, torch.zeros(shape[:-1], dtype=torch.float16) if is_int8 else None)
-
-
-def _nbytes(stored: StoredRows) -> int:
-    """Bytes of the largest item."""
-    count: int = int(np.prod(stored.shape[1:]))
-    return count * stored.dtype.itemsize
 
 
 def _joined(arrays: Iterable[npt.NDArray[np.generic]], dtype: np.dtype) -> npt.NDArray:  # type: ignore[type-arg]

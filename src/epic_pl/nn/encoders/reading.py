@@ -159,7 +159,8 @@ def _times_stored(x: Tensor, stored: Tensor | LazyTensor, transposed: bool) -> T
 def _product(x: Tensor, stored: Tensor | LazyTensor, transposed: bool) -> Tensor:
     """``x S`` or ``x S^T``; a lazy tensor is read a few samples at a time."""
     if isinstance(stored, Tensor):
-        return x @ _as(stored, x, transposed)
+        converted = stored.to(x.dtype).contiguous()  # in one pass
+        return x @ (converted.mT if transposed else converted)
     product: Tensor | None = None
     for samples, piece in stored.pieces(x.dtype):  # (b, h, N, d / h)
         part = x[samples] @ (piece.mT if transposed else piece)
@@ -168,9 +169,3 @@ def _product(x: Tensor, stored: Tensor | LazyTensor, transposed: bool) -> Tensor
         product[samples] = part
     assert product is not None  # a batch has at least one sample
     return product
-
-
-def _as(stored: Tensor, like: Tensor, transposed: bool) -> Tensor:
-    """``stored`` in the precision of ``like`` and contiguous, in one pass."""
-    converted = stored.to(like.dtype).contiguous()
-    return converted.transpose(-1, -2) if transposed else converted
