@@ -45,6 +45,7 @@ class HatefulMemesDataModule(RowsDataModule):
     """
 
     predict_split: Split = "predict"
+    text_origin = "caption"
 
     def __init__(
         self,
@@ -64,11 +65,6 @@ class HatefulMemesDataModule(RowsDataModule):
             "test": test,
             "predict": test if predict is None else predict,
         }
-
-    @property
-    def text_origin(self) -> str:
-        """The caption."""
-        return "caption"
 
     @property
     def class_names(self) -> list[str]:

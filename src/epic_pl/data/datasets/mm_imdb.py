@@ -65,6 +65,8 @@ class MMIMDBDataModule(RowsDataModule):
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
     """
 
+    task: Task = "multilabel"
+
     def __init__(
         self, *, data_dir: str = "data/mm_imdb", plot: Plot = "longest", **kwargs: Any
     ) -> None:
@@ -72,11 +74,6 @@ class MMIMDBDataModule(RowsDataModule):
         self.data_dir = data_dir
         check_choice(get_args(Plot), plot=plot)
         self.plot = plot
-
-    @property
-    def task(self) -> Task:
-        """Any number of genres a film."""
-        return "multilabel"
 
     @property
     def text_origin(self) -> str:
