@@ -26,13 +26,7 @@ class TestOutputs(Callback):
         self._labels: list[Tensor] = []
 
     def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Keep a batch."""
         assert isinstance(pl_module, EPICModule)
