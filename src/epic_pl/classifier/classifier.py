@@ -198,7 +198,7 @@ class Classifier:
         Args:
             folder: to write to.
             name: of the model in the card; None is the folder's.
-            dataset: what the model was trained on, for the card.
+            dataset: what the model was trained on, for the card; None is the report's kind of data.
             license: of the model, for the card.
             report: folder that ``epic-pl test --report`` wrote, whose metrics and confusion matrix
                 the card shows.

@@ -160,13 +160,8 @@ def write_card(
 ) -> None:
     """Write a model card unless there is one.
 
-    Args:
-        module: the model.
-        folder: of the card.
-        name: how the model is loaded.
-        dataset: what it was trained on; None is the kind of data in the report.
-        license: of the model, which follows from the data's.
-        report: folder that ``epic-pl test --report`` wrote: metrics and confusion matrix.
+    Arguments are those of :meth:`~epic_pl.classifier.Classifier.save_pretrained`; the name is how
+    the model is loaded.
 
     Raises:
         DataError: the report cannot be read.

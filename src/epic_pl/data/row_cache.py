@@ -90,13 +90,9 @@ class PictureRecord:
         _write_arrow(self.path, table, {})
 
     def unreadable(self, paths: Collection[str], read: Callable[[str], Any]) -> dict[str, str]:
-        """Paths that cannot be decoded, each with the problem.
+        """Paths that cannot be decoded, each with the problem: ``read`` raises a DataError.
 
         Decoded are those that never were, and those that failed, since they may have been repaired.
-
-        Args:
-            paths: pictures that are there.
-            read: decodes one of them, or raises a DataError.
         """
         with _locked(self.path):
             known = self.read()

@@ -34,12 +34,9 @@ class PictureKey(NamedTuple):
 
 
 class StoredItems:
-    """A store and the rows of its items.
+    """One modality's store and the rows of its items.
 
-    Args:
-        store: of one modality.
-        rows: row of each item.
-        in_place: fields that the model can read where they are stored.
+    The model can read the fields ``in_place`` where they are stored.
     """
 
     def __init__(
@@ -56,13 +53,7 @@ class StoredItems:
 
 
 class StoredFeatures:
-    """Stored pictures and texts.
-
-    Args:
-        images: the pictures, by :class:`PictureKey`.
-        texts: the texts.
-        views: stored of each training picture.
-    """
+    """Stored pictures, by :class:`PictureKey`, in so many views of each in training, and texts."""
 
     def __init__(self, images: StoredItems, texts: StoredItems, views: int) -> None:
         self._images, self._texts, self.views = images, texts, views

@@ -81,13 +81,7 @@ class CacheOptions:
 
 
 class Items(ABC, Generic[Key]):
-    """One modality's items.
-
-    Args:
-        options: of the cache.
-        tower: whose encoder is run.
-        device: on which it is run.
-        data: whose preprocessing and tokenizer are used.
+    """One modality's items; arguments as of :func:`~epic_pl.features.fill.fill_stores`.
 
     Attributes:
         kind: the modality.

@@ -185,10 +185,7 @@ def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
 
 
 def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
-    """A checkpoint file's content; tensors and plain types only, no code is ever run.
-
-    Args:
-        path: of the file, or the open file itself.
+    """Content of a checkpoint, a path or an open file; tensors and plain types, no code is run.
 
     Raises:
         CheckpointError: if the file is missing or holds anything else.

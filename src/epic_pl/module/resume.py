@@ -47,9 +47,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
 def gather_states(module: nn.Module, mid_window: bool) -> list[dict[str, Any]]:
     """What each rank needs for an exact resume, in the order of ranks; all ranks must call it.
 
-    Args:
-        module: what is trained.
-        mid_window: whether gradients are half accumulated, so that they must be kept.
+    With ``mid_window`` gradients are half accumulated, so that they must be kept.
     """
     state: dict[str, Any] = {"rng": rng_state(), "gradients": {}}
     if mid_window:

@@ -24,7 +24,7 @@ class Comparison:
         shared: options of ``fit`` for all.
         output: folder of all files.
         seeds: runs of each entry.
-        splits: split the data anew for each seed.
+        splits: split the data anew for each seed, for all methods alike.
         trials: of each entry's search for options; 0 searches none.
         jobs: runs at a time.
         notes: text below the tables.

@@ -143,12 +143,7 @@ def plan(
 ) -> list[Run]:
     """All runs: every entry with the first seed, then with the second, and so on.
 
-    Args:
-        entries: lines of the comparison.
-        seeds: runs of each entry.
-        shared: options of ``fit`` for all.
-        output: folder of the comparison.
-        splits: split the data anew for each seed, for all methods alike.
+    Arguments are those of :class:`~epic_pl.experiments.compare.comparison.Comparison`.
 
     Raises:
         ConfigError: if an option is set by the comparison itself.

@@ -82,14 +82,8 @@ def tune_entries(
 ) -> list[Entry]:
     """The entries, each with the options that are best on validation after a number of trials.
 
-    Searches that are finished are not repeated, others continue.
-
-    Args:
-        entries: lines of the comparison.
-        shared: options of ``fit`` for all.
-        output: folder of the comparison.
-        trials: of each entry.
-        execute: does runs, of which each has the given command line.
+    Searches that are finished are not repeated, others continue. ``execute`` does runs, of which
+    each has the given command line.
 
     Raises:
         ConfigError: if a search has no result.

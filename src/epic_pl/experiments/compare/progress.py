@@ -7,12 +7,7 @@ from epic_pl.experiments.compare.plan import Outcome, Run
 
 
 class LiveProgress(Progress):
-    """A bar for all runs that names the active ones, and a line for each run that ends.
-
-    Args:
-        total: number of runs.
-        console: to draw on.
-    """
+    """A bar for all runs that names the active ones, and a line for each run that ends."""
 
     def __init__(self, total: int, console: Console) -> None:
         super().__init__(

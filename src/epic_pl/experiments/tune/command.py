@@ -78,12 +78,9 @@ def require_optuna() -> None:
 
 
 def best_options(search: "Search", trials: int, wait_s: float = 0) -> dict[str, Any] | None:
-    """Do the trials that are left, write the results, and return the best options.
+    """Do the trials that are left of all, write the results, and return the best options.
 
-    Args:
-        search: subject of the study.
-        trials: in all.
-        wait_s: for a search that still runs in the folder.
+    A search that still runs in the folder is waited for, ``wait_s`` seconds at most.
 
     Raises:
         ConfigError: if another search is running in the folder.

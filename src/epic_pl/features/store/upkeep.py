@@ -58,11 +58,9 @@ def info(folder: Path) -> None:
 
 
 def verify(folder: Path, remove_corrupt: bool = False) -> list[Path]:
-    """Read every file again, print what is damaged, and return it.
+    """Read every file again, print what is damaged, and return it; perhaps remove it.
 
-    Args:
-        folder: a store, or a folder of stores.
-        remove_corrupt: remove damaged files; `build` writes just these again.
+    `build` writes just the removed files again.
 
     Raises:
         CacheError: there is no store, or files would be removed behind a link.
