@@ -324,15 +324,18 @@ class ImageTextDataModule(LightningDataModule, ABC):
                 "some would have nothing to do while others wait for them: use fewer devices, or "
                 "a larger split."
             )
+        return self.loader(dataset, collate_fn=collate, sampler=sampler)
+
+    def loader(self, dataset: Dataset[Any], **options: Any) -> DataLoader[Any]:
+        """Batches of evaluation's size, in order, with more options of a DataLoader."""
         return DataLoader(
             dataset,
             batch_size=self.eval_batch_size_per_device,
-            sampler=sampler,
-            collate_fn=collate,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             worker_init_fn=init_worker,
             generator=torch.Generator(),  # its own: the global random state stays as it is
+            **options,
         )
 
     def _loaded(self, split: Split) -> tuple[Dataset[Any], Callable[[Any], Any]]:

@@ -11,10 +11,8 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from epic_pl.data import ImageTextDataModule
-from epic_pl.data.loading.loader import init_worker
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.evaluator import SplitOutputs, presence_masks
 from epic_pl.evaluation.report.corruption import Corrupted
@@ -52,18 +50,10 @@ class AdditionalPasses:
             ConfigError: if the test read its split in another order.
         """
         data, rows = self.data, len(self.outputs.sample_id)
-        loader: DataLoader[Any] = DataLoader(
-            Corrupted(data.dataset("test"), rows, corruption, data.image_preprocessing),
-            batch_size=data.eval_batch_size_per_device,
-            collate_fn=data.collator,
-            num_workers=data.num_workers,
-            pin_memory=data.pin_memory,
-            worker_init_fn=init_worker,
-            generator=torch.Generator(),  # the global one stays unchanged
-        )
+        changed = Corrupted(data.dataset("test"), rows, corruption, data.image_preprocessing)
         rank_zero_info(f"Report: {corruption}")
         ids, logits = [], []
-        for batch in loader:
+        for batch in data.loader(changed, collate_fn=data.collator):
             ids += batch["sample_id"]
             logits.append(self._logits(batch, *presence_masks(batch)))
         if ids != self.outputs.sample_id:
