@@ -458,10 +458,9 @@ class Classifier:
     def _scores(
         self, dataset: Dataset[Sample], batch_size: int, num_workers: int, progress: bool | None
     ) -> Floats:
-        parts = [np.zeros((0, len(self.class_names)), np.float32)]
-        for batch in self._batches(dataset, batch_size, num_workers, progress):
-            parts.append(self._model.probabilities(batch))
-        return np.concatenate(parts)
+        empty = np.zeros((0, len(self.class_names)), np.float32)
+        batches = self._batches(dataset, batch_size, num_workers, progress)
+        return np.concatenate([empty, *map(self._model.probabilities, batches)])
 
     def _batches(
         self, dataset: Any, batch_size: int, num_workers: int, progress: bool | None
