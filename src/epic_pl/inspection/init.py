@@ -4,7 +4,6 @@ import shlex
 import textwrap
 from contextlib import suppress
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from epic_pl.config_files import INIT_CONFIG
+from epic_pl.config_files import INIT_CONFIG, packaged_file, read_yaml
 from epic_pl.data.images import read_image
 from epic_pl.data.tables.columns import image_column
 from epic_pl.data.tables.embedded import unpack_pictures
 from epic_pl.data.tables.folders import holds_classes
+from epic_pl.data.tables.hf import is_saved_dataset
 from epic_pl.data.tables.reader import SUFFIXES, read_table
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.inspection.guess import Guess, Roles, guess_columns
@@ -80,8 +80,7 @@ def summarize(config: Path, guess: Guess) -> str:
 
 def find_table(source: Path) -> Path:
     """The table at a path, which may be its folder."""
-    saved = ("dataset_dict.json", "dataset_info.json")
-    if not source.is_dir() or any((source / name).is_file() for name in saved):
+    if not source.is_dir() or is_saved_dataset(source):
         return source
     tables = [f for f in sorted(source.iterdir()) if f.suffix.lower() in SUFFIXES]
     if not tables and holds_classes(source):
@@ -98,8 +97,7 @@ def find_table(source: Path) -> Path:
 
 def _options(path: Path, folder: Path, table: pa.Table, guess: Guess) -> dict[str, Any]:
     """Options of configs/table.yaml, with those that depend on the table."""
-    packaged = resources.files("epic_pl.configs") / "table.yaml"
-    options: dict[str, Any] = yaml.safe_load(packaged.read_text(encoding="utf-8"))
+    options: dict[str, Any] = read_yaml(packaged_file("", "table.yaml"))
     rows, texts = table.num_rows, guess.text_columns
     metric = "val/f1_micro" if guess.multilabel else "val/accuracy"
     epochs = int(np.clip(30_000 / rows, 9, 45))  # a small table needs more for as many steps
