@@ -90,5 +90,4 @@ def run_trial(options: Sequence[str], folder: Path, watch: TrialWatch) -> None:
     finally:
         # trainer and model refer to each other, and the next trial needs their memory
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
