@@ -125,7 +125,10 @@ def prediction_table(
         label = ["|".join(names[row]) for row in scores >= thresholds]
     else:
         label = names[order[:, 0]].tolist()
-    table = {name: _strings(values) for name, values in {**columns, "label": label}.items()}
+    table = {
+        name: values if isinstance(values, pa.ChunkedArray) else pa.array(values, pa.string())
+        for name, values in {**columns, "label": label}.items()
+    }
     if top_k is None:
         table |= {f"probability_{name}": scores[:, i] for i, name in enumerate(class_names)}
     else:
@@ -133,10 +136,6 @@ def prediction_table(
             table[f"label_{k + 1}"] = names[order[:, k]].tolist()
             table[f"probability_{k + 1}"] = scores[np.arange(len(scores)), order[:, k]]
     return pa.table(table)
-
-
-def _strings(values: Any) -> Any:
-    return values if isinstance(values, pa.ChunkedArray) else pa.array(values, pa.string())
 
 
 def merge_parts(parts: list[Path]) -> pa.Table:

@@ -345,7 +345,8 @@ class Classifier:
         Raises:
             DataError: as for calling.
         """
-        return self._scores(self._items(items), batch_size, num_workers, progress)
+        dataset = Items(items, self._transform, self._clean)
+        return self._scores(dataset, batch_size, num_workers, progress)
 
     @torch.inference_mode()
     def embed(
@@ -366,7 +367,7 @@ class Classifier:
         Raises:
             DataError: as for calling.
         """
-        module = self.module
+        module, dataset = self.module, Items(items, self._transform, self._clean)
         found: dict[str, list[Floats]] = {"image": [], "text": []}
         present: dict[str, Any] = {}
 
@@ -378,7 +379,7 @@ class Classifier:
                 found[side].append(output.numpy())
 
         with module.model.head.register_forward_pre_hook(keep):
-            for batch in self._batches(self._items(items), batch_size, num_workers, progress):
+            for batch in self._batches(dataset, batch_size, num_workers, progress):
                 masks = {"image": batch.get("image_present"), "text": batch.get("text_present")}
                 present = {side: mask for side, mask in masks.items() if mask is not None}
                 module(batch)
@@ -451,9 +452,6 @@ class Classifier:
         names = dataset.table
         columns = {"sample_id": names["sample_id"], "picture": names["image"]}
         return prediction_table(columns, scores, self.class_names, self._model.thresholds, top_k)
-
-    def _items(self, items: Sequence[Item]) -> Items:
-        return Items(items, self._transform, self._clean)
 
     def _scores(
         self, dataset: Dataset[Sample], batch_size: int, num_workers: int, progress: bool | None

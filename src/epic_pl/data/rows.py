@@ -163,12 +163,6 @@ def _check_labels(table: pa.Table) -> None:
         )
 
 
-def distinct_paths(table: pa.Table) -> list[str]:
-    """Paths of a table's pictures, each once."""
-    paths: list[str] = pc.unique(table["image"]).drop_null().to_pylist()
-    return paths
-
-
 def apply_policy(
     table: pa.Table, bad: Mapping[str, str], policy: BadSamplePolicy, root: Path
 ) -> tuple[pa.Table, str]:

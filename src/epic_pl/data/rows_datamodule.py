@@ -4,13 +4,14 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import Any, get_args
 
+import pyarrow.compute as pc
 from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.data.datamodule import ImageTextDataModule, Split, check_choice
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.pictures import missing_pictures, refuse_outside
 from epic_pl.data.row_cache import PictureRecord
-from epic_pl.data.rows import BadSamplePolicy, Rows, apply_policy, distinct_paths
+from epic_pl.data.rows import BadSamplePolicy, Rows, apply_policy
 from epic_pl.data.transforms import ImageTransform
 from epic_pl.errors import DataError
 
@@ -78,7 +79,7 @@ class RowsDataModule(ImageTextDataModule):
         return self.make_dataset(self.read_split(split), transform)
 
     def _bad_pictures(self, rows: Rows, transform: ImageTransform) -> dict[str, str]:
-        root, paths = rows.image_root, distinct_paths(rows.table)
+        root, paths = rows.image_root, pc.unique(rows.table["image"]).drop_null().to_pylist()
         bad: dict[str, str] = {}
         if not root.is_file():  # a file holds pictures as arrays
             refuse_outside(paths, root, rows.source)

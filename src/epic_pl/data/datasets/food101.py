@@ -5,7 +5,6 @@ dataset*, ICME Workshops 2015.
 """
 
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -94,13 +93,9 @@ class Food101DataModule(RowsDataModule):
         """The rows of a split."""
         held_out = [self.val_size, self.split_seed]
         options = {"split": split, "held_out": held_out, "cut": self.max_text_tokens}
-        return cached_rows(
-            f"Food101-{self.text_source}", self._sources, options, partial(self._read, split)
-        )
-
-    @cached_property
-    def _sources(self) -> list[Path]:
-        return sources(self.text_source, self._found)
+        files = sources(self.text_source, self._found)
+        read = partial(self._read, split)
+        return cached_rows(f"Food101-{self.text_source}", files, options, read)
 
     def _read(self, split: Split) -> Rows:
         parts = self._parts

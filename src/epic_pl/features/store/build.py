@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -158,7 +159,11 @@ def _write(root: Path, wanted: Wanted, shards: list[Rows], batch_size: int, show
         except CacheError:
             plain = json.dumps(wanted.spec.to_json(), indent=1, sort_keys=True)
             write_file(folder / SPEC, f"{plain}\n".encode())
-    with _progress(f"{wanted.spec.kind} features", sum(map(len, shards)), show) as advance:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = Console(file=sys.stderr)
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not show) as bar:
+        task = bar.add_task(f"{wanted.spec.kind} features", total=sum(map(len, shards)))
+        advance = partial(bar.advance, task)
         while shards:
             left = []
             for positions in shards:
@@ -210,16 +215,6 @@ def _require_disk(root: Path, todo: Sequence[tuple[Wanted, list[Rows]]], show: b
         )
     if show:
         print(f"Caching {what}; {decimal(free)} are free", flush=True)
-
-
-@contextmanager
-def _progress(title: str, total: int, show: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error; yields a function that counts finished items."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(file=sys.stderr)
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not show) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda items: bar.advance(task, items)
 
 
 @contextmanager
