@@ -1,5 +1,6 @@
 """Pictures to tensors: geometry and normalisation as the encoder had them, and augmentation."""
 
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -52,17 +53,6 @@ def _trimmed(image: Image.Image) -> Image.Image:
     return centre
 
 
-class _Padded:
-    """A picture's longer side to the size, in the middle of a square of the mean colour."""
-
-    def __init__(self, p: ImagePreprocessing) -> None:
-        self._size, self._filter = (p.size, p.size), Image.Resampling[p.interpolation.upper()]
-        self._colour = tuple(round(255 * mean) for mean in p.mean)
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        return ImageOps.pad(image, self._size, self._filter, self._colour)
-
-
 def build_image_transform(
     p: ImagePreprocessing, train: bool, augment: str = "none"
 ) -> ImageTransform:
@@ -88,8 +78,10 @@ def build_image_transform(
     steps: list[Any] = [v2.Resize(p.resized, interpolation=mode), v2.CenterCrop(p.size)]
     if p.resize == "squash":
         steps = [v2.Resize((p.size, p.size), interpolation=mode)]
-    elif p.resize == "pad":
-        steps = [_Padded(p)]
+    elif p.resize == "pad":  # in the middle of a square of the mean colour
+        resampling = Image.Resampling[p.interpolation.upper()]
+        colour = tuple(round(255 * mean) for mean in p.mean)
+        steps = [partial(ImageOps.pad, size=(p.size, p.size), method=resampling, color=colour)]
     if not train or augment == "none":
         return ImageTransform(steps, p, random=False)
     if augment in ("crop", "randaugment"):
