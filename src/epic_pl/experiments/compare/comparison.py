@@ -1,6 +1,5 @@
 """A comparison from stored features over tuning to the outcomes of all runs."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,9 +44,7 @@ class Comparison:
 
     def __post_init__(self) -> None:
         self._plan()
-        shown = " ".join(self.shared)
-        self.notes = f"Options: `{shown}`, at most {self.jobs} runs at a time."
-        self._console = Console(file=sys.stderr)
+        self.notes = f"Options: `{' '.join(self.shared)}`, at most {self.jobs} runs at a time."
 
     @property
     def reference(self) -> str:
@@ -92,7 +89,7 @@ class Comparison:
             if report:
                 self.report(outcomes, complete=False)
 
-        progress = LiveProgress(len(runs), self._console)
+        progress = LiveProgress(len(runs), Console(stderr=True))
         runner = Runner(devices(self.jobs), progress, command, so_far)
         try:
             with progress:

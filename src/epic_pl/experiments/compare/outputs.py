@@ -47,10 +47,7 @@ class TestOutputs(Callback):
         else:
             named = [[classes[int(at)] for at in np.flatnonzero(row)] for row in labels]
             truth = pa.array(named, pa.list_(pa.string()))
-        columns = {
-            "sample_id": pa.array(self._ids, pa.string()),
-            "picture": pa.array(self._pictures, pa.string()),
-            "truth": truth,
-        }
-        columns |= {f"probability_{name}": pa.array(scores[:, i]) for i, name in enumerate(classes)}
+        pictures = pa.array(self._pictures, pa.string())
+        columns = {"sample_id": self._ids, "picture": pictures, "truth": truth}
+        columns |= {f"probability_{name}": scores[:, i] for i, name in enumerate(classes)}
         pa.parquet.write_table(pa.table(columns), path)
