@@ -64,11 +64,7 @@ def cached_rows(
 
 
 class PictureRecord:
-    """Which pictures below a folder, or inside one file, were decoded, and which of them failed.
-
-    Args:
-        root: folder of the pictures, or the file that holds them.
-    """
+    """Which pictures below a folder, or inside one file, were decoded, and which of them failed."""
 
     def __init__(self, root: Path) -> None:
         root = root.resolve()

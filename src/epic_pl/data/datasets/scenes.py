@@ -68,11 +68,9 @@ class Scene(NamedTuple):
 
 
 class SceneGenerator:
-    """How objects and their pairs are divided among the parts of the data, and all scenes.
+    """How objects, by their names, and pairs of them are divided among the parts of the data.
 
-    Args:
-        names: names of the objects.
-        seed: random seed of the division and of all scenes.
+    All scenes follow from that and the seed.
     """
 
     def __init__(self, names: Sequence[str], seed: int) -> None:

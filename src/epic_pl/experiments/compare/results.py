@@ -35,12 +35,7 @@ def comparison_rows(outcomes: Sequence[Outcome], reference: str, tested: bool = 
     Holm's correction for the number of methods), ``cache_level``,
     and ``status``: "ok", or the messages of runs that are not in the mean. A method without a
     finished run has one row with its status only. The first row is the most frequent class of the
-    test split, with the main metric.
-
-    Args:
-        outcomes: of all runs.
-        reference: name of the method that the others are tested against.
-        tested: False leaves the bootstrap out.
+    test split, with the main metric. Unless ``tested``, the bootstrap is left out.
     """
     by_name: dict[str, list[Outcome]] = {}
     for outcome in outcomes:

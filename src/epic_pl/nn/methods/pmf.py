@@ -50,13 +50,7 @@ class PMFConfig:
 
 
 class FusionSide(nn.Module):
-    """What one modality learns: its prompts in F layers, and the maps to the other's width.
-
-    Args:
-        width: d of this modality.
-        other_width: of the other.
-        config: its options.
-    """
+    """What one modality learns: its prompts in F layers, and the maps to the other's width."""
 
     no_decay = ("query", "query_context", "fusion_context")
 
