@@ -384,7 +384,8 @@ LONG = "x" * 300
         (["fit", "--data.init_args.image_root", LONG], "OSError"),
         (["fit", "--model.encoders.image.name", LONG], "OSError"),
         (["test", "--ckpt_path", LONG], "CheckpointError"),
-        (["cache", "info", LONG], "OSError"),
+        # which Python 3.13 says of any path that is no folder
+        (["cache", "info", LONG], "(OSError|CacheError)"),
     ],
     ids=lambda each: each if isinstance(each, str) else each[1],
 )
@@ -392,7 +393,7 @@ def test_a_name_too_long_for_the_disk_is_one_paragraph(args, kind, config, capsy
     if args[0] != "cache":
         args = [args[0], "--config", config, *args[1:]]
     said = _refused(args, capsys)
-    assert said.startswith(f"epic-pl: {kind}: ")
+    assert re.match(f"epic-pl: {kind}: ", said)
     assert LONG in said
 
 
