@@ -8,7 +8,6 @@ import inspect
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -567,16 +566,20 @@ def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoi
 
 
 @pytest.mark.parametrize("options", [[], ["--trusted-only"]], ids=str)
-def test_a_config_of_others_may_be_held_to_the_classes_of_known_packages(options, config, workdir):
+def test_a_config_of_others_may_be_held_to_the_classes_of_known_packages(
+    options, config, workdir, monkeypatch, capsys
+):
     (workdir / "trap.py").write_text(
         "from lightning import Callback\nopen('pwned', 'w')\nclass Trap(Callback): pass\n"
     )
+    monkeypatch.syspath_prepend(workdir)
     known = "{class_path: lightning.pytorch.callbacks.LearningRateMonitor}"
-    command = [sys.executable, "-m", "epic_pl", "fit", "--config", config, *options]
     for classes, status in ((f"[{known}, LearningRateMonitor]", 0), ("[trap.Trap]", len(options))):
         (workdir / "theirs.yaml").write_text(f"trainer: {{callbacks: {classes}}}\n")
-        more = ["--config", "theirs.yaml", "--print_config"]
-        done = subprocess.run([*command, *more], capture_output=True, text=True)
-        assert done.returncode == status, done.stderr
+        with pytest.raises(SystemExit) as caught:
+            main(["fit", "--config", config, *options, "--config", "theirs.yaml", "--print_config"])
+        assert caught.value.code == status
     assert (workdir / "pwned").exists() == (not options)
-    assert ("The options name 'trap.Trap'" in done.stderr) == bool(options)
+    told = capsys.readouterr().err
+    assert ("The options name 'trap.Trap'" in told) == bool(options)
+    sys.modules.pop("trap", None)

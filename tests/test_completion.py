@@ -1,8 +1,10 @@
 """The script of ``epic-pl completion``, asked by a real bash."""
 
+import io
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 
 import pytest
 
@@ -11,8 +13,9 @@ from epic_pl.main import COMMANDS, main
 
 @pytest.fixture(scope="module")
 def script():
-    command = [sys.executable, "-m", "epic_pl", "completion", "bash"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    with redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit):
+        main(["completion", "bash"])
+    return printed.getvalue()
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

@@ -115,7 +115,7 @@ class TableDataModule(RowsDataModule):
         if self._is_elsewhere:
             empty = no_rows(self.options)
             return Rows(empty, Path(), self.path, self.options.classes or ())
-        build = partial(build_rows, options=self.options, hf=self.path.is_dir())
+        build = partial(build_rows, options=self.options, hf=os.path.isdir(self.path))
         return self._read(self.path, "labelled", build)
 
     @cached_property
