@@ -47,7 +47,10 @@ def main() -> None:
     parts = [_PAGE]
     for task in sorted(found, key=lambda name: [*_TASKS, name].index(name)):
         rows = json.loads(found[task].read_text())
-        about = _TASKS.get(task, "A development set of `benchmarks/tables.py`.")
+        about = _TASKS.get(
+            task,
+            "A table of `benchmarks/tables.py`, with the options that were chosen on openmoji.",
+        )
         lines = [f"## {task}", "", about, "", *table(rows), "", caption(rows)]
         parts.append("\n".join([*lines, *encoding(found[task].with_suffix(".md"))]) + "\n")
     arguments.to.write_text("\n".join(parts), encoding="utf-8")
