@@ -86,7 +86,7 @@ def test_fit_says_what_it_kept_the_last_epoch_without_a_metric_to_watch(config, 
     kinds = (
         ([], r", val/accuracy \d\.\d+"),
         (loss, r", val/loss \d\.\d+"),
-        (["--checkpoint.monitor=null"], ""),
+        (["--checkpoint.monitor=null"], r", val/accuracy \d\.\d+"),
     )
     for version, (monitor, score) in enumerate(kinds):
         with caplog.at_level("INFO"):
@@ -406,8 +406,6 @@ def test_help_of_a_command_lists_its_options(capsys):
         main(["fit", "--help"])
     assert caught.value.code == 0
     assert "--checkpoint.monitor" in capsys.readouterr().out
-    said = _refused(["fitt"], capsys)
-    assert "(choose from 'fit', 'validate', 'test', 'predict')" in said
 
 
 class _Trap:
@@ -563,6 +561,22 @@ def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoi
     best = str(workdir / "runs" / "fit" / "version_0" / "checkpoints" / "best.ckpt")
     tested = run(["test", *options, "--ckpt_path", best])
     assert tested.model.loss.class_weights.tolist() == weights
+
+
+@pytest.mark.parametrize("word", ["best", "last"])
+def test_the_newest_run_of_another_table_is_not_taken(word, config, workdir, fitted, capsys):
+    shutil.copytree(fitted / "runs", workdir / "runs")
+    other = workdir / "other.csv"
+    shutil.copy(fitted / "data" / "table.csv", other)
+    options = [f"--data.init_args.table={other}", f"--data.init_args.image_root={fitted / 'data'}"]
+    told = _refused(["test", "--config", config, *options, "--ckpt_path", word], capsys)
+    assert "was trained on another table" in told
+    assert "give the path of a checkpoint" in told
+
+
+@pytest.mark.parametrize("option", ["--trainer.max_epoch=1", "--model.epic.num_prompt=2"])
+def test_the_beginning_of_an_option_is_not_an_option(option, config, capsys):
+    assert option.partition("=")[0] in _refused(["fit", "--config", config, option], capsys)
 
 
 @pytest.mark.parametrize("options", [[], ["--trusted-only"]], ids=str)

@@ -93,10 +93,12 @@ def test_commands_run_with_their_arguments(monkeypatch):
 INTERRUPTED = """
 import os, signal, sys
 
+wanted, sys.argv[1] = sys.argv[1], "fit"
+
 class Finder:
     @staticmethod
     def find_spec(name, *_):
-        if name == sys.argv[1]:
+        if name == wanted:
             os.kill(os.getpid(), signal.SIGINT)
 
 from epic_pl.__main__ import start
@@ -111,3 +113,12 @@ def test_ctrl_c_during_imports_is_one_line(module):
     command = [sys.executable, "-c", INTERRUPTED, module]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "epic-pl: interrupted\n")
+
+
+def test_a_misspelt_command_is_told_with_all(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["ft", "--config", "table.yaml"])
+    assert caught.value.code == 1
+    told = capsys.readouterr().err
+    assert told.startswith("epic-pl: no command 'ft'; there are fit, ")
+    assert all(name in told for name in COMMANDS)

@@ -33,7 +33,7 @@ from epic_pl.callbacks import (
 )
 from epic_pl.callbacks.checkpoints import LAST, PREVIOUS
 from epic_pl.callbacks.run_record import RunRecord
-from epic_pl.config_files import resolve_configs
+from epic_pl.config_files import read_yaml, resolve_configs
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError, EpicError
 from epic_pl.evaluation.explain.callback import PromptAttention
@@ -50,7 +50,7 @@ _TRUSTED_ONLY = "--trusted-only"
 # whose classes a config may name then
 _TRUSTED = ("epic_pl", "lightning", "torch", "torchvision", "torchmetrics")
 # errors are told in one paragraph, not behind two screens of usage
-PARSER_OPTIONS: dict[str, Any] = {"exit_on_error": False}
+PARSER_OPTIONS: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
 # what ckpt_path may be beside a file: names of files, looked for in the newest run
 _CHECKPOINT_WORDS = {"best": ("best.ckpt",), "last": (LAST, PREVIOUS)}
 # said by Lightning of what is meant here: frozen encoders in eval mode, two loggers in one folder
@@ -151,6 +151,7 @@ class EPICCLI(LightningCLI):
         section = config["checkpoint" if word == "best" else "last_checkpoint"]
         folder = section["dirpath"] or f"{_root(config['trainer'])}/fit/version_*/checkpoints"
         path = newest_readable(folder, names)
+        _require_same_data(path, config["data"])
         rank_zero_info(f"--ckpt_path {word} is {path}")
         return path
 
@@ -189,7 +190,12 @@ class EPICCLI(LightningCLI):
         if not kept.best_model_path:  # fast_dev_run, or stopped before the first validation
             return
         path, score = os.path.relpath(kept.best_model_path), kept.best_model_score
-        metric = "" if score is None else f", {kept.monitor} {float(score):.4f}"
+        if score is None:  # nothing chooses among epochs, so the last one is kept
+            monitor = self.config.fit["early_stopping"]["monitor"]
+            score = self.trainer.callback_metrics.get(monitor)
+        else:
+            monitor = kept.monitor
+        metric = "" if score is None else f", {monitor} {float(score):.4f}"
         rank_zero_info(f"Kept {path}{metric}: test, predict and explain take it as --ckpt_path.")
 
     def before_fit(self) -> None:
@@ -207,7 +213,8 @@ class EPICCLI(LightningCLI):
             if monitor is not None and monitor not in logged:
                 raise ConfigError(
                     f"{section}.monitor is {monitor!r}, which this {self.model.task} task does not "
-                    f"log. It logs: {', '.join(sorted(logged))}."
+                    f"log: set {section}.monitor to one of {', '.join(sorted(logged))} (usual is "
+                    f"{'val/f1_micro' if self.model.task == 'multilabel' else 'val/accuracy'})."
                 )
             if monitor in losses and mode == "max":
                 raise ConfigError(
@@ -219,6 +226,23 @@ class EPICCLI(LightningCLI):
 def _root(trainer: Mapping[str, Any]) -> str:
     """Folder of all runs."""
     return trainer.get("default_root_dir") or "runs"
+
+
+def _require_same_data(checkpoint: str, data: Mapping[str, Any]) -> None:
+    """Refuse the newest run where its config, if it is there, says that it was of other data."""
+    config = Path(checkpoint).parents[1] / "config.yaml"
+    if not config.is_file():
+        return
+    theirs: Any = read_yaml(str(config)).get("data") or {}
+    for kind, found in (
+        ("class_path", [each.get("class_path") for each in (theirs, data)]),
+        ("table", [(each.get("init_args") or {}).get("table") for each in (theirs, data)]),
+    ):
+        if found[0] != found[1]:
+            raise ConfigError(
+                f"The newest run, {checkpoint}, was trained on another {kind} ({found[0]}, now "
+                f"{found[1]}): give the path of a checkpoint, or another trainer.default_root_dir."
+            )
 
 
 def _check_sections(options: Mapping[str, Any]) -> None:

@@ -103,6 +103,9 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"epic-pl {__version__}")
         return
     command = COMMANDS.get(argv[0])
+    if command is None and not argv[0].startswith("-"):
+        print(f"epic-pl: no command {argv[0]!r}; there are {', '.join(COMMANDS)}.", file=sys.stderr)
+        raise SystemExit(1)
     module = command.module if command else _TRAINER
     if module != _TRAINER and _asks_for_help(argv):
         import_module(module).parser().parse_known_args(argv[1:] or ["--help"])

@@ -3,7 +3,7 @@
 Shape legend: B batch, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from errno import EISDIR
 from math import inf
 from pathlib import Path
@@ -76,6 +76,10 @@ def check_writable(option: str, folder: Path, name: str) -> None:
 
 def check_batch(batch: Batch, task: Task, num_classes: int) -> None:
     """Raise DataError for a batch without labels, or not as :class:`epic_pl.types.Batch` says."""
+    if not isinstance(batch, Mapping):
+        raise DataError(
+            f"A batch is a {type(batch).__name__}: epic_pl.types.Batch says which dictionary it is."
+        )
     stored = {"pixel_values": "image_features", "input_ids": "text_features"}
     for key in (*stored, "attention_mask"):
         if key not in batch and stored.get(key) not in batch:
@@ -100,6 +104,6 @@ def check_batch(batch: Batch, task: Task, num_classes: int) -> None:
     highest = 1 if task == "multilabel" else num_classes - 1
     if labels.min() < 0 or labels.max() > highest:
         raise DataError(
-            f"A label of this batch is {int(labels.min())} or {int(labels.max())}, outside 0 to "
-            f"{highest}: num_classes ({num_classes}) does not match the data."
+            f"Labels of this batch go from {int(labels.min())} to {int(labels.max())}, and not "
+            f"from 0 to {highest}: num_classes ({num_classes}) does not match the data."
         )

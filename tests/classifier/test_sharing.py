@@ -78,6 +78,13 @@ def test_a_card_shows_a_report_and_one_that_is_there_stays(classifier, trained, 
     (tmp_path / "saved" / "README.md").write_text("mine")
     classifier.save_pretrained(tmp_path / "saved", **kept)
     assert (tmp_path / "saved" / "README.md").read_text() == "mine"
+    other = tmp_path / "other_classes"
+    other.mkdir()
+    content = json.loads((report / "report.json").read_text())
+    content["classes"] = content["classes"][1:]
+    (other / "report.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="a model of another task or other classes"):
+        classifier.save_pretrained(tmp_path / "other", report=other)
     with pytest.raises(DataError, match=r"report\.json cannot be read"):
         classifier.save_pretrained(tmp_path / "other", report=tmp_path)
 

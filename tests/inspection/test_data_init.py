@@ -126,7 +126,9 @@ def test_roles_of_columns_are_guessed(folder, columns, expected):
 
 
 def test_table_without_label_or_content_is_refused_with_its_columns(folder):
-    with pytest.raises(DataError, match=r"looks like a label; there are \['row', 'photo'"):
+    with pytest.raises(
+        DataError, match=r"looks like a label of several values; there are \['row', 'photo'"
+    ):
         guess_columns(_table(kind=None), folder)
     with pytest.raises(DataError, match="like pictures or text"):
         guess_columns(_table(photo=None, caption=None), folder)

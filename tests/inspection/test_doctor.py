@@ -125,4 +125,4 @@ def test_the_hub_is_asked_for_an_encoder(there, told, monkeypatch):
     text, code = told(image="vit_tiny_patch16_224@abc")
     assert asked == [("timm/vit_tiny_patch16_224", "abc")]
     assert code == (0 if there else 1)
-    assert ("is fetched from the hub" if there else "cannot be fetched: no such") in text
+    assert ("is fetched from the hub" if there else "cannot be fetched (no such") in text

@@ -43,6 +43,8 @@ class Items(Dataset[Sample]):
     def __init__(
         self, items: Sequence[Mapping[str, Any]], transform: ImageTransform, clean: bool
     ) -> None:
+        if isinstance(items, Mapping):
+            raise DataError("For one item write clf(image=..., text=...), or put it into a list.")
         for number, item in enumerate(items):
             _check(number, item)
         self.items = items

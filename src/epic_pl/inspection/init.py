@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from epic_pl.config_files import INIT_CONFIG, packaged_file, read_yaml
+from epic_pl.config_files import INIT_CONFIG, first_config, packaged_file, read_yaml
 from epic_pl.data.images import read_image
 from epic_pl.data.tables.columns import image_column
 from epic_pl.data.tables.embedded import unpack_pictures
@@ -52,6 +52,8 @@ def write_config(
     guess = guess_columns(table, folder, roles)
     comment = textwrap.indent(summarize(config, guess), "# ")
     options = _options(path, folder, table, guess)
+    # as compare and tune name theirs: tables called alike do not share their runs
+    options["trainer"]["default_root_dir"] = f"runs/{first_config(['--config', str(config)])}"
     text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True, width=100)
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(f"{comment}\n# configs/table.yaml explains the options.\n{text}", "utf-8")
@@ -105,10 +107,7 @@ def _options(path: Path, folder: Path, table: pa.Table, guess: Guess) -> dict[st
     columns = {k: v for k, v in asdict(guess).items() if k not in ("multilabel", "unused")}
     size = _image_size(table, guess, folder)
     options["model"]["encoders"]["image_size"] = size
-    options["trainer"] |= {
-        "default_root_dir": f"runs/{path.resolve().stem}",
-        "max_epochs": epochs,
-    }
+    options["trainer"]["max_epochs"] = epochs
     options["data"]["init_args"] |= {
         "table": str(path.resolve()),
         **columns,

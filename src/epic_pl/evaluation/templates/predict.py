@@ -1,6 +1,6 @@
 """Classify images with texts by the ONNX model beside this file.
 
-    python predict.py picture.jpg "its text"    # - in place of what is missing
+    python predict.py picture.jpg "its text"    # without the text, or with - for the picture
 
 Needs numpy, Pillow, tokenizers and onnxruntime. In Python: ``Model()(image="picture.jpg")``.
 """
@@ -156,7 +156,11 @@ def clean(text: str) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    picture, words = (None if given == "-" else given for given in sys.argv[1:])
-    print(json.dumps(Model()(picture, words), ensure_ascii=False))
+    if len(sys.argv) not in (2, 3) or sys.argv[1] in ("-h", "--help"):
+        print(__doc__)
+        sys.exit(len(sys.argv) < 2)
+    picture, words = (None if given == "-" else given for given in [*sys.argv[1:], "-"][:2])
+    try:
+        print(json.dumps(Model()(picture, words), ensure_ascii=False))
+    except (OSError, ValueError) as error:
+        sys.exit(f"predict.py: {error}")
