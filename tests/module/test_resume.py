@@ -6,6 +6,7 @@ import signal
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 
 import tiny_runs
 from epic_pl.callbacks import LastCheckpoint
@@ -138,6 +139,20 @@ def test_resume_with_loader_workers(straight, runs, tmp_path):
 def test_a_finished_run_has_nothing_left_to_do(straight, runs):
     end, _, folder = straight
     resumed, rest = runs(str(folder / "epoch1.ckpt"))
+    assert rest == []
+    assert set(differing(end, resumed)) <= {"rates", "steps"}
+
+
+# saved at the end of the epoch that was cut short, and before at the validation that cut it
+@pytest.mark.parametrize("name", ["last", "last.previous"])
+def test_a_run_that_stopped_early_does_not_go_on(name, runs, tmp_path):
+    def fit(ckpt_path=None):
+        early = EarlyStopping("val/loss", stopping_threshold=1e9)
+        return runs(ckpt_path, validate=2, more=(early, LastCheckpoint(str(tmp_path))))
+
+    end, steps = fit()
+    assert len(steps) == 2
+    resumed, rest = fit(str(tmp_path / f"{name}.ckpt"))
     assert rest == []
     assert set(differing(end, resumed)) <= {"rates", "steps"}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
@@ -77,6 +78,9 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """As before the sanity check, which may be switched off."""
         self.on_sanity_check_start(trainer, pl_module)
+        # a run that stopped early has no more to do, although its last epoch was cut short
+        reasons = {each.stopping_reason for each in trainer.early_stopping_callbacks}
+        trainer.should_stop |= bool(reasons - {EarlyStoppingReason.NOT_STOPPED})
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
