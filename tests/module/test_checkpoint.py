@@ -95,6 +95,13 @@ def test_info_is_required_and_other_formats_are_refused():
     for other in (FORMAT_VERSION - 1, FORMAT_VERSION + 1):
         with pytest.raises(CheckpointError, match=f"format {other}, .* reads format"):
             require_info({CHECKPOINT_KEY: {"format_version": other}})
+    # found by make fuzz: tensors, which cannot be compared, in place of plain values
+    for other in (torch.zeros(2), torch.eye(2).to_sparse(), None):
+        with pytest.raises(CheckpointError, match=r"(?s)format .*, .* reads format"):
+            require_info({CHECKPOINT_KEY: {"format_version": other}})
+        damaged = {**info, "text_encoder": {**identity, "revision": torch.zeros(2), "name": other}}
+        with pytest.raises(CheckpointError, match="text_encoder is damaged"):
+            require_info({CHECKPOINT_KEY: damaged})
 
 
 def test_class_names_must_agree_in_order_where_both_sides_have_some():

@@ -160,8 +160,8 @@ def write_card(
 ) -> None:
     """Write a model card unless there is one.
 
-    Arguments are those of :meth:`~epic_pl.classifier.Classifier.save_pretrained`; the name is how
-    the model is loaded.
+    Arguments are those of :meth:`~epic_pl.classifier.classifier.Classifier.save_pretrained`; the
+    name is how the model is loaded.
 
     Raises:
         DataError: the report cannot be read.

@@ -163,9 +163,10 @@ def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
             "This file is not a checkpoint of EPICModule: it does not say which encoders it "
             "belongs to. Give a file that epic-pl fit wrote under checkpoints/."
         )
-    if info["format_version"] != FORMAT_VERSION:
+    version = info["format_version"]
+    if not isinstance(version, int) or version != FORMAT_VERSION:
         raise CheckpointError(
-            f"The checkpoint has format {info['format_version']}, this version of epic_pl reads "
+            f"The checkpoint has format {version!r:.20}, this version of epic_pl reads "
             f"format {FORMAT_VERSION} only: use the version that wrote it, or train anew."
         )
     for role in ("image_encoder", "text_encoder"):
@@ -173,7 +174,8 @@ def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
         if not (
             isinstance(identity, dict)
             and identity.keys() == EncoderIdentity.__annotations__.keys()
-            and isinstance(identity["fingerprint"], str)
+            and all(isinstance(identity[key], str) for key in ("name", "fingerprint"))
+            and isinstance(identity["revision"], str | None)
         ):
             raise CheckpointError(f"The checkpoint's {role} is damaged: {identity!r}.")
     names = info.get("class_names")
