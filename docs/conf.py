@@ -30,6 +30,7 @@ nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 180
+nb_merge_streams = True
 os.environ |= {"NO_COLOR": "1", "COLUMNS": "100", "TERM": "dumb", "OMP_NUM_THREADS": "1"}
 
 autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}
