@@ -31,3 +31,8 @@ class ConfigError(EpicError):
 
 class TrainingError(EpicError):
     """Training cannot go on, for example because the loss is not finite."""
+
+
+def first_line(error: BaseException) -> str:
+    """Of another library's message, without a full stop; the error's type where it has none."""
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

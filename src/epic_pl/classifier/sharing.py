@@ -23,7 +23,7 @@ from epic_pl import __version__
 from epic_pl.assets.hub import Side, cached_commit, repository
 from epic_pl.classifier.models import relocated
 from epic_pl.data.readers import read_json
-from epic_pl.errors import AssetError, CheckpointError, DataError
+from epic_pl.errors import AssetError, CheckpointError, DataError, first_line
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state, refuse_classes
 from epic_pl.untrusted import require_regular
@@ -124,10 +124,9 @@ def fetch_model(name: str, revision: str | None, token: str | None, offline: boo
             )
         )
     except Exception as error:  # of its HTTP library, whichever that is
-        first_line = str(error).strip().partition("\n")[0] or type(error).__name__
         raise AssetError(
             f"There is no folder {name!r}, and no model of that name can be fetched from a hub: "
-            f"{first_line}. Check the name and the network, or give the folder of a run."
+            f"{first_line(error)}. Check the name and the network, or give the folder of a run."
         ) from error
 
 

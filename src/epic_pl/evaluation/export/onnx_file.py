@@ -7,7 +7,7 @@ from pathlib import Path
 from torch.export import ExportedProgram
 
 from epic_pl.classifier.exported import INPUTS
-from epic_pl.errors import ConfigError
+from epic_pl.errors import ConfigError, first_line
 
 OUTPUT = "probabilities"
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -36,9 +36,9 @@ def write_onnx(program: ExportedProgram, path: Path) -> None:
                 program, input_names=list(INPUTS), output_names=[OUTPUT], verbose=False
             )
     except Exception as error:  # translating may fail in any way on a custom model
-        first_line = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ConfigError(
-            f"This model cannot be translated to ONNX: {first_line}. Leave out --format onnx."
+            f"This model cannot be translated to ONNX: {first_line(error)}. Leave out "
+            "--format onnx."
         ) from error
     assert made is not None
     made.save(str(path))

