@@ -572,7 +572,7 @@ def test_the_newest_run_of_another_table_is_not_taken(word, config, workdir, fit
     shutil.copy(fitted / "data" / "table.csv", other)
     options = [f"--data.init_args.table={other}", f"--data.init_args.image_root={fitted / 'data'}"]
     told = _refused(["test", "--config", config, *options, "--ckpt_path", word], capsys)
-    assert "was trained on another table" in told
+    assert "was trained on other data" in told
     assert "give the path of a checkpoint" in told
 
 

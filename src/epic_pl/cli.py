@@ -233,16 +233,24 @@ def _require_same_data(checkpoint: str, data: Mapping[str, Any]) -> None:
     config = Path(checkpoint).parents[1] / "config.yaml"
     if not config.is_file():
         return
-    theirs: Any = read_yaml(str(config)).get("data") or {}
-    for kind, found in (
-        ("class_path", [each.get("class_path") for each in (theirs, data)]),
-        ("table", [(each.get("init_args") or {}).get("table") for each in (theirs, data)]),
-    ):
-        if found[0] != found[1]:
-            raise ConfigError(
-                f"The newest run, {checkpoint}, was trained on another {kind} ({found[0]}, now "
-                f"{found[1]}): give the path of a checkpoint, or another trainer.default_root_dir."
-            )
+    content: Any = read_yaml(str(config))
+    try:
+        theirs, ours = (
+            (each["class_path"], (each["init_args"] or {}).get("table"))
+            for each in (content["data"], data)
+        )
+    except (AttributeError, LookupError, TypeError):  # not written by this package
+        return
+    if theirs != ours:
+        raise ConfigError(
+            f"The newest run, {checkpoint}, was trained on other data ({_named(theirs)}, now "
+            f"{_named(ours)}): give the path of a checkpoint, or another trainer.default_root_dir."
+        )
+
+
+def _named(data: tuple[str, str | None]) -> str:
+    kind, table = data
+    return table or kind.rpartition(".")[2]
 
 
 def _check_sections(options: Mapping[str, Any]) -> None:
@@ -339,7 +347,9 @@ def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
             cause = cause.__cause__
         if isinstance(cause, ModuleNotFoundError):
             raise ConfigError(f"A class needs what is not installed: {cause}") from None
-        raise (cause or error) from None
+        if cause is not None:
+            raise cause from None
+        raise
 
 
 def as_options(values: Mapping[str, Any]) -> list[str]:

