@@ -49,15 +49,18 @@ def write_int8(source: Path, target: Path) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    model = onnx.load(source)
+    # onnxruntime before 1.32 transposes weights, but not the shapes that are noted of them
+    del model.graph.value_info[:]
     names = []
-    for node in onnx.load(source, load_external_data=False).graph.node:
+    for node in model.graph.node:
         scopes = next((each.value for each in node.metadata_props if each.key == _SCOPES), "")
         if any(encoder in scopes for encoder in _ENCODERS):
             names.append(node.name)
     logging.disable(logging.WARNING)  # advice on steps that the translation has done
     try:
         quantize_dynamic(
-            source,
+            model,
             target,
             op_types_to_quantize=["MatMul", "Gemm", "Gather"],
             nodes_to_quantize=names,
