@@ -85,6 +85,10 @@ def test_a_card_shows_a_report_and_one_that_is_there_stays(classifier, trained, 
     (other / "report.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match="a model of another task or other classes"):
         classifier.save_pretrained(tmp_path / "other", report=other)
+    for damaged in ({}, {"classes": [1]}, {"classes": [], "metrics": {"test/accuracy": "high"}}):
+        (other / "report.json").write_text(json.dumps(damaged))
+        with pytest.raises(DataError, match=r"report\.json is no report"):
+            classifier.save_pretrained(tmp_path / "other", report=other)
     with pytest.raises(DataError, match=r"report\.json cannot be read"):
         classifier.save_pretrained(tmp_path / "other", report=tmp_path)
 

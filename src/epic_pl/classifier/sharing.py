@@ -167,16 +167,8 @@ def write_card(
     """
     if (folder / CARD).exists():
         return
-    measured: dict[str, Any] = {} if report is None else read_json(report / "report.json")
-    reported = {row["class"] for row in measured.get("classes", [])}
-    if measured and (measured.get("task"), reported) != (module.task, set(module.class_names)):
-        raise DataError(f"{report} is the report on a model of another task or other classes.")
+    measured, metrics = ({}, {}) if report is None else _read_report(report, module)
     dataset = dataset or measured.get("data") or "a dataset that was not named"
-    metrics = {
-        key.removeprefix("test/"): value
-        for key, value in measured.get("metrics", {}).items()
-        if value is not None
-    }
     results = [
         EvalResult("image-classification", "custom", dataset, key, value)
         for key, value in metrics.items()
@@ -210,6 +202,26 @@ def write_card(
         confusion=CONFUSION if (folder / CONFUSION).is_file() else None,
     )
     card.save(folder / CARD)
+
+
+def _read_report(report: Path, module: EPICModule) -> tuple[dict[str, Any], dict[str, float]]:
+    """A report and its metrics, checked to be of the module's task and classes."""
+    path = report / "report.json"
+    measured: dict[str, Any] = read_json(path)
+    try:
+        reported = {row["class"] for row in measured["classes"]}
+        metrics = {
+            key.removeprefix("test/"): float(value)
+            for key, value in measured["metrics"].items()
+            if value is not None
+        }
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(
+            f"{path} is no report ({error!r}). Write it again: epic-pl test --report."
+        ) from error
+    if (measured.get("task"), reported) != (module.task, set(module.class_names)):
+        raise DataError(f"{report} is the report on a model of another task or other classes.")
+    return measured, metrics
 
 
 def _licence(name: str) -> str:
