@@ -75,7 +75,8 @@ def _read(path: Path) -> pa.Table:
 
 
 def _of_objects(rows: Iterable[tuple[int, Any]], is_list: bool) -> pa.Table:
-    objects = []
+    columns: dict[str, list[Any]] = {}
+    count = 0
     for number, row in rows:
         place = f"item {number} (counting from 0)" if is_list else f"line {number}"
         if not isinstance(row, dict):
@@ -84,11 +85,15 @@ def _of_objects(rows: Iterable[tuple[int, Any]], is_list: bool) -> pa.Table:
             require_flat(row)  # Arrow would overflow the stack
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
-        objects.append(row)
-    columns: dict[str, pa.Array] = {}
-    for name in dict.fromkeys(name for row in objects for name in row):
+        for name, value in row.items():
+            column = columns.setdefault(name, [])
+            column.extend([None] * (count - len(column)))
+            column.append(value)
+        count += 1
+    arrays: dict[str, pa.Array] = {}
+    for name, column in columns.items():
         try:
-            columns[name] = pa.array([row.get(name) for row in objects])
+            arrays[name] = pa.array(column + [None] * (count - len(column)))
         except (pa.ArrowException, OverflowError) as error:
             raise ValueError(f"key {name!r} must be of one type: {error}") from error
-    return pa.table(columns)
+    return pa.table(arrays)
