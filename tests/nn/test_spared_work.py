@@ -93,6 +93,6 @@ def test_few_positions_read_tokens_without_their_keys_and_values(encoder):
     _assert_same(brought, plain)
     assert fewer < all_of_it
     unprojected = encoder.unprojected(1, tokens)
-    assert unprojected.length == N
+    assert unprojected.length() == N
     assert unprojected.spares(1)
     assert not unprojected.spares(N)

@@ -89,7 +89,7 @@ def _listening_to(encoder: Encoder, heard: list[Attention]) -> Iterator[None]:
         index: int, stream: Tensor, memory: Memory | Unprojected, mask: Tensor | None = None
     ) -> Tensor:
         assert isinstance(memory, Memory)  # the other is of a last layer that ends in the first
-        seen = read_mask(mask, memory.length + stream.shape[1])
+        seen = read_mask(mask, memory.length() + stream.shape[1])
         heard.append(_attention(encoder, index, stream, memory, seen))
         return read_layer(index, stream, memory, mask)
 
@@ -115,5 +115,5 @@ def _attention(
         rows = seen if seen.shape[2] == 1 else seen[:, :, -stream.shape[1] :]
         scores = scores.masked_fill(~rows, float("-inf"))
     weights = scores.softmax(dim=-1).mean(dim=1)  # (B, m, N + m)
-    length = memory.length
+    length = memory.length()
     return Attention(weights[..., :length], weights[..., length:])

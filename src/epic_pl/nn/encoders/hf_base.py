@@ -123,7 +123,7 @@ class HFEncoder(Encoder):
         self, index: int, stream: Tensor, memory: Memory | Unprojected, mask: Tensor | None = None
     ) -> Tensor:
         """Layer ``index`` on a stream ``(B, n, d)`` that reads itself and the memory."""
-        seen = read_mask(mask, memory.length + stream.shape[1])
+        seen = read_mask(mask, memory.length() + stream.shape[1])
         outputs: Tensor = self._layers()[index](stream, attention_mask=seen, memory=memory)
         return outputs
 

@@ -21,7 +21,6 @@ class Memory(NamedTuple):
     keys: Tensor | LazyTensor
     values: Tensor | LazyTensor
 
-    @property
     def length(self) -> int:
         """N."""
         return self.keys.shape[2]
@@ -54,7 +53,6 @@ class Unprojected(NamedTuple):
     value: Projection
     heads: int
 
-    @property
     def length(self) -> int:
         """N."""
         return self.tokens.shape[1]
@@ -71,7 +69,7 @@ class Unprojected(NamedTuple):
         """``(Q W_k) X^T + Q b_k``, as of :class:`Memory`."""
         brought = torch.einsum("bhne,hed->bhnd", queries, self._by_head(self.key.weight))
         scores = brought.flatten(1, 2) @ self.tokens.mT  # (B, h n, N)
-        scores = scores.view(*queries.shape[:3], self.length)
+        scores = scores.view(*queries.shape[:3], self.length())
         if self.key.bias is not None:
             scores = scores + queries @ self._by_head(self.key.bias).mT
         return scores
@@ -121,7 +119,7 @@ def read_attention(
         scores = scores.masked_fill(~mask, float("-inf"))
     # under autocast the softmax is in float32
     weights = scores.softmax(dim=-1).to(values.dtype)
-    return memory.read(weights[..., : memory.length]) + weights[..., memory.length :] @ values
+    return memory.read(weights[..., : memory.length()]) + weights[..., memory.length() :] @ values
 
 
 class _TimesStored(torch.autograd.Function):

@@ -112,7 +112,7 @@ class TimmViTEncoder(Encoder):
         normed = block.norm1(stream)  # (B, n, d)
         queries, keys, values = _heads(attention, normed, slice(0, 3))  # (B, h, n, d / h)
         queries, keys = attention.q_norm(queries), attention.k_norm(keys)
-        seen = read_mask(mask, memory.length + stream.shape[1])
+        seen = read_mask(mask, memory.length() + stream.shape[1])
         read = read_attention(queries, keys, values, memory, seen)
         read = attention.norm(read.transpose(1, 2).flatten(2))  # (B, n, d)
         if attention.gate is not None:
