@@ -97,7 +97,8 @@ def test_init_writes_a_config_that_check_and_fit_take(
     for role, column in zip(("pictures", "text", "label"), columns, strict=True):
         assert re.search(rf"{role} +{column}\b", said)
     config = folder / "epic.yaml"
-    assert f"epic-pl fit --config '{config}'" in said  # quoted for the shell
+    for command in ("fit", "compare"):
+        assert f"epic-pl {command} --config '{config}'" in said  # quoted for the shell
     assert data("init", folder)[0] == 1  # it is there
     output = folder / "[/red]"  # no markup
     code, said, _ = data("check", f"--config={config}", "--output", output, *tiny)

@@ -77,7 +77,9 @@ def summarize(config: Path, guess: Guess) -> str:
         + "".join(f"  {name:<10} {found}\n" for name, found in lines.items())
         + "Correct wrong guesses there. Then:\n"
         f"  epic-pl data check --config {named}\n"
-        f"  epic-pl fit --config {named}"
+        f"  epic-pl fit --config {named}\n"
+        "On a small table a plain network may be better; this tells:\n"
+        f"  epic-pl compare --config {named} --methods epic,no_prompts,late_fusion_mlp"
     )
 
 
