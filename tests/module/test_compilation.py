@@ -54,6 +54,8 @@ def test_a_compiled_module_gives_the_same_and_no_graph_for_each_length(make, tmp
         "optim": {"lr": 1e-2},
         "loss": {"matched_classes": ["0"]},
     }
+    # torch 2.10 leaves a hook behind where an export fails, as in other tests
+    monkeypatch.setattr(nn.modules.module, "_global_buffer_registration_hooks", {})
     # its C++ takes minutes: here the graphs are run as they are
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
     torch.manual_seed(0)
@@ -67,8 +69,8 @@ def test_a_compiled_module_gives_the_same_and_no_graph_for_each_length(make, tmp
     for module in (plain, compiled):
         tiny_runs.trainer(tmp_path, max_epochs=1).fit(module, rows)
     assert is_compiled(compiled.model)
-    assert counters["stats"]["unique_graphs"] == 2  # the model's, and one to try the compiler
     assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 2  # the model's, and one to try the compiler
     after = tiny_runs.trained(plain)
     torch.testing.assert_close(tiny_runs.trained(compiled), after, atol=1e-4, rtol=1e-3)
 
