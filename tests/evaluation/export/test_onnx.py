@@ -79,7 +79,7 @@ print(json.dumps([model.probabilities(pairs).tolist(), model(*pairs[0], top_k=2)
 @pytest.mark.slow
 def test_predict_py_agrees_with_the_package_on_all_kinds_of_inputs(in_onnx, trained, samples):
     folder, _ = in_onnx
-    command = [sys.executable, "-c", USER, str(folder), json.dumps(samples)]
+    command = [sys.executable, "-B", "-c", USER, str(folder), json.dumps(samples)]
     scores, labels = json.loads(subprocess.check_output(command, text=True))
     classifier = Classifier.load(trained.checkpoint, device="cpu")
     np.testing.assert_allclose(scores, classifier.probabilities(samples), atol=1e-4)
