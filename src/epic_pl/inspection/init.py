@@ -78,7 +78,7 @@ def summarize(config: Path, guess: Guess) -> str:
         + "Correct wrong guesses there. Then:\n"
         f"  epic-pl data check --config {named}\n"
         f"  epic-pl fit --config {named}\n"
-        "On a small table a plain network may be better; this tells:\n"
+        "On a small table a plain network may be better; this tells, on the test split:\n"
         f"  epic-pl compare --config {named} --methods epic,no_prompts,late_fusion_mlp"
     )
 
