@@ -437,9 +437,7 @@ def repeat(target: str, folder: Path, seed: int, end: float) -> tuple[int, list[
         (corpus / f"{number}").write_bytes(draws.bytes(_LONGEST // 4))
     while (left := round(end - time.monotonic())) > 0:
         options = [f"-max_total_time={left}", f"-seed={seed + len(found) + 1}"]
-        options.append(
-            f"-timeout={10 * LIMIT_S}"
-        )  # 0 would be a second; `one` has a limit of its own
+        options += [f"-timeout={10 * LIMIT_S}"]  # 0 is one second; `one` has a limit of its own
         options += [f"-max_len={_LONGEST}", "-len_control=0", "-rss_limit_mb=0"]
         options += [f"-artifact_prefix={folder}/"]
         command = [sys.executable, __file__, "--search", target, str(folder), *options, str(corpus)]
