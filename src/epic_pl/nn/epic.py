@@ -200,4 +200,4 @@ class EPIC(DualEncoder):
     @property
     def matcher(self) -> ScaledCosine | None:
         """That of the first exchange, before which no prompt knows of the other modality."""
-        return self.hubs[0].similarity if self.hubs else super().matcher  # type: ignore[return-value]
+        return self.hubs[0].similarity if self.hubs else super().matcher  # type: ignore[return-value]  # of a ModuleList

@@ -6,6 +6,7 @@ Shape legend: B items of a batch, N tokens of its longest item.
 import math
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -165,5 +166,5 @@ class FeatureStore:
         return StoredItem(values, torch.zeros(shape[:-1], dtype=torch.float16) if is_int8 else None)
 
 
-def _joined(arrays: Iterable[npt.NDArray[np.generic]], dtype: np.dtype) -> npt.NDArray:  # type: ignore[type-arg]
+def _joined(arrays: Iterable[npt.NDArray[np.generic]], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     return np.concatenate([np.empty(0, dtype), *arrays])

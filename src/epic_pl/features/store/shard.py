@@ -76,7 +76,7 @@ def open_shard(path: Path, spec: StoreSpec) -> Tensors | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 no dict
     except (OSError, SafetensorError):
         return None
     return tensors if _fits(tensors, spec) else None

@@ -21,6 +21,7 @@ class Memory(NamedTuple):
     keys: Tensor | LazyTensor
     values: Tensor | LazyTensor
 
+    # no property: torch 2.10 compiles none of a named tuple
     def length(self) -> int:
         """N."""
         return self.keys.shape[2]
