@@ -8,8 +8,9 @@ from lightning.pytorch.callbacks import OnExceptionCheckpoint
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.datasets.entailment import EntailmentPairs
 from epic_pl.data.rows import sample_table
-from epic_pl.errors import ConfigError, DataError
+from epic_pl.errors import CheckpointError, ConfigError, DataError
 
 ROWS = {"train": 9, "val": 5, "test": 7}
 
@@ -23,10 +24,22 @@ class Squares(ImageTextDataModule):
 
     def build_dataset(self, split, transform):
         self.built.append(split)
+        table = sample_table(*self.columns(split))
+        return ImageTextDataset(table, self.root, transform, seed=self.seed)
+
+    def columns(self, split):
         rows = range(ROWS[split])
         ids, images = [f"{split}{i}" for i in rows], [f"{i % 2}.png" for i in rows]
-        table = sample_table(ids, images, ["a square"] * len(rows), [i % 2 for i in rows])
-        return ImageTextDataset(table, self.root, transform, seed=self.seed)
+        return ids, images, ["a square"] * len(rows), [i % 2 for i in rows]
+
+
+class Pairs(Squares):
+    """Rows that are drawn anew every epoch, so that no table holds them."""
+
+    def build_dataset(self, split, transform):
+        images = super().build_dataset(split, transform)
+        names = [f"{name}{i}" for i, name in enumerate(self.columns(split)[2])]
+        return EntailmentPairs(images, names) if split == "train" else images
 
 
 @pytest.fixture
@@ -34,9 +47,9 @@ def make(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
     for name in ("0.png", "1.png"):
         fabricate.picture(tmp_path / name)
 
-    def build(**options):
+    def build(kind=Squares, **options):
         names = {"image_encoder": str(tiny_vit_dir), "text_encoder": str(tiny_tokenizer_dir)}
-        return Squares(tmp_path, **names | {"batch_size_per_device": 4} | options)
+        return kind(tmp_path, **names | {"batch_size_per_device": 4} | options)
 
     return build
 
@@ -65,8 +78,8 @@ class Reader(L.LightningModule):
 
 
 def trainer(**options):
-    options = {"enable_checkpointing": False, "num_sanity_val_steps": 0} | options
-    return L.Trainer(max_epochs=1, **fabricate.QUIET, **options)
+    options = {"enable_checkpointing": False, "num_sanity_val_steps": 0, "max_epochs": 1} | options
+    return L.Trainer(**fabricate.QUIET, **options)
 
 
 def test_facts_are_known_right_after_construction(make, tiny_vit_dir, tiny_tokenizer_dir):
@@ -176,3 +189,50 @@ def test_resumed_run_keeps_its_seed_and_repeats_the_failed_step(make, tmp_path):
     saved = str(tmp_path / "on_exception.ckpt")
     trainer().fit(resumed, datamodule=make(), ckpt_path=saved, weights_only=True)
     assert failed.seen["train"] + resumed.seen["train"] == straight.seen["train"]
+
+
+def _changed(number, value):
+    """A change of one cell of the training rows."""
+
+    def change(columns):
+        columns[number][3] = value
+        return columns
+
+    return change
+
+
+CHANGES = {
+    "order": lambda columns: tuple(column[::-1] for column in columns),
+    "count": lambda columns: tuple(column[:-1] for column in columns),
+    "id": _changed(0, "another"),
+    "image": _changed(1, None),
+    "text": _changed(2, "a circle"),
+    "label": _changed(3, 0),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [*((Squares, name) for name in CHANGES), *((Pairs, name) for name in ("order", "text"))],
+)
+def test_fit_alone_refuses_a_checkpoint_of_other_training_rows(kind, change, make, tmp_path):
+    class Changed(kind):
+        def columns(self, split):
+            columns = super().columns(split)
+            return CHANGES[change](columns) if split == "train" else columns
+
+    Changed.__qualname__ = kind.__qualname__  # the class is the same, its files were edited
+    failing = trainer(callbacks=[OnExceptionCheckpoint(tmp_path)], enable_checkpointing=True)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        failing.fit(Reader(failing=1), datamodule=make(kind))
+    whole = trainer()
+    whole.fit(Reader(), datamodule=make(kind))
+    whole.save_checkpoint(tmp_path / "epoch.ckpt")
+    for name in ("on_exception.ckpt", "epoch.ckpt"):
+        saved = {"ckpt_path": str(tmp_path / name), "weights_only": True}
+        with pytest.raises(CheckpointError, match=r"train .*warm_start"):
+            trainer(max_epochs=2).fit(Reader(), datamodule=make(Changed), **saved)
+        trainer(max_epochs=2).fit(Reader(), datamodule=make(kind), **saved)
+    trainer().test(Reader(), datamodule=make(Changed), verbose=False, **saved)
+    trainer().predict(Reader(), datamodule=make(Changed), **saved)

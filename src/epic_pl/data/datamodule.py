@@ -8,8 +8,10 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Literal, Protocol, cast, get_args
 
+import pyarrow as pa
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
@@ -31,7 +33,7 @@ from epic_pl.data.preprocessing import (
     load_tokenizer,
 )
 from epic_pl.data.transforms import AUGMENTATIONS, ImageTransform, build_image_transform
-from epic_pl.errors import ConfigError, DataError
+from epic_pl.errors import CheckpointError, ConfigError, DataError
 from epic_pl.types import Batch, Sample, Task
 
 Split = Literal["train", "val", "test", "predict"]
@@ -149,6 +151,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self.order = order
         self.pin_memory = pin_memory
         self._datasets: dict[Split, Dataset[Sample]] = {}
+        self._digests: dict[Split, str] = {}
         self._features: FeatureProvider | None = None
 
     @property
@@ -265,21 +268,36 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     def digests(self) -> dict[Split, str]:
         """SHA-256 of the rows of each split that is built: ids, paths, texts and labels."""
-        found = {}
         for split, dataset in self._datasets.items():
-            if (table := getattr(dataset, "table", None)) is not None:
-                digest = hashlib.sha256()
+            # where pairs are drawn anew every epoch, the rows that they are drawn from
+            table = getattr(getattr(dataset, "pictures", dataset), "table", None)
+            if isinstance(table, pa.Table) and split not in self._digests:
+                digest = hashlib.sha256(str(len(cast(Sized, dataset))).encode())
                 for batch in table.to_batches(max_chunksize=10_000):
                     digest.update(repr(batch.to_pydict()).encode())
-                found[split] = digest.hexdigest()
-        return found
+                self._digests[split] = digest.hexdigest()
+        return dict(self._digests)
 
     def state_dict(self) -> dict[str, Any]:
-        """The seed, which a resumed run goes on with."""
-        return {"seed": self.seed}
+        """The seed, which a resumed run goes on with, and hashes of the rows."""
+        return {"seed": self.seed, "rows": self.digests()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take on the seed of the run that is resumed."""
+        """Take on the seed of the run that is resumed.
+
+        Raises:
+            CheckpointError: if training would go on with other rows than those of that run.
+        """
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            here: dict[Any, str] = self.digests()
+            saved = state_dict.get("rows", here)
+            if changed := [each for each in ("train", "val") if saved.get(each) != here.get(each)]:
+                raise CheckpointError(
+                    f"The {' and '.join(changed)} rows of {type(self).__name__} are not those of "
+                    "the checkpoint: ids, paths, texts, labels or their order have changed, so "
+                    "training cannot go on from it. Give the rows as they were, or train anew, "
+                    "from the checkpoint's weights with --model.warm_start if you like."
+                )
         self.seed = state_dict.get("seed", self.seed)
         for dataset in self._datasets.values():
             if hasattr(dataset, "seed"):
