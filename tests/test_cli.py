@@ -93,7 +93,7 @@ def test_fit_says_what_it_kept_the_last_epoch_without_a_metric_to_watch(config, 
             cli = run(["fit", "--config", config, *options, *monitor])
         path = f"told/fit/version_{version}/checkpoints/best.ckpt"
         assert re.search(rf"Kept {path}{score}:", caplog.text)
-        assert cli.trainer.checkpoint_callback.best_model_path == path
+        assert Path(cli.trainer.checkpoint_callback.best_model_path) == workdir / path
     kept = workdir / path
     names = {"best.ckpt", "last.ckpt", "last.previous.ckpt"}
     assert {each.name for each in kept.parent.iterdir()} <= names
@@ -221,7 +221,8 @@ def test_a_resumed_run_keeps_the_best_of_both_runs(config, best, workdir):
     last = torch.load(Path(best).with_name("last.ckpt"), weights_only=True)
     (state,) = (v for k, v in last["callbacks"].items() if "Checkpoint{'monitor': 'val" in k)
     args = ["fit", "--config", config, "--ckpt_path", "last.ckpt", "--trainer.max_epochs", "3"]
-    for score, kept in ((2.0, best), (-1.0, "runs/fit/version_1/checkpoints/best.ckpt")):
+    own = str(workdir / "runs" / "fit" / "version_1" / "checkpoints" / "best.ckpt")
+    for score, kept in ((2.0, best), (-1.0, own)):
         state["best_model_path"] = state["kth_best_model_path"] = best
         state["dirpath"] = str(Path(best).parent)
         state["best_model_score"] = state["kth_value"] = torch.tensor(score)
@@ -231,6 +232,23 @@ def test_a_resumed_run_keeps_the_best_of_both_runs(config, best, workdir):
         assert checkpoint.best_model_path == kept
         assert (float(checkpoint.best_model_score) == 2) == (score == 2)
     assert Path(best).exists()
+
+
+def test_a_run_that_is_resumed_elsewhere_keeps_its_own_best(config, best, workdir):
+    moved, other = workdir / "moved", workdir / "runs" / "fit" / "version_0" / "checkpoints"
+    shutil.copytree(Path(best).parent, moved)
+    other.mkdir(parents=True)
+    (other / "best.ckpt").write_bytes(b"of another run")
+    last = torch.load(moved / "last.ckpt", weights_only=True)
+    (state,) = (v for k, v in last["callbacks"].items() if "Checkpoint{'monitor': 'val" in k)
+    state["best_model_score"] = torch.tensor(2.0)  # which no later epoch reaches
+    torch.save(last, moved / "last.ckpt")
+    args = ["fit", "--config", config, f"--ckpt_path={moved}/last.ckpt", "--trainer.max_epochs=3"]
+    for kept in (moved / "best.ckpt", Path(best)):  # beside it, or else where it was written
+        checkpoint = run(args).trainer.checkpoint_callback
+        assert Path(checkpoint.best_model_path) == kept
+        assert float(checkpoint.best_model_score) == 2
+        (moved / "best.ckpt").unlink(missing_ok=True)
 
 
 def test_weights_that_another_checkpoint_replaces_are_not_asked_for(config, best, capsys):

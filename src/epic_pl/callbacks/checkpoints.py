@@ -26,13 +26,28 @@ _INTERVAL = 15 * 60  # seconds of training that a killed run loses at most, by d
 class BestCheckpoint(ModelCheckpoint):
     """Keeps the best epoch, that of the run which is resumed included."""
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best score so far, although a resumed run has a folder of its own."""
-        folder = self.dirpath
-        if Path(state_dict["best_model_path"]).is_file():
-            self.dirpath = state_dict["dirpath"]  # Lightning forgets the score of another folder
-            super().load_state_dict(state_dict)
-        self.dirpath = folder
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Use absolute paths: another working folder may have a run of the same relative name."""
+        super().setup(trainer, pl_module, stage)
+        if "://" not in str(self.dirpath):
+            self.dirpath = os.path.realpath(str(self.dirpath))
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take over the best so far, which lies beside the checkpoint even if a run was moved."""
+        folder = Path(str(trainer.ckpt_path)).parent.resolve()
+        if state := checkpoint["callbacks"].pop(self.state_key, None):
+            best, kth = Path(state["best_model_path"]), Path(state["kth_best_model_path"])
+            if (folder / best.name).is_file():
+                scores = state["best_k_models"].items()
+                state["best_model_path"] = str(folder / best.name)
+                state["kth_best_model_path"] = str(folder / kth.name)
+                state["best_k_models"] = {str(folder / Path(p).name): score for p, score in scores}
+            elif not (best.is_absolute() and best.is_file()):
+                return  # nothing to take over
+            # Lightning would forget the score of another folder
+            checkpoint["callbacks"][self.state_key] = {**state, "dirpath": self.dirpath}
 
 
 class LastCheckpoint(Checkpoint):
