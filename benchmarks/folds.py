@@ -29,7 +29,7 @@ from epic_pl.experiments.interruption import INTERRUPTED, terminated_as_interrup
 
 OPENMOJI = ("openmoji", "openmoji_entailment")
 # the last epoch counts, so that none is chosen on validation
-LAST_EPOCH = ("--checkpoint.monitor=null", "--early_stopping.patience=1000")
+LAST_EPOCH = ("--checkpoint.monitor=null", "--early_stopping.patience=null")
 
 
 def main() -> int:

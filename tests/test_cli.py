@@ -83,10 +83,11 @@ def test_fit_leaves_logs_config_and_checkpoints(fitted):
 def test_fit_says_what_it_kept_the_last_epoch_without_a_metric_to_watch(config, workdir, caplog):
     options = ["--trainer.max_epochs=1", "--trainer.default_root_dir=told"]
     loss = ["--checkpoint.monitor=val/loss", "--checkpoint.mode=min"]
+    last = ["--checkpoint.monitor=null", "--early_stopping.patience=null"]
     kinds = (
-        ([], r", val/accuracy \d\.\d+"),
-        (loss, r", val/loss \d\.\d+"),
-        (["--checkpoint.monitor=null"], r", val/accuracy \d\.\d+"),
+        ([], r", the best epoch, val/accuracy \d\.\d+"),
+        (loss, r", the best epoch, val/loss \d\.\d+"),
+        (last, r", the last epoch's weights \(.*null\), val/accuracy \d\.\d+"),
     )
     for version, (monitor, score) in enumerate(kinds):
         with caplog.at_level("INFO"):

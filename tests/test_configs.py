@@ -9,7 +9,7 @@ import yaml
 import tiny_openmoji
 import tiny_runs
 from epic_pl.cli import BuildCLI, main, run
-from epic_pl.config_files import find_packaged, packaged, packaged_configs
+from epic_pl.config_files import find_config, find_packaged, packaged, packaged_configs, read_yaml
 from epic_pl.data.datasets import scenes
 from epic_pl.experiments.compare.plan import choose, plan, read_variants
 from epic_pl.experiments.options import parsed_options
@@ -27,6 +27,13 @@ def test_every_config_prints_from_any_folder(name, capsys):
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["checkpoint"]["filename"] == "best"
     assert printed["model"]["encoders"]["image"]["name"]
+
+
+@pytest.mark.parametrize("name", packaged_configs())
+def test_no_config_asks_for_more_patience_than_it_has_epochs(name):
+    config = read_yaml(find_config(name))
+    patience = config.get("early_stopping", {}).get("patience")
+    assert patience is None or patience < config["trainer"]["max_epochs"]
 
 
 @pytest.mark.parametrize("name", ["openmoji", "openmoji_entailment", "scenes", "styles"])

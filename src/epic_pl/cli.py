@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from jsonargparse import ArgumentError, Namespace, set_parsing_settings
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch import Callback, Trainer, callbacks
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -64,6 +63,13 @@ _EXPECTED_WARNINGS = (
 )
 
 
+class EarlyStopping(callbacks.EarlyStopping):
+    """Lightning's; with a patience of None every epoch is trained."""
+
+    def __init__(self, monitor: str, patience: int | None = 10, **kwargs: Any) -> None:
+        super().__init__(monitor, patience=sys.maxsize if patience is None else patience, **kwargs)
+
+
 _SECTIONS: dict[str, type[Callback]] = {
     "checkpoint": BestCheckpoint,
     "last_checkpoint": LastCheckpoint,
@@ -82,7 +88,6 @@ _DEFAULTS = {
     "checkpoint.auto_insert_metric_name": False,
     "early_stopping.monitor": "val/accuracy",
     "early_stopping.mode": "max",
-    "early_stopping.patience": 10,
     # what can be watched is checked before; a run may end before its first validation
     "early_stopping.strict": False,
 }
@@ -190,13 +195,15 @@ class EPICCLI(LightningCLI):
         if not kept.best_model_path:  # fast_dev_run, or stopped before the first validation
             return
         path, score = os.path.relpath(kept.best_model_path), kept.best_model_score
-        if score is None:  # nothing chooses among epochs, so the last one is kept
+        monitor, which = kept.monitor, "the best epoch"
+        if monitor is None:
+            which = "the last epoch's weights (checkpoint.monitor is null)"
             monitor = self.config.fit["early_stopping"]["monitor"]
             score = self.trainer.callback_metrics.get(monitor)
-        else:
-            monitor = kept.monitor
         metric = "" if score is None else f", {monitor} {float(score):.4f}"
-        rank_zero_info(f"Kept {path}{metric}: test, predict and explain take it as --ckpt_path.")
+        rank_zero_info(
+            f"Kept {path}, {which}{metric}: test, predict and explain take it as --ckpt_path."
+        )
 
     def before_fit(self) -> None:
         """Refuse to watch what this task does not log, or to keep its worst loss.

@@ -177,6 +177,37 @@ def test_texts_of_any_script_are_given_room(folder, caption, most):
     assert _config(folder)["data"]["init_args"]["max_text_tokens"] == most
 
 
+@pytest.mark.parametrize(
+    ("rows", "validation", "watched"),
+    [
+        (3000, None, 300),
+        (2990, None, None),  # a tenth of which is cut off
+        (900, 300, 300),
+        (3000, 299, None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["multiclass", "multilabel"])
+def test_an_epoch_is_chosen_where_validation_has_rows_enough(
+    kind, rows, validation, watched, folder
+):
+    table = {"text": [f"a caption that is number {i}" for i in range(rows)]}
+    table["kind"] = (["cat", "dog"] if kind == "multiclass" else ["a|b", "a", "b"] * 2) * rows
+    table["kind"] = table["kind"][:rows]
+    if validation is not None:
+        table["split"] = ["Dev"] * validation + ["train"] * (rows - validation)
+    pq.write_table(pa.table(table), folder / "t.parquet")
+    text = write_config(folder)[0].read_text()
+    config = yaml.safe_load(text)
+    metric = "val/accuracy" if kind == "multiclass" else "val/f1_micro"
+    assert config["checkpoint"]["monitor"] == (metric if watched else None)
+    assert config["early_stopping"]["monitor"] == metric
+    patience = config["early_stopping"]["patience"]
+    assert (patience is not None) == bool(watched)
+    assert patience is None or patience < config["trainer"]["max_epochs"]
+    which = "best" if watched else "last"
+    assert f"the {which} epoch's, for {validation or rows // 10} validation rows" in text
+
+
 def test_config_is_never_replaced_unless_forced_and_may_lie_elsewhere(folder, tmp_path):
     pq.write_table(_table(), folder / "t.parquet")
     config = _config(folder, output=tmp_path / "new" / "mine.yaml")

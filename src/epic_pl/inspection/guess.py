@@ -28,7 +28,7 @@ _EXAMINED_ROWS, _EXAMINED_FILES = 2000, 50
 
 @dataclass(frozen=True)
 class Guess:
-    """Arguments of ``TableDataModule`` that fit a table, and the columns without a role."""
+    """Arguments of ``TableDataModule`` that fit a table, columns without a role, row counts."""
 
     image_column: str | None
     text_columns: list[str]
@@ -37,6 +37,8 @@ class Guess:
     split_column: str | None
     id_column: str | None
     image_root: Path | None
+    val_size: float
+    val_rows: int
     multilabel: bool
     unused: list[str]
 
@@ -80,6 +82,8 @@ def guess_columns(table: pa.Table, folder: Path, roles: Roles = Roles()) -> Gues
         raise DataError(_UNCLEAR.format("pictures or text", table.column_names, "--text title"))
     lists = is_list(table.schema.field(label).type) or written_lists(table[label]) is not None
     separator = None if lists else _separator(table[label])
+    size, cells = 0.1 if len(table) >= 200 else 0.2, table[split].to_pylist() if split else []
+    given = [SPLIT_NAMES.get(str(cell).strip().lower()) for cell in cells or ["train"] * len(table)]
     return Guess(
         image_column=image,
         text_columns=texts,
@@ -88,6 +92,8 @@ def guess_columns(table: pa.Table, folder: Path, roles: Roles = Roles()) -> Gues
         split_column=split,
         id_column=identity,
         image_root=None if root == folder else root,
+        val_size=size,
+        val_rows=given.count("val") or round(size * given.count("train")),
         multilabel=lists or separator is not None,
         unused=[name for name in left if name not in texts],
     )

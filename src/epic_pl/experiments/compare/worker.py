@@ -1,4 +1,4 @@
-"""One run of a comparison, in a process of its own: fit, then test of the best checkpoint.
+"""One run of a comparison, in a process of its own: fit, then test of what it kept.
 
 ``python -m epic_pl.experiments.compare.worker FOLDER [PARENT]`` reads ``run.json`` in the folder
 and writes ``result.json`` and ``predictions.parquet``. It ends when the process PARENT has ended.
