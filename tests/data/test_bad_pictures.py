@@ -1,5 +1,7 @@
 """Pictures that are missing, corrupt or elsewhere."""
 
+import os
+
 import fabricate
 import pytest
 
@@ -49,12 +51,21 @@ def test_pictures_are_decoded_once_and_bad_ones_again(make, tmp_path, monkeypatc
     seen.clear()
     assert len(make("skip")) == 7
     assert seen == []
+    broken = tmp_path / "img" / "01238.png"
+    stat = broken.stat()
+    broken.write_bytes(bytes(stat.st_size))  # as long as it was
+    os.utime(broken, ns=(0, stat.st_mtime_ns + 1))
+    (tmp_path / "img" / "01239.png").write_bytes(b"")
+    os.utime(tmp_path / "img" / "01239.png", ns=(0, stat.st_mtime_ns))
+    assert make("skip").table["sample_id"].to_pylist() == ["1237", *rest[2:]]
+    assert sorted(seen) == ["img/01238.png", "img/01239.png"]
 
 
 def test_a_damaged_record_counts_as_none(tmp_path):
     record = PictureRecord(tmp_path)
-    record.add(["a.png", "b.png"], {"b.png": "cut"})
-    assert record.read() == {"a.png": None, "b.png": "cut"}
+    problems = {"a.png": None, "b.png": "cut"}
+    record.add(problems)
+    assert record.read() == problems
     assert record.unreadable(["a.png"], None) == {}  # known to be sound
     record.path.write_bytes(b"no table")
     assert record.read() == {}

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -67,35 +67,41 @@ class PictureRecord:
     """Which pictures below a folder, or inside one file, were decoded, and which of them failed."""
 
     def __init__(self, root: Path) -> None:
-        root = root.resolve()
+        self.root = root = root.resolve()
         file = (root,) if root.is_file() else ()  # a changed file is another one
         self.path = _cache_path("pictures", file, {"pictures_of": str(root)})
 
-    def read(self) -> dict[str, str | None]:
-        """Picture path to problem, None where it is sound; empty where nothing is recorded."""
-        kept = _read_arrow(self.path)
-        if kept is None:
-            return {}
-        return dict(zip(*(column.to_pylist() for column in kept[0].columns), strict=True))
+    def key(self, path: str) -> str:
+        """Path, size and time of change of a picture: one that was replaced is another one."""
+        with contextlib.suppress(OSError, ValueError):  # missing, or inside of one file
+            stat = os.stat(self.root / path)
+            return f"{path} {stat.st_size} {stat.st_mtime_ns}"
+        return path
 
-    def add(self, decoded: Iterable[str], bad: Mapping[str, str]) -> None:
-        """Record pictures that were decoded; ``bad`` holds the problems of those that failed."""
-        facts = {**self.read(), **{path: bad.get(path) for path in decoded}}
-        columns = {"image": list(facts), "problem": list(facts.values())}
-        table = pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()})
-        _write_arrow(self.path, table, {})
+    def read(self) -> dict[str, str | None]:
+        """Keys to problems, None where a picture is sound; empty where nothing is recorded."""
+        table, _ = _read_arrow(self.path) or (pa.table({}), {})
+        return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+    def add(self, problems: Mapping[str, str | None]) -> None:
+        """Record pictures that were decoded, by their keys of before."""
+        facts = {**self.read(), **problems}
+        columns = [pa.array(list(each), pa.string()) for each in (facts, facts.values())]
+        _write_arrow(self.path, pa.table(columns, ["image", "problem"]), {})
 
     def unreadable(self, paths: Collection[str], read: Callable[[str], Any]) -> dict[str, str]:
         """Paths that cannot be decoded, each with the problem: ``read`` raises a DataError.
 
-        Decoded are those that never were, and those that failed, since they may have been repaired.
+        Decoded are those that never were, or were replaced since, and those that failed.
         """
         with _locked(self.path):
+            with ThreadPoolExecutor(_THREADS) as pool:
+                keys = dict(zip(paths, pool.map(self.key, paths), strict=True))
             known = self.read()
-            unsure = [path for path in paths if path not in known or known[path] is not None]
+            unsure = [path for path, key in keys.items() if known.get(key, "new") is not None]
             bad = unreadable_pictures(unsure, read)
             if unsure:
-                self.add(unsure, bad)
+                self.add({keys[path]: bad.get(path) for path in unsure})
         return bad
 
 

@@ -83,8 +83,8 @@ def check_data(
     problems += duplicate_problems(rows)
     if isinstance(data, RowsDataModule):
         for source, found in zip(sources.values(), facts, strict=True):
-            bad = {path: fact.problem for path, fact in found.items() if fact.problem}
-            PictureRecord(source.image_root).add(found, bad)
+            record = PictureRecord(source.image_root)
+            record.add({record.key(path): fact.problem or None for path, fact in found.items()})
     return Findings(
         name=type(data).__name__,
         class_names=names,
