@@ -194,16 +194,14 @@ class EPICCLI(LightningCLI):
         kept = self._get(self.config_init, "checkpoint")
         if not kept.best_model_path:  # fast_dev_run, or stopped before the first validation
             return
-        path, score = os.path.relpath(kept.best_model_path), kept.best_model_score
-        monitor, which = kept.monitor, "the best epoch"
+        which, monitor, score = "the best epoch", kept.monitor, kept.best_model_score
         if monitor is None:
             which = "the last epoch's weights (checkpoint.monitor is null)"
             monitor = self.config.fit["early_stopping"]["monitor"]
             score = self.trainer.callback_metrics.get(monitor)
         metric = "" if score is None else f", {monitor} {float(score):.4f}"
-        rank_zero_info(
-            f"Kept {path}, {which}{metric}: test, predict and explain take it as --ckpt_path."
-        )
+        path = f"{os.path.relpath(kept.best_model_path)}, {which}"
+        rank_zero_info(f"Kept {path}{metric}: test, predict and explain take it as --ckpt_path.")
 
     def before_fit(self) -> None:
         """Refuse to watch what this task does not log, or to keep its worst loss.

@@ -36,18 +36,15 @@ class BestCheckpoint(ModelCheckpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Take over the best so far, which lies beside the checkpoint even if a run was moved."""
-        folder = Path(str(trainer.ckpt_path)).parent.resolve()
         if state := checkpoint["callbacks"].pop(self.state_key, None):
-            best, kth = Path(state["best_model_path"]), Path(state["kth_best_model_path"])
-            if (folder / best.name).is_file():
-                scores = state["best_k_models"].items()
-                state["best_model_path"] = str(folder / best.name)
-                state["kth_best_model_path"] = str(folder / kth.name)
-                state["best_k_models"] = {str(folder / Path(p).name): score for p, score in scores}
-            elif not (best.is_absolute() and best.is_file()):
-                return  # nothing to take over
-            # Lightning would forget the score of another folder
-            checkpoint["callbacks"][self.state_key] = {**state, "dirpath": self.dirpath}
+            best, scores = Path(state["best_model_path"]), state["best_k_models"].items()
+            beside = Path(str(trainer.ckpt_path)).parent.resolve() / best.name
+            if own := next((f for f in (beside, best) if f.is_absolute() and f.is_file()), None):
+                for key in ("best_model_path", "kth_best_model_path"):
+                    state[key] = str(own.parent / Path(state[key]).name)
+                state["best_k_models"] = {str(own.parent / Path(p).name): s for p, s in scores}
+                # Lightning would forget the score of another folder
+                checkpoint["callbacks"][self.state_key] = {**state, "dirpath": self.dirpath}
 
 
 class LastCheckpoint(Checkpoint):

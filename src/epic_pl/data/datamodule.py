@@ -8,10 +8,8 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Literal, Protocol, cast, get_args
 
-import pyarrow as pa
 import torch
 from lightning import LightningDataModule
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
@@ -270,8 +268,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
         """SHA-256 of the rows of each split that is built: ids, paths, texts and labels."""
         for split, dataset in self._datasets.items():
             # where pairs are drawn anew every epoch, the rows that they are drawn from
-            table = getattr(getattr(dataset, "pictures", dataset), "table", None)
-            if isinstance(table, pa.Table) and split not in self._digests:
+            table: Any = getattr(getattr(dataset, "pictures", dataset), "table", None)
+            if hasattr(table, "to_batches") and split not in self._digests:
                 digest = hashlib.sha256(str(len(cast(Sized, dataset))).encode())
                 for batch in table.to_batches(max_chunksize=10_000):
                     digest.update(repr(batch.to_pydict()).encode())
@@ -286,17 +284,16 @@ class ImageTextDataModule(LightningDataModule, ABC):
         """Take on the seed of the run that is resumed.
 
         Raises:
-            CheckpointError: if training would go on with other rows than those of that run.
+            CheckpointError: if training would go on with other rows than that run's.
         """
-        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+        if self.trainer is not None and self.trainer.training:  # a test may be on any rows
             here: dict[Any, str] = self.digests()
             saved = state_dict.get("rows", here)
             if changed := [each for each in ("train", "val") if saved.get(each) != here.get(each)]:
                 raise CheckpointError(
-                    f"The {' and '.join(changed)} rows of {type(self).__name__} are not those of "
-                    "the checkpoint: ids, paths, texts, labels or their order have changed, so "
-                    "training cannot go on from it. Give the rows as they were, or train anew, "
-                    "from the checkpoint's weights with --model.warm_start if you like."
+                    f"The {' and '.join(changed)} rows are not those of the checkpoint: an id, "
+                    "path, text or label has changed, or their order. Resume on the rows as they "
+                    "were, or train anew, from the checkpoint's weights by --model.warm_start."
                 )
         self.seed = state_dict.get("seed", self.seed)
         for dataset in self._datasets.values():

@@ -3,7 +3,6 @@
 import shlex
 import textwrap
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,8 @@ from epic_pl.inspection.guess import Guess, Roles, guess_columns
 
 _EXAMINED_ROWS = 50
 _SMALL, _LARGE = 112, 224  # pixels, multiples of 14 and 16
-# validation rows; of 300 an accuracy has a standard error of 2 to 3 points, more than most epochs
-# differ by, so that with fewer the best epoch is best by chance: the last one is kept
-_MIN_ROWS_TO_CHOOSE = 300
+# validation rows; on fewer, accuracy has a standard error above 2 points: the best epoch is luck
+_ENOUGH = 300
 # the features of a picture of 224 pixels take 0.8 MB at level "layers", of 112 a quarter of it
 _MAX_STORED_PIXELS = 4000 * _LARGE**2
 
@@ -65,15 +63,14 @@ def write_config(
 def summarize(config: Path, guess: Guess) -> str:
     """The roles of columns in a written config, and the commands to run next."""
     named = shlex.quote(str(config))
-    few = guess.val_rows < _MIN_ROWS_TO_CHOOSE
-    kept = f"the {'last' if few else 'best'} epoch's, for {guess.val_rows:,} validation rows"
+    kept = "last" if guess.val_rows < _ENOUGH else "best"
     several = f", separated by {guess.label_separator!r}" if guess.label_separator else ""
     lines = {
         "pictures": guess.image_column or "no column leads to pictures",
         "text": ", ".join(guess.text_columns) or "no column reads like text",
         "label": guess.label_column + (f" (several{several})" if guess.multilabel else ""),
         "splits": guess.split_column or "validation and test rows are drawn",
-        "weights": kept + (f"; {_MIN_ROWS_TO_CHOOSE} could choose the best" if few else ""),
+        "keeps": f"the {kept} epoch (best from {_ENOUGH} validation rows, here {guess.val_rows:,})",
         "left out": ", ".join(guess.unused) or "no column",
     }
     return (
@@ -110,9 +107,9 @@ def _options(path: Path, folder: Path, table: pa.Table, guess: Guess) -> dict[st
     rows, texts = table.num_rows, guess.text_columns
     metric = "val/f1_micro" if guess.multilabel else "val/accuracy"
     epochs = int(np.clip(30_000 / rows, 9, 45))  # a small table needs more for as many steps
-    chooses = guess.val_rows >= _MIN_ROWS_TO_CHOOSE
-    others = ("multilabel", "unused", "val_rows")
-    columns = {k: v for k, v in asdict(guess).items() if k not in others}
+    chooses = guess.val_rows >= _ENOUGH
+    others = "multilabel", "unused", "val_rows"
+    columns = {k: v for k, v in vars(guess).items() if k not in others}
     size = _image_size(table, guess, folder)
     options["model"]["encoders"]["image_size"] = size
     options["trainer"]["max_epochs"] = epochs
