@@ -13,6 +13,7 @@ from epic_pl.module import EPICConfig, EPICModule, HeadConfig, LossConfig, Optim
 from epic_pl.module.config import as_config
 from epic_pl.module.optim import warmup_cosine
 from epic_pl.nn.encoders import Encoder
+from epic_pl.nn.heads.standardization import Standardization
 from epic_pl.nn.methods import METHODS
 from epic_pl.validate import check_batch
 from tiny_runs import differing, trained
@@ -255,3 +256,18 @@ def test_from_config_is_what_the_command_line_builds(
 def test_from_config_names_a_config_without_a_model():
     with pytest.raises(ConfigError, match=r"ddp.yaml has no section `model`"):
         EPICModule.from_config("ddp.yaml", 3)
+
+
+# the running feature statistics are the one thing that sees the parts of a batch
+def test_accumulated_gradients_are_those_of_one_large_batch(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(Standardization, "_update", lambda *_: None)
+    ends = []
+    for size, parts in ((8, 4), (32, 1)):
+        torch.manual_seed(0)
+        model = make(head={**tiny_runs.HEAD, "dropout": 0.0}, epic={"dropout": 0.0})
+        trainer = tiny_runs.trainer(tmp_path, max_epochs=3, accumulate_grad_batches=parts)
+        trainer.fit(model, tiny_runs.loader(tiny_runs.samples(32), size))
+        assert trainer.global_step == 3
+        ends.append(trained(model))
+    for name, value in ends[0].items():
+        torch.testing.assert_close(value, ends[1][name], msg=name)

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 import tiny_runs
 from epic_pl.callbacks import LastCheckpoint
 from epic_pl.module.checkpoint import frozen_keys, read_checkpoint
+from epic_pl.module.postprocess import Postprocessor
 from tiny_runs import differing
 
 LIVELY = {"dropout": 0.3, "boundary": True, "similarity": True}
@@ -232,4 +233,28 @@ def test_a_run_that_is_told_to_end_in_every_batch_ends_as_if_undisturbed(
         last = str(tmp_path / "last.ckpt")
     resumed, _ = runs(last, diary=diary, **options)
     assert diary.steps == steps
+    assert not differing(end, resumed)
+
+
+@pytest.mark.parametrize("validation", [2, 3])  # within an epoch, and at its end
+def test_a_kill_while_the_postprocessor_is_fitted_costs_the_batch_alone(validation, runs, tmp_path):
+    end, steps = runs(validate=1)
+    child = os.fork()
+    if not child:
+        fitted, fit = [], Postprocessor.fit
+
+        def killed(self, *outputs):
+            fit(self, *outputs)
+            fitted.append(self)
+            if len(fitted) == validation:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        Postprocessor.fit = killed
+        try:
+            runs(validate=1, more=(LastCheckpoint(str(tmp_path)),))
+        finally:
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    resumed, rest = runs(str(tmp_path / "last.ckpt"), validate=1)
+    assert rest == steps[validation - 1 :]
     assert not differing(end, resumed)
