@@ -211,10 +211,13 @@ class EPICModule(L.LightningModule):
         if stage not in self._checked:  # before anything is trained on it
             self._checked.add(stage)
             check_batch(batch, self.task, self.num_classes)
-        logits, labels = self(batch), batch["labels"]
-        loss = self.compute_loss(logits, labels, batch)
+        labels, matching = batch["labels"], None
         if stage == "train" and self._matching is not None:
-            matching = self._matching(labels)
+            logits, matching = self._matching(lambda: self(batch), labels)
+        else:
+            logits = self(batch)
+        loss = self.compute_loss(logits, labels, batch)
+        if matching is not None:
             self.log("train/matching_loss", matching, on_step=True, batch_size=len(labels))
             loss = loss + matching
         logged: Tensor | Metric = loss
