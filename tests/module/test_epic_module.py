@@ -102,6 +102,22 @@ def test_train_never_wakes_an_encoder(make, tmp_path):
     assert not any(part.training for encoder in encoders for part in encoder.modules())
 
 
+# it used to be trained without dropout and feature statistics
+@pytest.mark.parametrize("method", ["epic", "full"])
+def test_a_module_in_eval_mode_is_trained_as_any_other(method, make, tmp_path):
+    weights, rows = [], tiny_runs.loader(tiny_runs.samples())
+    for trains in (True, False):
+        torch.manual_seed(0)
+        model = make(method=method).train(trains)
+        torch.manual_seed(0)
+        tiny_runs.trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0).fit(model, rows, rows)
+        weights.append(model.state_dict())
+        thawed = method == "full"
+        assert all(tower.encoder.training == thawed for tower in model.model.towers)
+        assert model.model.head.training
+    assert not differing(*weights)
+
+
 def test_modality_dropout_acts_in_training_only(make):
     batch = tiny_runs.batch()
     model = make(modality_dropout=1.0, epic={"dropout": 0.0}, head={"dropout": 0.0})

@@ -346,12 +346,13 @@ class EPICModule(L.LightningModule):
         rank_zero_only(parameter_table)(self.model)
 
     def on_train_start(self) -> None:
-        """Tell the schedule how long the training is.
+        """Put what is trained into train mode; tell the schedule how long the training is.
 
         Asking earlier (in ``configure_optimizers``) would build the loaders before their state is
         restored, and a resumed run would start its epoch again.
         """
         super().on_train_start()
+        self.train()  # Lightning keeps the mode, which is eval of a model that was in use
         self._total_steps = float(self.trainer.estimated_stepping_batches)
         schedulers = self.lr_schedulers() or []
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
