@@ -132,9 +132,12 @@ def test_modality_dropout_acts_in_training_only(make):
     [
         ({"labels": None}, "no labels.*predict"),
         ({"attention_mask": None}, "no 'attention_mask'"),
-        ({"labels": torch.tensor(3)}, r"not from 0 to 2: num_classes \(3\)"),
-        ({"labels": torch.tensor(-1)}, "go from -1 to -1"),
+        ({"labels": torch.tensor(3)}, "'sample-0' has label 3.*num_classes"),
+        ({"labels": torch.tensor(-1)}, "label -1"),
+        ({"labels": torch.tensor(1.0)}, "labels are torch.float32"),
         ({"labels": torch.tensor([0, 1, 0])}, r"shape \(4, 3\)"),
+        ({"pixel_values": torch.zeros(3, 16, 32)}, r"pixel_values .*\(4, 3, 16, 32\).*3, 32, 32"),
+        ({"pixel_values": torch.zeros(1, 32, 32)}, r"pixel_values .*\(4, 1, 32, 32\).*3, 32, 32"),
     ],
 )
 def test_a_wrong_batch_is_refused_before_anything_is_trained(change, named, make, tmp_path):
@@ -146,6 +149,19 @@ def test_a_wrong_batch_is_refused_before_anything_is_trained(change, named, make
         with pytest.raises(DataError, match=named):
             loop(model, tiny_runs.loader(rows, drop=drop))
     assert not differing(trained(model), before)
+
+
+@pytest.mark.parametrize(("task", "wrong"), [("multiclass", 3), ("multilabel", 0.5)])
+def test_a_wrong_label_late_in_an_epoch_is_named(task, wrong, make, tmp_path):
+    rows = tiny_runs.samples(8, multilabel=task == "multilabel")
+    for row in rows:
+        row["labels"] = row["labels"].float() if task == "multilabel" else row["labels"]
+    rows[6]["labels"] = torch.full_like(rows[6]["labels"], wrong)
+    for loop in ("fit", "validate", "test"):
+        with pytest.raises(DataError, match=rf"'sample-6' has label {wrong}"):
+            getattr(tiny_runs.trainer(tmp_path, max_epochs=1), loop)(
+                make(task=task), tiny_runs.loader(rows)
+            )
 
 
 @pytest.mark.parametrize("key", ["pixel_values", "input_ids", "image_present", "text_present"])

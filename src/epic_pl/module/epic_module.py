@@ -208,9 +208,11 @@ class EPICModule(L.LightningModule):
 
     def _step(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:
         """Loss and logits ``(B, C)`` of a batch, with metrics updated and logged."""
-        if stage not in self._checked:  # before anything is trained on it
+        if stage not in self._checked or self.device.type == "cpu":  # elsewhere it has to wait
             self._checked.add(stage)
-            check_batch(batch, self.task, self.num_classes)
+            patches: Any = getattr(self.model.image_encoder.model, "patch_embed", None)  # timm's
+            size = patches.img_size if getattr(patches, "strict_img_size", False) else ()
+            check_batch(batch, self.task, self.num_classes, size)
         labels, matching = batch["labels"], None
         if stage == "train" and self._matching is not None:
             logits, matching = self._matching(lambda: self(batch), labels)
