@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelPruning, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -47,6 +48,7 @@ Stage = Literal["train", "val", "test"]
 # on an accelerator every look at the loss waits for the device
 _FINITE_CHECK_INTERVAL = 50
 _RESUME_KEY = "resume_states"
+_TRAINED_KEY = "current_model_state"  # under WeightAveraging, whose average is the state_dict
 
 
 class EPICModule(L.LightningModule):
@@ -287,6 +289,10 @@ class EPICModule(L.LightningModule):
             logits, labels = outputs
             # torchmetrics makes a scalar of a single label
             self.postprocessor.fit(logits, labels.reshape(len(logits), *labels.shape[1:]))
+            for callback in cast(Any, self.trainer).callbacks:
+                if isinstance(callback, WeightAveraging):  # has just swapped its own out
+                    average: Any = callback._average_model
+                    average.module.postprocessor.load_state_dict(self.postprocessor.state_dict())
         self.validation_outputs.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -386,6 +392,11 @@ class EPICModule(L.LightningModule):
             ConfigError: if it cannot do what is asked.
         """
         super().setup(stage)
+        if any(isinstance(each, ModelPruning) for each in cast(Any, self.trainer).callbacks):
+            raise ConfigError(
+                "ModelPruning renames weights, those of the frozen encoders too, so that "
+                "checkpoints would hold these and not load again: leave the callback out."
+            )
         device = self.trainer.strategy.root_device
         self.check_device(device)
         if self._compile and not is_compiled(self.model):
@@ -453,7 +464,8 @@ class EPICModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep trained weights only, the encoders' identity, and what an exact resume needs."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["state_dict"] = checkpoints.adapter_state(self, checkpoint["state_dict"])
+        for key in checkpoint.keys() & {"state_dict", _TRAINED_KEY}:
+            checkpoint[key] = checkpoints.adapter_state(self, checkpoint[key])
         checkpoint[checkpoints.CHECKPOINT_KEY] = self.checkpoint_info()
         checkpoint[_RESUME_KEY] = gather_states(self, self._mid_window())
 
@@ -479,6 +491,8 @@ class EPICModule(L.LightningModule):
         fits = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         if fits:
             check_resumable(checkpoint)
+            if trained := checkpoint.get(_TRAINED_KEY):
+                checkpoint[_TRAINED_KEY] = checkpoints.complete_state(self, trained)
         self._resume_states = checkpoint[_RESUME_KEY] if fits else None
 
     def checked_state(self, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
