@@ -16,15 +16,11 @@ from epic_pl.module import EPICModule
 
 # with more classes, counts in the cells would be illegible
 _MAX_ANNOTATED = 15
-MAX_CLASSES = 1000
-"""With more, there is no confusion matrix: its cells are the square of their number."""
+MAX_CLASSES = 1000  # with more, there is no confusion matrix
 
 
 class ConfusionMatrixPlot(Callback):
-    """Draws a multiclass test's confusion matrix to ``confusion_matrix.png`` and TensorBoard.
-
-    Nothing with more than :data:`MAX_CLASSES` classes.
-    """
+    """Draws a test's confusion matrix (up to 1000 classes) to ``confusion_matrix.png`` and logs."""
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start counting."""

@@ -215,11 +215,8 @@ class EPICModule(L.LightningModule):
             patches: Any = getattr(self.model.image_encoder.model, "patch_embed", None)  # timm's
             size = patches.img_size if getattr(patches, "strict_img_size", False) else ()
             check_batch(batch, self.task, self.num_classes, size)
-        labels, matching = batch["labels"], None
-        if stage == "train" and self._matching is not None:
-            logits, matching = self._matching(lambda: self(batch), labels)
-        else:
-            logits = self(batch)
+        labels, matches = batch["labels"], self._matching if stage == "train" else None
+        logits, matching = matches(lambda: self(batch), labels) if matches else (self(batch), None)
         loss = self.compute_loss(logits, labels, batch)
         if matching is not None:
             self.log("train/matching_loss", matching, on_step=True, batch_size=len(labels))
@@ -394,8 +391,7 @@ class EPICModule(L.LightningModule):
         super().setup(stage)
         if any(isinstance(each, ModelPruning) for each in cast(Any, self.trainer).callbacks):
             raise ConfigError(
-                "ModelPruning renames weights, those of the frozen encoders too, so that "
-                "checkpoints would hold these and not load again: leave the callback out."
+                "Leave out ModelPruning: it renames weights, so that no checkpoint would load."
             )
         device = self.trainer.strategy.root_device
         self.check_device(device)

@@ -23,8 +23,6 @@ BINS = 15
 _HALVINGS = 30
 # 0, 0.005, ... 1: finer ones would follow the noise of a few thousand validation rows
 _THRESHOLDS = 201
-# with so many positives, a label's threshold goes half of the way from 0.5 to its best one
-_HALF_WAY = 10
 
 
 class Postprocessor(nn.Module):
@@ -144,22 +142,18 @@ def _targets(labels: Tensor, logits: Tensor, task: Task) -> Tensor:
 
 
 def fit_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Thresholds of high F1 that hold on other rows too, ``(C,)``.
+    """Thresholds ``(C,)`` of high F1 that hold on other rows than these ``(N, C)`` too.
 
     The best threshold of a label with few positives follows single rows (Lipton et al., arXiv
     1402.1892). So a label with n positives gets ``0.5 + (best - 0.5) n / (n + 10)``. Thresholds of
     the even rows are tried on the odd rows and the other way round: all labels keep 0.5 unless
     both micro and macro F1 are higher there than at 0.5.
-
-    Args:
-        probabilities: ``(N, C)``.
-        labels: ``(N, C)`` 0/1.
     """
 
     def shrunk(rows: slice) -> Tensor:
         positives = labels[rows].sum(dim=0)
         best = best_thresholds(probabilities[rows], labels[rows])
-        return 0.5 + (best - 0.5) * positives / (positives + _HALF_WAY)
+        return 0.5 + (best - 0.5) * positives / (positives + 10)
 
     def f1(average: Any, thresholds: Tensor) -> float:
         predicted = (probabilities >= thresholds).int()
@@ -167,8 +161,7 @@ def fit_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
 
     probabilities, labels = probabilities.cpu(), labels.cpu().int()
     half, held_out = torch.full_like(probabilities, 0.5), torch.empty_like(probabilities)
-    even, odd = slice(0, None, 2), slice(1, None, 2)
-    held_out[odd], held_out[even] = shrunk(even), shrunk(odd)
+    held_out[1::2], held_out[::2] = shrunk(slice(0, None, 2)), shrunk(slice(1, None, 2))
     helps = all(f1(average, held_out) > f1(average, half) for average in ("micro", "macro"))
     return shrunk(slice(None)) if helps else half[0]
 

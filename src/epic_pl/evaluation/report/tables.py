@@ -41,8 +41,8 @@ def class_table(evaluator: Evaluator, outputs: SplitOutputs) -> Table:
     if evaluator.task == "multilabel":
         counts = [each.sum(dim=0).tolist() for each in (truth * predicted, truth, predicted)]
     else:
-        size, parts = len(evaluator.class_names), (truth[truth == predicted], truth, predicted)
-        counts = [each.bincount(minlength=size).tolist() for each in parts]
+        parts = (truth[truth == predicted], truth, predicted)
+        counts = [part.bincount(minlength=len(evaluator.class_names)).tolist() for part in parts]
     rows: Table = [
         {
             "class": name,
