@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import torch
 from torch import Tensor
 
 from epic_pl.errors import ConfigError, DataError
@@ -74,8 +75,8 @@ def check_writable(option: str, folder: Path, name: str) -> None:
         ) from error
 
 
-def check_batch(batch: Batch, task: Task, num_classes: int) -> None:
-    """Raise DataError for a batch without labels, or not as :class:`epic_pl.types.Batch` says."""
+def check_batch(batch: Batch, task: Task, num_classes: int, size: Sequence[int] = ()) -> None:
+    """Raise DataError for a batch without labels, other than :class:`Batch`, or of another size."""
     if not isinstance(batch, Mapping):
         raise DataError(
             f"A batch is a {type(batch).__name__}: epic_pl.types.Batch says which dictionary it is."
@@ -86,24 +87,35 @@ def check_batch(batch: Batch, task: Task, num_classes: int) -> None:
             raise DataError(
                 f"The batch has no {key!r}: epic_pl.types.Batch says what it must hold."
             )
-    size = len(batch["attention_mask"])
+    count = len(batch["attention_mask"])
     for key, value in batch.items():
-        if key in _OF_EACH_SAMPLE and isinstance(value, Tensor) and value.shape[:1] != (size,):
+        if key in _OF_EACH_SAMPLE and isinstance(value, Tensor) and value.shape[:1] != (count,):
             raise DataError(
-                f"{key} has shape {tuple(value.shape)}, but attention_mask is of {size} samples."
+                f"{key} has shape {tuple(value.shape)}, but attention_mask is of {count} samples."
             )
+    shape = tuple(batch["pixel_values"].shape) if "pixel_values" in batch else (count, 3, *size)
+    if shape[1:] != (3, *(size or shape[2:])):
+        raise DataError(
+            f"pixel_values have shape {shape}, but the image encoder takes (B, 3, "
+            f"{', '.join(map(str, size or 'HW'))}): set encoders.image_size, or resize the images."
+        )
     if "labels" not in batch:
         raise DataError("The batch has no labels, so there is no loss: use predict for such data.")
     labels = batch["labels"]
-    expected = (size, num_classes) if task == "multilabel" else (size,)
+    expected = (count, num_classes) if task == "multilabel" else (count,)
     if tuple(labels.shape) != expected:
         raise DataError(
             f"labels have shape {tuple(labels.shape)}, but {task} with {num_classes} classes needs "
             f"{expected}."
         )
+    if task == "multiclass" and labels.dtype != torch.int64:
+        raise DataError(f"labels are {labels.dtype}, but multiclass needs indices, torch.int64.")
     highest = 1 if task == "multilabel" else num_classes - 1
-    if labels.min() < 0 or labels.max() > highest:
+    right = (labels == 0) | (labels == 1) if highest == 1 else (labels >= 0) & (labels <= highest)
+    if not right.all():
+        row = int((~right).nonzero()[0, 0])
         raise DataError(
-            f"Labels of this batch go from {int(labels.min())} to {int(labels.max())}, and not "
-            f"from 0 to {highest}: num_classes ({num_classes}) does not match the data."
+            f"Sample {batch.get('sample_id', range(count))[row]!r} has label "
+            f"{labels[~right][0].item()}, but labels of {task} go from 0 to {highest}: correct the "
+            f"label, or num_classes ({num_classes})."
         )

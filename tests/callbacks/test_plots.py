@@ -43,3 +43,10 @@ def test_test_draws_to_file_and_tensorboard_where_there_is_a_matrix(task, make, 
     if path.is_file():
         with Image.open(path) as picture:
             assert min(picture.size) > 300
+
+
+def test_more_classes_than_a_matrix_can_show_have_none(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("epic_pl.callbacks.plots.MAX_CLASSES", 2)
+    trainer = tiny_runs.trainer(tmp_path, callbacks=[ConfusionMatrixPlot()])
+    trainer.test(make(), tiny_runs.loader(tiny_runs.samples()), verbose=False)
+    assert not list(tmp_path.rglob("*.png"))

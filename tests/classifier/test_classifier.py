@@ -78,6 +78,8 @@ def test_one_item_many_items_and_the_best_labels(classifier, rows):
     assert scores == sorted(scores)[::-1]
     assert classifier(text="a red square")[0]["label"] in classifier.class_names
     assert classifier([]) == []
+    classifier.module.train()  # as a fit leaves it
+    assert classifier(items, top_k=2) == many
 
 
 def test_embeddings_are_what_the_head_receives(classifier, rows):

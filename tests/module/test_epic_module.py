@@ -103,6 +103,22 @@ def test_train_never_wakes_an_encoder(make, tmp_path):
     assert not any(part.training for encoder in encoders for part in encoder.modules())
 
 
+# it used to be trained without dropout and feature statistics
+@pytest.mark.parametrize("method", ["epic", "full"])
+def test_a_module_in_eval_mode_is_trained_as_any_other(method, make, tmp_path):
+    weights, rows = [], tiny_runs.loader(tiny_runs.samples())
+    for trains in (True, False):
+        torch.manual_seed(0)
+        model = make(method=method).train(trains)
+        torch.manual_seed(0)
+        tiny_runs.trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0).fit(model, rows, rows)
+        weights.append(model.state_dict())
+        thawed = method == "full"
+        assert all(tower.encoder.training == thawed for tower in model.model.towers)
+        assert model.model.head.training
+    assert not differing(*weights)
+
+
 def test_modality_dropout_acts_in_training_only(make):
     batch = tiny_runs.batch()
     model = make(modality_dropout=1.0, epic={"dropout": 0.0}, head={"dropout": 0.0})
@@ -117,9 +133,12 @@ def test_modality_dropout_acts_in_training_only(make):
     [
         ({"labels": None}, "no labels.*predict"),
         ({"attention_mask": None}, "no 'attention_mask'"),
-        ({"labels": torch.tensor(3)}, r"not from 0 to 2: num_classes \(3\)"),
-        ({"labels": torch.tensor(-1)}, "go from -1 to -1"),
+        ({"labels": torch.tensor(3)}, "'sample-0' has label 3.*num_classes"),
+        ({"labels": torch.tensor(-1)}, "label -1"),
+        ({"labels": torch.tensor(1.0)}, "labels are torch.float32"),
         ({"labels": torch.tensor([0, 1, 0])}, r"shape \(4, 3\)"),
+        ({"pixel_values": torch.zeros(3, 16, 32)}, r"pixel_values .*\(4, 3, 16, 32\).*3, 32, 32"),
+        ({"pixel_values": torch.zeros(1, 32, 32)}, r"pixel_values .*\(4, 1, 32, 32\).*3, 32, 32"),
     ],
 )
 def test_a_wrong_batch_is_refused_before_anything_is_trained(change, named, make, tmp_path):
@@ -131,6 +150,19 @@ def test_a_wrong_batch_is_refused_before_anything_is_trained(change, named, make
         with pytest.raises(DataError, match=named):
             loop(model, tiny_runs.loader(rows, drop=drop))
     assert not differing(trained(model), before)
+
+
+@pytest.mark.parametrize(("task", "wrong"), [("multiclass", 3), ("multilabel", 0.5)])
+def test_a_wrong_label_late_in_an_epoch_is_named(task, wrong, make, tmp_path):
+    rows = tiny_runs.samples(8, multilabel=task == "multilabel")
+    for row in rows:
+        row["labels"] = row["labels"].float() if task == "multilabel" else row["labels"]
+    rows[6]["labels"] = torch.full_like(rows[6]["labels"], wrong)
+    for loop in ("fit", "validate", "test"):
+        with pytest.raises(DataError, match=rf"'sample-6' has label {wrong}"):
+            getattr(tiny_runs.trainer(tmp_path, max_epochs=1), loop)(
+                make(task=task), tiny_runs.loader(rows)
+            )
 
 
 @pytest.mark.parametrize("key", ["pixel_values", "input_ids", "image_present", "text_present"])

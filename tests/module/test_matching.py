@@ -1,4 +1,5 @@
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from tiny_models import batch, make
 
 import tiny_runs
 from epic_pl.errors import ConfigError
+from epic_pl.module import EPICModule
 from epic_pl.module.matching import MatchingLoss, build_matching_loss
 from epic_pl.nn import HeadConfig
 from epic_pl.nn.interaction import ScaledCosine
@@ -42,16 +44,16 @@ def test_agrees_pair_by_pair(n):
     image, text = (torch.randn(5, n, 6).double() for _ in range(2))
     labels = torch.tensor([1, 0, 2, 1, 0])
     text[3] = 0  # missing
-    cosine(image, text)
     expected = slow_matching(image, text, [0, 2], 0.1)
-    torch.testing.assert_close(float(loss(labels)), expected, rtol=1e-6, atol=1e-6)
+    _, value = loss(lambda: cosine(image, text), labels)
+    torch.testing.assert_close(float(value), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_no_matched_row_is_no_loss():
     cosine = ScaledCosine().train()
     loss = MatchingLoss(cosine, [1])
-    cosine(torch.randn(3, 2, 4, requires_grad=True), torch.randn(3, 2, 4))
-    value = loss(torch.zeros(3, dtype=torch.long))
+    image, text = torch.randn(3, 2, 4, requires_grad=True), torch.randn(3, 2, 4)
+    _, value = loss(lambda: cosine(image, text), torch.zeros(3, dtype=torch.long))
     value.backward()
     assert float(value) == 0
 
@@ -98,3 +100,26 @@ def test_the_loss_joins_the_training_loss_alone(make, tmp_path):
     assert "train/matching_loss" not in plain
     both = plain["train/loss"] + matching["train/matching_loss"]
     torch.testing.assert_close(matching["train/loss"], both)
+
+
+class SecondPass(EPICModule):
+    """Runs the model a second time, on the batch without its texts."""
+
+    def compute_loss(self, logits, labels, batch):
+        absent = torch.zeros(len(labels), dtype=torch.bool)
+        self({**batch, "text_present": absent})
+        return super().compute_loss(logits, labels, batch)
+
+
+def test_the_loss_is_of_the_pass_of_the_step_and_keeps_nothing(make, tmp_path, monkeypatch):
+    losses = []
+    for kind in (EPICModule, SecondPass):
+        monkeypatch.setattr(tiny_runs, "EPICModule", kind)
+        torch.manual_seed(0)
+        model = make(num_classes=2, class_names=["no", "yes"], loss={"matched_classes": ["yes"]})
+        trainer = tiny_runs.trainer(tmp_path, max_steps=1)
+        trainer.fit(model, tiny_runs.loader(tiny_runs.samples(8, classes=2, seed=1), 8))
+        losses.append(float(trainer.callback_metrics["train/matching_loss"]))
+        model.train()(tiny_runs.batch(classes=2))
+        deepcopy(model)  # fails on tensors with a graph
+    assert losses[0] == losses[1] > 0

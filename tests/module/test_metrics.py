@@ -4,9 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torchmetrics import MetricCollection
 
+from epic_pl.evaluation.evaluator import Evaluator, SplitOutputs
+from epic_pl.evaluation.report.tables import class_table
 from epic_pl.module.metrics import build_metrics
+from epic_pl.module.postprocess import Postprocessor, calibration_error
 
 
 def measured(task, scores, labels, splits=(0, 7, 8, 30)):
@@ -86,3 +91,39 @@ def test_no_collection_of_the_module_groups_its_metrics(task, make):
     collections = [m for m in make(task=task).modules() if isinstance(m, MetricCollection)]
     assert len(collections) == (4 if task == "multilabel" else 3)
     assert not any(collection._enable_compute_groups for collection in collections)
+
+
+class _Largest(TorchDispatchMode):
+    """Notes the most elements that one tensor had."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        made = [each for each in tree_leaves(result) if isinstance(each, torch.Tensor)]
+        self.elements = max([self.elements, *(each.numel() for each in made)])
+        return result
+
+
+# f1_macro used to count each batch in an array (C, C): 80 GB for 100 000 classes
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_nothing_grows_with_the_square_of_the_number_of_classes(task):
+    classes, rows = 5000, 8
+    scores = torch.rand(rows, classes)
+    labels = torch.randint(classes, (rows,))
+    if task == "multilabel":
+        labels = F.one_hot(labels, classes)
+    names = [str(index) for index in range(classes)]
+    evaluator = Evaluator(names, Postprocessor(task, classes))
+    present = torch.ones(rows, dtype=torch.bool)
+    outputs = SplitOutputs(names[:rows], scores, labels, present, present)
+    with _Largest() as largest:
+        measured(task, scores.softmax(dim=1), labels, splits=[0])
+        error = calibration_error(task, classes)
+        error.update(scores, labels)
+        error.compute()
+        Postprocessor(task, classes).fit(scores, labels)
+    assert largest.elements < 1000 * classes
+    with _Largest() as largest:
+        assert len(class_table(evaluator, outputs)) == classes
+    assert largest.elements <= rows * classes

@@ -16,15 +16,18 @@ from epic_pl.module import EPICModule
 
 # with more classes, counts in the cells would be illegible
 _MAX_ANNOTATED = 15
+MAX_CLASSES = 1000  # with more, there is no confusion matrix
 
 
 class ConfusionMatrixPlot(Callback):
-    """Draws a multiclass test's confusion matrix to ``confusion_matrix.png`` and TensorBoard."""
+    """Draws a test's confusion matrix (up to 1000 classes) to ``confusion_matrix.png`` and logs."""
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start counting."""
         self._matrix: MulticlassConfusionMatrix | None = None
-        if isinstance(pl_module, EPICModule) and pl_module.task == "multiclass":
+        if not isinstance(pl_module, EPICModule) or pl_module.task == "multilabel":
+            return
+        if pl_module.num_classes <= MAX_CLASSES:
             self._matrix = MulticlassConfusionMatrix(pl_module.num_classes).to(pl_module.device)
 
     def on_test_batch_end(

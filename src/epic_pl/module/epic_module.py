@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelPruning, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -47,6 +48,7 @@ Stage = Literal["train", "val", "test"]
 # on an accelerator every look at the loss waits for the device
 _FINITE_CHECK_INTERVAL = 50
 _RESUME_KEY = "resume_states"
+_TRAINED_KEY = "current_model_state"  # under WeightAveraging, whose average is the state_dict
 
 
 class EPICModule(L.LightningModule):
@@ -208,13 +210,15 @@ class EPICModule(L.LightningModule):
 
     def _step(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:
         """Loss and logits ``(B, C)`` of a batch, with metrics updated and logged."""
-        if stage not in self._checked:  # before anything is trained on it
+        if stage not in self._checked or self.device.type == "cpu":  # elsewhere it has to wait
             self._checked.add(stage)
-            check_batch(batch, self.task, self.num_classes)
-        logits, labels = self(batch), batch["labels"]
+            patches: Any = getattr(self.model.image_encoder.model, "patch_embed", None)  # timm's
+            size = patches.img_size if getattr(patches, "strict_img_size", False) else ()
+            check_batch(batch, self.task, self.num_classes, size)
+        labels, matches = batch["labels"], self._matching if stage == "train" else None
+        logits, matching = matches(lambda: self(batch), labels) if matches else (self(batch), None)
         loss = self.compute_loss(logits, labels, batch)
-        if stage == "train" and self._matching is not None:
-            matching = self._matching(labels)
+        if matching is not None:
             self.log("train/matching_loss", matching, on_step=True, batch_size=len(labels))
             loss = loss + matching
         logged: Tensor | Metric = loss
@@ -282,6 +286,10 @@ class EPICModule(L.LightningModule):
             logits, labels = outputs
             # torchmetrics makes a scalar of a single label
             self.postprocessor.fit(logits, labels.reshape(len(logits), *labels.shape[1:]))
+            for callback in cast(Any, self.trainer).callbacks:
+                if isinstance(callback, WeightAveraging):  # has just swapped its own out
+                    average: Any = callback._average_model
+                    average.module.postprocessor.load_state_dict(self.postprocessor.state_dict())
         self.validation_outputs.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -343,12 +351,13 @@ class EPICModule(L.LightningModule):
         rank_zero_only(parameter_table)(self.model)
 
     def on_train_start(self) -> None:
-        """Tell the schedule how long the training is.
+        """Put what is trained into train mode; tell the schedule how long the training is.
 
         Asking earlier (in ``configure_optimizers``) would build the loaders before their state is
         restored, and a resumed run would start its epoch again.
         """
         super().on_train_start()
+        self.train()  # Lightning keeps the mode, which is eval of a model that was in use
         self._total_steps = float(self.trainer.estimated_stepping_batches)
         schedulers = self.lr_schedulers() or []
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
@@ -380,6 +389,10 @@ class EPICModule(L.LightningModule):
             ConfigError: if it cannot do what is asked.
         """
         super().setup(stage)
+        if any(isinstance(each, ModelPruning) for each in cast(Any, self.trainer).callbacks):
+            raise ConfigError(
+                "Leave out ModelPruning: it renames weights, so that no checkpoint would load."
+            )
         device = self.trainer.strategy.root_device
         self.check_device(device)
         if self._compile and not is_compiled(self.model):
@@ -447,7 +460,8 @@ class EPICModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep trained weights only, the encoders' identity, and what an exact resume needs."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["state_dict"] = checkpoints.adapter_state(self, checkpoint["state_dict"])
+        for key in checkpoint.keys() & {"state_dict", _TRAINED_KEY}:
+            checkpoint[key] = checkpoints.adapter_state(self, checkpoint[key])
         checkpoint[checkpoints.CHECKPOINT_KEY] = self.checkpoint_info()
         checkpoint[_RESUME_KEY] = gather_states(self, self._mid_window())
 
@@ -473,6 +487,8 @@ class EPICModule(L.LightningModule):
         fits = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         if fits:
             check_resumable(checkpoint)
+            if trained := checkpoint.get(_TRAINED_KEY):
+                checkpoint[_TRAINED_KEY] = checkpoints.complete_state(self, trained)
         self._resume_states = checkpoint[_RESUME_KEY] if fits else None
 
     def checked_state(self, checkpoint: dict[str, Any]) -> dict[str, Tensor]:

@@ -100,8 +100,8 @@ def build_loss(config: LossConfig, task: Task, num_classes: int) -> Classificati
             raise ConfigError(
                 f"{name} is for {of} tasks, but this one is {task}: use {other} instead."
             )
-        if values is not None and not all(0 <= value < inf for value in values):
-            raise ConfigError(f"{name} must hold finite numbers of at least 0, got {values}.")
+        if values is not None and not all(0 < value < inf for value in values):
+            raise ConfigError(f"{name} must hold finite numbers above 0, got {values}.")
     return ClassificationLoss(task, config.label_smoothing, **weights)
 
 

@@ -3,7 +3,7 @@
 Shape legend: B batch, n prompts (or one vector), r width of the common space.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,24 +23,30 @@ class MatchingLoss:
     Each rank of a distributed run compares within its own batch.
 
     Args:
-        matcher: makes ``S`` of both modalities before either has seen the other; listened to in
-            training.
+        matcher: makes ``S`` of both modalities before either has seen the other.
         classes: labels of the rows that match.
     """
 
     def __init__(self, matcher: ScaledCosine, classes: Sequence[int]) -> None:
         self.matcher = matcher
         self.classes = torch.tensor(classes)
-        self._heard: tuple[Tensor, Tensor] | None = None
+        self._heard: list[tuple[Tensor, Tensor]] | None = None
         matcher.register_forward_hook(self._hear)
 
     def _hear(self, matcher: ScaledCosine, given: Any, scores: Tensor) -> None:
-        self._heard = given if matcher.training else None
+        if self._heard is not None:
+            self._heard.append(given)
 
-    def __call__(self, labels: Tensor) -> Tensor:
-        """Of the batch that has just gone through the model; 0 where no row matches."""
-        assert self._heard is not None
-        (image, text), self._heard = self._heard, None  # (B, n, r) each
+    def __call__(self, forward: Callable[[], Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """What ``forward``, a pass of the model, returns, and the loss; 0 where no row matches."""
+        self._heard = []
+        try:
+            logits = forward()
+            return logits, self._loss(*self._heard[-1], labels)
+        finally:  # other passes are not listened to, and a copy of the model holds no graph
+            self._heard = None
+
+    def _loss(self, image: Tensor, text: Tensor, labels: Tensor) -> Tensor:  # (B, n, r) each
         size = len(labels)
         # what a missing modality would give is zero
         both = image.flatten(1).any(dim=1) & text.flatten(1).any(dim=1)

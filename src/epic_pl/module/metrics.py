@@ -35,6 +35,17 @@ class SecondClassAUROC(BinaryAUROC):
         super().update(preds[:, 1], target)
 
 
+class MacroF1(MulticlassF1Score):
+    """Mean F1 of the classes; torchmetrics' own counts a batch in an array ``(C, C)``."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Take in a batch's probabilities ``(B, C)`` and labels ``(B,)``."""
+        predicted = preds.argmax(dim=1)
+        parts = (target[target == predicted], predicted, target)
+        hits, given, true = (part.bincount(minlength=preds.shape[1]) for part in parts)
+        self._update_state(hits, given - hits, len(target) - given - true + hits, true - hits)
+
+
 def build_metrics(
     task: Task, num_classes: int, prefix: str, postfix: str | None = None
 ) -> MetricCollection:
@@ -60,7 +71,7 @@ def build_metrics(
         )
     metrics: dict[str, Metric | MetricCollection] = {
         "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-        "f1_macro": MulticlassF1Score(num_classes, average="macro"),
+        "f1_macro": MacroF1(num_classes, average="macro"),
     }
     if num_classes > 5:
         metrics["accuracy_top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")

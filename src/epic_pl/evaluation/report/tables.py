@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -28,17 +27,9 @@ DRAWS = 20
 
 def confusion_counts(evaluator: Evaluator, outputs: SplitOutputs) -> Tensor:
     """Confusion matrix ``(C, C)`` of a multiclass task; rows are the truth."""
-    truth, predicted = _one_hot(evaluator, outputs)
-    return truth.T @ predicted
-
-
-def _one_hot(evaluator: Evaluator, outputs: SplitOutputs) -> tuple[Tensor, Tensor]:
-    """Labels and predictions as 0/1 ``(N, C)``."""
-    labels, predicted = outputs.labels.long(), evaluator.predict(outputs.logits)
-    if evaluator.task == "multilabel":
-        return labels, predicted
     size = len(evaluator.class_names)
-    return F.one_hot(labels, size), F.one_hot(predicted, size)
+    cells = outputs.labels.long() * size + evaluator.predict(outputs.logits)
+    return cells.bincount(minlength=size**2).view(size, size)
 
 
 def class_table(evaluator: Evaluator, outputs: SplitOutputs) -> Table:
@@ -46,8 +37,12 @@ def class_table(evaluator: Evaluator, outputs: SplitOutputs) -> Table:
 
     A ratio with denominator 0 counts as 0.
     """
-    truth, predicted = _one_hot(evaluator, outputs)
-    counts = [each.sum(dim=0).tolist() for each in (truth * predicted, truth, predicted)]
+    truth, predicted = outputs.labels.long(), evaluator.predict(outputs.logits)
+    if evaluator.task == "multilabel":
+        counts = [each.sum(dim=0).tolist() for each in (truth * predicted, truth, predicted)]
+    else:
+        parts = (truth[truth == predicted], truth, predicted)
+        counts = [part.bincount(minlength=len(evaluator.class_names)).tolist() for part in parts]
     rows: Table = [
         {
             "class": name,

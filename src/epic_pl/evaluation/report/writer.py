@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 
-from epic_pl.callbacks.plots import draw_confusion_matrix
+from epic_pl.callbacks.plots import MAX_CLASSES, draw_confusion_matrix
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.evaluator import Evaluator, SplitOutputs, finite, presence_masks
@@ -120,7 +120,7 @@ class ReportWriter(Callback):
                 for name, logits in {"unchanged": outputs.logits, **passed}.items()
             ]
         figures = {"reliability": _draw_reliability(content["calibration"], evaluator.task)}
-        if evaluator.task == "multiclass":
+        if evaluator.task == "multiclass" and len(evaluator.class_names) <= MAX_CLASSES:
             counts = confusion_counts(evaluator, outputs)
             content["confusion"] = counts.tolist()
             figures["confusion_matrix"] = draw_confusion_matrix(counts, evaluator.class_names)

@@ -1,0 +1,63 @@
+"""Lightning's callbacks that change weights: averages are saved and resumed, pruning is refused."""
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelPruning
+
+import tiny_runs
+from epic_pl.errors import ConfigError
+from epic_pl.module import EPICModule
+from epic_pl.module.checkpoint import frozen_keys, read_checkpoint
+from epic_pl.module.postprocess import Postprocessor
+
+ROWS = tiny_runs.samples(12, multilabel=True, seed=1)
+
+
+def _fit(make, folder, epochs, *callbacks, ckpt_path=None):
+    """A module trained under an average, its validation rows being the training rows."""
+    torch.manual_seed(0)
+    # no dropout: a plain loader draws seeds of its own, and keeps no position within an epoch
+    still = {"epic": {"dropout": 0.0}, "head": {"dropout": 0.0}}
+    model = make(task="multilabel", optim={"lr": 1e-2}, **still)
+    averages = EMAWeightAveraging(decay=0.5)
+    trainer = tiny_runs.trainer(
+        folder,
+        max_epochs=epochs,
+        callbacks=[averages, *callbacks],
+        enable_checkpointing=bool(callbacks),
+    )
+    rows = tiny_runs.loader(ROWS)
+    trainer.fit(model, rows, rows, ckpt_path=ckpt_path, weights_only=True)
+    return model
+
+
+# they used to be fitted to the average's outputs, but written to the weights of the last step
+def test_checkpoints_hold_the_average_fitted_to_its_own_outputs(make, tmp_path):
+    model = _fit(make, tmp_path, 2, tiny_runs.EveryBatch(tmp_path))
+    (batch,) = tiny_runs.loader(ROWS, len(ROWS))
+    path = tmp_path / "validation6.ckpt"
+    averaged = EPICModule.load_from_checkpoint(path)
+    for kept in (model, averaged):
+        expected = Postprocessor("multilabel", 3)
+        with torch.no_grad():
+            expected.fit(kept.eval()(batch), batch["labels"])
+        fitted = kept.postprocessor.state_dict()
+        torch.testing.assert_close(fitted, expected.state_dict(), rtol=1e-4, atol=0)
+    assert float(model.postprocessor.temperature) != pytest.approx(1.0)
+    content, frozen = read_checkpoint(str(path)), frozen_keys(model)
+    assert not frozen & content["state_dict"].keys()
+    assert not frozen & content["current_model_state"].keys()
+    assert tiny_runs.differing(content["state_dict"], content["current_model_state"])
+
+
+def test_a_resumed_run_goes_on_with_weights_and_average(make, tmp_path):
+    kept = tiny_runs.every_step(tmp_path, every_n_train_steps=None, save_on_train_epoch_end=True)
+    whole = _fit(make, tmp_path, 2, kept)
+    resumed = _fit(make, tmp_path, 2, ckpt_path=tmp_path / "step3.ckpt")
+    assert not tiny_runs.differing(whole.state_dict(), resumed.state_dict())
+
+
+def test_pruning_is_refused(make, tmp_path):
+    trainer = tiny_runs.trainer(tmp_path, callbacks=[ModelPruning("l1_unstructured", amount=0.5)])
+    with pytest.raises(ConfigError, match="ModelPruning"):
+        trainer.fit(make(), tiny_runs.loader(tiny_runs.samples()))
