@@ -8,7 +8,6 @@ import inspect
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -581,23 +580,3 @@ def test_the_newest_run_of_another_table_is_not_taken(word, config, workdir, fit
 @pytest.mark.parametrize("option", ["--trainer.max_epoch=1", "--model.epic.num_prompt=2"])
 def test_the_beginning_of_an_option_is_not_an_option(option, config, capsys):
     assert option.partition("=")[0] in _refused(["fit", "--config", config, option], capsys)
-
-
-@pytest.mark.parametrize("options", [[], ["--trusted-only"]], ids=str)
-def test_a_config_of_others_may_be_held_to_the_classes_of_known_packages(
-    options, config, workdir, monkeypatch, capsys
-):
-    (workdir / "trap.py").write_text(
-        "from lightning import Callback\nopen('pwned', 'w')\nclass Trap(Callback): pass\n"
-    )
-    monkeypatch.syspath_prepend(workdir)
-    known = "{class_path: lightning.pytorch.callbacks.LearningRateMonitor}"
-    for classes, status in ((f"[{known}, LearningRateMonitor]", 0), ("[trap.Trap]", len(options))):
-        (workdir / "theirs.yaml").write_text(f"trainer: {{callbacks: {classes}}}\n")
-        with pytest.raises(SystemExit) as caught:
-            main(["fit", "--config", config, *options, "--config", "theirs.yaml", "--print_config"])
-        assert caught.value.code == status
-    assert (workdir / "pwned").exists() == (not options)
-    told = capsys.readouterr().err
-    assert ("The options name 'trap.Trap'" in told) == bool(options)
-    sys.modules.pop("trap", None)
