@@ -68,7 +68,7 @@ commands:
 {commands}
 
 options; later ones win, configs too:
-  --config NAME   a file, or a packaged config by its name:
+  --config NAME   a file (./NAME where both exist), or a packaged config by its name:
 {recipes}
                   overlays, to follow another config:
 {overlays}
