@@ -8,7 +8,7 @@ import inspect
 import json
 import re
 import shutil
-import sys
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,7 +18,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import tiny_runs
 from epic_pl.cli import BuildCLI, main, run
-from epic_pl.config_files import find_config, first_config, packaged_configs
+from epic_pl.config_files import (
+    find_config,
+    find_packaged,
+    first_config,
+    packaged_configs,
+    packaged_file,
+)
 from epic_pl.errors import CheckpointError, ConfigError
 from epic_pl.module import EPICModule
 
@@ -261,13 +267,39 @@ def test_weights_that_another_checkpoint_replaces_are_not_asked_for(config, best
 # ------------------------------------------------------------------ configs
 
 
-def test_bare_names_are_packaged_configs_and_a_local_file_wins(workdir):
-    assert Path(find_config("openmoji.yaml")).parent.name == "configs"
-    assert Path(find_config("debug.yaml")).parent.name == "overlays"
-    (workdir / "openmoji.yaml").write_text("model: {}")
-    assert find_config("openmoji.yaml") == "openmoji.yaml"
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("", "table.yaml"),
+        ("overlays", "debug.yaml"),
+        ("variants", "demo.yaml"),
+        ("spaces", "wide.yaml"),
+    ],
+)
+def test_a_packaged_file_wins_by_its_bare_name_over_one_that_lies_here(folder, name, workdir):
+    find = find_config if folder in ("", "overlays") else partial(find_packaged, folder)
+    assert find(name) == packaged_file(folder, name)
+    (workdir / name).write_text("model: {}")
+    with pytest.warns(
+        UserWarning, match=rf"(?s){re.escape(packaged_file(folder, name))}.*\./{name}"
+    ):
+        assert find(name) == packaged_file(folder, name)
+    assert find(f"./{name}") == f"./{name}"
+    assert find(str(workdir / name)) == str(workdir / name)
+    (workdir / "mine.yaml").write_text("model: {}")
+    assert find("mine.yaml") == "mine.yaml"
+
+
+def test_a_folder_before_the_name_of_a_packaged_config_means_that_file():
     with pytest.raises(ConfigError):
         find_config("elsewhere/openmoji_entailment.yaml")
+
+
+def test_a_downloaded_file_does_not_take_the_place_of_a_packaged_config(config, workdir):
+    (workdir / "debug.yaml").write_text("trainer: {callbacks: [trap.Trap]}\n")
+    with pytest.warns(UserWarning, match=r"debug\.yaml"):
+        trainer = run(["fit", "--config", config, "--config", "debug.yaml"], BuildCLI).trainer
+    assert trainer.fast_dev_run
 
 
 def test_a_folder_is_named_after_the_first_config_or_its_folder():
@@ -600,23 +632,3 @@ def test_the_newest_run_of_another_table_is_not_taken(word, config, workdir, fit
 @pytest.mark.parametrize("option", ["--trainer.max_epoch=1", "--model.epic.num_prompt=2"])
 def test_the_beginning_of_an_option_is_not_an_option(option, config, capsys):
     assert option.partition("=")[0] in _refused(["fit", "--config", config, option], capsys)
-
-
-@pytest.mark.parametrize("options", [[], ["--trusted-only"]], ids=str)
-def test_a_config_of_others_may_be_held_to_the_classes_of_known_packages(
-    options, config, workdir, monkeypatch, capsys
-):
-    (workdir / "trap.py").write_text(
-        "from lightning import Callback\nopen('pwned', 'w')\nclass Trap(Callback): pass\n"
-    )
-    monkeypatch.syspath_prepend(workdir)
-    known = "{class_path: lightning.pytorch.callbacks.LearningRateMonitor}"
-    for classes, status in ((f"[{known}, LearningRateMonitor]", 0), ("[trap.Trap]", len(options))):
-        (workdir / "theirs.yaml").write_text(f"trainer: {{callbacks: {classes}}}\n")
-        with pytest.raises(SystemExit) as caught:
-            main(["fit", "--config", config, *options, "--config", "theirs.yaml", "--print_config"])
-        assert caught.value.code == status
-    assert (workdir / "pwned").exists() == (not options)
-    told = capsys.readouterr().err
-    assert ("The options name 'trap.Trap'" in told) == bool(options)
-    sys.modules.pop("trap", None)

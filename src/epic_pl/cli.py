@@ -42,12 +42,11 @@ from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import newest_readable, read_checkpoint, require_info
 from epic_pl.module.checkpoint_io import DurableCheckpointIO
 from epic_pl.module.config import as_config
+from epic_pl.trusted import DENIED, TRUSTED
 
 __all__ = ["EPICCLI", "main", "run"]
 
 _TRUSTED_ONLY = "--trusted-only"
-# whose classes a config may name then
-_TRUSTED = ("epic_pl", "lightning", "torch", "torchvision", "torchmetrics")
 # errors are told in one paragraph, not behind two screens of usage
 PARSER_OPTIONS: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
 # what ckpt_path may be beside a file: names of files, looked for in the newest run
@@ -314,12 +313,13 @@ def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
     """
     trusted = _TRUSTED_ONLY in args
     args = [arg for arg in args if arg != _TRUSTED_ONLY]
+    args += ["--weights_only=true"] * trusted  # later options win, also over a config
     set_parsing_settings(
         # a class named under an option of any type would be built, and so run code
         instantiate_subclass_spec_in_any=False,
-        # without entries of ours: what the parser denies by itself, such as subprocess
-        import_path_denylist=["*"] if trusted else [],
-        import_path_allowlist=list(_TRUSTED) if trusted else [],
+        # beside what the parser denies by itself, such as subprocess; until the process ends
+        import_path_denylist=DENIED if trusted else [],
+        import_path_allowlist=[*TRUSTED] if trusted else [],
     )
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
@@ -446,7 +446,7 @@ def _message(error: Exception) -> str:
     if denied := _DENIED.search(text):
         return (
             f"The options name {denied[1]}, and importing it is not allowed, since it would run "
-            "code: name a class of another module, or leave out --trusted-only if you trust it."
+            "code: name another class, or leave out --trusted-only if you trust it."
         )
     if isinstance(error, ArgumentError):
         text = _PARSER_NOISE.sub("", text).strip().rstrip(".") + (

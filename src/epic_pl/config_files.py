@@ -1,6 +1,7 @@
-"""Configs by name: a file, or one of those that ship with the package."""
+"""Configs by name: one of those that ship with the package, or a file."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -38,26 +39,28 @@ def packaged_configs() -> list[str]:
 
 
 def find_packaged(kind: Kind, name: str) -> str:
-    """Path of a file: ``name`` itself if there is one, else the packaged file of that name.
+    """Path of a file: the packaged one by its bare name, whatever lies here, else ``name`` itself.
 
     A name that is neither is returned as it is; reading it then fails with that name.
     """
     path = packaged_file(kind, name)
     # a folder in the name means exactly that file
-    use = not os.path.isfile(name) and Path(name).name == name and os.path.isfile(path)
-    return path if use else name
+    if Path(name).name != name or not os.path.isfile(path):
+        return name
+    if os.path.isfile(name):
+        warnings.warn(f"{name} is {path}; the file here is called ./{name}", stacklevel=2)
+    return path
 
 
 def find_config(name: str) -> str:
-    """Path of a config: a file, else a packaged one by its bare name.
+    """Path of a config: a packaged one by its bare name, else a file.
 
     Raises:
         ConfigError: if it is neither; the message lists the packaged ones.
     """
-    for kind in ("", "overlays"):
-        path = find_packaged(kind, name)
-        if os.path.isfile(path):
-            return path
+    path = find_packaged("overlays" if name in packaged("overlays") else "", name)
+    if os.path.isfile(path):
+        return path
     raise ConfigError(
         f"There is no config {name!r}, neither as a file here ({Path.cwd()}) nor in the package, "
         f"which has: {', '.join(packaged_configs())}."

@@ -68,12 +68,11 @@ commands:
 {commands}
 
 options; later ones win, configs too:
-  --config NAME   a file, or a packaged config by its name:
+  --config NAME   a file (./NAME where both exist), or a packaged config by its name:
 {recipes}
                   overlays, to follow another config:
 {overlays}
-  --trusted-only  for configs of others: refuse classes outside of epic_pl, lightning, torch,
-                  torchvision and torchmetrics
+  --trusted-only  for configs of others: refuse classes that could run code
   epic-pl compare --variants NAME and epic-pl tune --space NAME take a file, or a packaged one:
 {others}
 

@@ -13,7 +13,7 @@ from epic_pl.config_files import find_config
 from epic_pl.data import TableDataModule
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.inspection.guess import guess_columns
-from epic_pl.inspection.init import write_config
+from epic_pl.inspection.init import summarize, write_config
 
 
 @pytest.fixture(autouse=True)
@@ -219,6 +219,14 @@ def test_config_is_never_replaced_unless_forced_and_may_lie_elsewhere(folder, tm
         write_config(folder / "t.parquet")
     assert (folder / "epic.yaml").read_text() == "mine"
     assert "TableDataModule" in write_config(folder, force=True)[0].read_text()
+
+
+def test_the_commands_to_run_next_name_the_written_file(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    pq.write_table(_table(), "t.parquet")
+    for name, named in (("table.yaml", "./table.yaml"), ("new/mine.yaml", "new/mine.yaml")):
+        config, guess = write_config(Path("t.parquet"), output=Path(name))
+        assert summarize(config, guess).count(f"--config {named}") == 3
 
 
 @pytest.mark.parametrize("names", [[], ["train.csv", "test.csv"]])

@@ -126,28 +126,30 @@ class Classifier:
         device: str | torch.device | None = None,
         image_encoder: str | None = None,
         text_encoder: str | None = None,
+        programs: bool = False,
     ) -> Self:
-        """Load a trained model; no code of a file is run, but of an exported program.
+        """Load a trained model; no code of a file is run, unless ``programs`` allows it.
 
         Args:
             path: a run's folder (its best checkpoint, else its last), a checkpoint, a folder that
-                :meth:`save_pretrained` or ``epic-pl export`` wrote (a program in it, ``model.pt2``,
-                can run code: load those of people you trust), or a hub's ``user/name``, perhaps
-                ``@revision``.
+                :meth:`save_pretrained` or ``epic-pl export`` wrote, or a hub's ``user/name``,
+                perhaps ``@revision``.
             device: as for the class.
             image_encoder: where the image encoder is now, if not where the run found it.
             text_encoder: likewise.
+            programs: load the program (``model.pt2``) of an exported folder.
 
         Raises:
             CheckpointError: there is no model, or it does not fit its encoders.
             AssetError: it cannot be fetched.
+            ConfigError: the folder has only a program, and ``programs`` is False.
         """
         encoders: dict[str, Any] = {"image_encoder": image_encoder, "text_encoder": text_encoder}
         place = Path(path)
-        if (place / DESCRIPTION).is_file():
-            return cls(ExportedModel(place))
         if (place / WEIGHTS).is_file() or (not place.exists() and is_hub_name(str(path))):
             return cls.from_pretrained(path, device=device, **encoders)
+        if (place / DESCRIPTION).is_file():
+            return cls(ExportedModel(place, programs))
         return cls(load_module(find_checkpoint(place), **encoders), device)
 
     @classmethod

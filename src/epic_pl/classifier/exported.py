@@ -66,15 +66,15 @@ class ExportedModel:
     """A folder that ``epic-pl export`` wrote, run on the CPU.
 
     Args:
-        folder: the folder. Of several models it is the one for ``torch.export.load``, then the
-            one in ONNX, then the quantised one.
+        folder: the folder. Of several models it is the one in ONNX, then the quantised one.
+        programs: take the one for ``torch.export.load`` first, which can run code.
 
     Raises:
         CheckpointError: a file is missing or damaged.
-        ConfigError: it needs onnxruntime, which is not installed.
+        ConfigError: it needs onnxruntime, which is not installed, or ``programs``.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, programs: bool = False) -> None:
         self.folder = folder
         try:
             about = read_json(folder / DESCRIPTION)
@@ -88,8 +88,11 @@ class ExportedModel:
                 f"{folder} does not hold an exported model: {error}. Export it again."
             ) from error
         self.thresholds = None if found is None else np.asarray(found, np.float32)
-        files = [folder / name for name in (PROGRAM, ONNX, ONNX_INT8)]
-        self._run = load_program(next((file for file in files if file.is_file()), files[0]))
+        names = (*[PROGRAM] * programs, ONNX, ONNX_INT8, PROGRAM)
+        file = next((folder / name for name in names if (folder / name).is_file()), folder / ONNX)
+        if file.name == PROGRAM and not programs:
+            raise ConfigError(f"{file} can run code: load it with programs=True if you trust it.")
+        self._run = load_program(file)
         self.device = torch.device("cpu")
 
     def tokenizer(self) -> Any:

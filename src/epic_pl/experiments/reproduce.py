@@ -21,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="its folder, .../fit/version_N")
     parser.add_argument("--output", default="runs/reproduce", help="root of the new run")
+    parser.add_argument("--trusted-only", action="store_true", help="as for epic-pl fit")
     return parser
 
 
@@ -49,7 +50,8 @@ def run(argv: list[str]) -> int:
         raise ConfigError(
             f"The run in {options.run} was resumed from {resumed}: reproduce the run that wrote it."
         )
-    places = [f"--trainer.default_root_dir={options.output}"]
+    places = ["--trusted-only"] * options.trusted_only
+    places += [f"--trainer.default_root_dir={options.output}"]
     places += [f"--{each}.dirpath=null" for each in ("checkpoint", "last_checkpoint")]
     folder = Path(str(fit(["fit", "--config", str(config), *places]).trainer.log_dir))
     again = read_json(folder / RECORD)

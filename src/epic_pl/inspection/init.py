@@ -62,7 +62,8 @@ def write_config(
 
 def summarize(config: Path, guess: Guess) -> str:
     """The roles of columns in a written config, and the commands to run next."""
-    named = shlex.quote(str(config))
+    # a bare name may be that of a packaged config
+    named = shlex.quote(f"./{config}" if str(config) == config.name else str(config))
     kept = "last" if guess.val_rows < _ENOUGH else "best"
     several = f", separated by {guess.label_separator!r}" if guess.label_separator else ""
     lines = {

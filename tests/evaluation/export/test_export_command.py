@@ -10,8 +10,10 @@ import torch
 from transformers import AutoTokenizer
 
 import tiny_runs
+from epic_pl import Classifier
 from epic_pl.classifier.exported import INPUTS
 from epic_pl.cli import main
+from epic_pl.errors import ConfigError
 from epic_pl.evaluation.export.folder import largest_difference
 from epic_pl.evaluation.export.program import random_inputs
 from epic_pl.module import EPICModule
@@ -90,6 +92,16 @@ def test_the_description_holds_classes_inputs_preprocessing_and_encoders(
     tokenizer = AutoTokenizer.from_pretrained(exported / said["tokenizer"])
     original = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
     assert tokenizer("a red house")["input_ids"] == original("a red house")["input_ids"]
+
+
+def test_a_program_is_loaded_only_where_it_is_asked_for(exported, trained, monkeypatch):
+    items = [{"text": "a red square"}]
+    expected = Classifier.load(trained.checkpoint, device="cpu").probabilities(items)
+    scores = Classifier.load(exported, programs=True).probabilities(items)
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
+    monkeypatch.setattr("torch.export.load", lambda path: pytest.fail("the program was loaded"))
+    with pytest.raises(ConfigError, match=r"model\.pt2.*programs=True"):
+        Classifier.load(exported)
 
 
 def test_no_path_of_this_machine_is_in_the_program(exported):

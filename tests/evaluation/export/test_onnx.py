@@ -4,10 +4,12 @@ import contextlib
 import importlib.util
 import io
 import json
+import re
 import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -131,6 +133,31 @@ def test_a_model_of_another_pipeline_brings_no_predict_py(make, tmp_path):
     write_folder(make(method="linear_probe").eval(), None, tmp_path / "made", "onnx")
     files = sorted(path.name for path in (tmp_path / "made").iterdir())
     assert files == ["model.json", "model.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "operator"),
+    [("../secret", "Identity"), ("/etc/hostname", "Identity"), ("link", "Identity"), ("w", "Evil")],
+)
+def test_an_onnx_model_reads_nothing_outside_its_folder_and_has_no_operators_of_its_own(
+    weights, operator, tmp_path
+):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in (tmp_path / "secret", folder / "w"):
+        path.write_bytes(bytes(16))
+    (folder / "link").symlink_to(tmp_path / "secret")
+    tensor = onnx.TensorProto(name="w", data_type=1, dims=[4], data_location=1)
+    tensor.external_data.add(key="location", value=weights)
+    domain = "" if operator == "Identity" else "evil"
+    node = onnx.helper.make_node(operator, ["w"], ["y"], domain=domain)
+    output = onnx.helper.make_tensor_value_info("y", 1, [4])
+    graph = onnx.helper.make_graph([node], "graph", [], [output], [tensor])
+    opsets = [onnx.helper.make_opsetid(name, 17) for name in {"", domain}]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(CheckpointError, match=re.escape(str(folder / "model.onnx"))):
+        load_program(folder / "model.onnx")
 
 
 def test_a_damaged_folder_and_wrong_options_are_told(in_onnx, trained, told, tmp_path):

@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
         help="with onnx: also a model whose encoders have weights in 8 bits; this config's "
         "validation split tells what that costs",
     )
+    parser.add_argument("--trusted-only", action="store_true", help="as for fit, with --int8")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is there")
     for role in ("image", "text"):
         parser.add_argument(
@@ -49,12 +50,15 @@ def run(argv: list[str]) -> int:
     options = parser().parse_args(argv)
 
     from epic_pl.classifier.models import load_module
+    from epic_pl.cli import build_data
+    from epic_pl.evaluation.export.accuracy import compare_scores
     from epic_pl.evaluation.export.folder import check_output, find_tokenizer, write_folder
 
     folder, int8 = options.output, options.int8
     if int8 and options.format != "onnx":
         raise ConfigError("--int8 makes a second ONNX model: add --format onnx.")
     check_output(folder, options.overwrite)
+    data = int8 and build_data(["--config", int8, *["--trusted-only"] * options.trusted_only])
     module = load_module(Path(options.ckpt_path), options.image_encoder, options.text_encoder)
     written = write_folder(module, find_tokenizer(module), folder, options.format, bool(int8))
     print(f"{options.ckpt_path} exported to {folder}")
@@ -65,9 +69,6 @@ def run(argv: list[str]) -> int:
         f"{1000 * written.eager_seconds:.1f} ms"
     )
     print(f"largest difference to the checkpoint's probabilities: {written.difference:.1e}")
-    if int8:
-        from epic_pl.cli import build_data
-        from epic_pl.evaluation.export.accuracy import compare_scores
-
-        print(compare_scores(folder, module, build_data(["--config", int8])))
+    if data:
+        print(compare_scores(folder, module, data))
     return 0
