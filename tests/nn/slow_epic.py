@@ -190,7 +190,8 @@ def projected(hub, z_image, z_text):
             return z_image, z_text
         return z_image, [hub.shared.weight @ z for z in z_text]
     sides = (z_image, hub.norm_image, hub.down_image), (z_text, hub.norm_text, hub.down_text)
-    return [[linear(layer_norm(z, norm), down) for z in each] for each, norm, down in sides]
+    vectors = [[linear(layer_norm(z, norm), down) for z in each] for each, norm, down in sides]
+    return [[a * (len(a) / float((a * a).sum())) ** 0.5 for a in each] for each in vectors]
 
 
 def similarities(hub, z_image, z_text) -> Tensor:
