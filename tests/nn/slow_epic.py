@@ -126,7 +126,9 @@ def head_logits(model, pooled, means, prompts, scores=None) -> Tensor:
             vectors = [output, entering[0]] if part.boundary else [output]
             features = standardised_over_samples(torch.cat(vectors), part.encoder)
         if part.prompts is not None:
-            features = torch.cat([features, standardised_over_samples(mean(z), part.prompts)])
+            seen = standardised_over_samples(mean(z), part.prompts)
+            complete = None not in pooled
+            features = torch.cat([features, seen if complete else torch.zeros_like(seen)])
         h.append(features)
     if hasattr(head.classifier, "network"):
         logits = exchange_logits(head.classifier, h, scores)
