@@ -26,7 +26,7 @@ from epic_pl.module.config import (
     as_config,
     plain,
 )
-from epic_pl.module.losses import LossConfig, build_loss
+from epic_pl.module.losses import LossConfig, build_loss, prior_logits
 from epic_pl.module.matching import build_matching_loss
 from epic_pl.module.metrics import build_metrics
 from epic_pl.module.optim import build_optimizer, warmup_cosine
@@ -116,6 +116,9 @@ class EPICModule(L.LightningModule):
             modality_dropout,
             method_options,
         )
+        weights = self.loss.pos_weight if task == "multilabel" else self.loss.class_weights
+        frequencies = losses.class_frequencies
+        self.model.head.start_at(prior_logits(task, num_classes, frequencies, weights))
         for tower in self.model.towers:
             tower.precision = DTYPES[self.encoders.precision]
             tower.encoder.checkpoint_layers = self.encoders.checkpoint_layers

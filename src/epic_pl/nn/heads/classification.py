@@ -16,6 +16,10 @@ from epic_pl.nn.pair import Pair, Presence, both_present, where_present
 from epic_pl.nn.standardization import Standardization
 from epic_pl.validate import check_probabilities
 
+# of torch's own weights, with which logits of rare labels would vary by half a unit
+_INITIAL_SCALE = 0.1
+
+
 @dataclass(frozen=True)
 class HeadConfig:
     """Parts of the head; the defaults are the paper's plain linear head.
@@ -122,12 +126,13 @@ class ClassificationHead(nn.Module):
             ModalityFeatures(width, config.boundary, prompts) for width in widths
         )
         features = Pair(self.image.width, self.text.width)
+        self.num_features = sum(features)
         self.dropout = nn.Dropout(config.dropout)
         if config.exchange and classifier is None:
             self.classifier: nn.Module = ExchangeHead(features, num_prompts, num_classes)
         else:
             self.classifier = (classifier or (lambda width: nn.Linear(width, num_classes)))(
-                sum(features)
+                self.num_features
             )
         self.similarity = SimilarityHead(features, num_classes) if config.similarity else None
 
@@ -136,6 +141,17 @@ class ClassificationHead(nn.Module):
         """The modalities that no training sample lacked: their embedding is where it started."""
         parts = {"image": self.image, "text": self.text}
         return [name for name, part in parts.items() if not part.missing.any()]
+
+    @torch.no_grad()
+    def start_at(self, prior: Tensor) -> None:
+        """Set the last layer to logits close to ``prior (C,)``, which training starts from.
+
+        *Focal Loss for Dense Object Detection*, arXiv 1708.02002, section 3.3: at other biases the
+        loss of rare labels is that of their base rate, and the whole model is trained to move it.
+        """
+        last = [m for m in self.classifier.modules() if isinstance(m, nn.Linear)][-1]
+        last.weight.mul_(_INITIAL_SCALE)
+        last.bias.copy_(prior)
 
     def forward(
         self,
