@@ -85,28 +85,31 @@ def judge(groups: dict[tuple[str, str], list[Run]], jobs: int) -> list[dict[str,
     if any(outcome.result is None for outcome in outcomes):
         raise SystemExit("Not all runs have finished: the lines above say why.")
     return [
-        {"task": task, "method": method, "accuracy": accuracies(group)}
+        {"task": task, "method": method, **scores(group)}
         for (task, method), group in groups.items()
     ]
 
 
-def accuracies(runs: Sequence[Run]) -> list[float]:
-    """Accuracy on the fold of each run, in percent."""
-    return [100 * (run.result() or {})["metrics"]["accuracy"] for run in runs]
+def scores(runs: Sequence[Run]) -> dict[str, list[float]]:
+    """Accuracy, or micro F1 of several labels, and calibration errors on each fold, in percent."""
+    metrics = [(run.result() or {})["metrics"] for run in runs]
+    main = "f1_micro" if "f1_micro" in metrics[0] else "accuracy"
+    names = {"score": main, "ece": "ece", "uncalibrated": "ece_uncalibrated"}
+    return {key: [100 * found[name] for found in metrics] for key, name in names.items()}
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """Mean and standard deviation over folds and seeds, and the mean over tasks."""
-    table = Table("task", "method", "accuracy on folds %", "runs")
+    table = Table("task", "method", "accuracy or micro F1 %", "ECE %", "before calibration", "runs")
     for row in rows:
-        values = row["accuracy"]
+        values = row["score"]
         spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-        table.add_row(
-            row["task"], row["method"], f"{np.mean(values):.1f}{spread}", str(len(values))
-        )
+        errors = (f"{np.mean(row[name]):.1f}" for name in ("ece", "uncalibrated"))
+        score = f"{np.mean(values):.1f}{spread}"
+        table.add_row(row["task"], row["method"], score, *errors, str(len(values)))
     for method in dict.fromkeys(row["method"] for row in rows):
-        means = [np.mean(row["accuracy"]) for row in rows if row["method"] == method]
-        table.add_row("mean of all tasks", method, f"{np.mean(means):.1f}", "")
+        means = [np.mean(row["score"]) for row in rows if row["method"] == method]
+        table.add_row("mean of all tasks", method, f"{np.mean(means):.1f}", "", "", "")
     Console().print(table)
 
 

@@ -1,9 +1,9 @@
-"""Tables of OpenMoji pictures with texts and labels other than the demo's, for `folds.py`.
+"""Tables for `folds.py`: OpenMoji images with other texts and labels, and icons of many labels.
 
 A fifth of the rows is locked: it is in no fold, and only a released comparison may test on it. To
 judge methods and options on folds:
 
-    python benchmarks/folds.py --tasks one_word,noisy_titles,empty_cells,agreement
+    python benchmarks/folds.py --tasks one_word,noisy_titles,empty_cells,agreement,icons
 
 `python benchmarks/tables.py` writes the tables with the locked rows as their test split, and says
 how to test on them.
@@ -12,20 +12,34 @@ how to test on them.
 import argparse
 import csv
 import random
+from collections import defaultdict
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import yaml
+
 from epic_pl.assets import Emoji, fetch_openmoji, load_emoji
+from epic_pl.assets.cache import cached_folder
+from epic_pl.assets.npm import Package, open_package, read_member
+from epic_pl.assets.svg import draw_svg
 from epic_pl.data.datasets.openmoji import LEFT_OUT, MIN_EXAMPLES
+from epic_pl.inspection.guess import Roles
 from epic_pl.inspection.init import write_config
 
 FOLDS = 3
 _SIZE = 112
 _LOCKED = 0.2
+# Font Awesome Free, https://fontawesome.com, icons under CC BY 4.0
+_ICONS = Package(
+    "@fortawesome/fontawesome-free@7.3.1",
+    "fortawesome-fontawesome-free-7.3.1.tgz",
+    "ca4e32843bd81711894385c2466fb19c55cfd32ef3c58830b2d1df7bd42e6571",
+)
+_LEAST_ICONS = 20
 
 Row = tuple[str, str, str]
-"""Code point, text and label."""
+"""Stem of the image's file, text, and label; several labels are separated by a semicolon."""
 
 
 def one_word(emoji: list[Emoji], draw: random.Random) -> list[Row]:
@@ -66,12 +80,43 @@ def frequent(emoji: list[Emoji]) -> list[Emoji]:
     return [each for each in emoji if subcategories.count(each.subcategory) >= MIN_EXAMPLES]
 
 
-TABLES: dict[str, Callable[[list[Emoji], random.Random], list[Row]]] = {
+EMOJI_TABLES: dict[str, Callable[[list[Emoji], random.Random], list[Row]]] = {
     "one_word": one_word,
     "noisy_titles": noisy_titles,
     "empty_cells": empty_cells,
     "agreement": agreement,
 }
+TABLES = (*EMOJI_TABLES, "icons")
+
+
+def icons() -> tuple[Path, list[Row]]:
+    """Icons and their names; labels are the categories of an icon that have at least 20 of them."""
+    folder = cached_folder(f"fontawesome-7.3.1-{_SIZE}px", _draw_icons)
+    content = yaml.safe_load((folder / "categories.yml").read_text(encoding="utf-8"))
+    labels = defaultdict(list)
+    for name, category in content.items():
+        drawn = [icon for icon in category["icons"] if (folder / f"{icon}.png").is_file()]
+        for icon in drawn if len(drawn) >= _LEAST_ICONS else ():
+            labels[icon].append(name)
+    return folder, [(n, n.replace("-", " "), ";".join(labels[n])) for n in sorted(labels)]
+
+
+def _draw_icons(folder: Path) -> None:
+    files: dict[str, bytes] = {}
+    with open_package(_ICONS) as archive:
+        for member in archive:  # in the file's order, since each step back unpacks it again
+            path = member.name.removeprefix("package/")
+            if path.startswith("svgs-full/") or path == "metadata/categories.yml":
+                files[path] = read_member(archive, path)
+    categories = files["metadata/categories.yml"]
+    for name in {icon for each in yaml.safe_load(categories).values() for icon in each["icons"]}:
+        styles = [f"svgs-full/{style}/{name}.svg" for style in ("solid", "regular", "brands")]
+        if drawn := [files[style] for style in styles if style in files]:
+            (folder / f"{name}.png").write_bytes(draw_svg(drawn[0].decode("utf-8"), _SIZE))
+    (folder / "categories.yml").write_bytes(categories)
+    attribution = "Icons: Font Awesome Free 7.3.1, https://fontawesome.com, CC BY 4.0"
+    (folder / "ATTRIBUTION.txt").write_text(f"{attribution}\n", encoding="utf-8")
+    print(attribution)
 
 
 def main() -> None:
@@ -95,20 +140,24 @@ def write(folder: Path, name: str, draw: int = 0, locked: bool = False) -> Path:
         locked: write all rows, with a column ``split`` in which the locked ones are the test split;
             else only the others, with a column for each fold in which it is the test split.
     """
-    pictures = fetch_openmoji(_SIZE).resolve()
-    emoji = [each for each in load_emoji() if each.category not in LEFT_OUT]
-    rows = TABLES[name](emoji, random.Random(draw))
+    if name == "icons":
+        pictures, rows = icons()
+    else:
+        pictures = fetch_openmoji(_SIZE).resolve()
+        emoji = [each for each in load_emoji() if each.category not in LEFT_OUT]
+        rows = EMOJI_TABLES[name](emoji, random.Random(draw))
     random.Random(0).shuffle(rows)
     size = int(_LOCKED * len(rows))
     table: dict[str, list[str]] = {"picture": [], "caption": [], "kind": []}
-    for code, text, label in rows if locked else rows[size:]:
+    for stem, text, label in rows if locked else rows[size:]:
         for column, cell in zip(
-            table, (pictures / f"{code}.png", text.lower(), label), strict=True
+            table, (pictures / f"{stem}.png", text.lower(), label), strict=True
         ):
             table[column].append(str(cell))
     path = folder / name / "table.csv"
     write_csv(path, table)
-    config, _ = write_config(path.parent, force=True)  # guessed without the columns of the splits
+    # guessed without the columns of the splits
+    config, _ = write_config(path.parent, True, roles=Roles("picture", "caption", "kind"))
     count = range(len(table["kind"]))
     if locked:
         table["split"] = ["test" if row < size else "train" for row in count]

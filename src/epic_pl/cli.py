@@ -122,9 +122,10 @@ class EPICCLI(LightningCLI):
         parser.link_arguments(f"{encoders}.image_size", "data.init_args.image_size")
 
     def _class_frequencies(self, data: ImageTextDataModule) -> list[float] | None:
-        """Those of the training data, which is read only where the loss wants them."""
+        """Those of the training data, which is read only where a model is trained or weighted."""
         loss = self.config[self.subcommand]["model"]["loss"]
-        if "balanced" not in (loss["class_weights"], loss["pos_weight"]):
+        weighted = "balanced" in (loss["class_weights"], loss["pos_weight"])
+        if self.subcommand != "fit" and not weighted:
             return None
         # what a checkpoint was trained with holds, also where its training data is not at hand
         saved = self._saved_options.get("loss", {}).get("class_frequencies")

@@ -28,7 +28,7 @@ def emoji(tiny, monkeypatch, tmp_path):
 
 def _made(name, emoji=EMOJI):
     by_code = {each.code: each for each in EMOJI}
-    rows = tables.TABLES[name](emoji, random.Random(0))
+    rows = tables.EMOJI_TABLES[name](emoji, random.Random(0))
     return [(by_code[code], text, label) for code, text, label in rows]
 
 
@@ -45,6 +45,20 @@ def test_texts_and_labels_of_the_tables():
     pairs = _made("agreement")
     assert all((text == emoji.name) == (label == "yes") for emoji, text, label in pairs)
     assert 0.3 < sum(label == "yes" for *_, label in pairs) / len(pairs) < 0.7
+
+
+def test_icons_have_the_categories_that_enough_icons_share(monkeypatch, tmp_path):
+    folder = tmp_path / "cache" / f"fontawesome-7.3.1-{tables._SIZE}px"
+    folder.mkdir()
+    names = [f"arrow-{number}" for number in range(tables._LEAST_ICONS)]
+    for name in names:
+        (folder / f"{name}.png").touch()
+    categories = {"arrows": [*names, "not-drawn"], "first": names[:-1], "all": names}
+    content = {name: {"icons": icons} for name, icons in categories.items()}
+    (folder / "categories.yml").write_text(json.dumps(content))  # JSON is YAML, too
+    drawn, rows = tables.icons()
+    assert drawn == folder
+    assert sorted(rows) == sorted((n, n.replace("-", " "), "arrows;all") for n in names)
 
 
 def _rows(config):
@@ -68,11 +82,11 @@ def test_each_fold_and_method_is_judged(tiny, monkeypatch, tmp_path, capfd):
     monkeypatch.setattr("sys.argv", ["folds.py", *arguments])
     assert folds.main() == 0
     rows = json.loads(capfd.readouterr().out.splitlines()[-1])
-    assert [(row["task"], row["method"], len(row["accuracy"])) for row in rows] == [
+    assert [(row["task"], row["method"], len(row["score"])) for row in rows] == [
         ("openmoji_entailment", "linear_probe", 2),
         ("one_word", "linear_probe", 2),
     ]
-    assert all(0 <= value <= 100 for row in rows for value in row["accuracy"])
+    assert all(0 <= value <= 100 for row in rows for value in row["score"])
     for fold in (0, 1):
         folder = tmp_path / f"runs/folds/openmoji_entailment/fold{fold}"
         assert len(list(folder.glob("runs/*/run.json"))) == 1

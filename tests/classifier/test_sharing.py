@@ -49,7 +49,7 @@ def test_a_saved_folder_is_the_same_model_and_small(classifier, saved, trained):
 
 def test_a_card_shows_a_report_and_one_that_is_there_stays(classifier, trained, tmp_path):
     report = tmp_path / "report"
-    options = ["--report.absence", "false", "--report.robustness", "false"]
+    options = ["--report.robustness", "false"]
     run(
         [
             "test",
@@ -65,14 +65,19 @@ def test_a_card_shows_a_report_and_one_that_is_there_stays(classifier, trained, 
     kept = {"dataset": "squares", "license": "cc-by-4.0", "report": report, "name": "me/squares"}
     classifier.save_pretrained(tmp_path / "saved", **kept)
     card = (tmp_path / "saved" / "README.md").read_text()
-    accuracy = json.loads((report / "report.json").read_text())["metrics"]["test/accuracy"]
+    measured = json.loads((report / "report.json").read_text())
+    accuracy = measured["metrics"]["test/accuracy"]
+    alone = next(row for row in measured["absence"] if row["condition"] == "text only")
     for said in (
         "license: cc-by-4.0",
         f"| accuracy | {accuracy:.4f} |",
         "On 7 samples",
+        "No training sample lacked its image: without one, the model's answers are what is measured",
+        f"| text only | {alone['samples']} | {alone['accuracy']:.4f} |",
         "me/squares",
     ):
         assert said in card
+    assert "either may be missing" not in card
     assert "![Confusion matrix](confusion_matrix.png)" in card
     assert (tmp_path / "saved" / "confusion_matrix.png").stat().st_size > 1000
     (tmp_path / "saved" / "README.md").write_text("mine")

@@ -1,6 +1,7 @@
 """EPICModule in a plain Trainer: loops, optimisation, checkpoints, and what is refused."""
 
 import math
+import warnings
 
 import lightning as L
 import pytest
@@ -13,8 +14,8 @@ from epic_pl.module import EPICConfig, EPICModule, HeadConfig, LossConfig, Optim
 from epic_pl.module.config import as_config
 from epic_pl.module.optim import warmup_cosine
 from epic_pl.nn.encoders import Encoder
-from epic_pl.nn.heads.standardization import Standardization
 from epic_pl.nn.methods import METHODS
+from epic_pl.nn.standardization import Standardization
 from epic_pl.validate import check_batch
 from tiny_runs import differing, trained
 
@@ -74,7 +75,8 @@ def test_head_and_prompts_follow_the_schedule_at_their_own_rates_step_by_step(ma
     factors = [warmup_cosine(step, 10, 0.3) for step in range(10)]
     assert factors[0] == pytest.approx(0.25)
     assert factors[3] == 1
-    for prefix, peak in (("head", 1e-2), ("prompts", 1e-3)):
+    width = model.model.head.num_features
+    for prefix, peak in (("head", 1e-2 * 1000 / width), ("prompts", 1e-3)):
         for suffix in ("", "_no_decay"):
             taken = [step[prefix + suffix] for step in rates.steps]
             assert taken == pytest.approx([peak * factor for factor in factors])
@@ -89,8 +91,8 @@ def test_without_an_end_the_rate_stays_at_its_peak(make, tmp_path):
 
     rates = Stopped()
     trainer = tiny_runs.trainer(tmp_path, max_epochs=-1, callbacks=[rates])
-    trainer.fit(make(optim={"lr": 1e-2}), tiny_runs.loader(tiny_runs.samples()))
-    assert {step["head"] for step in rates.steps} == {1e-2}
+    trainer.fit(make(optim={"prompt_lr": 1e-2}), tiny_runs.loader(tiny_runs.samples()))
+    assert {step["prompts"] for step in rates.steps} == {1e-2}
 
 
 def test_train_never_wakes_an_encoder(make, tmp_path):
@@ -275,6 +277,7 @@ def test_from_config_is_what_the_command_line_builds(
     encoders = {**names, "image_size": 32}
     own = EPICModule.from_config("table.yaml", built.num_classes, encoders=encoders)
     kinds = {"epic": EPICConfig, "head": HeadConfig, "optim": OptimConfig, "loss": LossConfig}
+    built.hparams["loss"]["class_frequencies"] = None  # of the data, which code of one's own gives
     for name, kind in kinds.items():
         expected = as_config(kind, built.hparams[name])
         assert as_config(kind, own.hparams[name]) == expected
@@ -303,3 +306,38 @@ def test_accumulated_gradients_are_those_of_one_large_batch(make, tmp_path, monk
         ends.append(trained(model))
     for name, value in ends[0].items():
         torch.testing.assert_close(value, ends[1][name], msg=name)
+
+
+@pytest.mark.parametrize("method", ["epic", "late_fusion_mlp"])
+def test_a_missing_modality_that_training_never_lacked_is_harmless_and_told_once(
+    method, make, tmp_path
+):
+    options = {"num_classes": 8, "task": "multilabel", "method": method}
+    model = make(epic={"prompt_attention": "read_only"}, optim={"prompt_lr": 0.1}, **options)
+    rows = tiny_runs.samples(32, classes=8, multilabel=True)
+    tiny_runs.trainer(tmp_path, max_epochs=5).fit(model, tiny_runs.loader(rows))
+    assert model.model.head.never_missing == ["image", "text"]
+    batch = tiny_runs.batch(32, classes=8, multilabel=True)
+    model.eval()
+    complete = model(batch)
+    spread = complete.std()
+    for name in ("image", "text"):
+        batch[f"{name}_present"] = torch.zeros(32, dtype=torch.bool)
+        model._warned_of_absence = False
+        with pytest.warns(UserWarning, match=f"lack the {name}"):
+            logits = model(batch)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model(batch)
+        assert float((logits - complete).abs().mean()) < 3 * float(spread)
+        del batch[f"{name}_present"]
+    dropped = make(modality_dropout=0.5, **options)
+    tiny_runs.trainer(tmp_path, max_epochs=1).fit(dropped, tiny_runs.loader(rows))
+    assert dropped.model.head.never_missing == []
+
+
+def test_training_starts_at_the_frequencies_of_the_labels(make):
+    frequencies = [0.02, 0.3, 0.9]
+    model = make(task="multilabel", loss={"class_frequencies": frequencies}).eval()
+    started = model(tiny_runs.batch(8)).sigmoid().mean(dim=0)
+    assert started.tolist() == pytest.approx(frequencies, abs=0.03)

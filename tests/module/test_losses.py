@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from epic_pl.errors import ConfigError
-from epic_pl.module.losses import ClassificationLoss, resolve_weights
+from epic_pl.module.losses import ClassificationLoss, prior_logits, resolve_weights
 
 
 @pytest.mark.parametrize("pos_weight", [None, [1.0, 5.0, 0.5]])
@@ -65,3 +65,27 @@ def test_balanced_needs_frequencies_and_numbers_do_not():
         resolve_weights("class_weights", "balanced", "multiclass", None)
     assert resolve_weights("pos_weight", [1.0], "multilabel", None) == [1.0]
     assert resolve_weights("pos_weight", None, "multilabel", [0.1]) is None
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 3.0, 0.5]])
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_prior_logits_have_the_lowest_loss_of_all_that_see_no_input(task, weights):
+    labels = torch.tensor([0] * 13 + [1] * 5 + [2] * 2)
+    if task == "multilabel":
+        labels = (torch.rand(20, 3) < torch.tensor([0.7, 0.3, 0.15])).long()
+        labels[0], labels[1] = 0, 1  # no label is there always or never
+    counts = torch.bincount(labels) if labels.ndim == 1 else labels.sum(dim=0)
+    frequencies = (counts / len(labels)).tolist()
+    name = "class_weights" if task == "multiclass" else "pos_weight"
+    loss = ClassificationLoss(task, **{name: weights})
+    tensor = None if weights is None else torch.tensor(weights)
+    prior = prior_logits(task, 3, frequencies, tensor).requires_grad_()
+    loss(prior.expand(len(labels), 3), labels).backward()
+    torch.testing.assert_close(prior.grad, torch.zeros(3), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_prior_logits_are_finite_for_classes_that_never_or_always_occur(task):
+    assert prior_logits(task, 3, [0.0, 1.0, 0.0]).isfinite().all()
+    output = torch.softmax if task == "multiclass" else lambda x, dim: x.sigmoid()
+    assert output(prior_logits(task, 4, None), dim=0).tolist() == pytest.approx([0.25] * 4)

@@ -1,14 +1,26 @@
 import itertools
 import math
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegressionCV
+from sklearn.metrics import f1_score
+from torch import nn
 
 from epic_pl.module.config import OptimConfig
+from epic_pl.module.losses import ClassificationLoss, LossConfig, prior_logits
 from epic_pl.module.optim import build_optimizer, parameter_groups, warmup_cosine
+from epic_pl.nn.heads import ClassificationHead, HeadConfig, Pooled
 from epic_pl.nn.methods import METHODS
+from epic_pl.nn.pair import Pair
 
 CONFIG = OptimConfig(lr=1e-2, prompt_lr=1e-3, weight_decay=0.05)
+
+
+def _head_rate(model):
+    return 1e-2 * 1000 / model.head.num_features
 
 
 def _by_name(model, key):
@@ -55,20 +67,16 @@ def test_matrices_decay_and_the_head_has_a_rate_of_its_own(first_prompt, make):
     assert {name for name, decay in decays.items() if decay} == matrices
     assert set(decays.values()) == {0, 0.05}
     for name, rate in rates.items():
-        assert rate == (1e-2 if name.startswith("head.") else 1e-3)
+        assert rate == (_head_rate(model) if name.startswith("head.") else 1e-3)
 
 
 def test_encoders_that_are_trained_learn_at_their_methods_rate(make):
-    rates = _by_name(make(method="full", method_options={"encoder_lr": 3e-5}).model, "lr")
+    model = make(method="full", method_options={"encoder_lr": 3e-5}).model
+    rates = _by_name(model, "lr")
     inside = {name for name in rates if "_tower.encoder." in name}
     assert inside
     assert {rates[name] for name in inside} == {3e-5}
-    assert {rates[name] for name in set(rates) - inside} == {1e-2}
-
-
-def test_prompts_learn_at_the_heads_rate_unless_told(make):
-    groups = parameter_groups(make().model, OptimConfig(lr=0.1))
-    assert {group["lr"] for group in groups} == {0.1}
+    assert {rates[name] for name in set(rates) - inside} == {_head_rate(model)}
 
 
 @pytest.mark.parametrize(
@@ -95,3 +103,62 @@ def test_the_rate_rises_then_falls_along_a_half_cosine():
 @pytest.mark.parametrize("total", [0, 1, 5])
 def test_a_training_that_is_all_warmup(total):
     assert all(0 <= warmup_cosine(step, total, 1.0) <= 1 for step in range(20))
+
+
+class _OnFeatures(nn.Module):
+    """A linear probe on given features ``(N, 2 d)`` of both modalities."""
+
+    encoder_lr = None
+
+    def __init__(self, width, num_classes):
+        super().__init__()
+        self.head = ClassificationHead(Pair(width, width), num_classes, HeadConfig())
+
+    def forward(self, features):
+        pooled = Pair(*(Pooled(part, part) for part in features.chunk(2, dim=1)))
+        return self.head(pooled, None, Pair(None, None))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_a_linear_head_reaches_logistic_regression_on_the_same_features(task):
+    # as many rows, labels and steps as a small table has under the config of `data init`
+    rows, width, classes, steps, size = 1400, 64, 30, 900, 32
+    latent = torch.randn(rows, 24)
+    informative = latent @ torch.randn(24, 2 * width) + torch.randn(rows, 2 * width)
+    features = 5 + informative * torch.logspace(-2, 1, 2 * width)  # encoders differ in scale
+    truth = 0.7 * latent @ torch.randn(24, classes)
+    if task == "multiclass":
+        labels = (truth - torch.rand_like(truth).log().neg().log()).argmax(dim=1)
+        counts = torch.bincount(labels[:700], minlength=classes)
+    else:
+        labels = (torch.rand_like(truth) < (truth - 6).sigmoid()).long()  # 6% of them
+        counts = labels[:700].sum(dim=0)
+    train, test = slice(0, 700), slice(700, None)
+
+    model = _OnFeatures(width, classes)
+    model.head.start_at(prior_logits(task, classes, (counts / 700).tolist()))
+    loss = ClassificationLoss(task, LossConfig().label_smoothing)
+    optimizer = build_optimizer(model, OptimConfig())
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for step in range(steps):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * warmup_cosine(step, steps, OptimConfig().warmup)
+        drawn = torch.randint(700, (size,))
+        optimizer.zero_grad()
+        loss(model(features[drawn]), labels[drawn]).backward()
+        optimizer.step()
+    model.eval()
+    logits = model(features[test]).detach()
+
+    scaled = (features - features[train].mean(dim=0)) / features[train].std(dim=0)
+    answers = labels[:, None] if task == "multiclass" else labels
+    fit = partial(LogisticRegressionCV, Cs=6, cv=3, scoring="neg_log_loss", max_iter=300)
+    predicted = [fit().fit(scaled[train], y[train]).predict(scaled[test]) for y in answers.T]
+    if task == "multiclass":
+        expected = (predicted[0] == labels[test].numpy()).mean()
+        reached = (logits.argmax(dim=1) == labels[test]).float().mean()
+    else:
+        expected = f1_score(labels[test], np.stack(predicted, axis=1), average="micro")
+        reached = f1_score(labels[test], (logits > 0).int(), average="micro")
+    assert reached > expected - 0.03

@@ -126,7 +126,9 @@ def head_logits(model, pooled, means, prompts, scores=None) -> Tensor:
             vectors = [output, entering[0]] if part.boundary else [output]
             features = standardised_over_samples(torch.cat(vectors), part.encoder)
         if part.prompts is not None:
-            features = torch.cat([features, standardised_over_samples(mean(z), part.prompts)])
+            seen = standardised_over_samples(mean(z), part.prompts)
+            complete = None not in pooled
+            features = torch.cat([features, seen if complete else torch.zeros_like(seen)])
         h.append(features)
     if hasattr(head.classifier, "network"):
         logits = exchange_logits(head.classifier, h, scores)
@@ -190,7 +192,8 @@ def projected(hub, z_image, z_text):
             return z_image, z_text
         return z_image, [hub.shared.weight @ z for z in z_text]
     sides = (z_image, hub.norm_image, hub.down_image), (z_text, hub.norm_text, hub.down_text)
-    return [[linear(layer_norm(z, norm), down) for z in each] for each, norm, down in sides]
+    vectors = [[linear(layer_norm(z, norm), down) for z in each] for each, norm, down in sides]
+    return [[a * (len(a) / float((a * a).sum())) ** 0.5 for a in each] for each in vectors]
 
 
 def similarities(hub, z_image, z_text) -> Tensor:

@@ -91,6 +91,16 @@ def test_scores_are_cosines_over_a_temperature_that_never_reaches_zero():
     assert math.isclose(float(ScaledCosine(learned=False).log_temperature.exp()), 0.1, rel_tol=1e-6)
 
 
+def test_messages_are_the_same_however_long_the_projections_grow():
+    hub = scramble(BottleneckHub(Pair(IMAGE, TEXT), WIDTH)).double()
+    given = prompts(hub)
+    before = messages(hub, given)
+    hub.down_image.weight.data.mul_(1000)
+    hub.down_text.weight.data.mul_(1000)
+    for after, message in zip(messages(hub, given), before, strict=True):
+        torch.testing.assert_close(after, message)
+
+
 def test_dropout_affects_messages_in_training_only():
     hub = scramble(BottleneckHub(Pair(IMAGE, TEXT), WIDTH, dropout=1.0)).double().eval()
     given = prompts(hub)

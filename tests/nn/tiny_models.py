@@ -24,8 +24,8 @@ from epic_pl.nn.encoders import (
     build_image_encoder,
     build_text_encoder,
 )
-from epic_pl.nn.heads.standardization import Standardization
 from epic_pl.nn.methods import build_method
+from epic_pl.nn.standardization import Standardization
 from epic_pl.types import Batch
 
 VOCABULARY = 40

@@ -56,7 +56,7 @@ class _InMemory(TableDataModule):
 
 
 class Classifier:
-    """Classifies pictures with texts; either may be missing.
+    """Classifies pictures with texts; one of them may be missing.
 
     ::
 

@@ -184,6 +184,7 @@ def write_card(
     if report is not None and (report / CONFUSION).is_file():
         shutil.copy(report / CONFUSION, folder / CONFUSION)
     info = module.checkpoint_info()
+    metric = "accuracy" if module.task == "multiclass" else "f1_micro"
     encoders = {
         side: {**each, "licence": _licence(each["name"])}
         for side, each in (("image", info["image_encoder"]), ("text", info["text_encoder"]))
@@ -199,6 +200,9 @@ def write_card(
         encoders=encoders,
         metrics=metrics,
         samples=measured.get("samples"),
+        never_missing=module.model.head.never_missing,
+        absence=[row for row in measured.get("absence", []) if row.get(metric) is not None],
+        metric=metric,
         confusion=CONFUSION if (folder / CONFUSION).is_file() else None,
     )
     card.save(folder / CARD)

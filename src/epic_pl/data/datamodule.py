@@ -180,11 +180,16 @@ class ImageTextDataModule(LightningDataModule, ABC):
         return len(self.class_names)
 
     @property
-    def class_frequencies(self) -> list[float]:
-        """Share of the training rows that have each class, C numbers; builds the training split."""
+    def class_frequencies(self) -> list[float] | None:
+        """Share of the training rows that have each class, C numbers; builds the training split.
+
+        None where labels are drawn anew every epoch.
+        """
         if "train" not in self._datasets:
             self.prepare_data()
             self._build("train")
+        if not hasattr(self._datasets["train"], "table"):
+            return None
         labels = labels_of(self._datasets["train"])
         counts = class_counts(labels, self.num_classes).tolist()
         return [count / len(labels) for count in counts]

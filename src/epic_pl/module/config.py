@@ -64,19 +64,19 @@ class OptimConfig:
     """AdamW under a cosine schedule with linear warm-up.
 
     Attributes:
-        lr: peak learning rate of the head.
-        prompt_lr: peak learning rate of prompts and hub; None is ``lr``.
+        lr: peak learning rate of a head on 1,000 features; on D features it is ``lr * 1000 / D``.
+        prompt_lr: peak learning rate of prompts and hub.
         weight_decay: of all but prompts, norms and biases.
         warmup: share of all steps over which the learning rate rises linearly.
     """
 
     lr: float = 1e-3
-    prompt_lr: float | None = None
+    prompt_lr: float = 1e-3
     weight_decay: float = 1e-2
     warmup: float = 0.1
 
     def __post_init__(self) -> None:
-        check_positive(self, "lr", *(() if self.prompt_lr is None else ("prompt_lr",)))
+        check_positive(self, "lr", "prompt_lr")
         check_probabilities(self, "warmup")
         if not 0 <= self.weight_decay < inf:
             raise ConfigError(f"weight_decay is at least 0 and finite, not {self.weight_decay}.")

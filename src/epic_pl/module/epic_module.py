@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelPruning, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -27,7 +27,7 @@ from epic_pl.module.config import (
     as_config,
     plain,
 )
-from epic_pl.module.losses import LossConfig, build_loss
+from epic_pl.module.losses import LossConfig, build_loss, prior_logits
 from epic_pl.module.matching import build_matching_loss
 from epic_pl.module.metrics import build_metrics
 from epic_pl.module.optim import build_optimizer, warmup_cosine
@@ -118,6 +118,9 @@ class EPICModule(L.LightningModule):
             modality_dropout,
             method_options,
         )
+        weights = self.loss.pos_weight if task == "multilabel" else self.loss.class_weights
+        frequencies = losses.class_frequencies
+        self.model.head.start_at(prior_logits(task, num_classes, frequencies, weights))
         for tower in self.model.towers:
             tower.precision = DTYPES[self.encoders.precision]
             tower.encoder.checkpoint_layers = self.encoders.checkpoint_layers
@@ -130,6 +133,7 @@ class EPICModule(L.LightningModule):
         self._compile = compile
         self._total_steps: float | None = None
         self._checked: set[str] = set()
+        self._warned_of_absence = False
         self._resume_states: list[dict[str, Any]] | None = None
         if warm_start is not None:
             self.load_weights(warm_start)
@@ -191,11 +195,23 @@ class EPICModule(L.LightningModule):
     # -- steps
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits ``(B, C)``."""
+        """Logits ``(B, C)``; warns once of a missing modality that training never lacked."""
+        if not self.training and not self._warned_of_absence:
+            self._check_absence(batch)
         if is_compiled(self.model):
             mark_lengths(batch)
         logits: Tensor = self.model(batch)
         return logits
+
+    def _check_absence(self, batch: Batch) -> None:
+        masks = {"image": batch.get("image_present"), "text": batch.get("text_present")}
+        missing = [name for name, mask in masks.items() if mask is not None and not mask.all()]
+        if unknown := [name for name in missing if name in self.model.head.never_missing]:
+            self._warned_of_absence = True
+            rank_zero_warn(
+                f"Samples lack the {unknown[0]}, which no training sample did: what the model says "
+                "of them was not learnt. Train with model.modality_dropout, or on such samples."
+            )
 
     def compute_loss(self, logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
         """The mean loss over a batch, of training, validation and test; a hook for your own.

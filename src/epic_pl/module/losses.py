@@ -27,13 +27,13 @@ class LossConfig:
         label_smoothing: of the cross-entropy; multiclass only.
         class_weights: multiclass: C weights of the samples of each class, or "balanced".
         pos_weight: multilabel: C weights of the positives, or "balanced".
-        class_frequencies: share of the training rows of each class, for "balanced"; the command
-            line takes it from the data.
+        class_frequencies: share of the training rows of each class, for "balanced" and for the
+            logits that training starts from; the command line takes it from the data.
         matched_classes: names of classes whose pictures and texts belong together, where that is
             what the labels tell: adds :class:`~epic_pl.module.matching.MatchingLoss`.
     """
 
-    label_smoothing: float = 0.1
+    label_smoothing: float = 0.0
     class_weights: Weights = None
     pos_weight: Weights = None
     class_frequencies: list[float] | None = None
@@ -134,3 +134,25 @@ def resolve_weights(
     if task == "multilabel":
         return [(1 - f) / f if 0 < f < 1 else 1.0 for f in frequencies]
     return [1 / (len(frequencies) * f) if f > 0 else 1.0 for f in frequencies]
+
+
+def prior_logits(
+    task: Task, num_classes: int, frequencies: Sequence[float] | None, weights: Tensor | None = None
+) -> Tensor:
+    """The logits ``(C,)`` with the lowest loss of a model that sees no input.
+
+    Args:
+        task: softmax or sigmoid.
+        num_classes: number of classes C.
+        frequencies: share of the training rows that have each class, ``(C,)``; None is 1 / C. A
+            class that never occurs, or always does, counts as a tenth of 1 / C from there.
+        weights: of the classes, or of the positives, in the loss.
+    """
+    share = torch.full((num_classes,), 1 / num_classes, dtype=torch.float64)
+    least = 0.1 / num_classes
+    if frequencies is not None:
+        share = torch.tensor(frequencies, dtype=torch.float64).clamp(least, 1 - least)
+    weighted = share if weights is None else share * weights.double()
+    if task == "multilabel":
+        return torch.log(weighted / (1 - share)).float()
+    return torch.log(weighted / weighted.sum()).float()

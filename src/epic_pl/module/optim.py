@@ -9,6 +9,9 @@ from epic_pl.module.config import OptimConfig
 from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
 
+# features of a head whose rate is optim.lr
+_FEATURES = 1000
+
 
 def build_optimizer(model: DualEncoder, config: OptimConfig) -> AdamW:
     """AdamW over the trained parameters of ``model``."""
@@ -16,7 +19,11 @@ def build_optimizer(model: DualEncoder, config: OptimConfig) -> AdamW:
 
 
 def parameter_groups(model: DualEncoder, config: OptimConfig) -> list[dict[str, Any]]:
-    """The head at ``lr``, encoders at their method's rate, all else at ``prompt_lr``.
+    """The head at ``lr`` by width, encoders at their method's rate, all else at ``prompt_lr``.
+
+    A step of Adam moves each of D standardised features' weights by the rate, and so the logits by
+    up to D times as much. At ``lr * 1000 / D`` heads of any width converge in as many steps
+    (*Tensor Programs V*, arXiv 2203.03466, scales the readout's rate in the same way).
 
     Norms, biases, temperatures, missing-modality embeddings (all of at most one dimension) and
     prompts get no decay; a module names its prompts in ``no_decay``.
@@ -28,8 +35,8 @@ def parameter_groups(model: DualEncoder, config: OptimConfig) -> list[dict[str, 
     }
     encoders = tuple(f"{name}." for name, m in model.named_modules() if isinstance(m, Encoder))
     rates = {
-        "head": config.lr,
-        "prompts": config.lr if config.prompt_lr is None else config.prompt_lr,
+        "head": config.lr * _FEATURES / model.head.num_features,
+        "prompts": config.prompt_lr,
         "encoders": model.encoder_lr,
     }
     groups: dict[str, dict[str, Any]] = {}

@@ -86,9 +86,11 @@ class InteractionHub(nn.Module, ABC):
 
 
 class BottleneckHub(InteractionHub):
-    """``A_m = LN(Z_m) W_m`` and ``C_m = Z_m + GELU(M_m) V_m``, of width r (our reading).
+    """``A_m = unit(LN(Z_m) W_m) sqrt(r)`` and ``C_m = Z_m + GELU(M_m) V_m`` (our reading).
 
-    ``V_m`` is zero at the start, so that training starts from unimodal prompts.
+    ``V_m`` is zero at the start, so that training starts from unimodal prompts. At any length of
+    ``A_m`` S is the same, but with nothing to bound it messages outgrow the prompts, and the
+    training samples are memorised through them.
 
     Args:
         widths: d_v and d_t.
@@ -109,9 +111,11 @@ class BottleneckHub(InteractionHub):
         self.dropout = nn.Dropout(dropout)
 
     def project(self, prompts: Pair[Tensor]) -> Pair[Tensor]:
-        """``LN(Z_m) W_m``."""
+        """``unit(LN(Z_m) W_m) sqrt(r)``."""
         image, text = self.norm_image(prompts.image), self.norm_text(prompts.text)
-        return Pair(self.down_image(self.dropout(image)), self.down_text(self.dropout(text)))
+        image, text = self.down_image(self.dropout(image)), self.down_text(self.dropout(text))
+        length = image.shape[-1] ** 0.5
+        return Pair(*(F.normalize(part, dim=-1) * length for part in (image, text)))
 
     def add(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
         """``Z_m + GELU(M_m) V_m``."""

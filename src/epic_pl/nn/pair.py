@@ -39,6 +39,14 @@ def drop_modalities(present: Pair[Tensor], probability: float) -> Presence:
     return Pair(present.image & ~drop_image, present.text & ~drop_text)
 
 
+def both_present(present: Presence) -> Tensor | None:
+    """Mask ``(B,)`` of the samples with both modalities; None where that is all of them."""
+    image, text = present
+    if image is None or text is None:
+        return text if image is None else image
+    return image & text
+
+
 def where_present(values: Tensor, present: Tensor | None) -> Tensor:
     """``values (B, ...)`` with zeros where ``present (B,)`` is False, even in place of NaN."""
     if present is None:

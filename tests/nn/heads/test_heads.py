@@ -6,7 +6,7 @@ from epic_pl.errors import ConfigError
 from epic_pl.nn import ClassificationHead, HeadConfig, Pair
 from epic_pl.nn.heads import Pooled
 from epic_pl.nn.heads.similarity import SimilarityHead
-from epic_pl.nn.heads.standardization import Standardization
+from epic_pl.nn.standardization import Standardization
 
 WIDTHS = Pair(6, 4)
 NONE = Pair(None, None)

@@ -101,7 +101,8 @@ def test_every_trained_tensor_has_its_rate(name):
         if inside([key]):
             assert rate == model.encoder_lr
         else:
-            assert rate == (1.0 if key.startswith("head.") else 2.0)
+            head = 1000 / model.head.num_features
+            assert rate == (head if key.startswith("head.") else 2.0)
     counted = sum(trainable for trainable, _ in count_parameters(model).values())
     assert counted == count_trained(model)
 

@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from epic_pl.nn.heads.exchange import ExchangeHead
 from epic_pl.nn.heads.similarity import SimilarityHead
-from epic_pl.nn.heads.standardization import Standardization
-from epic_pl.nn.pair import Pair, Presence
+from epic_pl.nn.pair import Pair, Presence, both_present, where_present
+from epic_pl.nn.standardization import Standardization
 from epic_pl.validate import check_probabilities
+
+# of torch's own weights, with which logits of rare labels would vary by half a unit
+_INITIAL_SCALE = 0.1
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,9 @@ class Pooled(NamedTuple):
 class ModalityFeatures(nn.Module):
     """``h_m (B, D)``: standardised pooled output, boundary features and mean prompt.
 
-    The encoder's part of a sample without the modality is a learned missing-modality embedding.
+    A sample without the modality has a learned missing-modality embedding in place of the encoder's
+    part. It starts at zero, the features' mean over the training set. A sample without either has
+    zero in place of the prompts, which could not interact.
 
     Args:
         width: encoder width d.
@@ -69,18 +74,29 @@ class ModalityFeatures(nn.Module):
         self.prompts = Standardization(width) if prompts else None
         self.width = encoder_width + width * prompts
 
-    def forward(self, pooled: Pooled, prompts: Tensor | None, present: Tensor | None) -> Tensor:
-        """Features of ``pooled``, prompts ``(B, n, d)`` and the mask ``present (B,)``."""
+    def forward(
+        self,
+        pooled: Pooled,
+        prompts: Tensor | None,
+        present: Tensor | None,
+        both: Tensor | None,
+    ) -> Tensor:
+        """Features of ``pooled`` and prompts ``(B, n, d)``.
+
+        ``present (B,)`` masks samples with the modality, ``both (B,)`` those with both.
+        """
         output = pooled.output
         if self.boundary:
             output = torch.cat([output, pooled.boundary], dim=-1)
         features = self.encoder(output, present)
-        if present is None:  # DDP waits for a gradient of the embedding in every step
-            present = torch.ones(output.shape[0], dtype=torch.bool, device=output.device)
-        features = torch.where(present[:, None], features, self.missing.to(features.dtype))
+        # DDP waits for a gradient of the embedding in every step
+        there = torch.ones_like(output[:, 0], dtype=torch.bool) if present is None else present
+        features = torch.where(there[:, None], features, self.missing.to(features.dtype))
         if self.prompts is None or prompts is None:
             return features
-        return torch.cat([features, self.prompts(prompts.mean(dim=1))], dim=-1)
+        # others lie far outside of what training has shown, unless it dropped modalities
+        mean = where_present(self.prompts(prompts.mean(dim=1), both), both)
+        return torch.cat([features, mean], dim=-1)
 
 
 class ClassificationHead(nn.Module):
@@ -110,14 +126,32 @@ class ClassificationHead(nn.Module):
             ModalityFeatures(width, config.boundary, prompts) for width in widths
         )
         features = Pair(self.image.width, self.text.width)
+        self.num_features = sum(features)
         self.dropout = nn.Dropout(config.dropout)
         if config.exchange and classifier is None:
             self.classifier: nn.Module = ExchangeHead(features, num_prompts, num_classes)
         else:
             self.classifier = (classifier or (lambda width: nn.Linear(width, num_classes)))(
-                sum(features)
+                self.num_features
             )
         self.similarity = SimilarityHead(features, num_classes) if config.similarity else None
+
+    @property
+    def never_missing(self) -> list[str]:
+        """The modalities that no training sample lacked: their embedding is where it started."""
+        parts = {"image": self.image, "text": self.text}
+        return [name for name, part in parts.items() if not part.missing.any()]
+
+    @torch.no_grad()
+    def start_at(self, prior: Tensor) -> None:
+        """Set the last layer to logits close to ``prior (C,)``, which training starts from.
+
+        *Focal Loss for Dense Object Detection*, arXiv 1708.02002, section 3.3: at other biases the
+        loss of rare labels is that of their base rate, and the whole model is trained to move it.
+        """
+        last = [m for m in self.classifier.modules() if isinstance(m, nn.Linear)][-1]
+        last.weight.mul_(_INITIAL_SCALE)
+        last.bias.copy_(prior)
 
     def forward(
         self,
@@ -127,9 +161,10 @@ class ClassificationHead(nn.Module):
         scores: Tensor | None = None,
     ) -> Tensor:
         """Logits ``(B, C)`` of pooled features, last prompts ``(B, n, d)`` and ``S (B, n, n)``."""
+        both = both_present(present)
         features = Pair(
-            self.image(pooled.image, prompts and prompts.image, present.image),
-            self.text(pooled.text, prompts and prompts.text, present.text),
+            self.image(pooled.image, prompts and prompts.image, present.image, both),
+            self.text(pooled.text, prompts and prompts.text, present.text, both),
         )
         dropped = Pair(self.dropout(features.image), self.dropout(features.text))
         if isinstance(self.classifier, ExchangeHead):

@@ -6,8 +6,8 @@ Shape legend: B batch, C classes, D features, n prompts.
 import torch
 from torch import Tensor, nn
 
-from epic_pl.nn.heads.standardization import Standardization
-from epic_pl.nn.pair import Pair, Presence
+from epic_pl.nn.pair import Pair, Presence, both_present, where_present
+from epic_pl.nn.standardization import Standardization
 
 # few, so that the samples cannot be told apart by heart
 _SQUEEZED = 16
@@ -47,12 +47,10 @@ class ExchangeHead(nn.Module):
         """
         seen = [self.squeeze_image(features.image), self.squeeze_text(features.text)]
         if self.standardize is not None and scores is not None:
-            both = torch.ones(scores.shape[0], dtype=torch.bool, device=scores.device)
-            for mask in present:
-                both = both if mask is None else both & mask
+            both = both_present(present)
             matches = [scores.softmax(dim=side).flatten(1) for side in (1, 2)]
             matches += [scores.logsumexp(dim=side) for side in (1, 2)]
             found = self.standardize(torch.cat(matches, dim=1), both)  # (B, 2 n (n + 1))
-            seen.append(torch.where(both[:, None], found, 0))
+            seen.append(where_present(found, both))
         logits: Tensor = self.network(torch.cat(seen, dim=1))
         return logits
