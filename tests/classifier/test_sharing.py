@@ -47,6 +47,12 @@ def test_a_saved_folder_is_the_same_model_and_small(classifier, saved, trained):
     assert "None were given" in card
 
 
+def test_all_files_of_a_saved_folder_have_the_mode_of_new_files(saved, tmp_path):
+    (tmp_path / "new").touch()
+    modes = {path.stat().st_mode for path in (*saved.iterdir(), tmp_path / "new")}
+    assert len(modes) == 1
+
+
 def test_a_card_shows_a_report_and_one_that_is_there_stays(classifier, trained, tmp_path):
     report = tmp_path / "report"
     options = ["--report.absence", "false", "--report.robustness", "false"]

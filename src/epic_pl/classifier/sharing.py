@@ -17,7 +17,7 @@ from huggingface_hub import (
     snapshot_download,
 )
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from epic_pl import __version__
 from epic_pl.assets.hub import Side, cached_commit, repository
@@ -58,7 +58,9 @@ def write_model(module: EPICModule, folder: Path) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     state = adapter_state(module, module.state_dict())
-    save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, folder / WEIGHTS)
+    part = folder / f".{WEIGHTS}.part"
+    part.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in state.items()}))
+    part.replace(folder / WEIGHTS)
     text = json.dumps(content, indent=2, ensure_ascii=False)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 
