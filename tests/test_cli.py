@@ -195,9 +195,11 @@ def test_fit_resumes_from_a_checkpoint_and_warm_start_does_not(config, fitted, b
     assert warm.trainer.global_step == 3
 
 
-def test_best_and_last_are_those_of_the_newest_run(config, best, workdir, caplog):
-    checkpoints = Path(best).parent
-    where = ["--config", config, f"--trainer.default_root_dir={checkpoints.parents[2]}"]
+def test_best_and_last_are_those_of_the_newest_run(config, fitted, workdir, caplog):
+    runs = shutil.copytree(fitted / "runs", workdir / "[runs]*")  # no pattern
+    best = runs / "fit" / "version_0" / "checkpoints" / "best.ckpt"
+    checkpoints = best.parent
+    where = ["--config", config, f"--trainer.default_root_dir={runs}"]
     with caplog.at_level("INFO"):
         tested = run(["test", *where, "--ckpt_path", "best"])
     assert Path(tested.config["test"]["ckpt_path"]).samefile(best)

@@ -149,8 +149,9 @@ class EPICCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         names = _CHECKPOINT_WORDS[word]
         section = config["checkpoint" if word == "best" else "last_checkpoint"]
-        folder = section["dirpath"] or f"{_root(config['trainer'])}/fit/version_*/checkpoints"
-        path = newest_readable(folder, names)
+        own, runs = section["dirpath"], _root(config["trainer"])
+        root, place = (own, ".") if own else (runs, "fit/version_*/checkpoints")
+        path = newest_readable(Path(root), place, names)
         _require_same_data(path, config["data"])
         rank_zero_info(f"--ckpt_path {word} is {path}")
         return path
