@@ -398,6 +398,33 @@ def test_a_name_too_long_for_the_disk_is_one_paragraph(args, kind, config, capsy
     assert LONG in said
 
 
+FULL = Path("/dev/full")  # on which every write fails as on a full disk
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    ("args", "file"),
+    [
+        (["predict", "--predictions.output", "{out}/p.csv"], ".p.csv.tmp"),
+        (["predict", "--predictions.output", "{out}/p.parquet"], ".p.parquet.tmp"),
+        (["test", "--report.absence=false", "--report", "{out}"], "report.json"),
+        (["data", "check", "--workers=1", "--output", "{out}"], "manifest.parquet"),
+        (["data", "check", "--workers=1", "--output", "{out}"], "report.html"),
+        (["explain", "--count=1", "--output", "{out}"], "index.html"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else each[0],
+)
+def test_a_full_disk_is_one_paragraph(args, file, config, best, workdir, capsys):
+    out = workdir / "out"
+    out.mkdir()
+    (out / file).symlink_to(FULL)
+    checkpoint = [] if args[0] == "data" else ["--ckpt_path", best]
+    args = [each.format(out=out) for each in args]
+    said = _refused([*args, "--config", config, *checkpoint], capsys)
+    assert "No space left on device" in said
+    assert f"{out}/" in said
+
+
 def test_a_run_may_end_before_its_first_validation(config):
     cli = run(["fit", "--config", config, "--trainer.max_steps", "1"])
     assert cli.trainer.global_step == 1

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -419,6 +420,7 @@ _PARSER_NOISE = re.compile(
 _DENIED = re.compile(r"Importing ('.*?') is not allowed, denied by")
 # errors of the system that say all there is to say of a path
 _OF_THE_PATH = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EROFS)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -427,12 +429,25 @@ def errors_as_text() -> Iterator[None]:
     try:
         yield
     except (EpicError, ArgumentError, OSError) as error:
-        if isinstance(error, OSError) and not (error.filename and error.errno in _OF_THE_PATH):
+        said = _message(error)
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            said = (
+                f"{os.strerror(error.errno)}: {_written(error)} cannot be written. Make room on "
+                "its disk, or choose a folder on another one."
+            )
+        elif isinstance(error, OSError) and not (error.filename and error.errno in _OF_THE_PATH):
             raise
-        print(f"epic-pl: {type(error).__name__}: {_message(error)}", file=sys.stderr)
+        print(f"epic-pl: {type(error).__name__}: {said}", file=sys.stderr)
         raise SystemExit(1) from None
     except SIGTERMException:  # which Lightning lets exit with 0, as if all were done
         raise SystemExit(128 + signal.SIGTERM) from None
+
+
+def _written(error: OSError) -> str:
+    """What was written when a write failed, which itself names no file."""
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+    values = (value for each in reversed(frames) for value in reversed([*each.values()]))
+    return str(error.filename or next((v for v in values if isinstance(v, Path)), "a file"))
 
 
 def _message(error: Exception) -> str:
