@@ -23,7 +23,7 @@ from epic_pl import __version__
 from epic_pl.assets.hub import Side, cached_commit, repository
 from epic_pl.classifier.models import relocated
 from epic_pl.data.readers import read_json
-from epic_pl.errors import AssetError, CheckpointError, DataError, first_line
+from epic_pl.errors import AssetError, CheckpointError, DataError, first_line, printable
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state, refuse_classes
 from epic_pl.untrusted import require_regular
@@ -187,8 +187,9 @@ def write_card(
         shutil.copy(report / CONFUSION, folder / CONFUSION)
     info = module.checkpoint_info()
     encoders = {
-        side: {**each, "licence": _licence(each["name"])}
+        side: {**each, "name": _plain(name), "licence": _licence(each["name"])}
         for side, each in (("image", info["image_encoder"]), ("text", info["text_encoder"]))
+        for name in [Path(each["name"]).name if Path(each["name"]).is_absolute() else each["name"]]
     }
     card = ModelCard.from_template(
         data,
@@ -196,7 +197,7 @@ def write_card(
         name=name,
         dataset=dataset,
         method=module.hparams["method"],
-        classes=module.class_names,
+        classes=[_plain(name) for name in module.class_names],
         trained=sum(p.numel() for p in module.parameters() if p.requires_grad),
         encoders=encoders,
         metrics=metrics,
@@ -224,6 +225,11 @@ def _read_report(report: Path, module: EPICModule) -> tuple[dict[str, Any], dict
     if (measured.get("task"), reported) != (module.task, set(module.class_names)):
         raise DataError(f"{report} is the report on a model of another task or other classes.")
     return measured, metrics
+
+
+def _plain(text: str) -> str:
+    """A text on one line, in which nothing has a meaning in Markdown."""
+    return re.sub(r"([!#$&()*+.<>\[\\\]_`{|}~]|^[-=])", r"\\\1", printable(" ".join(text.split())))
 
 
 def _licence(name: str) -> str:
