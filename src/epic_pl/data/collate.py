@@ -10,9 +10,7 @@ from torch.utils.data import default_collate
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.types import Batch, Reference, Sample, Task
 
-# a word or a run of blanks of any real text is shorter; tokenizers read all that they are given,
-# and take 250 bytes of memory a character
-CHARACTERS_PER_TOKEN = 1000
+CHARACTERS_PER_TOKEN = 1000  # that a tokenizer gets: it takes 250 bytes a character, then cuts
 
 
 class Collator:

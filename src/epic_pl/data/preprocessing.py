@@ -112,9 +112,8 @@ def _of_repository(source: str, revision: str | None) -> ImagePreprocessing:
     if name != source:
         pinned = f"{name}@{revision}" if revision else name
         return _from_timm_config(timm.models.load_model_config_from_hf(pinned)[0])
-    return _from_clip_config(
-        CLIPImageProcessor.get_image_processor_dict(source, revision=revision)[0]
-    )
+    config, _ = CLIPImageProcessor.get_image_processor_dict(source, revision=revision)
+    return _from_clip_config(config)
 
 
 def _from_timm_config(config: Mapping[str, Any]) -> ImagePreprocessing:
@@ -193,7 +192,8 @@ def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
             local_files_only=Path(source).is_dir(),
             trust_remote_code=False,
         )
-        tokenizer("a", truncation=True, max_length=min(tokenizer.model_max_length, 9))
+        if tokenizer.model_max_length < 1:
+            raise ValueError(f"model_max_length is {tokenizer.model_max_length}")
     # where there are no files, transformers makes a tokenizer without any words
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise EncoderError(

@@ -154,15 +154,10 @@ def _hf_config(name: str, source: str, revision: str | None, pretrained: bool) -
         return _KNOWN_CONFIGS[source]()
     with reading_encoder(name, "config.json"):
         try:
-            config: PretrainedConfig = AutoConfig.from_pretrained(
-                source, revision=revision, trust_remote_code=False
-            )
-            return config
+            load: Callable[..., PretrainedConfig] = AutoConfig.from_pretrained
+            return load(source, revision=revision, trust_remote_code=False)
         except ValueError as error:
-            raise EncoderError(
-                f"The config.json of encoder {name!r} is not understood: {first_line(error)}. "
-                f"{_SUPPORTED}"
-            ) from error
+            raise EncoderError(f"{name}/config.json: {first_line(error)}. {_SUPPORTED}") from error
 
 
 def _hf_model(
@@ -207,9 +202,8 @@ def _quiet_transformers() -> Iterator[None]:
 
 def _build(name: str, pretrained: bool, build: Callable[[], nn.Module]) -> nn.Module:
     """Run a builder with its errors explained and, for random weights, under a seed of its own."""
-    with reading_encoder(name, "config.json", "model.safetensors"):
-        if pretrained:
-            return build()
-        with torch.random.fork_rng(devices=[]):
+    fork = torch.random.fork_rng(devices=[], enabled=not pretrained)
+    with reading_encoder(name, "config.json", "model.safetensors"), fork:
+        if not pretrained:
             torch.manual_seed(_RANDOM_SEED)
-            return build()
+        return build()
