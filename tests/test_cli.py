@@ -6,6 +6,7 @@ Bad input ends in one paragraph that names the culprit and the way out.
 import csv
 import inspect
 import json
+import multiprocessing
 import re
 import shutil
 import sys
@@ -573,6 +574,7 @@ def test_a_corrupt_picture_is_one_paragraph_also_from_a_worker(
     assert said.startswith("epic-pl: DataError: Sample 'val1': Picture ")
     assert str(workdir / "data" / "pictures" / "val1.png") in said
     assert said.count("DataError") == 1
+    assert not multiprocessing.active_children()  # which ignore SIGTERM, so that exit would wait
 
 
 # ------------------------------------------------------------------ progress bar, help, balance

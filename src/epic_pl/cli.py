@@ -414,8 +414,6 @@ _PARSER_NOISE = re.compile(
     r"|- Expected a <class 'NoneType'>.*|Given value type:.*",
     re.DOTALL,
 )
-
-
 _DENIED = re.compile(r"Importing ('.*?') is not allowed, denied by")
 # errors of the system that say all there is to say of a path
 _OF_THE_PATH = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EROFS)
@@ -433,6 +431,7 @@ def errors_as_text() -> Iterator[None]:
         elif isinstance(error, OSError) and not (error.filename and error.errno in _OF_THE_PATH):
             raise
         print(f"epic-pl: {type(error).__name__}: {printable(said)}", file=sys.stderr)
+        traceback.clear_frames(error.__traceback__)  # of loader workers, which exit would wait for
         raise SystemExit(1) from None
     except SIGTERMException:  # which Lightning lets exit with 0, as if all were done
         raise SystemExit(128 + signal.SIGTERM) from None
