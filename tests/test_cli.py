@@ -6,6 +6,7 @@ Bad input ends in one paragraph that names the culprit and the way out.
 import csv
 import inspect
 import json
+import multiprocessing
 import re
 import shutil
 from functools import partial
@@ -14,6 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tiny_runs
@@ -202,9 +204,11 @@ def test_fit_resumes_from_a_checkpoint_and_warm_start_does_not(config, fitted, b
     assert warm.trainer.global_step == 3
 
 
-def test_best_and_last_are_those_of_the_newest_run(config, best, workdir, caplog):
-    checkpoints = Path(best).parent
-    where = ["--config", config, f"--trainer.default_root_dir={checkpoints.parents[2]}"]
+def test_best_and_last_are_those_of_the_newest_run(config, fitted, workdir, caplog):
+    runs = shutil.copytree(fitted / "runs", workdir / "[runs]*")  # no pattern
+    best = runs / "fit" / "version_0" / "checkpoints" / "best.ckpt"
+    checkpoints = best.parent
+    where = ["--config", config, f"--trainer.default_root_dir={runs}"]
     with caplog.at_level("INFO"):
         tested = run(["test", *where, "--ckpt_path", "best"])
     assert Path(tested.config["test"]["ckpt_path"]).samefile(best)
@@ -447,6 +451,76 @@ def test_a_name_too_long_for_the_disk_is_one_paragraph(args, kind, config, capsy
     assert LONG in said
 
 
+EVIL = "\x1b[2JEVIL\x07\x9b31m"  # what a terminal obeys
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["data", "init", "evil", "--output", "evil.yaml"],
+        ["data", "check", "--workers=1"],
+        ["fit"],
+        ["fit", "--model.epic.hub_width", EVIL],
+        ["explain", "--samples", f"no{EVIL}"],
+    ],
+    ids=" ".join,
+)
+def test_control_characters_of_a_table_or_option_do_not_reach_the_terminal(
+    args, config, best, fitted, workdir, capsys
+):
+    rows = list(csv.DictReader((fitted / "data" / "table.csv").open()))
+    for row in rows:
+        row.update({key: row[key] + EVIL for key in ("id", "label")})
+    if args[0] != "explain":
+        rows[0]["image"] = EVIL  # and so does the first row's picture not exist
+    (workdir / "evil").mkdir()
+    if args[1:2] == ["init"]:
+        shutil.copytree(fitted / "data" / "pictures", workdir / "evil" / "pictures")
+        rows = [{f"{key}{EVIL}": value for key, value in row.items()} for row in rows[1:]]
+    with (workdir / "evil" / "table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    options = ["--config", config, "--data.init_args.table", "evil/table.csv"]
+    options += [f"--data.init_args.image_root={fitted / 'data'}"]
+    if args[0] == "explain":
+        options = ["--config", config, "--ckpt_path", best]
+    with pytest.raises(SystemExit):
+        main(args if args[1:2] == ["init"] else [*args, *options])
+    shown = "".join(capsys.readouterr())
+    assert "EVIL" in shown
+    assert not set(EVIL[0] + EVIL[-4] + "\x07") & set(shown)
+    if args[1:2] == ["init"]:  # its comments are YAML, in which they may not be
+        assert yaml.safe_load(Path("evil.yaml").read_text())
+
+
+FULL = Path("/dev/full")  # on which every write fails as on a full disk
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    ("args", "file"),
+    [
+        (["predict", "--predictions.output", "{out}/p.csv"], ".p.csv.tmp"),
+        (["predict", "--predictions.output", "{out}/p.parquet"], ".p.parquet.tmp"),
+        (["test", "--report.absence=false", "--report", "{out}"], "report.json"),
+        (["data", "check", "--workers=1", "--output", "{out}"], "manifest.parquet"),
+        (["data", "check", "--workers=1", "--output", "{out}"], "report.html"),
+        (["explain", "--count=1", "--output", "{out}"], "index.html"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else each[0],
+)
+def test_a_full_disk_is_one_paragraph(args, file, config, best, workdir, capsys):
+    out = workdir / "out"
+    out.mkdir()
+    (out / file).symlink_to(FULL)
+    checkpoint = [] if args[0] == "data" else ["--ckpt_path", best]
+    args = [each.format(out=out) for each in args]
+    said = _refused([*args, "--config", config, *checkpoint], capsys)
+    assert "No space left on device" in said
+    assert f"{out}/" in said
+
+
 def test_a_run_may_end_before_its_first_validation(config):
     cli = run(["fit", "--config", config, "--trainer.max_steps", "1"])
     assert cli.trainer.global_step == 1
@@ -551,6 +625,7 @@ def test_a_corrupt_picture_is_one_paragraph_also_from_a_worker(
     assert said.startswith("epic-pl: DataError: Sample 'val1': Picture ")
     assert str(workdir / "data" / "pictures" / "val1.png") in said
     assert said.count("DataError") == 1
+    assert not multiprocessing.active_children()  # which ignore SIGTERM, so that exit would wait
 
 
 # ------------------------------------------------------------------ progress bar, help, balance

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ from epic_pl.callbacks.checkpoints import LAST, PREVIOUS
 from epic_pl.callbacks.run_record import RunRecord
 from epic_pl.config_files import read_yaml, resolve_configs
 from epic_pl.data import ImageTextDataModule
-from epic_pl.errors import ConfigError, EpicError
+from epic_pl.errors import ConfigError, EpicError, printable
 from epic_pl.evaluation.explain.callback import PromptAttention
 from epic_pl.evaluation.report.writer import ReportWriter
 from epic_pl.main import main
@@ -152,10 +153,10 @@ class EPICCLI(LightningCLI):
     def _newest(self, word: str) -> str:
         """The checkpoint of that name in the newest run below the root folder."""
         config = self.config[self.config.subcommand]
-        names = _CHECKPOINT_WORDS[word]
         section = config["checkpoint" if word == "best" else "last_checkpoint"]
-        folder = section["dirpath"] or f"{_root(config['trainer'])}/fit/version_*/checkpoints"
-        path = newest_readable(folder, names)
+        own, runs = section["dirpath"], _root(config["trainer"])
+        root, place = (own, ".") if own else (runs, "fit/version_*/checkpoints")
+        path = newest_readable(Path(root), place, _CHECKPOINT_WORDS[word])
         _require_same_data(path, config["data"])
         rank_zero_info(f"--ckpt_path {word} is {path}")
         return path
@@ -419,8 +420,6 @@ _PARSER_NOISE = re.compile(
     r"|- Expected a <class 'NoneType'>.*|Given value type:.*",
     re.DOTALL,
 )
-
-
 _DENIED = re.compile(r"Importing ('.*?') is not allowed, denied by")
 # errors of the system that say all there is to say of a path
 _OF_THE_PATH = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EROFS)
@@ -432,12 +431,23 @@ def errors_as_text() -> Iterator[None]:
     try:
         yield
     except (EpicError, ArgumentError, OSError) as error:
-        if isinstance(error, OSError) and not (error.filename and error.errno in _OF_THE_PATH):
+        said = _message(error)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            said = f"{os.strerror(error.errno)}: make room for {_written(error)} or move it."
+        elif isinstance(error, OSError) and not (error.filename and error.errno in _OF_THE_PATH):
             raise
-        print(f"epic-pl: {type(error).__name__}: {_message(error)}", file=sys.stderr)
+        print(f"epic-pl: {type(error).__name__}: {printable(said)}", file=sys.stderr)
+        traceback.clear_frames(error.__traceback__)  # of loader workers, which exit would wait for
         raise SystemExit(1) from None
     except SIGTERMException:  # which Lightning lets exit with 0, as if all were done
         raise SystemExit(128 + signal.SIGTERM) from None
+
+
+def _written(error: OSError) -> str:
+    """The file of a failed write, which itself names none: the innermost function's last path."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    paths = [v for frame in frames for v in frame.f_locals.values() if isinstance(v, Path)]
+    return str(error.filename or [Path("a file"), *paths][-1])
 
 
 def _message(error: Exception) -> str:

@@ -1,8 +1,20 @@
 """The errors that epic_pl raises on purpose: each message names the culprit and the way out."""
 
+import re
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """A text with its control characters, which a terminal would obey, spelled out."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
 
 class EpicError(Exception):
     """Base of every error that a user can mend; the command line prints it without a traceback."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class AssetError(EpicError):

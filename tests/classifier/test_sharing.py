@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import fake_hub
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from epic_pl import Classifier
+from epic_pl.classifier.sharing import write_card
 from epic_pl.cli import run
 from epic_pl.errors import AssetError, CheckpointError, DataError
 
@@ -47,6 +49,12 @@ def test_a_saved_folder_is_the_same_model_and_small(classifier, saved, trained):
     assert "None were given" in card
 
 
+def test_all_files_of_a_saved_folder_have_the_mode_of_new_files(saved, tmp_path):
+    (tmp_path / "new").touch()
+    modes = {path.stat().st_mode for path in (*saved.iterdir(), tmp_path / "new")}
+    assert len(modes) == 1
+
+
 def test_a_card_shows_a_report_and_one_that_is_there_stays(classifier, trained, tmp_path):
     report = tmp_path / "report"
     options = ["--report.robustness", "false"]
@@ -72,7 +80,7 @@ def test_a_card_shows_a_report_and_one_that_is_there_stays(classifier, trained, 
         "license: cc-by-4.0",
         f"| accuracy | {accuracy:.4f} |",
         "On 7 samples",
-        "No training sample lacked its image: without one, the model's answers are what is measured",
+        "No training sample lacked its image: without one, the model's answers are what",
         f"| text only | {alone['samples']} | {alone['accuracy']:.4f} |",
         "me/squares",
     ):
@@ -96,6 +104,22 @@ def test_a_card_shows_a_report_and_one_that_is_there_stays(classifier, trained, 
             classifier.save_pretrained(tmp_path / "other", report=other)
     with pytest.raises(DataError, match=r"report\.json cannot be read"):
         classifier.save_pretrained(tmp_path / "other", report=tmp_path)
+
+
+def test_a_card_has_a_line_for_each_class_and_no_path_of_this_machine(make, tmp_path):
+    names = ["two\nlines", "`code` | <b>*bold*</b>", "- 1. [link](x) \x1b[31m"]
+    module = make(class_names=names)
+    write_card(module, tmp_path, "mine", None, None, None)
+    card = (tmp_path / "README.md").read_text()
+    assert {line for line in card.splitlines() if line.startswith("- ")} >= {
+        "- two lines",
+        r"- \`code\` \| \<b\>\*bold\*\</b\>",
+        r"- \- 1\. \[link\]\(x\) \\x1b\[31m",
+    }
+    for side in ("image", "text"):
+        folder = Path(module.hparams["encoders"][side]["name"])
+        assert str(folder.parent) not in card
+        assert folder.name.replace("_", r"\_") in card
 
 
 def _without(key):

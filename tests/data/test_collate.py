@@ -44,6 +44,20 @@ def test_truncation(collate, tokenizer):
     assert wide([sample(text="a cat " * 90)])["input_ids"].shape[1] == tokenizer.model_max_length
 
 
+def test_no_more_of_a_huge_text_is_tokenized_than_its_tokens_can_use(collate, monkeypatch):
+    tokenize, given = type(collate.tokenizer).__call__, []
+
+    def counted(self, texts, **options):
+        given.extend(map(len, texts))
+        return tokenize(self, texts, **options)
+
+    monkeypatch.setattr(type(collate.tokenizer), "__call__", counted)
+    huge, short = collate.tokenize(["a red cat on " * 10**5, "a red cat on"])["input_ids"]
+    assert given[0] <= 1000 * collate.max_text_tokens
+    assert given[1] == 12
+    assert huge.tolist() == short.tolist()
+
+
 def test_absent_modalities(collate):
     batch = collate([sample("a", image=False), sample("b", text=None), sample("c", text="")])
     assert batch["image_present"].tolist() == [False, True, True]

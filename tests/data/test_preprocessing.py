@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 from transformers import BertConfig, CamembertConfig, CLIPConfig, RobertaConfig
@@ -89,3 +90,74 @@ def test_local_folder_asks_no_hub(tiny_tokenizer_dir, monkeypatch):
 def test_an_encoder_of_squashed_pictures_is_told_of():
     with pytest.warns(UserWarning, match="crop mode 'squash'"):
         image_preprocessing("vit_base_patch16_clip_384.laion2b_ft_in12k_in1k")
+
+
+CLIP = {"size": {"shortest_edge": 8}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"size": {}},
+        {"size": "x"},
+        {"size": {"shortest_edge": 0}},
+        {"image_mean": 3},
+        {"image_mean": ["a", "b", "c"]},
+        {"image_std": [0, 1, 1]},
+        {"resample": []},
+        {"image_processor": 3},
+    ],
+    ids=str,
+)
+def test_a_damaged_preprocessor_config_is_named(entry, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(CLIP | entry))
+    with pytest.raises(AssetError) as error:
+        image_preprocessing(str(tmp_path))
+    assert str(tmp_path / "preprocessor_config.json") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"input_size": "x"},
+        {"input_size": [3, 0, 0]},
+        {"mean": None},
+        {"crop_pct": -1},
+        {"interpolation": "x"},
+    ],
+    ids=str,
+)
+def test_damaged_preprocessing_of_a_timm_folder_is_named(entry, tmp_path):
+    config = {"input_size": [3, 8, 8], "mean": [0.5], "std": [0.5]} | entry
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "x", **config}))
+    with pytest.raises(AssetError) as error:
+        image_preprocessing(str(tmp_path))
+    assert str(tmp_path / "config.json") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("tokenizer.json", None),
+        ("tokenizer.json", "{cut"),
+        ("tokenizer.json", "null"),
+        ("tokenizer.json", {"model": {"type": "x"}}),
+        ("tokenizer.json", {"added_tokens": "x"}),
+        ("tokenizer_config.json", "[1]"),
+        ("tokenizer_config.json", {"tokenizer_class": 3}),
+        ("tokenizer_config.json", {"model_max_length": "x"}),
+        ("tokenizer_config.json", {"model_max_length": -1}),
+    ],
+    ids=str,
+)
+def test_damaged_files_of_a_tokenizer_are_named(file, change, tiny_tokenizer_dir, tmp_path):
+    path = shutil.copytree(tiny_tokenizer_dir, tmp_path / "bert") / file
+    content = path.read_text()
+    path.unlink()
+    if change is not None:
+        changed = isinstance(change, dict) and json.dumps(json.loads(content) | change)
+        path.write_text(changed or change)
+    with pytest.raises(AssetError) as error:
+        load_tokenizer(str(path.parent))
+    assert str(path) in str(error.value)

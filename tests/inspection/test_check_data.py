@@ -158,6 +158,11 @@ def test_each_problem_has_a_level_and_an_example(check, cells, level, line, exam
     assert example is None or problem.examples[0].startswith(example)
 
 
+def test_of_a_huge_text_the_tokens_that_could_matter_are_counted(check):
+    findings = check({"max_text_tokens": 20}, text={3: "a red cat " * 10**4})
+    assert findings.rows["tokens"].to_pylist()[3] == 20 * 1000 * 3 // 10 + 2
+
+
 @pytest.mark.parametrize("policy", ["skip", "absent"])
 def test_rows_that_are_skipped_are_no_rows_of_their_split_and_class(folder, check, policy):
     options = {"on_bad_sample": policy}

@@ -53,16 +53,16 @@ def test_a_trainer_writes_and_reads_through_it(make, tmp_path):
 
 
 def test_the_newest_file_that_can_be_read_is_found(tmp_path):
-    names, folders = ("last.ckpt", "last.previous.ckpt"), f"{tmp_path}/version_*"
+    names, root = ("last.ckpt", "last.previous.ckpt"), tmp_path / "[r*ns]?"
     with pytest.raises(CheckpointError, match=r"There is no last.ckpt in .*version_\*"):
-        newest_readable(folders, names)
+        newest_readable(root, "version_*", names)
     files = DurableCheckpointIO()
     for number, name in enumerate([*names, *names]):
-        path = tmp_path / f"version_{number // 2}" / name
+        path = root / f"version_{number // 2}" / name
         files.save_checkpoint(OLD, path)
         os.utime(path, (number, number))
-    newest = tmp_path / "version_1"
-    assert newest_readable(folders, names) == str(newest / "last.ckpt")
+    newest = root / "version_1"
+    assert newest_readable(root, "version_*", names) == str(newest / "last.ckpt")
     (newest / "last.ckpt").write_bytes(b"torn")
     with pytest.warns(UserWarning, match="The one before it is taken"):
-        assert newest_readable(folders, names) == str(newest / "last.previous.ckpt")
+        assert newest_readable(newest, ".", names) == str(newest / "last.previous.ckpt")

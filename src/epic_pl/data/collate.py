@@ -10,6 +10,8 @@ from torch.utils.data import default_collate
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.types import Batch, Reference, Sample, Task
 
+CHARACTERS_PER_TOKEN = 1000  # that a tokenizer gets: it takes 250 bytes a character, then cuts
+
 
 class Collator:
     """Puts samples into a :class:`~epic_pl.types.Batch`; picklable, so that workers can hold it.
@@ -67,7 +69,7 @@ class Collator:
     def tokenize(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
         """``input_ids`` and ``attention_mask`` ``(B, S)``, padded on the right."""
         tokens: Mapping[str, Tensor] = self.tokenizer(
-            list(texts),
+            self.shortened(texts),
             padding=True,
             padding_side="right",
             truncation=True,
@@ -77,6 +79,10 @@ class Collator:
             return_tensors="pt",
         )
         return tokens
+
+    def shortened(self, texts: Sequence[str]) -> list[str]:
+        """Texts as far as they can matter: :data:`CHARACTERS_PER_TOKEN` for each token."""
+        return [text[: CHARACTERS_PER_TOKEN * self.max_text_tokens] for text in texts]
 
     def _pixels(self, samples: Sequence[Sample]) -> Tensor:
         """Pictures ``(B, 3, H, W)``."""

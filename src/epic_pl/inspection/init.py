@@ -17,7 +17,7 @@ from epic_pl.data.tables.embedded import unpack_pictures
 from epic_pl.data.tables.folders import holds_classes
 from epic_pl.data.tables.hf import is_saved_dataset
 from epic_pl.data.tables.reader import SUFFIXES, read_table
-from epic_pl.errors import ConfigError, DataError
+from epic_pl.errors import ConfigError, DataError, printable
 from epic_pl.inspection.guess import Guess, Roles, guess_columns
 
 _EXAMINED_ROWS = 50
@@ -76,7 +76,7 @@ def summarize(config: Path, guess: Guess) -> str:
     }
     return (
         f"{config}, written by epic-pl data init, takes\n"
-        + "".join(f"  {name:<10} {found}\n" for name, found in lines.items())
+        + "".join(f"  {name:<10} {printable(found)}\n" for name, found in lines.items())
         + "Correct wrong guesses there. Then:\n"
         f"  epic-pl data check --config {named}\n"
         f"  epic-pl fit --config {named}\n"

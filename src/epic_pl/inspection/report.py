@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from epic_pl.data.images import read_image
-from epic_pl.errors import DataError
+from epic_pl.errors import DataError, printable
 from epic_pl.inspection.findings import Findings
 from epic_pl.inspection.html_page import jpeg, png, render
 
@@ -42,9 +42,9 @@ def print_summary(findings: Findings, console: Console) -> None:
     console.print(table)
     for problem in findings.problems:
         level = f"[{_COLOURS[problem.level]}]{problem.level}[/]"
-        console.print(f"{level}: {escape(problem.text)}", soft_wrap=True)
+        console.print(f"{level}: {escape(printable(problem.text))}", soft_wrap=True)
         for example in problem.examples:
-            console.print(f"    {escape(example)}", soft_wrap=True)
+            console.print(f"    {escape(printable(example))}", soft_wrap=True)
     console.print(findings.verdict, style="bold")
 
 

@@ -5,7 +5,6 @@ also carries the identity of the frozen encoders, so that a checkpoint cannot be
 others than those it was trained with.
 """
 
-import glob
 import pickle
 import struct
 import zipfile
@@ -221,21 +220,22 @@ def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
     return content
 
 
-def newest_readable(folder: str, names: Sequence[str]) -> str:
+def newest_readable(root: Path, place: str, names: Sequence[str]) -> str:
     """The newest file of the first of these names that can be read.
 
     Args:
-        folder: of the files, a glob pattern; of several folders the one that was written to last.
+        root: a folder.
+        place: of the files below it, a glob pattern; of several the one that was written to last.
         names: the one that is wanted first, and what takes its place where it is damaged.
 
     Raises:
         CheckpointError: if there is none.
     """
-    files = [Path(path) for name in names for path in glob.glob(f"{folder}/{name}")]
+    files = [path for name in names for path in root.glob(f"{place}/{name}")]
     if not files:
         raise CheckpointError(
-            f"There is no {names[0]} in {folder}: give --ckpt_path the path of a checkpoint, or "
-            "set trainer.default_root_dir to that of the run; a first run has none."
+            f"There is no {names[0]} in {root / place}: give --ckpt_path the path of a checkpoint, "
+            "or set trainer.default_root_dir to that of the run; a first run has none."
         )
     newest = max(files, key=lambda path: path.stat().st_mtime).parent
     *others, final = [path for name in names if (path := newest / name) in files]

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -96,6 +97,27 @@ def test_predict_py_agrees_with_the_package_on_all_kinds_of_inputs(in_onnx, trai
         loaded.embed(samples)
 
 
+def load(path):
+    spec = importlib.util.spec_from_file_location("predict", path)
+    predict = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(predict)
+    return predict
+
+
+def test_predict_py_reads_no_more_of_a_huge_text_than_the_package(in_onnx):
+    model, given = load(in_onnx[0] / "predict.py").Model(), []
+    encode = model.tokenizer.encode_batch
+
+    def counted(texts):
+        given.extend(map(len, texts))
+        return encode(texts)
+
+    model.tokenizer = SimpleNamespace(encode_batch=counted)
+    scores = model.probabilities([(None, "a red cat " * 10**5), (None, "a red cat " * 100)])
+    assert given == [1000 * model.text["max_tokens"], 1000]
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
+
+
 @pytest.mark.parametrize("resize", ["pad", "squash"])
 def test_predict_py_makes_pictures_square_as_the_package_does(resize, in_onnx, samples, tmp_path):
     for path in in_onnx[0].iterdir():
@@ -104,9 +126,7 @@ def test_predict_py_makes_pictures_square_as_the_package_does(resize, in_onnx, s
     about["preprocessing"]["image"]["resize"] = resize
     (tmp_path / "model.json").unlink()
     (tmp_path / "model.json").write_text(json.dumps(about))
-    spec = importlib.util.spec_from_file_location("predict", tmp_path / "predict.py")
-    predict = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(predict)
+    predict = load(tmp_path / "predict.py")
     pairs = [(sample.get("image"), sample.get("text")) for sample in samples]
     scores = predict.Model(tmp_path).probabilities(pairs)
     np.testing.assert_allclose(scores, Classifier.load(tmp_path).probabilities(samples), atol=1e-5)

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000
+CHARACTERS_PER_TOKEN = 1000  # of a text; what is longer is cut before it is tokenized
 MAX_ASPECT = 4  # of a picture; what is longer is trimmed
 
 
@@ -64,7 +65,8 @@ class Model:
         texts = ["" if text is None else text for _, text in samples]
         if self.text["clean"]:
             texts = [clean(text) for text in texts]
-        ids = [each.ids for each in self.tokenizer.encode_batch(texts)]
+        most = CHARACTERS_PER_TOKEN * self.text["max_tokens"]
+        ids = [each.ids for each in self.tokenizer.encode_batch([text[:most] for text in texts])]
         longest = max(map(len, ids))
         pad = self.text["pad_id"]
         size = self.image["size"]

