@@ -189,41 +189,6 @@ def mm_imdb(root, films=FILMS, *, images="dataset", labels="dataset", val="dev")
     write_json(root / "split.json", split)
 
 
-def mm_imdb_hdf5(root, films=FILMS, *, vocabulary=True, centred=True):
-    """The HDF5 file: posters blue first, less VGG's mean; plots as numbers; its own genre order."""
-    import h5py
-
-    rows = [(s, film, about) for s, part in _numbered(films).items() for film, about in part]
-    words = ["_UNK_", *sorted({w for _, _, a in rows for p in a["plot"] for w in p.split()})]
-    order = GENRES[::-1]
-    root.mkdir(parents=True, exist_ok=True)
-    with h5py.File(root / "multimodal_imdb.hdf5", "w") as file:
-        file["imdb_ids"] = np.array([film for _, film, _ in rows], dtype="S7")
-        file["genres"] = np.array(
-            [[genre in about["genres"] for genre in order] for *_, about in rows], dtype="int32"
-        )
-        file["genres"].attrs["target_names"] = json.dumps(order)
-        rgb = np.array([200, 100, 50])[:, None, None] * np.ones((3, 32, 20))
-        mean = np.array([103.939, 116.779, 123.68])[:, None, None] if centred else 0.0
-        bgr = np.stack([rgb[::-1] + row - mean for row in range(len(rows))])
-        file.create_dataset("images", data=bgr.astype("int32"))
-        kind = h5py.vlen_dtype(np.dtype("int32"))
-        plots = file.create_dataset("sequences", (len(rows),), dtype=kind)
-        for row, (*_, about) in enumerate(rows):
-            plot = max(about["plot"], key=len, default="")
-            plots[row] = [words.index(word) for word in plot.split()]
-        splits = [split for split, *_ in rows]
-        table = [
-            (split, source, splits.index(split), splits.index(split) + splits.count(split))
-            for split in films
-            for source in ("genres", "images")
-        ]
-        kind = [("split", "S5"), ("source", "S9"), ("start", "i8"), ("stop", "i8")]
-        file.attrs["split"] = np.array(table, dtype=kind)
-    if vocabulary:
-        write_json(root / "metadata.json", {"ix_to_word": dict(enumerate(words))})
-
-
 MEME_FILES = dict(train=8, dev_seen=4, dev_unseen=3, test_seen=4, test_unseen=5, test=4)
 
 
@@ -273,6 +238,5 @@ LAYOUTS = {
         partial(mm_imdb, films=SOUND_FILMS, images="images", labels="labels"),
         "labels/0000006.json",
     ),
-    ("mm_imdb", "HDF5"): (partial(mm_imdb_hdf5, films=SOUND_FILMS), "metadata.json"),
     ("hateful_memes", "with test file"): (hateful_memes, "train.jsonl"),
 }

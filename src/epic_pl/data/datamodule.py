@@ -186,7 +186,9 @@ class ImageTextDataModule(LightningDataModule, ABC):
         None where labels are drawn anew every epoch.
         """
         if "train" not in self._datasets:
-            self.prepare_data()
+            # our own fetches but the tokenizer, and what data is missing is to be said first
+            if type(self).prepare_data is not ImageTextDataModule.prepare_data:
+                self.prepare_data()
             self._build("train")
         if not hasattr(self._datasets["train"], "table"):
             return None

@@ -64,16 +64,15 @@ def cached_rows(
 
 
 class PictureRecord:
-    """Which pictures below a folder, or inside one file, were decoded, and which of them failed."""
+    """Which pictures below a folder were decoded, and which of them failed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root = root.resolve()
-        file = (root,) if root.is_file() else ()  # a changed file is another one
-        self.path = _cache_path("pictures", file, {"pictures_of": str(root)})
+        self.path = _cache_path("pictures", (), {"pictures_of": str(root)})
 
     def key(self, path: str) -> str:
         """Path, size and time of change of a picture: one that was replaced is another one."""
-        with contextlib.suppress(OSError, ValueError):  # missing, or inside of one file
+        with contextlib.suppress(OSError, ValueError):  # missing
             stat = os.stat(self.root / path)
             return f"{path} {stat.st_size} {stat.st_mtime_ns}"
         return path

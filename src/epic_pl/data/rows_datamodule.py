@@ -72,24 +72,21 @@ class RowsDataModule(ImageTextDataModule):
         notes = [f"{count:,} {words}" for words, count in rows.notes.items() if count]
         report = ", ".join([f"{total:,} rows of {rows.source}", *notes, *([note] if note else [])])
         rank_zero_info(f"{split}: {report}")
-        return self.make_dataset(replace(rows, table=table), transform)
+        return self._dataset(replace(rows, table=table), transform)
 
     def unverified_dataset(self, split: Split, transform: ImageTransform) -> ImageTextDataset:
         """The samples of a split whose pictures were not checked."""
-        return self.make_dataset(self.read_split(split), transform)
+        return self._dataset(self.read_split(split), transform)
 
     def _bad_pictures(self, rows: Rows, transform: ImageTransform) -> dict[str, str]:
         root, paths = rows.image_root, pc.unique(rows.table["image"]).drop_null().to_pylist()
-        bad: dict[str, str] = {}
-        if not root.is_file():  # a file holds pictures as arrays
-            refuse_outside(paths, root, rows.source)
-            bad = missing_pictures(paths, root)
+        refuse_outside(paths, root, rows.source)
+        bad = missing_pictures(paths, root)
         if self.on_bad_sample == "error":
             return bad
-        dataset = self.make_dataset(rows, transform)
+        dataset = self._dataset(rows, transform)
         there = [path for path in paths if path not in bad]
         return bad | PictureRecord(root).unreadable(there, dataset.read)
 
-    def make_dataset(self, rows: Rows, transform: ImageTransform) -> ImageTextDataset:
-        """The dataset of checked rows; a hook for pictures that are no files."""
+    def _dataset(self, rows: Rows, transform: ImageTransform) -> ImageTextDataset:
         return ImageTextDataset(rows.table, rows.image_root, transform, seed=self.seed)

@@ -96,7 +96,7 @@ def test_a_check_of_memes_reads_no_file_twice(options, tmp_path):
 MISSING = {
     "food101": ("texts/train_titles.csv (missing)", "upmcfood101", "--data.init_args.data_dir"),
     "snli_ve": ("snli_ve_train.jsonl or ", ".gz (missing)", "necla-ml"),
-    "mm_imdb": ("one folder: split.json (missing)", "HDF5: ", "mmimdb.tar"),
+    "mm_imdb": ("one folder: split.json (missing)", "two folders: ", "mmimdb.tar"),
     "hateful_memes": ("train.jsonl (missing)", "hatefulmemeschallenge"),
 }
 

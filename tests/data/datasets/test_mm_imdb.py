@@ -1,15 +1,8 @@
-import json
-import pickle
-import sys
-
 import fabricate
-import h5py
-import numpy as np
 import pytest
 
 from epic_pl.data import MMIMDBDataModule
-from epic_pl.data.datasets.mm_imdb_hdf5 import HDF5PictureDataset
-from epic_pl.errors import ConfigError, DataError
+from epic_pl.errors import DataError
 
 
 def _data(root, **options):
@@ -121,88 +114,3 @@ def test_film_numbers_get_their_zeros_back(tmp_path):
     data = _data(tmp_path)
     data.setup("validate")
     assert data.dataset("val").table["sample_id"].to_pylist() == ["0000010", "0000011"]
-
-
-@pytest.mark.parametrize(("centred", "nested"), [(True, ""), (False, "dataset/data")])
-def test_hdf5_gives_the_same_films_with_posters_the_right_way_round(tmp_path, centred, nested):
-    fabricate.mm_imdb_hdf5(tmp_path / nested, centred=centred)
-    data = _data(tmp_path)
-    train, test = fabricate.rows_of(data, "train"), fabricate.rows_of(data, "test")
-    assert [row["sample_id"] for row in train] == ["0000005", "0000006", "0000008", "0000009"]
-    assert [row["sample_id"] for row in test] == ["0000012", "0000014"]
-    # the file's own genre order is turned into the usual one
-    assert [_genres(data, row) for row in train[:2]] == [["Drama", "Romance"], ["Comedy"]]
-    assert [row["text"] for row in test] == ["fast cars", "dust"]
-    assert [row["text"] for row in train[:3]] == ["a much longer plot", "a comedy", None]
-    assert train[0]["image"].size == (20, 32)
-    assert np.abs(np.array(train[0]["image"]).reshape(-1, 3) - [200, 100, 50]).max() <= 1
-    assert data.preprocessing["text"]["source"] == "hdf5"
-    # loader workers may be spawned
-    again = pickle.loads(pickle.dumps(data.dataset("test")))
-    assert again[0]["image"].shape == (3, 32, 32)
-
-
-def test_hdf5_says_what_is_missing(tmp_path, monkeypatch):
-    fabricate.mm_imdb_hdf5(tmp_path, vocabulary=False)
-    with pytest.raises(DataError, match=r"metadata\.json, .*is missing.*convert it once"):
-        _ = _data(tmp_path).class_names
-    for broken in ({}, {"ix_to_word": ["a"]}):
-        fabricate.write_json(tmp_path / "metadata.json", broken)
-        with pytest.raises(DataError, match=r"metadata\.json.*ix_to_word"):
-            _data(tmp_path).setup("test")
-    fabricate.write_json(tmp_path / "metadata.json", {"ix_to_word": {}})
-    with pytest.raises(ConfigError, match="longest plot only"):
-        _ = _data(tmp_path, plot="all").class_names
-    monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(DataError, match="pip install h5py"):
-        _data(tmp_path).setup("test")
-
-
-OTHER_GENRES = json.dumps([*fabricate.GENRES[:-1], "News"])
-
-
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (
-            lambda file: file.attrs.update(split=file.attrs["split"][:4]),
-            "no rows of test in its split",
-        ),
-        (
-            lambda file: file["genres"].attrs.update(target_names=OTHER_GENRES),
-            r"genres .*News, not",
-        ),
-        (lambda file: file.pop("images"), "has no images"),
-    ],
-)
-def test_another_hdf5_file_is_refused(tmp_path, edit, message):
-    fabricate.mm_imdb_hdf5(tmp_path)
-    path = tmp_path / "multimodal_imdb.hdf5"
-    with h5py.File(path, "a") as file:
-        edit(file)
-    with pytest.raises(DataError, match=message):
-        _data(tmp_path).setup("test")
-    path.write_bytes(b"<html>")
-    with pytest.raises(DataError, match="cannot be opened as HDF5"):
-        _data(tmp_path).setup("test")
-
-
-@pytest.mark.parametrize("policy", ["error", "skip", "absent"])
-def test_posters_of_an_hdf5_file_take_the_policy(tmp_path, policy, monkeypatch):
-    fabricate.mm_imdb_hdf5(tmp_path)
-    with h5py.File(tmp_path / "multimodal_imdb.hdf5", "a") as file:
-        fewer = file["images"][:9]
-        del file["images"]
-        file["images"] = fewer  # the last film's poster, in test, is lost
-    data = _data(tmp_path, on_bad_sample=policy)
-    data.setup("test")
-    if policy == "error":
-        with pytest.raises(DataError, match=r"'0000014': Row 9 of .*\.hdf5 cannot be read"):
-            data.dataset("test")[1]
-        return
-    images = data.dataset("test").table["image"].to_pylist()
-    assert images == (["7"] if policy == "skip" else ["7", None])
-    read, seen = HDF5PictureDataset.read, []
-    monkeypatch.setattr(HDF5PictureDataset, "read", lambda *a: seen.append(a[1]) or read(*a))
-    _data(tmp_path, on_bad_sample=policy).setup("test")
-    assert seen == ["9"]  # sound posters are not decoded again

@@ -11,20 +11,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from epic_pl.data.datamodule import Split, check_choice
-from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.datasets.mm_imdb_hdf5 import (
-    HDF5PictureDataset,
-    check_vocabulary,
-    read_hdf5,
-    vocabulary_path,
-)
 from epic_pl.data.layout import Layout, Located, locate
 from epic_pl.data.readers import read_json, string_list
 from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.data.rows_datamodule import RowsDataModule
-from epic_pl.data.transforms import ImageTransform
-from epic_pl.errors import ConfigError, DataError
+from epic_pl.errors import DataError
 from epic_pl.types import Task
 
 Plot = Literal["longest", "first", "all"]
@@ -42,7 +34,6 @@ _SPLIT_KEYS = {"train": ("train",), "val": ("dev", "val"), "test": ("test",)}
 _LAYOUTS = (
     Layout("one folder", ("split.json", "dataset/")),
     Layout("two folders", ("split.json", "images/", "labels/")),
-    Layout("HDF5", ("multimodal_imdb.hdf5",)),
 )
 _HOW_TO_GET = (
     "fetch mmimdb.tar.gz (8 GB, archive.org/details/mmimdb) and unpack it so that the folder holds "
@@ -53,10 +44,9 @@ _HOW_TO_GET = (
 class MMIMDBDataModule(RowsDataModule):
     """MM-IMDB: 15,552 / 2,608 / 7,799 films with any number of 23 genres.
 
-    Three layouts: ``split.json`` with ``dataset/<id>.{json,jpeg}``; with ``images/`` and
-    ``labels/``; or ``multimodal_imdb.hdf5``, whose posters are shrunk to 160 x 256 pixels and whose
-    plots are lower-case words without digits, so that its results are another matter. News, Adult,
-    Talk-Show and Reality-TV are no classes; a film left without a genre is dropped and counted.
+    Two layouts: ``split.json`` with ``dataset/<id>.{json,jpeg}``, or with ``images/`` and
+    ``labels/``. News, Adult, Talk-Show and Reality-TV are no classes; a film left without a genre
+    is dropped and counted.
 
     Args:
         data_dir: folder of the dataset.
@@ -77,19 +67,12 @@ class MMIMDBDataModule(RowsDataModule):
 
     @property
     def text_origin(self) -> str:
-        """Which plot, or that of the HDF5 file."""
-        return "hdf5" if self._hdf5 else f"plot:{self.plot}"
+        """Which plot."""
+        return f"plot:{self.plot}"
 
     @property
     def class_names(self) -> list[str]:
         """The 23 genres, most frequent first."""
-        if self._hdf5:
-            check_vocabulary(self._found.paths["multimodal_imdb.hdf5"])
-            if self.plot != "longest":
-                raise ConfigError(
-                    f"plot is {self.plot!r}, but multimodal_imdb.hdf5 holds the longest plot only. "
-                    "Leave plot out, or unpack mmimdb.tar.gz instead."
-                )
         return list(GENRES)
 
     @cached_property
@@ -99,21 +82,11 @@ class MMIMDBDataModule(RowsDataModule):
             self.data_dir,
             _LAYOUTS,
             how_to_get=_HOW_TO_GET,
-            nested=("mmimdb", "data", "dataset/data"),
+            nested=("mmimdb", "data"),
         )
-
-    @property
-    def _hdf5(self) -> bool:
-        return self._found.layout.name == "HDF5"
 
     def read_split(self, split: Split) -> Rows:
         """The rows of a split."""
-        if self._hdf5:
-            path = self._found.paths["multimodal_imdb.hdf5"]
-            files = [path, vocabulary_path(path)]
-            return cached_rows(
-                "MMIMDB", files, {"split": split}, partial(read_hdf5, path, split, GENRES)
-            )
         one_folder = self._found.layout.name == "one folder"
         films = self._found.paths["dataset/" if one_folder else "labels/"]
         posters = self._found.paths["dataset/" if one_folder else "images/"]
@@ -126,11 +99,6 @@ class MMIMDBDataModule(RowsDataModule):
         lists = self._found.paths["split.json"]
         read = partial(_read, lists, films, posters, split, plot)
         return cached_rows("MMIMDB", [lists, films], options, read)
-
-    def make_dataset(self, rows: Rows, transform: ImageTransform) -> ImageTextDataset:
-        """Posters are files, or rows of the HDF5 file."""
-        kind = HDF5PictureDataset if self._hdf5 else ImageTextDataset
-        return kind(rows.table, rows.image_root, transform, seed=self.seed)
 
 
 def _read(lists: Path, films: Path, posters: Path, split: Split, plot: Plot) -> Rows:
