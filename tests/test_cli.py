@@ -707,3 +707,22 @@ def test_the_newest_run_of_another_table_is_not_taken(word, config, workdir, fit
 @pytest.mark.parametrize("option", ["--trainer.max_epoch=1", "--model.epic.num_prompt=2"])
 def test_the_beginning_of_an_option_is_not_an_option(option, config, capsys):
     assert option.partition("=")[0] in _refused(["fit", "--config", config, option], capsys)
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "data check", "data init", "tune"])
+def test_a_folder_below_a_file_is_one_error(
+    command, workdir, tiny_vit_dir, tiny_tokenizer_dir, capsys
+):
+    tiny_runs.table(workdir / "data")
+    config = tiny_runs.table_config(workdir / "data", tiny_vit_dir, tiny_tokenizer_dir)
+    args = {
+        "fit": ["--config", str(config), "--trainer.default_root_dir", "data/table.csv/x"],
+        "validate": ["--config", str(config), "--trainer.default_root_dir", "data/table.csv/x"],
+        "data check": ["--config", str(config), "--output", "data/table.csv/x"],
+        "data init": ["data", "--output", "data/table.csv/x"],
+        "tune": ["--config", str(config), "--output", "data/table.csv"],
+    }[command]
+    with pytest.raises(SystemExit) as caught:
+        main([*command.split(), *args])
+    assert caught.value.code == 1
+    assert "data/table.csv" in capsys.readouterr().err

@@ -132,7 +132,9 @@ def test_every_command_that_takes_a_config_of_others_holds_it_to_them(
     content["trainer"] |= _callbacks("LambdaCallback")["trainer"]
     (workdir / "theirs").mkdir()
     (workdir / "theirs" / "config.yaml").write_text(yaml.safe_dump(content))
-    (workdir / "theirs" / "run.json").write_text('{"made_of": {}, "result": {"metrics": {}}}')
+    (workdir / "theirs" / "run.json").write_text(
+        '{"made_of": {}, "result": {"metrics": {}, "weights": ""}}'
+    )
     args = [*command.split(), "--trusted-only"]
     if "theirs.yaml" in args:
         variant = {"it": {"method": "epic", "trainer.callbacks": content["trainer"]["callbacks"]}}

@@ -421,8 +421,6 @@ _PARSER_NOISE = re.compile(
     re.DOTALL,
 )
 _DENIED = re.compile(r"Importing ('.*?') is not allowed, denied by")
-# errors of the system that say all there is to say of a path
-_OF_THE_PATH = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EROFS)
 
 
 @contextmanager
@@ -434,7 +432,7 @@ def errors_as_text() -> Iterator[None]:
         said = _message(error)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             said = f"{os.strerror(error.errno)}: make room for {_written(error)} or move it."
-        elif isinstance(error, OSError) and not (error.filename and error.errno in _OF_THE_PATH):
+        elif isinstance(error, OSError) and (not error.filename or error.errno == errno.ENOENT):
             raise
         print(f"epic-pl: {type(error).__name__}: {printable(said)}", file=sys.stderr)
         traceback.clear_frames(error.__traceback__)  # of loader workers, which exit would wait for

@@ -2,11 +2,11 @@
 
 import re
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """A text with its control characters, which a terminal would obey, spelled out."""
+    """A text with its control characters and halves of a character spelled out."""
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
 
 import tiny_runs
-from epic_pl.callbacks import LastCheckpoint, checkpoints
+from epic_pl.callbacks import BestCheckpoint, LastCheckpoint, checkpoints
 from epic_pl.errors import ConfigError
 
 
@@ -126,3 +126,13 @@ def test_a_job_that_cannot_be_requeued_is_told(fit, tmp_path, monkeypatch):
     with told, pytest.raises(SystemExit):
         fit(LastCheckpoint(str(tmp_path)), Kill(signal.SIGUSR1))
     assert Path(tmp_path / "last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("kind", [BestCheckpoint, LastCheckpoint])
+def test_a_folder_that_cannot_be_written_to_is_refused_before_training(kind, fit, tmp_path):
+    (tmp_path / "file").touch()
+    started = []
+    watch = LambdaCallback(on_train_start=lambda *_: started.append(1))
+    with pytest.raises(ConfigError, match=r"checkpoint\.dirpath: .*\.ckpt cannot be written to"):
+        fit(kind(dirpath=str(tmp_path / "file" / "kept")), watch)
+    assert not started

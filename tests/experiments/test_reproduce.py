@@ -1,6 +1,7 @@
 """``epic-pl reproduce``, and the record of a run that it compares with."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import tiny_runs
 from epic_pl.cli import run
 from epic_pl.errors import ConfigError
+from epic_pl.experiments.files import read_json
 from epic_pl.experiments.reproduce import run as reproduce
 
 
@@ -60,3 +62,50 @@ def test_what_cannot_be_reproduced_is_refused(config, tmp_path):
     record.write_text(json.dumps({"made_of": {}}))
     with pytest.raises(ConfigError, match="did not come to its end"):
         reproduce([one.trainer.log_dir])
+
+
+RESULT = {"metrics": {}, "weights": ""}
+
+
+@pytest.mark.parametrize(
+    ("record", "config"),
+    [
+        ({"result": RESULT}, "{}"),
+        ({"made_of": [1], "result": RESULT}, "{}"),
+        ({"made_of": {}, "result": None}, "{}"),
+        ({"made_of": {}, "result": {"metrics": {}}}, "{}"),
+        ({"made_of": {}, "result": RESULT | {"metrics": [1]}}, "{}"),
+        ({"made_of": {}, "result": RESULT | {"metrics": {"a": "x"}}}, "{}"),
+        ({"made_of": {}, "result": RESULT | {"metrics": {"a": 10**400}}}, "{}"),
+        ({"made_of": {}, "result": RESULT}, "[1]"),
+        ({"made_of": {}, "result": RESULT}, ""),
+    ],
+)
+def test_a_damaged_record_is_refused_before_anything_is_trained(record, config, workdir):
+    (workdir / "theirs").mkdir()
+    (workdir / "theirs" / "run.json").write_text(json.dumps(record))
+    (workdir / "theirs" / "config.yaml").write_text(config)
+    with pytest.raises(ConfigError, match=r"theirs has no run.json and config.yaml"):
+        reproduce(["theirs", "--trusted-only"])
+
+
+def test_small_files_are_small_and_regular(tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    assert read_json(path) is None
+    with path.open("wb") as file:
+        file.truncate(2**42)
+    assert read_json(path) is None
+    path.unlink()
+    os.mkfifo(path)
+    os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+    assert read_json(path) is None
+
+
+def test_a_record_of_others_does_not_command_the_terminal(config, capsys):
+    folder = Path(run(["fit", "--config", config, "--trainer.max_epochs", "1"]).trainer.log_dir)
+    record = json.loads((folder / "run.json").read_text())
+    record["made_of"] |= {"torch\x1b[2J": "\ud800"}
+    (folder / "run.json").write_text(json.dumps(record))
+    assert reproduce([str(folder)]) == 0
+    assert r"torch\x1b[2J: \ud800 then" in capsys.readouterr().out

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import batch, bert, clip_text, clip_vision, hf_text, image_encoder, scramble, vit
 from transformers import AutoModel, CLIPConfig, CLIPModel, GPT2Config, GPT2Model
 
+from epic_pl.data.preprocessing import load_tokenizer
 from epic_pl.errors import AssetError, EncoderError
 from epic_pl.nn import EPIC, EPICConfig, Pair
 from epic_pl.nn.encoders import (
@@ -369,3 +370,31 @@ def test_pickled_weights_are_never_read(tmp_path, tiny_tokenizer_dir):
     (target / "model.safetensors").unlink()
     with pytest.raises(AssetError, match="safetensors"):
         build_text_encoder(str(target))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "loads"),
+    [
+        ("config.json", {"_attn_implementation": "other/kernel"}, True),
+        ("config.json", {"model_type": "other"}, False),
+        ("config.json", {}, True),
+        ("tokenizer_config.json", {"tokenizer_class": "X"}, True),
+    ],
+)
+def test_code_in_a_folder_is_never_run(file, change, loads, tmp_path, tiny_tokenizer_dir):
+    folder = tmp_path / "theirs"
+    shutil.copytree(tiny_tokenizer_dir, folder)
+    code = f"open({str(tmp_path / 'run')!r}, 'w')\nclass X: pass\n"
+    for name in ("modeling_x.py", "__init__.py"):
+        (folder / name).write_text(code)
+    kinds = ("AutoConfig", "AutoModel", "AutoTokenizer")
+    content = json.loads((folder / file).read_text()) | change
+    content["auto_map"] = {kind: "modeling_x.X" for kind in kinds}
+    (folder / file).write_text(json.dumps(content))
+    if loads:
+        build_text_encoder(str(folder))
+        load_tokenizer(str(folder))
+    else:
+        with pytest.raises(EncoderError, match=r"config\.json"):
+            build_text_encoder(str(folder))
+    assert not (tmp_path / "run").exists()

@@ -16,7 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from epic_pl.data.loading.loader import JOB_SIGNALS
-from epic_pl.validate import check_positive
+from epic_pl.validate import check_positive, check_writable
 
 LAST = "last.ckpt"
 PREVIOUS = "last.previous.ckpt"
@@ -31,6 +31,8 @@ class BestCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
         if "://" not in str(self.dirpath):
             self.dirpath = os.path.realpath(str(self.dirpath))
+            if stage == "fit" and not getattr(trainer, "fast_dev_run", False):
+                check_writable("checkpoint.dirpath", Path(self.dirpath), "best.ckpt")
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -74,12 +76,14 @@ class LastCheckpoint(Checkpoint):
         self._saved_at, self._saved_step = 0.0, -1
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Find the folder."""
+        """Find the folder, and check before training that it can be written to."""
         self._signal = None
         others = (getattr(each, "dirpath", None) for each in trainer.checkpoint_callbacks)
         beside = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
         folder = self.dirpath or next(filter(None, others), beside)
         self._folder = Path(trainer.strategy.broadcast(str(folder)))
+        if stage == "fit" and not getattr(trainer, "fast_dev_run", False):
+            check_writable("last_checkpoint.dirpath", self._folder, LAST)
 
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the signals over from Lightning, which has just asked for them."""

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from epic_pl.untrusted import require_regular
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a file in one step; of several processes that do, the last one's stays."""
@@ -21,7 +23,9 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None where there is none that can be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        require_regular(path)
+        with path.open(encoding="utf-8") as file:
+            content = json.loads(file.read(2**26))  # one that is longer is none of ours
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from epic_pl.config_files import read_yaml
-from epic_pl.errors import ConfigError
+from epic_pl.errors import ConfigError, printable
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,19 +33,9 @@ def run(argv: list[str]) -> int:
     """
     options = parser().parse_args(argv)
 
-    from epic_pl.callbacks.run_record import RECORD
     from epic_pl.cli import run as fit
-    from epic_pl.experiments.files import read_json
 
-    config, before = options.run / "config.yaml", read_json(options.run / RECORD)
-    if before is None or not config.is_file():
-        raise ConfigError(
-            f"{options.run} has no {RECORD} and config.yaml: give the folder of a run of epic-pl "
-            "fit, such as runs/food101/fit/version_0."
-        )
-    if "result" not in before:
-        raise ConfigError(f"The run in {options.run} did not come to its end: resume it first.")
-    resumed = read_yaml(str(config)).get("ckpt_path")
+    made_of, metrics, weights, resumed = _record(options.run)
     if resumed is not None:
         raise ConfigError(
             f"The run in {options.run} was resumed from {resumed}: reproduce the run that wrote it."
@@ -53,19 +43,39 @@ def run(argv: list[str]) -> int:
     places = ["--trusted-only"] * options.trusted_only
     places += [f"--trainer.default_root_dir={options.output}"]
     places += [f"--{each}.dirpath=null" for each in ("checkpoint", "last_checkpoint")]
-    folder = Path(str(fit(["fit", "--config", str(config), *places]).trainer.log_dir))
-    again = read_json(folder / RECORD)
-    assert again is not None
-    for name, was, now in differences(before["made_of"], again["made_of"]):
-        print(f"{name}: {was} then, {now} now")
-    then, now = before["result"], again["result"]
-    for name in sorted({**then["metrics"], **now["metrics"]}):
-        pair = (each["metrics"].get(name) for each in (then, now))
-        print(f"{name}: " + ", ".join("-" if each is None else f"{each:.6f}" for each in pair))
-    same = then["weights"] == now["weights"]
+    config = str(options.run / "config.yaml")
+    folder = Path(str(fit(["fit", "--config", config, *places]).trainer.log_dir))
+    made_of_now, metrics_now, weights_now, _ = _record(folder)
+    for name, was, now in differences(made_of, made_of_now):
+        print(printable(f"{name}: {was} then, {now} now"))
+    for name in sorted({**metrics, **metrics_now}):
+        pair = (each.get(name) for each in (metrics, metrics_now))
+        said = ", ".join("-" if each is None else f"{each:.6f}" for each in pair)
+        print(printable(f"{name}: {said}"))
+    same = weights == weights_now
     said = "bit-identical to" if same else "other than"
     print(f"The weights of {folder} are {said} those of {options.run}.")
     return 0 if same else 1
+
+
+def _record(run: Path) -> tuple[dict[str, Any], dict[str, float], str, str | None]:
+    """What a run was made of, its metrics, hash of its weights, and what it was resumed from."""
+    from epic_pl.callbacks.run_record import RECORD
+    from epic_pl.experiments.files import read_json
+
+    record = read_json(run / RECORD) or {}
+    if record and "result" not in record:
+        raise ConfigError(f"The run in {run} did not come to its end: resume it first.")
+    try:
+        result = record["result"]
+        metrics = {name: float(value) for name, value in result["metrics"].items()}
+        resumed = read_yaml(str(run / "config.yaml")).get("ckpt_path")
+        return dict(record["made_of"]), metrics, result["weights"], resumed
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"{run} has no {RECORD} and config.yaml as epic-pl fit writes them ({error!r:.99}): "
+            "give the folder of a run, such as runs/food101/fit/version_0."
+        ) from error
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, Any, Any]]:

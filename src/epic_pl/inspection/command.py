@@ -59,10 +59,11 @@ def _check(args: list[str], output: Path, workers: int | None) -> int:
     from epic_pl.cli import build_data
     from epic_pl.inspection.check import check_data
     from epic_pl.inspection.report import print_summary, write_report
+    from epic_pl.validate import check_writable
 
+    check_writable("--output", output, "report.html")
     data, console = build_data(args), Console()
     findings = check_data(data, workers, console)
-    output.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(findings.rows, output / "manifest.parquet")
     report = write_report(findings, output / "report.html")
     print_summary(findings, console)

@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 
 import fabricate
 import pyarrow as pa
@@ -164,3 +165,43 @@ def test_missing_table_and_plain_folder_are_refused(tmp_path):
         read_table(tmp_path / "none.csv")
     with pytest.raises(DataError, match="no Hugging Face dataset"):
         read_table(tmp_path)
+
+
+class _Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_nothing_of_a_saved_dataset_is_unpickled_or_run(tmp_path):
+    payload = pickle.dumps(_Payload(tmp_path / "run"))
+    metadata = {
+        b"ARROW:extension:name": b"arrow.py_extension_type",
+        b"ARROW:extension:metadata": payload,
+    }
+    schema = pa.schema([pa.field("a", pa.string(), metadata=metadata)])
+    features = {"a": {"_type": "Pickle", "value": payload.hex()}}
+    _save_to_disk(tmp_path / "d", [{"a": "x"}], features, schema)
+    (tmp_path / "d" / "d.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')")
+    assert read_table(tmp_path / "d")["a"].to_pylist() == ["x"]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("feature", [[], {"_type": "Sequence"}, CLASS | {"names": 5}])
+def test_a_damaged_description_of_a_saved_dataset_is_refused(tmp_path, feature):
+    _save_to_disk(tmp_path / "d", [{"a": 1}], {"a": feature})
+    with pytest.raises(DataError, match="cannot be read"):
+        read_table(tmp_path / "d")
+
+
+def test_deep_metadata_and_splits_elsewhere_are_refused(tmp_path):
+    deep = {b"huggingface": b"[" * 100_000 + b"]" * 100_000}
+    pq.write_table(pa.table({"a": ["x"]}).replace_schema_metadata(deep), tmp_path / "t.parquet")
+    _save_to_disk(tmp_path / "other", [{"a": "x"}], {})
+    (tmp_path / "d").mkdir()
+    fabricate.write_json(tmp_path / "d" / "dataset_dict.json", {"splits": ["../other"]})
+    for name in ("t.parquet", "d"):
+        with pytest.raises(DataError, match="cannot be read"):
+            read_table(tmp_path / name)

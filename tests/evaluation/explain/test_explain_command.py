@@ -83,7 +83,7 @@ def test_training_draws_into_tensorboard_when_it_is_due(trained):
     [
         (["--samples", "test0,nobody"], "no sample nobody"),
         (["--count", "0"], "--count is 0"),
-        (["--output", "data/table.csv"], "is a file"),
+        (["--output", "data/table.csv"], "index.html cannot be written to data/table.csv"),
     ],
 )
 def test_bad_options_are_one_error_with_a_way_out(more, part, options, told):

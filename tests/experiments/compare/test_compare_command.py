@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from pathlib import Path
 
 import fake_runs
 import pyarrow.parquet as pq
@@ -14,6 +15,8 @@ import pytest
 import tiny_runs
 from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare import command, comparison
+from epic_pl.experiments.compare.plan import Entry, Outcome
+from epic_pl.experiments.compare.preparation import tune_entries
 from epic_pl.experiments.compare.runner import Runner
 
 
@@ -189,3 +192,14 @@ def test_bad_options_are_refused():
             command.run([name, "0"])
     with pytest.raises(ConfigError, match=r"nowhere\.yaml cannot be read"):
         command.run(["--variants", "nowhere.yaml"])
+
+
+@pytest.mark.parametrize("chosen", [{"trainer.callbacks": ["trap.Trap"]}, ["trap"], None])
+def test_a_search_of_others_chooses_no_other_option(chosen, compare):
+    def execute(runs, _):
+        return [Outcome(run, result={"chosen": chosen}) for run in runs]
+
+    with pytest.raises(ConfigError, match=r"result\.json"):
+        tune_entries(
+            [Entry("epic", "epic")], ["--config", "data/tiny.yaml"], Path("out"), 1, execute
+        )

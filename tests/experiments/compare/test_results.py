@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare.plan import Outcome
 from epic_pl.experiments.compare.report import show, write_report
 from epic_pl.experiments.compare.results import comparison_rows
@@ -120,3 +121,33 @@ def test_files_and_console_have_the_rows(outcomes, tmp_path):
     assert "85.0 ± 7.1" in printed
     assert "…" not in printed
     assert "full: seed 0 failed" in printed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"task": None},
+        {"task": [1]},
+        {"metrics": [0.5]},
+        {"metrics": {}},
+        {"metrics": {"accuracy": "x"}},
+        {"metrics": {"accuracy": None}},
+        {"trainable": "x"},
+        {"seconds": 10**400},
+        {"samples_per_s": [1]},
+    ],
+)
+def test_a_damaged_result_is_named(change, outcomes):
+    outcomes[1].result.update(change)
+    with pytest.raises(ConfigError, match=r"result\.json .* in .*lora-0 "):
+        comparison_rows(outcomes, "epic")
+
+
+@pytest.mark.parametrize("content", [None, b"no table", b""])
+def test_damaged_predictions_are_named(content, outcomes):
+    path = outcomes[1].run.folder / "predictions.parquet"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"predictions\.parquet in .*lora-0 "):
+        comparison_rows(outcomes, "epic")

@@ -6,6 +6,7 @@ import textwrap
 import fake_runs
 import pytest
 
+from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare.runner import Runner, devices, failure
 
 
@@ -77,3 +78,16 @@ def test_every_slot_has_a_device(runs, monkeypatch):
     wait = "while len(list(folder.parent.iterdir())) < 2: time.sleep(0.01)\n"
     outcomes = Runner(["4", "GPU-7"], Silence(), _command(wait + FINISH)).execute(runs[:2])
     assert [o.result["CUDA_VISIBLE_DEVICES"] for o in outcomes] == ["4", "GPU-7"]
+
+
+def test_finished_runs_are_reported_before_others_start(runs):
+    runs[0].folder.mkdir(parents=True)
+    (runs[0].folder / "result.json").write_text("{}")
+
+    def report(outcomes):
+        assert [outcome.result is None for outcome in outcomes] == [False, True, True, True]
+        raise ConfigError("damaged")
+
+    with pytest.raises(ConfigError):
+        Runner([None], Silence(), _command(FINISH), report).execute(runs)
+    assert not runs[1].folder.exists()

@@ -3,6 +3,7 @@
 import json
 import threading
 
+import lightning as L
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -85,3 +86,19 @@ def test_a_run_waits_for_an_earlier_process_of_the_same_run(prepare, monkeypatch
     threading.Timer(0.3, lock.release).start()
     run_one(folder)
     assert read_json(folder / "result.json")["name"] == "linear_probe"
+
+
+@pytest.mark.parametrize("best", ["../../other.ckpt", "/other.ckpt", "file:///other.ckpt", "", 5])
+def test_the_tested_checkpoint_is_one_of_the_run_itself(best, prepare, monkeypatch):
+    folder = prepare("linear_probe")
+    (folder / "checkpoints").mkdir()
+    (folder / "fit.json").write_text(json.dumps({"best": best, "metrics": 1, "task": 1}))
+    (folder / "checkpoints" / "other.ckpt").mkdir()  # no file, so that training starts
+    loaded = []
+    test = L.Trainer.test
+    monkeypatch.setattr(
+        L.Trainer, "test", lambda *args, **kw: (loaded.append(kw["ckpt_path"]), test(*args, **kw))
+    )
+    run_one(folder)
+    assert loaded == [str(folder / "checkpoints" / "best.ckpt")]
+    assert read_json(folder / "result.json")["task"] == "multiclass"

@@ -1,16 +1,21 @@
 """``epic-pl tune`` on a table whose test pictures cannot be read."""
 
+import contextlib
 import csv
 import shutil
+import sqlite3
 import sys
 
 import optuna
 import pytest
 import yaml
+from optuna.distributions import FloatDistribution
 
 import tiny_runs
 from epic_pl.cli import run
 from epic_pl.errors import ConfigError
+from epic_pl.experiments.tune import study
+from epic_pl.experiments.tune.command import best_options
 from epic_pl.experiments.tune.command import run as run_tune
 from epic_pl.experiments.tune.trial import TrialWatch, run_trial
 
@@ -102,3 +107,59 @@ def test_without_the_library_the_message_says_what_to_install(config, monkeypatc
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ConfigError, match=r"pip install optuna"):
         run_tune(["--config", config])
+
+
+_FOREIGN = """
+    insert into trials(number, study_id, state)
+        values ((select count(*) from trials), 1, 'WAITING');
+    insert into trial_params(trial_id, param_name, param_value, distribution_json) values (
+        (select max(trial_id) from trials), 'trainer.callbacks', 0,
+        '{"name": "CategoricalDistribution",
+          "attributes": {"choices": [[{"class_path": "trap.Trap"}], null]}}'
+    );
+"""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        b"no database" * 1000,
+        "create table studies (a int)",
+        "update study_user_attributes set value_json = '[1'",
+        "delete from study_user_attributes",
+        "update study_directions set direction = 'OTHER'",
+        "update study_directions set direction = 'MINIMIZE'",
+        "insert into study_directions(direction, study_id, objective) values ('MINIMIZE', 1, 1)",
+        "update alembic_version set version_num = 'v99'",
+        "update trials set state = 'OTHER'",
+        "update trials set number = 7",
+        "update trial_values set value = 'x'",
+        "update trial_params set distribution_json = '[]'",
+        _FOREIGN,
+        _FOREIGN.replace("'WAITING'", "'COMPLETE'"),
+    ],
+)
+def test_a_study_of_others_is_refused_and_sets_no_option(change, tmp_path, monkeypatch):
+    ran = []
+
+    def run_trial(options, folder, watch):
+        ran.append(options)
+        watch.value = 0.5
+
+    monkeypatch.setattr(study, "run_trial", run_trial)
+    space = {"model.optim.lr": FloatDistribution(1e-4, 1e-2, log=True)}
+    parsed = {"seed_everything": 0, "trainer": {"max_epochs": 2}, "data": {}}
+    search = study.Search((), parsed, space, "val/accuracy", "max", True, tmp_path)
+    file = tmp_path / "study.db"
+    if change != "create table studies (a int)":
+        for trials in (1, 2):  # a search of our own is continued
+            assert list(best_options(search, trials)) == ["model.optim.lr"]
+    if isinstance(change, bytes):
+        file.write_bytes(change)
+    else:
+        with contextlib.closing(sqlite3.connect(file)) as database:
+            database.executescript(change)
+    ran.clear()
+    with pytest.raises(ConfigError, match="give --output another folder"):
+        best_options(search, 4)
+    assert not ran

@@ -30,7 +30,7 @@ def read_saved_dataset(path: Path) -> pa.Table:
         return _read_split(path)
     parts = []
     for split in read_json(path / "dataset_dict.json")["splits"]:
-        part = _read_split(path / split)
+        part = _read_split(path / Path(split).name)
         if HF_SPLIT_COLUMN not in part.column_names:
             part = part.append_column(HF_SPLIT_COLUMN, pa.repeat(split, part.num_rows))
         parts.append(part)

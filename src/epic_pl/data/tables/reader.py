@@ -14,8 +14,6 @@ from epic_pl.errors import DataError
 from epic_pl.untrusted import require_flat
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-# what readers raise on files that are not what they should be
-_MALFORMED = (pa.ArrowException, ValueError, KeyError, TypeError, AttributeError, OverflowError)
 
 
 def source_files(path: Path) -> list[Path]:
@@ -48,11 +46,13 @@ def read_table(path: Path) -> pa.Table:
     source_files(path)
     try:
         table = _read(path)
+    except DataError:
+        raise
     except OSError as error:
         raise DataError(
             f"Table {path} cannot be read: {error}. Check its permissions, or copy it here again."
         ) from error
-    except _MALFORMED as error:
+    except Exception as error:  # readers raise all kinds on files that are damaged
         raise DataError(f"Table {path} cannot be read: {error}. Write it again.") from error
     if not table.num_rows:
         raise DataError(f"Table {path} has no rows. Check that it was exported whole.")

@@ -37,14 +37,14 @@ def run(argv: list[str]) -> int:
     if options.count < 1:
         raise ConfigError(f"--count is {options.count}, but must be at least 1.")
     folder = options.output
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--output {folder} is a file: give a folder, or one yet to be made.")
 
     from epic_pl.cli import build_trained
     from epic_pl.evaluation.explain.figures import sample_png
     from epic_pl.evaluation.explain.samples import explain, named_rows, spread_rows
     from epic_pl.inspection.html_page import render
+    from epic_pl.validate import check_writable
 
+    check_writable("--output", folder, "index.html")
     module, data, checkpoint = build_trained(shared)
     data.prepare_data()
     data.setup(_STAGES[options.split])
@@ -54,7 +54,6 @@ def run(argv: list[str]) -> int:
     else:
         rows = named_rows(dataset, options.samples.split(","))
     explanations = explain(module, data, [dataset[row] for row in rows])
-    folder.mkdir(parents=True, exist_ok=True)
     for number, explanation in enumerate(explanations, start=1):
         name = re.sub(r"[^\w.-]", "_", explanation.sample_id)[:_MAX_NAME]
         (folder / f"{number:02}_{name}.png").write_bytes(sample_png(explanation))

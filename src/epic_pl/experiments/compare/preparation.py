@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from epic_pl.cli import BuildCLI, as_options, run
-from epic_pl.config_files import packaged_file
+from epic_pl.config_files import packaged_file, read_yaml
 from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare.plan import Entry, Outcome, Run
 from epic_pl.experiments.files import read_json, write_json
@@ -47,15 +47,14 @@ def encode_once(entry: Entry, shared: Sequence[str], output: Path) -> str:
     if parsed["cache"]["level"] == "off":
         return ""
     path = output / f"encoding-{digest(parsed, data_files(parsed))[:12]}.json"
-    found = read_json(path)
-    if found is None:
+    seconds = (read_json(path) or {}).get("seconds")
+    if not isinstance(seconds, float):
         seconds = _encode(options)
         if seconds is None:
             return ""
-        found = {"seconds": seconds}
         output.mkdir(parents=True, exist_ok=True)
-        write_json(path, found)
-    return f" Storing the features of `{entry.name}` took {found['seconds']:.0f} s."
+        write_json(path, {"seconds": seconds})
+    return f" Storing the features of `{entry.name}` took {seconds:.0f} s."
 
 
 def _encode(options: list[str]) -> float | None:
@@ -107,6 +106,9 @@ def tune_entries(
     for entry, outcome in zip(entries, execute(runs, command), strict=True):
         if outcome.result is None:
             raise ConfigError(f"Options of {entry.name} could not be chosen: {outcome.message}")
-        chosen = tuple(as_options(outcome.result["chosen"]))
+        best = outcome.result.get("chosen")
+        if not isinstance(best, dict) or not {*best} <= {*read_yaml(spaces[outcome.run])}:
+            raise ConfigError(f"{outcome.run.folder}/result.json is of no search: remove it.")
+        chosen = tuple(as_options(best))
         found.append(replace(entry, options=(*entry.options, *chosen), chosen=chosen))
     return found

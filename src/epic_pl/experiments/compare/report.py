@@ -20,7 +20,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "samples/s": lambda row: _number(row["samples_per_s"]),
     "peak MB": lambda row: _number(row["peak_memory_mb"]),
     "seconds": lambda row: _number(row["seconds"]),
-    "cache": lambda row: row["cache_level"] or _NONE,
+    "cache": lambda row: str(row["cache_level"] or _NONE),
 }
 _LEGEND = (
     "± is the standard deviation over seeds. p: two-sided, paired bootstrap against `{reference}`, "

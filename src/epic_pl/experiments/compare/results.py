@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare.plan import Outcome
 from epic_pl.experiments.compare.statistics import (
     MAIN_METRIC,
@@ -41,10 +42,7 @@ def comparison_rows(outcomes: Sequence[Outcome], reference: str, tested: bool = 
     for outcome in outcomes:
         by_name.setdefault(outcome.run.name, []).append(outcome)
     done = {name: [o for o in each if o.result] for name, each in by_name.items()}
-    predictions = {
-        name: [Predictions.read(o.run.folder / "predictions.parquet") for o in each]
-        for name, each in done.items()
-    }
+    predictions = {name: [_predictions(outcome) for outcome in each] for name, each in done.items()}
     rows, metrics = [], ["accuracy"]
     if first := next((name for name, each in done.items() if each), None):
         metrics = _metrics(done[first][0])
@@ -63,6 +61,18 @@ def comparison_rows(outcomes: Sequence[Outcome], reference: str, tested: bool = 
         for row, p_value in zip(compared, p_values, strict=True):
             row["p_value"] = p_value
     return rows
+
+
+def _predictions(outcome: Outcome) -> Predictions:
+    """Those of a finished run; ConfigError if they or its result are damaged."""
+    try:
+        float(_method_rows("", [outcome], _metrics(outcome))[0]["mean"])
+        return Predictions.read(outcome.run.folder / "predictions.parquet")
+    except Exception as error:  # of a file that anything may have written
+        raise ConfigError(
+            f"result.json and predictions.parquet in {outcome.run.folder} are not those of a run "
+            f"({error!r:.99}): remove that folder, and the same command does the run again."
+        ) from error
 
 
 def _metrics(outcome: Outcome) -> list[str]:

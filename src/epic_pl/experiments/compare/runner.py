@@ -74,6 +74,8 @@ class Runner:
                 self._end(Outcome(run, result=result))
             else:
                 pending.append(run)
+        if pending and self._outcomes:
+            self._report(self.outcomes(runs))  # a damaged result ends this before new runs
         try:
             while pending or self._active:
                 while pending and self._free:

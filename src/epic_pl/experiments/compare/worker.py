@@ -40,7 +40,7 @@ class RunCLI(EPICCLI):
         self.cache_level = use_stored_features(self)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        fitted = read_json(self.folder / "fit.json")
+        fitted = _fitted(self.folder)
         if fitted is None:
             super()._run_subcommand(subcommand)
             fitted = self._cost()
@@ -74,11 +74,11 @@ class RunCLI(EPICCLI):
             if name.startswith("test/")
         }
         return {
+            **self.cost,
             "task": module.task,
             "metrics": metrics,
             "trainable": sum(p.numel() for p in module.parameters() if p.requires_grad),
             "encoder_share": trainable_share(module.model),
-            **self.cost,
             "cache_level": self.cache_level,
             "device": _device_name(self.trainer.strategy.root_device),
             "torch": torch.__version__,
@@ -102,6 +102,13 @@ def run_one(folder: Path) -> None:
         raise ConfigError(f"Another process is training in {folder}: wait for it.") from None
 
 
+def _fitted(folder: Path) -> dict[str, Any] | None:
+    """What ``fit.json`` holds, if the checkpoint that it names lies in this run's own folder."""
+    fitted = read_json(folder / "fit.json") or {}
+    best = folder / "checkpoints" / Path(str(fitted.get("best"))).name
+    return fitted | {"best": str(best)} if best.is_file() else None
+
+
 def _places(folder: Path) -> list[str]:
     """Options that keep all files of a run in its folder, and resume from the checkpoint there."""
     checkpoints = folder / "checkpoints"
@@ -111,7 +118,7 @@ def _places(folder: Path) -> list[str]:
         f"--last_checkpoint.dirpath={checkpoints}",
     ]
     last = checkpoints / "last.ckpt"
-    if last.is_file() and not (folder / "fit.json").is_file():
+    if last.is_file() and _fitted(folder) is None:
         options.append(f"--ckpt_path={last}")
     return options
 

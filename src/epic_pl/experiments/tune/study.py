@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import TrialState
 
 from epic_pl.cli import as_options, quiet_lightning
-from epic_pl.errors import ConfigError
+from epic_pl.errors import ConfigError, first_line
 from epic_pl.experiments.options import data_files, digest, parsed_options, refuse_own
 from epic_pl.experiments.tune.space import Space, values_of
 from epic_pl.experiments.tune.trial import TrialWatch, run_trial
@@ -76,19 +76,28 @@ def open_study(search: Search) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     epochs = search.parsed["trainer"]["max_epochs"] or 0
     file = search.output.resolve() / "study.db"
-    # by a connection of our own: in an address, brackets or % of a folder's name mean other things
-    storage = optuna.storages.RDBStorage(
-        "sqlite:///study.db",
-        engine_kwargs={"creator": lambda: sqlite3.connect(file, check_same_thread=False)},
-    )
-    study = optuna.create_study(
-        storage=storage,
-        study_name="epic-pl",
-        direction="maximize" if search.mode == "max" else "minimize",
-        pruner=optuna.pruners.MedianPruner(n_warmup_steps=max(1, epochs // 4)),
-        load_if_exists=True,
-    )
-    if study.user_attrs.get("key", search.key) != search.key:
+    direction = optuna.study.StudyDirection[f"{search.mode}imize".upper()]
+    try:
+        # by a connection of our own: in an address, brackets or % of a folder mean other things
+        storage = optuna.storages.RDBStorage(
+            "sqlite:///study.db",
+            engine_kwargs={"creator": lambda: sqlite3.connect(file, check_same_thread=False)},
+        )
+        study = optuna.create_study(
+            storage=storage,
+            study_name="epic-pl",
+            direction=direction,
+            pruner=optuna.pruners.MedianPruner(n_warmup_steps=max(1, epochs // 4)),
+            load_if_exists=True,
+        )
+        key = study.user_attrs.get("key", None if study.trials else search.key)
+        fits = key == search.key and study.direction == direction
+        for number, each in enumerate(study.trials):  # another option could name a class
+            fits &= each.distributions.items() <= search.space.items() and each.number == number
+            fits &= isinstance(each.value, float | None)
+    except Exception as error:  # of a file that anything may have written
+        raise ConfigError(f"{file}: {first_line(error)}: give --output another folder.") from error
+    if not fits:
         raise ConfigError(
             f"{search.output} has a search of other options, of another space, or of a table that "
             "has changed since, whose trials cannot be compared with these: give --output another "

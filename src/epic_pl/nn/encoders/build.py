@@ -163,16 +163,17 @@ def _hf_config(name: str, source: str, revision: str | None, pretrained: bool) -
 def _hf_model(
     kind: Any, source: str, revision: str | None, pretrained: bool, config: PretrainedConfig
 ) -> nn.Module:
+    # a folder's own may name a kernel, which is code that a hub brings
+    config._attn_implementation = READING_ATTENTION
     if not pretrained:
-        config._attn_implementation = READING_ATTENTION
         build = kind.from_config if kind is AutoModel else kind
         model: nn.Module = build(config)
         return model
     with _quiet_transformers():
         model, report = kind.from_pretrained(
             source,
+            config=config,
             revision=revision,
-            attn_implementation=READING_ATTENTION,
             dtype=torch.float32,  # prompts and head are, whatever the file holds
             use_safetensors=True,  # never a pickle
             trust_remote_code=False,
