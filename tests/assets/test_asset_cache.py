@@ -56,3 +56,12 @@ def test_cache_that_cannot_be_written_names_the_variable(cache):
     cache.write_text("not a folder")
     with pytest.raises(AssetError, match="EPIC_PL_CACHE"):
         cached_folder("asset", lambda _: None)
+
+
+def test_a_cache_that_only_another_user_may_read_names_the_variable(cache, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)  # root may read anything
+    with pytest.raises(AssetError, match=r"asset'.*EPIC_PL_CACHE"):
+        cached_folder("asset", lambda _: None)

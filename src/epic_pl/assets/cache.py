@@ -28,10 +28,10 @@ def cached_folder(relative: str, fill: Callable[[Path], None]) -> Path:
         AssetError: the cache cannot be written, or whatever `fill` raises.
     """
     target = cache_dir() / relative
-    if target.is_dir():  # before the lock, so that a read-only cache works
-        return target
     partial = target.with_name(f".{target.name}.partial")
     try:
+        if target.is_dir():  # before the lock, so that a read-only cache works
+            return target
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock")):
             if not target.is_dir():
@@ -41,7 +41,7 @@ def cached_folder(relative: str, fill: Callable[[Path], None]) -> Path:
                 os.replace(partial, target)
     except OSError as error:
         raise AssetError(
-            f"The cache folder {target} could not be written ({error}). Free some disk space or "
+            f"The cache folder {target} could not be used ({error}). Free some disk space or "
             "mend its permissions, or set the environment variable EPIC_PL_CACHE to another folder."
         ) from error
     return target

@@ -163,3 +163,38 @@ def test_a_study_of_others_is_refused_and_sets_no_option(change, tmp_path, monke
     with pytest.raises(ConfigError, match="give --output another folder"):
         best_options(search, 4)
     assert not ran
+
+
+@pytest.mark.parametrize("place", ["ask", "report", "tell"])
+def test_a_trial_that_was_cut_off_is_done_again_with_the_same_options(
+    config, tmp_path, monkeypatch, place
+):
+    def trial(options, folder, watch):
+        watch.report(len(folder.parents), 0)
+        watch.value, watch.pruned = float(options[-1].rpartition("=")[2]), folder.name > "0000"
+
+    def cut_off(owner, name):
+        calls, method = [], getattr(owner, name)
+
+        def once(*arguments, **options):
+            result = method(*arguments, **options) if name == "ask" else None
+            calls.append(name)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return result or method(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, once)
+
+    monkeypatch.setattr(study, "run_trial", trial)
+    options = ["--config", config, "--space", "space.yaml", "--trials", "4", "--output"]
+    assert run_tune([*options, "whole"]) == 0
+    with monkeypatch.context() as monkeypatch:
+        cut_off(optuna.Trial if place == "report" else optuna.Study, place)
+        assert run_tune([*options, "cut"]) == 130
+    assert run_tune([*options, "cut"]) == 0
+    whole, cut = _rows(tmp_path / "whole"), _rows(tmp_path / "cut")
+    assert [row.pop("trial") for row in cut if row["state"] == "fail"] == ["2"]
+    kept = [row for row in cut if row["state"] != "fail"]
+    for row in (*whole, *kept):
+        del row["trial"], row["seconds"]
+    assert kept == whole

@@ -47,7 +47,7 @@ def run(argv: list[str]) -> int:
     if options.trials < 1:
         raise ConfigError(f"--trials is {options.trials}, but must be at least 1.")
     require_optuna()
-    from epic_pl.experiments.interruption import INTERRUPTED
+    from epic_pl.experiments.interruption import INTERRUPTED, terminated_as_interrupted
     from epic_pl.experiments.tune.space import read_space
     from epic_pl.experiments.tune.study import plan_search
 
@@ -55,7 +55,8 @@ def run(argv: list[str]) -> int:
     output = Path(options.output or Path("runs/tune") / first_config(shared))
     search = plan_search(shared, space, output)
     try:
-        best = best_options(search, options.trials)
+        with terminated_as_interrupted():
+            best = best_options(search, options.trials)
     except KeyboardInterrupt:
         print("Interrupted: the same command continues the search.", file=sys.stderr)
         return INTERRUPTED

@@ -62,8 +62,11 @@ def _table(study: optuna.Study, search: Search) -> str:
 
 def trial_line(trial: FrozenTrial, search: Search, total: int) -> str:
     """The line printed when a trial has ended."""
-    done = trial.state == TrialState.COMPLETE
-    text = f"{search.monitor} {trial.value:.4f}" if done else trial.user_attrs["message"]
+    if trial.state == TrialState.COMPLETE:
+        text = f"{search.monitor} {trial.value:.4f}"
+    else:
+        known = trial.user_attrs
+        text = known.get("message") or f"pruned at validation {known['validations']}"
     options = " ".join(
         f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in trial.params.items()

@@ -118,8 +118,8 @@ def run_trials(
 ) -> Iterator[optuna.trial.FrozenTrial]:
     """Run trials until there are ``total``.
 
-    The options of trial i depend on ``seed_everything``, i and the results before it, so that a
-    search which was interrupted between two trials continues unchanged.
+    The options of trial i depend on ``seed_everything``, i and the results before it; trials that
+    were cut off do not count, so an interrupted search continues unchanged.
 
     Raises:
         Exception: from a trial, if none has ever been trained.
@@ -127,9 +127,8 @@ def run_trials(
     """
     seed = int(search.parsed["seed_everything"] or 0)
     with quiet_lightning():
-        while sum(map(_counts, study.get_trials(deepcopy=False))) < total:
-            number = (seed * 1_000_003 + len(study.trials)) % 2**32
-            study.sampler = optuna.samplers.TPESampler(seed=number)
+        while (done := sum(map(_counts, study.get_trials(deepcopy=False)))) < total:
+            study.sampler = optuna.samplers.TPESampler(seed=(seed * 1_000_003 + done) % 2**32)
             trial = study.ask(dict(search.space))
             _run_one(study, trial, search)
             yield study.trials[trial.number]
@@ -170,6 +169,6 @@ def _run_one(study: optuna.Study, trial: optuna.Trial, search: Search) -> None:
     if watch.value is None:
         end(TrialState.FAIL, f"{search.monitor} was never a finite number")
     elif watch.pruned:
-        end(TrialState.PRUNED, f"pruned at validation {watch.validations}")
+        end(TrialState.PRUNED)
     else:
         end(TrialState.COMPLETE, value=watch.value)

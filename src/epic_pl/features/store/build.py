@@ -226,6 +226,7 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         if error.errno not in _DISK_ERRORS and str(folder.parent) not in str(error.filename):
             raise  # of `produce`, for example a picture that is missing
         raise CacheError(
-            f"The feature store {folder} could not be written ({error}). Free some disk space or "
-            "correct the folder's permissions, then start again: what is written is kept."
+            f"The feature store {folder} could not be written ({error}). Free some disk space, "
+            "correct the folder's permissions, or choose another folder by cache.folder or "
+            "EPIC_PL_CACHE, then start again: what is written is kept."
         ) from error
