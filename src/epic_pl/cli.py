@@ -350,7 +350,8 @@ def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
     except ValueError as error:
         # jsonargparse wraps what a class raises, in two screens of its options
         cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, EpicError | ModuleNotFoundError):
+        ours = EpicError | ModuleNotFoundError | OSError
+        while cause is not None and not isinstance(cause, ours):
             cause = cause.__cause__
         if isinstance(cause, ModuleNotFoundError):
             raise ConfigError(f"A class needs what is not installed: {cause}") from None

@@ -241,20 +241,20 @@ class ImageTextDataModule(LightningDataModule, ABC):
         new = [split for split in dict.fromkeys(named) if split not in self._datasets]
         for split in new:
             self._build(split)
-            rows = len(cast(Sized, self._datasets[split]))
-            rank_zero_info(f"{split}: {rows:,} rows of {self.num_classes} classes")
 
     def _build(self, split: Split) -> None:
         transform = build_image_transform(self.image_preprocessing, split == "train", self.augment)
         dataset = self.build_dataset(split, transform)
         if self.clean_text:
             clean_texts(dataset)
-        if not len(cast(Sized, dataset)):
+        rows = len(cast(Sized, dataset))
+        if not rows:
             raise DataError(
                 f"The {split} split of {type(self).__name__} is empty. Check the data folder and "
                 "the split's options."
             )
         self._datasets[split] = dataset
+        rank_zero_info(f"{split}: {rows:,} rows of {self.num_classes} classes")
 
     @property
     def own_splits(self) -> list[Split]:
