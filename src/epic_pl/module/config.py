@@ -70,7 +70,7 @@ class OptimConfig:
         warmup: share of all steps over which the learning rate rises linearly.
     """
 
-    lr: float = 1e-3
+    lr: float = 1.5e-3
     prompt_lr: float = 1e-3
     weight_decay: float = 1e-2
     warmup: float = 0.1

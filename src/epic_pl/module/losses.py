@@ -33,7 +33,7 @@ class LossConfig:
             what the labels tell: adds :class:`~epic_pl.module.matching.MatchingLoss`.
     """
 
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.05
     class_weights: Weights = None
     pos_weight: Weights = None
     class_frequencies: list[float] | None = None
