@@ -192,7 +192,7 @@ def test_a_checkpoints_options_beat_the_command_line(config, best):
     args = ["--config", config, "--ckpt_path", best, "--model.epic.hub_width", "16"]
     cli = run(["validate", *args, "--model.optim.lr", "0.5"])
     assert cli.model.hparams["epic"]["hub_width"] == 6
-    assert cli.model.optim.lr == 1e-3
+    assert cli.model.optim.lr == 1.5e-3
 
 
 def test_fit_resumes_from_a_checkpoint_and_warm_start_does_not(config, fitted, best):

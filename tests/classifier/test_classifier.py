@@ -43,9 +43,9 @@ def test_scores_are_those_of_the_command_line(trained, classifier, rows, tmp_pat
     expected = pq.read_table(path)
 
     scores = np.stack([expected[f"probability_{name}"] for name in classifier.class_names], 1)
-    np.testing.assert_allclose(classifier.probabilities(_items(rows)), scores, atol=1e-6)
+    np.testing.assert_allclose(classifier.probabilities(_items(rows)), scores, atol=2e-5)
     batched = classifier.probabilities(_items(rows), batch_size=2, num_workers=1, progress=True)
-    np.testing.assert_allclose(batched, scores, atol=1e-6)
+    np.testing.assert_allclose(batched, scores, atol=2e-5)
 
     file = tmp_path / "rows.csv"
     with file.open("w", newline="") as out:

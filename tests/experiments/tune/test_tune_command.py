@@ -46,7 +46,7 @@ def test_a_search_goes_on_past_a_killed_trial(config, tmp_path, capsys):
     first = _rows(tmp_path / OUTPUT)
     assert [row["state"] for row in first] == ["complete", "complete"]
     # the first trial is the config as it stands
-    assert (float(first[0]["model.optim.lr"]), first[0]["model.epic.num_prompts"]) == (1e-3, "4")
+    assert (float(first[0]["model.optim.lr"]), first[0]["model.epic.num_prompts"]) == (1.5e-3, "4")
     shutil.copy(tmp_path / OUTPUT / "study.db", "plain.db")
     optuna.load_study(study_name="epic-pl", storage="sqlite:///plain.db").ask()  # as if killed
     shutil.copy("plain.db", tmp_path / OUTPUT / "study.db")
