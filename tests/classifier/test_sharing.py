@@ -80,7 +80,7 @@ def test_a_card_shows_a_report_and_one_that_is_there_stays(classifier, trained, 
         "license: cc-by-4.0",
         f"| accuracy | {accuracy:.4f} |",
         "On 7 samples",
-        "No training sample lacked its image: without one, the model's answers are what",
+        "No training sample lacked its image: scores without it are in the table below",
         f"| text only | {alone['samples']} | {alone['accuracy']:.4f} |",
         "me/squares",
     ):

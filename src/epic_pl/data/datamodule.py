@@ -186,7 +186,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         None where labels are drawn anew every epoch.
         """
         if "train" not in self._datasets:
-            # our own fetches but the tokenizer, and what data is missing is to be said first
+            # this class fetches the tokenizer alone: missing data should be reported before that
             if type(self).prepare_data is not ImageTextDataModule.prepare_data:
                 self.prepare_data()
             self._build("train")

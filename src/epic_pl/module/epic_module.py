@@ -209,8 +209,8 @@ class EPICModule(L.LightningModule):
         if unknown := [name for name in missing if name in self.model.head.never_missing]:
             self._warned_of_absence = True
             rank_zero_warn(
-                f"Samples lack the {unknown[0]}, which no training sample did: what the model says "
-                "of them was not learnt. Train with model.modality_dropout, or on such samples."
+                f"Samples lack the {unknown[0]}, which no training sample did: how to predict them "
+                "was not learned. Train with model.modality_dropout, or on such samples."
             )
 
     def compute_loss(self, logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:

@@ -56,8 +56,8 @@ class ModalityFeatures(nn.Module):
     """``h_m (B, D)``: standardised pooled output, boundary features and mean prompt.
 
     A sample without the modality has a learned missing-modality embedding in place of the encoder's
-    part. It starts at zero, the features' mean over the training set. A sample without either has
-    zero in place of the prompts, which could not interact.
+    part. It starts at zero, the features' mean over the training set. In a unimodal sample, zero
+    takes the place of the mean prompts of both modalities, which could not interact.
 
     Args:
         width: encoder width d.
@@ -94,7 +94,7 @@ class ModalityFeatures(nn.Module):
         features = torch.where(there[:, None], features, self.missing.to(features.dtype))
         if self.prompts is None or prompts is None:
             return features
-        # others lie far outside of what training has shown, unless it dropped modalities
+        # prompts of unimodal samples lie far outside of the statistics of complete ones
         mean = where_present(self.prompts(prompts.mean(dim=1), both), both)
         return torch.cat([features, mean], dim=-1)
 
