@@ -18,10 +18,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--count", type=int, default=6, help="number of scenes (%(default)s)")
     parser.add_argument("--part", default="val", help="train, val, pairs or objects (%(default)s)")
+    parser.add_argument("--layout", choices=("grid", "free"), default="grid", help="(%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("runs/scenes.png"))
     arguments = parser.parse_args()
-    things = vocabulary()
-    generator = SceneGenerator([each.name.lower() for each in things], 0)
+    things = vocabulary(arguments.layout)
+    generator = SceneGenerator([each.name.lower() for each in things], 0, arguments.layout)
     rows = -(-arguments.count // _COLUMNS)
     figure = Figure(figsize=(3.2 * _COLUMNS, 2.9 * rows), layout="constrained")
     all_axes = figure.subplots(rows, _COLUMNS, squeeze=False).flat
@@ -29,8 +30,8 @@ def main() -> None:
         axes.set_axis_off()
         if index >= arguments.count:
             continue
-        (objects, cells), statements = generator.scene(arguments.part, index)
-        axes.imshow(compose([things[each].code for each in objects], cells, 112))
+        (objects, boxes), statements = generator.scene(arguments.part, index)
+        axes.imshow(compose([things[each].code for each in objects], boxes, 112))
         lines = [f"{'✓' if each.truth else '✗'} {each.text}" for each in statements]
         axes.set_title("\n".join(lines), fontsize=8, loc="left")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

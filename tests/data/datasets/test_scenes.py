@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from itertools import combinations
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -26,7 +27,11 @@ def cache(monkeypatch, tmp_path):
 
 @pytest.fixture
 def generator() -> SceneGenerator:
-    return SceneGenerator([each.name.lower() for each in vocabulary()], seed=0)
+    return build("grid")
+
+
+def build(layout) -> SceneGenerator:
+    return SceneGenerator([each.name.lower() for each in vocabulary(layout)], seed=0, layout=layout)
 
 
 def data(**options) -> ScenesDataModule:
@@ -34,32 +39,52 @@ def data(**options) -> ScenesDataModule:
     return ScenesDataModule(image_size=32, **encoders, **options)
 
 
-def is_true(text: str, cells: dict[str, tuple[int, int]]) -> bool:
-    """An independent reading of a statement; ``cells`` has (row, column) by name."""
+def is_true(text: str, boxes: dict[str, tuple[float, float, float]]) -> bool:
+    """An independent reading of a statement; ``boxes`` has (left, top, side) by name."""
     if found := re.fullmatch(r"there is an? (\w+)(?: and an? (\w+))?", text):
-        return all(name in cells for name in found.groups() if name)
-    found = re.fullmatch(r"the (\w+) is (left of|right of|above|below) the (\w+)", text)
-    (row, column), (other_row, other_column) = cells[found[1]], cells[found[3]]
+        return all(name in boxes for name in found.groups() if name)
+    words = r"(?:to the )?left of|(?:to the )?right of|above|over|below|under"
+    found = re.fullmatch(rf"the (\w+) is ({words}) the (\w+)", text)
+    (left, top, side), (other_left, other_top, other_side) = boxes[found[1]], boxes[found[3]]
     return {
-        "left of": column < other_column,
-        "right of": column > other_column,
-        "above": row < other_row,
-        "below": row > other_row,
-    }[found[2]]
+        "left": left + side <= other_left,
+        "right": left >= other_left + other_side,
+        "above": top + side <= other_top,
+        "over": top + side <= other_top,
+        "below": top >= other_top + other_side,
+        "under": top >= other_top + other_side,
+    }[found[2].removeprefix("to the ").removesuffix(" of")]
 
 
+@pytest.mark.parametrize("layout", ["grid", "free"])
 @pytest.mark.parametrize("part", PARTS)
-def test_statements_are_as_true_as_they_say_and_half_of_each_kind_are(generator, part):
-    counts = Counter()
+def test_statements_are_as_true_as_they_say_and_half_of_each_kind_are(part, layout):
+    generator, counts = build(layout), Counter()
+    phrases = set()
     for index in range(160):
-        layout, statements = generator.scene(part, index)
-        assert len(set(layout.objects)) == len(set(layout.cells)) == len(layout.objects)
-        names = [generator.names[each] for each in layout.objects]
-        cells = dict(zip(names, (divmod(cell, 2) for cell in layout.cells), strict=True))
+        (objects, placed), statements = generator.scene(part, index)
+        assert len(set(objects)) == len(set(placed)) == len(objects)
+        boxes = dict(zip((generator.names[each] for each in objects), placed, strict=True))
         for statement in statements:
-            assert is_true(statement.text, cells) == statement.truth, (statement, cells)
+            assert is_true(statement.text, boxes) == statement.truth, (statement, boxes)
             counts[statement.kind, statement.truth] += 1
+            if statement.kind == "relation":
+                phrases.add(tuple(statement.text.split()[3:-2]))
     assert counts == {(kind, truth): 80 for kind in KINDS for truth in (True, False)}
+    assert len(phrases) == {"grid": 4, "free": 8}[layout]
+
+
+def test_free_objects_lie_inside_and_do_not_overlap():
+    generator = build("free")
+    for index in range(160):
+        shown = np.zeros((100, 100), int)
+        for left, top, side in generator.scene("train", index).arrangement.boxes:
+            assert 0 <= left <= 1 - side
+            assert 0 <= top <= 1 - side
+            inside = (np.arange(100) / 100 >= left) & (np.arange(100) / 100 < left + side)
+            below = (np.arange(100) / 100 >= top) & (np.arange(100) / 100 < top + side)
+            shown[np.ix_(below, inside)] += 1
+        assert shown.max() == 1
 
 
 def named(text: str) -> list[str]:
@@ -70,8 +95,8 @@ def test_named_pairs_and_objects_of_test_are_unseen_in_training(generator):
     seen, pairs = {part: set() for part in PARTS}, {part: set() for part in PARTS}
     for part in PARTS:
         for index in range(160):
-            layout, statements = generator.scene(part, index)
-            shown = [generator.names[each] for each in layout.objects]
+            (objects, _), statements = generator.scene(part, index)
+            shown = [generator.names[each] for each in objects]
             groups = [named(each.text) for each in statements]
             seen[part].update(shown, *groups)
             if part == "train":  # nor what is shown beside what is named
@@ -96,7 +121,7 @@ def test_more_rows_add_to_those_of_fewer_and_pictures_show_the_objects(cache):
     assert module.subset_of(rows[10][1]["sample_id"]) == "conjunction"
     generator = module._generator
     for index in range(14):
-        layout = generator.scene("train", index).layout
+        objects, boxes = generator.scene("train", index).arrangement
         path = module.dataset("train").image_root / rows[40][3 * index]["image"]
         with Image.open(path) as picture:
             found = {
@@ -104,20 +129,20 @@ def test_more_rows_add_to_those_of_fewer_and_pictures_show_the_objects(cache):
                 for cell in range(4)
             }
         expected = dict.fromkeys(range(4), (255, 255, 255))
-        for each, cell in zip(layout.objects, layout.cells, strict=True):
+        for each, (left, top, _) in zip(objects, boxes, strict=True):
             code = int(vocabulary()[each].code[2:])
-            expected[cell] = (4 * code, 250 - 4 * code, 100)
+            expected[round(4 * top + 2 * left)] = (4 * code, 250 - 4 * code, 100)
         assert found == expected
 
 
 def test_test_is_of_unseen_pairs_or_objects_and_the_seed_moves_all():
     texts = set()
-    for options in ({}, {"unseen": "objects"}, {"scene_seed": 1}):
+    for options in ({}, {"unseen": "objects"}, {"scene_seed": 1}, {"layout": "free"}):
         module = data(**options)
         module._draw("test")
         module.setup("test")
         texts.add(tuple(module.dataset("test").table["text"].to_pylist()))
-    assert len(texts) == 3
+    assert len(texts) == 4
 
 
 def test_names_share_no_word(monkeypatch):

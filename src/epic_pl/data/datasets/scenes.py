@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from functools import cached_property, partial
 from itertools import combinations
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -33,10 +34,19 @@ KINDS = ("existence", "conjunction", "relation")
 """Kinds of statements, which are also the subsets whose accuracies are logged."""
 
 Unseen = Literal["pairs", "objects"]
+Layout = Literal["grid", "free"]
 
 _CATEGORIES = ("Animals & Nature", "Food & Drink", "Activities", "Travel & Places", "Objects")
 _GRID = 2  # cells a side
-_SIZES = (2, 3, 4)  # objects of a scene
+_SIZES = {"grid": (2, 3, 4), "free": (2, 3)}  # objects of a scene
+_SIDES = (0.28, 0.44)  # of free objects
+_EVERY = {"grid": 1, "free": 2}  # of the things: free ones are found in more rows each
+_PHRASES = {
+    "left": ("left of", "to the left of"),
+    "right": ("right of", "to the right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+}
 _ROWS = {"val": 1512, "test": 6000}
 _UNSEEN_OBJECTS = 0.15
 _PAIR_SHARES = {"val": 0.05, "pairs": 0.15}
@@ -53,29 +63,38 @@ class Statement(NamedTuple):
     truth: bool
 
 
-class Layout(NamedTuple):
-    """Objects of a picture, by index into the names, and the cell of each, row by row."""
+class Box(NamedTuple):
+    """Left and upper edge and side of a square, as shares of the image's side."""
+
+    left: float
+    top: float
+    side: float
+
+
+class Arrangement(NamedTuple):
+    """Objects of an image, by index into the names, and where each one lies."""
 
     objects: tuple[int, ...]
-    cells: tuple[int, ...]
+    boxes: tuple[Box, ...]
 
 
 class Scene(NamedTuple):
-    """A picture's layout, and a statement of each kind."""
+    """What an image shows, and a statement of each kind."""
 
-    layout: Layout
+    arrangement: Arrangement
     statements: tuple[Statement, ...]
 
 
 class SceneGenerator:
     """How objects, by their names, and pairs of them are divided among the parts of the data.
 
-    All scenes follow from that and the seed.
+    All scenes follow from that, the layout and the seed.
     """
 
-    def __init__(self, names: Sequence[str], seed: int) -> None:
+    def __init__(self, names: Sequence[str], seed: int, layout: Layout = "grid") -> None:
         self.names = names
         self.seed = seed
+        self.layout = layout
         rng = np.random.default_rng((seed, len(_PARTS)))
         unseen = rng.permutation(len(names)) < _UNSEEN_OBJECTS * len(names)
         drawn = np.tril(rng.random((len(names), len(names))), -1)
@@ -95,18 +114,18 @@ class SceneGenerator:
         rng = np.random.default_rng((self.seed, _PARTS.index(part), index))
         while not self._replacements(part, objects := self._objects(part, rng)).any():
             pass  # a false conjunction needs another partner; rare
-        cells = rng.permutation(_GRID**2)[: len(objects)].tolist()
-        layout = Layout(objects, tuple(cells))
+        place = _on_grid if self.layout == "grid" else _at_free_places
+        shown = Arrangement(objects, place(len(objects), rng))
         makers = (self._existence, self._conjunction, self._relation)
         statements = []
         for bit, (kind, make) in enumerate(zip(KINDS, makers, strict=True)):
             truth = bool(index >> bit & 1)  # each combination once in eight scenes
-            statements.append(Statement(kind, make(part, layout, truth, rng), truth))
-        return Scene(layout, tuple(statements))
+            statements.append(Statement(kind, make(part, shown, truth, rng), truth))
+        return Scene(shown, tuple(statements))
 
     def _objects(self, part: str, rng: np.random.Generator) -> tuple[int, ...]:
         """Draw a scene's objects; conjunctions and relations name the first two."""
-        size, allowed = int(rng.choice(_SIZES)), self._allowed[part]
+        size, allowed = int(rng.choice(_SIZES[self.layout])), self._allowed[part]
         if part != "train":
             pair = rng.choice(self._pairs[part])
             others = rng.permutation(np.setdiff1d(self._pool[part], pair))
@@ -122,44 +141,73 @@ class SceneGenerator:
         allowed[:, list(objects)] = False
         return allowed
 
-    def _existence(self, part: str, layout: Layout, truth: bool, rng: np.random.Generator) -> str:
-        objects = layout.objects if truth else ()
+    def _existence(
+        self, part: str, shown: Arrangement, truth: bool, rng: np.random.Generator
+    ) -> str:
+        objects = shown.objects if truth else ()
         # in training no pair of another part may be seen, not even between image and statement
-        fits = self._allowed["train"][list(layout.objects)].all(axis=0) | (part != "train")
+        fits = self._allowed["train"][list(shown.objects)].all(axis=0) | (part != "train")
         while not objects:  # what is absent is drawn out of a scene too
             drawn = self._objects(part, rng)
-            objects = tuple(each for each in drawn if each not in layout.objects and fits[each])
+            objects = tuple(each for each in drawn if each not in shown.objects and fits[each])
         return f"there is {self._a(int(rng.choice(objects)))}"
 
-    def _conjunction(self, part: str, layout: Layout, truth: bool, rng: np.random.Generator) -> str:
-        pair = list(layout.objects[:2])
+    def _conjunction(
+        self, part: str, shown: Arrangement, truth: bool, rng: np.random.Generator
+    ) -> str:
+        pair = list(shown.objects[:2])
         if not truth:
-            kept, other = rng.choice(np.argwhere(self._replacements(part, layout.objects)))
+            kept, other = rng.choice(np.argwhere(self._replacements(part, shown.objects)))
             pair = [pair[kept], int(other)]
         first, second = rng.permutation(pair).tolist()
         return f"there is {self._a(first)} and {self._a(second)}"
 
-    def _relation(self, part: str, layout: Layout, truth: bool, rng: np.random.Generator) -> str:
+    def _relation(
+        self, part: str, shown: Arrangement, truth: bool, rng: np.random.Generator
+    ) -> str:
         one, other = rng.permutation(2).tolist()
-        row, column = np.subtract(
-            np.divmod(layout.cells[one], _GRID), np.divmod(layout.cells[other], _GRID)
-        )
+        here, there = shown.boxes[one], shown.boxes[other]
         words = []
-        if column:
-            words.append("right of" if column > 0 else "left of")
-        if row:
-            words.append("below" if row > 0 else "above")
+        for axis, (before, behind) in enumerate((("left", "right"), ("above", "below"))):
+            first, second = sorted((here, there), key=itemgetter(axis))
+            if first[axis] + first.side <= second[axis]:  # else one would doubt the relation
+                words.append(before if first is here else behind)
+        phrases = _PHRASES[rng.choice(words)]
+        phrase = phrases[0] if self.layout == "grid" else rng.choice(phrases)
         subject, thing = (one, other) if truth else (other, one)
-        names = [self.names[layout.objects[each]] for each in (subject, thing)]
-        return f"the {names[0]} is {rng.choice(words)} the {names[1]}"
+        names = [self.names[shown.objects[each]] for each in (subject, thing)]
+        return f"the {names[0]} is {phrase} the {names[1]}"
 
     def _a(self, thing: int) -> str:
         name = self.names[thing]
         return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
+def _on_grid(number: int, rng: np.random.Generator) -> tuple[Box, ...]:
+    side = 1 / _GRID
+    cells = rng.permutation(_GRID**2)[:number].tolist()
+    return tuple(Box(cell % _GRID * side, cell // _GRID * side, side) for cell in cells)
+
+
+def _at_free_places(number: int, rng: np.random.Generator) -> tuple[Box, ...]:
+    """Boxes that do not overlap, drawn again until all find room."""
+    while True:
+        sides = rng.uniform(*_SIDES, number)
+        places = rng.uniform(0, 1 - sides, (2, number))
+        boxes = [Box(*map(float, each)) for each in zip(*places, sides, strict=True)]
+        if not any(_overlap(*pair) for pair in combinations(boxes, 2)):
+            return tuple(boxes)
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return all(one[i] < other[i] + other.side and other[i] < one[i] + one.side for i in (0, 1))
+
+
 class ScenesDataModule(ImageTextDataModule):
-    """Pictures of two to four objects on a grid of 2 x 2, each with three statements.
+    """Images of some objects, each with three statements.
+
+    ``layout`` "grid" has two to four objects in the cells of a grid of 2 x 2; "free" has two or
+    three of half the vocabulary at free places, of free sizes, and says every relation in two ways.
 
     * existence: "there is a kite".
     * conjunction: "there is a kite and a ghost". Where it is false, one of the two is there.
@@ -176,6 +224,7 @@ class ScenesDataModule(ImageTextDataModule):
 
     Args:
         rows: training statements, three a picture. Validation has 1,512 and test 6,000.
+        layout: "grid" or "free", where the objects lie.
         unseen: what is new in test: ``pairs`` of objects, or the ``objects`` themselves.
         scene_seed: of the division and the scenes; apart from ``seed``, so that runs of several
             seeds share their data.
@@ -191,6 +240,7 @@ class ScenesDataModule(ImageTextDataModule):
         self,
         *,
         rows: int = 10_000,
+        layout: Layout = "grid",
         unseen: Unseen = "pairs",
         scene_seed: int = 0,
         **kwargs: Any,
@@ -198,8 +248,10 @@ class ScenesDataModule(ImageTextDataModule):
         super().__init__(**kwargs)
         check_at_least(3, rows=rows)
         check_at_least(0, scene_seed=scene_seed)
+        check_choice(get_args(Layout), layout=layout)
         check_choice(get_args(Unseen), unseen=unseen)
         self.rows = rows
+        self.layout = layout
         self.unseen = unseen
         self.scene_seed = scene_seed
 
@@ -210,13 +262,14 @@ class ScenesDataModule(ImageTextDataModule):
 
     @cached_property
     def _generator(self) -> SceneGenerator:
-        return SceneGenerator([each.name.lower() for each in vocabulary()], self.scene_seed)
+        names = [each.name.lower() for each in vocabulary(self.layout)]
+        return SceneGenerator(names, self.scene_seed, self.layout)
 
     @property
     def _image_root(self) -> Path:
         # all that a picture follows from, so that none of before is shown with other statements
         source = self._generator.names, self.scene_seed, OPENMOJI.version, _CHUNK
-        rules = _VERSION, _GRID, _SIZES, _PAIR_SHARES, _UNSEEN_OBJECTS
+        rules = _VERSION, self.layout, _GRID, _SIZES, _SIDES, _PAIR_SHARES, _UNSEEN_OBJECTS
         key = hashlib.sha256(repr((source, rules)).encode()).hexdigest()[:8]
         return cache_dir() / f"scenes-{key}-{self.image_preprocessing.size}px"
 
@@ -260,15 +313,15 @@ class ScenesDataModule(ImageTextDataModule):
 
     def _fill(self, part: str, indices: range, folder: Path) -> None:
         size = self.image_preprocessing.size
-        codes = [each.code for each in vocabulary()]
+        codes = [each.code for each in vocabulary(self.layout)]
         shown = f"Drawing {part} scenes from {indices.start:,}"
         for index in track(indices, shown, console=Console(stderr=True)):
-            layout = self._generator.scene(part, index).layout
-            picture = compose([codes[each] for each in layout.objects], layout.cells, size)
+            objects, boxes = self._generator.scene(part, index).arrangement
+            picture = compose([codes[each] for each in objects], boxes, size)
             picture.save(folder / Path(picture_path(part, index)).name)
 
 
-def vocabulary() -> list[Emoji]:
+def vocabulary(layout: Layout = "grid") -> list[Emoji]:
     """Emoji of things, with names of one or two words that no other name shares."""
     found: dict[str, Emoji] = {}
     taken: set[str] = set()
@@ -280,7 +333,7 @@ def vocabulary() -> list[Emoji]:
         if re.fullmatch(r"[a-z]+( [a-z]+)?(?<![^s]s)", name) and words.isdisjoint(taken):
             found[name] = each
             taken |= words
-    return list(found.values())
+    return list(found.values())[:: _EVERY[layout]]
 
 
 def picture_path(part: str, index: int) -> str:
@@ -288,13 +341,13 @@ def picture_path(part: str, index: int) -> str:
     return f"{part}-{index // _CHUNK}/{index}.png"
 
 
-def compose(codes: Sequence[str], cells: Sequence[int], size: int) -> Image.Image:
-    """The picture of some emoji in their cells, ``size`` pixels wide, on white."""
-    side = size // _GRID
-    emoji = fetch_openmoji(side)
-    picture = Image.new("RGB", (size, size), "white")
-    for code, cell in zip(codes, cells, strict=True):
-        row, column = divmod(cell, _GRID)
+def compose(codes: Sequence[str], boxes: Sequence[Box], size: int) -> Image.Image:
+    """The image of some emoji in their boxes, ``size`` pixels wide, on white."""
+    emoji = fetch_openmoji(size // _GRID)
+    image = Image.new("RGB", (size, size), "white")
+    for code, box in zip(codes, boxes, strict=True):
+        side = round(box.side * size)
         with Image.open(emoji / f"{code}.png") as drawn:
-            picture.paste(drawn.convert("RGB"), (column * side, row * side))
-    return picture
+            shown = drawn.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+        image.paste(shown, (round(box.left * size), round(box.top * size)))
+    return image
