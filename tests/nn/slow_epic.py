@@ -32,7 +32,7 @@ def _sample_logits(model, inputs) -> Tensor:
     scores = None
     for step in range(len(both[0].layers)):
         if step == 1 and len(model.hubs) and all(here):
-            scores = similarities(model.hubs[0], *z)
+            scores = which_fit(similarities(model.hubs[0], *z))
         prompts = entering_prompts(model, step, z, here)
         z = [stream.acquire(step, own) for stream, own in zip(both, prompts, strict=True)]
     means = [[mean(tokens) for tokens in stream.entering] for stream in both]
@@ -112,7 +112,7 @@ def parts(length: int, number: int) -> list[range]:
 def head_logits(model, pooled, means, prompts, scores=None) -> Tensor:
     """Of what is pooled of each modality, None where it is missing, and of the last prompts.
 
-    ``means`` are those of the tokens that enter each step's layer; ``scores (n, n)`` of the first
+    ``means`` are those of the tokens that enter each step's layer; ``scores`` tells of the first
     exchange, None where there is none.
     """
     head = model.head
@@ -148,13 +148,16 @@ def exchange_logits(own, h, scores) -> Tensor:
     if own.standardize is not None and scores is None:
         seen.append(torch.zeros(len(own.standardize.mean)).double())
     elif own.standardize is not None:
-        n, e = len(scores), scores.exp()
-        matches = [e[i, j] / sum(e[k, j] for k in range(n)) for i in range(n) for j in range(n)]
-        matches += [e[i, j] / sum(e[i, k] for k in range(n)) for i in range(n) for j in range(n)]
-        matches += [torch.log(sum(e[k, j] for k in range(n))) for j in range(n)]
-        matches += [torch.log(sum(e[i, k] for k in range(n))) for i in range(n)]
-        seen.append(standardised_over_samples(torch.stack(matches), own.standardize))
+        seen.append(standardised_over_samples(torch.stack(scores), own.standardize))
     return linear(gelu(linear(torch.cat(seen), own.network[0])), own.network[3])
+
+
+def which_fit(scores) -> list[Tensor]:
+    n, e = len(scores), scores.exp()
+    matches = [e[i, j] / sum(e[k, j] for k in range(n)) for i in range(n) for j in range(n)]
+    matches += [e[i, j] / sum(e[i, k] for k in range(n)) for i in range(n) for j in range(n)]
+    matches += [torch.log(sum(e[k, j] for k in range(n))) for j in range(n)]
+    return matches + [torch.log(sum(e[i, k] for k in range(n))) for i in range(n)]
 
 
 def standardised_over_samples(x: Tensor, statistics) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from epic_pl.errors import ConfigError
 from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.heads import ClassificationHead, HeadConfig
+from epic_pl.nn.heads import ClassificationHead, HeadConfig, which_parts_fit
 from epic_pl.nn.interaction import (
     BottleneckHub,
     Exchange,
@@ -151,7 +151,11 @@ class EPIC(DualEncoder):
         )
         self.hubs = nn.ModuleList(self._build_hubs())
         self.head = ClassificationHead(
-            self.widths, num_classes, head, prompts=True, num_prompts=n if self.hubs else 0
+            self.widths,
+            num_classes,
+            head,
+            prompts=True,
+            num_scores=2 * n * (n + 1) if self.hubs else 0,
         )
 
     def _build_hubs(self) -> list[InteractionHub]:
@@ -174,7 +178,8 @@ class EPIC(DualEncoder):
         for step in range(self.num_steps):
             if step:
                 prompts, found = self.consolidate(step, prompts, present)
-                scores = found if scores is None else scores  # the head sees the first exchange
+                if scores is None and found is not None:  # the head sees the first exchange
+                    scores = which_parts_fit(found)
                 prompts = self.prompts.activate(step, prompts)
             image, text, prompts = self.acquire(step, image, text, prompts)
         logits: Tensor = self.head(self.pool(image, text), prompts, present, scores)

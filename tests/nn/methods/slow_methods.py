@@ -3,8 +3,19 @@
 They follow the papers, read the weights of ``model``, and call none of its methods.
 """
 
+import math
+
 import torch
-from slow_encoders import gelu, linear, mean, samples, slow_encoders
+from slow_encoders import (
+    cosine,
+    gelu,
+    layer_norm,
+    linear,
+    mean,
+    samples,
+    slow_encoders,
+    weighted_sum,
+)
 from slow_epic import head_logits, standardised_over_samples
 
 
@@ -97,3 +108,42 @@ def maple(model, encoders, tokens):
             x, going_on = encoder.layer(index, x, going_on)
         outputs.append(x)
     return _head(model, encoders, outputs)
+
+
+def parts_in_patches(model, encoders, tokens):
+    outputs, entering = _encoded(encoders, tokens, 1)
+    pooled, means = _pooled(encoders, outputs), [[mean(each)] for each in entering]
+    if None in pooled:
+        return head_logits(model, pooled, means, [[], []])
+    patches, words = entering
+    n, own, found = model.parts.number, model.parts, []
+    for part in range(n):
+        weights = []
+        for at, word in enumerate(words):
+            distance = (at + 0.5) / (len(words) / n) - (part + 0.5)
+            score = float(linear(layer_norm(word, own.norm), own.score))
+            weights.append(score - distance**2 / 2)
+        found.append(weighted_sum(weights, words) + own.offsets[part])
+    a = [[linear(layer_norm(x, down[0]), down[2]) for x in side] for side, down in
+         ((patches, model.down_image), (found, model.down_text))]  # fmt: skip
+    tau = math.exp(float(model.cosine.log_temperature))
+    scores = [[cosine(p, q) / tau for q in a[1]] for p in a[0]]
+    scores = torch.tensor(scores, dtype=torch.float64)
+    return head_logits(model, pooled, means, [[], []], where_fit(scores, *GRIDS[len(patches)]))
+
+
+# rows and columns of so many patches
+GRIDS = {4: (2, 2)}
+
+
+def where_fit(scores, rows, columns):
+    kinds, e = ([], [], [], []), scores.exp()  # row, column, entropy, fit
+    at = [divmod(patch, columns) for patch in range(rows * columns)]
+    for part in range(scores.shape[1]):
+        shares = [each / sum(e[:, part]) for each in e[:, part]]
+        pairs = list(zip(shares, at, strict=True))
+        kinds[0].append(sum(p * ((2 * row + 1) / rows - 1) for p, (row, _) in pairs))
+        kinds[1].append(sum(p * ((2 * column + 1) / columns - 1) for p, (_, column) in pairs))
+        kinds[2].append(-sum(p * torch.log(p) for p in shares))
+        kinds[3].append(torch.log(sum(e[:, part])))
+    return [each for kind in kinds for each in kind]

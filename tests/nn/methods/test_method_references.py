@@ -12,6 +12,8 @@ CASES = {
     "no_prompts": ("no_prompts", {}, ALL_PARTS, slow_methods.linear_on_pooled),
     "full": ("full", {}, ALL_PARTS, slow_methods.linear_on_pooled),
     "mlp": ("late_fusion_mlp", {"hidden": 7}, None, slow_methods.mlp_on_pooled),
+    "parts": ("parts", {"num_parts": 3}, ALL_PARTS, slow_methods.parts_in_patches),
+    "parts, of one": ("parts", {"num_parts": 1}, None, slow_methods.parts_in_patches),
     "pmf": ("pmf", {}, None, slow_methods.pmf, 2),
     "pmf, all layers": ("pmf", FEW_QUERIES, None, slow_methods.pmf, 3),
     "pmf, no context": ("pmf", NO_CONTEXT, None, slow_methods.pmf, 2),
@@ -50,6 +52,8 @@ def test_agrees_with_encoders_of_different_depth(case, depths):
         ("pmf", "text_prompts.query_context"),
         ("pmf", "text_prompts.fusion_context"),
         ("maple", "prompts.couplings.1.weight"),
+        ("parts", "parts.score.weight"),
+        ("parts", "parts.offsets"),
     ],
 )
 def test_the_reference_notices_a_changed_weight(case, part):

@@ -42,6 +42,17 @@ def _cell_means(patches: Tensor, number: int) -> Tensor:
         raise ConfigError(
             f"first_prompt 'tokens' needs square pictures; {patches.shape[1]} patches form none."
         )
-    rows = max(each for each in range(1, math.isqrt(number) + 1) if number % each == 0)
     grid = patches.mT.reshape(patches.shape[0], -1, side, side)  # (B, d, side, side)
-    return F.adaptive_avg_pool2d(grid, (rows, number // rows)).flatten(2).mT
+    return F.adaptive_avg_pool2d(grid, _grid(number)).flatten(2).mT
+
+
+def _grid(number: int) -> tuple[int, int]:
+    """Rows and columns, as square as the number allows."""
+    rows = max(each for each in range(1, math.isqrt(number) + 1) if number % each == 0)
+    return rows, number // rows
+
+
+def grid_places(number: int) -> Tensor:
+    """Row and column ``(n, 2)`` of the n cells of :func:`segment_means`, from -1 to 1."""
+    rows, columns = (torch.arange(count).double() for count in _grid(number))
+    return torch.cartesian_prod(*((2 * at + 1) / len(at) - 1 for at in (rows, columns)))

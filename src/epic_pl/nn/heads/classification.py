@@ -107,7 +107,7 @@ class ClassificationHead(nn.Module):
         num_classes: number of classes C.
         config: parts of the head.
         prompts: whether the method has prompts for the head to see.
-        num_prompts: n of the method's exchange; 0 where it has none.
+        num_scores: numbers that tell of the method's exchange; 0 where it has none.
         classifier: makes the map from ``(B, D_v + D_t)`` to ``(B, C)``; None is a linear layer.
     """
 
@@ -118,7 +118,7 @@ class ClassificationHead(nn.Module):
         config: HeadConfig,
         *,
         prompts: bool = False,
-        num_prompts: int = 0,
+        num_scores: int = 0,
         classifier: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class ClassificationHead(nn.Module):
         self.num_features = sum(features)
         self.dropout = nn.Dropout(config.dropout)
         if config.exchange and classifier is None:
-            self.classifier: nn.Module = ExchangeHead(features, num_prompts, num_classes)
+            self.classifier: nn.Module = ExchangeHead(features, num_scores, num_classes)
         else:
             self.classifier = (classifier or (lambda width: nn.Linear(width, num_classes)))(
                 self.num_features
@@ -160,7 +160,7 @@ class ClassificationHead(nn.Module):
         present: Presence,
         scores: Tensor | None = None,
     ) -> Tensor:
-        """Logits ``(B, C)`` of pooled features, last prompts ``(B, n, d)`` and ``S (B, n, n)``."""
+        """Logits ``(B, C)`` of pooled features, last prompts ``(B, n, d)`` and the exchange's s."""
         both = both_present(present)
         features = Pair(
             self.image(pooled.image, prompts and prompts.image, present.image, both),

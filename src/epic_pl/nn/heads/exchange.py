@@ -1,11 +1,12 @@
 """A small network over both modalities and the similarities of their exchange.
 
-Shape legend: B batch, C classes, D features, n prompts.
+Shape legend: B batch, C classes, D features, n_v and n_t parts of image and text.
 """
 
 import torch
 from torch import Tensor, nn
 
+from epic_pl.nn.encoders.segments import grid_places
 from epic_pl.nn.pair import Pair, Presence, both_present, where_present
 from epic_pl.nn.standardization import Standardization
 
@@ -18,21 +19,19 @@ _HIDDEN_DROPOUT = 0.3
 class ExchangeHead(nn.Module):
     """``Linear(Dropout(GELU(Linear([h_v W_v; h_t W_t; s]))))`` with s of the first exchange.
 
-    ``s`` tells where the prompts of one modality find themselves in the other: both softmaxes of
-    ``S (n, n)``, and how well each prompt fits, ``logsumexp`` of its row or column. Which prompt
-    stands where is in their order, so a relation of two things can be read off.
+    ``s`` is :func:`which_parts_fit` or :func:`where_parts_fit`. Which part is which is in their
+    order, so a relation of two things can be read off.
 
     Args:
         widths: D_v and D_t.
-        num_prompts: n; 0 where the method has no exchange, and there is no s.
+        num_scores: length of s; 0 where the method has no exchange, and there is no s.
         num_classes: number of classes C.
     """
 
-    def __init__(self, widths: Pair[int], num_prompts: int, num_classes: int) -> None:
+    def __init__(self, widths: Pair[int], num_scores: int, num_classes: int) -> None:
         super().__init__()
         self.squeeze_image, self.squeeze_text = (nn.Linear(width, _SQUEEZED) for width in widths)
-        num_scores = 2 * num_prompts * (num_prompts + 1)
-        self.standardize = Standardization(num_scores) if num_prompts else None
+        self.standardize = Standardization(num_scores) if num_scores else None
         self.network = nn.Sequential(
             nn.Linear(2 * _SQUEEZED + num_scores, _HIDDEN),
             nn.GELU(),
@@ -41,16 +40,35 @@ class ExchangeHead(nn.Module):
         )
 
     def forward(self, features: Pair[Tensor], scores: Tensor | None, present: Presence) -> Tensor:
-        """Logits ``(B, C)`` of features ``(B, D_v)`` and ``(B, D_t)``, and ``S (B, n, n)``.
+        """Logits ``(B, C)`` of features ``(B, D_v)`` and ``(B, D_t)``, and ``s (B, num_scores)``.
 
         With a missing modality, ``s`` is zero.
         """
         seen = [self.squeeze_image(features.image), self.squeeze_text(features.text)]
         if self.standardize is not None and scores is not None:
             both = both_present(present)
-            matches = [scores.softmax(dim=side).flatten(1) for side in (1, 2)]
-            matches += [scores.logsumexp(dim=side) for side in (1, 2)]
-            found = self.standardize(torch.cat(matches, dim=1), both)  # (B, 2 n (n + 1))
-            seen.append(where_present(found, both))
+            seen.append(where_present(self.standardize(scores, both), both))
         logits: Tensor = self.network(torch.cat(seen, dim=1))
         return logits
+
+
+def which_parts_fit(scores: Tensor) -> Tensor:
+    """``s (B, 2 n_v n_t + n_v + n_t)`` of ``S (B, n_v, n_t)``: which parts fit each other.
+
+    Both softmaxes of S, and how well each part fits any of the others, ``logsumexp``.
+    """
+    matches = [scores.softmax(dim=side).flatten(1) for side in (1, 2)]
+    return torch.cat([*matches, *(scores.logsumexp(dim=side) for side in (1, 2))], dim=1)
+
+
+def where_parts_fit(scores: Tensor) -> Tensor:
+    """``s (B, 4 n_t)`` of ``S (B, n_v, n_t)``: where in the image each part of the text fits.
+
+    The mean row and column under the softmax over the image's parts, which lie on a grid, how
+    widely it is spread (its entropy), and how well the part fits anywhere (``logsumexp``).
+    """
+    shares = scores.softmax(dim=1)
+    places = grid_places(scores.shape[1]).to(shares)  # (n_v, 2)
+    entropy = -torch.xlogy(shares, shares).sum(dim=1)
+    found = [(places.T @ shares).flatten(1), entropy, scores.logsumexp(dim=1)]
+    return torch.cat(found, dim=1)
