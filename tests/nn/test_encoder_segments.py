@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from epic_pl.errors import ConfigError
-from epic_pl.nn.encoders.segments import segment_means
+from epic_pl.nn.encoders.segments import patch_places, segment_means
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,5 @@ def test_parts_of_a_text_are_of_its_own_words():
 def test_patches_must_form_a_square():
     with pytest.raises(ConfigError, match="square"):
         segment_means(torch.randn(1, 12, 3), None, 4)
+    with pytest.raises(ConfigError, match="square"):
+        patch_places(12)

@@ -201,7 +201,7 @@ class PooledTower(Tower[Pooled]):
     @torch.no_grad()
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> Pooled:
         """Run the rest of the encoder."""
-        return _run_through(self, tokens, mask)
+        return run_through(self, tokens, mask)
 
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
@@ -232,10 +232,11 @@ class TrainedTower(PooledTower):
 
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> Pooled:
         """Run the rest of the encoder."""
-        return _run_through(self, tokens, mask)
+        return run_through(self, tokens, mask)
 
 
-def _run_through(tower: Tower[Any], tokens: Tensor, mask: Tensor | None) -> Pooled:
+def run_through(tower: Tower[Any], tokens: Tensor, mask: Tensor | None) -> Pooled:
+    """What is pooled of the boundary's ``tokens (B, N, d)`` after the rest of the encoder."""
     encoder = tower.encoder
     with tower.autocast():
         mean = encoder.mean(tokens, mask)

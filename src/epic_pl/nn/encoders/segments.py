@@ -37,22 +37,28 @@ def segment_means(tokens: Tensor, mask: Tensor | None, number: int) -> Tensor:
 
 
 def _cell_means(patches: Tensor, number: int) -> Tensor:
-    side = math.isqrt(patches.shape[1])
-    if side**2 != patches.shape[1]:
-        raise ConfigError(
-            f"first_prompt 'tokens' needs square pictures; {patches.shape[1]} patches form none."
-        )
-    grid = patches.mT.reshape(patches.shape[0], -1, side, side)  # (B, d, side, side)
-    return F.adaptive_avg_pool2d(grid, _grid(number)).flatten(2).mT
-
-
-def _grid(number: int) -> tuple[int, int]:
-    """Rows and columns, as square as the number allows."""
+    side = _side(patches.shape[1])
     rows = max(each for each in range(1, math.isqrt(number) + 1) if number % each == 0)
-    return rows, number // rows
+    grid = patches.mT.reshape(patches.shape[0], -1, side, side)  # (B, d, side, side)
+    return F.adaptive_avg_pool2d(grid, (rows, number // rows)).flatten(2).mT
 
 
-def grid_places(number: int) -> Tensor:
-    """Row and column ``(n, 2)`` of the n cells of :func:`segment_means`, from -1 to 1."""
-    rows, columns = (torch.arange(count).double() for count in _grid(number))
-    return torch.cartesian_prod(*((2 * at + 1) / len(at) - 1 for at in (rows, columns)))
+def patch_places(number: int) -> Tensor:
+    """Row and column ``(P, 2)`` of the patches of a square image, from -1 to 1.
+
+    Raises:
+        ConfigError: the patches form no square.
+    """
+    side = _side(number)
+    middles = (2 * torch.arange(side).double() + 1) / side - 1
+    return torch.cartesian_prod(middles, middles)
+
+
+def _side(number: int) -> int:
+    side = math.isqrt(number)
+    if side**2 != number:
+        raise ConfigError(
+            f"first_prompt 'tokens' and the method parts need square images; {number} patches form "
+            "none."
+        )
+    return side

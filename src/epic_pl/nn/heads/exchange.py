@@ -1,12 +1,13 @@
 """A small network over both modalities and the similarities of their exchange.
 
-Shape legend: B batch, C classes, D features, n_v and n_t parts of image and text.
+Shape legend: B batch, C classes, D features, P patches, n_v and n_t parts of image
+and text.
 """
 
 import torch
 from torch import Tensor, nn
 
-from epic_pl.nn.encoders.segments import grid_places
+from epic_pl.nn.encoders.segments import patch_places
 from epic_pl.nn.pair import Pair, Presence, both_present, where_present
 from epic_pl.nn.standardization import Standardization
 
@@ -62,13 +63,13 @@ def which_parts_fit(scores: Tensor) -> Tensor:
 
 
 def where_parts_fit(scores: Tensor) -> Tensor:
-    """``s (B, 4 n_t)`` of ``S (B, n_v, n_t)``: where in the image each part of the text fits.
+    """``s (B, 4 n_t)`` of ``S (B, P, n_t)``: where in the image each part of the text fits.
 
-    The mean row and column under the softmax over the image's parts, which lie on a grid, how
-    widely it is spread (its entropy), and how well the part fits anywhere (``logsumexp``).
+    The mean row and column under the softmax over patches, how widely it is spread (its entropy),
+    and how well the part fits anywhere (``logsumexp``).
     """
     shares = scores.softmax(dim=1)
-    places = grid_places(scores.shape[1]).to(shares)  # (n_v, 2)
+    places = patch_places(scores.shape[1]).to(shares)  # (P, 2)
     entropy = -torch.xlogy(shares, shares).sum(dim=1)
     found = [(places.T @ shares).flatten(1), entropy, scores.logsumexp(dim=1)]
     return torch.cat(found, dim=1)

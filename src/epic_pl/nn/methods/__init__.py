@@ -18,7 +18,7 @@ from epic_pl.nn.methods.late_fusion_mlp import LateFusionMLP, LateFusionMLPConfi
 from epic_pl.nn.methods.lora import LoRA, LoRAConfig
 from epic_pl.nn.methods.maple import MaPLe, MaPLeConfig
 from epic_pl.nn.methods.no_prompts import NoPrompts, NoPromptsConfig
-from epic_pl.nn.methods.parts import Parts, PartsConfig
+from epic_pl.nn.methods.parts import Parts
 from epic_pl.nn.methods.pmf import PMF, PMFConfig
 from epic_pl.nn.pair import Pair
 
@@ -46,7 +46,7 @@ METHODS: dict[str, Method] = {
     "no_prompts": Method(NoPromptsConfig, NoPrompts),
     "linear_probe": Method(NoPromptsConfig, NoPrompts, fixed_head=_PLAIN),
     "late_fusion_mlp": Method(LateFusionMLPConfig, LateFusionMLP),
-    "parts": Method(PartsConfig, Parts, fixed_head={"exchange": True}),
+    "parts": Method(NoPromptsConfig, Parts, fixed_head={"exchange": True}),
     "full": Method(FineTunedConfig, FineTuned),
     "lora": Method(LoRAConfig, LoRA),
     "pmf": Method(PMFConfig, PMF),

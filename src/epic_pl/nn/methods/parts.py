@@ -3,8 +3,7 @@
 Shape legend: B batch, N tokens, P patches, n parts of the text, d width, r common width, C classes.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,30 +14,14 @@ from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Pooled, where_parts_fit
 from epic_pl.nn.interaction import ScaledCosine
 from epic_pl.nn.pair import Pair, where_present
-from epic_pl.nn.towers import FeatureLevel, PooledTower, restore_pooled
+from epic_pl.nn.towers import FeatureLevel, Tower, restore_pooled, run_through
 from epic_pl.types import Batch, Features
-from epic_pl.validate import check_positive, check_probabilities
 
+# 12 parts are level with 8 on scenes (docs/method-notes.md)
+_PARTS = 8
+_WIDTH = 128
+_DROPOUT = 0.3
 _INIT_STD = 0.02
-
-
-@dataclass(frozen=True)
-class PartsConfig:
-    """Options of the comparison of parts.
-
-    Attributes:
-        num_parts: n, parts of the text.
-        width: r of the space in which words and patches are compared.
-        dropout: of what is projected there, in training.
-    """
-
-    num_parts: int = 8
-    width: int = 128
-    dropout: float = 0.3
-
-    def __post_init__(self) -> None:
-        check_positive(self, "num_parts", "width")
-        check_probabilities(self, "dropout")
 
 
 class TokenState(NamedTuple):
@@ -49,31 +32,32 @@ class TokenState(NamedTuple):
     pooled: Pooled
 
 
-class TokenTower(PooledTower):
-    """A frozen encoder of which a method sees the boundary's tokens, too."""
+class TokenTower(Tower[TokenState]):
+    """A frozen encoder of which a method sees the boundary's tokens and what is pooled."""
+
+    levels: tuple[FeatureLevel, ...] = ("layers",)
+    needs = "it uses pooled features beside the boundary's tokens"
 
     @torch.no_grad()
-    def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> TokenState:  # type: ignore[override]
+    def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> TokenState:
         """Run the rest of the encoder, and keep what entered it."""
-        return TokenState(tokens, mask, super().start(tokens, mask, present))
+        return TokenState(tokens, mask, run_through(self, tokens, mask))
 
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
     ) -> dict[str, Tensor]:
         """``tokens (B, N, d)``, ``output (B, d)`` and ``boundary (B, d)``."""
-        if level not in self.levels:
-            return super().features(inputs, mask, level)
-        state: TokenState = self.extract(inputs, mask, None)  # type: ignore[assignment]
-        return {"tokens": state.tokens, **state.pooled._asdict()}
+        stored = super().features(inputs, mask, level)
+        return stored | run_through(self, stored["tokens"], mask)._asdict()
 
-    def restore(  # type: ignore[override]
+    def restore(
         self, features: Features, mask: Tensor | None, present: Tensor | None
     ) -> TokenState:
         """What was stored."""
         tokens = whole(features["tokens"]).to(self.dtype)
         return TokenState(tokens, mask, restore_pooled(features, self.dtype))
 
-    def pool(self, state: TokenState) -> Pooled:  # type: ignore[override]
+    def pool(self, state: TokenState) -> Pooled:
         """What the whole encoder gave."""
         return state.pooled
 
@@ -116,9 +100,8 @@ class TextParts(nn.Module):
 class Parts(DualEncoder):
     """``S = cos(A_v, A_t) / tau`` of patches and parts of the text, for the head to read.
 
-    With ``head.exchange`` the head reads where in the image each part fits, and how well. The
-    control of EPIC in which no prompt passes a layer and no message is sent. Arguments are those of
-    :class:`~epic_pl.nn.methods.no_prompts.NoPrompts`.
+    The head reads where in the image each part fits, and how well. No prompt passes a layer, and no
+    message is sent. Arguments are those of :class:`~epic_pl.nn.methods.no_prompts.NoPrompts`.
     """
 
     image_tower: TokenTower
@@ -128,28 +111,27 @@ class Parts(DualEncoder):
         self,
         encoders: Pair[Encoder],
         num_classes: int,
-        config: PartsConfig,
+        config: Any,
         head: HeadConfig,
         modality_dropout: float,
         boundary: Pair[int],
     ) -> None:
         super().__init__(
-            TokenTower(encoders.image, boundary.image),
-            TokenTower(encoders.text, boundary.text),
+            TokenTower(encoders.image, [boundary.image]),
+            TokenTower(encoders.text, [boundary.text]),
             modality_dropout,
         )
-        n, (d_v, d_t) = config.num_parts, self.widths
-        self.parts = TextParts(n, d_t)
+        self.parts = TextParts(_PARTS, self.widths.text)
         self.down_image, self.down_text = (
             nn.Sequential(
                 nn.LayerNorm(width),
-                nn.Dropout(config.dropout),
-                nn.Linear(width, config.width, bias=False),
+                nn.Dropout(_DROPOUT),
+                nn.Linear(width, _WIDTH, bias=False),
             )
-            for width in (d_v, d_t)
+            for width in self.widths
         )
         self.cosine = ScaledCosine()
-        self.head = ClassificationHead(self.widths, num_classes, head, num_scores=4 * n)
+        self.head = ClassificationHead(self.widths, num_classes, head, num_scores=4 * _PARTS)
 
     @property
     def matcher(self) -> ScaledCosine:
