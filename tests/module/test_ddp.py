@@ -103,7 +103,7 @@ trainer:
 """
 # so that all parts of the head learn, though not in every step
 LOSES_SOME = """\
-  head: {boundary: true, similarity: true, exchange: true}
+  head: {boundary: true, similarity: true, network: squeezed}
   modality_dropout: 0.5
 """
 

@@ -52,8 +52,25 @@ def streams(model, inputs) -> list["Stream"]:
 
 def segments(model, both) -> list[list[Tensor]]:
     """Of the tokens that enter the first step, for each modality."""
-    n = model.config.num_prompts
-    return [stream.segments(n, w) for stream, w in zip(both, model.widths, strict=True)]
+    if model.config.first_prompt != "tokens":
+        return [[], []]
+    n, (image, text) = model.config.num_prompts, both
+    text.run_to(text.layers[0])
+    words = text.tokens or [torch.zeros(model.widths.text).double()]
+    return [image.segments(n, model.widths.image), text_parts(model.prompts.parts, words)]
+
+
+def text_parts(own, words) -> list[Tensor]:
+    """Weighted means of stretches of words; the learned vectors come on top."""
+    found = []
+    for part in range(own.number):
+        weights = []
+        for at, word in enumerate(words):
+            distance = (at + 0.5) / (len(words) / own.number) - (part + 0.5)
+            score = float(linear(layer_norm(word, own.norm), own.score))
+            weights.append(score - distance**2 / 2)
+        found.append(weighted_sum(weights, words))
+    return found
 
 
 class Stream:
@@ -71,13 +88,11 @@ class Stream:
         self.at = layer
 
     def segments(self, number: int, width: int) -> list[Tensor]:
-        """Means of parts of the tokens that enter the first step, nothing of what is missing."""
+        """Means of cells of the patches that enter the first step, nothing of a missing image."""
         self.run_to(self.layers[0])
         tokens = self.tokens[self.encoder.num_prefix :]
         if not tokens:
             return [torch.zeros(width).double()] * number
-        if not self.encoder.num_prefix:  # a text
-            return [mean([tokens[at] for at in part]) for part in parts(len(tokens), number)]
         side = math.isqrt(len(tokens))
         rows = max(
             each for each in range(1, number + 1) if number % each == 0 and each**2 <= number
@@ -131,7 +146,7 @@ def head_logits(model, pooled, means, prompts, scores=None) -> Tensor:
             features = torch.cat([features, seen if complete else torch.zeros_like(seen)])
         h.append(features)
     if hasattr(head.classifier, "network"):
-        logits = exchange_logits(head.classifier, h, scores)
+        logits = network_logits(head.classifier, h, scores)
     else:
         logits = linear(torch.cat(h), head.classifier)
     here = [output is not None for output in pooled]
@@ -143,13 +158,17 @@ def head_logits(model, pooled, means, prompts, scores=None) -> Tensor:
     return logits
 
 
-def exchange_logits(own, h, scores) -> Tensor:
-    seen = [linear(h[0], own.squeeze_image), linear(h[1], own.squeeze_text)]
+def network_logits(own, h, scores) -> Tensor:
+    seen = list(h)
+    if hasattr(own, "squeeze_image"):
+        seen = [linear(h[0], own.squeeze_image), linear(h[1], own.squeeze_text)]
     if own.standardize is not None and scores is None:
         seen.append(torch.zeros(len(own.standardize.mean)).double())
     elif own.standardize is not None:
         seen.append(standardised_over_samples(torch.stack(scores), own.standardize))
-    return linear(gelu(linear(torch.cat(seen), own.network[0])), own.network[3])
+    value, gate = linear(torch.cat(seen), own.network[0]).chunk(2)
+    logits = linear(value * gelu(gate), own.network[3])
+    return logits if own.linear is None else logits + linear(torch.cat(h), own.linear)
 
 
 def which_fit(scores) -> list[Tensor]:
@@ -168,12 +187,12 @@ def entering_prompts(model, step, z, here):
     """``P_v^k`` and ``P_t^k`` as lists of vectors; ``step`` = k - 1."""
     config, prompts = model.config, model.prompts
     if step == 0:
-        text = list(prompts.first_text)
         if config.first_prompt == "from_text":
+            text = list(prompts.first_text)
             return [linear(p, prompts.coupling) for p in text], text
         if config.first_prompt == "independent":
-            return list(prompts.first_image), text
-        own = prompts.first_image, prompts.first_text
+            return list(prompts.first_image), list(prompts.first_text)
+        own = prompts.first_image, prompts.parts.offsets
         return [[s + p for s, p in zip(*each, strict=True)] for each in zip(z, own, strict=True)]
     if config.hub != "none":
         hub = model.hubs[0 if config.hub == "parameter_free" else step - 1]

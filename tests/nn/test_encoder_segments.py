@@ -17,21 +17,11 @@ from epic_pl.nn.encoders.segments import patch_places, segment_means
 def test_parts_of_a_picture_are_cells_of_a_grid(number, cells):
     patches = torch.randn(2, 16, 3)
     expected = torch.stack([patches[:, each].mean(dim=1) for each in cells], dim=1)
-    torch.testing.assert_close(segment_means(patches, None, number), expected)
-
-
-def test_parts_of_a_text_are_of_its_own_words():
-    words = torch.randn(3, 5, 3)
-    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]]).bool()
-    words[~mask] = 1e6
-    got = segment_means(words, mask, 2)
-    torch.testing.assert_close(got[0], torch.stack([words[0, :3].mean(0), words[0, 2:].mean(0)]))
-    torch.testing.assert_close(got[1], words[1, :2])
-    assert not got[2].any()
+    torch.testing.assert_close(segment_means(patches, number), expected)
 
 
 def test_patches_must_form_a_square():
     with pytest.raises(ConfigError, match="square"):
-        segment_means(torch.randn(1, 12, 3), None, 4)
+        segment_means(torch.randn(1, 12, 3), 4)
     with pytest.raises(ConfigError, match="square"):
         patch_places(12)

@@ -210,7 +210,7 @@ def over(name: str, cases: dict):
 
 
 PAPER = {"hub": "parameter_free", "generation": "linear", "first_prompt": "from_text"}
-ALL_PARTS = HeadConfig(boundary=True, similarity=True, exchange=True)
+ALL_PARTS = HeadConfig(boundary=True, similarity=True, network="squeezed")
 ENCODERS = {
     "ViT cls, BERT cls": (image_encoder, text_encoder),
     "ViT mean, BERT mean": (

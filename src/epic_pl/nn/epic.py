@@ -51,8 +51,8 @@ class EPICConfig:
         hub: "bottleneck", "parameter_free", or "none" (prompts stay unimodal).
         hub_width: r of the bottleneck.
         generation: how the next prompts come from consolidated ones, "offset" or "linear".
-        first_prompt: "tokens" (learned vectors, plus means of parts of the picture or text),
-            "independent" (learned alone), or "from_text" (the picture's map the text's).
+        first_prompt: "tokens" (learned vectors, plus means of parts of the image or text),
+            "independent" (learned alone), or "from_text" (the image's map the text's).
         prompt_init_std: standard deviation of the prompts at the start.
         dropout: of what enters a hub and of its messages, in training.
     """
@@ -134,9 +134,10 @@ class EPIC(DualEncoder):
         layers = Pair(*zip(*pairs, strict=True))
         tower = JointTower if config.prompt_attention == "joint" else ReadOnlyTower
         n = config.num_prompts
+        segments = n if config.first_prompt == "tokens" else 0
         super().__init__(
-            tower(encoders.image, layers.image, n),
-            tower(encoders.text, layers.text, n),
+            tower(encoders.image, layers.image, segments),
+            tower(encoders.text, layers.text, segments),
             modality_dropout,
         )
         self.config = config
@@ -174,7 +175,7 @@ class EPIC(DualEncoder):
         """Logits ``(B, C)`` of a batch; docs/method.md has the equations."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)
-        prompts, scores = self.prompts.first(Pair(image.segments, text.segments)), None
+        prompts, scores = self.prompts.first(image.segments, text.segments, text.mask), None
         for step in range(self.num_steps):
             if step:
                 prompts, found = self.consolidate(step, prompts, present)

@@ -1,6 +1,6 @@
 """Temporal prompts: the learned vectors that enter each interaction layer.
 
-Shape legend: B batch, n prompts, d_v and d_t encoder widths, K interaction steps.
+Shape legend: B batch, N words, n prompts, d_v and d_t encoder widths, K interaction steps.
 """
 
 from typing import Literal
@@ -14,6 +14,42 @@ FirstPrompt = Literal["tokens", "independent", "from_text"]
 Generation = Literal["offset", "linear"]
 
 
+class TextParts(nn.Module):
+    """``(B, n, d)``: means of n stretches of a text, some words of which count more than others.
+
+    The weights of part j are the softmax over words of a learned score of each word, the same for
+    all parts, minus half of the squared distance from the part's middle, in lengths of a part: in
+    "the kite is left of the ghost" a part is of the kite, and not of its article. A learned vector
+    is added to each part.
+
+    Args:
+        number: n.
+        width: d.
+        init_std: standard deviation of the learned vectors at the start.
+    """
+
+    no_decay = ("offsets",)
+
+    def __init__(self, number: int, width: int, init_std: float = 0.02) -> None:
+        super().__init__()
+        self.number = number
+        self.offsets = nn.Parameter(torch.randn(number, width) * init_std)
+        self.norm = nn.LayerNorm(width)
+        self.score = nn.Linear(width, 1, bias=False)
+        nn.init.zeros_(self.score.weight)
+
+    def forward(self, words: Tensor, mask: Tensor) -> Tensor:
+        """The parts of ``words (B, N, d)``, of which ``mask (B, N)`` bool are words."""
+        counted = mask.to(words.dtype)[:, None]  # (B, 1, N)
+        size = counted.sum(dim=2, keepdim=True) / self.number  # of a part, in words
+        middles = torch.arange(self.number, device=words.device)[:, None] + 0.5
+        distances = (counted.cumsum(dim=2) - 0.5) / size.clamp(min=1e-6) - middles  # (B, n, N)
+        weights = self.score(self.norm(words)).mT - distances.square() / 2
+        weights = weights.masked_fill(~mask[:, None], -1e4).softmax(dim=2)
+        parts: Tensor = weights @ words + self.offsets
+        return parts
+
+
 class TemporalPrompts(nn.Module):
     """The first prompts, and the next ones from what a step consolidated ("activate").
 
@@ -25,9 +61,9 @@ class TemporalPrompts(nn.Module):
         num_steps: number of steps K.
         num_prompts: n, prompts of each modality.
         widths: d_v and d_t.
-        first_prompt: "tokens": learned vectors, plus the means of n parts of the picture or text;
-            "independent": learned vectors alone; "from_text" (the paper's reading): the image's
-            first prompts are a linear map of the text's.
+        first_prompt: "tokens": learned vectors, plus the means of n parts of the image, and the
+            :class:`TextParts` of the text; "independent": learned vectors alone; "from_text" (the
+            paper's reading): the image's first prompts are a linear map of the text's.
         generation: "offset" or "linear".
         init_std: standard deviation of the Gaussian.
     """
@@ -48,7 +84,10 @@ class TemporalPrompts(nn.Module):
         def gaussian(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.randn(*shape) * init_std)
 
-        self.first_text = gaussian(num_prompts, widths.text)
+        if first_prompt == "tokens":
+            self.parts = TextParts(num_prompts, widths.text, init_std)
+        else:
+            self.first_text = gaussian(num_prompts, widths.text)
         if first_prompt == "from_text":
             self.coupling = nn.Linear(widths.text, widths.image)
         else:
@@ -63,16 +102,21 @@ class TemporalPrompts(nn.Module):
                 gaussian(num_steps - 1, num_prompts, width) for width in widths
             )
 
-    def first(self, segments: Pair[Tensor]) -> Pair[Tensor]:
+    def first(self, image: Tensor, words: Tensor, mask: Tensor | None) -> Pair[Tensor]:
         """The prompts of step 1, ``(B, n, d_v)`` and ``(B, n, d_t)``.
 
-        ``segments`` are means of parts of the boundary's tokens, of the same shapes.
+        Args:
+            image: ``(B, n, d_v)`` means of parts of the image at the boundary.
+            words: ``(B, N, d_t)`` tokens of the text there.
+            mask: ``(B, N)`` bool, which tokens are words.
         """
-        text = self.first_text
-        image = self.coupling(text) if self.first_prompt == "from_text" else self.first_image
         if self.first_prompt == "tokens":
-            return Pair(segments.image + image, segments.text + text)
-        size = segments.text.shape[0]
+            assert mask is not None
+            return Pair(image + self.first_image, self.parts(words, mask))
+        text = self.first_text
+        coupled = self.first_prompt == "from_text"
+        image = self.coupling(text) if coupled else self.first_image
+        size = words.shape[0]
         return Pair(image.expand(size, -1, -1), text.expand(size, -1, -1))
 
     def activate(self, step: int, prompts: Pair[Tensor]) -> Pair[Tensor]:

@@ -19,7 +19,7 @@ from epic_pl.types import Features
 class ReadOnlyState(NamedTuple):
     """Keys and values of the K layers, the mask of readable tokens, and what is pooled.
 
-    ``segments (B, n, d)`` are what first prompts start from.
+    ``segments`` are what first prompts start from.
     """
 
     memories: list[Memory]
@@ -59,8 +59,8 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
     ) -> dict[str, Tensor]:
         """Of level "layers": keys and values, and what is pooled.
 
-        ``memory (B, K, 2, h, N, d / h)``, ``output (B, d)``, ``boundary (B, d)`` and
-        ``segments (B, n, d)``.
+        ``memory (B, K, 2, h, N, d / h)``, ``output (B, d)``, ``boundary (B, d)``, and
+        ``segments (B, n, d)`` of images or ``tokens (B, N, d)`` of texts.
         """
         if level == "boundary":
             return super().features(inputs, mask, level)
@@ -68,7 +68,7 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
         memory = torch.stack(
             [torch.stack(list(map(whole, each))) for each in state.memories]
         )  # (K, 2, B, h, N, _)
-        stored = {"memory": memory.movedim(2, 0), "segments": state.segments}
+        stored = {"memory": memory.movedim(2, 0), _first(mask): state.segments}
         return stored | state.pooled._asdict()
 
     def restore(
@@ -80,7 +80,7 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
         memory = features["memory"]  # (B, K, 2, h, N, d / h)
         memories = [Memory(memory[:, k, 0], memory[:, k, 1]) for k in range(memory.shape[1])]
         pooled = restore_pooled(features, self.dtype)
-        segments = where_present(whole(features["segments"]).to(self.dtype), present)
+        segments = where_present(whole(features[_first(mask)]).to(self.dtype), present)
         return ReadOnlyState(memories, visible(mask, present, memory.shape[4]), pooled, segments)
 
     def acquire(
@@ -93,3 +93,8 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
     def pool(self, state: ReadOnlyState) -> Pooled:
         """What the frozen encoder gave."""
         return state.pooled
+
+
+def _first(mask: Tensor | None) -> str:
+    """Name of the field that first prompts start from: a text's tokens are ragged."""
+    return "segments" if mask is None else "tokens"

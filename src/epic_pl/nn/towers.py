@@ -115,7 +115,7 @@ class PromptTower(Tower[State]):
     Args:
         encoder: as for :class:`Tower`.
         layers: the interaction layers.
-        segments: n, parts whose means first prompts may start from; 0 for no such means.
+        segments: n, parts that first prompts may start from; 0 for no parts.
     """
 
     def __init__(self, encoder: Encoder, layers: Sequence[int], segments: int = 0) -> None:
@@ -123,10 +123,15 @@ class PromptTower(Tower[State]):
         self.num_segments = segments
 
     def segments(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Means ``(B, n, d)`` of parts of the boundary's tokens; n may be 0."""
+        """What first prompts start from: means ``(B, n, d)`` of an image's parts, a text's words.
+
+        None of them where n is 0.
+        """
         if self.num_segments == 0:
             return tokens[:, :0]
-        return segment_means(tokens[:, self.encoder.num_prefix_tokens :], mask, self.num_segments)
+        if mask is not None:
+            return tokens
+        return segment_means(tokens[:, self.encoder.num_prefix_tokens :], self.num_segments)
 
     @abstractmethod
     def acquire(self, step: int, state: State, prompts: Tensor) -> tuple[State, Tensor]:
@@ -136,7 +141,7 @@ class PromptTower(Tower[State]):
 class JointState(NamedTuple):
     """Tokens ``(B, N, d)`` on their way, the mask of visible ones, and the next layer.
 
-    ``boundary (B, d)`` are the boundary features, ``segments (B, n, d)`` what first prompts start
+    ``boundary (B, d)`` are the boundary features, ``segments`` what first prompts start
     from. After the last layer ``first (B, 1, d)`` is the one token that is pooled, None where
     pooling takes all.
     """

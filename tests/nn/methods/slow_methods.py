@@ -8,15 +8,13 @@ import math
 import torch
 from slow_encoders import (
     cosine,
-    gelu,
     layer_norm,
     linear,
     mean,
     samples,
     slow_encoders,
-    weighted_sum,
 )
-from slow_epic import head_logits, standardised_over_samples
+from slow_epic import head_logits, text_parts
 
 
 @torch.no_grad()
@@ -52,21 +50,9 @@ def _encoded(encoders, tokens, boundary):
     return outputs, entering
 
 
-def linear_on_pooled(model, encoders, tokens, boundary=1):
+def head_on_pooled(model, encoders, tokens, boundary=1):
     """No prompts, and fine-tuning, whose weights differ but whose function is the same."""
     return _head(model, encoders, *_encoded(encoders, tokens, boundary))
-
-
-def mlp_on_pooled(model, encoders, tokens):
-    outputs, _ = _encoded(encoders, tokens, 1)
-    h = [
-        part.missing if x is None else standardised_over_samples(x, part.encoder)
-        for part, x in zip(
-            (model.head.image, model.head.text), _pooled(encoders, outputs), strict=True
-        )
-    ]
-    first, _, _, last = model.head.classifier
-    return linear(gelu(linear(torch.cat(h), first)), last)
 
 
 def pmf(model, encoders, tokens, fusion_layers):
@@ -116,14 +102,10 @@ def parts_in_patches(model, encoders, tokens):
     if None in pooled:
         return head_logits(model, pooled, means, [[], []])
     patches, words = entering
-    n, own, found = model.parts.number, model.parts, []
-    for part in range(n):
-        weights = []
-        for at, word in enumerate(words):
-            distance = (at + 0.5) / (len(words) / n) - (part + 0.5)
-            score = float(linear(layer_norm(word, own.norm), own.score))
-            weights.append(score - distance**2 / 2)
-        found.append(weighted_sum(weights, words) + own.offsets[part])
+    found = [
+        part + offset
+        for part, offset in zip(text_parts(model.parts, words), model.parts.offsets, strict=True)
+    ]
     a = [[linear(layer_norm(x, down[0]), down[2]) for x in side] for side, down in
          ((patches, model.down_image), (found, model.down_text))]  # fmt: skip
     tau = math.exp(float(model.cosine.log_temperature))

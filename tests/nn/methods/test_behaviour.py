@@ -173,6 +173,7 @@ def test_modality_dropout_in_training_only(name):
     model.train()
     for part in model.head.modules():  # whose statistics would move
         part.training = False
+    torch.manual_seed(1)  # with which rows lose one and the other
     dropped, lost = logits(model, made), set()
     for row in range(8):
         as_if = [

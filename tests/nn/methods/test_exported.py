@@ -101,4 +101,4 @@ def _compare(model, batches, elsewhere, tmp_path):
         with torch.no_grad():
             expected = (model(each) / 1.7).softmax(dim=1)
         torch.testing.assert_close(given, expected, rtol=0, atol=1e-5)
-        assert expected.std(dim=1).min() > 0.01  # not all alike, which anything would match
+        assert expected.std(dim=1).min() > 0.005  # not all alike, which anything would match

@@ -8,10 +8,10 @@ from tiny_models import ALL_PARTS, batch, image_encoder, logits, make, presences
 NO_CONTEXT = {"query_context_prompts": 0, "fusion_context_prompts": 0}
 FEW_QUERIES = {"fusion_layers": 3, "query_prompts": 1, "query_context_prompts": 2}
 CASES = {
-    "linear_probe": ("linear_probe", {}, None, slow_methods.linear_on_pooled),
-    "no_prompts": ("no_prompts", {}, ALL_PARTS, slow_methods.linear_on_pooled),
-    "full": ("full", {}, ALL_PARTS, slow_methods.linear_on_pooled),
-    "mlp": ("late_fusion_mlp", {"hidden": 7}, None, slow_methods.mlp_on_pooled),
+    "linear_probe": ("linear_probe", {}, None, slow_methods.head_on_pooled),
+    "no_prompts": ("no_prompts", {}, ALL_PARTS, slow_methods.head_on_pooled),
+    "full": ("full", {}, ALL_PARTS, slow_methods.head_on_pooled),
+    "mlp": ("late_fusion_mlp", {}, ALL_PARTS, slow_methods.head_on_pooled),
     "parts": ("parts", {}, ALL_PARTS, slow_methods.parts_in_patches),
     "parts, alone": ("parts", {}, None, slow_methods.parts_in_patches),
     "pmf": ("pmf", {}, None, slow_methods.pmf, 2),
@@ -47,7 +47,7 @@ def test_agrees_with_encoders_of_different_depth(case, depths):
 @pytest.mark.parametrize(
     ("case", "part"),
     [
-        ("mlp", "head.classifier.3.weight"),
+        ("mlp", "head.classifier.network.3.weight"),
         ("pmf", "image_prompts.maps.0.0.weight"),
         ("pmf", "text_prompts.query_context"),
         ("pmf", "text_prompts.fusion_context"),

@@ -49,8 +49,6 @@ def without_gradient(model):
         ("lora", {"rank": 0}),
         ("lora", {"alpha": 0}),
         ("lora", {"lora_dropout": 2.0}),
-        ("late_fusion_mlp", {"hidden": 0}),
-        ("late_fusion_mlp", {"hidden_dropout": 1.1}),
         ("maple", {"num_prompts": 0}),
         ("maple", {"prompt_init_std": 0.0}),
         ("maple", {"prompt_depth": 4}),

@@ -29,7 +29,7 @@ Command = Callable[[Run], list[str]]
 
 # methods that train a head alone; all others have rates of their own for what is in the encoders
 _SPACES = {
-    "late_fusion_mlp": "late_fusion_mlp.yaml",
+    "late_fusion_mlp": "head.yaml",
     "linear_probe": "head.yaml",
     "no_prompts": "head.yaml",
 }

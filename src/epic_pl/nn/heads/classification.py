@@ -3,18 +3,17 @@
 Shape legend: B batch, C classes, n prompts, d encoder width, D features of a modality.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from epic_pl.nn.heads.exchange import ExchangeHead
+from epic_pl.nn.heads.network import Network, NetworkHead
 from epic_pl.nn.heads.similarity import SimilarityHead
 from epic_pl.nn.pair import Pair, Presence, both_present, where_present
 from epic_pl.nn.standardization import Standardization
-from epic_pl.validate import check_probabilities
+from epic_pl.validate import check_choices, check_probabilities
 
 # of torch's own weights, with which logits of rare labels would vary by half a unit
 _INITIAL_SCALE = 0.1
@@ -27,17 +26,19 @@ class HeadConfig:
     Attributes:
         boundary: also see the mean of the tokens that enter the first interaction layer.
         similarity: add a term for the similarity of both modalities.
-        exchange: put a small network over squeezed features and the exchange's similarities in
-            place of the linear layer: for questions of whether and how picture and text match.
+        network: what stands in place of the linear layer: "none"; "wide", a network with one hidden
+            layer over the features and the exchange's similarities; "squeezed", the same over few
+            numbers of the features, for questions of whether and how image and text match.
         dropout: probability with which a feature is dropped in training.
     """
 
     boundary: bool = False
     similarity: bool = False
-    exchange: bool = False
+    network: Network = "none"
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_probabilities(self, "dropout")
 
 
@@ -108,7 +109,6 @@ class ClassificationHead(nn.Module):
         config: parts of the head.
         prompts: whether the method has prompts for the head to see.
         num_scores: numbers that tell of the method's exchange; 0 where it has none.
-        classifier: makes the map from ``(B, D_v + D_t)`` to ``(B, C)``; None is a linear layer.
     """
 
     def __init__(
@@ -119,7 +119,6 @@ class ClassificationHead(nn.Module):
         *,
         prompts: bool = False,
         num_scores: int = 0,
-        classifier: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.image, self.text = (
@@ -128,12 +127,11 @@ class ClassificationHead(nn.Module):
         features = Pair(self.image.width, self.text.width)
         self.num_features = sum(features)
         self.dropout = nn.Dropout(config.dropout)
-        if config.exchange and classifier is None:
-            self.classifier: nn.Module = ExchangeHead(features, num_scores, num_classes)
-        else:
-            self.classifier = (classifier or (lambda width: nn.Linear(width, num_classes)))(
-                self.num_features
-            )
+        self.classifier: nn.Module = (
+            nn.Linear(self.num_features, num_classes)
+            if config.network == "none"
+            else NetworkHead(features, num_scores, num_classes, config.network)
+        )
         self.similarity = SimilarityHead(features, num_classes) if config.similarity else None
 
     @property
@@ -149,7 +147,7 @@ class ClassificationHead(nn.Module):
         *Focal Loss for Dense Object Detection*, arXiv 1708.02002, section 3.3: at other biases the
         loss of rare labels is that of their base rate, and the whole model is trained to move it.
         """
-        last = [m for m in self.classifier.modules() if isinstance(m, nn.Linear)][-1]
+        *_, last = (m for m in self.classifier.modules() if isinstance(m, nn.Linear))
         last.weight.mul_(_INITIAL_SCALE)
         last.bias.copy_(prior)
 
@@ -167,7 +165,7 @@ class ClassificationHead(nn.Module):
             self.text(pooled.text, prompts and prompts.text, present.text, both),
         )
         dropped = Pair(self.dropout(features.image), self.dropout(features.text))
-        if isinstance(self.classifier, ExchangeHead):
+        if isinstance(self.classifier, NetworkHead):
             logits: Tensor = self.classifier(dropped, scores, present)
         else:
             logits = self.classifier(torch.cat(dropped, dim=-1))

@@ -14,15 +14,14 @@ from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.epic import EPIC, EPICConfig
 from epic_pl.nn.heads import HeadConfig
 from epic_pl.nn.methods.fine_tuned import FineTuned, FineTunedConfig
-from epic_pl.nn.methods.late_fusion_mlp import LateFusionMLP, LateFusionMLPConfig
 from epic_pl.nn.methods.lora import LoRA, LoRAConfig
 from epic_pl.nn.methods.maple import MaPLe, MaPLeConfig
 from epic_pl.nn.methods.no_prompts import NoPrompts, NoPromptsConfig
-from epic_pl.nn.methods.parts import Parts
+from epic_pl.nn.methods.parts import CrossAttention, PartMeans, Parts, SimilarityMap
 from epic_pl.nn.methods.pmf import PMF, PMFConfig
 from epic_pl.nn.pair import Pair
 
-_PLAIN = {"boundary": False, "similarity": False, "exchange": False}
+_PLAIN = {"boundary": False, "similarity": False, "network": "none"}
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -45,8 +44,11 @@ METHODS: dict[str, Method] = {
     "no_interaction": Method(EPICConfig, EPIC, {"hub": "none"}),
     "no_prompts": Method(NoPromptsConfig, NoPrompts),
     "linear_probe": Method(NoPromptsConfig, NoPrompts, fixed_head=_PLAIN),
-    "late_fusion_mlp": Method(LateFusionMLPConfig, LateFusionMLP),
-    "parts": Method(NoPromptsConfig, Parts, fixed_head={"exchange": True}),
+    "late_fusion_mlp": Method(NoPromptsConfig, NoPrompts, fixed_head={"network": "wide"}),
+    "parts": Method(NoPromptsConfig, Parts),
+    "part_means": Method(NoPromptsConfig, PartMeans),
+    "cross_attention": Method(NoPromptsConfig, CrossAttention),
+    "similarity_map": Method(NoPromptsConfig, SimilarityMap),
     "full": Method(FineTunedConfig, FineTuned),
     "lora": Method(LoRAConfig, LoRA),
     "pmf": Method(PMFConfig, PMF),

@@ -3,11 +3,10 @@
 Shape legend: B batch, C classes.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
@@ -50,15 +49,10 @@ class NoPrompts(DualEncoder):
             self.tower(encoders.text, boundary.text),
             modality_dropout,
         )
-        classifier = self._classifier(config, num_classes)
-        self.head = ClassificationHead(self.widths, num_classes, head, classifier=classifier)
+        self.head = ClassificationHead(self.widths, num_classes, head)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``(B, C)``."""
         present = self.presence(batch)
         logits: Tensor = self.head(self.pool(*self.extract(batch, present)), None, present)
         return logits
-
-    def _classifier(self, config: Any, num_classes: int) -> Callable[[int], nn.Module] | None:
-        """What maps the features to logits; None is a linear layer."""
-        return None

@@ -3,6 +3,7 @@
 Shape legend: B batch, N tokens, P patches, n parts of the text, d width, r common width, C classes.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -11,9 +12,17 @@ from torch import Tensor, nn
 from epic_pl.lazy_tensor import whole
 from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.heads import ClassificationHead, HeadConfig, Pooled, where_parts_fit
+from epic_pl.nn.heads import ClassificationHead, HeadConfig, Pooled
 from epic_pl.nn.interaction import ScaledCosine
-from epic_pl.nn.pair import Pair, where_present
+from epic_pl.nn.methods.readers import (
+    AttentionReader,
+    MapReader,
+    MeanReader,
+    PlaceReader,
+    Reader,
+)
+from epic_pl.nn.pair import Pair, Presence, where_present
+from epic_pl.nn.prompts import TextParts
 from epic_pl.nn.towers import FeatureLevel, Tower, restore_pooled, run_through
 from epic_pl.types import Batch, Features
 
@@ -21,7 +30,6 @@ from epic_pl.types import Batch, Features
 _PARTS = 8
 _WIDTH = 128
 _DROPOUT = 0.3
-_INIT_STD = 0.02
 
 
 class TokenState(NamedTuple):
@@ -62,47 +70,16 @@ class TokenTower(Tower[TokenState]):
         return state.pooled
 
 
-class TextParts(nn.Module):
-    """``(B, n, d)``: means of n stretches of a text, some words of which count more than others.
-
-    The weights of part j are the softmax over words of a learned score of each word, the same for
-    all parts, minus half of the squared distance from the part's middle, in lengths of a part: in
-    "the kite is left of the ghost" a part is of the kite, and not of its article. A learned vector
-    is added to each part.
-
-    Args:
-        number: n.
-        width: d.
-    """
-
-    no_decay = ("offsets",)
-
-    def __init__(self, number: int, width: int) -> None:
-        super().__init__()
-        self.number = number
-        self.offsets = nn.Parameter(torch.randn(number, width) * _INIT_STD)
-        self.norm = nn.LayerNorm(width)
-        self.score = nn.Linear(width, 1, bias=False)
-        nn.init.zeros_(self.score.weight)
-
-    def forward(self, words: Tensor, mask: Tensor) -> Tensor:
-        """The parts of ``words (B, N, d)``, of which ``mask (B, N)`` bool are words."""
-        counted = mask.to(words.dtype)[:, None]  # (B, 1, N)
-        size = counted.sum(dim=2, keepdim=True) / self.number  # of a part, in words
-        middles = torch.arange(self.number, device=words.device)[:, None] + 0.5
-        distances = (counted.cumsum(dim=2) - 0.5) / size.clamp(min=1e-6) - middles  # (B, n, N)
-        weights = self.score(self.norm(words)).mT - distances.square() / 2
-        weights = weights.masked_fill(~mask[:, None], -1e4).softmax(dim=2)
-        parts: Tensor = weights @ words + self.offsets
-        return parts
-
-
 class Parts(DualEncoder):
     """``S = cos(A_v, A_t) / tau`` of patches and parts of the text, for the head to read.
 
     The head reads where in the image each part fits, and how well. No prompt passes a layer, and no
     message is sent. Arguments are those of :class:`~epic_pl.nn.methods.no_prompts.NoPrompts`.
+    A head without a network gets the wide one. Subclasses have another :attr:`reader`.
     """
+
+    reader: type[Reader] = PlaceReader
+    """Maps what is compared to what the head sees of it."""
 
     image_tower: TokenTower
     text_tower: TokenTower
@@ -116,6 +93,8 @@ class Parts(DualEncoder):
         modality_dropout: float,
         boundary: Pair[int],
     ) -> None:
+        if head.network == "none":  # a linear layer reads no places
+            head = replace(head, network="wide")
         super().__init__(
             TokenTower(encoders.image, [boundary.image]),
             TokenTower(encoders.text, [boundary.text]),
@@ -131,7 +110,8 @@ class Parts(DualEncoder):
             for width in self.widths
         )
         self.cosine = ScaledCosine()
-        self.head = ClassificationHead(self.widths, num_classes, head, num_scores=4 * _PARTS)
+        self.read = self.reader(_PARTS, _WIDTH)
+        self.head = ClassificationHead(self.widths, num_classes, head, num_scores=self.read.size)
 
     @property
     def matcher(self) -> ScaledCosine:
@@ -142,11 +122,34 @@ class Parts(DualEncoder):
         """Logits ``(B, C)``."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)
+        compared = self.compare(image, text, present)
+        numbers = self.read(compared, self.cosine(*compared))
+        logits: Tensor = self.head(self.pool(image, text), None, present, numbers)
+        return logits
+
+    def compare(self, image: TokenState, text: TokenState, present: Presence) -> Pair[Tensor]:
+        """``A_v (B, P, r)`` of all patches and ``A_t (B, n, r)`` of the parts, in one space."""
         patches = image.tokens[:, self.image_encoder.num_prefix_tokens :]
         parts = self.parts(text.tokens, text.mask)
-        scores = self.cosine(
+        return Pair(
             where_present(self.down_image(patches), present.image),
             where_present(self.down_text(parts), present.text),
         )
-        logits: Tensor = self.head(self.pool(image, text), None, present, where_parts_fit(scores))
-        return logits
+
+
+class PartMeans(Parts):
+    """Late fusion of the parts of both modalities; a control of :class:`Parts`."""
+
+    reader = MeanReader
+
+
+class CrossAttention(Parts):
+    """The parts attend to the patches in two trained layers; a control of :class:`Parts`."""
+
+    reader = AttentionReader
+
+
+class SimilarityMap(Parts):
+    """A convolution reads the whole of S; a control of :class:`Parts`."""
+
+    reader = MapReader

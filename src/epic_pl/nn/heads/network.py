@@ -4,7 +4,10 @@ Shape legend: B batch, C classes, D features, P patches, n_v and n_t parts of im
 and text.
 """
 
+from typing import Literal
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epic_pl.nn.encoders.segments import patch_places
@@ -16,26 +19,51 @@ _SQUEEZED = 16
 _HIDDEN = 128
 _HIDDEN_DROPOUT = 0.3
 
+Network = Literal["none", "wide", "squeezed"]
 
-class ExchangeHead(nn.Module):
-    """``Linear(Dropout(GELU(Linear([h_v W_v; h_t W_t; s]))))`` with s of the first exchange.
+
+class GEGLU(nn.Module):
+    """``a * GELU(b)`` of the halves of ``[a; b]``, *GLU Variants Improve Transformer* (2002.05202).
+
+    Whether "left of" is true is the product of what the text says and where things are, which one
+    gated layer expresses, and a layer without a gate has to piece together.
+    """
+
+    def forward(self, halves: Tensor) -> Tensor:
+        """``(..., D)`` of ``(..., 2 D)``."""
+        value, gate = halves.chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class NetworkHead(nn.Module):
+    """``Linear(Dropout(GEGLU(Linear([h_v; h_t; s]))))`` with s of the first exchange.
 
     ``s`` is :func:`which_parts_fit` or :func:`where_parts_fit`. Which part is which is in their
-    order, so a relation of two things can be read off.
+    order, so a relation of two things can be read off. "squeezed" maps the features of each
+    modality to 16 numbers first, so that little but ``s`` can tell the samples apart.
 
     Args:
         widths: D_v and D_t.
         num_scores: length of s; 0 where the method has no exchange, and there is no s.
         num_classes: number of classes C.
+        network: "wide" or "squeezed".
     """
 
-    def __init__(self, widths: Pair[int], num_scores: int, num_classes: int) -> None:
+    def __init__(
+        self, widths: Pair[int], num_scores: int, num_classes: int, network: Network
+    ) -> None:
         super().__init__()
-        self.squeeze_image, self.squeeze_text = (nn.Linear(width, _SQUEEZED) for width in widths)
+        if network == "squeezed":
+            self.squeeze_image, self.squeeze_text = (
+                nn.Linear(width, _SQUEEZED) for width in widths
+            )
+            widths = Pair(_SQUEEZED, _SQUEEZED)
+        self.squeezed = network == "squeezed"
+        self.linear = None if self.squeezed else _zeros(sum(widths), num_classes)
         self.standardize = Standardization(num_scores) if num_scores else None
         self.network = nn.Sequential(
-            nn.Linear(2 * _SQUEEZED + num_scores, _HIDDEN),
-            nn.GELU(),
+            nn.Linear(sum(widths) + num_scores, 2 * _HIDDEN),
+            GEGLU(),
             nn.Dropout(_HIDDEN_DROPOUT),
             nn.Linear(_HIDDEN, num_classes),
         )
@@ -45,12 +73,21 @@ class ExchangeHead(nn.Module):
 
         With a missing modality, ``s`` is zero.
         """
-        seen = [self.squeeze_image(features.image), self.squeeze_text(features.text)]
+        seen = list(features)
+        if self.squeezed:
+            seen = [self.squeeze_image(features.image), self.squeeze_text(features.text)]
         if self.standardize is not None and scores is not None:
             both = both_present(present)
             seen.append(where_present(self.standardize(scores, both), both))
         logits: Tensor = self.network(torch.cat(seen, dim=1))
-        return logits
+        return logits if self.linear is None else logits + self.linear(torch.cat(features, dim=1))
+
+
+def _zeros(width: int, num_classes: int) -> nn.Linear:
+    linear = nn.Linear(width, num_classes)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
 
 
 def which_parts_fit(scores: Tensor) -> Tensor:

@@ -1,0 +1,109 @@
+"""What a head is given of patches and parts of a text in a common space.
+
+Shape legend: B batch, P patches of a square image, n parts of the text, r common width.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from epic_pl.nn.encoders.segments import patch_places, segment_means
+from epic_pl.nn.heads import where_parts_fit
+from epic_pl.nn.pair import Pair
+
+_CELLS = 16
+_LAYERS = 2
+_ATTENTION_HEADS = 4
+_CHANNELS = 64
+
+
+class Reader(nn.Module, ABC):
+    """Maps patches and parts to numbers ``(B, size)``.
+
+    Args:
+        number: n.
+        width: r.
+    """
+
+    size: int
+
+    def __init__(self, number: int, width: int) -> None:
+        super().__init__()
+        self.number, self.width = number, width
+
+    @abstractmethod
+    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
+        """Numbers of ``A_v (B, P, r)`` and ``A_t (B, n, r)``, and their ``S (B, P, n)``."""
+
+
+class PlaceReader(Reader):
+    """Where in the image each part fits, and how well: :func:`where_parts_fit`."""
+
+    def __init__(self, number: int, width: int) -> None:
+        super().__init__(number, width)
+        self.size = 4 * number
+
+    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
+        """Rows, columns, entropies and fits."""
+        return where_parts_fit(scores)
+
+
+class MeanReader(Reader):
+    """The parts themselves, and means of 16 cells of the image: late fusion of parts."""
+
+    def __init__(self, number: int, width: int) -> None:
+        super().__init__(number, width)
+        self.size = (_CELLS + number) * width + number
+
+    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
+        """Both one after the other, each of length 1, and how well each part fits."""
+        cells = segment_means(compared.image, _CELLS)
+        parts = F.normalize(torch.cat([cells, compared.text], dim=1), dim=-1)
+        return torch.cat([parts.flatten(1), scores.logsumexp(dim=1)], dim=1)
+
+
+class AttentionReader(Reader):
+    """Two layers in which the parts attend to each other and to all patches."""
+
+    def __init__(self, number: int, width: int) -> None:
+        super().__init__(number, width)
+        self.size = number * (width + 1)
+        layer = nn.TransformerDecoderLayer(
+            width, _ATTENTION_HEADS, 2 * width, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerDecoder(layer, _LAYERS)
+        self.place = nn.Linear(2, width)
+        self.positions = nn.Parameter(torch.zeros(number, width))
+
+    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
+        """What the parts end as, and how well each one fits."""
+        image, text = (F.normalize(each, dim=-1) * math.sqrt(self.width) for each in compared)
+        places = patch_places(image.shape[1]).to(image)
+        outputs: Tensor = self.layers(text + self.positions, image + self.place(places))
+        return torch.cat([outputs.flatten(1), scores.logsumexp(dim=1)], dim=1)
+
+
+class MapReader(Reader):
+    """A convolution over the whole map of similarities, after DCSM (arXiv 2503.08723)."""
+
+    def __init__(self, number: int, width: int) -> None:
+        super().__init__(number, width)
+        self.size = 4 * _CHANNELS + number
+        self.layers = nn.Sequential(
+            nn.Conv2d(number, _CHANNELS, 3, padding=1),
+            nn.GELU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1),
+            nn.GELU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+        )
+
+    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
+        """Its outputs on a grid of 2 x 2, and how well each part fits."""
+        side = math.isqrt(scores.shape[1])
+        outputs = self.layers(scores.mT.reshape(-1, self.number, side, side))
+        return torch.cat([outputs, scores.logsumexp(dim=1)], dim=1)
