@@ -170,8 +170,8 @@ class CCAResult(NamedTuple):
     data: Any
 
 
-def fit_best(options: list[str], epochs: int = 1, test: bool = False) -> CCAResult:
-    """Fit with every strength, and keep the best on validation.
+def fit_best(options: list[str], epochs: int = 1, test: bool = False) -> CCAResult | None:
+    """Fit with every strength, and keep the best on validation; None of several labels a row.
 
     Args:
         options: of ``epic-pl fit``.
@@ -180,6 +180,8 @@ def fit_best(options: list[str], epochs: int = 1, test: bool = False) -> CCAResu
     """
     with quiet_lightning():
         splits, data = features(options, epochs, test)
+    if splits["train"].labels.ndim > 1:
+        return None
     start, models = time.perf_counter(), []
     for strength in STRENGTHS:
         model = fit(splits["train"], float(strength), data.num_classes)
@@ -191,16 +193,21 @@ def fit_best(options: list[str], epochs: int = 1, test: bool = False) -> CCAResu
     return CCAResult(model, strength, best, seconds, splits, data)
 
 
-def write_predictions(result: CCAResult, path: Path) -> dict[str, float]:
-    """Write the predictions of the test split, and return the accuracy in all and of each kind."""
-    rows, data = result.splits["test"], result.data
-    scores = result.model.scores(rows)
+def write_predictions(rows: Rows, scores: Floats, data: Any, path: Path) -> dict[str, float]:
+    """Write the predictions of a split, and return its main metric, in all and of each kind."""
     columns: dict[str, Any] = {"sample_id": rows.ids, "picture": rows.pictures}
-    columns["truth"] = [data.class_names[label] for label in rows.labels]
+    names = np.array(data.class_names)
+    columns["truth"] = [
+        names[label == 1].tolist() if label.ndim else str(names[label]) for label in rows.labels
+    ]
     # a cosine and its threshold are no probabilities, but the higher one is the answer
-    names = (f"probability_{name}" for name in data.class_names)
+    columns |= {f"probability_{name}": column for name, column in zip(names, scores.T, strict=True)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns | dict(zip(names, scores.T, strict=True))), path)
+    pq.write_table(pa.table(columns), path)
+    if rows.labels.ndim > 1:
+        said = scores > 0.5
+        hits = (said & (rows.labels == 1)).sum()
+        return {"f1_micro": float(2 * hits / max(1, said.sum() + rows.labels.sum()))}
     right = scores.argmax(1) == rows.labels
     metrics = {"accuracy": float(right.mean())}
     for kind in data.subsets:
@@ -216,10 +223,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/cca"), help="(%(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     arguments, options = parser.parse_known_args()
-    found = fit_best(options, arguments.epochs, arguments.test)
+    if (found := fit_best(options, arguments.epochs, arguments.test)) is None:
+        raise SystemExit("CCA is for one label a row; logistic.py takes several.")
     result = {"strength": found.strength, "val": found.val}
     if arguments.test:
-        metrics = write_predictions(found, arguments.folder / "predictions.parquet")
+        rows = found.splits["test"]
+        path = arguments.folder / "predictions.parquet"
+        metrics = write_predictions(rows, found.model.scores(rows), found.data, path)
         result |= {f"test {name}": value for name, value in metrics.items()}
     table = Table(*result)
     table.add_row(*(f"{value:.4g}" for value in result.values()))

@@ -3,9 +3,10 @@
     python benchmarks/evidence.py [--tasks scenes,styles] [--seeds 5] [--tune 12] [--jobs 2]
 
 On every task each method has options, parts of the head among them, that the same number of trials
-has chosen on validation, and five seeds that move everything. Other sizes and splits of scenes take
-what was chosen on scenes, and the four tables what was chosen on openmoji. Closed-form CCA is
-included as a control.
+has chosen on validation, and five seeds that move everything. Other scenes take what was chosen on
+free ones, and the tables what was chosen on openmoji. Logistic regression and closed-form CCA are
+included as controls. The task `ablations` takes one ingredient out of `parts` at a time, with the
+options of scenes.yaml.
 Each task gets a table with intervals over pictures and Holm's correction in benchmarks/evidence/.
 Opening a test split is a line in ledger.md, with date, commit, command and result. Finished runs of
 the same sources are not repeated: the same command continues after an interruption. A tree with
@@ -25,44 +26,59 @@ from typing import Any
 import torch
 from rich.console import Console
 
+import ablations
 import cca
+import logistic
 import tables
-from epic_pl.config_files import find_packaged
 from epic_pl.experiments.compare.comparison import Comparison
-from epic_pl.experiments.compare.plan import Outcome, Run, choose, read_variants
+from epic_pl.experiments.compare.plan import Entry, Outcome, Run, choose
 from epic_pl.experiments.compare.report import show
-from epic_pl.experiments.files import write_json, write_text
+from epic_pl.experiments.files import read_json, write_json, write_text
 from epic_pl.experiments.interruption import INTERRUPTED, terminated_as_interrupted
 
 FOLDER = Path(__file__).parent
-METHODS = "epic,no_interaction,no_prompts,late_fusion_mlp,linear_probe,variants"
+METHODS = (
+    "parts,epic,part_means,cross_attention,similarity_map,no_prompts,late_fusion_mlp,linear_probe"
+)
 # scenes that no choice was made on: --data.scene_seed 0 is for development
-SCENES = ("--config", "scenes.yaml", "--data.scene_seed=2027")
+GRID = ("--config", "scenes.yaml", "--data.layout=grid", "--data.scene_seed=2027")
+FREE = ("--config", "scenes.yaml", "--data.layout=free", "--data.scene_seed=2028")
 LOCKED: dict[str, tuple[str, ...]] = {
-    "scenes": SCENES,
-    "scenes_objects": (*SCENES, "--data.unseen=objects"),
-    "scenes_2000": (*SCENES, "--data.rows=2000"),
-    "scenes_50000": (*SCENES, "--data.rows=50000"),
+    "free": FREE,
+    "ablations": FREE,
+    "free_2000": (*FREE, "--data.rows=2000"),
+    "free_50000": (*FREE, "--data.rows=50000"),
+    "free_objects": (*FREE, "--data.unseen=objects"),
+    "scenes": GRID,
     "styles": ("--config", "styles.yaml"),
 }
-# other sizes and splits of a task, and tables of the same pictures, with the options that were
+# other sizes and splits of a task, and tables of the same images, with the options that were
 # chosen on it: a search for each would take longer than all the rest
 CHOSEN_ON = {
-    **dict.fromkeys(("scenes_objects", "scenes_2000", "scenes_50000"), "scenes"),
+    **dict.fromkeys(("scenes", "free_2000", "free_50000", "free_objects"), "free"),
     **dict.fromkeys(tables.TABLES, "openmoji"),
 }
 DEVELOPMENT = ("openmoji_entailment", "openmoji", *tables.TABLES)
-# points of the learning curve: what it shows, no more. The exchange is taken out on locked tasks
-# alone, and a linear probe is among what no_prompts chooses from.
+# what the task shows, no more: other readings of parts are of interest where relations are asked
 FEWER = {
-    **dict.fromkeys(("scenes_2000", "scenes_50000"), "epic,no_prompts,late_fusion_mlp"),
-    **dict.fromkeys(DEVELOPMENT, "epic,no_prompts,late_fusion_mlp,variants"),
+    "free_2000": "parts,epic,no_prompts,late_fusion_mlp",
+    "free_50000": "parts,no_prompts,late_fusion_mlp",
+    "free_objects": "parts,epic,no_prompts,late_fusion_mlp",
+    **dict.fromkeys(DEVELOPMENT, "parts,epic,no_prompts,late_fusion_mlp,linear_probe"),
+}
+# what is taken out by an option of fit; ablations.py has the rest
+TAKEN_OUT = {
+    "no_matching_loss": "--model.loss.matched_classes=null",
+    "text_layer_2": "--model.epic.interaction_layers=[[8,2],[11,5]]",
+    "all_features": "--model.head.network=wide",
 }
 # statements are drawn anew every epoch: closed-form CCA takes those of some epochs
 DRAWN = {"styles": 8, "openmoji_entailment": 8}
-# one start for every search: the rates of the configs. CPUs with bfloat16 halve the time.
+# CPUs with bfloat16 halve the time
+HALF = "--trainer.precision=bf16-mixed"
+# one start for every search: the rates of the configs
 START = (
-    "--trainer.precision=bf16-mixed",
+    HALF,
     "--model.head.boundary=true",
     "--model.head.similarity=true",
     "--model.optim.prompt_lr=1e-3",
@@ -75,7 +91,7 @@ def main() -> int:
     parser.add_argument("--tasks", default=",".join((*LOCKED, *DEVELOPMENT)))
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--tune", type=int, default=12, help="trials of each method (%(default)s)")
+    parser.add_argument("--tune", type=int, default=6, help="trials of each method (%(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time (%(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("runs/evidence"))
     parser.add_argument("--records", type=Path, default=FOLDER, help="of ledger.md and evidence/")
@@ -117,13 +133,16 @@ def clean_commit() -> tuple[str, str]:
     written = (f":(top,exclude)benchmarks/{name}" for name in ("ledger.md", "evidence"))
     if git("status", "--porcelain", "--", ":/", *written):
         raise SystemExit("Commit or remove all changes first: the ledger names the commit.")
-    files = ("src", "configs", "benchmarks/cca.py", "benchmarks/tables.py")
+    own = (f"benchmarks/{name}.py" for name in ("ablations", "cca", "logistic", "tables"))
+    files = ("src", "configs", *own)
     hashes = "".join(git("rev-parse", f"HEAD:{file}") for file in files)
     return git("rev-parse", "--short=10", "HEAD"), hashlib.sha256(hashes.encode()).hexdigest()[:10]
 
 
 def options_of(task: str, folder: Path) -> list[str]:
     """Options of ``fit`` for a task, its test split included."""
+    if task == "ablations":
+        return [*LOCKED[task], HALF]
     if task in LOCKED:
         return [*LOCKED[task], *START]
     if task not in DEVELOPMENT:
@@ -140,9 +159,15 @@ def compare(task: str, output: Path, arguments: argparse.Namespace, options: Seq
     methods = arguments.methods
     if methods == METHODS:
         methods = FEWER.get(task, METHODS)
-    entries = choose(methods, read_variants(find_packaged("variants", "paper.yaml")))
+    entries = choose(methods, [])
     counts = {"seeds": arguments.seeds, "trials": arguments.tune, "jobs": arguments.jobs}
-    if task in CHOSEN_ON:
+    if task == "ablations":
+        ablations.register()
+        entries = [Entry(name, name) for name in ("parts", *ablations.ABLATIONS)]
+        entries += [Entry(name, "parts", (option,)) for name, option in TAKEN_OUT.items()]
+        counts["trials"] = 0
+        comparison = Comparison(entries, shared, output, **counts, command=ablations.command)
+    elif task in CHOSEN_ON:
         folder = output.with_name(CHOSEN_ON[task])
         chosen = Comparison(
             entries, [*options_of(CHOSEN_ON[task], folder.parent), *options], folder, **counts
@@ -155,7 +180,8 @@ def compare(task: str, output: Path, arguments: argparse.Namespace, options: Seq
     outcomes = comparison.execute()
     if missing := [each.message for each in outcomes if each.result is None]:
         raise SystemExit(f"Not all runs of {task} have finished: {missing[0]}")
-    outcomes.append(closed_form(shared, output.resolve() / "runs" / "cca-0", DRAWN.get(task, 1)))
+    if task != "ablations":
+        outcomes += closed_forms(shared, output.resolve() / "runs", DRAWN.get(task, 1))
     if task in DEVELOPMENT:
         comparison.notes += " A development set: options were chosen on its rows."
     rows = comparison.report(outcomes)
@@ -165,16 +191,35 @@ def compare(task: str, output: Path, arguments: argparse.Namespace, options: Seq
     return f"{rows[0]['metric']}: {', '.join(scores)}"
 
 
-def closed_form(options: list[str], folder: Path, epochs: int) -> Outcome:
-    """CCA as a run of the comparison, done anew each time: it takes a minute."""
-    found = cca.fit_best(options, epochs, test=True)
-    metrics = cca.write_predictions(found, folder / "predictions.parquet")
-    result: dict[str, Any] = {"task": "multiclass", "metrics": metrics, "trainable": 0}
-    result |= {"encoder_share": 0.0, "samples_per_s": None, "peak_memory_mb": None}
-    result |= {"seconds": found.seconds, "cache_level": "layers", "torch": torch.__version__}
-    result |= {"device": "cpu", "strength": found.strength}
-    write_json(folder / "result.json", result)
-    return Outcome(Run("cca", 0, tuple(options), folder), result=result)
+def closed_forms(options: list[str], folder: Path, epochs: int) -> list[Outcome]:
+    """CCA, of one label a row, and logistic regression as runs of the comparison.
+
+    What is finished is not repeated.
+    """
+    outcomes = []
+    for name in ("cca", "logistic"):
+        output = folder / f"{name}-0"
+        result: dict[str, Any] | None = read_json(output / "result.json")
+        if result is None:
+            path = output / "predictions.parquet"
+            if name == "logistic":
+                fitted = logistic.fit_best(options, test=True)
+                rows, scores = fitted.splits["test"], fitted.scores("test")
+                seconds, data = fitted.seconds, fitted.data
+            else:
+                found = cca.fit_best(options, epochs, test=True)
+                if found is None:
+                    continue
+                rows, seconds, data = found.splits["test"], found.seconds, found.data
+                scores = found.model.scores(rows)
+            metrics = cca.write_predictions(rows, scores, data, path)
+            result = {"task": data.task, "metrics": metrics, "trainable": 0}
+            result |= {"encoder_share": 0.0, "samples_per_s": None, "peak_memory_mb": None}
+            result |= {"seconds": seconds, "cache_level": "layers"}
+            result |= {"device": "cpu", "torch": torch.__version__}
+            write_json(output / "result.json", result)
+        outcomes.append(Outcome(Run(name, 0, tuple(options), output), result=result))
+    return outcomes
 
 
 def write_line(ledger: Path, key: str, result: str) -> None:

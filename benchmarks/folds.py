@@ -21,13 +21,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+import cca
+import logistic
 import tables
 from epic_pl.experiments.compare.plan import Run, choose, plan
 from epic_pl.experiments.compare.progress import LiveProgress
 from epic_pl.experiments.compare.runner import Runner, devices
+from epic_pl.experiments.files import read_json, write_json
 from epic_pl.experiments.interruption import INTERRUPTED, terminated_as_interrupted
 
 OPENMOJI = ("openmoji", "openmoji_entailment")
+LOGISTIC = "logistic"
 # the last epoch counts, so that none is chosen on validation
 LAST_EPOCH = ("--checkpoint.monitor=null", "--early_stopping.patience=null")
 
@@ -35,7 +39,9 @@ LAST_EPOCH = ("--checkpoint.monitor=null", "--early_stopping.patience=null")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--tasks", default=",".join((*OPENMOJI, *tables.TABLES)))
-    parser.add_argument("--methods", default="linear_probe,epic")
+    parser.add_argument(
+        "--methods", default="linear_probe,epic", help="logistic: scikit-learn's, see logistic.py"
+    )
     parser.add_argument("--folds", default="0,1,2", help="up to 2; OpenMoji has more (%(default)s)")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--draw", type=int, default=0, help="seed of the tables' texts and labels")
@@ -44,16 +50,23 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print the rows as JSON at the end")
     arguments, options = parser.parse_known_args()
     folds = [int(fold) for fold in arguments.folds.split(",")]
-    entries = choose(arguments.methods, [])
+    methods = [name for name in arguments.methods.split(",") if name != LOGISTIC]
+    entries = choose(",".join(methods), []) if methods else []
     groups: dict[tuple[str, str], list[Run]] = {}
+    regressions: dict[str, list[float]] = {}
     for task in arguments.tasks.split(","):
         for fold in folds:
             shared = [*options_of(task, fold, arguments), *LAST_EPOCH, *options]
+            if LOGISTIC in arguments.methods:
+                score = 100 * regression(shared, arguments.folder / task / f"fold{fold}" / LOGISTIC)
+                regressions.setdefault(task, []).append(score)
             runs = plan(entries, arguments.seeds, shared, arguments.folder / task / f"fold{fold}")
             for run in runs:
                 shown = replace(run, name=f"{task}, fold {fold}, {run.name}")
                 groups.setdefault((task, run.name), []).append(shown)
     rows = judge(groups, arguments.jobs)
+    for task, values in regressions.items():
+        rows.append({"task": task, "method": LOGISTIC, "score": values})
     show(rows)
     if arguments.json:
         print(json.dumps(rows))
@@ -69,6 +82,17 @@ def options_of(task: str, fold: int, arguments: argparse.Namespace) -> list[str]
         raise SystemExit(f"No task {task}; there are: {known}.")
     config = tables.write(arguments.folder / "tables", task, arguments.draw)
     return ["--config", str(config), f"--data.split_column=fold{fold}"]
+
+
+def regression(options: list[str], folder: Path) -> float:
+    """Accuracy or micro F1 of logistic regression on a fold; a finished one is not repeated."""
+    if (result := read_json(folder / "result.json")) is None:
+        fitted = logistic.fit_best(options, test=True)
+        path = folder / "predictions.parquet"
+        rows, scores = fitted.splits["test"], fitted.scores("test")
+        result = cca.write_predictions(rows, scores, fitted.data, path)
+        write_json(folder / "result.json", result)
+    return float(result.get("f1_micro", result.get("accuracy", 0.0)))
 
 
 def judge(groups: dict[tuple[str, str], list[Run]], jobs: int) -> list[dict[str, Any]]:
@@ -104,7 +128,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         values = row["score"]
         spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-        errors = (f"{np.mean(row[name]):.1f}" for name in ("ece", "uncalibrated"))
+        errors = (f"{np.mean(row[n]):.1f}" if n in row else "" for n in ("ece", "uncalibrated"))
         score = f"{np.mean(values):.1f}{spread}"
         table.add_row(row["task"], row["method"], score, *errors, str(len(values)))
     for method in dict.fromkeys(row["method"] for row in rows):

@@ -10,8 +10,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-TASKS = {2_000: "scenes_2000", 10_000: "scenes", 50_000: "scenes_50000"}
-METHODS = ("epic", "no_prompts", "late_fusion_mlp", "cca")
+TASKS = {2_000: "free_2000", 10_000: "free", 50_000: "free_50000"}
+METHODS = ("parts", "epic", "no_prompts", "late_fusion_mlp", "cca")
 PANELS = {"accuracy": "all statements", "accuracy_relation": "relations"}
 
 

@@ -162,7 +162,7 @@ def workers_here(monkeypatch) -> None:
             if command[2].endswith("search_worker"):
                 search_one(Path(command[3]), command[4], int(command[5]))
             else:
-                run_one(Path(command[3]))
+                run_one(Path(command[-2]))
 
         def poll(self):
             return self.returncode

@@ -1,17 +1,23 @@
-"""``benchmarks/evidence.py`` and ``cca.py`` on fabricated scenes and tiny encoders."""
+"""``benchmarks/evidence.py`` and its controls on fabricated scenes and tiny encoders."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from tiny_models import batch, make
 
+import ablations
 import cca
 import evidence
 import evidence_tables
 import learning_curve
+import logistic
 import tiny_openmoji
 import tiny_runs
 from epic_pl.data.datasets import scenes
+from epic_pl.nn.methods import METHODS
 
 
 @pytest.fixture
@@ -28,30 +34,30 @@ def options(monkeypatch, tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
 def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkeypatch):
     (tmp_path / "ledger.md").write_text("# Ledger\n")
     monkeypatch.setattr(evidence, "clean_commit", lambda: ("abc", "sources"))
-    arguments = ["evidence.py", "--tasks=scenes", "--methods=epic,no_prompts", "--seeds=1"]
+    arguments = ["evidence.py", "--tasks=free", "--methods=parts,no_prompts", "--seeds=1"]
     arguments += ["--tune=1", "--jobs=1", f"--records={tmp_path}", *options]
     monkeypatch.setattr("sys.argv", arguments)
     for _ in range(2):  # what is finished is not repeated
         assert evidence.main() == 0
-    arguments[1] = "--tasks=scenes_objects"
+    arguments[1] = "--tasks=free_objects"
     assert evidence.main() == 0
     searched = {path.parts[-3] for path in (tmp_path / "runs/evidence/sources").glob("*/tune/*")}
-    assert searched == {"scenes"}
+    assert searched == {"free"}
     lines = (tmp_path / "ledger.md").read_text().splitlines()
     assert len(lines) == 3
-    assert "| scenes_objects |" in lines[2]
-    assert " | abc | scenes | `python benchmarks/evidence.py --tasks=scenes" in lines[1]
+    assert "| free_objects |" in lines[2]
+    assert " | abc | free | `python benchmarks/evidence.py --tasks=free" in lines[1]
     assert "opened" not in lines[1]
-    for name in ("majority", "epic", "no_prompts", "cca"):
+    for name in ("majority", "parts", "no_prompts", "cca", "logistic"):
         assert f"{name} " in lines[1].split("accuracy: ")[1]
-    rows = json.loads((tmp_path / "evidence/scenes.json").read_text())
+    rows = json.loads((tmp_path / "evidence/free.json").read_text())
     found = {row["method"]: row for row in rows if row["metric"] == "accuracy"}
     assert 0 < found["cca"]["p_value"] <= 1
     assert any(row["metric"] == "accuracy_relation" for row in rows if row["method"] == "cca")
-    assert "| cca |" in (tmp_path / "evidence/scenes.md").read_text()
+    assert "| cca |" in (tmp_path / "evidence/free.md").read_text()
     printed = evidence_tables.table(rows)
     assert [line.split("|")[1].strip() for line in printed[2:]] == [
-        f"`{name}`" for name in ("majority", "epic", "no_prompts", "cca")
+        f"`{name}`" for name in ("majority", "parts", "no_prompts", "cca", "logistic")
     ]
     assert all(line.count("|") == printed[0].count("|") for line in printed)
     assert printed[0].endswith("| relation |")
@@ -59,8 +65,8 @@ def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkey
     arguments = ["evidence_tables.py", f"--evidence={tmp_path}/evidence", f"--to={page}"]
     monkeypatch.setattr("sys.argv", arguments)
     evidence_tables.main()
-    assert page.read_text().index("\n## scenes\n") < page.read_text().index("## scenes_objects")
-    assert page.read_text().count("Better than EPIC: ") == 2
+    assert page.read_text().index("\n## free\n") < page.read_text().index("## free_objects")
+    assert page.read_text().count("Better than `parts`: ") == 2
     picture = tmp_path / "images/curve.png"
     arguments = ["learning_curve.py", f"--evidence={tmp_path}/evidence", f"--to={picture}"]
     monkeypatch.setattr("sys.argv", arguments)
@@ -113,3 +119,37 @@ def test_the_threshold_is_the_best_one():
             return np.array([[0, 0.1], [0, 0.3], [0, 0.2], [0, 0.4]])
 
     assert cca.with_threshold(Fake((), 0.0), rows).threshold == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_logistic_regression_chooses_a_strength_and_knows_the_classes(several):
+    rng = np.random.default_rng(0)
+    image, text = rng.normal(size=(2, 240, 5))
+    labels = (image[:, 0] + text[:, 0] > 0).astype(int) + 2 * (image[:, 1] > 0)
+    if several:  # two labels a row
+        labels = np.stack([labels % 2, labels // 2], axis=1)
+    rows = cca.Rows(image, text, labels, ["id"] * 240, [])
+    train, test = (
+        rows._replace(image=image[part], text=text[part], labels=labels[part], ids=rows.ids[part])
+        for part in (slice(160), slice(160, 240))
+    )
+    model, strength = logistic.fit(train)
+    assert strength in logistic.STRENGTHS
+    data = SimpleNamespace(num_classes=2 if several else 4)
+    scores = logistic.Fitted(model, strength, 0.0, {"test": test}, data).scores("test")
+    said = scores > 0.5 if several else scores.argmax(axis=1)
+    assert (said == test.labels).mean() > 0.8
+
+
+@pytest.mark.parametrize("name", ablations.ABLATIONS)
+def test_an_ablation_is_a_method_that_learns(name, monkeypatch):
+    monkeypatch.setattr(ablations, "METHODS", {})
+    ablations.register()
+    monkeypatch.setitem(METHODS, name, ablations.METHODS[name])
+    whole, model = make("parts").train(), make(name).train()
+    made = batch([3, 2])
+    logits = model(made)
+    logits.sum().backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.parameters())
+    if name != "cells":  # of 4 patches, 16 cells are as many
+        assert not torch.allclose(logits, whole(made))

@@ -17,8 +17,8 @@ def parser() -> argparse.ArgumentParser:
         description=(
             "Train methods with several seeds on the same data and schedule, each run in a process "
             "of its own, and compare accuracy and cost. Takes --config and all other options of "
-            "epic-pl fit as well. The others are tested against epic, or against the first method "
-            "where it is not compared. Finished runs with the same options are not repeated."
+            "epic-pl fit as well. The others are tested against the first method. Finished runs "
+            "with the same options are not repeated."
         ),
     )
     parser.add_argument(

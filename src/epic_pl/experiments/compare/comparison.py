@@ -26,6 +26,7 @@ class Comparison:
         splits: split the data anew for each seed, for all methods alike.
         trials: of each entry's search for options; 0 searches none.
         jobs: runs at a time.
+        command: gives the command line of a run.
         notes: text below the tables.
 
     Raises:
@@ -40,6 +41,7 @@ class Comparison:
     splits: bool = False
     trials: int = 0
     jobs: int = 1
+    command: Callable[[Run], list[str]] = worker_command
     notes: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -49,8 +51,7 @@ class Comparison:
     @property
     def reference(self) -> str:
         """Name of the entry that the others are tested against."""
-        names = [entry.name for entry in self.entries]
-        return "epic" if "epic" in names else names[0]
+        return self.entries[0].name
 
     def execute(self) -> list[Outcome]:
         """Store features, choose options, and do all runs that are not finished.
@@ -59,7 +60,7 @@ class Comparison:
             KeyboardInterrupt: as it is, with a report of what is finished.
         """
         self.prepare()
-        return self._execute(self._plan(), report=True)
+        return self._execute(self._plan(), self.command, report=True)
 
     def prepare(self) -> None:
         """Store features and choose options."""
@@ -82,7 +83,7 @@ class Comparison:
     def _execute(
         self,
         runs: Sequence[Run],
-        command: Callable[[Run], list[str]] = worker_command,
+        command: Callable[[Run], list[str]],
         report: bool = False,
     ) -> list[Outcome]:
         def so_far(outcomes: Sequence[Outcome]) -> None:

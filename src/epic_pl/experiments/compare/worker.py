@@ -129,8 +129,13 @@ def _device_name(device: torch.device) -> str:
     return f"{device.type}, {platform.machine()}, {torch.get_num_threads()} threads"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Do the run of the command line."""
     if len(sys.argv) > 2:
         end_with(int(sys.argv[2]))
     with errors_as_text():
         run_one(Path(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()
