@@ -19,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--count", type=int, default=6, help="number of scenes (%(default)s)")
     parser.add_argument("--part", default="val", help="train, val, pairs or objects (%(default)s)")
-    parser.add_argument("--layout", choices=get_args(Layout), default="grid", help="(%(default)s)")
+    parser.add_argument("--layout", choices=get_args(Layout), default="free", help="(%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("runs/scenes.png"))
     arguments = parser.parse_args()
     things = vocabulary(arguments.layout)

@@ -111,7 +111,7 @@ def test_named_pairs_and_objects_of_test_are_unseen_in_training(generator):
 def test_more_rows_add_to_those_of_fewer_and_pictures_show_the_objects(cache):
     rows = {}
     for number in (10, 40):
-        module = data(rows=number)
+        module = data(rows=number, layout="grid")
         module._draw("train")
         module.setup("fit")
         rows[number] = module.dataset("train").table.to_pylist()
@@ -130,14 +130,14 @@ def test_more_rows_add_to_those_of_fewer_and_pictures_show_the_objects(cache):
             }
         expected = dict.fromkeys(range(4), (255, 255, 255))
         for each, (left, top, _) in zip(objects, boxes, strict=True):
-            code = int(vocabulary()[each].code[2:])
+            code = int(vocabulary("grid")[each].code[2:])
             expected[round(4 * top + 2 * left)] = (4 * code, 250 - 4 * code, 100)
         assert found == expected
 
 
 def test_test_is_of_unseen_pairs_or_objects_and_the_seed_moves_all():
     texts = set()
-    for options in ({}, {"unseen": "objects"}, {"scene_seed": 1}, {"layout": "free"}):
+    for options in ({}, {"unseen": "objects"}, {"scene_seed": 1}, {"layout": "grid"}):
         module = data(**options)
         module._draw("test")
         module.setup("test")

@@ -91,7 +91,7 @@ class SceneGenerator:
     All scenes follow from that, the layout and the seed.
     """
 
-    def __init__(self, names: Sequence[str], seed: int, layout: Layout = "grid") -> None:
+    def __init__(self, names: Sequence[str], seed: int, layout: Layout = "free") -> None:
         self.names = names
         self.seed = seed
         self.layout = layout
@@ -240,7 +240,7 @@ class ScenesDataModule(ImageTextDataModule):
         self,
         *,
         rows: int = 10_000,
-        layout: Layout = "grid",
+        layout: Layout = "free",
         unseen: Unseen = "pairs",
         scene_seed: int = 0,
         **kwargs: Any,
