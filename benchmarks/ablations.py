@@ -1,83 +1,90 @@
-"""The method `parts` with one ingredient taken out at a time, as methods of a comparison.
+"""EPIC with one ingredient taken out at a time, as methods of a comparison.
 
-`python benchmarks/ablations.py FOLDER PARENT` does one run of
-a comparison, as `epic_pl.experiments.compare.worker` does; `evidence.py` starts such runs.
+`python benchmarks/ablations.py FOLDER PARENT` does one run of a comparison that has these methods,
+as `epic_pl.experiments.compare.worker` does; `evidence.py` starts such runs.
 """
 
 import os
 import sys
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from epic_pl.experiments.compare import worker
-from epic_pl.experiments.compare.plan import Run
+from epic_pl.experiments.compare.plan import Entry, Run
 from epic_pl.nn.encoders.segments import segment_means
-from epic_pl.nn.methods import METHODS, Method
-from epic_pl.nn.methods.no_prompts import NoPromptsConfig
-from epic_pl.nn.methods.parts import Parts, TokenState
-from epic_pl.nn.methods.readers import Reader
+from epic_pl.nn.epic import EPIC
+from epic_pl.nn.methods import METHODS
 from epic_pl.nn.pair import Pair, Presence
 
+_CELLS = 16
 
-class EqualWords(Parts):
+
+class EqualWords(EPIC):
     """All words of a stretch count alike."""
 
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)  # type: ignore[arg-type]
-        self.parts.score.requires_grad_(False)  # zero
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.prompts.parts.score.requires_grad_(False)  # zero
 
 
-class Cells(Parts):
-    """The parts are compared with 16 cells of the image in place of all patches."""
+class Cells(EPIC):
+    """The parts find their places among 16 cells of the image in place of all patches."""
 
-    def compare(self, image: TokenState, text: TokenState, present: Presence) -> Pair[Tensor]:
-        """``A_v (B, 16, r)`` and ``A_t (B, n, r)``."""
-        prefix = self.image_encoder.num_prefix_tokens
-        cells = segment_means(image.tokens[:, prefix:], 16)
-        tokens = torch.cat([image.tokens[:, :prefix], cells], dim=1)
-        return super().compare(image._replace(tokens=tokens), text, present)
-
-
-class Fits(Reader):
-    """How well each part fits, and not where."""
-
-    def __init__(self, number: int, width: int) -> None:
-        super().__init__(number, width)
-        self.size = number
-
-    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
-        """``(B, n)``."""
-        return scores.logsumexp(dim=1)
+    def first_prompts(
+        self, image: Any, text: Any, present: Presence
+    ) -> tuple[Pair[Tensor], Tensor | None]:
+        """Those of EPIC, of the cells."""
+        prefix, patches = image.entered.tensor_split([self.image_encoder.num_prefix_tokens], dim=1)
+        cells = segment_means(patches, _CELLS)
+        image = image._replace(entered=torch.cat([prefix, cells], dim=1))
+        return super().first_prompts(image, text, present)
 
 
-class FitAlone(Parts):
-    """The head reads no places."""
+class NoPlaces(EPIC):
+    """The head sees how well each part fits, and not where."""
 
-    reader = Fits
+    def first_prompts(
+        self, image: Any, text: Any, present: Presence
+    ) -> tuple[Pair[Tensor], Tensor | None]:
+        """Those of EPIC, and fits without rows, columns and entropies."""
+        prompts, scores = super().first_prompts(image, text, present)
+        assert scores is not None
+        fits = torch.arange(scores.shape[1], device=scores.device) >= 3 * self.config.num_prompts
+        return prompts, scores * fits
 
 
-class Ungated(Parts):
-    """A hidden layer with GELU, no gate, in the head."""
+class Ungated(EPIC):
+    """A hidden layer with GELU and no gate in the head."""
 
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)  # type: ignore[arg-type]
-        network = self.head.classifier.network
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        network: Any = self.head.classifier.network
         network[0] = nn.Linear(network[0].in_features, network[0].out_features // 2)
         network[1] = nn.GELU()
 
 
-ABLATIONS = {
+MODELS: dict[str, type[EPIC]] = {
     "equal_words": EqualWords,
     "cells": Cells,
-    "fit_alone": FitAlone,
+    "no_places": NoPlaces,
     "ungated": Ungated,
 }
+ENTRIES = [
+    Entry("epic", "epic"),
+    Entry("parts", "parts"),  # nothing is read
+    *(Entry(name, name) for name in MODELS),
+    Entry("no_exchange", "no_interaction"),
+    Entry("learned_prompts", "epic", ("--model.epic.first_prompt=independent",)),
+    Entry("no_matching_loss", "epic", ("--model.loss.matched_classes=null",)),
+]
+"""The method and what is left of it, lines of the comparison."""
 
 
 def register() -> None:
-    """Let a comparison know them."""
-    METHODS.update({name: Method(NoPromptsConfig, model) for name, model in ABLATIONS.items()})
+    """Let a comparison know these methods."""
+    METHODS.update({name: METHODS["epic"]._replace(model=model) for name, model in MODELS.items()})
 
 
 def command(run: Run) -> list[str]:

@@ -17,6 +17,7 @@ import logistic
 import tiny_openmoji
 import tiny_runs
 from epic_pl.data.datasets import scenes
+from epic_pl.nn.heads import HeadConfig
 from epic_pl.nn.methods import METHODS
 
 
@@ -34,7 +35,7 @@ def options(monkeypatch, tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
 def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkeypatch):
     (tmp_path / "ledger.md").write_text("# Ledger\n")
     monkeypatch.setattr(evidence, "clean_commit", lambda: ("abc", "sources"))
-    arguments = ["evidence.py", "--tasks=free", "--methods=parts,no_prompts", "--seeds=1"]
+    arguments = ["evidence.py", "--tasks=free", "--methods=epic,no_prompts", "--seeds=1"]
     arguments += ["--tune=1", "--jobs=1", f"--records={tmp_path}", *options]
     monkeypatch.setattr("sys.argv", arguments)
     for _ in range(2):  # what is finished is not repeated
@@ -48,7 +49,7 @@ def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkey
     assert "| free_objects |" in lines[2]
     assert " | abc | free | `python benchmarks/evidence.py --tasks=free" in lines[1]
     assert "opened" not in lines[1]
-    for name in ("majority", "parts", "no_prompts", "cca", "logistic"):
+    for name in ("majority", "epic", "no_prompts", "cca", "logistic"):
         assert f"{name} " in lines[1].split("accuracy: ")[1]
     rows = json.loads((tmp_path / "evidence/free.json").read_text())
     found = {row["method"]: row for row in rows if row["metric"] == "accuracy"}
@@ -57,7 +58,7 @@ def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkey
     assert "| cca |" in (tmp_path / "evidence/free.md").read_text()
     printed = evidence_tables.table(rows)
     assert [line.split("|")[1].strip() for line in printed[2:]] == [
-        f"`{name}`" for name in ("majority", "parts", "no_prompts", "cca", "logistic")
+        f"`{name}`" for name in ("majority", "epic", "no_prompts", "cca", "logistic")
     ]
     assert all(line.count("|") == printed[0].count("|") for line in printed)
     assert printed[0].endswith("| relation |")
@@ -66,7 +67,7 @@ def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkey
     monkeypatch.setattr("sys.argv", arguments)
     evidence_tables.main()
     assert page.read_text().index("\n## free\n") < page.read_text().index("## free_objects")
-    assert page.read_text().count("Better than `parts`: ") == 2
+    assert page.read_text().count("Better than `epic`: ") == 2
     picture = tmp_path / "images/curve.png"
     arguments = ["learning_curve.py", f"--evidence={tmp_path}/evidence", f"--to={picture}"]
     monkeypatch.setattr("sys.argv", arguments)
@@ -141,15 +142,17 @@ def test_logistic_regression_chooses_a_strength_and_knows_the_classes(several):
     assert (said == test.labels).mean() > 0.8
 
 
-@pytest.mark.parametrize("name", ablations.ABLATIONS)
+@pytest.mark.parametrize("name", ablations.MODELS)
 def test_an_ablation_is_a_method_that_learns(name, monkeypatch):
-    monkeypatch.setattr(ablations, "METHODS", {})
+    monkeypatch.setattr(ablations, "METHODS", METHODS.copy())
     ablations.register()
     monkeypatch.setitem(METHODS, name, ablations.METHODS[name])
-    whole, model = make("parts").train(), make(name).train()
-    made = batch([3, 2])
+    head = HeadConfig(network="squeezed")
+    whole, model, made = make("epic", head=head), make(name, head=head), batch([3, 2])
     logits = model(made)
     logits.sum().backward()
-    assert any(p.grad is not None and p.grad.any() for p in model.parameters())
-    if name != "cells":  # of 4 patches, 16 cells are as many
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    if name == "equal_words":
+        assert not model.prompts.parts.score.weight.requires_grad
+    elif name != "cells":  # of 4 patches, 16 cells are as many
         assert not torch.allclose(logits, whole(made))

@@ -253,8 +253,8 @@ ITEMS = "epic_pl.features.items"
         ({"encoders": {"precision": "bf16"}}, {}, {}, [2, 2]),
         ({"epic": {"interaction_layers": 1}}, {}, {}, [2, 2]),
         ({"pooling": "mean"}, {}, {}, [2, 1]),
-        ({"epic": {"num_prompts": 2}}, {}, {}, [2, 2]),
-        ({"epic": {"first_prompt": "independent", "hub_width": 4}}, {}, {}, [1, 1]),
+        ({"epic": {"num_prompts": 2, "hub_width": 4}}, {}, {}, [1, 1]),
+        ({"epic": {"first_prompt": "independent"}}, {}, {}, [2, 2]),
     ],
 )
 def test_whatever_a_features_numbers_depend_on_names_its_store(

@@ -18,8 +18,8 @@ def test_counts_cover_the_model(model):
     for part, (trained, frozen) in counts.items():
         assert (trained == 0) is part.endswith("encoder")
         assert (frozen == 0) is not part.endswith("encoder")
-    # first prompts, and offsets of two further steps
-    assert counts["prompts"] == (2 * 3 * 4 * 32, 0)
+    # first prompts, norm and score of the words, and offsets of two further steps
+    assert counts["prompts"] == (2 * 3 * 4 * 32 + 3 * 32, 0)
     # of each hub four matrices, two norms and a temperature
     assert counts["interaction hub"] == (2 * (4 * 32 * 8 + 4 * 32 + 1), 0)
     # a linear map of pooled outputs and mean prompts, and two missing-modality embeddings

@@ -28,11 +28,8 @@ def logits(model, batch) -> Tensor:
 def _sample_logits(model, inputs) -> Tensor:
     both = streams(model, inputs)
     here = [x is not None for x in inputs]
-    z = segments(model, both)
-    scores = None
+    z, scores = first_prompts(model, both, here)
     for step in range(len(both[0].layers)):
-        if step == 1 and len(model.hubs) and all(here):
-            scores = which_fit(similarities(model.hubs[0], *z))
         prompts = entering_prompts(model, step, z, here)
         z = [stream.acquire(step, own) for stream, own in zip(both, prompts, strict=True)]
     means = [[mean(tokens) for tokens in stream.entering] for stream in both]
@@ -50,14 +47,30 @@ def streams(model, inputs) -> list["Stream"]:
     return [Stream(*each, joint) for each in zip(encoders, inputs, layers, strict=True)]
 
 
-def segments(model, both) -> list[list[Tensor]]:
-    """Of the tokens that enter the first step, for each modality."""
-    if model.config.first_prompt != "tokens":
-        return [[], []]
-    n, (image, text) = model.config.num_prompts, both
-    text.run_to(text.layers[0])
-    words = text.tokens or [torch.zeros(model.widths.text).double()]
-    return [image.segments(n, model.widths.image), text_parts(model.prompts.parts, words)]
+def first_prompts(model, both, here):
+    """Of each modality, as lists of vectors, and where the parts of the text fit, if they do."""
+    own, kind = model.prompts, model.config.first_prompt
+    if kind == "from_text":
+        text = list(own.first_text)
+        return [[linear(p, own.coupling) for p in text], text], None
+    if kind == "independent":
+        return [list(own.first_image), list(own.first_text)], None
+    for stream in both:
+        stream.run_to(stream.layers[0])
+    nothing = [torch.zeros(width).double() for width in model.widths]
+    patches = both[0].tokens[both[0].encoder.num_prefix :] or [nothing[0]]
+    words = both[1].tokens or [nothing[1]]
+    means, learned = text_parts(own.parts, words), list(own.parts.offsets)
+    parts = [part + offset for part, offset in zip(means, learned, strict=True)]
+    if model.config.hub == "none":
+        found, scores = cells(patches, len(parts)), None
+    else:
+        hub = model.hubs[0]
+        s = similarities(hub, patches, parts) * all(here)
+        patches, parts = consolidate(hub, patches, parts, here)
+        found = [weighted_sum(list(column), patches) for column in s.T]
+        scores = where_fit(s) if all(here) else None
+    return [[f + p for f, p in zip(found, own.first_image, strict=True)], parts], scores
 
 
 def text_parts(own, words) -> list[Tensor]:
@@ -87,22 +100,6 @@ class Stream:
             self.tokens, _ = self.encoder.layer(index, self.tokens)
         self.at = layer
 
-    def segments(self, number: int, width: int) -> list[Tensor]:
-        """Means of cells of the patches that enter the first step, nothing of a missing image."""
-        self.run_to(self.layers[0])
-        tokens = self.tokens[self.encoder.num_prefix :]
-        if not tokens:
-            return [torch.zeros(width).double()] * number
-        side = math.isqrt(len(tokens))
-        rows = max(
-            each for each in range(1, number + 1) if number % each == 0 and each**2 <= number
-        )
-        return [
-            mean([tokens[side * row + column] for row in across for column in down])
-            for across in parts(side, rows)
-            for down in parts(side, number // rows)
-        ]
-
     def acquire(self, step: int, prompts: list[Tensor]) -> list[Tensor]:
         layer = self.layers[step]
         self.run_to(layer)
@@ -118,7 +115,18 @@ class Stream:
         return self.encoder.pooled(self.tokens)
 
 
-def parts(length: int, number: int) -> list[range]:
+def cells(patches, number: int) -> list[Tensor]:
+    """Means of the cells of a grid."""
+    side = math.isqrt(len(patches))
+    rows = max(each for each in range(1, number + 1) if number % each == 0 and each**2 <= number)
+    return [
+        mean([patches[side * row + column] for row in across for column in down])
+        for across in spans(side, rows)
+        for down in spans(side, number // rows)
+    ]
+
+
+def spans(length: int, number: int) -> list[range]:
     """Equal parts of so many positions; they share some where they do not come out even."""
     bounds = [(length * each / number, length * (each + 1) / number) for each in range(number)]
     return [range(math.floor(start), math.ceil(stop)) for start, stop in bounds]
@@ -171,12 +179,18 @@ def network_logits(own, h, scores) -> Tensor:
     return logits if own.linear is None else logits + linear(torch.cat(h), own.linear)
 
 
-def which_fit(scores) -> list[Tensor]:
-    n, e = len(scores), scores.exp()
-    matches = [e[i, j] / sum(e[k, j] for k in range(n)) for i in range(n) for j in range(n)]
-    matches += [e[i, j] / sum(e[i, k] for k in range(n)) for i in range(n) for j in range(n)]
-    matches += [torch.log(sum(e[k, j] for k in range(n))) for j in range(n)]
-    return matches + [torch.log(sum(e[i, k] for k in range(n))) for i in range(n)]
+def where_fit(scores) -> list[Tensor]:
+    """Row, column, entropy and fit of each part of the text among the patches of a square."""
+    kinds, e, side = ([], [], [], []), scores.exp(), math.isqrt(len(scores))
+    at = [divmod(patch, side) for patch in range(side**2)]
+    for part in range(scores.shape[1]):
+        shares = [each / sum(e[:, part]) for each in e[:, part]]
+        pairs = list(zip(shares, at, strict=True))
+        kinds[0].append(sum(p * ((2 * row + 1) / side - 1) for p, (row, _) in pairs))
+        kinds[1].append(sum(p * ((2 * column + 1) / side - 1) for p, (_, column) in pairs))
+        kinds[2].append(-sum(p * torch.log(p) for p in shares))
+        kinds[3].append(torch.log(sum(e[:, part])))
+    return [each for kind in kinds for each in kind]
 
 
 def standardised_over_samples(x: Tensor, statistics) -> Tensor:
@@ -187,15 +201,10 @@ def entering_prompts(model, step, z, here):
     """``P_v^k`` and ``P_t^k`` as lists of vectors; ``step`` = k - 1."""
     config, prompts = model.config, model.prompts
     if step == 0:
-        if config.first_prompt == "from_text":
-            text = list(prompts.first_text)
-            return [linear(p, prompts.coupling) for p in text], text
-        if config.first_prompt == "independent":
-            return list(prompts.first_image), list(prompts.first_text)
-        own = prompts.first_image, prompts.parts.offsets
-        return [[s + p for s, p in zip(*each, strict=True)] for each in zip(z, own, strict=True)]
+        return z
     if config.hub != "none":
-        hub = model.hubs[0 if config.hub == "parameter_free" else step - 1]
+        before = config.first_prompt == "tokens"
+        hub = model.hubs[0 if config.hub == "parameter_free" else step - 1 + before]
         z = consolidate(hub, *z, here)
     if config.generation == "linear":
         maps = prompts.map_image, prompts.map_text

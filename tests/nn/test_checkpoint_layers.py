@@ -79,7 +79,7 @@ def test_less_is_kept_for_the_backward_pass(monkeypatch):
     plain = _kept(model, monkeypatch)
     for encoder in (model.image_encoder, model.text_encoder):
         encoder.checkpoint_layers = True
-    assert _kept(model, monkeypatch) < plain / 3
+    assert _kept(model, monkeypatch) < plain / 2
 
 
 def test_each_layer_that_gradient_flows_through_runs_twice_and_no_other():

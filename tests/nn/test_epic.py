@@ -52,7 +52,10 @@ def build(encoders, **options):
 
 
 def test_hubs_without_messages_equal_no_hub():
-    with_hub, without = (make(interaction_layers=3, hub=hub) for hub in ("bottleneck", "none"))
+    with_hub, without = (
+        make(interaction_layers=3, hub=hub, first_prompt="independent")
+        for hub in ("bottleneck", "none")
+    )
     without.load_state_dict(
         {k: v for k, v in with_hub.state_dict().items() if not k.startswith("hubs.")}
     )
@@ -81,11 +84,12 @@ def test_without_a_hub_text_never_reaches_the_image_features():
 @pytest.mark.parametrize(
     ("options", "count"),
     [
-        ({"interaction_layers": 3}, 2),
-        ({"interaction_layers": 1}, 0),
+        ({"interaction_layers": 3}, 3),
+        ({"interaction_layers": 1}, 1),
         ({"interaction_layers": 3, "hub": "none"}, 0),
         ({"interaction_layers": 3, "hub": "parameter_free"}, 1),
-        ({"interaction_layers": 1, "hub": "parameter_free"}, 0),
+        ({"interaction_layers": 3, "first_prompt": "independent"}, 2),
+        ({"interaction_layers": 1, "first_prompt": "from_text"}, 0),
     ],
     ids=str,
 )
@@ -141,7 +145,7 @@ def test_an_absent_modalitys_content_never_matters(encoders, attention):
 @pytest.mark.parametrize("layers", [1, 3, [[0, 1], [1, 2]]], ids=str)
 @pytest.mark.parametrize("hub", ["bottleneck", "parameter_free", "none"])
 @pytest.mark.parametrize("generation", ["offset", "linear"])
-@pytest.mark.parametrize("first_prompt", ["independent", "from_text"])
+@pytest.mark.parametrize("first_prompt", ["tokens", "independent", "from_text"])
 @either_attention
 def test_every_trained_parameter_gets_a_gradient_and_no_frozen_one(
     layers, hub, generation, first_prompt, attention

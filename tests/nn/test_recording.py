@@ -56,9 +56,10 @@ def test_agrees_with_the_slow_reference(encoders, attention):
     assert len(found.image) == len(found.text) == 3
     for i, inputs in enumerate(samples(whole)):
         streams = slow_epic.streams(model, inputs)
-        z = slow_epic.segments(model, streams)
+        here = [x is not None for x in inputs]
+        z, _ = slow_epic.first_prompts(model, streams, here)
         for step in range(3):
-            prompts = slow_epic.entering_prompts(model, step, z, [x is not None for x in inputs])
+            prompts = slow_epic.entering_prompts(model, step, z, here)
             z = [[], []]
             for side, weights in enumerate((found.image[step], found.text[step])):
                 stream = streams[side]
@@ -86,7 +87,7 @@ def slow_weights(slow, layer, tokens, stream):
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize(("hub", "count"), [("bottleneck", 2), ("parameter_free", 2), ("none", 0)])
+@pytest.mark.parametrize(("hub", "count"), [("bottleneck", 3), ("parameter_free", 3), ("none", 0)])
 def test_similarities_are_those_of_each_exchange(hub, count):
     model = build(VIT_BERT, hub=hub)
     inputs = []

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from epic_pl.errors import ConfigError
 from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.heads import ClassificationHead, HeadConfig, which_parts_fit
+from epic_pl.nn.encoders.segments import segment_means
+from epic_pl.nn.heads import ClassificationHead, HeadConfig, where_parts_fit
 from epic_pl.nn.interaction import (
     BottleneckHub,
     Exchange,
@@ -51,8 +52,8 @@ class EPICConfig:
         hub: "bottleneck", "parameter_free", or "none" (prompts stay unimodal).
         hub_width: r of the bottleneck.
         generation: how the next prompts come from consolidated ones, "offset" or "linear".
-        first_prompt: "tokens" (learned vectors, plus means of parts of the image or text),
-            "independent" (learned alone), or "from_text" (the image's map the text's).
+        first_prompt: "tokens" (parts of the text, and what each of them finds in the image),
+            "independent" (learned vectors), or "from_text" (the image's map the text's).
         prompt_init_std: standard deviation of the prompts at the start.
         dropout: of what enters a hub and of its messages, in training.
     """
@@ -134,10 +135,10 @@ class EPIC(DualEncoder):
         layers = Pair(*zip(*pairs, strict=True))
         tower = JointTower if config.prompt_attention == "joint" else ReadOnlyTower
         n = config.num_prompts
-        segments = n if config.first_prompt == "tokens" else 0
+        self.from_tokens = config.first_prompt == "tokens"
         super().__init__(
-            tower(encoders.image, layers.image, segments),
-            tower(encoders.text, layers.text, segments),
+            tower(encoders.image, layers.image, self.from_tokens),
+            tower(encoders.text, layers.text, self.from_tokens),
             modality_dropout,
         )
         self.config = config
@@ -156,12 +157,12 @@ class EPIC(DualEncoder):
             num_classes,
             head,
             prompts=True,
-            num_scores=2 * n * (n + 1) if self.hubs else 0,
+            num_scores=4 * n if self.hubs and self.from_tokens else 0,
         )
 
     def _build_hubs(self) -> list[InteractionHub]:
         # the last step's prompts go to the head, so there is nothing to consolidate after it
-        exchanges = range(self.num_steps - 1)
+        exchanges = range(self.num_steps - 1 + self.from_tokens)
         if self.config.hub == "none":
             return []
         if self.config.hub == "parameter_free":
@@ -175,13 +176,10 @@ class EPIC(DualEncoder):
         """Logits ``(B, C)`` of a batch; docs/method.md has the equations."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)
-        prompts, scores = self.prompts.first(image.segments, text.segments, text.mask), None
+        prompts, scores = self.first_prompts(image, text, present)
         for step in range(self.num_steps):
             if step:
-                prompts, found = self.consolidate(step, prompts, present)
-                if scores is None and found is not None:  # the head sees the first exchange
-                    scores = which_parts_fit(found)
-                prompts = self.prompts.activate(step, prompts)
+                prompts = self.prompts.activate(step, self.consolidate(step, prompts, present))
             image, text, prompts = self.acquire(step, image, text, prompts)
         logits: Tensor = self.head(self.pool(image, text), prompts, present, scores)
         return logits
@@ -194,14 +192,31 @@ class EPIC(DualEncoder):
         text, acquired_text = self.text_tower.acquire(step, text, prompts.text)
         return image, text, Pair(acquired_image, acquired_text)
 
-    def consolidate(
-        self, step: int, prompts: Pair[Tensor], present: Presence
+    def first_prompts(
+        self, image: Any, text: Any, present: Presence
     ) -> tuple[Pair[Tensor], Tensor | None]:
-        """What the step before acquired, exchanged, and ``S (B, n, n)``; without hubs unchanged."""
+        """The prompts of step 1, and where in the image the parts of the text fit.
+
+        With "tokens" there is an exchange before the first step, of all patches and the parts: what
+        the text says steers what the image's prompts read. Without hubs they start from cells.
+        """
+        if not self.from_tokens:
+            return self.prompts.first(len(text.entered)), None
+        patches = image.entered[:, self.image_encoder.num_prefix_tokens :]
+        parts, learned = self.prompts.parts(text.entered, text.mask), self.prompts.first_image
         if not self.hubs:
-            return prompts, None
-        exchange: Exchange = self.hubs[(step - 1) % len(self.hubs)](prompts, present)
-        return exchange
+            return Pair(segment_means(patches, len(learned)) + learned, parts), None
+        exchange: Exchange = self.hubs[0](Pair(patches, parts), present)
+        found = exchange.scores.softmax(dim=1).mT @ exchange.prompts.image  # (B, n, d_v)
+        return Pair(found + learned, exchange.prompts.text), where_parts_fit(exchange.scores)
+
+    def consolidate(self, step: int, prompts: Pair[Tensor], present: Presence) -> Pair[Tensor]:
+        """What the step before acquired, exchanged; without hubs unchanged."""
+        if not self.hubs:
+            return prompts
+        hub = self.hubs[(step - 1 + self.from_tokens) % len(self.hubs)]
+        exchange: Exchange = hub(prompts, present)
+        return exchange.prompts
 
     @property
     def matcher(self) -> ScaledCosine | None:

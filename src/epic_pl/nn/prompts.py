@@ -46,7 +46,7 @@ class TextParts(nn.Module):
         distances = (counted.cumsum(dim=2) - 0.5) / size.clamp(min=1e-6) - middles  # (B, n, N)
         weights = self.score(self.norm(words)).mT - distances.square() / 2
         weights = weights.masked_fill(~mask[:, None], -1e4).softmax(dim=2)
-        parts: Tensor = weights @ words + self.offsets
+        parts: Tensor = weights.to(words.dtype) @ words + self.offsets
         return parts
 
 
@@ -61,9 +61,9 @@ class TemporalPrompts(nn.Module):
         num_steps: number of steps K.
         num_prompts: n, prompts of each modality.
         widths: d_v and d_t.
-        first_prompt: "tokens": learned vectors, plus the means of n parts of the image, and the
-            :class:`TextParts` of the text; "independent": learned vectors alone; "from_text" (the
-            paper's reading): the image's first prompts are a linear map of the text's.
+        first_prompt: "tokens": the :class:`TextParts` of the text, and learned vectors on top of
+            what each part finds in the image; "independent": learned vectors alone; "from_text"
+            (the paper's reading): the image's first prompts are a linear map of the text's.
         generation: "offset" or "linear".
         init_std: standard deviation of the Gaussian.
     """
@@ -102,21 +102,13 @@ class TemporalPrompts(nn.Module):
                 gaussian(num_steps - 1, num_prompts, width) for width in widths
             )
 
-    def first(self, image: Tensor, words: Tensor, mask: Tensor | None) -> Pair[Tensor]:
-        """The prompts of step 1, ``(B, n, d_v)`` and ``(B, n, d_t)``.
+    def first(self, size: int) -> Pair[Tensor]:
+        """The prompts of step 1 of B = ``size`` samples, ``(B, n, d_v)`` and ``(B, n, d_t)``.
 
-        Args:
-            image: ``(B, n, d_v)`` means of parts of the image at the boundary.
-            words: ``(B, N, d_t)`` tokens of the text there.
-            mask: ``(B, N)`` bool, which tokens are words.
+        Those that start from tokens are not made here.
         """
-        if self.first_prompt == "tokens":
-            assert mask is not None
-            return Pair(image + self.first_image, self.parts(words, mask))
         text = self.first_text
-        coupled = self.first_prompt == "from_text"
-        image = self.coupling(text) if coupled else self.first_image
-        size = words.shape[0]
+        image = self.coupling(text) if self.first_prompt == "from_text" else self.first_image
         return Pair(image.expand(size, -1, -1), text.expand(size, -1, -1))
 
     def activate(self, step: int, prompts: Pair[Tensor]) -> Pair[Tensor]:

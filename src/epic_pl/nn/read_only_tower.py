@@ -11,7 +11,6 @@ from torch import Tensor
 from epic_pl.lazy_tensor import whole
 from epic_pl.nn.encoders.reading import Memory
 from epic_pl.nn.heads import Pooled
-from epic_pl.nn.pair import where_present
 from epic_pl.nn.towers import FeatureLevel, PromptTower, restore_pooled, visible
 from epic_pl.types import Features
 
@@ -19,13 +18,13 @@ from epic_pl.types import Features
 class ReadOnlyState(NamedTuple):
     """Keys and values of the K layers, the mask of readable tokens, and what is pooled.
 
-    ``segments`` are what first prompts start from.
+    ``entered (B, N, d)`` are the tokens that first prompts start from.
     """
 
     memories: list[Memory]
     mask: Tensor | None
     pooled: Pooled
-    segments: Tensor
+    entered: Tensor
 
 
 class ReadOnlyTower(PromptTower[ReadOnlyState]):
@@ -42,7 +41,7 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
         """Run the rest of the frozen encoder, keeping keys and values of interaction layers."""
         encoder, layer = self.encoder, self.layers[0]
         memories = []
-        segments = where_present(self.segments(tokens, mask), present)
+        entered = self.kept(tokens, present)
         with self.autocast():
             mean = encoder.mean(tokens, mask)
             for interaction_layer in self.layers:
@@ -52,7 +51,7 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
             tokens = encoder.run_layers(layer, encoder.num_layers, tokens, mask)
             output = encoder.pool(tokens, mask)
         pooled = Pooled(self.cast(output), self.cast(mean))
-        return ReadOnlyState(memories, visible(mask, present, tokens.shape[1]), pooled, segments)
+        return ReadOnlyState(memories, visible(mask, present, tokens.shape[1]), pooled, entered)
 
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
@@ -60,7 +59,7 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
         """Of level "layers": keys and values, and what is pooled.
 
         ``memory (B, K, 2, h, N, d / h)``, ``output (B, d)``, ``boundary (B, d)``, and
-        ``segments (B, n, d)`` of images or ``tokens (B, N, d)`` of texts.
+        ``tokens (B, N, d)`` where first prompts start from them.
         """
         if level == "boundary":
             return super().features(inputs, mask, level)
@@ -68,8 +67,8 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
         memory = torch.stack(
             [torch.stack(list(map(whole, each))) for each in state.memories]
         )  # (K, 2, B, h, N, _)
-        stored = {"memory": memory.movedim(2, 0), _first(mask): state.segments}
-        return stored | state.pooled._asdict()
+        tokens = {"tokens": state.entered} if self.keeps_tokens else {}
+        return {"memory": memory.movedim(2, 0), **tokens, **state.pooled._asdict()}
 
     def restore(
         self, features: Features, mask: Tensor | None, present: Tensor | None
@@ -80,8 +79,9 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
         memory = features["memory"]  # (B, K, 2, h, N, d / h)
         memories = [Memory(memory[:, k, 0], memory[:, k, 1]) for k in range(memory.shape[1])]
         pooled = restore_pooled(features, self.dtype)
-        segments = where_present(whole(features[_first(mask)]).to(self.dtype), present)
-        return ReadOnlyState(memories, visible(mask, present, memory.shape[4]), pooled, segments)
+        tokens = whole(features["tokens"]) if self.keeps_tokens else pooled.output[:, None]
+        entered = self.kept(tokens.to(self.dtype), present)
+        return ReadOnlyState(memories, visible(mask, present, memory.shape[4]), pooled, entered)
 
     def acquire(
         self, step: int, state: ReadOnlyState, prompts: Tensor
@@ -93,8 +93,3 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
     def pool(self, state: ReadOnlyState) -> Pooled:
         """What the frozen encoder gave."""
         return state.pooled
-
-
-def _first(mask: Tensor | None) -> str:
-    """Name of the field that first prompts start from: a text's tokens are ragged."""
-    return "segments" if mask is None else "tokens"

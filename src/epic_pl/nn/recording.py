@@ -37,9 +37,10 @@ class Recording:
     """Of one forward pass.
 
     Attributes:
-        image: K attentions of the picture's prompts.
+        image: K attentions of the image's prompts.
         text: K of the text's.
-        similarities: K - 1 matrices ``S (B, n, n)``, rows the picture's prompts; none without hubs.
+        similarities: ``S (B, n, n)`` of each exchange, rows the image's prompts; the one before
+            step 1 is ``(B, P, n)`` of P patches. None without hubs.
     """
 
     image: list[Attention] = field(default_factory=list)

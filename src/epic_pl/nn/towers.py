@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from epic_pl.errors import ConfigError
 from epic_pl.lazy_tensor import whole
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.encoders.segments import segment_means
 from epic_pl.nn.heads import Pooled
 from epic_pl.nn.pair import where_present
 from epic_pl.types import Features
@@ -115,23 +114,16 @@ class PromptTower(Tower[State]):
     Args:
         encoder: as for :class:`Tower`.
         layers: the interaction layers.
-        segments: n, parts that first prompts may start from; 0 for no parts.
+        keeps_tokens: whether first prompts start from the tokens that enter the first layer.
     """
 
-    def __init__(self, encoder: Encoder, layers: Sequence[int], segments: int = 0) -> None:
+    def __init__(self, encoder: Encoder, layers: Sequence[int], keeps_tokens: bool = False) -> None:
         super().__init__(encoder, layers)
-        self.num_segments = segments
+        self.keeps_tokens = keeps_tokens
 
-    def segments(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """What first prompts start from: means ``(B, n, d)`` of an image's parts, a text's words.
-
-        None of them where n is 0.
-        """
-        if self.num_segments == 0:
-            return tokens[:, :0]
-        if mask is not None:
-            return tokens
-        return segment_means(tokens[:, self.encoder.num_prefix_tokens :], self.num_segments)
+    def kept(self, tokens: Tensor, present: Tensor | None) -> Tensor:
+        """What first prompts start from ``(B, N, d)``, zero of a missing modality; N may be 0."""
+        return where_present(tokens, present) if self.keeps_tokens else tokens[:, :0]
 
     @abstractmethod
     def acquire(self, step: int, state: State, prompts: Tensor) -> tuple[State, Tensor]:
@@ -141,16 +133,16 @@ class PromptTower(Tower[State]):
 class JointState(NamedTuple):
     """Tokens ``(B, N, d)`` on their way, the mask of visible ones, and the next layer.
 
-    ``boundary (B, d)`` are the boundary features, ``segments`` what first prompts start
-    from. After the last layer ``first (B, 1, d)`` is the one token that is pooled, None where
-    pooling takes all.
+    ``boundary (B, d)`` are the boundary features, ``entered (B, N, d)`` the tokens that first
+    prompts start from. After the last layer ``first (B, 1, d)`` is the one token that is pooled,
+    None where pooling takes all.
     """
 
     tokens: Tensor
     mask: Tensor | None
     next_layer: int
     boundary: Tensor
-    segments: Tensor
+    entered: Tensor
     first: Tensor | None = None
 
 
@@ -163,9 +155,8 @@ class JointTower(PromptTower[JointState]):
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> JointState:
         """The boundary's tokens are all that is needed."""
         seen = visible(mask, present, tokens.shape[1])
-        segments = where_present(self.segments(tokens, mask), present)
         mean = self.encoder.mean(tokens, mask)
-        return JointState(tokens, seen, self.layers[0], mean, segments)
+        return JointState(tokens, seen, self.layers[0], mean, self.kept(tokens, present))
 
     def acquire(self, step: int, state: JointState, prompts: Tensor) -> tuple[JointState, Tensor]:
         """Run up to the step's layer without prompts, then that layer with them."""

@@ -160,7 +160,7 @@ def test_each_method_is_tuned_once_and_runs_with_what_was_chosen(
     assert "Storing the features of `linear_probe` took" in notes
     for name, option in (
         ("linear_probe", "optim.lr"),
-        ("late_fusion_mlp", "head.boundary"),
+        ("late_fusion_mlp", "head.dropout"),
     ):
         (path,) = (output / "tune").glob(f"{name}-*/trials.csv")
         with path.open() as file:

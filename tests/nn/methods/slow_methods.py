@@ -14,7 +14,7 @@ from slow_encoders import (
     samples,
     slow_encoders,
 )
-from slow_epic import head_logits, text_parts
+from slow_epic import head_logits, text_parts, where_fit
 
 
 @torch.no_grad()
@@ -111,21 +111,4 @@ def parts_in_patches(model, encoders, tokens):
     tau = math.exp(float(model.cosine.log_temperature))
     scores = [[cosine(p, q) / tau for q in a[1]] for p in a[0]]
     scores = torch.tensor(scores, dtype=torch.float64)
-    return head_logits(model, pooled, means, [[], []], where_fit(scores, *GRIDS[len(patches)]))
-
-
-# rows and columns of so many patches
-GRIDS = {4: (2, 2)}
-
-
-def where_fit(scores, rows, columns):
-    kinds, e = ([], [], [], []), scores.exp()  # row, column, entropy, fit
-    at = [divmod(patch, columns) for patch in range(rows * columns)]
-    for part in range(scores.shape[1]):
-        shares = [each / sum(e[:, part]) for each in e[:, part]]
-        pairs = list(zip(shares, at, strict=True))
-        kinds[0].append(sum(p * ((2 * row + 1) / rows - 1) for p, (row, _) in pairs))
-        kinds[1].append(sum(p * ((2 * column + 1) / columns - 1) for p, (_, column) in pairs))
-        kinds[2].append(-sum(p * torch.log(p) for p in shares))
-        kinds[3].append(torch.log(sum(e[:, part])))
-    return [each for kind in kinds for each in kind]
+    return head_logits(model, pooled, means, [[], []], where_fit(scores))

@@ -95,10 +95,12 @@ def _draw_words(part: Any, lines: list[list[tuple[float, str, float]]]) -> None:
 
 
 def _draw_similarities(panels: list[Any], explanation: Explanation) -> None:
-    for number, (axes, shares) in enumerate(zip(panels, explanation.similarities, strict=False), 1):
+    matrices = explanation.similarities
+    first = len(explanation.steps) - len(matrices) + 1
+    for step, (axes, shares) in enumerate(zip(panels, matrices, strict=False), first):
         axes.set_axis_on()
-        axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-        axes.set_title(f"similarity after step {number}", fontsize=9)
-        axes.set_xlabel("text prompt", fontsize=8)
-        axes.set_ylabel("image prompt", fontsize=8)
+        axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.set_title(f"similarity before step {step}", fontsize=9)
+        axes.set_xlabel("part of the text" if step == 1 else "text prompt", fontsize=8)
+        axes.set_ylabel("patch" if step == 1 else "image prompt", fontsize=8)
         axes.set(xticks=[], yticks=[])

@@ -49,7 +49,7 @@ class Explanation:
         probability: of the class; multilabel: the lowest of the predicted labels, None without.
         truth: None if unknown.
         steps: K.
-        similarities: K - 1 matrices ``softmax(S) (n, n)`` of image over text prompts, whose rows
+        similarities: ``softmax(S)`` of each exchange, of image over text prompts, whose rows
             sum to one.
     """
 

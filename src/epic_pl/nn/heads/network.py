@@ -38,7 +38,7 @@ class GEGLU(nn.Module):
 class NetworkHead(nn.Module):
     """``Linear(Dropout(GEGLU(Linear([h_v; h_t; s]))))`` with s of the first exchange.
 
-    ``s`` is :func:`which_parts_fit` or :func:`where_parts_fit`. Which part is which is in their
+    ``s`` is :func:`where_parts_fit` or what else a method reads. Which part is which is in their
     order, so a relation of two things can be read off. "squeezed" maps the features of each
     modality to 16 numbers first, so that little but ``s`` can tell the samples apart.
 
@@ -88,15 +88,6 @@ def _zeros(width: int, num_classes: int) -> nn.Linear:
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear
-
-
-def which_parts_fit(scores: Tensor) -> Tensor:
-    """``s (B, 2 n_v n_t + n_v + n_t)`` of ``S (B, n_v, n_t)``: which parts fit each other.
-
-    Both softmaxes of S, and how well each part fits any of the others, ``logsumexp``.
-    """
-    matches = [scores.softmax(dim=side).flatten(1) for side in (1, 2)]
-    return torch.cat([*matches, *(scores.logsumexp(dim=side) for side in (1, 2))], dim=1)
 
 
 def where_parts_fit(scores: Tensor) -> Tensor:

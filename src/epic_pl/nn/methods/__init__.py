@@ -91,7 +91,7 @@ def build_method(
         )
     if method.config is EPICConfig:
         config = replace(epic, **{**options, **method.fixed})
-        return EPIC(encoders, num_classes, config, head, modality_dropout)
+        return method.model(encoders, num_classes, config, head, modality_dropout)
     boundary = Pair(*epic.layer_pairs(*(each.num_layers for each in encoders))[0])
     config = method.config(**{**options, **method.fixed})
     return method.model(encoders, num_classes, config, head, modality_dropout, boundary)
