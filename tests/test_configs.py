@@ -14,6 +14,7 @@ from epic_pl.data.datasets import scenes
 from epic_pl.experiments.compare.plan import choose, plan, read_variants
 from epic_pl.experiments.options import parsed_options
 from epic_pl.experiments.tune.space import read_space
+from epic_pl.nn.heads import HeadConfig
 
 pytestmark = pytest.mark.usefixtures("workdir")
 
@@ -27,6 +28,13 @@ def test_every_config_prints_from_any_folder(name, capsys):
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["checkpoint"]["filename"] == "best"
     assert printed["model"]["encoders"]["image"]["name"]
+
+
+@pytest.mark.parametrize("name", sorted({*packaged_configs()} - {*packaged("overlays")}))
+def test_the_papers_overlay_leaves_nothing_of_ours(name):
+    head = parsed_options(["--config", name, "--config", "paper.yaml"])["model"]["head"]
+    plain = HeadConfig()
+    assert head == {**vars(plain), "dropout": head["dropout"]}
 
 
 @pytest.mark.parametrize("name", packaged_configs())
