@@ -12,6 +12,7 @@ from epic_pl.evaluation.export.program import Probabilities, export_program
 from epic_pl.module.postprocess import Postprocessor
 from epic_pl.nn.encoders import HFTextEncoder
 from epic_pl.nn.methods import METHODS
+from epic_pl.nn.methods.parts import Parts
 
 # what a machine that only runs exported models need not have
 ABSENT = ("epic_pl", "timm", "transformers", "lightning", "peft", "torchmetrics")
@@ -76,7 +77,9 @@ def elsewhere():
 @pytest.mark.parametrize(("name", "clip", "attention"), CASES)
 def test_another_process_gives_the_models_probabilities(name, clip, attention, elsewhere, tmp_path):
     encoders = (clip_image_encoder(), clip_text_encoder()) if clip else (None, None)
-    head = ALL_PARTS if attention == "read_only" else None
+    # those that need a network have the one of all parts
+    whole = attention == "read_only" or issubclass(METHODS[name].model, Parts)
+    head = ALL_PARTS if whole else None
     model = make(name, *encoders, head=head, prompt_attention=attention).float()
     _compare(model, BATCHES, elsewhere, tmp_path)
 
@@ -101,4 +104,4 @@ def _compare(model, batches, elsewhere, tmp_path):
         with torch.no_grad():
             expected = (model(each) / 1.7).softmax(dim=1)
         torch.testing.assert_close(given, expected, rtol=0, atol=1e-5)
-        assert expected.std(dim=1).min() > 0.005  # not all alike, which anything would match
+        assert expected.std(dim=1).min() > 0.01  # not all alike, which anything would match
