@@ -201,7 +201,7 @@ class EPIC(DualEncoder):
         the text says steers what the image's prompts read. Without hubs they start from cells.
         """
         if not self.from_tokens:
-            return self.prompts.first(len(text.entered)), None
+            return self.prompts.first(len(text.mask)), None
         patches = image.entered[:, self.image_encoder.num_prefix_tokens :]
         parts, learned = self.prompts.parts(text.entered, text.mask), self.prompts.first_image
         if not self.hubs:

@@ -24,7 +24,7 @@ class ReadOnlyState(NamedTuple):
     memories: list[Memory]
     mask: Tensor | None
     pooled: Pooled
-    entered: Tensor
+    entered: Tensor | None
 
 
 class ReadOnlyTower(PromptTower[ReadOnlyState]):
@@ -67,7 +67,7 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
         memory = torch.stack(
             [torch.stack(list(map(whole, each))) for each in state.memories]
         )  # (K, 2, B, h, N, _)
-        tokens = {"tokens": state.entered} if self.keeps_tokens else {}
+        tokens = {} if state.entered is None else {"tokens": state.entered}
         return {"memory": memory.movedim(2, 0), **tokens, **state.pooled._asdict()}
 
     def restore(
@@ -79,8 +79,9 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
         memory = features["memory"]  # (B, K, 2, h, N, d / h)
         memories = [Memory(memory[:, k, 0], memory[:, k, 1]) for k in range(memory.shape[1])]
         pooled = restore_pooled(features, self.dtype)
-        tokens = whole(features["tokens"]) if self.keeps_tokens else pooled.output[:, None]
-        entered = self.kept(tokens.to(self.dtype), present)
+        entered = None
+        if self.keeps_tokens:
+            entered = self.kept(whole(features["tokens"]).to(self.dtype), present)
         return ReadOnlyState(memories, visible(mask, present, memory.shape[4]), pooled, entered)
 
     def acquire(

@@ -121,9 +121,9 @@ class PromptTower(Tower[State]):
         super().__init__(encoder, layers)
         self.keeps_tokens = keeps_tokens
 
-    def kept(self, tokens: Tensor, present: Tensor | None) -> Tensor:
-        """What first prompts start from ``(B, N, d)``, zero of a missing modality; N may be 0."""
-        return where_present(tokens, present) if self.keeps_tokens else tokens[:, :0]
+    def kept(self, tokens: Tensor, present: Tensor | None) -> Tensor | None:
+        """Tokens ``(B, N, d)`` that first prompts start from, zero where missing, or None."""
+        return where_present(tokens, present) if self.keeps_tokens else None
 
     @abstractmethod
     def acquire(self, step: int, state: State, prompts: Tensor) -> tuple[State, Tensor]:
@@ -142,7 +142,7 @@ class JointState(NamedTuple):
     mask: Tensor | None
     next_layer: int
     boundary: Tensor
-    entered: Tensor
+    entered: Tensor | None
     first: Tensor | None = None
 
 

@@ -91,7 +91,7 @@ class SceneGenerator:
     All scenes follow from that, the layout and the seed.
     """
 
-    def __init__(self, names: Sequence[str], seed: int, layout: Layout = "free") -> None:
+    def __init__(self, names: Sequence[str], seed: int, layout: Layout) -> None:
         self.names = names
         self.seed = seed
         self.layout = layout
@@ -321,8 +321,11 @@ class ScenesDataModule(ImageTextDataModule):
             picture.save(folder / Path(picture_path(part, index)).name)
 
 
-def vocabulary(layout: Layout = "grid") -> list[Emoji]:
-    """Emoji of things, with names of one or two words that no other name shares."""
+def vocabulary(layout: Layout) -> list[Emoji]:
+    """Emoji of things, with names of one or two words that no other name shares.
+
+    Of the free layout every other one, so that each is shown in more scenes.
+    """
     found: dict[str, Emoji] = {}
     taken: set[str] = set()
     things = [each for each in load_emoji() if each.category in _CATEGORIES]

@@ -24,7 +24,7 @@ def segment_means(patches: Tensor, number: int) -> Tensor:
     Raises:
         ConfigError: the patches form no square.
     """
-    side = _side(patches.shape[1])
+    side = grid_side(patches.shape[1])
     rows = max(each for each in range(1, math.isqrt(number) + 1) if number % each == 0)
     grid = patches.mT.reshape(patches.shape[0], -1, side, side)  # (B, d, side, side)
     return F.adaptive_avg_pool2d(grid, (rows, number // rows)).flatten(2).mT
@@ -36,12 +36,17 @@ def patch_places(number: int) -> Tensor:
     Raises:
         ConfigError: the patches form no square.
     """
-    side = _side(number)
+    side = grid_side(number)
     middles = (2 * torch.arange(side).double() + 1) / side - 1
     return torch.cartesian_prod(middles, middles)
 
 
-def _side(number: int) -> int:
+def grid_side(number: int) -> int:
+    """Patches in a row of a square image that has ``number``.
+
+    Raises:
+        ConfigError: they form no square.
+    """
     side = math.isqrt(number)
     if side**2 != number:
         raise ConfigError(

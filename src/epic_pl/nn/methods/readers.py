@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epic_pl.nn.encoders.segments import patch_places, segment_means
+from epic_pl.nn.encoders.segments import grid_side, patch_places, segment_means
 from epic_pl.nn.heads import where_parts_fit
 from epic_pl.nn.pair import Pair
 
@@ -104,6 +104,6 @@ class MapReader(Reader):
 
     def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
         """Its outputs on a grid of 2 x 2, and how well each part fits."""
-        side = math.isqrt(scores.shape[1])
+        side = grid_side(scores.shape[1])
         outputs = self.layers(scores.mT.reshape(-1, self.number, side, side))
         return torch.cat([outputs, scores.logsumexp(dim=1)], dim=1)
