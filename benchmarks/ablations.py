@@ -75,7 +75,7 @@ ENTRIES = [
     Entry("epic", "epic"),
     Entry("parts", "parts"),  # nothing is read
     *(Entry(name, name) for name in MODELS),
-    Entry("no_exchange", "no_interaction"),
+    Entry("no_exchange", "no_interaction"),  # nor a matching loss, which compares in an exchange
     Entry("learned_prompts", "epic", ("--model.epic.first_prompt=independent",)),
     Entry("no_matching_loss", "epic", ("--model.loss.matched_classes=null",)),
 ]

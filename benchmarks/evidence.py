@@ -1,6 +1,6 @@
 """The comparisons of docs/results.md: what `make evidence` does.
 
-    python benchmarks/evidence.py [--tasks scenes,styles] [--seeds 5] [--tune 12] [--jobs 2]
+    python benchmarks/evidence.py [--tasks free,styles] [--seeds 5] [--tune 4] [--jobs 2]
 
 On every task each method has options, parts of the head among them, that the same number of trials
 has chosen on validation, and five seeds that move everything. Other scenes take what was chosen on
