@@ -8,6 +8,8 @@ docs/method.md has the equations and the sources of each reading::
                     prompts ─┐           │          │                          │
     text ─── frozen layers ──┘ acquire ──┘          └ acquire ── ... ── pool ──┘
 
+With first prompts from tokens, the default, a hub stands before the first step, too.
+
 Shape legend: B batch, d_v and d_t widths, n prompts, K steps, C classes.
 """
 
