@@ -67,8 +67,7 @@ def first_prompts(model, both, here):
     else:
         hub = model.hubs[0]
         s = similarities(hub, patches, parts) * all(here)
-        patches, parts = consolidate(hub, patches, parts, here)
-        found = [weighted_sum(list(column), patches) for column in s.T]
+        found, parts = consolidate(hub, patches, parts, here, gathered=s.T)
         scores = where_fit(s) if all(here) else None
     return [[f + p for f, p in zip(found, own.first_image, strict=True)], parts], scores
 
@@ -235,8 +234,11 @@ def similarities(hub, z_image, z_text) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def consolidate(hub, z_image, z_text, here=(True, True)):
-    """Prompt by prompt; what is missing is zero in the common space."""
+def consolidate(hub, z_image, z_text, here=(True, True), gathered=None):
+    """Prompt by prompt; what is missing is zero in the common space.
+
+    ``gathered`` are logits of means in place of the image's prompts, a row for each.
+    """
     tau = math.exp(float(hub.similarity.log_temperature))
     free = not hasattr(hub, "up_image")
     w = hub.shared.weight if free and hub.shared is not None else None  # (d_v, d_t)
@@ -253,9 +255,12 @@ def consolidate(hub, z_image, z_text, here=(True, True)):
             return linear(gelu(message), hub.up_text)
         return message if w is None else w.T @ message
 
-    c_image = [
-        z + to_image(_message(a, a_text, tau)) for z, a in zip(z_image, a_image, strict=True)
-    ]
+    messages = [_message(a, a_text, tau) for a in a_image]
+    if gathered is not None:
+        z_image, messages = (
+            [weighted_sum(list(row), each) for row in gathered] for each in (z_image, messages)
+        )
+    c_image = [z + to_image(message) for z, message in zip(z_image, messages, strict=True)]
     c_text = [z + to_text(_message(a, a_image, tau)) for z, a in zip(z_text, a_text, strict=True)]
     return c_image, c_text
 

@@ -208,9 +208,9 @@ class EPIC(DualEncoder):
         parts, learned = self.prompts.parts(text.entered, text.mask), self.prompts.first_image
         if not self.hubs:
             return Pair(segment_means(patches, len(learned)) + learned, parts), None
-        exchange: Exchange = self.hubs[0](Pair(patches, parts), present)
-        found = exchange.scores.softmax(dim=1).mT @ exchange.prompts.image  # (B, n, d_v)
-        return Pair(found + learned, exchange.prompts.text), where_parts_fit(exchange.scores)
+        exchange: Exchange = self.hubs[0](Pair(patches, parts), present, gather=True)
+        (found, parts), scores = exchange
+        return Pair(found + learned, parts), where_parts_fit(scores)
 
     def consolidate(self, step: int, prompts: Pair[Tensor], present: Presence) -> Pair[Tensor]:
         """What the step before acquired, exchanged; without hubs unchanged."""

@@ -73,15 +73,21 @@ class InteractionHub(nn.Module, ABC):
     def add(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
         """``C_v (B, n, d_v)`` and ``C_t (B, n, d_t)`` of prompts and messages ``(B, n, r)``."""
 
-    def forward(self, prompts: Pair[Tensor], present: Presence) -> Exchange:
+    def forward(self, prompts: Pair[Tensor], present: Presence, gather: bool = False) -> Exchange:
         """Consolidate acquired prompts ``Z_v (B, n, d_v)`` and ``Z_t (B, n, d_t)``.
 
-        The message from a missing modality is zero.
+        The message from a missing modality is zero. With ``gather``, of P patches ``Z_v`` and the n
+        parts of a text ``Z_t``: in place of the patches stand the means, of them and of their
+        messages, that each part finds, by ``softmax_v(S)``.
         """
         # what is missing is zero in the common space, and so is the message from it
         image, text = map(where_present, self.project(prompts), present)  # (B, n, r)
         scores = self.similarity(image, text)  # (B, n, n)
-        messages = Pair(scores.softmax(dim=2) @ text, scores.softmax(dim=1).transpose(1, 2) @ image)
+        found = scores.softmax(dim=1).mT  # by each prompt of the text among those of the image
+        messages = Pair(scores.softmax(dim=2) @ text, found @ image)
+        if gather:
+            prompts = Pair(found @ prompts.image, prompts.text)
+            messages = Pair(found @ messages.image, messages.text)
         return Exchange(self.add(prompts, messages), scores)
 
 
