@@ -4,10 +4,12 @@
 
 On every task each method has options, parts of the head among them, that the same number of trials
 has chosen on validation, and five seeds that move everything. Other scenes take what was chosen on
-free ones, and the tables what was chosen on openmoji. Logistic regression and closed-form CCA are
-included as controls. The task `ablations` takes one ingredient out of EPIC at a time, with the
-options of scenes.yaml. The longest task, free_50000, is done where --tasks names it.
-Each task gets a table with intervals over pictures and Holm's correction in benchmarks/evidence/.
+free ones, and the tables what was chosen on openmoji: benchmarks/evidence/chosen keeps it. Logistic
+regression and closed-form CCA are included as controls. The task `ablations` takes one ingredient
+out of EPIC at a time, with the options of scenes.yaml. The longest task, free_50000, is done where
+--tasks names it. Of scenes, accuracy_both_relations is the share of images of which both orders of
+a pair are told right.
+Each task gets a table with intervals over images and Holm's correction in benchmarks/evidence/.
 Opening a test split is a line in ledger.md, with date, commit, command and result. Finished runs of
 the same sources are not repeated: the same command continues after an interruption. A tree with
 changes that are not committed is refused, since the ledger names the commit.
@@ -20,9 +22,11 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 
@@ -31,7 +35,7 @@ import cca
 import logistic
 import tables
 from epic_pl.experiments.compare.comparison import Comparison
-from epic_pl.experiments.compare.plan import Outcome, Run, choose
+from epic_pl.experiments.compare.plan import Entry, Outcome, Run, choose
 from epic_pl.experiments.compare.report import show
 from epic_pl.experiments.files import read_json, write_json, write_text
 from epic_pl.experiments.interruption import INTERRUPTED, terminated_as_interrupted
@@ -100,7 +104,7 @@ def main() -> int:
                 key = f"{commit} | {task} | `{command}`"
                 write_line(ledger, key, _OPENED)
                 output = arguments.folder / sources / task
-                scores = compare(task, output, arguments, options)
+                scores = compare(task, output, sources, arguments, options)
                 if clean_commit()[1] != sources:
                     raise SystemExit("The sources have changed meanwhile: run it again.")
                 write_line(ledger, key, scores)
@@ -148,7 +152,9 @@ def options_of(task: str, folder: Path) -> list[str]:
     return ["--config", str(config), "--data.split_column=split", *START]
 
 
-def compare(task: str, output: Path, arguments: argparse.Namespace, options: Sequence[str]) -> str:
+def compare(
+    task: str, output: Path, sources: str, arguments: argparse.Namespace, options: Sequence[str]
+) -> str:
     """Train, test and report all methods of a task; returns the scores as text."""
     shared = [*options_of(task, output.parent), *options]
     methods = arguments.methods
@@ -161,16 +167,12 @@ def compare(task: str, output: Path, arguments: argparse.Namespace, options: Seq
         counts["trials"] = 0
         command = ablations.command
         comparison = Comparison(ablations.ENTRIES, shared, output, **counts, command=command)
-    elif task in CHOSEN_ON:
-        folder = output.with_name(CHOSEN_ON[task])
-        chosen = Comparison(
-            entries, [*options_of(CHOSEN_ON[task], folder.parent), *options], folder, **counts
-        )
-        chosen.prepare()
-        comparison = Comparison(chosen.entries, shared, output, **{**counts, "trials": 0})
-        comparison.notes += f" On {CHOSEN_ON[task]}: {chosen.notes}"
     else:
-        comparison = Comparison(entries, shared, output, **counts)
+        source = CHOSEN_ON.get(task, task)
+        record = arguments.records / "evidence" / "chosen" / f"{source}.json"
+        entries, notes = chosen(source, entries, output, record, sources, counts, options)
+        comparison = Comparison(entries, shared, output, **{**counts, "trials": 0})
+        comparison.notes += notes
     outcomes = comparison.execute()
     if missing := [each.message for each in outcomes if each.result is None]:
         raise SystemExit(f"Not all runs of {task} have finished: {missing[0]}")
@@ -178,11 +180,60 @@ def compare(task: str, output: Path, arguments: argparse.Namespace, options: Seq
         outcomes += closed_forms(shared, output.resolve() / "runs", DRAWN.get(task, 1))
     if task in DEVELOPMENT:
         comparison.notes += " A development set: options were chosen on its rows."
+    for outcome in outcomes:
+        add_consistency(outcome)
     rows = comparison.report(outcomes)
     show(rows, Console())
     main_rows = [row for row in rows if row["metric"] == rows[0]["metric"]]
     scores = (f"{row['method']} {100 * row['mean']:.1f}" for row in main_rows)
     return f"{rows[0]['metric']}: {', '.join(scores)}"
+
+
+def chosen(
+    task: str,
+    entries: list[Entry],
+    output: Path,
+    record: Path,
+    sources: str,
+    counts: dict[str, int],
+    options: Sequence[str],
+) -> tuple[list[Entry], str]:
+    """The entries with the options that trials on a task choose, and a note of them.
+
+    What the record has of the same sources and number of trials is not searched again.
+    """
+    kept = read_json(record) or {}
+    if kept.get("sources") != sources or kept.get("trials") != counts["trials"]:
+        kept = {"sources": sources, "trials": counts["trials"], "chosen": {}}
+    if wanted := [each for each in entries if each.name not in kept["chosen"]]:
+        folder = output.with_name(task)
+        shared = [*options_of(task, folder.parent), *options]
+        comparison = Comparison(wanted, shared, folder, **counts)
+        comparison.prepare()
+        kept["chosen"] |= {each.name: each.chosen for each in comparison.entries}
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_json(record, kept)
+    entries = [
+        replace(each, options=(*each.options, *found), chosen=tuple(found))
+        for each, found in ((each, kept["chosen"][each.name]) for each in entries)
+    ]
+    named = "; ".join(f"`{each.name}` `{' '.join(each.chosen)}`" for each in entries)
+    return entries, f" Chosen by {counts['trials']} trials on validation of {task}: {named}."
+
+
+def add_consistency(outcome: Outcome) -> None:
+    """Add the share of images of which all relations are told right, where a test has them."""
+    assert outcome.result is not None
+    table = pq.read_table(outcome.run.folder / "predictions.parquet").to_pydict()
+    right: dict[str, list[bool]] = {}
+    columns = (table[name] for name in ("sample_id", "picture", "truth"))
+    for number, (name, image, truth) in enumerate(zip(*columns, strict=True)):
+        if name.endswith("-relation"):
+            answer = table["probability_true"][number] > table["probability_false"][number]
+            right.setdefault(image, []).append(answer == (truth == "true"))
+    if right:
+        share = sum(map(all, right.values())) / len(right)
+        outcome.result["metrics"]["accuracy_both_relations"] = share
 
 
 def closed_forms(options: list[str], folder: Path, epochs: int) -> list[Outcome]:

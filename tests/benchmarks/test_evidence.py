@@ -1,6 +1,7 @@
 """``benchmarks/evidence.py`` and its controls on fabricated scenes and tiny encoders."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -40,10 +41,14 @@ def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkey
     monkeypatch.setattr("sys.argv", arguments)
     for _ in range(2):  # what is finished is not repeated
         assert evidence.main() == 0
+    shutil.rmtree(tmp_path / "runs/evidence/sources/free/tune")  # the records have what was chosen
+    assert evidence.main() == 0
+    assert not (tmp_path / "runs/evidence/sources/free/tune").exists()
     arguments[1] = "--tasks=free_objects"
     assert evidence.main() == 0
-    searched = {path.parts[-3] for path in (tmp_path / "runs/evidence/sources").glob("*/tune/*")}
-    assert searched == {"free"}
+    chosen = json.loads((tmp_path / "evidence/chosen/free.json").read_text())
+    assert set(chosen["chosen"]) == {"epic", "no_prompts"}
+    assert not [*(tmp_path / "runs/evidence/sources").glob("*/tune")]  # not on other scenes
     lines = (tmp_path / "ledger.md").read_text().splitlines()
     assert len(lines) == 3
     assert "| free_objects |" in lines[2]
@@ -55,13 +60,19 @@ def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkey
     found = {row["method"]: row for row in rows if row["metric"] == "accuracy"}
     assert 0 < found["cca"]["p_value"] <= 1
     assert any(row["metric"] == "accuracy_relation" for row in rows if row["method"] == "cca")
+    shares = {row["method"]: row["mean"] for row in rows if row["metric"].endswith("_relations")}
+    assert set(shares) == {"epic", "no_prompts", "cca", "logistic"}
+    relations = {row["method"]: row["mean"] for row in rows if row["metric"].endswith("_relation")}
+    # of two that are each other's reverse, one is true: who has half of them right may have none
+    for name, right in relations.items():
+        assert max(0, 2 * right - 1) - 1e-6 <= shares[name] <= right + 1e-6
     assert "| cca |" in (tmp_path / "evidence/free.md").read_text()
     printed = evidence_tables.table(rows)
     assert [line.split("|")[1].strip() for line in printed[2:]] == [
         f"`{name}`" for name in ("majority", "epic", "no_prompts", "cca", "logistic")
     ]
     assert all(line.count("|") == printed[0].count("|") for line in printed)
-    assert printed[0].endswith("| relation |")
+    assert printed[0].endswith("| both_relations | conjunction | existence | relation |")
     page = tmp_path / "page.md"
     arguments = ["evidence_tables.py", f"--evidence={tmp_path}/evidence", f"--to={page}"]
     monkeypatch.setattr("sys.argv", arguments)

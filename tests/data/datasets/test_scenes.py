@@ -13,7 +13,8 @@ from epic_pl.data.datasets import scenes
 from epic_pl.data.datasets.scenes import KINDS, SceneGenerator, ScenesDataModule, vocabulary
 from epic_pl.errors import ConfigError
 
-PARTS = ("train", "val", "pairs", "objects")
+TESTED = ("pairs", "objects")
+PARTS = ("train", "val", *TESTED)
 
 
 @pytest.fixture(autouse=True)
@@ -70,8 +71,21 @@ def test_statements_are_as_true_as_they_say_and_half_of_each_kind_are(part, layo
             counts[statement.kind, statement.truth] += 1
             if statement.kind == "relation":
                 phrases.add(tuple(statement.text.split()[3:-2]))
-    assert counts == {(kind, truth): 80 for kind in KINDS for truth in (True, False)}
+    number = 160 if part in TESTED else 80
+    assert counts == {(kind, truth): number for kind in KINDS for truth in (True, False)}
     assert len(phrases) == {"grid": 4, "free": 8}[layout]
+
+
+@pytest.mark.parametrize("part", TESTED)
+def test_test_images_have_each_relation_either_way_round(part):
+    generator = build("free")
+    for index in range(40):
+        said = generator.scene(part, index).statements
+        texts = [each.text for each in said if each.kind == "relation"]
+        one, other = (text.removeprefix("the ").rsplit(" the ", 1) for text in texts)
+        (subject, *phrase), (reverse_subject, *reverse_phrase) = one[0].split(), other[0].split()
+        assert (subject, other[1], phrase) == (other[1], subject, reverse_phrase)
+        assert reverse_subject == one[1]
 
 
 def test_free_objects_lie_inside_and_do_not_overlap():
@@ -117,7 +131,7 @@ def test_more_rows_add_to_those_of_fewer_and_pictures_show_the_objects(cache):
         rows[number] = module.dataset("train").table.to_pylist()
         assert len(rows[number]) == number
     assert rows[40][:10] == rows[10]
-    assert rows[10][0]["sample_id"] == "train-0-existence"
+    assert rows[10][0]["sample_id"] == "train-0-0-existence"
     assert module.subset_of(rows[10][1]["sample_id"]) == "conjunction"
     generator = module._generator
     for index in range(14):

@@ -1,9 +1,9 @@
-"""Scenes: composed pictures, and statements about them that need both modalities.
+"""Scenes: composed images, and statements about them that need both modalities.
 
-Pictures are made of OpenMoji, CC BY-SA 4.0, https://openmoji.org: to be credited wherever they are
-shown.
+They are made of OpenMoji, CC BY-SA 4.0, https://openmoji.org: to be credited where they are shown.
 """
 
+import copy
 import hashlib
 import re
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ _PHRASES = {
 _ROWS = {"val": 1512, "test": 6000}
 _UNSEEN_OBJECTS = 0.15
 _PAIR_SHARES = {"val": 0.05, "pairs": 0.15}
-_CHUNK = 1000  # pictures of a folder, drawn together
+_CHUNK = 1000  # images of a folder, drawn together
 _PARTS = ("train", "val", "pairs", "objects")
 _VERSION = 1  # raised when the same options give other scenes
 
@@ -79,7 +79,7 @@ class Arrangement(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """What an image shows, and a statement of each kind."""
+    """What an image shows, and a statement of each kind; in test a true and a false one."""
 
     arrangement: Arrangement
     statements: tuple[Statement, ...]
@@ -120,6 +120,9 @@ class SceneGenerator:
         statements = []
         for bit, (kind, make) in enumerate(zip(KINDS, makers, strict=True)):
             truth = bool(index >> bit & 1)  # each combination once in eight scenes
+            if part in get_args(Unseen):  # from the same draws: the relation the other way round
+                text = make(part, shown, not truth, copy.deepcopy(rng))
+                statements.append(Statement(kind, text, not truth))
             statements.append(Statement(kind, make(part, shown, truth, rng), truth))
         return Scene(shown, tuple(statements))
 
@@ -204,7 +207,7 @@ def _overlap(one: Box, other: Box) -> bool:
 
 
 class ScenesDataModule(ImageTextDataModule):
-    """Images of some objects, each with three statements.
+    """Images of some objects, each with three statements, and in test with six.
 
     ``layout`` "grid" has two to four objects in the cells of a grid of 2 x 2; "free" has two or
     three of half the vocabulary at free places, of free sizes, and says every relation in two ways.
@@ -215,15 +218,16 @@ class ScenesDataModule(ImageTextDataModule):
       where it is false, they lie the other way round.
 
     Half of the statements of each kind are true, and objects of false statements are drawn like
-    those of true ones, so neither modality alone is informative. Pairs of objects are divided in
-    80% / 5% / 15%: no pair that a validation or test statement names is in a training picture or
-    statement. 15% of the objects are in neither.
+    those of true ones, so neither modality alone is informative. A test image has a true and a
+    false one of each kind; its relations name the same two objects, either way round. Pairs of
+    objects are divided in 80% / 5% / 15%: no pair that a validation or test statement names is in
+    a training image or statement. 15% of the objects are in neither.
 
     Scenes are drawn from ``scene_seed`` alone. More ``rows`` add scenes to those of fewer. The
-    pictures are drawn once, into the cache folder.
+    images are drawn once, into the cache folder.
 
     Args:
-        rows: training statements, three a picture. Validation has 1,512 and test 6,000.
+        rows: training statements. Validation has 1,512 and test 6,000.
         layout: "grid" or "free", where the objects lie.
         unseen: what is new in test: ``pairs`` of objects, or the ``objects`` themselves.
         scene_seed: of the division and the scenes; apart from ``seed``, so that runs of several
@@ -267,14 +271,14 @@ class ScenesDataModule(ImageTextDataModule):
 
     @property
     def _image_root(self) -> Path:
-        # all that a picture follows from, so that none of before is shown with other statements
+        # all that an image follows from, so that none of before is shown with other statements
         source = self._generator.names, self.scene_seed, OPENMOJI.version, _CHUNK
         rules = _VERSION, self.layout, _GRID, _SIZES, _SIDES, _PAIR_SHARES, _UNSEEN_OBJECTS
         key = hashlib.sha256(repr((source, rules)).encode()).hexdigest()[:8]
         return cache_dir() / f"scenes-{key}-{self.image_preprocessing.size}px"
 
     def prepare_data(self) -> None:
-        """Draw the pictures of all splits, once a machine, and show their attribution."""
+        """Draw the images of all splits, once a machine, and show their attribution."""
         super().prepare_data()
         for split in ("train", "val", "test"):
             self._draw(split)
@@ -286,30 +290,29 @@ class ScenesDataModule(ImageTextDataModule):
 
     def build_dataset(self, split: Split, transform: ImageTransform) -> Dataset[Sample]:
         """The statements of a split; a row's id ends with its kind."""
-        part, number = self._part(split)
-        scenes = [self._generator.scene(part, index) for index in range(number)]
+        part, number, scenes = self._part(split)
         rows = [
-            (f"{part}-{index}-{each.kind}", picture_path(part, index), each.text, int(each.truth))
-            for index, scene in enumerate(scenes)
-            for each in scene.statements
+            (f"{part}-{index}-{n}-{each.kind}", image_path(part, index), each.text, int(each.truth))
+            for index in range(scenes)
+            for n, each in enumerate(self._generator.scene(part, index).statements)
         ]
-        ids, images, texts, labels = zip(*rows[: self._count(split)], strict=True)
+        ids, images, texts, labels = zip(*rows[:number], strict=True)
         table = sample_table(ids, images, texts, labels)
         return ImageTextDataset(table, self._image_root, transform, seed=self.seed)
 
-    def _count(self, split: Split) -> int:
-        return _ROWS.get(split, self.rows)
-
-    def _part(self, split: Split) -> tuple[str, int]:
-        """The generator's part of a split, and the number of its scenes."""
-        return self.unseen if split == "test" else split, -(-self._count(split) // len(KINDS))
+    def _part(self, split: Split) -> tuple[str, int, int]:
+        """The generator's part of a split, the number of its rows, and of its scenes."""
+        rows = _ROWS.get(split, self.rows)
+        if split == "test":
+            return self.unseen, rows, -(-rows // (2 * len(KINDS)))
+        return split, rows, -(-rows // len(KINDS))
 
     def _draw(self, split: Split) -> None:
-        part, number = self._part(split)
-        for start in range(0, number, _CHUNK):
+        part, _, scenes = self._part(split)
+        for start in range(0, scenes, _CHUNK):
             # whole folders, so that a training split of another size finds its own
             fill = partial(self._fill, part, range(start, start + _CHUNK))
-            cached_folder(str(Path(self._image_root.name, picture_path(part, start)).parent), fill)
+            cached_folder(str(Path(self._image_root.name, image_path(part, start)).parent), fill)
 
     def _fill(self, part: str, indices: range, folder: Path) -> None:
         size = self.image_preprocessing.size
@@ -317,8 +320,8 @@ class ScenesDataModule(ImageTextDataModule):
         shown = f"Drawing {part} scenes from {indices.start:,}"
         for index in track(indices, shown, console=Console(stderr=True)):
             objects, boxes = self._generator.scene(part, index).arrangement
-            picture = compose([codes[each] for each in objects], boxes, size)
-            picture.save(folder / Path(picture_path(part, index)).name)
+            image = compose([codes[each] for each in objects], boxes, size)
+            image.save(folder / Path(image_path(part, index)).name)
 
 
 def vocabulary(layout: Layout) -> list[Emoji]:
@@ -339,7 +342,7 @@ def vocabulary(layout: Layout) -> list[Emoji]:
     return list(found.values())[:: _EVERY[layout]]
 
 
-def picture_path(part: str, index: int) -> str:
+def image_path(part: str, index: int) -> str:
     """Path of a scene's image, relative to the folder of all scenes."""
     return f"{part}-{index // _CHUNK}/{index}.png"
 

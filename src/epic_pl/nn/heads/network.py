@@ -1,7 +1,6 @@
 """A small network over both modalities and the similarities of their exchange.
 
-Shape legend: B batch, C classes, D features, P patches, n_v and n_t parts of image
-and text.
+Shape legend: B batch, C classes, D features, P patches, n_t parts of the text.
 """
 
 from typing import Literal

@@ -21,7 +21,7 @@ from epic_pl.nn.methods.readers import (
     PlaceReader,
     Reader,
 )
-from epic_pl.nn.pair import Pair, Presence, where_present
+from epic_pl.nn.pair import Pair, where_present
 from epic_pl.nn.prompts import TextParts
 from epic_pl.nn.towers import FeatureLevel, Tower, restore_pooled, run_through
 from epic_pl.types import Batch, Features
@@ -81,9 +81,6 @@ class Parts(DualEncoder):
     reader: type[Reader] = PlaceReader
     """Maps what is compared to what the head sees of it."""
 
-    image_tower: TokenTower
-    text_tower: TokenTower
-
     def __init__(
         self,
         encoders: Pair[Encoder],
@@ -122,19 +119,15 @@ class Parts(DualEncoder):
         """Logits ``(B, C)``."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)
-        compared = self.compare(image, text, present)
+        patches = image.tokens[:, self.image_encoder.num_prefix_tokens :]
+        parts = self.parts(text.tokens, text.mask)  # (B, n, d_t)
+        compared = Pair(
+            where_present(self.down_image(patches), present.image),  # (B, P, r)
+            where_present(self.down_text(parts), present.text),  # (B, n, r)
+        )
         numbers = self.read(compared, self.cosine(*compared))
         logits: Tensor = self.head(self.pool(image, text), None, present, numbers)
         return logits
-
-    def compare(self, image: TokenState, text: TokenState, present: Presence) -> Pair[Tensor]:
-        """``A_v (B, P, r)`` of all patches and ``A_t (B, n, r)`` of the parts, in one space."""
-        patches = image.tokens[:, self.image_encoder.num_prefix_tokens :]
-        parts = self.parts(text.tokens, text.mask)
-        return Pair(
-            where_present(self.down_image(patches), present.image),
-            where_present(self.down_text(parts), present.text),
-        )
 
 
 class PartMeans(Parts):
