@@ -3,7 +3,7 @@
 Every method trains through the real Trainer and DataLoader in a process of its own: from pictures
 on disk or, where its name says cached, from a feature cache on disk that another process filled:
 
-    python benchmarks/step_cost.py                                    # all, about ten minutes
+    python benchmarks/step_cost.py                                    # all, about twelve minutes
     python benchmarks/step_cost.py --methods full,pmf,epic_joint,epic_read_only_cached --json
     python benchmarks/step_cost.py --batch 64 --methods pmf,epic_read_only_cached
     python benchmarks/step_cost.py --rounds 3                         # on a machine that others use
@@ -64,6 +64,8 @@ METHODS = {
     "epic_joint_cached": Setting("epic", level="boundary"),
     "epic_read_only": Setting("epic", "read_only"),
     "epic_read_only_cached": Setting("epic", "read_only", "layers"),
+    "parts_cached": Setting("parts", level="layers"),
+    "late_fusion_mlp_cached": Setting("late_fusion_mlp", level="layers"),
 }
 
 
