@@ -4,7 +4,7 @@ from torch import nn
 
 from epic_pl.errors import ConfigError
 from epic_pl.nn import ClassificationHead, HeadConfig, Pair
-from epic_pl.nn.heads import Pooled
+from epic_pl.nn.heads import Pooled, where_parts_fit
 from epic_pl.nn.heads.similarity import SimilarityHead
 from epic_pl.nn.standardization import Standardization
 
@@ -86,3 +86,15 @@ def test_dropout_is_on_in_training_only_and_is_a_probability():
     assert torch.equal(head(given, None, NONE), head(given, None, NONE))
     with pytest.raises(ConfigError, match="dropout"):
         HeadConfig(dropout=1.5)
+
+
+def test_a_part_that_fits_one_patch_alone_has_its_place_and_a_gradient():
+    scores = torch.full((1, 64, 1), -100.0)  # of the lowest temperature: other shares are zero
+    scores[0, 10] = 100.0
+    scores.requires_grad_()
+    row, column, entropy, fit = where_parts_fit(scores)[0]
+    assert entropy == 0
+    assert fit == 100
+    assert (row.item(), column.item()) == pytest.approx((-0.625, -0.375), abs=1e-6)
+    (row + column + entropy + fit).backward()
+    assert scores.grad.isfinite().all()

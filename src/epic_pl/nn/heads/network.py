@@ -95,8 +95,8 @@ def where_parts_fit(scores: Tensor) -> Tensor:
     The mean row and column under the softmax over patches, how widely it is spread (its entropy),
     and how well the part fits anywhere (``logsumexp``).
     """
-    shares = scores.softmax(dim=1)
+    logs = scores.log_softmax(dim=1)  # finite with its gradient, where a share is too small
+    shares = logs.exp()
     places = patch_places(scores.shape[1]).to(shares)  # (P, 2)
-    entropy = -torch.xlogy(shares, shares).sum(dim=1)
-    found = [(places.T @ shares).flatten(1), entropy, scores.logsumexp(dim=1)]
+    found = [(places.T @ shares).flatten(1), -(shares * logs).sum(dim=1), scores.logsumexp(dim=1)]
     return torch.cat(found, dim=1)
