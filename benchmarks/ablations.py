@@ -55,6 +55,16 @@ class NoPlaces(EPIC):
         return prompts, scores * fits
 
 
+class NoMessages(EPIC):
+    """The image's prompts start from what they find, and no prompt tells another anything."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        first, *others = self.hubs
+        for silent in (first.up_image, first.up_text, *others):  # zero
+            silent.requires_grad_(False)
+
+
 class Ungated(EPIC):
     """A hidden layer with GELU and no gate in the head."""
 
@@ -69,12 +79,14 @@ MODELS: dict[str, type[EPIC]] = {
     "equal_words": EqualWords,
     "cells": Cells,
     "no_places": NoPlaces,
+    "no_messages": NoMessages,
     "ungated": Ungated,
 }
 ENTRIES = [
     Entry("epic", "epic"),
     Entry("parts", "parts"),  # nothing is read
     *(Entry(name, name) for name in MODELS),
+    Entry("one_step", "epic", ("--model.epic.interaction_layers=[[8,0]]",)),
     Entry("no_exchange", "no_interaction"),  # nor a matching loss, which compares in an exchange
     Entry("learned_prompts", "epic", ("--model.epic.first_prompt=independent",)),
     Entry("no_matching_loss", "epic", ("--model.loss.matched_classes=null",)),
