@@ -86,7 +86,7 @@ ENTRIES = [
     Entry("epic", "epic"),
     Entry("parts", "parts"),  # nothing is read
     *(Entry(name, name) for name in MODELS),
-    Entry("one_step", "epic", ("--model.epic.interaction_layers=[[8,0]]",)),
+    Entry("two_steps", "epic", ("--model.epic.interaction_layers=[[8,0],[11,5]]",)),  # one more
     Entry("no_exchange", "no_interaction"),  # nor a matching loss, which compares in an exchange
     Entry("learned_prompts", "epic", ("--model.epic.first_prompt=independent",)),
     Entry("no_matching_loss", "epic", ("--model.loss.matched_classes=null",)),
