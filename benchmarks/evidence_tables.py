@@ -25,7 +25,7 @@ _TASKS = {
     "free_2000": "As free, 2,000 training rows, with the options that were chosen on 10,000.",
     "free_50000": "As free, 50,000 training rows, with the options that were chosen on 10,000.",
     "free_objects": "As free; things that training never shows.",
-    "scenes": "As free, things on a grid.",
+    "scenes": "Things on a grid; pairs that training never shows together. 10,000 training rows.",
     "styles": "Trained on OpenMoji's drawings, tested on Noto's.",
     "openmoji_entailment": "A development set.",
     "openmoji": "A development set.",
@@ -38,7 +38,8 @@ Accuracy, or micro F1 of several labels, on test splits that `make evidence` ope
 had the same parts of the head and the same trials on validation to choose from; five seeds move
 everything. Differences are from the first method, intervals are over images, p has Holm's
 correction for the number of methods. Seconds are of training and validation; storing the features
-comes on top, once for all methods together. {doc}`results` says what follows. Written by
+comes on top, once for all methods together. Each task names the commit that was tested: earlier
+ones had other heads, hubs and first prompts. {doc}`results` says what follows. Written by
 `python benchmarks/evidence_tables.py`; `benchmarks/evidence/` has all metrics and chosen options.
 """
 
@@ -56,10 +57,18 @@ def main() -> None:
             task,
             "A table of `benchmarks/tables.py`, with the options that were chosen on openmoji.",
         )
+        about += opened(task, arguments.evidence.parent / "ledger.md")
         lines = [f"## {task}", "", about, "", *table(rows), "", caption(rows)]
         parts.append("\n".join([*lines, *encoding(found[task].with_suffix(".md"))]) + "\n")
     arguments.to.write_text("\n".join(parts), encoding="utf-8")
     print(f"{len(found)} tasks written to {arguments.to}")
+
+
+def opened(task: str, ledger: Path) -> str:
+    """When, and at which commit, the ledger says that a task was finished last."""
+    lines = [line.strip("| ").split(" | ") for line in ledger.read_text().splitlines()]
+    done = [cells for cells in lines if cells[2:3] == [task] and "majority" in cells[-1]]
+    return f" Tested on {done[-1][0]} at commit {done[-1][1]}." if done else ""
 
 
 def caption(rows: list[dict[str, Any]]) -> str:

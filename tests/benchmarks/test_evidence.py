@@ -79,6 +79,7 @@ def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkey
     evidence_tables.main()
     assert page.read_text().index("\n## free\n") < page.read_text().index("## free_objects")
     assert page.read_text().count("Better than `epic`: ") == 2
+    assert page.read_text().count(" at commit abc.") == 2
     picture = tmp_path / "images/curve.png"
     arguments = ["learning_curve.py", f"--evidence={tmp_path}/evidence", f"--to={picture}"]
     monkeypatch.setattr("sys.argv", arguments)
