@@ -42,7 +42,7 @@ from epic_pl.experiments.interruption import INTERRUPTED, terminated_as_interrup
 
 FOLDER = Path(__file__).parent
 METHODS = (
-    "epic,parts,part_means,cross_attention,similarity_map,no_prompts,late_fusion_mlp,linear_probe"
+    "parts,epic,part_means,cross_attention,similarity_map,no_prompts,late_fusion_mlp,linear_probe"
 )
 # scenes that no choice was made on: --data.scene_seed 0 is for development
 GRID = ("--config", "scenes.yaml", "--data.layout=grid", "--data.scene_seed=2027")
@@ -66,10 +66,10 @@ DEVELOPMENT = ("openmoji_entailment", "openmoji", *tables.TABLES)
 TASKS = [task for task in (*LOCKED, *DEVELOPMENT) if task != "free_50000"]
 # what the task shows, no more: other readings of parts are of interest where relations are asked
 FEWER = {
-    "free_2000": "epic,parts,no_prompts,late_fusion_mlp",
-    "free_50000": "epic,parts,no_prompts,late_fusion_mlp",
-    "free_objects": "epic,parts,no_prompts,late_fusion_mlp",
-    **dict.fromkeys(DEVELOPMENT, "epic,parts,no_prompts,late_fusion_mlp,linear_probe"),
+    "free_2000": "parts,epic,no_prompts,late_fusion_mlp",
+    "free_50000": "parts,epic,no_prompts,late_fusion_mlp",
+    "free_objects": "parts,epic,no_prompts,late_fusion_mlp",
+    **dict.fromkeys(DEVELOPMENT, "parts,epic,no_prompts,late_fusion_mlp,linear_probe"),
 }
 # statements are drawn anew every epoch: closed-form CCA takes those of some epochs
 DRAWN = {"styles": 8, "openmoji_entailment": 8}
