@@ -1,4 +1,4 @@
-"""EPIC with one ingredient taken out at a time, as methods of a comparison.
+"""The method parts without one ingredient at a time, as methods of a comparison.
 
 `python benchmarks/ablations.py FOLDER PARENT` does one run of a comparison that has these methods,
 as `epic_pl.experiments.compare.worker` does; `evidence.py` starts such runs.
@@ -14,58 +14,64 @@ from torch import Tensor, nn
 from epic_pl.experiments.compare import worker
 from epic_pl.experiments.compare.plan import Entry, Run
 from epic_pl.nn.encoders.segments import segment_means
-from epic_pl.nn.epic import EPIC
 from epic_pl.nn.methods import METHODS
+from epic_pl.nn.methods.parts import Parts
+from epic_pl.nn.methods.readers import PlaceReader
 from epic_pl.nn.pair import Pair, Presence
+from epic_pl.types import Batch
 
 _CELLS = 16
 
 
-class EqualWords(EPIC):
+class EqualWords(Parts):
     """All words of a stretch count alike."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.prompts.parts.score.requires_grad_(False)  # zero
+        self.parts.score.requires_grad_(False)  # zero
 
 
-class Cells(EPIC):
+class Cells(Parts):
     """The parts find their places among 16 cells of the image in place of all patches."""
 
-    def first_prompts(
-        self, image: Any, text: Any, present: Presence
-    ) -> tuple[Pair[Tensor], Tensor | None]:
-        """Those of EPIC, of the cells."""
-        prefix, patches = image.entered.tensor_split([self.image_encoder.num_prefix_tokens], dim=1)
+    def extract(self, batch: Batch, present: Presence) -> Pair[Any]:
+        """That of Parts, of the cells."""
+        image, text = super().extract(batch, present)
+        prefix, patches = image.tokens.tensor_split([self.image_encoder.num_prefix_tokens], dim=1)
         cells = segment_means(patches, _CELLS)
-        image = image._replace(entered=torch.cat([prefix, cells], dim=1))
-        return super().first_prompts(image, text, present)
+        return Pair(image._replace(tokens=torch.cat([prefix, cells], dim=1)), text)
 
 
-class NoPlaces(EPIC):
+class _Masked(PlaceReader):
+    kept: tuple[bool, ...]  # rows, columns, entropies, fits
+
+    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
+        """Numbers of which some are zero."""
+        kept = torch.tensor(self.kept, device=scores.device).repeat_interleave(self.number)
+        return super().forward(compared, scores) * kept
+
+
+class _Fits(_Masked):
+    kept = (False, False, False, True)
+
+
+class _PlacesAndFits(_Masked):
+    kept = (True, True, False, True)
+
+
+class NoPlaces(Parts):
     """The head sees how well each part fits, and not where."""
 
-    def first_prompts(
-        self, image: Any, text: Any, present: Presence
-    ) -> tuple[Pair[Tensor], Tensor | None]:
-        """Those of EPIC, and fits without rows, columns and entropies."""
-        prompts, scores = super().first_prompts(image, text, present)
-        assert scores is not None
-        fits = torch.arange(scores.shape[1], device=scores.device) >= 3 * self.config.num_prompts
-        return prompts, scores * fits
+    reader = _Fits
 
 
-class NoMessages(EPIC):
-    """The image's prompts start from what they find, and no prompt tells another anything."""
+class NoEntropies(Parts):
+    """The head does not see how widely the fit of a part is spread."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        first, *others = self.hubs
-        for silent in (first.up_image, first.up_text, *others):  # zero
-            silent.requires_grad_(False)
+    reader = _PlacesAndFits
 
 
-class Ungated(EPIC):
+class Ungated(Parts):
     """A hidden layer with GELU and no gate in the head."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -75,28 +81,27 @@ class Ungated(EPIC):
         network[1] = nn.GELU()
 
 
-MODELS: dict[str, type[EPIC]] = {
+MODELS: dict[str, type[Parts]] = {
     "equal_words": EqualWords,
     "cells": Cells,
     "no_places": NoPlaces,
-    "no_messages": NoMessages,
+    "no_entropies": NoEntropies,
     "ungated": Ungated,
 }
 ENTRIES = [
-    Entry("epic", "epic"),
-    Entry("parts", "parts"),  # nothing is read
+    Entry("parts", "parts"),
     *(Entry(name, name) for name in MODELS),
-    Entry("two_steps", "epic", ("--model.epic.interaction_layers=[[8,0],[11,5]]",)),  # one more
-    Entry("no_exchange", "no_interaction"),  # nor a matching loss, which compares in an exchange
-    Entry("learned_prompts", "epic", ("--model.epic.first_prompt=independent",)),
-    Entry("no_matching_loss", "epic", ("--model.loss.matched_classes=null",)),
+    Entry("wide_network", "parts", ("--model.head.network=wide",)),
+    Entry("no_boundary", "parts", ("--model.head.boundary=false",)),
+    Entry("no_similarity", "parts", ("--model.head.similarity=false",)),
+    Entry("no_matching_loss", "parts", ("--model.loss.matched_classes=null",)),
 ]
 """The method and what is left of it, lines of the comparison."""
 
 
 def register() -> None:
     """Let a comparison know these methods."""
-    METHODS.update({name: METHODS["epic"]._replace(model=model) for name, model in MODELS.items()})
+    METHODS.update({name: METHODS["parts"]._replace(model=model) for name, model in MODELS.items()})
 
 
 def command(run: Run) -> list[str]:

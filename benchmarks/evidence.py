@@ -6,7 +6,7 @@ On every task each method has options, parts of the head among them, that the sa
 has chosen on validation, and five seeds that move everything. Other scenes take what was chosen on
 free ones, and the tables what was chosen on openmoji: benchmarks/evidence/chosen keeps it. Logistic
 regression and closed-form CCA are included as controls. The task `ablations` takes one ingredient
-out of EPIC at a time, with the options of scenes.yaml. The longest task, free_50000, is done where
+out of parts at a time, with the options of scenes.yaml. The longest task, free_50000, is done where
 --tasks names it. Of scenes, accuracy_both_relations is the share of images of which both orders of
 a pair are told right.
 Each task gets a table with intervals over images and Holm's correction in benchmarks/evidence/.

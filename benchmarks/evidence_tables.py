@@ -21,7 +21,7 @@ _HEADS = ("Method", "Accuracy", "Difference (95%)", "p", "Trained", "Seconds", "
 _TASKS = {
     "free": "Composed images, things at free places; pairs of things that training never shows "
     "together. 10,000 training rows.",
-    "ablations": "The same task: EPIC with the options of scenes.yaml, one ingredient taken out.",
+    "ablations": "The same task: parts with the options of scenes.yaml, one ingredient taken out.",
     "free_2000": "As free, 2,000 training rows, with the options that were chosen on 10,000.",
     "free_50000": "As free, 50,000 training rows, with the options that were chosen on 10,000.",
     "free_objects": "As free; things that training never shows.",
