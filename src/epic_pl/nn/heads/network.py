@@ -90,13 +90,11 @@ def _zeros(width: int, num_classes: int) -> nn.Linear:
 
 
 def where_parts_fit(scores: Tensor) -> Tensor:
-    """``s (B, 4 n_t)`` of ``S (B, P, n_t)``: where in the image each part of the text fits.
+    """``s (B, 3 n_t)`` of ``S (B, P, n_t)``: where in the image each part of the text fits.
 
-    The mean row and column under the softmax over patches, how widely it is spread (its entropy),
-    and how well the part fits anywhere (``logsumexp``).
+    The mean row and column under the softmax over patches, and how well the part fits anywhere
+    (``logsumexp``).
     """
-    logs = scores.log_softmax(dim=1)  # finite with its gradient, where a share is too small
-    shares = logs.exp()
+    shares = scores.softmax(dim=1)
     places = patch_places(scores.shape[1]).to(shares)  # (P, 2)
-    found = [(places.T @ shares).flatten(1), -(shares * logs).sum(dim=1), scores.logsumexp(dim=1)]
-    return torch.cat(found, dim=1)
+    return torch.cat([(places.T @ shares).flatten(1), scores.logsumexp(dim=1)], dim=1)

@@ -44,10 +44,10 @@ class PlaceReader(Reader):
 
     def __init__(self, number: int, width: int) -> None:
         super().__init__(number, width)
-        self.size = 4 * number
+        self.size = 3 * number
 
     def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
-        """Rows, columns, entropies and fits."""
+        """Rows, columns and fits."""
         return where_parts_fit(scores)
 
 
