@@ -28,7 +28,7 @@ class TimmViTEncoder(Encoder):
     def __init__(self, model: VisionTransformer, pooling: Pooling = "auto") -> None:
         super().__init__(model, model.embed_dim, len(model.blocks), pooling)
         if pooling == "cls" and model.cls_token is None:
-            raise EncoderError("This ViT has no class token: set image_pooling to mean or auto.")
+            raise EncoderError("This ViT has no class token: set encoders.image.pooling to mean or auto.")
         self.num_prefix_tokens = model.num_prefix_tokens
 
     def configuration(self) -> dict[str, Any]:
