@@ -42,6 +42,7 @@ from epic_pl.data import TableDataModule
 from epic_pl.module import EPICModule
 from epic_pl.module.config import EncoderConfig, EncodersConfig
 from epic_pl.nn.epic import EPICConfig, PromptAttention
+from epic_pl.nn.heads import HeadConfig
 from matmul import best_rate, dtype_of
 
 _WORDS = ("a", "two", "man", "woman", "dogs", "red", "running", "outside", "near", "the", "on")
@@ -260,8 +261,11 @@ def build(
         EncoderConfig(options.text_encoder),
         **{"image_size": options.size, "pretrained": False, **more.pop("encoders", {})},
     )
-    epic = EPICConfig(**{"prompt_attention": setting.attention, **more.pop("epic", {})})
-    module = EPICModule(options.classes, encoders, setting.method, epic, **more)
+    epic = {"interaction_layers": 4, "prompt_attention": setting.attention}
+    head = {"boundary": False, "similarity": False, "network": "none"}  # the paper's
+    more["epic"] = EPICConfig(**epic | more.get("epic", {}))
+    more["head"] = HeadConfig(**head | more.get("head", {}))
+    module = EPICModule(options.classes, encoders, setting.method, **more)
     return data, module
 
 

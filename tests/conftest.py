@@ -92,11 +92,12 @@ def two_epochs(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
         writer.writeheader()
         writer.writerows(rows)
     config = str(tiny_runs.table_config(root / "data", tiny_vit_dir, tiny_tokenizer_dir))
-    drawn = ["--explain.every_n_epochs", "2", "--explain.samples", "2"]
+    options = ["--explain.every_n_epochs", "2", "--explain.samples", "2"]
+    options += ["--model.optim.lr=0.05", "--model.head.network=none"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr("sys.argv", ["epic-pl"])
-        run(["fit", "--config", config, "--model.optim.lr", "0.05", *drawn])
+        run(["fit", "--config", config, *options])
     (checkpoint,) = root.rglob("best.ckpt")
     return SimpleNamespace(root=root, config=config, checkpoint=str(checkpoint))
 

@@ -33,7 +33,7 @@ def test_every_config_prints_from_any_folder(name, capsys):
 @pytest.mark.parametrize("name", sorted({*packaged_configs()} - {*packaged("overlays")}))
 def test_the_papers_overlay_leaves_nothing_of_ours(name):
     head = parsed_options(["--config", name, "--config", "paper.yaml"])["model"]["head"]
-    plain = HeadConfig()
+    plain = HeadConfig(boundary=False, similarity=False, network="none")
     assert head == {**vars(plain), "dropout": head["dropout"]}
 
 

@@ -61,12 +61,14 @@ def batch(count: int = 4, **options: Any) -> dict[str, Any]:
 def module(vit: Path, bert: Path, **options: Any) -> EPICModule:
     """EPICModule on the tiny encoders; nested options are dictionaries of what differs."""
     encoders = {"image": {"name": str(vit)}, "text": {"name": str(bert)}}
+    head = {"boundary": False, "similarity": False, "network": "none"}
     return EPICModule(
         **{
             "num_classes": 3,
             **options,
             "encoders": encoders | plain(options.get("encoders", {})),
-            "epic": {"interaction_layers": 2, "hub_width": 8} | plain(options.get("epic", {})),
+            "epic": {"prompt_attention": "joint", "hub_width": 8} | plain(options.get("epic", {})),
+            "head": head | plain(options.get("head", {})),
         }
     )
 

@@ -43,7 +43,9 @@ PromptAttention = Literal["joint", "read_only"]
 
 @dataclass(frozen=True)
 class EPICConfig:
-    """Options of the method; docs/method.md tells what each one decides.
+    """Options of the method; the defaults are those that were measured on tables.
+
+    docs/method.md tells what each one decides, and which ones are the paper's.
 
     Attributes:
         num_prompts: n, prompts of each modality.
@@ -61,8 +63,8 @@ class EPICConfig:
     """
 
     num_prompts: int = 4
-    interaction_layers: int | list[list[int]] = 4
-    prompt_attention: PromptAttention = "joint"
+    interaction_layers: int | list[list[int]] = 2
+    prompt_attention: PromptAttention = "read_only"
     hub: Hub = "bottleneck"
     hub_width: int = 128
     generation: Generation = "offset"

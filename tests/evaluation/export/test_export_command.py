@@ -61,7 +61,8 @@ def test_the_program_gives_the_predictions_of_its_checkpoint_only(exported, modu
     torch.testing.assert_close(given, _predicted(module, inputs), rtol=0, atol=1e-5)
     assert largest_difference(_program(exported), module) <= 1e-5
     # used only where a text is absent
-    module.model.head.text.missing.data.add_(torch.linspace(-9, 9, 32))
+    missing = module.model.head.text.missing.data
+    missing.add_(torch.linspace(-9, 9, len(missing)))
     assert largest_difference(_program(exported), module) > 1e-4
 
 

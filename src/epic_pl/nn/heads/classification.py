@@ -21,7 +21,7 @@ _INITIAL_SCALE = 0.1
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """Parts of the head; the defaults are the paper's plain linear head.
+    """Parts of the head; the paper's has none of them.
 
     Attributes:
         boundary: also see the mean of the tokens that enter the first interaction layer.
@@ -32,9 +32,9 @@ class HeadConfig:
         dropout: probability with which a feature is dropped in training.
     """
 
-    boundary: bool = False
-    similarity: bool = False
-    network: Network = "none"
+    boundary: bool = True
+    similarity: bool = True
+    network: Network = "wide"
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
