@@ -17,7 +17,9 @@ _SECTIONS = (
 )
 _DOTTED = re.compile(rf"(?<![\w./-])(?:--)?((?:{'|'.join(_SECTIONS)})(?:\.[a-z_]+)+)(?![\w/(])")
 # names of files, of a logger's own options and of submodules look alike
-_OTHER = re.compile(r"\.(csv|html|json|md|onnx|parquet|png|safetensors)$|^trainer\.logger\.init_args|_tower")
+_OTHER = re.compile(
+    r"\.(csv|html|json|md|onnx|parquet|png|safetensors)$|^trainer\.logger\.init_args|_tower"
+)
 _ADVICE = re.compile(r"\b[Ss]et ([a-z]+(?:[._][a-z_]+)+)(?: |=)")
 
 

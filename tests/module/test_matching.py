@@ -11,6 +11,7 @@ from epic_pl.module import EPICModule
 from epic_pl.module.matching import MatchingLoss, build_matching_loss
 from epic_pl.nn import HeadConfig
 from epic_pl.nn.interaction import ScaledCosine
+from epic_pl.nn.pair import Pair
 
 NAMES = ["no", "yes", "maybe"]
 
@@ -40,41 +41,43 @@ def slow_matching(image, text, rows, temperature) -> float:
 @pytest.mark.parametrize("n", [1, 4])
 def test_agrees_pair_by_pair(n):
     cosine = ScaledCosine().double().train()
-    loss = MatchingLoss(cosine, [1, 2])
+    loss = MatchingLoss([1, 2])
     image, text = (torch.randn(5, n, 6).double() for _ in range(2))
     labels = torch.tensor([1, 0, 2, 1, 0])
     text[3] = 0  # missing
     expected = slow_matching(image, text, [0, 2], 0.1)
-    _, value = loss(lambda: cosine(image, text), labels)
+    value = loss(cosine, Pair(image, text), labels)
     torch.testing.assert_close(float(value), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_no_matched_row_is_no_loss():
     cosine = ScaledCosine().train()
-    loss = MatchingLoss(cosine, [1])
+    loss = MatchingLoss([1])
     image, text = torch.randn(3, 2, 4, requires_grad=True), torch.randn(3, 2, 4)
-    _, value = loss(lambda: cosine(image, text), torch.zeros(3, dtype=torch.long))
+    value = loss(cosine, Pair(image, text), torch.zeros(3, dtype=torch.long))
     value.backward()
     assert float(value) == 0
 
 
-def test_only_a_prompt_that_knows_nothing_of_the_other_modality_is_matched():
-    model = make("epic", interaction_layers=3, head=HeadConfig(similarity=True))
-    assert model.matcher is model.hubs[0].similarity
-    heard = {}
-    model.matcher.register_forward_hook(lambda module, given, out: heard.update(image=given[0]))
-    made = batch([5, 3])
-    model(made)
-    before = heard["image"]
-    model(batch([4, 2], seed=1) | {"pixel_values": made["pixel_values"]})  # other texts
-    torch.testing.assert_close(heard["image"], before)
+@pytest.mark.parametrize("name", ["epic", "parts", "no_prompts"])
+@pytest.mark.parametrize("first_prompt", ["tokens", "independent"])
+def test_what_is_compared_knows_nothing_of_the_other_modality(name, first_prompt):
+    options = {"interaction_layers": 3, "first_prompt": first_prompt}
+    model = make(name, head=HeadConfig(similarity=True), **options)
+    made, other = batch([5, 3]), batch([4, 2], seed=1)  # other texts
+    image, text = model(made).compared
+    same, another = model(other | {"pixel_values": made["pixel_values"]}).compared
+    torch.testing.assert_close(same, image)
+    assert not torch.allclose(another, text)
 
 
 @pytest.mark.parametrize("name", ["no_prompts", "no_interaction", "pmf"])
 def test_other_methods_match_where_they_have_a_similarity(name):
+    made = batch([5, 3])
     plain, similar = (make(name, head=HeadConfig(similarity=each)) for each in (False, True))
-    assert plain.matcher is None
+    assert plain.matcher is plain(made).compared is None
     assert similar.matcher is (None if name == "pmf" else similar.head.similarity.cosine)
+    assert (similar(made).compared is None) is (name == "pmf")
     assert (build_matching_loss(similar.matcher, ["yes"], NAMES) is None) is (name == "pmf")
 
 

@@ -9,7 +9,7 @@ from epic_pl.nn.precision import DTYPES, check_precision
 
 def _lower(model, precision):
     for tower in (model.image_tower, model.text_tower):
-        tower.precision = DTYPES[precision]
+        tower.encoder.precision = DTYPES[precision]
 
 
 def _watch(model):
@@ -31,10 +31,10 @@ def _watch(model):
 def test_only_what_is_frozen_runs_in_the_lower_precision(method, attention, precision):
     model = make(method, prompt_attention=attention).float()
     made = batch([3, 5, 4, 2], dtype=torch.float32)
-    full = model(made)
+    full = model(made).logits
     _lower(model, precision)
     seen = _watch(model)
-    logits = model(made)
+    logits = model(made).logits
     assert seen[False] == {DTYPES[precision]}
     assert seen[True] == ({torch.float32} if method == "epic" else set())
     assert logits.dtype == torch.float32

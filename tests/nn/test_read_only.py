@@ -53,7 +53,7 @@ def test_no_graph_runs_through_the_tokens(encoders):
     model, whole = build(encoders, first_prompt="independent"), batch([9, 9, 9])
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
-        out = model(whole)
+        out = model(whole).logits
     state = model.text_tower.extract(whole["input_ids"], whole["attention_mask"].bool(), None)
     assert out.requires_grad
     assert not any(x.requires_grad for memory in state.memories for x in memory)
@@ -78,7 +78,7 @@ def test_layers_run_nothing_of_the_frozen_encoder(monkeypatch):
     stored = cached(model, whole, "layers")
     for encoder in (model.image_encoder, model.text_encoder):
         monkeypatch.setattr(encoder, "run_layer", lambda *_: pytest.fail("a frozen layer ran"))
-    assert model(stored).isfinite().all()
+    assert model(stored).logits.isfinite().all()
 
 
 def test_half_precision_features_reach_a_model_of_another_dtype():
@@ -86,9 +86,9 @@ def test_half_precision_features_reach_a_model_of_another_dtype():
     stored = cached(model, whole, "layers")
     for key in ("image_features", "text_features"):
         stored[key] = {name: x.half() for name, x in stored[key].items()}
-    expected = model(whole)
-    torch.testing.assert_close(model(stored), expected, rtol=0, atol=1e-2)
-    got = model.bfloat16()(stored)
+    expected = model(whole).logits
+    torch.testing.assert_close(model(stored).logits, expected, rtol=0, atol=1e-2)
+    got = model.bfloat16()(stored).logits
     assert got.dtype == torch.bfloat16
     torch.testing.assert_close(got.double(), expected, rtol=0.1, atol=0.2)
 

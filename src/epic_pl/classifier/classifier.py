@@ -371,20 +371,13 @@ class Classifier:
         """
         module, dataset = self.module, Items(items, self._transform, self._clean)
         found: dict[str, list[Floats]] = {"image": [], "text": []}
-        present: dict[str, Any] = {}
-
-        def keep(_: Any, arguments: tuple[Any, ...]) -> None:
-            for side, pooled in zip(found, arguments[0], strict=True):
-                output = pooled.output.float().cpu()
-                if side in present:
-                    output = output.masked_fill(~present[side].cpu()[:, None], torch.nan)
-                found[side].append(output.numpy())
-
-        with module.model.head.register_forward_pre_hook(keep):
-            for batch in self._batches(dataset, batch_size, num_workers, progress):
-                masks = {"image": batch.get("image_present"), "text": batch.get("text_present")}
-                present = {side: mask for side, mask in masks.items() if mask is not None}
-                module(batch)
+        for batch in self._batches(dataset, batch_size, num_workers, progress):
+            masks = batch.get("image_present"), batch.get("text_present")
+            for side, pooled, present in zip(found, module.run(batch).pooled, masks, strict=True):
+                output = pooled.output.float()
+                if present is not None:
+                    output = output.masked_fill(~present[:, None], torch.nan)
+                found[side].append(output.cpu().numpy())
         widths = zip(found, module.model.widths, strict=True)
         empty = {side: np.zeros((0, width), np.float32) for side, width in widths}
         return {side: np.concatenate([empty[side], *parts]) for side, parts in found.items()}

@@ -36,6 +36,7 @@ class FrozenEncoder(Protocol):
     """What a store's key needs of an encoder."""
 
     pooling: Any
+    precision: torch.dtype | None
 
     @property
     def fingerprint(self) -> str:
@@ -50,10 +51,6 @@ class FeatureTower(Protocol):
     @property
     def encoder(self) -> FrozenEncoder:
         """The frozen encoder."""
-
-    @property
-    def precision(self) -> torch.dtype | None:
-        """In which the encoder is run; None is that of its weights."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -139,7 +136,7 @@ class Items(ABC, Generic[Key]):
         """
         example, _ = self.encode([self.blank])
         level, encoder = self.options.level, self.tower.encoder
-        precision = str(self.tower.precision or self.tower.dtype).removeprefix("torch.")
+        precision = str(encoder.precision or self.tower.dtype).removeprefix("torch.")
         identity = self._preparation() | {
             "version": FEATURES_VERSION,
             "fingerprint": encoder.fingerprint,

@@ -34,6 +34,7 @@ from epic_pl.module.optim import build_optimizer, warmup_cosine
 from epic_pl.module.parameters import parameter_table
 from epic_pl.module.postprocess import Postprocessor, ValidationOutputs, calibration_error
 from epic_pl.module.resume import check_resumable, gather_states, restore_state
+from epic_pl.nn.base import Output
 from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.epic import EPICConfig
@@ -121,9 +122,6 @@ class EPICModule(L.LightningModule):
         weights = self.loss.pos_weight if task == "multilabel" else self.loss.class_weights
         frequencies = losses.class_frequencies
         self.model.head.start_at(prior_logits(task, num_classes, frequencies, weights))
-        for tower in self.model.towers:
-            tower.precision = DTYPES[self.encoders.precision]
-            tower.encoder.checkpoint_layers = self.encoders.checkpoint_layers
         self._matching = build_matching_loss(
             self.model.matcher, losses.matched_classes, self.class_names
         )
@@ -162,20 +160,17 @@ class EPICModule(L.LightningModule):
     def build_encoders(self) -> Pair[Encoder]:
         """Both encoders, as ``self.encoders`` says; a hook for encoders of your own."""
         config = self.encoders
-        image = build_image_encoder(
-            config.image.name,
-            revision=config.image.revision,
-            pretrained=config.pretrained,
-            image_size=config.image_size,
-            pooling=config.image.pooling,
+        shared: dict[str, Any] = {
+            "pretrained": config.pretrained,
+            "precision": DTYPES[config.precision],
+            "checkpoint_layers": config.checkpoint_layers,
+        }
+        image, text = (
+            {"name": each.name, "revision": each.revision, "pooling": each.pooling, **shared}
+            for each in (config.image, config.text)
         )
-        text = build_text_encoder(
-            config.text.name,
-            revision=config.text.revision,
-            pretrained=config.pretrained,
-            pooling=config.text.pooling,
-        )
-        return Pair(image, text)
+        image_encoder = build_image_encoder(image_size=config.image_size, **image)
+        return Pair(image_encoder, build_text_encoder(**text))
 
     def _build_metrics(self) -> nn.ModuleDict:
         metrics: dict[str, nn.Module] = {
@@ -196,12 +191,16 @@ class EPICModule(L.LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``(B, C)``; warns once of a missing modality that training never lacked."""
+        return self.run(batch).logits
+
+    def run(self, batch: Batch) -> Output:
+        """All that the model gives for a batch, logits among it."""
         if not self.training and not self._warned_of_absence:
             self._check_absence(batch)
         if is_compiled(self.model):
             mark_lengths(batch)
-        logits: Tensor = self.model(batch)
-        return logits
+        output: Output = self.model(batch)
+        return output
 
     def _check_absence(self, batch: Batch) -> None:
         masks = {"image": batch.get("image_present"), "text": batch.get("text_present")}
@@ -231,10 +230,11 @@ class EPICModule(L.LightningModule):
             patches: Any = getattr(self.model.image_encoder.model, "patch_embed", None)  # timm's
             size = patches.img_size if getattr(patches, "strict_img_size", False) else ()
             check_batch(batch, self.task, self.num_classes, size)
-        labels, matches = batch["labels"], self._matching if stage == "train" else None
-        logits, matching = matches(lambda: self(batch), labels) if matches else (self(batch), None)
+        labels, output = batch["labels"], self.run(batch)
+        logits = output.logits
         loss = self.compute_loss(logits, labels, batch)
-        if matching is not None:
+        if stage == "train" and self._matching and self.model.matcher and output.compared:
+            matching = self._matching(self.model.matcher, output.compared, labels)
             self.log("train/matching_loss", matching, on_step=True, batch_size=len(labels))
             loss = loss + matching
         logged: Tensor | Metric = loss

@@ -4,7 +4,7 @@ Shape legend: B batch, N text tokens, C classes.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,21 @@ from epic_pl.nn.interaction import ScaledCosine
 from epic_pl.nn.pair import Pair, Presence, drop_modalities, where_present
 from epic_pl.nn.towers import FeatureLevel, Tower
 from epic_pl.types import Batch, Features
+
+
+class Output(NamedTuple):
+    """What a model gives for a batch.
+
+    Attributes:
+        logits: ``(B, C)``.
+        pooled: of both modalities, as the head receives them.
+        compared: what the model compares of image ``(B, n_v, r)`` and text ``(B, n_t, r)`` before
+            either depends on the other, zero where missing; None where it compares nothing.
+    """
+
+    logits: Tensor
+    pooled: Pair[Pooled]
+    compared: Pair[Tensor] | None
 
 
 class DualEncoder(nn.Module, ABC):
@@ -43,8 +58,8 @@ class DualEncoder(nn.Module, ABC):
         self.modality_dropout = modality_dropout
 
     @abstractmethod
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits ``(B, C)`` of a batch."""
+    def forward(self, batch: Batch) -> Output:
+        """Logits and what the loss and embeddings need beside them."""
 
     @property
     def towers(self) -> Pair[Tower[Any]]:
@@ -73,7 +88,7 @@ class DualEncoder(nn.Module, ABC):
 
     @property
     def matcher(self) -> ScaledCosine | None:
-        """Compares both modalities before either has seen the other; None where nothing does."""
+        """Compares :attr:`Output.compared`; None where nothing does."""
         return self.head.similarity.cosine if self.head.similarity else None
 
     def extract(self, batch: Batch, present: Presence) -> Pair[Any]:
@@ -107,6 +122,18 @@ class DualEncoder(nn.Module, ABC):
             batch.get("image_present", everyone).bool(), batch.get("text_present", everyone).bool()
         )
         return drop_modalities(present, probability) if probability > 0 else Pair(*present)
+
+    def classify(
+        self,
+        pooled: Pair[Pooled],
+        prompts: Pair[Tensor] | None,
+        present: Presence,
+        scores: Tensor | None = None,
+        compared: Pair[Tensor] | None = None,
+    ) -> Output:
+        """The head's output; without ``compared``, what its similarity term compares."""
+        logits, projected = self.head(pooled, prompts, present, scores)
+        return Output(logits, pooled, projected if compared is None else compared)
 
     def pool(self, image: Any, text: Any) -> Pair[Pooled]:
         """What both towers pool of their last states."""

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from epic_pl.errors import ConfigError
-from epic_pl.nn.base import DualEncoder
+from epic_pl.nn.base import DualEncoder, Output
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.encoders.segments import segment_means
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, where_parts_fit
@@ -176,17 +176,19 @@ class EPIC(DualEncoder):
             for _ in exchanges
         ]
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits ``(B, C)`` of a batch; docs/method.md has the equations."""
+    def forward(self, batch: Batch) -> Output:
+        """docs/method.md has the equations."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)
-        prompts, scores = self.first_prompts(image, text, present)
+        prompts, exchange = self.first_prompts(image, text, present)
+        places = None if exchange is None else where_parts_fit(exchange.scores)
         for step in range(self.num_steps):
             if step:
-                prompts = self.prompts.activate(step, self.consolidate(step, prompts, present))
+                prompts, following = self.next_prompts(step, prompts, present)
+                exchange = exchange or following
             image, text, prompts = self.acquire(step, image, text, prompts)
-        logits: Tensor = self.head(self.pool(image, text), prompts, present, scores)
-        return logits
+        compared = None if exchange is None else exchange.compared
+        return self.classify(self.pool(image, text), prompts, present, places, compared)
 
     def acquire(
         self, step: int, image: Any, text: Any, prompts: Pair[Tensor]
@@ -198,8 +200,8 @@ class EPIC(DualEncoder):
 
     def first_prompts(
         self, image: Any, text: Any, present: Presence
-    ) -> tuple[Pair[Tensor], Tensor | None]:
-        """The prompts of step 1, and where in the image the parts of the text fit.
+    ) -> tuple[Pair[Tensor], Exchange | None]:
+        """The prompts of step 1, and the exchange before it, of which S is ``(B, P, n)``.
 
         With "tokens" there is an exchange before the first step, of all patches and the parts: what
         the text says steers what the image's prompts read. Without hubs they start from cells.
@@ -211,18 +213,20 @@ class EPIC(DualEncoder):
         if not self.hubs:
             return Pair(segment_means(patches, len(learned)) + learned, parts), None
         exchange: Exchange = self.hubs[0](Pair(patches, parts), present, gather=True)
-        (found, parts), scores = exchange
-        return Pair(found + learned, parts), where_parts_fit(scores)
+        found, parts = exchange.prompts
+        return Pair(found + learned, parts), exchange
 
-    def consolidate(self, step: int, prompts: Pair[Tensor], present: Presence) -> Pair[Tensor]:
-        """What the step before acquired, exchanged; without hubs unchanged."""
+    def next_prompts(
+        self, step: int, acquired: Pair[Tensor], present: Presence
+    ) -> tuple[Pair[Tensor], Exchange | None]:
+        """The prompts of a later step, and the exchange that consolidates what was acquired."""
         if not self.hubs:
-            return prompts
+            return self.prompts.activate(step, acquired), None
         hub = self.hubs[(step - 1 + self.from_tokens) % len(self.hubs)]
-        exchange: Exchange = hub(prompts, present)
-        return exchange.prompts
+        exchange: Exchange = hub(acquired, present)
+        return self.prompts.activate(step, exchange.prompts), exchange
 
     @property
     def matcher(self) -> ScaledCosine | None:
-        """That of the first exchange, before which no prompt knows of the other modality."""
+        """That of the first exchange."""
         return self.hubs[0].similarity if self.hubs else super().matcher  # type: ignore[return-value]  # of a ModuleList

@@ -42,10 +42,17 @@ class ScaledCosine(nn.Module):
 
 
 class Exchange(NamedTuple):
-    """What an exchange gives: consolidated prompts ``C_m (B, n, d_m)``, and ``S (B, n, n)``."""
+    """What an exchange gives.
+
+    Attributes:
+        prompts: consolidated, ``C_m (B, n, d_m)``.
+        scores: ``S (B, n, n)``.
+        compared: ``A_m (B, n, r)``, zero where the modality is missing.
+    """
 
     prompts: Pair[Tensor]
     scores: Tensor
+    compared: Pair[Tensor]
 
 
 class InteractionHub(nn.Module, ABC):
@@ -88,7 +95,7 @@ class InteractionHub(nn.Module, ABC):
         if gather:
             prompts = Pair(found @ prompts.image, prompts.text)
             messages = Pair(found @ messages.image, messages.text)
-        return Exchange(self.add(prompts, messages), scores)
+        return Exchange(self.add(prompts, messages), scores, Pair(image, text))
 
 
 class BottleneckHub(InteractionHub):

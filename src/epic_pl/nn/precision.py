@@ -37,7 +37,7 @@ def check_precision(precision: EncoderPrecision, device: str) -> None:
     except RuntimeError as error:
         problem = first_line(error)
     raise ConfigError(
-        f"model.encoders.precision is {precision!r}, which torch {torch.__version__} cannot do on this "
-        f"device ({device}): {problem}. Set it to same, or to "
+        f"model.encoders.precision is {precision!r}, which torch {torch.__version__} cannot do on "
+        f"this device ({device}): {problem}. Set it to same, or to "
         f"{'bf16' if precision == 'fp16' else 'fp16'} if it can do that."
     )

@@ -91,6 +91,10 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
         layer = self.layers[step]
         return state, self.encoder.read_layer(layer, prompts, state.memories[step], state.mask)
 
+    def memory(self, step: int, state: ReadOnlyState) -> tuple[Memory, Tensor | None]:
+        """What was kept of the layer."""
+        return state.memories[step], state.mask
+
     def pool(self, state: ReadOnlyState) -> Pooled:
         """What the frozen encoder gave."""
         return state.pooled

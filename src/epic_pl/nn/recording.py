@@ -1,13 +1,8 @@
 """Records what EPIC's prompts attend to in every step, and the hubs' similarities.
 
-The model runs unchanged; attention weights are computed a second time beside it, so that nothing
-is slower while nothing records.
-
 Shape legend: B batch, N tokens, n prompts, h heads, K steps.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,10 +10,9 @@ import torch
 from torch import Tensor
 
 from epic_pl.lazy_tensor import whole
-from epic_pl.nn.encoders.base import Encoder, read_mask
-from epic_pl.nn.encoders.reading import Memory, Unprojected
+from epic_pl.nn.encoders.base import read_mask
 from epic_pl.nn.epic import EPIC
-from epic_pl.nn.interaction import Exchange
+from epic_pl.nn.towers import PromptTower
 from epic_pl.types import Batch
 
 
@@ -50,71 +44,34 @@ class Recording:
 
 @torch.no_grad()
 def recorded(model: EPIC, batch: Batch) -> tuple[Tensor, Recording]:
-    """Logits ``(B, C)`` of a batch and what was looked at; not compiled, if the model is."""
-    with _listening(model) as recording:
-        # calling the module would take the compiled path, which a listener cannot enter
-        return model.forward(batch), recording
+    """Logits ``(B, C)`` of a batch and what was looked at.
+
+    The logits are those of a pass as ever; what its steps see is computed beside it.
+    """
+    recording, present = Recording(), model.presence(batch)
+    image, text = model.extract(batch, present)
+    prompts, exchange = model.first_prompts(image, text, present)
+    for step in range(model.num_steps):
+        if step:
+            prompts, exchange = model.next_prompts(step, prompts, present)
+        if exchange is not None:
+            recording.similarities.append(exchange.scores)
+        recording.image.append(_attention(model.image_tower, step, image, prompts.image))
+        recording.text.append(_attention(model.text_tower, step, text, prompts.text))
+        image, text, prompts = model.acquire(step, image, text, prompts)
+    return model(batch).logits, recording
 
 
-@contextmanager
-def _listening(model: EPIC) -> Iterator[Recording]:
-    """A recording that forward passes within add to."""
-    recording = Recording()
-
-    def hear(hub: Any, inputs: Any, exchange: Exchange) -> None:
-        recording.similarities.append(exchange.scores)
-
-    with ExitStack() as listeners:
-        for hub in model.hubs:
-            listeners.enter_context(hub.register_forward_hook(hear))
-        listeners.enter_context(_listening_to(model.image_encoder, recording.image))
-        listeners.enter_context(_listening_to(model.text_encoder, recording.text))
-        yield recording
-
-
-@contextmanager
-def _listening_to(encoder: Encoder, heard: list[Attention]) -> Iterator[None]:
-    """An instance's layers note what prompts see in them."""
-    run_layer, read_layer = encoder.run_layer, encoder.read_layer
-
-    def run(
-        index: int, tokens: Tensor, mask: Tensor | None = None, extra: Tensor | None = None
-    ) -> Any:
-        if extra is None:
-            return run_layer(index, tokens, mask)
-        seen = encoder._attention_mask(mask, tokens, extra.shape[1])
-        heard.append(_attention(encoder, index, extra, encoder.memory(index, tokens), seen))
-        return run_layer(index, tokens, mask, extra)
-
-    def read(
-        index: int, stream: Tensor, memory: Memory | Unprojected, mask: Tensor | None = None
-    ) -> Tensor:
-        assert isinstance(memory, Memory)  # the other is of a last layer that ends in the first
-        seen = read_mask(mask, memory.length() + stream.shape[1])
-        heard.append(_attention(encoder, index, stream, memory, seen))
-        return read_layer(index, stream, memory, mask)
-
-    # the whole last layer, whose positions are in their usual order
-    own = {"run_layer": run, "read_layer": read, "ends_in_first": lambda index: False}
-    vars(encoder).update(own)
-    try:
-        yield
-    finally:
-        for name in own:
-            del vars(encoder)[name]
-
-
-def _attention(
-    encoder: Encoder, index: int, stream: Tensor, memory: Memory, seen: Tensor | None
-) -> Attention:
-    """Of the stream ``(B, m, d)`` over memory and stream; ``seen`` is SDPA's mask over both."""
-    queries = encoder.queries(index, stream)  # (B, h, m, d / h)
-    both = (memory.keys, encoder.memory(index, stream).keys)
+def _attention(tower: PromptTower[Any], step: int, state: Any, prompts: Tensor) -> Attention:
+    """What prompts ``(B, n, d)`` attend to in the layer of ``step``."""
+    encoder, layer = tower.encoder, tower.layers[step]
+    memory, mask = tower.memory(step, state)
+    queries = encoder.queries(layer, prompts)  # (B, h, n, d / h)
+    both = (memory.keys, encoder.memory(layer, prompts).keys)
     keys = torch.cat([whole(part).to(queries.dtype) for part in both], dim=2)
-    scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5  # (B, h, m, N + m)
+    scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5  # (B, h, n, N + n)
+    seen = read_mask(mask, keys.shape[2])
     if seen is not None:
-        rows = seen if seen.shape[2] == 1 else seen[:, :, -stream.shape[1] :]
-        scores = scores.masked_fill(~rows, float("-inf"))
-    weights = scores.softmax(dim=-1).mean(dim=1)  # (B, m, N + m)
-    length = memory.length()
-    return Attention(weights[..., :length], weights[..., length:])
+        scores = scores.masked_fill(~seen, float("-inf"))
+    weights = scores.softmax(dim=-1).mean(dim=1)  # (B, n, N + n)
+    return Attention(*weights.split([memory.length(), prompts.shape[1]], dim=-1))

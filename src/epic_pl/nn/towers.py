@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from epic_pl.errors import ConfigError
 from epic_pl.lazy_tensor import whole
 from epic_pl.nn.encoders.base import Encoder
+from epic_pl.nn.encoders.reading import Memory
 from epic_pl.nn.heads import Pooled
 from epic_pl.nn.pair import where_present
 from epic_pl.types import Features
@@ -38,8 +39,6 @@ class Tower(nn.Module, ABC, Generic[State]):
     levels: tuple[FeatureLevel, ...] = ("boundary",)
     """What a feature cache can store of this tower, the least work a step last."""
     needs = "prompts change the tokens in every interaction layer (unless they are read_only)"
-    precision: torch.dtype | None = None
-    """In which the frozen layers run; None is that of all else."""
 
     def __init__(self, encoder: Encoder, layers: Sequence[int]) -> None:
         super().__init__()
@@ -89,14 +88,14 @@ class Tower(nn.Module, ABC, Generic[State]):
         return self.start(whole(features["tokens"]).to(self.dtype), mask, present)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Runs what is frozen in :attr:`precision`."""
-        if self.precision is None:
+        """Runs what is frozen in the encoder's precision."""
+        if self.encoder.precision is None:
             return nullcontext()
-        return torch.autocast(next(self.encoder.parameters()).device.type, self.precision)
+        return torch.autocast(next(self.encoder.parameters()).device.type, self.encoder.precision)
 
     def cast(self, frozen: Tensor) -> Tensor:
         """Outputs of the frozen layers in the precision of the trained part."""
-        return frozen if self.precision is None else frozen.to(self.dtype)
+        return frozen if self.encoder.precision is None else frozen.to(self.dtype)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -129,6 +128,10 @@ class PromptTower(Tower[State]):
     def acquire(self, step: int, state: State, prompts: Tensor) -> tuple[State, Tensor]:
         """Prompts ``P (B, n, d)`` through the layer of ``step``: their outputs ``Z (B, n, d)``."""
 
+    @abstractmethod
+    def memory(self, step: int, state: State) -> tuple[Memory, Tensor | None]:
+        """Keys and values that prompts see in the layer of ``step``, and the mask ``(B, N)``."""
+
 
 class JointState(NamedTuple):
     """Tokens ``(B, N, d)`` on their way, the mask of visible ones, and the next layer.
@@ -147,10 +150,24 @@ class JointState(NamedTuple):
 
 
 class JointTower(PromptTower[JointState]):
-    """``[U; Z] = Layer([U; P])``: tokens and prompts see each other (the paper's setting)."""
+    """``[U; Z] = Layer([U; P])``: tokens and prompts see each other (the paper's setting).
 
-    trims_last_layer = True
-    """Whether only what is used of the encoder's last layer is computed."""
+    Args:
+        encoder: as for :class:`Tower`.
+        layers: as for :class:`PromptTower`.
+        keeps_tokens: as for :class:`PromptTower`.
+        trims_last_layer: whether only what is used of the encoder's last layer is computed.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        layers: Sequence[int],
+        keeps_tokens: bool = False,
+        trims_last_layer: bool = True,
+    ) -> None:
+        super().__init__(encoder, layers, keeps_tokens)
+        self.trims_last_layer = trims_last_layer
 
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> JointState:
         """The boundary's tokens are all that is needed."""
@@ -161,14 +178,25 @@ class JointTower(PromptTower[JointState]):
     def acquire(self, step: int, state: JointState, prompts: Tensor) -> tuple[JointState, Tensor]:
         """Run up to the step's layer without prompts, then that layer with them."""
         layer = self.layers[step]
-        tokens = self.encoder.run_layers(state.next_layer, layer, state.tokens, state.mask)
+        tokens = self._entering(layer, state)
         state = state._replace(next_layer=layer + 1)
         last = layer == self.encoder.num_layers - 1
-        if self.trims_last_layer and last and self.encoder.ends_in_first(layer):
+        # a text of two tokens would have one left, which an exported graph takes for a constant
+        trims = self.trims_last_layer and not torch.compiler.is_exporting()
+        if trims and last and self.encoder.ends_in_first(layer):
             outputs = self.encoder.run_last_layer(tokens, state.mask, prompts)  # (B, 1 + n, d)
             return state._replace(tokens=tokens, first=outputs[:, :1]), outputs[:, 1:]
         tokens, acquired = self.encoder.run_layer(layer, tokens, state.mask, prompts)
         return state._replace(tokens=tokens), acquired
+
+    def memory(self, step: int, state: JointState) -> tuple[Memory, Tensor | None]:
+        """Of the tokens that enter the layer."""
+        layer = self.layers[step]
+        return self.encoder.memory(layer, self._entering(layer, state)), state.mask
+
+    def _entering(self, layer: int, state: JointState) -> Tensor:
+        """Tokens ``(B, N, d)`` after the layers without prompts."""
+        return self.encoder.run_layers(state.next_layer, layer, state.tokens, state.mask)
 
     def pool(self, state: JointState) -> Pooled:
         """Run the layers that are left, then the encoder's own pooling."""

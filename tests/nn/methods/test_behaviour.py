@@ -47,7 +47,7 @@ def inside(names):
 def test_what_is_trained_gets_a_gradient_and_nothing_else(name, presence, head, modality_dropout):
     # under DDP a parameter without gradient stops the run, so presence must make no difference
     model = make(name, head=head, modality_dropout=modality_dropout).train()
-    model(batch([3, 2, 4], *presence)).sum().backward()
+    model(batch([3, 2, 4], *presence)).logits.sum().backward()
     got = {key for key, p in model.named_parameters() if p.grad is not None}
     assert got == trained(model)
     everything = {key for key, _ in model.named_parameters()}
@@ -61,7 +61,7 @@ def test_what_is_trained_gets_a_gradient_and_nothing_else(name, presence, head, 
 def test_no_gradient_is_all_zero(name, head):
     model = make(name, head=head).train()
     made = batch([3, 4, 2], [1, 0, 1], [1, 1, 0])
-    torch.nn.functional.cross_entropy(model(made), torch.tensor([0, 1, 2])).backward()
+    torch.nn.functional.cross_entropy(model(made).logits, torch.tensor([0, 1, 2])).backward()
     zero = [n for n, p in model.named_parameters() if p.requires_grad and not p.grad.any()]
     assert not zero
 
@@ -73,7 +73,7 @@ def test_the_frozen_stays_bit_identical_and_all_that_is_trained_moves(name):
     optimizer = build_optimizer(model, OptimConfig(lr=0.1, weight_decay=0.1))
     for seed in range(2):
         optimizer.zero_grad()
-        model(batch([4, 2, 3], [1, 0, 1], [0, 1, 1], seed=seed)).square().sum().backward()
+        model(batch([4, 2, 3], [1, 0, 1], [0, 1, 1], seed=seed)).logits.square().sum().backward()
         optimizer.step()
     statistics = {key for key, _ in model.head.named_buffers(prefix="head")}
     for key, value in model.state_dict().items():

@@ -50,7 +50,7 @@ def gated(monkeypatch):
 
 def test_the_example_of_a_new_method_works(gated):
     model = make("gated", options={"width": 6})
-    logits = model(batch([3, 2], [1, 0], [1, 1]))
+    logits = model(batch([3, 2], [1, 0], [1, 1])).logits
     assert logits.shape == (2, 5)
     logits.sum().backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)

@@ -102,6 +102,6 @@ def _compare(model, batches, elsewhere, tmp_path):
     torch.save([tuple(each[key] for key in INPUTS) for each in made], tmp_path / "batches.pt")
     for given, each in zip(elsewhere(tmp_path), made, strict=True):
         with torch.no_grad():
-            expected = (model(each) / 1.7).softmax(dim=1)
+            expected = (model(each).logits / 1.7).softmax(dim=1)
         torch.testing.assert_close(given, expected, rtol=0, atol=1e-5)
         assert expected.std(dim=1).min() > 0.01  # not all alike, which anything would match

@@ -3,7 +3,7 @@
 Shape legend: B batch, S text tokens, H, W picture height and width, C classes.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from torch.fx import GraphModule
 
 from epic_pl.errors import ConfigError, first_line
 from epic_pl.nn.base import DualEncoder
-from epic_pl.nn.towers import JointTower
 from epic_pl.types import Batch
 
 # B and S of the traced inputs; sizes 0 and 1 would be taken for constants
@@ -52,7 +51,7 @@ class Probabilities(nn.Module):
             image_present=image_present,
             text_present=text_present,
         )
-        probabilities: Tensor = self.postprocessor(self.model(batch))
+        probabilities: Tensor = self.postprocessor(self.model(batch).logits)
         return probabilities
 
 
@@ -62,15 +61,11 @@ def export_program(module: Probabilities, size: tuple[int, int]) -> ExportedProg
     Raises:
         ConfigError: if torch cannot trace the method or an encoder.
     """
-    model, tower = module.eval().model, cast(Any, module.model.text_tower)
+    model = module.eval().model
     inputs = random_inputs(model, size, _ROWS, _TOKENS)
     rows, rows_and_tokens = {0: Dim.DYNAMIC}, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
     shapes = (rows, rows_and_tokens, rows_and_tokens, rows, rows)  # as INPUTS
-    trims = isinstance(tower, JointTower) and tower.trims_last_layer
     try:
-        if trims:
-            # the last layer of a text of two tokens would have a size of one, taken for a constant
-            tower.trims_last_layer = False
         with torch.no_grad():
             program = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # tracing may fail in any way on a custom model
@@ -82,9 +77,6 @@ def export_program(module: Probabilities, size: tuple[int, int]) -> ExportedProg
             f"{type(error).__name__}: {first_line(error)}. docs/export.md lists what can; the "
             "others run in Python, with EPICModule.load_from_checkpoint."
         ) from error
-    finally:
-        if trims:
-            tower.trims_last_layer = True
     for part in program.graph_module.modules():
         if isinstance(part, GraphModule):
             for node in part.graph.nodes:

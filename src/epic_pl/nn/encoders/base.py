@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from epic_pl.nn.encoders.frozen_positions import frozen_positions
-from epic_pl.nn.encoders.reading import Memory, Unprojected
+from epic_pl.nn.encoders.reading import Memory
 
 Pooling = Literal["auto", "cls", "mean"]
 
@@ -32,19 +31,31 @@ class Encoder(nn.Module, ABC):
         width: d.
         num_layers: number of transformer layers.
         pooling: what :meth:`pool` returns; "auto" is the architecture's own pooling.
+        precision: in which the frozen layers run; None is that of all else.
+        checkpoint_layers: whether each layer keeps only its input for the backward pass and runs
+            again there.
     """
 
-    checkpoint_layers = False
-    """Whether each layer keeps only its input for the backward pass and runs again there."""
     num_prefix_tokens = 0
     """Tokens before the patches of a picture: class, registers."""
 
-    def __init__(self, model: nn.Module, width: int, num_layers: int, pooling: Pooling) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        width: int,
+        num_layers: int,
+        pooling: Pooling = "auto",
+        *,
+        precision: torch.dtype | None = None,
+        checkpoint_layers: bool = False,
+    ) -> None:
         super().__init__()
         self.model = model.requires_grad_(False).eval()
         self.width = width
         self.num_layers = num_layers
         self.pooling = pooling
+        self.precision = precision
+        self.checkpoint_layers = checkpoint_layers
         self.num_parameters = sum(p.numel() for p in model.parameters())
         self._fingerprint: str | None = None
         self._frozen = True
@@ -61,17 +72,9 @@ class Encoder(nn.Module, ABC):
     def _layer(self, index: int, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Layer ``index`` on all positions, with SDPA's mask (True = visible)."""
 
-    def projections(self, index: int) -> list[nn.Module]:
-        """The linear layers of queries, keys and values in layer ``index``, where known."""
-        return []
-
     @abstractmethod
     def memory(self, index: int, tokens: Tensor) -> Memory:
         """Keys and values of layer ``index`` for the tokens ``(B, N, d)`` that enter it."""
-
-    def unprojected(self, index: int, tokens: Tensor) -> Unprojected | None:
-        """The same without computing keys and values; None where a layer needs them."""
-        return None
 
     @abstractmethod
     def queries(self, index: int, tokens: Tensor) -> Tensor:
@@ -79,7 +82,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def read_layer(
-        self, index: int, stream: Tensor, memory: Memory | Unprojected, mask: Tensor | None = None
+        self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
     ) -> Tensor:
         """Layer ``index`` on a stream ``(B, n, d)`` that reads itself and a memory of N tokens.
 
@@ -114,21 +117,8 @@ class Encoder(nn.Module, ABC):
             return self._run(self._layer, index, tokens, self._attention_mask(mask, tokens, 0))
         joint = torch.cat([tokens, extra], dim=1)  # (B, N + n, d)
         seen = self._attention_mask(mask, tokens, extra.shape[1])
-        num_tokens = tokens.shape[1]
-        # the first layer with prompts; hooks would break a compiled graph
-        only_extra = extra.requires_grad and not tokens.requires_grad and self._frozen
-        if only_extra and not torch.compiler.is_compiling():
-            outputs = self._run(self._layer_behind, index, joint, seen, num_tokens)
-        else:
-            outputs = self._run(self._layer, index, joint, seen)
-        return outputs[:, :num_tokens], outputs[:, num_tokens:]
-
-    def _layer_behind(
-        self, index: int, tokens: Tensor, attention_mask: Tensor | None, count: int
-    ) -> Tensor:
-        """The layer on all positions, with a gradient for those behind ``count`` alone."""
-        with frozen_positions(self.projections(index), count):
-            return self._layer(index, tokens, attention_mask)
+        outputs = self._run(self._layer, index, joint, seen)
+        return outputs[:, : tokens.shape[1]], outputs[:, tokens.shape[1] :]
 
     def _run(self, layer: Callable[..., Tensor], *arguments: Any) -> Tensor:
         if not (self.checkpoint_layers and torch.is_grad_enabled()):
@@ -154,9 +144,6 @@ class Encoder(nn.Module, ABC):
             mask = torch.cat([mask[:, 1:], mask[:, :1]], dim=1)  # memory, then stream
         index = self.num_layers - 1
         stream = torch.cat([first, extra], dim=1)
-        unprojected = self.unprojected(index, others)
-        if unprojected is not None and unprojected.spares(stream.shape[1]):
-            return self.read_layer(index, stream, unprojected, mask)
         return self.read_layer(index, stream, self.memory(index, others), mask)
 
     def mean(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:

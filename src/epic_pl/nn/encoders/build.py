@@ -57,6 +57,7 @@ def build_image_encoder(
     pretrained: bool = True,
     image_size: int | None = None,
     pooling: Pooling = "auto",
+    **running: Any,
 ) -> Encoder:
     """The frozen image encoder called ``name``.
 
@@ -68,6 +69,7 @@ def build_image_encoder(
         pretrained: False builds the architecture with random weights, always the same ones.
         image_size: height and width of the pictures; None is the encoder's own.
         pooling: see :class:`~epic_pl.nn.encoders.timm_vit.TimmViTEncoder`.
+        **running: further options of :class:`~epic_pl.nn.encoders.base.Encoder`.
 
     Raises:
         EncoderError: if the architecture is not supported.
@@ -81,7 +83,7 @@ def build_image_encoder(
                 f"Image encoder {name!r} is a {type(model).__name__}, whose layers cannot take "
                 f"prompts here. {_SUPPORTED}"
             )
-        encoder = TimmViTEncoder(model, pooling)
+        encoder = TimmViTEncoder(model, pooling, **running)
         if image_size is not None:
             encoder.resize(image_size)
         return encoder
@@ -92,7 +94,7 @@ def build_image_encoder(
     model = _build(
         name, pretrained, lambda: _hf_model(CLIPVisionModel, source, revision, pretrained, vision)
     )
-    return CLIPImageEncoder(getattr(model, "vision_model", model), pooling)
+    return CLIPImageEncoder(getattr(model, "vision_model", model), pooling, **running)
 
 
 def build_text_encoder(
@@ -101,6 +103,7 @@ def build_text_encoder(
     revision: str | None = None,
     pretrained: bool = True,
     pooling: Pooling = "auto",
+    **running: Any,
 ) -> Encoder:
     """The frozen text encoder called ``name``; arguments as in :func:`build_image_encoder`.
 
@@ -115,7 +118,7 @@ def build_text_encoder(
         model = _build(
             name, pretrained, lambda: _hf_model(CLIPTextModel, source, revision, pretrained, text)
         )
-        return CLIPTextEncoder(getattr(model, "text_model", model), pooling)
+        return CLIPTextEncoder(getattr(model, "text_model", model), pooling, **running)
     if config.model_type not in TEXT_MODEL_TYPES:
         raise EncoderError(f"Text encoder {name!r} is of type {config.model_type!r}. {_SUPPORTED}")
     model = _build(
@@ -124,7 +127,7 @@ def build_text_encoder(
     # the pooler belongs to next-sentence prediction and is never run here
     if getattr(model, "pooler", None) is not None:
         setattr(model, "pooler", None)  # noqa: B010 a module attribute that may be None
-    return HFTextEncoder(model, pooling)
+    return HFTextEncoder(model, pooling, **running)
 
 
 def _is_timm(source: str) -> bool:

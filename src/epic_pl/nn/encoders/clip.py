@@ -12,9 +12,9 @@ from epic_pl.nn.encoders.hf_base import HFEncoder, Projections
 class _CLIPTower(HFEncoder):
     """The layers of both towers."""
 
-    def __init__(self, model: nn.Module, pooling: Pooling = "auto") -> None:
+    def __init__(self, model: nn.Module, pooling: Pooling = "auto", **running: Any) -> None:
         tower: Any = model
-        super().__init__(model, tower.encoder.layers, pooling)
+        super().__init__(model, tower.encoder.layers, pooling, **running)
 
     def _layers(self) -> Any:
         return self.model.encoder.layers

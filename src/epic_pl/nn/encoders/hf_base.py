@@ -15,7 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from epic_pl.nn.encoders.base import Encoder, Pooling, read_mask
-from epic_pl.nn.encoders.reading import Memory, Projection, Unprojected, read_attention
+from epic_pl.nn.encoders.reading import Memory, read_attention
 
 READING_ATTENTION = "epic_pl_reading_sdpa"
 
@@ -26,7 +26,7 @@ def _reading_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    memory: Memory | Unprojected | None = None,
+    memory: Memory | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """SDPA, or over the memory's keys and values and the layer's own; ``(B, n, h, d / h)``."""
@@ -59,15 +59,17 @@ class HFEncoder(Encoder):
     Args:
         model: its attention becomes SDPA that can read a memory.
         layers: its transformer layers.
-        pooling: see :class:`~epic_pl.nn.encoders.base.Encoder`.
+        pooling: see :class:`~epic_pl.nn.encoders.base.Encoder`, as for further options.
     """
 
     model: Any
 
-    def __init__(self, model: nn.Module, layers: nn.ModuleList, pooling: Pooling) -> None:
+    def __init__(
+        self, model: nn.Module, layers: nn.ModuleList, pooling: Pooling, **running: Any
+    ) -> None:
         config: Any = model.config
         config._attn_implementation = READING_ATTENTION  # any other would ignore a memory
-        super().__init__(model, config.hidden_size, len(layers), pooling)
+        super().__init__(model, config.hidden_size, len(layers), pooling, **running)
 
     @abstractmethod
     def _layers(self) -> Any:
@@ -92,27 +94,11 @@ class HFEncoder(Encoder):
         outputs: Tensor = self._layers()[index](tokens, attention_mask=attention_mask)
         return outputs
 
-    def projections(self, index: int) -> list[nn.Module]:
-        """Three of layer ``index``."""
-        return list(self._projections(index)[1:])
-
     def memory(self, index: int, tokens: Tensor) -> Memory:
         """Keys and values of layer ``index`` for the tokens that enter it."""
         norm, _, key, value = self._projections(index)
         normed = norm(tokens)
         return Memory(self._split_heads(key(normed)), self._split_heads(value(normed)))
-
-    def unprojected(self, index: int, tokens: Tensor) -> Unprojected | None:
-        """Normed tokens of layer ``index``; None if its linear layers are adapted."""
-        norm, _, key, value = self._projections(index)
-        if not (type(key) is type(value) is nn.Linear):
-            return None
-        return Unprojected(
-            norm(tokens),
-            Projection(key.weight, key.bias),
-            Projection(value.weight, value.bias),
-            self.model.config.num_attention_heads,
-        )
 
     def queries(self, index: int, tokens: Tensor) -> Tensor:
         """Queries of layer ``index`` for the tokens that enter it."""
@@ -120,7 +106,7 @@ class HFEncoder(Encoder):
         return self._split_heads(query(norm(tokens)))
 
     def read_layer(
-        self, index: int, stream: Tensor, memory: Memory | Unprojected, mask: Tensor | None = None
+        self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
     ) -> Tensor:
         """Layer ``index`` on a stream ``(B, n, d)`` that reads itself and the memory."""
         seen = read_mask(mask, memory.length() + stream.shape[1])

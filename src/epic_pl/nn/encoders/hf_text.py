@@ -18,18 +18,19 @@ class HFTextEncoder(HFEncoder):
     Args:
         model: the model; a pooler is not used.
         pooling: "cls" is the first token, "mean" the mean of the visible ones, "auto" is "cls".
+        **running: further options of :class:`~epic_pl.nn.encoders.base.Encoder`.
 
     Raises:
         EncoderError: if the model is not built this way.
     """
 
-    def __init__(self, model: nn.Module, pooling: Pooling = "auto") -> None:
+    def __init__(self, model: nn.Module, pooling: Pooling = "auto", **running: Any) -> None:
         layers: Any = getattr(getattr(model, "encoder", None), "layer", None)
         if layers is None or not hasattr(model, "embeddings"):
             raise EncoderError(
                 f"{type(model).__name__} has no embeddings and encoder.layer to run."
             )
-        super().__init__(model, layers, pooling)
+        super().__init__(model, layers, pooling, **running)
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Token ids ``(B, N)`` to tokens ``(B, N, d)``."""

@@ -11,9 +11,6 @@ from torch.autograd.function import once_differentiable
 
 from epic_pl.lazy_tensor import LazyTensor
 
-# at most 16 positions of a ViT-B or BERT-base
-_FEW = 4
-
 
 class Memory(NamedTuple):
     """Keys and values of a layer's tokens, each ``(B, h, N, d / h)``."""
@@ -35,66 +32,11 @@ class Memory(NamedTuple):
         return _times_stored(weights, self.values, False)
 
 
-class Projection(NamedTuple):
-    """A linear layer's ``weight (d, d)`` and ``bias (d,)``."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-
-class Unprojected(NamedTuple):
-    """Tokens ``X (B, N, d)`` in place of their keys and values, which are not computed.
-
-    ``Q (X W_k^T)^T = (Q W_k) X^T`` and ``A (X W_v^T) = (A X) W_v^T``: projecting a few queries
-    takes a tenth of the operations of projecting all tokens.
-    """
-
-    tokens: Tensor
-    key: Projection
-    value: Projection
-    heads: int
-
-    def length(self) -> int:
-        """N."""
-        return self.tokens.shape[1]
-
-    def spares(self, positions: int) -> bool:
-        """Whether this number of queries takes fewer operations this way.
-
-        It holds for all but very short memories. A rule with N in it would give the compiler a
-        graph for each length.
-        """
-        return _FEW * positions * self.heads <= self.tokens.shape[2]
-
-    def scores(self, queries: Tensor) -> Tensor:
-        """``(Q W_k) X^T + Q b_k``, as of :class:`Memory`."""
-        brought = torch.einsum("bhne,hed->bhnd", queries, self._by_head(self.key.weight))
-        scores = brought.flatten(1, 2) @ self.tokens.mT  # (B, h n, N)
-        scores = scores.view(*queries.shape[:3], self.length())
-        if self.key.bias is not None:
-            scores = scores + queries @ self._by_head(self.key.bias).mT
-        return scores
-
-    def read(self, weights: Tensor) -> Tensor:
-        """``(A X) W_v^T + A b_v``, as of :class:`Memory`."""
-        read = weights.flatten(1, 2) @ self.tokens  # (B, h n, d)
-        read = read.view(*weights.shape[:3], self.tokens.shape[2])
-        values: Tensor = torch.einsum("bhnd,hed->bhne", read, self._by_head(self.value.weight))
-        if self.value.bias is not None:
-            values = values + weights.sum(dim=-1, keepdim=True) * self._by_head(self.value.bias)
-        return values
-
-    def _by_head(self, parameter: Tensor) -> Tensor:
-        """``(d, d)`` as ``(h, d / h, d)``, and ``(d,)`` as ``(h, 1, d / h)``."""
-        width = self.tokens.shape[2] if parameter.ndim == 2 else parameter.shape[0] // self.heads
-        return parameter.view(self.heads, -1, width)
-
-
 def read_attention(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
-    memory: Memory | Unprojected,
+    memory: Memory,
     mask: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:

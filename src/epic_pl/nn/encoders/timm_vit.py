@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from epic_pl.errors import EncoderError
 from epic_pl.nn.encoders.base import Encoder, Pooling, read_mask
-from epic_pl.nn.encoders.reading import Memory, Projection, Unprojected, read_attention
+from epic_pl.nn.encoders.reading import Memory, read_attention
 
 
 class TimmViTEncoder(Encoder):
@@ -18,6 +18,7 @@ class TimmViTEncoder(Encoder):
     Args:
         model: built without a classifier (``num_classes=0``).
         pooling: "cls" is the class token, "mean" the mean of the patches, "auto" timm's own pool.
+        **running: further options of :class:`~epic_pl.nn.encoders.base.Encoder`.
 
     Raises:
         EncoderError: if "cls" is asked of a model that has no class token.
@@ -25,10 +26,12 @@ class TimmViTEncoder(Encoder):
 
     model: VisionTransformer
 
-    def __init__(self, model: VisionTransformer, pooling: Pooling = "auto") -> None:
-        super().__init__(model, model.embed_dim, len(model.blocks), pooling)
+    def __init__(self, model: VisionTransformer, pooling: Pooling = "auto", **running: Any) -> None:
+        super().__init__(model, model.embed_dim, len(model.blocks), pooling, **running)
         if pooling == "cls" and model.cls_token is None:
-            raise EncoderError("This ViT has no class token: set encoders.image.pooling to mean or auto.")
+            raise EncoderError(
+                "This ViT has no class token: set encoders.image.pooling to mean or auto."
+            )
         self.num_prefix_tokens = model.num_prefix_tokens
 
     def configuration(self) -> dict[str, Any]:
@@ -87,15 +90,6 @@ class TimmViTEncoder(Encoder):
         keys, values = _heads(attention, block.norm1(tokens), slice(1, 3))
         return Memory(attention.k_norm(keys), values)
 
-    def unprojected(self, index: int, tokens: Tensor) -> Unprojected | None:
-        """Normed tokens of block ``index``; None where keys have a norm of their own."""
-        block = self._plain_block(index)
-        attention = block.attn
-        if not isinstance(attention.k_norm, nn.Identity):
-            return None
-        key, value = (_projection(attention, slice(at, at + 1)) for at in (1, 2))
-        return Unprojected(block.norm1(tokens), key, value, attention.num_heads)
-
     def queries(self, index: int, tokens: Tensor) -> Tensor:
         """Queries of block ``index`` for the tokens that enter it."""
         block = self._plain_block(index)
@@ -104,7 +98,7 @@ class TimmViTEncoder(Encoder):
         return normed
 
     def read_layer(
-        self, index: int, stream: Tensor, memory: Memory | Unprojected, mask: Tensor | None = None
+        self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
     ) -> Tensor:
         """Block ``index`` on a stream ``(B, n, d)`` that reads itself and the memory."""
         block = self._plain_block(index)
@@ -142,19 +136,14 @@ def _is_plain(block: nn.Module) -> bool:
     return isinstance(block, Block) and isinstance(block.attn, Attention)
 
 
-def _projection(attention: Any, wanted: slice) -> Projection:
-    """The weight's rows for those ``wanted`` of queries, keys and values, which timm fuses."""
-    weight, bias = (
-        None if all_three is None else all_three.unflatten(0, (3, -1))[wanted].flatten(0, 1)
-        for all_three in (attention.qkv.weight, attention.qkv.bias)
-    )
-    assert weight is not None
-    return Projection(weight, bias)
-
-
 def _heads(attention: Any, normed: Tensor, wanted: slice) -> tuple[Tensor, ...]:
     """Those ``wanted`` of queries, keys and values, each ``(B, h, N, d / h)``, before norms."""
     batch, length, _ = normed.shape
-    projected = nn.functional.linear(normed, *_projection(attention, wanted))
+    weight, bias = (
+        None if fused is None else fused.unflatten(0, (3, -1))[wanted].flatten(0, 1)
+        for fused in (attention.qkv.weight, attention.qkv.bias)
+    )
+    assert weight is not None
+    projected = nn.functional.linear(normed, weight, bias)
     projected = projected.view(batch, length, -1, attention.num_heads, attention.head_dim)
     return projected.permute(2, 0, 3, 1, 4).unbind(0)

@@ -157,8 +157,11 @@ class ClassificationHead(nn.Module):
         prompts: Pair[Tensor] | None,
         present: Presence,
         scores: Tensor | None = None,
-    ) -> Tensor:
-        """Logits ``(B, C)`` of pooled features, last prompts ``(B, n, d)`` and the exchange's s."""
+    ) -> tuple[Tensor, Pair[Tensor] | None]:
+        """Logits ``(B, C)`` of pooled features, last prompts ``(B, n, d)`` and the exchange's s.
+
+        Beside them what the similarity term compares, ``(B, 1, r)`` each, or None without one.
+        """
         both = both_present(present)
         features = Pair(
             self.image(pooled.image, prompts and prompts.image, present.image, both),
@@ -169,6 +172,7 @@ class ClassificationHead(nn.Module):
             logits: Tensor = self.classifier(dropped, scores, present)
         else:
             logits = self.classifier(torch.cat(dropped, dim=-1))
-        if self.similarity is not None:
-            logits = logits + self.similarity(features, present)
-        return logits
+        if self.similarity is None:
+            return logits, None
+        projected = self.similarity.project(features, present)
+        return logits + self.similarity(projected), projected

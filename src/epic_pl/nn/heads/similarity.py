@@ -31,10 +31,13 @@ class SimilarityHead(nn.Module):
         self.linear = nn.Linear(1, num_classes, bias=False)
         nn.init.normal_(self.linear.weight, std=_WEIGHT_STD)
 
-    def forward(self, features: Pair[Tensor], present: Presence) -> Tensor:
-        """Logits ``(B, C)`` of features ``(B, D_v)`` and ``(B, D_t)``; 0 for unimodal samples."""
+    def project(self, features: Pair[Tensor], present: Presence) -> Pair[Tensor]:
+        """Features ``(B, D_v)`` and ``(B, D_t)`` as ``(B, 1, r)`` each, zero where missing."""
         image = where_present(self.down_image(features.image), present.image)
         text = where_present(self.down_text(features.text), present.text)
-        scores = self.cosine(image[:, None], text[:, None])[:, 0]  # (B, 1), 0 of a zero vector
-        logits: Tensor = self.linear(scores)
+        return Pair(image[:, None], text[:, None])
+
+    def forward(self, projected: Pair[Tensor]) -> Tensor:
+        """Logits ``(B, C)`` of what :meth:`project` gives; 0 for unimodal samples."""
+        logits: Tensor = self.linear(self.cosine(*projected)[:, 0])  # the cosine of zero is zero
         return logits

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from epic_pl.errors import ConfigError
-from epic_pl.nn.base import DualEncoder
+from epic_pl.nn.base import DualEncoder, Output
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Pooled
 from epic_pl.nn.pair import Pair
@@ -140,13 +140,12 @@ class MaPLe(DualEncoder):
         )
         self.head = ClassificationHead(self.widths, num_classes, head)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits ``(B, C)``."""
+    def forward(self, batch: Batch) -> Output:
+        """The head's, of what is pooled."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)
         image_prompts, text_prompts = self.prompts()
         pooled = Pair(
             self.image_tower.run(image, image_prompts), self.text_tower.run(text, text_prompts)
         )
-        logits: Tensor = self.head(pooled, None, present)
-        return logits
+        return self.classify(pooled, None, present)

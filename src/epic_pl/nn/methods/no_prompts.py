@@ -1,14 +1,12 @@
 """No prompts: the classification head on the frozen encoders' features, the control of EPIC.
 
-Shape legend: B batch, C classes.
+Shape legend: C classes.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from epic_pl.nn.base import DualEncoder
+from epic_pl.nn.base import DualEncoder, Output
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig
 from epic_pl.nn.pair import Pair
@@ -51,8 +49,7 @@ class NoPrompts(DualEncoder):
         )
         self.head = ClassificationHead(self.widths, num_classes, head)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits ``(B, C)``."""
+    def forward(self, batch: Batch) -> Output:
+        """The head's, of what is pooled."""
         present = self.presence(batch)
-        logits: Tensor = self.head(self.pool(*self.extract(batch, present)), None, present)
-        return logits
+        return self.classify(self.pool(*self.extract(batch, present)), None, present)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from epic_pl.lazy_tensor import whole
-from epic_pl.nn.base import DualEncoder
+from epic_pl.nn.base import DualEncoder, Output
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Pooled
 from epic_pl.nn.interaction import ScaledCosine
@@ -115,8 +115,8 @@ class Parts(DualEncoder):
         """That of patches and parts."""
         return self.cosine
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits ``(B, C)``."""
+    def forward(self, batch: Batch) -> Output:
+        """The head's, of what is pooled and what is read of S."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)
         patches = image.tokens[:, self.image_encoder.num_prefix_tokens :]
@@ -126,8 +126,7 @@ class Parts(DualEncoder):
             where_present(self.down_text(parts), present.text),  # (B, n, r)
         )
         numbers = self.read(compared, self.cosine(*compared))
-        logits: Tensor = self.head(self.pool(image, text), None, present, numbers)
-        return logits
+        return self.classify(self.pool(image, text), None, present, numbers, compared)
 
 
 class PartMeans(Parts):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from epic_pl.errors import ConfigError
-from epic_pl.nn.base import DualEncoder
+from epic_pl.nn.base import DualEncoder, Output
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig
 from epic_pl.nn.pair import Pair, where_present
@@ -31,7 +31,6 @@ class PMFConfig:
         query_context_prompts: that stand beside them in the query stage.
         fusion_context_prompts: that stand beside the other's outputs in the fusion stage; like the
             release, they stay as they are drawn.
-        trim_last_layer: work out no more of the last layer than is used; the release runs it whole.
         prompt_init_std: of all prompts.
     """
 
@@ -39,7 +38,6 @@ class PMFConfig:
     query_prompts: int = 4
     query_context_prompts: int = 4
     fusion_context_prompts: int = 4
-    trim_last_layer: bool = False
     prompt_init_std: float = 0.02
 
     def __post_init__(self) -> None:
@@ -123,12 +121,12 @@ class PMF(DualEncoder):
                 f"fusion_layers is {steps}, but the encoders have {depths[0]} and {depths[1]} "
                 f"layers: choose from 1 to {min(depths)}."
             )
-        towers = []
-        for encoder, depth in zip(encoders, depths, strict=True):
-            tower = JointTower(encoder, range(depth - steps, depth))
-            tower.trims_last_layer = config.trim_last_layer
-            towers.append(tower)
-        super().__init__(towers[0], towers[1], modality_dropout)
+        image_tower, text_tower = (
+            # like the release, it runs the last layer whole
+            JointTower(encoder, range(depth - steps, depth), trims_last_layer=False)
+            for encoder, depth in zip(encoders, depths, strict=True)
+        )
+        super().__init__(image_tower, text_tower, modality_dropout)
         self.num_steps = steps
         self.image_prompts = FusionSide(*self.widths, config)
         self.text_prompts = FusionSide(*self.widths[::-1], config)
@@ -139,8 +137,8 @@ class PMF(DualEncoder):
         """None: each modality has seen the other before the head."""
         return None
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits ``(B, C)``."""
+    def forward(self, batch: Batch) -> Output:
+        """The head's, of what is pooled after the last fusion layer."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)
         for step in range(self.num_steps):
@@ -152,5 +150,4 @@ class PMF(DualEncoder):
             text = self.text_prompts.fuse(
                 step, self.text_tower, text, where_present(from_image, present.image)
             )
-        logits: Tensor = self.head(self.pool(image, text), None, present)
-        return logits
+        return self.classify(self.pool(image, text), None, present)._replace(compared=None)
