@@ -40,7 +40,7 @@ class Rows(NamedTuple):
     text: Floats
     labels: npt.NDArray[np.int64]
     ids: list[str]
-    pictures: list[str]
+    images: list[str]
 
 
 class Model(NamedTuple):
@@ -134,7 +134,7 @@ def features(options: list[str], epochs: int, test: bool) -> tuple[dict[str, Row
 def _rows(model: Any, loader: Any, epochs: int) -> Rows:
     parts: dict[str, list[Any]] = {"image": [], "text": [], "labels": []}
     ids: list[str] = []
-    pictures: list[str] = []
+    images: list[str] = []
     for batch in _batches(loader, epochs):
         present = model.presence(batch)
         pooled = model.pool(*model.extract(batch, present))
@@ -145,8 +145,8 @@ def _rows(model: Any, loader: Any, epochs: int) -> Rows:
             parts[side].append(joined.numpy())
         parts["labels"].append(batch["labels"].numpy())
         ids += batch["sample_id"]
-        pictures += batch["picture"]
-    return Rows(*(np.concatenate(each) for each in parts.values()), ids, pictures)
+        images += batch["image_path"]
+    return Rows(*(np.concatenate(each) for each in parts.values()), ids, images)
 
 
 def _batches(loader: Any, epochs: int) -> Iterator[Any]:
@@ -195,7 +195,7 @@ def fit_best(options: list[str], epochs: int = 1, test: bool = False) -> CCAResu
 
 def write_predictions(rows: Rows, scores: Floats, data: Any, path: Path) -> dict[str, float]:
     """Write the predictions of a split, and return its main metric, in all and of each kind."""
-    columns: dict[str, Any] = {"sample_id": rows.ids, "picture": rows.pictures}
+    columns: dict[str, Any] = {"sample_id": rows.ids, "image_path": rows.images}
     names = np.array(data.class_names)
     columns["truth"] = [
         names[label == 1].tolist() if label.ndim else str(names[label]) for label in rows.labels

@@ -226,7 +226,7 @@ def add_consistency(outcome: Outcome) -> None:
     assert outcome.result is not None
     table = pq.read_table(outcome.run.folder / "predictions.parquet").to_pydict()
     right: dict[str, list[bool]] = {}
-    columns = (table[name] for name in ("sample_id", "picture", "truth"))
+    columns = (table[name] for name in ("sample_id", "image_path", "truth"))
     for number, (name, image, truth) in enumerate(zip(*columns, strict=True)):
         if name.endswith("-relation"):
             answer = table["probability_true"][number] > table["probability_false"][number]

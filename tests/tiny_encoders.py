@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast, PreTrainedTok
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = """
-a an the of and in on with is not this that it picture photo red green blue yellow black
+a an the of and in on with is not this that it image photo red green blue yellow black
 white big small round square circle cat dog bird fish car house tree sun moon star flower
 face smiling food apple cake soup bread pizza flag hand heart true false one two three
 """.split()  # noqa: SIM905 - readable as text

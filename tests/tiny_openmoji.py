@@ -1,4 +1,4 @@
-"""A fabricated OpenMoji in the layout of the cache, with few names and plain pictures."""
+"""A fabricated OpenMoji in the layout of the cache, with few names and plain images."""
 
 import json
 from pathlib import Path
@@ -27,11 +27,11 @@ def fill_cache(folder: Path) -> None:
     """The cache as fetching and drawing leave it, at 32 px."""
     (folder / "emoji-data-1.6.0").mkdir(parents=True)
     (folder / "emoji-data-1.6.0" / "emoji.json").write_text(json.dumps(rows()))
-    pictures = folder / "openmoji-17.0.0-32px"
-    pictures.mkdir()
+    images = folder / "openmoji-17.0.0-32px"
+    images.mkdir()
     for number, row in enumerate(rows()):
         colour = (3 * number, 250 - 3 * number, 100)
-        Image.new("RGB", (32, 32), colour).save(pictures / f"{row['unified']}.png")
+        Image.new("RGB", (32, 32), colour).save(images / f"{row['unified']}.png")
 
 
 def fit_options(vit: Path, bert: Path) -> list[str]:
@@ -63,8 +63,8 @@ def fill_named_cache(folder: Path, sizes: tuple[int, ...] = (16, 32)) -> None:
     (folder / "emoji-data-1.6.0" / "emoji.json").write_text(json.dumps(named))
     for size in sizes:
         for vendor in ("openmoji-17.0.0", "noto-1.2.9"):
-            pictures = folder / f"{vendor}-{size}px"
-            pictures.mkdir()
+            images = folder / f"{vendor}-{size}px"
+            images.mkdir()
             for n in range(len(names)):
                 colour = (4 * n, 250 - 4 * n, 100 if vendor.startswith("open") else 200)
-                Image.new("RGB", (size, size), colour).save(pictures / f"1F{n:03d}.png")
+                Image.new("RGB", (size, size), colour).save(images / f"1F{n:03d}.png")

@@ -94,8 +94,8 @@ def save(module: EPICModule, path: Path) -> None:
 
 
 def table(root: Path, *, train: int = 12, val: int = 4, test: int = 7, corrupt: str = "") -> Path:
-    """A CSV of coloured squares with split and label columns; ``corrupt`` names a picture."""
-    (root / "pictures").mkdir(parents=True)
+    """A CSV of coloured squares with split and label columns; ``corrupt`` names an image."""
+    (root / "images").mkdir(parents=True)
     colours = list(COLOURS)
     with (root / "table.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -103,12 +103,12 @@ def table(root: Path, *, train: int = 12, val: int = 4, test: int = 7, corrupt: 
         for split, count in (("train", train), ("val", val), ("test", test)):
             for number in range(count):
                 name, colour = f"{split}{number}", colours[number % len(colours)]
-                path = root / "pictures" / f"{name}.png"
+                path = root / "images" / f"{name}.png"
                 Image.new("RGB", (40, 36), COLOURS[colour]).save(path)
                 if name == corrupt:
                     path.write_bytes(path.read_bytes()[:60])
                 text = f"a {colour} square, number {number}"
-                writer.writerow([name, f"pictures/{name}.png", text, colour, split])
+                writer.writerow([name, f"images/{name}.png", text, colour, split])
     return root / "table.csv"
 
 

@@ -26,7 +26,7 @@ class EncoderError(EpicError):
 
 
 class DataError(EpicError):
-    """A dataset's files, rows, labels or pictures are missing or broken."""
+    """A dataset's files, rows, labels or images are missing or broken."""
 
 
 class CheckpointError(EpicError):

@@ -1,6 +1,6 @@
 """The dictionaries that travel between the rooms.
 
-Shape legend: B batch, S text tokens, H, W picture height and width, C classes.
+Shape legend: B batch, S text tokens, H, W image height and width, C classes.
 """
 
 from typing import Literal, NotRequired, TypedDict
@@ -19,20 +19,20 @@ Features = dict[str, Tensor | LazyTensor]
 class Sample(TypedDict):
     """One row of a dataset, before collation.
 
-    ``image`` is a transformed picture ``(3, H, W)`` float32, or None where the modality is absent;
+    ``image`` is a transformed image ``(3, H, W)`` float32, or None where the modality is absent;
     ``text`` a string, or None where absent; ``label`` a class index, a list of class indices
-    (multilabel), or None where unknown. ``picture`` names the picture, see :class:`Batch`.
+    (multilabel), or None where unknown. ``image_path`` names the image, see :class:`Batch`.
     """
 
     sample_id: str
     image: Tensor | None
     text: str | None
     label: int | list[int] | None
-    picture: NotRequired[str | None]
+    image_path: NotRequired[str | None]
 
 
 class Reference(TypedDict):
-    """A row by name, before any picture is read: ``image`` is a path below the image root."""
+    """A row by name, before any image is read: ``image`` is a path below the image root."""
 
     sample_id: str
     image: str | None
@@ -43,7 +43,7 @@ class Reference(TypedDict):
 class Batch(TypedDict):
     """What every model of this package takes; nothing else is ever read.
 
-    * ``pixel_values (B, 3, H, W)`` float: normalised pictures, zeros where absent.
+    * ``pixel_values (B, 3, H, W)`` float: normalised images, zeros where absent.
     * ``input_ids (B, S)`` int64: text padded to the longest of the batch.
     * ``image_features`` and ``text_features``: in place of the two above, what a feature cache
       stored of the frozen encoders (:meth:`epic_pl.nn.towers.Tower.features`), batch first; on the
@@ -53,8 +53,8 @@ class Batch(TypedDict):
     * ``labels``: ``(B,)`` int64 class indices, or ``(B, C)`` float 0/1 for multilabel; absent when
       predicting.
     * ``sample_id``: list of B strings; optional outside of prediction.
-    * ``picture``: list of B strings, optional: the picture's path below the image root or its id,
-      empty where the modality is absent. Rows of one picture are no independent samples.
+    * ``image_path``: list of B strings, optional: the image's path below the image root or its id,
+      empty where the modality is absent. Rows of one image are no independent samples.
     """
 
     attention_mask: Tensor
@@ -66,7 +66,7 @@ class Batch(TypedDict):
     text_present: NotRequired[Tensor]
     labels: NotRequired[Tensor]
     sample_id: NotRequired[list[str]]
-    picture: NotRequired[list[str]]
+    image_path: NotRequired[list[str]]
 
 
 class Prediction(TypedDict):

@@ -14,7 +14,7 @@ def _model(size):
     return timm.create_model(name, pretrained=True, num_classes=0, img_size=size)
 
 
-def _tokens_of_the_graph(picture: np.ndarray) -> np.ndarray:
+def _tokens_of_the_graph(image: np.ndarray) -> np.ndarray:
     """Evaluate the published graph itself up to the backbone's last norm: (1, 1 + N, d)."""
     import onnx
     from onnx.utils import Extractor
@@ -27,16 +27,16 @@ def _tokens_of_the_graph(picture: np.ndarray) -> np.ndarray:
     model = onnx.shape_inference.infer_shapes(model)
     backbone = Extractor(model).extract_model(["input_image"], [last.output[0]])
     session = InferenceSession(backbone.SerializeToString())
-    return session.run(None, {"input_image": picture})[0]
+    return session.run(None, {"input_image": image})[0]
 
 
 @pytest.mark.slow
 def test_features_agree_with_the_onnx_graph():
-    picture = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
+    image = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
     model = _model(224).eval()
     with torch.no_grad():
-        ours = model.forward_features(torch.from_numpy(picture)).numpy()
-    theirs = _tokens_of_the_graph(picture)
+        ours = model.forward_features(torch.from_numpy(image)).numpy()
+    theirs = _tokens_of_the_graph(image)
     assert ours.shape == theirs.shape == (1, 257, 384)
     # not equal: the two libraries resample the position grid differently
     assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.999

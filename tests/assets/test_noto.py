@@ -41,8 +41,8 @@ def test_drawings_are_found_by_code_points_and_named_as_openmojis(cache, capsys)
         "1F600.png",
         "ATTRIBUTION.txt",
     }
-    with Image.open(folder / "1F54A-FE0F.png") as picture:
-        colours = [picture.convert("RGB").getpixel((at, at)) for at in (0, 16)]
+    with Image.open(folder / "1F54A-FE0F.png") as image:
+        colours = [image.convert("RGB").getpixel((at, at)) for at in (0, 16)]
     assert colours == [(255, 255, 255), (0, 0, 255)]
     assert "Apache-2.0" in capsys.readouterr().err
 

@@ -80,11 +80,11 @@ def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkey
     assert page.read_text().index("\n## free\n") < page.read_text().index("## free_objects")
     assert page.read_text().count("Better than `epic`: ") == 2
     assert page.read_text().count(" at commit abc.") == 2
-    picture = tmp_path / "images/curve.png"
-    arguments = ["learning_curve.py", f"--evidence={tmp_path}/evidence", f"--to={picture}"]
+    image = tmp_path / "images/curve.png"
+    arguments = ["learning_curve.py", f"--evidence={tmp_path}/evidence", f"--to={image}"]
     monkeypatch.setattr("sys.argv", arguments)
     learning_curve.main()
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert image.read_bytes().startswith(b"\x89PNG")
 
 
 def test_an_opening_that_was_not_finished_stays_in_the_ledger(options, tmp_path, monkeypatch):

@@ -19,10 +19,10 @@ EMOJI = [
 
 @pytest.fixture(autouse=True)
 def emoji(tiny, monkeypatch, tmp_path):
-    pictures = tmp_path / "cache" / "openmoji-17.0.0-32px"
+    images = tmp_path / "cache" / "openmoji-17.0.0-32px"
     for each in EMOJI:
-        (pictures / f"{each.code}.png").write_bytes((pictures / "1F000.png").read_bytes())
-    monkeypatch.setattr(tables, "fetch_openmoji", lambda size: pictures)
+        (images / f"{each.code}.png").write_bytes((images / "1F000.png").read_bytes())
+    monkeypatch.setattr(tables, "fetch_openmoji", lambda size: images)
     monkeypatch.setattr(tables, "load_emoji", lambda: EMOJI)
 
 
@@ -69,9 +69,9 @@ def _rows(config):
 def test_locked_rows_are_in_no_fold(tmp_path):
     rows = _rows(tables.write(tmp_path / "folds", "one_word"))
     every = _rows(tables.write(tmp_path / "locked", "one_word", locked=True))
-    locked = {row["picture"] for row in every if row["split"] == "test"}
+    locked = {row["image"] for row in every if row["split"] == "test"}
     assert len(locked) == 0.2 * len(EMOJI)
-    assert {row["picture"] for row in rows} == {row["picture"] for row in every} - locked
+    assert {row["image"] for row in rows} == {row["image"] for row in every} - locked
     for row in rows:
         assert sorted(row[f"fold{fold}"] for fold in range(3)) == ["test", "train", "train"]
 

@@ -41,8 +41,8 @@ def test_test_draws_to_file_and_tensorboard_where_there_is_a_matrix(task, make, 
     log.Reload()
     assert log.Tags()["images"] == (["test/confusion_matrix"] if path.is_file() else [])
     if path.is_file():
-        with Image.open(path) as picture:
-            assert min(picture.size) > 300
+        with Image.open(path) as image:
+            assert min(image.size) > 300
 
 
 def test_more_classes_than_a_matrix_can_show_have_none(make, tmp_path, monkeypatch):

@@ -16,15 +16,15 @@ from epic_pl.module import EPICModule
 def predict(make, tmp_path):
     """Predicts seven samples of four classes; returns the Trainer's probabilities and the file."""
 
-    def run(task="multiclass", pictures=None, thresholds=None, **options):
+    def run(task="multiclass", images=None, thresholds=None, **options):
         writer = PredictionWriter(**options)
         model = make(num_classes=4, task=task, class_names=list("abcd"))
         if thresholds:
             model.postprocessor.thresholds.copy_(torch.tensor(thresholds))
         trainer = tiny_runs.trainer(tmp_path, callbacks=[writer])
         rows = tiny_runs.samples(7)
-        for row, picture in zip(rows, pictures or [], strict=False):
-            row["picture"] = picture
+        for row, image in zip(rows, images or [], strict=False):
+            row["image_path"] = image
         loader = tiny_runs.loader(rows, 3, drop=["labels"])  # the last batch is smaller
         trainer.predict(model, loader)
         parts = trainer.predict(model, loader)  # does not add to the predictions above
@@ -35,12 +35,12 @@ def predict(make, tmp_path):
 
 @pytest.mark.parametrize("output", ["predictions.parquet", "predictions.csv"])
 def test_every_class_is_written_in_order(predict, output):
-    pictures = ["", *(f"{number // 2}.png" for number in range(6))]
-    probabilities, path = predict(output=output, pictures=pictures)
+    images = ["", *(f"{number // 2}.png" for number in range(6))]
+    probabilities, path = predict(output=output, images=images)
     table = pq.read_table(path) if path.suffix == ".parquet" else pyarrow.csv.read_csv(path)
     names = [f"probability_{c}" for c in "abcd"]
-    assert table.column_names == ["sample_id", "picture", "label", *names]
-    assert [name or "" for name in table["picture"].to_pylist()] == pictures
+    assert table.column_names == ["sample_id", "image_path", "label", *names]
+    assert [name or "" for name in table["image_path"].to_pylist()] == images
     assert table["sample_id"].to_pylist() == [f"sample-{number}" for number in range(7)]
     assert table["label"].to_pylist() == ["abcd"[row] for row in probabilities.argmax(dim=1)]
     for index, name in enumerate("abcd"):

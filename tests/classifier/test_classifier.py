@@ -58,7 +58,7 @@ def test_scores_are_those_of_the_command_line(trained, classifier, rows, tmp_pat
         found = classifier.predict_table(table, **named)
         assert found.column_names == expected.column_names
         assert found["sample_id"].to_pylist() == expected["sample_id"].to_pylist()
-        assert found["picture"].to_pylist() == expected["picture"].to_pylist()
+        assert found["image_path"].to_pylist() == expected["image_path"].to_pylist()
         assert found["label"].to_pylist() == expected["label"].to_pylist()
     kept = set((cache_dir() / "rows").iterdir())
     best = classifier.predict_table(arrow, **named, top_k=1)
@@ -68,8 +68,8 @@ def test_scores_are_those_of_the_command_line(trained, classifier, rows, tmp_pat
 
 def test_one_item_many_items_and_the_best_labels(classifier, rows):
     items = _items(rows)
-    picture = Image.open(items[0]["image"])
-    one = classifier(image=picture, text=items[0]["text"])
+    image = Image.open(items[0]["image"])
+    one = classifier(image=image, text=items[0]["text"])
     many = classifier(items, top_k=2)
     assert [len(each) for each in many] == [2] * len(items)
     assert one[:2] == [
@@ -161,7 +161,7 @@ def test_training_a_table_writes_a_run_that_the_command_line_reads(
         "data/table.csv", image="image", label="label", options=options, device="cpu"
     )
     assert clf.class_names == ["blue", "green", "red"]
-    assert clf(image="data/pictures/test0.png", text="more than it was trained on")
+    assert clf(image="data/images/test0.png", text="more than it was trained on")
     run(["test", "--config", "runs/table/epic.yaml", "--ckpt_path", "last"])
     with pytest.raises(DataError, match="no column 'kind' for the label"):
         Classifier.train("data/table.csv", label="kind")

@@ -1,4 +1,4 @@
-"""Pictures and texts as people hand them over."""
+"""Images and texts as people hand them over."""
 
 import io
 
@@ -19,35 +19,35 @@ DEEP = RNG.integers(0, 65_536, (6, 8), np.uint16)
 
 
 @pytest.mark.parametrize("pixels", [RGB, RGBA, RGB[:, :, 0], RGB[:, :, :1], DEEP])
-def test_all_forms_of_a_picture_are_one(pixels, tmp_path):
-    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
+def test_all_forms_of_an_image_are_one(pixels, tmp_path):
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
     path = tmp_path / "a.png"
-    picture.save(path)
+    image.save(path)
     expected = np.asarray(read_image(path))
-    forms = [path, str(path), path.read_bytes(), bytearray(path.read_bytes()), picture, pixels]
+    forms = [path, str(path), path.read_bytes(), bytearray(path.read_bytes()), image, pixels]
     for form in forms:
         np.testing.assert_array_equal(np.asarray(as_rgb(form)), expected)
 
 
-def test_rotated_pictures_are_upright_and_those_of_the_caller_stay():
+def test_rotated_images_are_upright_and_those_of_the_caller_stay():
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
     file = io.BytesIO()
     Image.fromarray(RGB).save(file, "PNG", exif=exif)
-    picture = Image.open(file)
-    upright = as_rgb(picture)
+    image = Image.open(file)
+    upright = as_rgb(image)
     assert upright.size == (6, 8)
-    assert picture.size == (8, 6)
+    assert image.size == (8, 6)
     np.testing.assert_array_equal(np.asarray(upright), np.asarray(as_rgb(file.getvalue())))
 
 
 @pytest.mark.parametrize(
-    ("picture", "said"),
+    ("image", "said"),
     [
         ("https://example.org/a.png", "is an address"),
         ("missing.png", "does not exist"),
         (b"", "empty"),
-        (b"no picture", "it is none of"),
+        (b"no image", "it is none of"),
         (RGB / 255, "shape .6, 8, 3. and type float64"),
         (RGB.transpose(2, 0, 1), "shape .3, 6, 8."),
         (np.zeros((0, 3), np.uint8), "shape .0, 3."),
@@ -57,10 +57,10 @@ def test_rotated_pictures_are_upright_and_those_of_the_caller_stay():
         (object(), "type object"),
     ],
 )
-def test_what_is_no_picture_is_refused(picture, said, tmp_path, monkeypatch):
+def test_what_is_no_image_is_refused(image, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=said):
-        as_rgb(picture)
+        as_rgb(image)
 
 
 def _items(*items, clean=False):
@@ -96,6 +96,6 @@ def test_wrong_items_are_named_before_anything_is_read(item, said):
         _items({"image": "missing.png"}, item)
 
 
-def test_a_picture_that_cannot_be_read_is_named_by_its_item():
-    with pytest.raises(DataError, match=r"Item 1: Picture missing.png does not exist"):
+def test_an_image_that_cannot_be_read_is_named_by_its_item():
+    with pytest.raises(DataError, match=r"Item 1: Image missing.png does not exist"):
         list(_items({"text": "a"}, {"image": "missing.png"}))

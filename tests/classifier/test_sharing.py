@@ -18,7 +18,7 @@ from epic_pl.classifier.sharing import write_card
 from epic_pl.cli import run
 from epic_pl.errors import AssetError, CheckpointError, DataError
 
-ITEMS = [{"text": "a red square"}, {"image": "data/pictures/test0.png"}]
+ITEMS = [{"text": "a red square"}, {"image": "data/images/test0.png"}]
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ GENRES = "Drama Comedy Romance Thriller Crime Action Adventure Horror Documentar
 ENTAILMENT = ("entailment", "neutral", "contradiction")
 
 
-def picture(path):
+def image(path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    seed = zlib.crc32(path.name.encode())  # each picture is its own
+    seed = zlib.crc32(path.name.encode())  # each image is its own
     colour = tuple(int(c) for c in np.random.default_rng(seed).integers(0, 255, 3))
     Image.new("RGB", (40, 36), colour).save(path)
 
@@ -46,7 +46,7 @@ def save_to_disk(folder, table, features):
 
 
 def food101(root, source, *, images="images", train=6, test=2, words=5000):
-    """UPMC-Food101 with the text of ``source``: 3 classes of 6 + 2 pictures.
+    """UPMC-Food101 with the text of ``source``: 3 classes of 6 + 2 images.
 
     With 4 + 1 of them no title is empty; pages have so many ``words``.
     """
@@ -56,7 +56,7 @@ def food101(root, source, *, images="images", train=6, test=2, words=5000):
     }
     for split, part in rows.items():
         for name, dish in part:
-            picture(root / images / split / dish / name)
+            image(root / images / split / dish / name)
     if source == "page_text":
         _pages(root, rows, words)
     else:
@@ -86,7 +86,7 @@ def _split_json(root, rows):
         {"train": [n for n in names["train"] if n not in val], "val": val, "test": names["test"]},
     )
     texts = {name: f"text of {name}" for part in names.values() for name in part}
-    del texts["apple_pie_1.jpg"]  # a few pictures have none
+    del texts["apple_pie_1.jpg"]  # a few images have none
     write_json(root / "text.json", texts)
     write_json(root / "class_idx.json", {dish: n for n, dish in enumerate(reversed(DISHES))})
 
@@ -118,15 +118,15 @@ def _food_jsonl(root, rows):
 
 
 def snli_ve(root, *, key="Flickr30K_ID", suffix="", folder="flickr30k_images"):
-    """SNLI-VE: three hypotheses a picture, and one row a split without consensus.
+    """SNLI-VE: three hypotheses an image, and one row a split without consensus.
 
-    Pair ids are as the real ones, ``3416050480.jpg#4r1n``. They tell the picture only where there
+    Pair ids are as the real ones, ``3416050480.jpg#4r1n``. They tell the image only where there
     is no ``key``, so that a lost key shows.
     """
     for split, first in (("train", 1000), ("dev", 1004), ("test", 1008)):
         ids = [str(first + n) for n in range(4)]
         for name in ids:
-            picture(root / folder / f"{name}.jpg")
+            image(root / folder / f"{name}.jpg")
         rows = [
             {
                 "gold_label": label,
@@ -184,7 +184,7 @@ def mm_imdb(root, films=FILMS, *, images="dataset", labels="dataset", val="dev")
     for name, part in _numbered(films).items():
         split[val if name == "dev" else name] = [film for film, _ in part]
         for film, about in part:
-            picture(root / images / f"{film}.jpeg")
+            image(root / images / f"{film}.jpeg")
             write_json(root / labels / f"{film}.json", about | {"title": "a title", "year": 1994})
     write_json(root / "split.json", split)
 
@@ -199,20 +199,20 @@ def hateful_memes(root, *, names=MEME_FILES):
         lines = []
         for row in range(rows):
             number += 1
-            picture(root / "img" / f"{number:05d}.png")
+            image(root / "img" / f"{number:05d}.png")
             line = {"id": number, "img": f"img/{number:05d}.png", "text": f"meme {number}"}
             lines.append(line if name == "test" else line | {"label": row % 2})
         write_jsonl(root / f"{name}.jsonl", lines)
 
 
 def raw(dataset, index):
-    """A row with its picture as read from disk."""
+    """A row with its image as read from disk."""
     row = dataset.reference(index)
     return row | {"image": row["image"] and dataset.read(row["image"])}
 
 
 def rows_of(data, split):
-    """All rows of a split of a DataModule, pictures as decoded."""
+    """All rows of a split of a DataModule, images as decoded."""
     data.setup()
     dataset = data.dataset(split)
     return [raw(dataset, n) for n in range(len(dataset))]

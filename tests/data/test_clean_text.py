@@ -38,7 +38,7 @@ def test_what_a_reader_does_not_see_goes(text, cleaned):
 
 @pytest.fixture
 def make(tmp_path):
-    fabricate.picture(tmp_path / "0.png")
+    fabricate.image(tmp_path / "0.png")
     splits = ["train"] * 4 + ["val"] * 2 + ["test"] * 2
     texts = ["<b>red</b>", "red", None, "a &amp; b", "<br>", "x", "y", "z"]
     table = {"image": ["0.png"] * 8, "text": texts, "label": [*"ab"] * 4, "split": splits}

@@ -84,7 +84,7 @@ def test_bad_labels_name_the_sample(collate, label):
         collate([sample("bad", label=label)])
 
 
-def test_bad_picture_size_and_task(collate, tokenizer):
+def test_bad_image_size_and_task(collate, tokenizer):
     with pytest.raises(DataError, match=r"'odd'.*\(3, 8, 9\)"):
         collate([{**sample("odd"), "image": torch.ones(3, 8, 9)}])
     with pytest.raises(ConfigError, match="'regression'"):

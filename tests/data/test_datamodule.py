@@ -45,7 +45,7 @@ class Pairs(Squares):
 @pytest.fixture
 def make(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
     for name in ("0.png", "1.png"):
-        fabricate.picture(tmp_path / name)
+        fabricate.image(tmp_path / name)
 
     def build(kind=Squares, **options):
         names = {"image_encoder": str(tiny_vit_dir), "text_encoder": str(tiny_tokenizer_dir)}

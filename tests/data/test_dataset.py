@@ -33,8 +33,14 @@ def test_rows(tmp_path):
     assert len(data) == 2
     first = data[0]
     assert first.pop("image").shape == (3, 16, 16)
-    assert first == {"sample_id": "a", "text": None, "label": [1, 2], "picture": "0.png"}
-    assert data[1] == {"sample_id": "b", "image": None, "text": "", "label": None, "picture": None}
+    assert first == {"sample_id": "a", "text": None, "label": [1, 2], "image_path": "0.png"}
+    assert data[1] == {
+        "sample_id": "b",
+        "image": None,
+        "text": "",
+        "label": None,
+        "image_path": None,
+    }
 
 
 def test_augmentation_depends_on_seed_epoch_and_row_only(tmp_path):
@@ -89,7 +95,7 @@ def test_random_states_outside_are_left_alone(tmp_path):
         (None, "outside"),
     ],
 )
-def test_pictures_that_are_bad_or_outside_of_the_root_name_the_sample(tmp_path, path, message):
+def test_images_that_are_bad_or_outside_of_the_root_name_the_sample(tmp_path, path, message):
     (root := tmp_path / "images").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")
     (root / "link.png").symlink_to(tmp_path / "secret.png")

@@ -54,7 +54,7 @@ def test_exif_orientation(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_broken_exif_does_not_lose_the_picture(tmp_path):
+def test_broken_exif_does_not_lose_the_image(tmp_path):
     path = tmp_path / "a.jpg"
     noise().save(path)
     data = path.read_bytes()

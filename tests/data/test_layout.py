@@ -1,7 +1,7 @@
 import fabricate
 import pytest
 
-from epic_pl.data.layout import Layout, locate, picture_folder
+from epic_pl.data.layout import Layout, image_folder, locate
 from epic_pl.errors import DataError
 
 TWO = (Layout("new", ("a.json|b.json", "images/")), Layout("old", ("old.csv",)))
@@ -33,16 +33,16 @@ def test_the_error_tells_what_is_missing_of_each_layout_where_and_how_to_get_it(
 
 
 @pytest.mark.parametrize("where", ["a", "b", "a/b", "b/b"])
-def test_a_picture_folder_is_found_nested_once_or_twice(tmp_path, where):
+def test_an_image_folder_is_found_nested_once_or_twice(tmp_path, where):
     (tmp_path / "a").mkdir(exist_ok=True)  # empty, or the outer one
-    fabricate.picture(tmp_path / where / "1.jpg")
-    assert picture_folder("X", [tmp_path], ("a", "b"), "") == tmp_path / where
+    fabricate.image(tmp_path / where / "1.jpg")
+    assert image_folder("X", [tmp_path], ("a", "b"), "") == tmp_path / where
 
 
-def test_no_picture_folder_names_every_place(tmp_path):
+def test_no_image_folder_names_every_place(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "readme.txt").touch()
     with pytest.raises(DataError) as caught:
-        picture_folder("X", [tmp_path], ("a", "b"), "Fetch them.")
+        image_folder("X", [tmp_path], ("a", "b"), "Fetch them.")
     for part in ("Fetch them.", *(str(tmp_path / place) for place in ("a", "b", "a/b", "b/a"))):
         assert part in str(caught.value)

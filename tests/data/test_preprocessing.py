@@ -87,7 +87,7 @@ def test_local_folder_asks_no_hub(tiny_tokenizer_dir, monkeypatch):
     assert load_tokenizer(str(tiny_tokenizer_dir), revision="main").pad_token == "[PAD]"
 
 
-def test_an_encoder_of_squashed_pictures_is_told_of():
+def test_an_encoder_of_squashed_images_is_told_of():
     with pytest.warns(UserWarning, match="crop mode 'squash'"):
         image_preprocessing("vit_base_patch16_clip_384.laion2b_ft_in12k_in1k")
 

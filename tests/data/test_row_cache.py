@@ -106,9 +106,9 @@ def test_other_options_have_other_rows(name, layout, options, make):
     assert _tables(make(name, layout, **options)) == other
 
 
-def test_a_picture_that_is_new_in_a_class_of_pages_is_a_new_row(make, tmp_path):
+def test_an_image_that_is_new_in_a_class_of_pages_is_a_new_row(make, tmp_path):
     assert len(_tables(make("food101", "page_text"))[1]["test"]["text"]) == 3
-    fabricate.picture(tmp_path / "data" / "images" / "test" / "waffles" / "waffles_9.jpg")
+    fabricate.image(tmp_path / "data" / "images" / "test" / "waffles" / "waffles_9.jpg")
     assert len(_tables(make("food101", "page_text"))[1]["test"]["text"]) == 4
 
 

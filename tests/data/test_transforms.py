@@ -43,7 +43,7 @@ def test_randaugment_only_neither_mirrors_nor_crops():
     assert mirrored("randaugment_only") < 6
 
 
-def test_very_long_picture_stays_small():
+def test_very_long_image_stays_small():
     calls = []
     transform = build_image_transform(replace(PLAIN, interpolation="nearest"), train=False)
     transform._geometry.transforms[0].register_forward_hook(lambda *a: calls.append(a[-1].size))
@@ -66,7 +66,7 @@ def test_bad_options():
         ("vit_small_patch14_dinov2.lvd142m", 112, 112),
     ],
 )
-def test_pictures_are_resized_as_timm_resizes_them(name, size, resized):
+def test_images_are_resized_as_timm_resizes_them(name, size, resized):
     p = image_preprocessing(name, size)
     config = resolve_data_config(pretrained_cfg=vars(timm.get_pretrained_cfg(name)))
     reference = create_transform(**{**config, "input_size": (3, size, size)})
@@ -95,7 +95,7 @@ def test_eval_pixels_are_normalised_as_torchvision_does(size, crop_pct):
 
 
 @pytest.mark.parametrize("size", [(80, 20), (20, 80), (50, 50), (400, 20)])
-def test_padded_and_squashed_pictures_are_seen_whole(size):
+def test_padded_and_squashed_images_are_seen_whole(size):
     colours = {(0, 0): (255, 0, 0), (1, 1): (0, 0, 255)}  # of opposite corners
     image = Image.new("RGB", size, (0, 255, 0))
     for (right, below), colour in colours.items():

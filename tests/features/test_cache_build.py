@@ -117,7 +117,7 @@ def test_what_the_command_stored_is_all_that_later_runs_need(project, monkeypatc
         return encode(items, keys)
 
     monkeypatch.setattr(Items, "encode", encode_blank)
-    monkeypatch.setattr(ImageTextDataset, "read", lambda *_: pytest.fail("a picture was read"))
+    monkeypatch.setattr(ImageTextDataset, "read", lambda *_: pytest.fail("an image was read"))
     main(["fit", *given, "--trainer.max_epochs", "1"])
     (best,) = project.glob("runs/fit/*/checkpoints/best.ckpt")
     main(["test", *given, "--ckpt_path", str(best)])
@@ -150,7 +150,7 @@ def stored(root):
 
 
 @pytest.mark.slow
-def test_two_ranks_share_the_work_and_fit_as_they_do_from_pictures(project, monkeypatch):
+def test_two_ranks_share_the_work_and_fit_as_they_do_from_images(project, monkeypatch):
     given = [*options(project), "--cache.batch_size", "2", "--cache.dtype", "float32"]
     monkeypatch.setattr(fill, "SHARD_BYTES", SHARD_BYTES)
     whole, encode = [], Items.encode
@@ -180,7 +180,7 @@ def test_two_ranks_share_the_work_and_fit_as_they_do_from_pictures(project, monk
 
 @pytest.mark.slow
 def test_a_rank_that_fails_ends_all(project):
-    broken = project / "data" / "pictures" / "val1.png"
+    broken = project / "data" / "images" / "val1.png"
     broken.write_bytes(broken.read_bytes()[:60])
     printed = run(project / "two", ["cache", "build", *options(project), *DDP], fails=True)
     assert "val1.png" in printed

@@ -1,4 +1,4 @@
-"""Digests by which pictures, texts and tokenizers are identified."""
+"""Digests by which images, texts and tokenizers are identified."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from epic_pl.data.preprocessing import load_tokenizer
-from epic_pl.features.digests import PictureDigests, text_digest, tokenizer_digest
+from epic_pl.features.digests import ImageDigests, text_digest, tokenizer_digest
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def root(tmp_path):
 
 def digests_of(memory, root, *paths):
     """By path alone."""
-    known = memory if isinstance(memory, PictureDigests) else PictureDigests(memory)
+    known = memory if isinstance(memory, ImageDigests) else ImageDigests(memory)
     return {path: digest for (_, path), digest in known((str(root), p) for p in paths).items()}
 
 
@@ -51,7 +51,7 @@ def test_a_file_of_the_same_size_and_time_is_noticed_by_its_content(root, inside
     place, path = (file, "1") if inside else (root, "a.png")
 
     def digest(verify):
-        return digests_of(PictureDigests(root / f"{verify}.json", verify), place, path)[path]
+        return digests_of(ImageDigests(root / f"{verify}.json", verify), place, path)[path]
 
     first = {verify: digest(verify) for verify in ("stat", "content")}
     assert digest("content") == first["content"]
@@ -62,9 +62,9 @@ def test_a_file_of_the_same_size_and_time_is_noticed_by_its_content(root, inside
     assert digest("content") != first["content"]
 
 
-def test_pictures_inside_one_file_go_by_their_names(root):
+def test_images_inside_one_file_go_by_their_names(root):
     archive = root / "a.png"
-    digests = PictureDigests(root / "memory.json")
+    digests = ImageDigests(root / "memory.json")
     first = digests_of(digests, archive, "1", "2")
     assert first["1"] != first["2"]
     os.utime(archive, ns=(1, 1))

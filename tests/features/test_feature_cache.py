@@ -1,4 +1,4 @@
-"""Runs that train from stored features, beside the same runs that read pictures."""
+"""Runs that train from stored features, beside the same runs that read images."""
 
 import csv
 import os
@@ -122,10 +122,10 @@ def blank_cells(root, cells):
 
 @pytest.mark.parametrize("absent", [False, True])
 @modes
-def test_runs_are_those_of_pictures(workshop, attention, level, absent, monkeypatch):
+def test_runs_are_those_of_images(workshop, attention, level, absent, monkeypatch):
     options = {}
     if absent:
-        # test rows start at 16: one batch lacks all of its texts, another row its picture
+        # test rows start at 16: one batch lacks all of its texts, another row its image
         rows = {1: "image", 2: "text", 13: "text", 17: "image"}
         blank_cells(workshop.root, rows | dict.fromkeys((20, 21, 22), "text"))
         options["modality_dropout"] = 0.5
@@ -136,10 +136,10 @@ def test_runs_are_those_of_pictures(workshop, attention, level, absent, monkeypa
 
     module, cache = workshop.module(attention), workshop.cache(level)
     assert_close(logits_of(workshop, module, cache), logits_of(workshop, module))
-    pictures = workshop.trainer().predict(module, datamodule=workshop.data())
-    monkeypatch.setattr(ImageTextDataset, "read", lambda *_: pytest.fail("a picture was read"))
+    images = workshop.trainer().predict(module, datamodule=workshop.data())
+    monkeypatch.setattr(ImageTextDataset, "read", lambda *_: pytest.fail("an image was read"))
     stored = workshop.trainer(cache).predict(module, datamodule=workshop.data())
-    for one, other in zip(pictures, stored, strict=True):
+    for one, other in zip(images, stored, strict=True):
         assert one["sample_id"] == other["sample_id"]
         assert_close(one["probabilities"], other["probabilities"])
 
@@ -158,20 +158,20 @@ def test_smaller_numbers_are_close(workshop, attention, level, dtype, atol):
 @pytest.mark.parametrize(
     "options", [{"image_column": None}, {"text_columns": None}, {"augment": "flip"}]
 )
-def test_tables_of_one_modality_and_of_augmented_pictures(workshop, options):
+def test_tables_of_one_modality_and_of_augmented_images(workshop, options):
     module = workshop.module()
     expected = logits_of(workshop, module, data=workshop.data(**options))
     stored = logits_of(workshop, module, workshop.cache(), data=workshop.data(**options))
     assert_close(stored, expected)
 
 
-def test_each_picture_and_text_is_stored_once(workshop):
+def test_each_image_and_text_is_stored_once(workshop):
     with (workshop.root / "table.csv").open("a") as file:
-        for number in range(5):  # the same picture and text five times more
-            row = f'again{number},pictures/train0.png,"a blue square, number 0",blue,train\n'
+        for number in range(5):  # the same image and text five times more
+            row = f'again{number},images/train0.png,"a blue square, number 0",blue,train\n'
             file.write(row)
-    # another file of the same content counts as the same picture
-    one, other = (workshop.root / f"pictures/train{row}.png" for row in (0, 3))
+    # another file of the same content counts as the same image
+    one, other = (workshop.root / f"images/train{row}.png" for row in (0, 3))
     assert one.read_bytes() == other.read_bytes()
     fit(workshop, "read_only", workshop.cache(), epochs=1)
     assert workshop.stored_items("image") == len(tiny_runs.COLOURS)
@@ -222,8 +222,8 @@ def test_later_runs_and_moved_encoders_read_the_same_stores(workshop, encoded, t
 
 
 @pytest.mark.parametrize("verify", ["stat", "content"])
-def test_a_changed_picture_is_encoded_again(workshop, verify):
-    module, path = workshop.module(), workshop.root / "pictures/test2.bmp"
+def test_a_changed_image_is_encoded_again(workshop, verify):
+    module, path = workshop.module(), workshop.root / "images/test2.bmp"
     table = workshop.root / "table.csv"
     table.write_text(table.read_text().replace("test2.png", "test2.bmp"))
     Image.new("RGB", (50, 50), (220, 40, 30)).save(path)
@@ -302,7 +302,7 @@ class Interruption(L.Callback):
         raise RuntimeError("halfway")
 
 
-def test_after_validation_alone_or_a_failed_fit_pictures_are_read_again(workshop):
+def test_after_validation_alone_or_a_failed_fit_images_are_read_again(workshop):
     data, module, other = workshop.data(), workshop.module(), workshop.module("joint")
     expected = logits_of(workshop, other)
     (live,) = workshop.trainer().validate(module, datamodule=workshop.data(), verbose=False)
@@ -347,7 +347,7 @@ class Own(ImageTextDataModule):
 def test_entailment_pairs(workshop, attention, level):
     def build(split, transform):
         names = [f"a {colour} square" for colour in tiny_runs.COLOURS]
-        paths = [f"pictures/train{number}.png" for number in range(3)]
+        paths = [f"images/train{number}.png" for number in range(3)]
         table = sample_table(names, paths, names, [1, 1, 1])
         dataset = ImageTextDataset(table, workshop.root, transform)
         return EntailmentPairs(dataset, names, 3, seed=0) if split == "train" else dataset
@@ -358,7 +358,7 @@ def test_entailment_pairs(workshop, attention, level):
     assert [workshop.stored_items(kind) for kind in KINDS] == [3, 3]
 
 
-def test_the_same_path_in_two_splits_is_two_pictures(workshop):
+def test_the_same_path_in_two_splits_is_two_images(workshop):
     def build(split, transform):
         folder = workshop.root / split
         folder.mkdir(exist_ok=True)

@@ -54,7 +54,7 @@ def test_a_batch_is_gathered_in_the_order_asked_for(tmp_path):
     assert len(dataset) == 4
     assert batch["sample_id"] == ["row 2", "row 0", "row 1"]
     assert batch["labels"].tolist() == [2, 0, 1]
-    assert batch["picture"] == ["b.png", "a.png", ""]
+    assert batch["image_path"] == ["b.png", "a.png", ""]
     assert batch["image_features"]["pooled"].flatten().tolist() == [ord("b"), ord("a"), -1]
     assert batch["text_features"]["pooled"].flatten().tolist() == [-1, 3, 3]
     assert batch["image_present"].tolist() == [True, True, False]
@@ -103,10 +103,10 @@ def test_evaluation_sees_no_augmented_view(tmp_path, views, train):
 def test_a_view_is_the_same_whenever_it_is_asked_for(tmp_path):
     dataset = rows(tmp_path)
     state = torch.get_rng_state()
-    views = [dataset.picture("a.png", view) for view in range(3)]
+    views = [dataset.image("a.png", view) for view in range(3)]
     assert torch.equal(state, torch.get_rng_state())
     dataset.set_epoch(5)
-    assert all(torch.equal(dataset.picture("a.png", v), views[v]) for v in (2, 0, 1))
+    assert all(torch.equal(dataset.image("a.png", v), views[v]) for v in (2, 0, 1))
     assert not torch.equal(views[0], views[1])
-    assert not torch.equal(views[0], dataset.picture("b.png", 0))
-    assert not torch.equal(views[0], rows(tmp_path, seed=1).picture("a.png", 0))
+    assert not torch.equal(views[0], dataset.image("b.png", 0))
+    assert not torch.equal(views[0], rows(tmp_path, seed=1).image("a.png", 0))

@@ -18,18 +18,18 @@ from epic_pl.inspection.check import check_data
 SPLITS = ["train"] * 8 + ["val"] * 2 + ["test"] * 2
 
 
-def _picture(image, kind):
+def _image(image, kind):
     buffer = io.BytesIO()
     image.save(buffer, kind)
     return buffer.getvalue()
 
 
 BLUE = Image.new("RGB", (40, 40), "blue")
-TRUNCATED = _picture(Image.effect_noise((64, 64), 80), "PNG")[:900]
+TRUNCATED = _image(Image.effect_noise((64, 64), 80), "PNG")[:900]
 
 
 @pytest.fixture(autouse=True)
-def pictures(folder):
+def images(folder):
     for index in range(12):
         Image.new("RGB", (40 + index, 60), (index * 20, 0, 0)).save(folder / f"{index}.png")
 
@@ -53,8 +53,8 @@ def check(folder, make):
     """Findings in a table of twelve rows, some cells and files of which are replaced."""
 
     def check(options=(), content=(), **cells):
-        for row, picture in dict(content).items():
-            (folder / f"{row}.png").write_bytes(picture)
+        for row, image in dict(content).items():
+            (folder / f"{row}.png").write_bytes(image)
         rows = [
             {"image": f"{i}.png", "text": f"text {i}", "label": "ab"[i % 2], "split": SPLITS[i]}
             for i in range(12)
@@ -74,7 +74,7 @@ def _lines(findings, level=None):
     return [p.text for p in findings.problems if level in (None, p.level)]
 
 
-BAD_PICTURES = [
+BAD_IMAGES = [
     ({"image": {3: "../3.png"}}, "outside", "train 3: "),
     ({"image": {3: "/etc/passwd"}}, "outside", "train 3: "),
     ({"image": {3: "link.png"}}, "outside", "train 3: "),
@@ -86,27 +86,27 @@ BAD_PICTURES = [
     ({"image": {3: "x" * 300}}, "missing", "File name too long"),
     ({"content": {3: TRUNCATED}}, "corrupt", "3.png cannot be read"),
     ({"content": {3: b""}}, "corrupt", "empty (0 bytes)"),
-    ({"content": {3: _picture(BLUE, "PPM")}}, "corrupt", "none of JPEG"),
+    ({"content": {3: _image(BLUE, "PPM")}}, "corrupt", "none of JPEG"),
 ]
 
 
-@pytest.mark.parametrize(("change", "kind", "example"), BAD_PICTURES)
-def test_a_bad_picture_is_an_error_with_its_reason(folder, check, change, kind, example):
+@pytest.mark.parametrize(("change", "kind", "example"), BAD_IMAGES)
+def test_a_bad_image_is_an_error_with_its_reason(folder, check, change, kind, example):
     BLUE.save(folder.parent / "x.png")
     (folder / "link.png").symlink_to(folder.parent / "x.png")
     (folder / "circle.png").symlink_to("circle.png")
     os.mkfifo(folder / "pipe.png")
     findings = check(**change)
     (problem,) = [p for p in findings.problems if p.level == "error"]
-    assert problem.text.startswith(f"1 rows have a picture that is {kind}")
+    assert problem.text.startswith(f"1 rows have an image that is {kind}")
     assert problem.examples[0].startswith("train 3: ")
     assert example in problem.examples[0]
     assert ("on_bad_sample" in problem.examples[-1]) == (kind != "outside")  # the way out
     assert not findings.can_train
 
 
-def test_a_cmyk_picture_with_the_wrong_extension_is_no_problem(check):
-    findings = check(content={3: _picture(BLUE.convert("CMYK"), "JPEG")})
+def test_a_cmyk_image_with_the_wrong_extension_is_no_problem(check):
+    findings = check(content={3: _image(BLUE.convert("CMYK"), "JPEG")})
     assert not _lines(findings, "error") + _lines(findings, "warning")
 
 
@@ -128,16 +128,16 @@ LONG_TEXTS = {"text": {i: "a " * 50 for i in range(3)}}
 @pytest.mark.parametrize(
     ("cells", "level", "line", "example"),
     [
-        ({"image": {3: None}}, "note", "1 rows have no picture", None),
+        ({"image": {3: None}}, "note", "1 rows have no image", None),
         ({"text": {3: " "}}, "warning", "1 texts are empty", "train 3"),
         ({"text": {3: "nan", 5: "NaN"}}, "warning", "2 texts are nan", "train 3"),
-        (SHARED_TEXT, "note", "in more than one split, with other pictures (2", "train 1 = val 8"),
-        ({"image": {9: "1.png"}}, "warning", "1 pictures, by content, are in more than", "train 1"),
-        (_copy_of_1(9), "warning", "1 samples, by picture and text, are in mo", "train 1 = val 9"),
+        (SHARED_TEXT, "note", "in more than one split, with other images (2", "train 1 = val 8"),
+        ({"image": {9: "1.png"}}, "warning", "1 images, by content, are in more than", "train 1"),
+        (_copy_of_1(9), "warning", "1 samples, by image and text, are in mo", "train 1 = val 9"),
         (
             _copy_of_1(3),
             "warning",
-            "2 rows have the picture and text of anoth",
+            "2 rows have the image and text of anoth",
             "train 1 = train 3",
         ),
         (_copy_of_1(2), "warning", "text under different labels", "train b = train a"),
@@ -171,7 +171,7 @@ def test_rows_that_are_skipped_are_no_rows_of_their_split_and_class(folder, chec
         (folder / f"{row}.png").unlink()
     findings = check(options, image={3: "../3.png"}, **absent)
     assert _lines(findings, "error") == [
-        "1 rows have a picture that is outside",  # whatever the policy
+        "1 rows have an image that is outside",  # whatever the policy
         "The val split has no usable row",
     ]
     findings = check(options | {"val_size": 0}, split={8: "test", 9: "test"})
@@ -181,9 +181,9 @@ def test_rows_that_are_skipped_are_no_rows_of_their_split_and_class(folder, chec
     assert "1 classes never occur in training" in _lines(findings, "warning")
 
 
-@pytest.mark.parametrize(("picture", "leaks"), [("10.png", False), ("1.png", True)])
-def test_rows_to_predict_may_be_those_of_the_test_split(check, picture, leaks):
-    cells = {"image": {11: picture}, "text": {11: "text 10"}, "label": {11: None}}
+@pytest.mark.parametrize(("image", "leaks"), [("10.png", False), ("1.png", True)])
+def test_rows_to_predict_may_be_those_of_the_test_split(check, image, leaks):
+    cells = {"image": {11: image}, "text": {11: "text 10"}, "label": {11: None}}
     findings = check({"val_size": 0}, split={11: "predict"}, **cells)
     assert any("in more than one split" in text for text in _lines(findings)) == leaks
 
@@ -213,21 +213,21 @@ class Squares(ImageTextDataModule):
 def test_any_data_module_is_checked_in_parallel(tmp_path, encoders):
     for split in ("train", "val"):
         for index in range(300):
-            picture = Image.new("RGB", (8, 8), (index % 256, index // 256, len(split)))
-            picture.save(tmp_path / f"{split}{index}.png")
+            image = Image.new("RGB", (8, 8), (index % 256, index // 256, len(split)))
+            image.save(tmp_path / f"{split}{index}.png")
     (tmp_path / "train299.png").unlink()
     data = Squares(**encoders)
     data.root = tmp_path
     findings = check_data(data, workers=2)
     assert _lines(findings, "error") == [
-        "1 rows have a picture that is missing",
+        "1 rows have an image that is missing",
         "1 labels of the val split are unknown",
     ]
     assert "The test split cannot be built: test.jsonl is missing" in _lines(findings, "warning")
     assert findings.rows.num_rows == 600
 
 
-def test_missing_pictures_of_a_public_dataset_are_reported(folder, encoders):
+def test_missing_images_of_a_public_dataset_are_reported(folder, encoders):
     root = folder.rename(folder.with_name("img")).parent
     for split, count in (("train", 4), ("dev_seen", 2), ("test_seen", 2)):
         rows = [
@@ -236,19 +236,19 @@ def test_missing_pictures_of_a_public_dataset_are_reported(folder, encoders):
         ]
         (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     findings = check_data(HatefulMemesDataModule(data_dir=str(root), **encoders), workers=1)
-    assert _lines(findings, "error") == ["1 rows have a picture that is missing"]
+    assert _lines(findings, "error") == ["1 rows have an image that is missing"]
     assert findings.class_counts["train"].tolist() == [2, 2]
 
 
 @pytest.mark.parametrize(
     ("policy", "effect", "usable"),
-    [("skip", "are skipped", (6, 0)), ("absent", "lose their picture", (8, 2))],
+    [("skip", "are skipped", (6, 0)), ("absent", "lose their image", (8, 2))],
 )
-def test_pictures_that_break_after_a_check_are_reported_until_they_are_repaired(
+def test_images_that_break_after_a_check_are_reported_until_they_are_repaired(
     folder, make, check, caplog, policy, effect, usable
 ):
     options, original = {"on_bad_sample": policy}, (folder / "3.png").read_bytes()
-    line = f"1 rows have a picture that is {{}}: these rows {effect}"
+    line = f"1 rows have an image that is {{}}: these rows {effect}"
     bad = [line.format(kind) for kind in ("missing", "corrupt")]
     for content, expected in ((original, []), (b"<html>", bad), (b"<html>", bad), (original, [])):
         if expected:
@@ -258,7 +258,7 @@ def test_pictures_that_break_after_a_check_are_reported_until_they_are_repaired(
         findings = check(options, {3: content})
         assert findings.can_train
         found = _lines(findings, "warning")
-        assert [text for text in found if "picture that is" in text] == expected
+        assert [text for text in found if "image that is" in text] == expected
         with caplog.at_level("INFO"):
             rows = make(options).build_dataset("train", lambda image: image).table
         counts = usable if expected else (8, 0)

@@ -14,17 +14,17 @@ LABELS = ["cat"] * 7 + ["dog"] * 5 + ["cat", "dog", "dog", "dog"] + ["dog", "cat
 # words, each of one token, beside [CLS] and [SEP]; None is absent, 0 is empty
 WORDS = [3, 7, 4, 9, 0, None, 11, 7, 20, 30, 8, 10, 3, 6, 7, 8, 6, 7, 9, 10]
 SHORT = 40 + np.arange(20)  # pixels
-MISSING, CORRUPT, NO_PICTURE = 2, 3, 6
+MISSING, CORRUPT, NO_IMAGE = 2, 3, 6
 
 
 @pytest.fixture
 def table(folder):
     with (folder / "t.jsonl").open("w") as table:
         for row, words in enumerate(WORDS):
-            picture = Image.new("RGB", (int(SHORT[row]), 90), (row * 12, 0, 0))
-            picture.save(folder / f"{row}.png")
+            image = Image.new("RGB", (int(SHORT[row]), 90), (row * 12, 0, 0))
+            image.save(folder / f"{row}.png")
             cells = {
-                "image": None if row == NO_PICTURE else f"{row}.png",
+                "image": None if row == NO_IMAGE else f"{row}.png",
                 "text": None if words is None else "one " * words,
                 "label": LABELS[row],
                 "split": SPLITS[row],
@@ -49,13 +49,13 @@ def test_every_figure_is_that_of_the_table(table, tiny, data, tmp_path):
     code, out, _ = data("check", "--config=table.yaml", *options, *tiny, "--output=out")
     assert code == 1
     assert "Training cannot start: 2 errors." in out
-    assert "error: 1 rows have a picture that is corrupt\n    train 3: " in out
+    assert "error: 1 rows have an image that is corrupt\n    train 3: " in out
     assert (
-        "warning: 2 pictures, by content, are in more than one split (4 rows)\n"
+        "warning: 2 images, by content, are in more than one split (4 rows)\n"
         "    train 0.png = val 12.png\n    train 8.png = test 16.png\n"
     ) in out
     assert len(re.findall(r"^error: ", out, re.M)) == 2
-    # rows, classes, distinct pictures, no picture, no text
+    # rows, classes, distinct images, no image, no text
     assert _cells(out, "train") == [12, 2, 11, 1, 1]
     assert _cells(out, "val") == [4, 2, 4, 0, 0]
     assert _cells(out, "test") == [3, 2, 3, 0, 0]
@@ -68,9 +68,9 @@ def test_every_figure_is_that_of_the_table(table, tiny, data, tmp_path):
     ) in out
     sides = SHORT.copy()
     sides[[7, 12, 16]] = sides[[1, 0, 8]]
-    sides = np.delete(sides, [MISSING, CORRUPT, NO_PICTURE])
+    sides = np.delete(sides, [MISSING, CORRUPT, NO_IMAGE])
     assert (
-        f"Pictures have a shorter side of {np.median(sides):.0f} pixels (median), 95% at least "
+        f"Images have a shorter side of {np.median(sides):.0f} pixels (median), 95% at least "
         f"{np.percentile(sides, 5):.0f}; from 40 to 59"
     ) in out
 

@@ -19,7 +19,7 @@ BIRDS = ["Blue Tit", "Great Spotted Woodpecker", "House Sparrow"]
 GENRES = ["comedy", "drama", "sci-fi"]
 
 
-def _picture(path, shade, size=(64, 48)):
+def _image(path, shade, size=(64, 48)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (shade, 99, 9)).save(path)
 
@@ -31,7 +31,7 @@ def _birds(folder):
         writer.writerow(["Nr.", "Foto-Datei", "Beobachtung", "Art", "Datum"])
         for i in range(30):
             photo = f"photos/IMG_{i}.JPG"
-            _picture(folder / photo, 8 * i)
+            _image(folder / photo, 8 * i)
             text = f'Seen at the feeder, {i} minutes;\n"lovely"'
             writer.writerow([i + 1, photo, text, BIRDS[i % 3], f"2021-0{i % 9 + 1}-11"])
 
@@ -39,7 +39,7 @@ def _birds(folder):
 def _films(folder):
     with (folder / "films.jsonl").open("w") as file:
         for i in range(30):
-            _picture(folder / "posters" / f"tt{i}.png", 8 * i)
+            _image(folder / "posters" / f"tt{i}.png", 8 * i)
             row = {"imdb_id": f"tt{i}", "poster": f"posters/tt{i}.png", "title": f"Film {i}"} | {
                 "plot": f"A story with number {i}",
                 "genres": [GENRES[i % 3], *([GENRES[(i + 1) % 3]] if i % 2 else [])],
@@ -48,19 +48,19 @@ def _films(folder):
 
 
 def _memes(folder):
-    """A split column, and rows without a picture."""
+    """A split column, and rows without an image."""
     with (folder / "data.tsv").open("w") as file:
         file.write("id\timg\ttext\tlabel\tset\n")
         for i in range(30):
             name = f"img/{i}.png" if i % 7 else ""
             if name:
-                _picture(folder / name, 8 * i, (300, 240))
+                _image(folder / name, 8 * i, (300, 240))
             split = "train" if i < 20 else ("dev", "test")[i % 2]
             file.write(f"{i}\t{name}\tsome caption {i}\t{i // 2 % 2}\t{split}\n")
 
 
 def _saved(folder):
-    """A saved dataset of the Hugging Face library, with its pictures inside."""
+    """A saved dataset of the Hugging Face library, with its images inside."""
     names = {"names": ["green", "red"], "_type": "ClassLabel"}
     features = {"image": {"_type": "Image"}, "caption": {"_type": "Value"}, "label": names}
     for split, count in (("train", 18), ("validation", 6), ("test", 6)):
@@ -68,8 +68,8 @@ def _saved(folder):
         for i in range(count):
             buffer = io.BytesIO()
             Image.new("RGB", (40, 40 + i), ("green", "red")[i % 2]).save(buffer, "PNG")
-            picture = {"bytes": buffer.getvalue(), "path": f"{i}.png"}
-            rows.append({"image": picture, "caption": f"square number {i}", "label": i % 2})
+            image = {"bytes": buffer.getvalue(), "path": f"{i}.png"}
+            rows.append({"image": image, "caption": f"square number {i}", "label": i % 2})
         (folder / split).mkdir()
         table = pa.Table.from_pylist(rows)
         with pa.ipc.new_stream(str(folder / split / "a.arrow"), table.schema) as writer:
@@ -94,7 +94,7 @@ def test_init_writes_a_config_that_check_and_fit_take(
     write(folder)
     code, said, _ = data("init", folder)
     assert code == 0
-    for role, column in zip(("pictures", "text", "label"), columns, strict=True):
+    for role, column in zip(("images", "text", "label"), columns, strict=True):
         assert re.search(rf"{role} +{column}\b", said)
     config = folder / "epic.yaml"
     for command in ("fit", "compare"):
@@ -105,7 +105,7 @@ def test_init_writes_a_config_that_check_and_fit_take(
     assert code == 0
     assert f"Report: {output / 'report.html'};" in said
     image_size = yaml.safe_load(config.read_text())["model"]["encoders"]["image_size"]
-    assert image_size == (224 if write is _memes else 112)  # 112 of small pictures
+    assert image_size == (224 if write is _memes else 112)  # 112 of small images
     fitted = run(["fit", f"--config={config}", *tiny])
     assert fitted.model.class_names == classes
     tables = [fitted.datamodule.read_split(split).table for split in ("train", "val", "test")]

@@ -17,7 +17,7 @@ from epic_pl.inspection.init import summarize, write_config
 
 
 @pytest.fixture(autouse=True)
-def pictures(folder):
+def images(folder):
     (folder / "pics").mkdir()
     for index in range(40):
         Image.new("RGB", (300, 200)).save(folder / "pics" / f"{index}.jpg")
@@ -42,7 +42,7 @@ def _table(image="pics/{}.jpg", **columns):
     return pa.table({k: v for k, v in (table | columns).items() if v is not None})
 
 
-def test_pictures_are_found_beside_the_table_or_in_a_folder_there(folder):
+def test_images_are_found_beside_the_table_or_in_a_folder_there(folder):
     guess = guess_columns(_table(), folder)
     assert (guess.image_column, guess.image_root) == ("photo", None)
     assert guess.unused == ["row"]
@@ -73,7 +73,7 @@ def test_names_without_a_suffix_become_a_template(folder):
 
 
 @pytest.mark.parametrize("image", ["pics/{}.jpg ", "gone-{}", "https://example.org/{}"])
-def test_a_column_called_like_pictures_is_never_dropped(folder, image):
+def test_a_column_called_like_images_is_never_dropped(folder, image):
     assert guess_columns(_table(image=image), folder).image_column == "photo"
     about = _table(photo=None, photo_title=[f"a photo of {i}" for i in range(40)])
     assert guess_columns(about, folder).image_column is None
@@ -97,7 +97,7 @@ LABEL = {"label_column": "label"}
         ({"kind": ['["a", "b"]', '["a"]'] * 20}, {"label_separator": None, "multilabel": True}),
         ({"kind": ["Paris, France", "Rome, Italy"] * 20}, {"label_separator": None}),
         ({"photo": None}, {"image_column": None, "text_columns": ["caption"]}),
-        ({"photo": None, "picture_number": NUMBERS}, {"image_column": None}),
+        ({"photo": None, "image_number": NUMBERS}, {"image_column": None}),
         ({"caption": None}, {"image_column": "photo", "text_columns": []}),
         ({"caption": None, "标题": CIRCLES}, {"text_columns": ["标题"]}),
         ({"imageClass": [0, 1] * 20}, {"label_column": "imageClass"}),
@@ -130,11 +130,11 @@ def test_table_without_label_or_content_is_refused_with_its_columns(folder):
         DataError, match=r"looks like a label of several values; there are \['row', 'photo'"
     ):
         guess_columns(_table(kind=None), folder)
-    with pytest.raises(DataError, match="like pictures or text"):
+    with pytest.raises(DataError, match="like images or text"):
         guess_columns(_table(photo=None, caption=None), folder)
 
 
-def test_config_reads_pictures_of_another_table_beside_that_table(folder, tmp_path):
+def test_config_reads_images_of_another_table_beside_that_table(folder, tmp_path):
     pq.write_table(_table(), folder / "t.parquet")
     new = tmp_path / "new"
     (new / "pics").mkdir(parents=True)

@@ -17,7 +17,7 @@ NAMES = ["no", "yes", "maybe"]
 
 
 def slow_matching(image, text, rows, temperature) -> float:
-    """Pair by pair: each row against all texts, and against all pictures."""
+    """Pair by pair: each row against all texts, and against all images."""
 
     def fit(i, j) -> float:
         scores = [

@@ -91,7 +91,7 @@ def _test_logits(workshop, module, level):
 
 
 @methods
-def test_stored_features_give_the_logits_of_pictures_and_other_levels_are_refused(name, workshop):
+def test_stored_features_give_the_logits_of_images_and_other_levels_are_refused(name, workshop):
     module = workshop.module(name)
     live = _test_logits(workshop, module, "off")
     for level in ("boundary", "layers"):

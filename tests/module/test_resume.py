@@ -20,7 +20,7 @@ EPOCHS = 2
 
 
 class Diary(L.Callback):
-    """Notes what each step saw: sample ids, learning rates, a hash of the augmented pictures."""
+    """Notes what each step saw: sample ids, learning rates, a hash of the augmented images."""
 
     def __init__(self):
         self.steps = []

@@ -50,12 +50,12 @@ def attend(query: Tensor, keys: list[Tensor], values: list[Tensor], num_heads: i
     return torch.cat(heads)
 
 
-def patches(picture: Tensor, kernel: Tensor) -> list[Tensor]:
+def patches(image: Tensor, kernel: Tensor) -> list[Tensor]:
     """Row by row."""
     size, tokens = kernel.shape[-1], []
-    for row in range(0, picture.shape[1], size):
-        for column in range(0, picture.shape[2], size):
-            patch = picture[:, row : row + size, column : column + size]
+    for row in range(0, image.shape[1], size):
+        for column in range(0, image.shape[2], size):
+            patch = image[:, row : row + size, column : column + size]
             tokens.append(torch.stack([(k * patch).sum() for k in kernel]))
     return tokens
 
@@ -115,9 +115,9 @@ class SlowViT(SlowEncoder):
     def stack(self):
         return self.model.blocks, self.model.blocks[0].attn.num_heads
 
-    def embed(self, picture):
+    def embed(self, image):
         projection = self.model.patch_embed.proj
-        tokens = [x + projection.bias for x in patches(picture, projection.weight)]
+        tokens = [x + projection.bias for x in patches(image, projection.weight)]
         tokens = [self.model.cls_token[0, 0], *tokens]
         return [x + position for x, position in zip(tokens, self.model.pos_embed[0], strict=True)]
 
@@ -191,9 +191,9 @@ class SlowCLIP(SlowEncoder):
 class SlowCLIPImage(SlowCLIP):
     num_prefix = 1
 
-    def embed(self, picture):
+    def embed(self, image):
         parts = self.model.embeddings
-        tokens = [parts.class_embedding, *patches(picture, parts.patch_embedding.weight)]
+        tokens = [parts.class_embedding, *patches(image, parts.patch_embedding.weight)]
         return [
             layer_norm(x + position, self.model.pre_layrnorm)
             for x, position in zip(tokens, parts.position_embedding.weight, strict=True)
@@ -231,7 +231,7 @@ def slow_encoders(model) -> list[SlowEncoder]:
 
 
 def samples(batch):
-    """Each row's picture and ids, without pads; None where the modality is missing."""
+    """Each row's image and ids, without pads; None where the modality is missing."""
     for i, ids in enumerate(batch["input_ids"]):
         inputs = [batch["pixel_values"][i], ids[batch["attention_mask"][i].bool()]]
         for side, key in enumerate(("image_present", "text_present")):

@@ -165,8 +165,8 @@ def test_resizing_gives_the_position_embedding_that_timm_would_load(tiny_vit_dir
     expected = timm.create_model(source, pretrained=True, num_classes=0, img_size=48).eval()
     encoder = build_image_encoder(str(tiny_vit_dir), image_size=48)
     assert torch.equal(encoder.model.pos_embed, expected.pos_embed)
-    picture = torch.randn(1, 3, 48, 48)
-    assert torch.equal(encoder.model(picture), expected(picture))
+    image = torch.randn(1, 3, 48, 48)
+    assert torch.equal(encoder.model(image), expected(image))
 
 
 @pytest.mark.parametrize(

@@ -61,18 +61,18 @@ def distilled_deit():
 @pytest.mark.parametrize("name", [*VITS, "distilled DeiT"])
 def test_timm_vit(name):
     model = scramble(vit(**VITS[name]) if name in VITS else distilled_deit()).eval()
-    pictures = torch.randn(2, 3, 16, 16)
+    images = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
-        expected, tokens = model(pictures), model.forward_features(pictures)
-    assert_same(pooled(TimmViTEncoder(model), pictures), expected)
+        expected, tokens = model(images), model.forward_features(images)
+    assert_same(pooled(TimmViTEncoder(model), images), expected)
     means = tokens[:, model.num_prefix_tokens :].mean(dim=1)
-    assert_same(pooled(TimmViTEncoder(model, "mean"), pictures), model.fc_norm(means))
+    assert_same(pooled(TimmViTEncoder(model, "mean"), images), model.fc_norm(means))
     if model.cls_token is None:
         with pytest.raises(EncoderError, match="no class token"):
             TimmViTEncoder(model, "cls")
     else:
         first = model.fc_norm(tokens[:, 0])
-        assert_same(pooled(TimmViTEncoder(model, "cls"), pictures), first)
+        assert_same(pooled(TimmViTEncoder(model, "cls"), images), first)
 
 
 @pytest.mark.parametrize(
@@ -119,14 +119,14 @@ def test_models_without_layers_to_run_are_refused_by_name():
 
 @pytest.mark.parametrize("size", [(16, 16), (24, 24), (24, 16), (16, 24)], ids=str)
 def test_clip_vision(size):
-    pictures = torch.randn(2, 3, *size)
+    images = torch.randn(2, 3, *size)
     with torch.no_grad():
-        output = clip_vision()(pictures, interpolate_pos_encoding=size != (16, 16))
+        output = clip_vision()(images, interpolate_pos_encoding=size != (16, 16))
     encoder = clip_image_encoder()
-    assert_same(run(encoder, pictures), output.last_hidden_state)
-    assert_same(pooled(encoder, pictures), output.pooler_output)
+    assert_same(run(encoder, images), output.last_hidden_state)
+    assert_same(pooled(encoder, images), output.pooler_output)
     expected = encoder.model.post_layernorm(output.last_hidden_state[:, 1:].mean(dim=1))
-    assert_same(pooled(clip_image_encoder("mean"), pictures), expected)
+    assert_same(pooled(clip_image_encoder("mean"), images), expected)
 
 
 def test_clip_text():

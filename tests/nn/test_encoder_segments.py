@@ -14,7 +14,7 @@ from epic_pl.nn.encoders.segments import patch_places, segment_means
         (3, [[row * 4 + at for row in range(4) for at in (k, k + 1)] for k in range(3)]),
     ],
 )
-def test_parts_of_a_picture_are_cells_of_a_grid(number, cells):
+def test_parts_of_an_image_are_cells_of_a_grid(number, cells):
     patches = torch.randn(2, 16, 3)
     expected = torch.stack([patches[:, each].mean(dim=1) for each in cells], dim=1)
     torch.testing.assert_close(segment_means(patches, number), expected)

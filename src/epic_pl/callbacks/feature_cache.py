@@ -1,4 +1,4 @@
-"""Encode each picture and text once, store the frozen features, and train from them."""
+"""Encode each image and text once, store the frozen features, and train from them."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -30,12 +30,12 @@ class FeatureCache(Callback):
             "layers": keys and values of every interaction layer, for read-only prompts.
         dtype: of the stored numbers: float32, bfloat16, float16 or int8.
         folder: of the stores; None is ``features`` in the cache folder.
-        views: augmented views of each training picture; 0 stores it as evaluation sees it, as
+        views: augmented views of each training image; 0 stores it as evaluation sees it, as
             does data that augments nothing.
-        batch_size: number of pictures or texts that are encoded at a time.
-        threads: that decode pictures while the stores are filled.
-        verify: "stat" takes a picture for unchanged if its size and time of change are; "content"
-            reads every picture at each start.
+        batch_size: number of images or texts that are encoded at a time.
+        threads: that decode images while the stores are filled.
+        verify: "stat" takes an image for unchanged if its size and time of change are; "content"
+            reads every image at each start.
 
     Raises:
         ConfigError: if the cache does not go with the other options.
@@ -73,14 +73,14 @@ class FeatureCache(Callback):
         data: Any = getattr(trainer, "datamodule", None)
         if not isinstance(data, ImageTextDataModule) or not isinstance(pl_module, EPICModule):
             raise ConfigError(
-                "The feature cache needs the names of a row's picture and text, which only an "
+                "The feature cache needs the names of a row's image and text, which only an "
                 "ImageTextDataModule with an EPICModule has: set cache.level to off for loaders "
                 "of your own."
             )
         self._fill_on_ranks(trainer, pl_module, data, [stage])
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Let the DataModule read pictures again: another run may ask for other splits."""
+        """Let the DataModule read images again: another run may ask for other splits."""
         data: Any = getattr(trainer, "datamodule", None)
         if self.level != "off" and isinstance(data, ImageTextDataModule):
             data.use_features(None)
@@ -88,7 +88,7 @@ class FeatureCache(Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Let the DataModule read pictures again: no teardown follows."""
+        """Let the DataModule read images again: no teardown follows."""
         self.teardown(trainer, pl_module, "")
 
     def fill(
@@ -189,19 +189,19 @@ class FeatureCache(Callback):
     def _splits(
         self, data: ImageTextDataModule, stages: tuple[str, ...]
     ) -> Iterator[tuple[FeatureDataset, int]]:
-        """Datasets of stages, each with the number of augmented views of its pictures."""
+        """Datasets of stages, each with the number of augmented views of its images."""
         for split in dict.fromkeys(split for stage in stages for split in STAGES[stage]):
             views = self._views(data) if split == "train" else 0
             if split == "train" and data.augment != "none" and views == 0:
                 raise ConfigError(
                     f"data.augment is {data.augment!r}, but stored features cannot be augmented "
                     "any more. Set cache.views to the number of augmented views to store of each "
-                    "training picture, or data.augment to none, or cache.level to off."
+                    "training image, or data.augment to none, or cache.level to off."
                 )
             yield by_name(data.dataset(split)), views
 
     def _views(self, data: ImageTextDataModule) -> int:
-        """Without augmentation all views of a picture would be the same."""
+        """Without augmentation all views of an image would be the same."""
         return 0 if data.augment == "none" else self.views
 
 

@@ -26,8 +26,8 @@ Floats = npt.NDArray[np.float32]
 class PredictionWriter(Callback):
     """Writes ``sample_id``, ``label`` and probabilities of every predicted sample, in order.
 
-    The column ``picture`` names each sample's picture where batches do, null without one: samples
-    of one picture are not independent. Rows that ranks repeat are dropped by id.
+    The column ``image_path`` names each sample's image where batches do, null without one: samples
+    of one image are not independent. Rows that ranks repeat are dropped by id.
 
     Args:
         output: file name, ``.parquet`` or ``.csv``; relative to the run's log folder.
@@ -64,7 +64,7 @@ class PredictionWriter(Callback):
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Drop the predictions of an earlier run."""
-        self._columns: dict[str, list[str | None]] = {"sample_id": [], "picture": []}
+        self._columns: dict[str, list[str | None]] = {"sample_id": [], "image_path": []}
         self._scores: list[Floats] = []
 
     def on_predict_batch_end(
@@ -72,7 +72,7 @@ class PredictionWriter(Callback):
     ) -> None:
         """Keep the predictions of a batch."""
         self._columns["sample_id"] += outputs["sample_id"]
-        self._columns["picture"] += [name or None for name in batch.get("picture", [])]
+        self._columns["image_path"] += [name or None for name in batch.get("image_path", [])]
         self._scores.append(outputs["probabilities"].numpy())
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -97,7 +97,7 @@ class PredictionWriter(Callback):
         least: Any = None
         if thresholds is not None:
             least = thresholds.float().cpu().numpy() if self.threshold is None else self.threshold
-        columns = {n: v for n, v in self._columns.items() if v or n != "picture"}
+        columns = {n: v for n, v in self._columns.items() if v or n != "image_path"}
         empty = np.zeros((0, len(module.class_names)), np.float32)
         scores = np.concatenate([empty, *self._scores])  # (N, C)
         return prediction_table(columns, scores, module.class_names, least, self.top_k)
@@ -156,7 +156,7 @@ def merge_parts(parts: list[Path]) -> pa.Table:
         raise DataError(f"Ranks predicted {lengths} rows: some are lost; run predict again.")
     # row j of rank r is row j * ranks + r of the data
     positions = [np.arange(n) * len(parts) + rank for rank, n in enumerate(lengths)]
-    # the part of a rank without rows may lack the picture column
+    # the part of a rank without rows may lack the image column
     table = pa.concat_tables(tables, promote_options="default")
     table = table.take(pa.array(np.argsort(np.concatenate(positions))))
     ids = np.array(table["sample_id"].to_pylist(), dtype=object)

@@ -1,4 +1,4 @@
-"""The package's public face: a trained model that takes pictures and texts as they are."""
+"""The package's public face: a trained model that takes images and texts as they are."""
 
 from epic_pl.classifier.classifier import Classifier
 

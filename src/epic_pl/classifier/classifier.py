@@ -1,4 +1,4 @@
-"""A trained model that takes pictures and texts as they are.
+"""A trained model that takes images and texts as they are.
 
 Shape legend: N items, B batch, C classes.
 """
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from epic_pl.callbacks.predictions import prediction_table
 from epic_pl.classifier.exported import DESCRIPTION, ExportedModel
-from epic_pl.classifier.inputs import Item, Items, Picture
+from epic_pl.classifier.inputs import ImageInput, Item, Items
 from epic_pl.classifier.models import TrainedModel, find_checkpoint, load_module, to_device
 from epic_pl.classifier.sharing import (
     WEIGHTS,
@@ -56,15 +56,15 @@ class _InMemory(TableDataModule):
 
 
 class Classifier:
-    """Classifies pictures with texts; one of them may be missing.
+    """Classifies images with texts; one of them may be missing.
 
     ::
 
         clf = Classifier.load("runs/food101/fit/version_0")
         clf(image="dish.jpg", text="Grandma's lasagna")  # [{"label": "lasagna", "score": 0.9}, ...]
-        clf([{"image": picture, "text": None}, {"text": "ramen"}], top_k=3)
+        clf([{"image": image, "text": None}, {"text": "ramen"}], top_k=3)
 
-    Pictures get the preprocessing of training: upright, alpha on white, 8 bits, resized and cropped
+    Images get the preprocessing of training: upright, alpha on white, 8 bits, resized and cropped
     as the encoder was trained. Scores are calibrated probabilities.
 
     Args:
@@ -78,7 +78,7 @@ class Classifier:
 
     Raises:
         ConfigError: the model was trained on batches of another pipeline, so nobody knows how
-            pictures and texts became its inputs.
+            images and texts became its inputs.
         AssetError: the text encoder's tokenizer cannot be reached.
     """
 
@@ -254,8 +254,8 @@ class Classifier:
 
         Args:
             table: a file that :class:`~epic_pl.data.tables.datamodule.TableDataModule` reads.
-            image: column of picture paths, or a template of it. Columns that are not named are
-                guessed; if only one of picture and text is named, the other is not used.
+            image: column of image paths, or a template of it. Columns that are not named are
+                guessed; if only one of image and text is named, the other is not used.
             text: column of texts, or a template of it.
             label: column of classes.
             output: folder of the runs, and of the config; None is ``runs/`` and the table's name.
@@ -279,7 +279,7 @@ class Classifier:
         self,
         items: None = None,
         *,
-        image: Picture | None = None,
+        image: ImageInput | None = None,
         text: str | None = None,
         top_k: int | None = None,
     ) -> list[Label]: ...
@@ -299,7 +299,7 @@ class Classifier:
         self,
         items: Sequence[Item] | None = None,
         *,
-        image: Picture | None = None,
+        image: ImageInput | None = None,
         text: str | None = None,
         top_k: int | None = None,
         batch_size: int = 32,
@@ -310,16 +310,16 @@ class Classifier:
 
         Args:
             items: dictionaries with ``image``, ``text`` or both; None for one item.
-            image: of the one item; see :data:`~epic_pl.classifier.inputs.Picture`.
+            image: of the one item; see :data:`~epic_pl.classifier.inputs.Image`.
             text: of the one item.
             top_k: number of labels; None is five, or for a multilabel task all that reach their
                 thresholds (which were tuned on validation).
             batch_size: items at a time.
-            num_workers: processes that read pictures; 0 reads them here.
+            num_workers: processes that read images; 0 reads them here.
             progress: whether to show a progress bar; None where there are several batches.
 
         Raises:
-            DataError: an item has neither, a picture cannot be read, or a type is wrong.
+            DataError: an item has neither, an image cannot be read, or a type is wrong.
             ConfigError: ``top_k`` or ``batch_size`` is below 1, or both ways are used.
         """
         if top_k is not None and top_k < 1:
@@ -401,20 +401,20 @@ class Classifier:
         Args:
             table: a file that :class:`~epic_pl.data.tables.datamodule.TableDataModule` reads, an
                 Arrow table, or a data frame of pandas or polars.
-            image: column of picture paths (or of pictures), or a template of it.
+            image: column of image paths (or of images), or a template of it.
             text: column of texts, several, or a template of it.
             id: column of unique names; None is the row's number, from 0.
-            image_root: where relative picture paths start; None is the table's folder, or the
+            image_root: where relative image paths start; None is the table's folder, or the
                 working folder for a table in memory.
-            on_bad_sample: ``error``, ``skip`` or ``absent``, for pictures that cannot be used.
+            on_bad_sample: ``error``, ``skip`` or ``absent``, for images that cannot be used.
             top_k: None gives one column a class (``probability_<class>``); k the k best, as
                 ``label_1``, ``probability_1``, ...
             batch_size: rows at a time.
-            num_workers: processes that read pictures.
+            num_workers: processes that read images.
             progress: as for calling.
 
         Returns:
-            ``sample_id``, ``picture`` (null without one), ``label`` (joined by ``|`` where there
+            ``sample_id``, ``image_path`` (null without one), ``label`` (joined by ``|`` where there
             are several) and probabilities.
 
         Raises:
@@ -445,7 +445,7 @@ class Classifier:
                 clean_texts(dataset)
             scores = self._scores(dataset, batch_size, num_workers, progress)
         names = dataset.table
-        columns = {"sample_id": names["sample_id"], "picture": names["image"]}
+        columns = {"sample_id": names["sample_id"], "image_path": names["image"]}
         return prediction_table(columns, scores, self.class_names, self._model.thresholds, top_k)
 
     def _scores(

@@ -1,4 +1,4 @@
-"""Pictures and texts as people hand them over, checked and made into samples."""
+"""Images and texts as people hand them over, checked and made into samples."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from epic_pl.data.transforms import ImageTransform
 from epic_pl.errors import DataError
 from epic_pl.types import Sample
 
-Picture = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]
+ImageInput = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]
 """A path, a file's content, a PIL image, or pixels (H, W), (H, W, 3) or (H, W, 4) in uint8, or
 uint16 without colours. Never an address: nothing is fetched."""
 
@@ -24,20 +24,20 @@ uint16 without colours. Never an address: nothing is fetched."""
 class Item(TypedDict, total=False):
     """One sample to classify; what is None or left out is a missing modality."""
 
-    image: Picture | None
+    image: ImageInput | None
     text: str | None
 
 
 class Items(Dataset[Sample]):
-    """Items as samples, pictures read on access.
+    """Items as samples, images read on access.
 
     Args:
         items: checked at once, without reading a file.
-        transform: RGB picture to ``(3, H, W)`` float32.
+        transform: RGB image to ``(3, H, W)`` float32.
         clean: clean texts first.
 
     Raises:
-        DataError: an item is no mapping, has another key, or neither picture nor text.
+        DataError: an item is no mapping, has another key, or neither image nor text.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class Items(Dataset[Sample]):
         return len(self.items)
 
     def __getitem__(self, index: int) -> Sample:
-        picture, text = (self.items[index].get(key) for key in ("image", "text"))
+        image, text = (self.items[index].get(key) for key in ("image", "text"))
         try:
             pixels = None
-            if picture is not None:
-                pixels = self.transform(as_rgb(picture, self.transform.min_size))
+            if image is not None:
+                pixels = self.transform(as_rgb(image, self.transform.min_size))
         except DataError as error:
             raise DataError(f"Item {index}: {error}") from error
         if text is not None and self.clean:
@@ -85,25 +85,25 @@ def _check(number: int, item: Any) -> None:
         )
 
 
-def as_rgb(picture: Any, min_size: int | None = None) -> Image.Image:
-    """A picture as upright 8-bit RGB; see :func:`~epic_pl.data.images.read_image`.
+def as_rgb(image: Any, min_size: int | None = None) -> Image.Image:
+    """An image as upright 8-bit RGB; see :func:`~epic_pl.data.images.read_image`.
 
     Raises:
-        DataError: it is none of :data:`Picture`, or cannot be read.
+        DataError: it is none of :data:`ImageInput`, or cannot be read.
     """
-    if isinstance(picture, str) and "://" in picture:
-        raise DataError(f"{picture} is an address: fetch the picture, and give its file or bytes.")
-    if isinstance(picture, str | os.PathLike):
-        return read_image(Path(picture), min_size)
-    if isinstance(picture, bytes | bytearray | memoryview):
-        return read_image(bytes(picture), min_size)
+    if isinstance(image, str) and "://" in image:
+        raise DataError(f"{image} is an address: fetch the image, and give its file or bytes.")
+    if isinstance(image, str | os.PathLike):
+        return read_image(Path(image), min_size)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return read_image(bytes(image), min_size)
     try:
-        if isinstance(picture, Image.Image):
-            return upright_rgb(picture.copy())
-        return upright_rgb(_from_pixels(np.asarray(picture)))
+        if isinstance(image, Image.Image):
+            return upright_rgb(image.copy())
+        return upright_rgb(_from_pixels(np.asarray(image)))
     except (ValueError, TypeError, OSError) as error:
         raise DataError(
-            f"This picture cannot be used: {error}. Give a path, a file's bytes, a PIL image, or "
+            f"This image cannot be used: {error}. Give a path, a file's bytes, a PIL image, or "
             "pixels of shape (H, W), (H, W, 3) or (H, W, 4) as uint8, or (H, W) as uint16."
         ) from error
 

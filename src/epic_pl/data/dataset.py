@@ -15,8 +15,8 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from epic_pl.data.image_files import image_file
 from epic_pl.data.images import read_image
-from epic_pl.data.pictures import picture_file
 from epic_pl.errors import DataError
 from epic_pl.types import Reference, Sample
 
@@ -34,7 +34,7 @@ def seeded(*numbers: int) -> Iterator[None]:
 
 
 class ImageTextDataset(Dataset[Sample]):
-    """Samples of a table, pictures read and transformed on access.
+    """Samples of a table, images read and transformed on access.
 
     A transform may declare two attributes: ``random`` (False spares the seeding; True if missing)
     and ``min_size`` (see :func:`~epic_pl.data.images.read_image`). A random one draws from states
@@ -43,8 +43,8 @@ class ImageTextDataset(Dataset[Sample]):
 
     Args:
         table: as made by :func:`~epic_pl.data.rows.sample_table`.
-        image_root: folder that the picture paths start from and never leave.
-        transform: RGB picture to ``(3, H, W)`` float32.
+        image_root: folder that the image paths start from and never leave.
+        transform: RGB image to ``(3, H, W)`` float32.
         seed: of the transform's randomness.
     """
 
@@ -83,12 +83,12 @@ class ImageTextDataset(Dataset[Sample]):
         self.epoch = epoch
 
     def reference(self, index: int) -> Reference:
-        """A row without reading its picture."""
+        """A row without reading its image."""
         row = {name: column[index].as_py() for name, column in self._columns.items()}
         return cast(Reference, row)
 
     def distinct(self) -> tuple[list[str], list[str]]:
-        """The different picture paths and the different texts of all rows, in their order."""
+        """The different image paths and the different texts of all rows, in their order."""
         columns = (self._columns[name] for name in ("image", "text"))
         images, texts = (column.unique().drop_null().to_pylist() for column in columns)
         return images, texts
@@ -97,22 +97,22 @@ class ImageTextDataset(Dataset[Sample]):
         row = self.reference(index)
         image = self._image(row)
         pixels = None if image is None else self._transformed(image, self.epoch, index)
-        return cast(Sample, {**row, "image": pixels, "picture": row["image"]})
+        return cast(Sample, {**row, "image": pixels, "image_path": row["image"]})
 
-    def picture(self, path: str, view: int = -1) -> Tensor:
-        """A picture by its path, transformed ``(3, H, W)``.
+    def image(self, path: str, view: int = -1) -> Tensor:
+        """An image by its path, transformed ``(3, H, W)``.
 
         A random transform draws from states that depend on (seed, view, path) only.
         """
         return self._transformed(self.read(path), zlib.crc32(path.encode()), view + 1)
 
     def read(self, path: str) -> Image:
-        """A picture as read from disk."""
-        full = picture_file(self.image_root, path)
+        """An image as read from disk."""
+        full = image_file(self.image_root, path)
         if not full.is_relative_to(self.image_root):
             raise DataError(
-                f"Picture {path!r} leads to {full}, outside of the image root {self.image_root}. "
-                "Move the picture, or choose a root that holds them all (the target, where a "
+                f"Image {path!r} leads to {full}, outside of the image root {self.image_root}. "
+                "Move the image, or choose a root that holds them all (the target, where a "
                 "symbolic link leads out)."
             )
         return read_image(full, getattr(self.transform, "min_size", None))

@@ -1,4 +1,4 @@
-"""Pictures as people have them, read as 8-bit RGB or refused with a reason."""
+"""Images as people have them, read as 8-bit RGB or refused with a reason."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ from epic_pl.untrusted import require_regular
 # a fixed list keeps the rarely used, rarely audited decoders out of reach of a data folder;
 # MPO, the JPEG with several views that phones write, is opened by Pillow as JPEG
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 # about 8,000 x 8,000: 200 MB once decoded. Pillow itself only warns, and at 89 million
 MAX_PIXELS = 64_000_000
 
@@ -23,9 +23,9 @@ _BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, A
 
 
 def read_image(source: Path | bytes, min_size: int | None = None) -> Image.Image:
-    """Read a picture as upright 8-bit RGB.
+    """Read an image as upright 8-bit RGB.
 
-    EXIF orientation is applied, alpha is laid on white, palette, CMYK and 16-bit pictures are
+    EXIF orientation is applied, alpha is laid on white, palette, CMYK and 16-bit images are
     converted, and of an animated file the first frame is taken.
 
     Args:
@@ -34,7 +34,7 @@ def read_image(source: Path | bytes, min_size: int | None = None) -> Image.Image
             faster) as long as neither side gets shorter than this many pixels.
 
     Raises:
-        DataError: the file is missing, empty, truncated, not a picture of :data:`FORMATS`, or
+        DataError: the file is missing, empty, truncated, not an image of :data:`FORMATS`, or
             larger than :data:`MAX_PIXELS`.
     """
     file: Path | io.BytesIO
@@ -54,20 +54,20 @@ def read_image(source: Path | bytes, min_size: int | None = None) -> Image.Image
             return upright_rgb(image)
     except FileNotFoundError as error:
         raise DataError(
-            f"Picture {name} does not exist. Check the image root and the paths in the table."
+            f"Image {name} does not exist. Check the image root and the paths in the table."
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(_too_large(name, str(error))) from error
     except (*_BROKEN, struct.error) as error:
         raise DataError(
-            f"Picture {name} cannot be read: {_found(source, error)}. Fetch or export the file "
-            "again, or leave the picture out of the table."
+            f"Image {name} cannot be read: {_found(source, error)}. Fetch or export the file "
+            "again, or leave the image out of the table."
         ) from error
 
 
 def _too_large(name: str, found: str) -> str:
     return (
-        f"Picture {name} is too large: {found}; the limit is {MAX_PIXELS:,} pixels. "
+        f"Image {name} is too large: {found}; the limit is {MAX_PIXELS:,} pixels. "
         "Shrink it, or leave it out of the table."
     )
 
@@ -83,12 +83,12 @@ def _found(source: Path | bytes, error: Exception) -> str:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """A decoded picture as :func:`read_image` gives it.
+    """A decoded image as :func:`read_image` gives it.
 
     Raises:
         ValueError: its pixels are floats.
     """
-    # pixels are sound at this point: a broken EXIF block is no reason to lose the picture
+    # pixels are sound at this point: a broken EXIF block is no reason to lose the image
     with contextlib.suppress(*_BROKEN, struct.error):
         ImageOps.exif_transpose(image, in_place=True)
     return _to_rgb(image)
@@ -105,5 +105,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
-    # converting a picture that is RGB already would copy it
+    # converting an image that is RGB already would copy it
     return image if image.mode == "RGB" else image.convert("RGB")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from epic_pl.data.images import PICTURE_SUFFIXES
+from epic_pl.data.images import IMAGE_SUFFIXES
 from epic_pl.errors import DataError
 
 
@@ -72,20 +72,20 @@ def _state(place: Path, layout: Layout) -> str:
     )
 
 
-def picture_folder(
+def image_folder(
     dataset: str, places: Sequence[Path], names: Sequence[str], how_to_get: str
 ) -> Path:
-    """The folder that holds pictures itself, whether archives nested it once or twice."""
+    """The folder that holds images itself, whether archives nested it once or twice."""
     tried = []
     for outer in (place / name for place in dict.fromkeys(places) for name in names):
         for folder in (outer, *(outer / inner for inner in names)):
             tried.append(str(folder))
             if folder.is_dir() and any(
-                name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")
+                name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
                 for name in os.listdir(folder)
             ):
                 return folder
     raise DataError(
-        f"No pictures of {dataset}: none of {', '.join(tried)} holds a .jpg or .png. How to get "
+        f"No images of {dataset}: none of {', '.join(tried)} holds a .jpg or .png. How to get "
         f"them: {how_to_get}"
     )

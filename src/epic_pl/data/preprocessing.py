@@ -1,4 +1,4 @@
-"""Pictures and text as the frozen encoder was trained on them.
+"""Images and text as the frozen encoder was trained on them.
 
 A frozen encoder cannot adapt to another normalisation or crop, so both follow its own records.
 """
@@ -25,15 +25,15 @@ _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 @dataclass(frozen=True)
 class ImagePreprocessing:
-    """How pictures become an encoder's input.
+    """How images become an encoder's input.
 
     Attributes:
         size: side of the square input, pixels.
-        mean: of each channel, of pictures in 0..1.
+        mean: of each channel, of images in 0..1.
         std: of each channel.
         interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
         crop_pct: share of the resized shorter side that the centre crop keeps.
-        resize: how a picture becomes square: ``crop`` takes its centre, ``pad`` puts bars of the
+        resize: how an image becomes square: ``crop`` takes its centre, ``pad`` puts bars of the
             mean colour beside it, ``squash`` changes its proportions.
     """
 
@@ -46,7 +46,7 @@ class ImagePreprocessing:
 
     @property
     def resized(self) -> int:
-        """Shorter side to which a picture is resized before the centre crop, pixels; as in timm."""
+        """Shorter side to which an image is resized before the centre crop, pixels; as in timm."""
         # crop / (crop / size) may fall just short of size
         return math.floor(round(self.size / self.crop_pct, 6))
 
@@ -120,7 +120,7 @@ def _from_timm_config(config: Mapping[str, Any]) -> ImagePreprocessing:
     interpolation = config.get("interpolation", "bicubic")
     if config.get("crop_mode", "center") not in ("center", None):
         rank_zero_warn(
-            f"The image encoder was trained on pictures in crop mode {config['crop_mode']!r}; here "
+            f"The image encoder was trained on images in crop mode {config['crop_mode']!r}; here "
             "they are cropped in the centre, so what lies at the edges of long ones is not seen."
         )
     return ImagePreprocessing(

@@ -1,6 +1,6 @@
-"""Rows and facts of pictures in the cache folder: later starts and all ranks open them as they are.
+"""Rows and facts of images in the cache folder: later starts and all ranks open them as they are.
 
-MM-IMDB has a file for each of 26,000 films and UPMC-Food101 a page for each of 90,000 pictures:
+MM-IMDB has a file for each of 26,000 films and UPMC-Food101 a page for each of 90,000 images:
 reading them takes much longer than seeing that they are unchanged. Rows are kept as an uncompressed
 Arrow IPC file, whose memory map all ranks and workers of a machine share.
 """
@@ -19,7 +19,7 @@ from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.assets.cache import cache_dir
-from epic_pl.data.pictures import unreadable_pictures
+from epic_pl.data.image_files import unreadable_images
 from epic_pl.data.rows import Rows
 
 _VERSION = 2
@@ -38,7 +38,7 @@ def cached_rows(
     Args:
         name: readable beginning of the cache file's name.
         sources: files that the rows are read from, and folders; in these, .json and .txt files
-            count by size and time of change, others (pictures) by name.
+            count by size and time of change, others (images) by name.
         options: all else that decides on the rows, as plain types.
         read: reads the rows.
     """
@@ -63,27 +63,27 @@ def cached_rows(
         return rows
 
 
-class PictureRecord:
-    """Which pictures below a folder were decoded, and which of them failed."""
+class ImageRecord:
+    """Which images below a folder were decoded, and which of them failed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root = root.resolve()
-        self.path = _cache_path("pictures", (), {"pictures_of": str(root)})
+        self.path = _cache_path("images", (), {"images_of": str(root)})
 
     def key(self, path: str) -> str:
-        """Path, size and time of change of a picture: one that was replaced is another one."""
+        """Path, size and time of change of an image: one that was replaced is another one."""
         with contextlib.suppress(OSError, ValueError):  # missing
             stat = os.stat(self.root / path)
             return f"{path} {stat.st_size} {stat.st_mtime_ns}"
         return path
 
     def read(self) -> dict[str, str | None]:
-        """Keys to problems, None where a picture is sound; empty where nothing is recorded."""
+        """Keys to problems, None where an image is sound; empty where nothing is recorded."""
         table, _ = _read_arrow(self.path) or (pa.table({}), {})
         return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
     def add(self, problems: Mapping[str, str | None]) -> None:
-        """Record pictures that were decoded, by their keys of before."""
+        """Record images that were decoded, by their keys of before."""
         facts = {**self.read(), **problems}
         columns = [pa.array(list(each), pa.string()) for each in (facts, facts.values())]
         _write_arrow(self.path, pa.table(columns, ["image", "problem"]), {})
@@ -98,7 +98,7 @@ class PictureRecord:
                 keys = dict(zip(paths, pool.map(self.key, paths), strict=True))
             known = self.read()
             unsure = [path for path, key in keys.items() if known.get(key, "new") is not None]
-            bad = unreadable_pictures(unsure, read)
+            bad = unreadable_images(unsure, read)
             if unsure:
                 self.add({keys[path]: bad.get(path) for path in unsure})
         return bad
@@ -114,7 +114,7 @@ def _cache_path(name: str, sources: Sequence[Path], options: Mapping[str, Any]) 
 
 
 def _state(path: Path) -> list[Any]:
-    """Path, size and time of change of a file; of a folder the names of its pictures and others."""
+    """Path, size and time of change of a file; of a folder the names of its images and others."""
     if not path.is_dir():
         stat = path.stat()
         return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]

@@ -1,4 +1,4 @@
-"""Rows of a dataset as an Arrow table, checked once, and what becomes of rows with bad pictures.
+"""Rows of a dataset as an Arrow table, checked once, and what becomes of rows with bad images.
 
 Arrow keeps rows in flat buffers with no Python object a row, so forked loader workers share the
 memory of the table instead of multiplying it. Rows count from 0 in all messages.
@@ -27,7 +27,7 @@ class Rows:
 
     Attributes:
         table: as :func:`sample_table` makes it.
-        image_root: folder of the pictures, or the one file that holds them all.
+        image_root: folder of the images, or the one file that holds them all.
         source: the file that the rows were read from.
         classes: names of the classes.
         notes: counts to report, such as ``{"without a text": 3}``.
@@ -69,14 +69,14 @@ def sample_table(
 
     Args:
         sample_ids: one name a row, unique.
-        images: path of each picture relative to the image root, or None.
+        images: path of each image relative to the image root, or None.
         texts: text of each row, or None.
         labels: class index (or list of them) of each row, or None where unknown.
         multilabel: whether a label is a list.
 
     Raises:
         DataError: columns of different lengths or wrong types, duplicate ids, negative labels,
-            or a row with neither picture nor text.
+            or a row with neither image nor text.
     """
     columns = {"sample_id": sample_ids, "image": images, "text": texts, "label": labels}
     lengths = {name: len(column) for name, column in columns.items()}
@@ -89,7 +89,7 @@ def sample_table(
     neither = pc.and_(pc.is_null(table["image"]), pc.is_null(table["text"]))
     if pc.any(neither).as_py():
         raise DataError(
-            f"There is neither picture nor text in {named_rows(neither, table['sample_id'])}. "
+            f"There is neither image nor text in {named_rows(neither, table['sample_id'])}. "
             "Fill one in, or drop the row."
         )
     _check_labels(table)
@@ -166,11 +166,11 @@ def _check_labels(table: pa.Table) -> None:
 def apply_policy(
     table: pa.Table, bad: Mapping[str, str], policy: BadSamplePolicy, root: Path
 ) -> tuple[pa.Table, str]:
-    """Refuse, drop or strip the rows whose picture is bad.
+    """Refuse, drop or strip the rows whose image is bad.
 
     Args:
         table: a sample table.
-        bad: picture path to problem.
+        bad: image path to problem.
         policy: ``error`` refuses; ``skip`` leaves the rows out; ``absent`` keeps their text alone
             (rows without one are left out).
         root: image root, for the message.
@@ -186,16 +186,16 @@ def apply_policy(
         rows = table.filter(hit).slice(0, _SHOWN).to_pylist()
         names = ", ".join(f"{row['sample_id']} ({row['image']})" for row in rows)
         raise DataError(
-            f"{len(bad):,} pictures under {root} cannot be used; {count:,} rows name them: "
+            f"{len(bad):,} images under {root} cannot be used; {count:,} rows name them: "
             f"{names}{', ...' if count > _SHOWN else ''}. The first: {bad[rows[0]['image']]}. "
             "Correct the paths or image_root, or set on_bad_sample to skip or absent."
         )
     if policy == "skip":
-        return table.filter(pc.invert(hit)), f"{count:,} rows skipped for their picture"
+        return table.filter(pc.invert(hit)), f"{count:,} rows skipped for their image"
     images = pc.if_else(hit, None, table["image"])
     table = table.set_column(table.column_names.index("image"), "image", images)
     empty = pc.and_(pc.is_null(table["image"]), pc.is_null(table["text"]))
-    note = f"{count:,} rows without their picture, which is bad"
+    note = f"{count:,} rows without their image, which is bad"
     if dropped := pc.sum(empty).as_py():
         note += f"; {dropped:,} of them skipped, having no text either"
     return table.filter(pc.invert(empty)), note

@@ -9,8 +9,8 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.data.datamodule import ImageTextDataModule, Split, check_choice
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.pictures import missing_pictures, refuse_outside
-from epic_pl.data.row_cache import PictureRecord
+from epic_pl.data.image_files import missing_images, refuse_outside
+from epic_pl.data.row_cache import ImageRecord
 from epic_pl.data.rows import BadSamplePolicy, Rows, apply_policy
 from epic_pl.data.transforms import ImageTransform
 from epic_pl.errors import DataError
@@ -21,8 +21,8 @@ class RowsDataModule(ImageTextDataModule):
 
     Args:
         on_bad_sample: ``error``; ``skip`` (leave the row out and count it); ``absent`` (go on
-            without the picture). Missing files are found at the start under any of them, as are
-            paths that lead out of the image root, which all of them refuse. Corrupt pictures are
+            without the image). Missing files are found at the start under any of them, as are
+            paths that lead out of the image root, which all of them refuse. Corrupt images are
             found when they are read under ``error``, and else at the start, by decoding each
             once: the cache records which are sound, and ``epic-pl data check`` finds out in
             parallel.
@@ -64,7 +64,7 @@ class RowsDataModule(ImageTextDataModule):
                 f"{rows.source} is the {split} split, but {unknown} of its {total} rows have no "
                 "label. Choose a labelled file; unlabelled ones are for predict."
             )
-        bad = self._bad_pictures(rows, transform)
+        bad = self._bad_images(rows, transform)
         try:
             table, note = apply_policy(rows.table, bad, self.on_bad_sample, rows.image_root)
         except DataError as error:
@@ -75,18 +75,18 @@ class RowsDataModule(ImageTextDataModule):
         return self._dataset(replace(rows, table=table), transform)
 
     def unverified_dataset(self, split: Split, transform: ImageTransform) -> ImageTextDataset:
-        """The samples of a split whose pictures were not checked."""
+        """The samples of a split whose images were not checked."""
         return self._dataset(self.read_split(split), transform)
 
-    def _bad_pictures(self, rows: Rows, transform: ImageTransform) -> dict[str, str]:
+    def _bad_images(self, rows: Rows, transform: ImageTransform) -> dict[str, str]:
         root, paths = rows.image_root, pc.unique(rows.table["image"]).drop_null().to_pylist()
         refuse_outside(paths, root, rows.source)
-        bad = missing_pictures(paths, root)
+        bad = missing_images(paths, root)
         if self.on_bad_sample == "error":
             return bad
         dataset = self._dataset(rows, transform)
         there = [path for path in paths if path not in bad]
-        return bad | PictureRecord(root).unreadable(there, dataset.read)
+        return bad | ImageRecord(root).unreadable(there, dataset.read)
 
     def _dataset(self, rows: Rows, transform: ImageTransform) -> ImageTextDataset:
         return ImageTextDataset(rows.table, rows.image_root, transform, seed=self.seed)

@@ -1,6 +1,6 @@
-"""Seeded, stratified splits: every class in every part, rows of one picture together.
+"""Seeded, stratified splits: every class in every part, rows of one image together.
 
-Rows of one picture in training and validation would make validation look better than it is.
+Rows of one image in training and validation would make validation look better than it is.
 """
 
 from collections import Counter
@@ -80,7 +80,7 @@ def grouped_split(labels: Sequence[Sequence[int]], groups: Rows, sizes: Sizes, s
         asked = {name: max(round(share * len(codes)), 1) for name, share in shares.items() if share}
         if sum(asked.values()) >= len(codes):
             raise DataError(
-                f"{total:,} rows show only {len(codes):,} different pictures (or texts without "
+                f"{total:,} rows show only {len(codes):,} different images (or texts without "
                 f"one), and rows of one stay together: too few to cut {dict(sizes)} off. Name the "
                 "splits in a column (split_column)."
             )

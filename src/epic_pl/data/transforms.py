@@ -1,4 +1,4 @@
-"""Pictures to tensors: geometry and normalisation as the encoder had them, and augmentation."""
+"""Images to tensors: geometry and normalisation as the encoder had them, and augmentation."""
 
 from functools import partial
 from typing import Any, get_args
@@ -13,16 +13,16 @@ from epic_pl.data.preprocessing import ImagePreprocessing, Resize
 from epic_pl.errors import ConfigError
 
 AUGMENTATIONS = ("none", "flip", "crop", "randaugment", "randaugment_only")
-# a picture longer than this many times its width is trimmed before it is resized
+# an image longer than this many times its width is trimmed before it is resized
 _MAX_ASPECT = 4
 
 
 class ImageTransform:
-    """RGB picture to normalised ``(3, size, size)`` float32.
+    """RGB image to normalised ``(3, size, size)`` float32.
 
     Attributes:
         random: whether two calls may differ.
-        min_size: pictures decoded to no less than this lose nothing.
+        min_size: images decoded to no less than this lose nothing.
     """
 
     def __init__(self, geometry: list[Any], p: ImagePreprocessing, *, random: bool) -> None:
@@ -36,7 +36,7 @@ class ImageTransform:
         self._shift = -torch.tensor(p.mean)[:, None, None] / std
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Transform a picture."""
+        """Transform an image."""
         image = _trimmed(image) if self._trims else image
         pixels = torch.from_numpy(np.array(self._geometry(image)))  # (H, W, 3) uint8
         # 0..255 to normalised in two passes, where scaling, mean and std on their own take six
@@ -44,7 +44,7 @@ class ImageTransform:
 
 
 def _trimmed(image: Image.Image) -> Image.Image:
-    """The centre of a very long picture, whose resized copy could fill the memory."""
+    """The centre of a very long image, whose resized copy could fill the memory."""
     long, short = max(image.size), min(image.size)
     if long <= _MAX_ASPECT * short:
         return image
@@ -60,10 +60,10 @@ def build_image_transform(
 
     Args:
         p: the encoder's preprocessing.
-        train: augment; otherwise the picture as a whole, or its centre: shorter side to
+        train: augment; otherwise the image as a whole, or its centre: shorter side to
             ``size / crop_pct``, then a crop.
         augment: ``none``; ``flip`` (mirrored half of the time); ``crop`` (flip, and a random 80 to
-            100% of the picture); ``randaugment`` (crop, then Cubuk et al., arXiv 1909.13719);
+            100% of the image); ``randaugment`` (crop, then Cubuk et al., arXiv 1909.13719);
             ``randaugment_only`` (that alone, after resizing: left stays left, and nothing is cut
             off on purpose).
 

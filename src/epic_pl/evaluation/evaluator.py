@@ -57,13 +57,13 @@ def presence_masks(batch: Batch) -> tuple[Tensor, Tensor]:
     )
 
 
-def as_picture(image: Tensor, preprocessing: ImagePreprocessing) -> Image.Image:
-    """An encoder's input ``(3, H, W)`` as a picture."""
+def as_pil_image(image: Tensor, preprocessing: ImagePreprocessing) -> Image.Image:
+    """An encoder's input ``(3, H, W)`` as a PIL image."""
     mean, std = (
         image.new_tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std)
     )
-    picture: Image.Image = V.to_pil_image((image * std + mean).clamp(0, 1))
-    return picture
+    drawn: Image.Image = V.to_pil_image((image * std + mean).clamp(0, 1))
+    return drawn
 
 
 @dataclass(frozen=True)

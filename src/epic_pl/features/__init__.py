@@ -1,4 +1,4 @@
-"""Frozen features on disk: each distinct picture and text is encoded once.
+"""Frozen features on disk: each distinct image and text is encoded once.
 
 `epic_pl.features.store` writes stores and reads batches from them; the other modules say what the
 items of a run are, and give its batches from stores. A store's folder is named by everything that

@@ -1,4 +1,4 @@
-"""Batches of stored features for a dataset's rows; no picture is decoded.
+"""Batches of stored features for a dataset's rows; no image is decoded.
 
 Shape legend: B batch, N tokens.
 """
@@ -22,10 +22,10 @@ from epic_pl.types import Batch, Features
 FeatureDataset = ImageTextDataset | EntailmentPairs
 
 
-class PictureKey(NamedTuple):
-    """A picture by the folder of its split, its path there, and its augmented view.
+class ImageKey(NamedTuple):
+    """An image by the folder of its split, its path there, and its augmented view.
 
-    View -1 is the picture as transformed for evaluation.
+    View -1 is the image as transformed for evaluation.
     """
 
     root: str
@@ -53,13 +53,13 @@ class StoredItems:
 
 
 class StoredFeatures:
-    """Stored pictures, by :class:`PictureKey`, in so many views of each in training, and texts."""
+    """Stored images, by :class:`ImageKey`, in so many views of each in training, and texts."""
 
     def __init__(self, images: StoredItems, texts: StoredItems, views: int) -> None:
         self._images, self._texts, self.views = images, texts, views
 
-    def images(self, keys: Sequence[PictureKey | None]) -> Features:
-        """Fields of pictures, batch first; zeros of a missing one."""
+    def images(self, keys: Sequence[ImageKey | None]) -> Features:
+        """Fields of images, batch first; zeros of a missing one."""
         return self._images.gather(keys)
 
     def texts(self, texts: Sequence[str | None]) -> tuple[Features, Tensor]:
@@ -76,7 +76,7 @@ class CachedDataset(Dataset[Batch]):
     A loader asks it for all rows of a batch at once, so there is nothing left to collate.
 
     Args:
-        dataset: names the picture and text of each row.
+        dataset: names the image and text of each row.
         source: the stores.
         collator: makes the labels.
         train: whether stored views are drawn, by (seed, epoch, row); else evaluation's is taken.
@@ -90,7 +90,7 @@ class CachedDataset(Dataset[Batch]):
         self.collator = collator
         self.train = train
         self._epoch = 0
-        self._root = str(pictures(dataset).image_root)
+        self._root = str(image_dataset(dataset).image_root)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -113,7 +113,7 @@ class CachedDataset(Dataset[Batch]):
             "text_features": text_features,
             "attention_mask": mask,
             "sample_id": [row["sample_id"] for row in rows],
-            "picture": [row["image"] or "" for row in rows],
+            "image_path": [row["image"] or "" for row in rows],
         }
         image_present = torch.tensor([row["image"] is not None for row in rows])
         text_present = torch.tensor([row["text"] is not None for row in rows])
@@ -123,13 +123,13 @@ class CachedDataset(Dataset[Batch]):
             batch["labels"] = self.collator.labels(rows)
         return batch
 
-    def _key(self, index: int, path: str | None) -> PictureKey | None:
-        return None if path is None else PictureKey(self._root, path, self._view(index))
+    def _key(self, index: int, path: str | None) -> ImageKey | None:
+        return None if path is None else ImageKey(self._root, path, self._view(index))
 
     def _view(self, index: int) -> int:
         if not self.train or self.source.views == 0:
             return -1
-        seed = (pictures(self.dataset).seed, self._epoch, index)
+        seed = (image_dataset(self.dataset).seed, self._epoch, index)
         return int(np.random.default_rng(seed).integers(self.source.views))
 
 
@@ -142,11 +142,11 @@ def by_name(dataset: Dataset[Any]) -> FeatureDataset:
     if isinstance(dataset, FeatureDataset):
         return dataset
     raise ConfigError(
-        f"{type(dataset).__name__} has no names for its rows' pictures and texts, as stored "
+        f"{type(dataset).__name__} has no names for its rows' images and texts, as stored "
         "features need: set cache.level to off."
     )
 
 
-def pictures(dataset: FeatureDataset) -> ImageTextDataset:
-    """The dataset that reads the pictures."""
-    return dataset.pictures if isinstance(dataset, EntailmentPairs) else dataset
+def image_dataset(dataset: FeatureDataset) -> ImageTextDataset:
+    """The dataset that reads the images."""
+    return dataset.images if isinstance(dataset, EntailmentPairs) else dataset

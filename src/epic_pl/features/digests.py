@@ -1,4 +1,4 @@
-"""Digests by which pictures, texts and tokenizers are identified."""
+"""Digests by which images, texts and tokenizers are identified."""
 
 import contextlib
 import functools
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 
-class PictureDigests:
-    """SHA-256 of pictures' bytes, remembered by path, size and time of change.
+class ImageDigests:
+    """SHA-256 of images' bytes, remembered by path, size and time of change.
 
     Args:
         memory: JSON file in which they are remembered; replaced if it is damaged.
-        verify: "stat" reads a picture again if its size or time differs; "content" always.
+        verify: "stat" reads an image again if its size or time differs; "content" always.
     """
 
     def __init__(self, memory: Path, verify: Literal["stat", "content"] = "stat") -> None:
@@ -28,13 +28,13 @@ class PictureDigests:
             self._known = {k: v for k, v in entries if isinstance(v, list) and len(v) == 3}
 
     def __call__(self, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-        """(Root, path) to digest; a picture inside one big file goes by that file and its name."""
+        """(Root, path) to digest; an image inside one big file goes by that file and its name."""
         digests = {name: self.one(*name) for name in names}
         self._save()
         return digests
 
     def one(self, root: str, path: str) -> str:
-        """The digest of one picture, not yet remembered for later runs."""
+        """The digest of one image, not yet remembered for later runs."""
         inside = os.path.isfile(root)
         file = Path(root) if inside else Path(root) / path
         stat = file.stat()
@@ -51,7 +51,7 @@ class PictureDigests:
     def _save(self) -> None:
         if not self._changed:
             return
-        # without write permission later runs read the pictures again, no more
+        # without write permission later runs read the images again, no more
         with contextlib.suppress(OSError):
             self._memory.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._memory.with_suffix(f".{os.getpid()}.tmp")

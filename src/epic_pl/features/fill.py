@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from epic_pl.data import ImageTextDataModule
-from epic_pl.features.dataset import FeatureDataset, StoredFeatures, StoredItems, pictures
-from epic_pl.features.digests import PictureDigests
-from epic_pl.features.items import CacheOptions, FeatureTower, Items, Pictures, Texts, serves
+from epic_pl.features.dataset import FeatureDataset, StoredFeatures, StoredItems, image_dataset
+from epic_pl.features.digests import ImageDigests
+from epic_pl.features.items import CacheOptions, FeatureTower, Images, Items, Texts, serves
 from epic_pl.features.store.build import SHARD_BYTES, Wanted, build
 from epic_pl.features.store.reader import FeatureStore
 
@@ -30,10 +30,10 @@ def fill_stores(
 
     Args:
         options: of the cache.
-        towers: of pictures and texts, whose encoders are run.
+        towers: of images and texts, whose encoders are run.
         device: on which they are.
         data: whose preprocessing and tokenizer are used.
-        splits: datasets, each with the number of augmented views to store of its pictures; 0
+        splits: datasets, each with the number of augmented views to store of its images; 0
             stores them as for evaluation.
         in_place: fields that the model can read where they are stored.
         rank: of this process.
@@ -42,16 +42,16 @@ def fill_stores(
 
     Raises:
         ConfigError: the method cannot be trained from features of this level.
-        DataError: a picture cannot be read.
+        DataError: an image cannot be read.
         CacheError: a store cannot be written, or the disk has no room for both.
     """
-    digests = PictureDigests(options.root / f"digests-{rank}.json", options.verify)
-    images = Pictures(options, towers[0], device, data, digests=digests)
+    digests = ImageDigests(options.root / f"digests-{rank}.json", options.verify)
+    images = Images(options, towers[0], device, data, digests=digests)
     texts = Texts(options, towers[1], device, data)
     image_keys: dict[Any, str] = {}
     text_keys: dict[Any, str] = {}
     for dataset, views in splits:
-        image_keys |= dict.fromkeys(images.add(pictures(dataset), views), "")
+        image_keys |= dict.fromkeys(images.add(image_dataset(dataset), views), "")
         text_keys |= dict.fromkeys(dataset.distinct()[1], "")
     wanted = [_wanted(images, image_keys), _wanted(texts, text_keys)]
     stores = build(

@@ -1,4 +1,4 @@
-"""Pictures and texts as items of a feature store: their hashes, and what an encoder makes of them.
+"""Images and texts as items of a feature store: their hashes, and what an encoder makes of them.
 
 Shape legend: B batch, N tokens.
 """
@@ -17,15 +17,15 @@ from torch import Tensor
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.transforms import build_image_transform
-from epic_pl.features.dataset import PictureKey
-from epic_pl.features.digests import PictureDigests, text_digest, tokenizer_digest
+from epic_pl.features.dataset import ImageKey
+from epic_pl.features.digests import ImageDigests, text_digest, tokenizer_digest
 from epic_pl.features.store.spec import Field, Kind, StoredDtype, StoreSpec, canonical
 
 Key = TypeVar("Key")
 Level = Literal["boundary", "layers"]
 
 FEATURES_VERSION = 5
-"""Part of every feature store's key: raised whenever a picture's transform, a text's tokens or a
+"""Part of every feature store's key: raised whenever an image's transform, a text's tokens or a
 field that a tower stores changes its meaning, so that stores of before are not read."""
 
 # which axis of a field counts tokens, without the batch axis
@@ -114,7 +114,7 @@ class Items(ABC, Generic[Key]):
 
         Raises:
             ConfigError: the method cannot be trained from features of this level.
-            DataError: a picture cannot be read.
+            DataError: an image cannot be read.
         """
         inputs, mask = self._inputs(keys)
         mask = None if mask is None else mask.to(self.device)
@@ -153,21 +153,21 @@ class Items(ABC, Generic[Key]):
         return StoreSpec(self.kind, identity, fields, self.options.dtype, ragged, name)
 
 
-class Pictures(Items[PictureKey]):
-    """Pictures, each as evaluation sees it or as an augmented view of a training picture."""
+class Images(Items[ImageKey]):
+    """Images, each as evaluation sees it or as an augmented view of a training image."""
 
     kind: Kind = "image"
-    blank = PictureKey("", "", -1)
+    blank = ImageKey("", "", -1)
 
-    def __init__(self, *arguments: Any, digests: PictureDigests) -> None:
+    def __init__(self, *arguments: Any, digests: ImageDigests) -> None:
         super().__init__(*arguments)
         self._digests = digests
         self._datasets: dict[tuple[str, bool], ImageTextDataset] = {}
 
-    def add(self, dataset: ImageTextDataset, views: int) -> Iterator[PictureKey]:
-        """Register a split and yield its pictures: ``views`` augmented ones of each, or as is.
+    def add(self, dataset: ImageTextDataset, views: int) -> Iterator[ImageKey]:
+        """Register a split and yield its images: ``views`` augmented ones of each, or as is.
 
-        Without views, the split's pictures are transformed as for evaluation from here on.
+        Without views, the split's images are transformed as for evaluation from here on.
         """
         if views == 0:
             dataset.transform = build_image_transform(self.data.image_preprocessing, train=False)
@@ -175,9 +175,9 @@ class Pictures(Items[PictureKey]):
         self._datasets[root, views > 0] = dataset
         for path in dataset.distinct()[0]:
             for view in range(views) if views else (-1,):
-                yield PictureKey(root, path, view)
+                yield ImageKey(root, path, view)
 
-    def hashes(self, keys: Sequence[PictureKey]) -> list[str]:
+    def hashes(self, keys: Sequence[ImageKey]) -> list[str]:
         """SHA-256 of the file, and the view."""
         digests = self._digests((key.root, key.path) for key in keys if key != self.blank)
         return [
@@ -185,17 +185,17 @@ class Pictures(Items[PictureKey]):
             for key in keys
         ]
 
-    def _inputs(self, keys: Sequence[PictureKey]) -> tuple[Tensor, None]:
+    def _inputs(self, keys: Sequence[ImageKey]) -> tuple[Tensor, None]:
         # random transforms are seeded through global states, which threads would share
         random = any(key.view >= 0 for key in keys)
         with ThreadPoolExecutor(1 if random else self.options.threads) as pool:
             return torch.stack(list(pool.map(self._pixels, keys))), None  # (B, 3, H, W)
 
-    def _pixels(self, key: PictureKey) -> Tensor:
+    def _pixels(self, key: ImageKey) -> Tensor:
         if key == self.blank:
             size = self.data.image_preprocessing.size
             return torch.zeros(3, size, size)
-        return self._datasets[key.root, key.view >= 0].picture(key.path, key.view)
+        return self._datasets[key.root, key.view >= 0].image(key.path, key.view)
 
     def _preparation(self) -> dict[str, Any]:
         views = self.options.views > 0

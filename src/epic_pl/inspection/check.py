@@ -1,4 +1,4 @@
-"""Check a dataset: read rows, labels, pictures and texts of all its splits once."""
+"""Check a dataset: read rows, labels, images and texts of all its splits once."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import EntailmentPairs
 from epic_pl.data.loading.orders import class_counts
-from epic_pl.data.row_cache import PictureRecord
+from epic_pl.data.row_cache import ImageRecord
 from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import DataError
@@ -22,14 +22,14 @@ from epic_pl.inspection.findings import (
     Findings,
     Level,
     Problem,
+    image_problems,
     kept_rows,
     label_problems,
-    picture_problems,
     text_problems,
 )
-from epic_pl.inspection.pictures import PictureFacts, inspect_pictures, reads_files
+from epic_pl.inspection.images import ImageFacts, inspect_images, reads_files
 
-Facts = dict[str, PictureFacts]  # by path
+Facts = dict[str, ImageFacts]  # by path
 Sources = dict[Split, ImageTextDataset]
 
 _TEXTS_AT_ONCE = 64
@@ -46,12 +46,12 @@ def check_data(
 ) -> Findings:
     """Read all of a dataset and find its problems.
 
-    Each distinct picture is decoded once, as training decodes it, whatever an earlier check has
-    found, and each distinct text is tokenized. Which pictures are sound is recorded for later runs.
+    Each distinct image is decoded once, as training decodes it, whatever an earlier check has
+    found, and each distinct text is tokenized. Which images are sound is recorded for later runs.
 
     Args:
         data: any DataModule of this package.
-        workers: processes that decode pictures; None is one a core.
+        workers: processes that decode images; None is one a core.
         console: shows a progress bar, if given.
     """
     problems: list[Problem] = []
@@ -66,7 +66,7 @@ def check_data(
     # without the thread of auto_refresh, since processes are forked while the bar is shown
     quiet = console or Console(quiet=True)
     with Progress(console=quiet, auto_refresh=False, disable=console is None) as progress:
-        facts = [_picture_facts(each, data, workers, progress) for each in sources.values()]
+        facts = [_image_facts(each, data, workers, progress) for each in sources.values()]
         chunks = [chunk for each in sources.values() for chunk in each.table["text"].chunks]
         tokens = _token_lengths(pa.chunked_array(chunks, pa.string()), data, progress)
     names = data.class_names
@@ -77,13 +77,13 @@ def check_data(
     for split, source in sources.items():
         labels = source.table["label"].filter(kept.filter(pc.equal(rows["split"], split)))
         counts[split] = class_counts(labels, len(names))
-    problems += picture_problems(rows, policy)
+    problems += image_problems(rows, policy)
     problems += text_problems(rows, data.collator.max_text_tokens)
     problems += label_problems(rows.filter(kept), counts, names, data.predict_split)
     problems += duplicate_problems(rows)
     if isinstance(data, RowsDataModule):
         for source, found in zip(sources.values(), facts, strict=True):
-            record = PictureRecord(source.image_root)
+            record = ImageRecord(source.image_root)
             record.add({record.key(path): fact.problem or None for path, fact in found.items()})
     return Findings(
         name=type(data).__name__,
@@ -96,15 +96,15 @@ def check_data(
     )
 
 
-def _picture_facts(
+def _image_facts(
     source: ImageTextDataset, data: ImageTextDataModule, workers: int | None, progress: Progress
 ) -> Facts:
-    """Facts about each distinct picture of a split."""
+    """Facts about each distinct image of a split."""
     paths = pc.unique(source.table["image"]).drop_null().to_pylist()
     min_size = build_image_transform(data.image_preprocessing, train=False).min_size
-    task = progress.add_task("pictures", total=len(paths))
+    task = progress.add_task("images", total=len(paths))
     facts = {}
-    for path, found in zip(paths, inspect_pictures(source, paths, min_size, workers), strict=True):
+    for path, found in zip(paths, inspect_images(source, paths, min_size, workers), strict=True):
         facts[path] = found
         progress.update(task, advance=1, refresh=len(facts) % 100 in (0, len(paths) % 100))
     return facts
@@ -130,11 +130,11 @@ def _rows(sources: Sources, facts: list[Facts], tokens: pa.Array, names: Sequenc
     parts = [_ROWS.empty_table()]
     for (split, source), found in zip(sources.items(), facts, strict=True):
         at = pc.index_in(source.table["image"], value_set=pa.array(list(found), pa.string()))
-        of_pictures = pa.Table.from_pylist(list(map(vars, found.values())), _FACTS).take(at)
+        of_images = pa.Table.from_pylist(list(map(vars, found.values())), _FACTS).take(at)
         columns = {name: source.table[name] for name in ("sample_id", "image", "text")}
         columns |= {
             "split": pa.repeat(split, len(at)),
-            **dict(zip(_FACTS.names, of_pictures.columns, strict=True)),
+            **dict(zip(_FACTS.names, of_images.columns, strict=True)),
         }
         columns["label"] = _label_names(source.table["label"], names)
         parts.append(pa.table(columns, schema=_ROWS))
@@ -163,7 +163,7 @@ def _split_rows(data: ImageTextDataModule, split: Split) -> ImageTextDataset:
         clean_texts(dataset)
     if isinstance(dataset, EntailmentPairs):
         table = pa.Table.from_pylist(list(map(dataset.reference, range(len(dataset)))))
-        dataset = ImageTextDataset(table, dataset.pictures.image_root, transform)
+        dataset = ImageTextDataset(table, dataset.images.image_root, transform)
     if isinstance(dataset, ImageTextDataset):
         return dataset
     raise DataError(

@@ -17,13 +17,13 @@ def parser() -> argparse.ArgumentParser:
         description="Takes --config and all other options of epic-pl fit as well.",
     )
     check.add_argument("--output", type=Path, default=Path("runs/data_check"), help="(%(default)s)")
-    check.add_argument("--workers", type=int, help="processes that read pictures (one a core)")
+    check.add_argument("--workers", type=int, help="processes that read images (one a core)")
     init = commands.add_parser(
         "init", help="guess the columns of a table and write epic.yaml for it"
     )
     init.add_argument("folder", metavar="DIR", type=Path, help="a table, or the folder it lies in")
     init.add_argument("--output", type=Path, help="file to write (epic.yaml beside the table)")
-    for role, kind in (("image", "picture paths"), ("text", "texts"), ("label", "classes")):
+    for role, kind in (("image", "image paths"), ("text", "texts"), ("label", "classes")):
         init.add_argument(f"--{role}", metavar="COLUMN", help=f"of {kind}, if not to be guessed")
     init.add_argument("--force", action="store_true", help="replace an epic.yaml that is there")
     return parser

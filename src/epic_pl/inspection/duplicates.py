@@ -12,31 +12,31 @@ Groups = list[list[int]]  # rows that share a value, for each value of several r
 
 
 def duplicate_problems(rows: pa.Table) -> Iterator[Problem]:
-    """Pictures, texts and samples that occur more than once."""
-    split, picture, text, label = (
+    """Images, texts and samples that occur more than once."""
+    split, image, text, label = (
         rows[name].to_pylist() for name in ("split", "content", "text", "label")
     )
     # rows to predict may be those of the test split: neither is trained on
     used = ["test" if name == "predict" else name for name in split]
-    sample = [None if pair == (None, None) else pair for pair in zip(picture, text, strict=True)]
+    sample = [None if pair == (None, None) else pair for pair in zip(image, text, strict=True)]
     of_split = [pair and (name, *pair) for name, pair in zip(split, sample, strict=True)]
     labelled = [
         pair if name is not None else None for name, pair in zip(label, sample, strict=True)
     ]
 
-    leaked = _varying(_groups(picture), used)
-    message = "{groups:,} pictures, by content, are in more than one split ({rows:,} rows)"
+    leaked = _varying(_groups(image), used)
+    message = "{groups:,} images, by content, are in more than one split ({rows:,} rows)"
     yield from _problem("warning", rows, leaked, "image", message)
     leaked = _varying(_groups(sample), used)
-    message = "{groups:,} samples, by picture and text, are in more than one split"
+    message = "{groups:,} samples, by image and text, are in more than one split"
     yield from _problem("warning", rows, leaked, "sample_id", message)
     known = {row for group in leaked for row in group}
     texts = [group for group in _varying(_groups(text), used) if known.isdisjoint(group)]
-    message = "{groups:,} texts are in more than one split, with other pictures ({rows:,} rows)"
+    message = "{groups:,} texts are in more than one split, with other images ({rows:,} rows)"
     yield from _problem("note", rows, texts, "sample_id", message)
-    message = "{rows:,} rows have the picture and text of another row of their split"
+    message = "{rows:,} rows have the image and text of another row of their split"
     yield from _problem("warning", rows, _groups(of_split), "sample_id", message)
-    message = "{rows:,} rows have the same picture and text under different labels"
+    message = "{rows:,} rows have the same image and text under different labels"
     yield from _problem("warning", rows, _varying(_groups(labelled), label), "label", message)
 
 

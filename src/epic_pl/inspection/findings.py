@@ -1,4 +1,4 @@
-"""Findings of a data check: problems of pictures, texts and labels."""
+"""Findings of a data check: problems of images, texts and labels."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ _WAYS_OUT = {
     "outside": "Move them into the image root, or name one that holds them all.",
     "corrupt": _MEND,
 }
-_FATES = {"skip": ": these rows are skipped", "absent": ": these rows lose their picture"}
+_FATES = {"skip": ": these rows are skipped", "absent": ": these rows lose their image"}
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Findings:
         name: of the DataModule.
         class_names: C names.
         rows: one a sample: ``split, sample_id, image, text, label, kind, problem, width, height,
-            content, tokens``; labels are names, ``kind`` and ``problem`` are of its picture.
+            content, tokens``; labels are names, ``kind`` and ``problem`` are of its image.
         class_counts: rows of each class, ``(C,)``, by split, without rows that are skipped.
         problems: lines of the report.
         max_text_tokens: where longer texts are cut.
-        image_roots: where each split's picture paths start; not if they are no files.
+        image_roots: where each split's image paths start; not if they are no files.
     """
 
     name: str
@@ -90,28 +90,28 @@ def _problem(
 
 
 def kept_rows(rows: pa.Table, policy: str) -> pa.ChunkedArray:
-    """Condition of the rows that training keeps under a policy for bad pictures."""
+    """Condition of the rows that training keeps under a policy for bad images."""
     lost = pc.is_in(rows["kind"], value_set=pa.array(["missing", "corrupt"]))
     if policy == "absent":  # rows with a text are kept
         lost = pc.and_(lost, pc.is_null(rows["text"]))
     return pc.or_(pc.invert(lost), policy == "error")
 
 
-def picture_problems(rows: pa.Table, policy: str) -> Iterator[Problem]:
-    """Missing, outside and corrupt pictures: errors, unless the policy accepts them; sizes."""
+def image_problems(rows: pa.Table, policy: str) -> Iterator[Problem]:
+    """Missing, outside and corrupt images: errors, unless the policy accepts them; sizes."""
     for kind, way_out in _WAYS_OUT.items():
         bad = rows.filter(pc.equal(rows["kind"], kind))
-        text = f"rows have a picture that is {kind}"
+        text = f"rows have an image that is {kind}"
         if policy == "error" or kind == "outside":  # paths out of the root always are
             yield from _problem("error", bad, text, "problem", way_out)
         else:
             yield from _problem("warning", bad, text + _FATES[policy], "problem")
     absent = rows.filter(pc.is_null(rows["image"]))
-    yield from _problem("note", absent, "rows have no picture (absent modality)")
+    yield from _problem("note", absent, "rows have no image (absent modality)")
     sides = pc.min_element_wise(rows["width"], rows["height"]).drop_null().to_numpy()
     if sides.size:
         text = (
-            f"Pictures have a shorter side of {np.median(sides):.0f} pixels (median), 95% at least "
+            f"Images have a shorter side of {np.median(sides):.0f} pixels (median), 95% at least "
             f"{np.percentile(sides, 5):.0f}; from {sides.min()} to {sides.max()}"
         )
         yield Problem("note", text)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.data.images import PICTURE_SUFFIXES
+from epic_pl.data.images import IMAGE_SUFFIXES
 from epic_pl.data.tables.columns import SPLIT_NAMES, may_embed
 from epic_pl.data.tables.labels import is_list, written_lists
 from epic_pl.errors import DataError
@@ -47,7 +47,7 @@ class Guess:
 class Roles:
     """The columns that the user names; None is to be guessed.
 
-    Of pictures, texts and label; if one of the first two is named, the other is not guessed.
+    Of images, texts and label; if one of the first two is named, the other is not guessed.
     """
 
     image: str | None = None
@@ -59,7 +59,7 @@ def guess_columns(table: pa.Table, folder: Path, roles: Roles = Roles()) -> Gues
     """Guess from names and cells of a table, and from the files in its folder.
 
     Raises:
-        DataError: no column looks like a label, or none like picture or text; or there is no column
+        DataError: no column looks like a label, or none like image or text; or there is no column
             of a name that was given.
     """
     for role, name in vars(roles).items():
@@ -67,7 +67,7 @@ def guess_columns(table: pa.Table, folder: Path, roles: Roles = Roles()) -> Gues
             raise DataError(
                 f"There is no column {name!r} for the {role}; there are {table.column_names}."
             )
-    image, source, root = _pictures(table, folder, roles)
+    image, source, root = _images(table, folder, roles)
     left = [name for name in table.column_names if name not in (source, roles.text)]
     split = next((n for n in _by_name(left, "split") if _is_split(table, n)), None)
     label = roles.label or _label(table, [name for name in left if name != split])
@@ -79,7 +79,7 @@ def guess_columns(table: pa.Table, folder: Path, roles: Roles = Roles()) -> Gues
     if not roles.text and not roles.image:
         texts = _texts(table, left, label, image is None)
     if image is None and not texts:
-        raise DataError(_UNCLEAR.format("pictures or text", table.column_names, "--text title"))
+        raise DataError(_UNCLEAR.format("images or text", table.column_names, "--text title"))
     lists = is_list(table.schema.field(label).type) or written_lists(table[label]) is not None
     separator = None if lists else _separator(table[label])
     size, cells = 0.1 if len(table) >= 200 else 0.2, table[split].to_pylist() if split else []
@@ -106,7 +106,7 @@ def _by_name(names: Iterable[str], role: str) -> list[str]:
         words = _words(name)
         matches = [known.index(word) for word in words if word in known]
         if matches:
-            # cells of picture columns are examined as well
+            # cells of image columns are examined as well
             ranks[name] = (role != "image" and len(words) > 1, min(matches))
     return sorted(ranks, key=lambda name: ranks[name])
 
@@ -141,11 +141,11 @@ def _distinct(table: pa.Table, name: str) -> int:
     return int(pc.count_distinct(table[name].cast(pa.string())).as_py())
 
 
-def _pictures(table: pa.Table, folder: Path, roles: Roles) -> tuple[str | None, str | None, Path]:
-    """The column of pictures, or a template with a column, that column, and where paths start.
+def _images(table: pa.Table, folder: Path, roles: Roles) -> tuple[str | None, str | None, Path]:
+    """The column of images, or a template with a column, that column, and where paths start.
 
-    Cells hold pictures, or are files in ``folder`` or a folder in it, with or without their suffix.
-    Without any such file a column is taken if its name or cells say picture: the check reports
+    Cells hold images, or are files in ``folder`` or a folder in it, with or without their suffix.
+    Without any such file a column is taken if its name or cells say image: the check reports
     missing files, while training on the text alone is not what was meant.
     """
     if roles.image in table.column_names:
@@ -164,7 +164,7 @@ def _pictures(table: pa.Table, folder: Path, roles: Roles) -> tuple[str | None, 
             if _most(os.path.isfile(root / cell) for cell in cells[:_EXAMINED_FILES]):
                 return name, name, _common_folder(table[name]) or root
     for root in roots:
-        files = [file for file in root.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES]
+        files = [file for file in root.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
         suffixes = {file.stem: file.suffix for file in files}
         for name in dict.fromkeys([*named, *_by_name(table.column_names, "id")]):
             found = [cell in suffixes for cell in _cells(table, name)]
@@ -173,7 +173,7 @@ def _pictures(table: pa.Table, folder: Path, roles: Roles) -> tuple[str | None, 
                 return f"{{{name}}}{suffix}", name, root
     for name, cells in columns.items():
         says = name in named and {*_words(name)} <= {*_NAMES["image"]}
-        if _most(c.lower().endswith(PICTURE_SUFFIXES) or (says and " " not in c) for c in cells):
+        if _most(c.lower().endswith(IMAGE_SUFFIXES) or (says and " " not in c) for c in cells):
             return name, name, folder
     return roles.image, roles.image, folder
 

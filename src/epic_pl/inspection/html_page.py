@@ -19,17 +19,17 @@ def png(figure: Any, dpi: int = 80) -> bytes:
     return buffer.getvalue()
 
 
-def jpeg(picture: Any) -> bytes:
-    """A Pillow picture as JPEG."""
+def jpeg(image: Any) -> bytes:
+    """A Pillow image as JPEG."""
     buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG")
+    image.save(buffer, format="JPEG")
     return buffer.getvalue()
 
 
-def _data_uri(picture: bytes) -> str:
+def _data_uri(image: bytes) -> str:
     """Address of an ``img`` element that holds the bytes of a PNG or JPEG."""
-    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+    kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
 _ENVIRONMENT = Environment(

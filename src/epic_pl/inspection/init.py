@@ -13,7 +13,7 @@ import yaml
 from epic_pl.config_files import INIT_CONFIG, first_config, packaged_file, read_yaml
 from epic_pl.data.images import read_image
 from epic_pl.data.tables.columns import image_column
-from epic_pl.data.tables.embedded import unpack_pictures
+from epic_pl.data.tables.embedded import unpack_images
 from epic_pl.data.tables.folders import holds_classes
 from epic_pl.data.tables.hf import is_saved_dataset
 from epic_pl.data.tables.reader import SUFFIXES, read_table
@@ -24,7 +24,7 @@ _EXAMINED_ROWS = 50
 _SMALL, _LARGE = 112, 224  # pixels, multiples of 14 and 16
 # validation rows; on fewer, accuracy has a standard error above 2 points: the best epoch is luck
 _ENOUGH = 300
-# the features of a picture of 224 pixels take 0.8 MB at level "layers", of 112 a quarter of it
+# the features of an image of 224 pixels take 0.8 MB at level "layers", of 112 a quarter of it
 _MAX_STORED_PIXELS = 4000 * _LARGE**2
 
 
@@ -67,7 +67,7 @@ def summarize(config: Path, guess: Guess) -> str:
     kept = "last" if guess.val_rows < _ENOUGH else "best"
     several = f", separated by {guess.label_separator!r}" if guess.label_separator else ""
     lines = {
-        "pictures": guess.image_column or "no column leads to pictures",
+        "images": guess.image_column or "no column leads to images",
         "text": ", ".join(guess.text_columns) or "no column reads like text",
         "label": guess.label_column + (f" (several{several})" if guess.multilabel else ""),
         "splits": guess.split_column or "validation and test rows are drawn",
@@ -95,7 +95,7 @@ def find_table(source: Path) -> Path:
     if len(tables) != 1:
         found = ", ".join(f.name for f in tables) or "none"
         raise DataError(
-            f"{source} should hold one table ({', '.join(SUFFIXES)}) or a folder of pictures for "
+            f"{source} should hold one table ({', '.join(SUFFIXES)}) or a folder of images for "
             f"each class; found: {found}. Name the table itself; several for one task belong "
             "into one, told apart by a split column."
         )
@@ -133,8 +133,8 @@ def _options(path: Path, folder: Path, table: pa.Table, guess: Guess) -> dict[st
 
 
 def _image_size(table: pa.Table, guess: Guess, folder: Path) -> int:
-    """Smaller pictures than 160 pixels need no larger input than 112."""
-    head, embedded = unpack_pictures(table.slice(0, _EXAMINED_ROWS), guess.image_column)
+    """Smaller images than 160 pixels need no larger input than 112."""
+    head, embedded = unpack_images(table.slice(0, _EXAMINED_ROWS), guess.image_column)
     root, sides = embedded or guess.image_root or folder, []
     for path in image_column(head, guess.image_column).drop_null().to_pylist():
         with suppress(DataError):  # the check reports it

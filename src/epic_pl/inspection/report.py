@@ -18,19 +18,19 @@ from epic_pl.inspection.findings import Findings
 from epic_pl.inspection.html_page import jpeg, png, render
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "dim"}
-_HEADINGS = ("split", "rows", "classes", "pictures", "no picture", "no text")
+_HEADINGS = ("split", "rows", "classes", "images", "no image", "no text")
 _SAMPLES = 12
 _THUMBNAIL = (160, 160)  # pixels
 
 
 def split_counts(findings: Findings) -> list[tuple[str, list[int]]]:
-    """Rows, classes, distinct pictures and rows without picture or text of each split."""
+    """Rows, classes, distinct images and rows without image or text of each split."""
     counts = []
     for split, per_class in findings.class_counts.items():
         rows = findings.rows.filter(pc.equal(findings.rows["split"], split))
-        pictures = pc.count_distinct(rows["image"]).as_py()
+        images = pc.count_distinct(rows["image"]).as_py()
         absent = [rows[name].null_count for name in ("image", "text")]
-        counts.append((split, [rows.num_rows, int((per_class > 0).sum()), pictures, *absent]))
+        counts.append((split, [rows.num_rows, int((per_class > 0).sum()), images, *absent]))
     return counts
 
 
@@ -70,7 +70,7 @@ def _histograms(findings: Findings) -> Iterator[Figure]:
     sides = pc.min_element_wise(rows["width"], rows["height"])
     for values, title in (
         (rows["tokens"], f"tokens of each text; more than {findings.max_text_tokens} are cut off"),
-        (sides, "shorter side of each picture, pixels"),
+        (sides, "shorter side of each image, pixels"),
     ):
         if len(values.drop_null()):
             figure = Figure(figsize=(8, 3), layout="constrained")
@@ -81,7 +81,7 @@ def _histograms(findings: Findings) -> Iterator[Figure]:
 
 
 def _samples(findings: Findings) -> Iterator[dict[str, Any]]:
-    """Rows without a problem, spread over all, with a thumbnail of their picture."""
+    """Rows without a problem, spread over all, with a thumbnail of their image."""
     table = findings.rows
     sound = pc.and_(pc.is_null(table["kind"]), pc.is_valid(table["image"]))
     splits = pa.array(list(findings.image_roots), pa.string())
@@ -89,8 +89,8 @@ def _samples(findings: Findings) -> Iterator[dict[str, Any]]:
     chosen = np.linspace(0, len(rows) - 1, min(_SAMPLES, len(rows))).astype(int)
     for row in rows.take(chosen).to_pylist():
         try:
-            picture = read_image(findings.image_roots[row["split"]] / row["image"])
+            image = read_image(findings.image_roots[row["split"]] / row["image"])
         except DataError:  # gone since the check
             continue
-        picture.thumbnail(_THUMBNAIL)
-        yield row | {"picture": jpeg(picture)}
+        image.thumbnail(_THUMBNAIL)
+        yield row | {"image": jpeg(image)}

@@ -29,7 +29,7 @@ class LossConfig:
         pos_weight: multilabel: C weights of the positives, or "balanced".
         class_frequencies: share of the training rows of each class, for "balanced" and for the
             logits that training starts from; the command line takes it from the data.
-        matched_classes: names of classes whose pictures and texts belong together, where that is
+        matched_classes: names of classes whose images and texts belong together, where that is
             what the labels tell: adds :class:`~epic_pl.module.matching.MatchingLoss`.
     """
 

@@ -83,7 +83,7 @@ def test_every_layout_is_checked_without_a_warning_and_trains(name, layout, opti
     table = pq.read_table(predictions)
     assert table["sample_id"].to_pylist() == PREDICTED[name]
     names = [f"probability_{each}" for each in cli.datamodule.class_names]
-    assert table.column_names == ["sample_id", "picture", "label", *names]
+    assert table.column_names == ["sample_id", "image_path", "label", *names]
 
 
 def test_a_check_of_memes_reads_no_file_twice(options, tmp_path):

@@ -12,10 +12,10 @@ NAMES = [f"name {row % 49}" for row in range(50)]  # the first and the last shar
 
 def _pairs(tmp_path, seed=0):
     Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
-    ids = [f"picture {row}" for row in range(50)]
+    ids = [f"image {row}" for row in range(50)]
     table = sample_table(ids, ["x.png"] * 50, NAMES, [1] * 50)
-    pictures = ImageTextDataset(table, tmp_path, lambda _: torch.zeros(3, 4, 4))
-    return EntailmentPairs(pictures, NAMES, 4, seed=seed)
+    images = ImageTextDataset(table, tmp_path, lambda _: torch.zeros(3, 4, 4))
+    return EntailmentPairs(images, NAMES, 4, seed=seed)
 
 
 def _drawn(dataset):
@@ -49,8 +49,8 @@ def test_sample_carries_the_pair_and_a_unique_id(tmp_path):
     samples = [dataset[index] for index in range(len(dataset))]
     assert [(sample["text"], sample["label"]) for sample in samples] == _drawn(dataset)
     assert len({sample["sample_id"] for sample in samples}) == 200
-    assert samples[5]["sample_id"] == "picture 1#1"
-    assert dataset.pictures.epoch == 3  # augmentation follows
+    assert samples[5]["sample_id"] == "image 1#1"
+    assert dataset.images.epoch == 3  # augmentation follows
 
 
 def test_fixed_pairs_depend_on_the_seed_and_need_two_names():

@@ -29,7 +29,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("source", TEXTS)
-def test_every_source_gives_its_texts_and_the_same_pictures_splits_and_classes(tmp_path, source):
+def test_every_source_gives_its_texts_and_the_same_images_splits_and_classes(tmp_path, source):
     fabricate.food101(tmp_path, source)
     data = _data(tmp_path, text_source=source)
     # before setup; alphabetical although class_idx.json and the titles have another order
@@ -86,8 +86,8 @@ def test_a_validation_list_is_used_and_without_one_rows_are_held_out(tmp_path, s
     if name == "unused":
         assert len(val) == 2
     else:
-        pictures = [key.removeprefix("train/").removesuffix(".jpg") for key in val]
-        assert pictures == [f"{dish}_0" for dish in fabricate.DISHES]
+        images = [key.removeprefix("train/").removesuffix(".jpg") for key in val]
+        assert images == [f"{dish}_0" for dish in fabricate.DISHES]
 
 
 @pytest.mark.parametrize(("nested", "images"), [("food101", "images"), ("", "images/images")])

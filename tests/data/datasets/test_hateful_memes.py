@@ -19,7 +19,7 @@ def test_splits_classes_and_rows(tmp_path):
     data = _data(tmp_path)
     assert (data.class_names, data.task) == (["not_hateful", "hateful"], "multiclass")
     assert [_size(data, split) for split in ("train", "val", "test", "predict")] == [8, 4, 4, 4]
-    # ids are numbers in the file, and names of pictures have leading zeros
+    # ids are numbers in the file, and names of images have leading zeros
     for n, row in enumerate(fabricate.rows_of(data, "train")):
         values = row["sample_id"], row["text"], row["label"], row["image"].size
         assert values == (f"{1236 + n}", f"meme {1236 + n}", n % 2, (40, 36))

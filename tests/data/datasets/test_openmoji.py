@@ -28,7 +28,7 @@ def _samples(data, split):
     return [dataset[index] for index in range(len(dataset))]
 
 
-def _pictures(samples):
+def _images(samples):
     return {sample["sample_id"].split("#")[0] for sample in samples}
 
 
@@ -59,17 +59,17 @@ def test_split_seed_moves_rows_and_seed_does_not():
 
 @pytest.mark.parametrize("variant", ["subcategory", "entailment"])
 def test_folds_share_out_all_rows_but_those_of_the_test_split(variant):
-    def pictures(split, **options):
-        return _pictures(_samples(_data(variant=variant, **options), split))
+    def images(split, **options):
+        return _images(_samples(_data(variant=variant, **options), split))
 
-    held_out = pictures("test")
-    folds = [pictures("test", fold=fold) for fold in range(6)]
+    held_out = images("test")
+    folds = [images("test", fold=fold) for fold in range(6)]
     for cut in (folds[:3], folds[3:]):
         everything = held_out.union(*cut)
         assert len(everything) == len(held_out) + sum(map(len, cut)) == 66
     assert folds[:3] != folds[3:]
     for fold, tested in enumerate(folds):
-        train, val = pictures("train", fold=fold), pictures("val", fold=fold)
+        train, val = images("train", fold=fold), images("val", fold=fold)
         assert train | val | tested == everything - held_out
         assert not train & val
         assert 0 < len(val) < len(tested) < len(train)
@@ -77,18 +77,18 @@ def test_folds_share_out_all_rows_but_those_of_the_test_split(variant):
         _data(fold=-1)
 
 
-def test_entailment_names_and_pictures_stay_in_their_split():
-    data = _data(variant="entailment", pairs_per_picture=3)
+def test_entailment_names_and_images_stay_in_their_split():
+    data = _data(variant="entailment", pairs_per_image=3)
     assert data.class_names == ["not_entailment", "entailment"]
     assert isinstance(data.dataset("train"), EntailmentPairs)  # drawn anew every epoch
     parts = [_samples(data, split) for split in SPLITS]
-    pictures = [_pictures(part) for part in parts]
+    images = [_images(part) for part in parts]
     names = [{sample["text"] for sample in part} for part in parts]
-    for groups in (pictures, names):
+    for groups in (images, names):
         assert len(set().union(*groups)) == sum(map(len, groups))
-    assert len(set().union(*pictures)) == 66  # no flag
-    # two pictures named "face 0" are in one split
-    assert any({"1F000", "1F999-FE0F"} <= part for part in pictures)
+    assert len(set().union(*images)) == 66  # no flag
+    # two images named "face 0" are in one split
+    assert any({"1F000", "1F999-FE0F"} <= part for part in images)
     assert not any("nation" in name for part in names for name in part)
 
 

@@ -122,7 +122,7 @@ def test_named_pairs_and_objects_of_test_are_unseen_in_training(generator):
     assert seen["objects"].isdisjoint(seen["train"] | seen["val"] | seen["pairs"])
 
 
-def test_more_rows_add_to_those_of_fewer_and_pictures_show_the_objects(cache):
+def test_more_rows_add_to_those_of_fewer_and_images_show_the_objects(cache):
     rows = {}
     for number in (10, 40):
         module = data(rows=number, layout="grid")
@@ -137,9 +137,9 @@ def test_more_rows_add_to_those_of_fewer_and_pictures_show_the_objects(cache):
     for index in range(14):
         objects, boxes = generator.scene("train", index).arrangement
         path = module.dataset("train").image_root / rows[40][3 * index]["image"]
-        with Image.open(path) as picture:
+        with Image.open(path) as image:
             found = {
-                cell: picture.getpixel((8 + 16 * (cell % 2), 8 + 16 * (cell // 2)))
+                cell: image.getpixel((8 + 16 * (cell % 2), 8 + 16 * (cell // 2)))
                 for cell in range(4)
             }
         expected = dict.fromkeys(range(4), (255, 255, 255))

@@ -11,7 +11,7 @@ def _data(root, **options):
 
 @pytest.mark.parametrize("suffix", ["", ".jpg"])
 @pytest.mark.parametrize("key", ["Flickr30K_ID", "Flikr30kID", ""])
-def test_pictures_are_found_by_new_key_old_key_or_pair(tmp_path, key, suffix):
+def test_images_are_found_by_new_key_old_key_or_pair(tmp_path, key, suffix):
     fabricate.snli_ve(tmp_path, key=key, suffix=suffix)
     data = _data(tmp_path)
     pair = "9" if key else ""
@@ -24,13 +24,13 @@ def test_pictures_are_found_by_new_key_old_key_or_pair(tmp_path, key, suffix):
         assert all(row["image"].size == (40, 36) for row in rows)
 
 
-def test_batches_name_the_picture_that_rows_share(tmp_path, tiny_tokenizer_dir):
+def test_batches_name_the_image_that_rows_share(tmp_path, tiny_tokenizer_dir):
     fabricate.snli_ve(tmp_path)
     data = _data(tmp_path, text_encoder=str(tiny_tokenizer_dir), batch_size_per_device=4)
     data.setup("validate")
     batch = next(iter(data.val_dataloader()))
     assert batch["sample_id"][0] == "91004.jpg#2r1e"
-    assert batch["picture"] == ["1004.jpg"] * 3 + ["1005.jpg"]
+    assert batch["image_path"] == ["1004.jpg"] * 3 + ["1005.jpg"]
 
 
 @pytest.mark.parametrize("premise", [False, True])
@@ -49,26 +49,26 @@ def test_rows_without_consensus_are_counted(tmp_path, caplog):
     fabricate.snli_ve(tmp_path)
     with caplog.at_level("INFO"):
         _data(tmp_path).setup("fit")
-    note = "12 rows of {}, 1 dropped because their annotators disagree, 4 pictures"
+    note = "12 rows of {}, 1 dropped because their annotators disagree, 4 images"
     assert note.format(tmp_path / "snli_ve_train.jsonl") in caplog.text
 
 
 @pytest.mark.parametrize("outer", ["flickr30k_images", "flickr30k-images", "images"])
 @pytest.mark.parametrize("inner", ["", "flickr30k_images", "flickr30k-images", "images"])
-def test_picture_folders_in_circulation_are_found(tmp_path, outer, inner):
+def test_image_folders_in_circulation_are_found(tmp_path, outer, inner):
     fabricate.snli_ve(tmp_path, folder=f"{outer}/{inner}")
     assert fabricate.rows_of(_data(tmp_path), "test")[0]["image"] is not None
 
 
-def test_pictures_may_lie_elsewhere(tmp_path):
-    fabricate.snli_ve(tmp_path / "text", folder="../pictures")
-    data = _data(tmp_path / "text", image_dir=str(tmp_path / "pictures"))
+def test_images_may_lie_elsewhere(tmp_path):
+    fabricate.snli_ve(tmp_path / "text", folder="../images")
+    data = _data(tmp_path / "text", image_dir=str(tmp_path / "images"))
     assert len(fabricate.rows_of(data, "test")) == 12
 
 
-def test_missing_pictures_are_reported_on_class_names(tmp_path):
+def test_missing_images_are_reported_on_class_names(tmp_path):
     fabricate.snli_ve(tmp_path, folder="elsewhere")
-    with pytest.raises(DataError, match=r"No pictures of SNLI-VE: .*flickr30k-images"):
+    with pytest.raises(DataError, match=r"No images of SNLI-VE: .*flickr30k-images"):
         _ = _data(tmp_path).class_names
 
 

@@ -25,10 +25,10 @@ def test_training_shows_one_vendors_drawings_and_test_all_of_the_others(data):
         sample.getpixel((0, 0))[2]
         for sample in (fabricate.raw(test, n)["image"] for n in range(20))
     } == {200}
-    assert fabricate.raw(train.pictures, 0)["image"].getpixel((0, 0))[2] == 100
+    assert fabricate.raw(train.images, 0)["image"].getpixel((0, 0))[2] == 100
 
 
-def test_half_of_the_test_statements_are_the_pictures_names(data):
+def test_half_of_the_test_statements_are_the_images_names(data):
     names = {each.code: each.name.lower() for each in data._emoji["test"]}
     rows = data.dataset("test").table.to_pylist()
     assert sum(row["label"] for row in rows) == len(rows) // 2

@@ -1,4 +1,4 @@
-"""Pictures in a folder for each class."""
+"""Images in a folder for each class."""
 
 import pytest
 from PIL import Image
@@ -17,7 +17,7 @@ def _write(root, *names):
         Image.new("RGB", (40, 30), (number, 0, 0)).save(root / name)
 
 
-def test_a_picture_has_its_folders_class_and_the_text_beside_it(tmp_path):
+def test_an_image_has_its_folders_class_and_the_text_beside_it(tmp_path):
     _write(tmp_path, *NAMES, "cat/.cache/6.jpg")
     (tmp_path / "dog" / "1.txt").write_text("\ufeffa dog, sitting\n", "utf-8")
     (tmp_path / "notes.txt").write_text("of the folder")
@@ -45,13 +45,13 @@ def test_data_init_writes_a_config_for_the_folder(tmp_path):
     assert (guess.image_column, guess.label_column, guess.text_columns) == ("image", "label", [])
 
 
-def test_pictures_elsewhere_and_texts_in_other_encodings_are_named(tmp_path):
+def test_images_elsewhere_and_texts_in_other_encodings_are_named(tmp_path):
     _write(tmp_path, *NAMES)
     (tmp_path / "cat" / "1.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match=r"1\.txt cannot be read as UTF-8"):
         read_class_folders(tmp_path)
     _write(tmp_path, "loose.jpg")
-    with pytest.raises(DataError, match=r"CLASS/PICTURE, but has loose\.jpg"):
+    with pytest.raises(DataError, match=r"CLASS/IMAGE, but has loose\.jpg"):
         read_class_folders(tmp_path)
 
 

@@ -14,7 +14,7 @@ SPLIT = {"split_column": "split"}
 @pytest.fixture
 def folder(tmp_path):
     for index in range(12):
-        fabricate.picture(tmp_path / "mine" / f"{index}.png")
+        fabricate.image(tmp_path / "mine" / f"{index}.png")
     return tmp_path / "mine"
 
 
@@ -48,7 +48,7 @@ CASES = {
     "class named twice": (_rows(), {"classes": ["a", "a", "b"]}, r"names one twice: a, a, b"),
     "label NaN": (_rows(label=NAN), {}, r"nan in .*no whole number.*row 3"),
     "label nan": (_rows(label={3: "nan", 5: "NaN"}), {}, r"pandas.*2 such, the first in row 3"),
-    "one picture": (_rows(image="0.png"), {"test_size": 0.2}, r"show only 1 different pictures"),
+    "one image": (_rows(image="0.png"), {"test_size": 0.2}, r"show only 1 different images"),
     "label absent": (_rows(label={2: None}), {}, r"no label in row 2"),
     "label null in a list": (_rows(label=["a", None]), {}, r"null \(row 0"),
     "separator for lists": (_rows(label=["a"]), {"label_separator": "|"}, r"holds lists"),
@@ -67,9 +67,9 @@ CASES = {
     "neither modality": (_rows(image={6: None}, text={6: None}), {}, r"neither.*row 6"),
     "path missing": (_rows(image={5: "no.png"}), {}, r"5 \(no.png\).*no such file"),
     "path with backslash": (_rows(image={5: "img\\5.png"}), {}, r"with / instead of"),
-    "address": (_rows(image={5: "https://x.org/5.png"}), {}, r"fetch the picture"),
+    "address": (_rows(image={5: "https://x.org/5.png"}), {}, r"fetch the image"),
     "traversal": (_rows(image={5: "../mine/../../etc/passwd"}), {}, r"lead out of the image root"),
-    "numbers for pictures": (_rows(image=7), {}, r"'image' holds int64, not paths of pictures"),
+    "numbers for images": (_rows(image=7), {}, r"'image' holds int64, not paths of images"),
     "lists for texts": (_rows(text=["a"]), {}, r"'text' holds list<.*strings or numbers are"),
     "bytes in some rows": (_rows(image=BYTES), {}, r"only a path in row 3\. Put the bytes"),
     "nothing to look at": (_rows(), {"image_column": None, "text_columns": []}, r"both empty"),
@@ -87,4 +87,4 @@ def test_bad_rows_are_refused_by_name(folder, case):
     with pytest.raises(EpicError, match=message) as caught:
         _make(folder, rows, **options).setup()
     if not isinstance(caught.value, ConfigError) and case != "no split left":
-        assert "t.parquet" in str(caught.value) or "picture paths" in str(caught.value)
+        assert "t.parquet" in str(caught.value) or "image paths" in str(caught.value)

@@ -1,4 +1,4 @@
-"""Tables that hold their pictures as bytes, as an ``Image`` feature of Hugging Face does."""
+"""Tables that hold their images as bytes, as an ``Image`` feature of Hugging Face does."""
 
 import io
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from epic_pl.data import TableDataModule
 from epic_pl.errors import DataError
-from epic_pl.features.digests import PictureDigests
+from epic_pl.features.digests import ImageDigests
 from epic_pl.inspection.check import check_data
 
 SPLITS = ["train"] * 8 + ["val"] * 2 + ["test"] * 2
@@ -23,10 +23,10 @@ def png(shade):
     return buffer.getvalue()
 
 
-def rows(pictures=()):
-    """Sound rows, with ``pictures`` put in by row."""
+def rows(images=()):
+    """Sound rows, with ``images`` put in by row."""
     # one name for all, as happens
-    cells = {i: {"bytes": png(20 * i), "path": "picture.png"} for i in range(12)} | dict(pictures)
+    cells = {i: {"bytes": png(20 * i), "path": "image.png"} for i in range(12)} | dict(images)
     return [
         {"image": cells[i], "text": f"text {i}", "label": i % 2, "split": split}
         for i, split in enumerate(SPLITS)
@@ -51,7 +51,7 @@ def make(tmp_path, tiny_tokenizer_dir):
 
 
 @pytest.mark.parametrize("column", ["split", None])  # a saved dataset's is found without a name
-def test_embedded_pictures_are_read_and_numbers_are_class_names(make, tmp_path, column):
+def test_embedded_images_are_read_and_numbers_are_class_names(make, tmp_path, column):
     save(tmp_path / "d", rows({3: {"bytes": None, "path": None}, 4: None}))
     data = make(split_column=column)
     data.setup()
@@ -63,18 +63,18 @@ def test_embedded_pictures_are_read_and_numbers_are_class_names(make, tmp_path, 
     assert data.dataset("val")[0]["image"].shape == (3, 32, 32)
 
 
-def test_equal_content_is_one_picture_for_splits_checks_and_stored_features(make, tmp_path):
+def test_equal_content_is_one_image_for_splits_checks_and_stored_features(make, tmp_path):
     same = {"bytes": png(20), "path": "another name.png"}
     save(tmp_path / "d", rows({3: same, 9: same}))
     data = make()
     lines = [problem.text for problem in check_data(data, workers=1).problems]
-    assert "1 pictures, by content, are in more than one split (3 rows)" in lines
+    assert "1 images, by content, are in more than one split (3 rows)" in lines
     paths = data.read_split("train").table["image"].to_pylist()
     assert paths[1] == paths[3] == data.read_split("val").table["image"][1].as_py()
-    digests = PictureDigests(tmp_path / "memory.json")
+    digests = ImageDigests(tmp_path / "memory.json")
     dataset = data.build_dataset("train", lambda image: image)
     assert digests.one(str(dataset.image_root), paths[1]) in paths[1]  # named by content
-    # where splits are cut, the rows of one picture stay together
+    # where splits are cut, the rows of one image stay together
     table = rows(dict.fromkeys(range(3, 12, 2), same))
     pq.write_table(pa.Table.from_pylist(table), tmp_path / "t.parquet")
     cut = make(table=str(tmp_path / "t.parquet"), split_column=None, val_size=0.25, test_size=0.25)
@@ -86,18 +86,18 @@ def test_equal_content_is_one_picture_for_splits_checks_and_stored_features(make
     ("content", "reason"),
     [(b"", "empty"), (b"<html>404", "starts with '<html>"), (png(7)[:60], "cannot be read")],
 )
-def test_embedded_pictures_pass_the_checks_of_files(make, tmp_path, content, reason):
+def test_embedded_images_pass_the_checks_of_files(make, tmp_path, content, reason):
     save(tmp_path / "d", rows({3: {"bytes": content, "path": "3.png"}}))
     findings = check_data(make(), workers=1)
     (problem,) = [p for p in findings.problems if p.level == "error"]
-    assert problem.text == "1 rows have a picture that is corrupt"
+    assert problem.text == "1 rows have an image that is corrupt"
     assert reason in problem.examples[0]
     data = make(on_bad_sample="skip")
     data.setup()
     assert len(data.dataset("train")) == 7
 
 
-def test_rows_to_predict_bring_their_own_pictures(make, tmp_path):
+def test_rows_to_predict_bring_their_own_images(make, tmp_path):
     def predicted(name):
         data = make(predict_table=str(tmp_path / name))
         data.setup("predict")
@@ -106,10 +106,10 @@ def test_rows_to_predict_bring_their_own_pictures(make, tmp_path):
     save(tmp_path / "d", rows())
     Image.new("RGB", (40, 40), (0, 0, 9)).save(tmp_path / "file.png")
     for content, pixel in ((png(250), (250, 0, 0)), (None, (0, 0, 9))):
-        pictures = pa.array([{"bytes": content, "path": "file.png"}], KIND)
-        pq.write_table(pa.table({"image": pictures, "text": ["new"]}), tmp_path / "new.parquet")
+        images = pa.array([{"bytes": content, "path": "file.png"}], KIND)
+        pq.write_table(pa.table({"image": images, "text": ["new"]}), tmp_path / "new.parquet")
         assert predicted("new.parquet") == pixel
-    # and pictures in files are predicted on beside a table that holds its own
+    # and images in files are predicted on beside a table that holds its own
     (tmp_path / "new.csv").write_text("image,text\nfile.png,new\n")
     assert predicted("new.csv") == (0, 0, 9)
 

@@ -115,7 +115,7 @@ def test_splits_that_cannot_be_measured_are_refused(folder, split, separator):
         _make(folder, rows, split_column="split", label_separator=separator)
 
 
-def test_pictures_of_a_predict_table_lie_in_its_own_folder(folder, tmp_path):
+def test_images_of_a_predict_table_lie_in_its_own_folder(folder, tmp_path):
     other = tmp_path / "other"
     (other / "img").mkdir(parents=True)
     Image.new("RGB", (40, 40), (0, 0, 255)).save(other / "img" / "3.png")
@@ -128,7 +128,7 @@ def test_pictures_of_a_predict_table_lie_in_its_own_folder(folder, tmp_path):
     asked.setup("predict")
     assert fabricate.raw(asked.dataset("predict"), 0)["image"].getpixel((0, 0)) == (24, 0, 0)
     (other / "img" / "3.png").unlink()
-    with pytest.raises(DataError, match=r"new\.jsonl: 1 pictures under .*other cannot be used"):
+    with pytest.raises(DataError, match=r"new\.jsonl: 1 images under .*other cannot be used"):
         _make(folder, _rows(), predict_table=new).setup("predict")
 
 
@@ -226,7 +226,7 @@ def test_empty_cells_are_absent_modalities(folder):
         ({"text": lambda i: f"text {i // 3}"}, None),
     ],
 )
-def test_rows_of_one_picture_or_of_one_text_without_are_in_one_split(folder, columns, image_column):
+def test_rows_of_one_image_or_of_one_text_without_are_in_one_split(folder, columns, image_column):
     data = _make(folder, _rows(**columns), image_column=image_column, val_size=0.2, test_size=0.2)
     (name,) = columns
     cells = [_column(data, split, name) for split in ("train", "val", "test")]
@@ -242,11 +242,11 @@ def _samples(data):
 @pytest.mark.parametrize(
     ("policy", "left_out", "note"),
     [
-        ("skip", {"3", "4"}, "2 rows skipped for their picture"),
-        ("absent", {"3"}, "2 rows without their picture, which is bad; 1 of them skipped, having"),
+        ("skip", {"3", "4"}, "2 rows skipped for their image"),
+        ("absent", {"3"}, "2 rows without their image, which is bad; 1 of them skipped, having"),
     ],
 )
-def test_bad_pictures_are_skipped_or_absent_and_counted(folder, policy, left_out, note, caplog):
+def test_bad_images_are_skipped_or_absent_and_counted(folder, policy, left_out, note, caplog):
     (folder / "img" / "3.png").unlink()
     (folder / "img" / "4.png").write_bytes(b"<html>404</html>")
     rows = _rows(split=lambda i: "train" if i < 20 else ("val", "test")[i % 2])
@@ -261,7 +261,7 @@ def test_bad_pictures_are_skipped_or_absent_and_counted(folder, policy, left_out
         assert (samples["4"]["image"], samples["4"]["text"]) == (None, "text 4")
 
 
-def test_pictures_may_lie_elsewhere(folder, tmp_path):
+def test_images_may_lie_elsewhere(folder, tmp_path):
     Image.new("RGB", (40, 40)).save(tmp_path / "out.png")
     rows = _rows(image=lambda i: f"mine/img/{i}.png")
     rows[0]["image"], rows[1]["image"] = "out.png", str(tmp_path / "out.png")
@@ -282,7 +282,7 @@ def test_rows_come_from_the_cache_while_table_and_options_are_the_same(folder, m
         _again(folder)
 
 
-def test_pictures_that_are_gone_since_an_earlier_start_are_found(folder):
+def test_images_that_are_gone_since_an_earlier_start_are_found(folder):
     _make(folder, _rows(), on_bad_sample="skip").setup()
     (folder / "img" / "0.png").unlink()
     assert set(_samples(_again(folder, on_bad_sample="skip"))) == {str(i) for i in range(1, 30)}

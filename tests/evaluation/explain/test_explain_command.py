@@ -22,11 +22,11 @@ def test_files_of_chosen_samples(options, told, tmp_path, recwarn):
     )
     assert code == 0, error
     folder = tmp_path / "chosen"
-    pictures = [f"{number:02}_{name}.png" for number, name in enumerate(names, start=1)]
-    assert sorted(path.name for path in folder.iterdir()) == [*pictures, "index.html"]
+    images = [f"{number:02}_{name}.png" for number, name in enumerate(names, start=1)]
+    assert sorted(path.name for path in folder.iterdir()) == [*images, "index.html"]
     for path in folder.glob("*.png"):
-        with Image.open(path) as picture:
-            assert min(picture.size) > 400
+        with Image.open(path) as image:
+            assert min(image.size) > 400
     page = (folder / "index.html").read_text()
     assert "<script>" not in page
     assert "&lt;" in page
@@ -59,14 +59,14 @@ def test_an_explanation_is_that_of_the_model_that_predicts(options):
         assert [similarity.shape for similarity in each.similarities] == [(16, 4), (4, 4)]
         for similarity in each.similarities:
             assert similarity.sum(dim=1).tolist() == pytest.approx([1] * len(similarity), abs=1e-5)
-    whole, without_picture, without_text, evil = explained
+    whole, without_image, without_text, evil = explained
     assert whole.words[:4] == ["[CLS]", "a", "blue", "square"]
     assert whole.words[-1] == "[SEP]"
     assert whole.steps[-1].patches.shape == (4, 4, 4)
     shares = whole.steps[-1].words.sum(dim=1)
     assert ((shares > 0) & (shares < 1)).all()
-    assert without_picture.picture is None
-    assert (without_picture.steps[-1].patches == 0).all()
+    assert without_image.image is None
+    assert (without_image.steps[-1].patches == 0).all()
     assert without_text.words == []
     assert "script" in evil.words  # pieces are joined again
 

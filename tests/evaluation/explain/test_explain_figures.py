@@ -13,9 +13,9 @@ from epic_pl.nn.recording import Attention
 
 @pytest.mark.parametrize(("row", "column"), [(0, 3), (3, 0), (1, 2)])
 def test_the_brightest_spot_of_the_drawing_is_the_patch_with_all_attention(row, column):
-    picture = torch.arange(16).view(4, 4)  # as an image encoder cuts it: row by row
+    image = torch.arange(16).view(4, 4)  # as an image encoder cuts it: row by row
     tokens = torch.zeros(1, 2, 3 + 16)
-    tokens[0, 1, 3 + picture[row, column]] = 1
+    tokens[0, 1, 3 + image[row, column]] = 1
     maps = _on_patches(Attention(tokens, torch.zeros(1, 2, 2)), prefix=3)
     assert maps.shape == (2, 4, 4)
     assert maps[1].nonzero().tolist() == [[row, column]]

@@ -40,11 +40,11 @@ def in_onnx(two_epochs, tmp_path_factory):
 
 @pytest.fixture
 def samples(tmp_path):
-    """Pictures of all kinds, some with a text, and texts alone."""
+    """Images of all kinds, some with a text, and texts alone."""
     noise = RNG.integers(0, 256, (60, 90, 3), np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6
-    pictures = {
+    images = {
         "plain.png": Image.fromarray(noise),
         "turned.jpg": Image.fromarray(noise),
         "large.jpg": Image.fromarray(RNG.integers(0, 256, (500, 301, 3), np.uint8)),
@@ -57,12 +57,12 @@ def samples(tmp_path):
         "tiny.png": Image.fromarray(RNG.integers(0, 256, (3, 5, 3), np.uint8)),
         "exact.png": Image.fromarray(RNG.integers(0, 256, (35, 40, 3), np.uint8)),
     }
-    for name, picture in pictures.items():
-        picture.save(tmp_path / name, **({"exif": exif} if name == "turned.jpg" else {}))
+    for name, image in images.items():
+        image.save(tmp_path / name, **({"exif": exif} if name == "turned.jpg" else {}))
     texts = ["a red square", None, "", "a &amp; b <b>c</b>", "blue " * 200]
     named = [
         {"image": str(tmp_path / name), "text": texts[number % len(texts)]}
-        for number, name in enumerate(pictures)
+        for number, name in enumerate(images)
     ]
     return [*named, *({"text": text} for text in texts if text is not None)]
 
@@ -119,7 +119,7 @@ def test_predict_py_reads_no_more_of_a_huge_text_than_the_package(in_onnx):
 
 
 @pytest.mark.parametrize("resize", ["pad", "squash"])
-def test_predict_py_makes_pictures_square_as_the_package_does(resize, in_onnx, samples, tmp_path):
+def test_predict_py_makes_images_square_as_the_package_does(resize, in_onnx, samples, tmp_path):
     for path in in_onnx[0].iterdir():
         (tmp_path / path.name).symlink_to(path)
     about = json.loads((tmp_path / "model.json").read_text())

@@ -41,5 +41,5 @@ def test_a_split_without_texts_has_no_text_only_scores():
     assert rows["text only"] == {"samples": 0, "accuracy": None, "f1_macro": None, "loss": None}
     # nobody has both, so nobody can lose one
     assert rows["70% missing a modality"] == pytest.approx(rows["complete"])
-    assert rows["complete"] == rows["picture only"]
+    assert rows["complete"] == rows["image only"]
     assert rows["complete"]["accuracy"] == 1.0

@@ -5,7 +5,7 @@ import torch
 from epic_pl.data.preprocessing import ImagePreprocessing
 from epic_pl.evaluation.report.corruption import (
     CORRUPTIONS,
-    PICTURES,
+    IMAGES,
     TEXTS,
     Corrupted,
     add_noise,
@@ -62,7 +62,7 @@ def test_noise_blur_and_coarsening_have_their_strength():
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_one_modality_is_changed_the_same_way_each_time(name):
     preprocessing = ImagePreprocessing(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", 0.9)
-    whole = {"image": torch.randn(3, 32, 32).clamp(-1, 1), "text": "some words about a picture"}
+    whole = {"image": torch.randn(3, 32, 32).clamp(-1, 1), "text": "some words about an image"}
     original = [whole, whole | {"image": None}, whole | {"text": None}]
     rows, again = (Corrupted(original, 3, name, preprocessing) for _ in range(2))
     second = [again[index] for index in (2, 1, 0)][::-1]  # in any order, as workers take them
@@ -75,5 +75,5 @@ def test_one_modality_is_changed_the_same_way_each_time(name):
             same = torch.allclose(sample["image"], plain["image"], atol=1e-6)
             assert same == (name in TEXTS)
             assert sample["image"].abs().max() <= 1
-        if name in PICTURES:
+        if name in IMAGES:
             assert sample["text"] == plain["text"]

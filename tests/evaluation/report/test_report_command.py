@@ -15,7 +15,7 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_
 import tiny_runs
 from epic_pl.cli import main, run
 from epic_pl.errors import ConfigError
-from epic_pl.evaluation.report.corruption import CORRUPTIONS, PICTURES, TEXTS, Corrupted
+from epic_pl.evaluation.report.corruption import CORRUPTIONS, IMAGES, TEXTS, Corrupted
 from epic_pl.evaluation.report.tables import DRAWS, draw_missing
 from epic_pl.evaluation.report.writer import ReportWriter
 from epic_pl.inspection.html_page import render
@@ -176,7 +176,7 @@ def test_absence_scores_are_those_of_masked_batches(reported):
 
     for condition, masks, of in (
         ("complete", (image, text), slice(None)),
-        ("picture only", (image, nobody), image.numpy()),
+        ("image only", (image, nobody), image.numpy()),
         ("text only", (nobody, text), text.numpy()),
     ):
         _agrees(table[condition], _scores(reported, _by_hand(reported, *masks)[of], truth[of]))
@@ -196,7 +196,7 @@ def test_robustness_scores_are_those_of_corrupted_samples(reported):
     truth, data = reported.truth, reported.data
     table = {row["condition"]: row for row in reported.content["robustness"]}
     assert list(table) == ["unchanged", *CORRUPTIONS]
-    for corruption in (list(TEXTS)[1], list(PICTURES)[1]):
+    for corruption in (list(TEXTS)[1], list(IMAGES)[1]):
         rows = Corrupted(data.dataset("test"), TEST_ROWS, corruption, data.image_preprocessing)
         with torch.no_grad():
             logits = reported.model(data.collator([rows[index] for index in range(TEST_ROWS)]))
@@ -227,13 +227,13 @@ def test_mistakes_are_the_most_confident_wrong_answers(reported):
         assert mistake["prediction"] == names[given[row]].tolist()
 
 
-def test_the_page_holds_its_pictures_and_needs_no_other_file(reported):
+def test_the_page_holds_its_images_and_needs_no_other_file(reported):
     figures = {"reliability"} | ({"confusion_matrix"} if reported.task == "multiclass" else set())
     folder = reported.root / "report"
     assert {path.stem for path in folder.glob("*.png")} == figures
     for path in folder.glob("*.png"):
-        with Image.open(path) as picture:
-            assert min(picture.size) > 150
+        with Image.open(path) as image:
+            assert min(image.size) > 150
     page = reported.page
     tokens = reported.data.max_text_tokens
     assert reported.content["text"] == {"max_tokens": tokens, "clean": False}
@@ -269,10 +269,10 @@ def test_stored_features_give_the_same_report_and_switches_leave_parts_out(
         return one == (pytest.approx(other, abs=1e-5) if isinstance(one, float) else other)
 
     assert close(content, reported.content)
-    again = run(["predict", *reported.options, *cached[:6]])  # names the pictures, too
+    again = run(["predict", *reported.options, *cached[:6]])  # names the images, too
     predictions = pq.read_table(Path(again.trainer.log_dir) / "predictions.parquet")
-    assert predictions["picture"] == reported.predictions["picture"]
-    assert predictions["picture"].null_count == 1
+    assert predictions["image_path"] == reported.predictions["image_path"]
+    assert predictions["image_path"].null_count == 1
     off = ["--report.absence", "false", "--report.robustness", "false", "--report.mistakes", "0"]
     limited = ["--trainer.limit_test_batches", "2", "--report", str(tmp_path / "short")]
     run(["test", *reported.options, *limited])

@@ -31,21 +31,21 @@ def result(each, accuracy):
     }
 
 
-def write_predictions(folder, truth, predicted, ids=None, pictures=None):
+def write_predictions(folder, truth, predicted, ids=None, images=None):
     """A table of class indices, with probability 1 for each predicted class."""
     folder.mkdir(parents=True, exist_ok=True)
     scores = np.eye(len(CLASSES), dtype=np.float32)[predicted]
     ids = ids or [f"sample{number}" for number in range(len(truth))]
-    columns = {"sample_id": ids, "picture": pa.array(pictures or [None] * len(ids), pa.string())}
+    columns = {"sample_id": ids, "image_path": pa.array(images or [None] * len(ids), pa.string())}
     columns["truth"] = [CLASSES[label] for label in truth]
     columns |= {f"probability_{name}": scores[:, i] for i, name in enumerate(CLASSES)}
     pq.write_table(pa.table(columns), folder / "predictions.parquet")
 
 
-def done(root, name, seed, truth, predicted, ids=None, pictures=None):
+def done(root, name, seed, truth, predicted, ids=None, images=None):
     """The outcome of a finished run, with its files."""
     each = run(root, name, seed)
-    write_predictions(each.folder, truth, predicted, ids, pictures)
+    write_predictions(each.folder, truth, predicted, ids, images)
     content = result(each, float(np.mean(np.equal(truth, predicted))))
     (each.folder / "result.json").write_text(json.dumps(content))
     return Outcome(each, result=content)

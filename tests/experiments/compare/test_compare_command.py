@@ -176,7 +176,7 @@ def test_each_method_is_tuned_once_and_runs_with_what_was_chosen(
 
 @pytest.mark.slow
 def test_the_exit_code_is_one_if_every_run_failed(compare, tmp_path):
-    (tmp_path / "data" / "pictures" / "train1.png").unlink()
+    (tmp_path / "data" / "images" / "train1.png").unlink()
     assert compare("--methods", "epic", "--seeds", "1", "--output", "out") == 1
     (row,) = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert row["mean"] is None

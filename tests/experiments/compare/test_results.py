@@ -70,17 +70,17 @@ def test_rows_have_means_spreads_costs_and_the_status_of_each_method(outcomes):
     assert rows["majority", "accuracy"]["mean"] == 0.5
 
 
-def test_intervals_are_resampled_over_pictures(tmp_path):
-    """Five rows of each picture, all right or all wrong, are no more evidence than one."""
+def test_intervals_are_resampled_over_images(tmp_path):
+    """Five rows of each image, all right or all wrong, are no more evidence than one."""
     widths = []
     for repeats in (1, 5):
-        pictures = [f"{number}.jpg" for number in range(len(TRUTH)) for _ in range(repeats)]
-        ids = [f"{name}#{row % repeats}r1n" for row, name in enumerate(pictures)]
+        images = [f"{number}.jpg" for number in range(len(TRUTH)) for _ in range(repeats)]
+        ids = [f"{name}#{row % repeats}r1n" for row, name in enumerate(images)]
         truth = np.repeat(TRUTH, repeats)
         root, outcomes = tmp_path / str(repeats), []
         for name, wrong in (("epic", 20), ("lora", 40)):
             predicted = np.repeat(_wrong_in(wrong), repeats)
-            outcomes.append(fake_runs.done(root, name, 0, truth, predicted, ids, pictures))
+            outcomes.append(fake_runs.done(root, name, 0, truth, predicted, ids, images))
         row = _by_name(outcomes)["lora", "accuracy"]
         widths.append(row["high"] - row["low"])
     assert widths[0] == pytest.approx(widths[1])
@@ -111,8 +111,8 @@ def test_files_and_console_have_the_rows(outcomes, tmp_path):
     text = (tmp_path / "comparison.md").read_text()
     for part in ("| epic | 85.0 ± 7.1 |", "- `full`: seed 0 failed", "On one core."):
         assert part in text
-    with Image.open(tmp_path / "comparison.png") as picture:
-        pixels = np.asarray(picture.convert("RGB"))
+    with Image.open(tmp_path / "comparison.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
 
     console = Console(width=80, record=True, file=io.StringIO())

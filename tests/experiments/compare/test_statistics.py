@@ -37,10 +37,10 @@ def test_metrics_from_sums_equal_torchmetrics_on_resampled_data(task):
 
 
 @pytest.mark.parametrize(
-    ("pictures", "groups"), [(None, ["a", "b", "c"]), (["x", "x", None], ["x", "x", "c"])]
+    ("images", "groups"), [(None, ["a", "b", "c"]), (["x", "x", None], ["x", "x", "c"])]
 )
-def test_predictions_are_grouped_by_picture_else_by_sample(tmp_path, pictures, groups):
-    write_predictions(tmp_path, [2, 0, 1], [2, 1, 1], ["a", "b", "c"], pictures)
+def test_predictions_are_grouped_by_image_else_by_sample(tmp_path, images, groups):
+    write_predictions(tmp_path, [2, 0, 1], [2, 1, 1], ["a", "b", "c"], images)
     read = Predictions.read(tmp_path / "predictions.parquet")
     assert (read.ids, read.groups, read.task) == (["a", "b", "c"], groups, "multiclass")
     assert read.truth.argmax(axis=1).tolist() == [2, 0, 1]

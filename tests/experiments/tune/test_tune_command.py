@@ -1,4 +1,4 @@
-"""``epic-pl tune`` on a table whose test pictures cannot be read."""
+"""``epic-pl tune`` on a table whose test images cannot be read."""
 
 import contextlib
 import csv
@@ -97,7 +97,7 @@ def test_bad_options_are_refused_before_anything_runs(config, tmp_path, options,
 
 
 def test_an_error_of_the_config_ends_the_search(config, tmp_path):
-    (tmp_path / "data" / "pictures" / "train1.png").unlink()
+    (tmp_path / "data" / "images" / "train1.png").unlink()
     with pytest.raises(Exception, match=r"train1\.png"):
         run_tune(["--config", config, "--space", "space.yaml", "--trials", "4"])
     assert len(list((tmp_path / "runs" / "tune" / "tiny" / "trials").iterdir())) == 1

@@ -1,4 +1,4 @@
-"""UPMC-Food101: pictures of 101 dishes from the web, with text of the page each was found on.
+"""UPMC-Food101: images of 101 dishes from the web, with text of the page each was found on.
 
 X. Wang, D. Kumar, N. Thome, M. Cord, F. Precioso, *Recipe recognition with large multimodal food
 dataset*, ICME Workshops 2015.
@@ -19,7 +19,7 @@ from epic_pl.data.splits import stratified_split
 from epic_pl.errors import DataError
 
 _HOW_TO_GET = (
-    "download UPMC-Food101 (the data set gianmarco96/upmcfood101 on Kaggle has pictures and "
+    "download UPMC-Food101 (the data set gianmarco96/upmcfood101 on Kaggle has images and "
     "titles, about 6 GB) and unpack it so that the folder holds images/train/<class>/*.jpg, "
     "images/test/<class>/*.jpg, texts/train_titles.csv and texts/test_titles.csv."
 )
@@ -37,10 +37,10 @@ class Food101DataModule(RowsDataModule):
     * ``jsonl``: ``train.jsonl``, ``test.jsonl`` and perhaps ``val.jsonl`` or ``dev.jsonl``, rows of
       ``id``, ``label``, ``text`` and ``img``.
 
-    Pictures lie in ``images/{train,test}/<class>/``. Classes are in alphabetical order, whatever a
+    Images lie in ``images/{train,test}/<class>/``. Classes are in alphabetical order, whatever a
     release says. An empty title is a text that is present; a missing one is an absent modality. A
     release's own validation list is used; without one, rows are held out of training, stratified,
-    over the sorted list of pictures.
+    over the sorted list of images.
 
     Args:
         data_dir: folder of the dataset.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 from epic_pl.data.datamodule import Split
-from epic_pl.data.images import PICTURE_SUFFIXES
+from epic_pl.data.images import IMAGE_SUFFIXES
 from epic_pl.data.layout import Layout, Located
 from epic_pl.data.readers import read_csv, read_json, read_jsonl, require, string_list
 from epic_pl.errors import DataError
@@ -34,7 +34,7 @@ class Record(NamedTuple):
 
 
 class Part(NamedTuple):
-    """The rows of a split, the file they are from, and the folder of the pictures."""
+    """The rows of a split, the file they are from, and the folder of the images."""
 
     source: Path
     image_root: Path
@@ -60,7 +60,7 @@ def sources(source: TextSource, found: Located) -> list[Path]:
 def _part(
     source: Path, found: Located, folder: str, rows: Iterable[tuple[str, str, str | None]]
 ) -> Part:
-    """The rows of a split from label, picture and text; pictures lie in a folder a class."""
+    """The rows of a split from label, image and text; images lie in a folder a class."""
     root = found.paths[_TRAIN].parent
     records = [
         Record(Path(image).stem, f"{folder}/{label}/{image}", text, label)
@@ -86,7 +86,7 @@ def _split_json(found: Located) -> dict[Split, Part]:
     parts: dict[Split, Part] = {}
     for key, names in lists.items():
         if key in ("train", "val", "dev", "test"):
-            folder = "test" if key == "test" else "train"  # val pictures are training ones
+            folder = "test" if key == "test" else "train"  # val images are training ones
             names = string_list(names, f"list {key!r}", path)
             rows = [(name.rpartition("_")[0], name, texts.get(name)) for name in names]
             parts[cast(Split, key.replace("dev", "val"))] = _part(path, found, folder, rows)
@@ -99,19 +99,19 @@ def _page_text(found: Located, limit: int) -> dict[Split, Part]:
     parts: dict[Split, Part] = {}
     pages = found.paths["texts_txt/"]
 
-    def row(picture: tuple[str, str]) -> tuple[str, str, str | None]:
-        label, name = picture
+    def row(image: tuple[str, str]) -> tuple[str, str, str | None]:
+        label, name = image
         return label, name, _page(pages / label / f"{Path(name).stem}.txt", limit)
 
     for split, folder in (("train", found.paths[_TRAIN]), ("test", found.paths[_TEST])):
-        pictures = [
+        images = [
             (label, name)
             for label in _labels(folder)
             for name in sorted(os.listdir(folder / label))
-            if name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
         ]
         with ThreadPoolExecutor(16) as pool:  # disks answer several requests at once
-            rows = pool.map(row, pictures, chunksize=256)
+            rows = pool.map(row, images, chunksize=256)
             parts[cast(Split, split)] = _part(pages, found, split, rows)
     return parts
 

@@ -1,4 +1,4 @@
-"""Hateful Memes: is picture and caption together hateful?
+"""Hateful Memes: is image and caption together hateful?
 
 D. Kiela et al., *The Hateful Memes Challenge: Detecting Hate Speech in Multimodal Memes*, NeurIPS
 2020, arXiv 2005.04790.

@@ -1,6 +1,6 @@
-"""OpenMoji: two small real tasks on pictures and names of emoji, with nothing but pip in reach.
+"""OpenMoji: two small real tasks on images and names of emoji, with nothing but pip in reach.
 
-Pictures: Hfg Schwäbisch Gmünd, *OpenMoji: the open-source emoji and icon project*,
+Images: Hfg Schwäbisch Gmünd, *OpenMoji: the open-source emoji and icon project*,
 https://openmoji.org, CC BY-SA 4.0: to be credited wherever they are shown. Names and subcategories
 are those of the Unicode Standard.
 """
@@ -33,30 +33,30 @@ MIN_EXAMPLES = 15
 # flags look and read alike within a country; components are bare skin tones
 LEFT_OUT = ("Flags", "Component")
 _FOLDS = 3
-_EVAL_PAIRS = {"val": 8, "test": 5}  # a picture; 5 make about 1,600 test pairs
+_EVAL_PAIRS = {"val": 8, "test": 5}  # an image; 5 make about 1,600 test pairs
 
 
 class OpenMojiDataModule(ImageTextDataModule):
-    """Emoji pictures with their names: fine-grained classification, or visual entailment.
+    """Emoji images with their names: fine-grained classification, or visual entailment.
 
-    ``variant="subcategory"``: picture and name to Unicode subcategory; 39 classes with at least
+    ``variant="subcategory"``: image and name to Unicode subcategory; 39 classes with at least
     :data:`MIN_EXAMPLES` emoji, 1,161 rows in 783 / 87 / 291 for train / val / test, stratified.
     About one name in seven holds a word of its class ("red heart" is a ``heart``).
 
-    ``variant="entailment"``: picture and statement to whether the statement is the picture's name,
-    the small mirror of SNLI-VE. Neither modality alone is informative. The 1,629 pictures and their
-    names are divided in 75% / 5% / 20%, so test pictures *and* statements are unseen in training.
+    ``variant="entailment"``: image and statement to whether the statement is the image's name,
+    the small mirror of SNLI-VE. Neither modality alone is informative. The 1,629 images and their
+    names are divided in 75% / 5% / 20%, so test images *and* statements are unseen in training.
     Training pairs are drawn anew every epoch by
-    :class:`~epic_pl.data.datasets.entailment.EntailmentPairs`. The pairs of val (8 a picture) and
-    test (5 a picture) are fixed, half of them true.
+    :class:`~epic_pl.data.datasets.entailment.EntailmentPairs`. The pairs of val (8 an image) and
+    test (5 an image) are fixed, half of them true.
 
-    Text is the name in lower case. Pictures are drawn at the encoder's input size, on white.
+    Text is the name in lower case. Images are drawn at the encoder's input size, on white.
 
     Args:
         variant: ``subcategory`` or ``entailment``.
         split_seed: which emoji are in which split; apart from ``seed``, so that runs of several
             seeds share their test set.
-        pairs_per_picture: training pairs of each picture an epoch (entailment).
+        pairs_per_image: training pairs of each image an epoch (entailment).
         fold: 0, 1 or 2 for cross-validation: the test split is left alone, and a third of all other
             rows is tested instead. What is chosen this way has not seen the test split. 3, 4 and 5
             are the thirds of another cut of these rows, and so on.
@@ -68,17 +68,17 @@ class OpenMojiDataModule(ImageTextDataModule):
         *,
         variant: Variant = "subcategory",
         split_seed: int = 0,
-        pairs_per_picture: int = 1,
+        pairs_per_image: int = 1,
         fold: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         check_choice(get_args(Variant), variant=variant)
-        check_at_least(1, pairs_per_picture=pairs_per_picture)
+        check_at_least(1, pairs_per_image=pairs_per_image)
         check_at_least(0, split_seed=split_seed, fold=fold)
         self.variant = variant
         self.split_seed = split_seed
-        self.pairs_per_picture = pairs_per_picture
+        self.pairs_per_image = pairs_per_image
         self.fold = fold
 
     @property
@@ -98,7 +98,7 @@ class OpenMojiDataModule(ImageTextDataModule):
         return emoji
 
     def prepare_data(self) -> None:
-        """Fetch and draw the pictures, once a machine, and show their attribution."""
+        """Fetch and draw the images, once a machine, and show their attribution."""
         super().prepare_data()
         fetch_openmoji(self.image_preprocessing.size)
         rank_zero_info(OPENMOJI_ATTRIBUTION)
@@ -112,8 +112,8 @@ class OpenMojiDataModule(ImageTextDataModule):
             labels = [self.class_names.index(each.subcategory) for each in emoji]
             return emoji_dataset(emoji, names, labels, root, transform, self.seed)
         if split == "train":
-            pictures = emoji_dataset(emoji, names, [1] * len(emoji), root, transform, self.seed)
-            return EntailmentPairs(pictures, names, self.pairs_per_picture, seed=self.seed)
+            images = emoji_dataset(emoji, names, [1] * len(emoji), root, transform, self.seed)
+            return EntailmentPairs(images, names, self.pairs_per_image, seed=self.seed)
         return fixed_emoji_pairs(emoji, _EVAL_PAIRS[split], self.split_seed, root, transform)
 
 

@@ -1,4 +1,4 @@
-"""SNLI-VE: does a Flickr30k picture entail a sentence, contradict it, or neither?
+"""SNLI-VE: does a Flickr30k image entail a sentence, contradict it, or neither?
 
 N. Xie, F. Lai, D. Doran, A. Kadav, *Visual Entailment: A Novel Task for Fine-Grained Image
 Understanding*, arXiv 1901.06706.
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.data.datamodule import Split
-from epic_pl.data.layout import Layout, Located, locate, picture_folder
+from epic_pl.data.layout import Layout, Located, image_folder, locate
 from epic_pl.data.readers import label_codes, read_jsonl, require
 from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows, sample_table
@@ -24,31 +24,31 @@ _FILES = {
     for split, name in (("train", "train"), ("val", "dev"), ("test", "test"))
 }
 _LAYOUT = Layout("snli_ve", tuple(_FILES.values()))
-# newer files, older files; without both a pair id such as 3416050480.jpg#4r1n names the picture
+# newer files, older files; without both a pair id such as 3416050480.jpg#4r1n names the image
 _IMAGE_KEYS = ("Flickr30K_ID", "Flikr30kID")
 _IMAGE_FOLDERS = ("flickr30k_images", "flickr30k-images", "images")
 _NO_CONSENSUS = "-"
 _HOW_TO_GET = (
     "make snli_ve_train.jsonl, snli_ve_dev.jsonl and snli_ve_test.jsonl with the scripts of "
-    "github.com/necla-ml/SNLI-VE and put them there; request Flickr30k's pictures from its authors "
+    "github.com/necla-ml/SNLI-VE and put them there; request Flickr30k's images from its authors "
     "(shannon.cs.illinois.edu/DenotationGraph) and unpack them to flickr30k_images/ beside them, "
     "or name their folder with --data.init_args.image_dir."
 )
 
 
 class SNLIVEDataModule(RowsDataModule):
-    """SNLI-VE: 529,527 / 17,858 / 17,901 rows over 29,783 / 1,000 / 1,000 pictures.
+    """SNLI-VE: 529,527 / 17,858 / 17,901 rows over 29,783 / 1,000 / 1,000 images.
 
     ``snli_ve_{train,dev,test}.jsonl`` as released, perhaps as ``.jsonl.gz`` or in ``annotations/``;
-    pictures in ``flickr30k_images/``, ``flickr30k-images/`` or ``images/``, nested once or twice.
+    images in ``flickr30k_images/``, ``flickr30k-images/`` or ``images/``, nested once or twice.
     Text is the hypothesis, ``sentence2``. Rows whose annotators found no consensus (``-``) are
-    dropped and counted. About 17 rows share a picture; ``Batch["picture"]`` groups them. The
+    dropped and counted. About 17 rows share an image; ``Batch["image_path"]`` groups them. The
     dataset's authors found about 9% of the labels wrong, mostly neutral ones (arXiv 2004.03744), so
     accuracy has a ceiling well below 100%.
 
     Args:
         data_dir: folder of the three files.
-        image_dir: folder of the pictures; None looks beside the three files and in ``data_dir``.
+        image_dir: folder of the images; None looks beside the three files and in ``data_dir``.
         premise: put ``sentence1`` before the hypothesis. That is the caption which the labels were
             made from, so text alone then gives the answer away; such results are of another task.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
@@ -92,10 +92,10 @@ class SNLIVEDataModule(RowsDataModule):
     def _image_root(self) -> Path:
         if self.image_dir is not None:
             place = (Path(self.image_dir),)
-            return picture_folder("SNLI-VE", place, (".", *_IMAGE_FOLDERS), _HOW_TO_GET)
-        # pictures lie beside the annotations, or above the folder that an archive made for these
+            return image_folder("SNLI-VE", place, (".", *_IMAGE_FOLDERS), _HOW_TO_GET)
+        # images lie beside the annotations, or above the folder that an archive made for these
         places = (self._files.paths[_FILES["train"]].parent, Path(self.data_dir))
-        return picture_folder("SNLI-VE", places, _IMAGE_FOLDERS, _HOW_TO_GET)
+        return image_folder("SNLI-VE", places, _IMAGE_FOLDERS, _HOW_TO_GET)
 
     def read_split(self, split: Split) -> Rows:
         """The rows of a split."""
@@ -115,7 +115,7 @@ def _read(path: Path, root: Path, premise: bool) -> Rows:
     images = _image_names(kept)
     notes = {
         "dropped because their annotators disagree": table.num_rows - kept.num_rows,
-        "pictures": len(pc.unique(images)),
+        "images": len(pc.unique(images)),
     }
     rows = sample_table(
         kept["pairID"], images, texts, label_codes(kept, "gold_label", _CLASSES, "pairID", path)
@@ -124,7 +124,7 @@ def _read(path: Path, root: Path, premise: bool) -> Rows:
 
 
 def _image_names(table: pa.Table) -> pa.ChunkedArray:
-    """File name of each row's picture: the key, with or without its suffix, else the pair's."""
+    """File name of each row's image: the key, with or without its suffix, else the pair's."""
     # an empty key is none
     keys = [pc.if_else(pc.equal(table[key], ""), None, table[key]) for key in _IMAGE_KEYS]
     name = pc.coalesce(*keys, table["pairID"])

@@ -1,6 +1,6 @@
 """Styles: visual entailment where training and test show the same things, drawn by two vendors.
 
-Pictures: OpenMoji, CC BY-SA 4.0, https://openmoji.org, and Noto Emoji, Google, Apache-2.0: to be
+Images: OpenMoji, CC BY-SA 4.0, https://openmoji.org, and Noto Emoji, Google, Apache-2.0: to be
 credited wherever they are shown.
 """
 
@@ -26,16 +26,16 @@ from epic_pl.data.splits import stratified_split
 from epic_pl.data.transforms import ImageTransform
 from epic_pl.types import Sample
 
-_EVAL_PAIRS = {"val": 8, "test": 4}  # a picture; 4 make about 6,500 test pairs
+_EVAL_PAIRS = {"val": 8, "test": 4}  # an image; 4 make about 6,500 test pairs
 
 
 class StylesDataModule(ImageTextDataModule):
-    """Whether a statement is the picture's name; trained on OpenMoji, tested on Noto's drawings.
+    """Whether a statement is the image's name; trained on OpenMoji, tested on Noto's drawings.
 
-    Training has 95% of the OpenMoji pictures, validation 5%, stratified by category. Test shows
+    Training has 95% of the OpenMoji images, validation 5%, stratified by category. Test shows
     the 1,629 emoji of both in Noto's drawings, so nearly all names were seen in training. Pairs are
     those of :class:`~epic_pl.data.datasets.openmoji.OpenMojiDataModule`: drawn anew every epoch for
-    training, fixed and half of them true for validation (8 a picture) and test (4 a picture).
+    training, fixed and half of them true for validation (8 an image) and test (4 an image).
 
     Args:
         split_seed: which emoji are validated; apart from ``seed``.
@@ -63,7 +63,7 @@ class StylesDataModule(ImageTextDataModule):
         }
 
     def prepare_data(self) -> None:
-        """Fetch and draw both vendors' pictures, once a machine, and show their attribution."""
+        """Fetch and draw both vendors' images, once a machine, and show their attribution."""
         super().prepare_data()
         for fetch in (fetch_openmoji, fetch_noto):
             fetch(self.image_preprocessing.size)
@@ -77,5 +77,5 @@ class StylesDataModule(ImageTextDataModule):
         if split != "train":
             return fixed_emoji_pairs(emoji, _EVAL_PAIRS[split], self.split_seed, root, transform)
         names = [name_of(each) for each in emoji]
-        pictures = emoji_dataset(emoji, names, [1] * len(emoji), root, transform, self.seed)
-        return EntailmentPairs(pictures, names, seed=self.seed)
+        images = emoji_dataset(emoji, names, [1] * len(emoji), root, transform, self.seed)
+        return EntailmentPairs(images, names, seed=self.seed)

@@ -71,7 +71,7 @@ def training_order(name: OrderName, dataset: Any) -> Order:
 
 
 def labels_of(dataset: Any) -> pa.ChunkedArray:
-    """The labels of a dataset's rows, no picture read."""
+    """The labels of a dataset's rows, no image read."""
     if not hasattr(dataset, "table"):
         raise ConfigError(
             f"The labels of a {type(dataset).__name__} are drawn anew every epoch: leave out "

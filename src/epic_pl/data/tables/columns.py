@@ -1,4 +1,4 @@
-"""Columns of a user's table as ids, pictures, texts and splits, or errors that name rows."""
+"""Columns of a user's table as ids, images, texts and splits, or errors that name rows."""
 
 import string
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ SPLIT_NAMES = {name: split for split, names in _SPLITS.items() for name in names
 def column(table: pa.Table, name: str, option: str) -> pa.Array:
     """A column as one array; ``option`` is the argument that names it, for the message."""
     if name not in table.column_names:
-        without = {"image_column": "pictures", "text_columns": "texts"}.get(option)
+        without = {"image_column": "images", "text_columns": "texts"}.get(option)
         null = f" For a table without {without} set {option} to null." if without else ""
         raise DataError(
             f"The table has no column {name!r} ({option}); it has "
@@ -52,11 +52,11 @@ def id_column(table: pa.Table, name: str | None) -> pa.Array:
 
 
 def image_column(table: pa.Table, name: str | None) -> pa.Array:
-    """Paths of pictures, without blanks around them; null where the cell is empty.
+    """Paths of images, without blanks around them; null where the cell is empty.
 
     Args:
         table: with the column.
-        name: of the column, or a template such as ``"{id}.jpg"``; None for no pictures.
+        name: of the column, or a template such as ``"{id}.jpg"``; None for no images.
     """
     if name is None:
         return pa.nulls(table.num_rows, pa.string())
@@ -64,11 +64,11 @@ def image_column(table: pa.Table, name: str | None) -> pa.Array:
         return _joined(table, _template(name, "image_column"), "image_column")
     paths = column(table, name, "image_column")
     if may_embed(paths.type):
-        paths = pc.struct_field(paths, "path")  # its bytes are all null, see unpack_pictures
+        paths = pc.struct_field(paths, "path")  # its bytes are all null, see unpack_images
     if not (pa.types.is_null(paths.type) or "string" in str(paths.type)):
         raise DataError(
-            f"Column {name!r} holds {paths.type}, not paths of pictures. Name another column as "
-            "image_column, or save the pictures as files and put their paths into it."
+            f"Column {name!r} holds {paths.type}, not paths of images. Name another column as "
+            "image_column, or save the images as files and put their paths into it."
         )
     return _trimmed(paths.cast(pa.string()))
 

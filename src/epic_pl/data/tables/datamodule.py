@@ -1,4 +1,4 @@
-"""A user's own table of pictures, texts and labels as a DataModule."""
+"""A user's own table of images, texts and labels as a DataModule."""
 
 import os
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from epic_pl.data.datamodule import Split, check_at_least
 from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows
 from epic_pl.data.rows_datamodule import RowsDataModule
-from epic_pl.data.tables.embedded import unpack_pictures
+from epic_pl.data.tables.embedded import unpack_images
 from epic_pl.data.tables.reader import read_table, source_files
 from epic_pl.data.tables.rows import RowOptions, build_rows, no_rows, unlabelled_rows
 from epic_pl.errors import ConfigError, DataError
@@ -24,20 +24,20 @@ from epic_pl.types import Task
 class TableDataModule(RowsDataModule):
     """A CSV, TSV, JSONL, JSON or Parquet table, a folder for each class, or a saved dataset.
 
-    An empty cell for picture or text means that the modality is absent. All else that training
+    An empty cell for image or text means that the modality is absent. All else that training
     would stumble over is refused with its rows: labels that are missing, NaN, padded with blanks or
-    unknown in training, repeated ids, unknown split names, and pictures that are not there.
+    unknown in training, repeated ids, unknown split names, and images that are not there.
 
     The checked rows are kept in the cache as a memory-mapped file as long as the table's files and
-    the options are unchanged: one process of a machine reads the table and unpacks its pictures.
+    the options are unchanged: one process of a machine reads the table and unpacks its images.
 
     Args:
         table: the file; the folder of ``save_to_disk`` of Hugging Face ``datasets`` (a
-            ``DatasetDict`` brings its splits); or a folder with ``CLASS/PICTURE`` or
-            ``SPLIT/CLASS/PICTURE`` in it, which has the columns ``image``, ``label`` and, from
-            ``.txt`` files beside the pictures, ``text``.
-        image_column: paths of pictures, or a template of them such as ``"photos/{id}.jpg"``, or the
-            pictures themselves (an ``Image`` feature of Hugging Face ``datasets``), which are
+            ``DatasetDict`` brings its splits); or a folder with ``CLASS/IMAGE`` or
+            ``SPLIT/CLASS/IMAGE`` in it, which has the columns ``image``, ``label`` and, from
+            ``.txt`` files beside the images, ``text``.
+        image_column: paths of images, or a template of them such as ``"photos/{id}.jpg"``, or the
+            images themselves (an ``Image`` feature of Hugging Face ``datasets``), which are
             unpacked to files in the cache; None for a table without.
         text_columns: a column, several (joined by a space), a template such as
             ``"{title}. {description}"``, or None for a table without.
@@ -49,12 +49,12 @@ class TableDataModule(RowsDataModule):
             split that it never names is cut off train, as all are without the column.
         id_column: unique name of each row; None is the row's number, from 0.
         classes: their order; None is alphabetical, or by number.
-        image_root: where relative picture paths start, those of ``predict_table`` too; None is the
+        image_root: where relative image paths start, those of ``predict_table`` too; None is the
             folder of the table that names them.
         val_size: rows (int) or share (float) of a validation split that is cut off; 0 for none,
             where nothing is trained.
         test_size: likewise. Cut splits are stratified (iteratively for multilabel), and the rows of
-            one picture, or without one those of one text, stay together.
+            one image, or without one those of one text, stay together.
         split_seed: of the cut; apart from ``seed``, so that runs share their test set.
         predict_table: a table without labels that ``predict`` reads, with the same columns. With
             ``classes`` it is all that ``predict`` needs: ``table`` may then be elsewhere.
@@ -140,7 +140,7 @@ class TableDataModule(RowsDataModule):
 
         def read() -> Rows:
             try:
-                source, embedded = unpack_pictures(read_table(path), self.options.image_column)
+                source, embedded = unpack_images(read_table(path), self.options.image_column)
                 table, classes = build(source)
             except DataError as error:
                 place = "" if str(path) in str(error) else f"{path} (rows count from 0): "

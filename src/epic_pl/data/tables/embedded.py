@@ -1,6 +1,6 @@
-"""Pictures that a table holds as bytes, unpacked to files in the cache.
+"""Images that a table holds as bytes, unpacked to files in the cache.
 
-One file holds all copies of a picture: its name is a digest of the content.
+One file holds all copies of an image: its name is a digest of the content.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from epic_pl.errors import DataError
 
 
 def embedded_folder() -> Path:
-    """Where pictures of tables are unpacked: ``pictures`` in the cache folder."""
-    return (cache_dir() / "pictures").resolve()
+    """Where images of tables are unpacked: ``images`` in the cache folder."""
+    return (cache_dir() / "images").resolve()
 
 
-def unpack_pictures(table: pa.Table, name: str | None) -> tuple[pa.Table, Path | None]:
-    """Write the pictures that a column holds below :func:`embedded_folder` and name them there."""
+def unpack_images(table: pa.Table, name: str | None) -> tuple[pa.Table, Path | None]:
+    """Write the images that a column holds below :func:`embedded_folder` and name them there."""
     if name not in table.column_names or not may_embed(table.schema.field(name).type):
         return table, None
     content = pc.struct_field(table[name], "bytes")
@@ -32,15 +32,15 @@ def unpack_pictures(table: pa.Table, name: str | None) -> tuple[pa.Table, Path |
     elsewhere = pc.and_not(pc.is_valid(pc.struct_field(table[name], "path")), embedded)
     if pc.any(elsewhere).as_py():
         raise DataError(
-            f"Column {name!r} holds the bytes of pictures, but only a path in "
+            f"Column {name!r} holds the bytes of images, but only a path in "
             f"{named_rows(elsewhere)}. Put the bytes into these rows too, or save "
-            "all pictures as files and put their paths into the column."
+            "all images as files and put their paths into the column."
         )
     try:
         paths = [_unpacked(cell) for chunk in content.chunks for cell in chunk]
     except OSError as error:
         raise DataError(
-            f"The pictures in column {name!r} cannot be written to {embedded_folder()} ({error}). "
+            f"The images in column {name!r} cannot be written to {embedded_folder()} ({error}). "
             "Free some space, or set EPIC_PL_CACHE to a folder that can be written."
         ) from error
     at = table.column_names.index(name)
@@ -48,7 +48,7 @@ def unpack_pictures(table: pa.Table, name: str | None) -> tuple[pa.Table, Path |
 
 
 def _unpacked(cell: Any) -> str | None:
-    """The path of one picture below the folder, written unless it is there."""
+    """The path of one image below the folder, written unless it is there."""
     if not cell.is_valid:
         return None
     content = cell.as_buffer()

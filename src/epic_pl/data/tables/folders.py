@@ -1,11 +1,11 @@
-"""Pictures in a folder for each class, as a table."""
+"""Images in a folder for each class, as a table."""
 
 from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 
-from epic_pl.data.images import PICTURE_SUFFIXES
+from epic_pl.data.images import IMAGE_SUFFIXES
 from epic_pl.data.tables.columns import SPLIT_NAMES
 from epic_pl.data.tables.hf import HF_SPLIT_COLUMN
 from epic_pl.errors import DataError
@@ -13,10 +13,10 @@ from epic_pl.untrusted import require_regular
 
 
 def holds_classes(path: Path) -> bool:
-    """Whether a folder has two folders of pictures at least, or a split's folder has."""
+    """Whether a folder has two folders of images at least, or a split's folder has."""
     splits = (each for each in path.iterdir() if each.name.lower() in SPLIT_NAMES)
     for folder in (path, *splits):
-        classes = (each for each in folder.glob("*/") if any(map(_is_picture, each.glob("*"))))
+        classes = (each for each in folder.glob("*/") if any(map(_is_image, each.glob("*"))))
         if len(list(islice(classes, 2))) == 2:  # a large folder is not looked through
             return True
     return False
@@ -25,48 +25,48 @@ def holds_classes(path: Path) -> bool:
 def read_class_folders(path: Path) -> pa.Table:
     """Columns ``image``, ``label``, and where there are any ``text`` and ``split``.
 
-    The layout is ``CLASS/PICTURE`` or ``SPLIT/CLASS/PICTURE``, with splits as in a split column. A
-    text stands beside its picture, in a file of the same name that ends in ``.txt``.
+    The layout is ``CLASS/IMAGE`` or ``SPLIT/CLASS/IMAGE``, with splits as in a split column. A
+    text stands beside its image, in a file of the same name that ends in ``.txt``.
 
     Raises:
-        DataError: a picture lies elsewhere, or a text cannot be read.
+        DataError: an image lies elsewhere, or a text cannot be read.
     """
-    pictures = sorted(
+    images = sorted(
         each.relative_to(path)
         for each in path.rglob("*")
-        if _is_picture(each) and not any(p.startswith(".") for p in each.relative_to(path).parts)
+        if _is_image(each) and not any(p.startswith(".") for p in each.relative_to(path).parts)
     )
     with_splits = all(
-        len(picture.parts) == 3 and picture.parts[0].lower() in SPLIT_NAMES for picture in pictures
+        len(image.parts) == 3 and image.parts[0].lower() in SPLIT_NAMES for image in images
     )
     depth = 3 if with_splits else 2
-    for picture in pictures:
-        if len(picture.parts) != depth:
-            layout = "SPLIT/CLASS/PICTURE" if with_splits else "CLASS/PICTURE"
+    for image in images:
+        if len(image.parts) != depth:
+            layout = "SPLIT/CLASS/IMAGE" if with_splits else "CLASS/IMAGE"
             raise DataError(
-                f"{path} is read as {layout}, but has {picture}: move it, or name the folder that "
+                f"{path} is read as {layout}, but has {image}: move it, or name the folder that "
                 "holds the classes."
             )
-    texts = [_text(path / picture) for picture in pictures]
+    texts = [_text(path / image) for image in images]
     columns = {
-        "image": [picture.as_posix() for picture in pictures],
-        "label": [picture.parts[-2] for picture in pictures],
+        "image": [image.as_posix() for image in images],
+        "label": [image.parts[-2] for image in images],
     }
     table = pa.table({name: pa.array(each, pa.string()) for name, each in columns.items()})
     if any(text is not None for text in texts):
         table = table.append_column("text", pa.array(texts, pa.string()))
     if with_splits:
-        splits = [picture.parts[0] for picture in pictures]
+        splits = [image.parts[0] for image in images]
         table = table.append_column(HF_SPLIT_COLUMN, pa.array(splits, pa.string()))
     return table
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 
-def _text(picture: Path) -> str | None:
-    path = picture.with_suffix(".txt")
+def _text(image: Path) -> str | None:
+    path = image.with_suffix(".txt")
     try:
         require_regular(path)
         return path.read_text(encoding="utf-8-sig").strip() if path.exists() else None

@@ -143,13 +143,13 @@ def _assign(
 
 
 def _groups(images: pa.Array, texts: pa.Array) -> npt.NDArray[np.int64]:
-    """A number for each picture, however its path is written, and for each text without one."""
+    """A number for each image, however its path is written, and for each text without one."""
     if pc.any(pc.match_substring_regex(images, r"//|(^|/)\.\.?/")).as_py():
         paths = images.to_pylist()
         images = pa.array([path and os.path.normpath(path) for path in paths], pa.string())
-    pictures = images.dictionary_encode().indices.cast(pa.int64())
+    of_image = images.dictionary_encode().indices.cast(pa.int64())
     of_text = pc.add(texts.dictionary_encode().indices.cast(pa.int64()), len(images))
-    return np.asarray(pc.coalesce(pictures, of_text))
+    return np.asarray(pc.coalesce(of_image, of_text))
 
 
 def _check_unseen(codes: Sequence[Any], split: Any, classes: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ class PromptAttention(Callback):
     """Draws a few validation samples as ``epic-pl explain`` does, the same ones every time.
 
     The figures go to TensorBoard, under ``attention/``; without its logger nothing is drawn.
-    Pictures and texts pass through the encoders, even if features are stored.
+    Images and texts pass through the encoders, even if features are stored.
 
     Args:
         every_n_epochs: number of epochs between drawings; 0 is never.

@@ -47,17 +47,17 @@ def _panels(part: Any, rows: int) -> list[Any]:
 
 
 def _draw_patches(panels: list[Any], explanation: Explanation, step: int) -> None:
-    """The picture, and the attention of each prompt on it."""
-    maps, picture = explanation.steps[step].patches, explanation.picture
-    if picture is None:
-        panels[0].text(0.5, 0.5, "no picture", ha="center")
+    """The image, and the attention of each prompt on it."""
+    maps, image = explanation.steps[step].patches, explanation.image
+    if image is None:
+        panels[0].text(0.5, 0.5, "no image", ha="center")
         return
-    panels[0].imshow(picture)
+    panels[0].imshow(image)
     steps = len(explanation.steps)
     panels[0].set_title(f"step {step % steps + 1} of {steps}", fontsize=9)
-    extent = (-0.5, picture.width - 0.5, picture.height - 0.5, -0.5)
+    extent = (-0.5, image.width - 0.5, image.height - 0.5, -0.5)
     for number, (axes, shares) in enumerate(zip(panels[1:], maps, strict=False), start=1):
-        axes.imshow(picture.convert("L"), cmap="gray", alpha=0.6)
+        axes.imshow(image.convert("L"), cmap="gray", alpha=0.6)
         axes.imshow(shares.numpy(), cmap="inferno", alpha=0.6, extent=extent)
         title = f"prompt {number}: {float(shares.sum()):.0%} on patches\nat most {shares.max():.1%}"
         axes.set_title(title, fontsize=9)

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError, DataError, EncoderError
-from epic_pl.evaluation.evaluator import Evaluator, as_picture
+from epic_pl.evaluation.evaluator import Evaluator, as_pil_image
 from epic_pl.module import EPICModule
 from epic_pl.nn import EPIC
 from epic_pl.nn.recording import Attention, recorded
@@ -29,7 +29,7 @@ class Step:
     The rest to a sum of one is on class token, registers and the prompts themselves.
 
     Attributes:
-        patches: ``(n, g, g)`` of the image prompts; zeros without a picture.
+        patches: ``(n, g, g)`` of the image prompts; zeros without an image.
         words: ``(n, W)`` of the text prompts.
     """
 
@@ -43,7 +43,7 @@ class Explanation:
 
     Attributes:
         sample_id: its id.
-        picture: as the encoder saw it; None if absent.
+        image: as the encoder saw it; None if absent.
         words: W words; none if the text is absent.
         prediction: the class, or the labels of a multilabel task.
         probability: of the class; multilabel: the lowest of the predicted labels, None without.
@@ -54,7 +54,7 @@ class Explanation:
     """
 
     sample_id: str
-    picture: Image.Image | None
+    image: Image.Image | None
     words: list[str]
     prediction: list[str]
     probability: float | None
@@ -84,7 +84,7 @@ def named_rows(dataset: Dataset[Sample], names: Sequence[str]) -> list[int]:
     Raises:
         DataError: if the split has no such sample.
     """
-    # reading a whole row would decode its picture
+    # reading a whole row would decode its image
     read: Any = getattr(dataset, "reference", dataset.__getitem__)
     row_of = {read(row)["sample_id"]: row for row in range(len(cast(Any, dataset)))}
     missing = sorted(set(names) - set(row_of))
@@ -141,7 +141,7 @@ def _explain(
     confidence = probabilities[predicted.bool() if multilabel else predicted]
     return Explanation(
         sample_id=sample["sample_id"],
-        picture=None if image is None else as_picture(image, data.image_preprocessing),
+        image=None if image is None else as_pil_image(image, data.image_preprocessing),
         words=words,
         prediction=evaluator.names(predicted),
         probability=float(confidence.min()) if confidence.numel() else None,
@@ -158,7 +158,7 @@ def _on_patches(attention: Attention, prefix: int) -> Tensor:
     if side * side != patches.shape[1]:
         raise EncoderError(
             f"This image encoder has {patches.shape[1]} patches, which form no square grid, so "
-            "attention on them cannot be drawn over a picture."
+            "attention on them cannot be drawn over an image."
         )
     return patches.view(-1, side, side)
 

@@ -1,6 +1,6 @@
 """The folder of an exported model: written beside its place, verified, then moved.
 
-Shape legend: B batch, S text tokens, H, W picture height and width in pixels.
+Shape legend: B batch, S text tokens, H, W image height and width in pixels.
 """
 
 import json
@@ -58,8 +58,8 @@ def find_tokenizer(module: EPICModule) -> Any | None:
         return None
 
 
-def picture_size(module: EPICModule) -> tuple[int, int]:
-    """H and W of the pictures that a module's encoder takes."""
+def image_size(module: EPICModule) -> tuple[int, int]:
+    """H and W of the images that a module's encoder takes."""
     height, width = blank_input(module.model.image_encoder.model).shape[-2:]
     return height, width
 
@@ -67,7 +67,7 @@ def picture_size(module: EPICModule) -> tuple[int, int]:
 def describe(module: EPICModule, tokenizer: Any | None) -> dict[str, Any]:
     """Content of ``model.json``, plain types only: what the user of a program needs to know."""
     info, thresholds = module.checkpoint_info(), module.postprocessor.thresholds
-    shapes = (["B", 3, *picture_size(module)], ["B", "S"], ["B", "S"], ["B"], ["B"])
+    shapes = (["B", 3, *image_size(module)], ["B", "S"], ["B", "S"], ["B"], ["B"])
     types = ("float32", "int64", "int64", "bool", "bool")
     preprocessing: dict[str, Any] | None = module.hparams.get("preprocessing")
     image = _image_preprocessing(module)
@@ -149,7 +149,7 @@ def write_folder(
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         made = Path(temporary)
         program = export_program(
-            Probabilities(module.model, module.postprocessor), picture_size(module)
+            Probabilities(module.model, module.postprocessor), image_size(module)
         )
         if format == "onnx":
             path = made / ONNX
@@ -174,7 +174,7 @@ def write_folder(
                 f"{difference:.1e}, more than {TOLERANCE:.0e}: nothing was written to {folder}. "
                 "Use the checkpoint in Python instead, with EPICModule.load_from_checkpoint."
             )
-        inputs = random_inputs(module.model, picture_size(module), *_TIMED)
+        inputs = random_inputs(module.model, image_size(module), *_TIMED)
         eager = Probabilities(module.model, module.postprocessor)
         written = Written(difference, _seconds(run, inputs), _seconds(eager, inputs))
         folder.mkdir(exist_ok=True)
@@ -202,7 +202,7 @@ def largest_difference(run: Run, module: EPICModule) -> float:
     """Between the probabilities of an exported model and of ``predict_step``, in any batch size."""
     differences = []
     for seed, (rows, tokens) in enumerate(_COMPARED, start=1):
-        inputs = random_inputs(module.model, picture_size(module), rows, tokens, seed)
+        inputs = random_inputs(module.model, image_size(module), rows, tokens, seed)
         batch: Any = dict(zip(INPUTS, inputs, strict=True))
         # as in predict_step, which would warn of the modalities that are left out on purpose
         expected = module.postprocessor(module.model(batch).logits)

@@ -1,6 +1,6 @@
 """A trained model as a ``torch.export`` program, which plain torch runs.
 
-Shape legend: B batch, S text tokens, H, W picture height and width, C classes.
+Shape legend: B batch, S text tokens, H, W image height and width, C classes.
 """
 
 from typing import Any
@@ -56,7 +56,7 @@ class Probabilities(nn.Module):
 
 
 def export_program(module: Probabilities, size: tuple[int, int]) -> ExportedProgram:
-    """Export a model on the CPU for pictures ``(H, W)``, any B, and any S it takes.
+    """Export a model on the CPU for images ``(H, W)``, any B, and any S it takes.
 
     Raises:
         ConfigError: if torch cannot trace the method or an encoder.
@@ -89,7 +89,7 @@ def random_inputs(
 ) -> tuple[Tensor, ...]:
     """Inputs in the order of :data:`~epic_pl.classifier.exported.INPUTS`, of B rows and S tokens.
 
-    Half of the last text is padding; the second row has no picture, the third no text.
+    Half of the last text is padding; the second row has no image, the third no text.
     """
     generator = torch.Generator().manual_seed(seed)
     text_model: Any = model.text_encoder.model

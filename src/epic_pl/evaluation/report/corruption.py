@@ -1,6 +1,6 @@
-"""Corrupted texts and pictures, the same ones in every run.
+"""Corrupted texts and images, the same ones in every run.
 
-Shape legend: H, W picture height and width.
+Shape legend: H, W image height and width.
 """
 
 import zlib
@@ -18,7 +18,7 @@ from epic_pl.types import Sample
 
 Rng = np.random.Generator
 TextChange = Callable[[str, float, Rng], str]
-PictureChange = Callable[[Tensor, float, Rng], Tensor]
+ImageChange = Callable[[Tensor, float, Rng], Tensor]
 
 
 def add_typos(text: str, rate: float, rng: Rng) -> str:
@@ -45,24 +45,24 @@ def drop_words(text: str, rate: float, rng: Rng) -> str:
     return " ".join(kept or words[:1])
 
 
-def add_noise(picture: Tensor, strength: float, rng: Rng) -> Tensor:
+def add_noise(image: Tensor, strength: float, rng: Rng) -> Tensor:
     """Add Gaussian noise with standard deviation ``strength``, where 1 is white minus black."""
-    noise = rng.standard_normal(tuple(picture.shape), dtype=np.float32)
-    return picture + strength * torch.from_numpy(noise)
+    noise = rng.standard_normal(tuple(image.shape), dtype=np.float32)
+    return image + strength * torch.from_numpy(noise)
 
 
-def blur(picture: Tensor, strength: float, rng: Rng) -> Tensor:
+def blur(image: Tensor, strength: float, rng: Rng) -> Tensor:
     """Blur with a Gaussian whose standard deviation is ``strength`` times the shorter side."""
-    side = min(picture.shape[-2:])
+    side = min(image.shape[-2:])
     reach = min(int(np.ceil(3 * strength * side)), side - 1)
-    blurred: Tensor = V.gaussian_blur(picture, [2 * reach + 1] * 2, [strength * side] * 2)
+    blurred: Tensor = V.gaussian_blur(image, [2 * reach + 1] * 2, [strength * side] * 2)
     return blurred
 
 
-def coarsen(picture: Tensor, strength: float, rng: Rng) -> Tensor:
+def coarsen(image: Tensor, strength: float, rng: Rng) -> Tensor:
     """Shrink both sides by the factor ``strength`` and enlarge them again."""
-    sides = list(picture.shape[-2:])
-    small: Tensor = V.resize(picture, [max(1, round(side / strength)) for side in sides])
+    sides = list(image.shape[-2:])
+    small: Tensor = V.resize(image, [max(1, round(side / strength)) for side in sides])
     coarse: Tensor = V.resize(small, sides)
     return coarse
 
@@ -73,22 +73,22 @@ TEXTS: dict[str, tuple[TextChange, float]] = {
     "text: without 10% of words": (drop_words, 0.1),
     "text: without 30% of words": (drop_words, 0.3),
 }
-PICTURES: dict[str, tuple[PictureChange, float]] = {
-    "picture: noise of 0.1": (add_noise, 0.1),
-    "picture: noise of 0.3": (add_noise, 0.3),
-    "picture: blur of 1% of its side": (blur, 0.01),
-    "picture: blur of 3% of its side": (blur, 0.03),
-    "picture: a quarter of the resolution": (coarsen, 4),
-    "picture: an eighth of the resolution": (coarsen, 8),
+IMAGES: dict[str, tuple[ImageChange, float]] = {
+    "image: noise of 0.1": (add_noise, 0.1),
+    "image: noise of 0.3": (add_noise, 0.3),
+    "image: blur of 1% of its side": (blur, 0.01),
+    "image: blur of 3% of its side": (blur, 0.03),
+    "image: a quarter of the resolution": (coarsen, 4),
+    "image: an eighth of the resolution": (coarsen, 8),
 }
-CORRUPTIONS = (*TEXTS, *PICTURES)
+CORRUPTIONS = (*TEXTS, *IMAGES)
 
 
 @dataclass(frozen=True)
 class Corrupted(Dataset[Sample]):
-    """The first rows of a split with texts or pictures corrupted; absent ones stay absent.
+    """The first rows of a split with texts or images corrupted; absent ones stay absent.
 
-    Pictures are changed after resizing and cropping, so that a strength means the same for files
+    Images are changed after resizing and cropping, so that a strength means the same for files
     of every size. The random numbers depend on corruption and row only.
     """
 
@@ -106,8 +106,8 @@ class Corrupted(Dataset[Sample]):
         if self.corruption in TEXTS and sample["text"] is not None:
             change_text, rate = TEXTS[self.corruption]
             sample["text"] = change_text(sample["text"], rate, rng)
-        if self.corruption in PICTURES and sample["image"] is not None:
-            change, strength = PICTURES[self.corruption]
+        if self.corruption in IMAGES and sample["image"] is not None:
+            change, strength = IMAGES[self.corruption]
             mean, std = torch.tensor([self.preprocessing.mean, self.preprocessing.std])[
                 ..., None, None
             ]

@@ -30,7 +30,7 @@ class AdditionalPasses:
     outputs: SplitOutputs
 
     def single_modality(self) -> tuple[Tensor, Tensor]:
-        """Logits ``(N, C)`` of pictures alone and of texts alone; each batch is read once.
+        """Logits ``(N, C)`` of images alone and of texts alone; each batch is read once.
 
         A sample with one modality keeps it in both. Stored features are read where the test did.
         """

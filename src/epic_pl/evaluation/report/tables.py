@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from epic_pl.data.preprocessing import ImagePreprocessing
-from epic_pl.evaluation.evaluator import Evaluator, Scores, SplitOutputs, as_picture
+from epic_pl.evaluation.evaluator import Evaluator, Scores, SplitOutputs, as_pil_image
 from epic_pl.module.postprocess import BINS, error_by_chance
 from epic_pl.types import Sample
 
@@ -108,7 +108,7 @@ def _bins(confidence: Tensor, right: Tensor) -> Table:
 
 
 def draw_missing(complete: Tensor, rate: float, draw: int) -> tuple[Tensor, Tensor]:
-    """Draw samples that lose their text, and as many others that lose their picture.
+    """Draw samples that lose their text, and as many others that lose their image.
 
     A share ``rate`` of the ``complete (N,)`` samples loses one modality: two masks ``(N,)`` bool.
     Within one draw, samples that lose it at a lower rate lose it at a higher one, too.
@@ -138,7 +138,7 @@ def absence_table(
     table: Table = []
     for condition, given, rows in (
         ("complete", logits, torch.ones_like(image)),
-        ("picture only", image_only, image),
+        ("image only", image_only, image),
         ("text only", text_only, text),
     ):
         scores = evaluator.scores(given[rows], labels[rows])
@@ -166,10 +166,10 @@ def worst_mistakes(
     dataset: Dataset[Sample],
     preprocessing: ImagePreprocessing,
 ) -> tuple[Table, list[Image.Image | None]]:
-    """The wrong predictions with the highest confidence, and their pictures.
+    """The wrong predictions with the highest confidence, and their images.
 
     Multiclass: those with the highest ``probability``. Multilabel: of the samples with any wrong
-    label, those with the highest ``loss``. Text and picture are None where the dataset has another
+    label, those with the highest ``loss``. Text and image are None where the dataset has another
     sample in that row (custom loaders).
     """
     predicted = evaluator.predict(outputs.logits)
@@ -181,12 +181,12 @@ def worst_mistakes(
         name, confidence = "probability", evaluator.probabilities(outputs.logits).amax(dim=1)
     order = confidence.masked_fill(~wrong, -1).argsort(descending=True, stable=True)
     mistakes: Table = []
-    pictures: list[Image.Image | None] = []
+    images: list[Image.Image | None] = []
     for row in order[: min(count, int(wrong.sum()))].tolist():
         sample, sample_id = dataset[row], outputs.sample_id[row]
         same = sample["sample_id"] == sample_id
         image = sample["image"] if same else None
-        pictures.append(None if image is None else as_picture(image, preprocessing))
+        images.append(None if image is None else as_pil_image(image, preprocessing))
         mistakes.append(
             {
                 "row": row,
@@ -197,4 +197,4 @@ def worst_mistakes(
                 "text": sample["text"] if same else None,
             }
         )
-    return mistakes, pictures
+    return mistakes, images

@@ -35,7 +35,7 @@ class ReportWriter(Callback):
     Args:
         folder: to write to; None writes nothing. ``epic-pl test --report DIR`` sets it.
         absence: test with one modality absent, too: two more passes over the split.
-        robustness: test with corrupted texts and pictures, too: ten more passes, through the
+        robustness: test with corrupted texts and images, too: ten more passes, through the
             encoders even if features are stored.
         mistakes: number of mistakes to show.
 
@@ -94,7 +94,7 @@ class ReportWriter(Callback):
         outputs, evaluator = SplitOutputs.concatenate(self._parts), Evaluator.of(pl_module)
         data: Any = getattr(trainer, "datamodule", None)
         metrics = sorted(trainer.callback_metrics.items())
-        mistakes, pictures = worst_mistakes(
+        mistakes, images = worst_mistakes(
             evaluator, outputs, self.mistakes, data.dataset("test"), data.image_preprocessing
         )
         content: dict[str, Any] = {
@@ -125,12 +125,12 @@ class ReportWriter(Callback):
             content["confusion"] = counts.tolist()
             figures["confusion_matrix"] = draw_confusion_matrix(counts, evaluator.class_names)
         drawn = {name: png(figure) for name, figure in figures.items()}
-        for name, picture in drawn.items():
-            (self.folder / f"{name}.png").write_bytes(picture)
+        for name, image in drawn.items():
+            (self.folder / f"{name}.png").write_bytes(image)
         numbers = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         (self.folder / "report.json").write_text(numbers, encoding="utf-8")
-        shown = [None if picture is None else jpeg(picture) for picture in pictures]
-        page = render("evaluation/templates/report.html", **content, figures=drawn, pictures=shown)
+        shown = [None if image is None else jpeg(image) for image in images]
+        page = render("evaluation/templates/report.html", **content, figures=drawn, images=shown)
         (self.folder / "report.html").write_text(page, encoding="utf-8")
         rank_zero_info(f"Report written to {self.folder / 'report.html'}")
 

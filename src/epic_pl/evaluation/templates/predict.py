@@ -1,8 +1,8 @@
 """Classify images with texts by the ONNX model beside this file.
 
-    python predict.py picture.jpg "its text"    # without the text, or with - for the picture
+    python predict.py image.jpg "its text"    # without the text, or with - for the image
 
-Needs numpy, Pillow, tokenizers and onnxruntime. In Python: ``Model()(image="picture.jpg")``.
+Needs numpy, Pillow, tokenizers and onnxruntime. In Python: ``Model()(image="image.jpg")``.
 """
 
 import html
@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000
 CHARACTERS_PER_TOKEN = 1000  # of a text; what is longer is cut before it is tokenized
-MAX_ASPECT = 4  # of a picture; what is longer is trimmed
+MAX_ASPECT = 4  # of an image; what is longer is trimmed
 
 
 class Model:
@@ -87,32 +87,32 @@ class Model:
         size, mean = self.image["size"], self.image["mean"]
         resized = self.image["resized"]
         filters = Image.Resampling[self.image["interpolation"].upper()]
-        picture = image if isinstance(image, Image.Image) else read(image, 2 * resized)
-        picture = to_rgb(upright(picture))
+        drawn = image if isinstance(image, Image.Image) else read(image, 2 * resized)
+        drawn = to_rgb(upright(drawn))
         if self.image["resize"] == "squash":
-            picture = picture.resize((size, size), filters)
+            drawn = drawn.resize((size, size), filters)
         elif self.image["resize"] == "pad":
             colour = tuple(round(255 * each) for each in mean)
-            picture = ImageOps.pad(picture, (size, size), filters, colour)
+            drawn = ImageOps.pad(drawn, (size, size), filters, colour)
         else:
-            short = min(picture.size)
-            picture = cropped(picture, *(min(side, MAX_ASPECT * short) for side in picture.size))
+            short = min(drawn.size)
+            drawn = cropped(drawn, *(min(side, MAX_ASPECT * short) for side in drawn.size))
             width, height = (
-                resized if side == short else int(resized * side / short) for side in picture.size
+                resized if side == short else int(resized * side / short) for side in drawn.size
             )
-            picture = cropped(picture.resize((width, height), filters), size, size)
+            drawn = cropped(drawn.resize((width, height), filters), size, size)
         std = np.array(self.image["std"], np.float32)
         shift = -np.array(mean, np.float32) / std
-        scaled = np.asarray(picture).astype(np.float32) * (1 / (255 * std)) + shift
+        scaled = np.asarray(drawn).astype(np.float32) * (1 / (255 * std)) + shift
         return np.ascontiguousarray(scaled.transpose(2, 0, 1))
 
 
 def read(source: Any, least: int) -> Image.Image:
-    """A picture's first frame; a JPEG may be read at a part of its size, not below ``least``."""
+    """An image's first frame; a JPEG may be read at a part of its size, not below ``least``."""
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     with Image.open(file, formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"The picture has more than {MAX_PIXELS:,} pixels.")
+            raise ValueError(f"The image has more than {MAX_PIXELS:,} pixels.")
         if image.format in ("JPEG", "MPO"):
             image.draft(None, (least, least))
         image.load()
@@ -133,7 +133,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         deep = np.clip(np.asarray(image).astype(np.int64), 0, 65_535)
         return Image.fromarray(((deep + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ValueError("The picture's pixels are floats of an unknown range.")
+        raise ValueError("The image's pixels are floats of an unknown range.")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
@@ -161,8 +161,8 @@ if __name__ == "__main__":
     if len(sys.argv) not in (2, 3) or sys.argv[1] in ("-h", "--help"):
         print(__doc__)
         sys.exit(len(sys.argv) < 2)
-    picture, words = (None if given == "-" else given for given in [*sys.argv[1:], "-"][:2])
+    image, words = (None if given == "-" else given for given in [*sys.argv[1:], "-"][:2])
     try:
-        print(json.dumps(Model()(picture, words), ensure_ascii=False))
+        print(json.dumps(Model()(image, words), ensure_ascii=False))
     except (OSError, ValueError) as error:
         sys.exit(f"predict.py: {error}")

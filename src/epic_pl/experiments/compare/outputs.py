@@ -21,7 +21,7 @@ class TestOutputs(Callback):
 
     def __init__(self) -> None:
         self._ids: list[str] = []
-        self._pictures: list[str | None] = []
+        self._images: list[str | None] = []
         self._scores: list[Tensor] = []
         self._labels: list[Tensor] = []
 
@@ -31,12 +31,12 @@ class TestOutputs(Callback):
         """Keep a batch."""
         assert isinstance(pl_module, EPICModule)
         self._ids += batch["sample_id"]
-        self._pictures += batch.get("picture", [None] * len(batch["sample_id"]))
+        self._images += batch.get("image_path", [None] * len(batch["sample_id"]))
         self._scores.append(pl_module.postprocessor(outputs["logits"].detach()).cpu())
         self._labels.append(batch["labels"].cpu())
 
     def write(self, path: Path, classes: list[str]) -> None:
-        """Write columns ``sample_id``, ``picture``, ``truth`` and ``probability_<class>``.
+        """Write columns ``sample_id``, ``image_path``, ``truth`` and ``probability_<class>``.
 
         ``truth`` is a class name, or a list of them for multilabel.
         """
@@ -47,7 +47,7 @@ class TestOutputs(Callback):
         else:
             named = [[classes[int(at)] for at in np.flatnonzero(row)] for row in labels]
             truth = pa.array(named, pa.list_(pa.string()))
-        pictures = pa.array(self._pictures, pa.string())
-        columns = {"sample_id": self._ids, "picture": pictures, "truth": truth}
+        images = pa.array(self._images, pa.string())
+        columns = {"sample_id": self._ids, "image_path": images, "truth": truth}
         columns |= {f"probability_{name}": scores[:, i] for i, name in enumerate(classes)}
         pa.parquet.write_table(pa.table(columns), path)

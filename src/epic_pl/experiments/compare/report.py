@@ -24,7 +24,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 _LEGEND = (
     "± is the standard deviation over seeds. p: two-sided, paired bootstrap against `{reference}`, "
-    "over the pictures of the test split, or over its samples where pictures are not known, with "
+    "over the images of the test split, or over its samples where images are not known, with "
     "Holm's correction for the number of methods. "
     "seconds: training with validation, mean over seeds; stored features are filled before. "
     "peak MB: above the memory held when training began."

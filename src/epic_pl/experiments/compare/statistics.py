@@ -1,4 +1,4 @@
-"""The main metric of test predictions as a ratio of sums, and a paired bootstrap over pictures.
+"""The main metric of test predictions as a ratio of sums, and a paired bootstrap over images.
 
 Shape legend: N samples, G groups, D draws, C classes, ``...`` any shape.
 """
@@ -23,8 +23,8 @@ _PREFIX = "probability_"
 class Predictions(NamedTuple):
     """Test predictions of a run: N ids, ``truth (N, C)`` bool, ``scores (N, C)``.
 
-    ``groups`` are the units of the bootstrap: pictures where they are known, else samples. Rows
-    of one picture are not independent.
+    ``groups`` are the units of the bootstrap: images where they are known, else samples. Rows
+    of one image are not independent.
     """
 
     ids: list[str]
@@ -45,8 +45,8 @@ class Predictions(NamedTuple):
                 truth[row, index[name]] = True
         scores = np.stack([table[name].to_numpy() for name in names], axis=1)
         single = str(table.schema.field("truth").type) == "string"
-        ids, pictures = (table[name].to_pylist() for name in ("sample_id", "picture"))
-        groups = [picture or each for picture, each in zip(pictures, ids, strict=True)]
+        ids, images = (table[name].to_pylist() for name in ("sample_id", "image_path"))
+        groups = [image or each for image, each in zip(images, ids, strict=True)]
         task: Task = "multiclass" if single else "multilabel"
         return cls(ids, groups, truth, scores.astype(np.float64), task)
 

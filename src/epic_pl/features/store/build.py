@@ -224,7 +224,7 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno not in _DISK_ERRORS and str(folder.parent) not in str(error.filename):
-            raise  # of `produce`, for example a picture that is missing
+            raise  # of `produce`, for example an image that is missing
         raise CacheError(
             f"The feature store {folder} could not be written ({error}). Free some disk space, "
             "correct the folder's permissions, or choose another folder by cache.folder or "

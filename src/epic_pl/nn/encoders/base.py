@@ -37,7 +37,7 @@ class Encoder(nn.Module, ABC):
     """
 
     num_prefix_tokens = 0
-    """Tokens before the patches of a picture: class, registers."""
+    """Tokens before the patches of an image: class, registers."""
 
     def __init__(
         self,
@@ -186,7 +186,7 @@ class Encoder(nn.Module, ABC):
     def configuration(self) -> dict[str, Any]:
         """Plain values that the outputs depend on beside the weights, such as the activation.
 
-        Not among them: the pooling and the size of the pictures, which callers choose.
+        Not among them: the pooling and the size of the images, which callers choose.
         """
 
     @property

@@ -1,6 +1,6 @@
 """The smallest valid input of an encoder.
 
-Shape legend: H, W picture height and width in pixels.
+Shape legend: H, W image height and width in pixels.
 """
 
 from typing import Any
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 def blank_input(model: Any) -> Tensor:
-    """A black picture ``(1, 3, H, W)`` of the size that a library's model is built for, or ids.
+    """A black image ``(1, 3, H, W)`` of the size that a library's model is built for, or ids.
 
     Args:
         model: a timm ViT, or a tower or text model of transformers.
 
     Returns:
-        The picture in the precision of the weights; for text models ids ``(1, 2)`` int64.
+        The image in the precision of the weights; for text models ids ``(1, 2)`` int64.
     """
     if hasattr(model, "patch_embed"):  # timm's
         height, width = model.patch_embed.img_size or model.default_cfg["input_size"][1:]

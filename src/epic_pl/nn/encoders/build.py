@@ -67,7 +67,7 @@ def build_image_encoder(
         revision: commit or tag of a hub name, for results that stay the same; `name@revision`
             means the same.
         pretrained: False builds the architecture with random weights, always the same ones.
-        image_size: height and width of the pictures; None is the encoder's own.
+        image_size: height and width of the images; None is the encoder's own.
         pooling: see :class:`~epic_pl.nn.encoders.timm_vit.TimmViTEncoder`.
         **running: further options of :class:`~epic_pl.nn.encoders.base.Encoder`.
 

@@ -31,7 +31,7 @@ class CLIPImageEncoder(_CLIPTower):
     num_prefix_tokens = 1
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """Pictures ``(B, 3, H, W)`` to tokens ``(B, N, d)``: class, patches."""
+        """Images ``(B, 3, H, W)`` to tokens ``(B, N, d)``: class, patches."""
         # another size than pretraining's has its position grid interpolated
         side = self.model.config.image_size
         resized = tuple(inputs.shape[-2:]) != (side, side)

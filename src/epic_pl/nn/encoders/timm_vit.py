@@ -46,7 +46,7 @@ class TimmViTEncoder(Encoder):
         }
 
     def resize(self, image_size: int) -> None:
-        """Resample the position embedding for pictures of another size.
+        """Resample the position embedding for images of another size.
 
         The result depends on the CPU's instruction set, so the fingerprint is computed before.
         """
@@ -55,7 +55,7 @@ class TimmViTEncoder(Encoder):
         self.model.requires_grad_(False)  # timm 1.0.28 makes a parameter of it anew
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """Pictures ``(B, 3, H, W)`` to tokens ``(B, N, d)``: class, registers, patches."""
+        """Images ``(B, 3, H, W)`` to tokens ``(B, N, d)``: class, registers, patches."""
         model = self.model
         tokens: Tensor = model.norm_pre(
             model.patch_drop(model._pos_embed(model.patch_embed(inputs)))
@@ -67,7 +67,7 @@ class TimmViTEncoder(Encoder):
         return outputs
 
     def pool(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Final norm and pooling, ``(B, d)``; a picture's tokens are all there or none is."""
+        """Final norm and pooling, ``(B, d)``; an image's tokens are all there or none is."""
         model, normed = self.model, self.model.norm(tokens)
         pooled: Tensor
         if self.pooling == "auto":

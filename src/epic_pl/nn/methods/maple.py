@@ -1,9 +1,9 @@
 """Coupled prompts from the first layer on, as MaPLe has them, with a classification head.
 
 Source: *MaPLe: Multi-modal Prompt Learning*, CVPR 2023, arXiv 2210.03117. As there, text prompts
-are learned anew for each of the first J layers, picture prompts are linear maps of them, and behind
+are learned anew for each of the first J layers, image prompts are linear maps of them, and behind
 layer J the last ones stay in the sequence. What differs: the paper compares CLIP's two outputs, a
-picture's with each class name's; here the text is the sample's own, so both pooled outputs go to a
+image's with each class name's; here the text is the sample's own, so both pooled outputs go to a
 head, and any two encoders will do. Text prompts stand behind the tokens, not after the first one,
 and start from Gaussian noise, not from the words "a photo of a".
 
@@ -83,7 +83,7 @@ class DeepTower(JointTower):
 
 
 class CoupledPrompts(nn.Module):
-    """Text prompts ``(J, n, d_t)`` and the J maps that make picture prompts of them.
+    """Text prompts ``(J, n, d_t)`` and the J maps that make image prompts of them.
 
     Args:
         depth: number of layers J with prompts of their own.
@@ -103,7 +103,7 @@ class CoupledPrompts(nn.Module):
         self.couplings = nn.ModuleList(nn.Linear(text_width, image_width) for _ in range(depth))
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Picture prompts ``(J, n, d_v)`` and text prompts ``(J, n, d_t)``."""
+        """Image prompts ``(J, n, d_v)`` and text prompts ``(J, n, d_t)``."""
         coupled = [couple(text) for couple, text in zip(self.couplings, self.text, strict=True)]
         return torch.stack(coupled), self.text
 

@@ -1,4 +1,4 @@
-"""Pictures that are missing, corrupt or elsewhere."""
+"""Images that are missing, corrupt or elsewhere."""
 
 import os
 
@@ -7,15 +7,15 @@ import pytest
 
 from epic_pl.data import HatefulMemesDataModule
 from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.image_files import image_file, missing_images, refuse_outside
 from epic_pl.data.images import read_image
-from epic_pl.data.pictures import missing_pictures, picture_file, refuse_outside
-from epic_pl.data.row_cache import PictureRecord
+from epic_pl.data.row_cache import ImageRecord
 from epic_pl.errors import DataError
 
 
 @pytest.fixture
 def make(tmp_path):
-    """Hateful Memes: of the 8 training pictures one is missing and one corrupt."""
+    """Hateful Memes: of the 8 training images one is missing and one corrupt."""
     fabricate.hateful_memes(tmp_path)
     (tmp_path / "img" / "01236.png").unlink()
     (tmp_path / "img" / "01237.png").write_text("<html>not found</html>")
@@ -29,14 +29,14 @@ def make(tmp_path):
     return build
 
 
-def test_error_names_the_missing_picture_at_the_start(make):
+def test_error_names_the_missing_image_at_the_start(make):
     with pytest.raises(
         DataError, match=r"train split of .*1 rows name them: 1236 \(img/01236\.png\)"
     ):
         make("error")
 
 
-def test_pictures_are_decoded_once_and_bad_ones_again(make, tmp_path, monkeypatch):
+def test_images_are_decoded_once_and_bad_ones_again(make, tmp_path, monkeypatch):
     rest = [str(n) for n in range(1238, 1244)]
     assert make("skip").table["sample_id"].to_pylist() == rest
     read, seen = ImageTextDataset.read, []
@@ -46,7 +46,7 @@ def test_pictures_are_decoded_once_and_bad_ones_again(make, tmp_path, monkeypatc
     samples = [dataset[row] for row in range(8)]
     assert [sample["image"] is None for sample in samples] == [True, True, *[False] * 6]
     assert samples[1]["text"] == "meme 1237"
-    fabricate.picture(tmp_path / "img" / "01237.png")  # repaired
+    fabricate.image(tmp_path / "img" / "01237.png")  # repaired
     assert make("skip").table["sample_id"].to_pylist() == ["1237", *rest]
     seen.clear()
     assert len(make("skip")) == 7
@@ -62,7 +62,7 @@ def test_pictures_are_decoded_once_and_bad_ones_again(make, tmp_path, monkeypatc
 
 
 def test_a_damaged_record_counts_as_none(tmp_path):
-    record = PictureRecord(tmp_path)
+    record = ImageRecord(tmp_path)
     problems = {"a.png": None, "b.png": "cut"}
     record.add(problems)
     assert record.read() == problems
@@ -72,20 +72,20 @@ def test_a_damaged_record_counts_as_none(tmp_path):
 
 
 def test_links_that_lead_nowhere_or_in_a_circle_folders_and_odd_names_are_missing(tmp_path):
-    fabricate.picture(tmp_path / "1.jpg")
+    fabricate.image(tmp_path / "1.jpg")
     (tmp_path / "2.jpg").symlink_to("1.jpg")
     (tmp_path / "3.jpg").symlink_to("nothing.jpg")
     (tmp_path / "4.jpg").symlink_to("4.jpg")
     (tmp_path / "5.jpg").mkdir()
     names = ["1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg", ".", "a\0/b.jpg"]
-    assert list(missing_pictures(names, tmp_path)) == names[2:]
+    assert list(missing_images(names, tmp_path)) == names[2:]
     for path in ("a\0.jpg", "4.jpg"):
         with pytest.raises(DataError):
-            read_image(picture_file(tmp_path, path))
+            read_image(image_file(tmp_path, path))
 
 
 @pytest.mark.parametrize("path", ["../1.jpg", "x/../../1.jpg", "/1.jpg"])
 def test_paths_that_leave_the_image_root_are_refused(tmp_path, path):
     refuse_outside(["1.jpg", "x/../1.jpg"], tmp_path, tmp_path / "rows.jsonl")
-    with pytest.raises(DataError, match=r"rows\.jsonl: 1 picture paths lead out of .*1\.jpg"):
+    with pytest.raises(DataError, match=r"rows\.jsonl: 1 image paths lead out of .*1\.jpg"):
         refuse_outside(["1.jpg", path], tmp_path, tmp_path / "rows.jsonl")

@@ -15,7 +15,7 @@ SVG = (
 
 @pytest.fixture
 def wheels(put_wheel, monkeypatch):
-    """Both wheels in the cache: one picture is named without FE0F."""
+    """Both wheels in the cache: one image is named without FE0F."""
     rows = [
         {"unified": code, "name": f"NAME {code}", "sort_order": order}
         | {"category": "Symbols", "subcategory": "keycap"}
@@ -35,12 +35,12 @@ def test_list_is_in_unicode_order():
 
 
 @pytest.mark.usefixtures("wheels")
-def test_pictures_are_drawn_on_white_with_their_attribution(capsys):
+def test_images_are_drawn_on_white_with_their_attribution(capsys):
     folder = fetch_openmoji(size=36)
     names = {"1F600.png", "1F3CB-FE0F.png", "ATTRIBUTION.txt", "LICENSE.txt"}
     assert {file.name for file in folder.iterdir()} == names
-    with Image.open(folder / "1F3CB-FE0F.png") as picture:
-        rgba = picture.convert("RGBA")
+    with Image.open(folder / "1F3CB-FE0F.png") as image:
+        rgba = image.convert("RGBA")
     assert rgba.size == (36, 36)
     assert rgba.getpixel((0, 0)) == (255, 255, 255, 255)
     assert rgba.getpixel((18, 18)) == (255, 0, 0, 255)
@@ -56,7 +56,7 @@ def test_a_missing_renderer_is_named(monkeypatch):
 
 
 @pytest.mark.assets
-def test_every_emoji_has_a_picture(capsys):
+def test_every_emoji_has_an_image(capsys):
     folder, emoji = fetch_openmoji(), load_emoji()
     assert len(emoji) == 1903
     assert all((folder / f"{each.code}.png").is_file() for each in emoji)

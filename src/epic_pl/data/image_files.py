@@ -1,4 +1,4 @@
-"""Which pictures of a dataset are there and can be decoded, looked up once for many rows."""
+"""Which images of a dataset are there and can be decoded, looked up once for many rows."""
 
 import os
 from collections.abc import Callable, Collection
@@ -23,25 +23,25 @@ def refuse_outside(paths: Collection[str], root: Path, source: Path) -> None:
     outside = [path for path in paths if leads_out(path, root)]
     if outside:
         raise DataError(
-            f"{source}: {len(outside):,} picture paths lead out of the image root {root}, for "
-            f"example {outside[0]!r}. Move these pictures into it and correct the paths; for a "
+            f"{source}: {len(outside):,} image paths lead out of the image root {root}, for "
+            f"example {outside[0]!r}. Move these images into it and correct the paths; for a "
             "table of your own set image_root to a folder that holds them all."
         )
 
 
-def picture_file(root: Path, path: str) -> Path:
-    """The file that a picture's path leads to, links followed."""
+def image_file(root: Path, path: str) -> Path:
+    """The file that an image's path leads to, links followed."""
     try:
         return (root / path).resolve()
     # a NUL character; a circle, by the version of Python
     except (ValueError, RuntimeError, OSError) as error:
         raise DataError(
-            f"Picture {path!r} below {root} leads to no file: {error}. Correct the path or the "
-            "link, or leave the picture out of the table."
+            f"Image {path!r} below {root} leads to no file: {error}. Correct the path or the "
+            "link, or leave the image out of the table."
         ) from error
 
 
-def missing_pictures(paths: Collection[str], root: Path) -> dict[str, str]:
+def missing_images(paths: Collection[str], root: Path) -> dict[str, str]:
     """Paths that are no file, each with a problem."""
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(lambda path: os.path.isfile(root / path), paths, chunksize=256)
@@ -55,12 +55,12 @@ def missing_pictures(paths: Collection[str], root: Path) -> dict[str, str]:
 def missing_hint(path: str) -> str:
     """The way out for a path that is no file, where it shows; follows the problem in a message."""
     if path.startswith(("http://", "https://")):
-        return "; it is an address: fetch the picture and name the file"
+        return "; it is an address: fetch the image and name the file"
     return "; write the path with / instead of \\" if "\\" in path else ""
 
 
-def unreadable_pictures(paths: Collection[str], read: Callable[[str], Any]) -> dict[str, str]:
-    """Paths whose picture cannot be decoded, each with the problem."""
+def unreadable_images(paths: Collection[str], read: Callable[[str], Any]) -> dict[str, str]:
+    """Paths whose image cannot be decoded, each with the problem."""
 
     def problem(path: str) -> str | None:
         try:

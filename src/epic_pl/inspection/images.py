@@ -1,4 +1,4 @@
-"""Decode every picture of a dataset once, in parallel."""
+"""Decode every image of a dataset once, in parallel."""
 
 import hashlib
 import os
@@ -11,25 +11,25 @@ from pathlib import Path
 from PIL import Image
 
 from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.image_files import image_file, missing_hint
 from epic_pl.data.images import FORMATS, read_image
-from epic_pl.data.pictures import missing_hint, picture_file
 from epic_pl.errors import DataError
 from epic_pl.untrusted import require_regular
 
-# for fewer pictures, starting processes costs more than it saves
+# for fewer images, starting processes costs more than it saves
 _MIN_POOLED = 256
 _CHUNK = 32
 
 
 @dataclass(frozen=True)
-class PictureFacts:
-    """Facts about one picture.
+class ImageFacts:
+    """Facts about one image.
 
     Attributes:
         width: in pixels, as stored.
         height: likewise.
         content: hash of the file's bytes.
-        kind: ``missing``, ``outside`` or ``corrupt``; None for a sound picture.
+        kind: ``missing``, ``outside`` or ``corrupt``; None for a sound image.
         problem: in words.
     """
 
@@ -40,38 +40,38 @@ class PictureFacts:
     problem: str | None = None
 
 
-def _inspect_file(path: str, root: Path, min_size: int | None) -> PictureFacts:
-    """Decode a picture file as training does."""
+def _inspect_file(path: str, root: Path, min_size: int | None) -> ImageFacts:
+    """Decode an image file as training does."""
     try:
-        full = picture_file(root, path)
+        full = image_file(root, path)
         if not full.is_relative_to(root):
             problem = f"{full} is outside of the image root {root}"
-            return PictureFacts(kind="outside", problem=problem)
+            return ImageFacts(kind="outside", problem=problem)
         require_regular(full)
         content = _digest(full.read_bytes())
     except FileNotFoundError:
-        return PictureFacts(kind="missing", problem=f"{full} does not exist{missing_hint(path)}")
+        return ImageFacts(kind="missing", problem=f"{full} does not exist{missing_hint(path)}")
     except OSError as error:
-        return PictureFacts(
+        return ImageFacts(
             kind="missing", problem=f"{full} cannot be read: {error.strerror or error}"
         )
     except DataError as error:
-        return PictureFacts(kind="missing", problem=str(error))
+        return ImageFacts(kind="missing", problem=str(error))
     try:
         read_image(full, min_size)
     except DataError as error:
-        return PictureFacts(content=content, kind="corrupt", problem=str(error))
+        return ImageFacts(content=content, kind="corrupt", problem=str(error))
     with Image.open(full, formats=FORMATS) as image:
-        return PictureFacts(image.width, image.height, content)
+        return ImageFacts(image.width, image.height, content)
 
 
-def _inspect_with(path: str, read: Callable[[str], Image.Image]) -> PictureFacts:
-    """Decode a picture that is no file of its own; its content is its pixels."""
+def _inspect_with(path: str, read: Callable[[str], Image.Image]) -> ImageFacts:
+    """Decode an image that is no file of its own; its content is its pixels."""
     try:
         image = read(path)
     except DataError as error:
-        return PictureFacts(kind="corrupt", problem=str(error))
-    return PictureFacts(image.width, image.height, _digest(image.tobytes()))
+        return ImageFacts(kind="corrupt", problem=str(error))
+    return ImageFacts(image.width, image.height, _digest(image.tobytes()))
 
 
 def _digest(content: bytes) -> str:
@@ -79,19 +79,19 @@ def _digest(content: bytes) -> str:
 
 
 def reads_files(dataset: ImageTextDataset) -> bool:
-    """Whether a dataset's pictures are files of their own."""
+    """Whether a dataset's images are files of their own."""
     return type(dataset).read is ImageTextDataset.read
 
 
-def inspect_pictures(
+def inspect_images(
     dataset: ImageTextDataset, paths: Sequence[str], min_size: int | None, workers: int | None
-) -> Iterator[PictureFacts]:
-    """Facts about pictures of a dataset, in the order of ``paths``.
+) -> Iterator[ImageFacts]:
+    """Facts about images of a dataset, in the order of ``paths``.
 
-    There is one worker process a core, if ``workers`` is None; few pictures need none.
+    There is one worker process a core, if ``workers`` is None; few images need none.
     """
     workers = os.cpu_count() or 1 if workers is None else workers
-    inspect: Callable[[str], PictureFacts] = partial(_inspect_with, read=dataset.read)
+    inspect: Callable[[str], ImageFacts] = partial(_inspect_with, read=dataset.read)
     if reads_files(dataset):
         inspect = partial(_inspect_file, root=dataset.image_root, min_size=min_size)
     if workers < 2 or len(paths) < _MIN_POOLED or not reads_files(dataset):
