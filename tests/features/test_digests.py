@@ -45,23 +45,6 @@ def test_a_damaged_memory_is_replaced(root, damage):
     assert [entry[2] for entry in json.loads(memory.read_text()).values()] == list(first.values())
 
 
-@pytest.mark.parametrize("inside", [False, True])
-def test_a_file_of_the_same_size_and_time_is_noticed_by_its_content(root, inside):
-    file = root / "a.png"
-    place, path = (file, "1") if inside else (root, "a.png")
-
-    def digest(verify):
-        return digests_of(ImageDigests(root / f"{verify}.json", verify), place, path)[path]
-
-    first = {verify: digest(verify) for verify in ("stat", "content")}
-    assert digest("content") == first["content"]
-    stat = file.stat()
-    file.write_bytes(b"b")
-    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert digest("stat") == first["stat"]
-    assert digest("content") != first["content"]
-
-
 def test_images_inside_one_file_go_by_their_names(root):
     archive = root / "a.png"
     digests = ImageDigests(root / "memory.json")

@@ -30,12 +30,8 @@ class FeatureCache(Callback):
             "layers": keys and values of every interaction layer, for read-only prompts.
         dtype: of the stored numbers: float32, bfloat16, float16 or int8.
         folder: of the stores; None is ``features`` in the cache folder.
-        views: augmented views of each training image; 0 stores it as evaluation sees it, as
-            does data that augments nothing.
         batch_size: number of images or texts that are encoded at a time.
         threads: that decode images while the stores are filled.
-        verify: "stat" takes an image for unchanged if its size and time of change are; "content"
-            reads every image at each start.
 
     Raises:
         ConfigError: if the cache does not go with the other options.
@@ -46,25 +42,17 @@ class FeatureCache(Callback):
         level: Literal["off", "boundary", "layers"] = "off",
         dtype: StoredDtype = "float16",
         folder: str | None = None,
-        views: int = 0,
         batch_size: int = 32,
         threads: int = 2,
-        verify: Literal["stat", "content"] = "stat",
     ) -> None:
-        for name, count, least in (
-            ("views", views, 0),
-            ("batch_size", batch_size, 1),
-            ("threads", threads, 1),
-        ):
-            if count < least:
-                raise ConfigError(f"cache.{name} is {count}: it must be at least {least}.")
+        for name, count in (("batch_size", batch_size), ("threads", threads)):
+            if count < 1:
+                raise ConfigError(f"cache.{name} is {count}: it must be at least 1.")
         self.level = level
         self.dtype = dtype
         self.root = default_root() if folder is None else Path(folder)
-        self.views = views
         self.batch_size = batch_size
         self.threads = threads
-        self.verify: Literal["stat", "content"] = verify
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Fill the stores of this stage's splits and have the DataModule read them."""
@@ -107,10 +95,7 @@ class FeatureCache(Callback):
             CacheError: the stores cannot be written, or the disk has no room for all of them.
         """
         assert self.level != "off"
-        views = self._views(data)
-        options = CacheOptions(
-            self.level, self.dtype, self.root, views, self.batch_size, self.threads, self.verify
-        )
+        options = CacheOptions(self.level, self.dtype, self.root, self.batch_size, self.threads)
         source = fill_stores(
             options,
             (module.model.image_tower, module.model.text_tower),
@@ -123,9 +108,7 @@ class FeatureCache(Callback):
             barrier=barrier,
         )
         data.use_features(
-            lambda dataset, collator, train: CachedDataset(
-                by_name(dataset), source, collator, train
-            )
+            lambda dataset, collator: CachedDataset(by_name(dataset), source, collator)
         )
 
     def build_stores(
@@ -188,21 +171,15 @@ class FeatureCache(Callback):
 
     def _splits(
         self, data: ImageTextDataModule, stages: tuple[str, ...]
-    ) -> Iterator[tuple[FeatureDataset, int]]:
-        """Datasets of stages, each with the number of augmented views of its images."""
+    ) -> Iterator[FeatureDataset]:
+        """Datasets of stages."""
         for split in dict.fromkeys(split for stage in stages for split in STAGES[stage]):
-            views = self._views(data) if split == "train" else 0
-            if split == "train" and data.augment != "none" and views == 0:
+            if split == "train" and data.augment != "none":
                 raise ConfigError(
-                    f"data.augment is {data.augment!r}, but stored features cannot be augmented "
-                    "any more. Set cache.views to the number of augmented views to store of each "
-                    "training image, or data.augment to none, or cache.level to off."
+                    f"data.augment is {data.augment!r}, but stored features cannot be augmented: "
+                    "set data.augment to none, or cache.level to off."
                 )
-            yield by_name(data.dataset(split)), views
-
-    def _views(self, data: ImageTextDataModule) -> int:
-        """Without augmentation all views of an image would be the same."""
-        return 0 if data.augment == "none" else self.views
+            yield by_name(data.dataset(split))
 
 
 def _set_up(data: ImageTextDataModule, show: bool) -> list[str]:

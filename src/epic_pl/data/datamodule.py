@@ -48,7 +48,7 @@ STAGES: dict[str | None, tuple[Split, ...]] = {
 class FeatureProvider(Protocol):
     """Makes whole batches of stored features out of a dataset's rows."""
 
-    def __call__(self, dataset: Dataset[Any], collator: Collator, train: bool) -> Dataset[Batch]:
+    def __call__(self, dataset: Dataset[Any], collator: Collator) -> Dataset[Batch]:
         """A dataset as long as ``dataset``, of which a loader asks a batch's rows at once."""
 
 
@@ -365,4 +365,4 @@ class ImageTextDataModule(LightningDataModule, ABC):
         dataset = self.dataset(split)
         if self._features is None:
             return dataset, self.collator
-        return self._features(dataset, self.collator, split == "train"), whole_batch
+        return self._features(dataset, self.collator), whole_batch

@@ -1,7 +1,6 @@
 """Rows of a sample table as tensors."""
 
 import random
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,12 +98,9 @@ class ImageTextDataset(Dataset[Sample]):
         pixels = None if image is None else self._transformed(image, self.epoch, index)
         return cast(Sample, {**row, "image": pixels, "image_path": row["image"]})
 
-    def image(self, path: str, view: int = -1) -> Tensor:
-        """An image by its path, transformed ``(3, H, W)``.
-
-        A random transform draws from states that depend on (seed, view, path) only.
-        """
-        return self._transformed(self.read(path), zlib.crc32(path.encode()), view + 1)
+    def image(self, path: str) -> Tensor:
+        """An image by its path, transformed ``(3, H, W)``; of a dataset that augments none."""
+        return self._transformed(self.read(path), 0)
 
     def read(self, path: str) -> Image:
         """An image as read from disk."""

@@ -23,14 +23,10 @@ FeatureDataset = ImageTextDataset | EntailmentPairs
 
 
 class ImageKey(NamedTuple):
-    """An image by the folder of its split, its path there, and its augmented view.
-
-    View -1 is the image as transformed for evaluation.
-    """
+    """An image by the folder of its split and its path there."""
 
     root: str
     path: str
-    view: int
 
 
 class StoredItems:
@@ -53,10 +49,10 @@ class StoredItems:
 
 
 class StoredFeatures:
-    """Stored images, by :class:`ImageKey`, in so many views of each in training, and texts."""
+    """Stored images, by :class:`ImageKey`, and texts."""
 
-    def __init__(self, images: StoredItems, texts: StoredItems, views: int) -> None:
-        self._images, self._texts, self.views = images, texts, views
+    def __init__(self, images: StoredItems, texts: StoredItems) -> None:
+        self._images, self._texts = images, texts
 
     def images(self, keys: Sequence[ImageKey | None]) -> Features:
         """Fields of images, batch first; zeros of a missing one."""
@@ -79,25 +75,19 @@ class CachedDataset(Dataset[Batch]):
         dataset: names the image and text of each row.
         source: the stores.
         collator: makes the labels.
-        train: whether stored views are drawn, by (seed, epoch, row); else evaluation's is taken.
     """
 
-    def __init__(
-        self, dataset: FeatureDataset, source: StoredFeatures, collator: Collator, train: bool
-    ) -> None:
+    def __init__(self, dataset: FeatureDataset, source: StoredFeatures, collator: Collator) -> None:
         self.dataset = dataset
         self.source = source
         self.collator = collator
-        self.train = train
-        self._epoch = 0
         self._root = str(image_dataset(dataset).image_root)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose pairs and views are drawn."""
-        self._epoch = epoch
+        """Choose the epoch whose pairs are drawn."""
         self.dataset.set_epoch(epoch)
 
     def __getitem__(self, index: int) -> Batch:
@@ -106,7 +96,8 @@ class CachedDataset(Dataset[Batch]):
     def __getitems__(self, indices: list[int]) -> Batch:
         """The batch of these rows."""
         rows = [self.dataset.reference(index) for index in indices]
-        keys = [self._key(index, row["image"]) for index, row in zip(indices, rows, strict=True)]
+        images = (row["image"] for row in rows)
+        keys = [None if path is None else ImageKey(self._root, path) for path in images]
         text_features, mask = self.source.texts([row["text"] for row in rows])
         batch: Batch = {
             "image_features": self.source.images(keys),
@@ -122,15 +113,6 @@ class CachedDataset(Dataset[Batch]):
         if all(row["label"] is not None for row in rows):
             batch["labels"] = self.collator.labels(rows)
         return batch
-
-    def _key(self, index: int, path: str | None) -> ImageKey | None:
-        return None if path is None else ImageKey(self._root, path, self._view(index))
-
-    def _view(self, index: int) -> int:
-        if not self.train or self.source.views == 0:
-            return -1
-        seed = (image_dataset(self.dataset).seed, self._epoch, index)
-        return int(np.random.default_rng(seed).integers(self.source.views))
 
 
 def by_name(dataset: Dataset[Any]) -> FeatureDataset:

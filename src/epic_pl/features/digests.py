@@ -1,13 +1,12 @@
 """Digests by which images, texts and tokenizers are identified."""
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 
 class ImageDigests:
@@ -15,12 +14,10 @@ class ImageDigests:
 
     Args:
         memory: JSON file in which they are remembered; replaced if it is damaged.
-        verify: "stat" reads an image again if its size or time differs; "content" always.
     """
 
-    def __init__(self, memory: Path, verify: Literal["stat", "content"] = "stat") -> None:
-        self._memory, self._verify = memory, verify
-        self._digest = functools.cache(_digest)
+    def __init__(self, memory: Path) -> None:
+        self._memory = memory
         self._known: dict[str, list[Any]] = {}
         self._changed = False
         with contextlib.suppress(OSError, ValueError, AttributeError):  # nothing remembered yet
@@ -40,9 +37,8 @@ class ImageDigests:
         stat = file.stat()
         key, state = f"{file}\0{path}", [stat.st_size, stat.st_mtime_ns]
         entry = self._known.get(key)
-        if entry is None or entry[:2] != state or self._verify == "content":
-            whole = self._digest(file) if self._verify == "content" and inside else state
-            content = f"{whole}{path}".encode() if inside else file.read_bytes()
+        if entry is None or entry[:2] != state:
+            content = f"{state}{path}".encode() if inside else file.read_bytes()
             self._known[key] = entry = [*state, hashlib.sha256(content).hexdigest()]
             self._changed = True
         digest: str = entry[2]
@@ -58,11 +54,6 @@ class ImageDigests:
             temporary.write_text(json.dumps(self._known), encoding="utf-8")
             temporary.replace(self._memory)
         self._changed = False
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

@@ -19,7 +19,7 @@ def fill_stores(
     towers: tuple[FeatureTower, FeatureTower],
     device: torch.device,
     data: ImageTextDataModule,
-    splits: Iterable[tuple[FeatureDataset, int]],
+    splits: Iterable[FeatureDataset],
     *,
     in_place: Collection[str] = (),
     rank: int = 0,
@@ -33,8 +33,7 @@ def fill_stores(
         towers: of images and texts, whose encoders are run.
         device: on which they are.
         data: whose preprocessing and tokenizer are used.
-        splits: datasets, each with the number of augmented views to store of its images; 0
-            stores them as for evaluation.
+        splits: datasets, of which no image is augmented.
         in_place: fields that the model can read where they are stored.
         rank: of this process.
         world_size: number of processes.
@@ -45,13 +44,13 @@ def fill_stores(
         DataError: an image cannot be read.
         CacheError: a store cannot be written, or the disk has no room for both.
     """
-    digests = ImageDigests(options.root / f"digests-{rank}.json", options.verify)
+    digests = ImageDigests(options.root / f"digests-{rank}.json")
     images = Images(options, towers[0], device, data, digests=digests)
     texts = Texts(options, towers[1], device, data)
     image_keys: dict[Any, str] = {}
     text_keys: dict[Any, str] = {}
-    for dataset, views in splits:
-        image_keys |= dict.fromkeys(images.add(image_dataset(dataset), views), "")
+    for dataset in splits:
+        image_keys |= dict.fromkeys(images.add(image_dataset(dataset)), "")
         text_keys |= dict.fromkeys(dataset.distinct()[1], "")
     wanted = [_wanted(images, image_keys), _wanted(texts, text_keys)]
     stores = build(
@@ -66,7 +65,7 @@ def fill_stores(
     )
     image_items = _stored(stores[0], image_keys, in_place)
     text_items = _stored(stores[1], text_keys, in_place)
-    return StoredFeatures(image_items, text_items, options.views)
+    return StoredFeatures(image_items, text_items)
 
 
 def _wanted(items: Items[Any], hashes: dict[Any, str]) -> Wanted:

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.transforms import build_image_transform
 from epic_pl.features.dataset import ImageKey
 from epic_pl.features.digests import ImageDigests, text_digest, tokenizer_digest
 from epic_pl.features.store.spec import Field, Kind, StoredDtype, StoreSpec, canonical
@@ -24,7 +23,7 @@ from epic_pl.features.store.spec import Field, Kind, StoredDtype, StoreSpec, can
 Key = TypeVar("Key")
 Level = Literal["boundary", "layers"]
 
-FEATURES_VERSION = 5
+FEATURES_VERSION = 6
 """Part of every feature store's key: raised whenever an image's transform, a text's tokens or a
 field that a tower stores changes its meaning, so that stores of before are not read."""
 
@@ -71,10 +70,8 @@ class CacheOptions:
     level: Level
     dtype: StoredDtype
     root: Path
-    views: int
     batch_size: int
     threads: int
-    verify: Literal["stat", "content"] = "stat"
 
 
 class Items(ABC, Generic[Key]):
@@ -154,56 +151,40 @@ class Items(ABC, Generic[Key]):
 
 
 class Images(Items[ImageKey]):
-    """Images, each as evaluation sees it or as an augmented view of a training image."""
+    """Images, as evaluation sees them."""
 
     kind: Kind = "image"
-    blank = ImageKey("", "", -1)
+    blank = ImageKey("", "")
 
     def __init__(self, *arguments: Any, digests: ImageDigests) -> None:
         super().__init__(*arguments)
         self._digests = digests
-        self._datasets: dict[tuple[str, bool], ImageTextDataset] = {}
+        self._datasets: dict[str, ImageTextDataset] = {}
 
-    def add(self, dataset: ImageTextDataset, views: int) -> Iterator[ImageKey]:
-        """Register a split and yield its images: ``views`` augmented ones of each, or as is.
-
-        Without views, the split's images are transformed as for evaluation from here on.
-        """
-        if views == 0:
-            dataset.transform = build_image_transform(self.data.image_preprocessing, train=False)
+    def add(self, dataset: ImageTextDataset) -> Iterator[ImageKey]:
+        """Register a split and yield its images."""
         root = str(dataset.image_root)
-        self._datasets[root, views > 0] = dataset
+        self._datasets[root] = dataset
         for path in dataset.distinct()[0]:
-            for view in range(views) if views else (-1,):
-                yield ImageKey(root, path, view)
+            yield ImageKey(root, path)
 
     def hashes(self, keys: Sequence[ImageKey]) -> list[str]:
-        """SHA-256 of the file, and the view."""
-        digests = self._digests((key.root, key.path) for key in keys if key != self.blank)
-        return [
-            "blank" if key == self.blank else f"{digests[key.root, key.path]}/{key.view}"
-            for key in keys
-        ]
+        """SHA-256 of the file."""
+        digests = self._digests(key for key in keys if key != self.blank)
+        return ["blank" if key == self.blank else digests[key] for key in keys]
 
     def _inputs(self, keys: Sequence[ImageKey]) -> tuple[Tensor, None]:
-        # random transforms are seeded through global states, which threads would share
-        random = any(key.view >= 0 for key in keys)
-        with ThreadPoolExecutor(1 if random else self.options.threads) as pool:
+        with ThreadPoolExecutor(self.options.threads) as pool:
             return torch.stack(list(pool.map(self._pixels, keys))), None  # (B, 3, H, W)
 
     def _pixels(self, key: ImageKey) -> Tensor:
         if key == self.blank:
             size = self.data.image_preprocessing.size
             return torch.zeros(3, size, size)
-        return self._datasets[key.root, key.view >= 0].image(key.path, key.view)
+        return self._datasets[key.root].image(key.path)
 
     def _preparation(self) -> dict[str, Any]:
-        views = self.options.views > 0
-        return {
-            "preprocessing": self.data.image_preprocessing.to_dict(),
-            "augment": self.data.augment if views else "none",
-            "seed": self.data.seed if views else 0,
-        }
+        return {"preprocessing": self.data.image_preprocessing.to_dict()}
 
 
 class Texts(Items[str]):
