@@ -145,23 +145,13 @@ def test_splits_that_are_empty_or_not_built_are_errors(make, monkeypatch):
 TOO_SMALL = dict(
     batch_size_per_device=0, eval_batch_size_per_device=0, image_size=0, num_workers=-1
 )
-WRONG = dict(max_text_tokens=2, seed=-1, augment="mixup", order="sorted")
+WRONG = dict(max_text_tokens=2, seed=-1, augment="mixup")
 
 
 @pytest.mark.parametrize(("option", "value"), (TOO_SMALL | WRONG).items())
 def test_bad_options_are_named(make, option, value):
     with pytest.raises(ConfigError, match=option):
         make(**{option: value})
-
-
-def test_a_balanced_run_goes_on_where_it_was(make):
-    data = make(order="balanced", seed=3)
-    data.setup("fit")
-    whole = [batch["sample_id"] for batch in data.train_dataloader()]
-    assert len(whole) == 3
-    loader = data.train_dataloader()
-    loader.load_state_dict(loader.state_dict() | {"batches": 1})
-    assert [batch["sample_id"] for batch in loader] == whole[1:]
 
 
 def test_the_runs_seed_moves_the_order_unless_the_data_has_its_own(make):

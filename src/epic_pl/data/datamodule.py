@@ -15,14 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from epic_pl.data.clean_text import clean_texts
 from epic_pl.data.collate import Collator, whole_batch
+from epic_pl.data.label_counts import class_counts, labels_of
 from epic_pl.data.loading.loader import ResumableDataLoader, init_worker, processed_batches
-from epic_pl.data.loading.orders import (
-    ORDERS,
-    OrderName,
-    class_counts,
-    labels_of,
-    training_order,
-)
 from epic_pl.data.loading.sampler import EvalSampler, TrainSampler
 from epic_pl.data.preprocessing import (
     ImagePreprocessing,
@@ -90,11 +84,6 @@ class ImageTextDataModule(LightningDataModule, ABC):
         seed: of shuffling, augmentation and drawn pairs; None is the run's seed
             (``seed_everything``), or 0. A resumed run keeps the seed that it started with.
         augment: see :func:`~epic_pl.data.transforms.build_image_transform`.
-        order: of training rows: ``random``; ``balanced``, drawn with replacement so that every
-            class comes equally often (not together with balanced weights in the loss, which would
-            count rare classes twice); ``blocks``, for files larger than the memory. See
-            :mod:`epic_pl.data.loading.orders`.
-        pin_memory: copy batches to page-locked memory, for GPUs.
 
     Raises:
         ConfigError: options out of range.
@@ -122,8 +111,6 @@ class ImageTextDataModule(LightningDataModule, ABC):
         num_workers: int = 0,
         seed: int | None = None,
         augment: str = "none",
-        order: OrderName = "random",
-        pin_memory: bool = False,
     ) -> None:
         super().__init__()
         check_at_least(1, image_size=image_size, batch_size_per_device=batch_size_per_device)
@@ -131,7 +118,6 @@ class ImageTextDataModule(LightningDataModule, ABC):
         check_at_least(3, max_text_tokens=max_text_tokens)
         check_at_least(0, num_workers=num_workers, seed=seed)
         check_choice(AUGMENTATIONS, augment=augment)
-        check_choice(ORDERS, order=order)
         check_choice(get_args(Resize), resize=resize)
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
@@ -146,8 +132,6 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self.num_workers = num_workers
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.augment = augment
-        self.order = order
-        self.pin_memory = pin_memory
         self._datasets: dict[Split, Dataset[Sample]] = {}
         self._digests: dict[Split, str] = {}
         self._features: FeatureProvider | None = None
@@ -312,17 +296,16 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self._features = provider
 
     def train_dataloader(self) -> ResumableDataLoader:
-        """Batches in the chosen order, new every epoch; a restart goes on mid-epoch."""
+        """Batches in an order that is new every epoch; a restart goes on mid-epoch."""
         dataset, collate = self._loaded("train")
-        order = training_order(self.order, self.dataset("train"))
         return ResumableDataLoader(
             dataset,
             batch_size=self.batch_size_per_device,
-            sampler=TrainSampler(dataset, seed=self.seed, order=order),
+            sampler=TrainSampler(dataset, seed=self.seed),
             collate_fn=collate,
             num_workers=self.num_workers,
             processed=None if self.trainer is None else partial(processed_batches, self.trainer),
-            pin_memory=self.pin_memory,
+            pin_memory=torch.cuda.is_available(),
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -354,7 +337,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
             dataset,
             batch_size=self.eval_batch_size_per_device,
             num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
+            pin_memory=torch.cuda.is_available(),
             worker_init_fn=init_worker,
             generator=torch.Generator(),  # its own: the global random state stays as it is
             **options,

@@ -12,7 +12,7 @@ from epic_pl.data.clean_text import clean_texts
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import EntailmentPairs
-from epic_pl.data.loading.orders import class_counts
+from epic_pl.data.label_counts import class_counts
 from epic_pl.data.row_cache import ImageRecord
 from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.data.transforms import build_image_transform

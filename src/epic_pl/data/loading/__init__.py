@@ -1,1 +1,1 @@
-"""Samplers, batch orders and the resumable loader."""
+"""Samplers and the resumable loader."""

@@ -11,8 +11,6 @@ import numpy as np
 import torch.distributed as dist
 from torch.utils.data import Dataset, DistributedSampler
 
-from epic_pl.data.loading.orders import Order, shuffled
-
 
 class _RankSampler(DistributedSampler[Any]):
     """The base: outside of a distributed run there is one process."""
@@ -39,7 +37,6 @@ class TrainSampler(_RankSampler):
         dataset: anything with a length; its ``set_epoch(epoch)`` is called too, where it has one
             (datasets that draw negatives or augmentations anew every epoch).
         seed: of the order.
-        order: one of :mod:`epic_pl.data.loading.orders`; None shuffles.
         num_replicas: number of processes, as ``rank`` from torch.distributed by default.
         rank: this process.
     """
@@ -49,19 +46,17 @@ class TrainSampler(_RankSampler):
         dataset: Dataset[Any],
         *,
         seed: int = 0,
-        order: Order | None = None,
         num_replicas: int | None = None,
         rank: int | None = None,
     ) -> None:
         super().__init__(dataset, num_replicas, rank, seed=seed)
         self.start = 0
-        self.order = order or shuffled(len(cast(Any, dataset)))
 
     def __iter__(self) -> Iterator[int]:
         start, self.start = self.start, 0
         # both numbers seed the generator: with their sum, seed 0 would repeat seed 1's epochs
         rng = np.random.default_rng([self.seed, self.epoch])
-        rows = self.order(rng, self.total_size, self.num_replicas)
+        rows = np.resize(rng.permutation(len(cast(Any, self.dataset))), self.total_size)
         return map(int, rows[self.rank :: self.num_replicas][start:])
 
     def set_epoch(self, epoch: int) -> None:
