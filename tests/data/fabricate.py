@@ -45,10 +45,10 @@ def save_to_disk(folder, table, features):
     write_json(folder / "dataset_info.json", {"features": features})
 
 
-def food101(root, source, *, images="images", train=6, test=2, words=5000):
+def food101(root, source, *, images="images", train=6, test=2):
     """UPMC-Food101 with the text of ``source``: 3 classes of 6 + 2 images.
 
-    With 4 + 1 of them no title is empty; pages have so many ``words``.
+    With 4 + 1 of them no title is empty.
     """
     rows = {  # numbers run on from training to test
         split: [(f"{dish}_{n}.jpg", dish) for dish in DISHES for n in numbers]
@@ -57,10 +57,7 @@ def food101(root, source, *, images="images", train=6, test=2, words=5000):
     for split, part in rows.items():
         for name, dish in part:
             image(root / images / split / dish / name)
-    if source == "page_text":
-        _pages(root, rows, words)
-    else:
-        {"titles": _titles, "split_json": _split_json, "jsonl": _food_jsonl}[source](root, rows)
+    {"titles": _titles, "jsonl": _food_jsonl}[source](root, rows)
 
 
 def _title(name):
@@ -76,28 +73,6 @@ def _titles(root, rows):
         with (root / "texts" / f"{split}_titles.csv").open("w", newline="") as file:
             # not in alphabetical order, as the real one
             csv.writer(file).writerows((n, _title(n), dish) for n, dish in reversed(part))
-
-
-def _split_json(root, rows):
-    names = {split: [name for name, _ in part] for split, part in rows.items()}
-    val = names["train"][::6]
-    write_json(
-        root / "split.json",
-        {"train": [n for n in names["train"] if n not in val], "val": val, "test": names["test"]},
-    )
-    texts = {name: f"text of {name}" for part in names.values() for name in part}
-    del texts["apple_pie_1.jpg"]  # a few images have none
-    write_json(root / "text.json", texts)
-    write_json(root / "class_idx.json", {dish: n for n, dish in enumerate(reversed(DISHES))})
-
-
-def _pages(root, rows, words):
-    for name, dish in (row for part in rows.values() for row in part):
-        if name == "apple_pie_1.jpg":
-            continue
-        page = root / "texts_txt" / dish / name.replace(".jpg", ".txt")
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_bytes(f"  {name}\n\n\tmenu \xe9 ".encode("latin-1") + b"word " * words)
 
 
 def _food_jsonl(root, rows):
@@ -219,14 +194,12 @@ def rows_of(data, split):
 
 
 def _few_dishes(source, file):
-    return partial(food101, source=source, train=4, test=1, words=5), file
+    return partial(food101, source=source, train=4, test=1), file
 
 
 # dataset and layout to what makes its files, of which none deserves a warning, and to one of them
 LAYOUTS = {
     ("food101", "titles"): _few_dishes("titles", "texts/train_titles.csv"),
-    ("food101", "split_json"): _few_dishes("split_json", "text.json"),
-    ("food101", "page_text"): _few_dishes("page_text", "texts_txt/waffles/waffles_1.txt"),
     ("food101", "jsonl"): _few_dishes("jsonl", "dev.jsonl"),
     ("snli_ve", "new key"): (snli_ve, "snli_ve_train.jsonl"),
     ("snli_ve", "old key"): (

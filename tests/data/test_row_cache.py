@@ -91,7 +91,6 @@ def test_a_second_start_reads_no_annotation_file(name, layout, make, reads, tmp_
     [
         ("food101", "titles", {"val_size": 4}),
         ("food101", "titles", {"split_seed": 7}),
-        ("food101", "page_text", {"max_text_tokens": 3}),
         ("snli_ve", "new key", {"premise": True}),
         ("mm_imdb", "one folder", {"plot": "first"}),
         ("mm_imdb", "one folder", {"plot": "all"}),
@@ -104,12 +103,6 @@ def test_other_options_have_other_rows(name, layout, options, make):
     assert other[1] != first[1]
     assert _tables(make(name, layout)) == first
     assert _tables(make(name, layout, **options)) == other
-
-
-def test_an_image_that_is_new_in_a_class_of_pages_is_a_new_row(make, tmp_path):
-    assert len(_tables(make("food101", "page_text"))[1]["test"]["text"]) == 3
-    fabricate.image(tmp_path / "data" / "images" / "test" / "waffles" / "waffles_9.jpg")
-    assert len(_tables(make("food101", "page_text"))[1]["test"]["text"]) == 4
 
 
 def test_a_bad_cache_costs_time_only(make, reads, tmp_path, monkeypatch):

@@ -22,8 +22,6 @@ TEXTS = {
         "waffles_5": "",
         "waffles_4": 'Grandma\'s "waffles_4",\nwith love, | allrecipes.com',
     },
-    "split_json": {"apple_pie_1": None, "apple_pie_2": "text of apple_pie_2.jpg"},
-    "page_text": {"apple_pie_1": None},
     "jsonl": {"train/apple_pie_1.jpg": "text of apple_pie_1.jpg"},
 }
 
@@ -32,7 +30,7 @@ TEXTS = {
 def test_every_source_gives_its_texts_and_the_same_images_splits_and_classes(tmp_path, source):
     fabricate.food101(tmp_path, source)
     data = _data(tmp_path, text_source=source)
-    # before setup; alphabetical although class_idx.json and the titles have another order
+    # before setup; alphabetical although the titles have another order
     assert data.class_names == ["apple_pie", "baby_back_ribs", "waffles"]
     parts = [_rows(data, split) for split in ("train", "val", "test")]
     assert [len(part) for part in parts] == [15, 3, 6]
@@ -65,24 +63,11 @@ def _edit_csv(path, edit):
         csv.writer(file).writerows(rows)
 
 
-def test_page_text_is_cut_before_it_fills_the_memory_and_decoded_whatever_it_is(tmp_path):
-    fabricate.food101(tmp_path, "page_text")
-    data = _data(tmp_path, text_source="page_text", max_text_tokens=20)
-    text = (_rows(data, "train") | _rows(data, "val"))["apple_pie_2"]["text"]
-    assert text.startswith("apple_pie_2.jpg menu � word word")
-    assert len(text) == 240
-
-
-@pytest.mark.parametrize("source", ["split_json", "jsonl"])
 @pytest.mark.parametrize("name", ["dev", "val", "unused"])
-def test_a_validation_list_is_used_and_without_one_rows_are_held_out(tmp_path, source, name):
-    fabricate.food101(tmp_path, source)
-    if source == "jsonl":
-        (tmp_path / "dev.jsonl").rename(tmp_path / f"{name}.jsonl")
-    else:
-        lists = (tmp_path / "split.json").read_text().replace('"val"', f'"{name}"')
-        (tmp_path / "split.json").write_text(lists)
-    val = _rows(_data(tmp_path, text_source=source, val_size=2), "val")
+def test_a_validation_list_is_used_and_without_one_rows_are_held_out(tmp_path, name):
+    fabricate.food101(tmp_path, "jsonl")
+    (tmp_path / "dev.jsonl").rename(tmp_path / f"{name}.jsonl")
+    val = _rows(_data(tmp_path, text_source="jsonl", val_size=2), "val")
     if name == "unused":
         assert len(val) == 2
     else:
