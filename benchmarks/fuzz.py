@@ -294,7 +294,6 @@ def manifests(folder: Path) -> tuple[Any, Case]:
         if whole:  # printing takes longer than all else
             with contextlib.redirect_stdout(io.StringIO()):
                 upkeep.info(place)
-                upkeep.verify(place)
         opened = FeatureStore(store)
         if len(opened):
             opened.gather(opened.rows(hashes))

@@ -44,7 +44,7 @@ def test_version(capsys):
         (["data", "--help"], "{check,init}"),
         (["data", "check", "-h"], "--workers"),
         (["data", "init", "somewhere", "--help"], "--force"),
-        (["cache", "-h"], "--remove-corrupt"),
+        (["cache", "-h"], "{build,info}"),
         (["compare"], "--variants"),
         (["tune"], "--space"),
         (["explain"], "--samples"),

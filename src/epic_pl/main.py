@@ -56,7 +56,7 @@ COMMANDS = {
     ),
     "completion": Command("epic_pl.completion", "a script that completes epic-pl in a shell"),
     "cache": Command(
-        "epic_pl.features.commands", "build, info, verify, clear: features of the frozen encoders"
+        "epic_pl.features.commands", "build, info: stored features of the frozen encoders"
     ),
 }
 _HELP = """\

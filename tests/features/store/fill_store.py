@@ -1,5 +1,6 @@
 """A process that fills a store slowly: FOLDER RANK WORLD_SIZE PAUSE [together]."""
 
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -16,9 +17,13 @@ def produce_slowly(positions):
     return produce(positions)
 
 
+calls = itertools.count()
+
+
 def wait_for_all():
-    Path(f"{root}-rank-{rank}").touch()
-    while not all(Path(f"{root}-rank-{number}").exists() for number in range(int(world_size))):
+    call = next(calls)
+    Path(f"{root}-{call}-{rank}").touch()
+    while not all(Path(f"{root}-{call}-{each}").exists() for each in range(int(world_size))):
         time.sleep(0.01)
 
 

@@ -114,5 +114,5 @@ def test_truncated_and_swapped_shards_are_left_out(tmp_path, items):
         assert 0 < len(left) < 23
         items.assert_in(left, np.array(items.hashes)[left.rows(items.hashes) >= 0].tolist())
     (store.folder / "spec.json").write_text('{"format": 1}')
-    with pytest.raises(CacheError, match=r"spec\.json does not describe.*cache clear"):
+    with pytest.raises(CacheError, match=r"spec\.json does not describe.*cache build"):
         FeatureStore(store.folder)

@@ -26,36 +26,6 @@ def test_info_shows_each_store(tmp_path, items, capsys, monkeypatch):
         assert ("does not describe" in printed) == (folder == tmp_path)
 
 
-@pytest.mark.parametrize("where", [100, -80, -1])
-def test_verify_names_and_removes_a_shard_with_a_flipped_bit(tmp_path, items, capsys, where):
-    store = items.build(tmp_path, "float16")
-    assert run(["verify", str(tmp_path)]) == 0
-    path = sorted(store.folder.glob("shard-*"))[1]
-    whole = path.read_bytes()
-    damaged = bytearray(whole)
-    damaged[where] ^= 1
-    path.unlink()  # a mapped file must not change
-    path.write_bytes(damaged)
-    assert run(["verify", str(store.folder)]) == 1
-    assert path.name in capsys.readouterr().out
-    # an option may stand before or after the folder
-    assert run(["verify", "--remove-corrupt", str(tmp_path)]) == 1
-    assert run(["verify", str(tmp_path), "--remove-corrupt"]) == 0
-    assert not path.exists()
-    items.assert_in(items.build(tmp_path), items.hashes)
-    assert len(items.build(tmp_path, "float16")) == 23
-
-
-def test_clear_removes_stores_and_nothing_else(tmp_path, items):
-    store, other = (items.build(tmp_path, dtype) for dtype in ("float16", "int8"))
-    (tmp_path / "notes.txt").write_text("mine")
-    (other.folder / "notes.txt").write_text("mine")
-    assert store.folder.exists()
-    assert run(["clear", str(tmp_path)]) == 0
-    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {f"{other.folder.name}/notes.txt", "notes.txt"}
-
-
 def _spec(**values):
     """Replaces values of a spec."""
     return lambda plain: json.dumps(plain | values)
@@ -90,14 +60,11 @@ def test_a_malformed_spec_is_told_and_written_again(tmp_path, items, capsys, mon
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     assert run(["info", str(tmp_path)]) == 0
     assert "does not describe" in capsys.readouterr().out
-    assert run(["verify", str(tmp_path)]) == 1
-    assert "spec.json" in capsys.readouterr().out
     wanted = Wanted(items.spec(), items.hashes, items.produce)
     assert wanted.open(tmp_path, False) is None
     items.asked.clear()
     items.assert_in(items.build(tmp_path), items.hashes)
     assert not items.asked  # shards are kept
-    assert run(["verify", str(tmp_path)]) == 0
 
 
 @pytest.mark.parametrize("damage", ["no digests", "shape", "dtype", "length", "pipe", "link"])
@@ -123,31 +90,8 @@ def test_a_shard_of_another_content_is_damaged_and_written_again(tmp_path, items
         else:
             tensors["pooled"] = tensors["pooled"][:, 1:].contiguous()
         save_file(tensors, path)
-    assert run(["verify", "--remove-corrupt", str(tmp_path)]) == 1
-    assert not os.path.lexists(path)
     items.assert_in(items.build(tmp_path), items.hashes)
-    assert run(["verify", str(tmp_path)]) == 0
     assert outside.read_text() == "mine"
-
-
-@pytest.mark.parametrize("command", [["clear"], ["verify", "--remove-corrupt"]])
-def test_nothing_is_removed_behind_a_link(tmp_path, items, command):
-    store = items.build(tmp_path / "real")
-    shard = next(store.folder.glob("shard-*"))
-    shard.unlink()
-    shard.write_bytes(b"damaged")
-    link = tmp_path / "stores" / store.folder.name
-    link.parent.mkdir()
-    link.symlink_to(store.folder)
-    for folder in (link, link.parent):
-        with pytest.raises(CacheError, match=r"is a link to .* nothing is removed behind a link"):
-            run([*command, str(folder)])
-    assert shard.exists()
-    assert (store.folder / "spec.json").exists()
-    link.unlink()
-    link.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(CacheError, match="no feature store"):
-        run([*command, str(link.parent)])
 
 
 @pytest.mark.parametrize(
@@ -177,12 +121,11 @@ def test_markup_in_names_is_printed_as_it_is(tmp_path, items, capsys, monkeypatc
     assert "[bold]models[/bold]/[/]vit" in printed
 
 
-@pytest.mark.parametrize("command", ["info", "verify", "clear"])
-def test_a_folder_without_stores_is_refused(tmp_path, command):
+def test_a_folder_without_stores_is_refused(tmp_path):
     (tmp_path / "holiday.jpg").write_text("")
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(CacheError, match="no feature store in"):
-            run([command, str(folder)])
+            run(["info", str(folder)])
     assert (tmp_path / "holiday.jpg").exists()
 
 

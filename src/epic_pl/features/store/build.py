@@ -4,7 +4,6 @@ import errno
 import json
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -35,7 +34,6 @@ from epic_pl.features.store.spec import SPEC, StoreSpec
 SHARD_BYTES = 128_000_000
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _SLACK = 64_000_000  # bytes of disk that stay free
-_POLL = 0.2  # seconds between looks at shards that another process writes
 
 Produce = Callable[[Sequence[int]], tuple[Mapping[str, Tensor], Tensor | None]]
 
@@ -105,15 +103,14 @@ def build(
 
     What is already there is kept; new items go to new files, in the order in which they are first
     given. The bytes depend on the spec, the items, ``batch_size`` and ``shard_bytes`` alone: not
-    on the number of processes, nor on how often they were killed. Processes share the work through
-    file locks, so ranks need no process group, and two builds at once help each other.
+    on the number of processes, nor on how often they were killed.
 
     Args:
         root: the folder of all stores; ranks must see the same one.
         wanted: one entry for each store. The sizes of all are compared with the free disk first.
         batch_size: number of items that are produced at a time.
         shard_bytes: largest size of a file.
-        rank: of this process; it starts with every ``world_size``-th shard, then helps others.
+        rank: of this process, which writes every ``world_size``-th shard.
         world_size: number of processes.
         progress: print the estimate and a progress bar, on rank 0.
         barrier: called by each process before anything is written, and once all stores are
@@ -135,10 +132,8 @@ def build(
     _require_disk(root, todo, show)
     barrier()
     for each, missing in todo:
-        own = missing[rank::world_size]
-        rest = [positions for index, positions in enumerate(missing) if index % world_size != rank]
         with _disk_errors(each.spec.folder(root)):
-            _write(root, each, [*own, *rest], batch_size, show)
+            _write(root, each, missing[rank::world_size], batch_size, show)
     barrier()
     stores = [each.open(root, pin_memory) for each in wanted]
     complete = [store for store in stores if store is not None]
@@ -148,7 +143,7 @@ def build(
 
 
 def _write(root: Path, wanted: Wanted, shards: list[Rows], batch_size: int, show: bool) -> None:
-    """Write the shards that no other process has written or is writing, until none is missing."""
+    """Write the shards that no other process has written by now."""
     folder, digests = wanted.spec.folder(root), digests_of(wanted.hashes)
     folder.mkdir(parents=True, exist_ok=True)
     locks = folder.with_name(f".{folder.name}.locks")
@@ -164,22 +159,15 @@ def _write(root: Path, wanted: Wanted, shards: list[Rows], batch_size: int, show
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not show) as bar:
         task = bar.add_task(f"{wanted.spec.kind} features", total=sum(map(len, shards)))
         advance = partial(bar.advance, task)
-        while shards:
-            left = []
-            for positions in shards:
-                path = folder / shard_name(digests[positions])
-                try:
-                    with FileLock(locks / f"{path.name}.lock", timeout=0):
-                        if open_shard(path, wanted.spec) is None:
-                            batches = _batches(wanted, positions, batch_size, advance)
-                            write_shard(path, digests[positions], list(batches))
-                        else:
-                            advance(len(positions))
-                except Timeout:  # the system frees a lock when its process dies
-                    left.append(positions)
-            if len(left) == len(shards):
-                time.sleep(_POLL)
-            shards = left
+        for positions in shards:
+            path = folder / shard_name(digests[positions])
+            # of another command that stores the same; the system frees it when its process dies
+            with FileLock(locks / f"{path.name}.lock"):
+                if open_shard(path, wanted.spec) is None:
+                    batches = _batches(wanted, positions, batch_size, advance)
+                    write_shard(path, digests[positions], list(batches))
+                else:
+                    advance(len(positions))
 
 
 def _batches(
@@ -211,7 +199,7 @@ def _require_disk(root: Path, todo: Sequence[tuple[Wanted, list[Rows]]], show: b
             f"Caching {what} needs {decimal(needed)}, and {decimal(_SLACK)} that stay free, but "
             f"{decimal(free)} are free there. Store smaller numbers (cache.dtype float16 or int8; "
             f"now {todo[0][0].spec.dtype}) or another level, choose another cache folder (or set "
-            "EPIC_PL_CACHE to one), or remove old stores with `epic-pl cache clear`."
+            "EPIC_PL_CACHE to one), or remove old stores: `epic-pl cache info` lists them."
         )
     if show:
         print(f"Caching {what}; {decimal(free)} are free", flush=True)

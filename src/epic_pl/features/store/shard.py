@@ -48,7 +48,7 @@ def write_shard(path: Path, digests: Digests, batches: Sequence[Tensors]) -> Non
     """
     tensors = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     tensors["digests"] = torch.from_numpy(digests.view(np.uint8).reshape(-1, 16).copy())
-    content = save(tensors, {"sha256": _checksum(tensors)})
+    content = save(tensors)
     header = 8 + int.from_bytes(content[:8], "little")
     padding = -header % _ALIGNMENT  # spaces, which the format allows behind the header
     length = (header - 8 + padding).to_bytes(8, "little")
@@ -107,24 +107,6 @@ def _fits(tensors: Tensors, spec: StoreSpec) -> bool:
         if spec.dtype == "int8":
             expected[field.name + SCALE] = torch.float16, shape[:-1]
     return {name: (each.dtype, list(each.shape)) for name, each in tensors.items()} == expected
-
-
-def is_intact(path: Path, spec: StoreSpec) -> bool:
-    """Read a shard and compare it with its checksum."""
-    tensors = open_shard(path, spec)
-    if tensors is None:
-        return False
-    with safe_open(path, "pt") as file:
-        checksum: str = (file.metadata() or {}).get("sha256", "")
-    return checksum == _checksum(tensors)
-
-
-def _checksum(tensors: Tensors) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def encode(

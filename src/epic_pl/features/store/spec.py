@@ -126,8 +126,8 @@ class StoreSpec:
             return spec
         except (ConfigError, OSError, RecursionError, *_MALFORMED) as error:
             raise CacheError(
-                f"{path} does not describe a feature store ({error!r}). Remove the store with "
-                "`epic-pl cache clear` and build it again with `epic-pl cache build`."
+                f"{path} does not describe a feature store ({error!r}). Remove its "
+                "folder and build it again with `epic-pl cache build`."
             ) from error
 
 
