@@ -25,7 +25,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from epic_pl.cli import BuildCLI, quiet_lightning, run
+from epic_pl.cli import quiet_lightning, run
 from epic_pl.experiments.options import feature_cache
 
 STRENGTHS = np.logspace(-4, 2, 12)
@@ -108,7 +108,7 @@ def accuracy(model: Model, rows: Rows) -> float:
 def features(options: list[str], epochs: int, test: bool) -> tuple[dict[str, Rows], Any]:
     """Standardised features of the splits; training rows of several epochs where they are drawn."""
     method = ["--model.method=no_prompts", "--model.method_options=null"]
-    cli: Any = run(["fit", *options, *method, "--model.head.boundary=true"], BuildCLI)
+    cli: Any = run(["fit", *options, *method, "--model.head.boundary=true"], "build")
     module, data, trainer = cli.model.eval(), cli.datamodule, cli.trainer
     cache = feature_cache(trainer)
     cache.level = "layers"

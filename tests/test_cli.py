@@ -19,7 +19,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tiny_runs
-from epic_pl.cli import BuildCLI, main, run
+from epic_pl.cli import run
 from epic_pl.config_files import (
     find_config,
     find_packaged,
@@ -28,6 +28,7 @@ from epic_pl.config_files import (
     packaged_file,
 )
 from epic_pl.errors import CheckpointError, ConfigError
+from epic_pl.main import main
 from epic_pl.module import EPICModule
 
 pytestmark = pytest.mark.usefixtures("workdir")
@@ -302,7 +303,7 @@ def test_a_folder_before_the_name_of_a_packaged_config_means_that_file():
 def test_a_downloaded_file_does_not_take_the_place_of_a_packaged_config(config, workdir):
     (workdir / "debug.yaml").write_text("trainer: {callbacks: [trap.Trap]}\n")
     with pytest.warns(UserWarning, match=r"debug\.yaml"):
-        trainer = run(["fit", "--config", config, "--config", "debug.yaml"], BuildCLI).trainer
+        trainer = run(["fit", "--config", config, "--config", "debug.yaml"], "build").trainer
     assert trainer.fast_dev_run
 
 
@@ -655,12 +656,12 @@ def test_a_class_whose_package_is_missing_is_told(config, workdir, capsys):
 
 def test_the_progress_bar_can_be_switched_off_or_replaced(config, workdir):
     options = ["fit", "--config", config, "--config", "debug.yaml"]
-    off = run([*options, "--trainer.enable_progress_bar", "false"], BuildCLI)
+    off = run([*options, "--trainer.enable_progress_bar", "false"], "build")
     assert off.trainer.progress_bar_callback is None
     (workdir / "bar.yaml").write_text("trainer:\n  callbacks:\n    - class_path: TQDMProgressBar\n")
-    own = run([*options, "--config", "bar.yaml"], BuildCLI)
+    own = run([*options, "--config", "bar.yaml"], "build")
     assert type(own.trainer.progress_bar_callback).__name__ == "TQDMProgressBar"
-    default = run(options, BuildCLI)
+    default = run(options, "build")
     assert type(default.trainer.progress_bar_callback).__name__ == "RichProgressBar"
 
 

@@ -8,12 +8,13 @@ import yaml
 
 import tiny_openmoji
 import tiny_runs
-from epic_pl.cli import BuildCLI, main, run
+from epic_pl.cli import run
 from epic_pl.config_files import find_config, find_packaged, packaged, packaged_configs, read_yaml
 from epic_pl.data.datasets import scenes
 from epic_pl.experiments.compare.plan import choose, plan, read_variants
 from epic_pl.experiments.options import parsed_options
 from epic_pl.experiments.tune.space import read_space
+from epic_pl.main import main
 from epic_pl.nn.heads import HeadConfig
 
 pytestmark = pytest.mark.usefixtures("workdir")
@@ -100,7 +101,7 @@ def test_variants_are_planned_beside_the_methods(name, tmp_path):
 
 def test_every_ablation_gives_logits(deep_table):
     for variant in read_variants(find_packaged("variants", "ablations.yaml")):
-        cli = run(["fit", *deep_table, *variant.options], BuildCLI)
+        cli = run(["fit", *deep_table, *variant.options], "build")
         logits = cli.model(tiny_runs.batch())
         assert logits.requires_grad, variant.name
 

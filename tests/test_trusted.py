@@ -11,9 +11,10 @@ from jsonargparse import ArgumentError
 from jsonargparse._common import parsing_settings
 
 import tiny_runs
-from epic_pl.cli import BuildCLI, main, run
+from epic_pl.cli import run
 from epic_pl.errors import ConfigError
 from epic_pl.experiments.reproduce import run as reproduce
+from epic_pl.main import main
 
 CODE = "open('pwned', 'w')"
 
@@ -77,7 +78,7 @@ def test_a_config_of_others_names_only_listed_classes(
     monkeypatch.syspath_prepend(workdir)
     Path("theirs.yaml").write_text(yaml.safe_dump(theirs))
     with pytest.raises((ConfigError, ArgumentError)) as caught:
-        run(["fit", "--config", config, "--config", "theirs.yaml", "--trusted-only"], BuildCLI)
+        run(["fit", "--config", config, "--config", "theirs.yaml", "--trusted-only"], "build")
     assert culprit in str(caught.value)
     assert not Path("pwned").exists()
 
@@ -86,7 +87,7 @@ def test_a_class_named_among_arguments_without_a_type_is_not_built(config):
     theirs = _strategy(dict_kwargs={"unknown": GRAPH})
     Path("theirs.yaml").write_text(yaml.safe_dump(theirs))
     args = ["fit", "--config", config, "--config", "theirs.yaml", "--trusted-only"]
-    assert run(args, BuildCLI).trainer.strategy._ddp_kwargs["unknown"] == GRAPH
+    assert run(args, "build").trainer.strategy._ddp_kwargs["unknown"] == GRAPH
     assert not Path("pwned").exists()
 
 
@@ -100,7 +101,7 @@ def test_classes_of_recipes_stay_allowed(place, config):
     )
     args = ["fit", "--config", config, "--config", "ours.yaml", "--trainer.accelerator=cpu"]
     args.insert(0 if place == "before the command" else len(args), "--trusted-only")
-    trainer = run(args, BuildCLI).trainer
+    trainer = run(args, "build").trainer
     assert type(trainer.progress_bar_callback).__name__ == "TQDMProgressBar"
 
 

@@ -12,11 +12,12 @@ Import all else from its own module, so that importing the package stays cheap::
 
 from typing import TYPE_CHECKING, Any
 
+from epic_pl.version import __version__
+
 if TYPE_CHECKING:
     from epic_pl.classifier import Classifier
 
-__all__ = ["Classifier"]
-__version__ = "0.1.0.dev0"
+__all__ = ["Classifier", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,11 +9,11 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from lightning.pytorch import Callback, Trainer, callbacks
@@ -38,14 +38,13 @@ from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError, EpicError, printable
 from epic_pl.evaluation.explain.callback import PromptAttention
 from epic_pl.evaluation.report.writer import ReportWriter
-from epic_pl.main import main
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import newest_readable, read_checkpoint, require_info
 from epic_pl.module.checkpoint_io import DurableCheckpointIO
 from epic_pl.module.config import as_config
 from epic_pl.trusted import DENIED, TRUSTED
 
-__all__ = ["EPICCLI", "main", "run"]
+__all__ = ["EPICCLI", "run"]
 
 _TRUSTED_ONLY = "--trusted-only"
 # errors are told in one paragraph, not behind two screens of usage
@@ -93,13 +92,53 @@ _DEFAULTS = {
 }
 
 
+Extent = Literal["parsers", "options", "data", "build", "run"]
+"""How far a command line goes: parsers are made; options are parsed; the data is built; model and
+trainer, too; and the command is run."""
+
+
 class EPICCLI(LightningCLI):
     """LightningCLI with what every run of this package wants.
 
     Callbacks have config sections of their own, since a ``trainer.callbacks`` list in a second
     config replaces the first one silently. Classes, task and preprocessing are linked from the data
     into the model, and encoders from the model into the data.
+
+    Args:
+        commands: those that get a parser, each of which takes its time.
+        extent: how far to go.
+        **options: of LightningCLI.
     """
+
+    def __init__(self, commands: Sequence[str], extent: Extent, **options: Any) -> None:
+        self._commands, self._extent = commands, extent
+        super().__init__(EPICModule, ImageTextDataModule, **options)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there
+        """The commands and the arguments that they do not take."""
+        return {name: LightningCLI.subcommands()[name] for name in self._commands}
+
+    def execute(self) -> None:
+        """Run the command on what was built."""
+        super()._run_subcommand(str(self.subcommand))
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if self._extent == "run":
+            self.execute()
+
+    def _set_seed(self) -> None:
+        if self._extent != "options":
+            super()._set_seed()
+
+    def instantiate_classes(self) -> None:
+        """Build what is asked for."""
+        if self._extent in ("build", "run"):
+            super().instantiate_classes()
+        elif self._extent == "data":
+            parser = LightningArgumentParser(**PARSER_OPTIONS)
+            parser.add_lightning_class_args(ImageTextDataModule, "data", subclass_mode=True)
+            config = Namespace(data=self.config[self.subcommand]["data"])  # type: ignore[no-untyped-call]  # jsonargparse
+            self.datamodule = parser.instantiate_classes(config)["data"]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Sections for callbacks, and the links between data and model."""
@@ -134,6 +173,8 @@ class EPICCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Refuse a checkpoint that cannot be used before anything is built."""
+        if self._extent == "parsers":
+            raise _Parsers(self._subcommand_parsers)
         super().parse_arguments(parser, args)
         self._saved_options: dict[str, Any] = {}
         config = self.config[self.config.subcommand]
@@ -280,18 +321,18 @@ def _name_classes(data: Namespace, saved: dict[str, Any]) -> None:
         options["label_separator"] = options["label_separator"] or "|"
 
 
-def _with_one_command(cli: type[EPICCLI], args: list[str]) -> type[EPICCLI]:
-    """``cli`` without the parsers of the commands that are not called: each takes its time."""
-    commands = cli.subcommands()
-    if not args or args[0] not in commands:
-        return cli  # refused, or told, with a list of all
+def trainer_parsers() -> dict[str, LightningArgumentParser]:
+    """The parsers of fit, validate, test and predict."""
+    try:
+        run([], "parsers")
+    except _Parsers as parsers:
+        made: dict[str, LightningArgumentParser] = parsers.args[0]
+        return made
+    raise AssertionError("nothing was to be parsed")
 
-    class OneCommand(cli):  # type: ignore[misc, valid-type]  # a base class that is a value
-        @staticmethod
-        def subcommands() -> dict[str, set[str]]:
-            return {args[0]: commands[args[0]]}
 
-    return OneCommand
+class _Parsers(Exception):
+    """Carries the parsers out of a command line that parses nothing."""
 
 
 @contextmanager
@@ -307,8 +348,8 @@ def quiet_lightning() -> Iterator[None]:
             logger.setLevel(logging.INFO)  # Lightning's own
 
 
-def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
-    """Run the command line on ``args`` and return what it built; errors are raised.
+def run(args: list[str], extent: Extent = "run") -> EPICCLI:
+    """Take the command line ``args`` so far and return what it built; errors are raised.
 
     Raises:
         EpicError: with a message for the user.
@@ -327,12 +368,14 @@ def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
         warnings.filterwarnings("ignore", message=message)
     # tokenizers' own threads and forked loader workers do not get on
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    cli = _with_one_command(cli, args)
+    every = list(LightningCLI.subcommands())
+    # a command that is none is refused, or told, with a list of all
+    commands = args[:1] if args and args[0] in every else every
     arguments = resolve_configs(args)
     try:
-        return cli(
-            EPICModule,
-            ImageTextDataModule,
+        return EPICCLI(
+            commands,
+            extent,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             seed_everything_default=0,
@@ -343,8 +386,7 @@ def run(args: list[str], cli: type[EPICCLI] = EPICCLI) -> EPICCLI:
                 "enable_model_summary": False,  # the parameter table says more
                 "callbacks": [SubsetAccuracy()],
             },
-            parser_kwargs=PARSER_OPTIONS
-            | {subcommand: PARSER_OPTIONS for subcommand in cli.subcommands()},
+            parser_kwargs=PARSER_OPTIONS | dict.fromkeys(commands, PARSER_OPTIONS),
             args=[re.sub("^--report(?==|$)", "--report.folder", arg) for arg in arguments],
         )
     except ValueError as error:
@@ -368,32 +410,15 @@ def as_options(values: Mapping[str, Any]) -> list[str]:
     ]
 
 
-class BuildCLI(EPICCLI):
-    """Builds model, data and trainer, and runs nothing."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
-
-
-class _DataCLI(BuildCLI):
-    """Builds the data only."""
-
-    def instantiate_classes(self) -> None:
-        parser = LightningArgumentParser(**PARSER_OPTIONS)
-        parser.add_lightning_class_args(ImageTextDataModule, "data", subclass_mode=True)
-        config = Namespace(data=self.config[self.subcommand]["data"])  # type: ignore[no-untyped-call]  # jsonargparse
-        self.datamodule = parser.instantiate_classes(config)["data"]
-
-
 def build_data(args: list[str]) -> ImageTextDataModule:
     """The DataModule of these options of ``epic-pl fit``, without a model."""
-    data: ImageTextDataModule = run(["fit", *args], _DataCLI).datamodule
+    data: ImageTextDataModule = run(["fit", *args], "data").datamodule
     return data
 
 
 def fill_cache(args: list[str]) -> None:
     """Store the features of every split that these options of ``epic-pl fit`` use."""
-    cli = run(["fit", *args], BuildCLI)
+    cli = run(["fit", *args], "build")
     cache: FeatureCache = cli._get(cli.config_init, "cache")
     cache.build_stores(cli.trainer, cli.model, cli.datamodule)
 
@@ -404,7 +429,7 @@ def build_trained(args: list[str]) -> tuple[EPICModule, ImageTextDataModule, str
     Raises:
         ConfigError: if the options name no checkpoint file.
     """
-    cli = run(["test", *args], BuildCLI)
+    cli = run(["test", *args], "build")
     path = cli.config["test"]["ckpt_path"]
     if not path or not Path(path).is_file():
         raise ConfigError(f"--ckpt_path is {path}: give the file of a checkpoint to explain.")

@@ -2,7 +2,7 @@
 
 import argparse
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any
 
 from epic_pl.config_files import packaged_configs
 from epic_pl.errors import ConfigError
@@ -40,11 +40,12 @@ def run(argv: list[str]) -> int:
         import shtab
     except ModuleNotFoundError as error:
         raise ConfigError("The script is made by shtab: pip install shtab.") from error
+    from epic_pl.cli import trainer_parsers
     from epic_pl.main import COMMANDS
 
     whole = argparse.ArgumentParser("epic-pl")
     commands = whole.add_subparsers()
-    trainers = _trainer_parsers()
+    trainers = trainer_parsers()
     for name, command in COMMANDS.items():
         own = trainers.get(name) or import_module(command.module).parser()
         each = commands.add_parser(
@@ -56,23 +57,3 @@ def run(argv: list[str]) -> int:
     preamble: Any = _PREAMBLE  # typed as a string there, documented as this
     print(shtab.complete(whole, shell, preamble=preamble))
     return 0
-
-
-class _Found(Exception):
-    """Carries the parsers out of the command line before it parses anything."""
-
-
-def _trainer_parsers() -> dict[str, Any]:
-    """The parsers of fit, validate, test and predict."""
-    from epic_pl import cli
-
-    class Parsers(cli.EPICCLI):
-        def parse_arguments(self, parser: Any, args: Any) -> NoReturn:
-            raise _Found(self._subcommand_parsers)
-
-    try:
-        cli.run([], Parsers)
-    except _Found as found:
-        parsers: dict[str, Any] = found.args[0]
-        return parsers
-    raise AssertionError("parse_arguments was not called")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
-from epic_pl import __version__
 from epic_pl.config_files import packaged
+from epic_pl.version import __version__
 
 
 class Command(NamedTuple):
@@ -33,10 +33,10 @@ COMMANDS = {
     "test": Command(_TRAINER, "metrics on the test split; --report DIR writes a report"),
     "predict": Command(_TRAINER, "classes and probabilities of each sample, to a file"),
     "explain": Command(
-        "epic_pl.evaluation.explain.command", "draw the patches and words each prompt attends to"
+        "epic_pl.commands.explain", "draw the patches and words each prompt attends to"
     ),
     "export": Command(
-        "epic_pl.evaluation.export.command", "a trained model as a folder that runs on its own"
+        "epic_pl.commands.export", "a trained model as a folder that runs on its own"
     ),
     "compare": Command(
         "epic_pl.experiments.compare.command",
@@ -49,14 +49,14 @@ COMMANDS = {
         "epic_pl.experiments.reproduce", "train a run again and compare its metrics and weights"
     ),
     "data": Command(
-        "epic_pl.inspection.command", "check: can training start? init: write a config for a table"
+        "epic_pl.commands.data", "check: can training start? init: write a config for a table"
     ),
     "doctor": Command(
         "epic_pl.inspection.doctor", "versions, devices, disk, encoders: what is wrong here?", True
     ),
     "completion": Command("epic_pl.completion", "a script that completes epic-pl in a shell"),
     "cache": Command(
-        "epic_pl.features.commands", "build, info: stored features of the frozen encoders"
+        "epic_pl.commands.cache", "build, info: stored features of the frozen encoders"
     ),
 }
 _HELP = """\

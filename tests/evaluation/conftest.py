@@ -2,7 +2,7 @@
 
 import pytest
 
-from epic_pl.cli import main
+from epic_pl.main import main
 
 
 @pytest.fixture

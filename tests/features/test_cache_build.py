@@ -10,11 +10,11 @@ import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 import tiny_runs
-from epic_pl.cli import main
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.errors import ConfigError
 from epic_pl.features import fill
 from epic_pl.features.items import Items
+from epic_pl.main import main
 
 OPTIONS = ["--model.epic.prompt_attention", "read_only", "--cache.level", "layers"]
 DDP = ["--config", "ddp.yaml", "--trainer.devices", "2"]

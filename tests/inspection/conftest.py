@@ -3,7 +3,7 @@
 import pytest
 
 import tiny_openmoji
-from epic_pl.cli import main
+from epic_pl.main import main
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tiny_runs
-from epic_pl.cli import BuildCLI, run
+from epic_pl.cli import run
 from epic_pl.errors import ConfigError, DataError, TrainingError
 from epic_pl.module import EPICConfig, EPICModule, HeadConfig, LossConfig, OptimConfig
 from epic_pl.module.config import as_config
@@ -273,7 +273,7 @@ def test_from_config_is_what_the_command_line_builds(
     options = [f"--model.encoders.{side}.name={each['name']}" for side, each in names.items()]
     options += [f"--data.init_args.table={path}", "--model.encoders.text.pooling=auto"]
     options += ["--model.encoders.image_size=32"]
-    built = run(["fit", "--config=table.yaml", *options], BuildCLI).model
+    built = run(["fit", "--config=table.yaml", *options], "build").model
     encoders = {**names, "image_size": 32}
     own = EPICModule.from_config("table.yaml", built.num_classes, encoders=encoders)
     kinds = {"epic": EPICConfig, "head": HeadConfig, "optim": OptimConfig, "loss": LossConfig}

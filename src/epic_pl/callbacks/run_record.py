@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch.cli import SaveConfigCallback
 from torch import nn
 
-import epic_pl
 from epic_pl.data import ImageTextDataModule
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import frozen_keys
@@ -81,7 +80,7 @@ def _made_of(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
     made_of: dict[str, Any] = {"python": platform.python_version()}
     made_of |= {name: version(name) for name in _PACKAGES}
     made_of["device"] = f"{trainer.world_size} x {trainer.strategy.root_device.type}"
-    for name, folder in (("folder", Path.cwd()), ("package", Path(epic_pl.__file__).parent)):
+    for name, folder in (("folder", Path.cwd()), ("package", Path(__file__).parents[1])):
         made_of[f"commit of the {name}"] = _commit(folder)
     if isinstance(module, EPICModule):
         info = module.checkpoint_info()

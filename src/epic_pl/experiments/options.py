@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from epic_pl.callbacks import FeatureCache
-from epic_pl.cli import BuildCLI, run
+from epic_pl.cli import run
 from epic_pl.errors import ConfigError
 
 ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
@@ -44,19 +44,9 @@ def use_stored_features(cli: Any) -> str:
     return level
 
 
-class _ParsingCLI(BuildCLI):
-    """Parses the options of ``fit`` and builds nothing."""
-
-    def _set_seed(self) -> None:
-        pass
-
-    def instantiate_classes(self) -> None:
-        pass
-
-
 def parsed_options(options: Sequence[str]) -> dict[str, Any]:
     """All options of a ``fit``, defaults and configs included."""
-    parsed: dict[str, Any] = run(["fit", *options], _ParsingCLI).config["fit"].as_dict()
+    parsed: dict[str, Any] = run(["fit", *options], "options").config["fit"].as_dict()
     return parsed
 
 

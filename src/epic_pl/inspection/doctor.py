@@ -11,12 +11,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from epic_pl import __version__
 from epic_pl.assets.cache import cache_dir
 from epic_pl.assets.encoders import fetched_folder
 from epic_pl.assets.hub import Side, cached_commit, repository
 from epic_pl.config_files import find_config, read_yaml
 from epic_pl.errors import AssetError, first_line
+from epic_pl.version import __version__
 
 _LITTLE_DISK, _LITTLE_SHARED = 2e9, 2.5e8  # bytes
 _EXTRAS = ("demo", "onnx", "compare", "tune", "data")

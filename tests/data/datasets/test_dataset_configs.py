@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from epic_pl.cli import main, run
+from epic_pl.cli import run
 from epic_pl.config_files import find_config
+from epic_pl.main import main
 
 # the first layout of each dataset, on which all commands are run
 NAMES = {name: layout for name, layout in reversed(fabricate.LAYOUTS)}

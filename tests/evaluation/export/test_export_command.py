@@ -11,11 +11,11 @@ from transformers import AutoTokenizer
 
 import tiny_runs
 from epic_pl import Classifier
-from epic_pl.classifier.exported import INPUTS
-from epic_pl.cli import main
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.export.folder import largest_difference
 from epic_pl.evaluation.export.program import random_inputs
+from epic_pl.inference.exported import INPUTS
+from epic_pl.main import main
 from epic_pl.module import EPICModule
 
 FILES = ["model.json", "model.pt2", "tokenizer"]

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from epic_pl import Classifier
-from epic_pl.classifier.exported import load_program
-from epic_pl.cli import main
 from epic_pl.errors import CheckpointError, ConfigError
 from epic_pl.evaluation.export.folder import largest_difference, write_folder
+from epic_pl.inference.exported import load_program
+from epic_pl.main import main
 
 RNG = np.random.default_rng(0)
 

@@ -13,12 +13,13 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
 import tiny_runs
-from epic_pl.cli import main, run
+from epic_pl.cli import run
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.report.corruption import CORRUPTIONS, IMAGES, TEXTS, Corrupted
 from epic_pl.evaluation.report.tables import DRAWS, draw_missing
 from epic_pl.evaluation.report.writer import ReportWriter
 from epic_pl.inspection.html_page import render
+from epic_pl.main import main
 from epic_pl.module import EPICModule
 
 EVIL = "<script>alert('$x$')</script>"

@@ -7,8 +7,8 @@ import pytest
 from cache_items import build_one
 from safetensors.torch import load_file, save_file
 
+from epic_pl.commands.cache import run
 from epic_pl.errors import CacheError
-from epic_pl.features.commands import run
 from epic_pl.features.store.build import Wanted, default_root
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.features.store.spec import canonical

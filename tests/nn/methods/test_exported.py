@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny_models import ALL_PARTS, batch, clip_image_encoder, clip_text_encoder, hf_text, make
 
-from epic_pl.classifier.exported import INPUTS
 from epic_pl.evaluation.export.program import Probabilities, export_program
+from epic_pl.inference.exported import INPUTS
 from epic_pl.module.postprocess import Postprocessor
 from epic_pl.nn.encoders import HFTextEncoder
 from epic_pl.nn.methods import METHODS

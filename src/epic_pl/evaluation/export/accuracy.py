@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from epic_pl.classifier.exported import ONNX, ONNX_INT8, load_program, run_batch
 from epic_pl.data import ImageTextDataModule
 from epic_pl.evaluation.evaluator import Evaluator
+from epic_pl.inference.exported import ONNX, ONNX_INT8, load_program, run_batch
 from epic_pl.module import EPICModule
 from epic_pl.module.metrics import build_metrics
 

@@ -15,8 +15,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from epic_pl import __version__
-from epic_pl.classifier.exported import (
+from epic_pl.data.preprocessing import ImagePreprocessing, load_tokenizer
+from epic_pl.errors import AssetError, ConfigError, EncoderError
+from epic_pl.evaluation.export.onnx_file import write_int8, write_onnx
+from epic_pl.evaluation.export.program import Probabilities, export_program, random_inputs
+from epic_pl.inference.exported import (
     DESCRIPTION,
     INPUTS,
     ONNX,
@@ -26,12 +29,9 @@ from epic_pl.classifier.exported import (
     Run,
     load_program,
 )
-from epic_pl.data.preprocessing import ImagePreprocessing, load_tokenizer
-from epic_pl.errors import AssetError, ConfigError, EncoderError
-from epic_pl.evaluation.export.onnx_file import write_int8, write_onnx
-from epic_pl.evaluation.export.program import Probabilities, export_program, random_inputs
 from epic_pl.module import EPICModule
 from epic_pl.nn.encoders.blank import blank_input
+from epic_pl.version import __version__
 
 PREDICT = "predict.py"
 TOLERANCE = 1e-4

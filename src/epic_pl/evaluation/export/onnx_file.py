@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch.export import ExportedProgram
 
-from epic_pl.classifier.exported import INPUTS
 from epic_pl.errors import ConfigError, first_line
+from epic_pl.inference.exported import INPUTS
 
 OUTPUT = "probabilities"
 _SCOPES = "pkg.torch.onnx.name_scopes"

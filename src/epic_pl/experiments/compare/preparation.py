@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from epic_pl.cli import BuildCLI, as_options, run
+from epic_pl.cli import as_options, run
 from epic_pl.config_files import packaged_file, read_yaml
 from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare.plan import Entry, Outcome, Run
@@ -59,7 +59,7 @@ def encode_once(entry: Entry, shared: Sequence[str], output: Path) -> str:
 
 def _encode(options: list[str]) -> float | None:
     """Seconds that storing took; None for a method that cannot read stored features."""
-    cli: Any = run(["fit", *options], BuildCLI)
+    cli: Any = run(["fit", *options], "build")
     if use_stored_features(cli) == "off":
         return None
     start = time.monotonic()

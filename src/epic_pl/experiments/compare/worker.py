@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Timer
 
 from epic_pl.callbacks import CostMeter
-from epic_pl.cli import EPICCLI, errors_as_text, run
+from epic_pl.cli import errors_as_text, run
 from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare.outputs import TestOutputs
 from epic_pl.experiments.files import read_json, write_json
@@ -26,63 +26,48 @@ from epic_pl.module.parameters import trainable_share
 _WAIT_S = 30
 
 
-class RunCLI(EPICCLI):
-    """``fit`` and then ``test``, with the callbacks of a comparison."""
-
-    def instantiate_classes(self) -> None:
-        """Add the callbacks, and store the features that this method can use."""
-        super().instantiate_classes()
-        trainer: Any = self.trainer
-        self.folder = Path(trainer.default_root_dir)
-        self.timer, self.meter, self.outputs = Timer(), CostMeter(), TestOutputs()
-        # first, so that they see the time in the others' hooks
-        trainer.callbacks[:0] = [self.timer, self.meter, self.outputs]
-        self.cache_level = use_stored_features(self)
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        fitted = _fitted(self.folder)
-        if fitted is None:
-            super()._run_subcommand(subcommand)
-            fitted = self._cost()
-            if fitted["best"]:
-                write_json(self.folder / "fit.json", fitted)
-        self.trainer.test(
-            self.model,
-            datamodule=self.datamodule,
-            ckpt_path=fitted["best"] or None,
-            weights_only=True,
-            verbose=False,
-        )
-        self.cost = fitted
-
-    def _cost(self) -> dict[str, Any]:
-        """Cost of the fit; for a resumed one, rate and memory since it was resumed."""
-        return {
-            "best": getattr(self.trainer.checkpoint_callback, "best_model_path", ""),
-            "epochs": self.trainer.current_epoch,
-            "seconds": self.timer.time_elapsed(),
-            "samples_per_s": self.meter.samples_per_s or None,
-            "peak_memory_mb": self.meter.peak_memory_mb,
+def _fit_and_test(cli: Any, folder: Path) -> dict[str, Any]:
+    """Train what was built, unless that is done, and test it: metrics, cost and circumstances."""
+    trainer, module = cli.trainer, cli.model
+    timer, meter, outputs = Timer(), CostMeter(), TestOutputs()
+    # first, so that they see the time in the others' hooks
+    trainer.callbacks[:0] = [timer, meter, outputs]
+    cache_level = use_stored_features(cli)
+    fitted = _fitted(folder)
+    if fitted is None:
+        cli.execute()
+        fitted = {  # of a resumed fit, rate and memory since it was resumed
+            "best": getattr(trainer.checkpoint_callback, "best_model_path", ""),
+            "epochs": trainer.current_epoch,
+            "seconds": timer.time_elapsed(),
+            "samples_per_s": meter.samples_per_s or None,
+            "peak_memory_mb": meter.peak_memory_mb,
         }
-
-    def result(self) -> dict[str, Any]:
-        """Metrics of the test split, cost and circumstances."""
-        module = self.model
-        metrics = {
-            name.removeprefix("test/"): float(value)
-            for name, value in self.trainer.callback_metrics.items()
-            if name.startswith("test/")
-        }
-        return {
-            **self.cost,
-            "task": module.task,
-            "metrics": metrics,
-            "trainable": sum(p.numel() for p in module.parameters() if p.requires_grad),
-            "encoder_share": trainable_share(module.model),
-            "cache_level": self.cache_level,
-            "device": _device_name(self.trainer.strategy.root_device),
-            "torch": torch.__version__,
-        }
+        if fitted["best"]:
+            write_json(folder / "fit.json", fitted)
+    trainer.test(
+        module,
+        datamodule=cli.datamodule,
+        ckpt_path=fitted["best"] or None,
+        weights_only=True,
+        verbose=False,
+    )
+    outputs.write(folder / "predictions.parquet", module.class_names)
+    metrics = {
+        name.removeprefix("test/"): float(value)
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith("test/")
+    }
+    return {
+        **fitted,
+        "task": module.task,
+        "metrics": metrics,
+        "trainable": sum(p.numel() for p in module.parameters() if p.requires_grad),
+        "encoder_share": trainable_share(module.model),
+        "cache_level": cache_level,
+        "device": _device_name(trainer.strategy.root_device),
+        "torch": torch.__version__,
+    }
 
 
 def run_one(folder: Path) -> None:
@@ -95,9 +80,8 @@ def run_one(folder: Path) -> None:
     spec = read_json(folder / "run.json") or {}
     try:
         with FileLock(folder / ".lock", timeout=_WAIT_S):
-            cli: Any = run(["fit", *spec.pop("options"), *_places(folder)], RunCLI)
-            cli.outputs.write(folder / "predictions.parquet", cli.model.class_names)
-            write_json(folder / "result.json", spec | cli.result())
+            cli = run(["fit", *spec.pop("options"), *_places(folder)], "build")
+            write_json(folder / "result.json", spec | _fit_and_test(cli, folder))
     except Timeout:
         raise ConfigError(f"Another process is training in {folder}: wait for it.") from None
 

@@ -6,13 +6,12 @@ import math
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
-from epic_pl.cli import EPICCLI, run
+from epic_pl.cli import run
 from epic_pl.experiments.options import ONE_DEVICE, use_stored_features
 
 
@@ -64,16 +63,6 @@ def run_trial(options: Sequence[str], folder: Path, watch: TrialWatch) -> None:
     Raises:
         EpicError: from ``fit``.
     """
-
-    class TrialCLI(EPICCLI):
-        def instantiate_classes(self) -> None:
-            super().instantiate_classes()
-            trainer: Any = self.trainer
-            use_stored_features(self)
-            kept = [each for each in trainer.callbacks if not isinstance(each, Checkpoint)]
-            # first, so that pruning comes before early stopping
-            trainer.callbacks[:] = [watch, *kept]
-
     folder.mkdir(parents=True, exist_ok=True)
     own = ("--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={folder}")
     try:
@@ -83,7 +72,7 @@ def run_trial(options: Sequence[str], folder: Path, watch: TrialWatch) -> None:
             contextlib.redirect_stderr(log),
         ):
             try:
-                run(["fit", *options, *ONE_DEVICE, *own], TrialCLI)
+                _train([*options, *ONE_DEVICE, *own], watch)
             except Exception:
                 traceback.print_exc(file=log)
                 raise
@@ -91,3 +80,12 @@ def run_trial(options: Sequence[str], folder: Path, watch: TrialWatch) -> None:
         # trainer and model refer to each other, and the next trial needs their memory
         gc.collect()
         torch.cuda.empty_cache()
+
+
+def _train(options: Sequence[str], watch: TrialWatch) -> None:
+    cli = run(["fit", *options], "build")
+    use_stored_features(cli)
+    callbacks: list[Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]  # Lightning's
+    kept = [each for each in callbacks if not isinstance(each, Checkpoint)]
+    callbacks[:] = [watch, *kept]  # first, so that pruning comes before early stopping
+    cli.execute()

@@ -19,20 +19,20 @@ from huggingface_hub import (
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from epic_pl import __version__
 from epic_pl.assets.hub import Side, cached_commit, repository
-from epic_pl.classifier.models import relocated
 from epic_pl.data.readers import read_json
 from epic_pl.errors import AssetError, CheckpointError, DataError, first_line, printable
+from epic_pl.inference.models import relocated
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state, refuse_classes
 from epic_pl.untrusted import require_regular
+from epic_pl.version import __version__
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 CONFUSION = "confusion_matrix.png"
 FORMAT_VERSION = 1
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?")
-_CARD_TEMPLATE = resources.files("epic_pl.classifier") / "templates" / "model_card.md"
+_CARD_TEMPLATE = resources.files("epic_pl.inference") / "templates" / "model_card.md"
 
 
 def write_model(module: EPICModule, folder: Path) -> None:
@@ -161,7 +161,7 @@ def write_card(
 ) -> None:
     """Write a model card unless there is one.
 
-    Arguments are those of :meth:`~epic_pl.classifier.classifier.Classifier.save_pretrained`; the
+    Arguments are those of :meth:`~epic_pl.classifier.Classifier.save_pretrained`; the
     name is how the model is loaded.
 
     Raises:

@@ -18,18 +18,6 @@ from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
 from epic_pl.callbacks.predictions import prediction_table
-from epic_pl.classifier.exported import DESCRIPTION, ExportedModel
-from epic_pl.classifier.inputs import ImageInput, Item, Items
-from epic_pl.classifier.models import TrainedModel, find_checkpoint, load_module, to_device
-from epic_pl.classifier.sharing import (
-    WEIGHTS,
-    fetch_model,
-    is_hub_name,
-    push_model,
-    read_model,
-    write_card,
-    write_model,
-)
 from epic_pl.config_files import INIT_CONFIG
 from epic_pl.data.clean_text import clean_texts
 from epic_pl.data.collate import Collator
@@ -38,6 +26,18 @@ from epic_pl.data.rows import BadSamplePolicy
 from epic_pl.data.tables.datamodule import TableDataModule
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import ConfigError
+from epic_pl.inference.exported import DESCRIPTION, ExportedModel
+from epic_pl.inference.inputs import ImageInput, Item, Items
+from epic_pl.inference.models import TrainedModel, find_checkpoint, load_module, to_device
+from epic_pl.inference.sharing import (
+    WEIGHTS,
+    fetch_model,
+    is_hub_name,
+    push_model,
+    read_model,
+    write_card,
+    write_model,
+)
 from epic_pl.inspection.guess import Roles
 from epic_pl.inspection.init import write_config
 from epic_pl.module import EPICModule
@@ -310,7 +310,7 @@ class Classifier:
 
         Args:
             items: dictionaries with ``image``, ``text`` or both; None for one item.
-            image: of the one item; see :data:`~epic_pl.classifier.inputs.Image`.
+            image: of the one item; see :data:`~epic_pl.inference.inputs.Image`.
             text: of the one item.
             top_k: number of labels; None is five, or for a multilabel task all that reach their
                 thresholds (which were tuned on validation).

@@ -49,10 +49,10 @@ def run(argv: list[str]) -> int:
     """
     options = parser().parse_args(argv)
 
-    from epic_pl.classifier.models import load_module
     from epic_pl.cli import build_data
     from epic_pl.evaluation.export.accuracy import compare_scores
     from epic_pl.evaluation.export.folder import check_output, find_tokenizer, write_folder
+    from epic_pl.inference.models import load_module
 
     folder, int8 = options.output, options.int8
     if int8 and options.format != "onnx":

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from epic_pl import Classifier
-from epic_pl.classifier.sharing import write_card
 from epic_pl.cli import run
 from epic_pl.errors import AssetError, CheckpointError, DataError
+from epic_pl.inference.sharing import write_card
 
 ITEMS = [{"text": "a red square"}, {"image": "data/images/test0.png"}]
 

@@ -1,0 +1,1 @@
+"""Commands that build what the command line describes, each with its parser and its run."""
