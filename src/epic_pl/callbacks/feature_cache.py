@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.datamodule import STAGES
-from epic_pl.errors import ConfigError, DataError
+from epic_pl.errors import CacheError, ConfigError, DataError
 from epic_pl.features.dataset import CachedDataset, FeatureDataset, by_name
 from epic_pl.features.fill import fill_stores
 from epic_pl.features.items import CacheOptions
@@ -166,7 +166,7 @@ class FeatureCache(Callback):
             *stages,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
-            barrier=lambda: trainer.strategy.barrier("feature cache"),
+            barrier=lambda: _barrier(trainer),
         )
 
     def _splits(
@@ -180,6 +180,21 @@ class FeatureCache(Callback):
                     "set data.augment to none, or cache.level to off."
                 )
             yield by_name(data.dataset(split))
+
+
+def _barrier(trainer: L.Trainer) -> None:
+    """Wait for all ranks.
+
+    Raises:
+        CacheError: one has ended.
+    """
+    try:
+        trainer.strategy.barrier("feature cache")
+    except RuntimeError as error:  # of the process group
+        raise CacheError(
+            "Another process has ended while the features were stored: its own message says why. "
+            "What is written is kept."
+        ) from error
 
 
 def _set_up(data: ImageTextDataModule, show: bool) -> list[str]:

@@ -43,7 +43,7 @@ def test_two_methods_and_two_seeds_are_compared_and_not_trained_again(
     rows = json.loads((output / "comparison.json").read_text())
     accuracy = {row["method"]: row for row in rows if row["metric"] == "accuracy"}
     assert list(accuracy) == ["majority", "epic", "linear_probe"]
-    for name, level in (("epic", "boundary"), ("linear_probe", "layers")):
+    for name, level in (("epic", "layers"), ("linear_probe", "layers")):
         row = accuracy[name]
         assert (row["seeds"], row["status"], row["cache_level"]) == ([0, 1], "ok", level)
         assert len(row["values"]) == 2

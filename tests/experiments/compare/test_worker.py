@@ -36,7 +36,7 @@ def prepare(tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("method", "level"), [("linear_probe", "layers"), ("epic", "boundary"), ("lora", "off")]
+    ("method", "level"), [("linear_probe", "layers"), ("epic", "layers"), ("lora", "off")]
 )
 def test_a_run_writes_result_and_predictions_and_caches_what_it_can(
     method, level, prepare, tmp_path
