@@ -62,7 +62,7 @@ COMMANDS = {
 _HELP = """\
 usage: epic-pl COMMAND --config NAME [--config OVERLAY] [--OPTION VALUE ...]
 
-Image-text classification with two frozen encoders and a percent of their size trained (EPIC).
+Image-text classification with two frozen encoders and one or two percent of their size trained.
 
 commands:
 {commands}
