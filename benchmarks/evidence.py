@@ -44,9 +44,10 @@ FOLDER = Path(__file__).parent
 METHODS = (
     "parts,epic,part_means,cross_attention,similarity_map,no_prompts,late_fusion_mlp,linear_probe"
 )
-# scenes that no choice was made on: --data.scene_seed 0 is for development
+# scenes that no choice was made on: --data.scene_seed 0 is for development, and on 2028, of which
+# docs/results.md tells, the ablation has chosen what left the default
 GRID = ("--config", "scenes.yaml", "--data.layout=grid", "--data.scene_seed=2027")
-FREE = ("--config", "scenes.yaml", "--data.layout=free", "--data.scene_seed=2028")
+FREE = ("--config", "scenes.yaml", "--data.layout=free", "--data.scene_seed=2029")
 LOCKED: dict[str, tuple[str, ...]] = {
     "free": FREE,
     "ablations": FREE,

@@ -245,7 +245,7 @@ def manifests(folder: Path) -> tuple[Any, Case]:
     import torch
     from safetensors.torch import load, save
 
-    from epic_pl.features.store import upkeep
+    from epic_pl.features.store import listing
     from epic_pl.features.store.build import Wanted, build
     from epic_pl.features.store.reader import FeatureStore
     from epic_pl.features.store.spec import SPEC, Field, StoreSpec
@@ -293,7 +293,7 @@ def manifests(folder: Path) -> tuple[Any, Case]:
         (store / name).write_bytes(content)
         if whole:  # printing takes longer than all else
             with contextlib.redirect_stdout(io.StringIO()):
-                upkeep.info(place)
+                listing.info(place)
         opened = FeatureStore(store)
         if len(opened):
             opened.gather(opened.rows(hashes))

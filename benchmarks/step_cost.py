@@ -281,7 +281,7 @@ def count_flops(module: EPICModule, data: TableDataModule, cache: FeatureCache) 
     batch = module.transfer_batch_to_device(next(iter(data.train_dataloader())), module.device, 0)
     compiled, module.model._compiled_call_impl = module.model._compiled_call_impl, None
     with FlopCounterMode(display=False) as counter:
-        module.loss(module(batch), batch["labels"]).backward()
+        module.loss(module(batch).logits, batch["labels"]).backward()
     module.model._compiled_call_impl = compiled
     return counter.get_total_flops() / len(batch["labels"])
 

@@ -30,7 +30,7 @@ def main() -> None:
         parts = []
         for batch in data.test_dataloader():
             batch = module.transfer_batch_to_device(batch, module.device, 0)
-            parts.append((module.postprocessor(module(batch)).cpu(), batch["labels"].cpu()))
+            parts.append((module.postprocessor(module(batch).logits).cpu(), batch["labels"].cpu()))
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     live, labels = outputs()

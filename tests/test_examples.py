@@ -40,7 +40,7 @@ def test_the_page_on_extensions_runs(workdir, make, tiny_vit_dir, tiny_tokenizer
     exec(compile(code, "extend.md", "exec"), made)
     assert made["trainer"].global_step == 3
     smoothed, batch = made["model"], tiny_runs.batch(3)
-    logits = smoothed.eval()(batch)
+    logits = smoothed.eval()(batch).logits
     expected = F.cross_entropy(logits, batch["labels"], label_smoothing=0.1)
     assert smoothed.compute_loss(logits, batch["labels"], batch) == expected
     assert smoothed.trainer.callback_metrics["train/loss"] > 0

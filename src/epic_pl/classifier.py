@@ -373,7 +373,7 @@ class Classifier:
         found: dict[str, list[Floats]] = {"image": [], "text": []}
         for batch in self._batches(dataset, batch_size, num_workers, progress):
             masks = batch.get("image_present"), batch.get("text_present")
-            for side, pooled, present in zip(found, module.run(batch).pooled, masks, strict=True):
+            for side, pooled, present in zip(found, module(batch).pooled, masks, strict=True):
                 output = pooled.output.float()
                 if present is not None:
                     output = output.masked_fill(~present[:, None], torch.nan)

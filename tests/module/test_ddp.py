@@ -196,7 +196,7 @@ def test_seven_samples_count_seven(two_ranks, workdir, monkeypatch):
     assert fitted.temperature != 1
     with torch.no_grad():
         batches = list(cli.datamodule.val_dataloader())
-        logits = torch.cat([cli.model.eval()(batch) for batch in batches])
+        logits = torch.cat([cli.model.eval()(batch).logits for batch in batches])
     refitted.fit(logits, torch.cat([batch["labels"] for batch in batches]))
     torch.testing.assert_close(fitted.temperature, refitted.temperature, rtol=1e-4, atol=0)
     run(["predict", "--config", config, "--ckpt_path", last, "--predictions.output", "one.parquet"])

@@ -125,9 +125,9 @@ def test_modality_dropout_acts_in_training_only(make):
     batch = tiny_runs.batch()
     model = make(modality_dropout=1.0, epic={"dropout": 0.0}, head={"dropout": 0.0})
     torch.manual_seed(0)
-    dropped = model.train()(batch)
-    assert not torch.allclose(dropped, model.eval()(batch), atol=1e-4)
-    assert torch.equal(model(batch), model(batch))
+    dropped = model.train()(batch).logits
+    assert not torch.allclose(dropped, model.eval()(batch).logits, atol=1e-4)
+    assert torch.equal(model(batch).logits, model(batch).logits)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_losses_of_validation_and_test_are_means_over_rows_and_nan_stays(make, t
     rows = tiny_runs.samples(7)
     (whole,) = tiny_runs.loader(rows, 7)
     with torch.no_grad():
-        expected = float(model.loss(model(whole), whole["labels"]))
+        expected = float(model.loss(model(whole).logits, whole["labels"]))
     for loop, name in ((trainer.validate, "val/loss"), (trainer.test, "test/loss")):
         (found,) = loop(model, tiny_runs.loader(rows, 3), verbose=False)
         assert found[name] == pytest.approx(expected)
@@ -230,7 +230,7 @@ def test_pixels_of_a_missing_image_change_neither_logits_nor_gradients(name, mak
         loss.backward()
         losses.append(loss.detach())
         gradients.append({k: p.grad for k, p in model.named_parameters() if p.grad is not None})
-        gradients[-1]["logits"] = model.eval()(each).detach()
+        gradients[-1]["logits"] = model.eval()(each).logits.detach()
     assert torch.equal(*losses)
     assert not differing(*gradients)
     assert all(bool(torch.isfinite(value).all()) for value in gradients[1].values())
@@ -319,13 +319,13 @@ def test_a_missing_modality_that_training_never_lacked_is_harmless_and_told_once
     assert model.model.head.never_missing == ["image", "text"]
     batch = tiny_runs.batch(32, classes=8, multilabel=True)
     model.eval()
-    complete = model(batch)
+    complete = model(batch).logits
     spread = complete.std()
     for name in ("image", "text"):
         batch[f"{name}_present"] = torch.zeros(32, dtype=torch.bool)
         model._warned_of_absence = False
         with pytest.warns(UserWarning, match=f"lack the {name}"):
-            logits = model(batch)
+            logits = model(batch).logits
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             model(batch)
@@ -339,5 +339,5 @@ def test_a_missing_modality_that_training_never_lacked_is_harmless_and_told_once
 def test_training_starts_at_the_frequencies_of_the_labels(make):
     frequencies = [0.02, 0.3, 0.9]
     model = make(task="multilabel", loss={"class_frequencies": frequencies}).eval()
-    started = model(tiny_runs.batch(8)).sigmoid().mean(dim=0)
+    started = model(tiny_runs.batch(8)).logits.sigmoid().mean(dim=0)
     assert started.tolist() == pytest.approx(frequencies, abs=0.03)

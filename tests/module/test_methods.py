@@ -55,7 +55,7 @@ def test_a_checkpoint_is_strict_adapter_sized_and_restores_the_logits(name, work
     assert set(content["state_dict"]) == set(trained(module)) | rest
     again = EPICModule.load_from_checkpoint(path).eval()
     assert again.hparams["method"] == name
-    assert torch.equal(again(tiny_runs.batch()), module.eval()(tiny_runs.batch()))
+    assert torch.equal(again(tiny_runs.batch()).logits, module.eval()(tiny_runs.batch()).logits)
 
     content["state_dict"].popitem()
     torch.save(content, path)

@@ -40,7 +40,7 @@ def test_checkpoints_hold_the_average_fitted_to_its_own_outputs(make, tmp_path):
     for kept in (model, averaged):
         expected = Postprocessor("multilabel", 3)
         with torch.no_grad():
-            expected.fit(kept.eval()(batch), batch["labels"])
+            expected.fit(kept.eval()(batch).logits, batch["labels"])
         fitted = kept.postprocessor.state_dict()
         torch.testing.assert_close(fitted, expected.state_dict(), rtol=1e-4, atol=0)
     assert float(model.postprocessor.temperature) != pytest.approx(1.0)

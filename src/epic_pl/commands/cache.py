@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of ``epic-pl cache {info}``; build takes the options of ``epic-pl fit``."""
+    """Parser of ``epic-pl cache info``; ``build`` takes the options of ``epic-pl fit``."""
     parser = argparse.ArgumentParser(
         "epic-pl cache",
         description=(
@@ -33,7 +33,7 @@ def run(argv: list[str]) -> int:
     options = parser().parse_args(argv)
     # the parser alone needs no torch
     from epic_pl.features.store.build import default_root
-    from epic_pl.features.store.upkeep import info
+    from epic_pl.features.store.listing import info
 
     info(options.folder or default_root())
     return 0

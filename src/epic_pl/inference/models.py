@@ -109,7 +109,7 @@ class TrainedModel:
     @torch.inference_mode()
     def probabilities(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Probabilities ``(B, C)`` of a batch on the device."""
-        scores: Tensor = self.module.postprocessor(self.module.eval()(batch))
+        scores: Tensor = self.module.postprocessor(self.module.eval()(batch).logits)
         return scores.cpu().numpy()
 
 

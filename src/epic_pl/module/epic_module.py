@@ -189,12 +189,11 @@ class EPICModule(L.LightningModule):
 
     # -- steps
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits ``(B, C)``; warns once of a missing modality that training never lacked."""
-        return self.run(batch).logits
+    def forward(self, batch: Batch) -> Output:
+        """The model's output, logits ``(B, C)`` among it.
 
-    def run(self, batch: Batch) -> Output:
-        """All that the model gives for a batch, logits among it."""
+        Warns once of a missing modality that training never lacked.
+        """
         if not self.training and not self._warned_of_absence:
             self._check_absence(batch)
         if is_compiled(self.model):
@@ -230,7 +229,7 @@ class EPICModule(L.LightningModule):
             patches: Any = getattr(self.model.image_encoder.model, "patch_embed", None)  # timm's
             size = patches.img_size if getattr(patches, "strict_img_size", False) else ()
             check_batch(batch, self.task, self.num_classes, size)
-        labels, output = batch["labels"], self.run(batch)
+        labels, output = batch["labels"], self(batch)
         logits = output.logits
         loss = self.compute_loss(logits, labels, batch)
         if stage == "train" and self._matching and self.model.matcher and output.compared:
@@ -329,7 +328,7 @@ class EPICModule(L.LightningModule):
                 "Predictions are told apart by sample_id, which this batch lacks: let the loader "
                 "put a list of one string a sample under that key."
             )
-        probabilities = self.postprocessor(self(batch)).cpu()
+        probabilities = self.postprocessor(self(batch).logits).cpu()
         return Prediction(sample_id=list(batch["sample_id"]), probabilities=probabilities)
 
     def _check_finite(self, loss: Tensor, batch: Batch) -> None:

@@ -146,7 +146,7 @@ def test_the_command_tells_size_pace_difference_and_what_8_bits_cost(in_onnx, tr
     assert said.count("accuracy ") == 2
     classifier = Classifier.load(trained.checkpoint, device="cpu")
     difference = largest_difference(load_program(folder / "model.int8.onnx"), classifier.module)
-    assert 0 < difference < 1  # of random weights
+    assert 0 < difference < 0.3  # of random weights
 
 
 def test_a_model_of_another_pipeline_brings_no_predict_py(make, tmp_path):

@@ -165,7 +165,7 @@ def _by_hand(reported, image_present, text_present):
     batch = reported.data.collator([dataset[index] for index in range(len(dataset))])
     batch["image_present"], batch["text_present"] = image_present, text_present
     with torch.no_grad():
-        return reported.model(batch)
+        return reported.model(batch).logits
 
 
 def test_absence_scores_are_those_of_masked_batches(reported):
@@ -200,8 +200,8 @@ def test_robustness_scores_are_those_of_corrupted_samples(reported):
     for corruption in (list(TEXTS)[1], list(IMAGES)[1]):
         rows = Corrupted(data.dataset("test"), TEST_ROWS, corruption, data.image_preprocessing)
         with torch.no_grad():
-            logits = reported.model(data.collator([rows[index] for index in range(TEST_ROWS)]))
-        _agrees(table[corruption], _scores(reported, logits, truth))
+            output = reported.model(data.collator([rows[index] for index in range(TEST_ROWS)]))
+        _agrees(table[corruption], _scores(reported, output.logits, truth))
         assert table[corruption]["loss"] != table["unchanged"]["loss"]
         assert table[corruption]["samples"] == TEST_ROWS
 

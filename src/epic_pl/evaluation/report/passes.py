@@ -70,5 +70,5 @@ class AdditionalPasses:
         plugin = self.trainer.precision_plugin
         given = self.trainer.strategy.batch_to_device(plugin.convert_input(given))
         with plugin.forward_context():
-            logits: Tensor = self.module(given)
+            logits: Tensor = self.module(given).logits
         return logits.float().cpu()
