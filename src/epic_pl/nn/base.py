@@ -19,18 +19,15 @@ from epic_pl.types import Batch, Features
 
 
 class Output(NamedTuple):
-    """What a model gives for a batch.
-
-    Attributes:
-        logits: ``(B, C)``.
-        pooled: of both modalities, as the head receives them.
-        compared: what the model compares of image ``(B, n_v, r)`` and text ``(B, n_t, r)`` before
-            either depends on the other, zero where missing; None where it compares nothing.
-    """
+    """What a model gives for a batch."""
 
     logits: Tensor
+    """``(B, C)``."""
     pooled: Pair[Pooled]
+    """Of both modalities, as the head receives them."""
     compared: Pair[Tensor] | None
+    """What the model compares of image ``(B, n_v, r)`` and text ``(B, n_t, r)`` before either depends
+    on the other, zero where missing; None where it compares nothing."""
 
 
 class DualEncoder(nn.Module, ABC):

@@ -42,17 +42,14 @@ class ScaledCosine(nn.Module):
 
 
 class Exchange(NamedTuple):
-    """What an exchange gives.
-
-    Attributes:
-        prompts: consolidated, ``C_m (B, n, d_m)``.
-        scores: ``S (B, n, n)``.
-        compared: ``A_m (B, n, r)``, zero where the modality is missing.
-    """
+    """What an exchange gives."""
 
     prompts: Pair[Tensor]
+    """Consolidated, ``C_m (B, n, d_m)``."""
     scores: Tensor
+    """``S (B, n, n)``."""
     compared: Pair[Tensor]
+    """``A_m (B, n, r)``, zero where the modality is missing."""
 
 
 class InteractionHub(nn.Module, ABC):
