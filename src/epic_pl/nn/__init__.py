@@ -1,4 +1,4 @@
-"""Pure torch: encoders, prompts, interaction, heads, the EPIC model. No Lightning in this room."""
+"""Pure torch modules: encoders, prompts, interaction, heads and methods. No Lightning here."""
 
 from epic_pl.nn.epic import EPIC, EPICConfig
 from epic_pl.nn.heads import ClassificationHead, HeadConfig

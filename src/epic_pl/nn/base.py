@@ -1,4 +1,4 @@
-"""What every method shares: two encoders, which modalities are present, and a head.
+"""The base class of all methods: two encoders, presence masks, and a head.
 
 Shape legend: B batch, N text tokens, C classes.
 """
@@ -19,32 +19,32 @@ from epic_pl.types import Batch, Features
 
 
 class Output(NamedTuple):
-    """What a model gives for a batch."""
+    """The output of a model for a batch."""
 
     logits: Tensor
     """``(B, C)``."""
     pooled: Pair[Pooled]
-    """Of both modalities, as the head receives them."""
+    """Pooled features of both modalities, the input of the head."""
     compared: Pair[Tensor] | None
-    """What the model compares of image ``(B, n_v, r)`` and text ``(B, n_t, r)`` before either depends
-    on the other, zero where missing; None where it compares nothing."""
+    """Vectors of the image ``(B, n_v, r)`` and the text ``(B, n_t, r)`` that the model compares
+    before either depends on the other, zero where missing; None if the model compares nothing."""
 
 
 class DualEncoder(nn.Module, ABC):
     """A model of images and texts on two encoders; a method is a subclass with a ``forward``.
 
-    Trained parts under the name ``head`` learn at the head's rate, encoders at :attr:`encoder_lr`,
-    all else at the prompts' rate.
+    Parameters under the name ``head`` are trained at the head's learning rate, encoders at
+    :attr:`encoder_lr`, and all others at the prompts' rate.
 
     Args:
-        image_tower: the image encoder and how the method runs through it.
-        text_tower: the same of the text encoder.
+        image_tower: the image encoder and how the method runs it.
+        text_tower: the same for the text encoder.
         modality_dropout: probability with which a training sample loses one modality.
     """
 
     head: ClassificationHead
     encoder_lr: float | None = None
-    """Learning rate of what is trained inside the encoders; None where nothing is."""
+    """Learning rate of the parameters inside the encoders; None if these are frozen."""
 
     def __init__(
         self, image_tower: Tower[Any], text_tower: Tower[Any], modality_dropout: float = 0.0
@@ -56,7 +56,7 @@ class DualEncoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Output:
-        """Logits and what the loss and embeddings need beside them."""
+        """Logits, and the features that the matching loss and embeddings need."""
 
     @property
     def towers(self) -> Pair[Tower[Any]]:
@@ -80,18 +80,18 @@ class DualEncoder(nn.Module, ABC):
 
     @property
     def cache_levels(self) -> tuple[FeatureLevel, ...]:
-        """What a feature cache can store for this method, the least work a step last."""
+        """Levels of the feature cache that this method supports, the fastest last."""
         return self.image_tower.levels
 
     @property
     def matcher(self) -> ScaledCosine | None:
-        """Compares :attr:`Output.compared`; None where nothing does."""
+        """The similarity of :attr:`Output.compared`; None if the model compares nothing."""
         return self.head.similarity.cosine if self.head.similarity else None
 
     def extract(self, batch: Batch, present: Presence) -> Pair[Any]:
-        """Both towers' states before step 1: run, or restored from a feature cache.
+        """Both towers' states before step 1, computed or restored from a feature cache.
 
-        Inputs of a missing modality are ignored, whatever they hold.
+        Inputs of a missing modality are ignored, even NaN.
         """
         mask = batch["attention_mask"].bool()  # (B, N)
         if "image_features" in batch:
@@ -108,15 +108,15 @@ class DualEncoder(nn.Module, ABC):
         return Pair(image, text)
 
     def presence(self, batch: Batch) -> Presence:
-        """Masks of the present modalities, training drops included; None twice if all are."""
+        """Masks of the present modalities after modality dropout; both None if all are present."""
         probability = self.modality_dropout if self.training else 0.0
         given = "image_present" in batch or "text_present" in batch
         if not given and probability == 0:
             return Pair(None, None)
         mask = batch["attention_mask"]
-        everyone = torch.ones(mask.shape[0], dtype=torch.bool, device=mask.device)
+        complete = torch.ones(mask.shape[0], dtype=torch.bool, device=mask.device)
         present = Pair(
-            batch.get("image_present", everyone).bool(), batch.get("text_present", everyone).bool()
+            batch.get("image_present", complete).bool(), batch.get("text_present", complete).bool()
         )
         return drop_modalities(present, probability) if probability > 0 else Pair(*present)
 
@@ -128,17 +128,17 @@ class DualEncoder(nn.Module, ABC):
         scores: Tensor | None = None,
         compared: Pair[Tensor] | None = None,
     ) -> Output:
-        """The head's output; without ``compared``, what its similarity term compares."""
+        """The head's output; ``compared`` defaults to the vectors of its similarity term."""
         logits, projected = self.head(pooled, prompts, present, scores)
         return Output(logits, pooled, projected if compared is None else compared)
 
     def pool(self, image: Any, text: Any) -> Pair[Pooled]:
-        """What both towers pool of their last states."""
+        """Pooled features of both towers' last states."""
         return Pair(self.image_tower.pool(image), self.text_tower.pool(text))
 
 
 def _only_present(features: Features, present: Tensor | None) -> Features:
-    """Features with zeros where the modality is missing; those on the disk are finite anyway."""
+    """Features with zeros where the modality is missing; lazy ones are finite and stay."""
     return {
         name: field if isinstance(field, LazyTensor) else where_present(field, present)
         for name, field in features.items()

@@ -1,14 +1,14 @@
 """EPIC: frozen dual encoder, temporal prompts on intermediate layers, similarity-based interaction.
 
 Source: *EPIC: Efficient Prompt Interaction for Text-Image Classification*, arXiv 2507.07415.
-docs/method.md has the equations and the sources of each reading::
+docs/method.md has the equations and their sources::
 
     image ── frozen layers ──┐ acquire ──┐          ┌ acquire ── ... ── pool ──┐
                     prompts ─┘           ├ hub ─ G ─┤                          ├── head ── logits
                     prompts ─┐           │          │                          │
     text ─── frozen layers ──┘ acquire ──┘          └ acquire ── ... ── pool ──┘
 
-With first prompts from tokens, the default, a hub stands before the first step, too.
+With first prompts from tokens, the default, there is also a hub before the first step.
 
 Shape legend: B batch, d_v and d_t widths, n prompts, K steps, C classes.
 """
@@ -43,23 +43,23 @@ PromptAttention = Literal["joint", "read_only"]
 
 @dataclass(frozen=True)
 class EPICConfig:
-    """Options of the method; the defaults are those that were measured on tables.
+    """Options of the method; the defaults are those of the experiments on tables.
 
-    docs/method.md tells what each one decides, and which ones are the paper's.
+    docs/method.md defines each option, and which values are closest to the paper.
 
     Attributes:
         num_prompts: n, prompts of each modality.
         interaction_layers: K (the last K layers of each encoder), or pairs
-            ``[image layer, text layer]`` counted from 0, both rising.
-        prompt_attention: "joint": tokens and prompts see each other; "read_only": prompts read
-            the frozen tokens, which never see them.
+            ``[image layer, text layer]`` counted from 0, both increasing.
+        prompt_attention: "joint": tokens and prompts attend to each other; "read_only": prompts
+            attend to the frozen tokens, but tokens never to prompts.
         hub: "bottleneck", "parameter_free", or "none" (prompts stay unimodal).
         hub_width: r of the bottleneck.
-        generation: how the next prompts come from consolidated ones, "offset" or "linear".
-        first_prompt: "tokens" (parts of the text, and what each of them finds in the image),
-            "independent" (learned vectors), or "from_text" (the image's map the text's).
-        prompt_init_std: standard deviation of the prompts at the start.
-        dropout: of what enters a hub and of its messages, in training.
+        generation: how the next prompts are generated, "offset" or "linear".
+        first_prompt: "tokens" (parts of the text, and the image patches that match each part),
+            "independent" (learned vectors), or "from_text" (image prompts mapped from the text's).
+        prompt_init_std: standard deviation of the initial prompts.
+        dropout: dropout rate of the hub's inputs and messages.
     """
 
     num_prompts: int = 4
@@ -81,7 +81,7 @@ class EPICConfig:
         """The K pairs (image layer, text layer) of the interaction steps.
 
         Raises:
-            ConfigError: where an encoder has too few layers, or the pairs do not rise.
+            ConfigError: if an encoder has too few layers, or the pairs do not increase.
         """
         depths = f"the encoders have {num_image_layers} and {num_text_layers} layers"
         if isinstance(self.interaction_layers, int):
@@ -110,7 +110,7 @@ class EPICConfig:
 
 
 class EPIC(DualEncoder):
-    """Two frozen encoders whose prompts exchange what they acquired, and a head on top.
+    """Two frozen encoders with interacting prompts, and a classification head.
 
     Args:
         encoders: the frozen image and text encoder.
@@ -177,7 +177,7 @@ class EPIC(DualEncoder):
         ]
 
     def forward(self, batch: Batch) -> Output:
-        """docs/method.md has the equations."""
+        """Logits and features of a batch; docs/method.md has the equations."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)
         prompts, exchange = self.first_prompts(image, text, present)
@@ -193,7 +193,7 @@ class EPIC(DualEncoder):
     def acquire(
         self, step: int, image: Any, text: Any, prompts: Pair[Tensor]
     ) -> tuple[Any, Any, Pair[Tensor]]:
-        """Both states after the step's layer, and the prompts' outputs there."""
+        """Both states after the step's layer, and the outputs of the prompts."""
         image, acquired_image = self.image_tower.acquire(step, image, prompts.image)
         text, acquired_text = self.text_tower.acquire(step, text, prompts.text)
         return image, text, Pair(acquired_image, acquired_text)
@@ -201,10 +201,10 @@ class EPIC(DualEncoder):
     def first_prompts(
         self, image: Any, text: Any, present: Presence
     ) -> tuple[Pair[Tensor], Exchange | None]:
-        """The prompts of step 1, and the exchange before it, of which S is ``(B, P, n)``.
+        """The prompts of step 1, and the exchange before it, with S ``(B, P, n)``.
 
-        With "tokens" there is an exchange before the first step, of all patches and the parts: what
-        the text says steers what the image's prompts read. Without hubs they start from cells.
+        With "tokens", all patches and the parts of the text exchange information before the first
+        step, so that image prompts depend on the text. Without hubs they start from image cells.
         """
         if not self.from_tokens:
             return self.prompts.first(len(text.mask)), None
@@ -213,13 +213,13 @@ class EPIC(DualEncoder):
         if not self.hubs:
             return Pair(segment_means(patches, len(learned)) + learned, parts), None
         exchange: Exchange = self.hubs[0](Pair(patches, parts), present, gather=True)
-        found, parts = exchange.prompts
-        return Pair(found + learned, parts), exchange
+        matched, parts = exchange.prompts
+        return Pair(matched + learned, parts), exchange
 
     def next_prompts(
         self, step: int, acquired: Pair[Tensor], present: Presence
     ) -> tuple[Pair[Tensor], Exchange | None]:
-        """The prompts of a later step, and the exchange that consolidates what was acquired."""
+        """The prompts of a later step, and the exchange that consolidates the acquired ones."""
         if not self.hubs:
             return self.prompts.activate(step, acquired), None
         hub = self.hubs[(step - 1 + self.from_tokens) % len(self.hubs)]
@@ -228,5 +228,5 @@ class EPIC(DualEncoder):
 
     @property
     def matcher(self) -> ScaledCosine | None:
-        """That of the first exchange."""
+        """The similarity of the first exchange."""
         return self.hubs[0].similarity if self.hubs else super().matcher  # type: ignore[return-value]  # of a ModuleList

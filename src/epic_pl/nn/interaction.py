@@ -1,4 +1,4 @@
-"""The interaction hub: each modality takes what is relevant from the other and keeps its own.
+"""The interaction hub: similarity-based exchange between the prompts of both modalities.
 
 Shape legend: B batch, n prompts, d_v and d_t encoder widths, r hub width.
 """
@@ -16,12 +16,12 @@ from epic_pl.nn.pair import Pair, Presence, where_present
 Hub = Literal["bottleneck", "parameter_free", "none"]
 
 _TEMPERATURE = 0.1
-# a softmax over cosines divided by less than this is one-hot, with a gradient of zero
+# with a lower temperature the softmax over cosines is one-hot, with a gradient of zero
 _MIN_TEMPERATURE = 0.01
 
 
 class ScaledCosine(nn.Module):
-    """``S = cos(A_v, A_t) / tau``, with tau 0.1 at the start.
+    """``S = cos(A_v, A_t) / tau`` with initial tau 0.1.
 
     Args:
         learned: whether tau is trained (as its logarithm).
@@ -42,14 +42,14 @@ class ScaledCosine(nn.Module):
 
 
 class Exchange(NamedTuple):
-    """What an exchange gives."""
+    """The result of an exchange."""
 
     prompts: Pair[Tensor]
-    """Consolidated, ``C_m (B, n, d_m)``."""
+    """Consolidated prompts ``C_m (B, n, d_m)``."""
     scores: Tensor
-    """``S (B, n, n)``."""
+    """Similarities ``S (B, n, n)``."""
     compared: Pair[Tensor]
-    """``A_m (B, n, r)``, zero where the modality is missing."""
+    """Projected prompts ``A_m (B, n, r)``, zero where the modality is missing."""
 
 
 class InteractionHub(nn.Module, ABC):
@@ -59,7 +59,7 @@ class InteractionHub(nn.Module, ABC):
 
         M_v = softmax_t(S) A_t        M_t = softmax_v(S^T) A_v
 
-    The paper (arXiv 2507.07415) gives the idea; docs/method.md has both readings.
+    The paper (arXiv 2507.07415) gives the idea; docs/method.md has both interpretations.
 
     Args:
         learned_temperature: whether tau is trained.
@@ -80,33 +80,32 @@ class InteractionHub(nn.Module, ABC):
     def forward(self, prompts: Pair[Tensor], present: Presence, gather: bool = False) -> Exchange:
         """Consolidate acquired prompts ``Z_v (B, n, d_v)`` and ``Z_t (B, n, d_t)``.
 
-        The message from a missing modality is zero. With ``gather``, of P patches ``Z_v`` and the n
-        parts of a text ``Z_t``: in place of the patches stand the means, of them and of their
-        messages, that each part finds, by ``softmax_v(S)``.
+        The message from a missing modality is zero. With ``gather``, ``Z_v`` are P patches and
+        ``Z_t`` the n parts of a text; patches and their messages are replaced by their means for
+        each part, weighted by ``softmax_v(S)``.
         """
-        # what is missing is zero in the common space, and so is the message from it
+        # a missing modality is zero in the common space, and so is its message
         image, text = map(where_present, self.project(prompts), present)  # (B, n, r)
         scores = self.similarity(image, text)  # (B, n, n)
-        found = scores.softmax(dim=1).mT  # by each prompt of the text among those of the image
-        messages = Pair(scores.softmax(dim=2) @ text, found @ image)
+        weights = scores.softmax(dim=1).mT  # of each text prompt over the image's
+        messages = Pair(scores.softmax(dim=2) @ text, weights @ image)
         if gather:
-            prompts = Pair(found @ prompts.image, prompts.text)
-            messages = Pair(found @ messages.image, messages.text)
+            prompts = Pair(weights @ prompts.image, prompts.text)
+            messages = Pair(weights @ messages.image, messages.text)
         return Exchange(self.add(prompts, messages), scores, Pair(image, text))
 
 
 class BottleneckHub(InteractionHub):
-    """``A_m = unit(LN(Z_m) W_m) sqrt(r)`` and ``C_m = Z_m + GELU(M_m) V_m`` (our reading).
+    """``A_m = unit(LN(Z_m) W_m) sqrt(r)`` and ``C_m = Z_m + GELU(M_m) V_m``.
 
-    ``V_m`` is zero at the start, so that training starts from unimodal prompts. At any length of
-    ``A_m`` S is the same, but with nothing to bound it messages outgrow the prompts, and the
-    training samples are memorised through them.
+    ``V_m`` is initialised as zero, so that training starts from unimodal prompts. S does not
+    depend on the length of ``A_m``, but without the normalisation messages outgrow the prompts and
+    the model overfits.
 
     Args:
         widths: d_v and d_t.
         hub_width: width r of the common space.
-        dropout: probability with which an entry of normalised prompts, or of a message, is dropped
-            in training.
+        dropout: dropout rate of the normalised prompts and of the messages.
     """
 
     def __init__(self, widths: Pair[int], hub_width: int, dropout: float = 0.0) -> None:
@@ -134,7 +133,7 @@ class BottleneckHub(InteractionHub):
 
 
 class ParameterFreeHub(InteractionHub):
-    """``A_m = Z_m`` and ``C_m = Z_m + M_m``: nothing is learned (the paper's reading).
+    """``A_m = Z_m`` and ``C_m = Z_m + M_m`` without parameters (closest to the paper).
 
     Encoders of different widths share one learned map ``W (d_v, d_t)``: ``A_t = Z_t W^T`` and
     ``C_t = Z_t + M_t W``.
@@ -149,7 +148,7 @@ class ParameterFreeHub(InteractionHub):
         self.shared = None if same else nn.Linear(widths.text, widths.image, bias=False)
 
     def project(self, prompts: Pair[Tensor]) -> Pair[Tensor]:
-        """``Z_m``, the text's in the image's width."""
+        """``Z_m``, the text's mapped to the image's width."""
         text = prompts.text if self.shared is None else self.shared(prompts.text)
         return Pair(prompts.image, text)
 

@@ -1,4 +1,4 @@
-"""Values of two modalities, and which of them are present. Shape legend: B batch."""
+"""Pairs of values of two modalities, and presence masks. Shape legend: B batch."""
 
 from typing import Generic, NamedTuple, TypeVar
 
@@ -9,21 +9,21 @@ T = TypeVar("T")
 
 
 class Pair(NamedTuple, Generic[T]):
-    """One value of the image and one of the text."""
+    """A value for the image and one for the text."""
 
     image: T
     text: T
 
 
 Presence = Pair[Tensor | None]
-"""Masks ``(B,)`` bool, False where a modality is missing; None where all samples have both."""
+"""Masks ``(B,)`` bool, False where a modality is missing; None if all samples have both."""
 
 
 def drop_modalities(present: Pair[Tensor], probability: float) -> Presence:
     """Drop one modality of some samples, for training.
 
-    Each sample that has both loses one with ``probability``, image or text with equal chance.
-    Unimodal samples stay as they are, so that no sample is left with nothing.
+    Each complete sample loses one modality with ``probability``, image or text equally likely.
+    Unimodal samples are unchanged, so that every sample keeps a modality.
 
     Args:
         present: masks ``(B,)`` bool.
@@ -40,7 +40,7 @@ def drop_modalities(present: Pair[Tensor], probability: float) -> Presence:
 
 
 def both_present(present: Presence) -> Tensor | None:
-    """Mask ``(B,)`` of the samples with both modalities; None where that is all of them."""
+    """Mask ``(B,)`` of the samples with both modalities; None if all have both."""
     image, text = present
     if image is None or text is None:
         return text if image is None else image
@@ -48,7 +48,7 @@ def both_present(present: Presence) -> Tensor | None:
 
 
 def where_present(values: Tensor, present: Tensor | None) -> Tensor:
-    """``values (B, ...)`` with zeros where ``present (B,)`` is False, even in place of NaN."""
+    """``values (B, ...)`` with zeros where ``present (B,)`` is False, also for NaN."""
     if present is None:
         return values
     return torch.where(present.view(-1, *[1] * (values.ndim - 1)), values, 0)

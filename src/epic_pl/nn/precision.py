@@ -1,4 +1,4 @@
-"""The precision in which frozen encoders are run."""
+"""The precision of frozen encoders."""
 
 from typing import Literal
 
@@ -17,7 +17,7 @@ DTYPES: dict[EncoderPrecision, torch.dtype | None] = {
 
 
 def check_precision(precision: EncoderPrecision, device: str) -> None:
-    """Look whether encoders can be run in ``precision`` on a type of device, "cpu" for example.
+    """Check that encoders can run in ``precision`` on a device type, for example "cpu".
 
     Raises:
         ConfigError: if torch has no such kernels there.
@@ -28,7 +28,7 @@ def check_precision(precision: EncoderPrecision, device: str) -> None:
     problem = f"its autocast does not cover {dtype}"
     try:
         with torch.no_grad(), torch.autocast(device, dtype):
-            # what a transformer's layer consists of: torch lists no kernels, so try
+            # the operations of a transformer layer; torch has no list of its kernels
             tokens = torch.ones(1, 2, 2, 8, device=device)  # (B, h, N, d / h)
             tokens = F.linear(F.layer_norm(tokens, (8,)), torch.ones(8, 8, device=device))
             outputs = F.gelu(F.scaled_dot_product_attention(tokens, tokens, tokens))

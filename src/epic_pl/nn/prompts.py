@@ -15,17 +15,16 @@ Generation = Literal["offset", "linear"]
 
 
 class TextParts(nn.Module):
-    """``(B, n, d)``: means of n stretches of a text, some words of which count more than others.
+    """The n parts ``(B, n, d)`` of a text: weighted means of neighbouring words.
 
-    The weights of part j are the softmax over words of a learned score of each word, the same for
-    all parts, minus half of the squared distance from the part's middle, in lengths of a part: in
-    "the kite is left of the ghost" a part is of the kite, and not of its article. A learned vector
-    is added to each part.
+    The weights of part j are a softmax over words of a learned word score, the same for all parts,
+    minus half of the squared distance from the part's middle, in units of a part's length. So
+    "kite" can count more than "the". A learned vector is added to each part.
 
     Args:
         number: n.
         width: d.
-        init_std: standard deviation of the learned vectors at the start.
+        init_std: standard deviation of the initial learned vectors.
     """
 
     no_decay = ("offsets",)
@@ -39,7 +38,7 @@ class TextParts(nn.Module):
         nn.init.zeros_(self.score.weight)
 
     def forward(self, words: Tensor, mask: Tensor) -> Tensor:
-        """The parts of ``words (B, N, d)``, of which ``mask (B, N)`` bool are words."""
+        """The parts of ``words (B, N, d)``; ``mask (B, N)`` is False on padding."""
         counted = mask.to(words.dtype)[:, None]  # (B, 1, N)
         size = counted.sum(dim=2, keepdim=True) / self.number  # of a part, in words
         middles = torch.arange(self.number, device=words.device)[:, None] + 0.5
@@ -51,19 +50,19 @@ class TextParts(nn.Module):
 
 
 class TemporalPrompts(nn.Module):
-    """The first prompts, and the next ones from what a step consolidated ("activate").
+    """The first prompts, and the next ones from the consolidated ones ("activate").
 
-    ``generation`` "offset" is ``P^{k+1} = C + E^{k+1}`` with a learned E; "linear" (the paper's
-    reading) is ``P^{k+1} = G C``, one linear map for each modality, shared by all steps and the
-    identity at the start. All prompts are Gaussian at the start.
+    ``generation`` "offset" is ``P^{k+1} = C + E^{k+1}`` with a learned E; "linear" (closest to the
+    paper) is ``P^{k+1} = G C``, one linear map per modality, shared by all steps and initialised
+    as the identity. Prompts have Gaussian initialisation.
 
     Args:
         num_steps: number of steps K.
         num_prompts: n, prompts of each modality.
         widths: d_v and d_t.
-        first_prompt: "tokens": the :class:`TextParts` of the text, and learned vectors on top of
-            what each part finds in the image; "independent": learned vectors alone; "from_text"
-            (the paper's reading): the image's first prompts are a linear map of the text's.
+        first_prompt: "tokens": the :class:`TextParts` of the text, and learned vectors added to
+            the image patches that match each part; "independent": learned vectors alone;
+            "from_text" (closest to the paper): image prompts are a linear map of the text's.
         generation: "offset" or "linear".
         init_std: standard deviation of the Gaussian.
     """
@@ -93,7 +92,7 @@ class TemporalPrompts(nn.Module):
         else:
             self.first_image = gaussian(num_prompts, widths.image)
         self.first_prompt, self.generation = first_prompt, generation
-        if num_steps == 1:  # what is not used would never get a gradient, which DDP waits for
+        if num_steps == 1:  # unused parameters get no gradient, for which DDP would wait
             return
         if generation == "linear":
             self.map_image, self.map_text = (_identity(width) for width in widths)
@@ -103,16 +102,16 @@ class TemporalPrompts(nn.Module):
             )
 
     def first(self, size: int) -> Pair[Tensor]:
-        """The prompts of step 1 of B = ``size`` samples, ``(B, n, d_v)`` and ``(B, n, d_t)``.
+        """Learned prompts of step 1 for B = ``size`` samples, ``(B, n, d_v)`` and ``(B, n, d_t)``.
 
-        Those that start from tokens are not made here.
+        They are not used with ``first_prompt`` "tokens".
         """
         text = self.first_text
         image = self.coupling(text) if self.first_prompt == "from_text" else self.first_image
         return Pair(image.expand(size, -1, -1), text.expand(size, -1, -1))
 
     def activate(self, step: int, prompts: Pair[Tensor]) -> Pair[Tensor]:
-        """The prompts of ``step``, counted from 0, from those that the step before consolidated."""
+        """The prompts of ``step``, counted from 0, from the last step's consolidated ones."""
         if self.generation == "linear":
             return Pair(self.map_image(prompts.image), self.map_text(prompts.text))
         return Pair(

@@ -1,4 +1,4 @@
-"""How one modality's prompts read its frozen encoder, which never sees them.
+"""Read-only attention: prompts attend to the tokens of a frozen encoder, but not vice versa.
 
 Shape legend: B batch, N tokens, n prompts, d width, h heads, K interaction layers.
 """
@@ -16,7 +16,7 @@ from epic_pl.types import Features
 
 
 class ReadOnlyState(NamedTuple):
-    """Keys and values of the K layers, the mask of readable tokens, and what is pooled.
+    """Keys and values of the K layers, the mask of visible tokens, and the pooled features.
 
     ``entered (B, N, d)`` are the tokens that first prompts start from.
     """
@@ -30,8 +30,8 @@ class ReadOnlyState(NamedTuple):
 class ReadOnlyTower(PromptTower[ReadOnlyState]):
     """Queries from the prompts ``P``, keys and values from ``[U; P]``.
 
-    The frozen stream is that of the encoder alone, whatever the task: no gradient runs through its
-    N tokens, and its keys and values can be stored.
+    The token stream is that of the frozen encoder alone: no gradient passes through its N tokens,
+    and its keys and values can be stored.
     """
 
     levels = ("boundary", "layers")
@@ -56,16 +56,16 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
     ) -> dict[str, Tensor]:
-        """Of level "layers": keys and values, and what is pooled.
+        """Keys and values, and pooled features; for level "boundary" tokens.
 
         ``memory (B, K, 2, h, N, d / h)``, ``output (B, d)``, ``boundary (B, d)``, and
-        ``tokens (B, N, d)`` where first prompts start from them.
+        ``tokens (B, N, d)`` if first prompts start from them.
         """
         if level == "boundary":
             return super().features(inputs, mask, level)
         state = self.extract(inputs, mask, None)
         memory = torch.stack(
-            [torch.stack(list(map(whole, each))) for each in state.memories]
+            [torch.stack(list(map(whole, layer))) for layer in state.memories]
         )  # (K, 2, B, h, N, _)
         tokens = {} if state.entered is None else {"tokens": state.entered}
         return {"memory": memory.movedim(2, 0), **tokens, **state.pooled._asdict()}
@@ -73,7 +73,7 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
     def restore(
         self, features: Features, mask: Tensor | None, present: Tensor | None
     ) -> ReadOnlyState:
-        """Views on the stored keys and values; nothing of the frozen encoder is run."""
+        """Views on the stored keys and values; no frozen layer is run."""
         if "memory" not in features:
             return super().restore(features, mask, present)
         memory = features["memory"]  # (B, K, 2, h, N, d / h)
@@ -92,9 +92,9 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
         return state, self.encoder.read_layer(layer, prompts, state.memories[step], state.mask)
 
     def memory(self, step: int, state: ReadOnlyState) -> tuple[Memory, Tensor | None]:
-        """What was kept of the layer."""
+        """Keys and values of the layer."""
         return state.memories[step], state.mask
 
     def pool(self, state: ReadOnlyState) -> Pooled:
-        """What the frozen encoder gave."""
+        """The frozen encoder's pooled features."""
         return state.pooled

@@ -1,4 +1,4 @@
-"""Records what EPIC's prompts attend to in every step, and the hubs' similarities.
+"""Records the attention of EPIC's prompts in every step, and the hubs' similarities.
 
 Shape legend: B batch, N tokens, n prompts, h heads, K steps.
 """
@@ -17,9 +17,9 @@ from epic_pl.types import Batch
 
 
 class Attention(NamedTuple):
-    """The mean over heads of one layer's attention weights; a prompt's sum to one over both.
+    """Attention weights of one layer, averaged over heads; each prompt's weights sum to one.
 
-    ``tokens (B, n, N)`` of the encoder's tokens; ``prompts (B, n, n)`` of the prompts.
+    ``tokens (B, n, N)`` on the encoder's tokens, ``prompts (B, n, n)`` on the prompts.
     """
 
     tokens: Tensor
@@ -28,13 +28,13 @@ class Attention(NamedTuple):
 
 @dataclass
 class Recording:
-    """Of one forward pass.
+    """Attention weights and similarities of one forward pass.
 
     Attributes:
-        image: K attentions of the image's prompts.
-        text: K of the text's.
-        similarities: ``S (B, n, n)`` of each exchange, rows the image's prompts; the one before
-            step 1 is ``(B, P, n)`` of P patches. None without hubs.
+        image: attention of the image prompts in each of the K steps.
+        text: the same for the text prompts.
+        similarities: ``S (B, n, n)`` of each exchange, image prompts in rows; before step 1
+            ``(B, P, n)`` with P patches. Empty without hubs.
     """
 
     image: list[Attention] = field(default_factory=list)
@@ -44,9 +44,9 @@ class Recording:
 
 @torch.no_grad()
 def recorded(model: EPIC, batch: Batch) -> tuple[Tensor, Recording]:
-    """Logits ``(B, C)`` of a batch and what was looked at.
+    """Logits ``(B, C)`` of a batch and a recording of its attention.
 
-    The logits are those of a pass as ever; what its steps see is computed beside it.
+    The logits come from an ordinary forward pass, the recording from a separate one.
     """
     recording, present = Recording(), model.presence(batch)
     image, text = model.extract(batch, present)
@@ -63,7 +63,7 @@ def recorded(model: EPIC, batch: Batch) -> tuple[Tensor, Recording]:
 
 
 def _attention(tower: PromptTower[Any], step: int, state: Any, prompts: Tensor) -> Attention:
-    """What prompts ``(B, n, d)`` attend to in the layer of ``step``."""
+    """Attention of prompts ``(B, n, d)`` in the layer of ``step``."""
     encoder, layer = tower.encoder, tower.layers[step]
     memory, mask = tower.memory(step, state)
     queries = encoder.queries(layer, prompts)  # (B, h, n, d / h)

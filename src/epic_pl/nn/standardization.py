@@ -9,20 +9,20 @@ from torch import Tensor, nn
 
 from epic_pl.nn.pair import where_present
 
-# least share of a batch in the running statistics
+# minimum weight of a batch in the running statistics
 _MOMENTUM = 0.05
-# samples counted at most, which half precision can hold
+# maximum of the sample count, which half precision can represent
 _MAX_COUNT = 32_768
 _EPSILON = 1e-6
 
 
 class Standardization(nn.Module):
-    """``(x - mean) / std`` for each feature, over the training samples seen so far.
+    """``(x - mean) / std`` for each feature, with statistics of the training samples so far.
 
-    The linear-probe recipe of MAE (arXiv 2111.06377, ``BatchNorm1d(affine=False)``) with the
-    running statistics in training too, so that small batches and evaluation see the same
-    function. Samples whose modality is missing do not count, and ranks share their statistics.
-    Encoders differ in scale: without it the features with the larger variance dominate.
+    This is the linear-probe recipe of MAE (arXiv 2111.06377, ``BatchNorm1d(affine=False)``), but
+    with running statistics in training, too, so that training and evaluation compute the same
+    function. Samples whose modality is missing are excluded, and ranks share their statistics.
+    Encoders differ in scale: without it, features with the larger variance dominate.
 
     Args:
         width: number of features D.
@@ -39,7 +39,7 @@ class Standardization(nn.Module):
         self.register_buffer("count", torch.zeros(()))
 
     def forward(self, features: Tensor, present: Tensor | None = None) -> Tensor:
-        """Standardised ``features (B, D)``; rows that are not ``present (B,)`` do not count."""
+        """Standardised ``features (B, D)``; only ``present (B,)`` rows update the statistics."""
         if self.training:
             self._update(features.detach(), present)
         scale = (self.variance + _EPSILON).rsqrt()

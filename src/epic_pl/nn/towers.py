@@ -1,8 +1,8 @@
-"""How one modality runs through its encoder: up to the prompts, with them, and to the pooling.
+"""Towers: an encoder of one modality and the way in which a method runs it.
 
-A tower trains nothing itself. A method asks it to ``extract`` what depends on the sample alone and
-to ``pool`` at the end; EPIC, in between, to ``acquire`` the outputs of prompts. A feature cache
-stores what ``features`` gives, and ``restore`` goes on from there.
+A tower has no trained parameters of its own. A method calls ``extract`` for the part that depends
+on the sample alone and ``pool`` at the end; EPIC, in between, calls ``acquire`` for the outputs of
+prompts. A feature cache stores the output of ``features``, from which ``restore`` continues.
 
 Shape legend: B batch, N tokens, n prompts, d width, K interaction layers.
 """
@@ -28,16 +28,16 @@ FeatureLevel = Literal["boundary", "layers"]
 
 
 class Tower(nn.Module, ABC, Generic[State]):
-    """An encoder and the layers at which a method enters it.
+    """An encoder and the layers at which a method intervenes.
 
     Args:
         encoder: the encoder, frozen unless a method thaws it.
-        layers: rising, counted from 0; what comes before the first one is run once a sample, and
-            the mean of the tokens that enter it are the boundary features.
+        layers: increasing, counted from 0. Layers before the first one depend on the sample
+            alone; the boundary features are the mean of the tokens that enter the first one.
     """
 
     levels: tuple[FeatureLevel, ...] = ("boundary",)
-    """What a feature cache can store of this tower, the least work a step last."""
+    """Levels that a feature cache can store of this tower, the fastest last."""
     needs = "prompts change the tokens in every interaction layer (unless they are read_only)"
 
     def __init__(self, encoder: Encoder, layers: Sequence[int]) -> None:
@@ -50,8 +50,8 @@ class Tower(nn.Module, ABC, Generic[State]):
 
         Args:
             inputs: pixels ``(B, 3, H, W)`` or token ids ``(B, N)``.
-            mask: ``(B, N)`` bool, False on padding; None where there is none.
-            present: ``(B,)`` bool, False where the modality is missing: prompts see no token.
+            mask: ``(B, N)`` bool, False on padding; None without padding.
+            present: ``(B,)`` bool, False where the modality is missing: its tokens are masked.
         """
         return self.start(self.boundary(inputs, mask), mask, present)
 
@@ -70,7 +70,7 @@ class Tower(nn.Module, ABC, Generic[State]):
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
     ) -> dict[str, Tensor]:
-        """What a cache of ``level`` stores of each sample, batch first.
+        """The features that a cache of ``level`` stores, batch first.
 
         Raises:
             ConfigError: if the method depends on more than this level stores.
@@ -84,11 +84,11 @@ class Tower(nn.Module, ABC, Generic[State]):
         return {"tokens": self.boundary(inputs, mask)}
 
     def restore(self, features: Features, mask: Tensor | None, present: Tensor | None) -> State:
-        """The state before step 1, from what :meth:`features` gave."""
+        """The state before step 1, from the output of :meth:`features`."""
         return self.start(whole(features["tokens"]).to(self.dtype), mask, present)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Runs what is frozen in the encoder's precision."""
+        """Context in which frozen layers run in the encoder's precision."""
         if self.encoder.precision is None:
             return nullcontext()
         return torch.autocast(next(self.encoder.parameters()).device.type, self.encoder.precision)
@@ -99,7 +99,7 @@ class Tower(nn.Module, ABC, Generic[State]):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the frozen weights, and so of the tokens."""
+        """Data type of the frozen weights and of the tokens."""
         return next(self.encoder.parameters()).dtype
 
     @abstractmethod
@@ -108,7 +108,7 @@ class Tower(nn.Module, ABC, Generic[State]):
 
 
 class PromptTower(Tower[State]):
-    """A tower into which prompts enter at the K interaction layers.
+    """A tower with prompts at the K interaction layers.
 
     Args:
         encoder: as for :class:`Tower`.
@@ -126,19 +126,19 @@ class PromptTower(Tower[State]):
 
     @abstractmethod
     def acquire(self, step: int, state: State, prompts: Tensor) -> tuple[State, Tensor]:
-        """Prompts ``P (B, n, d)`` through the layer of ``step``: their outputs ``Z (B, n, d)``."""
+        """Run prompts ``P (B, n, d)`` through the layer of ``step``; outputs ``Z (B, n, d)``."""
 
     @abstractmethod
     def memory(self, step: int, state: State) -> tuple[Memory, Tensor | None]:
-        """Keys and values that prompts see in the layer of ``step``, and the mask ``(B, N)``."""
+        """Keys and values of the tokens in the layer of ``step``, and the mask ``(B, N)``."""
 
 
 class JointState(NamedTuple):
-    """Tokens ``(B, N, d)`` on their way, the mask of visible ones, and the next layer.
+    """Current tokens ``(B, N, d)``, the mask of visible ones, and the next layer.
 
     ``boundary (B, d)`` are the boundary features, ``entered (B, N, d)`` the tokens that first
-    prompts start from. After the last layer ``first (B, 1, d)`` is the one token that is pooled,
-    None where pooling takes all.
+    prompts start from. After the last layer ``first (B, 1, d)`` is the pooled token, or None if
+    all tokens are pooled.
     """
 
     tokens: Tensor
@@ -150,13 +150,13 @@ class JointState(NamedTuple):
 
 
 class JointTower(PromptTower[JointState]):
-    """``[U; Z] = Layer([U; P])``: tokens and prompts see each other (the paper's setting).
+    """``[U; Z] = Layer([U; P])``: tokens and prompts attend to each other (the paper's setting).
 
     Args:
         encoder: as for :class:`Tower`.
         layers: as for :class:`PromptTower`.
         keeps_tokens: as for :class:`PromptTower`.
-        trims_last_layer: whether only what is used of the encoder's last layer is computed.
+        trims_last_layer: whether the encoder's last layer computes only the outputs in use.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class JointTower(PromptTower[JointState]):
         self.trims_last_layer = trims_last_layer
 
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> JointState:
-        """The boundary's tokens are all that is needed."""
+        """The state with the boundary's tokens."""
         seen = visible(mask, present, tokens.shape[1])
         mean = self.encoder.mean(tokens, mask)
         return JointState(tokens, seen, self.layers[0], mean, self.kept(tokens, present))
@@ -181,7 +181,7 @@ class JointTower(PromptTower[JointState]):
         tokens = self._entering(layer, state)
         state = state._replace(next_layer=layer + 1)
         last = layer == self.encoder.num_layers - 1
-        # a text of two tokens would have one left, which an exported graph takes for a constant
+        # a text of two tokens would keep one, a size that an exported graph treats as constant
         trims = self.trims_last_layer and not torch.compiler.is_exporting()
         if trims and last and self.encoder.ends_in_first(layer):
             outputs = self.encoder.run_last_layer(tokens, state.mask, prompts)  # (B, 1 + n, d)
@@ -190,7 +190,7 @@ class JointTower(PromptTower[JointState]):
         return state._replace(tokens=tokens), acquired
 
     def memory(self, step: int, state: JointState) -> tuple[Memory, Tensor | None]:
-        """Of the tokens that enter the layer."""
+        """Keys and values of the tokens that enter the layer."""
         layer = self.layers[step]
         return self.encoder.memory(layer, self._entering(layer, state)), state.mask
 
@@ -199,7 +199,7 @@ class JointTower(PromptTower[JointState]):
         return self.encoder.run_layers(state.next_layer, layer, state.tokens, state.mask)
 
     def pool(self, state: JointState) -> Pooled:
-        """Run the layers that are left, then the encoder's own pooling."""
+        """Run the remaining layers, then the encoder's own pooling."""
         if state.first is not None:
             return Pooled(self.encoder.pool(state.first), state.boundary)
         tokens = self.encoder.run_layers(
@@ -209,7 +209,7 @@ class JointTower(PromptTower[JointState]):
 
 
 class PooledTower(Tower[Pooled]):
-    """A frozen encoder into which no prompt enters.
+    """A frozen encoder without prompts.
 
     Args:
         encoder: the frozen encoder.
@@ -236,7 +236,7 @@ class PooledTower(Tower[Pooled]):
         return self.extract(inputs, mask, None)._asdict()
 
     def restore(self, features: Features, mask: Tensor | None, present: Tensor | None) -> Pooled:
-        """What was stored."""
+        """The stored features."""
         return restore_pooled(features, self.dtype)
 
     def pool(self, state: Pooled) -> Pooled:
@@ -260,7 +260,7 @@ class TrainedTower(PooledTower):
 
 
 def run_through(tower: Tower[Any], tokens: Tensor, mask: Tensor | None) -> Pooled:
-    """What is pooled of the boundary's ``tokens (B, N, d)`` after the rest of the encoder."""
+    """Pooled features after running the rest of the encoder on the boundary's ``(B, N, d)``."""
     encoder = tower.encoder
     with tower.autocast():
         mean = encoder.mean(tokens, mask)
@@ -275,7 +275,7 @@ def restore_pooled(features: Features, dtype: torch.dtype) -> Pooled:
 
 
 def visible(mask: Tensor | None, present: Tensor | None, num_tokens: int) -> Tensor | None:
-    """What prompts may see ``(B, N)``, nothing of a missing modality; None where all may."""
+    """Mask ``(B, N)`` of the tokens that prompts may attend to, none of a missing modality."""
     if present is None:
         return mask
     seen = present[:, None].expand(-1, num_tokens)

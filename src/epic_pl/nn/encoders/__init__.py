@@ -1,4 +1,4 @@
-"""Frozen pretrained encoders behind one contract."""
+"""Frozen pretrained encoders with a common interface."""
 
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.encoders.build import build_image_encoder, build_text_encoder

@@ -1,4 +1,4 @@
-"""The contract of a frozen encoder.
+"""The interface of a frozen encoder.
 
 Shape legend: B batch, N tokens, n extra positions (prompts), d width, h heads.
 """
@@ -22,22 +22,22 @@ class Encoder(nn.Module, ABC):
     """A frozen transformer whose layers can be run one by one.
 
     Subclasses implement ``embed``, ``_layer``, ``pool``, ``configuration`` and, for read-only
-    prompts, ``memory``, ``queries`` and ``read_layer``; a caller runs the layers, with prompts
-    where it wants them. Parameters get no gradient, and :meth:`train` leaves the encoder in
-    evaluation mode, so dropout stays off.
+    prompts, ``memory``, ``queries`` and ``read_layer``. A caller runs the layers, with or without
+    prompts. Parameters get no gradient, and :meth:`train` leaves the encoder in evaluation mode,
+    so dropout stays off.
 
     Args:
-        model: the library's module; its parameters keep their names.
+        model: the library's module; its parameter names are unchanged.
         width: d.
         num_layers: number of transformer layers.
         pooling: what :meth:`pool` returns; "auto" is the architecture's own pooling.
-        precision: in which the frozen layers run; None is that of all else.
-        checkpoint_layers: whether each layer keeps only its input for the backward pass and runs
-            again there.
+        precision: autocast data type of the frozen layers; None for no autocast.
+        checkpoint_layers: whether to use activation checkpointing: each layer keeps only its input
+            and runs again in the backward pass.
     """
 
     num_prefix_tokens = 0
-    """Tokens before the patches of an image: class, registers."""
+    """Number of tokens before the patches of an image (class token, registers)."""
 
     def __init__(
         self,
@@ -86,8 +86,8 @@ class Encoder(nn.Module, ABC):
     ) -> Tensor:
         """Layer ``index`` on a stream ``(B, n, d)`` that reads itself and a memory of N tokens.
 
-        ``mask (B, N)`` bool is True on visible tokens of the memory; None where all are. Further
-        entries hold for the first positions of the stream.
+        ``mask (B, N)`` bool is True on visible tokens of the memory; None if all are visible.
+        Further entries apply to the first positions of the stream.
         """
 
     @overload
@@ -99,20 +99,20 @@ class Encoder(nn.Module, ABC):
     def run_layer(
         self, index: int, tokens: Tensor, mask: Tensor | None = None, extra: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Run one layer, with extra positions behind the tokens where given.
+        """Run one layer, optionally with extra positions after the tokens.
 
         Args:
             index: the layer, counted from 0.
             tokens: ``(B, N, d)``.
-            mask: ``(B, N)`` bool, True on visible tokens; None where all are.
-            extra: ``(B, n, d)`` prompts; they see every visible token and each other, and every
-                token sees them.
+            mask: ``(B, N)`` bool, True on visible tokens; None if all are visible.
+            extra: ``(B, n, d)`` prompts; they attend to every visible token and to each other, and
+                every token attends to them.
 
         Returns:
             The tokens ``(B, N, d)``; with ``extra`` also its outputs ``(B, n, d)``.
         """
         if extra is None:
-            # all tokens of a sample that has no visible one
+            # a sample without visible tokens attends to all of them
             mask = None if mask is None else mask | ~mask.any(dim=1, keepdim=True)
             return self._run(self._layer, index, tokens, self._attention_mask(mask, tokens, 0))
         joint = torch.cat([tokens, extra], dim=1)  # (B, N + n, d)
@@ -127,14 +127,14 @@ class Encoder(nn.Module, ABC):
         return outputs
 
     def ends_in_first(self, index: int) -> bool:
-        """Whether layer ``index``, as the last one, can be run for the first token alone."""
+        """Whether layer ``index``, if it is the last, can be run for the first token alone."""
         return False
 
     def run_last_layer(self, tokens: Tensor, mask: Tensor | None, extra: Tensor) -> Tensor:
-        """The outputs ``(B, 1 + n, d)`` of the first token and the prompts in the last layer.
+        """Outputs ``(B, 1 + n, d)`` of the first token and the prompts in the last layer.
 
-        They are those of :meth:`run_layer`; the other tokens are read, but their own outputs,
-        which no pooling uses, are not computed. Requires :meth:`ends_in_first`.
+        They equal those of :meth:`run_layer`; the outputs of the other tokens, which no pooling
+        uses, are not computed. Requires :meth:`ends_in_first`.
         """
         return self._run(self._last_layer, tokens, mask, extra)
 
@@ -173,7 +173,7 @@ class Encoder(nn.Module, ABC):
         return super().train(mode and not self._frozen)
 
     def thaw(self) -> Any:
-        """Return the library's module for a method to train, and let :meth:`train` reach it.
+        """Return the library's module for a method to train, and let :meth:`train` affect it.
 
         Its parameters stay without gradient until the method enables it. The fingerprint remains
         that of the pretrained weights.
@@ -184,9 +184,9 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def configuration(self) -> dict[str, Any]:
-        """Plain values that the outputs depend on beside the weights, such as the activation.
+        """Plain values, besides the weights, that outputs depend on, such as the activation.
 
-        Not among them: the pooling and the size of the images, which callers choose.
+        They exclude the pooling and the image size, which callers choose.
         """
 
     @property
@@ -205,7 +205,7 @@ class Encoder(nn.Module, ABC):
 
 
 def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean ``(B, d)`` over the visible tokens ``(B, N, d)``; zeros where none is."""
+    """Mean ``(B, d)`` over the visible tokens ``(B, N, d)``; zero without visible tokens."""
     if mask is None:
         return tokens.mean(dim=1)
     weights = mask[..., None].to(tokens.dtype)  # (B, N, 1)
@@ -213,7 +213,7 @@ def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def read_mask(mask: Tensor | None, length: int) -> Tensor | None:
-    """SDPA's mask ``(B, 1, 1, length)``; positions behind the given mask are visible."""
+    """SDPA's mask ``(B, 1, 1, length)``; positions after the given mask are visible."""
     if mask is None:
         return None
     return nn.functional.pad(mask, (0, length - mask.shape[1]), value=True)[:, None, None, :]

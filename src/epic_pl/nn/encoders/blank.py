@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def blank_input(model: Any) -> Tensor:
-    """A black image ``(1, 3, H, W)`` of the size that a library's model is built for, or ids.
+    """A black image ``(1, 3, H, W)`` of the model's input size, or token ids.
 
     Args:
         model: a timm ViT, or a tower or text model of transformers.

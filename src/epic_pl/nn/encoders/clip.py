@@ -32,7 +32,7 @@ class CLIPImageEncoder(_CLIPTower):
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Images ``(B, 3, H, W)`` to tokens ``(B, N, d)``: class, patches."""
-        # another size than pretraining's has its position grid interpolated
+        # for another image size than in pretraining, interpolate the position embedding
         side = self.model.config.image_size
         resized = tuple(inputs.shape[-2:]) != (side, side)
         tokens: Tensor = self.model.pre_layrnorm(
@@ -47,15 +47,15 @@ class CLIPImageEncoder(_CLIPTower):
         return normed
 
     def ends_in_first(self, index: int) -> bool:
-        """If the class token is pooled."""
+        """Whether the class token is pooled."""
         return self.pooling != "mean"
 
 
 class CLIPTextEncoder(_CLIPTower):
-    """CLIP's text tower: tokens see earlier ones only, prompts see all and are seen by all.
+    """CLIP's text tower; tokens attend to earlier tokens and prompts, prompts to all positions.
 
     "auto" pools the end-of-text token, the last visible one; "mean" all visible ones; "cls" is
-    "auto", since the last token of a causal model has seen all.
+    "auto", since only the last token of a causal model attends to all others.
     """
 
     def embed(self, inputs: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class CLIPTextEncoder(_CLIPTower):
         seen = super()._attention_mask(mask, tokens, num_extra)  # (B, 1, 1, N + n) or None
         if seen is None:
             return allowed[None, None]  # (1, 1, N + n, N + n)
-        # a padded query sees nothing on its left when padding comes first: let it see itself
+        # with left padding, a padded query has no visible key: let it attend to itself
         return (allowed & seen) | torch.eye(size, dtype=torch.bool, device=tokens.device)
 
     def pool(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:

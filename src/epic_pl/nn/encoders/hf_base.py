@@ -1,7 +1,7 @@
-"""Layers of Hugging Face models as an encoder's, with an attention that can read a memory.
+"""Hugging Face models as encoders, with an attention function that can read a memory.
 
-Their layers pass keyword arguments on to the attention function that the config names, so
-registering one is enough: no layer's code is copied.
+Their layers pass keyword arguments on to the attention function that the config names, so it is
+enough to register a function: no layer's code is copied.
 
 Shape legend: B batch, N tokens, n positions of a stream, h heads, d width.
 """
@@ -29,7 +29,7 @@ def _reading_attention(
     memory: Memory | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """SDPA, or over the memory's keys and values and the layer's own; ``(B, n, h, d / h)``."""
+    """SDPA, with a memory also over its keys and values; ``(B, n, h, d / h)``."""
     if memory is not None:
         scale = kwargs.get("scaling")
         read = read_attention(query, key, value, memory, attention_mask, scale)
@@ -45,7 +45,7 @@ AttentionMaskInterface.register(READING_ATTENTION, sdpa_mask)
 
 
 class Projections(NamedTuple):
-    """Linear layers of an attention, and the norm in front of them."""
+    """Linear layers of an attention layer, and the norm before them."""
 
     norm: nn.Module
     query: nn.Module
@@ -54,10 +54,10 @@ class Projections(NamedTuple):
 
 
 class HFEncoder(Encoder):
-    """A model of transformers whose layers take ``attention_mask`` and ``memory``.
+    """A transformers model whose layers take ``attention_mask`` and ``memory``.
 
     Args:
-        model: its attention becomes SDPA that can read a memory.
+        model: the model; its attention function is replaced by SDPA that can read a memory.
         layers: its transformer layers.
         pooling: see :class:`~epic_pl.nn.encoders.base.Encoder`, as for further options.
     """
@@ -77,12 +77,12 @@ class HFEncoder(Encoder):
 
     @abstractmethod
     def _projections(self, index: int) -> Projections:
-        """Of the attention in layer ``index``."""
+        """Projections of the attention in layer ``index``."""
 
     def configuration(self) -> dict[str, Any]:
-        """Entries of the config that change the outputs, but no weight's name or shape.
+        """Entries of the config that affect the outputs, but no weight's name or shape.
 
-        ``pad_token_id`` shifts the positions of RoBERTa and its kin.
+        ``pad_token_id`` shifts the positions of RoBERTa-like models.
         """
         names = (
             *("model_type", "hidden_act", "layer_norm_eps", "num_attention_heads", "is_decoder"),
@@ -108,7 +108,7 @@ class HFEncoder(Encoder):
     def read_layer(
         self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
     ) -> Tensor:
-        """Layer ``index`` on a stream ``(B, n, d)`` that reads itself and the memory."""
+        """Layer ``index`` on a stream ``(B, n, d)`` that attends to itself and the memory."""
         seen = read_mask(mask, memory.length() + stream.shape[1])
         outputs: Tensor = self._layers()[index](stream, attention_mask=seen, memory=memory)
         return outputs

@@ -13,7 +13,7 @@ from epic_pl.nn.encoders.hf_base import HFEncoder, Projections
 
 
 class HFTextEncoder(HFEncoder):
-    """A text model with ``embeddings`` and ``encoder.layer``: BERT, RoBERTa and their kin.
+    """A text model with ``embeddings`` and ``encoder.layer``, such as BERT and RoBERTa.
 
     Args:
         model: the model; a pooler is not used.
@@ -40,11 +40,11 @@ class HFTextEncoder(HFEncoder):
         return tokens
 
     def pool(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """``(B, d)``; these models normalise inside their last layer."""
+        """Pooled output ``(B, d)``; these models normalise inside their last layer."""
         return masked_mean(tokens, mask) if self.pooling == "mean" else tokens[:, 0]
 
     def ends_in_first(self, index: int) -> bool:
-        """If the first token is pooled."""
+        """Whether the first token is pooled."""
         return self.pooling != "mean"
 
     def _layers(self) -> Any:

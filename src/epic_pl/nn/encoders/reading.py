@@ -1,4 +1,4 @@
-"""Attention of a short stream over itself and a memory, without copying the memory.
+"""Attention of a short stream to itself and a memory, without copying the memory.
 
 Shape legend: B batch, h heads, N tokens of the memory, n positions of the stream, d width.
 """
@@ -18,7 +18,7 @@ class Memory(NamedTuple):
     keys: Tensor | LazyTensor
     values: Tensor | LazyTensor
 
-    # no property: torch 2.10 compiles none of a named tuple
+    # a method, since torch 2.10 cannot compile properties of a named tuple
     def length(self) -> int:
         """N."""
         return self.keys.shape[2]
@@ -42,18 +42,18 @@ def read_attention(
 ) -> Tensor:
     """``softmax(Q [K_m; K]^T) [V_m; V]``, ``(B, h, n, d / h)``, in the queries' precision.
 
-    Attention kernels take ``[K_m; K]`` and ``[V_m; V]`` as one tensor each. A step reads every
-    memory once, so making these copies would cost more than the rest of the layer; for n far below
-    N the scores are small, and only they are concatenated.
+    Attention kernels need ``[K_m; K]`` and ``[V_m; V]`` as one tensor each. A step reads every
+    memory once, so these copies would cost more than the rest of the layer. Instead, only the
+    scores are concatenated, which are small for n far below N.
 
     Args:
         queries: of the stream ``(B, h, n, d / h)``.
         keys: the same.
         values: the same.
         memory: of N tokens.
-        mask: ``(B, 1, 1, N + n)`` bool, True on visible positions, the memory first; None where
-            all are. Each sample needs a visible position.
-        scale: of the scores; None is one over the root of ``d / h``.
+        mask: ``(B, 1, 1, N + n)`` bool, True on visible positions, the memory first; None if all
+            are visible. Each sample needs a visible position.
+        scale: factor of the scores; None is one over the square root of ``d / h``.
     """
     scaled = queries * (queries.shape[-1] ** -0.5 if scale is None else scale)
     stored = memory.scores(scaled)  # (B, h, n, N)
@@ -66,10 +66,10 @@ def read_attention(
 
 
 class _TimesStored(torch.autograd.Function):
-    """``x S`` or ``x S^T`` for a constant ``S``, which backward keeps in its stored precision.
+    """``x S`` or ``x S^T`` for a constant ``S``, saved for backward in its stored precision.
 
-    Autograd would keep a copy in x's precision for every layer: for float16 and four layers twice
-    the memory of the batch. A lazy tensor is read again.
+    Autograd would save a copy in x's precision for every layer: with float16 and four layers,
+    twice the memory of the batch. A lazy tensor is read again in backward.
     """
 
     @staticmethod

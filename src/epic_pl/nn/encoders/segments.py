@@ -1,4 +1,4 @@
-"""Means over equal parts of an image, and the places of its patches.
+"""Means over equal cells of an image, and the positions of its patches.
 
 Shape legend: B batch, P patches, n parts, d width.
 """
@@ -15,7 +15,7 @@ from epic_pl.errors import ConfigError
 def segment_means(patches: Tensor, number: int) -> Tensor:
     """Means ``(B, n, d)`` of the cells of a grid that is as square as n allows.
 
-    Cells overlap where they do not divide the image.
+    Cells overlap if they do not divide the image evenly.
 
     Args:
         patches: ``(B, P, d)``, of a square image row by row.
@@ -25,7 +25,7 @@ def segment_means(patches: Tensor, number: int) -> Tensor:
         ConfigError: the patches form no square.
     """
     side = grid_side(patches.shape[1])
-    rows = max(each for each in range(1, math.isqrt(number) + 1) if number % each == 0)
+    rows = max(count for count in range(1, math.isqrt(number) + 1) if number % count == 0)
     grid = patches.mT.reshape(patches.shape[0], -1, side, side)  # (B, d, side, side)
     return F.adaptive_avg_pool2d(grid, (rows, number // rows)).flatten(2).mT
 
@@ -42,7 +42,7 @@ def patch_places(number: int) -> Tensor:
 
 
 def grid_side(number: int) -> int:
-    """Patches in a row of a square image that has ``number``.
+    """Number of patches per row of a square image with ``number`` patches.
 
     Raises:
         ConfigError: they form no square.

@@ -35,7 +35,7 @@ class TimmViTEncoder(Encoder):
         self.num_prefix_tokens = model.num_prefix_tokens
 
     def configuration(self) -> dict[str, Any]:
-        """The architecture, and what options of it leave no trace in names and shapes."""
+        """The architecture, and its options that names and shapes of weights do not show."""
         modules: list[Any] = list(self.model.modules())
         return {
             "architecture": getattr(self.model, "pretrained_cfg", {}).get("architecture"),
@@ -48,11 +48,11 @@ class TimmViTEncoder(Encoder):
     def resize(self, image_size: int) -> None:
         """Resample the position embedding for images of another size.
 
-        The result depends on the CPU's instruction set, so the fingerprint is computed before.
+        The result depends on the CPU's instruction set, so the fingerprint is computed first.
         """
         _ = self.fingerprint
         self.model.set_input_size((image_size, image_size))
-        self.model.requires_grad_(False)  # timm 1.0.28 makes a parameter of it anew
+        self.model.requires_grad_(False)  # timm 1.0.28 creates a new parameter
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Images ``(B, 3, H, W)`` to tokens ``(B, N, d)``: class, registers, patches."""
@@ -67,7 +67,7 @@ class TimmViTEncoder(Encoder):
         return outputs
 
     def pool(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Final norm and pooling, ``(B, d)``; an image's tokens are all there or none is."""
+        """Final norm and pooling, ``(B, d)``; images have no padding, so the mask is unused."""
         model, normed = self.model, self.model.norm(tokens)
         pooled: Tensor
         if self.pooling == "auto":
@@ -79,7 +79,7 @@ class TimmViTEncoder(Encoder):
         return pooled
 
     def projections(self, index: int) -> list[nn.Module]:
-        """The one of all three, of a plain block."""
+        """The joint projection of queries, keys and values; empty if the block is not plain."""
         block: Any = self.model.blocks[index]
         return [block.attn.qkv] if _is_plain(block) else []
 
@@ -100,7 +100,7 @@ class TimmViTEncoder(Encoder):
     def read_layer(
         self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
     ) -> Tensor:
-        """Block ``index`` on a stream ``(B, n, d)`` that reads itself and the memory."""
+        """Block ``index`` on a stream ``(B, n, d)`` that attends to itself and the memory."""
         block = self._plain_block(index)
         attention = block.attn
         normed = block.norm1(stream)  # (B, n, d)
@@ -116,7 +116,7 @@ class TimmViTEncoder(Encoder):
         return outputs
 
     def ends_in_first(self, index: int) -> bool:
-        """If the class token alone is pooled and the layer is a plain block."""
+        """Whether only the class token is pooled and the layer is a plain block."""
         alone = self.model.global_pool == "token" and not hasattr(self.model, "dist_token")
         pooled = self.pooling == "cls" or (self.pooling == "auto" and alone)
         return pooled and _is_plain(self.model.blocks[index])
@@ -137,7 +137,7 @@ def _is_plain(block: nn.Module) -> bool:
 
 
 def _heads(attention: Any, normed: Tensor, wanted: slice) -> tuple[Tensor, ...]:
-    """Those ``wanted`` of queries, keys and values, each ``(B, h, N, d / h)``, before norms."""
+    """The ``wanted`` ones of queries, keys and values, each ``(B, h, N, d / h)``, before norms."""
     batch, length, _ = normed.shape
     weight, bias = (
         None if fused is None else fused.unflatten(0, (3, -1))[wanted].flatten(0, 1)

@@ -1,4 +1,4 @@
-"""Parts of a classification head, which any method may use."""
+"""The classification head and its optional parts, for any method."""
 
 from epic_pl.nn.heads.classification import ClassificationHead, HeadConfig, Pooled
 from epic_pl.nn.heads.network import where_parts_fit

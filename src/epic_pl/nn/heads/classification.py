@@ -1,4 +1,4 @@
-"""The classification head: one for all methods, with parts that each may switch on.
+"""The classification head of all methods, with optional parts.
 
 Shape legend: B batch, C classes, n prompts, d encoder width, D features of a modality.
 """
@@ -15,21 +15,21 @@ from epic_pl.nn.pair import Pair, Presence, both_present, where_present
 from epic_pl.nn.standardization import Standardization
 from epic_pl.validate import check_choices, check_probabilities
 
-# of torch's own weights, with which logits of rare labels would vary by half a unit
+# factor of torch's initial weights, with which logits of rare labels would vary by half a unit
 _INITIAL_SCALE = 0.1
 
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """Parts of the head; the paper's has none of them.
+    """Optional parts of the head; they are not part of the paper's method.
 
     Attributes:
-        boundary: also see the mean of the tokens that enter the first interaction layer.
-        similarity: add a term for the similarity of both modalities.
-        network: what stands in place of the linear layer: "none"; "wide", a network with one hidden
-            layer over the features and the exchange's similarities; "squeezed", the same over few
-            numbers of the features, for questions of whether and how image and text match.
-        dropout: probability with which a feature is dropped in training.
+        boundary: whether to add the mean of the tokens that enter the first interaction layer.
+        similarity: whether to add a term for the similarity of both modalities.
+        network: "none", a linear layer; "wide", also a network with one hidden layer on the
+            features and the locations of the text's parts; "squeezed", only this network, on
+            features projected to few dimensions, for labels that say how image and text match.
+        dropout: dropout rate of the features.
     """
 
     boundary: bool = True
@@ -43,7 +43,7 @@ class HeadConfig:
 
 
 class Pooled(NamedTuple):
-    """What is pooled of one modality.
+    """Pooled features of one modality.
 
     ``output (B, d)`` is the encoder's pooled output; the boundary features ``boundary (B, d)`` are
     the mean of the tokens that enter the first interaction layer.
@@ -56,14 +56,14 @@ class Pooled(NamedTuple):
 class ModalityFeatures(nn.Module):
     """``h_m (B, D)``: standardised pooled output, boundary features and mean prompt.
 
-    A sample without the modality has a learned missing-modality embedding in place of the encoder's
-    part. It starts at zero, the features' mean over the training set. In a unimodal sample, zero
-    takes the place of the mean prompts of both modalities, which could not interact.
+    If the modality is missing, a learned missing-modality embedding replaces the encoder's part.
+    It is initialised as zero, the features' mean over the training set. In a unimodal sample, the
+    mean prompts of both modalities are zero, since they could not interact.
 
     Args:
         width: encoder width d.
-        boundary: whether the boundary features are among them.
-        prompts: whether the mean prompt is among them.
+        boundary: whether to include the boundary features.
+        prompts: whether to include the mean prompt.
     """
 
     def __init__(self, width: int, boundary: bool, prompts: bool) -> None:
@@ -84,15 +84,15 @@ class ModalityFeatures(nn.Module):
     ) -> Tensor:
         """Features of ``pooled`` and prompts ``(B, n, d)``.
 
-        ``present (B,)`` masks samples with the modality, ``both (B,)`` those with both.
+        ``present (B,)`` is the mask of samples with the modality, ``both (B,)`` of complete ones.
         """
         output = pooled.output
         if self.boundary:
             output = torch.cat([output, pooled.boundary], dim=-1)
         features = self.encoder(output, present)
         # DDP waits for a gradient of the embedding in every step
-        there = torch.ones_like(output[:, 0], dtype=torch.bool) if present is None else present
-        features = torch.where(there[:, None], features, self.missing.to(features.dtype))
+        mask = torch.ones_like(output[:, 0], dtype=torch.bool) if present is None else present
+        features = torch.where(mask[:, None], features, self.missing.to(features.dtype))
         if self.prompts is None or prompts is None:
             return features
         # prompts of unimodal samples lie far outside of the statistics of complete ones
@@ -101,14 +101,14 @@ class ModalityFeatures(nn.Module):
 
 
 class ClassificationHead(nn.Module):
-    """``logits = Linear(Dropout([h_v; h_t]))``, and the terms that the config switches on.
+    """``logits = Linear(Dropout([h_v; h_t]))`` with the optional parts of the config.
 
     Args:
         widths: d_v and d_t.
         num_classes: number of classes C.
         config: parts of the head.
-        prompts: whether the method has prompts for the head to see.
-        num_scores: numbers that tell of the method's exchange; 0 where it has none.
+        prompts: whether the method has prompts.
+        num_scores: number of features from the method's exchange; 0 without one.
     """
 
     def __init__(
@@ -136,16 +136,16 @@ class ClassificationHead(nn.Module):
 
     @property
     def never_missing(self) -> list[str]:
-        """The modalities that no training sample lacked: their embedding is where it started."""
+        """Modalities that no training sample lacked: their embedding has its initial value."""
         parts = {"image": self.image, "text": self.text}
         return [name for name, part in parts.items() if not part.missing.any()]
 
     @torch.no_grad()
     def start_at(self, prior: Tensor) -> None:
-        """Set the last layer to logits close to ``prior (C,)``, which training starts from.
+        """Initialise the last layer so that logits are close to ``prior (C,)``.
 
-        *Focal Loss for Dense Object Detection*, arXiv 1708.02002, section 3.3: at other biases the
-        loss of rare labels is that of their base rate, and the whole model is trained to move it.
+        *Focal Loss for Dense Object Detection*, arXiv 1708.02002, section 3.3: with other biases
+        the loss of rare labels is dominated by their base rate, which the model then has to learn.
         """
         *_, last = (m for m in self.classifier.modules() if isinstance(m, nn.Linear))
         last.weight.mul_(_INITIAL_SCALE)
@@ -160,7 +160,7 @@ class ClassificationHead(nn.Module):
     ) -> tuple[Tensor, Pair[Tensor] | None]:
         """Logits ``(B, C)`` of pooled features, last prompts ``(B, n, d)`` and the exchange's s.
 
-        Beside them what the similarity term compares, ``(B, 1, r)`` each, or None without one.
+        Also returns the projections of the similarity term, ``(B, 1, r)`` each, or None.
         """
         both = both_present(present)
         features = Pair(

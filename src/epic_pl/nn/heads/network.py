@@ -1,4 +1,4 @@
-"""A small network over both modalities and the similarities of their exchange.
+"""A small network on the features of both modalities and of their exchange.
 
 Shape legend: B batch, C classes, D features, P patches, n_t parts of the text.
 """
@@ -13,7 +13,7 @@ from epic_pl.nn.encoders.segments import patch_places
 from epic_pl.nn.pair import Pair, Presence, both_present, where_present
 from epic_pl.nn.standardization import Standardization
 
-# few, so that the samples cannot be told apart by heart
+# few, to avoid overfitting
 _SQUEEZED = 16
 _HIDDEN = 128
 _HIDDEN_DROPOUT = 0.3
@@ -24,8 +24,8 @@ Network = Literal["none", "wide", "squeezed"]
 class GEGLU(nn.Module):
     """``a * GELU(b)`` of the halves of ``[a; b]``, *GLU Variants Improve Transformer* (2002.05202).
 
-    Whether "left of" is true is the product of what the text says and where things are, which one
-    gated layer expresses, and a layer without a gate has to piece together.
+    Whether "left of" is true depends on a product of text features and locations. A gated layer
+    can express it; a layer without a gate has to approximate it.
     """
 
     def forward(self, halves: Tensor) -> Tensor:
@@ -37,13 +37,13 @@ class GEGLU(nn.Module):
 class NetworkHead(nn.Module):
     """``Linear(Dropout(GEGLU(Linear([h_v; h_t; s]))))`` with s of the first exchange.
 
-    ``s`` is :func:`where_parts_fit` or what else a method reads. Which part is which is in their
-    order, so a relation of two things can be read off. "squeezed" maps the features of each
-    modality to 16 numbers first, so that little but ``s`` can tell the samples apart.
+    ``s`` is :func:`where_parts_fit` or another :class:`~epic_pl.nn.methods.readers.Reader`'s
+    output. The parts have a fixed order, so s shows the relation of two objects. "squeezed" first
+    projects each modality to 16 dimensions, so that the network depends mostly on ``s``.
 
     Args:
         widths: D_v and D_t.
-        num_scores: length of s; 0 where the method has no exchange, and there is no s.
+        num_scores: length of s; 0 if the method has no exchange.
         num_classes: number of classes C.
         network: "wide" or "squeezed".
     """
@@ -70,7 +70,7 @@ class NetworkHead(nn.Module):
     def forward(self, features: Pair[Tensor], scores: Tensor | None, present: Presence) -> Tensor:
         """Logits ``(B, C)`` of features ``(B, D_v)`` and ``(B, D_t)``, and ``s (B, num_scores)``.
 
-        With a missing modality, ``s`` is zero.
+        ``s`` is zero in unimodal samples.
         """
         seen = list(features)
         if self.squeezed:
@@ -90,10 +90,10 @@ def _zeros(width: int, num_classes: int) -> nn.Linear:
 
 
 def where_parts_fit(scores: Tensor) -> Tensor:
-    """``s (B, 3 n_t)`` of ``S (B, P, n_t)``: where in the image each part of the text fits.
+    """``s (B, 3 n_t)`` of ``S (B, P, n_t)``: the location of each part of the text in the image.
 
-    The mean row and column under the softmax over patches, and how well the part fits anywhere
-    (``logsumexp``).
+    It consists of the mean row and column under the softmax over patches, and the match score of
+    the part (``logsumexp`` over patches).
     """
     shares = scores.softmax(dim=1)
     places = patch_places(scores.shape[1]).to(shares)  # (P, 2)

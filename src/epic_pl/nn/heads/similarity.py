@@ -1,4 +1,4 @@
-"""The similarity of two modalities as one more term of the logits.
+"""The similarity of two modalities as a term of the logits.
 
 Shape legend: B batch, C classes, D features, r width of the common space.
 """
@@ -9,15 +9,15 @@ from epic_pl.nn.interaction import ScaledCosine
 from epic_pl.nn.pair import Pair, Presence, where_present
 
 _WIDTH = 128
-# not zero, which would leave the projections without a gradient
+# not zero, since the projections would get no gradient
 _WEIGHT_STD = 0.1
 
 
 class SimilarityHead(nn.Module):
     """``cos(h_v W_v, h_t W_t) / tau``, with a learned weight for each class.
 
-    Whether two modalities match is a bilinear question, which no linear map of their features
-    answers. Not part of the paper: any method may use it.
+    Whether two modalities match is a bilinear function, which a linear layer on their features
+    cannot express. Not part of the paper; any method can use it.
 
     Args:
         widths: D_v and D_t.
@@ -38,6 +38,6 @@ class SimilarityHead(nn.Module):
         return Pair(image[:, None], text[:, None])
 
     def forward(self, projected: Pair[Tensor]) -> Tensor:
-        """Logits ``(B, C)`` of what :meth:`project` gives; 0 for unimodal samples."""
+        """Logits ``(B, C)`` of the output of :meth:`project`; 0 for unimodal samples."""
         logits: Tensor = self.linear(self.cosine(*projected)[:, 0])  # the cosine of zero is zero
         return logits

@@ -1,6 +1,6 @@
-"""EPIC and the methods that it is compared with: each a config and a model in a file of its own.
+"""EPIC and the methods that it is compared with, each with a config and a model in its own file.
 
-A new method is a file with both and a line in :data:`METHODS`; docs/methods.md shows how.
+To add a method, write such a file and add an entry to :data:`METHODS`; see docs/methods.md.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Method(NamedTuple):
-    """A method: its config, its model, and the options that make it what it is."""
+    """A method: its config, its model, and its fixed options."""
 
     config: type
     model: Callable[..., DualEncoder]
@@ -70,9 +70,9 @@ def build_method(
 
     Args:
         name: a key of :data:`METHODS`.
-        encoders: frozen; a method that trains them thaws them itself.
+        encoders: frozen encoders; a method that trains them thaws them itself.
         num_classes: number of classes C.
-        epic: options of EPIC; its first interaction layer is the boundary of methods without one.
+        epic: options of EPIC; its first interaction layer is also the boundary of other methods.
         head: parts of the head, the same for every method.
         modality_dropout: probability with which a training sample loses one modality.
         options: options of a method other than EPIC.
@@ -92,6 +92,6 @@ def build_method(
     if method.config is EPICConfig:
         config = replace(epic, **{**options, **method.fixed})
         return method.model(encoders, num_classes, config, head, modality_dropout)
-    boundary = Pair(*epic.layer_pairs(*(each.num_layers for each in encoders))[0])
+    boundary = Pair(*epic.layer_pairs(*(encoder.num_layers for encoder in encoders))[0])
     config = method.config(**{**options, **method.fixed})
     return method.model(encoders, num_classes, config, head, modality_dropout, boundary)

@@ -29,9 +29,9 @@ class FineTunedConfig:
 
 
 class FineTuned(NoPrompts):
-    """The classification head on encoders that are trained too.
+    """The classification head on encoders that are also trained.
 
-    Dropout inside the encoders is active in training, as their libraries have it.
+    Dropout inside the encoders is active in training, as configured by their libraries.
 
     Arguments are those of :class:`NoPrompts`; the encoders are thawed here.
     """
@@ -51,12 +51,12 @@ class FineTuned(NoPrompts):
         self.config = config
         self.encoder_lr = config.encoder_lr
         for tower in self.towers:
-            # what has no part in the output would never get a gradient, which DDP waits for
+            # unused parameters get no gradient, for which DDP would wait
             used = _used_parameters(tower)
             self._make_trainable(tower.encoder.thaw(), used)
 
     def _make_trainable(self, model: nn.Module, used: set[str]) -> None:
-        """Choose what is trained of a library's module; ``used`` are names of its parameters."""
+        """Choose the trained parameters of a library's module among the names in ``used``."""
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in used)
 
@@ -65,7 +65,7 @@ class FineTuned(NoPrompts):
 def _used_parameters(tower: Tower[Pooled]) -> set[str]:
     """Names, in the library's module, of the parameters that the pooled output depends on.
 
-    One blank input is run to see: no list of exceptions could keep up with the libraries.
+    They are determined with a blank input, since a list would depend on the libraries' versions.
     """
     model = tower.encoder.model
     names, parameters = zip(*model.named_parameters(), strict=True)

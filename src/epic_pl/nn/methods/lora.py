@@ -1,4 +1,4 @@
-"""LoRA: the encoders learn through low-rank matrices beside their frozen linear layers.
+"""LoRA: low-rank matrices beside the frozen linear layers of both encoders are trained.
 
 Source: *LoRA: Low-Rank Adaptation of Large Language Models*, arXiv 2106.09685, through the peft
 library.
@@ -15,12 +15,12 @@ from epic_pl.validate import check_positive, check_probabilities
 
 @dataclass(frozen=True)
 class LoRAConfig(FineTunedConfig):
-    """Options of LoRA, beside those of full fine-tuning.
+    """Options of LoRA.
 
     Attributes:
         rank: r of the matrices ``A (r, d_in)`` and ``B (d_out, r)`` of each linear layer.
         alpha: their product ``B A`` is scaled by alpha / r.
-        lora_dropout: on what enters ``A``.
+        lora_dropout: dropout rate of the input of ``A``.
         encoder_lr: peak learning rate of the matrices.
     """
 
@@ -47,7 +47,7 @@ class LoRA(FineTuned):
     config: LoRAConfig
 
     def _make_trainable(self, model: nn.Module, used: set[str]) -> None:
-        """Put the two matrices beside every linear layer that takes part in the output."""
+        """Add the two matrices to every linear layer that the output depends on."""
         try:
             import peft
         except ImportError as error:

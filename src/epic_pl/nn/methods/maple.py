@@ -1,11 +1,11 @@
-"""Coupled prompts from the first layer on, as MaPLe has them, with a classification head.
+"""MaPLe: coupled prompts from the first layer on, with a classification head.
 
-Source: *MaPLe: Multi-modal Prompt Learning*, CVPR 2023, arXiv 2210.03117. As there, text prompts
-are learned anew for each of the first J layers, image prompts are linear maps of them, and behind
-layer J the last ones stay in the sequence. What differs: the paper compares CLIP's two outputs, a
-image's with each class name's; here the text is the sample's own, so both pooled outputs go to a
-head, and any two encoders will do. Text prompts stand behind the tokens, not after the first one,
-and start from Gaussian noise, not from the words "a photo of a".
+Source: *MaPLe: Multi-modal Prompt Learning*, CVPR 2023, arXiv 2210.03117. As in the paper, each of
+the first J layers has its own text prompts, image prompts are linear maps of them, and the last
+ones stay in the sequence after layer J. Differences: the paper compares an image with class names
+in CLIP's space; here each sample has its own text, so both pooled outputs go to a head, and any
+two encoders work. Text prompts follow the tokens instead of the first token, and have Gaussian
+initialisation instead of the words "a photo of a".
 
 Shape legend: B batch, n prompts, d width, J prompted layers, C classes.
 """
@@ -31,9 +31,9 @@ class MaPLeConfig:
 
     Attributes:
         num_prompts: n, prompts of each modality.
-        prompt_depth: J, the layers that get prompts of their own; None is 4, or as many as the
-            shallower encoder has.
-        prompt_init_std: of the text prompts.
+        prompt_depth: J, number of layers with their own prompts; None is 4, or the depth of the
+            shallower encoder.
+        prompt_init_std: standard deviation of the initial text prompts.
     """
 
     num_prompts: int = 4
@@ -44,10 +44,10 @@ class MaPLeConfig:
         check_positive(self, "num_prompts", "prompt_init_std")
 
     def depth(self, num_layers: int) -> int:
-        """J for encoders of which the shallower has ``num_layers``.
+        """J, given that the shallower encoder has ``num_layers``.
 
         Raises:
-            ConfigError: if there are not as many layers.
+            ConfigError: if J exceeds ``num_layers``.
         """
         if self.prompt_depth is None:
             return min(4, num_layers)
@@ -60,7 +60,7 @@ class MaPLeConfig:
 
 
 class DeepTower(JointTower):
-    """A tower in which prompts are there from the first layer to the last."""
+    """A tower with prompts from the first layer to the last."""
 
     levels: tuple[FeatureLevel, ...] = ()
     needs = "prompts enter the first layer, so every layer runs in every step"
@@ -70,23 +70,23 @@ class DeepTower(JointTower):
         self.boundary_layer = boundary
 
     def run(self, state: JointState, prompts: Tensor) -> Pooled:
-        """What is pooled with prompts ``(J, n, d)``."""
+        """Pooled features with prompts ``(J, n, d)``."""
         outputs = prompts[0]
         for layer in self.layers:
             if layer == self.boundary_layer:
                 state = state._replace(boundary=self.encoder.mean(state.tokens, state.mask))
             entering = outputs
-            if layer < len(prompts):  # deep prompts: what the layer before gave is replaced
+            if layer < len(prompts):  # deep prompts replace the previous layer's outputs
                 entering = prompts[layer].expand(state.tokens.shape[0], -1, -1)
             state, outputs = self.acquire(layer, state, entering)
         return self.pool(state)
 
 
 class CoupledPrompts(nn.Module):
-    """Text prompts ``(J, n, d_t)`` and the J maps that make image prompts of them.
+    """Text prompts ``(J, n, d_t)`` and J linear maps from them to image prompts.
 
     Args:
-        depth: number of layers J with prompts of their own.
+        depth: number of layers J with their own prompts.
         num_prompts: number of prompts n.
         image_width: d_v.
         text_width: d_t.
@@ -141,7 +141,7 @@ class MaPLe(DualEncoder):
         self.head = ClassificationHead(self.widths, num_classes, head)
 
     def forward(self, batch: Batch) -> Output:
-        """The head's, of what is pooled."""
+        """The head's output for the pooled features."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)
         image_prompts, text_prompts = self.prompts()

@@ -1,4 +1,4 @@
-"""No prompts: the classification head on the frozen encoders' features, the control of EPIC.
+"""The classification head on frozen features without prompts, the control of EPIC.
 
 Shape legend: C classes.
 """
@@ -16,7 +16,7 @@ from epic_pl.types import Batch
 
 @dataclass(frozen=True)
 class NoPromptsConfig:
-    """It has no options of its own."""
+    """The method has no options."""
 
 
 class NoPrompts(DualEncoder):
@@ -50,6 +50,6 @@ class NoPrompts(DualEncoder):
         self.head = ClassificationHead(self.widths, num_classes, head)
 
     def forward(self, batch: Batch) -> Output:
-        """The head's, of what is pooled."""
+        """The head's output for the pooled features."""
         present = self.presence(batch)
         return self.classify(self.pool(*self.extract(batch, present)), None, present)

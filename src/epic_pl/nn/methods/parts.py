@@ -1,4 +1,4 @@
-"""Parts of the text find their places in the image; nothing passes a frozen layer a second time.
+"""Locates parts of the text in the image by similarity; no prompt passes through a frozen layer.
 
 Shape legend: B batch, N tokens, P patches, n parts of the text, d width, r common width, C classes.
 """
@@ -33,7 +33,7 @@ _DROPOUT = 0.3
 
 
 class TokenState(NamedTuple):
-    """The boundary's ``tokens (B, N, d)``, the text's mask ``(B, N)``, and what is pooled."""
+    """The boundary's ``tokens (B, N, d)``, the text's mask ``(B, N)``, and pooled features."""
 
     tokens: Tensor
     mask: Tensor | None
@@ -41,14 +41,14 @@ class TokenState(NamedTuple):
 
 
 class TokenTower(Tower[TokenState]):
-    """A frozen encoder of which a method sees the boundary's tokens and what is pooled."""
+    """A frozen encoder that gives the boundary's tokens and pooled features."""
 
     levels: tuple[FeatureLevel, ...] = ("layers",)
     needs = "it uses pooled features beside the boundary's tokens"
 
     @torch.no_grad()
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> TokenState:
-        """Run the rest of the encoder, and keep what entered it."""
+        """Run the rest of the encoder, and keep the boundary's tokens."""
         return TokenState(tokens, mask, run_through(self, tokens, mask))
 
     def features(
@@ -61,25 +61,25 @@ class TokenTower(Tower[TokenState]):
     def restore(
         self, features: Features, mask: Tensor | None, present: Tensor | None
     ) -> TokenState:
-        """What was stored."""
+        """The stored features."""
         tokens = whole(features["tokens"]).to(self.dtype)
         return TokenState(tokens, mask, restore_pooled(features, self.dtype))
 
     def pool(self, state: TokenState) -> Pooled:
-        """What the whole encoder gave."""
+        """The encoder's pooled features."""
         return state.pooled
 
 
 class Parts(DualEncoder):
-    """``S = cos(A_v, A_t) / tau`` of patches and parts of the text, for the head to read.
+    """A head on ``S = cos(A_v, A_t) / tau`` of patches and parts of the text.
 
-    The head reads where in the image each part fits, and how well. No prompt passes a layer, and no
-    message is sent. Arguments are those of :class:`~epic_pl.nn.methods.no_prompts.NoPrompts`.
-    A head without a network gets the wide one. Subclasses have another :attr:`reader`.
+    The head gets the location and the match score of each part. There are no prompts and no
+    messages. Arguments are those of :class:`~epic_pl.nn.methods.no_prompts.NoPrompts`; the
+    head's network "none" becomes "wide". Subclasses have another :attr:`reader`.
     """
 
     reader: type[Reader] = PlaceReader
-    """Maps what is compared to what the head sees of it."""
+    """Maps the similarities to features for the head."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Parts(DualEncoder):
         modality_dropout: float,
         boundary: Pair[int],
     ) -> None:
-        if head.network == "none":  # a linear layer reads no places
+        if head.network == "none":  # a linear layer gets no locations
             head = replace(head, network="wide")
         super().__init__(
             TokenTower(encoders.image, [boundary.image]),
@@ -112,11 +112,11 @@ class Parts(DualEncoder):
 
     @property
     def matcher(self) -> ScaledCosine:
-        """That of patches and parts."""
+        """The similarity of patches and parts."""
         return self.cosine
 
     def forward(self, batch: Batch) -> Output:
-        """The head's, of what is pooled and what is read of S."""
+        """The head's output for pooled features and the reader's features."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)
         patches = image.tokens[:, self.image_encoder.num_prefix_tokens :]
@@ -142,6 +142,6 @@ class CrossAttention(Parts):
 
 
 class SimilarityMap(Parts):
-    """A convolution reads the whole of S; a control of :class:`Parts`."""
+    """A convolution over S; a control of :class:`Parts`."""
 
     reader = MapReader

@@ -1,7 +1,7 @@
-"""PMF: prompts of one modality are queried, mapped and put into the other's last layers.
+"""PMF: outputs of one modality's query prompts are mapped into the other's last layers.
 
-Source: *Efficient Multimodal Fusion via Interactive Prompting*, CVPR 2023, arXiv 2304.06306, as its
-released code has it.
+Source: *Efficient Multimodal Fusion via Interactive Prompting*, CVPR 2023, arXiv 2304.06306,
+following its released code.
 
 Shape legend: B batch, n prompts, d width, F fusion layers, C classes.
 """
@@ -27,11 +27,11 @@ class PMFConfig:
 
     Attributes:
         fusion_layers: F, the last F layers of each encoder.
-        query_prompts: whose outputs go over to the other modality.
-        query_context_prompts: that stand beside them in the query stage.
-        fusion_context_prompts: that stand beside the other's outputs in the fusion stage; like the
-            release, they stay as they are drawn.
-        prompt_init_std: of all prompts.
+        query_prompts: number of prompts whose outputs are passed to the other modality.
+        query_context_prompts: number of further prompts in the query stage.
+        fusion_context_prompts: number of further prompts in the fusion stage; as in the release,
+            they are not trained.
+        prompt_init_std: standard deviation of all initial prompts.
     """
 
     fusion_layers: int = 2
@@ -48,7 +48,7 @@ class PMFConfig:
 
 
 class FusionSide(nn.Module):
-    """What one modality learns: its prompts in F layers, and the maps to the other's width."""
+    """Parameters of one modality: prompts in F layers, and maps to the other's width."""
 
     no_decay = ("query", "query_context", "fusion_context")
 
@@ -70,7 +70,7 @@ class FusionSide(nn.Module):
         )
 
     def ask(self, step: int, tower: JointTower, state: JointState) -> Tensor:
-        """The query stage: the query prompts' outputs ``(B, n, other d)``; tokens stay as they are.
+        """The query stage: mapped outputs ``(B, n, other d)`` of the query prompts.
 
         ``Map(Layer([U; context; query])[query])``.
         """
@@ -80,9 +80,9 @@ class FusionSide(nn.Module):
         return mapped
 
     def fuse(self, step: int, tower: JointTower, state: JointState, heard: Tensor) -> JointState:
-        """The fusion stage with what the other modality was asked: ``Layer([U; context; heard])``.
+        """The fusion stage with the other modality's outputs: ``Layer([U; context; heard])``.
 
-        Only the tokens go on.
+        Only the tokens are passed on.
         """
         context = self.fusion_context[step].expand(heard.shape[0], -1, -1)
         state, _ = tower.acquire(step, state, torch.cat([context, heard], dim=1))
@@ -92,7 +92,7 @@ class FusionSide(nn.Module):
 class PMF(DualEncoder):
     """Two encoders that exchange mapped prompts in their last layers, and the classification head.
 
-    The release takes the mean of two linear heads, which is one linear map of both pooled outputs.
+    The release averages two linear heads, which equals one linear map of both pooled outputs.
     A missing modality (not in the paper) is masked, and the other one receives zeros.
 
     Arguments are those of :class:`~epic_pl.nn.methods.no_prompts.NoPrompts`; the boundary features
@@ -122,7 +122,7 @@ class PMF(DualEncoder):
                 f"layers: choose from 1 to {min(depths)}."
             )
         image_tower, text_tower = (
-            # like the release, it runs the last layer whole
+            # as in the release, the last layer computes all tokens
             JointTower(encoder, range(depth - steps, depth), trims_last_layer=False)
             for encoder, depth in zip(encoders, depths, strict=True)
         )

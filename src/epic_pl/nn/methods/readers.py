@@ -1,4 +1,4 @@
-"""What a head is given of patches and parts of a text in a common space.
+"""Readers: features for the head from patches and text parts in a common space.
 
 Shape legend: B batch, P patches of a square image, n parts of the text, r common width.
 """
@@ -21,7 +21,7 @@ _CHANNELS = 64
 
 
 class Reader(nn.Module, ABC):
-    """Maps patches and parts to numbers ``(B, size)``.
+    """Maps patches and parts to features ``(B, size)``.
 
     Args:
         number: n.
@@ -36,30 +36,30 @@ class Reader(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
-        """Numbers of ``A_v (B, P, r)`` and ``A_t (B, n, r)``, and their ``S (B, P, n)``."""
+        """Features of ``A_v (B, P, r)``, ``A_t (B, n, r)`` and their ``S (B, P, n)``."""
 
 
 class PlaceReader(Reader):
-    """Where in the image each part fits, and how well: :func:`where_parts_fit`."""
+    """Location and match score of each part: :func:`where_parts_fit`."""
 
     def __init__(self, number: int, width: int) -> None:
         super().__init__(number, width)
         self.size = 3 * number
 
     def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
-        """Rows, columns and fits."""
+        """Rows, columns and match scores."""
         return where_parts_fit(scores)
 
 
 class MeanReader(Reader):
-    """The parts themselves, and means of 16 cells of the image: late fusion of parts."""
+    """The parts and means of 16 image cells: late fusion of parts."""
 
     def __init__(self, number: int, width: int) -> None:
         super().__init__(number, width)
         self.size = (_CELLS + number) * width + number
 
     def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
-        """Both one after the other, each of length 1, and how well each part fits."""
+        """Normalised cells and parts, concatenated, and the match score of each part."""
         cells = segment_means(compared.image, _CELLS)
         parts = F.normalize(torch.cat([cells, compared.text], dim=1), dim=-1)
         return torch.cat([parts.flatten(1), scores.logsumexp(dim=1)], dim=1)
@@ -79,8 +79,8 @@ class AttentionReader(Reader):
         self.positions = nn.Parameter(torch.zeros(number, width))
 
     def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
-        """What the parts end as, and how well each one fits."""
-        image, text = (F.normalize(each, dim=-1) * math.sqrt(self.width) for each in compared)
+        """Outputs of the parts, and the match score of each part."""
+        image, text = (F.normalize(side, dim=-1) * math.sqrt(self.width) for side in compared)
         places = patch_places(image.shape[1]).to(image)
         outputs: Tensor = self.layers(text + self.positions, image + self.place(places))
         return torch.cat([outputs.flatten(1), scores.logsumexp(dim=1)], dim=1)
@@ -103,7 +103,7 @@ class MapReader(Reader):
         )
 
     def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
-        """Its outputs on a grid of 2 x 2, and how well each part fits."""
+        """Outputs on a grid of 2 x 2, and the match score of each part."""
         side = grid_side(scores.shape[1])
         outputs = self.layers(scores.mT.reshape(-1, self.number, side, side))
         return torch.cat([outputs, scores.logsumexp(dim=1)], dim=1)
