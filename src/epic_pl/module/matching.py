@@ -1,4 +1,4 @@
-"""The matching loss: an image is told from others by its own text, and the other way round.
+"""The matching loss: contrastive loss between images and texts of a batch.
 
 Shape legend: B batch, n prompts (or one vector), r width of the common space.
 """
@@ -17,10 +17,10 @@ from epic_pl.nn.pair import Pair
 class MatchingLoss:
     """InfoNCE (arXiv 1807.03748) in both directions within a batch, as CLIP's (arXiv 2103.00020).
 
-    A label says that a pair matches, not what in it: of few rows, no alignment is learned. This
-    loss learns it from the pairs that match, B - 1 others against each. How well image i fits
-    text j is the mean over prompts of ``logsumexp S_ij`` over the prompts of the other modality.
-    Each rank of a distributed run compares within its own batch.
+    Labels of few rows are not enough to learn the alignment of image and text. This loss learns it
+    from matching pairs, with B - 1 negatives for each. The score of image i and text j is the mean
+    over prompts of ``logsumexp S_ij`` over the prompts of the other modality. Each rank of a
+    distributed run compares within its own batch.
 
     Args:
         classes: labels of the rows that match.
@@ -36,21 +36,21 @@ class MatchingLoss:
         """
         image, text = compared
         size = len(labels)
-        # what a missing modality would give is zero
+        # a missing modality is zero
         both = image.flatten(1).any(dim=1) & text.flatten(1).any(dim=1)
         rows = torch.isin(labels, self.classes.to(labels.device)) & both
         scores: Tensor = matcher(image.flatten(0, 1)[None], text.flatten(0, 1)[None])
         scores = scores.view(size, -1, size, text.shape[1])  # (B, n, B, n)
         fit = scores.logsumexp(dim=1).mean(dim=2) + scores.logsumexp(dim=3).mean(dim=1)
         own = torch.arange(size, device=labels.device)
-        losses = sum(F.cross_entropy(each / 2, own, reduction="none") for each in (fit, fit.T))
+        losses = sum(F.cross_entropy(logits / 2, own, reduction="none") for logits in (fit, fit.T))
         return (torch.where(rows, losses, 0).sum() / 2) / rows.sum().clamp(min=1)
 
 
 def build_matching_loss(
     matcher: ScaledCosine | None, matched: Sequence[str] | None, class_names: Sequence[str]
 ) -> MatchingLoss | None:
-    """The loss of a model; None where the data has no such classes, or the model no similarities.
+    """The matching loss; None without matched classes or without similarities in the model.
 
     Raises:
         ConfigError: a class that does not exist.

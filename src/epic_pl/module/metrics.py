@@ -31,15 +31,15 @@ class SecondClassAUROC(BinaryAUROC):
     """Area under the ROC curve of the second of two classes, from probabilities ``(B, 2)``."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Take in a batch with labels ``(B,)``."""
+        """Update with a batch's probabilities ``(B, 2)`` and labels ``(B,)``."""
         super().update(preds[:, 1], target)
 
 
 class MacroF1(MulticlassF1Score):
-    """Mean F1 of the classes; torchmetrics' own counts a batch in an array ``(C, C)``."""
+    """Mean F1 of the classes, without torchmetrics' array ``(C, C)`` for each batch."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Take in a batch's probabilities ``(B, C)`` and labels ``(B,)``."""
+        """Update with a batch's probabilities ``(B, C)`` and labels ``(B,)``."""
         predicted = preds.argmax(dim=1)
         parts = (target[target == predicted], predicted, target)
         hits, given, true = (part.bincount(minlength=preds.shape[1]) for part in parts)
@@ -49,12 +49,12 @@ class MacroF1(MulticlassF1Score):
 def build_metrics(
     task: Task, num_classes: int, prefix: str, postfix: str | None = None
 ) -> MetricCollection:
-    """The metrics of a task, each with a state of its own, named ``prefix`` + name + ``postfix``.
+    """The metrics of a task, named ``prefix`` + name + ``postfix``.
 
-    Multiclass: accuracy (top 1), accuracy_top5 where there are more than five classes, f1_macro,
-    and auroc where there are two classes. Multilabel, at threshold 0.5 (or of given 0/1
-    predictions): f1_micro, f1_macro, f1_samples, f1_weighted. torchmetrics' compute groups are
-    off: they merge metrics for good whose states agree after the first batch.
+    Multiclass: accuracy (top 1), accuracy_top5 with more than five classes, f1_macro, and auroc
+    with two classes. Multilabel, at threshold 0.5 (or for 0/1 predictions): f1_micro, f1_macro,
+    f1_samples, f1_weighted. torchmetrics' compute groups are off, since they permanently merge
+    metrics whose states are equal after the first batch.
     """
     if task == "multilabel":
         labels = num_classes

@@ -1,4 +1,4 @@
-"""The optimiser of what is trained, and its learning rates step by step."""
+"""The optimiser and its learning rate schedule."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ from epic_pl.module.config import OptimConfig
 from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
 
-# features of a head whose rate is optim.lr
+# number of features for which the head's learning rate is optim.lr
 _FEATURES = 1000
 
 
@@ -19,14 +19,15 @@ def build_optimizer(model: DualEncoder, config: OptimConfig) -> AdamW:
 
 
 def parameter_groups(model: DualEncoder, config: OptimConfig) -> list[dict[str, Any]]:
-    """The head at ``lr`` by width, encoders at their method's rate, all else at ``prompt_lr``.
+    """Parameter groups with learning rates and weight decay.
 
-    A step of Adam moves each of D standardised features' weights by the rate, and so the logits by
-    up to D times as much. At ``lr * 1000 / D`` heads of any width converge in as many steps
-    (*Tensor Programs V*, arXiv 2203.03466, scales the readout's rate in the same way).
+    The head on D features has learning rate ``lr * 1000 / D``, encoders that of their method, and
+    all other parameters ``prompt_lr``. A step of Adam changes the logits by up to D learning rates,
+    so with this scaling heads of any width converge in as many steps (*Tensor Programs V*, arXiv
+    2203.03466, scales the readout's learning rate in the same way).
 
     Norms, biases, temperatures, missing-modality embeddings (all of at most one dimension) and
-    prompts get no decay; a module names its prompts in ``no_decay``.
+    prompts have no weight decay; a module lists its prompts in ``no_decay``.
     """
     prompts = {
         f"{name}.{key}" if name else key
@@ -59,12 +60,12 @@ def parameter_groups(model: DualEncoder, config: OptimConfig) -> list[dict[str, 
 
 
 def warmup_cosine(step: int, total_steps: float, warmup: float) -> float:
-    """Factor on the base learning rate: linear from near 0 to 1, then a half cosine to 0.
+    """Factor of the base learning rate: linear from near 0 to 1, then a half cosine to 0.
 
     Args:
         step: optimiser steps taken so far.
-        total_steps: of the whole training; infinite keeps the factor at 1.
-        warmup: share of all steps that the linear part takes.
+        total_steps: number of steps of the whole training; if infinite, the factor is 1.
+        warmup: share of all steps in the linear part.
     """
     if math.isinf(total_steps):
         return 1.0

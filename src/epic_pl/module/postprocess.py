@@ -1,4 +1,4 @@
-"""From logits to results: calibrated probabilities, thresholds, and how both are fitted.
+"""Calibrated probabilities and thresholds, and how both are fitted.
 
 Shape legend: B batch, N samples, C classes.
 """
@@ -15,7 +15,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from epic_pl.types import Task
 
-# beyond these, validation does not tell how sure the model may be
+# bounds of the temperature: validation cannot determine more extreme ones
 HIGHEST = 10.0
 LOWEST = 1 / HIGHEST
 BINS = 15
@@ -26,15 +26,15 @@ _THRESHOLDS = 201
 
 
 class Postprocessor(nn.Module):
-    """Logits to probabilities and predictions, with what was fitted on validation.
+    """Maps logits to probabilities and predictions, calibrated on validation.
 
     Args:
         task: softmax for "multiclass", a sigmoid for each label for "multilabel".
         num_classes: number of classes C.
 
     Attributes:
-        temperature: scalar by which logits are divided.
-        thresholds: multilabel: ``(C,)``, the probability from which each label is assigned;
+        temperature: scalar that divides the logits.
+        thresholds: multilabel: ``(C,)``, the minimum probability at which each label is assigned;
             None for multiclass.
     """
 
@@ -84,13 +84,13 @@ class ValidationOutputs(Metric):
         self.add_state("labels", default=[], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Take in a batch: logits ``(B, C)``, labels ``(B,)`` or ``(B, C)``."""
+        """Add a batch: logits ``(B, C)``, labels ``(B,)`` or ``(B, C)``."""
         self.logits.append(logits.detach().float())
         self.labels.append(labels)
 
     def compute(self) -> tuple[Tensor, Tensor] | None:
         """Logits ``(N, C)`` and labels of all batches; None without any."""
-        if not len(self.logits):  # one tensor once ranks have met
+        if not len(self.logits):  # a list, or one tensor after synchronisation of ranks
             return None
         return dim_zero_cat(self.logits), dim_zero_cat(self.labels)
 
@@ -103,14 +103,14 @@ def fit_temperature(logits: Tensor, labels: Tensor, task: Task) -> float:
     zero of its slope is found by bisection over log T, in float64. Uninformative logits (none at
     all, all equal, or not finite) give 1.
 
-    Without a mistake on validation the likelihood alone would let T fall to zero. So targets are
-    smoothed as in Platt's scaling (*Probabilistic Outputs for Support Vector Machines*, 1999): as
-    if two more samples had been seen, one of them wrong.
+    Without errors on validation the maximum likelihood is at T = 0. So targets are smoothed as in
+    Platt's scaling (*Probabilistic Outputs for Support Vector Machines*, 1999), as if there were
+    two more samples, one of them wrong.
 
     Args:
         logits: ``(N, C)``.
         labels: ``(N,)`` class indices, or ``(N, C)`` 0/1 for multilabel.
-        task: decides on the likelihood.
+        task: determines the likelihood.
 
     Returns:
         T, between :data:`LOWEST` and :data:`HIGHEST`.
@@ -142,12 +142,12 @@ def _targets(labels: Tensor, logits: Tensor, task: Task) -> Tensor:
 
 
 def fit_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Thresholds ``(C,)`` of high F1 that hold on other rows than these ``(N, C)`` too.
+    """Thresholds ``(C,)`` of high F1 on rows ``(N, C)`` that generalise to other rows.
 
-    The best threshold of a label with few positives follows single rows (Lipton et al., arXiv
+    The best threshold of a label with few positives depends on single rows (Lipton et al., arXiv
     1402.1892). So a label with n positives gets ``0.5 + (best - 0.5) n / (n + 10)``. Thresholds of
-    the even rows are tried on the odd rows and the other way round: all labels keep 0.5 unless
-    both micro and macro F1 are higher there than at 0.5.
+    the even rows are evaluated on the odd rows and vice versa: all labels keep 0.5 unless both
+    micro and macro F1 are higher than at 0.5.
     """
 
     def shrunk(rows: slice) -> Tensor:
@@ -169,14 +169,14 @@ def fit_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
 def best_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
     """The thresholds ``(C,)`` at which F1 on rows ``(N, C)`` is highest; both on the CPU.
 
-    Of several that are equally good the one nearest to 0.5; so 0.5 without a positive.
+    Ties are resolved in favour of the one nearest to 0.5; without a positive it is 0.5.
     """
     truth, classes = labels.double(), labels.shape[1]
     tried = torch.linspace(0, 1, _THRESHOLDS)
-    highest = torch.bucketize(probabilities.contiguous(), tried, right=True) - 1  # that is reached
+    highest = torch.bucketize(probabilities.contiguous(), tried, right=True) - 1  # reached
     cells = (highest + _THRESHOLDS * torch.arange(classes)).flatten()
 
-    def count(weights: Tensor) -> Tensor:  # of rows from each threshold on, (C, T)
+    def count(weights: Tensor) -> Tensor:  # sum over rows that reach each threshold, (C, T)
         exact = torch.bincount(cells, weights.flatten(), minlength=classes * _THRESHOLDS)
         return exact.view(classes, _THRESHOLDS).flip(1).cumsum(1).flip(1)
 
@@ -191,7 +191,7 @@ class ClassCalibrationError(MulticlassCalibrationError):
     """Calibration error of the most probable class, from ``(B, C)``."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Take in a batch's probabilities ``(B, C)`` and labels ``(B,)``."""
+        """Update with a batch's probabilities ``(B, C)`` and labels ``(B,)``."""
         super().update(_below_one(preds), target)
 
 
@@ -199,19 +199,19 @@ class LabelCalibrationError(BinaryCalibrationError):
     """Calibration error over all pairs of sample and label, from ``(B, C)``."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Take in a batch's probabilities and 0/1 labels, each ``(B, C)``."""
+        """Update with a batch's probabilities and 0/1 labels, each ``(B, C)``."""
         super().update(_below_one(preds).flatten(), target.flatten())
 
 
 def _below_one(probabilities: Tensor) -> Tensor:
-    """1 falls into the last bin; torchmetrics would open another one for it."""
+    """Move 1 into the last bin, since torchmetrics would add another bin for it."""
     return probabilities.clamp(max=1 - 2**-24)
 
 
 def calibration_error(task: Task, num_classes: int) -> Metric:
     """Expected calibration error over :data:`BINS` equal bins.
 
-    Multiclass: of the most probable class. Multilabel: of each label's probability.
+    Multiclass: of the most probable class. Multilabel: over all labels' probabilities.
     """
     if task == "multilabel":
         return LabelCalibrationError(n_bins=BINS, norm="l1")
@@ -222,12 +222,12 @@ def calibration_error(task: Task, num_classes: int) -> Metric:
 def error_by_chance(probabilities: Tensor, draws: int = 500) -> tuple[float, float, float]:
     """Calibration error of perfectly calibrated predictions, by simulation.
 
-    With few samples the bins never come out even, so no smaller error differs from zero. Right
-    and wrong are drawn from the probabilities themselves.
+    With few samples even perfect calibration has a non-zero error, so a smaller error does not
+    differ from zero. Correctness of predictions is drawn from the probabilities themselves.
 
     Args:
         probabilities: ``(M,)``, of the predictions that :func:`calibration_error` scores.
-        draws: how often.
+        draws: number of simulations.
 
     Returns:
         The error's mean, and its 5th and 95th percentile.

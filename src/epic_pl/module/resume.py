@@ -1,4 +1,4 @@
-"""What an exact resume needs beside weights: random generators, half-accumulated gradients."""
+"""State for an exact resume: random generators and partially accumulated gradients."""
 
 import random
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from torch import nn
 
 from epic_pl.errors import CheckpointError
 
-# parts that Lightning and gather_states write: dictionaries, and lists, of dictionaries
+# entries that Lightning and gather_states write: dictionaries or lists of dictionaries
 _MAPPINGS = ("loops", "callbacks")
 _LISTS = ("optimizer_states", "lr_schedulers", "resume_states")
 
@@ -19,7 +19,7 @@ _LISTS = ("optimizer_states", "lr_schedulers", "resume_states")
 def rng_state() -> dict[str, Any]:
     """The states of Python's, NumPy's and torch's generators, as plain types and tensors.
 
-    Of GPUs that of the current one: a rank draws on its own.
+    Of several GPUs only the current one is included, since a rank uses only its own.
     """
     version, keys, gauss = random.getstate()
     numpy_state: Any = np.random.get_state(legacy=True)  # noqa: NPY002 the global one, on purpose
@@ -33,7 +33,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put back what :func:`rng_state` took."""
+    """Restore a state of :func:`rng_state`."""
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))
     name, words, position, has_gauss, cached = state["numpy"]
@@ -45,9 +45,9 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 
 def gather_states(module: nn.Module, mid_window: bool) -> list[dict[str, Any]]:
-    """What each rank needs for an exact resume, in the order of ranks; all ranks must call it.
+    """State of each rank for an exact resume, in the order of ranks; all ranks must call it.
 
-    With ``mid_window`` gradients are half accumulated, so that they must be kept.
+    With ``mid_window`` gradients are partially accumulated, so they are included.
     """
     state: dict[str, Any] = {"rng": rng_state(), "gradients": {}}
     if mid_window:
@@ -64,16 +64,16 @@ def gather_states(module: nn.Module, mid_window: bool) -> list[dict[str, Any]]:
 
 
 def check_resumable(checkpoint: Mapping[str, Any]) -> None:
-    """Check that a checkpoint has the parts that training goes on from.
+    """Check that a checkpoint has the entries that resuming needs.
 
     Raises:
-        CheckpointError: naming the part that is missing or of another kind.
+        CheckpointError: naming the entry that is missing or of another type.
     """
     for name in (*_MAPPINGS, *_LISTS):
         part = checkpoint.get(name)
         if isinstance(part, dict if name in _MAPPINGS else list):
             parts = part.values() if isinstance(part, dict) else part
-            if all(isinstance(each, dict) for each in parts):
+            if all(isinstance(entry, dict) for entry in parts):
                 continue
         raise CheckpointError(
             f"The checkpoint's {name} is {'damaged' if name in checkpoint else 'missing'}, so "
@@ -82,7 +82,7 @@ def check_resumable(checkpoint: Mapping[str, Any]) -> None:
 
 
 def restore_state(module: nn.Module, state: Mapping[str, Any]) -> None:
-    """Put back what :func:`gather_states` took on this rank."""
+    """Restore this rank's state of :func:`gather_states`."""
     set_rng_state(state["rng"])
     parameters = dict(module.named_parameters())
     for name, gradient in state["gradients"].items():
