@@ -1,4 +1,4 @@
-"""The cache folder, and folders in it that are complete or absent."""
+"""The cache folder, and atomically created folders in it."""
 
 import os
 import shutil
@@ -19,13 +19,13 @@ def cache_dir() -> Path:
 
 
 def cached_folder(relative: str, fill: Callable[[Path], None]) -> Path:
-    """A folder of the cache, filled first if it does not exist yet.
+    """A folder of the cache, created with `fill` if it does not exist yet.
 
-    Of many processes that ask at once, one fills it and the others wait. It appears by a rename, so
+    Of several concurrent processes, one fills it and the others wait. It is renamed at the end, so
     it is always complete. `fill` writes the contents into an empty folder.
 
     Raises:
-        AssetError: the cache cannot be written, or whatever `fill` raises.
+        AssetError: the cache cannot be written, or an error of `fill`.
     """
     target = cache_dir() / relative
     partial = target.with_name(f".{target.name}.partial")

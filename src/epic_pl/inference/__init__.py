@@ -1,1 +1,1 @@
-"""Trained models at work: their files, what they take, exported programs, and sharing."""
+"""Inference with trained models: files, inputs, exported programs, and sharing."""

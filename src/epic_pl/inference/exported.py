@@ -1,4 +1,4 @@
-"""The folder that ``epic-pl export`` writes, and its model.
+"""Models in folders that ``epic-pl export`` wrote.
 
 Shape legend: B batch, C classes.
 """
@@ -22,7 +22,7 @@ PROGRAM, ONNX, ONNX_INT8 = "model.pt2", "model.onnx", "model.int8.onnx"
 INPUTS = ("pixel_values", "input_ids", "attention_mask", "image_present", "text_present")
 """Inputs of an exported model, in this order."""
 Run = Callable[..., Tensor]
-"""Tensors in the order of :data:`INPUTS` to probabilities ``(B, C)``."""
+"""A function of tensors in the order of :data:`INPUTS` to probabilities ``(B, C)``."""
 
 
 def load_program(path: Path) -> Run:
@@ -40,7 +40,7 @@ def load_program(path: Path) -> Run:
         raise ConfigError(
             f"{path} is run by onnxruntime: pip install onnxruntime, or 'epic_pl[onnx]'."
         ) from error
-    except Exception as error:  # whatever a damaged file makes of the reader
+    except Exception as error:  # damaged files cause errors of any class
         raise CheckpointError(f"{path} cannot be read as an exported model: {error}.") from error
 
 
@@ -58,20 +58,20 @@ def _load_onnx(path: Path) -> Run:
 
 def run_batch(run: Run, batch: Batch) -> Tensor:
     """Probabilities ``(B, C)`` of a batch on the CPU."""
-    everyone = torch.ones(len(batch["attention_mask"]), dtype=torch.bool)
-    return run(*(batch.get(name, everyone) for name in INPUTS))
+    complete = torch.ones(len(batch["attention_mask"]), dtype=torch.bool)
+    return run(*(batch.get(name, complete) for name in INPUTS))
 
 
 class ExportedModel:
     """A folder that ``epic-pl export`` wrote, run on the CPU.
 
     Args:
-        folder: the folder. Of several models it is the one in ONNX, then the quantised one.
-        programs: take the one for ``torch.export.load`` first, which can run code.
+        folder: the folder. Of several models the ONNX one is loaded, else the quantised one.
+        programs: prefer the program for ``torch.export.load``, which can run code.
 
     Raises:
         CheckpointError: a file is missing or damaged.
-        ConfigError: it needs onnxruntime, which is not installed, or ``programs``.
+        ConfigError: onnxruntime is needed and not installed, or ``programs`` is needed.
     """
 
     def __init__(self, folder: Path, programs: bool = False) -> None:
@@ -80,14 +80,14 @@ class ExportedModel:
             about = read_json(folder / DESCRIPTION)
             self.class_names: list[str] = list(about["class_names"])
             self.task: Task = about["task"]
-            found = about["thresholds"]
+            thresholds = about["thresholds"]
             self.preprocessing: Mapping[str, Any] | None = about["preprocessing"]
             self._has_tokenizer = about["tokenizer"] is not None
         except (DataError, LookupError, TypeError) as error:
             raise CheckpointError(
                 f"{folder} does not hold an exported model: {error}. Export it again."
             ) from error
-        self.thresholds = None if found is None else np.asarray(found, np.float32)
+        self.thresholds = None if thresholds is None else np.asarray(thresholds, np.float32)
         names = (*[PROGRAM] * programs, ONNX, ONNX_INT8, PROGRAM)
         file = next((folder / name for name in names if (folder / name).is_file()), folder / ONNX)
         if file.name == PROGRAM and not programs:
@@ -102,5 +102,5 @@ class ExportedModel:
     @torch.inference_mode()
     def probabilities(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Probabilities ``(B, C)`` of a batch."""
-        found: npt.NDArray[np.float32] = run_batch(self._run, batch).numpy()
-        return found
+        probabilities: npt.NDArray[np.float32] = run_batch(self._run, batch).numpy()
+        return probabilities

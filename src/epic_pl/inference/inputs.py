@@ -1,4 +1,4 @@
-"""Images and texts as people hand them over, checked and made into samples."""
+"""Items to classify: images and texts from users, checked and converted to samples."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -17,27 +17,27 @@ from epic_pl.errors import DataError
 from epic_pl.types import Sample
 
 ImageInput = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]
-"""A path, a file's content, a PIL image, or pixels (H, W), (H, W, 3) or (H, W, 4) in uint8, or
-uint16 without colours. Never an address: nothing is fetched."""
+"""A path, a file's content, a PIL image, or pixels (H, W), (H, W, 3) or (H, W, 4) as uint8, or
+greyscale (H, W) as uint16. URLs are refused: nothing is downloaded."""
 
 
 class Item(TypedDict, total=False):
-    """One sample to classify; what is None or left out is a missing modality."""
+    """One sample to classify; a modality that is None or left out is missing."""
 
     image: ImageInput | None
     text: str | None
 
 
 class Items(Dataset[Sample]):
-    """Items as samples, images read on access.
+    """A dataset of items; images are read on access.
 
     Args:
-        items: checked at once, without reading a file.
+        items: items, checked without reading a file.
         transform: RGB image to ``(3, H, W)`` float32.
-        clean: clean texts first.
+        clean: whether to clean texts.
 
     Raises:
-        DataError: an item is no mapping, has another key, or neither image nor text.
+        DataError: an item is not a mapping, has another key, or neither image nor text.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ def as_rgb(image: Any, min_size: int | None = None) -> Image.Image:
     """An image as upright 8-bit RGB; see :func:`~epic_pl.data.images.read_image`.
 
     Raises:
-        DataError: it is none of :data:`ImageInput`, or cannot be read.
+        DataError: it is not an :data:`ImageInput`, or cannot be read.
     """
     if isinstance(image, str) and "://" in image:
         raise DataError(f"{image} is an address: fetch the image, and give its file or bytes.")

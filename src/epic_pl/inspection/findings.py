@@ -29,8 +29,8 @@ class Problem:
     """One line of the report.
 
     Attributes:
-        level: an ``error`` prevents training; a ``warning`` deserves a look.
-        text: the problem, and how often it occurs.
+        level: an ``error`` prevents training; a ``warning`` should be reviewed.
+        text: the problem and its number of occurrences.
         examples: rows or files.
     """
 
@@ -44,14 +44,14 @@ class Findings:
     """Findings of a data check.
 
     Attributes:
-        name: of the DataModule.
+        name: class name of the DataModule.
         class_names: C names.
-        rows: one a sample: ``split, sample_id, image, text, label, kind, problem, width, height,
-            content, tokens``; labels are names, ``kind`` and ``problem`` are of its image.
-        class_counts: rows of each class, ``(C,)``, by split, without rows that are skipped.
+        rows: one row per sample: ``split, sample_id, image, text, label, kind, problem, width,
+            height, content, tokens``; labels are names, ``kind`` and ``problem`` its image's.
+        class_counts: number of rows of each class, ``(C,)``, by split, without skipped rows.
         problems: lines of the report.
-        max_text_tokens: where longer texts are cut.
-        image_roots: where each split's image paths start; not if they are no files.
+        max_text_tokens: number of tokens at which texts are truncated.
+        image_roots: folder of each split's image paths, if images are files.
     """
 
     name: str
@@ -90,7 +90,7 @@ def _problem(
 
 
 def kept_rows(rows: pa.Table, policy: str) -> pa.ChunkedArray:
-    """Condition of the rows that training keeps under a policy for bad images."""
+    """Mask of the rows that training keeps under a policy for bad images."""
     lost = pc.is_in(rows["kind"], value_set=pa.array(["missing", "corrupt"]))
     if policy == "absent":  # rows with a text are kept
         lost = pc.and_(lost, pc.is_null(rows["text"]))
@@ -102,7 +102,7 @@ def image_problems(rows: pa.Table, policy: str) -> Iterator[Problem]:
     for kind, way_out in _WAYS_OUT.items():
         bad = rows.filter(pc.equal(rows["kind"], kind))
         text = f"rows have an image that is {kind}"
-        if policy == "error" or kind == "outside":  # paths out of the root always are
+        if policy == "error" or kind == "outside":  # paths outside of the root are always errors
             yield from _problem("error", bad, text, "problem", way_out)
         else:
             yield from _problem("warning", bad, text + _FATES[policy], "problem")
@@ -143,10 +143,10 @@ def label_problems(
     """Empty splits, unknown labels, and classes too rare to learn or to measure.
 
     Args:
-        rows: without those that training leaves out.
-        counts: number of them of each class ``(C,)``, by split.
+        rows: rows that training keeps.
+        counts: number of rows of each class ``(C,)``, by split.
         names: C names of classes.
-        predict_split: split that is predicted.
+        predict_split: split that ``predict`` reads.
     """
     for name in ("train", "val", "test"):
         here = rows.filter(pc.equal(rows["split"], name))
@@ -163,14 +163,14 @@ def label_problems(
     train = counts["train"]
     if len(names) > 1 and (train > 0).sum() < 2:
         yield Problem("error", "Training holds fewer than two classes: nothing to tell apart")
-    found: list[tuple[Level, Any, str]] = [
+    masks: list[tuple[Level, Any, str]] = [
         ("warning", train == 0, "classes never occur in training"),
         ("warning", train == 1, "classes have one training row only"),
     ]
     for name in counts.keys() & {"val", "test"}:
         rare = (train > 0) & (counts[name] == 0)
-        found.append(("note", rare, f"classes have no row in the {name} split"))
-    for level, mask, text in found:
+        masks.append(("note", rare, f"classes have no row in the {name} split"))
+    for level, mask, text in masks:
         if mask.any():
             shown = [names[index] for index in np.flatnonzero(mask)[:SHOWN]]
             yield Problem(level, f"{mask.sum()} {text}", shown)

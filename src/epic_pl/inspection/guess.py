@@ -28,7 +28,7 @@ _EXAMINED_ROWS, _EXAMINED_FILES = 2000, 50
 
 @dataclass(frozen=True)
 class Guess:
-    """Arguments of ``TableDataModule`` that fit a table, columns without a role, row counts."""
+    """Guessed arguments of ``TableDataModule``, columns without a role, and row counts."""
 
     image_column: str | None
     text_columns: list[str]
@@ -45,9 +45,9 @@ class Guess:
 
 @dataclass(frozen=True)
 class Roles:
-    """The columns that the user names; None is to be guessed.
+    """Columns that the user names; None is guessed.
 
-    Of images, texts and label; if one of the first two is named, the other is not guessed.
+    If either image or text is named, the other is not guessed.
     """
 
     image: str | None = None
@@ -56,11 +56,11 @@ class Roles:
 
 
 def guess_columns(table: pa.Table, folder: Path, roles: Roles = Roles()) -> Guess:
-    """Guess from names and cells of a table, and from the files in its folder.
+    """Guess the columns from names and cells of a table, and from the files in its folder.
 
     Raises:
-        DataError: no column looks like a label, or none like image or text; or there is no column
-            of a name that was given.
+        DataError: no column looks like a label, or none like image or text; or a named column
+            does not exist.
     """
     for role, name in vars(roles).items():
         if name is not None and "{" not in name and name not in table.column_names:
@@ -126,7 +126,7 @@ def _names_classes(kind: pa.DataType) -> bool:
 
 
 def _cells(table: pa.Table, name: str) -> list[str]:
-    """First cells of a column as strings, stripped, without empty ones; none of nested types."""
+    """First non-empty cells of a column as stripped strings; empty for nested types."""
     column = table[name].slice(0, _EXAMINED_ROWS)
     if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
         return []
@@ -135,18 +135,18 @@ def _cells(table: pa.Table, name: str) -> list[str]:
 
 
 def _distinct(table: pa.Table, name: str) -> int:
-    """Number of distinct strings or whole numbers in a column; 0 of other types."""
+    """Number of distinct strings or integers in a column; 0 for other types."""
     if not _names_classes(table.schema.field(name).type):
         return 0
     return int(pc.count_distinct(table[name].cast(pa.string())).as_py())
 
 
 def _images(table: pa.Table, folder: Path, roles: Roles) -> tuple[str | None, str | None, Path]:
-    """The column of images, or a template with a column, that column, and where paths start.
+    """The image column or a template of it, its source column, and the folder of its paths.
 
-    Cells hold images, or are files in ``folder`` or a folder in it, with or without their suffix.
-    Without any such file a column is taken if its name or cells say image: the check reports
-    missing files, while training on the text alone is not what was meant.
+    Cells are images, or names of files in ``folder`` or a subfolder, with or without suffix. If
+    there are no such files, a column is chosen if its name or cells look like images: the check
+    then reports missing files, instead of training on the text alone.
     """
     if roles.image in table.column_names:
         table = table.select([roles.image])
@@ -167,13 +167,13 @@ def _images(table: pa.Table, folder: Path, roles: Roles) -> tuple[str | None, st
         files = [file for file in root.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
         suffixes = {file.stem: file.suffix for file in files}
         for name in dict.fromkeys([*named, *_by_name(table.column_names, "id")]):
-            found = [cell in suffixes for cell in _cells(table, name)]
-            if _most(found):
-                suffix = suffixes[_cells(table, name)[found.index(True)]]
+            matches = [cell in suffixes for cell in _cells(table, name)]
+            if _most(matches):
+                suffix = suffixes[_cells(table, name)[matches.index(True)]]
                 return f"{{{name}}}{suffix}", name, root
     for name, cells in columns.items():
-        says = name in named and {*_words(name)} <= {*_NAMES["image"]}
-        if _most(c.lower().endswith(IMAGE_SUFFIXES) or (says and " " not in c) for c in cells):
+        by_name = name in named and {*_words(name)} <= {*_NAMES["image"]}
+        if _most(c.lower().endswith(IMAGE_SUFFIXES) or (by_name and " " not in c) for c in cells):
             return name, name, folder
     return roles.image, roles.image, folder
 
@@ -193,16 +193,16 @@ def _common_folder(column: pa.ChunkedArray) -> Path | None:
 
 
 def _is_split(table: pa.Table, name: str) -> bool:
-    """Whether cells name splits; a few unknown ones are typing errors, which the check reports."""
-    found = {SPLIT_NAMES.get(cell.lower()) for cell in _cells(table, name)}
-    return "train" in found and len(found) + table[name].null_count > 1
+    """Whether cells name splits; unknown names are left to the data check."""
+    splits = {SPLIT_NAMES.get(cell.lower()) for cell in _cells(table, name)}
+    return "train" in splits and len(splits) + table[name].null_count > 1
 
 
 def _label(table: pa.Table, names: Sequence[str]) -> str:
-    """The column called label, else lists, else one with few values; a class has several rows."""
+    """The column named label, else a list column, else a column with few distinct values."""
     kinds = {name: table.schema.field(name).type for name in names}
     lists = [n for n in names if is_list(kinds[n]) and _names_classes(kinds[n].value_type)]
-    # pandas writes whole numbers with gaps as floats
+    # pandas writes integers with missing values as floats
     scalars = [n for n in names if _names_classes(kinds[n]) or pa.types.is_floating(kinds[n])]
     few = [name for name in scalars if 2 <= _distinct(table, name) <= max(2, len(table) // 4)]
     named = _by_name([*lists, *scalars], "label")
@@ -220,14 +220,14 @@ def _label(table: pa.Table, names: Sequence[str]) -> str:
 
 
 def _separator(labels: pa.ChunkedArray) -> str | None:
-    """The separator of several labels in a cell: its parts recur in other cells."""
+    """The separator of several labels per cell, whose parts recur in other cells."""
     if not _is_string(labels.type):
         return None
     cells = [cell for cell in labels.cast(pa.string()).drop_null().to_pylist() if cell.strip()]
     for mark in "|;,":
         parts = Counter(part.strip() for cell in set(cells) for part in set(cell.split(mark)))
         often = sum(mark in cell for cell in cells) >= max(1, 0.05 * len(cells))
-        # single names hold commas as well ("Paris, France"), so a comma must explain more
+        # single names may have commas ("Paris, France"), so commas need stronger evidence
         recur = len(parts) < (len(set(cells)) if mark == "," else parts.total())
         if often and recur:
             return mark
@@ -235,16 +235,16 @@ def _separator(labels: pa.ChunkedArray) -> str | None:
 
 
 def _texts(table: pa.Table, names: Sequence[str], label: str, needed: bool) -> list[str]:
-    """Columns named like text, and those with many different cells of several words.
+    """Columns named like text, and columns with many distinct cells of several words.
 
-    One that has no more values than the label says the class in other words: it is left out
-    unless it is the only input.
+    A column with no more distinct values than the label is left out unless it is the only input,
+    since it probably restates the class.
     """
     named = _by_name(names, "text")
     texts = []
     for name in names:
         cells = _cells(table, name)
-        # in scripts without blanks between words, characters take 3 bytes
+        # in scripts without spaces between words, characters take 3 bytes
         phrases = (" " in c or (len(c) >= 4 and len(c.encode()) >= 2.5 * len(c)) for c in cells)
         prose = _most(phrases) and len(set(cells)) > len(cells) / 10
         if _is_string(table.schema.field(name).type) and (prose or name in named):

@@ -1,4 +1,4 @@
-"""HTML pages that need no other file, from the package's templates."""
+"""Self-contained HTML pages from the package's templates."""
 
 import base64
 import io
@@ -27,7 +27,7 @@ def jpeg(image: Any) -> bytes:
 
 
 def _data_uri(image: bytes) -> str:
-    """Address of an ``img`` element that holds the bytes of a PNG or JPEG."""
+    """Data URI of a PNG or JPEG for an ``img`` element."""
     kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 

@@ -26,11 +26,11 @@ class ImageFacts:
     """Facts about one image.
 
     Attributes:
-        width: in pixels, as stored.
-        height: likewise.
+        width: width of the stored image in pixels.
+        height: height of the stored image in pixels.
         content: hash of the file's bytes.
-        kind: ``missing``, ``outside`` or ``corrupt``; None for a sound image.
-        problem: in words.
+        kind: ``missing``, ``outside`` or ``corrupt``; None for a valid image.
+        problem: description of the problem.
     """
 
     width: int | None = None
@@ -66,7 +66,7 @@ def _inspect_file(path: str, root: Path, min_size: int | None) -> ImageFacts:
 
 
 def _inspect_with(path: str, read: Callable[[str], Image.Image]) -> ImageFacts:
-    """Decode an image that is no file of its own; its content is its pixels."""
+    """Decode an image that is not a file; ``content`` is a hash of its pixels."""
     try:
         image = read(path)
     except DataError as error:
@@ -79,7 +79,7 @@ def _digest(content: bytes) -> str:
 
 
 def reads_files(dataset: ImageTextDataset) -> bool:
-    """Whether a dataset's images are files of their own."""
+    """Whether a dataset's images are files."""
     return type(dataset).read is ImageTextDataset.read
 
 
@@ -88,7 +88,7 @@ def inspect_images(
 ) -> Iterator[ImageFacts]:
     """Facts about images of a dataset, in the order of ``paths``.
 
-    There is one worker process a core, if ``workers`` is None; few images need none.
+    If ``workers`` is None, there is one worker process per core; few images are read here.
     """
     workers = os.cpu_count() or 1 if workers is None else workers
     inspect: Callable[[str], ImageFacts] = partial(_inspect_with, read=dataset.read)

@@ -1,4 +1,4 @@
-"""Write a config for a table: configs/table.yaml with what was found out about the table."""
+"""Write a config for a table: configs/table.yaml with options that fit the table."""
 
 import shlex
 import textwrap
@@ -22,9 +22,9 @@ from epic_pl.inspection.guess import Guess, Roles, guess_columns
 
 _EXAMINED_ROWS = 50
 _SMALL, _LARGE = 112, 224  # pixels, multiples of 14 and 16
-# validation rows; on fewer, accuracy has a standard error above 2 points: the best epoch is luck
+# minimum number of validation rows; with fewer, the best epoch is best by chance
 _ENOUGH = 300
-# the features of an image of 224 pixels take 0.8 MB at level "layers", of 112 a quarter of it
+# features of an image take 0.8 MB at level "layers" with 224 pixels, a quarter of it with 112
 _MAX_STORED_PIXELS = 4000 * _LARGE**2
 
 
@@ -39,7 +39,7 @@ def write_config(
     Columns that ``roles`` does not name are guessed.
 
     Raises:
-        DataError: there is no table, there are several, or columns cannot be told apart.
+        DataError: there is no table, there are several, or columns cannot be guessed.
         ConfigError: the config exists and ``force`` is False.
     """
     path = find_table(source)
@@ -51,7 +51,7 @@ def write_config(
     guess = guess_columns(table, folder, roles)
     comment = textwrap.indent(summarize(config, guess), "# ")
     options = _options(path, folder, table, guess)
-    # as compare and tune name theirs: tables called alike do not share their runs
+    # as in compare and tune, so that tables of the same name do not share runs
     options["trainer"]["default_root_dir"] = f"runs/{first_config(['--config', str(config)])}"
     text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True, width=100)
     config.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def write_config(
 
 def summarize(config: Path, guess: Guess) -> str:
     """The roles of columns in a written config, and the commands to run next."""
-    # a bare name may be that of a packaged config
+    # a bare name may mean a packaged config
     named = shlex.quote(f"./{config}" if str(config) == config.name else str(config))
     kept = "last" if guess.val_rows < _ENOUGH else "best"
     several = f", separated by {guess.label_separator!r}" if guess.label_separator else ""
@@ -76,7 +76,7 @@ def summarize(config: Path, guess: Guess) -> str:
     }
     return (
         f"{config}, written by epic-pl data init, takes\n"
-        + "".join(f"  {name:<10} {printable(found)}\n" for name, found in lines.items())
+        + "".join(f"  {name:<10} {printable(value)}\n" for name, value in lines.items())
         + "Correct wrong guesses there. Then:\n"
         f"  epic-pl data check --config {named}\n"
         f"  epic-pl fit --config {named}\n"
@@ -93,21 +93,21 @@ def find_table(source: Path) -> Path:
     if not tables and holds_classes(source):
         return source
     if len(tables) != 1:
-        found = ", ".join(f.name for f in tables) or "none"
+        names = ", ".join(f.name for f in tables) or "none"
         raise DataError(
             f"{source} should hold one table ({', '.join(SUFFIXES)}) or a folder of images for "
-            f"each class; found: {found}. Name the table itself; several for one task belong "
+            f"each class; found: {names}. Name the table itself; several for one task belong "
             "into one, told apart by a split column."
         )
     return tables[0]
 
 
 def _options(path: Path, folder: Path, table: pa.Table, guess: Guess) -> dict[str, Any]:
-    """Options of configs/table.yaml, with those that depend on the table."""
+    """Options of configs/table.yaml, adapted to the table."""
     options: dict[str, Any] = read_yaml(packaged_file("", "table.yaml"))
     rows, texts = table.num_rows, guess.text_columns
     metric = "val/f1_micro" if guess.multilabel else "val/accuracy"
-    epochs = int(np.clip(30_000 / rows, 9, 45))  # a small table needs more for as many steps
+    epochs = int(np.clip(30_000 / rows, 9, 45))  # similar numbers of steps for all tables
     chooses = guess.val_rows >= _ENOUGH
     others = "multilabel", "unused", "val_rows"
     columns = {k: v for k, v in vars(guess).items() if k not in others}
@@ -133,7 +133,7 @@ def _options(path: Path, folder: Path, table: pa.Table, guess: Guess) -> dict[st
 
 
 def _image_size(table: pa.Table, guess: Guess, folder: Path) -> int:
-    """Smaller images than 160 pixels need no larger input than 112."""
+    """Input size in pixels: 112 if the median shorter side is at most 160, else 224."""
     head, embedded = unpack_images(table.slice(0, _EXAMINED_ROWS), guess.image_column)
     root, sides = embedded or guess.image_root or folder, []
     for path in image_column(head, guess.image_column).drop_null().to_pylist():
@@ -143,11 +143,11 @@ def _image_size(table: pa.Table, guess: Guess, folder: Path) -> int:
 
 
 def _max_tokens(table: pa.Table, columns: list[str]) -> int:
-    """Estimated number of tokens, special ones included, of 95% of the texts in any language."""
+    """Estimated 95th percentile of tokens per text, with special tokens, for any language."""
     lengths = np.full(table.num_rows, 2.0)
     for name in columns:
-        # English has 1.4 a word, or one for 4 letters; scripts without blanks nearly one a
-        # character, which takes 3 bytes
+        # English has 1.4 tokens per word, or one for 4 letters; scripts without spaces nearly one
+        # per character, which takes 3 bytes
         texts = [text or "" for text in table[name].to_pylist()]
         lengths += [max(len(text.split()) * 1.4, len(text.encode()) / 4) for text in texts]
     return int(np.clip(np.ceil(np.percentile(lengths, 95)), 16, 256))

@@ -1,4 +1,4 @@
-"""Findings of a data check on the console and as an HTML page."""
+"""Reports of a data check, on the console and as an HTML page."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +24,7 @@ _THUMBNAIL = (160, 160)  # pixels
 
 
 def split_counts(findings: Findings) -> list[tuple[str, list[int]]]:
-    """Rows, classes, distinct images and rows without image or text of each split."""
+    """Counts of each split: rows, classes, distinct images, rows without image or text."""
     counts = []
     for split, per_class in findings.class_counts.items():
         rows = findings.rows.filter(pc.equal(findings.rows["split"], split))
@@ -49,7 +49,7 @@ def print_summary(findings: Findings, console: Console) -> None:
 
 
 def write_report(findings: Findings, path: Path) -> Path:
-    """Write the page, which needs no other file, and return its path."""
+    """Write the self-contained page, and return its path."""
     counts = np.array(list(findings.class_counts.values()))  # (splits, C)
     order = np.argsort(-counts.sum(axis=0), kind="stable").tolist() if counts.size else []
     page = render(
@@ -81,7 +81,7 @@ def _histograms(findings: Findings) -> Iterator[Figure]:
 
 
 def _samples(findings: Findings) -> Iterator[dict[str, Any]]:
-    """Rows without a problem, spread over all, with a thumbnail of their image."""
+    """Evenly spread rows without problems, with thumbnails of their images."""
     table = findings.rows
     sound = pc.and_(pc.is_null(table["kind"]), pc.is_valid(table["image"]))
     splits = pa.array(list(findings.image_roots), pa.string())
@@ -90,7 +90,7 @@ def _samples(findings: Findings) -> Iterator[dict[str, Any]]:
     for row in rows.take(chosen).to_pylist():
         try:
             image = read_image(findings.image_roots[row["split"]] / row["image"])
-        except DataError:  # gone since the check
+        except DataError:  # removed since the check
             continue
         image.thumbnail(_THUMBNAIL)
         yield row | {"image": jpeg(image)}
