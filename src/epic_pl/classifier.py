@@ -1,4 +1,4 @@
-"""A trained model that takes images and texts as they are.
+"""Classifier: a trained model for raw images and texts.
 
 Shape legend: N items, B batch, C classes.
 """
@@ -46,17 +46,17 @@ from epic_pl.types import Batch, Sample
 Label = dict[str, Any]
 """``{"label": name, "score": probability}``."""
 Floats = npt.NDArray[np.float32]
-_SHOWN = 5  # labels of an item, unless top_k says otherwise
+_SHOWN = 5  # default number of labels per item
 
 
 class _InMemory(TableDataModule):
-    """A table that was written to a file for a moment only."""
+    """A table in a temporary file."""
 
     keeps_rows = False
 
 
 class Classifier:
-    """Classifies images with texts; one of them may be missing.
+    """Classifies image-text pairs; the image or the text may be missing.
 
     ::
 
@@ -64,22 +64,22 @@ class Classifier:
         clf(image="dish.jpg", text="Grandma's lasagna")  # [{"label": "lasagna", "score": 0.9}, ...]
         clf([{"image": image, "text": None}, {"text": "ramen"}], top_k=3)
 
-    Images get the preprocessing of training: upright, alpha on white, 8 bits, resized and cropped
-    as the encoder was trained. Scores are calibrated probabilities.
+    Images are prepared as in training: EXIF orientation applied, transparency on white, 8 bits,
+    resized and cropped as the encoder was trained. Scores are calibrated probabilities.
 
     Args:
-        model: a trained module that knows its preprocessing, as every run of the command line
-            does, or an exported one.
-        device: where it runs; None is the machine's accelerator, or its CPU.
+        model: a trained module with preprocessing options, such as from the command line, or an
+            exported model.
+        device: its device; None is the machine's accelerator, or its CPU.
 
     Attributes:
         class_names: names of the C classes.
         task: "multiclass" or "multilabel".
 
     Raises:
-        ConfigError: the model was trained on batches of another pipeline, so nobody knows how
-            images and texts became its inputs.
-        AssetError: the text encoder's tokenizer cannot be reached.
+        ConfigError: the model was trained on batches of another pipeline, so its preprocessing is
+            unknown.
+        AssetError: the text encoder's tokenizer cannot be loaded.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Classifier:
         """The trained module.
 
         Raises:
-            ConfigError: the model is an exported one, which has none.
+            ConfigError: the model is an exported one, which has no module.
         """
         if isinstance(self._model, ExportedModel):
             raise ConfigError(
@@ -128,19 +128,19 @@ class Classifier:
         text_encoder: str | None = None,
         programs: bool = False,
     ) -> Self:
-        """Load a trained model; no code of a file is run, unless ``programs`` allows it.
+        """Load a trained model without running code, unless ``programs`` allows it.
 
         Args:
             path: a run's folder (its best checkpoint, else its last), a checkpoint, a folder that
                 :meth:`save_pretrained` or ``epic-pl export`` wrote, or a hub's ``user/name``,
-                perhaps ``@revision``.
+                optionally with ``@revision``.
             device: as for the class.
-            image_encoder: where the image encoder is now, if not where the run found it.
-            text_encoder: likewise.
+            image_encoder: name or folder of the image encoder, if it has moved since training.
+            text_encoder: likewise for the text encoder.
             programs: load the program (``model.pt2``) of an exported folder.
 
         Raises:
-            CheckpointError: there is no model, or it does not fit its encoders.
+            CheckpointError: there is no model, or an encoder's fingerprint differs.
             AssetError: it cannot be fetched.
             ConfigError: the folder has only a program, and ``programs`` is False.
         """
@@ -164,19 +164,19 @@ class Classifier:
         image_encoder: str | None = None,
         text_encoder: str | None = None,
     ) -> Self:
-        """Load what :meth:`save_pretrained` or :meth:`push_to_hub` wrote; no code is run.
+        """Load a model of :meth:`save_pretrained` or :meth:`push_to_hub` without running code.
 
         Args:
-            name: of a folder, or of a hub's repository, perhaps ``user/name@revision``.
-            revision: commit, tag or branch of the repository; a commit pins what is loaded.
-            token: of the hub; None is that of this machine.
-            local_files_only: take what was fetched before, without any network.
+            name: a folder, or a hub repository, optionally as ``user/name@revision``.
+            revision: commit, tag or branch of the repository; a commit pins the model.
+            token: hub token; None is that of this machine.
+            local_files_only: use only files that were downloaded before, without network access.
             device: as for the class.
-            image_encoder: where the image encoder is now, if not where it was.
-            text_encoder: likewise.
+            image_encoder: name or folder of the image encoder, if it has moved since training.
+            text_encoder: likewise for the text encoder.
 
         Raises:
-            CheckpointError: the files are damaged, or do not fit the encoders.
+            CheckpointError: the files are damaged, or an encoder's fingerprint differs.
             AssetError: they cannot be fetched.
         """
         folder = Path(name)
@@ -195,15 +195,15 @@ class Classifier:
     ) -> None:
         """Write ``config.json``, ``model.safetensors`` and, unless there is one, a model card.
 
-        The frozen encoders are not written: their names, revisions and fingerprints are.
+        Of the frozen encoders only names, revisions and fingerprints are written.
 
         Args:
-            folder: to write to.
-            name: of the model in the card; None is the folder's.
-            dataset: what the model was trained on, for the card; None is the report's kind of data.
-            license: of the model, for the card.
-            report: folder that ``epic-pl test --report`` wrote, whose metrics and confusion matrix
-                the card shows.
+            folder: folder to write to.
+            name: name of the model in the card; None is the folder's name.
+            dataset: name of the training data in the card; None is the report's DataModule.
+            license: licence of the model in the card.
+            report: folder of ``epic-pl test --report``, whose metrics and confusion matrix the
+                card shows.
 
         Raises:
             DataError: the report cannot be read.
@@ -222,17 +222,17 @@ class Classifier:
         token: str | None = None,
         **card: Any,
     ) -> str:
-        """Upload the model to a hub's repository, which is made if there is none.
+        """Upload the model to a hub repository, which is created if it does not exist.
 
         Args:
             name: ``user/name``.
             revision: branch to write to; None is the main one.
             private: whether a new repository is private; None is the account's setting.
-            token: of the hub; None is that of this machine.
-            **card: options of :meth:`save_pretrained`; a card that is there stays.
+            token: hub token; None is that of this machine.
+            **card: options of :meth:`save_pretrained`; an existing card is not changed.
 
         Returns:
-            The address of the commit.
+            The URL of the commit.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, **{"name": name, **card})
@@ -254,16 +254,16 @@ class Classifier:
 
         Args:
             table: a file that :class:`~epic_pl.data.tables.datamodule.TableDataModule` reads.
-            image: column of image paths, or a template of it. Columns that are not named are
-                guessed; if only one of image and text is named, the other is not used.
-            text: column of texts, or a template of it.
+            image: column of image paths, or a template. Columns that are not named are guessed; if
+                only one of ``image`` and ``text`` is named, the other modality is not used.
+            text: column of texts, or a template.
             label: column of classes.
-            output: folder of the runs, and of the config; None is ``runs/`` and the table's name.
+            output: folder of the config and the runs; None is ``runs/`` and the table's name.
             options: options of ``epic-pl fit``, such as ``{"trainer.max_epochs": 5}``.
-            device: where the classifier runs; training takes ``trainer.accelerator``.
+            device: device of the classifier; training uses ``trainer.accelerator``.
 
         Raises:
-            EpicError: as ``epic-pl fit``, with a message for the user.
+            EpicError: as in ``epic-pl fit``, with a message for the user.
         """
         from epic_pl.cli import as_options, run
 
@@ -306,21 +306,22 @@ class Classifier:
         num_workers: int = 0,
         progress: bool | None = None,
     ) -> list[Label] | list[list[Label]]:
-        """Labels and scores, the highest first: of one item, or of each in a list.
+        """Labels and scores of one item or of a list of items, the highest score first.
 
         Args:
             items: dictionaries with ``image``, ``text`` or both; None for one item.
-            image: of the one item; see :data:`~epic_pl.inference.inputs.Image`.
-            text: of the one item.
-            top_k: number of labels; None is five, or for a multilabel task all that reach their
-                thresholds (which were tuned on validation).
-            batch_size: items at a time.
-            num_workers: processes that read images; 0 reads them here.
-            progress: whether to show a progress bar; None where there are several batches.
+            image: image of the one item; see :data:`~epic_pl.inference.inputs.ImageInput`.
+            text: text of the one item.
+            top_k: number of labels; None is five, or in multilabel tasks all that reach their
+                thresholds, which were tuned on validation.
+            batch_size: number of items at a time.
+            num_workers: number of processes that read images; 0 is this process.
+            progress: whether to show a progress bar; None shows it for several batches.
 
         Raises:
-            DataError: an item has neither, an image cannot be read, or a type is wrong.
-            ConfigError: ``top_k`` or ``batch_size`` is below 1, or both ways are used.
+            DataError: an item has neither modality, an image cannot be read, or a type is wrong.
+            ConfigError: ``top_k`` or ``batch_size`` is below 1, or ``items`` and a single item
+                are given.
         """
         if top_k is not None and top_k < 1:
             raise ConfigError(f"top_k must be at least 1, got {top_k}.")
@@ -342,10 +343,10 @@ class Classifier:
         num_workers: int = 0,
         progress: bool | None = None,
     ) -> Floats:
-        """Probabilities ``(N, C)`` float32 of items, arguments as for calling.
+        """Probabilities ``(N, C)`` float32 of items; arguments as in :meth:`__call__`.
 
         Raises:
-            DataError: as for calling.
+            DataError: as in :meth:`__call__`.
         """
         dataset = Items(items, self._transform, self._clean)
         return self._scores(dataset, batch_size, num_workers, progress)
@@ -359,28 +360,26 @@ class Classifier:
         num_workers: int = 0,
         progress: bool | None = None,
     ) -> dict[str, Floats]:
-        """What the encoders pool of each item, as the classification head receives it.
-
-        Arguments are as for calling.
+        """The encoders' pooled outputs of each item; arguments as in :meth:`__call__`.
 
         Returns:
             ``image (N, d_v)`` and ``text (N, d_t)`` float32; NaN where the modality is missing.
 
         Raises:
-            DataError: as for calling.
+            DataError: as in :meth:`__call__`.
         """
         module, dataset = self.module, Items(items, self._transform, self._clean)
-        found: dict[str, list[Floats]] = {"image": [], "text": []}
+        outputs: dict[str, list[Floats]] = {"image": [], "text": []}
         for batch in self._batches(dataset, batch_size, num_workers, progress):
             masks = batch.get("image_present"), batch.get("text_present")
-            for side, pooled, present in zip(found, module(batch).pooled, masks, strict=True):
+            for side, pooled, present in zip(outputs, module(batch).pooled, masks, strict=True):
                 output = pooled.output.float()
                 if present is not None:
                     output = output.masked_fill(~present[:, None], torch.nan)
-                found[side].append(output.cpu().numpy())
-        widths = zip(found, module.model.widths, strict=True)
+                outputs[side].append(output.cpu().numpy())
+        widths = zip(outputs, module.model.widths, strict=True)
         empty = {side: np.zeros((0, width), np.float32) for side, width in widths}
-        return {side: np.concatenate([empty[side], *parts]) for side, parts in found.items()}
+        return {side: np.concatenate([empty[side], *parts]) for side, parts in outputs.items()}
 
     def predict_table(
         self,
@@ -396,26 +395,26 @@ class Classifier:
         num_workers: int = 0,
         progress: bool | None = None,
     ) -> pa.Table:
-        """Predictions of a table's rows, in its order, as ``epic-pl predict`` writes them.
+        """Predictions for the rows of a table, in its order, as ``epic-pl predict`` writes them.
 
         Args:
             table: a file that :class:`~epic_pl.data.tables.datamodule.TableDataModule` reads, an
-                Arrow table, or a data frame of pandas or polars.
-            image: column of image paths (or of images), or a template of it.
-            text: column of texts, several, or a template of it.
+                Arrow table, or a pandas or polars data frame.
+            image: column of image paths (or of images), or a template.
+            text: column of texts, several columns, or a template.
             id: column of unique names; None is the row's number, from 0.
-            image_root: where relative image paths start; None is the table's folder, or the
-                working folder for a table in memory.
+            image_root: folder of relative image paths; None is the table's folder, or the working
+                folder for a table in memory.
             on_bad_sample: ``error``, ``skip`` or ``absent``, for images that cannot be used.
-            top_k: None gives one column a class (``probability_<class>``); k the k best, as
-                ``label_1``, ``probability_1``, ...
-            batch_size: rows at a time.
-            num_workers: processes that read images.
-            progress: as for calling.
+            top_k: None gives one column per class (``probability_<class>``); k gives the k most
+                probable classes as ``label_1``, ``probability_1``, ...
+            batch_size: number of rows at a time.
+            num_workers: number of processes that read images.
+            progress: as in :meth:`__call__`.
 
         Returns:
-            ``sample_id``, ``image_path`` (null without one), ``label`` (joined by ``|`` where there
-            are several) and probabilities.
+            ``sample_id``, ``image_path`` (null without one), ``label`` (several joined by ``|``)
+            and probabilities.
 
         Raises:
             DataError: the table, or a row of it, cannot be used.
@@ -427,7 +426,7 @@ class Classifier:
                 pq.write_table(rows, table)
                 image_root, kind = image_root or Path.cwd(), _InMemory
             data = kind(
-                table=str(Path(folder) / "elsewhere"),  # the classes are known
+                table=str(Path(folder) / "unused"),  # not read, since the classes are known
                 predict_table=str(table),
                 image_column=image,
                 text_columns=text,

@@ -47,11 +47,11 @@ from epic_pl.trusted import DENIED, TRUSTED
 __all__ = ["EPICCLI", "run"]
 
 _TRUSTED_ONLY = "--trusted-only"
-# errors are told in one paragraph, not behind two screens of usage
+# errors are printed as one paragraph, without the long usage message
 PARSER_OPTIONS: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
-# what ckpt_path may be beside a file: names of files, looked for in the newest run
+# special values of ckpt_path, and the files that they mean in the newest run
 _CHECKPOINT_WORDS = {"best": ("best.ckpt",), "last": (LAST, PREVIOUS)}
-# said by Lightning of what is meant here: frozen encoders in eval mode, two loggers in one folder
+# Lightning's warnings on intended behaviour: frozen encoders in eval mode, two loggers per folder
 _EXPECTED_WARNINGS = (
     r"LightningCLI's args parameter is intended",
     r"Found \d+ module\(s\) in eval mode",
@@ -63,7 +63,7 @@ _EXPECTED_WARNINGS = (
 
 
 class EarlyStopping(callbacks.EarlyStopping):
-    """Lightning's; with a patience of None every epoch is trained."""
+    """Lightning's early stopping; a patience of None disables it."""
 
     def __init__(self, monitor: str, patience: int | None = 10, **kwargs: Any) -> None:
         super().__init__(monitor, patience=sys.maxsize if patience is None else patience, **kwargs)
@@ -73,7 +73,7 @@ _SECTIONS: dict[str, type[Callback]] = {
     "checkpoint": BestCheckpoint,
     "last_checkpoint": LastCheckpoint,
     "early_stopping": EarlyStopping,
-    # these two check that they can write before the cache is filled
+    # these two check that they can write, so they come before the cache is filled
     "predictions": PredictionWriter,
     "report": ReportWriter,
     "cache": FeatureCache,
@@ -87,27 +87,27 @@ _DEFAULTS = {
     "checkpoint.auto_insert_metric_name": False,
     "early_stopping.monitor": "val/accuracy",
     "early_stopping.mode": "max",
-    # what can be watched is checked before; a run may end before its first validation
+    # before_fit checks the metric's name; a run may end before its first validation
     "early_stopping.strict": False,
 }
 
 
 Extent = Literal["parsers", "options", "data", "build", "run"]
-"""How far a command line goes: parsers are made; options are parsed; the data is built; model and
-trainer, too; and the command is run."""
+"""Last stage of a command line: make parsers, parse options, build the data, build model and
+trainer, too, or run the command."""
 
 
 class EPICCLI(LightningCLI):
-    """LightningCLI with what every run of this package wants.
+    """LightningCLI with this package's callbacks, loggers and links.
 
-    Callbacks have config sections of their own, since a ``trainer.callbacks`` list in a second
-    config replaces the first one silently. Classes, task and preprocessing are linked from the data
-    into the model, and encoders from the model into the data.
+    Callbacks have their own config sections, since a ``trainer.callbacks`` list in a second config
+    silently replaces the first one. Classes, task and preprocessing are linked from the data to the
+    model, and encoders from the model to the data.
 
     Args:
-        commands: those that get a parser, each of which takes its time.
-        extent: how far to go.
-        **options: of LightningCLI.
+        commands: commands that get a parser, since each parser takes time.
+        extent: last stage.
+        **options: options of LightningCLI.
     """
 
     def __init__(self, commands: Sequence[str], extent: Extent, **options: Any) -> None:
@@ -119,7 +119,7 @@ class EPICCLI(LightningCLI):
         return {name: LightningCLI.subcommands()[name] for name in self._commands}
 
     def execute(self) -> None:
-        """Run the command on what was built."""
+        """Run the command."""
         super()._run_subcommand(str(self.subcommand))
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -131,7 +131,7 @@ class EPICCLI(LightningCLI):
             super()._set_seed()
 
     def instantiate_classes(self) -> None:
-        """Build what is asked for."""
+        """Build data, model and trainer as far as ``extent`` says."""
         if self._extent in ("build", "run"):
             super().instantiate_classes()
         elif self._extent == "data":
@@ -141,11 +141,11 @@ class EPICCLI(LightningCLI):
             self.datamodule = parser.instantiate_classes(config)["data"]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Sections for callbacks, and the links between data and model."""
+        """Add sections for callbacks, and links between data and model."""
         for section, kind in _SECTIONS.items():
             parser.add_lightning_class_args(kind, section)
         parser.set_defaults(_DEFAULTS)
-        # the parser's own meaning, a file with the section, gives way: see run
+        # run replaces --report by --report.folder, instead of a file with the section
         short = parser._option_string_actions["--report"]
         short.metavar, short.help = "DIR", "Short for --report.folder."
         for name in ("num_classes", "task", "class_names", "preprocessing"):
@@ -162,17 +162,17 @@ class EPICCLI(LightningCLI):
         parser.link_arguments(f"{encoders}.image_size", "data.init_args.image_size")
 
     def _class_frequencies(self, data: ImageTextDataModule) -> list[float] | None:
-        """Those of the training data, which is read only where a model is trained or weighted."""
+        """Class frequencies of the training data, which is read only for fit or weighted losses."""
         loss = self.config[self.subcommand]["model"]["loss"]
         weighted = "balanced" in (loss["class_weights"], loss["pos_weight"])
         if self.subcommand != "fit" and not weighted:
             return None
-        # what a checkpoint was trained with holds, also where its training data is not at hand
+        # a checkpoint's frequencies take precedence; its training data may not be available
         saved = self._saved_options.get("loss", {}).get("class_frequencies")
         return saved or data.class_frequencies
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Refuse a checkpoint that cannot be used before anything is built."""
+        """Refuse an unusable checkpoint before anything is built."""
         if self._extent == "parsers":
             raise _Parsers(self._subcommand_parsers)
         super().parse_arguments(parser, args)
@@ -192,7 +192,7 @@ class EPICCLI(LightningCLI):
                 _name_classes(config["data"], self._saved_options)
 
     def _newest(self, word: str) -> str:
-        """The checkpoint of that name in the newest run below the root folder."""
+        """The checkpoint "best" or "last" of the newest run below the root folder."""
         config = self.config[self.config.subcommand]
         section = config["checkpoint" if word == "best" else "last_checkpoint"]
         own, runs = section["dirpath"], _root(config["trainer"])
@@ -203,9 +203,9 @@ class EPICCLI(LightningCLI):
         return path
 
     def before_instantiate_classes(self) -> None:
-        """Never run code out of a checkpoint unless the user says so in as many words.
+        """Load checkpoints with ``weights_only`` unless the user disables it.
 
-        Weights to start from are not read where those of a checkpoint take their place.
+        With a checkpoint, ``model.warm_start`` is not used.
         """
         config = self.config[self.subcommand]
         if config.get("ckpt_path"):
@@ -214,14 +214,14 @@ class EPICCLI(LightningCLI):
             config["weights_only"] = True
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Logs in ``<root>/<subcommand>/version_N``, and checkpoints that are written whole.
+        """Log to ``<root>/<subcommand>/version_N``, and write checkpoints atomically.
 
         Loggers that write elsewhere, such as to a server, are added to those of that folder.
         """
         config = self._get(self.config_init, "trainer")
         given = config.get("logger")
         others = [] if given in (None, True) else given if isinstance(given, list) else [given]
-        has_folder = any(isinstance(each, TensorBoardLogger | CSVLogger) for each in others)
+        has_folder = any(isinstance(other, TensorBoardLogger | CSVLogger) for other in others)
         if given is not False and not has_folder and not config.get("fast_dev_run"):
             root = _root(config)
             tensorboard = TensorBoardLogger(root, name=self.subcommand)
@@ -232,7 +232,7 @@ class EPICCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def after_fit(self) -> None:
-        """Say what was kept, how good it is, and what reads it."""
+        """Print the kept checkpoint, its metric, and the commands that read it."""
         kept = self._get(self.config_init, "checkpoint")
         if not kept.best_model_path:  # fast_dev_run, or stopped before the first validation
             return
@@ -246,14 +246,14 @@ class EPICCLI(LightningCLI):
         rank_zero_info(f"Kept {path}{metric}: test, predict and explain take it as --ckpt_path.")
 
     def before_fit(self) -> None:
-        """Refuse to watch what this task does not log, or to keep its worst loss.
+        """Check the monitored metrics before the first epoch.
 
         Raises:
-            ConfigError: before the first epoch, at whose end Lightning would notice or never.
+            ConfigError: if this task does not log a metric, or the highest loss would be kept.
         """
         metrics = self.model.metrics["train_metrics"], self.model.metrics["val_metrics"]
         losses = ("train/loss", "train/loss_step", "train/loss_epoch", "val/loss")
-        logged = {*losses, *(name for each in metrics for name in each)}
+        logged = {*losses, *(name for collection in metrics for name in collection)}
         logged |= {f"val/accuracy_{name}" for name in self.datamodule.subsets}
         for section in ("checkpoint", "early_stopping"):
             monitor, mode = (self.config.fit[section][key] for key in ("monitor", "mode"))
@@ -271,20 +271,20 @@ class EPICCLI(LightningCLI):
 
 
 def _root(trainer: Mapping[str, Any]) -> str:
-    """Folder of all runs."""
+    """The folder of all runs."""
     return trainer.get("default_root_dir") or "runs"
 
 
 def _require_same_data(checkpoint: str, data: Mapping[str, Any]) -> None:
-    """Refuse the newest run where its config, if it is there, says that it was of other data."""
+    """Refuse the newest run if its config names other data."""
     config = Path(checkpoint).parents[1] / "config.yaml"
     if not config.is_file():
         return
     content: Any = read_yaml(str(config))
     try:
         theirs, ours = (
-            (each["class_path"], (each["init_args"] or {}).get("table"))
-            for each in (content["data"], data)
+            (section["class_path"], (section["init_args"] or {}).get("table"))
+            for section in (content["data"], data)
         )
     except (AttributeError, LookupError, TypeError):  # not written by this package
         return
@@ -301,9 +301,9 @@ def _named(data: tuple[str, str | None]) -> str:
 
 
 def _check_sections(options: Mapping[str, Any]) -> None:
-    """Refuse options whose sections are not what EPICModule's are, before the parser reads them.
+    """Check the types of option sections before the parser reads them.
 
-    A string in place of a section would be read as a config file, which may name a class.
+    The parser would read a string in place of a section as a config file, which may name a class.
     """
     for name, kind in get_type_hints(EPICModule.__init__).items():
         if isinstance(kind, type) and is_dataclass(kind) and name in options:
@@ -311,13 +311,13 @@ def _check_sections(options: Mapping[str, Any]) -> None:
 
 
 def _name_classes(data: Namespace, saved: dict[str, Any]) -> None:
-    """Let rows be predicted where the table that was trained on is not at hand."""
+    """Take the classes from the checkpoint if the training table is not available."""
     options = data.get("init_args") or {}
     if not options.get("predict_table") or os.path.exists(options["table"]):
         return
     options["classes"] = options["classes"] or saved.get("class_names")
     if saved.get("task") == "multilabel":
-        # no cell is read with it: it says that a row may have several labels
+        # it makes the task multilabel; no cell is split with it
         options["label_separator"] = options["label_separator"] or "|"
 
 
@@ -332,12 +332,12 @@ def trainer_parsers() -> dict[str, LightningArgumentParser]:
 
 
 class _Parsers(Exception):
-    """Carries the parsers out of a command line that parses nothing."""
+    """Returns the parsers from a command line that stops before parsing."""
 
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Without what Lightning says of devices and seeds, for runs that are one of many."""
+    """Silence Lightning's messages on devices and seeds, for one of many runs."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
@@ -345,11 +345,11 @@ def quiet_lightning() -> Iterator[None]:
         yield
     finally:
         for logger in loggers:
-            logger.setLevel(logging.INFO)  # Lightning's own
+            logger.setLevel(logging.INFO)  # Lightning's level
 
 
 def run(args: list[str], extent: Extent = "run") -> EPICCLI:
-    """Take the command line ``args`` so far and return what it built; errors are raised.
+    """Run the command line ``args`` up to the stage ``extent``; errors are raised.
 
     Raises:
         EpicError: with a message for the user.
@@ -358,18 +358,18 @@ def run(args: list[str], extent: Extent = "run") -> EPICCLI:
     args = [arg for arg in args if arg != _TRUSTED_ONLY]
     args += ["--weights_only=true"] * trusted  # later options win, also over a config
     set_parsing_settings(
-        # a class named under an option of any type would be built, and so run code
+        # else a class that an option of type Any names would be built, which runs code
         instantiate_subclass_spec_in_any=False,
-        # beside what the parser denies by itself, such as subprocess; until the process ends
+        # besides the parser's own denylist, such as subprocess; until the process ends
         import_path_denylist=DENIED if trusted else [],
         import_path_allowlist=[*TRUSTED] if trusted else [],
     )
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
-    # tokenizers' own threads and forked loader workers do not get on
+    # tokenizers' threads are not safe in forked loader workers
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     every = list(LightningCLI.subcommands())
-    # a command that is none is refused, or told, with a list of all
+    # with no or an unknown command, all parsers are made for the help or the error
     commands = args[:1] if args and args[0] in every else every
     arguments = resolve_configs(args)
     try:
@@ -390,7 +390,7 @@ def run(args: list[str], extent: Extent = "run") -> EPICCLI:
             args=[re.sub("^--report(?==|$)", "--report.folder", arg) for arg in arguments],
         )
     except ValueError as error:
-        # jsonargparse wraps what a class raises, in two screens of its options
+        # jsonargparse wraps errors of a class in a long list of its options
         cause: BaseException | None = error
         ours = EpicError | ModuleNotFoundError | OSError
         while cause is not None and not isinstance(cause, ours):
@@ -403,7 +403,7 @@ def run(args: list[str], extent: Extent = "run") -> EPICCLI:
 
 
 def as_options(values: Mapping[str, Any]) -> list[str]:
-    """Arguments of ``fit`` for dotted option names and their values."""
+    """Command line arguments of ``fit`` for dotted option names and their values."""
     return [
         f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
         for name, value in values.items()
@@ -411,20 +411,20 @@ def as_options(values: Mapping[str, Any]) -> list[str]:
 
 
 def build_data(args: list[str]) -> ImageTextDataModule:
-    """The DataModule of these options of ``epic-pl fit``, without a model."""
+    """The DataModule for options of ``epic-pl fit``, without a model."""
     data: ImageTextDataModule = run(["fit", *args], "data").datamodule
     return data
 
 
 def fill_cache(args: list[str]) -> None:
-    """Store the features of every split that these options of ``epic-pl fit`` use."""
+    """Store the features of every split that options of ``epic-pl fit`` use."""
     cli = run(["fit", *args], "build")
     cache: FeatureCache = cli._get(cli.config_init, "cache")
     cache.build_stores(cli.trainer, cli.model, cli.datamodule)
 
 
 def build_trained(args: list[str]) -> tuple[EPICModule, ImageTextDataModule, str]:
-    """The trained module of these options of ``epic-pl test``, its data and checkpoint path.
+    """The trained module for options of ``epic-pl test``, its data and its checkpoint path.
 
     Raises:
         ConfigError: if the options name no checkpoint file.
@@ -440,7 +440,7 @@ def build_trained(args: list[str]) -> tuple[EPICModule, ImageTextDataModule, str
     return module.to(cli.trainer.strategy.root_device).eval(), cli.datamodule, str(path)
 
 
-# jsonargparse's remarks on alternatives of a union, such as that `data` may be left out
+# jsonargparse's messages on alternatives of a union, such as that `data` is optional
 _PARSER_NOISE = re.compile(
     r"(- )?Does not validate against any of the Union subtypes.*?Errors:\s*- "
     r"|- Expected a <class 'NoneType'>.*|Given value type:.*",
@@ -451,7 +451,7 @@ _DENIED = re.compile(r"Importing ('.*?') is not allowed, denied by")
 
 @contextmanager
 def errors_as_text() -> Iterator[None]:
-    """Print a user's error as one paragraph on stderr, and exit with code 1."""
+    """Print an error that a user can fix as one paragraph on stderr, and exit with code 1."""
     try:
         yield
     except (EpicError, ArgumentError, OSError) as error:
@@ -461,21 +461,21 @@ def errors_as_text() -> Iterator[None]:
         elif isinstance(error, OSError) and (not error.filename or error.errno == errno.ENOENT):
             raise
         print(f"epic-pl: {type(error).__name__}: {printable(said)}", file=sys.stderr)
-        traceback.clear_frames(error.__traceback__)  # of loader workers, which exit would wait for
+        traceback.clear_frames(error.__traceback__)  # else exit waits for loader workers
         raise SystemExit(1) from None
-    except SIGTERMException:  # which Lightning lets exit with 0, as if all were done
+    except SIGTERMException:  # Lightning would exit with 0
         raise SystemExit(128 + signal.SIGTERM) from None
 
 
 def _written(error: OSError) -> str:
-    """The file of a failed write, which itself names none: the innermost function's last path."""
+    """The file of a failed write: the error's, else the last path of the innermost function."""
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     paths = [v for frame in frames for v in frame.f_locals.values() if isinstance(v, Path)]
     return str(error.filename or [Path("a file"), *paths][-1])
 
 
 def _message(error: Exception) -> str:
-    """An error's message without the traceback of a loader worker or the parser's attempts."""
+    """An error's message without a loader worker's traceback or the parser's alternatives."""
     kind = type(error)
     text = str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2]
     if denied := _DENIED.search(text):
