@@ -42,6 +42,6 @@ def cached_folder(relative: str, fill: Callable[[Path], None]) -> Path:
     except OSError as error:
         raise AssetError(
             f"The cache folder {target} could not be used ({error}). Free some disk space or "
-            "mend its permissions, or set the environment variable EPIC_PL_CACHE to another folder."
+            "fix its permissions, or set the environment variable EPIC_PL_CACHE to another folder."
         ) from error
     return target

@@ -143,7 +143,7 @@ def _disk() -> Iterator[Finding]:
         hint = ": a store of features may not fit" if little else ""
         yield Finding("warning" if little else "ok", "cache", text + hint)
     except OSError as error:
-        hint = "mend its permissions, or set EPIC_PL_CACHE to another folder"
+        hint = "fix its permissions, or set EPIC_PL_CACHE to another folder"
         yield Finding("wrong", "cache", f"{folder} cannot be written ({error.strerror}): {hint}")
     shared = Path("/dev/shm")
     if shared.is_dir() and (size := shutil.disk_usage(shared).total) < _LITTLE_SHARED:

@@ -15,11 +15,11 @@ Counts = npt.NDArray[np.int64]
 
 SHOWN = 5  # examples of a problem
 _MAX_TRUNCATED = 0.1
-_MEND = "Mend them, or set on_bad_sample: skip leaves these rows out, absent keeps their text."
+_FIX = "Fix them, or set on_bad_sample: skip leaves these rows out, absent keeps their text."
 _WAYS_OUT = {
-    "missing": _MEND,
+    "missing": _FIX,
     "outside": "Move them into the image root, or name one that holds them all.",
-    "corrupt": _MEND,
+    "corrupt": _FIX,
 }
 _FATES = {"skip": ": these rows are skipped", "absent": ": these rows lose their image"}
 
@@ -162,7 +162,7 @@ def label_problems(
         return
     train = counts["train"]
     if len(names) > 1 and (train > 0).sum() < 2:
-        yield Problem("error", "Training holds fewer than two classes: nothing to tell apart")
+        yield Problem("error", "Training rows have fewer than two classes")
     masks: list[tuple[Level, Any, str]] = [
         ("warning", train == 0, "classes never occur in training"),
         ("warning", train == 1, "classes have one training row only"),
@@ -179,4 +179,4 @@ def label_problems(
         folded.setdefault(" ".join(class_name.casefold().split()), []).append(class_name)
     alike = [" / ".join(map(repr, group)) for group in folded.values() if len(group) > 1]
     if alike:
-        yield Problem("warning", "Classes that differ in case or blanks only", alike[:SHOWN])
+        yield Problem("warning", "Classes that differ in case or white space only", alike[:SHOWN])

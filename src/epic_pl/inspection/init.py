@@ -46,7 +46,7 @@ def write_config(
     folder = (path if path.is_dir() else path.parent).resolve()
     config = output or (source if source.is_dir() else source.parent) / INIT_CONFIG
     if config.exists() and not force:
-        raise ConfigError(f"{config} is there already. Keep it, or replace it with --force.")
+        raise ConfigError(f"{config} exists already. Keep it, or replace it with --force.")
     table = read_table(path)
     guess = guess_columns(table, folder, roles)
     comment = textwrap.indent(summarize(config, guess), "# ")
@@ -67,8 +67,8 @@ def summarize(config: Path, guess: Guess) -> str:
     kept = "last" if guess.val_rows < _ENOUGH else "best"
     several = f", separated by {guess.label_separator!r}" if guess.label_separator else ""
     lines = {
-        "images": guess.image_column or "no column leads to images",
-        "text": ", ".join(guess.text_columns) or "no column reads like text",
+        "images": guess.image_column or "no column of images",
+        "text": ", ".join(guess.text_columns) or "no column of texts",
         "label": guess.label_column + (f" (several{several})" if guess.multilabel else ""),
         "splits": guess.split_column or "validation and test rows are drawn",
         "keeps": f"the {kept} epoch (best from {_ENOUGH} validation rows, here {guess.val_rows:,})",
@@ -80,7 +80,7 @@ def summarize(config: Path, guess: Guess) -> str:
         + "Correct wrong guesses there. Then:\n"
         f"  epic-pl data check --config {named}\n"
         f"  epic-pl fit --config {named}\n"
-        "On a small table a plain network may be better; this tells, on the test split:\n"
+        "On a small table a plain network may be better; compare them on the test split:\n"
         f"  epic-pl compare --config {named} --methods epic,no_prompts,late_fusion_mlp"
     )
 

@@ -143,7 +143,7 @@ def check_class_names(saved: list[str] | None, here: list[str] | None) -> None:
     at = next(i for i, names in enumerate(zip(saved, here, strict=True)) if len(set(names)) > 1)
     raise CheckpointError(
         f"The checkpoint's class {at} is {saved[at]!r}, the data's is {here[at]!r}, so every "
-        "prediction would bear a wrong name. Give the data the checkpoint's classes in its order "
+        "prediction would have a wrong name. Give the data the checkpoint's classes in its order "
         f"({', '.join(saved[:8])}{', ...' if len(saved) > 8 else ''}), or train anew, from the "
         "checkpoint's weights with model.warm_start if you like."
     )
@@ -214,7 +214,7 @@ def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise CheckpointError(f"{path!r} holds no state_dict, so it is not a checkpoint.")
     if not isinstance(content.get("hyper_parameters", {}), dict):
-        raise CheckpointError(f"The hyperparameters of {path!r} are no options: it is damaged.")
+        raise CheckpointError(f"The hyperparameters of {path!r} are not options: it is damaged.")
     refuse_classes(content.get("hyper_parameters"), path)
     return content
 

@@ -325,8 +325,8 @@ class EPICModule(L.LightningModule):
         """
         if "sample_id" not in batch:
             raise DataError(
-                "Predictions are told apart by sample_id, which this batch lacks: let the loader "
-                "put a list of one string a sample under that key."
+                "Predictions are identified by sample_id, which this batch lacks: let the loader "
+                "add a list with one string per sample under that key."
             )
         probabilities = self.postprocessor(self(batch).logits).cpu()
         return Prediction(sample_id=list(batch["sample_id"]), probabilities=probabilities)
@@ -435,7 +435,7 @@ class EPICModule(L.LightningModule):
         if hparams_file is not None:
             raise ConfigError(
                 "A checkpoint of EPICModule holds its options: leave out hparams_file, and give "
-                "those that shall differ as arguments."
+                "the ones to change as arguments."
             )
         if hasattr(checkpoint_path, "read"):
             checkpoints.read_checkpoint(checkpoint_path)
