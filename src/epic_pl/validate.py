@@ -75,7 +75,9 @@ def check_writable(option: str, folder: Path, name: str) -> None:
         ) from error
 
 
-def check_batch(batch: Batch, task: Task, num_classes: int, size: Sequence[int] = ()) -> None:
+def check_batch(
+    batch: Batch, task: Task, num_classes: int, size: tuple[int, int] | None = None
+) -> None:
     """Raise DataError for a batch without labels, other than :class:`Batch`, or of another size."""
     if not isinstance(batch, Mapping):
         raise DataError(
@@ -93,8 +95,8 @@ def check_batch(batch: Batch, task: Task, num_classes: int, size: Sequence[int] 
             raise DataError(
                 f"{key} has shape {tuple(value.shape)}, but attention_mask is of {count} samples."
             )
-    shape = tuple(batch["pixel_values"].shape) if "pixel_values" in batch else (count, 3, *size)
-    if shape[1:] != (3, *(size or shape[2:])):
+    shape = tuple(batch["pixel_values"].shape) if "pixel_values" in batch else None
+    if shape is not None and shape[1:] != (3, *(size or shape[2:])):
         raise DataError(
             f"pixel_values have shape {shape}, but the image encoder takes (B, 3, "
             f"{', '.join(map(str, size or 'HW'))}): set encoders.image_size, or resize the images."

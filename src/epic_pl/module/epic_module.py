@@ -226,8 +226,7 @@ class EPICModule(L.LightningModule):
         """Loss and logits ``(B, C)`` of a batch, with metrics updated and logged."""
         if stage not in self._checked or self.device.type == "cpu":  # other devices synchronise
             self._checked.add(stage)
-            patches: Any = getattr(self.model.image_encoder.model, "patch_embed", None)  # timm's
-            size = patches.img_size if getattr(patches, "strict_img_size", False) else ()
+            size = self.model.image_encoder.required_size
             check_batch(batch, self.task, self.num_classes, size)
         labels, output = batch["labels"], self(batch)
         logits = output.logits

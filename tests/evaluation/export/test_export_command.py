@@ -56,7 +56,7 @@ def _predicted(module, inputs):
 def test_the_program_gives_the_predictions_of_its_checkpoint_only(exported, module):
     assert sorted(path.name for path in exported.iterdir()) == FILES
     assert float(module.postprocessor.temperature) != 1
-    inputs = random_inputs(module.model, (32, 32), 4, 9)
+    inputs = random_inputs(module.model, 4, 9)
     given = _program(exported)(*inputs)
     torch.testing.assert_close(given, _predicted(module, inputs), rtol=0, atol=1e-5)
     assert largest_difference(_program(exported), module) <= 1e-5
@@ -137,7 +137,7 @@ def test_a_multilabel_model_of_other_data_brings_its_thresholds_and_needs_no_tok
     assert about["thresholds"] == pytest.approx(module.postprocessor.thresholds.tolist())
     assert about["class_names"] == ["0", "1", "2"]
     assert about["preprocessing"] is about["tokenizer"] is None
-    inputs = random_inputs(module.model, (32, 32), 3, 4)
+    inputs = random_inputs(module.model, 3, 4)
     expected = _predicted(module.eval(), inputs)
     torch.testing.assert_close(_program(folder)(*inputs), expected, rtol=0, atol=1e-5)
 

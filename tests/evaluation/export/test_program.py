@@ -37,13 +37,13 @@ class Undecided(nn.Module):
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 def test_encoders_stay_in_their_precision(make, precision):
     classifier = make(method="linear_probe")
-    inputs = random_inputs(classifier.model, SIZE, 3, 8)
+    inputs = random_inputs(classifier.model, 3, 8)
     with torch.no_grad():
         full = classifier(*inputs)
         for tower in classifier.model.towers:
             tower.encoder.precision = precision
         expected = classifier(*inputs)
-    given = export_program(classifier, SIZE).module()(*inputs)
+    given = export_program(classifier).module()(*inputs)
     torch.testing.assert_close(given, expected, rtol=0, atol=1e-6)
     assert not torch.allclose(given, full, rtol=0, atol=1e-6)
 
@@ -54,12 +54,12 @@ def test_an_untraceable_model_is_an_error(make):
     model.head.classifier = Undecided(model.head.classifier)
     message = r"EPIC on VisionTransformer and BertModel cannot.*EPICModule\.load_from_checkpoint"
     with pytest.raises(ConfigError, match=f"(?s){message}"):
-        export_program(classifier, SIZE)
+        export_program(classifier)
 
 
 def test_a_program_can_be_moved_to_another_device(make):
     classifier = make(method="maple")
-    moved = move_to_device_pass(export_program(classifier, SIZE), "meta").module()
-    inputs = random_inputs(classifier.model, SIZE, 3, 8)
+    moved = move_to_device_pass(export_program(classifier), "meta").module()
+    inputs = random_inputs(classifier.model, 3, 8)
     # an operation on tensors of two devices would fail
     assert moved(*(tensor.to("meta") for tensor in inputs)).is_meta

@@ -96,7 +96,7 @@ def _compare(model, batches, elsewhere, tmp_path):
     postprocessor = Postprocessor("multiclass", 5)
     postprocessor.temperature.fill_(1.7)
     classifier = Probabilities(model, postprocessor).eval()
-    torch.export.save(export_program(classifier, (16, 16)), tmp_path / "model.pt2")
+    torch.export.save(export_program(classifier), tmp_path / "model.pt2")
     made = [batch(*each, seed=seed) for seed, each in enumerate(batches)]
     made = [{**each, "pixel_values": each["pixel_values"].float()} for each in made]
     torch.save([tuple(each[key] for key in INPUTS) for each in made], tmp_path / "batches.pt")

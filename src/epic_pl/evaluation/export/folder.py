@@ -30,7 +30,6 @@ from epic_pl.inference.exported import (
     load_program,
 )
 from epic_pl.module import EPICModule
-from epic_pl.nn.encoders.blank import blank_input
 from epic_pl.version import __version__
 
 PREDICT = "predict.py"
@@ -60,7 +59,7 @@ def find_tokenizer(module: EPICModule) -> Any | None:
 
 def image_size(module: EPICModule) -> tuple[int, int]:
     """H and W of the images that a module's encoder takes."""
-    height, width = blank_input(module.model.image_encoder.model).shape[-2:]
+    height, width = module.model.image_encoder.example(1, 1, torch.Generator()).shape[-2:]
     return height, width
 
 
@@ -148,9 +147,7 @@ def write_folder(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         made = Path(temporary)
-        program = export_program(
-            Probabilities(module.model, module.postprocessor), image_size(module)
-        )
+        program = export_program(Probabilities(module.model, module.postprocessor))
         if format == "onnx":
             path = made / ONNX
             write_onnx(program, path)
@@ -174,7 +171,7 @@ def write_folder(
                 f"{difference:.1e}, more than {TOLERANCE:.0e}: nothing was written to {folder}. "
                 "Use the checkpoint in Python instead, with EPICModule.load_from_checkpoint."
             )
-        inputs = random_inputs(module.model, image_size(module), *_TIMED)
+        inputs = random_inputs(module.model, *_TIMED)
         eager = Probabilities(module.model, module.postprocessor)
         written = Written(difference, _seconds(run, inputs), _seconds(eager, inputs))
         folder.mkdir(exist_ok=True)
@@ -202,7 +199,7 @@ def largest_difference(run: Run, module: EPICModule) -> float:
     """Between the probabilities of an exported model and of ``predict_step``, in any batch size."""
     differences = []
     for seed, (rows, tokens) in enumerate(_COMPARED, start=1):
-        inputs = random_inputs(module.model, image_size(module), rows, tokens, seed)
+        inputs = random_inputs(module.model, rows, tokens, seed)
         batch: Any = dict(zip(INPUTS, inputs, strict=True))
         # as in predict_step, which would warn of the modalities that are left out on purpose
         expected = module.postprocessor(module.model(batch).logits)

@@ -3,8 +3,6 @@
 Shape legend: B batch, S text tokens, H, W image height and width, C classes.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -55,14 +53,14 @@ class Probabilities(nn.Module):
         return probabilities
 
 
-def export_program(module: Probabilities, size: tuple[int, int]) -> ExportedProgram:
-    """Export a model on the CPU for images ``(H, W)``, any B, and any S it takes.
+def export_program(module: Probabilities) -> ExportedProgram:
+    """Export a model on the CPU for images of its encoder's size, any B, and any S it takes.
 
     Raises:
         ConfigError: if torch cannot trace the method or an encoder.
     """
     model = module.eval().model
-    inputs = random_inputs(model, size, _ROWS, _TOKENS)
+    inputs = random_inputs(model, _ROWS, _TOKENS)
     rows, rows_and_tokens = {0: Dim.DYNAMIC}, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
     shapes = (rows, rows_and_tokens, rows_and_tokens, rows, rows)  # as INPUTS
     try:
@@ -84,21 +82,18 @@ def export_program(module: Probabilities, size: tuple[int, int]) -> ExportedProg
     return program
 
 
-def random_inputs(
-    model: DualEncoder, size: tuple[int, int], rows: int, tokens: int, seed: int = 0
-) -> tuple[Tensor, ...]:
+def random_inputs(model: DualEncoder, rows: int, tokens: int, seed: int = 0) -> tuple[Tensor, ...]:
     """Inputs in the order of :data:`~epic_pl.inference.exported.INPUTS`, of B rows and S tokens.
 
     Half of the last text is padding; the second row has no image, the third no text.
     """
     generator = torch.Generator().manual_seed(seed)
-    text_model: Any = model.text_encoder.model
     mask = torch.ones(rows, tokens, dtype=torch.long)
     mask[-1, (tokens + 1) // 2 :] = 0
     row = torch.arange(rows)
     return (
-        torch.randn(rows, 3, *size, generator=generator),
-        torch.randint(text_model.config.vocab_size, (rows, tokens), generator=generator),
+        model.image_encoder.example(rows, tokens, generator),
+        model.text_encoder.example(rows, tokens, generator),
         mask,
         row != 1,
         row != 2,

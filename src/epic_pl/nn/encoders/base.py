@@ -21,10 +21,9 @@ Pooling = Literal["auto", "cls", "mean"]
 class Encoder(nn.Module, ABC):
     """A frozen transformer whose layers can be run one by one.
 
-    Subclasses implement ``embed``, ``_layer``, ``pool``, ``configuration`` and, for read-only
-    prompts, ``memory``, ``queries`` and ``read_layer``. A caller runs the layers, with or without
-    prompts. Parameters get no gradient, and :meth:`train` leaves the encoder in evaluation mode,
-    so dropout stays off.
+    Subclasses implement the abstract methods; read-only prompts need ``memory``, ``queries`` and
+    ``read_layer``. A caller runs the layers, with or without prompts. Parameters get no
+    gradient, and :meth:`train` leaves the encoder in evaluation mode, so dropout stays off.
 
     Args:
         model: the library's module; its parameter names are unchanged.
@@ -59,6 +58,15 @@ class Encoder(nn.Module, ABC):
         self.num_parameters = sum(p.numel() for p in model.parameters())
         self._fingerprint: str | None = None
         self._frozen = True
+
+    @property
+    def required_size(self) -> tuple[int, int] | None:
+        """Height and width of the only images that it takes, pixels; None where it takes others."""
+        return None
+
+    @abstractmethod
+    def example(self, rows: int, tokens: int, generator: torch.Generator) -> Tensor:
+        """Random valid inputs on the CPU: images ``(B, 3, H, W)``, or token ids ``(B, N)``."""
 
     @abstractmethod
     def embed(self, inputs: Tensor) -> Tensor:

@@ -30,6 +30,11 @@ class CLIPImageEncoder(_CLIPTower):
 
     num_prefix_tokens = 1
 
+    def example(self, rows: int, tokens: int, generator: torch.Generator) -> Tensor:
+        """Images ``(B, 3, H, W)`` of the size of pretraining."""
+        side = self.model.config.image_size
+        return torch.randn(rows, 3, side, side, generator=generator)
+
     def embed(self, inputs: Tensor) -> Tensor:
         """Images ``(B, 3, H, W)`` to tokens ``(B, N, d)``: class, patches."""
         # for another image size than in pretraining, interpolate the position embedding

@@ -9,6 +9,7 @@ Shape legend: B batch, N tokens, n positions of a stream, h heads, d width.
 from abc import abstractmethod
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -78,6 +79,10 @@ class HFEncoder(Encoder):
     @abstractmethod
     def _projections(self, index: int) -> Projections:
         """Projections of the attention in layer ``index``."""
+
+    def example(self, rows: int, tokens: int, generator: torch.Generator) -> Tensor:
+        """Token ids ``(B, N)``."""
+        return torch.randint(self.model.config.vocab_size, (rows, tokens), generator=generator)
 
     def configuration(self) -> dict[str, Any]:
         """Entries of the config that affect the outputs, but no weight's name or shape.

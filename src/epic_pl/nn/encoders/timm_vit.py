@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from timm.layers.attention import Attention
 from timm.models import VisionTransformer
 from timm.models.vision_transformer import Block
@@ -54,6 +55,18 @@ class TimmViTEncoder(Encoder):
         self.model.set_input_size((image_size, image_size))
         self.model.requires_grad_(False)  # timm 1.0.28 creates a new parameter
 
+    @property
+    def required_size(self) -> tuple[int, int] | None:
+        """That of the position embedding, unless timm resamples it for each input."""
+        patches = self.model.patch_embed
+        return patches.img_size if patches.strict_img_size else None
+
+    def example(self, rows: int, tokens: int, generator: torch.Generator) -> Tensor:
+        """Images ``(B, 3, H, W)`` of the model's own size."""
+        model: Any = self.model
+        size = model.patch_embed.img_size or model.default_cfg["input_size"][1:]
+        return torch.randn(rows, 3, *size, generator=generator)
+
     def embed(self, inputs: Tensor) -> Tensor:
         """Images ``(B, 3, H, W)`` to tokens ``(B, N, d)``: class, registers, patches."""
         model = self.model
@@ -77,11 +90,6 @@ class TimmViTEncoder(Encoder):
         else:
             pooled = model.fc_norm(normed[:, model.num_prefix_tokens :].mean(dim=1))
         return pooled
-
-    def projections(self, index: int) -> list[nn.Module]:
-        """The joint projection of queries, keys and values; empty if the block is not plain."""
-        block: Any = self.model.blocks[index]
-        return [block.attn.qkv] if _is_plain(block) else []
 
     def memory(self, index: int, tokens: Tensor) -> Memory:
         """Keys and values of block ``index`` for the tokens that enter it."""

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.encoders.blank import blank_input
 from epic_pl.nn.heads import HeadConfig, Pooled
 from epic_pl.nn.methods.no_prompts import NoPrompts
 from epic_pl.nn.pair import Pair
@@ -65,12 +64,13 @@ class FineTuned(NoPrompts):
 def _used_parameters(tower: Tower[Pooled]) -> set[str]:
     """Names, in the library's module, of the parameters that the pooled output depends on.
 
-    They are determined with a blank input, since a list would depend on the libraries' versions.
+    They are determined with one input, since a list would depend on the libraries' versions.
     """
     model = tower.encoder.model
+    example = tower.encoder.example(1, 2, torch.Generator().manual_seed(0))
     names, parameters = zip(*model.named_parameters(), strict=True)
     model.requires_grad_(True)
-    pooled = tower.extract(blank_input(model).to(parameters[0].device), None, None)
+    pooled = tower.extract(example.to(parameters[0].device), None, None)
     gradients = torch.autograd.grad(pooled.output.sum(), parameters, allow_unused=True)
     model.requires_grad_(False)
     return {name for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
