@@ -1,66 +1,68 @@
-# `make demo` and `make test` install what they need first.
+# Every target first installs what it needs into .venv.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+INSTALLED := $(VENV)/.installed-
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo compare evidence bench soak fuzz test lint format docs clean
+.PHONY: help install dev demo compare evidence bench soak fuzz test lint format docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  Another interpreter: make install PYTHON=python3.12"
 
-install: $(STAMP) ## make .venv and install epic_pl in it, editable, with all its tools
+install: $(INSTALLED)demo ## make .venv with the command epic-pl and what the demo needs
 
-# again only when the package's metadata changes; an interrupted install leaves no stamp
-$(STAMP): pyproject.toml
+dev: $(INSTALLED)dev ## install all tools of a contributor, too
+
+# one stamp for each extra: again only when the package's metadata changes; an interrupted install leaves none
+$(INSTALLED)%: pyproject.toml
 	@$(PYTHON) -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "epic_pl needs Python 3.11 or newer with its venv module (on Debian: apt-get install python3-venv). '$(PYTHON)' is not that: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@echo "Installing epic_pl into $(VENV); the first time takes a minute or two ..."
+	@echo "Installing epic_pl[$*] into $(VENV); the first time takes a minute or two ..."
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet -e '.[$*]'
 	@touch $@
 
-demo: $(STAMP) ## train EPIC on real pictures and texts beside two controls, predict, explain; 4 minutes on 2 cores
+demo: $(INSTALLED)demo ## train EPIC on real images and texts beside two controls, predict, explain; 4 minutes on 2 cores
 	@$(BIN)/python benchmarks/openmoji.py $(ARGS)
 
 # test splits of the first task are small, so each seed has its own
-compare: $(STAMP) ## all methods with three seeds on both OpenMoji tasks; over an hour on 2 cores, resumes
+compare: $(INSTALLED)compare,demo ## all methods with three seeds on both OpenMoji tasks; over an hour on 2 cores, resumes
 	@for task in "openmoji.yaml --splits" openmoji_entailment.yaml; do \
 		OMP_NUM_THREADS=1 $(BIN)/epic-pl compare --config $$task --variants rivals.yaml --jobs 2 \
 			--methods linear_probe,no_prompts,late_fusion_mlp,no_interaction,epic,variants $(ARGS) || exit 1; \
 	done
 
-evidence: $(STAMP) ## the comparisons of docs/results.md on locked test splits; hours, resumes, notes the ledger
+evidence: $(INSTALLED)test ## the comparisons of docs/results.md on locked test splits; hours, resumes, notes the ledger
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/evidence.py $(ARGS)
 
-bench: $(STAMP) ## cost of a training step with each method
+bench: $(INSTALLED)compare,demo ## cost of a training step with each method
 	@$(BIN)/python benchmarks/step_cost.py $(ARGS)
 
-soak: $(STAMP) ## kill runs at random for 30 minutes, resume them, and compare
+soak: $(INSTALLED)demo ## kill runs at random for 30 minutes, resume them, and compare
 	@$(BIN)/python benchmarks/soak.py $(ARGS)
 
-fuzz: $(STAMP) ## feed damaged files to every reader for 30 minutes
+fuzz: $(INSTALLED)test ## feed damaged files to every reader for 30 minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py $(ARGS)
 
-test: $(STAMP) ## run the tests, a worker for each core
+test: $(INSTALLED)test ## run the tests, a worker for each core
 	@$(BIN)/pytest --numprocesses auto --dist loadfile $(ARGS)
 
-lint: $(STAMP) ## check style, formatting, types and import rules
+lint: $(INSTALLED)lint ## check style, formatting, types and import rules
 	$(BIN)/ruff check --quiet
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/lint-imports
 
-format: $(STAMP) ## fix style and formatting
+format: $(INSTALLED)lint ## fix style and formatting
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format --quiet
 
-docs: $(STAMP) ## build the documentation into docs/_build/html, warnings as errors
+docs: $(INSTALLED)docs ## build the documentation into docs/_build/html, warnings as errors
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -b html docs docs/_build/html
 	@echo "docs: docs/_build/html/index.html"
 
