@@ -55,6 +55,38 @@ def workdir(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder within the working folder, with a cache of its own."""
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "my data"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def told(capsys):
+    """The command line: exit code, stdout and stderr."""
+    from epic_pl.main import main
+
+    def told(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main([*map(str, arguments)])
+        said = capsys.readouterr()
+        return stop.value.code, said.out, said.err
+
+    return told
+
+
+@pytest.fixture
+def tiny(tiny_vit_dir, tiny_tokenizer_dir):
+    """Options of a short run on the tiny encoders."""
+    import tiny_openmoji
+
+    return tiny_openmoji.fit_options(tiny_vit_dir, tiny_tokenizer_dir)
+
+
 @pytest.fixture(scope="session")
 def make(tiny_vit_dir, tiny_tokenizer_dir):
     """Builds EPICModule on the tiny encoders; takes what tiny_runs.module takes."""

@@ -434,7 +434,7 @@ LONG = "x" * 300
         (["fit", "--model.encoders.image.name", LONG], "OSError"),
         (["test", "--ckpt_path", LONG], "CheckpointError"),
         # which Python 3.13 says of any path that is no folder
-        (["cache", "info", LONG], "(OSError|CacheError)"),
+        (["cache", "info", "--folder", LONG], "(OSError|CacheError)"),
     ],
     ids=lambda each: each if isinstance(each, str) else each[1],
 )

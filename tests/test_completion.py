@@ -26,6 +26,7 @@ def script():
         (["fit", "--config", "openmoji"], ["openmoji.yaml", "openmoji_entailment.yaml"]),
         (["fit", "--trainer.max_ep"], ["--trainer.max_epochs"]),
         (["compare", "--config", "sty"], ["styles.yaml"]),
+        (["data", ""], ["check", "init"]),
         (["data", "init", "--ima"], ["--image"]),
         (["export", "--form"], ["--format"]),
     ],
@@ -46,7 +47,7 @@ def test_zsh_gets_all_commands(capsys):
     printed = capsys.readouterr().out
     assert caught.value.code == 0
     assert printed.startswith("#compdef epic-pl")
-    assert all(f" {name}:" in printed for name in COMMANDS)
+    assert all(f" {word}:" in printed for name in COMMANDS for word in name.split())
 
 
 def test_without_shtab_it_is_named(capsys, monkeypatch):

@@ -13,7 +13,7 @@ from jsonargparse._common import parsing_settings
 import tiny_runs
 from epic_pl.cli import run
 from epic_pl.errors import ConfigError
-from epic_pl.experiments.reproduce import run as reproduce
+from epic_pl.experiments.reproduce import reproduce
 from epic_pl.main import main
 
 CODE = "open('pwned', 'w')"
@@ -107,7 +107,7 @@ def test_classes_of_recipes_stay_allowed(place, config):
 
 def test_a_run_of_listed_classes_is_reproduced(config):
     args = ["fit", "--config", config, "--trainer.max_epochs=1", "--trusted-only"]
-    assert reproduce([run(args).trainer.log_dir, "--trusted-only"]) == 0
+    assert reproduce(Path(run(args).trainer.log_dir), trusted_only=True) == 0
 
 
 @pytest.mark.parametrize(

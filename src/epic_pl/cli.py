@@ -410,20 +410,13 @@ def as_options(values: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def build_data(args: list[str]) -> ImageTextDataModule:
+def build_data(args: Sequence[str]) -> ImageTextDataModule:
     """The DataModule for options of ``epic-pl fit``, without a model."""
     data: ImageTextDataModule = run(["fit", *args], "data").datamodule
     return data
 
 
-def fill_cache(args: list[str]) -> None:
-    """Store the features of every split that options of ``epic-pl fit`` use."""
-    cli = run(["fit", *args], "build")
-    cache: FeatureCache = cli._get(cli.config_init, "cache")
-    cache.build_stores(cli.trainer, cli.model, cli.datamodule)
-
-
-def build_trained(args: list[str]) -> tuple[EPICModule, ImageTextDataModule, str]:
+def build_trained(args: Sequence[str]) -> tuple[EPICModule, ImageTextDataModule, str]:
     """The trained module for options of ``epic-pl test``, its data and its checkpoint path.
 
     Raises:
@@ -485,7 +478,7 @@ def _message(error: Exception) -> str:
         )
     if isinstance(error, ArgumentError):
         text = _PARSER_NOISE.sub("", text).strip().rstrip(".") + (
-            ". `epic-pl fit --help` lists the options, `epic-pl fit --data.help CLASS` those of a "
-            "DataModule."
+            ". `epic-pl COMMAND --help` lists the options, `epic-pl fit --data.help CLASS` those "
+            "of a DataModule."
         )
     return " ".join(text.split())

@@ -1,8 +1,7 @@
 """``epic-pl completion``: a script with which a shell completes commands, options and configs."""
 
 import argparse
-from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 from epic_pl.config_files import packaged_configs
 from epic_pl.errors import ConfigError
@@ -16,44 +15,40 @@ _PREAMBLE = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    """Parser of ``epic-pl completion``."""
-    parser = argparse.ArgumentParser(
-        "epic-pl completion",
-        description=(
-            "Print a script with which a shell completes epic-pl; needs shtab. In ~/.bashrc: "
-            'eval "$(epic-pl completion bash)", or keep its output in a file of bash-completion.'
-        ),
-    )
-    parser.add_argument("shell", choices=sorted(_PREAMBLE))
-    return parser
+def completion(shell: Literal["bash", "zsh"]) -> None:
+    """Print a script with which a shell completes epic-pl; needs shtab.
 
+    In ~/.bashrc: eval "$(epic-pl completion bash)", or keep its output in a file of
+    bash-completion.
 
-def run(argv: list[str]) -> int:
-    """Print the script for a shell.
+    Args:
+        shell: the shell.
 
     Raises:
         ConfigError: shtab is not installed.
     """
-    shell = parser().parse_args(argv).shell
     try:
         import shtab
     except ModuleNotFoundError as error:
         raise ConfigError("The script is made by shtab: pip install shtab.") from error
     from epic_pl.cli import trainer_parsers
-    from epic_pl.main import COMMANDS
+    from epic_pl.commands.parser import command_parser
+    from epic_pl.main import COMMANDS, load
 
     whole = argparse.ArgumentParser("epic-pl")
-    commands = whole.add_subparsers()
+    groups = {"": whole.add_subparsers()}
     trainers = trainer_parsers()
     for name, command in COMMANDS.items():
-        own = trainers.get(name) or import_module(command.module).parser()
-        each = commands.add_parser(
-            name, help=command.summary, parents=[own], conflict_handler="resolve"
+        group, _, last = name.rpartition(" ")
+        if group not in groups:
+            parser = groups[""].add_parser(group, help=f"{group} COMMAND")  # else not completed
+            groups[group] = parser.add_subparsers()
+        own = trainers.get(name) or command_parser(name, load(name))
+        each = groups[group].add_parser(
+            last, help=command.summary, parents=[own], conflict_handler="resolve"
         )
-        if name not in trainers:
+        if "--config" not in each._option_string_actions:
             each.add_argument("--config")
         each._option_string_actions["--config"].complete = dict.fromkeys(_PREAMBLE, _CONFIGS)  # type: ignore[attr-defined]  # shtab's
     preamble: Any = _PREAMBLE  # typed as a string there, documented as this
     print(shtab.complete(whole, shell, preamble=preamble))
-    return 0

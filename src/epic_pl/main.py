@@ -1,63 +1,55 @@
 """The ``epic-pl`` command: a table of commands, and no torch before one of them runs."""
 
 import gc
+import inspect
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NamedTuple
 
 from epic_pl.config_files import packaged
 from epic_pl.version import __version__
 
+_TRAINER, _PARSER = "epic_pl.cli", "epic_pl.commands.parser"
+
 
 class Command(NamedTuple):
-    """A command: the module that has it, and its line of the help.
+    """A command: its line of the help, and the module with the function of its (last) name.
 
-    A module other than :mod:`epic_pl.cli` has ``parser() -> argparse.ArgumentParser`` and
-    ``run(argv: list[str]) -> int``, and imports what is heavy inside ``run``.
+    That imports what is heavy inside. A command of the trainer has none: :mod:`epic_pl.cli` has its
+    parser.
     """
 
-    module: str
     summary: str
-    runs_alone: bool = False
-    """Whether it means something without arguments; else that is a call for help."""
+    module: str = ""
 
 
-_TRAINER = "epic_pl.cli"
 COMMANDS = {
-    "fit": Command(
-        _TRAINER, "train; --ckpt_path PATH resumes, --model.warm_start PATH starts from weights"
-    ),
-    "validate": Command(_TRAINER, "metrics on the validation split"),
-    "test": Command(_TRAINER, "metrics on the test split; --report DIR writes a report"),
-    "predict": Command(_TRAINER, "classes and probabilities of each sample, to a file"),
-    "explain": Command(
-        "epic_pl.commands.explain", "draw the patches and words each prompt attends to"
-    ),
-    "export": Command(
-        "epic_pl.commands.export", "a trained model as a folder that runs on its own"
-    ),
+    "fit": Command("train; --ckpt_path PATH resumes, --model.warm_start PATH starts from weights"),
+    "validate": Command("metrics on the validation split"),
+    "test": Command("metrics on the test split; --report DIR writes a report"),
+    "predict": Command("classes and probabilities of each sample, to a file"),
+    "explain": Command("draw the patches and words each prompt attends to", "commands.explain"),
+    "export": Command("a trained model as a folder that runs on its own", "commands.export"),
     "compare": Command(
-        "epic_pl.experiments.compare.command",
         "methods with several seeds: accuracy, cost, significance, plot",
+        "experiments.compare.command",
     ),
     "tune": Command(
-        "epic_pl.experiments.tune.command", "search options on the validation split (extra `tune`)"
+        "search options on the validation split (extra `tune`)", "experiments.tune.command"
     ),
     "reproduce": Command(
-        "epic_pl.experiments.reproduce", "train a run again and compare its metrics and weights"
+        "train a run again and compare its metrics and weights", "experiments.reproduce"
     ),
-    "data": Command(
-        "epic_pl.commands.data", "check: can training start? init: write a config for a table"
-    ),
+    "data check": Command("can training start?", "commands.data"),
+    "data init": Command("write a config for a table", "commands.data"),
     "doctor": Command(
-        "epic_pl.inspection.doctor", "versions, devices, disk, encoders: what is wrong here?", True
+        "versions, devices, disk, encoders: what is wrong here?", "inspection.doctor"
     ),
-    "completion": Command("epic_pl.completion", "a script that completes epic-pl in a shell"),
-    "cache": Command(
-        "epic_pl.commands.cache", "build, info: stored features of the frozen encoders"
-    ),
+    "completion": Command("a script that completes epic-pl in a shell", "completion"),
+    "cache build": Command("store features of the frozen encoders", "commands.cache"),
+    "cache info": Command("list stored features", "commands.cache"),
 }
 _HELP = """\
 usage: epic-pl COMMAND --config NAME [--config OVERLAY] [--OPTION VALUE ...]
@@ -80,7 +72,7 @@ more help:
   epic-pl fit --help                        options of trainer, model, checkpoint, cache, ...
   epic-pl fit --data.help TableDataModule   options of a dataset
   epic-pl fit --config X --print_config     all options that a run would use
-  epic-pl {{{own}}} --help
+  epic-pl COMMAND --help                    options of the others
   epic-pl --version
 
 example: epic-pl fit --config openmoji.yaml --trainer.max_epochs 10
@@ -101,13 +93,14 @@ def main(args: Sequence[str] | None = None) -> None:
     if argv[0] == "--version":
         print(f"epic-pl {__version__}")
         return
-    command = COMMANDS.get(argv[0])
-    if command is None and not argv[0].startswith("-"):
+    name = next((name for name in (" ".join(argv[:2]), argv[0]) if name in COMMANDS), "")
+    if not name and not argv[0].startswith("-"):
         print(f"epic-pl: no command {argv[0]!r}; there are {', '.join(COMMANDS)}.", file=sys.stderr)
         raise SystemExit(1)
-    module = command.module if command else _TRAINER
-    if module != _TRAINER and _asks_for_help(argv):
-        import_module(module).parser().parse_known_args(argv[1:] or ["--help"])
+    own, rest = bool(name and COMMANDS[name].module), argv[len(name.split()) :]
+    if own and _asks_for_help(name, rest):
+        import_module(_PARSER).command_parser(name, load(name)).print_help()
+        return
     first = _TRAINER not in sys.modules
     if first:  # imports leave no garbage, and looking for it takes a fifth of the start
         gc.disable()
@@ -116,10 +109,30 @@ def main(args: Sequence[str] | None = None) -> None:
         gc.freeze()
         gc.enable()
     with cli.errors_as_text():
-        if module == _TRAINER:
-            cli.run(argv)
-        else:
-            raise SystemExit(import_module(module).run(argv[1:]))
+        if own:
+            raise SystemExit(call(name, rest))
+        cli.run(argv)
+
+
+def load(name: str) -> Callable[..., int | None]:
+    """The function of a command that is none of the trainer's."""
+    function: Callable[..., int | None] = getattr(
+        import_module(f"epic_pl.{COMMANDS[name].module}"), name.split()[-1]
+    )
+    return function
+
+
+def call(name: str, argv: Sequence[str]) -> int:
+    """Call that function with arguments of the command line, and return the exit code."""
+    function = load(name)
+    return function(**import_module(_PARSER).parse_command(name, function, argv)) or 0
+
+
+def _asks_for_help(name: str, argv: Sequence[str]) -> bool:
+    """Also without an argument, where one is required."""
+    parameters = inspect.signature(load(name)).parameters.values()
+    required = any(parameter.default is parameter.empty for parameter in parameters)
+    return (required and not argv) or any(arg in _HELP_OPTIONS for arg in argv)
 
 
 def _help() -> str:
@@ -128,17 +141,9 @@ def _help() -> str:
         recipes=_listed(packaged("")),
         overlays=_listed(packaged("overlays")),
         others=_listed([*packaged("variants"), *packaged("spaces")]),
-        own=",".join(name for name, each in COMMANDS.items() if each.module != _TRAINER),
     )
 
 
 def _listed(names: list[str]) -> str:
     indent = " " * 20
     return textwrap.fill(", ".join(names), 98, initial_indent=indent, subsequent_indent=indent)
-
-
-def _asks_for_help(argv: list[str]) -> bool:
-    # `cache build` has all options of fit, which only the full parser knows
-    if len(argv) == 1:
-        return not COMMANDS[argv[0]].runs_alone
-    return argv[:2] != ["cache", "build"] and any(arg in _HELP_OPTIONS for arg in argv)

@@ -10,7 +10,7 @@ import tiny_runs
 from epic_pl.cli import run
 from epic_pl.errors import ConfigError
 from epic_pl.experiments.files import read_json
-from epic_pl.experiments.reproduce import run as reproduce
+from epic_pl.experiments.reproduce import reproduce
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_a_run_gives_the_same_weights_again_and_what_has_changed_is_named(config
     assert result["step"] == 6
     assert result["metrics"]["val/accuracy"] == float(cli.trainer.callback_metrics["val/accuracy"])
     assert {"torch", "lightning", "epic_pl", "train rows", "val rows", "device"} <= set(made_of)
-    assert reproduce([str(folder)]) == 0
+    assert reproduce(folder) == 0
     said = capsys.readouterr().out
     assert "bit-identical" in said
     assert " then, " not in said
@@ -37,7 +37,7 @@ def test_a_run_gives_the_same_weights_again_and_what_has_changed_is_named(config
     table.write_text(table.read_text().replace("square, number 1", "square, the number 1"))
     record["made_of"]["torch"] = "1.0"
     (folder / "run.json").write_text(json.dumps(record))
-    assert reproduce([str(folder)]) == 1
+    assert reproduce(folder) == 1
     said = capsys.readouterr().out
     for name in ("torch: 1.0 then", "train rows: ", "are other than those of"):
         assert name in said
@@ -45,12 +45,12 @@ def test_a_run_gives_the_same_weights_again_and_what_has_changed_is_named(config
 
 def test_what_cannot_be_reproduced_is_refused(config, tmp_path):
     with pytest.raises(ConfigError, match=r"has no run.json and config.yaml"):
-        reproduce([str(tmp_path)])
+        reproduce(tmp_path)
     one = run(["fit", "--config", config, "--trainer.max_epochs", "1"])
     last = str(Path(one.trainer.log_dir) / "checkpoints" / "last.ckpt")
     resumed = run(["fit", "--config", config, "--ckpt_path", last])
     with pytest.raises(ConfigError, match=r"was resumed from .*last.ckpt"):
-        reproduce([resumed.trainer.log_dir])
+        reproduce(Path(resumed.trainer.log_dir))
     last = str(Path(resumed.trainer.log_dir) / "checkpoints" / "last.ckpt")
     finished = run(["fit", "--config", config, "--ckpt_path", last])
     results = [
@@ -61,7 +61,7 @@ def test_what_cannot_be_reproduced_is_refused(config, tmp_path):
     record = Path(one.trainer.log_dir) / "run.json"
     record.write_text(json.dumps({"made_of": {}}))
     with pytest.raises(ConfigError, match="did not come to its end"):
-        reproduce([one.trainer.log_dir])
+        reproduce(Path(one.trainer.log_dir))
 
 
 RESULT = {"metrics": {}, "weights": ""}
@@ -86,7 +86,7 @@ def test_a_damaged_record_is_refused_before_anything_is_trained(record, config, 
     (workdir / "theirs" / "run.json").write_text(json.dumps(record))
     (workdir / "theirs" / "config.yaml").write_text(config)
     with pytest.raises(ConfigError, match=r"theirs has no run.json and config.yaml"):
-        reproduce(["theirs", "--trusted-only"])
+        reproduce(Path("theirs"), trusted_only=True)
 
 
 def test_small_files_are_small_and_regular(tmp_path):
@@ -107,5 +107,5 @@ def test_a_record_of_others_does_not_command_the_terminal(config, capsys):
     record = json.loads((folder / "run.json").read_text())
     record["made_of"] |= {"torch\x1b[2J": "\ud800"}
     (folder / "run.json").write_text(json.dumps(record))
-    assert reproduce([str(folder)]) == 0
+    assert reproduce(folder) == 0
     assert r"torch\x1b[2J: \ud800 then" in capsys.readouterr().out

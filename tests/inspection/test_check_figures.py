@@ -43,10 +43,10 @@ def _cells(out, split):
     return [int(number) for number in re.findall(r"\d+", line)]
 
 
-def test_every_figure_is_that_of_the_table(table, tiny, data, tmp_path):
+def test_every_figure_is_that_of_the_table(table, tiny, told, tmp_path):
     given = (f"table={table}", "split_column=split", "max_text_tokens=12")
     options = [f"--data.init_args.{each}" for each in given]
-    code, out, _ = data("check", "--config=table.yaml", *options, *tiny, "--output=out")
+    code, out, _ = told("data", "check", "--config=table.yaml", *options, *tiny, "--output=out")
     assert code == 1
     assert "Training cannot start: 2 errors." in out
     assert "error: 1 rows have an image that is corrupt\n    train 3: " in out

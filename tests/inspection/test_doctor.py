@@ -20,7 +20,7 @@ def told(capsys, workdir, tiny_vit_dir, tiny_tokenizer_dir):
     def ask(image=tiny_vit_dir, text=tiny_tokenizer_dir):
         (workdir / "mine.yaml").write_text(CONFIG.format(image=image, text=text))
         with pytest.raises(SystemExit) as caught:
-            main(["doctor", "--config", "table.yaml", "--config", "mine.yaml"])
+            main(["doctor", "--config", "mine.yaml"])
         return capsys.readouterr().out, caught.value.code
 
     return ask

@@ -1,1 +1,1 @@
-"""Commands that build what the command line describes, each with its parser and its run."""
+"""Commands as functions with typed parameters, each of which is an option of the command line."""

@@ -1,6 +1,5 @@
 """``epic-pl reproduce``: train a run again, and compare."""
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -8,42 +7,31 @@ from epic_pl.config_files import read_yaml
 from epic_pl.errors import ConfigError, printable
 
 
-def parser() -> argparse.ArgumentParser:
-    """Parser of ``epic-pl reproduce``."""
-    parser = argparse.ArgumentParser(
-        "epic-pl reproduce",
-        allow_abbrev=False,
-        description=(
-            "Train a run again from its own config, and compare versions, data, metrics and "
-            "weights with what it has noted. Run it in the folder where the run was started. The "
-            "exit code is 0 if the weights are bit-identical, else 1."
-        ),
-    )
-    parser.add_argument("run", metavar="RUN", type=Path, help="its folder, .../fit/version_N")
-    parser.add_argument("--output", default="runs/reproduce", help="root of the new run")
-    parser.add_argument("--trusted-only", action="store_true", help="as for epic-pl fit")
-    return parser
+def reproduce(run: Path, output: Path = Path("runs/reproduce"), trusted_only: bool = False) -> int:
+    """Train a run again, and compare versions, data, metrics and weights with what it has noted.
 
+    Start it in the folder where the run was started. The exit code is 0 if the weights are
+    bit-identical, else 1.
 
-def run(argv: list[str]) -> int:
-    """Run ``epic-pl reproduce ARGV`` and return the exit code.
+    Args:
+        run: its folder, .../fit/version_N.
+        output: root of the new run.
+        trusted_only: as for epic-pl fit.
 
     Raises:
         EpicError: with a message for the user.
     """
-    options = parser().parse_args(argv)
-
     from epic_pl.cli import run as fit
 
-    made_of, metrics, weights, resumed = _record(options.run)
+    made_of, metrics, weights, resumed = _record(run)
     if resumed is not None:
         raise ConfigError(
-            f"The run in {options.run} was resumed from {resumed}: reproduce the run that wrote it."
+            f"The run in {run} was resumed from {resumed}: reproduce the run that wrote it."
         )
-    places = ["--trusted-only"] * options.trusted_only
-    places += [f"--trainer.default_root_dir={options.output}"]
+    places = ["--trusted-only"] * trusted_only
+    places += [f"--trainer.default_root_dir={output}"]
     places += [f"--{each}.dirpath=null" for each in ("checkpoint", "last_checkpoint")]
-    config = str(options.run / "config.yaml")
+    config = str(run / "config.yaml")
     folder = Path(str(fit(["fit", "--config", config, *places]).trainer.log_dir))
     made_of_now, metrics_now, weights_now, _ = _record(folder)
     for name, was, now in differences(made_of, made_of_now):
@@ -54,7 +42,7 @@ def run(argv: list[str]) -> int:
         print(printable(f"{name}: {said}"))
     same = weights == weights_now
     said = "bit-identical to" if same else "other than"
-    print(f"The weights of {folder} are {said} those of {options.run}.")
+    print(f"The weights of {folder} are {said} those of {run}.")
     return 0 if same else 1
 
 

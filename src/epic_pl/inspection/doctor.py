@@ -1,11 +1,11 @@
 """``epic-pl doctor``: check packages, devices, disk and encoders of this machine."""
 
-import argparse
 import os
 import platform
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,38 +31,21 @@ class Finding(NamedTuple):
     text: str
 
 
-def parser() -> argparse.ArgumentParser:
-    """Parser of ``epic-pl doctor``."""
-    parser = argparse.ArgumentParser(
-        "epic-pl doctor",
-        description=(
-            "Versions, devices, cache folder, disk, and whether the encoders of a config can be "
-            "reached. The exit code is 1 if something is wrong."
-        ),
-    )
-    parser.add_argument(
-        "--config",
-        action="append",
-        metavar="NAME",
-        help="config whose encoders are looked for (table.yaml)",
-    )
-    return parser
+def doctor(config: str = "table.yaml") -> int:
+    """Tell versions, devices, cache folder, disk, and whether a config's encoders can be reached.
 
+    The exit code is 1 if something is wrong.
 
-def run(argv: list[str]) -> int:
-    """Run ``epic-pl doctor ARGV``.
-
-    Returns:
-        The exit code: 1 if something is wrong.
+    Args:
+        config: the config whose encoders are looked for.
 
     Raises:
         ConfigError: there is no such config.
     """
     from rich.console import Console
 
-    encoders = _encoders(parser().parse_args(argv).config or ["table.yaml"])
     console, states = Console(highlight=False), set()
-    for check in (_packages(), _devices(), _disk(), *(_reach(*encoder) for encoder in encoders)):
+    for check in (_packages(), _devices(), _disk(), *_encoders(config)):
         for state, subject, text in check:
             states.add(state)
             console.print(f"[{_COLOURS[state]}]{state:8}[/] {subject:15}", end="", soft_wrap=True)
@@ -151,17 +134,14 @@ def _disk() -> Iterator[Finding]:
         yield Finding("warning", "shared memory", f"{size / 1e6:.0f} MB: {hint}")
 
 
-def _encoders(configs: list[str]) -> list[tuple[Side, str, str | None]]:
-    """Side, name and revision of the encoders of configs; later configs win."""
-    sides: dict[Side, dict[str, Any]] = {"image": {}, "text": {}}
-    for config in configs:
-        content: Any = read_yaml(find_config(config))
-        for side, encoder in sides.items():
-            try:
-                encoder.update(content["model"]["encoders"][side])
-            except (LookupError, TypeError, ValueError):  # this config does not name it
-                continue
-    return [(side, e["name"], e.get("revision")) for side, e in sides.items() if e]
+def _encoders(config: str) -> Iterator[Iterator[Finding]]:
+    """Checks of the encoders that the config names."""
+    content: Any = read_yaml(find_config(config))
+    sides: tuple[Side, ...] = ("image", "text")
+    for side in sides:
+        with suppress(LookupError, TypeError, ValueError):  # this config does not name it
+            encoder = content["model"]["encoders"][side]
+            yield _reach(side, encoder["name"], encoder.get("revision"))
 
 
 def _reach(side: Side, name: str, revision: str | None) -> Iterator[Finding]:

@@ -11,13 +11,15 @@ from pathlib import Path
 import fake_runs
 import pyarrow.parquet as pq
 import pytest
+from jsonargparse import ArgumentError
 
 import tiny_runs
 from epic_pl.errors import ConfigError
-from epic_pl.experiments.compare import command, comparison
+from epic_pl.experiments.compare import comparison
 from epic_pl.experiments.compare.plan import Entry, Outcome
 from epic_pl.experiments.compare.preparation import tune_entries
 from epic_pl.experiments.compare.runner import Runner
+from epic_pl.main import call
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def compare(tmp_path, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir):
     monkeypatch.setattr("sys.argv", ["epic-pl"])
     tiny_runs.table(tmp_path / "data")
     tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir)
-    return lambda *options: command.run(["--config", "data/tiny.yaml", *options])
+    return lambda *options: call("compare", ["--config", "data/tiny.yaml", *options])
 
 
 def test_two_methods_and_two_seeds_are_compared_and_not_trained_again(
@@ -118,7 +120,7 @@ def test_a_killed_or_interrupted_comparison_is_continued(tmp_path, monkeypatch, 
     def started(run):
         return (run.folder / "starts").read_text().split()
 
-    killed = multiprocessing.get_context("fork").Process(target=command.run, args=(options,))
+    killed = multiprocessing.get_context("fork").Process(target=call, args=("compare", options))
     killed.start()
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
@@ -127,7 +129,7 @@ def test_a_killed_or_interrupted_comparison_is_continued(tmp_path, monkeypatch, 
     assert first["lora"]["status"] == "seed 0 not run yet"
     assert all((tmp_path / f"comparison.{kind}").exists() for kind in ("md", "png"))
 
-    assert command.run(options) == 130
+    assert call("compare", options) == 130
     assert "Interrupted" in capsys.readouterr().err
     last = rows()
     assert last["epic"] == first["epic"]
@@ -138,10 +140,10 @@ def test_a_killed_or_interrupted_comparison_is_continued(tmp_path, monkeypatch, 
         os.kill(int(started(runs[1])[-1]), 0)
 
     monkeypatch.setattr(comparison, "plan", lambda *_: runs[1:])
-    assert command.run(options) == 130
+    assert call("compare", options) == 130
     assert rows() == last  # without a finished run, the earlier tables stay
     monkeypatch.setattr(comparison, "plan", lambda *_: runs)
-    assert command.run(options) == 0
+    assert call("compare", options) == 0
     assert [row["status"] for row in rows().values()] == ["ok"] * 4  # with the majority
     assert [len(started(run)) for run in runs] == [1, 4, 1]
 
@@ -186,12 +188,19 @@ def test_the_exit_code_is_one_if_every_run_failed(compare, tmp_path):
     assert row["status"].endswith(f"(log: {log})")
 
 
-def test_bad_options_are_refused():
-    for name in ("--seeds", "--jobs"):
-        with pytest.raises(ConfigError, match=f"{name} is 0"):
-            command.run([name, "0"])
-    with pytest.raises(ConfigError, match=r"nowhere\.yaml cannot be read"):
-        command.run(["--variants", "nowhere.yaml"])
+@pytest.mark.parametrize(
+    ("options", "culprit"),
+    [
+        (["--seeds", "0"], '"seeds"'),
+        (["--jobs=0"], '"jobs"'),
+        (["--tune", "-1"], '"tune"'),
+        (["--tune", "1", "--splits"], "--tune"),
+        (["--variants", "nowhere.yaml"], r"nowhere\.yaml cannot be read"),
+    ],
+)
+def test_bad_options_are_refused(options, culprit):
+    with pytest.raises((ArgumentError, ConfigError), match=culprit):
+        call("compare", options)
 
 
 @pytest.mark.parametrize("chosen", [{"trainer.callbacks": ["trap.Trap"]}, ["trap"], None])

@@ -9,6 +9,7 @@ import sys
 import optuna
 import pytest
 import yaml
+from jsonargparse import ArgumentError
 from optuna.distributions import FloatDistribution
 
 import tiny_runs
@@ -16,8 +17,8 @@ from epic_pl.cli import run
 from epic_pl.errors import ConfigError
 from epic_pl.experiments.tune import study
 from epic_pl.experiments.tune.command import best_options
-from epic_pl.experiments.tune.command import run as run_tune
 from epic_pl.experiments.tune.trial import TrialWatch, run_trial
+from epic_pl.main import call
 
 SPACE = """\
 model.optim.lr: {low: 1.0e-4, high: 1.0e-2, log: true}
@@ -42,7 +43,7 @@ def _rows(folder):
 
 def test_a_search_goes_on_past_a_killed_trial(config, tmp_path, capsys):
     options = ["--config", config, "--space", "space.yaml", "--output", OUTPUT]
-    assert run_tune([*options, "--trials", "2"]) == 0
+    assert call("tune", [*options, "--trials", "2"]) == 0
     first = _rows(tmp_path / OUTPUT)
     assert [row["state"] for row in first] == ["complete", "complete"]
     # the first trial is the config as it stands
@@ -50,7 +51,7 @@ def test_a_search_goes_on_past_a_killed_trial(config, tmp_path, capsys):
     shutil.copy(tmp_path / OUTPUT / "study.db", "plain.db")
     optuna.load_study(study_name="epic-pl", storage="sqlite:///plain.db").ask()  # as if killed
     shutil.copy("plain.db", tmp_path / OUTPUT / "study.db")
-    assert run_tune([*options, "--trials", "4"]) == 0
+    assert call("tune", [*options, "--trials", "4"]) == 0
     rows = _rows(tmp_path / OUTPUT)
     assert rows[:2] == first
     assert [row["state"] for row in rows[2:]] == ["fail", "complete", "complete"]
@@ -64,7 +65,7 @@ def test_a_search_goes_on_past_a_killed_trial(config, tmp_path, capsys):
     fitted = run(["fit", *configs, "--trainer.fast_dev_run", "true"])
     assert fitted.model.hparams["optim"]["lr"] == overlay["model"]["optim"]["lr"]
     with pytest.raises(ConfigError, match="search of other options"):
-        run_tune([*options, "--model.epic.hub_width", "16"])
+        call("tune", [*options, "--model.epic.hub_width", "16"])
 
 
 def test_a_pruned_trial_ends_at_that_validation(config, tmp_path):
@@ -85,28 +86,28 @@ def test_a_pruned_trial_ends_at_that_validation(config, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--trials", "0"], "--trials is 0"),
+        (["--trials", "0"], '"trials"'),
         (["--checkpoint.monitor", "train/loss"], "metric of the validation"),
         (["--trainer.default_root_dir", "x"], "sets trainer.default_root_dir itself"),
     ],
 )
 def test_bad_options_are_refused_before_anything_runs(config, tmp_path, options, message):
-    with pytest.raises(ConfigError, match=message):
-        run_tune(["--config", config, *options])
+    with pytest.raises((ArgumentError, ConfigError), match=message):
+        call("tune", ["--config", config, *options])
     assert not (tmp_path / "runs").exists()
 
 
 def test_an_error_of_the_config_ends_the_search(config, tmp_path):
     (tmp_path / "data" / "images" / "train1.png").unlink()
     with pytest.raises(Exception, match=r"train1\.png"):
-        run_tune(["--config", config, "--space", "space.yaml", "--trials", "4"])
+        call("tune", ["--config", config, "--space", "space.yaml", "--trials", "4"])
     assert len(list((tmp_path / "runs" / "tune" / "tiny" / "trials").iterdir())) == 1
 
 
 def test_without_the_library_the_message_says_what_to_install(config, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ConfigError, match=r"pip install optuna"):
-        run_tune(["--config", config])
+        call("tune", ["--config", config])
 
 
 _FOREIGN = """
@@ -187,11 +188,11 @@ def test_a_trial_that_was_cut_off_is_done_again_with_the_same_options(
 
     monkeypatch.setattr(study, "run_trial", trial)
     options = ["--config", config, "--space", "space.yaml", "--trials", "4", "--output"]
-    assert run_tune([*options, "whole"]) == 0
+    assert call("tune", [*options, "whole"]) == 0
     with monkeypatch.context() as monkeypatch:
         cut_off(optuna.Trial if place == "report" else optuna.Study, place)
-        assert run_tune([*options, "cut"]) == 130
-    assert run_tune([*options, "cut"]) == 0
+        assert call("tune", [*options, "cut"]) == 130
+    assert call("tune", [*options, "cut"]) == 0
     whole, cut = _rows(tmp_path / "whole"), _rows(tmp_path / "cut")
     assert [row.pop("trial") for row in cut if row["state"] == "fail"] == ["2"]
     kept = [row for row in cut if row["state"] != "fail"]

@@ -7,7 +7,7 @@ import pytest
 from cache_items import build_one
 from safetensors.torch import load_file, save_file
 
-from epic_pl.commands.cache import run
+from epic_pl.commands.cache import info
 from epic_pl.errors import CacheError
 from epic_pl.features.store.build import Wanted, default_root
 from epic_pl.features.store.reader import FeatureStore
@@ -19,7 +19,7 @@ def test_info_shows_each_store(tmp_path, items, capsys, monkeypatch):
     store = items.build(tmp_path, "float16")
     (items.build(tmp_path, "int8").folder / "spec.json").write_text("{}")
     for folder in (tmp_path, store.folder):
-        assert run(["info", str(folder)]) == 0
+        info(folder)
         printed = capsys.readouterr().out
         for word in (store.folder.name, "tiny", "layers", "float16", "23"):
             assert word in printed
@@ -58,7 +58,7 @@ def test_a_malformed_spec_is_told_and_written_again(tmp_path, items, capsys, mon
     path = store.folder / "spec.json"
     content = SPECS[damage](json.loads(path.read_text()))
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert run(["info", str(tmp_path)]) == 0
+    info(tmp_path)
     assert "does not describe" in capsys.readouterr().out
     wanted = Wanted(items.spec(), items.hashes, items.produce)
     assert wanted.open(tmp_path, False) is None
@@ -115,7 +115,7 @@ def test_markup_in_names_is_printed_as_it_is(tmp_path, items, capsys, monkeypatc
     spec = items.spec(level="[/red]")
     spec = dataclasses.replace(spec, encoder="[bold]models[/bold]/[/]vit")
     build_one(tmp_path, spec, items.hashes, items.produce)
-    assert run(["info", str(tmp_path)]) == 0
+    info(tmp_path)
     printed = capsys.readouterr().out
     assert "[/red]" in printed
     assert "[bold]models[/bold]/[/]vit" in printed
@@ -125,14 +125,10 @@ def test_a_folder_without_stores_is_refused(tmp_path):
     (tmp_path / "holiday.jpg").write_text("")
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(CacheError, match="no feature store in"):
-            run(["info", str(folder)])
+            info(folder)
     assert (tmp_path / "holiday.jpg").exists()
 
 
-def test_build_takes_the_options_of_fit_and_the_default_folder_moves(tmp_path, monkeypatch):
-    filled = []
-    monkeypatch.setattr("epic_pl.cli.fill_cache", filled.append)
-    assert run(["build", "--config", "x.yaml"]) == 0
-    assert filled == [["--config", "x.yaml"]]
+def test_the_default_folder_moves(tmp_path, monkeypatch):
     monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path))
     assert default_root() == tmp_path / "features"

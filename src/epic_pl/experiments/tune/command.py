@@ -1,10 +1,11 @@
 """``epic-pl tune``."""
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from epic_pl.commands.parser import PositiveInt
 from epic_pl.config_files import find_packaged, first_config
 from epic_pl.errors import ConfigError
 
@@ -12,51 +13,36 @@ if TYPE_CHECKING:
     from epic_pl.experiments.tune.study import Search
 
 
-def parser() -> argparse.ArgumentParser:
-    """Parser of ``epic-pl tune``, which takes the options of ``epic-pl fit`` too."""
-    parser = argparse.ArgumentParser(
-        "epic-pl tune",
-        allow_abbrev=False,
-        description=(
-            "Search options on the validation metric that checkpoint.monitor names; the test split "
-            "is never read. Takes --config and all other options of epic-pl fit as well. The same "
-            "command continues an interrupted search. Needs the extra `tune`."
-        ),
-    )
-    parser.add_argument("--trials", type=int, default=50, help="in all (%(default)s)")
-    parser.add_argument("--output", metavar="DIR", help="folder (runs/tune/CONFIG)")
-    parser.add_argument(
-        "--space",
-        metavar="FILE",
-        default="wide.yaml",
-        help="YAML: option -> {low, high, log} or list of choices (%(default)s)",
-    )
-    return parser
+def tune(
+    fit_options: Sequence[str],
+    trials: PositiveInt = 50,
+    space: str = "wide.yaml",
+    output: Path | None = None,
+) -> int:
+    """Search options on the validation metric that checkpoint.monitor names.
 
+    The test split is never read. The same command continues an interrupted search. Needs the extra
+    `tune`. The exit code is 1 if no trial was trained to its end, and 130 if interrupted.
 
-def run(argv: list[str]) -> int:
-    """Run ``epic-pl tune ARGV``.
-
-    Returns:
-        The exit code: 1 if no trial was trained to its end, 130 if interrupted, else 0.
+    Args:
+        fit_options: of ``epic-pl fit``, for all trials.
+        trials: their number, those of an interrupted search included.
+        space: YAML file, option -> {low, high, log} or list of choices.
+        output: folder (runs/tune/CONFIG).
 
     Raises:
         EpicError: with a message for the user.
     """
-    options, shared = parser().parse_known_args(argv)
-    if options.trials < 1:
-        raise ConfigError(f"--trials is {options.trials}, but must be at least 1.")
     require_optuna()
     from epic_pl.experiments.interruption import INTERRUPTED, terminated_as_interrupted
     from epic_pl.experiments.tune.space import read_space
     from epic_pl.experiments.tune.study import plan_search
 
-    space = read_space(find_packaged("spaces", options.space))
-    output = Path(options.output or Path("runs/tune") / first_config(shared))
-    search = plan_search(shared, space, output)
+    output = output or Path("runs/tune") / first_config(fit_options)
+    search = plan_search(fit_options, read_space(find_packaged("spaces", space)), output)
     try:
         with terminated_as_interrupted():
-            best = best_options(search, options.trials)
+            best = best_options(search, trials)
     except KeyboardInterrupt:
         print("Interrupted: the same command continues the search.", file=sys.stderr)
         return INTERRUPTED

@@ -43,7 +43,7 @@ def test_samples_are_spread_over_the_split(options, told, tmp_path):
 
 
 def test_an_explanation_is_that_of_the_model_that_predicts(options):
-    module, data, path = build_trained(options[:])
+    module, data, path = build_trained(options)
     data.prepare_data()
     data.setup("test")
     samples = [data.dataset("test")[row] for row in range(4)]
@@ -83,7 +83,7 @@ def test_training_draws_into_tensorboard_when_it_is_due(trained):
     ("more", "part"),
     [
         (["--samples", "test0,nobody"], "no sample nobody"),
-        (["--count", "0"], "--count is 0"),
+        (["--count", "0"], '"count"'),
         (["--output", "data/table.csv"], "index.html cannot be written to data/table.csv"),
     ],
 )

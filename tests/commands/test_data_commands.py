@@ -89,19 +89,19 @@ def _saved(folder):
     ],
 )
 def test_init_writes_a_config_that_check_and_fit_take(
-    folder, tiny, data, write, columns, classes, rows, first, size
+    folder, tiny, told, write, columns, classes, rows, first, size
 ):
     write(folder)
-    code, said, _ = data("init", folder)
+    code, said, _ = told("data", "init", folder)
     assert code == 0
     for role, column in zip(("images", "text", "label"), columns, strict=True):
         assert re.search(rf"{role} +{column}\b", said)
     config = folder / "epic.yaml"
     for command in ("fit", "compare"):
         assert f"epic-pl {command} --config '{config}'" in said  # quoted for the shell
-    assert data("init", folder)[0] == 1  # it is there
+    assert told("data", "init", folder)[0] == 1  # it is there
     output = folder / "[/red]"  # no markup
-    code, said, _ = data("check", f"--config={config}", "--output", output, *tiny)
+    code, said, _ = told("data", "check", f"--config={config}", "--output", output, *tiny)
     assert code == 0
     assert f"Report: {output / 'report.html'};" in said
     image_size = yaml.safe_load(config.read_text())["model"]["encoders"]["image_size"]
@@ -117,7 +117,7 @@ def test_init_writes_a_config_that_check_and_fit_take(
     assert fabricate.raw(fitted.datamodule.dataset("train"), 3)["image"].size == size
 
 
-def test_a_bad_table_is_one_error(folder, tiny, data):
+def test_a_bad_table_is_one_error(folder, tiny, told):
     (folder / "broken.parquet").write_bytes(b"PAR1 not really")
     unknown = [f"table={tiny_runs.table(folder)}", "label_column=lable"]
     for options, message in (
@@ -125,7 +125,7 @@ def test_a_bad_table_is_one_error(folder, tiny, data):
         (unknown, "no column 'lable'"),
     ):
         given = [f"--data.init_args.{each}" for each in options]
-        code, _, said = data("check", "--config=table.yaml", *given, *tiny)
+        code, _, said = told("data", "check", "--config=table.yaml", *given, *tiny)
         assert code == 1
         (error,) = re.findall(r"^epic-pl: .*", said, re.MULTILINE)
         assert re.match(r"epic-pl: (Data|Config)Error: ", error)
@@ -133,7 +133,7 @@ def test_a_bad_table_is_one_error(folder, tiny, data):
         assert "Traceback" not in said
 
 
-def test_a_read_only_folder_is_named(folder, data, monkeypatch):
+def test_a_read_only_folder_is_named(folder, told, monkeypatch):
     rows = [f"a text that is number {i},{'xy'[i % 2]}" for i in range(20)]
     (folder / "t.csv").write_text("\n".join(["text,label", *rows]))
 
@@ -141,7 +141,7 @@ def test_a_read_only_folder_is_named(folder, data, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "write_text", refuse)
-    code, _, said = data("init", folder)
+    code, _, said = told("data", "init", folder)
     assert code == 1
     assert "PermissionError: [Errno 13] Permission denied: " in said
     assert "epic.yaml" in said

@@ -58,17 +58,12 @@ def options(project):
     return ["--config", str(project / "data" / "tiny.yaml"), *OPTIONS, "--cache.folder", folder]
 
 
-def exit_code(*arguments):
-    with pytest.raises(SystemExit) as ended:
-        main([str(each) for each in arguments])
-    return ended.value.code
+@pytest.fixture
+def build(project, told):
+    return lambda *more: told("cache", "build", *options(project), *more)
 
 
-def build(project, *more):
-    return exit_code("cache", "build", *options(project), *more)
-
-
-def test_encoders_run_on_the_trainers_device(project, monkeypatch):
+def test_encoders_run_on_the_trainers_device(build, monkeypatch):
     # another name of the only device there is: the module tells where it was moved
     device = torch.device("cpu", 0)
     monkeypatch.setattr(SingleDeviceStrategy, "root_device", device)
@@ -79,37 +74,39 @@ def test_encoders_run_on_the_trainers_device(project, monkeypatch):
         return encode(items, keys)
 
     monkeypatch.setattr(Items, "encode", spy)
-    assert build(project) == 0
+    assert build()[0] == 0
     assert seen == {device}
 
 
 def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_stored(
-    project, monkeypatch, capsys
+    project, build, monkeypatch
 ):
     def refuse(precision, device):
         raise ConfigError(f"{precision} on {device}")
 
     monkeypatch.setattr("epic_pl.module.epic_module.check_precision", refuse)
-    assert build(project, "--model.encoders.precision", "fp16") == 1
-    assert "fp16 on cpu" in capsys.readouterr().err
+    code, _, error = build("--model.encoders.precision", "fp16")
+    assert code == 1
+    assert "fp16 on cpu" in error
     assert not (project / "features").exists()
 
 
-def test_a_test_split_that_is_not_there_is_left_out_and_told(project, capsys):
+def test_a_test_split_that_is_not_there_is_left_out_and_told(project, build, told):
     table = project / "data" / "table.csv"
     rows = table.read_text().splitlines()
     table.write_text("\n".join(row for row in rows if not row.endswith(",test")) + "\n")
-    assert build(project, "--data.init_args.test_size", "0") == 0
-    assert "Not stored, since it cannot be read: " in capsys.readouterr().out
-    assert exit_code("cache", "info", project / "features") == 0
+    code, said, _ = build("--data.init_args.test_size", "0")
+    assert code == 0
+    assert "Not stored, since it cannot be read: " in said
+    assert told("cache", "info", "--folder", project / "features")[0] == 0
 
 
-def test_what_the_command_stored_is_all_that_later_runs_need(project, monkeypatch, capsys):
+def test_what_the_command_stored_is_all_that_later_runs_need(project, build, monkeypatch, capsys):
     given = options(project)
-    assert build(project) == 0
-    printed = capsys.readouterr()
-    assert "Caching image features of 3 items" in printed.out
-    assert "image features" in printed.err
+    code, said, progress = build()
+    assert code == 0
+    assert "Caching image features of 3 items" in said
+    assert "image features" in progress
     encode = Items.encode
 
     def encode_blank(items, keys):

@@ -1,0 +1,59 @@
+"""Parsers of commands, made from the signatures and docstrings of their functions."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from jsonargparse import ArgumentParser
+
+if TYPE_CHECKING:  # made at run time, where a type checker cannot see it
+    NonNegativeInt = int
+    PositiveInt = int
+else:
+    from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+__all__ = ["NonNegativeInt", "PositiveInt", "command_parser", "parse_command"]
+
+_OF_FIT = "fit_options"
+"""The parameter that takes what are options of ``epic-pl fit``."""
+
+
+def command_parser(name: str, function: Callable[..., object]) -> ArgumentParser:
+    """Parser of a command.
+
+    Parameters are options; those without a default are positional, unless they are keyword-only.
+    """
+    parser = ArgumentParser(
+        f"epic-pl {name}",
+        description=str(inspect.getdoc(function)).partition("\n\nArgs:")[0],
+        epilog="All other options are those of `epic-pl fit`." if _takes_more(function) else None,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip={_OF_FIT})
+    return parser
+
+
+def parse_command(name: str, function: Callable[..., object], argv: Sequence[str]) -> Any:
+    """Arguments for ``function`` by name. A flag needs no value, and ``-`` may stand for ``_``.
+
+    Raises:
+        ArgumentError: naming the option.
+    """
+    kinds, own, rest, words = get_type_hints(function), [], [], iter(argv)
+    for word in words:
+        option, equals, value = word.partition("=")
+        kind = kinds.get(option[2:].replace("-", "_")) if option.startswith("--") else None
+        if kind is None:
+            rest.append(word)
+            continue
+        if not equals:
+            value = "true" if kind is bool else next(words, "")
+        own.append(f"--{option[2:].replace('-', '_')}={value}")
+    takes_more = _takes_more(function)
+    parsed = command_parser(name, function).parse_args(own if takes_more else [*own, *rest])
+    return vars(parsed) | ({_OF_FIT: rest} if takes_more else {})
+
+
+def _takes_more(function: Callable[..., object]) -> bool:
+    return _OF_FIT in inspect.signature(function).parameters
