@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 
 from epic_pl.data import TableDataModule
 from epic_pl.experiments.compare import runner
-from epic_pl.experiments.compare.search_worker import search_one
 from epic_pl.experiments.compare.worker import run_one
 from epic_pl.module import EPICModule
 from epic_pl.module.config import plain
@@ -161,10 +160,7 @@ def workers_here(monkeypatch) -> None:
         returncode = 0
 
         def __init__(self, command, **_):
-            if command[2].endswith("search_worker"):
-                search_one(Path(command[3]), command[4], int(command[5]))
-            else:
-                run_one(Path(command[-2]))
+            run_one(Path(command[-2]))
 
         def poll(self):
             return self.returncode

@@ -50,12 +50,14 @@ def parsed_options(options: Sequence[str]) -> dict[str, Any]:
     return parsed
 
 
-def digest(*content: Any) -> str:
-    """Hash of options and other plain values."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+def run_key(parsed: Mapping[str, Any], *others: Any) -> str:
+    """Hash of all options, of the data's files and of other plain values."""
+    content = (parsed, _data_files(parsed), *others)
+    whole = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    return whole[:12]
 
 
-def data_files(parsed: Mapping[str, Any]) -> dict[str, str]:
+def _data_files(parsed: Mapping[str, Any]) -> dict[str, str]:
     """Hash of each file that an option of the data names, except rows to predict."""
     hashes = {}
     for name, value in parsed["data"].get("init_args", {}).items():

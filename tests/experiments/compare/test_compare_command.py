@@ -205,7 +205,7 @@ def test_bad_options_are_refused(options, culprit):
 
 @pytest.mark.parametrize("chosen", [{"trainer.callbacks": ["trap.Trap"]}, ["trap"], None])
 def test_a_search_of_others_chooses_no_other_option(chosen, compare):
-    def execute(runs, _):
+    def execute(runs):
         return [Outcome(run, result={"chosen": chosen}) for run in runs]
 
     with pytest.raises(ConfigError, match=r"result\.json"):

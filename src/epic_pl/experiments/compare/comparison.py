@@ -60,7 +60,7 @@ class Comparison:
             KeyboardInterrupt: as it is, with a report of what is finished.
         """
         self.prepare()
-        return self._execute(self._plan(), self.command, report=True)
+        return self._execute(self._plan(), report=True)
 
     def prepare(self) -> None:
         """Store features and choose options."""
@@ -80,18 +80,13 @@ class Comparison:
     def _plan(self) -> list[Run]:
         return plan(self.entries, self.seeds, self.shared, self.output, self.splits)
 
-    def _execute(
-        self,
-        runs: Sequence[Run],
-        command: Callable[[Run], list[str]],
-        report: bool = False,
-    ) -> list[Outcome]:
+    def _execute(self, runs: Sequence[Run], report: bool = False) -> list[Outcome]:
         def so_far(outcomes: Sequence[Outcome]) -> None:
             if report:
                 self.report(outcomes, complete=False)
 
         progress = LiveProgress(len(runs), Console(stderr=True))
-        runner = Runner(devices(self.jobs), progress, command, so_far)
+        runner = Runner(devices(self.jobs), progress, self.command, so_far)
         try:
             with progress:
                 return runner.execute(runs)

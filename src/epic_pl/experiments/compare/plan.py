@@ -12,7 +12,7 @@ from epic_pl.cli import as_options
 from epic_pl.config_files import read_yaml
 from epic_pl.errors import ConfigError
 from epic_pl.experiments.files import read_json, write_json
-from epic_pl.experiments.options import ONE_DEVICE, data_files, digest, parsed_options, refuse_own
+from epic_pl.experiments.options import ONE_DEVICE, parsed_options, refuse_own, run_key
 from epic_pl.nn.methods import METHODS
 
 # set for each run, so that an option for all of them would be lost
@@ -42,12 +42,11 @@ class Entry:
     options: tuple[str, ...] = ()
     chosen: tuple[str, ...] = ()
 
-    @property
-    def fit_options(self) -> tuple[str, ...]:
-        """Options of ``fit`` that make this line."""
+    def fit_options(self, shared: Sequence[str]) -> tuple[str, ...]:
+        """Options of ``fit`` that make this line, after those of all lines."""
         # method options in a config belong to the config's method
         method = (f"--model.method={self.method}", "--model.method_options=null")
-        return (*method, *self.options)
+        return (*shared, *method, *self.options, *ONE_DEVICE)
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,15 @@ class Run:
     """One training: its entry and seed, all options of ``fit``, and the folder of its files.
 
     The folder's name has the seed and a hash of all other options and of the data's files, so that
-    runs with other options never share a folder.
+    runs with other options never share a folder. With ``search``, the path of a space and a number
+    of trials, it is a search for the best options instead.
     """
 
     name: str
     seed: int
     options: tuple[str, ...]
     folder: Path
+    search: tuple[str, int] | None = None
 
     def result(self) -> dict[str, Any] | None:
         """Result of the run if it is finished."""
@@ -70,7 +71,7 @@ class Run:
     def prepare(self) -> None:
         """Write the file that the worker reads."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        fields = {"name": self.name, "seed": self.seed, "options": self.options}
+        fields = {name: value for name, value in vars(self).items() if name != "folder"}
         write_json(self.folder / "run.json", fields)
 
 
@@ -152,9 +153,8 @@ def plan(
     refuse_own("compare", _OWN_OPTIONS, shared)
     planned = []
     for entry in entries:
-        options = (*shared, *entry.fit_options, *ONE_DEVICE)
-        parsed = parsed_options(options)
-        planned.append((entry.name, options, digest(parsed, data_files(parsed), splits)[:12]))
+        options = entry.fit_options(shared)
+        planned.append((entry.name, options, run_key(parsed_options(options), splits)))
     runs = []
     for seed in range(seeds):
         own = [f"--seed_everything={seed}", *([f"--data.split_seed={seed}"] if splits else [])]

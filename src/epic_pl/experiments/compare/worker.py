@@ -1,7 +1,8 @@
-"""One run of a comparison, in a process of its own: fit, then test of what it kept.
+"""One run of a comparison, in a process of its own: fit, then test of what it kept; or a search.
 
 ``python -m epic_pl.experiments.compare.worker FOLDER [PARENT]`` reads ``run.json`` in the folder
-and writes ``result.json`` and ``predictions.parquet``. It ends when the process PARENT has ended.
+and writes ``result.json``, and ``predictions.parquet`` of a test. It ends when the process PARENT
+has ended.
 """
 
 import platform
@@ -20,6 +21,7 @@ from epic_pl.experiments.compare.outputs import TestOutputs
 from epic_pl.experiments.files import read_json, write_json
 from epic_pl.experiments.interruption import end_with
 from epic_pl.experiments.options import use_stored_features
+from epic_pl.experiments.tune.command import best_options
 from epic_pl.module.parameters import trainable_share
 
 # the process of a comparison that was killed, and its loader workers, need some time to end
@@ -71,19 +73,34 @@ def _fit_and_test(cli: Any, folder: Path) -> dict[str, Any]:
 
 
 def run_one(folder: Path) -> None:
-    """Do the run of ``run.json`` in ``folder``, or the part of it that is left.
+    """Do the run or search of ``run.json`` in ``folder``, or the part of it that is left.
 
     Raises:
-        ConfigError: if another process is training there.
+        ConfigError: if another process is training there, or no trial was trained to its end.
         EpicError: from ``fit`` and ``test``.
     """
     spec = read_json(folder / "run.json") or {}
+    options, search = spec.pop("options"), spec.pop("search", None)
+    if search:
+        write_json(folder / "result.json", spec | {"chosen": _search(options, folder, *search)})
+        return
     try:
         with FileLock(folder / ".lock", timeout=_WAIT_S):
-            cli = run(["fit", *spec.pop("options"), *_places(folder)], "build")
+            cli = run(["fit", *options, *_places(folder)], "build")
             write_json(folder / "result.json", spec | _fit_and_test(cli, folder))
     except Timeout:
         raise ConfigError(f"Another process is training in {folder}: wait for it.") from None
+
+
+def _search(options: list[str], folder: Path, space: str, trials: int) -> dict[str, Any]:
+    """The best options; see :func:`~epic_pl.experiments.tune.command.best_options`."""
+    from epic_pl.experiments.tune.space import read_space
+    from epic_pl.experiments.tune.study import plan_search
+
+    best = best_options(plan_search(options, read_space(space), folder), trials, _WAIT_S)
+    if best is None:
+        raise ConfigError("No trial came to its end.")
+    return best
 
 
 def _fitted(folder: Path) -> dict[str, Any] | None:

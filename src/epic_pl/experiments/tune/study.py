@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from epic_pl.cli import as_options, quiet_lightning
 from epic_pl.errors import ConfigError, first_line
-from epic_pl.experiments.options import data_files, digest, parsed_options, refuse_own
+from epic_pl.experiments.options import parsed_options, refuse_own, run_key
 from epic_pl.experiments.tune.space import Space, values_of
 from epic_pl.experiments.tune.trial import TrialWatch, run_trial
 
@@ -42,7 +42,7 @@ class Search:
         """Hash of everything that makes two trials comparable."""
         known = {name: value for name, value in self.parsed.items() if name != "config"}
         space = {name: repr(each) for name, each in self.space.items()}
-        return digest(known, data_files(self.parsed), space)
+        return run_key(known, space)
 
 
 def plan_search(shared: Sequence[str], space: Space, output: Path) -> Search:
