@@ -15,7 +15,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from jsonargparse import ArgumentError, Namespace, set_parsing_settings
+from jsonargparse import ArgumentError, Namespace, capture_parser, set_parsing_settings
 from lightning.pytorch import Callback, Trainer, callbacks
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -92,9 +92,9 @@ _DEFAULTS = {
 }
 
 
-Extent = Literal["parsers", "options", "data", "build", "run"]
-"""Last stage of a command line: make parsers, parse options, build the data, build model and
-trainer, too, or run the command."""
+Extent = Literal["options", "data", "build", "run"]
+"""Last stage of a command line: parse options, build the data, build model and trainer, too, or run
+the command."""
 
 
 class EPICCLI(LightningCLI):
@@ -173,8 +173,6 @@ class EPICCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Refuse an unusable checkpoint before anything is built."""
-        if self._extent == "parsers":
-            raise _Parsers(self._subcommand_parsers)
         super().parse_arguments(parser, args)
         self._saved_options: dict[str, Any] = {}
         config = self.config[self.config.subcommand]
@@ -323,16 +321,9 @@ def _name_classes(data: Namespace, saved: dict[str, Any]) -> None:
 
 def trainer_parsers() -> dict[str, LightningArgumentParser]:
     """The parsers of fit, validate, test and predict."""
-    try:
-        run([], "parsers")
-    except _Parsers as parsers:
-        made: dict[str, LightningArgumentParser] = parsers.args[0]
-        return made
-    raise AssertionError("nothing was to be parsed")
-
-
-class _Parsers(Exception):
-    """Returns the parsers from a command line that stops before parsing."""
+    whole: Any = capture_parser(lambda: run([]))
+    parsers: dict[str, LightningArgumentParser] = whole._subcommands_action.choices
+    return parsers
 
 
 @contextmanager
