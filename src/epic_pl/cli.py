@@ -47,6 +47,8 @@ from epic_pl.trusted import DENIED, TRUSTED
 __all__ = ["EPICCLI", "run"]
 
 _TRUSTED_ONLY = "--trusted-only"
+# errors that a user can fix, if they name what is missing
+_MENDABLE = (EpicError, ModuleNotFoundError, OSError)
 # errors are printed as one paragraph, without the long usage message
 PARSER_OPTIONS: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
 # special values of ckpt_path, and the files that they mean in the newest run
@@ -383,11 +385,8 @@ def run(args: list[str], extent: Extent = "run") -> EPICCLI:
     except ValueError as error:
         # jsonargparse wraps errors of a class in a long list of its options
         cause: BaseException | None = error
-        ours = EpicError | ModuleNotFoundError | OSError
-        while cause is not None and not isinstance(cause, ours):
+        while cause is not None and not isinstance(cause, _MENDABLE):
             cause = cause.__cause__
-        if isinstance(cause, ModuleNotFoundError):
-            raise ConfigError(f"A class needs what is not installed: {cause}") from None
         if cause is not None:
             raise cause from None
         raise
@@ -438,7 +437,7 @@ def errors_as_text() -> Iterator[None]:
     """Print an error that a user can fix as one paragraph on stderr, and exit with code 1."""
     try:
         yield
-    except (EpicError, ArgumentError, OSError) as error:
+    except (*_MENDABLE, ArgumentError) as error:
         said = _message(error)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             said = f"{os.strerror(error.errno)}: make room for {_written(error)} or move it."
@@ -467,6 +466,8 @@ def _message(error: Exception) -> str:
             f"The options name {denied[1]}, and importing it is not allowed, since it would run "
             "code: name another class, or leave out --trusted-only if you trust it."
         )
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        text += f": pip install {error.name.partition('.')[0]}"
     if isinstance(error, ArgumentError):
         text = _PARSER_NOISE.sub("", text).strip().rstrip(".") + (
             ". `epic-pl COMMAND --help` lists the options, `epic-pl fit --data.help CLASS` those "

@@ -4,7 +4,6 @@ import argparse
 from typing import Any, Literal
 
 from epic_pl.config_files import packaged_configs
-from epic_pl.errors import ConfigError
 
 _NAMES = " ".join(packaged_configs())
 _CONFIGS = "_epic_pl_configs"
@@ -23,14 +22,9 @@ def completion(shell: Literal["bash", "zsh"]) -> None:
 
     Args:
         shell: the shell.
-
-    Raises:
-        ConfigError: shtab is not installed.
     """
-    try:
-        import shtab
-    except ModuleNotFoundError as error:
-        raise ConfigError("The script is made by shtab: pip install shtab.") from error
+    import shtab
+
     from epic_pl.cli import trainer_parsers
     from epic_pl.commands.parser import command_parser
     from epic_pl.main import COMMANDS, load

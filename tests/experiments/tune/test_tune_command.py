@@ -104,10 +104,14 @@ def test_an_error_of_the_config_ends_the_search(config, tmp_path):
     assert len(list((tmp_path / "runs" / "tune" / "tiny" / "trials").iterdir())) == 1
 
 
-def test_without_the_library_the_message_says_what_to_install(config, monkeypatch):
+@pytest.mark.parametrize("command", [["tune"], ["compare", "--tune=1"]])
+def test_without_the_library_the_message_says_what_to_install(command, config, told, monkeypatch):
+    for name in ("epic_pl.experiments.tune.space", "optuna.distributions"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(ConfigError, match=r"pip install optuna"):
-        call("tune", ["--config", config])
+    code, _, error = told(*command, "--config", config)
+    assert code == 1
+    assert "pip install optuna" in error
 
 
 _FOREIGN = """

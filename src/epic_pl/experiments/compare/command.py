@@ -7,7 +7,6 @@ from pathlib import Path
 from epic_pl.commands.parser import NonNegativeInt, PositiveInt
 from epic_pl.config_files import find_packaged, first_config
 from epic_pl.errors import ConfigError
-from epic_pl.experiments.tune.command import require_optuna
 
 
 def compare(
@@ -45,7 +44,7 @@ def compare(
             "--tune chooses options on rows that other seeds of --splits test on: leave one out."
         )
     if tune:
-        require_optuna()
+        import optuna  # noqa: F401 an extra that the searches need
 
     import torch
     from rich.console import Console

@@ -33,7 +33,6 @@ def tune(
     Raises:
         EpicError: with a message for the user.
     """
-    require_optuna()
     from epic_pl.experiments.interruption import INTERRUPTED, terminated_as_interrupted
     from epic_pl.experiments.tune.space import read_space
     from epic_pl.experiments.tune.study import plan_search
@@ -47,21 +46,6 @@ def tune(
         print("Interrupted: the same command continues the search.", file=sys.stderr)
         return INTERRUPTED
     return int(best is None)
-
-
-def require_optuna() -> None:
-    """Check for the library that searches.
-
-    Raises:
-        ConfigError: if it cannot be imported.
-    """
-    try:
-        import optuna  # noqa: F401 an extra
-    except ImportError as error:
-        raise ConfigError(
-            f"The search needs the optuna library, which cannot be imported ({error}): "
-            "pip install optuna."
-        ) from error
 
 
 def best_options(search: "Search", trials: int, wait_s: float = 0) -> dict[str, Any] | None:
