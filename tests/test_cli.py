@@ -9,7 +9,6 @@ import json
 import multiprocessing
 import re
 import shutil
-from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -20,14 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import tiny_runs
 from epic_pl.cli import run
-from epic_pl.config_files import (
-    find_config,
-    find_packaged,
-    first_config,
-    packaged_configs,
-    packaged_file,
-)
-from epic_pl.errors import CheckpointError, ConfigError
+from epic_pl.config_files import packaged_configs
+from epic_pl.errors import CheckpointError
 from epic_pl.main import main
 from epic_pl.module import EPICModule
 
@@ -272,46 +265,11 @@ def test_weights_that_another_checkpoint_replaces_are_not_asked_for(config, best
 # ------------------------------------------------------------------ configs
 
 
-@pytest.mark.parametrize(
-    ("folder", "name"),
-    [
-        ("", "table.yaml"),
-        ("overlays", "debug.yaml"),
-        ("variants", "demo.yaml"),
-        ("spaces", "wide.yaml"),
-    ],
-)
-def test_a_packaged_file_wins_by_its_bare_name_over_one_that_lies_here(folder, name, workdir):
-    find = find_config if folder in ("", "overlays") else partial(find_packaged, folder)
-    assert find(name) == packaged_file(folder, name)
-    (workdir / name).write_text("model: {}")
-    with pytest.warns(
-        UserWarning, match=rf"(?s){re.escape(packaged_file(folder, name))}.*\./{name}"
-    ):
-        assert find(name) == packaged_file(folder, name)
-    assert find(f"./{name}") == f"./{name}"
-    assert find(str(workdir / name)) == str(workdir / name)
-    (workdir / "mine.yaml").write_text("model: {}")
-    assert find("mine.yaml") == "mine.yaml"
-
-
-def test_a_folder_before_the_name_of_a_packaged_config_means_that_file():
-    with pytest.raises(ConfigError):
-        find_config("elsewhere/openmoji_entailment.yaml")
-
-
 def test_a_downloaded_file_does_not_take_the_place_of_a_packaged_config(config, workdir):
     (workdir / "debug.yaml").write_text("trainer: {callbacks: [trap.Trap]}\n")
     with pytest.warns(UserWarning, match=r"debug\.yaml"):
         trainer = run(["fit", "--config", config, "--config", "debug.yaml"], "build").trainer
     assert trainer.fast_dev_run
-
-
-def test_a_folder_is_named_after_the_first_config_or_its_folder():
-    assert first_config(["--config=a/food.yaml", "--config", "b.yaml"]) == "food"
-    assert first_config(["--config", "cats/epic.yaml"]) == "cats"
-    assert first_config(["--config", "epic.yaml"]) == Path.cwd().name
-    assert first_config([]) == "default"
 
 
 def test_an_unknown_config_lists_what_there_is(capsys, workdir):

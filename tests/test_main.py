@@ -6,10 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from jsonargparse import ArgumentError
 
 from epic_pl import __version__, cli
-from epic_pl.commands.parser import parse_command
 from epic_pl.config_files import packaged, packaged_configs
 from epic_pl.main import COMMANDS, main
 
@@ -42,15 +40,10 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     ("args", "part"),
     [
-        (["data", "check", "-h"], "--workers"),
-        (["data", "init", "somewhere", "--help"], "--force"),
         (["cache", "build"], "epic-pl fit"),
         (["cache", "info", "-h"], "--folder"),
         (["compare"], "--variants"),
-        (["tune"], "--space"),
-        (["explain"], "--samples"),
         (["export"], "--overwrite"),
-        (["doctor", "-h"], "--config"),
         (["completion"], "{bash,zsh}"),
         (["compare", "--config", "openmoji.yaml", "--help"], "--variants"),
     ],
@@ -66,7 +59,7 @@ def test_help_loads_nothing_heavy():
     code = (
         "import sys\n"
         "from epic_pl.main import main\n"
-        f"main(['--help'])\n"
+        "main(['--help'])\n"
         "assert 'jsonargparse' not in sys.modules\n"
         f"for args in {[[*command, '--help'] for command in commands]!r}:\n"
         "    try: main(args)\n"
@@ -85,35 +78,6 @@ def test_commands_run_with_their_arguments(monkeypatch):
         main(args)
         assert ran.pop() == args
     assert gc.isenabled()
-
-
-@pytest.mark.parametrize(
-    ("argv", "parsed"),
-    [
-        (
-            ["where", "--fit.x", "1", "--flag", "--count", "2", "--y=3"],
-            {"fit_options": ["where", "--fit.x", "1", "--y=3"], "flag": True, "count": 2},
-        ),
-        (["--flag=false", "--two-words", "a, {b}"], {"flag": False, "two_words": "a, {b}"}),
-        (["--config", "--count=3"], {"fit_options": ["--config"], "count": 3}),
-    ],
-)
-def test_options_of_a_command_are_told_from_those_of_fit(argv, parsed):
-    def function(fit_options: list[str], two_words: str = "", count: int = 1, flag: bool = False):
-        """Do it."""
-
-    default = {"fit_options": [], "two_words": "", "count": 1, "flag": False}
-    assert parse_command("x", function, argv) == default | parsed
-
-
-@pytest.mark.parametrize("argv", [["a", "--cont", "2"], ["a", "--count"], ["a", "b"], []])
-def test_what_is_no_option_of_a_command_is_refused(argv):
-    def function(place: str, *, count: int = 1):
-        """Do it."""
-
-    with pytest.raises(ArgumentError):
-        parse_command("x", function, argv)
-    assert parse_command("x", function, ["a"]) == {"place": "a", "count": 1}
 
 
 # interrupts itself where it looks for a module

@@ -98,16 +98,6 @@ def test_a_folder_is_of_the_parsed_options_and_the_data(config, one, tmp_path):
     assert len({one(*split).folder.name for split in ([], ["--data.split_seed=1"])}) == 2
 
 
-def test_runs_with_other_options_are_kept(one):
-    first = one()
-    first.prepare()
-    (first.folder / "result.json").write_text("{}")
-    second = one("--trainer.max_epochs=3")
-    second.prepare()
-    assert (first.result(), second.result()) == ({}, None)
-    assert one().result() == {}
-
-
 def test_method_options_of_a_config_are_not_given_to_all_methods(config, tmp_path):
     shared = ["--config", str(config), "--model.method_options", '{"rank": 3}']
     variant = _variants(tmp_path, "low: {method: lora, model.method_options: {rank: 2}}")

@@ -64,8 +64,7 @@ class Comparison:
 
     def prepare(self) -> None:
         """Store features and choose options."""
-        reference = next(each for each in self.entries if each.name == self.reference)
-        self.notes += encode_once(reference, self.shared, self.output)
+        self.notes += encode_once(self.entries[0], self.shared, self.output)
         if self.trials:
             self.entries = tune_entries(
                 self.entries, self.shared, self.output, self.trials, self._execute
