@@ -319,6 +319,8 @@ HOSTED = "pypi:all-minilm-l6-v2"
     ("option", "value", "named"),
     [
         ("model.epic.hub_widht", "8", ["model.epic.hub_widht", "--help"]),
+        ("trainer.max_epoch", "1", ["trainer.max_epoch"]),  # no beginning of an option is one
+        ("model.epic.num_prompt", "2", ["model.epic.num_prompt"]),
         ("model.epic.hub_width", "many", ["hub_width", "--help"]),
         ("data.init_args.tabel", "x", [TABEL, "--help"]),
         ("model.epic.hub", "sometimes", ["sometimes", "--help"]),
@@ -349,14 +351,12 @@ def test_an_option_that_does_not_fit_is_refused_before_training(
 def test_a_typo_in_a_config_is_one_paragraph(config, capsys, workdir):
     (workdir / "typo.yaml").write_text(Path(config).read_text().replace("hub_width", "hub_widht"))
     assert "hub_widht" in _refused(["fit", "--config", "typo.yaml"], capsys)
-    (workdir / "broken.yaml").write_text("trainer: [unclosed\n")
-    said = _refused(["fit", "--config", "broken.yaml"], capsys)
-    assert said.startswith("epic-pl: ConfigError: broken.yaml cannot be read as YAML")
 
 
 @pytest.mark.parametrize(
     "content",
     [
+        "trainer: [unclosed\n",
         "a: " + "[" * 1500 + "]" * 1500,
         "a: " + "[" * 70 + "]" * 70,
         "a: &a [*a]",
@@ -371,7 +371,7 @@ def test_a_typo_in_a_config_is_one_paragraph(config, capsys, workdir):
     ],
     ids=lambda content: repr(content[:12]),
 )
-def test_a_config_that_would_overflow_a_parser_is_one_paragraph(content, config, capsys, workdir):
+def test_a_config_that_no_parser_can_read_is_one_paragraph(content, config, capsys, workdir):
     raw = content if isinstance(content, bytes) else content.encode()
     (workdir / "odd.yaml").write_bytes(raw)
     said = _refused(["fit", "--config", config, "--config", "odd.yaml"], capsys)
@@ -653,11 +653,6 @@ def test_the_newest_run_of_another_table_is_not_taken(word, config, workdir, fit
     told = _refused(["test", "--config", config, *options, "--ckpt_path", word], capsys)
     assert "was trained on other data" in told
     assert "give the path of a checkpoint" in told
-
-
-@pytest.mark.parametrize("option", ["--trainer.max_epoch=1", "--model.epic.num_prompt=2"])
-def test_the_beginning_of_an_option_is_not_an_option(option, config, capsys):
-    assert option.partition("=")[0] in _refused(["fit", "--config", config, option], capsys)
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "data check", "data init", "tune"])

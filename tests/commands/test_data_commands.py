@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-from pathlib import Path
 
 import fabricate
 import pyarrow as pa
@@ -131,17 +130,3 @@ def test_a_bad_table_is_one_error(folder, tiny, told):
         assert re.match(r"epic-pl: (Data|Config)Error: ", error)
         assert message in said
         assert "Traceback" not in said
-
-
-def test_a_read_only_folder_is_named(folder, told, monkeypatch):
-    rows = [f"a text that is number {i},{'xy'[i % 2]}" for i in range(20)]
-    (folder / "t.csv").write_text("\n".join(["text,label", *rows]))
-
-    def refuse(path, *_, **__):
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(Path, "write_text", refuse)
-    code, _, said = told("data", "init", folder)
-    assert code == 1
-    assert "PermissionError: [Errno 13] Permission denied: " in said
-    assert "epic.yaml" in said
