@@ -18,6 +18,7 @@ changes that are not committed is refused, since the ledger names the commit.
 import argparse
 import datetime
 import hashlib
+import os
 import shlex
 import subprocess
 import sys
@@ -55,7 +56,7 @@ LOCKED: dict[str, tuple[str, ...]] = {
     "free_50000": (*FREE, "--data.rows=50000"),
     "free_objects": (*FREE, "--data.unseen=objects"),
     "scenes": GRID,
-    "styles": ("--config", "styles.yaml"),
+    "styles": ("--config", os.path.relpath(FOLDER / "styles.yaml")),
 }
 # other sizes and splits of a task, and tables of the same images, with the options that were
 # chosen on it: a search for each would take longer than all the rest
@@ -133,7 +134,16 @@ def clean_commit() -> tuple[str, str]:
     written = (f":(top,exclude)benchmarks/{name}" for name in ("ledger.md", "evidence"))
     if git("status", "--porcelain", "--", ":/", *written):
         raise SystemExit("Commit or remove all changes first: the ledger names the commit.")
-    own = (f"benchmarks/{name}.py" for name in ("ablations", "cca", "logistic", "tables"))
+    names = (
+        "ablations.py",
+        "cca.py",
+        "logistic.py",
+        "npm.py",
+        "styles.py",
+        "styles.yaml",
+        "tables.py",
+    )
+    own = (f"benchmarks/{name}" for name in names)
     files = ("src", "configs", *own)
     hashes = "".join(git("rev-parse", f"HEAD:{file}") for file in files)
     return git("rev-parse", "--short=10", "HEAD"), hashlib.sha256(hashes.encode()).hexdigest()[:10]
@@ -277,4 +287,7 @@ def write_line(ledger: Path, key: str, result: str) -> None:
 
 
 if __name__ == "__main__":
+    # runs are processes of their own, whose config may name a class of this folder
+    paths = (str(FOLDER.resolve()), os.environ.get("PYTHONPATH"))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     sys.exit(main())

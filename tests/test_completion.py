@@ -25,7 +25,7 @@ def script():
         (["exp"], ["explain", "export"]),
         (["fit", "--config", "openmoji"], ["openmoji.yaml", "openmoji_entailment.yaml"]),
         (["fit", "--trainer.max_ep"], ["--trainer.max_epochs"]),
-        (["compare", "--config", "sty"], ["styles.yaml"]),
+        (["compare", "--config", "sce"], ["scenes.yaml"]),
         (["data", ""], ["check", "init"]),
         (["data", "init", "--ima"], ["--image"]),
         (["export", "--form"], ["--format"]),

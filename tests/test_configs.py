@@ -45,15 +45,16 @@ def test_no_config_asks_for_more_patience_than_it_has_epochs(name):
     assert patience is None or patience < config["trainer"]["max_epochs"]
 
 
-@pytest.mark.parametrize("name", ["openmoji", "openmoji_entailment", "scenes", "styles"])
+@pytest.mark.parametrize("name", ["openmoji", "openmoji_entailment", "scenes"])
 def test_the_emoji_configs_run_all_four_loops(
     name, tmp_path, tiny_vit_dir, tiny_tokenizer_dir, caplog, monkeypatch
 ):
     monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(scenes, "_ROWS", {"val": 24, "test": 24})
     monkeypatch.setattr(scenes, "_CHUNK", 8)
-    named = name in ("scenes", "styles")
-    (tiny_openmoji.fill_named_cache if named else tiny_openmoji.fill_cache)(tmp_path / "cache")
+    (tiny_openmoji.fill_named_cache if name == "scenes" else tiny_openmoji.fill_cache)(
+        tmp_path / "cache"
+    )
     options = ["--config", f"{name}.yaml"]
     options += tiny_openmoji.fit_options(tiny_vit_dir, tiny_tokenizer_dir)
     options += ["--data.rows=48"] if name == "scenes" else []

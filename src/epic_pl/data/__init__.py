@@ -7,7 +7,6 @@ from epic_pl.data.datasets.mm_imdb import MMIMDBDataModule
 from epic_pl.data.datasets.openmoji import OpenMojiDataModule
 from epic_pl.data.datasets.scenes import ScenesDataModule
 from epic_pl.data.datasets.snli_ve import SNLIVEDataModule
-from epic_pl.data.datasets.styles import StylesDataModule
 from epic_pl.data.tables.datamodule import TableDataModule
 
 __all__ = [
@@ -18,6 +17,5 @@ __all__ = [
     "OpenMojiDataModule",
     "SNLIVEDataModule",
     "ScenesDataModule",
-    "StylesDataModule",
     "TableDataModule",
 ]
