@@ -153,11 +153,11 @@ def _numbered(films):
     }
 
 
-def mm_imdb(root, films=FILMS, *, images="dataset", labels="dataset", val="dev"):
+def mm_imdb(root, films=FILMS, *, images="dataset", labels="dataset"):
     """MM-IMDB: 5 / 2 / 3 films, of which 4 / 2 / 2 have a genre left."""
     split = {}
     for name, part in _numbered(films).items():
-        split[val if name == "dev" else name] = [film for film, _ in part]
+        split[name] = [film for film, _ in part]
         for film, about in part:
             image(root / images / f"{film}.jpeg")
             write_json(root / labels / f"{film}.json", about | {"title": "a title", "year": 1994})

@@ -2,8 +2,25 @@ import gzip
 
 import pytest
 
-from epic_pl.data.readers import read_csv, read_json, read_jsonl, require, string_list
+from epic_pl.data.readers import find_path, read_csv, read_json, read_jsonl, require, string_list
 from epic_pl.errors import DataError
+
+
+@pytest.mark.parametrize("place", ["b[1].csv", "un[packed/a.csv", "a.csv"])
+def test_the_first_path_that_is_there_is_found_in_a_folder_or_one_below(tmp_path, place):
+    (tmp_path / "un[packed").mkdir()
+    (tmp_path / "b[1].csv").touch()
+    (tmp_path / place).touch()
+    assert find_path(tmp_path, ["a.csv", "b[1].csv"], "") == tmp_path / place
+
+
+def test_a_path_that_is_missing_is_named_with_the_way_to_get_it(tmp_path):
+    with pytest.raises(DataError) as caught:
+        find_path(tmp_path, ["a.csv", "images"], "Fetch it from there.")
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in (f"{tmp_path} has no a.csv or images", "data_dir", "Fetch it from there."):
+        assert part in message
 
 
 @pytest.mark.parametrize(("name", "open_file"), [("x.jsonl", open), ("x.jsonl.gz", gzip.open)])

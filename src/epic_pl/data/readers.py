@@ -1,6 +1,7 @@
-"""CSV, JSON and JSON lines read strictly: errors name the file and the line."""
+"""Files found, and CSV, JSON and JSON lines read strictly: errors name the file and the line."""
 
 import csv
+import glob
 import gzip
 import json
 import re
@@ -13,6 +14,24 @@ import pyarrow.compute as pc
 
 from epic_pl.errors import DataError
 from epic_pl.untrusted import require_regular
+
+
+def find_path(data_dir: str | Path, names: Sequence[str], how_to_get: str) -> Path:
+    """The first of some files or folders that lies in ``data_dir`` or in a folder of it.
+
+    Raises:
+        DataError: none of them does; the message ends with ``how_to_get``.
+    """
+    root = Path(data_dir)
+    for name in names:
+        for path in (root / name, *sorted(root.glob(f"*/{glob.escape(name)}"))):
+            if path.exists():
+                return path
+    raise DataError(
+        f"{root.absolute()} has no {' or '.join(names)}, nor has a folder in it. If it lies "
+        f"elsewhere, give its place with --data.init_args.data_dir FOLDER. How to get it: "
+        f"{how_to_get}"
+    )
 
 
 def read_csv(path: Path, names: Sequence[str] | None = None) -> dict[str, list[str]]:
@@ -160,7 +179,7 @@ def label_codes(table: pa.Table, column: str, classes: Sequence[str], ids: str, 
     if count := pc.sum(wrong).as_py():
         row = pc.index(wrong, True).as_py()
         raise DataError(
-            f"{path}: {count} rows have a {column} that is none of {', '.join(classes)}, for "
+            f"{path}: {count} rows have a {column} that is none of {', '.join(classes[:9])}, for "
             f"example {table[column][row].as_py()!r} of {ids} {table[ids][row].as_py()!r}. Fetch "
             "the file again."
         )

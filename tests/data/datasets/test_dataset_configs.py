@@ -95,10 +95,10 @@ def test_a_check_of_memes_reads_no_file_twice(options, tmp_path):
 
 
 MISSING = {
-    "food101": ("texts/train_titles.csv (missing)", "upmcfood101", "--data.init_args.data_dir"),
-    "snli_ve": ("snli_ve_train.jsonl or ", ".gz (missing)", "necla-ml"),
-    "mm_imdb": ("one folder: split.json (missing)", "two folders: ", "mmimdb.tar"),
-    "hateful_memes": ("train.jsonl (missing)", "hatefulmemeschallenge"),
+    "food101": ("no texts/train_titles.csv", "upmcfood101", "--data.init_args.data_dir"),
+    "snli_ve": ("no snli_ve_train.jsonl or snli_ve_train.jsonl.gz", "necla-ml"),
+    "mm_imdb": ("no split.json", "mmimdb.tar"),
+    "hateful_memes": ("no train.jsonl", "hatefulmemeschallenge"),
 }
 
 

@@ -56,7 +56,7 @@ def test_the_first_phase_has_one_dev_file(tmp_path):
         assert _size(data, "test") == 2
     with pytest.warns(UserWarning, match="validation data"):
         assert data.own_splits == ["train", "val", "predict"]
-    with pytest.raises(DataError, match=r"test_unseen\.jsonl \(missing\)"):
+    with pytest.raises(DataError, match=r"has no test_unseen\.jsonl"):
         _data(tmp_path, test="test_unseen").setup("test")
 
 

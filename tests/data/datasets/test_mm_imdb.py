@@ -15,9 +15,8 @@ def _genres(data, row):
 
 @pytest.mark.parametrize(("images", "labels"), [("dataset", "dataset"), ("images", "labels")])
 @pytest.mark.parametrize("nested", ["", "mmimdb"])
-@pytest.mark.parametrize("val", ["dev", "val"])
-def test_one_folder_and_two_folders_give_the_same_films(tmp_path, images, labels, nested, val):
-    fabricate.mm_imdb(tmp_path / nested, images=images, labels=labels, val=val)
+def test_one_folder_and_two_folders_give_the_same_films(tmp_path, images, labels, nested):
+    fabricate.mm_imdb(tmp_path / nested, images=images, labels=labels)
     data = _data(tmp_path)
     assert data.task == "multilabel"
     assert data.class_names == fabricate.GENRES
@@ -41,27 +40,12 @@ def test_films_left_without_a_genre_are_dropped_and_counted(tmp_path, caplog):
         assert note in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("options", "first", "last"),
-    [({}, "a much longer plot", "robots and more"), ({"plot": "first"}, "short", "robots")],
-)
-def test_the_plot_is_an_option_and_no_plot_an_absent_text(tmp_path, options, first, last):
+def test_the_longest_plot_is_the_text_and_no_plot_an_absent_one(tmp_path):
     fabricate.mm_imdb(tmp_path)
-    data = _data(tmp_path, **options)
+    data = _data(tmp_path)
     texts = [row["text"] for row in fabricate.rows_of(data, "train")]
-    assert texts == [first, "a comedy", None, last]
-    assert data.preprocessing["text"]["source"] == f"plot:{options.get('plot', 'longest')}"
-
-
-def test_all_plots_are_training_samples_and_leave_validation_and_test_alone(tmp_path):
-    fabricate.mm_imdb(tmp_path)
-    data = _data(tmp_path, plot="all")
-    train = fabricate.rows_of(data, "train")
-    ids = ["0000005", "0000005#1", "0000005#2", "0000006"]
-    assert [row["sample_id"] for row in train[:4]] == ids
-    assert [row["text"] for row in train[:3]] == ["short", "a much longer plot", "mid plot"]
-    assert len(train) == 7
-    assert [row["text"] for row in fabricate.rows_of(data, "test")] == ["fast cars", "dust"]
+    assert texts == ["a much longer plot", "a comedy", None, "robots and more"]
+    assert data.preprocessing["text"]["source"] == "plot:longest"
 
 
 STRINGS = "must be a list of strings"
@@ -93,7 +77,7 @@ def test_a_broken_list_is_named(tmp_path, films):
     with pytest.raises(DataError, match=rf"split\.json: list 'dev' {STRINGS}"):
         _data(tmp_path).setup("validate")
     fabricate.write_json(tmp_path / "split.json", {"train": films})
-    with pytest.raises(DataError, match=r"split\.json has no list dev or val"):
+    with pytest.raises(DataError, match=r"split\.json has no list dev"):
         _data(tmp_path).setup("validate")
 
 
@@ -106,11 +90,3 @@ def test_missing_posters_and_films_are_named(tmp_path, name, message):
     (tmp_path / "dataset" / f"00000{name}").unlink()
     with pytest.raises(DataError, match=message):
         _data(tmp_path).setup("validate")
-
-
-def test_film_numbers_get_their_zeros_back(tmp_path):
-    fabricate.mm_imdb(tmp_path)
-    fabricate.write_json(tmp_path / "split.json", {"dev": [10, "0000011"]})
-    data = _data(tmp_path)
-    data.setup("validate")
-    assert data.dataset("val").table["sample_id"].to_pylist() == ["0000010", "0000011"]

@@ -12,21 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.data.datamodule import Split
-from epic_pl.data.layout import Layout, Located, image_folder, locate
-from epic_pl.data.readers import label_codes, read_jsonl, require
+from epic_pl.data.readers import find_path, label_codes, read_jsonl, require
 from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.data.rows_datamodule import RowsDataModule
 
 _CLASSES = ["entailment", "neutral", "contradiction"]
-_FILES = {
-    split: f"snli_ve_{name}.jsonl|snli_ve_{name}.jsonl.gz"
-    for split, name in (("train", "train"), ("val", "dev"), ("test", "test"))
-}
-_LAYOUT = Layout("snli_ve", tuple(_FILES.values()))
 # newer files, older files; without both a pair id such as 3416050480.jpg#4r1n names the image
 _IMAGE_KEYS = ("Flickr30K_ID", "Flikr30kID")
-_IMAGE_FOLDERS = ("flickr30k_images", "flickr30k-images", "images")
+_FOLDERS = ("flickr30k_images", "flickr30k-images", "images")
+_IMAGE_FOLDERS = (*(f"{outer}/{inner}" for outer in _FOLDERS for inner in _FOLDERS), *_FOLDERS)
 _NO_CONSENSUS = "-"
 _HOW_TO_GET = (
     "make snli_ve_train.jsonl, snli_ve_dev.jsonl and snli_ve_test.jsonl with the scripts of "
@@ -39,16 +34,16 @@ _HOW_TO_GET = (
 class SNLIVEDataModule(RowsDataModule):
     """SNLI-VE: 529,527 / 17,858 / 17,901 rows over 29,783 / 1,000 / 1,000 images.
 
-    ``snli_ve_{train,dev,test}.jsonl`` as released, perhaps as ``.jsonl.gz`` or in ``annotations/``;
-    images in ``flickr30k_images/``, ``flickr30k-images/`` or ``images/``, nested once or twice.
-    Text is the hypothesis, ``sentence2``. Rows whose annotators found no consensus (``-``) are
-    dropped and counted. About 17 rows share an image; ``Batch["image_path"]`` groups them. The
-    dataset's authors found about 9% of the labels wrong, mostly neutral ones (arXiv 2004.03744), so
-    accuracy has a ceiling well below 100%.
+    ``snli_ve_{train,dev,test}.jsonl`` as released, perhaps as ``.jsonl.gz``; images in
+    ``flickr30k_images/``, ``flickr30k-images/`` or ``images/``, nested once or twice. Text is the
+    hypothesis, ``sentence2``. Rows whose annotators found no consensus (``-``) are dropped and
+    counted. About 17 rows share an image; ``Batch["image_path"]`` groups them. The dataset's
+    authors found about 9% of the labels wrong, mostly neutral ones (arXiv 2004.03744), so accuracy
+    has a ceiling well below 100%.
 
     Args:
         data_dir: folder of the three files.
-        image_dir: folder of the images; None looks beside the three files and in ``data_dir``.
+        image_dir: folder that holds the images itself; None looks for it in ``data_dir``.
         premise: put ``sentence1`` before the hypothesis. That is the caption which the labels were
             made from, so text alone then gives the answer away; such results are of another task.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
@@ -74,32 +69,23 @@ class SNLIVEDataModule(RowsDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        """Entailment, neutral, contradiction."""
-        _ = self._files, self._image_root
+        """Entailment, neutral, contradiction; files and images must be there."""
+        _ = self._file("train"), self._file("val"), self._file("test"), self._image_root
         return list(_CLASSES)
 
-    @cached_property
-    def _files(self) -> Located:
-        return locate(
-            "SNLI-VE",
-            self.data_dir,
-            [_LAYOUT],
-            how_to_get=_HOW_TO_GET,
-            nested=("annotations", "data", "snli_ve", "SNLI-VE"),
-        )
+    def _file(self, split: Split) -> Path:
+        name = f"snli_ve_{'dev' if split == 'val' else split}.jsonl"
+        return find_path(self.data_dir, (name, f"{name}.gz"), _HOW_TO_GET)
 
     @cached_property
     def _image_root(self) -> Path:
         if self.image_dir is not None:
-            place = (Path(self.image_dir),)
-            return image_folder("SNLI-VE", place, (".", *_IMAGE_FOLDERS), _HOW_TO_GET)
-        # images lie beside the annotations, or above the folder that an archive made for these
-        places = (self._files.paths[_FILES["train"]].parent, Path(self.data_dir))
-        return image_folder("SNLI-VE", places, _IMAGE_FOLDERS, _HOW_TO_GET)
+            return Path(self.image_dir)
+        return find_path(self.data_dir, _IMAGE_FOLDERS, _HOW_TO_GET)
 
     def read_split(self, split: Split) -> Rows:
         """The rows of a split."""
-        path, root = self._files.paths[_FILES[split]], self._image_root
+        path, root = self._file(split), self._image_root
         options = {"premise": self.premise, "image_root": str(root.resolve())}
         return cached_rows("SNLIVE", [path], options, partial(_read, path, root, self.premise))
 
@@ -117,17 +103,13 @@ def _read(path: Path, root: Path, premise: bool) -> Rows:
         "dropped because their annotators disagree": table.num_rows - kept.num_rows,
         "images": len(pc.unique(images)),
     }
-    rows = sample_table(
-        kept["pairID"], images, texts, label_codes(kept, "gold_label", _CLASSES, "pairID", path)
-    )
-    return Rows(rows, root, path, notes=notes)
+    labels = label_codes(kept, "gold_label", _CLASSES, "pairID", path)
+    return Rows(sample_table(kept["pairID"], images, texts, labels), root, path, notes=notes)
 
 
 def _image_names(table: pa.Table) -> pa.ChunkedArray:
     """File name of each row's image: the key, with or without its suffix, else the pair's."""
     # an empty key is none
     keys = [pc.if_else(pc.equal(table[key], ""), None, table[key]) for key in _IMAGE_KEYS]
-    name = pc.coalesce(*keys, table["pairID"])
-    return pc.binary_join_element_wise(
-        pc.replace_substring_regex(name, r"(\.jpg)?(#.*)?$", ""), ".jpg", ""
-    )
+    stems = pc.replace_substring_regex(pc.coalesce(*keys, table["pairID"]), r"(\.jpg)?(#.*)?$", "")
+    return pc.binary_join_element_wise(stems, ".jpg", "")
