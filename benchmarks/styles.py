@@ -11,17 +11,17 @@ from pathlib import Path
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import Dataset
 
 from epic_pl.assets import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emoji
 from epic_pl.assets.cache import cached_folder
 from epic_pl.assets.svg import draw_svg
 from epic_pl.data.datamodule import ImageTextDataModule, Split
+from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import ENTAILMENT_CLASSES, EntailmentPairs
-from epic_pl.data.datasets.openmoji import LEFT_OUT, emoji_dataset, fixed_emoji_pairs, name_of
+from epic_pl.data.datasets.openmoji import LEFT_OUT, emoji_pairs, emoji_rows
+from epic_pl.data.rows import Rows
 from epic_pl.data.splits import stratified_split
 from epic_pl.data.transforms import ImageTransform
-from epic_pl.types import Sample
 from npm import Package, open_package, read_member
 
 NOTO_ATTRIBUTION = "Images: Noto Emoji, Google, Apache-2.0"
@@ -64,16 +64,21 @@ class StylesDataModule(ImageTextDataModule):
             fetch(self.image_preprocessing.size)
         rank_zero_info(f"{OPENMOJI_ATTRIBUTION}. {NOTO_ATTRIBUTION}")
 
-    def build_dataset(self, split: Split, transform: ImageTransform) -> Dataset[Sample]:
-        """The pairs of a split."""
+    def read_split(self, split: Split) -> Rows:
+        """The pairs of a split; of training, the images that they are drawn from."""
         fetch = fetch_noto if split == "test" else fetch_openmoji
-        root = fetch(self.image_preprocessing.size)
-        emoji = self._emoji[split]
+        root, emoji = fetch(self.image_preprocessing.size), self._emoji[split]
+        if split == "train":
+            return emoji_rows(emoji, root, [1] * len(emoji))
+        return emoji_pairs(emoji, root, _EVAL_PAIRS[split], _SPLIT_SEED)
+
+    def build_dataset(
+        self, split: Split, rows: Rows, transform: ImageTransform
+    ) -> ImageTextDataset:
+        """As in the base; training pairs are drawn anew every epoch."""
         if split != "train":
-            return fixed_emoji_pairs(emoji, _EVAL_PAIRS[split], _SPLIT_SEED, root, transform)
-        names = [name_of(each) for each in emoji]
-        images = emoji_dataset(emoji, names, [1] * len(emoji), root, transform, self.seed)
-        return EntailmentPairs(images, names, seed=self.seed)
+            return super().build_dataset(split, rows, transform)
+        return EntailmentPairs(rows.table, rows.image_root, transform, seed=self.seed)
 
 
 def fetch_noto(size: int) -> Path:

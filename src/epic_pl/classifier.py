@@ -19,10 +19,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from epic_pl.callbacks.predictions import prediction_table
 from epic_pl.config_files import INIT_CONFIG
-from epic_pl.data.clean_text import clean_texts
+from epic_pl.data.clean_text import clean_text
 from epic_pl.data.collate import Collator
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.image_files import BadSamplePolicy, usable_rows
 from epic_pl.data.preprocessing import ImagePreprocessing
-from epic_pl.data.rows import BadSamplePolicy
 from epic_pl.data.tables.datamodule import TableDataModule
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import ConfigError
@@ -434,14 +435,15 @@ class Classifier:
                 label_separator="|" if self.task == "multilabel" else None,
                 classes=self.class_names,
                 image_root=None if image_root is None else str(image_root),
-                on_bad_sample=on_bad_sample,
-                clean_text=self._clean,
                 image_encoder="",
                 text_encoder="",
             )
-            dataset = data.build_dataset("predict", self._transform)
+            read = data.read_split("predict")
+            images = ImageTextDataset(read.table, read.image_root, self._transform)
+            usable, _ = usable_rows(read, on_bad_sample, images.read)
+            dataset = ImageTextDataset(usable, read.image_root, self._transform)
             if self._clean:
-                clean_texts(dataset)
+                dataset.map_texts(clean_text)
             scores = self._scores(dataset, batch_size, num_workers, progress)
         names = dataset.table
         columns = {"sample_id": names["sample_id"], "image_path": names["image"]}

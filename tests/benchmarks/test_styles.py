@@ -89,7 +89,7 @@ def test_the_config_trains_on_one_vendors_drawings_and_tests_on_all_of_the_other
     assert shown[0].isdisjoint(shown[1])
     assert shown[2] == shown[0] | shown[1]
     assert {test.read(path).getpixel((0, 0))[2] for path in shown[2]} == {200}
-    assert {train.images.read(path).getpixel((0, 0))[2] for path in shown[0]} == {100}
+    assert {train.read(path).getpixel((0, 0))[2] for path in shown[0]} == {100}
     names = {emoji.code: emoji.name.lower() for emoji in data._emoji["test"]}
     rows = test.table.to_pylist()
     assert sum(row["label"] for row in rows) == len(rows) // 2

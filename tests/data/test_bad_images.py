@@ -31,7 +31,7 @@ def make(tmp_path):
 
 def test_error_names_the_missing_image_at_the_start(make):
     with pytest.raises(
-        DataError, match=r"train split of .*1 rows name them: 1236 \(img/01236\.png\)"
+        DataError, match=r"train\.jsonl: .*1 rows name them: 1236 \(img/01236\.png\)"
     ):
         make("error")
 

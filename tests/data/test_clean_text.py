@@ -4,12 +4,9 @@ import fabricate
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from torch.utils.data import Dataset
 
 from epic_pl.data import TableDataModule
-from epic_pl.data.clean_text import clean_text, clean_texts
-from epic_pl.data.datasets.entailment import EntailmentPairs
-from epic_pl.errors import ConfigError
+from epic_pl.data.clean_text import clean_text
 
 
 @pytest.mark.parametrize(
@@ -72,17 +69,3 @@ def test_stored_features_and_samples_are_of_the_cleaned_text(make):
     assert dataset.distinct()[1] == ["red", "a & b"]
     assert dataset.table["text"].to_pylist() == ["red", "red", None, "a & b"]
     assert dataset[3]["text"] == "a & b"
-
-
-def test_names_that_statements_are_made_of_are_cleaned(make):
-    data = make()
-    data.setup()
-    pairs = EntailmentPairs(data.dataset("train"), ["<b>a</b>", "b", "c", "d"])
-    clean_texts(pairs)
-    assert pairs.names == ["a", "b", "c", "d"]
-
-
-def test_texts_that_cannot_be_changed_are_refused(make, monkeypatch):
-    monkeypatch.setattr(TableDataModule, "build_dataset", lambda *args: Dataset())
-    with pytest.raises(ConfigError, match="clean_text is true, but the texts of a Dataset"):
-        make(clean_text=True).setup("fit")

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import OnExceptionCheckpoint
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import EntailmentPairs
-from epic_pl.data.rows import sample_table
+from epic_pl.data.rows import Rows, sample_table
 from epic_pl.errors import CheckpointError, ConfigError, DataError
 
 ROWS = {"train": 9, "val": 5, "test": 7}
@@ -22,10 +22,9 @@ class Squares(ImageTextDataModule):
         super().__init__(**options)
         self.root, self.built = root, []
 
-    def build_dataset(self, split, transform):
+    def read_split(self, split):
         self.built.append(split)
-        table = sample_table(*self.columns(split))
-        return ImageTextDataset(table, self.root, transform, seed=self.seed)
+        return Rows(sample_table(*self.columns(split)), self.root, self.root)
 
     def columns(self, split):
         rows = range(ROWS[split])
@@ -36,10 +35,13 @@ class Squares(ImageTextDataModule):
 class Pairs(Squares):
     """Rows that are drawn anew every epoch, so that no table holds them."""
 
-    def build_dataset(self, split, transform):
-        images = super().build_dataset(split, transform)
-        names = [f"{name}{i}" for i, name in enumerate(self.columns(split)[2])]
-        return EntailmentPairs(images, names) if split == "train" else images
+    def columns(self, split):
+        ids, images, names, labels = super().columns(split)
+        return ids, images, [f"{name}{i}" for i, name in enumerate(names)], labels
+
+    def build_dataset(self, split, rows, transform):
+        kind = EntailmentPairs if split == "train" else ImageTextDataset
+        return kind(rows.table, rows.image_root, transform, seed=self.seed)
 
 
 @pytest.fixture
@@ -142,10 +144,15 @@ def test_splits_that_are_empty_or_not_built_are_errors(make, monkeypatch):
         make().setup("fit")
 
 
+@pytest.mark.parametrize(("kind", "shares"), [(Squares, [5 / 9, 4 / 9]), (Pairs, None)])
+def test_shares_of_the_classes_are_known_unless_labels_are_drawn(make, kind, shares):
+    assert make(kind).class_frequencies == shares
+
+
 TOO_SMALL = dict(
     batch_size_per_device=0, eval_batch_size_per_device=0, image_size=0, num_workers=-1
 )
-WRONG = dict(max_text_tokens=2, seed=-1, augment="mixup")
+WRONG = dict(max_text_tokens=2, seed=-1, augment="mixup", on_bad_sample="drop")
 
 
 @pytest.mark.parametrize(("option", "value"), (TOO_SMALL | WRONG).items())

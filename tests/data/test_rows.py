@@ -1,6 +1,7 @@
+import pyarrow as pa
 import pytest
 
-from epic_pl.data.rows import sample_table, table_schema
+from epic_pl.data.rows import class_counts, sample_table, table_schema
 from epic_pl.errors import DataError
 
 
@@ -48,3 +49,12 @@ def test_bad_labels(labels, multilabel, match):
 def test_bad_columns(ids, images, texts, match):
     with pytest.raises(DataError, match=match):
         sample_table(ids, images, texts, [0] * len(ids))
+
+
+SINGLE = pa.chunked_array([[0, 0, 0, None], [1, 0, 2]])
+SEVERAL = pa.chunked_array([[[0], [0, 1]], [[0, 2], [0], None]], pa.list_(pa.int64()))
+
+
+@pytest.mark.parametrize("labels", [SINGLE, SEVERAL])
+def test_rows_of_each_class_are_counted_and_unknown_ones_not(labels):
+    assert class_counts(labels, 4).tolist() == [4, 1, 1, 0]

@@ -10,8 +10,9 @@ from lightning.pytorch.callbacks import Callback
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.datamodule import STAGES
+from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.errors import CacheError, ConfigError, DataError
-from epic_pl.features.dataset import CachedDataset, FeatureDataset, by_name
+from epic_pl.features.dataset import CachedDataset
 from epic_pl.features.fill import fill_stores
 from epic_pl.features.items import CacheOptions
 from epic_pl.features.store.build import default_root
@@ -91,7 +92,7 @@ class FeatureCache(Callback):
         """Store what stages of ``data``, already set up, need; its loaders then read that.
 
         Raises:
-            ConfigError: live augmentation is asked for, or a dataset's rows have no names.
+            ConfigError: live augmentation is asked for.
             CacheError: the stores cannot be written, or the disk has no room for all of them.
         """
         assert self.level != "off"
@@ -107,9 +108,7 @@ class FeatureCache(Callback):
             world_size=world_size,
             barrier=barrier,
         )
-        data.use_features(
-            lambda dataset, collator: CachedDataset(by_name(dataset), source, collator)
-        )
+        data.use_features(lambda dataset, collator: CachedDataset(dataset, source, collator))
 
     def build_stores(
         self, trainer: L.Trainer, module: EPICModule, data: ImageTextDataModule
@@ -171,7 +170,7 @@ class FeatureCache(Callback):
 
     def _splits(
         self, data: ImageTextDataModule, stages: tuple[str, ...]
-    ) -> Iterator[FeatureDataset]:
+    ) -> Iterator[ImageTextDataset]:
         """Datasets of stages."""
         for split in dict.fromkeys(split for stage in stages for split in STAGES[stage]):
             if split == "train" and data.augment != "none":
@@ -179,7 +178,7 @@ class FeatureCache(Callback):
                     f"data.augment is {data.augment!r}, but stored features cannot be augmented: "
                     "set data.augment to none, or cache.level to off."
                 )
-            yield by_name(data.dataset(split))
+            yield data.dataset(split)
 
 
 def _barrier(trainer: L.Trainer) -> None:

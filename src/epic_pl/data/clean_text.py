@@ -2,13 +2,6 @@
 
 import html
 import re
-from typing import Any
-
-from torch.utils.data import Dataset
-
-from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.datasets.entailment import EntailmentPairs
-from epic_pl.errors import ConfigError
 
 # a letter must follow, so that "3 < 4" stays; and no < within, so that time grows with length only
 _TAG = re.compile(r"<[a-zA-Z/!][^<>]*>")
@@ -31,16 +24,3 @@ def clean_text(text: str) -> str:
     for pattern in (_ADDRESS, _CONTROL):
         text = pattern.sub(" ", text)
     return " ".join(text.split())
-
-
-def clean_texts(dataset: Dataset[Any]) -> None:
-    """Clean all texts of a dataset, before anything is made of them."""
-    if isinstance(dataset, ImageTextDataset):
-        dataset.map_texts(clean_text)
-    elif isinstance(dataset, EntailmentPairs):
-        dataset.names = [clean_text(name) for name in dataset.names]
-    else:
-        raise ConfigError(
-            f"data.clean_text is true, but the texts of a {type(dataset).__name__} cannot be "
-            "changed: let build_dataset return an ImageTextDataset, or leave clean_text out."
-        )

@@ -1,21 +1,22 @@
-"""The base of all datasets: preprocessing, splits to loaders, training that resumes."""
+"""The base of all datasets: rows to loaders, preprocessing, training that resumes."""
 
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
-from epic_pl.data.clean_text import clean_texts
+from epic_pl.data.clean_text import clean_text
 from epic_pl.data.collate import Collator, whole_batch
-from epic_pl.data.label_counts import class_counts, labels_of
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.image_files import BadSamplePolicy, usable_rows
 from epic_pl.data.loading.loader import ResumableDataLoader, init_worker, processed_batches
 from epic_pl.data.loading.sampler import EvalSampler, TrainSampler
 from epic_pl.data.preprocessing import (
@@ -24,9 +25,10 @@ from epic_pl.data.preprocessing import (
     image_preprocessing,
     load_tokenizer,
 )
+from epic_pl.data.rows import Rows, class_counts
 from epic_pl.data.transforms import AUGMENTATIONS, ImageTransform, build_image_transform
 from epic_pl.errors import CheckpointError, ConfigError, DataError
-from epic_pl.types import Batch, Sample, Task
+from epic_pl.types import Batch, Task
 
 Split = Literal["train", "val", "test", "predict"]
 STAGES: dict[str | None, tuple[Split, ...]] = {
@@ -42,7 +44,7 @@ STAGES: dict[str | None, tuple[Split, ...]] = {
 class FeatureProvider(Protocol):
     """Makes whole batches of stored features out of a dataset's rows."""
 
-    def __call__(self, dataset: Dataset[Any], collator: Collator) -> Dataset[Batch]:
+    def __call__(self, dataset: ImageTextDataset, collator: Collator) -> Dataset[Batch]:
         """A dataset as long as ``dataset``, of which a loader asks a batch's rows at once."""
 
 
@@ -61,7 +63,7 @@ def check_choice(known: Sequence[str], **options: str) -> None:
 
 
 class ImageTextDataModule(LightningDataModule, ABC):
-    """Base of the datasets: a subclass names its classes and builds a split.
+    """Base of the datasets: a subclass names its classes and reads the rows of a split.
 
     :attr:`class_names`, :attr:`num_classes`, :attr:`task` and :attr:`preprocessing` are known right
     after construction, so that a command line can pass them on to the model.
@@ -84,6 +86,12 @@ class ImageTextDataModule(LightningDataModule, ABC):
         seed: of shuffling, augmentation and drawn pairs; None is the run's seed
             (``seed_everything``), or 0. A resumed run keeps the seed that it started with.
         augment: see :func:`~epic_pl.data.transforms.build_image_transform`.
+        on_bad_sample: ``error``; ``skip`` (leave the row out and count it); ``absent`` (go on
+            without the image). Missing files are found at the start under any of them, as are
+            paths that lead out of the image root, which all of them refuse. Corrupt images are
+            found when they are read under ``error``, and else at the start, by decoding each
+            once: the cache records which are sound, and ``epic-pl data check`` finds out in
+            parallel.
 
     Raises:
         ConfigError: options out of range.
@@ -94,6 +102,9 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     subsets: Sequence[str] = ()
     """Subsets of the rows whose accuracies are logged too, in subclasses that have such."""
+
+    text_origin: str | None = None
+    """Which of the dataset's texts is used, for results that can be compared."""
 
     def __init__(
         self,
@@ -111,6 +122,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         num_workers: int = 0,
         seed: int | None = None,
         augment: str = "none",
+        on_bad_sample: BadSamplePolicy = "error",
     ) -> None:
         super().__init__()
         check_at_least(1, image_size=image_size, batch_size_per_device=batch_size_per_device)
@@ -119,6 +131,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         check_at_least(0, num_workers=num_workers, seed=seed)
         check_choice(AUGMENTATIONS, augment=augment)
         check_choice(get_args(Resize), resize=resize)
+        check_choice(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
         self.image_encoder_revision = image_encoder_revision
@@ -132,7 +145,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self.num_workers = num_workers
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.augment = augment
-        self._datasets: dict[Split, Dataset[Sample]] = {}
+        self.on_bad_sample = on_bad_sample
+        self._datasets: dict[Split, ImageTextDataset] = {}
         self._digests: dict[Split, str] = {}
         self._features: FeatureProvider | None = None
 
@@ -142,16 +156,23 @@ class ImageTextDataModule(LightningDataModule, ABC):
         """Names of the C classes in the order of their indices."""
 
     @abstractmethod
-    def build_dataset(self, split: Split, transform: ImageTransform) -> Dataset[Sample]:
-        """The samples of a split; called once, after :meth:`prepare_data`.
+    def read_split(self, split: Split) -> Rows:
+        """The rows of a split; called after :meth:`prepare_data`.
+
+        Where reading takes long, :func:`~epic_pl.data.row_cache.cached_rows` spares later starts.
 
         Args:
             split: ``"predict"`` comes only where :attr:`predict_split` is that.
-            transform: for the images of :class:`~epic_pl.data.dataset.ImageTextDataset`.
 
         Raises:
             DataError: files are missing or broken.
         """
+
+    def build_dataset(
+        self, split: Split, rows: Rows, transform: ImageTransform
+    ) -> ImageTextDataset:
+        """The samples of some rows; a subclass may give another dataset, such as one that draws."""
+        return ImageTextDataset(rows.table, rows.image_root, transform, seed=self.seed)
 
     @property
     def task(self) -> Task:
@@ -174,26 +195,26 @@ class ImageTextDataModule(LightningDataModule, ABC):
             if type(self).prepare_data is not ImageTextDataModule.prepare_data:
                 self.prepare_data()
             self._build("train")
-        if not hasattr(self._datasets["train"], "table"):
+        dataset = self._datasets["train"]
+        if dataset.draws_labels:
             return None
-        labels = labels_of(self._datasets["train"])
-        counts = class_counts(labels, self.num_classes).tolist()
-        return [count / len(labels) for count in counts]
+        shares = class_counts(dataset.table["label"], self.num_classes) / len(dataset)
+        return [float(share) for share in shares]
 
     @cached_property
     def image_preprocessing(self) -> ImagePreprocessing:
         """How images become the image encoder's input."""
-        found = image_preprocessing(
-            self.image_encoder, self.image_size, self.image_encoder_revision
-        )
-        return replace(found, resize=self.resize)
+        own = image_preprocessing(self.image_encoder, self.image_size, self.image_encoder_revision)
+        return replace(own, resize=self.resize)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
         """All that a checkpoint needs to treat new data in the same way, as plain types."""
+        text = {"max_tokens": self.max_text_tokens, "clean": self.clean_text}
+        source = {} if self.text_origin is None else {"source": self.text_origin}
         return {
             "image": self.image_preprocessing.to_dict(),
-            "text": {"max_tokens": self.max_text_tokens, "clean": self.clean_text},
+            "text": text | source,
             "image_encoder": self.image_encoder,
             "text_encoder": self.text_encoder,
         }
@@ -227,25 +248,45 @@ class ImageTextDataModule(LightningDataModule, ABC):
             self._build(split)
 
     def _build(self, split: Split) -> None:
-        transform = build_image_transform(self.image_preprocessing, split == "train", self.augment)
-        dataset = self.build_dataset(split, transform)
-        if self.clean_text:
-            clean_texts(dataset)
-        rows = len(cast(Sized, dataset))
-        if not rows:
+        rows = self.read_split(split)
+        total, unknown = rows.table.num_rows, rows.table["label"].null_count
+        if unknown and split != "predict":
+            raise DataError(
+                f"{rows.source} is the {split} split, but {unknown} of its {total} rows have no "
+                "label. Choose a labelled file; unlabelled ones are for predict."
+            )
+        images = ImageTextDataset(rows.table, rows.image_root, self._transform(split))
+        table, note = usable_rows(rows, self.on_bad_sample, images.read)
+        if not table.num_rows:
             raise DataError(
                 f"The {split} split of {type(self).__name__} is empty. Check the data folder and "
                 "the split's options."
             )
-        self._datasets[split] = dataset
-        rank_zero_info(f"{split}: {rows:,} rows of {self.num_classes} classes")
+        notes = [f"{count:,} {words}" for words, count in rows.notes.items() if count]
+        notes += [note] if note else []
+        notes.append(f"{self.num_classes} classes")
+        rank_zero_info(f"{split}: {total:,} rows of {rows.source}, {', '.join(notes)}")
+        self._datasets[split] = self._dataset_of(split, replace(rows, table=table))
+
+    def unchecked_dataset(self, split: Split) -> ImageTextDataset:
+        """The samples of a split whose images were not looked for."""
+        return self._dataset_of(split, self.read_split(split))
+
+    def _transform(self, split: Split) -> ImageTransform:
+        return build_image_transform(self.image_preprocessing, split == "train", self.augment)
+
+    def _dataset_of(self, split: Split, rows: Rows) -> ImageTextDataset:
+        dataset = self.build_dataset(split, rows, self._transform(split))
+        if self.clean_text:
+            dataset.map_texts(clean_text)
+        return dataset
 
     @property
     def own_splits(self) -> list[Split]:
         """The splits that have rows of their own; ``predict`` mostly reads those of another."""
         return list(dict.fromkeys(["train", "val", "test", self.predict_split]))
 
-    def dataset(self, split: Split) -> Dataset[Sample]:
+    def dataset(self, split: Split) -> ImageTextDataset:
         """A split that :meth:`setup` has built."""
         split = self.predict_split if split == "predict" else split
         if split not in self._datasets:
@@ -258,11 +299,9 @@ class ImageTextDataModule(LightningDataModule, ABC):
     def digests(self) -> dict[Split, str]:
         """SHA-256 of the rows of each split that is built: ids, paths, texts and labels."""
         for split, dataset in self._datasets.items():
-            # where pairs are drawn anew every epoch, the rows that they are drawn from
-            table: Any = getattr(getattr(dataset, "images", dataset), "table", None)
-            if hasattr(table, "to_batches") and split not in self._digests:
-                digest = hashlib.sha256(str(len(cast(Sized, dataset))).encode())
-                for batch in table.to_batches(max_chunksize=10_000):
+            if split not in self._digests:
+                digest = hashlib.sha256(str(len(dataset)).encode())
+                for batch in dataset.table.to_batches(max_chunksize=10_000):
                     digest.update(repr(batch.to_pydict()).encode())
                 self._digests[split] = digest.hexdigest()
         return dict(self._digests)
@@ -280,7 +319,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         if self.trainer is not None and self.trainer.training:  # a test may be on any rows
             here: dict[Any, str] = self.digests()
             saved = state_dict.get("rows", here)
-            if changed := [each for each in ("train", "val") if saved.get(each) != here.get(each)]:
+            if changed := [part for part in ("train", "val") if saved.get(part) != here.get(part)]:
                 raise CheckpointError(
                     f"The {' and '.join(changed)} rows are not those of the checkpoint: an id, "
                     "path, text or label has changed, or their order. Resume on the rows as they "
@@ -288,8 +327,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
                 )
         self.seed = state_dict.get("seed", self.seed)
         for dataset in self._datasets.values():
-            if hasattr(dataset, "seed"):
-                dataset.seed = self.seed
+            dataset.seed = self.seed
 
     def use_features(self, provider: FeatureProvider | None) -> None:
         """Have the loaders give stored features in place of images and token ids."""
@@ -322,7 +360,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     def _eval_loader(self, split: Split) -> DataLoader[Any]:
         dataset, collate = self._loaded(split)
-        sampler, rows = EvalSampler(dataset), len(cast(Sized, dataset))
+        sampler, rows = EvalSampler(dataset), len(self.dataset(split))
         if rows < sampler.num_replicas:
             raise DataError(
                 f"The {split} split has {rows} rows and the run {sampler.num_replicas} ranks, so "

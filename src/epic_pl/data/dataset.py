@@ -47,6 +47,9 @@ class ImageTextDataset(Dataset[Sample]):
         seed: of the transform's randomness.
     """
 
+    draws_labels = False
+    """Whether texts and labels are drawn anew every epoch, out of the rows of :attr:`table`."""
+
     def __init__(
         self,
         table: pa.Table,

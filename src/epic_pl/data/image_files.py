@@ -1,14 +1,71 @@
-"""Which images of a dataset are there and can be decoded, looked up once for many rows."""
+"""Which images of a dataset can be used, looked up once, and what becomes of rows with bad ones."""
 
 import os
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from epic_pl.data.row_cache import ImageRecord
+from epic_pl.data.rows import Rows
 from epic_pl.errors import DataError
 
+BadSamplePolicy = Literal["error", "skip", "absent"]
+
 _THREADS = 8
+_SHOWN = 5  # rows named in a message
+
+
+def usable_rows(
+    rows: Rows, policy: BadSamplePolicy, read: Callable[[str], Any]
+) -> tuple[pa.Table, str]:
+    """Refuse, drop or strip the rows whose image is bad.
+
+    Args:
+        rows: to look through.
+        policy: ``error`` refuses missing images, and leaves it to training to find corrupt ones;
+            ``skip`` leaves rows of either kind out; ``absent`` keeps their text alone (rows without
+            one are left out).
+        read: decodes an image by its path, or raises a DataError.
+
+    Returns:
+        The usable rows, and a note that counts the others (empty where there are none).
+
+    Raises:
+        DataError: an image is missing under ``error``, or lies outside of the image root.
+    """
+    table, root = rows.table, rows.image_root.resolve()
+    paths = pc.unique(table["image"]).drop_null().to_pylist()
+    refuse_outside(paths, root, rows.source)
+    bad = missing_images(paths, root)
+    if policy != "error":
+        there = [path for path in paths if path not in bad]
+        bad |= ImageRecord(root).unreadable(there, read)
+    hit = pc.is_in(table["image"], value_set=pa.array(list(bad), pa.string()))
+    count = pc.sum(hit).as_py() or 0
+    if not count:
+        return table, ""
+    if policy == "error":
+        first = table.filter(hit).slice(0, _SHOWN).to_pylist()
+        names = ", ".join(f"{row['sample_id']} ({row['image']})" for row in first)
+        raise DataError(
+            f"{rows.source}: {len(bad):,} images under {root} cannot be used; {count:,} rows "
+            f"name them: {names}{', ...' if count > _SHOWN else ''}. The first: "
+            f"{bad[first[0]['image']]}. Correct the paths or image_root, or set on_bad_sample to "
+            "skip or absent."
+        )
+    if policy == "skip":
+        return table.filter(pc.invert(hit)), f"{count:,} rows skipped for their image"
+    images = pc.if_else(hit, None, table["image"])
+    table = table.set_column(table.column_names.index("image"), "image", images)
+    empty = pc.and_(pc.is_null(table["image"]), pc.is_null(table["text"]))
+    note = f"{count:,} rows without their image, which is bad"
+    if dropped := pc.sum(empty).as_py():
+        note += f"; {dropped:,} of them skipped, having no text either"
+    return table.filter(pc.invert(empty)), note
 
 
 def leads_out(path: str, root: Path) -> bool:
@@ -57,18 +114,3 @@ def missing_hint(path: str) -> str:
     if path.startswith(("http://", "https://")):
         return "; it is an address: fetch the image and name the file"
     return "; write the path with / instead of \\" if "\\" in path else ""
-
-
-def unreadable_images(paths: Collection[str], read: Callable[[str], Any]) -> dict[str, str]:
-    """Paths whose image cannot be decoded, each with the problem."""
-
-    def problem(path: str) -> str | None:
-        try:
-            read(path)
-        except DataError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = zip(paths, pool.map(problem, paths), strict=True)
-        return {path: why for path, why in found if why is not None}

@@ -19,8 +19,8 @@ from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.assets.cache import cache_dir
-from epic_pl.data.image_files import unreadable_images
 from epic_pl.data.rows import Rows
+from epic_pl.errors import DataError
 
 _VERSION = 2
 """Raised whenever files come to be read as other rows."""
@@ -98,10 +98,25 @@ class ImageRecord:
                 keys = dict(zip(paths, pool.map(self.key, paths), strict=True))
             known = self.read()
             unsure = [path for path, key in keys.items() if known.get(key, "new") is not None]
-            bad = unreadable_images(unsure, read)
+            bad = _unreadable(unsure, read)
             if unsure:
                 self.add({keys[path]: bad.get(path) for path in unsure})
         return bad
+
+
+def _unreadable(paths: Collection[str], read: Callable[[str], Any]) -> dict[str, str]:
+    """Paths whose image cannot be decoded, each with the problem."""
+
+    def problem(path: str) -> str | None:
+        try:
+            read(path)
+        except DataError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        problems = zip(paths, pool.map(problem, paths), strict=True)
+        return {path: why for path, why in problems if why is not None}
 
 
 def _cache_path(name: str, sources: Sequence[Path], options: Mapping[str, Any]) -> Path:

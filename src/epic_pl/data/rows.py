@@ -1,4 +1,4 @@
-"""Rows of a dataset as an Arrow table, checked once, and what becomes of rows with bad images.
+"""Rows of a dataset as an Arrow table, checked once.
 
 Arrow keeps rows in flat buffers with no Python object a row, so forked loader workers share the
 memory of the table instead of multiplying it. Rows count from 0 in all messages.
@@ -7,7 +7,7 @@ memory of the table instead of multiplying it. Rows count from 0 in all messages
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.errors import DataError
-
-BadSamplePolicy = Literal["error", "skip", "absent"]
 
 _SHOWN = 5  # rows named in a message
 
@@ -27,8 +25,8 @@ class Rows:
 
     Attributes:
         table: as :func:`sample_table` makes it.
-        image_root: folder of the images, or the one file that holds them all.
-        source: the file that the rows were read from.
+        image_root: folder of the images.
+        source: file or folder that the rows were read from, for messages.
         classes: names of the classes.
         notes: counts to report, such as ``{"without a text": 3}``.
     """
@@ -163,39 +161,7 @@ def _check_labels(table: pa.Table) -> None:
         )
 
 
-def apply_policy(
-    table: pa.Table, bad: Mapping[str, str], policy: BadSamplePolicy, root: Path
-) -> tuple[pa.Table, str]:
-    """Refuse, drop or strip the rows whose image is bad.
-
-    Args:
-        table: a sample table.
-        bad: image path to problem.
-        policy: ``error`` refuses; ``skip`` leaves the rows out; ``absent`` keeps their text alone
-            (rows without one are left out).
-        root: image root, for the message.
-
-    Returns:
-        The usable rows, and a note that counts the others (empty where there are none).
-    """
-    hit = pc.is_in(table["image"], value_set=pa.array(list(bad), pa.string()))
-    count = pc.sum(hit).as_py() or 0
-    if not count:
-        return table, ""
-    if policy == "error":
-        rows = table.filter(hit).slice(0, _SHOWN).to_pylist()
-        names = ", ".join(f"{row['sample_id']} ({row['image']})" for row in rows)
-        raise DataError(
-            f"{len(bad):,} images under {root} cannot be used; {count:,} rows name them: "
-            f"{names}{', ...' if count > _SHOWN else ''}. The first: {bad[rows[0]['image']]}. "
-            "Correct the paths or image_root, or set on_bad_sample to skip or absent."
-        )
-    if policy == "skip":
-        return table.filter(pc.invert(hit)), f"{count:,} rows skipped for their image"
-    images = pc.if_else(hit, None, table["image"])
-    table = table.set_column(table.column_names.index("image"), "image", images)
-    empty = pc.and_(pc.is_null(table["image"]), pc.is_null(table["text"]))
-    note = f"{count:,} rows without their image, which is bad"
-    if dropped := pc.sum(empty).as_py():
-        note += f"; {dropped:,} of them skipped, having no text either"
-    return table.filter(pc.invert(empty)), note
+def class_counts(labels: pa.ChunkedArray, num_classes: int) -> npt.NDArray[np.int64]:
+    """Rows of each class ``(C,)``; a multilabel row counts for each of its classes."""
+    flat = pc.list_flatten(labels) if pa.types.is_list(labels.type) else labels.drop_null()
+    return np.bincount(flat.to_numpy().astype(np.int64), minlength=num_classes)

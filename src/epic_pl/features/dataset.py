@@ -13,13 +13,9 @@ from torch.utils.data import Dataset, get_worker_info
 
 from epic_pl.data.collate import Collator
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.datasets.entailment import EntailmentPairs
-from epic_pl.errors import ConfigError
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.lazy_tensor import whole
 from epic_pl.types import Batch, Features
-
-FeatureDataset = ImageTextDataset | EntailmentPairs
 
 
 class ImageKey(NamedTuple):
@@ -77,11 +73,13 @@ class CachedDataset(Dataset[Batch]):
         collator: makes the labels.
     """
 
-    def __init__(self, dataset: FeatureDataset, source: StoredFeatures, collator: Collator) -> None:
+    def __init__(
+        self, dataset: ImageTextDataset, source: StoredFeatures, collator: Collator
+    ) -> None:
         self.dataset = dataset
         self.source = source
         self.collator = collator
-        self._root = str(image_dataset(dataset).image_root)
+        self._root = str(dataset.image_root)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -113,22 +111,3 @@ class CachedDataset(Dataset[Batch]):
         if all(row["label"] is not None for row in rows):
             batch["labels"] = self.collator.labels(rows)
         return batch
-
-
-def by_name(dataset: Dataset[Any]) -> FeatureDataset:
-    """The dataset itself, if its rows have names.
-
-    Raises:
-        ConfigError: if not.
-    """
-    if isinstance(dataset, FeatureDataset):
-        return dataset
-    raise ConfigError(
-        f"{type(dataset).__name__} has no names for its rows' images and texts, as stored "
-        "features need: set cache.level to off."
-    )
-
-
-def image_dataset(dataset: FeatureDataset) -> ImageTextDataset:
-    """The dataset that reads the images."""
-    return dataset.images if isinstance(dataset, EntailmentPairs) else dataset

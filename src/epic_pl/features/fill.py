@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from epic_pl.data import ImageTextDataModule
-from epic_pl.features.dataset import FeatureDataset, StoredFeatures, StoredItems, image_dataset
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.features.dataset import StoredFeatures, StoredItems
 from epic_pl.features.digests import ImageDigests
 from epic_pl.features.items import CacheOptions, FeatureTower, Images, Items, Texts, serves
 from epic_pl.features.store.build import SHARD_BYTES, Wanted, build
@@ -19,7 +20,7 @@ def fill_stores(
     towers: tuple[FeatureTower, FeatureTower],
     device: torch.device,
     data: ImageTextDataModule,
-    splits: Iterable[FeatureDataset],
+    splits: Iterable[ImageTextDataset],
     *,
     in_place: Collection[str] = (),
     rank: int = 0,
@@ -50,7 +51,7 @@ def fill_stores(
     image_keys: dict[Any, str] = {}
     text_keys: dict[Any, str] = {}
     for dataset in splits:
-        image_keys |= dict.fromkeys(images.add(image_dataset(dataset)), "")
+        image_keys |= dict.fromkeys(images.add(dataset), "")
         text_keys |= dict.fromkeys(dataset.distinct()[1], "")
     wanted = [_wanted(images, image_keys), _wanted(texts, text_keys)]
     stores = build(

@@ -1,20 +1,16 @@
 """Data check: read all rows, labels, images and texts of a dataset once."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 from rich.progress import Progress
 
-from epic_pl.data.clean_text import clean_texts
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.datasets.entailment import EntailmentPairs
-from epic_pl.data.label_counts import class_counts
 from epic_pl.data.row_cache import ImageRecord
-from epic_pl.data.rows_datamodule import RowsDataModule
+from epic_pl.data.rows import class_counts
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import DataError
 from epic_pl.inspection.duplicates import duplicate_problems
@@ -27,7 +23,7 @@ from epic_pl.inspection.findings import (
     label_problems,
     text_problems,
 )
-from epic_pl.inspection.images import ImageFacts, inspect_images, reads_files
+from epic_pl.inspection.images import ImageFacts, inspect_images
 
 Facts = dict[str, ImageFacts]  # by path
 Sources = dict[Split, ImageTextDataset]
@@ -71,20 +67,18 @@ def check_data(
         tokens = _token_lengths(pa.chunked_array(chunks, pa.string()), data, progress)
     names = data.class_names
     rows = _rows(sources, facts, tokens, names)
-    policy = data.on_bad_sample if isinstance(data, RowsDataModule) else "error"
-    kept = kept_rows(rows, policy)
+    kept = kept_rows(rows, data.on_bad_sample)
     counts = {}
     for split, source in sources.items():
         labels = source.table["label"].filter(kept.filter(pc.equal(rows["split"], split)))
         counts[split] = class_counts(labels, len(names))
-    problems += image_problems(rows, policy)
+    problems += image_problems(rows, data.on_bad_sample)
     problems += text_problems(rows, data.collator.max_text_tokens)
     problems += label_problems(rows.filter(kept), counts, names, data.predict_split)
     problems += duplicate_problems(rows)
-    if isinstance(data, RowsDataModule):
-        for source, images in zip(sources.values(), facts, strict=True):
-            record = ImageRecord(source.image_root)
-            record.add({record.key(path): fact.problem or None for path, fact in images.items()})
+    for source, of_images in zip(sources.values(), facts, strict=True):
+        record = ImageRecord(source.image_root)
+        record.add({record.key(path): fact.problem or None for path, fact in of_images.items()})
     return Findings(
         name=type(data).__name__,
         class_names=names,
@@ -92,7 +86,7 @@ def check_data(
         class_counts=counts,
         problems=sorted(problems, key=lambda p: ("error", "warning", "note").index(p.level)),
         max_text_tokens=data.collator.max_text_tokens,
-        image_roots={s: source.image_root for s, source in sources.items() if reads_files(source)},
+        image_roots={split: source.image_root for split, source in sources.items()},
     )
 
 
@@ -104,8 +98,9 @@ def _image_facts(
     min_size = build_image_transform(data.image_preprocessing, train=False).min_size
     task = progress.add_task("images", total=len(paths))
     facts = {}
-    for path, fact in zip(paths, inspect_images(source, paths, min_size, workers), strict=True):
-        facts[path] = fact
+    inspected = inspect_images(source.image_root, paths, min_size, workers)
+    for path, facts_of_path in zip(paths, inspected, strict=True):
+        facts[path] = facts_of_path
         progress.update(task, advance=1, refresh=len(facts) % 100 in (0, len(paths) % 100))
     return facts
 
@@ -156,17 +151,8 @@ def _split_rows(data: ImageTextDataModule, split: Split) -> ImageTextDataset:
     Raises:
         DataError: the split cannot be built.
     """
-    transform = build_image_transform(data.image_preprocessing, train=False)
-    build: Any = getattr(data, "unverified_dataset", data.build_dataset)
-    dataset = build(split, transform)
-    if data.clean_text:
-        clean_texts(dataset)
-    if isinstance(dataset, EntailmentPairs):
-        table = pa.Table.from_pylist(list(map(dataset.reference, range(len(dataset)))))
-        dataset = ImageTextDataset(table, dataset.images.image_root, transform)
-    if isinstance(dataset, ImageTextDataset):
+    dataset = data.unchecked_dataset(split)
+    if not dataset.draws_labels:
         return dataset
-    raise DataError(
-        f"A {type(dataset).__name__} cannot be checked: let build_dataset return an "
-        "ImageTextDataset."
-    )
+    table = pa.Table.from_pylist([dataset.reference(row) for row in range(len(dataset))])
+    return ImageTextDataset(table, dataset.image_root, dataset.transform)

@@ -51,7 +51,7 @@ class Findings:
         class_counts: number of rows of each class, ``(C,)``, by split, without skipped rows.
         problems: lines of the report.
         max_text_tokens: number of tokens at which texts are truncated.
-        image_roots: folder of each split's image paths, if images are files.
+        image_roots: folder of each split's image paths.
     """
 
     name: str

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +10,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.image_files import image_file, missing_hint
 from epic_pl.data.images import FORMATS, read_image
 from epic_pl.errors import DataError
@@ -65,36 +64,20 @@ def _inspect_file(path: str, root: Path, min_size: int | None) -> ImageFacts:
         return ImageFacts(image.width, image.height, content)
 
 
-def _inspect_with(path: str, read: Callable[[str], Image.Image]) -> ImageFacts:
-    """Decode an image that is not a file; ``content`` is a hash of its pixels."""
-    try:
-        image = read(path)
-    except DataError as error:
-        return ImageFacts(kind="corrupt", problem=str(error))
-    return ImageFacts(image.width, image.height, _digest(image.tobytes()))
-
-
 def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def reads_files(dataset: ImageTextDataset) -> bool:
-    """Whether a dataset's images are files."""
-    return type(dataset).read is ImageTextDataset.read
-
-
 def inspect_images(
-    dataset: ImageTextDataset, paths: Sequence[str], min_size: int | None, workers: int | None
+    root: Path, paths: Sequence[str], min_size: int | None, workers: int | None
 ) -> Iterator[ImageFacts]:
-    """Facts about images of a dataset, in the order of ``paths``.
+    """Facts about images below ``root``, in the order of ``paths``.
 
     If ``workers`` is None, there is one worker process per core; few images are read here.
     """
     workers = os.cpu_count() or 1 if workers is None else workers
-    inspect: Callable[[str], ImageFacts] = partial(_inspect_with, read=dataset.read)
-    if reads_files(dataset):
-        inspect = partial(_inspect_file, root=dataset.image_root, min_size=min_size)
-    if workers < 2 or len(paths) < _MIN_POOLED or not reads_files(dataset):
+    inspect = partial(_inspect_file, root=root, min_size=min_size)
+    if workers < 2 or len(paths) < _MIN_POOLED:
         yield from map(inspect, paths)
         return
     with ProcessPoolExecutor(workers) as pool:

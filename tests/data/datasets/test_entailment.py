@@ -2,7 +2,6 @@ import pytest
 import torch
 from PIL import Image
 
-from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import EntailmentPairs, fixed_pairs
 from epic_pl.data.rows import sample_table
 from epic_pl.errors import DataError
@@ -14,12 +13,18 @@ def _pairs(tmp_path, seed=0):
     Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
     ids = [f"image {row}" for row in range(50)]
     table = sample_table(ids, ["x.png"] * 50, NAMES, [1] * 50)
-    images = ImageTextDataset(table, tmp_path, lambda _: torch.zeros(3, 4, 4))
-    return EntailmentPairs(images, NAMES, 4, seed=seed)
+    return EntailmentPairs(
+        table, tmp_path, lambda _: torch.zeros(3, 4, 4), pairs_per_image=4, seed=seed
+    )
+
+
+def _pair(dataset, index):
+    reference = dataset.reference(index)
+    return reference["text"], reference["label"]
 
 
 def _drawn(dataset):
-    return [dataset.pair(index) for index in range(len(dataset))]
+    return [_pair(dataset, index) for index in range(len(dataset))]
 
 
 def test_label_tells_whether_the_statement_is_the_own_name(tmp_path):
@@ -38,7 +43,7 @@ def test_draw_depends_on_seed_epoch_and_index_alone(tmp_path):
         epochs.append(_drawn(first))
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
     second.set_epoch(1)
-    backwards = [second.pair(index) for index in reversed(range(len(second)))]
+    backwards = [_pair(second, index) for index in reversed(range(len(second)))]
     assert backwards[::-1] == epochs[1]
     assert _drawn(_pairs(tmp_path, seed=1)) != epochs[0]
 
@@ -50,7 +55,13 @@ def test_sample_carries_the_pair_and_a_unique_id(tmp_path):
     assert [(sample["text"], sample["label"]) for sample in samples] == _drawn(dataset)
     assert len({sample["sample_id"] for sample in samples}) == 200
     assert samples[5]["sample_id"] == "image 1#1"
-    assert dataset.images.epoch == 3  # augmentation follows
+
+
+def test_statements_are_drawn_from_changed_names(tmp_path):
+    dataset = _pairs(tmp_path)
+    dataset.map_texts(str.upper)
+    assert {text for text, _ in _drawn(dataset)} <= {name.upper() for name in NAMES}
+    assert dataset.distinct() == (["x.png"], [f"NAME {row}" for row in range(49)])
 
 
 def test_fixed_pairs_depend_on_the_seed_and_need_two_names():

@@ -126,7 +126,8 @@ def test_more_rows_add_to_those_of_fewer_and_images_show_the_objects(cache):
     rows = {}
     for number in (10, 40):
         module = data(rows=number, layout="grid")
-        module._draw("train")
+        for split in ("train", "val"):
+            module._draw(split)
         module.setup("fit")
         rows[number] = module.dataset("train").table.to_pylist()
         assert len(rows[number]) == number

@@ -11,10 +11,9 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.data.datamodule import Split, check_at_least, check_choice
+from epic_pl.data.datamodule import ImageTextDataModule, Split, check_at_least, check_choice
 from epic_pl.data.readers import find_path, label_codes, read_csv, read_jsonl, require
 from epic_pl.data.rows import Rows, sample_table
-from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.data.splits import stratified_split
 
 TextSource = Literal["titles", "jsonl"]
@@ -27,7 +26,7 @@ _HOW_TO_GET = (
 )
 
 
-class Food101DataModule(RowsDataModule):
+class Food101DataModule(ImageTextDataModule):
     """UPMC-Food101 with titles or a text of your own choice; about 68,000 + 22,700 rows.
 
     Texts differ in what they give away (titles often hold the class's name), so results on
@@ -60,14 +59,9 @@ class Food101DataModule(RowsDataModule):
         check_at_least(1, val_size=val_size)
         check_at_least(0, split_seed=split_seed)
         self.data_dir = data_dir
-        self.text_source = text_source
+        self.text_source = self.text_origin = text_source
         self.val_size = val_size
         self.split_seed = split_seed
-
-    @property
-    def text_origin(self) -> str:
-        """The text source."""
-        return self.text_source
 
     @cached_property
     def class_names(self) -> list[str]:

@@ -10,10 +10,9 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from epic_pl.data.datamodule import Split
+from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.readers import find_path, label_codes, read_jsonl, require
 from epic_pl.data.rows import Rows, sample_table
-from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.errors import DataError
 
 _HOW_TO_GET = (
@@ -25,7 +24,7 @@ _HOW_TO_GET = (
 _ON_KAGGLE = {("val", "dev_seen"): "dev", ("predict", "test_seen"): "test"}
 
 
-class HatefulMemesDataModule(RowsDataModule):
+class HatefulMemesDataModule(ImageTextDataModule):
     """Hateful Memes: 8,500 train, 500 dev_seen, 540 dev_unseen, 1,000 test_seen, 2,000 test_unseen.
 
     ``img/*.png`` and JSON lines of ``id``, ``img``, ``text`` and ``label``. A file without labels,

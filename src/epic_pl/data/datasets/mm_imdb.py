@@ -9,11 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from epic_pl.data.datamodule import Split
+from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.readers import find_path, read_json, string_list
 from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows, sample_table
-from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.errors import DataError
 from epic_pl.types import Task
 
@@ -32,7 +31,7 @@ _HOW_TO_GET = (
 )
 
 
-class MMIMDBDataModule(RowsDataModule):
+class MMIMDBDataModule(ImageTextDataModule):
     """MM-IMDB: 15,552 / 2,608 / 7,799 films with any number of 23 genres.
 
     Two layouts: ``split.json`` with ``dataset/<id>.{json,jpeg}``, or with ``images/`` and

@@ -15,16 +15,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import Dataset
 
 from epic_pl.assets import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emoji
 from epic_pl.data.datamodule import ImageTextDataModule, Split, check_at_least, check_choice
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import ENTAILMENT_CLASSES, EntailmentPairs, fixed_pairs
-from epic_pl.data.rows import sample_table
+from epic_pl.data.rows import Rows, sample_table
 from epic_pl.data.splits import stratified_split
 from epic_pl.data.transforms import ImageTransform
-from epic_pl.types import Sample
 
 Variant = Literal["subcategory", "entailment"]
 
@@ -103,18 +101,30 @@ class OpenMojiDataModule(ImageTextDataModule):
         fetch_openmoji(self.image_preprocessing.size)
         rank_zero_info(OPENMOJI_ATTRIBUTION)
 
-    def build_dataset(self, split: Split, transform: ImageTransform) -> Dataset[Sample]:
-        """The samples of a split."""
+    def read_split(self, split: Split) -> Rows:
+        """The rows of a split; of entailment's training, the images that pairs are drawn from."""
         root = fetch_openmoji(self.image_preprocessing.size)
         emoji = _split_emoji(self._emoji, self.variant, self.split_seed, self.fold)[split]
-        names = [name_of(each) for each in emoji]
         if self.variant == "subcategory":
-            labels = [self.class_names.index(each.subcategory) for each in emoji]
-            return emoji_dataset(emoji, names, labels, root, transform, self.seed)
+            names = self.class_names
+            return emoji_rows(emoji, root, [names.index(shown.subcategory) for shown in emoji])
         if split == "train":
-            images = emoji_dataset(emoji, names, [1] * len(emoji), root, transform, self.seed)
-            return EntailmentPairs(images, names, self.pairs_per_image, seed=self.seed)
-        return fixed_emoji_pairs(emoji, _EVAL_PAIRS[split], self.split_seed, root, transform)
+            return emoji_rows(emoji, root, [1] * len(emoji))
+        return emoji_pairs(emoji, root, _EVAL_PAIRS[split], self.split_seed)
+
+    def build_dataset(
+        self, split: Split, rows: Rows, transform: ImageTransform
+    ) -> ImageTextDataset:
+        """As in the base; training pairs of entailment are drawn anew every epoch."""
+        if self.variant == "subcategory" or split != "train":
+            return super().build_dataset(split, rows, transform)
+        return EntailmentPairs(
+            rows.table,
+            rows.image_root,
+            transform,
+            pairs_per_image=self.pairs_per_image,
+            seed=self.seed,
+        )
 
 
 def name_of(emoji: Emoji) -> str:
@@ -162,29 +172,29 @@ def _share_out(
     return {split: rest[part] for split, part in parts.items()} | {"test": test}
 
 
-def fixed_emoji_pairs(
-    emoji: Sequence[Emoji], number: int, seed: int, root: Path, transform: ImageTransform
-) -> ImageTextDataset:
+def emoji_pairs(emoji: Sequence[Emoji], root: Path, number: int, seed: int) -> Rows:
     """Emoji with a number of statements each, half of them true."""
     # the number keeps val and test apart under one seed
-    pairs = fixed_pairs([name_of(each) for each in emoji], number, (seed, number))
+    pairs = fixed_pairs(list(map(name_of, emoji)), number, (seed, number))
     rows, statements, truths = zip(*pairs, strict=True)
-    return emoji_dataset([emoji[row] for row in rows], statements, truths, root, transform)
+    return emoji_rows([emoji[row] for row in rows], root, truths, statements)
 
 
-def emoji_dataset(
+def emoji_rows(
     emoji: Sequence[Emoji],
-    texts: Sequence[str],
-    labels: Sequence[int],
     root: Path,
-    transform: ImageTransform,
-    seed: int = 0,
-) -> ImageTextDataset:
-    """One row an entry; an emoji that occurs again gets a numbered id."""
+    labels: Sequence[int],
+    texts: Sequence[str] | None = None,
+) -> Rows:
+    """One row an entry, with its name unless ``texts`` are given.
+
+    An emoji that occurs again gets a numbered id.
+    """
+    texts = list(map(name_of, emoji)) if texts is None else texts
     seen: Counter[str] = Counter()
-    ids = []
-    for each in emoji:
-        ids.append(f"{each.code}#{seen[each.code]}" if seen[each.code] else each.code)
-        seen[each.code] += 1
-    images = [f"{each.code}.png" for each in emoji]
-    return ImageTextDataset(sample_table(ids, images, texts, labels), root, transform, seed=seed)
+    ids, images = [], []
+    for code in (shown.code for shown in emoji):
+        ids.append(f"{code}#{seen[code]}" if seen[code] else code)
+        images.append(f"{code}.png")
+        seen[code] += 1
+    return Rows(sample_table(ids, images, texts, labels), root, root)

@@ -19,16 +19,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
-from torch.utils.data import Dataset
 
 from epic_pl.assets import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emoji
 from epic_pl.assets.cache import cache_dir, cached_folder
 from epic_pl.assets.wheels import OPENMOJI
 from epic_pl.data.datamodule import ImageTextDataModule, Split, check_at_least, check_choice
-from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.rows import sample_table
-from epic_pl.data.transforms import ImageTransform
-from epic_pl.types import Sample
+from epic_pl.data.rows import Rows, sample_table
 
 KINDS = ("existence", "conjunction", "relation")
 """Kinds of statements, which are also the subsets whose accuracies are logged."""
@@ -288,7 +284,7 @@ class ScenesDataModule(ImageTextDataModule):
         """Which kind a row's statement is of."""
         return sample_id.rpartition("-")[2]
 
-    def build_dataset(self, split: Split, transform: ImageTransform) -> Dataset[Sample]:
+    def read_split(self, split: Split) -> Rows:
         """The statements of a split; a row's id ends with its kind."""
         part, number, scenes = self._part(split)
         rows = [
@@ -297,8 +293,8 @@ class ScenesDataModule(ImageTextDataModule):
             for n, each in enumerate(self._generator.scene(part, index).statements)
         ]
         ids, images, texts, labels = zip(*rows[:number], strict=True)
-        table = sample_table(ids, images, texts, labels)
-        return ImageTextDataset(table, self._image_root, transform, seed=self.seed)
+        root = self._image_root
+        return Rows(sample_table(ids, images, texts, labels), root, root)
 
     def _part(self, split: Split) -> tuple[str, int, int]:
         """The generator's part of a split, the number of its rows, and of its scenes."""

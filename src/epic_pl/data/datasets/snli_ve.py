@@ -11,11 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.data.datamodule import Split
+from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.readers import find_path, label_codes, read_jsonl, require
 from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows, sample_table
-from epic_pl.data.rows_datamodule import RowsDataModule
 
 _CLASSES = ["entailment", "neutral", "contradiction"]
 # newer files, older files; without both a pair id such as 3416050480.jpg#4r1n names the image
@@ -31,7 +30,7 @@ _HOW_TO_GET = (
 )
 
 
-class SNLIVEDataModule(RowsDataModule):
+class SNLIVEDataModule(ImageTextDataModule):
     """SNLI-VE: 529,527 / 17,858 / 17,901 rows over 29,783 / 1,000 / 1,000 images.
 
     ``snli_ve_{train,dev,test}.jsonl`` as released, perhaps as ``.jsonl.gz``; images in
@@ -61,11 +60,7 @@ class SNLIVEDataModule(RowsDataModule):
         self.data_dir = data_dir
         self.image_dir = image_dir
         self.premise = premise
-
-    @property
-    def text_origin(self) -> str:
-        """``hypothesis``, or ``premise+hypothesis``."""
-        return "premise+hypothesis" if self.premise else "hypothesis"
+        self.text_origin = "premise+hypothesis" if premise else "hypothesis"
 
     @property
     def class_names(self) -> list[str]:

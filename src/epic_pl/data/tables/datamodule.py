@@ -10,10 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.data.datamodule import Split, check_at_least
+from epic_pl.data.datamodule import ImageTextDataModule, Split, check_at_least
 from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows
-from epic_pl.data.rows_datamodule import RowsDataModule
 from epic_pl.data.tables.embedded import unpack_images
 from epic_pl.data.tables.reader import read_table, source_files
 from epic_pl.data.tables.rows import RowOptions, build_rows, no_rows, unlabelled_rows
@@ -21,7 +20,7 @@ from epic_pl.errors import ConfigError, DataError
 from epic_pl.types import Task
 
 
-class TableDataModule(RowsDataModule):
+class TableDataModule(ImageTextDataModule):
     """A CSV, TSV, JSONL, JSON or Parquet table, a folder for each class, or a saved dataset.
 
     An empty cell for image or text means that the modality is absent. All else that training
@@ -58,7 +57,7 @@ class TableDataModule(RowsDataModule):
         split_seed: of the cut; apart from ``seed``, so that runs share their test set.
         predict_table: a table without labels that ``predict`` reads, with the same columns. With
             ``classes`` it is all that ``predict`` needs: ``table`` may then be elsewhere.
-        **kwargs: as for :class:`~epic_pl.data.rows_datamodule.RowsDataModule`.
+        **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
     """
 
     keeps_rows = True
