@@ -135,8 +135,9 @@ def tables(folder: Path) -> tuple[Any, Case]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from epic_pl.data.tables.columns import RowOptions
     from epic_pl.data.tables.reader import read_table
-    from epic_pl.data.tables.rows import RowOptions, build_rows
+    from epic_pl.data.tables.rows import build_rows
 
     rows = [
         {"text": f"text {n}", "label": "ab"[n % 2], "split": "train" if n < 6 else "val"}
@@ -163,18 +164,7 @@ def tables(folder: Path) -> tuple[Any, Case]:
         ("parquet", parquet(pa.Table.from_pylist(rows).set_column(1, "label", codes))),
         ("parquet", parquet(coded.replace_schema_metadata({"huggingface": json.dumps(named)}))),
     ]
-    options = RowOptions(
-        image_column=None,
-        text_columns="text",
-        label_column="label",
-        label_separator=None,
-        split_column="split",
-        id_column=None,
-        classes=None,
-        val_size=1,
-        test_size=0,
-        split_seed=0,
-    )
+    options = RowOptions(image_column=None, split_column="split", val_size=1, test_size=0)
 
     def lines(values: Any) -> bytes:
         values = values if isinstance(values, list) else [values]

@@ -110,6 +110,7 @@ def test_embeddings_are_what_the_head_receives(classifier, rows):
         (lambda clf: clf.predict_table("none.csv", text="a"), DataError, "none.csv does not exist"),
         (lambda clf: clf.predict_table(pa.table({"a": ["b"]}), text="c"), DataError, "no column"),
         (lambda clf: clf.predict_table(pa.table({"a": ["b"]})), ConfigError, "both empty"),
+        (lambda clf: clf.predict_table(pa.table({"a": []}), text="a"), DataError, "no rows"),
     ],
 )
 def test_what_cannot_be_classified_is_refused(classifier, call, error, said):

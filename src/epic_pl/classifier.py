@@ -11,7 +11,6 @@ from typing import Any, Self, overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -24,7 +23,8 @@ from epic_pl.data.collate import Collator
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.image_files import BadSamplePolicy, usable_rows
 from epic_pl.data.preprocessing import ImagePreprocessing
-from epic_pl.data.tables.datamodule import TableDataModule
+from epic_pl.data.tables.columns import RowOptions
+from epic_pl.data.tables.rows import read_rows, table_folder, unlabelled_rows
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import ConfigError
 from epic_pl.inference.exported import DESCRIPTION, ExportedModel
@@ -48,12 +48,6 @@ Label = dict[str, Any]
 """``{"label": name, "score": probability}``."""
 Floats = npt.NDArray[np.float32]
 _SHOWN = 5  # default number of labels per item
-
-
-class _InMemory(TableDataModule):
-    """A table in a temporary file."""
-
-    keeps_rows = False
 
 
 class Classifier:
@@ -420,31 +414,17 @@ class Classifier:
         Raises:
             DataError: the table, or a row of it, cannot be used.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            kind = TableDataModule
-            if not isinstance(table, str | Path):
-                rows, table = pa.table(table), Path(folder) / "table.parquet"
-                pq.write_table(rows, table)
-                image_root, kind = image_root or Path.cwd(), _InMemory
-            data = kind(
-                table=str(Path(folder) / "unused"),  # not read, since the classes are known
-                predict_table=str(table),
-                image_column=image,
-                text_columns=text,
-                id_column=id,
-                label_separator="|" if self.task == "multilabel" else None,
-                classes=self.class_names,
-                image_root=None if image_root is None else str(image_root),
-                image_encoder="",
-                text_encoder="",
-            )
-            read = data.read_split("predict")
-            images = ImageTextDataset(read.table, read.image_root, self._transform)
-            usable, _ = usable_rows(read, on_bad_sample, images.read)
-            dataset = ImageTextDataset(usable, read.image_root, self._transform)
-            if self._clean:
-                dataset.map_texts(clean_text)
-            scores = self._scores(dataset, batch_size, num_workers, progress)
+        source = Path(table) if isinstance(table, str | Path) else pa.table(table)
+        if image_root is None:
+            image_root = table_folder(source) if isinstance(source, Path) else Path.cwd()
+        options = RowOptions(image_column=image, text_columns=text, id_column=id)
+        rows = read_rows(source, Path(image_root).resolve(), options, unlabelled_rows)
+        read = ImageTextDataset(rows.table, rows.image_root, self._transform).read
+        usable, _ = usable_rows(rows, on_bad_sample, read)
+        dataset = ImageTextDataset(usable, rows.image_root, self._transform)
+        if self._clean:
+            dataset.map_texts(clean_text)
+        scores = self._scores(dataset, batch_size, num_workers, progress)
         names = dataset.table
         columns = {"sample_id": names["sample_id"], "image_path": names["image"]}
         return prediction_table(columns, scores, self.class_names, self._model.thresholds, top_k)

@@ -2,9 +2,11 @@
 
 import string
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,6 +21,55 @@ _SPLITS = {
 }
 SPLIT_NAMES = {name: split for split, names in _SPLITS.items() for name in names}
 """What users call a split, and its name here."""
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """The columns of a table and how splits are cut.
+
+    Attributes are the arguments of :class:`~epic_pl.data.tables.datamodule.TableDataModule`.
+
+    Raises:
+        ConfigError: neither images nor texts are named, or classes are not distinct.
+    """
+
+    image_column: str | None = "image"
+    text_columns: str | list[str] | None = "text"
+    label_column: str = "label"
+    label_separator: str | None = None
+    split_column: str | None = None
+    id_column: str | None = None
+    classes: list[str] | None = None
+    val_size: float | int = 0.1
+    test_size: float | int = 0.1
+    split_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.image_column is None and not self.text_columns:
+            raise ConfigError("image_column and text_columns are both empty: name one of them.")
+        names = self.classes
+        if names is not None and (not names or len(set(names)) < len(names)):
+            raise ConfigError(
+                f"classes is empty or names one twice: {', '.join(names)}. Name each class once, "
+                "or leave classes out for alphabetical order."
+            )
+
+
+class Columns(NamedTuple):
+    """Ids, paths of images and texts of all rows, as strings; null where a modality is absent."""
+
+    ids: pa.Array
+    images: pa.Array
+    texts: pa.Array
+
+
+def read_columns(table: pa.Table, options: RowOptions) -> Columns:
+    """The columns that an image and a text are made of, checked."""
+    return Columns(
+        id_column(table, options.id_column),
+        image_column(table, options.image_column),
+        text_column(table, options.text_columns),
+    )
 
 
 def column(table: pa.Table, name: str, option: str) -> pa.Array:
@@ -98,17 +149,24 @@ def text_column(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
     return pc.utf8_trim_whitespace(_joined(table, parts, "text_columns"))
 
 
-def split_column(table: pa.Table, name: str) -> pa.Array:
-    """``train``, ``val``, ``test`` or ``predict`` for each row, by :data:`SPLIT_NAMES`."""
+def split_column(table: pa.Table, name: str | None) -> npt.NDArray[np.str_]:
+    """``train``, ``val``, ``test`` or ``predict`` for each row, by :data:`SPLIT_NAMES`.
+
+    All rows are ``train`` without a column.
+    """
+    splits: npt.NDArray[np.str_] = np.full(table.num_rows, "train")
+    if name is None:
+        return splits
     given = strings(column(table, name, "split_column"), name)
     lower = pc.utf8_lower(pc.utf8_trim_whitespace(given))
-    found = pc.index_in(lower, value_set=pa.array(list(SPLIT_NAMES)))
-    if found.null_count:
+    places = pc.index_in(lower, value_set=pa.array(list(SPLIT_NAMES)))
+    if places.null_count:
         raise DataError(
             f"Column {name!r} must hold one of {', '.join(SPLIT_NAMES)}, but does not in "
-            f"{named_rows(pc.is_null(found), given)}."
+            f"{named_rows(pc.is_null(places), given)}."
         )
-    return pa.array(list(SPLIT_NAMES.values())).take(found)
+    splits = np.array(list(SPLIT_NAMES.values()))[places.to_numpy()]
+    return splits
 
 
 def _trimmed(cells: pa.Array) -> pa.Array:

@@ -1,7 +1,6 @@
 """A user's own table of images, texts and labels as a DataModule."""
 
 import os
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,10 +12,16 @@ import pyarrow.compute as pc
 from epic_pl.data.datamodule import ImageTextDataModule, Split, check_at_least
 from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows
-from epic_pl.data.tables.embedded import unpack_images
-from epic_pl.data.tables.reader import read_table, source_files
-from epic_pl.data.tables.rows import RowOptions, build_rows, no_rows, unlabelled_rows
-from epic_pl.errors import ConfigError, DataError
+from epic_pl.data.tables.columns import RowOptions
+from epic_pl.data.tables.reader import source_files
+from epic_pl.data.tables.rows import (
+    Builder,
+    build_rows,
+    no_rows,
+    read_rows,
+    table_folder,
+    unlabelled_rows,
+)
 from epic_pl.types import Task
 
 
@@ -60,9 +65,6 @@ class TableDataModule(ImageTextDataModule):
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
     """
 
-    keeps_rows = True
-    """Whether the cache keeps the rows; False in a subclass for files that are soon gone."""
-
     def __init__(
         self,
         *,
@@ -82,13 +84,6 @@ class TableDataModule(ImageTextDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if image_column is None and not text_columns:
-            raise ConfigError("image_column and text_columns are both empty: name one of them.")
-        if classes is not None and (not classes or len(set(classes)) < len(classes)):
-            raise ConfigError(
-                f"classes is empty or names one twice: {', '.join(classes)}. Name each class once, "
-                "or leave classes out for alphabetical order."
-            )
         check_at_least(0, split_seed=split_seed)
         self.path = Path(table)
         self.predict_path = None if predict_table is None else Path(predict_table)
@@ -112,10 +107,8 @@ class TableDataModule(ImageTextDataModule):
 
     def _all_rows(self) -> Rows:
         if self._is_elsewhere:
-            empty = no_rows(self.options)
-            return Rows(empty, Path(), self.path, self.options.classes or ())
-        build = partial(build_rows, options=self.options, hf=os.path.isdir(self.path))
-        return self._read(self.path, "labelled", build)
+            return Rows(no_rows(self.options), Path(), self.path, self.options.classes or ())
+        return self._read(self.path, "labelled", build_rows)
 
     @cached_property
     def _is_elsewhere(self) -> bool:
@@ -127,27 +120,14 @@ class TableDataModule(ImageTextDataModule):
     def _predict_rows(self) -> Rows:
         """Rows of the prediction table."""
         assert self.predict_path is not None
-        multilabel = self.task == "multilabel"
-        build = partial(unlabelled_rows, options=self.options, multilabel=multilabel)
+        build = partial(unlabelled_rows, multilabel=self.task == "multilabel")
         return self._read(self.predict_path, f"predict {self.task}", build)
 
-    def _read(
-        self, path: Path, kind: str, build: Callable[[pa.Table], tuple[pa.Table, Any]]
-    ) -> Rows:
-        files = source_files(path)
-        root = self.image_root or (path if os.path.isdir(path) else path.parent).resolve()
-
-        def read() -> Rows:
-            try:
-                source, embedded = unpack_images(read_table(path), self.options.image_column)
-                table, classes = build(source)
-            except DataError as error:
-                place = "" if str(path) in str(error) else f"{path} (rows count from 0): "
-                raise DataError(f"{place}{error}") from error
-            return Rows(table, embedded or root, path, classes)
-
+    def _read(self, path: Path, kind: str, build: Builder) -> Rows:
+        root = self.image_root or table_folder(path)
         options = {**asdict(self.options), "kind": kind, "image_root": str(root)}
-        return cached_rows(path.stem, files, options, read) if self.keeps_rows else read()
+        read = partial(read_rows, path, root, self.options, build)
+        return cached_rows(path.stem, source_files(path), options, read)
 
     @property
     def class_names(self) -> list[str]:

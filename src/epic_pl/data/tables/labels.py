@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -58,9 +60,20 @@ def _list(cell: str) -> list[str] | None:
     return [str(name) for name in found]
 
 
-def label_column(table: pa.Table, name: str, separator: str | None) -> tuple[Labels, bool]:
-    """Labels, and whether a row may have several; with a separator an empty cell is None."""
+def label_column(
+    table: pa.Table, name: str, separator: str | None, ignored: npt.NDArray[np.bool_]
+) -> tuple[Labels, bool]:
+    """Labels, and whether a row may have several; with a separator an empty cell is None.
+
+    Args:
+        table: with the column.
+        name: of the column.
+        separator: of several labels in a cell.
+        ignored: mask of rows whose labels are not read: those of rows to predict may be "?".
+    """
     cells = column(table, name, "label_column")
+    if ignored.any():
+        cells = cells.take(pa.array(np.arange(len(cells)), mask=ignored))
     written = written_lists(cells)
     cells = cells if written is None else written
     if is_list(cells.type):

@@ -1,8 +1,9 @@
 """Rows of a user's table, checked and assigned to splits."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,46 +11,62 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.data.rows import named_rows, sample_table, table_schema
+from epic_pl.data.rows import Rows, named_rows, sample_table, table_schema
 from epic_pl.data.splits import grouped_split
-from epic_pl.data.tables.columns import id_column, image_column, split_column, text_column
+from epic_pl.data.tables.columns import Columns, RowOptions, read_columns, split_column
+from epic_pl.data.tables.embedded import unpack_images
 from epic_pl.data.tables.hf import HF_SPLIT_COLUMN
 from epic_pl.data.tables.labels import Labels, class_order, encode_labels, label_column
+from epic_pl.data.tables.reader import read_table
 from epic_pl.errors import DataError
 
 SPLITS = ("train", "val", "test", "predict")
 
-
-@dataclass(frozen=True)
-class RowOptions:
-    """The columns of a table and how splits are cut; arguments of ``TableDataModule``."""
-
-    image_column: str | None
-    text_columns: str | list[str] | None
-    label_column: str
-    label_separator: str | None
-    split_column: str | None
-    id_column: str | None
-    classes: list[str] | None
-    val_size: float | int
-    test_size: float | int
-    split_seed: int
+Builder = Callable[[pa.Table, RowOptions], tuple[pa.Table, Sequence[str]]]
+"""Makes rows of a table: columns ``sample_id, image, text, label, split``, and the class names."""
 
 
-def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple[pa.Table, Any]:
-    """Columns ``sample_id, image, text, label, split``, and the class names."""
-    images = image_column(source, options.image_column)
-    texts = text_column(source, options.text_columns)
-    name = options.split_column
-    if name is None and hf and HF_SPLIT_COLUMN in source.column_names:
-        name = HF_SPLIT_COLUMN
-    given: Any = np.full(source.num_rows, "train")
-    if name is not None:
-        given = np.array(split_column(source, name).to_pylist())
+def table_folder(path: Path) -> Path:
+    """Where relative image paths of a table start, unless ``image_root`` says otherwise."""
+    return (path if os.path.isdir(path) else path.parent).resolve()
+
+
+def read_rows(
+    table: Path | pa.Table, image_root: Path, options: RowOptions, build: Builder
+) -> Rows:
+    """Rows of a table, which may be in memory; images inside of it are unpacked.
+
+    Args:
+        table: a path as :func:`~epic_pl.data.tables.reader.read_table` takes it, or Arrow's.
+        image_root: where relative image paths start.
+        options: which columns are read, and how.
+        build: :func:`build_rows`, or :func:`unlabelled_rows`.
+
+    Raises:
+        DataError: the table, or a row of it, cannot be used.
+    """
+    path = table if isinstance(table, Path) else Path("table in memory")
+    try:
+        source = read_table(table) if isinstance(table, Path) else table
+        if not source.num_rows:
+            raise DataError("There are no rows.")
+        source, embedded = unpack_images(source, options.image_column)
+        if options.split_column is None and os.path.isdir(path):
+            known = HF_SPLIT_COLUMN in source.column_names
+            options = replace(options, split_column=HF_SPLIT_COLUMN if known else None)
+        rows, classes = build(source, options)
+    except DataError as error:
+        place = "" if str(path) in str(error) else f"{path} (rows count from 0): "
+        raise DataError(f"{place}{error}") from error
+    return Rows(rows, embedded or image_root, path, classes)
+
+
+def build_rows(source: pa.Table, options: RowOptions) -> tuple[pa.Table, Sequence[str]]:
+    """Rows to train, validate, test and predict on."""
+    columns = read_columns(source, options)
+    given: Any = split_column(source, options.split_column)
     labels, multilabel = label_column(
-        _without_labels(source, options.label_column, given == "predict"),
-        options.label_column,
-        options.label_separator,
+        source, options.label_column, options.label_separator, given == "predict"
     )
     named = np.array([bool(names) for names in labels])
     if not (given == "predict").any() and not named[given == "test"].any():
@@ -68,36 +85,26 @@ def build_rows(source: pa.Table, options: RowOptions, hf: bool = False) -> tuple
             "is nothing to classify. Name another column as label_column."
         )
     codes = encode_labels(labels, classes)
-    split = _assign(codes, _groups(images, texts), given, options)
+    split = _assign(codes, _groups(columns), given, options)
     _check_unseen(codes, split, classes)
-    column = codes if multilabel else [code and code[0] for code in codes]
-    label = pa.array(column, table_schema(multilabel).field("label").type)
-    return _ordered(source, options, images, texts, label, split), classes
+    values = codes if multilabel else [code and code[0] for code in codes]
+    label = pa.array(values, table_schema(multilabel).field("label").type)
+    return _ordered(columns, label, split), classes
 
 
-def _without_labels(source: pa.Table, name: str, predicted: npt.NDArray[np.bool_]) -> pa.Table:
-    """The table without the labels of rows to predict, which may be "?"."""
-    if name not in source.column_names or not predicted.any():
-        return source
-    rows = pa.array(np.arange(source.num_rows), mask=predicted)
-    return source.set_column(source.column_names.index(name), name, source[name].take(rows))
+def unlabelled_rows(
+    source: pa.Table, options: RowOptions, multilabel: bool = False
+) -> tuple[pa.Table, Sequence[str]]:
+    """Rows to predict, of a table that needs no label column."""
+    label = pa.nulls(source.num_rows, table_schema(multilabel).field("label").type)
+    split = np.full(source.num_rows, "predict")
+    return _ordered(read_columns(source, options), label, split), ()
 
 
 def no_rows(options: RowOptions) -> pa.Table:
     """For a table that is absent; several labels a row if there is a separator for them."""
     schema = table_schema(options.label_separator is not None)
     return schema.append(pa.field("split", pa.string())).empty_table()
-
-
-def unlabelled_rows(
-    source: pa.Table, options: RowOptions, multilabel: bool
-) -> tuple[pa.Table, Any]:
-    """Rows to predict as of :func:`build_rows`, of a table that needs no label column."""
-    images = image_column(source, options.image_column)
-    texts = text_column(source, options.text_columns)
-    label = pa.nulls(source.num_rows, table_schema(multilabel).field("label").type)
-    split = np.full(source.num_rows, "predict")
-    return _ordered(source, options, images, texts, label, split), ()
 
 
 def _check_labelled(labels: Labels, named: Any, given: Any, name: str) -> None:
@@ -142,8 +149,9 @@ def _assign(
     return split
 
 
-def _groups(images: pa.Array, texts: pa.Array) -> npt.NDArray[np.int64]:
+def _groups(columns: Columns) -> npt.NDArray[np.int64]:
     """A number for each image, however its path is written, and for each text without one."""
+    images, texts = columns.images, columns.texts
     if pc.any(pc.match_substring_regex(images, r"//|(^|/)\.\.?/")).as_py():
         paths = images.to_pylist()
         images = pa.array([path and os.path.normpath(path) for path in paths], pa.string())
@@ -166,12 +174,9 @@ def _check_unseen(codes: Sequence[Any], split: Any, classes: Sequence[str]) -> N
         )
 
 
-def _ordered(
-    source: pa.Table, options: RowOptions, images: Any, texts: Any, labels: Any, split: Any
-) -> pa.Table:
+def _ordered(columns: Columns, labels: Any, split: Any) -> pa.Table:
     """Checked rows, in the order of their splits."""
-    ids = id_column(source, options.id_column)
-    table = sample_table(ids, images, texts, labels, pa.types.is_list(labels.type))
+    table = sample_table(*columns, labels, pa.types.is_list(labels.type))
     table = table.append_column("split", pa.array(split, pa.string()))
     rank = np.array([SPLITS.index(name) for name in split], dtype=np.int64)
     return table.take(pa.array(np.argsort(rank, kind="stable"))).combine_chunks()
