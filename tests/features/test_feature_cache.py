@@ -314,7 +314,7 @@ class Own(ImageTextDataModule):
 
     def build_dataset(self, split, rows, transform):
         if self.drawn and split == "train":
-            return EntailmentPairs(rows.table, rows.image_root, transform, pairs_per_image=3)
+            return EntailmentPairs(rows.table, rows.image_root, transform)
         return super().build_dataset(split, rows, transform)
 
 

@@ -77,7 +77,7 @@ def test_folds_share_out_all_rows_but_those_of_the_test_split(variant):
 
 
 def test_entailment_names_and_images_stay_in_their_split():
-    data = _data(variant="entailment", pairs_per_image=3)
+    data = _data(variant="entailment")
     assert data.class_names == ["not_entailment", "entailment"]
     assert [data.dataset(split).draws_labels for split in SPLITS] == [True, False, False]
     parts = [_samples(data, split) for split in SPLITS]

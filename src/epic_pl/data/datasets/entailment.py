@@ -22,7 +22,6 @@ class EntailmentPairs(ImageTextDataset):
 
     Args:
         *args: as for :class:`~epic_pl.data.dataset.ImageTextDataset`.
-        pairs_per_image: pairs of each image in an epoch.
         **kwargs: as for :class:`~epic_pl.data.dataset.ImageTextDataset`.
 
     Raises:
@@ -31,25 +30,18 @@ class EntailmentPairs(ImageTextDataset):
 
     draws_labels = True
 
-    def __init__(self, *args: Any, pairs_per_image: int = 1, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.pairs_per_image = pairs_per_image
         _check_names(self.table["text"].to_pylist())
-
-    def __len__(self) -> int:
-        return super().__len__() * self.pairs_per_image
 
     def reference(self, index: int) -> Reference:
         """A row of this epoch without reading its image."""
-        own, number = divmod(index, self.pairs_per_image)
-        reference = super().reference(own)
+        reference = super().reference(index)
         rng = np.random.default_rng((self.seed, self.epoch, index))
         reference["label"] = int(rng.integers(2))
         if not reference["label"]:
-            other = _other_row(self._columns["text"], own, rng)
+            other = _other_row(self._columns["text"], index, rng)
             reference["text"] = super().reference(other)["text"]
-        if self.pairs_per_image > 1:
-            reference["sample_id"] += f"#{number}"
         return reference
 
 

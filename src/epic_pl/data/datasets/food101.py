@@ -20,9 +20,8 @@ TextSource = Literal["titles", "jsonl"]
 _RELEASED: tuple[Split, ...] = ("train", "test")
 
 _HOW_TO_GET = (
-    "download UPMC-Food101 (the data set gianmarco96/upmcfood101 on Kaggle has images and "
-    "titles, about 6 GB) and unpack it so that the folder holds images/train/<class>/*.jpg, "
-    "images/test/<class>/*.jpg, texts/train_titles.csv and texts/test_titles.csv."
+    "download UPMC-Food101 (gianmarco96/upmcfood101 on Kaggle, about 6 GB) and unpack it so that "
+    "the folder holds images/{train,test}/<class>/*.jpg and texts/{train,test}_titles.csv."
 )
 
 
@@ -98,8 +97,8 @@ class Food101DataModule(ImageTextDataModule):
             sizes = {"val": self.val_size, "train": max(len(rows) - self.val_size, 1)}
             parts = stratified_split(rows["label"].to_numpy(), sizes, self.split_seed)
             rows = rows.take(pa.array(parts[split]))
-        empty = pc.sum(pc.equal(rows["text"], "")).as_py() or 0
-        notes = {"with an empty text": empty, "without a text": rows["text"].null_count}
+        texts = rows["text"].to_pylist()
+        notes = {"with an empty text": texts.count(""), "without a text": texts.count(None)}
         root = path.parent
         if self.text_source == "titles":
             images = ("images/images/train", "images/train")

@@ -54,7 +54,6 @@ class OpenMojiDataModule(ImageTextDataModule):
         variant: ``subcategory`` or ``entailment``.
         split_seed: which emoji are in which split; apart from ``seed``, so that runs of several
             seeds share their test set.
-        pairs_per_image: training pairs of each image an epoch (entailment).
         fold: 0, 1 or 2 for cross-validation: the test split is left alone, and a third of all other
             rows is tested instead. What is chosen this way has not seen the test split. 3, 4 and 5
             are the thirds of another cut of these rows, and so on.
@@ -66,17 +65,14 @@ class OpenMojiDataModule(ImageTextDataModule):
         *,
         variant: Variant = "subcategory",
         split_seed: int = 0,
-        pairs_per_image: int = 1,
         fold: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         check_choice(get_args(Variant), variant=variant)
-        check_at_least(1, pairs_per_image=pairs_per_image)
         check_at_least(0, split_seed=split_seed, fold=fold)
         self.variant = variant
         self.split_seed = split_seed
-        self.pairs_per_image = pairs_per_image
         self.fold = fold
 
     @property
@@ -118,13 +114,7 @@ class OpenMojiDataModule(ImageTextDataModule):
         """As in the base; training pairs of entailment are drawn anew every epoch."""
         if self.variant == "subcategory" or split != "train":
             return super().build_dataset(split, rows, transform)
-        return EntailmentPairs(
-            rows.table,
-            rows.image_root,
-            transform,
-            pairs_per_image=self.pairs_per_image,
-            seed=self.seed,
-        )
+        return EntailmentPairs(rows.table, rows.image_root, transform, seed=self.seed)
 
 
 def name_of(emoji: Emoji) -> str:
