@@ -11,12 +11,14 @@ import numpy.typing as npt
 
 from epic_pl.errors import DataError
 
-Rows = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 Sizes = Mapping[str, int | float]
 """Rows (int) of each part, or its share of all rows (float)."""
 
 
-def stratified_split(labels: Sequence[int] | Rows, sizes: Sizes, seed: int) -> dict[str, Rows]:
+def stratified_split(
+    labels: Sequence[int] | Indices, sizes: Sizes, seed: int
+) -> dict[str, Indices]:
     """Divide rows so that every part has the class mix of the whole.
 
     Rows are shuffled within their class and laid out class by class; the parts then take turns
@@ -60,7 +62,9 @@ def _part_sizes(sizes: Sizes, total: int) -> dict[str, int]:
     return counts
 
 
-def grouped_split(labels: Sequence[Sequence[int]], groups: Rows, sizes: Sizes, seed: int) -> Rows:
+def grouped_split(
+    labels: Sequence[Sequence[int]], groups: Indices, sizes: Sizes, seed: int
+) -> Indices:
     """Part number of each row: 0 is training, 1.. the parts of ``sizes``, in order.
 
     Rows of one group stay together, so sizes are met by groups. Rows of several labels are
