@@ -3,17 +3,16 @@
 Shape legend: B batch, S text tokens, H, W image height and width, C classes.
 """
 
-from typing import Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from torch import Tensor
-
-from epic_pl.lazy_tensor import LazyTensor
 
 Task = Literal["multiclass", "multilabel"]
 """One class a sample, or any number of labels."""
 
-Features = dict[str, Tensor | LazyTensor]
-"""What a feature cache stored of a modality, field by field, batch first."""
+Features = dict[str, Any]
+"""What a feature cache stored of a modality: a tensor for each field, batch first. On the CPU a
+large ``memory`` may be a list of B tensors, each mapped from the disk and as long as its sample."""
 
 
 class Sample(TypedDict):
@@ -46,8 +45,7 @@ class Batch(TypedDict):
     * ``pixel_values (B, 3, H, W)`` float: normalised images, zeros where absent.
     * ``input_ids (B, S)`` int64: text padded to the longest of the batch.
     * ``image_features`` and ``text_features``: in place of the two above, what a feature cache
-      stored of the frozen encoders (:meth:`epic_pl.nn.towers.Tower.features`), batch first; on the
-      CPU large fields may stay where they are stored.
+      stored of the frozen encoders (:meth:`epic_pl.nn.towers.Tower.features`).
     * ``attention_mask (B, S)`` int64 or bool: 1 on real tokens, 0 on padding.
     * ``image_present (B,)`` and ``text_present (B,)`` bool: optional, all are present without.
     * ``labels``: ``(B,)`` int64 class indices, or ``(B, C)`` float 0/1 for multilabel; absent when

@@ -43,6 +43,26 @@ def test_outputs_and_gradients_are_those_of_attention_in_one_piece(dtype, masked
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_list_of_samples_is_read_as_one_tensor_padded_with_masked_tokens(precision):
+    stream = [part.to(precision).detach().requires_grad_() for part in inputs()]
+    lengths = (N, 1, N - 2)
+    mask = torch.arange(N + STREAM) < torch.tensor(lengths)[:, None]
+    mask[:, N:] = True
+    padded = (torch.randn(2, B, H, N, D) * mask[:, None, :N, None]).half()
+    samples = [
+        [row[:, :length] for row, length in zip(part, lengths, strict=True)] for part in padded
+    ]
+    weights, results = torch.randn(B, H, STREAM, D), []
+    for memory in (Memory(*samples), Memory(*padded)):
+        assert memory.length() == N
+        output = read_attention(*stream, memory, mask[:, None, None])
+        results.append([output, *torch.autograd.grad((output * weights).sum(), stream)])
+    atol = 1e-6 if precision == torch.float32 else 0.02
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=atol)
+
+
 def test_a_masked_memory_leaves_no_trace():
     stream = inputs()
     mask = torch.ones(B, 1, 1, N + STREAM, dtype=torch.bool)

@@ -14,7 +14,6 @@ from torch.utils.data import Dataset, get_worker_info
 from epic_pl.data.collate import Collator
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.features.store.reader import FeatureStore
-from epic_pl.lazy_tensor import whole
 from epic_pl.types import Batch, Features
 
 
@@ -58,7 +57,7 @@ class StoredFeatures:
         """Fields of texts, batch first, zeros of a missing one, and their mask ``(B, N)``."""
         fields = self._texts.gather(texts)
         # pooled features have no tokens: one position represents the text
-        mask = whole(fields.pop("mask")) if "mask" in fields else torch.ones(len(texts), 1)
+        mask = fields.pop("mask") if "mask" in fields else torch.ones(len(texts), 1)
         return fields, mask
 
 

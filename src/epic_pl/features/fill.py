@@ -62,7 +62,6 @@ def fill_stores(
         rank=rank,
         world_size=world_size,
         barrier=barrier,
-        pin_memory=device.type == "cuda",
     )
     image_items = _stored(stores[0], image_keys, in_place)
     text_items = _stored(stores[1], text_keys, in_place)

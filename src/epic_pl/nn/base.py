@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from epic_pl.lazy_tensor import LazyTensor
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, Pooled
 from epic_pl.nn.interaction import ScaledCosine
@@ -140,6 +139,6 @@ class DualEncoder(nn.Module, ABC):
 def _only_present(features: Features, present: Tensor | None) -> Features:
     """Features with zeros where the modality is missing; lazy ones are finite and stay."""
     return {
-        name: field if isinstance(field, LazyTensor) else where_present(field, present)
+        name: field if isinstance(field, list) else where_present(field, present)
         for name, field in features.items()
     }

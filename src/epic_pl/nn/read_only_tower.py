@@ -3,12 +3,11 @@
 Shape legend: B batch, N tokens, n prompts, d width, h heads, K interaction layers.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from epic_pl.lazy_tensor import whole
 from epic_pl.nn.encoders.reading import Memory
 from epic_pl.nn.heads import Pooled
 from epic_pl.nn.towers import FeatureLevel, PromptTower, restore_pooled, visible
@@ -64,9 +63,8 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
         if level == "boundary":
             return super().features(inputs, mask, level)
         state = self.extract(inputs, mask, None)
-        memory = torch.stack(
-            [torch.stack(list(map(whole, layer))) for layer in state.memories]
-        )  # (K, 2, B, h, N, _)
+        layers = cast(list[Any], state.memories)
+        memory = torch.stack([torch.stack(layer) for layer in layers])  # (K, 2, B, h, N, d / h)
         tokens = {} if state.entered is None else {"tokens": state.entered}
         return {"memory": memory.movedim(2, 0), **tokens, **state.pooled._asdict()}
 
@@ -76,13 +74,13 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
         """Views on the stored keys and values; no frozen layer is run."""
         if "memory" not in features:
             return super().restore(features, mask, present)
-        memory = features["memory"]  # (B, K, 2, h, N, d / h)
-        memories = [Memory(memory[:, k, 0], memory[:, k, 1]) for k in range(memory.shape[1])]
+        memories = [_layer(features["memory"], k) for k in range(len(self.layers))]
         pooled = restore_pooled(features, self.dtype)
         entered = None
         if self.keeps_tokens:
-            entered = self.kept(whole(features["tokens"]).to(self.dtype), present)
-        return ReadOnlyState(memories, visible(mask, present, memory.shape[4]), pooled, entered)
+            entered = self.kept(features["tokens"].to(self.dtype), present)
+        seen = visible(mask, present, memories[0].length())
+        return ReadOnlyState(memories, seen, pooled, entered)
 
     def acquire(
         self, step: int, state: ReadOnlyState, prompts: Tensor
@@ -98,3 +96,10 @@ class ReadOnlyTower(PromptTower[ReadOnlyState]):
     def pool(self, state: ReadOnlyState) -> Pooled:
         """The frozen encoder's pooled features."""
         return state.pooled
+
+
+def _layer(memory: Tensor | list[Tensor], k: int) -> Memory:
+    """Interaction layer k of ``memory (B, K, 2, h, N, d / h)``, or of a list of B samples' own."""
+    if isinstance(memory, Tensor):
+        return Memory(memory[:, k, 0], memory[:, k, 1])
+    return Memory([sample[k, 0] for sample in memory], [sample[k, 1] for sample in memory])

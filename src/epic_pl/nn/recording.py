@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from epic_pl.lazy_tensor import whole
 from epic_pl.nn.encoders.base import read_mask
 from epic_pl.nn.epic import EPIC
 from epic_pl.nn.towers import PromptTower
@@ -67,10 +66,10 @@ def _attention(tower: PromptTower[Any], step: int, state: Any, prompts: Tensor) 
     encoder, layer = tower.encoder, tower.layers[step]
     memory, mask = tower.memory(step, state)
     queries = encoder.queries(layer, prompts)  # (B, h, n, d / h)
-    both = (memory.keys, encoder.memory(layer, prompts).keys)
-    keys = torch.cat([whole(part).to(queries.dtype) for part in both], dim=2)
-    scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5  # (B, h, n, N + n)
-    seen = read_mask(mask, keys.shape[2])
+    both = (memory, encoder.memory(layer, prompts))
+    scores = torch.cat([part.scores(queries) for part in both], dim=-1)  # (B, h, n, N + n)
+    scores = scores * queries.shape[-1] ** -0.5
+    seen = read_mask(mask, scores.shape[-1])
     if seen is not None:
         scores = scores.masked_fill(~seen, float("-inf"))
     weights = scores.softmax(dim=-1).mean(dim=1)  # (B, n, N + n)

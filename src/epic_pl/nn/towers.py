@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from epic_pl.errors import ConfigError
-from epic_pl.lazy_tensor import whole
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.encoders.reading import Memory
 from epic_pl.nn.heads import Pooled
@@ -85,7 +84,7 @@ class Tower(nn.Module, ABC, Generic[State]):
 
     def restore(self, features: Features, mask: Tensor | None, present: Tensor | None) -> State:
         """The state before step 1, from the output of :meth:`features`."""
-        return self.start(whole(features["tokens"]).to(self.dtype), mask, present)
+        return self.start(features["tokens"].to(self.dtype), mask, present)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Context in which frozen layers run in the encoder's precision."""
@@ -271,7 +270,7 @@ def run_through(tower: Tower[Any], tokens: Tensor, mask: Tensor | None) -> Poole
 
 def restore_pooled(features: Features, dtype: torch.dtype) -> Pooled:
     """Both fields of :class:`Pooled`, as they were stored."""
-    return Pooled(*(whole(features[name]).to(dtype) for name in Pooled._fields))
+    return Pooled(*(features[name].to(dtype) for name in Pooled._fields))
 
 
 def visible(mask: Tensor | None, present: Tensor | None, num_tokens: int) -> Tensor | None:

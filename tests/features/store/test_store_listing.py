@@ -61,7 +61,7 @@ def test_a_malformed_spec_is_told_and_written_again(tmp_path, items, capsys, mon
     info(tmp_path)
     assert "does not describe" in capsys.readouterr().out
     wanted = Wanted(items.spec(), items.hashes, items.produce)
-    assert wanted.open(tmp_path, False) is None
+    assert wanted.open(tmp_path) is None
     items.asked.clear()
     items.assert_in(items.build(tmp_path), items.hashes)
     assert not items.asked  # shards are kept

@@ -7,6 +7,7 @@ import torch
 from cache_items import SMALL, build_one
 
 from epic_pl.errors import CacheError
+from epic_pl.features.store import reader
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.features.store.spec import Field, StoreSpec
 
@@ -82,6 +83,22 @@ def test_absent_items_are_zero(tmp_path, items):
         assert not batch[name][1].any()
     nothing = store.gather(np.array([-1, -1]))
     assert not any(tensor.any() for tensor in nothing.values())
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_a_field_in_place_holds_what_a_gather_gives(tmp_path, items, dtype, monkeypatch):
+    store = items.build(tmp_path, dtype)
+    assert isinstance(store.gather(np.arange(4), ("memory",))["memory"], torch.Tensor)  # small
+    monkeypatch.setattr(reader, "_LARGE", 0)
+    for rows in ([3, -1, 4, -1, 3], [-1, -1]):
+        gathered = store.gather(np.array(rows))
+        left = store.gather(np.array(rows), ("memory",))
+        assert torch.equal(left["pooled"], gathered["pooled"])
+        for sample, expected in zip(left["memory"], gathered["memory"], strict=True):
+            assert sample.dtype == expected.dtype
+            length = sample.shape[2]
+            assert torch.equal(sample, expected[:, :, :length])
+            assert not expected[:, :, length:].any()
 
 
 def test_a_store_travels_to_other_processes_without_its_table(tmp_path, items):

@@ -72,7 +72,7 @@ class Wanted:
         size = max(1, int(shard_bytes / self.spec.bytes_per_item()))
         return [new[start : start + size] for start in range(0, len(new), size)]
 
-    def open(self, root: Path, pin_memory: bool) -> FeatureStore | None:
+    def open(self, root: Path) -> FeatureStore | None:
         """A store that has all items: its own, or one of another spec that serves."""
         own = self.spec.folder(root)
         paths = sorted(root.glob(f"{self.spec.kind}-*/{SPEC}"))
@@ -81,7 +81,7 @@ class Wanted:
                 spec = StoreSpec.read(folder)
                 if folder == own or self.serves(spec):
                     fields = None if folder == own else self.spec.fields
-                    store = FeatureStore(folder, pin_memory, fields)
+                    store = FeatureStore(folder, fields)
                     if (store.rows(self.hashes) >= 0).all():
                         return store
         return None
@@ -97,7 +97,6 @@ def build(
     world_size: int = 1,
     progress: bool = True,
     barrier: Callable[[], None] = lambda: None,
-    pin_memory: bool = False,
 ) -> list[FeatureStore]:
     """Fill stores with the items that they lack, and open them.
 
@@ -115,7 +114,6 @@ def build(
         progress: print the estimate and a progress bar, on rank 0.
         barrier: called by each process before anything is written, and once all stores are
             complete.
-        pin_memory: of the stores that are opened.
 
     Raises:
         CacheError: too little disk is free, a store cannot be written, or a number is not finite
@@ -124,18 +122,14 @@ def build(
     if not all(each.hashes for each in wanted):
         raise CacheError("There is nothing to store: no item was given.")
     show = progress and rank == 0
-    todo = [
-        (each, each.missing(root, shard_bytes))
-        for each in wanted
-        if each.open(root, pin_memory) is None
-    ]
+    todo = [(each, each.missing(root, shard_bytes)) for each in wanted if each.open(root) is None]
     _require_disk(root, todo, show)
     barrier()
     for each, missing in todo:
         with _disk_errors(each.spec.folder(root)):
             _write(root, each, missing[rank::world_size], batch_size, show)
     barrier()
-    stores = [each.open(root, pin_memory) for each in wanted]
+    stores = [each.open(root) for each in wanted]
     complete = [store for store in stores if store is not None]
     if len(complete) < len(stores):
         raise CacheError(f"The feature stores in {root} were changed while they were filled.")

@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from epic_pl.errors import CacheError
-from epic_pl.features.store.lazy import StoredItem, StoredRows
-from epic_pl.features.store.shard import SCALE, Tensors, digests_of, open_shard
+from epic_pl.features.store.shard import SCALE, digests_of, open_shard
 from epic_pl.features.store.spec import DIGEST, Digests, Field, StoreSpec
 from epic_pl.types import Features
 
 Rows = npt.NDArray[np.int64]
-_LARGE = 1 << 18  # bytes of an item from which a read of its own costs nothing extra
+_LARGE = 1 << 17  # numbers of an item from which products of its own cost nothing extra
 
 
 class FeatureStore:
@@ -29,15 +30,12 @@ class FeatureStore:
 
     Args:
         folder: the store's own folder.
-        pin_memory: gather into page-locked memory, for asynchronous copies to a GPU.
-        fields: the fields to read, without token axes; None reads all. Of a field that is stored
-            with a larger shape the first entries of each axis are read.
+        fields: the fields to read; None reads all.
         shards: names of the files to open; None opens all.
 
     Attributes:
         spec: what the store holds.
         digests: of its items, in the order of rows.
-        lengths: tokens of each row; None unless ragged.
 
     Raises:
         CacheError: there is no such store.
@@ -46,31 +44,30 @@ class FeatureStore:
     def __init__(
         self,
         folder: Path,
-        pin_memory: bool = False,
         fields: Sequence[Field] | None = None,
         shards: Sequence[str] | None = None,
     ) -> None:
         self.folder, self.spec = folder, StoreSpec.read(folder)
-        self._pin_memory = pin_memory and torch.cuda.is_available()  # as the DataLoader does
-        self._fields = fields
+        self._fields = self.spec.fields if fields is None else fields
         names = sorted(path.name for path in folder.glob("shard-*")) if shards is None else shards
         opened = {name: open_shard(folder / name, self.spec) for name in names}
-        self._shards = {name: shard for name, shard in opened.items() if shard is not None}
-        shard_list = list(self._shards.values())
-        self._firsts = np.cumsum([0, *(len(shard["digests"]) for shard in shard_list)])
+        self._names = [name for name, shard in opened.items() if shard is not None]
+        self._shards = [shard for shard in opened.values() if shard is not None]
         self.digests: Digests = _joined(
-            (shard["digests"].numpy().view(DIGEST)[:, 0] for shard in shard_list), DIGEST
+            (shard["digests"].numpy().view(DIGEST)[:, 0] for shard in self._shards), DIGEST
         )
         self._order = np.argsort(self.digests, kind="stable")
-        self.lengths: Rows | None = None
-        if self.spec.ragged:
-            by_shard = [shard["lengths"].numpy() for shard in shard_list]
-            self.lengths = _joined(by_shard, np.dtype(np.int64))
-            self._starts = _joined((np.cumsum(n) - n for n in by_shard), np.dtype(np.int64))
+        # of each row: its shard, its place there, and the place of its first token
+        counts = [len(shard["digests"]) for shard in self._shards]
+        self._shard = np.repeat(np.arange(len(counts)), counts)
+        self._place = _joined(map(np.arange, counts))
+        lengths = [shard["lengths"].numpy() for shard in self._shards if self.spec.ragged]
+        self._lengths = _joined(lengths)
+        self._start = _joined(np.cumsum(n) - n for n in lengths)
 
     def __reduce__(self) -> tuple[type["FeatureStore"], tuple[object, ...]]:
         # the same shards, whatever other processes have added: rows depend on them
-        return type(self), (self.folder, self._pin_memory, self._fields, list(self._shards))
+        return type(self), (self.folder, self._fields, self._names)
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -90,7 +87,8 @@ class FeatureStore:
         Args:
             rows: (B,) as `rows` gives them, in any order, repeated or not; at least one. Rows -1
                 give zeros, and no tokens.
-            in_place: fields that are given as a `StoredRows` if they are large.
+            in_place: fields that are given as lists of B mapped tensors if they are large and
+                floating point.
 
         Returns:
             For each field ``(B, *shape)``, in ragged stores with the token axis padded with zeros
@@ -108,63 +106,48 @@ class FeatureStore:
                 f"{len(self)} items. Add what is missing with `epic-pl cache build`."
             )
         batch: Features = {}
-        fields = self.spec.fields if self._fields is None else self._fields
-        for field in fields:
-            stored = self._stored(field.name, rows)
-            nbytes = math.prod(stored.shape[1:]) * stored.dtype.itemsize  # of the largest item
-            if field.name in in_place and nbytes >= _LARGE:
-                batch[field.name] = stored
-            else:
-                tensor = stored.gather(self._pin_memory)
-                narrower = self._fields is not None
-                batch[field.name] = tensor[:, *map(slice, field.shape)] if narrower else tensor
-        if any(self.spec.has_token_rows(field) for field in fields):
-            lengths = self._lengths_of(rows)
+        is_int8 = self.spec.dtype == "int8"
+        for field in self._fields:
+            axis = field.token_axis if self.spec.ragged else None
+            items = self._items(field.name, axis, rows)
+            if field.name in in_place and not is_int8 and math.prod(field.shape) >= _LARGE:
+                batch[field.name] = items
+                continue
+            values = _stacked(items, axis)
+            if is_int8:
+                # two steps: torch's product of two types is six times slower
+                scales = _stacked(self._items(field.name + SCALE, axis, rows), axis)
+                values = values.float().mul_(scales.float().unsqueeze(-1))
+            batch[field.name] = values
+        if self.spec.ragged and any(field.token_axis is not None for field in self._fields):
+            lengths = np.where(rows < 0, 0, self._lengths[rows])
             batch["mask"] = torch.from_numpy(np.arange(max(lengths.max(), 1)) < lengths[:, None])
         return batch
 
-    def _lengths_of(self, rows: Rows) -> Rows:
-        assert self.lengths is not None
-        return np.where(rows < 0, 0, self.lengths[rows])
-
-    def _stored(self, name: str, rows: Rows) -> StoredRows:
-        field = next(field for field in self.spec.fields if field.name == name)
-        shape, token_axis = list(field.shape), None
-        if self.spec.has_token_rows(field):
-            token_axis = field.token_axis or 0
-            shape[token_axis] = max(int(self._lengths_of(rows).max()), 1)
-        shards = list(self._shards.values())
-        numbers = np.searchsorted(self._firsts, rows, side="right") - 1
-        absent = self._absent(field, token_axis)
-        items = [
-            absent if row < 0 else self._item(shards[number], name, row, number, token_axis)
-            for row, number in zip(rows.tolist(), numbers.tolist(), strict=True)
-        ]
-        return StoredRows(items, shape, token_axis)
-
-    def _item(
-        self, shard: Tensors, name: str, row: int, number: int, token_axis: int | None
-    ) -> StoredItem:
-        values, scale = shard[name], shard.get(name + SCALE)
-        if token_axis is None:
-            item = row - int(self._firsts[number])
-            return StoredItem(values[item], None if scale is None else scale[item])
-        assert self.lengths is not None
-        tokens = slice(self._starts[row], self._starts[row] + self.lengths[row])
-        return StoredItem(
-            values[tokens].movedim(0, token_axis),
-            None if scale is None else scale[tokens].movedim(0, token_axis),
-        )
-
-    def _absent(self, field: Field, token_axis: int | None) -> StoredItem:
-        """The item of a row -1: zeros, as of one token."""
-        shape = list(field.shape)
-        if token_axis is not None:
-            shape[token_axis] = 1
-        values = torch.zeros(shape, dtype=getattr(torch, self.spec.dtype))
-        is_int8 = self.spec.dtype == "int8"
-        return StoredItem(values, torch.zeros(shape[:-1], dtype=torch.float16) if is_int8 else None)
+    def _items(self, name: str, axis: int | None, rows: Rows) -> list[Tensor]:
+        """A tensor of each row, mapped, with its own number of tokens along ``axis``."""
+        items = []
+        for row in rows.tolist():
+            stored = self._shards[self._shard[row]][name]
+            first, count = self._place[row], 1
+            if axis is not None:
+                first, count = self._start[row], self._lengths[row]
+            part = stored[first : first + count]
+            if row < 0:
+                part = stored.new_zeros(1, *stored.shape[1:])
+            items.append(part[0] if axis is None else part.movedim(0, axis))
+        return items
 
 
-def _joined(arrays: Iterable[npt.NDArray[np.generic]], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def _stacked(items: list[Tensor], axis: int | None) -> Tensor:
+    """Items as one tensor, padded with zeros along ``axis``."""
+    if axis is None:
+        return torch.stack(items)
+    padded = pad_sequence([item.movedim(axis, 0) for item in items], batch_first=True)
+    return padded.movedim(1, axis + 1)
+
+
+def _joined(
+    arrays: Iterable[npt.NDArray[Any]], dtype: npt.DTypeLike = np.int64
+) -> npt.NDArray[Any]:
     return np.concatenate([np.empty(0, dtype), *arrays])

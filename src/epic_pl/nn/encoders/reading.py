@@ -8,20 +8,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-from epic_pl.lazy_tensor import LazyTensor
+from torch.nn.functional import pad
 
 
 class Memory(NamedTuple):
-    """Keys and values of a layer's tokens, each ``(B, h, N, d / h)``."""
+    """Keys and values of a layer's tokens, each ``(B, h, N, d / h)``.
 
-    keys: Tensor | LazyTensor
-    values: Tensor | LazyTensor
+    A list of B tensors ``(h, N_b, d / h)`` is read sample by sample; N is then the largest N_b.
+    """
+
+    keys: Tensor | list[Tensor]
+    values: Tensor | list[Tensor]
 
     # a method, since torch 2.10 cannot compile properties of a named tuple
     def length(self) -> int:
         """N."""
-        return self.keys.shape[2]
+        return self.keys.shape[2] if isinstance(self.keys, Tensor) else _longest(self.keys)
 
     def scores(self, queries: Tensor) -> Tensor:
         """``Q K^T (B, h, n, N)`` of queries ``(B, h, n, d / h)``."""
@@ -69,26 +71,26 @@ class _TimesStored(torch.autograd.Function):
     """``x S`` or ``x S^T`` for a constant ``S``, saved for backward in its stored precision.
 
     Autograd would save a copy in x's precision for every layer: with float16 and four layers,
-    twice the memory of the batch. A lazy tensor is read again in backward.
+    twice the memory of the batch.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, stored: Tensor | LazyTensor, transposed: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, stored: Tensor | list[Tensor], transposed: bool) -> Tensor:
         if isinstance(stored, Tensor):
             ctx.save_for_backward(stored)
         else:
-            ctx.in_place = stored
+            ctx.samples = stored
         ctx.transposed = transposed
         return _product(x, stored, transposed)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (stored,) = ctx.saved_tensors or (ctx.in_place,)
+        (stored,) = ctx.saved_tensors or (ctx.samples,)
         return _product(gradient, stored, not ctx.transposed), None, None
 
 
-def _times_stored(x: Tensor, stored: Tensor | LazyTensor, transposed: bool) -> Tensor:
+def _times_stored(x: Tensor, stored: Tensor | list[Tensor], transposed: bool) -> Tensor:
     if isinstance(stored, Tensor):
         if stored.requires_grad:  # a memory of joint prompts, whose tokens depend on the prompts
             return _product(x, stored, transposed)
@@ -97,16 +99,20 @@ def _times_stored(x: Tensor, stored: Tensor | LazyTensor, transposed: bool) -> T
     return product
 
 
-def _product(x: Tensor, stored: Tensor | LazyTensor, transposed: bool) -> Tensor:
-    """``x S`` or ``x S^T``; a lazy tensor is read a few samples at a time."""
+def _product(x: Tensor, stored: Tensor | list[Tensor], transposed: bool) -> Tensor:
+    """``x S`` or ``x S^T``; of a list as if all samples had the tokens of the longest."""
     if isinstance(stored, Tensor):
         converted = stored.to(x.dtype).contiguous()  # in one pass
         return x @ (converted.mT if transposed else converted)
-    product: Tensor | None = None
-    for samples, piece in stored.pieces(x.dtype):  # (b, h, N, d / h)
-        part = x[samples] @ (piece.mT if transposed else piece)
-        if product is None:
-            product = part.new_empty(len(x), *part.shape[1:])
-        product[samples] = part
-    assert product is not None  # a batch has at least one sample
-    return product
+    products = []
+    for sample, part in zip(x, stored, strict=True):
+        numbers, tokens = part.to(x.dtype), part.shape[1]
+        if transposed:
+            products.append(pad(sample @ numbers.mT, (0, _longest(stored) - tokens)))
+        else:
+            products.append(sample[..., :tokens] @ numbers)
+    return torch.stack(products)
+
+
+def _longest(samples: list[Tensor]) -> int:
+    return max(sample.shape[1] for sample in samples)

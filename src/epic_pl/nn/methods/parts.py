@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from epic_pl.lazy_tensor import whole
 from epic_pl.nn.base import DualEncoder, Output
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Pooled
@@ -62,7 +61,7 @@ class TokenTower(Tower[TokenState]):
         self, features: Features, mask: Tensor | None, present: Tensor | None
     ) -> TokenState:
         """The stored features."""
-        tokens = whole(features["tokens"]).to(self.dtype)
+        tokens = features["tokens"].to(self.dtype)
         return TokenState(tokens, mask, restore_pooled(features, self.dtype))
 
     def pool(self, state: TokenState) -> Pooled:
