@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from epic_pl.errors import CacheError
-from epic_pl.features.store.shard import SCALE, digests_of, open_shard
+from epic_pl.features.store.int8 import SCALE, dequantize
+from epic_pl.features.store.shard import digests_of, open_shard
 from epic_pl.features.store.spec import DIGEST, Digests, Field, StoreSpec
 from epic_pl.types import Features
 
@@ -108,18 +109,17 @@ class FeatureStore:
         batch: Features = {}
         is_int8 = self.spec.dtype == "int8"
         for field in self._fields:
-            axis = field.token_axis if self.spec.ragged else None
+            axis = self.spec.ragged_axis(field)
             items = self._items(field.name, axis, rows)
             if field.name in in_place and not is_int8 and math.prod(field.shape) >= _LARGE:
                 batch[field.name] = items
                 continue
             values = _stacked(items, axis)
             if is_int8:
-                # two steps: torch's product of two types is six times slower
-                scales = _stacked(self._items(field.name + SCALE, axis, rows), axis)
-                values = values.float().mul_(scales.float().unsqueeze(-1))
+                scales = self._items(field.name + SCALE, axis, rows)
+                values = dequantize(values, _stacked(scales, axis))
             batch[field.name] = values
-        if self.spec.ragged and any(field.token_axis is not None for field in self._fields):
+        if any(self.spec.ragged_axis(field) is not None for field in self._fields):
             lengths = np.where(rows < 0, 0, self._lengths[rows])
             batch["mask"] = torch.from_numpy(np.arange(max(lengths.max(), 1)) < lengths[:, None])
         return batch

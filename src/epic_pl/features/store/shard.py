@@ -19,10 +19,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from epic_pl.errors import CacheError
+from epic_pl.features.store.int8 import SCALE, quantize
 from epic_pl.features.store.spec import DIGEST, Digests, StoreSpec
 
 Tensors = dict[str, Tensor]
-SCALE = ".scale"
 _ALIGNMENT = 64  # bytes of a cache line: numbers are read at half the speed across two
 
 
@@ -98,15 +98,13 @@ def _fits(tensors: Tensors, spec: StoreSpec) -> bool:
         expected["lengths"] = torch.int64, [items]
     elif lengths is not None or spec.ragged:
         return False
-    for field in spec.fields:
-        shape = [items, *field.shape]
-        if spec.has_token_rows(field):
-            del shape[(field.token_axis or 0) + 1]
-            shape[0] = tokens
-        expected[field.name] = getattr(torch, spec.dtype), shape
-        if spec.dtype == "int8":
-            expected[field.name + SCALE] = torch.float16, shape[:-1]
-    return {name: (each.dtype, list(each.shape)) for name, each in tensors.items()} == expected
+    for field, dtype in spec.tensors().items():
+        rows, shape, axis = items, list(field.shape), spec.ragged_axis(field)
+        if axis is not None:
+            rows = tokens
+            del shape[axis]
+        expected[field.name] = dtype, [rows, *shape]
+    return {name: (item.dtype, list(item.shape)) for name, item in tensors.items()} == expected
 
 
 def encode(
@@ -131,34 +129,23 @@ def encode(
         owners = owners.repeat_interleave(stored["lengths"])  # (T,)
         mask = torch.arange(int(lengths.max())) < stored["lengths"][:, None]  # (B, N)
     for field in spec.fields:
-        values, is_by_token = tensors[field.name].detach(), spec.has_token_rows(field)
-        if is_by_token:
-            values = values.movedim((field.token_axis or 0) + 1, 1)[:, : mask.shape[1]]
+        values, axis = tensors[field.name].detach(), spec.ragged_axis(field)
+        if axis is not None:
+            values = values.movedim(axis + 1, 1)[:, : mask.shape[1]]
             values = values[mask.to(values.device)]  # (T, ...)
-        numbers, scale = _quantized(values, getattr(torch, spec.dtype))
-        finite = torch.isfinite(numbers if scale is None else scale).reshape(len(values), -1).all(1)
+        if spec.dtype == "int8":
+            numbers, checked = quantize(values)
+            stored[field.name + SCALE] = checked.cpu()
+        else:
+            numbers = checked = values.to(getattr(torch, spec.dtype))
+        stored[field.name] = numbers.cpu()
+        finite = torch.isfinite(checked).reshape(len(values), -1).all(1)
         if not finite.all():
             row = int((~finite).nonzero()[0])
-            name = names[int(owners[row]) if is_by_token else row]
+            name = names[row if axis is None else int(owners[row])]
             raise CacheError(
                 f"The field {field.name!r} of the item {name} is not finite once stored as "
                 f"{spec.dtype}. Look at that item and the encoder's weights; if its numbers are "
                 "only too large for float16, store bfloat16 or float32."
             )
-        stored[field.name] = numbers.cpu()
-        if scale is not None:
-            stored[field.name + SCALE] = scale.cpu()
     return stored
-
-
-def _quantized(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """Cast, on the tensor's own device; the second tensor is the scale of int8."""
-    if dtype != torch.int8:
-        return values.to(dtype), None
-    values = values.float()
-    largest = values.abs().amax(-1)
-    scale = (largest / 127).half()
-    # rounded up to the next float16, so that the largest number is never clipped
-    scale = (scale.view(torch.int16) + (scale.float() * 127 < largest)).view(torch.float16)
-    steps = values / scale.float().clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(-1)
-    return steps.round().clamp(-127, 127).to(torch.int8), scale

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from epic_pl.errors import CacheError, ConfigError
+from epic_pl.features.store.int8 import SCALE
 from epic_pl.untrusted import require_regular
 from epic_pl.validate import check_choices
 
@@ -54,11 +57,10 @@ class StoreSpec:
 
     Attributes:
         kind: ``image`` or ``text``.
-        identity: plain JSON values: encoder fingerprint, level, layers, pooling, preprocessing,
-            views. Any change gives another key, hence another folder.
+        identity: plain JSON values: encoder fingerprint, level, layers, pooling, preprocessing.
+            Any change gives another key, hence another folder.
         fields: the tensors of each item.
-        dtype: how they are stored. ``int8`` has one symmetric float16 scale for each vector along
-            the last axis, so for each token, layer and head.
+        dtype: how they are stored.
         ragged: store each item's own number of tokens, without padding. All token axes have the
             same largest length.
         encoder: name of the encoder, shown to the user; no part of the key.
@@ -81,19 +83,26 @@ class StoreSpec:
         """Path of the store below ``root``."""
         return root / f"{self.kind}-{self.key}"
 
-    def has_token_rows(self, field: Field) -> bool:
-        """Whether a field is stored token by token, without padding."""
-        return self.ragged and field.token_axis is not None
+    def ragged_axis(self, field: Field) -> int | None:
+        """The token axis of a field that is stored token by token, without padding."""
+        return field.token_axis if self.ragged else None
+
+    def tensors(self) -> dict[Field, torch.dtype]:
+        """What a shard has of each item: the fields, and with int8 their scales."""
+        stored = dict.fromkeys(self.fields, getattr(torch, self.dtype))
+        if self.dtype == "int8":
+            for field in self.fields:
+                scale = Field(field.name + SCALE, field.shape[:-1], field.token_axis)
+                stored[scale] = torch.float16
+        return stored
 
     def bytes_per_item(self, tokens: float | None = None) -> float:
         """Bytes of an item with this many tokens (ragged stores; default the most)."""
         total = float(DIGEST.itemsize)
-        for field in self.fields:
-            count = float(np.prod(field.shape))
-            if tokens is not None and self.ragged and field.token_axis is not None:
-                count *= tokens / field.shape[field.token_axis]
-            scales = 2 * count / field.shape[-1] if self.dtype == "int8" else 0
-            total += count * {"float32": 4, "int8": 1}.get(self.dtype, 2) + scales
+        for field, dtype in self.tensors().items():
+            axis, nbytes = self.ragged_axis(field), math.prod(field.shape) * dtype.itemsize
+            share = 1 if tokens is None or axis is None else tokens / field.shape[axis]
+            total += nbytes * share
         return total
 
     def to_json(self) -> dict[str, Any]:
@@ -119,6 +128,7 @@ class StoreSpec:
             )
             spec = cls(**plain)
             check_choices(spec)
+            spec.tensors()  # an axis that scales lack
             # the key is a hash of all other values, which so are what they were when written
             typed = isinstance(spec.encoder, str) and isinstance(spec.identity, dict)
             if spec.folder(folder.parent) != folder or not typed:
