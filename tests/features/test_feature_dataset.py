@@ -14,16 +14,20 @@ PATHS = ["a.png", None, "b.png", "a.png"]
 TEXTS = ["one", "two", None, "one"]
 
 
-class Source:
-    """Stores whose only feature is the row; rows are positions in the sorted items."""
+class Images:
+    """Stored items whose only feature is the first letter of the path."""
 
-    def images(self, keys):
+    def gather(self, keys):
         rows = torch.tensor([-1 if key is None else ord(key.path[0]) for key in keys])
         return {"pooled": rows[:, None]}
 
-    def texts(self, texts):
+
+class Texts:
+    """Stored items whose only feature is the number of letters."""
+
+    def gather(self, texts):
         rows = torch.tensor([-1 if text is None else len(text) for text in texts])
-        return {"pooled": rows[:, None]}, rows[:, None] > torch.arange(3)
+        return {"pooled": rows[:, None], "mask": rows[:, None] > torch.arange(3)}
 
 
 # of a collator, all that is asked for
@@ -39,7 +43,7 @@ def rows(tmp_path, paths=PATHS, texts=TEXTS, labels=(0, 1, 2, 0)) -> ImageTextDa
 
 
 def cached(dataset) -> CachedDataset:
-    return CachedDataset(dataset, Source(), COLLATOR)
+    return CachedDataset(dataset, Images(), Texts(), COLLATOR)
 
 
 def test_a_batch_is_gathered_in_the_order_asked_for(tmp_path):

@@ -97,7 +97,7 @@ class FeatureCache(Callback):
         """
         assert self.level != "off"
         options = CacheOptions(self.level, self.dtype, self.root, self.batch_size, self.threads)
-        source = fill_stores(
+        images, texts = fill_stores(
             options,
             (module.model.image_tower, module.model.text_tower),
             module.device,
@@ -108,7 +108,7 @@ class FeatureCache(Callback):
             world_size=world_size,
             barrier=barrier,
         )
-        data.use_features(lambda dataset, collator: CachedDataset(dataset, source, collator))
+        data.use_features(lambda dataset, collator: CachedDataset(dataset, images, texts, collator))
 
     def build_stores(
         self, trainer: L.Trainer, module: EPICModule, data: ImageTextDataModule

@@ -1,14 +1,10 @@
-"""Batches of stored features for a dataset's rows; no image is decoded.
+"""Batches of stored features for a dataset's rows; no image is decoded."""
 
-Shape legend: B batch, N tokens.
-"""
-
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from epic_pl.data.collate import Collator
@@ -25,40 +21,31 @@ class ImageKey(NamedTuple):
 
 
 class StoredItems:
-    """One modality's store and the rows of its items.
+    """One modality's items in their store.
 
-    The model can read the fields ``in_place`` where they are stored.
+    Args:
+        store: has them all.
+        keys: of the items.
+        hashes: by which the store knows them.
+        in_place: fields that the model can read where they are stored.
     """
 
     def __init__(
-        self, store: FeatureStore, rows: Mapping[Any, int], in_place: Collection[str]
+        self,
+        store: FeatureStore,
+        keys: Sequence[Any],
+        hashes: Sequence[str],
+        in_place: Collection[str],
     ) -> None:
-        self.store, self._rows, self._in_place = store, rows, in_place
+        self._store, self._in_place = store, in_place
+        self._rows = dict(zip(keys, store.rows(hashes).tolist(), strict=True))
 
     def gather(self, keys: Sequence[Any]) -> Features:
         """Fields of items, batch first; zeros where the key is None."""
         rows = np.array([-1 if key is None else self._rows[key] for key in keys], np.int64)
         # from a loader's worker a batch travels as tensors
         in_place = self._in_place if get_worker_info() is None else ()
-        return self.store.gather(rows, in_place)
-
-
-class StoredFeatures:
-    """Stored images, by :class:`ImageKey`, and texts."""
-
-    def __init__(self, images: StoredItems, texts: StoredItems) -> None:
-        self._images, self._texts = images, texts
-
-    def images(self, keys: Sequence[ImageKey | None]) -> Features:
-        """Fields of images, batch first; zeros of a missing one."""
-        return self._images.gather(keys)
-
-    def texts(self, texts: Sequence[str | None]) -> tuple[Features, Tensor]:
-        """Fields of texts, batch first, zeros of a missing one, and their mask ``(B, N)``."""
-        fields = self._texts.gather(texts)
-        # pooled features have no tokens: one position represents the text
-        mask = fields.pop("mask") if "mask" in fields else torch.ones(len(texts), 1)
-        return fields, mask
+        return self._store.gather(rows, in_place)
 
 
 class CachedDataset(Dataset[Batch]):
@@ -68,16 +55,20 @@ class CachedDataset(Dataset[Batch]):
 
     Args:
         dataset: names the image and text of each row.
-        source: the stores.
+        images: that are stored, by :class:`ImageKey`.
+        texts: that are stored.
         collator: makes the labels.
     """
 
     def __init__(
-        self, dataset: ImageTextDataset, source: StoredFeatures, collator: Collator
+        self,
+        dataset: ImageTextDataset,
+        images: StoredItems,
+        texts: StoredItems,
+        collator: Collator,
     ) -> None:
-        self.dataset = dataset
-        self.source = source
-        self.collator = collator
+        self.dataset, self.collator = dataset, collator
+        self._images, self._texts = images, texts
         self._root = str(dataset.image_root)
 
     def __len__(self) -> int:
@@ -95,11 +86,12 @@ class CachedDataset(Dataset[Batch]):
         rows = [self.dataset.reference(index) for index in indices]
         images = (row["image"] for row in rows)
         keys = [None if path is None else ImageKey(self._root, path) for path in images]
-        text_features, mask = self.source.texts([row["text"] for row in rows])
+        text_features = self._texts.gather([row["text"] for row in rows])
         batch: Batch = {
-            "image_features": self.source.images(keys),
+            "image_features": self._images.gather(keys),
             "text_features": text_features,
-            "attention_mask": mask,
+            # pooled features have no tokens: one position represents the text
+            "attention_mask": text_features.pop("mask", torch.ones(len(rows), 1)),
             "sample_id": [row["sample_id"] for row in rows],
             "image_path": [row["image"] or "" for row in rows],
         }

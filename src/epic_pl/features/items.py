@@ -4,7 +4,7 @@ Shape legend: B batch, N tokens.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +18,8 @@ from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.features.dataset import ImageKey
 from epic_pl.features.digests import ImageDigests, text_digest, tokenizer_digest
-from epic_pl.features.store.spec import Field, Kind, StoredDtype, StoreSpec, canonical
+from epic_pl.features.store.build import Wanted
+from epic_pl.features.store.spec import Field, Kind, StoredDtype, StoreSpec
 
 Key = TypeVar("Key")
 Level = Literal["boundary", "layers"]
@@ -75,7 +76,14 @@ class CacheOptions:
 
 
 class Items(ABC, Generic[Key]):
-    """One modality's items; arguments as of :func:`~epic_pl.features.fill.fill_stores`.
+    """One modality's distinct items.
+
+    Args:
+        keys: of the items; without any, the blank item stands for a modality that is missing.
+        options: of the cache.
+        tower: whose encoder is run.
+        device: on which it is.
+        data: whose preprocessing and tokenizer are used.
 
     Attributes:
         kind: the modality.
@@ -87,15 +95,25 @@ class Items(ABC, Generic[Key]):
 
     def __init__(
         self,
+        keys: Iterable[Key],
         options: CacheOptions,
         tower: FeatureTower,
         device: torch.device,
         data: ImageTextDataModule,
     ) -> None:
         self.options, self.tower, self.device, self.data = options, tower, device, data
+        self.keys = list(dict.fromkeys(keys)) or [self.blank]
+
+    def wanted(self) -> Wanted:
+        """What the items' store must have."""
+
+        def produce(positions: Sequence[int]) -> tuple[dict[str, Tensor], Tensor | None]:
+            return self.encode([self.keys[position] for position in positions])
+
+        return Wanted(self.spec, self._hashes(), produce, self._mean_tokens())
 
     @abstractmethod
-    def hashes(self, keys: Sequence[Key]) -> list[str]:
+    def _hashes(self) -> list[str]:
         """Strings that change with the items' content."""
 
     @abstractmethod
@@ -120,7 +138,7 @@ class Items(ABC, Generic[Key]):
         features = {name: tensor.float().cpu() for name, tensor in given.items()}
         return features, None if mask is None else mask.sum(dim=1).cpu()
 
-    def mean_tokens(self, keys: Sequence[Key]) -> float | None:
+    def _mean_tokens(self) -> float | None:
         """Mean number of tokens of a sample of texts."""
         return None
 
@@ -151,27 +169,27 @@ class Items(ABC, Generic[Key]):
 
 
 class Images(Items[ImageKey]):
-    """Images, as evaluation sees them."""
+    """The images of splits, as evaluation sees them; ``digests`` identify them."""
 
     kind: Kind = "image"
     blank = ImageKey("", "")
 
-    def __init__(self, *arguments: Any, digests: ImageDigests) -> None:
-        super().__init__(*arguments)
+    def __init__(
+        self, *arguments: Any, splits: Iterable[ImageTextDataset], digests: ImageDigests
+    ) -> None:
+        datasets = [split for split in splits]
+        self._datasets = {str(dataset.image_root): dataset for dataset in datasets}
+        keys = (
+            ImageKey(str(dataset.image_root), path)
+            for dataset in datasets
+            for path in dataset.distinct()[0]
+        )
+        super().__init__(keys, *arguments)
         self._digests = digests
-        self._datasets: dict[str, ImageTextDataset] = {}
 
-    def add(self, dataset: ImageTextDataset) -> Iterator[ImageKey]:
-        """Register a split and yield its images."""
-        root = str(dataset.image_root)
-        self._datasets[root] = dataset
-        for path in dataset.distinct()[0]:
-            yield ImageKey(root, path)
-
-    def hashes(self, keys: Sequence[ImageKey]) -> list[str]:
-        """SHA-256 of the file."""
-        digests = self._digests(key for key in keys if key != self.blank)
-        return ["blank" if key == self.blank else digests[key] for key in keys]
+    def _hashes(self) -> list[str]:
+        digests = self._digests(key for key in self.keys if key != self.blank)
+        return [digests.get(key, "blank") for key in self.keys]
 
     def _inputs(self, keys: Sequence[ImageKey]) -> tuple[Tensor, None]:
         with ThreadPoolExecutor(self.options.threads) as pool:
@@ -193,14 +211,12 @@ class Texts(Items[str]):
     kind: Kind = "text"
     blank = ""
 
-    def hashes(self, keys: Sequence[str]) -> list[str]:
-        """SHA-256 of the characters."""
-        return [text_digest(text) for text in keys]
+    def _hashes(self) -> list[str]:
+        return [text_digest(text) for text in self.keys]
 
-    def mean_tokens(self, keys: Sequence[str]) -> float:
-        """Mean number of tokens of a sample of texts."""
-        step = -(-len(keys) // 256)
-        return float(self._inputs(keys[::step])[1].sum(1).float().mean())
+    def _mean_tokens(self) -> float:
+        step = -(-len(self.keys) // 256)
+        return float(self._inputs(self.keys[::step])[1].sum(1).float().mean())
 
     def _inputs(self, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
         tokens = self.data.collator.tokenize(keys)
@@ -211,20 +227,6 @@ class Texts(Items[str]):
             "tokenizer": tokenizer_digest(self.data.collator.tokenizer),
             "max_tokens": self.data.collator.max_text_tokens,
         }
-
-
-def serves(store: StoreSpec, wanted: StoreSpec) -> bool:
-    """Whether a store has all fields that another would have, computed in the same way.
-
-    So a linear probe reads what was stored for prompts. Fields with tokens are not shared.
-    """
-
-    def made(spec: StoreSpec) -> tuple[Any, ...]:
-        identity = {**spec.identity, "layers": spec.identity["layers"][:1]}
-        return spec.kind, spec.dtype, canonical(identity)
-
-    shared = {field for field in store.fields if field.token_axis is None}
-    return made(store) == made(wanted) and shared.issuperset(wanted.fields)
 
 
 def _field(name: str, example: Tensor, max_tokens: int | None) -> Field:

@@ -53,14 +53,12 @@ class Wanted:
         produce: takes positions in ``hashes``; returns for each field ``(B, *shape)`` floating
             point on any device, and for ragged stores, whose token axes hold the longest of the
             batch, the B lengths, else None. It must depend on nothing but the items.
-        serves: whether a store of another spec has all these fields of its items too.
         mean_tokens: of a ragged store's items, to estimate its size; None assumes the most.
     """
 
     spec: StoreSpec
     hashes: Sequence[str]
     produce: Produce
-    serves: Callable[[StoreSpec], bool] = lambda spec: False
     mean_tokens: float | None = None
 
     def missing(self, root: Path, shard_bytes: int) -> list[Rows]:
@@ -79,7 +77,7 @@ class Wanted:
         for folder in [own, *(path.parent for path in paths if path.parent != own)]:
             with suppress(CacheError):  # missing, or of another version
                 spec = StoreSpec.read(folder)
-                if folder == own or self.serves(spec):
+                if folder == own or spec.serves(self.spec):
                     fields = None if folder == own else self.spec.fields
                     store = FeatureStore(folder, fields)
                     if (store.rows(self.hashes) >= 0).all():

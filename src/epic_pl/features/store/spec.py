@@ -105,6 +105,20 @@ class StoreSpec:
             total += nbytes * share
         return total
 
+    def serves(self, wanted: "StoreSpec") -> bool:
+        """Whether a store has all fields that another would have, computed in the same way.
+
+        So a linear probe reads what was stored for prompts. Fields with tokens are not shared; the
+        others depend on the first of the layers alone.
+        """
+
+        def made(spec: StoreSpec) -> tuple[Any, ...]:
+            identity = {**spec.identity, "layers": spec.identity.get("layers", [])[:1]}
+            return spec.kind, spec.dtype, canonical(identity)
+
+        shared = {field for field in self.fields if field.token_axis is None}
+        return made(self) == made(wanted) and shared.issuperset(wanted.fields)
+
     def to_json(self) -> dict[str, Any]:
         """The spec as plain JSON values, with the version of the format."""
         return {"format": FORMAT, **dataclasses.asdict(self), "identity": dict(self.identity)}

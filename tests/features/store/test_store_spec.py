@@ -1,10 +1,9 @@
-"""Which stores serve which methods."""
+"""Keys of stores, and which stores serve which methods."""
 
 from dataclasses import replace
 
 import pytest
 
-from epic_pl.features.items import serves
 from epic_pl.features.store.spec import Field, StoreSpec
 
 MEMORY = Field("memory", (2, 2, 1, 9, 3), 3)
@@ -37,4 +36,13 @@ PROMPTS = spec([1, 2], MEMORY, *POOLED)
     ],
 )
 def test_a_store_with_all_fields_and_more_serves(wanted, served):
-    assert serves(PROMPTS, wanted) == served
+    assert PROMPTS.serves(wanted) == served
+
+
+def test_any_change_of_a_spec_but_the_encoders_name_is_another_key(items):
+    specs = [items.spec(), items.spec("float16"), items.spec(level="boundary")]
+    specs.append(items.spec(layers=[8]))
+    assert len({spec.key for spec in specs}) == 4
+    assert replace(specs[0], encoder="/moved/elsewhere").key == specs[0].key
+    other_order = dict(reversed(specs[3].identity.items()))
+    assert replace(specs[3], identity=other_order).key == specs[3].key
