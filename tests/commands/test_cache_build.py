@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 import tiny_runs
+from epic_pl.callbacks import feature_cache
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.errors import ConfigError
-from epic_pl.features import fill
 from epic_pl.features.items import Items
 from epic_pl.main import main
 
@@ -23,7 +23,7 @@ SHARD_BYTES = 20_000
 SCRIPT = f"""
 import os, time
 import torch
-from epic_pl.features import fill
+from epic_pl.callbacks import feature_cache
 from epic_pl.features.items import Items
 from epic_pl.main import main
 
@@ -37,7 +37,7 @@ def slowly(items, keys):
     return encode(items, keys)
 
 
-fill.SHARD_BYTES = {SHARD_BYTES}
+feature_cache.SHARD_BYTES = {SHARD_BYTES}
 Items.encode = slowly
 torch.set_num_threads(1)
 """
@@ -146,7 +146,7 @@ def stored(root):
 @pytest.mark.slow
 def test_two_ranks_share_the_work_and_fit_as_they_do_from_images(project, monkeypatch):
     given = [*options(project), "--cache.batch_size", "2", "--cache.dtype", "float32"]
-    monkeypatch.setattr(fill, "SHARD_BYTES", SHARD_BYTES)
+    monkeypatch.setattr(feature_cache, "SHARD_BYTES", SHARD_BYTES)
     whole, encode = [], Items.encode
     monkeypatch.setattr(
         Items, "encode", lambda items, keys: whole.extend(keys) or encode(items, keys)

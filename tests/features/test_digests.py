@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from epic_pl.data.preprocessing import load_tokenizer
-from epic_pl.features.digests import ImageDigests, text_digest, tokenizer_digest
+from epic_pl.features.digests import image_digests, text_digest, tokenizer_digest
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def root(tmp_path):
 
 def digests_of(memory, root, *paths):
     """By path alone."""
-    known = memory if isinstance(memory, ImageDigests) else ImageDigests(memory)
-    return {path: digest for (_, path), digest in known((str(root), p) for p in paths).items()}
+    digests = image_digests([(str(root), path) for path in paths], memory)
+    return {path: digest for (_, path), digest in digests.items()}
 
 
 def test_digests_are_of_the_content_and_remembered_until_a_file_changes(root):
@@ -46,12 +46,11 @@ def test_a_damaged_memory_is_replaced(root, damage):
 
 
 def test_images_inside_one_file_go_by_their_names(root):
-    archive = root / "a.png"
-    digests = ImageDigests(root / "memory.json")
-    first = digests_of(digests, archive, "1", "2")
+    archive, memory = root / "a.png", root / "memory.json"
+    first = digests_of(memory, archive, "1", "2")
     assert first["1"] != first["2"]
     os.utime(archive, ns=(1, 1))
-    assert digests_of(digests, archive, "1")["1"] != first["1"]
+    assert digests_of(memory, archive, "1")["1"] != first["1"]
 
 
 def test_a_memory_that_cannot_be_written_is_done_without(root):

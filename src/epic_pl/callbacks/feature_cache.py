@@ -1,7 +1,7 @@
 """Encode each image and text once, store the frozen features, and train from them."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,12 +10,10 @@ from lightning.pytorch.callbacks import Callback
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.datamodule import STAGES
-from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.errors import CacheError, ConfigError, DataError
-from epic_pl.features.dataset import CachedDataset
-from epic_pl.features.fill import fill_stores
-from epic_pl.features.items import CacheOptions
-from epic_pl.features.store.build import default_root
+from epic_pl.features.dataset import CachedDataset, StoredItems
+from epic_pl.features.items import Images, Texts
+from epic_pl.features.store.build import SHARD_BYTES, build, default_root
 from epic_pl.features.store.spec import StoredDtype
 from epic_pl.module import EPICModule
 
@@ -91,24 +89,55 @@ class FeatureCache(Callback):
     ) -> None:
         """Store what stages of ``data``, already set up, need; its loaders then read that.
 
+        Args:
+            module: whose encoders are run.
+            data: whose loaders will read the stores.
+            *stages: ``fit``, ``validate``, ``test`` or ``predict``.
+            rank: of this process.
+            world_size: number of processes.
+            barrier: called by each process before anything is written, and once all is there.
+
         Raises:
-            ConfigError: live augmentation is asked for.
+            ConfigError: augmentation is on, or the method cannot be trained from features of this
+                level.
+            DataError: an image cannot be read.
             CacheError: the stores cannot be written, or the disk has no room for all of them.
         """
         assert self.level != "off"
-        options = CacheOptions(self.level, self.dtype, self.root, self.batch_size, self.threads)
-        images, texts = fill_stores(
-            options,
-            (module.model.image_tower, module.model.text_tower),
-            module.device,
-            data,
-            self._splits(data, stages),
-            in_place=("memory",) if module.reads_in_place else (),
+        splits = dict.fromkeys(split for stage in stages for split in STAGES[stage])
+        if "train" in splits and data.augment != "none":
+            raise ConfigError(
+                f"data.augment is {data.augment!r}, but stored features cannot be augmented: "
+                "set data.augment to none, or cache.level to off."
+            )
+        datasets = [data.dataset(split) for split in splits]
+        shared = module.device, data, self.level, self.dtype
+        memory = self.root / f"digests-{rank}.json"
+        images = Images(
+            module.model.image_tower,
+            *shared,
+            splits=datasets,
+            threads=self.threads,
+            memory=memory,
+        )
+        names = (text for dataset in datasets for text in dataset.distinct()[1])
+        texts = Texts(names, module.model.text_tower, *shared)
+        wanted = [images.wanted(), texts.wanted()]
+        stores = build(
+            self.root,
+            wanted,
+            batch_size=self.batch_size,
+            shard_bytes=SHARD_BYTES,
             rank=rank,
             world_size=world_size,
             barrier=barrier,
         )
-        data.use_features(lambda dataset, collator: CachedDataset(dataset, images, texts, collator))
+        in_place = ("memory",) if module.reads_in_place else ()
+        both = (
+            StoredItems(stores[0], images.keys, wanted[0].hashes, in_place),
+            StoredItems(stores[1], texts.keys, wanted[1].hashes, in_place),
+        )
+        data.use_features(lambda dataset, collator: CachedDataset(dataset, *both, collator))
 
     def build_stores(
         self, trainer: L.Trainer, module: EPICModule, data: ImageTextDataModule
@@ -131,17 +160,15 @@ class FeatureCache(Callback):
                 "There is nothing to store while cache.level is off: set it to boundary or layers, "
                 "in the config or by --cache.level."
             )
-        launcher = trainer.strategy.launcher
+        launcher: Any = trainer.strategy.launcher
         if launcher is None:
             self._build(trainer, module, data)
             return
         try:
             launcher.launch(self._build, trainer, module, data)
         except BaseException:
-            # processes that this one has started would wait for it
-            kill = getattr(launcher, "kill", None)
-            if kill is not None:
-                kill(signal.SIGTERM)
+            if hasattr(launcher, "kill"):  # processes that this one has started would wait for it
+                launcher.kill(signal.SIGTERM)
             raise
 
     def _build(self, trainer: L.Trainer, module: EPICModule, data: ImageTextDataModule) -> None:
@@ -168,18 +195,6 @@ class FeatureCache(Callback):
             barrier=lambda: _barrier(trainer),
         )
 
-    def _splits(
-        self, data: ImageTextDataModule, stages: tuple[str, ...]
-    ) -> Iterator[ImageTextDataset]:
-        """Datasets of stages."""
-        for split in dict.fromkeys(split for stage in stages for split in STAGES[stage]):
-            if split == "train" and data.augment != "none":
-                raise ConfigError(
-                    f"data.augment is {data.augment!r}, but stored features cannot be augmented: "
-                    "set data.augment to none, or cache.level to off."
-                )
-            yield data.dataset(split)
-
 
 def _barrier(trainer: L.Trainer) -> None:
     """Wait for all ranks.
@@ -202,14 +217,14 @@ def _set_up(data: ImageTextDataModule, show: bool) -> list[str]:
     Raises:
         DataError: training or validation cannot be set up.
     """
-    stages, reasons = ["fit", "validate"], []
-    for stage in stages:
-        data.setup(stage)
-    for stage in ("test", "predict"):
+    stages, reasons = [], []
+    for stage in ("fit", "validate", "test", "predict"):
         try:
             data.setup(stage)
             stages.append(stage)
         except DataError as error:
+            if stage in ("fit", "validate"):
+                raise
             reasons.append(str(error))
     if show and reasons:
         print(f"Not stored, since it cannot be read: {' '.join(dict.fromkeys(reasons))}")

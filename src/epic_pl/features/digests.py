@@ -9,51 +9,37 @@ from pathlib import Path
 from typing import Any
 
 
-class ImageDigests:
-    """SHA-256 of images' bytes, remembered by path, size and time of change.
+def image_digests(names: Iterable[tuple[str, str]], memory: Path) -> dict[tuple[str, str], str]:
+    """SHA-256 of images' bytes; an image inside one big file goes by that file and its name.
 
     Args:
-        memory: JSON file in which they are remembered; replaced if it is damaged.
+        names: (root, path) of each image.
+        memory: JSON file that remembers digests by path, size and time of change; replaced if it
+            is damaged.
     """
-
-    def __init__(self, memory: Path) -> None:
-        self._memory = memory
-        self._known: dict[str, list[Any]] = {}
-        self._changed = False
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # nothing remembered yet
-            entries = json.loads(memory.read_text(encoding="utf-8")).items()
-            self._known = {k: v for k, v in entries if isinstance(v, list) and len(v) == 3}
-
-    def __call__(self, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-        """(Root, path) to digest; an image inside one big file goes by that file and its name."""
-        digests = {name: self.one(*name) for name in names}
-        self._save()
-        return digests
-
-    def one(self, root: str, path: str) -> str:
-        """The digest of one image, not yet remembered for later runs."""
+    known: dict[str, list[Any]] = {}
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # nothing remembered yet
+        entries = json.loads(memory.read_text(encoding="utf-8")).items()
+        known = {k: v for k, v in entries if isinstance(v, list) and len(v) == 3}
+    digests, changed = {}, False
+    for root, path in names:
         inside = os.path.isfile(root)
         file = Path(root) if inside else Path(root) / path
         stat = file.stat()
         key, state = f"{file}\0{path}", [stat.st_size, stat.st_mtime_ns]
-        entry = self._known.get(key)
-        if entry is None or entry[:2] != state:
+        if known.get(key, [])[:2] != state:
             content = f"{state}{path}".encode() if inside else file.read_bytes()
-            self._known[key] = entry = [*state, hashlib.sha256(content).hexdigest()]
-            self._changed = True
-        digest: str = entry[2]
-        return digest
-
-    def _save(self) -> None:
-        if not self._changed:
-            return
+            known[key] = [*state, hashlib.sha256(content).hexdigest()]
+            changed = True
+        digests[root, path] = known[key][2]
+    if changed:
         # without write permission later runs read the images again, no more
         with contextlib.suppress(OSError):
-            self._memory.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._memory.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps(self._known), encoding="utf-8")
-            temporary.replace(self._memory)
-        self._changed = False
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            temporary = memory.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_text(json.dumps(known), encoding="utf-8")
+            temporary.replace(memory)
+    return digests
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

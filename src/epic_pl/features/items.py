@@ -6,7 +6,6 @@ Shape legend: B batch, N tokens.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -17,7 +16,7 @@ from torch import Tensor
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.features.dataset import ImageKey
-from epic_pl.features.digests import ImageDigests, text_digest, tokenizer_digest
+from epic_pl.features.digests import image_digests, text_digest, tokenizer_digest
 from epic_pl.features.store.build import Wanted
 from epic_pl.features.store.spec import Field, Kind, StoredDtype, StoreSpec
 
@@ -64,26 +63,16 @@ class FeatureTower(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class CacheOptions:
-    """Options of :class:`~epic_pl.callbacks.feature_cache.FeatureCache`, the cache being on."""
-
-    level: Level
-    dtype: StoredDtype
-    root: Path
-    batch_size: int
-    threads: int
-
-
 class Items(ABC, Generic[Key]):
     """One modality's distinct items.
 
     Args:
         keys: of the items; without any, the blank item stands for a modality that is missing.
-        options: of the cache.
         tower: whose encoder is run.
         device: on which it is.
         data: whose preprocessing and tokenizer are used.
+        level: of the cache.
+        dtype: of the stored numbers.
 
     Attributes:
         kind: the modality.
@@ -96,12 +85,14 @@ class Items(ABC, Generic[Key]):
     def __init__(
         self,
         keys: Iterable[Key],
-        options: CacheOptions,
         tower: FeatureTower,
         device: torch.device,
         data: ImageTextDataModule,
+        level: Level,
+        dtype: StoredDtype,
     ) -> None:
-        self.options, self.tower, self.device, self.data = options, tower, device, data
+        self.tower, self.device, self.data = tower, device, data
+        self.level, self.dtype = level, dtype
         self.keys = list(dict.fromkeys(keys)) or [self.blank]
 
     def wanted(self) -> Wanted:
@@ -134,7 +125,7 @@ class Items(ABC, Generic[Key]):
         inputs, mask = self._inputs(keys)
         mask = None if mask is None else mask.to(self.device)
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-            given = self.tower.features(inputs.to(self.device), mask, self.options.level)
+            given = self.tower.features(inputs.to(self.device), mask, self.level)
         features = {name: tensor.float().cpu() for name, tensor in given.items()}
         return features, None if mask is None else mask.sum(dim=1).cpu()
 
@@ -150,7 +141,7 @@ class Items(ABC, Generic[Key]):
             ConfigError: the method cannot be trained from features of this level.
         """
         example, _ = self.encode([self.blank])
-        level, encoder = self.options.level, self.tower.encoder
+        level, encoder = self.level, self.tower.encoder
         precision = str(encoder.precision or self.tower.dtype).removeprefix("torch.")
         identity = self._preparation() | {
             "version": FEATURES_VERSION,
@@ -165,34 +156,40 @@ class Items(ABC, Generic[Key]):
         max_tokens = self.data.collator.max_text_tokens if ragged else None
         fields = tuple(_field(name, tensor, max_tokens) for name, tensor in example.items())
         name = getattr(self.data, f"{self.kind}_encoder")
-        return StoreSpec(self.kind, identity, fields, self.options.dtype, ragged, name)
+        return StoreSpec(self.kind, identity, fields, self.dtype, ragged, name)
 
 
 class Images(Items[ImageKey]):
-    """The images of splits, as evaluation sees them; ``digests`` identify them."""
+    """The images of splits, as evaluation sees them.
+
+    Args:
+        *arguments: as for :class:`Items`, but for the keys.
+        splits: datasets, of which no image is augmented.
+        threads: that decode images.
+        memory: file that remembers the images' digests.
+    """
 
     kind: Kind = "image"
     blank = ImageKey("", "")
 
     def __init__(
-        self, *arguments: Any, splits: Iterable[ImageTextDataset], digests: ImageDigests
+        self, *arguments: Any, splits: Sequence[ImageTextDataset], threads: int, memory: Path
     ) -> None:
-        datasets = [split for split in splits]
-        self._datasets = {str(dataset.image_root): dataset for dataset in datasets}
+        self._datasets = {str(dataset.image_root): dataset for dataset in splits}
         keys = (
             ImageKey(str(dataset.image_root), path)
-            for dataset in datasets
+            for dataset in splits
             for path in dataset.distinct()[0]
         )
         super().__init__(keys, *arguments)
-        self._digests = digests
+        self._threads, self._memory = threads, memory
 
     def _hashes(self) -> list[str]:
-        digests = self._digests(key for key in self.keys if key != self.blank)
+        digests = image_digests((key for key in self.keys if key != self.blank), self._memory)
         return [digests.get(key, "blank") for key in self.keys]
 
     def _inputs(self, keys: Sequence[ImageKey]) -> tuple[Tensor, None]:
-        with ThreadPoolExecutor(self.options.threads) as pool:
+        with ThreadPoolExecutor(self._threads) as pool:
             return torch.stack(list(pool.map(self._pixels, keys))), None  # (B, 3, H, W)
 
     def _pixels(self, key: ImageKey) -> Tensor:

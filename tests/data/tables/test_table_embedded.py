@@ -10,7 +10,7 @@ from PIL import Image
 
 from epic_pl.data import TableDataModule
 from epic_pl.errors import DataError
-from epic_pl.features.digests import ImageDigests
+from epic_pl.features.digests import image_digests
 from epic_pl.inspection.check import check_data
 
 SPLITS = ["train"] * 8 + ["val"] * 2 + ["test"] * 2
@@ -71,9 +71,8 @@ def test_equal_content_is_one_image_for_splits_checks_and_stored_features(make, 
     assert "1 images, by content, are in more than one split (3 rows)" in lines
     paths = data.read_split("train").table["image"].to_pylist()
     assert paths[1] == paths[3] == data.read_split("val").table["image"][1].as_py()
-    digests = ImageDigests(tmp_path / "memory.json")
-    root = data.read_split("train").image_root
-    assert digests.one(str(root), paths[1]) in paths[1]  # named by content
+    names = [(str(data.read_split("train").image_root), paths[1])]
+    assert image_digests(names, tmp_path / "memory.json")[names[0]] in paths[1]  # named by content
     # where splits are cut, the rows of one image stay together
     table = rows(dict.fromkeys(range(3, 12, 2), same))
     pq.write_table(pa.Table.from_pylist(table), tmp_path / "t.parquet")

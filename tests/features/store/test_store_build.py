@@ -1,6 +1,6 @@
+import multiprocessing
+import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from cache_items import SMALL, Items, build_one
+from safetensors.torch import load, save
 
 from epic_pl.errors import CacheError, DataError
 from epic_pl.features.store.build import Wanted, build
@@ -33,29 +34,40 @@ def assert_same(root, other):
     assert mine == theirs
 
 
-def run(root, *arguments):
-    command = [sys.executable, str(Path(__file__).with_name("fill_store.py")), str(root)]
-    return subprocess.Popen([*command, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+SIXTY = {"batch_size": 4, "shard_bytes": 12 * 1024}
 
 
-def wait_until(condition, process):
-    while not condition():
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.01)
+def fill_in_process(root, asked, pause=0.0, barrier=None, **options):
+    """Fill a store of sixty items, slowly."""
+    items = Items(60, ragged=True)
+
+    def produce(positions):
+        time.sleep(pause)
+        return items.produce(positions)
+
+    if barrier:
+        options["barrier"] = barrier.wait
+    build_one(root, items.spec(), items.hashes, produce, **SIXTY, **options)
+    asked.put(len(items.asked))
 
 
 @pytest.mark.slow
 def test_killed_processes_lose_no_shard_and_others_continue_to_the_same_bytes(tmp_path):
-    items, root = Items(60, True), tmp_path / "killed"
-    fill(tmp_path / "whole", items, batch_size=4, shard_bytes=12 * 1024)
-    first = run(root, 0, 1, 0.1)
-    wait_until(lambda: len(stored(root, "shard-*")) > 1, first)
+    root, spawn = tmp_path / "killed", multiprocessing.get_context("spawn")
+    fill(tmp_path / "whole", Items(60, True), **SIXTY)
+    asked, barrier = spawn.Queue(), spawn.Barrier(2)
+    first = spawn.Process(target=fill_in_process, args=(root, asked, 0.1))
+    first.start()
+    while len(stored(root, "shard-*")) < 2:
+        assert first.is_alive(), "it ended before it could be killed"
+        time.sleep(0.01)
     first.kill()
-    first.wait()
-    left, whole = (len(stored(each, "shard-*")) for each in (root, tmp_path / "whole"))
-    ranks = [run(root, rank, 2, 0, "together") for rank in (0, 1)]
-    asked = sum(int(rank.communicate()[0].split()[-1]) for rank in ranks)
-    assert asked <= 60 * (whole - left) / whole + 4
+    first.join()
+    left, whole = (len(stored(folder, "shard-*")) for folder in (root, tmp_path / "whole"))
+    for rank in (0, 1):
+        options = {"barrier": barrier, "rank": rank, "world_size": 2}
+        spawn.Process(target=fill_in_process, args=(root, asked), kwargs=options).start()
+    assert sum(asked.get(timeout=60) for _ in range(2)) <= 60 * (whole - left) / whole + 4
     assert_same(root, tmp_path / "whole")
 
 
@@ -82,18 +94,42 @@ def test_only_new_items_are_produced_and_appended(tmp_path, items):
     items.assert_in(whole, items.hashes)
 
 
-def test_lost_and_truncated_files_are_written_again(tmp_path, items):
-    fill(tmp_path / "a", items)
-    fill(tmp_path / "b", items)
-    shards, (spec,) = stored(tmp_path / "a", "shard-*"), stored(tmp_path / "a", "spec.json")
-    of_six = [path for path in shards if path.stat().st_size > SMALL / 2]  # full ones
-    of_six[0].unlink()
-    of_six[-1].write_bytes(of_six[-1].read_bytes()[:100])
-    spec.write_text("{")
-    fill(tmp_path / "a", items)
-    assert_same(tmp_path / "a", tmp_path / "b")
+@pytest.mark.parametrize(
+    "damage",
+    ["lost", "truncated", "zeros", "no digests", "shape", "dtype", "length", "pipe", "link"],
+)
+def test_a_damaged_shard_is_left_out_and_written_again(tmp_path, items, damage):
+    folder = items.build(tmp_path / "a").folder
+    items.build(tmp_path / "b")
+    path, outside = sorted(folder.glob("shard-*"))[1], tmp_path / "notes.txt"
+    content, tensors = path.read_bytes(), load(path.read_bytes())
+    path.unlink()  # a mapped file must not change
+    outside.write_text("mine")
+    if damage == "pipe":
+        os.mkfifo(path)
+    elif damage == "link":
+        path.symlink_to(outside)
+        path.with_name(f".{path.name}.partial").symlink_to(outside)
+    elif damage in ("truncated", "zeros"):
+        path.write_bytes(content[:-1] if damage == "truncated" else bytes(len(content)))
+    elif damage != "lost":
+        if damage == "no digests":
+            del tensors["digests"]
+        elif damage == "length" and "lengths" in tensors:
+            tensors["lengths"][0] = -1
+        elif damage == "dtype":
+            tensors["pooled"] = tensors["pooled"].double()
+        else:
+            tensors["pooled"] = tensors["pooled"][:, 1:].contiguous()
+        path.write_bytes(save(tensors))
+    left = FeatureStore(folder)
+    here = [name for name in items.hashes if left.rows([name]) >= 0]
+    assert 0 < len(here) == len(left) < 23
+    items.assert_in(left, here)
     _, asked = fill(tmp_path / "a", items)
-    assert asked == []
+    assert len(asked) == 23 - len(here)
+    assert_same(tmp_path / "a", tmp_path / "b")
+    assert outside.read_text() == "mine"
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(2, "no such file"), DataError("truncated")])
@@ -179,9 +215,7 @@ def test_numbers_that_are_not_finite_once_stored_are_refused(tmp_path, value, dt
     assert not list(spec.folder(tmp_path).glob("*shard*"))
 
 
-def test_what_cannot_be_built_is_refused(tmp_path, items):
-    with pytest.raises(CacheError, match="no item was given"):
-        fill(tmp_path, items, [])
+def test_a_folder_that_is_a_file_is_refused(tmp_path, items):
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match="could not be written"):
         fill(tmp_path / "file", items)

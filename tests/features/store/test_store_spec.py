@@ -26,7 +26,8 @@ PROMPTS = spec([1, 2], MEMORY, *POOLED)
         (spec([1, 3], *POOLED), True),
         (spec([2], *POOLED), False),  # of another layer
         (spec([0, 2], *POOLED), False),
-        (spec([1, 2], MEMORY, *POOLED), False),  # tokens cannot be read in part
+        (replace(PROMPTS, encoder="moved"), True),
+        (spec([1], MEMORY, *POOLED), False),  # tokens cannot be read in part
         (spec([1], Field("output", (7,))), False),
         (spec([1], Field("summary", (6,))), False),
         (spec([1], *POOLED, dtype="float16"), False),

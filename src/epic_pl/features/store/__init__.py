@@ -1,1 +1,1 @@
-"""Feature stores: shards of records with a manifest, mapped into memory to be read."""
+"""Feature stores: folders of safetensors shards, mapped into memory to be read."""

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ from epic_pl.assets import cache_dir
 from epic_pl.errors import CacheError
 from epic_pl.features.store.reader import FeatureStore, Rows
 from epic_pl.features.store.shard import (
-    Tensors,
     digests_of,
     encode,
     open_shard,
@@ -51,8 +49,8 @@ class Wanted:
         spec: of the store.
         hashes: one string for each item, by its content; repeated ones are stored once.
         produce: takes positions in ``hashes``; returns for each field ``(B, *shape)`` floating
-            point on any device, and for ragged stores, whose token axes hold the longest of the
-            batch, the B lengths, else None. It must depend on nothing but the items.
+            point, and for ragged stores, whose token axes hold the longest of the batch, the B
+            lengths, else None. It must depend on nothing but the items.
         mean_tokens: of a ragged store's items, to estimate its size; None assumes the most.
     """
 
@@ -72,14 +70,11 @@ class Wanted:
 
     def open(self, root: Path) -> FeatureStore | None:
         """A store that has all items: its own, or one of another spec that serves."""
-        own = self.spec.folder(root)
-        paths = sorted(root.glob(f"{self.spec.kind}-*/{SPEC}"))
-        for folder in [own, *(path.parent for path in paths if path.parent != own)]:
+        others = (path.parent for path in sorted(root.glob(f"{self.spec.kind}-*/{SPEC}")))
+        for folder in dict.fromkeys([self.spec.folder(root), *others]):
             with suppress(CacheError):  # missing, or of another version
-                spec = StoreSpec.read(folder)
-                if folder == own or spec.serves(self.spec):
-                    fields = None if folder == own else self.spec.fields
-                    store = FeatureStore(folder, fields)
+                if StoreSpec.read(folder).serves(self.spec):
+                    store = FeatureStore(folder, self.spec.fields)
                     if (store.rows(self.hashes) >= 0).all():
                         return store
         return None
@@ -117,29 +112,26 @@ def build(
         CacheError: too little disk is free, a store cannot be written, or a number is not finite
             once stored.
     """
-    if not all(each.hashes for each in wanted):
-        raise CacheError("There is nothing to store: no item was given.")
     show = progress and rank == 0
-    todo = [(each, each.missing(root, shard_bytes)) for each in wanted if each.open(root) is None]
+    todo = [(want, want.missing(root, shard_bytes)) for want in wanted if not want.open(root)]
     _require_disk(root, todo, show)
     barrier()
-    for each, missing in todo:
-        with _disk_errors(each.spec.folder(root)):
-            _write(root, each, missing[rank::world_size], batch_size, show)
+    for want, missing in todo:
+        with _disk_errors(want.spec.folder(root)):
+            _write(root, want, missing[rank::world_size], batch_size, show)
     barrier()
-    stores = [each.open(root) for each in wanted]
-    complete = [store for store in stores if store is not None]
-    if len(complete) < len(stores):
+    stores = [store for want in wanted if (store := want.open(root))]
+    if len(stores) < len(wanted):
         raise CacheError(f"The feature stores in {root} were changed while they were filled.")
-    return complete
+    return stores
 
 
 def _write(root: Path, wanted: Wanted, shards: list[Rows], batch_size: int, show: bool) -> None:
     """Write the shards that no other process has written by now."""
     folder, digests = wanted.spec.folder(root), digests_of(wanted.hashes)
-    folder.mkdir(parents=True, exist_ok=True)
     locks = folder.with_name(f".{folder.name}.locks")
-    locks.mkdir(exist_ok=True)
+    for path in (folder, locks):
+        path.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / f"{SPEC}.lock"):
         try:
             StoreSpec.read(folder)
@@ -150,26 +142,20 @@ def _write(root: Path, wanted: Wanted, shards: list[Rows], batch_size: int, show
     console = Console(file=sys.stderr)
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not show) as bar:
         task = bar.add_task(f"{wanted.spec.kind} features", total=sum(map(len, shards)))
-        advance = partial(bar.advance, task)
         for positions in shards:
             path = folder / shard_name(digests[positions])
             # of another command that stores the same; the system frees it when its process dies
             with FileLock(locks / f"{path.name}.lock"):
-                if open_shard(path, wanted.spec) is None:
-                    batches = _batches(wanted, positions, batch_size, advance)
-                    write_shard(path, digests[positions], list(batches))
-                else:
-                    advance(len(positions))
-
-
-def _batches(
-    wanted: Wanted, positions: Rows, batch_size: int, advance: Callable[[int], None]
-) -> Iterator[Tensors]:
-    for start in range(0, len(positions), batch_size):
-        chosen = positions[start : start + batch_size].tolist()
-        tensors, lengths = wanted.produce(chosen)
-        yield encode(wanted.spec, tensors, lengths, [wanted.hashes[each] for each in chosen])
-        advance(len(chosen))
+                if open_shard(path, wanted.spec) is not None:
+                    bar.advance(task, len(positions))
+                    continue
+                batches = []
+                for start in range(0, len(positions), batch_size):
+                    chosen = positions[start : start + batch_size].tolist()
+                    names = [wanted.hashes[position] for position in chosen]
+                    batches.append(encode(wanted.spec, *wanted.produce(chosen), names))
+                    bar.advance(task, len(chosen))
+                write_shard(path, digests[positions], batches)
 
 
 def _require_disk(root: Path, todo: Sequence[tuple[Wanted, list[Rows]]], show: bool) -> None:

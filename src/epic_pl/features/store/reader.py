@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from epic_pl.errors import CacheError
 from epic_pl.features.store.int8 import SCALE, dequantize
 from epic_pl.features.store.shard import digests_of, open_shard
 from epic_pl.features.store.spec import DIGEST, Digests, Field, StoreSpec
@@ -95,17 +94,7 @@ class FeatureStore:
             For each field ``(B, *shape)``, in ragged stores with the token axis padded with zeros
             to N; int8 as float32, else as stored. Ragged stores add ``mask (B, N)`` bool, True on
             tokens, where fields with tokens are read.
-
-        Raises:
-            CacheError: a row is not in the store.
         """
-        rows = np.asarray(rows, np.int64)
-        wrong = (rows < -1) | (rows >= len(self))
-        if wrong.any():
-            raise CacheError(
-                f"The feature store {self.folder} has no row {rows[wrong][0]}: it holds "
-                f"{len(self)} items. Add what is missing with `epic-pl cache build`."
-            )
         batch: Features = {}
         is_int8 = self.spec.dtype == "int8"
         for field in self._fields:

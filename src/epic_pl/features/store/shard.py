@@ -23,7 +23,6 @@ from epic_pl.features.store.int8 import SCALE, quantize
 from epic_pl.features.store.spec import DIGEST, Digests, StoreSpec
 
 Tensors = dict[str, Tensor]
-_ALIGNMENT = 64  # bytes of a cache line: numbers are read at half the speed across two
 
 
 def digests_of(hashes: Iterable[str]) -> Digests:
@@ -48,20 +47,16 @@ def write_shard(path: Path, digests: Digests, batches: Sequence[Tensors]) -> Non
     """
     tensors = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     tensors["digests"] = torch.from_numpy(digests.view(np.uint8).reshape(-1, 16).copy())
-    content = save(tensors)
-    header = 8 + int.from_bytes(content[:8], "little")
-    padding = -header % _ALIGNMENT  # spaces, which the format allows behind the header
-    length = (header - 8 + padding).to_bytes(8, "little")
-    write_file(path, length, content[8:header], b" " * padding, memoryview(content)[header:])
+    write_file(path, save(tensors))
 
 
-def write_file(path: Path, *content: bytes | memoryview) -> None:
+def write_file(path: Path, content: bytes) -> None:
     """Replace a file in one step, once its content is on the disk."""
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)  # of a process that was killed, or a link to another file
     try:
         with partial.open("xb") as file:
-            file.writelines(content)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -114,8 +109,8 @@ def encode(
 
     Args:
         spec: of the store.
-        tensors: for each field ``(B, *shape)``, floating point, on any device; in ragged stores
-            the token axis holds N, and what lies behind an item's length is ignored.
+        tensors: for each field ``(B, *shape)``, floating point; in ragged stores the token axis
+            holds N, and what lies behind an item's length is ignored.
         lengths: (B,) tokens of each item; ragged stores only.
         names: of the B items, for messages.
 
@@ -125,20 +120,18 @@ def encode(
     stored: Tensors = {}
     owners = mask = torch.arange(len(names))
     if lengths is not None:
-        stored["lengths"] = lengths.cpu().long()
+        stored["lengths"] = lengths.long()
         owners = owners.repeat_interleave(stored["lengths"])  # (T,)
         mask = torch.arange(int(lengths.max())) < stored["lengths"][:, None]  # (B, N)
     for field in spec.fields:
-        values, axis = tensors[field.name].detach(), spec.ragged_axis(field)
+        values, axis = tensors[field.name], spec.ragged_axis(field)
         if axis is not None:
-            values = values.movedim(axis + 1, 1)[:, : mask.shape[1]]
-            values = values[mask.to(values.device)]  # (T, ...)
+            values = values.movedim(axis + 1, 1)[:, : mask.shape[1]][mask]  # (T, ...)
         if spec.dtype == "int8":
-            numbers, checked = quantize(values)
-            stored[field.name + SCALE] = checked.cpu()
+            stored[field.name], checked = quantize(values)
+            stored[field.name + SCALE] = checked
         else:
-            numbers = checked = values.to(getattr(torch, spec.dtype))
-        stored[field.name] = numbers.cpu()
+            stored[field.name] = checked = values.to(getattr(torch, spec.dtype))
         finite = torch.isfinite(checked).reshape(len(values), -1).all(1)
         if not finite.all():
             row = int((~finite).nonzero()[0])

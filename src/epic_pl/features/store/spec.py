@@ -106,10 +106,10 @@ class StoreSpec:
         return total
 
     def serves(self, wanted: "StoreSpec") -> bool:
-        """Whether a store has all fields that another would have, computed in the same way.
+        """Whether a store of this spec has all fields of another, computed in the same way.
 
-        So a linear probe reads what was stored for prompts. Fields with tokens are not shared; the
-        others depend on the first of the layers alone.
+        So a linear probe reads what was stored for prompts: fields without tokens depend on the
+        first of the layers alone. Fields with tokens need the very same spec.
         """
 
         def made(spec: StoreSpec) -> tuple[Any, ...]:
@@ -117,7 +117,8 @@ class StoreSpec:
             return spec.kind, spec.dtype, canonical(identity)
 
         shared = {field for field in self.fields if field.token_axis is None}
-        return made(self) == made(wanted) and shared.issuperset(wanted.fields)
+        has_all = made(self) == made(wanted) and shared.issuperset(wanted.fields)
+        return has_all or self.key == wanted.key
 
     def to_json(self) -> dict[str, Any]:
         """The spec as plain JSON values, with the version of the format."""
