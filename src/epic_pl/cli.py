@@ -251,9 +251,9 @@ class EPICCLI(LightningCLI):
         Raises:
             ConfigError: if this task does not log a metric, or the highest loss would be kept.
         """
-        metrics = self.model.metrics["train_metrics"], self.model.metrics["val_metrics"]
         losses = ("train/loss", "train/loss_step", "train/loss_epoch", "val/loss")
-        logged = {*losses, *(name for collection in metrics for name in collection)}
+        metrics = [str(name) for name in self.model.train_metrics]
+        logged = {*losses, *metrics, *(name.replace("train/", "val/") for name in metrics)}
         logged |= {f"val/accuracy_{name}" for name in self.datamodule.subsets}
         for section in ("checkpoint", "early_stopping"):
             monitor, mode = (self.config.fit[section][key] for key in ("monitor", "mode"))

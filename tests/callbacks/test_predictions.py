@@ -1,4 +1,3 @@
-import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -7,7 +6,6 @@ import torch
 import tiny_runs
 from epic_pl import validate
 from epic_pl.callbacks import PredictionWriter
-from epic_pl.callbacks.predictions import merge_parts
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.module import EPICModule
 
@@ -105,36 +103,3 @@ def test_an_output_that_cannot_be_written_is_refused_before_predict(
     with pytest.raises(ConfigError, match=rf"predictions\.output: .*{reason}"):
         predict(output=output)
     assert not list(tmp_path.rglob(".*"))
-
-
-def _parts(folder, *ids):
-    paths = [folder / f"part{rank}.parquet" for rank in range(len(ids))]
-    for path, own in zip(paths, ids, strict=True):
-        pq.write_table(pa.table({"sample_id": own, "label": [f"of {key}" for key in own]}), path)
-    return paths
-
-
-@pytest.mark.parametrize(
-    ("expected", "ids"),
-    [
-        ("01234", (["0", "2", "4"], ["1", "3"])),  # uneven, as this package's sampler deals
-        ("01234", (["0", "3"], ["1", "4"], ["2"])),
-        ("01234", (["0", "2", "4"], ["1", "3", "0"])),  # the first one repeated, as torch's does
-        ("zaby", (["z", "b"], ["a", "y"])),
-    ],
-)
-def test_parts_come_back_in_the_order_of_the_data_each_once(expected, ids, tmp_path):
-    parts = _parts(tmp_path, *ids)
-    table = merge_parts(parts)
-    assert table["sample_id"].to_pylist() == list(expected)
-    assert table["label"].to_pylist() == [f"of {key}" for key in expected]
-    assert not any(part.exists() for part in parts)
-
-
-def test_a_missing_part_and_lost_rows_are_noticed(tmp_path):
-    parts = _parts(tmp_path, list("0246"), list("13"))
-    with pytest.raises(DataError, match=r"\[4, 2\] rows: some are lost"):
-        merge_parts(parts)
-    parts[1].unlink()
-    with pytest.raises(DataError, match=r"part1\.parquet.*default_root_dir"):
-        merge_parts(parts)

@@ -71,16 +71,6 @@ def workshop(tiny_vit_dir, tiny_tokenizer_dir, tmp_path):
     return Workshop(tmp_path, tiny_vit_dir, tiny_tokenizer_dir)
 
 
-class Outputs(L.Callback):
-    """Keeps the logits of test batches."""
-
-    def __init__(self):
-        self.logits = []
-
-    def on_test_batch_end(self, trainer, pl_module, outputs, *_):
-        self.logits.append(outputs["logits"].clone())
-
-
 def fit(workshop, attention, cache=None, epochs=2, data=None, **options):
     L.seed_everything(0, verbose=False)
     module = workshop.module(attention, **options)
@@ -90,10 +80,9 @@ def fit(workshop, attention, cache=None, epochs=2, data=None, **options):
 
 
 def logits_of(workshop, module, cache=None, data=None):
-    outputs = Outputs()
-    trainer = workshop.trainer(outputs, cache)
+    trainer = workshop.trainer(cache)
     trainer.test(module, datamodule=data or workshop.data(), verbose=False)
-    return torch.cat(outputs.logits)
+    return module.outputs.merged().logits
 
 
 def assert_close(one, other, atol=1e-5):

@@ -86,6 +86,10 @@ for name in METHODS:
     torch.save((before, after), f"{name}.rank{trainer.global_rank}.pt")
     trainer.strategy.barrier()
 
+# of seven samples, Lightning's own sampler repeats one
+trainer.test(module, tiny_runs.loader(tiny_runs.samples(7), 2), verbose=False)
+assert module.outputs.merged().sample_id == [f"sample-{number}" for number in range(7)]
+
 model, batch = torch.load("joined.pt", weights_only=False)
 rank = torch.distributed.get_rank()
 part = {key: value[rank * 4 : rank * 4 + 4] for key, value in batch.items()}
@@ -206,7 +210,9 @@ def test_seven_samples_count_seven(two_ranks, workdir, monkeypatch):
     assert merged["sample_id"].to_pylist() == [f"test{number}" for number in range(7)]
     for name in (each for each in one.column_names if each.startswith("probability_")):
         assert merged[name].to_pylist() == pytest.approx(one[name].to_pylist(), abs=1e-6)
-    assert not list(two_ranks.rglob(".predictions*"))  # the ranks' parts are gone
+    assert not list(two_ranks.rglob(".predictions*"))  # no file that is half written
+    figures = {path.parent.parent.name for path in two_ranks.rglob("confusion_matrix.png")}
+    assert figures == {"test"}
 
 
 def test_every_method_ends_with_the_same_weights_on_both_ranks_and_all_have_moved(two_ranks):

@@ -241,8 +241,10 @@ HOOKS = {
     "on_fit_start",
     "on_train_start",
     "on_train_batch_start",
-    "on_validation_epoch_start",
+    "on_validation_start",
     "on_validation_epoch_end",
+    "on_test_start",
+    "on_test_epoch_end",
     "on_save_checkpoint",
     "on_load_checkpoint",
 }
@@ -260,6 +262,7 @@ def test_hooks_of_another_base_class_run_too(fitted, tmp_path):
     trainer = tiny_runs.trainer(tmp_path, max_epochs=1)
     trainer.fit(model, rows, rows)
     trainer.save_checkpoint(tmp_path / "subclass.ckpt")
+    trainer.test(model, rows, verbose=False)
     assert called == HOOKS - {"on_load_checkpoint"}
     Subclass.load_from_checkpoint(tmp_path / "subclass.ckpt")
     assert called == HOOKS

@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import pytest
 import torch
@@ -8,10 +9,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchmetrics import MetricCollection
 
-from epic_pl.evaluation.evaluator import Evaluator, SplitOutputs
+from epic_pl.evaluation.evaluator import Evaluator
 from epic_pl.evaluation.report.tables import class_table
-from epic_pl.module.metrics import build_metrics
-from epic_pl.module.postprocess import Postprocessor, calibration_error
+from epic_pl.module import metrics as module_metrics
+from epic_pl.module.metrics import build_metrics, compute_metrics
+from epic_pl.module.outputs import SplitOutputs
+from epic_pl.module.postprocess import (
+    Postprocessor,
+    calibration_error,
+    reliability_bins,
+)
 
 
 def measured(task, scores, labels, splits=(0, 7, 8, 30)):
@@ -61,14 +68,21 @@ def test_multilabel_metrics(case):
     assert measured("multilabel", probabilities, labels) == pytest.approx(expected, abs=1e-6)
 
 
-def test_metrics_start_anew_after_reset_and_take_given_predictions():
-    metrics = build_metrics("multilabel", 3, "test/", "_tuned")
-    labels = torch.eye(3, dtype=torch.int64)
-    metrics.update(1.0 - labels, labels)
-    metrics.reset()
-    metrics.update(labels, labels)
-    names = ("micro", "macro", "samples", "weighted")
-    assert metrics.compute() == {f"test/f1_{name}_tuned": 1.0 for name in names}
+@pytest.mark.parametrize(
+    ("task", "classes"), [("multiclass", 2), ("multiclass", 7), ("multilabel", 4)]
+)
+def test_metrics_of_a_split_are_those_of_its_batches(task, classes, monkeypatch):
+    monkeypatch.setattr(module_metrics, "_AT_A_TIME", 8)
+    scores, labels = torch.rand(50, classes), torch.randint(classes, (50,))
+    if task == "multilabel":
+        labels = F.one_hot(labels, classes)
+        given = compute_metrics(task, labels, labels)  # 0/1 in place of probabilities
+        assert given == dict.fromkeys(given, 1.0)
+    split = compute_metrics(task, scores, labels)
+    batches = measured(task, scores, labels)
+    assert {f"test/{name}": value for name, value in split.items()} == pytest.approx(batches)
+    empty = compute_metrics(task, scores[:0], labels[:0])
+    assert empty == pytest.approx(dict.fromkeys(split, math.nan), nan_ok=True)
 
 
 # torchmetrics merges metrics of a collection that agree after the first batch, by default
@@ -89,7 +103,7 @@ def test_metrics_stay_apart_after_a_perfect_first_batch(task):
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
 def test_no_collection_of_the_module_groups_its_metrics(task, make):
     collections = [m for m in make(task=task).modules() if isinstance(m, MetricCollection)]
-    assert len(collections) == (4 if task == "multilabel" else 3)
+    assert len(collections) == 1
     assert not any(collection._enable_compute_groups for collection in collections)
 
 
@@ -115,13 +129,10 @@ def test_nothing_grows_with_the_square_of_the_number_of_classes(task):
         labels = F.one_hot(labels, classes)
     names = [str(index) for index in range(classes)]
     evaluator = Evaluator(names, Postprocessor(task, classes))
-    present = torch.ones(rows, dtype=torch.bool)
-    outputs = SplitOutputs(names[:rows], scores, labels, present, present)
+    outputs = SplitOutputs(scores, labels)
     with _Largest() as largest:
         measured(task, scores.softmax(dim=1), labels, splits=[0])
-        error = calibration_error(task, classes)
-        error.update(scores, labels)
-        error.compute()
+        calibration_error(reliability_bins(scores, labels))
         Postprocessor(task, classes).fit(scores, labels)
     assert largest.elements < 1000 * classes
     with _Largest() as largest:

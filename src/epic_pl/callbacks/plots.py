@@ -1,7 +1,9 @@
-"""Plots beside the logs of a run."""
+"""Plots beside the logs of a run.
+
+Shape legend: C classes.
+"""
 
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
@@ -10,9 +12,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 from torch import Tensor
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from epic_pl.module import EPICModule
+from epic_pl.module.outputs import SplitOutputs
 
 # with more classes, counts in the cells would be illegible
 _MAX_ANNOTATED = 15
@@ -22,31 +24,18 @@ MAX_CLASSES = 1000  # with more, there is no confusion matrix
 class ConfusionMatrixPlot(Callback):
     """Draws a test's confusion matrix (up to 1000 classes) to ``confusion_matrix.png`` and logs."""
 
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start counting."""
-        self._matrix: MulticlassConfusionMatrix | None = None
-        if not isinstance(pl_module, EPICModule) or pl_module.task == "multilabel":
-            return
-        if pl_module.num_classes <= MAX_CLASSES:
-            self._matrix = MulticlassConfusionMatrix(pl_module.num_classes).to(pl_module.device)
-
-    def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        """Count one batch."""
-        if self._matrix is not None:
-            self._matrix.update(outputs["logits"], batch["labels"])
-
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the counts of all ranks, on rank zero."""
-        if self._matrix is None:
+        if not isinstance(pl_module, EPICModule) or pl_module.task == "multilabel":
             return
-        assert isinstance(pl_module, EPICModule)
+        if pl_module.num_classes > MAX_CLASSES:
+            return
         # both are collective calls, so every rank must make them
-        counts = self._matrix.compute().cpu()  # (C, C)
+        outputs = pl_module.outputs.merged()
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         if not trainer.is_global_zero:
             return
+        counts = confusion_counts(outputs)
         figure = draw_confusion_matrix(counts, pl_module.class_names)
         folder.mkdir(parents=True, exist_ok=True)
         figure.savefig(folder / "confusion_matrix.png", dpi=150, bbox_inches="tight")
@@ -54,6 +43,13 @@ class ConfusionMatrixPlot(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_figure("test/confusion_matrix", figure, trainer.global_step)
+
+
+def confusion_counts(outputs: SplitOutputs) -> Tensor:
+    """Confusion matrix ``(C, C)`` of a multiclass task; rows are the truth."""
+    size = outputs.logits.shape[1]
+    cells = outputs.labels.long() * size + outputs.logits.argmax(dim=1)
+    return cells.bincount(minlength=size**2).view(size, size)
 
 
 def draw_confusion_matrix(counts: Tensor, class_names: list[str]) -> Figure:

@@ -21,6 +21,7 @@ from epic_pl.module import EPICModule
 from epic_pl.validate import check_writable
 
 Floats = npt.NDArray[np.float32]
+_ARRAYS = (pa.Array, pa.ChunkedArray)
 
 
 class PredictionWriter(Callback):
@@ -38,7 +39,7 @@ class PredictionWriter(Callback):
 
     Raises:
         ConfigError: before predict, if the file cannot be written.
-        DataError: at the end of predict, if ranks have lost or doubled rows.
+        DataError: at the end of predict, if ranks have lost rows.
     """
 
     def __init__(
@@ -63,44 +64,31 @@ class PredictionWriter(Callback):
         return Path(trainer.log_dir or trainer.default_root_dir) / self.output
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Drop the predictions of an earlier run."""
-        self._columns: dict[str, list[str | None]] = {"sample_id": [], "image_path": []}
-        self._scores: list[Floats] = []
-
-    def on_predict_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        """Keep the predictions of a batch."""
-        self._columns["sample_id"] += outputs["sample_id"]
-        self._columns["image_path"] += [name or None for name in batch.get("image_path", [])]
-        self._scores.append(outputs["probabilities"].numpy())
+        """Let the module gather its outputs."""
+        assert isinstance(pl_module, EPICModule)
+        pl_module.outputs.start()
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write this rank's part; rank 0 merges all."""
+        """Write the predictions of all ranks, on rank zero."""
         assert isinstance(pl_module, EPICModule)
-        path = self._path(trainer)
-        table = self._table(pl_module)
-        if trainer.world_size > 1:
-            pa.parquet.write_table(table, _part(path, trainer.global_rank))
-            trainer.strategy.barrier("predictions")
-            if not trainer.is_global_zero:
-                return
-            table = merge_parts([_part(path, rank) for rank in range(trainer.world_size)])
+        # both are collective calls, so every rank must make them
+        path, outputs = self._path(trainer), pl_module.outputs.merged(even=True)
+        if not trainer.is_global_zero:
+            return
+        columns: dict[str, Any] = {"sample_id": outputs.sample_id}
+        if outputs.image_path:
+            columns["image_path"] = outputs.image_path
+        postprocessor = pl_module.postprocessor.on_cpu()
+        least: Any = postprocessor.thresholds
+        if least is not None:
+            least = least.numpy() if self.threshold is None else self.threshold
+        scores = postprocessor(outputs.logits).numpy()
+        table = prediction_table(columns, scores, pl_module.class_names, least, self.top_k)
         temporary = path.with_name(f".{path.name}.tmp")
         write = pa.csv.write_csv if path.suffix == ".csv" else pa.parquet.write_table
         write(table, temporary)
         temporary.replace(path)
         rank_zero_info(f"{table.num_rows} predictions written to {path}")
-
-    def _table(self, module: EPICModule) -> pa.Table:
-        thresholds = module.postprocessor.thresholds
-        least: Any = None
-        if thresholds is not None:
-            least = thresholds.float().cpu().numpy() if self.threshold is None else self.threshold
-        columns = {n: v for n, v in self._columns.items() if v or n != "image_path"}
-        empty = np.zeros((0, len(module.class_names)), np.float32)
-        scores = np.concatenate([empty, *self._scores])  # (N, C)
-        return prediction_table(columns, scores, module.class_names, least, self.top_k)
 
 
 def prediction_table(
@@ -110,10 +98,10 @@ def prediction_table(
     thresholds: Floats | float | None,
     top_k: int | None,
 ) -> pa.Table:
-    """``columns`` of strings, ``label``, and probabilities as :class:`PredictionWriter` says.
+    """``columns``, ``label``, and probabilities as :class:`PredictionWriter` says.
 
     Args:
-        columns: what names the samples.
+        columns: what is known of the samples; lists are of strings.
         scores: probabilities ``(N, C)``.
         class_names: C names.
         thresholds: from which a label is assigned, ``(C,)`` or one of all; None for multiclass.
@@ -126,7 +114,7 @@ def prediction_table(
     else:
         label = names[order[:, 0]].tolist()
     table = {
-        name: values if isinstance(values, pa.ChunkedArray) else pa.array(values, pa.string())
+        name: values if isinstance(values, _ARRAYS) else pa.array(values, pa.string())
         for name, values in {**columns, "label": label}.items()
     }
     if top_k is None:
@@ -136,35 +124,3 @@ def prediction_table(
             table[f"label_{k + 1}"] = names[order[:, k]].tolist()
             table[f"probability_{k + 1}"] = scores[np.arange(len(scores)), order[:, k]]
     return pa.table(table)
-
-
-def merge_parts(parts: list[Path]) -> pa.Table:
-    """Join the parts of all ranks in the order of the data, each sample once; remove the parts.
-
-    Raises:
-        DataError: if a part is missing, or ranks have lost rows.
-    """
-    missing = [str(part) for part in parts if not part.is_file()]
-    if missing:
-        raise DataError(
-            f"Rank 0 cannot read {', '.join(missing)}: set trainer.default_root_dir to a folder "
-            "that all machines share."
-        )
-    tables = [pa.parquet.read_table(part) for part in parts]
-    lengths = [table.num_rows for table in tables]
-    if max(lengths) - min(lengths) > 1:
-        raise DataError(f"Ranks predicted {lengths} rows: some are lost; run predict again.")
-    # row j of rank r is row j * ranks + r of the data
-    positions = [np.arange(n) * len(parts) + rank for rank, n in enumerate(lengths)]
-    # the part of a rank without rows may lack the image column
-    table = pa.concat_tables(tables, promote_options="default")
-    table = table.take(pa.array(np.argsort(np.concatenate(positions))))
-    ids = np.array(table["sample_id"].to_pylist(), dtype=object)
-    _, first = np.unique(ids, return_index=True)
-    for part in parts:
-        part.unlink()
-    return table.take(pa.array(np.sort(first)))
-
-
-def _part(path: Path, rank: int) -> Path:
-    return path.with_name(f".{path.name}.rank{rank}")

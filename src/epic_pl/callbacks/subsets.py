@@ -5,10 +5,10 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy
 
 from epic_pl.data import ImageTextDataModule
+from epic_pl.module import EPICModule
+from epic_pl.module.metrics import compute_metrics
 
 
 class SubsetAccuracy(Callback):
@@ -18,45 +18,20 @@ class SubsetAccuracy(Callback):
     nothing is logged.
     """
 
-    def __init__(self) -> None:
-        self._metrics: dict[str, MulticlassAccuracy] = {}
-        self._data: Any = None
-
-    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start anew."""
-        self._metrics, self._data = {}, getattr(trainer, "datamodule", None)
-        if isinstance(self._data, ImageTextDataModule) and self._data.task == "multiclass":
-            classes, device = self._data.num_classes, pl_module.device
-            self._metrics = {
-                name: MulticlassAccuracy(classes, average="micro").to(device)
-                for name in self._data.subsets
-            }
-
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Take in a batch."""
-        if not self._metrics:
-            return
-        logits: Tensor = outputs["logits"].detach()
-        subsets = [self._data.subset_of(name) for name in batch["sample_id"]]
-        for name, metric in self._metrics.items():
-            rows = torch.tensor([each == name for each in subsets], device=logits.device)
-            if rows.any():
-                metric.update(logits[rows], batch["labels"][rows])
-
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the accuracies, over all ranks."""
+        """Log the accuracies, over all ranks; NaN of a subset without rows."""
+        data: Any = getattr(trainer, "datamodule", None)
+        if not isinstance(data, ImageTextDataModule) or data.task != "multiclass":
+            return
+        if not data.subsets:
+            return
+        assert isinstance(pl_module, EPICModule)
+        outputs = pl_module.outputs.merged()
+        subsets = [data.subset_of(sample) for sample in outputs.sample_id]
         stage = "test" if trainer.testing else "val"
-        for name, metric in self._metrics.items():
-            pl_module.log(f"{stage}/accuracy_{name}", metric.compute(), sync_dist=True)
+        for name in data.subsets:
+            rows = torch.tensor([subset == name for subset in subsets], dtype=torch.bool)
+            scores = compute_metrics("multiclass", outputs.logits[rows], outputs.labels[rows])
+            pl_module.log(f"{stage}/accuracy_{name}", scores["accuracy"], sync_dist=True)
 
-    on_test_epoch_start = on_validation_epoch_start
-    on_test_batch_end = on_validation_batch_end
     on_test_epoch_end = on_validation_epoch_end

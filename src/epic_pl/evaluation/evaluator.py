@@ -1,15 +1,12 @@
 """Predictions and scores of logits.
 
-Shape legend: B batch, N samples, C classes.
+Shape legend: N samples, C classes.
 """
 
 import math
-from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
@@ -17,44 +14,11 @@ from torchvision.transforms.v2 import functional as V
 
 from epic_pl.data.preprocessing import ImagePreprocessing
 from epic_pl.module import EPICModule
-from epic_pl.module.metrics import build_metrics
+from epic_pl.module.metrics import compute_metrics
 from epic_pl.module.postprocess import Postprocessor
-from epic_pl.types import Batch, Task
+from epic_pl.types import Task
 
 Scores = dict[str, float | None]
-
-
-class SplitOutputs(NamedTuple):
-    """Outputs of a tested split on the CPU, in the order of the data.
-
-    Attributes:
-        sample_id: N ids.
-        logits: ``(N, C)`` float32.
-        labels: ``(N,)`` class indices or ``(N, C)`` 0/1.
-        image_present: ``(N,)`` bool.
-        text_present: ``(N,)`` bool.
-    """
-
-    sample_id: list[str]
-    logits: Tensor
-    labels: Tensor
-    image_present: Tensor
-    text_present: Tensor
-
-    @classmethod
-    def concatenate(cls, parts: Sequence["SplitOutputs"]) -> "SplitOutputs":
-        """Join the outputs of several batches."""
-        ids, *tensors = zip(*parts, strict=True)
-        return cls([key for each in ids for key in each], *map(torch.cat, tensors))
-
-
-def presence_masks(batch: Batch) -> tuple[Tensor, Tensor]:
-    """``image_present`` and ``text_present`` of a batch, each ``(B,)`` bool on the CPU."""
-    present = torch.ones(len(batch["attention_mask"]), dtype=torch.bool)
-    return (
-        batch.get("image_present", present).bool().cpu(),
-        batch.get("text_present", present).bool().cpu(),
-    )
 
 
 def as_pil_image(image: Tensor, preprocessing: ImagePreprocessing) -> Image.Image:
@@ -76,7 +40,7 @@ class Evaluator:
     @classmethod
     def of(cls, module: EPICModule) -> "Evaluator":
         """Evaluator of a trained module."""
-        return cls(module.class_names, deepcopy(module.postprocessor).float().cpu())
+        return cls(module.class_names, module.postprocessor.on_cpu())
 
     @property
     def task(self) -> Task:
@@ -101,15 +65,11 @@ class Evaluator:
 
     def scores(self, logits: Tensor, labels: Tensor) -> Scores:
         """The task's metrics, at tuned thresholds if multilabel, and ``loss``; None if empty."""
-        metrics = build_metrics(self.task, len(self.class_names), "")
-        if not len(logits):
-            return {**{str(name): None for name in metrics}, "loss": None}
         multilabel = self.task == "multilabel"
-        metrics.update(
-            self.predict(logits) if multilabel else self.probabilities(logits), labels.int()
-        )
-        scores = {str(name): finite(value) for name, value in metrics.compute().items()}
-        return {**scores, "loss": finite(self.losses(logits, labels).mean())}
+        predictions = self.predict(logits) if multilabel else self.probabilities(logits)
+        scores = compute_metrics(self.task, predictions, labels)
+        scores["loss"] = float(self.losses(logits, labels).mean())
+        return {name: finite(value) for name, value in scores.items()}
 
     def names(self, predicted: Tensor) -> list[str]:
         """Names for one sample's class index, or for its 0/1 ``(C,)``."""

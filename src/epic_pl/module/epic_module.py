@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import MeanMetric, Metric
 
 from epic_pl.config_files import find_config, read_yaml
 from epic_pl.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -29,10 +29,11 @@ from epic_pl.module.config import (
 )
 from epic_pl.module.losses import LossConfig, build_loss, prior_logits
 from epic_pl.module.matching import build_matching_loss
-from epic_pl.module.metrics import build_metrics
+from epic_pl.module.metrics import build_metrics, compute_metrics
 from epic_pl.module.optim import build_optimizer, warmup_cosine
+from epic_pl.module.outputs import OutputCollector
 from epic_pl.module.parameters import parameter_table
-from epic_pl.module.postprocess import Postprocessor, ValidationOutputs, calibration_error
+from epic_pl.module.postprocess import Postprocessor, calibration_error, reliability_bins
 from epic_pl.module.resume import check_resumable, gather_states, restore_state
 from epic_pl.nn.base import Output
 from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
@@ -126,8 +127,11 @@ class EPICModule(L.LightningModule):
             self.model.matcher, losses.matched_classes, self.class_names
         )
         self.postprocessor = Postprocessor(task, num_classes)
-        self.validation_outputs = ValidationOutputs()
-        self.metrics = self._build_metrics()
+        self.outputs = OutputCollector(num_classes)
+        self.train_metrics = build_metrics(task, num_classes, "train/")
+        self.mean_losses = nn.ModuleDict(
+            {stage: MeanMetric(nan_strategy=math.nan) for stage in ("val", "test")}  # NaN stays
+        )
         self._compile = compile
         self._total_steps: float | None = None
         self._checked: set[str] = set()
@@ -172,21 +176,6 @@ class EPICModule(L.LightningModule):
         image_encoder = build_image_encoder(image_size=config.image_size, **image)
         return Pair(image_encoder, build_text_encoder(**text))
 
-    def _build_metrics(self) -> nn.ModuleDict:
-        metrics: dict[str, nn.Module] = {
-            f"{stage}_metrics": build_metrics(self.task, self.num_classes, f"{stage}/")
-            for stage in ("train", "val", "test")
-        }
-        metrics |= {
-            name: calibration_error(self.task, self.num_classes)
-            for name in ("ece", "ece_uncalibrated")
-        }
-        for stage in ("val", "test"):
-            metrics[f"{stage}_loss"] = MeanMetric(nan_strategy=math.nan)  # NaN stays NaN
-        if self.task == "multilabel":
-            metrics["tuned_metrics"] = build_metrics(self.task, self.num_classes, "test/", "_tuned")
-        return nn.ModuleDict(metrics)
-
     # -- steps
 
     def forward(self, batch: Batch) -> Output:
@@ -222,8 +211,8 @@ class EPICModule(L.LightningModule):
         loss: Tensor = self.loss(logits, labels)
         return loss
 
-    def _step(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:
-        """Loss and logits ``(B, C)`` of a batch, with metrics updated and logged."""
+    def _step(self, batch: Batch, stage: Stage) -> Tensor:
+        """Log and return the loss of a batch; update training metrics, or keep the outputs."""
         if stage not in self._checked or self.device.type == "cpu":  # other devices synchronise
             self._checked.add(stage)
             size = self.model.image_encoder.required_size
@@ -237,7 +226,7 @@ class EPICModule(L.LightningModule):
             loss = loss + matching
         logged: Tensor | Metric = loss
         if stage != "train":  # Lightning's mean over ranks ignores their numbers of rows
-            logged = cast(MeanMetric, self.metrics[f"{stage}_loss"])
+            logged = cast(MeanMetric, self.mean_losses[stage])
             logged.update(loss.detach(), len(labels))
         self.log(
             f"{stage}/loss",
@@ -247,22 +236,13 @@ class EPICModule(L.LightningModule):
             on_epoch=True,
             batch_size=len(labels),
         )
-        post, detached = self.postprocessor, logits.detach()
-        probabilities = post(detached) if stage == "test" else post.uncalibrated(detached)
-        self._measure(f"{stage}_metrics", probabilities, labels.int())
-        return loss, logits
-
-    def _measure(self, name: str, predictions: Tensor, labels: Tensor) -> None:
-        """Update and log a metric or a collection of metrics."""
-        metric = self.metrics[name]
-        size = len(labels)
-        if isinstance(metric, MetricCollection):
-            metric.update(predictions, labels)
-            self.log_dict(metric, on_step=False, on_epoch=True, batch_size=size)
+        if stage == "train":
+            probabilities = self.postprocessor.uncalibrated(logits.detach())
+            self.train_metrics.update(probabilities, labels.int())
+            self.log_dict(self.train_metrics, on_step=False, on_epoch=True, batch_size=len(labels))
         else:
-            assert isinstance(metric, Metric)
-            metric.update(predictions, labels)
-            self.log(f"test/{name}", metric, on_step=False, on_epoch=True, batch_size=size)
+            self.outputs.add(batch, logits)
+        return loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one training batch.
@@ -270,51 +250,62 @@ class EPICModule(L.LightningModule):
         Raises:
             TrainingError: if the loss is not finite.
         """
-        loss, _ = self._step(batch, "train")
+        loss = self._step(batch, "train")
         if self.device.type == "cpu" or batch_idx % _FINITE_CHECK_INTERVAL == 0:
             self._check_finite(loss, batch)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Loss and metrics of a validation batch; passes ``logits (B, C)`` to the callbacks."""
-        _, logits = self._step(batch, "val")
-        if self._fits_postprocessor():
-            self.validation_outputs.update(logits, batch["labels"])
-        return {"logits": logits}
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of a validation batch; its outputs are kept in ``outputs``."""
+        return self._step(batch, "val")
 
-    def _fits_postprocessor(self) -> bool:
-        """Whether this validation is part of training; otherwise the model is not changed."""
-        return self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
-
-    def on_validation_epoch_start(self) -> None:
+    def on_validation_start(self) -> None:
         """Reset the state of an interrupted validation."""
-        super().on_validation_epoch_start()
-        self.validation_outputs.reset()
+        super().on_validation_start()
+        self.outputs.start()
         # after validate() its state has inference tensors, which fit cannot use
-        cast(MeanMetric, self.metrics["val_loss"]).reset()
+        cast(MeanMetric, self.mean_losses["val"]).reset()
 
     def on_validation_epoch_end(self) -> None:
-        """Fit the postprocessor, before this epoch's checkpoint is written."""
+        """Log the metrics; in training fit the postprocessor, before the checkpoint is written."""
         super().on_validation_epoch_end()
-        if self._fits_postprocessor() and (outputs := self.validation_outputs.compute()):
-            logits, labels = outputs
-            # torchmetrics turns a single label into a scalar
-            self.postprocessor.fit(logits, labels.reshape(len(logits), *labels.shape[1:]))
+        outputs = self.outputs.merged()
+        probabilities = self.postprocessor.uncalibrated(outputs.logits)
+        self._log_scores("val", compute_metrics(self.task, probabilities, outputs.labels))
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self.postprocessor.fit(outputs.logits, outputs.labels)
             for callback in cast(Any, self.trainer).callbacks:
                 if isinstance(callback, WeightAveraging):  # it has swapped its average out
                     average: Any = callback._average_model
                     average.module.postprocessor.load_state_dict(self.postprocessor.state_dict())
-        self.validation_outputs.reset()
+            self.outputs.clear()  # training needs the memory
 
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Loss and metrics of one test batch; passes ``logits (B, C)`` to the callbacks."""
-        loss, logits = self._step(batch, "test")
-        probabilities, labels = self.postprocessor(logits), batch["labels"].int()
-        self._measure("ece", probabilities, labels)
-        self._measure("ece_uncalibrated", self.postprocessor.uncalibrated(logits), labels)
+    def on_test_start(self) -> None:
+        """Reset the state of an earlier test."""
+        super().on_test_start()
+        self.outputs.start()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one test batch; its outputs are kept in ``outputs``."""
+        return self._step(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of calibrated probabilities, and of tuned thresholds if multilabel."""
+        super().on_test_epoch_end()
+        outputs, post = self.outputs.merged(), self.postprocessor.on_cpu()
+        probabilities, labels = post(outputs.logits), outputs.labels
+        scores = compute_metrics(self.task, probabilities, labels)
         if self.task == "multilabel":
-            self._measure("tuned_metrics", self.postprocessor.predict(probabilities), labels)
-        return {"loss": loss, "logits": logits}
+            tuned = compute_metrics(self.task, post.predict(probabilities), labels)
+            scores |= {f"{name}_tuned": value for name, value in tuned.items()}
+        uncalibrated = post.uncalibrated(outputs.logits)
+        scores["ece"] = calibration_error(reliability_bins(probabilities, labels))
+        scores["ece_uncalibrated"] = calibration_error(reliability_bins(uncalibrated, labels))
+        self._log_scores("test", scores)
+
+    def _log_scores(self, stage: Stage, scores: dict[str, float]) -> None:
+        """Log scores of all samples, which every rank has computed."""
+        self.log_dict({f"{stage}/{k}": value for k, value in scores.items()}, sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """Ids and probabilities ``(B, C)`` of one batch, on the CPU.
@@ -327,7 +318,9 @@ class EPICModule(L.LightningModule):
                 "Predictions are identified by sample_id, which this batch lacks: let the loader "
                 "add a list with one string per sample under that key."
             )
-        probabilities = self.postprocessor(self(batch).logits).cpu()
+        logits = self(batch).logits
+        self.outputs.add(batch, logits)
+        probabilities = self.postprocessor(logits).cpu()
         return Prediction(sample_id=list(batch["sample_id"]), probabilities=probabilities)
 
     def _check_finite(self, loss: Tensor, batch: Batch) -> None:
@@ -403,7 +396,8 @@ class EPICModule(L.LightningModule):
             ConfigError: if the device does not support an option.
         """
         super().setup(stage)
-        if any(isinstance(c, ModelPruning) for c in cast(Any, self.trainer).callbacks):
+        self.outputs.clear()
+        if any(isinstance(each, ModelPruning) for each in cast(Any, self.trainer).callbacks):
             raise ConfigError(
                 "Leave out ModelPruning: it renames weights, so that no checkpoint would load."
             )

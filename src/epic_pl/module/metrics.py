@@ -1,8 +1,12 @@
 """The metrics of each task.
 
-Shape legend: B batch, C classes.
+Shape legend: B batch, N samples, C classes.
 """
 
+import math
+from typing import Any
+
+import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
@@ -15,12 +19,14 @@ from torchmetrics.classification import (
 
 from epic_pl.types import Task
 
+_AT_A_TIME = 1024  # samples: of a whole split, top-5 accuracy would make more arrays (N, C)
+
 
 class SamplesF1(BinaryF1Score):
     """F1 of each sample's set of labels ``(B, C)``, then the mean over samples."""
 
-    def __init__(self) -> None:
-        super().__init__(multidim_average="samplewise")
+    def __init__(self, **options: Any) -> None:
+        super().__init__(multidim_average="samplewise", **options)
 
     def compute(self) -> Tensor:
         """The mean, a scalar."""
@@ -47,34 +53,49 @@ class MacroF1(MulticlassF1Score):
 
 
 def build_metrics(
-    task: Task, num_classes: int, prefix: str, postfix: str | None = None
+    task: Task, num_classes: int, prefix: str = "", **options: Any
 ) -> MetricCollection:
-    """The metrics of a task, named ``prefix`` + name + ``postfix``.
+    """The metrics of a task, named ``prefix`` + name.
 
     Multiclass: accuracy (top 1), accuracy_top5 with more than five classes, f1_macro, and auroc
     with two classes. Multilabel, at threshold 0.5 (or for 0/1 predictions): f1_micro, f1_macro,
     f1_samples, f1_weighted. torchmetrics' compute groups are off, since they permanently merge
-    metrics whose states are equal after the first batch.
+    metrics whose states are equal after the first batch. ``options`` are those of every
+    torchmetrics ``Metric``.
     """
+    metrics: dict[str, Metric | MetricCollection]
     if task == "multilabel":
-        labels = num_classes
-        return MetricCollection(
-            {
-                "f1_micro": MultilabelF1Score(labels, average="micro"),
-                "f1_macro": MultilabelF1Score(labels, average="macro"),
-                "f1_samples": SamplesF1(),
-                "f1_weighted": MultilabelF1Score(labels, average="weighted"),
-            },
-            prefix=prefix,
-            postfix=postfix,
-            compute_groups=False,
-        )
-    metrics: dict[str, Metric | MetricCollection] = {
-        "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-        "f1_macro": MacroF1(num_classes, average="macro"),
-    }
-    if num_classes > 5:
-        metrics["accuracy_top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
-    if num_classes == 2:
-        metrics["auroc"] = SecondClassAUROC()
-    return MetricCollection(metrics, prefix=prefix, postfix=postfix, compute_groups=False)
+        metrics = {
+            "f1_micro": MultilabelF1Score(num_classes, average="micro", **options),
+            "f1_macro": MultilabelF1Score(num_classes, average="macro", **options),
+            "f1_samples": SamplesF1(**options),
+            "f1_weighted": MultilabelF1Score(num_classes, average="weighted", **options),
+        }
+    else:
+        metrics = {
+            "accuracy": MulticlassAccuracy(num_classes, average="micro", **options),
+            "f1_macro": MacroF1(num_classes, average="macro", **options),
+        }
+        if num_classes > 5:
+            top5 = MulticlassAccuracy(num_classes, top_k=5, average="micro", **options)
+            metrics["accuracy_top5"] = top5
+        if num_classes == 2:
+            metrics["auroc"] = SecondClassAUROC(**options)
+    return MetricCollection(metrics, prefix=prefix, compute_groups=False)
+
+
+def compute_metrics(task: Task, predictions: Tensor, labels: Tensor) -> dict[str, float]:
+    """The metrics of samples of all ranks, without synchronisation; NaN without samples.
+
+    Args:
+        task: as for :func:`build_metrics`.
+        predictions: probabilities ``(N, C)``, or 0/1 for multilabel.
+        labels: class indices ``(N,)``, or 0/1 ``(N, C)`` for multilabel.
+    """
+    metrics = build_metrics(task, predictions.shape[1], sync_on_compute=False)
+    if not len(labels):
+        return dict.fromkeys(map(str, metrics), math.nan)
+    blocks = (torch.split(values, _AT_A_TIME) for values in (predictions, labels.int()))
+    for block in zip(*blocks, strict=True):
+        metrics.update(*block)
+    return {str(name): float(value) for name, value in metrics.compute().items()}

@@ -4,14 +4,12 @@ Shape legend: B batch, N samples, C classes.
 """
 
 import math
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric
-from torchmetrics.classification import BinaryCalibrationError, MulticlassCalibrationError
 from torchmetrics.functional.classification import multilabel_f1_score
-from torchmetrics.utilities import dim_zero_cat
 
 from epic_pl.types import Task
 
@@ -63,36 +61,16 @@ class Postprocessor(nn.Module):
             return probabilities.argmax(dim=-1)
         return (probabilities >= self.thresholds.to(probabilities)).to(torch.int64)
 
+    def on_cpu(self) -> "Postprocessor":
+        """A float32 copy on the CPU, for :class:`~epic_pl.module.outputs.SplitOutputs`."""
+        return deepcopy(self).float().cpu()
+
     @torch.no_grad()
     def fit(self, logits: Tensor, labels: Tensor) -> None:
-        """Fit temperature and thresholds to logits ``(N, C)`` and labels ``(N,)`` or ``(N, C)``."""
+        """Fit both to logits ``(N, C)`` and labels ``(N,)`` or ``(N, C)`` on the CPU."""
         self.temperature.fill_(fit_temperature(logits, labels, self.task))
         if self.thresholds is not None and len(logits):
-            self.thresholds.copy_(fit_thresholds(self(logits), labels))
-
-
-class ValidationOutputs(Metric):
-    """Gathers logits and labels of all ranks."""
-
-    full_state_update = False
-    logits: list[Tensor]
-    labels: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("logits", default=[], dist_reduce_fx="cat")
-        self.add_state("labels", default=[], dist_reduce_fx="cat")
-
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: logits ``(B, C)``, labels ``(B,)`` or ``(B, C)``."""
-        self.logits.append(logits.detach().float())
-        self.labels.append(labels)
-
-    def compute(self) -> tuple[Tensor, Tensor] | None:
-        """Logits ``(N, C)`` and labels of all batches; None without any."""
-        if not len(self.logits):  # a list, or one tensor after synchronisation of ranks
-            return None
-        return dim_zero_cat(self.logits), dim_zero_cat(self.labels)
+            self.thresholds.copy_(fit_thresholds(self.on_cpu()(logits), labels))
 
 
 def fit_temperature(logits: Tensor, labels: Tensor, task: Task) -> float:
@@ -187,59 +165,73 @@ def best_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
     return tried[distance.argmin(dim=1)]
 
 
-class ClassCalibrationError(MulticlassCalibrationError):
-    """Calibration error of the most probable class, from ``(B, C)``."""
+def answers(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Confidence of each answer, and whether it is right (0 or 1), each ``(M,)`` float64.
 
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Update with a batch's probabilities ``(B, C)`` and labels ``(B,)``."""
-        super().update(_below_one(preds), target)
+    Answers are the most probable classes; in a multilabel task, every pair of sample and class.
 
-
-class LabelCalibrationError(BinaryCalibrationError):
-    """Calibration error over all pairs of sample and label, from ``(B, C)``."""
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Update with a batch's probabilities and 0/1 labels, each ``(B, C)``."""
-        super().update(_below_one(preds).flatten(), target.flatten())
-
-
-def _below_one(probabilities: Tensor) -> Tensor:
-    """Move 1 into the last bin, since torchmetrics would add another bin for it."""
-    return probabilities.clamp(max=1 - 2**-24)
-
-
-def calibration_error(task: Task, num_classes: int) -> Metric:
-    """Expected calibration error over :data:`BINS` equal bins.
-
-    Multiclass: of the most probable class. Multilabel: over all labels' probabilities.
+    Args:
+        probabilities: ``(N, C)``.
+        labels: class indices ``(N,)``, or 0/1 ``(N, C)`` for multilabel.
     """
-    if task == "multilabel":
-        return LabelCalibrationError(n_bins=BINS, norm="l1")
-    return ClassCalibrationError(num_classes, n_bins=BINS, norm="l1")
+    if labels.ndim == 2:
+        return probabilities.double().flatten(), labels.double().flatten()
+    confidence, predicted = probabilities.max(dim=1)
+    return confidence.double(), (predicted == labels).double()
+
+
+def reliability_bins(probabilities: Tensor, labels: Tensor) -> list[dict[str, Any]]:
+    """Number, mean confidence and share of right ones of :func:`answers` in each bin."""
+    confidence, right = answers(probabilities, labels)
+    index = _bins(confidence)
+    counts, sums, hits = (
+        index.bincount(weights, minlength=BINS).tolist() for weights in (None, confidence, right)
+    )
+    return [
+        {
+            "from": number / BINS,
+            "to": (number + 1) / BINS,
+            "samples": count,
+            "probability": sums[number] / count if count else None,
+            "accuracy": hits[number] / count if count else None,
+        }
+        for number, count in enumerate(counts)
+    ]
+
+
+def calibration_error(bins: list[dict[str, Any]]) -> float:
+    """Expected calibration error of :func:`reliability_bins`; NaN of none."""
+    filled = [row for row in bins if row["samples"]]
+    gaps = (row["samples"] * abs(row["probability"] - row["accuracy"]) for row in filled)
+    return float(sum(gaps) / sum(row["samples"] for row in filled)) if filled else math.nan
+
+
+def _bins(confidence: Tensor) -> Tensor:
+    """Which of :data:`BINS` equal bins each confidence falls into."""
+    return (confidence * BINS).long().clamp(0, BINS - 1)
 
 
 @torch.no_grad()
-def error_by_chance(probabilities: Tensor, draws: int = 500) -> tuple[float, float, float]:
+def error_by_chance(confidence: Tensor, draws: int = 500) -> tuple[float, float, float]:
     """Calibration error of perfectly calibrated predictions, by simulation.
 
     With few samples even perfect calibration has a non-zero error, so a smaller error does not
     differ from zero. Correctness of predictions is drawn from the probabilities themselves.
 
     Args:
-        probabilities: ``(M,)``, of the predictions that :func:`calibration_error` scores.
-        draws: number of simulations.
+        confidence: ``(M,)`` float64 of :func:`answers`, on the CPU.
+        draws: how often.
 
     Returns:
         The error's mean, and its 5th and 95th percentile.
     """
-    sure = _below_one(probabilities.double().cpu())
-    bins = (sure * BINS).long()
+    bins = _bins(confidence)
     generator = torch.Generator().manual_seed(0)
     errors = []
     for _ in range(draws):
-        right = (torch.rand(len(sure), generator=generator) < sure).double()
-        gaps = torch.zeros(BINS, dtype=torch.double).index_add_(0, bins, sure - right)
-        errors.append(gaps.abs().sum() / len(sure))
+        right = (torch.rand(len(bins), generator=generator) < confidence).double()
+        gaps = bins.bincount(confidence - right, minlength=BINS)
+        errors.append(gaps.abs().sum() / len(bins))
     error = torch.stack(errors)
     low, high = error.quantile(torch.tensor([0.05, 0.95], dtype=torch.double)).tolist()
     return float(error.mean()), low, high

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from epic_pl.errors import CheckpointError
+from epic_pl.module.ranks import gather_objects
 
 # entries that Lightning and gather_states write: dictionaries or lists of dictionaries
 _MAPPINGS = ("loops", "callbacks")
@@ -56,11 +56,7 @@ def gather_states(module: nn.Module, mid_window: bool) -> list[dict[str, Any]]:
             for name, parameter in module.named_parameters()
             if parameter.grad is not None
         }
-    if not (dist.is_available() and dist.is_initialized()):
-        return [state]
-    states: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(states, state)
-    return states
+    return gather_objects(state)
 
 
 def check_resumable(checkpoint: Mapping[str, Any]) -> None:

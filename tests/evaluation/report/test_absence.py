@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from epic_pl.evaluation.evaluator import Evaluator, SplitOutputs
+from epic_pl.evaluation.evaluator import Evaluator
 from epic_pl.evaluation.report.tables import absence_table, draw_missing
+from epic_pl.module.outputs import SplitOutputs
 from epic_pl.module.postprocess import Postprocessor
 
 
@@ -34,7 +35,7 @@ def test_draws_are_seeded_and_grow_with_the_rate():
 def test_a_split_without_texts_has_no_text_only_scores():
     nobody, everyone = torch.zeros(6, dtype=torch.bool), torch.ones(6, dtype=torch.bool)
     logits, labels = torch.eye(3).repeat(2, 1), torch.arange(3).repeat(2)
-    outputs = SplitOutputs(list("abcdef"), logits, labels, everyone, nobody)
+    outputs = SplitOutputs(logits, labels, everyone, nobody)
     evaluator = Evaluator(["a", "b", "c"], Postprocessor("multiclass", 3))
     table = absence_table(evaluator, outputs, logits, -logits)
     rows = {row.pop("condition"): row for row in table}

@@ -15,7 +15,7 @@ def compare_scores(folder: Path, module: EPICModule, data: ImageTextDataModule) 
     data.setup("validate")
     models = {name: load_program(folder / name) for name in (ONNX, ONNX_INT8)}
     evaluator = Evaluator.of(module)
-    metrics = {name: build_metrics(module.task, module.num_classes, "") for name in models}
+    metrics = {name: build_metrics(module.task, module.num_classes) for name in models}
     rows = 0
     for batch in data.val_dataloader():
         rows += len(batch["labels"])

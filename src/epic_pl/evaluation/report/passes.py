@@ -14,9 +14,9 @@ from torch import Tensor
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError
-from epic_pl.evaluation.evaluator import SplitOutputs, presence_masks
 from epic_pl.evaluation.report.corruption import Corrupted
 from epic_pl.module import EPICModule
+from epic_pl.module.outputs import SplitOutputs, presence_masks
 from epic_pl.types import Batch
 
 

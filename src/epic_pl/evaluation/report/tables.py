@@ -1,6 +1,6 @@
 """Tables of a report.
 
-Shape legend: N samples, M answers, C classes.
+Shape legend: N samples, C classes.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from epic_pl.data.preprocessing import ImagePreprocessing
-from epic_pl.evaluation.evaluator import Evaluator, Scores, SplitOutputs, as_pil_image
-from epic_pl.module.postprocess import BINS, error_by_chance
+from epic_pl.evaluation.evaluator import Evaluator, Scores, as_pil_image
+from epic_pl.module.outputs import SplitOutputs
+from epic_pl.module.postprocess import (
+    answers,
+    calibration_error,
+    error_by_chance,
+    reliability_bins,
+)
 from epic_pl.types import Sample
 
 Table = list[dict[str, Any]]
@@ -23,13 +29,6 @@ Table = list[dict[str, Any]]
 RATES = (0.3, 0.5, 0.7)
 DRAWS = 20
 """One draw of missing modalities moves the accuracy of 300 samples by a point or two."""
-
-
-def confusion_counts(evaluator: Evaluator, outputs: SplitOutputs) -> Tensor:
-    """Confusion matrix ``(C, C)`` of a multiclass task; rows are the truth."""
-    size = len(evaluator.class_names)
-    cells = outputs.labels.long() * size + evaluator.predict(outputs.logits)
-    return cells.bincount(minlength=size**2).view(size, size)
 
 
 def class_table(evaluator: Evaluator, outputs: SplitOutputs) -> Table:
@@ -62,7 +61,6 @@ def class_table(evaluator: Evaluator, outputs: SplitOutputs) -> Table:
 def calibration_table(evaluator: Evaluator, outputs: SplitOutputs) -> dict[str, Any]:
     """Temperature, and calibration error and reliability bins before and after it.
 
-    Answers are the most probable classes; in a multilabel task, every pair of sample and class.
     ``ece_by_chance`` is the error that perfectly calibrated answers would show on so many samples.
     """
     postprocessor, logits, labels = evaluator.postprocessor, outputs.logits, outputs.labels
@@ -71,40 +69,11 @@ def calibration_table(evaluator: Evaluator, outputs: SplitOutputs) -> dict[str, 
         ("_uncalibrated", postprocessor.uncalibrated(logits)),
         ("", evaluator.probabilities(logits)),
     ):
-        if evaluator.task == "multilabel":
-            confidence, right = probabilities.double().flatten(), labels.double().flatten()
-        else:
-            confidence, predicted = probabilities.double().max(dim=1)
-            right = (predicted == labels).double()
-        bins = _bins(confidence, right)
-        table[f"ece{suffix}"] = sum(
-            row["samples"] / len(confidence) * abs(row["probability"] - row["accuracy"])
-            for row in bins
-            if row["samples"]
-        )
-        table[f"bins{suffix}"] = bins
-    chance = error_by_chance(confidence)
+        table[f"bins{suffix}"] = bins = reliability_bins(probabilities, labels)
+        table[f"ece{suffix}"] = calibration_error(bins)
+    chance = error_by_chance(answers(probabilities, labels)[0])
     table["ece_by_chance"] = dict(zip(("mean", "low", "high"), chance, strict=True))
     return table
-
-
-def _bins(confidence: Tensor, right: Tensor) -> Table:
-    """Number of answers ``(M,)``, mean probability and share of right ones in each bin."""
-    index = (confidence * BINS).long().clamp(max=BINS - 1)
-    rows: Table = []
-    for number in range(BINS):
-        inside = index == number
-        samples = int(inside.sum())
-        rows.append(
-            {
-                "from": number / BINS,
-                "to": (number + 1) / BINS,
-                "samples": samples,
-                "probability": float(confidence[inside].mean()) if samples else None,
-                "accuracy": float(right[inside].mean()) if samples else None,
-            }
-        )
-    return rows
 
 
 def draw_missing(complete: Tensor, rate: float, draw: int) -> tuple[Tensor, Tensor]:

@@ -9,17 +9,16 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 
-from epic_pl.callbacks.plots import MAX_CLASSES, draw_confusion_matrix
+from epic_pl.callbacks.plots import MAX_CLASSES, confusion_counts, draw_confusion_matrix
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError
-from epic_pl.evaluation.evaluator import Evaluator, SplitOutputs, finite, presence_masks
+from epic_pl.evaluation.evaluator import Evaluator, finite
 from epic_pl.evaluation.report.corruption import CORRUPTIONS
 from epic_pl.evaluation.report.passes import AdditionalPasses
 from epic_pl.evaluation.report.tables import (
     absence_table,
     calibration_table,
     class_table,
-    confusion_counts,
     worst_mistakes,
 )
 from epic_pl.inspection.html_page import jpeg, png, render
@@ -56,11 +55,9 @@ class ReportWriter(Callback):
         self.absence = absence
         self.robustness = robustness
         self.mistakes = mistakes
-        self._parts: list[SplitOutputs] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Check that a report can be made and written, before the test takes any time."""
-        self._parts = []
         if self.folder is None or stage != "test":
             return
         data: Any = getattr(trainer, "datamodule", None)
@@ -76,22 +73,14 @@ class ReportWriter(Callback):
             )
         check_writable("report.folder", self.folder, "report.html")
 
-    def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        """Keep the logits and labels of a batch."""
-        if self.folder is None:
-            return
-        logits, labels = outputs["logits"].float().cpu(), batch["labels"].cpu()
-        ids = list(batch["sample_id"])
-        self._parts.append(SplitOutputs(ids, logits, labels, *presence_masks(batch)))
-
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Run the additional passes and write the report."""
-        if self.folder is None or not self._parts:
+        if self.folder is None:
             return
         assert isinstance(pl_module, EPICModule)
-        outputs, evaluator = SplitOutputs.concatenate(self._parts), Evaluator.of(pl_module)
+        outputs, evaluator = pl_module.outputs.merged(), Evaluator.of(pl_module)
+        if not len(outputs.logits):
+            return
         data: Any = getattr(trainer, "datamodule", None)
         metrics = sorted(trainer.callback_metrics.items())
         mistakes, images = worst_mistakes(
@@ -121,7 +110,7 @@ class ReportWriter(Callback):
             ]
         figures = {"reliability": _draw_reliability(content["calibration"], evaluator.task)}
         if evaluator.task == "multiclass" and len(evaluator.class_names) <= MAX_CLASSES:
-            counts = confusion_counts(evaluator, outputs)
+            counts = confusion_counts(outputs)
             content["confusion"] = counts.tolist()
             figures["confusion_matrix"] = draw_confusion_matrix(counts, evaluator.class_names)
         drawn = {name: png(figure) for name, figure in figures.items()}

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Timer
 from epic_pl.callbacks import CostMeter
 from epic_pl.cli import errors_as_text, run
 from epic_pl.errors import ConfigError
-from epic_pl.experiments.compare.outputs import TestOutputs
+from epic_pl.experiments.compare.outputs import write_test_outputs
 from epic_pl.experiments.files import read_json, write_json
 from epic_pl.experiments.interruption import end_with
 from epic_pl.experiments.options import use_stored_features
@@ -31,9 +31,9 @@ _WAIT_S = 30
 def _fit_and_test(cli: Any, folder: Path) -> dict[str, Any]:
     """Train what was built, unless that is done, and test it: metrics, cost and circumstances."""
     trainer, module = cli.trainer, cli.model
-    timer, meter, outputs = Timer(), CostMeter(), TestOutputs()
+    timer, meter = Timer(), CostMeter()
     # first, so that they see the time in the others' hooks
-    trainer.callbacks[:0] = [timer, meter, outputs]
+    trainer.callbacks[:0] = [timer, meter]
     cache_level = use_stored_features(cli)
     fitted = _fitted(folder)
     if fitted is None:
@@ -54,7 +54,7 @@ def _fit_and_test(cli: Any, folder: Path) -> dict[str, Any]:
         weights_only=True,
         verbose=False,
     )
-    outputs.write(folder / "predictions.parquet", module.class_names)
+    write_test_outputs(module, folder / "predictions.parquet")
     metrics = {
         name.removeprefix("test/"): float(value)
         for name, value in trainer.callback_metrics.items()

@@ -1,0 +1,132 @@
+"""The outputs of a pass over a split, gathered from its batches and from all ranks.
+
+Shape legend: B batch, N samples, C classes.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from epic_pl.errors import DataError
+from epic_pl.module.ranks import gather_objects
+from epic_pl.types import Batch
+
+_NONE = torch.empty(0, dtype=torch.bool)  # joins with tensors of any shape and type
+
+
+class SplitOutputs(NamedTuple):
+    """Outputs of validation, test or prediction on the CPU, in the order of the data."""
+
+    logits: Tensor
+    """``(N, C)`` float32."""
+    labels: Tensor = _NONE
+    """``(N,)`` class indices or ``(N, C)`` 0/1; ``(0,)`` if batches have none."""
+    image_present: Tensor = _NONE
+    """``(N,)`` bool."""
+    text_present: Tensor = _NONE
+    """``(N,)`` bool."""
+    sample_id: Sequence[str] = ()
+    """N ids; empty if batches have none."""
+    image_path: Sequence[str | None] = ()
+    """N names of images, None for a sample without one; empty if batches have none."""
+
+    @classmethod
+    def of_batch(cls, batch: Batch, logits: Tensor) -> "SplitOutputs":
+        """Outputs of a batch, copied: a tensor of a loader's worker would keep a file open."""
+        labels, image, text = (
+            tensor.to("cpu", copy=True)
+            for tensor in (batch.get("labels", _NONE), *presence_masks(batch))
+        )
+        names = [name or None for name in batch.get("image_path", ())]
+        scores = logits.detach().to("cpu", torch.float32)
+        return cls(scores, labels, image, text, batch.get("sample_id", ()), names)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["SplitOutputs"]) -> "SplitOutputs":
+        """Join the outputs of several batches or ranks."""
+
+        def join(values: Sequence[Any]) -> Any:
+            tensors = isinstance(values[0], Tensor)
+            return torch.cat(list(values)) if tensors else list(chain.from_iterable(values))
+
+        return cls(*map(join, zip(*parts, strict=True)))
+
+
+def presence_masks(batch: Batch) -> tuple[Tensor, Tensor]:
+    """``image_present`` and ``text_present`` of a batch, each ``(B,)`` bool on the CPU."""
+    present = torch.ones(len(batch["attention_mask"]), dtype=torch.bool)
+    return (
+        batch.get("image_present", present).bool().cpu(),
+        batch.get("text_present", present).bool().cpu(),
+    )
+
+
+def merge_ranks(parts: Sequence[SplitOutputs]) -> SplitOutputs:
+    """Join the outputs of all ranks in the order of the data.
+
+    Row j of rank r is row ``j * ranks + r`` of the data. Samplers repeat samples to give all ranks
+    equally many: of the rows of several ranks with one id, the first is taken.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    joined = SplitOutputs.concatenate(parts)
+    places = [(row, rank) for rank, part in enumerate(parts) for row in range(len(part.logits))]
+    rows = sorted(range(len(places)), key=places.__getitem__)
+    if ids := joined.sample_id:
+        first = {ids[row]: row for row in reversed(rows)}
+        rows = [row for row in rows if first[ids[row]] == row]
+
+    def take(values: Any) -> Any:
+        if not len(values):
+            return values
+        return values[rows] if isinstance(values, Tensor) else [values[row] for row in rows]
+
+    return SplitOutputs(*map(take, joined))
+
+
+class OutputCollector:
+    """Gathers the outputs of a pass, batch by batch, and merges those of all ranks at its end.
+
+    :class:`~epic_pl.module.EPICModule` keeps the outputs of validation and test, for callbacks from
+    ``on_*_epoch_end`` on. Those of prediction are kept for a callback that calls :meth:`start` in
+    ``on_predict_start``. The next run drops them, training at the end of each validation.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self._empty = SplitOutputs(torch.empty(0, num_classes, dtype=torch.float32, device="cpu"))
+        self._parts: list[SplitOutputs] | None = None
+        self._merged: SplitOutputs | None = None
+
+    def start(self) -> None:
+        """Keep the outputs of the batches that follow, and no earlier ones."""
+        self._parts, self._merged = [self._empty], None
+
+    def clear(self) -> None:
+        """Keep nothing until the next start."""
+        self._parts = self._merged = None
+
+    def add(self, batch: Batch, logits: Tensor) -> None:
+        """Keep the logits ``(B, C)`` of a batch, if outputs are kept."""
+        if self._parts is not None:
+            self._parts.append(SplitOutputs.of_batch(batch, logits))
+
+    def merged(self, even: bool = False) -> SplitOutputs:
+        """Outputs of all ranks, each sample once; all ranks must call it, after the last batch.
+
+        Args:
+            even: the ranks share one table, so their numbers of rows differ by at most one.
+
+        Raises:
+            DataError: if they should be ``even`` and are not.
+        """
+        if self._merged is None:
+            assert self._parts is not None, "start() comes first"
+            parts = gather_objects(SplitOutputs.concatenate(self._parts))
+            rows = [len(part.logits) for part in parts]
+            if even and max(rows) - min(rows) > 1:
+                raise DataError(f"Ranks have {rows} rows: some are lost; run it again.")
+            self._merged, self._parts = merge_ranks(parts), []
+        return self._merged
