@@ -95,7 +95,9 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     name = next((name for name in (" ".join(argv[:2]), argv[0]) if name in COMMANDS), "")
     if not name and not argv[0].startswith("-"):
-        print(f"epic-pl: no command {argv[0]!r}; there are {', '.join(COMMANDS)}.", file=sys.stderr)
+        group = [command for command in COMMANDS if command.startswith(f"{argv[0]} ")]
+        known = ", ".join(group or COMMANDS)
+        print(f"epic-pl: no command {argv[0]!r}; there are {known}.", file=sys.stderr)
         raise SystemExit(1)
     own, rest = bool(name and COMMANDS[name].module), argv[len(name.split()) :]
     if own and _asks_for_help(name, rest):
