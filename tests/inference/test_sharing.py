@@ -1,21 +1,20 @@
-"""Models as folders, and on a hub that is served on loopback."""
+"""Models as folders, and on a hub that is fabricated."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from unittest.mock import create_autospec
 
-import fake_hub
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import CommitInfo, HfApi, RepoUrl, snapshot_download
 from safetensors.torch import load_file, save_file
 
 from epic_pl import Classifier
 from epic_pl.cli import run
 from epic_pl.errors import AssetError, CheckpointError, DataError
+from epic_pl.inference import sharing
 from epic_pl.inference.sharing import write_card
 
 ITEMS = [{"text": "a red square"}, {"image": "data/images/test0.png"}]
@@ -57,19 +56,8 @@ def test_all_files_of_a_saved_folder_have_the_mode_of_new_files(saved, tmp_path)
 
 def test_a_card_shows_a_report_and_one_that_is_there_stays(classifier, trained, tmp_path):
     report = tmp_path / "report"
-    options = ["--report.robustness", "false"]
-    run(
-        [
-            "test",
-            "--config",
-            trained.config,
-            "--ckpt_path",
-            "best",
-            "--report",
-            str(report),
-            *options,
-        ]
-    )
+    options = ["--report", str(report), "--report.robustness", "false"]
+    run(["test", "--config", trained.config, "--ckpt_path", "best", *options])
     kept = {"dataset": "squares", "license": "cc-by-4.0", "report": report, "name": "me/squares"}
     classifier.save_pretrained(tmp_path / "saved", **kept)
     card = (tmp_path / "saved" / "README.md").read_text()
@@ -190,55 +178,75 @@ def test_encoders_that_moved_are_named(saved, tiny_vit_dir, tmp_path):
     assert Classifier.load(saved, image_encoder=str(tmp_path / "moved"))(text="a")
 
 
-USER = """
-import json, sys
-import numpy as np
-from epic_pl import Classifier
+class FakeHub:
+    """What is asked of huggingface_hub: ``commits`` has a folder for each push, the newest last."""
 
-run, items = sys.argv[1], json.loads(sys.argv[2])
-clf = Classifier.load(run, device="cpu")
-first = clf.push_to_hub("me/squares", token="hf_x", dataset="squares").rpartition("/")[2]
-clf.module.postprocessor.temperature.fill_(2)
-clf.push_to_hub("me/squares", token="hf_x", dataset="others")
-newest, pinned = (
-    Classifier.load(name, device="cpu") for name in ("me/squares", f"me/squares@{first}")
-)
-offline = Classifier.from_pretrained("me/squares", revision=first, local_files_only=True)
-expected = clf.probabilities(items)
-assert np.array_equal(newest.probabilities(items), expected)
-assert not np.allclose(pinned.probabilities(items), expected)
-assert np.array_equal(offline.probabilities(items), pinned.probabilities(items))
-for name, revision in (("me/none", None), ("me/squares", "0" * 40)):
-    try:
-        Classifier.from_pretrained(name, revision=revision)
-    except Exception as error:
-        assert type(error).__name__ == "AssetError", repr(error)
-    else:
-        raise AssertionError
-"""
+    def __init__(self, root):
+        self.root, self.commits = root, {}
+
+    def create_repo(self, name, private, exist_ok):
+        return RepoUrl(f"https://huggingface.co/{name}")
+
+    def file_exists(self, name, file, revision):
+        return name in self.commits and (self.commits[name][-1] / file).exists()
+
+    def upload_folder(self, *, repo_id, folder_path, ignore_patterns, **_):
+        commits = self.commits.setdefault(repo_id, [])
+        folder = self.root / f"commit{len(commits)}"
+        shutil.copytree(commits[-1] if commits else folder_path, folder)
+        ignored = shutil.ignore_patterns(*(ignore_patterns or []))
+        shutil.copytree(folder_path, folder, ignore=ignored, dirs_exist_ok=True)
+        commits.append(folder)
+        url = f"https://huggingface.co/{repo_id}/commit/{folder.name}"
+        return CommitInfo(commit_url=url, commit_message="", commit_description="", oid="")
+
+    def snapshot_download(self, name, *, revision, allow_patterns, local_files_only, token):
+        commits = self.commits.get(name, [])
+        commit = [c for c in commits if revision in (None, c.name)][-1]  # an IndexError if none
+        snapshot = self.root / "snapshots" / commit.name
+        if local_files_only and not snapshot.exists():
+            raise FileNotFoundError(snapshot)
+        snapshot.mkdir(parents=True, exist_ok=True)
+        for file in allow_patterns:
+            shutil.copy(commit / file, snapshot)
+        return str(snapshot)
 
 
-def test_a_model_is_pushed_to_a_hub_and_loaded_by_its_name(trained, tmp_path):
-    hub = fake_hub.FakeHub()
-    with fake_hub.serve(hub) as address:
-        environment = os.environ | {
-            "HF_ENDPOINT": address,
-            "HF_HOME": str(tmp_path / "hub"),
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-            "EPIC_PL_CACHE": os.environ["EPIC_PL_CACHE"],
-        }
-        done = subprocess.run(
-            [sys.executable, "-c", USER, "runs", json.dumps(ITEMS)],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-    assert done.returncode == 0, done.stderr
-    files = hub.files("me/squares")
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    fake = FakeHub(tmp_path / "hub")
+    api = create_autospec(HfApi, instance=True)  # refuses arguments that the real one lacks
+    for name in ("create_repo", "file_exists", "upload_folder"):
+        getattr(api, name).side_effect = getattr(fake, name)
+    download = create_autospec(snapshot_download, side_effect=fake.snapshot_download)
+    monkeypatch.setattr(sharing, "HfApi", lambda token: api)
+    monkeypatch.setattr(sharing, "snapshot_download", download)
+    return fake
+
+
+def test_a_model_is_pushed_to_a_hub_and_loaded_by_its_name(hub, classifier):
+    expected = classifier.probabilities(ITEMS)
+    address = classifier.push_to_hub("me/squares", token="hf_x", dataset="squares")
+    first = address.rpartition("/")[2]
+    classifier.module.postprocessor.temperature.fill_(2)
+    classifier.push_to_hub("me/squares", token="hf_x", dataset="others")
+    with pytest.raises(AssetError, match="me/squares"):  # before anything was fetched
+        Classifier.from_pretrained("me/squares", local_files_only=True)
+    newest = Classifier.load("me/squares", device="cpu")
+    np.testing.assert_array_equal(newest.probabilities(ITEMS), classifier.probabilities(ITEMS))
+    pinned = Classifier.load(f"me/squares@{first}", device="cpu")
+    offline = Classifier.from_pretrained("me/squares", revision=first, local_files_only=True)
+    for model in (pinned, offline):
+        np.testing.assert_array_equal(model.probabilities(ITEMS), expected)
+    assert not np.allclose(newest.probabilities(ITEMS), expected)
+    files = {path.name: path for path in hub.commits["me/squares"][-1].iterdir()}
     assert sorted(files) == ["README.md", "config.json", "model.safetensors"]
-    assert b"on squares" in files["README.md"]  # the first card stays
-    assert set(hub.fetched) == {"config.json", "model.safetensors"}
+    assert "on squares" in files["README.md"].read_text()  # the first card stays
+    fetched = {path.name for path in (hub.root / "snapshots").rglob("*.*")}
+    assert fetched == {"config.json", "model.safetensors"}
+    for name, revision in (("me/none", None), ("me/squares", "0" * 40)):
+        with pytest.raises(AssetError, match=name):
+            Classifier.from_pretrained(name, revision=revision)
 
 
 def test_what_is_neither_a_folder_nor_on_a_hub_is_told(workdir):
