@@ -1,7 +1,6 @@
 """Each problem of a dataset is a line of the report with its level."""
 
 import io
-import json
 import os
 
 import pyarrow as pa
@@ -9,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from epic_pl.data import HatefulMemesDataModule, ImageTextDataModule, TableDataModule
+from epic_pl.data import ImageTextDataModule, TableDataModule
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.errors import DataError
 from epic_pl.inspection.check import check_data
@@ -224,19 +223,6 @@ def test_any_data_module_is_checked_in_parallel(tmp_path, encoders):
     ]
     assert "The test split cannot be built: test.jsonl is missing" in _lines(findings, "warning")
     assert findings.rows.num_rows == 600
-
-
-def test_missing_images_of_a_public_dataset_are_reported(folder, encoders):
-    root = folder.rename(folder.with_name("img")).parent
-    for split, count in (("train", 4), ("dev_seen", 2), ("test_seen", 2)):
-        rows = [
-            {"id": i, "img": f"img/{'no' if i == 3 else i}.png", "text": f"t {i}", "label": i % 2}
-            for i in range(count)
-        ]
-        (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    findings = check_data(HatefulMemesDataModule(data_dir=str(root), **encoders), workers=1)
-    assert _lines(findings, "error") == ["1 rows have an image that is missing"]
-    assert findings.class_counts["train"].tolist() == [2, 2]
 
 
 @pytest.mark.parametrize(
