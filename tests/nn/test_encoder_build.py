@@ -6,7 +6,16 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import batch, bert, clip_text, clip_vision, hf_text, image_encoder, scramble, vit
+from tiny_models import (
+    batch,
+    bert,
+    clip_text,
+    clip_vision,
+    hf_text,
+    image_encoder,
+    scramble,
+    vit,
+)
 from transformers import AutoModel, CLIPConfig, CLIPModel, GPT2Config, GPT2Model
 
 from epic_pl.data.preprocessing import load_tokenizer
@@ -36,12 +45,16 @@ def clip_dir(tmp_path):
     return folder_of(scramble(CLIPModel(config)), tmp_path / "clip")
 
 
-def altered(source, target, change):
-    """A copy of an encoder's folder with its tensors changed."""
-    shutil.copytree(source, target)
-    weights = load_file(target / "model.safetensors")
-    save_file(change(weights), target / "model.safetensors", metadata={"format": "pt"})
-    return str(target)
+def change_config(folder, key, value):
+    config = json.loads((folder / "config.json").read_text())
+    entries = config if key in config else config.get("model_args", config)
+    entries[key] = value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def change_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    save_file(change(weights), folder / "model.safetensors", metadata={"format": "pt"})
 
 
 @pytest.fixture(params=["vit", "bert"])
@@ -52,9 +65,6 @@ def either(request):
         "bert": ("tiny_tokenizer_dir", build_text_encoder),
     }[request.param]
     return request.getfixturevalue(kind), build
-
-
-both_builds = pytest.mark.parametrize("build", [build_image_encoder, build_text_encoder])
 
 
 # what loads -----------------------------------------------------------------------------------
@@ -137,7 +147,9 @@ def test_revision_pins_a_timm_name(monkeypatch):
 
 def test_random_weights_are_always_the_same_and_leave_the_generators_alone(either, tmp_path):
     source, build = either
-    folder = altered(source, tmp_path / "doubled", lambda w: {k: 2 * v for k, v in w.items()})
+    folder = shutil.copytree(source, tmp_path / "doubled")
+    change_weights(folder, lambda weights: {name: 2 * w for name, w in weights.items()})
+    folder = str(folder)
     torch.manual_seed(5)
     before = torch.get_rng_state()
     first = build(folder, pretrained=False).fingerprint
@@ -187,9 +199,7 @@ def test_equal_weights_in_another_configuration_have_another_fingerprint(
     copy = shutil.copytree(source, tmp_path / "copy")
     first = build(str(source)).fingerprint
     assert build(str(copy)).fingerprint == first  # wherever the folder lies
-    config = json.loads((copy / "config.json").read_text())
-    config.get("model_args", config)[option] = value
-    (copy / "config.json").write_text(json.dumps(config))
+    change_config(copy, option, value)
     assert build(str(copy)).fingerprint != first
 
 
@@ -247,99 +257,74 @@ def test_unreachable_names_tell_the_ways_out(build, name, monkeypatch, tmp_path)
     assert repr(name) in str(error.value)
 
 
-@both_builds
-@pytest.mark.parametrize(
-    ("files", "word"),
-    [
-        (None, None),
-        ({"model.safetensors": ""}, None),
-        ({"config.json": "{not json"}, None),
-        ({"config.json": '{"model_type": "nonsense"}'}, "nonsense"),
-    ],
-    ids=["no folder", "no config", "no JSON", "unknown architecture"],
-)
-def test_folders_that_hold_no_encoder(build, files, word, tmp_path):
-    folder = tmp_path / "folder"
-    if files is not None:
-        folder.mkdir()
-        for name, content in files.items():
-            (folder / name).write_text(content)
-    kind = EncoderError if word else (AssetError, EncoderError)
-    with pytest.raises(kind, match=word) as error:
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+DAMAGES = {
+    "no JSON": (CONFIG, lambda path: path.write_text("{not json")),
+    "null": (CONFIG, lambda path: path.write_text("null")),
+    "deep": (CONFIG, lambda path: path.write_text("[" * 10**5)),
+    "no weights": (WEIGHTS, lambda path: path.unlink()),
+    "a folder": (WEIGHTS, lambda path: path.unlink() or path.mkdir()),  # root reads any file
+    "empty": (WEIGHTS, lambda path: path.write_bytes(b"")),
+    "a page": (WEIGHTS, lambda path: path.write_bytes(b"<html>Not found</html>")),
+    "cut": (WEIGHTS, lambda path: path.write_bytes(path.read_bytes()[:2000])),
+    "other shapes": (WEIGHTS, lambda path: change_weights(path.parent, doubled_matrices)),
+    "a layer less": (WEIGHTS, lambda path: change_weights(path.parent, without_a_layer)),
+}
+WRONG_ENTRIES = [
+    ("vit", "architecture", 3),
+    ("vit", "num_heads", 0),
+    ("vit", "embed_dim", "wide"),
+    ("vit", "img_size", "x"),
+    ("bert", "model_type", []),
+    ("bert", "hidden_size", "x"),
+    ("bert", "hidden_act", "x"),
+    ("bert", "pad_token_id", 10**6),
+    ("bert", "dtype", "x"),
+]
+
+
+def doubled_matrices(weights):
+    return {name: w.repeat(2, 1) if w.ndim == 2 else w for name, w in weights.items()}
+
+
+def without_a_layer(weights):
+    layers = ("blocks.1.", "encoder.layer.1.")
+    return {name: w for name, w in weights.items() if not name.startswith(layers)}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_one_error_that_names_the_file(either, damage, tmp_path):
+    (source, build), (file, change) = either, DAMAGES[damage]
+    path = shutil.copytree(source, tmp_path / "broken") / file
+    change(path)
+    with pytest.raises(AssetError, match=WAYS_OUT) as error:
+        build(str(path.parent))
+    assert str(path) in str(error.value)
+    if damage in ("empty", "a page", "cut"):  # the config is sound
+        assert CONFIG not in str(error.value)
+
+
+@pytest.mark.parametrize(("either", "key", "value"), WRONG_ENTRIES, indirect=["either"])
+def test_a_wrong_entry_of_a_config_is_one_error_that_names_the_file(either, key, value, tmp_path):
+    source, build = either
+    folder = shutil.copytree(source, tmp_path / "broken")
+    change_config(folder, key, value)
+    with pytest.raises(AssetError, match=WAYS_OUT) as error:
         build(str(folder))
-    assert str(folder) in str(error.value)
-    assert files is None or "config.json" in str(error.value)
+    assert str(folder / "config.json") in str(error.value)
 
 
-def entry(key, value):
-    """Changes an entry of the config."""
-
-    def change(folder):
-        config = json.loads((folder / "config.json").read_text())
-        inner = next((v for v in config.values() if isinstance(v, dict) and key in v), config)
-        inner[key] = value
-        (folder / "config.json").write_text(json.dumps(config))
-
-    return change
-
-
-def unreadable(folder):
-    (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors").mkdir()  # also for root, whom no permission stops
-
-
-def shapes(folder):
-    weights = load_file(folder / "model.safetensors")
-    first = next(name for name, tensor in weights.items() if tensor.ndim == 2)
-    weights[first] = weights[first].repeat(2, 1)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-@pytest.mark.parametrize(
-    ("either", "damage", "file"),
-    [
-        *[
-            (kind, damage, file)
-            for kind in ("vit", "bert")
-            for damage, file in (
-                (lambda folder: (folder / "config.json").write_text("null"), "config.json"),
-                (lambda folder: (folder / "config.json").write_text("[" * 10**5), "config.json"),
-                (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
-                (unreadable, "model.safetensors"),
-                (shapes, "model.safetensors"),
-            )
-        ],
-        ("vit", entry("architecture", 3), "config.json"),
-        ("vit", entry("num_heads", 0), "config.json"),
-        ("vit", entry("embed_dim", "wide"), "config.json"),
-        ("vit", entry("img_size", "x"), "config.json"),
-        ("bert", entry("model_type", []), "config.json"),
-        ("bert", entry("hidden_size", "x"), "config.json"),
-        ("bert", entry("hidden_act", "x"), "config.json"),
-        ("bert", entry("pad_token_id", 10**6), "config.json"),
-        ("bert", entry("dtype", "x"), "config.json"),
-    ],
-    indirect=["either"],
-)
-def test_a_damaged_folder_is_one_error_that_names_the_file(either, damage, file, tmp_path):
+def test_a_folder_that_is_missing_or_of_an_unknown_architecture_is_named(either, tmp_path):
     source, build = either
-    target = shutil.copytree(source, tmp_path / "broken")
-    damage(target)
-    with pytest.raises(AssetError, match=WAYS_OUT) as error:
-        build(str(target))
-    assert str(target / file) in str(error.value)
-
-
-@pytest.mark.parametrize("content", [b"", b"<html>Not found</html>", b"cut"], ids=str)
-def test_broken_weights(either, content, tmp_path):
-    source, build = either
-    target = shutil.copytree(source, tmp_path / "broken")
-    weights = target / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:2000] if content == b"cut" else content)
-    with pytest.raises(AssetError, match=WAYS_OUT) as error:
-        build(str(target))
-    assert str(target / "model.safetensors") in str(error.value)
-    assert "config.json" not in str(error.value)
+    with pytest.raises(AssetError, match="gone"):
+        build(str(tmp_path / "gone"))
+    folder = shutil.copytree(source, tmp_path / "unknown")
+    (folder / "config.json").write_text('{"model_type": "nonsense"}')
+    with pytest.raises(EncoderError, match=r"unknown.config\.json.*nonsense"):
+        build(str(folder))
+    (folder / "config.json").unlink()
+    with pytest.raises(EncoderError, match=r"unknown.config\.json"):
+        build(str(folder))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -349,19 +334,6 @@ def test_weights_of_another_user_are_not_taken_for_missing(either, tmp_path):
     (target / "model.safetensors").chmod(0)
     with pytest.raises(AssetError, match=r"model\.safetensors: .*Permission denied"):
         build(str(target))
-
-
-def test_weights_that_lack_a_layer_are_never_filled_in_at_random(either, tmp_path):
-    source, build = either
-    layers = ("blocks.1.", "encoder.layer.1.")
-    folder = altered(
-        source,
-        tmp_path / "partial",
-        lambda w: {k: v for k, v in w.items() if not k.startswith(layers)},
-    )
-    with pytest.raises(AssetError) as error:
-        build(folder)
-    assert folder in str(error.value)
 
 
 def test_pickled_weights_are_never_read(tmp_path, tiny_tokenizer_dir):

@@ -84,13 +84,6 @@ def test_the_mean_of_any_layer_is_of_the_patches(options):
     assert_same(encoder.mean(tokens), tokens[:, -4:].mean(dim=1))
 
 
-def test_the_mean_of_any_layer_is_of_the_words_that_are_there():
-    words = torch.randn(2, 5, 32)
-    mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]]).bool()
-    expected = torch.stack([words[0, :2].mean(dim=0), words[1].mean(dim=0)])
-    assert_same(text_encoder().mean(words, mask), expected)
-
-
 # BERT and its kin -----------------------------------------------------------------------------
 
 

@@ -114,19 +114,6 @@ def test_building_draws_no_random_numbers_and_leaves_no_gradient():
         assert trained(make("full")) == trained(make("full"))
 
 
-def test_lora_puts_two_matrices_beside_every_linear_layer():
-    model = make("lora", rank=3)
-    matrices = {n: p for n, p in model.named_parameters() if "lora_A" in n}
-    assert {tuple(p.shape) for p in matrices.values()} == {(3, 32), (3, 64), (3, 24), (3, 48)}
-    layers = {n.split(".lora_A")[0].rpartition(".encoder.model.")[2] for n in matrices}
-    blocks = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-    bert = ("attention.self.query", "attention.self.key", "attention.self.value")
-    bert += ("attention.output.dense", "intermediate.dense", "output.dense")
-    assert layers == {f"blocks.{i}.{part}" for i in range(3) for part in blocks} | {
-        f"encoder.layer.{i}.{part}" for i in range(3) for part in bert
-    }
-
-
 @pytest.mark.parametrize("options", [{}, {"rank": 2, "alpha": 3}], ids=str)
 def test_lora_starts_from_the_encoders_and_computes_with_merged_weights(options):
     # attention kernels that took the frozen weights past the matrices would show here
@@ -183,14 +170,6 @@ def test_lora_counts_what_its_matrices_are():
 
 
 # MaPLe ----------------------------------------------------------------------------------------
-
-
-def test_maples_image_prompts_come_from_the_texts_alone():
-    model = make("maple", num_prompts=3, prompt_depth=2)
-    assert {name for name, _ in model.prompts.named_parameters()} == {
-        "text",
-        *(f"couplings.{step}.{part}" for step in (0, 1) for part in ("weight", "bias")),
-    }
 
 
 def test_maples_depth_is_four_or_that_of_the_shallower_encoder():
