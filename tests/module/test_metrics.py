@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torchmetrics import MetricCollection
 
 from epic_pl.evaluation.evaluator import Evaluator
 from epic_pl.evaluation.report.tables import class_table
@@ -98,13 +97,6 @@ def test_metrics_stay_apart_after_a_perfect_first_batch(task):
         alone[name] = metric.compute().item()
     assert together == pytest.approx(alone)
     assert len({round(value, 6) for value in together.values()}) == len(together)
-
-
-@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
-def test_no_collection_of_the_module_groups_its_metrics(task, make):
-    collections = [m for m in make(task=task).modules() if isinstance(m, MetricCollection)]
-    assert len(collections) == 1
-    assert not any(collection._enable_compute_groups for collection in collections)
 
 
 class _Largest(TorchDispatchMode):

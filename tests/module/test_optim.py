@@ -9,18 +9,14 @@ from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import f1_score
 from torch import nn
 
+import tiny_runs
 from epic_pl.module.config import OptimConfig
 from epic_pl.module.losses import ClassificationLoss, LossConfig, prior_logits
 from epic_pl.module.optim import build_optimizer, parameter_groups, warmup_cosine
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Pooled
-from epic_pl.nn.methods import METHODS
 from epic_pl.nn.pair import Pair
 
 CONFIG = OptimConfig(lr=1e-2, prompt_lr=1e-3, weight_decay=0.05)
-
-
-def _head_rate(model):
-    return 1e-2 * 1000 / model.head.num_features
 
 
 def _by_name(model, key):
@@ -28,27 +24,6 @@ def _by_name(model, key):
     names = {id(p): name for name, p in model.named_parameters()}
     groups = parameter_groups(model, CONFIG)
     return {names[id(p)]: group[key] for group in groups for p in group["params"]}
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        *({"method": name} for name in METHODS),
-        {"epic": {"first_prompt": "from_text", "generation": "linear"}},
-        {"epic": {"hub": "parameter_free", "prompt_attention": "read_only"}},
-        {"head": {"boundary": True, "similarity": True}},
-    ],
-    ids=str,
-)
-def test_every_trained_tensor_is_in_one_group(options, make):
-    model = make(**options).model
-    optimizer = build_optimizer(model, CONFIG)
-    assert type(optimizer) is torch.optim.AdamW
-    grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert len(grouped) == len(set(grouped))
-    assert set(grouped) == {id(p) for p in model.parameters() if p.requires_grad}
-    names = [group["name"] for group in optimizer.param_groups]
-    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("first_prompt", ["independent", "from_text"])
@@ -64,19 +39,13 @@ def test_matrices_decay_and_the_head_has_a_rate_of_its_own(first_prompt, make):
     matrices |= {f"head.similarity.down_{side}.weight" for side in ("image", "text")}
     if first_prompt == "from_text":
         matrices.add("prompts.coupling.weight")
+    assert type(build_optimizer(model, CONFIG)) is torch.optim.AdamW
+    assert decays.keys() == tiny_runs.trained(model).keys()
     assert {name for name, decay in decays.items() if decay} == matrices
     assert set(decays.values()) == {0, 0.05}
     for name, rate in rates.items():
-        assert rate == (_head_rate(model) if name.startswith("head.") else 1e-3)
-
-
-def test_encoders_that_are_trained_learn_at_their_methods_rate(make):
-    model = make(method="full", method_options={"encoder_lr": 3e-5}).model
-    rates = _by_name(model, "lr")
-    inside = {name for name in rates if "_tower.encoder." in name}
-    assert inside
-    assert {rates[name] for name in inside} == {3e-5}
-    assert {rates[name] for name in set(rates) - inside} == {_head_rate(model)}
+        head_rate = 1e-2 * 1000 / model.head.num_features
+        assert rate == (head_rate if name.startswith("head.") else 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +123,8 @@ def test_a_linear_head_reaches_logistic_regression_on_the_same_features(task):
 
     scaled = (features - features[train].mean(dim=0)) / features[train].std(dim=0)
     answers = labels[:, None] if task == "multiclass" else labels
-    fit = partial(LogisticRegressionCV, Cs=6, cv=3, scoring="neg_log_loss", max_iter=300)
+    # weaker regularisation overfits 700 rows, and takes long
+    fit = partial(LogisticRegressionCV, Cs=np.logspace(-4, 0, 4), cv=3, scoring="neg_log_loss")
     predicted = [fit().fit(scaled[train], y[train]).predict(scaled[test]) for y in answers.T]
     if task == "multiclass":
         expected = (predicted[0] == labels[test].numpy()).mean()

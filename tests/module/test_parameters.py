@@ -1,9 +1,7 @@
-import io
-
 import pytest
-from rich.console import Console
 
-from epic_pl.module.parameters import count_parameters, parameter_table, trainable_share
+import tiny_runs
+from epic_pl.module.parameters import count_parameters, trainable_share
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +32,12 @@ def test_the_share_is_of_the_encoders_as_they_came(method, make):
     assert trainable_share(model) == pytest.approx(trained / came_with)
 
 
-def test_the_table_prints_every_part_and_the_share(model):
-    written = io.StringIO()
-    parameter_table(model, Console(file=written, width=100))
-    text = written.getvalue()
-    for part, (trained, frozen) in count_parameters(model).items():
-        row = next(line for line in text.splitlines() if part in line)
+def test_fit_starts_with_a_table_of_every_part_and_the_share(make, tmp_path, capsys):
+    module = make()
+    tiny_runs.trainer(tmp_path, max_steps=1).fit(module, tiny_runs.loader(tiny_runs.samples()))
+    printed = capsys.readouterr().out
+    for part, (trained, frozen) in count_parameters(module.model).items():
+        row = next(line for line in printed.splitlines() if part in line)
         assert f"{trained:,}" in row
         assert f"{frozen:,}" in row
-    assert f"{trainable_share(model):.2%}" in text
+    assert f"Trainable share: {trainable_share(module.model):.2%}" in printed

@@ -1,9 +1,11 @@
 """A run that stopped anywhere and goes on ends with the very numbers of one that never stopped."""
 
 import os
+import random
 import signal
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
@@ -12,6 +14,7 @@ import tiny_runs
 from epic_pl.callbacks import LastCheckpoint
 from epic_pl.module.checkpoint import frozen_keys, read_checkpoint
 from epic_pl.module.postprocess import Postprocessor
+from epic_pl.module.resume import rng_state, set_rng_state
 from tiny_runs import differing
 
 LIVELY = {"dropout": 0.3, "boundary": True, "similarity": True}
@@ -258,3 +261,31 @@ def test_a_kill_while_the_postprocessor_is_fitted_costs_the_batch_alone(validati
     resumed, rest = runs(str(tmp_path / "last.ckpt"), validate=1)
     assert rest == steps[validation - 1 :]
     assert not differing(end, resumed)
+
+
+def draw():
+    # an odd number of normals: each generator then keeps the second of a pair for later
+    return (
+        [random.random(), random.gauss(0, 1)],
+        [*np.random.rand(3), np.random.standard_normal()],  # noqa: NPY002
+        [*torch.rand(3).tolist(), torch.randn(1).item(), torch.randperm(5).tolist()],
+    )
+
+
+def test_the_same_numbers_after_a_round_trip_through_a_file_without_code(tmp_path):
+    draw()
+    torch.save(rng_state(), tmp_path / "rng.pt")
+    first = draw()
+    assert draw() != first
+    set_rng_state(torch.load(tmp_path / "rng.pt", weights_only=True))
+    assert draw() == first
+
+
+def test_a_gpus_state_is_left_out_where_there_is_none(monkeypatch):
+    given = []
+    state = rng_state() | {"cuda": [torch.tensor([7])]}
+    monkeypatch.setattr(torch.cuda, "set_rng_state", given.append)
+    for available in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        set_rng_state(state)
+    assert given == [torch.tensor([7])]
