@@ -37,7 +37,7 @@ def test_a_job_that_is_requeued_goes_on_where_it_was(workdir, tiny_vit_dir, tiny
     job.write_text(script.replace("food101.yaml --config multi_node.yaml", str(config)))
     tools = workdir / "tools"
     tools.mkdir()
-    (tools / "srun").write_text('#!/bin/bash\nexec "$@" --trainer.max_epochs 20\n')
+    (tools / "srun").write_text('#!/bin/bash\nexec "$@" --trainer.max_epochs 12\n')
     (tools / "scontrol").write_text('#!/bin/bash\necho "$@" >> asked\n')
     (tools / "epic-pl").write_text(f'#!/bin/bash\nexec {sys.executable} -m epic_pl "$@"\n')
     for tool in tools.iterdir():
@@ -69,7 +69,7 @@ def test_a_job_that_is_requeued_goes_on_where_it_was(workdir, tiny_vit_dir, tiny
     assert f"Saved {last.resolve()} upon SIGUSR1" in log
     assert start(SLURM_RESTART_COUNT="1").wait() == 0, Path("log.txt").read_text()
     result = json.loads(Path("runs/fit/version_1/run.json").read_text())["result"]
-    alone = run(["fit", "--config", str(config), "--trainer.max_epochs", "20"])
+    alone = run(["fit", "--config", str(config), "--trainer.max_epochs", "12"])
     undisturbed = json.loads((Path(alone.trainer.log_dir) / "run.json").read_text())["result"]
     assert result["step"] == undisturbed["step"] > 100
     assert result["weights"] == undisturbed["weights"]
