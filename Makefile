@@ -18,13 +18,14 @@ install: $(INSTALLED)demo ## make .venv with the command epic-pl and what the de
 
 dev: $(INSTALLED)dev ## install all tools of a contributor, too
 
-# one stamp for each extra: again only when the package's metadata changes; an interrupted install leaves none
+# One stamp for each extra: again only when the package's metadata changes; an interrupted install leaves none.
+# Python compiles what it imports; pip would compile everything, which takes as long as the rest.
 $(INSTALLED)%: pyproject.toml
 	@$(PYTHON) -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "epic_pl needs Python 3.11 or newer with its venv module (on Debian: apt-get install python3-venv). '$(PYTHON)' is not that: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "Installing epic_pl[$*] into $(VENV); the first time takes a minute or two ..."
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet -e '.[$*]'
+	@$(BIN)/python -m pip install --quiet --no-compile -e '.[$*]'
 	@touch $@
 
 demo: $(INSTALLED)demo ## train EPIC on real images and texts beside two controls, predict, explain; 4 minutes on 2 cores
