@@ -5,7 +5,7 @@
 
 Hypothesis describes the files: sound ones with bytes, words or values exchanged. Atheris, on
 libFuzzer, searches among them for those that run new lines. Targets are tables, checkpoints,
-manifests (of feature stores) and configs. A finding is any exception but one of the package's own,
+feature stores and configs. A finding is any exception but one of the package's own,
 the death of a process, or a case of more than a minute; its input is kept in runs/fuzz, and the
 search starts again. Exit code 1 if there is any.
 """

@@ -111,6 +111,11 @@ def test_embeddings_are_what_the_head_receives(classifier, rows):
         (lambda clf: clf.predict_table(pa.table({"a": ["b"]}), text="c"), DataError, "no column"),
         (lambda clf: clf.predict_table(pa.table({"a": ["b"]})), ConfigError, "both empty"),
         (lambda clf: clf.predict_table(pa.table({"a": []}), text="a"), DataError, "no rows"),
+        (
+            lambda clf: clf.predict_table(pa.table({"a": ["b"]}), text="a", on_bad_sample="drop"),
+            ConfigError,
+            "on_bad_sample",
+        ),
     ],
 )
 def test_what_cannot_be_classified_is_refused(classifier, call, error, said):

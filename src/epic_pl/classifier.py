@@ -6,12 +6,13 @@ Shape legend: N items, B batch, C classes.
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import Any, Self, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
@@ -20,6 +21,7 @@ from epic_pl.callbacks.predictions import prediction_table
 from epic_pl.config_files import INIT_CONFIG
 from epic_pl.data.clean_text import clean_text
 from epic_pl.data.collate import Collator
+from epic_pl.data.datamodule import check_choice
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.image_files import BadSamplePolicy, usable_rows
 from epic_pl.data.preprocessing import ImagePreprocessing
@@ -412,6 +414,7 @@ class Classifier:
             and probabilities.
 
         Raises:
+            ConfigError: ``on_bad_sample`` is none of the three.
             DataError: the table, or a row of it, cannot be used.
         """
         source = Path(table) if isinstance(table, str | Path) else pa.table(table)
@@ -420,7 +423,10 @@ class Classifier:
         options = RowOptions(image_column=image, text_columns=text, id_column=id)
         rows = read_rows(source, Path(image_root).resolve(), options, unlabelled_rows)
         read = ImageTextDataset(rows.table, rows.image_root, self._transform).read
-        usable, _ = usable_rows(rows, on_bad_sample, read)
+        check_choice(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
+        usable, note = usable_rows(rows, on_bad_sample, read)
+        if note:
+            rank_zero_info(note)
         dataset = ImageTextDataset(usable, rows.image_root, self._transform)
         if self._clean:
             dataset.map_texts(clean_text)

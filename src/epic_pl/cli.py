@@ -48,7 +48,7 @@ __all__ = ["EPICCLI", "run"]
 
 _TRUSTED_ONLY = "--trusted-only"
 # errors that a user can fix, if they name what is missing
-_MENDABLE = (EpicError, ModuleNotFoundError, OSError)
+_MENDABLE = (EpicError, ImportError, OSError)
 # errors are printed as one paragraph, without the long usage message
 PARSER_OPTIONS: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
 # special values of ckpt_path, and the files that they mean in the newest run

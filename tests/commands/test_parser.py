@@ -13,6 +13,7 @@ from epic_pl.commands.parser import parse_command
             ["where", "--fit.x", "1", "--flag", "--count", "2", "--y=3"],
             {"fit_options": ["where", "--fit.x", "1", "--y=3"], "flag": True, "count": 2},
         ),
+        (["--flag", "false", "1"], {"fit_options": ["1"], "flag": False}),
         (["--flag=false", "--two-words", "a, {b}"], {"flag": False, "two_words": "a, {b}"}),
         (["--config", "--count=3"], {"fit_options": ["--config"], "count": 3}),
     ],
@@ -25,11 +26,21 @@ def test_options_of_a_command_are_told_from_those_of_fit(argv, parsed):
     assert parse_command("x", function, argv) == default | parsed
 
 
-@pytest.mark.parametrize("argv", [["a", "--cont", "2"], ["a", "--count"], ["a", "b"], []])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["a", "--cont", "2"],
+        ["a", "--count"],
+        ["a", "--name"],
+        ["a", "--name", "--count", "2"],
+        ["a", "b"],
+        [],
+    ],
+)
 def test_what_is_no_option_of_a_command_is_refused(argv):
-    def function(place: str, *, count: int = 1):
+    def function(place: str, *, count: int = 1, name: str = ""):
         """Do it."""
 
     with pytest.raises(ArgumentError):
         parse_command("x", function, argv)
-    assert parse_command("x", function, ["a"]) == {"place": "a", "count": 1}
+    assert parse_command("x", function, ["a"]) == {"place": "a", "count": 1, "name": ""}

@@ -45,14 +45,6 @@ def test_a_damaged_memory_is_replaced(root, damage):
     assert [entry[2] for entry in json.loads(memory.read_text()).values()] == list(first.values())
 
 
-def test_images_inside_one_file_go_by_their_names(root):
-    archive, memory = root / "a.png", root / "memory.json"
-    first = digests_of(memory, archive, "1", "2")
-    assert first["1"] != first["2"]
-    os.utime(archive, ns=(1, 1))
-    assert digests_of(memory, archive, "1")["1"] != first["1"]
-
-
 def test_a_memory_that_cannot_be_written_is_done_without(root):
     first = digests_of(root / "a.png" / "memory.json", root, "a.png")
     assert first == digests_of(root / "memory.json", root, "a.png")

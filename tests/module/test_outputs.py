@@ -27,6 +27,7 @@ def _of(ids, labels=True):
         ("abcde", ["ad", "be", "c"]),
         ("abcde", ["ace", "bda"]),  # the first one repeated, as torch's does
         ("zaby", ["zb", "ay"]),
+        ("aaabcd", ["aac", "abd"]),  # samplers repeat at the end, so these are three samples
         ("a", ["a", ""]),
         ("aab", ["aab"]),  # one process repeats nothing, so these are two samples
     ],
@@ -50,7 +51,7 @@ def test_lost_rows_are_noticed_where_ranks_share_a_table(monkeypatch):
     parts = [_of("aceg"), _of("bd")]
     monkeypatch.setattr(module_outputs, "gather_objects", lambda _: parts)
     collector = OutputCollector(3)
-    collector.start()
+    collector.start(2)
     with pytest.raises(DataError, match=r"\[4, 2\] rows"):
         collector.merged(even=True)
     assert len(collector.merged().sample_id) == 6
@@ -77,6 +78,10 @@ def test_batches_are_kept_on_the_cpu_from_start_to_clear():
     assert torch.equal(merged.labels, torch.stack([row["labels"] for row in rows]))
     assert merged.image_present.all()
     assert merged.text_present.tolist() == [False, True, True] * 2 + [False]
+    collector.add(batches[0], logits[:3])  # of a loop of the user's own, after the pass
+    assert collector.merged() is merged
+    assert collector._parts is None
     collector.clear()
     collector.add(batches[0], logits[:3])
-    assert collector._parts is None
+    with pytest.raises(RuntimeError, match="No outputs are kept"):
+        collector.merged()

@@ -66,7 +66,7 @@ class PredictionWriter(Callback):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let the module gather its outputs."""
         assert isinstance(pl_module, EPICModule)
-        pl_module.outputs.start()
+        pl_module.outputs.start(trainer.world_size)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the predictions of all ranks, on rank zero."""

@@ -1,10 +1,11 @@
 """Parsers of commands, made from the signatures and docstrings of their functions."""
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 
 if TYPE_CHECKING:  # made at run time, where a type checker cannot see it
     NonNegativeInt = int
@@ -25,7 +26,7 @@ def command_parser(name: str, function: Callable[..., object]) -> ArgumentParser
     """
     parser = ArgumentParser(
         f"epic-pl {name}",
-        description=str(inspect.getdoc(function)).partition("\n\nArgs:")[0],
+        description=re.split(r"\n\n(?:Args|Raises):", str(inspect.getdoc(function)))[0],
         epilog="All other options are those of `epic-pl fit`." if _takes_more(function) else None,
         exit_on_error=False,
         allow_abbrev=False,
@@ -35,20 +36,25 @@ def command_parser(name: str, function: Callable[..., object]) -> ArgumentParser
 
 
 def parse_command(name: str, function: Callable[..., object], argv: Sequence[str]) -> Any:
-    """Arguments for ``function`` by name. A flag needs no value, and ``-`` may stand for ``_``.
+    """Arguments for ``function`` by name. A flag needs no value, and ``-`` is taken for ``_``.
 
     Raises:
         ArgumentError: naming the option.
     """
-    kinds, own, rest, words = get_type_hints(function), [], [], iter(argv)
-    for word in words:
+    kinds, own, rest, words = get_type_hints(function), [], [], list(argv)
+    while words:
+        word = words.pop(0)
         option, equals, value = word.partition("=")
         kind = kinds.get(option[2:].replace("-", "_")) if option.startswith("--") else None
         if kind is None:
             rest.append(word)
             continue
-        if not equals:
-            value = "true" if kind is bool else next(words, "")
+        if not equals and kind is bool:
+            value = words.pop(0) if words[:1] in (["true"], ["false"]) else "true"
+        elif not equals:
+            if not words or words[0].startswith("--"):
+                raise ArgumentError(None, f"{option} needs a value")
+            value = words.pop(0)
         own.append(f"--{option[2:].replace('-', '_')}={value}")
     takes_more = _takes_more(function)
     parsed = command_parser(name, function).parse_args(own if takes_more else [*own, *rest])

@@ -28,8 +28,8 @@ def find_path(data_dir: str | Path, names: Sequence[str], how_to_get: str) -> Pa
             if path.exists():
                 return path
     raise DataError(
-        f"{root.absolute()} has no {' or '.join(names)}, nor has a folder in it. If it lies "
-        f"elsewhere, give its place with --data.init_args.data_dir FOLDER. How to get it: "
+        f"{root.absolute()} has no {' or '.join(names)}, nor has a folder in it. If the dataset "
+        f"lies elsewhere, name its folder with --data.init_args.data_dir. How to get it: "
         f"{how_to_get}"
     )
 

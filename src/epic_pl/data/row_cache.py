@@ -1,7 +1,7 @@
 """Rows and facts of images in the cache folder: later starts and all ranks open them as they are.
 
-MM-IMDB has a file for each of 26,000 films and UPMC-Food101 a page for each of 90,000 images:
-reading them takes much longer than seeing that they are unchanged. Rows are kept as an uncompressed
+MM-IMDB has a file for each of 26,000 films, and SNLI-VE half a million rows: reading them takes
+much longer than a look whether they are unchanged. Rows are kept as an uncompressed
 Arrow IPC file, whose memory map all ranks and workers of a machine share.
 """
 

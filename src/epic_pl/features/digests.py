@@ -10,7 +10,7 @@ from typing import Any
 
 
 def image_digests(names: Iterable[tuple[str, str]], memory: Path) -> dict[tuple[str, str], str]:
-    """SHA-256 of images' bytes; an image inside one big file goes by that file and its name.
+    """SHA-256 of images' bytes.
 
     Args:
         names: (root, path) of each image.
@@ -23,13 +23,11 @@ def image_digests(names: Iterable[tuple[str, str]], memory: Path) -> dict[tuple[
         known = {k: v for k, v in entries if isinstance(v, list) and len(v) == 3}
     digests, changed = {}, False
     for root, path in names:
-        inside = os.path.isfile(root)
-        file = Path(root) if inside else Path(root) / path
+        file = Path(root) / path
         stat = file.stat()
-        key, state = f"{file}\0{path}", [stat.st_size, stat.st_mtime_ns]
+        key, state = str(file), [stat.st_size, stat.st_mtime_ns]
         if known.get(key, [])[:2] != state:
-            content = f"{state}{path}".encode() if inside else file.read_bytes()
-            known[key] = [*state, hashlib.sha256(content).hexdigest()]
+            known[key] = [*state, hashlib.sha256(file.read_bytes()).hexdigest()]
             changed = True
         digests[root, path] = known[key][2]
     if changed:

@@ -262,28 +262,32 @@ class EPICModule(L.LightningModule):
     def on_validation_start(self) -> None:
         """Reset the state of an interrupted validation."""
         super().on_validation_start()
-        self.outputs.start()
+        self.outputs.start(self.trainer.world_size)
         # after validate() its state has inference tensors, which fit cannot use
         cast(MeanMetric, self.mean_losses["val"]).reset()
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics; in training fit the postprocessor, before the checkpoint is written."""
         super().on_validation_epoch_end()
-        outputs = self.outputs.merged()
+        outputs, fits = self.outputs.merged(), self.trainer.state.fn == TrainerFn.FITTING
+        if fits:
+            self.outputs.clear()  # training needs the memory
+        if not len(outputs.logits):  # the steps are a subclass's own
+            return
         probabilities = self.postprocessor.uncalibrated(outputs.logits)
         self._log_scores("val", compute_metrics(self.task, probabilities, outputs.labels))
-        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+        if fits and not self.trainer.sanity_checking:
             self.postprocessor.fit(outputs.logits, outputs.labels)
             for callback in cast(Any, self.trainer).callbacks:
                 if isinstance(callback, WeightAveraging):  # it has swapped its average out
                     average: Any = callback._average_model
                     average.module.postprocessor.load_state_dict(self.postprocessor.state_dict())
-            self.outputs.clear()  # training needs the memory
 
     def on_test_start(self) -> None:
         """Reset the state of an earlier test."""
         super().on_test_start()
-        self.outputs.start()
+        self.outputs.start(self.trainer.world_size)
+        cast(MeanMetric, self.mean_losses["test"]).reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one test batch; its outputs are kept in ``outputs``."""
@@ -293,6 +297,8 @@ class EPICModule(L.LightningModule):
         """Log the metrics of calibrated probabilities, and of tuned thresholds if multilabel."""
         super().on_test_epoch_end()
         outputs, post = self.outputs.merged(), self.postprocessor.on_cpu()
+        if not len(outputs.logits):
+            return
         probabilities, labels = post(outputs.logits), outputs.labels
         scores = compute_metrics(self.task, probabilities, labels)
         if self.task == "multilabel":
@@ -378,7 +384,7 @@ class EPICModule(L.LightningModule):
 
     @property
     def reads_in_place(self) -> bool:
-        """Whether the model can take lazy tensors of a feature cache."""
+        """Whether the model can read lists of memory-mapped tensors of a feature cache."""
         return self.device.type == "cpu" and not self._compile
 
     def check_device(self, device: torch.device) -> None:

@@ -67,8 +67,8 @@ def presence_masks(batch: Batch) -> tuple[Tensor, Tensor]:
 def merge_ranks(parts: Sequence[SplitOutputs]) -> SplitOutputs:
     """Join the outputs of all ranks in the order of the data.
 
-    Row j of rank r is row ``j * ranks + r`` of the data. Samplers repeat samples to give all ranks
-    equally many: of the rows of several ranks with one id, the first is taken.
+    Row j of rank r is row ``j * ranks + r`` of the data. To give all ranks equally many, samplers
+    repeat up to ``ranks - 1`` samples at the end: of these rows, known ids are left out.
     """
     if len(parts) == 1:
         return parts[0]
@@ -76,8 +76,14 @@ def merge_ranks(parts: Sequence[SplitOutputs]) -> SplitOutputs:
     places = [(row, rank) for rank, part in enumerate(parts) for row in range(len(part.logits))]
     rows = sorted(range(len(places)), key=places.__getitem__)
     if ids := joined.sample_id:
-        first = {ids[row]: row for row in reversed(rows)}
-        rows = [row for row in rows if first[ids[row]] == row]
+        end = max(len(rows) - len(parts) + 1, 0)
+        known = {ids[row] for row in rows[:end]}
+        repeated = rows[end:]
+        rows = rows[:end]
+        for row in repeated:
+            if ids[row] not in known:
+                known.add(ids[row])
+                rows.append(row)
 
     def take(values: Any) -> Any:
         if not len(values):
@@ -97,12 +103,13 @@ class OutputCollector:
 
     def __init__(self, num_classes: int) -> None:
         self._empty = SplitOutputs(torch.empty(0, num_classes, dtype=torch.float32, device="cpu"))
+        self._ranks = 1
         self._parts: list[SplitOutputs] | None = None
         self._merged: SplitOutputs | None = None
 
-    def start(self) -> None:
-        """Keep the outputs of the batches that follow, and no earlier ones."""
-        self._parts, self._merged = [self._empty], None
+    def start(self, ranks: int = 1) -> None:
+        """Keep the outputs of the batches that follow, which ``ranks`` processes share."""
+        self._ranks, self._parts, self._merged = ranks, [self._empty], None
 
     def clear(self) -> None:
         """Keep nothing until the next start."""
@@ -121,12 +128,18 @@ class OutputCollector:
 
         Raises:
             DataError: if they should be ``even`` and are not.
+            RuntimeError: no outputs are kept.
         """
         if self._merged is None:
-            assert self._parts is not None, "start() comes first"
-            parts = gather_objects(SplitOutputs.concatenate(self._parts))
+            if self._parts is None:
+                raise RuntimeError(
+                    "No outputs are kept. Training drops those of a validation at its end: read "
+                    "them in on_validation_epoch_end."
+                )
+            joined = SplitOutputs.concatenate(self._parts)
+            parts = gather_objects(joined) if self._ranks > 1 else [joined]
             rows = [len(part.logits) for part in parts]
             if even and max(rows) - min(rows) > 1:
                 raise DataError(f"Ranks have {rows} rows: some are lost; run it again.")
-            self._merged, self._parts = merge_ranks(parts), []
+            self._merged, self._parts = merge_ranks(parts), None
         return self._merged

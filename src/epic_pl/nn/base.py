@@ -137,7 +137,7 @@ class DualEncoder(nn.Module, ABC):
 
 
 def _only_present(features: Features, present: Tensor | None) -> Features:
-    """Features with zeros where the modality is missing; lazy ones are finite and stay."""
+    """Features with zeros where the modality is missing; stored lists are finite and stay."""
     return {
         name: field if isinstance(field, list) else where_present(field, present)
         for name, field in features.items()

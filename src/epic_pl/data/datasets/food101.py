@@ -75,7 +75,7 @@ class Food101DataModule(ImageTextDataModule):
         for split in _RELEASED:
             files[split] = find_path(self.data_dir, [form.format(split)], _HOW_TO_GET)
         for path in (files["train"].with_name(f"{name}.jsonl") for name in ("dev", "val")):
-            if path.is_file():
+            if self.text_source == "jsonl" and path.is_file():
                 files["val"] = path
         return files
 

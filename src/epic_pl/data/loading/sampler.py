@@ -72,7 +72,7 @@ class TrainSampler(_RankSampler):
 class EvalSampler(_RankSampler):
     """Rows ``rank, rank + world, ...`` in order, without the padding that counts samples twice.
 
-    Ranks may differ by one sample, which metrics that synchronise at the end of the epoch allow.
+    Ranks may differ by one sample, which outputs that are merged at the end of the pass allow.
     Arguments are those of :class:`TrainSampler`.
     """
 

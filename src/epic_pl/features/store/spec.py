@@ -146,6 +146,7 @@ class StoreSpec:
             spec.tensors()  # an axis that scales lack
             # the key is a hash of all other values, which so are what they were when written
             typed = isinstance(spec.encoder, str) and isinstance(spec.identity, dict)
+            typed = typed and isinstance(spec.identity.get("layers", []), list)
             if spec.folder(folder.parent) != folder or not typed:
                 raise ValueError("changed since it was written")
             return spec
