@@ -123,6 +123,21 @@ def test_what_cannot_be_classified_is_refused(classifier, call, error, said):
         call(classifier)
 
 
+def test_rows_of_bad_images_are_counted_and_texts_cleaned_as_in_training(
+    classifier, monkeypatch, tmp_path
+):
+    said = []
+    monkeypatch.setattr("epic_pl.classifier.rank_zero_info", said.append)
+    monkeypatch.setattr(classifier, "_clean", True)
+    texts, images = ["a <b>red</b> square", "a red square", "blue"], [None, None, "none.png"]
+    table = pa.table({"text": texts, "image": pa.array(images, pa.string())})
+    named = {"image": "image", "text": "text", "image_root": tmp_path, "on_bad_sample": "skip"}
+    scores = classifier.predict_table(table, **named).to_pylist()
+    assert said == ["1 rows skipped for their image"]
+    first, second = ({k: v for k, v in row.items() if k != "sample_id"} for row in scores)
+    assert first == second
+
+
 def test_a_model_is_found_by_its_run_or_its_file(trained, tmp_path):
     for path in ("runs/fit/version_0", "runs/fit/version_0/checkpoints", trained.checkpoint):
         assert Classifier.load(path, device="cpu").class_names == ["blue", "green", "red"]

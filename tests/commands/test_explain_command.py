@@ -36,6 +36,12 @@ def test_files_of_chosen_samples(options, told, tmp_path, recwarn):
     assert not [each for each in recwarn if "Glyph" in str(each.message)]
 
 
+def test_explaining_needs_the_file_of_a_checkpoint(trained, told, tmp_path):
+    code, _, error = told("explain", "--config", trained.config, "--output", tmp_path / "none")
+    assert code == 1
+    assert "--ckpt_path is None" in error
+
+
 def test_samples_are_spread_over_the_split(options, told, tmp_path):
     spread = ["--count", "2", "--split", "val", "--output", tmp_path]
     assert told("explain", *options, *spread)[0] == 0

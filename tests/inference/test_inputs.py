@@ -96,6 +96,11 @@ def test_wrong_items_are_named_before_anything_is_read(item, said):
         _items({"image": "missing.png"}, item)
 
 
+def test_one_item_alone_is_refused_as_a_list_of_items():
+    with pytest.raises(DataError, match="For one item"):
+        Items({"text": "a"}, None, clean=False)
+
+
 def test_an_image_that_cannot_be_read_is_named_by_its_item():
     with pytest.raises(DataError, match=r"Item 1: Image missing.png does not exist"):
         list(_items({"text": "a"}, {"image": "missing.png"}))

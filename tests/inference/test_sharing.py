@@ -182,7 +182,10 @@ class FakeHub:
     """What is asked of huggingface_hub: ``commits`` has a folder for each push, the newest last."""
 
     def __init__(self, root):
-        self.root, self.commits = root, {}
+        self.root, self.commits, self.branches = root, {}, []
+
+    def create_branch(self, name, branch, exist_ok):
+        self.branches.append((name, branch))
 
     def create_repo(self, name, private, exist_ok):
         return RepoUrl(f"https://huggingface.co/{name}")
@@ -216,7 +219,7 @@ class FakeHub:
 def hub(monkeypatch, tmp_path):
     fake = FakeHub(tmp_path / "hub")
     api = create_autospec(HfApi, instance=True)  # refuses arguments that the real one lacks
-    for name in ("create_repo", "file_exists", "upload_folder"):
+    for name in ("create_repo", "create_branch", "file_exists", "upload_folder"):
         getattr(api, name).side_effect = getattr(fake, name)
     download = create_autospec(snapshot_download, side_effect=fake.snapshot_download)
     monkeypatch.setattr(sharing, "HfApi", lambda token: api)
@@ -247,6 +250,23 @@ def test_a_model_is_pushed_to_a_hub_and_loaded_by_its_name(hub, classifier):
     for name, revision in (("me/none", None), ("me/squares", "0" * 40)):
         with pytest.raises(AssetError, match=name):
             Classifier.from_pretrained(name, revision=revision)
+
+
+def test_a_push_to_a_revision_makes_its_branch(hub, classifier):
+    classifier.push_to_hub("me/squares", token="hf_x", revision="trial")
+    assert hub.branches == [("me/squares", "trial")]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "licence"),
+    [
+        ("pypi:dinov2-small", "apache-2.0"),
+        ("vit_small_patch16_224", "apache-2.0"),
+        ("me/own", "see"),
+    ],
+)
+def test_the_licence_of_encoders_is_that_of_their_files(encoder, licence):
+    assert sharing._licence(encoder).startswith(licence)
 
 
 def test_what_is_neither_a_folder_nor_on_a_hub_is_told(workdir):

@@ -196,6 +196,24 @@ HOOKS = {
 
 
 # setup, on_fit_start and others used to end at EPICModule
+def test_steps_of_a_subclass_log_their_own_numbers_alone(make, tmp_path):
+    class Own(EPICModule):
+        def validation_step(self, batch, batch_idx):
+            self.log("own", 1.0, batch_size=1)
+
+        test_step = validation_step
+
+    model, trainer = make(), tiny_runs.trainer(tmp_path)
+    model.__class__ = Own
+    for loop in (trainer.validate, trainer.test):
+        assert loop(model, tiny_runs.loader(tiny_runs.samples(4)), verbose=False) == [{"own": 1.0}]
+
+
+def test_a_batch_that_is_no_dictionary_is_refused():
+    with pytest.raises(DataError, match="A batch is a list"):
+        check_batch([torch.zeros(2, 3)], "multiclass", 3)
+
+
 def test_hooks_of_another_base_class_run_too(fitted, tmp_path):
     called = set()
     notes = {name: lambda *_, name=name: called.add(name) for name in HOOKS}

@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from timm.layers.attention import Attention
 from tiny_models import (
     EOS,
     clip_image_encoder,
@@ -56,6 +57,20 @@ def distilled_deit():
     return timm.create_model(
         "deit_tiny_distilled_patch16_224", depth=2, embed_dim=12, img_size=16, num_classes=0
     )
+
+
+class Gated(Attention):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, gated=True, **options)
+
+
+@pytest.mark.parametrize("attention", [Attention, Gated])
+def test_a_stream_that_reads_all_other_tokens_of_a_vit_is_the_joint_layer(attention):
+    encoder = TimmViTEncoder(scramble(vit(qk_norm=True, attn_layer=attention)).eval())
+    with torch.no_grad():
+        tokens = encoder.embed(torch.randn(2, 3, 16, 16))
+        read = encoder.read_layer(0, tokens[:, :2], encoder.memory(0, tokens[:, 2:]))
+        assert_same(read, encoder.run_layer(0, tokens)[:, :2])
 
 
 @pytest.mark.parametrize("name", [*VITS, "distilled DeiT"])
