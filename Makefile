@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# images of containers often set it, and pip has compiled nothing: every process would compile all that it imports
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install dev demo compare evidence bench soak fuzz test lint format docs clean
@@ -19,7 +21,7 @@ install: $(INSTALLED)demo ## make .venv with the command epic-pl and what the de
 dev: $(INSTALLED)dev ## install all tools of a contributor, too
 
 # One stamp for each extra: again only when the package's metadata changes; an interrupted install leaves none.
-# Python compiles what it imports; pip would compile everything, which takes as long as the rest.
+# Python compiles what it imports, once; pip would compile all packages, which takes as long as the rest.
 $(INSTALLED)%: pyproject.toml
 	@$(PYTHON) -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "epic_pl needs Python 3.11 or newer with its venv module (on Debian: apt-get install python3-venv). '$(PYTHON)' is not that: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
