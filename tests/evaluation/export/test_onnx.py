@@ -100,7 +100,9 @@ def test_predict_py_agrees_with_the_package_on_all_kinds_of_inputs(in_onnx, trai
 def load(path):
     spec = importlib.util.spec_from_file_location("predict", path)
     predict = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(predict)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.dont_write_bytecode", True)  # the folder holds what the command wrote
+        spec.loader.exec_module(predict)
     return predict
 
 
