@@ -25,7 +25,6 @@ _TASKS = {
     "free_2000": "As free, 2,000 training rows, with the options that were chosen on 10,000.",
     "free_50000": "As free, 50,000 training rows, with the options that were chosen on 10,000.",
     "free_objects": "As free; things that training never shows.",
-    "scenes": "Things on a grid; pairs that training never shows together. 10,000 training rows.",
     "styles": "Trained on OpenMoji's drawings, tested on Noto's.",
     "openmoji_entailment": "A development set.",
     "openmoji": "A development set.",

@@ -5,12 +5,11 @@ python benchmarks/scenes.py --count 6 --output docs/images/scenes.png
 
 import argparse
 from pathlib import Path
-from typing import get_args
 
 from matplotlib.figure import Figure
 
 from epic_pl.assets import OPENMOJI_ATTRIBUTION
-from epic_pl.data.datasets.scenes import Layout, SceneGenerator, compose, vocabulary
+from epic_pl.data.datasets.scenes import SceneGenerator, compose, vocabulary
 
 _COLUMNS = 3
 
@@ -19,11 +18,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--count", type=int, default=6, help="number of scenes (%(default)s)")
     parser.add_argument("--part", default="val", help="train, val, pairs or objects (%(default)s)")
-    parser.add_argument("--layout", choices=get_args(Layout), default="free", help="(%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("runs/scenes.png"))
     arguments = parser.parse_args()
-    things = vocabulary(arguments.layout)
-    generator = SceneGenerator([each.name.lower() for each in things], 0, arguments.layout)
+    things = vocabulary()
+    generator = SceneGenerator([thing.name.lower() for thing in things], 0)
     rows = -(-arguments.count // _COLUMNS)
     figure = Figure(figsize=(3.2 * _COLUMNS, 2.9 * rows), layout="constrained")
     all_axes = figure.subplots(rows, _COLUMNS, squeeze=False).flat

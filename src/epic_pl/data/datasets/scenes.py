@@ -30,13 +30,11 @@ KINDS = ("existence", "conjunction", "relation")
 """Kinds of statements, which are also the subsets whose accuracies are logged."""
 
 Unseen = Literal["pairs", "objects"]
-Layout = Literal["grid", "free"]
 
 _CATEGORIES = ("Animals & Nature", "Food & Drink", "Activities", "Travel & Places", "Objects")
-_GRID = 2  # cells a side
-_SIZES = {"grid": (2, 3, 4), "free": (2, 3)}  # objects of a scene
-_SIDES = (0.28, 0.44)  # of free objects
-_EVERY = {"grid": 1, "free": 2}  # of the things: free ones are found in more rows each
+_SIZES = (2, 3)  # objects of a scene
+_SIDES = (0.28, 0.44)  # of an object, as a share of the image's
+_EVERY = 2  # of the things, so that each is shown in more scenes
 _PHRASES = {
     "left": ("left of", "to the left of"),
     "right": ("right of", "to the right of"),
@@ -84,13 +82,12 @@ class Scene(NamedTuple):
 class SceneGenerator:
     """How objects, by their names, and pairs of them are divided among the parts of the data.
 
-    All scenes follow from that, the layout and the seed.
+    All scenes follow from that and the seed.
     """
 
-    def __init__(self, names: Sequence[str], seed: int, layout: Layout) -> None:
+    def __init__(self, names: Sequence[str], seed: int) -> None:
         self.names = names
         self.seed = seed
-        self.layout = layout
         rng = np.random.default_rng((seed, len(_PARTS)))
         unseen = rng.permutation(len(names)) < _UNSEEN_OBJECTS * len(names)
         drawn = np.tril(rng.random((len(names), len(names))), -1)
@@ -110,8 +107,7 @@ class SceneGenerator:
         rng = np.random.default_rng((self.seed, _PARTS.index(part), index))
         while not self._replacements(part, objects := self._objects(part, rng)).any():
             pass  # a false conjunction needs another partner; rare
-        place = _on_grid if self.layout == "grid" else _at_free_places
-        shown = Arrangement(objects, place(len(objects), rng))
+        shown = Arrangement(objects, _free_places(len(objects), rng))
         makers = (self._existence, self._conjunction, self._relation)
         statements = []
         for bit, (kind, make) in enumerate(zip(KINDS, makers, strict=True)):
@@ -124,7 +120,7 @@ class SceneGenerator:
 
     def _objects(self, part: str, rng: np.random.Generator) -> tuple[int, ...]:
         """Draw a scene's objects; conjunctions and relations name the first two."""
-        size, allowed = int(rng.choice(_SIZES[self.layout])), self._allowed[part]
+        size, allowed = int(rng.choice(_SIZES)), self._allowed[part]
         if part != "train":
             pair = rng.choice(self._pairs[part])
             others = rng.permutation(np.setdiff1d(self._pool[part], pair))
@@ -148,7 +144,7 @@ class SceneGenerator:
         fits = self._allowed["train"][list(shown.objects)].all(axis=0) | (part != "train")
         while not objects:  # what is absent is drawn out of a scene too
             drawn = self._objects(part, rng)
-            objects = tuple(each for each in drawn if each not in shown.objects and fits[each])
+            objects = tuple(thing for thing in drawn if thing not in shown.objects and fits[thing])
         return f"there is {self._a(int(rng.choice(objects)))}"
 
     def _conjunction(
@@ -171,10 +167,9 @@ class SceneGenerator:
             first, second = sorted((here, there), key=itemgetter(axis))
             if first[axis] + first.side <= second[axis]:  # else one would doubt the relation
                 words.append(before if first is here else behind)
-        phrases = _PHRASES[rng.choice(words)]
-        phrase = phrases[0] if self.layout == "grid" else rng.choice(phrases)
+        phrase = rng.choice(_PHRASES[rng.choice(words)])
         subject, thing = (one, other) if truth else (other, one)
-        names = [self.names[shown.objects[each]] for each in (subject, thing)]
+        names = [self.names[shown.objects[index]] for index in (subject, thing)]
         return f"the {names[0]} is {phrase} the {names[1]}"
 
     def _a(self, thing: int) -> str:
@@ -182,18 +177,12 @@ class SceneGenerator:
         return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
-def _on_grid(number: int, rng: np.random.Generator) -> tuple[Box, ...]:
-    side = 1 / _GRID
-    cells = rng.permutation(_GRID**2)[:number].tolist()
-    return tuple(Box(cell % _GRID * side, cell // _GRID * side, side) for cell in cells)
-
-
-def _at_free_places(number: int, rng: np.random.Generator) -> tuple[Box, ...]:
+def _free_places(number: int, rng: np.random.Generator) -> tuple[Box, ...]:
     """Boxes that do not overlap, drawn again until all find room."""
     while True:
         sides = rng.uniform(*_SIDES, number)
         places = rng.uniform(0, 1 - sides, (2, number))
-        boxes = [Box(*map(float, each)) for each in zip(*places, sides, strict=True)]
+        boxes = [Box(*map(float, square)) for square in zip(*places, sides, strict=True)]
         if not any(_overlap(*pair) for pair in combinations(boxes, 2)):
             return tuple(boxes)
 
@@ -205,8 +194,7 @@ def _overlap(one: Box, other: Box) -> bool:
 class ScenesDataModule(ImageTextDataModule):
     """Images of some objects, each with three statements, and in test with six.
 
-    ``layout`` "grid" has two to four objects in the cells of a grid of 2 x 2; "free" has two or
-    three of half the vocabulary at free places, of free sizes, and says every relation in two ways.
+    Two or three objects lie at free places and have free sizes; each relation has two wordings.
 
     * existence: "there is a kite".
     * conjunction: "there is a kite and a ghost". Where it is false, one of the two is there.
@@ -224,7 +212,6 @@ class ScenesDataModule(ImageTextDataModule):
 
     Args:
         rows: training statements. Validation has 1,512 and test 6,000.
-        layout: "grid" or "free", where the objects lie.
         unseen: what is new in test: ``pairs`` of objects, or the ``objects`` themselves.
         scene_seed: of the division and the scenes; apart from ``seed``, so that runs of several
             seeds share their data.
@@ -240,7 +227,6 @@ class ScenesDataModule(ImageTextDataModule):
         self,
         *,
         rows: int = 10_000,
-        layout: Layout = "free",
         unseen: Unseen = "pairs",
         scene_seed: int = 0,
         **kwargs: Any,
@@ -248,10 +234,8 @@ class ScenesDataModule(ImageTextDataModule):
         super().__init__(**kwargs)
         check_at_least(3, rows=rows)
         check_at_least(0, scene_seed=scene_seed)
-        check_choice(get_args(Layout), layout=layout)
         check_choice(get_args(Unseen), unseen=unseen)
         self.rows = rows
-        self.layout = layout
         self.unseen = unseen
         self.scene_seed = scene_seed
 
@@ -262,14 +246,14 @@ class ScenesDataModule(ImageTextDataModule):
 
     @cached_property
     def _generator(self) -> SceneGenerator:
-        names = [each.name.lower() for each in vocabulary(self.layout)]
-        return SceneGenerator(names, self.scene_seed, self.layout)
+        names = [thing.name.lower() for thing in vocabulary()]
+        return SceneGenerator(names, self.scene_seed)
 
     @property
     def _image_root(self) -> Path:
         # all that an image follows from, so that none of before is shown with other statements
         source = self._generator.names, self.scene_seed, OPENMOJI.version, _CHUNK
-        rules = _VERSION, self.layout, _GRID, _SIZES, _SIDES, _PAIR_SHARES, _UNSEEN_OBJECTS
+        rules = _VERSION, _SIZES, _SIDES, _PAIR_SHARES, _UNSEEN_OBJECTS
         key = hashlib.sha256(repr((source, rules)).encode()).hexdigest()[:8]
         return cache_dir() / f"scenes-{key}-{self.image_preprocessing.size}px"
 
@@ -288,9 +272,9 @@ class ScenesDataModule(ImageTextDataModule):
         """The statements of a split; a row's id ends with its kind."""
         part, number, scenes = self._part(split)
         rows = [
-            (f"{part}-{index}-{n}-{each.kind}", image_path(part, index), each.text, int(each.truth))
+            (f"{part}-{index}-{n}-{said.kind}", image_path(part, index), said.text, int(said.truth))
             for index in range(scenes)
-            for n, each in enumerate(self._generator.scene(part, index).statements)
+            for n, said in enumerate(self._generator.scene(part, index).statements)
         ]
         ids, images, texts, labels = zip(*rows[:number], strict=True)
         root = self._image_root
@@ -312,30 +296,27 @@ class ScenesDataModule(ImageTextDataModule):
 
     def _fill(self, part: str, indices: range, folder: Path) -> None:
         size = self.image_preprocessing.size
-        codes = [each.code for each in vocabulary(self.layout)]
+        codes = [thing.code for thing in vocabulary()]
         shown = f"Drawing {part} scenes from {indices.start:,}"
         for index in track(indices, shown, console=Console(stderr=True)):
             objects, boxes = self._generator.scene(part, index).arrangement
-            image = compose([codes[each] for each in objects], boxes, size)
+            image = compose([codes[thing] for thing in objects], boxes, size)
             image.save(folder / Path(image_path(part, index)).name)
 
 
-def vocabulary(layout: Layout) -> list[Emoji]:
-    """Emoji of things, with names of one or two words that no other name shares.
-
-    Of the free layout every other one, so that each is shown in more scenes.
-    """
-    found: dict[str, Emoji] = {}
+def vocabulary() -> list[Emoji]:
+    """Every other emoji of a thing whose name of one or two words shares no word with another."""
+    chosen: list[Emoji] = []
     taken: set[str] = set()
-    things = [each for each in load_emoji() if each.category in _CATEGORIES]
+    things = [emoji for emoji in load_emoji() if emoji.category in _CATEGORIES]
     # single words first, so that "cat" is in and "black cat" is not
-    for each in sorted(things, key=lambda each: each.name.count(" ")):
-        name = each.name.lower()
+    for thing in sorted(things, key=lambda thing: thing.name.count(" ")):
+        name = thing.name.lower()
         words = set(name.split())
         if re.fullmatch(r"[a-z]+( [a-z]+)?(?<![^s]s)", name) and words.isdisjoint(taken):
-            found[name] = each
+            chosen.append(thing)
             taken |= words
-    return list(found.values())[:: _EVERY[layout]]
+    return chosen[::_EVERY]
 
 
 def image_path(part: str, index: int) -> str:
@@ -345,7 +326,7 @@ def image_path(part: str, index: int) -> str:
 
 def compose(codes: Sequence[str], boxes: Sequence[Box], size: int) -> Image.Image:
     """The image of some emoji in their boxes, ``size`` pixels wide, on white."""
-    emoji = fetch_openmoji(size // _GRID)
+    emoji = fetch_openmoji(size // 2)
     image = Image.new("RGB", (size, size), "white")
     for code, box in zip(codes, boxes, strict=True):
         side = round(box.side * size)
