@@ -631,7 +631,7 @@ def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoi
     config = tiny_runs.table_config(workdir / "data", tiny_vit_dir, tiny_tokenizer_dir)
     options = ["--config", str(config), "--trainer.max_epochs", "1"]
     cli = run(["fit", *options, "--model.loss.class_weights", "balanced"])
-    weights = cli.model.loss.class_weights.tolist()
+    weights = cli.model.loss.weights.tolist()
     assert weights == pytest.approx([5 / 6, 5 / 6, 5 / 3])
     assert cli.model.hparams["loss"]["class_weights"] == "balanced"
     assert cli.model.hparams["loss"]["class_frequencies"] == pytest.approx([0.4, 0.4, 0.2])
@@ -641,7 +641,7 @@ def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoi
     assert table.read_text() != rows
     best = str(workdir / "runs" / "fit" / "version_0" / "checkpoints" / "best.ckpt")
     tested = run(["test", *options, "--ckpt_path", best])
-    assert tested.model.loss.class_weights.tolist() == weights
+    assert tested.model.loss.weights.tolist() == weights
 
 
 @pytest.mark.parametrize("word", ["best", "last"])

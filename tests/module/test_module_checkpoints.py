@@ -96,7 +96,7 @@ def test_every_nested_option_survives_a_checkpoint_as_plain_types(
         # no option is at its default, so each would be missed
         assert as_config(type(config), loaded.hparams[name]) == config
     assert loaded.model.config == replace(configs["epic"], num_prompts=2)
-    assert loaded.loss.class_weights.tolist() == pytest.approx([2 / 3, 4 / 3, 4 / 3])
+    assert loaded.loss.weights.tolist() == pytest.approx([2 / 3, 4 / 3, 4 / 3])
     assert dict(loaded.hparams) == dict(model.hparams)
     assert not differing(loaded.state_dict(), model.state_dict())
 

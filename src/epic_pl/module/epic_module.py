@@ -120,9 +120,9 @@ class EPICModule(L.LightningModule):
             modality_dropout,
             method_options,
         )
-        weights = self.loss.pos_weight if task == "multilabel" else self.loss.class_weights
-        frequencies = losses.class_frequencies
-        self.model.head.start_at(prior_logits(task, num_classes, frequencies, weights))
+        self.model.head.start_at(
+            prior_logits(task, num_classes, losses.class_frequencies, self.loss.weights)
+        )
         self._matching = build_matching_loss(
             self.model.matcher, losses.matched_classes, self.class_names
         )

@@ -49,36 +49,27 @@ class ClassificationLoss(nn.Module):
     Args:
         task: "multiclass" (one class per sample) or "multilabel" (any number).
         label_smoothing: label smoothing of the cross-entropy; multiclass only.
-        pos_weight: ``(C,)`` weights of the positives; multilabel only.
-        class_weights: ``(C,)`` weights of the samples of each class; multiclass only. As in
-            :func:`torch.nn.functional.cross_entropy`, the mean is over weights.
+        weights: ``(C,)``: multiclass: of the samples of each class, and the mean is over weights as
+            in :func:`torch.nn.functional.cross_entropy`; multilabel: of each label's positives.
     """
 
-    pos_weight: Tensor | None
-    class_weights: Tensor | None
+    weights: Tensor | None
 
     def __init__(
-        self,
-        task: Task,
-        label_smoothing: float = 0.0,
-        pos_weight: Sequence[float] | None = None,
-        class_weights: Sequence[float] | None = None,
+        self, task: Task, label_smoothing: float = 0.0, weights: Sequence[float] | None = None
     ) -> None:
         super().__init__()
         self.task = task
         self.label_smoothing = label_smoothing
-        for name, values in (("pos_weight", pos_weight), ("class_weights", class_weights)):
-            weight = None if values is None else torch.tensor(list(values))
-            self.register_buffer(name, weight, persistent=False)
+        values = None if weights is None else torch.tensor(list(weights))
+        self.register_buffer("weights", values, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean loss of logits ``(B, C)`` and labels ``(B,)`` or, multilabel, ``(B, C)``."""
         if self.task == "multilabel":
             labels = labels.to(logits.dtype)
-            return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=self.pos_weight)
-        return F.cross_entropy(
-            logits, labels, self.class_weights, label_smoothing=self.label_smoothing
-        )
+            return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=self.weights)
+        return F.cross_entropy(logits, labels, self.weights, label_smoothing=self.label_smoothing)
 
 
 def build_loss(config: LossConfig, task: Task, num_classes: int) -> ClassificationLoss:
@@ -87,22 +78,17 @@ def build_loss(config: LossConfig, task: Task, num_classes: int) -> Classificati
     Raises:
         ConfigError: if weights do not fit the task or the number of classes.
     """
-    frequencies = config.class_frequencies
-    check_length("class_frequencies", frequencies, num_classes)
-    weights = {}
-    for name, given, of, other in (
-        ("class_weights", config.class_weights, "multiclass", "pos_weight"),
-        ("pos_weight", config.pos_weight, "multilabel", "class_weights"),
-    ):
-        values = weights[name] = resolve_weights(name, given, task, frequencies)
-        check_length(name, values, num_classes)
-        if values is not None and task != of:
-            raise ConfigError(
-                f"{name} is for {of} tasks, but this one is {task}: use {other} instead."
-            )
-        if values is not None and not all(0 < value < inf for value in values):
-            raise ConfigError(f"{name} must hold finite numbers above 0, got {values}.")
-    return ClassificationLoss(task, config.label_smoothing, **weights)
+    own, other = "class_weights", "pos_weight"
+    if task == "multilabel":
+        own, other = other, own
+    if getattr(config, other) is not None:
+        raise ConfigError(f"{other} is not for {task} tasks such as this one: use {own} instead.")
+    check_length("class_frequencies", config.class_frequencies, num_classes)
+    weights = resolve_weights(own, getattr(config, own), task, config.class_frequencies)
+    check_length(own, weights, num_classes)
+    if weights is not None and not all(0 < weight < inf for weight in weights):
+        raise ConfigError(f"{own} must hold finite numbers above 0, got {weights}.")
+    return ClassificationLoss(task, config.label_smoothing, weights)
 
 
 def resolve_weights(
