@@ -124,6 +124,9 @@ class Classifier:
         image_encoder: str | None = None,
         text_encoder: str | None = None,
         programs: bool = False,
+        revision: str | None = None,
+        token: str | None = None,
+        local_files_only: bool = False,
     ) -> Self:
         """Load a trained model without running code, unless ``programs`` allows it.
 
@@ -135,51 +138,24 @@ class Classifier:
             image_encoder: name or folder of the image encoder, if it has moved since training.
             text_encoder: likewise for the text encoder.
             programs: load the program (``model.pt2``) of an exported folder.
+            revision: commit, tag or branch of the hub's repository; a commit pins the model.
+            token: hub token; None is that of this machine.
+            local_files_only: of a hub, use only files that were downloaded before.
 
         Raises:
-            CheckpointError: there is no model, or an encoder's fingerprint differs.
+            CheckpointError: there is no model, it is damaged, or an encoder's fingerprint differs.
             AssetError: it cannot be fetched.
             ConfigError: the folder has only a program, and ``programs`` is False.
         """
-        encoders: dict[str, Any] = {"image_encoder": image_encoder, "text_encoder": text_encoder}
         place = Path(path)
-        if (place / WEIGHTS).is_file() or (not place.exists() and is_hub_name(str(path))):
-            return cls.from_pretrained(path, device=device, **encoders)
+        from_hub = not place.exists() and is_hub_name(str(path))
+        if from_hub:
+            place = fetch_model(str(path), revision, token, local_files_only)
+        if from_hub or (place / WEIGHTS).is_file():
+            return cls(read_model(place, image_encoder, text_encoder), device)
         if (place / DESCRIPTION).is_file():
             return cls(ExportedModel(place, programs))
-        return cls(load_module(find_checkpoint(place), **encoders), device)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str | Path,
-        *,
-        revision: str | None = None,
-        token: str | None = None,
-        local_files_only: bool = False,
-        device: str | torch.device | None = None,
-        image_encoder: str | None = None,
-        text_encoder: str | None = None,
-    ) -> Self:
-        """Load a model of :meth:`save_pretrained` or :meth:`push_to_hub` without running code.
-
-        Args:
-            name: a folder, or a hub repository, optionally as ``user/name@revision``.
-            revision: commit, tag or branch of the repository; a commit pins the model.
-            token: hub token; None is that of this machine.
-            local_files_only: use only files that were downloaded before, without network access.
-            device: as for the class.
-            image_encoder: name or folder of the image encoder, if it has moved since training.
-            text_encoder: likewise for the text encoder.
-
-        Raises:
-            CheckpointError: the files are damaged, or an encoder's fingerprint differs.
-            AssetError: they cannot be fetched.
-        """
-        folder = Path(name)
-        if not folder.is_dir():
-            folder = fetch_model(str(name), revision, token, local_files_only)
-        return cls(read_model(folder, image_encoder, text_encoder), device)
+        return cls(load_module(find_checkpoint(place), image_encoder, text_encoder), device)
 
     def save_pretrained(
         self,

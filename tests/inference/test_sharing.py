@@ -37,9 +37,8 @@ def test_a_saved_folder_is_the_same_model_and_small(classifier, saved, trained):
         "config.json",
         "model.safetensors",
     ]
-    for again in (Classifier.load(saved, device="cpu"), Classifier.from_pretrained(str(saved))):
-        scores = again.probabilities(ITEMS)
-        np.testing.assert_array_equal(scores, classifier.probabilities(ITEMS))
+    scores = Classifier.load(saved, device="cpu").probabilities(ITEMS)
+    np.testing.assert_array_equal(scores, classifier.probabilities(ITEMS))
     trained_bytes = sum(4 * p.numel() for p in classifier.module.parameters() if p.requires_grad)
     assert (saved / "model.safetensors").stat().st_size < 2 * trained_bytes + 20_000
     card = (saved / "README.md").read_text()
@@ -234,11 +233,11 @@ def test_a_model_is_pushed_to_a_hub_and_loaded_by_its_name(hub, classifier):
     classifier.module.postprocessor.temperature.fill_(2)
     classifier.push_to_hub("me/squares", token="hf_x", dataset="others")
     with pytest.raises(AssetError, match="me/squares"):  # before anything was fetched
-        Classifier.from_pretrained("me/squares", local_files_only=True)
+        Classifier.load("me/squares", local_files_only=True)
     newest = Classifier.load("me/squares", device="cpu")
     np.testing.assert_array_equal(newest.probabilities(ITEMS), classifier.probabilities(ITEMS))
     pinned = Classifier.load(f"me/squares@{first}", device="cpu")
-    offline = Classifier.from_pretrained("me/squares", revision=first, local_files_only=True)
+    offline = Classifier.load("me/squares", revision=first, local_files_only=True)
     for model in (pinned, offline):
         np.testing.assert_array_equal(model.probabilities(ITEMS), expected)
     assert not np.allclose(newest.probabilities(ITEMS), expected)
@@ -249,7 +248,7 @@ def test_a_model_is_pushed_to_a_hub_and_loaded_by_its_name(hub, classifier):
     assert fetched == {"config.json", "model.safetensors"}
     for name, revision in (("me/none", None), ("me/squares", "0" * 40)):
         with pytest.raises(AssetError, match=name):
-            Classifier.from_pretrained(name, revision=revision)
+            Classifier.load(name, revision=revision)
 
 
 def test_a_push_to_a_revision_makes_its_branch(hub, classifier):
