@@ -86,9 +86,7 @@ class Classifier:
         self.class_names, self.task = self._model.class_names, self._model.task
         described: Any = self._model.preprocessing
         try:
-            names = ImagePreprocessing.__annotations__
-            known = {key: value for key, value in described["image"].items() if key in names}
-            image, text = ImagePreprocessing.from_dict(known), described["text"]
+            image, text = ImagePreprocessing.from_dict(described["image"]), described["text"]
             self._clean, max_tokens = bool(text["clean"]), int(text["max_tokens"])
         except (AttributeError, KeyError, TypeError) as error:
             raise ConfigError(

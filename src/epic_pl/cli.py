@@ -1,13 +1,10 @@
 """The command line: ``epic-pl {fit,validate,test,predict}`` on a thin LightningCLI."""
 
-import errno
 import json
 import logging
 import os
 import re
-import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,12 +12,11 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from jsonargparse import ArgumentError, Namespace, capture_parser, set_parsing_settings
+from jsonargparse import Namespace, capture_parser, set_parsing_settings
 from lightning.pytorch import Callback, Trainer, callbacks
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class name alone
 from epic_pl.callbacks import (
@@ -35,7 +31,8 @@ from epic_pl.callbacks.checkpoints import LAST, PREVIOUS
 from epic_pl.callbacks.run_record import RunRecord
 from epic_pl.config_files import read_yaml, resolve_configs
 from epic_pl.data import ImageTextDataModule
-from epic_pl.errors import ConfigError, EpicError, printable
+from epic_pl.error_text import MENDABLE
+from epic_pl.errors import ConfigError
 from epic_pl.evaluation.explain.callback import PromptAttention
 from epic_pl.evaluation.report.writer import ReportWriter
 from epic_pl.module import EPICModule
@@ -47,8 +44,6 @@ from epic_pl.trusted import DENIED, TRUSTED
 __all__ = ["EPICCLI", "run"]
 
 _TRUSTED_ONLY = "--trusted-only"
-# errors that a user can fix, if they name what is missing
-_MENDABLE = (EpicError, ImportError, OSError)
 # errors are printed as one paragraph, without the long usage message
 PARSER_OPTIONS: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
 # special values of ckpt_path, and the files that they mean in the newest run
@@ -289,15 +284,11 @@ def _require_same_data(checkpoint: str, data: Mapping[str, Any]) -> None:
     except (AttributeError, LookupError, TypeError):  # not written by this package
         return
     if theirs != ours:
+        before, now = (table or kind.rpartition(".")[2] for kind, table in (theirs, ours))
         raise ConfigError(
-            f"The newest run, {checkpoint}, was trained on other data ({_named(theirs)}, now "
-            f"{_named(ours)}): give the path of a checkpoint, or another trainer.default_root_dir."
+            f"The newest run, {checkpoint}, was trained on other data ({before}, now {now}): give "
+            "the path of a checkpoint, or another trainer.default_root_dir."
         )
-
-
-def _named(data: tuple[str, str | None]) -> str:
-    kind, table = data
-    return table or kind.rpartition(".")[2]
 
 
 def _check_sections(options: Mapping[str, Any]) -> None:
@@ -385,7 +376,7 @@ def run(args: list[str], extent: Extent = "run") -> EPICCLI:
     except ValueError as error:
         # jsonargparse wraps errors of a class in a long list of its options
         cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, _MENDABLE):
+        while cause is not None and not isinstance(cause, MENDABLE):
             cause = cause.__cause__
         if cause is not None:
             raise cause from None
@@ -417,60 +408,5 @@ def build_trained(args: Sequence[str]) -> tuple[EPICModule, ImageTextDataModule,
     if not path or not Path(path).is_file():
         raise ConfigError(f"--ckpt_path is {path}: give the file of a checkpoint to explain.")
     module: EPICModule = cli.model
-    checkpoint = read_checkpoint(path)
-    module.on_load_checkpoint(checkpoint)
-    module.load_state_dict(checkpoint["state_dict"])
+    module.load_weights(path)
     return module.to(cli.trainer.strategy.root_device).eval(), cli.datamodule, str(path)
-
-
-# jsonargparse's messages on alternatives of a union, such as that `data` is optional
-_PARSER_NOISE = re.compile(
-    r"(- )?Does not validate against any of the Union subtypes.*?Errors:\s*- "
-    r"|- Expected a <class 'NoneType'>.*|Given value type:.*",
-    re.DOTALL,
-)
-_DENIED = re.compile(r"Importing ('.*?') is not allowed, denied by")
-
-
-@contextmanager
-def errors_as_text() -> Iterator[None]:
-    """Print an error that a user can fix as one paragraph on stderr, and exit with code 1."""
-    try:
-        yield
-    except (*_MENDABLE, ArgumentError) as error:
-        said = _message(error)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            said = f"{os.strerror(error.errno)}: make room for {_written(error)} or move it."
-        elif isinstance(error, OSError) and (not error.filename or error.errno == errno.ENOENT):
-            raise
-        print(f"epic-pl: {type(error).__name__}: {printable(said)}", file=sys.stderr)
-        traceback.clear_frames(error.__traceback__)  # else exit waits for loader workers
-        raise SystemExit(1) from None
-    except SIGTERMException:  # Lightning would exit with 0
-        raise SystemExit(128 + signal.SIGTERM) from None
-
-
-def _written(error: OSError) -> str:
-    """The file of a failed write: the error's, else the last path of the innermost function."""
-    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-    paths = [v for frame in frames for v in frame.f_locals.values() if isinstance(v, Path)]
-    return str(error.filename or [Path("a file"), *paths][-1])
-
-
-def _message(error: Exception) -> str:
-    """An error's message without a loader worker's traceback or the parser's alternatives."""
-    kind = type(error)
-    text = str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2]
-    if denied := _DENIED.search(text):
-        return (
-            f"The options name {denied[1]}, and importing it is not allowed, since it would run "
-            "code: name another class, or leave out --trusted-only if you trust it."
-        )
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        text += f": pip install {error.name.partition('.')[0]}"
-    if isinstance(error, ArgumentError):
-        text = _PARSER_NOISE.sub("", text).strip().rstrip(".") + (
-            ". `epic-pl COMMAND --help` lists the options, `epic-pl fit --data.help CLASS` those "
-            "of a DataModule."
-        )
-    return " ".join(text.split())

@@ -12,6 +12,7 @@ from epic_pl.config_files import packaged
 from epic_pl.version import __version__
 
 _TRAINER, _PARSER = "epic_pl.cli", "epic_pl.commands.parser"
+_ERROR_TEXT = "epic_pl.error_text"
 
 
 class Command(NamedTuple):
@@ -110,7 +111,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if first:
         gc.freeze()
         gc.enable()
-    with cli.errors_as_text():
+    with import_module(_ERROR_TEXT).errors_as_text():
         if own:
             raise SystemExit(call(name, rest))
         cli.run(argv)

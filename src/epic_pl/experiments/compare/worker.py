@@ -15,7 +15,8 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Timer
 
 from epic_pl.callbacks import CostMeter
-from epic_pl.cli import errors_as_text, run
+from epic_pl.cli import run
+from epic_pl.error_text import errors_as_text
 from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare.outputs import write_test_outputs
 from epic_pl.experiments.files import read_json, write_json

@@ -1,0 +1,71 @@
+"""Errors of the command line as one paragraph, without a traceback or a parser's alternatives."""
+
+import errno
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jsonargparse import ArgumentError
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from epic_pl.errors import EpicError, printable
+
+MENDABLE = (EpicError, ImportError, OSError)
+"""Errors that a user can mend, if they name what is missing."""
+
+# jsonargparse's messages on alternatives of a union, such as that `data` is optional
+_PARSER_NOISE = re.compile(
+    r"(- )?Does not validate against any of the Union subtypes.*?Errors:\s*- "
+    r"|- Expected a <class 'NoneType'>.*|Given value type:.*",
+    re.DOTALL,
+)
+_DENIED = re.compile(r"Importing ('.*?') is not allowed, denied by")
+
+
+@contextmanager
+def errors_as_text() -> Iterator[None]:
+    """Print an error that a user can fix as one paragraph on stderr, and exit with code 1."""
+    try:
+        yield
+    except (*MENDABLE, ArgumentError) as error:
+        text = _message(error)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            text = f"{os.strerror(error.errno)}: make room for {_written(error)} or move it."
+        elif isinstance(error, OSError) and (not error.filename or error.errno == errno.ENOENT):
+            raise
+        print(f"epic-pl: {type(error).__name__}: {printable(text)}", file=sys.stderr)
+        traceback.clear_frames(error.__traceback__)  # else exit waits for loader workers
+        raise SystemExit(1) from None
+    except SIGTERMException:  # Lightning would exit with 0
+        raise SystemExit(128 + signal.SIGTERM) from None
+
+
+def _written(error: OSError) -> str:
+    """The file of a failed write: the error's, else the last path of the innermost function."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    paths = [v for frame in frames for v in frame.f_locals.values() if isinstance(v, Path)]
+    return str(error.filename or [Path("a file"), *paths][-1])
+
+
+def _message(error: Exception) -> str:
+    """An error's message without a loader worker's traceback or the parser's alternatives."""
+    kind = type(error)
+    text = str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2]
+    if denied := _DENIED.search(text):
+        return (
+            f"The options name {denied[1]}, and importing it is not allowed, since it would run "
+            "code: name another class, or leave out --trusted-only if you trust it."
+        )
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        text += f": pip install {error.name.partition('.')[0]}"
+    if isinstance(error, ArgumentError):
+        text = _PARSER_NOISE.sub("", text).strip().rstrip(".") + (
+            ". `epic-pl COMMAND --help` lists the options, `epic-pl fit --data.help CLASS` those "
+            "of a DataModule."
+        )
+    return " ".join(text.split())
