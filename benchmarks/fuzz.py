@@ -192,7 +192,7 @@ def checkpoints(folder: Path) -> tuple[Any, Case]:
 
     import tiny_encoders
     import tiny_runs
-    from epic_pl.module.checkpoint import read_checkpoint
+    from epic_pl.module.checkpoint_io import read_checkpoint
 
     vit, bert = (getattr(tiny_encoders, f"write_{n}")(folder / n) for n in ("vit", "bert"))
     module = tiny_runs.module(vit, bert, class_names=["a", "b", "c"])
@@ -315,7 +315,7 @@ def configs(folder: Path) -> tuple[Any, Case]:
     from epic_pl.config_files import read_yaml
     from epic_pl.experiments.compare.plan import read_variants
     from epic_pl.experiments.tune.space import read_space
-    from epic_pl.module.checkpoint import refuse_classes
+    from epic_pl.module.checkpoint_io import refuse_classes
     from epic_pl.module.config import EncodersConfig, OptimConfig, as_config
     from epic_pl.module.losses import LossConfig
     from epic_pl.nn.epic import EPICConfig

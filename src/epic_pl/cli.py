@@ -36,8 +36,8 @@ from epic_pl.errors import ConfigError
 from epic_pl.evaluation.explain.callback import PromptAttention
 from epic_pl.evaluation.report.writer import ReportWriter
 from epic_pl.module import EPICModule
-from epic_pl.module.checkpoint import newest_readable, read_checkpoint, require_info
-from epic_pl.module.checkpoint_io import DurableCheckpointIO
+from epic_pl.module.checkpoint import require_info
+from epic_pl.module.checkpoint_io import DurableCheckpointIO, newest_readable, read_checkpoint
 from epic_pl.module.config import as_config
 from epic_pl.trusted import DENIED, TRUSTED
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 import tiny_runs
 from epic_pl.cli import run
-from epic_pl.module.checkpoint import read_checkpoint
+from epic_pl.module.checkpoint_io import read_checkpoint
 from epic_pl.module.postprocess import Postprocessor
 from epic_pl.nn.methods import METHODS
 from tiny_runs import differing

@@ -12,7 +12,7 @@ from epic_pl.callbacks import FeatureCache
 from epic_pl.cli import run
 from epic_pl.errors import CheckpointError, ConfigError
 from epic_pl.module import EPICModule
-from epic_pl.module.checkpoint import read_checkpoint
+from epic_pl.module.checkpoint_io import read_checkpoint
 from epic_pl.nn.methods import METHODS
 from tiny_runs import differing, trained
 

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 import tiny_runs
 from epic_pl.errors import CheckpointError, ConfigError, EpicError
 from epic_pl.module import EPICModule
-from epic_pl.module.checkpoint import CHECKPOINT_KEY, read_checkpoint
+from epic_pl.module.checkpoint import CHECKPOINT_KEY
+from epic_pl.module.checkpoint_io import read_checkpoint
 from epic_pl.module.config import (
     EncoderConfig,
     EncodersConfig,

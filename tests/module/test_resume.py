@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 import tiny_runs
 from epic_pl.callbacks import LastCheckpoint
-from epic_pl.module.checkpoint import frozen_keys, read_checkpoint
+from epic_pl.module.checkpoint import frozen_keys
+from epic_pl.module.checkpoint_io import read_checkpoint
 from epic_pl.module.postprocess import Postprocessor
 from epic_pl.module.resume import rng_state, set_rng_state
 from tiny_runs import differing

@@ -16,7 +16,8 @@ from epic_pl.callbacks.checkpoints import LAST, PREVIOUS
 from epic_pl.data.preprocessing import load_tokenizer
 from epic_pl.errors import CheckpointError
 from epic_pl.module import EPICModule
-from epic_pl.module.checkpoint import newest_readable, read_checkpoint, require_info
+from epic_pl.module.checkpoint import require_info
+from epic_pl.module.checkpoint_io import newest_readable, read_checkpoint
 from epic_pl.types import Batch, Task
 
 BEST = "best.ckpt"

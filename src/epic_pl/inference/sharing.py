@@ -24,7 +24,8 @@ from epic_pl.data.readers import read_json
 from epic_pl.errors import AssetError, CheckpointError, DataError, first_line, printable
 from epic_pl.inference.models import relocated
 from epic_pl.module import EPICModule
-from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state, refuse_classes
+from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state
+from epic_pl.module.checkpoint_io import refuse_classes
 from epic_pl.untrusted import require_regular
 from epic_pl.version import __version__
 

@@ -1,44 +1,28 @@
-"""Adapter-sized checkpoints: trainable weights only, loaded strictly.
+"""Adapter-sized checkpoints: trained weights only, loaded strictly.
 
 :func:`adapter_state` removes the frozen encoders on saving, :func:`complete_state` adds them on
 loading. A checkpoint stores their identity, so that it cannot be loaded with other encoders.
 """
 
-import pickle
-import struct
-import zipfile
-import zlib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import IO, Any, TypedDict, cast
+from typing import Any, Self, TypedDict, cast
 
+import lightning as L
 import torch
-import yaml
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from epic_pl.errors import CheckpointError
+from epic_pl.errors import CheckpointError, ConfigError
+from epic_pl.module.checkpoint_io import read_checkpoint
+from epic_pl.module.config import EncodersConfig
+from epic_pl.module.resume import check_resumable, gather_states, restore_state
+from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.untrusted import MOST_OPTIONS, require_flat, require_regular
+from epic_pl.types import Batch
 
 CHECKPOINT_KEY = "epic_pl"
-FORMAT_VERSION = 3
-# errors of torch.load on damaged or foreign files, which have no common class
-_UNREADABLE = (
-    pickle.UnpicklingError,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+CHECKPOINT_FORMAT = 3
+_RESUME_KEY = "resume_states"
+_TRAINED_KEY = "current_model_state"  # with WeightAveraging, where state_dict has the average
 
 
 class EncoderIdentity(TypedDict):
@@ -80,32 +64,24 @@ def complete_state(module: nn.Module, adapter: dict[str, Tensor]) -> dict[str, T
     Raises:
         CheckpointError: if a key is missing, unknown, or of another shape, or a value not finite.
     """
-
-    def kind(tensor: Tensor) -> tuple[bool, bool]:
-        return tensor.is_floating_point(), tensor.is_complex()
-
     state = module.state_dict()
     frozen = frozen_keys(module)
     expected = set(state) - frozen
     missing, unknown = sorted(expected - set(adapter)), sorted(set(adapter) - expected)
     if missing or unknown:
-        parts = [f"it lacks {_some(missing)}"] if missing else []
-        parts += [f"it has {_some(unknown)}, unknown here"] if unknown else []
+        parts = [f"it lacks {_abridged(missing)}"] if missing else []
+        parts += [f"it has {_abridged(unknown)}, unknown here"] if unknown else []
         raise CheckpointError(
             f"The checkpoint does not fit this model: {' and '.join(parts)}. It was written for "
             "other options or another version; use the config that was saved beside it."
         )
     for key in sorted(expected):
-        if not isinstance(adapter[key], Tensor) or kind(adapter[key]) != kind(state[key]):
+        saved, here = _form(adapter[key]), _form(state[key])
+        if saved != here:
             raise CheckpointError(
-                f"The checkpoint's {key} is {_described(adapter[key])}, this model's "
-                f"{_described(state[key])}: the file was changed since it was written."
-            )
-        if adapter[key].shape != state[key].shape:
-            raise CheckpointError(
-                f"The checkpoint's {key} has shape {tuple(adapter[key].shape)}, this model's "
-                f"{tuple(state[key].shape)}: the number of classes, prompts or the hub's width "
-                "differs; use the config that was saved beside the checkpoint."
+                f"The checkpoint's {key} is {saved}, this model's {here}: the number of classes, "
+                "prompts or the hub's width differs, or the file was changed; use the config that "
+                "was saved beside the checkpoint."
             )
         if adapter[key].is_floating_point() and not bool(torch.isfinite(adapter[key]).all()):
             raise CheckpointError(
@@ -162,10 +138,10 @@ def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
             "belongs to. Give a file that epic-pl fit wrote under checkpoints/."
         )
     version = info["format_version"]
-    if not isinstance(version, int) or version != FORMAT_VERSION:
+    if not isinstance(version, int) or version != CHECKPOINT_FORMAT:
         raise CheckpointError(
             f"The checkpoint has format {version!r:.20}, this version of epic_pl reads "
-            f"format {FORMAT_VERSION} only: use the version that wrote it, or train anew."
+            f"format {CHECKPOINT_FORMAT} only: use the version that wrote it, or train anew."
         )
     for role in ("image_encoder", "text_encoder"):
         identity = info.get(role)
@@ -184,112 +160,141 @@ def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
     return cast(CheckpointInfo, info)
 
 
-def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
-    """Content of a checkpoint, a path or an open file, without running code.
-
-    Raises:
-        CheckpointError: if the file is missing, or has more than tensors and plain types.
-    """
-    try:
-        if isinstance(path, str):
-            require_regular(path)
-        with zipfile.ZipFile(path) as archive:  # torch.load does not verify the checksums
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise OSError(f"{damaged} has another check sum")
-        if not isinstance(path, str):
-            path.seek(0)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"There is no checkpoint at {path!r}.") from error
-    except PermissionError:
-        raise
-    except IsADirectoryError as error:
-        raise CheckpointError(f"{path!r} is a folder: name a checkpoint in it.") from error
-    except _UNREADABLE as error:
-        raise CheckpointError(
-            f"{path!r} cannot be read as a checkpoint of tensors and plain types: it is damaged, "
-            "not a checkpoint, or would need code to be run to load it, which is refused."
-        ) from error
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise CheckpointError(f"{path!r} holds no state_dict, so it is not a checkpoint.")
-    if not isinstance(content.get("hyper_parameters", {}), dict):
-        raise CheckpointError(f"The hyperparameters of {path!r} are not options: it is damaged.")
-    refuse_classes(content.get("hyper_parameters"), path)
-    return content
+def _form(value: object) -> str:
+    """Type of numbers and shape, in which a stored value and this model's must agree."""
+    if not isinstance(value, Tensor) or value.is_meta or value.layout is not torch.strided:
+        return f"{value!r:.40}"
+    kind = "a complex tensor" if value.is_complex() else "an integer tensor"
+    kind = "a floating-point tensor" if value.is_floating_point() else kind
+    return f"{kind} of shape {tuple(value.shape)}"
 
 
-def newest_readable(root: Path, place: str, names: Sequence[str]) -> str:
-    """The first readable file of ``names`` in the most recently written folder.
-
-    Args:
-        root: a folder.
-        place: glob pattern of the files' folders below it.
-        names: file names in order of preference; later ones are fallbacks for damaged files.
-
-    Raises:
-        CheckpointError: if there is none.
-    """
-    files = [path for name in names for path in root.glob(f"{place}/{name}")]
-    if not files:
-        raise CheckpointError(
-            f"There is no {names[0]} in {root / place}: give --ckpt_path the path of a checkpoint, "
-            "or set trainer.default_root_dir to that of the run; a first run has none."
-        )
-    newest = max(files, key=lambda path: path.stat().st_mtime).parent
-    *others, final = [path for name in names if (path := newest / name) in files]
-    for path in others:
-        try:
-            read_checkpoint(str(path))
-        except CheckpointError as error:
-            rank_zero_warn(f"{error} The one before it is taken.")
-        else:
-            return str(path)
-    return str(final)
-
-
-def refuse_classes(options: Any, path: str | IO[bytes]) -> None:
-    """Refuse options that name a class to build, at any depth: building it would run code.
-
-    Strings are checked, too, since the command line's parser reads them as YAML.
-
-    Raises:
-        CheckpointError: naming the class; or if they are nested too deeply to be checked.
-    """
-    try:
-        if isinstance(options, str):
-            # this loader finds all mappings, whatever tags and values mean to the parser's loader
-            content = yaml.load(options, yaml.BaseLoader)
-            options = None if isinstance(content, str) else content
-        require_flat(options, MOST_OPTIONS)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        if isinstance(error, yaml.YAMLError) and "recursive" not in str(error):
-            return  # not YAML, just text
-        raise CheckpointError(
-            f"The hyperparameters of {path!r} are none that epic_pl writes: {error}. Do not use it."
-        ) from error
-    if isinstance(options, Mapping):
-        for key in ("class_path", "_class_path", "_instantiator"):
-            if key in options:
-                raise CheckpointError(
-                    f"The hyperparameters of {path!r} name a class to build ({options[key]!r}), "
-                    "which would run code. epic_pl writes no such checkpoints: do not use it."
-                )
-        options = list(options.values())
-    if isinstance(options, list | tuple):
-        for option in options:
-            refuse_classes(option, path)
-    elif not isinstance(options, int | float | None):
-        raise CheckpointError(
-            f"The hyperparameters of {path!r} hold a {type(options).__name__}, which is no option: "
-            "the file was changed since it was written."
-        )
-
-
-def _described(value: object) -> str:
-    return f"of {value.dtype}" if isinstance(value, Tensor) else f"{value!r:.40}"
-
-
-def _some(keys: list[str]) -> str:
+def _abridged(keys: list[str]) -> str:
     shown = ", ".join(keys[:4])
     return shown if len(keys) <= 4 else f"{shown} and {len(keys) - 4} more"
+
+
+class CheckpointedModule(L.LightningModule):
+    """A module whose checkpoints hold trained weights and the state for an exact resume.
+
+    Attributes:
+        model: the model; its frozen encoders stay out of checkpoints.
+        encoders: names and revisions of the encoders.
+    """
+
+    model: DualEncoder
+    encoders: EncodersConfig
+    _resume_states: list[dict[str, Any]] | None = None
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Lightning's method, without unpickling code or building classes that the file names.
+
+        Raises:
+            CheckpointError: if the file cannot be read, or names a class to build.
+            ConfigError: if ``hparams_file`` is given, since a checkpoint has its options.
+        """
+        if hparams_file is not None:
+            raise ConfigError(
+                "A checkpoint of EPICModule holds its options: leave out hparams_file, and give "
+                "the ones to change as arguments."
+            )
+        is_file = hasattr(checkpoint_path, "read")
+        source: Any = checkpoint_path if is_file else str(checkpoint_path)
+        read_checkpoint(source)
+        if is_file:
+            source.seek(0)
+        try:
+            module: Self = super().load_from_checkpoint(
+                source, map_location, None, strict, weights_only, **kwargs
+            )
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"No model can be built from the hyperparameters of {checkpoint_path}"
+                f"{' and those that were given' if kwargs else ''}: {error}."
+            ) from error
+        return module
+
+    def checkpoint_info(self) -> CheckpointInfo:
+        """Identity of encoders, class names and preprocessing, as stored in the checkpoint."""
+        image, text = (
+            EncoderIdentity(
+                name=config.name, revision=config.revision, fingerprint=tower.encoder.fingerprint
+            )
+            for config, tower in zip(
+                (self.encoders.image, self.encoders.text), self.model.towers, strict=True
+            )
+        )
+        return CheckpointInfo(
+            format_version=CHECKPOINT_FORMAT,
+            image_encoder=image,
+            text_encoder=text,
+            class_names=self.hparams.get("class_names"),  # None if no names were passed
+            preprocessing=self.hparams.get("preprocessing"),
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store only trained weights; add the encoders' identity and the state for exact resume."""
+        super().on_save_checkpoint(checkpoint)
+        for key in checkpoint.keys() & {"state_dict", _TRAINED_KEY}:
+            checkpoint[key] = adapter_state(self, checkpoint[key])
+        checkpoint[CHECKPOINT_KEY] = self.checkpoint_info()
+        checkpoint[_RESUME_KEY] = gather_states(self, self._mid_window())
+
+    def _mid_window(self) -> bool:
+        """Whether gradients were accumulated since the last optimiser step."""
+        trainer = self._trainer
+        if trainer is None:
+            return False
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
+        half = progress.current.processed % trainer.accumulate_grad_batches
+        return bool(half) and not progress.is_last_batch  # the last batch always makes a step
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check the checkpoint, and complete it for Lightning's strict load.
+
+        Raises:
+            CheckpointError: if it is not one of this package, was trained on other encoders or
+                classes, or a key is missing, unknown or of another shape.
+        """
+        super().on_load_checkpoint(checkpoint)
+        checkpoint["state_dict"] = self.checked_state(checkpoint)
+        # only a resumed fit restores the random generators
+        fits = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+        if fits:
+            check_resumable(checkpoint)
+            if trained := checkpoint.get(_TRAINED_KEY):
+                checkpoint[_TRAINED_KEY] = complete_state(self, trained)
+        self._resume_states = checkpoint[_RESUME_KEY] if fits else None
+
+    def checked_state(self, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+        """A checkpoint's weights and this model's frozen ones."""
+        info, here = require_info(checkpoint), self.checkpoint_info()
+        check_encoder("image", info["image_encoder"], here["image_encoder"])
+        check_encoder("text", info["text_encoder"], here["text_encoder"])
+        check_class_names(info["class_names"], here["class_names"])
+        return complete_state(self, checkpoint["state_dict"])
+
+    def load_weights(self, path: str) -> None:
+        """Load the weights of a checkpoint file strictly.
+
+        Raises:
+            CheckpointError: as for :meth:`on_load_checkpoint`.
+        """
+        self.load_state_dict(self.checked_state(read_checkpoint(path)), strict=True)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
+        """Restore random generators and gradients from the checkpoint before the first batch."""
+        skip = super().on_train_batch_start(batch, batch_idx)
+        states, self._resume_states = self._resume_states, None
+        if states is not None and len(states) == self.trainer.world_size:
+            restore_state(self, states[self.global_rank])
+        return skip

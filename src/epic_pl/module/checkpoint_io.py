@@ -1,15 +1,20 @@
-"""Atomic writing of checkpoint files."""
+"""Checkpoint files: written whole or not at all, and read without running code."""
 
 import io
 import os
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
+import yaml
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch.utilities import rank_zero_warn
 
 from epic_pl.errors import CheckpointError
+from epic_pl.untrusted import MOST_OPTIONS, require_flat, require_regular
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -62,3 +67,105 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
+    """Content of a checkpoint, a path or an open file, without running code.
+
+    Raises:
+        CheckpointError: if the file is missing, or has more than tensors and plain types.
+    """
+    try:
+        if isinstance(path, str):
+            require_regular(path)
+        with zipfile.ZipFile(path) as archive:  # torch.load does not verify the checksums
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise OSError(f"{damaged} has another check sum")
+        if not isinstance(path, str):
+            path.seek(0)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"There is no checkpoint at {path!r}.") from error
+    except PermissionError:
+        raise
+    except IsADirectoryError as error:
+        raise CheckpointError(f"{path!r} is a folder: name a checkpoint in it.") from error
+    except Exception as error:  # torch.load raises errors of any class on damaged files
+        raise CheckpointError(
+            f"{path!r} cannot be read as a checkpoint of tensors and plain types: it is damaged, "
+            "not a checkpoint, or would need code to be run to load it, which is refused."
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise CheckpointError(f"{path!r} holds no state_dict, so it is not a checkpoint.")
+    if not isinstance(content.get("hyper_parameters", {}), dict):
+        raise CheckpointError(f"The hyperparameters of {path!r} are not options: it is damaged.")
+    refuse_classes(content.get("hyper_parameters"), path)
+    return content
+
+
+def newest_readable(root: Path, place: str, names: Sequence[str]) -> str:
+    """The first readable file of ``names`` in the most recently written folder.
+
+    Args:
+        root: a folder.
+        place: glob pattern of the files' folders below it.
+        names: file names in order of preference; later ones are fallbacks for damaged files.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    files = [path for name in names for path in root.glob(f"{place}/{name}")]
+    if not files:
+        raise CheckpointError(
+            f"There is no {names[0]} in {root / place}: give --ckpt_path the path of a checkpoint, "
+            "or set trainer.default_root_dir to that of the run; a first run has none."
+        )
+    newest = max(files, key=lambda path: path.stat().st_mtime).parent
+    *others, final = [path for name in names if (path := newest / name) in files]
+    for path in others:
+        try:
+            read_checkpoint(str(path))
+        except CheckpointError as error:
+            rank_zero_warn(f"{error} The one before it is taken.")
+        else:
+            return str(path)
+    return str(final)
+
+
+def refuse_classes(options: Any, path: str | IO[bytes]) -> None:
+    """Refuse options that name a class to build, at any depth: building it would run code.
+
+    Strings are checked, too, since the command line's parser reads them as YAML.
+
+    Raises:
+        CheckpointError: naming the class; or if they are nested too deeply to be checked.
+    """
+    try:
+        if isinstance(options, str):
+            # this loader finds all mappings, whatever tags and values mean to the parser's loader
+            content = yaml.load(options, yaml.BaseLoader)
+            options = None if isinstance(content, str) else content
+        require_flat(options, MOST_OPTIONS)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, yaml.YAMLError) and "recursive" not in str(error):
+            return  # not YAML, just text
+        raise CheckpointError(
+            f"The hyperparameters of {path!r} are none that epic_pl writes: {error}. Do not use it."
+        ) from error
+    if isinstance(options, Mapping):
+        for key in ("class_path", "_class_path", "_instantiator"):
+            if key in options:
+                raise CheckpointError(
+                    f"The hyperparameters of {path!r} name a class to build ({options[key]!r}), "
+                    "which would run code. epic_pl writes no such checkpoints: do not use it."
+                )
+        options = list(options.values())
+    if isinstance(options, list | tuple):
+        for option in options:
+            refuse_classes(option, path)
+    elif not isinstance(options, int | float | None):
+        raise CheckpointError(
+            f"The hyperparameters of {path!r} hold a {type(options).__name__}, which is no option: "
+            "the file was changed since it was written."
+        )

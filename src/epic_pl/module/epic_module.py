@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
-import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelPruning, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
@@ -18,8 +17,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, Metric
 
 from epic_pl.config_files import find_config, read_yaml
-from epic_pl.errors import CheckpointError, ConfigError, DataError, TrainingError
-from epic_pl.module import checkpoint as checkpoints
+from epic_pl.errors import ConfigError, DataError, TrainingError
+from epic_pl.module.checkpoint import CheckpointedModule
 from epic_pl.module.compilation import check_compiler, is_compiled, mark_lengths
 from epic_pl.module.config import (
     EncodersConfig,
@@ -34,7 +33,6 @@ from epic_pl.module.optim import build_optimizer, warmup_cosine
 from epic_pl.module.outputs import OutputCollector
 from epic_pl.module.parameters import parameter_table
 from epic_pl.module.postprocess import Postprocessor, calibration_error, reliability_bins
-from epic_pl.module.resume import check_resumable, gather_states, restore_state
 from epic_pl.nn.base import Output
 from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
 from epic_pl.nn.encoders.base import Encoder
@@ -49,11 +47,9 @@ from epic_pl.validate import check_batch, check_classes, check_probabilities
 Stage = Literal["train", "val", "test"]
 # on an accelerator every check of the loss synchronises with the device
 _FINITE_CHECK_INTERVAL = 50
-_RESUME_KEY = "resume_states"
-_TRAINED_KEY = "current_model_state"  # with WeightAveraging, where state_dict has the average
 
 
-class EPICModule(L.LightningModule):
+class EPICModule(CheckpointedModule):
     """Trains, validates, tests and predicts with EPIC or another method.
 
     It works in any ``lightning.Trainer`` with any loader that yields :class:`epic_pl.types.Batch`
@@ -136,7 +132,6 @@ class EPICModule(L.LightningModule):
         self._total_steps: float | None = None
         self._checked: set[str] = set()
         self._warned_of_absence = False
-        self._resume_states: list[dict[str, Any]] | None = None
         if warm_start is not None:
             self.load_weights(warm_start)
 
@@ -412,119 +407,3 @@ class EPICModule(L.LightningModule):
         if self._compile and not is_compiled(self.model):
             check_compiler(device)
             self.model.compile()  # in place, so that checkpoint keys do not change
-
-    # -- checkpoints
-
-    @classmethod
-    def load_from_checkpoint(
-        cls,
-        checkpoint_path: Any,
-        map_location: Any = None,
-        hparams_file: Any = None,
-        strict: bool | None = None,
-        weights_only: bool | None = True,
-        **kwargs: Any,
-    ) -> Self:
-        """Lightning's method, without unpickling code or building classes that the file names.
-
-        Raises:
-            CheckpointError: if the file cannot be read, or names a class to build.
-            ConfigError: if ``hparams_file`` is given, since a checkpoint has its options.
-        """
-        if hparams_file is not None:
-            raise ConfigError(
-                "A checkpoint of EPICModule holds its options: leave out hparams_file, and give "
-                "the ones to change as arguments."
-            )
-        if hasattr(checkpoint_path, "read"):
-            checkpoints.read_checkpoint(checkpoint_path)
-            checkpoint_path.seek(0)
-        else:
-            checkpoint_path = str(checkpoint_path)
-            checkpoints.read_checkpoint(checkpoint_path)
-        try:
-            module: Self = super().load_from_checkpoint(
-                checkpoint_path, map_location, None, strict, weights_only, **kwargs
-            )
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"No model can be built from the hyperparameters of {checkpoint_path}"
-                f"{' and those that were given' if kwargs else ''}: {error}."
-            ) from error
-        return module
-
-    def checkpoint_info(self) -> checkpoints.CheckpointInfo:
-        """Identity of encoders, class names and preprocessing, as stored in the checkpoint."""
-        identities = (
-            checkpoints.EncoderIdentity(
-                name=config.name, revision=config.revision, fingerprint=tower.encoder.fingerprint
-            )
-            for config, tower in zip(
-                (self.encoders.image, self.encoders.text), self.model.towers, strict=True
-            )
-        )
-        return checkpoints.CheckpointInfo(
-            format_version=checkpoints.FORMAT_VERSION,
-            image_encoder=next(identities),
-            text_encoder=next(identities),
-            class_names=self.hparams.get("class_names"),  # None if no names were passed
-            preprocessing=self.hparams.get("preprocessing"),
-        )
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store only trained weights; add the encoders' identity and the state for exact resume."""
-        super().on_save_checkpoint(checkpoint)
-        for key in checkpoint.keys() & {"state_dict", _TRAINED_KEY}:
-            checkpoint[key] = checkpoints.adapter_state(self, checkpoint[key])
-        checkpoint[checkpoints.CHECKPOINT_KEY] = self.checkpoint_info()
-        checkpoint[_RESUME_KEY] = gather_states(self, self._mid_window())
-
-    def _mid_window(self) -> bool:
-        """Whether gradients were accumulated since the last optimiser step."""
-        trainer = self._trainer
-        if trainer is None:
-            return False
-        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
-        half = progress.current.processed % trainer.accumulate_grad_batches
-        return bool(half) and not progress.is_last_batch  # the last batch always makes a step
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check the checkpoint, and complete it for Lightning's strict load.
-
-        Raises:
-            CheckpointError: if it is not one of this package, was trained on other encoders or
-                classes, or a key is missing, unknown or of another shape.
-        """
-        super().on_load_checkpoint(checkpoint)
-        checkpoint["state_dict"] = self.checked_state(checkpoint)
-        # only a resumed fit restores the random generators
-        fits = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
-        if fits:
-            check_resumable(checkpoint)
-            if trained := checkpoint.get(_TRAINED_KEY):
-                checkpoint[_TRAINED_KEY] = checkpoints.complete_state(self, trained)
-        self._resume_states = checkpoint[_RESUME_KEY] if fits else None
-
-    def checked_state(self, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-        """A checkpoint's weights and this model's frozen ones."""
-        info, here = checkpoints.require_info(checkpoint), self.checkpoint_info()
-        checkpoints.check_encoder("image", info["image_encoder"], here["image_encoder"])
-        checkpoints.check_encoder("text", info["text_encoder"], here["text_encoder"])
-        checkpoints.check_class_names(info["class_names"], here["class_names"])
-        return checkpoints.complete_state(self, checkpoint["state_dict"])
-
-    def load_weights(self, path: str) -> None:
-        """Load the weights of a checkpoint file strictly.
-
-        Raises:
-            CheckpointError: as for :meth:`on_load_checkpoint`.
-        """
-        self.load_state_dict(self.checked_state(checkpoints.read_checkpoint(path)), strict=True)
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
-        """Restore random generators and gradients from the checkpoint before the first batch."""
-        skip = super().on_train_batch_start(batch, batch_idx)
-        states, self._resume_states = self._resume_states, None
-        if states is not None and len(states) == self.trainer.world_size:
-            restore_state(self, states[self.global_rank])
-        return skip

@@ -15,7 +15,7 @@ from epic_pl.experiments.compare import worker
 from epic_pl.experiments.compare.statistics import Predictions, main_metric_sums, value_of
 from epic_pl.experiments.compare.worker import run_one
 from epic_pl.experiments.files import read_json
-from epic_pl.module.checkpoint import read_checkpoint
+from epic_pl.module.checkpoint_io import read_checkpoint
 
 
 @pytest.fixture
