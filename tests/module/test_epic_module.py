@@ -209,6 +209,19 @@ def test_steps_of_a_subclass_log_their_own_numbers_alone(make, tmp_path):
         assert loop(model, tiny_runs.loader(tiny_runs.samples(4)), verbose=False) == [{"own": 1.0}]
 
 
+# training used to end in an AssertionError
+def test_a_subclass_may_have_a_schedule_of_its_own(make, tmp_path):
+    class Own(EPICModule):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.model.head.parameters(), lr=0.5)
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
+
+    model, trainer = make(), tiny_runs.trainer(tmp_path, max_epochs=1)
+    model.__class__ = Own
+    trainer.fit(model, tiny_runs.loader(tiny_runs.samples(4)))
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.05)
+
+
 def test_a_batch_that_is_no_dictionary_is_refused():
     with pytest.raises(DataError, match="A batch is a list"):
         check_batch([torch.zeros(2, 3)], "multiclass", 3)

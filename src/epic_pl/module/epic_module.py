@@ -20,12 +20,7 @@ from epic_pl.config_files import find_config, read_yaml
 from epic_pl.errors import ConfigError, DataError, TrainingError
 from epic_pl.module.checkpoint import CheckpointedModule
 from epic_pl.module.compilation import check_compiler, is_compiled, mark_lengths
-from epic_pl.module.config import (
-    EncodersConfig,
-    OptimConfig,
-    as_config,
-    plain,
-)
+from epic_pl.module.config import EncodersConfig, OptimConfig, as_config, plain
 from epic_pl.module.losses import LossConfig, build_loss, prior_logits
 from epic_pl.module.matching import build_matching_loss
 from epic_pl.module.metrics import build_metrics, compute_metrics
@@ -367,13 +362,11 @@ class EPICModule(CheckpointedModule):
         super().on_train_start()
         self.train()  # Lightning keeps the mode, which is eval after inference
         self._total_steps = float(self.trainer.estimated_stepping_batches)
-        schedulers = self.lr_schedulers() or []
-        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-            assert isinstance(scheduler, LambdaLR)
-            for group, base_lr in zip(
-                scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True
-            ):
-                group["lr"] = base_lr * self._lr_factor(scheduler.last_epoch)
+        for scheduler in (config.scheduler for config in self.trainer.lr_scheduler_configs):
+            if isinstance(scheduler, LambdaLR):  # a subclass may have a schedule of its own
+                groups, rates = scheduler.optimizer.param_groups, scheduler.base_lrs
+                for group, rate, factor in zip(groups, rates, scheduler.lr_lambdas, strict=True):
+                    group["lr"] = rate * factor(scheduler.last_epoch)
 
     # -- devices
 
@@ -398,11 +391,12 @@ class EPICModule(CheckpointedModule):
         """
         super().setup(stage)
         self.outputs.clear()
-        if any(isinstance(each, ModelPruning) for each in cast(Any, self.trainer).callbacks):
+        trainer: Any = self.trainer
+        if any(isinstance(callback, ModelPruning) for callback in trainer.callbacks):
             raise ConfigError(
                 "Leave out ModelPruning: it renames weights, so that no checkpoint would load."
             )
-        device = self.trainer.strategy.root_device
+        device = trainer.strategy.root_device
         self.check_device(device)
         if self._compile and not is_compiled(self.model):
             check_compiler(device)
