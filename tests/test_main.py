@@ -45,10 +45,11 @@ def test_version(capsys):
         (["compare"], "--variants"),
         (["export"], "--overwrite"),
         (["completion"], "{bash,zsh}"),
+        (["fit", "--help"], "--checkpoint.monitor"),
         (["compare", "--config", "openmoji.yaml", "--help"], "--variants"),
     ],
 )
-def test_help_of_the_commands_beside_the_trainer(args, part, capsys):
+def test_help_of_a_command_lists_its_options(args, part, capsys):
     printed, code = _printed(args, capsys)
     assert part in printed
     assert code == 0

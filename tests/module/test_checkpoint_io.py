@@ -1,13 +1,10 @@
 """A checkpoint is written whole or not at all; reading one runs no code."""
 
-import contextlib
 import errno
 import functools
+import io
 import json
 import os
-import pickle
-import random
-import re
 from unittest.mock import Mock
 
 import pytest
@@ -105,77 +102,45 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch
         read_checkpoint(str(tmp_path / "a.ckpt"))
 
 
-GARBAGE = {
-    "empty": b"",
-    "text": b"not a checkpoint at all\n",
-    "html": b"<!doctype html><html></html>",
-    "json": b'{"state_dict": {}}',
-    "zip": b"PK\x05\x06" + bytes(18),
-    "noise": bytes(range(256)) * 4,
-    "pickle of a list": pickle.dumps([1, 2]),
-    "high pickle protocol": b"\x80\x7f.",
-    "stack underflow": b"\x80\x02R.",
-    "bad utf-8": b"\x80\x02X\x02\x00\x00\x00\xff\xff.",
-    "bad memo": b"\x80\x02h\x05.",
-}
+def _saved(content):
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("content", GARBAGE.values(), ids=GARBAGE.keys())
-def test_garbage(content, tmp_path):
-    (tmp_path / "bad.ckpt").write_bytes(content)
-    with pytest.raises(CheckpointError, match=re.escape(str(tmp_path / "bad.ckpt"))):
-        read_checkpoint(str(tmp_path / "bad.ckpt"))
+@pytest.mark.parametrize(
+    ("content", "words"),
+    {
+        "empty": (b"", "cannot be read"),
+        "text": (b"not a checkpoint at all\n", "cannot be read"),
+        "zip": (b"PK\x05\x06" + bytes(18), "cannot be read"),
+        "noise": (bytes(range(256)) * 4, "cannot be read"),
+        "pickled code": (b"cbuiltins\nopen\n(S'pwned'\nS'w'\ntR.", "code to be run"),
+        "stack underflow": (b"\x80\x02R.", "cannot be read"),
+        "bad utf-8": (b"\x80\x02X\x02\x00\x00\x00\xff\xff.", "cannot be read"),
+        "a list": (_saved([1, 2]), "no state_dict"),
+        "weights": (_saved({"weights": 1}), "no state_dict"),
+        "a tensor": (_saved(torch.ones(1)), "no state_dict"),
+    }.values(),
+    ids=lambda value: repr(value[:12]),
+)
+def test_what_is_no_checkpoint_is_refused_by_name(content, words, workdir):
+    (workdir / "bad.ckpt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"'bad\.ckpt' .*{words}"):
+        read_checkpoint("bad.ckpt")
+    assert not (workdir / "pwned").exists()
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_no_flipped_bit_changes_what_is_read_and_cut_files_are_damaged(tmp_path):
-    path, generator = tmp_path / "a.ckpt", random.Random(0)
-    weights = torch.randn(200)
-    torch.save({"state_dict": {"w": weights}, "epoch": 3}, path)
-    content = path.read_bytes()
-    for _ in range(300):
-        flipped = bytearray(content)
-        flipped[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
-        path.write_bytes(flipped)
-        with contextlib.suppress(CheckpointError):
-            read = read_checkpoint(str(path))
-            assert read.keys() == {"state_dict", "epoch"}
-            assert read["epoch"] == 3
-            assert torch.equal(read["state_dict"]["w"], weights)
-    for kept in (0.1, 0.5, 0.9, 0.99):
-        path.write_bytes(content[: int(len(content) * kept)])
+def test_a_flipped_bit_or_a_cut_file_is_damage(tmp_path):
+    path, weights = tmp_path / "a.ckpt", torch.randn(200)
+    content = _saved({"state_dict": {"w": weights}, "epoch": 3})
+    flipped = bytearray(content)
+    flipped[content.index(weights.numpy().tobytes())] ^= 1  # torch.load would take it
+    for damaged in (flipped, *(content[: int(len(content) * kept)] for kept in (0.1, 0.5, 0.99))):
+        path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match="damaged"):
             read_checkpoint(str(path))
-
-
-@pytest.mark.parametrize("content", [[1, 2], {"weights": 1}, torch.ones(1)], ids=str)
-def test_other_content(content, tmp_path):
-    torch.save(content, tmp_path / "other.ckpt")
-    with pytest.raises(CheckpointError, match="no state_dict"):
-        read_checkpoint(str(tmp_path / "other.ckpt"))
-
-
-class Trap:
-    """Writes a file when unpickled."""
-
-    def __init__(self, target):
-        self.target = str(target)
-
-    def __reduce__(self):
-        return (open, (self.target, "w"))
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("key", ["extra", "hyper_parameters"])
-def test_pickled_code_in_a_file_is_never_run(key, tmp_path):
-    path, target = tmp_path / "trap.ckpt", tmp_path / "sprung"
-    content = {"state_dict": {}, key: Trap(target)}
-    for save in (torch.save, lambda trap, path: path.write_bytes(pickle.dumps(trap))):
-        save(content, path)
-        with pytest.raises(CheckpointError, match="code to be run"):
-            read_checkpoint(str(path))
-        assert not target.exists()
 
 
 POPEN = {"class_path": "subprocess.Popen", "init_args": {"args": "touch pwned", "shell": True}}

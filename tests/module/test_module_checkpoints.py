@@ -45,30 +45,6 @@ def test_load_from_checkpoint_gives_the_same_logits_and_names(fitted, tmp_path):
         EPICModule.load_from_checkpoint(path, hparams_file=tmp_path / "hparams.yaml")
 
 
-POPEN = {"class_path": "subprocess.Popen", "init_args": {"args": "touch pwned", "shell": True}}
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"method_options": {"a": POPEN}},
-        {"method_options": "{a: {class_path: trap_module.Trap}}"},
-        {"_instantiator": "lightning.pytorch.cli.instantiate_module", "method_options": POPEN},
-    ],
-    ids=["nested", "string", "instantiator"],
-)
-def test_classes_that_a_checkpoint_names_are_not_built(options, fitted, workdir, monkeypatch):
-    monkeypatch.syspath_prepend(workdir)
-    (workdir / "trap_module.py").write_text("open('pwned', 'w')")
-    checkpoint = read_checkpoint(str(fitted[1]))
-    checkpoint["hyper_parameters"] |= options
-    torch.save(checkpoint, "trap.ckpt")
-    for source in ("trap.ckpt", io.BytesIO((workdir / "trap.ckpt").read_bytes())):
-        with pytest.raises(CheckpointError, match="name a class to build"):
-            EPICModule.load_from_checkpoint(source)
-        assert not (workdir / "pwned").exists()
-
-
 def test_every_nested_option_survives_a_checkpoint_as_plain_types(
     tiny_vit_dir, tiny_tokenizer_dir, tmp_path
 ):
