@@ -223,38 +223,27 @@ def test_best_and_last_are_those_of_the_newest_run(config, fitted, workdir, capl
 
 
 # Lightning forgets the score of another folder, so a resumed run used to keep its own best
-def test_a_resumed_run_keeps_the_best_of_both_runs(config, best, workdir):
-    last = torch.load(Path(best).with_name("last.ckpt"), weights_only=True)
-    (state,) = (v for k, v in last["callbacks"].items() if "Checkpoint{'monitor': 'val" in k)
-    args = ["fit", "--config", config, "--ckpt_path", "last.ckpt", "--trainer.max_epochs", "3"]
-    own = str(workdir / "runs" / "fit" / "version_1" / "checkpoints" / "best.ckpt")
-    for score, kept in ((2.0, best), (-1.0, own)):
-        state["best_model_path"] = state["kth_best_model_path"] = best
-        state["dirpath"] = str(Path(best).parent)
-        state["best_model_score"] = state["kth_value"] = torch.tensor(score)
-        state["best_k_models"] = {best: torch.tensor(score)}
-        torch.save(last, "last.ckpt")
-        checkpoint = run(args).trainer.checkpoint_callback
-        assert checkpoint.best_model_path == kept
-        assert (float(checkpoint.best_model_score) == 2) == (score == 2)
-    assert Path(best).exists()
-
-
-def test_a_run_that_is_resumed_elsewhere_keeps_its_own_best(config, best, workdir):
-    moved, other = workdir / "moved", workdir / "runs" / "fit" / "version_0" / "checkpoints"
+def test_a_resumed_run_keeps_the_best_of_both_runs_wherever_it_lies(config, best, workdir):
+    moved, own = workdir / "moved", workdir / "runs" / "fit" / "version_0" / "checkpoints"
     shutil.copytree(Path(best).parent, moved)
-    other.mkdir(parents=True)
-    (other / "best.ckpt").write_bytes(b"of another run")
+    own.mkdir(parents=True)
+    (own / "best.ckpt").write_bytes(b"of another run")
     last = torch.load(moved / "last.ckpt", weights_only=True)
     (state,) = (v for k, v in last["callbacks"].items() if "Checkpoint{'monitor': 'val" in k)
-    state["best_model_score"] = torch.tensor(2.0)  # which no later epoch reaches
-    torch.save(last, moved / "last.ckpt")
     args = ["fit", "--config", config, f"--ckpt_path={moved}/last.ckpt", "--trainer.max_epochs=3"]
-    for kept in (moved / "best.ckpt", Path(best)):  # beside it, or else where it was written
+    for score, kept in (
+        (2.0, moved / "best.ckpt"),  # which no later epoch reaches; beside the resumed one
+        (2.0, Path(best)),  # or else where it was written
+        (-1.0, own.parents[1] / "version_3" / "checkpoints" / "best.ckpt"),
+    ):
+        state["best_model_score"] = state["kth_value"] = torch.tensor(score)
+        state["best_k_models"] = {best: torch.tensor(score)}
+        torch.save(last, moved / "last.ckpt")
         checkpoint = run(args).trainer.checkpoint_callback
         assert Path(checkpoint.best_model_path) == kept
-        assert float(checkpoint.best_model_score) == 2
+        assert (float(checkpoint.best_model_score) == 2) == (score == 2)
         (moved / "best.ckpt").unlink(missing_ok=True)
+    assert Path(best).exists()
 
 
 def test_weights_that_another_checkpoint_replaces_are_not_asked_for(config, best, capsys):
