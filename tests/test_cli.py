@@ -255,13 +255,6 @@ def test_weights_that_another_checkpoint_replaces_are_not_asked_for(config, best
 # ------------------------------------------------------------------ configs
 
 
-def test_a_downloaded_file_does_not_take_the_place_of_a_packaged_config(config, workdir):
-    (workdir / "debug.yaml").write_text("trainer: {callbacks: [trap.Trap]}\n")
-    with pytest.warns(UserWarning, match=r"debug\.yaml"):
-        trainer = run(["fit", "--config", config, "--config", "debug.yaml"], "build").trainer
-    assert trainer.fast_dev_run
-
-
 def test_an_unknown_config_lists_what_there_is(capsys, workdir):
     said = _refused(["fit", "--config", "fod101.yaml"], capsys)
     assert said.startswith("epic-pl: ConfigError: There is no config 'fod101.yaml'")

@@ -218,10 +218,8 @@ def probe(kind):
         parser.add_subclass_arguments(kind, "it", fail_untyped=False)
         attempt(kind, parser, {})  # the parser asks another process for stubs, once
     parameters = inspect.signature(kind).parameters.values()
-    names = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
-    names += [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
-    needed = [each.name for each in parameters if each.default is each.empty]
-    needed = [name for name in needed if name in names]
+    taken = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    names, needed = [p.name for p in taken], [p.name for p in taken if p.default is p.empty]
     seen.clear()
     watching = True
     for value in HOSTILE:
@@ -252,9 +250,9 @@ kinds = set(TRUSTED.values())
 for kind in kinds:
     assert inspect.isclass(kind), kind
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-        found = probe(kind)
-    if found:
-        print(kind, *found)
+        events = probe(kind)
+    if events:
+        print(kind, *events)
 print("done", len(kinds))
 """
 
@@ -263,13 +261,8 @@ print("done", len(kinds))
 def test_no_listed_class_runs_or_writes_what_it_is_given(tmp_path):
     for folder in ("inside", "outside"):
         (tmp_path / folder).mkdir()
-    done = subprocess.run(
-        [sys.executable, "-B", "-W", "ignore", "-c", _CONSTRUCT],
-        cwd=tmp_path / "inside",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-B", "-W", "ignore", "-c", _CONSTRUCT]
+    done = subprocess.run(command, cwd=tmp_path / "inside", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[0] == "done", done.stdout
     assert not list((tmp_path / "outside").iterdir())

@@ -139,7 +139,7 @@ def test_a_wrong_label_late_in_an_epoch_is_named(task, wrong, make, tmp_path):
 
 
 @pytest.mark.parametrize("key", ["pixel_values", "input_ids", "image_present", "text_present"])
-def test_a_batch_of_unequal_parts_is_refused(key):
+def test_a_batch_of_unequal_parts_or_no_dictionary_is_refused(key):
     made = tiny_runs.batch()
     made["image_present"] = made["text_present"] = torch.ones(4, dtype=torch.bool)
     check_batch(made, "multiclass", 3)
@@ -147,6 +147,8 @@ def test_a_batch_of_unequal_parts_is_refused(key):
         check_batch({**made, key: made[key][:3]}, "multiclass", 3)
     with pytest.raises(DataError, match=rf"{key} has shape \(\)"):
         check_batch({**made, key: torch.tensor(True)}, "multiclass", 3)
+    with pytest.raises(DataError, match="A batch is a list"):
+        check_batch([made[key]], "multiclass", 3)
 
 
 def test_predictions_need_ids(make, tmp_path):
@@ -171,31 +173,16 @@ def test_losses_of_validation_and_test_are_means_over_rows_and_nan_stays(make, t
     with torch.no_grad():
         expected = float(model.loss(model(whole).logits, whole["labels"]))
     for loop, name in ((trainer.validate, "val/loss"), (trainer.test, "test/loss")):
-        (found,) = loop(model, tiny_runs.loader(rows, 3), verbose=False)
-        assert found[name] == pytest.approx(expected)
+        (logged,) = loop(model, tiny_runs.loader(rows, 3), verbose=False)
+        assert logged[name] == pytest.approx(expected)
     rows[1]["pixel_values"] = torch.full((3, 32, 32), float("nan"))
-    (found,) = trainer.validate(model, tiny_runs.loader(rows, 3), verbose=False)
-    assert math.isnan(found["val/loss"])
+    (logged,) = trainer.validate(model, tiny_runs.loader(rows, 3), verbose=False)
+    assert math.isnan(logged["val/loss"])
     # validation resets its metrics in inference mode, training updates them outside of it
     rows = tiny_runs.loader(tiny_runs.samples(7), 3)
     tiny_runs.trainer(tmp_path, max_epochs=1, inference_mode=False).fit(model, rows, rows)
 
 
-HOOKS = {
-    "setup",
-    "on_fit_start",
-    "on_train_start",
-    "on_train_batch_start",
-    "on_validation_start",
-    "on_validation_epoch_end",
-    "on_test_start",
-    "on_test_epoch_end",
-    "on_save_checkpoint",
-    "on_load_checkpoint",
-}
-
-
-# setup, on_fit_start and others used to end at EPICModule
 def test_steps_of_a_subclass_log_their_own_numbers_alone(make, tmp_path):
     class Own(EPICModule):
         def validation_step(self, batch, batch_idx):
@@ -222,11 +209,14 @@ def test_a_subclass_may_have_a_schedule_of_its_own(make, tmp_path):
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.05)
 
 
-def test_a_batch_that_is_no_dictionary_is_refused():
-    with pytest.raises(DataError, match="A batch is a list"):
-        check_batch([torch.zeros(2, 3)], "multiclass", 3)
+HOOKS = {
+    *("setup", "on_fit_start", "on_train_start", "on_train_batch_start", "on_validation_start"),
+    *("on_validation_epoch_end", "on_test_start", "on_test_epoch_end", "on_save_checkpoint"),
+    "on_load_checkpoint",
+}
 
 
+# setup, on_fit_start and others used to end at EPICModule
 def test_hooks_of_another_base_class_run_too(fitted, tmp_path):
     called = set()
     notes = {name: lambda *_, name=name: called.add(name) for name in HOOKS}
@@ -249,7 +239,7 @@ def test_from_config_is_what_the_command_line_builds(
 ):
     path = tiny_runs.table(tmp_path / "data")
     names = {"image": {"name": str(tiny_vit_dir)}, "text": {"name": str(tiny_tokenizer_dir)}}
-    options = [f"--model.encoders.{side}.name={each['name']}" for side, each in names.items()]
+    options = [f"--model.encoders.{side}.name={name['name']}" for side, name in names.items()]
     options += [f"--data.init_args.table={path}", "--model.encoders.text.pooling=auto"]
     options += ["--model.encoders.image_size=32"]
     built = run(["fit", "--config=table.yaml", *options], "build").model
@@ -265,9 +255,6 @@ def test_from_config_is_what_the_command_line_builds(
     head = EPICModule.from_config("table.yaml", 3, encoders=encoders, head={"boundary": False})
     assert head.hparams["head"]["similarity"]
     assert not head.hparams["head"]["boundary"]
-
-
-def test_from_config_names_a_config_without_a_model():
     with pytest.raises(ConfigError, match=r"ddp.yaml has no section `model`"):
         EPICModule.from_config("ddp.yaml", 3)
 
