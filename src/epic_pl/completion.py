@@ -35,14 +35,15 @@ def completion(shell: Literal["bash", "zsh"]) -> None:
     for name, command in COMMANDS.items():
         group, _, last = name.rpartition(" ")
         if group not in groups:
-            parser = groups[""].add_parser(group, help=f"{group} COMMAND")  # else not completed
-            groups[group] = parser.add_subparsers()
+            # a group without a help is not completed
+            of_group = groups[""].add_parser(group, help=f"{group} COMMAND")
+            groups[group] = of_group.add_subparsers()
         own = trainers.get(name) or command_parser(name, load(name))
-        each = groups[group].add_parser(
+        parser = groups[group].add_parser(
             last, help=command.summary, parents=[own], conflict_handler="resolve"
         )
-        if "--config" not in each._option_string_actions:
-            each.add_argument("--config")
-        each._option_string_actions["--config"].complete = dict.fromkeys(_PREAMBLE, _CONFIGS)  # type: ignore[attr-defined]  # shtab's
+        if "--config" not in parser._option_string_actions:
+            parser.add_argument("--config")
+        parser._option_string_actions["--config"].complete = dict.fromkeys(_PREAMBLE, _CONFIGS)  # type: ignore[attr-defined]  # shtab's
     preamble: Any = _PREAMBLE  # typed as a string there, documented as this
     print(shtab.complete(whole, shell, preamble=preamble))

@@ -15,22 +15,22 @@ from epic_pl.untrusted import MOST_OPTIONS, require_flat, require_regular
 INIT_CONFIG = "epic.yaml"
 """File name of the configs that ``epic-pl data init`` writes."""
 
-Kind = Literal["", "overlays", "variants", "spaces"]
+ConfigFolder = Literal["", "overlays", "variants", "spaces"]
 _ROOT = resources.files("epic_pl.configs")
 # what PyYAML lets through on values that are not of their tag
 _NOT_OF_TAG = (ValueError, LookupError, TypeError, AttributeError)
 _UNREADABLE = (OSError, yaml.YAMLError, RecursionError, *_NOT_OF_TAG)
 
 
-def packaged(kind: Kind) -> list[str]:
+def packaged(folder: ConfigFolder) -> list[str]:
     """Names of the packaged files in a folder of the configs."""
-    names = (entry.name for entry in (_ROOT / kind).iterdir())
+    names = (entry.name for entry in (_ROOT / folder).iterdir())
     return sorted(name for name in names if name.endswith(".yaml"))
 
 
-def packaged_file(kind: Kind, name: str) -> str:
+def packaged_file(folder: ConfigFolder, name: str) -> str:
     """Path of a packaged file, whatever lies in the working directory."""
-    return str(_ROOT / kind / name)
+    return str(_ROOT / folder / name)
 
 
 def packaged_configs() -> list[str]:
@@ -38,12 +38,12 @@ def packaged_configs() -> list[str]:
     return sorted([*packaged(""), *packaged("overlays")])
 
 
-def find_packaged(kind: Kind, name: str) -> str:
+def find_packaged(folder: ConfigFolder, name: str) -> str:
     """Path of a file: the packaged one by its bare name, whatever lies here, else ``name`` itself.
 
     A name that is neither is returned as it is; reading it then fails with that name.
     """
-    path = packaged_file(kind, name)
+    path = packaged_file(folder, name)
     # a folder in the name means exactly that file
     if Path(name).name != name or not os.path.isfile(path):
         return name
@@ -89,16 +89,16 @@ def resolve_configs(args: Sequence[str]) -> list[str]:
     for arg in args:
         option, equals, name = arg.partition("=")
         if resolved and resolved[-1] in ("--config", "-c"):
-            arg = _readable(find_config(arg))
+            arg = _find_readable(arg)
         elif option in ("--config", "-c") and equals:
-            arg = f"{option}={_readable(find_config(name))}"
+            arg = f"{option}={_find_readable(name)}"
         resolved.append(arg)
     return resolved
 
 
-def _readable(path: str) -> str:
-    """``path`` itself; the parser's own error about its content would not name the file."""
-    read_yaml(path)
+def _find_readable(name: str) -> str:
+    path = find_config(name)
+    read_yaml(path)  # the parser's own error about its content would not name the file
     return path
 
 

@@ -140,7 +140,7 @@ def _asks_for_help(name: str, argv: Sequence[str]) -> bool:
 
 def _help() -> str:
     return _HELP.format(
-        commands="\n".join(f"  {name:<15} {each.summary}" for name, each in COMMANDS.items()),
+        commands="\n".join(f"  {name:<15} {command.summary}" for name, command in COMMANDS.items()),
         recipes=_listed(packaged("")),
         overlays=_listed(packaged("overlays")),
         others=_listed([*packaged("variants"), *packaged("spaces")]),

@@ -27,10 +27,10 @@ def require_flat(value: Any, most: int | None = None) -> None:
     """
     level = [value]
     for _ in range(_DEEPEST):
-        if most is not None and any(isinstance(each, str) and "\0" in each for each in level):
+        if most is not None and any(isinstance(item, str) and "\0" in item for item in level):
             raise ValueError("a text in it has a NUL character")
-        inner = (each for each in level if isinstance(each, dict | list | tuple))
-        parts = (each.values() if isinstance(each, dict) else each for each in inner)
+        nested = (item for item in level if isinstance(item, dict | list | tuple))
+        parts = (item.values() if isinstance(item, dict) else item for item in nested)
         level = list(islice(chain.from_iterable(parts), most))
         if not level:
             return
