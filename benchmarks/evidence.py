@@ -38,7 +38,7 @@ import tables
 from epic_pl.experiments.compare.comparison import Comparison
 from epic_pl.experiments.compare.plan import Entry, Outcome, Run, choose
 from epic_pl.experiments.compare.report import show
-from epic_pl.experiments.files import read_json, write_json, write_text
+from epic_pl.experiments.files import try_read_json, write_json, write_text
 from epic_pl.experiments.interruption import INTERRUPTED, terminated_as_interrupted
 
 FOLDER = Path(__file__).parent
@@ -211,7 +211,7 @@ def chosen(
 
     What the record has of the same sources and number of trials is not searched again.
     """
-    kept = read_json(record) or {}
+    kept = try_read_json(record) or {}
     if kept.get("sources") != sources or kept.get("trials") != counts["trials"]:
         kept = {"sources": sources, "trials": counts["trials"], "chosen": {}}
     if wanted := [each for each in entries if each.name not in kept["chosen"]]:
@@ -253,7 +253,7 @@ def closed_forms(options: list[str], folder: Path, epochs: int) -> list[Outcome]
     outcomes = []
     for name in ("cca", "logistic"):
         output = folder / f"{name}-0"
-        result: dict[str, Any] | None = read_json(output / "result.json")
+        result: dict[str, Any] | None = try_read_json(output / "result.json")
         if result is None:
             path = output / "predictions.parquet"
             if name == "logistic":

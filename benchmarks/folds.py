@@ -25,9 +25,8 @@ import cca
 import logistic
 import tables
 from epic_pl.experiments.compare.plan import Run, choose, plan
-from epic_pl.experiments.compare.progress import LiveProgress
-from epic_pl.experiments.compare.runner import Runner, devices
-from epic_pl.experiments.files import read_json, write_json
+from epic_pl.experiments.compare.runner import Runner
+from epic_pl.experiments.files import try_read_json, write_json
 from epic_pl.experiments.interruption import INTERRUPTED, terminated_as_interrupted
 
 OPENMOJI = ("openmoji", "openmoji_entailment")
@@ -86,7 +85,7 @@ def options_of(task: str, fold: int, arguments: argparse.Namespace) -> list[str]
 
 def regression(options: list[str], folder: Path) -> float:
     """Accuracy or micro F1 of logistic regression on a fold; a finished one is not repeated."""
-    if (result := read_json(folder / "result.json")) is None:
+    if (result := try_read_json(folder / "result.json")) is None:
         fitted = logistic.fit_best(options, test=True)
         path = folder / "predictions.parquet"
         rows, scores = fitted.splits["test"], fitted.scores("test")
@@ -99,10 +98,9 @@ def judge(groups: dict[tuple[str, str], list[Run]], jobs: int) -> list[dict[str,
     """Do all runs; a row for each task and method, in percent."""
     runs = [run for group in groups.values() for run in group]
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
-    progress = LiveProgress(len(runs), Console(file=sys.stderr))
     try:
-        with terminated_as_interrupted(), progress:
-            outcomes = Runner(devices(jobs), progress).execute(runs)
+        with terminated_as_interrupted():
+            outcomes = Runner(runs, jobs).execute()
     except KeyboardInterrupt:
         print("Interrupted: the same command continues with what is left.", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None

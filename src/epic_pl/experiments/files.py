@@ -20,12 +20,12 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2))
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def try_read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None where there is none that can be read."""
     try:
         require_regular(path)
         with path.open(encoding="utf-8") as file:
-            content = json.loads(file.read(2**26))  # one that is longer is none of ours
+            content = json.loads(file.read(2**26))  # a longer one is not ours
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

@@ -1,11 +1,14 @@
 """Options of ``fit`` that comparison and search pass on: written, parsed, and hashed."""
 
+import gc
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from epic_pl.callbacks import FeatureCache
 from epic_pl.cli import run
@@ -16,11 +19,7 @@ ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strateg
 
 
 def refuse_own(command: str, own: Sequence[str], options: Sequence[str]) -> None:
-    """Refuse options that a command sets itself in every run.
-
-    Raises:
-        ConfigError: naming the first one.
-    """
+    """Raise ConfigError for the first of the options that a command sets itself in every run."""
     for option in options:
         name = option.removeprefix("--").split("=")[0]
         if option.startswith("--") and name in own:
@@ -32,7 +31,7 @@ def refuse_own(command: str, own: Sequence[str], options: Sequence[str]) -> None
 
 def feature_cache(trainer: Any) -> FeatureCache:
     """The trainer's feature cache, which the command line always adds."""
-    return next(each for each in trainer.callbacks if isinstance(each, FeatureCache))
+    return next(part for part in trainer.callbacks if isinstance(part, FeatureCache))
 
 
 def use_stored_features(cli: Any) -> str:
@@ -44,6 +43,12 @@ def use_stored_features(cli: Any) -> str:
     return level
 
 
+def free_memory() -> None:
+    """Free what trainer and model held, which refer to each other."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 def parsed_options(options: Sequence[str]) -> dict[str, Any]:
     """All options of a ``fit``, defaults and configs included."""
     parsed: dict[str, Any] = run(["fit", *options], "options").config["fit"].as_dict()
@@ -51,18 +56,13 @@ def parsed_options(options: Sequence[str]) -> dict[str, Any]:
 
 
 def run_key(parsed: Mapping[str, Any], *others: Any) -> str:
-    """Hash of all options, of the data's files and of other plain values."""
-    content = (parsed, _data_files(parsed), *others)
-    whole = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-    return whole[:12]
-
-
-def _data_files(parsed: Mapping[str, Any]) -> dict[str, str]:
-    """Hash of each file that an option of the data names, except rows to predict."""
+    """Hash of all options, of files that options of the data name, and of other plain values."""
     hashes = {}
     for name, value in parsed["data"].get("init_args", {}).items():
         with suppress(OSError):  # a text too long for a path, among others
+            # rows to predict change no result
             if isinstance(value, str) and name != "predict_table" and Path(value).is_file():
                 with open(value, "rb") as file:
                     hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+    content = json.dumps((parsed, hashes, *others), sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]

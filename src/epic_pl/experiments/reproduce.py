@@ -49,9 +49,9 @@ def reproduce(run: Path, output: Path = Path("runs/reproduce"), trusted_only: bo
 def _record(run: Path) -> tuple[dict[str, Any], dict[str, float], str, str | None]:
     """What a run was made of, its metrics, hash of its weights, and what it was resumed from."""
     from epic_pl.callbacks.run_record import RECORD
-    from epic_pl.experiments.files import read_json
+    from epic_pl.experiments.files import try_read_json
 
-    record = read_json(run / RECORD) or {}
+    record = try_read_json(run / RECORD) or {}
     if record and "result" not in record:
         raise ConfigError(f"The run in {run} did not come to its end: resume it first.")
     try:

@@ -1,8 +1,9 @@
 """The runs of a comparison: names, variants, options and folders."""
 
+from pathlib import Path
+
 import pytest
 
-import tiny_runs
 from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare.plan import choose, plan, read_variants
 from epic_pl.experiments.options import parsed_options
@@ -10,16 +11,11 @@ from epic_pl.nn.methods import METHODS
 
 
 @pytest.fixture
-def config(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
-    return tiny_runs.table_config(tmp_path, tiny_vit_dir, tiny_tokenizer_dir)
-
-
-@pytest.fixture
 def one(config, tmp_path):
     """The single run of a comparison with these options."""
 
     def one(*options, out="out"):
-        return plan(choose("epic", []), 1, ["--config", str(config), *options], tmp_path / out)[0]
+        return plan(choose("epic", []), 1, ["--config", config, *options], tmp_path / out)[0]
 
     return one
 
@@ -56,40 +52,40 @@ def test_variants_are_options_of_fit(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: {model.lr: 1}", "names no method"),
-        ("a: epic", "names no method"),
+        ("a: {model.lr: 1}", "needs a method"),
+        ("a: epic", "needs a method"),
+        ("a: {method: [epic]}", "needs a method"),
         ("[a, b]", "no mapping"),
         ("a: {b: [", "cannot be read"),
         ("epic: {method: epic}", "needs another name"),
         ("a/b: {method: epic}", "needs another name"),
         ("a: {method: epic, seed_everything: 3}", "sets seed_everything itself"),
-        ("a: {method: lorra}", "no method 'lorra'"),
+        ("a: {method: lorra}", "'lorra'.* needs a method"),
     ],
 )
 def test_bad_variants_are_refused(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
-        choose("epic", _variants(tmp_path, text))
+        _variants(tmp_path, text)
 
 
 @pytest.mark.parametrize("splits", [False, True])
 def test_every_entry_has_the_first_seed_before_any_has_the_second(config, tmp_path, splits):
     entries = choose("pmf,linear_probe", [])
-    runs = plan(entries, 2, ["--config", str(config)], tmp_path / "out", splits)
+    runs = plan(entries, 2, ["--config", config], tmp_path / "out", splits)
     names = [(run.name, run.seed) for run in runs]
     assert names == [("pmf", 0), ("linear_probe", 0), ("pmf", 1), ("linear_probe", 1)]
     assert {run.folder.parent for run in runs} == {tmp_path / "out" / "runs"}
     parsed = [parsed_options(run.options) for run in runs]
-    assert [each["model"]["method"] for each in parsed] == ["pmf", "linear_probe"] * 2
-    assert [each["seed_everything"] for each in parsed] == [0, 0, 1, 1]
-    drawn = [each["data"]["init_args"]["split_seed"] for each in parsed]
-    assert drawn == ([0, 0, 1, 1] if splits else [0, 0, 0, 0])
+    assert [options["model"]["method"] for options in parsed] == ["pmf", "linear_probe"] * 2
+    assert [options["seed_everything"] for options in parsed] == [0, 0, 1, 1]
+    split_seeds = [options["data"]["init_args"]["split_seed"] for options in parsed]
+    assert split_seeds == ([0, 0, 1, 1] if splits else [0, 0, 0, 0])
 
 
 def test_a_folder_is_of_the_parsed_options_and_the_data(config, one, tmp_path):
-    table = tmp_path / "table.csv"
-    table.write_text("image,text,label\na.png,a,red\n")
+    table, path = tmp_path / "data" / "table.csv", Path(config)
     before = one().folder.name
-    config.write_text("# a comment\n" + config.read_text())
+    path.write_text("# a comment\n" + path.read_text())
     table.touch()
     assert one("--trainer.max_epochs", "2", out="elsewhere").folder.name == before  # as configured
     assert one("--trainer.max_epochs=3").folder.name != before
@@ -99,7 +95,7 @@ def test_a_folder_is_of_the_parsed_options_and_the_data(config, one, tmp_path):
 
 
 def test_method_options_of_a_config_are_not_given_to_all_methods(config, tmp_path):
-    shared = ["--config", str(config), "--model.method_options", '{"rank": 3}']
+    shared = ["--config", config, "--model.method_options", '{"rank": 3}']
     variant = _variants(tmp_path, "low: {method: lora, model.method_options: {rank: 2}}")
     lora, low = plan([*choose("lora", []), *variant], 1, shared, tmp_path)
     assert parsed_options(lora.options)["model"]["method_options"] is None

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare.plan import Outcome
-from epic_pl.experiments.compare.report import show, write_report
+from epic_pl.experiments.compare.report import show, write_comparison
 from epic_pl.experiments.compare.results import comparison_rows
 
 TRUTH = [0, 1, 2, 1, 0, 2, 1, 1] * 10
@@ -106,7 +106,7 @@ def test_seeds_with_splits_of_their_own_are_paired_seed_by_seed(tmp_path):
 
 def test_files_and_console_have_the_rows(outcomes, tmp_path):
     outcomes.append(fake_runs.done(tmp_path, "late_fusion_mlp", 0, TRUTH, _wrong_in(30)))
-    rows = write_report(outcomes, tmp_path, "epic", "On one core.")
+    rows = write_comparison(outcomes, tmp_path, "epic", "On one core.")
     assert json.loads((tmp_path / "comparison.json").read_text()) == rows
     text = (tmp_path / "comparison.md").read_text()
     for part in ("| epic | 85.0 ± 7.1 |", "- `full`: seed 0 failed", "On one core."):

@@ -10,15 +10,6 @@ from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare.runner import Runner, devices, failure
 
 
-class Silence:
-    """A progress that shows nothing."""
-
-    def started(self, run):
-        pass
-
-    ended = started
-
-
 def _command(code):
     """Python code that has the run's folder in ``folder``."""
     head = "import json, os, pathlib, sys, time; folder = pathlib.Path(sys.argv[1])"
@@ -44,7 +35,7 @@ def test_failures_are_reported_and_the_other_runs_go_on(runs):
         if folder.name == "epic-1":
             sys.exit(0)
     """
-    outcomes = Runner([None], Silence(), _command(textwrap.dedent(code) + FINISH)).execute(runs)
+    outcomes = Runner(runs, 1, _command(textwrap.dedent(code) + FINISH)).execute()
     assert [outcome.run for outcome in outcomes] == runs
     assert [outcome.result is None for outcome in outcomes] == [True, True, True, False]
     log = runs[0].folder / "log.txt"
@@ -67,16 +58,15 @@ def test_the_line_of_the_log_that_names_the_error_is_found(tmp_path):
 
 
 def test_every_slot_has_a_device(runs, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert devices(2) == [None, None]
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert devices(3) == ["0", "1", "0"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-7")
-    assert devices(2) == ["4", "GPU-7"]
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert devices(2) == [None, None]
     # both slots are in use before the first is free again
     wait = "while len(list(folder.parent.iterdir())) < 2: time.sleep(0.01)\n"
-    outcomes = Runner(["4", "GPU-7"], Silence(), _command(wait + FINISH)).execute(runs[:2])
+    outcomes = Runner(runs[:2], 2, _command(wait + FINISH)).execute()
     assert [o.result["CUDA_VISIBLE_DEVICES"] for o in outcomes] == ["4", "GPU-7"]
 
 
@@ -89,5 +79,5 @@ def test_finished_runs_are_reported_before_others_start(runs):
         raise ConfigError("damaged")
 
     with pytest.raises(ConfigError):
-        Runner([None], Silence(), _command(FINISH), report).execute(runs)
+        Runner(runs, 1, _command(FINISH), report).execute()
     assert not runs[1].folder.exists()

@@ -12,22 +12,23 @@ from filelock import FileLock
 import tiny_runs
 from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare import worker
-from epic_pl.experiments.compare.statistics import Predictions, main_metric_sums, value_of
+from epic_pl.experiments.compare.statistics import (
+    MAIN_METRIC,
+    Predictions,
+    main_metric_sums,
+    value_of,
+)
 from epic_pl.experiments.compare.worker import run_one
-from epic_pl.experiments.files import read_json
+from epic_pl.experiments.files import try_read_json
 from epic_pl.module.checkpoint_io import read_checkpoint
 
 
 @pytest.fixture
-def prepare(tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["epic-pl"])
-    tiny_runs.table(tmp_path / "data", train=10, val=4, test=7)
-    config = tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir)
-
+def prepare(tmp_path, config):
     def prepare(method, *options):
         folder = tmp_path / method
         folder.mkdir(exist_ok=True)
-        every = ["--config", str(config), f"--model.method={method}", *options]
+        every = ["--config", config, f"--model.method={method}", *options]
         spec = {"name": method, "seed": 0, "options": every}
         (folder / "run.json").write_text(json.dumps(spec))
         return folder
@@ -35,26 +36,40 @@ def prepare(tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch):
     return prepare
 
 
+MULTILABEL = ["--data.label_separator=|"]
+MULTILABEL += [f"--{each}.monitor=val/f1_micro" for each in ("checkpoint", "early_stopping")]
+
+
 @pytest.mark.parametrize(
-    ("method", "level"), [("linear_probe", "layers"), ("epic", "layers"), ("lora", "off")]
+    ("method", "task", "level"),
+    [
+        ("linear_probe", "multilabel", "layers"),
+        ("epic", "multiclass", "layers"),
+        ("lora", "multiclass", "off"),
+    ],
 )
 def test_a_run_writes_result_and_predictions_and_caches_what_it_can(
-    method, level, prepare, tmp_path
+    method, task, level, prepare, tmp_path
 ):
-    folder = prepare(method, "--cache.level=boundary", f"--cache.folder={tmp_path}/features")
+    cached = ["--cache.level=boundary", f"--cache.folder={tmp_path}/features"]
+    folder = prepare(method, *cached, *(MULTILABEL if task == "multilabel" else []))
     run_one(folder)
-    result = read_json(folder / "result.json")
+    result = try_read_json(folder / "result.json")
     assert (result["name"], result["cache_level"], result["epochs"]) == (method, level, 2)
+    assert result["task"] == task
     assert result["trainable"] > 0
     assert {"seconds", "samples_per_s", "peak_memory_mb"} <= set(result)
     table = pq.read_table(folder / "predictions.parquet")
     assert table["sample_id"].to_pylist() == [f"test{number}" for number in range(7)]
-    colours = list(tiny_runs.COLOURS)
-    assert table["truth"].to_pylist() == [colours[number % 3] for number in range(7)]
+    colours = [list(tiny_runs.COLOURS)[number % 3] for number in range(7)]
+    truth = [[colour] for colour in colours] if task == "multilabel" else colours
+    assert table["truth"].to_pylist() == truth
     predictions = Predictions.read(folder / "predictions.parquet")
-    assert predictions.scores.sum(axis=1) == pytest.approx(np.ones(7), abs=1e-5)
-    accuracy = value_of(main_metric_sums(predictions).sum(axis=0))
-    assert accuracy == pytest.approx(result["metrics"]["accuracy"])
+    assert predictions.task == task
+    if task == "multiclass":
+        assert predictions.scores.sum(axis=1) == pytest.approx(np.ones(7), abs=1e-5)
+    score = value_of(main_metric_sums(predictions).sum(axis=0))
+    assert score == pytest.approx(result["metrics"][MAIN_METRIC[task]])
 
 
 def test_a_killed_run_resumes_from_its_last_checkpoint_and_then_is_only_tested(prepare):
@@ -68,11 +83,11 @@ def test_a_killed_run_resumes_from_its_last_checkpoint_and_then_is_only_tested(p
     last = read_checkpoint(str(path))
     assert last["global_step"] == 9
 
-    before, written = read_json(folder / "result.json"), path.stat().st_mtime_ns
+    before, written = try_read_json(folder / "result.json"), path.stat().st_mtime_ns
     (folder / "result.json").unlink()
     run_one(folder)
     assert path.stat().st_mtime_ns == written
-    assert read_json(folder / "result.json") == before
+    assert try_read_json(folder / "result.json") == before
 
 
 def test_a_run_waits_for_an_earlier_process_of_the_same_run(prepare, monkeypatch):
@@ -85,7 +100,7 @@ def test_a_run_waits_for_an_earlier_process_of_the_same_run(prepare, monkeypatch
     lock.acquire()
     threading.Timer(0.3, lock.release).start()
     run_one(folder)
-    assert read_json(folder / "result.json")["name"] == "linear_probe"
+    assert try_read_json(folder / "result.json")["name"] == "linear_probe"
 
 
 @pytest.mark.parametrize("best", ["../../other.ckpt", "/other.ckpt", "file:///other.ckpt", "", 5])
@@ -101,4 +116,4 @@ def test_the_tested_checkpoint_is_one_of_the_run_itself(best, prepare, monkeypat
     )
     run_one(folder)
     assert loaded == [str(folder / "checkpoints" / "best.ckpt")]
-    assert read_json(folder / "result.json")["task"] == "multiclass"
+    assert try_read_json(folder / "result.json")["task"] == "multiclass"

@@ -1,17 +1,29 @@
-"""A comparison from stored features over tuning to the outcomes of all runs."""
+"""A comparison, from stored features over each method's own options to the outcomes of all runs."""
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
-
+from epic_pl.cli import as_options, run
+from epic_pl.config_files import packaged_file, read_yaml
+from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare.plan import Entry, Outcome, Run, plan
-from epic_pl.experiments.compare.preparation import encode_once, tune_entries
-from epic_pl.experiments.compare.progress import LiveProgress
-from epic_pl.experiments.compare.report import write_report
+from epic_pl.experiments.compare.report import write_comparison
 from epic_pl.experiments.compare.results import Row
-from epic_pl.experiments.compare.runner import Runner, devices, worker_command
+from epic_pl.experiments.compare.runner import Runner, worker_command
+from epic_pl.experiments.files import try_read_json, write_json
+from epic_pl.experiments.options import (
+    feature_cache,
+    free_memory,
+    parsed_options,
+    run_key,
+    use_stored_features,
+)
+
+# all other methods have rates of their own for what is in the encoders
+_TRAIN_A_HEAD_ALONE = ("late_fusion_mlp", "linear_probe", "no_prompts")
 
 
 @dataclass
@@ -19,7 +31,7 @@ class Comparison:
     """Runs a comparison: stored features, tuning, training, tests, report.
 
     Attributes:
-        entries: lines of the comparison.
+        entries: lines of the comparison; the others are tested against the first one.
         shared: options of ``fit`` for all.
         output: folder of all files.
         seeds: runs of each entry.
@@ -48,11 +60,6 @@ class Comparison:
         self._plan()
         self.notes = f"Options: `{' '.join(self.shared)}`, at most {self.jobs} runs at a time."
 
-    @property
-    def reference(self) -> str:
-        """Name of the entry that the others are tested against."""
-        return self.entries[0].name
-
     def execute(self) -> list[Outcome]:
         """Store features, choose options, and do all runs that are not finished.
 
@@ -60,35 +67,88 @@ class Comparison:
             KeyboardInterrupt: as it is, with a report of what is finished.
         """
         self.prepare()
-        return self._execute(self._plan(), report=True)
+
+        def report(outcomes: Sequence[Outcome]) -> None:
+            self.report(outcomes, complete=False)
+
+        return Runner(self._plan(), self.jobs, self.command, report).execute()
 
     def prepare(self) -> None:
         """Store features and choose options."""
         self.notes += encode_once(self.entries[0], self.shared, self.output)
         if self.trials:
-            self.entries = tune_entries(
-                self.entries, self.shared, self.output, self.trials, self._execute
-            )
-            chosen = (f"`{each.name}` `{' '.join(each.chosen)}`" for each in self.entries)
+            self.entries = self._tuned_entries()
+            chosen = (f"`{entry.name}` `{' '.join(entry.chosen)}`" for entry in self.entries)
             self.notes += f" Chosen by {self.trials} trials on validation: {'; '.join(chosen)}."
 
     def report(self, outcomes: Sequence[Outcome], complete: bool = True) -> list[Row]:
-        """Write tables and plot; see :func:`~epic_pl.experiments.compare.report.write_report`."""
-        return write_report(outcomes, self.output, self.reference, self.notes, complete)
+        """Write tables and plot, and return the rows of the tables."""
+        return write_comparison(outcomes, self.output, self.entries[0].name, self.notes, complete)
 
     def _plan(self) -> list[Run]:
         return plan(self.entries, self.seeds, self.shared, self.output, self.splits)
 
-    def _execute(self, runs: Sequence[Run], report: bool = False) -> list[Outcome]:
-        def so_far(outcomes: Sequence[Outcome]) -> None:
-            if report:
-                self.report(outcomes, complete=False)
+    def _tuned_entries(self) -> list[Entry]:
+        """The entries with the options that are best on validation after all trials.
 
-        progress = LiveProgress(len(runs), Console(stderr=True))
-        runner = Runner(devices(self.jobs), progress, self.command, so_far)
-        try:
-            with progress:
-                return runner.execute(runs)
-        except KeyboardInterrupt:
-            so_far(runner.outcomes(runs))
-            raise
+        Searches that are finished are not repeated, others continue.
+
+        Raises:
+            ConfigError: if a search has no result.
+        """
+        searches = []
+        for entry in self.entries:
+            space, options = _space(entry), entry.fit_options(self.shared)
+            key = run_key(parsed_options(options), Path(space).read_text(), self.trials)
+            folder = self.output.resolve() / "tune" / f"{entry.name}-{key}"
+            search = space, self.trials
+            searches.append(Run(f"tuning of {entry.name}", 0, options, folder, search))
+        outcomes = Runner(searches, self.jobs, self.command).execute()
+        tuned = []
+        for entry, outcome in zip(self.entries, outcomes, strict=True):
+            if outcome.result is None:
+                raise ConfigError(f"Options of {entry.name} could not be chosen: {outcome.message}")
+            best = outcome.result.get("chosen")
+            if not isinstance(best, dict) or not {*best} <= {*read_yaml(_space(entry))}:
+                raise ConfigError(f"{outcome.run.folder}/result.json is of no search: remove it.")
+            chosen = tuple(as_options(best))
+            tuned.append(replace(entry, options=(*entry.options, *chosen), chosen=chosen))
+        return tuned
+
+
+def encode_once(entry: Entry, shared: Sequence[str], output: Path) -> str:
+    """Store the features of an entry, once, before runs that read them start side by side.
+
+    Returns:
+        A sentence with the seconds that it took; empty where nothing is stored.
+    """
+    options = entry.fit_options(shared)
+    parsed = parsed_options(options)
+    if parsed["cache"]["level"] == "off":
+        return ""
+    path = output / f"encoding-{run_key(parsed)}.json"
+    seconds = (try_read_json(path) or {}).get("seconds")
+    if not isinstance(seconds, float):
+        seconds = _encode(options)
+        free_memory()  # the runs need it
+        if seconds is None:
+            return ""
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"seconds": seconds})
+    return f" Storing the features of `{entry.name}` took {seconds:.0f} s."
+
+
+def _encode(options: Sequence[str]) -> float | None:
+    """Seconds that storing took; None for a method that cannot read stored features."""
+    cli: Any = run(["fit", *options], "build")
+    if use_stored_features(cli) == "off":
+        return None
+    start = time.monotonic()
+    feature_cache(cli.trainer).build_stores(cli.trainer, cli.model, cli.datamodule)
+    return time.monotonic() - start
+
+
+def _space(entry: Entry) -> str:
+    """Path of the space in which the entry's options are searched."""
+    name = "head.yaml" if entry.method in _TRAIN_A_HEAD_ALONE else "prompts.yaml"
+    return packaged_file("spaces", name)

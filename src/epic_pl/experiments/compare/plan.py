@@ -11,7 +11,7 @@ import yaml
 from epic_pl.cli import as_options
 from epic_pl.config_files import read_yaml
 from epic_pl.errors import ConfigError
-from epic_pl.experiments.files import read_json, write_json
+from epic_pl.experiments.files import try_read_json, write_json
 from epic_pl.experiments.options import ONE_DEVICE, parsed_options, refuse_own, run_key
 from epic_pl.nn.methods import METHODS
 
@@ -53,9 +53,8 @@ class Entry:
 class Run:
     """One training: its entry and seed, all options of ``fit``, and the folder of its files.
 
-    The folder's name has the seed and a hash of all other options and of the data's files, so that
-    runs with other options never share a folder. With ``search``, the path of a space and a number
-    of trials, it is a search for the best options instead.
+    With ``search``, the path of a space and a number of trials, it is a search for the best options
+    instead.
     """
 
     name: str
@@ -66,7 +65,7 @@ class Run:
 
     def result(self) -> dict[str, Any] | None:
         """Result of the run if it is finished."""
-        return read_json(self.folder / "result.json")
+        return try_read_json(self.folder / "result.json")
 
     def prepare(self) -> None:
         """Write the file that the worker reads."""
@@ -97,10 +96,11 @@ def read_variants(path: str) -> list[Entry]:
 
 
 def _variant(path: str, name: str, fields: Any) -> Entry:
-    if not isinstance(fields, Mapping) or "method" not in fields:
+    if not isinstance(fields, Mapping) or str(fields.get("method")) not in METHODS:
         raise ConfigError(
-            f"Variant {name!r} of {path} names no method: write {name}: {{method: epic, "
-            "model.epic.hub_width: 32}, with any options of fit after the method."
+            f"Variant {name!r} of {path} is {fields!r:.99}, which needs a method, as {name}: "
+            "{method: epic, model.epic.hub_width: 32}, with any options of fit after it. Methods "
+            f"are {', '.join(METHODS)}."
         )
     if not _NAME.fullmatch(name) or name in (*METHODS, _ALL_VARIANTS):
         raise ConfigError(
@@ -121,14 +121,12 @@ def choose(names: str | None, variants: Sequence[Entry]) -> list[Entry]:
         ConfigError: if there is no such method.
     """
     known = {name: Entry(name, name) for name in METHODS}
-    known |= {each.name: each for each in variants}
+    known |= {variant.name: variant for variant in variants}
     wanted = list(known) if names is None else [name.strip() for name in names.split(",")]
     if _ALL_VARIANTS in wanted and variants:
-        at = wanted.index(_ALL_VARIANTS)
-        wanted[at : at + 1] = [each.name for each in variants]
-    unknown = [name for name in wanted if name not in known]
-    unknown += [each.method for each in variants if each.method not in METHODS]
-    if unknown:
+        place = wanted.index(_ALL_VARIANTS)
+        wanted[place : place + 1] = [variant.name for variant in variants]
+    if unknown := [name for name in wanted if name not in known]:
         raise ConfigError(
             f"There is no method {', '.join(map(repr, unknown))}; there are: {', '.join(known)}."
         )
@@ -144,21 +142,21 @@ def plan(
 ) -> list[Run]:
     """All runs: every entry with the first seed, then with the second, and so on.
 
-    Arguments are those of :class:`~epic_pl.experiments.compare.comparison.Comparison`.
+    The name of a run's folder has the seed and a hash of all other options and of the data's files,
+    so that runs with other options never share a folder. Arguments are those of
+    :class:`~epic_pl.experiments.compare.comparison.Comparison`.
 
     Raises:
         ConfigError: if an option is set by the comparison itself.
         ArgumentError: if ``fit`` does not know an option.
     """
     refuse_own("compare", _OWN_OPTIONS, shared)
-    planned = []
-    for entry in entries:
-        options = entry.fit_options(shared)
-        planned.append((entry.name, options, run_key(parsed_options(options), splits)))
+    entry_options = [entry.fit_options(shared) for entry in entries]
+    keys = [run_key(parsed_options(options), splits) for options in entry_options]
     runs = []
     for seed in range(seeds):
         own = [f"--seed_everything={seed}", *([f"--data.split_seed={seed}"] if splits else [])]
-        for name, options, key in planned:
-            folder = output.resolve() / "runs" / f"{name}-{seed}-{key}"
-            runs.append(Run(name, seed, (*options, *own), folder))
+        for entry, options, key in zip(entries, entry_options, keys, strict=True):
+            folder = output.resolve() / "runs" / f"{entry.name}-{seed}-{key}"
+            runs.append(Run(entry.name, seed, (*options, *own), folder))
     return runs

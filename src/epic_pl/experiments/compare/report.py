@@ -1,13 +1,13 @@
-"""Tables of a comparison: Markdown, JSON, and on the console."""
+"""A comparison as tables in Markdown, rows in JSON, a plot, and a table on the console."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from epic_pl.experiments.compare.plan import Outcome
-from epic_pl.experiments.compare.plot import draw
 from epic_pl.experiments.compare.results import Row, comparison_rows
 from epic_pl.experiments.files import write_json, write_text
 
@@ -22,6 +22,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "seconds": lambda row: _number(row["seconds"]),
     "cache": lambda row: str(row["cache_level"] or _NONE),
 }
+_ON_CONSOLE = ("p", "trained", "peak MB", "seconds")  # as much as fits into 80 columns
 _LEGEND = (
     "± is the standard deviation over seeds. p: two-sided, paired bootstrap against `{reference}`, "
     "over the images of the test split, or over its samples where images are not known, with "
@@ -29,9 +30,10 @@ _LEGEND = (
     "seconds: training with validation, mean over seeds; stored features are filled before. "
     "peak MB: above the memory held when training began."
 )
+_PLOTTED = {"seconds": "training, seconds", "trainable": "trained parameters"}
 
 
-def write_report(
+def write_comparison(
     outcomes: Sequence[Outcome], folder: Path, reference: str, notes: str, complete: bool = True
 ) -> list[Row]:
     """Write ``comparison.{md,json,png}`` to a folder, and return the rows.
@@ -49,7 +51,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "comparison.json", rows)
     write_text(folder / "comparison.md", _markdown(rows, reference, notes))
-    draw(rows, folder / "comparison.png")
+    _plot_costs(rows, folder / "comparison.png")
     return rows
 
 
@@ -57,13 +59,12 @@ def show(rows: Sequence[Row], console: Console) -> None:
     """Print the main metric of every method."""
     main = rows[0]["metric"]
     table = Table(title="Test split", title_justify="left")
-    # as much as fits into 80 columns; the files have all
-    shown = ("p", "trained", "peak MB", "seconds")
-    for head in ("method", f"{main} %", *shown):
-        table.add_column(head, justify="left" if head == "method" else "right", no_wrap=True)
+    table.add_column("method", no_wrap=True)
+    for head in (f"{main} %", *_ON_CONSOLE):
+        table.add_column(head, justify="right", no_wrap=True)
     first = [row for row in rows if row["metric"] == main]
     for row in first:
-        table.add_row(row["method"], _value(row), *(_COLUMNS[name](row) for name in shown))
+        table.add_row(row["method"], _percent(row), *(_COLUMNS[name](row) for name in _ON_CONSOLE))
     console.print(table)
     for row in first:
         if row["status"] != "ok":
@@ -75,38 +76,41 @@ def _markdown(rows: Sequence[Row], reference: str, notes: str) -> str:
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     first = [row for row in rows if row["metric"] == metrics[0]]
     heads = ["method", f"{metrics[0]} %", f"difference from {reference} (95%)", *_COLUMNS]
-    lines = ["# Comparison", "", *_table(heads, [_cells(row) for row in first])]
+    body = [
+        [row["method"], _percent(row), _difference(row), *(cell(row) for cell in _COLUMNS.values())]
+        for row in first
+    ]
+    lines = ["# Comparison", "", *_markdown_table(heads, body)]
     if len(metrics) > 1:
-        values = {(row["method"], row["metric"]): _value(row) for row in rows}
+        values = {(row["method"], row["metric"]): _percent(row) for row in rows}
         body = [
             [row["method"], *(values.get((row["method"], name), _NONE) for name in metrics)]
             for row in first
         ]
-        lines += ["", "## All metrics", ""]
-        lines += _table(["method", *(f"{name} %" for name in metrics)], body)
+        heads = ["method", *(f"{name} %" for name in metrics)]
+        lines += ["", "## All metrics", "", *_markdown_table(heads, body)]
     missing = [f"- `{row['method']}`: {row['status']}" for row in first if row["status"] != "ok"]
     if missing:
         lines += ["", "## Not in the means", "", *missing]
     return "\n".join([*lines, "", _LEGEND.format(reference=reference), "", notes, ""])
 
 
-def _cells(row: Row) -> list[str]:
-    interval = _NONE
-    if row["difference"] is not None:
-        low, high = (f"{100 * row[key]:+.1f}" for key in ("low", "high"))
-        interval = f"{100 * row['difference']:+.1f} ({low} to {high})"
-    return [row["method"], _value(row), interval, *(cell(row) for cell in _COLUMNS.values())]
-
-
-def _table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+def _markdown_table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     rule = ["---", *["---:"] * (len(heads) - 1)]
     return [f"| {' | '.join(cells)} |" for cells in (heads, rule, *body)]
 
 
-def _value(row: Row) -> str:
+def _percent(row: Row) -> str:
     """Percent with the spread over seeds."""
     spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
     return _NONE if row["mean"] is None else f"{100 * row['mean']:.1f}{spread}"
+
+
+def _difference(row: Row) -> str:
+    if row["difference"] is None:
+        return _NONE
+    mean, low, high = (f"{100 * row[key]:+.1f}" for key in ("difference", "low", "high"))
+    return f"{mean} ({low} to {high})"
 
 
 def _number(value: float | None, form: str = ",.1f") -> str:
@@ -115,3 +119,25 @@ def _number(value: float | None, form: str = ",.1f") -> str:
 
 def _p_value(value: float | None) -> str:
     return "< 0.001" if value is not None and value < 0.001 else _number(value, ".3f")
+
+
+def _plot_costs(rows: Sequence[Row], path: Path) -> None:
+    """Plot the main metric against seconds and trained parameters, a point for each method."""
+    main = rows[0]["metric"]
+    trained = [row for row in rows if row["metric"] == main and row["seeds"]]
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (cost, label) in zip(panels, _PLOTTED.items(), strict=True):
+        for number, row in enumerate(trained):
+            # a logarithmic axis has no zero
+            at = max(row[cost] or 0, 1e-3), 100 * row["mean"]
+            colour = f"C{number % 10}"
+            axes.errorbar(*at, yerr=100 * (row["std"] or 0), fmt="o", capsize=3, color=colour)
+            # neighbours have their labels above and below
+            place = {"xytext": (5, -13 if number % 2 else 6), "textcoords": "offset points"}
+            axes.annotate(row["method"], at, **place, fontsize=9, color=colour)
+        axes.set(xscale="log", xlabel=label)
+        axes.margins(x=0.2, y=0.15)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel(f"test {main}, %")
+    figure.savefig(path, dpi=150)

@@ -25,7 +25,9 @@ from epic_pl.experiments.compare.statistics import (
 Row = dict[str, Any]
 MAJORITY = "majority"
 COSTS = ("trainable", "encoder_share", "samples_per_s", "peak_memory_mb", "seconds")
-_NOT_TESTED = dict.fromkeys(("p_value", "difference", "low", "high"))
+_TESTED = ("p_value", "difference", "low", "high")
+_EMPTY: Row = dict.fromkeys(("metric", "mean", "std", *COSTS))
+_EMPTY |= {"seeds": [], "values": []} | dict.fromkeys((*_TESTED, "cache_level")) | {"status": "ok"}
 
 
 def comparison_rows(outcomes: Sequence[Outcome], reference: str, tested: bool = True) -> list[Row]:
@@ -37,26 +39,32 @@ def comparison_rows(outcomes: Sequence[Outcome], reference: str, tested: bool = 
     and ``status``: "ok", or the messages of runs that are not in the mean. A method without a
     finished run has one row with its status only. The first row is the most frequent class of the
     test split, with the main metric. Unless ``tested``, the bootstrap is left out.
+
+    Raises:
+        ConfigError: the files of a finished run are damaged.
     """
     by_name: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         by_name.setdefault(outcome.run.name, []).append(outcome)
-    done = {name: [o for o in each if o.result] for name, each in by_name.items()}
-    predictions = {name: [_predictions(outcome) for outcome in each] for name, each in done.items()}
-    rows, metrics = [], ["accuracy"]
-    if first := next((name for name, each in done.items() if each), None):
-        metrics = _metrics(done[first][0])
-        predictions[MAJORITY] = majority = _majority(predictions[first])
-        values = [float(value_of(main_metric_sums(each).sum(axis=0))) for each in majority]
-        rows.append(_empty(MAJORITY) | _spread(metrics[0], values))
-    for name, each in by_name.items():
-        rows += _method_rows(name, each, metrics)
+    predictions = {
+        name: [_predictions(outcome) for outcome in group if outcome.result]
+        for name, group in by_name.items()
+    }
+    rows: list[Row] = []
+    metrics = ["accuracy"]
+    if done := [outcome for group in by_name.values() for outcome in group if outcome.result]:
+        metrics = _metrics(done[0])
+        majority = _majority(predictions[done[0].run.name])
+        values = [float(value_of(main_metric_sums(split).sum(axis=0))) for split in majority]
+        rows.append({"method": MAJORITY} | _EMPTY | _spread(metrics[0], values))
+    for name, group in by_name.items():
+        rows += _method_rows(name, group, metrics)
     if tested and predictions.get(reference):
-        compared = []
-        for row in rows:
-            if row["metric"] == metrics[0] and row["method"] not in (reference, MAJORITY):
+        others = [row for row in rows if row["method"] not in (reference, MAJORITY)]
+        for row in others:
+            if row["metric"] == metrics[0]:
                 row |= _compared(predictions[row["method"]], predictions[reference])
-                compared += [row] if row["p_value"] is not None else []
+        compared = [row for row in others if row["p_value"] is not None]
         p_values = holm([row["p_value"] for row in compared])
         for row, p_value in zip(compared, p_values, strict=True):
             row["p_value"] = p_value
@@ -84,7 +92,7 @@ def _metrics(outcome: Outcome) -> list[str]:
 def _method_rows(name: str, outcomes: Sequence[Outcome], metrics: Sequence[str]) -> list[Row]:
     results = [o.result for o in outcomes if o.result]
     missing = [f"seed {o.run.seed} {o.message}" for o in outcomes if not o.result]
-    row = _empty(name) | {"status": "; ".join(missing) or "ok"}
+    row: Row = {"method": name} | _EMPTY | {"status": "; ".join(missing) or "ok"}
     if not results:
         return [row | {"metric": metrics[0]}]
     row |= {cost: _mean([result[cost] for result in results]) for cost in COSTS}
@@ -92,12 +100,6 @@ def _method_rows(name: str, outcomes: Sequence[Outcome], metrics: Sequence[str])
     row["seeds"] = [o.run.seed for o in outcomes if o.result]
     known = [metric for metric in metrics if metric in results[0]["metrics"]]
     return [row | _spread(metric, [r["metrics"][metric] for r in results]) for metric in known]
-
-
-def _empty(name: str) -> Row:
-    row: Row = {"method": name, "metric": "", "mean": None, "std": None}
-    row |= dict.fromkeys(COSTS)
-    return row | {"seeds": [], "values": [], **_NOT_TESTED, "cache_level": None, "status": "ok"}
 
 
 def _spread(metric: str, values: list[float]) -> Row:
@@ -111,16 +113,16 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _majority(like: Sequence[Predictions]) -> list[Predictions]:
+def _majority(runs: Sequence[Predictions]) -> list[Predictions]:
     """The most frequent class for every sample, one for each test split.
 
     Multilabel: labels that at least half of the samples have.
     """
     by_split = {
-        tuple(each.ids): each._replace(
-            scores=np.tile(each.truth.mean(axis=0), (len(each.ids), 1))  # (N, C)
+        tuple(run.ids): run._replace(
+            scores=np.tile(run.truth.mean(axis=0), (len(run.ids), 1))  # (N, C)
         )
-        for each in like
+        for run in runs
     }
     return list(by_split.values())
 
@@ -130,14 +132,14 @@ def _compared(candidate: Sequence[Predictions], reference: Sequence[Predictions]
 
     Seeds may have test splits of their own if they are the same for both methods.
     """
-    ids = [each.ids for each in reference]
-    one_split = all(each.ids == ids[0] for each in (*candidate, *reference))
-    if not candidate or (not one_split and [each.ids for each in candidate] != ids):
+    ids = [run.ids for run in reference]
+    one_split = all(run.ids == ids[0] for run in (*candidate, *reference))
+    if not candidate or (not one_split and [run.ids for run in candidate] != ids):
         return {}
-    groups = dict.fromkeys(chain.from_iterable(each.groups for each in reference))
+    groups = dict.fromkeys(chain.from_iterable(run.groups for run in reference))
     numbers = {group: number for number, group in enumerate(groups)}
-    one, other = (
-        [sums_of_groups(main_metric_sums(each), each.groups, numbers) for each in side]
+    candidate_sums, reference_sums = (
+        [sums_of_groups(main_metric_sums(run), run.groups, numbers) for run in side]
         for side in (candidate, reference)
     )
-    return paired_bootstrap(one, other)
+    return paired_bootstrap(candidate_sums, reference_sums)

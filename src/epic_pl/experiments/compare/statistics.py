@@ -35,7 +35,7 @@ class Predictions(NamedTuple):
 
     @classmethod
     def read(cls, path: Any) -> "Predictions":
-        """Read a file of :func:`~epic_pl.experiments.compare.outputs.write_test_outputs`."""
+        """Read the ``predictions.parquet`` of a run."""
         table = pq.read_table(path)
         names = [name for name in table.column_names if name.startswith(_PREFIX)]
         index = {name.removeprefix(_PREFIX): number for number, name in enumerate(names)}

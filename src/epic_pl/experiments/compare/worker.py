@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet
 import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Timer
@@ -18,25 +20,66 @@ from epic_pl.callbacks import CostMeter
 from epic_pl.cli import run
 from epic_pl.error_text import errors_as_text
 from epic_pl.errors import ConfigError
-from epic_pl.experiments.compare.outputs import write_test_outputs
-from epic_pl.experiments.files import read_json, write_json
+from epic_pl.evaluation.evaluator import Evaluator
+from epic_pl.experiments.files import try_read_json, write_json
 from epic_pl.experiments.interruption import end_with
 from epic_pl.experiments.options import use_stored_features
-from epic_pl.experiments.tune.command import best_options
+from epic_pl.module import EPICModule
 from epic_pl.module.parameters import trainable_share
 
 # the process of a comparison that was killed, and its loader workers, need some time to end
 _WAIT_S = 30
 
 
-def _fit_and_test(cli: Any, folder: Path) -> dict[str, Any]:
-    """Train what was built, unless that is done, and test it: metrics, cost and circumstances."""
+def run_one(folder: Path) -> None:
+    """Do the run or search of ``run.json`` in ``folder``, or the part of it that is left.
+
+    Raises:
+        ConfigError: if another process is training there, or no trial was trained to its end.
+        EpicError: from ``fit`` and ``test``.
+    """
+    spec = try_read_json(folder / "run.json") or {}
+    options, search = spec.pop("options"), spec.pop("search", None)
+    if search:
+        best = _search_options(options, folder, *search)
+        write_json(folder / "result.json", spec | {"chosen": best})
+        return
+    try:
+        with FileLock(folder / ".lock", timeout=_WAIT_S):
+            write_json(folder / "result.json", spec | _fit_and_test(options, folder))
+    except Timeout:
+        raise ConfigError(f"Another process is training in {folder}: wait for it.") from None
+
+
+def _search_options(options: list[str], folder: Path, space: str, trials: int) -> dict[str, Any]:
+    """The best options of ``epic-pl tune``, which needs an extra."""
+    from epic_pl.experiments.tune.command import best_options
+    from epic_pl.experiments.tune.space import read_space
+    from epic_pl.experiments.tune.study import plan_search
+
+    best = best_options(plan_search(options, read_space(space), folder), trials, _WAIT_S)
+    if best is None:
+        raise ConfigError("No trial came to its end.")
+    return best
+
+
+def _fit_and_test(options: list[str], folder: Path) -> dict[str, Any]:
+    """Train, unless that is done, and test: metrics, cost and circumstances."""
+    checkpoints = folder / "checkpoints"
+    places = [
+        f"--trainer.default_root_dir={folder}",
+        f"--checkpoint.dirpath={checkpoints}",
+        f"--last_checkpoint.dirpath={checkpoints}",
+    ]
+    fitted, last = _fitted(folder), checkpoints / "last.ckpt"
+    if fitted is None and last.is_file():
+        places.append(f"--ckpt_path={last}")
+    cli: Any = run(["fit", *options, *places], "build")
     trainer, module = cli.trainer, cli.model
     timer, meter = Timer(), CostMeter()
     # first, so that they see the time in the others' hooks
     trainer.callbacks[:0] = [timer, meter]
     cache_level = use_stored_features(cli)
-    fitted = _fitted(folder)
     if fitted is None:
         cli.execute()
         fitted = {  # of a resumed fit, rate and memory since it was resumed
@@ -55,7 +98,7 @@ def _fit_and_test(cli: Any, folder: Path) -> dict[str, Any]:
         weights_only=True,
         verbose=False,
     )
-    write_test_outputs(module, folder / "predictions.parquet")
+    _write_predictions(module, folder / "predictions.parquet")
     metrics = {
         name.removeprefix("test/"): float(value)
         for name, value in trainer.callback_metrics.items()
@@ -73,56 +116,31 @@ def _fit_and_test(cli: Any, folder: Path) -> dict[str, Any]:
     }
 
 
-def run_one(folder: Path) -> None:
-    """Do the run or search of ``run.json`` in ``folder``, or the part of it that is left.
-
-    Raises:
-        ConfigError: if another process is training there, or no trial was trained to its end.
-        EpicError: from ``fit`` and ``test``.
-    """
-    spec = read_json(folder / "run.json") or {}
-    options, search = spec.pop("options"), spec.pop("search", None)
-    if search:
-        write_json(folder / "result.json", spec | {"chosen": _search(options, folder, *search)})
-        return
-    try:
-        with FileLock(folder / ".lock", timeout=_WAIT_S):
-            cli = run(["fit", *options, *_places(folder)], "build")
-            write_json(folder / "result.json", spec | _fit_and_test(cli, folder))
-    except Timeout:
-        raise ConfigError(f"Another process is training in {folder}: wait for it.") from None
-
-
-def _search(options: list[str], folder: Path, space: str, trials: int) -> dict[str, Any]:
-    """The best options; see :func:`~epic_pl.experiments.tune.command.best_options`."""
-    from epic_pl.experiments.tune.space import read_space
-    from epic_pl.experiments.tune.study import plan_search
-
-    best = best_options(plan_search(options, read_space(space), folder), trials, _WAIT_S)
-    if best is None:
-        raise ConfigError("No trial came to its end.")
-    return best
-
-
 def _fitted(folder: Path) -> dict[str, Any] | None:
-    """What ``fit.json`` holds, if the checkpoint that it names lies in this run's own folder."""
-    fitted = read_json(folder / "fit.json") or {}
+    """Content of ``fit.json``, if the checkpoint that it names lies in this run's own folder."""
+    fitted = try_read_json(folder / "fit.json") or {}
     best = folder / "checkpoints" / Path(str(fitted.get("best"))).name
     return fitted | {"best": str(best)} if best.is_file() else None
 
 
-def _places(folder: Path) -> list[str]:
-    """Options that keep all files of a run in its folder, and resume from the checkpoint there."""
-    checkpoints = folder / "checkpoints"
-    options = [
-        f"--trainer.default_root_dir={folder}",
-        f"--checkpoint.dirpath={checkpoints}",
-        f"--last_checkpoint.dirpath={checkpoints}",
-    ]
-    last = checkpoints / "last.ckpt"
-    if last.is_file() and _fitted(folder) is None:
-        options.append(f"--ckpt_path={last}")
-    return options
+def _write_predictions(module: EPICModule, path: Path) -> None:
+    """Write ``sample_id``, ``image_path``, ``truth`` and ``probability_<class>`` of a test.
+
+    ``truth`` is a class name, or a list of them for multilabel.
+    """
+    outputs, evaluator = module.outputs.merged(), Evaluator.of(module)
+    truth: list[Any] = [evaluator.names(label) for label in outputs.labels]
+    kind = pa.list_(pa.string())
+    if module.task == "multiclass":
+        truth, kind = [name for [name] in truth], pa.string()
+    columns = {
+        "sample_id": pa.array(outputs.sample_id, pa.string()),
+        "image_path": pa.array(outputs.image_path or [None] * len(truth), pa.string()),
+        "truth": pa.array(truth, kind),
+    }
+    scores = evaluator.probabilities(outputs.logits).numpy()
+    columns |= {f"probability_{name}": scores[:, i] for i, name in enumerate(module.class_names)}
+    pa.parquet.write_table(pa.table(columns), path)
 
 
 def _device_name(device: torch.device) -> str:
