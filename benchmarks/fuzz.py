@@ -314,7 +314,7 @@ def configs(folder: Path) -> tuple[Any, Case]:
 
     from epic_pl.config_files import read_yaml
     from epic_pl.experiments.compare.plan import read_variants
-    from epic_pl.experiments.tune.space import read_space
+    from epic_pl.experiments.tune.search import read_space
     from epic_pl.module.checkpoint_io import refuse_classes
     from epic_pl.module.config import EncodersConfig, OptimConfig, as_config
     from epic_pl.module.losses import LossConfig

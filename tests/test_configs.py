@@ -13,7 +13,7 @@ from epic_pl.config_files import find_config, find_packaged, packaged, packaged_
 from epic_pl.data.datasets import scenes
 from epic_pl.experiments.compare.plan import choose, plan, read_variants
 from epic_pl.experiments.options import parsed_options
-from epic_pl.experiments.tune.space import read_space
+from epic_pl.experiments.tune.search import read_space
 from epic_pl.main import main
 from epic_pl.nn.heads import HeadConfig
 

@@ -5,6 +5,7 @@ import csv
 import shutil
 import sqlite3
 import sys
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -12,11 +13,11 @@ import yaml
 from jsonargparse import ArgumentError
 from optuna.distributions import FloatDistribution
 
-import tiny_runs
 from epic_pl.cli import run
 from epic_pl.errors import ConfigError
 from epic_pl.experiments.tune import study
-from epic_pl.experiments.tune.command import best_options
+from epic_pl.experiments.tune.search import Search
+from epic_pl.experiments.tune.study import best_options
 from epic_pl.experiments.tune.trial import TrialWatch, run_trial
 from epic_pl.main import call
 
@@ -28,12 +29,11 @@ OUTPUT = "search [1] of 100%20?#"
 
 
 @pytest.fixture
-def config(tmp_path, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["epic-pl"])
-    tiny_runs.table(tmp_path / "data", train=4, val=4, test=1, corrupt="test0")
+def config(config, tmp_path):
+    for image in (tmp_path / "data" / "images").glob("test*"):
+        image.write_bytes(b"no image")
     (tmp_path / "space.yaml").write_text(SPACE)
-    return str(tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir))
+    return config
 
 
 def _rows(folder):
@@ -70,12 +70,14 @@ def test_a_search_goes_on_past_a_killed_trial(config, tmp_path, capsys):
 
 def test_a_pruned_trial_ends_at_that_validation(config, tmp_path):
     reported = []
-
-    def report(value, step):
-        reported.append((value, step))
-        return step == 1
-
-    watch = TrialWatch("val/loss", "min", report)
+    search = SimpleNamespace(monitor="val/loss", mode="min", keeps_best=True)
+    watch = TrialWatch(
+        search,
+        SimpleNamespace(
+            report=lambda *arguments: reported.append(arguments),
+            should_prune=lambda: len(reported) == 2,
+        ),
+    )
     options = ["--config", config, "--trainer.max_epochs", "5", "--trainer.min_epochs", "4"]
     run_trial(options, tmp_path / "trial", watch)
     assert [step for _, step in reported] == [0, 1]
@@ -106,7 +108,7 @@ def test_an_error_of_the_config_ends_the_search(config, tmp_path):
 
 @pytest.mark.parametrize("command", [["tune"], ["compare", "--tune=1"]])
 def test_without_the_library_the_message_says_what_to_install(command, config, told, monkeypatch):
-    for name in ("epic_pl.experiments.tune.space", "optuna.distributions"):
+    for name in ("epic_pl.experiments.tune.search", "optuna.distributions"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "optuna", None)
     code, _, error = told(*command, "--config", config)
@@ -154,7 +156,7 @@ def test_a_study_of_others_is_refused_and_sets_no_option(change, tmp_path, monke
     monkeypatch.setattr(study, "run_trial", run_trial)
     space = {"model.optim.lr": FloatDistribution(1e-4, 1e-2, log=True)}
     parsed = {"seed_everything": 0, "trainer": {"max_epochs": 2}, "data": {}}
-    search = study.Search((), parsed, space, "val/accuracy", "max", True, tmp_path)
+    search = Search((), parsed, space, "val/accuracy", "max", True, tmp_path)
     file = tmp_path / "study.db"
     if change != "create table studies (a int)":
         for trials in (1, 2):  # a search of our own is continued
@@ -175,7 +177,7 @@ def test_a_trial_that_was_cut_off_is_done_again_with_the_same_options(
     config, tmp_path, monkeypatch, place
 ):
     def trial(options, folder, watch):
-        watch.report(len(folder.parents), 0)
+        watch._trial.report(0.5, 0)
         watch.value, watch.pruned = float(options[-1].rpartition("=")[2]), folder.name > "0000"
 
     def cut_off(owner, name):

@@ -53,9 +53,8 @@ def run_one(folder: Path) -> None:
 
 def _search_options(options: list[str], folder: Path, space: str, trials: int) -> dict[str, Any]:
     """The best options of ``epic-pl tune``, which needs an extra."""
-    from epic_pl.experiments.tune.command import best_options
-    from epic_pl.experiments.tune.space import read_space
-    from epic_pl.experiments.tune.study import plan_search
+    from epic_pl.experiments.tune.search import plan_search, read_space
+    from epic_pl.experiments.tune.study import best_options
 
     best = best_options(plan_search(options, read_space(space), folder), trials, _WAIT_S)
     if best is None:

@@ -8,11 +8,13 @@ from typing import Any
 
 import optuna
 import yaml
+from jsonargparse import Namespace
 from optuna.trial import FrozenTrial, TrialState
 
 from epic_pl.experiments.files import write_text
-from epic_pl.experiments.tune.space import overlay
-from epic_pl.experiments.tune.study import Search
+from epic_pl.experiments.tune.search import Search
+
+_ATTRIBUTES = ("validations", "seconds", "message")
 
 
 def write_results(study: optuna.Study, search: Search) -> Path | None:
@@ -21,18 +23,30 @@ def write_results(study: optuna.Study, search: Search) -> Path | None:
     Returns:
         The path of ``best.yaml``; None while no trial is finished.
     """
-    write_text(search.output / "trials.csv", _table(study, search))
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(["trial", "state", search.monitor, *_ATTRIBUTES, *search.space])
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state.is_finished():
+            attributes = [trial.user_attrs.get(name) for name in _ATTRIBUTES]
+            options = [trial.params.get(name) for name in search.space]
+            state = trial.state.name.lower()
+            writer.writerow([trial.number, state, trial.value, *attributes, *options])
+    write_text(search.output / "trials.csv", file.getvalue())
     try:
         best = study.best_trial
     except ValueError:
         return None
-    path = search.output / "best.yaml"
+    overlay = Namespace()  # type: ignore[no-untyped-call]  # jsonargparse
+    for name, value in best.params.items():
+        overlay[name] = value
     head = f"# Trial {best.number}: {search.monitor} {best.value:.6g}, the best on validation.\n"
-    write_text(path, head + yaml.safe_dump(overlay(best.params), sort_keys=False))
+    path = search.output / "best.yaml"
+    write_text(path, head + yaml.safe_dump(overlay.as_dict(), sort_keys=False))
     return path
 
 
-def draw(study: optuna.Study, search: Search) -> None:
+def plot_history(study: optuna.Study, search: Search) -> None:
     """Write ``search.png``: the metric trial by trial."""
     import matplotlib.pyplot as plt
     from optuna.visualization.matplotlib import plot_optimization_history
@@ -42,22 +56,6 @@ def draw(study: optuna.Study, search: Search) -> None:
         figure: Any = plot_optimization_history(study, target_name=search.monitor).figure
         figure.savefig(search.output / "search.png", dpi=150)
         plt.close(figure)
-
-
-def _table(study: optuna.Study, search: Search) -> str:
-    """CSV of number, state, metric, validations, seconds, message and options."""
-    file = io.StringIO()
-    writer = csv.writer(file)
-    known = ["validations", "seconds", "message"]
-    writer.writerow(["trial", "state", search.monitor, *known, *search.space])
-    for trial in study.get_trials(deepcopy=False):
-        if trial.state.is_finished():
-            options = [trial.params.get(name) for name in search.space]
-            attributes = map(trial.user_attrs.get, known)
-            writer.writerow(
-                [trial.number, trial.state.name.lower(), trial.value, *attributes, *options]
-            )
-    return file.getvalue()
 
 
 def trial_line(trial: FrozenTrial, search: Search, total: int) -> str:

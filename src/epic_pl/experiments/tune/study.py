@@ -1,68 +1,55 @@
 """The search: takes trials from Optuna, runs them, and continues an earlier search."""
 
 import sqlite3
+import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from filelock import FileLock, Timeout
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
 
 from epic_pl.cli import as_options, quiet_lightning
 from epic_pl.errors import ConfigError, first_line
-from epic_pl.experiments.options import parsed_options, refuse_own, run_key
-from epic_pl.experiments.tune.space import Space, values_of
+from epic_pl.experiments.tune.report import plot_history, trial_line, write_results
+from epic_pl.experiments.tune.search import Search, values_of
 from epic_pl.experiments.tune.trial import TrialWatch, run_trial
 
-_OWN_OPTIONS = ("ckpt_path", "trainer.default_root_dir")
 _TRAINED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-@dataclass(frozen=True)
-class Search:
-    """Subject of a study.
+def best_options(search: Search, trials: int, wait_s: float = 0) -> dict[str, Any] | None:
+    """Do the trials that are left of all, write the results, and return the best options.
 
-    ``options`` of ``fit`` for all trials, and ``parsed``; the ``monitor`` of validation and its
-    ``mode``, "max" or "min"; whether the best epoch of a trial counts, as ``fit`` would keep it,
-    or the last; the folder for all files.
-    """
-
-    options: tuple[str, ...]
-    parsed: dict[str, Any]
-    space: Space
-    monitor: str
-    mode: str
-    keeps_best: bool
-    output: Path
-
-    @property
-    def key(self) -> str:
-        """Hash of everything that makes two trials comparable."""
-        known = {name: value for name, value in self.parsed.items() if name != "config"}
-        space = {name: repr(each) for name, each in self.space.items()}
-        return run_key(known, space)
-
-
-def plan_search(shared: Sequence[str], space: Space, output: Path) -> Search:
-    """A search on the metric by which the config keeps its best checkpoint, or stops early.
+    A search that still runs in the folder is waited for, ``wait_s`` seconds at most.
 
     Raises:
-        ConfigError: if that is no metric of validation, or the search sets an option itself.
-        ArgumentError: if ``fit`` does not know an option.
+        ConfigError: if another search is running in the folder, or has other options.
+        KeyboardInterrupt: as it is, with the results so far written.
     """
-    refuse_own("tune", _OWN_OPTIONS, shared)
-    parsed = parsed_options(shared)
-    keeps_best = parsed["checkpoint"]["monitor"] is not None
-    section = "checkpoint" if keeps_best else "early_stopping"
-    monitor, mode = parsed[section]["monitor"], parsed[section]["mode"]
-    if not str(monitor).startswith("val/"):
+    search.output.mkdir(parents=True, exist_ok=True)
+    console = Console(file=sys.stderr, soft_wrap=True, highlight=False, markup=False)
+    try:
+        with FileLock(search.output / ".lock", timeout=wait_s):
+            study = open_study(search)
+            try:
+                for trial in run_trials(study, search, trials):
+                    console.print(trial_line(trial, search, trials))
+            finally:
+                best = write_results(study, search)
+            if best is None:
+                return None
+            plot_history(study, search)
+    except Timeout:
         raise ConfigError(
-            f"{section}.monitor is {monitor!r}, and the search needs a metric of the validation "
-            f"split, as val/accuracy: set it in the config or by --{section}.monitor."
-        )
-    return Search(tuple(shared), parsed, space, monitor, mode, keeps_best, output)
+            f"Another search is running in {search.output}: wait for it, or give --output another "
+            "folder."
+        ) from None
+    console.print(f"Best: {best}. Train with it: epic-pl fit --config X --config {best}")
+    console.print(f"All trials: {search.output}/trials.csv, search.png")
+    return study.best_trial.params
 
 
 def open_study(search: Search) -> optuna.Study:
@@ -92,9 +79,9 @@ def open_study(search: Search) -> optuna.Study:
         )
         key = study.user_attrs.get("key", None if study.trials else search.key)
         fits = key == search.key and study.direction == direction
-        for number, each in enumerate(study.trials):  # another option could name a class
-            fits &= each.distributions.items() <= search.space.items() and each.number == number
-            fits &= isinstance(each.value, float | None)
+        for number, trial in enumerate(study.trials):  # another option could name a class
+            fits &= trial.distributions.items() <= search.space.items() and trial.number == number
+            fits &= isinstance(trial.value, float | None)
     except Exception as error:  # of a file that anything may have written
         raise ConfigError(f"{file}: {first_line(error)}: give --output another folder.") from error
     if not fits:
@@ -113,9 +100,7 @@ def open_study(search: Search) -> optuna.Study:
     return study
 
 
-def run_trials(
-    study: optuna.Study, search: Search, total: int
-) -> Iterator[optuna.trial.FrozenTrial]:
+def run_trials(study: optuna.Study, search: Search, total: int) -> Iterator[FrozenTrial]:
     """Run trials until there are ``total``.
 
     The options of trial i depend on ``seed_everything``, i and the results before it; trials that
@@ -134,41 +119,37 @@ def run_trials(
             yield study.trials[trial.number]
 
 
-def _counts(trial: optuna.trial.FrozenTrial) -> bool:
+def _counts(trial: FrozenTrial) -> bool:
     """Whether a trial came to its own end, which may be a failure; a killed one did not."""
     failed = trial.state == TrialState.FAIL
     return bool("message" in trial.user_attrs if failed else trial.state.is_finished())
 
 
 def _run_one(study: optuna.Study, trial: optuna.Trial, search: Search) -> None:
-    def report(value: float, step: int) -> bool:
-        trial.report(value, step)
-        return trial.should_prune()
+    watch, start = TrialWatch(search, trial), time.monotonic()
+    folder = search.output / "trials" / f"{trial.number:04d}"
 
-    def end(state: TrialState, message: str | None = None, value: float | None = None) -> None:
-        if message is not None:
-            trial.set_user_attr("message", " ".join(message.split()))
-        study.tell(trial, value, state)
+    def fail(message: str) -> None:
+        trial.set_user_attr("message", " ".join(message.split()))
+        study.tell(trial, state=TrialState.FAIL)
 
-    watch = TrialWatch(search.monitor, search.mode, report, search.keeps_best)
-    folder, start = search.output / "trials" / f"{trial.number:04d}", time.monotonic()
     try:
         run_trial([*search.options, *as_options(trial.params)], folder, watch)
     except Exception as error:  # a trial may fail in any way; the search continues
-        end(TrialState.FAIL, f"{type(error).__name__}: {error}")
+        fail(f"{type(error).__name__}: {error}")
         # if none was ever trained, the fault is in the config and the next would fail as well
         if not study.get_trials(deepcopy=False, states=_TRAINED):
             raise
         return
     except BaseException as error:
         # Lightning raises SystemExit on Ctrl-C
-        end(TrialState.FAIL)
+        study.tell(trial, state=TrialState.FAIL)
         raise KeyboardInterrupt from error
     trial.set_user_attr("seconds", round(time.monotonic() - start, 2))
     trial.set_user_attr("validations", watch.validations)
     if watch.value is None:
-        end(TrialState.FAIL, f"{search.monitor} was never a finite number")
+        fail(f"{search.monitor} was never a finite number")
     elif watch.pruned:
-        end(TrialState.PRUNED)
+        study.tell(trial, state=TrialState.PRUNED)
     else:
-        end(TrialState.COMPLETE, value=watch.value)
+        study.tell(trial, watch.value)

@@ -1,43 +1,31 @@
 """One trial: ``fit`` without checkpoints, its validation metric reported epoch by epoch."""
 
 import contextlib
-import gc
 import math
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
-import torch
+import optuna
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from epic_pl.cli import run
-from epic_pl.experiments.options import ONE_DEVICE, use_stored_features
+from epic_pl.experiments.options import ONE_DEVICE, free_memory, use_stored_features
+from epic_pl.experiments.tune.search import Search
 
 
 class TrialWatch(Callback):
-    """Reports a metric after each validation, and ends training if told to.
+    """Reports the metric of a search after each validation, and ends a trial that is pruned.
 
-    ``pruned``, ``value`` and ``validations`` say how the trial ended.
-
-    Args:
-        monitor: the metric.
-        mode: "max" or "min", whichever is better.
-        report: takes value and number of the validation, from 0, and says whether to stop.
-        keeps_best: whether the best validation counts, or the last.
+    Attributes:
+        value: the metric of the best validation, or of the last; None if it was never finite.
+        validations: their number.
+        pruned: whether the trial was ended early.
     """
 
-    def __init__(
-        self,
-        monitor: str,
-        mode: str,
-        report: Callable[[float, int], bool],
-        keeps_best: bool = True,
-    ) -> None:
-        self.monitor = monitor
-        self.better = max if mode == "max" else min
-        self.report = report
-        self.keeps_best = keeps_best
+    def __init__(self, search: Search, trial: optuna.Trial) -> None:
+        self._search, self._trial = search, trial
         self.value: float | None = None
         self.validations = 0
         self.pruned = False
@@ -46,15 +34,18 @@ class TrialWatch(Callback):
         """Report the metric; one that is not finite is never the best."""
         if trainer.sanity_checking:
             return
-        value = float(trainer.callback_metrics[self.monitor])
-        finite = value if math.isfinite(value) else None
-        known = [each for each in (finite, self.value) if each is not None]
-        self.value = self.better(known) if self.keeps_best and known else finite
-        if self.report(value, self.validations):
+        value = float(trainer.callback_metrics[self._search.monitor])
+        known = [value] if math.isfinite(value) else []
+        if self._search.keeps_best and self.value is not None:
+            known.append(self.value)
+        better = max if self._search.mode == "max" else min
+        self.value = better(known, default=None)
+        self._trial.report(value, self.validations)
+        self.validations += 1
+        if self._trial.should_prune():
             self.pruned = trainer.should_stop = True
             # a config's least number of epochs would keep the trainer going
             trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
-        self.validations += 1
 
 
 def run_trial(options: Sequence[str], folder: Path, watch: TrialWatch) -> None:
@@ -77,15 +68,13 @@ def run_trial(options: Sequence[str], folder: Path, watch: TrialWatch) -> None:
                 traceback.print_exc(file=log)
                 raise
     finally:
-        # trainer and model refer to each other, and the next trial needs their memory
-        gc.collect()
-        torch.cuda.empty_cache()
+        free_memory()  # the next trial needs it
 
 
 def _train(options: Sequence[str], watch: TrialWatch) -> None:
     cli = run(["fit", *options], "build")
     use_stored_features(cli)
     callbacks: list[Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]  # Lightning's
-    kept = [each for each in callbacks if not isinstance(each, Checkpoint)]
+    kept = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
     callbacks[:] = [watch, *kept]  # first, so that pruning comes before early stopping
     cli.execute()

@@ -1,0 +1,128 @@
+"""What is searched: a space of ``fit`` options as Optuna distributions, and a metric."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from epic_pl.config_files import read_yaml
+from epic_pl.errors import ConfigError
+from epic_pl.experiments.options import parsed_options, refuse_own, run_key
+
+Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
+Space = dict[str, Distribution]
+_OWN_OPTIONS = ("ckpt_path", "trainer.default_root_dir")
+# set by the search in each trial, or the yardstick of all trials
+_SECTIONS = ("checkpoint", "last_checkpoint", "early_stopping")
+_FIXED = ("seed_everything", "ckpt_path", "config", *_SECTIONS)
+
+
+@dataclass(frozen=True)
+class Search:
+    """Subject of a study.
+
+    Attributes:
+        options: of ``fit``, for all trials.
+        parsed: all options that result from them.
+        space: distribution of each option that is searched.
+        monitor: metric of validation.
+        mode: "max" or "min", whichever is better.
+        keeps_best: whether the best epoch of a trial counts, as ``fit`` would keep it, or the last.
+        output: folder of all files.
+    """
+
+    options: tuple[str, ...]
+    parsed: dict[str, Any]
+    space: Space
+    monitor: str
+    mode: str
+    keeps_best: bool
+    output: Path
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that makes two trials comparable."""
+        known = {name: value for name, value in self.parsed.items() if name != "config"}
+        return run_key(known, {name: repr(option) for name, option in self.space.items()})
+
+
+def plan_search(shared: Sequence[str], space: Space, output: Path) -> Search:
+    """A search on the metric by which the config keeps its best checkpoint, or stops early.
+
+    Raises:
+        ConfigError: if that is no metric of validation, or the search sets an option itself.
+        ArgumentError: if ``fit`` does not know an option.
+    """
+    refuse_own("tune", _OWN_OPTIONS, shared)
+    parsed = parsed_options(shared)
+    keeps_best = parsed["checkpoint"]["monitor"] is not None
+    section = "checkpoint" if keeps_best else "early_stopping"
+    monitor, mode = parsed[section]["monitor"], parsed[section]["mode"]
+    if not str(monitor).startswith("val/"):
+        raise ConfigError(
+            f"{section}.monitor is {monitor!r}, and the search needs a metric of the validation "
+            f"split, as val/accuracy: set it in the config or by --{section}.monitor."
+        )
+    return Search(tuple(shared), parsed, space, monitor, mode, keeps_best, output)
+
+
+def read_space(path: str) -> Space:
+    """The space of a YAML file: option -> {low, high, log} or a list of choices.
+
+    Raises:
+        ConfigError: if it cannot be read as that; it names the option.
+    """
+    content = read_yaml(path)
+    if not isinstance(content, Mapping) or not content:
+        raise ConfigError(f"{path} is no mapping of options to ranges or choices.")
+    space = {}
+    for name, fields in content.items():
+        if str(name).split(".")[0] in _FIXED:
+            raise ConfigError(
+                f"{path} searches {name}, which has to be the same in all trials: leave it out."
+            )
+        try:
+            space[str(name)] = _distribution(fields)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{name} of {path} is {fields!r}: write {{low: 1.0e-4, high: 1.0e-2, log: true}} "
+                "with low below high, and above 0 where log is true; or a list of different words "
+                f"or numbers ({error})."
+            ) from error
+    return space
+
+
+def _distribution(fields: Any) -> Distribution:
+    if isinstance(fields, list):
+        scalars = all(value is None or isinstance(value, str | int | float) for value in fields)
+        if not scalars or len(fields) < 2:
+            raise ValueError("not a list of words or numbers")
+        return CategoricalDistribution(fields)
+    return _range(**fields)
+
+
+def _range(low: Any, high: Any, log: bool = False) -> Distribution:
+    if float(low) >= float(high):  # 1e-4 is text in YAML
+        raise ValueError("an empty range")
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log)
+    return FloatDistribution(float(low), float(high), log)
+
+
+def values_of(space: Space, parsed: Mapping[str, Any]) -> dict[str, Any]:
+    """A parsed config's values of the options, as far as they are in the space."""
+    values = {}
+    for name, distribution in space.items():
+        value: Any = parsed
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(distribution, CategoricalDistribution):
+            inside = value in distribution.choices
+        else:
+            kind = int if isinstance(distribution, IntDistribution) else int | float
+            inside = isinstance(value, kind) and distribution.low <= value <= distribution.high
+        if inside:
+            values[name] = value
+    return values
