@@ -31,8 +31,8 @@ def explain(
         EpicError: with a message for the user.
     """
     from epic_pl.cli import build_trained
-    from epic_pl.evaluation.explain import samples as of_samples
     from epic_pl.evaluation.explain.figures import sample_png
+    from epic_pl.evaluation.explain.samples import explain_samples, rows_of_ids, spread_rows
     from epic_pl.inspection.html_page import render
     from epic_pl.validate import check_writable
 
@@ -42,10 +42,10 @@ def explain(
     data.setup(_STAGES[split])
     dataset = data.dataset(split)
     if samples is None:
-        rows = of_samples.spread_rows(dataset, count)
+        rows = spread_rows(len(dataset), count)
     else:
-        rows = of_samples.named_rows(dataset, samples.split(","))
-    explanations = of_samples.explain(module, data, [dataset[row] for row in rows])
+        rows = rows_of_ids(dataset, samples.split(","))
+    explanations = explain_samples(module, data, [dataset[row] for row in rows])
     for number, explanation in enumerate(explanations, start=1):
         name = re.sub(r"[^\w.-]", "_", explanation.sample_id)[:_MAX_NAME]
         (output / f"{number:02}_{name}.png").write_bytes(sample_png(explanation))

@@ -7,27 +7,21 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import lightning as L
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
+from epic_pl.data import ImageTextDataModule
 from epic_pl.data.preprocessing import ImagePreprocessing
+from epic_pl.errors import ConfigError
 from epic_pl.module import EPICModule
 from epic_pl.module.metrics import compute_metrics
 from epic_pl.module.postprocess import Postprocessor
 from epic_pl.types import Task
 
 Scores = dict[str, float | None]
-
-
-def as_pil_image(image: Tensor, preprocessing: ImagePreprocessing) -> Image.Image:
-    """An encoder's input ``(3, H, W)`` as a PIL image."""
-    mean, std = (
-        image.new_tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std)
-    )
-    drawn: Image.Image = V.to_pil_image((image * std + mean).clamp(0, 1))
-    return drawn
 
 
 @dataclass(frozen=True)
@@ -60,8 +54,8 @@ class Evaluator:
         scaled = logits.float() / self.postprocessor.temperature
         if self.task == "multiclass":
             return F.cross_entropy(scaled, labels, reduction="none")
-        each = F.binary_cross_entropy_with_logits(scaled, labels.float(), reduction="none")
-        return each.mean(dim=1)
+        losses = F.binary_cross_entropy_with_logits(scaled, labels.float(), reduction="none")
+        return losses.mean(dim=1)
 
     def scores(self, logits: Tensor, labels: Tensor) -> Scores:
         """The task's metrics, at tuned thresholds if multilabel, and ``loss``; None if empty."""
@@ -80,3 +74,27 @@ class Evaluator:
 def finite(value: Any) -> float | None:
     """A number for JSON, which has no NaN."""
     return float(value) if math.isfinite(value) else None
+
+
+def as_pil_image(image: Tensor, preprocessing: ImagePreprocessing) -> Image.Image:
+    """An encoder's input ``(3, H, W)`` as a PIL image."""
+    mean, std = (
+        image.new_tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std)
+    )
+    drawn: Image.Image = V.to_pil_image((image * std + mean).clamp(0, 1))
+    return drawn
+
+
+def require_data(trainer: L.Trainer, module: L.LightningModule, option: str) -> ImageTextDataModule:
+    """The DataModule whose samples an option reads.
+
+    Raises:
+        ConfigError: if DataModule or module are not of this package.
+    """
+    data: Any = getattr(trainer, "datamodule", None)
+    if isinstance(data, ImageTextDataModule) and isinstance(module, EPICModule):
+        return data
+    raise ConfigError(
+        f"{option} reads samples of an ImageTextDataModule with EPICModule: leave it out for "
+        "loaders of your own."
+    )

@@ -1,16 +1,15 @@
 """Attention of the prompts in TensorBoard while they are trained."""
 
 import warnings
-from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError
-from epic_pl.evaluation.explain.figures import MISSING_GLYPH, draw
-from epic_pl.evaluation.explain.samples import explain, require_prompts, spread_rows
+from epic_pl.evaluation.evaluator import require_data
+from epic_pl.evaluation.explain.figures import MISSING_GLYPH, draw_explanation
+from epic_pl.evaluation.explain.samples import explain_samples, require_prompts, spread_rows
 from epic_pl.module import EPICModule
 
 
@@ -37,32 +36,27 @@ class PromptAttention(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Check that there will be something to draw."""
-        if not self.every_n_epochs or stage != "fit":
-            return
-        data: Any = getattr(trainer, "datamodule", None)
-        if not isinstance(data, ImageTextDataModule) or not isinstance(pl_module, EPICModule):
-            raise ConfigError(
-                "explain.every_n_epochs reads samples of an ImageTextDataModule with EPICModule: "
-                "set it to 0 for loaders of your own."
-            )
-        require_prompts(pl_module)
+        if self.every_n_epochs and stage == "fit":
+            require_data(trainer, pl_module, "explain.every_n_epochs")
+            require_prompts(pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw, on rank zero."""
         due = self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        loggers = [each for each in trainer.loggers if isinstance(each, TensorBoardLogger)]
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
         if not (due and fitting and loggers and trainer.is_global_zero):
             return
         assert isinstance(pl_module, EPICModule)
-        data: Any = getattr(trainer, "datamodule", None)
+        data = require_data(trainer, pl_module, "explain.every_n_epochs")
         dataset = data.dataset("val")
-        samples = [dataset[row] for row in spread_rows(dataset, self.samples)]
+        samples = [dataset[row] for row in spread_rows(len(dataset), self.samples)]
         with trainer.precision_plugin.forward_context():
-            explanations = explain(pl_module, data, samples)
+            explanations = explain_samples(pl_module, data, samples)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=MISSING_GLYPH)
             for explanation in explanations:
-                name, figure = f"attention/{explanation.sample_id}", draw(explanation)
+                figure = draw_explanation(explanation)
                 for logger in loggers:
+                    name = f"attention/{explanation.sample_id}"
                     logger.experiment.add_figure(name, figure, trainer.global_step)

@@ -16,7 +16,7 @@ MISSING_GLYPH = r"Glyph .* missing from"
 """Matplotlib's warning about a character that its font lacks, which is drawn as a box."""
 
 
-def draw(explanation: Explanation, step: int = -1) -> Figure:
+def draw_explanation(explanation: Explanation, step: int = -1) -> Figure:
     """Patches and words of a step, and the similarity matrices of all steps."""
     maps, lines = explanation.steps[step].patches, _lines(explanation, step)
     rows = [math.ceil(n / _COLUMNS) for n in (1 + len(maps), len(explanation.similarities))]
@@ -33,10 +33,10 @@ def draw(explanation: Explanation, step: int = -1) -> Figure:
 
 
 def sample_png(explanation: Explanation, step: int = -1) -> bytes:
-    """:func:`draw` as PNG."""
+    """:func:`draw_explanation` as PNG."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=MISSING_GLYPH)
-        return png(draw(explanation, step), dpi=120)
+        return png(draw_explanation(explanation, step), dpi=120)
 
 
 def _panels(part: Any, rows: int) -> list[Any]:

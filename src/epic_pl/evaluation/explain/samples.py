@@ -6,14 +6,15 @@ Shape legend: n prompts, g patches a side, N tokens, W words, K steps.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
+import lightning as L
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from epic_pl.data import ImageTextDataModule
+from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.errors import ConfigError, DataError, EncoderError
 from epic_pl.evaluation.evaluator import Evaluator, as_pil_image
 from epic_pl.module import EPICModule
@@ -66,48 +67,46 @@ class Explanation:
     def headline(self) -> str:
         """Id, prediction with its probability, and truth."""
         predicted = ", ".join(self.prediction) or "no label"
-        sure = "" if self.probability is None else f" ({self.probability:.1%})"
+        probability = "" if self.probability is None else f" ({self.probability:.1%})"
         truth = "unknown" if self.truth is None else ", ".join(self.truth) or "no label"
-        return f"{self.sample_id}: {predicted}{sure}, true: {truth}"
+        return f"{self.sample_id}: {predicted}{probability}, true: {truth}"
 
 
-def spread_rows(dataset: Dataset[Sample], count: int) -> list[int]:
-    """``count`` rows at even distances, since tables are often sorted; all, if there are fewer."""
-    rows = len(cast(Any, dataset))
+def spread_rows(rows: int, count: int) -> list[int]:
+    """``count`` of ``rows`` at even distances, since tables are often sorted; at most all."""
     count = min(count, rows)
     return [number * rows // count for number in range(count)]
 
 
-def named_rows(dataset: Dataset[Sample], names: Sequence[str]) -> list[int]:
+def rows_of_ids(dataset: ImageTextDataset, ids: Sequence[str]) -> list[int]:
     """Rows of the samples with these ids, in this order.
 
     Raises:
         DataError: if the split has no such sample.
     """
-    # reading a whole row would decode its image
-    read: Any = getattr(dataset, "reference", dataset.__getitem__)
-    row_of = {read(row)["sample_id"]: row for row in range(len(cast(Any, dataset)))}
-    missing = sorted(set(names) - set(row_of))
+    row_of = {dataset.reference(row)["sample_id"]: row for row in range(len(dataset))}
+    missing = sorted(set(ids) - set(row_of))
     if missing:
         raise DataError(f"There is no sample {', '.join(missing)} in this split: see --split.")
-    return [row_of[name] for name in names]
+    return [row_of[sample_id] for sample_id in ids]
 
 
-def require_prompts(module: EPICModule) -> EPIC:
+def require_prompts(module: L.LightningModule) -> EPIC:
     """The module's model, if it is EPIC.
 
     Raises:
         ConfigError: for any other method.
     """
-    if isinstance(module.model, EPIC):
-        return module.model
+    model = module.model
+    if isinstance(model, EPIC):
+        return model
     raise ConfigError(
         "Explanations show the attention of EPIC's prompts, but this is a "
-        f"{type(module.model).__name__} model: set model.method to epic or no_interaction."
+        f"{type(model).__name__} model: set model.method to epic or no_interaction."
     )
 
 
-def explain(
+def explain_samples(
     module: EPICModule, data: ImageTextDataModule, samples: Sequence[Sample]
 ) -> list[Explanation]:
     """Run a module, in evaluation mode, on samples one by one.
@@ -129,13 +128,7 @@ def _explain(
     logits = logits.float().cpu()
     text, image, labels = sample["text"], sample["image"], batch.get("labels")
     words, numbers = ([], []) if text is None else _words(data.collator, text)
-    steps = [
-        Step(
-            _on_patches(of_image, model.image_encoder.num_prefix_tokens),
-            _on_words(of_text, words, numbers),
-        )
-        for of_image, of_text in zip(recording.image, recording.text, strict=True)
-    ]
+    prefix = model.image_encoder.num_prefix_tokens
     predicted, probabilities = evaluator.predict(logits)[0], evaluator.probabilities(logits)[0]
     multilabel = evaluator.task == "multilabel"
     confidence = probabilities[predicted.bool() if multilabel else predicted]
@@ -146,8 +139,11 @@ def _explain(
         prediction=evaluator.names(predicted),
         probability=float(confidence.min()) if confidence.numel() else None,
         truth=None if labels is None else evaluator.names(labels[0]),
-        steps=steps,
-        similarities=[each[0].float().softmax(dim=1).cpu() for each in recording.similarities],
+        steps=[
+            Step(_on_patches(of_image, prefix), _on_words(of_text, len(words), numbers))
+            for of_image, of_text in zip(recording.image, recording.text, strict=True)
+        ],
+        similarities=[scores[0].float().softmax(dim=1).cpu() for scores in recording.similarities],
     )
 
 
@@ -178,8 +174,8 @@ def _words(collator: Any, text: str) -> tuple[list[str], list[int]]:
     return words, numbers
 
 
-def _on_words(attention: Attention, words: Sequence[str], numbers: list[int]) -> Tensor:
+def _on_words(attention: Attention, words: int, numbers: list[int]) -> Tensor:
     """Attention on the tokens of each word, ``(n, W)``."""
     weights = attention.tokens[0, :, : len(numbers)].float().cpu()  # (n, N)
-    sums = weights.new_zeros(len(weights), len(words))
+    sums = weights.new_zeros(len(weights), words)
     return sums.index_add_(1, torch.tensor(numbers, dtype=torch.long), weights)

@@ -10,9 +10,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 
 from epic_pl.callbacks.plots import MAX_CLASSES, confusion_counts, draw_confusion_matrix
-from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError
-from epic_pl.evaluation.evaluator import Evaluator, finite
+from epic_pl.evaluation.evaluator import Evaluator, finite, require_data
 from epic_pl.evaluation.report.corruption import CORRUPTIONS
 from epic_pl.evaluation.report.passes import AdditionalPasses
 from epic_pl.evaluation.report.tables import (
@@ -60,12 +59,7 @@ class ReportWriter(Callback):
         """Check that a report can be made and written, before the test takes any time."""
         if self.folder is None or stage != "test":
             return
-        data: Any = getattr(trainer, "datamodule", None)
-        if not isinstance(data, ImageTextDataModule) or not isinstance(pl_module, EPICModule):
-            raise ConfigError(
-                "A report reads the test split of an ImageTextDataModule with EPICModule: leave "
-                "report.folder out for loaders of your own."
-            )
+        require_data(trainer, pl_module, "report.folder")
         if trainer.world_size > 1:
             raise ConfigError(
                 f"A report is made by one process, not {trainer.world_size}: set trainer.devices "
@@ -81,7 +75,7 @@ class ReportWriter(Callback):
         outputs, evaluator = pl_module.outputs.merged(), Evaluator.of(pl_module)
         if not len(outputs.logits):
             return
-        data: Any = getattr(trainer, "datamodule", None)
+        data = require_data(trainer, pl_module, "report.folder")
         metrics = sorted(trainer.callback_metrics.items())
         mistakes, images = worst_mistakes(
             evaluator, outputs, self.mistakes, data.dataset("test"), data.image_preprocessing

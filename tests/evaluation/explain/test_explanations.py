@@ -1,0 +1,85 @@
+"""Explanations against predictions, and their drawings."""
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from epic_pl.cli import build_trained
+from epic_pl.errors import ConfigError
+from epic_pl.evaluation.explain.callback import PromptAttention
+from epic_pl.evaluation.explain.figures import draw_explanation
+from epic_pl.evaluation.explain.samples import Explanation, Step, _on_patches, explain_samples
+from epic_pl.module import EPICModule
+from epic_pl.nn.recording import Attention
+
+
+def test_an_explanation_is_that_of_the_model_that_predicts(trained):
+    options = ["--config", trained.config, "--ckpt_path", trained.checkpoint]
+    module, data, path = build_trained(options)
+    data.prepare_data()
+    data.setup("test")
+    samples = [data.dataset("test")[row] for row in range(4)]
+    explanations = explain_samples(module, data, samples)
+    reference = EPICModule.load_from_checkpoint(path).eval()
+    predicted = reference.predict_step(data.collator(samples), 0)["probabilities"].detach()
+    for explanation, sample, probabilities in zip(explanations, samples, predicted, strict=True):
+        best = int(probabilities.argmax())
+        assert explanation.prediction == [data.class_names[best]]
+        assert explanation.probability == pytest.approx(float(probabilities[best]), abs=1e-5)
+        assert explanation.truth == [data.class_names[sample["label"]]]
+        assert len(explanation.steps) == 2
+        assert [scores.shape for scores in explanation.similarities] == [(16, 4), (4, 4)]
+        for scores in explanation.similarities:
+            assert scores.sum(dim=1).tolist() == pytest.approx([1] * len(scores), abs=1e-5)
+    whole, without_image, without_text, evil = explanations
+    assert whole.words[:4] == ["[CLS]", "a", "blue", "square"]
+    assert whole.words[-1] == "[SEP]"
+    assert whole.steps[-1].patches.shape == (4, 4, 4)
+    shares = whole.steps[-1].words.sum(dim=1)
+    assert ((shares > 0) & (shares < 1)).all()
+    assert without_image.image is None
+    assert (without_image.steps[-1].patches == 0).all()
+    assert without_text.words == []
+    assert "script" in evil.words  # pieces are joined again
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 3), (3, 0), (1, 2)])
+def test_the_brightest_spot_of_the_drawing_is_the_patch_with_all_attention(row, column):
+    image = torch.arange(16).view(4, 4)  # as an image encoder cuts it: row by row
+    tokens = torch.zeros(1, 2, 3 + 16)
+    tokens[0, 1, 3 + image[row, column]] = 1
+    maps = _on_patches(Attention(tokens, torch.zeros(1, 2, 2)), prefix=3)
+    assert maps.shape == (2, 4, 4)
+    assert maps[1].nonzero().tolist() == [[row, column]]
+
+    black, steps = Image.new("RGB", (80, 80)), [Step(maps[1:], torch.zeros(1, 0))]
+    figure = draw_explanation(Explanation("a", black, [], [], None, None, steps, []), 0)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn = np.asarray(canvas.buffer_rgba())[..., :3].sum(axis=-1)
+    axes = figure.axes[1]
+    centres = [axes.transData.transform((20 * x + 9.5, 20 * y + 9.5)) for y, x in np.ndindex(4, 4)]
+    # pixels count from the top, display coordinates from the bottom
+    bright = [drawn[round(len(drawn) - 1 - y), round(x)] for x, y in centres]
+    assert divmod(int(np.argmax(bright)), 4) == (row, column)
+
+
+def test_training_draws_into_tensorboard_when_it_is_due(trained):
+    log = EventAccumulator(str(trained.root / "runs" / "fit" / "version_0"))
+    log.Reload()
+    assert log.Tags()["images"] == ["attention/val0", "attention/val2"]
+    # after the second of two epochs of three steps
+    assert [event.step for event in log.Images("attention/val0")] == [6]
+
+
+def test_what_cannot_be_drawn_is_refused_before_training(trained, told):
+    options = ["--explain.every_n_epochs", "1", "--model.method", "linear_probe"]
+    code, _, error = told("fit", "--config", trained.config, *options)
+    assert code == 1
+    assert "set model.method to epic" in error
+    for arguments, name in (((-1, 4), "every_n_epochs"), ((1, 0), "samples")):
+        with pytest.raises(ConfigError, match=f"explain.{name}"):
+            PromptAttention(*arguments)
