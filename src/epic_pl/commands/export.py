@@ -36,8 +36,8 @@ def export(
         EpicError: with a message for the user.
     """
     from epic_pl.cli import build_data
-    from epic_pl.evaluation.export.accuracy import compare_scores
     from epic_pl.evaluation.export.folder import check_output, find_tokenizer, write_folder
+    from epic_pl.evaluation.export.onnx_file import compare_scores
     from epic_pl.inference.models import load_module
 
     if int8 and format != "onnx":

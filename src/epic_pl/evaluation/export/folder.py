@@ -38,7 +38,21 @@ TOLERANCE = 1e-4
 # B and S of the batches that are compared; the traced inputs have other sizes
 _COMPARED = ((3, 8), (1, 2), (4, 3))
 _TIMED, _CALLS = (1, 16), 7
-Format = Literal["torch_export", "onnx"]
+
+
+def check_output(folder: Path, overwrite: bool) -> None:
+    """Check that a model may be written into ``folder``, before anything is loaded.
+
+    Raises:
+        ConfigError: if it is a file, or not empty and ``overwrite`` is False.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--output {folder} is a file: give a folder, or one yet to be made.")
+    if not overwrite and folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(
+            f"--output {folder} is not empty: give another folder, or --overwrite to replace the "
+            "model in it."
+        )
 
 
 def find_tokenizer(module: EPICModule) -> Any | None:
@@ -57,26 +71,20 @@ def find_tokenizer(module: EPICModule) -> Any | None:
         return None
 
 
-def image_size(module: EPICModule) -> tuple[int, int]:
-    """H and W of the images that a module's encoder takes."""
-    height, width = module.model.image_encoder.example(1, 1, torch.Generator()).shape[-2:]
-    return height, width
-
-
 def describe(module: EPICModule, tokenizer: Any | None) -> dict[str, Any]:
     """Content of ``model.json``, plain types only: what the user of a program needs to know."""
     info, thresholds = module.checkpoint_info(), module.postprocessor.thresholds
-    shapes = (["B", 3, *image_size(module)], ["B", "S"], ["B", "S"], ["B"], ["B"])
+    height, width = module.model.image_encoder.example(1, 1, torch.Generator()).shape[-2:]
+    shapes = (["B", 3, height, width], ["B", "S"], ["B", "S"], ["B"], ["B"])
     types = ("float32", "int64", "int64", "bool", "bool")
     preprocessing: dict[str, Any] | None = module.hparams.get("preprocessing")
     image = _image_preprocessing(module)
     if preprocessing is not None and image is not None and "text" in preprocessing:
-        described = image.to_dict() | {"resized": image.resized}
         text = dict(preprocessing["text"])
         if tokenizer is not None:
             text["max_tokens"] = min(text["max_tokens"], tokenizer.model_max_length)
             text["pad_id"] = tokenizer.pad_token_id
-        preprocessing = {"image": described, "text": text}
+        preprocessing = {"image": image.to_dict() | {"resized": image.resized}, "text": text}
     return {
         "format_version": 1,
         "task": module.task,
@@ -105,21 +113,6 @@ def _image_preprocessing(module: EPICModule) -> ImagePreprocessing | None:
         return None
 
 
-def check_output(folder: Path, overwrite: bool) -> None:
-    """Check that a model may be written into ``folder``, before anything is loaded.
-
-    Raises:
-        ConfigError: if it is a file, or not empty and ``overwrite`` is False.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--output {folder} is a file: give a folder, or one yet to be made.")
-    if not overwrite and folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(
-            f"--output {folder} is not empty: give another folder, or --overwrite to replace the "
-            "model in it."
-        )
-
-
 class Written(NamedTuple):
     """What was written: the largest difference of a probability, and seconds for one sample."""
 
@@ -132,7 +125,7 @@ def write_folder(
     module: EPICModule,
     tokenizer: Any | None,
     folder: Path,
-    format: Format = "torch_export",
+    format: Literal["torch_export", "onnx"] = "torch_export",
     int8: bool = False,
 ) -> Written:
     """Write model, description and tokenizer of a module on the CPU, in evaluation mode.
@@ -147,7 +140,8 @@ def write_folder(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         made = Path(temporary)
-        program = export_program(Probabilities(module.model, module.postprocessor))
+        eager = Probabilities(module.model, module.postprocessor)
+        program = export_program(eager)
         if format == "onnx":
             path = made / ONNX
             write_onnx(program, path)
@@ -172,14 +166,13 @@ def write_folder(
                 "Use the checkpoint in Python instead, with EPICModule.load_from_checkpoint."
             )
         inputs = random_inputs(module.model, *_TIMED)
-        eager = Probabilities(module.model, module.postprocessor)
         written = Written(difference, _seconds(run, inputs), _seconds(eager, inputs))
         folder.mkdir(exist_ok=True)
         shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
         for name in (PROGRAM, ONNX, ONNX_INT8, PREDICT):
             (folder / name).unlink(missing_ok=True)
-        for each in sorted(made.iterdir()):
-            each.replace(folder / each.name)
+        for path in made.iterdir():
+            path.replace(folder / path.name)
     return written
 
 
