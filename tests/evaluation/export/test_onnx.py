@@ -1,7 +1,6 @@
 """``epic-pl export --format onnx``: the file, its predict.py, and 8 bits."""
 
 import contextlib
-import importlib.util
 import io
 import json
 import re
@@ -17,8 +16,9 @@ from PIL import Image
 from epic_pl import Classifier
 from epic_pl.errors import CheckpointError, ConfigError
 from epic_pl.evaluation.export.folder import largest_difference, write_folder
+from epic_pl.evaluation.templates import predict
 from epic_pl.inference.exported import load_program
-from epic_pl.main import main
+from epic_pl.main import call
 
 RNG = np.random.default_rng(0)
 
@@ -27,14 +27,11 @@ RNG = np.random.default_rng(0)
 def in_onnx(two_epochs, tmp_path_factory):
     """Folder of the exported model, and what the command said."""
     folder, said = tmp_path_factory.mktemp("onnx"), io.StringIO()
-    options = ["--format", "onnx", "--int8", two_epochs.config]
+    options = ["--ckpt_path", two_epochs.checkpoint, "--output", str(folder), "--format", "onnx"]
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         patch.chdir(two_epochs.root)
         patch.setattr("sys.argv", ["epic-pl"])
-        given = ["--ckpt_path", two_epochs.checkpoint, "--output", str(folder)]
-        with pytest.raises(SystemExit) as stop:
-            main(["export", *given, *options])
-    assert stop.value.code == 0
+        assert call("export", [*options, "--int8", two_epochs.config]) == 0
     return folder, said.getvalue()
 
 
@@ -86,9 +83,8 @@ def test_predict_py_agrees_with_the_package_on_all_kinds_of_inputs(in_onnx, trai
     scores, labels = json.loads(subprocess.check_output(command, text=True))
     classifier = Classifier.load(trained.checkpoint, device="cpu")
     np.testing.assert_allclose(scores, classifier.probabilities(samples), atol=1e-4)
-    assert [each["label"] for each in labels] == [
-        each["label"] for each in classifier(samples[:1], top_k=2)[0]
-    ]
+    first = classifier(samples[:1], top_k=2)[0]
+    assert [answer["label"] for answer in labels] == [answer["label"] for answer in first]
     loaded = Classifier.load(folder)
     np.testing.assert_allclose(loaded.probabilities(samples), scores, atol=1e-5)
     script = [sys.executable, str(folder / "predict.py"), samples[0]["image"], "-"]
@@ -97,17 +93,8 @@ def test_predict_py_agrees_with_the_package_on_all_kinds_of_inputs(in_onnx, trai
         loaded.embed(samples)
 
 
-def load(path):
-    spec = importlib.util.spec_from_file_location("predict", path)
-    predict = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.dont_write_bytecode", True)  # the folder holds what the command wrote
-        spec.loader.exec_module(predict)
-    return predict
-
-
 def test_predict_py_reads_no_more_of_a_huge_text_than_the_package(in_onnx):
-    model, given = load(in_onnx[0] / "predict.py").Model(), []
+    model, given = predict.Model(in_onnx[0]), []
     encode = model.tokenizer.encode_batch
 
     def counted(texts):
@@ -128,7 +115,6 @@ def test_predict_py_makes_images_square_as_the_package_does(resize, in_onnx, sam
     about["preprocessing"]["image"]["resize"] = resize
     (tmp_path / "model.json").unlink()
     (tmp_path / "model.json").write_text(json.dumps(about))
-    predict = load(tmp_path / "predict.py")
     pairs = [(sample.get("image"), sample.get("text")) for sample in samples]
     scores = predict.Model(tmp_path).probabilities(pairs)
     np.testing.assert_allclose(scores, Classifier.load(tmp_path).probabilities(samples), atol=1e-5)

@@ -5,18 +5,15 @@ import torch
 from torch import nn
 from torch.export.passes import move_to_device_pass
 
-import tiny_runs
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.export.program import Probabilities, export_program, random_inputs
 from epic_pl.nn import EPICConfig
 
-SIZE = (tiny_runs.SIDE, tiny_runs.SIDE)
-
 
 @pytest.fixture
-def make(tiny_vit_dir, tiny_tokenizer_dir):
+def build(make):
     def build(**options):
-        module = tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, **options)
+        module = make(**options)
         return Probabilities(module.model, module.postprocessor).eval()
 
     return build
@@ -35,8 +32,8 @@ class Undecided(nn.Module):
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
-def test_encoders_stay_in_their_precision(make, precision):
-    classifier = make(method="linear_probe")
+def test_encoders_stay_in_their_precision(build, precision):
+    classifier = build(method="linear_probe")
     inputs = random_inputs(classifier.model, 3, 8)
     with torch.no_grad():
         full = classifier(*inputs)
@@ -48,8 +45,8 @@ def test_encoders_stay_in_their_precision(make, precision):
     assert not torch.allclose(given, full, rtol=0, atol=1e-6)
 
 
-def test_an_untraceable_model_is_an_error(make):
-    classifier = make(epic=EPICConfig(interaction_layers=1, hub_width=8))
+def test_an_untraceable_model_is_an_error(build):
+    classifier = build(epic=EPICConfig(interaction_layers=1, hub_width=8))
     model = classifier.model
     model.head.classifier = Undecided(model.head.classifier)
     message = r"EPIC on VisionTransformer and BertModel cannot.*EPICModule\.load_from_checkpoint"
@@ -57,8 +54,8 @@ def test_an_untraceable_model_is_an_error(make):
         export_program(classifier)
 
 
-def test_a_program_can_be_moved_to_another_device(make):
-    classifier = make(method="maple")
+def test_a_program_can_be_moved_to_another_device(build):
+    classifier = build(method="maple")
     moved = move_to_device_pass(export_program(classifier), "meta").module()
     inputs = random_inputs(classifier.model, 3, 8)
     # an operation on tensors of two devices would fail

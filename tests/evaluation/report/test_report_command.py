@@ -56,7 +56,7 @@ def reported(request, tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
     options, monitor = ["--config", config], []
     if multilabel:
         options += ["--data.label_separator", "|"]
-        monitor = [f"--{each}.monitor=val/f1_micro" for each in ("checkpoint", "early_stopping")]
+        monitor = [f"--{part}.monitor=val/f1_micro" for part in ("checkpoint", "early_stopping")]
     checkpoint = str(root / "runs/fit/version_0/checkpoints/last.ckpt")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
@@ -124,20 +124,20 @@ def test_calibration_is_that_of_the_predictions_file(reported):
         sure, right = probabilities.max(axis=1), truth[np.arange(17), probabilities.argmax(axis=1)]
     else:
         sure, right = probabilities.ravel(), truth.ravel()
-    found = reported.content["calibration"]
+    table = reported.content["calibration"]
     which = np.minimum((sure * 15).astype(int), 14)
-    assert [row["samples"] for row in found["bins"]] == np.bincount(which, minlength=15).tolist()
-    for number, row in enumerate(found["bins"]):
+    assert [row["samples"] for row in table["bins"]] == np.bincount(which, minlength=15).tolist()
+    for number, row in enumerate(table["bins"]):
         for name, values in (("probability", sure), ("accuracy", right)):
             mean = values[which == number].mean() if row["samples"] else None
             assert row[name] == (mean if mean is None else pytest.approx(mean, abs=1e-6))
     gaps = np.bincount(which, sure - right, minlength=15)
-    assert found["ece"] == pytest.approx(np.abs(gaps).sum() / len(sure), abs=1e-6)
-    assert found["ece"] == pytest.approx(reported.metrics["test/ece"], abs=1e-6)
-    assert found["ece_uncalibrated"] == pytest.approx(reported.metrics["test/ece_uncalibrated"])
-    assert found["temperature"] == pytest.approx(float(reported.model.postprocessor.temperature))
-    assert found["bins_uncalibrated"] != found["bins"]
-    chance = found["ece_by_chance"]
+    assert table["ece"] == pytest.approx(np.abs(gaps).sum() / len(sure), abs=1e-6)
+    assert table["ece"] == pytest.approx(reported.metrics["test/ece"], abs=1e-6)
+    assert table["ece_uncalibrated"] == pytest.approx(reported.metrics["test/ece_uncalibrated"])
+    assert table["temperature"] == pytest.approx(float(reported.model.postprocessor.temperature))
+    assert table["bins_uncalibrated"] != table["bins"]
+    chance = table["ece_by_chance"]
     assert 0 < chance["low"] < chance["mean"] < chance["high"] < 1
     assert f"ECE of {chance['mean']:.4f}" in reported.page
 

@@ -124,7 +124,7 @@ def test_files_and_console_have_the_rows(outcomes, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change",
+    "damage",
     [
         {"task": None},
         {"task": [1]},
@@ -135,19 +135,18 @@ def test_files_and_console_have_the_rows(outcomes, tmp_path):
         {"trainable": "x"},
         {"seconds": 10**400},
         {"samples_per_s": [1]},
+        b"no table",
+        b"",
+        None,
     ],
 )
-def test_a_damaged_result_is_named(change, outcomes):
-    outcomes[1].result.update(change)
-    with pytest.raises(ConfigError, match=r"result\.json .* in .*lora-0 "):
-        comparison_rows(outcomes, "epic")
-
-
-@pytest.mark.parametrize("content", [None, b"no table", b""])
-def test_damaged_predictions_are_named(content, outcomes):
+def test_a_damaged_result_is_named(damage, outcomes):
     path = outcomes[1].run.folder / "predictions.parquet"
-    path.unlink()
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"predictions\.parquet in .*lora-0 "):
+    if isinstance(damage, dict):
+        outcomes[1].result.update(damage)
+    elif damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage)
+    with pytest.raises(ConfigError, match=r"result\.json and predictions\.parquet in .*lora-0 "):
         comparison_rows(outcomes, "epic")

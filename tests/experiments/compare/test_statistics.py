@@ -55,13 +55,13 @@ def test_a_clear_difference_has_the_interval_of_the_paired_z_test():
     rng = np.random.default_rng(0)
     both = rng.random(800)  # difficulty of a sample, for either method
     better, worse = both + 0.1 * rng.random(800) < 0.8, both + 0.25 * rng.random(800) < 0.8
-    found = paired_bootstrap([_sums(better)], [_sums(worse)], draws=4000)
-    each = better.astype(float) - worse
-    error = each.std() / math.sqrt(800)
-    assert found["difference"] == pytest.approx(each.mean())
-    assert found["low"] == pytest.approx(each.mean() - 1.96 * error, abs=0.1 * error)
-    assert found["high"] == pytest.approx(each.mean() + 1.96 * error, abs=0.1 * error)
-    assert found["p_value"] < 0.001
+    result = paired_bootstrap([_sums(better)], [_sums(worse)], draws=4000)
+    differences = better.astype(float) - worse
+    error = differences.std() / math.sqrt(800)
+    assert result["difference"] == pytest.approx(differences.mean())
+    assert result["low"] == pytest.approx(differences.mean() - 1.96 * error, abs=0.1 * error)
+    assert result["high"] == pytest.approx(differences.mean() + 1.96 * error, abs=0.1 * error)
+    assert result["p_value"] < 0.001
 
 
 def test_about_one_in_twenty_equal_methods_is_called_different():
@@ -77,8 +77,8 @@ def test_the_means_over_seeds_are_compared():
     same = _sums(np.arange(50) % 3 == 0)
     assert list(paired_bootstrap([same], [same, same]).values()) == [0, 0, 0, 1]
     right, wrong = _sums(np.ones(10)), _sums(np.zeros(10))
-    found = paired_bootstrap([right, wrong], [wrong, wrong, wrong])
-    assert found["difference"] == found["low"] == found["high"] == 0.5
+    result = paired_bootstrap([right, wrong], [wrong, wrong, wrong])
+    assert result["difference"] == result["low"] == result["high"] == 0.5
 
 
 def test_holms_correction_is_that_of_the_textbook():

@@ -37,7 +37,7 @@ def prepare(tmp_path, config):
 
 
 MULTILABEL = ["--data.label_separator=|"]
-MULTILABEL += [f"--{each}.monitor=val/f1_micro" for each in ("checkpoint", "early_stopping")]
+MULTILABEL += [f"--{section}.monitor=val/f1_micro" for section in ("checkpoint", "early_stopping")]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 Shape legend: N samples, C classes.
 """
 
-from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
@@ -38,7 +37,7 @@ def class_table(evaluator: Evaluator, outputs: SplitOutputs) -> Table:
     """
     truth, predicted = outputs.labels.long(), evaluator.predict(outputs.logits)
     if evaluator.task == "multilabel":
-        counts = [each.sum(dim=0).tolist() for each in (truth * predicted, truth, predicted)]
+        counts = [part.sum(dim=0).tolist() for part in (truth * predicted, truth, predicted)]
     else:
         parts = (truth[truth == predicted], truth, predicted)
         counts = [part.bincount(minlength=len(evaluator.class_names)).tolist() for part in parts]
@@ -91,11 +90,7 @@ def draw_missing(complete: Tensor, rate: float, draw: int) -> tuple[Tensor, Tens
 
 
 def absence_table(
-    evaluator: Evaluator,
-    outputs: SplitOutputs,
-    image_only: Tensor,
-    text_only: Tensor,
-    rates: Sequence[float] = RATES,
+    evaluator: Evaluator, outputs: SplitOutputs, image_only: Tensor, text_only: Tensor
 ) -> Table:
     """Scores with both modalities, with one alone, and with a share of samples missing one.
 
@@ -112,7 +107,7 @@ def absence_table(
     ):
         scores = evaluator.scores(given[rows], labels[rows])
         table.append({"condition": condition, "samples": int(rows.sum()), **scores})
-    for rate in rates:
+    for rate in RATES:
         draws = []
         for draw in range(DRAWS):
             no_text, no_image = draw_missing(image & text, rate, draw)

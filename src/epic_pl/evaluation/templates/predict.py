@@ -66,20 +66,21 @@ class Model:
         if self.text["clean"]:
             texts = [clean(text) for text in texts]
         most = CHARACTERS_PER_TOKEN * self.text["max_tokens"]
-        ids = [each.ids for each in self.tokenizer.encode_batch([text[:most] for text in texts])]
+        encoded = self.tokenizer.encode_batch([text[:most] for text in texts])
+        ids = [tokens.ids for tokens in encoded]
         longest = max(map(len, ids))
         pad = self.text["pad_id"]
         size = self.image["size"]
         blank = np.zeros((3, size, size), np.float32)
         inputs = {
             "pixel_values": [blank if i is None else self.pixels(i) for i, _ in samples],
-            "input_ids": [each + [pad] * (longest - len(each)) for each in ids],
-            "attention_mask": [[1] * len(each) + [0] * (longest - len(each)) for each in ids],
+            "input_ids": [row + [pad] * (longest - len(row)) for row in ids],
+            "attention_mask": [[1] * len(row) + [0] * (longest - len(row)) for row in ids],
             "image_present": [image is not None for image, _ in samples],
             "text_present": [text is not None for _, text in samples],
         }
         scores: npt.NDArray[np.float32]
-        (scores,) = self.session.run(None, {key: np.array(each) for key, each in inputs.items()})
+        (scores,) = self.session.run(None, {key: np.array(rows) for key, rows in inputs.items()})
         return scores
 
     def pixels(self, image: Any) -> npt.NDArray[np.float32]:
@@ -92,7 +93,7 @@ class Model:
         if self.image["resize"] == "squash":
             drawn = drawn.resize((size, size), filters)
         elif self.image["resize"] == "pad":
-            colour = tuple(round(255 * each) for each in mean)
+            colour = tuple(round(255 * channel) for channel in mean)
             drawn = ImageOps.pad(drawn, (size, size), filters, colour)
         else:
             short = min(drawn.size)
@@ -161,8 +162,8 @@ if __name__ == "__main__":
     if len(sys.argv) not in (2, 3) or sys.argv[1] in ("-h", "--help"):
         print(__doc__)
         sys.exit(len(sys.argv) < 2)
-    image, words = (None if given == "-" else given for given in [*sys.argv[1:], "-"][:2])
+    image, text = (None if given == "-" else given for given in [*sys.argv[1:], "-"][:2])
     try:
-        print(json.dumps(Model()(image, words), ensure_ascii=False))
+        print(json.dumps(Model()(image, text), ensure_ascii=False))
     except (OSError, ValueError) as error:
         sys.exit(f"predict.py: {error}")
