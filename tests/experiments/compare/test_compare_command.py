@@ -29,39 +29,53 @@ def compare(config, monkeypatch):
     return lambda *options: call("compare", ["--config", config, *options])
 
 
-def test_two_methods_and_two_seeds_are_compared_and_not_trained_again(
+def test_methods_are_tuned_trained_and_compared_and_nothing_is_done_twice(
     compare, tmp_path, monkeypatch, capfd
 ):
     tiny_runs.workers_here(monkeypatch)
-    options = ["--methods", "epic,linear_probe", "--seeds", "2", "--cache.level", "boundary"]
+    (tmp_path / "head.yaml").write_text("no: space")  # what lies here is not read
     output = tmp_path / "[/red]"  # no markup
-    options += ["--cache.folder", "features", "--jobs", "2", "--output", str(output)]
+    options = ["--methods", "epic,linear_probe", "--seeds", "2", "--tune", "2", "--jobs", "2"]
+    options += ["--checkpoint.monitor", "null", "--cache.level", "boundary"]
+    options += ["--cache.folder", "features", "--output", str(output)]
     assert compare(*options) == 0
     rows = json.loads((output / "comparison.json").read_text())
     accuracy = {row["method"]: row for row in rows if row["metric"] == "accuracy"}
     assert list(accuracy) == ["majority", "epic", "linear_probe"]
-    for name in ("epic", "linear_probe"):
+    for name, option in (("epic", "prompt_lr"), ("linear_probe", "lr")):
         row = accuracy[name]
         assert (row["seeds"], row["status"], row["cache_level"]) == ([0, 1], "ok", "layers")
         assert len(row["values"]) == 2
+        (path,) = (output / "tune").glob(f"{name}-*/trials.csv")
+        with path.open() as file:
+            trials = [trial for trial in csv.DictReader(file) if trial["state"] == "complete"]
+        best = max(trials, key=lambda trial: float(trial["val/accuracy"]))
+        for folder in (output / "runs").glob(f"{name}-*"):
+            given = json.loads((folder / "run.json").read_text())["options"]
+            assert f"--model.optim.{option}={best[f'model.optim.{option}']}" in given
     assert 0 < accuracy["linear_probe"]["p_value"] <= 1
     assert accuracy["majority"]["mean"] == pytest.approx(3 / 7)
     one, other = (
         pq.read_table(path / "predictions.parquet") for path in (output / "runs").glob("epic-*")
     )
     assert not one.equals(other)  # the seed of a run changes its result
-    for name in ("comparison.md", "comparison.png"):
-        assert (output / name).stat().st_size > 100
-    said = capfd.readouterr().out
-    assert "linear_probe" in said
-    assert f"{output}/comparison.md" in said
+    notes = (output / "comparison.md").read_text()
+    assert "Chosen by 2 trials on validation" in notes
+    assert "Storing the features of `epic` took" in notes
+    assert (output / "comparison.png").stat().st_size > 100
+    said = capfd.readouterr()
+    assert said.err.count("trial 1 of 2") == 2
+    assert "linear_probe" in said.out
+    assert f"{output}/comparison.md" in said.out
 
     def files():
-        return {p: p.stat().st_mtime_ns for p in (output / "runs").rglob("*") if p.is_file()}
+        folders = (output / "runs", output / "tune")
+        return {p: p.stat().st_mtime_ns for f in folders for p in f.rglob("*") if p.is_file()}
 
     before = files()
     assert compare(*options) == 0
-    assert capfd.readouterr().err.count("finished before") == 4
+    said = capfd.readouterr().err
+    assert (said.count("trial 1 of 2"), said.count("finished before")) == (0, 2 + 4)
     assert files() == before
     assert json.loads((output / "comparison.json").read_text()) == rows
 
@@ -143,40 +157,16 @@ def test_a_killed_or_interrupted_comparison_is_continued(tmp_path, monkeypatch, 
     assert [len(started(run)) for run in runs] == [1, 4, 1]
 
 
-def test_each_method_is_tuned_once_and_runs_with_what_was_chosen(
-    compare, tmp_path, monkeypatch, capfd
-):
-    tiny_runs.workers_here(monkeypatch)
-    (tmp_path / "head.yaml").write_text("no: space")  # what lies here is not read
-    options = ["--methods", "linear_probe,late_fusion_mlp", "--seeds", "1", "--tune", "2"]
-    options += ["--checkpoint.monitor", "null", "--cache.level", "boundary"]
-    assert compare(*options, "--cache.folder", "features") == 0
-    output = tmp_path / "runs" / "compare" / "tiny"
-    notes = (output / "comparison.md").read_text()
-    assert "Chosen by 2 trials on validation" in notes
-    assert "Storing the features of `linear_probe` took" in notes
-    for name, option in (("linear_probe", "optim.lr"), ("late_fusion_mlp", "head.dropout")):
-        (path,) = (output / "tune").glob(f"{name}-*/trials.csv")
-        with path.open() as file:
-            rows = [row for row in csv.DictReader(file) if row["state"] == "complete"]
-        best = max(rows, key=lambda row: float(row["val/accuracy"]))
-        (folder,) = (output / "runs").glob(f"{name}-0-*")
-        given = json.loads((folder / "run.json").read_text())["options"]
-        assert f"--model.{option}={best[f'model.{option}']}" in given
-    assert compare(*options, "--cache.folder", "features") == 0
-    said = capfd.readouterr().err
-    assert (said.count("trial 1 of 2"), said.count("finished before")) == (2, 4)
-
-
 @pytest.mark.slow
 def test_the_exit_code_is_one_if_every_run_failed(compare, tmp_path):
     (tmp_path / "data" / "images" / "train1.png").unlink()
-    assert compare("--methods", "epic", "--seeds", "1", "--output", "out") == 1
-    (row,) = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert compare("--methods", "epic", "--seeds", "1") == 1
+    output = tmp_path / "runs" / "compare" / "tiny"
+    (row,) = json.loads((output / "comparison.json").read_text())
     assert row["mean"] is None
     assert row["status"].startswith("seed 0 failed: DataError: ")
     assert "train1.png" in row["status"]
-    (log,) = tmp_path.glob("out/runs/epic-0-*/log.txt")
+    (log,) = output.glob("runs/epic-0-*/log.txt")
     assert row["status"].endswith(f"(log: {log})")
 
 
