@@ -67,11 +67,7 @@ class Comparison:
             KeyboardInterrupt: as it is, with a report of what is finished.
         """
         self.prepare()
-
-        def report(outcomes: Sequence[Outcome]) -> None:
-            self.report(outcomes, complete=False)
-
-        return Runner(self._plan(), self.jobs, self.command, report).execute()
+        return Runner(self._plan(), self.jobs, self.command, self.report).execute()
 
     def prepare(self) -> None:
         """Store features and choose options."""
@@ -81,9 +77,9 @@ class Comparison:
             chosen = (f"`{entry.name}` `{' '.join(entry.chosen)}`" for entry in self.entries)
             self.notes += f" Chosen by {self.trials} trials on validation: {'; '.join(chosen)}."
 
-    def report(self, outcomes: Sequence[Outcome], complete: bool = True) -> list[Row]:
+    def report(self, outcomes: Sequence[Outcome]) -> list[Row]:
         """Write tables and plot, and return the rows of the tables."""
-        return write_comparison(outcomes, self.output, self.entries[0].name, self.notes, complete)
+        return write_comparison(outcomes, self.output, self.entries[0].name, self.notes)
 
     def _plan(self) -> list[Run]:
         return plan(self.entries, self.seeds, self.shared, self.output, self.splits)

@@ -76,11 +76,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a run: its result if it is done, else a message."""
+    """State of a run: its result if it is done, else why not; ``ended`` unless it can go on."""
 
     run: Run
     message: str = ""
     result: dict[str, Any] | None = None
+    ended: bool = True
 
 
 def read_variants(path: str) -> list[Entry]:

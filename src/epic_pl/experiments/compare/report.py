@@ -34,14 +34,15 @@ _PLOTTED = {"seconds": "training, seconds", "trainable": "trained parameters"}
 
 
 def write_comparison(
-    outcomes: Sequence[Outcome], folder: Path, reference: str, notes: str, complete: bool = True
+    outcomes: Sequence[Outcome], folder: Path, reference: str, notes: str
 ) -> list[Row]:
     """Write ``comparison.{md,json,png}`` to a folder, and return the rows.
 
-    A report that is not complete has no bootstrap, and is not written without a finished run.
+    Unless all runs have ended, there is no bootstrap, and nothing is written without a result.
     """
     results = [outcome.result for outcome in outcomes if outcome.result is not None]
-    rows = comparison_rows(outcomes, reference, tested=complete)
+    rows = comparison_rows(outcomes, reference)
+    complete = all(outcome.ended for outcome in outcomes)
     if not results and not complete:
         return rows
     places = sorted({f"{result['device']}, torch {result['torch']}" for result in results})

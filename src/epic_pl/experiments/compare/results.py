@@ -30,15 +30,15 @@ _EMPTY: Row = dict.fromkeys(("metric", "mean", "std", *COSTS))
 _EMPTY |= {"seeds": [], "values": []} | dict.fromkeys((*_TESTED, "cache_level")) | {"status": "ok"}
 
 
-def comparison_rows(outcomes: Sequence[Outcome], reference: str, tested: bool = True) -> list[Row]:
+def comparison_rows(outcomes: Sequence[Outcome], reference: str) -> list[Row]:
     """A row for each method and metric, the task's main metric first.
 
     A row has ``method, metric, mean, std, seeds, values``, the costs (means over seeds),
     ``p_value, difference, low, high`` against the reference (main metric only; p-values with
-    Holm's correction for the number of methods), ``cache_level``,
-    and ``status``: "ok", or the messages of runs that are not in the mean. A method without a
-    finished run has one row with its status only. The first row is the most frequent class of the
-    test split, with the main metric. Unless ``tested``, the bootstrap is left out.
+    Holm's correction for the number of methods), ``cache_level``, and ``status``: "ok", or the
+    messages of runs that are not in the mean. A method without a finished run has one row with its
+    status only. The first row is the most frequent class of the test split, with the main metric.
+    Unless all runs have ended, the bootstrap is left out.
 
     Raises:
         ConfigError: the files of a finished run are damaged.
@@ -59,7 +59,7 @@ def comparison_rows(outcomes: Sequence[Outcome], reference: str, tested: bool = 
         rows.append({"method": MAJORITY} | _EMPTY | _spread(metrics[0], values))
     for name, group in by_name.items():
         rows += _method_rows(name, group, metrics)
-    if tested and predictions.get(reference):
+    if all(outcome.ended for outcome in outcomes) and predictions.get(reference):
         others = [row for row in rows if row["method"] not in (reference, MAJORITY)]
         for row in others:
             if row["metric"] == metrics[0]:

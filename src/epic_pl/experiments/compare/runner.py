@@ -87,7 +87,10 @@ class Runner:
         return self._all_outcomes()
 
     def _all_outcomes(self) -> list[Outcome]:
-        return [self._outcomes.get(run, Outcome(run, "not run yet")) for run in self._runs]
+        return [
+            self._outcomes.get(run) or Outcome(run, "not run yet", ended=False)
+            for run in self._runs
+        ]
 
     def _do(self, pending: list[Run]) -> None:
         try:
@@ -138,7 +141,7 @@ class Runner:
                 active.process.kill()
                 active.process.wait()
             message = "stopped: interrupted; the same command resumes it"
-            self._release(active, Outcome(active.run, message))
+            self._release(active, Outcome(active.run, message, ended=False))
 
     def _release(self, active: _Active, outcome: Outcome) -> None:
         active.log.close()
