@@ -6,6 +6,7 @@ Shape legend: H, W image height and width.
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,8 +18,6 @@ from epic_pl.data.preprocessing import ImagePreprocessing
 from epic_pl.types import Sample
 
 Rng = np.random.Generator
-TextChange = Callable[[str, float, Rng], str]
-ImageChange = Callable[[Tensor, float, Rng], Tensor]
 
 
 def add_typos(text: str, rate: float, rng: Rng) -> str:
@@ -67,19 +66,19 @@ def coarsen(image: Tensor, strength: float, rng: Rng) -> Tensor:
     return coarse
 
 
-TEXTS: dict[str, tuple[TextChange, float]] = {
-    "text: typos in 10% of characters": (add_typos, 0.1),
-    "text: typos in 30% of characters": (add_typos, 0.3),
-    "text: without 10% of words": (drop_words, 0.1),
-    "text: without 30% of words": (drop_words, 0.3),
+TEXTS: dict[str, Callable[..., str]] = {
+    "text: typos in 10% of characters": partial(add_typos, rate=0.1),
+    "text: typos in 30% of characters": partial(add_typos, rate=0.3),
+    "text: without 10% of words": partial(drop_words, rate=0.1),
+    "text: without 30% of words": partial(drop_words, rate=0.3),
 }
-IMAGES: dict[str, tuple[ImageChange, float]] = {
-    "image: noise of 0.1": (add_noise, 0.1),
-    "image: noise of 0.3": (add_noise, 0.3),
-    "image: blur of 1% of its side": (blur, 0.01),
-    "image: blur of 3% of its side": (blur, 0.03),
-    "image: a quarter of the resolution": (coarsen, 4),
-    "image: an eighth of the resolution": (coarsen, 8),
+IMAGES: dict[str, Callable[..., Tensor]] = {
+    "image: noise of 0.1": partial(add_noise, strength=0.1),
+    "image: noise of 0.3": partial(add_noise, strength=0.3),
+    "image: blur of 1% of its side": partial(blur, strength=0.01),
+    "image: blur of 3% of its side": partial(blur, strength=0.03),
+    "image: a quarter of the resolution": partial(coarsen, strength=4),
+    "image: an eighth of the resolution": partial(coarsen, strength=8),
 }
 CORRUPTIONS = (*TEXTS, *IMAGES)
 
@@ -104,13 +103,10 @@ class Corrupted(Dataset[Sample]):
         sample = self.dataset[index].copy()
         rng = np.random.default_rng((zlib.crc32(self.corruption.encode()), index))
         if self.corruption in TEXTS and sample["text"] is not None:
-            change_text, rate = TEXTS[self.corruption]
-            sample["text"] = change_text(sample["text"], rate, rng)
+            sample["text"] = TEXTS[self.corruption](sample["text"], rng=rng)
         if self.corruption in IMAGES and sample["image"] is not None:
-            change, strength = IMAGES[self.corruption]
-            mean, std = torch.tensor([self.preprocessing.mean, self.preprocessing.std])[
-                ..., None, None
-            ]
-            shown = change(sample["image"] * std + mean, strength, rng)
+            scales = torch.tensor([self.preprocessing.mean, self.preprocessing.std])
+            mean, std = scales[..., None, None]
+            shown = IMAGES[self.corruption](sample["image"] * std + mean, rng=rng)
             sample["image"] = (shown.clamp(0, 1) - mean) / std
         return sample
