@@ -8,7 +8,7 @@ from epic_pl.errors import ConfigError, printable
 
 
 def reproduce(run: Path, output: Path = Path("runs/reproduce"), trusted_only: bool = False) -> int:
-    """Train a run again, and compare versions, data, metrics and weights with what it has noted.
+    """Train a run again, and compare versions, data, metrics and weights with its record.
 
     Start it in the folder where the run was started. The exit code is 0 if the weights are
     bit-identical, else 1.

@@ -48,7 +48,7 @@ def write_int8(source: Path, target: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load(source)
-    # onnxruntime before 1.32 transposes weights, but not the shapes that are noted of them
+    # onnxruntime before 1.32 transposes weights, but not their recorded shapes
     del model.graph.value_info[:]
     names = []
     for node in model.graph.node:

@@ -22,7 +22,7 @@ from epic_pl.experiments.options import (
     use_stored_features,
 )
 
-# all other methods have rates of their own for what is in the encoders
+# all other methods have a learning rate of their own for what they train in the encoders
 _TRAIN_A_HEAD_ALONE = ("late_fusion_mlp", "linear_probe", "no_prompts")
 
 

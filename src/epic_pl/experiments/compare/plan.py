@@ -34,7 +34,7 @@ class _Loader(yaml.SafeLoader):
 class Entry:
     """A line of the comparison: a method, and the options of this line only.
 
-    ``chosen`` are those of them that were found by tuning.
+    ``chosen`` are the options among them that tuning has found.
     """
 
     name: str
@@ -76,7 +76,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Outcome:
-    """State of a run: its result if it is done, else why not; ``ended`` unless it can go on."""
+    """State of a run: its result, or a message that says why there is none.
+
+    ``ended`` is False while the same command would continue the run.
+    """
 
     run: Run
     message: str = ""

@@ -76,7 +76,7 @@ def _fit_and_test(options: list[str], folder: Path) -> dict[str, Any]:
     cli: Any = run(["fit", *options, *places], "build")
     trainer, module = cli.trainer, cli.model
     timer, meter = Timer(), CostMeter()
-    # first, so that they see the time in the others' hooks
+    # first, so that they measure the hooks of the others, too
     trainer.callbacks[:0] = [timer, meter]
     cache_level = use_stored_features(cli)
     if fitted is None:

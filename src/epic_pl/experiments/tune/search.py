@@ -14,7 +14,7 @@ from epic_pl.experiments.options import parsed_options, refuse_own, run_key
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 Space = dict[str, Distribution]
 _OWN_OPTIONS = ("ckpt_path", "trainer.default_root_dir")
-# set by the search in each trial, or the yardstick of all trials
+# set by the search in every trial, or what trials are compared by
 _SECTIONS = ("checkpoint", "last_checkpoint", "early_stopping")
 _FIXED = ("seed_everything", "ckpt_path", "config", *_SECTIONS)
 

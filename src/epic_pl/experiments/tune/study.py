@@ -65,7 +65,7 @@ def open_study(search: Search) -> optuna.Study:
     file = search.output.resolve() / "study.db"
     direction = optuna.study.StudyDirection[f"{search.mode}imize".upper()]
     try:
-        # by a connection of our own: in an address, brackets or % of a folder mean other things
+        # a connection of our own: brackets or % of a folder have a meaning in an address
         storage = optuna.storages.RDBStorage(
             "sqlite:///study.db",
             engine_kwargs={"creator": lambda: sqlite3.connect(file, check_same_thread=False)},
@@ -141,8 +141,7 @@ def _run_one(study: optuna.Study, trial: optuna.Trial, search: Search) -> None:
         if not study.get_trials(deepcopy=False, states=_TRAINED):
             raise
         return
-    except BaseException as error:
-        # Lightning raises SystemExit on Ctrl-C
+    except BaseException as error:  # Lightning raises SystemExit on Ctrl-C
         study.tell(trial, state=TrialState.FAIL)
         raise KeyboardInterrupt from error
     trial.set_user_attr("seconds", round(time.monotonic() - start, 2))
