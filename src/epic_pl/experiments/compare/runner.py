@@ -121,11 +121,10 @@ class Runner:
         """Take in the runs that have ended, and say whether there are any."""
         ended = [active for active in self._active if active.process.poll() is not None]
         for active in ended:
-            code, result = active.process.returncode, active.run.result()
-            if code == 0 and result is not None:
-                self._release(active, Outcome(active.run, result=result))
-            else:
-                self._release(active, Outcome(active.run, failure(code, active.run.folder / LOG)))
+            code = active.process.returncode
+            result = active.run.result() if code == 0 else None
+            message = "" if result is not None else failure(code, active.run.folder / LOG)
+            self._release(active, Outcome(active.run, message, result))
         return bool(ended)
 
     def _stop_all(self) -> None:
