@@ -69,7 +69,7 @@ def check(folder, make):
 
 
 def _lines(findings, level=None):
-    return [p.text for p in findings.problems if level in (None, p.level)]
+    return [p.text for p in findings.problems if level in (None, p.severity)]
 
 
 BAD_IMAGES = [
@@ -95,7 +95,7 @@ def test_a_bad_image_is_an_error_with_its_reason(folder, check, change, kind, ex
     (folder / "circle.png").symlink_to("circle.png")
     os.mkfifo(folder / "pipe.png")
     findings = check(**change)
-    (problem,) = [p for p in findings.problems if p.level == "error"]
+    (problem,) = [p for p in findings.problems if p.severity == "error"]
     assert problem.text.startswith(f"1 rows have an image that is {kind}")
     assert problem.examples[0].startswith("train 3: ")
     assert example in problem.examples[0]
@@ -132,13 +132,8 @@ LONG_TEXTS = {"text": {i: "a " * 50 for i in range(3)}}
         (SHARED_TEXT, "note", "in more than one split, with other images (2", "train 1 = val 8"),
         ({"image": {9: "1.png"}}, "warning", "1 images, by content, are in more than", "train 1"),
         (_copy_of_1(9), "warning", "1 samples, by image and text, are in mo", "train 1 = val 9"),
-        (
-            _copy_of_1(3),
-            "warning",
-            "2 rows have the image and text of anoth",
-            "train 1 = train 3",
-        ),
-        (_copy_of_1(2), "warning", "text under different labels", "train b = train a"),
+        (_copy_of_1(3), "warning", "recur within their split (2 rows)", "train 1 = train 3"),
+        (_copy_of_1(2), "warning", "have different labels (2 rows)", "train b = train a"),
         ({"label": {3: "rare"}}, "warning", "1 classes have one training row only", "rare"),
         ({"label": {8: "b"}}, "note", "1 classes have no row in the val split", "a"),
         ({"label": {1: "A", 3: "A"}}, "warning", "Classes that differ in case", "'A' / 'a'"),
@@ -151,7 +146,7 @@ def test_each_problem_has_a_level_and_an_example(check, cells, level, line, exam
     options = {"max_text_tokens": 20, "val_size": 1, "test_size": 0}
     findings = check(options, **cells)
     (problem,) = [p for p in findings.problems if line in p.text]
-    assert problem.level == level
+    assert problem.severity == level
     assert findings.can_train == (level != "error")
     assert example is None or problem.examples[0].startswith(example)
 

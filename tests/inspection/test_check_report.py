@@ -4,9 +4,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from epic_pl.inspection.check import _ROWS
-from epic_pl.inspection.findings import Findings, Problem
-from epic_pl.inspection.report import print_summary, write_report
+from epic_pl.inspection.check import _ROWS, Findings
+from epic_pl.inspection.problems import Problem
+from epic_pl.inspection.report import print_summary, write_page
 
 EVIL = "<script>alert('[red] & $x$')</script>"
 
@@ -16,7 +16,7 @@ def findings(tmp_path):
     Image.new("RGB", (40, 40), "red").save(tmp_path / "a.png")
     row = dict.fromkeys(_ROWS.names) | dict.fromkeys(("sample_id", "text", "label"), EVIL)
     row |= {"split": "train", "image": "a.png", "width": 40, "height": 40, "tokens": 7}
-    bad = ({}, {"image": "gone.png"}, {"image": None}, {"kind": "corrupt"})
+    bad = ({}, {"image": None}, {"kind": "corrupt"})
     return Findings(
         name="Mine",
         class_names=[EVIL, "$b$ $"],
@@ -29,12 +29,12 @@ def findings(tmp_path):
 
 
 def test_page_escapes_all_data_needs_no_other_file_and_is_summed_up(findings, tmp_path, capsys):
-    page = write_report(findings, tmp_path / "report.html").read_text()
+    page = write_page(findings, tmp_path / "report.html").read_text()
     assert "<script" not in page
     assert page.count("&lt;script&gt;alert(&#39;[red] &amp; $x$&#39;)&lt;/script&gt;") >= 5
     assert "http" not in page
     assert page.count("data:image/png;base64,") == 2  # histograms
-    assert page.count("data:image/jpeg;base64,") == 1  # the one sample that is there
+    assert page.count("data:image/jpeg;base64,") == 1  # the one sound sample
     print_summary(findings, Console(width=200))
     printed = capsys.readouterr().out
     assert f"warning: {EVIL}" in printed  # no markup
@@ -45,5 +45,5 @@ def test_page_escapes_all_data_needs_no_other_file_and_is_summed_up(findings, tm
 def test_page_of_nothing_is_a_page(tmp_path):
     rows = _ROWS.empty_table().append_column("tokens", pa.array([], pa.int32()))
     problems = [Problem("error", "The train split cannot be built")]
-    page = write_report(Findings("Mine", ["a"], rows, {}, problems), tmp_path / "r.html")
+    page = write_page(Findings("Mine", ["a"], rows, {}, problems), tmp_path / "r.html")
     assert "Training cannot start: 1 errors." in page.read_text()

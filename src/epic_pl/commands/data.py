@@ -26,14 +26,14 @@ def check(
 
     from epic_pl.cli import build_data
     from epic_pl.inspection.check import check_data
-    from epic_pl.inspection.report import print_summary, write_report
+    from epic_pl.inspection.report import print_summary, write_page
     from epic_pl.validate import check_writable
 
     check_writable("--output", output, "report.html")
     data, console = build_data(fit_options), Console()
     findings = check_data(data, workers, console)
     pyarrow.parquet.write_table(findings.rows, output / "manifest.parquet")
-    report = write_report(findings, output / "report.html")
+    report = write_page(findings, output / "report.html")
     print_summary(findings, console)
     files = f"Report: {report}; every row: {output / 'manifest.parquet'}"
     console.print(files, soft_wrap=True, markup=False)

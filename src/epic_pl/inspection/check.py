@@ -1,7 +1,12 @@
 """Data check: read all rows, labels, images and texts of a dataset once."""
 
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
@@ -11,30 +16,58 @@ from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.row_cache import ImageRecord
 from epic_pl.data.rows import class_counts
-from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import DataError
-from epic_pl.inspection.duplicates import duplicate_problems
-from epic_pl.inspection.findings import (
-    Findings,
-    Level,
+from epic_pl.inspection.images import FACTS, inspect_images
+from epic_pl.inspection.problems import (
+    SEVERITIES,
     Problem,
+    Severity,
+    duplicate_problems,
     image_problems,
     kept_rows,
     label_problems,
     text_problems,
 )
-from epic_pl.inspection.images import ImageFacts, inspect_images
-
-Facts = dict[str, ImageFacts]  # by path
-Sources = dict[Split, ImageTextDataset]
 
 _TEXTS_AT_ONCE = 64
 _STRINGS = ("split", "sample_id", "image", "text", "label")
-_FACTS = pa.schema(
-    [(name, pa.int32()) for name in ("width", "height")]
-    + [(name, pa.string()) for name in ("kind", "problem", "content")]
-)
-_ROWS = pa.schema([*((name, pa.string()) for name in _STRINGS), *_FACTS])
+_ROWS = pa.schema([*((name, pa.string()) for name in _STRINGS), *FACTS])
+
+
+@dataclass
+class Findings:
+    """Findings of a data check.
+
+    Attributes:
+        name: class name of the DataModule.
+        class_names: C names.
+        rows: one row per sample: ``split, sample_id, image, text, label``, the columns of
+            :data:`~epic_pl.inspection.images.FACTS` about its image, and ``tokens``; labels are
+            names.
+        class_counts: number of rows of each class, ``(C,)``, by split, without skipped rows.
+        problems: lines of the report.
+        max_text_tokens: number of tokens at which texts are truncated.
+        image_roots: folder of each split's image paths.
+    """
+
+    name: str
+    class_names: list[str]
+    rows: pa.Table
+    class_counts: dict[Split, npt.NDArray[np.int64]]
+    problems: list[Problem]
+    max_text_tokens: int = 0
+    image_roots: dict[Split, Path] = field(default_factory=dict)
+
+    @property
+    def can_train(self) -> bool:
+        """Whether no problem prevents training."""
+        return not any(problem.severity == "error" for problem in self.problems)
+
+    @property
+    def verdict(self) -> str:
+        """Whether training can start, in one sentence."""
+        errors = sum(problem.severity == "error" for problem in self.problems)
+        return f"Training cannot start: {errors} errors." if errors else "Training can start."
 
 
 def check_data(
@@ -51,92 +84,68 @@ def check_data(
         console: console for a progress bar; None for no bar.
     """
     problems: list[Problem] = []
-    sources: Sources = {}
+    datasets: dict[Split, ImageTextDataset] = {}
     data.prepare_data()
     for split in data.own_splits:
         try:
-            sources[split] = _split_rows(data, split)
+            datasets[split] = _read_split(data, split)
         except DataError as error:
-            level: Level = "error" if split in ("train", "val") else "warning"
-            problems.append(Problem(level, f"The {split} split cannot be built: {error}"))
+            severity: Severity = "error" if split in ("train", "val") else "warning"
+            problems.append(Problem(severity, f"The {split} split cannot be built: {error}"))
+    names, policy = data.class_names, data.on_bad_sample
+    parts, counts = [_ROWS.empty_table()], {}
     # no auto_refresh, since processes are forked while its thread would run
     quiet = console or Console(quiet=True)
     with Progress(console=quiet, auto_refresh=False, disable=console is None) as progress:
-        facts = [_image_facts(source, data, workers, progress) for source in sources.values()]
-        chunks = [chunk for source in sources.values() for chunk in source.table["text"].chunks]
-        tokens = _token_lengths(pa.chunked_array(chunks, pa.string()), data, progress)
-    names = data.class_names
-    rows = _rows(sources, facts, tokens, names)
-    kept = kept_rows(rows, data.on_bad_sample)
-    counts = {}
-    for split, source in sources.items():
-        labels = source.table["label"].filter(kept.filter(pc.equal(rows["split"], split)))
-        counts[split] = class_counts(labels, len(names))
-    problems += image_problems(rows, data.on_bad_sample)
+        for split, dataset in datasets.items():
+            rows = _inspect_rows(split, dataset, names, workers or os.cpu_count() or 1, progress)
+            labels = dataset.table["label"].filter(kept_rows(rows, policy))
+            counts[split] = class_counts(labels, len(names))
+            parts.append(rows)
+        rows = pa.concat_tables(parts)
+        rows = rows.append_column("tokens", _token_lengths(rows["text"], data, progress))
+    problems += image_problems(rows, policy)
     problems += text_problems(rows, data.collator.max_text_tokens)
-    problems += label_problems(rows.filter(kept), counts, names, data.predict_split)
+    problems += label_problems(rows.filter(kept_rows(rows, policy)), counts, names)
     problems += duplicate_problems(rows)
-    for source, of_images in zip(sources.values(), facts, strict=True):
-        record = ImageRecord(source.image_root)
-        record.add({record.key(path): fact.problem or None for path, fact in of_images.items()})
     return Findings(
         name=type(data).__name__,
         class_names=names,
         rows=rows,
         class_counts=counts,
-        problems=sorted(problems, key=lambda p: ("error", "warning", "note").index(p.level)),
+        problems=sorted(problems, key=lambda problem: SEVERITIES.index(problem.severity)),
         max_text_tokens=data.collator.max_text_tokens,
-        image_roots={split: source.image_root for split, source in sources.items()},
+        image_roots={split: dataset.image_root for split, dataset in datasets.items()},
     )
 
 
-def _image_facts(
-    source: ImageTextDataset, data: ImageTextDataModule, workers: int | None, progress: Progress
-) -> Facts:
-    """Facts about each distinct image of a split."""
-    paths = pc.unique(source.table["image"]).drop_null().to_pylist()
-    min_size = build_image_transform(data.image_preprocessing, train=False).min_size
-    task = progress.add_task("images", total=len(paths))
-    facts = {}
-    inspected = inspect_images(source.image_root, paths, min_size, workers)
-    for path, facts_of_path in zip(paths, inspected, strict=True):
-        facts[path] = facts_of_path
-        progress.update(task, advance=1, refresh=len(facts) % 100 in (0, len(paths) % 100))
-    return facts
+def _read_split(data: ImageTextDataModule, split: Split) -> ImageTextDataset:
+    """Rows of a split; if samples are drawn anew in each epoch, those of the first epoch."""
+    dataset = data.unchecked_dataset(split)
+    if not dataset.draws_labels:
+        return dataset
+    table = pa.Table.from_pylist([dataset.reference(row) for row in range(len(dataset))])
+    return ImageTextDataset(table, dataset.image_root, dataset.transform)
 
 
-def _token_lengths(
-    text: pa.ChunkedArray, data: ImageTextDataModule, progress: Progress
-) -> pa.Array:
-    """Tokens of each text before truncation, with special tokens; null where absent."""
-    texts = pc.unique(text).drop_null()
-    task = progress.add_task("texts", total=len(texts))
-    lengths: list[int] = []
-    for start in range(0, len(texts), _TEXTS_AT_ONCE):
-        part = data.collator.shortened(texts[start : start + _TEXTS_AT_ONCE].to_pylist())
-        ids = data.collator.tokenizer(part, truncation=False, verbose=False)["input_ids"]
-        lengths += map(len, ids)
-        progress.update(task, advance=len(part), refresh=True)
-    return pa.array(lengths, pa.int32()).take(pc.index_in(text, value_set=texts))
+def _inspect_rows(
+    split: Split, dataset: ImageTextDataset, names: Sequence[str], workers: int, progress: Progress
+) -> pa.Table:
+    """Rows of a split, each with the facts about its image, which are recorded for later runs."""
+    table, root = dataset.table, dataset.image_root
+    paths = pc.unique(table["image"]).drop_null()
+    min_size = getattr(dataset.transform, "min_size", None)
+    facts = inspect_images(root, paths.to_pylist(), min_size, workers, progress)
+    record = ImageRecord(root)
+    keys = map(record.key, paths.to_pylist())
+    record.add(dict(zip(keys, facts["problem"].to_pylist(), strict=True)))
+    facts = facts.take(pc.index_in(table["image"], value_set=paths))
+    columns = {name: table[name] for name in ("sample_id", "image", "text")}
+    columns |= {"split": pa.repeat(split, len(table)), "label": _name_labels(table["label"], names)}
+    return pa.table(columns | dict(zip(FACTS.names, facts.columns, strict=True)), schema=_ROWS)
 
 
-def _rows(sources: Sources, facts: list[Facts], tokens: pa.Array, names: Sequence[str]) -> pa.Table:
-    """All rows with the facts about their images, as ``Findings.rows``."""
-    parts = [_ROWS.empty_table()]
-    for (split, source), images in zip(sources.items(), facts, strict=True):
-        at = pc.index_in(source.table["image"], value_set=pa.array(list(images), pa.string()))
-        of_images = pa.Table.from_pylist(list(map(vars, images.values())), _FACTS).take(at)
-        columns = {name: source.table[name] for name in ("sample_id", "image", "text")}
-        columns |= {
-            "split": pa.repeat(split, len(at)),
-            **dict(zip(_FACTS.names, of_images.columns, strict=True)),
-        }
-        columns["label"] = _label_names(source.table["label"], names)
-        parts.append(pa.table(columns, schema=_ROWS))
-    return pa.concat_tables(parts).append_column("tokens", tokens)
-
-
-def _label_names(labels: pa.ChunkedArray, names: Sequence[str]) -> pa.Array:
+def _name_labels(labels: pa.ChunkedArray, names: Sequence[str]) -> pa.Array:
     """Names of classes; several in one cell are separated by ``|``."""
     if not pa.types.is_list(labels.type):
         return pa.array(names, pa.string()).take(labels.combine_chunks())
@@ -145,14 +154,15 @@ def _label_names(labels: pa.ChunkedArray, names: Sequence[str]) -> pa.Array:
     return pa.array(joined, pa.string())
 
 
-def _split_rows(data: ImageTextDataModule, split: Split) -> ImageTextDataset:
-    """Rows of a split; if samples are drawn anew in each epoch, those of the first epoch.
-
-    Raises:
-        DataError: the split cannot be built.
-    """
-    dataset = data.unchecked_dataset(split)
-    if not dataset.draws_labels:
-        return dataset
-    table = pa.Table.from_pylist([dataset.reference(row) for row in range(len(dataset))])
-    return ImageTextDataset(table, dataset.image_root, dataset.transform)
+def _token_lengths(
+    column: pa.ChunkedArray, data: ImageTextDataModule, progress: Progress
+) -> pa.Array:
+    """Tokens of each text before truncation, with special tokens; null where absent."""
+    texts = pc.unique(column).drop_null()
+    lengths: list[int] = []
+    starts = range(0, len(texts), _TEXTS_AT_ONCE)
+    for start in progress.track(starts, description="texts"):
+        part = data.collator.shortened(texts[start : start + _TEXTS_AT_ONCE].to_pylist())
+        ids = data.collator.tokenizer(part, truncation=False, verbose=False)["input_ids"]
+        lengths += map(len, ids)
+    return pa.array(lengths, pa.int32()).take(pc.index_in(column, value_set=texts))

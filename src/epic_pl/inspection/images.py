@@ -1,84 +1,80 @@
 """Decode every image of a dataset once, in parallel."""
 
-import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
 from functools import partial
+from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 from PIL import Image
+from rich.progress import Progress
 
 from epic_pl.data.image_files import image_file, missing_hint
 from epic_pl.data.images import FORMATS, read_image
 from epic_pl.errors import DataError
 from epic_pl.untrusted import require_regular
 
+FACTS = pa.schema(
+    [
+        ("width", pa.int32()),  # of the stored image, in pixels
+        ("height", pa.int32()),
+        ("kind", pa.string()),  # missing, outside or corrupt; null for a valid image
+        ("problem", pa.string()),  # what is wrong with it
+        ("content", pa.string()),  # hash of the file's bytes
+    ]
+)
+_CHUNK = 32
 # for fewer images, starting processes costs more than it saves
 _MIN_POOLED = 256
-_CHUNK = 32
-
-
-@dataclass(frozen=True)
-class ImageFacts:
-    """Facts about one image.
-
-    Attributes:
-        width: width of the stored image in pixels.
-        height: height of the stored image in pixels.
-        content: hash of the file's bytes.
-        kind: ``missing``, ``outside`` or ``corrupt``; None for a valid image.
-        problem: description of the problem.
-    """
-
-    width: int | None = None
-    height: int | None = None
-    content: str | None = None
-    kind: str | None = None
-    problem: str | None = None
-
-
-def _inspect_file(path: str, root: Path, min_size: int | None) -> ImageFacts:
-    """Decode an image file as training does."""
-    try:
-        full = image_file(root, path)
-        if not full.is_relative_to(root):
-            problem = f"{full} is outside of the image root {root}"
-            return ImageFacts(kind="outside", problem=problem)
-        require_regular(full)
-        content = _digest(full.read_bytes())
-    except FileNotFoundError:
-        return ImageFacts(kind="missing", problem=f"{full} does not exist{missing_hint(path)}")
-    except OSError as error:
-        return ImageFacts(
-            kind="missing", problem=f"{full} cannot be read: {error.strerror or error}"
-        )
-    except DataError as error:
-        return ImageFacts(kind="missing", problem=str(error))
-    try:
-        read_image(full, min_size)
-    except DataError as error:
-        return ImageFacts(content=content, kind="corrupt", problem=str(error))
-    with Image.open(full, formats=FORMATS) as image:
-        return ImageFacts(image.width, image.height, content)
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def inspect_images(
-    root: Path, paths: Sequence[str], min_size: int | None, workers: int | None
-) -> Iterator[ImageFacts]:
-    """Facts about images below ``root``, in the order of ``paths``.
+    root: Path, paths: Sequence[str], min_size: int | None, workers: int, progress: Progress
+) -> pa.Table:
+    """Facts about images below ``root``, columns as in :data:`FACTS`, in the order of ``paths``.
 
-    If ``workers`` is None, there is one worker process per core; few images are read here.
+    Args:
+        root: folder that the paths start from.
+        paths: to image files.
+        min_size: see :func:`~epic_pl.data.images.read_image`.
+        workers: number of processes; few images are read in this one.
+        progress: shows a bar.
     """
-    workers = os.cpu_count() or 1 if workers is None else workers
-    inspect = partial(_inspect_file, root=root, min_size=min_size)
-    if workers < 2 or len(paths) < _MIN_POOLED:
-        yield from map(inspect, paths)
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(inspect, paths, chunksize=_CHUNK)
+    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+    inspect = partial(_inspect_chunk, root=root, min_size=min_size)
+    with ExitStack() as stack:
+        facts: Iterator[list[dict[str, Any]]] = map(inspect, chunks)
+        if workers > 1 and len(paths) >= _MIN_POOLED:
+            facts = stack.enter_context(ProcessPoolExecutor(workers)).map(inspect, chunks)
+        tracked = progress.track(facts, len(chunks), description="images")
+        return pa.Table.from_pylist(list(chain.from_iterable(tracked)), FACTS)
+
+
+def _inspect_chunk(paths: Sequence[str], root: Path, min_size: int | None) -> list[dict[str, Any]]:
+    return [_inspect_file(path, root, min_size) for path in paths]
+
+
+def _inspect_file(path: str, root: Path, min_size: int | None) -> dict[str, Any]:
+    """Decode an image file as training does."""
+    try:
+        file = image_file(root, path)
+        if not file.is_relative_to(root):
+            problem = f"{file} is outside of the image root {root}"
+            return {"kind": "outside", "problem": problem}
+        require_regular(file)
+        content = blake2b(file.read_bytes(), digest_size=16).hexdigest()
+    except OSError as error:
+        problem = f"{file} cannot be read: {error.strerror or error}{missing_hint(path)}"
+        return {"kind": "missing", "problem": problem}
+    except DataError as error:
+        return {"kind": "missing", "problem": str(error)}
+    try:
+        read_image(file, min_size)
+    except DataError as error:
+        return {"kind": "corrupt", "problem": str(error), "content": content}
+    with Image.open(file, formats=FORMATS) as image:
+        return {"width": image.width, "height": image.height, "content": content}

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -13,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from epic_pl.data.images import read_image
-from epic_pl.errors import DataError, printable
-from epic_pl.inspection.findings import Findings
+from epic_pl.errors import printable
+from epic_pl.inspection.check import Findings
 from epic_pl.inspection.html_page import jpeg, png, render
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "dim"}
@@ -23,32 +22,32 @@ _SAMPLES = 12
 _THUMBNAIL = (160, 160)  # pixels
 
 
-def split_counts(findings: Findings) -> list[tuple[str, list[int]]]:
+def _split_counts(findings: Findings) -> dict[str, list[int]]:
     """Counts of each split: rows, classes, distinct images, rows without image or text."""
-    counts = []
+    counts: dict[str, list[int]] = {}
     for split, per_class in findings.class_counts.items():
         rows = findings.rows.filter(pc.equal(findings.rows["split"], split))
         images = pc.count_distinct(rows["image"]).as_py()
         absent = [rows[name].null_count for name in ("image", "text")]
-        counts.append((split, [rows.num_rows, int((per_class > 0).sum()), images, *absent]))
+        counts[split] = [rows.num_rows, int((per_class > 0).sum()), images, *absent]
     return counts
 
 
 def print_summary(findings: Findings, console: Console) -> None:
     """Print the counts of each split, every problem, and whether training can start."""
     table = Table(*_HEADINGS)
-    for split, values in split_counts(findings):
+    for split, values in _split_counts(findings).items():
         table.add_row(split, *(f"{value:,}" for value in values))
     console.print(table)
     for problem in findings.problems:
-        level = f"[{_COLOURS[problem.level]}]{problem.level}[/]"
-        console.print(f"{level}: {escape(printable(problem.text))}", soft_wrap=True)
+        severity = f"[{_COLOURS[problem.severity]}]{problem.severity}[/]"
+        console.print(f"{severity}: {escape(printable(problem.text))}", soft_wrap=True)
         for example in problem.examples:
             console.print(f"    {escape(printable(example))}", soft_wrap=True)
     console.print(findings.verdict, style="bold")
 
 
-def write_report(findings: Findings, path: Path) -> Path:
+def write_page(findings: Findings, path: Path) -> Path:
     """Write the self-contained page, and return its path."""
     counts = np.array(list(findings.class_counts.values()))  # (splits, C)
     order = np.argsort(-counts.sum(axis=0), kind="stable").tolist() if counts.size else []
@@ -56,7 +55,7 @@ def write_report(findings: Findings, path: Path) -> Path:
         "inspection/templates/data_check.html",
         findings=findings,
         headings=_HEADINGS,
-        splits=split_counts(findings),
+        splits=_split_counts(findings),
         classes=[(findings.class_names[i], counts[:, i].tolist()) for i in order],
         histograms=[png(figure) for figure in _histograms(findings)],
         samples=list(_samples(findings)),
@@ -82,15 +81,10 @@ def _histograms(findings: Findings) -> Iterator[Figure]:
 
 def _samples(findings: Findings) -> Iterator[dict[str, Any]]:
     """Evenly spread rows without problems, with thumbnails of their images."""
-    table = findings.rows
-    sound = pc.and_(pc.is_null(table["kind"]), pc.is_valid(table["image"]))
-    splits = pa.array(list(findings.image_roots), pa.string())
-    rows = table.filter(pc.and_(sound, pc.is_in(table["split"], value_set=splits)))
+    rows = findings.rows
+    rows = rows.filter(pc.and_(pc.is_null(rows["kind"]), pc.is_valid(rows["image"])))
     chosen = np.linspace(0, len(rows) - 1, min(_SAMPLES, len(rows))).astype(int)
     for row in rows.take(chosen).to_pylist():
-        try:
-            image = read_image(findings.image_roots[row["split"]] / row["image"])
-        except DataError:  # removed since the check
-            continue
+        image = read_image(findings.image_roots[row["split"]] / row["image"])
         image.thumbnail(_THUMBNAIL)
         yield row | {"image": jpeg(image)}

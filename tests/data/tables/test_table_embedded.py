@@ -88,7 +88,7 @@ def test_equal_content_is_one_image_for_splits_checks_and_stored_features(make, 
 def test_embedded_images_pass_the_checks_of_files(make, tmp_path, content, reason):
     save(tmp_path / "d", rows({3: {"bytes": content, "path": "3.png"}}))
     findings = check_data(make(), workers=1)
-    (problem,) = [p for p in findings.problems if p.level == "error"]
+    (problem,) = [p for p in findings.problems if p.severity == "error"]
     assert problem.text == "1 rows have an image that is corrupt"
     assert reason in problem.examples[0]
     data = make(on_bad_sample="skip")
