@@ -23,7 +23,6 @@ from epic_pl.assets import Emoji, fetch_openmoji, load_emoji
 from epic_pl.assets.cache import cached_folder
 from epic_pl.assets.svg import draw_svg
 from epic_pl.data.datasets.openmoji import LEFT_OUT, MIN_EXAMPLES
-from epic_pl.inspection.guess import Roles
 from epic_pl.inspection.init import write_config
 from npm import Package, open_package, read_member
 
@@ -155,7 +154,7 @@ def write(folder: Path, name: str, draw: int = 0, locked: bool = False) -> Path:
     path = folder / name / "table.csv"
     write_csv(path, table)
     # guessed without the columns of the splits
-    config, _ = write_config(path.parent, True, roles=Roles("image", "caption", "kind"))
+    config, _ = write_config(path.parent, True, image="image", text="caption", label="kind")
     count = range(len(table["kind"]))
     if locked:
         table["split"] = ["test" if row < size else "train" for row in count]

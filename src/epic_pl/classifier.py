@@ -41,7 +41,6 @@ from epic_pl.inference.sharing import (
     write_card,
     write_model,
 )
-from epic_pl.inspection.guess import Roles
 from epic_pl.inspection.init import write_config
 from epic_pl.module import EPICModule
 from epic_pl.types import Batch, Sample
@@ -239,8 +238,8 @@ class Classifier:
         from epic_pl.cli import as_options, run
 
         root = Path(output) if output is not None else Path("runs") / Path(table).stem
-        roles = Roles(image, text, label)
-        config, _ = write_config(Path(table), force=True, output=root / INIT_CONFIG, roles=roles)
+        columns = {"image": image, "text": text, "label": label}
+        config, _ = write_config(Path(table), True, root / INIT_CONFIG, **columns)
         given = as_options({"trainer.default_root_dir": str(root), **(options or {})})
         trainer = run(["fit", "--config", str(config), *given]).trainer
         return cls.load(str(trainer.log_dir), device=device)

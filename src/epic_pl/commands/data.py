@@ -61,7 +61,7 @@ def init(
     Raises:
         EpicError: with a message for the user.
     """
-    from epic_pl.inspection.guess import Roles
     from epic_pl.inspection.init import summarize, write_config
 
-    print(summarize(*write_config(folder, force, output, Roles(image, text, label))))
+    columns = {"image": image, "text": text, "label": label}
+    print(summarize(*write_config(folder, force, output, **columns)))

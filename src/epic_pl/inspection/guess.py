@@ -43,47 +43,51 @@ class Guess:
     unused: list[str]
 
 
-@dataclass(frozen=True)
-class Roles:
-    """Columns that the user names; None is guessed.
-
-    If either image or text is named, the other is not guessed.
-    """
-
-    image: str | None = None
-    text: str | None = None
-    label: str | None = None
-
-
-def guess_columns(table: pa.Table, folder: Path, roles: Roles = Roles()) -> Guess:
+def guess_columns(
+    table: pa.Table,
+    folder: Path,
+    image: str | None = None,
+    text: str | None = None,
+    label: str | None = None,
+) -> Guess:
     """Guess the columns from names and cells of a table, and from the files in its folder.
+
+    Args:
+        table: with all its columns.
+        folder: of the table.
+        image: column of images, or a template. None is guessed, unless ``text`` is given.
+        text: column of texts, or a template. None is guessed, unless ``image`` is given.
+        label: column of labels; None is guessed.
 
     Raises:
         DataError: no column looks like a label, or none like image or text; or a named column
             does not exist.
     """
-    for role, name in vars(roles).items():
-        if name is not None and "{" not in name and name not in table.column_names:
-            raise DataError(
-                f"There is no column {name!r} for the {role}; there are {table.column_names}."
-            )
-    image, source, root = _images(table, folder, roles)
-    left = [name for name in table.column_names if name not in (source, roles.text)]
-    split = next((n for n in _by_name(left, "split") if _is_split(table, n)), None)
-    label = roles.label or _label(table, [name for name in left if name != split])
+    names = table.column_names
+    for role, name in (("image", image), ("text", text), ("label", label)):
+        if name is not None and "{" not in name and name not in names:
+            raise DataError(f"There is no column {name!r} for the {role}; there are {names}.")
+    named, source, root = image or text, image, folder
+    if image in names or not named:
+        candidates = table.select([image]) if image else table
+        image, source, root = _images(candidates, folder) or (image, image, folder)
+    left = [name for name in names if name not in (source, text)]
+    split = next((name for name in _by_name(left, "split") if _is_split(table[name])), None)
+    label = label or _label(table, [name for name in left if name != split])
     # the column of a template such as {id}.jpg may be the id as well
-    ids = _by_name([name for name in table.column_names if name not in (image, split, label)], "id")
-    identity = next((name for name in ids if _distinct(table, name) == len(table)), None)
+    ids = _by_name([name for name in names if name not in (image, split, label)], "id")
+    identity = next((name for name in ids if _distinct(table[name]) == len(table)), None)
     left = [name for name in left if name not in (split, label, identity)]
-    texts = [roles.text] if roles.text else []
-    if not roles.text and not roles.image:
+    texts = [text] if text else []
+    if not named:
         texts = _texts(table, left, label, image is None)
     if image is None and not texts:
-        raise DataError(_UNCLEAR.format("images or text", table.column_names, "--text title"))
-    lists = is_list(table.schema.field(label).type) or written_lists(table[label]) is not None
+        raise DataError(_UNCLEAR.format("images or text", names, "--text title"))
+    lists = is_list(table[label].type) or written_lists(table[label]) is not None
     separator = None if lists else _separator(table[label])
-    size, cells = 0.1 if len(table) >= 200 else 0.2, table[split].to_pylist() if split else []
-    given = [SPLIT_NAMES.get(str(cell).strip().lower()) for cell in cells or ["train"] * len(table)]
+    val_size = 0.1 if len(table) >= 200 else 0.2
+    cells = table[split].to_pylist() if split else ["train"] * len(table)
+    rows = Counter(SPLIT_NAMES.get(str(cell).strip().lower()) for cell in cells)
     return Guess(
         image_column=image,
         text_columns=texts,
@@ -92,8 +96,8 @@ def guess_columns(table: pa.Table, folder: Path, roles: Roles = Roles()) -> Gues
         split_column=split,
         id_column=identity,
         image_root=None if root == folder else root,
-        val_size=size,
-        val_rows=given.count("val") or round(size * given.count("train")),
+        val_size=val_size,
+        val_rows=rows["val"] or round(val_size * rows["train"]),
         multilabel=lists or separator is not None,
         unused=[name for name in left if name not in texts],
     )
@@ -116,48 +120,44 @@ def _words(name: str) -> list[str]:
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+", name)]
 
 
-def _is_string(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+def _is_string(dtype: pa.DataType) -> bool:
+    dtype = dtype.value_type if pa.types.is_dictionary(dtype) else dtype
+    return bool(pa.types.is_string(dtype) or pa.types.is_large_string(dtype))
 
 
-def _names_classes(kind: pa.DataType) -> bool:
-    return _is_string(kind) or pa.types.is_integer(kind) or bool(pa.types.is_boolean(kind))
+def _names_classes(dtype: pa.DataType) -> bool:
+    return _is_string(dtype) or pa.types.is_integer(dtype) or bool(pa.types.is_boolean(dtype))
 
 
-def _cells(table: pa.Table, name: str) -> list[str]:
+def _read_cells(column: pa.ChunkedArray) -> list[str]:
     """First non-empty cells of a column as stripped strings; empty for nested types."""
-    column = table[name].slice(0, _EXAMINED_ROWS)
+    column = column.slice(0, _EXAMINED_ROWS)
     if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
         return []
     cells = column.cast(pa.string()).drop_null().to_pylist()
     return [stripped for cell in cells if (stripped := cell.strip())]
 
 
-def _distinct(table: pa.Table, name: str) -> int:
+def _distinct(column: pa.ChunkedArray) -> int:
     """Number of distinct strings or integers in a column; 0 for other types."""
-    if not _names_classes(table.schema.field(name).type):
+    if not _names_classes(column.type):
         return 0
-    return int(pc.count_distinct(table[name].cast(pa.string())).as_py())
+    return int(pc.count_distinct(column.cast(pa.string())).as_py())
 
 
-def _images(table: pa.Table, folder: Path, roles: Roles) -> tuple[str | None, str | None, Path]:
+def _images(table: pa.Table, folder: Path) -> tuple[str, str, Path] | None:
     """The image column or a template of it, its source column, and the folder of its paths.
 
     Cells are images, or names of files in ``folder`` or a subfolder, with or without suffix. If
     there are no such files, a column is chosen if its name or cells look like images: the check
     then reports missing files, instead of training on the text alone.
     """
-    if roles.image in table.column_names:
-        table = table.select([roles.image])
-    elif roles.image or roles.text:
-        return roles.image, None, folder
     embedded = [field.name for field in table.schema if may_embed(field.type)]
     if embedded:
         return embedded[0], embedded[0], folder
     strings = [field.name for field in table.schema if _is_string(field.type)]
     named = _by_name(strings, "image")
-    columns = {name: _cells(table, name) for name in dict.fromkeys([*named, *strings])}
+    columns = {name: _read_cells(table[name]) for name in dict.fromkeys([*named, *strings])}
     roots = [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir())]
     for name, cells in columns.items():
         for root in roots:
@@ -167,15 +167,15 @@ def _images(table: pa.Table, folder: Path, roles: Roles) -> tuple[str | None, st
         files = [file for file in root.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
         suffixes = {file.stem: file.suffix for file in files}
         for name in dict.fromkeys([*named, *_by_name(table.column_names, "id")]):
-            matches = [cell in suffixes for cell in _cells(table, name)]
-            if _most(matches):
-                suffix = suffixes[_cells(table, name)[matches.index(True)]]
+            endings = [suffixes.get(cell) for cell in _read_cells(table[name])]
+            if _most(ending is not None for ending in endings):
+                suffix = next(filter(None, endings))
                 return f"{{{name}}}{suffix}", name, root
     for name, cells in columns.items():
         by_name = name in named and {*_words(name)} <= {*_NAMES["image"]}
         if _most(c.lower().endswith(IMAGE_SUFFIXES) or (by_name and " " not in c) for c in cells):
             return name, name, folder
-    return roles.image, roles.image, folder
+    return None
 
 
 def _most(answers: Iterable[bool]) -> bool:
@@ -192,24 +192,25 @@ def _common_folder(column: pa.ChunkedArray) -> Path | None:
     return None if common == Path(common.anchor) else common
 
 
-def _is_split(table: pa.Table, name: str) -> bool:
+def _is_split(column: pa.ChunkedArray) -> bool:
     """Whether cells name splits; unknown names are left to the data check."""
-    splits = {SPLIT_NAMES.get(cell.lower()) for cell in _cells(table, name)}
-    return "train" in splits and len(splits) + table[name].null_count > 1
+    splits = {SPLIT_NAMES.get(cell.lower()) for cell in _read_cells(column)}
+    return "train" in splits and len(splits) + column.null_count > 1
 
 
 def _label(table: pa.Table, names: Sequence[str]) -> str:
     """The column named label, else a list column, else a column with few distinct values."""
-    kinds = {name: table.schema.field(name).type for name in names}
-    lists = [n for n in names if is_list(kinds[n]) and _names_classes(kinds[n].value_type)]
+    dtypes = {name: table[name].type for name in names}
+    lists = [n for n in names if is_list(dtypes[n]) and _names_classes(dtypes[n].value_type)]
     # pandas writes integers with missing values as floats
-    scalars = [n for n in names if _names_classes(kinds[n]) or pa.types.is_floating(kinds[n])]
-    few = [name for name in scalars if 2 <= _distinct(table, name) <= max(2, len(table) // 4)]
+    scalars = [n for n in names if _names_classes(dtypes[n]) or pa.types.is_floating(dtypes[n])]
+    distinct = {name: _distinct(table[name]) for name in scalars}
+    few = [name for name in scalars if 2 <= distinct[name] <= max(2, len(table) // 4)]
     named = _by_name([*lists, *scalars], "label")
     likely = [
         *(name for name in named if name.lower() in _NAMES["label"]),
         *lists,
-        *sorted(few, key=lambda name: (name not in named, _distinct(table, name))),
+        *sorted(few, key=lambda name: (name not in named, distinct[name])),
         *named,
     ]
     if not likely:
@@ -243,12 +244,12 @@ def _texts(table: pa.Table, names: Sequence[str], label: str, needed: bool) -> l
     named = _by_name(names, "text")
     texts = []
     for name in names:
-        cells = _cells(table, name)
+        cells = _read_cells(table[name])
         # in scripts without spaces between words, characters take 3 bytes
         phrases = (" " in c or (len(c) >= 4 and len(c.encode()) >= 2.5 * len(c)) for c in cells)
         prose = _most(phrases) and len(set(cells)) > len(cells) / 10
-        if _is_string(table.schema.field(name).type) and (prose or name in named):
+        if _is_string(table[name].type) and (prose or name in named):
             texts.append(name)
-    least = min(_distinct(table, label), table.num_rows // 2)
-    inputs = [name for name in texts if _distinct(table, name) > least]
+    least = min(_distinct(table[label]), table.num_rows // 2)
+    inputs = [name for name in texts if _distinct(table[name]) > least]
     return inputs or (texts if needed else [])

@@ -18,7 +18,7 @@ from epic_pl.data.tables.folders import holds_classes
 from epic_pl.data.tables.hf import is_saved_dataset
 from epic_pl.data.tables.reader import SUFFIXES, read_table
 from epic_pl.errors import ConfigError, DataError, printable
-from epic_pl.inspection.guess import Guess, Roles, guess_columns
+from epic_pl.inspection.guess import Guess, guess_columns
 
 _EXAMINED_ROWS = 50
 _SMALL, _LARGE = 112, 224  # pixels, multiples of 14 and 16
@@ -32,11 +32,16 @@ def write_config(
     source: Path,
     force: bool = False,
     output: Path | None = None,
-    roles: Roles = Roles(),  # noqa: B008 frozen
+    **columns: str | None,
 ) -> tuple[Path, Guess]:
-    """Write ``epic.yaml`` beside a table, or beside the only table of a folder, or to ``output``.
+    """Write a config for a table with guesses for the roles of its columns.
 
-    Columns that ``roles`` does not name are guessed.
+    Args:
+        source: a table, or a folder with one table.
+        force: replace a config that exists.
+        output: file to write; None is ``epic.yaml`` beside the table.
+        columns: of ``image``, ``text`` and ``label``, see
+            :func:`~epic_pl.inspection.guess.guess_columns`.
 
     Raises:
         DataError: there is no table, there are several, or columns cannot be guessed.
@@ -48,7 +53,7 @@ def write_config(
     if config.exists() and not force:
         raise ConfigError(f"{config} exists already. Keep it, or replace it with --force.")
     table = read_table(path)
-    guess = guess_columns(table, folder, roles)
+    guess = guess_columns(table, folder, **columns)
     comment = textwrap.indent(summarize(config, guess), "# ")
     options = _options(path, folder, table, guess)
     # as in compare and tune, so that tables of the same name do not share runs
