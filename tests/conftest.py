@@ -56,13 +56,17 @@ def workdir(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """An empty folder within the working folder, with a cache of its own."""
+def cache(tmp_path, monkeypatch):
+    """A cache folder of the test's own."""
     monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "my data"
-    folder.mkdir()
-    return folder
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(cache, workdir):
+    """An empty folder within the working folder, with a cache of its own."""
+    (workdir / "my data").mkdir()
+    return workdir / "my data"
 
 
 @pytest.fixture

@@ -1,16 +1,10 @@
-"""A cache of the test's own, and wheels in it as a user would put them there."""
+"""Wheels in the cache, as a user would put them there."""
 
 import hashlib
 import zipfile
 from dataclasses import replace
 
 import pytest
-
-
-@pytest.fixture
-def cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 @pytest.fixture
