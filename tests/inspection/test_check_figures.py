@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 SPLITS = ["train"] * 12 + ["val"] * 4 + ["test"] * 3 + ["predict"] * 1
-LABELS = ["cat"] * 7 + ["dog"] * 5 + ["cat", "dog", "dog", "dog"] + ["dog", "cat", "cat"] + [None]
+EVIL = "<script>alert('[red] & $x$')</script>"
+LABELS = [*["cat"] * 7, *[EVIL] * 5, "cat", *[EVIL] * 4, "cat", "cat", None]
 # words, each of one token, beside [CLS] and [SEP]; None is absent, 0 is empty
 WORDS = [3, 7, 4, 9, 0, None, 11, 7, 20, 30, 8, 10, 3, 6, 7, 8, 6, 7, 9, 10]
 SHORT = 40 + np.arange(20)  # pixels
@@ -45,7 +46,7 @@ def _cells(out, split):
 
 def test_every_figure_is_that_of_the_table(table, tiny, told, tmp_path):
     given = (f"table={table}", "split_column=split", "max_text_tokens=12")
-    options = [f"--data.init_args.{each}" for each in given]
+    options = [f"--data.init_args.{option}" for option in given]
     code, out, _ = told("data", "check", "--config=table.yaml", *options, *tiny, "--output=out")
     assert code == 1
     assert "Training cannot start: 2 errors." in out
@@ -54,6 +55,7 @@ def test_every_figure_is_that_of_the_table(table, tiny, told, tmp_path):
         "warning: 2 images, by content, are in more than one split (4 rows)\n"
         "    train 0.png = val 12.png\n    train 8.png = test 16.png\n"
     ) in out
+    assert f"    train cat = train {EVIL}\n" in out  # no markup
     assert len(re.findall(r"^error: ", out, re.M)) == 2
     # rows, classes, distinct images, no image, no text
     assert _cells(out, "train") == [12, 2, 11, 1, 1]
@@ -75,8 +77,15 @@ def test_every_figure_is_that_of_the_table(table, tiny, told, tmp_path):
     ) in out
 
     page = (tmp_path / "out" / "report.html").read_text()
+    assert "Training cannot start: 2 errors." in page
     assert "<td>cat</td><td>7</td><td>1</td><td>2</td><td>0</td>" in page  # by split
-    assert "<td>dog</td><td>5</td><td>3</td><td>1</td><td>0</td>" in page
+    escaped = "&lt;script&gt;alert(&#39;[red] &amp; $x$&#39;)&lt;/script&gt;"
+    assert f"<td>{escaped}</td><td>5</td><td>3</td><td>1</td><td>0</td>" in page
+    assert page.count(escaped) > 6  # in examples and samples, too
+    assert "<script" not in page
+    assert "http" not in page  # it needs no other file
+    assert page.count("data:image/png;base64,") == 2  # histograms
+    assert page.count("data:image/jpeg;base64,") == 12  # samples
     rows = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
     assert [row["kind"] for row in rows] == [None, None, "missing", "corrupt", *[None] * 16]
     assert [row["label"] for row in rows] == LABELS

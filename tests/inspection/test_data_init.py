@@ -9,7 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from epic_pl.config_files import find_config
+from epic_pl.config_files import find_config, read_yaml
 from epic_pl.data import TableDataModule
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.inspection.guess import guess_columns
@@ -26,10 +26,6 @@ def images(folder):
 def _config(folder, **options):
     """The config for the table of a folder, as it is read again."""
     return yaml.safe_load(write_config(folder, **options)[0].read_text())
-
-
-def _module(options):
-    return TableDataModule(image_encoder="vit_tiny_patch16_224", text_encoder="x", **options)
 
 
 def _table(image="pics/{}.jpg", **columns):
@@ -134,31 +130,16 @@ def test_table_without_label_or_content_is_refused_with_its_columns(folder):
         guess_columns(_table(photo=None, caption=None), folder)
 
 
-def test_config_reads_images_of_another_table_beside_that_table(folder, tmp_path):
-    pq.write_table(_table(), folder / "t.parquet")
-    new = tmp_path / "new"
-    (new / "pics").mkdir(parents=True)
-    Image.new("RGB", (300, 200), "red").save(new / "pics" / "0.jpg")
-    pq.write_table(_table().slice(0, 1), new / "new.parquet")
-    data = _config(folder)["data"]["init_args"]
-    module = _module(data | {"predict_table": str(new / "new.parquet")})
-    module.setup("predict")
-    assert fabricate.raw(module.dataset("predict"), 0)["image"].getpixel((0, 0))[0] > 250
-
-
-@pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_config_fits_the_table_without_editing(folder, suffix):
-    path = folder / f"table.{suffix}"
+def test_config_fits_the_table_without_editing(folder):
     rows = _table(image="{}.jpg").rename_columns(["row", "photo", 'cap: "x" {y}', "kind"])
-    write = pa.csv.write_csv if suffix == "csv" else pq.write_table
-    write(rows, path)
+    pa.csv.write_csv(rows, folder / "table.csv")
     config = _config(folder)
     data = config["data"]["init_args"]
     assert data["text_columns"] == 'cap: "x" {y}'
-    module = _module(data)
+    module = TableDataModule(**fabricate.ENCODERS | data)
     module.setup()
     assert module.class_names == ["cat", "dog"]
-    recipe = yaml.safe_load(Path(find_config("table.yaml")).read_text())
+    recipe = read_yaml(find_config("table.yaml"))
     recipe["model"]["encoders"]["image_size"] = 224
     assert config["model"] == recipe["model"]
     assert set(recipe["data"]["init_args"]) <= set(data)
@@ -177,42 +158,40 @@ def test_texts_of_any_script_are_given_room(folder, caption, most):
     assert _config(folder)["data"]["init_args"]["max_text_tokens"] == most
 
 
+@pytest.mark.parametrize("multilabel", [False, True])
 @pytest.mark.parametrize(
-    ("rows", "validation", "watched"),
-    [
-        (3000, None, 300),
-        (2990, None, None),  # a tenth of which is cut off
-        (900, 300, 300),
-        (3000, 299, None),
-    ],
+    ("rows", "validation", "best"),
+    # of rows without a split, a tenth is drawn
+    [(3000, None, True), (2990, None, False), (900, 300, True), (3000, 299, False)],
 )
-@pytest.mark.parametrize("kind", ["multiclass", "multilabel"])
 def test_an_epoch_is_chosen_where_validation_has_rows_enough(
-    kind, rows, validation, watched, folder
+    folder, rows, validation, best, multilabel
 ):
-    table = {"text": [f"a caption that is number {i}" for i in range(rows)]}
-    table["kind"] = (["cat", "dog"] if kind == "multiclass" else ["a|b", "a", "b"] * 2) * rows
-    table["kind"] = table["kind"][:rows]
+    kinds = ["a|b", "a", "b"] if multilabel else ["cat", "dog"]
+    columns = {
+        "text": [f"a caption that is number {i}" for i in range(rows)],
+        "kind": [kinds[i % len(kinds)] for i in range(rows)],
+    }
     if validation is not None:
-        table["split"] = ["Dev"] * validation + ["train"] * (rows - validation)
-    pq.write_table(pa.table(table), folder / "t.parquet")
+        columns["split"] = ["Dev"] * validation + ["train"] * (rows - validation)
+    pq.write_table(pa.table(columns), folder / "t.parquet")
     text = write_config(folder)[0].read_text()
     config = yaml.safe_load(text)
-    metric = "val/accuracy" if kind == "multiclass" else "val/f1_micro"
-    assert config["checkpoint"]["monitor"] == (metric if watched else None)
+    metric = "val/f1_micro" if multilabel else "val/accuracy"
+    assert config["checkpoint"]["monitor"] == (metric if best else None)
     assert config["early_stopping"]["monitor"] == metric
     patience = config["early_stopping"]["patience"]
-    assert (patience is not None) == bool(watched)
-    assert patience is None or patience < config["trainer"]["max_epochs"]
-    which = "best" if watched else "last"
-    assert f"the {which} epoch (" in text
+    assert patience < config["trainer"]["max_epochs"] if best else patience is None
+    assert f"the {'best' if best else 'last'} epoch (" in text
     assert f"here {validation or rows // 10})" in text
 
 
 def test_config_is_never_replaced_unless_forced_and_may_lie_elsewhere(folder, tmp_path):
     pq.write_table(_table(), folder / "t.parquet")
     config = _config(folder, output=tmp_path / "new" / "mine.yaml")
-    assert config["data"]["init_args"]["table"] == str(folder / "t.parquet")
+    data = config["data"]["init_args"]
+    assert data["table"] == str(folder / "t.parquet")
+    assert data["image_root"] is None  # so that images of predict_table are beside that table
     assert not (folder / "epic.yaml").exists()
     write_config(folder)[0].write_text("mine")
     with pytest.raises(ConfigError, match="--force"):
