@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import yaml
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -20,6 +21,7 @@ from epic_pl.module import EPICModule
 from epic_pl.module.config import plain
 
 COLOURS = {"blue": (30, 60, 220), "green": (40, 190, 60), "red": (220, 40, 30)}
+COLUMNS = {"split_column": "split", "id_column": "id"}
 SIDE = 32
 HEAD = {"boundary": True, "similarity": True}
 
@@ -113,43 +115,27 @@ def table(root: Path, *, train: int = 12, val: int = 4, test: int = 7, corrupt: 
 
 def table_data(path: Path, vit: Path, bert: Path, **options: Any) -> TableDataModule:
     """The data of :func:`table`."""
-    columns = {"split_column": "split", "id_column": "id"}
     encoders = {"image_encoder": str(vit), "text_encoder": str(bert)}
-    return TableDataModule(table=str(path), **columns, **encoders, **options)
+    return TableDataModule(table=str(path), **COLUMNS, **encoders, **options)
 
 
-def table_config(root: Path, vit: Path, bert: Path, **options: int) -> Path:
-    """A config that fits the table of ``root`` on the tiny encoders within a second or two."""
+def table_config(root: Path, vit: Path, bert: Path, **options: Any) -> Path:
+    """A config that fits the table of ``root`` on the tiny encoders within a second or two.
+
+    ``options`` are those of the data.
+    """
+    trainer = {"default_root_dir": "runs", "accelerator": "cpu", "devices": 1, "max_epochs": 2}
+    encoders = {"image": {"name": str(vit)}, "text": {"name": str(bert)}}
+    data = {"table": str(root / "table.csv"), "batch_size_per_device": 4, **COLUMNS, **options}
+    config = {
+        "seed_everything": 0,
+        "trainer": {**trainer, "log_every_n_steps": 1},
+        "model": {"encoders": encoders, "epic": {"interaction_layers": 2, "hub_width": 8}},
+        "data": {"class_path": "TableDataModule", "init_args": data},
+        "checkpoint": {"monitor": "val/accuracy"},
+    }
     path = root / "tiny.yaml"
-    path.write_text(
-        f"""seed_everything: 0
-trainer:
-  default_root_dir: runs
-  accelerator: cpu
-  devices: 1
-  max_epochs: 2
-  log_every_n_steps: 1
-model:
-  encoders:
-    image:
-      name: {vit}
-    text:
-      name: {bert}
-  epic:
-    interaction_layers: 2
-    hub_width: 8
-data:
-  class_path: TableDataModule
-  init_args:
-    table: {root / "table.csv"}
-    split_column: split
-    id_column: id
-    batch_size_per_device: {options.get("batch_size", 4)}
-    num_workers: {options.get("num_workers", 0)}
-checkpoint:
-  monitor: val/accuracy
-"""
-    )
+    path.write_text(yaml.safe_dump(config))
     return path
 
 
@@ -173,15 +159,6 @@ def workers_here(monkeypatch) -> None:
 def trained(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Copies of the trained parameters."""
     return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
-
-
-def is_plain(value: Any) -> bool:
-    """Whether a value consists of dictionaries, lists and single values of Python's own types."""
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and is_plain(each) for key, each in value.items())
-    if type(value) is list:
-        return all(map(is_plain, value))
-    return value is None or type(value) in (str, int, float, bool)
 
 
 def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:

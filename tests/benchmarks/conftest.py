@@ -12,10 +12,21 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 
 @pytest.fixture
-def tiny(monkeypatch, tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
-    """Options of a run on the fabricated OpenMoji, which is in the cache."""
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
+def here(cache, workdir, monkeypatch):
+    """A cache and a working folder of the test's own; comparisons run in this process."""
     tiny_runs.workers_here(monkeypatch)
-    tiny_openmoji.fill_cache(tmp_path / "cache")
-    return tiny_openmoji.fit_options(tiny_vit_dir, tiny_tokenizer_dir)
+    return cache
+
+
+@pytest.fixture
+def on_openmoji(here, tiny):
+    """Options of a run on the fabricated OpenMoji, which is in the cache."""
+    tiny_openmoji.fill_cache(here)
+    return tiny
+
+
+@pytest.fixture
+def on_named(here, tiny):
+    """Options of a run on things with names of one word, whose drawings are in the cache."""
+    tiny_openmoji.fill_named_cache(here)
+    return tiny

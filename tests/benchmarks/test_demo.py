@@ -6,8 +6,8 @@ import re
 import openmoji
 
 
-def test_the_demo_trains_compares_predicts_and_explains(tiny, monkeypatch, tmp_path, capfd):
-    arguments = ["openmoji.py", *tiny, "--trainer.check_val_every_n_epoch=1"]
+def test_the_demo_trains_compares_predicts_and_explains(on_openmoji, monkeypatch, tmp_path, capfd):
+    arguments = ["openmoji.py", *on_openmoji, "--trainer.check_val_every_n_epoch=1"]
     monkeypatch.setattr("sys.argv", arguments)
     openmoji.main()
     rows = json.loads((tmp_path / "runs/demo/comparison.json").read_text())

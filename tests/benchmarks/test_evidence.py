@@ -15,22 +15,16 @@ import evidence
 import evidence_tables
 import learning_curve
 import logistic
-import tiny_openmoji
-import tiny_runs
 from epic_pl.data.datasets import scenes
 from epic_pl.nn.heads import HeadConfig
 from epic_pl.nn.methods import METHODS
 
 
 @pytest.fixture
-def options(monkeypatch, tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
+def options(on_named, monkeypatch):
     monkeypatch.setattr(scenes, "_ROWS", {"val": 24, "test": 24})
     monkeypatch.setattr(scenes, "_CHUNK", 16)
-    tiny_runs.workers_here(monkeypatch)
-    tiny_openmoji.fill_named_cache(tmp_path / "cache")
-    return [*tiny_openmoji.fit_options(tiny_vit_dir, tiny_tokenizer_dir), "--data.rows=48"]
+    return [*on_named, "--data.rows=48"]
 
 
 def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkeypatch):

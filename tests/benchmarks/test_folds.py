@@ -18,16 +18,16 @@ EMOJI = [
 
 
 @pytest.fixture(autouse=True)
-def emoji(tiny, monkeypatch, tmp_path):
-    images = tmp_path / "cache" / "openmoji-17.0.0-32px"
-    for each in EMOJI:
-        (images / f"{each.code}.png").write_bytes((images / "1F000.png").read_bytes())
+def emoji(on_openmoji, here, monkeypatch):
+    images = here / "openmoji-17.0.0-32px"
+    for emoji in EMOJI:
+        (images / f"{emoji.code}.png").write_bytes((images / "1F000.png").read_bytes())
     monkeypatch.setattr(tables, "fetch_openmoji", lambda size: images)
     monkeypatch.setattr(tables, "load_emoji", lambda: EMOJI)
 
 
 def _made(name, emoji=EMOJI):
-    by_code = {each.code: each for each in EMOJI}
+    by_code = {emoji.code: emoji for emoji in EMOJI}
     rows = tables.EMOJI_TABLES[name](emoji, random.Random(0))
     return [(by_code[code], text, label) for code, text, label in rows]
 
@@ -47,8 +47,8 @@ def test_texts_and_labels_of_the_tables():
     assert 0.3 < sum(label == "yes" for *_, label in pairs) / len(pairs) < 0.7
 
 
-def test_icons_have_the_categories_that_enough_icons_share(monkeypatch, tmp_path):
-    folder = tmp_path / "cache" / f"fontawesome-7.3.1-{tables._SIZE}px"
+def test_icons_have_the_categories_that_enough_icons_share(here):
+    folder = here / f"fontawesome-7.3.1-{tables._SIZE}px"
     folder.mkdir()
     names = [f"arrow-{number}" for number in range(tables._LEAST_ICONS)]
     for name in names:
@@ -76,9 +76,9 @@ def test_locked_rows_are_in_no_fold(tmp_path):
         assert sorted(row[f"fold{fold}"] for fold in range(3)) == ["test", "train", "train"]
 
 
-def test_each_fold_and_method_is_judged(tiny, monkeypatch, tmp_path, capfd):
+def test_each_fold_and_method_is_judged(on_openmoji, monkeypatch, tmp_path, capfd):
     arguments = ["--tasks", "openmoji_entailment,one_word", "--folds", "0,1", "--jobs", "2"]
-    arguments += ["--methods", "linear_probe", "--json", *tiny]
+    arguments += ["--methods", "linear_probe", "--json", *on_openmoji]
     monkeypatch.setattr("sys.argv", ["folds.py", *arguments])
     assert folds.main() == 0
     rows = json.loads(capfd.readouterr().out.splitlines()[-1])

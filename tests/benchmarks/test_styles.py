@@ -10,8 +10,6 @@ from PIL import Image
 
 import npm
 import styles
-import tiny_openmoji
-import tiny_runs
 from epic_pl.assets import Emoji
 from epic_pl.cli import run
 from epic_pl.errors import AssetError
@@ -20,10 +18,10 @@ BODY = '<rect x="32" y="32" width="64" height="64" fill="#00f"/>'
 
 
 @pytest.fixture
-def cache(monkeypatch, tmp_path):
+def noto(cache, monkeypatch):
     """The package in the cache, as a user would put it there; one name is an alias."""
-    folder = tmp_path / "packages"
-    folder.mkdir()
+    folder = cache / "packages"
+    folder.mkdir(parents=True)
     icons = {"width": 128, "height": 128, "icons": {"dove": {"body": BODY}}}
     icons["aliases"] = {"peace": {"parent": "dove"}}
     members = {"icons": icons, "chars": {"1f54a": "peace", "1f600": "dove"}}
@@ -34,14 +32,13 @@ def cache(monkeypatch, tmp_path):
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     digest = hashlib.sha256((folder / styles._NOTO.file).read_bytes()).hexdigest()
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path))
     monkeypatch.setattr(styles, "_NOTO", styles._NOTO._replace(sha256=digest))
     codes = ("1F54A-FE0F", "1F600", "1F1E6")
     monkeypatch.setattr(styles, "load_emoji", lambda: [Emoji(code, "", "", "") for code in codes])
-    return tmp_path
+    return folder / styles._NOTO.file
 
 
-def test_drawings_are_found_by_code_points_and_named_as_openmojis(cache):
+def test_drawings_are_found_by_code_points_and_named_as_openmojis(noto):
     folder = styles.fetch_noto(size=32)
     assert {file.name for file in folder.iterdir()} == {
         "1F54A-FE0F.png",
@@ -54,7 +51,7 @@ def test_drawings_are_found_by_code_points_and_named_as_openmojis(cache):
     assert "Apache-2.0" in (folder / "ATTRIBUTION.txt").read_text()
 
 
-def test_another_file_is_refused(cache, monkeypatch):
+def test_another_file_is_refused(noto, monkeypatch):
     monkeypatch.setattr(styles, "_NOTO", styles._NOTO._replace(sha256="0" * 64))
     with pytest.raises(AssetError, match=r"not the published @iconify-json/noto@1\.2\.9"):
         styles.fetch_noto(size=32)
@@ -64,22 +61,15 @@ def test_another_file_is_refused(cache, monkeypatch):
     ("program", "message"),
     [(None, r"npm, which is missing.*npm pack.*packages"), ("false", r"could not be fetched")],
 )
-def test_without_npm_or_network_the_message_names_the_way_out(cache, monkeypatch, program, message):
-    (cache / "packages" / styles._NOTO.file).unlink()
+def test_without_npm_or_network_the_message_names_the_way_out(noto, monkeypatch, program, message):
+    noto.unlink()
     monkeypatch.setattr(npm.shutil, "which", lambda _: program)
     with pytest.raises(AssetError, match=message):
         styles.fetch_noto(size=32)
 
 
-def test_the_config_trains_on_one_vendors_drawings_and_tests_on_all_of_the_others(
-    monkeypatch, tmp_path, tiny_vit_dir, tiny_tokenizer_dir
-):
-    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    tiny_runs.workers_here(monkeypatch)
-    tiny_openmoji.fill_named_cache(tmp_path / "cache")
-    config = styles.__file__.replace(".py", ".yaml")
-    options = ["--config", config, *tiny_openmoji.fit_options(tiny_vit_dir, tiny_tokenizer_dir)]
+def test_the_config_trains_on_one_vendors_drawings_and_tests_on_all_of_the_others(on_named):
+    options = ["--config", styles.__file__.replace(".py", ".yaml"), *on_named]
     best = run(["fit", *options]).trainer.checkpoint_callback.best_model_path
     data = run(["test", *options, "--ckpt_path", best]).datamodule
     data.setup()

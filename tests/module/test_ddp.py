@@ -118,7 +118,9 @@ def two_ranks(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir, make):
     folder = tmp_path_factory.mktemp("ddp")
     # three steps of two rows on each of two ranks; they validate and test other numbers of rows
     tiny_runs.table(folder / "data", train=12, val=5, test=7)
-    config = tiny_runs.table_config(folder / "data", tiny_vit_dir, tiny_tokenizer_dir, batch_size=2)
+    config = tiny_runs.table_config(
+        folder / "data", tiny_vit_dir, tiny_tokenizer_dir, batch_size_per_device=2
+    )
     text = config.read_text()
     config.write_text(text.replace("model:\n", f"model:\n{LOSES_SOME}"))
     assert config.read_text() != text
