@@ -16,6 +16,10 @@ import pytest
 import torch
 
 import tiny_encoders
+import tiny_openmoji
+import tiny_runs
+from epic_pl.cli import run
+from epic_pl.main import main
 
 torch.set_num_threads(1)
 
@@ -72,7 +76,6 @@ def folder(cache, workdir):
 @pytest.fixture
 def told(capsys):
     """The command line: exit code, stdout and stderr."""
-    from epic_pl.main import main
 
     def told(*arguments):
         with pytest.raises(SystemExit) as stop:
@@ -86,16 +89,12 @@ def told(capsys):
 @pytest.fixture
 def tiny(tiny_vit_dir, tiny_tokenizer_dir):
     """Options of a short run on the tiny encoders."""
-    import tiny_openmoji
-
     return tiny_openmoji.fit_options(tiny_vit_dir, tiny_tokenizer_dir)
 
 
 @pytest.fixture(scope="session")
 def make(tiny_vit_dir, tiny_tokenizer_dir):
     """Builds EPICModule on the tiny encoders; takes what tiny_runs.module takes."""
-    import tiny_runs
-
     return partial(tiny_runs.module, tiny_vit_dir, tiny_tokenizer_dir)
 
 
@@ -114,19 +113,15 @@ def tiny_vit_dir(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def two_epochs(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
     """A run of two epochs that logged what its prompts look at; some test rows are special."""
-    import tiny_runs
-    from epic_pl.cli import run
-
     root = tmp_path_factory.mktemp("trained")
     table = tiny_runs.table(root / "data")
-    rows = list(csv.DictReader(table.open()))
-    test = {row["id"]: row for row in rows}
-    test["test1"]["image"] = test["test2"]["text"] = ""
-    test["test3"]["text"] = "<script>alert('$x$')</script> \U0001f355"
+    rows = {row["id"]: row for row in csv.DictReader(table.open())}
+    rows["test1"]["image"] = rows["test2"]["text"] = ""
+    rows["test3"]["text"] = "<script>alert('$x$')</script> \U0001f355"
     with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(rows["test1"]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(rows.values())
     config = str(tiny_runs.table_config(root / "data", tiny_vit_dir, tiny_tokenizer_dir))
     options = ["--explain.every_n_epochs", "2", "--explain.samples", "2"]
     options += ["--model.optim.lr=0.05", "--model.head.network=none"]
