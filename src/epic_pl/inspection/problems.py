@@ -37,12 +37,13 @@ class Problem:
 
 
 def _of_rows(
-    severity: Severity, rows: pa.Table, text: str, extra: str = "", way_out: str = ""
+    severity: Severity, rows: pa.Table, mask: Any, text: str, extra: str = "", way_out: str = ""
 ) -> Iterator[Problem]:
-    """A problem of some rows, if there are any: their number and ``text``.
+    """A problem of the rows in a mask, if there are any: their number and ``text``.
 
     Examples are ``train 17``, with the column ``extra`` if given, and then ``way_out``.
     """
+    rows = rows.filter(mask)
     if rows.num_rows:
         examples = [
             f"{row['split']} {row['sample_id']}" + (f": {row[extra]}" if extra else "")
@@ -62,14 +63,14 @@ def kept_rows(rows: pa.Table, policy: str) -> pa.ChunkedArray:
 def image_problems(rows: pa.Table, policy: str) -> Iterator[Problem]:
     """Missing, outside and corrupt images: errors, unless the policy accepts them; sizes."""
     for kind, way_out in (("missing", _FIX), ("outside", _MOVE), ("corrupt", _FIX)):
-        bad = rows.filter(pc.equal(rows["kind"], kind))
+        bad = pc.equal(rows["kind"], kind)
         text = f"rows have an image that is {kind}"
         if policy == "error" or kind == "outside":  # paths outside of the root are always errors
-            yield from _of_rows("error", bad, text, "problem", way_out)
+            yield from _of_rows("error", rows, bad, text, "problem", way_out)
         else:
-            yield from _of_rows("warning", bad, text + _FATES[policy], "problem")
-    absent = rows.filter(pc.is_null(rows["image"]))
-    yield from _of_rows("note", absent, "rows have no image (absent modality)")
+            yield from _of_rows("warning", rows, bad, text + _FATES[policy], "problem")
+    absent = pc.is_null(rows["image"])
+    yield from _of_rows("note", rows, absent, "rows have no image (absent modality)")
     sides = pc.min_element_wise(rows["width"], rows["height"]).drop_null().to_numpy()
     if sides.size:
         text = (
@@ -82,13 +83,10 @@ def image_problems(rows: pa.Table, policy: str) -> Iterator[Problem]:
 def text_problems(rows: pa.Table, max_tokens: int) -> Iterator[Problem]:
     """Absent, empty and truncated texts."""
     text = pc.utf8_lower(pc.utf8_trim_whitespace(rows["text"]))
-    conditions: list[tuple[Severity, Any, str]] = [
-        ("note", pc.is_null(text), "rows have no text (absent modality)"),
-        ("warning", pc.equal(text, ""), "texts are empty"),
-        ("warning", pc.equal(text, "nan"), "texts are nan: leave the cells of absent ones empty"),
-    ]
-    for severity, condition, message in conditions:
-        yield from _of_rows(severity, rows.filter(condition), message)
+    yield from _of_rows("note", rows, pc.is_null(text), "rows have no text (absent modality)")
+    yield from _of_rows("warning", rows, pc.equal(text, ""), "texts are empty")
+    message = "texts are nan: leave the cells of absent ones empty"
+    yield from _of_rows("warning", rows, pc.equal(text, "nan"), message)
     tokens = rows["tokens"].drop_null().to_numpy()
     if tokens.size:
         truncated = float((tokens > max_tokens).mean())
@@ -109,15 +107,14 @@ def label_problems(
         counts: number of rows of each class ``(C,)``, by split.
         names: C names of classes.
     """
-    new = rows.filter(pc.equal(rows["split"], "predict"))
-    yield from _of_rows("note", new, "rows are for predict")
+    yield from _of_rows("note", rows, pc.equal(rows["split"], "predict"), "rows are for predict")
     for name in ("train", "val", "test"):
         severity: Severity = "warning" if name == "test" else "error"
-        part = rows.filter(pc.equal(rows["split"], name))
-        if not part.num_rows:
+        of_split = pc.equal(rows["split"], name)
+        if not pc.any(of_split).as_py():
             yield Problem(severity, f"The {name} split has no usable row")
-        unknown = part.filter(pc.is_null(part["label"]))
-        yield from _of_rows(severity, unknown, f"labels of the {name} split are unknown")
+        unknown = pc.and_(of_split, pc.is_null(rows["label"]))
+        yield from _of_rows(severity, rows, unknown, f"labels of the {name} split are unknown")
     if "train" not in counts:
         return
     train = counts["train"]
