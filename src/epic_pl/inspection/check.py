@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,24 +39,20 @@ class Findings:
     """Findings of a data check.
 
     Attributes:
-        name: class name of the DataModule.
-        class_names: C names.
+        data: the DataModule.
         rows: one row per sample: ``split, sample_id, image, text, label``, the columns of
             :data:`~epic_pl.inspection.images.FACTS` about its image, and ``tokens``; labels are
             names.
         class_counts: number of rows of each class, ``(C,)``, by split, without skipped rows.
         problems: lines of the report.
-        max_text_tokens: number of tokens at which texts are truncated.
         image_roots: folder of each split's image paths.
     """
 
-    name: str
-    class_names: list[str]
+    data: ImageTextDataModule
     rows: pa.Table
     class_counts: dict[Split, npt.NDArray[np.int64]]
     problems: list[Problem]
-    max_text_tokens: int = 0
-    image_roots: dict[Split, Path] = field(default_factory=dict)
+    image_roots: dict[Split, Path]
 
     @property
     def can_train(self) -> bool:
@@ -109,12 +105,10 @@ def check_data(
     problems += label_problems(rows.filter(kept_rows(rows, policy)), counts, names)
     problems += duplicate_problems(rows)
     return Findings(
-        name=type(data).__name__,
-        class_names=names,
+        data=data,
         rows=rows,
         class_counts=counts,
         problems=sorted(problems, key=lambda problem: SEVERITIES.index(problem.severity)),
-        max_text_tokens=data.collator.max_text_tokens,
         image_roots={split: dataset.image_root for split, dataset in datasets.items()},
     )
 

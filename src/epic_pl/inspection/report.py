@@ -49,14 +49,16 @@ def print_summary(findings: Findings, console: Console) -> None:
 
 def write_page(findings: Findings, path: Path) -> Path:
     """Write the self-contained page, and return its path."""
+    names = findings.data.class_names
     counts = np.array(list(findings.class_counts.values()))  # (splits, C)
     order = np.argsort(-counts.sum(axis=0), kind="stable").tolist() if counts.size else []
     page = render(
         "inspection/templates/data_check.html",
+        name=type(findings.data).__name__,
         findings=findings,
         headings=_HEADINGS,
         splits=_split_counts(findings),
-        classes=[(findings.class_names[i], counts[:, i].tolist()) for i in order],
+        classes=[(names[i], counts[:, i].tolist()) for i in order],
         histograms=[png(figure) for figure in _histograms(findings)],
         samples=list(_samples(findings)),
     )
@@ -67,8 +69,9 @@ def write_page(findings: Findings, path: Path) -> Path:
 def _histograms(findings: Findings) -> Iterator[Figure]:
     rows = findings.rows
     sides = pc.min_element_wise(rows["width"], rows["height"])
+    limit = findings.data.collator.max_text_tokens
     for values, title in (
-        (rows["tokens"], f"tokens of each text; more than {findings.max_text_tokens} are cut off"),
+        (rows["tokens"], f"tokens of each text; more than {limit} are cut off"),
         (sides, "shorter side of each image, pixels"),
     ):
         if len(values.drop_null()):
