@@ -121,6 +121,12 @@ def test_roles_of_columns_are_guessed(folder, columns, expected):
     assert {name: getattr(guess, name) for name in expected} == expected
 
 
+def test_texts_may_be_named_by_a_template(folder):
+    pq.write_table(_table(), folder / "t.parquet")
+    data = _config(folder, text="{row}: {caption}")["data"]["init_args"]
+    assert (data["image_column"], data["text_columns"]) == (None, "{row}: {caption}")
+
+
 def test_table_without_label_or_content_is_refused_with_its_columns(folder):
     with pytest.raises(
         DataError, match=r"looks like a label of several values; there are \['row', 'photo'"

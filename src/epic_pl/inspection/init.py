@@ -12,7 +12,7 @@ import yaml
 
 from epic_pl.config_files import INIT_CONFIG, first_config, packaged_file, read_yaml
 from epic_pl.data.images import read_image
-from epic_pl.data.tables.columns import image_column
+from epic_pl.data.tables.columns import RowOptions, image_column, read_columns
 from epic_pl.data.tables.embedded import unpack_images
 from epic_pl.data.tables.folders import holds_classes
 from epic_pl.data.tables.hf import is_saved_dataset
@@ -110,12 +110,14 @@ def find_table(source: Path) -> Path:
 def _options(path: Path, folder: Path, table: pa.Table, guess: Guess) -> dict[str, Any]:
     """Options of configs/table.yaml, adapted to the table."""
     options: dict[str, Any] = read_yaml(packaged_file("", "table.yaml"))
-    rows, texts = table.num_rows, guess.text_columns
+    rows, names = table.num_rows, guess.text_columns
+    texts = names[0] if len(names) == 1 else names or None
+    inputs = RowOptions(image_column=guess.image_column, text_columns=texts)
     metric = "val/f1_micro" if guess.multilabel else "val/accuracy"
     epochs = int(np.clip(30_000 / rows, 9, 45))  # similar numbers of steps for all tables
     chooses = guess.val_rows >= _ENOUGH
-    others = "multilabel", "unused", "val_rows"
-    columns = {k: v for k, v in vars(guess).items() if k not in others}
+    others = ("multilabel", "unused", "val_rows")
+    columns = {name: value for name, value in vars(guess).items() if name not in others}
     size = _image_size(table, guess, folder)
     options["model"]["encoders"]["image_size"] = size
     options["trainer"]["max_epochs"] = epochs
@@ -123,36 +125,33 @@ def _options(path: Path, folder: Path, table: pa.Table, guess: Guess) -> dict[st
         "table": str(path.resolve()),
         **columns,
         "image_root": guess.image_root and str(guess.image_root.resolve()),
-        "text_columns": texts[0] if len(texts) == 1 else texts or None,
+        "text_columns": texts,
         "test_size": 0.2 if rows < 20_000 else 0.1,
         "batch_size_per_device": int(np.clip(2 ** round(np.log2(rows / 30)), 4, 32)),
-        "max_text_tokens": _max_tokens(table, texts),
+        "max_text_tokens": _max_tokens(read_columns(table, inputs).texts),
     }
     options["cache"] = {"level": "layers" if rows * size**2 <= _MAX_STORED_PIXELS else "boundary"}
+    patience = max(3, epochs // 2) if chooses else None
     options["checkpoint"]["monitor"] = metric if chooses else None
-    options["early_stopping"] |= {
-        "monitor": metric,
-        "patience": max(3, epochs // 2) if chooses else None,
-    }
+    options["early_stopping"] |= {"monitor": metric, "patience": patience}
     return options
 
 
 def _image_size(table: pa.Table, guess: Guess, folder: Path) -> int:
     """Input size in pixels: 112 if the median shorter side is at most 160, else 224."""
     head, embedded = unpack_images(table.slice(0, _EXAMINED_ROWS), guess.image_column)
-    root, sides = embedded or guess.image_root or folder, []
+    root = embedded or guess.image_root or folder
+    sides = []
     for path in image_column(head, guess.image_column).drop_null().to_pylist():
         with suppress(DataError):  # the check reports it
             sides.append(min(read_image(root / path).size))
     return _LARGE if sides and np.median(sides) > 160 else _SMALL
 
 
-def _max_tokens(table: pa.Table, columns: list[str]) -> int:
+def _max_tokens(texts: pa.Array) -> int:
     """Estimated 95th percentile of tokens per text, with special tokens, for any language."""
-    lengths = np.full(table.num_rows, 2.0)
-    for name in columns:
-        # English has 1.4 tokens per word, or one for 4 letters; scripts without spaces nearly one
-        # per character, which takes 3 bytes
-        texts = [text or "" for text in table[name].to_pylist()]
-        lengths += [max(len(text.split()) * 1.4, len(text.encode()) / 4) for text in texts]
+    # English has 1.4 tokens per word, or one for 4 letters; scripts without spaces nearly one
+    # per character, which takes 3 bytes
+    filled = [text or "" for text in texts.to_pylist()]
+    lengths = [2 + max(len(text.split()) * 1.4, len(text.encode()) / 4) for text in filled]
     return int(np.clip(np.ceil(np.percentile(lengths, 95)), 16, 256))
