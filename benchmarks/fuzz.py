@@ -235,8 +235,8 @@ def manifests(folder: Path) -> tuple[Any, Case]:
     import torch
     from safetensors.torch import load, save
 
-    from epic_pl.features.store import listing
-    from epic_pl.features.store.build import Wanted, build
+    from epic_pl.commands.cache import info
+    from epic_pl.features.store.fill import Wanted, fill_stores
     from epic_pl.features.store.reader import FeatureStore
     from epic_pl.features.store.spec import SPEC, Field, StoreSpec
 
@@ -245,14 +245,15 @@ def manifests(folder: Path) -> tuple[Any, Case]:
     variants: list[st.SearchStrategy[tuple[str, str, bytes]]] = []
     for ragged, dtype in ((False, "float32"), (True, "float16"), (True, "int8")):
         fields = (Field("memory", (2, 4, 8), 1), Field("pooled", (9,)))
-        spec = StoreSpec("text", {"level": "layers", "layers": [1]}, fields, dtype, ragged, "tiny")
+        modality, identity = "text" if ragged else "image", {"level": "layers", "layers": [1]}
+        spec = StoreSpec(modality, identity, fields, dtype, "tiny")
 
         def produce(at: Any, ragged: bool = ragged) -> Any:
             count = int(lengths[at].max()) if ragged else 4
             tensors = {"memory": torch.ones(len(at), 2, count, 8), "pooled": torch.ones(len(at), 9)}
             return tensors, lengths[at] if ragged else None
 
-        (store,) = build(folder / "sound", [Wanted(spec, hashes, produce)], progress=False)
+        (store,) = fill_stores(folder / "sound", [Wanted(spec, hashes, produce)], progress=False)
         (shard,) = store.folder.glob("shard-*")
         plain, content = spec.to_json(), shard.read_bytes()
 
@@ -283,7 +284,7 @@ def manifests(folder: Path) -> tuple[Any, Case]:
         (store / name).write_bytes(content)
         if whole:  # printing takes longer than all else
             with contextlib.redirect_stdout(io.StringIO()):
-                listing.info(place)
+                info(place)
         opened = FeatureStore(store)
         if len(opened):
             opened.gather(opened.rows(hashes))
@@ -302,10 +303,9 @@ def _folder_name(described: str) -> str:
         plain.pop("format")
         known = {field.name for field in dataclasses.fields(StoreSpec)} & set(plain)
         plain["fields"] = tuple(Field(**field) for field in plain["fields"])
-        key = StoreSpec(**{name: plain[name] for name in known}).key
+        return StoreSpec(**{name: plain[name] for name in known}).folder(Path()).name
     except Exception:
-        key = "0" * 16
-    return f"text-{key}"
+        return f"text-{'0' * 16}"
 
 
 def configs(folder: Path) -> tuple[Any, Case]:

@@ -13,7 +13,7 @@ from epic_pl.data.datamodule import STAGES
 from epic_pl.errors import CacheError, ConfigError, DataError
 from epic_pl.features.dataset import CachedDataset, StoredItems
 from epic_pl.features.items import Images, Texts
-from epic_pl.features.store.build import SHARD_BYTES, build, default_root
+from epic_pl.features.store.fill import SHARD_BYTES, default_root, fill_stores
 from epic_pl.features.store.spec import StoredDtype
 from epic_pl.module import EPICModule
 
@@ -123,7 +123,7 @@ class FeatureCache(Callback):
         names = (text for dataset in datasets for text in dataset.distinct()[1])
         texts = Texts(names, module.model.text_tower, *shared)
         wanted = [images.wanted(), texts.wanted()]
-        stores = build(
+        stores = fill_stores(
             self.root,
             wanted,
             batch_size=self.batch_size,

@@ -26,7 +26,31 @@ def info(folder: Path | None = None) -> None:
     Raises:
         CacheError: if there is none.
     """
-    from epic_pl.features.store.build import default_root
-    from epic_pl.features.store.listing import info
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.markup import escape
+    from rich.table import Table
 
-    info(folder or default_root())
+    from epic_pl.errors import CacheError
+    from epic_pl.features.store.fill import default_root
+    from epic_pl.features.store.reader import FeatureStore
+    from epic_pl.features.store.spec import SPEC
+
+    folder = folder or default_root()
+    stores = [path for path in (folder, *sorted(folder.glob("*"))) if (path / SPEC).is_file()]
+    if not stores:
+        raise CacheError(
+            f"There is no feature store in {folder}. `epic-pl cache build` writes one; the folder "
+            "is an option of the cache, and EPIC_PL_CACHE moves its default."
+        )
+    table = Table("store", "encoder", "level", "dtype", "items", "size")
+    for path in stores:
+        size = decimal(sum(file.stat().st_size for file in path.glob("*") if file.is_file()))
+        try:
+            store = FeatureStore(path)
+        except CacheError as error:
+            table.add_row(path.name, f"[red]{escape(str(error))}[/]", "", "", "", size)
+            continue
+        spec, level = store.spec, escape(str(store.spec.identity.get("level", "-")))
+        table.add_row(path.name, escape(spec.encoder), level, spec.dtype, f"{len(store):,}", size)
+    Console().print(table)

@@ -17,11 +17,12 @@ from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.features.dataset import ImageKey
 from epic_pl.features.digests import image_digests, text_digest, tokenizer_digest
-from epic_pl.features.store.build import Wanted
-from epic_pl.features.store.spec import Field, Kind, StoredDtype, StoreSpec
+from epic_pl.features.store.fill import Wanted
+from epic_pl.features.store.spec import Field, StoredDtype, StoreSpec
 
 Key = TypeVar("Key")
 Level = Literal["boundary", "layers"]
+Modality = Literal["image", "text"]
 
 FEATURES_VERSION = 6
 """Part of every feature store's key: raised whenever an image's transform, a text's tokens or a
@@ -75,11 +76,11 @@ class Items(ABC, Generic[Key]):
         dtype: of the stored numbers.
 
     Attributes:
-        kind: the modality.
+        modality: ``image`` or ``text``.
         blank: an item that shows the fields' shapes.
     """
 
-    kind: Kind
+    modality: Modality
     blank: Key
 
     def __init__(
@@ -152,11 +153,10 @@ class Items(ABC, Generic[Key]):
             # the tokens that enter the first layer do not depend on later ones
             "layers": self.tower.layers[:1] if level == "boundary" else self.tower.layers,
         }
-        ragged = self.kind == "text" and any(name in _TOKEN_AXES for name in example)
-        max_tokens = self.data.collator.max_text_tokens if ragged else None
+        max_tokens = self.data.collator.max_text_tokens if self.modality == "text" else None
         fields = tuple(_field(name, tensor, max_tokens) for name, tensor in example.items())
-        name = getattr(self.data, f"{self.kind}_encoder")
-        return StoreSpec(self.kind, identity, fields, self.dtype, ragged, name)
+        name = getattr(self.data, f"{self.modality}_encoder")
+        return StoreSpec(self.modality, identity, fields, self.dtype, name)
 
 
 class Images(Items[ImageKey]):
@@ -169,7 +169,7 @@ class Images(Items[ImageKey]):
         memory: file that remembers the images' digests.
     """
 
-    kind: Kind = "image"
+    modality: Modality = "image"
     blank = ImageKey("", "")
 
     def __init__(
@@ -205,7 +205,7 @@ class Images(Items[ImageKey]):
 class Texts(Items[str]):
     """Texts, tokenised."""
 
-    kind: Kind = "text"
+    modality: Modality = "text"
     blank = ""
 
     def _hashes(self) -> list[str]:

@@ -6,14 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from epic_pl.features.store.build import Wanted, build
+from epic_pl.features.store.fill import Wanted, fill_stores
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.features.store.spec import Field, StoreSpec
 
 LONGEST = 7
 SMALL = 4 * 1024
-FIXED_FIELDS = (Field("memory", (2, 3, 5, 8), 2), Field("pooled", (9,)))
-RAGGED_FIELDS = (Field("memory", (2, 3, LONGEST, 8), 2), Field("pooled", (9,)))
+FIELDS = {
+    ragged: (Field("memory", (2, 3, LONGEST if ragged else 5, 8), 2), Field("pooled", (9,)))
+    for ragged in (False, True)
+}
 
 
 class Items:
@@ -44,12 +46,16 @@ class Items:
         return {"memory": memory, "pooled": pooled}, torch.tensor(lengths) if self.ragged else None
 
     def spec(self, dtype: Any = "float32", **identity: object) -> StoreSpec:
-        kind, fields = ("text", RAGGED_FIELDS) if self.ragged else ("image", FIXED_FIELDS)
-        return StoreSpec(kind, {"level": "layers", **identity}, fields, dtype, self.ragged, "tiny")
+        modality = "text" if self.ragged else "image"
+        plain = {"level": "layers", **identity}
+        return StoreSpec(modality, plain, FIELDS[self.ragged], dtype, "tiny")
 
-    def build(self, root: Path, dtype: str = "float32", **options: Any) -> FeatureStore:
-        """A store with a handful of items in each shard."""
-        options = {"batch_size": 3, "shard_bytes": SMALL, **options}
+    def build(
+        self, root: Path, dtype: str = "float32", hashes: Sequence[str] = (), **options: Any
+    ) -> FeatureStore:
+        """A store of these items, with a handful in each shard; notes which are asked for."""
+        self.hashes = list(hashes) or self.hashes
+        self.asked.clear()
         return build_one(root, self.spec(dtype), self.hashes, self.produce, **options)
 
     def assert_in(self, store: FeatureStore, names: Sequence[str]) -> None:
@@ -62,4 +68,5 @@ def build_one(
     root: Path, spec: StoreSpec, hashes: Sequence[str], produce: Any, **options: Any
 ) -> FeatureStore:
     """One store, quietly."""
-    return build(root, [Wanted(spec, hashes, produce)], **{"progress": False, **options})[0]
+    options = {"progress": False, "batch_size": 3, "shard_bytes": SMALL, **options}
+    return fill_stores(root, [Wanted(spec, hashes, produce)], **options)[0]

@@ -52,7 +52,7 @@ def test_int8_keeps_tiny_and_huge_vectors(tmp_path):
     spec = StoreSpec("image", {}, (Field("pooled", (4, 16)),), "int8")
     base = torch.linspace(-1, 1, 16)
     value = torch.stack([base * 1e6, base, base * 1e-5, base * 0])
-    build_one(tmp_path, spec, ["a"], lambda _: ({"pooled": value[None]}, None), progress=False)
+    build_one(tmp_path, spec, ["a"], lambda _: ({"pooled": value[None]}, None))
     read = FeatureStore(spec.folder(tmp_path)).gather(np.array([0]))["pooled"][0]
     assert ((read - value).abs().amax(1) <= value.abs().amax(1) * 0.009).all()
     assert not read[3].any()

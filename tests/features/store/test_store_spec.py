@@ -1,9 +1,13 @@
-"""Keys of stores, and which stores serve which methods."""
+"""Keys of stores, which stores serve which methods, and what is no spec."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
+from epic_pl.errors import CacheError
+from epic_pl.features.store.fill import Wanted
+from epic_pl.features.store.reader import FeatureStore
 from epic_pl.features.store.spec import Field, StoreSpec
 
 MEMORY = Field("memory", (2, 2, 1, 9, 3), 3)
@@ -12,8 +16,7 @@ POOLED = (Field("output", (6,)), Field("boundary", (6,)))
 
 def spec(layers, *fields, dtype="float32", **identity):
     plain = {"fingerprint": "abc", "level": "layers", "layers": layers, **identity}
-    ragged = any(field.token_axis is not None for field in fields)
-    return StoreSpec("text", plain, fields, dtype, ragged)
+    return StoreSpec("text", plain, fields, dtype)
 
 
 PROMPTS = spec([1, 2], MEMORY, *POOLED)
@@ -33,7 +36,7 @@ PROMPTS = spec([1, 2], MEMORY, *POOLED)
         (spec([1], *POOLED, dtype="float16"), False),
         (spec([1], *POOLED, pooling="mean"), False),
         (spec([1], *POOLED, level="boundary"), False),
-        (replace(spec([1], *POOLED), kind="image"), False),
+        (replace(spec([1], *POOLED), modality="image"), False),
     ],
 )
 def test_a_store_with_all_fields_and_more_serves(wanted, served):
@@ -47,3 +50,55 @@ def test_any_change_of_a_spec_but_the_encoders_name_is_another_key(items):
     assert replace(specs[0], encoder="/moved/elsewhere").key == specs[0].key
     other_order = dict(reversed(specs[3].identity.items()))
     assert replace(specs[3], identity=other_order).key == specs[3].key
+
+
+def pooled(size):
+    return {"fields": [{"name": "pooled", "shape": [size], "token_axis": None}]}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"{",
+        b"null",
+        b"[]",
+        b'{"format": 1}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        {"dtype": ["float32"]},
+        {"encoder": {"a": 1}},
+        {"fields": [1]},
+        {"fields": []},
+        pooled(-9),
+        pooled(10**15),
+        {"files": ["../../notes.txt"]},
+        {"identity": None},
+        {"identity": {"level": float("nan")}},
+        {"modality": 5},
+    ],
+    ids=lambda damage: str(damage)[:20],
+)
+def test_a_malformed_spec_is_written_again_and_shards_stay(tmp_path, items, damage):
+    folder = items.build(tmp_path).folder
+    if isinstance(damage, dict):
+        damage = json.dumps(json.loads((folder / "spec.json").read_text()) | damage).encode()
+    (folder / "spec.json").write_bytes(damage)
+    with pytest.raises(CacheError, match="does not describe"):
+        FeatureStore(folder)
+    assert Wanted(items.spec(), items.hashes, items.produce).open(tmp_path) is None
+    items.assert_in(items.build(tmp_path), items.hashes)
+    assert not items.asked
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"dtype": "../../x"}, {"identity": []}, {"modality": "sound"}, {"encoder": 1}],
+    ids=str,
+)
+def test_a_spec_of_other_types_is_refused_whatever_its_folder_is_called(tmp_path, items, change):
+    spec = replace(items.spec(), **change)
+    folder = spec.folder(tmp_path)
+    folder.mkdir()
+    (folder / "spec.json").write_text(json.dumps(spec.to_json()))
+    with pytest.raises(CacheError, match="does not describe"):
+        FeatureStore(folder)

@@ -6,7 +6,6 @@ Shape legend: B items of a batch, N tokens of its longest item.
 import math
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +14,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from epic_pl.features.store.int8 import SCALE, dequantize
-from epic_pl.features.store.shard import digests_of, open_shard
-from epic_pl.features.store.spec import DIGEST, Digests, Field, StoreSpec
+from epic_pl.features.store.shard import Digests, digests_of, open_shard
+from epic_pl.features.store.spec import Field, StoreSpec
 from epic_pl.types import Features
 
-Rows = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 _LARGE = 1 << 17  # numbers of an item from which products of its own cost nothing extra
 
 
@@ -53,17 +52,18 @@ class FeatureStore:
         opened = {name: open_shard(folder / name, self.spec) for name in names}
         self._names = [name for name, shard in opened.items() if shard is not None]
         self._shards = [shard for shard in opened.values() if shard is not None]
-        self.digests: Digests = _joined(
-            (shard["digests"].numpy().view(DIGEST)[:, 0] for shard in self._shards), DIGEST
-        )
+        digests = [shard["digests"].numpy() for shard in self._shards]
+        self.digests: Digests = digests_of(())
+        if digests:
+            self.digests = np.concatenate(digests).view(self.digests.dtype)[:, 0]
         self._order = np.argsort(self.digests, kind="stable")
         # of each row: its shard, its place there, and the place of its first token
-        counts = [len(shard["digests"]) for shard in self._shards]
+        counts = [*map(len, digests)]
         self._shard = np.repeat(np.arange(len(counts)), counts)
-        self._place = _joined(map(np.arange, counts))
+        self._place = _concatenate(map(np.arange, counts))
         lengths = [shard["lengths"].numpy() for shard in self._shards if self.spec.ragged]
-        self._lengths = _joined(lengths)
-        self._start = _joined(np.cumsum(n) - n for n in lengths)
+        self._lengths = _concatenate(lengths)
+        self._start = _concatenate(np.cumsum(tokens) - tokens for tokens in lengths)
 
     def __reduce__(self) -> tuple[type["FeatureStore"], tuple[object, ...]]:
         # the same shards, whatever other processes have added: rows depend on them
@@ -72,7 +72,7 @@ class FeatureStore:
     def __len__(self) -> int:
         return len(self.digests)
 
-    def rows(self, hashes: Sequence[str]) -> Rows:
+    def rows(self, hashes: Sequence[str]) -> Indices:
         """Row of each item, -1 where the store does not have it."""
         digests = digests_of(hashes)
         if len(self) == 0:
@@ -81,7 +81,7 @@ class FeatureStore:
         rows = self._order[np.minimum(at, len(self) - 1)]
         return np.where(self.digests[rows] == digests, rows, -1)
 
-    def gather(self, rows: Rows, in_place: Collection[str] = ()) -> Features:
+    def gather(self, rows: Indices, in_place: Collection[str] = ()) -> Features:
         """Read a batch.
 
         Args:
@@ -98,45 +98,39 @@ class FeatureStore:
         batch: Features = {}
         is_int8 = self.spec.dtype == "int8"
         for field in self._fields:
-            axis = self.spec.ragged_axis(field)
-            items = self._items(field.name, axis, rows)
-            if field.name in in_place and not is_int8 and math.prod(field.shape) >= _LARGE:
-                batch[field.name] = items
+            name, axis = field.name, self.spec.ragged_axis(field)
+            ragged = axis is not None
+            parts = self._parts(name, rows, ragged)
+            if name in in_place and not is_int8 and math.prod(field.shape) >= _LARGE:
+                batch[name] = [part[0] if axis is None else part.movedim(0, axis) for part in parts]
                 continue
-            values = _stacked(items, axis)
+            values = _joined_parts(parts, ragged)
             if is_int8:
-                scales = self._items(field.name + SCALE, axis, rows)
-                values = dequantize(values, _stacked(scales, axis))
-            batch[field.name] = values
+                scales = self._parts(name + SCALE, rows, ragged)
+                values = dequantize(values, _joined_parts(scales, ragged))
+            batch[name] = values if axis is None else values.movedim(1, axis + 1)
         if any(self.spec.ragged_axis(field) is not None for field in self._fields):
             lengths = np.where(rows < 0, 0, self._lengths[rows])
             batch["mask"] = torch.from_numpy(np.arange(max(lengths.max(), 1)) < lengths[:, None])
         return batch
 
-    def _items(self, name: str, axis: int | None, rows: Rows) -> list[Tensor]:
-        """A tensor of each row, mapped, with its own number of tokens along ``axis``."""
-        items = []
+    def _parts(self, name: str, rows: Indices, ragged: bool) -> list[Tensor]:
+        """The mapped part of a tensor that belongs to each row: its tokens, or ``(1, *shape)``."""
+        parts = []
         for row in rows.tolist():
             stored = self._shards[self._shard[row]][name]
-            first, count = self._place[row], 1
-            if axis is not None:
-                first, count = self._start[row], self._lengths[row]
+            first, count = (
+                (self._start[row], self._lengths[row]) if ragged else (self._place[row], 1)
+            )
             part = stored[first : first + count]
-            if row < 0:
-                part = stored.new_zeros(1, *stored.shape[1:])
-            items.append(part[0] if axis is None else part.movedim(0, axis))
-        return items
+            parts.append(part if row >= 0 else stored.new_zeros(1, *stored.shape[1:]))
+        return parts
 
 
-def _stacked(items: list[Tensor], axis: int | None) -> Tensor:
-    """Items as one tensor, padded with zeros along ``axis``."""
-    if axis is None:
-        return torch.stack(items)
-    padded = pad_sequence([item.movedim(axis, 0) for item in items], batch_first=True)
-    return padded.movedim(1, axis + 1)
+def _joined_parts(parts: list[Tensor], ragged: bool) -> Tensor:
+    """Parts as one tensor ``(B, ...)``, in which tokens ``(B, N, ...)`` are padded with zeros."""
+    return pad_sequence(parts, batch_first=True) if ragged else torch.cat(parts)
 
 
-def _joined(
-    arrays: Iterable[npt.NDArray[Any]], dtype: npt.DTypeLike = np.int64
-) -> npt.NDArray[Any]:
-    return np.concatenate([np.empty(0, dtype), *arrays])
+def _concatenate(arrays: Iterable[Indices]) -> Indices:
+    return np.concatenate([np.empty(0, np.int64), *arrays])

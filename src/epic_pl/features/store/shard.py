@@ -9,10 +9,12 @@ Shape legend: B items of a batch, N tokens of its longest item, T tokens of all 
 
 import hashlib
 import os
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -20,15 +22,17 @@ from torch import Tensor
 
 from epic_pl.errors import CacheError
 from epic_pl.features.store.int8 import SCALE, quantize
-from epic_pl.features.store.spec import DIGEST, Digests, StoreSpec
+from epic_pl.features.store.spec import DIGEST_BYTES, StoreSpec
 
+Digests = npt.NDArray[np.bytes_]
 Tensors = dict[str, Tensor]
+_NONE = torch.empty(0, dtype=torch.int64)
 
 
 def digests_of(hashes: Iterable[str]) -> Digests:
     """Shorten item hashes to 16 bytes each."""
     joined = b"".join(hashlib.blake2b(h.encode(), digest_size=16).digest() for h in hashes)
-    return np.frombuffer(joined, DIGEST)
+    return np.frombuffer(joined, f"S{DIGEST_BYTES}")
 
 
 def shard_name(digests: Digests) -> str:
@@ -38,22 +42,15 @@ def shard_name(digests: Digests) -> str:
 
 
 def write_shard(path: Path, digests: Digests, batches: Sequence[Tensors]) -> None:
-    """Write a shard beside its place, flush it to disk, then rename it into place.
-
-    Args:
-        path: of the shard; no other process may write it at the same time.
-        digests: of its items, in order.
-        batches: what :func:`encode` gave for them, in order.
-    """
+    """Write a shard of items with these digests, of which :func:`encode` gave the batches."""
     tensors = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-    tensors["digests"] = torch.from_numpy(digests.view(np.uint8).reshape(-1, 16).copy())
-    write_file(path, save(tensors))
+    rows = digests.view(np.uint8).reshape(-1, DIGEST_BYTES)
+    write_file(path, save({**tensors, "digests": torch.from_numpy(rows.copy())}))
 
 
 def write_file(path: Path, content: bytes) -> None:
     """Replace a file in one step, once its content is on the disk."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)  # of a process that was killed, or a link to another file
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with partial.open("xb") as file:
             file.write(content)
@@ -74,32 +71,12 @@ def open_shard(path: Path, spec: StoreSpec) -> Tensors | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 no dict
     except (OSError, SafetensorError):
         return None
-    return tensors if _fits(tensors, spec) else None
-
-
-def _fits(tensors: Tensors, spec: StoreSpec) -> bool:
-    """Whether a shard has the tensors of a spec, in shapes that agree."""
-    digests, lengths, tokens = tensors.get("digests"), tensors.get("lengths"), 0
-    if digests is None or digests.ndim != 2:
-        return False
-    items = len(digests)
-    expected: dict[str, tuple[torch.dtype, list[int]]] = {
-        "digests": (torch.uint8, [items, DIGEST.itemsize])
-    }
-    if lengths is not None and lengths.dtype == torch.int64:
-        tokens = int(lengths.sum())
-        if not ((lengths >= 0) & (lengths <= tokens)).all():
-            return False
-        expected["lengths"] = torch.int64, [items]
-    elif lengths is not None or spec.ragged:
-        return False
-    for field, dtype in spec.tensors().items():
-        rows, shape, axis = items, list(field.shape), spec.ragged_axis(field)
-        if axis is not None:
-            rows = tokens
-            del shape[axis]
-        expected[field.name] = dtype, [rows, *shape]
-    return {name: (item.dtype, list(item.shape)) for name, item in tensors.items()} == expected
+    digests, lengths = (tensors.get(name, _NONE) for name in ("digests", "lengths"))
+    items = len(digests) if digests.ndim else 0
+    tokens = int(lengths.sum()) if lengths.dtype == torch.int64 else 0
+    given = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    fits = given == spec.tensors(items, tokens) and ((lengths >= 0) & (lengths <= tokens)).all()
+    return tensors if fits else None
 
 
 def encode(
@@ -111,17 +88,18 @@ def encode(
         spec: of the store.
         tensors: for each field ``(B, *shape)``, floating point; in ragged stores the token axis
             holds N, and what lies behind an item's length is ignored.
-        lengths: (B,) tokens of each item; ragged stores only.
+        lengths: (B,) tokens of each item; other stores than ragged ones ignore them.
         names: of the B items, for messages.
 
     Raises:
         CacheError: a number is not finite once stored.
     """
     stored: Tensors = {}
-    owners = mask = torch.arange(len(names))
-    if lengths is not None:
+    items = torch.arange(len(names))
+    token_items, mask = items, items
+    if spec.ragged and lengths is not None:
         stored["lengths"] = lengths.long()
-        owners = owners.repeat_interleave(stored["lengths"])  # (T,)
+        token_items = items.repeat_interleave(stored["lengths"])  # (T,)
         mask = torch.arange(int(lengths.max())) < stored["lengths"][:, None]  # (B, N)
     for field in spec.fields:
         values, axis = tensors[field.name], spec.ragged_axis(field)
@@ -134,8 +112,8 @@ def encode(
             stored[field.name] = checked = values.to(getattr(torch, spec.dtype))
         finite = torch.isfinite(checked).reshape(len(values), -1).all(1)
         if not finite.all():
-            row = int((~finite).nonzero()[0])
-            name = names[row if axis is None else int(owners[row])]
+            owners = items if axis is None else token_items
+            name = names[int(owners[~finite][0])]
             raise CacheError(
                 f"The field {field.name!r} of the item {name} is not finite once stored as "
                 f"{spec.dtype}. Look at that item and the encoder's weights; if its numbers are "

@@ -9,23 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from epic_pl.errors import CacheError, ConfigError
+from epic_pl.errors import CacheError
 from epic_pl.features.store.int8 import SCALE
 from epic_pl.untrusted import require_regular
 from epic_pl.validate import check_choices
 
 # part of every key, so that stores of another format are never read
-FORMAT = 3
+FORMAT = 4
 SPEC = "spec.json"
-DIGEST = np.dtype("S16")
-_MALFORMED = (ValueError, LookupError, TypeError, AttributeError)
+DIGEST_BYTES = 16
 
-Digests = npt.NDArray[np.bytes_]
-Kind = Literal["image", "text"]
 StoredDtype = Literal["float32", "bfloat16", "float16", "int8"]
 
 
@@ -36,8 +31,8 @@ class Field:
     Attributes:
         name: for example ``memory`` or ``pooled``.
         shape: of one item, without the batch axis; the token axis holds the largest length.
-        token_axis: which axis of ``shape`` counts tokens; None where there is none. Only ragged
-            stores cut it to each item's own length.
+        token_axis: which axis of ``shape`` counts tokens, never the last one; None where there is
+            none. Stores of texts cut it to each item's own length.
     """
 
     name: str
@@ -46,7 +41,7 @@ class Field:
 
     def __post_init__(self) -> None:
         sizes = all(isinstance(size, int) and size >= 0 for size in self.shape)
-        axes = (None, *range(len(self.shape)))
+        axes = (None, *range(len(self.shape) - 1))
         if not (sizes and isinstance(self.name, str) and self.token_axis in axes):
             raise ValueError(f"{self} is malformed")
 
@@ -55,55 +50,66 @@ class Field:
 class StoreSpec:
     """Everything that the bytes of a store depend on, beside its items.
 
+    A store of texts is ragged: it keeps each item's own number of tokens, without padding. All
+    token axes have the same largest length.
+
     Attributes:
-        kind: ``image`` or ``text``.
+        modality: of all items.
         identity: plain JSON values: encoder fingerprint, level, layers, pooling, preprocessing.
             Any change gives another key, hence another folder.
         fields: the tensors of each item.
         dtype: how they are stored.
-        ragged: store each item's own number of tokens, without padding. All token axes have the
-            same largest length.
         encoder: name of the encoder, shown to the user; no part of the key.
     """
 
-    kind: Kind
+    modality: Literal["image", "text"]
     identity: Mapping[str, Any]
     fields: tuple[Field, ...]
     dtype: StoredDtype = "float16"
-    ragged: bool = False
     encoder: str = dataclasses.field(default="", compare=False)
 
     @property
     def key(self) -> str:
         """Sixteen hexadecimal digits that depend on everything but the encoder's name."""
-        plain = self.to_json() | {"encoder": None}
-        return hashlib.sha256(canonical(plain).encode()).hexdigest()[:16]
+        plain = json.dumps(self.to_json() | {"encoder": None}, sort_keys=True)
+        return hashlib.sha256(plain.encode()).hexdigest()[:16]
+
+    @property
+    def ragged(self) -> bool:
+        """Whether items have different numbers of tokens."""
+        return any(self.ragged_axis(field) is not None for field in self.fields)
+
+    def ragged_axis(self, field: Field) -> int | None:
+        """The token axis of a field that is stored token by token."""
+        return field.token_axis if self.modality == "text" else None
 
     def folder(self, root: Path) -> Path:
         """Path of the store below ``root``."""
-        return root / f"{self.kind}-{self.key}"
+        return root / f"{self.modality}-{self.key}"
 
-    def ragged_axis(self, field: Field) -> int | None:
-        """The token axis of a field that is stored token by token, without padding."""
-        return field.token_axis if self.ragged else None
+    def tensors(self, items: int, tokens: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Type and shape of each tensor of a shard with this many items and, in all, tokens."""
+        tensors: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+            "digests": (torch.uint8, (items, DIGEST_BYTES))
+        }
+        if self.ragged:
+            tensors["lengths"] = torch.int64, (items,)
+        for field in self.fields:
+            axis, shape = self.ragged_axis(field), (items, *field.shape)
+            if axis is not None:
+                shape = (tokens, *field.shape[:axis], *field.shape[axis + 1 :])
+            tensors[field.name] = getattr(torch, self.dtype), shape
+            if self.dtype == "int8":
+                tensors[field.name + SCALE] = torch.float16, shape[:-1]
+        return tensors
 
-    def tensors(self) -> dict[Field, torch.dtype]:
-        """What a shard has of each item: the fields, and with int8 their scales."""
-        stored = dict.fromkeys(self.fields, getattr(torch, self.dtype))
-        if self.dtype == "int8":
-            for field in self.fields:
-                scale = Field(field.name + SCALE, field.shape[:-1], field.token_axis)
-                stored[scale] = torch.float16
-        return stored
-
-    def bytes_per_item(self, tokens: float | None = None) -> float:
-        """Bytes of an item with this many tokens (ragged stores; default the most)."""
-        total = float(DIGEST.itemsize)
-        for field, dtype in self.tensors().items():
-            axis, nbytes = self.ragged_axis(field), math.prod(field.shape) * dtype.itemsize
-            share = 1 if tokens is None or axis is None else tokens / field.shape[axis]
-            total += nbytes * share
-        return total
+    def nbytes(self, items: int, mean_tokens: float | None = None) -> int:
+        """Bytes of items with this many tokens on average (ragged stores; None is the most)."""
+        if mean_tokens is None:
+            axes = ((field, self.ragged_axis(field)) for field in self.fields)
+            mean_tokens = max((f.shape[axis] for f, axis in axes if axis is not None), default=0)
+        tensors = self.tensors(items, round(items * mean_tokens)).values()
+        return sum(dtype.itemsize * math.prod(shape) for dtype, shape in tensors)
 
     def serves(self, wanted: "StoreSpec") -> bool:
         """Whether a store of this spec has all fields of another, computed in the same way.
@@ -112,17 +118,18 @@ class StoreSpec:
         first of the layers alone. Fields with tokens need the very same spec.
         """
 
-        def made(spec: StoreSpec) -> tuple[Any, ...]:
+        def first_layer_key(spec: StoreSpec) -> str:
             identity = {**spec.identity, "layers": spec.identity.get("layers", [])[:1]}
-            return spec.kind, spec.dtype, canonical(identity)
+            return dataclasses.replace(spec, identity=identity, fields=()).key
 
-        shared = {field for field in self.fields if field.token_axis is None}
-        has_all = made(self) == made(wanted) and shared.issuperset(wanted.fields)
-        return has_all or self.key == wanted.key
+        if self.key == wanted.key:
+            return True
+        pooled = {field for field in self.fields if field.token_axis is None}
+        return pooled.issuperset(wanted.fields) and first_layer_key(self) == first_layer_key(wanted)
 
     def to_json(self) -> dict[str, Any]:
         """The spec as plain JSON values, with the version of the format."""
-        return {"format": FORMAT, **dataclasses.asdict(self), "identity": dict(self.identity)}
+        return {"format": FORMAT, **dataclasses.asdict(self)}
 
     @classmethod
     def read(cls, folder: Path) -> "StoreSpec":
@@ -143,20 +150,14 @@ class StoreSpec:
             )
             spec = cls(**plain)
             check_choices(spec)
-            spec.tensors()  # an axis that scales lack
-            # the key is a hash of all other values, which so are what they were when written
             typed = isinstance(spec.encoder, str) and isinstance(spec.identity, dict)
             typed = typed and isinstance(spec.identity.get("layers", []), list)
-            if spec.folder(folder.parent) != folder or not typed:
+            # the folder's name is a hash of all other values
+            if not typed or spec.folder(folder.parent) != folder:
                 raise ValueError("changed since it was written")
             return spec
-        except (ConfigError, OSError, RecursionError, *_MALFORMED) as error:
+        except Exception as error:  # a damaged file causes errors of any class
             raise CacheError(
                 f"{path} does not describe a feature store ({error!r}). Remove its "
                 "folder and build it again with `epic-pl cache build`."
             ) from error
-
-
-def canonical(plain: Mapping[str, Any]) -> str:
-    """JSON text that is equal for equal values, whatever their order."""
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -4,21 +4,20 @@ import errno
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor
 
 from epic_pl.assets import cache_dir
 from epic_pl.errors import CacheError
-from epic_pl.features.store.reader import FeatureStore, Rows
+from epic_pl.features.store.reader import FeatureStore, Indices
 from epic_pl.features.store.shard import (
     digests_of,
     encode,
@@ -59,18 +58,18 @@ class Wanted:
     produce: Produce
     mean_tokens: float | None = None
 
-    def missing(self, root: Path, shard_bytes: int) -> list[Rows]:
+    def missing(self, root: Path, shard_bytes: int) -> list[Indices]:
         """Positions in ``hashes`` of the items that the store lacks, shard by shard."""
         digests = digests_of(self.hashes)
         new = np.sort(np.unique(digests, return_index=True)[1])  # each once, as first given
         with suppress(CacheError):  # no store yet, or one whose description is rewritten
             new = new[~np.isin(digests[new], FeatureStore(self.spec.folder(root)).digests)]
-        size = max(1, int(shard_bytes / self.spec.bytes_per_item()))
+        size = max(1, shard_bytes // self.spec.nbytes(1))
         return [new[start : start + size] for start in range(0, len(new), size)]
 
     def open(self, root: Path) -> FeatureStore | None:
         """A store that has all items: its own, or one of another spec that serves."""
-        others = (path.parent for path in sorted(root.glob(f"{self.spec.kind}-*/{SPEC}")))
+        others = (path.parent for path in sorted(root.glob(f"{self.spec.modality}-*/{SPEC}")))
         for folder in dict.fromkeys([self.spec.folder(root), *others]):
             with suppress(CacheError):  # missing, or of another version
                 if StoreSpec.read(folder).serves(self.spec):
@@ -80,7 +79,7 @@ class Wanted:
         return None
 
 
-def build(
+def fill_stores(
     root: Path,
     wanted: Sequence[Wanted],
     *,
@@ -117,8 +116,17 @@ def build(
     _require_disk(root, todo, show)
     barrier()
     for want, missing in todo:
-        with _disk_errors(want.spec.folder(root)):
-            _write(root, want, missing[rank::world_size], batch_size, show)
+        folder = want.spec.folder(root)
+        try:
+            _write(folder, want, missing[rank::world_size], batch_size, show)
+        except OSError as error:
+            if error.errno not in _DISK_ERRORS and str(root) not in str(error.filename):
+                raise  # of `produce`, for example an image that is missing
+            raise CacheError(
+                f"The feature store {folder} could not be written ({error}). Free some disk space, "
+                "correct the folder's permissions, or choose another folder by cache.folder or "
+                "EPIC_PL_CACHE, then start again: what is written is kept."
+            ) from error
     barrier()
     stores = [store for want in wanted if (store := want.open(root))]
     if len(stores) < len(wanted):
@@ -126,52 +134,45 @@ def build(
     return stores
 
 
-def _write(root: Path, wanted: Wanted, shards: list[Rows], batch_size: int, show: bool) -> None:
+def _write(
+    folder: Path, wanted: Wanted, shards: list[Indices], batch_size: int, show: bool
+) -> None:
     """Write the shards that no other process has written by now."""
-    folder, digests = wanted.spec.folder(root), digests_of(wanted.hashes)
-    locks = folder.with_name(f".{folder.name}.locks")
-    for path in (folder, locks):
-        path.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / f"{SPEC}.lock"):
-        try:
-            StoreSpec.read(folder)
-        except CacheError:
-            plain = json.dumps(wanted.spec.to_json(), indent=1, sort_keys=True)
-            write_file(folder / SPEC, f"{plain}\n".encode())
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(file=sys.stderr)
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not show) as bar:
-        task = bar.add_task(f"{wanted.spec.kind} features", total=sum(map(len, shards)))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        StoreSpec.read(folder)
+    except CacheError:
+        plain = json.dumps(wanted.spec.to_json(), indent=1, sort_keys=True)
+        write_file(folder / SPEC, f"{plain}\n".encode())
+    digests = digests_of(wanted.hashes)
+    with Progress(console=Console(file=sys.stderr), disable=not show) as bar:
+        task = bar.add_task(f"{wanted.spec.modality} features", total=sum(map(len, shards)))
         for positions in shards:
             path = folder / shard_name(digests[positions])
-            # of another command that stores the same; the system frees it when its process dies
-            with FileLock(locks / f"{path.name}.lock"):
-                if open_shard(path, wanted.spec) is not None:
-                    bar.advance(task, len(positions))
-                    continue
-                batches = []
-                for start in range(0, len(positions), batch_size):
-                    chosen = positions[start : start + batch_size].tolist()
-                    names = [wanted.hashes[position] for position in chosen]
-                    batches.append(encode(wanted.spec, *wanted.produce(chosen), names))
-                    bar.advance(task, len(chosen))
-                write_shard(path, digests[positions], batches)
+            if open_shard(path, wanted.spec) is not None:
+                bar.advance(task, len(positions))
+                continue
+            batches = []
+            for start in range(0, len(positions), batch_size):
+                chosen = positions[start : start + batch_size].tolist()
+                names = [wanted.hashes[position] for position in chosen]
+                batches.append(encode(wanted.spec, *wanted.produce(chosen), names))
+                bar.advance(task, len(chosen))
+            write_shard(path, digests[positions], batches)
 
 
-def _require_disk(root: Path, todo: Sequence[tuple[Wanted, list[Rows]]], show: bool) -> None:
+def _require_disk(root: Path, todo: Sequence[tuple[Wanted, list[Indices]]], show: bool) -> None:
     """Compare the size of all that is missing with the free disk."""
+    if not todo:
+        return
     parts, needed = [], 0
     for wanted, missing in todo:
         items = sum(map(len, missing))
-        size = int(items * wanted.spec.bytes_per_item(wanted.mean_tokens))
+        size = wanted.spec.nbytes(items, wanted.mean_tokens)
         needed += size
-        parts.append(f"{wanted.spec.kind} features of {items:,} items, about {decimal(size)}")
-    if not parts:
-        return
-    existing = root
-    while not existing.exists():  # created with the first store
-        existing = existing.parent
-    free, what = shutil.disk_usage(existing).free, f"{' and '.join(parts)}, in {root}"
+        parts.append(f"{wanted.spec.modality} features of {items:,} items, about {decimal(size)}")
+    place = next(path for path in (root, *root.absolute().parents) if path.exists())
+    free, what = shutil.disk_usage(place).free, f"{' and '.join(parts)}, in {root}"
     if needed + _SLACK > free:
         raise CacheError(
             f"Caching {what} needs {decimal(needed)}, and {decimal(_SLACK)} that stay free, but "
@@ -181,18 +182,3 @@ def _require_disk(root: Path, todo: Sequence[tuple[Wanted, list[Rows]]], show: b
         )
     if show:
         print(f"Caching {what}; {decimal(free)} are free", flush=True)
-
-
-@contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    """Raise what the system refuses to do with a store as a CacheError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS and str(folder.parent) not in str(error.filename):
-            raise  # of `produce`, for example an image that is missing
-        raise CacheError(
-            f"The feature store {folder} could not be written ({error}). Free some disk space, "
-            "correct the folder's permissions, or choose another folder by cache.folder or "
-            "EPIC_PL_CACHE, then start again: what is written is kept."
-        ) from error

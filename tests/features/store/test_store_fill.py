@@ -7,31 +7,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cache_items import SMALL, Items, build_one
+from cache_items import Items, build_one
 from safetensors.torch import load, save
 
 from epic_pl.errors import CacheError, DataError
-from epic_pl.features.store.build import Wanted, build
+from epic_pl.features.store.fill import Wanted, fill_stores
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.features.store.spec import Field, StoreSpec
 
 
-def fill(root, items, hashes=None, **options):
-    chosen = Items(0, items.ragged)
-    chosen.hashes = items.hashes if hashes is None else hashes
-    return chosen.build(root, **options), chosen.asked
-
-
-def stored(root, pattern="*"):
-    return sorted(root.glob(f"[it]*-*/{pattern}"))  # not the locks, which lie beside
-
-
-def assert_same(root, other):
-    mine, theirs = (
-        {path.relative_to(folder): path.read_bytes() for path in stored(folder)}
-        for folder in (root, other)
-    )
-    assert mine == theirs
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.glob("*/*")}
 
 
 SIXTY = {"batch_size": 4, "shard_bytes": 12 * 1024}
@@ -53,45 +39,48 @@ def fill_in_process(root, asked, pause=0.0, barrier=None, **options):
 
 @pytest.mark.slow
 def test_killed_processes_lose_no_shard_and_others_continue_to_the_same_bytes(tmp_path):
-    root, spawn = tmp_path / "killed", multiprocessing.get_context("spawn")
-    fill(tmp_path / "whole", Items(60, True), **SIXTY)
+    root, whole = tmp_path / "killed", tmp_path / "whole"
+    Items(60, ragged=True).build(whole, **SIXTY)
+    spawn = multiprocessing.get_context("spawn")
     asked, barrier = spawn.Queue(), spawn.Barrier(2)
     first = spawn.Process(target=fill_in_process, args=(root, asked, 0.1))
     first.start()
-    while len(stored(root, "shard-*")) < 2:
+    while len(list(root.glob("*/shard-*"))) < 2:
         assert first.is_alive(), "it ended before it could be killed"
         time.sleep(0.01)
     first.kill()
     first.join()
-    left, whole = (len(stored(folder, "shard-*")) for folder in (root, tmp_path / "whole"))
+    left = len(list(root.glob("*/shard-*"))) / len(list(whole.glob("*/shard-*")))
     for rank in (0, 1):
         options = {"barrier": barrier, "rank": rank, "world_size": 2}
         spawn.Process(target=fill_in_process, args=(root, asked), kwargs=options).start()
-    assert sum(asked.get(timeout=60) for _ in range(2)) <= 60 * (whole - left) / whole + 4
-    assert_same(root, tmp_path / "whole")
+    assert sum(asked.get(timeout=60) for _ in range(2)) <= 60 * (1 - left) + 4
+    assert contents(root) == contents(whole)
 
 
 def test_two_builds_of_different_items_at_once_lose_none(tmp_path, items):
+    other = Items(23, items.ragged)
+
     def produce(positions):
         if not items.asked:  # another process builds other items meanwhile
-            fill(tmp_path, items, items.hashes[12:])
+            other.build(tmp_path, hashes=other.hashes[12:])
         return items.produce(positions)
 
-    store = build_one(tmp_path, items.spec(), items.hashes[:14], produce, shard_bytes=SMALL)
+    store = build_one(tmp_path, items.spec(), items.hashes[:14], produce)
     items.assert_in(store, items.hashes)
 
 
 def test_only_new_items_are_produced_and_appended(tmp_path, items):
-    train, test = items.hashes[:13], [*items.hashes[10:], items.hashes[15]]
-    fill(tmp_path, items, train)
-    before = {path: path.read_bytes() for path in stored(tmp_path, "shard-*")}
-    store, asked = fill(tmp_path, items, test)
-    assert {test[position] for position in asked} == set(items.hashes[13:])
+    every = list(items.hashes)
+    items.build(tmp_path, hashes=every[:13])
+    before = {path: path.read_bytes() for path in tmp_path.glob("*/shard-*")}
+    store = items.build(tmp_path, hashes=[*every[10:], every[15]])
+    assert {items.hashes[position] for position in items.asked} == set(every[13:])
     assert len(store) == 23  # items that are given twice are stored once
     assert all(path.read_bytes() == content for path, content in before.items())
-    whole, asked = fill(tmp_path, items)
-    assert asked == []
-    items.assert_in(whole, items.hashes)
+    whole = items.build(tmp_path, hashes=every)
+    assert items.asked == []
+    items.assert_in(whole, every)
 
 
 @pytest.mark.parametrize(
@@ -99,8 +88,8 @@ def test_only_new_items_are_produced_and_appended(tmp_path, items):
     ["lost", "truncated", "zeros", "no digests", "shape", "dtype", "length", "pipe", "link"],
 )
 def test_a_damaged_shard_is_left_out_and_written_again(tmp_path, items, damage):
-    folder = items.build(tmp_path / "a").folder
-    items.build(tmp_path / "b")
+    folder = items.build(tmp_path / "stores").folder
+    sound = contents(tmp_path / "stores")
     path, outside = sorted(folder.glob("shard-*"))[1], tmp_path / "notes.txt"
     content, tensors = path.read_bytes(), load(path.read_bytes())
     path.unlink()  # a mapped file must not change
@@ -109,7 +98,6 @@ def test_a_damaged_shard_is_left_out_and_written_again(tmp_path, items, damage):
         os.mkfifo(path)
     elif damage == "link":
         path.symlink_to(outside)
-        path.with_name(f".{path.name}.partial").symlink_to(outside)
     elif damage in ("truncated", "zeros"):
         path.write_bytes(content[:-1] if damage == "truncated" else bytes(len(content)))
     elif damage != "lost":
@@ -126,9 +114,9 @@ def test_a_damaged_shard_is_left_out_and_written_again(tmp_path, items, damage):
     here = [name for name in items.hashes if left.rows([name]) >= 0]
     assert 0 < len(here) == len(left) < 23
     items.assert_in(left, here)
-    _, asked = fill(tmp_path / "a", items)
-    assert len(asked) == 23 - len(here)
-    assert_same(tmp_path / "a", tmp_path / "b")
+    items.build(tmp_path / "stores")
+    assert len(items.asked) == 23 - len(here)
+    assert contents(tmp_path / "stores") == sound
     assert outside.read_text() == "mine"
 
 
@@ -140,52 +128,53 @@ def test_an_error_of_the_producer_is_raised_and_earlier_shards_are_read(tmp_path
         return items.produce(positions)
 
     with pytest.raises(type(error)):
-        build_one(tmp_path, items.spec(), items.hashes, produce, batch_size=1, shard_bytes=SMALL)
-    assert stored(tmp_path, "shard-*")
-    assert not stored(tmp_path, ".*partial")
-    store, asked = fill(tmp_path, items)
-    assert len(asked) < 23
+        build_one(tmp_path, items.spec(), items.hashes, produce, batch_size=1)
+    names = {path.name.partition("-")[0] for path in tmp_path.glob("*/*")}
+    assert names == {"spec.json", "shard"}
+    store = items.build(tmp_path)
+    assert len(items.asked) < 23
     items.assert_in(store, items.hashes)
 
 
 def test_a_complete_store_may_be_read_only(tmp_path, items, monkeypatch):
-    fill(tmp_path, items, items.hashes[:9])
+    every = list(items.hashes)
+    items.build(tmp_path, hashes=every[:9])
 
     def refuse(path, *_, **__):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "mkdir", refuse)  # root may write anywhere
-    store, asked = fill(tmp_path, items, items.hashes[:9])
-    assert (len(store), asked) == (9, [])
+    assert len(items.build(tmp_path)) == 9
+    assert items.asked == []
     with pytest.raises(CacheError, match=r"could not be written.*cache\.folder or EPIC_PL_CACHE"):
-        fill(tmp_path, items)
+        items.build(tmp_path, hashes=every)
 
 
 def test_the_disk_is_checked_for_all_stores_together(tmp_path, monkeypatch, capsys):
     both = [Items(500, ragged) for ragged in (False, True)]
-    wanted = [Wanted(each.spec(), each.hashes, each.produce, mean_tokens=4.0) for each in both]
-    sizes = [500 * each.spec.bytes_per_item(each.mean_tokens) for each in wanted]
+    wanted = [Wanted(one.spec(), one.hashes, one.produce, mean_tokens=4.0) for one in both]
+    sizes = [one.spec.nbytes(500, one.mean_tokens) for one in wanted]
     assert sizes[0] == 500 * (16 + 4 * (2 * 3 * 5 * 8 + 9))
-    assert sizes[1] == 500 * (16 + 4 * (2 * 3 * 4 * 8 + 9))
+    assert sizes[1] == 500 * (16 + 8 + 4 * (2 * 3 * 4 * 8 + 9))
     # room for each of them, but not for both, beside the 64 MB that stay free
     free = SimpleNamespace(free=64_000_000 + int(max(sizes)) + 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
     needs = r"image features .* and text features .* needs \d+\.\d kB, and 64.0 MB .* free.*int8"
     with pytest.raises(CacheError, match=needs):
-        build(tmp_path, wanted, batch_size=100)
+        fill_stores(tmp_path, wanted, batch_size=100)
     assert not list(tmp_path.iterdir())
     assert not both[0].asked
     free.free = 10**12
     capsys.readouterr()
-    stores = build(tmp_path, wanted, batch_size=100)
+    stores = fill_stores(tmp_path, wanted, batch_size=100)
     assert [len(store) for store in stores] == [500, 500]
     printed = capsys.readouterr()
     assert "image features of 500 items, about 506.0 kB and text" in printed.out
-    assert "500/500" in printed.err
-    build(tmp_path, wanted)
+    assert "100%" in printed.err
+    fill_stores(tmp_path, wanted)
     assert capsys.readouterr().out == ""  # nothing to add
     with pytest.raises(CacheError, match="were changed"):  # the other rank's half is missing
-        build(tmp_path / "1", wanted, rank=1, world_size=2)
+        fill_stores(tmp_path / "1", wanted, rank=1, world_size=2)
     assert capsys.readouterr() == ("", "")
 
 
@@ -193,10 +182,10 @@ def test_the_barrier_is_called_before_the_first_byte_and_once_the_store_is_compl
     tmp_path, items
 ):
     seen, folder = [], items.spec().folder(tmp_path)
-    fill(tmp_path, items, barrier=lambda: seen.append(folder.exists()))
+    items.build(tmp_path, barrier=lambda: seen.append(folder.exists()))
     assert seen == [False, True]
     more = [*items.hashes, "new"]
-    fill(tmp_path, items, more, barrier=lambda: seen.append(len(FeatureStore(folder))))
+    items.build(tmp_path, hashes=more, barrier=lambda: seen.append(len(FeatureStore(folder))))
     assert seen[2:] == [23, 24]
 
 
@@ -218,4 +207,4 @@ def test_numbers_that_are_not_finite_once_stored_are_refused(tmp_path, value, dt
 def test_a_folder_that_is_a_file_is_refused(tmp_path, items):
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match="could not be written"):
-        fill(tmp_path / "file", items)
+        items.build(tmp_path / "file")
