@@ -16,6 +16,7 @@ from epic_pl.features.items import Images, Texts
 from epic_pl.features.store.fill import SHARD_BYTES, default_root, fill_stores
 from epic_pl.features.store.spec import StoredDtype
 from epic_pl.module import EPICModule
+from epic_pl.validate import check_positive
 
 
 class FeatureCache(Callback):
@@ -44,14 +45,12 @@ class FeatureCache(Callback):
         batch_size: int = 32,
         threads: int = 2,
     ) -> None:
-        for name, count in (("batch_size", batch_size), ("threads", threads)):
-            if count < 1:
-                raise ConfigError(f"cache.{name} is {count}: it must be at least 1.")
         self.level = level
         self.dtype = dtype
         self.root = default_root() if folder is None else Path(folder)
         self.batch_size = batch_size
         self.threads = threads
+        check_positive(self, "batch_size", "threads")
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Fill the stores of this stage's splits and have the DataModule read them."""
@@ -111,19 +110,12 @@ class FeatureCache(Callback):
                 "set data.augment to none, or cache.level to off."
             )
         datasets = [data.dataset(split) for split in splits]
-        shared = module.device, data, self.level, self.dtype
+        shared = module.device, data, datasets, self.level, self.dtype
         memory = self.root / f"digests-{rank}.json"
-        images = Images(
-            module.model.image_tower,
-            *shared,
-            splits=datasets,
-            threads=self.threads,
-            memory=memory,
-        )
-        names = (text for dataset in datasets for text in dataset.distinct()[1])
-        texts = Texts(names, module.model.text_tower, *shared)
+        images = Images(module.model.image_tower, *shared, self.threads, memory)
+        texts = Texts(module.model.text_tower, *shared)
         wanted = [images.wanted(), texts.wanted()]
-        stores = fill_stores(
+        image_store, text_store = fill_stores(
             self.root,
             wanted,
             batch_size=self.batch_size,
@@ -134,8 +126,8 @@ class FeatureCache(Callback):
         )
         in_place = ("memory",) if module.reads_in_place else ()
         both = (
-            StoredItems(stores[0], images.keys, wanted[0].hashes, in_place),
-            StoredItems(stores[1], texts.keys, wanted[1].hashes, in_place),
+            StoredItems(image_store, images.keys, wanted[0].hashes, in_place),
+            StoredItems(text_store, texts.keys, wanted[1].hashes, in_place),
         )
         data.use_features(lambda dataset, collator: CachedDataset(dataset, *both, collator))
 
@@ -172,60 +164,39 @@ class FeatureCache(Callback):
             raise
 
     def _build(self, trainer: L.Trainer, module: EPICModule, data: ImageTextDataModule) -> None:
-        """The part of one process."""
+        """The part of one process; leaves out `test` or `predict` where they cannot be read."""
         trainer.strategy.setup_environment()
         if trainer.local_rank == 0:
             data.prepare_data()
         trainer.strategy.barrier("data is prepared")
-        self._fill_on_ranks(trainer, module, data, _set_up(data, trainer.is_global_zero))
+        stages, reasons = [], []
+        for stage in ("fit", "validate", "test", "predict"):
+            try:
+                data.setup(stage)
+                stages.append(stage)
+            except DataError as error:
+                if stage in ("fit", "validate"):
+                    raise
+                reasons.append(str(error))
+        if reasons and trainer.is_global_zero:
+            print(f"Not stored, since it cannot be read: {' '.join(dict.fromkeys(reasons))}")
+        self._fill_on_ranks(trainer, module, data, stages)
 
     def _fill_on_ranks(
         self, trainer: L.Trainer, module: EPICModule, data: ImageTextDataModule, stages: list[str]
     ) -> None:
+        def barrier() -> None:
+            try:
+                trainer.strategy.barrier("feature cache")
+            except RuntimeError as error:  # of the process group
+                raise CacheError(
+                    "Another process has ended while the features were stored: its own message "
+                    "says why. What is written is kept."
+                ) from error
+
         # a trainer moves the module only after its setup hooks
         device = trainer.strategy.root_device
         module.check_device(device)
         module.to(device)
-        self.fill(
-            module,
-            data,
-            *stages,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-            barrier=lambda: _barrier(trainer),
-        )
-
-
-def _barrier(trainer: L.Trainer) -> None:
-    """Wait for all ranks.
-
-    Raises:
-        CacheError: one has ended.
-    """
-    try:
-        trainer.strategy.barrier("feature cache")
-    except RuntimeError as error:  # of the process group
-        raise CacheError(
-            "Another process has ended while the features were stored: its own message says why. "
-            "What is written is kept."
-        ) from error
-
-
-def _set_up(data: ImageTextDataModule, show: bool) -> list[str]:
-    """Set up all stages and return them; without `test` or `predict` where they cannot be read.
-
-    Raises:
-        DataError: training or validation cannot be set up.
-    """
-    stages, reasons = [], []
-    for stage in ("fit", "validate", "test", "predict"):
-        try:
-            data.setup(stage)
-            stages.append(stage)
-        except DataError as error:
-            if stage in ("fit", "validate"):
-                raise
-            reasons.append(str(error))
-    if show and reasons:
-        print(f"Not stored, since it cannot be read: {' '.join(dict.fromkeys(reasons))}")
-    return stages
+        ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size}
+        self.fill(module, data, *stages, **ranks, barrier=barrier)

@@ -6,9 +6,10 @@ Shape legend: B batch, N tokens.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,10 +20,9 @@ from epic_pl.features.dataset import ImageKey
 from epic_pl.features.digests import image_digests, text_digest, tokenizer_digest
 from epic_pl.features.store.fill import Wanted
 from epic_pl.features.store.spec import Field, StoredDtype, StoreSpec
+from epic_pl.nn.towers import FeatureLevel, Tower
 
 Key = TypeVar("Key")
-Level = Literal["boundary", "layers"]
-Modality = Literal["image", "text"]
 
 FEATURES_VERSION = 6
 """Part of every feature store's key: raised whenever an image's transform, a text's tokens or a
@@ -32,77 +32,80 @@ field that a tower stores changes its meaning, so that stores of before are not 
 _TOKEN_AXES = {"memory": 3, "tokens": 0}
 
 
-class FrozenEncoder(Protocol):
-    """What a store's key needs of an encoder."""
+@dataclass
+class Items(ABC, Generic[Key]):
+    """One modality's distinct items.
 
-    pooling: Any
-    precision: torch.dtype | None
+    Attributes:
+        tower: whose encoder is run.
+        device: on which it is.
+        data: whose preprocessing and tokenizer are used.
+        datasets: splits, of which no image is augmented.
+        level: of the cache.
+        dtype: of the stored numbers.
+    """
 
-    @property
-    def fingerprint(self) -> str:
-        """Hash of its weights and configuration."""
+    modality: ClassVar[Literal["image", "text"]]
+    blank: ClassVar[Any]
+    """An item that shows the fields' shapes, and stands for a modality that is missing."""
 
+    tower: Tower[Any]
+    device: torch.device
+    data: ImageTextDataModule
+    datasets: Sequence[ImageTextDataset]
+    level: FeatureLevel
+    dtype: StoredDtype
 
-class FeatureTower(Protocol):
-    """What the feature cache needs of one modality's tower."""
+    @cached_property
+    def keys(self) -> list[Key]:
+        """The different items, in their order."""
+        return list(dict.fromkeys(self._named())) or [self.blank]
 
-    layers: list[int]
-
-    @property
-    def encoder(self) -> FrozenEncoder:
-        """The frozen encoder."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the encoder's weights."""
-
-    def features(self, inputs: Tensor, mask: Tensor | None, level: Level) -> dict[str, Tensor]:
-        """The fields to store of each sample, batch first.
+    def wanted(self) -> Wanted:
+        """What the items' store must have; encodes the blank item.
 
         Raises:
             ConfigError: the method cannot be trained from features of this level.
         """
+        encoder, fields = self.tower.encoder, []
+        for name, tensor in self.encode([self.blank])[0].items():
+            shape, axis = list(tensor.shape[1:]), _TOKEN_AXES.get(name)
+            if axis is not None and self.modality == "text":
+                shape[axis] = self.data.collator.max_text_tokens
+            fields.append(Field(name, tuple(shape), axis))
+        identity = self._preparation() | {
+            "version": FEATURES_VERSION,
+            "fingerprint": encoder.fingerprint,
+            "precision": str(encoder.precision or self.tower.dtype).removeprefix("torch."),
+            "pooling": encoder.pooling,
+            "level": self.level,
+            # the tokens that enter the first layer do not depend on later ones
+            "layers": self.tower.layers[:1] if self.level == "boundary" else self.tower.layers,
+        }
+        name = getattr(self.data, f"{self.modality}_encoder")
+        spec = StoreSpec(self.modality, identity, tuple(fields), self.dtype, name)
+        return Wanted(spec, self._hashes(), self._produce, self._mean_tokens())
 
+    def _produce(self, positions: Sequence[int]) -> tuple[dict[str, Tensor], Tensor | None]:
+        return self.encode([self.keys[position] for position in positions])
 
-class Items(ABC, Generic[Key]):
-    """One modality's distinct items.
+    def encode(self, keys: Sequence[Key]) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Run the encoder: fields ``(B, ...)``, and of texts the number of tokens ``(B,)``.
 
-    Args:
-        keys: of the items; without any, the blank item stands for a modality that is missing.
-        tower: whose encoder is run.
-        device: on which it is.
-        data: whose preprocessing and tokenizer are used.
-        level: of the cache.
-        dtype: of the stored numbers.
+        Raises:
+            ConfigError: the method cannot be trained from features of this level.
+            DataError: an image cannot be read.
+        """
+        inputs, mask = self._inputs(keys)
+        mask = None if mask is None else mask.to(self.device)
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+            given = self.tower.features(inputs.to(self.device), mask, self.level)
+        features = {name: tensor.float().cpu() for name, tensor in given.items()}
+        return features, None if mask is None else mask.sum(dim=1).cpu()
 
-    Attributes:
-        modality: ``image`` or ``text``.
-        blank: an item that shows the fields' shapes.
-    """
-
-    modality: Modality
-    blank: Key
-
-    def __init__(
-        self,
-        keys: Iterable[Key],
-        tower: FeatureTower,
-        device: torch.device,
-        data: ImageTextDataModule,
-        level: Level,
-        dtype: StoredDtype,
-    ) -> None:
-        self.tower, self.device, self.data = tower, device, data
-        self.level, self.dtype = level, dtype
-        self.keys = list(dict.fromkeys(keys)) or [self.blank]
-
-    def wanted(self) -> Wanted:
-        """What the items' store must have."""
-
-        def produce(positions: Sequence[int]) -> tuple[dict[str, Tensor], Tensor | None]:
-            return self.encode([self.keys[position] for position in positions])
-
-        return Wanted(self.spec, self._hashes(), produce, self._mean_tokens())
+    @abstractmethod
+    def _named(self) -> Iterable[Key]:
+        """The items of all rows."""
 
     @abstractmethod
     def _hashes(self) -> list[str]:
@@ -116,87 +119,46 @@ class Items(ABC, Generic[Key]):
     def _preparation(self) -> dict[str, Any]:
         """Plain values that the encoder's inputs depend on, beside the item."""
 
-    def encode(self, keys: Sequence[Key]) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Run the encoder: fields ``(B, ...)``, and the number of tokens ``(B,)`` of ragged ones.
-
-        Raises:
-            ConfigError: the method cannot be trained from features of this level.
-            DataError: an image cannot be read.
-        """
-        inputs, mask = self._inputs(keys)
-        mask = None if mask is None else mask.to(self.device)
-        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-            given = self.tower.features(inputs.to(self.device), mask, self.level)
-        features = {name: tensor.float().cpu() for name, tensor in given.items()}
-        return features, None if mask is None else mask.sum(dim=1).cpu()
-
     def _mean_tokens(self) -> float | None:
         """Mean number of tokens of a sample of texts."""
         return None
 
-    @cached_property
-    def spec(self) -> StoreSpec:
-        """The spec of the items' store; encodes the blank item.
 
-        Raises:
-            ConfigError: the method cannot be trained from features of this level.
-        """
-        example, _ = self.encode([self.blank])
-        level, encoder = self.level, self.tower.encoder
-        precision = str(encoder.precision or self.tower.dtype).removeprefix("torch.")
-        identity = self._preparation() | {
-            "version": FEATURES_VERSION,
-            "fingerprint": encoder.fingerprint,
-            "precision": precision,
-            "pooling": encoder.pooling,
-            "level": level,
-            # the tokens that enter the first layer do not depend on later ones
-            "layers": self.tower.layers[:1] if level == "boundary" else self.tower.layers,
-        }
-        max_tokens = self.data.collator.max_text_tokens if self.modality == "text" else None
-        fields = tuple(_field(name, tensor, max_tokens) for name, tensor in example.items())
-        name = getattr(self.data, f"{self.modality}_encoder")
-        return StoreSpec(self.modality, identity, fields, self.dtype, name)
-
-
+@dataclass
 class Images(Items[ImageKey]):
     """The images of splits, as evaluation sees them.
 
-    Args:
-        *arguments: as for :class:`Items`, but for the keys.
-        splits: datasets, of which no image is augmented.
+    Attributes:
         threads: that decode images.
         memory: file that remembers the images' digests.
     """
 
-    modality: Modality = "image"
+    modality = "image"
     blank = ImageKey("", "")
 
-    def __init__(
-        self, *arguments: Any, splits: Sequence[ImageTextDataset], threads: int, memory: Path
-    ) -> None:
-        self._datasets = {str(dataset.image_root): dataset for dataset in splits}
-        keys = (
-            ImageKey(str(dataset.image_root), path)
-            for dataset in splits
-            for path in dataset.distinct()[0]
-        )
-        super().__init__(keys, *arguments)
-        self._threads, self._memory = threads, memory
+    threads: int
+    memory: Path
+
+    def _named(self) -> Iterable[ImageKey]:
+        for dataset in self.datasets:
+            for path in dataset.distinct()[0]:
+                yield ImageKey(str(dataset.image_root), path)
 
     def _hashes(self) -> list[str]:
-        digests = image_digests((key for key in self.keys if key != self.blank), self._memory)
+        digests = image_digests((key for key in self.keys if key != self.blank), self.memory)
         return [digests.get(key, "blank") for key in self.keys]
 
     def _inputs(self, keys: Sequence[ImageKey]) -> tuple[Tensor, None]:
-        with ThreadPoolExecutor(self._threads) as pool:
-            return torch.stack(list(pool.map(self._pixels, keys))), None  # (B, 3, H, W)
+        readers = {str(dataset.image_root): dataset for dataset in self.datasets}
 
-    def _pixels(self, key: ImageKey) -> Tensor:
-        if key == self.blank:
-            size = self.data.image_preprocessing.size
-            return torch.zeros(3, size, size)
-        return self._datasets[key.root].image(key.path)
+        def pixels(key: ImageKey) -> Tensor:
+            if key == self.blank:
+                size = self.data.image_preprocessing.size
+                return torch.zeros(3, size, size)
+            return readers[key.root].image(key.path)
+
+        with ThreadPoolExecutor(self.threads) as pool:
+            return torch.stack(list(pool.map(pixels, keys))), None  # (B, 3, H, W)
 
     def _preparation(self) -> dict[str, Any]:
         return {"preprocessing": self.data.image_preprocessing.to_dict()}
@@ -205,8 +167,11 @@ class Images(Items[ImageKey]):
 class Texts(Items[str]):
     """Texts, tokenised."""
 
-    modality: Modality = "text"
+    modality = "text"
     blank = ""
+
+    def _named(self) -> Iterable[str]:
+        return (text for dataset in self.datasets for text in dataset.distinct()[1])
 
     def _hashes(self) -> list[str]:
         return [text_digest(text) for text in self.keys]
@@ -224,11 +189,3 @@ class Texts(Items[str]):
             "tokenizer": tokenizer_digest(self.data.collator.tokenizer),
             "max_tokens": self.data.collator.max_text_tokens,
         }
-
-
-def _field(name: str, example: Tensor, max_tokens: int | None) -> Field:
-    """A field's shape from one item's tensor ``(1, ...)``; texts may be longer than the example."""
-    shape, axis = list(example.shape[1:]), _TOKEN_AXES.get(name)
-    if axis is not None and max_tokens is not None:
-        shape[axis] = max_tokens
-    return Field(name, tuple(shape), axis)
