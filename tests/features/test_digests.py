@@ -28,10 +28,7 @@ def test_digests_are_of_the_content_and_remembered_until_a_file_changes(root):
     memory = root / "deep" / "memory.json"
     first = digests_of(memory, root, "a.png", "copy.png", "b.png")
     assert first["a.png"] == first["copy.png"] != first["b.png"]
-    written = json.loads(memory.read_text())
-    for entry in written.values():
-        entry[2] = "remembered"
-    memory.write_text(json.dumps(written))
+    memory.write_text(json.dumps(dict.fromkeys(json.loads(memory.read_text()), "remembered")))
     os.utime(root / "b.png", ns=(1, 1))
     again = digests_of(memory, root, "a.png", "b.png")
     assert again == {"a.png": "remembered", "b.png": first["b.png"]}
@@ -42,7 +39,7 @@ def test_a_damaged_memory_is_replaced(root, damage):
     memory = root / "memory.json"
     memory.write_text(damage)
     first = digests_of(memory, root, "a.png")
-    assert [entry[2] for entry in json.loads(memory.read_text()).values()] == list(first.values())
+    assert set(first.values()) <= {str(kept) for kept in json.loads(memory.read_text()).values()}
 
 
 def test_a_memory_that_cannot_be_written_is_done_without(root):
@@ -66,6 +63,6 @@ def test_a_tokenizer_is_identified_by_its_state(tiny_tokenizer_dir, tmp_path):
     (copy / "tokenizer.json").write_text(json.dumps(plain))
     assert tokenizer_digest(load_tokenizer(str(copy))) != digest
     # without a backend the words decide
-    words = ({"a": 0, "b": 1}, {"a": 1, "b": 0}, {"b": 1, "a": 0})
-    slow = [SimpleNamespace(get_vocab=lambda each=each: each) for each in words]
-    assert len({tokenizer_digest(each) for each in slow}) == 2
+    vocabularies = ({"a": 0, "b": 1}, {"a": 1, "b": 0}, {"b": 1, "a": 0})
+    slow = [SimpleNamespace(get_vocab=lambda words=words: words) for words in vocabularies]
+    assert len({tokenizer_digest(tokenizer) for tokenizer in slow}) == 2

@@ -58,8 +58,8 @@ class Workshop:
         return list((self.root / "features").glob(f"{kind}-*"))
 
     def files(self):
-        found = (self.root / "features").rglob("*")
-        return {p: p.stat().st_mtime_ns for p in found if p.is_file() and p.suffix != ".lock"}
+        paths = (self.root / "features").rglob("*")
+        return {path: path.stat().st_mtime_ns for path in paths if path.is_file()}
 
     def stored_items(self, kind):
         (folder,) = self.stores(kind)
@@ -129,6 +129,28 @@ def test_runs_are_those_of_images(workshop, attention, level, absent, monkeypatc
     for one, other in zip(images, stored, strict=True):
         assert one["sample_id"] == other["sample_id"]
         assert_close(one["probabilities"], other["probabilities"])
+
+
+INPUTS = {"pixel_values", "input_ids", "image_features", "text_features", "attention_mask"}
+
+
+@pytest.mark.parametrize("stage", ["test", "predict"])
+def test_a_batch_names_its_rows_as_one_from_images_does(workshop, stage):
+    blank_cells(workshop.root, {17: "image", 20: "text"})
+    unlabelled = {"predict_table": str(workshop.root / "table.csv")} if stage == "predict" else {}
+    data = workshop.data(batch_size_per_device=2, **unlabelled)
+    data.setup(stage)
+    live = list(getattr(data, f"{stage}_dataloader")())
+    workshop.cache().fill(workshop.module(), data, stage)
+    stored = getattr(data, f"{stage}_dataloader")()
+    for one, other in zip(live, stored, strict=True):
+        for batch in (one, other):
+            for name in INPUTS & batch.keys():
+                del batch[name]
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            assert torch.as_tensor(other[name] == value).all(), name
+    assert ("labels" in one) == (stage == "test")
 
 
 @pytest.mark.parametrize(("dtype", "atol"), [("bfloat16", 0.05), ("float16", 5e-3), ("int8", 0.05)])

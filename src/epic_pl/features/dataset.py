@@ -69,7 +69,6 @@ class CachedDataset(Dataset[Batch]):
     ) -> None:
         self.dataset, self.collator = dataset, collator
         self._images, self._texts = images, texts
-        self._root = str(dataset.image_root)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -78,14 +77,11 @@ class CachedDataset(Dataset[Batch]):
         """Choose the epoch whose pairs are drawn."""
         self.dataset.set_epoch(epoch)
 
-    def __getitem__(self, index: int) -> Batch:
-        return self.__getitems__([index])
-
     def __getitems__(self, indices: list[int]) -> Batch:
         """The batch of these rows."""
-        rows = [self.dataset.reference(index) for index in indices]
+        rows, root = [*map(self.dataset.reference, indices)], str(self.dataset.image_root)
         images = (row["image"] for row in rows)
-        keys = [None if path is None else ImageKey(self._root, path) for path in images]
+        keys = [None if path is None else ImageKey(root, path) for path in images]
         text_features = self._texts.gather([row["text"] for row in rows])
         batch: Batch = {
             "image_features": self._images.gather(keys),

@@ -1,12 +1,13 @@
 """Digests by which images, texts and tokenizers are identified."""
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from epic_pl.features.store.shard import write_file
 
 
 def image_digests(names: Iterable[tuple[str, str]], memory: Path) -> dict[tuple[str, str], str]:
@@ -17,26 +18,22 @@ def image_digests(names: Iterable[tuple[str, str]], memory: Path) -> dict[tuple[
         memory: JSON file that remembers digests by path, size and time of change; replaced if it
             is damaged.
     """
-    known: dict[str, list[Any]] = {}
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # nothing remembered yet
-        entries = json.loads(memory.read_text(encoding="utf-8")).items()
-        known = {k: v for k, v in entries if isinstance(v, list) and len(v) == 3}
-    digests, changed = {}, False
+    known: Any = {}
+    with suppress(OSError, ValueError):  # nothing remembered yet
+        known = json.loads(memory.read_text(encoding="utf-8"))
+    known = known if isinstance(known, dict) else {}
+    digests, new = {}, {}
     for root, path in names:
         file = Path(root) / path
         stat = file.stat()
-        key, state = str(file), [stat.st_size, stat.st_mtime_ns]
-        if known.get(key, [])[:2] != state:
-            known[key] = [*state, hashlib.sha256(file.read_bytes()).hexdigest()]
-            changed = True
-        digests[root, path] = known[key][2]
-    if changed:
-        # without write permission later runs read the images again, no more
-        with contextlib.suppress(OSError):
+        state = f"{file} {stat.st_size} {stat.st_mtime_ns}"
+        if state not in known:
+            new[state] = hashlib.sha256(file.read_bytes()).hexdigest()
+        digests[root, path] = new.get(state) or known[state]
+    if new:
+        with suppress(OSError):  # without write permission later runs read the images again
             memory.parent.mkdir(parents=True, exist_ok=True)
-            temporary = memory.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps(known), encoding="utf-8")
-            temporary.replace(memory)
+            write_file(memory, json.dumps(known | new).encode())
     return digests
 
 
