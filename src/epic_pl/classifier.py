@@ -30,15 +30,15 @@ from epic_pl.data.tables.rows import read_rows, table_folder, unlabelled_rows
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import ConfigError
 from epic_pl.inference.exported import DESCRIPTION, ExportedModel
-from epic_pl.inference.inputs import ImageInput, Item, Items
-from epic_pl.inference.models import TrainedModel, find_checkpoint, load_module, to_device
+from epic_pl.inference.inputs import ImageInput, Item, ItemDataset
+from epic_pl.inference.model_card import write_card
+from epic_pl.inference.models import TrainedModel, find_checkpoint, load_module
 from epic_pl.inference.sharing import (
     WEIGHTS,
     fetch_model,
     is_hub_name,
     push_model,
     read_model,
-    write_card,
     write_model,
 )
 from epic_pl.inspection.init import write_config
@@ -318,7 +318,7 @@ class Classifier:
         Raises:
             DataError: as in :meth:`__call__`.
         """
-        dataset = Items(items, self._transform, self._clean)
+        dataset = ItemDataset(items, self._transform, self._clean)
         return self._scores(dataset, batch_size, num_workers, progress)
 
     @torch.inference_mode()
@@ -338,9 +338,10 @@ class Classifier:
         Raises:
             DataError: as in :meth:`__call__`.
         """
-        module, dataset = self.module, Items(items, self._transform, self._clean)
+        module, dataset = self.module, ItemDataset(items, self._transform, self._clean)
         outputs: dict[str, list[Floats]] = {"image": [], "text": []}
         for batch in self._batches(dataset, batch_size, num_workers, progress):
+            batch = module.transfer_batch_to_device(batch, module.device, 0)
             masks = batch.get("image_present"), batch.get("text_present")
             for side, pooled, present in zip(outputs, module(batch).pooled, masks, strict=True):
                 output = pooled.output.float()
@@ -423,8 +424,7 @@ class Classifier:
         loader = DataLoader(dataset, batch_size, collate_fn=self._collator, num_workers=num_workers)
         shown = len(loader) > 1 if progress is None else progress
         console = Console(stderr=True)
-        for batch in track(loader, "Classifying", console=console, disable=not shown):
-            yield to_device(batch, self._model.device)
+        yield from track(loader, "Classifying", console=console, disable=not shown)
 
     def _labels(self, scores: Floats, top_k: int | None) -> list[list[Label]]:
         chosen, shown = np.ones_like(scores, bool), top_k or _SHOWN

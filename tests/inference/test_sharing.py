@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 from unittest.mock import create_autospec
 
 import numpy as np
@@ -12,17 +11,10 @@ from huggingface_hub import CommitInfo, HfApi, RepoUrl, snapshot_download
 from safetensors.torch import load_file, save_file
 
 from epic_pl import Classifier
-from epic_pl.cli import run
-from epic_pl.errors import AssetError, CheckpointError, DataError
+from epic_pl.errors import AssetError, CheckpointError
 from epic_pl.inference import sharing
-from epic_pl.inference.sharing import write_card
 
 ITEMS = [{"text": "a red square"}, {"image": "data/images/test0.png"}]
-
-
-@pytest.fixture
-def classifier(trained):
-    return Classifier.load("runs", device="cpu")
 
 
 @pytest.fixture
@@ -31,12 +23,11 @@ def saved(classifier, tmp_path):
     return tmp_path / "saved"
 
 
-def test_a_saved_folder_is_the_same_model_and_small(classifier, saved, trained):
-    assert sorted(path.name for path in saved.iterdir()) == [
-        "README.md",
-        "config.json",
-        "model.safetensors",
-    ]
+def test_a_saved_folder_is_the_same_model_and_small(classifier, saved, tmp_path):
+    (tmp_path / "new").touch()
+    assert len({path.stat().st_mode for path in (*saved.iterdir(), tmp_path / "new")}) == 1
+    names = {"README.md", "config.json", "model.safetensors"}
+    assert {path.name for path in saved.iterdir()} == names
     scores = Classifier.load(saved, device="cpu").probabilities(ITEMS)
     np.testing.assert_array_equal(scores, classifier.probabilities(ITEMS))
     trained_bytes = sum(4 * p.numel() for p in classifier.module.parameters() if p.requires_grad)
@@ -45,68 +36,6 @@ def test_a_saved_folder_is_the_same_model_and_small(classifier, saved, trained):
     assert "library_name: epic_pl" in card
     assert 'Classifier.load("saved")' in card
     assert "None were given" in card
-
-
-def test_all_files_of_a_saved_folder_have_the_mode_of_new_files(saved, tmp_path):
-    (tmp_path / "new").touch()
-    modes = {path.stat().st_mode for path in (*saved.iterdir(), tmp_path / "new")}
-    assert len(modes) == 1
-
-
-def test_a_card_shows_a_report_and_one_that_is_there_stays(classifier, trained, tmp_path):
-    report = tmp_path / "report"
-    options = ["--report", str(report), "--report.robustness", "false"]
-    run(["test", "--config", trained.config, "--ckpt_path", "best", *options])
-    kept = {"dataset": "squares", "license": "cc-by-4.0", "report": report, "name": "me/squares"}
-    classifier.save_pretrained(tmp_path / "saved", **kept)
-    card = (tmp_path / "saved" / "README.md").read_text()
-    measured = json.loads((report / "report.json").read_text())
-    accuracy = measured["metrics"]["test/accuracy"]
-    alone = next(row for row in measured["absence"] if row["condition"] == "text only")
-    for said in (
-        "license: cc-by-4.0",
-        f"| accuracy | {accuracy:.4f} |",
-        "On 7 samples",
-        "No training sample lacked its image: scores without it are in the table below",
-        f"| text only | {alone['samples']} | {alone['accuracy']:.4f} |",
-        "me/squares",
-    ):
-        assert said in card
-    assert "either may be missing" not in card
-    assert "![Confusion matrix](confusion_matrix.png)" in card
-    assert (tmp_path / "saved" / "confusion_matrix.png").stat().st_size > 1000
-    (tmp_path / "saved" / "README.md").write_text("mine")
-    classifier.save_pretrained(tmp_path / "saved", **kept)
-    assert (tmp_path / "saved" / "README.md").read_text() == "mine"
-    other = tmp_path / "other_classes"
-    other.mkdir()
-    content = json.loads((report / "report.json").read_text())
-    content["classes"] = content["classes"][1:]
-    (other / "report.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match="a model of another task or other classes"):
-        classifier.save_pretrained(tmp_path / "other", report=other)
-    for damaged in ({}, {"classes": [1]}, {"classes": [], "metrics": {"test/accuracy": "high"}}):
-        (other / "report.json").write_text(json.dumps(damaged))
-        with pytest.raises(DataError, match=r"report\.json is no report"):
-            classifier.save_pretrained(tmp_path / "other", report=other)
-    with pytest.raises(DataError, match=r"report\.json cannot be read"):
-        classifier.save_pretrained(tmp_path / "other", report=tmp_path)
-
-
-def test_a_card_has_a_line_for_each_class_and_no_path_of_this_machine(make, tmp_path):
-    names = ["two\nlines", "`code` | <b>*bold*</b>", "- 1. [link](x) \x1b[31m"]
-    module = make(class_names=names)
-    write_card(module, tmp_path, "mine", None, None, None)
-    card = (tmp_path / "README.md").read_text()
-    assert {line for line in card.splitlines() if line.startswith("- ")} >= {
-        "- two lines",
-        r"- \`code\` \| \<b\>\*bold\*\</b\>",
-        r"- \- 1\. \[link\]\(x\) \\x1b\[31m",
-    }
-    for side in ("image", "text"):
-        folder = Path(module.hparams["encoders"][side]["name"])
-        assert str(folder.parent) not in card
-        assert folder.name.replace("_", r"\_") in card
 
 
 def _without(key):
@@ -246,26 +175,11 @@ def test_a_model_is_pushed_to_a_hub_and_loaded_by_its_name(hub, classifier):
     assert "on squares" in files["README.md"].read_text()  # the first card stays
     fetched = {path.name for path in (hub.root / "snapshots").rglob("*.*")}
     assert fetched == {"config.json", "model.safetensors"}
+    classifier.push_to_hub("me/squares", token="hf_x", revision="trial")
+    assert hub.branches == [("me/squares", "trial")]
     for name, revision in (("me/none", None), ("me/squares", "0" * 40)):
         with pytest.raises(AssetError, match=name):
             Classifier.load(name, revision=revision)
-
-
-def test_a_push_to_a_revision_makes_its_branch(hub, classifier):
-    classifier.push_to_hub("me/squares", token="hf_x", revision="trial")
-    assert hub.branches == [("me/squares", "trial")]
-
-
-@pytest.mark.parametrize(
-    ("encoder", "licence"),
-    [
-        ("pypi:dinov2-small", "apache-2.0"),
-        ("vit_small_patch16_224", "apache-2.0"),
-        ("me/own", "see"),
-    ],
-)
-def test_the_licence_of_encoders_is_that_of_their_files(encoder, licence):
-    assert sharing._licence(encoder).startswith(licence)
 
 
 def test_what_is_neither_a_folder_nor_on_a_hub_is_told(workdir):

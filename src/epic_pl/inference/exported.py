@@ -21,11 +21,11 @@ DESCRIPTION, TOKENIZER = "model.json", "tokenizer"
 PROGRAM, ONNX, ONNX_INT8 = "model.pt2", "model.onnx", "model.int8.onnx"
 INPUTS = ("pixel_values", "input_ids", "attention_mask", "image_present", "text_present")
 """Inputs of an exported model, in this order."""
-Run = Callable[..., Tensor]
+Program = Callable[..., Tensor]
 """A function of tensors in the order of :data:`INPUTS` to probabilities ``(B, C)``."""
 
 
-def load_program(path: Path) -> Run:
+def load_program(path: Path) -> Program:
     """An exported file as a function; a ``.pt2`` file can run code.
 
     Raises:
@@ -44,7 +44,7 @@ def load_program(path: Path) -> Run:
         raise CheckpointError(f"{path} cannot be read as an exported model: {error}.") from error
 
 
-def _load_onnx(path: Path) -> Run:
+def _load_onnx(path: Path) -> Program:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -56,10 +56,10 @@ def _load_onnx(path: Path) -> Run:
     return run
 
 
-def run_batch(run: Run, batch: Batch) -> Tensor:
+def run_batch(program: Program, batch: Batch) -> Tensor:
     """Probabilities ``(B, C)`` of a batch on the CPU."""
     complete = torch.ones(len(batch["attention_mask"]), dtype=torch.bool)
-    return run(*(batch.get(name, complete) for name in INPUTS))
+    return program(*(batch.get(name, complete) for name in INPUTS))
 
 
 class ExportedModel:
@@ -92,8 +92,7 @@ class ExportedModel:
         file = next((folder / name for name in names if (folder / name).is_file()), folder / ONNX)
         if file.name == PROGRAM and not programs:
             raise ConfigError(f"{file} can run code: load it with programs=True if you trust it.")
-        self._run = load_program(file)
-        self.device = torch.device("cpu")
+        self._program = load_program(file)
 
     def tokenizer(self) -> Any:
         """The text encoder's tokenizer."""
@@ -102,5 +101,5 @@ class ExportedModel:
     @torch.inference_mode()
     def probabilities(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Probabilities ``(B, C)`` of a batch."""
-        probabilities: npt.NDArray[np.float32] = run_batch(self._run, batch).numpy()
+        probabilities: npt.NDArray[np.float32] = run_batch(self._program, batch).numpy()
         return probabilities

@@ -28,8 +28,8 @@ class Item(TypedDict, total=False):
     text: str | None
 
 
-class Items(Dataset[Sample]):
-    """A dataset of items; images are read on access.
+class ItemDataset(Dataset[Sample]):
+    """Items as samples; images are read on access.
 
     Args:
         items: items, checked without reading a file.
@@ -46,7 +46,7 @@ class Items(Dataset[Sample]):
         if isinstance(items, Mapping):
             raise DataError("For one item write clf(image=..., text=...), or put it into a list.")
         for number, item in enumerate(items):
-            _check(number, item)
+            check_item(item, f"Item {number}")
         self.items = items
         self.transform = transform
         self.clean = clean
@@ -55,34 +55,48 @@ class Items(Dataset[Sample]):
         return len(self.items)
 
     def __getitem__(self, index: int) -> Sample:
-        image, text = (self.items[index].get(key) for key in ("image", "text"))
         try:
-            pixels = None
-            if image is not None:
-                pixels = self.transform(as_rgb(image, self.transform.min_size))
+            return read_item(self.items[index], self.transform, self.clean, str(index))
         except DataError as error:
             raise DataError(f"Item {index}: {error}") from error
-        if text is not None and self.clean:
-            text = clean_text(text)
-        return {"sample_id": str(index), "image": pixels, "text": text, "label": None}
 
 
-def _check(number: int, item: Any) -> None:
+def check_item(item: Any, name: str) -> None:
+    """Check an item, which messages call ``name``, without reading a file.
+
+    Raises:
+        DataError: it is not a mapping, has another key, or neither image nor text.
+    """
     if not isinstance(item, Mapping):
         raise DataError(
-            f"Item {number} is a {type(item).__name__}: give dictionaries such as "
+            f"{name} is a {type(item).__name__}: give dictionaries such as "
             '{"image": "dish.jpg", "text": "Ramen"}.'
         )
     if unknown := sorted(set(item) - {"image", "text"}):
-        raise DataError(f"Item {number} has the key {unknown[0]!r}; known are image and text.")
-    if item.get("image") is None and item.get("text") is None:
-        raise DataError(f"Item {number} has neither image nor text: give one of them.")
-    text = item.get("text")
+        raise DataError(f"{name} has the key {unknown[0]!r}; known are image and text.")
+    image, text = item.get("image"), item.get("text")
+    if image is None and text is None:
+        raise DataError(f"{name} has neither image nor text: give one of them.")
     if not isinstance(text, str | None):
         raise DataError(
-            f"The text of item {number} is a {type(text).__name__} ({text!r:.40}): give a string, "
-            "or None where there is none."
+            f"{name} has a {type(text).__name__} as text ({text!r:.40}): give a string, or None "
+            "where there is none."
         )
+
+
+def read_item(
+    item: Mapping[str, Any], transform: ImageTransform, clean: bool, sample_id: str
+) -> Sample:
+    """A checked item as a sample, its image read and its text cleaned if ``clean``.
+
+    Raises:
+        DataError: the image cannot be read.
+    """
+    image, text = item.get("image"), item.get("text")
+    pixels = None if image is None else transform(as_rgb(image, transform.min_size))
+    if text is not None and clean:
+        text = clean_text(text)
+    return {"sample_id": sample_id, "image": pixels, "text": text, "label": None}
 
 
 def as_rgb(image: Any, min_size: int | None = None) -> Image.Image:

@@ -109,14 +109,7 @@ class TrainedModel:
 
     @torch.inference_mode()
     def probabilities(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """Probabilities ``(B, C)`` of a batch on the device."""
+        """Probabilities ``(B, C)`` of a batch on any device."""
+        batch = self.module.transfer_batch_to_device(batch, self.device, 0)
         scores: Tensor = self.module.postprocessor(self.module.eval()(batch).logits)
         return scores.cpu().numpy()
-
-
-def to_device(batch: Any, device: torch.device) -> Any:
-    """A batch with its tensors on a device."""
-    return {
-        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for key, value in batch.items()
-    }

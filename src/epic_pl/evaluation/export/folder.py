@@ -26,7 +26,7 @@ from epic_pl.inference.exported import (
     ONNX_INT8,
     PROGRAM,
     TOKENIZER,
-    Run,
+    Program,
     load_program,
 )
 from epic_pl.module import EPICModule
@@ -177,7 +177,7 @@ def write_folder(
 
 
 @torch.no_grad()
-def _seconds(run: Run, inputs: tuple[Tensor, ...]) -> float:
+def _seconds(run: Program, inputs: tuple[Tensor, ...]) -> float:
     """Median of some calls, the first ones left out."""
     times = []
     for _ in range(_CALLS):
@@ -188,7 +188,7 @@ def _seconds(run: Run, inputs: tuple[Tensor, ...]) -> float:
 
 
 @torch.no_grad()
-def largest_difference(run: Run, module: EPICModule) -> float:
+def largest_difference(run: Program, module: EPICModule) -> float:
     """Between the probabilities of an exported model and of ``predict_step``, in any batch size."""
     differences = []
     for seed, (rows, tokens) in enumerate(_COMPARED, start=1):

