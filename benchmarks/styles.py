@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.assets import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emoji
 from epic_pl.assets.cache import cached_folder
-from epic_pl.assets.svg import draw_svg
+from epic_pl.assets.openmoji import draw_svg
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import ENTAILMENT_CLASSES, EntailmentPairs

@@ -21,7 +21,7 @@ import yaml
 
 from epic_pl.assets import Emoji, fetch_openmoji, load_emoji
 from epic_pl.assets.cache import cached_folder
-from epic_pl.assets.svg import draw_svg
+from epic_pl.assets.openmoji import draw_svg
 from epic_pl.data.datasets.openmoji import LEFT_OUT, MIN_EXAMPLES
 from epic_pl.inspection.init import write_config
 from npm import Package, open_package, read_member

