@@ -3,7 +3,6 @@
 import os
 import signal
 import stat
-from pathlib import Path
 
 import lightning as L
 import pytest
@@ -125,7 +124,7 @@ def test_a_job_that_cannot_be_requeued_is_told(fit, tmp_path, monkeypatch):
     told = pytest.warns(UserWarning, match="SLURM job 12 could not be requeued")
     with told, pytest.raises(SystemExit):
         fit(LastCheckpoint(str(tmp_path)), Kill(signal.SIGUSR1))
-    assert Path(tmp_path / "last.ckpt").is_file()
+    assert (tmp_path / "last.ckpt").is_file()
 
 
 @pytest.mark.parametrize("kind", [BestCheckpoint, LastCheckpoint])

@@ -31,13 +31,10 @@ def test_accuracies_are_those_of_the_rows_of_each_kind(
     for batch in trainer.predict(model, datamodule=data):
         for name, label in zip(batch["sample_id"], batch["probabilities"].argmax(1), strict=True):
             right[name.split("-")[-1]].append(int(label) == truth[name])
-    assert {kind: len(each) for kind, each in right.items()} == {
-        "existence": 9,
-        "conjunction": 8,
-        "relation": 8,
-    }
-    for kind, each in right.items():
-        assert logged[f"test/accuracy_{kind}"] == pytest.approx(sum(each) / len(each))
+    counts = {kind: len(answers) for kind, answers in right.items()}
+    assert counts == {"existence": 9, "conjunction": 8, "relation": 8}
+    for kind, answers in right.items():
+        assert logged[f"test/accuracy_{kind}"] == pytest.approx(sum(answers) / len(answers))
 
 
 def test_data_without_kinds_logs_none(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):

@@ -63,7 +63,9 @@ def build(project, told):
     return lambda *more: told("cache", "build", *options(project), *more)
 
 
-def test_encoders_run_on_the_trainers_device(build, monkeypatch):
+def test_encoders_run_on_the_trainers_device_or_are_refused_before_anything_is_stored(
+    project, build, monkeypatch
+):
     # another name of the only device there is: the module tells where it was moved
     device = torch.device("cpu", 0)
     monkeypatch.setattr(SingleDeviceStrategy, "root_device", device)
@@ -73,22 +75,18 @@ def test_encoders_run_on_the_trainers_device(build, monkeypatch):
         seen.add(items.device)
         return encode(items, keys)
 
-    monkeypatch.setattr(Items, "encode", spy)
-    assert build()[0] == 0
-    assert seen == {device}
-
-
-def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_stored(
-    project, build, monkeypatch
-):
     def refuse(precision, device):
         raise ConfigError(f"{precision} on {device}")
 
-    monkeypatch.setattr("epic_pl.module.epic_module.check_precision", refuse)
-    code, _, error = build("--model.encoders.precision", "fp16")
+    with monkeypatch.context() as lacking:
+        lacking.setattr("epic_pl.module.epic_module.check_precision", refuse)
+        code, _, error = build("--model.encoders.precision", "fp16")
     assert code == 1
     assert "fp16 on cpu" in error
     assert not (project / "features").exists()
+    monkeypatch.setattr(Items, "encode", spy)
+    assert build()[0] == 0
+    assert seen == {device}
 
 
 def test_a_test_split_that_is_not_there_is_left_out_and_told(project, build, told):
@@ -127,7 +125,7 @@ def run(root, *commands, launcher=(), fails=False):
     root.mkdir()
     stores = ["--cache.folder", str(root / "features")]
     script = root / "script.py"
-    script.write_text(SCRIPT + "\n".join(f"main({[*each, *stores]})" for each in commands))
+    script.write_text(SCRIPT + "\n".join(f"main({[*command, *stores]})" for command in commands))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     for variable in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
         environment.pop(variable, None)  # of a launcher that this test may itself run under
@@ -138,9 +136,9 @@ def run(root, *commands, launcher=(), fails=False):
 
 
 def stored(root):
-    """Content of all files of the stores; not the locks, which lie beside."""
+    """Content of all files of the stores."""
     folder = root / "features"
-    return {path.relative_to(folder): path.read_bytes() for path in folder.glob("[it]*-*/*")}
+    return {path.relative_to(folder): path.read_bytes() for path in folder.glob("*/*")}
 
 
 @pytest.mark.slow

@@ -78,7 +78,7 @@ class LastCheckpoint(Checkpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find the folder, and check before training that it can be written to."""
         self._signal = None
-        others = (getattr(each, "dirpath", None) for each in trainer.checkpoint_callbacks)
+        others = (getattr(other, "dirpath", None) for other in trainer.checkpoint_callbacks)
         beside = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
         folder = self.dirpath or next(filter(None, others), beside)
         self._folder = Path(trainer.strategy.broadcast(str(folder)))
@@ -95,7 +95,7 @@ class LastCheckpoint(Checkpoint):
         """As before the sanity check, which may be switched off."""
         self.on_sanity_check_start(trainer, pl_module)
         # a run that stopped early has no more to do, although its last epoch was cut short
-        reasons = {each.stopping_reason for each in trainer.early_stopping_callbacks}
+        reasons = {stopping.stopping_reason for stopping in trainer.early_stopping_callbacks}
         trainer.should_stop |= bool(reasons - {EarlyStoppingReason.NOT_STOPPED})
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
@@ -106,7 +106,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any
     ) -> None:
-        """Save if it is time to."""
+        """Save if a step count or the clock says so."""
         loop: Any = trainer.fit_loop  # what follows is known to its private parts alone
         validates = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
         if not validates and not loop.epoch_loop.batch_progress.is_last_batch:

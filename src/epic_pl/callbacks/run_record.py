@@ -19,17 +19,8 @@ from epic_pl.module.checkpoint import frozen_keys
 
 RECORD = "run.json"
 _PACKAGES = (
-    "epic_pl",
-    "torch",
-    "torchvision",
-    "lightning",
-    "torchmetrics",
-    "transformers",
-    "tokenizers",
-    "timm",
-    "numpy",
-    "pillow",
-    "pyarrow",
+    *("epic_pl", "torch", "torchvision", "lightning", "torchmetrics", "transformers"),
+    *("tokenizers", "timm", "numpy", "pillow", "pyarrow"),
 )
 
 
@@ -68,12 +59,12 @@ class RunRecord(SaveConfigCallback):
 
 def weights_digest(module: nn.Module) -> str:
     """SHA-256 of all that a checkpoint's ``state_dict`` holds."""
-    found, frozen = hashlib.sha256(), frozen_keys(module)
+    digest, frozen = hashlib.sha256(), frozen_keys(module)
     for name, tensor in sorted(module.state_dict().items()):
         if name not in frozen:
-            found.update(name.encode())
-            found.update(tensor.cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
-    return found.hexdigest()
+            digest.update(name.encode())
+            digest.update(tensor.cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _made_of(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
