@@ -37,9 +37,9 @@ class Cells(Parts):
     def extract(self, batch: Batch, present: Presence) -> Pair[Any]:
         """That of Parts, of the cells."""
         image, text = super().extract(batch, present)
-        prefix, patches = image.tokens.tensor_split([self.image_encoder.num_prefix_tokens], dim=1)
+        prefix, patches = image.entered.tensor_split([self.image_encoder.num_prefix_tokens], dim=1)
         cells = segment_means(patches, _CELLS)
-        return Pair(image._replace(tokens=torch.cat([prefix, cells], dim=1)), text)
+        return Pair(image._replace(entered=torch.cat([prefix, cells], dim=1)), text)
 
 
 class _Fits(PlaceReader):

@@ -19,7 +19,7 @@ from epic_pl.errors import ConfigError
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.module import EPICModule
 from epic_pl.nn.encoders import Encoder
-from epic_pl.nn.read_only_tower import ReadOnlyTower
+from epic_pl.nn.towers import ReadOnlyTower
 
 MODES = [("joint", "boundary"), ("read_only", "boundary"), ("read_only", "layers")]
 KINDS = ("image", "text")

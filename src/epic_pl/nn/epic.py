@@ -33,8 +33,7 @@ from epic_pl.nn.interaction import (
 )
 from epic_pl.nn.pair import Pair, Presence
 from epic_pl.nn.prompts import FirstPrompt, Generation, TemporalPrompts
-from epic_pl.nn.read_only_tower import ReadOnlyTower
-from epic_pl.nn.towers import JointTower, PromptTower
+from epic_pl.nn.towers import JointTower, ReadOnlyTower
 from epic_pl.types import Batch
 from epic_pl.validate import check_choices, check_positive, check_probabilities
 
@@ -123,8 +122,8 @@ class EPIC(DualEncoder):
         ConfigError: if ``config`` does not fit the encoders' depths.
     """
 
-    image_tower: PromptTower[Any]
-    text_tower: PromptTower[Any]
+    image_tower: JointTower | ReadOnlyTower
+    text_tower: JointTower | ReadOnlyTower
 
     def __init__(
         self,
@@ -137,7 +136,8 @@ class EPIC(DualEncoder):
         config, head = config or EPICConfig(), head or HeadConfig()
         pairs = config.layer_pairs(*(encoder.num_layers for encoder in encoders))
         layers = Pair(*zip(*pairs, strict=True))
-        tower = JointTower if config.prompt_attention == "joint" else ReadOnlyTower
+        joint = config.prompt_attention == "joint"
+        tower: type[JointTower | ReadOnlyTower] = JointTower if joint else ReadOnlyTower
         n = config.num_prompts
         self.from_tokens = config.first_prompt == "tokens"
         super().__init__(

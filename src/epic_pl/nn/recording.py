@@ -11,7 +11,7 @@ from torch import Tensor
 
 from epic_pl.nn.encoders.base import read_mask
 from epic_pl.nn.epic import EPIC
-from epic_pl.nn.towers import PromptTower
+from epic_pl.nn.towers import JointTower, ReadOnlyTower
 from epic_pl.types import Batch
 
 
@@ -61,7 +61,9 @@ def recorded(model: EPIC, batch: Batch) -> tuple[Tensor, Recording]:
     return model(batch).logits, recording
 
 
-def _attention(tower: PromptTower[Any], step: int, state: Any, prompts: Tensor) -> Attention:
+def _attention(
+    tower: JointTower | ReadOnlyTower, step: int, state: Any, prompts: Tensor
+) -> Attention:
     """Attention of prompts ``(B, n, d)`` in the layer of ``step``."""
     encoder, layer = tower.encoder, tower.layers[step]
     memory, mask = tower.memory(step, state)

@@ -4,13 +4,13 @@ A tower has no trained parameters of its own. A method calls ``extract`` for the
 on the sample alone and ``pool`` at the end; EPIC, in between, calls ``acquire`` for the outputs of
 prompts. A feature cache stores the output of ``features``, from which ``restore`` continues.
 
-Shape legend: B batch, N tokens, n prompts, d width, K interaction layers.
+Shape legend: B batch, N tokens, n prompts, d width, h heads, K interaction layers.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,18 +31,21 @@ class Tower(nn.Module, ABC, Generic[State]):
 
     Args:
         encoder: the encoder, frozen unless a method thaws it.
-        layers: increasing, counted from 0. Layers before the first one depend on the sample
-            alone; the boundary features are the mean of the tokens that enter the first one.
+        layers: the interaction layers, increasing, counted from 0. Layers before the first one
+            depend on the sample alone; the boundary features are the mean of the tokens that enter
+            the first one.
+        keeps_tokens: whether the state has the tokens that enter the first layer.
     """
 
     levels: tuple[FeatureLevel, ...] = ("boundary",)
     """Levels that a feature cache can store of this tower, the fastest last."""
     needs = "prompts change the tokens in every interaction layer (unless they are read_only)"
 
-    def __init__(self, encoder: Encoder, layers: Sequence[int]) -> None:
+    def __init__(self, encoder: Encoder, layers: Sequence[int], keeps_tokens: bool = False) -> None:
         super().__init__()
         self.encoder = encoder
         self.layers = list(layers)
+        self.keeps_tokens = keeps_tokens
 
     def extract(self, inputs: Tensor, mask: Tensor | None, present: Tensor | None) -> State:
         """Run the frozen layers that depend on the sample alone, without gradient.
@@ -86,6 +89,14 @@ class Tower(nn.Module, ABC, Generic[State]):
         """The state before step 1, from the output of :meth:`features`."""
         return self.start(features["tokens"].to(self.dtype), mask, present)
 
+    @abstractmethod
+    def pool(self, state: State) -> Pooled:
+        """The modality's pooled output after the last step, and its boundary features."""
+
+    def kept(self, tokens: Tensor, present: Tensor | None) -> Tensor | None:
+        """Tokens ``(B, N, d)`` for the state, zero where the modality is missing, or None."""
+        return where_present(tokens, present) if self.keeps_tokens else None
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Context in which frozen layers run in the encoder's precision."""
         if self.encoder.precision is None:
@@ -100,36 +111,6 @@ class Tower(nn.Module, ABC, Generic[State]):
     def dtype(self) -> torch.dtype:
         """Data type of the frozen weights and of the tokens."""
         return next(self.encoder.parameters()).dtype
-
-    @abstractmethod
-    def pool(self, state: State) -> Pooled:
-        """The modality's pooled output after the last step, and its boundary features."""
-
-
-class PromptTower(Tower[State]):
-    """A tower with prompts at the K interaction layers.
-
-    Args:
-        encoder: as for :class:`Tower`.
-        layers: the interaction layers.
-        keeps_tokens: whether first prompts start from the tokens that enter the first layer.
-    """
-
-    def __init__(self, encoder: Encoder, layers: Sequence[int], keeps_tokens: bool = False) -> None:
-        super().__init__(encoder, layers)
-        self.keeps_tokens = keeps_tokens
-
-    def kept(self, tokens: Tensor, present: Tensor | None) -> Tensor | None:
-        """Tokens ``(B, N, d)`` that first prompts start from, zero where missing, or None."""
-        return where_present(tokens, present) if self.keeps_tokens else None
-
-    @abstractmethod
-    def acquire(self, step: int, state: State, prompts: Tensor) -> tuple[State, Tensor]:
-        """Run prompts ``P (B, n, d)`` through the layer of ``step``; outputs ``Z (B, n, d)``."""
-
-    @abstractmethod
-    def memory(self, step: int, state: State) -> tuple[Memory, Tensor | None]:
-        """Keys and values of the tokens in the layer of ``step``, and the mask ``(B, N)``."""
 
 
 class JointState(NamedTuple):
@@ -148,25 +129,11 @@ class JointState(NamedTuple):
     first: Tensor | None = None
 
 
-class JointTower(PromptTower[JointState]):
-    """``[U; Z] = Layer([U; P])``: tokens and prompts attend to each other (the paper's setting).
+class JointTower(Tower[JointState]):
+    """``[U; Z] = Layer([U; P])``: tokens and prompts attend to each other (the paper's setting)."""
 
-    Args:
-        encoder: as for :class:`Tower`.
-        layers: as for :class:`PromptTower`.
-        keeps_tokens: as for :class:`PromptTower`.
-        trims_last_layer: whether the encoder's last layer computes only the outputs in use.
-    """
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        layers: Sequence[int],
-        keeps_tokens: bool = False,
-        trims_last_layer: bool = True,
-    ) -> None:
-        super().__init__(encoder, layers, keeps_tokens)
-        self.trims_last_layer = trims_last_layer
+    trims_last_layer = True
+    """Whether the encoder's last layer computes only the outputs in use."""
 
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> JointState:
         """The state with the boundary's tokens."""
@@ -175,7 +142,7 @@ class JointTower(PromptTower[JointState]):
         return JointState(tokens, seen, self.layers[0], mean, self.kept(tokens, present))
 
     def acquire(self, step: int, state: JointState, prompts: Tensor) -> tuple[JointState, Tensor]:
-        """Run up to the step's layer without prompts, then that layer with them."""
+        """Run up to the step's layer without prompts, then that layer with ``P (B, n, d)``."""
         layer = self.layers[step]
         tokens = self._entering(layer, state)
         state = state._replace(next_layer=layer + 1)
@@ -189,88 +156,146 @@ class JointTower(PromptTower[JointState]):
         return state._replace(tokens=tokens), acquired
 
     def memory(self, step: int, state: JointState) -> tuple[Memory, Tensor | None]:
-        """Keys and values of the tokens that enter the layer."""
+        """Keys and values of the tokens in the step's layer, and their mask ``(B, N)``."""
         layer = self.layers[step]
         return self.encoder.memory(layer, self._entering(layer, state)), state.mask
 
     def _entering(self, layer: int, state: JointState) -> Tensor:
-        """Tokens ``(B, N, d)`` after the layers without prompts."""
         return self.encoder.run_layers(state.next_layer, layer, state.tokens, state.mask)
 
     def pool(self, state: JointState) -> Pooled:
         """Run the remaining layers, then the encoder's own pooling."""
-        if state.first is not None:
-            return Pooled(self.encoder.pool(state.first), state.boundary)
-        tokens = self.encoder.run_layers(
-            state.next_layer, self.encoder.num_layers, state.tokens, state.mask
-        )
+        tokens = state.first
+        if tokens is None:
+            tokens = self._entering(self.encoder.num_layers, state)
         return Pooled(self.encoder.pool(tokens, state.mask), state.boundary)
 
 
-class PooledTower(Tower[Pooled]):
-    """A frozen encoder without prompts.
+class FrozenState(NamedTuple):
+    """Pooled features, and what else the method uses of the frozen stream.
 
-    Args:
-        encoder: the frozen encoder.
-        boundary: the layer whose entering tokens are the boundary features.
+    ``entered (B, N, d)`` are the tokens that enter the first layer. ``memories`` are keys and
+    values of the K layers, whose visible tokens ``mask (B, N)`` marks.
     """
 
-    levels: tuple[FeatureLevel, ...] = ("layers",)
-    needs = "no prompt enters a layer, so pooled features are all it uses"
+    pooled: Pooled
+    mask: Tensor | None
+    entered: Tensor | None
+    memories: list[Memory]
 
-    def __init__(self, encoder: Encoder, boundary: int) -> None:
-        super().__init__(encoder, [boundary])
+
+class FrozenTower(Tower[FrozenState]):
+    """A frozen encoder whose tokens depend on the sample alone, so all its outputs can be stored.
+
+    By itself it gives pooled features and the tokens of the boundary.
+    """
+
+    levels: tuple[FeatureLevel, ...] = ("boundary", "layers")
+    reads = False
+    """Whether the state has keys and values of :attr:`layers`."""
 
     @torch.no_grad()
-    def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> Pooled:
+    def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> FrozenState:
         """Run the rest of the encoder."""
-        return run_through(self, tokens, mask)
+        return self.run_through(tokens, mask, present)
+
+    def run_through(
+        self, tokens: Tensor, mask: Tensor | None, present: Tensor | None
+    ) -> FrozenState:
+        """The state after running the rest of the encoder on the boundary's ``(B, N, d)``."""
+        encoder, layer, entered = self.encoder, self.layers[0], tokens
+        memories = []
+        with self.autocast():
+            mean = encoder.mean(tokens, mask)
+            for interaction_layer in self.layers if self.reads else ():
+                tokens = encoder.run_layers(layer, interaction_layer, tokens, mask)
+                memories.append(encoder.memory(interaction_layer, tokens))
+                layer = interaction_layer
+            tokens = encoder.run_layers(layer, encoder.num_layers, tokens, mask)
+            output = encoder.pool(tokens, mask)
+        pooled = Pooled(self.cast(output), self.cast(mean))
+        if memories:
+            mask = visible(mask, present, tokens.shape[1])
+        return FrozenState(pooled, mask, self.kept(entered, present), memories)
 
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
     ) -> dict[str, Tensor]:
-        """The fields ``output (B, d)`` and ``boundary (B, d)``."""
-        if level not in self.levels:
-            return super().features(inputs, mask, level)
-        return self.extract(inputs, mask, None)._asdict()
+        """For level "boundary" the tokens, for "layers" what the method uses of the state.
 
-    def restore(self, features: Features, mask: Tensor | None, present: Tensor | None) -> Pooled:
-        """The stored features."""
-        return restore_pooled(features, self.dtype)
+        The latter are ``memory (B, K, 2, h, N, d / h)``, ``tokens (B, N, d)``, ``output (B, d)``
+        and ``boundary (B, d)``.
+        """
+        stored = super().features(inputs, mask, level)
+        if level == "boundary":
+            return stored
+        state = self.start(stored["tokens"], mask, None)
+        fields: dict[str, Tensor] = {}
+        if self.reads:
+            layers = [torch.stack(cast(Any, layer)) for layer in state.memories]
+            fields["memory"] = torch.stack(layers).movedim(2, 0)  # from (K, 2, B, h, N, d / h)
+        if state.entered is not None:
+            fields["tokens"] = state.entered
+        return fields | state.pooled._asdict()
 
-    def pool(self, state: Pooled) -> Pooled:
-        """The state itself."""
-        return state
+    def restore(
+        self, features: Features, mask: Tensor | None, present: Tensor | None
+    ) -> FrozenState:
+        """The stored features; no frozen layer is run unless their level is "boundary"."""
+        if "output" not in features:
+            return super().restore(features, mask, present)
+        pooled = Pooled(*(features[name].to(self.dtype) for name in Pooled._fields))
+        entered, memories = None, []
+        if self.keeps_tokens:
+            entered = self.kept(features["tokens"].to(self.dtype), present)
+        if self.reads:
+            memories = [_layer(features["memory"], k) for k in range(len(self.layers))]
+            mask = visible(mask, present, memories[0].length())
+        return FrozenState(pooled, mask, entered, memories)
+
+    def pool(self, state: FrozenState) -> Pooled:
+        """The frozen encoder's pooled features."""
+        return state.pooled
 
 
-class TrainedTower(PooledTower):
+class ReadOnlyTower(FrozenTower):
+    """Queries from the prompts ``P``, keys and values from ``[U; P]``.
+
+    No gradient passes through the N tokens, which attend to each other alone.
+    """
+
+    reads = True
+
+    def acquire(self, step: int, state: FrozenState, prompts: Tensor) -> tuple[FrozenState, Tensor]:
+        """Run the prompts ``P (B, n, d)`` through the step's layer."""
+        layer = self.layers[step]
+        return state, self.encoder.read_layer(layer, prompts, state.memories[step], state.mask)
+
+    def memory(self, step: int, state: FrozenState) -> tuple[Memory, Tensor | None]:
+        """Keys and values of the tokens in the step's layer, and their mask ``(B, N)``."""
+        return state.memories[step], state.mask
+
+
+class TrainedTower(FrozenTower):
     """A whole encoder with gradient."""
 
-    levels: tuple[FeatureLevel, ...] = ()
+    levels = ()
     needs = "it trains inside the encoders, so their outputs change with every step"
 
     def boundary(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         """Tokens ``(B, N, d)`` that enter the boundary layer."""
         return self.encoder.run_layers(0, self.layers[0], self.encoder.embed(inputs), mask)
 
-    def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> Pooled:
+    def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> FrozenState:
         """Run the rest of the encoder."""
-        return run_through(self, tokens, mask)
+        return self.run_through(tokens, mask, present)
 
 
-def run_through(tower: Tower[Any], tokens: Tensor, mask: Tensor | None) -> Pooled:
-    """Pooled features after running the rest of the encoder on the boundary's ``(B, N, d)``."""
-    encoder = tower.encoder
-    with tower.autocast():
-        mean = encoder.mean(tokens, mask)
-        tokens = encoder.run_layers(tower.layers[0], encoder.num_layers, tokens, mask)
-        output = encoder.pool(tokens, mask)
-    return Pooled(tower.cast(output), tower.cast(mean))
-
-
-def restore_pooled(features: Features, dtype: torch.dtype) -> Pooled:
-    """Both fields of :class:`Pooled`, as they were stored."""
-    return Pooled(*(features[name].to(dtype) for name in Pooled._fields))
+def _layer(memory: Tensor | list[Tensor], k: int) -> Memory:
+    """Interaction layer k of ``memory (B, K, 2, h, N, d / h)``, or of a list of B samples' own."""
+    if isinstance(memory, Tensor):
+        return Memory(memory[:, k, 0], memory[:, k, 1])
+    return Memory([sample[k, 0] for sample in memory], [sample[k, 1] for sample in memory])
 
 
 def visible(mask: Tensor | None, present: Tensor | None, num_tokens: int) -> Tensor | None:

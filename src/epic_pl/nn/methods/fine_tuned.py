@@ -1,12 +1,13 @@
 """Full fine-tuning: both encoders are trained."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.heads import HeadConfig, Pooled
+from epic_pl.nn.heads import HeadConfig
 from epic_pl.nn.methods.no_prompts import NoPrompts
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.towers import Tower, TrainedTower
@@ -61,7 +62,7 @@ class FineTuned(NoPrompts):
 
 
 @torch.enable_grad()
-def _used_parameters(tower: Tower[Pooled]) -> set[str]:
+def _used_parameters(tower: Tower[Any]) -> set[str]:
     """Names, in the library's module, of the parameters that the pooled output depends on.
 
     They are determined with one input, since a list would depend on the libraries' versions.
@@ -70,7 +71,8 @@ def _used_parameters(tower: Tower[Pooled]) -> set[str]:
     example = tower.encoder.example(1, 2, torch.Generator().manual_seed(0))
     names, parameters = zip(*model.named_parameters(), strict=True)
     model.requires_grad_(True)
-    pooled = tower.extract(example.to(parameters[0].device), None, None)
-    gradients = torch.autograd.grad(pooled.output.sum(), parameters, allow_unused=True)
+    state = tower.extract(example.to(parameters[0].device), None, None)
+    output = tower.pool(state).output
+    gradients = torch.autograd.grad(output.sum(), parameters, allow_unused=True)
     model.requires_grad_(False)
     return {name for name, gradient in zip(names, gradients, strict=True) if gradient is not None}

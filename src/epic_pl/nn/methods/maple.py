@@ -20,7 +20,7 @@ from epic_pl.nn.base import DualEncoder, Output
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Pooled
 from epic_pl.nn.pair import Pair
-from epic_pl.nn.towers import FeatureLevel, JointState, JointTower
+from epic_pl.nn.towers import JointState, JointTower
 from epic_pl.types import Batch
 from epic_pl.validate import check_positive
 
@@ -62,7 +62,7 @@ class MaPLeConfig:
 class DeepTower(JointTower):
     """A tower with prompts from the first layer to the last."""
 
-    levels: tuple[FeatureLevel, ...] = ()
+    levels = ()
     needs = "prompts enter the first layer, so every layer runs in every step"
 
     def __init__(self, encoder: Encoder, boundary: int) -> None:

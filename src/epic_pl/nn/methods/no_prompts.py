@@ -10,7 +10,7 @@ from epic_pl.nn.base import DualEncoder, Output
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig
 from epic_pl.nn.pair import Pair
-from epic_pl.nn.towers import PooledTower
+from epic_pl.nn.towers import FrozenTower
 from epic_pl.types import Batch
 
 
@@ -31,7 +31,7 @@ class NoPrompts(DualEncoder):
         boundary: layer of each encoder whose entering tokens are the boundary features.
     """
 
-    tower: type[PooledTower] = PooledTower
+    tower: type[FrozenTower] = FrozenTower
 
     def __init__(
         self,
@@ -43,8 +43,8 @@ class NoPrompts(DualEncoder):
         boundary: Pair[int],
     ) -> None:
         super().__init__(
-            self.tower(encoders.image, boundary.image),
-            self.tower(encoders.text, boundary.text),
+            self.tower(encoders.image, [boundary.image]),
+            self.tower(encoders.text, [boundary.text]),
             modality_dropout,
         )
         self.head = ClassificationHead(self.widths, num_classes, head)

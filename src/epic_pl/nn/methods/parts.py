@@ -4,14 +4,13 @@ Shape legend: B batch, N tokens, P patches, n parts of the text, d width, r comm
 """
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from epic_pl.nn.base import DualEncoder, Output
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.heads import ClassificationHead, HeadConfig, Pooled
+from epic_pl.nn.heads import ClassificationHead, HeadConfig
 from epic_pl.nn.interaction import ScaledCosine
 from epic_pl.nn.methods.readers import (
     AttentionReader,
@@ -22,51 +21,13 @@ from epic_pl.nn.methods.readers import (
 )
 from epic_pl.nn.pair import Pair, where_present
 from epic_pl.nn.prompts import TextParts
-from epic_pl.nn.towers import FeatureLevel, Tower, restore_pooled, run_through
-from epic_pl.types import Batch, Features
+from epic_pl.nn.towers import FrozenTower
+from epic_pl.types import Batch
 
 # 12 parts are level with 8 on scenes (docs/method-notes.md)
 _PARTS = 8
 _WIDTH = 128
 _DROPOUT = 0.3
-
-
-class TokenState(NamedTuple):
-    """The boundary's ``tokens (B, N, d)``, the text's mask ``(B, N)``, and pooled features."""
-
-    tokens: Tensor
-    mask: Tensor | None
-    pooled: Pooled
-
-
-class TokenTower(Tower[TokenState]):
-    """A frozen encoder that gives the boundary's tokens and pooled features."""
-
-    levels: tuple[FeatureLevel, ...] = ("layers",)
-    needs = "it uses pooled features beside the boundary's tokens"
-
-    @torch.no_grad()
-    def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> TokenState:
-        """Run the rest of the encoder, and keep the boundary's tokens."""
-        return TokenState(tokens, mask, run_through(self, tokens, mask))
-
-    def features(
-        self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
-    ) -> dict[str, Tensor]:
-        """``tokens (B, N, d)``, ``output (B, d)`` and ``boundary (B, d)``."""
-        stored = super().features(inputs, mask, level)
-        return stored | run_through(self, stored["tokens"], mask)._asdict()
-
-    def restore(
-        self, features: Features, mask: Tensor | None, present: Tensor | None
-    ) -> TokenState:
-        """The stored features."""
-        tokens = features["tokens"].to(self.dtype)
-        return TokenState(tokens, mask, restore_pooled(features, self.dtype))
-
-    def pool(self, state: TokenState) -> Pooled:
-        """The encoder's pooled features."""
-        return state.pooled
 
 
 class Parts(DualEncoder):
@@ -92,8 +53,8 @@ class Parts(DualEncoder):
         if head.network == "none":  # a linear layer gets no locations
             head = replace(head, network="wide")
         super().__init__(
-            TokenTower(encoders.image, [boundary.image]),
-            TokenTower(encoders.text, [boundary.text]),
+            FrozenTower(encoders.image, [boundary.image], keeps_tokens=True),
+            FrozenTower(encoders.text, [boundary.text], keeps_tokens=True),
             modality_dropout,
         )
         self.parts = TextParts(_PARTS, self.widths.text)
@@ -118,8 +79,8 @@ class Parts(DualEncoder):
         """The head's output for pooled features and the reader's features."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)
-        patches = image.tokens[:, self.image_encoder.num_prefix_tokens :]
-        parts = self.parts(text.tokens, text.mask)  # (B, n, d_t)
+        patches = image.entered[:, self.image_encoder.num_prefix_tokens :]
+        parts = self.parts(text.entered, text.mask)  # (B, n, d_t)
         compared = Pair(
             where_present(self.down_image(patches), present.image),  # (B, P, r)
             where_present(self.down_text(parts), present.text),  # (B, n, r)

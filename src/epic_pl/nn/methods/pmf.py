@@ -47,6 +47,12 @@ class PMFConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it counts prompts, from 0.")
 
 
+class FusionTower(JointTower):
+    """A tower whose last layer computes all tokens, as in the release."""
+
+    trims_last_layer = False
+
+
 class FusionSide(nn.Module):
     """Parameters of one modality: prompts in F layers, and maps to the other's width."""
 
@@ -122,8 +128,7 @@ class PMF(DualEncoder):
                 f"layers: choose from 1 to {min(depths)}."
             )
         image_tower, text_tower = (
-            # as in the release, the last layer computes all tokens
-            JointTower(encoder, range(depth - steps, depth), trims_last_layer=False)
+            FusionTower(encoder, range(depth - steps, depth))
             for encoder, depth in zip(encoders, depths, strict=True)
         )
         super().__init__(image_tower, text_tower, modality_dropout)
