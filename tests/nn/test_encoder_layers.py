@@ -17,7 +17,6 @@ from tiny_models import (
     token_ids,
     vit,
 )
-from transformers import BertConfig, BertForMaskedLM
 
 from epic_pl.errors import EncoderError
 from epic_pl.nn.encoders import HFTextEncoder, TimmViTEncoder
@@ -114,12 +113,6 @@ def test_bert_like(model_type):
         assert_same(pooled(HFTextEncoder(model, pooling), ids, mask), expected[:, 0])
     means = torch.stack([row[keep].mean(dim=0) for row, keep in zip(expected, mask, strict=True)])
     assert_same(pooled(HFTextEncoder(model, "mean"), ids, mask), means)
-
-
-def test_models_without_layers_to_run_are_refused_by_name():
-    config = BertConfig(num_hidden_layers=1, hidden_size=24, num_attention_heads=3)
-    with pytest.raises(EncoderError, match="BertForMaskedLM"):
-        HFTextEncoder(BertForMaskedLM(config))
 
 
 # CLIP -----------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -26,8 +26,7 @@ from epic_pl.assets import reading_encoder, resolve_encoder
 from epic_pl.errors import EncoderError, first_line
 from epic_pl.nn.encoders.base import Encoder, Pooling
 from epic_pl.nn.encoders.clip import CLIPImageEncoder, CLIPTextEncoder
-from epic_pl.nn.encoders.hf_base import READING_ATTENTION
-from epic_pl.nn.encoders.hf_text import HFTextEncoder
+from epic_pl.nn.encoders.hf import READING_ATTENTION, HFTextEncoder
 from epic_pl.nn.encoders.timm_vit import TimmViTEncoder
 
 TEXT_MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
@@ -48,6 +47,15 @@ _KNOWN_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
 }
 # a fixed seed, so that a checkpoint of a random encoder can be loaded in another process
 _RANDOM_SEED = 0
+
+
+class _Source(NamedTuple):
+    """An encoder's name as given, where its weights are, and whether to load them."""
+
+    name: str
+    location: str
+    revision: str | None
+    pretrained: bool
 
 
 def build_image_encoder(
@@ -75,25 +83,22 @@ def build_image_encoder(
         EncoderError: if the architecture is not supported.
         AssetError: if the weights cannot be reached.
     """
-    source, revision = resolve_encoder(name, revision)
-    if _is_timm(source):
-        model = _build(name, pretrained, lambda: _timm_model(source, revision, pretrained))
-        if not isinstance(model, VisionTransformer):
+    source = _Source(name, *resolve_encoder(name, revision), pretrained)
+    if _is_timm(source.location):
+        vit = _timm_model(source)
+        if not isinstance(vit, VisionTransformer):
             raise EncoderError(
-                f"Image encoder {name!r} is a {type(model).__name__}, whose layers cannot take "
+                f"Image encoder {name!r} is a {type(vit).__name__}, whose layers cannot take "
                 f"prompts here. {_SUPPORTED}"
             )
-        encoder = TimmViTEncoder(model, pooling, **running)
+        encoder = TimmViTEncoder(vit, pooling, **running)
         if image_size is not None:
             encoder.resize(image_size)
         return encoder
-    config = _hf_config(name, source, revision, pretrained)
+    config = _hf_config(source)
     if config.model_type not in ("clip", "clip_vision_model"):
         raise EncoderError(f"Image encoder {name!r} is of type {config.model_type!r}. {_SUPPORTED}")
-    vision = getattr(config, "vision_config", config)
-    model = _build(
-        name, pretrained, lambda: _hf_model(CLIPVisionModel, source, revision, pretrained, vision)
-    )
+    model = _hf_model(CLIPVisionModel, source, getattr(config, "vision_config", config))
     return CLIPImageEncoder(getattr(model, "vision_model", model), pooling, **running)
 
 
@@ -111,82 +116,83 @@ def build_text_encoder(
         EncoderError: if the architecture is not supported.
         AssetError: if the weights cannot be reached.
     """
-    source, revision = resolve_encoder(name, revision)
-    config = _hf_config(name, source, revision, pretrained)
+    source = _Source(name, *resolve_encoder(name, revision), pretrained)
+    config = _hf_config(source)
     if config.model_type in ("clip", "clip_text_model"):
-        text = getattr(config, "text_config", config)
-        model = _build(
-            name, pretrained, lambda: _hf_model(CLIPTextModel, source, revision, pretrained, text)
-        )
+        model = _hf_model(CLIPTextModel, source, getattr(config, "text_config", config))
         return CLIPTextEncoder(getattr(model, "text_model", model), pooling, **running)
     if config.model_type not in TEXT_MODEL_TYPES:
         raise EncoderError(f"Text encoder {name!r} is of type {config.model_type!r}. {_SUPPORTED}")
-    model = _build(
-        name, pretrained, lambda: _hf_model(AutoModel, source, revision, pretrained, config)
-    )
-    # the pooler belongs to next-sentence prediction and is never used here
-    if getattr(model, "pooler", None) is not None:
-        setattr(model, "pooler", None)  # noqa: B010 a module attribute that may be None
+    model = _hf_model(AutoModel, source, config)
+    model.pooler = None  # of next-sentence prediction, never used here
     return HFTextEncoder(model, pooling, **running)
 
 
-def _is_timm(source: str) -> bool:
-    config = Path(source) / "config.json"
+def _is_timm(location: str) -> bool:
+    config = Path(location) / "config.json"
     if config.is_file():
-        with reading_encoder(source, "config.json"):
+        with reading_encoder(location, "config.json"):
             return "architecture" in json.loads(config.read_text(encoding="utf-8"))
-    return source.startswith("hf-hub:") or "/" not in source
+    return location.startswith("hf-hub:") or "/" not in location
 
 
-def _timm_model(source: str, revision: str | None, pretrained: bool) -> nn.Module:
-    if Path(source).is_dir():
-        name = f"local-dir:{source}"
-    elif not source.startswith("hf-hub:") and not timm.is_model(source):
-        near = ", ".join(timm.list_models(f"*{source.split('.')[0]}*")[:5]) or "none"
-        raise EncoderError(f"timm has no model {source!r}; names alike: {near}. {_SUPPORTED}")
-    elif revision is not None and pretrained:
-        name = f"{source if source.startswith('hf-hub:') else f'hf-hub:timm/{source}'}@{revision}"
-    else:
-        name = source
-    model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0)
-    return model
+def _timm_model(source: _Source) -> nn.Module:
+    _, name, revision, pretrained = source
+    with _building(source):
+        if Path(name).is_dir():
+            name = f"local-dir:{name}"
+        elif not name.startswith("hf-hub:") and not timm.is_model(name):
+            near = ", ".join(timm.list_models(f"*{name.split('.')[0]}*")[:5]) or "none"
+            raise EncoderError(f"timm has no model {name!r}; names alike: {near}. {_SUPPORTED}")
+        elif revision is not None and pretrained:
+            name = f"{name if name.startswith('hf-hub:') else f'hf-hub:timm/{name}'}@{revision}"
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0)
+        return model
 
 
-def _hf_config(name: str, source: str, revision: str | None, pretrained: bool) -> PretrainedConfig:
-    if not pretrained and source in _KNOWN_CONFIGS:
-        return _KNOWN_CONFIGS[source]()
+def _hf_config(source: _Source) -> PretrainedConfig:
+    name, location, revision, pretrained = source
+    if not pretrained and location in _KNOWN_CONFIGS:
+        return _KNOWN_CONFIGS[location]()
     with reading_encoder(name, "config.json"):
         try:
             load: Callable[..., PretrainedConfig] = AutoConfig.from_pretrained
-            return load(source, revision=revision, trust_remote_code=False)
+            return load(location, revision=revision, trust_remote_code=False)
         except ValueError as error:
             raise EncoderError(f"{name}/config.json: {first_line(error)}. {_SUPPORTED}") from error
 
 
-def _hf_model(
-    kind: Any, source: str, revision: str | None, pretrained: bool, config: PretrainedConfig
-) -> nn.Module:
+def _hf_model(kind: Any, source: _Source, config: PretrainedConfig) -> Any:
     # the folder's own value may name a kernel, which is code from a hub
     config._attn_implementation = READING_ATTENTION
-    if not pretrained:
-        build = kind.from_config if kind is AutoModel else kind
-        model: nn.Module = build(config)
+    with _building(source):
+        if not source.pretrained:
+            build: Any = kind.from_config if kind is AutoModel else kind
+            return build(config)
+        with _quiet_transformers():
+            model, report = kind.from_pretrained(
+                source.location,
+                config=config,
+                revision=source.revision,
+                dtype=torch.float32,  # like prompts and head, whatever the file's data type
+                use_safetensors=True,  # never a pickle
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+        if missing:
+            raise ValueError(f"its weights lack {', '.join(missing[:4])} ({len(missing)} in all).")
         return model
-    with _quiet_transformers():
-        model, report = kind.from_pretrained(
-            source,
-            config=config,
-            revision=revision,
-            dtype=torch.float32,  # like prompts and head, whatever the file's data type
-            use_safetensors=True,  # never a pickle
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise ValueError(f"its weights lack {', '.join(missing[:4])} ({len(missing)} in all).")
-    loaded: nn.Module = model
-    return loaded
+
+
+@contextmanager
+def _building(source: _Source) -> Iterator[None]:
+    """Explain the library's errors and, for random weights, use a fixed seed."""
+    fork = torch.random.fork_rng(devices=[], enabled=not source.pretrained)
+    with reading_encoder(source.name, "config.json", "model.safetensors"), fork:
+        if not source.pretrained:
+            torch.manual_seed(_RANDOM_SEED)
+        yield
 
 
 @contextmanager
@@ -202,12 +208,3 @@ def _quiet_transformers() -> Iterator[None]:
         hf_logging.set_verbosity(verbosity)
         if bar:
             hf_logging.enable_progress_bar()
-
-
-def _build(name: str, pretrained: bool, build: Callable[[], nn.Module]) -> nn.Module:
-    """Run a builder; explain its errors and, for random weights, use a fixed seed."""
-    fork = torch.random.fork_rng(devices=[], enabled=not pretrained)
-    with reading_encoder(name, "config.json", "model.safetensors"), fork:
-        if not pretrained:
-            torch.manual_seed(_RANDOM_SEED)
-        return build()

@@ -3,18 +3,14 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from epic_pl.nn.encoders.base import Pooling, masked_mean
-from epic_pl.nn.encoders.hf_base import HFEncoder, Projections
+from epic_pl.nn.encoders.base import masked_mean
+from epic_pl.nn.encoders.hf import HFEncoder, Projections
 
 
 class _CLIPTower(HFEncoder):
     """The layers of both towers."""
-
-    def __init__(self, model: nn.Module, pooling: Pooling = "auto", **running: Any) -> None:
-        tower: Any = model
-        super().__init__(model, tower.encoder.layers, pooling, **running)
 
     def _layers(self) -> Any:
         return self.model.encoder.layers

@@ -1,4 +1,4 @@
-"""Hugging Face models as encoders, with an attention function that can read a memory.
+"""Hugging Face models as frozen encoders, with an attention function that can read a memory.
 
 Their layers pass keyword arguments on to the attention function that the config names, so it is
 enough to register a function: no layer's code is copied.
@@ -15,7 +15,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from epic_pl.nn.encoders.base import Encoder, Pooling, read_mask
+from epic_pl.nn.encoders.base import Encoder, Pooling, masked_mean, read_mask
 from epic_pl.nn.encoders.reading import Memory, read_attention
 
 READING_ATTENTION = "epic_pl_reading_sdpa"
@@ -59,18 +59,15 @@ class HFEncoder(Encoder):
 
     Args:
         model: the model; its attention function is replaced by SDPA that can read a memory.
-        layers: its transformer layers.
         pooling: see :class:`~epic_pl.nn.encoders.base.Encoder`, as for further options.
     """
 
     model: Any
 
-    def __init__(
-        self, model: nn.Module, layers: nn.ModuleList, pooling: Pooling, **running: Any
-    ) -> None:
+    def __init__(self, model: nn.Module, pooling: Pooling = "auto", **running: Any) -> None:
         config: Any = model.config
         config._attn_implementation = READING_ATTENTION  # any other would ignore a memory
-        super().__init__(model, config.hidden_size, len(layers), pooling, **running)
+        super().__init__(model, config.hidden_size, config.num_hidden_layers, pooling, **running)
 
     @abstractmethod
     def _layers(self) -> Any:
@@ -123,3 +120,32 @@ class HFEncoder(Encoder):
         batch, length, width = projected.shape
         heads: int = self.model.config.num_attention_heads
         return projected.view(batch, length, heads, width // heads).transpose(1, 2)
+
+
+class HFTextEncoder(HFEncoder):
+    """A text model with ``embeddings`` and ``encoder.layer``, such as BERT and RoBERTa.
+
+    "auto" and "cls" pool the first token, "mean" the visible ones; a pooler is not used.
+    """
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Token ids ``(B, N)`` to tokens ``(B, N, d)``."""
+        tokens: Tensor = self.model.embeddings(input_ids=inputs)
+        if hasattr(self.model, "embeddings_project"):  # ELECTRA's narrower embeddings
+            tokens = self.model.embeddings_project(tokens)
+        return tokens
+
+    def pool(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Pooled output ``(B, d)``; these models normalise inside their last layer."""
+        return masked_mean(tokens, mask) if self.pooling == "mean" else tokens[:, 0]
+
+    def ends_in_first(self, index: int) -> bool:
+        """Whether the first token is pooled."""
+        return self.pooling != "mean"
+
+    def _layers(self) -> Any:
+        return self.model.encoder.layer
+
+    def _projections(self, index: int) -> Projections:
+        attention = self._layers()[index].attention.self
+        return Projections(nn.Identity(), attention.query, attention.key, attention.value)
