@@ -15,8 +15,7 @@ from epic_pl.experiments.compare import worker
 from epic_pl.experiments.compare.plan import Entry, Run
 from epic_pl.nn.encoders.segments import segment_means
 from epic_pl.nn.methods import METHODS
-from epic_pl.nn.methods.parts import Parts
-from epic_pl.nn.methods.readers import PlaceReader
+from epic_pl.nn.methods.parts import Parts, PlaceReader
 from epic_pl.nn.pair import Pair, Presence
 from epic_pl.types import Batch
 

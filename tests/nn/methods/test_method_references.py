@@ -5,8 +5,7 @@ import slow_methods
 import torch
 from tiny_models import ALL_PARTS, batch, image_encoder, logits, make, presences, text_encoder
 
-NO_CONTEXT = {"query_context_prompts": 0, "fusion_context_prompts": 0}
-FEW_QUERIES = {"fusion_layers": 3, "query_prompts": 1, "query_context_prompts": 2}
+FEW_PROMPTS = {"fusion_layers": 3, "num_prompts": 1}
 CASES = {
     "linear_probe": ("linear_probe", {}, None, slow_methods.head_on_pooled),
     "no_prompts": ("no_prompts", {}, ALL_PARTS, slow_methods.head_on_pooled),
@@ -15,8 +14,7 @@ CASES = {
     "parts": ("parts", {}, ALL_PARTS, slow_methods.parts_in_patches),
     "parts, alone": ("parts", {}, None, slow_methods.parts_in_patches),
     "pmf": ("pmf", {}, None, slow_methods.pmf, 2),
-    "pmf, all layers": ("pmf", FEW_QUERIES, None, slow_methods.pmf, 3),
-    "pmf, no context": ("pmf", NO_CONTEXT, None, slow_methods.pmf, 2),
+    "pmf, all layers": ("pmf", FEW_PROMPTS, None, slow_methods.pmf, 3),
     "maple": ("maple", {"prompt_depth": 2, "num_prompts": 2}, None, slow_methods.maple),
     "maple, first layer": ("maple", {"prompt_depth": 1}, None, slow_methods.maple),
 }

@@ -37,7 +37,7 @@ class GEGLU(nn.Module):
 class NetworkHead(nn.Module):
     """``Linear(Dropout(GEGLU(Linear([h_v; h_t; s]))))`` with s of the first exchange.
 
-    ``s`` is :func:`where_parts_fit` or another :class:`~epic_pl.nn.methods.readers.Reader`'s
+    ``s`` is :func:`where_parts_fit` or another :class:`~epic_pl.nn.methods.parts.Reader`'s
     output. The parts have a fixed order, so s shows the relation of two objects. "squeezed" first
     projects each modality to 16 dimensions, so that the network depends mostly on ``s``.
 

@@ -13,8 +13,7 @@ from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.epic import EPIC, EPICConfig
 from epic_pl.nn.heads import HeadConfig
-from epic_pl.nn.methods.fine_tuned import FineTuned, FineTunedConfig
-from epic_pl.nn.methods.lora import LoRA, LoRAConfig
+from epic_pl.nn.methods.fine_tuned import FineTuned, FineTunedConfig, LoRA, LoRAConfig
 from epic_pl.nn.methods.maple import MaPLe, MaPLeConfig
 from epic_pl.nn.methods.no_prompts import NoPrompts, NoPromptsConfig
 from epic_pl.nn.methods.parts import CrossAttention, PartMeans, Parts, SimilarityMap

@@ -1,4 +1,8 @@
-"""Full fine-tuning: both encoders are trained."""
+"""Methods that train inside both encoders: full fine-tuning and LoRA.
+
+LoRA, *Low-Rank Adaptation of Large Language Models* (arXiv 2106.09685), trains low-rank matrices
+beside the frozen linear layers, through the peft library.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from epic_pl.errors import ConfigError
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.heads import HeadConfig
 from epic_pl.nn.methods.no_prompts import NoPrompts
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.towers import Tower, TrainedTower
@@ -28,6 +32,25 @@ class FineTunedConfig:
         check_positive(self, "encoder_lr")
 
 
+@dataclass(frozen=True)
+class LoRAConfig(FineTunedConfig):
+    """Options of LoRA.
+
+    Attributes:
+        rank: r of the matrices ``A (r, d_in)`` and ``B (d_out, r)`` of each linear layer.
+        alpha: their product ``B A`` is scaled by alpha / r.
+        encoder_lr: peak learning rate of the matrices.
+    """
+
+    encoder_lr: float = 5e-4
+    rank: int = 8
+    alpha: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "rank", "alpha")
+
+
 class FineTuned(NoPrompts):
     """The classification head on encoders that are also trained.
 
@@ -39,15 +62,9 @@ class FineTuned(NoPrompts):
     tower = TrainedTower
 
     def __init__(
-        self,
-        encoders: Pair[Encoder],
-        num_classes: int,
-        config: FineTunedConfig,
-        head: HeadConfig,
-        modality_dropout: float,
-        boundary: Pair[int],
+        self, encoders: Pair[Encoder], num_classes: int, config: FineTunedConfig, *shared: Any
     ) -> None:
-        super().__init__(encoders, num_classes, config, head, modality_dropout, boundary)
+        super().__init__(encoders, num_classes, config, *shared)
         self.config = config
         self.encoder_lr = config.encoder_lr
         for tower in self.towers:
@@ -59,6 +76,37 @@ class FineTuned(NoPrompts):
         """Choose the trained parameters of a library's module among the names in ``used``."""
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in used)
+
+
+class LoRA(FineTuned):
+    """Fine-tuning of ``W + (alpha / r) B A`` in every linear layer, with ``W`` frozen.
+
+    Arguments are those of :class:`FineTuned`.
+
+    Raises:
+        ConfigError: if peft cannot be imported.
+    """
+
+    config: LoRAConfig
+
+    def _make_trainable(self, model: nn.Module, used: set[str]) -> None:
+        """Add the two matrices to every linear layer that the output depends on."""
+        try:
+            import peft
+        except ImportError as error:
+            raise ConfigError(
+                f"Method 'lora' needs the peft library, which cannot be imported ({error}): "
+                "pip install peft."
+            ) from error
+        linear = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and f"{name}.weight" in used
+        ]
+        options = peft.LoraConfig(
+            r=self.config.rank, lora_alpha=self.config.alpha, target_modules=linear
+        )
+        peft.inject_adapter_in_model(options, model)
 
 
 @torch.enable_grad()

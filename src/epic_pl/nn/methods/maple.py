@@ -24,6 +24,8 @@ from epic_pl.nn.towers import JointState, JointTower
 from epic_pl.types import Batch
 from epic_pl.validate import check_positive
 
+_INIT_STD = 0.02
+
 
 @dataclass(frozen=True)
 class MaPLeConfig:
@@ -33,15 +35,13 @@ class MaPLeConfig:
         num_prompts: n, prompts of each modality.
         prompt_depth: J, number of layers with their own prompts; None is 4, or the depth of the
             shallower encoder.
-        prompt_init_std: standard deviation of the initial text prompts.
     """
 
     num_prompts: int = 4
     prompt_depth: int | None = None
-    prompt_init_std: float = 0.02
 
     def __post_init__(self) -> None:
-        check_positive(self, "num_prompts", "prompt_init_std")
+        check_positive(self, "num_prompts")
 
     def depth(self, num_layers: int) -> int:
         """J, given that the shallower encoder has ``num_layers``.
@@ -88,19 +88,15 @@ class CoupledPrompts(nn.Module):
     Args:
         depth: number of layers J with their own prompts.
         num_prompts: number of prompts n.
-        image_width: d_v.
-        text_width: d_t.
-        init_std: standard deviation of the text prompts.
+        widths: d_v and d_t.
     """
 
     no_decay = ("text",)
 
-    def __init__(
-        self, depth: int, num_prompts: int, image_width: int, text_width: int, init_std: float
-    ) -> None:
+    def __init__(self, depth: int, num_prompts: int, widths: Pair[int]) -> None:
         super().__init__()
-        self.text = nn.Parameter(torch.randn(depth, num_prompts, text_width) * init_std)
-        self.couplings = nn.ModuleList(nn.Linear(text_width, image_width) for _ in range(depth))
+        self.text = nn.Parameter(torch.randn(depth, num_prompts, widths.text) * _INIT_STD)
+        self.couplings = nn.ModuleList(nn.Linear(widths.text, widths.image) for _ in range(depth))
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Image prompts ``(J, n, d_v)`` and text prompts ``(J, n, d_t)``."""
@@ -135,9 +131,7 @@ class MaPLe(DualEncoder):
             modality_dropout,
         )
         depth = config.depth(min(encoder.num_layers for encoder in encoders))
-        self.prompts = CoupledPrompts(
-            depth, config.num_prompts, *self.widths, config.prompt_init_std
-        )
+        self.prompts = CoupledPrompts(depth, config.num_prompts, self.widths)
         self.head = ClassificationHead(self.widths, num_classes, head)
 
     def forward(self, batch: Batch) -> Output:

@@ -1,24 +1,23 @@
 """Locates parts of the text in the image by similarity; no prompt passes through a frozen layer.
 
-Shape legend: B batch, N tokens, P patches, n parts of the text, d width, r common width, C classes.
+Shape legend: B batch, N tokens, P patches of a square image, n parts of the text, d width, r common
+width, C classes.
 """
 
+import math
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from epic_pl.nn.base import DualEncoder, Output
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.heads import ClassificationHead, HeadConfig
+from epic_pl.nn.encoders.segments import grid_side, patch_places, segment_means
+from epic_pl.nn.heads import ClassificationHead, HeadConfig, where_parts_fit
 from epic_pl.nn.interaction import ScaledCosine
-from epic_pl.nn.methods.readers import (
-    AttentionReader,
-    MapReader,
-    MeanReader,
-    PlaceReader,
-    Reader,
-)
 from epic_pl.nn.pair import Pair, where_present
 from epic_pl.nn.prompts import TextParts
 from epic_pl.nn.towers import FrozenTower
@@ -28,6 +27,99 @@ from epic_pl.types import Batch
 _PARTS = 8
 _WIDTH = 128
 _DROPOUT = 0.3
+_CELLS = 16
+_LAYERS = 2
+_ATTENTION_HEADS = 4
+_CHANNELS = 64
+
+
+class Reader(nn.Module, ABC):
+    """Maps patches and parts to features ``(B, size)`` for the head.
+
+    Args:
+        number: n.
+        width: r.
+    """
+
+    size: int
+
+    def __init__(self, number: int, width: int) -> None:
+        super().__init__()
+        self.number, self.width = number, width
+
+    @abstractmethod
+    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
+        """Features of ``A_v (B, P, r)``, ``A_t (B, n, r)`` and their ``S (B, P, n)``."""
+
+
+class PlaceReader(Reader):
+    """Location and match score of each part: :func:`where_parts_fit`."""
+
+    def __init__(self, number: int, width: int) -> None:
+        super().__init__(number, width)
+        self.size = 3 * number
+
+    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
+        """Rows, columns and match scores."""
+        return where_parts_fit(scores)
+
+
+class MeanReader(Reader):
+    """The parts and means of 16 image cells: late fusion of parts."""
+
+    def __init__(self, number: int, width: int) -> None:
+        super().__init__(number, width)
+        self.size = (_CELLS + number) * width + number
+
+    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
+        """Normalised cells and parts, concatenated, and the match score of each part."""
+        cells = segment_means(compared.image, _CELLS)
+        parts = F.normalize(torch.cat([cells, compared.text], dim=1), dim=-1)
+        return torch.cat([parts.flatten(1), scores.logsumexp(dim=1)], dim=1)
+
+
+class AttentionReader(Reader):
+    """Two layers in which the parts attend to each other and to all patches."""
+
+    def __init__(self, number: int, width: int) -> None:
+        super().__init__(number, width)
+        self.size = number * (width + 1)
+        layer = nn.TransformerDecoderLayer(
+            width, _ATTENTION_HEADS, 2 * width, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerDecoder(layer, _LAYERS)
+        self.place = nn.Linear(2, width)
+        self.positions = nn.Parameter(torch.zeros(number, width))
+
+    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
+        """Outputs of the parts, and the match score of each part."""
+        image, text = (F.normalize(side, dim=-1) * math.sqrt(self.width) for side in compared)
+        places = patch_places(image.shape[1]).to(image)
+        outputs: Tensor = self.layers(text + self.positions, image + self.place(places))
+        return torch.cat([outputs.flatten(1), scores.logsumexp(dim=1)], dim=1)
+
+
+class MapReader(Reader):
+    """A convolution over the whole map of similarities, after DCSM (arXiv 2503.08723)."""
+
+    def __init__(self, number: int, width: int) -> None:
+        super().__init__(number, width)
+        self.size = 4 * _CHANNELS + number
+        self.layers = nn.Sequential(
+            nn.Conv2d(number, _CHANNELS, 3, padding=1),
+            nn.GELU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1),
+            nn.GELU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+        )
+
+    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
+        """Outputs on a grid of 2 x 2, and the match score of each part."""
+        side = grid_side(scores.shape[1])
+        outputs = self.layers(scores.mT.reshape(-1, self.number, side, side))
+        return torch.cat([outputs, scores.logsumexp(dim=1)], dim=1)
 
 
 class Parts(DualEncoder):
@@ -39,7 +131,6 @@ class Parts(DualEncoder):
     """
 
     reader: type[Reader] = PlaceReader
-    """Maps the similarities to features for the head."""
 
     def __init__(
         self,
@@ -85,8 +176,8 @@ class Parts(DualEncoder):
             where_present(self.down_image(patches), present.image),  # (B, P, r)
             where_present(self.down_text(parts), present.text),  # (B, n, r)
         )
-        numbers = self.read(compared, self.cosine(*compared))
-        return self.classify(self.pool(image, text), None, present, numbers, compared)
+        features = self.read(compared, self.cosine(*compared))
+        return self.classify(self.pool(image, text), None, present, features, compared)
 
 
 class PartMeans(Parts):

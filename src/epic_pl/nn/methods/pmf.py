@@ -20,6 +20,8 @@ from epic_pl.nn.towers import JointState, JointTower
 from epic_pl.types import Batch
 from epic_pl.validate import check_positive
 
+_INIT_STD = 0.02
+
 
 @dataclass(frozen=True)
 class PMFConfig:
@@ -27,24 +29,15 @@ class PMFConfig:
 
     Attributes:
         fusion_layers: F, the last F layers of each encoder.
-        query_prompts: number of prompts whose outputs are passed to the other modality.
-        query_context_prompts: number of further prompts in the query stage.
-        fusion_context_prompts: number of further prompts in the fusion stage; as in the release,
-            they are not trained.
-        prompt_init_std: standard deviation of all initial prompts.
+        num_prompts: n, prompts of each kind: query prompts, whose outputs are passed to the other
+            modality, and context prompts of the query and of the fusion stage.
     """
 
     fusion_layers: int = 2
-    query_prompts: int = 4
-    query_context_prompts: int = 4
-    fusion_context_prompts: int = 4
-    prompt_init_std: float = 0.02
+    num_prompts: int = 4
 
     def __post_init__(self) -> None:
-        check_positive(self, "fusion_layers", "query_prompts", "prompt_init_std")
-        for name in ("query_context_prompts", "fusion_context_prompts"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}: it counts prompts, from 0.")
+        check_positive(self, "fusion_layers", "num_prompts")
 
 
 class FusionTower(JointTower):
@@ -60,15 +53,11 @@ class FusionSide(nn.Module):
 
     def __init__(self, width: int, other_width: int, config: PMFConfig) -> None:
         super().__init__()
-        layers, std = config.fusion_layers, config.prompt_init_std
-        self.query = nn.Parameter(torch.randn(layers, config.query_prompts, width) * std)
-        self.query_context = nn.Parameter(
-            torch.randn(layers, config.query_context_prompts, width) * std
+        layers, n = config.fusion_layers, config.num_prompts
+        self.query, self.query_context, self.fusion_context = (
+            nn.Parameter(torch.randn(layers, n, width) * _INIT_STD) for _ in range(3)
         )
-        self.fusion_context = nn.Parameter(
-            torch.randn(layers, config.fusion_context_prompts, width) * std,
-            requires_grad=False,
-        )
+        self.fusion_context.requires_grad_(False)  # as in the release
         hidden = max(width // 2, other_width // 2)
         self.maps = nn.ModuleList(
             nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, other_width))
