@@ -110,17 +110,6 @@ def test_a_lone_clip_tower_in_a_folder(tmp_path):
     assert isinstance(text, CLIPTextEncoder)
 
 
-@pytest.mark.parametrize("pretrained", [True, False])
-def test_no_hugging_face_encoder_attends_eagerly(pretrained, clip_dir, tiny_tokenizer_dir):
-    encoders = [
-        build_image_encoder(clip_dir, pretrained=pretrained),
-        build_text_encoder(clip_dir, pretrained=pretrained),
-        build_text_encoder(str(tiny_tokenizer_dir), pretrained=pretrained),
-    ]
-    # registered attention may wrap SDPA; "eager" would build the whole matrix of scores
-    assert all("eager" not in e.model.config._attn_implementation for e in encoders)
-
-
 def test_half_precision_folders_work_with_float_prompts(tmp_path):
     text = build_text_encoder(folder_of(scramble(bert()).half(), tmp_path / "half"))
     model = EPIC(Pair(image_encoder(), text), 3, EPICConfig(interaction_layers=2))

@@ -145,43 +145,6 @@ def test_clip_text():
     assert_same(pooled(clip_text_encoder("mean"), ids, mask), means)
 
 
-# prompts in a layer ---------------------------------------------------------------------------
-
-
-def _influence(encoder, layer, tokens, mask, prompts):
-    """(N + n, N + n): does the output of the row's position depend on the column's input?"""
-    inputs = torch.cat([tokens, prompts], dim=1)
-
-    def outputs(joint):
-        with torch.no_grad():
-            split = encoder.run_layer(layer, joint[:, :-2], mask, joint[:, -2:])
-        return torch.cat(split, dim=1)[0]
-
-    before, columns = outputs(inputs), []
-    for position in range(inputs.shape[1]):
-        moved = inputs.clone()
-        moved[0, position] += torch.randn_like(moved[0, position])
-        columns.append((outputs(moved) - before).abs().amax(dim=-1) > 1e-9)
-    return torch.stack(columns, dim=1)
-
-
-@pytest.mark.parametrize(
-    "make_encoder", [image_encoder, text_encoder, clip_image_encoder, clip_text_encoder]
-)
-def test_who_sees_whom_with_prompts(make_encoder):
-    encoder = make_encoder().double()
-    tokens = torch.randn(1, 5, encoder.width, dtype=torch.float64)
-    prompts = torch.randn(1, 2, encoder.width, dtype=torch.float64)
-    mask = torch.tensor([[True, True, True, True, False]])
-    expected = torch.ones(7, 7, dtype=torch.bool)
-    if make_encoder is clip_text_encoder:
-        expected[:5, :5] = torch.ones(5, 5).tril().bool()
-    assert torch.equal(_influence(encoder, 1, tokens, None, prompts), expected)
-    expected[:, 4] = False  # nobody sees the pad
-    masked = _influence(encoder, 1, tokens, mask, prompts)
-    assert torch.equal(masked[[0, 1, 2, 3, 5, 6]], expected[[0, 1, 2, 3, 5, 6]])
-
-
 def test_a_sample_with_nothing_to_see_stays_finite_and_leaves_others_alone():
     encoder = text_encoder()
     tokens = torch.randn(2, 4, 24)

@@ -63,16 +63,6 @@ def test_a_list_of_samples_is_read_as_one_tensor_padded_with_masked_tokens(preci
         torch.testing.assert_close(one, other, rtol=0, atol=atol)
 
 
-def test_a_masked_memory_leaves_no_trace():
-    stream = inputs()
-    mask = torch.ones(B, 1, 1, N + STREAM, dtype=torch.bool)
-    mask[..., :N] = False
-    one, other = (
-        read_attention(*stream, Memory(*torch.randn(2, B, H, N, D)), mask) for _ in range(2)
-    )
-    assert torch.equal(one, other)
-
-
 def test_autocast_keeps_its_own_precision():
     with torch.autocast("cpu", torch.bfloat16):
         stream = [part.bfloat16() for part in inputs()]

@@ -136,11 +136,13 @@ def test_content_matters_where_the_modality_is_present_alone(name, head):
     model = make(name, head=head)
     made = batch([5, 3, 4], [0, 1, 1], [1, 0, 1])
     expected, other = logits(model, made), batch([5, 5, 4], seed=9)
-    pixels, ids = made["pixel_values"].clone(), made["input_ids"].clone()
+    keys = ("pixel_values", "input_ids", "attention_mask")
+    pixels, ids, mask = (made[key].clone() for key in keys)
     ids[1] = other["input_ids"][1]
-    changed = {**made, "pixel_values": pixels, "input_ids": ids}
-    for image in (other["pixel_values"][0] * 100, torch.nan):
+    changed = {**made, **dict(zip(keys, (pixels, ids, mask), strict=True))}
+    for image, words in ((other["pixel_values"][0] * 100, 5), (torch.nan, 1), (torch.inf, 0)):
         pixels[0] = image
+        mask[1] = torch.arange(5) < words
         torch.testing.assert_close(logits(model, changed), expected, rtol=0, atol=1e-12)
     assert not torch.allclose(
         logits(model, {**made, "input_ids": other["input_ids"]})[0], expected[0]

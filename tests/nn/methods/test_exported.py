@@ -12,6 +12,7 @@ from tiny_models import (
     clip_text_encoder,
     hf_text,
     image_encoder,
+    logits,
     make,
     text_encoder,
 )
@@ -93,27 +94,25 @@ def test_another_process_gives_the_models_probabilities(name, clip, attention, e
     whole = attention == "read_only" or issubclass(METHODS[name].model, Parts)
     head = ALL_PARTS if whole else None
     model = make(name, *encoders, head=head, prompt_attention=attention).float()
-    _compare(model, BATCHES, elsewhere, tmp_path)
+    assert_exports(model, BATCHES, elsewhere, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["roberta", "electra"])
-def test_other_text_models(kind, elsewhere, tmp_path):
-    model = make("no_interaction", text=HFTextEncoder(hf_text(kind))).float()
+@pytest.mark.parametrize("text", ["roberta", "electra"])
+def test_other_text_models(text, elsewhere, tmp_path):
+    model = make("no_interaction", text=HFTextEncoder(hf_text(text))).float()
     # RoBERTa's kin leave two of their 24 positions to padding
-    _compare(model, BATCHES[1:], elsewhere, tmp_path)
+    assert_exports(model, BATCHES[1:], elsewhere, tmp_path)
 
 
-def _compare(model, batches, elsewhere, tmp_path):
+def assert_exports(model, batches, elsewhere, tmp_path):
     postprocessor = Postprocessor("multiclass", 5)
     postprocessor.temperature.fill_(1.7)
     classifier = Probabilities(model, postprocessor).eval()
     torch.export.save(export_program(classifier), tmp_path / "model.pt2")
-    made = [batch(*each, seed=seed) for seed, each in enumerate(batches)]
-    made = [{**each, "pixel_values": each["pixel_values"].float()} for each in made]
-    torch.save([tuple(each[key] for key in INPUTS) for each in made], tmp_path / "batches.pt")
-    for given, each in zip(elsewhere(tmp_path), made, strict=True):
-        with torch.no_grad():
-            expected = (model(each).logits / 1.7).softmax(dim=1)
+    made = [batch(*rows, seed=seed, dtype=torch.float32) for seed, rows in enumerate(batches)]
+    torch.save([tuple(rows[key] for key in INPUTS) for rows in made], tmp_path / "batches.pt")
+    for given, rows in zip(elsewhere(tmp_path), made, strict=True):
+        expected = (logits(model, rows) / 1.7).softmax(dim=1)
         torch.testing.assert_close(given, expected, rtol=0, atol=1e-5)
         assert expected.std(dim=1).min() > 0.01  # not all alike, which anything would match

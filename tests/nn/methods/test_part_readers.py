@@ -26,15 +26,6 @@ def read(reader: type[Reader], compared, scores):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_gives_numbers_of_each_sample_alone(reader, compared):
-    pair, scores = compared
-    numbers = read(reader, pair, scores)
-    assert numbers.shape == (2, reader(PARTS, WIDTH).size)
-    alone = read(reader, Pair(pair.image[1:], pair.text[1:]), scores[1:])
-    torch.testing.assert_close(numbers[1:], alone)
-
-
-@pytest.mark.parametrize("reader", READERS)
 def test_ends_with_how_well_each_part_fits(reader, compared):
     numbers = read(reader, *compared)
     fits = [[math.log(sum(math.exp(s) for s in row)) for row in each.T] for each in compared[1]]
