@@ -5,7 +5,7 @@ from torch import nn
 from epic_pl.errors import ConfigError
 from epic_pl.nn import ClassificationHead, HeadConfig, Pair
 from epic_pl.nn.heads import Pooled, where_parts_fit
-from epic_pl.nn.heads.similarity import SimilarityHead
+from epic_pl.nn.heads.classification import SimilarityHead
 from epic_pl.nn.standardization import Standardization
 
 WIDTHS = Pair(6, 4)

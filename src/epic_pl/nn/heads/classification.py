@@ -1,6 +1,7 @@
 """The classification head of all methods, with optional parts.
 
-Shape legend: B batch, C classes, n prompts, d encoder width, D features of a modality.
+Shape legend: B batch, C classes, n prompts, d encoder width, D features of a modality, r width of
+the similarity's common space.
 """
 
 from dataclasses import dataclass
@@ -10,13 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from epic_pl.nn.heads.network import Network, NetworkHead
-from epic_pl.nn.heads.similarity import SimilarityHead
+from epic_pl.nn.interaction import ScaledCosine
 from epic_pl.nn.pair import Pair, Presence, both_present, where_present
 from epic_pl.nn.standardization import Standardization
 from epic_pl.validate import check_choices, check_probabilities
 
 # factor of torch's initial weights, with which logits of rare labels would vary by half a unit
 _INITIAL_SCALE = 0.1
+_COMMON_WIDTH = 128
+# of the similarity's weights: not zero, since the projections would get no gradient
+_WEIGHT_STD = 0.1
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,38 @@ class ModalityFeatures(nn.Module):
         # prompts of unimodal samples lie far outside of the statistics of complete ones
         mean = where_present(self.prompts(prompts.mean(dim=1), both), both)
         return torch.cat([features, mean], dim=-1)
+
+
+class SimilarityHead(nn.Module):
+    """``cos(h_v W_v, h_t W_t) / tau``, with a learned weight for each class.
+
+    Whether two modalities match is a bilinear function, which a linear layer on their features
+    cannot express. Not part of the paper; any method can use it.
+
+    Args:
+        widths: D_v and D_t.
+        num_classes: number of classes C.
+    """
+
+    def __init__(self, widths: Pair[int], num_classes: int) -> None:
+        super().__init__()
+        self.down_image, self.down_text = (
+            nn.Linear(width, _COMMON_WIDTH, bias=False) for width in widths
+        )
+        self.cosine = ScaledCosine()
+        self.linear = nn.Linear(1, num_classes, bias=False)
+        nn.init.normal_(self.linear.weight, std=_WEIGHT_STD)
+
+    def project(self, features: Pair[Tensor], present: Presence) -> Pair[Tensor]:
+        """Features ``(B, D_v)`` and ``(B, D_t)`` as ``(B, 1, r)`` each, zero where missing."""
+        image = where_present(self.down_image(features.image), present.image)
+        text = where_present(self.down_text(features.text), present.text)
+        return Pair(image[:, None], text[:, None])
+
+    def forward(self, projected: Pair[Tensor]) -> Tensor:
+        """Logits ``(B, C)`` of the output of :meth:`project`; 0 for unimodal samples."""
+        logits: Tensor = self.linear(self.cosine(*projected)[:, 0])  # the cosine of zero is zero
+        return logits
 
 
 class ClassificationHead(nn.Module):
