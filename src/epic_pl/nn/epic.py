@@ -83,29 +83,29 @@ class EPICConfig:
             ConfigError: if an encoder has too few layers, or the pairs do not increase.
         """
         depths = f"the encoders have {num_image_layers} and {num_text_layers} layers"
-        if isinstance(self.interaction_layers, int):
-            k = self.interaction_layers
-            if not 1 <= k <= min(num_image_layers, num_text_layers):
+        pairs = self.interaction_layers
+        if isinstance(pairs, int):
+            k, shallower = pairs, min(num_image_layers, num_text_layers)
+            if not 1 <= k <= shallower:
                 raise ConfigError(
-                    f"interaction_layers is {k}, but {depths}: choose from 1 to "
-                    f"{min(num_image_layers, num_text_layers)}, or give pairs of layers."
+                    f"interaction_layers is {k}, but {depths}: choose from 1 to {shallower}, or "
+                    "give pairs of layers."
                 )
             return [(num_image_layers - k + i, num_text_layers - k + i) for i in range(k)]
-        pairs = [(pair[0], pair[1]) for pair in self.interaction_layers if len(pair) == 2]
-        for side, depth in ((0, num_image_layers), (1, num_text_layers)):
-            layers = [pair[side] for pair in pairs]
-            rising = layers == sorted(set(layers))
-            if not pairs or len(pairs) != len(self.interaction_layers) or not rising:
-                raise ConfigError(
-                    f"interaction_layers {self.interaction_layers} must be a list of pairs "
-                    "[image layer, text layer] in which both numbers rise from pair to pair."
-                )
-            if layers[0] < 0 or layers[-1] >= depth:
-                raise ConfigError(
-                    f"interaction_layers {self.interaction_layers} names a layer that does not "
-                    f"exist: {depths}, counted from 0."
-                )
-        return pairs
+        columns = [list(layers) for layers in zip(*pairs, strict=False)]
+        rising = all(layers == sorted(set(layers)) for layers in columns)
+        if {len(pair) for pair in pairs} != {2} or not rising:
+            raise ConfigError(
+                f"interaction_layers {pairs} must be a list of pairs [image layer, text layer] in "
+                "which both numbers rise from pair to pair."
+            )
+        last_image, last_text = pairs[-1]
+        if min(pairs[0]) < 0 or last_image >= num_image_layers or last_text >= num_text_layers:
+            raise ConfigError(
+                f"interaction_layers {pairs} names a layer that does not exist: {depths}, counted "
+                "from 0."
+            )
+        return [(image, text) for image, text in pairs]
 
 
 class EPIC(DualEncoder):

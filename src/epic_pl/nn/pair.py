@@ -32,10 +32,10 @@ def drop_modalities(present: Pair[Tensor], probability: float) -> Presence:
     Returns:
         The new masks ``(B,)``.
     """
-    draw = torch.rand(present.image.shape, device=present.image.device)
+    uniform = torch.rand(present.image.shape, device=present.image.device)
     both = present.image & present.text
-    drop_image = both & (draw < probability / 2)
-    drop_text = both & (draw >= probability / 2) & (draw < probability)
+    drop_image = both & (uniform < probability / 2)
+    drop_text = both & (uniform >= probability / 2) & (uniform < probability)
     return Pair(present.image & ~drop_image, present.text & ~drop_text)
 
 

@@ -3,7 +3,6 @@
 Shape legend: B batch, N tokens, n prompts, h heads, K steps.
 """
 
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -25,20 +24,17 @@ class Attention(NamedTuple):
     prompts: Tensor
 
 
-@dataclass
-class Recording:
+class Recording(NamedTuple):
     """Attention weights and similarities of one forward pass.
 
-    Attributes:
-        image: attention of the image prompts in each of the K steps.
-        text: the same for the text prompts.
-        similarities: ``S (B, n, n)`` of each exchange, image prompts in rows; before step 1
-            ``(B, P, n)`` with P patches. Empty without hubs.
+    ``image`` and ``text`` have the attention of the prompts in each of the K steps.
+    ``similarities`` are ``S (B, n, n)`` of each exchange, image prompts in rows; before step 1
+    ``(B, P, n)`` with P patches. They are empty without hubs.
     """
 
-    image: list[Attention] = field(default_factory=list)
-    text: list[Attention] = field(default_factory=list)
-    similarities: list[Tensor] = field(default_factory=list)
+    image: list[Attention]
+    text: list[Attention]
+    similarities: list[Tensor]
 
 
 @torch.no_grad()
@@ -47,7 +43,7 @@ def recorded(model: EPIC, batch: Batch) -> tuple[Tensor, Recording]:
 
     The logits come from an ordinary forward pass, the recording from a separate one.
     """
-    recording, present = Recording(), model.presence(batch)
+    recording, present = Recording([], [], []), model.presence(batch)
     image, text = model.extract(batch, present)
     prompts, exchange = model.first_prompts(image, text, present)
     for step in range(model.num_steps):

@@ -61,7 +61,7 @@ class Encoder(nn.Module, ABC):
 
     @property
     def required_size(self) -> tuple[int, int] | None:
-        """Height and width of the only images that it takes, pixels; None where it takes others."""
+        """Height and width in pixels that images must have; None if any size is accepted."""
         return None
 
     @abstractmethod
@@ -168,7 +168,7 @@ class Encoder(nn.Module, ABC):
         return tokens
 
     def _attention_mask(self, mask: Tensor | None, tokens: Tensor, num_extra: int) -> Tensor | None:
-        """SDPA's mask ``(B, 1, 1, N + n)`` from the tokens' ``(B, N)``; extra is always visible."""
+        """SDPA's mask ``(B, 1, 1, N + n)`` from ``(B, N)``; extra positions are visible."""
         return read_mask(mask, tokens.shape[1] + num_extra)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:

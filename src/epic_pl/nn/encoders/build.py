@@ -162,15 +162,15 @@ def _hf_config(source: _Source) -> PretrainedConfig:
             raise EncoderError(f"{name}/config.json: {first_line(error)}. {_SUPPORTED}") from error
 
 
-def _hf_model(kind: Any, source: _Source, config: PretrainedConfig) -> Any:
+def _hf_model(model_class: Any, source: _Source, config: PretrainedConfig) -> Any:
     # the folder's own value may name a kernel, which is code from a hub
     config._attn_implementation = READING_ATTENTION
     with _building(source):
         if not source.pretrained:
-            build: Any = kind.from_config if kind is AutoModel else kind
-            return build(config)
+            initialise: Any = model_class.from_config if model_class is AutoModel else model_class
+            return initialise(config)
         with _quiet_transformers():
-            model, report = kind.from_pretrained(
+            model, report = model_class.from_pretrained(
                 source.location,
                 config=config,
                 revision=source.revision,

@@ -22,10 +22,10 @@ def segment_means(patches: Tensor, number: int) -> Tensor:
         number: n.
 
     Raises:
-        ConfigError: the patches form no square.
+        ConfigError: if the patches do not form a square.
     """
     side = grid_side(patches.shape[1])
-    rows = max(count for count in range(1, math.isqrt(number) + 1) if number % count == 0)
+    rows = max(divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0)
     grid = patches.mT.reshape(patches.shape[0], -1, side, side)  # (B, d, side, side)
     return F.adaptive_avg_pool2d(grid, (rows, number // rows)).flatten(2).mT
 
@@ -34,7 +34,7 @@ def patch_places(number: int) -> Tensor:
     """Row and column ``(P, 2)`` of the patches of a square image, from -1 to 1.
 
     Raises:
-        ConfigError: the patches form no square.
+        ConfigError: if the patches do not form a square.
     """
     side = grid_side(number)
     middles = (2 * torch.arange(side).double() + 1) / side - 1
@@ -45,12 +45,12 @@ def grid_side(number: int) -> int:
     """Number of patches per row of a square image with ``number`` patches.
 
     Raises:
-        ConfigError: they form no square.
+        ConfigError: if the patches do not form a square.
     """
     side = math.isqrt(number)
     if side**2 != number:
         raise ConfigError(
-            f"first_prompt 'tokens' and the method parts need square images; {number} patches form "
-            "none."
+            "first_prompt 'tokens' and the method parts need square images, but here an image has "
+            f"{number} patches."
         )
     return side

@@ -57,7 +57,7 @@ class TimmViTEncoder(Encoder):
 
     @property
     def required_size(self) -> tuple[int, int] | None:
-        """That of the position embedding, unless timm resamples it for each input."""
+        """The position embedding's size, unless timm resamples it for each input."""
         patches = self.model.patch_embed
         return patches.img_size if patches.strict_img_size else None
 
@@ -94,9 +94,8 @@ class TimmViTEncoder(Encoder):
     def memory(self, index: int, tokens: Tensor) -> Memory:
         """Keys and values of block ``index`` for the tokens that enter it."""
         block = self._plain_block(index)
-        attention = block.attn
-        keys, values = _heads(attention, block.norm1(tokens), slice(1, 3))
-        return Memory(attention.k_norm(keys), values)
+        keys, values = _heads(block.attn, block.norm1(tokens), slice(1, 3))
+        return Memory(block.attn.k_norm(keys), values)
 
     def queries(self, index: int, tokens: Tensor) -> Tensor:
         """Queries of block ``index`` for the tokens that enter it."""
@@ -133,9 +132,9 @@ class TimmViTEncoder(Encoder):
         block = self.model.blocks[index]
         if not _is_plain(block):
             raise EncoderError(
-                f"Read-only prompts, and drawings of attention, need timm's plain attention Block, "
-                f"but layer {index} is a {type(block).__name__}: set prompt_attention to joint, "
-                "and draw none."
+                f"Read-only prompts and plots of attention need timm's plain attention Block, but "
+                f"layer {index} is a {type(block).__name__}: set prompt_attention to joint, and "
+                "plot no attention."
             )
         return block
 
@@ -145,7 +144,7 @@ def _is_plain(block: nn.Module) -> bool:
 
 
 def _heads(attention: Any, normed: Tensor, wanted: slice) -> tuple[Tensor, ...]:
-    """The ``wanted`` ones of queries, keys and values, each ``(B, h, N, d / h)``, before norms."""
+    """The ``wanted`` of queries, keys and values, ``(B, h, N, d / h)`` each, before their norms."""
     batch, length, _ = normed.shape
     weight, bias = (
         None if fused is None else fused.unflatten(0, (3, -1))[wanted].flatten(0, 1)

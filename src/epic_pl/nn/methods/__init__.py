@@ -5,7 +5,6 @@ To add a method, write such a file and add an entry to :data:`METHODS`; see docs
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from epic_pl.errors import ConfigError
@@ -21,7 +20,6 @@ from epic_pl.nn.methods.pmf import PMF, PMFConfig
 from epic_pl.nn.pair import Pair
 
 _PLAIN = {"boundary": False, "similarity": False, "network": "none"}
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Method(NamedTuple):
@@ -29,8 +27,8 @@ class Method(NamedTuple):
 
     config: type
     model: Callable[..., DualEncoder]
-    fixed: Mapping[str, Any] = _NOTHING
-    fixed_head: Mapping[str, Any] = _NOTHING
+    fixed: Mapping[str, Any] = {}
+    fixed_head: Mapping[str, Any] = {}
 
     @property
     def options(self) -> list[str]:
@@ -81,8 +79,8 @@ def build_method(
     """
     if name not in METHODS:
         raise ConfigError(f"There is no method {name!r}; there are: {', '.join(METHODS)}.")
-    method, options = METHODS[name], options or {}
-    epic, head = epic or EPICConfig(), replace(head or HeadConfig(), **METHODS[name].fixed_head)
+    method, options, epic = METHODS[name], options or {}, epic or EPICConfig()
+    head = replace(head or HeadConfig(), **method.fixed_head)
     if unknown := [key for key in options if key not in method.options]:
         raise ConfigError(
             f"Method {name!r} has no option {', '.join(unknown)}; it has: "
