@@ -46,6 +46,14 @@ def test_only_what_is_frozen_runs_in_the_lower_precision(method, attention, prec
     assert {gradient.dtype for gradient in gradients} == {torch.float32}
 
 
+def test_trained_encoders_keep_the_trainers_precision():
+    model = make("full").float()
+    _lower(model, "bf16")
+    seen = _watch(model)
+    model(batch([3, 5], dtype=torch.float32))
+    assert seen == {True: {torch.float32}, False: set()}
+
+
 def test_the_trained_part_keeps_the_precision_that_surrounds_it():
     model = make().float()
     _lower(model, "fp16")

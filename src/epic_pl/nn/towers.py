@@ -286,6 +286,10 @@ class TrainedTower(FrozenTower):
         """Tokens ``(B, N, d)`` that enter the boundary layer."""
         return self.encoder.run_layers(0, self.layers[0], self.encoder.embed(inputs), mask)
 
+    def autocast(self) -> AbstractContextManager[Any]:
+        """No context: the encoder's precision is for frozen layers."""
+        return nullcontext()
+
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> FrozenState:
         """Run the rest of the encoder."""
         return self.run_through(tokens, mask, present)
