@@ -87,14 +87,14 @@ def sample_table(
     neither = pc.and_(pc.is_null(table["image"]), pc.is_null(table["text"]))
     if pc.any(neither).as_py():
         raise DataError(
-            f"There is neither image nor text in {named_rows(neither, table['sample_id'])}. "
+            f"There is neither image nor text in {describe_rows(neither, table['sample_id'])}. "
             "Fill one in, or drop the row."
         )
     _check_labels(table)
     return table
 
 
-def named_rows(mask: Any, values: Any = None) -> str:
+def describe_rows(mask: Any, values: Any = None) -> str:
     """``row 3``, or ``rows 3 ('cat'), 8 ('dog') and 4 more``: where a mask is true."""
     rows = true_rows(mask)
     named = [
@@ -132,14 +132,14 @@ def _column(field: pa.Field, values: Any) -> pa.Array:
 def _check_ids(ids: pa.Array) -> None:
     if ids.null_count:
         raise DataError(
-            f"Every row needs a sample id, but there is none in {named_rows(pc.is_null(ids))}."
+            f"Every row needs a sample id, but there is none in {describe_rows(pc.is_null(ids))}."
         )
     codes = ids.dictionary_encode().indices.to_numpy()
     doubled = np.bincount(codes)[codes] > 1
     if doubled.any():
         raise DataError(
-            f"Sample ids are not unique: {named_rows(doubled, ids)}. Give each row its own id, or "
-            "drop the repeated rows."
+            f"Sample ids are not unique: {describe_rows(doubled, ids)}. Give each row its own id, "
+            "or drop the repeated rows."
         )
 
 

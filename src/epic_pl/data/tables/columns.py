@@ -1,4 +1,4 @@
-"""Columns of a user's table as ids, images, texts and splits, or errors that name rows."""
+"""Columns of a user's table: options, and cells as strings, or errors that name rows."""
 
 import string
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.data.rows import named_rows
+from epic_pl.data.rows import describe_rows
 from epic_pl.errors import ConfigError, DataError
 
 _SPLITS = {
@@ -65,14 +65,16 @@ class Columns(NamedTuple):
 
 def read_columns(table: pa.Table, options: RowOptions) -> Columns:
     """The columns that an image and a text are made of, checked."""
-    return Columns(
-        id_column(table, options.id_column),
-        image_column(table, options.image_column),
-        text_column(table, options.text_columns),
-    )
+    name = options.id_column
+    if name is None:
+        ids = pa.array(np.arange(table.num_rows)).cast(pa.string())
+    else:
+        ids = _strings(_column(table, name, "id_column"), name)
+    images = image_column(table, options.image_column)
+    return Columns(ids, images, _text_column(table, options.text_columns))
 
 
-def column(table: pa.Table, name: str, option: str) -> pa.Array:
+def _column(table: pa.Table, name: str, option: str) -> pa.Array:
     """A column as one array; ``option`` is the argument that names it, for the message."""
     if name not in table.column_names:
         without = {"image_column": "images", "text_columns": "texts"}.get(option)
@@ -85,21 +87,25 @@ def column(table: pa.Table, name: str, option: str) -> pa.Array:
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
-def strings(array: pa.Array, name: str) -> pa.Array:
-    """Cells as strings; lists, structs and bytes are refused."""
-    if pa.types.is_nested(array.type) or pa.types.is_binary(array.type):
+def _require_scalars(kind: pa.DataType, name: str) -> None:
+    """Refuse lists, structs and bytes."""
+    if pa.types.is_nested(kind) or pa.types.is_binary(kind):
         raise DataError(
-            f"Column {name!r} holds {array.type}, but strings or numbers are needed. Flatten it, "
-            "or name another column."
+            f"Column {name!r} holds {kind}, but strings or numbers are needed. Flatten it, or "
+            "name another column."
         )
+
+
+def _strings(array: pa.Array, name: str) -> pa.Array:
+    _require_scalars(array.type, name)
     return array.cast(pa.string())
 
 
-def id_column(table: pa.Table, name: str | None) -> pa.Array:
-    """Ids of the rows; row numbers without a column."""
-    if name is None:
-        return pa.array(np.arange(table.num_rows)).cast(pa.string())
-    return strings(column(table, name, "id_column"), name)
+def label_column(table: pa.Table, name: str) -> pa.Array:
+    """Strings, numbers, or lists of them."""
+    cells = _column(table, name, "label_column")
+    _require_scalars(getattr(cells.type, "value_type", cells.type), name)
+    return cells
 
 
 def image_column(table: pa.Table, name: str | None) -> pa.Array:
@@ -112,8 +118,8 @@ def image_column(table: pa.Table, name: str | None) -> pa.Array:
     if name is None:
         return pa.nulls(table.num_rows, pa.string())
     if "{" in name and name not in table.column_names:
-        return _joined(table, _template(name, "image_column"), "image_column")
-    paths = column(table, name, "image_column")
+        return _fill_template(table, _template(name, "image_column"), "image_column")
+    paths = _column(table, name, "image_column")
     if may_embed(paths.type):
         paths = pc.struct_field(paths, "path")  # its bytes are all null, see unpack_images
     if not (pa.types.is_null(paths.type) or "string" in str(paths.type)):
@@ -129,7 +135,7 @@ def may_embed(kind: pa.DataType) -> bool:
     return pa.types.is_struct(kind) and {field.name for field in kind} >= {"bytes", "path"}
 
 
-def text_column(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
+def _text_column(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
     """The text of each row.
 
     Args:
@@ -145,8 +151,8 @@ def text_column(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
         names = [spec] if isinstance(spec, str) else list(spec)
         parts = [(" " if index else "", name) for index, name in enumerate(names)]
     if len(parts) == 1 and parts[0][1] is not None and parts[0][0] == "":
-        return strings(column(table, parts[0][1], "text_columns"), parts[0][1])
-    return pc.utf8_trim_whitespace(_joined(table, parts, "text_columns"))
+        return _strings(_column(table, parts[0][1], "text_columns"), parts[0][1])
+    return pc.utf8_trim_whitespace(_fill_template(table, parts, "text_columns"))
 
 
 def split_column(table: pa.Table, name: str | None) -> npt.NDArray[np.str_]:
@@ -154,18 +160,17 @@ def split_column(table: pa.Table, name: str | None) -> npt.NDArray[np.str_]:
 
     All rows are ``train`` without a column.
     """
-    splits: npt.NDArray[np.str_] = np.full(table.num_rows, "train")
     if name is None:
-        return splits
-    given = strings(column(table, name, "split_column"), name)
+        return np.full(table.num_rows, "train", dtype="<U7")
+    given = _strings(_column(table, name, "split_column"), name)
     lower = pc.utf8_lower(pc.utf8_trim_whitespace(given))
     places = pc.index_in(lower, value_set=pa.array(list(SPLIT_NAMES)))
     if places.null_count:
         raise DataError(
             f"Column {name!r} must hold one of {', '.join(SPLIT_NAMES)}, but does not in "
-            f"{named_rows(pc.is_null(places), given)}."
+            f"{describe_rows(pc.is_null(places), given)}."
         )
-    splits = np.array(list(SPLIT_NAMES.values()))[places.to_numpy()]
+    splits: npt.NDArray[np.str_] = np.array(list(SPLIT_NAMES.values()))[places.to_numpy()]
     return splits
 
 
@@ -175,11 +180,11 @@ def _trimmed(cells: pa.Array) -> pa.Array:
     return pc.if_else(pc.equal(cells, ""), None, cells)
 
 
-def _joined(table: pa.Table, parts: list[tuple[str, str | None]], option: str) -> pa.Array:
+def _fill_template(table: pa.Table, parts: list[tuple[str, str | None]], option: str) -> pa.Array:
     """A template's text of each row; null where all of its cells are empty, in paths where any."""
     of_paths = option == "image_column"
     named = dict.fromkeys(name for _, name in parts if name is not None)
-    cells = {name: strings(column(table, name, option), name) for name in named}
+    cells = {name: _strings(_column(table, name, option), name) for name in named}
     if of_paths:
         cells = {name: _trimmed(array) for name, array in cells.items()}
     pieces: list[Any] = []

@@ -11,13 +11,12 @@ import pyarrow.compute as pc
 
 from epic_pl.data.datamodule import ImageTextDataModule, Split, check_at_least
 from epic_pl.data.row_cache import cached_rows
-from epic_pl.data.rows import Rows
+from epic_pl.data.rows import Rows, table_schema
 from epic_pl.data.tables.columns import RowOptions
 from epic_pl.data.tables.reader import source_files
 from epic_pl.data.tables.rows import (
     Builder,
     build_rows,
-    no_rows,
     read_rows,
     table_folder,
     unlabelled_rows,
@@ -107,7 +106,9 @@ class TableDataModule(ImageTextDataModule):
 
     def _all_rows(self) -> Rows:
         if self._is_elsewhere:
-            return Rows(no_rows(self.options), Path(), self.path, self.options.classes or ())
+            schema = table_schema(multilabel=self.options.label_separator is not None)
+            empty = schema.append(pa.field("split", pa.string())).empty_table()
+            return Rows(empty, Path(), self.path, self.options.classes or ())
         return self._read(self.path, "labelled", build_rows)
 
     @cached_property

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.assets.cache import cache_dir
-from epic_pl.data.rows import named_rows
+from epic_pl.data.rows import describe_rows
 from epic_pl.data.tables.columns import may_embed
 from epic_pl.errors import DataError
 
@@ -33,7 +33,7 @@ def unpack_images(table: pa.Table, name: str | None) -> tuple[pa.Table, Path | N
     if pc.any(elsewhere).as_py():
         raise DataError(
             f"Column {name!r} holds the bytes of images, but only a path in "
-            f"{named_rows(elsewhere)}. Put the bytes into these rows too, or save "
+            f"{describe_rows(elsewhere)}. Put the bytes into these rows too, or save "
             "all images as files and put their paths into the column."
         )
     try:

@@ -1,17 +1,17 @@
-"""The label column of a user's table as class names of each row, or errors that name rows."""
+"""The label column of a user's table as class indices, or errors that name rows."""
 
 import ast
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.data.rows import true_rows
-from epic_pl.data.tables.columns import column, strings
+from epic_pl.data.rows import describe_rows, true_rows
+from epic_pl.data.tables.columns import RowOptions
 from epic_pl.errors import ConfigError, DataError
 
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
@@ -19,8 +19,90 @@ _WHOLE = r"^-?[0-9]+(\.0+)?$"
 # numpy writes no commas, and Python would join the strings
 _WITHOUT_COMMA = re.compile(r"""['"]\s+['"]""")
 
-Labels = list[list[str] | None]
-"""Class names of each row, None where they are unknown."""
+ClassNames = list[list[str] | None]
+"""Names of the classes of each row, None where they are unknown."""
+
+
+class Labels(NamedTuple):
+    """Labels of all rows: class indices, None for a row to predict."""
+
+    codes: list[list[int] | None]
+    classes: Sequence[str]
+    multilabel: bool
+
+
+def read_labels(cells: pa.Array, split: npt.NDArray[np.str_], options: RowOptions) -> Labels:
+    """Class indices out of the cells of the label column.
+
+    Args:
+        cells: strings, numbers or lists of them.
+        split: of each row; the cells of rows to predict may hold anything, such as "?". A test
+            split without any label becomes one to predict where no row is named so.
+        options: name of the column, separator and classes.
+
+    Raises:
+        DataError: labels are missing, ambiguous, or none of the classes.
+        ConfigError: the separator does not fit the column.
+    """
+    column, to_predict = options.label_column, split == "predict"
+    if to_predict.any():
+        cells = cells.take(pa.array(np.arange(len(cells)), mask=to_predict))
+    names, multilabel = _class_names(cells, column, options.label_separator)
+    is_named = np.array([bool(row) for row in names])
+    if not to_predict.any() and not is_named[split == "test"].any():
+        to_predict = split == "test"
+    names = [None if skipped else row for row, skipped in zip(names, to_predict, strict=True)]
+    unknown = np.array([row is None for row in names]) & ~to_predict
+    if unknown.any():
+        raise DataError(
+            f"There is no label in {describe_rows(unknown)} (column {column!r}). Fill it in, drop "
+            "the row, or put it into a split named predict."
+        )
+    for part in ("train", "val", "test"):
+        here = (split == part) & ~to_predict
+        if here.any() and not is_named[here].any():
+            raise DataError(
+                f"None of the {here.sum():,} rows of the {part} split names a class (column "
+                f"{column!r}): there is nothing to learn or to measure. Fill the labels in, or put "
+                "these rows into a split named predict."
+            )
+    classes = options.classes or _in_order(name for row in names for name in row or ())
+    if len(classes) < 2 and not multilabel:
+        raise DataError(
+            f"Column {column!r} holds one class only ({', '.join(classes)}): there is nothing to "
+            "classify. Name another column as label_column."
+        )
+    return Labels(_encode(names, classes), classes, multilabel)
+
+
+def _class_names(cells: Any, column: str, separator: str | None) -> tuple[ClassNames, bool]:
+    """Class names of each row, and whether a row may have several."""
+    written = written_lists(cells)
+    cells = cells if written is None else written
+    if is_list(cells.type):
+        if separator is not None:
+            raise ConfigError(f"Column {column!r} holds lists: leave label_separator out.")
+        lists = cells.to_pylist()
+        rows = [row for row, cell in enumerate(lists) for _ in cell or ()]
+        names = _names(pc.list_flatten(cells), column, rows)
+        if None in names:
+            raise DataError(
+                f"A label list of column {column!r} holds a null (row {rows[names.index(None)]}). "
+                "Take it out, or make the whole list null where labels are unknown."
+            )
+    elif separator is None:
+        names = _names(cells, column, range(len(cells)))
+        return [None if name is None else [name] for name in names], False
+    elif not separator:
+        raise ConfigError("label_separator is empty; give a string such as '|', or leave it out.")
+    else:  # an empty cell is a row to which no class applies
+        split = [(cell or "").split(separator) for cell in cells.cast(pa.string()).to_pylist()]
+        lists = [[part.strip() for part in parts if part.strip()] for parts in split]
+        rows = [row for row, parts in enumerate(lists) for _ in parts]
+        flat = pa.array([part for parts in lists for part in parts], pa.string())
+        names = _names(flat, column, rows)
+    rest = iter(names)
+    return [None if row is None else [next(rest) or "" for _ in row] for row in lists], True
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -52,64 +134,22 @@ def written_lists(cells: Any) -> pa.Array | None:
 
 def _list(cell: str) -> list[str] | None:
     try:
-        found = None if _WITHOUT_COMMA.search(cell) else ast.literal_eval(cell)
+        value = None if _WITHOUT_COMMA.search(cell) else ast.literal_eval(cell)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
-    if not isinstance(found, list) or not all(isinstance(x, str | int | float) for x in found):
+    if not isinstance(value, list) or not all(isinstance(x, str | int | float) for x in value):
         return None
-    return [str(name) for name in found]
+    return [str(name) for name in value]
 
 
-def label_column(
-    table: pa.Table, name: str, separator: str | None, ignored: npt.NDArray[np.bool_]
-) -> tuple[Labels, bool]:
-    """Labels, and whether a row may have several; with a separator an empty cell is None.
-
-    Args:
-        table: with the column.
-        name: of the column.
-        separator: of several labels in a cell.
-        ignored: mask of rows whose labels are not read: those of rows to predict may be "?".
-    """
-    cells = column(table, name, "label_column")
-    if ignored.any():
-        cells = cells.take(pa.array(np.arange(len(cells)), mask=ignored))
-    written = written_lists(cells)
-    cells = cells if written is None else written
-    if is_list(cells.type):
-        if separator is not None:
-            raise ConfigError(f"Column {name!r} holds lists: leave label_separator out.")
-        lists = cells.to_pylist()
-        rows = [row for row, each in enumerate(lists) for _ in each or ()]
-        names = _class_names(pc.list_flatten(cells), name, rows)
-        if None in names:
-            raise DataError(
-                f"A label list of column {name!r} holds a null (row {rows[names.index(None)]}). "
-                "Take it out, or make the whole list null where labels are unknown."
-            )
-        rest = iter(names)
-        return [None if each is None else [next(rest) or "" for _ in each] for each in lists], True
-    if separator is None:
-        names = _class_names(cells, name, range(len(cells)))
-        return [None if each is None else [each] for each in names], False
-    if not separator:
-        raise ConfigError("label_separator is empty; give a string such as '|', or leave it out.")
-    split = [(cell or "").split(separator) for cell in strings(cells, name).to_pylist()]
-    parts = [[part.strip() for part in row if part.strip()] for row in split]
-    rows = [row for row, each in enumerate(parts) for _ in each]
-    flat = pa.array([part for row in parts for part in row], pa.string())
-    rest = iter(_class_names(flat, name, rows))
-    return [[next(rest) or "" for _ in each] or None for each in parts], True
-
-
-def _class_names(values: Any, name: str, rows: Sequence[int]) -> list[str | None]:
+def _names(values: Any, column: str, rows: Sequence[int]) -> list[str | None]:
     """Class names as strings without blanks around them; ``rows`` holds the row of each value."""
 
     def refuse(mask: Any, why: str) -> None:
         at = true_rows(mask)
         if at.size:
             raise DataError(
-                f"The label {values[int(at[0])].as_py()!r} in column {name!r} {why} "
+                f"The label {values[int(at[0])].as_py()!r} in column {column!r} {why} "
                 f"({at.size:,} such, the first in row {rows[int(at[0])]})."
             )
 
@@ -117,7 +157,7 @@ def _class_names(values: Any, name: str, rows: Sequence[int]) -> list[str | None
         whole = pc.and_(pc.is_finite(values), pc.equal(values, pc.round(values)))
         refuse(pc.invert(whole), "is no whole number: bin fractions, and leave unknown cells empty")
         values = values.cast(pa.int64())
-    values = pc.utf8_trim_whitespace(strings(values, name))
+    values = pc.utf8_trim_whitespace(values.cast(pa.string()))
     # pandas also writes 1.0 for 1; where both occur, they are one class
     pointed = pc.match_substring(values, ".")
     if pc.all(pc.match_substring_regex(values, _WHOLE)).as_py() and not pc.all(pointed).as_py():
@@ -130,19 +170,17 @@ def _class_names(values: Any, name: str, rows: Sequence[int]) -> list[str | None
     return names
 
 
-def class_order(names: Iterable[str]) -> list[str]:
+def _in_order(names: Iterable[str]) -> list[str]:
     """Classes in alphabetical order, or by number where all are numbers."""
-    unique = set(names)
-    if all(_NUMBER.fullmatch(name) for name in unique):
-        return sorted(unique, key=lambda name: (float(name), name))
-    return sorted(unique)
+    classes = sorted(set(names))
+    return sorted(classes, key=float) if all(map(_NUMBER.fullmatch, classes)) else classes
 
 
-def encode_labels(labels: Labels, classes: Sequence[str]) -> list[list[int] | None]:
+def _encode(names: ClassNames, classes: Sequence[str]) -> list[list[int] | None]:
     """Class names as indices into ``classes``; one that a cell names twice applies once."""
     index = {name: code for code, name in enumerate(classes)}
     unknown = [
-        (row, name) for row, names in enumerate(labels) for name in names or () if name not in index
+        (row, name) for row, named in enumerate(names) for name in named or () if name not in index
     ]
     if unknown:
         row, name = unknown[0]
@@ -151,6 +189,5 @@ def encode_labels(labels: Labels, classes: Sequence[str]) -> list[list[int] | No
             f"{len(classes)} classes, such as {classes[0]!r}. Correct it, or add it to classes."
         )
     return [
-        None if names is None else list(dict.fromkeys(index[name] for name in names))
-        for names in labels
+        None if row is None else list(dict.fromkeys(index[name] for name in row)) for row in names
     ]

@@ -11,12 +11,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.data.rows import Rows, named_rows, sample_table, table_schema
+from epic_pl.data.rows import Rows, describe_rows, sample_table, table_schema
 from epic_pl.data.splits import grouped_split
-from epic_pl.data.tables.columns import Columns, RowOptions, read_columns, split_column
+from epic_pl.data.tables.columns import (
+    Columns,
+    RowOptions,
+    label_column,
+    read_columns,
+    split_column,
+)
 from epic_pl.data.tables.embedded import unpack_images
 from epic_pl.data.tables.hf import HF_SPLIT_COLUMN
-from epic_pl.data.tables.labels import Labels, class_order, encode_labels, label_column
+from epic_pl.data.tables.labels import read_labels
 from epic_pl.data.tables.reader import read_table
 from epic_pl.errors import DataError
 
@@ -64,28 +70,10 @@ def read_rows(
 def build_rows(source: pa.Table, options: RowOptions) -> tuple[pa.Table, Sequence[str]]:
     """Rows to train, validate, test and predict on."""
     columns = read_columns(source, options)
-    given: Any = split_column(source, options.split_column)
-    labels, multilabel = label_column(
-        source, options.label_column, options.label_separator, given == "predict"
-    )
-    named = np.array([bool(names) for names in labels])
-    if not (given == "predict").any() and not named[given == "test"].any():
-        given = np.where(given == "test", "predict", given)  # a test split to hand in somewhere
-    # with a separator no class applies to an empty cell
-    empty: list[str] | None = None if options.label_separator is None else []
-    labels = [
-        None if split == "predict" else empty if names is None else names
-        for names, split in zip(labels, given, strict=True)
-    ]
-    _check_labelled(labels, named, given, options.label_column)
-    classes = options.classes or class_order(name for names in labels for name in names or ())
-    if len(classes) < 2 and not multilabel:
-        raise DataError(
-            f"Column {options.label_column!r} holds one class only ({', '.join(classes)}): there "
-            "is nothing to classify. Name another column as label_column."
-        )
-    codes = encode_labels(labels, classes)
-    split = _assign(codes, _groups(columns), given, options)
+    given = split_column(source, options.split_column)
+    cells = label_column(source, options.label_column)
+    codes, classes, multilabel = read_labels(cells, given, options)
+    split = _assign(codes, _image_numbers(columns), given, options)
     _check_unseen(codes, split, classes)
     values = codes if multilabel else [code and code[0] for code in codes]
     label = pa.array(values, table_schema(multilabel).field("label").type)
@@ -101,45 +89,21 @@ def unlabelled_rows(
     return _ordered(read_columns(source, options), label, split), ()
 
 
-def no_rows(options: RowOptions) -> pa.Table:
-    """For a table that is absent; several labels a row if there is a separator for them."""
-    schema = table_schema(options.label_separator is not None)
-    return schema.append(pa.field("split", pa.string())).empty_table()
-
-
-def _check_labelled(labels: Labels, named: Any, given: Any, name: str) -> None:
-    """Refuse rows without a label, and splits of which no row names a class."""
-    unknown = np.array([names is None for names in labels]) & (given != "predict")
-    if unknown.any():
-        raise DataError(
-            f"There is no label in {named_rows(unknown)} (column {name!r}). Fill it in, drop the "
-            "row, or put it into a split named predict."
-        )
-    for split in ("train", "val", "test"):
-        here = given == split
-        if here.any() and not named[here].any():
-            raise DataError(
-                f"None of the {here.sum():,} rows of the {split} split names a class (column "
-                f"{name!r}): there is nothing to learn or to measure. Fill the labels in, or put "
-                "these rows into a split named predict."
-            )
-
-
 def _assign(
     codes: Sequence[Any], groups: npt.NDArray[np.int64], given: Any, options: RowOptions
 ) -> Any:
     """Split of each row: those that the table does not name are cut off its training rows."""
+    split = np.where([row is None for row in codes], "predict", given)
     wanted = (("val", options.val_size), ("test", options.test_size))
-    sizes = {split: size for split, size in wanted if size and not (given == split).any()}
-    train = np.flatnonzero(given == "train")
+    sizes = {part: size for part, size in wanted if size and not (split == part).any()}
+    train = np.flatnonzero(split == "train")
     if not train.size:
         raise DataError("The table has no training rows: no split is named train.")
     if not sizes:
-        return given
+        return split
     labels = [codes[int(row)] for row in train]
-    part = grouped_split(labels, groups[train], sizes, options.split_seed)
-    split = given.astype("<U7")
-    split[train] = np.array(["train", *sizes])[part]
+    parts = grouped_split(labels, groups[train], sizes, options.split_seed)
+    split[train] = np.array(["train", *sizes])[parts]
     if "val" in sizes and not (split == "val").any():
         raise DataError(
             f"No row can be cut off for validation (val_size {options.val_size}): of "
@@ -149,7 +113,7 @@ def _assign(
     return split
 
 
-def _groups(columns: Columns) -> npt.NDArray[np.int64]:
+def _image_numbers(columns: Columns) -> npt.NDArray[np.int64]:
     """A number for each image, however its path is written, and for each text without one."""
     images, texts = columns.images, columns.texts
     if pc.any(pc.match_substring_regex(images, r"//|(^|/)\.\.?/")).as_py():
@@ -170,7 +134,7 @@ def _check_unseen(codes: Sequence[Any], split: Any, classes: Sequence[str]) -> N
         rows = np.isin(np.arange(len(codes)), [row for row, _ in unseen])
         raise DataError(
             f"Labels unknown in training: {', '.join(map(repr, names))} occur in validation or "
-            f"test only ({named_rows(rows)}). Move a row of each to train, or correct the label."
+            f"test only ({describe_rows(rows)}). Move a row of each to train, or correct the label."
         )
 
 
