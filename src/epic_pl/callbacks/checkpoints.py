@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from epic_pl.data.loading.loader import JOB_SIGNALS
+from epic_pl.data.loading import JOB_SIGNALS
 from epic_pl.validate import check_positive, check_writable
 
 LAST = "last.ckpt"

@@ -17,8 +17,13 @@ from epic_pl.data.clean_text import clean_text
 from epic_pl.data.collate import Collator, whole_batch
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.image_files import BadSamplePolicy, usable_rows
-from epic_pl.data.loading.loader import ResumableDataLoader, init_worker, processed_batches
-from epic_pl.data.loading.sampler import EvalSampler, TrainSampler
+from epic_pl.data.loading import (
+    EvalSampler,
+    ResumableDataLoader,
+    TrainSampler,
+    init_worker,
+    processed_batches,
+)
 from epic_pl.data.preprocessing import (
     ImagePreprocessing,
     Resize,

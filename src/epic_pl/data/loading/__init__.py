@@ -1,1 +1,0 @@
-"""Samplers and the resumable loader."""
