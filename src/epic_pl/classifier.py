@@ -23,7 +23,7 @@ from epic_pl.data.clean_text import clean_text
 from epic_pl.data.collate import Collator
 from epic_pl.data.datamodule import check_choice
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.image_files import BadSamplePolicy, usable_rows
+from epic_pl.data.images import BadSamplePolicy, usable_rows
 from epic_pl.data.preprocessing import ImagePreprocessing
 from epic_pl.data.tables.columns import RowOptions
 from epic_pl.data.tables.rows import read_rows, table_folder, unlabelled_rows

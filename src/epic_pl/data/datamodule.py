@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from epic_pl.data.clean_text import clean_text
 from epic_pl.data.collate import Collator, whole_batch
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.image_files import BadSamplePolicy, usable_rows
+from epic_pl.data.images import BadSamplePolicy, usable_rows
 from epic_pl.data.loading import (
     EvalSampler,
     ResumableDataLoader,

@@ -14,8 +14,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from epic_pl.data.image_files import image_file
-from epic_pl.data.images import read_image
+from epic_pl.data.images import image_file, read_image
 from epic_pl.errors import DataError
 from epic_pl.types import Reference, Sample
 

@@ -1,15 +1,25 @@
-"""Images as people have them, read as 8-bit RGB or refused with a reason."""
+"""Images as people have them: read as 8-bit RGB, and what becomes of rows whose image is bad."""
 
 import contextlib
 import io
+import os
 import struct
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from epic_pl.data.row_cache import ImageRecord
+from epic_pl.data.rows import Rows
 from epic_pl.errors import DataError
 from epic_pl.untrusted import require_regular
+
+BadSamplePolicy = Literal["error", "skip", "absent"]
 
 # a fixed list keeps the rarely used, rarely audited decoders out of reach of a data folder;
 # MPO, the JPEG with several views that phones write, is opened by Pillow as JPEG
@@ -19,7 +29,12 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 MAX_PIXELS = 64_000_000
 
 # what Pillow's parsers let through on broken bytes
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError)
+_BROKEN = (
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError),
+    struct.error,
+)
+_THREADS = 8
+_SHOWN = 5  # rows named in a message
 
 
 def read_image(source: Path | bytes, min_size: int | None = None) -> Image.Image:
@@ -58,22 +73,22 @@ def read_image(source: Path | bytes, min_size: int | None = None) -> Image.Image
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(_too_large(name, str(error))) from error
-    except (*_BROKEN, struct.error) as error:
+    except _BROKEN as error:
         raise DataError(
-            f"Image {name} cannot be read: {_found(source, error)}. Fetch or export the file "
+            f"Image {name} cannot be read: {_reason(source, error)}. Fetch or export the file "
             "again, or leave the image out of the table."
         ) from error
 
 
-def _too_large(name: str, found: str) -> str:
+def _too_large(name: str, size: str) -> str:
     return (
-        f"Image {name} is too large: {found}; the limit is {MAX_PIXELS:,} pixels. "
+        f"Image {name} is too large: {size}; the limit is {MAX_PIXELS:,} pixels. "
         "Shrink it, or leave it out of the table."
     )
 
 
-def _found(source: Path | bytes, error: Exception) -> str:
-    """What is in the file, in words."""
+def _reason(source: Path | bytes, error: Exception) -> str:
+    """Why a file cannot be read."""
     if not isinstance(error, UnidentifiedImageError):
         return str(error) or type(error).__name__
     head = (source if isinstance(source, bytes) else source.read_bytes())[:24]
@@ -89,12 +104,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         ValueError: its pixels are floats.
     """
     # pixels are sound at this point: a broken EXIF block is no reason to lose the image
-    with contextlib.suppress(*_BROKEN, struct.error):
+    with contextlib.suppress(*_BROKEN):
         ImageOps.exif_transpose(image, in_place=True)
-    return _to_rgb(image)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255 and so turns nearly every pixel white
         deep = np.clip(np.asarray(image).astype(np.int64), 0, 65_535)
@@ -107,3 +118,95 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.alpha_composite(white, rgba).convert("RGB")
     # converting an image that is RGB already would copy it
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def usable_rows(
+    rows: Rows, policy: BadSamplePolicy, read: Callable[[str], Any]
+) -> tuple[pa.Table, str]:
+    """Refuse, drop or strip the rows whose image is bad.
+
+    Args:
+        rows: to look through.
+        policy: ``error`` refuses missing images, and leaves it to training to find corrupt ones;
+            ``skip`` leaves rows of either kind out; ``absent`` keeps their text alone (rows without
+            one are left out).
+        read: decodes an image by its path, or raises a DataError.
+
+    Returns:
+        The usable rows, and a note that counts the others (empty where there are none).
+
+    Raises:
+        DataError: an image is missing under ``error``, or lies outside of the image root.
+    """
+    table, root = rows.table, rows.image_root.resolve()
+    paths = pc.unique(table["image"]).drop_null().to_pylist()
+    refuse_outside(paths, root, rows.source)
+    bad = missing_images(paths, root)
+    if policy != "error":
+        there = [path for path in paths if path not in bad]
+        bad |= ImageRecord(root).unreadable(there, read)
+    hit = pc.is_in(table["image"], value_set=pa.array(list(bad), pa.string()))
+    count = pc.sum(hit).as_py() or 0
+    if not count:
+        return table, ""
+    if policy == "error":
+        first = table.filter(hit).slice(0, _SHOWN).to_pylist()
+        names = ", ".join(f"{row['sample_id']} ({row['image']})" for row in first)
+        raise DataError(
+            f"{rows.source}: {len(bad):,} images under {root} cannot be used; {count:,} rows "
+            f"name them: {names}{', ...' if count > _SHOWN else ''}. The first: "
+            f"{bad[first[0]['image']]}. Correct the paths or image_root, or set on_bad_sample to "
+            "skip or absent."
+        )
+    if policy == "skip":
+        return table.filter(pc.invert(hit)), f"{count:,} rows skipped for their image"
+    images = pc.if_else(hit, None, table["image"])
+    table = table.set_column(table.column_names.index("image"), "image", images)
+    empty = pc.and_(pc.is_null(table["image"]), pc.is_null(table["text"]))
+    note = f"{count:,} rows without their image, which is bad"
+    if dropped := pc.sum(empty).as_py():
+        note += f"; {dropped:,} of them skipped, having no text either"
+    return table.filter(pc.invert(empty)), note
+
+
+def refuse_outside(paths: Collection[str], root: Path, source: Path) -> None:
+    """Refuse paths that leave the image root; links are not followed."""
+    outside = [
+        path
+        for path in paths
+        if (os.path.isabs(path) or ".." in path)
+        and not Path(os.path.normpath(root / path)).is_relative_to(root)
+    ]
+    if outside:
+        raise DataError(
+            f"{source}: {len(outside):,} image paths lead out of the image root {root}, for "
+            f"example {outside[0]!r}. Move these images into it and correct the paths; for a "
+            "table of your own set image_root to a folder that holds them all."
+        )
+
+
+def image_file(root: Path, path: str) -> Path:
+    """The file that an image's path leads to, links followed."""
+    try:
+        return (root / path).resolve()
+    # a NUL character; a circle, by the version of Python
+    except (ValueError, RuntimeError, OSError) as error:
+        raise DataError(
+            f"Image {path!r} below {root} leads to no file: {error}. Correct the path or the "
+            "link, or leave the image out of the table."
+        ) from error
+
+
+def missing_images(paths: Collection[str], root: Path) -> dict[str, str]:
+    """Paths that are no file, each with a problem."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        is_file = pool.map(lambda path: os.path.isfile(root / path), paths, chunksize=256)
+        missing = [path for path, exists in zip(paths, is_file, strict=True) if not exists]
+    return {path: f"there is no such file{missing_hint(path)}" for path in missing}
+
+
+def missing_hint(path: str) -> str:
+    """The way out for a path that is no file, where it shows; follows the problem in a message."""
+    if path.startswith(("http://", "https://")):
+        return "; it is an address: fetch the image and name the file"
+    return "; write the path with / instead of \\" if "\\" in path else ""

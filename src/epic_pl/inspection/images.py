@@ -13,8 +13,7 @@ import pyarrow as pa
 from PIL import Image
 from rich.progress import Progress
 
-from epic_pl.data.image_files import image_file, missing_hint
-from epic_pl.data.images import FORMATS, read_image
+from epic_pl.data.images import FORMATS, image_file, missing_hint, read_image
 from epic_pl.errors import DataError
 from epic_pl.untrusted import require_regular
 
