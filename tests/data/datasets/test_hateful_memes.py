@@ -40,24 +40,14 @@ def test_unlabelled_rows_can_be_predicted_but_not_tested(tmp_path):
         _data(tmp_path, test="test").setup("test")
 
 
-def test_predict_has_rows_of_its_own_only_if_its_file_is_no_other_splits(tmp_path):
-    fabricate.hateful_memes(tmp_path, names={"train": 4, "dev": 2, "test_seen": 3, "test": 3})
-    assert _data(tmp_path).own_splits == ["train", "val", "test"]
-    # the first phase's dev.jsonl is what dev_seen stands for
-    assert _data(tmp_path, predict="dev").own_splits == ["train", "val", "test"]
-    assert _data(tmp_path, predict="test").own_splits == ["train", "val", "test", "predict"]
-
-
-def test_the_first_phase_has_one_dev_file(tmp_path):
-    fabricate.hateful_memes(tmp_path, names={"train": 4, "dev": 2, "test": 3})
-    data = _data(tmp_path)
-    assert [_size(data, split) for split in ("val", "predict")] == [2, 3]
-    with pytest.warns(UserWarning, match=r"no test_seen\.jsonl.*the test split is dev\.jsonl"):
-        assert _size(data, "test") == 2
-    with pytest.warns(UserWarning, match="validation data"):
-        assert data.own_splits == ["train", "val", "predict"]
-    with pytest.raises(DataError, match=r"has no test_unseen\.jsonl"):
-        _data(tmp_path, test="test_unseen").setup("test")
+def test_splits_that_read_one_file_are_one(tmp_path):
+    fabricate.hateful_memes(tmp_path, names={"train": 4, "dev": 2, "test": 3})  # as on Kaggle
+    data = _data(tmp_path, val="dev", test="dev", predict="test")
+    assert data.own_splits == ["train", "val", "predict"]
+    assert [_size(data, split) for split in ("val", "test", "predict")] == [2, 2, 3]
+    assert _data(tmp_path, predict="dev_seen").own_splits == ["train", "val", "test"]
+    with pytest.raises(DataError, match=r"has no dev_seen\.jsonl.*init_args\.val=dev"):
+        _ = _data(tmp_path).class_names
 
 
 def test_a_label_that_is_neither_0_nor_1_is_named(tmp_path):

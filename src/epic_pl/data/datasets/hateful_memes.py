@@ -4,38 +4,33 @@ D. Kiela et al., *The Hateful Memes Challenge: Detecting Hate Speech in Multimod
 2020, arXiv 2005.04790.
 """
 
-import contextlib
 from pathlib import Path
 from typing import Any
-
-from lightning.pytorch.utilities import rank_zero_warn
 
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.readers import find_path, label_codes, read_jsonl, require
 from epic_pl.data.rows import Rows, sample_table
-from epic_pl.errors import DataError
 
 _HOW_TO_GET = (
     "accept the licence of the Hateful Memes Challenge (hatefulmemeschallenge.com) and unpack the "
     "archive so that the folder holds img/*.png and train.jsonl, dev_seen.jsonl, test_seen.jsonl "
-    "and so on."
+    "and so on. Kaggle's archive has dev.jsonl and a test.jsonl without labels: name them with "
+    "--data.init_args.val=dev --data.init_args.test=dev --data.init_args.predict=test, and report "
+    "no figure of dev as a test result."
 )
-# Kaggle's archive has other files; its test.jsonl has no labels
-_ON_KAGGLE = {("val", "dev_seen"): "dev", ("predict", "test_seen"): "test"}
 
 
 class HatefulMemesDataModule(ImageTextDataModule):
     """Hateful Memes: 8,500 train, 500 dev_seen, 540 dev_unseen, 1,000 test_seen, 2,000 test_unseen.
 
     ``img/*.png`` and JSON lines of ``id``, ``img``, ``text`` and ``label``. A file without labels,
-    such as the challenge's ``test.jsonl``, can be predicted on: ``predict: test``.
+    such as the challenge's ``test.jsonl``, can be predicted on (``predict: test``).
 
     Args:
         data_dir: folder of the dataset.
         val: name of the validation file, without ``.jsonl``.
-        test: of the test file. Kaggle's archive has only ``train``, ``dev`` and an unlabelled
-            ``test``: without ``test_seen.jsonl`` the validation file is tested on, with a warning.
-        predict: of the file that is predicted on; None is the test file.
+        test: name of the test file.
+        predict: name of the file that is predicted on; None is the test file.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
     """
 
@@ -65,27 +60,13 @@ class HatefulMemesDataModule(ImageTextDataModule):
     @property
     def own_splits(self) -> list[Split]:
         """Without those that read the file of another split."""
-        files: dict[Path, Split] = {}
+        splits: dict[str, Split] = {}
         for split in super().own_splits:
-            with contextlib.suppress(DataError):
-                files.setdefault(self._file(split), split)
-        return list(files.values())
+            splits.setdefault(self._names[split], split)
+        return list(splits.values())
 
     def _file(self, split: Split) -> Path:
-        name = self._names[split]
-        names = dict.fromkeys((name, _ON_KAGGLE.get((split, name), name)))
-        try:
-            return find_path(self.data_dir, [f"{name}.jsonl" for name in names], _HOW_TO_GET)
-        except DataError:
-            if (split, name) != ("test", "test_seen"):
-                raise
-        path = self._file("val")
-        rank_zero_warn(
-            f"{self.data_dir} has no test_seen.jsonl, whose labels Kaggle's archive lacks: the "
-            f"test split is {path.name}, the validation data. Do not report its figures as test "
-            "results."
-        )
-        return path
+        return find_path(self.data_dir, [f"{self._names[split]}.jsonl"], _HOW_TO_GET)
 
     def read_split(self, split: Split) -> Rows:
         """The rows of a split."""
