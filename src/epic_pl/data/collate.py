@@ -1,4 +1,4 @@
-"""Samples to a batch."""
+"""Collation of samples to batches."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,23 +10,24 @@ from torch.utils.data import default_collate
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.types import Batch, Reference, Sample, Task
 
-CHARACTERS_PER_TOKEN = 1000  # that a tokenizer gets: it takes 250 bytes a character, then cuts
+# a tokenizer needs 250 bytes per character of a whole text, of which it then keeps the beginning
+CHARACTERS_PER_TOKEN = 1000
 
 
 class Collator:
     """Puts samples into a :class:`~epic_pl.types.Batch`; picklable, so that workers can hold it.
 
-    An absent image becomes zeros and an absent text the tokens of an empty string, each with
-    False in its presence mask; an empty string itself is a text that is present. The masks are left
-    out where all are present, ``labels`` as soon as one label of the batch is unknown.
+    An absent image becomes zeros and an absent text the tokens of an empty string, with False in
+    the presence mask; an empty string is a text that is present. A batch has no masks if all images
+    and texts are present, and no ``labels`` if one of them is unknown.
 
     Args:
-        tokenizer: of the text encoder, as from
+        tokenizer: tokenizer of the text encoder, as from
             :func:`~epic_pl.data.preprocessing.load_tokenizer`.
-        num_classes: C.
-        task: one class a sample, or any number of them.
-        image_size: side of the images, for batches that hold none.
-        max_text_tokens: longer texts are cut, also to what the tokenizer itself allows.
+        num_classes: number of classes C.
+        task: ``multiclass`` or ``multilabel``.
+        image_size: side of the images in pixels.
+        max_text_tokens: longer texts are cut, as are those longer than the tokenizer allows.
     """
 
     def __init__(
@@ -41,7 +42,6 @@ class Collator:
             raise ConfigError(f"The task must be multiclass or multilabel, got {task!r}.")
         self.tokenizer = tokenizer
         self.num_classes = num_classes
-        self._indices = range(num_classes)
         self.task = task
         self.image_size = image_size
         self.max_text_tokens = min(max_text_tokens, tokenizer.model_max_length)
@@ -81,7 +81,7 @@ class Collator:
         return tokens
 
     def shortened(self, texts: Sequence[str]) -> list[str]:
-        """Texts as far as they can matter: :data:`CHARACTERS_PER_TOKEN` for each token."""
+        """Texts cut to :data:`CHARACTERS_PER_TOKEN` for each token that is kept."""
         return [text[: CHARACTERS_PER_TOKEN * self.max_text_tokens] for text in texts]
 
     def _pixels(self, samples: Sequence[Sample]) -> Tensor:
@@ -95,7 +95,7 @@ class Collator:
                     f"{tuple(image.shape)} after its transform, not {tuple(blank.shape)}. Let the "
                     "transform end with a crop of image_size."
                 )
-        # in a worker this stacks straight into shared memory, which spares a copy of the batch
+        # in a worker this stacks right into shared memory, which saves a copy of the batch
         pixels: Tensor = default_collate(images)
         return pixels
 
@@ -110,11 +110,10 @@ class Collator:
 
     def _classes(self, sample: Sample | Reference) -> list[int]:
         label = sample["label"]
-        classes = label if isinstance(label, list) else [-1 if label is None else label]
         is_list = isinstance(label, list)
-        if is_list != (self.task == "multilabel") or any(
-            index not in self._indices for index in classes
-        ):
+        classes: list[Any] = label if isinstance(label, list) else [label]
+        known = all(index in range(self.num_classes) for index in classes)
+        if is_list != (self.task == "multilabel") or not known:
             raise DataError(
                 f"Sample {sample['sample_id']!r} has label {label!r}; a {self.task} task takes "
                 f"{'a list of class indices' if self.task == 'multilabel' else 'a class index'} "
@@ -124,5 +123,5 @@ class Collator:
 
 
 def whole_batch(batch: Batch) -> Batch:
-    """Collation for datasets that give whole batches."""
+    """Collation of a dataset that gives whole batches."""
     return batch

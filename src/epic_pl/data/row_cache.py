@@ -1,8 +1,8 @@
-"""Rows and facts of images in the cache folder: later starts and all ranks open them as they are.
+"""Rows and results of image checks in the cache folder, for later starts and other ranks.
 
 MM-IMDB has a file for each of 26,000 films, and SNLI-VE half a million rows: reading them takes
-much longer than a look whether they are unchanged. Rows are kept as an uncompressed
-Arrow IPC file, whose memory map all ranks and workers of a machine share.
+much longer than checking that they are unchanged. Rows are stored as an uncompressed Arrow IPC
+file, so that all ranks and workers of a machine share one memory map.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from epic_pl.data.rows import Rows
 from epic_pl.errors import DataError
 
 _VERSION = 2
-"""Raised whenever files come to be read as other rows."""
+"""Incremented when the same files are read as other rows."""
 _KEY = b"epic_pl"
 _THREADS = 16  # disks answer several requests at once
 
@@ -31,20 +31,20 @@ _THREADS = 16  # disks answer several requests at once
 def cached_rows(
     name: str, sources: Sequence[Path], options: Mapping[str, Any], read: Callable[[], Rows]
 ) -> Rows:
-    """Rows from the cache while their files are unchanged, else read and kept.
+    """Rows from the cache if their files are unchanged; else they are read and stored.
 
-    Of the processes of a machine that start at once, one reads and the others wait for it.
+    If several processes of a machine start at once, one reads and the others wait for it.
 
     Args:
-        name: readable beginning of the cache file's name.
-        sources: files that the rows are read from, and folders; in these, .json and .txt files
-            count by size and time of change, others (images) by name.
-        options: all else that decides on the rows, as plain types.
+        name: beginning of the cache file's name.
+        sources: files that the rows are read from, and folders of them. A folder is unchanged if
+            its file names are, and size and time of change of its .json and .txt files.
+        options: everything else that the rows depend on, as plain types.
         read: reads the rows.
     """
     try:
         path = _cache_path(name, sources, options)
-    except OSError:  # a file is gone: reading has the better message
+    except OSError:  # a file is gone: the reader has the better message
         return read()
     with _locked(path):
         if kept := _read_arrow(path):
@@ -71,27 +71,27 @@ class ImageRecord:
         self.path = _cache_path("images", (), {"images_of": str(root)})
 
     def key(self, path: str) -> str:
-        """Path, size and time of change of an image: one that was replaced is another one."""
+        """Path, size and time of change of an image, so that a replaced one is a new one."""
         with contextlib.suppress(OSError, ValueError):  # missing
             stat = os.stat(self.root / path)
             return f"{path} {stat.st_size} {stat.st_mtime_ns}"
         return path
 
     def read(self) -> dict[str, str | None]:
-        """Keys to problems, None where an image is sound; empty where nothing is recorded."""
+        """The problem of each key, None if the image is sound; empty if nothing is recorded."""
         table, _ = _read_arrow(self.path) or (pa.table({}), {})
         return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
     def add(self, problems: Mapping[str, str | None]) -> None:
-        """Record images that were decoded, by their keys of before."""
+        """Record images that were decoded, by the keys from before that."""
         facts = {**self.read(), **problems}
-        columns = [pa.array(list(each), pa.string()) for each in (facts, facts.values())]
+        columns = [pa.array(list(column), pa.string()) for column in (facts, facts.values())]
         _write_arrow(self.path, pa.table(columns, ["image", "problem"]), {})
 
     def unreadable(self, paths: Collection[str], read: Callable[[str], Any]) -> dict[str, str]:
-        """Paths that cannot be decoded, each with the problem: ``read`` raises a DataError.
+        """Paths that cannot be decoded, with the problem: ``read`` raises a DataError.
 
-        Decoded are those that never were, or were replaced since, and those that failed.
+        Images that are recorded as sound are not decoded again.
         """
         with _locked(self.path):
             with ThreadPoolExecutor(_THREADS) as pool:
@@ -105,7 +105,7 @@ class ImageRecord:
 
 
 def _unreadable(paths: Collection[str], read: Callable[[str], Any]) -> dict[str, str]:
-    """Paths whose image cannot be decoded, each with the problem."""
+    """Paths whose image cannot be decoded, with the problem."""
 
     def problem(path: str) -> str | None:
         try:
@@ -120,7 +120,7 @@ def _unreadable(paths: Collection[str], read: Callable[[str], Any]) -> dict[str,
 
 
 def _cache_path(name: str, sources: Sequence[Path], options: Mapping[str, Any]) -> Path:
-    """Named by the state of the sources, so that a stale one is never found."""
+    """A name that depends on the state of the sources, so that a stale file is never read."""
     with ThreadPoolExecutor(_THREADS) as pool:
         states = list(pool.map(_state, sources))
     key = json.dumps([_VERSION, states, dict(options)], sort_keys=True)
@@ -129,7 +129,7 @@ def _cache_path(name: str, sources: Sequence[Path], options: Mapping[str, Any]) 
 
 
 def _state(path: Path) -> list[Any]:
-    """Path, size and time of change of a file; of a folder the names of its images and others."""
+    """Path, size and time of change of a file, or of a folder's text files; names of the others."""
     if not path.is_dir():
         stat = path.stat()
         return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
@@ -141,7 +141,7 @@ def _state(path: Path) -> list[Any]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Only one process at a time; all at once where the cache cannot be written."""
+    """One process at a time, or no lock if the cache cannot be written."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,12 +150,12 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _write_arrow(path: Path, table: pa.Table, facts: Mapping[str, Any]) -> None:
-    """Write rows and facts; the file appears whole, by a rename, or not at all."""
+    """Write a table and facts to a file that appears whole, by a rename."""
     table = table.replace_schema_metadata({_KEY: json.dumps(dict(facts))}).combine_chunks()
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # one batch: a split is then a slice, and a row is found without a search
+        # one batch: then a split is a slice, and reading a row needs no search
         with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table, max_chunksize=max(table.num_rows, 1))
         os.replace(partial, path)
@@ -164,7 +164,7 @@ def _write_arrow(path: Path, table: pa.Table, facts: Mapping[str, Any]) -> None:
 
 
 def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, Any]] | None:
-    """Rows (memory-mapped) and facts, or None where there is no sound file."""
+    """A memory-mapped table and its facts; None if there is no sound file."""
     with contextlib.suppress(OSError, pa.ArrowException, KeyError, ValueError, TypeError):
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         return table, json.loads(table.schema.metadata[_KEY])

@@ -1,7 +1,7 @@
 """Rows of a dataset as an Arrow table, checked once.
 
-Arrow keeps rows in flat buffers with no Python object a row, so forked loader workers share the
-memory of the table instead of multiplying it. Rows count from 0 in all messages.
+Arrow stores rows in flat buffers without a Python object per row, so forked loader workers share
+the table's memory. Messages count rows from 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,9 +26,9 @@ class Rows:
     Attributes:
         table: as :func:`sample_table` makes it.
         image_root: folder of the images.
-        source: file or folder that the rows were read from, for messages.
-        classes: names of the classes.
-        notes: counts to report, such as ``{"without a text": 3}``.
+        source: file or folder that the rows were read from; named in messages.
+        classes: class names.
+        notes: counts to log, such as ``{"without a text": 3}``.
     """
 
     table: pa.Table
@@ -63,14 +63,7 @@ def sample_table(
     labels: Sequence[Any],
     multilabel: bool = False,
 ) -> pa.Table:
-    """Build and check a table of samples.
-
-    Args:
-        sample_ids: one name a row, unique.
-        images: path of each image relative to the image root, or None.
-        texts: text of each row, or None.
-        labels: class index (or list of them) of each row, or None where unknown.
-        multilabel: whether a label is a list.
+    """Build and check a table with the columns of :func:`table_schema`.
 
     Raises:
         DataError: columns of different lengths or wrong types, duplicate ids, negative labels,
@@ -95,7 +88,7 @@ def sample_table(
 
 
 def describe_rows(mask: Any, values: Any = None) -> str:
-    """``row 3``, or ``rows 3 ('cat'), 8 ('dog') and 4 more``: where a mask is true."""
+    """Where a mask is true, such as ``row 3`` or ``rows 3 ('cat'), 8 ('dog') and 4 more``."""
     rows = true_rows(mask)
     named = [
         f"{row}" if values is None else f"{row} ({values[int(row)].as_py()!r})"
@@ -118,10 +111,10 @@ def _column(field: pa.Field, values: Any) -> pa.Array:
         if field.name != "label" and not isinstance(values, pa.Array):
             return pa.array(values, type=field.type)
         # given the type, Arrow would cut 1.5 to 1; a checked cast does not
-        found = values if isinstance(values, pa.Array) else pa.array(values)
-        if field.name == "label" and "string" in str(found.type):
-            raise pa.ArrowInvalid(f"labels are class indices, not {found.type}")
-        return found.cast(field.type)
+        array = values if isinstance(values, pa.Array) else pa.array(values)
+        if field.name == "label" and "string" in str(array.type):
+            raise pa.ArrowInvalid(f"labels are class indices, not {array.type}")
+        return array.cast(field.type)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         raise DataError(
             f"Column {field.name!r} must hold {field.type}, but a value does not fit: {error}. "

@@ -21,13 +21,13 @@ def stratified_split(
 ) -> dict[str, Indices]:
     """Divide rows so that every part has the class mix of the whole.
 
-    Rows are shuffled within their class and laid out class by class; the parts then take turns
-    along that line, each at its own rate. So sizes are exact, and class counts nearly.
+    Rows are shuffled within their class and put in a line, class after class; the parts take rows
+    from this line in turns, in proportion to their sizes. Sizes are exact, class counts nearly so.
 
     Args:
         labels: ``(N,)`` class indices.
-        sizes: of the parts; what is left belongs to none.
-        seed: of the shuffle.
+        sizes: sizes of the parts; the remaining rows belong to none.
+        seed: seed of the shuffle.
 
     Returns:
         Row indices of each part, ascending, disjoint.
@@ -38,14 +38,14 @@ def stratified_split(
     taken = np.array([*counts.values(), total - sum(counts.values())], dtype=np.int64)
     shuffled = np.random.default_rng(seed).permutation(total)
     line = shuffled[np.argsort(classes[shuffled], kind="stable")]
-    # the j-th of a part's n rows has its ideal place at (j + 1/2) N / n
+    # the ideal place of row j of n in a part is (j + 1/2) N / n
     place = np.concatenate([(np.arange(n) + 0.5) * (total / max(n, 1)) for n in taken])
     owner = np.repeat(np.arange(taken.size), taken)[np.argsort(place, kind="stable")]
     return {name: np.sort(line[owner == part]) for part, name in enumerate(counts)}
 
 
 def _part_sizes(sizes: Sizes, total: int) -> dict[str, int]:
-    """Rows of each part; shares are rounded on their running sum, so shares of 1 use every row."""
+    """Rows of each part; sums of shares are rounded, so that shares of 1 in all use all rows."""
     counts: dict[str, int] = {}
     share, used = 0.0, 0
     for name, size in sizes.items():
@@ -65,11 +65,11 @@ def _part_sizes(sizes: Sizes, total: int) -> dict[str, int]:
 def grouped_split(
     labels: Sequence[Sequence[int]], groups: Indices, sizes: Sizes, seed: int
 ) -> Indices:
-    """Part number of each row: 0 is training, 1.. the parts of ``sizes``, in order.
+    """Part number of each row: 0 is training, 1 and above the parts of ``sizes``, in order.
 
-    Rows of one group stay together, so sizes are met by groups. Rows of several labels are
-    stratified by the rarest of them, then by the next one. A class whose rows would all lie
-    outside of training gives one group back to it.
+    Rows of a group stay together, so sizes refer to groups. Rows with several labels are stratified
+    by their rarest label, then by the next one. If training had no row of a class, one group with
+    that class is moved to it.
     """
     total = len(labels)
     shares = {k: float(v) if isinstance(v, float) else v / total for k, v in sizes.items()}
@@ -101,7 +101,7 @@ def grouped_split(
 
 
 def _strata(labels: Sequence[Sequence[int]]) -> list[int]:
-    """A number for each set of labels; sets that share their rarest labels are neighbours."""
+    """A number for each set of labels, next to those of sets with the same rarest labels."""
     count = Counter(label for row in labels for label in row)
     keys = [tuple(sorted(row, key=lambda label: (count[label], label))) for row in labels]
     number = {key: index for index, key in enumerate(sorted(set(keys)))}

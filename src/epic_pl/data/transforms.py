@@ -1,4 +1,4 @@
-"""Images to tensors: geometry and normalisation as the encoder had them, and augmentation."""
+"""Images to tensors: the encoder's own geometry and normalisation, and augmentation."""
 
 from functools import partial
 from typing import Any, get_args
@@ -13,8 +13,7 @@ from epic_pl.data.preprocessing import ImagePreprocessing, Resize
 from epic_pl.errors import ConfigError
 
 AUGMENTATIONS = ("none", "flip", "crop", "randaugment", "randaugment_only")
-# an image longer than this many times its width is trimmed before it is resized
-_MAX_ASPECT = 4
+_MAX_ASPECT = 4  # longer images are trimmed before they are resized
 
 
 class ImageTransform:
@@ -22,12 +21,12 @@ class ImageTransform:
 
     Attributes:
         random: whether two calls may differ.
-        min_size: images decoded to no less than this lose nothing.
+        min_size: shorter side in pixels to which an image may be shrunk when it is decoded.
     """
 
     def __init__(self, geometry: list[Any], p: ImagePreprocessing, *, random: bool) -> None:
         self.random = random
-        # twice the resize target: halving and then resampling leaves no visible trace
+        # twice the resized side: halving before resampling makes no visible difference
         self.min_size = 2 * p.resized
         self._trims = p.resize == "crop"
         self._geometry = v2.Compose(geometry)
@@ -39,12 +38,12 @@ class ImageTransform:
         """Transform an image."""
         image = _trimmed(image) if self._trims else image
         pixels = torch.from_numpy(np.array(self._geometry(image)))  # (H, W, 3) uint8
-        # 0..255 to normalised in two passes, where scaling, mean and std on their own take six
+        # two passes over the pixels instead of six
         return (pixels.permute(2, 0, 1).contiguous() * self._scale).add_(self._shift)
 
 
 def _trimmed(image: Image.Image) -> Image.Image:
-    """The centre of a very long image, whose resized copy could fill the memory."""
+    """The centre of a very long image, which would take much memory when resized."""
     long, short = max(image.size), min(image.size)
     if long <= _MAX_ASPECT * short:
         return image
@@ -60,12 +59,10 @@ def build_image_transform(
 
     Args:
         p: the encoder's preprocessing.
-        train: augment; otherwise the image as a whole, or its centre: shorter side to
-            ``size / crop_pct``, then a crop.
+        train: whether to augment.
         augment: ``none``; ``flip`` (mirrored half of the time); ``crop`` (flip, and a random 80 to
-            100% of the image); ``randaugment`` (crop, then Cubuk et al., arXiv 1909.13719);
-            ``randaugment_only`` (that alone, after resizing: left stays left, and nothing is cut
-            off on purpose).
+            100% of the area); ``randaugment`` (crop, then RandAugment of Cubuk et al., arXiv
+            1909.13719); ``randaugment_only`` (without mirroring or cropping).
 
     Raises:
         ConfigError: unknown ``augment`` or ``resize``.

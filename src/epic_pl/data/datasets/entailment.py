@@ -1,4 +1,4 @@
-"""Image-statement pairs out of named images: the own name, or that of another."""
+"""Image-statement pairs from named images: the statement is the image's name, or another's."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,16 +13,16 @@ ENTAILMENT_CLASSES = ("not_entailment", "entailment")
 
 
 class EntailmentPairs(ImageTextDataset):
-    """Images with a statement each, half of them true, drawn anew every epoch.
+    """Images with one statement, drawn anew every epoch.
 
     A row of the table is an image, whose text is its name. With probability 1/2 the statement is
     that name (label 1, entailment), else the name of another image of this dataset, uniformly among
-    those whose name differs (label 0). The draw depends on (seed, epoch, index) only: it is the
+    those whose name differs (label 0). The draw depends on (seed, epoch, index) only, so it is the
     same on any worker, on any rank, and after a restart.
 
     Args:
         *args: as for :class:`~epic_pl.data.dataset.ImageTextDataset`.
-        **kwargs: as for :class:`~epic_pl.data.dataset.ImageTextDataset`.
+        **kwargs: likewise.
 
     Raises:
         DataError: fewer than two different names.
@@ -35,7 +35,7 @@ class EntailmentPairs(ImageTextDataset):
         _check_names(self.table["text"].to_pylist())
 
     def reference(self, index: int) -> Reference:
-        """A row of this epoch without reading its image."""
+        """A row of this epoch, without reading its image."""
         reference = super().reference(index)
         rng = np.random.default_rng((self.seed, self.epoch, index))
         reference["label"] = int(rng.integers(2))
@@ -50,7 +50,7 @@ def fixed_pairs(
 ) -> list[tuple[int, str, int]]:
     """Pairs for evaluation: (row, statement, label), by row, labels alternating.
 
-    Exactly half are true: if the number of pairs is odd, the last one is left out.
+    Half of them are true: an odd last pair is left out.
     """
     _check_names(names)
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""UPMC-Food101: images of 101 dishes from the web, with text of the page each was found on.
+"""UPMC-Food101: images of 101 dishes from the web, with text of their pages.
 
 X. Wang, D. Kumar, N. Thome, M. Cord, F. Precioso, *Recipe recognition with large multimodal food
 dataset*, ICME Workshops 2015.
@@ -26,11 +26,10 @@ _HOW_TO_GET = (
 
 
 class Food101DataModule(ImageTextDataModule):
-    """UPMC-Food101 with titles or a text of your own choice; about 68,000 + 22,700 rows.
+    """UPMC-Food101 with titles or texts of your own; about 68,000 + 22,700 rows.
 
-    Texts differ in what they give away (titles often hold the class's name), so results on
-    different ones cannot be compared. Classes are in alphabetical order, whatever a release says.
-    An empty title is a text that is present.
+    Results on different texts cannot be compared: titles often contain the class's name. Classes
+    are in alphabetical order. An empty title is a text that is present.
 
     Args:
         data_dir: folder of the dataset.
@@ -38,9 +37,8 @@ class Food101DataModule(ImageTextDataModule):
             class, with ``images/{train,test}/<class>/``; or ``jsonl``: ``train.jsonl``,
             ``test.jsonl`` and perhaps ``val.jsonl`` or ``dev.jsonl``, rows of ``id``, ``label``,
             ``text`` and ``img``.
-        val_size: training rows held out, stratified, where the release has no validation list.
-        split_seed: which rows those are; apart from ``seed``, so that runs of several seeds share
-            their validation set.
+        val_size: training rows that are held out, stratified, if there is no validation file.
+        split_seed: seed of that choice; not ``seed``, so that runs share their validation set.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
     """
 
@@ -64,12 +62,12 @@ class Food101DataModule(ImageTextDataModule):
 
     @cached_property
     def class_names(self) -> list[str]:
-        """Classes in alphabetical order; read from the annotation files."""
+        """Classes in alphabetical order, from the annotation files."""
         return sorted(self._tables["train"]["label"].unique().to_pylist())
 
     @cached_property
     def _files(self) -> dict[Split, Path]:
-        """The annotation files; validation has one in some releases."""
+        """The annotation files; there may be one of validation."""
         form = "texts/{}_titles.csv" if self.text_source == "titles" else "{}.jsonl"
         files: dict[Split, Path] = {}
         for split in _RELEASED:

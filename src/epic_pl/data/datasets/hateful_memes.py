@@ -53,7 +53,7 @@ class HatefulMemesDataModule(ImageTextDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        """Not hateful is 0, hateful is 1; training and validation files must be there."""
+        """Not hateful is 0, hateful is 1; training and validation files must exist."""
         _ = self._file("train"), self._file("val")
         return ["not_hateful", "hateful"]
 

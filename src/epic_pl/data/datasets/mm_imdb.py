@@ -23,7 +23,7 @@ GENRES = (
 )  # fmt: skip
 """The 23 genres in their usual order, most frequent first."""
 IGNORED_GENRES = frozenset({"News", "Adult", "Talk-Show", "Reality-TV"})
-"""Occur in a few films and are no class."""
+"""Genres of a few films, which are no classes."""
 
 _HOW_TO_GET = (
     "fetch mmimdb.tar.gz (8 GB, archive.org/details/mmimdb) and unpack it so that the folder holds "
@@ -36,7 +36,7 @@ class MMIMDBDataModule(ImageTextDataModule):
 
     Two layouts: ``split.json`` with ``dataset/<id>.{json,jpeg}``, or with ``images/`` and
     ``labels/``. The text is a film's longest plot. News, Adult, Talk-Show and Reality-TV are no
-    classes; a film left without a genre is dropped and counted.
+    classes; films of these genres alone are dropped and counted.
 
     Args:
         data_dir: folder of the dataset.

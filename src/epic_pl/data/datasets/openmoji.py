@@ -1,8 +1,8 @@
-"""OpenMoji: two small real tasks on images and names of emoji, with nothing but pip in reach.
+"""OpenMoji: two small real tasks on images and names of emoji; pip fetches them.
 
 Images: Hfg Schwäbisch Gmünd, *OpenMoji: the open-source emoji and icon project*,
-https://openmoji.org, CC BY-SA 4.0: to be credited wherever they are shown. Names and subcategories
-are those of the Unicode Standard.
+https://openmoji.org, CC BY-SA 4.0, which asks for credit wherever they are shown. Names and
+subcategories: Unicode Standard.
 """
 
 import math
@@ -45,18 +45,16 @@ class OpenMojiDataModule(ImageTextDataModule):
     the small mirror of SNLI-VE. Neither modality alone is informative. The 1,629 images and their
     names are divided in 75% / 5% / 20%, so test images *and* statements are unseen in training.
     Training pairs are drawn anew every epoch by
-    :class:`~epic_pl.data.datasets.entailment.EntailmentPairs`. The pairs of val (8 an image) and
-    test (5 an image) are fixed, half of them true.
+    :class:`~epic_pl.data.datasets.entailment.EntailmentPairs`. The pairs of val (8 per image) and
+    test (5 per image) are fixed, half of them true.
 
     Text is the name in lower case. Images are drawn at the encoder's input size, on white.
 
     Args:
         variant: ``subcategory`` or ``entailment``.
-        split_seed: which emoji are in which split; apart from ``seed``, so that runs of several
-            seeds share their test set.
-        fold: 0, 1 or 2 for cross-validation: the test split is left alone, and a third of all other
-            rows is tested instead. What is chosen this way has not seen the test split. 3, 4 and 5
-            are the thirds of another cut of these rows, and so on.
+        split_seed: seed of the splits; not ``seed``, so that runs share their test set.
+        fold: 0, 1 or 2 for cross-validation on the training and validation rows: a third of them is
+            tested in place of the test split. 3, 4 and 5 are thirds of another division, and so on.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
     """
 
@@ -85,20 +83,20 @@ class OpenMojiDataModule(ImageTextDataModule):
     @cached_property
     def _emoji(self) -> list[Emoji]:
         """The emoji of the task, in Unicode's order; fetches the list (1 MB) on first use."""
-        emoji = [each for each in load_emoji() if each.category not in LEFT_OUT]
+        shown = [emoji for emoji in load_emoji() if emoji.category not in LEFT_OUT]
         if self.variant == "subcategory":
-            count = Counter(each.subcategory for each in emoji)
-            emoji = [each for each in emoji if count[each.subcategory] >= MIN_EXAMPLES]
-        return emoji
+            count = Counter(emoji.subcategory for emoji in shown)
+            shown = [emoji for emoji in shown if count[emoji.subcategory] >= MIN_EXAMPLES]
+        return shown
 
     def prepare_data(self) -> None:
-        """Fetch and draw the images, once a machine, and show their attribution."""
+        """Fetch and render the images, once per machine, and show their attribution."""
         super().prepare_data()
         fetch_openmoji(self.image_preprocessing.size)
         rank_zero_info(OPENMOJI_ATTRIBUTION)
 
     def read_split(self, split: Split) -> Rows:
-        """The rows of a split; of entailment's training, the images that pairs are drawn from."""
+        """The rows of a split; those of entailment's training are images to draw pairs from."""
         root = fetch_openmoji(self.image_preprocessing.size)
         emoji = _split_emoji(self._emoji, self.variant, self.split_seed, self.fold)[split]
         if self.variant == "subcategory":
@@ -111,7 +109,7 @@ class OpenMojiDataModule(ImageTextDataModule):
     def build_dataset(
         self, split: Split, rows: Rows, transform: ImageTransform
     ) -> ImageTextDataset:
-        """As in the base; training pairs of entailment are drawn anew every epoch."""
+        """Training pairs of entailment are drawn anew every epoch."""
         if self.variant == "subcategory" or split != "train":
             return super().build_dataset(split, rows, transform)
         return EntailmentPairs(rows.table, rows.image_root, transform, seed=self.seed)
@@ -125,20 +123,20 @@ def name_of(emoji: Emoji) -> str:
 def _split_emoji(
     emoji: Sequence[Emoji], variant: Variant, seed: int, fold: int | None
 ) -> dict[str, list[Emoji]]:
-    """The emoji of each split; entailment divides names, so that those of one stay together."""
+    """The emoji of each split; entailment keeps emoji of the same name together."""
     if variant == "subcategory":
-        stratum = {each.code: each.subcategory for each in emoji}
+        stratum = {shown.code: shown.subcategory for shown in emoji}
         test = math.ceil(0.25 * len(emoji))
         val = round(0.1 * (len(emoji) - test))
         sizes: dict[str, int | float] = {"train": len(emoji) - test - val, "val": val, "test": test}
     else:
-        stratum = {name_of(each): each.category for each in emoji}
+        stratum = {name_of(shown): shown.category for shown in emoji}
         sizes = {"train": 0.75, "val": 0.05, "test": 0.2}
     keys = list(stratum)
     rows = _share_out(list(stratum.values()), sizes, seed, fold)
     parts = {split: {keys[row] for row in rows[split]} for split in sizes}
     return {
-        split: [each for each in emoji if not part.isdisjoint((each.code, name_of(each)))]
+        split: [shown for shown in emoji if not part.isdisjoint((shown.code, name_of(shown)))]
         for split, part in parts.items()
     }
 
@@ -146,7 +144,7 @@ def _split_emoji(
 def _share_out(
     classes: Sequence[str], sizes: Mapping[str, int | float], seed: int, fold: int | None
 ) -> dict[str, npt.NDArray[np.int64]]:
-    """Rows of each split, stratified; with a fold none of those that are tested without one."""
+    """Rows of each split, stratified; with a fold, none of the test split."""
     codes = np.unique(classes, return_inverse=True)[1].astype(np.int64)
     rows = stratified_split(codes, sizes, seed)
     if fold is None:
@@ -163,7 +161,7 @@ def _share_out(
 
 
 def emoji_pairs(emoji: Sequence[Emoji], root: Path, number: int, seed: int) -> Rows:
-    """Emoji with a number of statements each, half of them true."""
+    """Emoji with ``number`` statements per image, half of them true."""
     # the number keeps val and test apart under one seed
     pairs = fixed_pairs(list(map(name_of, emoji)), number, (seed, number))
     rows, statements, truths = zip(*pairs, strict=True)
@@ -176,10 +174,7 @@ def emoji_rows(
     labels: Sequence[int],
     texts: Sequence[str] | None = None,
 ) -> Rows:
-    """One row an entry, with its name unless ``texts`` are given.
-
-    An emoji that occurs again gets a numbered id.
-    """
+    """One row per emoji, with its name or one of ``texts``; ids of repeated emoji are numbered."""
     texts = list(map(name_of, emoji)) if texts is None else texts
     seen: Counter[str] = Counter()
     ids, images = [], []

@@ -17,7 +17,7 @@ from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows, sample_table
 
 _CLASSES = ["entailment", "neutral", "contradiction"]
-# newer files, older files; without both a pair id such as 3416050480.jpg#4r1n names the image
+# of newer and older files; without both, a pair id such as 3416050480.jpg#4r1n names the image
 _IMAGE_KEYS = ("Flickr30K_ID", "Flikr30kID")
 _FOLDERS = ("flickr30k_images", "flickr30k-images", "images")
 _IMAGE_FOLDERS = (*(f"{outer}/{inner}" for outer in _FOLDERS for inner in _FOLDERS), *_FOLDERS)
@@ -33,18 +33,18 @@ _HOW_TO_GET = (
 class SNLIVEDataModule(ImageTextDataModule):
     """SNLI-VE: 529,527 / 17,858 / 17,901 rows over 29,783 / 1,000 / 1,000 images.
 
-    ``snli_ve_{train,dev,test}.jsonl`` as released, perhaps as ``.jsonl.gz``; images in
-    ``flickr30k_images/``, ``flickr30k-images/`` or ``images/``, nested once or twice. Text is the
-    hypothesis, ``sentence2``. Rows whose annotators found no consensus (``-``) are dropped and
-    counted. About 17 rows share an image; ``Batch["image_path"]`` groups them. The dataset's
-    authors found about 9% of the labels wrong, mostly neutral ones (arXiv 2004.03744), so accuracy
-    has a ceiling well below 100%.
+    ``snli_ve_{train,dev,test}.jsonl`` as released, or ``.jsonl.gz``; images in
+    ``flickr30k_images/``, ``flickr30k-images/`` or ``images/``, nested once or twice. The text is
+    the hypothesis, ``sentence2``. Rows without a consensus of annotators (``-``) are dropped and
+    counted. About 17 rows share an image; ``Batch["image_path"]`` groups them. About 9% of the
+    labels are wrong, mostly neutral ones (arXiv 2004.03744), so accuracy has a ceiling well below
+    100%.
 
     Args:
         data_dir: folder of the three files.
-        image_dir: folder that holds the images itself; None looks for it in ``data_dir``.
-        premise: put ``sentence1`` before the hypothesis. That is the caption which the labels were
-            made from, so text alone then gives the answer away; such results are of another task.
+        image_dir: folder of the images; None searches ``data_dir``.
+        premise: put ``sentence1``, the caption that the labels were made from, before the
+            hypothesis. The text alone then contains the answer, which is another task.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
     """
 
@@ -64,7 +64,7 @@ class SNLIVEDataModule(ImageTextDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        """Entailment, neutral, contradiction; files and images must be there."""
+        """Entailment, neutral, contradiction; files and images must exist."""
         _ = self._file("train"), self._file("val"), self._file("test"), self._image_root
         return list(_CLASSES)
 

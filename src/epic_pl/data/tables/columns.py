@@ -1,4 +1,4 @@
-"""Columns of a user's table: options, and cells as strings, or errors that name rows."""
+"""Columns of a user's table by their options, checked; errors name rows."""
 
 import string
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ SPLIT_NAMES = {name: split for split, names in _SPLITS.items() for name in names
 
 @dataclass(frozen=True)
 class RowOptions:
-    """The columns of a table and how splits are cut.
+    """The columns of a table, and the sizes of splits.
 
-    Attributes are the arguments of :class:`~epic_pl.data.tables.datamodule.TableDataModule`.
+    Attributes are arguments of :class:`~epic_pl.data.tables.datamodule.TableDataModule`.
 
     Raises:
-        ConfigError: neither images nor texts are named, or classes are not distinct.
+        ConfigError: there is no column of images or texts, or classes are not distinct.
     """
 
     image_column: str | None = "image"
@@ -56,7 +56,7 @@ class RowOptions:
 
 
 class Columns(NamedTuple):
-    """Ids, paths of images and texts of all rows, as strings; null where a modality is absent."""
+    """Ids, image paths and texts of all rows as strings, null if a modality is absent."""
 
     ids: pa.Array
     images: pa.Array
@@ -64,7 +64,7 @@ class Columns(NamedTuple):
 
 
 def read_columns(table: pa.Table, options: RowOptions) -> Columns:
-    """The columns that an image and a text are made of, checked."""
+    """Ids, image paths and texts; ids are row numbers without a column."""
     name = options.id_column
     if name is None:
         ids = pa.array(np.arange(table.num_rows)).cast(pa.string())
@@ -75,7 +75,7 @@ def read_columns(table: pa.Table, options: RowOptions) -> Columns:
 
 
 def _column(table: pa.Table, name: str, option: str) -> pa.Array:
-    """A column as one array; ``option`` is the argument that names it, for the message."""
+    """A column as one array; ``option`` is the argument that names it."""
     if name not in table.column_names:
         without = {"image_column": "images", "text_columns": "texts"}.get(option)
         null = f" For a table without {without} set {option} to null." if without else ""
@@ -109,11 +109,11 @@ def label_column(table: pa.Table, name: str) -> pa.Array:
 
 
 def image_column(table: pa.Table, name: str | None) -> pa.Array:
-    """Paths of images, without blanks around them; null where the cell is empty.
+    """Image paths without surrounding blanks, null for an empty cell.
 
     Args:
-        table: with the column.
-        name: of the column, or a template such as ``"{id}.jpg"``; None for no images.
+        table: table with the column.
+        name: a column, or a template such as ``"{id}.jpg"``; None for no images.
     """
     if name is None:
         return pa.nulls(table.num_rows, pa.string())
@@ -131,7 +131,7 @@ def image_column(table: pa.Table, name: str | None) -> pa.Array:
 
 
 def may_embed(kind: pa.DataType) -> bool:
-    """Whether a column's type is that of an ``Image`` feature of Hugging Face ``datasets``."""
+    """Whether a column's type is that of an ``Image`` feature of Hugging Face datasets."""
     return pa.types.is_struct(kind) and {field.name for field in kind} >= {"bytes", "path"}
 
 
@@ -139,9 +139,9 @@ def _text_column(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
     """The text of each row.
 
     Args:
-        table: with the columns that ``spec`` names.
-        spec: a column; several, joined by a space; or a template such as ``"{title}. {body}"``.
-            Null where all its cells are empty; other empty cells count as empty strings.
+        table: table with the columns that ``spec`` names.
+        spec: a column; several, joined by a space; or a template such as ``"{title}. {body}"``. The
+            text is null if all its cells are empty; else empty cells count as empty strings.
     """
     if spec is None or spec == []:
         return pa.nulls(table.num_rows, pa.string())
@@ -175,13 +175,13 @@ def split_column(table: pa.Table, name: str | None) -> npt.NDArray[np.str_]:
 
 
 def _trimmed(cells: pa.Array) -> pa.Array:
-    """Without blanks around them; null where nothing is left."""
+    """Cells without surrounding blanks, null if nothing is left."""
     cells = pc.utf8_trim_whitespace(cells)
     return pc.if_else(pc.equal(cells, ""), None, cells)
 
 
 def _fill_template(table: pa.Table, parts: list[tuple[str, str | None]], option: str) -> pa.Array:
-    """A template's text of each row; null where all of its cells are empty, in paths where any."""
+    """A template's text of each row; null if all its cells are empty, or any one of a path."""
     of_paths = option == "image_column"
     named = dict.fromkeys(name for _, name in parts if name is not None)
     cells = {name: _strings(_column(table, name, option), name) for name in named}
@@ -198,7 +198,7 @@ def _fill_template(table: pa.Table, parts: list[tuple[str, str | None]], option:
 
 
 def _template(spec: str, option: str) -> list[tuple[str, str | None]]:
-    """Literals, each with the column that follows it."""
+    """Pairs of a literal and the column that follows it."""
     try:
         parsed = list(string.Formatter().parse(spec))
     except ValueError as error:

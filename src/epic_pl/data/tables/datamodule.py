@@ -27,40 +27,39 @@ from epic_pl.types import Task
 class TableDataModule(ImageTextDataModule):
     """A CSV, TSV, JSONL, JSON or Parquet table, a folder for each class, or a saved dataset.
 
-    An empty cell for image or text means that the modality is absent. All else that training
-    would stumble over is refused with its rows: labels that are missing, NaN, padded with blanks or
-    unknown in training, repeated ids, unknown split names, and images that are not there.
+    An empty image or text cell means that the modality is absent. Errors name rows with labels that
+    are missing, NaN or unknown in training, repeated ids, unknown split names, and missing images.
 
-    The checked rows are kept in the cache as a memory-mapped file as long as the table's files and
-    the options are unchanged: one process of a machine reads the table and unpacks its images.
+    One process of a machine reads the table and unpacks its images. The checked rows are stored in
+    the cache, where they are valid until the table's files or the options change.
 
     Args:
-        table: the file; the folder of ``save_to_disk`` of Hugging Face ``datasets`` (a
-            ``DatasetDict`` brings its splits); or a folder with ``CLASS/IMAGE`` or
-            ``SPLIT/CLASS/IMAGE`` in it, which has the columns ``image``, ``label`` and, from
-            ``.txt`` files beside the images, ``text``.
-        image_column: paths of images, or a template of them such as ``"photos/{id}.jpg"``, or the
-            images themselves (an ``Image`` feature of Hugging Face ``datasets``), which are
-            unpacked to files in the cache; None for a table without.
-        text_columns: a column, several (joined by a space), a template such as
-            ``"{title}. {description}"``, or None for a table without.
-        label_column: one class a row; a column of lists, or of strings that spell lists out, makes
-            the task multilabel.
-        label_separator: such as ``|``: cells hold several labels, and the task is multilabel. An
-            empty cell is then a row to which no class applies.
-        split_column: names train, val (valid, validation, dev), test or predict in each row. A
-            split that it never names is cut off train, as all are without the column.
-        id_column: unique name of each row; None is the row's number, from 0.
-        classes: their order; None is alphabetical, or by number.
-        image_root: where relative image paths start, those of ``predict_table`` too; None is the
-            folder of the table that names them.
-        val_size: rows (int) or share (float) of a validation split that is cut off; 0 for none,
-            where nothing is trained.
-        test_size: likewise. Cut splits are stratified (iteratively for multilabel), and the rows of
-            one image, or without one those of one text, stay together.
-        split_seed: of the cut; apart from ``seed``, so that runs share their test set.
+        table: a file; a folder that ``save_to_disk`` of Hugging Face ``datasets`` wrote (with the
+            splits of a ``DatasetDict``); or a folder of ``CLASS/IMAGE`` or ``SPLIT/CLASS/IMAGE``,
+            with the columns ``image``, ``label`` and, from ``.txt`` files beside the images,
+            ``text``.
+        image_column: image paths, a template of them such as ``"photos/{id}.jpg"``, or embedded
+            images (an ``Image`` feature of Hugging Face ``datasets``), which are unpacked to the
+            cache; None if there are no images.
+        text_columns: a column, several (joined by a space), or a template such as
+            ``"{title}. {description}"``; None if there are no texts.
+        label_column: one class per row. Lists, or strings that spell lists, make the task
+            multilabel.
+        label_separator: separator such as ``|`` of several labels in a cell, which makes the task
+            multilabel; no class applies to a row with an empty cell.
+        split_column: train, val (valid, validation, dev), test or predict for each row. Splits that
+            it does not name, or all without the column, are cut off the training rows.
+        id_column: unique name of each row; None is the row number from 0.
+        classes: class names in order; None is alphabetical or numerical order.
+        image_root: folder that image paths are relative to, also those of ``predict_table``; None
+            is the folder of their table.
+        val_size: rows (int) or share (float) of the validation split that is cut off; 0 for none,
+            if nothing is trained.
+        test_size: the same for test. Splits are stratified, and all rows of an image, or of a text
+            without an image, are in one split.
+        split_seed: seed of the division; not ``seed``, so that runs share their test set.
         predict_table: a table without labels that ``predict`` reads, with the same columns. With
-            ``classes`` it is all that ``predict`` needs: ``table`` may then be elsewhere.
+            ``classes``, ``predict`` does not need ``table``.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
     """
 
@@ -113,7 +112,7 @@ class TableDataModule(ImageTextDataModule):
 
     @cached_property
     def _is_elsewhere(self) -> bool:
-        """Whether only rows to predict are at hand, of known classes."""
+        """Whether there is no table, but rows to predict and classes."""
         known = self.predict_path is not None and bool(self.options.classes)
         return known and not os.path.exists(self.path)
 
@@ -137,7 +136,7 @@ class TableDataModule(ImageTextDataModule):
 
     @property
     def task(self) -> Task:
-        """Multilabel if labels are lists."""
+        """``multilabel`` if labels are lists."""
         label = self._rows.table.schema.field("label").type
         return "multilabel" if pa.types.is_list(label) else "multiclass"
 

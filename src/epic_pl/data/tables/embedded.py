@@ -1,6 +1,6 @@
 """Images that a table holds as bytes, unpacked to files in the cache.
 
-One file holds all copies of an image: its name is a digest of the content.
+A file's name is the digest of its content, so copies of an image are one file.
 """
 
 import hashlib
@@ -17,12 +17,16 @@ from epic_pl.errors import DataError
 
 
 def embedded_folder() -> Path:
-    """Where images of tables are unpacked: ``images`` in the cache folder."""
+    """``images`` in the cache folder."""
     return (cache_dir() / "images").resolve()
 
 
 def unpack_images(table: pa.Table, name: str | None) -> tuple[pa.Table, Path | None]:
-    """Write the images that a column holds below :func:`embedded_folder` and name them there."""
+    """Write a column's images to files, and put their paths into the column.
+
+    Returns:
+        The table, and :func:`embedded_folder`; None if the column holds no images.
+    """
     if name not in table.column_names or not may_embed(table.schema.field(name).type):
         return table, None
     content = pc.struct_field(table[name], "bytes")
@@ -48,7 +52,7 @@ def unpack_images(table: pa.Table, name: str | None) -> tuple[pa.Table, Path | N
 
 
 def _unpacked(cell: Any) -> str | None:
-    """The path of one image below the folder, written unless it is there."""
+    """Path of an image below :func:`embedded_folder`; it is written if it is not there."""
     if not cell.is_valid:
         return None
     content = cell.as_buffer()

@@ -1,4 +1,4 @@
-"""Images in a folder for each class, as a table."""
+"""A folder of images for each class, as a table."""
 
 from itertools import islice
 from pathlib import Path
@@ -13,29 +13,26 @@ from epic_pl.untrusted import require_regular
 
 
 def holds_classes(path: Path) -> bool:
-    """Whether a folder has two folders of images at least, or a split's folder has."""
-    splits = (each for each in path.iterdir() if each.name.lower() in SPLIT_NAMES)
+    """Whether a folder, or the folder of a split in it, has at least two folders of images."""
+    splits = (entry for entry in path.iterdir() if entry.name.lower() in SPLIT_NAMES)
     for folder in (path, *splits):
-        classes = (each for each in folder.glob("*/") if any(map(_is_image, each.glob("*"))))
-        if len(list(islice(classes, 2))) == 2:  # a large folder is not looked through
+        classes = (inner for inner in folder.glob("*/") if any(map(_is_image, inner.glob("*"))))
+        if len(list(islice(classes, 2))) == 2:  # stops early in a large folder
             return True
     return False
 
 
 def read_class_folders(path: Path) -> pa.Table:
-    """Columns ``image``, ``label``, and where there are any ``text`` and ``split``.
+    """Columns ``image`` and ``label``; ``text`` and ``split`` if there are texts and splits.
 
-    The layout is ``CLASS/IMAGE`` or ``SPLIT/CLASS/IMAGE``, with splits as in a split column. A
-    text stands beside its image, in a file of the same name that ends in ``.txt``.
+    The layout is ``CLASS/IMAGE`` or ``SPLIT/CLASS/IMAGE``, with splits as in a split column. The
+    text of ``a.jpg`` is ``a.txt`` beside it.
 
     Raises:
         DataError: an image lies elsewhere, or a text cannot be read.
     """
-    images = sorted(
-        each.relative_to(path)
-        for each in path.rglob("*")
-        if _is_image(each) and not any(p.startswith(".") for p in each.relative_to(path).parts)
-    )
+    files = sorted(file.relative_to(path) for file in path.rglob("*") if _is_image(file))
+    images = [file for file in files if not any(part.startswith(".") for part in file.parts)]
     with_splits = all(
         len(image.parts) == 3 and image.parts[0].lower() in SPLIT_NAMES for image in images
     )
@@ -52,7 +49,7 @@ def read_class_folders(path: Path) -> pa.Table:
         "image": [image.as_posix() for image in images],
         "label": [image.parts[-2] for image in images],
     }
-    table = pa.table({name: pa.array(each, pa.string()) for name, each in columns.items()})
+    table = pa.table({name: pa.array(cells, pa.string()) for name, cells in columns.items()})
     if any(text is not None for text in texts):
         table = table.append_column("text", pa.array(texts, pa.string()))
     if with_splits:

@@ -1,4 +1,4 @@
-"""Hugging Face datasets saved on disk, and Parquet files of its hub."""
+"""Hugging Face datasets on disk, and Parquet files of its hub."""
 
 import json
 from pathlib import Path
@@ -51,17 +51,17 @@ def _read_split(path: Path) -> pa.Table:
 
 
 def read_hub_parquet(path: Path) -> pa.Table:
-    """A Parquet file, with names for classes where its metadata has them."""
+    """A Parquet file, with class names if its metadata has them."""
     table = pyarrow.parquet.read_table(path)
-    table.validate(full=True)  # a text that is not UTF-8 would be found much later
+    table.validate(full=True)  # else text that is not UTF-8 is an error much later
     written = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
     return _with_class_names(table, written.get("info") or {})
 
 
 def _with_class_names(table: pa.Table, info: Any) -> pa.Table:
-    """``ClassLabel`` columns, or lists of them, as names instead of numbers (-1 is unknown).
+    """Names instead of numbers in ``ClassLabel`` columns and lists of them; -1 is unknown.
 
-    Metadata may be older than the columns: those that are gone, or hold no numbers, are left.
+    Metadata may be older than the columns, so they may be missing or hold no numbers.
     """
     for name, feature in (info.get("features") or {}).items():
         inner = feature
@@ -85,7 +85,7 @@ def _named_classes(table: pa.Table, name: str, names: list[str]) -> pa.Table:
         return None if code is None or code < 0 else names[code]
 
     cells = table[name].to_pylist()
-    if of_lists:  # a null list is unknown, an empty one is none of the classes
+    if of_lists:  # a null list is unknown, an empty one means no class
         lists = [cell and [named(code) for code in cell] for cell in cells]
         values = pa.array(lists, pa.list_(pa.string()))
     else:

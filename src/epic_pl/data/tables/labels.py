@@ -1,4 +1,4 @@
-"""The label column of a user's table as class indices, or errors that name rows."""
+"""The label column of a user's table as class indices; errors name rows."""
 
 import ast
 import re
@@ -20,7 +20,7 @@ _WHOLE = r"^-?[0-9]+(\.0+)?$"
 _WITHOUT_COMMA = re.compile(r"""['"]\s+['"]""")
 
 ClassNames = list[list[str] | None]
-"""Names of the classes of each row, None where they are unknown."""
+"""Class names of each row, None if unknown."""
 
 
 class Labels(NamedTuple):
@@ -36,8 +36,8 @@ def read_labels(cells: pa.Array, split: npt.NDArray[np.str_], options: RowOption
 
     Args:
         cells: strings, numbers or lists of them.
-        split: of each row; the cells of rows to predict may hold anything, such as "?". A test
-            split without any label becomes one to predict where no row is named so.
+        split: split of each row. Labels of rows to predict are not read: they may be "?". If there
+            are no such rows, a test split without any label is predicted.
         options: name of the column, separator and classes.
 
     Raises:
@@ -113,7 +113,7 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def written_lists(cells: Any) -> pa.Array | None:
-    """Lists that strings spell out, such as ``["red", "round"]``; None where cells are no lists."""
+    """Lists that strings spell, such as ``["red", "round"]``; None if they spell none."""
     if not (pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)):
         return None
     written = [cell and cell.strip() for cell in cells.to_pylist()]
@@ -143,7 +143,7 @@ def _list(cell: str) -> list[str] | None:
 
 
 def _names(values: Any, column: str, rows: Sequence[int]) -> list[str | None]:
-    """Class names as strings without blanks around them; ``rows`` holds the row of each value."""
+    """Class names without surrounding blanks; ``rows`` has the row of each value."""
 
     def refuse(mask: Any, why: str) -> None:
         at = true_rows(mask)

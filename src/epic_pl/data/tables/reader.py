@@ -1,4 +1,4 @@
-"""A user's table as Arrow: a file, a folder for each class, or a Hugging Face dataset on disk."""
+"""A user's table as Arrow: a file, a folder of class folders, or a saved Hugging Face dataset."""
 
 import os
 from collections.abc import Iterable
@@ -17,7 +17,11 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
 def source_files(path: Path) -> list[Path]:
-    """The files that a table is read from, sorted."""
+    """The files that a table is read from.
+
+    Raises:
+        DataError: the path is no table.
+    """
     if os.path.isdir(path):
         if not is_saved_dataset(path):
             if holds_classes(path):
@@ -42,7 +46,7 @@ def source_files(path: Path) -> list[Path]:
 
 
 def read_table(path: Path) -> pa.Table:
-    """Read a table with all its columns; an empty CSV cell is null, and CSV cells stay strings."""
+    """Read all columns of a table; CSV cells are strings, empty ones null."""
     source_files(path)
     try:
         table = _read(path)
@@ -52,7 +56,7 @@ def read_table(path: Path) -> pa.Table:
         raise DataError(
             f"Table {path} cannot be read: {error}. Check its permissions, or copy it here again."
         ) from error
-    except Exception as error:  # readers raise all kinds on files that are damaged
+    except Exception as error:  # a damaged file may cause any of them
         raise DataError(f"Table {path} cannot be read: {error}. Write it again.") from error
     if not table.num_rows:
         raise DataError(f"Table {path} has no rows. Check that it was exported whole.")

@@ -29,27 +29,27 @@ from epic_pl.errors import DataError
 SPLITS = ("train", "val", "test", "predict")
 
 Builder = Callable[[pa.Table, RowOptions], tuple[pa.Table, Sequence[str]]]
-"""Makes rows of a table: columns ``sample_id, image, text, label, split``, and the class names."""
+"""Gives rows with the columns ``sample_id, image, text, label, split``, and the class names."""
 
 
 def table_folder(path: Path) -> Path:
-    """Where relative image paths of a table start, unless ``image_root`` says otherwise."""
+    """The folder that image paths are relative to by default."""
     return (path if os.path.isdir(path) else path.parent).resolve()
 
 
 def read_rows(
     table: Path | pa.Table, image_root: Path, options: RowOptions, build: Builder
 ) -> Rows:
-    """Rows of a table, which may be in memory; images inside of it are unpacked.
+    """Rows of a table; its embedded images are unpacked.
 
     Args:
-        table: a path as :func:`~epic_pl.data.tables.reader.read_table` takes it, or Arrow's.
-        image_root: where relative image paths start.
+        table: a path for :func:`~epic_pl.data.tables.reader.read_table`, or a table in memory.
+        image_root: folder that image paths are relative to.
         options: which columns are read, and how.
         build: :func:`build_rows`, or :func:`unlabelled_rows`.
 
     Raises:
-        DataError: the table, or a row of it, cannot be used.
+        DataError: the table or a row cannot be used.
     """
     path = table if isinstance(table, Path) else Path("table in memory")
     try:
@@ -68,7 +68,7 @@ def read_rows(
 
 
 def build_rows(source: pa.Table, options: RowOptions) -> tuple[pa.Table, Sequence[str]]:
-    """Rows to train, validate, test and predict on."""
+    """Rows of all splits."""
     columns = read_columns(source, options)
     given = split_column(source, options.split_column)
     cells = label_column(source, options.label_column)
@@ -83,7 +83,7 @@ def build_rows(source: pa.Table, options: RowOptions) -> tuple[pa.Table, Sequenc
 def unlabelled_rows(
     source: pa.Table, options: RowOptions, multilabel: bool = False
 ) -> tuple[pa.Table, Sequence[str]]:
-    """Rows to predict, of a table that needs no label column."""
+    """Rows to predict; the table needs no label column."""
     label = pa.nulls(source.num_rows, table_schema(multilabel).field("label").type)
     split = np.full(source.num_rows, "predict")
     return _ordered(read_columns(source, options), label, split), ()
@@ -92,7 +92,7 @@ def unlabelled_rows(
 def _assign(
     codes: Sequence[Any], groups: npt.NDArray[np.int64], given: Any, options: RowOptions
 ) -> Any:
-    """Split of each row: those that the table does not name are cut off its training rows."""
+    """Split of each row; splits that the table does not name are cut off its training rows."""
     split = np.where([row is None for row in codes], "predict", given)
     wanted = (("val", options.val_size), ("test", options.test_size))
     sizes = {part: size for part, size in wanted if size and not (split == part).any()}
@@ -114,7 +114,7 @@ def _assign(
 
 
 def _image_numbers(columns: Columns) -> npt.NDArray[np.int64]:
-    """A number for each image, however its path is written, and for each text without one."""
+    """A number for each distinct image, and for each distinct text of rows without one."""
     images, texts = columns.images, columns.texts
     if pc.any(pc.match_substring_regex(images, r"//|(^|/)\.\.?/")).as_py():
         paths = images.to_pylist()
@@ -125,7 +125,7 @@ def _image_numbers(columns: Columns) -> npt.NDArray[np.int64]:
 
 
 def _check_unseen(codes: Sequence[Any], split: Any, classes: Sequence[str]) -> None:
-    """Refuse classes that validation or test have and training lacks."""
+    """Refuse classes that occur in validation or test, but not in training."""
     pairs = [(row, code) for row, row_codes in enumerate(codes) for code in row_codes or ()]
     seen = {code for row, code in pairs if split[row] == "train"}
     unseen = [(row, code) for row, code in pairs if code not in seen and split[row] != "predict"]
@@ -139,7 +139,7 @@ def _check_unseen(codes: Sequence[Any], split: Any, classes: Sequence[str]) -> N
 
 
 def _ordered(columns: Columns, labels: Any, split: Any) -> pa.Table:
-    """Checked rows, in the order of their splits."""
+    """Checked rows in the order of their splits."""
     table = sample_table(*columns, labels, pa.types.is_list(labels.type))
     table = table.append_column("split", pa.array(split, pa.string()))
     rank = np.array([SPLITS.index(name) for name in split], dtype=np.int64)
