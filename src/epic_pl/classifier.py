@@ -20,9 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from epic_pl.callbacks.predictions import prediction_table
 from epic_pl.config_files import INIT_CONFIG
 from epic_pl.data.clean_text import clean_text
-from epic_pl.data.collate import Collator
 from epic_pl.data.datamodule import check_choice
-from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.dataset import Collator, ImageTextDataset
 from epic_pl.data.images import BadSamplePolicy, usable_rows
 from epic_pl.data.preprocessing import ImagePreprocessing
 from epic_pl.data.tables.columns import RowOptions

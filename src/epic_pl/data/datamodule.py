@@ -14,8 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from epic_pl.data.clean_text import clean_text
-from epic_pl.data.collate import Collator, whole_batch
-from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.dataset import Collator, ImageTextDataset, whole_batch
 from epic_pl.data.images import BadSamplePolicy, usable_rows
 from epic_pl.data.loading import (
     EvalSampler,

@@ -39,13 +39,7 @@ class Rows:
 
 
 def table_schema(multilabel: bool = False) -> pa.Schema:
-    """The columns of a sample table.
-
-    * ``sample_id``: string, unique within a split.
-    * ``image``: path relative to the image root; null where the modality is absent.
-    * ``text``: string; null where absent (an empty string is a text that is present).
-    * ``label``: class index, or list of class indices if ``multilabel``; null where unknown.
-    """
+    """The columns of a sample table, as :func:`sample_table` describes them."""
     return pa.schema(
         [
             pa.field("sample_id", pa.string(), nullable=False),
@@ -63,7 +57,14 @@ def sample_table(
     labels: Sequence[Any],
     multilabel: bool = False,
 ) -> pa.Table:
-    """Build and check a table with the columns of :func:`table_schema`.
+    """Build and check a table of samples.
+
+    Args:
+        sample_ids: ids of the rows, unique within a split.
+        images: paths relative to the image root, None if the image is absent.
+        texts: texts, None if absent; an empty string is a text that is present.
+        labels: class indices, or lists of them if ``multilabel``; None if unknown.
+        multilabel: whether a label is a list.
 
     Raises:
         DataError: columns of different lengths or wrong types, duplicate ids, negative labels,

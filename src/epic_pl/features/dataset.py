@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from epic_pl.data.collate import Collator
-from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.dataset import Collator, ImageTextDataset
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.types import Batch, Features
 
