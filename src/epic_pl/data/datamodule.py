@@ -243,10 +243,10 @@ class ImageTextDataModule(LightningDataModule, ABC):
         """Build the splits of a stage, and log their sizes."""
         # before workers fork: the tokenizer library warns and falls back if it is set later
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        named = [self.predict_split if split == "predict" else split for split in STAGES[stage]]
-        new = [split for split in dict.fromkeys(named) if split not in self._datasets]
-        for split in new:
-            self._build(split)
+        for split in STAGES[stage]:
+            own = self.predict_split if split == "predict" else split
+            if own not in self._datasets:
+                self._build(own)
 
     def _build(self, split: Split) -> None:
         rows = self.read_split(split)

@@ -93,30 +93,22 @@ class ImageRecord:
 
         Images that are recorded as sound are not decoded again.
         """
-        with _locked(self.path):
-            with ThreadPoolExecutor(_THREADS) as pool:
-                keys = dict(zip(paths, pool.map(self.key, paths), strict=True))
+
+        def problem(path: str) -> str | None:
+            try:
+                read(path)
+            except DataError as error:
+                return str(error)
+            return None
+
+        with _locked(self.path), ThreadPoolExecutor(_THREADS) as pool:
+            keys = dict(zip(paths, pool.map(self.key, paths), strict=True))
             known = self.read()
             unsure = [path for path, key in keys.items() if known.get(key, "new") is not None]
-            bad = _unreadable(unsure, read)
-            if unsure:
-                self.add({keys[path]: bad.get(path) for path in unsure})
-        return bad
-
-
-def _unreadable(paths: Collection[str], read: Callable[[str], Any]) -> dict[str, str]:
-    """Paths whose image cannot be decoded, with the problem."""
-
-    def problem(path: str) -> str | None:
-        try:
-            read(path)
-        except DataError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        problems = zip(paths, pool.map(problem, paths), strict=True)
-        return {path: why for path, why in problems if why is not None}
+            problems = dict(zip(unsure, pool.map(problem, unsure), strict=True))
+            if problems:
+                self.add({keys[path]: why for path, why in problems.items()})
+        return {path: why for path, why in problems.items() if why is not None}
 
 
 def _cache_path(name: str, sources: Sequence[Path], options: Mapping[str, Any]) -> Path:

@@ -79,28 +79,25 @@ def _class_names(cells: Any, column: str, separator: str | None) -> tuple[ClassN
     """Class names of each row, and whether a row may have several."""
     written = written_lists(cells)
     cells = cells if written is None else written
-    if is_list(cells.type):
-        if separator is not None:
-            raise ConfigError(f"Column {column!r} holds lists: leave label_separator out.")
-        lists = cells.to_pylist()
-        rows = [row for row, cell in enumerate(lists) for _ in cell or ()]
-        names = _names(pc.list_flatten(cells), column, rows)
-        if None in names:
-            raise DataError(
-                f"A label list of column {column!r} holds a null (row {rows[names.index(None)]}). "
-                "Take it out, or make the whole list null where labels are unknown."
-            )
-    elif separator is None:
+    if separator is not None and is_list(cells.type):
+        raise ConfigError(f"Column {column!r} holds lists: leave label_separator out.")
+    if separator == "":
+        raise ConfigError("label_separator is empty; give a string such as '|', or leave it out.")
+    if separator is not None:  # no class applies to a row with an empty cell
+        rows = [(cell or "").split(separator) for cell in cells.cast(pa.string()).to_pylist()]
+        parts = [[part.strip() for part in row if part.strip()] for row in rows]
+        cells = pa.array(parts, pa.list_(pa.string()))
+    if not is_list(cells.type):
         names = _names(cells, column, range(len(cells)))
         return [None if name is None else [name] for name in names], False
-    elif not separator:
-        raise ConfigError("label_separator is empty; give a string such as '|', or leave it out.")
-    else:  # an empty cell is a row to which no class applies
-        split = [(cell or "").split(separator) for cell in cells.cast(pa.string()).to_pylist()]
-        lists = [[part.strip() for part in parts if part.strip()] for parts in split]
-        rows = [row for row, parts in enumerate(lists) for _ in parts]
-        flat = pa.array([part for parts in lists for part in parts], pa.string())
-        names = _names(flat, column, rows)
+    lists = cells.to_pylist()
+    row_of = [row for row, values in enumerate(lists) for _ in values or ()]
+    names = _names(pc.list_flatten(cells), column, row_of)
+    if None in names:
+        raise DataError(
+            f"A label list of column {column!r} holds a null (row {row_of[names.index(None)]}). "
+            "Take it out, or make the whole list null where labels are unknown."
+        )
     rest = iter(names)
     return [None if row is None else [next(rest) or "" for _ in row] for row in lists], True
 
