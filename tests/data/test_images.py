@@ -28,8 +28,8 @@ def pixel(path, at=(0, 0)):
 @pytest.mark.parametrize(
     ("suffix", "mode", "colour", "expected", "tolerance"),
     [
-        *((each, "RGB", (200, 100, 50), (200, 100, 50), 0) for each in ("png", "bmp", "tiff")),
-        *((each, "RGB", (200, 100, 50), (200, 100, 50), 8) for each in ("webp", "gif", "jpg")),
+        *((suffix, "RGB", (200, 100, 50), (200, 100, 50), 0) for suffix in ("png", "bmp", "tiff")),
+        *((suffix, "RGB", (200, 100, 50), (200, 100, 50), 8) for suffix in ("webp", "gif", "jpg")),
         ("png", "RGBA", (255, 0, 0, 0), (255, 255, 255), 0),
         ("png", "RGBA", (255, 0, 0, 128), (255, 127, 127), 0),
         ("png", "LA", (0, 0), (255, 255, 255), 0),
@@ -187,6 +187,8 @@ def test_images_are_decoded_once_and_bad_ones_again(make, tmp_path, monkeypatch)
     os.utime(tmp_path / "img" / "01239.png", ns=(0, stat.st_mtime_ns))
     assert make("skip").table["sample_id"].to_pylist() == ["1237", *rest[2:]]
     assert sorted(seen) == ["img/01238.png", "img/01239.png"]
+    (tmp_path / "img" / "01240.png").unlink()  # sound until now
+    assert make("skip").table["sample_id"].to_pylist() == ["1237", *rest[3:]]
 
 
 def test_a_damaged_record_counts_as_none(tmp_path):

@@ -26,8 +26,8 @@ def test_timm_folder(tiny_vit_dir):
 @pytest.mark.parametrize("prefix", ["", "hf-hub:timm/"])
 @pytest.mark.parametrize("revision", ["", "@abc123"])
 def test_timm_name(prefix, revision):
-    found = image_preprocessing(f"{prefix}vit_base_patch16_224.augreg_in21k{revision}")
-    assert (found.size, found.mean, found.crop_pct) == (224, (0.5, 0.5, 0.5), 0.9)
+    own = image_preprocessing(f"{prefix}vit_base_patch16_224.augreg_in21k{revision}")
+    assert (own.size, own.mean, own.crop_pct) == (224, (0.5, 0.5, 0.5), 0.9)
 
 
 @pytest.mark.parametrize(("name", "revision"), [("org/vit", "v1"), ("org/vit@v1", None)])
@@ -54,8 +54,8 @@ def test_clip_folder(tmp_path):
     config = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}
     config |= {"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1], "resample": 2}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
-    found = image_preprocessing(str(tmp_path))
-    assert found == ImagePreprocessing(224, (0.1, 0.2, 0.3), (1, 1, 1), "bilinear", 224 / 256)
+    own = image_preprocessing(str(tmp_path))
+    assert own == ImagePreprocessing(224, (0.1, 0.2, 0.3), (1, 1, 1), "bilinear", 224 / 256)
 
 
 @pytest.mark.parametrize(
@@ -93,47 +93,31 @@ def test_an_encoder_of_squashed_images_is_told_of():
 
 
 CLIP = {"size": {"shortest_edge": 8}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+TIMM = {"architecture": "x", "input_size": [3, 8, 8], "mean": [0.5], "std": [0.5]}
 
 
 @pytest.mark.parametrize(
-    "entry",
+    ("file", "entry"),
     [
-        {"size": {}},
-        {"size": "x"},
-        {"size": {"shortest_edge": 0}},
-        {"image_mean": 3},
-        {"image_mean": ["a", "b", "c"]},
-        {"image_std": [0, 1, 1]},
-        {"resample": []},
-        {"image_processor": 3},
+        *(("preprocessor_config.json", {"size": size}) for size in ({}, "x", {"shortest_edge": 0})),
+        *(("preprocessor_config.json", {"image_mean": mean}) for mean in (3, ["a", "b", "c"])),
+        ("preprocessor_config.json", {"image_std": [0, 1, 1]}),
+        ("preprocessor_config.json", {"resample": []}),
+        ("preprocessor_config.json", {"image_processor": 3}),
+        *(("config.json", {"input_size": size}) for size in ("x", [3, 0, 0])),
+        ("config.json", {"mean": None}),
+        ("config.json", {"crop_pct": -1}),
+        ("config.json", {"interpolation": "x"}),
     ],
     ids=str,
 )
-def test_a_damaged_preprocessor_config_is_named(entry, tmp_path):
+def test_damaged_preprocessing_is_named(file, entry, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(CLIP | entry))
+    sound = TIMM if file == "config.json" else CLIP
+    (tmp_path / file).write_text(json.dumps(sound | entry))
     with pytest.raises(AssetError) as error:
         image_preprocessing(str(tmp_path))
-    assert str(tmp_path / "preprocessor_config.json") in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [
-        {"input_size": "x"},
-        {"input_size": [3, 0, 0]},
-        {"mean": None},
-        {"crop_pct": -1},
-        {"interpolation": "x"},
-    ],
-    ids=str,
-)
-def test_damaged_preprocessing_of_a_timm_folder_is_named(entry, tmp_path):
-    config = {"input_size": [3, 8, 8], "mean": [0.5], "std": [0.5]} | entry
-    (tmp_path / "config.json").write_text(json.dumps({"architecture": "x", **config}))
-    with pytest.raises(AssetError) as error:
-        image_preprocessing(str(tmp_path))
-    assert str(tmp_path / "config.json") in str(error.value)
+    assert str(tmp_path / file) in str(error.value)
 
 
 @pytest.mark.parametrize(

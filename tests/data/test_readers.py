@@ -2,7 +2,7 @@ import gzip
 
 import pytest
 
-from epic_pl.data.readers import find_path, read_csv, read_json, read_jsonl, require, string_list
+from epic_pl.data.readers import find_path, read_csv, read_json, read_jsonl, require
 from epic_pl.errors import DataError
 
 
@@ -64,17 +64,6 @@ def test_json_names_the_file_that_is_broken(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(DataError, match=r"x\.json"):
         read_json(tmp_path / "x.json")
-
-
-def test_a_list_of_strings_is_one():
-    assert string_list(["a", ""], "ids", "x.json") == ["a", ""]
-    assert string_list([], "ids", "x.json") == []
-
-
-@pytest.mark.parametrize("value", [None, "a", "", 3, {"a": 1}, ["a", 3], [None], [["a"]]])
-def test_what_is_no_list_of_strings_is_named(value):
-    with pytest.raises(DataError, match=r"x\.json: ids must be a list of strings"):
-        string_list(value, "ids", "x.json")
 
 
 def test_csv_without_a_header_keeps_commas_quotes_and_line_breaks_inside_quotes(tmp_path):

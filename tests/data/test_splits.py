@@ -16,8 +16,8 @@ def test_multilabel_rows_are_stratified_by_their_rarest_labels():
     assert np.bincount(part).tolist() == [1600, 200, 200]
     for number, share in ((0, 0.8), (1, 0.1), (2, 0.1)):
         expected = share * _counts(labels, range(2000))
-        found = _counts(labels, np.flatnonzero(part == number))
-        assert (np.abs(found - expected) <= 1.5 + 0.12 * expected).all()
+        counts = _counts(labels, np.flatnonzero(part == number))
+        assert (np.abs(counts - expected) <= 1.5 + 0.12 * expected).all()
 
 
 def test_rows_of_a_group_stay_together_and_classes_stay_in_proportion():

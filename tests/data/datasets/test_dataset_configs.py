@@ -83,7 +83,7 @@ def test_every_layout_is_checked_without_a_warning_and_trains(name, layout, opti
     (predictions,) = (tmp_path / "runs").rglob("predictions.parquet")
     table = pq.read_table(predictions)
     assert table["sample_id"].to_pylist() == PREDICTED[name]
-    names = [f"probability_{each}" for each in cli.datamodule.class_names]
+    names = [f"probability_{name}" for name in cli.datamodule.class_names]
     assert table.column_names == ["sample_id", "image_path", "label", *names]
 
 
