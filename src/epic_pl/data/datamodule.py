@@ -40,7 +40,7 @@ STAGES: dict[str | None, tuple[Split, ...]] = {
     "validate": ("val",),
     "test": ("test",),
     "predict": ("predict",),
-    None: ("train", "val", "test", "predict"),
+    None: get_args(Split),
 }
 """The splits that each stage of a trainer reads."""
 

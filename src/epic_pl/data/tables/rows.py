@@ -4,13 +4,14 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from epic_pl.data.datamodule import Split
 from epic_pl.data.rows import Rows, describe_rows, sample_table, table_schema
 from epic_pl.data.splits import grouped_split
 from epic_pl.data.tables.columns import (
@@ -25,8 +26,6 @@ from epic_pl.data.tables.hf import HF_SPLIT_COLUMN
 from epic_pl.data.tables.labels import read_labels
 from epic_pl.data.tables.reader import read_table
 from epic_pl.errors import DataError
-
-SPLITS = ("train", "val", "test", "predict")
 
 Builder = Callable[[pa.Table, RowOptions], tuple[pa.Table, Sequence[str]]]
 """Gives rows with the columns ``sample_id, image, text, label, split``, and the class names."""
@@ -142,5 +141,6 @@ def _ordered(columns: Columns, labels: Any, split: Any) -> pa.Table:
     """Checked rows in the order of their splits."""
     table = sample_table(*columns, labels, pa.types.is_list(labels.type))
     table = table.append_column("split", pa.array(split, pa.string()))
-    rank = np.array([SPLITS.index(name) for name in split], dtype=np.int64)
+    order = get_args(Split)
+    rank = np.array([order.index(name) for name in split], dtype=np.int64)
     return table.take(pa.array(np.argsort(rank, kind="stable"))).combine_chunks()
