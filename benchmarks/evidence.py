@@ -38,8 +38,8 @@ import tables
 from epic_pl.experiments.compare.comparison import Comparison
 from epic_pl.experiments.compare.plan import Entry, Outcome, Run, choose
 from epic_pl.experiments.compare.report import show
-from epic_pl.experiments.files import try_read_json, write_json, write_text
 from epic_pl.experiments.interruption import INTERRUPTED, terminated_as_interrupted
+from epic_pl.files import try_read_json, write_json, write_text
 
 FOLDER = Path(__file__).parent
 METHODS = (

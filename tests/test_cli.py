@@ -423,8 +423,8 @@ FULL = Path("/dev/full")  # on which every write fails as on a full disk
 @pytest.mark.parametrize(
     ("args", "file"),
     [
-        (["predict", "--predictions.output", "{out}/p.csv"], ".p.csv.tmp"),
-        (["predict", "--predictions.output", "{out}/p.parquet"], ".p.parquet.tmp"),
+        (["predict", "--predictions.output", "{out}/p.csv"], "p.csv"),
+        (["predict", "--predictions.output", "{out}/p.parquet"], "p.parquet"),
         (["test", "--report.absence=false", "--report", "{out}"], "report.json"),
         (["data", "check", "--workers=1", "--output", "{out}"], "manifest.parquet"),
         (["data", "check", "--workers=1", "--output", "{out}"], "report.html"),
@@ -432,15 +432,16 @@ FULL = Path("/dev/full")  # on which every write fails as on a full disk
     ],
     ids=lambda each: each if isinstance(each, str) else each[0],
 )
-def test_a_full_disk_is_one_paragraph(args, file, config, best, workdir, capsys):
+def test_a_full_disk_is_one_paragraph(args, file, config, best, workdir, monkeypatch, capsys):
+    monkeypatch.setattr("epic_pl.files.token_hex", lambda _: "x")
     out = workdir / "out"
     out.mkdir()
-    (out / file).symlink_to(FULL)
+    (out / f".{file}.x.partial").symlink_to(FULL)
     checkpoint = [] if args[0] == "data" else ["--ckpt_path", best]
     args = [each.format(out=out) for each in args]
     said = _refused([*args, "--config", config, *checkpoint], capsys)
     assert "No space left on device" in said
-    assert f"{out}/" in said
+    assert f"{out / file} or move it" in said
 
 
 def test_a_run_may_end_before_its_first_validation(config):

@@ -8,7 +8,6 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from jsonargparse import ArgumentError
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -35,7 +34,8 @@ def errors_as_text() -> Iterator[None]:
     except (*MENDABLE, ArgumentError) as error:
         text = _message(error)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            text = f"{os.strerror(error.errno)}: make room for {_written(error)} or move it."
+            file = error.filename or "what is written"
+            text = f"{os.strerror(error.errno)}: make room for {file} or move it."
         elif isinstance(error, OSError) and (not error.filename or error.errno == errno.ENOENT):
             raise
         print(f"epic-pl: {type(error).__name__}: {printable(text)}", file=sys.stderr)
@@ -43,13 +43,6 @@ def errors_as_text() -> Iterator[None]:
         raise SystemExit(1) from None
     except SIGTERMException:  # Lightning would exit with 0
         raise SystemExit(128 + signal.SIGTERM) from None
-
-
-def _written(error: OSError) -> str:
-    """The file of a failed write: the error's, else the last path of the innermost function."""
-    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-    paths = [v for frame in frames for v in frame.f_locals.values() if isinstance(v, Path)]
-    return str(error.filename or [Path("a file"), *paths][-1])
 
 
 def _message(error: Exception) -> str:

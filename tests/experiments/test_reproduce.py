@@ -8,8 +8,8 @@ import pytest
 
 from epic_pl.cli import run
 from epic_pl.errors import ConfigError
-from epic_pl.experiments.files import try_read_json
 from epic_pl.experiments.reproduce import reproduce
+from epic_pl.files import try_read_json
 
 
 def test_a_run_gives_the_same_weights_again_and_what_has_changed_is_named(config, tmp_path, capsys):

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.errors import DataError
+from epic_pl.files import replacing
 from epic_pl.module import EPICModule
 from epic_pl.validate import check_writable
 
@@ -84,10 +85,9 @@ class PredictionWriter(Callback):
             least = least.numpy() if self.threshold is None else self.threshold
         scores = postprocessor(outputs.logits).numpy()
         table = prediction_table(columns, scores, pl_module.class_names, least, self.top_k)
-        temporary = path.with_name(f".{path.name}.tmp")
         write = pa.csv.write_csv if path.suffix == ".csv" else pa.parquet.write_table
-        write(table, temporary)
-        temporary.replace(path)
+        with replacing(path) as partial:
+            write(table, partial)
         rank_zero_info(f"{table.num_rows} predictions written to {path}")
 
 

@@ -1,7 +1,6 @@
 """What a run was made of, and what came out: ``run.json`` beside its ``config.yaml``."""
 
 import hashlib
-import json
 import platform
 import subprocess
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from torch import nn
 
 from epic_pl.data import ImageTextDataModule
+from epic_pl.files import write_json
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import frozen_keys
 
@@ -40,7 +40,7 @@ class RunRecord(SaveConfigCallback):
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write ``made_of``; the first rank alone is asked to."""
         self._content: dict[str, Any] = {"made_of": _made_of(trainer, pl_module)}
-        self._write()
+        write_json(self._path, self._content)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add ``result``, also where a run was resumed after its last step."""
@@ -51,10 +51,7 @@ class RunRecord(SaveConfigCallback):
                 "metrics": metrics,
                 "weights": weights_digest(pl_module),
             }
-            self._write()
-
-    def _write(self) -> None:
-        self._path.write_text(json.dumps(self._content, indent=2) + "\n", encoding="utf-8")
+            write_json(self._path, self._content)
 
 
 def weights_digest(module: nn.Module) -> str:

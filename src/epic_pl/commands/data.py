@@ -25,6 +25,7 @@ def check(
     from rich.console import Console
 
     from epic_pl.cli import build_data
+    from epic_pl.files import replacing
     from epic_pl.inspection.check import check_data
     from epic_pl.inspection.report import print_summary, write_page
     from epic_pl.validate import check_writable
@@ -32,7 +33,8 @@ def check(
     check_writable("--output", output, "report.html")
     data, console = build_data(fit_options), Console()
     findings = check_data(data, workers, console)
-    pyarrow.parquet.write_table(findings.rows, output / "manifest.parquet")
+    with replacing(output / "manifest.parquet") as partial:
+        pyarrow.parquet.write_table(findings.rows, partial)
     report = write_page(findings, output / "report.html")
     print_summary(findings, console)
     files = f"Report: {report}; every row: {output / 'manifest.parquet'}"

@@ -33,6 +33,7 @@ def explain(
     from epic_pl.cli import build_trained
     from epic_pl.evaluation.explain.figures import sample_png
     from epic_pl.evaluation.explain.samples import explain_samples, rows_of_ids, spread_rows
+    from epic_pl.files import write_bytes, write_text
     from epic_pl.inspection.html_page import render
     from epic_pl.validate import check_writable
 
@@ -48,13 +49,12 @@ def explain(
     explanations = explain_samples(module, data, [dataset[row] for row in rows])
     for number, explanation in enumerate(explanations, start=1):
         name = re.sub(r"[^\w.-]", "_", explanation.sample_id)[:_MAX_NAME]
-        (output / f"{number:02}_{name}.png").write_bytes(sample_png(explanation))
+        write_bytes(output / f"{number:02}_{name}.png", sample_png(explanation))
     page = render(
         "evaluation/templates/explain.html",
         explanations=explanations,
         checkpoint=checkpoint,
         sample_png=sample_png,
     )
-    path = output / "index.html"
-    path.write_text(page, encoding="utf-8")
-    print(f"{len(explanations)} samples explained in {path}")
+    write_text(output / "index.html", page)
+    print(f"{len(explanations)} samples explained in {output / 'index.html'}")

@@ -21,6 +21,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from epic_pl.assets.cache import cache_dir
 from epic_pl.data.rows import Rows
 from epic_pl.errors import DataError
+from epic_pl.files import replacing
 
 _VERSION = 2
 """Incremented when the same files are read as other rows."""
@@ -144,13 +145,10 @@ def _locked(path: Path) -> Iterator[None]:
 def _write_arrow(path: Path, table: pa.Table, facts: Mapping[str, Any]) -> None:
     """Write a table and facts to a file that appears whole, by a rename."""
     table = table.replace_schema_metadata({_KEY: json.dumps(dict(facts))}).combine_chunks()
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         # one batch: then a split is a slice, and reading a row needs no search
-        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        with replacing(path) as partial, pa.ipc.new_file(str(partial), table.schema) as writer:
             writer.write_table(table, max_chunksize=max(table.num_rows, 1))
-        os.replace(partial, path)
     except OSError as error:
         rank_zero_info(f"Files are read again at the next start: {path} is not written: {error}")
 

@@ -51,7 +51,7 @@ def reproduce(run: Path, output: Path = Path("runs/reproduce"), trusted_only: bo
 def _read_record(run: Path) -> tuple[dict[str, Any], str | None]:
     """``made_of``, ``metrics`` and ``weights`` of a run, and the checkpoint that it resumed."""
     from epic_pl.callbacks.run_record import RECORD
-    from epic_pl.experiments.files import try_read_json
+    from epic_pl.files import try_read_json
 
     content = try_read_json(run / RECORD) or {}
     if content and "result" not in content:

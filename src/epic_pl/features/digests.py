@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from epic_pl.features.store.shard import write_file
+from epic_pl.files import write_json
 
 
 def image_digests(names: Iterable[tuple[str, str]], memory: Path) -> dict[tuple[str, str], str]:
@@ -32,8 +32,7 @@ def image_digests(names: Iterable[tuple[str, str]], memory: Path) -> dict[tuple[
         digests[root, path] = new.get(state) or known[state]
     if new:
         with suppress(OSError):  # without write permission later runs read the images again
-            memory.parent.mkdir(parents=True, exist_ok=True)
-            write_file(memory, json.dumps(known | new).encode())
+            write_json(memory, known | new)
     return digests
 
 

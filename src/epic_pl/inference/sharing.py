@@ -1,6 +1,5 @@
 """A trained model as a folder to share: safetensors and JSON, here or on a hub."""
 
-import json
 import re
 from copy import deepcopy
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save
 from epic_pl.assets.encoders import Side, cached_commit, repository
 from epic_pl.data.readers import read_json
 from epic_pl.errors import AssetError, CheckpointError, DataError, first_line
+from epic_pl.files import write_bytes, write_json
 from epic_pl.inference.model_card import CARD
 from epic_pl.inference.models import relocated
 from epic_pl.module import EPICModule
@@ -47,13 +47,11 @@ def write_model(module: EPICModule, folder: Path) -> None:
         "options": options,
         CHECKPOINT_KEY: info,
     }
-    folder.mkdir(parents=True, exist_ok=True)
     state = adapter_state(module, module.state_dict())
     # save_file would make a file that other users cannot read
     weights = save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
-    (folder / WEIGHTS).write_bytes(weights)
-    text = json.dumps(content, indent=2, ensure_ascii=False)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    write_bytes(folder / WEIGHTS, weights)
+    write_json(folder / CONFIG, content)
 
 
 def read_model(

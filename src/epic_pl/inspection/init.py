@@ -18,6 +18,7 @@ from epic_pl.data.tables.folders import holds_classes
 from epic_pl.data.tables.hf import is_saved_dataset
 from epic_pl.data.tables.reader import SUFFIXES, read_table
 from epic_pl.errors import ConfigError, DataError, printable
+from epic_pl.files import write_text
 from epic_pl.inspection.guess import Guess, guess_columns
 
 _EXAMINED_ROWS = 50
@@ -59,9 +60,8 @@ def write_config(
     # as in compare and tune, so that tables of the same name do not share runs
     options["trainer"]["default_root_dir"] = f"runs/{first_config(['--config', str(config)])}"
     text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True, width=100)
-    config.parent.mkdir(parents=True, exist_ok=True)
     about = "# table.yaml, which ships with the package, explains the options."
-    config.write_text(f"{comment}\n{about}\n{text}", "utf-8")
+    write_text(config, f"{comment}\n{about}\n{text}")
     return config, guess
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from epic_pl.data.images import read_image
 from epic_pl.errors import printable
+from epic_pl.files import write_text
 from epic_pl.inspection.check import Findings
 from epic_pl.inspection.html_page import jpeg, png, render
 
@@ -62,7 +63,7 @@ def write_page(findings: Findings, path: Path) -> Path:
         histograms=[png(figure) for figure in _histograms(findings)],
         samples=list(_samples(findings)),
     )
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 

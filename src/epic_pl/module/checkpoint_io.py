@@ -1,7 +1,6 @@
 """Checkpoint files: written whole or not at all, and read without running code."""
 
 import io
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.utilities import rank_zero_warn
 
 from epic_pl.errors import CheckpointError
+from epic_pl.files import write_bytes
 from epic_pl.untrusted import MOST_OPTIONS, require_flat, require_regular
 
 
@@ -37,36 +37,16 @@ class DurableCheckpointIO(TorchCheckpointIO):
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        target = Path(path)
-        part = target.with_name(f".{target.name}.part")
         content = io.BytesIO()
         torch.save(checkpoint, content)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                file.write(content.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, target)
-            _flush_folder(target.parent)
+            write_bytes(Path(path), content.getbuffer())
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise CheckpointError(
-                f"{target} cannot be written: {error.strerror or error}. Checkpoints that were "
+                f"{path} cannot be written: {error.strerror or error}. Checkpoints that were "
                 "written before are untouched: make room, or set another "
                 "trainer.default_root_dir, and resume with --ckpt_path."
             ) from error
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename in a folder survive a power failure."""
-    if os.name == "nt":  # Windows cannot open a folder
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from epic_pl.experiments.compare.statistics import (
     value_of,
 )
 from epic_pl.experiments.compare.worker import run_one
-from epic_pl.experiments.files import try_read_json
+from epic_pl.files import try_read_json
 from epic_pl.module.checkpoint_io import read_checkpoint
 
 

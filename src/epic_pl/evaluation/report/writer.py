@@ -27,6 +27,7 @@ from epic_pl.evaluation.report.tables import (
     class_table,
     worst_mistakes,
 )
+from epic_pl.files import write_bytes, write_text
 from epic_pl.inspection.html_page import jpeg, png, render
 from epic_pl.module import EPICModule
 from epic_pl.module.outputs import SplitOutputs, presence_masks
@@ -118,12 +119,12 @@ class ReportWriter(Callback):
             figures["confusion_matrix"] = draw_confusion_matrix(counts, evaluator.class_names)
         drawn = {name: png(figure) for name, figure in figures.items()}
         for name, image in drawn.items():
-            (self.folder / f"{name}.png").write_bytes(image)
+            write_bytes(self.folder / f"{name}.png", image)
         numbers = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-        (self.folder / "report.json").write_text(numbers, encoding="utf-8")
+        write_text(self.folder / "report.json", numbers)
         shown = [None if image is None else jpeg(image) for image in images]
         page = render("evaluation/templates/report.html", **content, figures=drawn, images=shown)
-        (self.folder / "report.html").write_text(page, encoding="utf-8")
+        write_text(self.folder / "report.html", page)
         rank_zero_info(f"Report written to {self.folder / 'report.html'}")
 
 

@@ -13,7 +13,6 @@ from epic_pl.experiments.compare.plan import Entry, Outcome, Run, plan
 from epic_pl.experiments.compare.report import write_comparison
 from epic_pl.experiments.compare.results import Row
 from epic_pl.experiments.compare.runner import Runner, worker_command
-from epic_pl.experiments.files import try_read_json, write_json
 from epic_pl.experiments.options import (
     feature_cache,
     free_memory,
@@ -21,6 +20,7 @@ from epic_pl.experiments.options import (
     run_key,
     use_stored_features,
 )
+from epic_pl.files import try_read_json, write_json
 
 # all other methods have a learning rate of their own for what they train in the encoders
 _TRAIN_A_HEAD_ALONE = ("late_fusion_mlp", "linear_probe", "no_prompts")

@@ -11,8 +11,8 @@ import yaml
 from epic_pl.cli import as_options
 from epic_pl.config_files import read_yaml
 from epic_pl.errors import ConfigError
-from epic_pl.experiments.files import try_read_json, write_json
 from epic_pl.experiments.options import ONE_DEVICE, parsed_options, refuse_own, run_key
+from epic_pl.files import try_read_json, write_json
 from epic_pl.nn.methods import METHODS
 
 # set for each run, so that an option for all of them would be lost

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from epic_pl.experiments.compare.plan import Outcome
 from epic_pl.experiments.compare.results import Row, comparison_rows
-from epic_pl.experiments.files import write_json, write_text
+from epic_pl.files import write_json, write_text
 
 _NONE = "\N{EN DASH}"
 _COLUMNS: dict[str, Callable[[Row], str]] = {

@@ -21,9 +21,9 @@ from epic_pl.cli import run
 from epic_pl.error_text import errors_as_text
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.evaluator import Evaluator
-from epic_pl.experiments.files import try_read_json, write_json
 from epic_pl.experiments.interruption import end_with
 from epic_pl.experiments.options import use_stored_features
+from epic_pl.files import try_read_json, write_json
 from epic_pl.module import EPICModule
 from epic_pl.module.parameters import trainable_share
 

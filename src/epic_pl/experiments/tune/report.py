@@ -11,8 +11,8 @@ import yaml
 from jsonargparse import Namespace
 from optuna.trial import FrozenTrial, TrialState
 
-from epic_pl.experiments.files import write_text
 from epic_pl.experiments.tune.search import Search
+from epic_pl.files import write_text
 
 _ATTRIBUTES = ("validations", "seconds", "message")
 

@@ -1,7 +1,5 @@
 """Filling stores: by any number of processes, killed and continued at will, to the same bytes."""
 
-import errno
-import json
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -23,13 +21,12 @@ from epic_pl.features.store.shard import (
     encode,
     open_shard,
     shard_name,
-    write_file,
     write_shard,
 )
 from epic_pl.features.store.spec import SPEC, StoreSpec
+from epic_pl.files import write_json
 
 SHARD_BYTES = 128_000_000
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _SLACK = 64_000_000  # bytes of disk that stay free
 
 Produce = Callable[[Sequence[int]], tuple[Mapping[str, Tensor], Tensor | None]]
@@ -120,7 +117,7 @@ def fill_stores(
         try:
             _write(folder, want, missing[rank::world_size], batch_size, show)
         except OSError as error:
-            if error.errno not in _DISK_ERRORS and str(root) not in str(error.filename):
+            if str(root) not in str(error.filename):
                 raise  # of `produce`, for example an image that is missing
             raise CacheError(
                 f"The feature store {folder} could not be written ({error}). Free some disk space, "
@@ -142,8 +139,7 @@ def _write(
     try:
         StoreSpec.read(folder)
     except CacheError:
-        plain = json.dumps(wanted.spec.to_json(), indent=1, sort_keys=True)
-        write_file(folder / SPEC, f"{plain}\n".encode())
+        write_json(folder / SPEC, wanted.spec.to_json())
     digests = digests_of(wanted.hashes)
     with Progress(console=Console(file=sys.stderr), disable=not show) as bar:
         task = bar.add_task(f"{wanted.spec.modality} features", total=sum(map(len, shards)))

@@ -8,8 +8,6 @@ Shape legend: B items of a batch, N tokens of its longest item, T tokens of all 
 """
 
 import hashlib
-import os
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from torch import Tensor
 from epic_pl.errors import CacheError
 from epic_pl.features.store.int8 import SCALE, quantize
 from epic_pl.features.store.spec import DIGEST_BYTES, StoreSpec
+from epic_pl.files import write_bytes
 
 Digests = npt.NDArray[np.bytes_]
 Tensors = dict[str, Tensor]
@@ -45,21 +44,7 @@ def write_shard(path: Path, digests: Digests, batches: Sequence[Tensors]) -> Non
     """Write a shard of items with these digests, of which :func:`encode` gave the batches."""
     tensors = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     rows = digests.view(np.uint8).reshape(-1, DIGEST_BYTES)
-    write_file(path, save({**tensors, "digests": torch.from_numpy(rows.copy())}))
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Replace a file in one step, once its content is on the disk."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    write_bytes(path, save({**tensors, "digests": torch.from_numpy(rows.copy())}))
 
 
 def open_shard(path: Path, spec: StoreSpec) -> Tensors | None:
