@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, Dataset
 from epic_pl.callbacks.predictions import prediction_table
 from epic_pl.config_files import INIT_CONFIG
 from epic_pl.data.clean_text import clean_text
-from epic_pl.data.datamodule import check_choice
 from epic_pl.data.dataset import Collator, ImageTextDataset
 from epic_pl.data.images import BadSamplePolicy, usable_rows
 from epic_pl.data.preprocessing import ImagePreprocessing
@@ -43,6 +42,7 @@ from epic_pl.inference.sharing import (
 from epic_pl.inspection.init import write_config
 from epic_pl.module import EPICModule
 from epic_pl.types import Batch, Sample
+from epic_pl.validate import check_choice
 
 Label = dict[str, Any]
 """``{"label": name, "score": probability}``."""

@@ -28,6 +28,20 @@ def check_choices(config: Any) -> None:
             raise ConfigError(f"{name} is {value!r}, but may be {words}.")
 
 
+def check_at_least(least: int, **options: float | None) -> None:
+    """Raise ConfigError if an option is smaller than ``least``; None passes."""
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise ConfigError(f"{name} must be at least {least}, got {value}.")
+
+
+def check_choice(known: Sequence[str], **options: str) -> None:
+    """Raise ConfigError if an option is none of the known words."""
+    for name, word in options.items():
+        if word not in known:
+            raise ConfigError(f"{name} must be one of {', '.join(known)}; got {word!r}.")
+
+
 def check_probabilities(config: Any, *names: str) -> None:
     """Raise ConfigError for the first of these options that is no probability."""
     for name in names:

@@ -31,8 +31,9 @@ from epic_pl.data.preprocessing import (
 )
 from epic_pl.data.rows import Rows, class_counts
 from epic_pl.data.transforms import AUGMENTATIONS, ImageTransform, build_image_transform
-from epic_pl.errors import CheckpointError, ConfigError, DataError
+from epic_pl.errors import CheckpointError, DataError
 from epic_pl.types import Batch, Task
+from epic_pl.validate import check_at_least, check_choice
 
 Split = Literal["train", "val", "test", "predict"]
 STAGES: dict[str | None, tuple[Split, ...]] = {
@@ -47,20 +48,6 @@ STAGES: dict[str | None, tuple[Split, ...]] = {
 
 FeatureProvider = Callable[[ImageTextDataset, Collator], Dataset[Batch]]
 """Gives a dataset of stored features, from which a loader gets the rows of a batch at once."""
-
-
-def check_at_least(least: int, **options: float | None) -> None:
-    """Raise a ConfigError if an option is smaller than ``least``; None passes."""
-    for name, value in options.items():
-        if value is not None and value < least:
-            raise ConfigError(f"{name} must be at least {least}, got {value}.")
-
-
-def check_choice(known: Sequence[str], **options: str) -> None:
-    """Raise a ConfigError if an option is none of the known words."""
-    for name, word in options.items():
-        if word not in known:
-            raise ConfigError(f"{name} must be one of {', '.join(known)}; got {word!r}.")
 
 
 class ImageTextDataModule(LightningDataModule, ABC):

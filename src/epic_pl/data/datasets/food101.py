@@ -11,10 +11,11 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.data.datamodule import ImageTextDataModule, Split, check_at_least, check_choice
+from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.readers import find_path, label_codes, read_csv, read_jsonl, require
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.data.splits import stratified_split
+from epic_pl.validate import check_at_least, check_choice
 
 TextSource = Literal["titles", "jsonl"]
 _RELEASED: tuple[Split, ...] = ("train", "test")

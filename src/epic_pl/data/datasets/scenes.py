@@ -23,8 +23,9 @@ from rich.progress import track
 from epic_pl.assets import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emoji
 from epic_pl.assets.cache import cache_dir, cached_folder
 from epic_pl.assets.wheels import OPENMOJI
-from epic_pl.data.datamodule import ImageTextDataModule, Split, check_at_least, check_choice
+from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.rows import Rows, sample_table
+from epic_pl.validate import check_at_least, check_choice
 
 KINDS = ("existence", "conjunction", "relation")
 """Kinds of statements, which are also the subsets whose accuracies are logged."""

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.data.datamodule import ImageTextDataModule, Split, check_at_least
+from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows, table_schema
 from epic_pl.data.tables.columns import RowOptions
@@ -22,6 +22,7 @@ from epic_pl.data.tables.rows import (
     unlabelled_rows,
 )
 from epic_pl.types import Task
+from epic_pl.validate import check_at_least
 
 
 class TableDataModule(ImageTextDataModule):
