@@ -6,7 +6,7 @@ A frozen encoder cannot adapt to another normalisation or crop.
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,8 +56,9 @@ class ImagePreprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ImagePreprocessing":
-        """The inverse of :meth:`to_dict`."""
-        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        """The inverse of :meth:`to_dict`; entries of other names are ignored."""
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        return cls(**{**known, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
 def image_preprocessing(
