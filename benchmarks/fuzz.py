@@ -230,7 +230,7 @@ def checkpoints(folder: Path) -> tuple[Any, Case]:
     return files, case
 
 
-def manifests(folder: Path) -> tuple[Any, Case]:
+def stores(folder: Path) -> tuple[Any, Case]:
     """The spec and shards of feature stores, opened, asked and verified."""
     import torch
     from safetensors.torch import load, save
@@ -357,7 +357,7 @@ def configs(folder: Path) -> tuple[Any, Case]:
 
 
 TARGETS: dict[str, Callable[[Path], tuple[Any, Case]]] = {
-    each.__name__: each for each in (tables, checkpoints, manifests, configs)
+    each.__name__: each for each in (tables, checkpoints, stores, configs)
 }
 
 

@@ -33,7 +33,7 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(error, tmp_path):
 
 
 def test_what_killed_processes_have_left_is_removed_and_no_other_file(tmp_path):
-    names = (".left.1a2b3c4d.partial", ".now.1a2b3c4d.partial", ".hidden")
+    names = (f".{'1a' * 8}.partial", f".{'2b' * 8}.partial", ".film.mkv.partial")
     for name in names:
         (tmp_path / name).touch()
     for name in (names[0], names[2]):

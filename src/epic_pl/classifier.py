@@ -42,7 +42,7 @@ from epic_pl.inference.sharing import (
 from epic_pl.inspection.init import write_config
 from epic_pl.module import EPICModule
 from epic_pl.types import Batch, Sample
-from epic_pl.validate import check_choice
+from epic_pl.validate import check_word
 
 Label = dict[str, Any]
 """``{"label": name, "score": probability}``."""
@@ -134,7 +134,8 @@ class Classifier:
             image_encoder: name or folder of the image encoder, if it has moved since training.
             text_encoder: likewise for the text encoder.
             programs: load the program (``model.pt2``) of an exported folder.
-            revision: commit, tag or branch of the hub's repository; a commit pins the model.
+            revision: commit, tag or branch of the hub's repository; a commit pins the model. This
+                and the next two are ignored for a path.
             token: hub token; None is that of this machine.
             local_files_only: of a hub, use only files that were downloaded before.
 
@@ -396,7 +397,7 @@ class Classifier:
         options = RowOptions(image_column=image, text_columns=text, id_column=id)
         rows = read_rows(source, Path(image_root).resolve(), options, unlabelled_rows)
         read = ImageTextDataset(rows.table, rows.image_root, self._transform).read
-        check_choice(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
+        check_word(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
         usable, note = usable_rows(rows, on_bad_sample, read)
         if note:
             rank_zero_info(note)

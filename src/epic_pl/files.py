@@ -11,31 +11,31 @@ from typing import Any
 
 from epic_pl.untrusted import require_regular
 
-_ABANDONED_S = 600  # no file takes as long to be written
+_ABANDONED_S = 600  # without a write: then its writer must have been killed
+_PARTIAL = f".{'[0-9a-f]' * 16}.partial"  # of this module alone, in folders of users
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file to write, which takes the place of ``path`` once its content is on the disk.
 
-    Of several processes that write the same file, the last one's stays. Files that killed processes
-    have left half-written in the folder are removed.
+    If several processes write the same file, the last one to finish wins. Hidden files of this
+    function in the folder that nobody has written to for ten minutes are what killed processes
+    left, and are removed. A symbolic link is replaced, not what it leads to.
 
     Raises:
-        OSError: the file cannot be written; it has a file name, and ``path`` is as before.
+        OSError: the file cannot be written. The error names ``path``, which is as before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(".*.partial"):
+    for left in path.parent.glob(_PARTIAL):
         with suppress(OSError):  # another process removes it, too
             if time.time() - left.lstat().st_mtime > _ABANDONED_S:
                 left.unlink()
-    partial = path.with_name(f".{path.name}.{token_hex(4)}.partial")
+    partial = path.with_name(f".{token_hex(8)}.partial")  # short, for long names
     try:
         yield partial
-        _flush(partial)
+        _flush(partial, os.O_RDWR)  # Windows flushes no file that is open for reading only
         partial.replace(path)
-        if os.name != "nt":  # Windows cannot open a folder
-            _flush(path.parent)  # else the rename may not survive a power failure
     except OSError as error:
         if error.filename in (None, str(partial)):
             error.filename = str(path)
@@ -43,10 +43,13 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+    # else the rename may not survive a power failure; not every system can flush a folder
+    with suppress(OSError):
+        _flush(path.parent, os.O_RDONLY)
 
 
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _flush(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:
@@ -66,7 +69,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file in one step."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    # a path may have bytes that are not UTF-8; JSON spells them as this error handler does
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def try_read_json(path: Path) -> dict[str, Any] | None:

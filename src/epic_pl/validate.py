@@ -35,7 +35,7 @@ def check_at_least(least: int, **options: float | None) -> None:
             raise ConfigError(f"{name} must be at least {least}, got {value}.")
 
 
-def check_choice(known: Sequence[str], **options: str) -> None:
+def check_word(known: Sequence[str], **options: str) -> None:
     """Raise ConfigError if an option is none of the known words."""
     for name, word in options.items():
         if word not in known:

@@ -34,24 +34,24 @@ def broken(folder):
             {what}
     return st.integers(0, 3), case
 
-fuzz.__file__, fuzz.LIMIT_S, fuzz.TARGETS = __file__, 1, {{"broken": broken}}
+fuzz.__file__, fuzz.LIMIT_S, fuzz.TARGETS = __file__, {limit}, {{"broken": broken}}
 sys.exit(fuzz.main())
 """
 
 
 @pytest.mark.parametrize(
-    ("what", "said"),
+    ("what", "limit", "said"),
     [
-        ('raise KeyError("a")', "KeyError: 'a'"),
-        ("time.sleep(60)", 'broken.py", line 10'),
+        ('raise KeyError("a")', 60, "KeyError: 'a'"),
+        ("time.sleep(60)", 1, 'broken.py", line 10'),
     ],
     ids=["exception", "hang"],
 )
-def test_findings_are_told_and_their_inputs_kept(what, said, workdir):
+def test_findings_are_told_and_their_inputs_kept(what, limit, said, workdir):
     pytest.importorskip("atheris")
     script = workdir / "broken.py"
     folder = str(Path(fuzz.__file__).parent)
-    script.write_text(BROKEN.format(benchmarks=folder, what=what))
+    script.write_text(BROKEN.format(benchmarks=folder, what=what, limit=limit))
     options = ["--target", "broken", "--minutes", "0.05", "--jobs", "1"]
     command = [sys.executable, str(script), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

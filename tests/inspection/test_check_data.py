@@ -126,7 +126,7 @@ LONG_TEXTS = {"text": {i: "a " * 50 for i in range(3)}}
         (SHARED_TEXT, "note", "in more than one split, with other images (2", "train 1 = val 8"),
         ({"image": {9: "1.png"}}, "warning", "1 images, by content, are in more than", "train 1"),
         (_copy_of_1(9), "warning", "1 samples, by image and text, are in mo", "train 1 = val 9"),
-        (_copy_of_1(3), "warning", "recur within their split (2 rows)", "train 1 = train 3"),
+        (_copy_of_1(3), "warning", "repeat within their split (2 rows)", "train 1 = train 3"),
         (_copy_of_1(2), "warning", "have different labels (2 rows)", "train b = train a"),
         ({"label": {3: "rare"}}, "warning", "1 classes have one training row only", "rare"),
         ({"label": {8: "b"}}, "note", "1 classes have no row in the val split", "a"),

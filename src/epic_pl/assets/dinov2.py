@@ -39,8 +39,8 @@ def timm_state_dict(onnx_file: bytes) -> dict[str, Array]:
     position = anonymous[1, 1, width], anonymous[1, 37 * 37, width]
     weights = {
         "cls_token": cls_token,
-        "pos_embed": np.concatenate(position, axis=1),
-    }  # (1, 1 + N, d)
+        "pos_embed": np.concatenate(position, axis=1),  # (1, 1 + N, d)
+    }
     for part in _PARTS:
         weights[f"norm.{part}"] = constants[f"layernorm.{part}"]
         name = f"embeddings.patch_embeddings.projection.{part}"

@@ -16,7 +16,7 @@ from epic_pl.features.items import Images, Texts
 from epic_pl.features.store.fill import SHARD_BYTES, default_root, fill_stores
 from epic_pl.features.store.spec import StoredDtype
 from epic_pl.module import EPICModule
-from epic_pl.validate import check_positive
+from epic_pl.validate import check_at_least
 
 
 class FeatureCache(Callback):
@@ -50,7 +50,7 @@ class FeatureCache(Callback):
         self.root = default_root() if folder is None else Path(folder)
         self.batch_size = batch_size
         self.threads = threads
-        check_positive(self, "batch_size", "threads")
+        check_at_least(1, **{"cache.batch_size": batch_size, "cache.threads": threads})
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Fill the stores of this stage's splits and have the DataModule read them."""
@@ -111,8 +111,8 @@ class FeatureCache(Callback):
             )
         datasets = [data.dataset(split) for split in splits]
         shared = module.device, data, datasets, self.level, self.dtype
-        memory = self.root / f"digests-{rank}.json"
-        images = Images(module.model.image_tower, *shared, self.threads, memory)
+        digest_file = self.root / f"digests-{rank}.json"
+        images = Images(module.model.image_tower, *shared, self.threads, digest_file)
         texts = Texts(module.model.text_tower, *shared)
         wanted = [images.wanted(), texts.wanted()]
         image_store, text_store = fill_stores(

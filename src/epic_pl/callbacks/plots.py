@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from epic_pl.files import replacing
 from epic_pl.module import EPICModule
 from epic_pl.module.outputs import SplitOutputs
 
@@ -37,9 +38,10 @@ class ConfusionMatrixPlot(Callback):
             return
         counts = confusion_counts(outputs)
         figure = draw_confusion_matrix(counts, pl_module.class_names)
-        folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(folder / "confusion_matrix.png", dpi=150, bbox_inches="tight")
-        rank_zero_info(f"Confusion matrix drawn to {folder / 'confusion_matrix.png'}")
+        path = folder / "confusion_matrix.png"
+        with replacing(path) as partial:
+            figure.savefig(partial, format="png", dpi=150, bbox_inches="tight")
+        rank_zero_info(f"Confusion matrix drawn to {path}")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_figure("test/confusion_matrix", figure, trainer.global_step)

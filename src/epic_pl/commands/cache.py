@@ -36,7 +36,7 @@ def info(folder: Path | None = None) -> None:
     from epic_pl.features.store.reader import FeatureStore
     from epic_pl.features.store.spec import SPEC
 
-    folder = folder or default_root()
+    folder = (folder or default_root()).resolve()
     stores = [path for path in (folder, *sorted(folder.glob("*"))) if (path / SPEC).is_file()]
     if not stores:
         raise CacheError(

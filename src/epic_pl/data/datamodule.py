@@ -33,7 +33,7 @@ from epic_pl.data.rows import Rows, class_counts
 from epic_pl.data.transforms import AUGMENTATIONS, ImageTransform, build_image_transform
 from epic_pl.errors import CheckpointError, DataError
 from epic_pl.types import Batch, Task
-from epic_pl.validate import check_at_least, check_choice
+from epic_pl.validate import check_at_least, check_word
 
 Split = Literal["train", "val", "test", "predict"]
 STAGES: dict[str | None, tuple[Split, ...]] = {
@@ -117,9 +117,9 @@ class ImageTextDataModule(LightningDataModule, ABC):
         check_at_least(1, eval_batch_size_per_device=eval_batch_size_per_device)
         check_at_least(3, max_text_tokens=max_text_tokens)
         check_at_least(0, num_workers=num_workers, seed=seed)
-        check_choice(AUGMENTATIONS, augment=augment)
-        check_choice(get_args(Resize), resize=resize)
-        check_choice(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
+        check_word(AUGMENTATIONS, augment=augment)
+        check_word(get_args(Resize), resize=resize)
+        check_word(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
         self.image_encoder_revision = image_encoder_revision
@@ -271,7 +271,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     @property
     def own_splits(self) -> list[Split]:
-        """The splits without those that read the rows of another one, as ``predict`` often does."""
+        """The splits with rows of their own; ``predict`` often reads those of another one."""
         return list(dict.fromkeys(["train", "val", "test", self.predict_split]))
 
     def dataset(self, split: Split) -> ImageTextDataset:

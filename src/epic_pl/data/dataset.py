@@ -137,8 +137,8 @@ class Collator:
     """Puts samples into a :class:`~epic_pl.types.Batch`; picklable, so that workers can hold it.
 
     An absent image becomes zeros and an absent text the tokens of an empty string, with False in
-    the presence mask; an empty string is a text that is present. A batch has no masks if all images
-    and texts are present, and no ``labels`` if one of them is unknown.
+    the presence mask; an empty string is a text that is present. A batch has no masks if
+    every image and text is present, and no ``labels`` if any label is unknown.
 
     Args:
         tokenizer: tokenizer of the text encoder, as from

@@ -204,7 +204,7 @@ def missing_images(paths: Collection[str], root: Path) -> dict[str, str]:
 
 
 def missing_hint(path: str) -> str:
-    """The fix for a path that is no file, if it can be seen from the path; ends a message."""
+    """How to correct a path that is no file, if the path shows it; the end of a message."""
     if path.startswith(("http://", "https://")):
         return "; it is an address: fetch the image and name the file"
     return "; write the path with / instead of \\" if "\\" in path else ""

@@ -72,7 +72,7 @@ class ImageRecord:
         self.path = _cache_path("images", (), {"images_of": str(root)})
 
     def key(self, path: str) -> str:
-        """Path, size and time of change of an image, so that a replaced one is a new one."""
+        """Path, size and time of change of an image: a replaced image has another key."""
         with contextlib.suppress(OSError, ValueError):  # missing
             stat = os.stat(self.root / path)
             return f"{path} {stat.st_size} {stat.st_mtime_ns}"
@@ -122,7 +122,11 @@ def _cache_path(name: str, sources: Sequence[Path], options: Mapping[str, Any]) 
 
 
 def _state(path: Path) -> list[Any]:
-    """Path, size and time of change of a file, or of a folder's text files; names of the others."""
+    """What tells whether a source has changed.
+
+    For a file: path, size and time of change. For a folder: the same of its .json and .txt files,
+    and the names of the others.
+    """
     if not path.is_dir():
         stat = path.stat()
         return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
@@ -147,7 +151,11 @@ def _write_arrow(path: Path, table: pa.Table, facts: Mapping[str, Any]) -> None:
     table = table.replace_schema_metadata({_KEY: json.dumps(dict(facts))}).combine_chunks()
     try:
         # one batch: then a split is a slice, and reading a row needs no search
-        with replacing(path) as partial, pa.ipc.new_file(str(partial), table.schema) as writer:
+        with (
+            replacing(path) as partial,
+            pa.OSFile(str(partial), "wb") as sink,  # closed before the rename, for Windows
+            pa.ipc.new_file(sink, table.schema) as writer,
+        ):
             writer.write_table(table, max_chunksize=max(table.num_rows, 1))
     except OSError as error:
         rank_zero_info(f"Files are read again at the next start: {path} is not written: {error}")

@@ -10,18 +10,21 @@ from typing import Any
 from epic_pl.files import write_json
 
 
-def image_digests(names: Iterable[tuple[str, str]], memory: Path) -> dict[tuple[str, str], str]:
+def image_digests(
+    names: Iterable[tuple[str, str]], digest_file: Path
+) -> dict[tuple[str, str], str]:
     """SHA-256 of images' bytes.
 
     Args:
         names: (root, path) of each image.
-        memory: JSON file that remembers digests by path, size and time of change; replaced if it
-            is damaged.
+        digest_file: JSON file that remembers digests by path, size and time of change; replaced if
+            it is damaged.
     """
     known: Any = {}
     with suppress(OSError, ValueError):  # nothing remembered yet
-        known = json.loads(memory.read_text(encoding="utf-8"))
+        known = json.loads(digest_file.read_text(encoding="utf-8"))
     known = known if isinstance(known, dict) else {}
+    known = {state: digest for state, digest in known.items() if isinstance(digest, str)}
     digests, new = {}, {}
     for root, path in names:
         file = Path(root) / path
@@ -32,7 +35,7 @@ def image_digests(names: Iterable[tuple[str, str]], memory: Path) -> dict[tuple[
         digests[root, path] = new.get(state) or known[state]
     if new:
         with suppress(OSError):  # without write permission later runs read the images again
-            write_json(memory, known | new)
+            write_json(digest_file, known | new)
     return digests
 
 

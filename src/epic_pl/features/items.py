@@ -130,14 +130,14 @@ class Images(Items[ImageKey]):
 
     Attributes:
         threads: that decode images.
-        memory: file that remembers the images' digests.
+        digest_file: file that remembers the images' digests.
     """
 
     modality = "image"
     blank = ImageKey("", "")
 
     threads: int
-    memory: Path
+    digest_file: Path
 
     def _named(self) -> Iterable[ImageKey]:
         for dataset in self.datasets:
@@ -145,7 +145,7 @@ class Images(Items[ImageKey]):
                 yield ImageKey(str(dataset.image_root), path)
 
     def _hashes(self) -> list[str]:
-        digests = image_digests((key for key in self.keys if key != self.blank), self.memory)
+        digests = image_digests((key for key in self.keys if key != self.blank), self.digest_file)
         return [digests.get(key, "blank") for key in self.keys]
 
     def _inputs(self, keys: Sequence[ImageKey]) -> tuple[Tensor, None]:

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.data.images import IMAGE_SUFFIXES
-from epic_pl.data.tables.columns import SPLIT_NAMES, may_embed
-from epic_pl.data.tables.labels import is_list, written_lists
+from epic_pl.data.tables.columns import SPLIT_NAMES, is_list, may_embed
+from epic_pl.data.tables.labels import written_lists
 from epic_pl.errors import DataError
 
 _NAMES = {
@@ -65,7 +65,8 @@ def guess_columns(
     """
     names = table.column_names
     for role, name in (("image", image), ("text", text), ("label", label)):
-        if name is not None and "{" not in name and name not in names:
+        template = role != "label" and name is not None and "{" in name
+        if name is not None and not template and name not in names:
             raise DataError(f"There is no column {name!r} for the {role}; there are {names}.")
     named, source, root = image or text, image, folder
     if image in names or not named:

@@ -67,7 +67,10 @@ def _inspect_file(path: str, root: Path, min_size: int | None) -> dict[str, Any]
         require_regular(file)
         content = blake2b(file.read_bytes(), digest_size=16).hexdigest()
     except OSError as error:
-        problem = f"{file} cannot be read: {error.strerror or error}{missing_hint(path)}"
+        what = f"cannot be read: {error.strerror or error}"
+        if isinstance(error, FileNotFoundError):
+            what = "does not exist"
+        problem = f"{file} {what}{missing_hint(path)}"
         return {"kind": "missing", "problem": problem}
     except DataError as error:
         return {"kind": "missing", "problem": str(error)}

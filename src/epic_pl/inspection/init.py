@@ -12,7 +12,7 @@ import yaml
 
 from epic_pl.config_files import INIT_CONFIG, first_config, packaged_file, read_yaml
 from epic_pl.data.images import read_image
-from epic_pl.data.tables.columns import RowOptions, image_column, read_columns
+from epic_pl.data.tables.columns import RowOptions, read_columns, read_image_paths
 from epic_pl.data.tables.embedded import unpack_images
 from epic_pl.data.tables.folders import holds_classes
 from epic_pl.data.tables.hf import is_saved_dataset
@@ -142,7 +142,7 @@ def _image_size(table: pa.Table, guess: Guess, folder: Path) -> int:
     head, embedded = unpack_images(table.slice(0, _EXAMINED_ROWS), guess.image_column)
     root = embedded or guess.image_root or folder
     sides = []
-    for path in image_column(head, guess.image_column).drop_null().to_pylist():
+    for path in read_image_paths(head, guess.image_column).drop_null().to_pylist():
         with suppress(DataError):  # the check reports it
             sides.append(min(read_image(root / path).size))
     return _LARGE if sides and np.median(sides) > 160 else _SMALL

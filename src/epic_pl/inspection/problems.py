@@ -155,7 +155,12 @@ def duplicate_problems(rows: pa.Table) -> Iterator[Problem]:
         ("warning", images, "image", "images, by content, are in more than one split"),
         ("warning", samples, "sample_id", "samples, by image and text, are in more than one split"),
         ("note", texts, "sample_id", "texts are in more than one split, with other images"),
-        ("warning", doubled, "sample_id", "samples, by image and text, recur within their split"),
+        (
+            "warning",
+            doubled,
+            "sample_id",
+            "samples, by image and text, repeat within their split",
+        ),
         ("warning", labelled, "label", "samples, by image and text, have different labels"),
     ]
     for severity, groups, column, text in lines:

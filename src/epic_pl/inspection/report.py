@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from epic_pl.data.images import read_image
-from epic_pl.errors import printable
+from epic_pl.errors import DataError, printable
 from epic_pl.files import write_text
 from epic_pl.inspection.check import Findings
 from epic_pl.inspection.html_page import jpeg, png, render
@@ -89,6 +89,9 @@ def _samples(findings: Findings) -> Iterator[dict[str, Any]]:
     rows = rows.filter(pc.and_(pc.is_null(rows["kind"]), pc.is_valid(rows["image"])))
     chosen = np.linspace(0, len(rows) - 1, min(_SAMPLES, len(rows))).astype(int)
     for row in rows.take(chosen).to_pylist():
-        image = read_image(findings.image_roots[row["split"]] / row["image"])
+        try:
+            image = read_image(findings.image_roots[row["split"]] / row["image"])
+        except DataError:  # removed since the check
+            continue
         image.thumbnail(_THUMBNAIL)
         yield row | {"image": jpeg(image)}

@@ -83,7 +83,7 @@ def complete_state(module: nn.Module, adapter: dict[str, Tensor]) -> dict[str, T
                 "prompts or the hub's width differs, or the file was changed; use the config that "
                 "was saved beside the checkpoint."
             )
-        if adapter[key].is_floating_point() and not bool(torch.isfinite(adapter[key]).all()):
+        if adapter[key].is_floating_point() and not bool(adapter[key].double().isfinite().all()):
             raise CheckpointError(
                 f"The checkpoint's {key} holds NaN or infinite values: the run that wrote it had "
                 "diverged. Use an earlier checkpoint."
@@ -162,8 +162,10 @@ def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
 
 def _form(value: object) -> str:
     """Type of numbers and shape, in which a stored value and this model's must agree."""
-    if not isinstance(value, Tensor) or value.is_meta or value.layout is not torch.strided:
+    if not isinstance(value, Tensor):
         return f"{value!r:.40}"
+    if value.is_meta or value.is_nested or value.layout is not torch.strided:
+        return "a tensor that is sparse, nested or without numbers"
     kind = "a complex tensor" if value.is_complex() else "an integer tensor"
     kind = "a floating-point tensor" if value.is_floating_point() else kind
     return f"{kind} of shape {tuple(value.shape)}"

@@ -67,7 +67,7 @@ def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no checkpoint at {path!r}.") from error
-    except PermissionError:
+    except (PermissionError, MemoryError):
         raise
     except IsADirectoryError as error:
         raise CheckpointError(f"{path!r} is a folder: name a checkpoint in it.") from error

@@ -49,8 +49,8 @@ class ClassificationLoss(nn.Module):
     Args:
         task: "multiclass" (one class per sample) or "multilabel" (any number).
         label_smoothing: label smoothing of the cross-entropy; multiclass only.
-        weights: ``(C,)``: multiclass: of the samples of each class, and the mean is over weights as
-            in :func:`torch.nn.functional.cross_entropy`; multilabel: of each label's positives.
+        weights: weights ``(C,)`` of the classes (multiclass; the mean is over weights, as in
+            :func:`torch.nn.functional.cross_entropy`) or of each label's positives (multilabel).
     """
 
     weights: Tensor | None
@@ -82,7 +82,7 @@ def build_loss(config: LossConfig, task: Task, num_classes: int) -> Classificati
     if task == "multilabel":
         own, other = other, own
     if getattr(config, other) is not None:
-        raise ConfigError(f"{other} is not for {task} tasks such as this one: use {own} instead.")
+        raise ConfigError(f"{other} is not for {task} tasks, and this is one: use {own} instead.")
     check_length("class_frequencies", config.class_frequencies, num_classes)
     weights = resolve_weights(own, getattr(config, own), task, config.class_frequencies)
     check_length(own, weights, num_classes)

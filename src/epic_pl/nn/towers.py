@@ -34,7 +34,7 @@ class Tower(nn.Module, ABC, Generic[State]):
         layers: the interaction layers, increasing, counted from 0. Layers before the first one
             depend on the sample alone; the boundary features are the mean of the tokens that enter
             the first one.
-        keeps_tokens: whether the state has the tokens that enter the first layer.
+        keeps_tokens: whether the state keeps the tokens that enter the first of ``layers``.
     """
 
     levels: tuple[FeatureLevel, ...] = ("boundary",)
@@ -165,14 +165,14 @@ class JointTower(Tower[JointState]):
 
     def pool(self, state: JointState) -> Pooled:
         """Run the remaining layers, then the encoder's own pooling."""
-        tokens = state.first
-        if tokens is None:
-            tokens = self._entering(self.encoder.num_layers, state)
+        if state.first is not None:
+            return Pooled(self.encoder.pool(state.first), state.boundary)
+        tokens = self._entering(self.encoder.num_layers, state)
         return Pooled(self.encoder.pool(tokens, state.mask), state.boundary)
 
 
 class FrozenState(NamedTuple):
-    """Pooled features, and what else the method uses of the frozen stream.
+    """Pooled features, and the parts of the frozen stream that the method reads.
 
     ``entered (B, N, d)`` are the tokens that enter the first layer. ``memories`` are keys and
     values of the K layers, whose visible tokens ``mask (B, N)`` marks.
@@ -221,10 +221,10 @@ class FrozenTower(Tower[FrozenState]):
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
     ) -> dict[str, Tensor]:
-        """For level "boundary" the tokens, for "layers" what the method uses of the state.
+        """Level "boundary" stores the tokens that enter the first of ``layers``.
 
-        The latter are ``memory (B, K, 2, h, N, d / h)``, ``tokens (B, N, d)``, ``output (B, d)``
-        and ``boundary (B, d)``.
+        Level "layers" stores ``output (B, d)`` and ``boundary (B, d)`` and, if the method uses
+        them, ``memory (B, K, 2, h, N, d / h)`` and ``tokens (B, N, d)``.
         """
         stored = super().features(inputs, mask, level)
         if level == "boundary":

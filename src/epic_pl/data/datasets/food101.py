@@ -15,7 +15,7 @@ from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.readers import find_path, label_codes, read_csv, read_jsonl, require
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.data.splits import stratified_split
-from epic_pl.validate import check_at_least, check_choice
+from epic_pl.validate import check_at_least, check_word
 
 TextSource = Literal["titles", "jsonl"]
 _RELEASED: tuple[Split, ...] = ("train", "test")
@@ -53,7 +53,7 @@ class Food101DataModule(ImageTextDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_choice(get_args(TextSource), text_source=text_source)
+        check_word(get_args(TextSource), text_source=text_source)
         check_at_least(1, val_size=val_size)
         check_at_least(0, split_seed=split_seed)
         self.data_dir = data_dir

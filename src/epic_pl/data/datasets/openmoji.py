@@ -23,7 +23,7 @@ from epic_pl.data.datasets.entailment import ENTAILMENT_CLASSES, EntailmentPairs
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.data.splits import stratified_split
 from epic_pl.data.transforms import ImageTransform
-from epic_pl.validate import check_at_least, check_choice
+from epic_pl.validate import check_at_least, check_word
 
 Variant = Literal["subcategory", "entailment"]
 
@@ -68,7 +68,7 @@ class OpenMojiDataModule(ImageTextDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_choice(get_args(Variant), variant=variant)
+        check_word(get_args(Variant), variant=variant)
         check_at_least(0, split_seed=split_seed, fold=fold)
         self.variant = variant
         self.split_seed = split_seed

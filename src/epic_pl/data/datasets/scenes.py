@@ -25,7 +25,7 @@ from epic_pl.assets.cache import cache_dir, cached_folder
 from epic_pl.assets.wheels import OPENMOJI
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.rows import Rows, sample_table
-from epic_pl.validate import check_at_least, check_choice
+from epic_pl.validate import check_at_least, check_word
 
 KINDS = ("existence", "conjunction", "relation")
 """Kinds of statements, which are also the subsets whose accuracies are logged."""
@@ -235,7 +235,7 @@ class ScenesDataModule(ImageTextDataModule):
         super().__init__(**kwargs)
         check_at_least(3, rows=rows)
         check_at_least(0, scene_seed=scene_seed)
-        check_choice(get_args(Unseen), unseen=unseen)
+        check_word(get_args(Unseen), unseen=unseen)
         self.rows = rows
         self.unseen = unseen
         self.scene_seed = scene_seed
@@ -306,7 +306,10 @@ class ScenesDataModule(ImageTextDataModule):
 
 
 def vocabulary() -> list[Emoji]:
-    """Every other emoji of a thing whose name of one or two words shares no word with another."""
+    """Emoji of things with names of one or two words, none of which occurs in another name.
+
+    Every other one of them.
+    """
     chosen: list[Emoji] = []
     taken: set[str] = set()
     things = [emoji for emoji in load_emoji() if emoji.category in _CATEGORIES]

@@ -70,7 +70,7 @@ def read_columns(table: pa.Table, options: RowOptions) -> Columns:
         ids = pa.array(np.arange(table.num_rows)).cast(pa.string())
     else:
         ids = _strings(_column(table, name, "id_column"), name)
-    images = image_column(table, options.image_column)
+    images = read_image_paths(table, options.image_column)
     return Columns(ids, images, _text_column(table, options.text_columns))
 
 
@@ -96,19 +96,26 @@ def _require_scalars(kind: pa.DataType, name: str) -> None:
         )
 
 
+def is_list(kind: pa.DataType) -> bool:
+    """Whether cells are lists, of any of Arrow's layouts."""
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+
+
 def _strings(array: pa.Array, name: str) -> pa.Array:
     _require_scalars(array.type, name)
     return array.cast(pa.string())
 
 
-def label_column(table: pa.Table, name: str) -> pa.Array:
+def read_label_cells(table: pa.Table, name: str) -> pa.Array:
     """Strings, numbers, or lists of them."""
     cells = _column(table, name, "label_column")
-    _require_scalars(getattr(cells.type, "value_type", cells.type), name)
+    _require_scalars(cells.type.value_type if is_list(cells.type) else cells.type, name)
     return cells
 
 
-def image_column(table: pa.Table, name: str | None) -> pa.Array:
+def read_image_paths(table: pa.Table, name: str | None) -> pa.Array:
     """Image paths without surrounding blanks, null for an empty cell.
 
     Args:
@@ -155,7 +162,7 @@ def _text_column(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
     return pc.utf8_trim_whitespace(_fill_template(table, parts, "text_columns"))
 
 
-def split_column(table: pa.Table, name: str | None) -> npt.NDArray[np.str_]:
+def read_splits(table: pa.Table, name: str | None) -> npt.NDArray[np.str_]:
     """``train``, ``val``, ``test`` or ``predict`` for each row, by :data:`SPLIT_NAMES`.
 
     All rows are ``train`` without a column.

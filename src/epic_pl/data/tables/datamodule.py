@@ -28,8 +28,9 @@ from epic_pl.validate import check_at_least
 class TableDataModule(ImageTextDataModule):
     """A CSV, TSV, JSONL, JSON or Parquet table, a folder for each class, or a saved dataset.
 
-    An empty image or text cell means that the modality is absent. Errors name rows with labels that
-    are missing, NaN or unknown in training, repeated ids, unknown split names, and missing images.
+    An empty image or text cell means that the modality is absent. Errors name the rows:
+    of labels that are missing, NaN, or unknown in training; of repeated ids, unknown split names
+    and missing images.
 
     One process of a machine reads the table and unpacks its images. The checked rows are stored in
     the cache, where they are valid until the table's files or the options change.

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from epic_pl.data.readers import read_json
-from epic_pl.data.tables.labels import is_list
+from epic_pl.data.tables.columns import is_list
 from epic_pl.untrusted import require_regular
 
 HF_SPLIT_COLUMN = "split"

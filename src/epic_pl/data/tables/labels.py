@@ -79,7 +79,7 @@ def _class_names(cells: Any, column: str, separator: str | None) -> tuple[ClassN
     """Class names of each row, and whether a row may have several."""
     written = written_lists(cells)
     cells = cells if written is None else written
-    if separator is not None and is_list(cells.type):
+    if separator is not None and pa.types.is_nested(cells.type):
         raise ConfigError(f"Column {column!r} holds lists: leave label_separator out.")
     if separator == "":
         raise ConfigError("label_separator is empty; give a string such as '|', or leave it out.")
@@ -87,7 +87,7 @@ def _class_names(cells: Any, column: str, separator: str | None) -> tuple[ClassN
         rows = [(cell or "").split(separator) for cell in cells.cast(pa.string()).to_pylist()]
         parts = [[part.strip() for part in row if part.strip()] for row in rows]
         cells = pa.array(parts, pa.list_(pa.string()))
-    if not is_list(cells.type):
+    if not pa.types.is_nested(cells.type):
         names = _names(cells, column, range(len(cells)))
         return [None if name is None else [name] for name in names], False
     lists = cells.to_pylist()
@@ -100,13 +100,6 @@ def _class_names(cells: Any, column: str, separator: str | None) -> tuple[ClassN
         )
     rest = iter(names)
     return [None if row is None else [next(rest) or "" for _ in row] for row in lists], True
-
-
-def is_list(kind: pa.DataType) -> bool:
-    """Whether cells are lists, of any of Arrow's layouts."""
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
 
 
 def written_lists(cells: Any) -> pa.Array | None:

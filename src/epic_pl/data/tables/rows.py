@@ -17,9 +17,9 @@ from epic_pl.data.splits import grouped_split
 from epic_pl.data.tables.columns import (
     Columns,
     RowOptions,
-    label_column,
     read_columns,
-    split_column,
+    read_label_cells,
+    read_splits,
 )
 from epic_pl.data.tables.embedded import unpack_images
 from epic_pl.data.tables.hf import HF_SPLIT_COLUMN
@@ -69,8 +69,8 @@ def read_rows(
 def build_rows(source: pa.Table, options: RowOptions) -> tuple[pa.Table, Sequence[str]]:
     """Rows of all splits."""
     columns = read_columns(source, options)
-    given = split_column(source, options.split_column)
-    cells = label_column(source, options.label_column)
+    given = read_splits(source, options.split_column)
+    cells = read_label_cells(source, options.label_column)
     codes, classes, multilabel = read_labels(cells, given, options)
     split = _assign(codes, _image_numbers(columns), given, options)
     _check_unseen(codes, split, classes)
@@ -113,7 +113,7 @@ def _assign(
 
 
 def _image_numbers(columns: Columns) -> npt.NDArray[np.int64]:
-    """A number for each distinct image, and for each distinct text of rows without one."""
+    """A number for each distinct image; rows without one have a number for each distinct text."""
     images, texts = columns.images, columns.texts
     if pc.any(pc.match_substring_regex(images, r"//|(^|/)\.\.?/")).as_py():
         paths = images.to_pylist()

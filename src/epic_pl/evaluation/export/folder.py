@@ -56,7 +56,7 @@ def check_output(folder: Path, overwrite: bool) -> None:
 
 
 def find_tokenizer(module: EPICModule) -> Any | None:
-    """Tokenizer of the text encoder; None without one if another pipeline prepared the texts.
+    """Tokenizer of the text encoder; None if it has none and the user's own pipeline makes texts.
 
     Raises:
         EpicError: if a DataModule of this package needs a tokenizer that is not there.

@@ -22,11 +22,15 @@ def write_onnx(program: ExportedProgram, path: Path) -> None:
 
     Raises:
         ImportError: the extra ``onnx`` is not installed.
-        ConfigError: an operation cannot be translated.
+        ConfigError: the extra ``onnx`` is not installed, or an operation cannot be translated.
     """
-    import onnxruntime  # noqa: F401 what is written must be compared, too
-    import onnxscript  # noqa: F401
-
+    try:
+        import onnxruntime  # noqa: F401 what is written must be compared, too
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"--format onnx needs {error.name}: pip install 'epic_pl[onnx]'."
+        ) from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the translation's own parts

@@ -1,4 +1,4 @@
-"""A comparison, from stored features over each method's own options to the outcomes of all runs."""
+"""A comparison: stores features, chooses each method's options, and does all runs."""
 
 import time
 from collections.abc import Callable, Sequence

@@ -78,7 +78,7 @@ class Run:
 class Outcome:
     """State of a run: its result, or a message that says why there is none.
 
-    ``ended`` is False while the same command would continue the run.
+    ``ended`` is False if the run was not started, or was interrupted.
     """
 
     run: Run
@@ -100,11 +100,12 @@ def read_variants(path: str) -> list[Entry]:
 
 
 def _variant(path: str, name: str, fields: Any) -> Entry:
-    if not isinstance(fields, Mapping) or str(fields.get("method")) not in METHODS:
+    method = fields.get("method") if isinstance(fields, Mapping) else None
+    if str(method) not in METHODS:
         raise ConfigError(
-            f"Variant {name!r} of {path} is {fields!r:.99}, which needs a method, as {name}: "
-            "{method: epic, model.epic.hub_width: 32}, with any options of fit after it. Methods "
-            f"are {', '.join(METHODS)}."
+            f"Variant {name!r} of {path} has the method {method!r}: write {name}: {{method: epic, "
+            "model.epic.hub_width: 32}, with any options of fit after it. Methods are "
+            f"{', '.join(METHODS)}."
         )
     if not _NAME.fullmatch(name) or name in (*METHODS, _ALL_VARIANTS):
         raise ConfigError(

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from epic_pl.experiments.compare.plan import Outcome
 from epic_pl.experiments.compare.results import Row, comparison_rows
-from epic_pl.files import write_json, write_text
+from epic_pl.files import replacing, write_json, write_text
 
 _NONE = "\N{EN DASH}"
 _COLUMNS: dict[str, Callable[[Row], str]] = {
@@ -141,4 +141,5 @@ def _plot_costs(rows: Sequence[Row], path: Path) -> None:
         axes.margins(x=0.2, y=0.15)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(f"test {main}, %")
-    figure.savefig(path, dpi=150)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=150)

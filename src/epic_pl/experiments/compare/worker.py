@@ -23,7 +23,7 @@ from epic_pl.errors import ConfigError
 from epic_pl.evaluation.evaluator import Evaluator
 from epic_pl.experiments.interruption import end_with
 from epic_pl.experiments.options import use_stored_features
-from epic_pl.files import try_read_json, write_json
+from epic_pl.files import replacing, try_read_json, write_json
 from epic_pl.module import EPICModule
 from epic_pl.module.parameters import trainable_share
 
@@ -139,7 +139,8 @@ def _write_predictions(module: EPICModule, path: Path) -> None:
     }
     scores = evaluator.probabilities(outputs.logits).numpy()
     columns |= {f"probability_{name}": scores[:, i] for i, name in enumerate(module.class_names)}
-    pa.parquet.write_table(pa.table(columns), path)
+    with replacing(path) as partial:
+        pa.parquet.write_table(pa.table(columns), partial)
 
 
 def _device_name(device: torch.device) -> str:

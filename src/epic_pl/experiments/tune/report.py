@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from optuna.trial import FrozenTrial, TrialState
 
 from epic_pl.experiments.tune.search import Search
-from epic_pl.files import write_text
+from epic_pl.files import replacing, write_text
 
 _ATTRIBUTES = ("validations", "seconds", "message")
 
@@ -54,7 +54,8 @@ def plot_history(study: optuna.Study, search: Search) -> None:
     with warnings.catch_warnings(), plt.style.context("default"):
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         figure: Any = plot_optimization_history(study, target_name=search.monitor).figure
-        figure.savefig(search.output / "search.png", dpi=150)
+        with replacing(search.output / "search.png") as partial:
+            figure.savefig(partial, format="png", dpi=150)
         plt.close(figure)
 
 

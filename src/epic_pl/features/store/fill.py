@@ -117,7 +117,8 @@ def fill_stores(
         try:
             _write(folder, want, missing[rank::world_size], batch_size, show)
         except OSError as error:
-            if str(root) not in str(error.filename):
+            failed = str(error.filename)
+            if str(root) not in failed and failed not in map(str, root.parents):
                 raise  # of `produce`, for example an image that is missing
             raise CacheError(
                 f"The feature store {folder} could not be written ({error}). Free some disk space, "

@@ -137,16 +137,17 @@ def _is_timm(location: str) -> bool:
 
 
 def _timm_model(source: _Source) -> nn.Module:
-    _, name, revision, pretrained = source
+    _, location, revision, pretrained = source
     with _building(source):
-        if Path(name).is_dir():
-            name = f"local-dir:{name}"
-        elif not name.startswith("hf-hub:") and not timm.is_model(name):
-            near = ", ".join(timm.list_models(f"*{name.split('.')[0]}*")[:5]) or "none"
-            raise EncoderError(f"timm has no model {name!r}; names alike: {near}. {_SUPPORTED}")
+        if Path(location).is_dir():
+            location = f"local-dir:{location}"
+        elif not location.startswith("hf-hub:") and not timm.is_model(location):
+            near = ", ".join(timm.list_models(f"*{location.split('.')[0]}*")[:5]) or "none"
+            raise EncoderError(f"timm has no model {location!r}; names alike: {near}. {_SUPPORTED}")
         elif revision is not None and pretrained:
-            name = f"{name if name.startswith('hf-hub:') else f'hf-hub:timm/{name}'}@{revision}"
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0)
+            prefix = "" if location.startswith("hf-hub:") else "hf-hub:timm/"
+            location = f"{prefix}{location}@{revision}"
+        model: nn.Module = timm.create_model(location, pretrained=pretrained, num_classes=0)
         return model
 
 

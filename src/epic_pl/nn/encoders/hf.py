@@ -15,6 +15,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from epic_pl.errors import EncoderError
 from epic_pl.nn.encoders.base import Encoder, Pooling, masked_mean, read_mask
 from epic_pl.nn.encoders.reading import Memory, read_attention
 
@@ -126,7 +127,17 @@ class HFTextEncoder(HFEncoder):
     """A text model with ``embeddings`` and ``encoder.layer``, such as BERT and RoBERTa.
 
     "auto" and "cls" pool the first token, "mean" the visible ones; a pooler is not used.
+
+    Raises:
+        EncoderError: the model is of another kind.
     """
+
+    def __init__(self, model: nn.Module, pooling: Pooling = "auto", **running: Any) -> None:
+        layers = getattr(getattr(model, "encoder", None), "layer", None)
+        if layers is None or not hasattr(model, "embeddings"):
+            name = type(model).__name__
+            raise EncoderError(f"{name} has no embeddings and encoder.layer to run.")
+        super().__init__(model, pooling, **running)
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Token ids ``(B, N)`` to tokens ``(B, N, d)``."""

@@ -18,8 +18,10 @@ from epic_pl.validate import check_choices, check_probabilities
 
 # factor of torch's initial weights, with which logits of rare labels would vary by half a unit
 _INITIAL_SCALE = 0.1
+# width r of the similarity's common space
 _COMMON_WIDTH = 128
-# of the similarity's weights: not zero, since the projections would get no gradient
+# standard deviation of the similarity's initial weights; with zeros the projections would get no
+# gradient
 _WEIGHT_STD = 0.1
 
 

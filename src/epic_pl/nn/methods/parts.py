@@ -176,8 +176,8 @@ class Parts(DualEncoder):
             where_present(self.down_image(patches), present.image),  # (B, P, r)
             where_present(self.down_text(parts), present.text),  # (B, n, r)
         )
-        features = self.read(compared, self.cosine(*compared))
-        return self.classify(self.pool(image, text), None, present, features, compared)
+        read = self.read(compared, self.cosine(*compared))
+        return self.classify(self.pool(image, text), None, present, read, compared)
 
 
 class PartMeans(Parts):

@@ -29,8 +29,8 @@ class PMFConfig:
 
     Attributes:
         fusion_layers: F, the last F layers of each encoder.
-        num_prompts: n, prompts of each kind: query prompts, whose outputs are passed to the other
-            modality, and context prompts of the query and of the fusion stage.
+        num_prompts: n, number of prompts of each kind. Outputs of the query prompts are passed to
+            the other modality; the other kinds are the contexts of the query and the fusion stage.
     """
 
     fusion_layers: int = 2
