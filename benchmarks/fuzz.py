@@ -303,9 +303,11 @@ def _folder_name(described: str) -> str:
         plain.pop("format")
         known = {field.name for field in dataclasses.fields(StoreSpec)} & set(plain)
         plain["fields"] = tuple(Field(**field) for field in plain["fields"])
-        return StoreSpec(**{name: plain[name] for name in known}).folder(Path()).name
+        key = StoreSpec(**{name: plain[name] for name in known}).key
+        modality = "image" if plain.get("modality") == "image" else "text"
     except Exception:
-        return f"text-{'0' * 16}"
+        modality, key = "text", "0" * 16
+    return f"{modality}-{key}"
 
 
 def configs(folder: Path) -> tuple[Any, Case]:
