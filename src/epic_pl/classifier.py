@@ -28,7 +28,7 @@ from epic_pl.data.tables.rows import read_rows, table_folder, unlabelled_rows
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import ConfigError
 from epic_pl.inference.exported import DESCRIPTION, ExportedModel
-from epic_pl.inference.inputs import ImageInput, Item, ItemDataset
+from epic_pl.inference.inputs import ImageInput, Item, ItemDataset, check_item, read_item
 from epic_pl.inference.model_card import write_card
 from epic_pl.inference.models import TrainedModel, find_checkpoint, load_module
 from epic_pl.inference.sharing import (
@@ -297,13 +297,13 @@ class Classifier:
             raise ConfigError(f"top_k must be at least 1, got {top_k}.")
         if items is None:
             one = Item(image=image, text=text)
-            return self._labels(self.probabilities([one], progress=False), top_k)[0]
+            return self.labels(self.probabilities([one], progress=False), top_k)[0]
         if image is not None or text is not None:
             raise ConfigError("Give a list of items, or image and text of one, not both.")
         scores = self.probabilities(
             items, batch_size=batch_size, num_workers=num_workers, progress=progress
         )
-        return self._labels(scores, top_k)
+        return self.labels(scores, top_k)
 
     def probabilities(
         self,
@@ -320,6 +320,21 @@ class Classifier:
         """
         dataset = ItemDataset(items, self._transform, self._clean)
         return self._scores(dataset, batch_size, num_workers, progress)
+
+    def prepare(self, item: Item) -> Sample:
+        """Read an item's image and clean its text, for :meth:`classify`.
+
+        Raises:
+            DataError: as in :meth:`__call__`.
+        """
+        check_item(item, "The item")
+        return read_item(item, self._transform, self._clean, "")
+
+    def classify(self, samples: Sequence[Sample]) -> Floats:
+        """Probabilities ``(N, C)`` float32 of prepared items, as one batch."""
+        if not samples:
+            return np.zeros((0, len(self.class_names)), np.float32)
+        return self._model.probabilities(self._collator(samples))
 
     @torch.inference_mode()
     def embed(
@@ -426,7 +441,8 @@ class Classifier:
         console = Console(stderr=True)
         yield from track(loader, "Classifying", console=console, disable=not shown)
 
-    def _labels(self, scores: Floats, top_k: int | None) -> list[list[Label]]:
+    def labels(self, scores: Floats, top_k: int | None = None) -> list[list[Label]]:
+        """Labels of probabilities ``(N, C)``, best first; ``top_k`` as in :meth:`__call__`."""
         chosen, shown = np.ones_like(scores, bool), top_k or _SHOWN
         if self._model.thresholds is not None and top_k is None:
             chosen, shown = scores >= self._model.thresholds, len(self.class_names)

@@ -33,6 +33,7 @@ COMMANDS = {
     "predict": Command("classes and probabilities of each sample, to a file"),
     "explain": Command("draw the patches and words each prompt attends to", "commands.explain"),
     "export": Command("a trained model as a folder that runs on its own", "commands.export"),
+    "serve": Command("answer requests over HTTP (extra `serve`)", "commands.serve"),
     "compare": Command(
         "methods with several seeds: accuracy, cost, significance, plot",
         "experiments.compare.command",

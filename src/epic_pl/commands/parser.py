@@ -1,9 +1,10 @@
 """Parsers of commands, made from the signatures and docstrings of their functions."""
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -57,9 +58,16 @@ def parse_command(name: str, function: Callable[..., object], argv: Sequence[str
             value = words.pop(0)
         own.append(f"--{option[2:].replace('-', '_')}={value}")
     takes_more = _takes_more(function)
+    if rest and _takes_list(function):
+        rest = [json.dumps(rest)]
     parsed = command_parser(name, function).parse_args(own if takes_more else [*own, *rest])
     return vars(parsed) | ({_OF_FIT: rest} if takes_more else {})
 
 
 def _takes_more(function: Callable[..., object]) -> bool:
     return _OF_FIT in inspect.signature(function).parameters
+
+
+def _takes_list(function: Callable[..., object]) -> bool:
+    """Whether the first parameter takes all words that are no options."""
+    return get_origin(next(iter(get_type_hints(function).values()))) is list

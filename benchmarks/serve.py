@@ -1,0 +1,252 @@
+"""Throughput and latency of `epic-pl serve` on this machine, over loopback.
+
+    python benchmarks/serve.py runs/NAME                    # batched, single, ONNX; ten minutes
+    python benchmarks/serve.py runs/NAME --concurrency 1,8,32 --seconds 20 --json
+    python benchmarks/serve.py runs/NAME --soak 10          # minutes, with one bad request in 100
+
+Every setting is a server of its own, as a user starts it. Clients in this process send image-text
+pairs (JPEG of 224 x 224 pixels, a text of twelve words), each waiting for its response before the
+next request; they share the machine with the server. `batched` classifies up to 16 requests
+together, `single` one at a time, `onnx` is the exported model, batched. Settings take turns, in as
+many rounds as asked for; numbers are medians over rounds.
+
+The soak checks that no good request fails, that each bad one gets a 4xx with a reason, and that the
+memory of the server's processes is flat: the last minute's highest against the second minute's.
+Exit code 1 if not.
+"""
+
+import argparse
+import asyncio
+import base64
+import io
+import json
+import os
+import random
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+_WORDS = ("a", "two", "man", "woman", "dogs", "red", "running", "outside", "near", "the", "on")
+_PAIRS = 64
+SETTINGS = {"batched": [], "single": ["--max-batch", "1"], "onnx": []}
+
+
+def main() -> None:
+    options = parse_arguments()
+    if options.soak:
+        raise SystemExit(soak(options))
+    rows = measure(options)
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("setting", "clients", "requests/s", "p50 ms", "p95 ms", "p99 ms", "failed")
+    for row in rows:
+        times = (f"{row[name]:.0f}" for name in ("p50_ms", "p95_ms", "p99_ms"))
+        rate = f"{row['requests_per_s']:.1f}"
+        table.add_row(row["setting"], str(row["clients"]), rate, *times, str(row["failed"]))
+    Console().print(table)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", help="a run or a checkpoint")
+    parser.add_argument("--settings", default=",".join(SETTINGS))
+    parser.add_argument("--concurrency", default="1,4,16", help="clients at the same time")
+    parser.add_argument("--seconds", type=float, default=15, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--soak", type=float, default=0, help="minutes")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+# ------------------------------------------------------------------------------ the server
+
+
+@contextmanager
+def served(model: str, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A server that answers, and its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "epic_pl", "serve", model, "--port", port, *options]
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        address = f"http://127.0.0.1:{port}"
+        try:
+            wait_until_ready(address, process, log)
+            yield address, process
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_until_ready(address: str, process: subprocess.Popen[bytes], log: Any) -> None:
+    while True:
+        try:
+            if httpx.get(f"{address}/health").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        if process.poll() is not None:
+            log.seek(0)
+            raise SystemExit(log.read().decode())
+        time.sleep(0.5)
+
+
+def memory_mb(process: subprocess.Popen[bytes]) -> float:
+    """Memory of all processes of a server; pages that they share count once."""
+    total = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(folder.name)) == process.pid:
+                lines = (folder / "smaps_rollup").read_text().splitlines()
+                total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        except (OSError, StopIteration):
+            continue  # it has ended
+    return total / 1000
+
+
+# ------------------------------------------------------------------------------ requests
+
+
+def good_requests() -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    requests = []
+    for _ in range(_PAIRS):
+        pixels = rng.integers(0, 256, (14, 14, 3), dtype=np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).resize((224, 224)).save(file, "JPEG")
+        image = base64.b64encode(file.getvalue()).decode()
+        requests.append({"json": {"image": image, "text": " ".join(rng.choice(_WORDS, 12))}})
+    return requests
+
+
+def bad_requests() -> list[dict[str, Any]]:
+    """A request of each kind that a server refuses."""
+    return [
+        {"json": {}},
+        {"json": {"text": 7}},
+        {"json": {"text": "a", "top_k": -1}},
+        {"json": {"text": "a", "picture": "b"}},
+        {"json": {"text": "a" * 30_000}},
+        {"json": {"image": base64.b64encode(b"no image").decode()}},
+        {"json": {"image": "A" * 11_000_000}},
+        {"content": b'{"text": ', "headers": {"content-type": "application/json"}},
+    ]
+
+
+async def load(
+    address: str, clients: int, seconds: float, bad_share: float = 0
+) -> tuple[list[float], Counter[str]]:
+    """Seconds of each good request, and how often good and bad ones ended with which status."""
+    good, bad, rng = good_requests(), bad_requests(), random.Random(0)
+    times: list[float] = []
+    counts: Counter[str] = Counter()
+    end = time.monotonic() + seconds
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        while time.monotonic() < end:
+            is_bad = rng.random() < bad_share
+            start = time.perf_counter()
+            try:
+                response = await client.post("/classify", **rng.choice(bad if is_bad else good))
+                status, detail = str(response.status_code), response.json().get("detail")
+            except httpx.TransportError as error:
+                status, detail = type(error).__name__, None
+            if is_bad:
+                counts[f"bad {status} {'with' if detail else 'without'} a reason"] += 1
+            else:
+                counts[f"good {status}"] += 1
+                times.append(time.perf_counter() - start)
+
+    limits = httpx.Limits(max_connections=clients)
+    async with httpx.AsyncClient(base_url=address, timeout=60, limits=limits) as client:
+        await asyncio.gather(*(ask(client) for _ in range(clients)))
+    return times, counts
+
+
+# ------------------------------------------------------------------------------ measurements
+
+
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    measured: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for number in range(options.rounds):
+            for setting in options.settings.split(","):
+                print(f"{setting}, round {number + 1} of {options.rounds} ...", file=sys.stderr)
+                model = options.model
+                if setting == "onnx":
+                    model = exported(options.model, Path(scratch) / "exported")
+                with served(model, *SETTINGS[setting]) as (address, process):
+                    asyncio.run(load(address, 2, 3))  # warms up
+                    for clients in map(int, options.concurrency.split(",")):
+                        times, counts = asyncio.run(load(address, clients, options.seconds))
+                        row = summary(times, counts, options.seconds)
+                        row["memory_mb"] = round(memory_mb(process))
+                        measured.setdefault((setting, clients), []).append(row)
+    return [
+        {"setting": setting, "clients": clients}
+        | {key: statistics.median(row[key] for row in rounds) for key in rounds[0]}
+        for (setting, clients), rounds in measured.items()
+    ]
+
+
+def summary(times: list[float], counts: Counter[str], seconds: float) -> dict[str, float]:
+    percentiles = np.percentile(times, (50, 95, 99)) * 1000
+    p50, p95, p99 = (round(float(value), 1) for value in percentiles)
+    rate = round(counts["good 200"] / seconds, 1)
+    failed = counts.total() - counts["good 200"]
+    return {"requests_per_s": rate, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "failed": failed}
+
+
+def exported(model: str, folder: Path) -> str:
+    if not folder.exists():
+        checkpoint = next(path for path in sorted(Path(model).rglob("*.ckpt")))
+        command = [sys.executable, "-m", "epic_pl", "export", "--ckpt_path", str(checkpoint)]
+        subprocess.run(
+            [*command, "--format", "onnx", "--output", str(folder)],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+    return str(folder)
+
+
+def soak(options: argparse.Namespace) -> int:
+    """Send requests for minutes, of which one in a hundred is bad, and check what came back."""
+    counts: Counter[str] = Counter()
+    highest: list[float] = []
+    with served(options.model) as (address, process):
+        for minute in range(1, max(3, round(options.soak)) + 1):
+            times, of_minute = asyncio.run(load(address, 8, 60, bad_share=0.01))
+            counts += of_minute
+            highest.append(memory_mb(process))
+            rate = len(times) / 60
+            print(f"minute {minute}: {rate:.1f}/s, {highest[-1]:.0f} MB", file=sys.stderr)
+    growth = highest[-1] - highest[1]
+    print(json.dumps({"counts": dict(sorted(counts.items())), "growth_mb": round(growth, 1)}))
+    fine = all(
+        name == "good 200" or (name.startswith("bad 4") and name.endswith("with a reason"))
+        for name in counts
+    )
+    return int(not fine or growth > 0.02 * highest[1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""``epic-pl serve``."""
+
+import os
+from typing import Literal
+
+from epic_pl.commands.parser import PositiveInt
+
+_KEY = "EPIC_PL_API_KEY"
+
+
+def serve(
+    models: list[str],
+    host: Literal["127.0.0.1", "0.0.0.0", "::"] = "127.0.0.1",
+    port: PositiveInt = 8000,
+    workers: PositiveInt = 1,
+    max_batch: PositiveInt = 16,
+    max_waiting: PositiveInt = 256,
+    max_megabytes: PositiveInt = 10,
+    max_megapixels: PositiveInt = 25,
+    max_characters: PositiveInt = 20_000,
+    timeout: PositiveInt = 30,
+    programs: bool = False,
+) -> None:
+    """Answer requests over HTTP until SIGTERM or Ctrl-C (extra `serve`).
+
+    POST /classify and /classify-form classify pairs, GET /docs describes them, GET /health tells
+    whether workers answer, GET /metrics is for Prometheus. Clients need the header X-API-Key where
+    the environment variable EPIC_PL_API_KEY is set.
+
+    Args:
+        models: runs, checkpoints, or saved or exported models; several ones need the same encoders
+            and may be named (NAME=PATH).
+        host: address to listen on; 127.0.0.1 admits clients of this machine alone.
+        port: from 1024 to 65535.
+        workers: processes for each device, each with the models.
+        max_batch: requests that are classified together.
+        max_waiting: requests that may wait; further ones get status 503.
+        max_megabytes: of a request.
+        max_megapixels: of an image.
+        max_characters: of a text.
+        timeout: seconds until a request is given up with status 504.
+        programs: allow exported models that can run code (model.pt2).
+
+    Raises:
+        EpicError: with a message for the user.
+    """
+    from epic_pl.errors import ConfigError
+    from epic_pl.serving.models import ServedModels, name_models
+
+    try:
+        from epic_pl.serving.endpoints import Limits
+        from epic_pl.serving.server import build_server, run_server
+    except ImportError as error:
+        raise ConfigError(
+            f"epic-pl serve needs {error.name}: pip install 'epic_pl[serve]'."
+        ) from error
+    if not 1024 <= port <= 65535:
+        raise ConfigError(f"--port is {port}: give one from 1024 to 65535.")
+    paths = name_models(models)
+    # a model that cannot be loaded is told here, before any process starts
+    described = str(ServedModels(paths, programs, "cpu"))
+    key = os.environ.get(_KEY)
+    limits = Limits(
+        max_waiting, timeout, max_megabytes * 10**6, max_megapixels * 10**6, max_characters
+    )
+    server = build_server(
+        paths, limits, max_batch=max_batch, workers=workers, programs=programs, key=key
+    )
+    print(
+        f"{described}\nhttp://{host}:{port}/docs  {'with' if key else 'without'} an API key",
+        flush=True,
+    )
+    run_server(server, host, port)

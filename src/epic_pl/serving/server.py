@@ -1,0 +1,84 @@
+"""A server of trained models: its processes, from start to end."""
+
+import os
+import signal
+from collections.abc import Mapping
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from litserve import LitServer
+
+from epic_pl.serving.endpoints import CLASSIFY, CLASSIFY_FORM, Endpoints, Limits
+from epic_pl.serving.metrics import MeasuredRequests
+from epic_pl.serving.worker import Worker
+
+
+def build_server(
+    models: Mapping[str, str],
+    limits: Limits,
+    *,
+    max_batch: int,
+    workers: int,
+    programs: bool,
+    key: str | None,
+) -> LitServer:
+    """A server that is not started yet.
+
+    Args:
+        models: for each task what :meth:`epic_pl.Classifier.load` takes.
+        limits: of requests.
+        max_batch: largest number of requests that are classified together.
+        workers: processes for each device.
+        programs: as for :meth:`epic_pl.Classifier.load`.
+        key: that requests must have; None lets everyone in.
+    """
+    endpoints = Endpoints(limits, key)
+    worker = Worker(models, programs, limits.pixels, max_batch, endpoints)
+    server = LitServer(
+        worker,
+        workers_per_device=workers,
+        timeout=limits.seconds,
+        max_payload_size=limits.payload,
+        middlewares=[
+            (
+                MeasuredRequests,
+                {"metrics": endpoints.metrics, "paths": (CLASSIFY, CLASSIFY_FORM)},
+            )
+        ],
+        restart_workers=True,
+    )
+    server.app.title = "epic-pl"
+    server.app.add_exception_handler(RequestValidationError, refuse)
+    server.uvicorn_graceful_timeout = limits.seconds
+    return server
+
+
+def refuse(request: Request, error: Exception) -> JSONResponse:
+    """The response to a request whose values are wrong: what is wrong, without repeating them."""
+    assert isinstance(error, RequestValidationError)
+    problems = (
+        f"{'.'.join(map(str, problem['loc'][1:])) or 'body'}: {problem['msg']}"
+        for problem in error.errors()
+    )
+    return JSONResponse({"detail": "; ".join(problems)}, 422)
+
+
+def run_server(server: LitServer, host: str, port: int) -> None:
+    """Run a server until SIGTERM or Ctrl-C, after which open requests are still answered."""
+    process = os.getpid()
+
+    def stop(number: int, frame: object) -> None:
+        # inherited by the process that takes requests, which has answered them all by then
+        if os.getpid() == process:
+            raise KeyboardInterrupt  # what litserve ends on, after that process
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    server.run(
+        host,
+        port,
+        num_api_servers=1,  # metrics are of one process
+        log_level="warning",
+        generate_client_file=False,
+    )

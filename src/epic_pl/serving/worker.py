@@ -1,0 +1,133 @@
+"""The process of a server that holds the models and classifies batches of requests."""
+
+import io
+import signal
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from litserve import LitAPI
+from litserve.specs.base import LitSpec
+from PIL import Image
+
+from epic_pl.classifier import Label
+from epic_pl.data.images import FORMATS
+from epic_pl.errors import DataError
+from epic_pl.serving.models import ServedModels
+from epic_pl.types import Sample
+
+_THREADS = 4  # that decode the images of a batch
+_BATCH_SECONDS = 0.005  # a batch waits for further requests
+
+
+class Question(NamedTuple):
+    """An image-text pair to classify: a file's content and a text, either of which may be missing.
+
+    ``top_k`` is that of :meth:`epic_pl.Classifier.__call__`.
+    """
+
+    image: bytes | None
+    text: str | None
+    top_k: int | None
+
+
+class Answer(NamedTuple):
+    """Labels of each task, or why there are none, and the number of requests in the batch."""
+
+    labels: dict[str, list[Label]]
+    refusal: str | None
+    batch_size: int
+
+
+class Worker(LitAPI):  # type: ignore[misc]  # litserve has no types
+    """Loads the models once, and classifies the requests that come together as one batch.
+
+    A request that cannot be classified gets a refusal instead of an exception, which would fail all
+    requests of its batch.
+
+    Args:
+        models: for each task what :meth:`epic_pl.Classifier.load` takes.
+        programs: as for :meth:`epic_pl.Classifier.load`.
+        max_pixels: of an image.
+        max_batch: largest number of requests in a batch.
+        endpoints: the server's endpoints.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, str],
+        programs: bool,
+        max_pixels: int,
+        max_batch: int,
+        endpoints: LitSpec,
+    ) -> None:
+        super().__init__(max_batch_size=max_batch, batch_timeout=_BATCH_SECONDS, spec=endpoints)
+        self._paths, self._programs, self._max_pixels = dict(models), programs, max_pixels
+
+    def setup(self, device: str) -> None:
+        """Load the models onto a device."""
+        # Ctrl-C reaches all processes; the server ends this one once all requests are answered
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._models = ServedModels(self._paths, self._programs, device)
+        self._threads = ThreadPoolExecutor(_THREADS)
+
+    async def health(self) -> bool:
+        """Whether a worker answers."""
+        return bool(await self.spec.is_answered())
+
+    def decode_request(self, request: Question | None) -> Question | None:
+        """The question; None only asks whether the worker answers."""
+        return request
+
+    def predict(self, questions: Any) -> Any:
+        """An answer for each question of a list, or for a single one."""
+        if isinstance(questions, list):
+            return self._answers(questions)
+        return self._answers([questions])[0]
+
+    def encode_response(self, answer: Answer) -> Answer:
+        """The answer; the endpoints make it a response."""
+        return answer
+
+    def _answers(self, questions: Sequence[Question | None]) -> list[Answer]:
+        prepared = [*self._threads.map(self._prepare, questions)]
+        accepted = [
+            (sample, question.top_k)
+            for question, sample in zip(questions, prepared, strict=True)
+            if question is not None and isinstance(sample, dict)
+        ]
+        labels = iter(self._models.labels(*zip(*accepted, strict=True)) if accepted else [])
+        return [
+            Answer(next(labels), None, len(accepted))
+            if isinstance(sample, dict)
+            else Answer({}, sample, len(accepted))
+            for sample in prepared
+        ]
+
+    def _prepare(self, question: Question | None) -> Sample | str | None:
+        """The sample of a question, or why it has none."""
+        if question is None:
+            return None
+        try:
+            if question.image is not None:
+                check_pixels(question.image, self._max_pixels)
+            return self._models.prepare(question.image, question.text)
+        except DataError as error:
+            return str(error)
+
+
+def check_pixels(content: bytes, limit: int) -> None:
+    """Check an image's size before it is decoded; other defects are left to the decoder.
+
+    Raises:
+        DataError: the image has more pixels than the limit.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            width, height = image.size
+    except Exception:  # the decoder names what is wrong
+        return
+    if width * height > limit:
+        raise DataError(
+            f"The image has {width} x {height} pixels; the limit is {limit:,}. Shrink it."
+        )

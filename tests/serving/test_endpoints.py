@@ -1,0 +1,51 @@
+"""Endpoints without a worker, or with one that fails."""
+
+import asyncio
+import queue
+from types import SimpleNamespace
+
+import pytest
+from fastapi import HTTPException
+from litserve.utils import LitAPIStatus, WorkerSetupStatus
+
+from epic_pl.serving.endpoints import Endpoints, Limits, Pair
+
+
+class _Queue(queue.Queue):
+    """A queue whose items a worker takes at once, and answers with ``response``."""
+
+    def __init__(self, endpoints, worker=None, response=None):
+        super().__init__()
+        self.endpoints, self.worker, self.response = endpoints, worker, response
+
+    def put(self, item):
+        waiting = self.endpoints.response_buffer[item[1]]
+        waiting.worker_id = self.worker
+        if self.response:
+            waiting.response = self.response
+            waiting.event.set()
+
+
+def _status(limits, worker=None, response=None, state=WorkerSetupStatus.READY):
+    endpoints = Endpoints(limits, None)
+    endpoints.response_buffer, endpoints.response_queue_id = {}, 0
+    endpoints.request_queue = _Queue(endpoints, worker, response)
+    endpoints._server = SimpleNamespace(workers_setup_status={"classify_0": state})
+    with pytest.raises(HTTPException) as error:
+        asyncio.run(endpoints.classify(Pair(text="a")))
+    assert not endpoints.response_buffer  # nothing is left of the request
+    return error.value.status_code
+
+
+@pytest.mark.parametrize(
+    ("status", "case"),
+    [
+        (503, {"limits": Limits(waiting=0)}),
+        (504, {"limits": Limits(seconds=0.05)}),
+        (503, {"limits": Limits(), "worker": 0, "state": WorkerSetupStatus.STARTING}),
+        (500, {"limits": Limits(), "response": (b"pickled", LitAPIStatus.ERROR)}),
+        (504, {"limits": Limits(), "response": (HTTPException(504), LitAPIStatus.ERROR)}),
+    ],
+)
+def test_requests_that_no_worker_answers(status, case):
+    assert _status(**case) == status

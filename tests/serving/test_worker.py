@@ -1,0 +1,76 @@
+"""The worker of a server, without its processes."""
+
+import io
+import pickle
+import signal
+
+import pytest
+from PIL import Image
+
+from epic_pl import Classifier
+from epic_pl.errors import ConfigError
+from epic_pl.serving.endpoints import Endpoints, Limits
+from epic_pl.serving.models import name_models
+from epic_pl.serving.worker import Question, Worker
+
+
+@pytest.fixture
+def worker(trained, monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    worker = Worker({"run": "runs"}, False, 100, 4, Endpoints(Limits(), None))
+    worker = pickle.loads(pickle.dumps(worker))  # as its process gets it
+    worker.setup("cpu")
+    return worker
+
+
+def _png(width, height):
+    file = io.BytesIO()
+    Image.new("RGB", (width, height)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_batch_with_bad_questions(worker):
+    questions = [
+        Question(_png(8, 8), "a pair", 2),
+        Question(_png(11, 10), "too large", None),
+        None,
+        Question(None, "a text", None),
+        Question(b"", None, None),
+        Question(None, None, None),
+    ]
+    answers = worker.predict(questions)
+    assert [answer.refusal is not None for answer in answers] == [
+        False,
+        True,
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert "11 x 10 pixels" in answers[1].refusal
+    clf = Classifier.load("runs", device="cpu")
+    for answer, question in ((answers[0], questions[0]), (answers[3], questions[3])):
+        expected = clf(image=question.image, text=question.text, top_k=question.top_k)
+        labels = answer.labels["run"]
+        assert [label["label"] for label in labels] == [label["label"] for label in expected]
+        scores = [label["score"] for label in expected]
+        assert [label["score"] for label in labels] == pytest.approx(scores, abs=1e-5)
+    assert (
+        worker.predict(questions[3]).labels["run"][0]["label"]
+        == answers[3].labels["run"][0]["label"]
+    )
+
+
+def test_a_batch_without_a_good_question(worker):
+    refused, asked = worker.predict([Question(None, None, None), None])
+    assert refused.refusal
+    assert not asked.refusal
+
+
+def test_names_of_models(tmp_path):
+    assert name_models([str(tmp_path / "a"), "kind=runs/b"]) == {
+        "a": str(tmp_path / "a"),
+        "kind": "runs/b",
+    }
+    with pytest.raises(ConfigError, match="NAME=PATH"):
+        name_models(["x/a", "y/a"])
