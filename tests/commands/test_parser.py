@@ -44,3 +44,14 @@ def test_what_is_no_option_of_a_command_is_refused(argv):
     with pytest.raises(ArgumentError):
         parse_command("x", function, argv)
     assert parse_command("x", function, ["a"]) == {"place": "a", "count": 1, "name": ""}
+
+
+def test_a_list_takes_all_words_but_options():
+    def function(places: list[str], count: int = 1):
+        """Do it."""
+
+    parsed = parse_command("x", function, ["a", "--count", "2", "b,c"])
+    assert parsed == {"places": ["a", "b,c"], "count": 2}
+    for argv in (["a", "--cont", "2"], []):
+        with pytest.raises(ArgumentError):
+            parse_command("x", function, argv)

@@ -33,6 +33,9 @@ def command_parser(name: str, function: Callable[..., object]) -> ArgumentParser
         allow_abbrev=False,
     )
     parser.add_function_arguments(function, as_group=False, as_positional=True, skip={_OF_FIT})
+    if _takes_list(function):
+        (action,) = (action for action in parser._actions if action.dest == _first(function))
+        action.metavar = f"{action.dest} ..."
     return parser
 
 
@@ -58,8 +61,9 @@ def parse_command(name: str, function: Callable[..., object], argv: Sequence[str
             value = words.pop(0)
         own.append(f"--{option[2:].replace('-', '_')}={value}")
     takes_more = _takes_more(function)
-    if rest and _takes_list(function):
-        rest = [json.dumps(rest)]
+    if _takes_list(function):
+        values = [word for word in rest if not word.startswith("--")]
+        rest = [*([json.dumps(values)] if values else []), *(w for w in rest if w.startswith("--"))]
     parsed = command_parser(name, function).parse_args(own if takes_more else [*own, *rest])
     return vars(parsed) | ({_OF_FIT: rest} if takes_more else {})
 
@@ -70,4 +74,9 @@ def _takes_more(function: Callable[..., object]) -> bool:
 
 def _takes_list(function: Callable[..., object]) -> bool:
     """Whether the first parameter takes all words that are no options."""
-    return get_origin(next(iter(get_type_hints(function).values()))) is list
+    first = _first(function)
+    return first != _OF_FIT and get_origin(get_type_hints(function).get(first)) is list
+
+
+def _first(function: Callable[..., object]) -> str:
+    return next(iter(inspect.signature(function).parameters), "")
