@@ -67,17 +67,15 @@ class Items(ABC, Generic[Key]):
         Raises:
             ConfigError: the method cannot be trained from features of this level.
         """
-        encoder, fields = self.tower.encoder, []
+        fields = []
         for name, tensor in self.encode([self.blank])[0].items():
             shape, axis = list(tensor.shape[1:]), _TOKEN_AXES.get(name)
             if axis is not None and self.modality == "text":
                 shape[axis] = self.data.collator.max_text_tokens
             fields.append(Field(name, tuple(shape), axis))
-        identity = self._preparation() | {
+        identity = self._preparation() | self.tower.identity
+        identity |= {
             "version": FEATURES_VERSION,
-            "fingerprint": encoder.fingerprint,
-            "precision": str(encoder.precision or self.tower.dtype).removeprefix("torch."),
-            "pooling": encoder.pooling,
             "level": self.level,
             # the tokens that enter the first layer do not depend on later ones
             "layers": self.tower.layers[:1] if self.level == "boundary" else self.tower.layers,

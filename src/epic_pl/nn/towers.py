@@ -2,7 +2,8 @@
 
 A tower has no trained parameters of its own. A method calls ``extract`` for the part that depends
 on the sample alone and ``pool`` at the end; EPIC, in between, calls ``acquire`` for the outputs of
-prompts. A feature cache stores the output of ``features``, from which ``restore`` continues.
+prompts. A feature cache stores the output of ``features``, from which ``restore`` continues;
+several models on one encoder use the ``shared_features`` of a batch in the same way.
 
 Shape legend: B batch, N tokens, n prompts, d width, h heads, K interaction layers.
 """
@@ -108,6 +109,13 @@ class Tower(nn.Module, ABC, Generic[State]):
         return frozen if self.encoder.precision is None else frozen.to(self.dtype)
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """Plain values of the encoder that features depend on, beside inputs and layers."""
+        precision = str(self.encoder.precision or self.dtype).removeprefix("torch.")
+        encoder = {"fingerprint": self.encoder.fingerprint, "pooling": self.encoder.pooling}
+        return encoder | {"precision": precision}
+
+    @property
     def dtype(self) -> torch.dtype:
         """Data type of the frozen weights and of the tokens."""
         return next(self.encoder.parameters()).dtype
@@ -203,19 +211,17 @@ class FrozenTower(Tower[FrozenState]):
         self, tokens: Tensor, mask: Tensor | None, present: Tensor | None
     ) -> FrozenState:
         """The state after running the rest of the encoder on the boundary's ``(B, N, d)``."""
-        encoder, layer, entered = self.encoder, self.layers[0], tokens
-        memories = []
+        return self.state(_run_rest([self], tokens, mask), mask, present)
+
+    def state(self, rest: "_Rest", mask: Tensor | None, present: Tensor | None) -> FrozenState:
+        """What this tower reads of a run of the encoder."""
+        entered = rest.entered[self.layers[0]]
         with self.autocast():
-            mean = encoder.mean(tokens, mask)
-            for interaction_layer in self.layers if self.reads else ():
-                tokens = encoder.run_layers(layer, interaction_layer, tokens, mask)
-                memories.append(encoder.memory(interaction_layer, tokens))
-                layer = interaction_layer
-            tokens = encoder.run_layers(layer, encoder.num_layers, tokens, mask)
-            output = encoder.pool(tokens, mask)
-        pooled = Pooled(self.cast(output), self.cast(mean))
+            mean = self.encoder.mean(entered, mask)
+        memories = [rest.memories[layer] for layer in self.layers] if self.reads else []
         if memories:
-            mask = visible(mask, present, tokens.shape[1])
+            mask = visible(mask, present, entered.shape[1])
+        pooled = Pooled(self.cast(rest.output), self.cast(mean))
         return FrozenState(pooled, mask, self.kept(entered, present), memories)
 
     def features(
@@ -227,16 +233,7 @@ class FrozenTower(Tower[FrozenState]):
         them, ``memory (B, K, 2, h, N, d / h)`` and ``tokens (B, N, d)``.
         """
         stored = super().features(inputs, mask, level)
-        if level == "boundary":
-            return stored
-        state = self.start(stored["tokens"], mask, None)
-        fields: dict[str, Tensor] = {}
-        if self.reads:
-            layers = [torch.stack(cast(Any, layer)) for layer in state.memories]
-            fields["memory"] = torch.stack(layers).movedim(2, 0)  # from (K, 2, B, h, N, d / h)
-        if state.entered is not None:
-            fields["tokens"] = state.entered
-        return fields | state.pooled._asdict()
+        return stored if level == "boundary" else _fields(self.start(stored["tokens"], mask, None))
 
     def restore(
         self, features: Features, mask: Tensor | None, present: Tensor | None
@@ -293,6 +290,62 @@ class TrainedTower(FrozenTower):
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> FrozenState:
         """Run the rest of the encoder."""
         return self.run_through(tokens, mask, present)
+
+
+@torch.no_grad()
+def shared_features(
+    towers: Sequence[FrozenTower], inputs: Tensor, mask: Tensor | None
+) -> list[dict[str, Tensor]]:
+    """Features of level "layers" of towers on one encoder, run once; inputs as in ``extract``.
+
+    Towers that read the same have the same dictionary.
+    """
+    lowest = min(towers, key=lambda tower: tower.layers[0])
+    rest = _run_rest(towers, lowest.boundary(inputs, mask), mask)
+    keys = [(*tower.layers, tower.reads, tower.keeps_tokens) for tower in towers]
+    distinct = dict(zip(keys, towers, strict=True))
+    stored = {key: _fields(tower.state(rest, mask, None)) for key, tower in distinct.items()}
+    return [stored[key] for key in keys]
+
+
+class _Rest(NamedTuple):
+    """Tokens ``(B, N, d)`` that enter first layers, memories of the read ones, pooled output."""
+
+    entered: dict[int, Tensor]
+    memories: dict[int, Memory]
+    output: Tensor
+
+
+def _run_rest(towers: Sequence[FrozenTower], tokens: Tensor, mask: Tensor | None) -> _Rest:
+    """Run the towers' encoder on the tokens ``(B, N, d)`` that enter their lowest first layer."""
+    encoder = towers[0].encoder
+    first = {tower.layers[0] for tower in towers}
+    read = {layer for tower in towers if tower.reads for layer in tower.layers}
+    at = min(first)
+    entered: dict[int, Tensor] = {}
+    memories: dict[int, Memory] = {}
+    with towers[0].autocast():
+        for layer in sorted(first | read):
+            tokens = encoder.run_layers(at, layer, tokens, mask)
+            at = layer
+            if layer in first:
+                entered[layer] = tokens
+            if layer in read:
+                memories[layer] = encoder.memory(layer, tokens)
+        tokens = encoder.run_layers(at, encoder.num_layers, tokens, mask)
+        return _Rest(entered, memories, encoder.pool(tokens, mask))
+
+
+def _fields(state: FrozenState) -> dict[str, Tensor]:
+    """A state as fields of a store."""
+    fields: dict[str, Tensor] = {}
+    if state.memories:
+        parts = torch.stack([part for layer in state.memories for part in cast(Any, layer)])
+        layers = parts.view(-1, 2, *parts.shape[1:])  # (K, 2, B, h, N, d / h)
+        fields["memory"] = layers.movedim(2, 0)
+    if state.entered is not None:
+        fields["tokens"] = state.entered
+    return fields | state.pooled._asdict()
 
 
 def _layer(memory: Tensor | list[Tensor], k: int) -> Memory:
