@@ -42,6 +42,7 @@ napoleon_numpy_docstring = False
 # network, and private names and type variables are not documented.
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!epic_pl\.).*|.*\._.*|epic_pl\.nn\.(towers\.State|pair\.T)"),
+    (r"py:.*", r"epic_pl\.inference\.item_classifier\.(Scores|Answer)"),
 ]
 
 html_theme = "furo"

@@ -85,6 +85,16 @@ def test_one_item_many_items_and_the_best_labels(classifier, rows):
     assert classifier(items, top_k=2) == many
 
 
+def test_a_server_can_prepare_and_classify_in_two_steps(classifier, rows):
+    items = _items(rows)
+    scores = classifier.classify([classifier.prepare(item) for item in items])
+    np.testing.assert_allclose(scores, classifier.probabilities(items), rtol=0, atol=1e-6)
+    assert classifier.labels(scores, 2) == classifier(items, top_k=2)
+    for bad, said in (({}, "The item has neither"), ({"image": b"GIF"}, "cannot be")):
+        with pytest.raises(DataError, match=said):
+            classifier.prepare(bad)
+
+
 def test_embeddings_are_what_the_head_receives(classifier, rows):
     items = _items(rows)
     found = classifier.embed(items, batch_size=3)

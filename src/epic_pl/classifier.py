@@ -4,18 +4,14 @@ Shape legend: N items, B batch, C classes.
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, get_args, overload
+from typing import Any, Self, get_args
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from rich.console import Console
-from rich.progress import track
-from torch.utils.data import DataLoader, Dataset
 
 from epic_pl.callbacks.predictions import prediction_table
 from epic_pl.config_files import INIT_CONFIG
@@ -28,7 +24,8 @@ from epic_pl.data.tables.rows import read_rows, table_folder, unlabelled_rows
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import ConfigError
 from epic_pl.inference.exported import DESCRIPTION, ExportedModel
-from epic_pl.inference.inputs import ImageInput, Item, ItemDataset, check_item, read_item
+from epic_pl.inference.inputs import Item, ItemDataset
+from epic_pl.inference.item_classifier import Floats, ItemClassifier, Label
 from epic_pl.inference.model_card import write_card
 from epic_pl.inference.models import TrainedModel, find_checkpoint, load_module
 from epic_pl.inference.sharing import (
@@ -41,16 +38,13 @@ from epic_pl.inference.sharing import (
 )
 from epic_pl.inspection.init import write_config
 from epic_pl.module import EPICModule
-from epic_pl.types import Batch, Sample
+from epic_pl.types import Batch
 from epic_pl.validate import check_word
 
-Label = dict[str, Any]
-"""``{"label": name, "score": probability}``."""
-Floats = npt.NDArray[np.float32]
 _SHOWN = 5  # default number of labels per item
 
 
-class Classifier:
+class Classifier(ItemClassifier[Floats, list[Label]]):
     """Classifies image-text pairs; the image or the text may be missing.
 
     ::
@@ -244,98 +238,6 @@ class Classifier:
         trainer = run(["fit", "--config", str(config), *given]).trainer
         return cls.load(str(trainer.log_dir), device=device)
 
-    @overload
-    def __call__(
-        self,
-        items: None = None,
-        *,
-        image: ImageInput | None = None,
-        text: str | None = None,
-        top_k: int | None = None,
-    ) -> list[Label]: ...
-
-    @overload
-    def __call__(
-        self,
-        items: Sequence[Item],
-        *,
-        top_k: int | None = None,
-        batch_size: int = 32,
-        num_workers: int = 0,
-        progress: bool | None = None,
-    ) -> list[list[Label]]: ...
-
-    def __call__(
-        self,
-        items: Sequence[Item] | None = None,
-        *,
-        image: ImageInput | None = None,
-        text: str | None = None,
-        top_k: int | None = None,
-        batch_size: int = 32,
-        num_workers: int = 0,
-        progress: bool | None = None,
-    ) -> list[Label] | list[list[Label]]:
-        """Labels and scores of one item or of a list of items, the highest score first.
-
-        Args:
-            items: dictionaries with ``image``, ``text`` or both; None for one item.
-            image: image of the one item; see :data:`~epic_pl.inference.inputs.ImageInput`.
-            text: text of the one item.
-            top_k: number of labels; None is five, or in multilabel tasks all that reach their
-                thresholds, which were tuned on validation.
-            batch_size: number of items at a time.
-            num_workers: number of processes that read images; 0 is this process.
-            progress: whether to show a progress bar; None shows it for several batches.
-
-        Raises:
-            DataError: an item has neither modality, an image cannot be read, or a type is wrong.
-            ConfigError: ``top_k`` or ``batch_size`` is below 1, or ``items`` and a single item
-                are given.
-        """
-        if top_k is not None and top_k < 1:
-            raise ConfigError(f"top_k must be at least 1, got {top_k}.")
-        if items is None:
-            one = Item(image=image, text=text)
-            return self.labels(self.probabilities([one], progress=False), top_k)[0]
-        if image is not None or text is not None:
-            raise ConfigError("Give a list of items, or image and text of one, not both.")
-        scores = self.probabilities(
-            items, batch_size=batch_size, num_workers=num_workers, progress=progress
-        )
-        return self.labels(scores, top_k)
-
-    def probabilities(
-        self,
-        items: Sequence[Item],
-        *,
-        batch_size: int = 32,
-        num_workers: int = 0,
-        progress: bool | None = None,
-    ) -> Floats:
-        """Probabilities ``(N, C)`` float32 of items; arguments as in :meth:`__call__`.
-
-        Raises:
-            DataError: as in :meth:`__call__`.
-        """
-        dataset = ItemDataset(items, self._transform, self._clean)
-        return self._scores(dataset, batch_size, num_workers, progress)
-
-    def prepare(self, item: Item) -> Sample:
-        """Read an item's image and clean its text, for :meth:`classify`.
-
-        Raises:
-            DataError: as in :meth:`__call__`.
-        """
-        check_item(item, "The item")
-        return read_item(item, self._transform, self._clean, "")
-
-    def classify(self, samples: Sequence[Sample]) -> Floats:
-        """Probabilities ``(N, C)`` float32 of prepared items, as one batch."""
-        if not samples:
-            return np.zeros((0, len(self.class_names)), np.float32)
-        return self._model.probabilities(self._collator(samples))
-
     @torch.inference_mode()
     def embed(
         self,
@@ -419,30 +321,13 @@ class Classifier:
         dataset = ImageTextDataset(usable, rows.image_root, self._transform)
         if self._clean:
             dataset.map_texts(clean_text)
-        scores = self._scores(dataset, batch_size, num_workers, progress)
+        scores = self._classify(self._batches(dataset, batch_size, num_workers, progress))
         names = dataset.table
         columns = {"sample_id": names["sample_id"], "image_path": names["image"]}
         return prediction_table(columns, scores, self.class_names, self._model.thresholds, top_k)
 
-    def _scores(
-        self, dataset: Dataset[Sample], batch_size: int, num_workers: int, progress: bool | None
-    ) -> Floats:
-        empty = np.zeros((0, len(self.class_names)), np.float32)
-        batches = self._batches(dataset, batch_size, num_workers, progress)
-        return np.concatenate([empty, *map(self._model.probabilities, batches)])
-
-    def _batches(
-        self, dataset: Any, batch_size: int, num_workers: int, progress: bool | None
-    ) -> Iterator[Batch]:
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
-        loader = DataLoader(dataset, batch_size, collate_fn=self._collator, num_workers=num_workers)
-        shown = len(loader) > 1 if progress is None else progress
-        console = Console(stderr=True)
-        yield from track(loader, "Classifying", console=console, disable=not shown)
-
     def labels(self, scores: Floats, top_k: int | None = None) -> list[list[Label]]:
-        """Labels of probabilities ``(N, C)``, best first; ``top_k`` as in :meth:`__call__`."""
+        """Labels of N items by their probabilities ``(N, C)``."""
         chosen, shown = np.ones_like(scores, bool), top_k or _SHOWN
         if self._model.thresholds is not None and top_k is None:
             chosen, shown = scores >= self._model.thresholds, len(self.class_names)
@@ -455,3 +340,7 @@ class Classifier:
             ]
             for row, take, order in zip(scores, chosen, orders, strict=True)
         ]
+
+    def _classify(self, batches: Iterable[Batch]) -> Floats:
+        empty = np.zeros((0, len(self.class_names)), np.float32)
+        return np.concatenate([empty, *map(self._model.probabilities, batches)])

@@ -1,0 +1,145 @@
+"""The calls that classifiers of items share.
+
+Shape legend: N items, B batch, C classes.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.progress import track
+from torch.utils.data import DataLoader
+
+from epic_pl.data.dataset import Collator
+from epic_pl.data.transforms import ImageTransform
+from epic_pl.errors import ConfigError
+from epic_pl.inference.inputs import ImageInput, Item, ItemDataset, check_item, read_item
+from epic_pl.types import Batch, Sample
+
+Label = dict[str, Any]
+"""``{"label": name, "score": probability}``."""
+Floats = npt.NDArray[np.float32]
+Scores = TypeVar("Scores")
+Answer = TypeVar("Answer")
+
+
+class ItemClassifier(ABC, Generic[Scores, Answer]):
+    """Classifies items, each with an image, a text or both.
+
+    ``Scores`` are the probabilities of N items, and ``Answer`` the labels of one item.
+    """
+
+    _transform: ImageTransform
+    _clean: bool
+    _collator: Collator
+
+    @overload
+    def __call__(
+        self,
+        items: None = None,
+        *,
+        image: ImageInput | None = None,
+        text: str | None = None,
+        top_k: int | None = None,
+    ) -> Answer: ...
+
+    @overload
+    def __call__(
+        self,
+        items: Sequence[Item],
+        *,
+        top_k: int | None = None,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        progress: bool | None = None,
+    ) -> list[Answer]: ...
+
+    def __call__(
+        self,
+        items: Sequence[Item] | None = None,
+        *,
+        image: ImageInput | None = None,
+        text: str | None = None,
+        top_k: int | None = None,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        progress: bool | None = None,
+    ) -> Answer | list[Answer]:
+        """Labels and scores of one item or of a list of items, the highest score first.
+
+        Args:
+            items: dictionaries with ``image``, ``text`` or both; None for one item.
+            image: image of the one item; see :data:`~epic_pl.inference.inputs.ImageInput`.
+            text: text of the one item.
+            top_k: number of labels; None is five, or in multilabel tasks all that reach their
+                thresholds, which were tuned on validation.
+            batch_size: number of items at a time.
+            num_workers: number of processes that read images; 0 is this process.
+            progress: whether to show a progress bar; None shows it for several batches.
+
+        Raises:
+            DataError: an item has neither modality, an image cannot be read, or a type is wrong.
+            ConfigError: ``top_k`` or ``batch_size`` is below 1, or ``items`` and a single item
+                are given.
+        """
+        if top_k is not None and top_k < 1:
+            raise ConfigError(f"top_k must be at least 1, got {top_k}.")
+        if items is None:
+            one = Item(image=image, text=text)
+            return self.labels(self.probabilities([one], progress=False), top_k)[0]
+        if image is not None or text is not None:
+            raise ConfigError("Give a list of items, or image and text of one, not both.")
+        scores = self.probabilities(
+            items, batch_size=batch_size, num_workers=num_workers, progress=progress
+        )
+        return self.labels(scores, top_k)
+
+    def probabilities(
+        self,
+        items: Sequence[Item],
+        *,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        progress: bool | None = None,
+    ) -> Scores:
+        """Probabilities ``(N, C)`` float32 of items; arguments as in :meth:`__call__`.
+
+        Raises:
+            DataError: as in :meth:`__call__`.
+        """
+        dataset = ItemDataset(items, self._transform, self._clean)
+        return self._classify(self._batches(dataset, batch_size, num_workers, progress))
+
+    def prepare(self, item: Item) -> Sample:
+        """An item with its image read and transformed, for :meth:`classify`.
+
+        Raises:
+            DataError: as in :meth:`__call__`.
+        """
+        check_item(item, "The item")
+        return read_item(item, self._transform, self._clean, "item")
+
+    def classify(self, samples: Sequence[Sample]) -> Scores:
+        """Probabilities ``(B, C)`` of prepared items, at least one, in one batch."""
+        return self._classify([self._collator(samples)])
+
+    @abstractmethod
+    def labels(self, scores: Scores, top_k: int | None = None) -> list[Answer]:
+        """Labels of N items by their probabilities; ``top_k`` as in :meth:`__call__`."""
+
+    @abstractmethod
+    def _classify(self, batches: Iterable[Batch]) -> Scores:
+        """Probabilities of all items of batches."""
+
+    def _batches(
+        self, dataset: Any, batch_size: int, num_workers: int, progress: bool | None
+    ) -> Iterator[Batch]:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
+        loader = DataLoader(dataset, batch_size, collate_fn=self._collator, num_workers=num_workers)
+        shown = len(loader) > 1 if progress is None else progress
+        console = Console(stderr=True)
+        yield from track(loader, "Classifying", console=console, disable=not shown)
