@@ -13,6 +13,7 @@ from epic_pl.files import replacing, write_json, write_text
 
 _NONE = "\N{EN DASH}"
 _COLUMNS: dict[str, Callable[[Row], str]] = {
+    "ms/record": lambda row: _number(row["latency_ms"]),
     "seeds": lambda row: str(len(row["seeds"])) if row["seeds"] else _NONE,
     "p": lambda row: _p_value(row["p_value"]),
     "trained": lambda row: _number(row["trainable"], ",.0f"),
@@ -24,6 +25,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 _ON_CONSOLE = ("p", "trained", "peak MB", "seconds")  # as much as fits into 80 columns
 _LEGEND = (
+    "ms/record: a call of `Classifier` with one image and text of the test split, median of 20. "
     "± is the standard deviation over seeds. p: two-sided, paired bootstrap against `{reference}`, "
     "over the images of the test split, or over its samples where images are not known, with "
     "Holm's correction for the number of methods. "

@@ -6,7 +6,9 @@ has ended.
 """
 
 import platform
+import statistics
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +19,22 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Timer
 
 from epic_pl.callbacks import CostMeter
+from epic_pl.classifier import Classifier
 from epic_pl.cli import run
+from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.error_text import errors_as_text
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.evaluator import Evaluator
 from epic_pl.experiments.interruption import end_with
 from epic_pl.experiments.options import use_stored_features
 from epic_pl.files import replacing, try_read_json, write_json
+from epic_pl.inference.inputs import Item
 from epic_pl.module import EPICModule
 from epic_pl.module.parameters import trainable_share
 
 # the process of a comparison that was killed, and its loader workers, need some time to end
 _WAIT_S = 30
+_WARMUP_CALLS, _TIMED_CALLS = 3, 20
 
 
 def run_one(folder: Path) -> None:
@@ -103,6 +109,7 @@ def _fit_and_test(options: list[str], folder: Path) -> dict[str, Any]:
         for name, value in trainer.callback_metrics.items()
         if name.startswith("test/")
     }
+    device = trainer.strategy.root_device
     return {
         **fitted,
         "task": module.task,
@@ -110,7 +117,8 @@ def _fit_and_test(options: list[str], folder: Path) -> dict[str, Any]:
         "trainable": sum(p.numel() for p in module.parameters() if p.requires_grad),
         "encoder_share": trainable_share(module.model),
         "cache_level": cache_level,
-        "device": _device_name(trainer.strategy.root_device),
+        "latency_ms": _latency_ms(module, cli.datamodule.dataset("test"), device),
+        "device": _device_name(device),
         "torch": torch.__version__,
     }
 
@@ -141,6 +149,21 @@ def _write_predictions(module: EPICModule, path: Path) -> None:
     columns |= {f"probability_{name}": scores[:, i] for i, name in enumerate(module.class_names)}
     with replacing(path) as partial:
         pa.parquet.write_table(pa.table(columns), partial)
+
+
+def _latency_ms(module: EPICModule, dataset: ImageTextDataset, device: torch.device) -> float:
+    """Median milliseconds of a ``Classifier``'s call with the first row, a complete one if any."""
+    rows = map(dataset.reference, range(len(dataset)))
+    complete = (row for row in rows if None not in (row["image"], row["text"]))
+    row = next(complete, dataset.reference(0))
+    image = None if row["image"] is None else dataset.image_root / row["image"]
+    classifier = Classifier(module, device)
+    milliseconds: list[float] = []
+    for _ in range(_WARMUP_CALLS + _TIMED_CALLS):
+        start = time.perf_counter()
+        classifier([Item(image=image, text=row["text"])])
+        milliseconds.append(1000 * (time.perf_counter() - start))
+    return statistics.median(milliseconds[_WARMUP_CALLS:])
 
 
 def _device_name(device: torch.device) -> str:
