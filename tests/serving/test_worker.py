@@ -10,17 +10,25 @@ from PIL import Image
 from epic_pl import Classifier
 from epic_pl.errors import ConfigError
 from epic_pl.serving.endpoints import Endpoints, Limits
-from epic_pl.serving.models import name_models
-from epic_pl.serving.worker import Question, Worker
+from epic_pl.serving.worker import Question, Worker, name_models
 
 
 @pytest.fixture
-def worker(trained, monkeypatch):
+def start(trained, monkeypatch):
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    worker = Worker({"run": "runs"}, False, 100, 4, Endpoints(Limits(), None))
-    worker = pickle.loads(pickle.dumps(worker))  # as its process gets it
-    worker.setup("cpu")
-    return worker
+
+    def start(models):
+        worker = Worker(models, False, 100, 4, Endpoints(Limits(), None))
+        worker = pickle.loads(pickle.dumps(worker))  # as its process gets it
+        worker.setup("cpu")
+        return worker
+
+    return start
+
+
+@pytest.fixture
+def worker(start):
+    return start({"run": "runs"})
 
 
 def _png(width, height):
@@ -51,14 +59,11 @@ def test_a_batch_with_bad_questions(worker):
     clf = Classifier.load("runs", device="cpu")
     for answer, question in ((answers[0], questions[0]), (answers[3], questions[3])):
         expected = clf(image=question.image, text=question.text, top_k=question.top_k)
-        labels = answer.labels["run"]
+        labels = answer.labels
         assert [label["label"] for label in labels] == [label["label"] for label in expected]
         scores = [label["score"] for label in expected]
         assert [label["score"] for label in labels] == pytest.approx(scores, abs=1e-5)
-    assert (
-        worker.predict(questions[3]).labels["run"][0]["label"]
-        == answers[3].labels["run"][0]["label"]
-    )
+    assert worker.predict(questions[3]).labels[0]["label"] == answers[3].labels[0]["label"]
 
 
 def test_a_batch_without_a_good_question(worker):
@@ -74,3 +79,9 @@ def test_names_of_models(tmp_path):
     }
     with pytest.raises(ConfigError, match="NAME=PATH"):
         name_models(["x/a", "y/a"])
+
+
+def test_several_models_answer_by_name(start):
+    answer = start({"kind": "runs", "again": "runs"}).predict(Question(None, "a text", 1))
+    assert list(answer.labels) == ["kind", "again"]
+    assert answer.labels["kind"] == answer.labels["again"]

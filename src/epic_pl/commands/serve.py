@@ -45,11 +45,11 @@ def serve(
         EpicError: with a message for the user.
     """
     from epic_pl.errors import ConfigError
-    from epic_pl.serving.models import ServedModels, name_models
 
     try:
         from epic_pl.serving.endpoints import Limits
         from epic_pl.serving.server import build_server, run_server
+        from epic_pl.serving.worker import load_model, name_models
     except ImportError as error:
         raise ConfigError(
             f"epic-pl serve needs {error.name}: pip install 'epic_pl[serve]'."
@@ -58,7 +58,7 @@ def serve(
         raise ConfigError(f"--port is {port}: give one from 1024 to 65535.")
     paths = name_models(models)
     # a model that cannot be loaded is told here, before any process starts
-    described = str(ServedModels(paths, programs, "cpu"))
+    load_model(paths, programs, "cpu")
     key = os.environ.get(_KEY)
     limits = Limits(
         max_waiting, timeout, max_megabytes * 10**6, max_megapixels * 10**6, max_characters
@@ -66,8 +66,6 @@ def serve(
     server = build_server(
         paths, limits, max_batch=max_batch, workers=workers, programs=programs, key=key
     )
-    print(
-        f"{described}\nhttp://{host}:{port}/docs  {'with' if key else 'without'} an API key",
-        flush=True,
-    )
+    access = "with an API key" if key else "without an API key"
+    print(f"Serving {', '.join(paths)} {access}: http://{host}:{port}/docs", flush=True)
     run_server(server, host, port)

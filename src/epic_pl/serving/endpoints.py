@@ -129,8 +129,7 @@ class Endpoints(LitSpec):  # type: ignore[misc]  # litserve has no types
         self.metrics.batch_size.observe(answer.batch_size)
         if answer.refusal is not None:
             raise HTTPException(422, answer.refusal)
-        labels = answer.labels if len(answer.labels) > 1 else next(iter(answer.labels.values()))
-        return Labels.model_validate({"labels": labels})
+        return Labels.model_validate({"labels": answer.labels})
 
     async def _ask(self, question: Question | None, seconds: float) -> Answer:
         """A worker's answer.

@@ -4,16 +4,18 @@ import io
 import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from litserve import LitAPI
 from litserve.specs.base import LitSpec
 from PIL import Image
 
-from epic_pl.classifier import Label
+from epic_pl.classifier import Classifier
 from epic_pl.data.images import FORMATS
-from epic_pl.errors import DataError
-from epic_pl.serving.models import ServedModels
+from epic_pl.errors import ConfigError, DataError
+from epic_pl.inference.item_classifier import ItemClassifier, Label
+from epic_pl.multitask import MultiTaskClassifier
 from epic_pl.types import Sample
 
 _THREADS = 4  # that decode the images of a batch
@@ -32,9 +34,9 @@ class Question(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Labels of each task, or why there are none, and the number of requests in the batch."""
+    """Labels, of several models by task, or why there are none; and the size of the batch."""
 
-    labels: dict[str, list[Label]]
+    labels: list[Label] | dict[str, list[Label]]
     refusal: str | None
     batch_size: int
 
@@ -68,7 +70,7 @@ class Worker(LitAPI):  # type: ignore[misc]  # litserve has no types
         """Load the models onto a device."""
         # Ctrl-C reaches all processes; the server ends this one once all requests are answered
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self._models = ServedModels(self._paths, self._programs, device)
+        self._model = load_model(self._paths, self._programs, device)
         self._threads = ThreadPoolExecutor(_THREADS)
 
     async def health(self) -> bool:
@@ -96,13 +98,19 @@ class Worker(LitAPI):  # type: ignore[misc]  # litserve has no types
             for question, sample in zip(questions, prepared, strict=True)
             if question is not None and isinstance(sample, dict)
         ]
-        labels = iter(self._models.labels(*zip(*accepted, strict=True)) if accepted else [])
+        labels = iter(self._labels(*zip(*accepted, strict=True)) if accepted else ())
         return [
             Answer(next(labels), None, len(accepted))
             if isinstance(sample, dict)
-            else Answer({}, sample, len(accepted))
+            else Answer([], sample, len(accepted))
             for sample in prepared
         ]
+
+    def _labels(self, samples: Sequence[Sample], numbers: Sequence[int | None]) -> list[Any]:
+        """Labels of each sample, as many as its number says."""
+        scores = self._model.classify(samples)
+        of_number = {top_k: self._model.labels(scores, top_k) for top_k in set(numbers)}
+        return [of_number[top_k][row] for row, top_k in enumerate(numbers)]
 
     def _prepare(self, question: Question | None) -> Sample | str | None:
         """The sample of a question, or why it has none."""
@@ -111,7 +119,7 @@ class Worker(LitAPI):  # type: ignore[misc]  # litserve has no types
         try:
             if question.image is not None:
                 check_pixels(question.image, self._max_pixels)
-            return self._models.prepare(question.image, question.text)
+            return self._model.prepare({"image": question.image, "text": question.text})
         except DataError as error:
             return str(error)
 
@@ -131,3 +139,34 @@ def check_pixels(content: bytes, limit: int) -> None:
         raise DataError(
             f"The image has {width} x {height} pixels; the limit is {limit:,}. Shrink it."
         )
+
+
+def name_models(models: Sequence[str]) -> dict[str, str]:
+    """A name for each model: that of ``NAME=PATH``, else of the path.
+
+    Raises:
+        ConfigError: two models have the same name.
+    """
+    paths: dict[str, str] = {}
+    for model in models:
+        name, equals, path = model.partition("=")
+        if not equals or Path(model).exists():
+            name, path = Path(model).resolve().name, model
+        if name in paths:
+            raise ConfigError(
+                f"Two models are called {name}: {paths[name]} and {path}. Name them: NAME=PATH."
+            )
+        paths[name] = path
+    return paths
+
+
+def load_model(paths: Mapping[str, str], programs: bool, device: str) -> ItemClassifier[Any, Any]:
+    """The only model, or several that share a pass of their encoders.
+
+    Raises:
+        EpicError: a model cannot be loaded, or they cannot share a pass.
+    """
+    if len(paths) > 1:
+        return MultiTaskClassifier.load(paths, programs=programs, device=device)
+    (path,) = paths.values()
+    return Classifier.load(path, programs=programs, device=device)
