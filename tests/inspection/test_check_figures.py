@@ -9,6 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import tiny_runs
+from epic_pl.inspection.report import _draw_histogram
+
 SPLITS = ["train"] * 12 + ["val"] * 4 + ["test"] * 3 + ["predict"] * 1
 EVIL = "<script>alert('[red] & $x$')</script>"
 LABELS = [*["cat"] * 7, *[EVIL] * 5, "cat", *[EVIL] * 4, "cat", "cat", None]
@@ -84,7 +87,7 @@ def test_every_figure_is_that_of_the_table(table, tiny, told, tmp_path):
     assert page.count(escaped) > 6  # in examples and samples, too
     assert "<script" not in page
     assert "http" not in page  # it needs no other file
-    assert page.count("data:image/png;base64,") == 2  # histograms
+    assert page.count("data:image/svg+xml;base64,") == 2  # histograms
     assert page.count("data:image/jpeg;base64,") == 12  # samples
     rows = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
     assert [row["kind"] for row in rows] == [None, None, "missing", "corrupt", *[None] * 16]
@@ -92,3 +95,26 @@ def test_every_figure_is_that_of_the_table(table, tiny, told, tmp_path):
     assert [row["tokens"] for row in rows] == [None if w is None else w + 2 for w in WORDS]
     assert (rows[9]["width"], rows[9]["height"]) == (49, 90)
     assert rows[1]["content"] == rows[7]["content"] != rows[0]["content"] == rows[12]["content"]
+
+
+def test_a_size_that_all_images_have_is_told_and_not_drawn(
+    workdir, told, tiny_vit_dir, tiny_tokenizer_dir
+):
+    tiny_runs.table(workdir / "data")
+    config = tiny_runs.table_config(workdir / "data", tiny_vit_dir, tiny_tokenizer_dir)
+    code, out, _ = told("data", "check", "--config", config, "--output", "out")
+    assert code == 0
+    assert "Images have a shorter side of 36 pixels\n" in out
+    page = (workdir / "out" / "report.html").read_text()
+    assert "Data check: data/table.csv" in page
+    assert page.count("data:image/svg+xml;base64,") == 1  # of the lengths of texts
+
+
+@pytest.mark.parametrize("values", [[3, 4], [3, 7, 7, 12], [1, 500]])
+def test_histograms_count_whole_numbers(values):
+    (axes,) = _draw_histogram(np.array(values, dtype=np.int32), "tokens").axes
+    assert sum(bar.get_height() for bar in axes.patches) == len(values)
+    assert len({bar.get_width() for bar in axes.patches}) == 1
+    assert axes.patches[0].get_x() == values[0] - 0.5
+    assert len(axes.patches) <= 41
+    assert all(tick == int(tick) for tick in axes.get_xticks())

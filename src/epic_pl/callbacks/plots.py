@@ -6,24 +6,23 @@ Shape legend: C classes.
 from pathlib import Path
 
 import lightning as L
-import numpy as np
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from epic_pl.files import replacing
+from epic_pl.files import write_bytes
+from epic_pl.inspection.html_page import SHADES, plot_style, png
 from epic_pl.module import EPICModule
 from epic_pl.module.outputs import SplitOutputs
 
-# with more classes, counts in the cells would be illegible
-_MAX_ANNOTATED = 15
-MAX_CLASSES = 1000  # with more, there is no confusion matrix
+MAX_CLASSES = 40
+"""With more, counts and names would be illegible: there is no confusion matrix."""
 
 
 class ConfusionMatrixPlot(Callback):
-    """Draws a test's confusion matrix (up to 1000 classes) to ``confusion_matrix.png`` and logs."""
+    """Draws a test's confusion matrix (up to 40 classes) to ``confusion_matrix.png`` and logs."""
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the counts of all ranks, on rank zero."""
@@ -39,8 +38,7 @@ class ConfusionMatrixPlot(Callback):
         counts = confusion_counts(outputs)
         figure = draw_confusion_matrix(counts, pl_module.class_names)
         path = folder / "confusion_matrix.png"
-        with replacing(path) as partial:
-            figure.savefig(partial, format="png", dpi=150, bbox_inches="tight")
+        write_bytes(path, png(figure))
         rank_zero_info(f"Confusion matrix drawn to {path}")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -54,23 +52,23 @@ def confusion_counts(outputs: SplitOutputs) -> Tensor:
     return cells.bincount(minlength=size**2).view(size, size)
 
 
+@plot_style()
 def draw_confusion_matrix(counts: Tensor, class_names: list[str]) -> Figure:
     """A figure of counts ``(C, C)``, rows the truth; shades are shares of each row."""
     size = len(class_names)
-    side = max(4.0, min(20.0, 0.3 * size + 2))
+    side = max(3.0, 0.32 * size + 1.6)
     figure = Figure(figsize=(side, side))
     axes = figure.add_subplot()
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
-    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(shares.numpy(), cmap=SHADES, vmin=0, vmax=1)
     # without parsing, a $ in a name starts no formula
-    axes.set_xticks(range(size), class_names, rotation=90, fontsize=8, parse_math=False)
-    axes.set_yticks(range(size), class_names, fontsize=8, parse_math=False)
+    axes.set_xticks(range(size), class_names, rotation=90, parse_math=False)
+    axes.set_yticks(range(size), class_names, parse_math=False)
     accuracy = counts.diagonal().sum() / counts.sum().clamp(min=1)
-    title = f"{int(counts.sum())} samples, accuracy {accuracy:.1%}"
+    title = f"{int(counts.sum()):,} samples, accuracy {accuracy:.1%}"
     axes.set(xlabel="predicted", ylabel="true", title=title)
-    if size <= _MAX_ANNOTATED:
-        for row, column in np.ndindex(size, size):
-            shade = "white" if shares[row, column] > 0.5 else "black"
-            count = str(int(counts[row, column]))
-            axes.text(column, row, count, ha="center", va="center", color=shade)
+    for row, column in counts.nonzero().tolist():
+        shade = "white" if shares[row, column] > 0.7 else "black"
+        count = str(int(counts[row, column]))
+        axes.text(column, row, count, ha="center", va="center", color=shade, fontsize=8)
     return figure

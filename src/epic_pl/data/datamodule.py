@@ -113,6 +113,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         on_bad_sample: BadSamplePolicy = "error",
     ) -> None:
         super().__init__()
+        self.name = type(self).__name__.removesuffix("DataModule")  # on pages and model cards
         check_at_least(1, image_size=image_size, batch_size_per_device=batch_size_per_device)
         check_at_least(1, eval_batch_size_per_device=eval_batch_size_per_device)
         check_at_least(3, max_text_tokens=max_text_tokens)

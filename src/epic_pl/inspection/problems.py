@@ -73,10 +73,12 @@ def image_problems(rows: pa.Table, policy: str) -> Iterator[Problem]:
     yield from _of_rows("note", rows, absent, "rows have no image (absent modality)")
     sides = pc.min_element_wise(rows["width"], rows["height"]).drop_null().to_numpy()
     if sides.size:
-        text = (
-            f"Images have a shorter side of {np.median(sides):.0f} pixels (median), 95% at least "
-            f"{np.percentile(sides, 5):.0f}; from {sides.min()} to {sides.max()}"
-        )
+        text = f"Images have a shorter side of {np.median(sides):.0f} pixels"
+        if sides.min() < sides.max():
+            text += (
+                f" (median), 95% at least {np.percentile(sides, 5):.0f}; from {sides.min()} to "
+                f"{sides.max()}"
+            )
         yield Problem("note", text)
 
 

@@ -86,6 +86,7 @@ class TableDataModule(ImageTextDataModule):
         super().__init__(**kwargs)
         check_at_least(0, split_seed=split_seed)
         self.path = Path(table)
+        self.name = "/".join(self.path.resolve().parts[-2:])
         self.predict_path = None if predict_table is None else Path(predict_table)
         self.image_root = None if image_root is None else Path(image_root).resolve()
         self.options = RowOptions(
