@@ -164,7 +164,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         Args:
             folder: folder to write to.
             name: name of the model in the card; None is the folder's name.
-            dataset: name of the training data in the card; None is the report's DataModule.
+            dataset: name of the training data in the card; None is that in the report.
             license: licence of the model in the card.
             report: folder of ``epic-pl test --report``, whose metrics and confusion matrix the
                 card shows.

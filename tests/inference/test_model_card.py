@@ -12,8 +12,7 @@ from epic_pl.inference import model_card
 
 def test_a_card_shows_a_report_and_one_that_is_there_stays(classifier, trained, tmp_path):
     report = tmp_path / "report"
-    options = ["--report", str(report), "--report.robustness", "false"]
-    run(["test", "--config", trained.config, "--ckpt_path", "best", *options])
+    run(["test", "--config", trained.config, "--ckpt_path", "best", "--report", str(report)])
     kept = {"dataset": "squares", "license": "cc-by-4.0", "report": report, "name": "me/squares"}
     classifier.save_pretrained(tmp_path / "saved", **kept)
     card = (tmp_path / "saved" / "README.md").read_text()

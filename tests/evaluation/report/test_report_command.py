@@ -16,6 +16,7 @@ import tiny_runs
 from epic_pl.cli import run
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.report.corruption import CORRUPTIONS, IMAGES, TEXTS, Corrupted
+from epic_pl.evaluation.report.scores import label
 from epic_pl.evaluation.report.tables import DRAWS, draw_missing
 from epic_pl.evaluation.report.writer import ReportWriter
 from epic_pl.inspection.html_page import render
@@ -63,7 +64,8 @@ def reported(request, tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
         patch.setattr("sys.argv", ["epic-pl"])
         run(["fit", *options, *monitor, "--model.optim.lr", "3e-3"])
         options += ["--ckpt_path", checkpoint]
-        tested = run(["test", *options, "--report", "report", "--report.mistakes", "4"])
+        asked = ["--report", "report", "--report.mistakes", "4", "--report.robustness", "true"]
+        tested = run(["test", *options, *asked])
         run(["predict", *options])
     model = EPICModule.load_from_checkpoint(checkpoint).eval()
     predictions = pq.read_table(next(root.rglob("predictions.parquet")))
@@ -116,6 +118,12 @@ def test_metrics_and_classes_are_those_of_the_predictions_file(reported):
         assert row == pytest.approx([column[index] for column in columns])
     scores = [row["f1"] for row in content["classes"]]
     assert scores == sorted(scores)
+    told = content["headline"]
+    named = {"accuracy": "test/accuracy", "f1_micro": "test/f1_micro_tuned"}[told["score"]]
+    assert told["value"] == pytest.approx(reported.metrics[named])
+    assert told["low"] < told["value"] < told["high"]
+    whole = content["coverage"][-1]
+    assert (whole["samples"], whole["score"]) == (TEST_ROWS, pytest.approx(told["value"]))
 
 
 def test_calibration_is_that_of_the_predictions_file(reported):
@@ -139,7 +147,7 @@ def test_calibration_is_that_of_the_predictions_file(reported):
     assert table["bins_uncalibrated"] != table["bins"]
     chance = table["ece_by_chance"]
     assert 0 < chance["low"] < chance["mean"] < chance["high"] < 1
-    assert f"ECE of {chance['mean']:.4f}" in reported.page
+    assert f"{chance['mean']:.1%} on so many samples" in reported.page
 
 
 def _scores(reported, logits, truth):
@@ -229,23 +237,42 @@ def test_mistakes_are_the_most_confident_wrong_answers(reported):
 
 
 def test_the_page_holds_its_images_and_needs_no_other_file(reported):
-    figures = {"reliability"} | ({"confusion_matrix"} if reported.task == "multiclass" else set())
+    figures = {"coverage", "reliability"}
+    figures |= {"confusion_matrix"} if reported.task == "multiclass" else set()
     folder = reported.root / "report"
     assert {path.stem for path in folder.glob("*.png")} == figures
     for path in folder.glob("*.png"):
         with Image.open(path) as image:
-            assert min(image.size) > 150
+            assert min(image.size) > 300
     page = reported.page
     tokens = reported.data.max_text_tokens
     assert reported.content["text"] == {"max_tokens": tokens, "clean": False}
-    assert f"<p>Text: cut at {tokens} tokens</p>" in page
-    assert page.count("data:image/png;base64,") == len(figures)
+    assert f"Text: cut at {tokens} tokens</p>" in page
+    assert page.count("data:image/svg+xml;base64,") == len(figures)
     shown = [mistake for mistake in reported.content["mistakes"] if mistake["row"] != 2]
     assert page.count("data:image/jpeg;base64,") == len(shown)
     assert "http" not in page
     assert "<script" not in page
-    parts = ("17 samples", "Absent modalities", "Robustness", "before", "complete", "unchanged")
+    parts = ("Test report: data/table.csv", "17 samples", "Missing modalities", "Robustness")
+    parts += ("95% interval", "macro mean", "Answer the surest 80%", "complete", "unchanged")
     assert all(part in page for part in parts)
+    assert "test/" not in page.replace("test/version", "")
+    told = [page.index(f"<h2>{part}") for part in ("Worst mistakes", "Scores", "Calibration")]
+    assert page.index("95% interval") < told[0] < told[1] < told[2]
+
+
+def test_a_mistake_shows_only_its_wrong_and_missed_labels(reported):
+    mistake = reported.content["mistakes"][0]
+    caption = reported.page.split("<figcaption>")[1].split("</figcaption>")[0]
+    if reported.task == "multilabel":
+        wrong = set(mistake["prediction"]) - set(mistake["truth"])
+        missed = set(mistake["truth"]) - set(mistake["prediction"])
+        shown = [", ".join(sorted(names)) or "none" for names in (wrong, missed)]
+        assert f"wrong: <b>{shown[0]}</b>" in caption
+        assert f"missed: <b>{shown[1]}</b>" in caption
+    else:
+        assert f"<b>{mistake['prediction'][0]}</b>" in caption
+        assert f"true: <b>{mistake['truth'][0]}</b>" in caption
 
 
 # these do not depend on the task
@@ -258,6 +285,7 @@ def test_stored_features_give_the_same_report_and_switches_leave_parts_out(
 ):
     cached = ["--cache.level", "boundary", "--cache.dtype", "float32"]
     cached += ["--cache.folder", str(tmp_path / "features"), "--report.mistakes", "4"]
+    cached += ["--report.robustness", "true"]
     run(["test", *reported.options, *cached, f"--report={tmp_path / 'cached'}"])
     content = _content(tmp_path / "cached")
 
@@ -274,9 +302,9 @@ def test_stored_features_give_the_same_report_and_switches_leave_parts_out(
     predictions = pq.read_table(Path(again.trainer.log_dir) / "predictions.parquet")
     assert predictions["image_path"] == reported.predictions["image_path"]
     assert predictions["image_path"].null_count == 1
-    off = ["--report.absence", "false", "--report.robustness", "false", "--report.mistakes", "0"]
+    off = ["--report.absence", "false", "--report.mistakes", "0"]
     limited = ["--trainer.limit_test_batches", "2", "--report", str(tmp_path / "short")]
-    run(["test", *reported.options, *limited])
+    run(["test", *reported.options, *limited, "--report.robustness", "true"])
     short = _content(tmp_path / "short")
     assert {row["samples"] for row in short["robustness"]} == {8}
     assert short["absence"][0]["samples"] == 8
@@ -286,7 +314,8 @@ def test_stored_features_give_the_same_report_and_switches_leave_parts_out(
     assert (short["samples"], short["mistakes"]) == (8, [])
     assert set(reported.content) - set(short) == {"absence", "robustness", "confusion"}
     page = (tmp_path / "short" / "report.html").read_text()
-    assert not any(part in page for part in ("Robustness", "Worst mistakes"))
+    assert "Most confused pairs" in page
+    assert not any(part in page for part in ("Robustness", "Worst mistakes", "Confusion matrix"))
 
 
 @pytest.mark.usefixtures("reported")
@@ -299,13 +328,20 @@ def test_the_page_escapes_names_and_tells_the_source_of_the_text():
         "evaluation/templates/report.html",
         **{"data": "X", "checkpoint": None, "text": text, "task": "multilabel", "samples": 1234},
         **{"metrics": {"test/auroc": None}, "calibration": calibration, "mistakes": []},
-        classes=[{"class": "<a> & $b$", "support": 0, "f1": 0.5}],
-        figures={"reliability": b""},
+        headline={"score": "f1_micro", "value": 0.5, "low": 0.4, "high": 0.6},
+        log_loss=0.25,
+        coverage=[{"coverage": 0.8, "score": 0.75}] * 20,
+        classes=[{"class": "<a> & $b$", "support": 0, "f1": None, "threshold": 0.5}],
+        averages=[],
+        figures={"reliability": b"", "coverage": b""},
+        label=label,
     )
-    assert "<p>Text: premise+hypothesis, cut at 40 tokens, cleaned</p>" in page
-    assert "<td>&lt;a&gt; &amp; $b$</td><td>0</td><td>0.5000</td>" in page
+    assert "Text: premise+hypothesis, cut at 40 tokens, cleaned</p>" in page
+    cells = '<td class="text">&lt;a&gt; &amp; $b$</td><td>0</td><td>\N{EN DASH}</td><td>0.500</td>'
+    assert cells in page
     assert "1,234 samples" in page
-    assert "<td>none</td>" in page
+    assert "Micro F1 50.0%" in page
+    assert "<td>AUROC</td><td>\N{EN DASH}</td>" in page
 
 
 @once

@@ -3,6 +3,7 @@
 Shape legend: N samples, C classes.
 """
 
+from collections import Counter
 from statistics import fmean
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset
 
 from epic_pl.data.preprocessing import ImagePreprocessing
 from epic_pl.evaluation.evaluator import Evaluator, Scores, as_pil_image
+from epic_pl.evaluation.report.scores import Table
 from epic_pl.module.outputs import SplitOutputs
 from epic_pl.module.postprocess import (
     answers,
@@ -23,17 +25,15 @@ from epic_pl.module.postprocess import (
 )
 from epic_pl.types import Sample
 
-Table = list[dict[str, Any]]
-
 RATES = (0.3, 0.5, 0.7)
 DRAWS = 20
 """One draw of missing modalities moves the accuracy of 300 samples by a point or two."""
 
 
 def class_table(evaluator: Evaluator, outputs: SplitOutputs) -> Table:
-    """Support, precision, recall and F1 of each class, the lowest F1 first, unseen classes last.
+    """Counts, precision, recall and F1 of each class, the lowest F1 first.
 
-    A ratio with denominator 0 counts as 0.
+    Classes without a sample come last and have None. Other ratios with denominator 0 count as 0.
     """
     truth, predicted = outputs.labels.long(), evaluator.predict(outputs.logits)
     if evaluator.task == "multilabel":
@@ -45,16 +45,55 @@ def class_table(evaluator: Evaluator, outputs: SplitOutputs) -> Table:
         {
             "class": name,
             "support": support,
-            "precision": hits / max(assigned, 1),
-            "recall": hits / max(support, 1),
-            "f1": 2 * hits / max(support + assigned, 1),
+            "predicted": assigned,
+            "precision": hits / max(assigned, 1) if support else None,
+            "recall": hits / support if support else None,
+            "f1": 2 * hits / (support + assigned) if support else None,
         }
         for name, hits, support, assigned in zip(evaluator.class_names, *counts, strict=True)
     ]
     if evaluator.postprocessor.thresholds is not None:
         for row, threshold in zip(rows, evaluator.postprocessor.thresholds.tolist(), strict=True):
             row["threshold"] = threshold
-    return sorted(rows, key=lambda row: (row["support"] == 0, row["f1"], -row["support"]))
+    return sorted(rows, key=lambda row: (not row["support"], row["f1"] or 0, -row["support"]))
+
+
+def average_rows(classes: Table) -> Table:
+    """Macro mean of :func:`class_table`, and the mean weighted by support.
+
+    As in scikit-learn, a class that was predicted and has no sample counts as 0 in the macro mean.
+    In a multilabel task, whose rows have thresholds, every label counts.
+    """
+    known = [row for row in classes if row["support"] or row["predicted"] or "threshold" in row]
+    support, predicted = (sum(row[key] for row in known) for key in ("support", "predicted"))
+    averages: Table = []
+    for name, weights in (
+        ("macro mean", [1] * len(known)),
+        ("weighted mean", [row["support"] for row in known]),
+    ):
+        means = {
+            key: float(np.dot(weights, [row[key] or 0 for row in known])) / max(sum(weights), 1)
+            for key in ("precision", "recall", "f1")
+        }
+        averages.append({"class": name, "support": support, "predicted": predicted} | means)
+    return averages
+
+
+def confused_pairs(evaluator: Evaluator, outputs: SplitOutputs, most: int = 15) -> Table:
+    """The pairs of true and predicted class with the most samples."""
+    predicted = evaluator.predict(outputs.logits)
+    wrong = predicted != outputs.labels
+    pairs = zip(outputs.labels[wrong].tolist(), predicted[wrong].tolist(), strict=True)
+    support, names = outputs.labels.bincount(minlength=1).tolist(), evaluator.class_names
+    return [
+        {
+            "true": names[truth],
+            "predicted": names[given],
+            "samples": samples,
+            "share of the true class": samples / support[truth],
+        }
+        for (truth, given), samples in Counter(sorted(pairs)).most_common(most)
+    ]
 
 
 def calibration_table(evaluator: Evaluator, outputs: SplitOutputs) -> dict[str, Any]:

@@ -13,22 +13,25 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from epic_pl.callbacks.plots import MAX_CLASSES, confusion_counts, draw_confusion_matrix
+from epic_pl.callbacks.plots import MAX_CLASSES, confusion_counts
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.evaluator import Evaluator, finite, require_data
 from epic_pl.evaluation.report.corruption import CORRUPTIONS, Corrupted
+from epic_pl.evaluation.report.figures import draw_figures
+from epic_pl.evaluation.report.scores import coverage_table, headline, label
 from epic_pl.evaluation.report.tables import (
     absence_table,
+    average_rows,
     calibration_table,
     class_table,
+    confused_pairs,
     worst_mistakes,
 )
 from epic_pl.files import write_bytes, write_text
-from epic_pl.inspection.html_page import jpeg, png, render
+from epic_pl.inspection.html_page import jpeg, png, render, svg
 from epic_pl.module import EPICModule
 from epic_pl.module.outputs import SplitOutputs, presence_masks
 from epic_pl.types import Batch
@@ -43,8 +46,8 @@ class ReportWriter(Callback):
     Args:
         folder: to write to; None writes nothing. ``epic-pl test --report DIR`` sets it.
         absence: test with one modality absent, too: two more passes over the split.
-        robustness: test with corrupted texts and images, too: ten more passes, through the
-            encoders even if features are stored.
+        robustness: test with corrupted texts and images, too: ten more passes, always through the
+            encoders.
         mistakes: number of mistakes to show.
 
     Raises:
@@ -55,7 +58,7 @@ class ReportWriter(Callback):
         self,
         folder: str | None = None,
         absence: bool = True,
-        robustness: bool = True,
+        robustness: bool = False,
         mistakes: int = 12,
     ) -> None:
         if mistakes < 0:
@@ -90,14 +93,19 @@ class ReportWriter(Callback):
         mistakes, images = worst_mistakes(
             evaluator, outputs, self.mistakes, data.dataset("test"), data.image_preprocessing
         )
+        classes = class_table(evaluator, outputs)
         content: dict[str, Any] = {
-            "data": type(data).__name__,
+            "data": data.name,
             "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
             "text": data.preprocessing["text"],
             "task": evaluator.task,
             "samples": len(outputs.sample_id),
+            "headline": headline(evaluator, outputs),
             "metrics": {k: finite(value) for k, value in metrics if k.startswith("test/")},
-            "classes": class_table(evaluator, outputs),
+            "log_loss": finite(evaluator.losses(outputs.logits, outputs.labels).mean()),
+            "coverage": coverage_table(evaluator, outputs),
+            "classes": classes,
+            "averages": average_rows(classes),
             "calibration": calibration_table(evaluator, outputs),
             "mistakes": mistakes,
         }
@@ -112,18 +120,24 @@ class ReportWriter(Callback):
                 | evaluator.scores(logits, outputs.labels)
                 for name, logits in {"unchanged": outputs.logits, **passed}.items()
             ]
-        figures = {"reliability": _draw_reliability(content["calibration"], evaluator.task)}
-        if evaluator.task == "multiclass" and len(evaluator.class_names) <= MAX_CLASSES:
-            counts = confusion_counts(outputs)
-            content["confusion"] = counts.tolist()
-            figures["confusion_matrix"] = draw_confusion_matrix(counts, evaluator.class_names)
-        drawn = {name: png(figure) for name, figure in figures.items()}
-        for name, image in drawn.items():
-            write_bytes(self.folder / f"{name}.png", image)
+        if evaluator.task == "multiclass":
+            if len(evaluator.class_names) <= MAX_CLASSES:
+                content["confusion"] = confusion_counts(outputs).tolist()
+            else:
+                content["confused"] = confused_pairs(evaluator, outputs)
+        figures = draw_figures(content, evaluator.class_names)
+        for name, figure in figures.items():
+            write_bytes(self.folder / f"{name}.png", png(figure))
         numbers = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         write_text(self.folder / "report.json", numbers)
-        shown = [None if image is None else jpeg(image) for image in images]
-        page = render("evaluation/templates/report.html", **content, figures=drawn, images=shown)
+        page = render(
+            "evaluation/templates/report.html",
+            **content,
+            figures={name: svg(figure) for name, figure in figures.items()},
+            images=[None if image is None else jpeg(image) for image in images],
+            label=label,
+            never_missing=pl_module.model.head.never_missing,
+        )
         write_text(self.folder / "report.html", page)
         rank_zero_info(f"Report written to {self.folder / 'report.html'}")
 
@@ -180,24 +194,3 @@ class AdditionalPasses:
         with plugin.forward_context():
             logits: Tensor = self.module(given).logits
         return logits.float().cpu()
-
-
-def _draw_reliability(calibration: dict[str, Any], task: str) -> Figure:
-    """Share of right answers over their probability, before and after calibration."""
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
-    panels = (("_uncalibrated", "before calibration"), ("", "after calibration"))
-    for axes, (suffix, title) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
-        width = 1 / len(calibration[f"bins{suffix}"])
-        bins = [row for row in calibration[f"bins{suffix}"] if row["samples"]]
-        centres = [(row["from"] + row["to"]) / 2 for row in bins]
-        total = sum(row["samples"] for row in bins)
-        axes.bar(centres, [row["accuracy"] for row in bins], width, edgecolor="white")
-        axes.plot([0, 1], [0, 1], color="tab:red", linestyle="--", label="perfect calibration")
-        shares = [row["samples"] / total for row in bins]
-        axes.plot(centres, shares, marker="o", color="black", label="share of all answers")
-        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted probability")
-        axes.set_title(f"{title}: ECE {calibration[f'ece{suffix}']:.3f}")
-        axes.legend(loc="upper left", fontsize=8)
-    label = "share of labels that are true" if task == "multilabel" else "accuracy"
-    figure.axes[0].set_ylabel(label)
-    return figure

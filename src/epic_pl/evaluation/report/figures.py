@@ -1,0 +1,55 @@
+"""Figures of a report, drawn from its numbers."""
+
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from epic_pl.callbacks.plots import draw_confusion_matrix
+from epic_pl.evaluation.report.scores import Table, label, wilson_interval
+from epic_pl.inspection.html_page import GREY, plot_style
+
+
+def draw_figures(content: dict[str, Any], class_names: list[str]) -> dict[str, Figure]:
+    """Figures by name, of the content of ``report.json``."""
+    figures = {
+        "coverage": _draw_coverage(content["coverage"], label(content["headline"]["score"])),
+        "reliability": _draw_reliability(content["calibration"]["bins"], content["task"]),
+    }
+    if "confusion" in content:
+        counts = torch.tensor(content["confusion"])
+        figures["confusion_matrix"] = draw_confusion_matrix(counts, class_names)
+    return figures
+
+
+@plot_style()
+def _draw_reliability(bins: Table, task: str) -> Figure:
+    """Share of right answers over their probability, and below the numbers of answers."""
+    bins, width = [row for row in bins if row["samples"]], 0.9 / len(bins)
+    counts, shares, means = ([r[k] for r in bins] for k in ("samples", "accuracy", "probability"))
+    figure = Figure(figsize=(4.8, 4.4))
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot([0, 1], [0, 1], "--", color=GREY, label="perfect calibration")
+    upper.plot(means, shares, "o-", label="after calibration")
+    intervals = [wilson_interval(s * n, n) for s, n in zip(shares, counts, strict=True)]
+    upper.vlines(means, *zip(*intervals, strict=True), alpha=0.5, label="95% interval")
+    bars = lower.bar([(row["from"] + row["to"]) / 2 for row in bins], counts, width)
+    lower.bar_label(bars, fmt=lambda n: f"{n:.0f}" if n < 1e4 else f"{n / 1e3:.0f}k", fontsize=7)
+    lower.margins(y=0.25)
+    lower.set(xlim=(0, 1), xlabel="predicted probability", ylabel="answers")
+    truth = "share of labels that are true" if task == "multilabel" else "accuracy"
+    upper.set(ylim=(-0.02, 1.02), ylabel=truth)
+    figure.legend(loc="outside upper left", ncols=2)
+    return figure
+
+
+@plot_style()
+def _draw_coverage(coverage: Table, score: str) -> Figure:
+    """Score of the surest answers over their share of all."""
+    figure = Figure(figsize=(4.8, 2.8))
+    axes = figure.add_subplot()
+    shares, values = ([100 * row[key] for row in coverage] for key in ("coverage", "score"))
+    axes.plot(shares, values, marker="o", markersize=4)
+    axes.set(xlabel="answered: the surest samples, %", ylabel=f"{score} of these, %", xlim=(0, 102))
+    axes.grid()
+    return figure
