@@ -25,7 +25,9 @@ def test_files_of_chosen_samples(explain, tmp_path, recwarn):
     assert "&lt;" in page
     assert page.count("<details") == 4 * 2  # two steps each
     assert "no text" in page
-    assert "true: blue" in page
+    assert "not which of them the prediction depends on" in page
+    assert page.count("image alone") == page.count("text alone") == 2  # of those with both
+    assert page.count("data:image/svg+xml;base64,") == 4 * 2
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
 
 

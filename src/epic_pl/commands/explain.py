@@ -31,8 +31,13 @@ def explain(
         EpicError: with a message for the user.
     """
     from epic_pl.cli import build_trained
-    from epic_pl.evaluation.explain.figures import sample_png
-    from epic_pl.evaluation.explain.samples import explain_samples, rows_of_ids, spread_rows
+    from epic_pl.evaluation.explain.figures import sample_png, sample_svg
+    from epic_pl.evaluation.explain.samples import (
+        explain_samples,
+        predict_alone,
+        rows_of_ids,
+        spread_rows,
+    )
     from epic_pl.files import write_bytes, write_text
     from epic_pl.inspection.html_page import render
     from epic_pl.validate import check_writable
@@ -46,7 +51,8 @@ def explain(
         rows = spread_rows(len(dataset), count)
     else:
         rows = rows_of_ids(dataset, samples.split(","))
-    explanations = explain_samples(module, data, [dataset[row] for row in rows])
+    chosen = [dataset[row] for row in rows]
+    explanations = explain_samples(module, data, chosen)
     for number, explanation in enumerate(explanations, start=1):
         name = re.sub(r"[^\w.-]", "_", explanation.sample_id)[:_MAX_NAME]
         write_bytes(output / f"{number:02}_{name}.png", sample_png(explanation))
@@ -54,7 +60,10 @@ def explain(
         "evaluation/templates/explain.html",
         explanations=explanations,
         checkpoint=checkpoint,
-        sample_png=sample_png,
+        alone=[predict_alone(module, data, sample) for sample in chosen],
+        data=data.name,
+        never_missing=module.model.head.never_missing,
+        sample_svg=sample_svg,
     )
     write_text(output / "index.html", page)
     print(f"{len(explanations)} samples explained in {output / 'index.html'}")

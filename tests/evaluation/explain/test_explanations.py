@@ -11,7 +11,13 @@ from epic_pl.cli import build_trained
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.explain.callback import PromptAttention
 from epic_pl.evaluation.explain.figures import draw_explanation
-from epic_pl.evaluation.explain.samples import Explanation, Step, _on_patches, explain_samples
+from epic_pl.evaluation.explain.samples import (
+    Explanation,
+    Step,
+    _on_patches,
+    explain_samples,
+    predict_alone,
+)
 from epic_pl.module import EPICModule
 from epic_pl.nn.recording import Attention
 
@@ -35,8 +41,7 @@ def test_an_explanation_is_that_of_the_model_that_predicts(trained):
         for scores in explanation.similarities:
             assert scores.sum(dim=1).tolist() == pytest.approx([1] * len(scores), abs=1e-5)
     whole, without_image, without_text, evil = explanations
-    assert whole.words[:4] == ["[CLS]", "a", "blue", "square"]
-    assert whole.words[-1] == "[SEP]"
+    assert whole.words == ["a", "blue", "square", ",", "number", "0"]  # no special tokens
     assert whole.steps[-1].patches.shape == (4, 4, 4)
     shares = whole.steps[-1].words.sum(dim=1)
     assert ((shares > 0) & (shares < 1)).all()
@@ -44,10 +49,31 @@ def test_an_explanation_is_that_of_the_model_that_predicts(trained):
     assert (without_image.steps[-1].patches == 0).all()
     assert without_text.words == []
     assert "script" in evil.words  # pieces are joined again
+    assert predict_alone(module, data, samples[1]) == predict_alone(module, data, samples[2]) == {}
+    alone = predict_alone(module, data, samples[0])
+    for name, lost in (("image", "text"), ("text", "image")):
+        batch = data.collator(samples[:1])
+        batch |= {f"{name}_present": torch.tensor([True]), f"{lost}_present": torch.tensor([False])}
+        probabilities = reference.predict_step(batch, 0)["probabilities"].detach()[0]
+        likely = data.class_names[int(probabilities.argmax())]
+        assert alone[name] == f"{likely} ({float(probabilities.max()):.1%})"
+    assert alone["image"] != alone["text"]
+
+
+def test_the_drawing_has_a_colour_bar_and_the_share_of_every_word():
+    shares = torch.tensor([[0.5, 0.004], [0.25, 0.125]])
+    steps = [Step(torch.full((2, 4, 4), 0.01), shares)]
+    black = Image.new("RGB", (80, 80))
+    figure = draw_explanation(Explanation("a", black, ["one", "$x$"], [], None, None, steps, []))
+    patches, words = figure.subfigs
+    assert [axes.get_ylabel() for axes in patches.axes][-1] == "attention on a patch, %"
+    (axes,) = words.axes
+    assert [text.get_text() for text in axes.texts] == ["50", "0", "25", "12"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["one", "$x$"]
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 3), (3, 0), (1, 2)])
-def test_the_brightest_spot_of_the_drawing_is_the_patch_with_all_attention(row, column):
+def test_the_reddest_spot_of_the_drawing_is_the_patch_with_all_attention(row, column):
     image = torch.arange(16).view(4, 4)  # as an image encoder cuts it: row by row
     tokens = torch.zeros(1, 2, 3 + 16)
     tokens[0, 1, 3 + image[row, column]] = 1
@@ -59,12 +85,12 @@ def test_the_brightest_spot_of_the_drawing_is_the_patch_with_all_attention(row, 
     figure = draw_explanation(Explanation("a", black, [], [], None, None, steps, []), 0)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    drawn = np.asarray(canvas.buffer_rgba())[..., :3].sum(axis=-1)
+    drawn = np.asarray(canvas.buffer_rgba())[..., 0]
     axes = figure.axes[1]
     centres = [axes.transData.transform((20 * x + 9.5, 20 * y + 9.5)) for y, x in np.ndindex(4, 4)]
     # pixels count from the top, display coordinates from the bottom
-    bright = [drawn[round(len(drawn) - 1 - y), round(x)] for x, y in centres]
-    assert divmod(int(np.argmax(bright)), 4) == (row, column)
+    red = [drawn[round(len(drawn) - 1 - y), round(x)] for x, y in centres]
+    assert divmod(int(np.argmax(red)), 4) == (row, column)
 
 
 def test_training_draws_into_tensorboard_when_it_is_due(trained):

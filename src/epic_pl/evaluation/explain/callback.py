@@ -8,8 +8,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.evaluator import require_data
-from epic_pl.evaluation.explain.figures import MISSING_GLYPH, draw_explanation
+from epic_pl.evaluation.explain.figures import draw_explanation
 from epic_pl.evaluation.explain.samples import explain_samples, require_prompts, spread_rows
+from epic_pl.inspection.html_page import MISSING_GLYPH
 from epic_pl.module import EPICModule
 
 

@@ -1,106 +1,121 @@
 """Figures of explanations. Shape legend: n prompts, g patches a side, W words, K steps."""
 
 import math
-import warnings
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
 
 from epic_pl.evaluation.explain.samples import Explanation
-from epic_pl.inspection.html_page import png
+from epic_pl.inspection.html_page import HEAT, SHADES, plot_style, png, shorten, svg
 
-_COLUMNS = 5  # panels side by side
-_PANEL = 2.3  # inches, height of a panel
-_LINE_CHARS, _MARGIN_CHARS, _LINE = 110, 11, 0.24  # a line of text; inches, its height
-MISSING_GLYPH = r"Glyph .* missing from"
-"""Matplotlib's warning about a character that its font lacks, which is drawn as a box."""
+_WIDTH = 6.4  # inches: legible on a phone
+_COLUMNS, _PANEL = 3, 2.2  # images side by side; inches, their height with title
+_WORDS, _LETTERS = 14, 14  # words in a row, and letters of a word
+_WORD_HEIGHT, _CELL = 1.1, 0.24  # inches, of rotated words and of a row of numbers
+_MATRIX = 2.5  # inches
+_MAX_NUMBERS = 100  # cells of a matrix with numbers in them
 
 
-def draw_explanation(explanation: Explanation, step: int = -1) -> Figure:
+@plot_style()
+def draw_explanation(explanation: Explanation, step: int = -1, title: bool = True) -> Figure:
     """Patches and words of a step, and the similarity matrices of all steps."""
-    maps, lines = explanation.steps[step].patches, _lines(explanation, step)
-    rows = [math.ceil(n / _COLUMNS) for n in (1 + len(maps), len(explanation.similarities))]
-    heights = [_PANEL * rows[0], _LINE * (len(lines) + 2), _PANEL * rows[1]]
-    figure = Figure(figsize=(11, sum(heights) + 0.4), layout="constrained")
-    figure.suptitle(explanation.headline, parse_math=False, fontsize=11)
-    used = [height for height in heights if height]
-    parts: Any = figure.subfigures(len(used), 1, height_ratios=used)
-    _draw_patches(_panels(parts[0], rows[0]), explanation, step)
-    _draw_words(parts[1], lines)
-    if explanation.similarities:
-        _draw_similarities(_panels(parts[2], rows[1]), explanation)
+    maps, bands = explanation.steps[step].patches, math.ceil(len(explanation.words) / _WORDS)
+    matrices = len(explanation.similarities)
+    rows = [math.ceil((1 + len(maps)) / _COLUMNS), max(bands, 1), math.ceil(matrices / 2)]
+    band = _WORD_HEIGHT + _CELL * len(maps) if bands else 2 * _CELL
+    heights = [_PANEL * rows[0] if explanation.image else 2 * _CELL, band * rows[1]]
+    heights += [_MATRIX * rows[2]] * bool(matrices)
+    figure = Figure(figsize=(_WIDTH, sum(heights) + 0.3))
+    if title:
+        figure.suptitle(explanation.headline, parse_math=False, wrap=True)
+    parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
+    if explanation.image is None:
+        parts[0].text(0, 0.5, "no image")
+    else:
+        _draw_patches(parts[0], rows[0], explanation.image, maps)
+    if explanation.words:
+        _draw_words(parts[1], rows[1], explanation.words, explanation.steps[step].words)
+    else:
+        parts[1].text(0, 0.5, "no text")
+    if matrices:
+        _draw_similarities(parts[2], rows[2], explanation)
     return figure
 
 
 def sample_png(explanation: Explanation, step: int = -1) -> bytes:
     """:func:`draw_explanation` as PNG."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=MISSING_GLYPH)
-        return png(draw_explanation(explanation, step), dpi=120)
+    return png(draw_explanation(explanation, step))
 
 
-def _panels(part: Any, rows: int) -> list[Any]:
-    grid = part.subplots(rows, _COLUMNS, squeeze=False)
-    for axes in grid.ravel():
-        axes.set_axis_off()
-    return list(grid.ravel())
+def sample_svg(explanation: Explanation, step: int = -1) -> bytes:
+    """:func:`draw_explanation` as SVG for a page, without the headline."""
+    return svg(draw_explanation(explanation, step, title=False))
 
 
-def _draw_patches(panels: list[Any], explanation: Explanation, step: int) -> None:
+def _draw_patches(part: Any, rows: int, image: Image.Image, maps: Tensor) -> None:
     """The image, and the attention of each prompt on it."""
-    maps, image = explanation.steps[step].patches, explanation.image
-    if image is None:
-        panels[0].text(0.5, 0.5, "no image", ha="center")
-        return
-    panels[0].imshow(image)
-    steps = len(explanation.steps)
-    panels[0].set_title(f"step {step % steps + 1} of {steps}", fontsize=9)
+    panels = part.subplots(rows, _COLUMNS, squeeze=False)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    first, *others = panels.flat
+    first.imshow(image)
+    first.set_title("image")
+    pale = Image.blend(image.convert("L"), Image.new("L", image.size, 255), 0.5)
     extent = (-0.5, image.width - 0.5, image.height - 0.5, -0.5)
-    for number, (axes, shares) in enumerate(zip(panels[1:], maps, strict=False), start=1):
-        axes.imshow(image.convert("L"), cmap="gray", alpha=0.6)
-        axes.imshow(shares.numpy(), cmap="inferno", alpha=0.6, extent=extent)
-        title = f"prompt {number}: {float(shares.sum()):.0%} on patches\nat most {shares.max():.1%}"
-        axes.set_title(title, fontsize=9)
+    most = max(100 * float(maps.max()), 1e-9)
+    for number, (axes, shares) in enumerate(zip(others, maps, strict=False), start=1):
+        axes.imshow(pale, cmap="gray", vmin=0, vmax=255)
+        shown = {"cmap": HEAT, "extent": extent, "vmin": 0, "vmax": most}
+        drawn = axes.imshow(100 * shares.numpy(), interpolation="nearest", **shown)
+        title = f"prompt {number}: {shares.sum():.0%} on patches,\nat most {shares.max():.1%}"
+        axes.set_title(title)
+    part.colorbar(drawn, ax=panels, label="attention on a patch, %", shrink=0.8)
 
 
-def _lines(explanation: Explanation, step: int) -> list[list[tuple[float, str, float]]]:
-    """Lines of the text panel: column, word and its shade from 0 to 1."""
-    if not explanation.words:
-        return [[(0, "no text", 0.0)]]
-    lines: list[list[tuple[float, str, float]]] = []
-    for number, shares in enumerate(explanation.steps[step].words, start=1):
-        lines.append([(0, f"prompt {number}", 0.0)])
-        column = _MARGIN_CHARS
-        shades = (shares / shares.max().clamp(min=1e-12)).tolist()
-        for word, shade in zip(explanation.words, shades, strict=True):
-            shown = word[: _LINE_CHARS - _MARGIN_CHARS]
-            if column + len(shown) > _LINE_CHARS:
-                lines.append([])
-                column = _MARGIN_CHARS
-            lines[-1].append((column, shown, shade))
-            column += len(shown) + 1
-    return lines
+def _draw_words(part: Any, rows: int, words: list[str], shares: Tensor) -> None:
+    """The attention of each text prompt on each word, in percent; words in reading order."""
+    most = max(100 * float(shares.max()), 1e-9)
+    part.suptitle("attention of each text prompt on each word, %", x=0, ha="left", fontsize=9)
+    for row, axes in enumerate(part.subplots(rows, 1, squeeze=False).flat):
+        chosen = slice(row * _WORDS, (row + 1) * _WORDS)
+        _draw_matrix(axes, 100 * shares[:, chosen], most, ".0f")
+        shown = [shorten(word, _LETTERS) for word in words[chosen]]
+        axes.set_xticks(range(len(shown)), shown, rotation=45, ha="left", parse_math=False)
+        axes.set_yticks(range(len(shares)), [f"prompt {n + 1}" for n in range(len(shares))])
+        axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
+        axes.set_xlim(-0.5, max(min(len(words), _WORDS), 7) - 0.5)
 
 
-def _draw_words(part: Any, lines: list[list[tuple[float, str, float]]]) -> None:
-    axes = part.subplots()
-    axes.set_axis_off()
-    axes.set(xlim=(0, _LINE_CHARS), ylim=(len(lines), -0.5))
-    axes.set_title("words by the attention of each text prompt", fontsize=9)
-    style = {"family": "monospace", "fontsize": 9, "va": "center", "parse_math": False}
-    for row, line in enumerate(lines):
-        for column, word, shade in line:
-            box = {"facecolor": (1, 0.5, 0, shade), "edgecolor": "none", "pad": 1}
-            axes.text(column, row, word, bbox=box, **style)
-
-
-def _draw_similarities(panels: list[Any], explanation: Explanation) -> None:
+def _draw_similarities(part: Any, rows: int, explanation: Explanation) -> None:
     matrices = explanation.similarities
     first = len(explanation.steps) - len(matrices) + 1
-    for step, (axes, shares) in enumerate(zip(panels, matrices, strict=False), first):
+    panels = part.subplots(rows, 2, squeeze=False)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    for step, (axes, shares) in enumerate(zip(panels.flat, matrices, strict=False), first):
         axes.set_axis_on()
-        axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        axes.set_title(f"similarity before step {step}", fontsize=9)
-        axes.set_xlabel("part of the text" if step == 1 else "text prompt", fontsize=8)
-        axes.set_ylabel("patch" if step == 1 else "image prompt", fontsize=8)
-        axes.set(xticks=[], yticks=[])
+        drawn = _draw_matrix(axes, shares, 1, ".2f")
+        axes.set_title(f"similarity before step {step}")
+        names = (
+            ("part of the text", "patch, row by row")
+            if step == 1
+            else ("text prompt", "image prompt")
+        )
+        axes.set(xticks=[], yticks=[], xlabel=names[0], ylabel=names[1])
+    part.colorbar(drawn, ax=panels, label="share of each row", shrink=0.8)
+
+
+def _draw_matrix(axes: Any, values: Tensor, most: float, form: str) -> Any:
+    """Shades, and numbers unless they are too many."""
+    grid = {"cmap": SHADES, "aspect": "auto", "interpolation": "nearest"}
+    drawn = axes.imshow(values.numpy(), vmin=0, vmax=most, **grid)
+    axes.spines[:].set_visible(False)
+    for row, column in np.ndindex(*values.shape) if values.numel() <= _MAX_NUMBERS else ():
+        value = float(values[row, column])
+        ink = "white" if value > 0.7 * most else "black"
+        style = {"ha": "center", "va": "center", "fontsize": 8}
+        axes.text(column, row, format(value, form), color=ink, **style)
+    return drawn

@@ -27,7 +27,7 @@ from epic_pl.types import Sample
 class Step:
     """Attention weights of one step, the mean over heads.
 
-    The rest to a sum of one is on class token, registers and the prompts themselves.
+    The rest to a sum of one is on special tokens, registers and the prompts themselves.
 
     Attributes:
         patches: ``(n, g, g)`` of the image prompts; zeros without an image.
@@ -66,10 +66,12 @@ class Explanation:
     @property
     def headline(self) -> str:
         """Id, prediction with its probability, and truth."""
-        predicted = ", ".join(self.prediction) or "no label"
-        probability = "" if self.probability is None else f" ({self.probability:.1%})"
-        truth = "unknown" if self.truth is None else ", ".join(self.truth) or "no label"
-        return f"{self.sample_id}: {predicted}{probability}, true: {truth}"
+        truth = "unknown" if self.truth is None else _in_words(self.truth)
+        return f"{self.sample_id}: {_in_words(self.prediction, self.probability)}, true: {truth}"
+
+
+def _in_words(labels: Sequence[str], probability: float | None = None) -> str:
+    return (", ".join(labels) or "no label") + (f" ({probability:.1%})" if probability else "")
 
 
 def spread_rows(rows: int, count: int) -> list[int]:
@@ -119,25 +121,35 @@ def explain_samples(
     return [_explain(model, evaluator, data, sample, module.device) for sample in samples]
 
 
+@torch.no_grad()
+def predict_alone(module: EPICModule, data: ImageTextDataModule, sample: Sample) -> dict[str, str]:
+    """What a module says to the "image" and to the "text" alone; empty without both."""
+    if sample["image"] is None or sample["text"] is None:
+        return {}
+    evaluator, answers = Evaluator.of(module), {}
+    for name, other in (("image", "text"), ("text", "image")):
+        lacking: Any = {**sample, other: None}
+        batch = module.transfer_batch_to_device(data.collator([lacking]), module.device, 0)
+        answers[name] = _in_words(*_answer(evaluator, module(batch).logits))
+    return answers
+
+
 def _explain(
     model: EPIC, evaluator: Evaluator, data: ImageTextDataModule, sample: Sample, device: Any
 ) -> Explanation:
     batch: Any = data.collator([sample])
     moved: Any = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
     logits, recording = recorded(model, moved)
-    logits = logits.float().cpu()
     text, image, labels = sample["text"], sample["image"], batch.get("labels")
     words, numbers = ([], []) if text is None else _words(data.collator, text)
     prefix = model.image_encoder.num_prefix_tokens
-    predicted, probabilities = evaluator.predict(logits)[0], evaluator.probabilities(logits)[0]
-    multilabel = evaluator.task == "multilabel"
-    confidence = probabilities[predicted.bool() if multilabel else predicted]
+    prediction, probability = _answer(evaluator, logits)
     return Explanation(
         sample_id=sample["sample_id"],
         image=None if image is None else as_pil_image(image, data.image_preprocessing),
         words=words,
-        prediction=evaluator.names(predicted),
-        probability=float(confidence.min()) if confidence.numel() else None,
+        prediction=prediction,
+        probability=probability,
         truth=None if labels is None else evaluator.names(labels[0]),
         steps=[
             Step(_on_patches(of_image, prefix), _on_words(of_text, len(words), numbers))
@@ -145,6 +157,15 @@ def _explain(
         ],
         similarities=[scores[0].float().softmax(dim=1).cpu() for scores in recording.similarities],
     )
+
+
+def _answer(evaluator: Evaluator, logits: Tensor) -> tuple[list[str], float | None]:
+    """Prediction and probability of logits ``(1, C)``, as in :class:`Explanation`."""
+    logits = logits.float().cpu()
+    predicted, probabilities = evaluator.predict(logits)[0], evaluator.probabilities(logits)[0]
+    multilabel = evaluator.task == "multilabel"
+    confidence = probabilities[predicted.bool() if multilabel else predicted]
+    return evaluator.names(predicted), float(confidence.min()) if confidence.numel() else None
 
 
 def _on_patches(attention: Attention, prefix: int) -> Tensor:
@@ -160,22 +181,27 @@ def _on_patches(attention: Attention, prefix: int) -> Tensor:
 
 
 def _words(collator: Any, text: str) -> tuple[list[str], list[int]]:
-    """W words of a text, or tokens outside of words, and for each token its word's number."""
+    """W words of a text, and for each token its word's number from 1; 0 for special tokens."""
     tokens = collator.tokenize([text])
-    names = collator.tokenizer.convert_ids_to_tokens(tokens["input_ids"][0].tolist())
-    of_tokens = tokens.word_ids(0) if tokens.is_fast else [None] * len(names)
+    ids = tokens["input_ids"][0].tolist()
+    names = collator.tokenizer.convert_ids_to_tokens(ids)
+    if tokens.is_fast:
+        of_tokens = tokens.word_ids(0)
+    else:  # words are not known: a token is one
+        special = collator.tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True)
+        of_tokens = [None if mask else position for position, mask in enumerate(special)]
     words: list[str] = []
     numbers: list[int] = []
     for position, (name, index) in enumerate(zip(names, of_tokens, strict=True)):
-        if index is None or not position or index != of_tokens[position - 1]:
-            span = slice(0) if index is None else slice(*tokens.word_to_chars(0, index))
+        if index is not None and (not position or index != of_tokens[position - 1]):
+            span = slice(*tokens.word_to_chars(0, index)) if tokens.is_fast else slice(0)
             words.append(text[span].strip() or name)
-        numbers.append(len(words) - 1)
+        numbers.append(0 if index is None else len(words))
     return words, numbers
 
 
 def _on_words(attention: Attention, words: int, numbers: list[int]) -> Tensor:
     """Attention on the tokens of each word, ``(n, W)``."""
     weights = attention.tokens[0, :, : len(numbers)].float().cpu()  # (n, N)
-    sums = weights.new_zeros(len(weights), words)
-    return sums.index_add_(1, torch.tensor(numbers, dtype=torch.long), weights)
+    sums = weights.new_zeros(len(weights), 1 + words)
+    return sums.index_add_(1, torch.tensor(numbers, dtype=torch.long), weights)[:, 1:]
