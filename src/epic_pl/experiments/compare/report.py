@@ -4,12 +4,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, NullFormatter
 from rich.console import Console
 from rich.table import Table
 
+from epic_pl.evaluation.report.scores import label
 from epic_pl.experiments.compare.plan import Outcome
 from epic_pl.experiments.compare.results import Row, comparison_rows
-from epic_pl.files import replacing, write_json, write_text
+from epic_pl.files import write_bytes, write_json, write_text
+from epic_pl.inspection.html_page import BLUE, GREY, plot_style, png, shorten
 
 _NONE = "\N{EN DASH}"
 _COLUMNS: dict[str, Callable[[Row], str]] = {
@@ -32,7 +35,7 @@ _LEGEND = (
     "seconds: training with validation, mean over seeds; stored features are filled before. "
     "peak MB: above the memory held when training began."
 )
-_PLOTTED = {"seconds": "training, seconds", "trainable": "trained parameters"}
+_PLOTTED = {"seconds": "training, s", "trainable": "trained parameters"}
 
 
 def write_comparison(
@@ -54,7 +57,7 @@ def write_comparison(
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "comparison.json", rows)
     write_text(folder / "comparison.md", _markdown(rows, reference, notes))
-    _plot_costs(rows, folder / "comparison.png")
+    write_bytes(folder / "comparison.png", png(_draw_comparison(rows, reference)))
     return rows
 
 
@@ -124,24 +127,37 @@ def _p_value(value: float | None) -> str:
     return "< 0.001" if value is not None and value < 0.001 else _number(value, ".3f")
 
 
-def _plot_costs(rows: Sequence[Row], path: Path) -> None:
-    """Plot the main metric against seconds and trained parameters, a point for each method."""
+@plot_style()
+def _draw_comparison(rows: Sequence[Row], reference: str) -> Figure:
+    """A line for each method: main metric, difference from the reference, and costs."""
     main = rows[0]["metric"]
-    trained = [row for row in rows if row["metric"] == main and row["seeds"]]
-    figure = Figure(figsize=(12, 5), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, (cost, label) in zip(panels, _PLOTTED.items(), strict=True):
-        for number, row in enumerate(trained):
-            # a logarithmic axis has no zero
-            at = max(row[cost] or 0, 1e-3), 100 * row["mean"]
-            colour = f"C{number % 10}"
-            axes.errorbar(*at, yerr=100 * (row["std"] or 0), fmt="o", capsize=3, color=colour)
-            # neighbours have their labels above and below
-            place = {"xytext": (5, -13 if number % 2 else 6), "textcoords": "offset points"}
-            axes.annotate(row["method"], at, **place, fontsize=9, color=colour)
-        axes.set(xscale="log", xlabel=label)
-        axes.margins(x=0.2, y=0.15)
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel(f"test {main}, %")
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=150)
+    shown = [row for row in rows if row["metric"] == main and row["seeds"]][::-1]
+    figure = Figure(figsize=(11, 1.6 + 0.3 * len(shown)))
+    panels = figure.subplots(1, 2 + len(_PLOTTED), sharey=True, width_ratios=(3, 3, 2, 2))
+    score, difference, *costs = panels
+    style = {"fmt": "o", "color": BLUE, "capsize": 3}
+    for at, row in enumerate(shown):
+        score.errorbar(100 * row["mean"], at, xerr=100 * (row["std"] or 0), **style)
+        for value in row["values"]:
+            score.plot(100 * value, at, "|", color=GREY, zorder=3)
+        if row["difference"] is not None:
+            low, mean, high = (100 * row[key] for key in ("low", "difference", "high"))
+            # the interval of few samples may leave out their mean
+            bounds = [[max(mean - low, 0)], [max(high - mean, 0)]]
+            difference.errorbar(mean, at, xerr=bounds, **style)
+        for axes, cost in zip(costs, _PLOTTED, strict=True):
+            value = max(row[cost] or 0, 1e-3)  # a logarithmic axis has no zero
+            axes.plot(value, at, "o", color=BLUE)
+            axes.annotate(f" {EngFormatter(places=1, sep='')(value)}", (value, at), va="bottom")
+    difference.axvline(0, color=GREY, linestyle="--")
+    score.set_xlabel(f"test {label(main)}, %\nmean ± std over seeds (grey: each)")
+    difference.set_xlabel(f"difference from {reference}, points\n95% interval of the bootstrap")
+    for axes, cost in zip(costs, _PLOTTED.values(), strict=True):
+        axes.set(xscale="log", xlabel=cost)
+        axes.margins(x=0.3)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    score.set_yticks(range(len(shown)), [shorten(row["method"], 24) for row in shown])
+    score.set_ylim(-0.6, len(shown) - 0.4)
+    for axes in panels:
+        axes.grid()
+    return figure

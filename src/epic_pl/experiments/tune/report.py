@@ -2,17 +2,20 @@
 
 import csv
 import io
-import warnings
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import optuna
 import yaml
 from jsonargparse import Namespace
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
+from epic_pl.evaluation.report.scores import label
 from epic_pl.experiments.tune.search import Search
-from epic_pl.files import replacing, write_text
+from epic_pl.files import write_bytes, write_text
+from epic_pl.inspection.html_page import BLUE, GREY, ORANGE, plot_style, png
 
 _ATTRIBUTES = ("validations", "seconds", "message")
 
@@ -46,17 +49,30 @@ def write_results(study: optuna.Study, search: Search) -> Path | None:
     return path
 
 
+@plot_style()
 def plot_history(study: optuna.Study, search: Search) -> None:
-    """Write ``search.png``: the metric trial by trial."""
-    import matplotlib.pyplot as plt
-    from optuna.visualization.matplotlib import plot_optimization_history
-
-    with warnings.catch_warnings(), plt.style.context("default"):
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        figure: Any = plot_optimization_history(study, target_name=search.monitor).figure
-        with replacing(search.output / "search.png") as partial:
-            figure.savefig(partial, format="png", dpi=150)
-        plt.close(figure)
+    """Write ``search.png``: the metric trial by trial, and the best one so far."""
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    # all metrics of validation are shares but the loss
+    scale, unit = (1, "") if search.monitor.endswith("loss") else (100, ", %")
+    values = [scale * trial.value for trial in done if trial.value is not None]
+    numbers = [trial.number for trial in done]
+    best = np.maximum.accumulate if search.mode == "max" else np.minimum.accumulate
+    figure = Figure(figsize=(6.4, 3.2))
+    axes = figure.add_subplot()
+    axes.step(numbers, best(values), where="post", color=ORANGE, label="best so far")
+    axes.plot(numbers, values, "o", color=BLUE, label="trial, one seed")
+    pruned = [t.number for t in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))]
+    axes.plot(pruned, [min(values)] * len(pruned), "x", color=GREY, label="pruned, no value")
+    axes.set(
+        xlabel="trial", ylabel=f"validation {label(search.monitor.removeprefix('val/'))}{unit}"
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid()
+    top = study.best_trial
+    axes.set_title(f"best: trial {top.number}, {scale * (top.value or 0):.4g}{unit[-1:]}")
+    figure.legend(loc="outside lower center", ncols=3)
+    write_bytes(search.output / "search.png", png(figure))
 
 
 def trial_line(trial: FrozenTrial, search: Search, total: int) -> str:
