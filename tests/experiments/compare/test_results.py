@@ -11,7 +11,7 @@ from rich.console import Console
 
 from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare.plan import Outcome
-from epic_pl.experiments.compare.report import show, write_comparison
+from epic_pl.experiments.compare.report import _draw_comparison, show, write_comparison
 from epic_pl.experiments.compare.results import comparison_rows
 
 TRUTH = [0, 1, 2, 1, 0, 2, 1, 1] * 10
@@ -121,6 +121,20 @@ def test_files_and_console_have_the_rows(outcomes, tmp_path):
     assert "85.0 ± 7.1" in printed
     assert "…" not in printed
     assert "full: seed 0 failed" in printed
+
+
+def test_the_plot_has_a_line_for_each_trained_method_with_its_intervals(outcomes):
+    rows = comparison_rows(outcomes, "epic")
+    score, difference, *costs = _draw_comparison(rows, "epic").axes
+    assert [label.get_text() for label in score.get_yticklabels()] == ["lora", "epic"]
+    (bars,) = difference.collections  # epic is the reference
+    (segment,) = bars.get_segments()
+    lora = _by_name(outcomes)["lora", "accuracy"]
+    assert segment[:, 0] == pytest.approx([100 * lora["low"], 100 * lora["high"]])
+    spreads = [bars.get_segments()[0][:, 0] for bars in score.collections]
+    assert spreads[1] == pytest.approx([85 - 100 * 0.1 / 2**0.5, 85 + 100 * 0.1 / 2**0.5])
+    assert "±" in score.get_xlabel()
+    assert [axes.get_xlabel() for axes in costs] == ["training, s", "trained parameters"]
 
 
 @pytest.mark.parametrize(

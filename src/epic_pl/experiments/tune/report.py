@@ -49,30 +49,32 @@ def write_results(study: optuna.Study, search: Search) -> Path | None:
     return path
 
 
-@plot_style()
 def plot_history(study: optuna.Study, search: Search) -> None:
-    """Write ``search.png``: the metric trial by trial, and the best one so far."""
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    """Write ``search.png``."""
+    write_bytes(search.output / "search.png", png(draw_history(study, search)))
+
+
+@plot_style()
+def draw_history(study: optuna.Study, search: Search) -> Figure:
+    """The metric trial by trial, and the best one so far."""
     # all metrics of validation are shares but the loss
-    scale, unit = (1, "") if search.monitor.endswith("loss") else (100, ", %")
-    values = [scale * trial.value for trial in done if trial.value is not None]
-    numbers = [trial.number for trial in done]
-    best = np.maximum.accumulate if search.mode == "max" else np.minimum.accumulate
-    figure = Figure(figsize=(6.4, 3.2))
-    axes = figure.add_subplot()
-    axes.step(numbers, best(values), where="post", color=ORANGE, label="best so far")
-    axes.plot(numbers, values, "o", color=BLUE, label="trial, one seed")
+    scale, unit = (1, "") if search.monitor.endswith("loss") else (100, "%")
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    numbers, values = zip(*((t.number, scale * (t.value or 0)) for t in done), strict=True)
     pruned = [t.number for t in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))]
+    better = np.maximum if search.mode == "max" else np.minimum
+    best = better.accumulate(values)
+    figure = Figure(figsize=(6.4, 3.2))
+    axes = figure.add_subplot(xlabel="trial", title=f"best: {best[-1]:.4g}{unit}")
+    name = label(search.monitor.removeprefix("val/")) if unit else "loss"
+    axes.set_ylabel(f"validation {name}" + (f", {unit}" if unit else ""))
+    axes.step(numbers, best, where="post", color=ORANGE, label="best so far")
+    axes.plot(numbers, values, "o", color=BLUE, label="trial, one seed")
     axes.plot(pruned, [min(values)] * len(pruned), "x", color=GREY, label="pruned, no value")
-    axes.set(
-        xlabel="trial", ylabel=f"validation {label(search.monitor.removeprefix('val/'))}{unit}"
-    )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid()
-    top = study.best_trial
-    axes.set_title(f"best: trial {top.number}, {scale * (top.value or 0):.4g}{unit[-1:]}")
     figure.legend(loc="outside lower center", ncols=3)
-    write_bytes(search.output / "search.png", png(figure))
+    return figure
 
 
 def trial_line(trial: FrozenTrial, search: Search, total: int) -> str:
