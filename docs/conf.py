@@ -17,6 +17,7 @@ release = __version__
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
@@ -45,8 +46,13 @@ nitpick_ignore_regex = [
     (r"py:.*", r"epic_pl\.inference\.item_classifier\.(Scores|Answer)"),
 ]
 
+# tables of names only; autodoc writes the pages
+autosummary_generate = False
+
 html_theme = "furo"
 html_title = "epic_pl"
+html_static_path = ["_static"]
+html_css_files = ["epic.css"]
 
 html_math_renderer = "mathml"
 

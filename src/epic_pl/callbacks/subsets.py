@@ -13,7 +13,7 @@ from epic_pl.module import EPICModule
 class SubsetAccuracy(Callback):
     """Logs ``val/accuracy_<subset>`` and ``test/accuracy_<subset>`` of multiclass tasks.
 
-    See :attr:`~epic_pl.data.datamodule.ImageTextDataModule.subsets`. Where the data names none,
+    See :attr:`~epic_pl.data.ImageTextDataModule.subsets`. Where the data names none,
     nothing is logged.
     """
 
