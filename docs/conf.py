@@ -20,6 +20,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "sphinx_copybutton",
 ]
 exclude_patterns = ["_build"]
 
@@ -48,6 +49,12 @@ nitpick_ignore_regex = [
 
 # tables of names only; autodoc writes the pages
 autosummary_generate = False
+
+# commands without their prompts, code without the outputs below it
+copybutton_prompt_text = r"\$ |>>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+copybutton_line_continuation_character = "\\"
+copybutton_selector = "div.highlight:not(.cell_output div) pre"
 
 html_theme = "furo"
 html_title = "epic_pl"
