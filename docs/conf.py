@@ -1,10 +1,16 @@
 """Sphinx settings: MyST pages, furo, the API read from docstrings, and notebooks that are run."""
 
 import os
+import re
+from functools import partial
+from pathlib import Path
 
+import nbformat
 from docutils import nodes
+from jupyter_cache.executors import utils as executors
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.writers.html5 import HTML5Translator
 
 from epic_pl import __version__
@@ -32,8 +38,10 @@ nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 180
-nb_merge_streams = True
+# a stream arrives in pieces: myst_nb's own option would join them by line breaks
+executors.executenb = partial(executors.executenb, coalesce_streams=True)
 os.environ |= {"NO_COLOR": "1", "COLUMNS": "100", "TERM": "dumb", "OMP_NUM_THREADS": "1"}
+os.environ["PYTHONWARNINGS"] = "ignore"  # among them that ipywidgets are missing
 
 autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}
 autodoc_typehints = "description"
@@ -71,6 +79,19 @@ def _math(self: HTML5Translator, node: nodes.Element) -> None:
     raise nodes.SkipNode
 
 
+def _finish_notebooks(app: Sphinx, env: BuildEnvironment) -> None:
+    """Leave links to other pages, and messages about this machine, out of the downloads."""
+    for path in Path(env.mystnb_config.output_folder).glob("*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            cell.source = re.sub(r"\[([^]]+)\]\([\w#-]+\.md[\w#-]*\)", r"\1", cell.source)
+            cell.source = re.sub(r"\n*\{nb-download\}.*", "", cell.source)
+            if cell.cell_type == "code":
+                cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+        nbformat.write(notebook, path)
+
+
 def setup(app: Sphinx) -> None:
-    """Register how formulas are written."""
+    """Register how formulas are written, and what is done to notebooks before they are copied."""
     app.add_html_math_renderer("mathml", (_math, None), (_math, None))
+    app.connect("env-updated", _finish_notebooks)
