@@ -142,7 +142,7 @@ def clean_commit() -> tuple[str, str]:
         "tables.py",
     )
     own = (f"benchmarks/{name}" for name in names)
-    files = ("src", "configs", *own)
+    files = ("src", *own)
     hashes = "".join(git("rev-parse", f"HEAD:{file}") for file in files)
     return git("rev-parse", "--short=10", "HEAD"), hashlib.sha256(hashes.encode()).hexdigest()[:10]
 

@@ -52,7 +52,7 @@ def texts() -> Iterator[tuple[Path, str]]:
         yield from ((path, text) for text in literals(path))
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         yield path, path.read_text()
-    for path in sorted((ROOT / "configs").rglob("*.yaml")):
+    for path in sorted((ROOT / "src/epic_pl/configs").rglob("*.yaml")):
         yield path, "\n".join(re.findall("#.*", path.read_text()))
 
 

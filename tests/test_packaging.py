@@ -6,11 +6,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-SOURCES = {ROOT / "src/epic_pl": "epic_pl", ROOT / "configs": "epic_pl.configs"}
 FILES = {
-    file: ".".join([package, *file.relative_to(folder).parent.parts])
-    for folder, package in SOURCES.items()
-    for file in folder.rglob("*")
+    file: ".".join(file.relative_to(ROOT / "src").parent.parts)
+    for file in (ROOT / "src" / "epic_pl").rglob("*")
     if file.is_file() and "__pycache__" not in file.parts
 }
 
@@ -18,6 +16,10 @@ FILES = {
 def test_every_folder_is_listed_as_a_package():
     folders = {package for package in FILES.values() if "templates" not in package}
     assert folders == set(SETTINGS["packages"])
+
+
+def test_the_clones_parent_folder_does_not_hide_an_editable_install():
+    assert SETTINGS["package-dir"] == {"": "src"}
 
 
 def test_every_file_that_is_no_module_goes_with_its_package():

@@ -16,7 +16,7 @@ INIT_CONFIG = "epic.yaml"
 """File name of the configs that ``epic-pl data init`` writes."""
 
 ConfigFolder = Literal["", "overlays", "variants", "spaces"]
-_ROOT = resources.files("epic_pl.configs")
+_ROOT = resources.files("epic_pl") / "configs"
 # what PyYAML lets through on values that are not of their tag
 _NOT_OF_TAG = (ValueError, LookupError, TypeError, AttributeError)
 _UNREADABLE = (OSError, yaml.YAMLError, RecursionError, *_NOT_OF_TAG)
