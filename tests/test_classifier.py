@@ -148,6 +148,18 @@ def test_rows_of_bad_images_are_counted_and_texts_cleaned_as_in_training(
     assert first == second
 
 
+def test_a_folder_of_images_is_predicted_as_on_the_command_line(trained, classifier, tmp_path):
+    shutil.copytree("data/images", tmp_path / "new" / "in", ignore=lambda *_: ["test1.png"])
+    options = ["--ckpt_path", "best", "--data.predict_table", str(tmp_path / "new")]
+    run(["predict", "--config", trained.config, *options, "--predictions.output", "folder.csv"])
+    (path,) = trained.root.rglob("folder.csv")
+    expected = [row["label"] for row in csv.DictReader(path.open())]
+    table = classifier.predict_table(tmp_path / "new")
+    assert table["label"].to_pylist() == expected
+    assert table["sample_id"].to_pylist() == table["image_path"].to_pylist()
+    assert table["sample_id"][0].as_py() == "in/test0.png"
+
+
 def test_a_model_is_found_by_its_run_or_its_file(trained, tmp_path):
     for path in ("runs/fit/version_0", "runs/fit/version_0/checkpoints", trained.checkpoint):
         assert Classifier.load(path, device="cpu").class_names == ["blue", "green", "red"]

@@ -20,7 +20,8 @@ from epic_pl.data.dataset import Collator, ImageTextDataset
 from epic_pl.data.images import BadSamplePolicy, usable_rows
 from epic_pl.data.preprocessing import ImagePreprocessing
 from epic_pl.data.tables.columns import RowOptions
-from epic_pl.data.tables.rows import read_rows, table_folder, unlabelled_rows
+from epic_pl.data.tables.folders import is_image_folder
+from epic_pl.data.tables.rows import read_unlabelled, table_folder
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import ConfigError
 from epic_pl.inference.exported import DESCRIPTION, ExportedModel
@@ -287,7 +288,9 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
 
         Args:
             table: a file that :class:`~epic_pl.data.tables.datamodule.TableDataModule` reads, an
-                Arrow table, or a pandas or polars data frame.
+                Arrow table, or a pandas or polars data frame; or a folder, all images below which
+                are classified, named by their paths in it. A text is a ``.txt`` file beside its
+                image, and the columns are not used.
             image: column of image paths (or of images), or a template.
             text: column of texts, several columns, or a template.
             id: column of unique names; None is the row's number, from 0.
@@ -308,11 +311,27 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             ConfigError: ``on_bad_sample`` is none of the three.
             DataError: the table, or a row of it, cannot be used.
         """
+        dataset = self._read_table(table, image_root, on_bad_sample, image, text, id)
+        scores = self._classify(self._batches(dataset, batch_size, num_workers, progress))
+        known = {"sample_id": dataset.table["sample_id"], "image_path": dataset.table["image"]}
+        return prediction_table(known, scores, self.class_names, self._model.thresholds, top_k)
+
+    def _read_table(
+        self,
+        table: Any,
+        image_root: str | Path | None = None,
+        on_bad_sample: BadSamplePolicy = "error",
+        image: str | None = None,
+        text: Any = None,
+        id: str | None = None,
+    ) -> ImageTextDataset:
         source = Path(table) if isinstance(table, str | Path) else pa.table(table)
         if image_root is None:
             image_root = table_folder(source) if isinstance(source, Path) else Path.cwd()
-        options = RowOptions(image_column=image, text_columns=text, id_column=id)
-        rows = read_rows(source, Path(image_root).resolve(), options, unlabelled_rows)
+        options = RowOptions()  # of a folder
+        if not (isinstance(source, Path) and is_image_folder(source)):
+            options = RowOptions(image_column=image, text_columns=text, id_column=id)
+        rows = read_unlabelled(source, Path(image_root).resolve(), options)
         read = ImageTextDataset(rows.table, rows.image_root, self._transform).read
         check_word(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
         usable, note = usable_rows(rows, on_bad_sample, read)
@@ -321,10 +340,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         dataset = ImageTextDataset(usable, rows.image_root, self._transform)
         if self._clean:
             dataset.map_texts(clean_text)
-        scores = self._classify(self._batches(dataset, batch_size, num_workers, progress))
-        names = dataset.table
-        columns = {"sample_id": names["sample_id"], "image_path": names["image"]}
-        return prediction_table(columns, scores, self.class_names, self._model.thresholds, top_k)
+        return dataset
 
     def labels(self, scores: Floats, top_k: int | None = None) -> list[list[Label]]:
         """Labels of N items by their probabilities ``(N, C)``."""

@@ -55,6 +55,47 @@ def test_images_elsewhere_and_texts_in_other_encodings_are_named(tmp_path):
         read_class_folders(tmp_path)
 
 
+def test_a_folder_to_predict_has_all_images_below_it_by_their_paths(tmp_path):
+    _write(tmp_path / "classes", *NAMES)
+    new = tmp_path / "new"
+    _write(new, "b.jpg", "in/deep/a.png", "in/c.jpg", ".thumbnails/b.jpg", "in/.trash/d.jpg")
+    (new / "in" / "c.txt").write_text("a cat")
+
+    def predicted(**options):
+        encoders = {"image_encoder": "", "text_encoder": "", "test_size": 0}
+        data = TableDataModule(**{"table": str(tmp_path / "classes")} | encoders | options)
+        return data.read_split("predict")
+
+    (tmp_path / "classes" / "cat" / "1.txt").write_text("a cat")
+    rows = predicted(predict_table=str(new))
+    expected = {"b.jpg": None, "in/c.jpg": "a cat", "in/deep/a.png": None}
+    table = rows.table.to_pydict()
+    assert dict(zip(table["sample_id"], table["text"], strict=True)) == expected
+    assert table["image"] == list(expected)
+    assert (rows.image_root, rows.table["label"].null_count) == (new, 3)
+    (new / "in" / "deep" / "e.jpg").write_bytes(b"")  # which the row cache notices
+    rows = predicted(text_columns=None, predict_table=str(new))
+    assert rows.table["image"].to_pylist() == [
+        *list(expected)[:2],
+        *sorted(["in/deep/a.png", "in/deep/e.jpg"]),
+    ]
+    assert rows.table["text"].null_count == 4
+    (tmp_path / "empty" / "in").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"no images \(.*\.jpg.*empty or its subfolders"):
+        predicted(text_columns=None, predict_table=str(tmp_path / "empty"))
+    with pytest.raises(DataError, match="new is a folder of images, but image_column is null"):
+        predicted(table="gone", classes=["cat"], image_column=None, predict_table=str(new))
+
+
+def test_images_that_join_a_class_later_are_noticed(tmp_path):
+    _write(tmp_path, *NAMES)
+    options = {"text_columns": None, "image_encoder": "", "text_encoder": "", "test_size": 0}
+    before = TableDataModule(table=str(tmp_path), **options).read_split("train").table.num_rows
+    _write(tmp_path, "cat/new.jpg")
+    after = TableDataModule(table=str(tmp_path), **options).read_split("train").table.num_rows
+    assert after == before + 1
+
+
 def test_classes_may_be_called_as_splits_are(tmp_path):
     _write(tmp_path, "train/1.jpg", "test/1.jpg")
     rows = read_class_folders(tmp_path).to_pylist()

@@ -1,6 +1,7 @@
 """A user's own table of images, texts and labels as a DataModule."""
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,13 +15,7 @@ from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows, table_schema
 from epic_pl.data.tables.columns import RowOptions
 from epic_pl.data.tables.reader import source_files
-from epic_pl.data.tables.rows import (
-    Builder,
-    build_rows,
-    read_rows,
-    table_folder,
-    unlabelled_rows,
-)
+from epic_pl.data.tables.rows import build_rows, read_rows, read_unlabelled, table_folder
 from epic_pl.types import Task
 from epic_pl.validate import check_at_least
 
@@ -60,8 +55,9 @@ class TableDataModule(ImageTextDataModule):
         test_size: the same for test. Splits are stratified, and all rows of an image, or of a text
             without an image, are in one split.
         split_seed: seed of the division; not ``seed``, so that runs share their test set.
-        predict_table: a table without labels that ``predict`` reads, with the same columns. With
-            ``classes``, ``predict`` does not need ``table``.
+        predict_table: what ``predict`` reads: a table without labels, with the same columns, or a
+            folder, all images below which are named by their paths in it; a text is a ``.txt`` file
+            beside its image. With ``classes``, ``predict`` does not need ``table``.
         **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
     """
 
@@ -111,7 +107,7 @@ class TableDataModule(ImageTextDataModule):
             schema = table_schema(multilabel=self.options.label_separator is not None)
             empty = schema.append(pa.field("split", pa.string())).empty_table()
             return Rows(empty, Path(), self.path, self.options.classes or ())
-        return self._read(self.path, "labelled", build_rows)
+        return self._read(self.path, "labelled", partial(read_rows, build=build_rows))
 
     @cached_property
     def _is_elsewhere(self) -> bool:
@@ -123,14 +119,14 @@ class TableDataModule(ImageTextDataModule):
     def _predict_rows(self) -> Rows:
         """Rows of the prediction table."""
         assert self.predict_path is not None
-        build = partial(unlabelled_rows, multilabel=self.task == "multilabel")
-        return self._read(self.predict_path, f"predict {self.task}", build)
+        read = partial(read_unlabelled, multilabel=self.task == "multilabel")
+        return self._read(self.predict_path, f"predict {self.task}", read)
 
-    def _read(self, path: Path, kind: str, build: Builder) -> Rows:
+    def _read(self, path: Path, kind: str, read: Callable[[Path, Path, RowOptions], Rows]) -> Rows:
         root = self.image_root or table_folder(path)
         options = {**asdict(self.options), "kind": kind, "image_root": str(root)}
-        read = partial(read_rows, path, root, self.options, build)
-        return cached_rows(path.stem, source_files(path), options, read)
+        reader = partial(read, path, root, self.options)
+        return cached_rows(path.stem, source_files(path), options, reader)
 
     @property
     def class_names(self) -> list[str]:

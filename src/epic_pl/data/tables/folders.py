@@ -1,5 +1,6 @@
-"""A folder of images for each class, as a table."""
+"""Folders of images as tables: one for each class, or any to predict."""
 
+import os
 from itertools import islice
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pyarrow as pa
 
 from epic_pl.data.images import IMAGE_SUFFIXES
 from epic_pl.data.tables.columns import SPLIT_NAMES
-from epic_pl.data.tables.hf import HF_SPLIT_COLUMN
+from epic_pl.data.tables.hf import HF_SPLIT_COLUMN, is_saved_dataset
 from epic_pl.errors import DataError
 from epic_pl.untrusted import require_regular
 
@@ -29,10 +30,15 @@ def read_class_folders(path: Path) -> pa.Table:
     text of ``a.jpg`` is ``a.txt`` beside it.
 
     Raises:
-        DataError: an image lies elsewhere, or a text cannot be read.
+        DataError: there are no classes, an image lies elsewhere, or a text cannot be read.
     """
-    files = sorted(file.relative_to(path) for file in path.rglob("*") if _is_image(file))
-    images = [file for file in files if not any(part.startswith(".") for part in file.parts)]
+    if not holds_classes(path):
+        raise DataError(
+            f"{path} is a folder, but has no folder for each class, and is no Hugging Face dataset "
+            "saved with save_to_disk (those hold dataset_info.json or dataset_dict.json). Name the "
+            "table in it."
+        )
+    images = _images(path)
     with_splits = all(
         len(image.parts) == 3 and image.parts[0].lower() in SPLIT_NAMES for image in images
     )
@@ -56,6 +62,35 @@ def read_class_folders(path: Path) -> pa.Table:
         splits = [image.parts[0] for image in images]
         table = table.append_column(HF_SPLIT_COLUMN, pa.array(splits, pa.string()))
     return table
+
+
+def is_image_folder(path: Path) -> bool:
+    """Whether a path to predict is a folder of images, not a table or a saved dataset."""
+    return os.path.isdir(path) and not is_saved_dataset(path)
+
+
+def read_image_folder(path: Path) -> pa.Table:
+    """Columns ``image`` and ``text`` of all images below a folder, by their relative paths.
+
+    Texts lie beside the images as for :func:`read_class_folders`, and are null where there is none.
+
+    Raises:
+        DataError: there are no images, or a text cannot be read.
+    """
+    images = _images(path)
+    if not images:
+        raise DataError(
+            f"There are no images ({', '.join(IMAGE_SUFFIXES)}) in {path} or its subfolders. Name "
+            "another folder, or a table."
+        )
+    texts = pa.array([_text(path / image) for image in images], pa.string())
+    return pa.table({"image": [image.as_posix() for image in images], "text": texts})
+
+
+def _images(path: Path) -> list[Path]:
+    """Relative paths of the images below a folder, without hidden ones."""
+    files = sorted(file.relative_to(path) for file in path.rglob("*") if _is_image(file))
+    return [file for file in files if not any(part.startswith(".") for part in file.parts)]
 
 
 def _is_image(path: Path) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from epic_pl.data.readers import json_objects, read_csv, read_json
-from epic_pl.data.tables.folders import holds_classes, read_class_folders
+from epic_pl.data.tables.folders import read_class_folders
 from epic_pl.data.tables.hf import is_saved_dataset, read_hub_parquet, read_saved_dataset
 from epic_pl.errors import DataError
 from epic_pl.untrusted import require_flat
@@ -17,21 +17,15 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
 def source_files(path: Path) -> list[Path]:
-    """The files that a table is read from.
+    """The files that a table is read from, or the folders of its images.
 
     Raises:
         DataError: the path is no table.
     """
     if os.path.isdir(path):
-        if not is_saved_dataset(path):
-            if holds_classes(path):
-                return [path]
-            raise DataError(
-                f"{path} is a folder, but has no folder for each class, and is no Hugging Face "
-                "dataset saved with save_to_disk (those hold dataset_info.json or "
-                f"dataset_dict.json). Name the table in it: a {', '.join(SUFFIXES)} file."
-            )
-        return sorted(path.rglob("*.arrow")) + sorted(path.rglob("*.json"))
+        if is_saved_dataset(path):
+            return sorted(path.rglob("*.arrow")) + sorted(path.rglob("*.json"))
+        return [path, *(folder for folder in sorted(path.rglob("*")) if folder.is_dir())]
     if not os.path.isfile(path):
         raise DataError(
             f"Table {path} does not exist, or is no regular file (relative "

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,6 +23,7 @@ from epic_pl.data.tables.columns import (
     read_splits,
 )
 from epic_pl.data.tables.embedded import unpack_images
+from epic_pl.data.tables.folders import is_image_folder, read_image_folder
 from epic_pl.data.tables.hf import HF_SPLIT_COLUMN
 from epic_pl.data.tables.labels import read_labels
 from epic_pl.data.tables.reader import read_table
@@ -45,7 +47,7 @@ def read_rows(
         table: a path for :func:`~epic_pl.data.tables.reader.read_table`, or a table in memory.
         image_root: folder that image paths are relative to.
         options: which columns are read, and how.
-        build: :func:`build_rows`, or :func:`unlabelled_rows`.
+        build: such as :func:`build_rows`.
 
     Raises:
         DataError: the table or a row cannot be used.
@@ -66,6 +68,29 @@ def read_rows(
     return Rows(rows, embedded or image_root, path, classes)
 
 
+def read_unlabelled(
+    table: Path | pa.Table, image_root: Path, options: RowOptions, multilabel: bool = False
+) -> Rows:
+    """Rows to predict: a table for :func:`read_rows`, or all images below a folder.
+
+    A folder's images are named by their paths in it, and ``options`` only say which modalities are
+    read.
+
+    Raises:
+        DataError: the table or folder, or a row, cannot be used.
+    """
+    build = partial(_build_unlabelled, multilabel=multilabel)
+    if not (isinstance(table, Path) and is_image_folder(table)):
+        return read_rows(table, image_root, options, build)
+    if options.image_column is None:
+        raise DataError(f"{table} is a folder of images, but image_column is null: name a table.")
+    texts = options.text_columns and "text"
+    options = RowOptions(image_column="image", text_columns=texts, id_column="image")
+    return replace(
+        read_rows(read_image_folder(table), table.resolve(), options, build), source=table
+    )
+
+
 def build_rows(source: pa.Table, options: RowOptions) -> tuple[pa.Table, Sequence[str]]:
     """Rows of all splits."""
     columns = read_columns(source, options)
@@ -79,10 +104,9 @@ def build_rows(source: pa.Table, options: RowOptions) -> tuple[pa.Table, Sequenc
     return _ordered(columns, label, split), classes
 
 
-def unlabelled_rows(
-    source: pa.Table, options: RowOptions, multilabel: bool = False
+def _build_unlabelled(
+    source: pa.Table, options: RowOptions, multilabel: bool
 ) -> tuple[pa.Table, Sequence[str]]:
-    """Rows to predict; the table needs no label column."""
     label = pa.nulls(source.num_rows, table_schema(multilabel).field("label").type)
     split = np.full(source.num_rows, "predict")
     return _ordered(read_columns(source, options), label, split), ()
