@@ -127,6 +127,30 @@ def test_texts_may_be_named_by_a_template(folder):
     assert (data["image_column"], data["text_columns"]) == (None, "{row}: {caption}")
 
 
+@pytest.mark.parametrize(
+    ("label", "refused"),
+    [
+        ([f"{number / 3:.2f}" for number in range(40)], True),  # prices in a CSV file
+        ([number % 21 + 0.5 for number in range(40)], True),
+        ([*range(1, 41)], True),
+        ([number % 20 + 0.5 for number in range(40)], False),  # ratings
+        ([float(number % 20) if number else None for number in range(40)], False),
+        ([float(number % 21) if number > 5 else float("nan") for number in range(60)], False),
+        ([f"class {number}" for number in range(40)], False),
+    ],
+)
+def test_numbers_to_predict_are_no_classes(label, refused, folder):
+    repeats = len(label) // 40 + 1
+    table = pa.concat_tables([_table()] * repeats).slice(0, len(label))
+    table = table.append_column("target", pa.array(label))
+    if not refused:
+        assert guess_columns(table, folder, label="target").label_column == "target"
+        return
+    for named in (None, "target"):
+        with pytest.raises(DataError, match=r"'target', the label, holds \d+ different.*ranges"):
+            guess_columns(table, folder, label=named)
+
+
 def test_table_without_label_or_content_is_refused_with_its_columns(folder):
     with pytest.raises(
         DataError, match=r"looks like a label of several values; there are \['row', 'photo'"

@@ -23,7 +23,12 @@ _NAMES = {
     "id": ("id", "uid", "key", "index"),
 }
 _UNCLEAR = "No column looks like {}; there are {}. Name one, as in `epic-pl data init ... {}`."
+_QUANTITY = (
+    "Numbers to predict, such as prices, are no classes: write a column with ranges of them, such "
+    "as cheap and dear, and name it by --label."
+)
 _EXAMINED_ROWS, _EXAMINED_FILES = 2000, 50
+_MOST_NUMBERS = 20  # classes that are called by numbers with decimals
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,8 @@ def guess_columns(
         label: column of labels; None is guessed.
 
     Raises:
-        DataError: no column looks like a label, or none like image or text; or a named column
-            does not exist.
+        DataError: no column looks like a label, or none like image or text; the label is a
+            quantity; or a named column does not exist.
     """
     names = table.column_names
     for role, name in (("image", image), ("text", text), ("label", label)):
@@ -75,6 +80,7 @@ def guess_columns(
     left = [name for name in names if name not in (source, text)]
     split = next((name for name in _by_name(left, "split") if _is_split(table[name])), None)
     label = label or _label(table, [name for name in left if name != split])
+    _refuse_quantity(table, label)
     # the column of a template such as {id}.jpg may be the id as well
     ids = _by_name([name for name in names if name not in (image, split, label)], "id")
     identity = next((name for name in ids if _distinct(table[name]) == len(table)), None)
@@ -217,8 +223,25 @@ def _label(table: pa.Table, names: Sequence[str]) -> str:
     if not likely:
         raise DataError(
             _UNCLEAR.format("a label of several values", table.column_names, "--label kind")
+            + f" {_QUANTITY}"
         )
     return likely[0]
+
+
+def _refuse_quantity(table: pa.Table, label: str) -> None:
+    """Refuse labels that are numbers with decimals, or with hardly any number twice."""
+    try:
+        numbers = table[label].cast(pa.float64())
+    except pa.ArrowException:
+        return
+    numbers = numbers.filter(pc.is_finite(numbers))  # pandas writes a missing integer as NaN
+    distinct = pc.count_distinct(numbers).as_py()
+    decimals = pc.any(pc.not_equal(pc.floor(numbers), numbers)).as_py()
+    if distinct > _MOST_NUMBERS and (decimals or distinct > len(numbers) / 2):
+        raise DataError(
+            f"Column {label!r}, the label, holds {distinct:,} different numbers in "
+            f"{len(numbers):,} rows. {_QUANTITY}"
+        )
 
 
 def _separator(labels: pa.ChunkedArray) -> str | None:
