@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import tiny_runs
@@ -200,9 +201,10 @@ def test_training_a_table_writes_a_run_that_the_command_line_reads(
         "model.encoders.image_size": 32,
         "cache.level": "off",
     }
-    clf = Classifier.train(
-        "data/table.csv", image="image", label="label", options=options, device="cpu"
-    )
+    columns = {"image": "image", "text": ["text", "id"], "label": "label"}
+    clf = Classifier.train("data/table.csv", **columns, options=options, device="cpu")
+    written = yaml.safe_load((workdir / "runs" / "table" / "epic.yaml").read_text())
+    assert written["data"]["init_args"]["text_columns"] == ["text", "id"]
     assert clf.class_names == ["blue", "green", "red"]
     assert clf(image="data/images/test0.png", text="more than it was trained on")
     run(["test", "--config", "runs/table/epic.yaml", "--ckpt_path", "last"])

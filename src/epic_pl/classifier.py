@@ -209,7 +209,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         table: str | Path,
         *,
         image: str | None = None,
-        text: str | None = None,
+        text: str | list[str] | None = None,
         label: str | None = None,
         output: str | Path | None = None,
         options: Mapping[str, Any] | None = None,
@@ -221,7 +221,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             table: a file that :class:`~epic_pl.data.tables.datamodule.TableDataModule` reads.
             image: column of image paths, or a template. Columns that are not named are guessed; if
                 only one of ``image`` and ``text`` is named, the other modality is not used.
-            text: column of texts, or a template.
+            text: column of texts, several columns, or a template.
             label: column of classes.
             output: folder of the config and the runs; None is ``runs/`` and the table's name.
             options: options of ``epic-pl fit``, such as ``{"trainer.max_epochs": 5}``.

@@ -121,8 +121,16 @@ def test_roles_of_columns_are_guessed(folder, columns, expected):
     assert {name: getattr(guess, name) for name in expected} == expected
 
 
-def test_texts_may_be_named_by_a_template(folder):
+def test_texts_may_be_named_by_a_template_or_a_list(folder):
     pq.write_table(_table(), folder / "t.parquet")
+    guess = guess_columns(_table(), folder, text=["caption", "row"])
+    assert (guess.image_column, guess.text_columns, guess.unused) == (
+        None,
+        ["caption", "row"],
+        ["photo"],
+    )
+    with pytest.raises(DataError, match="no column 'body' for the text"):
+        guess_columns(_table(), folder, text=["caption", "body"])
     data = _config(folder, text="{row}: {caption}")["data"]["init_args"]
     assert (data["image_column"], data["text_columns"]) == (None, "{row}: {caption}")
 

@@ -52,7 +52,7 @@ def guess_columns(
     table: pa.Table,
     folder: Path,
     image: str | None = None,
-    text: str | None = None,
+    text: str | Sequence[str] | None = None,
     label: str | None = None,
 ) -> Guess:
     """Guess the columns from names and cells of a table, and from the files in its folder.
@@ -61,7 +61,7 @@ def guess_columns(
         table: with all its columns.
         folder: of the table.
         image: column of images, or a template. None is guessed, unless ``text`` is given.
-        text: column of texts, or a template. None is guessed, unless ``image`` is given.
+        text: column of texts, several, or a template. None is guessed, unless ``image`` is given.
         label: column of labels; None is guessed.
 
     Raises:
@@ -69,15 +69,17 @@ def guess_columns(
             quantity; or a named column does not exist.
     """
     names = table.column_names
-    for role, name in (("image", image), ("text", text), ("label", label)):
+    texts = [text] if isinstance(text, str) else list(text or ())
+    roles = [("image", image), *(("text", name) for name in texts), ("label", label)]
+    for role, name in roles:
         template = role != "label" and name is not None and "{" in name
         if name is not None and not template and name not in names:
             raise DataError(f"There is no column {name!r} for the {role}; there are {names}.")
-    named, source, root = image or text, image, folder
+    named, source, root = image or texts, image, folder
     if image in names or not named:
         candidates = table.select([image]) if image else table
         image, source, root = _images(candidates, folder) or (image, image, folder)
-    left = [name for name in names if name not in (source, text)]
+    left = [name for name in names if name not in (source, *texts)]
     split = next((name for name in _by_name(left, "split") if _is_split(table[name])), None)
     label = label or _label(table, [name for name in left if name != split])
     _refuse_quantity(table, label)
@@ -85,7 +87,6 @@ def guess_columns(
     ids = _by_name([name for name in names if name not in (image, split, label)], "id")
     identity = next((name for name in ids if _distinct(table[name]) == len(table)), None)
     left = [name for name in left if name not in (split, label, identity)]
-    texts = [text] if text else []
     if not named:
         texts = _texts(table, left, label, image is None)
     if image is None and not texts:

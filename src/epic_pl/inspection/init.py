@@ -33,7 +33,7 @@ def write_config(
     source: Path,
     force: bool = False,
     output: Path | None = None,
-    **columns: str | None,
+    **columns: Any,
 ) -> tuple[Path, Guess]:
     """Write a config for a table with guesses for the roles of its columns.
 
