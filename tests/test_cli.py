@@ -207,6 +207,9 @@ def test_best_and_last_are_those_of_the_newest_run(config, fitted, workdir, capl
         tested = run(["test", *where, "--ckpt_path", "best"])
     assert Path(tested.config["test"]["ckpt_path"]).samefile(best)
     assert f"--ckpt_path best is {best}" in caplog.text
+    for folder in (runs, checkpoints.parent):
+        of_run = run(["predict", *where, "--ckpt_path", str(folder)], "options")
+        assert Path(of_run.config["predict"]["ckpt_path"]) == best
     elsewhere = ["--config", config, "--ckpt_path", "last"]
     for option, folder in (
         (f"--last_checkpoint.dirpath={checkpoints}", checkpoints),

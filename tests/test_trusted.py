@@ -141,8 +141,6 @@ def test_every_command_that_takes_a_config_of_others_holds_it_to_them(
         variant = {"it": {"method": "epic", "trainer.callbacks": content["trainer"]["callbacks"]}}
         (workdir / "theirs.yaml").write_text(yaml.safe_dump(variant))
         args += ["--config", config]
-    elif args[0] == "export":
-        args[-1:-1] = ["theirs/config.yaml"]
     elif args[0] != "reproduce":
         args += ["--config", "theirs/config.yaml"]
     with pytest.raises(SystemExit) as caught:

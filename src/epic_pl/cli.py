@@ -35,6 +35,7 @@ from epic_pl.error_text import MENDABLE
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.explain.callback import PromptAttention
 from epic_pl.evaluation.report.writer import ReportWriter
+from epic_pl.inference.models import find_checkpoint
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import require_info
 from epic_pl.module.checkpoint_io import DurableCheckpointIO, newest_readable, read_checkpoint
@@ -178,6 +179,8 @@ class EPICCLI(LightningCLI):
             rank_zero_warn("These weights are not trained: add --ckpt_path path/to/best.ckpt.")
         if path in _CHECKPOINT_WORDS and not Path(path).is_file():
             config["ckpt_path"] = path = self._newest(path)
+        elif path and self.config.subcommand != "fit" and Path(path).is_dir():
+            config["ckpt_path"] = path = str(find_checkpoint(Path(path)))
         if path and "://" not in path:
             checkpoint = read_checkpoint(path)  # before the parser builds what it names
             require_info(checkpoint)
@@ -395,6 +398,11 @@ def build_data(args: Sequence[str]) -> ImageTextDataModule:
     """The DataModule for options of ``epic-pl fit``, without a model."""
     data: ImageTextDataModule = run(["fit", *args], "data").datamodule
     return data
+
+
+def checkpoint_of(args: Sequence[str]) -> Path:
+    """The checkpoint that options of ``epic-pl test`` name, also by ``best``, ``last`` or a run."""
+    return Path(run(["test", *args], "options").config["test"]["ckpt_path"])
 
 
 def build_trained(args: Sequence[str]) -> tuple[EPICModule, ImageTextDataModule, str]:

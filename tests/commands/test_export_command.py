@@ -4,6 +4,7 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -190,3 +191,24 @@ def test_bad_paths_and_other_encoders_are_one_error(
     assert code == 1
     assert part in error
     assert not Path("never").exists()
+
+
+@pytest.mark.parametrize("where", ["runs", "runs/fit/version_0", "best", "last"])
+def test_a_run_is_named_as_for_the_other_commands(where, trained, told, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        "epic_pl.evaluation.export.folder.write_folder",
+        lambda *given: (
+            written.append(given) or SimpleNamespace(seconds=0, eager_seconds=0, difference=0)
+        ),
+    )
+    config = ["--config", trained.config]
+    for options in [config] if where in ("best", "last") else [config, []]:
+        code, said, error = told("export", "--ckpt_path", where, "--output", tmp_path, *options)
+        assert code == 0, error
+        name = "last.ckpt" if where == "last" else "best.ckpt"
+        assert f"checkpoints/{name} exported to {tmp_path}" in said
+    assert written
+    if not Path(where).exists():
+        code, _, error = told("export", "--ckpt_path", where, "--output", tmp_path)
+        assert (code, f"--ckpt_path {where} needs the config" in error) == (1, True)

@@ -1,5 +1,6 @@
 """``epic-pl export``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -7,12 +8,12 @@ from epic_pl.errors import ConfigError
 
 
 def export(
+    fit_options: Sequence[str],
     *,
-    ckpt_path: Path,
+    ckpt_path: str,
     output: Path = Path("runs/export"),
     format: Literal["torch_export", "onnx"] = "torch_export",
-    int8: str | None = None,
-    trusted_only: bool = False,
+    int8: bool = False,
     overwrite: bool = False,
     image_encoder: str | None = None,
     text_encoder: str | None = None,
@@ -22,12 +23,12 @@ def export(
     It has the model, its description in JSON, the tokenizer, and for ONNX predict.py.
 
     Args:
-        ckpt_path: the checkpoint.
+        fit_options: of ``epic-pl fit``, which `best`, `last` and int8 need.
+        ckpt_path: a checkpoint, the folder of a run, or with --config `best` or `last`.
         output: the folder.
         format: torch_export for torch.export.load, or onnx (extra `onnx`).
-        int8: with onnx: also write a model whose encoders have weights in 8 bits; this is the
-            config whose validation split tells what that costs.
-        trusted_only: as for fit, with int8.
+        int8: with onnx: also write a model whose encoders have weights in 8 bits; the validation
+            split of --config tells what that costs.
         overwrite: replace a model that is there.
         image_encoder: where the image encoder is now, if not where the checkpoint says.
         text_encoder: the same of the text encoder.
@@ -35,19 +36,26 @@ def export(
     Raises:
         EpicError: with a message for the user.
     """
-    from epic_pl.cli import build_data
+    from epic_pl.cli import build_data, checkpoint_of
     from epic_pl.evaluation.export.folder import check_output, find_tokenizer, write_folder
     from epic_pl.evaluation.export.onnx_file import compare_scores
-    from epic_pl.inference.models import load_module
+    from epic_pl.inference.models import find_checkpoint, load_module
 
     if int8 and format != "onnx":
         raise ConfigError("--int8 makes a second ONNX model: add --format onnx.")
+    if not fit_options and (int8 or ckpt_path in ("best", "last")):
+        option = "--int8" if int8 else f"--ckpt_path {ckpt_path}"
+        raise ConfigError(f"{option} needs the config of the run: add --config.")
     check_output(output, overwrite)
-    trusted = ["--trusted-only"] * trusted_only
-    data = build_data(["--config", int8, *trusted]) if int8 else None
-    module = load_module(ckpt_path, image_encoder, text_encoder)
-    written = write_folder(module, find_tokenizer(module), output, format, bool(int8))
-    print(f"{ckpt_path} exported to {output}")
+    checkpoint = Path(ckpt_path)
+    if fit_options:
+        checkpoint = checkpoint_of([*fit_options, f"--ckpt_path={ckpt_path}"])
+    elif checkpoint.is_dir():
+        checkpoint = find_checkpoint(checkpoint)
+    data = build_data(fit_options) if int8 else None
+    module = load_module(checkpoint, image_encoder, text_encoder)
+    written = write_folder(module, find_tokenizer(module), output, format, int8)
+    print(f"{checkpoint} exported to {output}")
     for path in sorted(path for path in output.rglob("*") if path.is_file()):
         print(f"  {path.relative_to(output)}  {path.stat().st_size / 1e6:,.1f} MB")
     print(

@@ -31,7 +31,7 @@ def in_onnx(two_epochs, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         patch.chdir(two_epochs.root)
         patch.setattr("sys.argv", ["epic-pl"])
-        assert call("export", [*options, "--int8", two_epochs.config]) == 0
+        assert call("export", [*options, "--int8", "--config", two_epochs.config]) == 0
     return folder, said.getvalue()
 
 
@@ -175,5 +175,6 @@ def test_a_damaged_folder_and_wrong_options_are_told(in_onnx, trained, told, tmp
         with pytest.raises(CheckpointError, match=r"cannot be read|does not hold"):
             Classifier.load(tmp_path)
     given = ["export", "--ckpt_path", trained.checkpoint, "--output", tmp_path / "new"]
-    code, _, error = told(*given, "--int8", trained.config)
-    assert (code, "add --format onnx" in error) == (1, True)
+    for options, said in ((["--config", trained.config], "onnx"), (["--format=onnx"], "--config")):
+        code, _, error = told(*given, "--int8", *options)
+        assert (code, "add --" in error, said in error) == (1, True, True)
