@@ -46,6 +46,7 @@ def test_version(capsys):
         (["export"], "--overwrite"),
         (["completion"], "{bash,zsh}"),
         (["fit", "--help"], "--checkpoint.monitor"),
+        (["predict", "--help.trainer"], "--trainer.devices"),
         (["compare", "--config", "openmoji.yaml", "--help"], "--variants"),
     ],
 )
@@ -53,6 +54,20 @@ def test_help_of_a_command_lists_its_options(args, part, capsys):
     printed, code = _printed(args, capsys)
     assert part in printed
     assert code == 0
+
+
+def test_help_of_fit_is_on_our_options_and_that_of_the_trainer_apart(capsys):
+    own, _ = _printed(["fit", "--help"], capsys)
+    trainer, _ = _printed(["fit", "--help.trainer"], capsys)
+    for printed in (own, trainer):
+        assert printed.startswith("usage: epic-pl COMMAND --config NAME")
+    assert "--trainer.max_epochs" in trainer
+    assert "--model.method" not in trainer
+    assert "--trainer." not in own
+    places = [
+        own.index(f"\n  --{name}") for name in ("help.trainer", "model.method", "data", "cache")
+    ]
+    assert places == sorted(places)
 
 
 def test_help_loads_nothing_heavy():

@@ -1,5 +1,6 @@
 """The command line: ``epic-pl {fit,validate,test,predict}`` on a thin LightningCLI."""
 
+import argparse
 import json
 import logging
 import os
@@ -46,7 +47,11 @@ __all__ = ["EPICCLI", "run"]
 
 _TRUSTED_ONLY = "--trusted-only"
 # errors are printed as one paragraph, without the long usage message
-PARSER_OPTIONS: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
+PARSER_OPTIONS: dict[str, Any] = {
+    "exit_on_error": False,
+    "allow_abbrev": False,
+    "usage": "epic-pl COMMAND --config NAME [--config OVERLAY] [--OPTION VALUE ...]",
+}
 # special values of ckpt_path, and the files that they mean in the newest run
 _CHECKPOINT_WORDS = {"best": ("best.ckpt",), "last": (LAST, PREVIOUS)}
 # Lightning's warnings on intended behaviour: frozen encoders in eval mode, two loggers per folder
@@ -95,6 +100,30 @@ Extent = Literal["options", "data", "build", "run"]
 the command."""
 
 
+class _TrainerHelp(argparse._HelpAction):
+    """Prints the trainer's part of the help."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any, **options: Any) -> None:
+        assert isinstance(parser, _Parser)
+        parser.of_trainer = True
+        super().__call__(parser, *given, **options)
+
+
+class _Parser(LightningArgumentParser):
+    """A parser whose help leaves the trainer's options to ``--help.trainer``."""
+
+    of_trainer = False
+
+    def format_help(self, *given: Any) -> str:
+        """The help without the trainer's options, or these alone."""
+        groups, trainer = self._action_groups, self.groups.get("trainer")
+        self._action_groups = [group for group in groups if (group is trainer) == self.of_trainer]
+        try:
+            return super().format_help(*given)
+        finally:
+            self._action_groups = groups
+
+
 class EPICCLI(LightningCLI):
     """LightningCLI with this package's callbacks, loggers and links.
 
@@ -110,7 +139,7 @@ class EPICCLI(LightningCLI):
 
     def __init__(self, commands: Sequence[str], extent: Extent, **options: Any) -> None:
         self._commands, self._extent = commands, extent
-        super().__init__(EPICModule, ImageTextDataModule, **options)
+        super().__init__(EPICModule, ImageTextDataModule, parser_class=_Parser, **options)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there
         """The commands and the arguments that they do not take."""
@@ -140,6 +169,8 @@ class EPICCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add sections for callbacks, and links between data and model."""
+        shows = {"dest": argparse.SUPPRESS, "help": "Show the trainer's options and exit."}
+        parser.add_argument("--help.trainer", action=_TrainerHelp, **shows)
         for section, kind in _SECTIONS.items():
             parser.add_lightning_class_args(kind, section)
         parser.set_defaults(_DEFAULTS)

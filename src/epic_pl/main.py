@@ -71,7 +71,8 @@ options; later ones win, configs too:
 {others}
 
 more help:
-  epic-pl fit --help                        options of trainer, model, checkpoint, cache, ...
+  epic-pl fit --help                        options of model, data, checkpoint, cache, ...
+  epic-pl fit --help.trainer                options of the trainer
   epic-pl fit --data.help TableDataModule   options of a dataset
   epic-pl fit --config X --print_config     all options that a run would use
   epic-pl COMMAND --help                    options of the others
