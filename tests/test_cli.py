@@ -609,6 +609,36 @@ def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoi
     assert tested.model.loss.weights.tolist() == weights
 
 
+@pytest.mark.parametrize(
+    ("args", "meant"),
+    [
+        ("fit --model.modality_droput 0.1", "model.modality_dropout"),
+        ("fit --max_epochs=3", "trainer.max_epochs"),
+        ("fit --data.tabel rows.csv", "table"),
+        ("fit --data.init_args.batchsize_per_device 3", "batch_size_per_device"),
+        ("fit --config misspelt.yaml", "model.optim.lr"),
+        ("fit --data.resize padd", "pad"),
+        ("fit --model.loss.class_weights balance", "balanced"),
+        ("fit --model.method epik", "epic"),
+        ("fit --config openmoj.yaml", "openmoji.yaml"),
+        ("fit --zzzz 1", None),
+        ("explain --ouput x", "output"),
+        ("export --ckpt_path x --format onx", "onnx"),
+        ("export --ckpt_path x --ouput x", "output"),
+        ("data init x --labl x", "label"),
+    ],
+)
+def test_a_misspelt_option_or_value_is_told_with_the_one_that_was_meant(
+    args, meant, config, workdir, told
+):
+    (workdir / "misspelt.yaml").write_text("model: {optim: {ler: 0.1}}")
+    command, *options = args.split()
+    code, _, error = told(command, *([] if command == "data" else ["--config", config]), *options)
+    assert code == 1
+    assert error.count("Did you mean") == (meant is not None)
+    assert meant is None or f"Did you mean {meant!r}?" in error
+
+
 @pytest.mark.parametrize("word", ["best", "last"])
 def test_the_newest_run_of_another_table_is_not_taken(word, config, workdir, fitted, capsys):
     shutil.copytree(fitted / "runs", workdir / "runs")

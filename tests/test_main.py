@@ -123,12 +123,15 @@ def test_ctrl_c_during_imports_is_one_line(module):
 
 
 @pytest.mark.parametrize(
-    ("word", "known"), [("ft", list(COMMANDS)), ("data", ["data check", "data init"])]
+    ("word", "known", "meant"),
+    [
+        ("ft", list(COMMANDS), " Did you mean 'fit'?"),
+        ("data", ["data check", "data init"], ""),
+    ],
 )
-def test_an_unknown_command_is_told_with_those_that_it_may_mean(capsys, word, known):
+def test_an_unknown_command_is_told_with_those_that_it_may_mean(capsys, word, known, meant):
     with pytest.raises(SystemExit) as caught:
         main([word, "--help"])
     assert caught.value.code == 1
-    assert (
-        capsys.readouterr().err == f"epic-pl: no command {word!r}; there are {', '.join(known)}.\n"
-    )
+    said = f"epic-pl: no command {word!r}; there are {', '.join(known)}."
+    assert capsys.readouterr().err == f"{said}{meant}\n"

@@ -32,7 +32,7 @@ from epic_pl.callbacks.checkpoints import LAST, PREVIOUS
 from epic_pl.callbacks.run_record import RunRecord
 from epic_pl.config_files import read_yaml, resolve_configs
 from epic_pl.data import ImageTextDataModule
-from epic_pl.error_text import MENDABLE
+from epic_pl.error_text import MENDABLE, suggestions
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.explain.callback import PromptAttention
 from epic_pl.evaluation.report.writer import ReportWriter
@@ -202,7 +202,8 @@ class EPICCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Refuse an unusable checkpoint before anything is built."""
-        super().parse_arguments(parser, args)
+        with suggestions(*self._subcommand_parsers.values()):
+            super().parse_arguments(parser, args)
         self._saved_options: dict[str, Any] = {}
         config = self.config[self.config.subcommand]
         path = config.get("ckpt_path")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from epic_pl.errors import ConfigError
+from epic_pl.errors import ConfigError, did_you_mean
 from epic_pl.untrusted import MOST_OPTIONS, require_flat, require_regular
 
 INIT_CONFIG = "epic.yaml"
@@ -63,7 +63,7 @@ def find_config(name: str) -> str:
         return path
     raise ConfigError(
         f"There is no config {name!r}, neither as a file here ({Path.cwd()}) nor in the package, "
-        f"which has: {', '.join(packaged_configs())}."
+        f"which has: {', '.join(packaged_configs())}.{did_you_mean(name, packaged_configs())}"
     )
 
 

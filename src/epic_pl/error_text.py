@@ -8,11 +8,12 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from epic_pl.errors import EpicError, printable
+from epic_pl.errors import EpicError, did_you_mean, printable
 
 MENDABLE = (EpicError, ImportError, OSError)
 """Errors that a user can mend, if they name what is missing."""
@@ -23,6 +24,9 @@ _PARSER_NOISE = re.compile(
     r"|- Expected a <class 'NoneType'>.*|Given value type:.*",
     re.DOTALL,
 )
+_UNKNOWN = re.compile(r"(?:unrecognized arguments: --|does not accept option ')([\w.-]+)")
+_UNKNOWN_OF_CLASS = re.compile(r"class_path '([\w.]+)\.(\w+)':\s*Option '(\w+)[\w.]*' is not")
+_NO_CHOICE = re.compile(r"Literal\[([^\]]*)\].*?(?:Got value|Given value): (\S+)", re.DOTALL)
 _DENIED = re.compile(r"Importing ('.*?') is not allowed, denied by")
 
 
@@ -45,6 +49,29 @@ def errors_as_text() -> Iterator[None]:
         raise SystemExit(128 + signal.SIGTERM) from None
 
 
+@contextmanager
+def suggestions(*parsers: ArgumentParser) -> Iterator[None]:
+    """Add to an error of parsers which option, or which value of one, was probably meant."""
+    try:
+        yield
+    except ArgumentError as error:
+        text, meant = str(error), ""
+        if match := _UNKNOWN.search(text):
+            names = [name for parser in parsers for name in parser._option_string_actions]
+            meant = did_you_mean(match[1], [name.removeprefix("--") for name in names])
+        elif match := _UNKNOWN_OF_CLASS.search(text):
+            kind = getattr(sys.modules.get(match[1]), match[2], object)
+            bases = (base.__init__ for base in kind.__mro__ if "__init__" in vars(base))
+            meant = did_you_mean(
+                match[3], [name for init in bases for name in signature(init).parameters]
+            )
+        elif match := _NO_CHOICE.search(text):
+            meant = did_you_mean(match[2], re.findall(r"'([^']*)'", match[1]))
+        if meant and not hasattr(error, "__notes__"):
+            error.add_note(meant)
+        raise
+
+
 def _message(error: Exception) -> str:
     """An error's message without a loader worker's traceback or the parser's alternatives."""
     kind = type(error)
@@ -57,8 +84,9 @@ def _message(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         text += f": pip install {error.name.partition('.')[0]}"
     if isinstance(error, ArgumentError):
+        meant = "".join(getattr(error, "__notes__", ()))
         text = _PARSER_NOISE.sub("", text).strip().rstrip(".") + (
-            ". `epic-pl COMMAND --help` lists the options, `epic-pl fit --data.help CLASS` those "
-            "of a DataModule."
+            f".{meant} `epic-pl COMMAND --help` lists the options, `epic-pl fit --data.help CLASS` "
+            "those of a DataModule."
         )
     return " ".join(text.split())

@@ -1,6 +1,8 @@
 """The errors that epic_pl raises on purpose: each message names the culprit and the way out."""
 
+import difflib
 import re
+from collections.abc import Iterable
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -43,6 +45,17 @@ class ConfigError(EpicError):
 
 class TrainingError(EpicError):
     """Training cannot go on, for example because the loss is not finite."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question for the known word that is closest to a misspelt one; empty without a close one.
+
+    A name without its section, such as ``max_epochs``, means the first that ends in it.
+    """
+    names = list(known)
+    close = [name for name in names if name.endswith(f".{word}")]
+    close = close or difflib.get_close_matches(word, names, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def first_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from epic_pl.config_files import packaged
+from epic_pl.errors import did_you_mean
 from epic_pl.version import __version__
 
 _TRAINER, _PARSER = "epic_pl.cli", "epic_pl.commands.parser"
@@ -100,7 +101,8 @@ def main(args: Sequence[str] | None = None) -> None:
     if not name and not argv[0].startswith("-"):
         group = [command for command in COMMANDS if command.startswith(f"{argv[0]} ")]
         known = ", ".join(group or COMMANDS)
-        print(f"epic-pl: no command {argv[0]!r}; there are {known}.", file=sys.stderr)
+        meant = did_you_mean(argv[0], group or COMMANDS)
+        print(f"epic-pl: no command {argv[0]!r}; there are {known}.{meant}", file=sys.stderr)
         raise SystemExit(1)
     own, rest = bool(name and COMMANDS[name].module), argv[len(name.split()) :]
     if own and _asks_for_help(name, rest):
@@ -129,8 +131,9 @@ def load(name: str) -> Callable[..., int | None]:
 
 def call(name: str, argv: Sequence[str]) -> int:
     """Call that function with arguments of the command line, and return the exit code."""
-    function = load(name)
-    return function(**import_module(_PARSER).parse_command(name, function, argv)) or 0
+    function, parsers = load(name), import_module(_PARSER)
+    with import_module(_ERROR_TEXT).suggestions(parsers.command_parser(name, function)):
+        return function(**parsers.parse_command(name, function, argv)) or 0
 
 
 def _asks_for_help(name: str, argv: Sequence[str]) -> bool:

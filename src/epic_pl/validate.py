@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor
 
-from epic_pl.errors import ConfigError, DataError
+from epic_pl.errors import ConfigError, DataError, did_you_mean
 from epic_pl.types import Batch, Task
 
 _OF_EACH_SAMPLE = ("pixel_values", "input_ids", "image_present", "text_present")
@@ -39,7 +39,8 @@ def check_word(known: Sequence[str], **options: str) -> None:
     """Raise ConfigError if an option is none of the known words."""
     for name, word in options.items():
         if word not in known:
-            raise ConfigError(f"{name} must be one of {', '.join(known)}; got {word!r}.")
+            meant = did_you_mean(word, known)
+            raise ConfigError(f"{name} must be one of {', '.join(known)}; got {word!r}.{meant}")
 
 
 def check_probabilities(config: Any, *names: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
-from epic_pl.errors import ConfigError
+from epic_pl.errors import ConfigError, did_you_mean
 from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.epic import EPIC, EPICConfig
@@ -78,7 +78,10 @@ def build_method(
         ConfigError: if there is no such method, or it has no such option.
     """
     if name not in METHODS:
-        raise ConfigError(f"There is no method {name!r}; there are: {', '.join(METHODS)}.")
+        raise ConfigError(
+            f"There is no method {name!r}; there are: {', '.join(METHODS)}."
+            + did_you_mean(name, METHODS)
+        )
     method, options, epic = METHODS[name], options or {}, epic or EPICConfig()
     head = replace(head or HeadConfig(), **method.fixed_head)
     if unknown := [key for key in options if key not in method.options]:
