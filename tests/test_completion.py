@@ -29,10 +29,18 @@ def script():
         (["data", ""], ["check", "init"]),
         (["data", "init", "--ima"], ["--image"]),
         (["export", "--form"], ["--format"]),
+        (["fit", "--model.method", "lin"], ["linear_probe"]),
+        (["compare", "--methods", "epic,part"], ["epic,part_means", "epic,parts"]),
+        (["compare", "--variants", "equ"], ["equality.yaml"]),
+        (["tune", "--space", "wi"], ["wide.yaml"]),
+        (["test", "--ckpt_path", "b"], ["best", "big.ckpt"]),
+        (["explain", "--ckpt_path", "la"], ["last"]),
+        (["export", "--ckpt_path", "la"], ["last"]),
     ],
 )
 def test_bash_completes(words, expected, script, workdir):
     words = ["epic-pl", *words]
+    (workdir / "big.ckpt").touch()
     asked = (
         f"{script}\nCOMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}\n"
         '_shtab_epic_pl; printf "%s\\n" "${COMPREPLY[@]}"'

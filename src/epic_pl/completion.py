@@ -1,17 +1,19 @@
-"""``epic-pl completion``: a script with which a shell completes commands, options and configs."""
+"""``epic-pl completion``: a script with which a shell completes commands, options and values."""
 
 import argparse
+from collections.abc import Iterable
 from typing import Any, Literal
 
-from epic_pl.config_files import packaged_configs
+from epic_pl.config_files import packaged, packaged_configs
 
-_NAMES = " ".join(packaged_configs())
-_CONFIGS = "_epic_pl_configs"
-# a config is a packaged one or a file
-_PREAMBLE = {
-    "bash": f'{_CONFIGS}() {{ compgen -W "{_NAMES}" -- "$1"; compgen -f -- "$1"; }}',
-    "zsh": f'{_CONFIGS}() {{ _alternative "configs:config:({_NAMES})" "files:file:_files" }}',
+# words for an option, whose value may be a file instead
+_WORDS = {
+    "config": packaged_configs(),
+    "ckpt_path": ["best", "last"],
+    "variants": packaged("variants"),
+    "space": packaged("spaces"),
 }
+_METHOD_OPTIONS = ("model.method", "methods")
 
 
 def completion(shell: Literal["bash", "zsh"]) -> None:
@@ -28,6 +30,7 @@ def completion(shell: Literal["bash", "zsh"]) -> None:
     from epic_pl.cli import trainer_parsers
     from epic_pl.commands.parser import command_parser
     from epic_pl.main import COMMANDS, load
+    from epic_pl.nn.methods import METHODS
 
     whole = argparse.ArgumentParser("epic-pl")
     groups = {"": whole.add_subparsers()}
@@ -42,8 +45,38 @@ def completion(shell: Literal["bash", "zsh"]) -> None:
         parser = groups[group].add_parser(
             last, help=command.summary, parents=[own], conflict_handler="resolve"
         )
-        if "--config" not in parser._option_string_actions:
-            parser.add_argument("--config")
-        parser._option_string_actions["--config"].complete = dict.fromkeys(_PREAMBLE, _CONFIGS)  # type: ignore[attr-defined]  # shtab's
-    preamble: Any = _PREAMBLE  # typed as a string there, documented as this
+        # those of fit that other commands take, too
+        for option in ("config", *["ckpt_path"] * (name == "explain")):
+            if f"--{option}" not in parser._option_string_actions:
+                parser.add_argument(f"--{option}")
+        for option in (*_WORDS, *_METHOD_OPTIONS):
+            if action := parser._option_string_actions.get(f"--{option}"):
+                function = _function("methods" if option in _METHOD_OPTIONS else option)
+                action.complete = {"bash": function, "zsh": function}  # type: ignore[attr-defined]  # shtab's
+    preamble: Any = _functions(METHODS)  # typed as a string there, documented as this
     print(shtab.complete(whole, shell, preamble=preamble))
+
+
+def _function(option: str) -> str:
+    """Name of the shell function that completes the value of an option."""
+    return f"_epic_pl_{option}"
+
+
+def _functions(methods: Iterable[str]) -> dict[str, str]:
+    """These functions, for each shell."""
+    listed = {option: " ".join(words) for option, words in _WORDS.items()}
+    names, last = " ".join(methods), "${1##*,}"  # of several, joined by commas
+    bash = {
+        option: f'compgen -W "{words}" -- "$1"; compgen -f -- "$1"'
+        for option, words in listed.items()
+    }
+    bash["methods"] = f'compgen -P "${{1%"{last}"}}" -W "{names}" -- "{last}"'
+    zsh = {
+        option: f'_alternative "words:word:({words})" "files:file:_files"'
+        for option, words in listed.items()
+    }
+    zsh["methods"] = f"_values -s , method {names}"
+    return {
+        shell: "\n".join(f"{_function(option)}() {{ {body}; }}" for option, body in bodies.items())
+        for shell, bodies in (("bash", bash), ("zsh", zsh))
+    }
