@@ -48,6 +48,8 @@ _SHOWN = 5  # default number of labels per item
 class Classifier(ItemClassifier[Floats, list[Label]]):
     """Classifies image-text pairs; the image or the text may be missing.
 
+    A warning says once if no training sample lacked what is missing, so that it was not learned.
+
     ::
 
         clf = Classifier.load("runs/food101/fit/version_0")

@@ -289,7 +289,6 @@ def test_a_missing_modality_that_training_never_lacked_is_harmless_and_told_once
     spread = complete.std()
     for name in ("image", "text"):
         batch[f"{name}_present"] = torch.zeros(32, dtype=torch.bool)
-        model._warned_of_absence = False
         with pytest.warns(UserWarning, match=f"lack the {name}"):
             logits = model(batch).logits
         with warnings.catch_warnings():

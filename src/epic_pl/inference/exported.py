@@ -15,6 +15,7 @@ from torch import Tensor
 from epic_pl.data.preprocessing import load_tokenizer
 from epic_pl.data.readers import read_json
 from epic_pl.errors import CheckpointError, ConfigError, DataError
+from epic_pl.module.outputs import warn_of_absence
 from epic_pl.types import Batch, Task
 
 DESCRIPTION, TOKENIZER = "model.json", "tokenizer"
@@ -82,7 +83,9 @@ class ExportedModel:
             self.task: Task = about["task"]
             thresholds = about["thresholds"]
             self.preprocessing: Mapping[str, Any] | None = about["preprocessing"]
-            self._has_tokenizer = about["tokenizer"] is not None
+            self.method: str = about["method"]
+            self.encoders = {side: about[f"{side}_encoder"]["name"] for side in ("image", "text")}
+            self._never_missing = list(about["never_missing"])
         except (DataError, LookupError, TypeError) as error:
             raise CheckpointError(
                 f"{folder} does not hold an exported model: {error}. Export it again."
@@ -93,6 +96,7 @@ class ExportedModel:
         if file.name == PROGRAM and not programs:
             raise ConfigError(f"{file} can run code: load it with programs=True if you trust it.")
         self._program = load_program(file)
+        self._warned_of: set[str] = set()
 
     def tokenizer(self) -> Any:
         """The text encoder's tokenizer."""
@@ -100,6 +104,7 @@ class ExportedModel:
 
     @torch.inference_mode()
     def probabilities(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """Probabilities ``(B, C)`` of a batch."""
+        """Probabilities ``(B, C)`` of a batch; warns as :func:`warn_of_absence` says."""
+        warn_of_absence(batch, lambda: self._never_missing, self._warned_of)
         probabilities: npt.NDArray[np.float32] = run_batch(self._program, batch).numpy()
         return probabilities

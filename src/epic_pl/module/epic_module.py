@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, cast
 import torch
 from lightning.pytorch.callbacks import ModelPruning, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -25,7 +25,7 @@ from epic_pl.module.losses import LossConfig, build_loss, prior_logits
 from epic_pl.module.matching import build_matching_loss
 from epic_pl.module.metrics import build_metrics, compute_metrics
 from epic_pl.module.optim import build_optimizer, warmup_cosine
-from epic_pl.module.outputs import OutputCollector
+from epic_pl.module.outputs import OutputCollector, warn_of_absence
 from epic_pl.module.parameters import parameter_table
 from epic_pl.module.postprocess import Postprocessor, calibration_error, reliability_bins
 from epic_pl.nn.base import Output
@@ -126,7 +126,7 @@ class EPICModule(CheckpointedModule):
         self._compile = compile
         self._total_steps: float | None = None
         self._checked: set[str] = set()
-        self._warned_of_absence = False
+        self._warned_of: set[str] = set()
         if warm_start is not None:
             self.load_weights(warm_start)
 
@@ -171,24 +171,14 @@ class EPICModule(CheckpointedModule):
     def forward(self, batch: Batch) -> Output:
         """The model's output for a batch, with logits ``(B, C)``.
 
-        Warns once of a missing modality that no training sample lacked.
+        Warns once of each missing modality that no training sample lacked.
         """
-        if not self.training and not self._warned_of_absence:
-            self._check_absence(batch)
+        if not self.training:
+            warn_of_absence(batch, lambda: self.model.head.never_missing, self._warned_of)
         if is_compiled(self.model):
             mark_lengths(batch)
         output: Output = self.model(batch)
         return output
-
-    def _check_absence(self, batch: Batch) -> None:
-        masks = {"image": batch.get("image_present"), "text": batch.get("text_present")}
-        missing = [name for name, mask in masks.items() if mask is not None and not mask.all()]
-        if unknown := [name for name in missing if name in self.model.head.never_missing]:
-            self._warned_of_absence = True
-            rank_zero_warn(
-                f"Samples lack the {unknown[0]}, which no training sample did: how to predict them "
-                "was not learned. Train with model.modality_dropout, or on such samples."
-            )
 
     def compute_loss(self, logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
         """Mean loss of a batch in training, validation and test; override it for your own loss.

@@ -3,11 +3,12 @@
 Shape legend: B batch, N samples, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from epic_pl.errors import DataError
@@ -62,6 +63,22 @@ def presence_masks(batch: Batch) -> tuple[Tensor, Tensor]:
         batch.get("image_present", present).bool().cpu(),
         batch.get("text_present", present).bool().cpu(),
     )
+
+
+def warn_of_absence(
+    batch: Batch, never_missing: Callable[[], Sequence[str]], warned: set[str]
+) -> None:
+    """Warn of each missing modality that no training sample lacked, and add it to ``warned``."""
+    masks = {"image": batch.get("image_present"), "text": batch.get("text_present")}
+    for name, mask in masks.items():
+        if mask is None or name in warned or mask.all():
+            continue
+        if name in never_missing():
+            warned.add(name)
+            rank_zero_warn(
+                f"Samples lack the {name}, which no training sample did: how to predict them was "
+                "not learned. Train with model.modality_dropout, or on such samples."
+            )
 
 
 def merge_ranks(parts: Sequence[SplitOutputs]) -> SplitOutputs:

@@ -92,6 +92,7 @@ def describe(module: EPICModule, tokenizer: Any | None) -> dict[str, Any]:
         "thresholds": None if thresholds is None else thresholds.tolist(),
         "temperature": float(module.postprocessor.temperature),
         "method": module.hparams["method"],
+        "never_missing": module.model.head.never_missing,
         "inputs": {
             name: {"shape": shape, "dtype": dtype}
             for name, shape, dtype in zip(INPUTS, shapes, types, strict=True)
