@@ -173,6 +173,15 @@ def test_a_model_is_found_by_its_run_or_its_file(trained, tmp_path):
         Classifier.load(tmp_path / "none")
 
 
+def test_a_classifier_says_what_it_is(classifier, tiny_vit_dir, tiny_tokenizer_dir):
+    assert repr(classifier).splitlines() == [
+        "Classifier (epic, multiclass): 3 classes (blue, green, red)",
+        f"  image encoder {tiny_vit_dir}, text encoder {tiny_tokenizer_dir}",
+    ]
+    classifier.class_names = [f"c{number}" for number in range(400)]
+    assert "400 classes (c0, c1, c2, c3, c4, ...)" in repr(classifier)
+
+
 def test_a_model_of_another_pipeline_says_what_to_do(make):
     with pytest.raises(ConfigError, match="batches that another pipeline made"):
         Classifier(make(), "cpu")

@@ -94,6 +94,14 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             self._model.tokenizer(), classes, self.task, image.size, max_tokens
         )
 
+    def __repr__(self) -> str:
+        names, count = self.class_names, len(self.class_names)
+        shown = ", ".join(names[:_SHOWN]) + ", ..." * (count > _SHOWN)
+        sides = ", ".join(f"{side} encoder {name}" for side, name in self._model.encoders.items())
+        return (
+            f"Classifier ({self._model.method}, {self.task}): {count} classes ({shown})\n  {sides}"
+        )
+
     @property
     def module(self) -> EPICModule:
         """The trained module.

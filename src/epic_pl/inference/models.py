@@ -95,6 +95,9 @@ class TrainedModel:
         self.class_names: list[str] = list(module.class_names)
         self.task: Task = module.task
         self.preprocessing: Mapping[str, Any] | None = module.hparams.get("preprocessing")
+        self.method: str = module.hparams["method"]
+        encoders = module.encoders
+        self.encoders = {"image": encoders.image.name, "text": encoders.text.name}
 
     @property
     def thresholds(self) -> npt.NDArray[np.float32] | None:
