@@ -1,11 +1,13 @@
 """``epic-pl export --format onnx``: the file, its predict.py, and 8 bits."""
 
 import contextlib
+import csv
 import io
 import json
 import re
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -87,10 +89,89 @@ def test_predict_py_agrees_with_the_package_on_all_kinds_of_inputs(in_onnx, trai
     assert [answer["label"] for answer in labels] == [answer["label"] for answer in first]
     loaded = Classifier.load(folder)
     np.testing.assert_allclose(loaded.probabilities(samples), scores, atol=1e-5)
-    script = [sys.executable, str(folder / "predict.py"), samples[0]["image"], "-"]
-    assert json.loads(subprocess.check_output(script, text=True))[0]["label"] in loaded.class_names
     with pytest.raises(ConfigError, match="exported model, which only classifies"):
         loaded.embed(samples)
+
+
+@pytest.mark.slow
+def test_predict_py_runs_as_a_script_without_the_package(in_onnx, samples):
+    script = [sys.executable, "-I", str(in_onnx[0] / "predict.py")]
+    pairs = [samples[0]["image"], "a red square", "-", "blue", samples[1]["image"]]
+    lines = subprocess.check_output([*script, *pairs], text=True).splitlines()
+    model = predict.Model(in_onnx[0])
+    assert [json.loads(line) for line in lines] == [
+        {"image": image, "text": text, "predicted": model(image, text)}
+        for image, text in [(pairs[0], pairs[1]), (None, "blue"), (pairs[4], None)]
+    ]
+
+
+@pytest.fixture
+def predict_py(in_onnx, monkeypatch, capfd):
+    """The script on arguments: exit code, stdout and stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["predict.py", *map(str, arguments)])
+        monkeypatch.setattr(predict.Model.__init__, "__defaults__", (in_onnx[0], "model.onnx"))
+        code = predict.main()
+        said = capfd.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+def test_predict_py_classifies_a_table_and_names_its_bad_rows(
+    predict_py, in_onnx, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(predict, "BATCH", 2)
+    Image.new("RGB", (40, 36), "red").save(tmp_path / "red.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    table = tmp_path / "rows.csv"
+    table.write_text(
+        "\ufeffid,photo,title,label\n1,red.png,a red square,red\n2,none.png,x,\n3,,blue,blue\n"
+        '4,broken.png,y,\n5,,,\n6,red.png,"two\nlines",\n7,red.png,a, b,c\n',
+        encoding="utf-8",
+    )
+    named = ["--table", table, "--image", "photo", "--text", "title"]
+    code, said, errors = predict_py(*named, "--top_k", 2)
+    assert code == 1
+    bad = {"2": "line 3: .*none.png", "4": "line 5: .*broken.png", "5": "line 6: .*neither"}
+    bad["7"] = "line 9: .*more cells than columns"
+    told = [line for line in errors.splitlines() if line.startswith("predict.py:")]
+    for line, message in zip(told, bad.values(), strict=True):
+        assert re.match(rf"predict.py: {re.escape(str(table))}, {message}", line)
+    rows = {row["id"]: row for row in map(json.loads, said.splitlines())}
+    model = predict.Model(in_onnx[0])
+    pairs = {"1": ("red.png", "a red square"), "3": (None, "blue"), "6": ("red.png", "two\nlines")}
+    for name, (image, text) in pairs.items():
+        expected = model(image and tmp_path / image, text, top_k=2)
+        assert rows[name]["predicted"] == [
+            {**label, "score": pytest.approx(label["score"], abs=1e-6)} for label in expected
+        ]
+    assert {name for name, row in rows.items() if "error" in row} == bad.keys()
+
+    assert predict_py(*named, "--output", tmp_path / "out.csv")[0] == 1
+    with (tmp_path / "out.csv").open(newline="") as file:
+        written = {row["id"]: row for row in csv.DictReader(file)}
+    assert list(written["1"]) == [*("id", "photo", "title", "label", "predicted", "score", "error")]
+    for name, row in rows.items():
+        best = row.get("predicted", [{"label": "", "score": ""}])[0]
+        assert (written[name]["predicted"], bool(written[name]["error"])) == (
+            best["label"],
+            name in bad,
+        )
+    assert (written["1"]["label"], written["6"]["title"]) == ("red", "two\nlines")
+
+
+def test_predict_py_says_which_columns_there_are_and_spares_its_input(predict_py, tmp_path):
+    table = tmp_path / "rows.csv"
+    table.write_text("photo,text\n,blue\n")
+    with pytest.raises(ValueError, match="no column 'image', but photo, text: name them by --im"):
+        predict_py("--table", table)
+    assert predict_py("--table", table, "--image", "-")[0] == 0
+    for wrong in ([], ["a.png", "--table", table], ["--table", table, "--output", table]):
+        with pytest.raises(SystemExit, match="2"):
+            predict_py(*wrong)
+    assert table.read_text() == "photo,text\n,blue\n"
 
 
 def test_predict_py_reads_no_more_of_a_huge_text_than_the_package(in_onnx):
@@ -135,6 +216,22 @@ def test_the_command_tells_size_pace_difference_and_what_8_bits_cost(in_onnx, tr
     classifier = Classifier.load(trained.checkpoint, device="cpu")
     difference = largest_difference(load_program(folder / "model.int8.onnx"), classifier.module)
     assert 0 < difference < 0.3  # of random weights
+
+
+def test_a_missing_modality_that_training_never_lacked_is_told_once(in_onnx, tmp_path, make):
+    folder = in_onnx[0]
+    assert json.loads((folder / "model.json").read_text())["never_missing"] == ["image", "text"]
+    classifier = Classifier.load(folder)
+    assert "Classifier (epic, multiclass): 3 classes" in repr(classifier)
+    items = [{"text": "a red square"}, {"image": Image.new("RGB", (40, 40))}]
+    for item, name in zip(items, ("image", "text"), strict=True):
+        with pytest.warns(UserWarning, match=f"Samples lack the {name}"):
+            classifier([item])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        classifier(items)
+    with pytest.warns(UserWarning, match="Samples lack the image, which no training sample did"):
+        predict.Model(folder)(text="a red square")
 
 
 def test_a_model_of_another_pipeline_brings_no_predict_py(make, tmp_path):

@@ -1,17 +1,21 @@
 """Classify images with texts by the ONNX model beside this file.
 
-    python predict.py image.jpg "its text"    # without the text, or with - for the image
+    python predict.py dish.jpg "its text" - "a text alone"    # pairs; - is missing
+    python predict.py --table rows.csv --image photo --text title --output predicted.csv
 
-Needs numpy, Pillow, tokenizers and onnxruntime. In Python: ``Model()(image="image.jpg")``.
+Needs numpy, Pillow, tokenizers and onnxruntime. In Python: ``Model()(image="dish.jpg")``.
 """
 
+import argparse
+import csv
 import html
 import io
 import json
 import re
 import struct
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,8 @@ from tokenizers import Tokenizer
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000
 CHARACTERS_PER_TOKEN = 1000  # of a text; what is longer is cut before it is tokenized
+BATCH = 32  # rows at a time
+Row = tuple[str, dict[Any, Any], str | None, str | None]  # place, cells, image, text
 MAX_ASPECT = 4  # of an image; what is longer is trimmed
 
 
@@ -52,16 +58,27 @@ class Model:
         self, image: Any = None, text: str | None = None, top_k: int = 5
     ) -> list[dict[str, Any]]:
         """Labels and scores of one sample, the highest first; of a multilabel task those chosen."""
-        scores = self.probabilities([(image, text)])[0]
+        return self.labels(self.probabilities([(image, text)])[0], top_k)
+
+    def labels(self, scores: npt.NDArray[np.float32], top_k: int) -> list[dict[str, Any]]:
+        """Labels and scores of a sample with these probabilities (classes,)."""
         order = np.argsort(-scores, kind="stable")
         least = self.about["thresholds"]
         chosen = order[:top_k] if least is None else [i for i in order if scores[i] >= least[i]]
         return [{"label": self.names[i], "score": float(scores[i])} for i in chosen]
 
     def probabilities(self, samples: Sequence[tuple[Any, str | None]]) -> npt.NDArray[np.float32]:
-        """Probabilities (samples, classes) of pairs of image and text; None is missing."""
+        """Probabilities (samples, classes) of pairs of image and text; None is missing.
+
+        An image is what :meth:`pixels` takes or returns.
+        """
         if any(image is None and text is None for image, text in samples):
             raise ValueError("A sample has neither image nor text.")
+        for place, name in enumerate(("image", "text")):
+            if name in self.about["never_missing"] and any(pair[place] is None for pair in samples):
+                warnings.warn(
+                    f"Samples lack the {name}, which no training sample did.", stacklevel=2
+                )
         texts = ["" if text is None else text for _, text in samples]
         if self.text["clean"]:
             texts = [clean(text) for text in texts]
@@ -85,6 +102,8 @@ class Model:
 
     def pixels(self, image: Any) -> npt.NDArray[np.float32]:
         """The model's input (3, size, size) of a path, a file's bytes, or a PIL image."""
+        if isinstance(image, np.ndarray):
+            return image
         size, mean = self.image["size"], self.image["mean"]
         resized = self.image["resized"]
         filters = Image.Resampling[self.image["interpolation"].upper()]
@@ -158,12 +177,90 @@ def clean(text: str) -> str:
     return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split())
 
 
+def read_rows(given: argparse.Namespace) -> Iterator[Row]:
+    """The pairs of a command line, or the rows of its table; an empty cell is missing."""
+    if given.table is None:
+        words = [None if word == "-" else word for word in [*given.pairs, "-"]]
+        for number, (image, text) in enumerate(zip(words[::2], words[1::2], strict=False), start=1):
+            yield f"pair {number}", {"image": image, "text": text}, image, text
+        return
+    csv.field_size_limit(2**31 - 1)
+    with given.table.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        names = list(reader.fieldnames or ())
+        if unknown := {given.image, given.text} - {*names, "-"}:
+            raise ValueError(
+                f"{given.table} has no column {min(unknown)!r}, but {', '.join(names)}: name them "
+                "by --image and --text, where - is none"
+            )
+        for cells in reader:
+            name = (cells.get(given.image) or "").strip()
+            image = str(given.table.parent / name) if name else None
+            place = f"{given.table}, line {reader.line_num}"
+            yield place, cells, image, cells.get(given.text) or None
+
+
+def classify(
+    model: Model, rows: Sequence[Row], top_k: int
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], str | None]]:
+    """The cells of each row, its labels, and the error of a row that has none."""
+    samples: list[tuple[Any, str | None]] = []
+    errors: list[str | None] = []
+    for place, cells, image, text in rows:
+        try:
+            if cells.pop(None, None):
+                raise ValueError("There are more cells than columns.")
+            if image is None and text is None:
+                raise ValueError("There is neither image nor text.")
+            samples.append((None if image is None else model.pixels(image), text))
+            errors.append(None)
+        except Exception as error:  # a damaged image may cause any
+            errors.append(str(error))
+            print(f"predict.py: {place}: {error}", file=sys.stderr)
+    scores = iter(model.probabilities(samples) if samples else ())
+    for (_, cells, _, _), wrong in zip(rows, errors, strict=True):
+        yield cells, [] if wrong else model.labels(next(scores), top_k), wrong
+
+
+def main() -> int:
+    """Classify what the command line names; returns 1 if a row is bad."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("predict.py", description=__doc__, formatter_class=raw)
+    parser.add_argument("pairs", nargs="*", help="by turns an image and its text")
+    parser.add_argument("--table", type=Path, help="a CSV file")
+    parser.add_argument("--image", default="image", help="its column of image paths (image)")
+    parser.add_argument("--text", default="text", help="its column of texts (text)")
+    parser.add_argument("--output", type=Path, help="a .csv file, or one for JSON lines")
+    parser.add_argument("--top_k", type=int, help="number of labels (5, in CSV files 1)")
+    given = parser.parse_args()
+    in_place = given.output is not None and given.output == given.table
+    if in_place or (given.table is None) == (not given.pairs):
+        parser.error("give pairs or a table, and another file as output")
+    in_csv = given.output is not None and given.output.suffix == ".csv"
+    top_k, bad = given.top_k or (1 if in_csv else 5), False
+    rows, model = list(read_rows(given)), Model()
+    names = dict.fromkeys(name for row in rows[:1] for name in row[1] if name)
+    names |= dict.fromkeys(("predicted", "score", "error"))
+    out = given.output or sys.stdout.fileno()
+    with open(out, "w", encoding="utf-8", newline="", closefd=given.output is not None) as file:
+        table = csv.DictWriter(file, list(names))
+        if in_csv:
+            table.writeheader()
+        for start in range(0, len(rows), BATCH):
+            for cells, labels, error in classify(model, rows[start : start + BATCH], top_k):
+                bad |= error is not None
+                if in_csv:
+                    cells["predicted"] = "|".join(label["label"] for label in labels)
+                    cells["score"] = "|".join(f"{label['score']:.4f}" for label in labels)
+                    table.writerow(cells | {"error": error})
+                else:
+                    outcome = {"predicted": labels} if error is None else {"error": error}
+                    print(json.dumps(cells | outcome, ensure_ascii=False), file=file)
+    return bad
+
+
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3) or sys.argv[1] in ("-h", "--help"):
-        print(__doc__)
-        sys.exit(len(sys.argv) < 2)
-    image, text = (None if given == "-" else given for given in [*sys.argv[1:], "-"][:2])
     try:
-        print(json.dumps(Model()(image, text), ensure_ascii=False))
+        sys.exit(main())
     except (OSError, ValueError) as error:
         sys.exit(f"predict.py: {error}")
