@@ -4,7 +4,7 @@ Shape legend: N items, B batch, C classes.
 """
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -39,6 +39,7 @@ from epic_pl.inference.sharing import (
 )
 from epic_pl.inspection.init import write_config
 from epic_pl.module import EPICModule
+from epic_pl.nn.pair import Pair
 from epic_pl.types import Batch
 from epic_pl.validate import check_word
 
@@ -249,7 +250,6 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         trainer = run(["fit", "--config", str(config), *given]).trainer
         return cls.load(str(trainer.log_dir), device=device)
 
-    @torch.inference_mode()
     def embed(
         self,
         items: Sequence[Item],
@@ -266,19 +266,56 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         Raises:
             DataError: as in :meth:`__call__`.
         """
-        module, dataset = self.module, ItemDataset(items, self._transform, self._clean)
-        outputs: dict[str, list[Floats]] = {"image": [], "text": []}
+        widths = self.module.model.widths
+        parts = [Pair(*(np.zeros((0, width), np.float32) for width in widths))]
+        dataset = ItemDataset(items, self._transform, self._clean)
         for batch in self._batches(dataset, batch_size, num_workers, progress):
-            batch = module.transfer_batch_to_device(batch, module.device, 0)
-            masks = batch.get("image_present"), batch.get("text_present")
-            for side, pooled, present in zip(outputs, module(batch).pooled, masks, strict=True):
-                output = pooled.output.float()
-                if present is not None:
-                    output = output.masked_fill(~present[:, None], torch.nan)
-                outputs[side].append(output.cpu().numpy())
-        widths = zip(outputs, module.model.widths, strict=True)
-        empty = {side: np.zeros((0, width), np.float32) for side, width in widths}
-        return {side: np.concatenate([empty[side], *parts]) for side, parts in outputs.items()}
+            parts.append(self._features(batch))
+        image, text = zip(*parts, strict=True)
+        return {"image": np.concatenate(image), "text": np.concatenate(text)}
+
+    def embed_table(
+        self,
+        table: str | Path | pa.Table | Any,
+        *,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        progress: bool | None = None,
+        **source: Any,
+    ) -> Iterator[pa.Table]:
+        """The encoders' pooled outputs of a table's rows, a table for each batch.
+
+        Arguments are those of :meth:`predict_table`.
+
+        Yields:
+            ``sample_id``, and ``image`` and ``text`` as lists of d_v and d_t float32 numbers, null
+            where the modality is missing.
+
+        Raises:
+            DataError: the table, or a row of it, cannot be used.
+        """
+        dataset = self._read_table(table, **source)
+        for batch in self._batches(dataset, batch_size, num_workers, progress):
+            columns = {"sample_id": pa.array(batch["sample_id"], pa.string())}
+            for side, output in self._features(batch)._asdict().items():
+                absent = pa.array(np.isnan(output[:, 0]))
+                columns[side] = pa.FixedSizeListArray.from_arrays(
+                    output.reshape(-1), output.shape[1], mask=absent
+                )
+            yield pa.table(columns)
+
+    @torch.inference_mode()
+    def _features(self, batch: Batch) -> Pair[Floats]:
+        """Pooled outputs ``(B, d_v)`` and ``(B, d_t)``, NaN where a modality is missing."""
+        module = self.module
+        batch = module.transfer_batch_to_device(batch, module.device, 0)
+        outputs = []
+        for side, pooled in module(batch).pooled._asdict().items():
+            output, present = pooled.output.float(), batch.get(f"{side}_present")
+            if present is not None:
+                output = output.masked_fill(~present[:, None], torch.nan)
+            outputs.append(output.cpu().numpy())
+        return Pair(*outputs)
 
     def predict_table(
         self,

@@ -33,6 +33,7 @@ COMMANDS = {
     "test": Command("metrics on the test split; --report DIR writes a report"),
     "predict": Command("classes and probabilities of each sample, to a file"),
     "explain": Command("draw the patches and words each prompt attends to", "commands.explain"),
+    "embed": Command("the encoders' features of a table or a folder, as Parquet", "commands.embed"),
     "export": Command("a trained model as a folder that runs on its own", "commands.export"),
     "serve": Command("answer requests over HTTP (extra `serve`)", "commands.serve"),
     "compare": Command(

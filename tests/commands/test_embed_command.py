@@ -1,0 +1,62 @@
+"""``epic-pl embed`` through the real command line."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from epic_pl import Classifier
+from epic_pl.commands import embed
+
+
+@pytest.mark.parametrize("source", ["data/table.csv", "data/images"])
+def test_features_of_a_table_or_a_folder_are_those_of_python(
+    source, trained, told, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(embed, "_BATCHES", 1)
+    output = tmp_path / "made" / "features.parquet"
+    named = ["--image", "image", "--text", "text", "--id", "id"] if source.endswith("csv") else []
+    options = ["--output", output, *named]
+    code, said, error = told("embed", "runs", source, *options)
+    assert code == 0, error
+    table = pq.read_table(output)
+    assert f"{table.num_rows} rows with" in said
+    classifier = Classifier.load("runs", device="cpu")
+    widths = classifier.module.model.widths
+    for name, width in widths._asdict().items():
+        assert table.schema.field(name).type == pa.list_(pa.float32(), width)
+    if named:
+        assert table["sample_id"].to_pylist()[:2] == ["train0", "train1"]
+        items = [
+            {"image": row["image"] and f"data/{row['image']}", "text": row["text"]}
+            for row in csv.DictReader(Path(source).read_text().splitlines())
+        ]
+        items = [{name: value or None for name, value in item.items()} for item in items]
+        assert (table["image"].null_count, table["text"].null_count) == (1, 1)
+    else:
+        items = [{"image": f"{source}/{name}"} for name in table["sample_id"].to_pylist()]
+        assert table["text"].null_count == len(items)
+    for name, expected in classifier.embed(items).items():
+        rows = table[name].to_pylist()
+        missing = [row is None for row in rows]
+        assert missing == np.isnan(expected[:, 0]).tolist()
+        whole = np.array([row for row in rows if row is not None]).reshape(-1, expected.shape[1])
+        np.testing.assert_allclose(whole, expected[~np.array(missing)], atol=1e-5)
+
+
+def test_what_cannot_be_embedded_is_told_before_anything_is_written(trained, told, tmp_path):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "1.png").write_bytes(b"no image")
+    output = tmp_path / "out.parquet"
+    for options, part in (
+        ([], "1.png"),
+        (["--on_bad_sample", "skip"], "No row of"),
+        (["--on_bad_sample", "drop"], "on_bad_sample"),
+    ):
+        code, _, error = told("embed", "runs", tmp_path / "bad", "--output", output, *options)
+        assert code == 1
+        assert part in error
+        assert not output.exists()
