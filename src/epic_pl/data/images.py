@@ -75,14 +75,14 @@ def read_image(source: Path | bytes, min_size: int | None = None) -> Image.Image
     except _BROKEN as error:
         raise DataError(
             f"Image {name} cannot be read: {_reason(source, error)}. Fetch or export the file "
-            "again, or leave the image out of the table."
+            "again, or leave the image out."
         ) from error
 
 
 def _too_large(name: str, size: str) -> str:
     return (
         f"Image {name} is too large: {size}; the limit is {MAX_PIXELS:,} pixels. "
-        "Shrink it, or leave it out of the table."
+        "Shrink it, or leave it out."
     )
 
 
