@@ -68,6 +68,8 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
     Attributes:
         class_names: names of the C classes.
         task: "multiclass" or "multilabel".
+        image_preprocessing: how images become tensors.
+        collator: makes a batch of samples.
 
     Raises:
         ConfigError: the model was trained on batches of another pipeline, so its preprocessing is
@@ -89,9 +91,10 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
                 "This model was trained on batches that another pipeline made, and does not say "
                 "how: classify such batches with Trainer.predict(module, loader)."
             ) from error
+        self.image_preprocessing = image
         self._transform = build_image_transform(image, train=False)
         classes = len(self.class_names)
-        self._collator = Collator(
+        self.collator = Collator(
             self._model.tokenizer(), classes, self.task, image.size, max_tokens
         )
 
@@ -102,6 +105,11 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         return (
             f"Classifier ({self._model.method}, {self.task}): {count} classes ({shown})\n  {sides}"
         )
+
+    @property
+    def thresholds(self) -> Floats | None:
+        """Minimum probability at which each label is assigned, ``(C,)``; None for multiclass."""
+        return self._model.thresholds
 
     @property
     def module(self) -> EPICModule:

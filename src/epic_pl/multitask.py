@@ -62,14 +62,14 @@ class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label
             towers = first.module.model.towers, classifier.module.model.towers
             for kept, tower in zip(*towers, strict=True):
                 tower.encoder = kept.encoder
-            classifier._collator.tokenizer = first._collator.tokenizer
+            classifier.collator.tokenizer = first.collator.tokenizer
             self.tasks[name] = classifier
         if not self.tasks:
             raise ConfigError("Give at least one task: MultiTaskClassifier({'kind': classifier}).")
         self.class_names = {name: clf.class_names for name, clf in self.tasks.items()}
         self.task: dict[str, Task] = {name: clf.task for name, clf in self.tasks.items()}
         self._transform, self._clean = first._transform, first._clean
-        self._collator = first._collator
+        self.collator = first.collator
 
     @classmethod
     def load(cls, paths: Mapping[str, str | Path], **options: Any) -> Self:
@@ -132,8 +132,8 @@ def _settings(classifier: Classifier, tasks: str) -> dict[str, Any]:
     settings |= {
         "image_size of the image encoder": module.model.image_encoder.required_size,
         "preprocessing.text.clean": classifier._clean,
-        "preprocessing.text.max_tokens": classifier._collator.max_text_tokens,
-        "tokenizer": tokenizer_digest(classifier._collator.tokenizer),
+        "preprocessing.text.max_tokens": classifier.collator.max_text_tokens,
+        "tokenizer": tokenizer_digest(classifier.collator.tokenizer),
         "device": module.device,
     }
     for side, tower in zip(("image", "text"), module.model.towers, strict=True):

@@ -34,7 +34,7 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
 
     _transform: ImageTransform
     _clean: bool
-    _collator: Collator
+    collator: Collator
 
     @overload
     def __call__(
@@ -124,7 +124,7 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
 
     def classify(self, samples: Sequence[Sample]) -> Scores:
         """Probabilities ``(B, C)`` of prepared items, at least one, in one batch."""
-        return self._classify([self._collator(samples)])
+        return self._classify([self.collator(samples)])
 
     @abstractmethod
     def labels(self, scores: Scores, top_k: int | None = None) -> list[Answer]:
@@ -139,7 +139,7 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
     ) -> Iterator[Batch]:
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
-        loader = DataLoader(dataset, batch_size, collate_fn=self._collator, num_workers=num_workers)
+        loader = DataLoader(dataset, batch_size, collate_fn=self.collator, num_workers=num_workers)
         shown = len(loader) > 1 if progress is None else progress
         console = Console(stderr=True)
         yield from track(loader, "Classifying", console=console, disable=not shown)
