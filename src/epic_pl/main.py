@@ -36,6 +36,7 @@ COMMANDS = {
     "embed": Command("the encoders' features of a table or a folder, as Parquet", "commands.embed"),
     "export": Command("a trained model as a folder that runs on its own", "commands.export"),
     "serve": Command("answer requests over HTTP (extra `serve`)", "commands.serve"),
+    "app": Command("a page in the browser to try a trained model (extra `app`)", "commands.app"),
     "compare": Command(
         "methods with several seeds: accuracy, cost, significance, plot",
         "experiments.compare.command",

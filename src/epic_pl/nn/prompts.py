@@ -39,14 +39,17 @@ class TextParts(nn.Module):
 
     def forward(self, words: Tensor, mask: Tensor) -> Tensor:
         """The parts of ``words (B, N, d)``; ``mask (B, N)`` is False on padding."""
+        parts: Tensor = self.weights(words, mask).to(words.dtype) @ words + self.offsets
+        return parts
+
+    def weights(self, words: Tensor, mask: Tensor) -> Tensor:
+        """Shares ``(B, n, N)`` of the words in each part."""
         counted = mask.to(words.dtype)[:, None]  # (B, 1, N)
         size = counted.sum(dim=2, keepdim=True) / self.number  # of a part, in words
         middles = torch.arange(self.number, device=words.device)[:, None] + 0.5
         distances = (counted.cumsum(dim=2) - 0.5) / size.clamp(min=1e-6) - middles  # (B, n, N)
-        weights = self.score(self.norm(words)).mT - distances.square() / 2
-        weights = weights.masked_fill(~mask[:, None], -1e4).softmax(dim=2)
-        parts: Tensor = weights.to(words.dtype) @ words + self.offsets
-        return parts
+        weights: Tensor = self.score(self.norm(words)).mT - distances.square() / 2
+        return weights.masked_fill(~mask[:, None], -1e4).softmax(dim=2)
 
 
 class TemporalPrompts(nn.Module):
