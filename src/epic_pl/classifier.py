@@ -318,8 +318,9 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         module = self.module
         batch = module.transfer_batch_to_device(batch, module.device, 0)
         outputs = []
-        for side, pooled in module(batch).pooled._asdict().items():
-            output, present = pooled.output.float(), batch.get(f"{side}_present")
+        masks = batch.get("image_present"), batch.get("text_present")
+        for pooled, present in zip(module(batch).pooled, masks, strict=True):
+            output = pooled.output.float()
             if present is not None:
                 output = output.masked_fill(~present[:, None], torch.nan)
             outputs.append(output.cpu().numpy())

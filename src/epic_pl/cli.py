@@ -116,7 +116,7 @@ class _Parser(LightningArgumentParser):
 
     def format_help(self, *given: Any) -> str:
         """The help without the trainer's options, or these alone."""
-        groups, trainer = self._action_groups, self.groups.get("trainer")
+        groups, trainer = self._action_groups, (self.groups or {}).get("trainer")
         self._action_groups = [group for group in groups if (group is trainer) == self.of_trainer]
         try:
             return super().format_help(*given)
@@ -169,7 +169,10 @@ class EPICCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add sections for callbacks, and links between data and model."""
-        shows = {"dest": argparse.SUPPRESS, "help": "Show the trainer's options and exit."}
+        shows: dict[str, Any] = {
+            "dest": argparse.SUPPRESS,
+            "help": "Show the trainer's options and exit.",
+        }
         parser.add_argument("--help.trainer", action=_TrainerHelp, **shows)
         for section, kind in _SECTIONS.items():
             parser.add_lightning_class_args(kind, section)

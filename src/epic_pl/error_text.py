@@ -61,7 +61,7 @@ def suggestions(*parsers: ArgumentParser) -> Iterator[None]:
             meant = did_you_mean(match[1], [name.removeprefix("--") for name in names])
         elif match := _UNKNOWN_OF_CLASS.search(text):
             kind = getattr(sys.modules.get(match[1]), match[2], object)
-            bases = (base.__init__ for base in kind.__mro__ if "__init__" in vars(base))
+            bases = (vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base))
             meant = did_you_mean(
                 match[3], [name for init in bases for name in signature(init).parameters]
             )

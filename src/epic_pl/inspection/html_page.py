@@ -19,7 +19,7 @@ SHADES = LinearSegmentedColormap.from_list("shades", [f"{BLUE}00", BLUE])
 HEAT = LinearSegmentedColormap.from_list("heat", ["#d92b0400", "#d92b04"])
 MISSING_GLYPH = r"Glyph .* missing from"
 """Matplotlib's warning about a character that its font lacks, which is drawn as a box."""
-_STYLE = {
+_STYLE: Any = {
     "axes.prop_cycle": f"cycler('color', ['{BLUE}', '{ORANGE}', '{GREY}'])",
     "axes.spines.right": False,
     "axes.spines.top": False,

@@ -89,7 +89,8 @@ def _draw_histogram(values: npt.NDArray[np.int32], label: str) -> Figure:
     figure = Figure(figsize=(4.8, 2.6))
     axes = figure.add_subplot()
     width = math.ceil((int(values.max()) - int(values.min()) + 1) / 40)
-    axes.hist(values, np.arange(values.min() - 0.5, values.max() + width, width))
+    edges = np.arange(values.min() - 0.5, values.max() + width, width)
+    axes.hist(values, edges.tolist())
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=label, ylabel="rows")
     return figure

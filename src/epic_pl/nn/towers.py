@@ -341,7 +341,7 @@ def _fields(state: FrozenState) -> dict[str, Tensor]:
     fields: dict[str, Tensor] = {}
     if state.memories:
         parts = torch.stack([part for layer in state.memories for part in cast(Any, layer)])
-        layers = parts.view(len(state.memories), 2, *parts.shape[1:])  # (K, 2, B, h, N, d / h)
+        layers = parts.view(-1, 2, *parts.shape[1:])  # (K, 2, B, h, N, d / h)
         fields["memory"] = layers.movedim(2, 0)
     if state.entered is not None:
         fields["tokens"] = state.entered

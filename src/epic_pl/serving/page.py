@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from epic_pl.classifier import Classifier, Label
+from epic_pl.classifier import Classifier
 from epic_pl.data.images import read_image
 from epic_pl.errors import ConfigError, DataError, EpicError
 from epic_pl.evaluation.evaluator import as_pil_image
 from epic_pl.evaluation.explain.samples import Explanation, explain_samples, word_shares
 from epic_pl.inference.inputs import Item
+from epic_pl.inference.item_classifier import Label
 from epic_pl.inspection.html_page import HEAT, jpeg, render
 from epic_pl.nn import EPIC
 from epic_pl.nn.encoders.segments import grid_side
