@@ -114,5 +114,7 @@ class TrainedModel:
     def probabilities(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Probabilities ``(B, C)`` of a batch on any device."""
         batch = self.module.transfer_batch_to_device(batch, self.device, 0)
-        scores: Tensor = self.module.postprocessor(self.module.eval()(batch).logits)
+        if self.module.training:  # as a fit leaves it; a visit of all submodules takes milliseconds
+            self.module.eval()
+        scores: Tensor = self.module.postprocessor(self.module(batch).logits)
         return scores.cpu().numpy()
