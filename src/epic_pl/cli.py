@@ -214,7 +214,7 @@ class EPICCLI(LightningCLI):
             rank_zero_warn("These weights are not trained: add --ckpt_path path/to/best.ckpt.")
         if path in _CHECKPOINT_WORDS and not Path(path).is_file():
             config["ckpt_path"] = path = self._newest(path)
-        elif path and self.config.subcommand != "fit" and Path(path).is_dir():
+        elif path and self.config.subcommand != "fit" and os.path.isdir(path):
             config["ckpt_path"] = path = str(find_checkpoint(Path(path)))
         if path and "://" not in path:
             checkpoint = read_checkpoint(path)  # before the parser builds what it names

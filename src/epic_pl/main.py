@@ -103,7 +103,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if not name and not argv[0].startswith("-"):
         group = [command for command in COMMANDS if command.startswith(f"{argv[0]} ")]
         known = ", ".join(group or COMMANDS)
-        meant = did_you_mean(argv[0], group or COMMANDS)
+        meant = "" if group else did_you_mean(argv[0], COMMANDS)
         print(f"epic-pl: no command {argv[0]!r}; there are {known}.{meant}", file=sys.stderr)
         raise SystemExit(1)
     own, rest = bool(name and COMMANDS[name].module), argv[len(name.split()) :]

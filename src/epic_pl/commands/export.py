@@ -1,5 +1,6 @@
 """``epic-pl export``."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -50,7 +51,7 @@ def export(
     checkpoint = Path(ckpt_path)
     if fit_options:
         checkpoint = checkpoint_of([*fit_options, f"--ckpt_path={ckpt_path}"])
-    elif checkpoint.is_dir():
+    elif os.path.isdir(checkpoint):
         checkpoint = find_checkpoint(checkpoint)
     data = build_data(fit_options) if int8 else None
     module = load_module(checkpoint, image_encoder, text_encoder)
