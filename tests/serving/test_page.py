@@ -111,7 +111,7 @@ def test_labels_above_their_thresholds_are_marked_and_none_is_left_out(like, squ
 
 
 def test_a_text_without_words_is_compared_all_the_same(classifier, square):
-    assert "no word above 3%" in answer(classifier, square, "<br>")
+    assert "no word above 3%" in answer(classifier, square, "\u200b")
 
 
 def test_a_text_that_is_cut_is_noted(classifier, square):
