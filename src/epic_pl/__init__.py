@@ -11,6 +11,7 @@ Import all else from its own module, so that importing the package stays cheap::
     from epic_pl.data import OpenMojiDataModule
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from epic_pl.version import __version__
@@ -19,16 +20,11 @@ if TYPE_CHECKING:
     from epic_pl.classifier import Classifier
     from epic_pl.multitask import MultiTaskClassifier
 
+_LAZY = {"Classifier": "epic_pl.classifier", "MultiTaskClassifier": "epic_pl.multitask"}
 __all__ = ["Classifier", "MultiTaskClassifier", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Classifier":
-        from epic_pl.classifier import Classifier
-
-        return Classifier
-    if name == "MultiTaskClassifier":
-        from epic_pl.multitask import MultiTaskClassifier
-
-        return MultiTaskClassifier
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -112,6 +112,11 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         return self._model.thresholds
 
     @property
+    def never_missing(self) -> list[str]:
+        """Modalities that no training sample lacked, so that answers without them are untrained."""
+        return self._model.never_missing
+
+    @property
     def module(self) -> EPICModule:
         """The trained module.
 
@@ -293,7 +298,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
     ) -> Iterator[pa.Table]:
         """The encoders' pooled outputs of a table's rows, a table for each batch.
 
-        Arguments are those of :meth:`predict_table`.
+        Arguments are those of :meth:`predict_table`, but for ``top_k``.
 
         Yields:
             ``sample_id``, and ``image`` and ``text`` as lists of d_v and d_t float32 numbers, null
@@ -399,7 +404,13 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         return dataset
 
     def labels(self, scores: Floats, top_k: int | None = None) -> list[list[Label]]:
-        """Labels of N items by their probabilities ``(N, C)``."""
+        """Labels of N items by their probabilities ``(N, C)``; ``top_k`` as in :meth:`__call__`.
+
+        Raises:
+            ConfigError: ``top_k`` is below 1.
+        """
+        if top_k is not None and top_k < 1:
+            raise ConfigError(f"top_k must be at least 1, got {top_k}.")
         chosen, shown = np.ones_like(scores, bool), top_k or _SHOWN
         if self._model.thresholds is not None and top_k is None:
             chosen, shown = scores >= self._model.thresholds, len(self.class_names)

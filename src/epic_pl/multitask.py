@@ -34,7 +34,8 @@ class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label
     whose memory is freed.
 
     Args:
-        tasks: names of tasks and their loaded classifiers, at least one; a mapping or pairs.
+        tasks: names of tasks and their loaded classifiers, at least one; a mapping or pairs. The
+            classifiers are changed: they have the first one's encoders from then on.
 
     Attributes:
         tasks: the classifiers by name.

@@ -11,14 +11,14 @@ from epic_pl.inspection.html_page import png, render, shorten, svg
 
 
 def test_a_figure_in_a_page_is_sound_xml_in_the_colours_of_its_reader():
-    names = ["<b>&", "\x1b[31m"]
-    drawn = svg(draw_confusion_matrix(torch.tensor([[3, 1], [0, 2]]), names))
+    names = ["<b>&", "\x1b[31m", "#000000"]
+    drawn = svg(draw_confusion_matrix(torch.tensor([[3, 1, 0], [0, 2, 0], [0, 0, 1]]), names))
     texts = [text.text for text in ElementTree.fromstring(drawn).iter() if text.text]
     assert "<b>&" in texts
-    assert "?[31m" in texts
+    assert {"?[31m", "#000000"} <= set(texts)
     assert b"prefers-color-scheme:dark" in drawn
     assert b"currentColor" in drawn
-    assert b"#000000" not in drawn
+    assert b"fill: #000000" not in drawn
 
 
 def test_a_figure_as_a_file_is_opaque():

@@ -133,7 +133,7 @@ def test_a_dead_worker_is_replaced(server):
             is_worker = b"spawn_main" in (folder / "cmdline").read_bytes()
             if is_worker and os.getpgid(pid) == server.process.pid:
                 os.kill(pid, signal.SIGKILL)
-    assert server.client.get("/health").status_code == 503
+    _wait_until(lambda: not server.answers())
     _wait_until(server.answers)
     _labels(server.client.post("/classify", json={"text": "a"}))
 

@@ -18,7 +18,7 @@ def start(trained, monkeypatch):
     monkeypatch.setattr(signal, "signal", lambda *_: None)
 
     def start(models):
-        worker = Worker(models, False, 100, 4, Endpoints(Limits(), None))
+        worker = Worker(models, False, 100, 4, 1, Endpoints(Limits(), None))
         worker = pickle.loads(pickle.dumps(worker))  # as its process gets it
         worker.setup("cpu")
         return worker
@@ -45,6 +45,7 @@ def test_a_batch_with_bad_questions(worker):
         Question(None, "a text", None),
         Question(b"", None, None),
         Question(None, None, None),
+        Question(None, "half \ud83c", None),
     ]
     answers = worker.predict(questions)
     assert [answer.refusal is not None for answer in answers] == [
@@ -52,6 +53,7 @@ def test_a_batch_with_bad_questions(worker):
         True,
         False,
         False,
+        True,
         True,
         True,
     ]

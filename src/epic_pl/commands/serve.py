@@ -1,6 +1,7 @@
 """``epic-pl serve``."""
 
 import os
+import socket
 from typing import Literal
 
 from epic_pl.commands.parser import PositiveInt
@@ -56,6 +57,13 @@ def serve(
         ) from error
     if not 1024 <= port <= 65535:
         raise ConfigError(f"--port is {port}: give one from 1024 to 65535.")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise ConfigError(
+            f"The server cannot listen on {host}, port {port}: {error}. Choose another --port."
+        ) from error
     paths = name_models(models)
     # a model that cannot be loaded is told here, before any process starts
     load_model(paths, programs, "cpu")
@@ -67,5 +75,6 @@ def serve(
         paths, limits, max_batch=max_batch, workers=workers, programs=programs, key=key
     )
     access = "with an API key" if key else "without an API key"
-    print(f"Serving {', '.join(paths)} {access}: http://{host}:{port}/docs", flush=True)
+    address = f"[{host}]" if ":" in host else host
+    print(f"Serving {', '.join(paths)} {access}: http://{address}:{port}/docs", flush=True)
     run_server(server, host, port)

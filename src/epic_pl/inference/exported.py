@@ -85,7 +85,7 @@ class ExportedModel:
             self.preprocessing: Mapping[str, Any] | None = about["preprocessing"]
             self.method: str = about["method"]
             self.encoders = {side: about[f"{side}_encoder"]["name"] for side in ("image", "text")}
-            self._never_missing = list(about["never_missing"])
+            self.never_missing: list[str] = list(about["never_missing"])
         except (DataError, LookupError, TypeError) as error:
             raise CheckpointError(
                 f"{folder} does not hold an exported model: {error}. Export it again."
@@ -105,6 +105,6 @@ class ExportedModel:
     @torch.inference_mode()
     def probabilities(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Probabilities ``(B, C)`` of a batch; warns as :func:`warn_of_absence` says."""
-        warn_of_absence(batch, lambda: self._never_missing, self._warned_of)
+        warn_of_absence(batch, lambda: self.never_missing, self._warned_of)
         probabilities: npt.NDArray[np.float32] = run_batch(self._program, batch).numpy()
         return probabilities

@@ -1,6 +1,7 @@
 """Items to classify: images and texts from users, checked and converted to samples."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -19,6 +20,8 @@ from epic_pl.types import Sample
 ImageInput = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]
 """A path, a file's content, a PIL image, or pixels (H, W), (H, W, 3) or (H, W, 4) as uint8, or
 greyscale (H, W) as uint16. URLs are refused: nothing is downloaded."""
+
+_HALF = re.compile("[\ud800-\udfff]")  # what tokenizers refuse
 
 
 class Item(TypedDict, total=False):
@@ -82,6 +85,8 @@ def check_item(item: Any, name: str) -> None:
             f"{name} has a {type(text).__name__} as text ({text!r:.40}): give a string, or None "
             "where there is none."
         )
+    if text is not None and _HALF.search(text):
+        raise DataError(f"{name} has half of a character in its text: write it as UTF-8 again.")
 
 
 def read_item(

@@ -85,8 +85,6 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
             ConfigError: ``top_k`` or ``batch_size`` is below 1, or ``items`` and a single item
                 are given.
         """
-        if top_k is not None and top_k < 1:
-            raise ConfigError(f"top_k must be at least 1, got {top_k}.")
         if items is None:
             one = Item(image=image, text=text)
             return self.labels(self.probabilities([one], progress=False), top_k)[0]

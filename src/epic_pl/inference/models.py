@@ -105,6 +105,11 @@ class TrainedModel:
         thresholds = self.module.postprocessor.thresholds
         return None if thresholds is None else thresholds.float().cpu().numpy()
 
+    @property
+    def never_missing(self) -> list[str]:
+        """Modalities that no training sample lacked."""
+        return self.module.model.head.never_missing
+
     def tokenizer(self) -> Any:
         """The text encoder's tokenizer."""
         encoder = self.module.checkpoint_info()["text_encoder"]

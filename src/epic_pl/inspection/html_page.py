@@ -59,7 +59,8 @@ def svg(figure: Any) -> bytes:
     """A matplotlib figure as SVG whose black is the text colour of light and dark pages."""
     drawn = _saved(figure, format="svg", transparent=True, metadata={"Date": None})
     drawn = re.sub(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]", b"?", drawn)  # XML has none of these
-    return drawn.replace(b"#000000", b"currentColor").replace(b"*{", _INK + b"*{", 1)
+    drawn = re.sub(rb"((?:fill|stroke): ?)#000000", rb"\1currentColor", drawn)
+    return drawn.replace(b"*{", _INK + b"*{", 1)
 
 
 def _saved(figure: Any, **options: Any) -> bytes:

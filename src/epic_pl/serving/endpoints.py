@@ -1,6 +1,7 @@
 """The HTTP endpoints of a server."""
 
 import asyncio
+import math
 import secrets
 import time
 import uuid
@@ -19,7 +20,7 @@ from epic_pl.serving.metrics import Metrics
 from epic_pl.serving.worker import Answer, Question
 
 CLASSIFY, CLASSIFY_FORM, METRICS = "/classify", "/classify-form", "/metrics"
-_POLL_SECONDS, _HEALTH_SECONDS = 0.5, 5.0
+_POLL_SECONDS, _RECENT_SECONDS, _HEALTH_SECONDS = 0.5, 1.0, 5.0
 _RETRY = {"Retry-After": "1"}
 _Key = Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))]
 
@@ -78,6 +79,8 @@ class Endpoints(LitSpec):  # type: ignore[misc]  # litserve has no types
     def __init__(self, limits: Limits, key: str | None) -> None:
         super().__init__()
         self.api_path, self.limits, self.key = CLASSIFY, limits, key
+        self._answered = -math.inf
+        self._asking = asyncio.Lock()
         self.metrics = Metrics(lambda: len(self.response_buffer or ()))
         self.add_endpoint(CLASSIFY, self.classify, ["POST"])
         self.add_endpoint(CLASSIFY_FORM, self.classify_form, ["POST"])
@@ -107,12 +110,13 @@ class Endpoints(LitSpec):  # type: ignore[misc]  # litserve has no types
         return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def is_answered(self) -> bool:
-        """Whether a worker takes a question from the queue and answers it."""
-        try:
-            await self._ask(None, _HEALTH_SECONDS)
-        except HTTPException:
-            return False
-        return True
+        """Whether a worker has just answered a request, or answers within seconds."""
+        recent = time.monotonic() - _RECENT_SECONDS
+        async with self._asking:
+            if self._answered < recent:
+                with suppress(HTTPException):
+                    await self._ask(None, _HEALTH_SECONDS)
+        return self._answered >= recent
 
     async def _classify(self, question: Question, key: str | None) -> Labels:
         if self.key and not secrets.compare_digest((key or "").encode(), self.key.encode()):
@@ -123,12 +127,13 @@ class Endpoints(LitSpec):  # type: ignore[misc]  # litserve has no types
             raise HTTPException(
                 422, f"The text has {characters:,} characters; the limit is {limit:,}. Shorten it."
             )
-        if len(self.response_buffer) >= self.limits.waiting:
+        # of those in the queue some may have been given up
+        if max(len(self.response_buffer), self.request_queue.qsize()) >= self.limits.waiting:
             raise HTTPException(503, "Too many requests are waiting. Try again.", _RETRY)
         answer = await self._ask(question, self.limits.seconds)
-        self.metrics.batch_size.observe(answer.batch_size)
         if answer.refusal is not None:
             raise HTTPException(422, answer.refusal)
+        self.metrics.batch_size.observe(answer.batch_size)
         return Labels.model_validate({"labels": answer.labels})
 
     async def _ask(self, question: Question | None, seconds: float) -> Answer:
@@ -151,6 +156,7 @@ class Endpoints(LitSpec):  # type: ignore[misc]  # litserve has no types
             raise HTTPException(504, f"There was no answer within {seconds:g} seconds.") from None
         finally:
             del self.response_buffer[uid]
+        self._answered = time.monotonic()
         answer, status = item.response
         if status == LitAPIStatus.OK:
             return cast(Answer, answer)

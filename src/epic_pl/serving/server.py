@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Mapping
 
+import torch
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -34,7 +35,8 @@ def build_server(
         key: that requests must have; None lets everyone in.
     """
     endpoints = Endpoints(limits, key)
-    worker = Worker(models, programs, limits.pixels, max_batch, endpoints)
+    threads = max(1, torch.get_num_threads() // workers)
+    worker = Worker(models, programs, limits.pixels, max_batch, threads, endpoints)
     server = LitServer(
         worker,
         workers_per_device=workers,

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from litserve import LitAPI
 from litserve.specs.base import LitSpec
 from PIL import Image
@@ -52,6 +53,7 @@ class Worker(LitAPI):  # type: ignore[misc]  # litserve has no types
         programs: as for :meth:`epic_pl.Classifier.load`.
         max_pixels: of an image.
         max_batch: largest number of requests in a batch.
+        threads: of torch on a CPU.
         endpoints: the server's endpoints.
     """
 
@@ -61,15 +63,19 @@ class Worker(LitAPI):  # type: ignore[misc]  # litserve has no types
         programs: bool,
         max_pixels: int,
         max_batch: int,
+        threads: int,
         endpoints: LitSpec,
     ) -> None:
         super().__init__(max_batch_size=max_batch, batch_timeout=_BATCH_SECONDS, spec=endpoints)
         self._paths, self._programs, self._max_pixels = dict(models), programs, max_pixels
+        self._torch_threads = threads
 
     def setup(self, device: str) -> None:
         """Load the models onto a device."""
         # Ctrl-C reaches all processes; the server ends this one once all requests are answered
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if device == "cpu":
+            torch.set_num_threads(self._torch_threads)
         self._model = load_model(self._paths, self._programs, device)
         self._threads = ThreadPoolExecutor(_THREADS)
 

@@ -168,10 +168,14 @@ def test_predict_py_says_which_columns_there_are_and_spares_its_input(predict_py
     with pytest.raises(ValueError, match="no column 'image', but photo, text: name them by --im"):
         predict_py("--table", table)
     assert predict_py("--table", table, "--image", "-")[0] == 0
-    for wrong in ([], ["a.png", "--table", table], ["--table", table, "--output", table]):
+    none = ["a.png", "--top_k", "0"]
+    for wrong in ([], ["a.png", "--table", table], ["--table", table, "--output", table], none):
         with pytest.raises(SystemExit, match="2"):
             predict_py(*wrong)
     assert table.read_text() == "photo,text\n,blue\n"
+    table.write_text("text,score\nblue,7\n")
+    with pytest.raises(ValueError, match="the column 'score'"):
+        predict_py("--table", table, "--image", "-")
 
 
 def test_predict_py_reads_no_more_of_a_huge_text_than_the_package(in_onnx):

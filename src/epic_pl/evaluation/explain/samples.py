@@ -71,7 +71,8 @@ class Explanation:
 
 
 def _in_words(labels: Sequence[str], probability: float | None = None) -> str:
-    return (", ".join(labels) or "no label") + (f" ({probability:.1%})" if probability else "")
+    share = "" if probability is None else f" ({probability:.1%})"
+    return (", ".join(labels) or "no label") + share
 
 
 def spread_rows(rows: int, count: int) -> list[int]:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from epic_pl.callbacks.plots import draw_confusion_matrix
+from epic_pl.callbacks.plots import MAX_CLASSES, draw_confusion_matrix
 from epic_pl.evaluation.report.scores import Table, label, wilson_interval
 from epic_pl.inspection.html_page import GREY, plot_style
 
@@ -16,7 +16,7 @@ def draw_figures(content: dict[str, Any], class_names: list[str]) -> dict[str, F
         "coverage": _draw_coverage(content["coverage"], label(content["headline"]["score"])),
         "reliability": _draw_reliability(content["calibration"]["bins"], content["task"]),
     }
-    if "confusion" in content:
+    if "confusion" in content and len(class_names) <= MAX_CLASSES:
         counts = torch.tensor(content["confusion"])
         figures["confusion_matrix"] = draw_confusion_matrix(counts, class_names)
     return figures

@@ -37,6 +37,8 @@ from epic_pl.module.outputs import SplitOutputs, presence_masks
 from epic_pl.types import Batch
 from epic_pl.validate import check_writable
 
+_MAX_COUNTED = 1000  # classes whose confusion matrix is written
+
 
 class ReportWriter(Callback):
     """Writes metrics, calibration, weak spots and worst mistakes of a test on one device.
@@ -121,9 +123,9 @@ class ReportWriter(Callback):
                 for name, logits in {"unchanged": outputs.logits, **passed}.items()
             ]
         if evaluator.task == "multiclass":
-            if len(evaluator.class_names) <= MAX_CLASSES:
+            if len(evaluator.class_names) <= _MAX_COUNTED:
                 content["confusion"] = confusion_counts(outputs).tolist()
-            else:
+            if len(evaluator.class_names) > MAX_CLASSES:
                 content["confused"] = confused_pairs(evaluator, outputs)
         figures = draw_figures(content, evaluator.class_names)
         for name, figure in figures.items():

@@ -30,6 +30,7 @@ MAX_PIXELS = 64_000_000
 CHARACTERS_PER_TOKEN = 1000  # of a text; what is longer is cut before it is tokenized
 BATCH = 32  # rows at a time
 Row = tuple[str, dict[Any, Any], str | None, str | None]  # place, cells, image, text
+ADDED = ("predicted", "score", "error")  # columns
 MAX_ASPECT = 4  # of an image; what is longer is trimmed
 
 
@@ -237,10 +238,14 @@ def main() -> int:
     if in_place or (given.table is None) == (not given.pairs):
         parser.error("give pairs or a table, and another file as output")
     in_csv = given.output is not None and given.output.suffix == ".csv"
-    top_k, bad = given.top_k or (1 if in_csv else 5), False
+    top_k, bad = (1 if in_csv else 5) if given.top_k is None else given.top_k, False
+    if top_k < 1:
+        parser.error("--top_k must be at least 1")
     rows, model = list(read_rows(given)), Model()
     names = dict.fromkeys(name for row in rows[:1] for name in row[1] if name)
-    names |= dict.fromkeys(("predicted", "score", "error"))
+    if taken := names.keys() & set(ADDED):
+        raise ValueError(f"{given.table} has the column {min(taken)!r}, which is added: rename it")
+    names |= dict.fromkeys(ADDED)
     out = given.output or sys.stdout.fileno()
     with open(out, "w", encoding="utf-8", newline="", closefd=given.output is not None) as file:
         table = csv.DictWriter(file, list(names))
