@@ -120,7 +120,7 @@ def test_embeddings_are_what_the_head_receives(classifier, rows):
         (lambda clf: clf([{"text": "a"}], batch_size=0), ConfigError, "batch_size"),
         (lambda clf: clf.predict_table("none.csv", text="a"), DataError, "none.csv does not exist"),
         (lambda clf: clf.predict_table(pa.table({"a": ["b"]}), text="c"), DataError, "no column"),
-        (lambda clf: clf.predict_table(pa.table({"a": ["b"]})), ConfigError, "both empty"),
+        (lambda clf: clf.predict_table(pa.table({"a": ["b"]})), ConfigError, "is named"),
         (lambda clf: clf.predict_table(pa.table({"a": []}), text="a"), DataError, "no rows"),
         (
             lambda clf: clf.predict_table(pa.table({"a": ["b"]}), text="a", on_bad_sample="drop"),

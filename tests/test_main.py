@@ -127,11 +127,12 @@ def test_ctrl_c_during_imports_is_one_line(module):
     [
         ("ft", list(COMMANDS), " Did you mean 'fit'?"),
         ("data", ["data check", "data init"], ""),
+        ("data chek", ["data check", "data init"], " Did you mean 'data check'?"),
     ],
 )
 def test_an_unknown_command_is_told_with_those_that_it_may_mean(capsys, word, known, meant):
     with pytest.raises(SystemExit) as caught:
-        main([word, "--help"])
+        main([*word.split(), "--help"])
     assert caught.value.code == 1
     said = f"epic-pl: no command {word!r}; there are {', '.join(known)}."
     assert capsys.readouterr().err == f"{said}{meant}\n"

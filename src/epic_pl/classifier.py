@@ -23,7 +23,7 @@ from epic_pl.data.tables.columns import RowOptions
 from epic_pl.data.tables.folders import is_image_folder
 from epic_pl.data.tables.rows import read_unlabelled, table_folder
 from epic_pl.data.transforms import build_image_transform
-from epic_pl.errors import ConfigError
+from epic_pl.errors import ConfigError, DataError
 from epic_pl.inference.exported import DESCRIPTION, ExportedModel
 from epic_pl.inference.inputs import Item, ItemDataset
 from epic_pl.inference.item_classifier import Floats, ItemClassifier, Label
@@ -282,7 +282,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         widths = self.module.model.widths
         parts = [Pair(*(np.zeros((0, width), np.float32) for width in widths))]
         dataset = ItemDataset(items, self._transform, self._clean)
-        for batch in self._batches(dataset, batch_size, num_workers, progress):
+        for batch in self._batches(dataset, batch_size, num_workers, progress, "Encoding"):
             parts.append(self._features(batch))
         image, text = zip(*parts, strict=True)
         return {"image": np.concatenate(image), "text": np.concatenate(text)}
@@ -308,7 +308,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             DataError: the table, or a row of it, cannot be used.
         """
         dataset = self._read_table(table, **source)
-        for batch in self._batches(dataset, batch_size, num_workers, progress):
+        for batch in self._batches(dataset, batch_size, num_workers, progress, "Encoding"):
             columns = {"sample_id": pa.array(batch["sample_id"], pa.string())}
             for side, output in self._features(batch)._asdict().items():
                 absent = pa.array(np.isnan(output[:, 0]))
@@ -387,6 +387,8 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         id: str | None = None,
     ) -> ImageTextDataset:
         source = Path(table) if isinstance(table, str | Path) else pa.table(table)
+        if isinstance(source, Path) and not source.exists():
+            raise DataError(f"{source} does not exist: give a table or a folder of images.")
         if image_root is None:
             image_root = table_folder(source) if isinstance(source, Path) else Path.cwd()
         options = RowOptions()  # of a folder

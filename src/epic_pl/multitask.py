@@ -72,6 +72,9 @@ class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label
         self._transform, self._clean = first._transform, first._clean
         self.collator = first.collator
 
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {clf!r}" for name, clf in self.tasks.items())
+
     @classmethod
     def load(cls, paths: Mapping[str, str | Path], **options: Any) -> Self:
         """Load models one after another; only the encoders of the first stay in memory.

@@ -80,6 +80,8 @@ def check_item(item: Any, name: str) -> None:
     image, text = item.get("image"), item.get("text")
     if image is None and text is None:
         raise DataError(f"{name} has neither image nor text: give one of them.")
+    if isinstance(image, float) or (isinstance(image, str) and not image):
+        raise DataError(f"{name} has {image!r} as image: give None where there is none.")
     if not isinstance(text, str | None):
         raise DataError(
             f"{name} has a {type(text).__name__} as text ({text!r:.40}): give a string, or None "

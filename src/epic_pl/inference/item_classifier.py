@@ -133,11 +133,16 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
         """Probabilities of all items of batches."""
 
     def _batches(
-        self, dataset: Any, batch_size: int, num_workers: int, progress: bool | None
+        self,
+        dataset: Any,
+        batch_size: int,
+        num_workers: int,
+        progress: bool | None,
+        title: str = "Classifying",
     ) -> Iterator[Batch]:
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
         loader = DataLoader(dataset, batch_size, collate_fn=self.collator, num_workers=num_workers)
         shown = len(loader) > 1 if progress is None else progress
         console = Console(stderr=True)
-        yield from track(loader, "Classifying", console=console, disable=not shown)
+        yield from track(loader, title, console=console, disable=not shown)

@@ -173,7 +173,9 @@ class EPICModule(CheckpointedModule):
 
         Warns once of each missing modality that no training sample lacked.
         """
-        if not self.training:
+        # before the first training sample nothing is known
+        sanity = self._trainer is not None and self._trainer.sanity_checking
+        if not self.training and not sanity:
             warn_of_absence(batch, lambda: self.model.head.never_missing, self._warned_of)
         if is_compiled(self.model):
             mark_lengths(batch)

@@ -60,7 +60,8 @@ def refuse(request: Request, error: Exception) -> JSONResponse:
     """The response to a request whose values are wrong: what is wrong, without repeating them."""
     assert isinstance(error, RequestValidationError)
     problems = (
-        f"{'.'.join(map(str, problem['loc'][1:])) or 'body'}: {problem['msg']}"
+        f"{'.'.join(part for part in problem['loc'][1:] if isinstance(part, str)) or 'body'}: "
+        f"{problem['msg']}"
         for problem in error.errors()
     )
     return JSONResponse({"detail": "; ".join(problems)}, 422)

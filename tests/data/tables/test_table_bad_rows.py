@@ -72,7 +72,7 @@ CASES = {
     "numbers for images": (_rows(image=7), {}, r"'image' holds int64, not paths of images"),
     "lists for texts": (_rows(text=["a"]), {}, r"'text' holds list<.*strings or numbers are"),
     "bytes in some rows": (_rows(image=BYTES), {}, r"only a path in row 3\. Put the bytes"),
-    "nothing to look at": (_rows(), {"image_column": None, "text_columns": []}, r"both empty"),
+    "nothing to look at": (_rows(), {"image_column": None, "text_columns": []}, r"is named"),
 }
 
 

@@ -41,6 +41,6 @@ def test_a_split_without_texts_has_no_text_only_scores():
     rows = {row.pop("condition"): row for row in table}
     assert rows["text only"] == {"samples": 0, "accuracy": None, "f1_macro": None, "loss": None}
     # nobody has both, so nobody can lose one
-    assert rows["70% missing a modality"] == pytest.approx(rows["complete"])
-    assert rows["complete"] == rows["image only"]
-    assert rows["complete"]["accuracy"] == 1.0
+    assert rows["70% missing a modality"] == pytest.approx(rows["unchanged"])
+    assert rows["unchanged"] == rows["image only"]
+    assert rows["unchanged"]["accuracy"] == 1.0

@@ -46,7 +46,9 @@ class RowOptions:
 
     def __post_init__(self) -> None:
         if self.image_column is None and not self.text_columns:
-            raise ConfigError("image_column and text_columns are both empty: name one of them.")
+            raise ConfigError(
+                "No column of images or texts is named (image_column, text_columns): name one."
+            )
         names = self.classes
         if names is not None and (not names or len(set(names)) < len(names)):
             raise ConfigError(

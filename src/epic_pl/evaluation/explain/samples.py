@@ -51,7 +51,7 @@ class Explanation:
         truth: None if unknown.
         steps: K.
         similarities: ``softmax(S)`` of each exchange, of image over text prompts, whose rows
-            sum to one.
+            sum to one; none of unimodal samples.
     """
 
     sample_id: str
@@ -156,7 +156,9 @@ def _explain(
             Step(_on_patches(of_image, prefix), _on_words(of_text, len(words), numbers))
             for of_image, of_text in zip(recording.image, recording.text, strict=True)
         ],
-        similarities=[scores[0].float().softmax(dim=1).cpu() for scores in recording.similarities],
+        similarities=[scores[0].float().softmax(dim=1).cpu() for scores in recording.similarities]
+        if image is not None and text is not None
+        else [],
     )
 
 

@@ -140,7 +140,7 @@ def absence_table(
     image, text = outputs.image_present, outputs.text_present
     table: Table = []
     for condition, given, rows in (
-        ("complete", logits, torch.ones_like(image)),
+        ("unchanged", logits, torch.ones_like(image)),
         ("image only", image_only, image),
         ("text only", text_only, text),
     ):
