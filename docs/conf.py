@@ -37,7 +37,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 180
+nb_execution_timeout = 600  # seconds a cell; they take up to a minute on an idle machine
 # a stream arrives in pieces: myst_nb's own option would join them by line breaks
 executors.executenb = partial(executors.executenb, coalesce_streams=True)
 os.environ |= {"NO_COLOR": "1", "COLUMNS": "100", "TERM": "dumb", "OMP_NUM_THREADS": "1"}
