@@ -81,7 +81,7 @@ class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label
 
         Args:
             paths: a model for each name of a task; see :meth:`Classifier.load
-                <epic_pl.classifier.Classifier.load>`.
+                <epic_pl.Classifier.load>`.
             **options: further arguments of that method, the same for all.
 
         Raises:

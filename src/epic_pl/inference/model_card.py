@@ -27,7 +27,7 @@ def write_card(
 ) -> None:
     """Write a model card unless the folder has one.
 
-    Arguments are those of :meth:`~epic_pl.classifier.Classifier.save_pretrained`; ``name`` is
+    Arguments are those of :meth:`~epic_pl.Classifier.save_pretrained`; ``name`` is
     shown as the name to load.
 
     Raises:
