@@ -1,7 +1,9 @@
 """What the page shows, without a browser."""
 
+import re
 import socket
 import sys
+from base64 import b64decode
 
 import httpx
 import numpy as np
@@ -56,7 +58,9 @@ def test_a_pair_is_classified_together_and_by_each_modality_alone(classifier, sq
         assert [label["score"] for label in labels] == pytest.approx(scores, abs=1e-5)
     assert not shown.labels
     (note,) = shown.notes
-    assert "No training sample lacked its image or its text" in note
+    assert note == (
+        "No training sample lacked its image or its text, so labels without it are untrained."
+    )
 
 
 @pytest.mark.parametrize(("image", "text", "title"), [(True, " ", "Image"), (False, TEXT, "Text")])
@@ -87,13 +91,24 @@ def test_cosines_and_words_are_those_of_the_first_exchange(classifier, square):
         ("parts", {}, "each part of the text with each patch"),
         ("no_prompts", {"similarity": True}, "features of the image and the text"),
         ("linear_probe", {}, "compares nothing"),
+        ("pmf", {"similarity": True}, "compares nothing"),
         ("no_interaction", {}, "What the prompts attend to"),
+        ("no_interaction", {"similarity": True}, "features of the image and the text"),
     ],
 )
 def test_each_method_shows_what_it_has(method, head, says, like, square):
     page = answer(like(method, head=head), square, TEXT)
     assert says in page
+    assert "alert" not in page
     assert ("not a cause" in page) == (method == "no_interaction")
+
+
+def test_the_explanation_is_a_figure(classifier, square):
+    page = answer(classifier, square, TEXT)
+    (figure,) = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page)
+    drawn = b64decode(figure).decode()
+    assert "attention of each text prompt" in drawn
+    assert "similarity before step 1" in drawn
 
 
 def test_labels_above_their_thresholds_are_marked_and_none_is_left_out(like, square):
@@ -125,6 +140,8 @@ def test_a_text_that_is_cut_is_noted(classifier, square):
     ("content", "text", "says"),
     [
         (None, "  ", "neither an image nor a text"),
+        ("missing", TEXT, "no file on this machine"),
+        ("folder", TEXT, "no file on this machine"),
         (b"", TEXT, "the file is empty"),
         (b"<script>alert(1)</script>", None, "none of JPEG"),
         ("cut", TEXT, "cannot be read"),
@@ -134,9 +151,11 @@ def test_a_text_that_is_cut_is_noted(classifier, square):
 )
 def test_what_cannot_be_used_is_a_message(content, text, says, classifier, square, tmp_path):
     file = None if content is None else tmp_path / "upload.png"
-    if content == "huge":
+    if content == "folder":
+        file = tmp_path
+    elif content == "huge":
         Image.new("1", (9000, 9000)).save(file)
-    elif content is not None:
+    elif content not in (None, "missing"):
         file.write_bytes(square.read_bytes()[:60] if content == "cut" else content)
     page = answer(classifier, file, text)
     assert 'role="alert"' in page
@@ -147,15 +166,29 @@ def test_what_cannot_be_used_is_a_message(content, text, says, classifier, squar
 
 def test_an_exported_model_gives_labels_alone(classifier, square, monkeypatch):
     def no_module(self):
-        raise ConfigError("This is an exported model, which only classifies.")
+        raise ConfigError("/secret/exported is an exported model: load the run.")
 
     monkeypatch.setattr(Classifier, "module", property(no_module))
+    monkeypatch.setattr(Classifier, "never_missing", ["image"])
     shown = describe(classifier, square, TEXT)
     assert list(shown.labels) == ["Image and text", "Image alone", "Text alone"]
-    assert shown.notes == ["This is an exported model, which only classifies."]
+    assert shown.notes == [
+        "No training sample lacked its image, so labels without it are untrained.",
+        "An exported model shows labels only.",
+    ]
+    assert "/secret" not in answer(classifier, square, TEXT)
 
 
-def test_the_page_answers_over_http_and_asks_nobody_else(classifier, square):
+@pytest.fixture
+def proxy(monkeypatch):
+    """A proxy that is set, and unreachable."""
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "")
+
+
+def test_the_page_answers_over_http_and_asks_nobody_else(classifier, square, proxy):
     client = pytest.importorskip("gradio_client")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -165,21 +198,29 @@ def test_the_page_answers_over_http_and_asks_nobody_else(classifier, square):
     try:
         remote = client.Client(address, verbose=False)
         found = remote.predict(client.handle_file(square), TEXT, api_name="/classify")
-        assert found == answer(classifier, square, TEXT)
+        here = answer(classifier, square, TEXT)
+        assert _without_figure(found) == _without_figure(here)
         bad = square.with_name("bad.png")
         bad.write_bytes(b"no image")
         assert "none of JPEG" in remote.predict(client.handle_file(bad), "", api_name="/classify")
         for foreign, says in (
-            ("http://127.0.0.1:1/x.png", "No such file"),
+            ("http://127.0.0.1:1/x.png", "no file on this machine"),
             (__file__, "Cannot move"),
         ):
             assert says in _post(address, {"path": foreign, "meta": {"_type": "gradio.FileData"}})
         assert not page.share
         assert not page.analytics_enabled
-        with pytest.raises(ConfigError, match=rf"127\.0\.0\.1, port {port}.*--port"):
-            open_page(build_page(classifier, "again"), "127.0.0.1", port)
+        for other in (port, 70_000):
+            with pytest.raises(ConfigError, match=rf"127\.0\.0\.1, port {other}.*--port"):
+                open_page(build_page(classifier, "again"), "127.0.0.1", other)
     finally:
         page.close()
+
+
+def _without_figure(page):
+    """The page without its SVG, whose ids differ."""
+    start, _, rest = page.partition("data:image/svg")
+    return start + rest.partition('"')[2]
 
 
 def _post(address, image):

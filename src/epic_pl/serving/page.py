@@ -19,6 +19,7 @@ from epic_pl.classifier import Classifier
 from epic_pl.data.images import read_image
 from epic_pl.errors import ConfigError, DataError, EpicError
 from epic_pl.evaluation.evaluator import as_pil_image
+from epic_pl.evaluation.explain.figures import sample_svg
 from epic_pl.evaluation.explain.samples import Explanation, explain_samples, word_shares
 from epic_pl.inference.inputs import Item
 from epic_pl.inference.item_classifier import Label
@@ -36,7 +37,7 @@ _WORDS, _LEAST_SHARE = 4, 0.03  # words shown of a part or a prompt
 
 
 @dataclass
-class Answer:
+class PageContent:
     """What the page shows of an image and a text.
 
     Attributes:
@@ -44,7 +45,7 @@ class Answer:
         notes: what limits these numbers.
         photo: the image as the model reads it, JPEG.
         parts: words of each part of the text, and its cosines ``(P,)`` with the patches.
-        cosines: cosines of what other methods compare, the image in rows, the text in columns.
+        similarity: cosine of the features that a similarity head compares.
         explanation: attention of the prompts.
     """
 
@@ -52,7 +53,7 @@ class Answer:
     notes: list[str] = field(default_factory=list)
     photo: bytes | None = None
     parts: list[tuple[str, Tensor]] = field(default_factory=list)
-    cosines: list[list[float]] = field(default_factory=list)
+    similarity: float | None = None
     explanation: Explanation | None = None
 
 
@@ -62,7 +63,8 @@ def build_page(classifier: Classifier, name: str) -> Any:
     Raises:
         ConfigError: gradio is not installed.
     """
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # its import reads it
+    # its import reads these; it asks only this machine, which a proxy may not reach
+    os.environ.update(GRADIO_ANALYTICS_ENABLED="False", NO_PROXY="*", no_proxy="*")
     try:
         gradio: Any = import_module("gradio")  # two of its methods are replaced
     except ImportError as error:
@@ -75,7 +77,8 @@ def build_page(classifier: Classifier, name: str) -> Any:
             image = gradio.Image(
                 label="Image", type="filepath", sources=["upload", "clipboard"], height=260
             )
-            # gradio would fetch addresses, and read files without limits or clear messages
+            # gradio would fetch addresses, and read files without limits or clear messages;
+            # of a subclass it would write a .pyi file beside this one
             image.async_move_resource_to_block_cache = _unmoved
             image.preprocess = lambda upload: upload and upload.path
             with gradio.Column():
@@ -106,16 +109,17 @@ def open_page(page: Any, host: str, port: int) -> str:
         ConfigError: the host or the port cannot be used.
     """
     from gradio.themes import Default
+    from httpx import HTTPError, InvalidURL
 
     place = {"server_name": host, "server_port": port, "prevent_thread_lock": True, "quiet": True}
     offline = {"share": False, "run_history": False, "enable_monitoring": False, "footer_links": []}
     theme = Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     try:
         page.launch(**place, **offline, theme=theme, max_file_size=MAX_BYTES, show_error=True)
-    except OSError as error:
+    except (OSError, OverflowError, ValueError, HTTPError, InvalidURL) as error:
         raise ConfigError(
-            f"The page cannot listen on {host}, port {port}: it is taken, or no address of this "
-            "machine. Choose another --port or --host."
+            f"The page cannot listen on {host}, port {port}: the port is taken or no port, or the "
+            "host is no address of this machine. Choose another --port or --host."
         ) from error
     return str(page.local_url)
 
@@ -128,20 +132,20 @@ def answer(classifier: Classifier, image: str | Path | None, text: str | None) -
         return _render(classifier, error=str(error))
 
 
-def _render(classifier: Classifier, answer: Answer | None = None, error: str = "") -> str:
+def _render(classifier: Classifier, content: PageContent | None = None, error: str = "") -> str:
     least = () if classifier.thresholds is None else classifier.thresholds.tolist()
     return render(
         "serving/templates/answer.html",
         class_names=classifier.class_names,
         thresholds=dict(zip(classifier.class_names, least, strict=False)),
-        answer=answer,
+        content=content,
         error=error,
         heat_png=_heat_png,
-        list_words=_list_words,
+        sample_svg=sample_svg,
     )
 
 
-def describe(classifier: Classifier, image: str | Path | None, text: str | None) -> Answer:
+def describe(classifier: Classifier, image: str | Path | None, text: str | None) -> PageContent:
     """Labels of a pair and of each modality alone, and what the model compares and attends to.
 
     Args:
@@ -159,29 +163,27 @@ def describe(classifier: Classifier, image: str | Path | None, text: str | None)
         raise DataError(
             f"The text has {len(text):,} characters; the limit is {MAX_CHARACTERS:,}. Shorten it."
         )
-    pixels = read_image(Path(image).read_bytes()) if image else None
-    both = pixels is not None and text is not None
-    items, titles = [Item(image=pixels, text=text)], ["Image" if image else "Text"]
+    sample: Any = classifier.prepare(Item(image=_read(image) if image else None, text=text))
+    both = sample["image"] is not None and sample["text"] is not None
+    samples, titles = [sample], ["Image" if image else "Text"]
     if both:
-        items += [Item(image=pixels), Item(text=text)]
+        samples += [{**sample, "text": None}, {**sample, "image": None}]
         titles = ["Image and text", "Image alone", "Text alone"]
-    samples = [classifier.prepare(item) for item in items]
     labels = classifier.labels(classifier.classify(samples), len(classifier.class_names))
-    shown = Answer(dict(zip(titles, labels, strict=True)))
-    sample, read = samples[0], classifier.collator.max_text_tokens
+    shown = PageContent(dict(zip(titles, labels, strict=True)))
+    read = classifier.collator.max_text_tokens
     tokens = len(classifier.collator.tokenizer(sample["text"] or "")["input_ids"])
     if tokens > read:
         shown.notes.append(f"The text has {tokens} tokens; the model reads the first {read}.")
+    if never := " or its ".join(classifier.never_missing):
+        shown.notes.append(
+            f"No training sample lacked its {never}, so labels without it are untrained."
+        )
     try:
         model = classifier.module.model
-    except ConfigError as error:  # an exported model
-        shown.notes.append(str(error))
+    except ConfigError:
+        shown.notes.append("An exported model shows labels only.")
         return shown
-    if never := model.head.never_missing:
-        missing = " or its ".join(never)
-        shown.notes.append(
-            f"No training sample lacked its {missing}: labels without it are untested."
-        )
     if sample["image"] is not None:
         shown.photo = jpeg(as_pil_image(sample["image"], classifier.image_preprocessing))
     if both:
@@ -195,8 +197,16 @@ def describe(classifier: Classifier, image: str | Path | None, text: str | None)
     return shown
 
 
+def _read(file: str | Path) -> Image.Image:
+    try:
+        content = Path(file).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL character
+        raise DataError("The image is no file on this machine: upload it again.") from error
+    return read_image(content)
+
+
 @torch.inference_mode()
-def _compare(shown: Answer, classifier: Classifier, sample: Sample) -> None:
+def _compare(shown: PageContent, classifier: Classifier, sample: Sample) -> None:
     """Add the cosines of what the model compares, and the words of the text's parts."""
     module, model = classifier.module, classifier.module.model
     batch = module.transfer_batch_to_device(classifier.collator([sample]), module.device, 0)
@@ -205,12 +215,14 @@ def _compare(shown: Answer, classifier: Classifier, sample: Sample) -> None:
         return
     image, text = (F.normalize(side[0].float().cpu(), dim=-1) for side in compared)
     cosines = image @ text.T  # (P, n)
-    parts = next((part for part in model.modules() if isinstance(part, TextParts)), None)
-    if parts is None:
-        shown.cosines = cosines.tolist()
+    head, parts = model.head.similarity, [p for p in model.modules() if isinstance(p, TextParts)]
+    if head is not None and model.matcher is head.cosine:
+        shown.similarity = cosines.item()
         return
-    tokens = model.extract(batch, model.presence(batch)).text
-    weights = parts.weights(tokens.entered, tokens.mask)[0].float().cpu()  # (n, N)
+    if not parts:  # prompts, whose exchanges are part of the explanation
+        return
+    tokens = model.text_tower.extract(batch["input_ids"], batch["attention_mask"].bool(), None)
+    weights = parts[0].weights(tokens.entered, tokens.mask)[0].float().cpu()  # (n, N)
     words, shares = word_shares(classifier.collator, str(sample["text"]), weights)
     listed = [_list_words(words, row) for row in shares]
     shown.parts = list(zip(listed, cosines.T, strict=True))
