@@ -104,7 +104,7 @@ def main(args: Sequence[str] | None = None) -> None:
         group = [command for command in COMMANDS if command.startswith(f"{argv[0]} ")]
         known = ", ".join(group or COMMANDS)
         word = " ".join([argv[0], *(arg for arg in argv[1:2] if group and arg[0] != "-")])
-        meant = did_you_mean(word, group or COMMANDS)
+        meant = "" if word == argv[0] and group else did_you_mean(word, group or COMMANDS)
         print(f"epic-pl: no command {word!r}; there are {known}.{meant}", file=sys.stderr)
         raise SystemExit(1)
     own, rest = bool(name and COMMANDS[name].module), argv[len(name.split()) :]
