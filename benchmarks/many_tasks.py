@@ -38,9 +38,7 @@ from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.epic import EPICConfig
 from epic_pl.nn.pair import Pair
 from epic_pl.types import Sample
-from step_cost import device_name
-
-_WORDS = ("a", "two", "man", "woman", "dogs", "red", "running", "outside", "near", "the", "on")
+from step_cost import WORDS, device_name
 
 
 def main() -> None:
@@ -145,7 +143,7 @@ def fabricate(options: argparse.Namespace, classifier: MultiTaskClassifier) -> l
     rng = np.random.default_rng(0)
     shape = (options.batch, options.size, options.size, 3)
     images = rng.integers(0, 256, shape, dtype=np.uint8)
-    texts = [" ".join(rng.choice(_WORDS, options.tokens)) for _ in images]
+    texts = [" ".join(rng.choice(WORDS, options.tokens)) for _ in images]
     return [
         classifier.prepare({"image": image, "text": text})
         for image, text in zip(images, texts, strict=True)

@@ -45,7 +45,7 @@ from epic_pl.nn.epic import EPICConfig, PromptAttention
 from epic_pl.nn.heads import HeadConfig
 from matmul import best_rate, dtype_of
 
-_WORDS = ("a", "two", "man", "woman", "dogs", "red", "running", "outside", "near", "the", "on")
+WORDS = ("a", "two", "man", "woman", "dogs", "red", "running", "outside", "near", "the", "on")
 
 
 class Setting(NamedTuple):
@@ -179,7 +179,7 @@ def fabricate(folder: Path, options: argparse.Namespace) -> None:
     for index in range(rows + 1):
         pixels = rng.integers(0, 256, (14, 14, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((options.size, options.size)).save(folder / f"{index}.jpg")
-        text = " ".join([str(index), *rng.choice(_WORDS, options.tokens)])
+        text = " ".join([str(index), *rng.choice(WORDS, options.tokens)])
         label, split = index % min(4, options.classes), "train" if index < rows else "val"
         lines.append(f"{index}.jpg,{text},class{label},{split}")
     (folder / "table.csv").write_text("\n".join(lines) + "\n")

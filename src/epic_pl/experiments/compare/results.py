@@ -95,7 +95,7 @@ def _method_rows(name: str, outcomes: Sequence[Outcome], metrics: Sequence[str])
     row: Row = {"method": name} | _EMPTY | {"status": "; ".join(missing) or "ok"}
     if not results:
         return [row | {"metric": metrics[0]}]
-    row |= {cost: _mean([result.get(cost) for result in results]) for cost in COSTS}
+    row |= {cost: _mean([result[cost] for result in results]) for cost in COSTS}
     row |= {"trainable": results[0]["trainable"], "cache_level": results[0]["cache_level"]}
     row["seeds"] = [o.run.seed for o in outcomes if o.result]
     known = [metric for metric in metrics if metric in results[0]["metrics"]]

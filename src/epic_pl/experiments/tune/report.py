@@ -64,13 +64,14 @@ def draw_history(study: optuna.Study, search: Search) -> Figure:
     pruned = [t.number for t in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))]
     better = np.maximum if search.mode == "max" else np.minimum
     best = better.accumulate(values)
+    worst = min(values) if search.mode == "max" else max(values)
     figure = Figure(figsize=(6.4, 3.2))
     axes = figure.add_subplot(xlabel="trial", title=f"best: {best[-1]:.4g}{unit}")
     name = label(search.monitor.removeprefix("val/")) if unit else "loss"
     axes.set_ylabel(f"validation {name}" + (f", {unit}" if unit else ""))
     axes.step(numbers, best, where="post", color=ORANGE, label="best so far")
     axes.plot(numbers, values, "o", color=BLUE, label="trial, one seed")
-    axes.plot(pruned, [min(values)] * len(pruned), "x", color=GREY, label="pruned, no value")
+    axes.plot(pruned, [worst] * len(pruned), "x", color=GREY, label="pruned, no value")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid()
     figure.legend(loc="outside lower center", ncols=3)
