@@ -38,6 +38,7 @@ import tables
 from epic_pl.experiments.compare.comparison import Comparison
 from epic_pl.experiments.compare.plan import Entry, Outcome, Run, choose
 from epic_pl.experiments.compare.report import show
+from epic_pl.experiments.compare.results import COSTS
 from epic_pl.experiments.interruption import INTERRUPTED, terminated_as_interrupted
 from epic_pl.files import try_read_json, write_json, write_text
 
@@ -267,8 +268,8 @@ def closed_forms(options: list[str], folder: Path, epochs: int) -> list[Outcome]
                 rows, seconds, data = found.splits["test"], found.seconds, found.data
                 scores = found.model.scores(rows)
             metrics = cca.write_predictions(rows, scores, data, path)
-            result = {"task": data.task, "metrics": metrics, "trainable": 0}
-            result |= {"encoder_share": 0.0, "samples_per_s": None, "peak_memory_mb": None}
+            result = dict.fromkeys(COSTS) | {"task": data.task, "metrics": metrics}
+            result |= {"trainable": 0, "encoder_share": 0.0}
             result |= {"seconds": seconds, "cache_level": "layers"}
             result |= {"device": "cpu", "torch": torch.__version__}
             write_json(output / "result.json", result)
