@@ -104,9 +104,25 @@ def test_fit_says_what_it_kept_the_last_epoch_without_a_metric_to_watch(config, 
     assert torch.load(kept, weights_only=True)["epoch"] == cli.trainer.max_epochs - 1
 
 
-def test_untrained_weights_are_reported(config, best):
-    with pytest.warns(UserWarning, match=r"not trained: add --ckpt_path .*best\.ckpt"):
-        run(["validate", "--config", config])
+@pytest.mark.parametrize("command", ["validate", "test", "predict", "explain"])
+def test_untrained_weights_are_refused_and_the_newest_run_is_named(
+    command, config, best, fitted, capsys
+):
+    said = _refused([command, "--config", config], capsys)
+    assert "There is no best.ckpt in runs/" in said
+    assert "--ckpt_path" in said
+    runs = f"--trainer.default_root_dir={fitted / 'runs'}"
+    said = _refused([command, "--config", config, runs], capsys)
+    assert f"add --ckpt_path best, which is {best}" in said
+
+
+def test_weights_of_a_warm_start_are_tested(config, best):
+    options = ["--config", config, "--model.epic.hub_width", "6"]
+    warm, tested = (
+        run(["validate", *options, *given]).trainer.callback_metrics["val/loss"]
+        for given in (["--model.warm_start", best], ["--ckpt_path", best])
+    )
+    assert warm == tested
 
 
 def test_a_checkpoint_holds_options_and_data_facts_as_plain_types(best, tiny_vit_dir):
@@ -168,8 +184,8 @@ def test_rows_are_predicted_where_the_training_table_is_not(config, best, fitted
     )
     assert beside.num_rows == 3
     assert alone.equals(beside)
-    # all else needs the table; without a checkpoint even the classes are unknown
-    others = (["test", "--ckpt_path", best], ["fit", "--data.classes=[red,green]"], ["predict"])
+    # all else needs the table
+    others = (["test", "--ckpt_path", best], ["fit", "--data.classes=[red,green]"])
     for command, *options in others:
         said = _refused([command, "--config", config, *options, *gone], capsys)
         assert "gone.csv does not exist" in said

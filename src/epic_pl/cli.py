@@ -17,7 +17,7 @@ from jsonargparse import Namespace, capture_parser, set_parsing_settings
 from lightning.pytorch import Callback, Trainer, callbacks
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
 import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class name alone
 from epic_pl.callbacks import (
@@ -210,10 +210,15 @@ class EPICCLI(LightningCLI):
         self._saved_options: dict[str, Any] = {}
         config = self.config[self.config.subcommand]
         path = config.get("ckpt_path")
-        if not path and self.config.subcommand != "fit":
-            rank_zero_warn("These weights are not trained: add --ckpt_path path/to/best.ckpt.")
+        if not path and self.config.subcommand != "fit" and not config["model"]["warm_start"]:
+            raise ConfigError(
+                "Without --ckpt_path no weights are trained: add --ckpt_path best, which is "
+                f"{self._newest('best')}, or the path of a checkpoint or run."
+            )
         if path in _CHECKPOINT_WORDS and not Path(path).is_file():
-            config["ckpt_path"] = path = self._newest(path)
+            word, path = path, self._newest(path)
+            config["ckpt_path"] = path
+            rank_zero_info(f"--ckpt_path {word} is {path}")
         elif path and self.config.subcommand != "fit" and os.path.isdir(path):
             config["ckpt_path"] = path = str(find_checkpoint(Path(path)))
         if path and "://" not in path:
@@ -232,7 +237,6 @@ class EPICCLI(LightningCLI):
         root, place = (own, ".") if own else (runs, "fit/version_*/checkpoints")
         path = newest_readable(Path(root), place, _CHECKPOINT_WORDS[word])
         _require_same_data(path, config["data"])
-        rank_zero_info(f"--ckpt_path {word} is {path}")
         return path
 
     def before_instantiate_classes(self) -> None:
@@ -441,15 +445,9 @@ def checkpoint_of(args: Sequence[str]) -> Path:
 
 
 def build_trained(args: Sequence[str]) -> tuple[EPICModule, ImageTextDataModule, str]:
-    """The trained module for options of ``epic-pl test``, its data and its checkpoint path.
-
-    Raises:
-        ConfigError: if the options name no checkpoint file.
-    """
+    """The trained module for options of ``epic-pl test``, its data and its checkpoint path."""
     cli = run(["test", *args], "build")
-    path = cli.config["test"]["ckpt_path"]
-    if not path or not Path(path).is_file():
-        raise ConfigError(f"--ckpt_path is {path}: give the file of a checkpoint to explain.")
+    path = cli.config["test"]["ckpt_path"] or cli.config["test"]["model"]["warm_start"]
     module: EPICModule = cli.model
     module.load_weights(path)
     return module.to(cli.trainer.strategy.root_device).eval(), cli.datamodule, str(path)
