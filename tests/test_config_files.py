@@ -38,6 +38,24 @@ def test_a_folder_before_the_name_of_a_packaged_config_means_that_file():
         find_config("elsewhere/openmoji_entailment.yaml")
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("tabel.yaml", "table.yaml"),
+        ("my/tabel.yaml", "my/table.yaml"),
+        ("my/shpo.yaml", "my/shop.yaml"),
+        ("shpo.yaml", "shop.yaml"),
+        ("gone/debug.yaml", "debug.yaml"),
+    ],
+)
+def test_a_misspelt_config_may_mean_a_file_beside_it(name, meant, workdir):
+    (workdir / "my").mkdir()
+    for file in ("shop.yaml", "my/shop.yaml", "my/table.yaml"):
+        (workdir / file).touch()
+    with pytest.raises(ConfigError, match=rf"Did you mean '{meant}'\?$"):
+        find_config(name)
+
+
 def test_a_folder_is_named_after_the_first_config_or_its_folder():
     assert first_config(["--config=a/food.yaml", "--config", "b.yaml"]) == "food"
     assert first_config(["--config", "cats/epic.yaml"]) == "cats"

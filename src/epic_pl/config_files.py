@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Sequence
+from glob import glob
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -61,9 +62,11 @@ def find_config(name: str) -> str:
     path = find_packaged("overlays" if name in packaged("overlays") else "", name)
     if os.path.isfile(path):
         return path
+    own, folder = packaged_configs(), os.path.dirname(name)
+    beside = [os.path.join(folder, file) for file in glob("*.yaml", root_dir=folder)]
     raise ConfigError(
         f"There is no config {name!r}, neither as a file here ({Path.cwd()}) nor in the package, "
-        f"which has: {', '.join(packaged_configs())}.{did_you_mean(name, packaged_configs())}"
+        f"which has: {', '.join(own)}.{did_you_mean(name, [*own, *beside])}"
     )
 
 
