@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import tiny_runs
 from epic_pl.cli import run
-from epic_pl.config_files import packaged_configs
+from epic_pl.config_files import packaged, packaged_configs
 from epic_pl.errors import CheckpointError, EpicError
 from epic_pl.main import main
 from epic_pl.module import EPICModule
@@ -280,6 +280,16 @@ def test_an_unknown_config_lists_what_there_is(capsys, workdir):
     assert {"food101.yaml", "openmoji.yaml", "debug.yaml"} <= set(packaged_configs())
     assert all(name in said for name in packaged_configs())
     assert said == _refused(["fit", "--config=fod101.yaml"], capsys)
+
+
+@pytest.mark.parametrize(
+    "args", [["fit"], ["test", "--ckpt_path=best"], ["data", "check", "--workers=1"]]
+)
+def test_a_command_line_without_a_config_is_told_which_there_are(args, capsys):
+    for options in ([], ["--config=debug.yaml"]):
+        said = _refused([*args, *options], capsys)
+        for part in (*packaged(""), "epic-pl data init", "epic-pl fit --config openmoji.yaml"):
+            assert part in said
 
 
 def test_the_debug_overlay_runs_one_batch_and_leaves_nothing(config, workdir):

@@ -13,6 +13,7 @@ from inspect import signature
 from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from epic_pl.config_files import packaged
 from epic_pl.errors import EpicError, did_you_mean, printable
 
 MENDABLE = (EpicError, ImportError, OSError)
@@ -27,6 +28,7 @@ _PARSER_NOISE = re.compile(
 _UNKNOWN = re.compile(r"(?:unrecognized arguments: --|does not accept option ')([\w.-]+)")
 _UNKNOWN_OF_CLASS = re.compile(r"class_path '([\w.]+)\.(\w+)':\s*Option '(\w+)[\w.]*' is not")
 _NO_CHOICE = re.compile(r"Literal\[([^\]]*)\].*?(?:Got value|Given value): (\S+)", re.DOTALL)
+_NO_ENCODER = re.compile(r"model\.encoders\.\w+\.name.*Got value: None", re.DOTALL)
 _DENIED = re.compile(r"Importing ('.*?') is not allowed, denied by")
 
 
@@ -80,6 +82,12 @@ def _message(error: Exception) -> str:
         return (
             f"The options name {denied[1]}, and importing it is not allowed, since it would run "
             "code: name another class, or leave out --trusted-only if you trust it."
+        )
+    if _NO_ENCODER.search(text):
+        return (
+            "No config names the encoders: give --config a file, which `epic-pl data init TABLE` "
+            f"writes for a table of yours, or one of {', '.join(packaged(''))}. Example: epic-pl "
+            "fit --config openmoji.yaml"
         )
     if isinstance(error, ModuleNotFoundError) and error.name:
         text += f": pip install {error.name.partition('.')[0]}"
