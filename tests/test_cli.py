@@ -567,7 +567,24 @@ def test_a_corrupt_image_is_one_paragraph_also_from_a_worker(num_workers, config
     assert said.startswith("epic-pl: DataError: Sample 'val1': Image ")
     assert str(workdir / "data" / "images" / "val1.png") in said
     assert said.count("DataError") == 1
+    assert said.endswith("To go on without such images, set on_bad_sample to skip or absent.")
     assert not multiprocessing.active_children()  # which ignore SIGTERM, so that exit would wait
+
+
+@pytest.mark.parametrize("level", ["off", "boundary"])
+def test_a_folder_with_a_corrupt_image_is_predicted_without_it(
+    level, config, best, capsys, workdir
+):
+    tiny_runs.table(workdir / "data", corrupt="val1")
+    options = ["--ckpt_path", best, "--data.predict_table=data/images", f"--cache.level={level}"]
+    args = ["predict", "--config", config, *options, "--cache.folder=features"]
+    said = _refused(args, capsys)
+    assert "val1.png cannot be read" in said
+    assert "set on_bad_sample to skip" in said
+    run([*args, "--data.on_bad_sample=skip"])
+    (path,) = workdir.rglob("predictions.parquet")
+    left = {file.name for file in Path("data/images").iterdir()} - {"val1.png"}
+    assert set(pq.read_table(path)["sample_id"].to_pylist()) == left
 
 
 # ------------------------------------------------------------------ progress bar, help, balance

@@ -53,6 +53,7 @@ def test_what_cannot_be_embedded_is_told_before_anything_is_written(trained, tol
     output = tmp_path / "out.parquet"
     for options, part in (
         ([], "1.png"),
+        ([], "set on_bad_sample to skip"),
         (["--on_bad_sample", "skip"], "No row of"),
         (["--on_bad_sample", "drop"], "on_bad_sample"),
     ):

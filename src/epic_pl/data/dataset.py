@@ -99,13 +99,14 @@ class ImageTextDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         row = self.reference(index)
-        image = self._image(row)
+        path = row["image"]
+        image = None if path is None else self._usable(path, f"Sample {row['sample_id']!r}: ")
         pixels = None if image is None else self._transformed(image, self.epoch, index)
         return cast(Sample, {**row, "image": pixels, "image_path": row["image"]})
 
     def image(self, path: str) -> Tensor:
         """An image by its path, transformed ``(3, H, W)``, without augmentation."""
-        return self._transformed(self.read(path), 0)
+        return self._transformed(self._usable(path), 0)
 
     def read(self, path: str) -> Image:
         """An image as read from disk."""
@@ -118,13 +119,13 @@ class ImageTextDataset(Dataset[Sample]):
             )
         return read_image(full, getattr(self.transform, "min_size", None))
 
-    def _image(self, row: Reference) -> Image | None:
-        if row["image"] is None:
-            return None
+    def _usable(self, path: str, of: str = "") -> Image:
         try:
-            return self.read(row["image"])
+            return self.read(path)
         except DataError as error:
-            raise DataError(f"Sample {row['sample_id']!r}: {error}") from error
+            raise DataError(
+                f"{of}{error} To go on without such images, set on_bad_sample to skip or absent."
+            ) from error
 
     def _transformed(self, image: Image, *numbers: int) -> Tensor:
         if not getattr(self.transform, "random", True):
