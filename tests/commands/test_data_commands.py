@@ -130,3 +130,14 @@ def test_a_bad_table_is_one_error(folder, tiny, told):
         assert re.match(r"epic-pl: (Data|Config)Error: ", error)
         assert message in said
         assert "Traceback" not in said
+
+
+def test_each_table_has_a_report_of_its_own(workdir, cache, told, tiny_vit_dir, tiny_tokenizer_dir):
+    for name in ("shop", "farm"):
+        tiny_runs.table(workdir / name)
+        config = tiny_runs.table_config(workdir / name, tiny_vit_dir, tiny_tokenizer_dir)
+        code, said, _ = told("data", "check", "--workers=1", "--config", config)
+        assert code == 0
+        report = f"runs/data_check/{name}/table.csv/report.html"
+        assert f"Report: {report};" in said
+        assert f"Data check: {name}/table.csv" in (workdir / report).read_text()

@@ -8,14 +8,14 @@ from epic_pl.commands.parser import PositiveInt
 
 def check(
     fit_options: Sequence[str],
-    output: Path = Path("runs/data_check"),
+    output: Path | None = None,
     workers: PositiveInt | None = None,
 ) -> int:
     """Read a dataset once and say whether training can start (exit code 0) or not (1).
 
     Args:
         fit_options: of ``epic-pl fit``.
-        output: folder of the report.
+        output: folder of the report (runs/data_check/ and the data's name).
         workers: processes that read images (one a core).
 
     Raises:
@@ -30,8 +30,9 @@ def check(
     from epic_pl.inspection.report import print_summary, write_page
     from epic_pl.validate import check_writable
 
-    check_writable("--output", output, "report.html")
     data, console = build_data(fit_options), Console()
+    output = output or Path("runs/data_check", str(data.name).strip("/"))
+    check_writable("--output", output, "report.html")
     findings = check_data(data, workers, console)
     with replacing(output / "manifest.parquet") as partial:
         pyarrow.parquet.write_table(findings.rows, partial)
