@@ -36,11 +36,21 @@ def script():
         (["test", "--ckpt_path", "b"], ["best", "big.ckpt"]),
         (["explain", "--ckpt_path", "la"], ["last"]),
         (["export", "--ckpt_path", "la"], ["last"]),
+        (["test", "--ckpt_path", "ru"], ["runs"]),
+        (["export", "--output", "ru"], ["runs"]),
+        (["explain", "--output", "ru"], ["runs"]),
+        *((["serve", *others, "ru"], ["runs"]) for others in ([], ["one"], ["one", "two"])),
+        (["serve", "runs/", "--po"], ["--port"]),
+        (["app", "runs/d"], ["runs/demo"]),
+        (["embed", "runs/demo", "bi"], ["big.ckpt"]),
+        (["app", "--con"], []),
+        (["completion", "bi"], []),
     ],
 )
 def test_bash_completes(words, expected, script, workdir):
     words = ["epic-pl", *words]
     (workdir / "big.ckpt").touch()
+    (workdir / "runs" / "demo").mkdir(parents=True)
     asked = (
         f"{script}\nCOMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}\n"
         '_shtab_epic_pl; printf "%s\\n" "${COMPREPLY[@]}"'

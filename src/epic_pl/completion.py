@@ -2,7 +2,8 @@
 
 import argparse
 from collections.abc import Iterable
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from epic_pl.config_files import packaged, packaged_configs
 
@@ -28,7 +29,7 @@ def completion(shell: Literal["bash", "zsh"]) -> None:
     import shtab
 
     from epic_pl.cli import trainer_parsers
-    from epic_pl.commands.parser import command_parser
+    from epic_pl.commands.parser import command_parser, takes_more
     from epic_pl.main import COMMANDS, load
     from epic_pl.nn.methods import METHODS
 
@@ -42,29 +43,36 @@ def completion(shell: Literal["bash", "zsh"]) -> None:
             of_group = groups[""].add_parser(group, help=f"{group} COMMAND")
             groups[group] = of_group.add_subparsers()
         own = trainers.get(name) or command_parser(name, load(name))
+        for argument in own._actions:
+            hint = getattr(argument, "_typehint", None)
+            argument.nargs = "+" if hint == list[str] else argument.nargs
+            # words without an option are models, runs or tables
+            files = (Path,) if argument.option_strings else (Path, str)
+            if any(kind in files for kind in (hint, *get_args(hint))):
+                argument.complete = shtab.FILE  # type: ignore[attr-defined]  # shtab's
         parser = groups[group].add_parser(
             last, help=command.summary, parents=[own], conflict_handler="resolve"
         )
         # those of fit that other commands take, too
-        for option in ("config", *["ckpt_path"] * (name == "explain")):
-            if f"--{option}" not in parser._option_string_actions:
+        if command.module and takes_more(load(name)):
+            for option in ("config", *["ckpt_path"] * (name == "explain")):
                 parser.add_argument(f"--{option}")
         for option in (*_WORDS, *_METHOD_OPTIONS):
             if action := parser._option_string_actions.get(f"--{option}"):
-                function = _function("methods" if option in _METHOD_OPTIONS else option)
+                function = _function("methods" if option in _METHOD_OPTIONS else f"file_{option}")
                 action.complete = {"bash": function, "zsh": function}  # type: ignore[attr-defined]  # shtab's
     preamble: Any = _functions(METHODS)  # typed as a string there, documented as this
     print(shtab.complete(whole, shell, preamble=preamble))
 
 
 def _function(option: str) -> str:
-    """Name of the shell function that completes the value of an option."""
+    """Name of the function that completes an option's value; with ``file_`` folders get a slash."""
     return f"_epic_pl_{option}"
 
 
 def _functions(methods: Iterable[str]) -> dict[str, str]:
     """These functions, for each shell."""
-    listed = {option: " ".join(words) for option, words in _WORDS.items()}
+    listed = {f"file_{option}": " ".join(words) for option, words in _WORDS.items()}
     names, last = " ".join(methods), "${1##*,}"  # of several, joined by commas
     bash = {
         option: f'compgen -W "{words}" -- "$1"; compgen -f -- "$1"'

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # made at run time, where a type checker cannot see it
 else:
     from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-__all__ = ["NonNegativeInt", "PositiveInt", "command_parser", "parse_command"]
+__all__ = ["NonNegativeInt", "PositiveInt", "command_parser", "parse_command", "takes_more"]
 
 _OF_FIT = "fit_options"
 """The parameter that takes what are options of ``epic-pl fit``."""
@@ -28,7 +28,7 @@ def command_parser(name: str, function: Callable[..., object]) -> ArgumentParser
     parser = ArgumentParser(
         f"epic-pl {name}",
         description=re.split(r"\n\n(?:Args|Raises):", str(inspect.getdoc(function)))[0],
-        epilog="All other options are those of `epic-pl fit`." if _takes_more(function) else None,
+        epilog="All other options are those of `epic-pl fit`." if takes_more(function) else None,
         exit_on_error=False,
         allow_abbrev=False,
     )
@@ -60,15 +60,16 @@ def parse_command(name: str, function: Callable[..., object], argv: Sequence[str
                 raise ArgumentError(None, f"{option} needs a value")
             value = words.pop(0)
         own.append(f"--{option[2:].replace('-', '_')}={value}")
-    takes_more = _takes_more(function)
+    more = takes_more(function)
     if _takes_list(function):
         values = [word for word in rest if not word.startswith("--")]
         rest = [*([json.dumps(values)] if values else []), *(w for w in rest if w.startswith("--"))]
-    parsed = command_parser(name, function).parse_args(own if takes_more else [*own, *rest])
-    return vars(parsed) | ({_OF_FIT: rest} if takes_more else {})
+    parsed = command_parser(name, function).parse_args(own if more else [*own, *rest])
+    return vars(parsed) | ({_OF_FIT: rest} if more else {})
 
 
-def _takes_more(function: Callable[..., object]) -> bool:
+def takes_more(function: Callable[..., object]) -> bool:
+    """Whether a command takes the options of ``epic-pl fit``, too."""
     return _OF_FIT in inspect.signature(function).parameters
 
 
