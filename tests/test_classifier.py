@@ -144,7 +144,7 @@ def test_rows_of_bad_images_are_counted_and_texts_cleaned_as_in_training(
     table = pa.table({"text": texts, "image": pa.array(images, pa.string())})
     named = {"image": "image", "text": "text", "image_root": tmp_path, "on_bad_sample": "skip"}
     scores = classifier.predict_table(table, **named).to_pylist()
-    assert said == ["1 rows skipped for their image"]
+    assert said == ["1 row skipped for a bad image"]
     first, second = ({k: v for k, v in row.items() if k != "sample_id"} for row in scores)
     assert first == second
 

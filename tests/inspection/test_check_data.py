@@ -97,7 +97,7 @@ def test_a_bad_image_is_an_error_with_its_reason(folder, check, change, kind, ex
     os.mkfifo(folder / "pipe.png")
     findings = check(**change)
     (problem,) = [p for p in findings.problems if p.severity == "error"]
-    assert problem.text.startswith(f"1 rows have an image that is {kind}")
+    assert problem.text.startswith(f"1 row has an image that is {kind}")
     assert problem.examples[0].startswith("train 3: ")
     assert example in problem.examples[0]
     assert ("on_bad_sample" in problem.examples[-1]) == (kind != "outside")  # the way out
@@ -120,20 +120,20 @@ LONG_TEXTS = {"text": {i: "a " * 50 for i in range(3)}}
 @pytest.mark.parametrize(
     ("cells", "level", "line", "example"),
     [
-        ({"image": {3: None}}, "note", "1 rows have no image", None),
-        ({"text": {3: " "}}, "warning", "1 texts are empty", "train 3"),
+        ({"image": {3: None}}, "note", "1 row has no image", None),
+        ({"text": {3: " "}}, "warning", "1 text is empty", "train 3"),
         ({"text": {3: "nan", 5: "NaN"}}, "warning", "2 texts are nan", "train 3"),
         (SHARED_TEXT, "note", "in more than one split, with other images (2", "train 1 = val 8"),
-        ({"image": {9: "1.png"}}, "warning", "1 images, by content, are in more than", "train 1"),
-        (_copy_of_1(9), "warning", "1 samples, by image and text, are in mo", "train 1 = val 9"),
-        (_copy_of_1(3), "warning", "repeat within their split (2 rows)", "train 1 = train 3"),
-        (_copy_of_1(2), "warning", "have different labels (2 rows)", "train b = train a"),
-        ({"label": {3: "rare"}}, "warning", "1 classes have one training row only", "rare"),
-        ({"label": {8: "b"}}, "note", "1 classes have no row in the val split", "a"),
+        ({"image": {9: "1.png"}}, "warning", "1 image, by content, is in more than", "train 1"),
+        (_copy_of_1(9), "warning", "1 sample, by image and text, is in mo", "train 1 = val 9"),
+        (_copy_of_1(3), "warning", "repeats within a split (2 rows)", "train 1 = train 3"),
+        (_copy_of_1(2), "warning", "has different labels (2 rows)", "train b = train a"),
+        ({"label": {3: "rare"}}, "warning", "1 class has one training row only", "rare"),
+        ({"label": {8: "b"}}, "note", "1 class has no row in the val split", "a"),
         ({"label": {1: "A", 3: "A"}}, "warning", "Classes that differ in case", "'A' / 'a'"),
         ({}, "note", "Texts have 7 tokens", None),
         (LONG_TEXTS, "warning", "are truncated at 20", None),
-        ({"split": {11: "predict"}, "label": {11: None}}, "note", "1 rows are for predict", None),
+        ({"split": {11: "predict"}, "label": {11: None}}, "note", "1 row is for predict", None),
     ],
 )
 def test_each_problem_has_a_level_and_an_example(check, cells, level, line, example):
@@ -158,14 +158,14 @@ def test_rows_that_are_skipped_are_no_rows_of_their_split_and_class(folder, chec
         (folder / f"{row}.png").unlink()
     findings = check(options, image={3: "../3.png"}, **absent)
     assert _lines(findings, "error") == [
-        "1 rows have an image that is outside",  # whatever the policy
+        "1 row has an image that is outside",  # whatever the policy
         "The val split has no usable row",
     ]
     findings = check(options | {"val_size": 0}, split={8: "test", 9: "test"})
     assert _lines(findings, "error") == ["The val split has no usable row"]
     findings = check(options, dict.fromkeys((0, 2, 4, 6), b""), **absent)  # all of class a
     assert any("fewer than two classes" in text for text in _lines(findings, "error"))
-    assert "1 classes never occur in training" in _lines(findings, "warning")
+    assert "1 class never occurs in training" in _lines(findings, "warning")
 
 
 @pytest.mark.parametrize(("image", "leaks"), [("10.png", False), ("1.png", True)])
@@ -207,8 +207,8 @@ def test_any_data_module_is_checked_in_parallel(tmp_path, encoders):
     data.root = tmp_path
     findings = check_data(data, workers=2)
     assert _lines(findings, "error") == [
-        "1 rows have an image that is missing",
-        "1 labels of the val split are unknown",
+        "1 row has an image that is missing",
+        "1 label of the val split is unknown",
     ]
     assert "The test split cannot be built: test.jsonl is missing" in _lines(findings, "warning")
     assert findings.rows.num_rows == 600
@@ -223,13 +223,13 @@ def test_the_page_of_a_dataset_without_rows_says_why(tmp_path, encoders):
 
 @pytest.mark.parametrize(
     ("policy", "effect", "usable"),
-    [("skip", "are skipped", (6, 0)), ("absent", "lose their image", (8, 2))],
+    [("skip", "skipped", (6, 0)), ("absent", "kept without it", (8, 2))],
 )
 def test_images_that_break_after_a_check_are_reported_until_they_are_repaired(
     folder, make, check, caplog, policy, effect, usable
 ):
     options, original = {"on_bad_sample": policy}, (folder / "3.png").read_bytes()
-    line = f"1 rows have an image that is {{}}: these rows {effect}"
+    line = f"1 row has an image that is {{}}: {effect}"
     bad = [line.format(kind) for kind in ("missing", "corrupt")]
     for content, expected in ((original, []), (b"<html>", bad), (b"<html>", bad), (original, [])):
         if expected:
@@ -246,6 +246,6 @@ def test_images_that_break_after_a_check_are_reported_until_they_are_repaired(
             rows = data.dataset("train").table
         counts = usable if expected else (8, 0)
         assert (rows.num_rows, rows["image"].null_count) == counts
-        noted = {"skip": "2 rows skipped", "absent": "2 rows without"}[policy]
+        noted = {"skip": "2 rows skipped", "absent": "2 rows stripped"}[policy]
         assert (noted in caplog.text) == bool(expected)  # what a run logs
         caplog.clear()

@@ -16,7 +16,7 @@ import pyarrow.parquet
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
-from epic_pl.errors import DataError
+from epic_pl.errors import DataError, counted
 from epic_pl.files import replacing
 from epic_pl.module import EPICModule
 from epic_pl.validate import check_writable
@@ -88,7 +88,7 @@ class PredictionWriter(Callback):
         write = pa.csv.write_csv if path.suffix == ".csv" else pa.parquet.write_table
         with replacing(path) as partial:
             write(table, partial)
-        rank_zero_info(f"{table.num_rows} predictions written to {path}")
+        rank_zero_info(f"{counted(table.num_rows, 'predictions')} written to {path}")
 
 
 def prediction_table(

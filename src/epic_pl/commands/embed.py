@@ -41,7 +41,7 @@ def embed(
     import pyarrow.parquet as pq
 
     from epic_pl.classifier import Classifier
-    from epic_pl.errors import DataError
+    from epic_pl.errors import DataError, counted
     from epic_pl.files import replacing
     from epic_pl.validate import check_writable
 
@@ -58,4 +58,4 @@ def embed(
             writer.write_table(pa.concat_tables(group))
             rows += sum(map(len, group))
     widths = [f"{first.schema.field(name).type.list_size} of {name}" for name in ("image", "text")]
-    print(f"{rows:,} rows with {' and '.join(widths)} written to {output}")
+    print(f"{counted(rows, 'rows')} with {' and '.join(widths)} written to {output}")

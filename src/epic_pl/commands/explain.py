@@ -31,6 +31,7 @@ def explain(
         EpicError: with a message for the user.
     """
     from epic_pl.cli import build_trained
+    from epic_pl.errors import counted
     from epic_pl.evaluation.explain.figures import sample_png, sample_svg
     from epic_pl.evaluation.explain.samples import (
         explain_samples,
@@ -66,4 +67,4 @@ def explain(
         sample_svg=sample_svg,
     )
     write_text(output / "index.html", page)
-    print(f"{len(explanations)} samples explained in {output / 'index.html'}")
+    print(f"{counted(len(explanations), 'samples')} explained in {output / 'index.html'}")

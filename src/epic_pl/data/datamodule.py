@@ -31,7 +31,7 @@ from epic_pl.data.preprocessing import (
 )
 from epic_pl.data.rows import Rows, class_counts
 from epic_pl.data.transforms import AUGMENTATIONS, ImageTransform, build_image_transform
-from epic_pl.errors import CheckpointError, DataError
+from epic_pl.errors import CheckpointError, DataError, counted
 from epic_pl.types import Batch, Task
 from epic_pl.validate import check_at_least, check_word
 
@@ -254,7 +254,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         notes = [f"{count:,} {words}" for words, count in rows.notes.items() if count]
         notes += [note] if note else []
         notes.append(f"{self.num_classes} classes")
-        rank_zero_info(f"{split}: {total:,} rows of {rows.source}, {', '.join(notes)}")
+        rank_zero_info(f"{split}: {counted(total, 'rows')} of {rows.source}, {', '.join(notes)}")
         self._datasets[split] = self._dataset_of(split, replace(rows, table=table))
 
     def unchecked_dataset(self, split: Split) -> ImageTextDataset:

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from epic_pl.data.row_cache import ImageRecord
 from epic_pl.data.rows import Rows
-from epic_pl.errors import DataError
+from epic_pl.errors import DataError, counted
 from epic_pl.untrusted import require_regular
 
 BadSamplePolicy = Literal["error", "skip", "absent"]
@@ -151,17 +151,17 @@ def usable_rows(
         first = table.filter(hit).slice(0, _SHOWN).to_pylist()
         names = ", ".join(f"{row['sample_id']} ({row['image']})" for row in first)
         raise DataError(
-            f"{rows.source}: {len(bad):,} images under {root} cannot be used; {count:,} rows "
-            f"name them: {names}{', ...' if count > _SHOWN else ''}. The first: "
+            f"{rows.source}: {counted(len(bad), 'images')} under {root} cannot be used, in "
+            f"{counted(count, 'rows')}: {names}{', ...' if count > _SHOWN else ''}. The first: "
             f"{bad[first[0]['image']]}. Correct the paths or image_root, or set on_bad_sample to "
             "skip or absent."
         )
     if policy == "skip":
-        return table.filter(pc.invert(hit)), f"{count:,} rows skipped for their image"
+        return table.filter(pc.invert(hit)), f"{counted(count, 'rows')} skipped for a bad image"
     images = pc.if_else(hit, None, table["image"])
     table = table.set_column(table.column_names.index("image"), "image", images)
     empty = pc.and_(pc.is_null(table["image"]), pc.is_null(table["text"]))
-    note = f"{count:,} rows without their image, which is bad"
+    note = f"{counted(count, 'rows')} stripped of a bad image"
     if dropped := pc.sum(empty).as_py():
         note += f"; {dropped:,} of them skipped, having no text either"
     return table.filter(pc.invert(empty)), note
@@ -177,8 +177,8 @@ def refuse_outside(paths: Collection[str], root: Path, source: Path) -> None:
     ]
     if outside:
         raise DataError(
-            f"{source}: {len(outside):,} image paths lead out of the image root {root}, for "
-            f"example {outside[0]!r}. Move these images into it and correct the paths; for a "
+            f"{source}: {counted(len(outside), 'image paths lead')} out of the image root {root}, "
+            f"for example {outside[0]!r}. Move these images into it and correct the paths; for a "
             "table of your own set image_root to a folder that holds them all."
         )
 

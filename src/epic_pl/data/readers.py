@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.errors import DataError
+from epic_pl.errors import DataError, counted
 from epic_pl.untrusted import require_regular
 
 
@@ -179,8 +179,8 @@ def label_codes(table: pa.Table, column: str, classes: Sequence[str], ids: str, 
     if count := pc.sum(wrong).as_py():
         row = pc.index(wrong, True).as_py()
         raise DataError(
-            f"{path}: {count} rows have a {column} that is none of {', '.join(classes[:9])}, for "
-            f"example {table[column][row].as_py()!r} of {ids} {table[ids][row].as_py()!r}. Fetch "
-            "the file again."
+            f"{path}: {counted(count, 'rows have')} a {column} that is none of "
+            f"{', '.join(classes[:9])}, for example {table[column][row].as_py()!r} of {ids} "
+            f"{table[ids][row].as_py()!r}. Fetch the file again."
         )
     return codes

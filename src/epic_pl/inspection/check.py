@@ -16,7 +16,7 @@ from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.row_cache import ImageRecord
 from epic_pl.data.rows import class_counts
-from epic_pl.errors import DataError
+from epic_pl.errors import DataError, counted
 from epic_pl.inspection.images import FACTS, inspect_images
 from epic_pl.inspection.problems import (
     SEVERITIES,
@@ -63,7 +63,8 @@ class Findings:
     def verdict(self) -> str:
         """Whether training can start, in one sentence."""
         errors = sum(problem.severity == "error" for problem in self.problems)
-        return f"Training cannot start: {errors} errors." if errors else "Training can start."
+        start = f"cannot start: {counted(errors, 'errors')}" if errors else "can start"
+        return f"Training {start}."
 
 
 def check_data(

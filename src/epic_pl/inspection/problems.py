@@ -11,6 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from epic_pl.errors import counted
+
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
@@ -18,7 +20,7 @@ _SHOWN = 5  # examples of a problem
 _MAX_TRUNCATED = 0.1
 _FIX = "Fix them, or set on_bad_sample: skip leaves these rows out, absent keeps their text."
 _MOVE = "Move them into the image root, or name one that holds them all."
-_FATES = {"skip": ": these rows are skipped", "absent": ": these rows lose their image"}
+_FATES = {"skip": ": skipped", "absent": ": kept without it"}
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,12 @@ def _of_rows(
     Examples are ``train 17``, with the column ``extra`` if given, and then ``way_out``.
     """
     rows = rows.filter(mask)
-    if rows.num_rows:
+    if count := rows.num_rows:
         examples = [
             f"{row['split']} {row['sample_id']}" + (f": {row[extra]}" if extra else "")
             for row in rows.slice(0, _SHOWN).to_pylist()
         ] + [way_out] * bool(way_out)
-        yield Problem(severity, f"{rows.num_rows:,} {text}", () if severity == "note" else examples)
+        yield Problem(severity, counted(count, text), () if severity == "note" else examples)
 
 
 def kept_rows(rows: pa.Table, policy: str) -> pa.ChunkedArray:
@@ -133,7 +135,7 @@ def label_problems(
     for severity, mask, text in masks:
         if mask.any():
             shown = [names[index] for index in np.flatnonzero(mask)[:_SHOWN]]
-            yield Problem(severity, f"{mask.sum()} {text}", shown)
+            yield Problem(severity, counted(int(mask.sum()), text), shown)
     folded: dict[str, list[str]] = {}
     for class_name in names:
         folded.setdefault(" ".join(class_name.casefold().split()), []).append(class_name)
@@ -161,7 +163,7 @@ def duplicate_problems(rows: pa.Table) -> Iterator[Problem]:
             "warning",
             doubled,
             "sample_id",
-            "samples, by image and text, repeat within their split",
+            "samples, by image and text, repeat within a split",
         ),
         ("warning", labelled, "label", "samples, by image and text, have different labels"),
     ]
@@ -171,7 +173,7 @@ def duplicate_problems(rows: pa.Table) -> Iterator[Problem]:
             named = [[f"{row['split']} {row[column]}" for row in group] for group in members]
             examples = [" = ".join(dict.fromkeys(names)) for names in named]
             count = sum(map(len, groups))
-            yield Problem(severity, f"{len(groups):,} {text} ({count:,} rows)", examples)
+            yield Problem(severity, f"{counted(len(groups), text)} ({count:,} rows)", examples)
 
 
 def _repeats(rows: pa.Table, same: list[str], other: str) -> list[list[int]]:

@@ -76,5 +76,7 @@ def test_an_unknown_label_is_named(tmp_path):
     fabricate.snli_ve(tmp_path)
     path = tmp_path / "snli_ve_dev.jsonl"
     path.write_text(path.read_text().replace('label": "neutral"', 'label": "maybe"', 1))
-    with pytest.raises(DataError, match=r"snli_ve_dev\.jsonl: 1 rows .*'maybe' of pairID '91004"):
+    with pytest.raises(
+        DataError, match=r"snli_ve_dev\.jsonl: 1 row has .*'maybe' of pairID '91004"
+    ):
         _data(tmp_path).setup("validate")

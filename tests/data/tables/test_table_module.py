@@ -127,7 +127,7 @@ def test_images_of_a_predict_table_lie_in_its_own_folder(folder, tmp_path):
     asked.setup("predict")
     assert fabricate.raw(asked.dataset("predict"), 0)["image"].getpixel((0, 0)) == (24, 0, 0)
     (other / "img" / "3.png").unlink()
-    with pytest.raises(DataError, match=r"new\.jsonl: 1 images under .*other cannot be used"):
+    with pytest.raises(DataError, match=r"new\.jsonl: 1 image under .*other cannot be used"):
         _make(folder, _rows(), predict_table=new).setup("predict")
 
 
@@ -238,8 +238,8 @@ def _samples(data):
 @pytest.mark.parametrize(
     ("policy", "left_out", "note"),
     [
-        ("skip", {"3", "4"}, "2 rows skipped for their image"),
-        ("absent", {"3"}, "2 rows without their image, which is bad; 1 of them skipped, having"),
+        ("skip", {"3", "4"}, "2 rows skipped for a bad image"),
+        ("absent", {"3"}, "2 rows stripped of a bad image; 1 of them skipped, having"),
     ],
 )
 def test_bad_images_are_skipped_or_absent_and_counted(folder, policy, left_out, note, caplog):

@@ -175,7 +175,7 @@ def _encode(names: ClassNames, classes: Sequence[str]) -> list[list[int] | None]
     if unknown:
         row, name = unknown[0]
         raise DataError(
-            f"Label {name!r} (row {row}; {len(unknown):,} unknown labels in all) is none of the "
+            f"Label {name!r} (row {row}, the first of {len(unknown):,}) is none of the "
             f"{len(classes)} classes, such as {classes[0]!r}. Correct it, or add it to classes."
         )
     return [

@@ -8,7 +8,7 @@ import torch
 from torch.export import ExportedProgram
 
 from epic_pl.data import ImageTextDataModule
-from epic_pl.errors import ConfigError, first_line
+from epic_pl.errors import ConfigError, counted, first_line
 from epic_pl.inference.exported import INPUTS, ONNX, ONNX_INT8, load_program, run_batch
 from epic_pl.module import EPICModule
 from epic_pl.module.metrics import build_metrics
@@ -87,7 +87,7 @@ def compare_scores(folder: Path, module: EPICModule, data: ImageTextDataModule) 
             scores = run_batch(run, batch)
             given = postprocessor.predict(scores) if module.task == "multilabel" else scores
             metrics[name].update(given, batch["labels"].int())
-    lines = [f"on {rows:,} rows of the validation split:"]
+    lines = [f"on {counted(rows, 'rows')} of the validation split:"]
     for name, collection in metrics.items():
         size = (folder / name).stat().st_size / 1e6
         values = collection.compute().items()
