@@ -1,6 +1,7 @@
 """The entry point: what it answers itself, and that help loads nothing heavy."""
 
 import gc
+import re
 import signal
 import subprocess
 import sys
@@ -69,6 +70,13 @@ def test_help_of_fit_is_on_our_options_and_that_of_the_trainer_apart(capsys):
         own.index(f"\n  --{name}") for name in ("help.trainer", "model.method", "data", "cache")
     ]
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize("option", ["--help", "--help.trainer", "--data.help=TableDataModule"])
+def test_help_is_without_markup(option, capsys):
+    printed, _ = _printed(["fit", option], capsys)
+    assert printed.count("`") > 2
+    assert not re.search(r"``|:\w+:`|\.\.\s+\w+:|\w::\s|\]_", printed)
 
 
 def test_help_loads_nothing_heavy():

@@ -110,7 +110,7 @@ class _TrainerHelp(argparse._HelpAction):
 
 
 class _Parser(LightningArgumentParser):
-    """A parser whose help leaves the trainer's options to ``--help.trainer``."""
+    """A parser whose help has no markup, and the trainer's options only for ``--help.trainer``."""
 
     of_trainer = False
 
@@ -119,7 +119,8 @@ class _Parser(LightningArgumentParser):
         groups, trainer = self._action_groups, (self.groups or {}).get("trainer")
         self._action_groups = [group for group in groups if (group is trainer) == self.of_trainer]
         try:
-            return super().format_help(*given)
+            text = re.sub(r":[\w:]+:`~?|``", "`", super().format_help(*given))
+            return re.sub(r"(?:\.\.\s+)?\b(\w+)::(?=\s)", r"\1:", text)
         finally:
             self._action_groups = groups
 
