@@ -97,6 +97,8 @@ def test_fit_says_what_it_kept_the_last_epoch_without_a_metric_to_watch(config, 
             cli = run(["fit", "--config", config, *options, *monitor])
         path = f"told/fit/version_{version}/checkpoints/best.ckpt"
         assert re.search(rf"Kept {path}{score}:", caplog.text)
+        assert "GPU available" in caplog.text  # Lightning's messages, but no advertisements
+        assert "Tip: " not in caplog.text
         assert Path(cli.trainer.checkpoint_callback.best_model_path) == workdir / path
     kept = workdir / path
     names = {"best.ckpt", "last.ckpt", "last.previous.ckpt"}

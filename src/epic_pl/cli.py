@@ -308,6 +308,11 @@ class EPICCLI(LightningCLI):
                 )
 
 
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    """Whether a message of Lightning is none on services to install, for which it has no switch."""
+    return "Tip: For seamless cloud" not in record.getMessage()
+
+
 def _root(trainer: Mapping[str, Any]) -> str:
     """The folder of all runs."""
     return trainer.get("default_root_dir") or "runs"
@@ -393,6 +398,7 @@ def run(args: list[str], extent: Extent = "run") -> EPICCLI:
     )
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
     # tokenizers' threads are not safe in forked loader workers
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     every = list(LightningCLI.subcommands())
