@@ -1,8 +1,11 @@
+import math
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from transformers import AutoModel, AutoTokenizer
 
 from epic_pl.assets import encoders, resolve, resolve_encoder
@@ -43,6 +46,34 @@ def test_missing_onnx_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(AssetError, match=r"pip install onnx"):
         timm_state_dict(b"")
+
+
+def _documented():
+    """Cells of each row of the table in docs/methods.md, by the encoder's name."""
+    text = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if "| `pypi:" in line]
+    return {cells[0].strip("`"): cells[1:] for cells in rows}
+
+
+def test_the_docs_list_the_encoders_with_size_and_licence():
+    rows = _documented()
+    assert list(rows) == [f"pypi:{key}" for key in encoders._ENCODERS]
+    for name, (_, _, _, download, licence) in rows.items():
+        wheel, _ = encoders._ENCODERS[name.removeprefix("pypi:")]
+        assert download == f"{wheel.megabytes} MB"
+        assert re.search(rf"`{name}`:[^`]*; {licence}\)", resolve.__doc__)
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize("name", [f"pypi:{key}" for key in encoders._ENCODERS])
+def test_the_docs_have_the_encoders_parameters_and_width(name):
+    _, parameters, width, *_ = _documented()[name]
+    with safe_open(Path(resolve(name)) / "model.safetensors", "np") as file:
+        keys = file.keys()
+        shapes = {key: file.get_slice(key).get_shape() for key in keys}
+    assert parameters == f"{sum(map(math.prod, shapes.values())) / 1e6:.1f} M"
+    norms = [shape for key, shape in shapes.items() if key.lower().endswith("norm.weight")]
+    assert norms[-1] == [int(width)]
 
 
 @pytest.mark.assets
