@@ -5,10 +5,13 @@ import queue
 from types import SimpleNamespace
 
 import pytest
-from fastapi import HTTPException
+from fastapi import FastAPI, HTTPException
+from fastapi.exceptions import RequestValidationError
+from fastapi.testclient import TestClient
 from litserve.utils import LitAPIStatus, WorkerSetupStatus
 
 from epic_pl.serving.endpoints import Endpoints, Limits, Pair
+from epic_pl.serving.server import refuse
 
 
 class _Queue(queue.Queue):
@@ -49,3 +52,27 @@ def _status(limits, worker=None, response=None, state=WorkerSetupStatus.READY):
 )
 def test_requests_that_no_worker_answers(status, case):
     assert _status(**case) == status
+
+
+@pytest.mark.parametrize(
+    ("path", "request_", "reason"),
+    [
+        ("/classify", {"json": {"txt": "a"}}, "txt: unknown. Did you mean 'text'?"),
+        ("/classify", {"json": {"text": "a", "top_k": True}}, "top_k: Input should be a valid int"),
+        ("/classify-form", {"data": {"txt": "a"}}, "txt: unknown. Did you mean 'text'?"),
+        ("/classify-form", {"files": {"img": b"a"}}, "img: unknown. Did you mean 'image'?"),
+        ("/classify-form", {"data": {"text": "a", "topk": "3"}}, "topk: unknown. Did you mean"),
+        ("/classify-form", {"data": {"text": "a", "top_k": "true"}}, "top_k: Input should be a va"),
+        ("/classify-form", {"data": {"text": "a", "top_k": "2"}}, "Too many requests are waiting"),
+    ],
+)
+def test_fields_that_are_unknown_or_of_another_type_are_refused(path, request_, reason):
+    endpoints = Endpoints(Limits(waiting=0), None)
+    endpoints.response_buffer, endpoints.request_queue = {}, queue.Queue()
+    app = FastAPI()
+    app.add_exception_handler(RequestValidationError, refuse)
+    app.post("/classify")(endpoints.classify)
+    app.post("/classify-form")(endpoints.classify_form)
+    response = TestClient(app).post(path, **request_)
+    assert response.status_code == (503 if "Too many" in reason else 422)
+    assert response.json()["detail"].startswith(reason)

@@ -9,12 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
-from fastapi import File, Form, HTTPException, Response, Security, UploadFile
+from fastapi import Form, HTTPException, Response, Security, UploadFile
 from fastapi.security import APIKeyHeader
 from litserve.specs.base import LitSpec
 from litserve.utils import LitAPIStatus, ResponseBufferItem, WorkerSetupStatus
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import Base64Bytes, BaseModel, ConfigDict, PositiveInt
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, PositiveInt
 
 from epic_pl.serving.metrics import Metrics
 from epic_pl.serving.worker import Answer, Question
@@ -51,8 +51,17 @@ class Pair(BaseModel):
     image: Base64Bytes | None = None
     """The image file's content."""
     text: str | None = None
-    top_k: PositiveInt | None = None
+    top_k: Annotated[PositiveInt, Field(strict=True)] | None = None
     """Number of labels; by default five, with several labels a pair those that are assigned."""
+
+
+class PairForm(BaseModel):
+    """A :class:`Pair` as a form has it: a file, and numbers as text."""
+
+    model_config = ConfigDict(extra="forbid")
+    image: UploadFile | None = None
+    text: str | None = None
+    top_k: PositiveInt | None = None
 
 
 class ScoredLabel(BaseModel):
@@ -95,15 +104,11 @@ class Endpoints(LitSpec):  # type: ignore[misc]  # litserve has no types
         return await self._classify(Question(pair.image, pair.text, pair.top_k), key)
 
     async def classify_form(
-        self,
-        image: Annotated[UploadFile | None, File()] = None,
-        text: Annotated[str | None, Form()] = None,
-        top_k: Annotated[PositiveInt | None, Form()] = None,
-        key: _Key = None,
+        self, pair: Annotated[PairForm, Form(media_type="multipart/form-data")], key: _Key = None
     ) -> Labels:
         """Classify an image-text pair of a form (multipart/form-data)."""
-        content = None if image is None else await image.read()
-        return await self._classify(Question(content, text, top_k), key)
+        content = None if pair.image is None else await pair.image.read()
+        return await self._classify(Question(content, pair.text, pair.top_k), key)
 
     async def read_metrics(self) -> Response:
         """Metrics in the format of Prometheus."""

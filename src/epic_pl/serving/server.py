@@ -10,7 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from litserve import LitServer
 
-from epic_pl.serving.endpoints import CLASSIFY, CLASSIFY_FORM, Endpoints, Limits
+from epic_pl.errors import did_you_mean
+from epic_pl.serving.endpoints import CLASSIFY, CLASSIFY_FORM, Endpoints, Limits, Pair
 from epic_pl.serving.metrics import MeasuredRequests
 from epic_pl.serving.worker import Worker
 
@@ -59,11 +60,12 @@ def build_server(
 def refuse(request: Request, error: Exception) -> JSONResponse:
     """The response to a request whose values are wrong: what is wrong, without repeating them."""
     assert isinstance(error, RequestValidationError)
-    problems = (
-        f"{'.'.join(part for part in problem['loc'][1:] if isinstance(part, str)) or 'body'}: "
-        f"{problem['msg']}"
-        for problem in error.errors()
-    )
+    problems = []
+    for problem in error.errors():
+        name = ".".join(part for part in problem["loc"][1:] if isinstance(part, str)) or "body"
+        unknown = problem["type"] == "extra_forbidden"
+        reason = f"unknown.{did_you_mean(name, Pair.model_fields)}" if unknown else problem["msg"]
+        problems.append(f"{name}: {reason}")
     return JSONResponse({"detail": "; ".join(problems)}, 422)
 
 
