@@ -48,16 +48,8 @@ def test_a_batch_with_bad_questions(worker):
         Question(None, "half \ud83c", None),
     ]
     answers = worker.predict(questions)
-    assert [answer.refusal is not None for answer in answers] == [
-        False,
-        True,
-        False,
-        False,
-        True,
-        True,
-        True,
-    ]
-    assert "11 x 10 pixels" in answers[1].refusal
+    assert [answer.status for answer in answers] == [200, 422, 200, 200, 422, 422, 422]
+    assert "11 x 10 pixels" in answers[1].reason
     clf = Classifier.load("runs", device="cpu")
     for answer, question in ((answers[0], questions[0]), (answers[3], questions[3])):
         expected = clf(image=question.image, text=question.text, top_k=question.top_k)
@@ -70,8 +62,28 @@ def test_a_batch_with_bad_questions(worker):
 
 def test_a_batch_without_a_good_question(worker):
     refused, asked = worker.predict([Question(None, None, None), None])
-    assert refused.refusal
-    assert not asked.refusal
+    assert refused.status == 422
+    assert asked.status == 200
+
+
+@pytest.mark.parametrize("step", ["prepare", "collator"])
+def test_an_unforeseen_error_fails_one_request_alone(step, worker, monkeypatch, caplog):
+    whole = getattr(worker._model, step)
+
+    def fails(given):
+        if "bad" in repr(given):
+            raise RuntimeError("unforeseen")
+        return whole(given)
+
+    good, bad = Question(None, "a text", None), Question(None, "bad", None)
+    expected = worker.predict(good)
+    monkeypatch.setattr(worker._model, step, fails)
+    answers = worker.predict([good, bad, None, good])
+    assert [answer.status for answer in answers] == [200, 500, 200, 200]
+    assert answers[0] == answers[3] == expected
+    assert "RuntimeError: unforeseen" in caplog.text
+    assert "unforeseen" not in answers[1].reason
+    assert worker.predict(bad).status == 500
 
 
 def test_names_of_models(tmp_path):

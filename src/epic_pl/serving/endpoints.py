@@ -136,8 +136,8 @@ class Endpoints(LitSpec):  # type: ignore[misc]  # litserve has no types
         if max(len(self.response_buffer), self.request_queue.qsize()) >= self.limits.waiting:
             raise HTTPException(503, "Too many requests are waiting. Try again.", _RETRY)
         answer = await self._ask(question, self.limits.seconds)
-        if answer.refusal is not None:
-            raise HTTPException(422, answer.refusal)
+        if answer.status != 200:
+            raise HTTPException(answer.status, answer.reason)
         self.metrics.batch_size.observe(answer.batch_size)
         return Labels.model_validate({"labels": answer.labels})
 

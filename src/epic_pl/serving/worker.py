@@ -1,6 +1,7 @@
 """The process of a server that holds the models and classifies batches of requests."""
 
 import io
+import logging
 import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,17 +36,18 @@ class Question(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Labels, of several models by task, or why there are none; and the size of the batch."""
+    """Labels, of several models by task, or a status and its reason; and the size of the batch."""
 
     labels: list[Label] | dict[str, list[Label]]
-    refusal: str | None
     batch_size: int
+    status: int = 200
+    reason: str = ""
 
 
 class Worker(LitAPI):  # type: ignore[misc]  # litserve has no types
     """Loads the models once, and classifies the requests that come together as one batch.
 
-    A request that cannot be classified gets a refusal instead of an exception, which would fail all
+    A request that cannot be classified gets a reason instead of an exception, which would fail all
     requests of its batch.
 
     Args:
@@ -98,6 +100,16 @@ class Worker(LitAPI):  # type: ignore[misc]  # litserve has no types
         return answer
 
     def _answers(self, questions: Sequence[Question | None]) -> list[Answer]:
+        """Answers of a batch; if it fails, of one question after another."""
+        try:
+            return self._classify(questions)
+        except Exception:
+            if len(questions) > 1:
+                return [answer for question in questions for answer in self._answers([question])]
+            logging.getLogger(__name__).exception("A request failed.")
+            return [Answer([], 1, 500, "The model failed; the server's log says why.")]
+
+    def _classify(self, questions: Sequence[Question | None]) -> list[Answer]:
         prepared = [*self._threads.map(self._prepare, questions)]
         accepted = [
             (sample, question.top_k)
@@ -106,9 +118,9 @@ class Worker(LitAPI):  # type: ignore[misc]  # litserve has no types
         ]
         labels = iter(self._labels(*zip(*accepted, strict=True)) if accepted else ())
         return [
-            Answer(next(labels), None, len(accepted))
-            if isinstance(sample, dict)
-            else Answer([], sample, len(accepted))
+            Answer([], len(accepted), 422, sample)
+            if isinstance(sample, str)
+            else Answer(next(labels) if sample else [], len(accepted))
             for sample in prepared
         ]
 
