@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from epic_pl.data import HatefulMemesDataModule, images
+from epic_pl.data import HatefulMemesDataModule
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.images import image_file, missing_images, read_image, refuse_outside
 from epic_pl.data.row_cache import ImageRecord
@@ -129,10 +129,9 @@ def test_broken_files_say_what_is_wrong(tmp_path, name, message):
 def test_pixel_cap(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     noise(40, 30).save(path)
-    monkeypatch.setattr(images, "MAX_PIXELS", 40 * 30 - 1)
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded before the check"))
-    with pytest.raises(DataError, match=r"a\.png is too large: 40 x 30"):
-        read_image(path)
+    with pytest.raises(DataError, match=r"a\.png is too large: 40 x 30 .*limit is 1,199 pixels"):
+        read_image(path, max_pixels=40 * 30 - 1)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

@@ -70,10 +70,10 @@ def test_a_batch_without_a_good_question(worker):
 def test_an_unforeseen_error_fails_one_request_alone(step, worker, monkeypatch, caplog):
     whole = getattr(worker._model, step)
 
-    def fails(given):
+    def fails(given, *more):
         if "bad" in repr(given):
             raise RuntimeError("unforeseen")
-        return whole(given)
+        return whole(given, *more)
 
     good, bad = Question(None, "a text", None), Question(None, "bad", None)
     expected = worker.predict(good)

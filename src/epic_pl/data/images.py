@@ -36,7 +36,9 @@ _THREADS = 8
 _SHOWN = 5  # rows named in a message
 
 
-def read_image(source: Path | bytes, min_size: int | None = None) -> Image.Image:
+def read_image(
+    source: Path | bytes, min_size: int | None = None, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """Read an image as upright 8-bit RGB.
 
     EXIF orientation is applied, transparency is put on white, palette, CMYK and 16-bit images are
@@ -46,10 +48,11 @@ def read_image(source: Path | bytes, min_size: int | None = None) -> Image.Image
         source: the file, or its content.
         min_size: pixels. If given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, several
             times faster, if neither side becomes shorter than this.
+        max_pixels: of an image; larger ones are not decoded.
 
     Raises:
         DataError: the file is missing, empty, truncated, not an image of :data:`FORMATS`, or
-            larger than :data:`MAX_PIXELS`.
+            larger than ``max_pixels``.
     """
     file: Path | io.BytesIO
     if isinstance(source, bytes):
@@ -60,8 +63,9 @@ def read_image(source: Path | bytes, min_size: int | None = None) -> Image.Image
         if isinstance(file, Path):
             require_regular(file)
         with Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(_too_large(name, f"{image.width} x {image.height} pixels"))
+            if image.width * image.height > max_pixels:
+                size = f"{image.width} x {image.height} pixels"
+                raise DataError(_too_large(name, size, max_pixels))
             if min_size is not None and image.format in ("JPEG", "MPO"):
                 image.draft(None, (min_size, min_size))
             image.load()
@@ -71,7 +75,7 @@ def read_image(source: Path | bytes, min_size: int | None = None) -> Image.Image
             f"Image {name} does not exist. Check the image root and the paths in the table."
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(_too_large(name, str(error))) from error
+        raise DataError(_too_large(name, str(error), max_pixels)) from error
     except _BROKEN as error:
         raise DataError(
             f"Image {name} cannot be read: {_reason(source, error)}. Fetch or export the file "
@@ -79,9 +83,9 @@ def read_image(source: Path | bytes, min_size: int | None = None) -> Image.Image
         ) from error
 
 
-def _too_large(name: str, size: str) -> str:
+def _too_large(name: str, size: str, limit: int) -> str:
     return (
-        f"Image {name} is too large: {size}; the limit is {MAX_PIXELS:,} pixels. "
+        f"Image {name} is too large: {size}; the limit is {limit:,} pixels. "
         "Shrink it, or leave it out."
     )
 

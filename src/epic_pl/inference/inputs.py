@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from epic_pl.data.clean_text import clean_text
-from epic_pl.data.images import read_image, upright_rgb
+from epic_pl.data.images import MAX_PIXELS, read_image, upright_rgb
 from epic_pl.data.transforms import ImageTransform
 from epic_pl.errors import DataError
 from epic_pl.types import Sample
@@ -92,7 +92,11 @@ def check_item(item: Any, name: str) -> None:
 
 
 def read_item(
-    item: Mapping[str, Any], transform: ImageTransform, clean: bool, sample_id: str
+    item: Mapping[str, Any],
+    transform: ImageTransform,
+    clean: bool,
+    sample_id: str,
+    max_pixels: int = MAX_PIXELS,
 ) -> Sample:
     """A checked item as a sample, its image read and its text cleaned if ``clean``.
 
@@ -100,13 +104,13 @@ def read_item(
         DataError: the image cannot be read.
     """
     image, text = item.get("image"), item.get("text")
-    pixels = None if image is None else transform(as_rgb(image, transform.min_size))
+    pixels = None if image is None else transform(as_rgb(image, transform.min_size, max_pixels))
     if text is not None and clean:
         text = clean_text(text)
     return {"sample_id": sample_id, "image": pixels, "text": text, "label": None}
 
 
-def as_rgb(image: Any, min_size: int | None = None) -> Image.Image:
+def as_rgb(image: Any, min_size: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """An image as upright 8-bit RGB; see :func:`~epic_pl.data.images.read_image`.
 
     Raises:
@@ -115,9 +119,9 @@ def as_rgb(image: Any, min_size: int | None = None) -> Image.Image:
     if isinstance(image, str) and "://" in image:
         raise DataError(f"{image} is an address: fetch the image, and give its file or bytes.")
     if isinstance(image, str | os.PathLike):
-        return read_image(Path(image), min_size)
+        return read_image(Path(image), min_size, max_pixels)
     if isinstance(image, bytes | bytearray | memoryview):
-        return read_image(bytes(image), min_size)
+        return read_image(bytes(image), min_size, max_pixels)
     try:
         if isinstance(image, Image.Image):
             return upright_rgb(image.copy())

@@ -14,6 +14,7 @@ from rich.progress import track
 from torch.utils.data import DataLoader
 
 from epic_pl.data.dataset import Collator
+from epic_pl.data.images import MAX_PIXELS
 from epic_pl.data.transforms import ImageTransform
 from epic_pl.errors import ConfigError
 from epic_pl.inference.inputs import ImageInput, Item, ItemDataset, check_item, read_item
@@ -111,14 +112,18 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
         dataset = ItemDataset(items, self._transform, self._clean)
         return self._classify(self._batches(dataset, batch_size, num_workers, progress))
 
-    def prepare(self, item: Item) -> Sample:
+    def prepare(self, item: Item, max_pixels: int = MAX_PIXELS) -> Sample:
         """An item with its image read and transformed, for :meth:`classify`.
+
+        Args:
+            item: as in :meth:`__call__`.
+            max_pixels: of an image file; larger ones are refused before they are decoded.
 
         Raises:
             DataError: as in :meth:`__call__`.
         """
         check_item(item, "The item")
-        return read_item(item, self._transform, self._clean, "item")
+        return read_item(item, self._transform, self._clean, "item", max_pixels)
 
     def classify(self, samples: Sequence[Sample]) -> Scores:
         """Probabilities ``(B, C)`` of prepared items, at least one, in one batch."""

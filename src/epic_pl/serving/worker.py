@@ -1,6 +1,5 @@
 """The process of a server that holds the models and classifies batches of requests."""
 
-import io
 import logging
 import signal
 from collections.abc import Mapping, Sequence
@@ -11,11 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from litserve import LitAPI
 from litserve.specs.base import LitSpec
-from PIL import Image
 
 from epic_pl.classifier import Classifier
-from epic_pl.data.images import FORMATS
 from epic_pl.errors import ConfigError, DataError
+from epic_pl.inference.inputs import Item
 from epic_pl.inference.item_classifier import ItemClassifier, Label
 from epic_pl.multitask import MultiTaskClassifier
 from epic_pl.types import Sample
@@ -135,28 +133,10 @@ class Worker(LitAPI):  # type: ignore[misc]  # litserve has no types
         if question is None:
             return None
         try:
-            if question.image is not None:
-                check_pixels(question.image, self._max_pixels)
-            return self._model.prepare({"image": question.image, "text": question.text})
+            item: Item = {"image": question.image, "text": question.text}
+            return self._model.prepare(item, self._max_pixels)
         except DataError as error:
             return str(error)
-
-
-def check_pixels(content: bytes, limit: int) -> None:
-    """Check an image's size before it is decoded; other defects are left to the decoder.
-
-    Raises:
-        DataError: the image has more pixels than the limit.
-    """
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            width, height = image.size
-    except Exception:  # the decoder names what is wrong
-        return
-    if width * height > limit:
-        raise DataError(
-            f"The image has {width} x {height} pixels; the limit is {limit:,}. Shrink it."
-        )
 
 
 def name_models(models: Sequence[str]) -> dict[str, str]:
