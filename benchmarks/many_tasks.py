@@ -84,7 +84,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             MultiTaskClassifier({name: tasks[name] for name in ("0", str(index))})  # shares
         together[count] = MultiTaskClassifier(tasks)
         samples = fabricate(options, together[count])
-        together[count].classify(samples)
+        together[count].sample_probabilities(samples)
         gc.collect()
         memory[count] = own_memory() - start
     seconds: dict[int, list[float]] = {count: [] for count in counts}
@@ -92,7 +92,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         print(f"round {number + 1} of {options.rounds} ...", file=sys.stderr, flush=True)
         for count, classifier in together.items():
             begin = time.perf_counter()
-            classifier.classify(samples)
+            classifier.sample_probabilities(samples)
             seconds[count].append(time.perf_counter() - begin)
     return [
         {

@@ -88,7 +88,7 @@ def test_one_item_many_items_and_the_best_labels(classifier, rows):
 
 def test_a_server_can_prepare_and_classify_in_two_steps(classifier, rows):
     items = _items(rows)
-    scores = classifier.classify([classifier.prepare(item) for item in items])
+    scores = classifier.sample_probabilities([classifier.prepare(item) for item in items])
     np.testing.assert_allclose(scores, classifier.probabilities(items), rtol=0, atol=1e-6)
     assert classifier.labels(scores, 2) == classifier(items, top_k=2)
     for bad, said in (({}, "The item has neither"), ({"image": b"GIF"}, "cannot be")):

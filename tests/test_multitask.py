@@ -93,7 +93,7 @@ def test_answers_are_by_task(tasks, items):
 
 def test_a_server_can_prepare_and_classify_in_two_steps(tasks, items):
     together = MultiTaskClassifier(tasks)
-    scores = together.classify([together.prepare(item) for item in items])
+    scores = together.sample_probabilities([together.prepare(item) for item in items])
     assert together.labels(scores, 1) == together(items, top_k=1)
 
 

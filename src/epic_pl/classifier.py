@@ -373,7 +373,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             DataError: the table, or a row of it, cannot be used.
         """
         dataset = self._read_table(table, image_root, on_bad_sample, image, text, id)
-        scores = self._classify(self._batches(dataset, batch_size, num_workers, progress))
+        scores = self._score(self._batches(dataset, batch_size, num_workers, progress))
         known = {"sample_id": dataset.table["sample_id"], "image_path": dataset.table["image"]}
         return prediction_table(known, scores, self.class_names, self._model.thresholds, top_k)
 
@@ -426,6 +426,6 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             for row, take, order in zip(scores, chosen, orders, strict=True)
         ]
 
-    def _classify(self, batches: Iterable[Batch]) -> Floats:
+    def _score(self, batches: Iterable[Batch]) -> Floats:
         empty = np.zeros((0, len(self.class_names)), np.float32)
         return np.concatenate([empty, *map(self._model.probabilities, batches)])

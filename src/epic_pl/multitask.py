@@ -98,11 +98,11 @@ class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label
         labels = [clf.labels(scores[name], top_k) for name, clf in self.tasks.items()]
         return [dict(zip(self.tasks, answer, strict=True)) for answer in zip(*labels, strict=True)]
 
-    def _classify(self, batches: Iterable[Batch]) -> dict[str, Floats]:
-        parts = {name: [clf._classify([])] for name, clf in self.tasks.items()}
+    def _score(self, batches: Iterable[Batch]) -> dict[str, Floats]:
+        parts = {name: [clf._score([])] for name, clf in self.tasks.items()}
         for batch in batches:
             for (name, clf), shared in zip(self.tasks.items(), self._encoded(batch), strict=True):
-                parts[name].append(clf._classify([shared]))
+                parts[name].append(clf._score([shared]))
         return {name: np.concatenate(scores) for name, scores in parts.items()}
 
     @torch.inference_mode()

@@ -110,10 +110,10 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
             DataError: as in :meth:`__call__`.
         """
         dataset = ItemDataset(items, self._transform, self._clean)
-        return self._classify(self._batches(dataset, batch_size, num_workers, progress))
+        return self._score(self._batches(dataset, batch_size, num_workers, progress))
 
     def prepare(self, item: Item, max_pixels: int = MAX_PIXELS) -> Sample:
-        """An item with its image read and transformed, for :meth:`classify`.
+        """An item with its image read and transformed, for :meth:`sample_probabilities`.
 
         Args:
             item: as in :meth:`__call__`.
@@ -125,16 +125,16 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
         check_item(item, "The item")
         return read_item(item, self._transform, self._clean, "item", max_pixels)
 
-    def classify(self, samples: Sequence[Sample]) -> Scores:
+    def sample_probabilities(self, samples: Sequence[Sample]) -> Scores:
         """Probabilities ``(B, C)`` of prepared items, at least one, in one batch."""
-        return self._classify([self.collator(samples)])
+        return self._score([self.collator(samples)])
 
     @abstractmethod
     def labels(self, scores: Scores, top_k: int | None = None) -> list[Answer]:
         """Labels of N items by their probabilities; ``top_k`` as in :meth:`__call__`."""
 
     @abstractmethod
-    def _classify(self, batches: Iterable[Batch]) -> Scores:
+    def _score(self, batches: Iterable[Batch]) -> Scores:
         """Probabilities of all items of batches."""
 
     def _batches(

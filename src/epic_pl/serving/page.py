@@ -169,7 +169,8 @@ def describe(classifier: Classifier, image: str | Path | None, text: str | None)
     if both:
         samples += [{**sample, "text": None}, {**sample, "image": None}]
         titles = ["Image and text", "Image alone", "Text alone"]
-    labels = classifier.labels(classifier.classify(samples), len(classifier.class_names))
+    scores = classifier.sample_probabilities(samples)
+    labels = classifier.labels(scores, len(classifier.class_names))
     shown = PageContent(dict(zip(titles, labels, strict=True)))
     read = classifier.collator.max_text_tokens
     tokens = len(classifier.collator.tokenizer(sample["text"] or "")["input_ids"])

@@ -124,7 +124,7 @@ class Worker(LitAPI):  # type: ignore[misc]  # litserve has no types
 
     def _labels(self, samples: Sequence[Sample], numbers: Sequence[int | None]) -> list[Any]:
         """Labels of each sample, as many as its number says."""
-        scores = self._model.classify(samples)
+        scores = self._model.sample_probabilities(samples)
         of_number = {top_k: self._model.labels(scores, top_k) for top_k in set(numbers)}
         return [of_number[top_k][row] for row, top_k in enumerate(numbers)]
 
