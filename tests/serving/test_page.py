@@ -77,7 +77,9 @@ def test_cosines_and_words_are_those_of_the_first_exchange(classifier, square):
     cosines = torch.stack([part for _, part in shown.parts], dim=1)
     tau = classifier.module.model.matcher.log_temperature.exp()
     sample = classifier.prepare({"image": square, "text": TEXT})
-    (explanation,) = explain_samples(classifier.module, classifier, [sample])
+    (explanation,) = explain_samples(
+        classifier.module, classifier.collator, classifier.image_preprocessing, [sample]
+    )
     torch.testing.assert_close((cosines / tau).softmax(dim=1), explanation.similarities[0])
     # parts of a text are in its order, and the tiny encoder's words count alike
     assert "“a”" in shown.parts[0][0]

@@ -190,9 +190,10 @@ def describe(classifier: Classifier, image: str | Path | None, text: str | None)
     if both:
         _compare(shown, classifier, sample)
     if isinstance(model, EPIC):
-        data: Any = classifier  # has all that is read of a DataModule
         try:
-            (shown.explanation,) = explain_samples(classifier.module, data, [sample])
+            (shown.explanation,) = explain_samples(
+                classifier.module, classifier.collator, classifier.image_preprocessing, [sample]
+            )
         except EpicError as error:
             shown.notes.append(str(error))
     return shown

@@ -53,7 +53,9 @@ class PromptAttention(Callback):
         dataset = data.dataset("val")
         samples = [dataset[row] for row in spread_rows(len(dataset), self.samples)]
         with trainer.precision_plugin.forward_context():
-            explanations = explain_samples(pl_module, data, samples)
+            explanations = explain_samples(
+                pl_module, data.collator, data.image_preprocessing, samples
+            )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=MISSING_GLYPH)
             for explanation in explanations:

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from epic_pl.data import ImageTextDataModule
-from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.dataset import Collator, ImageTextDataset
+from epic_pl.data.preprocessing import ImagePreprocessing
 from epic_pl.errors import ConfigError, DataError, EncoderError
 from epic_pl.evaluation.evaluator import Evaluator, as_pil_image
 from epic_pl.module import EPICModule
@@ -110,45 +110,54 @@ def require_prompts(module: L.LightningModule) -> EPIC:
 
 
 def explain_samples(
-    module: EPICModule, data: ImageTextDataModule, samples: Sequence[Sample]
+    module: EPICModule,
+    collator: Collator,
+    preprocessing: ImagePreprocessing,
+    samples: Sequence[Sample],
 ) -> list[Explanation]:
     """Run a module, in evaluation mode, on samples one by one.
+
+    Args:
+        module: the module.
+        collator: makes batches of samples.
+        preprocessing: how the samples' images became tensors.
+        samples: the samples.
 
     Raises:
         ConfigError: if the model has no prompts.
         EncoderError: if its attention is not accessible, or its patches form no square grid.
     """
-    model, evaluator = require_prompts(module), Evaluator.of(module)
-    return [_explain(model, evaluator, data, sample, module.device) for sample in samples]
+    require_prompts(module)
+    return [_explain(module, collator, preprocessing, sample) for sample in samples]
 
 
 @torch.no_grad()
-def predict_alone(module: EPICModule, data: ImageTextDataModule, sample: Sample) -> dict[str, str]:
+def predict_alone(module: EPICModule, collator: Collator, sample: Sample) -> dict[str, str]:
     """What a module says to the "image" and to the "text" alone; empty without both."""
     if sample["image"] is None or sample["text"] is None:
         return {}
     evaluator, answers = Evaluator.of(module), {}
     for name, other in (("image", "text"), ("text", "image")):
         lacking: Any = {**sample, other: None}
-        batch = module.transfer_batch_to_device(data.collator([lacking]), module.device, 0)
+        batch = module.transfer_batch_to_device(collator([lacking]), module.device, 0)
         # the module would warn of what is left out on purpose
         answers[name] = _in_words(*_answer(evaluator, module.model(batch).logits))
     return answers
 
 
 def _explain(
-    model: EPIC, evaluator: Evaluator, data: ImageTextDataModule, sample: Sample, device: Any
+    module: EPICModule, collator: Collator, preprocessing: ImagePreprocessing, sample: Sample
 ) -> Explanation:
-    batch: Any = data.collator([sample])
-    moved: Any = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    model, evaluator, batch = require_prompts(module), Evaluator.of(module), collator([sample])
+    moved = module.transfer_batch_to_device(batch, module.device, 0)
     logits, recording = recorded(model, moved)
     text, image, labels = sample["text"], sample["image"], batch.get("labels")
-    words, numbers = ([], []) if text is None else _words(data.collator, text)
+    words, numbers = ([], []) if text is None else _words(collator, text)
     prefix = model.image_encoder.num_prefix_tokens
     prediction, probability = _answer(evaluator, logits)
     return Explanation(
         sample_id=sample["sample_id"],
-        image=None if image is None else as_pil_image(image, data.image_preprocessing),
+        image=None if image is None else as_pil_image(image, preprocessing),
         words=words,
         prediction=prediction,
         probability=probability,
