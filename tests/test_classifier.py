@@ -17,6 +17,8 @@ from epic_pl.assets.cache import cache_dir
 from epic_pl.cli import run
 from epic_pl.errors import CheckpointError, ConfigError, DataError
 
+TABLE = pa.table({"a": ["b"]})
+
 
 @pytest.fixture
 def classifier(trained):
@@ -119,11 +121,12 @@ def test_embeddings_are_what_the_head_receives(classifier, rows):
         (lambda clf: clf(text="a", top_k=0), ConfigError, "top_k must be at least 1"),
         (lambda clf: clf([{"text": "a"}], batch_size=0), ConfigError, "batch_size"),
         (lambda clf: clf.predict_table("none.csv", text="a"), DataError, "none.csv does not exist"),
-        (lambda clf: clf.predict_table(pa.table({"a": ["b"]}), text="c"), DataError, "no column"),
-        (lambda clf: clf.predict_table(pa.table({"a": ["b"]})), ConfigError, "is named"),
+        (lambda clf: clf.predict_table(TABLE, text="c"), DataError, r"no column 'c' \(text\)"),
+        (lambda clf: clf.predict_table(TABLE, text="a", id="c"), DataError, r"'c' \(id\)"),
+        (lambda clf: next(clf.embed_table(TABLE)), ConfigError, r"named \(image, text\): name one"),
         (lambda clf: clf.predict_table(pa.table({"a": []}), text="a"), DataError, "no rows"),
         (
-            lambda clf: clf.predict_table(pa.table({"a": ["b"]}), text="a", on_bad_sample="drop"),
+            lambda clf: clf.predict_table(TABLE, text="a", on_bad_sample="drop"),
             ConfigError,
             "on_bad_sample",
         ),
@@ -217,5 +220,7 @@ def test_training_a_table_writes_a_run_that_the_command_line_reads(
     assert clf.class_names == ["blue", "green", "red"]
     assert clf(image="data/images/test0.png", text="more than it was trained on")
     run(["test", "--config", "runs/table/epic.yaml", "--ckpt_path", "last"])
+    with pytest.raises(ConfigError, match=r"Did you mean 'trainer\.max_epochs'"):
+        Classifier.train("data/table.csv", **columns, options={"trainer.max_epoch": 1})
     with pytest.raises(DataError, match="no column 'kind' for the label"):
         Classifier.train("data/table.csv", label="kind")

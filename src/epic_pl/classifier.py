@@ -3,6 +3,7 @@
 Shape legend: N items, B batch, C classes.
 """
 
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Self, get_args
 import numpy as np
 import pyarrow as pa
 import torch
+from jsonargparse import ArgumentError
 from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.callbacks.predictions import prediction_table
@@ -23,7 +25,7 @@ from epic_pl.data.tables.columns import RowOptions
 from epic_pl.data.tables.folders import is_image_folder
 from epic_pl.data.tables.rows import read_unlabelled, table_folder
 from epic_pl.data.transforms import build_image_transform
-from epic_pl.errors import ConfigError, DataError
+from epic_pl.errors import ConfigError, DataError, EpicError
 from epic_pl.inference.exported import DESCRIPTION, ExportedModel
 from epic_pl.inference.inputs import Item, ItemDataset
 from epic_pl.inference.item_classifier import Floats, ItemClassifier, Label
@@ -255,12 +257,16 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             EpicError: as in ``epic-pl fit``, with a message for the user.
         """
         from epic_pl.cli import as_options, run
+        from epic_pl.error_text import message_of
 
         root = Path(output) if output is not None else Path("runs") / Path(table).stem
         columns = {"image": image, "text": text, "label": label}
         config, _ = write_config(Path(table), True, root / INIT_CONFIG, **columns)
         given = as_options({"trainer.default_root_dir": str(root), **(options or {})})
-        trainer = run(["fit", "--config", str(config), *given]).trainer
+        try:
+            trainer = run(["fit", "--config", str(config), *given]).trainer
+        except ArgumentError as error:
+            raise ConfigError(message_of(error)) from error
         return cls.load(str(trainer.log_dir), device=device)
 
     def embed(
@@ -291,14 +297,18 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         self,
         table: str | Path | pa.Table | Any,
         *,
+        image: str | None = None,
+        text: str | list[str] | None = None,
+        id: str | None = None,
+        image_root: str | Path | None = None,
+        on_bad_sample: BadSamplePolicy = "error",
         batch_size: int = 32,
         num_workers: int = 0,
         progress: bool | None = None,
-        **source: Any,
     ) -> Iterator[pa.Table]:
         """The encoders' pooled outputs of a table's rows, a table for each batch.
 
-        Arguments are those of :meth:`predict_table`, but for ``top_k``.
+        Arguments are as in :meth:`predict_table`.
 
         Yields:
             ``sample_id``, and ``image`` and ``text`` as lists of d_v and d_t float32 numbers, null
@@ -307,7 +317,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         Raises:
             DataError: the table, or a row of it, cannot be used.
         """
-        dataset = self._read_table(table, **source)
+        dataset = self._read_table(table, image, text, id, image_root, on_bad_sample)
         for batch in self._batches(dataset, batch_size, num_workers, progress, "Encoding"):
             columns = {"sample_id": pa.array(batch["sample_id"], pa.string())}
             for side, output in self._features(batch)._asdict().items():
@@ -372,7 +382,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             ConfigError: ``on_bad_sample`` is none of the three.
             DataError: the table, or a row of it, cannot be used.
         """
-        dataset = self._read_table(table, image_root, on_bad_sample, image, text, id)
+        dataset = self._read_table(table, image, text, id, image_root, on_bad_sample)
         scores = self._score(self._batches(dataset, batch_size, num_workers, progress))
         known = {"sample_id": dataset.table["sample_id"], "image_path": dataset.table["image"]}
         return prediction_table(known, scores, self.class_names, self._model.thresholds, top_k)
@@ -380,11 +390,11 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
     def _read_table(
         self,
         table: Any,
-        image_root: str | Path | None = None,
-        on_bad_sample: BadSamplePolicy = "error",
-        image: str | None = None,
-        text: Any = None,
-        id: str | None = None,
+        image: str | None,
+        text: str | list[str] | None,
+        id: str | None,
+        image_root: str | Path | None,
+        on_bad_sample: BadSamplePolicy,
     ) -> ImageTextDataset:
         source = Path(table) if isinstance(table, str | Path) else pa.table(table)
         if isinstance(source, Path) and not source.exists():
@@ -392,9 +402,13 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         if image_root is None:
             image_root = table_folder(source) if isinstance(source, Path) else Path.cwd()
         options = RowOptions()  # of a folder
-        if not (isinstance(source, Path) and is_image_folder(source)):
-            options = RowOptions(image_column=image, text_columns=text, id_column=id)
-        rows = read_unlabelled(source, Path(image_root).resolve(), options)
+        try:
+            if not (isinstance(source, Path) and is_image_folder(source)):
+                options = RowOptions(image_column=image, text_columns=text, id_column=id)
+            rows = read_unlabelled(source, Path(image_root).resolve(), options)
+        except EpicError as error:  # names arguments of TableDataModule
+            said = re.sub(r"(?<!['\w])(image|text|id)_columns?\b", r"\1", str(error))
+            raise type(error)(said) from error
         read = ImageTextDataset(rows.table, rows.image_root, self._transform).read
         check_word(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
         usable, note = usable_rows(rows, on_bad_sample, read)

@@ -38,7 +38,7 @@ def errors_as_text() -> Iterator[None]:
     try:
         yield
     except (*MENDABLE, ArgumentError) as error:
-        text = _message(error)
+        text = message_of(error)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             file = error.filename or "what is written"
             text = f"{os.strerror(error.errno)}: make room for {file} or move it."
@@ -74,7 +74,7 @@ def suggestions(*parsers: ArgumentParser) -> Iterator[None]:
         raise
 
 
-def _message(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """An error's message without a loader worker's traceback or the parser's alternatives."""
     kind = type(error)
     text = str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2]

@@ -2,7 +2,7 @@
 
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from epic_pl.commands.parser import NonNegativeInt
 
@@ -46,9 +46,9 @@ def embed(
     from epic_pl.validate import check_writable
 
     check_writable("--output", output.parent, output.name)
-    options: dict[str, Any] = {"image": image, "text": text, "id": id}
-    options |= {"on_bad_sample": on_bad_sample, "num_workers": workers}
-    tables = Classifier.load(model).embed_table(source, **options)
+    tables = Classifier.load(model).embed_table(
+        source, image=image, text=text, id=id, on_bad_sample=on_bad_sample, num_workers=workers
+    )
     first = next(tables, None)
     if first is None:
         raise DataError(f"No row of {source} can be used.")
