@@ -30,15 +30,8 @@ from epic_pl.inference.exported import DESCRIPTION, ExportedModel
 from epic_pl.inference.inputs import Item, ItemDataset
 from epic_pl.inference.item_classifier import Floats, ItemClassifier, Label
 from epic_pl.inference.model_card import write_card
-from epic_pl.inference.models import TrainedModel, find_checkpoint, load_module
-from epic_pl.inference.sharing import (
-    WEIGHTS,
-    fetch_model,
-    is_hub_name,
-    push_model,
-    read_model,
-    write_model,
-)
+from epic_pl.inference.models import TrainedModel, load_module
+from epic_pl.inference.sharing import WEIGHTS, find_model, push_model, read_model, write_model
 from epic_pl.inspection.init import write_config
 from epic_pl.module import EPICModule
 from epic_pl.nn.pair import Pair
@@ -165,15 +158,11 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             AssetError: it cannot be fetched.
             ConfigError: the folder has only a program, and ``programs`` is False.
         """
-        place = Path(path)
-        from_hub = not place.exists() and is_hub_name(str(path))
-        if from_hub:
-            place = fetch_model(str(path), revision, token, local_files_only)
-        if from_hub or (place / WEIGHTS).is_file():
-            return cls(read_model(place, image_encoder, text_encoder), device)
-        if (place / DESCRIPTION).is_file():
+        place = find_model(path, revision, token, local_files_only)
+        if (place / DESCRIPTION).is_file() and not (place / WEIGHTS).is_file():
             return cls(ExportedModel(place, programs))
-        return cls(load_module(find_checkpoint(place), image_encoder, text_encoder), device)
+        read = load_module if place.is_file() else read_model
+        return cls(read(place, image_encoder, text_encoder), device)
 
     def save_pretrained(
         self,

@@ -38,11 +38,15 @@ def _wait_until(condition, seconds=90):
         time.sleep(0.2)
 
 
-@pytest.fixture(scope="module")
-def server(two_epochs):
+def _free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+        return str(free.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def server(two_epochs):
+    port = _free_port()
     command = [sys.executable, "-m", "epic_pl", "serve", str(two_epochs.root / "runs")]
     options = ["--port", port, "--max-characters", "500", "--max-megabytes", "1"]
     environment = os.environ | {"EPIC_PL_API_KEY": _KEY["X-API-Key"], "OMP_NUM_THREADS": "1"}
@@ -69,6 +73,22 @@ def server(two_epochs):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "There is no trained model at"), (b"x", "cannot be read as a checkpoint")],
+)
+def test_a_model_that_cannot_be_loaded_ends_the_command_with_its_error(content, says, tmp_path):
+    if content:
+        (tmp_path / "model.ckpt").write_bytes(content)
+    command = [sys.executable, "-m", "epic_pl", "serve", str(tmp_path / "model.ckpt")]
+    ended = subprocess.run(
+        [*command, "--port", _free_port()], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 1
+    assert says in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def _labels(response):

@@ -46,11 +46,12 @@ def serve(
         EpicError: with a message for the user.
     """
     from epic_pl.errors import ConfigError
+    from epic_pl.inference.sharing import find_model
 
     try:
         from epic_pl.serving.endpoints import Limits
         from epic_pl.serving.server import build_server, run_server
-        from epic_pl.serving.worker import load_model, name_models
+        from epic_pl.serving.worker import name_models
     except ImportError as error:
         raise ConfigError(
             f"epic-pl serve needs {error.name}: pip install 'epic_pl[serve]'."
@@ -64,9 +65,7 @@ def serve(
         raise ConfigError(
             f"The server cannot listen on {host}, port {port}: {error}. Choose another --port."
         ) from error
-    paths = name_models(models)
-    # a model that cannot be loaded is told here, before any process starts
-    load_model(paths, programs, "cpu")
+    paths = {name: str(find_model(path)) for name, path in name_models(models).items()}
     key = os.environ.get(_KEY)
     limits = Limits(
         max_waiting, timeout, max_megabytes * 10**6, max_megapixels * 10**6, max_characters

@@ -13,8 +13,9 @@ from epic_pl.assets.encoders import Side, cached_commit, repository
 from epic_pl.data.readers import read_json
 from epic_pl.errors import AssetError, CheckpointError, DataError, first_line
 from epic_pl.files import write_bytes, write_json
+from epic_pl.inference.exported import DESCRIPTION
 from epic_pl.inference.model_card import CARD
-from epic_pl.inference.models import relocated
+from epic_pl.inference.models import find_checkpoint, relocated
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state
 from epic_pl.module.checkpoint_io import refuse_classes
@@ -92,12 +93,27 @@ def read_model(
     return module.eval()
 
 
-def is_hub_name(name: str) -> bool:
-    """Whether a name may be a hub repository, optionally with ``@revision``."""
-    return _HUB_NAME.fullmatch(name) is not None
+def find_model(
+    path: str | Path,
+    revision: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
+) -> Path:
+    """The checkpoint or folder of a model; arguments as in ``Classifier.load``.
+
+    Raises:
+        CheckpointError: there is none.
+        AssetError: it cannot be fetched.
+    """
+    place = Path(path)
+    if not place.exists() and _HUB_NAME.fullmatch(str(path)):
+        return _fetch_model(str(path), revision, token, offline)
+    if any((place / name).is_file() for name in (WEIGHTS, DESCRIPTION)):
+        return place
+    return find_checkpoint(place)
 
 
-def fetch_model(name: str, revision: str | None, token: str | None, offline: bool) -> Path:
+def _fetch_model(name: str, revision: str | None, token: str | None, offline: bool) -> Path:
     """The local folder of a hub's model; only weights and config are downloaded.
 
     Raises:

@@ -9,6 +9,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from litserve import LitServer
+from litserve.utils import WorkerSetupStatus
 
 from epic_pl.errors import did_you_mean
 from epic_pl.serving.endpoints import CLASSIFY, CLASSIFY_FORM, Endpoints, Limits, Pair
@@ -70,7 +71,11 @@ def refuse(request: Request, error: Exception) -> JSONResponse:
 
 
 def run_server(server: LitServer, host: str, port: int) -> None:
-    """Run a server until SIGTERM or Ctrl-C, after which open requests are still answered."""
+    """Run a server until SIGTERM or Ctrl-C, after which open requests are still answered.
+
+    Raises:
+        SystemExit: a worker cannot load its models, and has said why.
+    """
     process = os.getpid()
 
     def stop(number: int, frame: object) -> None:
@@ -80,10 +85,17 @@ def run_server(server: LitServer, host: str, port: int) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    server.run(
-        host,
-        port,
-        num_api_servers=1,  # metrics are of one process
-        log_level="warning",
-        generate_client_file=False,
-    )
+    try:
+        server.run(
+            host,
+            port,
+            num_api_servers=1,  # metrics are of one process
+            log_level="warning",
+            generate_client_file=False,
+        )
+    except RuntimeError:
+        if WorkerSetupStatus.ERROR not in server.workers_setup_status.values():
+            raise
+        for worker in server.inference_workers:
+            worker.terminate()
+        raise SystemExit(1) from None

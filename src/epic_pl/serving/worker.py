@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ from litserve import LitAPI
 from litserve.specs.base import LitSpec
 
 from epic_pl.classifier import Classifier
-from epic_pl.errors import ConfigError, DataError
+from epic_pl.errors import ConfigError, DataError, EpicError
 from epic_pl.inference.inputs import Item
 from epic_pl.inference.item_classifier import ItemClassifier, Label
 from epic_pl.multitask import MultiTaskClassifier
@@ -76,7 +77,12 @@ class Worker(LitAPI):  # type: ignore[misc]  # litserve has no types
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if device == "cpu":
             torch.set_num_threads(self._torch_threads)
-        self._model = load_model(self._paths, self._programs, device)
+        try:
+            self._model = load_model(self._paths, self._programs, device)
+        except EpicError as error:
+            print(f"epic-pl: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            logging.disable()  # litserve would add a traceback
+            raise
         self._threads = ThreadPoolExecutor(_THREADS)
 
     async def health(self) -> bool:
