@@ -7,6 +7,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from epic_pl.evaluation.evaluator import Evaluator
+from epic_pl.evaluation.report.figures import draw_figures
 from epic_pl.evaluation.report.scores import coverage_table, headline, label, wilson_interval
 from epic_pl.evaluation.report.tables import average_rows, class_table, confused_pairs
 from epic_pl.module.outputs import SplitOutputs
@@ -76,6 +77,15 @@ def test_the_surest_answers_are_scored_alone():
     assert [row["samples"] for row in table] == list(range(1, 21))
     probabilities = [row["probability"] for row in table]
     assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_no_axis_of_the_surest_answers_goes_beyond_100_percent():
+    scores = [{"coverage": 0.5, "score": 1.0}, {"coverage": 1.0, "score": 0.9}]
+    bins = [{"from": 0.0, "to": 1.0, "samples": 2, "probability": 0.9, "accuracy": 0.9}]
+    content = {"coverage": scores, "headline": {"score": "accuracy"}, "task": "multiclass"}
+    figure = draw_figures(content | {"calibration": {"bins": bins}}, ["a"])["coverage"]
+    (axes,) = figure.axes
+    assert (axes.get_xlim()[1], axes.get_ylim()[1]) == (100, 100)
 
 
 def test_a_multilabel_answer_is_as_sure_as_all_of_its_labels():

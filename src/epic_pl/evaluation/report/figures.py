@@ -49,7 +49,8 @@ def _draw_coverage(coverage: Table, score: str) -> Figure:
     figure = Figure(figsize=(4.8, 2.8))
     axes = figure.add_subplot()
     shares, values = ([100 * row[key] for row in coverage] for key in ("coverage", "score"))
-    axes.plot(shares, values, marker="o", markersize=4)
-    axes.set(xlabel="answered: the surest samples, %", ylabel=f"{score} of these, %", xlim=(0, 102))
+    axes.plot(shares, values, marker="o", markersize=4, clip_on=False)
+    axes.set(xlabel="answered: the surest samples, %", ylabel=f"{score} of these, %")
+    axes.set(xlim=(0, 100), ylim=(None, min(100, axes.get_ylim()[1])))
     axes.grid()
     return figure
