@@ -1,10 +1,9 @@
 """Parsers of commands, made from the signatures and docstrings of their functions."""
 
 import inspect
-import json
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -33,9 +32,9 @@ def command_parser(name: str, function: Callable[..., object]) -> ArgumentParser
         allow_abbrev=False,
     )
     parser.add_function_arguments(function, as_group=False, as_positional=True, skip={_OF_FIT})
-    if _takes_list(function):
-        (action,) = (action for action in parser._actions if action.dest == _first(function))
-        action.metavar = f"{action.dest} ..."
+    for action in parser._actions:  # a list takes several words, not one with a list in it
+        if not action.option_strings and get_type_hints(function)[action.dest] == list[str]:
+            action.nargs, action.metavar, action._typehint = "+", action.dest, str
     return parser
 
 
@@ -61,9 +60,6 @@ def parse_command(name: str, function: Callable[..., object], argv: Sequence[str
             value = words.pop(0)
         own.append(f"--{option[2:].replace('-', '_')}={value}")
     more = takes_more(function)
-    if _takes_list(function):
-        values = [word for word in rest if not word.startswith("--")]
-        rest = [*([json.dumps(values)] if values else []), *(w for w in rest if w.startswith("--"))]
     parsed = command_parser(name, function).parse_args(own if more else [*own, *rest])
     return vars(parsed) | ({_OF_FIT: rest} if more else {})
 
@@ -71,13 +67,3 @@ def parse_command(name: str, function: Callable[..., object], argv: Sequence[str
 def takes_more(function: Callable[..., object]) -> bool:
     """Whether a command takes the options of ``epic-pl fit``, too."""
     return _OF_FIT in inspect.signature(function).parameters
-
-
-def _takes_list(function: Callable[..., object]) -> bool:
-    """Whether the first parameter takes all words that are no options."""
-    first = _first(function)
-    return first != _OF_FIT and get_origin(get_type_hints(function).get(first)) is list
-
-
-def _first(function: Callable[..., object]) -> str:
-    return next(iter(inspect.signature(function).parameters), "")
