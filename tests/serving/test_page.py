@@ -13,7 +13,7 @@ from PIL import Image
 
 from epic_pl import Classifier
 from epic_pl.errors import ConfigError
-from epic_pl.evaluation.explain.samples import explain_samples
+from epic_pl.evaluation.explain.samples import explain_sample
 from epic_pl.serving.page import MAX_CHARACTERS, answer, build_page, describe, open_page
 
 TEXT = "a blue square"
@@ -77,8 +77,8 @@ def test_cosines_and_words_are_those_of_the_first_exchange(classifier, square):
     cosines = torch.stack([part for _, part in shown.parts], dim=1)
     tau = classifier.module.model.matcher.log_temperature.exp()
     sample = classifier.prepare({"image": square, "text": TEXT})
-    (explanation,) = explain_samples(
-        classifier.module, classifier.collator, classifier.image_preprocessing, [sample]
+    explanation = explain_sample(
+        classifier.module, classifier.collator, classifier.image_preprocessing, sample
     )
     torch.testing.assert_close((cosines / tau).softmax(dim=1), explanation.similarities[0])
     # parts of a text are in its order, and the tiny encoder's words count alike

@@ -34,7 +34,7 @@ def explain(
     from epic_pl.errors import counted
     from epic_pl.evaluation.explain.figures import sample_png, sample_svg
     from epic_pl.evaluation.explain.samples import (
-        explain_samples,
+        explain_sample,
         predict_alone,
         rows_of_ids,
         spread_rows,
@@ -53,7 +53,8 @@ def explain(
     else:
         rows = rows_of_ids(dataset, samples.split(","))
     chosen = [dataset[row] for row in rows]
-    explanations = explain_samples(module, data.collator, data.image_preprocessing, chosen)
+    made = data.collator, data.image_preprocessing
+    explanations = [explain_sample(module, *made, sample) for sample in chosen]
     for number, explanation in enumerate(explanations, start=1):
         name = re.sub(r"[^\w.-]", "_", explanation.sample_id)[:_MAX_NAME]
         write_bytes(output / f"{number:02}_{name}.png", sample_png(explanation))

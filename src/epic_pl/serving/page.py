@@ -20,7 +20,7 @@ from epic_pl.data.images import read_image
 from epic_pl.errors import ConfigError, DataError, EpicError
 from epic_pl.evaluation.evaluator import as_pil_image
 from epic_pl.evaluation.explain.figures import sample_svg
-from epic_pl.evaluation.explain.samples import Explanation, explain_samples, word_shares
+from epic_pl.evaluation.explain.samples import Explanation, explain_sample, word_shares
 from epic_pl.inference.inputs import Item
 from epic_pl.inference.item_classifier import Label
 from epic_pl.inspection.html_page import HEAT, jpeg, render
@@ -191,8 +191,8 @@ def describe(classifier: Classifier, image: str | Path | None, text: str | None)
         _compare(shown, classifier, sample)
     if isinstance(model, EPIC):
         try:
-            (shown.explanation,) = explain_samples(
-                classifier.module, classifier.collator, classifier.image_preprocessing, [sample]
+            shown.explanation = explain_sample(
+                classifier.module, classifier.collator, classifier.image_preprocessing, sample
             )
         except EpicError as error:
             shown.notes.append(str(error))

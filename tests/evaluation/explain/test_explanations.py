@@ -15,7 +15,7 @@ from epic_pl.evaluation.explain.samples import (
     Explanation,
     Step,
     _on_patches,
-    explain_samples,
+    explain_sample,
     predict_alone,
 )
 from epic_pl.module import EPICModule
@@ -28,7 +28,8 @@ def test_an_explanation_is_that_of_the_model_that_predicts(trained):
     data.prepare_data()
     data.setup("test")
     samples = [data.dataset("test")[row] for row in range(4)]
-    explanations = explain_samples(module, data.collator, data.image_preprocessing, samples)
+    made = data.collator, data.image_preprocessing
+    explanations = [explain_sample(module, *made, sample) for sample in samples]
     reference = EPICModule.load_from_checkpoint(path).eval()
     predicted = reference.predict_step(data.collator(samples), 0)["probabilities"].detach()
     for explanation, sample, probabilities in zip(explanations, samples, predicted, strict=True):

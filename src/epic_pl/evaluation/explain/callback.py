@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.evaluator import require_data
 from epic_pl.evaluation.explain.figures import draw_explanation
-from epic_pl.evaluation.explain.samples import explain_samples, require_prompts, spread_rows
+from epic_pl.evaluation.explain.samples import explain_sample, require_prompts, spread_rows
 from epic_pl.inspection.html_page import MISSING_GLYPH
 from epic_pl.module import EPICModule
 
@@ -51,11 +51,12 @@ class PromptAttention(Callback):
         assert isinstance(pl_module, EPICModule)
         data = require_data(trainer, pl_module, "explain.every_n_epochs")
         dataset = data.dataset("val")
-        samples = [dataset[row] for row in spread_rows(len(dataset), self.samples)]
+        made = data.collator, data.image_preprocessing
         with trainer.precision_plugin.forward_context():
-            explanations = explain_samples(
-                pl_module, data.collator, data.image_preprocessing, samples
-            )
+            explanations = [
+                explain_sample(pl_module, *made, dataset[row])
+                for row in spread_rows(len(dataset), self.samples)
+            ]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=MISSING_GLYPH)
             for explanation in explanations:

@@ -109,45 +109,15 @@ def require_prompts(module: L.LightningModule) -> EPIC:
     )
 
 
-def explain_samples(
-    module: EPICModule,
-    collator: Collator,
-    preprocessing: ImagePreprocessing,
-    samples: Sequence[Sample],
-) -> list[Explanation]:
-    """Run a module, in evaluation mode, on samples one by one.
-
-    Args:
-        module: the module.
-        collator: makes batches of samples.
-        preprocessing: how the samples' images became tensors.
-        samples: the samples.
+def explain_sample(
+    module: EPICModule, collator: Collator, preprocessing: ImagePreprocessing, sample: Sample
+) -> Explanation:
+    """Run a module, in evaluation mode, on a sample that the preprocessing made.
 
     Raises:
         ConfigError: if the model has no prompts.
         EncoderError: if its attention is not accessible, or its patches form no square grid.
     """
-    require_prompts(module)
-    return [_explain(module, collator, preprocessing, sample) for sample in samples]
-
-
-@torch.no_grad()
-def predict_alone(module: EPICModule, collator: Collator, sample: Sample) -> dict[str, str]:
-    """What a module says to the "image" and to the "text" alone; empty without both."""
-    if sample["image"] is None or sample["text"] is None:
-        return {}
-    evaluator, answers = Evaluator.of(module), {}
-    for name, other in (("image", "text"), ("text", "image")):
-        lacking: Any = {**sample, other: None}
-        batch = module.transfer_batch_to_device(collator([lacking]), module.device, 0)
-        # the module would warn of what is left out on purpose
-        answers[name] = _in_words(*_answer(evaluator, module.model(batch).logits))
-    return answers
-
-
-def _explain(
-    module: EPICModule, collator: Collator, preprocessing: ImagePreprocessing, sample: Sample
-) -> Explanation:
     model, evaluator, batch = require_prompts(module), Evaluator.of(module), collator([sample])
     moved = module.transfer_batch_to_device(batch, module.device, 0)
     logits, recording = recorded(model, moved)
@@ -170,6 +140,20 @@ def _explain(
         if image is not None and text is not None
         else [],
     )
+
+
+@torch.no_grad()
+def predict_alone(module: EPICModule, collator: Collator, sample: Sample) -> dict[str, str]:
+    """What a module says to the "image" and to the "text" alone; empty without both."""
+    if sample["image"] is None or sample["text"] is None:
+        return {}
+    evaluator, answers = Evaluator.of(module), {}
+    for name, other in (("image", "text"), ("text", "image")):
+        lacking: Any = {**sample, other: None}
+        batch = module.transfer_batch_to_device(collator([lacking]), module.device, 0)
+        # the module would warn of what is left out on purpose
+        answers[name] = _in_words(*_answer(evaluator, module.model(batch).logits))
+    return answers
 
 
 def _answer(evaluator: Evaluator, logits: Tensor) -> tuple[list[str], float | None]:
