@@ -77,8 +77,14 @@ class Worker(LitAPI):  # type: ignore[misc]  # litserve has no types
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if device == "cpu":
             torch.set_num_threads(self._torch_threads)
+        self._model: ItemClassifier[Any, Any]
+        options: dict[str, Any] = {"programs": self._programs, "device": device}
+        (path, *others) = self._paths.values()
         try:
-            self._model = load_model(self._paths, self._programs, device)
+            if others:
+                self._model = MultiTaskClassifier.load(self._paths, **options)
+            else:
+                self._model = Classifier.load(path, **options)
         except EpicError as error:
             print(f"epic-pl: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             logging.disable()  # litserve would add a traceback
@@ -162,15 +168,3 @@ def name_models(models: Sequence[str]) -> dict[str, str]:
             )
         paths[name] = path
     return paths
-
-
-def load_model(paths: Mapping[str, str], programs: bool, device: str) -> ItemClassifier[Any, Any]:
-    """The only model, or several that share a pass of their encoders.
-
-    Raises:
-        EpicError: a model cannot be loaded, or they cannot share a pass.
-    """
-    if len(paths) > 1:
-        return MultiTaskClassifier.load(paths, programs=programs, device=device)
-    (path,) = paths.values()
-    return Classifier.load(path, programs=programs, device=device)
