@@ -147,11 +147,22 @@ def test_encoders_with_other_weights_are_refused(classifier):
         MultiTaskClassifier({"kind": classifier(), "other": other})
 
 
-def test_exported_models_and_no_tasks_are_refused(classifier):
+def test_exported_models_are_refused(classifier):
     exported = classifier()
     exported._model = object.__new__(ExportedModel)
     exported._model.folder = Path("exported")
     with pytest.raises(ConfigError, match="'a' and 'b' cannot share encoders: exported is an expo"):
         MultiTaskClassifier({"a": classifier(), "b": exported})
-    with pytest.raises(ConfigError, match="at least one task"):
-        MultiTaskClassifier({})
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda clf: MultiTaskClassifier({}),
+        lambda clf: MultiTaskClassifier([clf]),
+        lambda clf: MultiTaskClassifier.load(["runs"]),
+    ],
+)
+def test_tasks_without_names_are_refused(classifier, call):
+    with pytest.raises(ConfigError, match="at least one task, each with its name"):
+        call(classifier())

@@ -18,6 +18,8 @@ from epic_pl.inference.item_classifier import Floats, ItemClassifier, Label
 from epic_pl.nn.towers import shared_features
 from epic_pl.types import Batch, Task
 
+_UNNAMED = "Give at least one task, each with its name: {'kind': ..., 'colour': ...}."
+
 
 class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label]]]):
     """Classifies items in several tasks with one pass of the encoders that all models share.
@@ -50,7 +52,10 @@ class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label
         self.tasks: dict[str, Classifier] = {}
         lead = ""
         shared: dict[str, Any] = {}
-        for name, classifier in tasks.items() if isinstance(tasks, Mapping) else tasks:
+        for pair in tasks.items() if isinstance(tasks, Mapping) else tasks:
+            if not isinstance(pair, tuple):
+                raise ConfigError(_UNNAMED)
+            name, classifier = pair
             settings = _settings(classifier, f"{lead!r} and {name!r}" if lead else repr(name))
             if not self.tasks:
                 lead, shared, first = name, settings, classifier
@@ -66,7 +71,7 @@ class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label
             classifier.collator.tokenizer = first.collator.tokenizer
             self.tasks[name] = classifier
         if not self.tasks:
-            raise ConfigError("Give at least one task: MultiTaskClassifier({'kind': classifier}).")
+            raise ConfigError(_UNNAMED)
         self.class_names = {name: clf.class_names for name, clf in self.tasks.items()}
         self.task: dict[str, Task] = {name: clf.task for name, clf in self.tasks.items()}
         self._transform, self._clean = first._transform, first._clean
@@ -89,6 +94,8 @@ class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label
             CheckpointError: as in that method.
             AssetError: likewise.
         """
+        if not isinstance(paths, Mapping):
+            raise ConfigError(_UNNAMED)
         return cls((name, Classifier.load(path, **options)) for name, path in paths.items())
 
     def labels(
