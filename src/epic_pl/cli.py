@@ -103,26 +103,20 @@ the command."""
 class _TrainerHelp(argparse._HelpAction):
     """Prints the trainer's part of the help."""
 
-    def __call__(self, parser: argparse.ArgumentParser, *given: Any, **options: Any) -> None:
-        assert isinstance(parser, _Parser)
-        parser.of_trainer = True
+    def __call__(self, parser: Any, *given: Any, **options: Any) -> None:
+        parser._action_groups = [parser.groups["trainer"]]
         super().__call__(parser, *given, **options)
 
 
 class _Parser(LightningArgumentParser):
     """A parser whose help has no markup, and the trainer's options only for ``--help.trainer``."""
 
-    of_trainer = False
-
     def format_help(self, *given: Any) -> str:
-        """The help without the trainer's options, or these alone."""
+        """The help without the trainer's options, unless no others are left."""
         groups, trainer = self._action_groups, (self.groups or {}).get("trainer")
-        self._action_groups = [group for group in groups if (group is trainer) == self.of_trainer]
-        try:
-            text = re.sub(r":[\w:]+:`~?|``", "`", super().format_help(*given))
-            return re.sub(r"(?:\.\.\s+)?\b(\w+)::(?=\s)", r"\1:", text)
-        finally:
-            self._action_groups = groups
+        self._action_groups = [group for group in groups if group is not trainer] or groups
+        text = re.sub(r":[\w:]+:`~?|``", "`", super().format_help(*given))
+        return re.sub(r"(?:\.\.\s+)?\b(\w+)::(?=\s)", r"\1:", text)
 
 
 class EPICCLI(LightningCLI):
