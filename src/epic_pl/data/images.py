@@ -64,8 +64,7 @@ def read_image(
             require_regular(file)
         with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
-                size = f"{image.width} x {image.height} pixels"
-                raise DataError(_too_large(name, size, max_pixels))
+                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
             if min_size is not None and image.format in ("JPEG", "MPO"):
                 image.draft(None, (min_size, min_size))
             image.load()
@@ -75,19 +74,15 @@ def read_image(
             f"Image {name} does not exist. Check the image root and the paths in the table."
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(_too_large(name, str(error), max_pixels)) from error
+        raise DataError(
+            f"Image {name} is too large: {error}; the limit is {max_pixels:,} pixels. "
+            "Shrink it, or leave it out."
+        ) from error
     except _BROKEN as error:
         raise DataError(
             f"Image {name} cannot be read: {_reason(source, error)}. Fetch or export the file "
             "again, or leave the image out."
         ) from error
-
-
-def _too_large(name: str, size: str, limit: int) -> str:
-    return (
-        f"Image {name} is too large: {size}; the limit is {limit:,} pixels. "
-        "Shrink it, or leave it out."
-    )
 
 
 def _reason(source: Path | bytes, error: Exception) -> str:

@@ -94,10 +94,7 @@ def read_model(
 
 
 def find_model(
-    path: str | Path,
-    revision: str | None = None,
-    token: str | None = None,
-    offline: bool = False,
+    path: str | Path, revision: str | None = None, token: str | None = None, offline: bool = False
 ) -> Path:
     """The checkpoint or folder of a model; arguments as in ``Classifier.load``.
 

@@ -38,18 +38,14 @@ def build_server(
     """
     endpoints = Endpoints(limits, key)
     threads = max(1, torch.get_num_threads() // workers)
+    measured = {"metrics": endpoints.metrics, "paths": (CLASSIFY, CLASSIFY_FORM)}
     worker = Worker(models, programs, limits.pixels, max_batch, threads, endpoints)
     server = LitServer(
         worker,
         workers_per_device=workers,
         timeout=limits.seconds,
         max_payload_size=limits.payload,
-        middlewares=[
-            (
-                MeasuredRequests,
-                {"metrics": endpoints.metrics, "paths": (CLASSIFY, CLASSIFY_FORM)},
-            )
-        ],
+        middlewares=[(MeasuredRequests, measured)],
         restart_workers=True,
     )
     server.app.title = "epic-pl"
@@ -86,13 +82,8 @@ def run_server(server: LitServer, host: str, port: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     try:
-        server.run(
-            host,
-            port,
-            num_api_servers=1,  # metrics are of one process
-            log_level="warning",
-            generate_client_file=False,
-        )
+        # one process takes requests, since metrics are of one
+        server.run(host, port, num_api_servers=1, log_level="warning", generate_client_file=False)
     except RuntimeError:
         if WorkerSetupStatus.ERROR not in server.workers_setup_status.values():
             raise
