@@ -59,9 +59,8 @@ def parse_command(name: str, function: Callable[..., object], argv: Sequence[str
                 raise ArgumentError(None, f"{option} needs a value")
             value = words.pop(0)
         own.append(f"--{option[2:].replace('-', '_')}={value}")
-    more = takes_more(function)
-    parsed = command_parser(name, function).parse_args(own if more else [*own, *rest])
-    return vars(parsed) | ({_OF_FIT: rest} if more else {})
+    more, rest = ({_OF_FIT: rest}, []) if takes_more(function) else ({}, rest)
+    return vars(command_parser(name, function).parse_args([*own, *rest])) | more
 
 
 def takes_more(function: Callable[..., object]) -> bool:

@@ -17,24 +17,15 @@ class Metrics:
     """
 
     def __init__(self, waiting: Callable[[], float]) -> None:
-        self.registry = CollectorRegistry()
+        registry = self.registry = CollectorRegistry()
         self.requests = Counter(
-            "epic_pl_requests",
-            "Requests to classify, by status",
-            ["status"],
-            registry=self.registry,
+            "epic_pl_requests", "Requests by status", ["status"], registry=registry
         )
-        self.seconds = Histogram(
-            "epic_pl_request_seconds", "Seconds until the response", registry=self.registry
-        )
+        self.seconds = Histogram("epic_pl_request_seconds", "Seconds to respond", registry=registry)
         self.batch_size = Histogram(
-            "epic_pl_batch_size",
-            "Requests of the batch, for each request",
-            buckets=_BATCHES,
-            registry=self.registry,
+            "epic_pl_batch_size", "Size of a request's batch", buckets=_BATCHES, registry=registry
         )
-        gauge = Gauge("epic_pl_waiting_requests", "Waiting requests", registry=self.registry)
-        gauge.set_function(waiting)
+        Gauge("epic_pl_waiting_requests", "Open requests", registry=registry).set_function(waiting)
 
 
 class MeasuredRequests:

@@ -51,12 +51,10 @@ class PromptAttention(Callback):
         assert isinstance(pl_module, EPICModule)
         data = require_data(trainer, pl_module, "explain.every_n_epochs")
         dataset = data.dataset("val")
+        rows = spread_rows(len(dataset), self.samples)
         made = data.collator, data.image_preprocessing
         with trainer.precision_plugin.forward_context():
-            explanations = [
-                explain_sample(pl_module, *made, dataset[row])
-                for row in spread_rows(len(dataset), self.samples)
-            ]
+            explanations = [explain_sample(pl_module, *made, dataset[row]) for row in rows]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=MISSING_GLYPH)
             for explanation in explanations:
