@@ -32,7 +32,8 @@ def command_parser(name: str, function: Callable[..., object]) -> ArgumentParser
         allow_abbrev=False,
     )
     parser.add_function_arguments(function, as_group=False, as_positional=True, skip={_OF_FIT})
-    for action in parser._actions:  # a list takes several words, not one with a list in it
+    actions: list[Any] = parser._actions
+    for action in actions:  # a list takes several words, not one with a list in it
         if not action.option_strings and get_type_hints(function)[action.dest] == list[str]:
             action.nargs, action.metavar, action._typehint = "+", action.dest, str
     return parser

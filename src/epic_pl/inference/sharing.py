@@ -105,9 +105,8 @@ def find_model(
     place = Path(path)
     if not place.exists() and _HUB_NAME.fullmatch(str(path)):
         return _fetch_model(str(path), revision, token, offline)
-    if any((place / name).is_file() for name in (WEIGHTS, DESCRIPTION)):
-        return place
-    return find_checkpoint(place)
+    saved = any((place / name).is_file() for name in (WEIGHTS, DESCRIPTION))
+    return place if saved else find_checkpoint(place)
 
 
 def _fetch_model(name: str, revision: str | None, token: str | None, offline: bool) -> Path:
