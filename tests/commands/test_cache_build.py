@@ -177,3 +177,16 @@ def test_a_rank_that_fails_ends_all(project):
     printed = run(project / "two", ["cache", "build", *options(project), *DDP], fails=True)
     assert "val1.png" in printed
     assert "Traceback" not in printed
+
+
+def test_shards_store_together_what_one_command_does(project, told, monkeypatch):
+    monkeypatch.setattr(feature_cache, "SHARD_BYTES", SHARD_BYTES)
+    given, parts = ["cache", "build", *options(project)], project / "parts"
+    assert told(*given)[0] == 0
+    for shard in ("2/2", "1/2"):
+        assert stored(parts) != stored(project)
+        assert told(*given, "--cache.folder", parts / "features", "--shard", shard)[0] == 0
+    assert stored(parts) == stored(project)
+    code, _, error = told(*given, "--shard", "3/2")
+    assert code == 1
+    assert "'3/2'" in error

@@ -16,6 +16,7 @@ from epic_pl.features.items import Images, Texts
 from epic_pl.features.store.fill import SHARD_BYTES, default_root, fill_stores
 from epic_pl.features.store.spec import StoredDtype
 from epic_pl.module import EPICModule
+from epic_pl.parts import ALL, Share
 from epic_pl.validate import check_at_least
 
 
@@ -82,8 +83,8 @@ class FeatureCache(Callback):
         module: EPICModule,
         data: ImageTextDataModule,
         *stages: str,
-        rank: int = 0,
-        world_size: int = 1,
+        share: Share = ALL,
+        complete: bool = True,
         barrier: Callable[[], None] = lambda: None,
     ) -> None:
         """Store what stages of ``data``, already set up, need; its loaders then read that.
@@ -92,8 +93,8 @@ class FeatureCache(Callback):
             module: whose encoders are run.
             data: whose loaders will read the stores.
             *stages: ``fit``, ``validate``, ``test`` or ``predict``.
-            rank: of this process.
-            world_size: number of processes.
+            share: of this process.
+            complete: whether ``barrier`` waits for all other shares; else no loader is changed.
             barrier: called by each process before anything is written, and once all is there.
 
         Raises:
@@ -111,19 +112,22 @@ class FeatureCache(Callback):
             )
         datasets = [data.dataset(split) for split in splits]
         shared = module.device, data, datasets, self.level, self.dtype
-        digest_file = self.root / f"digests-{rank}.json"
+        digest_file = self.root / f"digests-{share.index}.json"
         images = Images(module.model.image_tower, *shared, self.threads, digest_file)
         texts = Texts(module.model.text_tower, *shared)
         wanted = [images.wanted(), texts.wanted()]
-        image_store, text_store = fill_stores(
+        stores = fill_stores(
             self.root,
             wanted,
             batch_size=self.batch_size,
             shard_bytes=SHARD_BYTES,
-            rank=rank,
-            world_size=world_size,
+            share=share,
+            complete=complete,
             barrier=barrier,
         )
+        if not complete:
+            return
+        image_store, text_store = stores
         in_place = ("memory",) if module.reads_in_place else ()
         both = (
             StoredItems(image_store, images.keys, wanted[0].hashes, in_place),
@@ -132,7 +136,11 @@ class FeatureCache(Callback):
         data.use_features(lambda dataset, collator: CachedDataset(dataset, *both, collator))
 
     def build_stores(
-        self, trainer: L.Trainer, module: EPICModule, data: ImageTextDataModule
+        self,
+        trainer: L.Trainer,
+        module: EPICModule,
+        data: ImageTextDataModule,
+        shard: str | None = None,
     ) -> None:
         """Store what every stage of ``data`` needs; processes are started as for ``fit``.
 
@@ -141,6 +149,7 @@ class FeatureCache(Callback):
                 the processes that share the work.
             module: whose encoders are run.
             data: not set up yet.
+            shard: part of the work as ``i/n``, for jobs that do not wait for each other.
 
         Raises:
             ConfigError: the cache is off or does not go with other options.
@@ -154,16 +163,18 @@ class FeatureCache(Callback):
             )
         launcher: Any = trainer.strategy.launcher
         if launcher is None:
-            self._build(trainer, module, data)
+            self._build(trainer, module, data, shard)
             return
         try:
-            launcher.launch(self._build, trainer, module, data)
+            launcher.launch(self._build, trainer, module, data, shard)
         except BaseException:
             if hasattr(launcher, "kill"):  # processes that this one has started would wait for it
                 launcher.kill(signal.SIGTERM)
             raise
 
-    def _build(self, trainer: L.Trainer, module: EPICModule, data: ImageTextDataModule) -> None:
+    def _build(
+        self, trainer: L.Trainer, module: EPICModule, data: ImageTextDataModule, shard: str | None
+    ) -> None:
         """The part of one process; leaves out `test` or `predict` where they cannot be read."""
         trainer.strategy.setup_environment()
         if trainer.local_rank == 0:
@@ -180,10 +191,15 @@ class FeatureCache(Callback):
                 reasons.append(str(error))
         if reasons and trainer.is_global_zero:
             print(f"Not stored, since it cannot be read: {' '.join(dict.fromkeys(reasons))}")
-        self._fill_on_ranks(trainer, module, data, stages)
+        self._fill_on_ranks(trainer, module, data, stages, shard)
 
     def _fill_on_ranks(
-        self, trainer: L.Trainer, module: EPICModule, data: ImageTextDataModule, stages: list[str]
+        self,
+        trainer: L.Trainer,
+        module: EPICModule,
+        data: ImageTextDataModule,
+        stages: list[str],
+        shard: str | None = None,
     ) -> None:
         def barrier() -> None:
             try:
@@ -198,5 +214,5 @@ class FeatureCache(Callback):
         device = trainer.strategy.root_device
         module.check_device(device)
         module.to(device)
-        ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size}
-        self.fill(module, data, *stages, **ranks, barrier=barrier)
+        share = Share.of(shard, trainer.global_rank, trainer.world_size)
+        self.fill(module, data, *stages, share=share, complete=shard is None, barrier=barrier)

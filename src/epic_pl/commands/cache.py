@@ -4,8 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def build(fit_options: Sequence[str]) -> None:
+def build(fit_options: Sequence[str], shard: str | None = None) -> None:
     """Store the frozen features of every split that a run with these options would read.
+
+    Args:
+        fit_options: of the run.
+        shard: part of the work as i/n, such as 3/8, for jobs that do not wait for each other (all).
 
     Raises:
         CacheError: if they cannot be written.
@@ -14,7 +18,7 @@ def build(fit_options: Sequence[str]) -> None:
     from epic_pl.experiments.options import feature_cache
 
     cli = run(["fit", *fit_options], "build")
-    feature_cache(cli.trainer).build_stores(cli.trainer, cli.model, cli.datamodule)
+    feature_cache(cli.trainer).build_stores(cli.trainer, cli.model, cli.datamodule, shard)
 
 
 def info(folder: Path | None = None) -> None:

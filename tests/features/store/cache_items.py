@@ -66,7 +66,8 @@ class Items:
 
 def build_one(
     root: Path, spec: StoreSpec, hashes: Sequence[str], produce: Any, **options: Any
-) -> FeatureStore:
-    """One store, quietly."""
+) -> FeatureStore | None:
+    """One store, quietly; None while items are missing."""
     options = {"progress": False, "batch_size": 3, "shard_bytes": SMALL, **options}
-    return fill_stores(root, [Wanted(spec, hashes, produce)], **options)[0]
+    stores = fill_stores(root, [Wanted(spec, hashes, produce)], **options)
+    return stores[0] if stores else None

@@ -14,6 +14,7 @@ from epic_pl.errors import CacheError, DataError
 from epic_pl.features.store.fill import Wanted, fill_stores
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.features.store.spec import Field, StoreSpec
+from epic_pl.parts import Share
 
 
 def contents(folder):
@@ -52,10 +53,20 @@ def test_killed_processes_lose_no_shard_and_others_continue_to_the_same_bytes(tm
     first.join()
     left = len(list(root.glob("*/shard-*"))) / len(list(whole.glob("*/shard-*")))
     for rank in (0, 1):
-        options = {"barrier": barrier, "rank": rank, "world_size": 2}
+        options = {"barrier": barrier, "share": Share(rank, 2)}
         spawn.Process(target=fill_in_process, args=(root, asked), kwargs=options).start()
     assert sum(asked.get(timeout=60) for _ in range(2)) <= 60 * (1 - left) + 4
     assert contents(root) == contents(whole)
+
+
+def test_shards_that_start_one_after_another_lose_and_repeat_nothing(tmp_path, items):
+    every, asked, root = list(items.hashes), [], tmp_path / "shards"
+    Items(23, items.ragged).build(root, hashes=every[2:4])  # of an earlier table
+    for index in (2, 0, 1):
+        store = items.build(root, share=Share(index, 3), complete=index == 1)
+        asked += items.asked
+    assert sorted(asked) == [row for row in range(23) if row not in (2, 3)]
+    items.assert_in(store, every)
 
 
 def test_two_builds_of_different_items_at_once_lose_none(tmp_path, items):
@@ -174,7 +185,7 @@ def test_the_disk_is_checked_for_all_stores_together(tmp_path, monkeypatch, caps
     fill_stores(tmp_path, wanted)
     assert capsys.readouterr().out == ""  # nothing to add
     with pytest.raises(CacheError, match="were changed"):  # the other rank's half is missing
-        fill_stores(tmp_path / "1", wanted, rank=1, world_size=2)
+        fill_stores(tmp_path / "1", wanted, share=Share(1, 2))
     assert capsys.readouterr() == ("", "")
 
 

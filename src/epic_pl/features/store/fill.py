@@ -25,6 +25,7 @@ from epic_pl.features.store.shard import (
 )
 from epic_pl.features.store.spec import SPEC, StoreSpec
 from epic_pl.files import write_json
+from epic_pl.parts import ALL, Share
 
 SHARD_BYTES = 128_000_000
 _SLACK = 64_000_000  # bytes of disk that stay free
@@ -55,14 +56,19 @@ class Wanted:
     produce: Produce
     mean_tokens: float | None = None
 
-    def missing(self, root: Path, shard_bytes: int) -> list[Indices]:
-        """Positions in ``hashes`` of the items that the store lacks, shard by shard."""
+    def missing(self, root: Path, shard_bytes: int, share: Share = ALL) -> list[Indices]:
+        """Positions in ``hashes`` of the items that the store lacks, shard by shard.
+
+        A process's share does not depend on the shards that others have written by now.
+        """
         digests = digests_of(self.hashes)
-        new = np.sort(np.unique(digests, return_index=True)[1])  # each once, as first given
+        items = np.sort(np.unique(digests, return_index=True)[1])  # each once, as first given
+        new = np.arange(len(items))
         with suppress(CacheError):  # no store yet, or one whose description is rewritten
-            new = new[~np.isin(digests[new], FeatureStore(self.spec.folder(root)).digests)]
+            new = new[~np.isin(digests[items], FeatureStore(self.spec.folder(root)).digests)]
         size = max(1, shard_bytes // self.spec.nbytes(1))
-        return [new[start : start + size] for start in range(0, len(new), size)]
+        shards = [new[start : start + size] for start in range(0, len(new), size)]
+        return [items[s] for s in shards if s[0] // size % share.count == share.index]
 
     def open(self, root: Path) -> FeatureStore | None:
         """A store that has all items: its own, or one of another spec that serves."""
@@ -82,8 +88,8 @@ def fill_stores(
     *,
     batch_size: int = 64,
     shard_bytes: int = SHARD_BYTES,
-    rank: int = 0,
-    world_size: int = 1,
+    share: Share = ALL,
+    complete: bool = True,
     progress: bool = True,
     barrier: Callable[[], None] = lambda: None,
 ) -> list[FeatureStore]:
@@ -98,9 +104,9 @@ def fill_stores(
         wanted: one entry for each store. The sizes of all are compared with the free disk first.
         batch_size: number of items that are produced at a time.
         shard_bytes: largest size of a file.
-        rank: of this process, which writes every ``world_size``-th shard.
-        world_size: number of processes.
-        progress: print the estimate and a progress bar, on rank 0.
+        share: the shards that this process writes.
+        complete: whether ``barrier`` waits for all other shares.
+        progress: print the estimate and a progress bar, in the first share.
         barrier: called by each process before anything is written, and once all stores are
             complete.
 
@@ -108,14 +114,14 @@ def fill_stores(
         CacheError: too little disk is free, a store cannot be written, or a number is not finite
             once stored.
     """
-    show = progress and rank == 0
+    show = progress and share.index == 0
     todo = [(want, want.missing(root, shard_bytes)) for want in wanted if not want.open(root)]
     _require_disk(root, todo, show)
     barrier()
-    for want, missing in todo:
+    for want, _ in todo:
         folder = want.spec.folder(root)
         try:
-            _write(folder, want, missing[rank::world_size], batch_size, show)
+            _write(folder, want, want.missing(root, shard_bytes, share), batch_size, show)
         except OSError as error:
             failed = str(error.filename)
             if str(root) not in failed and failed not in map(str, root.parents):
@@ -127,7 +133,7 @@ def fill_stores(
             ) from error
     barrier()
     stores = [store for want in wanted if (store := want.open(root))]
-    if len(stores) < len(wanted):
+    if complete and len(stores) < len(wanted):
         raise CacheError(f"The feature stores in {root} were changed while they were filled.")
     return stores
 
