@@ -22,7 +22,7 @@ from pathlib import Path
 
 from soak import Soak, Tally, fabricate
 
-_HOSTS = {"epic_a": "10.231.7.1", "epic_b": "10.231.7.2"}
+HOSTS = {"epic_a": "10.231.7.1", "epic_b": "10.231.7.2"}
 _PORT = 29431
 _TRAINING = (
     "--config=ddp.yaml",
@@ -55,8 +55,7 @@ def main() -> int:
                 same = job.record.result() == undisturbed.record.result()
                 results[name] = {"at step": step, "ends as undisturbed": same}
         finally:
-            for host in _HOSTS:
-                subprocess.run(["ip", "netns", "delete", host])
+            disconnect()
     if options.json:
         print(json.dumps(results, indent=2))
     else:
@@ -71,15 +70,21 @@ def connect() -> None:
     def ip(*words: str) -> None:
         subprocess.run(["ip", *words], check=True)
 
-    hosts = list(_HOSTS)
+    hosts = list(HOSTS)
     for host in hosts:
         ip("netns", "add", host)
     ends = ["type", "veth", "peer", "name", hosts[1], "netns", hosts[1]]
     ip("link", "add", hosts[0], "netns", hosts[0], *ends)
-    for host, address in _HOSTS.items():
+    for host, address in HOSTS.items():
         ip("-n", host, "address", "add", f"{address}/24", "dev", host)
         ip("-n", host, "link", "set", host, "up")
         ip("-n", host, "link", "set", "lo", "up")
+
+
+def disconnect() -> None:
+    """Remove the hosts, and the link with them."""
+    for host in HOSTS:
+        subprocess.run(["ip", "netns", "delete", host])
 
 
 def cut_link(hosts: "dict[str, subprocess.Popen[bytes]]") -> None:
@@ -117,7 +122,7 @@ class Job:
         self, disturb: "Callable[[dict[str, subprocess.Popen[bytes]]], None] | None" = None
     ) -> int:
         """Start or resume it; disturb it after its fifth step, if asked to; returns the step."""
-        hosts = {host: self._start(rank, host) for rank, host in enumerate(_HOSTS)}
+        hosts = {host: self._start(rank, host) for rank, host in enumerate(HOSTS)}
         if disturb is None:
             if any(process.wait() for process in hosts.values()):
                 raise SystemExit(f"The job fails:\n{self.record.log()}")
@@ -136,7 +141,7 @@ class Job:
         folder = self.record.folder
         command = ["ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run"]
         command += ["--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1"]
-        command += [f"--master-addr={_HOSTS['epic_a']}", f"--master-port={_PORT}"]
+        command += [f"--master-addr={HOSTS['epic_a']}", f"--master-port={_PORT}"]
         command += ["-m", "epic_pl", "fit", "--config", str(self.config), *_TRAINING]
         command += [f"--trainer.default_root_dir={folder}"]
         command += ["--ckpt_path=last"] if self.record.checkpoints() else []

@@ -19,9 +19,10 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tiny_runs
+from epic_pl import parts
 from epic_pl.cli import run
 from epic_pl.config_files import packaged, packaged_configs
-from epic_pl.errors import CheckpointError, EpicError
+from epic_pl.errors import CheckpointError, ConfigError, DataError, EpicError
 from epic_pl.main import main
 from epic_pl.module import EPICModule
 
@@ -151,6 +152,29 @@ def test_encoder_options_of_the_model_reach_the_data(config, tiny_vit_dir, tiny_
     assert data.text_encoder == str(tiny_tokenizer_dir)
     assert data.text_encoder_revision == "text-v1"
     assert data.image_size == 16
+
+
+def test_a_folder_of_predictions_is_continued_and_shared(config, best, workdir, monkeypatch):
+    monkeypatch.setattr(parts, "BATCHES", 1)
+    predict = ["predict", "--config", config, "--ckpt_path", best]
+    run([*predict, "--predictions.output", "one.parquet"])
+    options = ["--trainer.default_root_dir", ".", "--predictions.output", "all"]
+    step, asked = EPICModule.predict_step, []
+
+    def spy(module, batch, number):
+        asked.extend(batch["sample_id"])
+        return step(module, batch, number)
+
+    monkeypatch.setattr(EPICModule, "predict_step", spy)
+    for more in (["--shard", "2/2"], ["--shard=2/2"], []):
+        run([*predict, *options, *more])
+    assert asked == [f"test{number}" for number in (4, 5, 6, 0, 1, 2, 3)]
+    (one,) = workdir.rglob("one.parquet")
+    assert pq.read_table("all").equals(pq.read_table(one))
+    with pytest.raises(DataError, match="another model or other options"):
+        run([*predict, *options, "--predictions.top_k", "1"])
+    with pytest.raises(ConfigError, match=r"without its \.csv"):
+        run([*predict, "--predictions.output", "all.csv", "--shard", "1/2"])
 
 
 def test_test_and_predict_from_a_checkpoint(config, best, workdir):

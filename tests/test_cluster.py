@@ -1,4 +1,4 @@
-"""The SLURM script of docs/cluster.md with a scheduler that is played here."""
+"""The SLURM scripts of docs/cluster.md with a scheduler that is played here."""
 
 import json
 import os
@@ -9,12 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.csv
+import pyarrow.parquet as pq
 import pytest
 
 import tiny_runs
 from epic_pl.cli import run
 
 PAGE = Path(__file__).parents[1] / "docs" / "cluster.md"
+TRAINING, ARRAY = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)
 SLURM = {
     "SLURM_JOB_ID": "7",
     "SLURM_JOB_NAME": "food101",
@@ -27,25 +30,31 @@ SLURM = {
 }
 
 
+@pytest.fixture
+def tools(workdir):
+    """The PATH with mocks of SLURM's commands, and with epic-pl."""
+    folder = workdir / "tools"
+    folder.mkdir()
+    (folder / "srun").write_text('#!/bin/bash\nexec "$@" --trainer.max_epochs 12\n')
+    (folder / "scontrol").write_text('#!/bin/bash\necho "$@" >> asked\n')
+    (folder / "epic-pl").write_text(f'#!/bin/bash\nexec {sys.executable} -m epic_pl "$@"\n')
+    for tool in folder.iterdir():
+        tool.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
 @pytest.mark.slow
-def test_a_job_that_is_requeued_goes_on_where_it_was(workdir, tiny_vit_dir, tiny_tokenizer_dir):
+def test_a_job_that_is_requeued_goes_on_where_it_was(
+    tools, workdir, tiny_vit_dir, tiny_tokenizer_dir
+):
     tiny_runs.table(workdir / "data", train=40)
     config = tiny_runs.table_config(workdir / "data", tiny_vit_dir, tiny_tokenizer_dir)
-    (script,) = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert "--config food101.yaml --config multi_node.yaml" in script
+    assert "--config food101.yaml --config multi_node.yaml" in TRAINING
     job = workdir / "job.sh"
-    job.write_text(script.replace("food101.yaml --config multi_node.yaml", str(config)))
-    tools = workdir / "tools"
-    tools.mkdir()
-    (tools / "srun").write_text('#!/bin/bash\nexec "$@" --trainer.max_epochs 12\n')
-    (tools / "scontrol").write_text('#!/bin/bash\necho "$@" >> asked\n')
-    (tools / "epic-pl").write_text(f'#!/bin/bash\nexec {sys.executable} -m epic_pl "$@"\n')
-    for tool in tools.iterdir():
-        tool.chmod(0o755)
-    path = f"{tools}:{os.environ['PATH']}"
+    job.write_text(TRAINING.replace("food101.yaml --config multi_node.yaml", str(config)))
 
     def start(**variables: str) -> subprocess.Popen:
-        own = {"PATH": path, "OMP_NUM_THREADS": "1", **SLURM, **variables}
+        own = {"PATH": tools, "OMP_NUM_THREADS": "1", **SLURM, **variables}
         with open("log.txt", "ab") as log:
             return subprocess.Popen(
                 ["bash", str(job)],
@@ -73,3 +82,25 @@ def test_a_job_that_is_requeued_goes_on_where_it_was(workdir, tiny_vit_dir, tiny
     undisturbed = json.loads((Path(alone.trainer.log_dir) / "run.json").read_text())["result"]
     assert result["step"] == undisturbed["step"] > 100
     assert result["weights"] == undisturbed["weights"]
+
+
+@pytest.mark.slow
+def test_the_tasks_of_an_array_predict_each_row_once(
+    tools, workdir, tiny_vit_dir, tiny_tokenizer_dir
+):
+    table = tiny_runs.table(workdir / "data", test=300)
+    config = tiny_runs.table_config(workdir / "data", tiny_vit_dir, tiny_tokenizer_dir)
+    run(["fit", "--config", str(config), "--trainer.max_epochs", "1"])
+    script = ARRAY
+    for given, own in (("my/epic.yaml", config), ("rows.parquet", table)):
+        assert given in script
+        script = script.replace(given, str(own))
+    for task in ("2", "1"):
+        array = {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_COUNT": "2"}
+        environment = {**os.environ, **SLURM, **array, "PATH": tools, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+    assert len(list(Path("predictions").iterdir())) == 2
+    ids = pq.read_table("predictions")["sample_id"].to_pylist()
+    expected = pyarrow.csv.read_csv(table)["id"].to_pylist()
+    assert ids == expected

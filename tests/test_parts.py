@@ -1,9 +1,12 @@
-"""Shares of several processes."""
+"""Shares of several processes, and tables that they write."""
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from epic_pl.errors import ConfigError
-from epic_pl.parts import Share
+from epic_pl import parts
+from epic_pl.errors import ConfigError, DataError
+from epic_pl.parts import PartWriter, Share
 
 
 def test_shares_of_shards_and_their_ranks_are_all_different():
@@ -16,3 +19,26 @@ def test_shares_of_shards_and_their_ranks_are_all_different():
 def test_what_is_no_shard_is_refused(shard):
     with pytest.raises(ConfigError, match="1/8 to 8/8"):
         Share.of(shard)
+
+
+def test_a_writer_that_was_killed_continues_and_others_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "BATCHES", 2)
+
+    def write(share, batches=99, key="a"):
+        writer = PartWriter(tmp_path / "out", 25, 3, share, key)
+        rows = writer.rows
+        for start in range(0, len(rows), 3)[:batches]:
+            writer.add(pa.table({"row": rows[start : start + 3]}))
+        return rows, str(writer)
+
+    rows, said = write(Share(1, 2), batches=3)  # killed in the middle of its second part
+    assert rows == [*range(6, 12), *range(18, 24)]
+    assert said == f"1 of 5 files are in {tmp_path / 'out'}"
+    damaged = tmp_path / "out" / "part-000001.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    assert write(Share(1, 2))[0] == rows
+    assert write(Share(1, 2))[0] == []
+    assert write(Share(0, 1))[0] == [*range(6), *range(12, 18), 24]
+    assert pq.read_table(tmp_path / "out")["row"].to_pylist() == [*range(25)]
+    with pytest.raises(DataError, match="another model"):
+        write(Share(0, 1), key="b")

@@ -5,7 +5,7 @@ Shape legend: N items, B batch, C classes.
 
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 from jsonargparse import ArgumentError
 from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import Subset
 
 from epic_pl.callbacks.predictions import prediction_table
 from epic_pl.config_files import INIT_CONFIG
@@ -294,10 +295,12 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         batch_size: int = 32,
         num_workers: int = 0,
         progress: bool | None = None,
+        choose: Callable[[ImageTextDataset], Sequence[int]] | None = None,
     ) -> Iterator[pa.Table]:
         """The encoders' pooled outputs of a table's rows, a table for each batch.
 
-        Arguments are as in :meth:`predict_table`.
+        Arguments are as in :meth:`predict_table`; ``choose`` gives the numbers of the rows that are
+        encoded, None is all.
 
         Yields:
             ``sample_id``, and ``image`` and ``text`` as lists of d_v and d_t float32 numbers, null
@@ -306,7 +309,9 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         Raises:
             DataError: the table, or a row of it, cannot be used.
         """
-        dataset = self._read_table(table, image, text, id, image_root, on_bad_sample)
+        dataset: Any = self._read_table(table, image, text, id, image_root, on_bad_sample)
+        if choose is not None:
+            dataset = Subset(dataset, choose(dataset))
         for batch in self._batches(dataset, batch_size, num_workers, progress, "Encoding"):
             columns = {"sample_id": pa.array(batch["sample_id"], pa.string())}
             for side, output in self._features(batch)._asdict().items():

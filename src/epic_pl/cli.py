@@ -52,6 +52,7 @@ PARSER_OPTIONS: dict[str, Any] = {
     "allow_abbrev": False,
     "usage": "epic-pl COMMAND --config NAME [--config OVERLAY] [--OPTION VALUE ...]",
 }
+_SHORT = {"--report": "--report.folder", "--shard": "--predictions.shard"}
 # special values of ckpt_path, and the files that they mean in the newest run
 _CHECKPOINT_WORDS = {"best": ("best.ckpt",), "last": (LAST, PREVIOUS)}
 # Lightning's warnings on intended behaviour: frozen encoders in eval mode, two loggers per folder
@@ -60,6 +61,7 @@ _EXPECTED_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode",
     r"Experiment logs directory .* exists and is not empty",
     r"The dirpath has changed from",
+    r"Total length of `DataLoader` across ranks is zero",  # all parts of a process are written
     r".*does not have many workers",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
@@ -244,6 +246,8 @@ class EPICCLI(LightningCLI):
             config["model"]["warm_start"] = None
         if config["weights_only"] is None:
             config["weights_only"] = True
+        if self.subcommand == "predict":  # they are written
+            config["return_predictions"] = False
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Log to ``<root>/<subcommand>/version_N``, and write checkpoints atomically.
@@ -414,7 +418,10 @@ def run(args: list[str], extent: Extent = "run") -> EPICCLI:
                 "callbacks": [SubsetAccuracy()],
             },
             parser_kwargs=PARSER_OPTIONS | dict.fromkeys(commands, PARSER_OPTIONS),
-            args=[re.sub("^--report(?==|$)", "--report.folder", arg) for arg in arguments],
+            args=[
+                re.sub("^--[a-z]+(?==|$)", lambda m: _SHORT.get(m[0], m[0]), arg)
+                for arg in arguments
+            ],
         )
     except ValueError as error:
         # jsonargparse wraps errors of a class in a long list of its options

@@ -31,7 +31,7 @@ COMMANDS = {
     "fit": Command("train; --ckpt_path PATH resumes, --model.warm_start PATH starts from weights"),
     "validate": Command("metrics on the validation split"),
     "test": Command("metrics on the test split; --report DIR writes a report"),
-    "predict": Command("classes and probabilities of each sample, to a file"),
+    "predict": Command("classes and probabilities of each sample, to a file or folder"),
     "explain": Command("draw the patches and words each prompt attends to", "commands.explain"),
     "embed": Command("the encoders' features of a table or a folder, as Parquet", "commands.embed"),
     "export": Command("a trained model as a folder that runs on its own", "commands.export"),

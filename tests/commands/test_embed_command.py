@@ -8,22 +8,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from epic_pl import Classifier
+from epic_pl import Classifier, parts
 from epic_pl.commands import embed
 
 
 @pytest.mark.parametrize("source", ["data/table.csv", "data/images"])
-def test_features_of_a_table_or_a_folder_are_those_of_python(
-    source, trained, told, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(embed, "_BATCHES", 1)
-    output = tmp_path / "made" / "features.parquet"
+def test_features_of_a_table_or_a_folder_are_those_of_python(source, trained, told, tmp_path):
+    output = tmp_path / "made" / "features"
     named = ["--image", "image", "--text", "text", "--id", "id"] if source.endswith("csv") else []
     options = ["--output", output, *named]
     code, said, error = told("embed", "runs", source, *options)
     assert code == 0, error
     table = pq.read_table(output)
-    assert f"{table.num_rows} rows with" in said
+    assert said == f"1 of 1 files are in {output}\n"
     classifier = Classifier.load("runs", device="cpu")
     widths = classifier.module.model.widths
     for name, width in widths._asdict().items():
@@ -50,7 +47,7 @@ def test_features_of_a_table_or_a_folder_are_those_of_python(
 def test_what_cannot_be_embedded_is_told_before_anything_is_written(trained, told, tmp_path):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "1.png").write_bytes(b"no image")
-    output = tmp_path / "out.parquet"
+    output = tmp_path / "out"
     for options, part in (
         ([], "1.png"),
         ([], "set on_bad_sample to skip"),
@@ -60,4 +57,27 @@ def test_what_cannot_be_embedded_is_told_before_anything_is_written(trained, tol
         code, _, error = told("embed", "runs", tmp_path / "bad", "--output", output, *options)
         assert code == 1
         assert part in error
-        assert not output.exists()
+        assert not list(output.glob("*"))
+
+
+def test_shards_and_ranks_write_the_parts_of_one_process(trained, told, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "BATCHES", 1)
+    monkeypatch.setattr(embed, "_BATCH_SIZE", 4)
+
+    def embedded(name, *more):
+        options = ["--output", tmp_path / name, "--image", "image", "--text", "text", *more]
+        code, said, error = told("embed", "runs", "data/table.csv", *options)
+        assert code == 0, error
+        return said, {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+
+    said, whole = embedded("one")
+    assert said == f"6 of 6 files are in {tmp_path / 'one'}\n"
+    ids = pq.read_table(tmp_path / "one")["sample_id"].to_pylist()
+    assert ids == [str(row) for row in range(23)]
+    assert embedded("many", "--shard", "3/3")[0].startswith("2 of 6 files")
+    with monkeypatch.context() as torchrun:
+        for name, value in {"RANK": "1", "WORLD_SIZE": "2"}.items():
+            torchrun.setenv(name, value)
+        _, written = embedded("many", "--shard", "1/3")
+    assert sorted(written) == [f"part-00000{part}.parquet" for part in (1, 2, 5)]
+    assert embedded("many")[1] == whole

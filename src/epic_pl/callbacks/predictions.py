@@ -4,8 +4,9 @@ Shape legend: N samples, C classes.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -16,9 +17,13 @@ import pyarrow.parquet
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
-from epic_pl.errors import DataError, counted
+from epic_pl.callbacks.run_record import weights_digest
+from epic_pl.data import ImageTextDataModule
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.errors import ConfigError, DataError, counted
 from epic_pl.files import replacing
 from epic_pl.module import EPICModule
+from epic_pl.parts import PartWriter, Share
 from epic_pl.validate import check_writable
 
 Floats = npt.NDArray[np.float32]
@@ -31,12 +36,18 @@ class PredictionWriter(Callback):
     The column ``image_path`` names each sample's image where batches do, null without one: samples
     of one image are not independent. Rows that ranks repeat are dropped by id.
 
+    A file is written at the end. A folder gets a Parquet file for every 64 batches: a command that
+    was killed continues with the first that is missing, and each process writes its own.
+
     Args:
-        output: file name, ``.parquet`` or ``.csv``; relative to the run's log folder.
+        output: file name, ``.parquet`` or ``.csv``, relative to the run's log folder; or a name
+            without a suffix, of a folder below ``trainer.default_root_dir``.
         top_k: None writes one probability column a class (``probability_<class>``); k writes the k
             best as columns ``label_1``, ``probability_1``, ...
         threshold: multilabel: labels at or above it are written in ``label``, joined by ``|``. None
             takes each label's own, tuned on validation and kept in the checkpoint (0.5 before).
+        shard: part of the rows as ``i/n``, for jobs that do not wait for each other and write to
+            one folder; None is all.
 
     Raises:
         ConfigError: before predict, if the file cannot be written.
@@ -48,30 +59,93 @@ class PredictionWriter(Callback):
         output: str = "predictions.parquet",
         top_k: int | None = None,
         threshold: float | None = None,
+        shard: str | None = None,
     ) -> None:
-        if Path(output).suffix not in (".parquet", ".csv"):
-            raise DataError(f"Predictions are written as .parquet or .csv, not {output!r}.")
+        if (suffix := Path(output).suffix) not in ("", ".parquet", ".csv"):
+            raise DataError(
+                f"Predictions are written as .parquet or .csv, or without a suffix as a folder, "
+                f"not {output!r}."
+            )
+        if Share.of(shard).count > 1 and suffix:
+            raise ConfigError(f"Shards write a folder: name {output!r} without its {suffix}.")
         self.output = output
         self.top_k = top_k
         self.threshold = threshold
+        self.shard = shard
+        self._in_parts = not suffix
+        self._parts: PartWriter | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Check that the file can be written, before the predictions take any time."""
-        if stage == "predict":
-            path = self._path(trainer)
-            check_writable("predictions.output", path.parent, path.name)
+        if stage != "predict":
+            return
+        path = self._path(trainer)
+        file = path / "part" if self._in_parts else path
+        check_writable("predictions.output", file.parent, file.name)
+        data: Any = getattr(trainer, "datamodule", None)
+        if self._in_parts and not isinstance(data, ImageTextDataModule):
+            raise ConfigError("Loaders of your own need predictions.output .parquet or .csv.")
+        if self._in_parts:
+            assert isinstance(pl_module, EPICModule)
+            data.predict_rows(partial(self._missing_rows, trainer, pl_module))
 
     def _path(self, trainer: L.Trainer) -> Path:
-        return Path(trainer.log_dir or trainer.default_root_dir) / self.output
+        root = trainer.default_root_dir if self._in_parts else trainer.log_dir
+        return Path(root or trainer.default_root_dir) / self.output
+
+    def _missing_rows(
+        self, trainer: L.Trainer, module: EPICModule, dataset: ImageTextDataset
+    ) -> list[int]:
+        """Rows of the parts that this process has to write; the weights are loaded by now."""
+        data: Any = getattr(trainer, "datamodule", None)
+        model = weights_digest(module), module.checkpoint_info()
+        made_of = dataset.digest(), *model, self.top_k, self.threshold
+        share = Share.of(self.shard, trainer.global_rank, trainer.world_size)
+        size = data.eval_batch_size_per_device
+        self._parts = PartWriter(self._path(trainer), len(dataset), size, share, *made_of)
+        return self._parts.rows
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let the module gather its outputs."""
+        """Let the module gather its outputs, unless they are written part by part."""
         assert isinstance(pl_module, EPICModule)
-        pl_module.outputs.start(trainer.world_size)
+        if not self._in_parts:
+            pl_module.outputs.start(trainer.world_size)
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write a part with its last batch."""
+        if self._parts is not None:
+            assert isinstance(pl_module, EPICModule)
+            paths = [name or None for name in batch["image_path"]]
+            columns = {"sample_id": outputs["sample_id"], "image_path": paths}
+            scores = outputs["probabilities"].float().numpy()
+            self._parts.add(self._table(pl_module, columns, scores))
+
+    def _table(self, module: EPICModule, columns: dict[str, Any], scores: Floats) -> pa.Table:
+        least: Any = module.postprocessor.thresholds
+        if least is not None:
+            least = least.cpu().numpy() if self.threshold is None else self.threshold
+        return prediction_table(columns, scores, module.class_names, least, self.top_k)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Say how many parts there are, and let the DataModule read all rows again."""
+        if self._parts is not None and stage == "predict":
+            rank_zero_info(str(self._parts))
+            self._parts = None
+            cast(Any, trainer).datamodule.predict_rows(None)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the predictions of all ranks, on rank zero."""
         assert isinstance(pl_module, EPICModule)
+        if self._in_parts:
+            return
         # both are collective calls, so every rank must make them
         path, outputs = self._path(trainer), pl_module.outputs.merged(even=True)
         if not trainer.is_global_zero:
@@ -79,12 +153,8 @@ class PredictionWriter(Callback):
         columns: dict[str, Any] = {"sample_id": outputs.sample_id}
         if outputs.image_path:
             columns["image_path"] = outputs.image_path
-        postprocessor = pl_module.postprocessor.on_cpu()
-        least: Any = postprocessor.thresholds
-        if least is not None:
-            least = least.numpy() if self.threshold is None else self.threshold
-        scores = postprocessor(outputs.logits).numpy()
-        table = prediction_table(columns, scores, pl_module.class_names, least, self.top_k)
+        scores = pl_module.postprocessor.on_cpu()(outputs.logits).numpy()
+        table = self._table(pl_module, columns, scores)
         write = pa.csv.write_csv if path.suffix == ".csv" else pa.parquet.write_table
         with replacing(path) as partial:
             write(table, partial)

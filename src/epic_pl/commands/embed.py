@@ -1,61 +1,80 @@
 """``epic-pl embed``."""
 
-from itertools import chain, islice
+import os
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from epic_pl.commands.parser import NonNegativeInt
 
-_BATCHES = 64  # written at once, as a row group
+if TYPE_CHECKING:
+    from epic_pl.data.dataset import ImageTextDataset
+
+_BATCH_SIZE = 32
 
 
 def embed(
     model: Path,
     source: Path,
-    output: Path = Path("runs/embeddings.parquet"),
+    output: Path = Path("runs/embeddings"),
     image: str | None = None,
     text: str | None = None,
     id: str | None = None,
     on_bad_sample: Literal["error", "skip", "absent"] = "error",
     workers: NonNegativeInt = 0,
+    shard: str | None = None,
 ) -> None:
     """Write the encoders' pooled features of each row of a table, or of all images in a folder.
 
-    The Parquet file has the columns sample_id, image and text; the last two are lists of float32
-    numbers, null where the modality is missing.
+    The output is a folder of Parquet files with the columns sample_id, image and text; the last two
+    are lists of float32 numbers, null where the modality is missing. A command that was killed
+    continues with the first file that is missing. Processes of torchrun share the work.
 
     Args:
         model: a run, a checkpoint, or a saved model.
         source: a table, or a folder, whose columns need no names.
-        output: the file.
+        output: the folder.
         image: column of image paths, or a template.
         text: column of texts, or a template.
         id: column of unique names (the row's number).
         on_bad_sample: what to do about an image that cannot be read.
         workers: processes that read images (0 is this process).
+        shard: part of the rows as i/n, such as 3/8, for jobs that do not wait for each other (all).
 
     Raises:
         EpicError: with a message for the user.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    import torch
 
     from epic_pl.classifier import Classifier
-    from epic_pl.errors import DataError, counted
-    from epic_pl.files import replacing
+    from epic_pl.errors import DataError
+    from epic_pl.parts import PartWriter, Share
     from epic_pl.validate import check_writable
 
-    check_writable("--output", output.parent, output.name)
-    tables = Classifier.load(model).embed_table(
-        source, image=image, text=text, id=id, on_bad_sample=on_bad_sample, num_workers=workers
+    rank, ranks = (int(os.environ.get(name, one)) for name, one in (("RANK", 0), ("WORLD_SIZE", 1)))
+    share = Share.of(shard, rank, ranks)
+    check_writable("--output", output, "part")
+    if "LOCAL_RANK" in os.environ and torch.accelerator.is_available():
+        torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
+    classifier = Classifier.load(model)
+    parts: list[PartWriter] = []
+
+    def choose(dataset: "ImageTextDataset") -> list[int]:
+        if not len(dataset):
+            raise DataError(f"No row of {source} can be used.")
+        made_of = dataset.digest(), classifier.module.checkpoint_info()
+        parts.append(PartWriter(output, len(dataset), _BATCH_SIZE, share, *made_of))
+        return parts[0].rows
+
+    tables = classifier.embed_table(
+        source,
+        image=image,
+        text=text,
+        id=id,
+        on_bad_sample=on_bad_sample,
+        batch_size=_BATCH_SIZE,
+        num_workers=workers,
+        choose=choose,
     )
-    first = next(tables, None)
-    if first is None:
-        raise DataError(f"No row of {source} can be used.")
-    rows, tables = 0, chain([first], tables)
-    with replacing(output) as partial, pq.ParquetWriter(partial, first.schema) as writer:
-        while group := list(islice(tables, _BATCHES)):
-            writer.write_table(pa.concat_tables(group))
-            rows += sum(map(len, group))
-    widths = [f"{first.schema.field(name).type.list_size} of {name}" for name in ("image", "text")]
-    print(f"{counted(rows, 'rows')} with {' and '.join(widths)} written to {output}")
+    for table in tables:
+        parts[0].add(table)
+    print(parts[0])

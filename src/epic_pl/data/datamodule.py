@@ -1,6 +1,5 @@
 """The base of all datasets: rows to loaders, preprocessing, training that resumes."""
 
-import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from epic_pl.data.clean_text import clean_text
 from epic_pl.data.dataset import Collator, ImageTextDataset, whole_batch
@@ -138,6 +137,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self._datasets: dict[Split, ImageTextDataset] = {}
         self._digests: dict[Split, str] = {}
         self._features: FeatureProvider | None = None
+        self._choose: Callable[[ImageTextDataset], Sequence[int]] | None = None
 
     @property
     @abstractmethod
@@ -289,10 +289,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         """SHA-256 of the rows of each split that is built: ids, paths, texts and labels."""
         for split, dataset in self._datasets.items():
             if split not in self._digests:
-                digest = hashlib.sha256(str(len(dataset)).encode())
-                for batch in dataset.table.to_batches(max_chunksize=10_000):
-                    digest.update(repr(batch.to_pydict()).encode())
-                self._digests[split] = digest.hexdigest()
+                self._digests[split] = dataset.digest()
         return dict(self._digests)
 
     def state_dict(self) -> dict[str, Any]:
@@ -322,6 +319,11 @@ class ImageTextDataModule(LightningDataModule, ABC):
         """Let the loaders give stored features in place of images and token ids."""
         self._features = provider
 
+    def predict_rows(self, choose: Callable[[ImageTextDataset], Sequence[int]] | None) -> None:
+        """Let ``predict`` read, in this process, the rows that ``choose`` gives; None is all."""
+        self._choose = choose
+        self.allow_zero_length_dataloader_with_multiple_devices = choose is not None
+
     def train_dataloader(self) -> ResumableDataLoader:
         """Batches in an order that is new every epoch; a restart continues in mid-epoch."""
         dataset, collate = self._loaded("train")
@@ -345,7 +347,12 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Batches of :attr:`predict_split`, in order."""
-        return self._eval_loader("predict")
+        if self._choose is None:
+            return self._eval_loader("predict")
+        dataset, collate = self._loaded("predict")
+        rows = Subset(dataset, self._choose(self.dataset("predict")))
+        sampler = EvalSampler(rows, num_replicas=1, rank=0)
+        return self.loader(rows, collate_fn=collate, sampler=sampler)
 
     def _eval_loader(self, split: Split) -> DataLoader[Any]:
         dataset, collate = self._loaded(split)

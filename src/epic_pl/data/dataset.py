@@ -1,5 +1,6 @@
 """Rows of a sample table as samples, and samples as batches."""
 
+import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -75,6 +76,13 @@ class ImageTextDataset(Dataset[Sample]):
     def table(self) -> pa.Table:
         """All rows as :func:`~epic_pl.data.rows.table_schema` says; no copy."""
         return pa.table(self._columns)
+
+    def digest(self) -> str:
+        """SHA-256 of the rows: ids, paths, texts and labels."""
+        digest = hashlib.sha256(str(len(self)).encode())
+        for batch in self.table.to_batches(max_chunksize=10_000):
+            digest.update(repr(batch.to_pydict()).encode())
+        return digest.hexdigest()
 
     def map_texts(self, change: Callable[[str], str]) -> None:
         """Replace every text, each distinct one once; absent texts stay absent."""
