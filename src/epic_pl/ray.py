@@ -1,0 +1,117 @@
+"""Predict the rows of Parquet files on a cluster, with Ray Data (extra ``ray``).
+
+Ray reads, schedules and writes, repeats what a lost node had in work, and keeps a checkpoint of the
+rows that are written. :class:`Predictor` is what its actors do.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+from epic_pl import parts
+from epic_pl.callbacks.predictions import prediction_table
+from epic_pl.classifier import Classifier
+from epic_pl.errors import ConfigError, DataError
+
+
+class Predictor:
+    """Predicts batches of rows with a model that is loaded once; arguments are as below."""
+
+    def __init__(
+        self, model: str, id: str, image: str | None, text: str | None, top_k: int | None
+    ) -> None:
+        self.classifier, self.id, self.top_k = Classifier.load(model), id, top_k
+        self.columns = {side: name for side, name in (("image", image), ("text", text)) if name}
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Predictions of a batch; a DataError names a row that cannot be used."""
+        samples = []
+        for row in batch.to_pylist():
+            item: Any = {side: row[name] for side, name in self.columns.items()}
+            try:
+                item["image"] = _fetch(item.get("image"))
+                samples.append(self.classifier.prepare(item))
+            except (DataError, OSError) as error:
+                raise DataError(f"Row {row[self.id]}: {error}") from error
+        scores, known = self.classifier.sample_probabilities(samples), {self.id: batch[self.id]}
+        names, thresholds = self.classifier.class_names, self.classifier.thresholds
+        return prediction_table(known, scores, names, thresholds, self.top_k)
+
+
+def predict_parquet(
+    model: str | Path,
+    source: str | Path,
+    output: str | Path,
+    *,
+    id: str,
+    image: str | None = None,
+    text: str | None = None,
+    top_k: int | None = None,
+    batch_size: int = 32,
+    actors: int = 1,
+    gpus: float = 0,
+) -> None:
+    """Predict the rows of Parquet files on a Ray cluster, and write Parquet files.
+
+    A call that was ended is made again and continues with the rows that are not written yet. The
+    folder ``OUTPUT.done`` records those that are: to start anew, remove both.
+
+    Args:
+        model: as for :meth:`~epic_pl.Classifier.load`, where all nodes see it.
+        source: a file or folder that all nodes see, or an address such as ``s3://bucket/rows``.
+        output: a folder or an address. Its files have the column ``id``, labels and probabilities.
+        id: column of unique names.
+        image: column of paths, of addresses for fsspec such as ``s3://bucket/1.jpg``, or of bytes.
+        text: column of texts.
+        top_k: as for :meth:`~epic_pl.Classifier.predict_table`.
+        batch_size: number of rows at a time; 64 batches are written at once.
+        actors: largest number of models at a time.
+        gpus: of each, or a part of one.
+
+    Raises:
+        ConfigError: Ray is not installed, or the output was written with other arguments.
+    """
+    try:
+        import ray
+        from ray.data.checkpoint import CheckpointConfig
+    except ImportError as error:
+        raise ConfigError(f"{__name__} needs {error.name}: pip install 'epic_pl[ray]'.") from error
+    model = _absolute(model) if Path(model).exists() else str(model)  # or a name on a hub
+    options = {"model": model, "id": id, "image": image, "text": text, "top_k": top_k}
+    source, output = _absolute(source), _absolute(output)
+    done = f"{output}.done/{parts.digest_of(source, options)}"
+    system, folder = fs.FileSystem.from_uri(f"{output}.done")
+    earlier = system.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+    if any(not done.endswith(info.base_name) for info in earlier):
+        raise ConfigError(
+            f"{output} was written with another model, table or options: give another output, or "
+            f"remove it and {output}.done."
+        )
+    rows = ray.data.read_parquet(source, columns=[name for name in (id, image, text) if name])
+    rows.context.checkpoint_config = CheckpointConfig(id, done, delete_checkpoint_on_success=False)
+    blocks = rows.repartition(target_num_rows_per_block=batch_size * parts.BATCHES)
+    blocks.map_batches(
+        Predictor,
+        fn_constructor_kwargs=options,
+        batch_size=batch_size,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
+        num_gpus=gpus or None,
+    ).write_parquet(output)
+
+
+def _absolute(path: str | Path) -> str:
+    """A path from every node's working folder; an address stays as it is."""
+    return str(path) if "://" in str(path) else str(Path(path).resolve())
+
+
+def _fetch(image: Any) -> Any:
+    """An image as a path or bytes."""
+    if isinstance(image, str) and "://" in image:
+        import fsspec
+
+        with fsspec.open(image) as file:
+            return file.read()
+    return image

@@ -1,0 +1,98 @@
+"""Predictions with Ray Data: what an actor does, and a job that is ended and started again."""
+
+import os
+import subprocess
+import sys
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from epic_pl import Classifier
+from epic_pl.errors import ConfigError, DataError
+from epic_pl.ray import Predictor, predict_parquet
+
+IDS = ["a", "b", "c"]
+TEXTS = ["a red square", None, "a blue square"]
+
+
+@pytest.fixture
+def predictor(trained):
+    return Predictor(trained.checkpoint, "id", "image", "text", None)
+
+
+def batch(images):
+    return pa.table({"id": IDS, "image": images, "text": TEXTS})
+
+
+@pytest.mark.parametrize("kind", ["paths", "bytes", "addresses"])
+def test_an_actor_predicts_as_a_classifier_does(kind, predictor, trained):
+    paths = [trained.root / "data" / "images" / f"train{row}.png" for row in range(3)]
+    images = [str(path) for path in paths]
+    expected = Classifier.load(trained.checkpoint, device="cpu").predict_table(
+        batch(images), image="image", text="text", id="id", image_root="/"
+    )
+    if kind == "bytes":
+        images = [path.read_bytes() for path in paths]
+    elif kind == "addresses":
+        images = [f"memory://{path.name}" for path in paths]
+        for path, address in zip(paths, images, strict=True):
+            with fsspec.open(address, "wb") as file:
+                file.write(path.read_bytes())
+    table = predictor(batch(images))
+    assert table["id"].to_pylist() == IDS
+    for name in expected.column_names[2:]:
+        assert table[name].equals(expected[name])
+
+
+@pytest.mark.parametrize("image", ["missing.png", "memory://missing.png", b"no image"])
+def test_a_row_that_cannot_be_used_is_named(image, predictor):
+    images = [None, None, image]
+    with pytest.raises(DataError, match=r"Row b: .* neither image nor text"):
+        predictor(batch(images))
+    with pytest.raises(DataError, match="Row c: "):
+        predictor(batch(images).slice(2))
+
+
+def test_an_output_of_another_call_is_refused(trained, tmp_path):
+    (tmp_path / "out.done" / "another").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"another model.*out\.done"):
+        predict_parquet(trained.checkpoint, tmp_path / "rows", tmp_path / "out", id="id", text="t")
+
+
+@pytest.mark.slow
+def test_a_job_that_failed_continues_with_the_rows_that_are_not_written(trained, tmp_path):
+    (tmp_path / "rows").mkdir()
+    table = pa.table({"id": range(64), "text": [f"a red square, number {n}" for n in range(64)]})
+    broken = table.set_column(1, "text", pa.array([*table["text"].to_pylist()[:40], *[None] * 24]))
+    source, output = tmp_path / "rows", tmp_path / "out"
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import sys, ray\n"
+        "from epic_pl import parts\n"
+        "from epic_pl.ray import predict_parquet\n"
+        "parts.BATCHES = 1\n"
+        "ray.init('local', num_cpus=3, include_dashboard=False, log_to_driver=False)\n"
+        "predict_parquet(*sys.argv[1:], id='id', text='text', batch_size=8)\n"
+    )
+
+    def job(rows):
+        pq.write_table(rows, source / "rows.parquet")
+        command = [sys.executable, str(script), trained.checkpoint, str(source), str(output)]
+        environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        return done.returncode, done.stderr
+
+    code, error = job(broken)
+    assert code != 0
+    assert "neither image nor text" in error
+    before = {path: path.read_bytes() for path in output.glob("*.parquet")}
+    code, error = job(table)
+    assert code == 0, error
+    assert all(path.read_bytes() == content for path, content in before.items())
+    written = pq.read_table(output).sort_by("id")
+    assert written["id"].to_pylist() == list(range(64))
+    classifier = Classifier.load(trained.checkpoint, device="cpu")
+    expected = classifier.predict_table(table, text="text", id="id", progress=False)
+    assert written["label"].equals(expected["label"])
