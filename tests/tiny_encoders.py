@@ -16,10 +16,10 @@ face smiling food apple cake soup bread pizza flag hand heart true false one two
 """.split()  # noqa: SIM905 - readable as text
 
 
-def write_bert(folder: Path) -> Path:
+def write_bert(folder: Path, width: int = 32) -> Path:
     """A BERT with random weights and its WordPiece tokenizer, as ``save_pretrained`` leaves them.
 
-    Three layers of width 32. Letters are in the vocabulary, so any lower-case word has tokens.
+    Three layers. Letters are in the vocabulary, so any lower-case word has tokens.
     """
     folder.mkdir(parents=True, exist_ok=True)
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-"
@@ -32,10 +32,10 @@ def write_bert(folder: Path) -> Path:
     ).save_pretrained(folder)
     config = BertConfig(
         vocab_size=len(vocab),
-        hidden_size=32,
+        hidden_size=width,
         num_hidden_layers=3,
         num_attention_heads=4,
-        intermediate_size=64,
+        intermediate_size=2 * width,
         max_position_embeddings=64,
     )
     with torch.random.fork_rng():
@@ -44,10 +44,10 @@ def write_bert(folder: Path) -> Path:
     return folder
 
 
-def write_vit(folder: Path) -> Path:
-    """A random ViT as timm's ``local-dir:`` reads it: 3 layers, 32 px, patches of 8, width 32."""
+def write_vit(folder: Path, width: int = 32) -> Path:
+    """A random ViT as timm's ``local-dir:`` reads it: 3 layers, 32 px, patches of 8."""
     folder.mkdir(parents=True, exist_ok=True)
-    sizes = {"embed_dim": 32, "depth": 3, "num_heads": 4, "img_size": 32, "patch_size": 8}
+    sizes = {"embed_dim": width, "depth": 3, "num_heads": 4, "img_size": 32, "patch_size": 8}
     arguments = {**sizes, "num_classes": 0}
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -56,7 +56,7 @@ def write_vit(folder: Path) -> Path:
     config = {
         "architecture": "vit_tiny_patch16_224",
         "num_classes": 0,
-        "num_features": 32,
+        "num_features": width,
         "model_args": arguments,
         "pretrained_cfg": {
             "input_size": [3, 32, 32],

@@ -1,0 +1,51 @@
+"""Files of earlier versions, kept by `make_artifacts.py`, give the numbers that they gave then."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from epic_pl import Classifier, __version__
+from epic_pl.cli import run
+
+ARCHIVES = {
+    path.name.removesuffix(".tar.xz"): path for path in Path(__file__).parent.glob("*.tar.xz")
+}
+COLUMNS = {"image": "image", "text": "text", "id": "id"}
+
+
+@pytest.fixture(params=sorted(ARCHIVES))
+def artifacts(request, workdir):
+    """The unpacked files of a version; their folder is the working folder."""
+    shutil.unpack_archive(ARCHIVES[request.param], workdir, filter="data")
+    return workdir
+
+
+def check(predicted, expected):
+    assert predicted.column_names == expected.column_names
+    for name, column in zip(expected.column_names, expected.columns, strict=True):
+        if name.startswith("probability"):
+            np.testing.assert_allclose(predicted[name], column, atol=1e-4)
+        else:
+            assert predicted[name].to_pylist() == column.to_pylist()
+
+
+@pytest.mark.parametrize("model", ["adapter.ckpt", "saved", "exported"])
+def test_models_classify_as_they_did(artifacts, model):
+    predicted = Classifier.load(model, device="cpu").predict_table("rows.csv", **COLUMNS)
+    expected = pq.read_table("predictions.parquet")
+    is_test = np.isin(predicted["sample_id"], expected["sample_id"])
+    check(predicted.filter(is_test), expected)
+
+
+def test_the_command_line_predicts_as_it_did(artifacts):
+    output = f"--predictions.output={artifacts / 'again.parquet'}"
+    run(["predict", "--config", "config.yaml", "--ckpt_path=adapter.ckpt", output])
+    check(pq.read_table("again.parquet"), pq.read_table("predictions.parquet"))
+
+
+@pytest.mark.skipif("dev" in __version__, reason="files are kept once per release")
+def test_this_release_keeps_its_own_files():
+    assert __version__ in ARCHIVES
