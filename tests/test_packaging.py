@@ -14,8 +14,7 @@ FILES = {
 
 
 def test_every_folder_is_listed_as_a_package():
-    folders = {package for package in FILES.values() if "templates" not in package}
-    assert folders == set(SETTINGS["packages"])
+    assert {*FILES.values()} == {*SETTINGS["packages"]}
 
 
 def test_the_clones_parent_folder_does_not_hide_an_editable_install():
@@ -23,12 +22,6 @@ def test_the_clones_parent_folder_does_not_hide_an_editable_install():
 
 
 def test_every_file_that_is_no_module_goes_with_its_package():
-    missing = []
-    for file, package in FILES.items():
-        owner, below, _ = package.partition(".templates")
-        name = f"templates/{file.name}" if below else file.name
-        patterns = SETTINGS["package-data"].get(owner, [])
-        is_module = file.suffix == ".py" and not below
-        if not is_module and not any(fnmatch(name, pattern) for pattern in patterns):
-            missing.append(str(file))
+    patterns = ["*.py", *SETTINGS["package-data"]["*"]]
+    missing = [str(f) for f in FILES if not any(fnmatch(f.name, known) for known in patterns)]
     assert not missing
