@@ -1,4 +1,4 @@
-# Every target first installs what it needs into .venv.
+# Every target but release-check first installs what it needs into .venv.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,10 +10,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo compare evidence bench soak fuzz test lint format docs clean
+.PHONY: help install dev demo compare evidence bench soak fuzz test lint format docs release-check clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  Another interpreter: make install PYTHON=python3.12"
 
 install: $(INSTALLED)demo ## make .venv with the command epic-pl and what the demo needs
@@ -68,6 +68,9 @@ format: $(INSTALLED)lint ## fix style and formatting
 docs: $(INSTALLED)docs ## build the documentation into docs/_build/html, warnings as errors
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -b html docs docs/_build/html
 	@echo "docs: docs/_build/html/index.html"
+
+release-check: ## build the last commit, install that into clean environments, and use it; about half an hour
+	@$(PYTHON) tools/release_check.py $(ARGS)
 
 clean: ## remove build products and caches, keep .venv and runs/
 	@rm -rf build dist src/*.egg-info docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
