@@ -2,7 +2,7 @@
 
     pip install nox uv
     nox                       # both, on every Python that is installed
-    nox -s lowest-3.11 -- tests/nn
+    nox -s "tests-3.11(lowest)" -- tests/nn
 
 A machine that pins a package, as one with a build of torch of its own may, names it in
 UV_OVERRIDE, a file with a line such as `torch==2.13.0`.
