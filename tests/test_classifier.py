@@ -143,11 +143,13 @@ def test_rows_of_bad_images_are_counted_and_texts_cleaned_as_in_training(
     said = []
     monkeypatch.setattr("epic_pl.classifier.rank_zero_info", said.append)
     monkeypatch.setattr(classifier, "_clean", True)
-    texts, images = ["a <b>red</b> square", "a red square", "blue"], [None, None, "none.png"]
+    texts = ["a <b>red</b> square", "a red square", "blue", None]
+    images = [None, None, "none.png", None]
     table = pa.table({"text": texts, "image": pa.array(images, pa.string())})
     named = {"image": "image", "text": "text", "image_root": tmp_path, "on_bad_sample": "skip"}
     scores = classifier.predict_table(table, **named).to_pylist()
-    assert said == ["1 row skipped for a bad image"]
+    left_out = "1 row skipped for a bad image (2), 1 row skipped with neither image nor text (3)"
+    assert said == [left_out]
     first, second = ({k: v for k, v in row.items() if k != "sample_id"} for row in scores)
     assert first == second
 

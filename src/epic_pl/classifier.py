@@ -361,7 +361,8 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             id: column of unique names; None is the row's number, from 0.
             image_root: folder of relative image paths; None is the table's folder, or the working
                 folder for a table in memory.
-            on_bad_sample: ``error``, ``skip`` or ``absent``, for images that cannot be used.
+            on_bad_sample: ``error``, ``skip`` or ``absent``, for images that cannot be used; a row
+                with neither image nor text is an error, or left out.
             top_k: None gives one column per class (``probability_<class>``); k gives the k most
                 probable classes as ``label_1``, ``probability_1``, ...
             batch_size: number of rows at a time.

@@ -109,6 +109,20 @@ def test_a_cmyk_image_with_the_wrong_extension_is_no_problem(check):
     assert not _lines(findings, "error") + _lines(findings, "warning")
 
 
+@pytest.mark.parametrize(
+    ("policy", "level"), [("error", "error"), ("skip", "warning"), ("absent", "warning")]
+)
+def test_an_empty_row_is_a_problem_with_a_way_out(check, policy, level):
+    cells = dict.fromkeys((1, 3), None)
+    findings = check({"on_bad_sample": policy, "val_size": 0}, image=cells, text=cells)
+    (problem,) = [p for p in findings.problems if "neither image nor text" in p.text]
+    assert (problem.severity, findings.can_train) == (level, policy != "error")
+    assert problem.text.startswith("2 rows have")
+    assert problem.examples[:2] == ["train 1", "train 3"]
+    assert "on_bad_sample" in problem.examples[-1]
+    assert findings.class_counts["train"].tolist() == [4, 4 if policy == "error" else 2]
+
+
 def _copy_of_1(row):
     return {"image": {row: "1.png"}, "text": {row: "text 1"}}
 

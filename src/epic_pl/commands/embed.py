@@ -36,7 +36,7 @@ def embed(
         image: column of image paths, or a template.
         text: column of texts, or a template.
         id: column of unique names (the row's number).
-        on_bad_sample: what to do about an image that cannot be read.
+        on_bad_sample: what to do about an image that cannot be read, or a row with nothing.
         workers: processes that read images (0 is this process).
         shard: part of the rows as i/n, such as 3/8, for jobs that do not wait for each other (all).
 

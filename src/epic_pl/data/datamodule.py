@@ -78,7 +78,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
             out and counted) or ``absent`` (the row is used without the image). Missing files are
             noticed at the start. So are corrupt ones, except under ``error``: every image is
             decoded once, and the cache records which are sound, as ``epic-pl data check`` does in
-            parallel. Paths out of the image root are always refused.
+            parallel. A row with neither image nor text is refused under ``error``, else left out
+            and counted. Paths out of the image root are always refused.
 
     Raises:
         ConfigError: options out of range.

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from epic_pl.data.row_cache import ImageRecord
-from epic_pl.data.rows import Rows
+from epic_pl.data.rows import Rows, empty_rows
 from epic_pl.errors import DataError, counted
 from epic_pl.untrusted import require_regular
 
@@ -121,19 +121,20 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 def usable_rows(
     rows: Rows, policy: BadSamplePolicy, read: Callable[[str], Any]
 ) -> tuple[pa.Table, str]:
-    """The rows with usable images.
+    """The rows with usable images, and an image or a text.
 
     Args:
         rows: rows to look through.
-        policy: ``error`` refuses missing images and does not look for corrupt ones; ``skip`` leaves
-            rows of both kinds out; ``absent`` keeps their text, and leaves rows without one out.
+        policy: ``error`` refuses missing images and empty rows, and does not look for corrupt
+            images; ``skip`` leaves all these rows out; ``absent`` keeps those with a text.
         read: decodes an image by its path, or raises a DataError.
 
     Returns:
-        The rows, and a note that counts the other ones, empty if there are none.
+        The rows, and a note that counts and names the other ones, empty if there are none.
 
     Raises:
-        DataError: an image is missing under ``error``, or lies outside of the image root.
+        DataError: an image is missing or a row empty under ``error``, or an image lies outside of
+            the image root.
     """
     table, root = rows.table, rows.image_root.resolve()
     paths = pc.unique(table["image"]).drop_null().to_pylist()
@@ -143,27 +144,32 @@ def usable_rows(
         there = [path for path in paths if path not in bad]
         bad |= ImageRecord(root).unreadable(there, read)
     hit = pc.is_in(table["image"], value_set=pa.array(list(bad), pa.string()))
-    count = pc.sum(hit).as_py() or 0
-    if not count:
+    empty = empty_rows(table)
+    if policy == "absent":
+        images = pc.if_else(hit, None, table["image"])
+        table = table.set_column(table.column_names.index("image"), "image", images)
+        empty = empty_rows(table)
+    fate = {"error": "have", "skip": "skipped for", "absent": "stripped of"}[policy]
+    verb = "have" if policy == "error" else "skipped with"
+    named = _named(table, hit, f"rows {fate} a bad image")
+    note = ", ".join([*named, *_named(table, empty, f"rows {verb} neither image nor text")])
+    if not note:
         return table, ""
     if policy == "error":
-        first = table.filter(hit).slice(0, _SHOWN).to_pylist()
-        names = ", ".join(f"{row['sample_id']} ({row['image']})" for row in first)
+        first = next((f" The first: {path} under {root}: {bad[path]}." for path in bad), "")
         raise DataError(
-            f"{rows.source}: {counted(len(bad), 'images')} under {root} cannot be used, in "
-            f"{counted(count, 'rows')}: {names}{', ...' if count > _SHOWN else ''}. The first: "
-            f"{bad[first[0]['image']]}. Correct the paths or image_root, or set on_bad_sample to "
-            "skip or absent."
+            f"{rows.source}: {note}.{first} Correct the cells or image_root, drop the rows, or set "
+            "on_bad_sample to skip or absent."
         )
-    if policy == "skip":
-        return table.filter(pc.invert(hit)), f"{counted(count, 'rows')} skipped for a bad image"
-    images = pc.if_else(hit, None, table["image"])
-    table = table.set_column(table.column_names.index("image"), "image", images)
-    empty = pc.and_(pc.is_null(table["image"]), pc.is_null(table["text"]))
-    note = f"{counted(count, 'rows')} stripped of a bad image"
-    if dropped := pc.sum(empty).as_py():
-        note += f"; {dropped:,} of them skipped, having no text either"
-    return table.filter(pc.invert(empty)), note
+    unusable = empty if policy == "absent" else pc.or_(hit, empty)
+    return table.filter(pc.invert(unusable)), note
+
+
+def _named(table: pa.Table, mask: Any, words: str) -> list[str]:
+    """The number of rows in a mask, ``words``, and the first ids; nothing if there are none."""
+    ids = table["sample_id"].filter(mask)
+    shown = ", ".join(ids.slice(0, _SHOWN).to_pylist()) + ", ..." * (len(ids) > _SHOWN)
+    return [f"{counted(len(ids), words)} ({shown})"] if len(ids) else []
 
 
 def refuse_outside(paths: Collection[str], root: Path, source: Path) -> None:

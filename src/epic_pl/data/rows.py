@@ -67,8 +67,7 @@ def sample_table(
         multilabel: whether a label is a list.
 
     Raises:
-        DataError: columns of different lengths or wrong types, duplicate ids, negative labels,
-            or a row with neither image nor text.
+        DataError: columns of different lengths or wrong types, duplicate ids, or negative labels.
     """
     columns = {"sample_id": sample_ids, "image": images, "text": texts, "label": labels}
     lengths = {name: len(column) for name, column in columns.items()}
@@ -78,14 +77,13 @@ def sample_table(
     arrays = [_column(field, columns[field.name]) for field in schema]
     table = pa.table(arrays, schema=schema)
     _check_ids(table["sample_id"].combine_chunks())
-    neither = pc.and_(pc.is_null(table["image"]), pc.is_null(table["text"]))
-    if pc.any(neither).as_py():
-        raise DataError(
-            f"There is neither image nor text in {describe_rows(neither, table['sample_id'])}. "
-            "Fill one in, or drop the row."
-        )
     _check_labels(table)
     return table
+
+
+def empty_rows(table: pa.Table) -> pa.ChunkedArray:
+    """Mask of the rows with neither image nor text."""
+    return pc.and_(pc.is_null(table["image"]), pc.is_null(table["text"]))
 
 
 def describe_rows(mask: Any, values: Any = None) -> str:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from epic_pl.data.rows import empty_rows
 from epic_pl.errors import counted
 
 Severity = Literal["error", "warning", "note"]
@@ -18,7 +19,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 _SHOWN = 5  # examples of a problem
 _MAX_TRUNCATED = 0.1
-_FIX = "Fix them, or set on_bad_sample: skip leaves these rows out, absent keeps their text."
+_FIX = "Fix them, or set on_bad_sample: skip leaves these rows out, absent keeps those with text."
 _MOVE = "Move them into the image root, or name one that holds them all."
 _FATES = {"skip": ": skipped", "absent": ": kept without it"}
 
@@ -55,15 +56,16 @@ def _of_rows(
 
 
 def kept_rows(rows: pa.Table, policy: str) -> pa.ChunkedArray:
-    """Mask of the rows that training keeps under a policy for bad images."""
+    """Mask of the rows that training keeps under a policy for bad images and empty rows."""
     lost = pc.is_in(rows["kind"], value_set=pa.array(["missing", "corrupt"]))
     if policy == "absent":  # rows with a text are kept
         lost = pc.and_(lost, pc.is_null(rows["text"]))
+    lost = pc.or_(lost, empty_rows(rows))
     return pc.or_(pc.invert(lost), policy == "error")
 
 
 def image_problems(rows: pa.Table, policy: str) -> Iterator[Problem]:
-    """Missing, outside and corrupt images: errors, unless the policy accepts them; sizes."""
+    """Bad images and empty rows: errors, unless the policy accepts them; sizes."""
     for kind, way_out in (("missing", _FIX), ("outside", _MOVE), ("corrupt", _FIX)):
         bad = pc.equal(rows["kind"], kind)
         text = f"rows have an image that is {kind}"
@@ -71,7 +73,10 @@ def image_problems(rows: pa.Table, policy: str) -> Iterator[Problem]:
             yield from _of_rows("error", rows, bad, text, "problem", way_out)
         else:
             yield from _of_rows("warning", rows, bad, text + _FATES[policy], "problem")
-    absent = pc.is_null(rows["image"])
+    severity: Severity = "error" if policy == "error" else "warning"
+    text = "rows have neither image nor text"
+    yield from _of_rows(severity, rows, empty_rows(rows), text, way_out=_FIX)
+    absent = pc.and_(pc.is_null(rows["image"]), pc.is_valid(rows["text"]))
     yield from _of_rows("note", rows, absent, "rows have no image (absent modality)")
     sides = pc.min_element_wise(rows["width"], rows["height"]).drop_null().to_numpy()
     if sides.size:
@@ -87,7 +92,8 @@ def image_problems(rows: pa.Table, policy: str) -> Iterator[Problem]:
 def text_problems(rows: pa.Table, max_tokens: int) -> Iterator[Problem]:
     """Absent, empty and truncated texts."""
     text = pc.utf8_lower(pc.utf8_trim_whitespace(rows["text"]))
-    yield from _of_rows("note", rows, pc.is_null(text), "rows have no text (absent modality)")
+    absent = pc.and_(pc.is_null(text), pc.is_valid(rows["image"]))
+    yield from _of_rows("note", rows, absent, "rows have no text (absent modality)")
     yield from _of_rows("warning", rows, pc.equal(text, ""), "texts are empty")
     message = "texts are nan: leave the cells of absent ones empty"
     yield from _of_rows("warning", rows, pc.equal(text, "nan"), message)

@@ -64,8 +64,16 @@ CASES = {
     "no row to spare": (_rows(label=EACH), {}, r"val_size 0\.1\): of 12 rows each class keeps one"),
     "no split left": (_rows(), {"val_size": 0}, r"val split .* is empty"),
     "broken list": (_rows(label=LISTS), {}, r"\['a' 'b'\].* cannot be read .*\(row 7; 2 such\)"),
-    "neither modality": (_rows(image={6: None}, text={6: None}), {}, r"neither.*row 6"),
-    "path missing": (_rows(image={5: "no.png"}), {}, r"5 \(no.png\).*no such file"),
+    "neither modality": (
+        _rows(image={6: None}, text={6: None}),
+        {},
+        r"1 row has neither image nor text \(6\)\. .*set on_bad_sample",
+    ),
+    "path missing": (
+        _rows(image={5: "no.png"}),
+        {},
+        r"1 row has a bad image \(5\)\. .*no\.png under .*no such file",
+    ),
     "path with backslash": (_rows(image={5: "img\\5.png"}), {}, r"with / instead of"),
     "address": (_rows(image={5: "https://x.org/5.png"}), {}, r"fetch the image"),
     "traversal": (

@@ -127,7 +127,9 @@ def test_images_of_a_predict_table_lie_in_its_own_folder(folder, tmp_path):
     asked.setup("predict")
     assert fabricate.raw(asked.dataset("predict"), 0)["image"].getpixel((0, 0)) == (24, 0, 0)
     (other / "img" / "3.png").unlink()
-    with pytest.raises(DataError, match=r"new\.jsonl: 1 image under .*other cannot be used"):
+    with pytest.raises(
+        DataError, match=r"new\.jsonl: 1 row has a bad image \(0\)\. .*under .*other: there"
+    ):
         _make(folder, _rows(), predict_table=new).setup("predict")
 
 
@@ -230,6 +232,15 @@ def test_rows_of_one_image_or_of_one_text_without_are_in_one_split(folder, colum
     assert sum(map(len, groups)) == len(set.union(*groups)) == 10
 
 
+@pytest.mark.parametrize("column", ["image", "text"])
+def test_empty_rows_of_one_modality_are_split_one_by_one_and_left_out(folder, column):
+    rows = _rows(**{column: lambda i: None if i >= 22 else f"img/{i}.png"})
+    other = {"image": {"text_columns": None}, "text": {"image_column": None}}[column]
+    data = _make(folder, rows, on_bad_sample="skip", val_size=0.2, test_size=0.2, **other)
+    assert [len(_column(data, split, "label")) for split in ("train", "val", "test")] == [18, 6, 6]
+    assert set(_samples(data)) == {str(i) for i in range(22)}
+
+
 def _samples(data):
     splits = ("train", "val", "test")
     return {row["sample_id"]: row for split in splits for row in fabricate.rows_of(data, split)}
@@ -238,15 +249,23 @@ def _samples(data):
 @pytest.mark.parametrize(
     ("policy", "left_out", "note"),
     [
-        ("skip", {"3", "4"}, "2 rows skipped for a bad image"),
-        ("absent", {"3"}, "2 rows stripped of a bad image; 1 of them skipped, having"),
+        (
+            "skip",
+            {"3", "4", "5"},
+            "2 rows skipped for a bad image (3, 4), 1 row skipped with neither image nor text (5)",
+        ),
+        (
+            "absent",
+            {"3", "5"},
+            "2 rows stripped of a bad image (3, 4), 2 rows skipped with neither image nor text (3,",
+        ),
     ],
 )
-def test_bad_images_are_skipped_or_absent_and_counted(folder, policy, left_out, note, caplog):
+def test_bad_images_and_empty_rows_are_counted_and_named(folder, policy, left_out, note, caplog):
     (folder / "img" / "3.png").unlink()
     (folder / "img" / "4.png").write_bytes(b"<html>404</html>")
     rows = _rows(split=lambda i: "train" if i < 20 else ("val", "test")[i % 2])
-    rows[3]["text"] = None
+    rows[3]["text"] = rows[5]["text"] = rows[5]["image"] = None
     data = _make(folder, rows, on_bad_sample=policy, split_column="split")
     with caplog.at_level("INFO"):
         samples = _samples(data)

@@ -137,14 +137,15 @@ def _assign(
 
 
 def _image_numbers(columns: Columns) -> npt.NDArray[np.int64]:
-    """A number for each distinct image; rows without one have a number for each distinct text."""
+    """A number for each distinct image, or text of rows without one; empty rows have their own."""
     images, texts = columns.images, columns.texts
     if pc.any(pc.match_substring_regex(images, r"//|(^|/)\.\.?/")).as_py():
         paths = images.to_pylist()
         images = pa.array([path and os.path.normpath(path) for path in paths], pa.string())
     of_image = images.dictionary_encode().indices.cast(pa.int64())
     of_text = pc.add(texts.dictionary_encode().indices.cast(pa.int64()), len(images))
-    return np.asarray(pc.coalesce(of_image, of_text))
+    own = pa.array(np.arange(len(images)) + 2 * len(images))
+    return np.asarray(pc.coalesce(of_image, of_text, own))
 
 
 def _check_unseen(codes: Sequence[Any], split: Any, classes: Sequence[str]) -> None:
