@@ -139,11 +139,18 @@ def test_texts_may_be_named_by_a_template_or_a_list(folder):
     ("label", "refused"),
     [
         ([f"{number / 3:.2f}" for number in range(40)], True),  # prices in a CSV file
+        ([f"{number},{number % 3}9" for number in range(40)], True),
+        ([f"{number % 25}.{number % 25:03},50 €" for number in range(100)], True),
+        ([f"${number % 25},{number % 25:03}.50" for number in range(100)], True),
+        ([f"{number % 25} {number % 25:03},5 EUR" for number in range(100)], True),
         ([number % 21 + 0.5 for number in range(40)], True),
         ([*range(1, 41)], True),
         ([number % 20 + 0.5 for number in range(40)], False),  # ratings
         ([float(number % 20) if number else None for number in range(40)], False),
         ([float(number % 21) if number > 5 else float("nan") for number in range(60)], False),
+        ([f"{number % 20},5 %" for number in range(40)], False),
+        ([f"{number % 5},1{number % 7},{number % 9}" for number in range(40)], False),  # several
+        ([f"{number % 25},5" if number else "low" for number in range(100)], False),
         ([f"class {number}" for number in range(40)], False),
     ],
 )

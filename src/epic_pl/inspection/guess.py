@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,11 @@ _UNCLEAR = "No column looks like {}; there are {}. Name one, as in `epic-pl data
 _QUANTITY = (
     "Numbers to predict, such as prices, are no classes: write a column with ranges of them, such "
     "as cheap and dear, and name it by --label."
+)
+_AMOUNT = (  # currencies, thousands, decimal commas
+    (r"^\s*[€$£¥]?\s*|\s*([€$£¥%]|[A-Z]{3})?\s*$", ""),
+    (r"[.,' ](\d{3})\b", r"\1"),
+    (",", "."),
 )
 _EXAMINED_ROWS, _EXAMINED_FILES = 2000, 50
 _MOST_NUMBERS = 20  # classes that are called by numbers with decimals
@@ -230,9 +236,13 @@ def _label(table: pa.Table, names: Sequence[str]) -> str:
 
 
 def _refuse_quantity(table: pa.Table, label: str) -> None:
-    """Refuse labels that are numbers with decimals, or with hardly any number twice."""
+    """Refuse labels that are amounts with decimals, or with hardly any amount twice."""
+    column = table[label]
+    with suppress(pa.ArrowException):  # no strings
+        for pattern, plain in _AMOUNT:
+            column = pc.replace_substring_regex(column, pattern, plain)
     try:
-        numbers = table[label].cast(pa.float64())
+        numbers = column.cast(pa.float64())
     except pa.ArrowException:
         return
     numbers = numbers.filter(pc.is_finite(numbers))  # pandas writes a missing integer as NaN
