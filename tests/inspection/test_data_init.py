@@ -77,6 +77,7 @@ def test_a_column_called_like_images_is_never_dropped(folder, image):
 
 NUMBERS = [f"{number}" for number in range(100, 140)]
 CIRCLES = [f"红色的圆形第{number}号" for number in range(40)]
+KINDS = [f"kind {number // 4}" for number in range(40)]
 LABEL = {"label_column": "label"}
 
 
@@ -105,6 +106,11 @@ LABEL = {"label_column": "label"}
         ({"target_url": [f"u{i}" for i in range(40)]}, {"label_column": "kind"}),
         ({"labels": [[0.5, i / 3] for i in range(40)]}, {"label_column": "kind"}),
         ({"label": [1.0, 2.0, None, 1.0] * 10}, LABEL),
+        # fewer texts than classes, but other ones in each class
+        (
+            {"caption": None, "desc": [f"a nice {i % 8}" for i in range(40)], "label": KINDS},
+            {"text_columns": ["desc"], **LABEL},
+        ),
         # the class in other words is no text to learn from
         (
             {"kind_title": ["A cat, of course", "The dog"] * 20},
@@ -133,6 +139,28 @@ def test_texts_may_be_named_by_a_template_or_a_list(folder):
         guess_columns(_table(), folder, text=["caption", "body"])
     data = _config(folder, text="{row}: {caption}")["data"]["init_args"]
     assert (data["image_column"], data["text_columns"]) == (None, "{row}: {caption}")
+
+
+RARE = [f"one of {number % 3}" for number in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "named", "hint"),
+    [
+        (
+            {"caption": None, "my desc": RARE},
+            {},
+            "; my desc could be one: --image photo --text 'my",
+        ),
+        ({}, {"image": "photo"}, "; caption could be one: --image photo --text caption\n"),
+        ({}, {}, ""),
+        ({"caption": ["A cat", "The dog"] * 20}, {}, "no column of texts\n"),  # restates the class
+    ],
+)
+def test_a_column_that_could_be_the_text_is_named(folder, columns, named, hint):
+    said = summarize(Path("epic.yaml"), guess_columns(_table(**columns), folder, **named))
+    assert hint in said
+    assert ("could be one" in said) == ("could be one" in hint)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,10 @@ _MOST_NUMBERS = 20  # classes that are called by numbers with decimals
 
 @dataclass(frozen=True)
 class Guess:
-    """Guessed arguments of ``TableDataModule``, columns without a role, and row counts."""
+    """Guessed arguments of ``TableDataModule``, columns without a role, and row counts.
+
+    Where no column is a text, ``likely_texts`` are those without a role that hold words.
+    """
 
     image_column: str | None
     text_columns: list[str]
@@ -52,6 +55,7 @@ class Guess:
     val_rows: int
     multilabel: bool
     unused: list[str]
+    likely_texts: list[str]
 
 
 def guess_columns(
@@ -114,6 +118,7 @@ def guess_columns(
         val_rows=rows["val"] or round(val_size * rows["train"]),
         multilabel=lists or separator is not None,
         unused=[name for name in left if name not in texts],
+        likely_texts=[] if texts else _texts(table, left, label, False, distinct=0),
     )
 
 
@@ -270,11 +275,12 @@ def _separator(labels: pa.ChunkedArray) -> str | None:
     return None
 
 
-def _texts(table: pa.Table, names: Sequence[str], label: str, needed: bool) -> list[str]:
-    """Columns named like text, and columns with many distinct cells of several words.
+def _texts(
+    table: pa.Table, names: Sequence[str], label: str, needed: bool, distinct: float = 0.1
+) -> list[str]:
+    """Columns named like text, or with a share of ``distinct`` cells of several words.
 
-    A column with no more distinct values than the label is left out unless it is the only input,
-    since it probably restates the class.
+    A column that restates the class is left out unless it is the only input.
     """
     named = _by_name(names, "text")
     texts = []
@@ -282,9 +288,17 @@ def _texts(table: pa.Table, names: Sequence[str], label: str, needed: bool) -> l
         cells = _read_cells(table[name])
         # in scripts without spaces between words, characters take 3 bytes
         phrases = (" " in c or (len(c) >= 4 and len(c.encode()) >= 2.5 * len(c)) for c in cells)
-        prose = _most(phrases) and len(set(cells)) > len(cells) / 10
+        prose = _most(phrases) and len(set(cells)) > len(cells) * distinct
         if _is_string(table[name].type) and (prose or name in named):
             texts.append(name)
-    least = min(_distinct(table[label]), table.num_rows // 2)
-    inputs = [name for name in texts if _distinct(table[name]) > least]
+    inputs = [name for name in texts if not _restates(table, name, label)]
     return inputs or (texts if needed else [])
+
+
+def _restates(table: pa.Table, text: str, label: str) -> bool:
+    """Whether all rows of a class have one text, in a table where classes recur."""
+    if not _names_classes(table[label].type):
+        return False
+    rows = pa.table({name: table[name].cast(pa.string()) for name in (text, label)}).drop_null()
+    classes, pairs = (rows.group_by(by).aggregate([]).num_rows for by in (label, [text, label]))
+    return bool(classes == pairs <= len(rows) // 2)

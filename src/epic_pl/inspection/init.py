@@ -71,9 +71,13 @@ def summarize(config: Path, guess: Guess) -> str:
     named = shlex.quote(f"./{config}" if str(config) == config.name else str(config))
     kept = "last" if guess.val_rows < _ENOUGH else "best"
     several = f", separated by {guess.label_separator!r}" if guess.label_separator else ""
+    likely = [
+        f"; {name} could be one: {shlex.join(['--image', str(guess.image_column), '--text', name])}"
+        for name in guess.likely_texts
+    ]
     lines = {
         "images": guess.image_column or "no column of images",
-        "text": ", ".join(guess.text_columns) or "no column of texts",
+        "text": ", ".join(guess.text_columns) or "".join(["no column of texts", *likely[:1]]),
         "label": guess.label_column + (f" (several{several})" if guess.multilabel else ""),
         "splits": guess.split_column or "validation and test rows are drawn",
         "keeps": f"the {kept} epoch (best from {_ENOUGH} validation rows, here {guess.val_rows:,})",
@@ -116,7 +120,7 @@ def _options(path: Path, folder: Path, table: pa.Table, guess: Guess) -> dict[st
     metric = "val/f1_micro" if guess.multilabel else "val/accuracy"
     epochs = int(np.clip(30_000 / rows, 9, 45))  # similar numbers of steps for all tables
     chooses = guess.val_rows >= _ENOUGH
-    others = ("multilabel", "unused", "val_rows")
+    others = ("multilabel", "unused", "val_rows", "likely_texts")
     columns = {name: value for name, value in vars(guess).items() if name not in others}
     size = _image_size(table, guess, folder)
     options["model"]["encoders"]["image_size"] = size
