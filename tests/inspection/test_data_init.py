@@ -179,7 +179,7 @@ def test_a_column_that_could_be_the_text_is_named(folder, columns, named, hint):
         ([f"{number % 20},5 %" for number in range(40)], False),
         ([f"{number % 5},1{number % 7},{number % 9}" for number in range(40)], False),  # several
         ([f"{number % 25},5" if number else "low" for number in range(100)], False),
-        ([f"class {number}" for number in range(40)], False),
+        ([f"class {number // 2}" for number in range(40)], False),
     ],
 )
 def test_numbers_to_predict_are_no_classes(label, refused, folder):
@@ -192,6 +192,29 @@ def test_numbers_to_predict_are_no_classes(label, refused, folder):
     for named in (None, "target"):
         with pytest.raises(DataError, match=r"'target', the label, holds \d+ different.*ranges"):
             guess_columns(table, folder, label=named)
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ({"image": "kind"}, r"'kind', named for the images, holds no file in .*'cat'\. Name"),
+        ({"image": "pics/{row}.png"}, r"holds no file in .*'pics/r0\.png'"),
+        ({"image": "kind", "label": "kind"}, r"'kind' for the image, 'kind' for the label: change"),
+        ({"text": ["caption", "kind"], "label": "kind"}, "one role"),
+        ({"label": "row"}, "'row', the label, has as many classes as rows, 40"),
+        ({"label": "knid"}, r"no column 'knid' for the label.* mean 'kind'\?"),
+        ({"image": "photo", "text": "Caption"}, r"mean 'caption'\?"),
+    ],
+)
+def test_a_column_that_is_named_for_a_role_it_cannot_have_is_refused(folder, named, said):
+    with pytest.raises(DataError, match=said):
+        guess_columns(_table(), folder, **named)
+
+
+def test_named_images_may_be_a_template_some_files_of_which_exist(folder):
+    columns = _table(photo=[f"{i}" for i in range(30, 70)])
+    guess = guess_columns(columns, folder, image="pics/{photo}.jpg", label="kind")
+    assert guess.image_column == "pics/{photo}.jpg"
 
 
 def test_table_without_label_or_content_is_refused_with_its_columns(folder):

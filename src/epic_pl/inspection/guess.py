@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.data.images import IMAGE_SUFFIXES
-from epic_pl.data.tables.columns import SPLIT_NAMES, is_list, may_embed
+from epic_pl.data.tables.columns import SPLIT_NAMES, is_list, may_embed, read_image_paths
 from epic_pl.data.tables.labels import written_lists
-from epic_pl.errors import DataError
+from epic_pl.errors import DataError, did_you_mean
 
 _NAMES = {
     "image": ("image", "img", "picture", "photo", "filename", "file", "path"),
@@ -39,10 +39,7 @@ _MOST_NUMBERS = 20  # classes that are called by numbers with decimals
 
 @dataclass(frozen=True)
 class Guess:
-    """Guessed arguments of ``TableDataModule``, columns without a role, and row counts.
-
-    Where no column is a text, ``likely_texts`` are those without a role that hold words.
-    """
+    """Guessed arguments of ``TableDataModule``, columns without a role, and row counts."""
 
     image_column: str | None
     text_columns: list[str]
@@ -55,7 +52,7 @@ class Guess:
     val_rows: int
     multilabel: bool
     unused: list[str]
-    likely_texts: list[str]
+    likely_texts: list[str]  # without a role, though they hold words and no column is a text
 
 
 def guess_columns(
@@ -81,14 +78,25 @@ def guess_columns(
     names = table.column_names
     texts = [text] if isinstance(text, str) else list(text or ())
     roles = [("image", image), *(("text", name) for name in texts), ("label", label)]
-    for role, name in roles:
-        template = role != "label" and name is not None and "{" in name
-        if name is not None and not template and name not in names:
-            raise DataError(f"There is no column {name!r} for the {role}; there are {names}.")
+    given = {name: role for role, name in roles if name is not None}
+    if len(given) < sum(name is not None for _, name in roles):
+        named_twice = ", ".join(f"{name!r} for the {role}" for role, name in roles if name)
+        raise DataError(f"A column can have one role, but you name {named_twice}: change one.")
+    for name, role in given.items():
+        if name not in names and (role == "label" or "{" not in name):
+            meant = did_you_mean(name, names)
+            raise DataError(f"There is no column {name!r} for the {role}, only {names}.{meant}")
     named, source, root = image or texts, image, folder
     if image in names or not named:
         candidates = table.select([image]) if image else table
         image, source, root = _images(candidates, folder) or (image, image, folder)
+    if image in given and not (image in names and may_embed(table[image].type)):
+        paths = read_image_paths(table, image).drop_null().to_pylist()
+        if not any(os.path.isfile(root / path) for path in paths):
+            raise DataError(
+                f"Column {image!r}, named for the images, holds no file in {root}: the first cell "
+                f"is {[*paths, None][0]!r}. Name another, or move the table to the images."
+            )
     left = [name for name in names if name not in (source, *texts)]
     split = next((name for name in _by_name(left, "split") if _is_split(table[name])), None)
     label = label or _label(table, [name for name in left if name != split])
@@ -103,6 +111,11 @@ def guess_columns(
         raise DataError(_UNCLEAR.format("images or text", names, "--text title"))
     lists = is_list(table[label].type) or written_lists(table[label]) is not None
     separator = None if lists else _separator(table[label])
+    if not lists and separator is None and _distinct(table[label]) == len(table):
+        raise DataError(
+            f"Column {label!r}, the label, has as many classes as rows, {len(table):,}, so that "
+            "none can be learned: name another column by --label."
+        )
     val_size = 0.1 if len(table) >= 200 else 0.2
     cells = table[split].to_pylist() if split else ["train"] * len(table)
     rows = Counter(SPLIT_NAMES.get(str(cell).strip().lower()) for cell in cells)

@@ -38,7 +38,11 @@ BYTES = {i: {"bytes": b"x" if i != 3 else None, "path": f"{i}.png"} for i in ran
 BYTES[4]["path"] = None
 NAN = {i: float(i % 2) for i in range(12)} | {3: float("nan")}
 CASES = {
-    "missing column": (_rows(), {"label_column": "lable"}, r"no column 'lable'.*it has .*'label'"),
+    "missing column": (
+        _rows(),
+        {"label_column": "lable"},
+        r"no column 'lable'.*it has .*'label'.*mean 'label'\?$",
+    ),
     "missing image column": (
         _rows(),
         {"image_column": "x"},
@@ -61,7 +65,7 @@ CASES = {
     "unknown split": (_rows(split={4: "aside"}), SPLIT, r"row 4 \('aside'\)"),
     "no training rows": (_rows(split="val"), SPLIT, r"no training rows"),
     "sizes too large": (_rows(), {"val_size": 0.6, "test_size": 0.5}, r"leave none of 12 rows"),
-    "no row to spare": (_rows(label=EACH), {}, r"val_size 0\.1\): of 12 rows each class keeps one"),
+    "no row to spare": (_rows(label=EACH), {}, r"val_size 0\.1\): of 12 rows each of 12 classes"),
     "no split left": (_rows(), {"val_size": 0}, r"val split .* is empty"),
     "broken list": (_rows(label=LISTS), {}, r"\['a' 'b'\].* cannot be read .*\(row 7; 2 such\)"),
     "neither modality": (

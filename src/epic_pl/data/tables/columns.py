@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.data.rows import describe_rows
-from epic_pl.errors import ConfigError, DataError
+from epic_pl.errors import ConfigError, DataError, did_you_mean
 
 _SPLITS = {
     "train": ("train", "training"),
@@ -80,10 +80,11 @@ def _column(table: pa.Table, name: str, option: str) -> pa.Array:
     """A column as one array; ``option`` is the argument that names it."""
     if name not in table.column_names:
         without = {"image_column": "images", "text_columns": "texts"}.get(option)
+        meant = did_you_mean(name, table.column_names)
         null = f" For a table without {without} set {option} to null." if without else ""
         raise DataError(
             f"The table has no column {name!r} ({option}); it has "
-            f"{', '.join(map(repr, table.column_names))}.{null}"
+            f"{', '.join(map(repr, table.column_names))}.{meant}{null}"
         )
     array = pa.concat_arrays(table[name].chunks)
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
