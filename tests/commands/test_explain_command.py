@@ -47,7 +47,10 @@ def test_weights_of_a_warm_start_are_explained(explain, trained, tmp_path):
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        (["--samples", "test0,nobody"], "no sample nobody"),
+        (
+            ["--samples", "test0,nobody"],
+            "no sample nobody in this split: see --split. A sample of it is 'test0'.",
+        ),
         (["--count", "0"], '"count"'),
         (["--output", "data/table.csv"], "index.html cannot be written to data/table.csv"),
         (["--ckpt_path", "null"], "add --ckpt_path best"),

@@ -101,7 +101,7 @@ def test_draft_is_taken_only_when_large_enough(tmp_path, suffix, min_size, size)
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gone.jpg", r"gone\.jpg does not exist"),
+        ("gone.jpg", r"gone\.jpg does not exist\. Correct its path\.$"),
         ("", None),
         ("empty.jpg", r"empty\.jpg.*0 bytes.*Fetch"),
         ("float.tiff", "floats"),

@@ -70,9 +70,7 @@ def read_image(
             image.load()
             return upright_rgb(image)
     except FileNotFoundError as error:
-        raise DataError(
-            f"Image {name} does not exist. Check the image root and the paths in the table."
-        ) from error
+        raise DataError(f"Image {name} does not exist. Correct its path.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
             f"Image {name} is too large: {error}; the limit is {max_pixels:,} pixels. "

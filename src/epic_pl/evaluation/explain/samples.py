@@ -90,7 +90,8 @@ def rows_of_ids(dataset: ImageTextDataset, ids: Sequence[str]) -> list[int]:
     row_of = {dataset.reference(row)["sample_id"]: row for row in range(len(dataset))}
     missing = sorted(set(ids) - set(row_of))
     if missing:
-        raise DataError(f"There is no sample {', '.join(missing)} in this split: see --split.")
+        known = f"see --split. A sample of it is {next(iter(row_of))!r}."
+        raise DataError(f"There is no sample {', '.join(missing)} in this split: {known}")
     return [row_of[sample_id] for sample_id in ids]
 
 
