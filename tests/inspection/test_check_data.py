@@ -190,7 +190,8 @@ def test_rows_to_predict_may_be_those_of_the_test_split(check, image, leaks):
 
 
 def test_multilabel_rows_are_counted_by_label(check):
-    findings = check({"label_separator": "|"}, label={0: "a|b", 1: None})
+    findings = check({"label_separator": "|"}, label={0: "a|b", 1: None, 9: ""})
+    assert "2 rows have an empty label: no class applies" in _lines(findings, "note")
     assert findings.class_counts["train"].tolist() == [4, 4]
     assert findings.rows["label"].to_pylist()[:2] == ["a|b", ""]
 

@@ -38,7 +38,7 @@ def check(
         pyarrow.parquet.write_table(findings.rows, partial)
     report = write_page(findings, output / "report.html")
     print_summary(findings, console)
-    files = f"Report: {report}; every row: {output / 'manifest.parquet'}"
+    files = f"Report: {report}; every row: {output / 'manifest.parquet'} (row numbers count from 0)"
     console.print(files, soft_wrap=True, markup=False)
     return 0 if findings.can_train else 1
 

@@ -156,8 +156,8 @@ def usable_rows(
     if policy == "error":
         first = next((f" The first: {path} under {root}: {bad[path]}." for path in bad), "")
         raise DataError(
-            f"{rows.source}: {note}.{first} Correct the cells or image_root, drop the rows, or set "
-            "on_bad_sample to skip or absent."
+            f"{rows.source} (row numbers count from 0): {note}.{first} Correct the cells or "
+            "image_root, drop the rows, or set on_bad_sample to skip or absent."
         )
     unusable = empty if policy == "absent" else pc.or_(hit, empty)
     return table.filter(pc.invert(unusable)), note

@@ -125,6 +125,8 @@ def label_problems(
             yield Problem(severity, f"The {name} split has no usable row")
         unknown = pc.and_(of_split, pc.is_null(rows["label"]))
         yield from _of_rows(severity, rows, unknown, f"labels of the {name} split are unknown")
+    unlabelled = pc.equal(rows["label"], "")  # several classes, joined
+    yield from _of_rows("note", rows, unlabelled, "rows have an empty label: no class applies")
     if "train" not in counts:
         return
     train = counts["train"]

@@ -128,7 +128,7 @@ def test_images_of_a_predict_table_lie_in_its_own_folder(folder, tmp_path):
     assert fabricate.raw(asked.dataset("predict"), 0)["image"].getpixel((0, 0)) == (24, 0, 0)
     (other / "img" / "3.png").unlink()
     with pytest.raises(
-        DataError, match=r"new\.jsonl: 1 row has a bad image \(0\)\. .*under .*other: there"
+        DataError, match=r"new\.jsonl .*: 1 row has a bad image \(0\)\. .*under .*other: there"
     ):
         _make(folder, _rows(), predict_table=new).setup("predict")
 
