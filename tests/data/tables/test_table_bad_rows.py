@@ -46,7 +46,7 @@ CASES = {
     "missing image column": (
         _rows(),
         {"image_column": "x"},
-        r"no column 'x'.*image_column to null",
+        r"no column 'x'.*Rename one.*image_column to null",
     ),
     "missing split column": (_rows(), {"split_column": "splt"}, r"no column 'splt'"),
     "class named twice": (_rows(), {"classes": ["a", "a", "b"]}, r"names one twice: a, a, b"),

@@ -79,9 +79,9 @@ def read_columns(table: pa.Table, options: RowOptions) -> Columns:
 def _column(table: pa.Table, name: str, option: str) -> pa.Array:
     """A column as one array; ``option`` is the argument that names it."""
     if name not in table.column_names:
-        without = {"image_column": "images", "text_columns": "texts"}.get(option)
+        without = {"image_column": "images", "text_columns": "texts"}.get(option, "")
         meant = did_you_mean(name, table.column_names)
-        null = f" For a table without {without} set {option} to null." if without else ""
+        null = without and f" Rename one, or for a table without {without} set {option} to null."
         raise DataError(
             f"The table has no column {name!r} ({option}); it has "
             f"{', '.join(map(repr, table.column_names))}.{meant}{null}"
