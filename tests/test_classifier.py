@@ -154,6 +154,19 @@ def test_rows_of_bad_images_are_counted_and_texts_cleaned_as_in_training(
     assert first == second
 
 
+@pytest.mark.parametrize(
+    ("index", "ids"),
+    [(["x", "y"], ["x", "y"]), ([7, 3], ["7", "3"]), ([7, 7], ["0", "1"])],
+)
+def test_rows_of_a_data_frame_are_named_by_its_index(classifier, index, ids):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"text": ["red", "blue"], "key": ["a", "b"]}, index=index)
+    assert classifier.predict_table(frame, text="text")["sample_id"].to_pylist() == ids
+    named = classifier.predict_table(frame, text="text", id="key")
+    assert named["sample_id"].to_pylist() == ["a", "b"]
+    assert list(frame) == ["text", "key"]
+
+
 def test_a_folder_of_images_is_predicted_as_on_the_command_line(trained, classifier, tmp_path):
     shutil.copytree("data/images", tmp_path / "new" / "in", ignore=lambda *_: ["test1.png"])
     options = ["--ckpt_path", "best", "--data.predict_table", str(tmp_path / "new")]

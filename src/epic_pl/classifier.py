@@ -358,7 +358,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
                 image, and the columns are not used.
             image: column of image paths (or of images), or a template.
             text: column of texts, several columns, or a template.
-            id: column of unique names; None is the row's number, from 0.
+            id: column of unique names; None is the row's number, from 0, or pandas' unique index.
             image_root: folder of relative image paths; None is the table's folder, or the working
                 folder for a table in memory.
             on_bad_sample: ``error``, ``skip`` or ``absent``, for images that cannot be used; a row
@@ -391,6 +391,9 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         image_root: str | Path | None,
         on_bad_sample: BadSamplePolicy,
     ) -> ImageTextDataset:
+        index: Any = getattr(table, "index", None)
+        if id is None and getattr(index, "is_unique", False):  # of pandas
+            table, id = table.assign(__id__=index.map(str)), "__id__"
         source = Path(table) if isinstance(table, str | Path) else pa.table(table)
         if isinstance(source, Path) and not source.exists():
             raise DataError(f"{source} does not exist: give a table or a folder of images.")
