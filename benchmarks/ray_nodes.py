@@ -25,14 +25,14 @@ import pyarrow.parquet as pq
 import ray
 from ray.cluster_utils import Cluster
 
-from epic_pl import Classifier, parts
+from epic_pl import Classifier, part_files
 from epic_pl.cli import run
 from epic_pl.ray import predict_parquet
 from soak import fabricate
 
 _FILES = 20
 _OPTIONS = {"id": "id", "image": "image", "text": "text", "actors": 4, "batch_size": 16}
-parts.BATCHES = 8  # small files, so that there are many
+part_files.BATCHES = 8  # small files, so that there are many
 _TOLERANCE = 1e-5
 
 

@@ -19,7 +19,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tiny_runs
-from epic_pl import parts
+from epic_pl import part_files
 from epic_pl.cli import run
 from epic_pl.config_files import packaged, packaged_configs
 from epic_pl.errors import CheckpointError, ConfigError, DataError, EpicError
@@ -155,7 +155,7 @@ def test_encoder_options_of_the_model_reach_the_data(config, tiny_vit_dir, tiny_
 
 
 def test_a_folder_of_predictions_is_continued_and_shared(config, best, workdir, monkeypatch):
-    monkeypatch.setattr(parts, "BATCHES", 1)
+    monkeypatch.setattr(part_files, "BATCHES", 1)
     predict = ["predict", "--config", config, "--ckpt_path", best]
     run([*predict, "--predictions.output", "one.parquet"])
     options = ["--trainer.default_root_dir", ".", "--predictions.output", "all"]

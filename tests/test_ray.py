@@ -70,9 +70,9 @@ def test_a_job_that_failed_continues_with_the_rows_that_are_not_written(trained,
     script = tmp_path / "job.py"
     script.write_text(
         "import sys, ray\n"
-        "from epic_pl import parts\n"
+        "from epic_pl import part_files\n"
         "from epic_pl.ray import predict_parquet\n"
-        "parts.BATCHES = 1\n"
+        "part_files.BATCHES = 1\n"
         "ray.init('local', num_cpus=3, include_dashboard=False, log_to_driver=False)\n"
         "predict_parquet(*sys.argv[1:], id='id', text='text', batch_size=8)\n"
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from epic_pl import parts
+from epic_pl import part_files
 from epic_pl.callbacks.predictions import prediction_table
 from epic_pl.classifier import Classifier
 from epic_pl.errors import ConfigError, DataError
@@ -81,7 +81,7 @@ def predict_parquet(
     model = _absolute(model) if Path(model).exists() else str(model)  # or a name on a hub
     options = {"model": model, "id": id, "image": image, "text": text, "top_k": top_k}
     source, output = _absolute(source), _absolute(output)
-    done = f"{output}.done/{parts.digest_of(source, options)}"
+    done = f"{output}.done/{part_files.digest_of(source, options)}"
     system, folder = fs.FileSystem.from_uri(f"{output}.done")
     earlier = system.get_file_info(fs.FileSelector(folder, allow_not_found=True))
     if any(not done.endswith(info.base_name) for info in earlier):
@@ -91,7 +91,7 @@ def predict_parquet(
         )
     rows = ray.data.read_parquet(source, columns=[name for name in (id, image, text) if name])
     rows.context.checkpoint_config = CheckpointConfig(id, done, delete_checkpoint_on_success=False)
-    blocks = rows.repartition(target_num_rows_per_block=batch_size * parts.BATCHES)
+    blocks = rows.repartition(target_num_rows_per_block=batch_size * part_files.BATCHES)
     blocks.map_batches(
         Predictor,
         fn_constructor_kwargs=options,

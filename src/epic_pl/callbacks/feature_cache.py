@@ -16,7 +16,7 @@ from epic_pl.features.items import Images, Texts
 from epic_pl.features.store.fill import SHARD_BYTES, default_root, fill_stores
 from epic_pl.features.store.spec import StoredDtype
 from epic_pl.module import EPICModule
-from epic_pl.parts import ALL, Share
+from epic_pl.part_files import ALL, Share
 from epic_pl.validate import check_at_least
 
 

@@ -23,7 +23,7 @@ from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.errors import ConfigError, DataError, counted
 from epic_pl.files import replacing
 from epic_pl.module import EPICModule
-from epic_pl.parts import PartWriter, Share
+from epic_pl.part_files import PartWriter, Share
 from epic_pl.validate import check_writable
 
 Floats = npt.NDArray[np.float32]

@@ -47,7 +47,7 @@ def embed(
 
     from epic_pl.classifier import Classifier
     from epic_pl.errors import DataError
-    from epic_pl.parts import PartWriter, Share
+    from epic_pl.part_files import PartWriter, Share
     from epic_pl.validate import check_writable
 
     rank, ranks = (int(os.environ.get(name, one)) for name, one in (("RANK", 0), ("WORLD_SIZE", 1)))

@@ -14,7 +14,7 @@ from epic_pl.errors import CacheError, DataError
 from epic_pl.features.store.fill import Wanted, fill_stores
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.features.store.spec import Field, StoreSpec
-from epic_pl.parts import Share
+from epic_pl.part_files import Share
 
 
 def contents(folder):

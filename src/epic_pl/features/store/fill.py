@@ -25,7 +25,7 @@ from epic_pl.features.store.shard import (
 )
 from epic_pl.features.store.spec import SPEC, StoreSpec
 from epic_pl.files import write_json
-from epic_pl.parts import ALL, Share
+from epic_pl.part_files import ALL, Share
 
 SHARD_BYTES = 128_000_000
 _SLACK = 64_000_000  # bytes of disk that stay free

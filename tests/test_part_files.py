@@ -4,9 +4,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from epic_pl import parts
+from epic_pl import part_files
 from epic_pl.errors import ConfigError, DataError
-from epic_pl.parts import PartWriter, Share
+from epic_pl.part_files import PartWriter, Share
 
 
 def test_shares_of_shards_and_their_ranks_are_all_different():
@@ -22,7 +22,7 @@ def test_what_is_no_shard_is_refused(shard):
 
 
 def test_a_writer_that_was_killed_continues_and_others_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(parts, "BATCHES", 2)
+    monkeypatch.setattr(part_files, "BATCHES", 2)
 
     def write(share, batches=99, key="a"):
         writer = PartWriter(tmp_path / "out", 25, 3, share, key)
