@@ -83,8 +83,7 @@ def read_csv(path: Path, names: Sequence[str] | None = None) -> dict[str, list[s
 def _delimiter(path: Path, header: str) -> str:
     """The mark that is most frequent in the header outside of quotes."""
     plain = re.sub('"[^"]*"', "", header)
-    marks: list[str] = ["\t" if path.suffix.lower() == ".tsv" else ",", *",;\t|"]
-    return max(marks, key=lambda mark: plain.count(mark))
+    return max("\t,;|" if path.suffix.lower() == ".tsv" else ",;\t|", key=plain.count)
 
 
 def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]] = dict) -> Any:

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from epic_pl import Classifier
+from epic_pl.data.readers import read_csv
 from epic_pl.errors import CheckpointError, ConfigError
 from epic_pl.evaluation.export.folder import largest_difference, write_folder
 from epic_pl.evaluation.templates import predict
@@ -160,6 +161,21 @@ def test_predict_py_classifies_a_table_and_names_its_bad_rows(
             name in bad,
         )
     assert (written["1"]["label"], written["6"]["title"]) == ("red", "two\nlines")
+
+
+@pytest.mark.parametrize(
+    ("name", "mark"), [("rows.csv", ";"), ("rows.csv", "|"), ("rows.csv", "\t"), ("rows.tsv", "\t")]
+)
+def test_predict_py_reads_and_writes_the_delimiter_of_the_table(predict_py, tmp_path, name, mark):
+    table, output = tmp_path / name, tmp_path / "out.csv"
+    header, row = ["No", '"Name, in a; quote| or two"', "Text (DE)"], ["1", "", '"rot; 1,5 | 2\t"']
+    table.write_text("".join(f"{mark.join(cells)}\n" for cells in (header, row)))
+    assert list(read_csv(table)) == ["No", "Name, in a; quote| or two", "Text (DE)"]
+    assert predict_py("--table", table, "--image=-", "--text=Text (DE)", "--output", output)[0] == 0
+    with output.open(newline="") as file:
+        (written,) = csv.DictReader(file, delimiter=mark)
+    assert (written["No"], written["Text (DE)"]) == ("1", "rot; 1,5 | 2\t")
+    assert written["predicted"]
 
 
 def test_predict_py_says_which_columns_there_are_and_spares_its_input(predict_py, tmp_path):

@@ -29,7 +29,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000
 CHARACTERS_PER_TOKEN = 1000  # of a text; what is longer is cut before it is tokenized
 BATCH = 32  # rows at a time
-Row = tuple[str, dict[Any, Any], str | None, str | None]  # place, cells, image, text
+Row = tuple[str, dict[Any, Any]]  # place, cells
 ADDED = ("predicted", "score", "error")  # columns
 MAX_ASPECT = 4  # of an image; what is longer is trimmed
 
@@ -178,16 +178,23 @@ def clean(text: str) -> str:
     return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split())
 
 
-def read_rows(given: argparse.Namespace) -> Iterator[Row]:
-    """The pairs of a command line, or the rows of its table; an empty cell is missing."""
+def delimiter(table: Path) -> str:
+    """The mark that is most frequent in a table's header outside of quotes."""
+    with table.open(encoding="utf-8-sig") as file:
+        plain = re.sub('"[^"]*"', "", file.readline())
+    return max("\t,;|" if table.suffix.lower() == ".tsv" else ",;\t|", key=plain.count)
+
+
+def read_rows(given: argparse.Namespace, mark: str) -> Iterator[Row]:
+    """The pairs of a command line, or the rows of its table."""
     if given.table is None:
         words = [None if word == "-" else word for word in [*given.pairs, "-"]]
         for number, (image, text) in enumerate(zip(words[::2], words[1::2], strict=False), start=1):
-            yield f"pair {number}", {"image": image, "text": text}, image, text
+            yield f"pair {number}", {given.image: image, given.text: text}
         return
     csv.field_size_limit(2**31 - 1)
     with given.table.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, delimiter=mark)
         names = list(reader.fieldnames or ())
         if unknown := {given.image, given.text} - {*names, "-"}:
             raise ValueError(
@@ -195,32 +202,23 @@ def read_rows(given: argparse.Namespace) -> Iterator[Row]:
                 "by --image and --text, where - is none"
             )
         for cells in reader:
-            name = (cells.get(given.image) or "").strip()
-            image = str(given.table.parent / name) if name else None
-            place = f"{given.table}, line {reader.line_num}"
-            yield place, cells, image, cells.get(given.text) or None
+            yield f"{given.table}, line {reader.line_num}", cells
 
 
-def classify(
-    model: Model, rows: Sequence[Row], top_k: int
-) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], str | None]]:
-    """The cells of each row, its labels, and the error of a row that has none."""
-    samples: list[tuple[Any, str | None]] = []
-    errors: list[str | None] = []
-    for place, cells, image, text in rows:
-        try:
-            if cells.pop(None, None):
-                raise ValueError("There are more cells than columns.")
-            if image is None and text is None:
-                raise ValueError("There is neither image nor text.")
-            samples.append((None if image is None else model.pixels(image), text))
-            errors.append(None)
-        except Exception as error:  # a damaged image may cause any
-            errors.append(str(error))
-            print(f"predict.py: {place}: {error}", file=sys.stderr)
-    scores = iter(model.probabilities(samples) if samples else ())
-    for (_, cells, _, _), wrong in zip(rows, errors, strict=True):
-        yield cells, [] if wrong else model.labels(next(scores), top_k), wrong
+def prepare(model: Model, given: argparse.Namespace, row: Row) -> tuple[Any, str | None] | str:
+    """What the model takes of a row, or why there is nothing; an empty cell is missing."""
+    place, cells = row
+    try:
+        if cells.pop(None, None):
+            raise ValueError("There are more cells than columns.")
+        image, text = (cells.get(given.image) or "").strip(), cells.get(given.text) or None
+        if not image and text is None:
+            raise ValueError("There is neither image nor text.")
+        folder = given.table.parent if given.table else Path()
+        return model.pixels(folder / image) if image else None, text
+    except Exception as error:  # a damaged image may cause any
+        print(f"predict.py: {place}: {error}", file=sys.stderr)
+        return str(error)
 
 
 def main() -> int:
@@ -228,31 +226,36 @@ def main() -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("predict.py", description=__doc__, formatter_class=raw)
     parser.add_argument("pairs", nargs="*", help="by turns an image and its text")
-    parser.add_argument("--table", type=Path, help="a CSV file")
+    parser.add_argument("--table", type=Path, help="a CSV or TSV file")
     parser.add_argument("--image", default="image", help="its column of image paths (image)")
     parser.add_argument("--text", default="text", help="its column of texts (text)")
     parser.add_argument("--output", type=Path, help="a .csv file, or one for JSON lines")
     parser.add_argument("--top_k", type=int, help="number of labels (5, in CSV files 1)")
     given = parser.parse_args()
-    in_place = given.output is not None and given.output == given.table
-    if in_place or (given.table is None) == (not given.pairs):
+    if (given.table is None) == (not given.pairs) or (given.table and given.output == given.table):
         parser.error("give pairs or a table, and another file as output")
     in_csv = given.output is not None and given.output.suffix == ".csv"
     top_k, bad = (1 if in_csv else 5) if given.top_k is None else given.top_k, False
     if top_k < 1:
         parser.error("--top_k must be at least 1")
-    rows, model = list(read_rows(given)), Model()
-    names = dict.fromkeys(name for row in rows[:1] for name in row[1] if name)
-    if taken := names.keys() & set(ADDED):
+    mark = delimiter(given.table) if given.table else ","
+    rows, model = list(read_rows(given, mark)), Model()
+    names = [name for _, cells in rows[:1] for name in cells if name]
+    if taken := {*names} & {*ADDED}:
         raise ValueError(f"{given.table} has the column {min(taken)!r}, which is added: rename it")
-    names |= dict.fromkeys(ADDED)
     out = given.output or sys.stdout.fileno()
     with open(out, "w", encoding="utf-8", newline="", closefd=given.output is not None) as file:
-        table = csv.DictWriter(file, list(names))
+        table = csv.DictWriter(file, [*names, *ADDED], delimiter=mark)
         if in_csv:
             table.writeheader()
         for start in range(0, len(rows), BATCH):
-            for cells, labels, error in classify(model, rows[start : start + BATCH], top_k):
+            batch = rows[start : start + BATCH]
+            samples = [prepare(model, given, row) for row in batch]
+            usable = [sample for sample in samples if not isinstance(sample, str)]
+            scores = iter(model.probabilities(usable) if usable else ())
+            for (_, cells), sample in zip(batch, samples, strict=True):
+                error = sample if isinstance(sample, str) else None
+                labels = model.labels(next(scores), top_k) if error is None else []
                 bad |= error is not None
                 if in_csv:
                     cells["predicted"] = "|".join(label["label"] for label in labels)
@@ -267,5 +270,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         sys.exit(f"predict.py: {error}")
