@@ -67,7 +67,7 @@ def server(two_epochs):
         _wait_until(answers)
         classifier = Classifier.load(two_epochs.root / "runs", device="cpu")
         yield SimpleNamespace(
-            client=client, process=process, classifier=classifier, answers=answers
+            client=client, process=process, classifier=classifier, answers=answers, log=log
         )
     finally:
         if process.poll() is None:
@@ -88,7 +88,14 @@ def test_a_model_that_cannot_be_loaded_ends_the_command_with_its_error(content, 
     )
     assert ended.returncode == 1
     assert says in ended.stderr
+    assert "Serving" not in ended.stdout
     assert "Traceback" not in ended.stderr
+
+
+def test_the_address_is_told_once_the_models_are_loaded(server):
+    said = Path(server.log.name).read_text()
+    address = f"Serving runs with an API key: {server.client.base_url}/docs"
+    assert said.index("Loading runs ...") < said.index(address)
 
 
 def _labels(response):

@@ -73,7 +73,7 @@ def serve(
     server = build_server(
         paths, limits, max_batch=max_batch, workers=workers, programs=programs, key=key
     )
-    access = "with an API key" if key else "without an API key"
+    names, access = ", ".join(paths), "with an API key" if key else "without an API key"
     address = f"[{host}]" if ":" in host else host
-    print(f"Serving {', '.join(paths)} {access}: http://{address}:{port}/docs", flush=True)
-    run_server(server, host, port)
+    print(f"Loading {names} ...", flush=True)
+    run_server(server, host, port, f"Serving {names} {access}: http://{address}:{port}/docs")

@@ -66,7 +66,7 @@ def refuse(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": "; ".join(problems)}, 422)
 
 
-def run_server(server: LitServer, host: str, port: int) -> None:
+def run_server(server: LitServer, host: str, port: int, announcement: str) -> None:
     """Run a server until SIGTERM or Ctrl-C, after which open requests are still answered.
 
     Raises:
@@ -79,6 +79,11 @@ def run_server(server: LitServer, host: str, port: int) -> None:
         if os.getpid() == process:
             raise KeyboardInterrupt  # what litserve ends on, after that process
 
+    def verify_worker_status() -> None:
+        LitServer.verify_worker_status(server)  # waits for the first one
+        print(announcement, flush=True)
+
+    server.verify_worker_status = verify_worker_status
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     try:
