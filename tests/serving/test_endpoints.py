@@ -57,16 +57,26 @@ def test_requests_that_no_worker_answers(status, case):
 @pytest.mark.parametrize(
     ("path", "request_", "reason"),
     [
-        ("/classify", {"json": {"txt": "a"}}, "txt: unknown. Did you mean 'text'?"),
+        ("/classify", {"json": {"txt": "a"}}, "txt: unknown; there are image, text, top_k"),
         ("/classify", {"json": {"text": "a", "top_k": True}}, "top_k: Input should be a valid int"),
-        ("/classify-form", {"data": {"txt": "a"}}, "txt: unknown. Did you mean 'text'?"),
-        ("/classify-form", {"files": {"img": b"a"}}, "img: unknown. Did you mean 'image'?"),
-        ("/classify-form", {"data": {"text": "a", "topk": "3"}}, "topk: unknown. Did you mean"),
+        ("/classify-form", {"data": {"txt": "a"}}, "txt: unknown; there are image, text, top_k"),
+        ("/classify-form", {"files": {"img": b"a"}}, "img: unknown; there are image, te"),
+        ("/classify-form", {"data": {"text": "a", "topk": "3"}}, "topk: unknown; there are"),
         ("/classify-form", {"data": {"text": "a", "top_k": "true"}}, "top_k: Input should be a va"),
         ("/classify-form", {"data": {"text": "a", "top_k": "2"}}, "Too many requests are waiting"),
+        ("/classify-form", {"data": {"image": "a.jpg"}}, "image: must be a file in a form (curl -"),
+        ("/classify", {"json": {"image": "@@@"}}, "image: must be a file in a form"),
+        ("/classify", {"json": {"image": "aGFsbG8"}}, "image: must be a file in a form"),
+        ("/classify", {"content": '{"text": "a"}'}, 'body: give one pair, {"text": "a'),
+        (
+            "/classify",
+            {"content": '{"text": a}', "headers": {"content-type": "application/json"}},
+            "body: no JSON at character 9: Expecting value",
+        ),
+        ("/classify", {"json": [{"text": "a"}]}, "body: give one pair, {"),
     ],
 )
-def test_fields_that_are_unknown_or_of_another_type_are_refused(path, request_, reason):
+def test_what_is_wrong_with_a_request_is_told(path, request_, reason):
     endpoints = Endpoints(Limits(waiting=0), None)
     endpoints.response_buffer, endpoints.request_queue = {}, queue.Queue()
     app = FastAPI()
@@ -76,3 +86,10 @@ def test_fields_that_are_unknown_or_of_another_type_are_refused(path, request_, 
     response = TestClient(app).post(path, **request_)
     assert response.status_code == (503 if "Too many" in reason else 422)
     assert response.json()["detail"].startswith(reason)
+    if "one pair" in reason:
+        assert response.json()["detail"].endswith("as Content-Type: application/json")
+
+
+@pytest.mark.parametrize("image", ["aGFsbG8=", "aGFs\nbG8=\n", "data:image/jpeg;base64,aGFsbG8="])
+def test_an_image_may_be_a_data_url_or_have_line_breaks(image):
+    assert Pair(image=image).image == b"hallo"

@@ -5,6 +5,7 @@ import math
 import secrets
 import time
 import uuid
+from base64 import b64decode
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
@@ -14,7 +15,7 @@ from fastapi.security import APIKeyHeader
 from litserve.specs.base import LitSpec
 from litserve.utils import LitAPIStatus, ResponseBufferItem, WorkerSetupStatus
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Base64Encoder, BaseModel, ConfigDict, EncodedBytes, Field, PositiveInt
 
 from epic_pl.serving.metrics import Metrics
 from epic_pl.serving.worker import Answer, Question
@@ -44,12 +45,20 @@ class Limits:
     characters: int = 20_000
 
 
+class _ImageEncoder(Base64Encoder):
+    """Base64, also with line breaks or as a data URL; all else is an error."""
+
+    @classmethod
+    def decode(cls, data: bytes) -> bytes:
+        return b64decode(b"".join(data.rpartition(b";base64,")[2].split()), validate=True)
+
+
 class Pair(BaseModel):
     """An image-text pair; an image or a text that is left out is missing."""
 
     model_config = ConfigDict(extra="forbid")
-    image: Base64Bytes | None = None
-    """The image file's content."""
+    image: Annotated[bytes, EncodedBytes(encoder=_ImageEncoder)] | None = None
+    """The image file's content in base64, or a data URL of it."""
     text: str | None = None
     top_k: Annotated[PositiveInt, Field(strict=True)] | None = None
     """Number of labels; by default five, with several labels a pair those that are assigned."""

@@ -11,10 +11,16 @@ from fastapi.responses import JSONResponse
 from litserve import LitServer
 from litserve.utils import WorkerSetupStatus
 
-from epic_pl.errors import did_you_mean
 from epic_pl.serving.endpoints import CLASSIFY, CLASSIFY_FORM, Endpoints, Limits, Pair
 from epic_pl.serving.metrics import MeasuredRequests
 from epic_pl.serving.worker import Worker
+
+_REASONS = {
+    "extra_forbidden": f"unknown; there are {', '.join(Pair.model_fields)}",
+    "json_invalid": "no JSON at character {loc[1]}: {ctx[error]}",
+    "model_attributes_type": 'give one pair, {{"text": "a"}}, as Content-Type: application/json',
+    "value_error": "must be a file in a form (curl -F image=@dish.jpg), in JSON its base64",
+}  # by pydantic's name of the error
 
 
 def build_server(
@@ -60,8 +66,7 @@ def refuse(request: Request, error: Exception) -> JSONResponse:
     problems = []
     for problem in error.errors():
         name = ".".join(part for part in problem["loc"][1:] if isinstance(part, str)) or "body"
-        unknown = problem["type"] == "extra_forbidden"
-        reason = f"unknown.{did_you_mean(name, Pair.model_fields)}" if unknown else problem["msg"]
+        reason = _REASONS.get(problem["type"], "{msg}").format(**problem)
         problems.append(f"{name}: {reason}")
     return JSONResponse({"detail": "; ".join(problems)}, 422)
 
