@@ -708,6 +708,33 @@ def test_a_misspelt_option_or_value_is_told_with_the_one_that_was_meant(
     assert meant is None or f"Did you mean {meant!r}?" in error
 
 
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ("fit --trainer.max_epochs drei", "trainer.max_epochs is 'drei', but must be of type int."),
+        ("fit --model.optim.lr schnell", "model.optim.lr is 'schnell', but must be of type float."),
+        ("fit --data.num_workers 1.5", "data.num_workers is '1.5', but must be of type int."),
+        ("fit --trainer.limit_val_batches x", "is 'x', but must be of type int or of type float."),
+        ("tune --trials zwei", "trials is 'zwei', but must be of type PositiveInt."),
+        ("tune --trials 0", "trials is '0', but must be of type PositiveInt."),
+        ("compare --jobs zwei", "jobs is 'zwei', but must be of type PositiveInt."),
+        ("compare --splits=x", "splits is 'x', but must be of type bool."),
+        (
+            "export --ckpt_path x --format onx",
+            "format is 'onx', but must be one of 'torch_export', ",
+        ),
+        ("fit --checkpoint 3", "Unable to load config '3'"),
+        ("fit --model.class_names 3", "invalid Optional value: '3'."),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_option_and_what_is_expected(args, said, config, told):
+    command, *options = args.split()
+    code, _, error = told(command, "--config", config, *options)
+    assert code == 1
+    assert said in error
+    assert "but must be" in said or "but must be" not in error
+
+
 @pytest.mark.parametrize("word", ["best", "last"])
 def test_the_newest_run_of_another_table_is_not_taken(word, config, workdir, fitted, capsys):
     shutil.copytree(fitted / "runs", workdir / "runs")

@@ -27,7 +27,8 @@ _PARSER_NOISE = re.compile(
 )
 _UNKNOWN = re.compile(r"(?:unrecognized arguments: --|does not accept option ')([\w.-]+)")
 _UNKNOWN_OF_CLASS = re.compile(r"class_path '([\w.]+)\.(\w+)':\s*Option '(\w+)[\w.]*' is not")
-_NO_CHOICE = re.compile(r"Literal\[([^\]]*)\].*?(?:Got value|Given value): (\S+)", re.DOTALL)
+_VALUE = re.compile(r"(?:Got|Given) value: (.*)|: '(.*)'$|(\S+) does not conform", re.MULTILINE)
+_KIND = re.compile(r"<class '(\w+)'>|Not of type (\w+Int)|Literal\[('.*?)\]")
 _NO_ENCODER = re.compile(r"model\.encoders\.\w+\.name.*Got value: None", re.DOTALL)
 _DENIED = re.compile(r"Importing ('.*?') is not allowed, denied by")
 
@@ -67,8 +68,6 @@ def suggestions(*parsers: ArgumentParser) -> Iterator[None]:
             meant = did_you_mean(
                 match[3], [name for init in bases for name in signature(init).parameters]
             )
-        elif match := _NO_CHOICE.search(text):
-            meant = did_you_mean(match[2], re.findall(r"'([^']*)'", match[1]))
         if meant and not hasattr(error, "__notes__"):
             error.add_note(meant)
         raise
@@ -93,8 +92,23 @@ def message_of(error: Exception) -> str:
         text += f": pip install {error.name.partition('.')[0]}"
     if isinstance(error, ArgumentError):
         meant = "".join(getattr(error, "__notes__", ()))
-        text = _PARSER_NOISE.sub("", text).strip().rstrip(".") + (
-            f".{meant} `epic-pl COMMAND --help` lists the options, `epic-pl fit --data.help CLASS` "
-            "those of a DataModule."
+        text = _wrong_value(text) or _PARSER_NOISE.sub("", text).strip().rstrip(".") + f".{meant}"
+        text += (
+            " `epic-pl COMMAND --help` lists the options, `epic-pl fit --data.help CLASS` those of "
+            "a DataModule."
         )
     return " ".join(text.split())
+
+
+def _wrong_value(text: str) -> str:
+    """An option's value, and what it must be; empty for other errors of a parser."""
+    options, said = re.findall(r'Parser key "([\w.]+)":', text), text.rpartition("Parser key")[2]
+    value = _VALUE.search(said)
+    named = _KIND.findall(said[: value and value.end()].partition("Given value type")[0])
+    kinds = [kind for kind in dict.fromkeys(map("".join, named)) if kind != "NoneType"]
+    if not (options and value and kinds) or "class_path" in said:
+        return ""
+    words = [f"one of {kind}" if "'" in kind else f"of type {kind}" for kind in kinds]
+    given = "".join(filter(None, value.groups()))
+    meant = did_you_mean(given, re.findall(r"'([^']*)'", "".join(kinds)))
+    return f"{'.'.join(options)} is {given!r}, but must be {' or '.join(words)}.{meant}"
