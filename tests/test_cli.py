@@ -112,8 +112,11 @@ def test_untrained_weights_are_refused_and_the_newest_run_is_named(
     command, config, best, fitted, capsys
 ):
     said = _refused([command, "--config", config], capsys)
-    assert "There is no best.ckpt in runs/" in said
+    assert re.search("There is no best.ckpt in runs/.* run `epic-pl fit` first", said)
     assert "--ckpt_path" in said
+    for word, meant in (("bset", " Did you mean 'best'?"), ("nowhere", "")):
+        said = _refused([command, "--config", config, "--ckpt_path", word], capsys)
+        assert said.endswith(f"There is no checkpoint at '{word}'.{meant}")
     runs = f"--trainer.default_root_dir={fitted / 'runs'}"
     said = _refused([command, "--config", config, runs], capsys)
     assert f"add --ckpt_path best, which is {best}" in said

@@ -33,7 +33,7 @@ from epic_pl.callbacks.run_record import RunRecord
 from epic_pl.config_files import read_yaml, resolve_configs
 from epic_pl.data import ImageTextDataModule
 from epic_pl.error_text import MENDABLE, suggestions
-from epic_pl.errors import ConfigError
+from epic_pl.errors import CheckpointError, ConfigError, did_you_mean
 from epic_pl.evaluation.explain.callback import PromptAttention
 from epic_pl.evaluation.report.writer import ReportWriter
 from epic_pl.inference.models import find_checkpoint
@@ -219,6 +219,8 @@ class EPICCLI(LightningCLI):
         elif path and self.config.subcommand != "fit" and os.path.isdir(path):
             config["ckpt_path"] = path = str(find_checkpoint(Path(path)))
         if path and "://" not in path:
+            if not os.path.exists(path) and (meant := did_you_mean(path, _CHECKPOINT_WORDS)):
+                raise CheckpointError(f"There is no checkpoint at {path!r}.{meant}")
             checkpoint = read_checkpoint(path)  # before the parser builds what it names
             require_info(checkpoint)
             self._saved_options = checkpoint.get("hyper_parameters", {})

@@ -98,8 +98,8 @@ def newest_readable(root: Path, place: str, names: Sequence[str]) -> str:
     files = [path for name in names for path in root.glob(f"{place}/{name}")]
     if not files:
         raise CheckpointError(
-            f"There is no {names[0]} in {root / place}: give --ckpt_path the path of a checkpoint, "
-            "or set trainer.default_root_dir to that of the run; a first run has none."
+            f"There is no {names[0]} in {root / place}: run `epic-pl fit` first, give --ckpt_path "
+            "the path of a checkpoint, or set trainer.default_root_dir to that of the run."
         )
     newest = max(files, key=lambda path: path.stat().st_mtime).parent
     *others, final = [path for name in names if (path := newest / name) in files]
