@@ -32,7 +32,8 @@ def test_all_methods_and_variants_unless_some_are_named(tmp_path):
     chosen = choose("wide, lora,lora", variants)
     assert [(entry.name, entry.method) for entry in chosen] == [("wide", "epic"), ("lora", "lora")]
     assert choose("epic,variants", variants)[1:] == variants
-    with pytest.raises(ConfigError, match=r"no method 'lorra'.*epic.*wide"):
+    said = r"methods must be one of epic, .*, wide; got 'lorra'\. Did you mean 'lora'\?"
+    with pytest.raises(ConfigError, match=said):
         choose("lorra", variants)
 
 

@@ -14,6 +14,7 @@ from epic_pl.errors import ConfigError
 from epic_pl.experiments.options import ONE_DEVICE, parsed_options, refuse_own, run_key
 from epic_pl.files import try_read_json, write_json
 from epic_pl.nn.methods import METHODS
+from epic_pl.validate import check_word
 
 # set for each run, so that an option for all of them would be lost
 _OWN_OPTIONS = ("seed_everything", "ckpt_path", "model.method", "trainer.default_root_dir")
@@ -131,10 +132,8 @@ def choose(names: str | None, variants: Sequence[Entry]) -> list[Entry]:
     if _ALL_VARIANTS in wanted and variants:
         place = wanted.index(_ALL_VARIANTS)
         wanted[place : place + 1] = [variant.name for variant in variants]
-    if unknown := [name for name in wanted if name not in known]:
-        raise ConfigError(
-            f"There is no method {', '.join(map(repr, unknown))}; there are: {', '.join(known)}."
-        )
+    for name in wanted:
+        check_word([*known], methods=name)
     return [known[name] for name in dict.fromkeys(wanted)]
 
 
