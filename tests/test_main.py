@@ -45,6 +45,9 @@ def test_version(capsys):
         (["cache", "build"], "epic-pl fit"),
         (["cache", "info", "-h"], "--folder"),
         (["compare"], "--variants"),
+        (["data", "--help"], "usage: epic-pl data check"),
+        (["data"], "usage: epic-pl data init"),
+        (["cache", "-h"], "usage: epic-pl cache info"),
         (["export"], "--overwrite"),
         (["completion"], "{bash,zsh}"),
         (["fit", "--help"], "--checkpoint.monitor"),
@@ -135,7 +138,7 @@ def test_ctrl_c_during_imports_is_one_line(module):
     ("word", "known", "meant"),
     [
         ("ft", list(COMMANDS), " Did you mean 'fit'?"),
-        ("data", ["data check", "data init"], ""),
+        ("data --x", ["data check", "data init"], ""),
         ("data chek", ["data check", "data init"], " Did you mean 'data check'?"),
     ],
 )

@@ -102,9 +102,12 @@ def main(args: Sequence[str] | None = None) -> None:
     name = next((name for name in (" ".join(argv[:2]), argv[0]) if name in COMMANDS), "")
     if not name and not argv[0].startswith("-"):
         group = [command for command in COMMANDS if command.startswith(f"{argv[0]} ")]
-        known = ", ".join(group or COMMANDS)
-        word = " ".join([argv[0], *(arg for arg in argv[1:2] if group and arg[0] != "-")])
-        meant = "" if word == argv[0] and group else did_you_mean(word, group or COMMANDS)
+        if group and set(argv[1:]) <= set(_HELP_OPTIONS):
+            for command in group:
+                main([*command.split(), "--help"])
+            return
+        known, word = ", ".join(group or COMMANDS), " ".join(argv[: 1 + bool(group)])
+        meant = did_you_mean(word, group or COMMANDS)
         print(f"epic-pl: no command {word!r}; there are {known}.{meant}", file=sys.stderr)
         raise SystemExit(1)
     own, rest = bool(name and COMMANDS[name].module), argv[len(name.split()) :]
