@@ -160,6 +160,8 @@ def test_exported_models_are_refused(classifier):
     [
         lambda clf: MultiTaskClassifier({}),
         lambda clf: MultiTaskClassifier([clf]),
+        lambda clf: MultiTaskClassifier({"a": clf, "b": None}),
+        lambda clf: MultiTaskClassifier({"a": "runs"}),
         lambda clf: MultiTaskClassifier.load(["runs"]),
     ],
 )

@@ -18,7 +18,7 @@ from epic_pl.inference.item_classifier import Floats, ItemClassifier, Label
 from epic_pl.nn.towers import shared_features
 from epic_pl.types import Batch, Task
 
-_UNNAMED = "Give at least one task, each with its name: {'kind': ..., 'colour': ...}."
+_UNNAMED = "Give at least one task, each with its name: {'kind': classifier} (in load: path)."
 
 
 class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label]]]):
@@ -53,8 +53,8 @@ class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label
         lead = ""
         shared: dict[str, Any] = {}
         for pair in tasks.items() if isinstance(tasks, Mapping) else tasks:
-            if not isinstance(pair, tuple):
-                raise ConfigError(_UNNAMED)
+            if not (isinstance(pair, tuple) and isinstance(pair[-1], Classifier)):
+                raise ConfigError(f"{_UNNAMED} Here is {pair!r}.")
             name, classifier = pair
             settings = _settings(classifier, f"{lead!r} and {name!r}" if lead else repr(name))
             if not self.tasks:
