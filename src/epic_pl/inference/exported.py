@@ -105,6 +105,6 @@ class ExportedModel:
     @torch.inference_mode()
     def probabilities(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Probabilities ``(B, C)`` of a batch; warns as :func:`warn_of_absence` says."""
-        warn_of_absence(batch, lambda: self.never_missing, self._warned_of)
+        warn_of_absence(batch, self.class_names, lambda: self.never_missing, self._warned_of)
         probabilities: npt.NDArray[np.float32] = run_batch(self._program, batch).numpy()
         return probabilities

@@ -176,7 +176,8 @@ class EPICModule(CheckpointedModule):
         # before the first training sample nothing is known
         sanity = self._trainer is not None and self._trainer.sanity_checking
         if not self.training and not sanity:
-            warn_of_absence(batch, lambda: self.model.head.never_missing, self._warned_of)
+            head, names = self.model.head, self.class_names
+            warn_of_absence(batch, names, lambda: head.never_missing, self._warned_of)
         if is_compiled(self.model):
             mark_lengths(batch)
         output: Output = self.model(batch)

@@ -66,7 +66,7 @@ def presence_masks(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def warn_of_absence(
-    batch: Batch, never_missing: Callable[[], Sequence[str]], warned: set[str]
+    batch: Batch, names: Sequence[str], never_missing: Callable[[], Sequence[str]], warned: set[str]
 ) -> None:
     """Warn of each missing modality that no training sample lacked, and add it to ``warned``."""
     masks = {"image": batch.get("image_present"), "text": batch.get("text_present")}
@@ -76,8 +76,10 @@ def warn_of_absence(
         if name in never_missing():
             warned.add(name)
             rank_zero_warn(
-                f"Samples lack the {name}, which no training sample did: how to predict them was "
-                "not learned. Train with model.modality_dropout, or on such samples."
+                f"Samples lack the {name}, which no training sample did: how to predict "
+                f"{', '.join(names[:3])}, ... without it was not learned. Train with "
+                "model.modality_dropout, or on such samples.",
+                stacklevel=10**6,  # shows no line of code, which would be one of this package
             )
 
 
