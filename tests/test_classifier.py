@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -118,8 +119,13 @@ def test_embeddings_are_what_the_head_receives(classifier, rows):
     [
         (lambda clf: clf(), DataError, "neither image nor text"),
         (lambda clf: clf([{"text": "a"}], text="b"), ConfigError, "not both"),
-        (lambda clf: clf(text="a", top_k=0), ConfigError, "top_k must be at least 1"),
+        (lambda clf: clf("a.png", "a"), ConfigError, r"write clf\(image=..., text=...\)"),
+        (lambda clf: clf("a.png"), DataError, r"write clf\(image=..., text=...\)"),
+        (lambda clf: clf(Path("a.png")), DataError, r"write clf\(image=..., text=...\)"),
+        # before the missing image is read
+        (lambda clf: clf(image="a.png", top_k=0), ConfigError, "top_k must be at least 1"),
         (lambda clf: clf([{"text": "a"}], batch_size=0), ConfigError, "batch_size"),
+        (lambda clf: clf.labels(np.zeros((1, 3)), 0), ConfigError, "top_k must be at least 1"),
         (lambda clf: clf.predict_table("none.csv", text="a"), DataError, "none.csv does not exist"),
         (lambda clf: clf.predict_table(TABLE, text="c"), DataError, r"no column 'c' \(text\)"),
         (lambda clf: clf.predict_table(TABLE, text="a", id="c"), DataError, r"'c' \(id\)"),

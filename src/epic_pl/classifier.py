@@ -37,7 +37,7 @@ from epic_pl.inspection.init import write_config
 from epic_pl.module import EPICModule
 from epic_pl.nn.pair import Pair
 from epic_pl.types import Batch
-from epic_pl.validate import check_word
+from epic_pl.validate import check_at_least, check_word
 
 _SHOWN = 5  # default number of labels per item
 
@@ -174,7 +174,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         license: str | None = None,
         report: str | Path | None = None,
     ) -> None:
-        """Write ``config.json``, ``model.safetensors`` and, unless there is one, a model card.
+        """Write or replace ``config.json`` and ``model.safetensors``; a model card stays if there.
 
         Of the frozen encoders only names, revisions and fingerprints are written.
 
@@ -423,8 +423,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         Raises:
             ConfigError: ``top_k`` is below 1.
         """
-        if top_k is not None and top_k < 1:
-            raise ConfigError(f"top_k must be at least 1, got {top_k}.")
+        check_at_least(1, top_k=top_k)
         chosen, shown = np.ones_like(scores, bool), top_k or _SHOWN
         if self._model.thresholds is not None and top_k is None:
             chosen, shown = scores >= self._model.thresholds, len(self.class_names)

@@ -46,7 +46,7 @@ class ItemDataset(Dataset[Sample]):
     def __init__(
         self, items: Sequence[Mapping[str, Any]], transform: ImageTransform, clean: bool
     ) -> None:
-        if isinstance(items, Mapping):
+        if isinstance(items, Mapping | str | os.PathLike):
             raise DataError("For one item write clf(image=..., text=...), or put it into a list.")
         for number, item in enumerate(items):
             check_item(item, f"Item {number}")

@@ -19,6 +19,7 @@ from epic_pl.data.transforms import ImageTransform
 from epic_pl.errors import ConfigError
 from epic_pl.inference.inputs import ImageInput, Item, ItemDataset, check_item, read_item
 from epic_pl.types import Batch, Sample
+from epic_pl.validate import check_at_least
 
 Label = dict[str, Any]
 """``{"label": name, "score": probability}``."""
@@ -61,7 +62,7 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
     def __call__(
         self,
         items: Sequence[Item] | None = None,
-        *,
+        *unnamed: object,
         image: ImageInput | None = None,
         text: str | None = None,
         top_k: int | None = None,
@@ -73,6 +74,7 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
 
         Args:
             items: dictionaries with ``image``, ``text`` or both; None for one item.
+            *unnamed: refused, since image and text must be named.
             image: image of the one item; see :data:`~epic_pl.inference.inputs.ImageInput`.
             text: text of the one item.
             top_k: number of labels; None is five, or in multilabel tasks all that reach their
@@ -86,6 +88,9 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
             ConfigError: ``top_k`` or ``batch_size`` is below 1, or ``items`` and a single item
                 are given.
         """
+        check_at_least(1, top_k=top_k)
+        if unnamed:
+            raise ConfigError("For one item write clf(image=..., text=...), with these names.")
         if items is None:
             one = Item(image=image, text=text)
             return self.labels(self.probabilities([one], progress=False), top_k)[0]
@@ -145,9 +150,7 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
         progress: bool | None,
         title: str = "Classifying",
     ) -> Iterator[Batch]:
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
+        check_at_least(1, batch_size=batch_size)
         loader = DataLoader(dataset, batch_size, collate_fn=self.collator, num_workers=num_workers)
         shown = len(loader) > 1 if progress is None else progress
-        console = Console(stderr=True)
-        yield from track(loader, title, console=console, disable=not shown)
+        yield from track(loader, title, console=Console(stderr=True), disable=not shown)
