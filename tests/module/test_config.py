@@ -27,7 +27,7 @@ from epic_pl.errors import ConfigError
         ({"modality_dropout": -0.1}, "modality_dropout is a probability"),
         ({"head": {"dropout": 2.0}}, "dropout is a probability"),
         ({"epic": {"hub": "sometimes"}}, "hub is 'sometimes', but may be 'bottleneck'"),
-        ({"encoders": {"precision": "fp8"}}, "precision is 'fp8', but may be 'same'"),
+        ({"encoders": {"precision": "fp8"}}, "precision is 'fp8', but may be 'auto'"),
         ({"loss": {"class_weights": "balanced"}}, "needs class_frequencies"),
         ({"loss": {"pos_weight": [1.0] * 3}}, "pos_weight is not for multiclass"),
         ({"task": "multilabel", "loss": {"class_weights": [1.0] * 3}}, "use pos_weight instead"),

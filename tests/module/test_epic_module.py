@@ -306,3 +306,15 @@ def test_training_starts_at_the_frequencies_of_the_labels(make):
     model = make(task="multilabel", loss={"class_frequencies": frequencies}).eval()
     started = model(tiny_runs.batch(8)).logits.sigmoid().mean(dim=0)
     assert started.tolist() == pytest.approx(frequencies, abs=0.03)
+
+
+@pytest.mark.parametrize(("gain", "dtype"), [(2.2, torch.bfloat16), (0.6, None)])
+def test_auto_precision_is_that_of_the_device_and_told_once(gain, dtype, make, monkeypatch, caplog):
+    monkeypatch.setattr("epic_pl.nn.precision.bfloat16_gain", lambda device: gain)
+    module = make(encoders={"precision": "auto"})
+    assert module.model.image_encoder.precision is None  # an export runs anywhere
+    with caplog.at_level("INFO"):
+        module.check_device(torch.device("cpu"))
+        module.check_device(torch.device("cpu"))
+    assert {tower.encoder.precision for tower in module.model.towers} == {dtype}
+    assert caplog.text.count("run in bfloat16") == (dtype is not None)

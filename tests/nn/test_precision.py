@@ -4,7 +4,8 @@ from tiny_models import batch, make
 from torch import nn
 
 from epic_pl.errors import ConfigError
-from epic_pl.nn.precision import DTYPES, check_precision
+from epic_pl.nn import precision as subject
+from epic_pl.nn.precision import DTYPES, bfloat16_gain, check_precision, choose_precision
 
 
 def _lower(model, precision):
@@ -84,3 +85,24 @@ def test_a_device_that_cannot_is_refused_by_name():
     with pytest.raises(ConfigError, match=r"encoders.precision is 'fp16'.*\(meta\).*to bf16"):
         check_precision("fp16", "meta")
     check_precision("same", "meta")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "dtype", "gain", "chosen"),
+    [
+        ("auto", torch.float32, 2.2, ("bf16", 2.2)),
+        ("auto", torch.float32, 0.6, ("same", 1)),
+        ("auto", torch.bfloat16, 2.2, ("same", 1)),
+        ("same", torch.float32, 2.2, ("same", 1)),
+        ("fp16", torch.float32, 2.2, ("fp16", 1)),
+    ],
+)
+def test_auto_is_bfloat16_where_it_is_faster_than_float32(wanted, dtype, gain, chosen, monkeypatch):
+    monkeypatch.setattr(subject, "bfloat16_gain", lambda device: gain)
+    assert choose_precision(wanted, "cpu", dtype) == chosen
+
+
+def test_the_gain_is_tried_on_devices_that_can_multiply():
+    bfloat16_gain.cache_clear()
+    assert bfloat16_gain("cpu") > 0
+    assert bfloat16_gain("meta") == 0
