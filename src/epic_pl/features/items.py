@@ -3,6 +3,7 @@
 Shape legend: B batch, N tokens.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +69,7 @@ class Items(ABC, Generic[Key]):
             ConfigError: the method cannot be trained from features of this level.
         """
         fields = []
-        for name, tensor in self.encode([self.blank])[0].items():
+        for name, tensor in self.encode(self._inputs([self.blank]))[0].items():
             shape, axis = list(tensor.shape[1:]), _TOKEN_AXES.get(name)
             if axis is not None and self.modality == "text":
                 shape[axis] = self.data.collator.max_text_tokens
@@ -82,22 +83,29 @@ class Items(ABC, Generic[Key]):
         }
         name = getattr(self.data, f"{self.modality}_encoder")
         spec = StoreSpec(self.modality, identity, tuple(fields), self.dtype, name)
-        return Wanted(spec, self._hashes(), self._produce, self._mean_tokens())
+        rest = self._hashes(), self.encode, self._mean_tokens(), self._prepare
+        # where torch takes every core, decoding beside it would slow it by more than is won
+        busy = self.device.type == "cpu" and torch.get_num_threads() >= (os.cpu_count() or 1)
+        return Wanted(spec, *rest, ahead=not busy)
 
-    def _produce(self, positions: Sequence[int]) -> tuple[dict[str, Tensor], Tensor | None]:
-        return self.encode([self.keys[position] for position in positions])
+    def _prepare(self, positions: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        return self._inputs([self.keys[position] for position in positions])
 
-    def encode(self, keys: Sequence[Key]) -> tuple[dict[str, Tensor], Tensor | None]:
+    def encode(
+        self, inputs: tuple[Tensor, Tensor | None]
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Run the encoder: fields ``(B, ...)``, and of texts the number of tokens ``(B,)``.
+
+        Args:
+            inputs: of the encoder ``(B, ...)``, and their mask ``(B, N)``.
 
         Raises:
             ConfigError: the method cannot be trained from features of this level.
-            DataError: an image cannot be read.
         """
-        inputs, mask = self._inputs(keys)
+        values, mask = inputs
         mask = None if mask is None else mask.to(self.device)
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-            given = self.tower.features(inputs.to(self.device), mask, self.level)
+            given = self.tower.features(values.to(self.device), mask, self.level)
         features = {name: tensor.float().cpu() for name, tensor in given.items()}
         return features, None if mask is None else mask.sum(dim=1).cpu()
 
@@ -169,7 +177,8 @@ class Texts(Items[str]):
     blank = ""
 
     def _named(self) -> Iterable[str]:
-        return (text for dataset in self.datasets for text in dataset.distinct()[1])
+        texts = (text for dataset in self.datasets for text in dataset.distinct()[1])
+        return sorted(texts, key=len)  # batches of like lengths have little padding
 
     def _hashes(self) -> list[str]:
         return [text_digest(text) for text in self.keys]

@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -219,3 +220,19 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path, items):
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match="could not be written"):
         items.build(tmp_path / "file")
+
+
+def test_the_next_batch_is_prepared_while_one_is_produced(tmp_path):
+    items, begun = Items(10, ragged=False), [threading.Event() for _ in range(4)]
+
+    def prepare(positions):
+        begun[positions[0] // 3].set()
+        return positions
+
+    def produce(positions):
+        assert begun[min(positions[0] // 3 + 1, 3)].wait(timeout=60)
+        return items.produce(positions)
+
+    wanted = [Wanted(items.spec(), items.hashes, produce, prepare=prepare)]
+    (store,) = fill_stores(tmp_path, wanted, batch_size=3, progress=False)
+    items.assert_in(store, items.hashes)

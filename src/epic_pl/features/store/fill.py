@@ -2,10 +2,12 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -30,7 +32,7 @@ from epic_pl.part_files import ALL, Share
 SHARD_BYTES = 128_000_000
 _SLACK = 64_000_000  # bytes of disk that stay free
 
-Produce = Callable[[Sequence[int]], tuple[Mapping[str, Tensor], Tensor | None]]
+Produce = Callable[[Any], tuple[Mapping[str, Tensor], Tensor | None]]
 
 
 def default_root() -> Path:
@@ -45,16 +47,20 @@ class Wanted:
     Attributes:
         spec: of the store.
         hashes: one string for each item, by its content; repeated ones are stored once.
-        produce: takes positions in ``hashes``; returns for each field ``(B, *shape)`` floating
-            point, and for ragged stores, whose token axes hold the longest of the batch, the B
-            lengths, else None. It must depend on nothing but the items.
+        produce: takes B positions in ``hashes``, prepared; returns for each field ``(B, *shape)``
+            floating point, and for ragged stores, whose token axes hold the longest of the batch,
+            the B lengths, else None. It must depend on nothing but the items.
         mean_tokens: of a ragged store's items, to estimate its size; None assumes the most.
+        prepare: gives `produce` its argument.
+        ahead: whether a thread prepares the next batch in the meantime.
     """
 
     spec: StoreSpec
     hashes: Sequence[str]
     produce: Produce
     mean_tokens: float | None = None
+    prepare: Callable[[Sequence[int]], Any] = list
+    ahead: bool = True
 
     def missing(self, root: Path, shard_bytes: int, share: Share = ALL) -> list[Indices]:
         """Positions in ``hashes`` of the items that the store lacks, shard by shard.
@@ -156,12 +162,29 @@ def _write(
                 bar.advance(task, len(positions))
                 continue
             batches = []
-            for start in range(0, len(positions), batch_size):
-                chosen = positions[start : start + batch_size].tolist()
+            for chosen, prepared in _prepared(wanted, positions, batch_size):
                 names = [wanted.hashes[position] for position in chosen]
-                batches.append(encode(wanted.spec, *wanted.produce(chosen), names))
+                batches.append(encode(wanted.spec, *wanted.produce(prepared), names))
                 bar.advance(task, len(chosen))
             write_shard(path, digests[positions], batches)
+
+
+def _prepared(
+    wanted: Wanted, positions: Indices, batch_size: int
+) -> Iterator[tuple[list[int], Any]]:
+    """Batches of positions and what is prepared of them."""
+    starts = range(0, len(positions), batch_size)
+    batches = [positions[start : start + batch_size].tolist() for start in starts]
+    if not wanted.ahead:
+        yield from ((batch, wanted.prepare(batch)) for batch in batches)
+        return
+    with ThreadPoolExecutor(1) as thread:
+        ahead = thread.submit(wanted.prepare, batches[0])
+        for batch, following in zip(batches, [*batches[1:], None], strict=True):
+            prepared = ahead.result()
+            if following is not None:
+                ahead = thread.submit(wanted.prepare, following)
+            yield batch, prepared
 
 
 def _require_disk(root: Path, todo: Sequence[tuple[Wanted, list[Indices]]], show: bool) -> None:
