@@ -171,6 +171,9 @@ def test_rows_of_a_data_frame_are_named_by_its_index(classifier, index, ids):
     named = classifier.predict_table(frame, text="text", id="key")
     assert named["sample_id"].to_pylist() == ["a", "b"]
     assert list(frame) == ["text", "key"]
+    mixed = pandas.DataFrame({"text": ["red", 12]})
+    with pytest.raises(DataError, match=r"column text.*astype\('string'\)"):
+        classifier.predict_table(mixed, text="text")
 
 
 def test_a_folder_of_images_is_predicted_as_on_the_command_line(trained, classifier, tmp_path):

@@ -394,7 +394,13 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         index: Any = getattr(table, "index", None)
         if id is None and getattr(index, "is_unique", False):  # of pandas
             table, id = table.assign(__id__=index.map(str)), "__id__"
-        source = Path(table) if isinstance(table, str | Path) else pa.table(table)
+        try:
+            source = Path(table) if isinstance(table, str | Path) else pa.table(table)
+        except pa.ArrowException as error:
+            raise DataError(
+                f"The table cannot be read: {error}. Give the cells of a column one type, for "
+                "example df[NAME].astype('string')."
+            ) from error
         if isinstance(source, Path) and not source.exists():
             raise DataError(f"{source} does not exist: give a table or a folder of images.")
         if image_root is None:

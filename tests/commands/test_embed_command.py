@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from epic_pl import Classifier, parts
+from epic_pl import Classifier, part_files
 from epic_pl.commands import embed
 
 
@@ -61,7 +61,7 @@ def test_what_cannot_be_embedded_is_told_before_anything_is_written(trained, tol
 
 
 def test_shards_and_ranks_write_the_parts_of_one_process(trained, told, tmp_path, monkeypatch):
-    monkeypatch.setattr(parts, "BATCHES", 1)
+    monkeypatch.setattr(part_files, "BATCHES", 1)
     monkeypatch.setattr(embed, "_BATCH_SIZE", 4)
 
     def embedded(name, *more):

@@ -51,7 +51,7 @@ def test_weights_of_a_warm_start_are_explained(explain, trained, tmp_path):
             ["--samples", "test0,nobody"],
             "no sample nobody in this split: see --split. A sample of it is 'test0'.",
         ),
-        (["--count", "0"], '"count"'),
+        (["--count", "0"], "count is '0'"),
         (["--output", "data/table.csv"], "index.html cannot be written to data/table.csv"),
         (["--ckpt_path", "null"], "add --ckpt_path best"),
     ],

@@ -34,14 +34,14 @@ def test_a_card_shows_a_report_and_one_that_is_there_stays(classifier, trained, 
     (tmp_path / "saved" / "README.md").write_text("mine")
     classifier.save_pretrained(tmp_path / "saved", **kept)
     assert (tmp_path / "saved" / "README.md").read_text() == "mine"
-    other = tmp_path / "other_classes"
+    other = tmp_path / "other_model"
     other.mkdir()
     content = json.loads((report / "report.json").read_text())
-    content["classes"] = content["classes"][1:]
+    content["weights"] = "those of another run on the same table"
     (other / "report.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match="a model of another task or other classes"):
+    with pytest.raises(DataError, match="the report on another model"):
         classifier.save_pretrained(tmp_path / "other", report=other)
-    for damaged in ({}, {"classes": [1]}, {"classes": [], "metrics": {"test/accuracy": "high"}}):
+    for damaged in ({}, {"weights": ""}, {"weights": "", "metrics": {"test/accuracy": "high"}}):
         (other / "report.json").write_text(json.dumps(damaged))
         with pytest.raises(DataError, match=r"report\.json is no report"):
             classifier.save_pretrained(tmp_path / "other", report=other)

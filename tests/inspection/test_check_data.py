@@ -135,7 +135,7 @@ LONG_TEXTS = {"text": {i: "a " * 50 for i in range(3)}}
     ("cells", "level", "line", "example"),
     [
         ({"image": {3: None}}, "note", "1 row has no image", None),
-        ({"text": {3: " "}}, "warning", "1 text is empty", "train 3"),
+        ({"text": {3: " "}}, "note", "1 row has no text", None),
         ({"text": {3: "nan", 5: "NaN"}}, "warning", "2 texts are nan", "train 3"),
         (SHARED_TEXT, "note", "in more than one split, with other images (2", "train 1 = val 8"),
         ({"image": {9: "1.png"}}, "warning", "1 image, by content, is in more than", "train 1"),
@@ -157,6 +157,11 @@ def test_each_problem_has_a_level_and_an_example(check, cells, level, line, exam
     assert problem.severity == level
     assert findings.can_train == (level != "error")
     assert example is None or problem.examples[0].startswith(example)
+
+
+def test_a_text_that_cleaning_leaves_empty_is_told(check):
+    findings = check({"clean_text": True}, text={3: "<br>"})
+    assert _lines(findings, "warning") == ["1 text is empty"]
 
 
 def test_of_a_huge_text_the_tokens_that_could_matter_are_counted(check):

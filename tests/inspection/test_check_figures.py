@@ -15,7 +15,7 @@ from epic_pl.inspection.report import _draw_histogram
 SPLITS = ["train"] * 12 + ["val"] * 4 + ["test"] * 3 + ["predict"] * 1
 EVIL = "<script>alert('[red] & $x$')</script>"
 LABELS = [*["cat"] * 7, *[EVIL] * 5, "cat", *[EVIL] * 4, "cat", "cat", None]
-# words, each of one token, beside [CLS] and [SEP]; None is absent, 0 is empty
+# words, each of one token, beside [CLS] and [SEP]; None and 0 are absent
 WORDS = [3, 7, 4, 9, 0, None, 11, 7, 20, 30, 8, 10, 3, 6, 7, 8, 6, 7, 9, 10]
 SHORT = 40 + np.arange(20)  # pixels
 MISSING, CORRUPT, NO_IMAGE = 2, 3, 6
@@ -61,12 +61,12 @@ def test_every_figure_is_that_of_the_table(table, tiny, told, tmp_path):
     assert f"    train cat = train {EVIL}\n" in out  # no markup
     assert len(re.findall(r"^error: ", out, re.M)) == 2
     # rows, classes, distinct images, no image, no text
-    assert _cells(out, "train") == [12, 2, 11, 1, 1]
+    assert _cells(out, "train") == [12, 2, 11, 1, 2]
     assert _cells(out, "val") == [4, 2, 4, 0, 0]
     assert _cells(out, "test") == [3, 2, 3, 0, 0]
     assert _cells(out, "predict") == [1, 0, 1, 0, 0]
 
-    tokens = np.array([words + 2 for words in WORDS if words is not None])
+    tokens = np.array([words + 2 for words in WORDS if words])
     assert (
         f"Texts have {np.median(tokens):.0f} tokens (median), 95% at most "
         f"{np.percentile(tokens, 95):.0f}; {(tokens > 12).mean():.1%} are truncated at 12"
@@ -92,7 +92,7 @@ def test_every_figure_is_that_of_the_table(table, tiny, told, tmp_path):
     rows = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
     assert [row["kind"] for row in rows] == [None, None, "missing", "corrupt", *[None] * 16]
     assert [row["label"] for row in rows] == LABELS
-    assert [row["tokens"] for row in rows] == [None if w is None else w + 2 for w in WORDS]
+    assert [row["tokens"] for row in rows] == [w + 2 if w else None for w in WORDS]
     assert (rows[9]["width"], rows[9]["height"]) == (49, 90)
     assert rows[1]["content"] == rows[7]["content"] != rows[0]["content"] == rows[12]["content"]
 

@@ -245,8 +245,9 @@ def test_config_fits_the_table_without_editing(folder):
 @pytest.mark.parametrize(
     ("caption", "most"),
     [
-        ("five words of plain English", 16),
-        ("一张红色正方形的照片放在白色的桌子上旁边还有一只猫", 22),
+        ("five words of plain English", 32),
+        ("Straßenbahnhaltestellenüberdachung aus gebürstetem Edelstahl, feuerverzinkt", 35),
+        ("一张红色正方形的照片放在白色的桌子上旁边还有一只猫", 34),
     ],
 )
 def test_texts_of_any_script_are_given_room(folder, caption, most):

@@ -17,12 +17,12 @@ import pyarrow.parquet
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
-from epic_pl.callbacks.run_record import weights_digest
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.errors import ConfigError, DataError, counted
 from epic_pl.files import replacing
 from epic_pl.module import EPICModule
+from epic_pl.module.checkpoint import weights_digest
 from epic_pl.part_files import PartWriter, Share
 from epic_pl.validate import check_writable
 

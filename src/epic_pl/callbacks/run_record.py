@@ -1,6 +1,5 @@
 """What a run was made of, and what came out: ``run.json`` beside its ``config.yaml``."""
 
-import hashlib
 import platform
 import subprocess
 from importlib.metadata import version
@@ -8,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.cli import SaveConfigCallback
-from torch import nn
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.files import write_json
 from epic_pl.module import EPICModule
-from epic_pl.module.checkpoint import frozen_keys
+from epic_pl.module.checkpoint import weights_digest
 
 RECORD = "run.json"
 _PACKAGES = (
@@ -52,16 +49,6 @@ class RunRecord(SaveConfigCallback):
                 "weights": weights_digest(pl_module),
             }
             write_json(self._path, self._content)
-
-
-def weights_digest(module: nn.Module) -> str:
-    """SHA-256 of all that a checkpoint's ``state_dict`` holds."""
-    digest, frozen = hashlib.sha256(), frozen_keys(module)
-    for name, tensor in sorted(module.state_dict().items()):
-        if name not in frozen:
-            digest.update(name.encode())
-            digest.update(tensor.cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _made_of(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:

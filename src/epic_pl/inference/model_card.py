@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from epic_pl.data.readers import read_json
 from epic_pl.errors import DataError, printable
 from epic_pl.module import EPICModule
+from epic_pl.module.checkpoint import weights_digest
 
 CARD, _CONFUSION = "README.md", "confusion_matrix.png"
 _TEMPLATE = resources.files("epic_pl.inference") / "templates" / "model_card.md"
@@ -77,11 +78,11 @@ def write_card(
 
 
 def _read_report(report: Path, module: EPICModule) -> tuple[dict[str, Any], dict[str, float]]:
-    """A report and its metrics; its task and classes must be the module's."""
+    """A report on this module and its metrics."""
     path = report / "report.json"
     measured: dict[str, Any] = read_json(path)
     try:
-        reported = {row["class"] for row in measured["classes"]}
+        weights = measured["weights"]
         metrics = {
             key.removeprefix("test/"): float(value)
             for key, value in measured["metrics"].items()
@@ -91,8 +92,8 @@ def _read_report(report: Path, module: EPICModule) -> tuple[dict[str, Any], dict
         raise DataError(
             f"{path} is no report ({error!r}). Write it again: epic-pl test --report."
         ) from error
-    if (measured.get("task"), reported) != (module.task, set(module.class_names)):
-        raise DataError(f"{report} is the report on a model of another task or other classes.")
+    if weights != weights_digest(module):
+        raise DataError(f"{report} is the report on another model: test this one with --report.")
     return measured, metrics
 
 

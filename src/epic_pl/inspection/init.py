@@ -154,8 +154,8 @@ def _image_size(table: pa.Table, guess: Guess, folder: Path) -> int:
 
 def _max_tokens(texts: pa.Array) -> int:
     """Estimated 95th percentile of tokens per text, with special tokens, for any language."""
-    # English has 1.4 tokens per word, or one for 4 letters; scripts without spaces nearly one
-    # per character, which takes 3 bytes
+    # English has 1.4 tokens per word, languages with longer words one for 2.5 letters, and scripts
+    # without spaces nearly one per character, which takes 3 bytes
     filled = [text or "" for text in texts.to_pylist()]
-    lengths = [2 + max(len(text.split()) * 1.4, len(text.encode()) / 4) for text in filled]
-    return int(np.clip(np.ceil(np.percentile(lengths, 95)), 16, 256))
+    lengths = [2 + max(len(text.split()) * 1.4, len(text.encode()) / 2.5) for text in filled]
+    return int(np.clip(np.ceil(np.percentile(lengths, 95)), 32, 256))

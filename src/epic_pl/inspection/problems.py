@@ -102,7 +102,8 @@ def text_problems(rows: pa.Table, max_tokens: int) -> Iterator[Problem]:
         truncated = float((tokens > max_tokens).mean())
         message = (
             f"Texts have {np.median(tokens):.0f} tokens (median), 95% at most "
-            f"{np.percentile(tokens, 95):.0f}; {truncated:.1%} are truncated at {max_tokens}"
+            f"{np.percentile(tokens, 95):.0f}; {truncated:.1%} are truncated at {max_tokens} "
+            "(max_text_tokens)"
         )
         yield Problem("warning" if truncated > _MAX_TRUNCATED else "note", message)
 

@@ -4,6 +4,7 @@
 loading. A checkpoint stores their identity, so that it cannot be loaded with other encoders.
 """
 
+import hashlib
 from typing import Any, Self, TypedDict, cast
 
 import lightning as L
@@ -50,6 +51,16 @@ def frozen_keys(module: nn.Module) -> set[str]:
     )
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
     return {key for key in module.state_dict() if key.startswith(prefixes)} - trained
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 of all that a checkpoint's ``state_dict`` holds."""
+    digest, frozen = hashlib.sha256(), frozen_keys(module)
+    for name, tensor in sorted(module.state_dict().items()):
+        if name not in frozen:
+            digest.update(name.encode())
+            digest.update(tensor.cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def adapter_state(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -77,8 +77,8 @@ def warn_of_absence(
             warned.add(name)
             rank_zero_warn(
                 f"Samples lack the {name}, which no training sample did: how to predict "
-                f"{', '.join(names[:3])}, ... without it was not learned. Train with "
-                "model.modality_dropout, or on such samples.",
+                f"{', '.join(names[:3])}{', ...' * (len(names) > 3)} without it was not learned. "
+                "Train with model.modality_dropout, or on such samples.",
                 stacklevel=10**6,  # shows no line of code, which would be one of this package
             )
 

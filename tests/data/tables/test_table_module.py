@@ -214,6 +214,9 @@ def test_empty_cells_are_absent_modalities(folder):
     data = _make(folder, rows, val_size=0, test_size=0)
     assert _column(data, "train", "image")[:3] == [None, "img/1.png", None]
     assert _column(data, "train", "text")[:3] == ["text 0", None, "text 2"]
+    rows[1]["text"] = " \t"
+    blank = _make(folder, rows, val_size=0, test_size=0)
+    assert _column(blank, "train", "text")[:3] == ["text 0", None, "text 2"]
 
 
 @pytest.mark.parametrize(

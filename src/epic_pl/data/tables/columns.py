@@ -151,7 +151,7 @@ def _text_column(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
     Args:
         table: table with the columns that ``spec`` names.
         spec: a column; several, joined by a space; or a template such as ``"{title}. {body}"``. The
-            text is null if all its cells are empty; else empty cells count as empty strings.
+            text is null if all its cells are empty or blank; else these count as empty strings.
     """
     if spec is None or spec == []:
         return pa.nulls(table.num_rows, pa.string())
@@ -161,7 +161,7 @@ def _text_column(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
         names = [spec] if isinstance(spec, str) else list(spec)
         parts = [(" " if index else "", name) for index, name in enumerate(names)]
     if len(parts) == 1 and parts[0][1] is not None and parts[0][0] == "":
-        return _strings(_column(table, parts[0][1], "text_columns"), parts[0][1])
+        return _trimmed(_strings(_column(table, parts[0][1], "text_columns"), parts[0][1]))
     return pc.utf8_trim_whitespace(_fill_template(table, parts, "text_columns"))
 
 
@@ -194,9 +194,7 @@ def _fill_template(table: pa.Table, parts: list[tuple[str, str | None]], option:
     """A template's text of each row; null if all its cells are empty, or any one of a path."""
     of_paths = option == "image_column"
     named = dict.fromkeys(name for _, name in parts if name is not None)
-    cells = {name: _strings(_column(table, name, option), name) for name in named}
-    if of_paths:
-        cells = {name: _trimmed(array) for name, array in cells.items()}
+    cells = {name: _trimmed(_strings(_column(table, name, option), name)) for name in named}
     pieces: list[Any] = []
     for literal, name in parts:
         pieces.append(pa.scalar(literal, pa.string()))

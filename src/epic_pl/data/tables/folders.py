@@ -103,4 +103,7 @@ def _text(image: Path) -> str | None:
         require_regular(path)
         return path.read_text(encoding="utf-8-sig").strip() if path.exists() else None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The text {path} cannot be read as UTF-8: {error}.") from error
+        raise DataError(
+            f"The text {path} cannot be read as UTF-8: {error}. If it is of Windows: "
+            f"iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8.txt, which replaces it."
+        ) from error

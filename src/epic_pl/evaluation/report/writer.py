@@ -33,6 +33,7 @@ from epic_pl.evaluation.report.tables import (
 from epic_pl.files import write_bytes, write_text
 from epic_pl.inspection.html_page import jpeg, png, render, svg
 from epic_pl.module import EPICModule
+from epic_pl.module.checkpoint import weights_digest
 from epic_pl.module.outputs import SplitOutputs, presence_masks
 from epic_pl.types import Batch
 from epic_pl.validate import check_writable
@@ -99,6 +100,7 @@ class ReportWriter(Callback):
         content: dict[str, Any] = {
             "data": data.name,
             "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
+            "weights": weights_digest(pl_module),
             "text": data.preprocessing["text"],
             "task": evaluator.task,
             "samples": len(outputs.sample_id),
