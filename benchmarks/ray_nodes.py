@@ -113,7 +113,8 @@ def end_caller(cluster: Cluster, model: str, source: Path, output: Path) -> str:
     node = cluster.add_node(num_cpus=3)
     cluster.wait_for_nodes()
     program = (
-        f"import ray_nodes; ray_nodes.ray.init({cluster.address!r}, log_to_driver=False); "
+        f"import sys; sys.path[:] = {sys.path!r}; import ray_nodes; "
+        f"ray_nodes.ray.init({cluster.address!r}, log_to_driver=False); "
         f"ray_nodes.predict_parquet({model!r}, {str(source)!r}, {str(output)!r}, **{_OPTIONS!r})"
     )
     command = [sys.executable, "-c", program]
