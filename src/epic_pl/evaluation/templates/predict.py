@@ -211,10 +211,8 @@ def prepare(model: Model, given: argparse.Namespace, row: Row) -> tuple[Any, str
     try:
         if cells.pop(None, None):
             raise ValueError("There are more cells than columns.")
-        image, text = (
-            (cells.get(given.image) or "").strip(),
-            (cells.get(given.text) or "").strip() or None,
-        )
+        image = (cells.get(given.image) or "").strip()
+        text = (cells.get(given.text) or "").strip() or None
         if not image and text is None:
             raise ValueError("There is neither image nor text.")
         folder = given.table.parent if given.table else Path()

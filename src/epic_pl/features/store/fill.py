@@ -62,10 +62,10 @@ class Wanted:
     prepare: Callable[[Sequence[int]], Any] = list
     ahead: bool = True
 
-    def missing(self, root: Path, shard_bytes: int, share: Share = ALL) -> list[Indices]:
-        """Positions in ``hashes`` of the items that the store lacks, shard by shard.
+    def missing(self, root: Path, shard_bytes: int) -> dict[int, Indices]:
+        """Positions in ``hashes`` of the items that the store lacks, by the number of their shard.
 
-        A process's share does not depend on the shards that others have written by now.
+        Numbers do not depend on the shards that other processes have written by now.
         """
         digests = digests_of(self.hashes)
         items = np.sort(np.unique(digests, return_index=True)[1])  # each once, as first given
@@ -73,8 +73,8 @@ class Wanted:
         with suppress(CacheError):  # no store yet, or one whose description is rewritten
             new = new[~np.isin(digests[items], FeatureStore(self.spec.folder(root)).digests)]
         size = max(1, shard_bytes // self.spec.nbytes(1))
-        shards = [new[start : start + size] for start in range(0, len(new), size)]
-        return [items[s] for s in shards if s[0] // size % share.count == share.index]
+        shards = (new[start : start + size] for start in range(0, len(new), size))
+        return {int(shard[0]) // size: items[shard] for shard in shards}
 
     def open(self, root: Path) -> FeatureStore | None:
         """A store that has all items: its own, or one of another spec that serves."""
@@ -124,10 +124,11 @@ def fill_stores(
     todo = [(want, want.missing(root, shard_bytes)) for want in wanted if not want.open(root)]
     _require_disk(root, todo, show)
     barrier()
-    for want, _ in todo:
+    for want, missing in todo:
         folder = want.spec.folder(root)
+        own = [missing[number] for number in missing if number % share.count == share.index]
         try:
-            _write(folder, want, want.missing(root, shard_bytes, share), batch_size, show)
+            _write(folder, want, own, batch_size, show)
         except OSError as error:
             failed = str(error.filename)
             if str(root) not in failed and failed not in map(str, root.parents):
@@ -187,13 +188,15 @@ def _prepared(
             yield batch, prepared
 
 
-def _require_disk(root: Path, todo: Sequence[tuple[Wanted, list[Indices]]], show: bool) -> None:
+def _require_disk(
+    root: Path, todo: Sequence[tuple[Wanted, dict[int, Indices]]], show: bool
+) -> None:
     """Compare the size of all that is missing with the free disk."""
     if not todo:
         return
     parts, needed = [], 0
     for wanted, missing in todo:
-        items = sum(map(len, missing))
+        items = sum(map(len, missing.values()))
         size = wanted.spec.nbytes(items, wanted.mean_tokens)
         needed += size
         parts.append(f"{wanted.spec.modality} features of {items:,} items, about {decimal(size)}")
