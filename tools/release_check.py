@@ -54,20 +54,17 @@ right = sum(a[0]["label"] == e.subcategory for a, e in zip(answers, emoji)) / le
 assert right > 0.5, f"only {right:.0%} of {len(emoji)} emoji are classified right"
 print(f"trains; {right:.0%} of {len(emoji)} emoji classified right")
 """
-IMPORT_EXTRA = """
-from importlib import import_module
-from importlib.metadata import packages_distributions, requires
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+PREDICT_WITH_RAY = """
+import pyarrow as pa
+from epic_pl.ray import predict_parquet
+from pyarrow import parquet
 
-asked = [r for r in map(Requirement, requires("epic-pl")) if "extra" in str(r.marker)]
-wanted = {canonicalize_name(r.name) for r in asked if r.marker.evaluate({"extra": "EXTRA"})}
-modules = [name for name, packages in packages_distributions().items()
-           if name[0] != "_" and wanted & {*map(canonicalize_name, packages)}]
-assert modules, f"no module of {wanted} is installed"
-for name in modules:
-    import_module(name)
-print("imports", *modules, "(tools/release_check.py has no command that uses them)")
+titles = ["cow face", "red apple"]
+parquet.write_table(pa.table({"id": ["1", "2"], "title": titles}), "rows.parquet")
+predict_parquet("RUN", "rows.parquet", "out", id="id", text="title")
+rows = parquet.read_table("out")
+assert sorted(rows["id"].to_pylist()) == ["1", "2"], rows
+print("a cluster of one node predicts", *rows["label"].to_pylist())
 """
 
 
@@ -244,6 +241,10 @@ def serve(env: Environment) -> str:
     return f"the server answers {answer['labels'][0]['label']}"
 
 
+def ray(env: Environment) -> str:
+    return env.python("-c", PREDICT_WITH_RAY.replace("RUN", str(env.release.run)))
+
+
 def app(env: Environment) -> str:
     with env.service("app", str(env.release.run)) as url:
         return f"a page of {len(ask(url)) / 1000:.0f} kB"
@@ -256,6 +257,7 @@ COMMANDS: dict[str, Callable[[Environment], str]] = {
     "compare": compare,
     "serve": serve,
     "app": app,
+    "ray": ray,
 }
 
 
@@ -264,9 +266,7 @@ def checks(release: Release, full: bool) -> dict[str, Callable[[], str]]:
 
     def with_extra(extra: str) -> str:
         with release.environment(extra, f"{release.wheel}[{extra}]") as env:
-            if extra in COMMANDS:
-                return COMMANDS[extra](env)
-            return env.python("-c", IMPORT_EXTRA.replace("EXTRA", extra))
+            return COMMANDS[extra](env)
 
     def without_extra() -> str:
         with release.environment("wheel", str(release.wheel)) as env:
