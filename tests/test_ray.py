@@ -55,10 +55,49 @@ def test_a_row_that_cannot_be_used_is_named(image, predictor):
         predictor(batch(images).slice(2))
 
 
-def test_an_output_of_another_call_is_refused(trained, tmp_path):
+@pytest.mark.parametrize(("policy", "ids"), [("skip", ["a"]), ("absent", ["a", "c"])])
+def test_rows_that_cannot_be_used_are_left_out_or_stripped(policy, ids, trained, caplog):
+    predictor = Predictor(trained.checkpoint, "id", "image", "text", None, policy)
+    images = [str(trained.root / "data" / "images" / "train0.png"), None, "missing.png"]
+    table = predictor(batch(images))
+    assert table["id"].to_pylist() == ids
+    assert "Row b is left out: " in caplog.text
+    assert (
+        f"Row c is {'left out' if policy == 'skip' else 'stripped of its image'}: " in caplog.text
+    )
+    assert len(predictor(batch(images).slice(1, 1))) == 0
+
+
+@pytest.fixture
+def rows(tmp_path):
+    pq.write_table(pa.table({"id": IDS, "text": TEXTS}), tmp_path / "rows.parquet")
+    return tmp_path / "rows.parquet"
+
+
+def test_an_output_of_another_call_is_refused(trained, rows, tmp_path):
     (tmp_path / "out.done" / "another").mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"another model.*out\.done"):
-        predict_parquet(trained.checkpoint, tmp_path / "rows", tmp_path / "out", id="id", text="t")
+        predict_parquet(trained.checkpoint, rows, tmp_path / "out", id="id", text="text")
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind", "said"),
+    [
+        ({}, ConfigError, "Name the column"),
+        ({"text": "titel"}, DataError, "no column 'titel', but: id, text"),
+        ({"text": "text", "on_bad_sample": "drop"}, ConfigError, "on_bad_sample"),
+    ],
+)
+def test_wrong_arguments_are_told_before_ray_starts(columns, kind, said, rows, tmp_path):
+    with pytest.raises(kind, match=said):
+        predict_parquet("model", rows, tmp_path / "out", id="id", **columns)
+
+
+def test_too_few_cpus_are_told_instead_of_waited_for(trained, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    with pytest.raises(ConfigError, match=r"2 CPUs.*need 3"):
+        predict_parquet(trained.checkpoint, rows, tmp_path / "out", id="id", text="text")
 
 
 @pytest.mark.slow

@@ -56,9 +56,11 @@ print(f"trains; {right:.0%} of {len(emoji)} emoji classified right")
 """
 PREDICT_WITH_RAY = """
 import pyarrow as pa
+import ray
 from epic_pl.ray import predict_parquet
 from pyarrow import parquet
 
+ray.init(num_cpus=3)
 titles = ["cow face", "red apple"]
 parquet.write_table(pa.table({"id": ["1", "2"], "title": titles}), "rows.parquet")
 predict_parquet("RUN", "rows.parquet", "out", id="id", text="title")

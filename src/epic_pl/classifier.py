@@ -113,6 +113,11 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         return self._model.never_missing
 
     @property
+    def digest(self) -> str:
+        """A hash of the model, the same wherever it is loaded."""
+        return self._model.digest
+
+    @property
     def module(self) -> EPICModule:
         """The trained module.
 

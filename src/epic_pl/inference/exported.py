@@ -3,6 +3,7 @@
 Shape legend: B batch, C classes.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from epic_pl.data.preprocessing import load_tokenizer
 from epic_pl.data.readers import read_json
 from epic_pl.errors import CheckpointError, ConfigError, DataError
 from epic_pl.module.outputs import warn_of_absence
+from epic_pl.part_files import digest_of
 from epic_pl.types import Batch, Task
 
 DESCRIPTION, TOKENIZER = "model.json", "tokenizer"
@@ -97,6 +99,12 @@ class ExportedModel:
             raise ConfigError(f"{file} can run code: load it with programs=True if you trust it.")
         self._program = load_program(file)
         self._warned_of: set[str] = set()
+        self._files = (folder / DESCRIPTION, file)
+
+    @property
+    def digest(self) -> str:
+        """A hash of the model's files."""
+        return digest_of(*(hashlib.sha256(file.read_bytes()).digest() for file in self._files))
 
     def tokenizer(self) -> Any:
         """The text encoder's tokenizer."""
