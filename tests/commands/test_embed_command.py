@@ -75,9 +75,13 @@ def test_shards_and_ranks_write_the_parts_of_one_process(trained, told, tmp_path
     ids = pq.read_table(tmp_path / "one")["sample_id"].to_pylist()
     assert ids == [str(row) for row in range(23)]
     assert embedded("many", "--shard", "3/3")[0].startswith("2 of 6 files")
-    with monkeypatch.context() as torchrun:
-        for name, value in {"RANK": "1", "WORLD_SIZE": "2"}.items():
-            torchrun.setenv(name, value)
-        _, written = embedded("many", "--shard", "1/3")
-    assert sorted(written) == [f"part-00000{part}.parquet" for part in (1, 2, 5)]
+    torchrun = {"TORCHELASTIC_RUN_ID": "1", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+    slurm = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+    slurm |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    for launcher, parts in ((torchrun, (1, 2, 5)), (slurm, (0, 1, 2, 5))):
+        with monkeypatch.context() as process:
+            for name, value in launcher.items():
+                process.setenv(name, value)
+            _, written = embedded("many", "--shard", "1/3")
+        assert sorted(written) == [f"part-00000{part}.parquet" for part in parts]
     assert embedded("many")[1] == whole

@@ -1,6 +1,5 @@
 """``epic-pl embed``."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,7 +26,7 @@ def embed(
 
     The output is a folder of Parquet files with the columns sample_id, image and text; the last two
     are lists of float32 numbers, null where the modality is missing. A command that was killed
-    continues with the first file that is missing. Processes of torchrun share the work.
+    continues with the first file that is missing. Processes of torchrun and SLURM share the work.
 
     Args:
         model: a run, a checkpoint, or a saved model.
@@ -44,24 +43,29 @@ def embed(
         EpicError: with a message for the user.
     """
     import torch
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     from epic_pl.classifier import Classifier
     from epic_pl.errors import DataError
     from epic_pl.part_files import PartWriter, Share
     from epic_pl.validate import check_writable
 
-    rank, ranks = (int(os.environ.get(name, one)) for name, one in (("RANK", 0), ("WORLD_SIZE", 1)))
-    share = Share.of(shard, rank, ranks)
+    launchers = (TorchElasticEnvironment, SLURMEnvironment)
+    cluster = next((launcher() for launcher in launchers if launcher.detect()), None)
+    share = Share.of(shard, *(cluster.global_rank(), cluster.world_size()) if cluster else ())
     check_writable("--output", output, "part")
-    if "LOCAL_RANK" in os.environ and torch.accelerator.is_available():
-        torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
+    if cluster and torch.accelerator.is_available():
+        torch.accelerator.set_device_index(cluster.local_rank() % torch.accelerator.device_count())
     classifier = Classifier.load(model)
     parts: list[PartWriter] = []
 
     def choose(dataset: "ImageTextDataset") -> list[int]:
         if not len(dataset):
             raise DataError(f"No row of {source} can be used.")
-        made_of = dataset.digest(), classifier.module.checkpoint_info()
+        module = classifier.module
+        precision = module.model.image_tower.identity["precision"]
+        made_of = dataset.digest(), module.checkpoint_info(), precision, module.device.type
         parts.append(PartWriter(output, len(dataset), _BATCH_SIZE, share, *made_of))
         return parts[0].rows
 
