@@ -103,11 +103,14 @@ class PartWriter:
             with suppress(OSError, pa.ArrowInvalid):  # damaged: it is written again
                 if (pq.read_schema(path).metadata or {}).get(_KEY) != self._metadata[_KEY]:
                     raise DataError(
-                        f"{path} was written with other rows, another model or other options: "
-                        "give another folder, or remove this one."
+                        f"{path} was written with other rows, another model, or other options "
+                        "(among them the batch size, the precision and the feature cache): give "
+                        f"another folder, or remove {self.folder}."
                     )
                 done.add(path)
         return done
 
     def __str__(self) -> str:
-        return f"{len(self._finished()):,} of {self.total:,} files are in {self.folder}"
+        done = len(self._finished())
+        more = ", others are still to be written" if done < self.total else ""
+        return f"{done:,} of {self.total:,} files are in {self.folder}{more}"

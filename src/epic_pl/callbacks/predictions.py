@@ -17,6 +17,7 @@ import pyarrow.parquet
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
+from epic_pl.callbacks.feature_cache import FeatureCache
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.errors import ConfigError, DataError, counted
@@ -99,7 +100,11 @@ class PredictionWriter(Callback):
         """Rows of the parts that this process has to write; the weights are loaded by now."""
         data: Any = getattr(trainer, "datamodule", None)
         model = weights_digest(module), module.checkpoint_info()
-        made_of = dataset.digest(), *model, self.top_k, self.threshold
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning's
+        caches = [(c.level, c.dtype) for c in callbacks if isinstance(c, FeatureCache)]
+        encoders = module.model.image_tower.identity["precision"]
+        rounding = trainer.precision, encoders, caches, module.device.type
+        made_of = dataset.digest(), *model, self.top_k, self.threshold, *rounding
         share = Share.of(self.shard, trainer.global_rank, trainer.world_size)
         size = data.eval_batch_size_per_device
         self._parts = PartWriter(self._path(trainer), len(dataset), size, share, *made_of)
