@@ -85,6 +85,7 @@ class FeatureCache(Callback):
         *stages: str,
         share: Share = ALL,
         complete: bool = True,
+        progress: bool = True,
         barrier: Callable[[], None] = lambda: None,
     ) -> None:
         """Store what stages of ``data``, already set up, need; its loaders then read that.
@@ -95,6 +96,7 @@ class FeatureCache(Callback):
             *stages: ``fit``, ``validate``, ``test`` or ``predict``.
             share: of this process.
             complete: whether ``barrier`` waits for all other shares; else no loader is changed.
+            progress: whether to print what is done.
             barrier: called by each process before anything is written, and once all is there.
 
         Raises:
@@ -123,6 +125,7 @@ class FeatureCache(Callback):
             shard_bytes=SHARD_BYTES,
             share=share,
             complete=complete,
+            progress=progress,
             barrier=barrier,
         )
         if not complete:
@@ -192,6 +195,8 @@ class FeatureCache(Callback):
         if reasons and trainer.is_global_zero:
             print(f"Not stored, since it cannot be read: {' '.join(dict.fromkeys(reasons))}")
         self._fill_on_ranks(trainer, module, data, stages, shard)
+        if trainer.is_global_zero and shard is None:
+            print(f"All features are in {self.root}")
 
     def _fill_on_ranks(
         self,
@@ -214,5 +219,12 @@ class FeatureCache(Callback):
         device = trainer.strategy.root_device
         module.check_device(device)
         module.to(device)
-        share = Share.of(shard, trainer.global_rank, trainer.world_size)
-        self.fill(module, data, *stages, share=share, complete=shard is None, barrier=barrier)
+        self.fill(
+            module,
+            data,
+            *stages,
+            share=Share.of(shard, trainer.global_rank, trainer.world_size),
+            complete=shard is None,
+            progress=trainer.is_global_zero,
+            barrier=barrier,
+        )

@@ -186,8 +186,10 @@ def test_the_disk_is_checked_for_all_stores_together(tmp_path, monkeypatch, caps
     fill_stores(tmp_path, wanted)
     assert capsys.readouterr().out == ""  # nothing to add
     with pytest.raises(CacheError, match="were changed"):  # the other rank's half is missing
-        fill_stores(tmp_path / "1", wanted, share=Share(1, 2))
+        fill_stores(tmp_path / "1", wanted, share=Share(1, 2), progress=False)
     assert capsys.readouterr() == ("", "")
+    fill_stores(tmp_path / "2", wanted, share=Share(1, 2), complete=False)
+    assert "image features: 500 still missing" in capsys.readouterr().out  # all in the first share
 
 
 def test_the_barrier_is_called_before_the_first_byte_and_once_the_store_is_complete(

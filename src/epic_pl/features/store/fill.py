@@ -30,6 +30,7 @@ from epic_pl.files import write_json
 from epic_pl.part_files import ALL, Share
 
 SHARD_BYTES = 128_000_000
+_SHARD_ITEMS = 8192  # at most: minutes of encoding, which a kill costs
 _SLACK = 64_000_000  # bytes of disk that stay free
 
 Produce = Callable[[Any], tuple[Mapping[str, Tensor], Tensor | None]]
@@ -72,7 +73,7 @@ class Wanted:
         new = np.arange(len(items))
         with suppress(CacheError):  # no store yet, or one whose description is rewritten
             new = new[~np.isin(digests[items], FeatureStore(self.spec.folder(root)).digests)]
-        size = max(1, shard_bytes // self.spec.nbytes(1))
+        size = min(max(1, shard_bytes // self.spec.nbytes(1)), _SHARD_ITEMS)
         shards = (new[start : start + size] for start in range(0, len(new), size))
         return {int(shard[0]) // size: items[shard] for shard in shards}
 
@@ -109,10 +110,10 @@ def fill_stores(
         root: the folder of all stores; ranks must see the same one.
         wanted: one entry for each store. The sizes of all are compared with the free disk first.
         batch_size: number of items that are produced at a time.
-        shard_bytes: largest size of a file.
+        shard_bytes: largest size of a file, which has 8,192 items at most.
         share: the shards that this process writes.
         complete: whether ``barrier`` waits for all other shares.
-        progress: print the estimate and a progress bar, in the first share.
+        progress: print the estimate and a progress bar.
         barrier: called by each process before anything is written, and once all stores are
             complete.
 
@@ -120,15 +121,14 @@ def fill_stores(
         CacheError: too little disk is free, a store cannot be written, or a number is not finite
             once stored.
     """
-    show = progress and share.index == 0
     todo = [(want, want.missing(root, shard_bytes)) for want in wanted if not want.open(root)]
-    _require_disk(root, todo, show)
+    _require_disk(root, todo, progress)
     barrier()
     for want, missing in todo:
         folder = want.spec.folder(root)
         own = [missing[number] for number in missing if number % share.count == share.index]
         try:
-            _write(folder, want, own, batch_size, show)
+            _write(folder, want, own, batch_size, progress)
         except OSError as error:
             failed = str(error.filename)
             if str(root) not in failed and failed not in map(str, root.parents):
@@ -139,6 +139,10 @@ def fill_stores(
                 "EPIC_PL_CACHE, then start again: what is written is kept."
             ) from error
     barrier()
+    if progress and not complete:
+        for want in wanted:
+            lacking = sum(map(len, want.missing(root, shard_bytes).values()))
+            print(f"{want.spec.modality} features: {lacking:,} still missing", flush=True)
     stores = [store for want in wanted if (store := want.open(root))]
     if complete and len(stores) < len(wanted):
         raise CacheError(f"The feature stores in {root} were changed while they were filled.")
