@@ -45,7 +45,7 @@ class EncodersConfig:
         image_size: height and width of the images in pixels; None is the encoder's own.
         pretrained: False gives the encoders random weights from a fixed seed.
         precision: "same" as the trainer's, or "bf16" or "fp16" for the frozen layers only; "auto"
-            is bf16 where the weights are float32 and a trial of a second shows that it is faster.
+            is bf16 where the weights are float32 and a short trial shows that it is faster.
         checkpoint_layers: recompute layers in the backward pass to save memory.
     """
 
