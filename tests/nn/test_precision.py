@@ -91,10 +91,10 @@ def test_a_device_that_cannot_is_refused_by_name():
     ("wanted", "dtype", "gain", "chosen"),
     [
         ("auto", torch.float32, 2.2, ("bf16", 2.2)),
-        ("auto", torch.float32, 0.6, ("same", 1)),
-        ("auto", torch.bfloat16, 2.2, ("same", 1)),
-        ("same", torch.float32, 2.2, ("same", 1)),
-        ("fp16", torch.float32, 2.2, ("fp16", 1)),
+        ("auto", torch.float32, 0.6, ("same", 0.6)),
+        ("auto", torch.bfloat16, 2.2, ("same", 0)),
+        ("same", torch.float32, 2.2, ("same", 0)),
+        ("fp16", torch.float32, 2.2, ("fp16", 0)),
     ],
 )
 def test_auto_is_bfloat16_where_it_is_faster_than_float32(wanted, dtype, gain, chosen, monkeypatch):

@@ -127,6 +127,7 @@ class EPICModule(CheckpointedModule):
         self._total_steps: float | None = None
         self._checked: set[str] = set()
         self._warned_of: set[str] = set()
+        self._told_precision = False
         if warm_start is not None:
             self.load_weights(warm_start)
 
@@ -378,10 +379,11 @@ class EPICModule(CheckpointedModule):
         dtype = self.model.image_tower.dtype
         precision, gain = choose_precision(self.encoders.precision, device.type, dtype)
         check_precision(precision, device.type)
-        if gain > 1 and image.precision is None:
+        if gain and not self._told_precision:
+            self._told_precision = True
             rank_zero_info(
-                f"Frozen encoders run in bfloat16, which multiplies {gain:.1f} times as fast as "
-                "float32 here (model.encoders.precision: auto; same keeps float32)"
+                f"Frozen encoders run in {'bfloat16' if gain > 1 else 'float32'} "
+                f"(model.encoders.precision: auto; bfloat16 is {gain:.1f} times as fast here)"
             )
         image.precision = text.precision = DTYPES[precision]
 

@@ -22,17 +22,17 @@ DTYPES: dict[EncoderPrecision, torch.dtype | None] = {
 def choose_precision(
     precision: EncoderPrecision, device: str, dtype: torch.dtype
 ) -> tuple[EncoderPrecision, float]:
-    """What "auto" is on a device type, and how many times as fast that is as float32.
+    """What "auto" is on a device type, and how many times as fast bfloat16 is as float32 there.
 
     Args:
-        precision: is returned, with a factor of 1, unless it is "auto".
+        precision: is returned, with a factor of 0, unless it is "auto".
         device: for example "cpu".
         dtype: of the encoders' weights; "auto" leaves all but float32 as they are.
     """
     if precision != "auto":
-        return precision, 1.0
+        return precision, 0.0
     gain = bfloat16_gain(device) if dtype == torch.float32 else 0.0
-    return ("bf16", gain) if gain > 1 else ("same", 1.0)
+    return ("bf16" if gain > 1 else "same"), gain
 
 
 @cache
