@@ -31,7 +31,8 @@ class FeatureCache(Callback):
             "layers": keys and values of every interaction layer, for read-only prompts.
         dtype: of the stored numbers: float32, bfloat16, float16 or int8.
         folder: of the stores; None is ``features`` in the cache folder.
-        batch_size: number of images or texts that are encoded at a time.
+        batch_size: number of images or texts that are encoded at a time; None is 16 on a CPU, where
+            larger tensors take longer, else 64.
         threads: that decode images while the stores are filled.
 
     Raises:
@@ -43,7 +44,7 @@ class FeatureCache(Callback):
         level: Literal["off", "boundary", "layers"] = "off",
         dtype: StoredDtype = "float16",
         folder: str | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         threads: int = 2,
     ) -> None:
         self.level = level
@@ -121,7 +122,7 @@ class FeatureCache(Callback):
         stores = fill_stores(
             self.root,
             wanted,
-            batch_size=self.batch_size,
+            batch_size=self.batch_size or (16 if module.device.type == "cpu" else 64),
             shard_bytes=SHARD_BYTES,
             share=share,
             complete=complete,
