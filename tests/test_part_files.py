@@ -33,7 +33,7 @@ def test_a_writer_that_was_killed_continues_and_others_are_refused(tmp_path, mon
 
     rows, said = write(Share(1, 2), batches=3)  # killed in the middle of its second part
     assert rows == [*range(6, 12), *range(18, 24)]
-    assert said == f"1 of 5 files are in {tmp_path / 'out'}"
+    assert said == f"1 of 5 files are in {tmp_path / 'out'}, others are still to be written"
     damaged = tmp_path / "out" / "part-000001.parquet"
     damaged.write_bytes(damaged.read_bytes()[:40])
     assert write(Share(1, 2))[0] == rows
