@@ -19,7 +19,7 @@ from epic_pl.data.images import BadSamplePolicy
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.validate import check_word
 
-_LEAST_CPUS = 3  # an actor, and what reads rows and the checkpoint beside it; with fewer, Ray waits
+_LEAST_CPUS = 3  # for an actor, the rows and the checkpoint; with fewer, Ray waits for ever
 _log = logging.getLogger(__name__)
 
 
@@ -136,8 +136,8 @@ def predict_parquet(
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's
     if 0 < (cpus := int(resources.get("CPU", 0))) < _LEAST_CPUS:
         raise ConfigError(
-            f"Ray has {cpus} CPUs, but an actor and what reads beside it need {_LEAST_CPUS}: add a "
-            f"node, or on one machine call ray.init(num_cpus={_LEAST_CPUS}) before."
+            f"Ray has {cpus} CPUs, but an actor, the rows and the checkpoint need {_LEAST_CPUS}: "
+            f"add a node, or on one machine call ray.init(num_cpus={_LEAST_CPUS}) before."
         )
     rows = ray.data.read_parquet(source, columns=columns)
     rows.context.checkpoint_config = CheckpointConfig(id, done, delete_checkpoint_on_success=False)

@@ -40,7 +40,7 @@ def bfloat16_gain(device: str) -> float:
     """How many times as fast a device multiplies in bfloat16 as in float32; 0 if it cannot.
 
     The product of a transformer layer, in the fastest of several turns each. With hardware for
-    bfloat16 it is above 2, without below 0.6, so that a busy machine does not change the choice.
+    bfloat16 it is about 2, without below 0.6, so that a busy machine does not change the choice.
     """
     try:
         check_precision("bf16", device)
