@@ -36,8 +36,8 @@ class Cells(Parts):
     def extract(self, batch: Batch, present: Presence) -> Pair[Any]:
         """That of Parts, of the cells."""
         image, text = super().extract(batch, present)
-        prefix, patches = image.entered.tensor_split([self.image_encoder.num_prefix_tokens], dim=1)
-        cells = segment_means(patches, _CELLS)
+        cells = segment_means(self.image_tower.content(image.entered), _CELLS)
+        prefix = cells[:, :1].expand(-1, self.image_encoder.num_prefix_tokens, -1)  # is not read
         return Pair(image._replace(entered=torch.cat([prefix, cells], dim=1)), text)
 
 

@@ -369,12 +369,13 @@ def test_what_cannot_be_stored_is_refused(workshop):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """Tiny memories stay in place too; gives the types that the model is handed."""
+    """Tiny items stay in place too; gives the types of memories and of an image's tokens."""
     monkeypatch.setattr("epic_pl.features.store.reader._LARGE", 0)
     types, restore = set(), ReadOnlyTower.restore
 
     def spy(tower, features, *rest):
-        types.add(type(features.get("memory")))
+        names = ("memory", "tokens") if tower.encoder.num_prefix_tokens else ("memory",)
+        types.update(type(features.get(name)) for name in names)
         return restore(tower, features, *rest)
 
     monkeypatch.setattr(ReadOnlyTower, "restore", spy)
@@ -385,7 +386,8 @@ def test_a_fit_in_place_learns_what_one_from_gathered_tensors_does(workshop, see
     blank_cells(workshop.root, {1: "image", 2: "text"})
     runs = []
     for name in ("in_place", "gathered"):
-        runs.append(fit(workshop, "read_only", workshop.cache(dtype="float16")))
+        cache = workshop.cache(dtype="float16")
+        runs.append(fit(workshop, "read_only", cache, modality_dropout=0.5))
         assert seen == ({list} if name == "in_place" else {torch.Tensor})
         seen.clear()
         monkeypatch.setattr(EPICModule, "reads_in_place", False)

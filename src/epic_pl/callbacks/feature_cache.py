@@ -133,8 +133,9 @@ class FeatureCache(Callback):
             return
         image_store, text_store = stores
         in_place = ("memory",) if module.reads_in_place else ()
+        tokens = ("tokens",) if module.reads_in_place else ()  # images have equally many
         both = (
-            StoredItems(image_store, images.keys, wanted[0].hashes, in_place),
+            StoredItems(image_store, images.keys, wanted[0].hashes, in_place + tokens),
             StoredItems(text_store, texts.keys, wanted[1].hashes, in_place),
         )
         data.use_features(lambda dataset, collator: CachedDataset(dataset, *both, collator))

@@ -46,7 +46,7 @@ class EncodersConfig:
         pretrained: False gives the encoders random weights from a fixed seed.
         precision: "same" as the trainer's, or "bf16" or "fp16" for the frozen layers only; "auto"
             is bf16 where the weights are float32 and a short trial shows that it is faster.
-        checkpoint_layers: recompute layers in the backward pass to save memory.
+        checkpoint_layers: recompute layers and exchanges in the backward pass to save memory.
     """
 
     image: EncoderConfig

@@ -16,6 +16,7 @@ Shape legend: B batch, d_v and d_t widths, n prompts, K steps, C classes.
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from epic_pl.errors import ConfigError
@@ -38,6 +39,8 @@ from epic_pl.types import Batch
 from epic_pl.validate import check_choices, check_positive, check_probabilities
 
 PromptAttention = Literal["joint", "read_only"]
+
+_ROWS = 4  # of a first exchange with activation checkpointing
 
 
 @dataclass(frozen=True)
@@ -208,13 +211,38 @@ class EPIC(DualEncoder):
         """
         if not self.from_tokens:
             return self.prompts.first(len(text.mask)), None
-        patches = image.entered[:, self.image_encoder.num_prefix_tokens :]
-        parts, learned = self.prompts.parts(text.entered, text.mask), self.prompts.first_image
+        learned = self.prompts.first_image
         if not self.hubs:
+            patches, parts = self._patches_and_parts(image, text, slice(None))
             return Pair(segment_means(patches, len(learned)) + learned, parts), None
-        exchange: Exchange = self.hubs[0](Pair(patches, parts), present, gather=True)
+        exchange = self._first_exchange(image, text, present)
         matched, parts = exchange.prompts
         return Pair(matched + learned, parts), exchange
+
+    def _patches_and_parts(self, image: Any, text: Any, rows: slice) -> Pair[Tensor]:
+        patches = self.image_tower.content(image.entered[rows])
+        words, mask = self.text_tower.content(text.entered[rows]), text.mask[rows]
+        return Pair(patches, self.prompts.parts(words, mask))
+
+    def _first_exchange(self, image: Any, text: Any, present: Presence) -> Exchange:
+        """The exchange of patches and parts; with activation checkpointing, of few rows at a time.
+
+        Its intermediate results have the size of the patches.
+        """
+
+        def exchange(rows: slice) -> Exchange:
+            there = Pair(*(None if side is None else side[rows] for side in present))
+            prompts = self._patches_and_parts(image, text, rows)
+            result: Exchange = self.hubs[0](prompts, there, gather=True)
+            return result
+
+        if not self.image_encoder.checkpoints:
+            return exchange(slice(None))
+        starts = range(0, len(text.mask), _ROWS)
+        runs = [self.image_encoder.run(exchange, slice(i, i + _ROWS)) for i in starts]
+        prompts, scores, compared = zip(*runs, strict=True)
+        joined = [Pair(*map(torch.cat, zip(*pairs, strict=True))) for pairs in (prompts, compared)]
+        return Exchange(joined[0], torch.cat(scores), joined[1])
 
     def next_prompts(
         self, step: int, acquired: Pair[Tensor], present: Presence
@@ -223,7 +251,7 @@ class EPIC(DualEncoder):
         if not self.hubs:
             return self.prompts.activate(step, acquired), None
         hub = self.hubs[(step - 1 + self.from_tokens) % len(self.hubs)]
-        exchange: Exchange = hub(acquired, present)
+        exchange: Exchange = self.image_encoder.run(hub, acquired, present)
         return self.prompts.activate(step, exchange.prompts), exchange
 
     @property

@@ -98,6 +98,13 @@ class Tower(nn.Module, ABC, Generic[State]):
         """Tokens ``(B, N, d)`` for the state, zero where the modality is missing, or None."""
         return where_present(tokens, present) if self.keeps_tokens else None
 
+    def content(self, entered: Tensor | list[Tensor]) -> Tensor:
+        """A state's kept words or patches ``(B, N, d)``, in the precision of the weights."""
+        first = self.encoder.num_prefix_tokens
+        if isinstance(entered, list):
+            return torch.stack([tokens[first:] for tokens in entered]).to(self.dtype)
+        return entered[:, first:].to(self.dtype)
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Context in which frozen layers run in the encoder's precision."""
         if self.encoder.precision is None:
@@ -182,13 +189,13 @@ class JointTower(Tower[JointState]):
 class FrozenState(NamedTuple):
     """Pooled features, and the parts of the frozen stream that the method reads.
 
-    ``entered (B, N, d)`` are the tokens that enter the first layer. ``memories`` are keys and
-    values of the K layers, whose visible tokens ``mask (B, N)`` marks.
+    ``entered (B, N, d)``, or a list of B mapped tensors, are the tokens that enter the first layer.
+    ``memories`` are keys and values of the K layers, whose visible tokens ``mask (B, N)`` marks.
     """
 
     pooled: Pooled
     mask: Tensor | None
-    entered: Tensor | None
+    entered: Tensor | list[Tensor] | None
     memories: list[Memory]
 
 
@@ -242,9 +249,9 @@ class FrozenTower(Tower[FrozenState]):
         if "output" not in features:
             return super().restore(features, mask, present)
         pooled = Pooled(*(features[name].to(self.dtype) for name in Pooled._fields))
-        entered, memories = None, []
-        if self.keeps_tokens:
-            entered = self.kept(features["tokens"].to(self.dtype), present)
+        entered, memories = features["tokens"] if self.keeps_tokens else None, []
+        if isinstance(entered, Tensor):  # stored lists are finite
+            entered = self.kept(entered, present)
         if self.reads:
             memories = [_layer(features["memory"], k) for k in range(len(self.layers))]
             mask = visible(mask, present, memories[0].length())
@@ -266,7 +273,8 @@ class ReadOnlyTower(FrozenTower):
     def acquire(self, step: int, state: FrozenState, prompts: Tensor) -> tuple[FrozenState, Tensor]:
         """Run the prompts ``P (B, n, d)`` through the step's layer."""
         layer = self.layers[step]
-        return state, self.encoder.read_layer(layer, prompts, state.memories[step], state.mask)
+        arguments = layer, prompts, state.memories[step], state.mask
+        return state, self.encoder.run(self.encoder.read_layer, *arguments)
 
     def memory(self, step: int, state: FrozenState) -> tuple[Memory, Tensor | None]:
         """Keys and values of the tokens in the step's layer, and their mask ``(B, N)``."""
@@ -343,7 +351,7 @@ def _fields(state: FrozenState) -> dict[str, Tensor]:
         parts = torch.stack([part for layer in state.memories for part in cast(Any, layer)])
         layers = parts.view(-1, 2, *parts.shape[1:])  # (K, 2, B, h, N, d / h)
         fields["memory"] = layers.movedim(2, 0)
-    if state.entered is not None:
+    if isinstance(state.entered, Tensor):
         fields["tokens"] = state.entered
     return fields | state.pooled._asdict()
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from epic_pl.nn.encoders.reading import Memory
 
+T = TypeVar("T")
 Pooling = Literal["auto", "cls", "mean"]
 
 
@@ -122,17 +123,23 @@ class Encoder(nn.Module, ABC):
         if extra is None:
             # a sample without visible tokens attends to all of them
             mask = None if mask is None else mask | ~mask.any(dim=1, keepdim=True)
-            return self._run(self._layer, index, tokens, self._attention_mask(mask, tokens, 0))
+            return self.run(self._layer, index, tokens, self._attention_mask(mask, tokens, 0))
         joint = torch.cat([tokens, extra], dim=1)  # (B, N + n, d)
         seen = self._attention_mask(mask, tokens, extra.shape[1])
-        outputs = self._run(self._layer, index, joint, seen)
+        outputs = self.run(self._layer, index, joint, seen)
         return outputs[:, : tokens.shape[1]], outputs[:, tokens.shape[1] :]
 
-    def _run(self, layer: Callable[..., Tensor], *arguments: Any) -> Tensor:
-        if not (self.checkpoint_layers and torch.is_grad_enabled()):
+    @property
+    def checkpoints(self) -> bool:
+        """Whether :meth:`run` uses activation checkpointing now."""
+        return self.checkpoint_layers and torch.is_grad_enabled()
+
+    def run(self, layer: Callable[..., T], *arguments: Any) -> T:
+        """The layer's output; with ``checkpoint_layers`` it runs again in the backward pass."""
+        if not self.checkpoints:
             return layer(*arguments)
-        outputs: Tensor = checkpoint(layer, *arguments, use_reentrant=False)
-        return outputs
+        output: T = checkpoint(layer, *arguments, use_reentrant=False)
+        return output
 
     def ends_in_first(self, index: int) -> bool:
         """Whether layer ``index``, if it is the last, can be run for the first token alone."""
@@ -144,7 +151,7 @@ class Encoder(nn.Module, ABC):
         They equal those of :meth:`run_layer`; the outputs of the other tokens, which no pooling
         uses, are not computed. Requires :meth:`ends_in_first`.
         """
-        return self._run(self._last_layer, tokens, mask, extra)
+        return self.run(self._last_layer, tokens, mask, extra)
 
     def _last_layer(self, tokens: Tensor, mask: Tensor | None, extra: Tensor) -> Tensor:
         first, others = tokens[:, :1], tokens[:, 1:]
