@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo compare evidence bench soak fuzz test lint format docs release-check clean
+.PHONY: help install dev demo compare evidence bench soak fuzz test test-slow lint format docs release-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,8 +52,11 @@ soak: $(INSTALLED)demo ## kill runs at random for 30 minutes, resume them, and c
 fuzz: $(INSTALLED)test ## feed damaged files to every reader for 30 minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py $(ARGS)
 
-test: $(INSTALLED)test ## run the tests, a worker for each core
-	@$(BIN)/pytest --numprocesses auto --dist loadfile $(ARGS)
+test: $(INSTALLED)test ## run the tests but for the slow ones, a worker for each core
+	@$(BIN)/pytest --numprocesses auto --dist loadfile -m "not slow" $(ARGS)
+
+test-slow: $(INSTALLED)test ## run the slow tests
+	@$(BIN)/pytest --numprocesses auto --dist loadfile -m slow $(ARGS)
 
 lint: $(INSTALLED)lint ## check style, formatting, types and import rules
 	$(BIN)/ruff check --quiet

@@ -100,6 +100,7 @@ def test_variants_are_planned_beside_the_methods(name, tmp_path):
     assert len(set(keys)) == len(runs)
 
 
+@pytest.mark.slow
 def test_every_ablation_gives_logits(deep_table):
     for variant in read_variants(find_packaged("variants", "ablations.yaml")):
         cli = run(["fit", *deep_table, *variant.options], "build")

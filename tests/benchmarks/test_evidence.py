@@ -27,6 +27,7 @@ def options(on_named, monkeypatch):
     return [*on_named, "--data.rows=48"]
 
 
+@pytest.mark.slow
 def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkeypatch):
     (tmp_path / "ledger.md").write_text("# Ledger\n")
     monkeypatch.setattr(evidence, "clean_commit", lambda: ("abc", "sources"))

@@ -76,6 +76,7 @@ def test_locked_rows_are_in_no_fold(tmp_path):
         assert sorted(row[f"fold{fold}"] for fold in range(3)) == ["test", "train", "train"]
 
 
+@pytest.mark.slow
 def test_each_fold_and_method_is_judged(on_openmoji, monkeypatch, tmp_path, capfd):
     arguments = ["--tasks", "openmoji_entailment,one_word", "--folds", "0,1", "--jobs", "2"]
     arguments += ["--methods", "linear_probe", "--json", *on_openmoji]

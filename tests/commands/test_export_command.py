@@ -135,6 +135,7 @@ def test_a_multilabel_model_of_other_data_brings_its_thresholds_and_needs_no_tok
     torch.testing.assert_close(_program(folder)(*inputs), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_folder_with_files_is_replaced_with_overwrite_only(
     export, exported, tmp_path, tiny_vit_dir
 ):
@@ -158,6 +159,7 @@ def test_a_folder_with_files_is_replaced_with_overwrite_only(
     assert about["image_encoder"]["name"] == str(tmp_path / "vit")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("difference", "shown"), [(float("nan"), "nan"), (2e-4, "2.0e-04")])
 def test_nothing_is_written_if_probabilities_differ_from_the_checkpoint(
     export, tmp_path, monkeypatch, difference, shown

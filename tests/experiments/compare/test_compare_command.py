@@ -29,6 +29,7 @@ def compare(config, monkeypatch):
     return lambda *options: call("compare", ["--config", config, *options])
 
 
+@pytest.mark.slow
 def test_methods_are_tuned_trained_and_compared_and_nothing_is_done_twice(
     compare, tmp_path, monkeypatch, capfd
 ):
