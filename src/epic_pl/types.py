@@ -12,7 +12,8 @@ Task = Literal["multiclass", "multilabel"]
 
 Features = dict[str, Any]
 """What a feature cache stored of a modality: a tensor for each field, batch first. On the CPU a
-large ``memory`` may be a list of B tensors, each mapped from the disk and as long as its sample."""
+large ``memory``, and large ``tokens`` of images, may be lists of B tensors, each mapped from the
+disk and as long as its sample."""
 
 
 class Sample(TypedDict):
