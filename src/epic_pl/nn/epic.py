@@ -236,7 +236,7 @@ class EPIC(DualEncoder):
             result: Exchange = self.hubs[0](prompts, there, gather=True)
             return result
 
-        if not self.image_encoder.checkpoints:
+        if not self.image_encoder.recomputes:
             return exchange(slice(None))
         starts = range(0, len(text.mask), _ROWS)
         runs = [self.image_encoder.run(exchange, slice(i, i + _ROWS)) for i in starts]

@@ -32,8 +32,8 @@ class Encoder(nn.Module, ABC):
         num_layers: number of transformer layers.
         pooling: what :meth:`pool` returns; "auto" is the architecture's own pooling.
         precision: autocast data type of the frozen layers; None for no autocast.
-        checkpoint_layers: whether to use activation checkpointing: each layer keeps only its input
-            and runs again in the backward pass.
+        checkpoint_layers: whether to use activation checkpointing: what :meth:`run` runs keeps only
+            its inputs, and runs again in the backward pass.
     """
 
     num_prefix_tokens = 0
@@ -130,13 +130,13 @@ class Encoder(nn.Module, ABC):
         return outputs[:, : tokens.shape[1]], outputs[:, tokens.shape[1] :]
 
     @property
-    def checkpoints(self) -> bool:
-        """Whether :meth:`run` uses activation checkpointing now."""
+    def recomputes(self) -> bool:
+        """Whether what :meth:`run` runs is recomputed in the backward pass."""
         return self.checkpoint_layers and torch.is_grad_enabled()
 
     def run(self, layer: Callable[..., T], *arguments: Any) -> T:
-        """The layer's output; with ``checkpoint_layers`` it runs again in the backward pass."""
-        if not self.checkpoints:
+        """The output of a layer, or of a module between layers; see ``checkpoint_layers``."""
+        if not self.recomputes:
             return layer(*arguments)
         output: T = checkpoint(layer, *arguments, use_reentrant=False)
         return output
