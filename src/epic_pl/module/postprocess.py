@@ -83,7 +83,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, task: Task) -> float:
 
     Without errors on validation the maximum likelihood is at T = 0. So targets are smoothed as in
     Platt's scaling (*Probabilistic Outputs for Support Vector Machines*, 1999), as if there were
-    two more samples, one of them wrong.
+    two more samples (multilabel: pairs of sample and label), one of them wrong.
 
     Args:
         logits: ``(N, C)``.
@@ -112,7 +112,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, task: Task) -> float:
 
 def _targets(labels: Tensor, logits: Tensor, task: Task) -> Tensor:
     """Smoothed targets ``(N, C)``."""
-    wrong = 1 / (len(logits) + 2)
+    wrong = 1 / ((logits.numel() if task == "multilabel" else len(logits)) + 2)
     if task == "multilabel":
         return labels.double() * (1 - 2 * wrong) + wrong
     others = torch.full_like(logits, wrong / (logits.shape[1] - 1))
