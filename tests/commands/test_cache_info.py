@@ -12,9 +12,10 @@ def test_each_store_of_the_default_folder_is_shown_and_names_as_they_are(
 ):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path))
+    fields = (Field("a", (1,)),)
     wanted = [
         Wanted(
-            StoreSpec("text", {"level": level}, (Field("a", (1,)),), encoder="[b]tiny"),
+            StoreSpec("text", {"level": level, "precision": "bfloat16"}, fields, encoder="[b]tiny"),
             ["x", "y"],
             lambda at: ({"a": torch.ones(len(at), 1)}, None),
         )
@@ -25,8 +26,8 @@ def test_each_store_of_the_default_folder_is_shown_and_names_as_they_are(
     for place in (None, sound):
         capsys.readouterr()
         info(place)
-        printed = capsys.readouterr().out
-        for word in (sound.name, "[b]tiny", "[/red]", "float16", "2"):
+        printed = " ".join(capsys.readouterr().out.split())
+        for word in (sound.name, "[b]tiny", "[/red]", "bfloat16", "2"):
             assert word in printed
         assert ("does not describe" in printed) == (damaged.name in printed) == (place is None)
 

@@ -33,7 +33,7 @@ def info(folder: Path | None = None) -> None:
     from rich.console import Console
     from rich.filesize import decimal
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from epic_pl.errors import CacheError
     from epic_pl.features.store.fill import default_root
@@ -47,14 +47,18 @@ def info(folder: Path | None = None) -> None:
             f"There is no feature store in {folder}. `epic-pl cache build` writes one; the folder "
             "is an option of the cache, and EPIC_PL_CACHE moves its default."
         )
-    table = Table("store", "encoder", "level", "dtype", "items", "size")
+    names = ("precision", "level", "dtype", "items", "size")
+    columns = (Column(name, no_wrap=True) for name in ("store", *names))
+    table = Table(*columns, Column("encoder", overflow="fold"), box=None)
     for path in stores:
         size = decimal(sum(file.stat().st_size for file in path.glob("*") if file.is_file()))
         try:
             store = FeatureStore(path)
         except CacheError as error:
-            table.add_row(path.name, f"[red]{escape(str(error))}[/]", "", "", "", size)
+            table.add_row(path.name, "", "", "", "", size, f"[red]{escape(str(error))}[/]")
             continue
-        spec, level = store.spec, escape(str(store.spec.identity.get("level", "-")))
-        table.add_row(path.name, escape(spec.encoder), level, spec.dtype, f"{len(store):,}", size)
+        spec = store.spec
+        made = (escape(str(spec.identity.get(name, "-"))) for name in names[:2])
+        row = (path.name, *made, spec.dtype, f"{len(store):,}", size, escape(spec.encoder))
+        table.add_row(*row)
     Console().print(table)
