@@ -89,6 +89,13 @@ def test_split_without_any_label_of_a_multilabel_table_is_for_predict_alone(fold
     assert cut.count([]) == 1
 
 
+def test_a_separator_that_no_cell_contains_is_told(folder):
+    rows = _rows(label=lambda i: ("x|y", "x")[i % 2])
+    for _ in range(2):  # then from the cache
+        with pytest.warns(UserWarning, match="several labels: is label_separator ',' right"):
+            _make(folder, rows, label_separator=",")
+
+
 @pytest.mark.parametrize("separator", [None, "|"])
 def test_a_predict_table_with_known_classes_needs_no_other(folder, separator):
     options = {"predict_table": _new(folder), "label_separator": separator}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from lightning.pytorch.utilities import rank_zero_warn
 
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.row_cache import cached_rows
@@ -98,6 +99,12 @@ class TableDataModule(ImageTextDataModule):
             split_seed=split_seed,
         )
         self._rows = self._all_rows()
+        most = pc.max(pc.list_value_length(self._rows.table["label"])) if label_separator else None
+        if most is not None and most.as_py() == 1:
+            rank_zero_warn(
+                f"No row of {table} has several labels: is label_separator {label_separator!r} "
+                "right?"
+            )
         labelled_predict = pc.any(pc.equal(self._rows.table["split"], "predict")).as_py()
         if predict_table is not None or labelled_predict:
             self.predict_split = "predict"
