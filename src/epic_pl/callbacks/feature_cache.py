@@ -132,11 +132,11 @@ class FeatureCache(Callback):
         if not complete:
             return
         image_store, text_store = stores
-        in_place = ("memory",) if module.reads_in_place else ()
-        tokens = ("tokens",) if module.reads_in_place else ()  # images have equally many
+        in_place = ("memory", "tokens") if module.reads_in_place else ()
         both = (
-            StoredItems(image_store, images.keys, wanted[0].hashes, in_place + tokens),
-            StoredItems(text_store, texts.keys, wanted[1].hashes, in_place),
+            StoredItems(image_store, images.keys, wanted[0].hashes, in_place),
+            # texts have different numbers of tokens, which the model reads as one tensor
+            StoredItems(text_store, texts.keys, wanted[1].hashes, in_place[:1]),
         )
         data.use_features(lambda dataset, collator: CachedDataset(dataset, *both, collator))
 

@@ -99,8 +99,8 @@ class TableDataModule(ImageTextDataModule):
             split_seed=split_seed,
         )
         self._rows = self._all_rows()
-        most = pc.max(pc.list_value_length(self._rows.table["label"])) if label_separator else None
-        if most is not None and most.as_py() == 1:
+        labels = self._rows.table["label"]
+        if label_separator and pc.max(pc.list_value_length(labels)).as_py() == 1:
             rank_zero_warn(
                 f"No row of {table} has several labels: is label_separator {label_separator!r} "
                 "right?"
