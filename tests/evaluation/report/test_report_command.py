@@ -15,7 +15,6 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_
 import tiny_runs
 from epic_pl.cli import run
 from epic_pl.errors import ConfigError
-from epic_pl.evaluation.report.corruption import CORRUPTIONS, IMAGES, TEXTS, Corrupted
 from epic_pl.evaluation.report.scores import label
 from epic_pl.evaluation.report.tables import DRAWS, draw_missing
 from epic_pl.evaluation.report.writer import ReportWriter
@@ -64,7 +63,7 @@ def reported(request, tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
         patch.setattr("sys.argv", ["epic-pl"])
         run(["fit", *options, *monitor, "--model.optim.lr", "3e-3"])
         options += ["--ckpt_path", checkpoint]
-        asked = ["--report", "report", "--report.mistakes", "4", "--report.robustness", "true"]
+        asked = ["--report", "report", "--report.mistakes", "4"]
         tested = run(["test", *options, *asked])
         run(["predict", *options])
     model = EPICModule.load_from_checkpoint(checkpoint).eval()
@@ -201,19 +200,6 @@ def test_absence_scores_are_those_of_masked_batches(reported):
     assert len({row["loss"] for row in table.values()}) == len(table) == 6
 
 
-def test_robustness_scores_are_those_of_corrupted_samples(reported):
-    truth, data = reported.truth, reported.data
-    table = {row["condition"]: row for row in reported.content["robustness"]}
-    assert list(table) == ["unchanged", *CORRUPTIONS]
-    for corruption in (list(TEXTS)[1], list(IMAGES)[1]):
-        rows = Corrupted(data.dataset("test"), TEST_ROWS, corruption, data.image_preprocessing)
-        with torch.no_grad():
-            output = reported.model(data.collator([rows[index] for index in range(TEST_ROWS)]))
-        _agrees(table[corruption], _scores(reported, output.logits, truth))
-        assert table[corruption]["loss"] != table["unchanged"]["loss"]
-        assert table[corruption]["samples"] == TEST_ROWS
-
-
 def test_mistakes_are_the_most_confident_wrong_answers(reported):
     truth, given, probabilities = reported.truth, reported.given, reported.probabilities
     wrong = (truth != given).any(axis=1)
@@ -253,7 +239,7 @@ def test_the_page_holds_its_images_and_needs_no_other_file(reported):
     assert page.count("data:image/jpeg;base64,") == len(shown)
     assert "http" not in page
     assert "<script" not in page
-    parts = ("Test report: data/table.csv", "17 samples", "Missing modalities", "Robustness")
+    parts = ("Test report: data/table.csv", "17 samples", "Missing modalities")
     parts += ("95% interval", "macro mean", "Answer the surest 80%", "unchanged")
     assert all(part in page for part in parts)
     assert "test/" not in page.replace("test/version", "")
@@ -285,7 +271,6 @@ def test_stored_features_give_the_same_report_and_switches_leave_parts_out(
 ):
     cached = ["--cache.level", "boundary", "--cache.dtype", "float32"]
     cached += ["--cache.folder", str(tmp_path / "features"), "--report.mistakes", "4"]
-    cached += ["--report.robustness", "true"]
     run(["test", *reported.options, *cached, f"--report={tmp_path / 'cached'}"])
     content = _content(tmp_path / "cached")
 
@@ -304,19 +289,18 @@ def test_stored_features_give_the_same_report_and_switches_leave_parts_out(
     assert predictions["image_path"].null_count == 1
     off = ["--report.absence", "false", "--report.mistakes", "0"]
     limited = ["--trainer.limit_test_batches", "2", "--report", str(tmp_path / "short")]
-    run(["test", *reported.options, *limited, "--report.robustness", "true"])
+    run(["test", *reported.options, *limited])
     short = _content(tmp_path / "short")
-    assert {row["samples"] for row in short["robustness"]} == {8}
     assert short["absence"][0]["samples"] == 8
     for room in ("writer", "figures"):
         monkeypatch.setattr(f"epic_pl.evaluation.report.{room}.MAX_CLASSES", 2)
     run(["test", *reported.options, *off, *limited])
     short = _content(tmp_path / "short")
     assert (short["samples"], short["mistakes"]) == (8, [])
-    assert set(reported.content) - set(short) == {"absence", "robustness"}
+    assert set(reported.content) - set(short) == {"absence"}
     page = (tmp_path / "short" / "report.html").read_text()
     assert "Most confused pairs" in page
-    assert not any(part in page for part in ("Robustness", "Worst mistakes", "Confusion matrix"))
+    assert not any(part in page for part in ("Worst mistakes", "Confusion matrix"))
 
 
 @pytest.mark.usefixtures("reported")

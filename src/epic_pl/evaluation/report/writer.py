@@ -1,13 +1,12 @@
-"""The callback that follows a test with a report, and the additional passes that it takes.
+"""The callback that follows a test with a report.
 
 Shape legend: B batch, N samples, C classes.
 """
 
 import json
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -16,10 +15,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from epic_pl.callbacks.plots import MAX_CLASSES, confusion_counts
-from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.evaluator import Evaluator, finite, require_data
-from epic_pl.evaluation.report.corruption import CORRUPTIONS, Corrupted
 from epic_pl.evaluation.report.figures import draw_figures
 from epic_pl.evaluation.report.scores import coverage_table, headline, label
 from epic_pl.evaluation.report.tables import (
@@ -34,7 +31,8 @@ from epic_pl.files import write_bytes, write_text
 from epic_pl.inspection.html_page import jpeg, png, render, svg
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import weights_digest
-from epic_pl.module.outputs import SplitOutputs, presence_masks
+from epic_pl.module.outputs import presence_masks
+from epic_pl.nn.base import Output
 from epic_pl.types import Batch
 from epic_pl.validate import check_writable
 
@@ -49,8 +47,6 @@ class ReportWriter(Callback):
     Args:
         folder: to write to; None writes nothing. ``epic-pl test --report DIR`` sets it.
         absence: test with one modality absent, too: two more passes over the split.
-        robustness: test with corrupted texts and images, too: ten more passes, always through the
-            encoders.
         mistakes: number of mistakes to show.
 
     Raises:
@@ -61,14 +57,12 @@ class ReportWriter(Callback):
         self,
         folder: str | None = None,
         absence: bool = True,
-        robustness: bool = False,
         mistakes: int = 12,
     ) -> None:
         if mistakes < 0:
             raise ConfigError(f"report.mistakes is {mistakes}, but must be at least 0.")
         self.folder = None if folder is None else Path(folder)
         self.absence = absence
-        self.robustness = robustness
         self.mistakes = mistakes
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -113,17 +107,9 @@ class ReportWriter(Callback):
             "calibration": calibration_table(evaluator, outputs),
             "mistakes": mistakes,
         }
-        passes = AdditionalPasses(trainer, pl_module, data, outputs)
         if self.absence:
-            alone = passes.single_modality()
+            alone = _single_modality(trainer, pl_module)
             content["absence"] = absence_table(evaluator, outputs, *alone)
-        if self.robustness:
-            passed = {name: passes.corrupted(name) for name in CORRUPTIONS}
-            content["robustness"] = [
-                {"condition": name, "samples": len(logits)}
-                | evaluator.scores(logits, outputs.labels)
-                for name, logits in {"unchanged": outputs.logits, **passed}.items()
-            ]
         if evaluator.task == "multiclass":
             if len(evaluator.class_names) <= _MAX_COUNTED:
                 content["confusion"] = confusion_counts(outputs).tolist()
@@ -146,55 +132,26 @@ class ReportWriter(Callback):
         rank_zero_info(f"Report written to {self.folder / 'report.html'}")
 
 
-@dataclass(frozen=True)
-class AdditionalPasses:
-    """Passes with the device, precision and number of batches of a trainer's finished test."""
+@torch.inference_mode()
+def _single_modality(trainer: L.Trainer, module: EPICModule) -> tuple[Tensor, Tensor]:
+    """Logits ``(N, C)`` of images alone and of texts alone; each batch is read once.
 
-    trainer: L.Trainer
-    module: EPICModule
-    data: ImageTextDataModule
-    outputs: SplitOutputs
+    A sample with one modality keeps it in both. Device, precision and number of batches are those
+    of the finished test, and stored features are read where it did.
+    """
+    plugin, loader = trainer.precision_plugin, cast(Any, trainer.test_dataloaders)
 
-    def single_modality(self) -> tuple[Tensor, Tensor]:
-        """Logits ``(N, C)`` of images alone and of texts alone; each batch is read once.
-
-        A sample with one modality keeps it in both. Stored features are read where the test did.
-        """
-        loader: Any = self.trainer.test_dataloaders
-        rank_zero_info("Report: each modality alone")
-        image_only, text_only = [], []
-        for batch in islice(loader, int(self.trainer.num_test_batches[0])):
-            image, text = presence_masks(batch)
-            image_only.append(self._logits(batch, image, text & ~image))
-            text_only.append(self._logits(batch, image & ~text, text))
-        return torch.cat(image_only), torch.cat(text_only)
-
-    def corrupted(self, corruption: str) -> Tensor:
-        """Logits ``(N, C)`` of corrupted samples, which pass through the encoders.
-
-        Raises:
-            ConfigError: if the test read its split in another order.
-        """
-        data, rows = self.data, len(self.outputs.sample_id)
-        changed = Corrupted(data.dataset("test"), rows, corruption, data.image_preprocessing)
-        rank_zero_info(f"Report: {corruption}")
-        ids, logits = [], []
-        for batch in data.loader(changed, collate_fn=data.collator):
-            ids += batch["sample_id"]
-            logits.append(self._logits(batch, *presence_masks(batch)))
-        if ids != self.outputs.sample_id:
-            raise ConfigError(
-                "The test loader gives other rows than the test split, or in another order: set "
-                "report.robustness to false."
-            )
-        return torch.cat(logits)
-
-    @torch.inference_mode()
-    def _logits(self, batch: Batch, image_present: Tensor, text_present: Tensor) -> Tensor:
-        given = batch.copy()
-        given["image_present"], given["text_present"] = image_present, text_present
-        plugin = self.trainer.precision_plugin
-        given = self.trainer.strategy.batch_to_device(plugin.convert_input(given))
+    def logits(batch: Batch, image_present: Tensor, text_present: Tensor) -> Tensor:
+        masks = {"image_present": image_present, "text_present": text_present}
+        given = trainer.strategy.batch_to_device(plugin.convert_input({**batch, **masks}))
         with plugin.forward_context():
-            logits: Tensor = self.module(given).logits
-        return logits.float().cpu()
+            output: Output = module(given)
+        return output.logits.float().cpu()
+
+    rank_zero_info("Report: each modality alone")
+    image_only, text_only = [], []
+    for batch in islice(loader, int(trainer.num_test_batches[0])):
+        image, text = presence_masks(batch)
+        image_only.append(logits(batch, image, text & ~image))
+        text_only.append(logits(batch, image & ~text, text))
+    return torch.cat(image_only), torch.cat(text_only)
