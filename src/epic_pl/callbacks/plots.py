@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from epic_pl.files import write_bytes
-from epic_pl.inspection.html_page import SHADES, plot_style, png
+from epic_pl.inspection.html_page import SHADES, plot_style, png, shorten
 from epic_pl.module import EPICModule
 from epic_pl.module.outputs import SplitOutputs
 
@@ -62,8 +62,9 @@ def draw_confusion_matrix(counts: Tensor, class_names: list[str]) -> Figure:
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     axes.imshow(shares.numpy(), cmap=SHADES, vmin=0, vmax=1)
     # without parsing, a $ in a name starts no formula
-    axes.set_xticks(range(size), class_names, rotation=90, parse_math=False)
-    axes.set_yticks(range(size), class_names, parse_math=False)
+    names = [shorten(name, 30) for name in class_names]
+    axes.set_xticks(range(size), names, rotation=90, parse_math=False)
+    axes.set_yticks(range(size), names, parse_math=False)
     accuracy = counts.diagonal().sum() / counts.sum().clamp(min=1)
     title = f"{int(counts.sum()):,} samples, accuracy {accuracy:.1%}"
     axes.set(xlabel="predicted", ylabel="true", title=title)
