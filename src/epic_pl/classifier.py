@@ -35,6 +35,7 @@ from epic_pl.inference.models import TrainedModel, load_module
 from epic_pl.inference.sharing import WEIGHTS, find_model, push_model, read_model, write_model
 from epic_pl.inspection.init import write_config
 from epic_pl.module import EPICModule
+from epic_pl.module.postprocess import assign_labels
 from epic_pl.nn.pair import Pair
 from epic_pl.types import Batch
 from epic_pl.validate import check_at_least, check_word
@@ -54,7 +55,8 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         clf([{"image": image, "text": None}, {"text": "ramen"}], top_k=3)
 
     Images are prepared as in training: EXIF orientation applied, transparency on white, 8 bits,
-    resized and cropped as the encoder was trained. Scores are calibrated probabilities.
+    resized and cropped as the encoder was trained. Scores are probabilities, calibrated on
+    the validation split; with fewer than 100 rows there, they may be too high or too low.
 
     Args:
         model: a trained module with preprocessing options, such as from the command line, or an
@@ -437,7 +439,8 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         check_at_least(1, top_k=top_k)
         chosen, shown = np.ones_like(scores, bool), top_k or _SHOWN
         if self._model.thresholds is not None and top_k is None:
-            chosen, shown = scores >= self._model.thresholds, len(self.class_names)
+            chosen = assign_labels(scores, self._model.thresholds)
+            shown = len(self.class_names)
         orders = np.argsort(-scores, axis=1, kind="stable")[:, :shown]
         return [
             [

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from epic_pl.evaluation.evaluator import Evaluator
 from epic_pl.evaluation.report.tables import class_table
 from epic_pl.module import metrics as module_metrics
-from epic_pl.module.metrics import build_metrics, compute_metrics
+from epic_pl.module.metrics import build_metrics, compute_metrics, metric_inputs
 from epic_pl.module.outputs import SplitOutputs
 from epic_pl.module.postprocess import (
     Postprocessor,
@@ -22,7 +22,7 @@ from epic_pl.module.postprocess import (
 
 def measured(task, scores, labels, splits=(0, 7, 8, 30)):
     """Metrics over batches of unequal size."""
-    metrics = build_metrics(task, scores.shape[1], "test/")
+    metrics, scores = build_metrics(task, scores.shape[1], "test/"), metric_inputs(task, scores)
     edges = [*splits, len(scores)]
     for start, stop in itertools.pairwise(edges):
         metrics.update(scores[start:stop], labels[start:stop])
@@ -58,7 +58,8 @@ def test_multilabel_metrics(case):
         probabilities[:20], labels[:20] = 0.1, 0
     elif case == "a label that never occurs":
         probabilities[:, 2], labels[:, 2] = 0.1, 0
-    predicted = probabilities > 0.5
+    probabilities[30:33] = 0.5  # which is assigned, as in predictions
+    predicted = probabilities >= 0.5
     expected = {
         f"test/f1_{average}": f1_score(labels, predicted, average=average, zero_division=0)
         for average in ("micro", "macro", "samples", "weighted")

@@ -24,6 +24,7 @@ from epic_pl.errors import ConfigError, DataError, counted
 from epic_pl.files import replacing
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import weights_digest
+from epic_pl.module.postprocess import assign_labels
 from epic_pl.part_files import PartWriter, Share
 from epic_pl.validate import check_writable
 
@@ -185,7 +186,7 @@ def prediction_table(
     order = np.argsort(-scores, axis=1, kind="stable")  # (N, C)
     names = np.array(class_names, dtype=object)
     if thresholds is not None:
-        label = ["|".join(names[row]) for row in scores >= thresholds]
+        label = ["|".join(names[row]) for row in assign_labels(scores, thresholds)]
     else:
         label = names[order[:, 0]].tolist()
     table = {

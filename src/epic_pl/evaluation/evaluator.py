@@ -58,10 +58,9 @@ class Evaluator:
         return losses.mean(dim=1)
 
     def scores(self, logits: Tensor, labels: Tensor) -> Scores:
-        """The task's metrics, at tuned thresholds if multilabel, and ``loss``; None if empty."""
-        multilabel = self.task == "multilabel"
-        predictions = self.predict(logits) if multilabel else self.probabilities(logits)
-        scores = compute_metrics(self.task, predictions, labels)
+        """The task's metrics, at the model's thresholds, and ``loss``; None if empty."""
+        probabilities, thresholds = self.probabilities(logits), self.postprocessor.thresholds
+        scores = compute_metrics(self.task, probabilities, labels, thresholds)
         scores["loss"] = float(self.losses(logits, labels).mean())
         return {name: finite(value) for name, value in scores.items()}
 

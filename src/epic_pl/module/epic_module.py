@@ -23,7 +23,7 @@ from epic_pl.module.compilation import check_compiler, is_compiled, mark_lengths
 from epic_pl.module.config import EncodersConfig, OptimConfig, as_config, plain
 from epic_pl.module.losses import LossConfig, build_loss, prior_logits
 from epic_pl.module.matching import build_matching_loss
-from epic_pl.module.metrics import build_metrics, compute_metrics
+from epic_pl.module.metrics import build_metrics, compute_metrics, metric_inputs
 from epic_pl.module.optim import build_optimizer, warmup_cosine
 from epic_pl.module.outputs import OutputCollector, warn_of_absence
 from epic_pl.module.parameters import parameter_table
@@ -222,7 +222,7 @@ class EPICModule(CheckpointedModule):
         )
         if stage == "train":
             probabilities = self.postprocessor.uncalibrated(logits.detach())
-            self.train_metrics.update(probabilities, labels.int())
+            self.train_metrics.update(metric_inputs(self.task, probabilities), labels.int())
             self.log_dict(self.train_metrics, on_step=False, on_epoch=True, batch_size=len(labels))
         else:
             self.outputs.add(batch, logits)
@@ -262,6 +262,7 @@ class EPICModule(CheckpointedModule):
         self._log_scores("val", compute_metrics(self.task, probabilities, outputs.labels))
         if fits and not self.trainer.sanity_checking:
             self.postprocessor.fit(outputs.logits, outputs.labels)
+            self.calibration_rows = len(outputs.logits)
             for callback in cast(Any, self.trainer).callbacks:
                 if isinstance(callback, WeightAveraging):  # it has swapped its average out
                     average: Any = callback._average_model
@@ -278,16 +279,15 @@ class EPICModule(CheckpointedModule):
         return self._step(batch, "test")
 
     def on_test_epoch_end(self) -> None:
-        """Log the metrics of calibrated probabilities, and of tuned thresholds if multilabel."""
+        """Log the metrics; multilabel: at 0.5, and as ``..._tuned`` at the model's thresholds."""
         super().on_test_epoch_end()
         outputs, post = self.outputs.merged(), self.postprocessor.on_cpu()
         if not len(outputs.logits):
             return
         probabilities, labels = post(outputs.logits), outputs.labels
         scores = compute_metrics(self.task, probabilities, labels)
-        if self.task == "multilabel":
-            tuned = compute_metrics(self.task, post.predict(probabilities), labels)
-            scores |= {f"{name}_tuned": value for name, value in tuned.items()}
+        if post.thresholds is not None:
+            scores |= compute_metrics(self.task, probabilities, labels, post.thresholds)
         uncalibrated = post.uncalibrated(outputs.logits)
         scores["ece"] = calibration_error(reliability_bins(probabilities, labels))
         scores["ece_uncalibrated"] = calibration_error(reliability_bins(uncalibrated, labels))

@@ -17,6 +17,7 @@ from torchmetrics.classification import (
     MultilabelF1Score,
 )
 
+from epic_pl.module.postprocess import assign_labels
 from epic_pl.types import Task
 
 _AT_A_TIME = 1024  # samples: of a whole split, top-5 accuracy would make more arrays (N, C)
@@ -53,15 +54,14 @@ class MacroF1(MulticlassF1Score):
 
 
 def build_metrics(
-    task: Task, num_classes: int, prefix: str = "", **options: Any
+    task: Task, num_classes: int, prefix: str = "", postfix: str = "", **options: Any
 ) -> MetricCollection:
-    """The metrics of a task, named ``prefix`` + name.
+    """The metrics of a task, named ``prefix + name + postfix``, for :func:`metric_inputs`.
 
     Multiclass: accuracy (top 1), accuracy_top5 with more than five classes, f1_macro, and auroc
-    with two classes. Multilabel, at threshold 0.5 (or for 0/1 predictions): f1_micro, f1_macro,
-    f1_samples, f1_weighted. torchmetrics' compute groups are off, since they permanently merge
-    metrics whose states are equal after the first batch. ``options`` are those of every
-    torchmetrics ``Metric``.
+    with two classes. Multilabel: f1_micro, f1_macro, f1_samples, f1_weighted. torchmetrics'
+    compute groups are off, since they permanently merge metrics whose states are equal after the
+    first batch. ``options`` are those of every torchmetrics ``Metric``.
     """
     metrics: dict[str, Metric | MetricCollection]
     if task == "multilabel":
@@ -81,21 +81,49 @@ def build_metrics(
             metrics["accuracy_top5"] = top5
         if num_classes == 2:
             metrics["auroc"] = SecondClassAUROC(**options)
-    return MetricCollection(metrics, prefix=prefix, compute_groups=False)
+    return MetricCollection(metrics, prefix=prefix, postfix=postfix, compute_groups=False)
 
 
-def compute_metrics(task: Task, predictions: Tensor, labels: Tensor) -> dict[str, float]:
+def metric_inputs(task: Task, probabilities: Tensor, thresholds: Tensor | float = 0.5) -> Tensor:
+    """Predictions that metrics take: ``probabilities (N, C)``, for multilabel 0/1 ``(N, C)``."""
+    multilabel = task == "multilabel"
+    return assign_labels(probabilities, thresholds).int() if multilabel else probabilities
+
+
+def compute_metrics(
+    task: Task, probabilities: Tensor, labels: Tensor, thresholds: Tensor | None = None
+) -> dict[str, float]:
     """The metrics of samples of all ranks, without synchronisation; NaN without samples.
 
     Args:
         task: as for :func:`build_metrics`.
-        predictions: probabilities ``(N, C)``, or 0/1 for multilabel.
+        probabilities: ``(N, C)``.
         labels: class indices ``(N,)``, or 0/1 ``(N, C)`` for multilabel.
+        thresholds: multilabel: ``(C,)``, those of the model. Names of metrics at them end in
+            ``_tuned``; None is 0.5 for all labels, and names are those of :func:`build_metrics`.
     """
-    metrics = build_metrics(task, predictions.shape[1], sync_on_compute=False)
+    postfix = "" if thresholds is None else "_tuned"
+    metrics = build_metrics(task, probabilities.shape[1], "", postfix, sync_on_compute=False)
     if not len(labels):
         return dict.fromkeys(map(str, metrics), math.nan)
-    blocks = (torch.split(values, _AT_A_TIME) for values in (predictions, labels.int()))
-    for block in zip(*blocks, strict=True):
+    predicted = metric_inputs(task, probabilities, 0.5 if thresholds is None else thresholds)
+    for block in zip(*(each.split(_AT_A_TIME) for each in (predicted, labels.int())), strict=True):
         metrics.update(*block)
     return {str(name): float(value) for name, value in metrics.compute().items()}
+
+
+def main_metric_sums(predicted: Tensor, labels: Tensor) -> Tensor:
+    """Numerator and denominator of accuracy, or of micro F1, for each sample: ``(N, 2)`` int64.
+
+    Multiclass: whether it is right, and 1. Multilabel: twice the number of labels that are right,
+    and the number of predicted and of true labels.
+
+    Args:
+        predicted: class indices ``(N,)``, or 0/1 ``(N, C)`` for multilabel.
+        labels: the same, of the truth.
+    """
+    predicted, labels = predicted.long(), labels.long()
+    if labels.ndim == 1:
+        return torch.stack([(predicted == labels).long(), torch.ones_like(labels)], dim=1)
+    hits = 2 * (predicted * labels).sum(dim=1)
+    return torch.stack([hits, predicted.sum(dim=1) + labels.sum(dim=1)], dim=1)

@@ -5,8 +5,10 @@ Shape legend: B batch, N samples, C classes.
 
 import math
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multilabel_f1_score
@@ -21,6 +23,21 @@ BINS = 15
 _HALVINGS = 30
 # 0, 0.005, ... 1: finer ones would follow the noise of a few thousand validation rows
 _THRESHOLDS = 201
+ENOUGH_ROWS = 100
+"""Fewer validation rows are too few to calibrate: the temperature varies by more than an eighth."""
+Array = TypeVar("Array", Tensor, npt.NDArray[np.float32])
+
+
+def assign_labels(probabilities: Array, thresholds: Array | float) -> Array:
+    """The labels that a multilabel task is said to have, ``(N, C)`` bool.
+
+    All predictions and scores of labels come from here.
+
+    Args:
+        probabilities: ``(N, C)``, calibrated unless all thresholds are 0.5.
+        thresholds: the least probability of each label ``(C,)``, or of all.
+    """
+    return probabilities >= thresholds
 
 
 class Postprocessor(nn.Module):
@@ -59,7 +76,7 @@ class Postprocessor(nn.Module):
         """Class indices ``(B,)``, or 0/1 ``(B, C)`` for multilabel, of :meth:`forward`'s output."""
         if self.thresholds is None:
             return probabilities.argmax(dim=-1)
-        return (probabilities >= self.thresholds.to(probabilities)).to(torch.int64)
+        return assign_labels(probabilities, self.thresholds.to(probabilities)).long()
 
     def on_cpu(self) -> "Postprocessor":
         """A float32 copy on the CPU, for :class:`~epic_pl.module.outputs.SplitOutputs`."""
@@ -134,7 +151,7 @@ def fit_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
         return 0.5 + (best - 0.5) * positives / (positives + 10)
 
     def f1(average: Any, thresholds: Tensor) -> float:
-        predicted = (probabilities >= thresholds).int()
+        predicted = assign_labels(probabilities, thresholds).int()
         return float(multilabel_f1_score(predicted, labels, labels.shape[1], average=average))
 
     probabilities, labels = probabilities.cpu(), labels.cpu().int()

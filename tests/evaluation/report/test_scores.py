@@ -10,6 +10,7 @@ from epic_pl.evaluation.evaluator import Evaluator
 from epic_pl.evaluation.report.figures import draw_figures
 from epic_pl.evaluation.report.scores import coverage_table, headline, label, wilson_interval
 from epic_pl.evaluation.report.tables import average_rows, class_table, confused_pairs
+from epic_pl.module.metrics import compute_metrics
 from epic_pl.module.outputs import SplitOutputs
 from epic_pl.module.postprocess import Postprocessor
 
@@ -113,7 +114,9 @@ def test_averages_are_scikit_learns_and_a_class_without_a_sample_has_no_scores(t
             outputs.labels, predicted, average=average, zero_division=0
         )
         assert [row["precision"], row["recall"], row["f1"]] == pytest.approx(expected[:3])
-    assert macro["f1"] == pytest.approx(evaluator.scores(*outputs[:2])["f1_macro"])
+    name = "f1_macro" if evaluator is MULTICLASS else "f1_macro_tuned"
+    tested = evaluator.scores(*outputs[:2])
+    assert macro["f1"] == pytest.approx(tested[name])
 
 
 def test_confused_pairs_are_the_most_frequent_errors():
@@ -128,13 +131,40 @@ def test_confused_pairs_are_the_most_frequent_errors():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
+        ("f1_micro", "micro F1 at 0.5"),
+        ("f1_macro", "macro F1"),
         ("test/accuracy", "accuracy"),
         ("test/accuracy_top5", "top-5 accuracy"),
         ("test/accuracy_relation", "accuracy, relation"),
-        ("test/f1_micro_tuned", "micro F1, fitted thresholds"),
+        ("test/f1_micro_tuned", "micro F1 at the model's thresholds"),
         ("share of the true class", "share of the true class"),
         ("test/my_own", "my own"),
     ],
 )
 def test_metrics_have_names_in_words(name, words):
     assert label(name) == words
+    if name == "f1_macro":  # which multiclass tasks have, too
+        assert label(name, multilabel=True) == "macro F1 at 0.5"
+
+
+def test_a_scores_name_says_its_threshold_in_every_part_of_a_report():
+    outputs, evaluator = (
+        _random("multilabel"),
+        Evaluator(list("abcd"), Postprocessor("multilabel", 4)),
+    )
+    evaluator.postprocessor.thresholds.copy_(torch.tensor([0.2, 0.4, 0.6, 0.7]))
+    probabilities = outputs.logits.sigmoid()
+    at_half = compute_metrics("multilabel", probabilities, outputs.labels)
+    tuned = evaluator.scores(outputs.logits, outputs.labels)
+    told = headline(evaluator, outputs)
+    for name, given, scores in (
+        ("f1_micro", probabilities >= 0.5, at_half),
+        ("f1_micro_tuned", probabilities >= evaluator.postprocessor.thresholds, tuned),
+    ):
+        expected = f1_score(outputs.labels, given, average="micro")
+        assert scores[name] == pytest.approx(expected)
+    assert at_half.keys().isdisjoint(tuned)
+    assert at_half["f1_micro"] != pytest.approx(tuned["f1_micro_tuned"], abs=0.01)
+    assert told["score"] == "f1_micro_tuned"
+    surest = coverage_table(evaluator, outputs)[-1]["score"]
+    assert told["value"] == pytest.approx(surest) == pytest.approx(tuned["f1_micro_tuned"])

@@ -11,29 +11,30 @@ from epic_pl.experiments.compare.statistics import (
     MAIN_METRIC,
     Predictions,
     holm,
-    main_metric_sums,
     paired_bootstrap,
+    sums_of_samples,
     value_of,
 )
-from epic_pl.module.metrics import build_metrics
+from epic_pl.module.metrics import compute_metrics
 
 SAMPLES, CLASSES = 40, 7
 
 
 @pytest.mark.parametrize("task", MAIN_METRIC)
-def test_metrics_from_sums_equal_torchmetrics_on_resampled_data(task):
+def test_metrics_from_sums_are_those_of_a_test_on_resampled_data(task):
     rng = np.random.default_rng(3)
     scores, ids = rng.random((SAMPLES, CLASSES)), [str(number) for number in range(SAMPLES)]
+    scores[::3, 0] = 0.5  # which is assigned
     truth = rng.random((SAMPLES, CLASSES)) < 0.3
     if task == "multiclass":
         truth = np.eye(CLASSES, dtype=bool)[rng.integers(CLASSES, size=SAMPLES)]
-    sums = main_metric_sums(Predictions(ids, ids, truth, scores, task))
+    sums = sums_of_samples(Predictions(ids, ids, truth, scores, task))
     for drawn in (np.arange(SAMPLES), *rng.integers(SAMPLES, size=(5, SAMPLES)), [0, 0, 1]):
         labels = torch.from_numpy(truth[drawn]).int()
         labels = labels if task == "multilabel" else labels.argmax(dim=1)
-        expected = build_metrics(task, CLASSES, "")(torch.from_numpy(scores[drawn]).float(), labels)
+        expected = compute_metrics(task, torch.from_numpy(scores[drawn]), labels)
         value = value_of(np.bincount(drawn, minlength=SAMPLES) @ sums)
-        assert value == pytest.approx(float(expected[MAIN_METRIC[task]]), abs=1e-6)
+        assert value == pytest.approx(expected[MAIN_METRIC[task]], abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,15 @@ def test_about_one_in_twenty_equal_methods_is_called_different():
         one, other = (_sums(rng.random(150) < 0.7) for _ in range(2))
         called += paired_bootstrap([one], [other], 400, seed=number)["p_value"] < 0.05
     assert 5 <= called <= 28  # 15 expected, standard deviation 3.8
+
+
+@pytest.mark.parametrize(("groups", "won"), [(2, 1), (3, 1), (5, 2), (4, 4)])
+def test_p_is_twice_the_chance_that_no_image_with_a_difference_is_drawn(groups, won):
+    """With all differences on one side, only draws without any of them are not on that side."""
+    better, same = _sums(np.arange(groups) < won), _sums(np.zeros(groups))
+    expected = min(1.0, 2 * ((groups - won) / groups) ** groups)
+    for one, other in ((better, same), (same, better)):
+        assert paired_bootstrap([one], [other])["p_value"] == pytest.approx(expected, abs=0.02)
 
 
 def test_the_means_over_seeds_are_compared():

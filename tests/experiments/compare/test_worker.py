@@ -15,7 +15,7 @@ from epic_pl.experiments.compare import worker
 from epic_pl.experiments.compare.statistics import (
     MAIN_METRIC,
     Predictions,
-    main_metric_sums,
+    sums_of_samples,
     value_of,
 )
 from epic_pl.experiments.compare.worker import run_one
@@ -69,7 +69,7 @@ def test_a_run_writes_result_and_predictions_and_caches_what_it_can(
     assert predictions.task == task
     if task == "multiclass":
         assert predictions.scores.sum(axis=1) == pytest.approx(np.ones(7), abs=1e-5)
-    score = value_of(main_metric_sums(predictions).sum(axis=0))
+    score = value_of(sums_of_samples(predictions).sum(axis=0))
     assert score == pytest.approx(result["metrics"][MAIN_METRIC[task]])
 
 

@@ -50,7 +50,7 @@ def _draw_coverage(coverage: Table, score: str) -> Figure:
     axes = figure.add_subplot()
     shares, values = ([100 * row[key] for row in coverage] for key in ("coverage", "score"))
     axes.plot(shares, values, marker="o", markersize=4, clip_on=False)
-    axes.set(xlabel="answered: the surest samples, %", ylabel=f"{score} of these, %")
+    axes.set(xlabel="answered: the surest samples, %", ylabel=f"{score}, %")
     axes.set(xlim=(0, 100), ylim=(None, min(100, axes.get_ylim()[1])))
     axes.grid()
     return figure

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from epic_pl.evaluation.evaluator import Evaluator
+from epic_pl.module.metrics import main_metric_sums
 from epic_pl.module.outputs import SplitOutputs
 
 Table = list[dict[str, Any]]
@@ -31,20 +31,25 @@ _LABELS = {
 }
 
 
-def label(name: str) -> str:
-    """A column or logged metric in words."""
+def label(name: str, multilabel: bool = False) -> str:
+    """A column or logged metric in words; F1 scores of multilabel tasks with their threshold."""
     base, tuned, _ = name.removeprefix("test/").partition("_tuned")
     words = _LABELS.get(base, base.replace("accuracy_", "accuracy, ").replace("_", " "))
-    return words + (", fitted thresholds" if tuned else "")
+    if tuned:
+        return f"{words} at the model's thresholds"
+    # multiclass tasks have macro F1 only
+    multilabel = base.startswith("f1_") and (multilabel or base != "f1_macro")
+    return f"{words} at 0.5" if multilabel else words
 
 
 def headline(evaluator: Evaluator, outputs: SplitOutputs) -> dict[str, Any]:
     """The main score and its 95% interval, over samples that are taken as independent.
 
-    Accuracy with Wilson's interval; micro F1 of a multilabel task with the percentiles of a
-    bootstrap.
+    Accuracy with Wilson's interval; micro F1 of a multilabel task, at the model's thresholds, with
+    the percentiles of a bootstrap.
     """
-    hits, counted = _score_sums(evaluator, outputs).double().T  # each (N,)
+    sums = main_metric_sums(evaluator.predict(outputs.logits), outputs.labels)
+    hits, counted = sums.double().T  # each (N,)
     value = float(hits.sum() / counted.sum().clamp(min=1))
     if evaluator.task == "multiclass":
         name, (low, high) = "accuracy", wilson_interval(int(hits.sum()), len(hits))
@@ -53,7 +58,7 @@ def headline(evaluator: Evaluator, outputs: SplitOutputs) -> dict[str, Any]:
         for _ in range(_RESAMPLES):
             rows = torch.from_numpy(rng.integers(len(hits), size=len(hits)))
             draws.append(float(hits[rows].sum() / counted[rows].sum().clamp(min=1)))
-        name, (low, high) = "f1_micro", np.percentile(draws, [2.5, 97.5]).tolist()
+        name, (low, high) = "f1_micro_tuned", np.percentile(draws, [2.5, 97.5]).tolist()
     return {"score": name, "value": value, "low": low, "high": high}
 
 
@@ -70,14 +75,15 @@ def coverage_table(evaluator: Evaluator, outputs: SplitOutputs) -> Table:
     ``probability`` is the lowest among them: of the class, or in a multilabel task of all labels
     being right if they were independent.
     """
-    confidence = evaluator.probabilities(outputs.logits)
+    confidence, predicted = (
+        each(outputs.logits) for each in (evaluator.probabilities, evaluator.predict)
+    )
     if evaluator.task == "multiclass":
         confidence = confidence.amax(dim=1)
     else:
-        assigned = evaluator.predict(outputs.logits).bool()
-        confidence = torch.where(assigned, confidence, 1 - confidence).prod(dim=1)
+        confidence = torch.where(predicted.bool(), confidence, 1 - confidence).prod(dim=1)
     order = confidence.argsort(descending=True, stable=True)
-    hits, counted = _score_sums(evaluator, outputs)[order].cumsum(dim=0).T
+    hits, counted = main_metric_sums(predicted, outputs.labels)[order].cumsum(dim=0).T
     shares = [percent / 100 for percent in range(5, 101, 5)]
     last = [max(1, round(len(order) * share)) - 1 for share in shares]
     scores = (hits / counted.clamp(min=1))[last].tolist()
@@ -86,12 +92,3 @@ def coverage_table(evaluator: Evaluator, outputs: SplitOutputs) -> Table:
         {"coverage": share, "samples": at + 1, "score": score, "probability": probability}
         for share, at, score, probability in columns
     ]
-
-
-def _score_sums(evaluator: Evaluator, outputs: SplitOutputs) -> Tensor:
-    """Numerator and denominator of the main score for each sample, ``(N, 2)``."""
-    predicted, truth = evaluator.predict(outputs.logits), outputs.labels.long()
-    if evaluator.task == "multiclass":
-        return torch.stack([(predicted == truth).long(), torch.ones_like(truth)], dim=1)
-    hits = 2 * (predicted * truth).sum(dim=1)
-    return torch.stack([hits, predicted.sum(dim=1) + truth.sum(dim=1)], dim=1)

@@ -16,9 +16,9 @@ from epic_pl.experiments.compare.statistics import (
     MAIN_METRIC,
     Predictions,
     holm,
-    main_metric_sums,
     paired_bootstrap,
     sums_of_groups,
+    sums_of_samples,
     value_of,
 )
 
@@ -55,7 +55,7 @@ def comparison_rows(outcomes: Sequence[Outcome], reference: str) -> list[Row]:
     if done := [outcome for group in by_name.values() for outcome in group if outcome.result]:
         metrics = _metrics(done[0])
         majority = _majority(predictions[done[0].run.name])
-        values = [float(value_of(main_metric_sums(split).sum(axis=0))) for split in majority]
+        values = [float(value_of(sums_of_samples(split).sum(axis=0))) for split in majority]
         rows.append({"method": MAJORITY} | _EMPTY | _spread(metrics[0], values))
     for name, group in by_name.items():
         rows += _method_rows(name, group, metrics)
@@ -139,7 +139,7 @@ def _compared(candidate: Sequence[Predictions], reference: Sequence[Predictions]
     groups = dict.fromkeys(chain.from_iterable(run.groups for run in reference))
     numbers = {group: number for number, group in enumerate(groups)}
     candidate_sums, reference_sums = (
-        [sums_of_groups(main_metric_sums(run), run.groups, numbers) for run in side]
+        [sums_of_groups(sums_of_samples(run), run.groups, numbers) for run in side]
         for side in (candidate, reference)
     )
     return paired_bootstrap(candidate_sums, reference_sums)

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
+import torch
 
+from epic_pl.module.metrics import main_metric_sums, metric_inputs
 from epic_pl.types import Task
 
 Floats = npt.NDArray[np.float64]
@@ -51,19 +53,13 @@ class Predictions(NamedTuple):
         return cls(ids, groups, truth, scores.astype(np.float64), task)
 
 
-def main_metric_sums(predictions: Predictions) -> Floats:
-    """Numerator and denominator of the task's main metric for each sample, ``(N, 2)``.
-
-    Multiclass: correct, and 1. Multilabel: twice the true positives, and the number of predicted
-    and of true labels, where scores of at least 0.5 are predicted.
-    """
-    truth, scores = predictions.truth, predictions.scores
+def sums_of_samples(predictions: Predictions) -> Floats:
+    """Numerator and denominator of the task's main metric for each sample, ``(N, 2)``."""
+    truth, scores = torch.from_numpy(predictions.truth), torch.from_numpy(predictions.scores)
+    predicted = metric_inputs(predictions.task, scores)  # at 0.5, as MAIN_METRIC
     if predictions.task == "multiclass":
-        correct = np.take_along_axis(truth, scores.argmax(axis=1)[:, None], axis=1)[:, 0]
-        return np.stack([correct, np.ones(len(truth))], axis=1)
-    predicted = scores >= 0.5
-    hits = 2.0 * (truth & predicted).sum(axis=1)
-    return np.stack([hits, truth.sum(axis=1) + predicted.sum(axis=1)], axis=1)
+        truth, predicted = truth.long().argmax(dim=1), predicted.argmax(dim=1)
+    return np.asarray(main_metric_sums(predicted, truth).double().numpy())
 
 
 def value_of(sums: Floats) -> Floats:
