@@ -26,6 +26,7 @@ def test_a_card_shows_a_report_and_one_that_is_there_stays(classifier, trained, 
         "No training sample lacked its image: scores without it are in the table below",
         f"| text only | {alone['samples']} | {alone['accuracy']:.4f} |",
         "me/squares",
+        "calibrated on 4 validation rows, too few rows to calibrate",
     ):
         assert said in card
     assert "either may be missing" not in card

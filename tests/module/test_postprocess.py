@@ -278,6 +278,7 @@ def test_fit_keeps_what_its_last_validation_gave(fitted):
         assert len(set(fit.thresholds.tolist())) > 1
     again = EPICModule.load_from_checkpoint(path)
     assert not tiny_runs.differing(again.postprocessor.state_dict(), fit.state_dict())
+    assert again.calibration_rows == len(_held_out(task))
 
 
 # validate() used to refit both to the rows that it was given

@@ -13,6 +13,7 @@ from epic_pl.data.readers import read_json
 from epic_pl.errors import DataError, printable
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import weights_digest
+from epic_pl.module.postprocess import ENOUGH_ROWS
 
 CARD, _CONFUSION = "README.md", "confusion_matrix.png"
 _TEMPLATE = resources.files("epic_pl.inference") / "templates" / "model_card.md"
@@ -53,7 +54,7 @@ def write_card(
     if report is not None and (report / _CONFUSION).is_file():
         shutil.copy(report / _CONFUSION, folder / _CONFUSION)
     info = module.checkpoint_info()
-    metric = "accuracy" if module.task == "multiclass" else "f1_micro"
+    metric = "accuracy" if module.task == "multiclass" else "f1_micro_tuned"
     encoders = {
         side: {**encoder, "name": _shown(encoder["name"]), "licence": _licence(encoder["name"])}
         for side, encoder in (("image", info["image_encoder"]), ("text", info["text_encoder"]))
@@ -72,6 +73,8 @@ def write_card(
         never_missing=module.model.head.never_missing,
         absence=[row for row in measured.get("absence", []) if row.get(metric) is not None],
         metric=metric,
+        calibration_rows=module.calibration_rows,
+        enough_rows=ENOUGH_ROWS,
         confusion=_CONFUSION if (folder / _CONFUSION).is_file() else None,
     )
     card.save(folder / CARD)

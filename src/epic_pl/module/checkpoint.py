@@ -42,6 +42,7 @@ class CheckpointInfo(TypedDict):
     text_encoder: EncoderIdentity
     class_names: list[str] | None
     preprocessing: dict[str, Any] | None
+    calibration_rows: int | None
 
 
 def frozen_keys(module: nn.Module) -> set[str]:
@@ -168,6 +169,9 @@ def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
         isinstance(names, list) and all(isinstance(name, str) for name in names)
     ):
         raise CheckpointError(f"The checkpoint's class names are damaged: {names!r}.")
+    rows = info.get("calibration_rows")
+    if not isinstance(rows, int | None):
+        raise CheckpointError(f"The checkpoint's calibration_rows are damaged: {rows!r:.40}.")
     return cast(CheckpointInfo, info)
 
 
@@ -193,10 +197,13 @@ class CheckpointedModule(L.LightningModule):
     Attributes:
         model: the model; its frozen encoders stay out of checkpoints.
         encoders: names and revisions of the encoders.
+        calibration_rows: validation rows to which temperature and thresholds were fitted; None if
+            they were not, or a checkpoint does not say.
     """
 
     model: DualEncoder
     encoders: EncodersConfig
+    calibration_rows: int | None = None
     _resume_states: list[dict[str, Any]] | None = None
 
     @classmethod
@@ -252,6 +259,7 @@ class CheckpointedModule(L.LightningModule):
             text_encoder=text,
             class_names=self.hparams.get("class_names"),  # None if no names were passed
             preprocessing=self.hparams.get("preprocessing"),
+            calibration_rows=self.calibration_rows,
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -294,7 +302,9 @@ class CheckpointedModule(L.LightningModule):
         check_encoder("image", info["image_encoder"], here["image_encoder"])
         check_encoder("text", info["text_encoder"], here["text_encoder"])
         check_class_names(info["class_names"], here["class_names"])
-        return complete_state(self, checkpoint["state_dict"])
+        state = complete_state(self, checkpoint["state_dict"])
+        self.calibration_rows = info.get("calibration_rows")
+        return state
 
     def load_weights(self, path: str) -> None:
         """Load the weights of a checkpoint file strictly.

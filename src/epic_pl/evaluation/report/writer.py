@@ -4,6 +4,7 @@ Shape legend: B batch, N samples, C classes.
 """
 
 import json
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +33,7 @@ from epic_pl.inspection.html_page import jpeg, png, render, svg
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import weights_digest
 from epic_pl.module.outputs import presence_masks
+from epic_pl.module.postprocess import ENOUGH_ROWS
 from epic_pl.nn.base import Output
 from epic_pl.types import Batch
 from epic_pl.validate import check_writable
@@ -104,7 +106,8 @@ class ReportWriter(Callback):
             "coverage": coverage_table(evaluator, outputs),
             "classes": classes,
             "averages": average_rows(classes),
-            "calibration": calibration_table(evaluator, outputs),
+            "calibration": {"rows": pl_module.calibration_rows}
+            | calibration_table(evaluator, outputs),
             "mistakes": mistakes,
         }
         if self.absence:
@@ -125,7 +128,8 @@ class ReportWriter(Callback):
             **content,
             figures={name: svg(figure) for name, figure in figures.items()},
             images=[None if image is None else jpeg(image) for image in images],
-            label=label,
+            label=partial(label, multilabel=evaluator.task == "multilabel"),
+            enough_rows=ENOUGH_ROWS,
             never_missing=pl_module.model.head.never_missing,
         )
         write_text(self.folder / "report.html", page)
