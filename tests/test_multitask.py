@@ -147,6 +147,17 @@ def test_encoders_with_other_weights_are_refused(classifier):
         MultiTaskClassifier({"kind": classifier(), "other": other})
 
 
+def test_another_tokenizer_or_device_is_refused(classifier):
+    other = classifier()
+    other.collator.tokenizer.add_tokens(["zebra"])
+    with pytest.raises(ConfigError, match=r"they differ in tokenizer: \w+ and \w+"):
+        MultiTaskClassifier({"kind": classifier(), "other": other})
+    other = classifier()
+    other.module.to("meta")
+    with pytest.raises(ConfigError, match="they differ in device: cpu and meta"):
+        MultiTaskClassifier({"kind": classifier(), "other": other})
+
+
 def test_exported_models_are_refused(classifier):
     exported = classifier()
     exported._model = object.__new__(ExportedModel)

@@ -8,8 +8,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from epic_pl.nn import HeadConfig
 
 
-def _batch():
-    return batch([9, 5, 8, 7])
+def _batch(missing=False):
+    """With ``missing``, the second sample has no image and the last one no text."""
+    return batch([9, 5, 8, 7], *([1, 0, 1, 1], [1, 1, 1, 0]) if missing else ())
 
 
 def _model(image=None, **options):
@@ -18,19 +19,20 @@ def _model(image=None, **options):
     return make("epic", *encoders, head=HeadConfig(dropout=0.3), **options).train()
 
 
-def _gradients(model, *, checkpoint_layers):
+def _gradients(model, *, checkpoint_layers, missing=False):
     for encoder in (model.image_encoder, model.text_encoder):
         encoder.checkpoint_layers = checkpoint_layers
     model.zero_grad()
     for name, buffer in model.head.named_buffers():  # as before the first step
         buffer.fill_(1.0 if name.endswith("variance") else 0.0)
     torch.manual_seed(1)  # of dropout
-    torch.nn.functional.cross_entropy(model(_batch()).logits, torch.tensor([0, 1, 2, 1])).backward()
+    logits = model(_batch(missing)).logits
+    torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 1])).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def _assert_the_same_gradients(model, tolerance=0.0):
-    plain, again = (_gradients(model, checkpoint_layers=each) for each in (False, True))
+def _assert_the_same_gradients(model, tolerance=0.0, **options):
+    plain, again = (_gradients(model, checkpoint_layers=each, **options) for each in (False, True))
     assert plain.keys() == again.keys()
     for name, gradient in plain.items():
         torch.testing.assert_close(again[name], gradient, atol=tolerance, rtol=0, msg=name)
@@ -50,13 +52,15 @@ def test_gradients_are_the_same_where_dropout_wakes_inside_an_encoder():
     _assert_the_same_gradients(model.train())
 
 
+@pytest.mark.parametrize("missing", [False, True])
 @either_attention
 def test_gradients_are_the_same_if_the_first_exchange_takes_some_rows_at_a_time(
-    attention, monkeypatch
+    attention, missing, monkeypatch
 ):
     monkeypatch.setattr("epic_pl.nn.epic._ROWS", 3)
     # dropout draws other numbers for other shapes
-    _assert_the_same_gradients(_model(prompt_attention=attention, dropout=0.0), 1e-6)
+    model = _model(prompt_attention=attention, dropout=0.0)
+    _assert_the_same_gradients(model, 1e-6, missing=missing)
 
 
 def _saved(model, checkpoint_layers):
