@@ -32,7 +32,7 @@ _TASKS = {
 _PAGE = """\
 # Evidence
 
-Accuracy, or micro F1 of several labels, on test splits that `make evidence` opened once
+Accuracy, or micro F1 at 0.5 of several labels, on test splits that `make evidence` opened once
 (`benchmarks/ledger.md`); on development sets, options were chosen on the same rows. Every method
 had the same parts of the head and the same trials on validation to choose from; five seeds move
 everything. Differences are from the first method, intervals are over images, p has Holm's
