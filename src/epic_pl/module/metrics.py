@@ -107,7 +107,8 @@ def compute_metrics(
     if not len(labels):
         return dict.fromkeys(map(str, metrics), math.nan)
     predicted = metric_inputs(task, probabilities, 0.5 if thresholds is None else thresholds)
-    for block in zip(*(each.split(_AT_A_TIME) for each in (predicted, labels.int())), strict=True):
+    blocks = (torch.split(values, _AT_A_TIME) for values in (predicted, labels.int()))
+    for block in zip(*blocks, strict=True):
         metrics.update(*block)
     return {str(name): float(value) for name, value in metrics.compute().items()}
 

@@ -7,7 +7,6 @@ import math
 from copy import deepcopy
 from typing import Any, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ _HALVINGS = 30
 _THRESHOLDS = 201
 ENOUGH_ROWS = 100
 """Fewer validation rows are too few to calibrate: the temperature varies by more than an eighth."""
-Array = TypeVar("Array", Tensor, npt.NDArray[np.float32])
+Array = TypeVar("Array", Tensor, npt.NDArray[Any])
 
 
 def assign_labels(probabilities: Array, thresholds: Array | float) -> Array:
