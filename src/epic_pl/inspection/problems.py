@@ -77,7 +77,7 @@ def image_problems(rows: pa.Table, policy: str) -> Iterator[Problem]:
     text = "rows have neither image nor text"
     yield from _of_rows(severity, rows, empty_rows(rows), text, way_out=_FIX)
     absent = pc.and_(pc.is_null(rows["image"]), pc.is_valid(rows["text"]))
-    yield from _of_rows("note", rows, absent, "rows have no image (absent modality)")
+    yield from _of_rows("note", rows, absent, "rows have no image (missing modality)")
     sides = pc.min_element_wise(rows["width"], rows["height"]).drop_null().to_numpy()
     if sides.size:
         text = f"Images have a shorter side of {np.median(sides):.0f} pixels"
@@ -93,7 +93,7 @@ def text_problems(rows: pa.Table, max_tokens: int) -> Iterator[Problem]:
     """Absent, empty and truncated texts."""
     text = pc.utf8_lower(pc.utf8_trim_whitespace(rows["text"]))
     absent = pc.and_(pc.is_null(text), pc.is_valid(rows["image"]))
-    yield from _of_rows("note", rows, absent, "rows have no text (absent modality)")
+    yield from _of_rows("note", rows, absent, "rows have no text (missing modality)")
     yield from _of_rows("warning", rows, pc.equal(text, ""), "texts are empty")
     message = "texts are nan: leave the cells of absent ones empty"
     yield from _of_rows("warning", rows, pc.equal(text, "nan"), message)

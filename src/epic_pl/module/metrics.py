@@ -116,12 +116,8 @@ def compute_metrics(
 def main_metric_sums(predicted: Tensor, labels: Tensor) -> Tensor:
     """Numerator and denominator of accuracy, or of micro F1, for each sample: ``(N, 2)`` int64.
 
-    Multiclass: whether it is right, and 1. Multilabel: twice the number of labels that are right,
-    and the number of predicted and of true labels.
-
-    Args:
-        predicted: class indices ``(N,)``, or 0/1 ``(N, C)`` for multilabel.
-        labels: the same, of the truth.
+    ``predicted`` and ``labels`` are class indices ``(N,)``: whether they agree, and 1. Or they are
+    0/1 ``(N, C)``: twice the number of labels in both, and the sum of their numbers of labels.
     """
     predicted, labels = predicted.long(), labels.long()
     if labels.ndim == 1:

@@ -76,7 +76,8 @@ def coverage_table(evaluator: Evaluator, outputs: SplitOutputs) -> Table:
     being right if they were independent.
     """
     confidence, predicted = (
-        each(outputs.logits) for each in (evaluator.probabilities, evaluator.predict)
+        evaluator.probabilities(outputs.logits),
+        evaluator.predict(outputs.logits),
     )
     if evaluator.task == "multiclass":
         confidence = confidence.amax(dim=1)

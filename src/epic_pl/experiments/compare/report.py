@@ -33,7 +33,8 @@ _LEGEND = (
     "over the images of the test split, or over its samples where images are not known, with "
     "Holm's correction for the number of methods. "
     "seconds: training with validation, mean over seeds; stored features are filled before. "
-    "peak MB: above the memory held when training began."
+    "peak MB: above the memory held when training began. "
+    "cache: stored features, where boundary is the input of the first interaction layer."
 )
 _PLOTTED = {"seconds": "training, s", "trainable": "trained parameters"}
 
