@@ -17,6 +17,7 @@ help: ## list the targets
 	@echo "  Another interpreter: make install PYTHON=python3.12"
 
 install: $(INSTALLED)demo ## make .venv with the command epic-pl and what the demo needs
+	@echo "Installed. Next: make demo, or: source .venv/bin/activate && epic-pl --help"
 
 dev: $(INSTALLED)dev ## install all tools of a contributor, too
 
@@ -70,6 +71,7 @@ format: $(INSTALLED)lint ## fix style and formatting
 
 docs: $(INSTALLED)docs ## build the documentation into docs/_build/html, warnings as errors
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -b html docs docs/_build/html
+	@$(BIN)/python tools/check_links.py docs/_build/html
 	@echo "docs: docs/_build/html/index.html"
 
 release-check: ## build the last commit, install that into clean environments, and use it; about half an hour

@@ -47,6 +47,7 @@ autodoc_default_options = {"members": True, "member-order": "bysource", "show-in
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 napoleon_numpy_docstring = False
+viewcode_follow_imported_members = False
 
 # Nitpicky about this package's public names only: others would need their inventories from the
 # network, and private names and type variables are not documented.
