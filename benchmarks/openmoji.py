@@ -14,6 +14,7 @@ import os
 import shlex
 from pathlib import Path
 
+from epic_pl import Classifier
 from epic_pl.assets import OPENMOJI_ATTRIBUTION
 from epic_pl.cli import quiet_lightning
 from epic_pl.experiments.compare.plan import choose, plan
@@ -60,6 +61,8 @@ def main() -> None:
     drawn = ["--count", "1", f"--output={folder}/explanation"]
     step("4/4 Draw the attention of EPIC's prompts", "explain", [*options, *trained, *drawn])
 
+    Classifier.load(epic.folder).save_pretrained(folder / "model")
+
     rows = json.loads((folder / "comparison.json").read_text())
     accuracy = {row["method"]: row["mean"] for row in rows if row["metric"] == "accuracy"}
     print("\n== Test accuracy")
@@ -71,6 +74,7 @@ def main() -> None:
     print(f"  predictions                    {written[-1]}")
     print(f"  attention of the prompts       {folder}/explanation/index.html")
     print(f"  checkpoint and logs of EPIC    {os.path.relpath(epic.folder)}")
+    print(f"  EPIC for Classifier.load       {folder}/model")
     print(OPENMOJI_ATTRIBUTION)
 
 

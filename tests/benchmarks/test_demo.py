@@ -2,11 +2,18 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import openmoji
+import tiny_runs
+
+README = Path(__file__).parents[2] / "README.md"
 
 
-def test_the_demo_trains_compares_predicts_and_explains(on_openmoji, monkeypatch, tmp_path, capfd):
+def test_the_demo_trains_compares_predicts_and_explains(
+    on_openmoji, monkeypatch, tmp_path, capfd, cache, tiny_vit_dir, tiny_tokenizer_dir
+):
     arguments = ["openmoji.py", *on_openmoji, "--trainer.check_val_every_n_epoch=1"]
     monkeypatch.setattr("sys.argv", arguments)
     openmoji.main()
@@ -23,3 +30,20 @@ def test_the_demo_trains_compares_predicts_and_explains(on_openmoji, monkeypatch
     assert "CC BY-SA 4.0" in printed
     assert list(tmp_path.rglob("predictions.parquet"))
     assert (tmp_path / "runs/demo/explanation/index.html").is_file()
+    encoders = {"dinov2-small": tiny_vit_dir, "all-minilm-l6-v2": tiny_tokenizer_dir}
+    assert_readme_runs(cache, encoders)
+
+
+def assert_readme_runs(cache: Path, encoders: dict[str, Path]) -> None:
+    """Run README's Python after the demo, with tiny encoders and the fabricated images."""
+    shutil.copytree(cache / "openmoji-17.0.0-32px", drawn := cache / "openmoji-17.0.0-112px")
+    shutil.copy(next(drawn.glob("*.png")), drawn / "1F42E.png")
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    code = "\n".join(blocks).replace("112", "32").replace("clf(", "answer = clf(")
+    for name, folder in encoders.items():
+        code = code.replace(f"pypi:{name}", str(folder))
+    code = code.replace("L.Trainer(", "tiny_runs.trainer('.', ")
+    made = {"tiny_runs": tiny_runs}
+    exec(compile(code, str(README), "exec"), made)
+    assert {one["label"] for one in made["answer"]} == {"entailment", "not_entailment"}
+    assert made["model"].trainer.global_step > 0
