@@ -9,6 +9,9 @@ import pytest
 from PIL import Image
 
 from epic_pl.data import TableDataModule
+from epic_pl.data.images import read_image
+from epic_pl.data.tables.columns import read_image_paths
+from epic_pl.data.tables.embedded import unpack_images
 from epic_pl.errors import DataError
 from epic_pl.features.digests import image_digests
 from epic_pl.inspection.check import check_data
@@ -61,6 +64,19 @@ def test_embedded_images_are_read_and_numbers_are_class_names(make, tmp_path, co
     shades = [s["image"] and s["image"].getpixel((0, 0))[0] for s in samples]
     assert shades == [0, 20, 40, None, None, 100, 120, 140]
     assert data.dataset("val")[0]["image"].shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()], ids=str)
+def test_plain_bytes_are_images_and_null_is_none(make, tmp_path, kind):
+    table = rows()
+    cells = pa.array([None, *(row["image"]["bytes"] for row in table[1:])], kind)
+    data = pa.Table.from_pylist(table)
+    read, root = unpack_images(data.set_column(0, "image", cells), "image")
+    paths = read_image_paths(read, "image").to_pylist()
+    assert paths[0] is None
+    assert [read_image(root / path).getpixel((0, 0))[0] for path in paths[1:4]] == [20, 40, 60]
+    nothing, _ = unpack_images(pa.table({"image": pa.nulls(2, kind)}), "image")
+    assert read_image_paths(nothing, "image").to_pylist() == [None, None]
 
 
 def test_equal_content_is_one_image_for_splits_checks_and_stored_features(make, tmp_path):

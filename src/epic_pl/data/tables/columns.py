@@ -92,7 +92,7 @@ def _column(table: pa.Table, name: str, option: str) -> pa.Array:
 
 def _require_scalars(kind: pa.DataType, name: str) -> None:
     """Refuse lists, structs and bytes."""
-    if pa.types.is_nested(kind) or pa.types.is_binary(kind):
+    if pa.types.is_nested(kind) or is_bytes(kind):
         raise DataError(
             f"Column {name!r} holds {kind}, but strings or numbers are needed. Flatten it, or "
             "name another column."
@@ -130,18 +130,25 @@ def read_image_paths(table: pa.Table, name: str | None) -> pa.Array:
     if "{" in name and name not in table.column_names:
         return _fill_template(table, _template(name, "image_column"), "image_column")
     paths = _column(table, name, "image_column")
-    if may_embed(paths.type):
+    if may_embed(paths.type) and not is_bytes(paths.type):
         paths = pc.struct_field(paths, "path")  # its bytes are all null, see unpack_images
     if not (pa.types.is_null(paths.type) or "string" in str(paths.type)):
         raise DataError(
             f"Column {name!r} holds {paths.type}, not paths of images. Name another column as "
-            "image_column, or save the images as files and put their paths into it."
+            "image_column, or save the images as files and put their paths or bytes into it."
         )
     return _trimmed(paths.cast(pa.string()))
 
 
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether cells are bytes of any length, in any of Arrow's layouts."""
+    return str(kind) in ("binary", "large_binary", "binary_view")
+
+
 def may_embed(kind: pa.DataType) -> bool:
-    """Whether a column's type is that of an ``Image`` feature of Hugging Face datasets."""
+    """Whether cells may be images: bytes, or an ``Image`` feature of Hugging Face datasets."""
+    if is_bytes(kind):
+        return True
     return pa.types.is_struct(kind) and {field.name for field in kind} >= {"bytes", "path"}
 
 

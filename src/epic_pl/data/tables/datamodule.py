@@ -37,8 +37,8 @@ class TableDataModule(ImageTextDataModule):
             with the columns ``image``, ``label`` and, from ``.txt`` files beside the images,
             ``text``.
         image_column: image paths, a template of them such as ``"photos/{id}.jpg"``, or embedded
-            images (an ``Image`` feature of Hugging Face ``datasets``), which are unpacked to the
-            cache; None if there are no images.
+            images (bytes, or an ``Image`` feature of Hugging Face ``datasets``), which are unpacked
+            to the cache; None if there are no images.
         text_columns: a column, several (joined by a space), or a template such as
             ``"{title}. {description}"``; None if there are no texts.
         label_column: one class per row. Lists, or strings that spell lists, make the task

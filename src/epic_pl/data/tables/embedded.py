@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from epic_pl.assets.cache import cache_dir
 from epic_pl.data.rows import describe_rows
-from epic_pl.data.tables.columns import may_embed
+from epic_pl.data.tables.columns import is_bytes, may_embed
 from epic_pl.errors import DataError
 
 
@@ -29,17 +29,19 @@ def unpack_images(table: pa.Table, name: str | None) -> tuple[pa.Table, Path | N
     """
     if name not in table.column_names or not may_embed(table.schema.field(name).type):
         return table, None
-    content = pc.struct_field(table[name], "bytes")
-    embedded = pc.is_valid(content)
-    if not pc.any(embedded).as_py():
-        return table, None
-    elsewhere = pc.and_not(pc.is_valid(pc.struct_field(table[name], "path")), embedded)
-    if pc.any(elsewhere).as_py():
-        raise DataError(
-            f"Column {name!r} holds the bytes of images, but only a path in "
-            f"{describe_rows(elsewhere)}. Put the bytes into these rows too, or save "
-            "all images as files and put their paths into the column."
-        )
+    content = table[name]
+    if not is_bytes(content.type):
+        content, paths = (pc.struct_field(table[name], part) for part in ("bytes", "path"))
+        embedded = pc.is_valid(content)
+        if not pc.any(embedded).as_py():
+            return table, None
+        elsewhere = pc.and_not(pc.is_valid(paths), embedded)
+        if pc.any(elsewhere).as_py():
+            raise DataError(
+                f"Column {name!r} holds the bytes of images, but only a path in "
+                f"{describe_rows(elsewhere)}. Put the bytes into these rows too, or save "
+                "all images as files and put their paths into the column."
+            )
     try:
         paths = [_unpacked(cell) for chunk in content.chunks for cell in chunk]
     except OSError as error:
