@@ -23,7 +23,7 @@ from epic_pl.data.rows import Rows
 from epic_pl.errors import DataError
 from epic_pl.files import replacing
 
-_VERSION = 2
+_VERSION = 3
 """Incremented when the same files are read as other rows."""
 _KEY = b"epic_pl"
 _THREADS = 16  # disks answer several requests at once

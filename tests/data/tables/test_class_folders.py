@@ -1,5 +1,7 @@
 """Images in a folder for each class."""
 
+import re
+
 import pytest
 from PIL import Image
 
@@ -40,9 +42,10 @@ def test_splits_above_the_classes_are_taken(tmp_path):
 
 def test_data_init_writes_a_config_for_the_folder(tmp_path):
     _write(tmp_path / "images", *NAMES)
-    config, guess = write_config(tmp_path / "images")
+    config, said = write_config(tmp_path / "images")
     assert config == tmp_path / "images" / "epic.yaml"
-    assert (guess.image_column, guess.label_column, guess.text_columns) == ("image", "label", [])
+    for role in ("images +image", "text +no column", "label +label", "left out +no column"):
+        assert re.search(rf"  {role}\n| {role} of texts\n", said)
 
 
 def test_images_elsewhere_and_texts_in_other_encodings_are_named(tmp_path):

@@ -37,6 +37,7 @@ LISTS = dict.fromkeys(range(12), '["a", "b"]') | {7: "['a' 'b']", 8: "[a]"}
 BYTES = {i: {"bytes": b"x" if i != 3 else None, "path": f"{i}.png"} for i in range(12)}
 BYTES[4]["path"] = None
 NAN = {i: float(i % 2) for i in range(12)} | {3: float("nan")}
+HUGE = NAN | {3: 1e19}
 CASES = {
     "missing column": (
         _rows(),
@@ -51,6 +52,7 @@ CASES = {
     "missing split column": (_rows(), {"split_column": "splt"}, r"no column 'splt'"),
     "class named twice": (_rows(), {"classes": ["a", "a", "b"]}, r"names one twice: a, a, b"),
     "label NaN": (_rows(label=NAN), {}, r"nan in .*no whole number.*row 3"),
+    "label 1e19": (_rows(label=HUGE), {}, r"1e\+19 in .*no whole number below 2\^53.*row 3"),
     "label nan": (_rows(label={3: "nan", 5: "NaN"}), {}, r"pandas.*2 such, the first in row 3"),
     "one image": (_rows(image="0.png"), {"test_size": 0.2}, r"show only 1 different images"),
     "label absent": (_rows(label={2: None}), {}, r"no label in row 2"),

@@ -89,8 +89,17 @@ def test_split_without_any_label_of_a_multilabel_table_is_for_predict_alone(fold
     assert cut.count([]) == 1
 
 
+@pytest.mark.parametrize("lists", [True, False])
+def test_labels_that_predictions_could_not_join_are_refused(folder, lists):
+    rows = _rows(label=lambda i: ["x|y", "z"] if lists else ("x|y,z", "x|y")[i % 2])
+    with pytest.raises(DataError, match=r"class 'x\|y' of column 'label' .*label_separator to \|"):
+        _make(folder, rows, label_separator=None if lists else ",")
+    one = _rows(label=lambda i: ("x|y", "z")[i % 2])  # one class a row is never joined
+    assert _make(folder, one).class_names == ["x|y", "z"]
+
+
 def test_a_separator_that_no_cell_contains_is_told(folder):
-    rows = _rows(label=lambda i: ("x|y", "x")[i % 2])
+    rows = _rows(label=lambda i: ("x/y", "x")[i % 2])
     for _ in range(2):  # then from the cache
         with pytest.warns(UserWarning, match="several labels: is label_separator ',' right"):
             _make(folder, rows, label_separator=",")

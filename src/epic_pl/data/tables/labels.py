@@ -19,6 +19,9 @@ _WHOLE = r"^-?[0-9]+(\.0+)?$"
 # numpy writes no commas, and Python would join the strings
 _WITHOUT_COMMA = re.compile(r"""['"]\s+['"]""")
 
+MISSING = ("#N/A", "N/A", "NA", "NULL", "None", "n/a", "null")
+"""Class names that programs write for a missing value; what only they write is refused."""
+
 ClassNames = list[list[str] | None]
 """Class names of each row, None if unknown."""
 
@@ -71,6 +74,12 @@ def read_labels(cells: pa.Array, split: npt.NDArray[np.str_], options: RowOption
         raise DataError(
             f"Column {column!r} holds one class only ({', '.join(classes)}): there is nothing to "
             "classify. Name another column as label_column."
+        )
+    if multilabel and (barred := [name for name in classes if "|" in name]):
+        raise DataError(
+            f"Predictions join labels by |, so that the class {barred[0]!r} of column {column!r} "
+            "could not be read back: write it with another character, or, if these are several "
+            "classes, set label_separator to |."
         )
     return Labels(_encode(names, classes), classes, multilabel)
 
@@ -144,8 +153,9 @@ def _names(values: Any, column: str, rows: Sequence[int]) -> list[str | None]:
             )
 
     if pa.types.is_floating(values.type):  # as pandas turns whole numbers with gaps into
-        whole = pc.and_(pc.is_finite(values), pc.equal(values, pc.round(values)))
-        refuse(pc.invert(whole), "is no whole number: bin fractions, and leave unknown cells empty")
+        whole = pc.and_(pc.less(pc.abs(values), 2.0**53), pc.equal(values, pc.round(values)))
+        why = "is no whole number below 2^53: bin fractions, and leave unknown cells empty"
+        refuse(pc.invert(whole), why)
         values = values.cast(pa.int64())
     values = pc.utf8_trim_whitespace(values.cast(pa.string()))
     # pandas also writes 1.0 for 1; where both occur, they are one class
