@@ -234,6 +234,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         image: str | None = None,
         text: str | list[str] | None = None,
         label: str | None = None,
+        split: str | None = None,
         output: str | Path | None = None,
         options: Mapping[str, Any] | None = None,
         device: str | torch.device | None = None,
@@ -244,8 +245,9 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             table: a file that :class:`~epic_pl.data.tables.datamodule.TableDataModule` reads.
             image: column of image paths, or a template. Columns that are not named are guessed; if
                 only one of ``image`` and ``text`` is named, the other modality is not used.
-            text: column of texts, several columns, or a template.
+            text: column of texts, several columns, or a template; ``none`` for no texts.
             label: column of classes.
+            split: column of train, val and test; ``none`` to draw validation and test rows.
             output: folder of the config and the runs; None is ``runs/`` and the table's name.
             options: options of ``epic-pl fit``, such as ``{"trainer.max_epochs": 5}``.
             device: device of the classifier; training uses ``trainer.accelerator``.
@@ -385,7 +387,15 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             DataError: the table, or a row of it, cannot be used.
         """
         dataset = self._read_table(table, image, text, id, image_root, on_bad_sample)
-        scores = self._score(self._batches(dataset, batch_size, num_workers, progress))
+        full: list[int] = []
+
+        def counted(batch: Batch) -> Batch:
+            full.append(self.collator.full_texts(batch))
+            return batch
+
+        batches = self._batches(dataset, batch_size, num_workers, progress)
+        scores = self._score(map(counted, batches))
+        self.collator.tell_full(sum(full))
         known = {"sample_id": dataset.table["sample_id"], "image_path": dataset.table["image"]}
         return prediction_table(known, scores, self.class_names, self._model.thresholds, top_k)
 

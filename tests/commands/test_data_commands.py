@@ -7,6 +7,7 @@ import re
 
 import fabricate
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
@@ -58,6 +59,18 @@ def _memes(folder):
             file.write(f"{i}\t{name}\tsome caption {i}\t{i // 2 % 2}\t{split}\n")
 
 
+def _bytes(folder):
+    """What pandas writes: images as plain bytes, beside names that lead to no file; sorted."""
+    rows = []
+    for i in range(30):
+        buffer = io.BytesIO()
+        Image.new("RGB", (40, 40 + i), ("green", "red")[i % 2]).save(buffer, "PNG")
+        split = "train" if i < 18 else ("validation", "test")[i >= 24]
+        row = {"photo": buffer.getvalue(), "file": f"img/{i}.png", "caption": f"square number {i}"}
+        rows.append(row | {"label": ("green", "red")[i % 2], "split": split})
+    pq.write_table(pa.Table.from_pylist(rows), folder / "t.parquet")
+
+
 def _saved(folder):
     """A saved dataset of the Hugging Face library, with its images inside."""
     names = {"names": ["green", "red"], "_type": "ClassLabel"}
@@ -85,13 +98,15 @@ def _saved(folder):
         (_films, ("poster", "title", "genres"), GENRES, None, "Film ", (64, 48)),
         (_memes, ("img", "text", "label"), ["0", "1"], (20, 5, 5), "some caption", (300, 240)),
         (_saved, ("image", "caption", "label"), ["green", "red"], (18, 6, 6), "square", (40, 43)),
+        (_bytes, ("photo", "caption", "label"), ["green", "red"], (18, 6, 6), "square", (40, 43)),
     ],
 )
 def test_init_writes_a_config_that_check_and_fit_take(
     folder, tiny, told, write, columns, classes, rows, first, size
 ):
     write(folder)
-    code, said, _ = told("data", "init", folder)
+    named = ("--image=Foto-Datei", "--text=Beobachtung", "--label=Art") if write is _birds else ()
+    code, said, _ = told("data", "init", folder, *named)
     assert code == 0
     for role, column in zip(("images", "text", "label"), columns, strict=True):
         assert re.search(rf"{role} +{column}\b", said)

@@ -1,4 +1,6 @@
+import io
 import os
+import re
 from pathlib import Path
 
 import fabricate
@@ -13,7 +15,7 @@ from epic_pl.config_files import find_config, read_yaml
 from epic_pl.data import TableDataModule
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.inspection.guess import guess_columns
-from epic_pl.inspection.init import summarize, write_config
+from epic_pl.inspection.init import write_config
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +23,11 @@ def images(folder):
     (folder / "pics").mkdir()
     for index in range(40):
         Image.new("RGB", (300, 200)).save(folder / "pics" / f"{index}.jpg")
+
+
+def _said(folder, **options):
+    """What init prints."""
+    return write_config(folder, force=True, **options)[1]
 
 
 def _config(folder, **options):
@@ -79,15 +86,16 @@ NUMBERS = [f"{number}" for number in range(100, 140)]
 CIRCLES = [f"红色的圆形第{number}号" for number in range(40)]
 KINDS = [f"kind {number // 4}" for number in range(40)]
 LABEL = {"label_column": "label"}
+KIND = {"kind": None, "label": [*"abcd"] * 10}
 
 
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
         ({"split": ["train", "dev"] * 20}, {"split_column": "split"}),
-        ({"split": ["left", "right"] * 20}, {"split_column": None}),
-        # a slip beside train is for the check to name
-        ({"split": ["train", "tst"] * 20}, {"split_column": "split"}),
+        ({"split": ["train"] * 40}, {"split_column": "split"}),
+        ({"usage": ["train", "test"] * 20}, {"split_column": "usage"}),
+        ({"my_split": [" Train", "TEST"] * 20}, {"split_column": "my_split"}),
         ({"id": list(range(40))}, {"id_column": "id"}),
         ({"id": [1, 1] * 20}, {"id_column": None}),
         ({"kind": ["a|b", "a", "a|b|c", "b"] * 10}, {"label_separator": "|", "multilabel": True}),
@@ -96,30 +104,19 @@ LABEL = {"label_column": "label"}
         ({"photo": None}, {"image_column": None, "text_columns": ["caption"]}),
         ({"photo": None, "image_number": NUMBERS}, {"image_column": None}),
         ({"caption": None}, {"image_column": "photo", "text_columns": []}),
-        ({"caption": None, "标题": CIRCLES}, {"text_columns": ["标题"]}),
+        # the only column of many strings in a table without images
+        ({"photo": None, "caption": None, "标题": CIRCLES}, {"text_columns": ["标题"]}),
+        ({"caption": None, "remark": ["fine", "so so"] * 20, **KIND}, {"text_columns": []}),
         ({"imageClass": [0, 1] * 20}, {"label_column": "imageClass"}),
         ({"kind": None, "label_source": ["x", "y"] * 20, "label": [*"abcd"] * 10}, LABEL),
         (
-            {"kind": None, "label": [f"species {i % 25}" for i in range(40)], "new": [0, 1] * 20},
+            {"kind": None, "label": [f"species {i % 20}" for i in range(40)], "new": [0, 1] * 20},
             {**LABEL, "text_columns": ["caption"]},
         ),
         ({"target_url": [f"u{i}" for i in range(40)]}, {"label_column": "kind"}),
         ({"labels": [[0.5, i / 3] for i in range(40)]}, {"label_column": "kind"}),
+        ({"brand_class": ["x", "y", "z", "x"] * 10}, {"label_column": "brand_class"}),
         ({"label": [1.0, 2.0, None, 1.0] * 10}, LABEL),
-        # fewer texts than classes, but other ones in each class
-        (
-            {"caption": None, "desc": [f"a nice {i % 8}" for i in range(40)], "label": KINDS},
-            {"text_columns": ["desc"], **LABEL},
-        ),
-        # the class in other words is no text to learn from
-        (
-            {"kind_title": ["A cat, of course", "The dog"] * 20},
-            {"text_columns": ["caption"], "label_column": "kind"},
-        ),
-        (
-            {"kind": [0, 1] * 20, "kind_text": ["cat", "dog"] * 20, "caption": None},
-            {"text_columns": [], "label_column": "kind"},
-        ),
     ],
 )
 def test_roles_of_columns_are_guessed(folder, columns, expected):
@@ -141,56 +138,102 @@ def test_texts_may_be_named_by_a_template_or_a_list(folder):
     assert (data["image_column"], data["text_columns"]) == (None, "{row}: {caption}")
 
 
-RARE = [f"one of {number % 3}" for number in range(40)]
+SORTED = ["train"] * 3000 + ["validation"] * 300 + ["test"] * 300
+
+
+@pytest.mark.parametrize("name", ["split", "usage"])
+def test_a_split_column_of_a_sorted_table_is_used_and_its_rows_are_told(folder, name):
+    columns = {
+        "text": [f"a caption that is number {i}" for i in range(3600)],
+        "kind": ["cat", "dog"] * 1800,
+        name: SORTED,
+    }
+    pq.write_table(pa.table(columns), folder / "t.parquet")
+    config, said = write_config(folder)
+    assert yaml.safe_load(config.read_text())["data"]["init_args"]["split_column"] == name
+    assert re.search(rf"splits +{name} \(3,000 train, 300 val, 300 test\)\n", said)
+
+
+def test_a_split_column_of_training_rows_alone_is_used_and_the_rest_drawn(folder):
+    pq.write_table(_table(split=["train"] * 40), folder / "t.parquet")
+    assert re.search(r"splits +split \(40 train\); val and test rows are drawn", _said(folder))
 
 
 @pytest.mark.parametrize(
-    ("columns", "named", "hint"),
+    ("columns", "question"),
     [
+        ({"split": ["left", "right"] * 20}, r"'split' is called.*'left' \(20 rows\), 'right' \(20"),
         (
-            {"caption": None, "my desc": RARE},
-            {},
-            "; my desc could be one: --image photo --text 'my",
+            {"split": ["train"] * 39 + ["tst"]},
+            r"'train' \(39 rows\), 'tst' \(1 rows\).*--split none",
         ),
-        ({}, {"image": "photo"}, "; caption could be one: --image photo --text caption\n"),
-        ({}, {}, ""),
-        ({"caption": ["A cat", "The dog"] * 20}, {}, "no column of texts\n"),  # restates the class
+        ({"split": ["train"] * 39 + [None]}, r"'train' \(39 rows\), '' \(1 rows\)"),
+        ({"split": ["val", "test"] * 20}, r"train \(some at least\)"),
+        (
+            {"fold": [0, 1, 2, 3, 4] * 8},
+            r"'fold' is called.*'3' \(8 rows\), \.\.\.\. .*--split none",
+        ),
+        ({"fold": [0.0, 1.0, 2.0, None] * 10}, "'fold' is called"),
+        ({"colour": ["red", "blue"] * 20}, r"label: 'kind', 'colour'\. Name .*--label 'kind'`"),
+        ({"x": [[1]] * 40, "y": [["a"]] * 40}, r"could be the label: 'x', 'y'\. Name"),
+        (
+            {"caption": None, "标题": CIRCLES},
+            r"hold the texts: '标题'\. .*--text '标题'`, or --text none",
+        ),
+        (
+            {"photo": None, "caption": None, "a": CIRCLES, "b": CIRCLES},
+            r"'a', 'b'\. .*--text 'a'`\.",
+        ),
+        (
+            {"kind": ["cat", "NA"] * 20},
+            r"'kind', the label, has the cells 'NA'.* leave them",
+        ),
+        ({"kind": ["a|b", "b|N/A", "None", "b"] * 10}, "cells 'N/A', 'None'"),
+        ({"kind": [["a"], ["NULL", "b"]] * 20}, "cells 'NULL'"),
+        ({"kind": ["['a', 'b']", "['null']"] * 20}, "cells 'null'"),
     ],
 )
-def test_a_column_that_could_be_the_text_is_named(folder, columns, named, hint):
-    said = summarize(Path("epic.yaml"), guess_columns(_table(**columns), folder, **named))
-    assert hint in said
-    assert ("could be one" in said) == ("could be one" in hint)
+def test_what_is_unclear_is_asked(folder, columns, question):
+    with pytest.raises(DataError, match=question):
+        guess_columns(_table(**columns), folder)
+
+
+@pytest.mark.parametrize("cell", [{"a": 1}, b"\xff"])
+def test_a_label_of_no_scalars_is_refused(folder, cell):
+    with pytest.raises(DataError, match=r"'kind' holds .*strings or numbers are needed"):
+        guess_columns(_table(kind=[cell] * 40), folder, label="kind")
+
+
+def test_questions_are_answered_by_options(folder):
+    table = _table(caption=None, remark=CIRCLES, fold=[*"01234"] * 8, colour=["red", "blue"] * 20)
+    guess = guess_columns(table, folder, label="colour", text="none", split="none")
+    assert (guess.image_column, guess.text_columns, guess.split_column) == ("photo", [], None)
+    assert guess.unused == ["row", "kind", "remark", "fold"]
+    rows = ["train"] * 30 + ["val"] * 10
+    guess = guess_columns(_table(split=["x"] * 40, usage=rows), folder, split="usage")
+    assert (guess.split_column, guess.split_rows) == ("usage", {"train": 30, "val": 10})
+    with pytest.raises(DataError, match="'split' must hold one of train"):
+        guess_columns(_table(split=["x"] * 40), folder, split="split")
 
 
 @pytest.mark.parametrize(
     ("label", "refused"),
     [
         ([f"{number / 3:.2f}" for number in range(40)], True),  # prices in a CSV file
-        ([f"{number},{number % 3}9" for number in range(40)], True),
-        ([f"{number % 25}.{number % 25:03},50 €" for number in range(100)], True),
-        ([f"${number % 25},{number % 25:03}.50" for number in range(100)], True),
-        ([f"{number % 25} {number % 25:03},5 EUR" for number in range(100)], True),
-        ([number % 21 + 0.5 for number in range(40)], True),
+        ([f"${number % 25},{number % 25:03}.50" for number in range(40)], True),
         ([*range(1, 41)], True),
-        ([number % 20 + 0.5 for number in range(40)], False),  # ratings
+        ([f"species {number // 2}" for number in range(40)], False),
         ([float(number % 20) if number else None for number in range(40)], False),
-        ([float(number % 21) if number > 5 else float("nan") for number in range(60)], False),
-        ([f"{number % 20},5 %" for number in range(40)], False),
         ([f"{number % 5},1{number % 7},{number % 9}" for number in range(40)], False),  # several
-        ([f"{number % 25},5" if number else "low" for number in range(100)], False),
-        ([f"class {number // 2}" for number in range(40)], False),
     ],
 )
-def test_numbers_to_predict_are_no_classes(label, refused, folder):
-    repeats = len(label) // 40 + 1
-    table = pa.concat_tables([_table()] * repeats).slice(0, len(label))
-    table = table.append_column("target", pa.array(label))
+def test_a_label_that_hardly_occurs_twice_is_refused(label, refused, folder):
+    table = _table().append_column("target", pa.array(label))
     if not refused:
         assert guess_columns(table, folder, label="target").label_column == "target"
         return
     for named in (None, "target"):
-        with pytest.raises(DataError, match=r"'target', the label, holds \d+ different.*ranges"):
+        with pytest.raises(DataError, match=r"'target', the label, has \d+ different.*ranges"):
             guess_columns(table, folder, label=named)
 
 
@@ -201,7 +244,7 @@ def test_numbers_to_predict_are_no_classes(label, refused, folder):
         ({"image": "pics/{row}.png"}, r"holds no file in .*'pics/r0\.png'"),
         ({"image": "kind", "label": "kind"}, r"'kind' for the image, 'kind' for the label: change"),
         ({"text": ["caption", "kind"], "label": "kind"}, "one role"),
-        ({"label": "row"}, "'row', the label, has as many classes as rows, 40"),
+        ({"label": "row"}, "'row', the label, has 40 different values in 40 rows: "),
         ({"label": "knid"}, r"no column 'knid' for the label.* mean 'kind'\?"),
         ({"image": "photo", "text": "Caption"}, r"mean 'caption'\?"),
     ],
@@ -229,7 +272,7 @@ def test_table_without_label_or_content_is_refused_with_its_columns(folder):
 def test_config_fits_the_table_without_editing(folder):
     rows = _table(image="{}.jpg").rename_columns(["row", "photo", 'cap: "x" {y}', "kind"])
     pa.csv.write_csv(rows, folder / "table.csv")
-    config = _config(folder)
+    config = _config(folder, image="photo", text='cap: "x" {y}')
     data = config["data"]["init_args"]
     assert data["text_columns"] == 'cap: "x" {y}'
     module = TableDataModule(**fabricate.ENCODERS | data)
@@ -243,16 +286,76 @@ def test_config_fits_the_table_without_editing(folder):
 
 
 @pytest.mark.parametrize(
-    ("caption", "most"),
+    ("caption", "tokens"),
     [
         ("five words of plain English", 32),
-        ("Straßenbahnhaltestellenüberdachung aus gebürstetem Edelstahl, feuerverzinkt", 35),
-        ("一张红色正方形的照片放在白色的桌子上旁边还有一只猫", 34),
+        ("Straßenbahnhaltestellenüberdachung aus gebürstetem Edelstahl, feuerverzinkt", 64),
+        ("一张红色正方形的照片放在白色的桌子上旁边还有一只猫", 64),
+        ("word " * 60, 128),
+        ("word " * 600, 128),
     ],
 )
-def test_texts_of_any_script_are_given_room(folder, caption, most):
+def test_texts_of_any_script_are_given_room_in_one_of_few_sizes(folder, caption, tokens):
     pq.write_table(_table(caption=[f"{caption} {i}" for i in range(40)]), folder / "t.parquet")
-    assert _config(folder)["data"]["init_args"]["max_text_tokens"] == most
+    config, said = write_config(folder)
+    assert yaml.safe_load(config.read_text())["data"]["init_args"]["max_text_tokens"] == tokens
+    assert f"  tokens      {tokens} of a text, the rest is cut (95% have about " in said
+
+
+@pytest.mark.parametrize(
+    ("sizes", "size", "resize"),
+    [
+        ([(300, 200)], 224, "crop"),
+        ([(200, 300)] * 4 + [(600, 300)], 224, "crop"),  # a fifth are long
+        ([(300, 200)] * 2 + [(200, 400)], 224, "pad"),
+        ([(120, 60)], 112, "pad"),
+    ],
+)
+def test_long_images_are_padded_and_choices_are_told(folder, sizes, size, resize):
+    for index in range(40):  # sorted: the first rows are no sample
+        image = Image.new("RGB", sizes[index * len(sizes) // 40])
+        image.save(folder / "pics" / f"{index}.jpg")
+    pq.write_table(_table(), folder / "t.parquet")
+    config, said = write_config(folder)
+    options = yaml.safe_load(config.read_text())
+    assert options["model"]["encoders"]["image_size"] == size
+    assert options["data"]["init_args"]["resize"] == resize
+    assert re.search(rf"image size +{size} pixels \(shorter sides are \d+", said)
+    assert re.search(rf"resize +{resize}: .* \(\d+% are longer than 1.6 to 1\)", said)
+
+
+def test_two_tables_that_are_alike_can_share_encoders(folder, tmp_path):
+    configs = []
+    for name, caption in (("kinds", "twelve words " * 6), ("colours", "nine words " * 9)):
+        rows = _table(caption=[f"{caption}{i}" for i in range(40)])
+        pq.write_table(rows, folder / f"{name}.parquet")
+        config, _ = write_config(folder / f"{name}.parquet", output=tmp_path / f"{name}.yaml")
+        configs.append(yaml.safe_load(config.read_text()))
+    first, second = (
+        (config["model"]["encoders"], *(config["data"]["init_args"][name] for name in SHARED))
+        for config in configs
+    )
+    assert first == second
+    assert first[1:] == ("crop", 64)
+
+
+SHARED = ("resize", "max_text_tokens")
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        (["Schöne Küche mit großem Esstisch", "Ein Mann steht auf der Straße"], True),
+        (["Красная машина", "Синий дом"], True),
+        (["白色的桌子", "一只猫"], True),
+        (["A man stands on the street", "Children play football"], False),
+        (["Sony WH-1000XM4 headphones", "Levi's 501 jeans W32"], False),
+    ],
+)
+def test_a_hint_is_given_for_texts_that_are_not_english(folder, texts, told):
+    rows = [f"{texts[i % 2]} {i}" for i in range(40)]
+    pq.write_table(_table(caption=rows), folder / "t.parquet")
+    assert ("of letters are not a to z, but pypi:all-minilm" in _said(folder)) == told
 
 
 @pytest.mark.parametrize("multilabel", [False, True])
@@ -301,8 +404,7 @@ def test_the_commands_to_run_next_name_the_written_file(folder, monkeypatch):
     monkeypatch.chdir(folder)
     pq.write_table(_table(), "t.parquet")
     for name, named in (("table.yaml", "./table.yaml"), ("new/mine.yaml", "new/mine.yaml")):
-        config, guess = write_config(Path("t.parquet"), output=Path(name))
-        assert summarize(config, guess).count(f"--config {named}") == 3
+        assert write_config(Path("t.parquet"), output=Path(name))[1].count(f"--config {named}") == 3
 
 
 @pytest.mark.parametrize("names", [[], ["train.csv", "test.csv"]])
@@ -311,3 +413,47 @@ def test_folder_with_no_table_or_several_is_refused(folder, names):
         (folder / name).write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match=f"found: {', '.join(sorted(names)) or 'none'}"):
         write_config(folder)
+
+
+def _png(index):
+    buffer = io.BytesIO()
+    Image.new("RGB", (300, 200), (index, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+IMAGES = [None, *map(_png, range(1, 40))]
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()], ids=str)
+def test_a_column_of_bytes_is_taken_for_the_images(folder, kind):
+    images, names = pa.array(IMAGES, kind), [f"gone/{i}.jpg" for i in range(40)]
+    table = _table(photo=None, data=images, filename=names)  # whose names lead to no file
+    for named in ({}, {"image": "data", "text": "caption"}):
+        guess = guess_columns(table, folder, **named)
+        assert (guess.image_column, guess.text_columns) == ("data", ["caption"])
+        assert "filename" in guess.unused
+
+
+HASHES = [b"%d" % index for index in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "named", "said"),
+    [
+        ({"photo": None, "data": HASHES}, {}, r"'data' holds bytes that are no image, .* --image"),
+        ({"photo": HASHES}, {"image": "photo"}, "'photo' holds bytes that are no image"),
+        (
+            {"photo": IMAGES, "mask": IMAGES},
+            {},
+            r"hold images: 'photo', 'mask'\. .*--image 'photo'",
+        ),
+    ],
+)
+def test_a_column_of_bytes_is_never_left_out_without_a_word(folder, columns, named, said):
+    with pytest.raises(DataError, match=said):
+        guess_columns(_table(**columns), folder, **named)
+
+
+def test_hashes_beside_image_files_are_listed_as_left_out(folder):
+    guess = guess_columns(_table(sha=HASHES), folder)
+    assert (guess.image_column, guess.unused) == ("photo", ["row", "sha"])

@@ -49,6 +49,7 @@ def init(
     image: str | None = None,
     text: str | None = None,
     label: str | None = None,
+    split: str | None = None,
     force: bool = False,
 ) -> None:
     """Guess the columns of a table and write a config for it.
@@ -56,15 +57,16 @@ def init(
     Args:
         folder: a table, or the folder it lies in.
         output: file to write (epic.yaml beside the table).
-        image: column of image paths, if not to be guessed.
-        text: column of texts.
+        image: column of image paths or images, if not to be guessed.
+        text: column of texts; none for no texts.
         label: column of classes.
+        split: column of train, val and test; none to draw validation and test rows.
         force: replace a file that is there.
 
     Raises:
         EpicError: with a message for the user.
     """
-    from epic_pl.inspection.init import summarize, write_config
+    from epic_pl.inspection.init import write_config
 
-    columns = {"image": image, "text": text, "label": label}
-    print(summarize(*write_config(folder, force, output, **columns)))
+    columns = {"image": image, "text": text, "label": label, "split": split}
+    print(write_config(folder, force, output, **columns)[1])

@@ -1,45 +1,52 @@
-"""Guess the role of each column of a table: from its name first, then from its cells."""
+"""Guess the role of each column of a table from names, paths of files and distinct values.
+
+Where these do not tell, the user is asked: a wrong guess costs more than an option.
+"""
 
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.data.images import IMAGE_SUFFIXES
-from epic_pl.data.tables.columns import SPLIT_NAMES, is_list, may_embed, read_image_paths
-from epic_pl.data.tables.labels import written_lists
+from epic_pl.data.images import IMAGE_SUFFIXES, read_image
+from epic_pl.data.tables import columns
+from epic_pl.data.tables.columns import SPLIT_NAMES, is_bytes, is_list, may_embed
+from epic_pl.data.tables.labels import MISSING, written_lists
 from epic_pl.errors import DataError, did_you_mean
 
-_NAMES = {
-    "image": ("image", "img", "picture", "photo", "filename", "file", "path"),
-    "text": ("text", "title", "caption", "sentence", "description", "hypothesis", "question"),
-    "label": ("label", "labels", "class", "category", "target", "genre", "genres", "tags"),
-    "split": ("split", "set", "subset", "partition", "fold"),
-    "id": ("id", "uid", "key", "index"),
+NONE = "none"
+"""As the name of a column: that there is none, and none is to be guessed."""
+
+_WORDS = {
+    "image": "image img picture photo poster filename file path",
+    "text": "text title caption sentence statement description hypothesis question review plot",
+    "label": "label labels class category target genre genres tags",
+    "split": "split set subset partition fold",
+    "id": "id uid key index",
+    "no text": "nr number row code sku date datum time url link",
 }
-_UNCLEAR = "No column looks like {}; there are {}. Name one, as in `epic-pl data init ... {}`."
+_NAMES = {role: words.split() for role, words in _WORDS.items()}
+_UNCLEAR = "No column looks like {}; there are {}. Name one, as in `epic-pl data init ... {}`. {}"
 _QUANTITY = (
     "Numbers to predict, such as prices, are no classes: write a column with ranges of them, such "
     "as cheap and dear, and name it by --label."
 )
-_AMOUNT = (  # currencies, thousands, decimal commas
-    (r"^\s*[€$£¥]?\s*|\s*([€$£¥%]|[A-Z]{3})?\s*$", ""),
-    (r"[.,' ](\d{3})\b", r"\1"),
-    (",", "."),
-)
-_EXAMINED_ROWS, _EXAMINED_FILES = 2000, 50
-_MOST_NUMBERS = 20  # classes that are called by numbers with decimals
+_EXAMINED = 50  # cells and files
+_SHOWN = 4
 
 
 @dataclass(frozen=True)
 class Guess:
-    """Guessed arguments of ``TableDataModule``, columns without a role, and row counts."""
+    """Guessed arguments of ``TableDataModule``, columns without a role, and rows of each split."""
 
     image_column: str | None
     text_columns: list[str]
@@ -49,10 +56,9 @@ class Guess:
     id_column: str | None
     image_root: Path | None
     val_size: float
-    val_rows: int
+    split_rows: Mapping[str, int]  # as the table names them; all are train without a column
     multilabel: bool
     unused: list[str]
-    likely_texts: list[str]  # without a role, though they hold words and no column is a text
 
 
 def guess_columns(
@@ -61,64 +67,60 @@ def guess_columns(
     image: str | None = None,
     text: str | Sequence[str] | None = None,
     label: str | None = None,
+    split: str | None = None,
 ) -> Guess:
-    """Guess the columns from names and cells of a table, and from the files in its folder.
+    """Guess the columns from names and distinct cells, and from the files in the table's folder.
 
     Args:
         table: with all its columns.
         folder: of the table.
         image: column of images, or a template. None is guessed, unless ``text`` is given.
-        text: column of texts, several, or a template. None is guessed, unless ``image`` is given.
+        text: column of texts, several, or a template; ``none`` for none. None is guessed, unless
+            ``image`` is given.
         label: column of labels; None is guessed.
+        split: column of splits; ``none`` for none. None is guessed.
 
     Raises:
-        DataError: no column looks like a label, or none like image or text; the label is a
-            quantity; or a named column does not exist.
+        DataError: a role is unclear, so that the user has to name its column; the label is a
+            quantity or may be missing; or a named column does not exist.
     """
     names = table.column_names
-    texts = [text] if isinstance(text, str) else list(text or ())
+    texts = [] if text in (None, NONE) else [text] if isinstance(text, str) else list(text)
     roles = [("image", image), *(("text", name) for name in texts), ("label", label)]
+    roles += [("split", None if split == NONE else split)]
     given = {name: role for role, name in roles if name is not None}
     if len(given) < sum(name is not None for _, name in roles):
         named_twice = ", ".join(f"{name!r} for the {role}" for role, name in roles if name)
         raise DataError(f"A column can have one role, but you name {named_twice}: change one.")
     for name, role in given.items():
-        if name not in names and (role == "label" or "{" not in name):
+        if name not in names and (role in ("label", "split") or "{" not in name):
             meant = did_you_mean(name, names)
             raise DataError(f"There is no column {name!r} for the {role}, only {names}.{meant}")
-    named, source, root = image or texts, image, folder
-    if image in names or not named:
-        candidates = table.select([image]) if image else table
+    guess_texts = image is None and text is None
+    source, root = image, folder
+    if image in names or not (image or texts):
+        candidates = table.select([image] if image else [n for n in names if n not in given])
         image, source, root = _images(candidates, folder) or (image, image, folder)
     if image in given and not (image in names and may_embed(table[image].type)):
-        paths = read_image_paths(table, image).drop_null().to_pylist()
+        paths = columns.read_image_paths(table, image).drop_null().to_pylist()
         if not any(os.path.isfile(root / path) for path in paths):
             raise DataError(
                 f"Column {image!r}, named for the images, holds no file in {root}: the first cell "
                 f"is {[*paths, None][0]!r}. Name another, or move the table to the images."
             )
-    left = [name for name in names if name not in (source, *texts)]
-    split = next((name for name in _by_name(left, "split") if _is_split(table[name])), None)
+    left = [name for name in names if name not in (source, *texts, label)]
+    split = _split(table, left) if split is None else None if split == NONE else split
+    rows = Counter(map(str, columns.read_splits(table, split)))
     label = label or _label(table, [name for name in left if name != split])
-    _refuse_quantity(table, label)
+    separator, multilabel = _examine_label(table, label)
     # the column of a template such as {id}.jpg may be the id as well
     ids = _by_name([name for name in names if name not in (image, split, label)], "id")
     identity = next((name for name in ids if _distinct(table[name]) == len(table)), None)
     left = [name for name in left if name not in (split, label, identity)]
-    if not named:
-        texts = _texts(table, left, label, image is None)
+    if guess_texts:
+        texts = _texts(table, left, image is None)
     if image is None and not texts:
-        raise DataError(_UNCLEAR.format("images or text", names, "--text title"))
-    lists = is_list(table[label].type) or written_lists(table[label]) is not None
-    separator = None if lists else _separator(table[label])
-    if not lists and separator is None and _distinct(table[label]) == len(table):
-        raise DataError(
-            f"Column {label!r}, the label, has as many classes as rows, {len(table):,}, so that "
-            "none can be learned: name another column by --label."
-        )
-    val_size = 0.1 if len(table) >= 200 else 0.2
-    cells = table[split].to_pylist() if split else ["train"] * len(table)
-    rows = Counter(SPLIT_NAMES.get(str(cell).strip().lower()) for cell in cells)
+        raise DataError(_UNCLEAR.format("images or text", names, "--text title", ""))
     return Guess(
         image_column=image,
         text_columns=texts,
@@ -127,11 +129,10 @@ def guess_columns(
         split_column=split,
         id_column=identity,
         image_root=None if root == folder else root,
-        val_size=val_size,
-        val_rows=rows["val"] or round(val_size * rows["train"]),
-        multilabel=lists or separator is not None,
+        val_size=0.1 if len(table) >= 200 else 0.2,
+        split_rows=rows,
+        multilabel=multilabel,
         unused=[name for name in left if name not in texts],
-        likely_texts=[] if texts else _texts(table, left, label, False, distinct=0),
     )
 
 
@@ -142,7 +143,7 @@ def _by_name(names: Iterable[str], role: str) -> list[str]:
         words = _words(name)
         matches = [known.index(word) for word in words if word in known]
         if matches:
-            # cells of image columns are examined as well
+            # files of image columns are looked for as well
             ranks[name] = (role != "image" and len(words) > 1, min(matches))
     return sorted(ranks, key=lambda name: ranks[name])
 
@@ -161,13 +162,19 @@ def _names_classes(dtype: pa.DataType) -> bool:
     return _is_string(dtype) or pa.types.is_integer(dtype) or bool(pa.types.is_boolean(dtype))
 
 
-def _read_cells(column: pa.ChunkedArray) -> list[str]:
-    """First non-empty cells of a column as stripped strings; empty for nested types."""
-    column = column.slice(0, _EXAMINED_ROWS)
-    if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
-        return []
-    cells = column.cast(pa.string()).drop_null().to_pylist()
-    return [stripped for cell in cells if (stripped := cell.strip())]
+def _spread(column: pa.ChunkedArray) -> list[Any]:
+    """Some cells that are not null, evenly spread over a column: rows may be sorted."""
+    filled = np.flatnonzero(column.is_valid())
+    chosen = np.linspace(0, len(filled) - 1, min(len(filled), _EXAMINED)).astype(int)
+    return [column[int(row)].as_py() for row in filled[chosen]]
+
+
+def _counts(column: pa.ChunkedArray) -> Counter[str]:
+    """Number of rows of each distinct cell, as a stripped string."""
+    counts: Counter[str] = Counter()
+    for pair in pc.value_counts(column.cast(pa.string())).to_pylist():
+        counts[(pair["values"] or "").strip()] += pair["counts"]
+    return counts
 
 
 def _distinct(column: pa.ChunkedArray) -> int:
@@ -177,6 +184,14 @@ def _distinct(column: pa.ChunkedArray) -> int:
     return int(pc.count_distinct(column.cast(pa.string())).as_py())
 
 
+def _ask(role: str, why: str, columns: Sequence[str], none: str = "") -> DataError:
+    """A question for the column of a role."""
+    return DataError(
+        f"Columns that {why}: {', '.join(map(repr, columns))}. Name the one to take, as in "
+        f"`epic-pl data init ... --{role} {columns[0]!r}`{none}."
+    )
+
+
 def _images(table: pa.Table, folder: Path) -> tuple[str, str, Path] | None:
     """The image column or a template of it, its source column, and the folder of its paths.
 
@@ -184,30 +199,51 @@ def _images(table: pa.Table, folder: Path) -> tuple[str, str, Path] | None:
     there are no such files, a column is chosen if its name or cells look like images: the check
     then reports missing files, instead of training on the text alone.
     """
+    of_bytes = [field.name for field in table.schema if is_bytes(field.type)]
     embedded = [field.name for field in table.schema if may_embed(field.type)]
+    embedded = [name for name in embedded if name not in of_bytes or _decodes(table[name])]
+    if len(embedded) > 1:
+        raise _ask("image", "hold images", embedded)
     if embedded:
         return embedded[0], embedded[0], folder
     strings = [field.name for field in table.schema if _is_string(field.type)]
     named = _by_name(strings, "image")
-    columns = {name: _read_cells(table[name]) for name in dict.fromkeys([*named, *strings])}
+    cells = {name: _cells(table[name]) for name in dict.fromkeys([*named, *strings])}
     roots = [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir())]
-    for name, cells in columns.items():
-        for root in roots:
-            if _most(os.path.isfile(root / cell) for cell in cells[:_EXAMINED_FILES]):
-                return name, name, _common_folder(table[name]) or root
+    for name, root in product(cells, roots):
+        if _most(os.path.isfile(root / cell) for cell in cells[name]):
+            return name, name, _common_folder(table[name]) or root
     for root in roots:
         files = [file for file in root.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
         suffixes = {file.stem: file.suffix for file in files}
         for name in dict.fromkeys([*named, *_by_name(table.column_names, "id")]):
-            endings = [suffixes.get(cell) for cell in _read_cells(table[name])]
+            endings = [suffixes.get(cell) for cell in _cells(table[name])]
             if _most(ending is not None for ending in endings):
-                suffix = next(filter(None, endings))
-                return f"{{{name}}}{suffix}", name, root
-    for name, cells in columns.items():
+                return f"{{{name}}}{next(filter(None, endings))}", name, root
+    if of_bytes:
+        raise DataError(
+            f"Column {of_bytes[0]!r} holds bytes that are no image, and no column leads to images: "
+            "put whole image files into it, or name a column of paths by --image, or that of the "
+            "texts alone by --text."
+        )
+    for name in cells:
         by_name = name in named and {*_words(name)} <= {*_NAMES["image"]}
-        if _most(c.lower().endswith(IMAGE_SUFFIXES) or (by_name and " " not in c) for c in cells):
+        if by_name or _most(cell.lower().endswith(IMAGE_SUFFIXES) for cell in cells[name]):
             return name, name, folder
     return None
+
+
+def _cells(column: pa.ChunkedArray) -> list[str]:
+    """Some cells of a column as stripped strings."""
+    return [cell for value in _spread(column) if (cell := str(value).strip())]
+
+
+def _decodes(column: pa.ChunkedArray) -> bool:
+    """Whether one of some cells of bytes is an image."""
+    for cell in _spread(column):
+        with suppress(DataError):
+            return bool(read_image(cell))
+    return False
 
 
 def _most(answers: Iterable[bool]) -> bool:
@@ -217,60 +253,78 @@ def _most(answers: Iterable[bool]) -> bool:
 
 def _common_folder(column: pa.ChunkedArray) -> Path | None:
     """The folder that holds all paths if they are absolute, unless it is the root folder."""
-    paths = [path.strip() for path in column.drop_null().to_pylist() if path.strip()]
-    if not all(map(os.path.isabs, paths)):
+    folders = {os.path.dirname(path.strip()) for path in column.drop_null().to_pylist()}
+    common = os.path.commonpath(folders) if all(map(os.path.isabs, folders)) else "/"
+    return None if common == "/" else Path(common)
+
+
+def _split(table: pa.Table, names: Sequence[str]) -> str | None:
+    """The first column that names splits in all rows, if possible one that is called so.
+
+    Raises:
+        DataError: none does, but one is called so.
+    """
+    called = [n for n in _by_name(names, "split") if not pa.types.is_nested(table[n].type)]
+    few = [n for n in names if 0 < _distinct(table[n]) <= 2 * len(SPLIT_NAMES)]
+    for name in dict.fromkeys([*called, *few]):
+        splits = {SPLIT_NAMES.get(cell.lower()) for cell in _counts(table[name])}
+        if "train" in splits and None not in splits and (name in called or len(splits) > 1):
+            return name
+    if not called:
         return None
-    common = Path(os.path.commonpath(map(os.path.dirname, paths)))
-    return None if common == Path(common.anchor) else common
-
-
-def _is_split(column: pa.ChunkedArray) -> bool:
-    """Whether cells name splits; unknown names are left to the data check."""
-    splits = {SPLIT_NAMES.get(cell.lower()) for cell in _read_cells(column)}
-    return "train" in splits and len(splits) + column.null_count > 1
+    counts = _counts(table[called[0]])
+    held = [f"{cell!r} ({rows:,} rows)" for cell, rows in counts.most_common(_SHOWN)]
+    raise DataError(
+        f"Column {called[0]!r} is called like the splits of rows, but holds {', '.join(held)}"
+        f"{', ...' * (len(counts) > _SHOWN)}. Name the column of the splits by --split; its cells "
+        "are train (some at least), val and test. Or say --split none: validation and test rows "
+        "are then drawn."
+    )
 
 
 def _label(table: pa.Table, names: Sequence[str]) -> str:
-    """The column named label, else a list column, else a column with few distinct values."""
+    """The column named label, else the only one of lists, else that of few distinct values."""
     dtypes = {name: table[name].type for name in names}
     lists = [n for n in names if is_list(dtypes[n]) and _names_classes(dtypes[n].value_type)]
     # pandas writes integers with missing values as floats
     scalars = [n for n in names if _names_classes(dtypes[n]) or pa.types.is_floating(dtypes[n])]
-    distinct = {name: _distinct(table[name]) for name in scalars}
-    few = [name for name in scalars if 2 <= distinct[name] <= max(2, len(table) // 4)]
+    few = [n for n in scalars if 2 <= _distinct(table[n]) <= max(2, len(table) // 4)]
     named = _by_name([*lists, *scalars], "label")
-    likely = [
-        *(name for name in named if name.lower() in _NAMES["label"]),
-        *lists,
-        *sorted(few, key=lambda name: (name not in named, distinct[name])),
-        *named,
-    ]
+    exact = [name for name in named if name.lower() in _NAMES["label"]]
+    if exact:
+        return exact[0]
+    likely = lists or [name for name in few if name in named] or few or named
     if not likely:
-        raise DataError(
-            _UNCLEAR.format("a label of several values", table.column_names, "--label kind")
-            + f" {_QUANTITY}"
-        )
+        several = "a label of several values"
+        raise DataError(_UNCLEAR.format(several, table.column_names, "--label kind", _QUANTITY))
+    if len(likely) > 1:
+        raise _ask("label", "could be the label", likely)
     return likely[0]
 
 
-def _refuse_quantity(table: pa.Table, label: str) -> None:
-    """Refuse labels that are amounts with decimals, or with hardly any amount twice."""
-    column = table[label]
-    with suppress(pa.ArrowException):  # no strings
-        for pattern, plain in _AMOUNT:
-            column = pc.replace_substring_regex(column, pattern, plain)
-    try:
-        numbers = column.cast(pa.float64())
-    except pa.ArrowException:
-        return
-    numbers = numbers.filter(pc.is_finite(numbers))  # pandas writes a missing integer as NaN
-    distinct = pc.count_distinct(numbers).as_py()
-    decimals = pc.any(pc.not_equal(pc.floor(numbers), numbers)).as_py()
-    if distinct > _MOST_NUMBERS and (decimals or distinct > len(numbers) / 2):
+def _examine_label(table: pa.Table, label: str) -> tuple[str | None, bool]:
+    """The separator of several labels in a cell, and whether rows may have several.
+
+    Raises:
+        DataError: hardly any label occurs twice, or programs write one for a missing value.
+    """
+    column, about = columns.read_label_cells(table, label), f"Column {label!r}, the label, has"
+    lists = column if is_list(column.type) else written_lists(column)
+    counts = _counts(column if lists is None else pc.list_flatten(lists))
+    separator = None if lists is not None else _separator(column)
+    parts = {part.strip() for cell in counts for part in cell.split(separator or "\0")} - {""}
+    if missing := sorted(parts & {*MISSING}):
         raise DataError(
-            f"Column {label!r}, the label, holds {distinct:,} different numbers in "
-            f"{len(numbers):,} rows. {_QUANTITY}"
+            f"{about} the cells {', '.join(map(repr, missing))}. If the label is missing there, "
+            "leave them empty and name their split predict, or drop the rows; if it is a class, "
+            "give it a name that no program writes for a missing value."
         )
+    if lists is None and len(parts) > len(table) / 2:
+        raise DataError(
+            f"{about} {len(parts):,} different values in {len(table):,} rows: hardly any class can "
+            f"be learned. {_QUANTITY}"
+        )
+    return separator, lists is not None or separator is not None
 
 
 def _separator(labels: pa.ChunkedArray) -> str | None:
@@ -288,30 +342,13 @@ def _separator(labels: pa.ChunkedArray) -> str | None:
     return None
 
 
-def _texts(
-    table: pa.Table, names: Sequence[str], label: str, needed: bool, distinct: float = 0.1
-) -> list[str]:
-    """Columns named like text, or with a share of ``distinct`` cells of several words.
-
-    A column that restates the class is left out unless it is the only input.
-    """
-    named = _by_name(names, "text")
-    texts = []
-    for name in names:
-        cells = _read_cells(table[name])
-        # in scripts without spaces between words, characters take 3 bytes
-        phrases = (" " in c or (len(c) >= 4 and len(c.encode()) >= 2.5 * len(c)) for c in cells)
-        prose = _most(phrases) and len(set(cells)) > len(cells) * distinct
-        if _is_string(table[name].type) and (prose or name in named):
-            texts.append(name)
-    inputs = [name for name in texts if not _restates(table, name, label)]
-    return inputs or (texts if needed else [])
-
-
-def _restates(table: pa.Table, text: str, label: str) -> bool:
-    """Whether all rows of a class have one text, in a table where classes recur."""
-    if not _names_classes(table[label].type):
-        return False
-    rows = pa.table({name: table[name].cast(pa.string()) for name in (text, label)}).drop_null()
-    classes, pairs = (rows.group_by(by).aggregate([]).num_rows for by in (label, [text, label]))
-    return bool(classes == pairs <= len(rows) // 2)
+def _texts(table: pa.Table, names: Sequence[str], needed: bool) -> list[str]:
+    """Columns named like text; a question where others hold many distinct strings."""
+    strings = [name for name in names if _is_string(table[name].type)]
+    if named := _by_name(strings, "text"):
+        return sorted(named, key=strings.index)
+    known = [*_by_name(strings, "id"), *_by_name(strings, "no text")]
+    left = [n for n in strings if n not in known and _distinct(table[n]) > 0.1 * len(table)]
+    if left and not (needed and len(left) == 1):
+        raise _ask("text", "could hold the texts", left, "" if needed else ", or --text none")
+    return left
