@@ -26,10 +26,11 @@ from epic_pl.inspection.problems import (
     image_problems,
     kept_rows,
     label_problems,
+    language_problems,
     text_problems,
 )
 
-_TEXTS_AT_ONCE = 64
+_TEXTS_AT_ONCE, _TEXTS_OF_LANGUAGE = 64, 500
 _STRINGS = ("split", "sample_id", "image", "text", "label")
 _ROWS = pa.schema([*((name, pa.string()) for name in _STRINGS), *FACTS])
 
@@ -103,6 +104,11 @@ def check_data(
         rows = rows.append_column("tokens", _token_lengths(rows["text"], data, progress))
     problems += image_problems(rows, policy)
     problems += text_problems(rows, data.collator.max_text_tokens)
+    texts = pc.unique(rows["text"]).drop_null()
+    texts = texts[:: len(texts) // _TEXTS_OF_LANGUAGE + 1]  # evenly spread
+    problems += language_problems(
+        data.collator.shortened(texts.to_pylist()), data.collator.tokenizer
+    )
     problems += label_problems(rows.filter(kept_rows(rows, policy)), counts, names)
     problems += duplicate_problems(rows)
     return Findings(

@@ -1,5 +1,8 @@
 """Problems of the images, texts and labels of a dataset, and rows that occur more than once."""
 
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -12,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.data.rows import empty_rows
+from epic_pl.data.tables.labels import MISSING
 from epic_pl.errors import counted
 
 Severity = Literal["error", "warning", "note"]
@@ -19,6 +23,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 _SHOWN = 5  # examples of a problem
 _MAX_TRUNCATED = 0.1
+_MOST_SPLIT = 0.5  # share of words
 _FIX = "Fix them, or set on_bad_sample: skip leaves these rows out, absent keeps those with text."
 _MOVE = "Move them into the image root, or name one that holds them all."
 _FATES = {"skip": ": skipped", "absent": ": kept without it"}
@@ -108,6 +113,27 @@ def text_problems(rows: pa.Table, max_tokens: int) -> Iterator[Problem]:
         yield Problem("warning" if truncated > _MAX_TRUNCATED else "note", message)
 
 
+def language_problems(texts: Sequence[str], tokenizer: Any) -> Iterator[Problem]:
+    """Texts in a language that the tokenizer was not made for: it splits most of their words.
+
+    That of all-MiniLM splits 3 to 10% of English words, 39% of product names, and 73% of German,
+    52% of Spanish words; 42% of French ones, which is not told.
+    """
+    words = Counter(word for text in texts for word in re.findall(r"[^\W\d_]+", text))
+    split = 0
+    for word, count in words.items():
+        pieces = tokenizer.tokenize(f" {word}")
+        # words of scripts without case are not always separated by blanks
+        most = 1 if word.upper() != word.lower() else len(word) - 1
+        split += count * (len(pieces) > most or tokenizer.unk_token in pieces)
+    if words and (share := split / words.total()) > _MOST_SPLIT:
+        text = (
+            f"The text encoder's tokenizer splits {share:.0%} of the words: is it of another "
+            "language than the texts? Take an encoder of theirs, or a multilingual one"
+        )
+        yield Problem("warning", text)
+
+
 def label_problems(
     rows: pa.Table, counts: Mapping[Any, npt.NDArray[np.int64]], names: Sequence[str]
 ) -> Iterator[Problem]:
@@ -145,12 +171,23 @@ def label_problems(
         if mask.any():
             shown = [names[index] for index in np.flatnonzero(mask)[:_SHOWN]]
             yield Problem(severity, counted(int(mask.sum()), text), shown)
+    if missing := [name for name in names if name in MISSING]:
+        text = "Classes that could be missing values: leave cells of unknown labels empty"
+        yield Problem("warning", text, missing)
     folded: dict[str, list[str]] = {}
     for class_name in names:
-        folded.setdefault(" ".join(class_name.casefold().split()), []).append(class_name)
-    alike = [" / ".join(map(repr, group)) for group in folded.values() if len(group) > 1]
+        folded.setdefault(_folded(class_name), []).append(class_name)
+    # ascii spells out what looks the same
+    alike = [" / ".join(map(ascii, group)) for group in folded.values() if len(group) > 1]
     if alike:
-        yield Problem("warning", "Classes that differ in case or white space only", alike[:_SHOWN])
+        text = "Classes that differ in case, white space, Unicode form or invisible characters only"
+        yield Problem("warning", text, alike[:_SHOWN])
+
+
+def _folded(name: str) -> str:
+    """A name without case, white space and zero-width characters, in one Unicode form."""
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(c for c in plain if not c.isspace() and unicodedata.category(c) != "Cf")
 
 
 def duplicate_problems(rows: pa.Table) -> Iterator[Problem]:
