@@ -40,6 +40,37 @@ def _items(rows):
     ]
 
 
+@pytest.mark.parametrize("source", ["csv", "parquet"])
+def test_predictions_keep_the_dialect_of_their_table_and_tell_of_cut_texts(
+    source, trained, classifier, caplog, tmp_path
+):
+    long = "a red cat " * 60  # 64 tokens are read
+    rows = {"id": ["one", "two"], "image": [None, None], "text": [long, 'a "cat"; a dog']}
+    if source == "csv":
+        text = "id;image;text\r\none;;" + long + '\r\ntwo;;"a ""cat""; a dog"\r\n'
+        (tmp_path / "new.csv").write_text(text, encoding="utf-8-sig", newline="")
+    else:
+        image = Image.new("RGB", (40, 40), "red")
+        image.save(tmp_path / "image.png")
+        rows["image"] = [(tmp_path / "image.png").read_bytes(), None]  # as pandas writes it
+        pq.write_table(pa.table(rows), tmp_path / "new.parquet")
+    new = tmp_path / f"new.{source}"
+    options = ["--ckpt_path", trained.checkpoint, "--data.predict_table", str(new)]
+    with caplog.at_level("INFO"):
+        run(["predict", "--config", trained.config, *options, f"--predictions.output={source}.csv"])
+        table = classifier.predict_table(new, image="image", text="text", id="id")
+    cut = "1 text of 64 tokens or more: what exceeds the max_text_tokens of training was cut."
+    assert [record.message for record in caplog.records].count(cut) == 2
+    (path,) = trained.root.rglob(f"{source}.csv")
+    mark, delimiter = (b"\xef\xbb\xbf", ";") if source == "csv" else (b"", ",")
+    assert path.read_bytes().startswith(mark + b'"sample_id"' + delimiter.encode())
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        written = list(csv.DictReader(file, delimiter=delimiter))
+    assert [row["sample_id"] for row in written] == ["one", "two"]
+    assert [row["label"] for row in written] == table["label"].to_pylist()
+    assert (table["image_path"][0].as_py() is None) == (source == "csv")
+
+
 def test_scores_are_those_of_the_command_line(trained, classifier, rows, tmp_path):
     options = ["--ckpt_path", trained.checkpoint, "--predictions.output", "all.parquet"]
     run(["predict", "--config", trained.config, *options])

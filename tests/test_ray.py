@@ -46,6 +46,26 @@ def test_an_actor_predicts_as_a_classifier_does(kind, predictor, trained):
         assert table[name].equals(expected[name])
 
 
+@pytest.mark.parametrize(
+    ("column", "top_k", "taken"),
+    [
+        ("label", None, True),
+        ("probability_red", None, True),
+        ("label_2", 2, True),
+        ("label_2", None, False),
+        ("image_path", None, False),
+    ],
+)
+def test_an_id_column_called_like_a_prediction_is_refused(column, top_k, taken, trained):
+    predictor = Predictor(trained.checkpoint, column, None, "text", top_k)
+    rows = pa.table({column: ["a"], "text": ["a red square"]})
+    if taken:
+        with pytest.raises(DataError, match=f"'{column}' is called like one of the predictions"):
+            predictor(rows)
+    else:
+        assert predictor(rows)[column].to_pylist() == ["a"]
+
+
 @pytest.mark.parametrize("image", ["missing.png", "memory://missing.png", b"no image"])
 def test_a_row_that_cannot_be_used_is_named(image, predictor):
     images = [None, None, image]

@@ -259,7 +259,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         from epic_pl.error_text import message_of
 
         root = Path(output) if output is not None else Path("runs") / Path(table).stem
-        columns = {"image": image, "text": text, "label": label}
+        columns = {"image": image, "text": text, "label": label, "split": split}
         config, _ = write_config(Path(table), True, root / INIT_CONFIG, **columns)
         given = as_options({"trainer.default_root_dir": str(root), **(options or {})})
         try:

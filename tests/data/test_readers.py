@@ -1,8 +1,9 @@
 import gzip
 
+import pyarrow as pa
 import pytest
 
-from epic_pl.data.readers import find_path, read_csv, read_json, read_jsonl, require
+from epic_pl.data.readers import find_path, read_csv, read_json, read_jsonl, require, write_csv
 from epic_pl.errors import DataError
 
 
@@ -12,6 +13,17 @@ def test_the_first_path_that_is_there_is_found_in_a_folder_or_one_below(tmp_path
     (tmp_path / "b[1].csv").touch()
     (tmp_path / place).touch()
     assert find_path(tmp_path, ["a.csv", "b[1].csv"], "") == tmp_path / place
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize(
+    ("name", "delimiter"), [("t.csv", ";"), ("t.csv", "\t"), ("t.tsv", ","), ("t.parquet", ",")]
+)
+def test_a_table_is_written_like_another_csv_file(tmp_path, mark, name, delimiter):
+    (tmp_path / name).write_bytes(mark + b"a;b;c\n" if delimiter == ";" else mark + b"a\tb\tc\n")
+    write_csv(pa.table({"x": ["é;,"], "y": [0.5]}), tmp_path / "out.csv", tmp_path / name)
+    written = f'"x"{delimiter}"y"\n"é;,"{delimiter}0.5\n'.encode()
+    assert (tmp_path / "out.csv").read_bytes() == (mark if name == "t.csv" else b"") + written
 
 
 def test_a_path_that_is_missing_is_named_with_the_way_to_get_it(tmp_path):

@@ -12,14 +12,14 @@ import lightning as L
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.callbacks.feature_cache import FeatureCache
-from epic_pl.data import ImageTextDataModule
+from epic_pl.data import ImageTextDataModule, TableDataModule
 from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.readers import write_csv
 from epic_pl.errors import ConfigError, DataError, counted
 from epic_pl.files import replacing
 from epic_pl.module import EPICModule
@@ -40,6 +40,8 @@ class PredictionWriter(Callback):
 
     A file is written at the end. A folder gets a Parquet file for every 64 batches: a command that
     was killed continues with the first that is missing, and each process writes its own.
+
+    A CSV file has the delimiter and the byte order mark, if any, of the CSV file that is predicted.
 
     Args:
         output: file name, ``.parquet`` or ``.csv``, relative to the run's log folder; or a name
@@ -75,6 +77,7 @@ class PredictionWriter(Callback):
         self.threshold = threshold
         self.shard = shard
         self._in_parts = not suffix
+        self._full_texts = 0
         self._parts: PartWriter | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -114,6 +117,7 @@ class PredictionWriter(Callback):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let the module gather its outputs, unless they are written part by part."""
         assert isinstance(pl_module, EPICModule)
+        self._full_texts = 0
         if not self._in_parts:
             pl_module.outputs.start(trainer.world_size)
 
@@ -127,6 +131,9 @@ class PredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Write a part with its last batch."""
+        data: Any = getattr(trainer, "datamodule", None)
+        if isinstance(data, ImageTextDataModule):
+            self._full_texts += data.collator.full_texts(batch)
         if self._parts is not None:
             assert isinstance(pl_module, EPICModule)
             paths = [name or None for name in batch["image_path"]]
@@ -150,6 +157,9 @@ class PredictionWriter(Callback):
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the predictions of all ranks, on rank zero."""
         assert isinstance(pl_module, EPICModule)
+        data: Any = getattr(trainer, "datamodule", None)
+        if isinstance(data, ImageTextDataModule):
+            data.collator.tell_full(self._full_texts)
         if self._in_parts:
             return
         # both are collective calls, so every rank must make them
@@ -161,9 +171,12 @@ class PredictionWriter(Callback):
             columns["image_path"] = outputs.image_path
         scores = pl_module.postprocessor.on_cpu()(outputs.logits).numpy()
         table = self._table(pl_module, columns, scores)
-        write = pa.csv.write_csv if path.suffix == ".csv" else pa.parquet.write_table
+        source = (data.predict_path or data.path) if isinstance(data, TableDataModule) else None
         with replacing(path) as partial:
-            write(table, partial)
+            if path.suffix == ".csv":
+                write_csv(table, partial, like=source)
+            else:
+                pa.parquet.write_table(table, partial)
         rank_zero_info(f"{counted(table.num_rows, 'predictions')} written to {path}")
 
 
@@ -182,6 +195,9 @@ def prediction_table(
         class_names: C names.
         thresholds: from which a label is assigned, ``(C,)`` or one of all; None for multiclass.
         top_k: as for the writer.
+
+    Raises:
+        DataError: one of ``columns`` has the name of a column of predictions.
     """
     order = np.argsort(-scores, axis=1, kind="stable")  # (N, C)
     names = np.array(class_names, dtype=object)
@@ -189,14 +205,20 @@ def prediction_table(
         label = ["|".join(names[row]) for row in assign_labels(scores, thresholds)]
     else:
         label = names[order[:, 0]].tolist()
-    table = {
-        name: values if isinstance(values, _ARRAYS) else pa.array(values, pa.string())
-        for name, values in {**columns, "label": label}.items()
-    }
+    table = {"label": pa.array(label, pa.string())}
     if top_k is None:
         table |= {f"probability_{name}": scores[:, i] for i, name in enumerate(class_names)}
     else:
         for k in range(min(top_k, len(class_names))):
             table[f"label_{k + 1}"] = names[order[:, k]].tolist()
             table[f"probability_{k + 1}"] = scores[np.arange(len(scores)), order[:, k]]
-    return pa.table(table)
+    if taken := [name for name in columns if name in table]:
+        raise DataError(
+            f"Column {taken[0]!r} is called like one of the predictions, which would replace it: "
+            "rename it in the table."
+        )
+    known = {
+        name: values if isinstance(values, _ARRAYS) else pa.array(values, pa.string())
+        for name, values in columns.items()
+    }
+    return pa.table(known | table)

@@ -10,13 +10,14 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from epic_pl.data.images import image_file, read_image
-from epic_pl.errors import ConfigError, DataError
+from epic_pl.errors import ConfigError, DataError, counted
 from epic_pl.types import Batch, Reference, Sample, Task
 
 # a tokenizer needs 250 bytes per character of a whole text, of which it then keeps the beginning
@@ -207,6 +208,16 @@ class Collator:
             return_tensors="pt",
         )
         return tokens
+
+    def full_texts(self, batch: Batch) -> int:
+        """Number of texts with as many tokens as are read; of longer ones the rest is cut."""
+        return int((batch["attention_mask"].sum(dim=1) >= self.max_text_tokens).sum())
+
+    def tell_full(self, count: int) -> None:
+        """Log how many texts of this process were full, if any."""
+        if count:
+            texts = f"{counted(count, 'texts')} of {self.max_text_tokens} tokens or more"
+            rank_zero_info(f"{texts}: what exceeds the max_text_tokens of training was cut.")
 
     def shortened(self, texts: Sequence[str]) -> list[str]:
         """Texts cut to :data:`CHARACTERS_PER_TOKEN` for each token that is kept."""

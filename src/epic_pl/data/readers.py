@@ -1,5 +1,6 @@
 """Strict readers of CSV, JSON and JSON-lines files, whose errors name file and line."""
 
+import codecs
 import csv
 import glob
 import gzip
@@ -11,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 
 from epic_pl.errors import DataError, counted
 from epic_pl.untrusted import require_regular
@@ -78,6 +80,19 @@ def read_csv(path: Path, names: Sequence[str] | None = None) -> dict[str, list[s
         raise DataError(f"{path} has several columns named {doubled[0]!r}. Rename them.")
     columns = zip(*rows, strict=True) if rows else ([] for _ in names)
     return {name: list(column) for name, column in zip(names, columns, strict=True)}
+
+
+def write_csv(table: pa.Table, path: Path, like: Path | None) -> None:
+    """Write a table with the delimiter and byte order mark of another CSV file, if there is one."""
+    mark, delimiter = b"", ","
+    if like is not None and like.suffix.lower() == ".csv" and like.is_file():
+        with like.open("rb") as file:
+            header = file.readline()
+        mark = codecs.BOM_UTF8 if header.startswith(codecs.BOM_UTF8) else b""
+        delimiter = _delimiter(like, header.decode("utf-8-sig"))
+    with path.open("wb") as file:
+        file.write(mark)
+        pyarrow.csv.write_csv(table, file, pyarrow.csv.WriteOptions(delimiter=delimiter))
 
 
 def _delimiter(path: Path, header: str) -> str:
