@@ -1,57 +1,26 @@
-"""Endpoints without a worker, or with one that fails."""
+"""The server's endpoints over loopback, with a model that answers each text with itself."""
 
-import asyncio
-import queue
-from types import SimpleNamespace
+import base64
+import itertools
+import re
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fastapi import FastAPI, HTTPException
-from fastapi.exceptions import RequestValidationError
-from fastapi.testclient import TestClient
-from litserve.utils import LitAPIStatus, WorkerSetupStatus
+import torch
 
-from epic_pl.serving.endpoints import Endpoints, Limits, Pair
-from epic_pl.serving.server import refuse
+from epic_pl.multitask import MultiTaskClassifier
+from epic_pl.serving.server import Pair
 
-
-class _Queue(queue.Queue):
-    """A queue whose items a worker takes at once, and answers with ``response``."""
-
-    def __init__(self, endpoints, worker=None, response=None):
-        super().__init__()
-        self.endpoints, self.worker, self.response = endpoints, worker, response
-
-    def put(self, item):
-        waiting = self.endpoints.response_buffer[item[1]]
-        waiting.worker_id = self.worker
-        if self.response:
-            waiting.response = self.response
-            waiting.event.set()
+JSON = {"Content-Type": "application/json"}
 
 
-def _status(limits, worker=None, response=None, state=WorkerSetupStatus.READY):
-    endpoints = Endpoints(limits, None)
-    endpoints.response_buffer, endpoints.response_queue_id = {}, 0
-    endpoints.request_queue = _Queue(endpoints, worker, response)
-    endpoints._server = SimpleNamespace(workers_setup_status={"classify_0": state})
-    with pytest.raises(HTTPException) as error:
-        asyncio.run(endpoints.classify(Pair(text="a")))
-    assert not endpoints.response_buffer  # nothing is left of the request
-    return error.value.status_code
-
-
-@pytest.mark.parametrize(
-    ("status", "case"),
-    [
-        (503, {"limits": Limits(waiting=0)}),
-        (504, {"limits": Limits(seconds=0.05)}),
-        (503, {"limits": Limits(), "worker": 0, "state": WorkerSetupStatus.STARTING}),
-        (500, {"limits": Limits(), "response": (b"pickled", LitAPIStatus.ERROR)}),
-        (504, {"limits": Limits(), "response": (HTTPException(504), LitAPIStatus.ERROR)}),
-    ],
-)
-def test_requests_that_no_worker_answers(status, case):
-    assert _status(**case) == status
+@pytest.fixture
+def client(started, fake_model):
+    with started(fake_model()) as client:
+        yield client
 
 
 @pytest.mark.parametrize(
@@ -59,37 +28,266 @@ def test_requests_that_no_worker_answers(status, case):
     [
         ("/classify", {"json": {"txt": "a"}}, "txt: unknown; there are image, text, top_k"),
         ("/classify", {"json": {"text": "a", "top_k": True}}, "top_k: Input should be a valid int"),
+        ("/classify", {"json": {}}, "neither image nor text"),
         ("/classify-form", {"data": {"txt": "a"}}, "txt: unknown; there are image, text, top_k"),
         ("/classify-form", {"files": {"img": b"a"}}, "img: unknown; there are image, te"),
         ("/classify-form", {"data": {"text": "a", "topk": "3"}}, "topk: unknown; there are"),
         ("/classify-form", {"data": {"text": "a", "top_k": "true"}}, "top_k: Input should be a va"),
-        ("/classify-form", {"data": {"text": "a", "top_k": "2"}}, "Too many requests are waiting"),
         ("/classify-form", {"data": {"image": "a.jpg"}}, "image: must be a file in a form (curl -"),
         ("/classify", {"json": {"image": "@@@"}}, "image: must be a file in a form"),
         ("/classify", {"json": {"image": "aGFsbG8"}}, "image: must be a file in a form"),
         ("/classify", {"content": '{"text": "a"}'}, 'body: give one pair, {"text": "a'),
         (
             "/classify",
-            {"content": '{"text": a}', "headers": {"content-type": "application/json"}},
+            {"content": '{"text": a}', "headers": JSON},
             "body: no JSON at character 9: Expecting value",
         ),
         ("/classify", {"json": [{"text": "a"}]}, "body: give one pair, {"),
+        ("/classify", {"json": {"text": "a" * 20_001}}, "The text has 20,001 characters"),
     ],
 )
-def test_what_is_wrong_with_a_request_is_told(path, request_, reason):
-    endpoints = Endpoints(Limits(waiting=0), None)
-    endpoints.response_buffer, endpoints.request_queue = {}, queue.Queue()
-    app = FastAPI()
-    app.add_exception_handler(RequestValidationError, refuse)
-    app.post("/classify")(endpoints.classify)
-    app.post("/classify-form")(endpoints.classify_form)
-    response = TestClient(app).post(path, **request_)
-    assert response.status_code == (503 if "Too many" in reason else 422)
+def test_what_is_wrong_with_a_request_is_told(path, request_, reason, client):
+    response = client.post(path, **request_)
+    assert response.status_code == 422
     assert response.json()["detail"].startswith(reason)
     if "one pair" in reason:
         assert response.json()["detail"].endswith("as Content-Type: application/json")
 
 
-@pytest.mark.parametrize("image", ["aGFsbG8=", "aGFs\nbG8=\n", "data:image/jpeg;base64,aGFsbG8="])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"url": "/classify", "json": {"text": "[,{\\" * 5_000}},
+        {"url": "/classify-form", "data": {"text": "[,{\\" * 5_000}},
+        {"url": "/classify-form", "data": {"text": "[,{\\" * 5_000}, "files": {"image": b","}},
+    ],
+)
+def test_a_text_of_as_many_characters_as_allowed_passes(request_, client):
+    response = client.post(**request_)
+    assert response.json() == {"labels": [{"label": "[,{\\" * 5_000, "score": 0.5}]}
+
+
+@pytest.mark.parametrize(
+    "image", ["aGFsbG8=", "aGFs\nbG8=\n", "aGFs\r\n bG8=", "data:image/jpeg;base64,aGFsbG8="]
+)
 def test_an_image_may_be_a_data_url_or_have_line_breaks(image):
     assert Pair(image=image).image == b"hallo"
+
+
+def _form(parts):
+    lines = b"".join(b"--x\r\nContent-Disposition: form-data; %s\r\n\r\n\r\n" % p for p in parts)
+    return {
+        "url": "/classify-form",
+        "content": lines + b"--x--\r\n",
+        "headers": {"Content-Type": "multipart/form-data; boundary=x"},
+    }
+
+
+def _object(size):
+    return "{" + ",".join(f'"{n}":1' for n in range(size)) + "}"
+
+
+def _json(content):
+    return {"url": "/classify", "content": content, "headers": JSON}
+
+
+_MANY = "body: too many values, or too long a text"
+_FIELDS = "Too many fields. Maximum number of fields is 10."
+_PARSING = "There was an error parsing the body"
+HOSTILE = {
+    "unknown keys": (422, _MANY, lambda: _json(_object(820_000))),
+    "allowed keys": (422, "0: unknown; there are image, ", lambda: _json(_object(20_000))),
+    "long key": (422, "kkk", lambda: _json('{"%s": 1}' % ("k" * 9_000_000))),
+    "list": (422, _MANY, lambda: _json('{"text": [%s1]}' % ("1," * 4_000_000))),
+    "nested lists": (422, _MANY, lambda: _json("[" * 9_000_000)),
+    "allowed nesting": (400, _PARSING, lambda: _json("[" * 20_000)),
+    "number": (400, _PARSING, lambda: _json('{"text": "a", "top_k": %s}' % ("1" * 9_000_000))),
+    "infinity": (422, "top_k: ", lambda: _json('{"text": "a", "top_k": Infinity}')),
+    "escapes": (422, "The text has 4,5", lambda: _json('{"text": "%s"}' % ("\\n" * 4_500_000))),
+    "padding": (422, "image: must be", lambda: _json('{"image": "%s"}' % ("=" * 9_000_000))),
+    "not UTF-8": (400, _PARSING, lambda: _json(b'{"text": "\xff"}')),
+    "large": (413, "The request is too large", lambda: _json(b"a" * 10_000_001)),
+    "large chunks": (413, "The request is", lambda: _json(itertools.repeat(b"a" * 10**5, 120))),
+    "fields": (400, _FIELDS, lambda: _form(b'name="%d"' % n for n in range(100_000))),
+    "files": (400, "Too many files", lambda: _form([b'name="a"; filename="a"'] * 100_000)),
+    "headers": (400, "Invalid multipart", lambda: _form([b'name="a"' + b"\r\na: b" * 1_000_000])),
+    "link": (
+        400,
+        _FIELDS,
+        lambda: {
+            "url": "/classify-form",
+            "content": b"a=b&" * 2_000_000,
+            "headers": {"Content-Type": "application/x-www-form-urlencoded"},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_body_gets_a_short_reason(name, client):
+    status, reason, request = HOSTILE[name]
+    response = client.post(**request())
+    assert response.status_code == status
+    assert response.json()["detail"].startswith(reason)
+    assert len(response.content) < 500
+
+
+def test_others_are_answered_beside_hostile_bodies(client):
+    bad = _json(_object(820_000))
+    with ThreadPoolExecutor(3) as pool:
+        hostile = [pool.submit(client.post, **bad) for _ in range(6)]
+        good = [client.post("/classify", json={"text": "a"}).status_code for _ in range(20)]
+        assert client.get("/health").status_code == 200
+    assert good == [200] * 20
+    assert [response.result().status_code for response in hostile] == [422] * 6
+
+
+@pytest.mark.parametrize("key", ["a secret", "geheim \N{KEY}"])
+def test_the_key_is_checked_before_the_body_is_read(key, started, fake_model):
+    with started(fake_model(), key=key) as client:
+        address = client.base_url.host, client.base_url.port
+        head = b"POST /classify HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n%s\r\n{"
+        for header in (b"", b"X-API-Key: wrong\r\n", b"X-API-Key: \xff\r\n"):
+            with socket.create_connection(address, timeout=10) as connection:
+                connection.sendall(head % header)
+                assert connection.recv(100).startswith(b"HTTP/1.1 401 ")
+        answer = client.post("/classify", json={"text": "a"}, headers={"X-API-Key": key.encode()})
+        assert answer.status_code == 200
+        assert client.get("/health").status_code == client.get("/docs").status_code == 200
+        schema = client.get("/openapi.json").json()["components"]["securitySchemes"]
+        assert schema == {"APIKeyHeader": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
+
+
+def _wait_until(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def _metric(client, name):
+    text = client.get("/metrics").text
+    return float(found[1]) if (found := re.search(rf"^{name} (\S+)", text, re.M)) else 0.0
+
+
+@pytest.fixture
+def held(fake_model):
+    """A model that answers a text `hold` once its event is set, and fails on others."""
+    free = threading.Event()
+
+    def classify(texts):
+        if "hold" in texts:
+            assert free.wait(20)
+        if "bad" in texts:
+            raise RuntimeError("unforeseen")
+        if "lost" in texts:
+            raise torch.AcceleratorError("device lost")
+
+    model = fake_model(classify)
+    model.free = free
+    yield model
+    free.set()
+
+
+def _ask(client, text):
+    return client.post("/classify", json={"text": text})
+
+
+def test_a_request_that_fails_spoils_no_other_of_its_batch(held, started, caplog):
+    with started(held) as client, ThreadPoolExecutor(4) as pool:
+        first = pool.submit(_ask, client, "hold")
+        _wait_until(lambda: held.batches)
+        batch = [pool.submit(_ask, client, text) for text in ("a", "bad", "b")]
+        _wait_until(lambda: _metric(client, "epic_pl_waiting_requests") == 4)
+        held.free.set()
+        statuses = [request.result().status_code for request in (first, *batch)]
+        assert statuses == [200, 200, 500, 200]
+        assert batch[0].result().json() == {"labels": [{"label": "a", "score": 0.5}]}
+        assert "unforeseen" not in batch[1].result().text
+        assert sorted(held.batches[1]) == ["a", "b", "bad"]
+        assert _ask(client, "c").status_code == 200
+        assert _metric(client, 'epic_pl_requests_total{status="200"}') == 4
+        assert _metric(client, 'epic_pl_requests_total{status="500"}') == 1
+    assert "RuntimeError: unforeseen" in caplog.text
+
+
+def test_a_full_server_refuses_before_it_reads(held, started):
+    with started(held, waiting=2) as client, ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(_ask, client, "hold") for _ in range(2)]
+        _wait_until(lambda: _metric(client, "epic_pl_waiting_requests") == 2)
+        refused = _ask(client, "a")
+        assert refused.status_code == 503
+        assert refused.headers["Retry-After"] == "1"
+        held.free.set()
+        assert [request.result().status_code for request in waiting] == [200, 200]
+        assert _ask(client, "a").status_code == 200
+
+
+def test_bodies_are_held_up_to_a_limit(held, started):
+    with started(held, payload=1000) as client, ThreadPoolExecutor(16) as pool:
+        text = "hold" + " " * 960
+        held.classify = lambda texts: held.free.wait(20)
+        waiting = [pool.submit(_ask, client, text) for _ in range(16)]
+        _wait_until(lambda: _metric(client, "epic_pl_waiting_requests") == 16)
+        refused = _ask(client, text)
+        held.free.set()
+        assert {request.result().status_code for request in waiting} == {200}
+        assert refused.status_code == 503
+        assert _ask(client, text).status_code == 200
+        assert max(map(len, held.batches)) == 4
+
+
+def test_a_request_without_an_answer_is_given_up_and_a_stuck_batch_is_unhealthy(held, started):
+    with started(held, seconds=0.2) as client:
+        assert _ask(client, "hold").status_code == 504
+        _wait_until(lambda: client.get("/health").status_code == 503)
+        assert _ask(client, "given up").status_code == 504
+        held.free.set()
+        _wait_until(lambda: client.get("/health").status_code == 200)
+        assert _ask(client, "a").status_code == 200
+        assert held.batches == [["hold"], ["a"]]
+
+
+def test_a_body_that_does_not_come_is_given_up(started, fake_model):
+    with started(fake_model(), seconds=0.2) as client:
+        address = client.base_url.host, client.base_url.port
+        with socket.create_connection(address, timeout=10) as connection:
+            connection.sendall(b"POST /classify HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{")
+            assert connection.recv(100).startswith(b"HTTP/1.1 504 ")
+        _wait_until(lambda: _metric(client, "epic_pl_waiting_requests") == 0)
+
+
+def test_a_lost_device_ends_the_server(held, started):
+    with started(held) as client:
+        assert _ask(client, "lost").status_code == 503
+        assert client.get("/health").status_code == 503
+        assert _ask(client, "a").status_code == 503
+        assert [type(error) for error in client.failures] == [torch.AcceleratorError]
+
+
+def test_several_models_under_load_answer_each_request(trained, started):
+    models = MultiTaskClassifier.load({"kind": "runs", "again": "runs"}, device="cpu")
+    files = sorted(trained.root.rglob("*.png"))[:8]
+    items = [
+        {
+            "image": files[n % 8].read_bytes() if n % 3 else None,
+            "text": f"a {n} red" if n % 5 else None,
+        }
+        for n in range(1, 61)
+    ]
+    items = [item for item in items if item != {"image": None, "text": None}]
+
+    def ask(item):
+        image = item["image"] and base64.b64encode(item["image"]).decode()
+        return client.post("/classify", json=item | {"image": image, "top_k": 3}).json()["labels"]
+
+    with started(models, max_batch=8) as client, ThreadPoolExecutor(12) as pool:
+        answers = [*pool.map(ask, items)]
+        assert _metric(client, 'epic_pl_requests_total{status="200"}') == len(items)
+        assert _metric(client, "epic_pl_batch_size_count") == len(items)
+        assert _metric(client, "epic_pl_batch_size_sum") > len(items)
+    for answer, expected in zip(answers, models(items, top_k=3), strict=True):
+        for task, labels in expected.items():
+            assert [label["label"] for label in answer[task]] == [lab["label"] for lab in labels]
+            scores = [label["score"] for label in labels]
+            assert [label["score"] for label in answer[task]] == pytest.approx(scores, abs=1e-5)

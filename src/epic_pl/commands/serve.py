@@ -2,6 +2,8 @@
 
 import os
 import socket
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from epic_pl.commands.parser import PositiveInt
@@ -13,7 +15,6 @@ def serve(
     models: list[str],
     host: Literal["127.0.0.1", "0.0.0.0", "::"] = "127.0.0.1",
     port: PositiveInt = 8000,
-    workers: PositiveInt = 1,
     max_batch: PositiveInt = 16,
     max_waiting: PositiveInt = 256,
     max_megabytes: PositiveInt = 10,
@@ -25,7 +26,7 @@ def serve(
     """Answer requests over HTTP until SIGTERM or Ctrl-C (extra `serve`).
 
     POST /classify and /classify-form classify pairs, GET /docs describes them, GET /health tells
-    whether workers answer, GET /metrics is for Prometheus. Clients need the header X-API-Key where
+    whether models answer, GET /metrics is for Prometheus. Clients need the header X-API-Key where
     the environment variable EPIC_PL_API_KEY is set.
 
     Args:
@@ -33,7 +34,6 @@ def serve(
             and may be named (NAME=PATH).
         host: address to listen on; 127.0.0.1 admits clients of this machine alone.
         port: from 1024 to 65535.
-        workers: processes for each device, each with the models.
         max_batch: requests that are classified together.
         max_waiting: requests that may wait; further ones get status 503.
         max_megabytes: of a request.
@@ -45,35 +45,56 @@ def serve(
     Raises:
         EpicError: with a message for the user.
     """
+    from epic_pl.classifier import Classifier
     from epic_pl.errors import ConfigError
     from epic_pl.inference.sharing import find_model
+    from epic_pl.multitask import MultiTaskClassifier
 
     try:
-        from epic_pl.serving.endpoints import Limits
-        from epic_pl.serving.server import build_server, run_server
-        from epic_pl.serving.worker import name_models
+        from epic_pl.serving.server import Limits, run_server
     except ImportError as error:
         raise ConfigError(
             f"epic-pl serve needs {error.name}: pip install 'epic_pl[serve]'."
         ) from error
     if not 1024 <= port <= 65535:
         raise ConfigError(f"--port is {port}: give one from 1024 to 65535.")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         socket.create_server((host, port), family=family).close()
     except OSError as error:
         raise ConfigError(
             f"The server cannot listen on {host}, port {port}: {error}. Choose another --port."
         ) from error
-    paths = {name: str(find_model(path)) for name, path in name_models(models).items()}
+    paths = {name: str(find_model(path)) for name, path in _named(models).items()}
     key = os.environ.get(_KEY)
     limits = Limits(
         max_waiting, timeout, max_megabytes * 10**6, max_megapixels * 10**6, max_characters
     )
-    server = build_server(
-        paths, limits, max_batch=max_batch, workers=workers, programs=programs, key=key
-    )
     names, access = ", ".join(paths), "with an API key" if key else "without an API key"
     address = f"[{host}]" if ":" in host else host
     print(f"Loading {names} ...", flush=True)
-    run_server(server, host, port, f"Serving {names} {access}: http://{address}:{port}/docs")
+    model = (
+        MultiTaskClassifier.load(paths, programs=programs)
+        if len(paths) > 1
+        else Classifier.load(*paths.values(), programs=programs)
+    )
+    listener = socket.create_server((host, port), family=family)
+    print(f"Serving {names} {access}: http://{address}:{port}/docs", flush=True)
+    run_server(model, limits, max_batch, key, listener)
+
+
+def _named(models: Sequence[str]) -> dict[str, str]:
+    """A name for each model: that of ``NAME=PATH``, else of the path."""
+    from epic_pl.errors import ConfigError
+
+    paths: dict[str, str] = {}
+    for model in models:
+        name, equals, path = model.partition("=")
+        if not equals or Path(model).exists():
+            name, path = Path(model).resolve().name, model
+        if name in paths:
+            raise ConfigError(
+                f"Two models are called {name}: {paths[name]} and {path}. Name them: NAME=PATH."
+            )
+        paths[name] = path
+    return paths
