@@ -11,7 +11,7 @@ together, `single` one at a time, `onnx` is the exported model, batched. Setting
 many rounds as asked for; numbers are medians over rounds.
 
 The soak checks that no good request fails, that each bad one gets a 4xx with a reason, and that the
-memory of the server's processes is flat: the last minute's highest against the second minute's.
+memory of the server is flat: the last minute's highest against the second minute's.
 Exit code 1 if not.
 """
 
@@ -111,7 +111,7 @@ def wait_until_ready(address: str, process: subprocess.Popen[bytes], log: Any) -
 
 
 def memory_mb(process: subprocess.Popen[bytes]) -> float:
-    """Memory of all processes of a server; pages that they share count once."""
+    """Memory of a server, which may have several processes; pages that they share count once."""
     total = 0
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -140,6 +140,8 @@ def good_requests() -> list[dict[str, Any]]:
 
 def bad_requests() -> list[dict[str, Any]]:
     """A request of each kind that a server refuses."""
+    unknown = "{" + ",".join(f'"{number}":1' for number in range(820_000)) + "}"
+    as_json = {"content-type": "application/json"}
     return [
         {"json": {}},
         {"json": {"text": 7}},
@@ -148,7 +150,8 @@ def bad_requests() -> list[dict[str, Any]]:
         {"json": {"text": "a" * 30_000}},
         {"json": {"image": base64.b64encode(b"no image").decode()}},
         {"json": {"image": "A" * 11_000_000}},
-        {"content": b'{"text": ', "headers": {"content-type": "application/json"}},
+        {"content": b'{"text": ', "headers": as_json},
+        {"content": unknown.encode(), "headers": as_json},
     ]
 
 
