@@ -2,17 +2,20 @@
 
 import base64
 import itertools
+import os
 import re
+import signal
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 import torch
 
 from epic_pl.multitask import MultiTaskClassifier
-from epic_pl.serving.server import Pair
+from epic_pl.serving.server import Limits, Pair, run_server
 
 JSON = {"Content-Type": "application/json"}
 
@@ -263,6 +266,57 @@ def test_a_lost_device_ends_the_server(held, started):
         assert client.get("/health").status_code == 503
         assert _ask(client, "a").status_code == 503
         assert [type(error) for error in client.failures] == [torch.AcceleratorError]
+
+
+@pytest.fixture
+def run(held):
+    """Runs a server of a model in the main thread; what asks it runs in threads meanwhile."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(ask):
+        listener = socket.create_server(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=address, timeout=20) as client:
+            asked = pool.submit(ask, client)
+            try:
+                run_server(held, Limits(), 4, None, listener)
+            finally:
+                held.answers = asked.result()
+
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_lost_device_ends_the_command_with_its_error(run, held):
+    with pytest.raises(torch.AcceleratorError, match="device lost"):
+        run(lambda client: _ask(client, "lost"))
+    assert held.answers.status_code == 503
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_open_requests_finish(number, run, held):
+    def ask(client):
+        with ThreadPoolExecutor(20) as pool:
+            asked = [pool.submit(_ask, client, "hold") for _ in range(20)]
+            _wait_until(lambda: _metric(client, "epic_pl_waiting_requests") == 20)
+            os.kill(os.getpid(), number)
+            _wait_until(lambda: _refuses(client.base_url.host, client.base_url.port))
+            held.free.set()
+            return [request.result().status_code for request in asked]
+
+    with pytest.raises(SystemExit) as end:
+        run(ask)
+    assert end.value.code == 0
+    assert held.answers == [200] * 20
+
+
+def _refuses(*address):
+    try:
+        socket.create_connection(address, timeout=10).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_several_models_under_load_answer_each_request(trained, started):
