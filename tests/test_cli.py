@@ -555,6 +555,14 @@ def test_code_that_a_checkpoint_brings_or_names_is_refused_and_never_run(
     assert not (workdir / "pwned").exists()
 
 
+@pytest.mark.parametrize("name", ["subprocess.Popen", "os.system", "builtins.exec"])
+def test_a_config_names_no_class_of_the_parsers_own_denylist(name, config, capsys, workdir):
+    Path("theirs.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [_class(name)]}}))
+    said = _refused(["fit", "--config", config, "--config", "./theirs.yaml"], capsys)
+    assert f"The options name {name!r}, and importing it is not allowed" in said
+    assert not (workdir / "pwned").exists()
+
+
 def test_a_class_named_among_method_options_is_not_built(config, capsys, workdir):
     options = {"a": _class("subprocess.Popen")}
     for method in ("epic", "lora"):

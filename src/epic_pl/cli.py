@@ -41,11 +41,9 @@ from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import require_info
 from epic_pl.module.checkpoint_io import DurableCheckpointIO, newest_readable, read_checkpoint
 from epic_pl.module.config import as_config
-from epic_pl.trusted import DENIED, TRUSTED
 
 __all__ = ["EPICCLI", "run"]
 
-_TRUSTED_ONLY = "--trusted-only"
 # errors are printed as one paragraph, without the long usage message
 PARSER_OPTIONS: dict[str, Any] = {
     "exit_on_error": False,
@@ -386,15 +384,11 @@ def run(args: list[str], extent: Extent = "run") -> EPICCLI:
     Raises:
         EpicError: with a message for the user.
     """
-    trusted = _TRUSTED_ONLY in args
-    args = [arg for arg in args if arg != _TRUSTED_ONLY]
-    args += ["--weights_only=true"] * trusted  # later options win, also over a config
     set_parsing_settings(
         # else a class that an option of type Any names would be built, which runs code
         instantiate_subclass_spec_in_any=False,
-        # besides the parser's own denylist, such as subprocess; until the process ends
-        import_path_denylist=DENIED if trusted else [],
-        import_path_allowlist=[*TRUSTED] if trusted else [],
+        # adds none to the parser's own, such as subprocess, which else is only warned of
+        import_path_denylist=[],
     )
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)

@@ -80,7 +80,7 @@ def message_of(error: Exception) -> str:
     if denied := _DENIED.search(text):
         return (
             f"The options name {denied[1]}, and importing it is not allowed, since it would run "
-            "code: name another class, or leave out --trusted-only if you trust it."
+            "code: name another class."
         )
     if _NO_ENCODER.search(text):
         return (

@@ -69,7 +69,6 @@ options; later ones win, configs too:
 {recipes}
                   overlays, to follow another config:
 {overlays}
-  --trusted-only  for configs of others: refuse classes that could run code
   epic-pl compare --variants NAME and epic-pl tune --space NAME take a file, or a packaged one:
 {others}
 
