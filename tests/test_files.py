@@ -47,3 +47,15 @@ def test_json_that_holds_no_object_is_none(content, tmp_path):
     (tmp_path / "file.json").write_text(content)
     assert try_read_json(tmp_path / "file.json") is None
     assert try_read_json(tmp_path / "absent.json") is None
+
+
+def test_json_is_read_only_from_small_regular_files(tmp_path):
+    path = tmp_path / "file.json"
+    path.write_text('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    assert try_read_json(path) is None
+    with path.open("wb") as file:
+        file.truncate(2**42)
+    assert try_read_json(path) is None
+    path.unlink()
+    os.mkfifo(path)
+    assert try_read_json(path) is None

@@ -44,9 +44,6 @@ COMMANDS = {
     "tune": Command(
         "search options on the validation split (extra `tune`)", "experiments.tune.command"
     ),
-    "reproduce": Command(
-        "train a run again and compare its metrics and weights", "experiments.reproduce"
-    ),
     "data check": Command("can training start?", "commands.data"),
     "data init": Command("write a config for a table", "commands.data"),
     "doctor": Command(
