@@ -49,7 +49,6 @@ def test_version(capsys):
         (["data"], "usage: epic-pl data init"),
         (["cache", "-h"], "usage: epic-pl cache info"),
         (["export"], "--overwrite"),
-        (["completion"], "{bash,zsh}"),
         (["fit", "--help"], "--checkpoint.monitor"),
         (["predict", "--help.trainer"], "--trainer.devices"),
         (["compare", "--config", "openmoji.yaml", "--help"], "--variants"),

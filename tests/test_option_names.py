@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jsonargparse import capture_parser
 
 from epic_pl import data
-from epic_pl.cli import trainer_parsers
+from epic_pl.cli import run
 
 ROOT = Path(__file__).parents[1]
 _SECTIONS = (
@@ -27,7 +28,7 @@ _ADVICE = re.compile(r"\b[Ss]et ([a-z]+(?:[._][a-z_]+)+)(?: |=)")
 @pytest.fixture(scope="module")
 def known() -> set[str]:
     """Full names of all options, and all sections on the way to them."""
-    fit = trainer_parsers()["fit"]
+    fit = capture_parser(lambda: run([]))._subcommands_action.choices["fit"]
     names = {action.dest for action in fit._actions} | {"data.class_path"}
     kinds = {base for name in data.__all__ for base in inspect.getmro(getattr(data, name))}
     for kind in kinds:  # and the attributes that other options are linked to

@@ -13,7 +13,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from jsonargparse import Namespace, capture_parser, set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import Callback, Trainer, callbacks
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -358,13 +358,6 @@ def _name_classes(data: Namespace, saved: dict[str, Any]) -> None:
         options["label_separator"] = options["label_separator"] or "|"
 
 
-def trainer_parsers() -> dict[str, LightningArgumentParser]:
-    """The parsers of fit, validate, test and predict."""
-    whole: Any = capture_parser(lambda: run([]))
-    parsers: dict[str, LightningArgumentParser] = whole._subcommands_action.choices
-    return parsers
-
-
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Silence Lightning's messages on devices and seeds, for one of many runs."""
@@ -385,7 +378,7 @@ def run(args: list[str], extent: Extent = "run") -> EPICCLI:
         EpicError: with a message for the user.
     """
     set_parsing_settings(
-        # else a class that an option of type Any names would be built, which runs code
+        # else a class that an option of type Any names would be built
         instantiate_subclass_spec_in_any=False,
         # adds none to the parser's own, such as subprocess, which else is only warned of
         import_path_denylist=[],

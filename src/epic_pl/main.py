@@ -49,7 +49,6 @@ COMMANDS = {
     "doctor": Command(
         "versions, devices, disk, encoders: what is wrong here?", "inspection.doctor"
     ),
-    "completion": Command("a script that completes epic-pl in a shell", "completion"),
     "cache build": Command("store features of the frozen encoders", "commands.cache"),
     "cache info": Command("list stored features", "commands.cache"),
 }
