@@ -1,9 +1,8 @@
-"""What the page shows, without a browser."""
+"""The page: what it shows, and what it refuses to open."""
 
-import re
+import os
 import socket
 import sys
-from base64 import b64decode
 
 import httpx
 import numpy as np
@@ -12,17 +11,32 @@ import torch
 from PIL import Image
 
 from epic_pl import Classifier
-from epic_pl.errors import ConfigError
-from epic_pl.evaluation.explain.samples import explain_sample
-from epic_pl.serving.page import MAX_CHARACTERS, answer, build_page, describe, open_page
+from epic_pl.errors import ConfigError, DataError
+from epic_pl.serving.page import (
+    MAX_BYTES,
+    MAX_CHARACTERS,
+    answer,
+    build_page,
+    open_page,
+    uploaded_file,
+)
 
 TEXT = "a blue square"
+PAIR = ("Image and text", "Image alone", "Text alone")
 
 
 @pytest.fixture
 def square(tmp_path):
     Image.new("RGB", (50, 40), "blue").save(tmp_path / "square.png")
     return tmp_path / "square.png"
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A JPEG that is large enough to be decoded at a part of its size."""
+    noise = np.random.default_rng(0).integers(0, 256, (1200, 1600, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photo.jpg")
+    return tmp_path / "photo.jpg"
 
 
 @pytest.fixture
@@ -44,126 +58,82 @@ def like(classifier, make):
     return like
 
 
-def test_a_pair_is_classified_together_and_by_each_modality_alone(classifier, square):
-    shown = describe(classifier, square, f"  {TEXT}\n")
-    for title, given in {
-        "Image and text": {"image": square, "text": TEXT},
-        "Image alone": {"image": square},
-        "Text alone": {"text": TEXT},
-    }.items():
-        alone = classifier(**given)
-        labels = shown.labels.pop(title)
-        assert [label["label"] for label in labels] == [label["label"] for label in alone]
-        scores = [label["score"] for label in alone]
-        assert [label["score"] for label in labels] == pytest.approx(scores, abs=1e-5)
-    assert not shown.labels
-    (note,) = shown.notes
-    assert note == (
+def scores(classifier, **item):
+    """What the classifier gives for an item, as the page shows it."""
+    return {label["label"]: label["score"] for label in classifier(**item)}
+
+
+def test_labels_are_exactly_those_of_the_classifier(classifier, photo):
+    found = answer(classifier, photo, f"  {TEXT}\n")
+    assert found.labels == {
+        "Image and text": scores(classifier, image=photo, text=TEXT),
+        "Image alone": scores(classifier, image=photo),
+        "Text alone": scores(classifier, text=TEXT),
+    }
+    assert found.notes == [
         "No training sample lacked its image or its text, so labels without it are untrained."
-    )
+    ]
 
 
-@pytest.mark.parametrize(("image", "text", "title"), [(True, " ", "Image"), (False, TEXT, "Text")])
-def test_one_modality_is_classified_and_nothing_is_compared(image, text, title, classifier, square):
-    shown = describe(classifier, square if image else None, text)
-    assert list(shown.labels) == [title]
-    assert not shown.parts
-    assert bool(shown.photo) == image
-    assert shown.explanation is not None
+@pytest.mark.parametrize(("image", "text", "title"), [(True, " ", PAIR[1]), (False, TEXT, PAIR[2])])
+def test_one_modality_is_classified_alone(image, text, title, classifier, square):
+    found = answer(classifier, square if image else None, text)
+    assert list(found.labels) == [title]
+    assert "data:image/svg+xml" in found.attention
 
 
-def test_cosines_and_words_are_those_of_the_first_exchange(classifier, square):
-    shown = describe(classifier, square, TEXT)
-    cosines = torch.stack([part for _, part in shown.parts], dim=1)
-    tau = classifier.module.model.matcher.log_temperature.exp()
-    sample = classifier.prepare({"image": square, "text": TEXT})
-    explanation = explain_sample(
-        classifier.module, classifier.collator, classifier.image_preprocessing, sample
-    )
-    torch.testing.assert_close((cosines / tau).softmax(dim=1), explanation.similarities[0])
-    # parts of a text are in its order, and the tiny encoder's words count alike
-    assert "“a”" in shown.parts[0][0]
-    assert "“square”" in shown.parts[-1][0]
-    assert "[SEP]" not in answer(classifier, square, TEXT)
+@pytest.mark.parametrize("method", ["no_interaction", "linear_probe", "parts"])
+def test_attention_is_drawn_for_models_with_prompts(method, like, square):
+    found = answer(like(method), square, TEXT)
+    drawn = method == "no_interaction"
+    assert bool(found.attention) == drawn
+    assert ("This model has no prompts whose attention could be drawn." in found.notes) != drawn
 
 
-@pytest.mark.parametrize(
-    ("method", "head", "says"),
-    [
-        ("parts", {}, "each part of the text with each patch"),
-        ("no_prompts", {"similarity": True}, "features of the image and the text"),
-        ("linear_probe", {}, "compares nothing"),
-        ("pmf", {"similarity": True}, "compares nothing"),
-        ("no_interaction", {}, "What the prompts attend to"),
-        ("no_interaction", {"similarity": True}, "features of the image and the text"),
-    ],
-)
-def test_each_method_shows_what_it_has(method, head, says, like, square):
-    page = answer(like(method, head=head), square, TEXT)
-    assert says in page
-    assert "alert" not in page
-    assert ("not a cause" in page) == (method == "no_interaction")
-
-
-def test_the_explanation_is_a_figure(classifier, square):
-    page = answer(classifier, square, TEXT)
-    (figure,) = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page)
-    drawn = b64decode(figure).decode()
-    assert "attention of each text prompt" in drawn
-    assert "similarity before step 1" in drawn
-
-
-def test_labels_above_their_thresholds_are_marked_and_none_is_left_out(like, square):
+def test_labels_that_reach_their_thresholds_are_marked_and_none_is_left_out(like, square):
     classifier = like("linear_probe", task="multilabel")
     scores = classifier.probabilities([{"image": square}])[0]
     thresholds = np.full(len(scores), 0.99, np.float32)
-    last = int(scores.argmin())  # far below the five that are always shown
+    last = int(scores.argmin())  # below the five that are always shown
     thresholds[last] = scores[last]
     classifier.module.postprocessor.thresholds.copy_(torch.from_numpy(thresholds))
-    page = answer(classifier, square, None)
-    assert page.count("<li") == 6
-    assert page.count('class="reached"') == 1
-    assert page.count("&lt;i&gt;") == 6
-    assert "<i>" not in page
+    found = answer(classifier, square, None)
+    shown = [*found.labels["Image alone"]]
+    assert len(shown) == 6
+    assert [name for name in shown if "✓" in name] == [f"✓ <i>{last}"]
+    assert any("✓ marks labels" in note for note in found.notes)
 
 
-def test_a_text_without_words_is_compared_all_the_same(classifier, square):
-    assert "no word above 3%" in answer(classifier, square, "\u200b")
-
-
-def test_a_text_that_is_cut_is_noted(classifier, square):
-    text = "blue " * 200
+def test_a_text_that_is_cut_is_noted(classifier):
     read = classifier.collator.max_text_tokens
-    shown = describe(classifier, None, text)
-    assert f"The text has 202 tokens; the model reads the first {read}." in shown.notes
+    found = answer(classifier, None, "blue " * 200)
+    assert f"The text has 202 tokens; the model reads the first {read}." in found.notes
 
 
 @pytest.mark.parametrize(
     ("content", "text", "says"),
     [
         (None, "  ", "neither an image nor a text"),
-        ("missing", TEXT, "no file on this machine"),
-        ("folder", TEXT, "no file on this machine"),
-        (b"", TEXT, "the file is empty"),
-        (b"<script>alert(1)</script>", None, "none of JPEG"),
-        ("cut", TEXT, "cannot be read"),
-        ("huge", TEXT, "limit is 64,000,000 pixels"),
-        (None, "a" * (MAX_CHARACTERS + 1), "limit is 10,000. Shorten it"),
+        (b"", TEXT, "cannot be read"),
+        (b"private words", None, "cannot be read"),
+        ("cut", TEXT, "upload a whole file in one of JPEG, PNG"),
+        ("huge", TEXT, "at most 64,000,000 pixels"),
+        (None, "a" * (MAX_CHARACTERS + 1), "has 10,001 characters; the limit is 10,000"),
+        (None, "\ud800", "half of a character"),
     ],
 )
-def test_what_cannot_be_used_is_a_message(content, text, says, classifier, square, tmp_path):
+def test_what_cannot_be_used_is_an_error_without_content_or_path(
+    content, text, says, classifier, square, tmp_path
+):
     file = None if content is None else tmp_path / "upload.png"
-    if content == "folder":
-        file = tmp_path
-    elif content == "huge":
+    if content == "huge":
         Image.new("1", (9000, 9000)).save(file)
-    elif content not in (None, "missing"):
+    elif file:
         file.write_bytes(square.read_bytes()[:60] if content == "cut" else content)
-    page = answer(classifier, file, text)
-    assert 'role="alert"' in page
-    assert says in page
-    assert "<script" not in page
-    assert str(tmp_path) not in page
+    with pytest.raises(DataError, match=says) as caught:
+        answer(classifier, file, text)
+    assert "private" not in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
 
 
 def test_an_exported_model_gives_labels_alone(classifier, square, monkeypatch):
@@ -172,64 +142,127 @@ def test_an_exported_model_gives_labels_alone(classifier, square, monkeypatch):
 
     monkeypatch.setattr(Classifier, "module", property(no_module))
     monkeypatch.setattr(Classifier, "never_missing", ["image"])
-    shown = describe(classifier, square, TEXT)
-    assert list(shown.labels) == ["Image and text", "Image alone", "Text alone"]
-    assert shown.notes == [
+    found = answer(classifier, square, TEXT)
+    assert {*found.labels} == {*PAIR}
+    assert not found.attention
+    assert found.notes == [
         "No training sample lacked its image, so labels without it are untrained.",
-        "An exported model shows labels only.",
+        "This model has no prompts whose attention could be drawn.",
     ]
-    assert "/secret" not in answer(classifier, square, TEXT)
 
 
-@pytest.fixture
-def proxy(monkeypatch):
-    """A proxy that is set, and unreachable."""
-    for name in ("HTTP_PROXY", "http_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:1")
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, "")
+def test_only_small_regular_files_below_the_upload_folder_are_opened(tmp_path):
+    folder = tmp_path / "uploads"
+    (folder / "abc").mkdir(parents=True)
+    image, secret = folder / "abc" / "image.png", tmp_path / "secret.png"
+    for file in (image, secret):
+        file.write_bytes(b"0")
+    with (folder / "large.png").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    (folder / "link.png").symlink_to(secret)
+    (folder / "circle").symlink_to(folder / "circle")
+    os.mkfifo(folder / "pipe.png")
+    assert uploaded_file(None, folder) is None
+    assert uploaded_file({"path": str(image)}, folder) == image.resolve()
+    bad = [secret, folder / ".." / "secret.png", "/dev/zero", "large.png", "link.png", "circle"]
+    bad += ["pipe.png", "abc", "none.png", "\0", "x" * 5000, "https://example.com/x.png"]
+    uploads = [{"path": str(folder / name)} for name in bad]
+    for upload in (*uploads, {"path": None}, {"url": "data:image/png;base64,"}, str(image), []):
+        with pytest.raises(DataError) as caught:
+            uploaded_file(upload, folder)
+        assert str(caught.value) == "Upload the image, a file of at most 20 MiB."
 
 
-def test_the_page_answers_over_http_and_asks_nobody_else(classifier, square, proxy):
-    client = pytest.importorskip("gradio_client")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    page = build_page(classifier, "squares")
-    address = open_page(page, "127.0.0.1", port)
-    try:
-        remote = client.Client(address, verbose=False)
-        found = remote.predict(client.handle_file(square), TEXT, api_name="/classify")
-        here = answer(classifier, square, TEXT)
-        assert _without_figure(found) == _without_figure(here)
-        bad = square.with_name("bad.png")
-        bad.write_bytes(b"no image")
-        assert "none of JPEG" in remote.predict(client.handle_file(bad), "", api_name="/classify")
-        for foreign, says in (
-            ("http://127.0.0.1:1/x.png", "no file on this machine"),
-            (__file__, "Cannot move"),
-        ):
-            assert says in _post(address, {"path": foreign, "meta": {"_type": "gradio.FileData"}})
+# ------------------------------------------------------------------ the launched page
+
+
+@pytest.fixture(scope="module")
+def uploads(tmp_path_factory):
+    """The folder into which gradio puts uploads."""
+    return tmp_path_factory.mktemp("uploads")
+
+
+@pytest.fixture(scope="module")
+def address(two_epochs, uploads):
+    """A page on a free port, behind a proxy that is set and unreachable."""
+    pytest.importorskip("gradio")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(uploads))
+        for name in ("HTTP_PROXY", "http_proxy"):
+            patch.setenv(name, "http://127.0.0.1:1")
+        for name in ("NO_PROXY", "no_proxy"):
+            patch.setenv(name, "")
+        page = build_page(Classifier.load(two_epochs.root / "runs", device="cpu"), "squares")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        yield open_page(page, "127.0.0.1", port)
         assert not page.share
         assert not page.analytics_enabled
-        for other in (port, 70_000):
-            with pytest.raises(ConfigError, match=rf"127\.0\.0\.1, port {other}.*--port"):
-                open_page(build_page(classifier, "again"), "127.0.0.1", other)
-    finally:
         page.close()
 
 
-def _without_figure(page):
-    """The page without its SVG, whose ids differ."""
-    start, _, rest = page.partition("data:image/svg")
-    return start + rest.partition('"')[2]
-
-
-def _post(address, image):
-    """The answer to a request that the page itself would not make."""
+def asked(address, image, text=""):
+    """The last event of a request, as a program may make it; for a refused one its text."""
     url = f"{address}gradio_api/call/classify"
-    event = httpx.post(url, json={"data": [image, ""]}).json()["event_id"]
-    return httpx.get(f"{url}/{event}").text
+    started = httpx.post(url, json={"data": [image, text]})
+    if started.is_error:
+        return started.text
+    return httpx.get(f"{url}/{started.json()['event_id']}", timeout=20).text
+
+
+def test_the_launched_page_answers_as_the_classifier_does(address, classifier, photo):
+    client = pytest.importorskip("gradio_client")
+    remote = client.Client(address, verbose=False)
+    *labels, notes, attention = remote.predict(
+        client.handle_file(photo), TEXT, api_name="/classify"
+    )
+    here = answer(classifier, photo, TEXT)
+    for title, shown in zip(PAIR, labels, strict=True):
+        found = {each["label"]: each["confidence"] for each in shown["confidences"]}
+        assert found == here.labels[title]
+    assert notes == here.notes[0]
+    assert "data:image/svg+xml" in attention
+    bad = photo.with_name("bad.png")
+    bad.write_bytes(b"no image")
+    with pytest.raises(Exception, match="cannot be read: upload a whole file"):
+        remote.predict(client.handle_file(bad), "", api_name="/classify")
+    assert "limit is 10,000" in asked(address, None, "a" * 20_000)
+
+
+@pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}], ids=["bare", "meta"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/etc/passwd", "{secret}", "{uploads}/../{secret.name}", "../secret.png"),
+        *("{link}", "/dev/zero", "{pipe}", "{uploads}", "file:///etc/passwd", "file://{secret}"),
+        *("http://127.0.0.1:1/x.png", "https://epic-pl.example/x.png"),
+    ],
+)
+def test_a_request_cannot_name_a_file_that_was_not_uploaded(path, meta, address, uploads):
+    secret, link, pipe = uploads.parent / "secret.png", uploads / "link.png", uploads / "pipe.png"
+    if not link.is_symlink():
+        Image.new("RGB", (40, 40), "red").save(secret)
+        link.symlink_to(secret)
+        os.mkfifo(pipe)
+    named = path.format(secret=secret, uploads=uploads, link=link, pipe=pipe)
+    said = asked(address, {"path": named, **meta})
+    # gradio would ask for an address before it says so
+    assert ("addresses are not fetched" if "://" in named else "event: error") in said
+    for content in ("root", "b'", "svg", "secret", str(uploads)):
+        assert content not in said
+    assert httpx.get(f"{address}gradio_api/file={named}").status_code >= 400
+
+
+def test_a_large_upload_is_refused(address):
+    files = {"files": ("large.png", b"0" * (MAX_BYTES + 1))}
+    assert httpx.post(f"{address}gradio_api/upload", files=files).status_code == 413
+
+
+def test_an_address_that_cannot_be_used_is_named(address, classifier):
+    for port in (int(address.rstrip("/").rpartition(":")[2]), 70_000):
+        with pytest.raises(ConfigError, match=rf"127\.0\.0\.1, port {port}.*--port"):
+            open_page(build_page(classifier, "again"), "127.0.0.1", port)
 
 
 def test_a_missing_extra_is_named(classifier, monkeypatch):

@@ -61,19 +61,26 @@ def upload(tab, file):
     tab.locator("img[src*='/file=']").wait_for()
 
 
+def top_label(tab, title):
+    """The most probable label of one of the three, once it is there."""
+    block = tab.locator(".block").filter(has=tab.get_by_text(title, exact=True))
+    return block.get_by_test_id("label-output-value")
+
+
 def test_image_and_text_are_classified_together_and_alone(opened, square):
     tab = opened()
     upload(tab, square)
     tab.get_by_label("Text").fill("a blue square {{value}} ${1} <script>")
     tab.get_by_role("button", name="Classify").click()
-    tab.get_by_role("heading", name="Image alone").wait_for()
-    headings = tab.locator(".epic h3").all_inner_texts()
-    assert headings == ["Image and text", "Image alone", "Text alone"]
-    assert tab.locator(".epic li").count() == 9
-    assert tab.get_by_text("not a cause").is_visible()
+    tab.get_by_text("not a cause").wait_for()
+    for title in ("Image and text", "Image alone", "Text alone"):
+        assert top_label(tab, title).inner_text() in ("blue", "green", "red")
     tab.get_by_role("button", name="Clear").click()
-    tab.get_by_text("3 classes").wait_for()
+    tab.get_by_text("not a cause").wait_for(state="detached")
     assert tab.get_by_label("Text").input_value() == ""
+    tab.get_by_role("button", name="3 classes").click()
+    tab.locator("textarea").last.wait_for()
+    assert tab.locator("textarea").last.input_value() == "blue, green, red"
 
 
 def test_the_keyboard_alone_reaches_everything(opened, square):
@@ -92,7 +99,7 @@ def test_the_keyboard_alone_reaches_everything(opened, square):
             break
     tab.keyboard.type("a green square")
     tab.keyboard.press("Enter")
-    tab.get_by_role("heading", name="Text alone").wait_for()
+    top_label(tab, "Text alone").wait_for()
     assert tab.evaluate("document.activeElement.tagName") == "TEXTAREA"
 
 
@@ -103,11 +110,11 @@ def test_a_bad_file_is_a_message_and_the_page_goes_on(opened, tmp_path, square):
     tab.set_input_files("input[type=file]", broken)
     tab.get_by_label("Remove Image").wait_for()
     tab.get_by_role("button", name="Classify").click()
-    assert "cannot be read" in tab.get_by_role("alert").inner_text()
+    tab.get_by_text("The image cannot be read").wait_for()
     tab.get_by_label("Remove Image").click()
     tab.get_by_label("Text").fill("a red square")
     tab.keyboard.press("Enter")
-    tab.get_by_role("heading", name="Text").wait_for()
+    top_label(tab, "Text alone").wait_for()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -116,5 +123,5 @@ def test_a_phone_needs_no_sideways_scrolling(scheme, opened, square):
     upload(tab, square)
     tab.get_by_label("Text").fill("blue " * 200)
     tab.keyboard.press("Enter")
-    tab.get_by_role("heading", name="Text alone").wait_for()
+    top_label(tab, "Text alone").wait_for()
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # made at run time, where a type checker cannot see it
 else:
     from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-__all__ = ["NonNegativeInt", "PositiveInt", "command_parser", "parse_command", "takes_more"]
+__all__ = ["NonNegativeInt", "PositiveInt", "command_parser", "parse_command"]
 
 _OF_FIT = "fit_options"
 """The parameter that takes what are options of ``epic-pl fit``."""
@@ -27,7 +27,7 @@ def command_parser(name: str, function: Callable[..., object]) -> ArgumentParser
     parser = ArgumentParser(
         f"epic-pl {name}",
         description=re.split(r"\n\n(?:Args|Raises):", str(inspect.getdoc(function)))[0],
-        epilog="All other options are those of `epic-pl fit`." if takes_more(function) else None,
+        epilog="All other options are those of `epic-pl fit`." if _takes_more(function) else None,
         exit_on_error=False,
         allow_abbrev=False,
     )
@@ -60,10 +60,10 @@ def parse_command(name: str, function: Callable[..., object], argv: Sequence[str
                 raise ArgumentError(None, f"{option} needs a value")
             value = words.pop(0)
         own.append(f"--{option[2:].replace('-', '_')}={value}")
-    more, rest = ({_OF_FIT: rest}, []) if takes_more(function) else ({}, rest)
+    more, rest = ({_OF_FIT: rest}, []) if _takes_more(function) else ({}, rest)
     return vars(command_parser(name, function).parse_args([*own, *rest])) | more
 
 
-def takes_more(function: Callable[..., object]) -> bool:
+def _takes_more(function: Callable[..., object]) -> bool:
     """Whether a command takes the options of ``epic-pl fit``, too."""
     return _OF_FIT in inspect.signature(function).parameters

@@ -203,9 +203,3 @@ def _on_words(attention: Attention, words: int, numbers: list[int]) -> Tensor:
     weights = attention.tokens[0, :, : len(numbers)].float().cpu()  # (n, N)
     sums = weights.new_zeros(len(weights), 1 + words)
     return sums.index_add_(1, torch.tensor(numbers, dtype=torch.long), weights)[:, 1:]
-
-
-def word_shares(collator: Any, text: str, weights: Tensor) -> tuple[list[str], Tensor]:
-    """The W words of a text, and the sums ``(n, W)`` of ``weights (n, N)`` over their tokens."""
-    words, numbers = _words(collator, text)
-    return words, _on_words(Attention(weights[None], weights[None]), len(words), numbers)
