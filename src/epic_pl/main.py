@@ -46,9 +46,7 @@ COMMANDS = {
     ),
     "data check": Command("can training start?", "commands.data"),
     "data init": Command("write a config for a table", "commands.data"),
-    "doctor": Command(
-        "versions, devices, disk, encoders: what is wrong here?", "inspection.doctor"
-    ),
+    "doctor": Command("versions, devices, encoders: what is missing?", "inspection.doctor"),
     "cache build": Command("store features of the frozen encoders", "commands.cache"),
     "cache info": Command("list stored features", "commands.cache"),
 }
