@@ -30,7 +30,6 @@ _UNKNOWN_OF_CLASS = re.compile(r"class_path '([\w.]+)\.(\w+)':\s*Option '(\w+)[\
 _VALUE = re.compile(r"(?:Got|Given) value: (.*)|: '(.*)'$|(\S+) does not conform", re.MULTILINE)
 _KIND = re.compile(r"<class '(\w+)'>|Not of type (\w+Int)|Literal\[('.*?)\]")
 _NO_ENCODER = re.compile(r"model\.encoders\.\w+\.name.*Got value: None", re.DOTALL)
-_DENIED = re.compile(r"Importing ('.*?') is not allowed, denied by")
 
 
 @contextmanager
@@ -77,11 +76,6 @@ def message_of(error: Exception) -> str:
     """An error's message without a loader worker's traceback or the parser's alternatives."""
     kind = type(error)
     text = str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2]
-    if denied := _DENIED.search(text):
-        return (
-            f"The options name {denied[1]}, and importing it is not allowed, since it would run "
-            "code: name another class."
-        )
     if _NO_ENCODER.search(text):
         return (
             "No config names the encoders: give --config a file, which `epic-pl data init TABLE` "

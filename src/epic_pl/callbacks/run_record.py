@@ -14,7 +14,6 @@ from epic_pl.files import write_json
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import weights_digest
 
-RECORD = "run.json"
 _PACKAGES = (
     *("epic_pl", "torch", "torchvision", "lightning", "torchmetrics", "transformers"),
     *("tokenizers", "timm", "numpy", "pillow", "pyarrow"),
@@ -31,7 +30,7 @@ class RunRecord(SaveConfigCallback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find the folder, which ranks agree on, and write before anything is trained."""
-        self._path = Path(str(trainer.log_dir)) / RECORD
+        self._path = Path(str(trainer.log_dir)) / "run.json"
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -24,10 +24,11 @@ def command_parser(name: str, function: Callable[..., object]) -> ArgumentParser
 
     Parameters are options; those without a default are positional, unless they are keyword-only.
     """
+    takes_more = _OF_FIT in inspect.signature(function).parameters
     parser = ArgumentParser(
         f"epic-pl {name}",
         description=re.split(r"\n\n(?:Args|Raises):", str(inspect.getdoc(function)))[0],
-        epilog="All other options are those of `epic-pl fit`." if _takes_more(function) else None,
+        epilog="All other options are those of `epic-pl fit`." if takes_more else None,
         exit_on_error=False,
         allow_abbrev=False,
     )
@@ -60,10 +61,5 @@ def parse_command(name: str, function: Callable[..., object], argv: Sequence[str
                 raise ArgumentError(None, f"{option} needs a value")
             value = words.pop(0)
         own.append(f"--{option[2:].replace('-', '_')}={value}")
-    more, rest = ({_OF_FIT: rest}, []) if _takes_more(function) else ({}, rest)
+    more, rest = ({_OF_FIT: rest}, []) if _OF_FIT in kinds else ({}, rest)
     return vars(command_parser(name, function).parse_args([*own, *rest])) | more
-
-
-def _takes_more(function: Callable[..., object]) -> bool:
-    """Whether a command takes the options of ``epic-pl fit``, too."""
-    return _OF_FIT in inspect.signature(function).parameters

@@ -5,10 +5,9 @@ import html
 import json
 import os
 from contextlib import suppress
-from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from epic_pl.classifier import Classifier
 from epic_pl.data.images import FORMATS, MAX_PIXELS
@@ -26,26 +25,18 @@ _PAIR, _IMAGE, _TEXT = _TITLES = ("Image and text", "Image alone", "Text alone")
 _SHOWN = 5  # labels that are always shown
 _ATTENTION = """\
 <h3>What the prompts attend to</h3>
-<p>Shares of attention in the last layer that the prompts read, the mean over its heads. The rest of
-each share is on the encoder's other tokens and on the prompts. Attention shows what a layer read.
-It is not a cause of the prediction.</p>
+<p>Shares of attention in the last layer that the prompts read, the mean over its heads. Attention
+shows what a layer read. It is not a cause of the prediction.</p>
 <img alt="Attention in the last step, and similarities" style="width: 100%; max-width: 40rem"
 src="data:image/svg+xml;base64,{}">"""
 
 
-@dataclass
-class Answer:
-    """What the page shows of an image and a text.
-
-    Attributes:
-        labels: labels and their probabilities, of the pair and of each modality alone.
-        notes: what limits these numbers.
-        attention: HTML that shows what the prompts attend to; empty for models without prompts.
-    """
+class Answer(NamedTuple):
+    """What the page shows: labels with probabilities by title, notes on them, HTML of attention."""
 
     labels: dict[str, dict[str, float]]
-    notes: list[str] = field(default_factory=list)
-    attention: str = ""
+    notes: list[str]
+    attention: str
 
 
 def build_page(classifier: Classifier, name: str) -> Any:
@@ -182,24 +173,24 @@ def answer(classifier: Classifier, image: Path | None, text: Any) -> Answer:
         raise DataError("There is neither an image nor a text: give one of them, or both.")
     if len(samples) == 2:
         samples[_PAIR] = {**samples[_IMAGE], "text": samples[_TEXT]["text"]}
-    found = Answer({title: _labels(classifier, sample) for title, sample in samples.items()})
-    if classifier.thresholds is not None:
-        found.notes.append("✓ marks labels that reach their threshold.")
     whole, read = [*samples.values()][-1], classifier.collator.max_text_tokens
     tokens = len(classifier.collator.tokenizer(whole["text"] or "")["input_ids"])
+    never, notes = " or its ".join(classifier.never_missing), []
+    if classifier.thresholds is not None:
+        notes.append("✓ marks labels that reach their threshold.")
     if tokens > read:
-        found.notes.append(f"The text has {tokens} tokens; the model reads the first {read}.")
-    if never := " or its ".join(classifier.never_missing):
-        found.notes.append(
-            f"No training sample lacked its {never}, so labels without it are untrained."
-        )
-    made = classifier.collator, classifier.image_preprocessing
+        notes.append(f"The text has {tokens} tokens; the model reads the first {read}.")
+    if never:
+        notes.append(f"No training sample lacked its {never}, so labels without it are untrained.")
     try:
+        made = classifier.collator, classifier.image_preprocessing
         drawn = sample_svg(explain_sample(classifier.module, *made, whole))
-        found.attention = _ATTENTION.format(base64.b64encode(drawn).decode())
+        attention = _ATTENTION.format(base64.b64encode(drawn).decode())
     except EpicError:
-        found.notes.append("This model has no prompts whose attention could be drawn.")
-    return found
+        notes.append("This model has no prompts whose attention could be drawn.")
+        attention = ""
+    labels = {title: _labels(classifier, sample) for title, sample in samples.items()}
+    return Answer(labels, notes, attention)
 
 
 def _labels(classifier: Classifier, sample: Sample) -> dict[str, float]:
