@@ -241,7 +241,7 @@ def test_a_classifier_says_what_it_is(classifier, tiny_vit_dir, tiny_tokenizer_d
 
 
 def test_a_model_of_another_pipeline_says_what_to_do(make):
-    with pytest.raises(ConfigError, match="batches that another pipeline made"):
+    with pytest.raises(ConfigError, match=r"does not say how .* are prepared.*another pipeline"):
         Classifier(make(), "cpu")
 
 

@@ -2,10 +2,11 @@
 
 import json
 import os
+import time
 
 import pytest
 
-from epic_pl.files import replacing, try_read_json, write_json, write_text
+from epic_pl.files import folder_beside, replacing, try_read_json, write_json, write_text
 
 
 def test_a_file_is_replaced_as_a_whole_by_the_last_of_several_writers(tmp_path):
@@ -40,6 +41,17 @@ def test_what_killed_processes_have_left_is_removed_and_no_other_file(tmp_path):
         os.utime(tmp_path / name, (0, 0))
     write_text(tmp_path / "file.txt", "text")
     assert sorted(os.listdir(tmp_path)) == sorted((*names[1:], "file.txt"))
+
+
+@pytest.mark.parametrize("age", [0, 601])
+def test_a_folder_beside_is_removed_with_what_killed_processes_left(tmp_path, age):
+    left = tmp_path / f".{'1a' * 8}.partial"
+    (left / "inner").mkdir(parents=True)
+    os.utime(left, (time.time() - age,) * 2)
+    with pytest.raises(KeyboardInterrupt), folder_beside(tmp_path / "made") as made:  # noqa: PT012
+        (made / "file").touch()
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == ([] if age else [left.name])
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{", '{"a": 1'])

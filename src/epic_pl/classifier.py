@@ -21,13 +21,14 @@ from epic_pl.config_files import INIT_CONFIG
 from epic_pl.data.clean_text import clean_text
 from epic_pl.data.dataset import Collator, ImageTextDataset
 from epic_pl.data.images import BadSamplePolicy, usable_rows
-from epic_pl.data.preprocessing import ImagePreprocessing
+from epic_pl.data.preprocessing import Preprocessing
 from epic_pl.data.tables.columns import RowOptions
 from epic_pl.data.tables.folders import is_image_folder
 from epic_pl.data.tables.rows import read_unlabelled, table_folder
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.errors import ConfigError, DataError, EpicError
-from epic_pl.inference.exported import DESCRIPTION, ExportedModel
+from epic_pl.inference.description import DESCRIPTION
+from epic_pl.inference.exported import ExportedModel
 from epic_pl.inference.inputs import Item, ItemDataset
 from epic_pl.inference.item_classifier import Floats, ItemClassifier, Label
 from epic_pl.inference.model_card import write_card
@@ -80,20 +81,12 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
     ) -> None:
         self._model = TrainedModel(model, device) if isinstance(model, EPICModule) else model
         self.class_names, self.task = self._model.class_names, self._model.task
-        described: Any = self._model.preprocessing
-        try:
-            image, text = ImagePreprocessing.from_dict(described["image"]), described["text"]
-            self._clean, max_tokens = bool(text["clean"]), int(text["max_tokens"])
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ConfigError(
-                "This model was trained on batches that another pipeline made, and does not say "
-                "how: classify such batches with Trainer.predict(module, loader)."
-            ) from error
-        self.image_preprocessing = image
+        image, text = Preprocessing.from_dict(self._model.preprocessing)
+        self.image_preprocessing, self._clean = image, text.clean
         self._transform = build_image_transform(image, train=False)
         classes = len(self.class_names)
         self.collator = Collator(
-            self._model.tokenizer(), classes, self.task, image.size, max_tokens
+            self._model.tokenizer(), classes, self.task, image.size, text.max_tokens
         )
 
     def __repr__(self) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,19 +20,13 @@ _PARTIAL = f".{'[0-9a-f]' * 16}.partial"  # of this module alone, in folders of 
 def replacing(path: Path) -> Iterator[Path]:
     """A file to write, which takes the place of ``path`` once its content is on the disk.
 
-    If several processes write the same file, the last one to finish wins. Hidden files of this
-    function in the folder that nobody has written to for ten minutes are what killed processes
-    left, and are removed. A symbolic link is replaced, not what it leads to.
+    If several processes write the same file, the last one to finish wins. A symbolic link is
+    replaced, not what it leads to.
 
     Raises:
         OSError: the file cannot be written. The error names ``path``, which is as before.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(_PARTIAL):
-        with suppress(OSError):  # another process removes it, too
-            if time.time() - left.lstat().st_mtime > _ABANDONED_S:
-                left.unlink()
-    partial = path.with_name(f".{token_hex(8)}.partial")  # short, for long names
+    partial = _partial(path)
     try:
         yield partial
         _flush(partial, os.O_RDWR)  # Windows flushes no file that is open for reading only
@@ -46,6 +41,31 @@ def replacing(path: Path) -> Iterator[Path]:
     # else the rename may not survive a power failure; not every system can flush a folder
     with suppress(OSError):
         _flush(path.parent, os.O_RDONLY)
+
+
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """A hidden folder in that of ``path``, for files that will be moved; it is removed."""
+    folder = _partial(path)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _partial(path: Path) -> Path:
+    """A hidden name in the folder of ``path``, which is made and cleared of abandoned ones.
+
+    What nobody has written to for ten minutes was left by processes that were killed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(_PARTIAL):
+        with suppress(OSError):  # another process removes it, too
+            if time.time() - left.lstat().st_mtime > _ABANDONED_S:
+                is_folder = left.is_dir() and not left.is_symlink()
+                shutil.rmtree(left) if is_folder else left.unlink()
+    return path.with_name(f".{token_hex(8)}.partial")  # short, for long names
 
 
 def _flush(path: Path, flags: int) -> None:

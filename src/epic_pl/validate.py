@@ -3,12 +3,14 @@
 Shape legend: B batch, C classes.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from errno import EISDIR
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
 import torch
 from torch import Tensor
@@ -26,6 +28,40 @@ def check_choices(config: Any) -> None:
         if get_origin(kind) is Literal and value not in get_args(kind):
             words = ", ".join(map(repr, get_args(kind)))
             raise ConfigError(f"{name} is {value!r}, but may be {words}.")
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value out of JSON is of an annotated type.
+
+    Booleans are no numbers, numbers are finite, and a dictionary that a TypedDict describes has
+    all of its keys and no others.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if is_typeddict(kind):
+        hints = get_type_hints(kind)
+        same = isinstance(value, dict) and value.keys() == hints.keys()
+        return same and all(fits(value[key], hint) for key, hint in hints.items())
+    if origin in (list, tuple):
+        return type(value) is origin and all(fits(entry, inner[0]) for entry in value)
+    if origin is dict:
+        entries = value.items() if type(value) is dict else [(None, None)]
+        return all(fits(key, inner[0]) and fits(entry, inner[1]) for key, entry in entries)
+    if origin is UnionType:
+        return any(fits(value, option) for option in inner)
+    if origin is Literal:
+        return any(type(value) is type(word) and value == word for word in inner)
+    if kind is float:
+        return type(value) in (int, float) and isfinite(value)
+    return kind is Any or type(value) is kind
+
+
+def check_types(config: Any) -> None:
+    """Raise ConfigError for the first value of a config that is not of its annotated type."""
+    for name, kind in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if not fits(value, kind):
+            kind = getattr(kind, "__name__", kind) if not get_args(kind) else kind
+            raise ConfigError(f"{name} is {value!r:.60}, but must be of type {kind}.")
 
 
 def check_at_least(least: int, **options: float | None) -> None:
@@ -65,6 +101,12 @@ def check_classes(num_classes: int, task: Task, class_names: Sequence[str] | Non
             way_out = " Whether one label holds is a question of two classes: give both as labels."
         raise ConfigError(f"num_classes is {num_classes}: {task} needs at least 2.{way_out}")
     check_length("class_names", class_names, num_classes)
+    names = list(class_names or ())
+    if isinstance(class_names, str) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"class_names is {class_names!r:.60}, but must be a list of texts.")
+    for name, count in Counter(names).most_common(1):
+        if count > 1:
+            raise ConfigError(f"class_names has {name!r} twice: give each class its own name.")
 
 
 def check_length(name: str, values: Sequence[object] | None, num_classes: int) -> None:

@@ -16,7 +16,7 @@ from epic_pl.errors import ConfigError
 from epic_pl.evaluation.export import folder
 from epic_pl.evaluation.export.folder import largest_difference
 from epic_pl.evaluation.export.program import random_inputs
-from epic_pl.inference.exported import INPUTS
+from epic_pl.inference.description import INPUTS
 from epic_pl.main import call
 from epic_pl.module import EPICModule
 

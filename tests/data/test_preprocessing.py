@@ -33,12 +33,12 @@ def test_timm_name(prefix, revision):
 @pytest.mark.parametrize(("name", "revision"), [("org/vit", "v1"), ("org/vit@v1", None)])
 def test_revisions_reach_every_hub(name, revision, monkeypatch):
     asked = []
-    config = {"input_size": (3, 8, 8), "mean": (0,), "std": (1,)}
+    config = {"input_size": (3, 8, 8), "mean": (0,) * 3, "std": (1,) * 3}
     monkeypatch.setattr(
         "timm.models.load_model_config_from_hf",
         lambda name: asked.append(name) or (config, None, None),
     )
-    clip = {"size": 8, "image_mean": [0], "image_std": [1]}
+    clip = {"size": 8, "image_mean": [0] * 3, "image_std": [1] * 3}
     monkeypatch.setattr(
         "transformers.CLIPImageProcessor.get_image_processor_dict",
         lambda name, revision: asked.append((name, revision)) or (clip, {}),
@@ -93,7 +93,7 @@ def test_an_encoder_of_squashed_images_is_told_of():
 
 
 CLIP = {"size": {"shortest_edge": 8}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-TIMM = {"architecture": "x", "input_size": [3, 8, 8], "mean": [0.5], "std": [0.5]}
+TIMM = {"architecture": "x", "input_size": [3, 8, 8], "mean": [0.5] * 3, "std": [0.5] * 3}
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,19 @@
 """Models as folders, and on a hub that is fabricated."""
 
+import hashlib
 import json
+import multiprocessing
+import os
 import shutil
+import signal
+from pathlib import Path
 from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
 import torch
 from huggingface_hub import CommitInfo, HfApi, RepoUrl, snapshot_download
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from epic_pl import Classifier
 from epic_pl.errors import AssetError, CheckpointError
@@ -50,7 +55,8 @@ def _option(value):
     ("change", "said"),
     [
         (_without("library_name"), "does not describe a model"),
-        (lambda config: config.update(format_version=2), "format_version 1.*2"),
+        (lambda config: config.update(format_version=1), "format_version 2.*1"),
+        (_without("weights_sha256"), "weights_sha256 differs"),
         (_without("options"), "name no encoders"),
         (lambda config: config["options"].pop("num_classes"), "No model can be built"),
         (_without("epic_pl"), "not a checkpoint of EPICModule"),
@@ -70,7 +76,59 @@ def test_a_changed_description_is_refused(saved, change, said):
     assert type(raised.value).__module__ == "epic_pl.errors"
 
 
+def _save_and_die(classifier, folder, step):
+    """Save, and be killed at one of the steps that change the folder."""
+    replace, steps = Path.replace, iter(range(step + 1))
+
+    def until(path, target):
+        if next(steps) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(path, target)
+
+    Path.replace = until
+    classifier.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("step", range(3))
+def test_a_save_that_is_killed_leaves_the_old_model_the_new_one_or_an_error(
+    classifier, saved, step
+):
+    """The step is the number of files that were replaced before the kill."""
+    (saved / "README.md").unlink()  # the third file
+    old = classifier.probabilities(ITEMS)
+    classifier.module.postprocessor.temperature.mul_(2)
+    classifier.module.class_names.reverse()
+    classifier.module.hparams["class_names"] = classifier.module.class_names
+    new = classifier.probabilities(ITEMS)
+    fork = multiprocessing.get_context("fork")
+    process = fork.Process(target=_save_and_die, args=(classifier, saved, step))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    if step == 1:
+        with pytest.raises(CheckpointError, match=r"weights_sha256 differs.*Save or fetch"):
+            Classifier.load(saved)
+    else:
+        loaded = Classifier.load(saved, device="cpu")
+        names, scores = (
+            (["blue", "green", "red"], old) if step == 0 else (["red", "green", "blue"], new)
+        )
+        assert loaded.class_names == names
+        np.testing.assert_array_equal(loaded.probabilities(ITEMS), scores)
+    for left in saved.glob(".*.partial"):
+        os.utime(left, (0, 0))
+    classifier.save_pretrained(saved)
+    assert Classifier.load(saved, device="cpu").class_names == ["red", "green", "blue"]
+    assert sorted(os.listdir(saved)) == ["README.md", "config.json", "model.safetensors"]
+
+
 def test_changed_weights_are_refused(saved):
+    def write(content):
+        path.write_bytes(content)
+        config = json.loads((saved / "config.json").read_text())
+        config["weights_sha256"] = hashlib.sha256(content).hexdigest()
+        (saved / "config.json").write_text(json.dumps(config))
+
     path = saved / "model.safetensors"
     state, data = load_file(path), path.read_bytes()
     first = next(iter(state))
@@ -79,13 +137,18 @@ def test_changed_weights_are_refused(saved):
         {name: tensor for name, tensor in state.items() if name != first},
         {**state, first: state[first].double().repeat(2)},
     ):
-        save_file(changed, path)
+        write(save(changed))
         with pytest.raises(CheckpointError, match=r"does not fit|of shape"):
             Classifier.load(saved)
     for content in (b"", data[:100], b"\xff" * 100):
-        path.write_bytes(content)
+        write(content)
         with pytest.raises(CheckpointError, match="cannot be read"):
             Classifier.load(saved)
+    path.write_bytes(data)  # sound, but of another description
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors is not what .*config\.json desc"
+    ):
+        Classifier.load(saved)
 
 
 def test_safetensors_win_over_an_exported_program_beside_them(saved, classifier, monkeypatch):

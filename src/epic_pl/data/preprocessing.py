@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Self
 
 import timm
 from lightning.pytorch.utilities import rank_zero_warn
@@ -17,9 +17,12 @@ from timm.data import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from epic_pl.assets import reading_encoder, resolve_encoder
 from epic_pl.data.readers import read_json
-from epic_pl.errors import EncoderError
+from epic_pl.errors import ConfigError, EncoderError
+from epic_pl.validate import check_at_least, check_types
 
 Resize = Literal["crop", "pad", "squash"]
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+_LARGEST = 2**14  # sides in pixels, far beyond any encoder
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -31,18 +34,35 @@ class ImagePreprocessing:
         size: side of the square input in pixels.
         mean: mean of each channel of images in 0..1.
         std: standard deviation of each channel.
-        interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
+        interpolation: one of Pillow's filters.
         crop_pct: share of the resized shorter side that the centre crop keeps.
         resize: how an image becomes square: ``crop`` takes its centre, ``pad`` adds bars of the
             mean colour, ``squash`` changes its proportions.
+
+    Raises:
+        ConfigError: a value that no image can be prepared by; the message names it.
     """
 
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    interpolation: str = "bicubic"
+    interpolation: Interpolation = "bicubic"
     crop_pct: float = 1.0
     resize: Resize = "crop"
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != 3 or (name == "std" and min(self.std) <= 0):
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}, but must be three numbers"
+                    f"{' above 0' * (name == 'std')}."
+                )
+        if not (0 < self.size <= _LARGEST and self.crop_pct > 0 and 0 < self.resized <= _LARGEST):
+            raise ConfigError(
+                f"size is {self.size} and crop_pct {self.crop_pct}, but images are made of 1 to "
+                f"{_LARGEST} pixels a side."
+            )
 
     @property
     def resized(self) -> int:
@@ -57,8 +77,58 @@ class ImagePreprocessing:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ImagePreprocessing":
         """The inverse of :meth:`to_dict`; entries of other names are ignored."""
-        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
-        return cls(**{**known, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+        return cls(**_known(cls, {**values, **lists}))
+
+
+@dataclass(frozen=True)
+class TextPreprocessing:
+    """How texts become an encoder's input.
+
+    Attributes:
+        max_tokens: longer texts are cut.
+        clean: whether :func:`~epic_pl.data.clean_text.clean_text` is applied first.
+
+    Raises:
+        ConfigError: a value is of another type, or ``max_tokens`` below 1.
+    """
+
+    max_tokens: int
+    clean: bool
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_at_least(1, max_tokens=self.max_tokens)
+
+
+class Preprocessing(NamedTuple):
+    """How a trained model's images and texts are prepared."""
+
+    image: ImagePreprocessing
+    text: TextPreprocessing
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Self:
+        """Out of a checkpoint, a saved or an exported model.
+
+        Raises:
+            ConfigError: it is of another pipeline, or damaged; the message names the entry.
+        """
+        try:
+            image, text = values["image"], values["text"]
+            made = ImagePreprocessing.from_dict(image), _known(TextPreprocessing, text)
+            return cls(made[0], TextPreprocessing(**made[1]))
+        except (ConfigError, LookupError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"This model does not say how its images and texts are prepared (preprocessing: "
+                f"{str(error).rstrip('.')}). If another pipeline made its batches, classify such "
+                "batches with Trainer.predict(module, loader)."
+            ) from error
+
+
+def _known(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries that a dataclass has."""
+    return {field.name: values[field.name] for field in fields(kind) if field.name in values}
 
 
 def image_preprocessing(
@@ -80,15 +150,15 @@ def image_preprocessing(
     source = source.removeprefix("local-dir:")
     read = [file for file in (*_PROCESSORS, "config.json") if (Path(source) / file).is_file()]
     with reading_encoder(encoder, *read[:1]):
-        if Path(source).is_dir():
-            own = _of_folder(Path(source))
-        elif source.startswith("hf-hub:timm/") or "/" not in source:
-            own = _of_timm(encoder, source.removeprefix("hf-hub:timm/"))
-        else:
-            own = _of_repository(source, revision)
-        getattr(Image.Resampling, own.interpolation.upper())
-        if not (math.isfinite(sum(own.mean)) and min(*own.std, own.size, own.resized) > 0):
-            raise ValueError(f"an image cannot be prepared by {own}")
+        try:
+            if Path(source).is_dir():
+                own = _of_folder(Path(source))
+            elif source.startswith("hf-hub:timm/") or "/" not in source:
+                own = _of_timm(encoder, source.removeprefix("hf-hub:timm/"))
+            else:
+                own = _of_repository(source, revision)
+        except ConfigError as error:  # of the encoder's files, which are named
+            raise ValueError(str(error)) from error
     return own if image_size is None else replace(own, size=image_size)
 
 
@@ -137,7 +207,7 @@ def _from_clip_config(config: Mapping[str, Any]) -> ImagePreprocessing:
     """Of the ``preprocessor_config.json`` of transformers' image processors."""
     config = config.get("image_processor", config)
     size, crop = _side(config["size"]), _side(config.get("crop_size") or config["size"])
-    names: dict[Any, str] = {
+    names: dict[Any, Interpolation] = {
         Image.Resampling.NEAREST: "nearest",
         Image.Resampling.BILINEAR: "bilinear",
         Image.Resampling.LANCZOS: "lanczos",

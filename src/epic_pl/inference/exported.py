@@ -4,7 +4,7 @@ Shape legend: B batch, C classes.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,15 @@ import torch
 from torch import Tensor
 
 from epic_pl.data.preprocessing import load_tokenizer
-from epic_pl.data.readers import read_json
-from epic_pl.errors import CheckpointError, ConfigError, DataError
+from epic_pl.errors import CheckpointError, ConfigError, first_line
+from epic_pl.inference.description import DESCRIPTION, INPUTS, TOKENIZER, Description
 from epic_pl.module.outputs import warn_of_absence
 from epic_pl.part_files import digest_of
-from epic_pl.types import Batch, Task
+from epic_pl.types import Batch
 
-DESCRIPTION, TOKENIZER = "model.json", "tokenizer"
 PROGRAM, ONNX, ONNX_INT8 = "model.pt2", "model.onnx", "model.int8.onnx"
-INPUTS = ("pixel_values", "input_ids", "attention_mask", "image_present", "text_present")
-"""Inputs of an exported model, in this order."""
 Program = Callable[..., Tensor]
-"""A function of tensors in the order of :data:`INPUTS` to probabilities ``(B, C)``."""
+"""A function of the inputs of an exported model to probabilities ``(B, C)``."""
 
 
 def load_program(path: Path) -> Program:
@@ -79,20 +76,12 @@ class ExportedModel:
 
     def __init__(self, folder: Path, programs: bool = False) -> None:
         self.folder = folder
-        try:
-            about = read_json(folder / DESCRIPTION)
-            self.class_names: list[str] = list(about["class_names"])
-            self.task: Task = about["task"]
-            thresholds = about["thresholds"]
-            self.preprocessing: Mapping[str, Any] | None = about["preprocessing"]
-            self.method: str = about["method"]
-            self.encoders = {side: about[f"{side}_encoder"]["name"] for side in ("image", "text")}
-            self.never_missing: list[str] = list(about["never_missing"])
-        except (DataError, LookupError, TypeError) as error:
-            raise CheckpointError(
-                f"{folder} does not hold an exported model: {error}. Export it again."
-            ) from error
-        self.thresholds = None if thresholds is None else np.asarray(thresholds, np.float32)
+        about = Description.read(folder)
+        self.class_names, self.task, self.method = about.class_names, about.task, about.method
+        self.preprocessing, self.never_missing = about.preprocessing, about.never_missing
+        self.encoders = {"image": about.image_encoder["name"], "text": about.text_encoder["name"]}
+        least = about.thresholds
+        self.thresholds = None if least is None else np.asarray(least, np.float32)
         names = (*[PROGRAM] * programs, ONNX, ONNX_INT8, PROGRAM)
         file = next((folder / name for name in names if (folder / name).is_file()), folder / ONNX)
         if file.name == PROGRAM and not programs:
@@ -100,6 +89,16 @@ class ExportedModel:
         self._program = load_program(file)
         self._warned_of: set[str] = set()
         self._files = (folder / DESCRIPTION, file)
+        _, channels, height, width = about.inputs["pixel_values"]["shape"]
+        token = torch.ones(1, 2, dtype=torch.long)
+        pixels = torch.zeros(1, channels, height, width)
+        shape = self._run(Batch(pixel_values=pixels, input_ids=token, attention_mask=token)).shape
+        if shape != (1, len(self.class_names)):
+            raise CheckpointError(
+                f"{folder / DESCRIPTION}: class_names has {len(self.class_names)} entries, but "
+                f"{file} gives probabilities of shape {shape} for one sample. Export the model "
+                "again."
+            )
 
     @property
     def digest(self) -> str:
@@ -110,9 +109,17 @@ class ExportedModel:
         """The text encoder's tokenizer."""
         return load_tokenizer(str(self.folder / TOKENIZER))
 
-    @torch.inference_mode()
     def probabilities(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Probabilities ``(B, C)`` of a batch; warns as :func:`warn_of_absence` says."""
         warn_of_absence(batch, self.class_names, lambda: self.never_missing, self._warned_of)
-        probabilities: npt.NDArray[np.float32] = run_batch(self._program, batch).numpy()
+        return self._run(batch)
+
+    @torch.inference_mode()
+    def _run(self, batch: Batch) -> npt.NDArray[np.float32]:
+        try:
+            probabilities: npt.NDArray[np.float32] = run_batch(self._program, batch).numpy()
+        except Exception as error:  # a damaged graph causes errors of any class
+            raise CheckpointError(
+                f"{self._files[1]} cannot be run: {first_line(error)}. Export the model again."
+            ) from error
         return probabilities

@@ -1,7 +1,6 @@
 """The model card of a folder that is shared: what the model is, its encoders, and its results."""
 
 import re
-import shutil
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from epic_pl.data.readers import read_json
 from epic_pl.errors import DataError, printable
+from epic_pl.files import write_bytes, write_text
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import weights_digest
 from epic_pl.module.postprocess import ENOUGH_ROWS
@@ -52,7 +52,7 @@ def write_card(
         eval_results=results or None,
     )
     if report is not None and (report / _CONFUSION).is_file():
-        shutil.copy(report / _CONFUSION, folder / _CONFUSION)
+        write_bytes(folder / _CONFUSION, (report / _CONFUSION).read_bytes())
     info = module.checkpoint_info()
     metric = "accuracy" if module.task == "multiclass" else "f1_micro_tuned"
     encoders = {
@@ -77,7 +77,7 @@ def write_card(
         enough_rows=ENOUGH_ROWS,
         confusion=_CONFUSION if (folder / _CONFUSION).is_file() else None,
     )
-    card.save(folder / CARD)
+    write_text(folder / CARD, str(card))  # as a whole: what is there is never written again
 
 
 def _read_report(report: Path, module: EPICModule) -> tuple[dict[str, Any], dict[str, float]]:

@@ -1,5 +1,6 @@
 """A trained model as a folder to share: safetensors and JSON, here or on a hub."""
 
+import hashlib
 import re
 from copy import deepcopy
 from pathlib import Path
@@ -10,10 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from epic_pl.assets.encoders import Side, cached_commit, repository
+from epic_pl.data.preprocessing import Preprocessing
 from epic_pl.data.readers import read_json
-from epic_pl.errors import AssetError, CheckpointError, DataError, first_line
+from epic_pl.errors import AssetError, CheckpointError, ConfigError, DataError, first_line
 from epic_pl.files import write_bytes, write_json
-from epic_pl.inference.exported import DESCRIPTION
+from epic_pl.inference.description import DESCRIPTION
 from epic_pl.inference.model_card import CARD
 from epic_pl.inference.models import find_checkpoint, relocated
 from epic_pl.module import EPICModule
@@ -23,12 +25,12 @@ from epic_pl.untrusted import require_regular
 from epic_pl.version import __version__
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-_FORMAT = 1
+_FORMAT, _HASH = 2, "weights_sha256"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 def write_model(module: EPICModule, folder: Path) -> None:
-    """Write the trained weights, the options, and the identity of the encoders.
+    """Write the trained weights, their hash, the options, and the identity of the encoders.
 
     Encoders that were named without a revision are pinned to the commit in this machine's cache.
     """
@@ -41,16 +43,18 @@ def write_model(module: EPICModule, folder: Path) -> None:
         if source and "@" not in encoder["name"]:
             encoder["revision"] = encoder["revision"] or cached_commit(source)
         info[f"{side}_encoder"]["revision"] = encoder["revision"]
+    state = adapter_state(module, module.state_dict())
+    # save_file would make a file that other users cannot read
+    weights = save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
     content = {
         "library_name": "epic_pl",
         "format_version": _FORMAT,
         "version": __version__,
+        _HASH: hashlib.sha256(weights).hexdigest(),
         "options": options,
         CHECKPOINT_KEY: info,
     }
-    state = adapter_state(module, module.state_dict())
-    # save_file would make a file that other users cannot read
-    weights = save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
+    # a kill between the two leaves weights that the older description has another hash of
     write_bytes(folder / WEIGHTS, weights)
     write_json(folder / CONFIG, content)
 
@@ -61,9 +65,10 @@ def read_model(
     """The module that :func:`write_model` wrote, on the CPU, in evaluation mode.
 
     Raises:
-        CheckpointError: the folder is damaged or of another version, or an encoder differs.
+        CheckpointError: the folder is damaged or of another version, its two files are not of one
+            model, or an encoder differs.
     """
-    path = folder / CONFIG
+    path, weights = folder / CONFIG, folder / WEIGHTS
     try:
         content = read_json(path)
     except DataError as error:
@@ -74,20 +79,31 @@ def read_model(
             f"(format_version {_FORMAT}): it says {content.get('library_name')!r}, version "
             f"{content.get('format_version')!r}."
         )
+    try:
+        require_regular(weights)
+        with weights.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{weights} cannot be read: {error}.") from error
+    if content.get(_HASH) != digest:
+        raise CheckpointError(
+            f"{weights} is not what {path} describes ({_HASH} differs): saving or fetching them "
+            "was interrupted, or one was changed. Save or fetch the model again."
+        )
     options: Any = content.get("options")
     refuse_classes(options, str(path))
     encoders = relocated(options, image_encoder, text_encoder)
     try:
+        Preprocessing.from_dict(options.get("preprocessing"))
         module = EPICModule(**{**options, "encoders": encoders})
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (ConfigError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"No model can be built from the options of {path}: {error}."
+            f"No model can be built from the options of {path}: {str(error).rstrip('.')}."
         ) from error
     try:
-        require_regular(folder / WEIGHTS)
-        state = load_file(folder / WEIGHTS)
+        state = load_file(weights)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS} cannot be read: {error}.") from error
+        raise CheckpointError(f"{weights} cannot be read: {error}.") from error
     checkpoint = {CHECKPOINT_KEY: content.get(CHECKPOINT_KEY), "state_dict": state}
     module.load_state_dict(module.checked_state(checkpoint), strict=True)
     return module.eval()

@@ -18,7 +18,7 @@ from tiny_models import (
 )
 
 from epic_pl.evaluation.export.program import Probabilities, export_program
-from epic_pl.inference.exported import INPUTS
+from epic_pl.inference.description import INPUTS
 from epic_pl.module.postprocess import Postprocessor
 from epic_pl.nn.encoders import HFTextEncoder
 from epic_pl.nn.methods import METHODS

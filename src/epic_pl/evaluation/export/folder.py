@@ -3,9 +3,8 @@
 Shape legend: B batch, S text tokens, H, W image height and width in pixels.
 """
 
-import json
 import shutil
-import tempfile
+from dataclasses import asdict
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -15,20 +14,19 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from epic_pl.data.preprocessing import ImagePreprocessing, load_tokenizer
+from epic_pl.data.preprocessing import Preprocessing, load_tokenizer
 from epic_pl.errors import AssetError, ConfigError, EncoderError
 from epic_pl.evaluation.export.onnx_file import write_int8, write_onnx
 from epic_pl.evaluation.export.program import Probabilities, export_program, random_inputs
-from epic_pl.inference.exported import (
+from epic_pl.files import folder_beside, write_json
+from epic_pl.inference.description import (
     DESCRIPTION,
     INPUTS,
-    ONNX,
-    ONNX_INT8,
-    PROGRAM,
     TOKENIZER,
-    Program,
-    load_program,
+    Description,
+    model_inputs,
 )
+from epic_pl.inference.exported import ONNX, ONNX_INT8, PROGRAM, Program, load_program
 from epic_pl.module import EPICModule
 from epic_pl.version import __version__
 
@@ -65,52 +63,50 @@ def find_tokenizer(module: EPICModule) -> Any | None:
     try:
         return load_tokenizer(encoder["name"], encoder["revision"])
     except (AssetError, EncoderError) as error:
-        if _image_preprocessing(module) is not None:
+        if _preprocessing(module) is not None:
             raise
         print(f"exported without a tokenizer: {error}")
         return None
 
 
-def describe(module: EPICModule, tokenizer: Any | None) -> dict[str, Any]:
-    """Content of ``model.json``, plain types only: what the user of a program needs to know."""
+def describe(module: EPICModule, tokenizer: Any | None) -> Description:
+    """What the user of an exported model needs to know.
+
+    Raises:
+        ConfigError: a value of the module cannot be described.
+    """
     info, thresholds = module.checkpoint_info(), module.postprocessor.thresholds
     height, width = module.model.image_encoder.example(1, 1, torch.Generator()).shape[-2:]
-    shapes = (["B", 3, height, width], ["B", "S"], ["B", "S"], ["B"], ["B"])
-    types = ("float32", "int64", "int64", "bool", "bool")
-    preprocessing: dict[str, Any] | None = module.hparams.get("preprocessing")
-    image = _image_preprocessing(module)
-    if preprocessing is not None and image is not None and "text" in preprocessing:
-        text = dict(preprocessing["text"])
+    prepared, saved = _preprocessing(module), module.hparams.get("preprocessing")
+    described = None
+    if prepared is not None:
+        text = asdict(prepared.text)
         if tokenizer is not None:
             text["max_tokens"] = min(text["max_tokens"], tokenizer.model_max_length)
-            text["pad_id"] = tokenizer.pad_token_id
-        preprocessing = {"image": image.to_dict() | {"resized": image.resized}, "text": text}
-    return {
-        "format_version": 1,
-        "task": module.task,
-        "class_names": list(module.class_names),
-        "thresholds": None if thresholds is None else thresholds.tolist(),
-        "temperature": float(module.postprocessor.temperature),
-        "method": module.hparams["method"],
-        "never_missing": module.model.head.never_missing,
-        "inputs": {
-            name: {"shape": shape, "dtype": dtype}
-            for name, shape, dtype in zip(INPUTS, shapes, types, strict=True)
-        },
-        "preprocessing": preprocessing,
-        "tokenizer": None if tokenizer is None else TOKENIZER,
-        "image_encoder": dict(info["image_encoder"]),
-        "text_encoder": dict(info["text_encoder"]),
-        "versions": {"epic_pl": __version__, "torch": str(torch.__version__)},
-    }
+        described = {"image": prepared.image.to_dict(), "text": text}
+    return Description(
+        format_version=1,
+        task=module.task,
+        class_names=list(module.class_names),
+        thresholds=None if thresholds is None else thresholds.tolist(),
+        temperature=float(module.postprocessor.temperature),
+        method=module.hparams["method"],
+        never_missing=module.model.head.never_missing,
+        inputs=model_inputs(height, width),
+        preprocessing=described,
+        tokenizer=None if tokenizer is None else TOKENIZER,
+        image_encoder=info["image_encoder"],
+        text_encoder=info["text_encoder"],
+        versions={"epic_pl": __version__, "torch": str(torch.__version__)},
+        own_preprocessing=saved if prepared is None else None,
+    )
 
 
-def _image_preprocessing(module: EPICModule) -> ImagePreprocessing | None:
+def _preprocessing(module: EPICModule) -> Preprocessing | None:
     """Preprocessing in the checkpoint; None without any, or if it is not of this package."""
-    saved = module.hparams.get("preprocessing")
     try:
-        return ImagePreprocessing.from_dict(saved["image"]) if saved else None
-    except (KeyError, TypeError):
+        return Preprocessing.from_dict(module.hparams.get("preprocessing"))
+    except ConfigError:
         return None
 
 
@@ -138,24 +134,22 @@ def write_folder(
         ConfigError: if the model cannot be exported, or gives other probabilities; the folder is
             then as it was.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        made = Path(temporary)
-        eager = Probabilities(module.model, module.postprocessor)
-        program = export_program(eager)
+    description = describe(module, tokenizer)
+    eager = Probabilities(module.model, module.postprocessor)
+    program = export_program(eager)
+    with folder_beside(folder) as made:
         if format == "onnx":
             path = made / ONNX
             write_onnx(program, path)
             if int8:
                 write_int8(path, made / ONNX_INT8)
-            if tokenizer is not None and _image_preprocessing(module) is not None:
+            if tokenizer is not None and _preprocessing(module) is not None:
                 source = resources.files("epic_pl.evaluation") / "templates" / PREDICT
                 (made / PREDICT).write_bytes(source.read_bytes())
         else:
             path = made / PROGRAM
             torch.export.save(program, path)
-        described = json.dumps(describe(module, tokenizer), indent=2, ensure_ascii=False)
-        (made / DESCRIPTION).write_text(described + "\n", encoding="utf-8")
+        write_json(made / DESCRIPTION, description.to_dict())
         if tokenizer is not None:
             tokenizer.save_pretrained(made / TOKENIZER)
         run = load_program(path)
@@ -168,13 +162,21 @@ def write_folder(
             )
         inputs = random_inputs(module.model, *_TIMED)
         written = Written(difference, *_seconds(inputs, run, eager))
-        folder.mkdir(exist_ok=True)
-        shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
-        for name in (PROGRAM, ONNX, ONNX_INT8, PREDICT):
-            (folder / name).unlink(missing_ok=True)
-        for path in made.iterdir():
-            path.replace(folder / path.name)
+        replace_model(made, folder)
     return written
+
+
+def replace_model(made: Path, folder: Path) -> None:
+    """Move a model into a folder.
+
+    The description goes first and comes last: when this is killed, there is no model.
+    """
+    folder.mkdir(exist_ok=True)
+    for name in (DESCRIPTION, PROGRAM, ONNX, f"{ONNX}.data", ONNX_INT8, PREDICT):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
+    for path in sorted(made.iterdir(), key=lambda path: path.name == DESCRIPTION):
+        path.replace(folder / path.name)
 
 
 @torch.no_grad()

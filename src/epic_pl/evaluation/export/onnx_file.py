@@ -9,7 +9,8 @@ from torch.export import ExportedProgram
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.errors import ConfigError, counted, first_line
-from epic_pl.inference.exported import INPUTS, ONNX, ONNX_INT8, load_program, run_batch
+from epic_pl.inference.description import INPUTS
+from epic_pl.inference.exported import ONNX, ONNX_INT8, load_program, run_batch
 from epic_pl.module import EPICModule
 from epic_pl.module.metrics import build_metrics
 

@@ -83,7 +83,7 @@ def export_program(module: Probabilities) -> ExportedProgram:
 
 
 def random_inputs(model: DualEncoder, rows: int, tokens: int, seed: int = 0) -> tuple[Tensor, ...]:
-    """Inputs in the order of :data:`~epic_pl.inference.exported.INPUTS`, of B rows and S tokens.
+    """Inputs in the order of :data:`~epic_pl.inference.description.INPUTS`, of B rows and S tokens.
 
     Half of the last text is padding; the second row has no image, the third no text.
     """

@@ -1,0 +1,116 @@
+"""``model.json`` of an exported model, checked alike where it is written and where it is read."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from epic_pl.assets.encoders import Side
+from epic_pl.data.preprocessing import Preprocessing
+from epic_pl.data.readers import read_json
+from epic_pl.errors import CheckpointError, ConfigError, DataError
+from epic_pl.module.checkpoint import EncoderIdentity
+from epic_pl.types import Task
+from epic_pl.validate import check_classes, check_positive, check_types, check_word
+
+DESCRIPTION, TOKENIZER = "model.json", "tokenizer"
+INPUTS = ("pixel_values", "input_ids", "attention_mask", "image_present", "text_present")
+"""Inputs of an exported model, in this order."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the user of an exported model needs to know; plain types only.
+
+    Attributes:
+        format_version: of the file.
+        task: "multiclass" or "multilabel".
+        class_names: of the C classes.
+        thresholds: C minimum probabilities of a multilabel task, else None.
+        temperature: that divides the logits.
+        method: its name.
+        never_missing: modalities that no training sample lacked.
+        inputs: shape and type of each of :data:`INPUTS`, as :func:`model_inputs` gives them.
+        preprocessing: as :class:`~epic_pl.data.preprocessing.Preprocessing` reads it; None if the
+            training batches were of another pipeline.
+        tokenizer: its folder; None without one.
+        image_encoder: its identity.
+        text_encoder: likewise.
+        versions: of the packages that wrote it.
+        own_preprocessing: what another pipeline told :class:`~epic_pl.module.EPICModule`.
+
+    Raises:
+        ConfigError: a value cannot be; the message names it.
+    """
+
+    format_version: Literal[1]
+    task: Task
+    class_names: list[str]
+    thresholds: list[float] | None
+    temperature: float
+    method: str
+    never_missing: list[str]
+    inputs: dict[str, Any]
+    preprocessing: dict[str, Any] | None
+    tokenizer: str | None
+    image_encoder: EncoderIdentity
+    text_encoder: EncoderIdentity
+    versions: dict[str, str]
+    own_preprocessing: Any = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_word([TOKENIZER], tokenizer=self.tokenizer or TOKENIZER)
+        for side in self.never_missing:
+            check_word(get_args(Side), never_missing=side)
+        check_positive(self, "temperature")
+        least, count = self.thresholds, len(self.class_names)
+        sound = (least is not None) == (self.task == "multilabel")
+        sound = sound and len(least or self.class_names) == count > 1
+        if not sound or not all(0 <= value <= 1 for value in least or ()):
+            raise ConfigError(
+                f"class_names has {count} entries and thresholds is {least!r:.60}, but there are "
+                "two classes or more, and a multilabel task has a probability for each of them as "
+                "threshold, a multiclass task null."
+            )
+        check_classes(count, self.task, self.class_names)
+        try:
+            height, width = self.inputs["pixel_values"]["shape"][2:]
+            sound = self.inputs == model_inputs(height, width) and min(height, width) > 0
+        except (LookupError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            raise ConfigError(f"inputs is {self.inputs!r:.60}, but describes {', '.join(INPUTS)}.")
+        if self.preprocessing is not None:
+            size = Preprocessing.from_dict(self.preprocessing).image.size
+            if (size, size) != (height, width):
+                raise ConfigError(
+                    f"preprocessing.image.size is {size}, but inputs take {height} x {width}."
+                )
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the description of an exported model.
+
+        Raises:
+            CheckpointError: it is missing or damaged; the message names the file and the entry.
+        """
+        path = folder / DESCRIPTION
+        try:
+            return cls(**read_json(path))
+        except (DataError, ConfigError, TypeError) as error:
+            said = str(error).replace("Description.__init__() ", "").rstrip(".")
+            raise CheckpointError(f"{path}: {said}. Export the model again.") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, as JSON takes them."""
+        return asdict(self)
+
+
+def model_inputs(height: int, width: int) -> dict[str, Any]:
+    """Shape and type of each input of a model for images of this size in pixels."""
+    shapes = (["B", 3, height, width], ["B", "S"], ["B", "S"], ["B"], ["B"])
+    types = ("float32", "int64", "int64", "bool", "bool")
+    return {
+        name: {"shape": shape, "dtype": dtype}
+        for name, shape, dtype in zip(INPUTS, shapes, types, strict=True)
+    }
