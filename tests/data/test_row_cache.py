@@ -5,6 +5,8 @@ from dataclasses import replace
 from multiprocessing import get_context
 
 import fabricate
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from epic_pl.data import (
@@ -13,7 +15,8 @@ from epic_pl.data import (
     TableDataModule,
     row_cache,
 )
-from epic_pl.data.row_cache import cached_rows
+from epic_pl.data.row_cache import ImageRecord, cached_rows
+from epic_pl.data.rows import Rows, sample_table
 from epic_pl.errors import DataError
 
 MODULES = {"snli_ve": SNLIVEDataModule, "mm_imdb": MMIMDBDataModule}
@@ -96,6 +99,70 @@ def test_a_bad_cache_costs_time_only(make, reads, tmp_path, monkeypatch):
     reads.clear()
     assert _tables(make("snli_ve", "new key")) == first
     assert reads
+
+
+def _offset_beyond_the_file(path, table):
+    """Text offsets that lead far beyond the text's bytes, as `validate` finds them."""
+    text = table["text"].combine_chunks()
+    offsets = np.frombuffer(text.buffers()[1], np.int32)[: len(text) + 1].copy()
+    content = path.read_bytes()
+    assert content.count(offsets.tobytes()) >= 1
+    offsets[-1] = 2**30
+    path.write_bytes(content.replace(np.sort(offsets)[:-1].tobytes(), offsets[1:].tobytes()))
+
+
+DAMAGES = {
+    "bytes": lambda path, table: path.write_bytes(path.read_bytes()[:-200]),
+    "pipe": lambda path, table: (path.unlink(), os.mkfifo(path)),
+    "link": lambda path, table: (path.unlink(), path.symlink_to("/etc/passwd")),
+    "offsets": _offset_beyond_the_file,
+    "columns": lambda path, table: _rewrite(path, table.rename_columns(list("abcd"))),
+    "types": lambda path, table: _rewrite(
+        path, table.set_column(3, "label", table["label"].cast(pa.string()))
+    ),
+    "no facts": lambda path, table: _rewrite(path, table, b"{}"),
+    "facts": lambda path, table: _rewrite(path, table, b'{"classes": "abc"}'),
+    "null": lambda path, table: _rewrite(path, table, b"null"),
+}
+
+
+def _rewrite(path, table, facts=None):
+    facts = facts or pa.ipc.open_file(path).schema.metadata[b"epic_pl"]
+    with pa.ipc.new_file(path, table.replace_schema_metadata({b"epic_pl": facts}).schema) as file:
+        file.write_table(table)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_doctored_cache_is_read_again(damage, tmp_path, monkeypatch):
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+    source = tmp_path / "table"
+    source.touch()
+    texts, reads = ["one", "two", "three"], []
+
+    def read():
+        reads.append(1)
+        table = sample_table(["a", "b", "c"], [None] * 3, texts, [0, 1, 0])
+        return Rows(table, tmp_path, source, ["x", "y"], {"n": 1})
+
+    for count in (1, 1):
+        assert cached_rows("x", [source], {}, read).table["text"].to_pylist() == texts
+        assert len(reads) == count
+    (path,) = (tmp_path / "cache" / "rows").glob("*.arrow")
+    DAMAGES[damage](path, read().table)
+    reads.clear()
+    assert cached_rows("x", [source], {}, read).table["text"].to_pylist() == texts
+    assert len(reads) == 1
+    assert not path.is_symlink()
+
+
+@pytest.mark.parametrize("columns", [["image"], ["image", "problem", "more"], ["x", "y"]])
+def test_a_doctored_record_of_images_is_empty(columns, tmp_path, cache):
+    (tmp_path / "a.png").touch()
+    record = ImageRecord(tmp_path)
+    record.add({"a": None})
+    assert record.read() == {"a": None}
+    _rewrite(record.path, pa.table({name: ["a"] for name in columns}), b"{}")
+    assert record.read() == {}
 
 
 class Louder(SNLIVEDataModule):

@@ -12,21 +12,35 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.assets.cache import cache_dir
-from epic_pl.data.rows import Rows
+from epic_pl.data.rows import Rows, table_schema
 from epic_pl.errors import DataError
 from epic_pl.files import replacing
+from epic_pl.untrusted import require_regular
+from epic_pl.validate import fits
 
 _VERSION = 3
 """Incremented when the same files are read as other rows."""
 _KEY = b"epic_pl"
 _THREADS = 16  # disks answer several requests at once
+_SAMPLES = [table_schema(multilabel) for multilabel in (False, True)]
+_ROWS = [*_SAMPLES, *(schema.append(pa.field("split", pa.string())) for schema in _SAMPLES)]
+_IMAGES = pa.schema({"image": pa.string(), "problem": pa.string()})
+
+
+class _Facts(TypedDict):
+    """What is stored beside the table of :class:`~epic_pl.data.rows.Rows`."""
+
+    source: str
+    image_root: str
+    notes: dict[str, int]
+    classes: list[str]
 
 
 def cached_rows(
@@ -48,8 +62,8 @@ def cached_rows(
     except OSError:  # a file is gone: the reader has the better message
         return read()
     with _locked(path):
-        if kept := _read_arrow(path):
-            table, facts = kept
+        table, facts = _read_arrow(path, *_ROWS)
+        if fits(facts, _Facts):
             root, source = Path(facts["image_root"]), Path(facts["source"])
             if root.exists():
                 return Rows(table, root, source, facts["classes"], facts["notes"])
@@ -80,14 +94,14 @@ class ImageRecord:
 
     def read(self) -> dict[str, str | None]:
         """The problem of each key, None if the image is sound; empty if nothing is recorded."""
-        table, _ = _read_arrow(self.path) or (pa.table({}), {})
+        table, _ = _read_arrow(self.path, _IMAGES)
         return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
     def add(self, problems: Mapping[str, str | None]) -> None:
         """Record images that were decoded, by the keys from before that."""
         facts = {**self.read(), **problems}
-        columns = [pa.array(list(column), pa.string()) for column in (facts, facts.values())]
-        _write_arrow(self.path, pa.table(columns, ["image", "problem"]), {})
+        columns = [list(facts), list(facts.values())]
+        _write_arrow(self.path, pa.table(columns, schema=_IMAGES), {})
 
     def unreadable(self, paths: Collection[str], read: Callable[[str], Any]) -> dict[str, str]:
         """Paths that cannot be decoded, with the problem: ``read`` raises a DataError.
@@ -161,9 +175,12 @@ def _write_arrow(path: Path, table: pa.Table, facts: Mapping[str, Any]) -> None:
         rank_zero_info(f"Files are read again at the next start: {path} is not written: {error}")
 
 
-def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, Any]] | None:
-    """A memory-mapped table and its facts; None if there is no sound file."""
+def _read_arrow(path: Path, *schemas: pa.Schema) -> tuple[pa.Table, Any]:
+    """A memory-mapped table and its facts; without a sound file of a schema an empty one, None."""
     with contextlib.suppress(OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+        require_regular(path)
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        return table, json.loads(table.schema.metadata[_KEY])
-    return None
+        table.validate(full=True)  # else an offset beyond the file is read from other memory
+        if any(table.schema.equals(schema) for schema in schemas):
+            return table, json.loads(table.schema.metadata[_KEY])
+    return schemas[0].empty_table(), None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from packaging.version import Version
 from torch import Tensor
 
 from epic_pl.data.preprocessing import load_tokenizer
@@ -21,6 +22,7 @@ from epic_pl.part_files import digest_of
 from epic_pl.types import Batch
 
 PROGRAM, ONNX, ONNX_INT8 = "model.pt2", "model.onnx", "model.int8.onnx"
+_SAFE = "1.24.1"  # of onnxruntime; earlier ones follow paths and links out of a model's folder
 Program = Callable[..., Tensor]
 """A function of the inputs of an exported model to probabilities ``(B, C)``."""
 
@@ -29,7 +31,7 @@ def load_program(path: Path) -> Program:
     """An exported file as a function; a ``.pt2`` file can run code.
 
     Raises:
-        ConfigError: onnxruntime is not installed.
+        ConfigError: onnxruntime is not installed, or too old to be safe.
         CheckpointError: the file cannot be read.
     """
     try:
@@ -40,6 +42,8 @@ def load_program(path: Path) -> Program:
         raise ConfigError(
             f"{path} is run by onnxruntime: pip install onnxruntime, or 'epic_pl[onnx]'."
         ) from error
+    except ConfigError:
+        raise
     except Exception as error:  # damaged files cause errors of any class
         raise CheckpointError(f"{path} cannot be read as an exported model: {error}.") from error
 
@@ -47,6 +51,11 @@ def load_program(path: Path) -> Program:
 def _load_onnx(path: Path) -> Program:
     import onnxruntime
 
+    if Version(onnxruntime.__version__) < Version(_SAFE):
+        raise ConfigError(
+            f"onnxruntime {onnxruntime.__version__} reads any file that a model names as its "
+            f"weights, such as /etc/passwd: pip install 'onnxruntime>={_SAFE}'."
+        )
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run(*inputs: Tensor) -> Tensor:

@@ -75,7 +75,8 @@ sys.path.insert(0, sys.argv[1])
 from predict import Model
 model, samples = Model(), json.loads(sys.argv[2])
 pairs = [(sample.get("image"), sample.get("text")) for sample in samples]
-print(json.dumps([model.probabilities(pairs).tolist(), model(*pairs[0], top_k=2)]))
+scores = [model.probabilities(*pair).tolist() for pair in pairs]
+print(json.dumps([scores, model(*pairs[0], top_k=2)]))
 """
 
 
@@ -97,13 +98,12 @@ def test_predict_py_agrees_with_the_package_on_all_kinds_of_inputs(in_onnx, trai
 @pytest.mark.slow
 def test_predict_py_runs_as_a_script_without_the_package(in_onnx, samples):
     script = [sys.executable, "-I", str(in_onnx[0] / "predict.py")]
-    pairs = [samples[0]["image"], "a red square", "-", "blue", samples[1]["image"]]
-    lines = subprocess.check_output([*script, *pairs], text=True).splitlines()
-    model = predict.Model(in_onnx[0])
-    assert [json.loads(line) for line in lines] == [
-        {"image": image, "text": text, "predicted": model(image, text)}
-        for image, text in [(pairs[0], pairs[1]), (None, "blue"), (pairs[4], None)]
-    ]
+    model, image = predict.Model(in_onnx[0]), samples[0]["image"]
+    for words in ([image, "a red square"], ["-", "blue"], [image]):
+        line = subprocess.check_output([*script, *words], text=True)
+        given = [None if word == "-" else word for word in [*words, None][:2]]
+        expected = {"image": given[0], "text": given[1], "predicted": model(*given)}
+        assert json.loads(line) == expected
 
 
 @pytest.fixture
@@ -120,59 +120,52 @@ def predict_py(in_onnx, monkeypatch, capfd):
     return call
 
 
-def test_predict_py_classifies_a_table_and_names_its_bad_rows(
-    predict_py, in_onnx, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(predict, "BATCH", 2)
+def test_predict_py_classifies_a_table_and_names_its_bad_rows(predict_py, in_onnx, tmp_path):
     Image.new("RGB", (40, 36), "red").save(tmp_path / "red.png")
     (tmp_path / "broken.png").write_bytes(b"no image")
-    table = tmp_path / "rows.csv"
+    table, output = tmp_path / "rows.csv", tmp_path / "out.csv"
     table.write_text(
-        "\ufeffid,photo,title,label\n1,red.png,a red square,red\n2,none.png,x,\n3,,blue,blue\n"
-        '4,broken.png,y,\n5,,,\n6,red.png,"two\nlines",\n7,red.png,a, b,c\n',
-        encoding="utf-8",
+        "id,photo,title,label\n1,red.png,a red square,red\n2,none.png,x,\n3,,blue,blue\n"
+        '4,broken.png,y,\n5,,,\n6,red.png,"two\nlines",\n7,red.png,a, b,c\n'
     )
-    named = ["--table", table, "--image", "photo", "--text", "title"]
-    code, said, errors = predict_py(*named, "--top_k", 2)
+    named = ["--table", table, "--image", "photo", "--text", "title", "--output", output]
+    code, _, errors = predict_py(*named)
     assert code == 1
     bad = {"2": "line 3: .*none.png", "4": "line 5: .*broken.png", "5": "line 6: .*neither"}
     bad["7"] = "line 9: .*more cells than columns"
     told = [line for line in errors.splitlines() if line.startswith("predict.py:")]
     for line, message in zip(told, bad.values(), strict=True):
         assert re.match(rf"predict.py: {re.escape(str(table))}, {message}", line)
-    rows = {row["id"]: row for row in map(json.loads, said.splitlines())}
+    with output.open(newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    assert list(rows["1"]) == [*("id", "photo", "title", "label", "predicted", "score", "error")]
     model = predict.Model(in_onnx[0])
     pairs = {"1": ("red.png", "a red square"), "3": (None, "blue"), "6": ("red.png", "two\nlines")}
     for name, (image, text) in pairs.items():
-        expected = model(image and tmp_path / image, text, top_k=2)
-        assert rows[name]["predicted"] == [
-            {**label, "score": pytest.approx(label["score"], abs=1e-6)} for label in expected
-        ]
-    assert {name for name, row in rows.items() if "error" in row} == bad.keys()
-
-    assert predict_py(*named, "--output", tmp_path / "out.csv")[0] == 1
-    with (tmp_path / "out.csv").open(newline="") as file:
-        written = {row["id"]: row for row in csv.DictReader(file)}
-    assert list(written["1"]) == [*("id", "photo", "title", "label", "predicted", "score", "error")]
-    for name, row in rows.items():
-        best = row.get("predicted", [{"label": "", "score": ""}])[0]
-        assert (written[name]["predicted"], bool(written[name]["error"])) == (
-            best["label"],
-            name in bad,
-        )
-    assert (written["1"]["label"], written["6"]["title"]) == ("red", "two\nlines")
+        (best,) = model(image and tmp_path / image, text, top_k=1)
+        told = rows[name]["predicted"], rows[name]["score"], rows[name]["error"]
+        assert told == (best["label"], f"{best['score']:.4f}", "")
+    assert {name for name, row in rows.items() if row["error"]} == bad.keys()
+    assert all(not rows[name]["predicted"] for name in bad)
+    assert (rows["1"]["label"], rows["6"]["title"]) == ("red", "two\nlines")
 
 
+@pytest.mark.parametrize("bom", ["", "\ufeff"], ids=["plain", "bom"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
 @pytest.mark.parametrize(
     ("name", "mark"), [("rows.csv", ";"), ("rows.csv", "|"), ("rows.csv", "\t"), ("rows.tsv", "\t")]
 )
-def test_predict_py_reads_and_writes_the_delimiter_of_the_table(predict_py, tmp_path, name, mark):
+def test_predict_py_writes_a_table_in_its_own_dialect(predict_py, tmp_path, name, mark, end, bom):
     table, output = tmp_path / name, tmp_path / "out.csv"
     header, row = ["No", '"Name, in a; quote| or two"', "Text (DE)"], ["1", "", '"rot; 1,5 | 2\t"']
-    table.write_text("".join(f"{mark.join(cells)}\n" for cells in (header, row)))
+    lines = [mark.join(cells) + end for cells in (header, row)]
+    table.write_text(bom + "".join(lines), newline="", encoding="utf-8")
     assert list(read_csv(table)) == ["No", "Name, in a; quote| or two", "Text (DE)"]
     assert predict_py("--table", table, "--image=-", "--text=Text (DE)", "--output", output)[0] == 0
-    with output.open(newline="") as file:
+    content = output.read_bytes().decode()
+    assert content.startswith(f"{bom}No{mark}")
+    assert [line.endswith("\r") for line in content.split("\n")[:-1]] == [end == "\r\n"] * 2
+    with output.open(newline="", encoding="utf-8-sig") as file:
         (written,) = csv.DictReader(file, delimiter=mark)
     assert (written["No"], written["Text (DE)"]) == ("1", "rot; 1,5 | 2\t")
     assert written["predicted"]
@@ -181,29 +174,24 @@ def test_predict_py_reads_and_writes_the_delimiter_of_the_table(predict_py, tmp_
 def test_predict_py_says_which_columns_there_are_and_spares_its_input(predict_py, tmp_path):
     table = tmp_path / "rows.csv"
     table.write_text("photo,text\n,blue\n")
-    with pytest.raises(ValueError, match="no column 'image', but photo, text: name them by --im"):
-        predict_py("--table", table)
-    assert predict_py("--table", table, "--image", "-")[0] == 0
-    none = ["a.png", "--top_k", "0"]
-    for wrong in ([], ["a.png", "--table", table], ["--table", table, "--output", table], none):
+    given = ["--table", table, "--output"]
+    with pytest.raises(ValueError, match="columns photo, text, and 'image' is not among them"):
+        predict_py(*given, tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+    for wrong in ([], ["a.png", "--table", table], given[:2], [*given, table], ["a", "b", "c"]):
         with pytest.raises(SystemExit, match="2"):
             predict_py(*wrong)
     assert table.read_text() == "photo,text\n,blue\n"
     table.write_text("text,score\nblue,7\n")
-    with pytest.raises(ValueError, match="the column 'score'"):
-        predict_py("--table", table, "--image", "-")
+    with pytest.raises(ValueError, match="'score' is not among them or would be added"):
+        predict_py(*given, tmp_path / "out.csv", "--image", "-")
 
 
 def test_predict_py_reads_no_more_of_a_huge_text_than_the_package(in_onnx):
     model, given = predict.Model(in_onnx[0]), []
-    encode = model.tokenizer.encode_batch
-
-    def counted(texts):
-        given.extend(map(len, texts))
-        return encode(texts)
-
-    model.tokenizer = SimpleNamespace(encode_batch=counted)
-    scores = model.probabilities([(None, "a red cat " * 10**5), (None, "a red cat " * 100)])
+    encode = model.tokenizer.encode
+    model.tokenizer = SimpleNamespace(encode=lambda text: given.append(len(text)) or encode(text))
+    scores = [model.probabilities(text="a red cat " * count) for count in (10**5, 100)]
     assert given == [1000 * model.text["max_tokens"], 1000]
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
 
@@ -217,7 +205,8 @@ def test_predict_py_makes_images_square_as_the_package_does(resize, in_onnx, sam
     (tmp_path / "model.json").unlink()
     (tmp_path / "model.json").write_text(json.dumps(about))
     pairs = [(sample.get("image"), sample.get("text")) for sample in samples]
-    scores = predict.Model(tmp_path).probabilities(pairs)
+    model = predict.Model(tmp_path)
+    scores = [model.probabilities(*pair) for pair in pairs]
     np.testing.assert_allclose(scores, Classifier.load(tmp_path).probabilities(samples), atol=1e-5)
 
 
@@ -261,9 +250,16 @@ def test_a_model_of_another_pipeline_brings_no_predict_py(make, tmp_path):
     assert files == ["model.json", "model.onnx"]
 
 
+OUTSIDE = ("../secret", "/etc/hostname", "link", "up/secret", "up/../secret", "./../secret")
+
+
 @pytest.mark.parametrize(
     ("weights", "operator"),
-    [("../secret", "Identity"), ("/etc/hostname", "Identity"), ("link", "Identity"), ("w", "Evil")],
+    [
+        *((path, kind) for path in OUTSIDE for kind in ("Identity", "Constant")),
+        ("*/_ORT_MEM_ADDR_/*", "Identity"),
+        ("w", "Evil"),
+    ],
 )
 def test_an_onnx_model_reads_nothing_outside_its_folder_and_has_no_operators_of_its_own(
     weights, operator, tmp_path
@@ -273,12 +269,17 @@ def test_an_onnx_model_reads_nothing_outside_its_folder_and_has_no_operators_of_
     for path in (tmp_path / "secret", folder / "w"):
         path.write_bytes(bytes(16))
     (folder / "link").symlink_to(tmp_path / "secret")
+    (folder / "up").symlink_to(tmp_path)
     tensor = onnx.TensorProto(name="w", data_type=1, dims=[4], data_location=1)
     tensor.external_data.add(key="location", value=weights)
-    domain = "" if operator == "Identity" else "evil"
+    domain = "evil" if operator == "Evil" else ""
     node = onnx.helper.make_node(operator, ["w"], ["y"], domain=domain)
+    if operator == "Constant":
+        del node.input[:]
+        node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t.CopyFrom(tensor)
     output = onnx.helper.make_tensor_value_info("y", 1, [4])
-    graph = onnx.helper.make_graph([node], "graph", [], [output], [tensor])
+    weights_of = [] if operator == "Constant" else [tensor]
+    graph = onnx.helper.make_graph([node], "graph", [], [output], weights_of)
     opsets = [onnx.helper.make_opsetid(name, 17) for name in {"", domain}]
     model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
@@ -286,11 +287,19 @@ def test_an_onnx_model_reads_nothing_outside_its_folder_and_has_no_operators_of_
         load_program(folder / "model.onnx")
 
 
+@pytest.mark.parametrize("version", ["1.20.0", "1.23.2", "1.24.0"])
+def test_an_onnxruntime_that_reads_any_file_is_refused(version, monkeypatch, tmp_path):
+    monkeypatch.setattr("onnxruntime.__version__", version)
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(ConfigError, match=rf"onnxruntime {version} reads any file.*1\.24\.1"):
+        load_program(tmp_path / "model.onnx")
+
+
 def test_a_damaged_folder_and_wrong_options_are_told(in_onnx, trained, told, tmp_path):
     for name, content in (("model.onnx", b"x"), ("model.json", b"{}")):
         (tmp_path / "model.json").write_bytes((in_onnx[0] / "model.json").read_bytes())
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"cannot be read|does not hold"):
+        with pytest.raises(CheckpointError, match=r"cannot be read|missing \d+ required"):
             Classifier.load(tmp_path)
     given = ["export", "--ckpt_path", trained.checkpoint, "--output", tmp_path / "new"]
     for options, said in ((["--config", trained.config], "onnx"), (["--format=onnx"], "--config")):

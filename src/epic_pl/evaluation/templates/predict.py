@@ -140,13 +140,11 @@ def classify(model: Model, table: Path, output: Path, image: str, text: str) -> 
     csv.field_size_limit(2**31 - 1)
     rows = csv.DictReader(io.StringIO(content.removeprefix("\ufeff"), newline=""), delimiter=mark)
     names = list(rows.fieldnames or ())
-    if unknown := {image, text} - {*names, "-"}:
+    if wrong := {image, text} - {*names, "-"} or {*names} & {*ADDED}:
         raise ValueError(
-            f"{table} has no column {min(unknown)!r}, but {', '.join(names)}: name them by --image "
-            "and --text, where - is none"
+            f"{table} has the columns {', '.join(names)}, and {min(wrong)!r} is not among them or "
+            "would be added: name yours by --image and --text (- is none), or rename it"
         )
-    if taken := {*names} & {*ADDED}:
-        raise ValueError(f"{table} has the column {min(taken)!r}, which is added: rename it")
     with output.open("w", encoding="utf-8", newline="") as file:
         file.write(order)
         written = csv.DictWriter(file, [*names, *ADDED], delimiter=mark, lineterminator=end)
