@@ -159,6 +159,28 @@ def test_warm_start_takes_weights_but_neither_optimiser_nor_epoch(fitted, make, 
     assert max(step["head"] for step in rates.steps) == pytest.approx(peak)
 
 
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_warm_start_calibrates_anew_or_not_at_all_and_a_resume_goes_on(make, tmp_path, validated):
+    old, path = make(task="multilabel"), tmp_path / "old.ckpt"
+    old.postprocessor.temperature.fill_(7)
+    old.postprocessor.thresholds.fill_(0.25)
+    tiny_runs.save(old, path)
+    rows = tiny_runs.loader(tiny_runs.samples(multilabel=True))
+    warm = make(task="multilabel", warm_start=str(path))
+    assert float(warm.postprocessor.temperature) == 7  # its own, until it is trained
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=1)
+    trainer.fit(warm, rows, rows if validated else None)
+    post = warm.postprocessor
+    assert (float(post.temperature) != 1) == validated
+    assert float(post.temperature) != 7
+    assert not (post.thresholds == 0.25).any()
+    trainer.save_checkpoint(tmp_path / "new.ckpt")
+    fitted, again = float(post.temperature), make(task="multilabel")
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=2)
+    trainer.fit(again, rows, ckpt_path=tmp_path / "new.ckpt")
+    assert float(again.postprocessor.temperature) == fitted
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

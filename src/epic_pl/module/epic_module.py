@@ -343,8 +343,10 @@ class EPICModule(CheckpointedModule):
         return warmup_cosine(step, self._total_steps, self.optim.warmup)
 
     def on_fit_start(self) -> None:
-        """Print the numbers of trained and frozen parameters."""
+        """Print the numbers of trained and frozen parameters; forget an older calibration."""
         super().on_fit_start()
+        if self.trainer.ckpt_path is None:  # of a warm start: validation fits it anew, if there is
+            self.postprocessor.reset()
         rank_zero_only(parameter_table)(self.model)
 
     def on_train_start(self) -> None:

@@ -81,6 +81,12 @@ class Postprocessor(nn.Module):
         """A float32 copy on the CPU, for :class:`~epic_pl.module.outputs.SplitOutputs`."""
         return deepcopy(self).float().cpu()
 
+    def reset(self) -> None:
+        """Temperature 1 and thresholds 0.5, as before anything was fitted."""
+        self.temperature.fill_(1)
+        if self.thresholds is not None:
+            self.thresholds.fill_(0.5)
+
     @torch.no_grad()
     def fit(self, logits: Tensor, labels: Tensor) -> None:
         """Fit both to logits ``(N, C)`` and labels ``(N,)`` or ``(N, C)`` on the CPU."""
