@@ -22,7 +22,7 @@ import tiny_runs
 from epic_pl import part_files
 from epic_pl.cli import run
 from epic_pl.config_files import packaged, packaged_configs
-from epic_pl.errors import CheckpointError, ConfigError, DataError, EpicError
+from epic_pl.errors import CheckpointError, ConfigError, EpicError
 from epic_pl.main import main
 from epic_pl.module import EPICModule
 
@@ -174,10 +174,6 @@ def test_a_folder_of_predictions_is_continued_and_shared(config, best, workdir, 
     assert asked == [f"test{number}" for number in (4, 5, 6, 0, 1, 2, 3)]
     (one,) = workdir.rglob("one.parquet")
     assert pq.read_table("all").equals(pq.read_table(one))
-    other_level = ["--cache.level", "boundary", "--cache.folder", str(workdir / "features")]
-    for more in (["--predictions.top_k=1"], ["--trainer.precision=bf16-mixed"], other_level):
-        with pytest.raises(DataError, match="another model, or other options"):
-            run([*predict, *options, *more])
     with pytest.raises(ConfigError, match=r"without its \.csv"):
         run([*predict, "--predictions.output", "all.csv", "--shard", "1/2"])
 

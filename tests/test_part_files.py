@@ -6,7 +6,7 @@ import pytest
 
 from epic_pl import part_files
 from epic_pl.errors import ConfigError, DataError
-from epic_pl.part_files import PartWriter, Share
+from epic_pl.part_files import ALL, PartWriter, Share
 
 
 def test_shares_of_shards_and_their_ranks_are_all_different():
@@ -21,16 +21,38 @@ def test_what_is_no_shard_is_refused(shard):
         Share.of(shard)
 
 
-def test_a_writer_that_was_killed_continues_and_others_are_refused(tmp_path, monkeypatch):
+class Table:
+    """Twenty-five rows, whose hashes are words."""
+
+    def __init__(self, rows="rows", files="files"):
+        self.rows, self.files = rows, files
+
+    def __len__(self):
+        return 25
+
+    def digest(self):
+        return self.rows
+
+    def files_digest(self, rows):
+        return f"{self.files} {rows}"
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes a table in parts of two batches; returns the rows of the share, and what is said."""
     monkeypatch.setattr(part_files, "BATCHES", 2)
 
-    def write(share, batches=99, key="a"):
-        writer = PartWriter(tmp_path / "out", 25, 3, share, key)
+    def write(share=ALL, batches=99, table=None, size=3, model="model", **options):
+        writer = PartWriter(tmp_path / "out", table or Table(), size, share, model, **options)
         rows = writer.rows
-        for start in range(0, len(rows), 3)[:batches]:
-            writer.add(pa.table({"row": rows[start : start + 3]}))
+        for start in range(0, len(rows), size)[:batches]:
+            writer.add(pa.table({"row": rows[start : start + size]}))
         return rows, str(writer)
 
+    return write
+
+
+def test_a_writer_that_was_killed_continues(write, tmp_path):
     rows, said = write(Share(1, 2), batches=3)  # killed in the middle of its second part
     assert rows == [*range(6, 12), *range(18, 24)]
     assert said == f"1 of 5 files are in {tmp_path / 'out'}, others are still to be written"
@@ -40,5 +62,21 @@ def test_a_writer_that_was_killed_continues_and_others_are_refused(tmp_path, mon
     assert write(Share(1, 2))[0] == []
     assert write(Share(0, 1))[0] == [*range(6), *range(12, 18), 24]
     assert pq.read_table(tmp_path / "out")["row"].to_pylist() == [*range(25)]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"model": "b"}, {"table": Table(rows="b")}, {"size": 4}, {"top_k": 2}, {"other": 1}],
+    ids=str,
+)
+def test_parts_of_another_model_table_or_option_are_refused_whoever_wrote_them(changed, write):
+    write(Share(0, 2), top_k=1)
     with pytest.raises(DataError, match="another model"):
-        write(Share(0, 1), key="b")
+        write(**{"share": Share(1, 2), "top_k": 1, **changed})
+
+
+def test_a_share_refuses_its_own_parts_of_files_that_have_changed(write):
+    write(Share(0, 2))
+    assert write(Share(1, 2), table=Table(files="replaced"))[0]  # it looks at its own files alone
+    with pytest.raises(DataError, match="image files"):
+        write(Share(0, 2), table=Table(files="replaced"))

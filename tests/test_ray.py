@@ -1,13 +1,16 @@
 """Predictions with Ray Data: what an actor does, and a job that is ended and started again."""
 
 import os
+import shutil
 import subprocess
 import sys
+from unittest.mock import MagicMock
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from epic_pl import Classifier
 from epic_pl.errors import ConfigError, DataError
@@ -92,6 +95,45 @@ def test_rows_that_cannot_be_used_are_left_out_or_stripped(policy, ids, trained,
 def rows(tmp_path):
     pq.write_table(pa.table({"id": IDS, "text": TEXTS}), tmp_path / "rows.parquet")
     return tmp_path / "rows.parquet"
+
+
+@pytest.fixture
+def recorded(rows, monkeypatch):
+    """The folder of a call's record of written rows, up to the first step of Ray."""
+    folders = []
+
+    class Context:
+        checkpoint_config = property(fset=lambda _, folder: folders.append(folder))
+
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 3.0})
+    monkeypatch.setattr("ray.data.read_parquet", lambda *_, **__: MagicMock(context=Context()))
+    monkeypatch.setattr("ray.data.checkpoint.CheckpointConfig", lambda _, folder, **__: folder)
+
+    def call(model, source=rows, **options):
+        predict_parquet(
+            model, source, rows.parent / "out", **{"id": "id", "text": "text"} | options
+        )
+        return folders.pop()
+
+    return call
+
+
+def test_rows_are_written_for_one_model_source_and_options(recorded, trained, rows, tmp_path):
+    both = pa.table({"id": IDS, "text": TEXTS, "image": [None] * 3, "other": IDS})
+    pq.write_table(both, rows)
+    shutil.copy(rows, tmp_path / "others.parquet")
+    moved = shutil.copy(trained.checkpoint, tmp_path / "moved.ckpt")
+    same = [{}, {"batch_size": 2}, {"actors": 2}, {"model": moved}]
+    others = [{"id": "other"}, {"text": "other"}, {"image": "image"}, {"top_k": 1}, {"gpus": 0.5}]
+    others += [{"on_bad_sample": "skip"}, {"source": tmp_path / "others.parquet"}]
+    first, *again = (recorded(**{"model": trained.checkpoint, **options}) for options in same)
+    assert set(again) == {first}
+    content = torch.load(moved, weights_only=True)
+    content["state_dict"]["postprocessor.temperature"] += 0.1
+    torch.save(content, moved)
+    found = [first, recorded(moved), *(recorded(trained.checkpoint, **other) for other in others)]
+    assert len(set(found)) == len(found)
 
 
 def test_an_output_of_another_call_is_refused(trained, rows, tmp_path):

@@ -5,6 +5,7 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ from epic_pl.errors import ConfigError, DataError
 from epic_pl.files import replacing
 
 BATCHES = 64  # in a part
-_KEY = b"epic_pl"  # of a part's metadata
+_MADE_OF, _FILES = b"epic_pl", b"epic_pl.files"  # keys of a part's metadata
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,28 @@ class Share:
 ALL = Share()
 
 
-def digest_of(*made_of: object) -> str:
-    """A short name for what an output is made of."""
-    text = repr(made_of).encode(errors="surrogateescape")
+def identity(model: str, rows: str, **options: object) -> str:
+    """A short name for all that an output depends on.
+
+    Args:
+        model: a digest of it.
+        rows: a digest of them, or their address.
+        **options: everything else, as plain types.
+    """
+    text = repr((model, rows, sorted(options.items()))).encode(errors="surrogateescape")
     return hashlib.sha256(text).hexdigest()[:32]
+
+
+class Rows(Protocol):
+    """Rows of a table that can be identified, such as an ``ImageTextDataset``."""
+
+    def __len__(self) -> int: ...
+
+    def digest(self) -> str:
+        """A hash of all rows."""
+
+    def files_digest(self, rows: range) -> str:
+        """A hash of the files that some rows name."""
 
 
 class PartWriter:
@@ -59,27 +78,31 @@ class PartWriter:
 
     Args:
         folder: of the files, ``part-000000.parquet`` and so on.
-        rows: number of rows of the whole table.
+        rows: of the whole table.
         batch_size: number of rows of a batch.
         share: of this process.
-        *made_of: what identifies rows, model and options; each file has a hash of it.
+        model: a digest of it.
+        **options: everything else that the files depend on, see :func:`identity`.
 
     Raises:
-        DataError: the folder has files with another hash.
+        DataError: the folder has files with another identity, or of this share with image files
+            that have changed since.
     """
 
     def __init__(
-        self, folder: Path, rows: int, batch_size: int, share: Share, *made_of: object
+        self, folder: Path, rows: Rows, batch_size: int, share: Share, model: str, **options: object
     ) -> None:
-        self.folder, self.total = folder, -(-rows // (size := batch_size * BATCHES))
-        self._metadata = {_KEY: digest_of(batch_size, *made_of).encode()}
+        self.folder, self.total = folder, -(-len(rows) // (size := batch_size * BATCHES))
+        made_of = identity(model, rows.digest(), batch_size=batch_size, **options)
+        self._made_of = made_of.encode()
+        own = {
+            folder / f"part-{number:06}.parquet": range(len(rows))[number * size :][:size]
+            for number in range(share.index, self.total, share.count)
+        }
+        self._files = {path: rows.files_digest(part).encode() for path, part in own.items()}
         self._tables: list[pa.Table] = []
         done = self._finished()
-        self._todo = [
-            (path, range(number * size, min(number * size + size, rows)))
-            for number in range(share.index, self.total, share.count)
-            if (path := folder / f"part-{number:06}.parquet") not in done
-        ]
+        self._todo = [(path, part) for path, part in own.items() if path not in done]
 
     @property
     def rows(self) -> list[int]:
@@ -92,8 +115,9 @@ class PartWriter:
         path, part = self._todo[0]
         if sum(map(len, self._tables)) == len(part):
             table = pa.concat_tables(self._tables).combine_chunks()
+            metadata = {_MADE_OF: self._made_of, _FILES: self._files[path]}
             with replacing(path) as partial:
-                pq.write_table(table.replace_schema_metadata(self._metadata), partial)
+                pq.write_table(table.replace_schema_metadata(metadata), partial)
             del self._tables[:], self._todo[0]
 
     def _finished(self) -> set[Path]:
@@ -101,11 +125,13 @@ class PartWriter:
         done = set()
         for path in self.folder.glob("part-*.parquet"):
             with suppress(OSError, pa.ArrowInvalid):  # damaged: it is written again
-                if (pq.read_schema(path).metadata or {}).get(_KEY) != self._metadata[_KEY]:
+                found = pq.read_schema(path).metadata or {}
+                files = found.get(_FILES)
+                if (found.get(_MADE_OF), self._files.get(path, files)) != (self._made_of, files):
                     raise DataError(
-                        f"{path} was written with other rows, another model, or other options "
-                        "(among them the batch size, the precision and the feature cache): give "
-                        f"another folder, or remove {self.folder}."
+                        f"{path} was written with other rows or image files, another model, or "
+                        "other options (among them the batch size, the precision and the feature "
+                        f"cache): give another folder, or remove {self.folder}."
                     )
                 done.add(path)
         return done

@@ -120,10 +120,11 @@ def predict_parquet(
     if lacking := [name for name in columns if name not in there]:
         raise DataError(f"{source} has no column {lacking[0]!r}, but: {', '.join(there)}.")
     model = _absolute(model) if Path(model).exists() else str(model)  # or a name on a hub
-    options = {"model": model, "id": id, "image": image, "text": text, "top_k": top_k}
+    options = {"id": id, "image": image, "text": text, "top_k": top_k}
     options["on_bad_sample"] = on_bad_sample
-    weights = Classifier.load(model, device="cpu").digest
-    done = f"{output}.done/{part_files.digest_of(source, options, weights)}"
+    digest = Classifier.load(model, device="cpu").digest
+    # without the batch size: Ray's batches are of other rows each time anyway
+    done = f"{output}.done/{part_files.identity(digest, source, gpu=gpus > 0, **options)}"
     system, folder = fs.FileSystem.from_uri(f"{output}.done")
     earlier = system.get_file_info(fs.FileSelector(folder, allow_not_found=True))
     if any(not done.endswith(info.base_name) for info in earlier):
@@ -144,7 +145,7 @@ def predict_parquet(
     blocks = rows.repartition(target_num_rows_per_block=batch_size * part_files.BATCHES)
     blocks.map_batches(
         Predictor,
-        fn_constructor_kwargs=options,
+        fn_constructor_kwargs={"model": model, **options},
         batch_size=batch_size,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),

@@ -1,10 +1,12 @@
+import shutil
+
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 import tiny_runs
-from epic_pl.callbacks import PredictionWriter
+from epic_pl.callbacks import FeatureCache, PredictionWriter
 from epic_pl.errors import ConfigError, DataError
 from epic_pl.module import EPICModule
 
@@ -93,3 +95,49 @@ def test_an_output_that_cannot_be_written_is_refused_before_predict(
     with pytest.raises(ConfigError, match=rf"predictions\.output: .*{reason}"):
         predict(output=output)
     assert not list(tmp_path.rglob(".*"))
+
+
+def test_predictions_of_another_model_other_rows_or_options_are_not_kept(
+    make, tiny_vit_dir, tiny_tokenizer_dir, cache, tmp_path, monkeypatch
+):
+    table = tiny_runs.table(tmp_path / "data")
+    kept = table.read_text()
+    model = make(task="multiclass")
+
+    def predicted(data=(), precision="32-true", level="off", dtype="float16", **options):
+        rows = tiny_runs.table_data(table, tiny_vit_dir, tiny_tokenizer_dir, **dict(data))
+        own = [PredictionWriter("all", **options), FeatureCache(level, dtype)]
+        trainer = tiny_runs.trainer(tmp_path, callbacks=own, precision=precision)
+        trainer.predict(model, rows, return_predictions=False)
+
+    def refused(**changed):
+        with pytest.raises(DataError, match="other rows or image files, another model"):
+            predicted(**changed)
+
+    predicted()
+    for changed in (
+        {"top_k": 1},
+        {"threshold": 0.7},
+        {"precision": "bf16-mixed"},
+        {"level": "boundary"},
+        {"data": {"batch_size_per_device": 3}},
+        {"data": {"max_text_tokens": 9}},
+        {"data": {"image_size": 16}},
+        {"data": {"resize": "pad"}},
+        {"data": {"clean_text": True}},
+    ):
+        refused(**changed)
+    table.write_text(kept.replace("test2,", "another,"))
+    refused()
+    table.write_text(kept.replace("red square, number 2", "red disc, number 2"))
+    refused()
+    table.write_text(kept)
+    with monkeypatch.context() as changed:
+        changed.setattr(EPICModule, "digest_here", lambda module: "on another device")
+        refused()
+    model.postprocessor.temperature += 0.1
+    refused()
+    model.postprocessor.temperature -= 0.1
+    predicted()
+    shutil.copy(tmp_path / "data/images/test1.png", tmp_path / "data/images/test0.png")
+    refused()

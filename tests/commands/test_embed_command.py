@@ -1,15 +1,18 @@
 """``epic-pl embed`` through the real command line."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from epic_pl import Classifier, part_files
 from epic_pl.commands import embed
+from epic_pl.module import EPICModule
 
 
 @pytest.mark.parametrize("source", ["data/table.csv", "data/images"])
@@ -85,3 +88,44 @@ def test_shards_and_ranks_write_the_parts_of_one_process(trained, told, tmp_path
             _, written = embedded("many", "--shard", "1/3")
         assert sorted(written) == [f"part-00000{part}.parquet" for part in parts]
     assert embedded("many")[1] == whole
+
+
+def test_features_of_another_model_other_rows_or_images_are_not_kept(
+    trained, told, tmp_path, monkeypatch
+):
+    shutil.copytree("data", tmp_path / "data")
+    shutil.copy(trained.checkpoint, tmp_path / "model.ckpt")
+    monkeypatch.chdir(tmp_path)
+    rows = Path("data/table.csv").read_text().splitlines(keepends=True)
+
+    def embedded(text="text"):
+        columns = ["--image", "image", "--text", text, "--id", "id"]
+        return told("embed", "model.ckpt", "data/table.csv", *columns)
+
+    def refused(**changed):
+        code, _, error = embedded(**changed)
+        return code == 1 and "other rows or image files, another model" in error
+
+    assert embedded() == (0, "1 of 1 files are in runs/embeddings\n", "")
+    assert refused(text="label")
+    renamed, elsewhere = rows[1].replace("train0,", "0,"), rows[1].replace("train0.", "train1.")
+    for changed in ([renamed, *rows[2:]], [elsewhere, *rows[2:]], rows[:0:-1]):
+        Path("data/table.csv").write_text("".join([rows[0], *changed]))
+        assert refused()
+    Path("data/table.csv").write_text("".join(rows))
+    for place, name, other in (
+        (embed, "_BATCH_SIZE", 31),
+        (EPICModule, "digest_here", lambda module: "on another device"),
+    ):
+        with monkeypatch.context() as changed:
+            changed.setattr(place, name, other)
+            assert refused()
+    content = torch.load("model.ckpt", weights_only=True)
+    weights = content["state_dict"]
+    weights[next(iter(weights))] += 1
+    torch.save(content, "model.ckpt")
+    assert refused()
+    shutil.copy(trained.checkpoint, "model.ckpt")
+    assert embedded()[0] == 0
+    shutil.copy("data/images/train1.png", "data/images/train0.png")  # under the same name
+    assert refused()

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import tiny_runs
 from epic_pl.errors import CheckpointError, ConfigError, EpicError
 from epic_pl.module import EPICModule
-from epic_pl.module.checkpoint import CHECKPOINT_KEY
+from epic_pl.module.checkpoint import CHECKPOINT_KEY, weights_digest
 from epic_pl.module.checkpoint_io import read_checkpoint
 from epic_pl.module.config import (
     EncoderConfig,
@@ -243,3 +243,67 @@ def test_training_does_not_go_on_from_damaged_parts(part, value, fitted, make, t
     rows, trainer = tiny_runs.loader(tiny_runs.samples()), tiny_runs.trainer(tmp_path, max_epochs=2)
     with pytest.raises(CheckpointError, match=f"{part} is (damaged|missing)"):
         trainer.fit(model, rows, ckpt_path=str(tmp_path / "changed.ckpt"), weights_only=True)
+
+
+# ------------------------------------------------------------------ what a model is known by
+
+
+METHODS_OF_EACH_KIND = ["epic", "linear_probe", "full", "lora", "pmf", "maple"]
+
+
+@pytest.mark.parametrize("method", METHODS_OF_EACH_KIND)
+def test_the_digest_changes_with_each_tensor_that_is_trained(method, make):
+    model = make(method=method)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    digests = {model.digest()}
+    for parameter in parameters:  # also of the encoders, where the method changes them
+        parameter.data.view(-1)[0] += 1
+        digests.add(model.digest())
+    assert len(digests) == 1 + len(parameters)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"class_names": ["blue", "red", "green"]},
+        {"preprocessing": {"image": {"size": 32}, "text": {"max_tokens": 64, "clean": True}}},
+        {"preprocessing": {"image": {"size": 32}, "text": {"max_tokens": 63, "clean": False}}},
+        {"preprocessing": {"image": {"size": 16}, "text": {"max_tokens": 64, "clean": False}}},
+        {"epic": {"prompt_attention": "read_only"}},
+        {"encoders": {"precision": "bf16"}},
+    ],
+    ids=str,
+)
+def test_the_digest_changes_with_each_option(changed, make):
+    prepared = {"image": {"size": 32}, "text": {"max_tokens": 64, "clean": False}}
+    one = make(class_names=NAMES, preprocessing=prepared)
+    other = make(**{"class_names": NAMES, "preprocessing": prepared, **changed})
+    other.load_state_dict(one.state_dict())
+    assert weights_digest(one) == weights_digest(other)
+    assert one.digest() != other.digest()
+
+
+def test_the_digest_changes_with_calibration_and_encoders_and_not_in_a_file(make, fitted):
+    model = make(task="multilabel")
+    digests = {model.digest()}
+    for buffer in (model.postprocessor.temperature, model.postprocessor.thresholds[1:]):
+        buffer += 0.1
+        digests.add(model.digest())
+    for encoder in (model.model.image_encoder, model.model.text_encoder):
+        encoder._fingerprint = "another"
+        digests.add(model.digest())
+    assert len(digests) == 5
+    assert EPICModule.load_from_checkpoint(fitted[1]).digest() == fitted[0].digest()
+
+
+def test_the_digest_here_changes_with_the_device_and_the_precision_chosen_there(make, monkeypatch):
+    model = make()
+    digests = [(model.digest(), model.digest_here())]
+    model.model.image_encoder.precision = torch.bfloat16  # as "auto" may choose
+    digests.append((model.digest(), model.digest_here()))
+    monkeypatch.setattr(EPICModule, "device", torch.device("cuda", 1))
+    digests.append((model.digest(), model.digest_here()))
+    everywhere, here = map(set, zip(*digests, strict=True))
+    assert (len(everywhere), len(here)) == (1, 3)
+    monkeypatch.setattr(EPICModule, "device", torch.device("cuda", 0))
+    assert model.digest_here() == digests[-1][1]

@@ -23,7 +23,6 @@ from epic_pl.data.readers import write_csv
 from epic_pl.errors import ConfigError, DataError, counted
 from epic_pl.files import replacing
 from epic_pl.module import EPICModule
-from epic_pl.module.checkpoint import weights_digest
 from epic_pl.module.postprocess import assign_labels
 from epic_pl.part_files import PartWriter, Share
 from epic_pl.validate import check_writable
@@ -103,15 +102,19 @@ class PredictionWriter(Callback):
     ) -> list[int]:
         """Rows of the parts that this process has to write; the weights are loaded by now."""
         data: Any = getattr(trainer, "datamodule", None)
-        model = weights_digest(module), module.checkpoint_info()
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning's
-        caches = [(c.level, c.dtype) for c in callbacks if isinstance(c, FeatureCache)]
-        encoders = module.model.image_tower.identity["precision"]
-        rounding = trainer.precision, encoders, caches, module.device.type
-        made_of = dataset.digest(), *model, self.top_k, self.threshold, *rounding
-        share = Share.of(self.shard, trainer.global_rank, trainer.world_size)
-        size = data.eval_batch_size_per_device
-        self._parts = PartWriter(self._path(trainer), len(dataset), size, share, *made_of)
+        self._parts = PartWriter(
+            self._path(trainer),
+            dataset,
+            data.eval_batch_size_per_device,
+            Share.of(self.shard, trainer.global_rank, trainer.world_size),
+            module.digest_here(),
+            top_k=self.top_k,
+            threshold=self.threshold,
+            preprocessing=data.preprocessing,
+            precision=trainer.precision,
+            caches=[(c.level, c.dtype) for c in callbacks if isinstance(c, FeatureCache)],
+        )
         return self._parts.rows
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -63,10 +63,8 @@ def embed(
     def choose(dataset: "ImageTextDataset") -> list[int]:
         if not len(dataset):
             raise DataError(f"No row of {source} can be used.")
-        module = classifier.module
-        precision = module.model.image_tower.identity["precision"]
-        made_of = dataset.digest(), module.checkpoint_info(), precision, module.device.type
-        parts.append(PartWriter(output, len(dataset), _BATCH_SIZE, share, *made_of))
+        digest = classifier.module.digest_here()
+        parts.append(PartWriter(output, dataset, _BATCH_SIZE, share, digest))
         return parts[0].rows
 
     tables = classifier.embed_table(

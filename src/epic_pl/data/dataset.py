@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from epic_pl.data.images import image_file, read_image
+from epic_pl.data.row_cache import ImageRecord
 from epic_pl.errors import ConfigError, DataError, counted
 from epic_pl.types import Batch, Reference, Sample, Task
 
@@ -84,6 +85,12 @@ class ImageTextDataset(Dataset[Sample]):
         for batch in self.table.to_batches(max_chunksize=10_000):
             digest.update(repr(batch.to_pydict()).encode())
         return digest.hexdigest()
+
+    def files_digest(self, rows: range) -> str:
+        """SHA-256 of the sizes and times of change of the image files of successive rows."""
+        paths = self._columns["image"][rows.start : rows.stop].drop_null().to_pylist()
+        states = map(ImageRecord(self.image_root).key, paths)
+        return hashlib.sha256(repr([*states]).encode(errors="surrogateescape")).hexdigest()
 
     def map_texts(self, change: Callable[[str], str]) -> None:
         """Replace every text, each distinct one once; absent texts stay absent."""

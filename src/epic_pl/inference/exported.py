@@ -18,7 +18,6 @@ from epic_pl.data.preprocessing import load_tokenizer
 from epic_pl.errors import CheckpointError, ConfigError, first_line
 from epic_pl.inference.description import DESCRIPTION, INPUTS, TOKENIZER, Description
 from epic_pl.module.outputs import warn_of_absence
-from epic_pl.part_files import digest_of
 from epic_pl.types import Batch
 
 PROGRAM, ONNX, ONNX_INT8 = "model.pt2", "model.onnx", "model.int8.onnx"
@@ -112,7 +111,8 @@ class ExportedModel:
     @property
     def digest(self) -> str:
         """A hash of the model's files."""
-        return digest_of(*(hashlib.sha256(file.read_bytes()).digest() for file in self._files))
+        contents = (hashlib.sha256(file.read_bytes()).digest() for file in self._files)
+        return hashlib.sha256(b"".join(contents)).hexdigest()
 
     def tokenizer(self) -> Any:
         """The text encoder's tokenizer."""

@@ -16,9 +16,8 @@ from epic_pl.callbacks.checkpoints import LAST, PREVIOUS
 from epic_pl.data.preprocessing import load_tokenizer
 from epic_pl.errors import CheckpointError
 from epic_pl.module import EPICModule
-from epic_pl.module.checkpoint import require_info, weights_digest
+from epic_pl.module.checkpoint import require_info
 from epic_pl.module.checkpoint_io import newest_readable, read_checkpoint
-from epic_pl.part_files import digest_of
 from epic_pl.types import Batch, Task
 
 BEST = "best.ckpt"
@@ -113,8 +112,8 @@ class TrainedModel:
 
     @property
     def digest(self) -> str:
-        """A hash of weights, encoders and classes."""
-        return digest_of(weights_digest(self.module), self.module.checkpoint_info())
+        """A hash of weights, encoders and options."""
+        return self.module.digest()
 
     def tokenizer(self) -> Any:
         """The text encoder's tokenizer."""

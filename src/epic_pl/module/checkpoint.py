@@ -5,6 +5,7 @@ loading. A checkpoint stores their identity, so that it cannot be loaded with ot
 """
 
 import hashlib
+import json
 from typing import Any, Self, TypedDict, cast
 
 import lightning as L
@@ -261,6 +262,16 @@ class CheckpointedModule(L.LightningModule):
             preprocessing=self.hparams.get("preprocessing"),
             calibration_rows=self.calibration_rows,
         )
+
+    def digest(self) -> str:
+        """SHA-256 of weights, encoders and options, the same wherever the model is loaded."""
+        known = weights_digest(self), self.checkpoint_info(), dict(self.hparams)
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+    def digest_here(self) -> str:
+        """SHA-256 of the same and of the device's type and the encoders' precision there."""
+        known = self.digest(), self.device.type, self.model.image_tower.identity["precision"]
+        return hashlib.sha256(repr(known).encode()).hexdigest()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store only trained weights; add the encoders' identity and the state for exact resume."""
