@@ -154,7 +154,7 @@ class Soak:
                 self.tally.kills[number.name] += 1
             code = process.wait()
             end_all(process.pid)
-            if code not in (0, -number, 128 + number, 1 if number == signal.SIGINT else 0):
+            if code not in (0, -number, 128 + number):
                 self.find(f"exit code {code} after {number.name}")
                 return
             step = self.step()

@@ -34,7 +34,10 @@ _NO_ENCODER = re.compile(r"model\.encoders\.\w+\.name.*Got value: None", re.DOTA
 
 @contextmanager
 def errors_as_text() -> Iterator[None]:
-    """Print an error that a user can fix as one paragraph on stderr, and exit with code 1."""
+    """Print an error that a user can fix as one paragraph on stderr, and exit with code 1.
+
+    The code is 130 after Ctrl-C, and 143 after SIGTERM.
+    """
     try:
         yield
     except (*MENDABLE, ArgumentError) as error:
@@ -47,6 +50,10 @@ def errors_as_text() -> Iterator[None]:
         print(f"epic-pl: {type(error).__name__}: {printable(text)}", file=sys.stderr)
         traceback.clear_frames(error.__traceback__)  # else exit waits for loader workers
         raise SystemExit(1) from None
+    except KeyboardInterrupt as end:
+        print(f"Interrupted: {end}" if end.args else "Interrupted.", file=sys.stderr)
+        traceback.clear_frames(end.__traceback__)
+        raise SystemExit(128 + signal.SIGINT) from None
     except SIGTERMException:  # Lightning would exit with 0
         raise SystemExit(128 + signal.SIGTERM) from None
 

@@ -64,6 +64,9 @@ class LastCheckpoint(Checkpoint):
         dirpath: folder; None is that of the run's other checkpoints.
         every_n_train_steps: also save after every so many optimiser steps.
 
+    Attributes:
+        path: the file; None before a run.
+
     Raises:
         ConfigError: if ``every_n_train_steps`` is not positive.
     """
@@ -71,7 +74,7 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, dirpath: str | None = None, every_n_train_steps: int | None = None) -> None:
         self.dirpath, self.every_n_train_steps = dirpath, every_n_train_steps
         check_positive(self, *(["every_n_train_steps"] if every_n_train_steps is not None else []))
-        self._folder: Path | None = None
+        self.path: Path | None = None
         self._signal: int | None = None
         self._saved_at, self._saved_step = 0.0, -1
 
@@ -81,9 +84,9 @@ class LastCheckpoint(Checkpoint):
         others = (getattr(other, "dirpath", None) for other in trainer.checkpoint_callbacks)
         beside = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
         folder = self.dirpath or next(filter(None, others), beside)
-        self._folder = Path(trainer.strategy.broadcast(str(folder)))
+        self.path = Path(trainer.strategy.broadcast(str(folder))) / LAST
         if stage == "fit" and not getattr(trainer, "fast_dev_run", False):
-            check_writable("last_checkpoint.dirpath", self._folder, LAST)
+            check_writable("last_checkpoint.dirpath", self.path.parent, LAST)
 
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the signals over from Lightning, which has just asked for them."""
@@ -128,7 +131,8 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: L.Trainer, due: bool) -> None:
         """Save if any rank is due, or told to end."""
-        assert self._folder is not None
+        path = self.path
+        assert path is not None
         if getattr(trainer, "fast_dev_run", False):
             return
         decide = trainer.strategy.reduce_boolean_decision
@@ -136,7 +140,6 @@ class LastCheckpoint(Checkpoint):
         if not decide(due or ends, all=False):  # ranks talk once a step
             return
         ends = decide(ends, all=False)
-        path = self._folder / LAST
         if trainer.is_global_zero:
             _keep(path, path.with_name(PREVIOUS))
         trainer.save_checkpoint(path, weights_only=False)
