@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -232,6 +233,38 @@ def test_a_checkpoints_options_beat_the_command_line(config, best):
     assert cli.model.optim.lr == 1.5e-3
 
 
+@pytest.mark.parametrize("command", ["validate", "test", "predict", "explain", "fit", "export"])
+def test_other_preprocessing_than_the_checkpoints_is_refused_with_both_values(
+    command, config, best, capsys
+):
+    args = [command, "--config", config, "--ckpt_path", best, "--data.max_text_tokens=4"]
+    more = ["--int8", "--format=onnx"] if command == "export" else []
+    said = _refused([*args, *more], capsys)
+    assert "trained with data.max_text_tokens 64, and this data has 4" in said
+
+
+@pytest.mark.parametrize("option", ["resize=pad", "clean_text=true"])
+def test_each_option_of_preprocessing_is_compared(option, config, best, capsys):
+    said = _refused(["test", "--config", config, f"--data.{option}", "--ckpt_path", best], capsys)
+    assert re.search(rf"data.{option.partition('=')[0]} \S+, and this data has ", said)
+    # a new training from these weights may prepare its data in another way
+    new = ["--model.warm_start", best, "--model.epic.hub_width=6"]
+    run(["fit", "--config", config, "--config", "debug.yaml", f"--data.{option}", *new])
+
+
+def test_the_checkpoints_preprocessing_is_used_where_nothing_else_is_said(config, best, caplog):
+    content = torch.load(best, weights_only=True)
+    for options in (content["hyper_parameters"], content["epic_pl"]):
+        prepared = options["preprocessing"]
+        prepared["image"]["resize"] = "pad"
+        prepared["text"] |= {"max_tokens": 5, "clean": True}
+    torch.save(content, "other.ckpt")
+    with caplog.at_level("INFO"):
+        data = run(["test", "--config", config, "--ckpt_path", "other.ckpt"]).datamodule
+    assert data.preprocessing == content["epic_pl"]["preprocessing"]
+    assert "data.max_text_tokens is 5, as in the checkpoint" in caplog.text
+
+
 def test_fit_resumes_from_a_checkpoint_and_warm_start_does_not(config, fitted, best):
     last = str(Path(best).with_name("last.ckpt"))
     resumed = run(["fit", "--config", config, "--ckpt_path", last, "--trainer.max_epochs", "3"])
@@ -289,6 +322,36 @@ def test_a_resumed_run_keeps_the_best_of_both_runs_wherever_it_lies(config, best
         assert (float(checkpoint.best_model_score) == 2) == (score == 2)
         (moved / "best.ckpt").unlink(missing_ok=True)
     assert Path(best).exists()
+
+
+@pytest.mark.parametrize(
+    ("epochs", "said"),
+    [
+        (0, "Interrupted.\n"),
+        (1, "Interrupted: the same command with --ckpt_path last resumes from "),
+    ],
+)
+def test_ctrl_c_ends_fit_with_130_and_says_how_to_go_on(
+    epochs, said, config, workdir, monkeypatch, capsys
+):
+    step = EPICModule.training_step
+
+    def interrupted(module, *given):
+        if module.trainer.current_epoch == epochs:
+            raise KeyboardInterrupt
+        return step(module, *given)
+
+    monkeypatch.setattr(EPICModule, "training_step", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as end:
+            main(["fit", "--config", config])
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning ignores it from then on
+    assert end.value.code == 130
+    last = workdir / "runs" / "fit" / "version_0" / "checkpoints" / "last.ckpt"
+    assert capsys.readouterr().err.endswith(f"{said}{last}.\n" if epochs else said)
+    assert last.exists() == bool(epochs)
 
 
 def test_weights_that_another_checkpoint_replaces_are_not_asked_for(config, best, capsys):
@@ -572,6 +635,23 @@ def test_a_checkpoint_that_is_not_there_or_not_ours_is_refused(config, capsys):
     assert "no checkpoint at 'none.ckpt'" in _refused([*args, "none.ckpt"], capsys)
     torch.save({"state_dict": {}}, "foreign.ckpt")
     assert "not a checkpoint of EPICModule" in _refused([*args, "foreign.ckpt"], capsys)
+
+
+def test_a_checkpoint_by_its_address_is_checked_and_other_addresses_are_refused(
+    config, best, capsys
+):
+    damaged = Path("damaged.ckpt")
+    content = bytearray(Path(best).read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    for command, option in (("fit", "--model.warm_start"), ("test", "--ckpt_path")):
+        address = damaged.absolute().as_uri()
+        said = _refused([command, "--config", config, option, address], capsys)
+        assert "cannot be read as a checkpoint" in said
+        said = _refused([command, "--config", config, option, "memory://a.ckpt"], capsys)
+        assert "'memory://a.ckpt' is an address: download the file" in said
+    cli = run(["validate", "--config", config, "--ckpt_path", Path(best).as_uri()])
+    assert cli.config["validate"]["ckpt_path"] == best
 
 
 def test_a_checkpoint_of_other_classes_is_refused(config, best, capsys, workdir):

@@ -8,8 +8,9 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -39,7 +40,12 @@ from epic_pl.evaluation.report.writer import ReportWriter
 from epic_pl.inference.models import find_checkpoint
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import require_info
-from epic_pl.module.checkpoint_io import DurableCheckpointIO, newest_readable, read_checkpoint
+from epic_pl.module.checkpoint_io import (
+    DurableCheckpointIO,
+    local_path,
+    newest_readable,
+    read_checkpoint,
+)
 from epic_pl.module.config import as_config
 
 __all__ = ["EPICCLI", "run"]
@@ -51,6 +57,12 @@ PARSER_OPTIONS: dict[str, Any] = {
     "usage": "epic-pl COMMAND --config NAME [--config OVERLAY] [--OPTION VALUE ...]",
 }
 _SHORT = {"--report": "--report.folder", "--shard": "--predictions.shard"}
+# options of the data, and their places in a checkpoint's preprocessing
+_PREPARATION = {
+    "resize": ("image", "resize"),
+    "max_text_tokens": ("text", "max_tokens"),
+    "clean_text": ("text", "clean"),
+}
 # special values of ckpt_path, and the files that they mean in the newest run
 _CHECKPOINT_WORDS = {"best": ("best.ckpt",), "last": (LAST, PREVIOUS)}
 # Lightning's warnings on intended behaviour: frozen encoders in eval mode, two loggers per folder
@@ -141,8 +153,21 @@ class EPICCLI(LightningCLI):
         return {name: LightningCLI.subcommands()[name] for name in self._commands}
 
     def execute(self) -> None:
-        """Run the command."""
-        super()._run_subcommand(str(self.subcommand))
+        """Run the command.
+
+        Raises:
+            KeyboardInterrupt: upon Ctrl-C, which Lightning turns into an exit; it says what to do.
+        """
+        try:
+            super()._run_subcommand(str(self.subcommand))
+        except SystemExit as end:
+            if not isinstance(end.__context__, KeyboardInterrupt):
+                raise
+            saved = self.subcommand == "fit" and self._get(self.config_init, "last_checkpoint").path
+            if saved and saved.is_file():
+                way = f"the same command with --ckpt_path last resumes from {saved}."
+                raise KeyboardInterrupt(way) from None
+            raise end.__context__ from None
 
     def _run_subcommand(self, subcommand: str) -> None:
         if self._extent == "run":
@@ -205,7 +230,9 @@ class EPICCLI(LightningCLI):
         self._saved_options: dict[str, Any] = {}
         config = self.config[self.config.subcommand]
         path = config.get("ckpt_path")
-        if not path and self.config.subcommand != "fit" and not config["model"]["warm_start"]:
+        if not path and self.config.subcommand != "fit":  # nothing is trained from there
+            path = config["ckpt_path"] = config["model"]["warm_start"]
+        if not path and self.config.subcommand != "fit":
             raise ConfigError(
                 "Without --ckpt_path no weights are trained: add --ckpt_path best, which is "
                 f"{self._newest('best')}, or the path of a checkpoint or run."
@@ -216,13 +243,15 @@ class EPICCLI(LightningCLI):
             rank_zero_info(f"--ckpt_path {word} is {path}")
         elif path and self.config.subcommand != "fit" and os.path.isdir(path):
             config["ckpt_path"] = path = str(find_checkpoint(Path(path)))
-        if path and "://" not in path:
+        if path:
+            path = config["ckpt_path"] = local_path(path)
             if not os.path.exists(path) and (meant := did_you_mean(path, _CHECKPOINT_WORDS)):
                 raise CheckpointError(f"There is no checkpoint at {path!r}.{meant}")
             checkpoint = read_checkpoint(path)  # before the parser builds what it names
             require_info(checkpoint)
             self._saved_options = checkpoint.get("hyper_parameters", {})
             _check_sections(self._saved_options)
+            _prepare_alike(config["data"], self._saved_options)
             if self.config.subcommand == "predict":
                 _name_classes(config["data"], self._saved_options)
 
@@ -358,6 +387,21 @@ def _name_classes(data: Namespace, saved: dict[str, Any]) -> None:
         options["label_separator"] = options["label_separator"] or "|"
 
 
+def _prepare_alike(data: Namespace, saved: dict[str, Any]) -> None:
+    """Take the checkpoint's preprocessing where an option has its default.
+
+    Another value is refused when the checkpoint is loaded.
+    """
+    options, defaults = data.get("init_args") or {}, signature(ImageTextDataModule).parameters
+    for name, (side, key) in _PREPARATION.items():
+        default = defaults[name].default
+        with suppress(LookupError, TypeError):  # there is none
+            value = saved["preprocessing"][side][key]
+            if type(value) is type(default) and options[name] == default != value:
+                options[name] = value
+                rank_zero_info(f"data.{name} is {value}, as in the checkpoint")
+
+
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Silence Lightning's messages on devices and seeds, for one of many runs."""
@@ -444,7 +488,7 @@ def checkpoint_of(args: Sequence[str]) -> Path:
 def build_trained(args: Sequence[str]) -> tuple[EPICModule, ImageTextDataModule, str]:
     """The trained module for options of ``epic-pl test``, its data and its checkpoint path."""
     cli = run(["test", *args], "build")
-    path = cli.config["test"]["ckpt_path"] or cli.config["test"]["model"]["warm_start"]
+    path = str(cli.config["test"]["ckpt_path"])
     module: EPICModule = cli.model
     module.load_weights(path)
-    return module.to(cli.trainer.strategy.root_device).eval(), cli.datamodule, str(path)
+    return module.to(cli.trainer.strategy.root_device).eval(), cli.datamodule, path

@@ -248,3 +248,9 @@ def test_a_model_is_pushed_to_a_hub_and_loaded_by_its_name(hub, classifier):
 def test_what_is_neither_a_folder_nor_on_a_hub_is_told(workdir):
     with pytest.raises(AssetError, match="There is no folder 'me/none'"):
         Classifier.load("me/none")
+
+
+def test_an_address_of_a_folder_is_its_path_and_others_are_refused(saved):
+    assert Classifier.load(saved.as_uri()).class_names == Classifier.load(saved).class_names
+    with pytest.raises(CheckpointError, match="is an address: download"):
+        Classifier.load("s3://bucket/model")

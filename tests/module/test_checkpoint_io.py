@@ -90,6 +90,15 @@ def test_reads_what_torch_saves_from_a_path_or_an_open_file(tmp_path):
         assert f"{source}'" in str(error.value)
 
 
+def test_an_address_of_a_file_is_its_path_and_others_are_refused(tmp_path):
+    path = tmp_path / "a b.ckpt"
+    torch.save({"state_dict": {}}, path)
+    assert read_checkpoint(path.as_uri()) == read_checkpoint(str(path))
+    for address in ("ftp://host/a.ckpt", "s3://bucket/a.ckpt", "memory://a.ckpt"):
+        with pytest.raises(CheckpointError, match=f"'{address}' is an address: download"):
+            read_checkpoint(address)
+
+
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     path = tmp_path / "a.ckpt"
     os.mkfifo(path)

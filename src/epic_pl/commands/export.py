@@ -41,6 +41,7 @@ def export(
     from epic_pl.evaluation.export.folder import check_output, find_tokenizer, write_folder
     from epic_pl.evaluation.export.onnx_file import compare_scores
     from epic_pl.inference.models import find_checkpoint, load_module
+    from epic_pl.module.checkpoint import check_preprocessing
 
     if int8 and format != "onnx":
         raise ConfigError("--int8 makes a second ONNX model: add --format onnx.")
@@ -53,8 +54,10 @@ def export(
         checkpoint = checkpoint_of([*fit_options, f"--ckpt_path={ckpt_path}"])
     elif os.path.isdir(checkpoint):
         checkpoint = find_checkpoint(checkpoint)
-    data = build_data(fit_options) if int8 else None
+    data = build_data([*fit_options, f"--ckpt_path={checkpoint}"]) if int8 else None
     module = load_module(checkpoint, image_encoder, text_encoder)
+    if data:
+        check_preprocessing(module.hparams.get("preprocessing"), data.preprocessing)
     written = write_folder(module, find_tokenizer(module), output, format, int8)
     print(f"{checkpoint} exported to {output}")
     for path in sorted(path for path in output.rglob("*") if path.is_file()):

@@ -20,7 +20,7 @@ from epic_pl.inference.model_card import CARD
 from epic_pl.inference.models import find_checkpoint, relocated
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state
-from epic_pl.module.checkpoint_io import refuse_classes
+from epic_pl.module.checkpoint_io import local_path, refuse_classes
 from epic_pl.untrusted import require_regular
 from epic_pl.version import __version__
 
@@ -118,7 +118,7 @@ def find_model(
         CheckpointError: there is none.
         AssetError: it cannot be fetched.
     """
-    place = Path(path)
+    place = Path(local_path(str(path)))
     if not place.exists() and _HUB_NAME.fullmatch(str(path)):
         return _fetch_model(str(path), revision, token, offline)
     saved = any((place / name).is_file() for name in (WEIGHTS, DESCRIPTION))

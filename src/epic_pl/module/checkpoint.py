@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from epic_pl.errors import CheckpointError, ConfigError
-from epic_pl.module.checkpoint_io import read_checkpoint
+from epic_pl.module.checkpoint_io import local_path, read_checkpoint
 from epic_pl.module.config import EncodersConfig
 from epic_pl.module.resume import check_resumable, gather_states, restore_state
 from epic_pl.nn.base import DualEncoder
@@ -24,6 +24,12 @@ from epic_pl.types import Batch
 CHECKPOINT_KEY = "epic_pl"
 CHECKPOINT_FORMAT = 3
 _RESUME_KEY = "resume_states"
+_DATA_OPTIONS = {
+    "image.size": "model.encoders.image_size",
+    "image.resize": "data.resize",
+    "text.max_tokens": "data.max_text_tokens",
+    "text.clean": "data.clean_text",
+}
 _TRAINED_KEY = "current_model_state"  # with WeightAveraging, where state_dict has the average
 
 
@@ -138,6 +144,33 @@ def check_class_names(saved: list[str] | None, here: list[str] | None) -> None:
     )
 
 
+def check_preprocessing(saved: dict[str, Any] | None, here: dict[str, Any] | None) -> None:
+    """Refuse data that is prepared in another way than the checkpoint's was.
+
+    Raises:
+        CheckpointError: naming the option. Where either side is unknown there is no check.
+    """
+    if saved is None or here is None:
+        return
+    theirs, ours = _prepared(saved), _prepared(here)
+    for name in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(name) != ours.get(name):
+            raise CheckpointError(
+                f"The checkpoint was trained with {_DATA_OPTIONS.get(name, name)} "
+                f"{theirs.get(name)!r}, and this data has {ours.get(name)!r}, which would change "
+                "its probabilities: leave that option out, or train anew, from the checkpoint's "
+                "weights with model.warm_start if you like."
+            )
+
+
+def _prepared(options: dict[str, Any]) -> dict[str, Any]:
+    """What inputs depend on: encoders are compared by fingerprint, and texts are part of rows."""
+    sides = {side: part for side, part in options.items() if isinstance(part, dict)}
+    known = {f"{side}.{key}": value for side, part in sides.items() for key, value in part.items()}
+    known.pop("text.source", None)
+    return known
+
+
 def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
     """The checkpoint's :class:`CheckpointInfo`.
 
@@ -173,6 +206,8 @@ def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
     rows = info.get("calibration_rows")
     if not isinstance(rows, int | None):
         raise CheckpointError(f"The checkpoint's calibration_rows are damaged: {rows!r:.40}.")
+    if not isinstance(prepared := info.get("preprocessing"), dict | None):
+        raise CheckpointError(f"The checkpoint's preprocessing is damaged: {prepared!r:.99}.")
     return cast(CheckpointInfo, info)
 
 
@@ -229,7 +264,7 @@ class CheckpointedModule(L.LightningModule):
                 "the ones to change as arguments."
             )
         is_file = hasattr(checkpoint_path, "read")
-        source: Any = checkpoint_path if is_file else str(checkpoint_path)
+        source: Any = checkpoint_path if is_file else local_path(str(checkpoint_path))
         read_checkpoint(source)
         if is_file:
             source.seek(0)
@@ -307,23 +342,31 @@ class CheckpointedModule(L.LightningModule):
                 checkpoint[_TRAINED_KEY] = complete_state(self, trained)
         self._resume_states = checkpoint[_RESUME_KEY] if fits else None
 
-    def checked_state(self, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-        """A checkpoint's weights and this model's frozen ones."""
+    def checked_state(
+        self, checkpoint: dict[str, Any], new_training: bool = False
+    ) -> dict[str, Tensor]:
+        """A checkpoint's weights and this model's frozen ones.
+
+        A new training may prepare images and texts in another way.
+        """
         info, here = require_info(checkpoint), self.checkpoint_info()
         check_encoder("image", info["image_encoder"], here["image_encoder"])
         check_encoder("text", info["text_encoder"], here["text_encoder"])
         check_class_names(info["class_names"], here["class_names"])
+        if not new_training:
+            check_preprocessing(info["preprocessing"], here["preprocessing"])
         state = complete_state(self, checkpoint["state_dict"])
         self.calibration_rows = info.get("calibration_rows")
         return state
 
-    def load_weights(self, path: str) -> None:
-        """Load the weights of a checkpoint file strictly.
+    def load_weights(self, path: str, new_training: bool = False) -> None:
+        """Load the weights of a checkpoint file strictly; see :meth:`checked_state`.
 
         Raises:
             CheckpointError: as for :meth:`on_load_checkpoint`.
         """
-        self.load_state_dict(self.checked_state(read_checkpoint(path)), strict=True)
+        state = self.checked_state(read_checkpoint(path), new_training)
+        self.load_state_dict(state, strict=True)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
         """Restore random generators and gradients from the checkpoint before the first batch."""

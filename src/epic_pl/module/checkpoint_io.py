@@ -5,6 +5,8 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import torch
 import yaml
@@ -49,6 +51,20 @@ class DurableCheckpointIO(TorchCheckpointIO):
             ) from error
 
 
+def local_path(path: str) -> str:
+    """A path; of an address ``file://`` that of its file.
+
+    Raises:
+        CheckpointError: another address, which nothing here would check.
+    """
+    scheme, is_address, _ = path.partition("://")
+    if not is_address:
+        return path
+    if scheme == "file":
+        return url2pathname(urlsplit(path).path)
+    raise CheckpointError(f"{path!r} is an address: download the file, and give its path.")
+
+
 def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
     """Content of a checkpoint, a path or an open file, without running code.
 
@@ -57,6 +73,7 @@ def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
     """
     try:
         if isinstance(path, str):
+            path = local_path(path)
             require_regular(path)
         with zipfile.ZipFile(path) as archive:  # torch.load does not verify the checksums
             damaged = archive.testzip()
@@ -67,7 +84,7 @@ def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no checkpoint at {path!r}.") from error
-    except (PermissionError, MemoryError):
+    except (CheckpointError, PermissionError, MemoryError):
         raise
     except IsADirectoryError as error:
         raise CheckpointError(f"{path!r} is a folder: name a checkpoint in it.") from error

@@ -129,7 +129,7 @@ class EPICModule(CheckpointedModule):
         self._warned_of: set[str] = set()
         self._told_precision = False
         if warm_start is not None:
-            self.load_weights(warm_start)
+            self.load_weights(warm_start, new_training=True)
 
     @classmethod
     def from_config(cls, config: str | Path, num_classes: int, **options: Any) -> Self:
