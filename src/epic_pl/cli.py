@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from inspect import signature
 from pathlib import Path
@@ -39,7 +39,7 @@ from epic_pl.evaluation.explain.callback import PromptAttention
 from epic_pl.evaluation.report.writer import ReportWriter
 from epic_pl.inference.models import find_checkpoint
 from epic_pl.module import EPICModule
-from epic_pl.module.checkpoint import require_info
+from epic_pl.module.checkpoint import input_options, require_info
 from epic_pl.module.checkpoint_io import (
     DurableCheckpointIO,
     local_path,
@@ -57,12 +57,6 @@ PARSER_OPTIONS: dict[str, Any] = {
     "usage": "epic-pl COMMAND --config NAME [--config OVERLAY] [--OPTION VALUE ...]",
 }
 _SHORT = {"--report": "--report.folder", "--shard": "--predictions.shard"}
-# options of the data, and their places in a checkpoint's preprocessing
-_PREPARATION = {
-    "resize": ("image", "resize"),
-    "max_text_tokens": ("text", "max_tokens"),
-    "clean_text": ("text", "clean"),
-}
 # special values of ckpt_path, and the files that they mean in the newest run
 _CHECKPOINT_WORDS = {"best": ("best.ckpt",), "last": (LAST, PREVIOUS)}
 # Lightning's warnings on intended behaviour: frozen encoders in eval mode, two loggers per folder
@@ -392,14 +386,13 @@ def _prepare_alike(data: Namespace, saved: dict[str, Any]) -> None:
 
     Another value is refused when the checkpoint is loaded.
     """
-    options, defaults = data.get("init_args") or {}, signature(ImageTextDataModule).parameters
-    for name, (side, key) in _PREPARATION.items():
-        default = defaults[name].default
-        with suppress(LookupError, TypeError):  # there is none
-            value = saved["preprocessing"][side][key]
-            if type(value) is type(default) and options[name] == default != value:
-                options[name] = value
-                rank_zero_info(f"data.{name} is {value}, as in the checkpoint")
+    options, theirs = data.get("init_args") or {}, input_options(saved.get("preprocessing"))
+    for name in ("resize", "max_text_tokens", "clean_text"):
+        default = signature(ImageTextDataModule).parameters[name].default
+        value = theirs.get(f"data.{name}", default)
+        if type(value) is type(default) and options.get(name) == default != value:
+            options[name] = value
+            rank_zero_info(f"data.{name} is {value}, as in the checkpoint")
 
 
 @contextmanager

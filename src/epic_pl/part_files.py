@@ -5,7 +5,7 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -58,16 +58,10 @@ def identity(model: str, rows: str, **options: object) -> str:
     return hashlib.sha256(text).hexdigest()[:32]
 
 
-class Rows(Protocol):
-    """Rows of a table that can be identified, such as an ``ImageTextDataset``."""
-
+class _Rows(Protocol):  # an ImageTextDataset
     def __len__(self) -> int: ...
-
-    def digest(self) -> str:
-        """A hash of all rows."""
-
-    def files_digest(self, rows: range) -> str:
-        """A hash of the files that some rows name."""
+    def digest(self) -> str: ...
+    def files_digest(self, rows: range) -> str: ...
 
 
 class PartWriter:
@@ -90,7 +84,13 @@ class PartWriter:
     """
 
     def __init__(
-        self, folder: Path, rows: Rows, batch_size: int, share: Share, model: str, **options: object
+        self,
+        folder: Path,
+        rows: _Rows,
+        batch_size: int,
+        share: Share,
+        model: str,
+        **options: object,
     ) -> None:
         self.folder, self.total = folder, -(-len(rows) // (size := batch_size * BATCHES))
         made_of = identity(model, rows.digest(), batch_size=batch_size, **options)

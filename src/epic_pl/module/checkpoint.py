@@ -25,10 +25,10 @@ CHECKPOINT_KEY = "epic_pl"
 CHECKPOINT_FORMAT = 3
 _RESUME_KEY = "resume_states"
 _DATA_OPTIONS = {
-    "image.size": "model.encoders.image_size",
-    "image.resize": "data.resize",
-    "text.max_tokens": "data.max_text_tokens",
-    "text.clean": "data.clean_text",
+    ("image", "size"): "image_size",
+    ("image", "resize"): "resize",
+    ("text", "max_tokens"): "max_text_tokens",
+    ("text", "clean"): "clean_text",
 }
 _TRAINED_KEY = "current_model_state"  # with WeightAveraging, where state_dict has the average
 
@@ -144,31 +144,31 @@ def check_class_names(saved: list[str] | None, here: list[str] | None) -> None:
     )
 
 
-def check_preprocessing(saved: dict[str, Any] | None, here: dict[str, Any] | None) -> None:
+def check_preprocessing(saved: Any, here: Any) -> None:
     """Refuse data that is prepared in another way than the checkpoint's was.
 
     Raises:
         CheckpointError: naming the option. Where either side is unknown there is no check.
     """
-    if saved is None or here is None:
-        return
-    theirs, ours = _prepared(saved), _prepared(here)
-    for name in sorted(theirs.keys() | ours.keys()):
+    theirs, ours = input_options(saved), input_options(here)
+    for name in sorted(theirs.keys() | ours.keys()) if theirs and ours else ():
         if theirs.get(name) != ours.get(name):
             raise CheckpointError(
-                f"The checkpoint was trained with {_DATA_OPTIONS.get(name, name)} "
-                f"{theirs.get(name)!r}, and this data has {ours.get(name)!r}, which would change "
-                "its probabilities: leave that option out, or train anew, from the checkpoint's "
-                "weights with model.warm_start if you like."
+                f"The checkpoint was trained with {name} {theirs.get(name)!r}, and this data has "
+                f"{ours.get(name)!r}, which would change its probabilities: leave that option out, "
+                "or train anew, from the checkpoint's weights with model.warm_start if you like."
             )
 
 
-def _prepared(options: dict[str, Any]) -> dict[str, Any]:
-    """What inputs depend on: encoders are compared by fingerprint, and texts are part of rows."""
-    sides = {side: part for side, part in options.items() if isinstance(part, dict)}
-    known = {f"{side}.{key}": value for side, part in sides.items() for key, value in part.items()}
-    known.pop("text.source", None)
-    return known
+def input_options(preprocessing: Any) -> dict[str, Any]:
+    """Options of the data, by name, that inputs depend on beside rows and encoders."""
+    known, options = preprocessing if isinstance(preprocessing, dict) else {}, {}
+    for side in ("image", "text"):
+        values = known.get(side)
+        for name, value in values.items() if isinstance(values, dict) else ():
+            options[f"data.{_DATA_OPTIONS.get((side, name), f'{side}.{name}')}"] = value
+    options.pop("data.text.source", None)  # which texts there are
+    return options
 
 
 def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
@@ -206,8 +206,6 @@ def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
     rows = info.get("calibration_rows")
     if not isinstance(rows, int | None):
         raise CheckpointError(f"The checkpoint's calibration_rows are damaged: {rows!r:.40}.")
-    if not isinstance(prepared := info.get("preprocessing"), dict | None):
-        raise CheckpointError(f"The checkpoint's preprocessing is damaged: {prepared!r:.99}.")
     return cast(CheckpointInfo, info)
 
 
@@ -354,7 +352,7 @@ class CheckpointedModule(L.LightningModule):
         check_encoder("text", info["text_encoder"], here["text_encoder"])
         check_class_names(info["class_names"], here["class_names"])
         if not new_training:
-            check_preprocessing(info["preprocessing"], here["preprocessing"])
+            check_preprocessing(info.get("preprocessing"), here["preprocessing"])
         state = complete_state(self, checkpoint["state_dict"])
         self.calibration_rows = info.get("calibration_rows")
         return state
