@@ -104,9 +104,11 @@ def test_predictions_of_another_model_other_rows_or_options_are_not_kept(
     kept = table.read_text()
     model = make(task="multiclass")
 
-    def predicted(data=(), precision="32-true", level="off", dtype="float16", **options):
+    def predicted(
+        data=(), precision="32-true", level="off", dtype="float16", output="all", **options
+    ):
         rows = tiny_runs.table_data(table, tiny_vit_dir, tiny_tokenizer_dir, **dict(data))
-        own = [PredictionWriter("all", **options), FeatureCache(level, dtype)]
+        own = [PredictionWriter(output, **options), FeatureCache(level, dtype)]
         trainer = tiny_runs.trainer(tmp_path, callbacks=own, precision=precision)
         trainer.predict(model, rows, return_predictions=False)
 
@@ -127,6 +129,8 @@ def test_predictions_of_another_model_other_rows_or_options_are_not_kept(
         {"data": {"clean_text": True}},
     ):
         refused(**changed)
+    predicted(output="cached", level="boundary")
+    refused(output="cached", level="boundary", dtype="float32")
     table.write_text(kept.replace("test2,", "another,"))
     refused()
     table.write_text(kept.replace("red square, number 2", "red disc, number 2"))

@@ -305,5 +305,8 @@ def test_the_digest_here_changes_with_the_device_and_the_precision_chosen_there(
     digests.append((model.digest(), model.digest_here()))
     everywhere, here = map(set, zip(*digests, strict=True))
     assert (len(everywhere), len(here)) == (1, 3)
+    model.postprocessor.temperature += 0.1
+    assert model.digest_here() not in here
+    model.postprocessor.temperature -= 0.1
     monkeypatch.setattr(EPICModule, "device", torch.device("cuda", 0))
     assert model.digest_here() == digests[-1][1]

@@ -142,6 +142,8 @@ _FOREIGN = """
         "update trials set number = 7",
         "update trial_values set value = 'x'",
         "update trial_params set distribution_json = '[]'",
+        "update trial_params set param_value = 55",  # outside of the space
+        "drop table trial_values",
         _FOREIGN,
         _FOREIGN.replace("'WAITING'", "'COMPLETE'"),
     ],

@@ -46,7 +46,9 @@ def test_a_store_with_all_fields_and_more_serves(wanted, served):
 def test_any_change_of_a_spec_but_the_encoders_name_is_another_key(items):
     specs = [items.spec(), items.spec("float16"), items.spec(level="boundary")]
     specs.append(items.spec(layers=[8]))
-    assert len({spec.key for spec in specs}) == 4
+    specs.append(replace(specs[0], fields=specs[0].fields[1:]))
+    specs += [replace(specs[0], modality=side) for side in ("image", "text")]
+    assert len({spec.key for spec in specs}) == 6
     assert replace(specs[0], encoder="/moved/elsewhere").key == specs[0].key
     other_order = dict(reversed(specs[3].identity.items()))
     assert replace(specs[3], identity=other_order).key == specs[3].key
