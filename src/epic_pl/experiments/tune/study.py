@@ -82,9 +82,12 @@ def open_study(search: Search) -> optuna.Study:
         for number, trial in enumerate(study.trials):  # another option could name a class
             fits &= trial.distributions.items() <= search.space.items() and trial.number == number
             fits &= isinstance(trial.value, float | None)
-            given = {"params": trial.params, "distributions": trial.distributions}
-            # which checks that values are there and within their ranges
-            optuna.create_trial(state=trial.state, value=trial.value, **given)
+            optuna.create_trial(  # checks that values are there and within their ranges
+                state=trial.state,
+                value=trial.value,
+                params=trial.params,
+                distributions=trial.distributions,
+            )
     except Exception as error:  # of a file that anything may have written
         raise ConfigError(f"{file}: {first_line(error)}: give --output another folder.") from error
     if not fits:
