@@ -67,7 +67,7 @@ def test_a_writer_that_was_killed_continues(write, tmp_path):
 @pytest.mark.parametrize(
     "changed",
     [{"model": "b"}, {"table": Table(rows="b")}, {"size": 4}, {"top_k": 2}, {"other": 1}],
-    ids=str,
+    ids=" ".join,
 )
 def test_parts_of_another_model_table_or_option_are_refused_whoever_wrote_them(changed, write):
     write(Share(0, 2), top_k=1)
