@@ -8,9 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-INTERRUPTED = 130
-"""Exit code of an interrupted command: 128 + SIGINT, as in shells."""
-
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:

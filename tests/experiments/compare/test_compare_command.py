@@ -114,7 +114,7 @@ class FakeRunner(Runner):
         (run.folder / "started").touch()
 
 
-def test_a_killed_or_interrupted_comparison_is_continued(tmp_path, monkeypatch, capsys):
+def test_a_killed_or_interrupted_comparison_is_continued(tmp_path, monkeypatch):
     runs = [fake_runs.run(tmp_path, name) for name in ("epic", "lora", "full")]
     for run in runs:
         fake_runs.write_predictions(run.folder, [0, 1, 2, 0], [0, 1, 2, 1])
@@ -139,8 +139,8 @@ def test_a_killed_or_interrupted_comparison_is_continued(tmp_path, monkeypatch, 
     assert first["lora"]["status"] == "seed 0 not run yet"
     assert (tmp_path / "comparison.png").exists()
 
-    assert call("compare", options) == 130
-    assert "Interrupted" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt, match="the same command continues"):
+        call("compare", options)
     last = rows()
     assert last["epic"] == first["epic"]
     stopped = "seed 0 stopped: interrupted; the same command resumes it"
@@ -150,7 +150,8 @@ def test_a_killed_or_interrupted_comparison_is_continued(tmp_path, monkeypatch, 
         os.kill(int(started(runs[1])[-1]), 0)
 
     monkeypatch.setattr(module, "plan", lambda *_: runs[1:])
-    assert call("compare", options) == 130
+    with pytest.raises(KeyboardInterrupt):
+        call("compare", options)
     assert rows() == last  # without a finished run, the earlier tables stay
     monkeypatch.setattr(module, "plan", lambda *_: runs)
     assert call("compare", options) == 0

@@ -1,6 +1,5 @@
 """``epic-pl compare``."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,7 +51,7 @@ def compare(
     from epic_pl.experiments.compare.comparison import Comparison
     from epic_pl.experiments.compare.plan import choose, read_variants
     from epic_pl.experiments.compare.report import show
-    from epic_pl.experiments.interruption import INTERRUPTED, terminated_as_interrupted
+    from epic_pl.experiments.interruption import terminated_as_interrupted
 
     comparison = Comparison(
         choose(methods, read_variants(find_packaged("variants", variants)) if variants else []),
@@ -67,8 +66,7 @@ def compare(
         with terminated_as_interrupted():
             outcomes = comparison.execute()
     except KeyboardInterrupt:
-        print("Interrupted: the same command continues with what is left.", file=sys.stderr)
-        return INTERRUPTED
+        raise KeyboardInterrupt("the same command continues with what is left.") from None
     console = Console()
     show(comparison.report(outcomes), console)
     files = f"{comparison.output}/comparison.md, .json, .png"

@@ -1,6 +1,5 @@
 """``epic-pl tune``."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +27,7 @@ def tune(
     Raises:
         EpicError: with a message for the user.
     """
-    from epic_pl.experiments.interruption import INTERRUPTED, terminated_as_interrupted
+    from epic_pl.experiments.interruption import terminated_as_interrupted
     from epic_pl.experiments.tune.search import plan_search, read_space
     from epic_pl.experiments.tune.study import best_options
 
@@ -38,6 +37,5 @@ def tune(
         with terminated_as_interrupted():
             best = best_options(search, trials)
     except KeyboardInterrupt:
-        print("Interrupted: the same command continues the search.", file=sys.stderr)
-        return INTERRUPTED
+        raise KeyboardInterrupt("the same command continues the search.") from None
     return int(best is None)
