@@ -68,7 +68,7 @@ def test_info_is_required_and_other_formats_are_refused():
         "text_encoder": identity,
     }
     assert require_info({CHECKPOINT_KEY: info}) is info
-    with pytest.raises(CheckpointError, match="calibration_rows are damaged: 'many'"):
+    with pytest.raises(CheckpointError, match="calibration_rows is damaged: 'many'"):
         require_info({CHECKPOINT_KEY: info | {"calibration_rows": "many"}})
     with pytest.raises(CheckpointError, match="not a checkpoint of EPICModule"):
         require_info({"state_dict": {}})

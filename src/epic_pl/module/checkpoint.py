@@ -6,7 +6,7 @@ loading. A checkpoint stores their identity, so that it cannot be loaded with ot
 
 import hashlib
 import json
-from typing import Any, Self, TypedDict, cast
+from typing import Any, Self, TypedDict, cast, get_type_hints
 
 import lightning as L
 import torch
@@ -20,6 +20,7 @@ from epic_pl.module.resume import check_resumable, gather_states, restore_state
 from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.types import Batch
+from epic_pl.validate import fits
 
 CHECKPOINT_KEY = "epic_pl"
 CHECKPOINT_FORMAT = 3
@@ -166,8 +167,8 @@ def input_options(preprocessing: Any) -> dict[str, Any]:
     for side in ("image", "text"):
         values = known.get(side)
         for name, value in values.items() if isinstance(values, dict) else ():
-            options[f"data.{_DATA_OPTIONS.get((side, name), f'{side}.{name}')}"] = value
-    options.pop("data.text.source", None)  # which texts there are
+            if name != "source":  # which texts there are
+                options[f"data.{_DATA_OPTIONS.get((side, name), f'{side}.{name}')}"] = value
     return options
 
 
@@ -189,23 +190,9 @@ def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
             f"The checkpoint has format {version!r:.20}, this version of epic_pl reads "
             f"format {CHECKPOINT_FORMAT} only: use the version that wrote it, or train anew."
         )
-    for role in ("image_encoder", "text_encoder"):
-        identity = info.get(role)
-        if not (
-            isinstance(identity, dict)
-            and identity.keys() == EncoderIdentity.__annotations__.keys()
-            and all(isinstance(identity[key], str) for key in ("name", "fingerprint"))
-            and isinstance(identity["revision"], str | None)
-        ):
-            raise CheckpointError(f"The checkpoint's {role} is damaged: {identity!r}.")
-    names = info.get("class_names")
-    if names is not None and not (
-        isinstance(names, list) and all(isinstance(name, str) for name in names)
-    ):
-        raise CheckpointError(f"The checkpoint's class names are damaged: {names!r}.")
-    rows = info.get("calibration_rows")
-    if not isinstance(rows, int | None):
-        raise CheckpointError(f"The checkpoint's calibration_rows are damaged: {rows!r:.40}.")
+    for name, kind in get_type_hints(CheckpointInfo).items():
+        if not fits(value := info.get(name), kind):
+            raise CheckpointError(f"The checkpoint's {name} is damaged: {value!r:.80}.")
     return cast(CheckpointInfo, info)
 
 
