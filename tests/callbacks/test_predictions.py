@@ -61,13 +61,11 @@ def test_top_k_is_sorted_and_never_longer_than_the_classes(predict):
     assert len(pq.read_table(path).column_names) == 2 + 2 * 4
 
 
-@pytest.mark.parametrize("threshold", [None, 0.5])
-def test_multilabel_joins_the_labels_from_their_tuned_threshold_or_a_given_one(threshold, predict):
+def test_multilabel_joins_the_labels_that_reach_their_thresholds(predict):
     tuned = [0.0, 1.1, 0.0, 0.5]
-    probabilities, path = predict(task="multilabel", threshold=threshold, thresholds=tuned)
-    thresholds = tuned if threshold is None else [threshold] * 4
+    probabilities, path = predict(task="multilabel", thresholds=tuned)
     expected = [
-        "|".join(c for c, p, at in zip("abcd", row, thresholds, strict=True) if p >= at)
+        "|".join(c for c, p, at in zip("abcd", row, tuned, strict=True) if p >= at)
         for row in probabilities.tolist()
     ]
     assert pq.read_table(path)["label"].to_pylist() == expected
@@ -119,7 +117,6 @@ def test_predictions_of_another_model_other_rows_or_options_are_not_kept(
     predicted()
     for changed in (
         {"top_k": 1},
-        {"threshold": 0.7},
         {"precision": "bf16-mixed"},
         {"level": "boundary"},
         {"data": {"batch_size_per_device": 3}},

@@ -34,8 +34,9 @@ _ARRAYS = (pa.Array, pa.ChunkedArray)
 class PredictionWriter(Callback):
     """Writes ``sample_id``, ``label`` and probabilities of every predicted sample, in order.
 
-    The column ``image_path`` names each sample's image where batches do, null without one: samples
-    of one image are not independent. Rows that ranks repeat are dropped by id.
+    In a multilabel task ``label`` joins the labels that reach their thresholds by ``|``. The column
+    ``image_path`` names each sample's image where batches do, null without one: samples of one
+    image are not independent. Rows that ranks repeat are dropped by id.
 
     A file is written at the end. A folder gets a Parquet file for every 64 batches: a command that
     was killed continues with the first that is missing, and each process writes its own.
@@ -47,8 +48,6 @@ class PredictionWriter(Callback):
             without a suffix, of a folder below ``trainer.default_root_dir``.
         top_k: None writes one probability column a class (``probability_<class>``); k writes the k
             best as columns ``label_1``, ``probability_1``, ...
-        threshold: multilabel: labels at or above it are written in ``label``, joined by ``|``. None
-            takes each label's own, tuned on validation and kept in the checkpoint (0.5 before).
         shard: part of the rows as ``i/n``, for jobs that do not wait for each other and write to
             one folder; None is all.
 
@@ -61,7 +60,6 @@ class PredictionWriter(Callback):
         self,
         output: str = "predictions.parquet",
         top_k: int | None = None,
-        threshold: float | None = None,
         shard: str | None = None,
     ) -> None:
         if (suffix := Path(output).suffix) not in ("", ".parquet", ".csv"):
@@ -73,7 +71,6 @@ class PredictionWriter(Callback):
             raise ConfigError(f"Shards write a folder: name {output!r} without its {suffix}.")
         self.output = output
         self.top_k = top_k
-        self.threshold = threshold
         self.shard = shard
         self._in_parts = not suffix
         self._full_texts = 0
@@ -110,7 +107,6 @@ class PredictionWriter(Callback):
             Share.of(self.shard, trainer.global_rank, trainer.world_size),
             module.digest_here(),
             top_k=self.top_k,
-            threshold=self.threshold,
             preprocessing=data.preprocessing,
             precision=trainer.precision,
             caches=[(c.level, c.dtype) for c in callbacks if isinstance(c, FeatureCache)],
@@ -145,10 +141,9 @@ class PredictionWriter(Callback):
             self._parts.add(self._table(pl_module, columns, scores))
 
     def _table(self, module: EPICModule, columns: dict[str, Any], scores: Floats) -> pa.Table:
-        least: Any = module.postprocessor.thresholds
-        if least is not None:
-            least = least.cpu().numpy() if self.threshold is None else self.threshold
-        return prediction_table(columns, scores, module.class_names, least, self.top_k)
+        least = module.postprocessor.thresholds
+        numbers = None if least is None else least.cpu().numpy()
+        return prediction_table(columns, scores, module.class_names, numbers, self.top_k)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Say how many parts there are, and let the DataModule read all rows again."""
@@ -187,7 +182,7 @@ def prediction_table(
     columns: Mapping[str, Any],
     scores: Floats,
     class_names: Sequence[str],
-    thresholds: Floats | float | None,
+    thresholds: Floats | None,
     top_k: int | None,
 ) -> pa.Table:
     """``columns``, ``label``, and probabilities as :class:`PredictionWriter` says.
@@ -196,7 +191,7 @@ def prediction_table(
         columns: what is known of the samples; lists are of strings.
         scores: probabilities ``(N, C)``.
         class_names: C names.
-        thresholds: from which a label is assigned, ``(C,)`` or one of all; None for multiclass.
+        thresholds: least probabilities ``(C,)`` of labels that are assigned; None for multiclass.
         top_k: as for the writer.
 
     Raises:
