@@ -183,7 +183,6 @@ def test_test_and_predict_from_a_checkpoint(config, best, workdir):
     tested = run(["test", "--config", config, "--ckpt_path", best])
     options = ["--predictions.output", "top.csv", "--predictions.top_k", "2"]
     predicted = run(["predict", "--config", config, "--ckpt_path", best, *options])
-    assert (workdir / "runs" / "test" / "version_0" / "confusion_matrix.png").stat().st_size > 1000
     with (workdir / "runs" / "predict" / "version_0" / "top.csv").open() as file:
         rows = list(csv.DictReader(file))
     names = ["sample_id", "image_path", "label", "label_1", "probability_1"]

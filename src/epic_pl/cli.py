@@ -23,7 +23,6 @@ from lightning.pytorch.utilities import rank_zero_info
 import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class name alone
 from epic_pl.callbacks import (
     BestCheckpoint,
-    ConfusionMatrixPlot,
     FeatureCache,
     LastCheckpoint,
     PredictionWriter,
@@ -86,7 +85,6 @@ _SECTIONS: dict[str, type[Callback]] = {
     "predictions": PredictionWriter,
     "report": ReportWriter,
     "cache": FeatureCache,
-    "confusion_matrix": ConfusionMatrixPlot,
     "explain": PromptAttention,
 }
 _DEFAULTS = {

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import torch
 from PIL import Image
 
-from epic_pl.callbacks.plots import draw_confusion_matrix
+from epic_pl.evaluation.report.figures import draw_confusion_matrix
 from epic_pl.inspection.html_page import png, render, shorten, svg
 
 

@@ -213,8 +213,6 @@ def test_seven_samples_count_seven(two_ranks, workdir, monkeypatch):
     for name in (each for each in one.column_names if each.startswith("probability_")):
         assert merged[name].to_pylist() == pytest.approx(one[name].to_pylist(), abs=1e-6)
     assert not list(two_ranks.rglob(".predictions*"))  # no file that is half written
-    figures = {path.parent.parent.name for path in two_ranks.rglob("confusion_matrix.png")}
-    assert figures == {"test"}
 
 
 def test_every_method_ends_with_the_same_weights_on_both_ranks_and_all_have_moved(two_ranks):

@@ -3,13 +3,11 @@
 from epic_pl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from epic_pl.callbacks.cost import CostMeter
 from epic_pl.callbacks.feature_cache import FeatureCache
-from epic_pl.callbacks.plots import ConfusionMatrixPlot
 from epic_pl.callbacks.predictions import PredictionWriter
 from epic_pl.callbacks.subsets import SubsetAccuracy
 
 __all__ = [
     "BestCheckpoint",
-    "ConfusionMatrixPlot",
     "CostMeter",
     "FeatureCache",
     "LastCheckpoint",

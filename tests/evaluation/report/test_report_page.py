@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from epic_pl.callbacks.plots import confusion_counts
 from epic_pl.evaluation.evaluator import Evaluator
-from epic_pl.evaluation.report.figures import draw_figures
+from epic_pl.evaluation.report.figures import confusion_counts, draw_figures
 from epic_pl.evaluation.report.scores import coverage_table, headline, label
 from epic_pl.evaluation.report.tables import (
     absence_table,

@@ -1,13 +1,20 @@
-"""Figures of a report, drawn from its numbers."""
+"""Figures of a report, drawn from its numbers.
+
+Shape legend: C classes.
+"""
 
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from epic_pl.callbacks.plots import MAX_CLASSES, draw_confusion_matrix
 from epic_pl.evaluation.report.scores import Table, label, wilson_interval
-from epic_pl.inspection.html_page import GREY, plot_style
+from epic_pl.inspection.html_page import GREY, SHADES, plot_style, shorten
+from epic_pl.module.outputs import SplitOutputs
+
+MAX_CLASSES = 40
+"""With more, counts and names would be illegible: there is no confusion matrix."""
 
 
 def draw_figures(content: dict[str, Any], class_names: list[str]) -> dict[str, Figure]:
@@ -53,4 +60,34 @@ def _draw_coverage(coverage: Table, score: str) -> Figure:
     axes.set(xlabel="answered: the surest samples, %", ylabel=f"{score}, %")
     axes.set(xlim=(0, 100), ylim=(None, min(100, axes.get_ylim()[1])))
     axes.grid()
+    return figure
+
+
+def confusion_counts(outputs: SplitOutputs) -> Tensor:
+    """Confusion matrix ``(C, C)`` of a multiclass task; rows are the truth."""
+    size = outputs.logits.shape[1]
+    cells = outputs.labels.long() * size + outputs.logits.argmax(dim=1)
+    return cells.bincount(minlength=size**2).view(size, size)
+
+
+@plot_style()
+def draw_confusion_matrix(counts: Tensor, class_names: list[str]) -> Figure:
+    """A figure of counts ``(C, C)``, rows the truth; shades are shares of each row."""
+    size = len(class_names)
+    side = max(3.0, 0.32 * size + 1.6)
+    figure = Figure(figsize=(side, side))
+    axes = figure.add_subplot()
+    shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    axes.imshow(shares.numpy(), cmap=SHADES, vmin=0, vmax=1)
+    # without parsing, a $ in a name starts no formula
+    names = [shorten(name, 30) for name in class_names]
+    axes.set_xticks(range(size), names, rotation=90, parse_math=False)
+    axes.set_yticks(range(size), names, parse_math=False)
+    accuracy = counts.diagonal().sum() / counts.sum().clamp(min=1)
+    title = f"{int(counts.sum()):,} samples, accuracy {accuracy:.1%}"
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    for row, column in counts.nonzero().tolist():
+        shade = "white" if shares[row, column] > 0.7 else "black"
+        count = str(int(counts[row, column]))
+        axes.text(column, row, count, ha="center", va="center", color=shade, fontsize=8)
     return figure

@@ -15,10 +15,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from epic_pl.callbacks.plots import MAX_CLASSES, confusion_counts
 from epic_pl.errors import ConfigError
 from epic_pl.evaluation.evaluator import Evaluator, finite, require_data
-from epic_pl.evaluation.report.figures import draw_figures
+from epic_pl.evaluation.report.figures import MAX_CLASSES, confusion_counts, draw_figures
 from epic_pl.evaluation.report.scores import coverage_table, headline, label
 from epic_pl.evaluation.report.tables import (
     absence_table,
