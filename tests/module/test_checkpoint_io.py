@@ -36,7 +36,7 @@ def stops(error):
     ("error", "raised", "said"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), CheckpointError, "No space left"),
-        (KeyboardInterrupt(), KeyboardInterrupt, ""),
+        (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
     ],
     ids=["full disk", "killed"],
 )
