@@ -112,7 +112,7 @@ def tiny_vit_dir(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def two_epochs(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
-    """A run of two epochs that logged what its prompts look at; some test rows are special."""
+    """A run of two epochs; some test rows are special."""
     root = tmp_path_factory.mktemp("trained")
     table = tiny_runs.table(root / "data")
     rows = {row["id"]: row for row in csv.DictReader(table.open())}
@@ -123,8 +123,7 @@ def two_epochs(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
         writer.writeheader()
         writer.writerows(rows.values())
     config = str(tiny_runs.table_config(root / "data", tiny_vit_dir, tiny_tokenizer_dir))
-    options = ["--explain.every_n_epochs", "2", "--explain.samples", "2"]
-    options += ["--model.optim.lr=0.05", "--model.head.network=none"]
+    options = ["--model.optim.lr=0.05", "--model.head.network=none"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr("sys.argv", ["epic-pl"])

@@ -15,7 +15,7 @@ from epic_pl.cli import run
 ROOT = Path(__file__).parents[1]
 _SECTIONS = (
     *("model", "data", "trainer", "cache", "checkpoint", "last_checkpoint", "early_stopping"),
-    *("predictions", "report", "explain"),
+    *("predictions", "report"),
 )
 _DOTTED = re.compile(rf"(?<![\w./-])(?:--)?((?:{'|'.join(_SECTIONS)})(?:\.[a-z_]+)+)(?![\w/(])")
 # names of files, of a logger's own options and of submodules look alike

@@ -34,7 +34,6 @@ from epic_pl.config_files import read_yaml, resolve_configs
 from epic_pl.data import ImageTextDataModule
 from epic_pl.error_text import MENDABLE, suggestions
 from epic_pl.errors import CheckpointError, ConfigError, did_you_mean
-from epic_pl.evaluation.explain.callback import PromptAttention
 from epic_pl.evaluation.report.writer import ReportWriter
 from epic_pl.inference.models import find_checkpoint
 from epic_pl.module import EPICModule
@@ -85,7 +84,6 @@ _SECTIONS: dict[str, type[Callback]] = {
     "predictions": PredictionWriter,
     "report": ReportWriter,
     "cache": FeatureCache,
-    "explain": PromptAttention,
 }
 _DEFAULTS = {
     "checkpoint.monitor": "val/accuracy",

@@ -5,11 +5,9 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from epic_pl.cli import build_trained
 from epic_pl.errors import ConfigError
-from epic_pl.evaluation.explain.callback import PromptAttention
 from epic_pl.evaluation.explain.figures import draw_explanation
 from epic_pl.evaluation.explain.samples import (
     Explanation,
@@ -17,6 +15,7 @@ from epic_pl.evaluation.explain.samples import (
     _on_patches,
     explain_sample,
     predict_alone,
+    require_prompts,
 )
 from epic_pl.module import EPICModule
 from epic_pl.nn.recording import Attention
@@ -114,19 +113,6 @@ def test_the_reddest_spot_of_the_drawing_is_the_patch_with_all_attention(row, co
     assert divmod(int(np.argmax(red)), 4) == (row, column)
 
 
-def test_training_draws_into_tensorboard_when_it_is_due(trained):
-    log = EventAccumulator(str(trained.root / "runs" / "fit" / "version_0"))
-    log.Reload()
-    assert log.Tags()["images"] == ["attention/val0", "attention/val2"]
-    # after the second of two epochs of three steps
-    assert [event.step for event in log.Images("attention/val0")] == [6]
-
-
-def test_what_cannot_be_drawn_is_refused_before_training(trained, told):
-    options = ["--explain.every_n_epochs", "1", "--model.method", "linear_probe"]
-    code, _, error = told("fit", "--config", trained.config, *options)
-    assert code == 1
-    assert "set model.method to epic" in error
-    for arguments, name in (((-1, 4), "every_n_epochs"), ((1, 0), "samples")):
-        with pytest.raises(ConfigError, match=f"explain.{name}"):
-            PromptAttention(*arguments)
+def test_a_method_without_prompts_is_refused_with_the_way_out(make):
+    with pytest.raises(ConfigError, match=r"set model\.method to epic"):
+        require_prompts(make(method="linear_probe"))
