@@ -20,6 +20,7 @@ import datetime
 import hashlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ from epic_pl.experiments.compare.comparison import Comparison
 from epic_pl.experiments.compare.plan import Entry, Outcome, Run, choose
 from epic_pl.experiments.compare.report import show
 from epic_pl.experiments.compare.results import COSTS
-from epic_pl.experiments.interruption import INTERRUPTED, terminated_as_interrupted
+from epic_pl.experiments.interruption import terminated_as_interrupted
 from epic_pl.files import try_read_json, write_json, write_text
 
 FOLDER = Path(__file__).parent
@@ -115,7 +116,7 @@ def main() -> int:
                     kept.write_text((output / f"comparison.{suffix}").read_text())
     except KeyboardInterrupt:
         print("Interrupted: the same command continues with what is left.", file=sys.stderr)
-        return INTERRUPTED
+        return 128 + signal.SIGINT
     return 0
 
 

@@ -11,6 +11,7 @@ runs are not repeated, so that the same command resumes. Other options go to epi
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,7 +27,7 @@ import logistic
 import tables
 from epic_pl.experiments.compare.plan import Run, choose, plan
 from epic_pl.experiments.compare.runner import Runner
-from epic_pl.experiments.interruption import INTERRUPTED, terminated_as_interrupted
+from epic_pl.experiments.interruption import terminated_as_interrupted
 from epic_pl.files import try_read_json, write_json
 
 OPENMOJI = ("openmoji", "openmoji_entailment")
@@ -103,7 +104,7 @@ def judge(groups: dict[tuple[str, str], list[Run]], jobs: int) -> list[dict[str,
             outcomes = Runner(runs, jobs).execute()
     except KeyboardInterrupt:
         print("Interrupted: the same command continues with what is left.", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(128 + signal.SIGINT) from None
     if any(outcome.result is None for outcome in outcomes):
         raise SystemExit("Not all runs have finished: the lines above say why.")
     return [
