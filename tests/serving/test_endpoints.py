@@ -114,15 +114,18 @@ HOSTILE = {
     "fields": (400, _FIELDS, lambda: _form(b'name="%d"' % n for n in range(100_000))),
     "files": (400, "Too many files", lambda: _form([b'name="a"; filename="a"'] * 100_000)),
     "headers": (400, "Invalid multipart", lambda: _form([b'name="a"' + b"\r\na: b" * 1_000_000])),
-    "link": (
-        400,
-        _FIELDS,
-        lambda: {
-            "url": "/classify-form",
-            "content": b"a=b&" * 2_000_000,
-            "headers": {"Content-Type": "application/x-www-form-urlencoded"},
-        },
-    ),
+    **{
+        f"link of {part.decode()}": (
+            422,
+            _MANY,
+            lambda part=part: {
+                "url": "/classify-form",
+                "content": part * 2_000_000,
+                "headers": {"Content-Type": "application/x-www-form-urlencoded"},
+            },
+        )
+        for part in (b"a=b&", b"&", b"%41")
+    },
 }
 
 

@@ -254,6 +254,14 @@ def test_a_request_cannot_name_a_file_that_was_not_uploaded(path, meta, address,
     assert httpx.get(f"{address}gradio_api/file={named}").status_code >= 400
 
 
+@pytest.mark.parametrize("route", ["run/upload", "api/upload"])
+def test_no_route_fetches_an_address(route, address):
+    image = {"path": "http://127.0.0.1:9/a.png", "meta": {"_type": "gradio.FileData"}}
+    asked = {"data": [image, "a"], "fn_index": 0}
+    said = httpx.post(f"{address}gradio_api/{route}", json=asked)
+    assert (said.status_code, "addresses are not fetched" in said.text) == (400, True)
+
+
 def test_a_large_upload_is_refused(address):
     files = {"files": ("large.png", b"0" * (MAX_BYTES + 1))}
     assert httpx.post(f"{address}gradio_api/upload", files=files).status_code == 413

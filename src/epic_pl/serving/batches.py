@@ -22,7 +22,7 @@ _Job = tuple[Sample, int | None, asyncio.Future[Any]]  # a sample, `top_k`, and 
 
 
 class Batches:
-    """Classifies the samples that come while others are classified as one batch.
+    """Collects the samples that arrive during a batch, and classifies them as the next one.
 
     Args:
         model: one model, or several of them.

@@ -107,7 +107,7 @@ def open_page(page: Any, host: str, port: int) -> str:
 
     async def refuse_addresses(request: Request) -> None:
         """Gradio would fetch a file that a request names by its address."""
-        if not request.url.path.endswith("/upload"):
+        if request.url.path != "/gradio_api/upload":
             with suppress(ValueError):  # no JSON
                 json.loads(await request.body(), object_hook=refuse_address)
 

@@ -153,7 +153,7 @@ class _Gate:
                         raise busy
                 # a parser would hold up all others: base64 and numbers have none of these
                 is_form = request.headers.get("content-type", "").lower().startswith(_FORM)
-                if not is_form and sum(map(body.count, b",[{")) > limits.characters + 10:
+                if not is_form and sum(map(body.count, b",[{&%")) > limits.characters + 10:
                     raise HTTPException(422, "body: too many values, or too long a text")
 
                 async def replay() -> Message:
