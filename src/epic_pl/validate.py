@@ -107,6 +107,8 @@ def check_classes(num_classes: int, task: Task, class_names: Sequence[str] | Non
     for name, count in Counter(names).most_common(1):
         if count > 1:
             raise ConfigError(f"class_names has {name!r} twice: give each class its own name.")
+    if task == "multilabel" and (barred := [name for name in names if "|" in name]):
+        raise ConfigError(f"Predictions join labels by |: rename the class {barred[0]!r}.")
 
 
 def check_length(name: str, values: Sequence[object] | None, num_classes: int) -> None:

@@ -103,9 +103,9 @@ BAD = [
     *(("preprocessing.image.size", value) for value in (..., 0, -1, 9, 10**9, "8", 8.0, True)),
     *(("preprocessing.image.mean", value) for value in (..., [0.5], "abc", [0, 0, None], 3)),
     *(("preprocessing.image.std", value) for value in (..., [0, 1, 1], [1, 1, float("nan")])),
-    *(("preprocessing.image.interpolation", value) for value in ("area", None, [])),
-    *(("preprocessing.image.crop_pct", value) for value in (0, -1, 1e-9, float("nan"), "1")),
-    ("preprocessing.image.resize", "stretch"),
+    *(("preprocessing.image.interpolation", value) for value in (..., "area", None, [])),
+    *(("preprocessing.image.crop_pct", value) for value in (..., 0, -1, 1e-9, float("nan"), "1")),
+    *(("preprocessing.image.resize", value) for value in (..., "stretch")),
     *(("preprocessing.text", value) for value in (..., None, "x")),
     *(("preprocessing.text.max_tokens", value) for value in (..., 0, -5, 1.5, "16", True)),
     *(("preprocessing.text.clean", value) for value in (..., "no", 1)),
@@ -154,6 +154,8 @@ def test_what_is_no_description_is_one_error(content, exported):
 def test_the_same_check_is_made_before_a_description_is_written():
     with pytest.raises(ConfigError, match="class_names has 'a' twice"):
         Description(**changed("class_names", ["a", "b", "a"]))
+    with pytest.raises(ConfigError, match=r"join labels by \|: rename the class 'b\|c'"):
+        Description(**changed("class_names", ["a", "b|c", "d"]))
     assert Description(**ABOUT).to_dict() == ABOUT
     assert tuple(ABOUT["inputs"]) == INPUTS
 

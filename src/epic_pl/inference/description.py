@@ -81,8 +81,11 @@ class Description:
         if not sound:
             raise ConfigError(f"inputs is {self.inputs!r:.60}, but describes {', '.join(INPUTS)}.")
         if self.preprocessing is not None:
-            size = Preprocessing.from_dict(self.preprocessing).image.size
-            if (size, size) != (height, width):
+            image = Preprocessing.from_dict(self.preprocessing).image
+            for name in image.to_dict():
+                if name not in self.preprocessing["image"]:
+                    raise ConfigError(f"preprocessing.image has no {name}.")
+            if (size := image.size, image.size) != (height, width):
                 raise ConfigError(
                     f"preprocessing.image.size is {size}, but inputs take {height} x {width}."
                 )

@@ -94,9 +94,8 @@ class ExportedModel:
         file = next((folder / name for name in names if (folder / name).is_file()), folder / ONNX)
         if file.name == PROGRAM and not programs:
             raise ConfigError(f"{file} can run code: load it with programs=True if you trust it.")
-        self._program = load_program(file)
+        self._file, self._program = file, load_program(file)
         self._warned_of: set[str] = set()
-        self._files = (folder / DESCRIPTION, file)
         _, channels, height, width = about.inputs["pixel_values"]["shape"]
         token = torch.ones(1, 2, dtype=torch.long)
         pixels = torch.zeros(1, channels, height, width)
@@ -110,9 +109,13 @@ class ExportedModel:
 
     @property
     def digest(self) -> str:
-        """A hash of the model's files."""
-        contents = (hashlib.sha256(file.read_bytes()).digest() for file in self._files)
-        return hashlib.sha256(b"".join(contents)).hexdigest()
+        """A hash of all files of the folder, with their names."""
+        whole = hashlib.sha256()
+        for path in sorted(path for path in self.folder.rglob("*") if path.is_file()):
+            with path.open("rb") as file:
+                whole.update(str(path.relative_to(self.folder)).encode())
+                whole.update(hashlib.file_digest(file, "sha256").digest())
+        return whole.hexdigest()
 
     def tokenizer(self) -> Any:
         """The text encoder's tokenizer."""
@@ -129,6 +132,6 @@ class ExportedModel:
             probabilities: npt.NDArray[np.float32] = run_batch(self._program, batch).numpy()
         except Exception as error:  # a damaged graph causes errors of any class
             raise CheckpointError(
-                f"{self._files[1]} cannot be run: {first_line(error)}. Export the model again."
+                f"{self._file} cannot be run: {first_line(error)}. Export the model again."
             ) from error
         return probabilities

@@ -183,7 +183,10 @@ def test_predict_py_says_which_columns_there_are_and_spares_its_input(predict_py
             predict_py(*wrong)
     assert table.read_text() == "photo,text\n,blue\n"
     table.write_text("text,score\nblue,7\n")
-    with pytest.raises(ValueError, match="'score' is not among them or would be added"):
+    with pytest.raises(ValueError, match="'score' is not among them, or twice, or would be added"):
+        predict_py(*given, tmp_path / "out.csv", "--image", "-")
+    table.write_text("id,text,id\n1,blue,2\n")
+    with pytest.raises(ValueError, match="'id' is not among them, or twice"):
         predict_py(*given, tmp_path / "out.csv", "--image", "-")
 
 

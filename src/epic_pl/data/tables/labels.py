@@ -20,7 +20,7 @@ _WHOLE = r"^-?[0-9]+(\.0+)?$"
 _WITHOUT_COMMA = re.compile(r"""['"]\s+['"]""")
 
 MISSING = ("#N/A", "N/A", "NA", "NULL", "None", "n/a", "null")
-"""Class names that programs write for a missing value; what only they write is refused."""
+"""Class names that may stand for a missing value, as ``nan`` and ``<NA>`` always do."""
 
 ClassNames = list[list[str] | None]
 """Class names of each row, None if unknown."""

@@ -140,10 +140,11 @@ def classify(model: Model, table: Path, output: Path, image: str, text: str) -> 
     csv.field_size_limit(2**31 - 1)
     rows = csv.DictReader(io.StringIO(content.removeprefix("\ufeff"), newline=""), delimiter=mark)
     names = list(rows.fieldnames or ())
-    if wrong := {image, text} - {*names, "-"} or {*names} & {*ADDED}:
+    twice = {name for name in names if names.count(name) > 1}
+    if wrong := {image, text} - {*names, "-"} or {*names} & {*ADDED} or twice:
         raise ValueError(
-            f"{table} has the columns {', '.join(names)}, and {min(wrong)!r} is not among them or "
-            "would be added: name yours by --image and --text (- is none), or rename it"
+            f"{table} has the columns {', '.join(names)}, and {min(wrong)!r} is not among them, or "
+            "twice, or would be added: name yours by --image and --text (- is none), or rename it"
         )
     with output.open("w", encoding="utf-8", newline="") as file:
         file.write(order)
