@@ -164,6 +164,7 @@ def test_a_warm_start_calibrates_anew_or_not_at_all_and_a_resume_goes_on(make, t
     old, path = make(task="multilabel"), tmp_path / "old.ckpt"
     old.postprocessor.temperature.fill_(7)
     old.postprocessor.thresholds.fill_(0.25)
+    old.calibration_rows = 50
     tiny_runs.save(old, path)
     rows = tiny_runs.loader(tiny_runs.samples(multilabel=True))
     warm = make(task="multilabel", warm_start=str(path))
@@ -174,6 +175,7 @@ def test_a_warm_start_calibrates_anew_or_not_at_all_and_a_resume_goes_on(make, t
     assert (float(post.temperature) != 1) == validated
     assert float(post.temperature) != 7
     assert not (post.thresholds == 0.25).any()
+    assert warm.calibration_rows == (8 if validated else None)
     trainer.save_checkpoint(tmp_path / "new.ckpt")
     fitted, again = float(post.temperature), make(task="multilabel")
     trainer = tiny_runs.trainer(tmp_path, max_epochs=2)

@@ -142,7 +142,7 @@ class PredictionWriter(Callback):
 
     def _table(self, module: EPICModule, columns: dict[str, Any], scores: Floats) -> pa.Table:
         least = module.postprocessor.thresholds
-        numbers = None if least is None else least.cpu().numpy()
+        numbers = None if least is None else least.float().cpu().numpy()
         return prediction_table(columns, scores, module.class_names, numbers, self.top_k)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -284,7 +284,7 @@ class CheckpointedModule(L.LightningModule):
         )
 
     def digest(self) -> str:
-        """SHA-256 of weights, encoders and options, the same wherever the model is loaded."""
+        """SHA-256 of weights, encoders and options, the names of the encoders among them."""
         known = weights_digest(self), self.checkpoint_info(), dict(self.hparams)
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 

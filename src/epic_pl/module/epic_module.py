@@ -347,6 +347,7 @@ class EPICModule(CheckpointedModule):
         super().on_fit_start()
         if self.trainer.ckpt_path is None:  # of a warm start: validation fits it anew, if there is
             self.postprocessor.reset()
+            self.calibration_rows = None
         rank_zero_only(parameter_table)(self.model)
 
     def on_train_start(self) -> None:

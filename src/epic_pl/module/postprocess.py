@@ -28,7 +28,7 @@ Array = TypeVar("Array", Tensor, npt.NDArray[Any])
 
 
 def assign_labels(probabilities: Array, thresholds: Array | float) -> Array:
-    """The labels that a multilabel task is said to have, ``(N, C)`` bool.
+    """Labels that are assigned to each sample of a multilabel task, ``(N, C)`` bool.
 
     All predictions and scores of labels come from here.
 

@@ -97,8 +97,8 @@ def _page(task="multilabel", names=HOSTILE, rows=500, thresholds=0.5):
 def test_the_page_says_how_many_rows_calibrated_it_and_if_they_are_too_few(rows, thresholds, said):
     page = " ".join(_page(rows=rows, thresholds=thresholds).split())
     few = ", too few rows to calibrate" if rows == 50 else ""
-    split = "the validation split" if rows is None else f"{rows:,} rows of the validation split"
-    assert f"fitted to {split}{few}. The calibration error" in page
+    fitted = "not fitted" if rows is None else f"fitted to {rows:,} rows of the validation split"
+    assert f"temperature of 1.00, {fitted}{few}. The calibration error" in page
     assert said in page
     assert page.count("too few rows to calibrate") == (2 if few else 0)
     assert ("model&#39;s thresholds</td>" in page) == (thresholds != 0.5)

@@ -81,7 +81,10 @@ def compare_scores(folder: Path, module: EPICModule, data: ImageTextDataModule) 
     data.setup("validate")
     models = {name: load_program(folder / name) for name in (ONNX, ONNX_INT8)}
     postprocessor = module.postprocessor.on_cpu()
-    metrics = {name: build_metrics(module.task, module.num_classes) for name in models}
+    postfix = "_tuned" if module.task == "multilabel" else ""
+    metrics = {
+        name: build_metrics(module.task, module.num_classes, postfix=postfix) for name in models
+    }
     rows = 0
     for batch in data.val_dataloader():
         rows += len(batch["labels"])
