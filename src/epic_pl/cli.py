@@ -227,6 +227,7 @@ class EPICCLI(LightningCLI):
                 "Without --ckpt_path no weights are trained: add --ckpt_path best, which is "
                 f"{self._newest('best')}, or the path of a checkpoint or run."
             )
+        path = local_path(path) if path else path
         if path in _CHECKPOINT_WORDS and not Path(path).is_file():
             word, path = path, self._newest(path)
             config["ckpt_path"] = path
@@ -234,7 +235,7 @@ class EPICCLI(LightningCLI):
         elif path and self.config.subcommand != "fit" and os.path.isdir(path):
             config["ckpt_path"] = path = str(find_checkpoint(Path(path)))
         if path:
-            path = config["ckpt_path"] = local_path(path)
+            config["ckpt_path"] = path
             if not os.path.exists(path) and (meant := did_you_mean(path, _CHECKPOINT_WORDS)):
                 raise CheckpointError(f"There is no checkpoint at {path!r}.{meant}")
             checkpoint = read_checkpoint(path)  # before the parser builds what it names

@@ -204,6 +204,12 @@ def test_a_label_of_no_scalars_is_refused(folder, cell):
         guess_columns(_table(kind=[cell] * 40), folder, label="kind")
 
 
+def test_a_row_to_predict_may_lack_its_label(folder):
+    splits = ["train"] * 30 + ["predict"] * 10
+    kinds = ["cat", "dog"] * 15 + ["NA"] * 10
+    assert guess_columns(_table(kind=kinds, split=splits), folder).label_column == "kind"
+
+
 def test_questions_are_answered_by_options(folder):
     table = _table(caption=None, remark=CIRCLES, fold=[*"01234"] * 8, colour=["red", "blue"] * 20)
     guess = guess_columns(table, folder, label="colour", text="none", split="none")

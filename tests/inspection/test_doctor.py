@@ -82,13 +82,13 @@ def test_encoders_out_of_reach(name, part, ask, cache):
 def test_the_hub_is_asked_for_an_encoder(there, ask, monkeypatch):
     asked = []
 
-    def hf_hub_download(source, file, revision):
-        asked.append((source, file, revision))
+    def model_info(source, revision, timeout):
+        asked.append((source, revision))
         if not there:
             raise OSError("no such repository")
 
-    monkeypatch.setattr(doctor, "hf_hub_download", hf_hub_download)
+    monkeypatch.setattr(doctor, "model_info", model_info)
     code, text = ask(image="vit_tiny_patch16_224@abc")
-    assert asked == [("timm/vit_tiny_patch16_224", "config.json", "abc")]
+    assert asked == [("timm/vit_tiny_patch16_224", "abc")]
     assert code == (0 if there else 1)
     assert ("on this machine or the hub" if there else "wrong: no such repository") in text

@@ -42,6 +42,7 @@ def export(
     from epic_pl.evaluation.export.onnx_file import compare_scores
     from epic_pl.inference.models import find_checkpoint, load_module
     from epic_pl.module.checkpoint import check_preprocessing
+    from epic_pl.module.checkpoint_io import local_path
 
     if int8 and format != "onnx":
         raise ConfigError("--int8 makes a second ONNX model: add --format onnx.")
@@ -49,7 +50,7 @@ def export(
         option = "--int8" if int8 else f"--ckpt_path {ckpt_path}"
         raise ConfigError(f"{option} needs the config of the run: add --config.")
     check_output(output, overwrite)
-    checkpoint = Path(ckpt_path)
+    checkpoint = Path(local_path(ckpt_path))
     if fit_options:
         checkpoint = checkpoint_of([*fit_options, f"--ckpt_path={ckpt_path}"])
     elif os.path.isdir(checkpoint):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from epic_pl.commands.parser import PositiveInt
+from epic_pl.errors import ConfigError
 
 _KEY = "EPIC_PL_API_KEY"
 
@@ -46,7 +47,6 @@ def serve(
         EpicError: with a message for the user.
     """
     from epic_pl.classifier import Classifier
-    from epic_pl.errors import ConfigError
     from epic_pl.inference.sharing import find_model
     from epic_pl.multitask import MultiTaskClassifier
 
@@ -58,13 +58,7 @@ def serve(
         ) from error
     if not 1024 <= port <= 65535:
         raise ConfigError(f"--port is {port}: give one from 1024 to 65535.")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        socket.create_server((host, port), family=family).close()
-    except OSError as error:
-        raise ConfigError(
-            f"The server cannot listen on {host}, port {port}: {error}. Choose another --port."
-        ) from error
+    _listen(host, port).close()  # before the models take any time
     paths = {name: str(find_model(path)) for name, path in _named(models).items()}
     key = os.environ.get(_KEY)
     limits = Limits(
@@ -78,15 +72,24 @@ def serve(
         if len(paths) > 1
         else Classifier.load(*paths.values(), programs=programs)
     )
-    listener = socket.create_server((host, port), family=family)
+    listener = _listen(host, port)
     print(f"Serving {names} {access}: http://{address}:{port}/docs", flush=True)
     run_server(model, limits, max_batch, key, listener)
 
 
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ConfigError(
+            f"The server cannot listen on {host}, port {port}: {error}. Choose another --port."
+        ) from error
+
+
 def _named(models: Sequence[str]) -> dict[str, str]:
     """A name for each model: that of ``NAME=PATH``, else of the path."""
-    from epic_pl.errors import ConfigError
-
     paths: dict[str, str] = {}
     for model in models:
         name, equals, path = model.partition("=")

