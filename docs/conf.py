@@ -54,6 +54,7 @@ viewcode_follow_imported_members = False
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!epic_pl\.).*|.*\._.*|epic_pl\.nn\.(towers\.State|pair\.T)"),
     (r"py:.*", r"epic_pl\.inference\.item_classifier\.(Scores|Answer)"),
+    (r"py:.*", r"epic_pl\.module\.postprocess\.Array"),
 ]
 
 # tables of names only; autodoc writes the pages

@@ -37,7 +37,7 @@ def test_the_demo_trains_compares_predicts_and_explains(
 def assert_readme_runs(cache: Path, encoders: dict[str, Path]) -> None:
     """Run README's Python after the demo, with tiny encoders and the fabricated images."""
     shutil.copytree(cache / "openmoji-17.0.0-32px", drawn := cache / "openmoji-17.0.0-112px")
-    shutil.copy(next(drawn.glob("*.png")), drawn / "1F42E.png")
+    shutil.copy(next(drawn.glob("*.png")), drawn / "1F34E.png")
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     code = "\n".join(blocks).replace("112", "32").replace("clf(", "answer = clf(")
     for name, folder in encoders.items():
