@@ -17,7 +17,7 @@ from epic_pl.nn.encoders.segments import segment_means
 from epic_pl.nn.methods import METHODS
 from epic_pl.nn.methods.parts import Parts, PlaceReader
 from epic_pl.nn.pair import Pair, Presence
-from epic_pl.types import Batch
+from epic_pl.utils.types import Batch
 
 _CELLS = 16
 

@@ -25,7 +25,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from epic_pl.cli import quiet_lightning, run
+from epic_pl.cli.epic_cli import quiet_lightning, run
 from epic_pl.experiments.options import feature_cache
 
 STRENGTHS = np.logspace(-4, 2, 12)

@@ -24,9 +24,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import loader
-from epic_pl.callbacks import FeatureCache
 from epic_pl.data import TableDataModule
 from epic_pl.module import EPICModule
+from epic_pl.module.callbacks import FeatureCache
 
 _ARCHITECTURE = "vit_small_patch14_dinov2.lvd142m"  # of pypi:dinov2-small
 _BATCHES = (16, 32, 64, 128)

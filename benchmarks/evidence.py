@@ -41,7 +41,7 @@ from epic_pl.experiments.compare.plan import Entry, Outcome, Run, choose
 from epic_pl.experiments.compare.report import show
 from epic_pl.experiments.compare.results import COSTS
 from epic_pl.experiments.interruption import terminated_as_interrupted
-from epic_pl.files import try_read_json, write_json, write_text
+from epic_pl.utils.files import try_read_json, write_json, write_text
 
 FOLDER = Path(__file__).parent
 METHODS = (

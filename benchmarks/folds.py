@@ -28,7 +28,7 @@ import tables
 from epic_pl.experiments.compare.plan import Run, choose, plan
 from epic_pl.experiments.compare.runner import Runner
 from epic_pl.experiments.interruption import terminated_as_interrupted
-from epic_pl.files import try_read_json, write_json
+from epic_pl.utils.files import try_read_json, write_json
 
 OPENMOJI = ("openmoji", "openmoji_entailment")
 LOGISTIC = "logistic"

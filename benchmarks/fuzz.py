@@ -235,7 +235,7 @@ def stores(folder: Path) -> tuple[Any, Case]:
     import torch
     from safetensors.torch import load, save
 
-    from epic_pl.commands.cache import info
+    from epic_pl.cli.commands.cache import info
     from epic_pl.features.store.fill import Wanted, fill_stores
     from epic_pl.features.store.reader import FeatureStore
     from epic_pl.features.store.spec import SPEC, Field, StoreSpec
@@ -314,13 +314,13 @@ def configs(folder: Path) -> tuple[Any, Case]:
     """YAML as a config, variants and a search space, and its values as a model's options."""
     import yaml
 
-    from epic_pl.config_files import read_yaml
     from epic_pl.experiments.compare.plan import read_variants
     from epic_pl.experiments.tune.search import read_space
     from epic_pl.module.checkpoint_io import refuse_classes
     from epic_pl.module.config import EncodersConfig, OptimConfig, as_config
     from epic_pl.module.losses import LossConfig
     from epic_pl.nn.epic import EPICConfig
+    from epic_pl.utils.config_files import read_yaml
 
     sections = {
         "encoders": (EncodersConfig, {"image": {"name": "a"}, "text": {"name": "b"}}),
@@ -373,7 +373,7 @@ def property_of(
     files, case = TARGETS[target](folder)
     from jsonargparse import ArgumentError
 
-    from epic_pl.errors import EpicError
+    from epic_pl.utils.errors import EpicError
 
     @settings(
         max_examples=examples,

@@ -17,7 +17,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
 
 import cca
-from epic_pl.cli import quiet_lightning
+from epic_pl.cli.epic_cli import quiet_lightning
 
 STRENGTHS = np.logspace(-6, 3, 10)  # C of scikit-learn, the higher the weaker the penalty
 _FOLDS = 5

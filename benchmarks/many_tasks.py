@@ -1,8 +1,8 @@
 """Cost of further tasks on the same encoders: seconds of a batch, and resident memory.
 
-A :class:`~epic_pl.multitask.MultiTaskClassifier` is given more and more models. Its time for a
-batch of prepared items covers both encoders, all models and their probabilities, but not reading
-and decoding images, which happens once for all tasks, too:
+A :class:`~epic_pl.MultiTaskClassifier` is given more and more models. Its time for a batch of
+prepared items covers both encoders, all models and their probabilities, but not reading and
+decoding images, which happens once for all tasks, too:
 
     python benchmarks/many_tasks.py                       # about two minutes
     python benchmarks/many_tasks.py --batch 1 --json
@@ -30,14 +30,14 @@ from rich.console import Console
 from rich.table import Table
 
 from epic_pl import Classifier, MultiTaskClassifier
-from epic_pl.callbacks.cost import own_memory
 from epic_pl.module import EPICModule
+from epic_pl.module.callbacks.cost import own_memory
 from epic_pl.module.config import EncoderConfig, EncodersConfig
 from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.epic import EPICConfig
 from epic_pl.nn.pair import Pair
-from epic_pl.types import Sample
+from epic_pl.utils.types import Sample
 from step_cost import WORDS, device_name
 
 

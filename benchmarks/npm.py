@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from epic_pl.assets.cache import cache_dir
-from epic_pl.assets.wheels import verify_sha256
-from epic_pl.errors import AssetError
+from epic_pl.utils.assets.cache import cache_dir
+from epic_pl.utils.assets.wheels import verify_sha256
+from epic_pl.utils.errors import AssetError
 
 
 class Package(NamedTuple):

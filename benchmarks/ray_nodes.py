@@ -26,8 +26,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 from epic_pl import Classifier, part_files
-from epic_pl.cli import run
-from epic_pl.ray import predict_parquet
+from epic_pl.cli.epic_cli import run
+from epic_pl.inference.ray import predict_parquet
 from soak import fabricate
 
 _FILES = 20

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from epic_pl.assets import OPENMOJI_ATTRIBUTION
 from epic_pl.data.datasets.scenes import SceneGenerator, compose, vocabulary
+from epic_pl.utils.assets import OPENMOJI_ATTRIBUTION
 
 _COLUMNS = 3
 

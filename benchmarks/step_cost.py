@@ -36,10 +36,10 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from epic_pl.callbacks import CostMeter, FeatureCache
-from epic_pl.callbacks.cost import WARMUP_STEPS
 from epic_pl.data import TableDataModule
 from epic_pl.module import EPICModule
+from epic_pl.module.callbacks import CostMeter, FeatureCache
+from epic_pl.module.callbacks.cost import WARMUP_STEPS
 from epic_pl.module.config import EncoderConfig, EncodersConfig
 from epic_pl.nn.epic import EPICConfig, PromptAttention
 from epic_pl.nn.heads import HeadConfig

@@ -12,9 +12,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from epic_pl.callbacks import FeatureCache
-from epic_pl.cli import build_trained
+from epic_pl.cli.epic_cli import build_trained
 from epic_pl.features.store.spec import StoredDtype
+from epic_pl.module.callbacks import FeatureCache
 
 
 @torch.inference_mode()

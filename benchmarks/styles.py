@@ -12,9 +12,6 @@ from pathlib import Path
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
-from epic_pl.assets import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emoji
-from epic_pl.assets.cache import cached_folder
-from epic_pl.assets.openmoji import draw_svg
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import ENTAILMENT_CLASSES, EntailmentPairs
@@ -22,6 +19,9 @@ from epic_pl.data.datasets.openmoji import LEFT_OUT, emoji_pairs, emoji_rows
 from epic_pl.data.rows import Rows
 from epic_pl.data.splits import stratified_split
 from epic_pl.data.transforms import ImageTransform
+from epic_pl.utils.assets import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emoji
+from epic_pl.utils.assets.cache import cached_folder
+from epic_pl.utils.assets.openmoji import draw_svg
 from npm import Package, open_package, read_member
 
 NOTO_ATTRIBUTION = "Images: Noto Emoji, Google, Apache-2.0"

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import yaml
 
-from epic_pl.assets import Emoji, fetch_openmoji, load_emoji
-from epic_pl.assets.cache import cached_folder
-from epic_pl.assets.openmoji import draw_svg
 from epic_pl.data.datasets.openmoji import LEFT_OUT, MIN_EXAMPLES
-from epic_pl.inspection.init import write_config
+from epic_pl.data.inspection.init import write_config
+from epic_pl.utils.assets import Emoji, fetch_openmoji, load_emoji
+from epic_pl.utils.assets.cache import cached_folder
+from epic_pl.utils.assets.openmoji import draw_svg
 from npm import Package, open_package, read_member
 
 FOLDS = 3

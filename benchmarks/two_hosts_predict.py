@@ -31,8 +31,8 @@ _SCRIPT = """
 import sys
 
 from epic_pl import part_files
-from epic_pl.callbacks import feature_cache
-from epic_pl.main import main
+from epic_pl.module.callbacks import feature_cache
+from epic_pl.cli.main import main
 
 feature_cache.SHARD_BYTES, part_files.BATCHES = 4_000_000, 8
 main(sys.argv[1:])

@@ -14,10 +14,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
-from epic_pl.assets import resolve
 from epic_pl.data.preprocessing import image_preprocessing
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.module import EncoderConfig, EncodersConfig, EPICConfig, EPICModule
+from epic_pl.utils.assets import resolve
 
 parser = argparse.ArgumentParser()
 parser.add_argument("pairs")

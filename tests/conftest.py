@@ -18,8 +18,8 @@ import torch
 import tiny_encoders
 import tiny_openmoji
 import tiny_runs
-from epic_pl.cli import run
-from epic_pl.main import main
+from epic_pl.cli.epic_cli import run
+from epic_pl.cli.main import main
 
 torch.set_num_threads(1)
 

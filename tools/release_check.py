@@ -38,13 +38,13 @@ MOST_IMPORT_SECONDS = 0.3
 # tests that read other folders of the sdist
 SDIST_TESTS = """
 tests/benchmarks/test_demo.py tests/nn/methods/test_docs.py tests/regression tests/test_api_pages.py
-tests/test_cluster.py tests/test_configs.py tests/test_examples.py tests/test_option_names.py
-tests/test_packaging.py
+tests/cli/test_cluster.py tests/cli/test_configs.py tests/cli/test_option_names.py
+tests/test_examples.py tests/test_packaging.py
 """.split()  # noqa: SIM905 - readable as text
 
 PREDICT = """
 from epic_pl import Classifier
-from epic_pl.assets import fetch_openmoji, load_emoji
+from epic_pl.utils.assets import fetch_openmoji, load_emoji
 
 clf, images = Classifier.load("RUN"), fetch_openmoji()
 emoji = [e for e in load_emoji() if e.subcategory in clf.class_names][::10]
@@ -57,7 +57,7 @@ print(f"trains; {right:.0%} of {len(emoji)} emoji classified right")
 PREDICT_WITH_RAY = """
 import pyarrow as pa
 import ray
-from epic_pl.ray import predict_parquet
+from epic_pl.inference.ray import predict_parquet
 from pyarrow import parquet
 
 ray.init(num_cpus=3)

@@ -1,30 +1,74 @@
 """EPIC: efficient prompt interaction for text-image classification on PyTorch Lightning.
 
-A trained model classifies with :class:`~epic_pl.classifier.Classifier`, and several models on the
-same encoders with :class:`~epic_pl.multitask.MultiTaskClassifier`::
+All public names are imported on first use, so that importing the package stays cheap::
 
-    from epic_pl import Classifier, MultiTaskClassifier
-
-Import all else from its own module, so that importing the package stays cheap::
-
-    from epic_pl.module import EPICModule
-    from epic_pl.data import OpenMojiDataModule
+    from epic_pl import Classifier, EPICModule, TableDataModule
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from epic_pl.version import __version__
+from epic_pl.utils.version import __version__
 
 if TYPE_CHECKING:
-    from epic_pl.classifier import Classifier
-    from epic_pl.multitask import MultiTaskClassifier
+    from epic_pl.data import (
+        Food101DataModule,
+        HatefulMemesDataModule,
+        ImageTextDataModule,
+        MMIMDBDataModule,
+        OpenMojiDataModule,
+        SNLIVEDataModule,
+        TableDataModule,
+    )
+    from epic_pl.inference.classifier import Classifier
+    from epic_pl.inference.multitask import MultiTaskClassifier
+    from epic_pl.module import EncoderConfig, EncodersConfig, EPICModule, HeadConfig, OptimConfig
 
-_LAZY = {"Classifier": "epic_pl.classifier", "MultiTaskClassifier": "epic_pl.multitask"}
-__all__ = ["Classifier", "MultiTaskClassifier", "__version__"]
+_ROOMS = {
+    "epic_pl.data": (
+        "Food101DataModule",
+        "HatefulMemesDataModule",
+        "ImageTextDataModule",
+        "MMIMDBDataModule",
+        "OpenMojiDataModule",
+        "SNLIVEDataModule",
+        "TableDataModule",
+    ),
+    "epic_pl.inference.classifier": ("Classifier",),
+    "epic_pl.inference.multitask": ("MultiTaskClassifier",),
+    "epic_pl.module": (
+        "EPICModule",
+        "EncoderConfig",
+        "EncodersConfig",
+        "HeadConfig",
+        "OptimConfig",
+    ),
+}
+_LAZY = {name: room for room, names in _ROOMS.items() for name in names}
+__all__ = [
+    "Classifier",
+    "EPICModule",
+    "EncoderConfig",
+    "EncodersConfig",
+    "Food101DataModule",
+    "HatefulMemesDataModule",
+    "HeadConfig",
+    "ImageTextDataModule",
+    "MMIMDBDataModule",
+    "MultiTaskClassifier",
+    "OpenMojiDataModule",
+    "OptimConfig",
+    "SNLIVEDataModule",
+    "TableDataModule",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

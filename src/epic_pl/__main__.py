@@ -6,7 +6,7 @@ import sys
 def start() -> None:
     """Run the command line; where Ctrl-C interrupts it, one line and exit code 130 are left."""
     try:
-        from epic_pl.main import main
+        from epic_pl.cli.main import main
 
         main()
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ import pytest
 
 import folds
 import tables
-from epic_pl.assets import Emoji
+from epic_pl.utils.assets import Emoji
 
 EMOJI = [
     Emoji(f"{group}{number:02}", f"{name} number {number}", name, f"{name}-kind")

@@ -9,7 +9,7 @@ import pytest
 import matmul
 import step_cost
 import tiny_runs
-from epic_pl.callbacks import FeatureCache
+from epic_pl.module.callbacks import FeatureCache
 
 
 @pytest.mark.slow

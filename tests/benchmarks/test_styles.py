@@ -10,9 +10,9 @@ from PIL import Image
 
 import npm
 import styles
-from epic_pl.assets import Emoji
-from epic_pl.cli import run
-from epic_pl.errors import AssetError
+from epic_pl.cli.epic_cli import run
+from epic_pl.utils.assets import Emoji
+from epic_pl.utils.errors import AssetError
 
 BODY = '<rect x="32" y="32" width="64" height="64" fill="#00f"/>'
 

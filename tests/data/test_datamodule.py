@@ -10,7 +10,7 @@ from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import EntailmentPairs
 from epic_pl.data.rows import Rows, sample_table
-from epic_pl.errors import CheckpointError, ConfigError, DataError
+from epic_pl.utils.errors import CheckpointError, ConfigError, DataError
 
 ROWS = {"train": 9, "val": 5, "test": 7}
 

@@ -10,7 +10,7 @@ from epic_pl.data.dataset import Collator, ImageTextDataset
 from epic_pl.data.preprocessing import ImagePreprocessing, load_tokenizer
 from epic_pl.data.rows import sample_table
 from epic_pl.data.transforms import build_image_transform
-from epic_pl.errors import ConfigError, DataError
+from epic_pl.utils.errors import ConfigError, DataError
 
 P = ImagePreprocessing(size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
 

@@ -9,7 +9,7 @@ from epic_pl.data import HatefulMemesDataModule
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.images import image_file, missing_images, read_image, refuse_outside
 from epic_pl.data.row_cache import ImageRecord
-from epic_pl.errors import DataError
+from epic_pl.utils.errors import DataError
 
 SUFFIXES = ("jpg", "png", "gif", "webp", "tiff")
 

@@ -19,7 +19,7 @@ from epic_pl.data.loading import (
     TrainSampler,
     processed_batches,
 )
-from epic_pl.errors import ConfigError
+from epic_pl.utils.errors import ConfigError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 ROWS, BATCH = 13, 2  # seven batches, the last of one sample

@@ -5,7 +5,7 @@ import pytest
 from transformers import BertConfig, CamembertConfig, CLIPConfig, RobertaConfig
 
 from epic_pl.data.preprocessing import ImagePreprocessing, image_preprocessing, load_tokenizer
-from epic_pl.errors import AssetError, EncoderError
+from epic_pl.utils.errors import AssetError, EncoderError
 
 PLAIN = ImagePreprocessing(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=0.5)
 

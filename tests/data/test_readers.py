@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from epic_pl.data.readers import find_path, read_csv, read_json, read_jsonl, require, write_csv
-from epic_pl.errors import DataError
+from epic_pl.utils.errors import DataError
 
 
 @pytest.mark.parametrize("place", ["b[1].csv", "un[packed/a.csv", "a.csv"])

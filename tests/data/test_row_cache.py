@@ -17,7 +17,7 @@ from epic_pl.data import (
 )
 from epic_pl.data.row_cache import ImageRecord, cached_rows
 from epic_pl.data.rows import Rows, sample_table
-from epic_pl.errors import DataError
+from epic_pl.utils.errors import DataError
 
 MODULES = {"snli_ve": SNLIVEDataModule, "mm_imdb": MMIMDBDataModule}
 KEPT = [layout for layout in fabricate.LAYOUTS if layout[0] in MODULES]

@@ -2,7 +2,7 @@ import pyarrow as pa
 import pytest
 
 from epic_pl.data.rows import class_counts, sample_table, table_schema
-from epic_pl.errors import DataError
+from epic_pl.utils.errors import DataError
 
 
 @pytest.mark.parametrize("labels", [[0, None, 2], [[0, 2], [], None]])

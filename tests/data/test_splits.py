@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from epic_pl.data.splits import grouped_split, stratified_split
-from epic_pl.errors import DataError
+from epic_pl.utils.errors import DataError
 
 
 def _counts(labels, rows):

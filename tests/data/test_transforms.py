@@ -10,7 +10,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from epic_pl.data.preprocessing import ImagePreprocessing, image_preprocessing
 from epic_pl.data.transforms import build_image_transform
-from epic_pl.errors import ConfigError
+from epic_pl.utils.errors import ConfigError
 
 PLAIN = ImagePreprocessing(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=0.5)
 

@@ -9,17 +9,17 @@ import torch
 from PIL import Image
 
 import tiny_runs
-from epic_pl.callbacks import FeatureCache
 from epic_pl.data.datamodule import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.datasets.entailment import EntailmentPairs
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.data.tables.datamodule import TableDataModule
-from epic_pl.errors import ConfigError
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.module import EPICModule
+from epic_pl.module.callbacks import FeatureCache
 from epic_pl.nn.encoders import Encoder
 from epic_pl.nn.towers import ReadOnlyTower
+from epic_pl.utils.errors import ConfigError
 
 MODES = [("joint", "boundary"), ("read_only", "boundary"), ("read_only", "layers")]
 KINDS = ("image", "text")

@@ -9,8 +9,8 @@ from PIL import Image
 from epic_pl.data.images import read_image
 from epic_pl.data.preprocessing import ImagePreprocessing
 from epic_pl.data.transforms import build_image_transform
-from epic_pl.errors import DataError
 from epic_pl.inference.inputs import ItemDataset, as_rgb
+from epic_pl.utils.errors import DataError
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)

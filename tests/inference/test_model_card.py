@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from epic_pl.cli import run
-from epic_pl.errors import DataError
+from epic_pl.cli.epic_cli import run
 from epic_pl.inference import model_card
+from epic_pl.utils.errors import DataError
 
 
 def test_a_card_shows_a_report_and_one_that_is_there_stays(classifier, trained, tmp_path):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from epic_pl.errors import CheckpointError, ConfigError
 from epic_pl.inference.description import INPUTS, Description, model_inputs
 from epic_pl.inference.exported import ExportedModel
-from epic_pl.types import Batch
+from epic_pl.utils.errors import CheckpointError, ConfigError
+from epic_pl.utils.types import Batch
 
 SIZE, SCORES = 8, [0.2, 0.5, 0.3]
 IMAGE = {"size": SIZE, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}

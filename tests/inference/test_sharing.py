@@ -16,8 +16,8 @@ from huggingface_hub import CommitInfo, HfApi, RepoUrl, snapshot_download
 from safetensors.torch import load_file, save
 
 from epic_pl import Classifier
-from epic_pl.errors import AssetError, CheckpointError
 from epic_pl.inference import sharing
+from epic_pl.utils.errors import AssetError, CheckpointError
 
 ITEMS = [{"text": "a red square"}, {"image": "data/images/test0.png"}]
 
@@ -73,7 +73,7 @@ def test_a_changed_description_is_refused(saved, change, said):
     path.write_text(json.dumps(config))
     with pytest.raises(Exception, match=said) as raised:
         Classifier.load(saved)
-    assert type(raised.value).__module__ == "epic_pl.errors"
+    assert type(raised.value).__module__ == "epic_pl.utils.errors"
 
 
 def _save_and_die(classifier, folder, step):

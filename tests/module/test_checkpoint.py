@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from epic_pl.errors import CheckpointError
 from epic_pl.module.checkpoint import (
     CHECKPOINT_FORMAT,
     CHECKPOINT_KEY,
@@ -14,6 +13,7 @@ from epic_pl.module.checkpoint import (
     complete_state,
     require_info,
 )
+from epic_pl.utils.errors import CheckpointError
 
 
 @pytest.fixture

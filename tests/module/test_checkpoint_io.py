@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import tiny_runs
-from epic_pl.errors import CheckpointError
 from epic_pl.module.checkpoint_io import (
     DurableCheckpointIO,
     newest_readable,
     read_checkpoint,
     refuse_classes,
 )
+from epic_pl.utils.errors import CheckpointError
 
 OLD, NEW = ({"state_dict": {"w": torch.full((3,), value)}} for value in (1.0, 2.0))
 

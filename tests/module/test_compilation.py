@@ -12,9 +12,9 @@ from torch._dynamo.utils import counters
 from torch.utils.data import DataLoader
 
 import tiny_runs
-from epic_pl.errors import ConfigError
 from epic_pl.module import EPICModule
 from epic_pl.module.compilation import check_compiler, is_compiled
+from epic_pl.utils.errors import ConfigError
 
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None and shutil.which("clang++") is None,

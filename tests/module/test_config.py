@@ -2,7 +2,7 @@
 
 import pytest
 
-from epic_pl.errors import ConfigError
+from epic_pl.utils.errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import tiny_runs
-from epic_pl.cli import run
-from epic_pl.errors import ConfigError, DataError, TrainingError
+from epic_pl.cli.epic_cli import run
 from epic_pl.module import EPICConfig, EPICModule, HeadConfig, LossConfig, OptimConfig
 from epic_pl.module.config import as_config
 from epic_pl.module.optim import warmup_cosine
 from epic_pl.nn.standardization import Standardization
-from epic_pl.validate import check_batch
+from epic_pl.utils.errors import ConfigError, DataError, TrainingError
+from epic_pl.utils.validate import check_batch
 from tiny_runs import differing, trained
 
 MULTICLASS = ("accuracy", "f1_macro")

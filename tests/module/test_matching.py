@@ -7,12 +7,12 @@ from tiny_models import batch
 from tiny_models import make as make_model
 
 import tiny_runs
-from epic_pl.errors import ConfigError
 from epic_pl.module import EPICModule
 from epic_pl.module.matching import MatchingLoss, build_matching_loss
 from epic_pl.nn import HeadConfig
 from epic_pl.nn.interaction import ScaledCosine
 from epic_pl.nn.pair import Pair
+from epic_pl.utils.errors import ConfigError
 
 NAMES = ["no", "yes", "maybe"]
 

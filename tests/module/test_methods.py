@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import tiny_runs
-from epic_pl.callbacks import FeatureCache
-from epic_pl.cli import run
-from epic_pl.errors import CheckpointError, ConfigError
+from epic_pl.cli.epic_cli import run
 from epic_pl.module import EPICModule
+from epic_pl.module.callbacks import FeatureCache
 from epic_pl.module.checkpoint_io import read_checkpoint
 from epic_pl.nn.methods import METHODS
+from epic_pl.utils.errors import CheckpointError, ConfigError
 from tiny_runs import differing, trained
 
 methods = pytest.mark.parametrize("name", METHODS)

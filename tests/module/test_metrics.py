@@ -8,9 +8,8 @@ from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from epic_pl.evaluation.evaluator import Evaluator
-from epic_pl.evaluation.report.tables import class_table
 from epic_pl.module import metrics as module_metrics
+from epic_pl.module.evaluator import Evaluator
 from epic_pl.module.metrics import build_metrics, compute_metrics, metric_inputs
 from epic_pl.module.outputs import SplitOutputs
 from epic_pl.module.postprocess import (
@@ -18,6 +17,7 @@ from epic_pl.module.postprocess import (
     calibration_error,
     reliability_bins,
 )
+from epic_pl.report.tables import class_table
 
 
 def measured(task, scores, labels, splits=(0, 7, 8, 30)):

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tiny_runs
-from epic_pl.errors import CheckpointError, ConfigError, EpicError
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import CHECKPOINT_KEY, weights_digest
 from epic_pl.module.checkpoint_io import read_checkpoint
@@ -26,6 +25,7 @@ from epic_pl.module.config import (
 )
 from epic_pl.module.losses import LossConfig
 from epic_pl.nn import EPICConfig, HeadConfig
+from epic_pl.utils.errors import CheckpointError, ConfigError, EpicError
 from tiny_runs import differing, trained
 
 NAMES = ["blue", "green", "red"]

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import tiny_runs
-from epic_pl.errors import DataError
 from epic_pl.module import outputs as module_outputs
 from epic_pl.module.outputs import OutputCollector, SplitOutputs, merge_ranks
+from epic_pl.utils.errors import DataError
 
 
 def _of(ids, labels=True):

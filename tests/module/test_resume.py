@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
 import tiny_runs
-from epic_pl.callbacks import LastCheckpoint
+from epic_pl.module.callbacks import LastCheckpoint
 from epic_pl.module.checkpoint import frozen_keys
 from epic_pl.module.checkpoint_io import read_checkpoint
 from epic_pl.module.postprocess import Postprocessor

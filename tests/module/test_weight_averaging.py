@@ -5,11 +5,11 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelPruning
 
 import tiny_runs
-from epic_pl.errors import ConfigError
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import frozen_keys
 from epic_pl.module.checkpoint_io import read_checkpoint
 from epic_pl.module.postprocess import Postprocessor
+from epic_pl.utils.errors import ConfigError
 
 ROWS = tiny_runs.samples(12, multilabel=True, seed=1)
 

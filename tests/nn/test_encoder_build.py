@@ -19,7 +19,6 @@ from tiny_models import (
 from transformers import AutoModel, CLIPConfig, CLIPModel, GPT2Config, GPT2Model
 
 from epic_pl.data.preprocessing import load_tokenizer
-from epic_pl.errors import AssetError, EncoderError
 from epic_pl.nn import EPIC, EPICConfig, Pair
 from epic_pl.nn.encoders import (
     CLIPImageEncoder,
@@ -29,6 +28,7 @@ from epic_pl.nn.encoders import (
     build_image_encoder,
     build_text_encoder,
 )
+from epic_pl.utils.errors import AssetError, EncoderError
 
 WAYS_OUT = "pypi:dinov2-small.*pypi:all-minilm-l6-v2"
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from epic_pl.errors import ConfigError
 from epic_pl.nn.encoders.segments import patch_places, segment_means
+from epic_pl.utils.errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ from tiny_models import (
     trained,
 )
 
-from epic_pl.errors import ConfigError
 from epic_pl.module.parameters import trainable_share
 from epic_pl.nn import EPICConfig, HeadConfig
 from epic_pl.nn.encoders import HFTextEncoder
+from epic_pl.utils.errors import ConfigError
 
 FAMILIES = {
     "ViT, BERT": (image_encoder, text_encoder),

@@ -3,9 +3,9 @@ import torch
 from tiny_models import batch, make
 from torch import nn
 
-from epic_pl.errors import ConfigError
 from epic_pl.nn import precision as subject
 from epic_pl.nn.precision import DTYPES, bfloat16_gain, check_precision, choose_precision
+from epic_pl.utils.errors import ConfigError
 
 
 def _lower(model, precision):

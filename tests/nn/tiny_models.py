@@ -26,7 +26,7 @@ from epic_pl.nn.encoders import (
 )
 from epic_pl.nn.methods import build_method
 from epic_pl.nn.standardization import Standardization
-from epic_pl.types import Batch
+from epic_pl.utils.types import Batch
 
 VOCABULARY = 40
 EOS = 39

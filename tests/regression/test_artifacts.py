@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from epic_pl import Classifier, __version__
-from epic_pl.cli import run
+from epic_pl.cli.epic_cli import run
 
 ARCHIVES = {
     path.name.removesuffix(".tar.xz"): path for path in Path(__file__).parent.glob("*.tar.xz")

@@ -30,9 +30,9 @@ from epic_pl.data.preprocessing import (
 )
 from epic_pl.data.rows import Rows, class_counts
 from epic_pl.data.transforms import AUGMENTATIONS, ImageTransform, build_image_transform
-from epic_pl.errors import CheckpointError, DataError, counted
-from epic_pl.types import Batch, Task
-from epic_pl.validate import check_at_least, check_word
+from epic_pl.utils.errors import CheckpointError, DataError, counted
+from epic_pl.utils.types import Batch, Task
+from epic_pl.utils.validate import check_at_least, check_word
 
 Split = Literal["train", "val", "test", "predict"]
 STAGES: dict[str | None, tuple[Split, ...]] = {

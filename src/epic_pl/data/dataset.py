@@ -18,8 +18,8 @@ from torch.utils.data import Dataset, default_collate
 
 from epic_pl.data.images import image_file, read_image
 from epic_pl.data.row_cache import ImageRecord
-from epic_pl.errors import ConfigError, DataError, counted
-from epic_pl.types import Batch, Reference, Sample, Task
+from epic_pl.utils.errors import ConfigError, DataError, counted
+from epic_pl.utils.types import Batch, Reference, Sample, Task
 
 # a tokenizer needs 250 bytes per character of a whole text, of which it then keeps the beginning
 CHARACTERS_PER_TOKEN = 1000
@@ -151,7 +151,7 @@ class ImageTextDataset(Dataset[Sample]):
 
 
 class Collator:
-    """Puts samples into a :class:`~epic_pl.types.Batch`; picklable, so that workers can hold it.
+    """Puts samples into a :class:`~epic_pl.utils.types.Batch`; picklable, for workers to hold it.
 
     An absent image becomes zeros and an absent text the tokens of an empty string, with False in
     the presence mask; an empty string is a text that is present. A batch has no masks if

@@ -16,8 +16,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from epic_pl.data.row_cache import ImageRecord
 from epic_pl.data.rows import Rows, empty_rows
-from epic_pl.errors import DataError, counted
-from epic_pl.untrusted import require_regular
+from epic_pl.utils.errors import DataError, counted
+from epic_pl.utils.untrusted import require_regular
 
 BadSamplePolicy = Literal["error", "skip", "absent"]
 

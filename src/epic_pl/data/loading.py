@@ -15,7 +15,7 @@ import torch.distributed as dist
 from lightning import Trainer
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from epic_pl.errors import ConfigError
+from epic_pl.utils.errors import ConfigError
 
 JOB_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 """What a scheduler sends to a job that is to end; Windows has the first alone."""

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from epic_pl.errors import DataError, counted
-from epic_pl.untrusted import require_regular
+from epic_pl.utils.errors import DataError, counted
+from epic_pl.utils.untrusted import require_regular
 
 
 def find_path(data_dir: str | Path, names: Sequence[str], how_to_get: str) -> Path:

@@ -18,12 +18,12 @@ import pyarrow as pa
 from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_info
 
-from epic_pl.assets.cache import cache_dir
 from epic_pl.data.rows import Rows, table_schema
-from epic_pl.errors import DataError
-from epic_pl.files import replacing
-from epic_pl.untrusted import require_regular
-from epic_pl.validate import fits
+from epic_pl.utils.assets.cache import cache_dir
+from epic_pl.utils.errors import DataError
+from epic_pl.utils.files import replacing
+from epic_pl.utils.untrusted import require_regular
+from epic_pl.utils.validate import fits
 
 _VERSION = 3
 """Incremented when the same files are read as other rows."""

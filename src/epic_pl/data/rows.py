@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.errors import DataError
+from epic_pl.utils.errors import DataError
 
 _SHOWN = 5  # rows named in a message
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from epic_pl.errors import DataError
+from epic_pl.utils.errors import DataError
 
 Indices = npt.NDArray[np.int64]
 Sizes = Mapping[str, int | float]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from epic_pl.data.preprocessing import ImagePreprocessing, Resize
-from epic_pl.errors import ConfigError
+from epic_pl.utils.errors import ConfigError
 
 AUGMENTATIONS = ("none", "flip", "crop", "randaugment", "randaugment_only")
 _MAX_ASPECT = 4  # longer images are trimmed before they are resized

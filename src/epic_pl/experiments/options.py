@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from epic_pl.callbacks import FeatureCache
-from epic_pl.cli import run
-from epic_pl.errors import ConfigError
+from epic_pl.cli.epic_cli import run
+from epic_pl.module.callbacks import FeatureCache
+from epic_pl.utils.errors import ConfigError
 
 ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
 """Runs that are compared have one batch size, which a second device would change."""

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from epic_pl.data.dataset import Collator, ImageTextDataset
 from epic_pl.features.store.reader import FeatureStore
-from epic_pl.types import Batch, Features
+from epic_pl.utils.types import Batch, Features
 
 
 class ImageKey(NamedTuple):

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from epic_pl.files import write_json
+from epic_pl.utils.files import write_json
 
 
 def image_digests(

@@ -4,13 +4,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from epic_pl.assets.encoders import Side
 from epic_pl.data.preprocessing import Preprocessing
 from epic_pl.data.readers import read_json
-from epic_pl.errors import CheckpointError, ConfigError, DataError
 from epic_pl.module.checkpoint import EncoderIdentity
-from epic_pl.types import Task
-from epic_pl.validate import check_classes, check_positive, check_types, check_word
+from epic_pl.utils.assets.encoders import Side
+from epic_pl.utils.errors import CheckpointError, ConfigError, DataError
+from epic_pl.utils.types import Task
+from epic_pl.utils.validate import check_classes, check_positive, check_types, check_word
 
 DESCRIPTION, TOKENIZER = "model.json", "tokenizer"
 INPUTS = ("pixel_values", "input_ids", "attention_mask", "image_present", "text_present")

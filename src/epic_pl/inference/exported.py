@@ -15,10 +15,10 @@ from packaging.version import Version
 from torch import Tensor
 
 from epic_pl.data.preprocessing import load_tokenizer
-from epic_pl.errors import CheckpointError, ConfigError, first_line
 from epic_pl.inference.description import DESCRIPTION, INPUTS, TOKENIZER, Description
 from epic_pl.module.outputs import warn_of_absence
-from epic_pl.types import Batch
+from epic_pl.utils.errors import CheckpointError, ConfigError, first_line
+from epic_pl.utils.types import Batch
 
 PROGRAM, ONNX, ONNX_INT8 = "model.pt2", "model.onnx", "model.int8.onnx"
 _SAFE = "1.24.1"  # of onnxruntime; earlier ones follow paths and links out of a model's folder

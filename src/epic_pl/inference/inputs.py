@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 from epic_pl.data.clean_text import clean_text
 from epic_pl.data.images import MAX_PIXELS, read_image, upright_rgb
 from epic_pl.data.transforms import ImageTransform
-from epic_pl.errors import DataError
-from epic_pl.types import Sample
+from epic_pl.utils.errors import DataError
+from epic_pl.utils.types import Sample
 
 ImageInput = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]
 """A path, a file's content, a PIL image, or pixels (H, W), (H, W, 3) or (H, W, 4) as uint8, or

@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 from epic_pl.data.dataset import Collator
 from epic_pl.data.images import MAX_PIXELS
 from epic_pl.data.transforms import ImageTransform
-from epic_pl.errors import ConfigError
 from epic_pl.inference.inputs import ImageInput, Item, ItemDataset, check_item, read_item
-from epic_pl.types import Batch, Sample
-from epic_pl.validate import check_at_least
+from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.types import Batch, Sample
+from epic_pl.utils.validate import check_at_least
 
 Label = dict[str, Any]
 """``{"label": name, "score": probability}``."""

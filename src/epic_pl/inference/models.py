@@ -12,13 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from epic_pl.callbacks.checkpoints import LAST, PREVIOUS
 from epic_pl.data.preprocessing import load_tokenizer
-from epic_pl.errors import CheckpointError
 from epic_pl.module import EPICModule
+from epic_pl.module.callbacks.checkpoints import LAST, PREVIOUS
 from epic_pl.module.checkpoint import require_info
 from epic_pl.module.checkpoint_io import newest_readable, read_checkpoint
-from epic_pl.types import Batch, Task
+from epic_pl.utils.errors import CheckpointError
+from epic_pl.utils.types import Batch, Task
 
 BEST = "best.ckpt"
 # in a run's folder, in the folder of all runs of a config, or the folder itself

@@ -10,19 +10,19 @@ from huggingface_hub import HfApi, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from epic_pl.assets.encoders import Side, cached_commit, repository
 from epic_pl.data.preprocessing import Preprocessing
 from epic_pl.data.readers import read_json
-from epic_pl.errors import AssetError, CheckpointError, ConfigError, DataError, first_line
-from epic_pl.files import write_bytes, write_json
 from epic_pl.inference.description import DESCRIPTION
 from epic_pl.inference.model_card import CARD
 from epic_pl.inference.models import find_checkpoint, relocated
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state
 from epic_pl.module.checkpoint_io import local_path, refuse_classes
-from epic_pl.untrusted import require_regular
-from epic_pl.version import __version__
+from epic_pl.utils.assets.encoders import Side, cached_commit, repository
+from epic_pl.utils.errors import AssetError, CheckpointError, ConfigError, DataError, first_line
+from epic_pl.utils.files import write_bytes, write_json
+from epic_pl.utils.untrusted import require_regular
+from epic_pl.utils.version import __version__
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _FORMAT, _HASH = 2, "weights_sha256"

@@ -13,14 +13,14 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from epic_pl.errors import CheckpointError, ConfigError
 from epic_pl.module.checkpoint_io import local_path, read_checkpoint
 from epic_pl.module.config import EncodersConfig
 from epic_pl.module.resume import check_resumable, gather_states, restore_state
 from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.types import Batch
-from epic_pl.validate import fits
+from epic_pl.utils.errors import CheckpointError, ConfigError
+from epic_pl.utils.types import Batch
+from epic_pl.utils.validate import fits
 
 CHECKPOINT_KEY = "epic_pl"
 CHECKPOINT_FORMAT = 3

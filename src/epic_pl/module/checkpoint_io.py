@@ -14,9 +14,9 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.utilities import rank_zero_warn
 
-from epic_pl.errors import CheckpointError
-from epic_pl.files import write_bytes
-from epic_pl.untrusted import MOST_OPTIONS, require_flat, require_regular
+from epic_pl.utils.errors import CheckpointError
+from epic_pl.utils.files import write_bytes
+from epic_pl.utils.untrusted import MOST_OPTIONS, require_flat, require_regular
 
 
 class DurableCheckpointIO(TorchCheckpointIO):

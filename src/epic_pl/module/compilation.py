@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from epic_pl.errors import ConfigError, first_line
-from epic_pl.types import Batch
+from epic_pl.utils.errors import ConfigError, first_line
+from epic_pl.utils.types import Batch
 
 # the axis of N in a text's stored features: memory (B, K, 2, h, N, d / h), tokens (B, N, d)
 _TEXT_AXES = {"memory": 4, "tokens": 1}

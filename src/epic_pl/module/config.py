@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from math import inf
 from typing import Any, TypeVar, get_type_hints
 
-from epic_pl.errors import ConfigError
 from epic_pl.nn.encoders.base import Pooling
 from epic_pl.nn.precision import EncoderPrecision
-from epic_pl.validate import check_choices, check_positive, check_probabilities
+from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.validate import check_choices, check_positive, check_probabilities
 
 Config = TypeVar("Config")
 

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, Metric
 
-from epic_pl.config_files import find_config, read_yaml
-from epic_pl.errors import ConfigError, DataError, TrainingError
 from epic_pl.module.checkpoint import CheckpointedModule
 from epic_pl.module.compilation import check_compiler, is_compiled, mark_lengths
 from epic_pl.module.config import EncodersConfig, OptimConfig, as_config, plain
@@ -36,8 +34,10 @@ from epic_pl.nn.heads import HeadConfig
 from epic_pl.nn.methods import build_method
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.precision import DTYPES, check_precision, choose_precision
-from epic_pl.types import Batch, Prediction, Task
-from epic_pl.validate import check_batch, check_classes, check_probabilities
+from epic_pl.utils.config_files import find_config, read_yaml
+from epic_pl.utils.errors import ConfigError, DataError, TrainingError
+from epic_pl.utils.types import Batch, Prediction, Task
+from epic_pl.utils.validate import check_batch, check_classes, check_probabilities
 
 Stage = Literal["train", "val", "test"]
 # on an accelerator every check of the loss synchronises with the device
@@ -47,8 +47,9 @@ _FINITE_CHECK_INTERVAL = 50
 class EPICModule(CheckpointedModule):
     """Trains, validates, tests and predicts with EPIC or another method.
 
-    It works in any ``lightning.Trainer`` with any loader that yields :class:`epic_pl.types.Batch`
-    dictionaries. Hyperparameters are stored as plain types, so that loading runs no code.
+    It works in any ``lightning.Trainer`` with any loader that yields dictionaries like
+    :class:`epic_pl.utils.types.Batch`. Hyperparameters are stored as plain types, so that loading
+    runs no code.
 
     Args:
         num_classes: number of classes C.

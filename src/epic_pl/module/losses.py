@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epic_pl.errors import ConfigError
-from epic_pl.types import Task
-from epic_pl.validate import check_length, check_probabilities
+from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.types import Task
+from epic_pl.utils.validate import check_length, check_probabilities
 
 Weights = list[float] | Literal["balanced"] | None
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from epic_pl.errors import ConfigError
 from epic_pl.nn.interaction import ScaledCosine
 from epic_pl.nn.pair import Pair
+from epic_pl.utils.errors import ConfigError
 
 
 class MatchingLoss:

@@ -18,7 +18,7 @@ from torchmetrics.classification import (
 )
 
 from epic_pl.module.postprocess import assign_labels
-from epic_pl.types import Task
+from epic_pl.utils.types import Task
 
 _AT_A_TIME = 1024  # samples: of a whole split, top-5 accuracy would make more arrays (N, C)
 

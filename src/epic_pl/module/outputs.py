@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from epic_pl.errors import DataError
 from epic_pl.module.ranks import gather_objects
-from epic_pl.types import Batch
+from epic_pl.utils.errors import DataError
+from epic_pl.utils.types import Batch
 
 _NONE = torch.empty(0, dtype=torch.bool)  # joins with tensors of any shape and type
 

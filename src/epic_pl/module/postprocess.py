@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multilabel_f1_score
 
-from epic_pl.types import Task
+from epic_pl.utils.types import Task
 
 # bounds of the temperature: validation cannot determine more extreme ones
 HIGHEST = 10.0

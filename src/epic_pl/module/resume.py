@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from epic_pl.errors import CheckpointError
 from epic_pl.module.ranks import gather_objects
+from epic_pl.utils.errors import CheckpointError
 
 # entries that Lightning and gather_states write: dictionaries or lists of dictionaries
 _MAPPINGS = ("loops", "callbacks")

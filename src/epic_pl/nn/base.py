@@ -14,7 +14,7 @@ from epic_pl.nn.heads import ClassificationHead, Pooled
 from epic_pl.nn.interaction import ScaledCosine
 from epic_pl.nn.pair import Pair, Presence, drop_modalities, where_present
 from epic_pl.nn.towers import FeatureLevel, Tower
-from epic_pl.types import Batch, Features
+from epic_pl.utils.types import Batch, Features
 
 
 class Output(NamedTuple):

@@ -19,7 +19,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from epic_pl.errors import ConfigError
 from epic_pl.nn.base import DualEncoder, Output
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.encoders.segments import segment_means
@@ -35,8 +34,9 @@ from epic_pl.nn.interaction import (
 from epic_pl.nn.pair import Pair, Presence
 from epic_pl.nn.prompts import FirstPrompt, Generation, TemporalPrompts
 from epic_pl.nn.towers import JointTower, ReadOnlyTower
-from epic_pl.types import Batch
-from epic_pl.validate import check_choices, check_positive, check_probabilities
+from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.types import Batch
+from epic_pl.utils.validate import check_choices, check_positive, check_probabilities
 
 PromptAttention = Literal["joint", "read_only"]
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from epic_pl.errors import ConfigError, first_line
+from epic_pl.utils.errors import ConfigError, first_line
 
 EncoderPrecision = Literal["auto", "same", "bf16", "fp16"]
 

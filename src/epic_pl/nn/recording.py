@@ -11,7 +11,7 @@ from torch import Tensor
 from epic_pl.nn.encoders.base import read_mask
 from epic_pl.nn.epic import EPIC
 from epic_pl.nn.towers import JointTower, ReadOnlyTower
-from epic_pl.types import Batch
+from epic_pl.utils.types import Batch
 
 
 class Attention(NamedTuple):

@@ -16,12 +16,12 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from epic_pl.errors import ConfigError
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.encoders.reading import Memory
 from epic_pl.nn.heads import Pooled
 from epic_pl.nn.pair import where_present
-from epic_pl.types import Features
+from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.types import Features
 
 State = TypeVar("State")
 FeatureLevel = Literal["boundary", "layers"]

@@ -4,7 +4,7 @@ from PIL import Image
 
 from epic_pl.data.datasets.entailment import EntailmentPairs, fixed_pairs
 from epic_pl.data.rows import sample_table
-from epic_pl.errors import DataError
+from epic_pl.utils.errors import DataError
 
 NAMES = [f"name {row % 49}" for row in range(50)]  # the first and the last share theirs
 

@@ -5,7 +5,7 @@ import fabricate
 import pytest
 
 from epic_pl.data import Food101DataModule
-from epic_pl.errors import ConfigError, DataError
+from epic_pl.utils.errors import ConfigError, DataError
 
 
 def _data(root, **options):

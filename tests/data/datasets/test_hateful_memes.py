@@ -2,7 +2,7 @@ import fabricate
 import pytest
 
 from epic_pl.data import HatefulMemesDataModule
-from epic_pl.errors import DataError
+from epic_pl.utils.errors import DataError
 
 
 def _data(root, **options):

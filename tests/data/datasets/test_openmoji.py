@@ -5,7 +5,7 @@ import pytest
 
 import tiny_openmoji
 from epic_pl.data.datasets.openmoji import OpenMojiDataModule
-from epic_pl.errors import ConfigError
+from epic_pl.utils.errors import ConfigError
 
 SPLITS = ("train", "val", "test")
 

@@ -11,7 +11,7 @@ from PIL import Image
 import tiny_openmoji
 from epic_pl.data.datasets import scenes
 from epic_pl.data.datasets.scenes import KINDS, SceneGenerator, ScenesDataModule, vocabulary
-from epic_pl.errors import ConfigError
+from epic_pl.utils.errors import ConfigError
 
 TESTED = ("pairs", "objects")
 PARTS = ("train", "val", *TESTED)

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from epic_pl.data import TableDataModule
+from epic_pl.data.inspection.init import write_config
 from epic_pl.data.tables.folders import read_class_folders
-from epic_pl.errors import DataError
-from epic_pl.inspection.init import write_config
+from epic_pl.utils.errors import DataError
 
 NAMES = ("cat/1.jpg", "cat/2.PNG", "dog/1.jpg", "dog/3.jpg", "dog/4.jpg", "cat/5.jpg")
 

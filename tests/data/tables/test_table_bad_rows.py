@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from epic_pl.data import TableDataModule
-from epic_pl.errors import ConfigError, EpicError
+from epic_pl.utils.errors import ConfigError, EpicError
 
 SPLIT = {"split_column": "split"}
 

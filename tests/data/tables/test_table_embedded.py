@@ -10,11 +10,11 @@ from PIL import Image
 
 from epic_pl.data import TableDataModule
 from epic_pl.data.images import read_image
+from epic_pl.data.inspection.check import check_data
 from epic_pl.data.tables.columns import read_image_paths
 from epic_pl.data.tables.embedded import unpack_images
-from epic_pl.errors import DataError
 from epic_pl.features.digests import image_digests
-from epic_pl.inspection.check import check_data
+from epic_pl.utils.errors import DataError
 
 SPLITS = ["train"] * 8 + ["val"] * 2 + ["test"] * 2
 KIND = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

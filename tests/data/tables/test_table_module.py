@@ -9,7 +9,7 @@ from PIL import Image
 
 from epic_pl.data import TableDataModule
 from epic_pl.data.tables import rows as table_rows
-from epic_pl.errors import ConfigError, DataError
+from epic_pl.utils.errors import ConfigError, DataError
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from epic_pl.data.tables.reader import read_table
-from epic_pl.errors import DataError
+from epic_pl.utils.errors import DataError
 
 CLASS = {"names": ["x", "y"], "_type": "ClassLabel"}
 ROWS = [{"a": "007", "b": "2020-01-01"}, {"a": "2", "b": None}]

@@ -13,12 +13,12 @@ import pytest
 from jsonargparse import ArgumentError
 
 import tiny_runs
-from epic_pl.errors import ConfigError
+from epic_pl.cli.main import call
 from epic_pl.experiments.compare import comparison as module
 from epic_pl.experiments.compare.comparison import Comparison
 from epic_pl.experiments.compare.plan import Entry, Outcome
 from epic_pl.experiments.compare.runner import Runner
-from epic_pl.main import call
+from epic_pl.utils.errors import ConfigError
 
 
 @pytest.fixture

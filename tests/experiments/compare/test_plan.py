@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare.plan import choose, plan, read_variants
 from epic_pl.experiments.options import parsed_options
 from epic_pl.nn.methods import METHODS
+from epic_pl.utils.errors import ConfigError
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare.plan import Outcome
 from epic_pl.experiments.compare.report import _draw_comparison, show, write_comparison
 from epic_pl.experiments.compare.results import comparison_rows
+from epic_pl.utils.errors import ConfigError
 
 TRUTH = [0, 1, 2, 1, 0, 2, 1, 1] * 10
 

@@ -6,8 +6,8 @@ import textwrap
 import fake_runs
 import pytest
 
-from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare.runner import Runner, devices, failure
+from epic_pl.utils.errors import ConfigError
 
 
 def _command(code):

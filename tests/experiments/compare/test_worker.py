@@ -10,7 +10,6 @@ import pytest
 from filelock import FileLock
 
 import tiny_runs
-from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare import worker
 from epic_pl.experiments.compare.statistics import (
     MAIN_METRIC,
@@ -19,8 +18,9 @@ from epic_pl.experiments.compare.statistics import (
     value_of,
 )
 from epic_pl.experiments.compare.worker import run_one
-from epic_pl.files import try_read_json
 from epic_pl.module.checkpoint_io import read_checkpoint
+from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.files import try_read_json
 
 
 @pytest.fixture

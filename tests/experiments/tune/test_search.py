@@ -3,8 +3,8 @@
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from epic_pl.errors import ConfigError
 from epic_pl.experiments.tune.search import read_space, values_of
+from epic_pl.utils.errors import ConfigError
 
 
 def _space(tmp_path, text):

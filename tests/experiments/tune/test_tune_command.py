@@ -13,13 +13,13 @@ import yaml
 from jsonargparse import ArgumentError
 from optuna.distributions import FloatDistribution
 
-from epic_pl.cli import run
-from epic_pl.errors import ConfigError
+from epic_pl.cli.epic_cli import run
+from epic_pl.cli.main import call
 from epic_pl.experiments.tune import study
 from epic_pl.experiments.tune.search import Search
 from epic_pl.experiments.tune.study import best_options
 from epic_pl.experiments.tune.trial import TrialWatch, run_trial
-from epic_pl.main import call
+from epic_pl.utils.errors import ConfigError
 
 SPACE = """\
 model.optim.lr: {low: 1.0e-4, high: 1.0e-2, log: true}

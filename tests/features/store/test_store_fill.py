@@ -11,11 +11,11 @@ import torch
 from cache_items import Items, build_one
 from safetensors.torch import load, save
 
-from epic_pl.errors import CacheError, DataError
 from epic_pl.features.store.fill import Wanted, fill_stores
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.features.store.spec import Field, StoreSpec
-from epic_pl.part_files import Share
+from epic_pl.utils.errors import CacheError, DataError
+from epic_pl.utils.part_files import Share
 
 
 def contents(folder):

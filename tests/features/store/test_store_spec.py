@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from epic_pl.errors import CacheError
 from epic_pl.features.store.fill import Wanted
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.features.store.spec import Field, StoreSpec
+from epic_pl.utils.errors import CacheError
 
 MEMORY = Field("memory", (2, 2, 1, 9, 3), 3)
 POOLED = (Field("output", (6,)), Field("boundary", (6,)))

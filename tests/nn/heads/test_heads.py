@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from epic_pl.errors import ConfigError
 from epic_pl.nn import ClassificationHead, HeadConfig, Pair
 from epic_pl.nn.heads import Pooled, where_parts_fit
 from epic_pl.nn.heads.classification import SimilarityHead
 from epic_pl.nn.standardization import Standardization
+from epic_pl.utils.errors import ConfigError
 
 WIDTHS = Pair(6, 4)
 NONE = Pair(None, None)

@@ -19,13 +19,13 @@ from tiny_models import (
     trained,
 )
 
-from epic_pl.errors import CheckpointError, ConfigError
 from epic_pl.module.checkpoint import adapter_state, complete_state, frozen_keys
 from epic_pl.module.config import OptimConfig
 from epic_pl.module.optim import build_optimizer, parameter_groups
 from epic_pl.module.parameters import count_parameters
 from epic_pl.nn import EPICConfig, HeadConfig, Pair
 from epic_pl.nn.methods import METHODS, build_method
+from epic_pl.utils.errors import CheckpointError, ConfigError
 
 # what a method draws once and does not train, outside of the encoders
 LEFT_AS_DRAWN = {"pmf": {"image_prompts.fusion_context", "text_prompts.fusion_context"}}

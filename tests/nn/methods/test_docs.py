@@ -9,7 +9,7 @@ import pytest
 from tiny_models import base_method, batch, count_trained, make
 
 import tiny_runs
-from epic_pl.cli import run
+from epic_pl.cli.epic_cli import run
 from epic_pl.module.parameters import trainable_share
 from epic_pl.nn.methods import METHODS, Method
 

@@ -17,8 +17,8 @@ from tiny_models import (
     text_encoder,
 )
 
-from epic_pl.evaluation.export.program import Probabilities, export_program
 from epic_pl.inference.description import INPUTS
+from epic_pl.inference.export.program import Probabilities, export_program
 from epic_pl.module.postprocess import Postprocessor
 from epic_pl.nn.encoders import HFTextEncoder
 from epic_pl.nn.methods import METHODS

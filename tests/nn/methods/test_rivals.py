@@ -18,11 +18,11 @@ from tiny_models import (
     vit,
 )
 
-from epic_pl.errors import ConfigError
 from epic_pl.nn import Pair
 from epic_pl.nn.encoders import HFTextEncoder, TimmViTEncoder
 from epic_pl.nn.epic import EPICConfig
 from epic_pl.nn.methods import METHODS, build_method
+from epic_pl.utils.errors import ConfigError
 
 
 def make(name, image=None, text=None, **options):

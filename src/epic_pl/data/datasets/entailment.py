@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.errors import DataError
-from epic_pl.types import Reference
+from epic_pl.utils.errors import DataError
+from epic_pl.utils.types import Reference
 
 ENTAILMENT_CLASSES = ("not_entailment", "entailment")
 

@@ -15,7 +15,7 @@ from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.readers import find_path, label_codes, read_csv, read_jsonl, require
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.data.splits import stratified_split
-from epic_pl.validate import check_at_least, check_word
+from epic_pl.utils.validate import check_at_least, check_word
 
 TextSource = Literal["titles", "jsonl"]
 _RELEASED: tuple[Split, ...] = ("train", "test")

@@ -13,8 +13,8 @@ from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.readers import find_path, read_json, string_list
 from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows, sample_table
-from epic_pl.errors import DataError
-from epic_pl.types import Task
+from epic_pl.utils.errors import DataError
+from epic_pl.utils.types import Task
 
 GENRES = (
     "Drama", "Comedy", "Romance", "Thriller", "Crime", "Action", "Adventure", "Horror",

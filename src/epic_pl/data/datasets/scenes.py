@@ -20,12 +20,12 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from epic_pl.assets import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emoji
-from epic_pl.assets.cache import cache_dir, cached_folder
-from epic_pl.assets.wheels import OPENMOJI
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.rows import Rows, sample_table
-from epic_pl.validate import check_at_least, check_word
+from epic_pl.utils.assets import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emoji
+from epic_pl.utils.assets.cache import cache_dir, cached_folder
+from epic_pl.utils.assets.wheels import OPENMOJI
+from epic_pl.utils.validate import check_at_least, check_word
 
 KINDS = ("existence", "conjunction", "relation")
 """Kinds of statements, which are also the subsets whose accuracies are logged."""

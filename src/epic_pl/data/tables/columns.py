@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.data.rows import describe_rows
-from epic_pl.errors import ConfigError, DataError, did_you_mean
+from epic_pl.utils.errors import ConfigError, DataError, did_you_mean
 
 _SPLITS = {
     "train": ("train", "training"),

@@ -17,8 +17,8 @@ from epic_pl.data.rows import Rows, table_schema
 from epic_pl.data.tables.columns import RowOptions
 from epic_pl.data.tables.reader import source_files
 from epic_pl.data.tables.rows import build_rows, read_rows, read_unlabelled, table_folder
-from epic_pl.types import Task
-from epic_pl.validate import check_at_least
+from epic_pl.utils.types import Task
+from epic_pl.utils.validate import check_at_least
 
 
 class TableDataModule(ImageTextDataModule):

@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.assets.cache import cache_dir
 from epic_pl.data.rows import describe_rows
 from epic_pl.data.tables.columns import is_bytes, may_embed
-from epic_pl.errors import DataError
+from epic_pl.utils.assets.cache import cache_dir
+from epic_pl.utils.errors import DataError
 
 
 def embedded_folder() -> Path:

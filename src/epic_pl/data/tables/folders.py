@@ -9,8 +9,8 @@ import pyarrow as pa
 from epic_pl.data.images import IMAGE_SUFFIXES
 from epic_pl.data.tables.columns import SPLIT_NAMES
 from epic_pl.data.tables.hf import HF_SPLIT_COLUMN, is_saved_dataset
-from epic_pl.errors import DataError
-from epic_pl.untrusted import require_regular
+from epic_pl.utils.errors import DataError
+from epic_pl.utils.untrusted import require_regular
 
 
 def holds_classes(path: Path) -> bool:

@@ -9,7 +9,7 @@ import pyarrow.parquet
 
 from epic_pl.data.readers import read_json
 from epic_pl.data.tables.columns import is_list
-from epic_pl.untrusted import require_regular
+from epic_pl.utils.untrusted import require_regular
 
 HF_SPLIT_COLUMN = "split"
 """The column that names the splits of a ``DatasetDict``."""

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from epic_pl.data.rows import describe_rows, true_rows
 from epic_pl.data.tables.columns import RowOptions
-from epic_pl.errors import ConfigError, DataError
+from epic_pl.utils.errors import ConfigError, DataError
 
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _WHOLE = r"^-?[0-9]+(\.0+)?$"

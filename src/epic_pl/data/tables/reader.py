@@ -10,8 +10,8 @@ import pyarrow as pa
 from epic_pl.data.readers import json_objects, read_csv, read_json
 from epic_pl.data.tables.folders import read_class_folders
 from epic_pl.data.tables.hf import is_saved_dataset, read_hub_parquet, read_saved_dataset
-from epic_pl.errors import DataError
-from epic_pl.untrusted import require_flat
+from epic_pl.utils.errors import DataError
+from epic_pl.utils.untrusted import require_flat
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 

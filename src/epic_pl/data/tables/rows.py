@@ -27,7 +27,7 @@ from epic_pl.data.tables.folders import is_image_folder, read_image_folder
 from epic_pl.data.tables.hf import HF_SPLIT_COLUMN
 from epic_pl.data.tables.labels import read_labels
 from epic_pl.data.tables.reader import read_table
-from epic_pl.errors import DataError
+from epic_pl.utils.errors import DataError
 
 Builder = Callable[[pa.Table, RowOptions], tuple[pa.Table, Sequence[str]]]
 """Gives rows with the columns ``sample_id, image, text, label, split``, and the class names."""

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from epic_pl.commands.parser import NonNegativeInt, PositiveInt
-from epic_pl.config_files import find_packaged, first_config
-from epic_pl.errors import ConfigError
+from epic_pl.cli.commands.parser import NonNegativeInt, PositiveInt
+from epic_pl.utils.config_files import find_packaged, first_config
+from epic_pl.utils.errors import ConfigError
 
 
 def compare(

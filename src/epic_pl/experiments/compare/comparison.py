@@ -6,9 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from epic_pl.cli import as_options, run
-from epic_pl.config_files import packaged_file, read_yaml
-from epic_pl.errors import ConfigError
+from epic_pl.cli.epic_cli import as_options, run
 from epic_pl.experiments.compare.plan import Entry, Outcome, Run, plan
 from epic_pl.experiments.compare.report import write_comparison
 from epic_pl.experiments.compare.results import Row
@@ -20,7 +18,9 @@ from epic_pl.experiments.options import (
     run_key,
     use_stored_features,
 )
-from epic_pl.files import try_read_json, write_json
+from epic_pl.utils.config_files import packaged_file, read_yaml
+from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.files import try_read_json, write_json
 
 # all other methods have a learning rate of their own for what they train in the encoders
 _TRAIN_A_HEAD_ALONE = ("late_fusion_mlp", "linear_probe", "no_prompts")

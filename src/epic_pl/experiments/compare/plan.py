@@ -8,13 +8,13 @@ from typing import Any
 
 import yaml
 
-from epic_pl.cli import as_options
-from epic_pl.config_files import read_yaml
-from epic_pl.errors import ConfigError
+from epic_pl.cli.epic_cli import as_options
 from epic_pl.experiments.options import ONE_DEVICE, parsed_options, refuse_own, run_key
-from epic_pl.files import try_read_json, write_json
 from epic_pl.nn.methods import METHODS
-from epic_pl.validate import check_word
+from epic_pl.utils.config_files import read_yaml
+from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.files import try_read_json, write_json
+from epic_pl.utils.validate import check_word
 
 # set for each run, so that an option for all of them would be lost
 _OWN_OPTIONS = ("seed_everything", "ckpt_path", "model.method", "trainer.default_root_dir")

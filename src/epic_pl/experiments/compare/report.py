@@ -8,11 +8,11 @@ from matplotlib.ticker import EngFormatter, NullFormatter
 from rich.console import Console
 from rich.table import Table
 
-from epic_pl.evaluation.report.scores import label
 from epic_pl.experiments.compare.plan import Outcome
 from epic_pl.experiments.compare.results import Row, comparison_rows
-from epic_pl.files import write_bytes, write_json, write_text
-from epic_pl.inspection.html_page import BLUE, GREY, plot_style, png, shorten
+from epic_pl.report.scores import label
+from epic_pl.utils.files import write_bytes, write_json, write_text
+from epic_pl.utils.html_page import BLUE, GREY, plot_style, png, shorten
 
 _NONE = "\N{EN DASH}"
 _COLUMNS: dict[str, Callable[[Row], str]] = {

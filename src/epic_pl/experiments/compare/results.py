@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from epic_pl.errors import ConfigError
 from epic_pl.experiments.compare.plan import Outcome
 from epic_pl.experiments.compare.statistics import (
     MAIN_METRIC,
@@ -21,6 +20,7 @@ from epic_pl.experiments.compare.statistics import (
     sums_of_samples,
     value_of,
 )
+from epic_pl.utils.errors import ConfigError
 
 Row = dict[str, Any]
 MAJORITY = "majority"

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 
 from epic_pl.module.metrics import main_metric_sums, metric_inputs
-from epic_pl.types import Task
+from epic_pl.utils.types import Task
 
 Floats = npt.NDArray[np.float64]
 

@@ -18,19 +18,19 @@ import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Timer
 
-from epic_pl.callbacks import CostMeter
-from epic_pl.classifier import Classifier
-from epic_pl.cli import run
+from epic_pl.cli.epic_cli import run
+from epic_pl.cli.error_text import errors_as_text
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.error_text import errors_as_text
-from epic_pl.errors import ConfigError
-from epic_pl.evaluation.evaluator import Evaluator
 from epic_pl.experiments.interruption import end_with
 from epic_pl.experiments.options import use_stored_features
-from epic_pl.files import replacing, try_read_json, write_json
+from epic_pl.inference.classifier import Classifier
 from epic_pl.inference.inputs import Item
 from epic_pl.module import EPICModule
+from epic_pl.module.callbacks import CostMeter
+from epic_pl.module.evaluator import Evaluator
 from epic_pl.module.parameters import trainable_share
+from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.files import replacing, try_read_json, write_json
 
 # the process of a comparison that was killed, and its loader workers, need some time to end
 _WAIT_S = 30

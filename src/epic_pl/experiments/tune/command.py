@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from epic_pl.commands.parser import PositiveInt
-from epic_pl.config_files import find_packaged, first_config
+from epic_pl.cli.commands.parser import PositiveInt
+from epic_pl.utils.config_files import find_packaged, first_config
 
 
 def tune(

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
-from epic_pl.evaluation.report.scores import label
 from epic_pl.experiments.tune.search import Search
-from epic_pl.files import write_bytes, write_text
-from epic_pl.inspection.html_page import BLUE, GREY, ORANGE, plot_style, png
+from epic_pl.report.scores import label
+from epic_pl.utils.files import write_bytes, write_text
+from epic_pl.utils.html_page import BLUE, GREY, ORANGE, plot_style, png
 
 _ATTRIBUTES = ("validations", "seconds", "message")
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from epic_pl.config_files import read_yaml
-from epic_pl.errors import ConfigError
 from epic_pl.experiments.options import parsed_options, refuse_own, run_key
+from epic_pl.utils.config_files import read_yaml
+from epic_pl.utils.errors import ConfigError
 
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 Space = dict[str, Distribution]

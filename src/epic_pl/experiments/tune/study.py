@@ -11,11 +11,11 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from epic_pl.cli import as_options, quiet_lightning
-from epic_pl.errors import ConfigError, first_line
+from epic_pl.cli.epic_cli import as_options, quiet_lightning
 from epic_pl.experiments.tune.report import plot_history, trial_line, write_results
 from epic_pl.experiments.tune.search import Search, values_of
 from epic_pl.experiments.tune.trial import TrialWatch, run_trial
+from epic_pl.utils.errors import ConfigError, first_line
 
 _TRAINED = (TrialState.COMPLETE, TrialState.PRUNED)
 

@@ -10,7 +10,7 @@ import lightning as L
 import optuna
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
-from epic_pl.cli import run
+from epic_pl.cli.epic_cli import run
 from epic_pl.experiments.options import ONE_DEVICE, free_memory, use_stored_features
 from epic_pl.experiments.tune.search import Search
 

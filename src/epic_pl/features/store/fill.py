@@ -15,8 +15,6 @@ from rich.filesize import decimal
 from rich.progress import Progress
 from torch import Tensor
 
-from epic_pl.assets import cache_dir
-from epic_pl.errors import CacheError
 from epic_pl.features.store.reader import FeatureStore, Indices
 from epic_pl.features.store.shard import (
     digests_of,
@@ -26,8 +24,10 @@ from epic_pl.features.store.shard import (
     write_shard,
 )
 from epic_pl.features.store.spec import SPEC, StoreSpec
-from epic_pl.files import write_json
-from epic_pl.part_files import ALL, Share
+from epic_pl.utils.assets import cache_dir
+from epic_pl.utils.errors import CacheError
+from epic_pl.utils.files import write_json
+from epic_pl.utils.part_files import ALL, Share
 
 SHARD_BYTES = 128_000_000
 _SHARD_ITEMS = 8192  # at most: minutes of encoding, which a kill costs

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from epic_pl.features.store.int8 import SCALE, dequantize
 from epic_pl.features.store.shard import Digests, digests_of, open_shard
 from epic_pl.features.store.spec import Field, StoreSpec
-from epic_pl.types import Features
+from epic_pl.utils.types import Features
 
 Indices = npt.NDArray[np.int64]
 _LARGE = 1 << 17  # numbers of an item from which products of its own cost nothing extra

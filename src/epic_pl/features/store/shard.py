@@ -18,10 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from epic_pl.errors import CacheError
 from epic_pl.features.store.int8 import SCALE, quantize
 from epic_pl.features.store.spec import DIGEST_BYTES, StoreSpec
-from epic_pl.files import write_bytes
+from epic_pl.utils.errors import CacheError
+from epic_pl.utils.files import write_bytes
 
 Digests = npt.NDArray[np.bytes_]
 Tensors = dict[str, Tensor]

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import torch
 
-from epic_pl.errors import CacheError
 from epic_pl.features.store.int8 import SCALE
-from epic_pl.untrusted import require_regular
-from epic_pl.validate import check_choices
+from epic_pl.utils.errors import CacheError
+from epic_pl.utils.untrusted import require_regular
+from epic_pl.utils.validate import check_choices
 
 # part of every key, so that stores of another format are never read
 FORMAT = 4

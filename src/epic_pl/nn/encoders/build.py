@@ -22,12 +22,12 @@ from transformers import (
     RobertaConfig,
 )
 
-from epic_pl.assets import reading_encoder, resolve_encoder
-from epic_pl.errors import EncoderError, first_line
 from epic_pl.nn.encoders.base import Encoder, Pooling
 from epic_pl.nn.encoders.clip import CLIPImageEncoder, CLIPTextEncoder
 from epic_pl.nn.encoders.hf import READING_ATTENTION, HFTextEncoder
 from epic_pl.nn.encoders.timm_vit import TimmViTEncoder
+from epic_pl.utils.assets import reading_encoder, resolve_encoder
+from epic_pl.utils.errors import EncoderError, first_line
 
 TEXT_MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 _SUPPORTED = (

@@ -15,9 +15,9 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from epic_pl.errors import EncoderError
 from epic_pl.nn.encoders.base import Encoder, Pooling, masked_mean, read_mask
 from epic_pl.nn.encoders.reading import Memory, read_attention
+from epic_pl.utils.errors import EncoderError
 
 READING_ATTENTION = "epic_pl_reading_sdpa"
 

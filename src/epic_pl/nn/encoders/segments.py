@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from epic_pl.errors import ConfigError
+from epic_pl.utils.errors import ConfigError
 
 
 def segment_means(patches: Tensor, number: int) -> Tensor:

@@ -8,9 +8,9 @@ from timm.models import VisionTransformer
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from epic_pl.errors import EncoderError
 from epic_pl.nn.encoders.base import Encoder, Pooling, read_mask
 from epic_pl.nn.encoders.reading import Memory, read_attention
+from epic_pl.utils.errors import EncoderError
 
 
 class TimmViTEncoder(Encoder):

@@ -14,7 +14,7 @@ from epic_pl.nn.heads.network import Network, NetworkHead
 from epic_pl.nn.interaction import ScaledCosine
 from epic_pl.nn.pair import Pair, Presence, both_present, where_present
 from epic_pl.nn.standardization import Standardization
-from epic_pl.validate import check_choices, check_probabilities
+from epic_pl.utils.validate import check_choices, check_probabilities
 
 # factor of torch's initial weights, with which logits of rare labels would vary by half a unit
 _INITIAL_SCALE = 0.1

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
-from epic_pl.errors import ConfigError, did_you_mean
 from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.epic import EPIC, EPICConfig
@@ -18,6 +17,7 @@ from epic_pl.nn.methods.no_prompts import NoPrompts, NoPromptsConfig
 from epic_pl.nn.methods.parts import CrossAttention, PartMeans, Parts, SimilarityMap
 from epic_pl.nn.methods.pmf import PMF, PMFConfig
 from epic_pl.nn.pair import Pair
+from epic_pl.utils.errors import ConfigError, did_you_mean
 
 _PLAIN = {"boundary": False, "similarity": False, "network": "none"}
 

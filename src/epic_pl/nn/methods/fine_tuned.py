@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from epic_pl.errors import ConfigError
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.methods.no_prompts import NoPrompts
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.towers import Tower, TrainedTower
-from epic_pl.validate import check_positive
+from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.validate import check_positive
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from epic_pl.errors import ConfigError
 from epic_pl.nn.base import DualEncoder, Output
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Pooled
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.towers import JointState, JointTower
-from epic_pl.types import Batch
-from epic_pl.validate import check_positive
+from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.types import Batch
+from epic_pl.utils.validate import check_positive
 
 _INIT_STD = 0.02
 

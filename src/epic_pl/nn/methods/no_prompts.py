@@ -11,7 +11,7 @@ from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.towers import FrozenTower
-from epic_pl.types import Batch
+from epic_pl.utils.types import Batch
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from epic_pl.nn.interaction import ScaledCosine
 from epic_pl.nn.pair import Pair, where_present
 from epic_pl.nn.prompts import TextParts
 from epic_pl.nn.towers import FrozenTower
-from epic_pl.types import Batch
+from epic_pl.utils.types import Batch
 
 # 12 parts are level with 8 on scenes (docs/method-notes.md)
 _PARTS = 8

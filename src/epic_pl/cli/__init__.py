@@ -1,0 +1,1 @@
+"""The command line: commands, configs, and the text of errors."""

@@ -1,0 +1,64 @@
+"""``epic-pl cache build`` and ``epic-pl cache info``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def build(fit_options: Sequence[str], shard: str | None = None) -> None:
+    """Store the frozen features of every split that a run with these options would read.
+
+    Args:
+        fit_options: of the run.
+        shard: part of the work as i/n, such as 3/8, for jobs that do not wait for each other (all).
+
+    Raises:
+        CacheError: if they cannot be written.
+    """
+    from epic_pl.cli.epic_cli import run
+    from epic_pl.experiments.options import feature_cache
+
+    cli = run(["fit", *fit_options], "build")
+    feature_cache(cli.trainer).build_stores(cli.trainer, cli.model, cli.datamodule, shard)
+
+
+def info(folder: Path | None = None) -> None:
+    """List the stores of features in a folder.
+
+    Args:
+        folder: of stores, or one of them (the stores in the cache folder).
+
+    Raises:
+        CacheError: if there is none.
+    """
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.markup import escape
+    from rich.table import Column, Table
+
+    from epic_pl.features.store.fill import default_root
+    from epic_pl.features.store.reader import FeatureStore
+    from epic_pl.features.store.spec import SPEC
+    from epic_pl.utils.errors import CacheError
+
+    folder = (folder or default_root()).resolve()
+    stores = [path for path in (folder, *sorted(folder.glob("*"))) if (path / SPEC).is_file()]
+    if not stores:
+        raise CacheError(
+            f"There is no feature store in {folder}. `epic-pl cache build` writes one; the folder "
+            "is an option of the cache, and EPIC_PL_CACHE moves its default."
+        )
+    names = ("precision", "level", "dtype", "items", "size")
+    columns = (Column(name, no_wrap=True) for name in ("store", *names))
+    table = Table(*columns, Column("encoder", overflow="fold"), box=None)
+    for path in stores:
+        size = decimal(sum(file.stat().st_size for file in path.glob("*") if file.is_file()))
+        try:
+            store = FeatureStore(path)
+        except CacheError as error:
+            table.add_row(path.name, "", "", "", "", size, f"[red]{escape(str(error))}[/]")
+            continue
+        spec = store.spec
+        made = (escape(str(spec.identity.get(name, "-"))) for name in names[:2])
+        row = (path.name, *made, spec.dtype, f"{len(store):,}", size, escape(spec.encoder))
+        table.add_row(*row)
+    Console().print(table)

@@ -1,0 +1,82 @@
+"""``epic-pl embed``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from epic_pl.cli.commands.parser import NonNegativeInt
+
+if TYPE_CHECKING:
+    from epic_pl.data.dataset import ImageTextDataset
+
+_BATCH_SIZE = 32
+
+
+def embed(
+    model: Path,
+    source: Path,
+    output: Path = Path("runs/embeddings"),
+    image: str | None = None,
+    text: str | None = None,
+    id: str | None = None,
+    on_bad_sample: Literal["error", "skip", "absent"] = "error",
+    workers: NonNegativeInt = 0,
+    shard: str | None = None,
+) -> None:
+    """Write the encoders' pooled features of each row of a table, or of all images in a folder.
+
+    The output is a folder of Parquet files with the columns sample_id, image and text; the last two
+    are lists of float32 numbers, null where the modality is missing. A command that was killed
+    continues with the first file that is missing. Processes of torchrun and SLURM share the work.
+
+    Args:
+        model: a run, a checkpoint, or a saved model.
+        source: a table, or a folder, whose columns need no names.
+        output: the folder.
+        image: column of image paths, or a template.
+        text: column of texts, or a template.
+        id: column of unique names (the row's number).
+        on_bad_sample: what to do about an image that cannot be read, or a row with nothing.
+        workers: processes that read images (0 is this process).
+        shard: part of the rows as i/n, such as 3/8, for jobs that do not wait for each other (all).
+
+    Raises:
+        EpicError: with a message for the user.
+    """
+    import torch
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    from epic_pl.inference.classifier import Classifier
+    from epic_pl.utils.errors import DataError
+    from epic_pl.utils.part_files import PartWriter, Share
+    from epic_pl.utils.validate import check_writable
+
+    launchers = (TorchElasticEnvironment, SLURMEnvironment)
+    cluster = next((launcher() for launcher in launchers if launcher.detect()), None)
+    share = Share.of(shard, *(cluster.global_rank(), cluster.world_size()) if cluster else ())
+    check_writable("--output", output, "part")
+    if cluster and torch.accelerator.is_available():
+        torch.accelerator.set_device_index(cluster.local_rank() % torch.accelerator.device_count())
+    classifier = Classifier.load(model)
+    parts: list[PartWriter] = []
+
+    def choose(dataset: "ImageTextDataset") -> list[int]:
+        if not len(dataset):
+            raise DataError(f"No row of {source} can be used.")
+        digest = classifier.module.digest_here()
+        parts.append(PartWriter(output, dataset, _BATCH_SIZE, share, digest))
+        return parts[0].rows
+
+    tables = classifier.embed_table(
+        source,
+        image=image,
+        text=text,
+        id=id,
+        on_bad_sample=on_bad_sample,
+        batch_size=_BATCH_SIZE,
+        num_workers=workers,
+        choose=choose,
+    )
+    for table in tables:
+        parts[0].add(table)
+    print(parts[0])

@@ -1,0 +1,71 @@
+"""``epic-pl explain``."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from epic_pl.cli.commands.parser import PositiveInt
+
+_STAGES = {"val": "validate", "test": "test", "predict": "predict"}
+_MAX_NAME = 60  # characters of a sample's name in a file name
+
+
+def explain(
+    fit_options: Sequence[str],
+    samples: str | None = None,
+    count: PositiveInt = 4,
+    split: Literal["val", "test", "predict"] = "test",
+    output: Path = Path("runs/explain"),
+) -> None:
+    """Draw which patches and words each prompt of a trained model, --ckpt_path, attends to.
+
+    Args:
+        fit_options: of ``epic-pl fit``, with ``--ckpt_path``.
+        samples: names of samples, joined by commas (a number of them).
+        count: how many samples, spread over the split.
+        split: where the samples are.
+        output: folder of the page and its images.
+
+    Raises:
+        EpicError: with a message for the user.
+    """
+    from epic_pl.cli.epic_cli import build_trained
+    from epic_pl.inference.explain.figures import sample_png, sample_svg
+    from epic_pl.inference.explain.samples import (
+        explain_sample,
+        predict_alone,
+        rows_of_ids,
+        spread_rows,
+    )
+    from epic_pl.utils.errors import counted
+    from epic_pl.utils.files import write_bytes, write_text
+    from epic_pl.utils.html_page import render
+    from epic_pl.utils.validate import check_writable
+
+    check_writable("--output", output, "index.html")
+    module, data, checkpoint = build_trained(fit_options)
+    data.prepare_data()
+    data.setup(_STAGES[split])
+    dataset = data.dataset(split)
+    if samples is None:
+        rows = spread_rows(len(dataset), count)
+    else:
+        rows = rows_of_ids(dataset, samples.split(","))
+    chosen = [dataset[row] for row in rows]
+    made = data.collator, data.image_preprocessing
+    explanations = [explain_sample(module, *made, sample) for sample in chosen]
+    for number, explanation in enumerate(explanations, start=1):
+        name = re.sub(r"[^\w.-]", "_", explanation.sample_id)[:_MAX_NAME]
+        write_bytes(output / f"{number:02}_{name}.png", sample_png(explanation))
+    page = render(
+        "inference/templates/explain.html",
+        explanations=explanations,
+        checkpoint=checkpoint,
+        alone=[predict_alone(module, data.collator, sample) for sample in chosen],
+        data=data.name,
+        never_missing=module.model.head.never_missing,
+        sample_svg=sample_svg,
+    )
+    write_text(output / "index.html", page)
+    print(f"{counted(len(explanations), 'samples')} explained in {output / 'index.html'}")

@@ -1,0 +1,72 @@
+"""``epic-pl export``."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from epic_pl.utils.errors import ConfigError
+
+
+def export(
+    fit_options: Sequence[str],
+    *,
+    ckpt_path: str,
+    output: Path = Path("runs/export"),
+    format: Literal["torch_export", "onnx"] = "torch_export",
+    int8: bool = False,
+    overwrite: bool = False,
+    image_encoder: str | None = None,
+    text_encoder: str | None = None,
+) -> None:
+    """Write a trained model as a folder that runs without this package.
+
+    It has the model, its description in JSON, the tokenizer, and for ONNX predict.py.
+
+    Args:
+        fit_options: of ``epic-pl fit``, which `best`, `last` and int8 need.
+        ckpt_path: a checkpoint, the folder of a run, or with --config `best` or `last`.
+        output: the folder.
+        format: torch_export for torch.export.load, or onnx (extra `onnx`).
+        int8: with onnx: also write a model whose encoders have weights in 8 bits; the validation
+            split of --config tells what that costs.
+        overwrite: replace a model that is there.
+        image_encoder: where the image encoder is now, if not where the checkpoint says.
+        text_encoder: the same of the text encoder.
+
+    Raises:
+        EpicError: with a message for the user.
+    """
+    from epic_pl.cli.epic_cli import build_data, checkpoint_of
+    from epic_pl.inference.export.folder import check_output, find_tokenizer, write_folder
+    from epic_pl.inference.export.onnx_file import compare_scores
+    from epic_pl.inference.models import find_checkpoint, load_module
+    from epic_pl.module.checkpoint import check_preprocessing
+    from epic_pl.module.checkpoint_io import local_path
+
+    if int8 and format != "onnx":
+        raise ConfigError("--int8 makes a second ONNX model: add --format onnx.")
+    if not fit_options and (int8 or ckpt_path in ("best", "last")):
+        option = "--int8" if int8 else f"--ckpt_path {ckpt_path}"
+        raise ConfigError(f"{option} needs the config of the run: add --config.")
+    check_output(output, overwrite)
+    checkpoint = Path(local_path(ckpt_path))
+    if fit_options:
+        checkpoint = checkpoint_of([*fit_options, f"--ckpt_path={ckpt_path}"])
+    elif os.path.isdir(checkpoint):
+        checkpoint = find_checkpoint(checkpoint)
+    data = build_data([*fit_options, f"--ckpt_path={checkpoint}"]) if int8 else None
+    module = load_module(checkpoint, image_encoder, text_encoder)
+    if data:
+        check_preprocessing(module.hparams.get("preprocessing"), data.preprocessing)
+    written = write_folder(module, find_tokenizer(module), output, format, int8)
+    print(f"{checkpoint} exported to {output}")
+    for path in sorted(path for path in output.rglob("*") if path.is_file()):
+        print(f"  {path.relative_to(output)}  {path.stat().st_size / 1e6:,.1f} MB")
+    print(
+        f"one sample takes at least {1000 * written.seconds:.1f} ms, in eager torch "
+        f"{1000 * written.eager_seconds:.1f} ms"
+    )
+    print(f"largest difference to the checkpoint's probabilities: {written.difference:.1e}")
+    if data:
+        print(compare_scores(output, module, data))

@@ -1,0 +1,103 @@
+"""``epic-pl serve``."""
+
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from epic_pl.cli.commands.parser import PositiveInt
+from epic_pl.utils.errors import ConfigError
+
+_KEY = "EPIC_PL_API_KEY"
+
+
+def serve(
+    models: list[str],
+    host: Literal["127.0.0.1", "0.0.0.0", "::"] = "127.0.0.1",
+    port: PositiveInt = 8000,
+    max_batch: PositiveInt = 16,
+    max_waiting: PositiveInt = 256,
+    max_megabytes: PositiveInt = 10,
+    max_megapixels: PositiveInt = 25,
+    max_characters: PositiveInt = 20_000,
+    timeout: PositiveInt = 30,
+    programs: bool = False,
+) -> None:
+    """Answer requests over HTTP until SIGTERM or Ctrl-C (extra `serve`).
+
+    POST /classify and /classify-form classify pairs, GET /docs describes them, GET /health tells
+    whether models answer, GET /metrics is for Prometheus. Clients need the header X-API-Key where
+    the environment variable EPIC_PL_API_KEY is set.
+
+    Args:
+        models: runs, checkpoints, or saved or exported models; several ones need the same encoders
+            and may be named (NAME=PATH).
+        host: address to listen on; 127.0.0.1 admits clients of this machine alone.
+        port: from 1024 to 65535.
+        max_batch: requests that are classified together.
+        max_waiting: requests that may wait; further ones get status 503.
+        max_megabytes: of a request.
+        max_megapixels: of an image.
+        max_characters: of a text.
+        timeout: seconds until a request is given up with status 504.
+        programs: allow exported models that can run code (model.pt2).
+
+    Raises:
+        EpicError: with a message for the user.
+    """
+    from epic_pl.inference.classifier import Classifier
+    from epic_pl.inference.multitask import MultiTaskClassifier
+    from epic_pl.inference.sharing import find_model
+
+    try:
+        from epic_pl.inference.serving.server import Limits, run_server
+    except ImportError as error:
+        raise ConfigError(
+            f"epic-pl serve needs {error.name}: pip install 'epic_pl[serve]'."
+        ) from error
+    if not 1024 <= port <= 65535:
+        raise ConfigError(f"--port is {port}: give one from 1024 to 65535.")
+    _listen(host, port).close()  # before the models take any time
+    paths = {name: str(find_model(path)) for name, path in _named(models).items()}
+    key = os.environ.get(_KEY)
+    limits = Limits(
+        max_waiting, timeout, max_megabytes * 10**6, max_megapixels * 10**6, max_characters
+    )
+    names, access = ", ".join(paths), "with an API key" if key else "without an API key"
+    address = f"[{host}]" if ":" in host else host
+    print(f"Loading {names} ...", flush=True)
+    model = (
+        MultiTaskClassifier.load(paths, programs=programs)
+        if len(paths) > 1
+        else Classifier.load(*paths.values(), programs=programs)
+    )
+    listener = _listen(host, port)
+    print(f"Serving {names} {access}: http://{address}:{port}/docs", flush=True)
+    run_server(model, limits, max_batch, key, listener)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ConfigError(
+            f"The server cannot listen on {host}, port {port}: {error}. Choose another --port."
+        ) from error
+
+
+def _named(models: Sequence[str]) -> dict[str, str]:
+    """A name for each model: that of ``NAME=PATH``, else of the path."""
+    paths: dict[str, str] = {}
+    for model in models:
+        name, equals, path = model.partition("=")
+        if not equals or Path(model).exists():
+            name, path = Path(model).resolve().name, model
+        if name in paths:
+            raise ConfigError(
+                f"Two models are called {name}: {paths[name]} and {path}. Name them: NAME=PATH."
+            )
+        paths[name] = path
+    return paths

@@ -1,0 +1,484 @@
+"""The command line: ``epic-pl {fit,validate,test,predict}`` on a thin LightningCLI."""
+
+import argparse
+import json
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import is_dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from jsonargparse import Namespace, set_parsing_settings
+from lightning.pytorch import Callback, Trainer, callbacks
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
+
+import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class name alone
+from epic_pl.cli.error_text import MENDABLE, suggestions
+from epic_pl.data import ImageTextDataModule
+from epic_pl.inference.models import find_checkpoint
+from epic_pl.module import EPICModule
+from epic_pl.module.callbacks import (
+    BestCheckpoint,
+    FeatureCache,
+    LastCheckpoint,
+    PredictionWriter,
+    SubsetAccuracy,
+)
+from epic_pl.module.callbacks.checkpoints import LAST, PREVIOUS
+from epic_pl.module.callbacks.run_record import RunRecord
+from epic_pl.module.checkpoint import input_options, require_info
+from epic_pl.module.checkpoint_io import (
+    DurableCheckpointIO,
+    local_path,
+    newest_readable,
+    read_checkpoint,
+)
+from epic_pl.module.config import as_config
+from epic_pl.report.writer import ReportWriter
+from epic_pl.utils.config_files import read_yaml, resolve_configs
+from epic_pl.utils.errors import CheckpointError, ConfigError, did_you_mean
+
+__all__ = ["EPICCLI", "run"]
+
+# errors are printed as one paragraph, without the long usage message
+PARSER_OPTIONS: dict[str, Any] = {
+    "exit_on_error": False,
+    "allow_abbrev": False,
+    "usage": "epic-pl COMMAND --config NAME [--config OVERLAY] [--OPTION VALUE ...]",
+}
+_SHORT = {"--report": "--report.folder", "--shard": "--predictions.shard"}
+# special values of ckpt_path, and the files that they mean in the newest run
+_CHECKPOINT_WORDS = {"best": ("best.ckpt",), "last": (LAST, PREVIOUS)}
+# Lightning's warnings on intended behaviour: frozen encoders in eval mode, two loggers per folder
+_EXPECTED_WARNINGS = (
+    r"LightningCLI's args parameter is intended",
+    r"Found \d+ module\(s\) in eval mode",
+    r"Experiment logs directory .* exists and is not empty",
+    r"The dirpath has changed from",
+    r"Total length of `DataLoader` across ranks is zero",  # all parts of a process are written
+    r".*does not have many workers",
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+)
+
+
+class EarlyStopping(callbacks.EarlyStopping):
+    """Lightning's early stopping; a patience of None disables it."""
+
+    def __init__(self, monitor: str, patience: int | None = 10, **kwargs: Any) -> None:
+        super().__init__(monitor, patience=sys.maxsize if patience is None else patience, **kwargs)
+
+
+_SECTIONS: dict[str, type[Callback]] = {
+    "checkpoint": BestCheckpoint,
+    "last_checkpoint": LastCheckpoint,
+    "early_stopping": EarlyStopping,
+    # these two check that they can write, so they come before the cache is filled
+    "predictions": PredictionWriter,
+    "report": ReportWriter,
+    "cache": FeatureCache,
+}
+_DEFAULTS = {
+    "checkpoint.monitor": "val/accuracy",
+    "checkpoint.mode": "max",
+    "checkpoint.filename": "best",
+    "checkpoint.auto_insert_metric_name": False,
+    "early_stopping.monitor": "val/accuracy",
+    "early_stopping.mode": "max",
+    # before_fit checks the metric's name; a run may end before its first validation
+    "early_stopping.strict": False,
+}
+
+
+Extent = Literal["options", "data", "build", "run"]
+"""Last stage of a command line: parse options, build the data, build model and trainer, too, or run
+the command."""
+
+
+class _TrainerHelp(argparse._HelpAction):
+    """Prints the trainer's part of the help."""
+
+    def __call__(self, parser: Any, *given: Any, **options: Any) -> None:
+        parser._action_groups = [parser.groups["trainer"]]
+        super().__call__(parser, *given, **options)
+
+
+class _Parser(LightningArgumentParser):
+    """A parser whose help has no markup, and the trainer's options only for ``--help.trainer``."""
+
+    def format_help(self, *given: Any) -> str:
+        """The help without the trainer's options, unless no others are left."""
+        groups, trainer = self._action_groups, (self.groups or {}).get("trainer")
+        self._action_groups = [group for group in groups if group is not trainer] or groups
+        text = re.sub(r":[\w:]+:`~?|``", "`", super().format_help(*given))
+        return re.sub(r"(?:\.\.\s+)?\b(\w+)::(?=\s)", r"\1:", text)
+
+
+class EPICCLI(LightningCLI):
+    """LightningCLI with this package's callbacks, loggers and links.
+
+    Callbacks have their own config sections, since a ``trainer.callbacks`` list in a second config
+    silently replaces the first one. Classes, task and preprocessing are linked from the data to the
+    model, and encoders from the model to the data.
+
+    Args:
+        commands: commands that get a parser, since each parser takes time.
+        extent: last stage.
+        **options: options of LightningCLI.
+    """
+
+    def __init__(self, commands: Sequence[str], extent: Extent, **options: Any) -> None:
+        self._commands, self._extent = commands, extent
+        super().__init__(EPICModule, ImageTextDataModule, parser_class=_Parser, **options)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there
+        """The commands and the arguments that they do not take."""
+        return {name: LightningCLI.subcommands()[name] for name in self._commands}
+
+    def execute(self) -> None:
+        """Run the command.
+
+        Raises:
+            KeyboardInterrupt: upon Ctrl-C, which Lightning turns into an exit; it says what to do.
+        """
+        try:
+            super()._run_subcommand(str(self.subcommand))
+        except SystemExit as end:
+            if not isinstance(end.__context__, KeyboardInterrupt):
+                raise
+            saved = self.subcommand == "fit" and self._get(self.config_init, "last_checkpoint").path
+            if saved and saved.is_file():
+                way = f"the same command with --ckpt_path last resumes from {saved}."
+                raise KeyboardInterrupt(way) from None
+            raise end.__context__ from None
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if self._extent == "run":
+            self.execute()
+
+    def _set_seed(self) -> None:
+        if self._extent != "options":
+            super()._set_seed()
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer as far as ``extent`` says."""
+        if self._extent in ("build", "run"):
+            super().instantiate_classes()
+        elif self._extent == "data":
+            parser = LightningArgumentParser(**PARSER_OPTIONS)
+            parser.add_lightning_class_args(ImageTextDataModule, "data", subclass_mode=True)
+            config = Namespace(data=self.config[self.subcommand]["data"])  # type: ignore[no-untyped-call]  # jsonargparse
+            self.datamodule = parser.instantiate_classes(config)["data"]
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add sections for callbacks, and links between data and model."""
+        shows: dict[str, Any] = {
+            "dest": argparse.SUPPRESS,
+            "help": "Show the trainer's options and exit.",
+        }
+        parser.add_argument("--help.trainer", action=_TrainerHelp, **shows)
+        for section, kind in _SECTIONS.items():
+            parser.add_lightning_class_args(kind, section)
+        parser.set_defaults(_DEFAULTS)
+        # run replaces --report by --report.folder, instead of a file with the section
+        short = parser._option_string_actions["--report"]
+        short.metavar, short.help = "DIR", "Short for --report.folder."
+        for name in ("num_classes", "task", "class_names", "preprocessing"):
+            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+        parser.link_arguments(
+            "data", "model.loss.class_frequencies", self._class_frequencies, "instantiate"
+        )
+        encoders = "model.encoders"
+        for side in ("image", "text"):
+            parser.link_arguments(f"{encoders}.{side}.name", f"data.init_args.{side}_encoder")
+            parser.link_arguments(
+                f"{encoders}.{side}.revision", f"data.init_args.{side}_encoder_revision"
+            )
+        parser.link_arguments(f"{encoders}.image_size", "data.init_args.image_size")
+
+    def _class_frequencies(self, data: ImageTextDataModule) -> list[float] | None:
+        """Class frequencies of the training data, which is read only for fit or weighted losses."""
+        loss = self.config[self.subcommand]["model"]["loss"]
+        weighted = "balanced" in (loss["class_weights"], loss["pos_weight"])
+        if self.subcommand != "fit" and not weighted:
+            return None
+        # a checkpoint's frequencies take precedence; its training data may not be available
+        saved = self._saved_options.get("loss", {}).get("class_frequencies")
+        return saved or data.class_frequencies
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Refuse an unusable checkpoint before anything is built."""
+        with suggestions(*self._subcommand_parsers.values()):
+            super().parse_arguments(parser, args)
+        self._saved_options: dict[str, Any] = {}
+        config = self.config[self.config.subcommand]
+        path = config.get("ckpt_path")
+        if not path and self.config.subcommand != "fit":  # nothing is trained from there
+            path = config["ckpt_path"] = config["model"]["warm_start"]
+        if not path and self.config.subcommand != "fit":
+            raise ConfigError(
+                "Without --ckpt_path no weights are trained: add --ckpt_path best, which is "
+                f"{self._newest('best')}, or the path of a checkpoint or run."
+            )
+        path = local_path(path) if path else path
+        if path in _CHECKPOINT_WORDS and not Path(path).is_file():
+            word, path = path, self._newest(path)
+            config["ckpt_path"] = path
+            rank_zero_info(f"--ckpt_path {word} is {path}")
+        elif path and self.config.subcommand != "fit" and os.path.isdir(path):
+            config["ckpt_path"] = path = str(find_checkpoint(Path(path)))
+        if path:
+            config["ckpt_path"] = path
+            if not os.path.exists(path) and (meant := did_you_mean(path, _CHECKPOINT_WORDS)):
+                raise CheckpointError(f"There is no checkpoint at {path!r}.{meant}")
+            checkpoint = read_checkpoint(path)  # before the parser builds what it names
+            require_info(checkpoint)
+            self._saved_options = checkpoint.get("hyper_parameters", {})
+            _check_sections(self._saved_options)
+            _prepare_alike(config["data"], self._saved_options)
+            if self.config.subcommand == "predict":
+                _name_classes(config["data"], self._saved_options)
+
+    def _newest(self, word: str) -> str:
+        """The checkpoint "best" or "last" of the newest run below the root folder."""
+        config = self.config[self.config.subcommand]
+        section = config["checkpoint" if word == "best" else "last_checkpoint"]
+        own, runs = section["dirpath"], _root(config["trainer"])
+        root, place = (own, ".") if own else (runs, "fit/version_*/checkpoints")
+        path = newest_readable(Path(root), place, _CHECKPOINT_WORDS[word])
+        _require_same_data(path, config["data"])
+        return path
+
+    def before_instantiate_classes(self) -> None:
+        """Load checkpoints with ``weights_only`` unless the user disables it.
+
+        With a checkpoint, ``model.warm_start`` is not used.
+        """
+        config = self.config[self.subcommand]
+        if config.get("ckpt_path"):
+            config["model"]["warm_start"] = None
+        if config["weights_only"] is None:
+            config["weights_only"] = True
+        if self.subcommand == "predict":  # they are written
+            config["return_predictions"] = False
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Log to ``<root>/<subcommand>/version_N``, and write checkpoints atomically.
+
+        Loggers that write elsewhere, such as to a server, are added to those of that folder.
+        """
+        config = self._get(self.config_init, "trainer")
+        given = config.get("logger")
+        others = [] if given in (None, True) else given if isinstance(given, list) else [given]
+        has_folder = any(isinstance(other, TensorBoardLogger | CSVLogger) for other in others)
+        if given is not False and not has_folder and not config.get("fast_dev_run"):
+            root = _root(config)
+            tensorboard = TensorBoardLogger(root, name=self.subcommand)
+            csv = CSVLogger(root, name=self.subcommand, version=tensorboard.version)
+            kwargs["logger"] = [tensorboard, csv, *others]
+        if config.get("plugins") is None:
+            kwargs["plugins"] = [DurableCheckpointIO()]
+        return super().instantiate_trainer(**kwargs)
+
+    def after_fit(self) -> None:
+        """Print the kept checkpoint, its metric, and the commands that read it."""
+        kept = self._get(self.config_init, "checkpoint")
+        if not kept.best_model_path:  # fast_dev_run, or stopped before the first validation
+            return
+        which, monitor, score = "the best epoch", kept.monitor, kept.best_model_score
+        if monitor is None:
+            which = "the last epoch's weights (checkpoint.monitor is null)"
+            monitor = self.config.fit["early_stopping"]["monitor"]
+            score = self.trainer.callback_metrics.get(monitor)
+        metric = "" if score is None else f", {monitor} {float(score):.4f}"
+        path = f"{os.path.relpath(kept.best_model_path)}, {which}"
+        rank_zero_info(f"Kept {path}{metric}: test, predict and explain take it as --ckpt_path.")
+
+    def before_fit(self) -> None:
+        """Check the monitored metrics before the first epoch.
+
+        Raises:
+            ConfigError: if this task does not log a metric, or the highest loss would be kept.
+        """
+        losses = ("train/loss", "train/loss_step", "train/loss_epoch", "val/loss")
+        metrics = [str(name) for name in self.model.train_metrics]
+        logged = {*losses, *metrics, *(name.replace("train/", "val/") for name in metrics)}
+        logged |= {f"val/accuracy_{name}" for name in self.datamodule.subsets}
+        for section in ("checkpoint", "early_stopping"):
+            monitor, mode = (self.config.fit[section][key] for key in ("monitor", "mode"))
+            if monitor is not None and monitor not in logged:
+                raise ConfigError(
+                    f"{section}.monitor is {monitor!r}, which this {self.model.task} task does not "
+                    f"log: set {section}.monitor to one of {', '.join(sorted(logged))} (usual is "
+                    f"{'val/f1_micro' if self.model.task == 'multilabel' else 'val/accuracy'})."
+                )
+            if monitor in losses and mode == "max":
+                raise ConfigError(
+                    f"{section}.monitor is {monitor!r}, and {section}.mode 'max' would keep the "
+                    f"highest loss: set {section}.mode to min."
+                )
+
+
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    """Whether a message of Lightning is none on services to install, for which it has no switch."""
+    return "Tip: For seamless cloud" not in record.getMessage()
+
+
+def _root(trainer: Mapping[str, Any]) -> str:
+    """The folder of all runs."""
+    return trainer.get("default_root_dir") or "runs"
+
+
+def _require_same_data(checkpoint: str, data: Mapping[str, Any]) -> None:
+    """Refuse the newest run if its config names other data."""
+    config = Path(checkpoint).parents[1] / "config.yaml"
+    if not config.is_file():
+        return
+    content: Any = read_yaml(str(config))
+    try:
+        theirs, ours = (
+            (section["class_path"], (section["init_args"] or {}).get("table"))
+            for section in (content["data"], data)
+        )
+    except (AttributeError, LookupError, TypeError):  # not written by this package
+        return
+    if theirs != ours:
+        before, now = (table or kind.rpartition(".")[2] for kind, table in (theirs, ours))
+        raise ConfigError(
+            f"The newest run, {checkpoint}, was trained on other data ({before}, now {now}): give "
+            "the path of a checkpoint, or another trainer.default_root_dir."
+        )
+
+
+def _check_sections(options: Mapping[str, Any]) -> None:
+    """Check the types of option sections before the parser reads them.
+
+    The parser would read a string in place of a section as a config file, which may name a class.
+    """
+    for name, kind in get_type_hints(EPICModule.__init__).items():
+        if isinstance(kind, type) and is_dataclass(kind) and name in options:
+            as_config(kind, options[name])
+
+
+def _name_classes(data: Namespace, saved: dict[str, Any]) -> None:
+    """Take the classes from the checkpoint if the training table is not available."""
+    options = data.get("init_args") or {}
+    if not options.get("predict_table") or os.path.exists(options["table"]):
+        return
+    options["classes"] = options["classes"] or saved.get("class_names")
+    if saved.get("task") == "multilabel":
+        # it makes the task multilabel; no cell is split with it
+        options["label_separator"] = options["label_separator"] or "|"
+
+
+def _prepare_alike(data: Namespace, saved: dict[str, Any]) -> None:
+    """Take the checkpoint's preprocessing where an option has its default.
+
+    Another value is refused when the checkpoint is loaded.
+    """
+    options, theirs = data.get("init_args") or {}, input_options(saved.get("preprocessing"))
+    for name in ("resize", "max_text_tokens", "clean_text"):
+        default = signature(ImageTextDataModule).parameters[name].default
+        value = theirs.get(f"data.{name}", default)
+        if type(value) is type(default) and options.get(name) == default != value:
+            options[name] = value
+            rank_zero_info(f"data.{name} is {value}, as in the checkpoint")
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's messages on devices and seeds, for one of many runs."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.setLevel(logging.INFO)  # Lightning's level
+
+
+def run(args: list[str], extent: Extent = "run") -> EPICCLI:
+    """Run the command line ``args`` up to the stage ``extent``; errors are raised.
+
+    Raises:
+        EpicError: with a message for the user.
+    """
+    set_parsing_settings(
+        # else a class that an option of type Any names would be built
+        instantiate_subclass_spec_in_any=False,
+        # adds none to the parser's own, such as subprocess, which else is only warned of
+        import_path_denylist=[],
+    )
+    for message in _EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
+    # tokenizers' threads are not safe in forked loader workers
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    every = list(LightningCLI.subcommands())
+    # with no or an unknown command, all parsers are made for the help or the error
+    commands = args[:1] if args and args[0] in every else every
+    arguments = resolve_configs(args)
+    try:
+        return EPICCLI(
+            commands,
+            extent,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=RunRecord,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={
+                "gradient_clip_val": 1.0,
+                "enable_model_summary": False,  # the parameter table says more
+                "callbacks": [SubsetAccuracy()],
+            },
+            parser_kwargs=PARSER_OPTIONS | dict.fromkeys(commands, PARSER_OPTIONS),
+            args=[
+                re.sub("^--[a-z]+(?==|$)", lambda m: _SHORT.get(m[0], m[0]), arg)
+                for arg in arguments
+            ],
+        )
+    except ValueError as error:
+        # jsonargparse wraps errors of a class in a long list of its options
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, MENDABLE):
+            cause = cause.__cause__
+        if cause is not None:
+            raise cause from None
+        raise
+
+
+def as_options(values: Mapping[str, Any]) -> list[str]:
+    """Command line arguments of ``fit`` for dotted option names and their values."""
+    return [
+        f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in values.items()
+    ]
+
+
+def build_data(args: Sequence[str]) -> ImageTextDataModule:
+    """The DataModule for options of ``epic-pl fit``, without a model."""
+    data: ImageTextDataModule = run(["fit", *args], "data").datamodule
+    return data
+
+
+def checkpoint_of(args: Sequence[str]) -> Path:
+    """The checkpoint that options of ``epic-pl test`` name, also by ``best``, ``last`` or a run."""
+    return Path(run(["test", *args], "options").config["test"]["ckpt_path"])
+
+
+def build_trained(args: Sequence[str]) -> tuple[EPICModule, ImageTextDataModule, str]:
+    """The trained module for options of ``epic-pl test``, its data and its checkpoint path."""
+    cli = run(["test", *args], "build")
+    path = str(cli.config["test"]["ckpt_path"])
+    module: EPICModule = cli.model
+    module.load_weights(path)
+    return module.to(cli.trainer.strategy.root_device).eval(), cli.datamodule, path

@@ -1,0 +1,156 @@
+"""The ``epic-pl`` command: a table of commands, and no torch before one of them runs."""
+
+import gc
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+from epic_pl.utils.config_files import packaged
+from epic_pl.utils.errors import did_you_mean
+from epic_pl.utils.version import __version__
+
+_TRAINER, _PARSER = "epic_pl.cli.epic_cli", "epic_pl.cli.commands.parser"
+_ERROR_TEXT = "epic_pl.cli.error_text"
+
+
+class Command(NamedTuple):
+    """A command: its line of the help, and the module with the function of its (last) name.
+
+    That imports what is heavy inside. A command of the trainer has none:
+    :mod:`epic_pl.cli.epic_cli` has its parser.
+    """
+
+    summary: str
+    module: str = ""
+
+
+COMMANDS = {
+    "fit": Command("train; --ckpt_path PATH resumes, --model.warm_start PATH starts from weights"),
+    "validate": Command("metrics on the validation split"),
+    "test": Command("metrics on the test split; --report DIR writes a report"),
+    "predict": Command("classes and probabilities of each sample, to a file or folder"),
+    "explain": Command("draw the patches and words each prompt attends to", "cli.commands.explain"),
+    "embed": Command("the encoders' features of a table or a folder, as Parquet", "embed"),
+    "export": Command("a trained model as a folder that runs on its own", "cli.commands.export"),
+    "serve": Command("answer requests over HTTP (extra `serve`)", "cli.commands.serve"),
+    "app": Command("a page in the browser to try a trained model (extra `app`)", "app"),
+    "compare": Command(
+        "methods with several seeds: accuracy, cost, significance, plot",
+        "experiments.compare.command",
+    ),
+    "tune": Command(
+        "search options on the validation split (extra `tune`)", "experiments.tune.command"
+    ),
+    "data check": Command("can training start?", "cli.commands.data"),
+    "data init": Command("write a config for a table", "cli.commands.data"),
+    "doctor": Command("versions, devices, encoders: what is missing?", "cli.commands.doctor"),
+    "cache build": Command("store features of the frozen encoders", "cli.commands.cache"),
+    "cache info": Command("list stored features", "cli.commands.cache"),
+}
+_HELP = """\
+usage: epic-pl COMMAND --config NAME [--config OVERLAY] [--OPTION VALUE ...]
+
+Image-text classification with two frozen encoders and one or two percent of their size trained.
+
+commands:
+{commands}
+
+options; later ones win, configs too:
+  --config NAME   a file (./NAME where both exist), or a packaged config by its name:
+{recipes}
+                  overlays, to follow another config:
+{overlays}
+  epic-pl compare --variants NAME and epic-pl tune --space NAME take a file, or a packaged one:
+{others}
+
+more help:
+  epic-pl fit --help                        options of model, data, checkpoint, cache, ...
+  epic-pl fit --help.trainer                options of the trainer
+  epic-pl fit --data.help TableDataModule   options of a dataset
+  epic-pl fit --config X --print_config     all options that a run would use
+  epic-pl COMMAND --help                    options of the others
+  epic-pl --version
+
+example: epic-pl fit --config openmoji.yaml --trainer.max_epochs 10
+"""
+_HELP_OPTIONS = ("-h", "--help")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run ``epic-pl``; a user's error ends as one paragraph on stderr and exit code 1.
+
+    Args:
+        args: arguments after ``epic-pl``, by default those of the command line.
+    """
+    argv = [str(arg) for arg in args] if args is not None else sys.argv[1:]
+    if not argv or argv[0] in _HELP_OPTIONS:
+        print(_help(), end="")
+        return
+    if argv[0] == "--version":
+        print(f"epic-pl {__version__}")
+        return
+    name = next((name for name in (" ".join(argv[:2]), argv[0]) if name in COMMANDS), "")
+    if not name and not argv[0].startswith("-"):
+        group = [command for command in COMMANDS if command.startswith(f"{argv[0]} ")]
+        if group and set(argv[1:]) <= set(_HELP_OPTIONS):
+            for command in group:
+                main([*command.split(), "--help"])
+            return
+        known, word = ", ".join(group or COMMANDS), " ".join(argv[: 1 + bool(group)])
+        meant = did_you_mean(word, group or COMMANDS)
+        print(f"epic-pl: no command {word!r}; there are {known}.{meant}", file=sys.stderr)
+        raise SystemExit(1)
+    own, rest = bool(name and COMMANDS[name].module), argv[len(name.split()) :]
+    if own and _asks_for_help(name, rest):
+        import_module(_PARSER).command_parser(name, load(name)).print_help()
+        return
+    first = _TRAINER not in sys.modules
+    if first:  # imports leave no garbage, and looking for it takes a fifth of the start
+        gc.disable()
+    cli = import_module(_TRAINER)
+    if first:
+        gc.freeze()
+        gc.enable()
+    with import_module(_ERROR_TEXT).errors_as_text():
+        if own:
+            raise SystemExit(call(name, rest))
+        cli.run(argv)
+
+
+def load(name: str) -> Callable[..., int | None]:
+    """The function of a command that is none of the trainer's."""
+    function: Callable[..., int | None] = getattr(
+        import_module(f"epic_pl.{COMMANDS[name].module}"), name.split()[-1]
+    )
+    return function
+
+
+def call(name: str, argv: Sequence[str]) -> int:
+    """Call that function with arguments of the command line, and return the exit code."""
+    function, parsers = load(name), import_module(_PARSER)
+    with import_module(_ERROR_TEXT).suggestions(parsers.command_parser(name, function)):
+        return function(**parsers.parse_command(name, function, argv)) or 0
+
+
+def _asks_for_help(name: str, argv: Sequence[str]) -> bool:
+    """Also without an argument, where one is required."""
+    parameters = inspect.signature(load(name)).parameters.values()
+    required = any(parameter.default is parameter.empty for parameter in parameters)
+    return (required and not argv) or any(arg in _HELP_OPTIONS for arg in argv)
+
+
+def _help() -> str:
+    return _HELP.format(
+        commands="\n".join(f"  {name:<15} {command.summary}" for name, command in COMMANDS.items()),
+        recipes=_listed(packaged("")),
+        overlays=_listed(packaged("overlays")),
+        others=_listed([*packaged("variants"), *packaged("spaces")]),
+    )
+
+
+def _listed(names: list[str]) -> str:
+    indent = " " * 20
+    return textwrap.fill(", ".join(names), 98, initial_indent=indent, subsequent_indent=indent)

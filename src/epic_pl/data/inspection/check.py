@@ -1,0 +1,169 @@
+"""Data check: read all rows, labels, images and texts of a dataset once."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.progress import Progress
+
+from epic_pl.data.datamodule import ImageTextDataModule, Split
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.inspection.images import FACTS, inspect_images
+from epic_pl.data.inspection.problems import (
+    SEVERITIES,
+    Problem,
+    Severity,
+    duplicate_problems,
+    image_problems,
+    kept_rows,
+    label_problems,
+    language_problems,
+    text_problems,
+)
+from epic_pl.data.row_cache import ImageRecord
+from epic_pl.data.rows import class_counts
+from epic_pl.utils.errors import DataError, counted
+
+_TEXTS_AT_ONCE, _TEXTS_OF_LANGUAGE = 64, 500
+_STRINGS = ("split", "sample_id", "image", "text", "label")
+_ROWS = pa.schema([*((name, pa.string()) for name in _STRINGS), *FACTS])
+
+
+@dataclass
+class Findings:
+    """Findings of a data check.
+
+    Attributes:
+        data: the DataModule.
+        rows: one row per sample: ``split, sample_id, image, text, label``, the columns of
+            :data:`~epic_pl.data.inspection.images.FACTS` about its image, and ``tokens``; labels
+            are names.
+        class_counts: number of rows of each class, ``(C,)``, by split, without skipped rows.
+        problems: lines of the report.
+        image_roots: folder of each split's image paths.
+    """
+
+    data: ImageTextDataModule
+    rows: pa.Table
+    class_counts: dict[Split, npt.NDArray[np.int64]]
+    problems: list[Problem]
+    image_roots: dict[Split, Path]
+
+    @property
+    def can_train(self) -> bool:
+        """Whether no problem prevents training."""
+        return not any(problem.severity == "error" for problem in self.problems)
+
+    @property
+    def verdict(self) -> str:
+        """Whether training can start, in one sentence."""
+        errors = sum(problem.severity == "error" for problem in self.problems)
+        start = f"cannot start: {counted(errors, 'errors')}" if errors else "can start"
+        return f"Training {start}."
+
+
+def check_data(
+    data: ImageTextDataModule, workers: int | None = None, console: Console | None = None
+) -> Findings:
+    """Read all of a dataset and find its problems.
+
+    Each distinct image is decoded once, as in training, regardless of earlier checks, and each
+    distinct text is tokenized. The results for images are stored for later runs.
+
+    Args:
+        data: any DataModule of this package.
+        workers: number of processes that decode images; None is one per core.
+        console: console for a progress bar; None for no bar.
+    """
+    problems: list[Problem] = []
+    datasets: dict[Split, ImageTextDataset] = {}
+    data.prepare_data()
+    for split in data.own_splits:
+        try:
+            datasets[split] = _read_split(data, split)
+        except DataError as error:
+            severity: Severity = "error" if split in ("train", "val") else "warning"
+            problems.append(Problem(severity, f"The {split} split cannot be built: {error}"))
+    names, policy = data.class_names, data.on_bad_sample
+    parts, counts = [_ROWS.empty_table()], {}
+    # no auto_refresh, since processes are forked while its thread would run
+    quiet = console or Console(quiet=True)
+    with Progress(console=quiet, auto_refresh=False, disable=console is None) as progress:
+        for split, dataset in datasets.items():
+            rows = _inspect_rows(split, dataset, names, workers or os.cpu_count() or 1, progress)
+            labels = dataset.table["label"].filter(kept_rows(rows, policy))
+            counts[split] = class_counts(labels, len(names))
+            parts.append(rows)
+        rows = pa.concat_tables(parts)
+        rows = rows.append_column("tokens", _token_lengths(rows["text"], data, progress))
+    problems += image_problems(rows, policy)
+    problems += text_problems(rows, data.collator.max_text_tokens)
+    texts = pc.unique(rows["text"]).drop_null()
+    texts = texts[:: len(texts) // _TEXTS_OF_LANGUAGE + 1]  # evenly spread
+    problems += language_problems(
+        data.collator.shortened(texts.to_pylist()), data.collator.tokenizer
+    )
+    problems += label_problems(rows.filter(kept_rows(rows, policy)), counts, names)
+    problems += duplicate_problems(rows)
+    return Findings(
+        data=data,
+        rows=rows,
+        class_counts=counts,
+        problems=sorted(problems, key=lambda problem: SEVERITIES.index(problem.severity)),
+        image_roots={split: dataset.image_root for split, dataset in datasets.items()},
+    )
+
+
+def _read_split(data: ImageTextDataModule, split: Split) -> ImageTextDataset:
+    """Rows of a split; if samples are drawn anew in each epoch, those of the first epoch."""
+    dataset = data.unchecked_dataset(split)
+    if not dataset.draws_labels:
+        return dataset
+    table = pa.Table.from_pylist([dataset.reference(row) for row in range(len(dataset))])
+    return ImageTextDataset(table, dataset.image_root, dataset.transform)
+
+
+def _inspect_rows(
+    split: Split, dataset: ImageTextDataset, names: Sequence[str], workers: int, progress: Progress
+) -> pa.Table:
+    """Rows of a split, each with the facts about its image, which are recorded for later runs."""
+    table, root = dataset.table, dataset.image_root
+    paths = pc.unique(table["image"]).drop_null()
+    min_size = getattr(dataset.transform, "min_size", None)
+    facts = inspect_images(root, paths.to_pylist(), min_size, workers, progress)
+    record = ImageRecord(root)
+    keys = map(record.key, paths.to_pylist())
+    record.add(dict(zip(keys, facts["problem"].to_pylist(), strict=True)))
+    facts = facts.take(pc.index_in(table["image"], value_set=paths))
+    columns = {name: table[name] for name in ("sample_id", "image", "text")}
+    columns |= {"split": pa.repeat(split, len(table)), "label": _name_labels(table["label"], names)}
+    return pa.table(columns | dict(zip(FACTS.names, facts.columns, strict=True)), schema=_ROWS)
+
+
+def _name_labels(labels: pa.ChunkedArray, names: Sequence[str]) -> pa.Array:
+    """Names of classes; several in one cell are separated by ``|``."""
+    if not pa.types.is_list(labels.type):
+        return pa.array(names, pa.string()).take(labels.combine_chunks())
+    rows = labels.to_pylist()
+    joined = [None if row is None else "|".join(names[code] for code in row) for row in rows]
+    return pa.array(joined, pa.string())
+
+
+def _token_lengths(
+    column: pa.ChunkedArray, data: ImageTextDataModule, progress: Progress
+) -> pa.Array:
+    """Tokens of each text before truncation, with special tokens; null where absent."""
+    texts = pc.unique(column).drop_null()
+    lengths: list[int] = []
+    starts = range(0, len(texts), _TEXTS_AT_ONCE)
+    for start in progress.track(starts, description="texts"):
+        part = data.collator.shortened(texts[start : start + _TEXTS_AT_ONCE].to_pylist())
+        ids = data.collator.tokenizer(part, truncation=False, verbose=False)["input_ids"]
+        lengths += map(len, ids)
+    return pa.array(lengths, pa.int32()).take(pc.index_in(column, value_set=texts))

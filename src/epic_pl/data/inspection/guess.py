@@ -1,0 +1,356 @@
+"""Guess the role of each column of a table from names, paths of files and distinct values.
+
+Where these do not tell, the user is asked: a wrong guess costs more than an option.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from epic_pl.data.images import IMAGE_SUFFIXES, read_image
+from epic_pl.data.tables import columns
+from epic_pl.data.tables.columns import SPLIT_NAMES, is_bytes, is_list, may_embed
+from epic_pl.data.tables.labels import MISSING, written_lists
+from epic_pl.utils.errors import DataError, did_you_mean
+
+NONE = "none"
+"""As the name of a column: that there is none, and none is to be guessed."""
+
+_WORDS = {
+    "image": "image img picture photo poster filename file path",
+    "text": "text title caption sentence statement description hypothesis question review plot",
+    "label": "label labels class category target genre genres tags",
+    "split": "split set subset partition fold",
+    "id": "id uid key index",
+    "no text": "nr number row code sku date datum time url link",
+}
+_NAMES = {role: words.split() for role, words in _WORDS.items()}
+_UNCLEAR = "No column looks like {}; there are {}. Name one, as in `epic-pl data init ... {}`. {}"
+_QUANTITY = (
+    "Numbers to predict, such as prices, are no classes: write a column with ranges of them, such "
+    "as cheap and dear, and name it by --label."
+)
+_EXAMINED = 50  # cells and files
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Guessed arguments of ``TableDataModule``, columns without a role, and rows of each split."""
+
+    image_column: str | None
+    text_columns: list[str]
+    label_column: str
+    label_separator: str | None
+    split_column: str | None
+    id_column: str | None
+    image_root: Path | None
+    val_size: float
+    split_rows: Mapping[str, int]  # as the table names them; all are train without a column
+    multilabel: bool
+    unused: list[str]
+
+
+def guess_columns(
+    table: pa.Table,
+    folder: Path,
+    image: str | None = None,
+    text: str | Sequence[str] | None = None,
+    label: str | None = None,
+    split: str | None = None,
+) -> Guess:
+    """Guess the columns from names and distinct cells, and from the files in the table's folder.
+
+    Args:
+        table: with all its columns.
+        folder: of the table.
+        image: column of images, or a template. None is guessed, unless ``text`` is given.
+        text: column of texts, several, or a template; ``none`` for none. None is guessed, unless
+            ``image`` is given.
+        label: column of labels; None is guessed.
+        split: column of splits; ``none`` for none. None is guessed.
+
+    Raises:
+        DataError: a role is unclear, so that the user has to name its column; the label is a
+            quantity or may be missing; or a named column does not exist.
+    """
+    names = table.column_names
+    texts = [] if text in (None, NONE) else [text] if isinstance(text, str) else list(text)
+    roles = [("image", image), *(("text", name) for name in texts), ("label", label)]
+    roles += [("split", None if split == NONE else split)]
+    given = {name: role for role, name in roles if name is not None}
+    if len(given) < sum(name is not None for _, name in roles):
+        named_twice = ", ".join(f"{name!r} for the {role}" for role, name in roles if name)
+        raise DataError(f"A column can have one role, but you name {named_twice}: change one.")
+    for name, role in given.items():
+        if name not in names and (role in ("label", "split") or "{" not in name):
+            meant = did_you_mean(name, names)
+            raise DataError(f"There is no column {name!r} for the {role}, only {names}.{meant}")
+    guess_texts = image is None and text is None
+    source, root = image, folder
+    if image in names or not (image or texts):
+        candidates = table.select([image] if image else [n for n in names if n not in given])
+        image, source, root = _images(candidates, folder) or (image, image, folder)
+    if image in given and not (image in names and may_embed(table[image].type)):
+        paths = columns.read_image_paths(table, image).drop_null().to_pylist()
+        if not any(os.path.isfile(root / path) for path in paths):
+            raise DataError(
+                f"Column {image!r}, named for the images, holds no file in {root}: the first cell "
+                f"is {[*paths, None][0]!r}. Name another, or move the table to the images."
+            )
+    left = [name for name in names if name not in (source, *texts, label)]
+    split = _split(table, left) if split is None else None if split == NONE else split
+    splits = columns.read_splits(table, split)
+    rows = Counter(map(str, splits))
+    label = label or _label(table, [name for name in left if name != split])
+    labelled = table.select([label]).filter(pa.array(splits != "predict"))
+    separator, multilabel = _examine_label(labelled, label)
+    # the column of a template such as {id}.jpg may be the id as well
+    ids = _by_name([name for name in names if name not in (image, split, label)], "id")
+    identity = next((name for name in ids if _distinct(table[name]) == len(table)), None)
+    left = [name for name in left if name not in (split, label, identity)]
+    if guess_texts:
+        texts = _texts(table, left, image is None)
+    if image is None and not texts:
+        raise DataError(_UNCLEAR.format("images or text", names, "--text title", ""))
+    return Guess(
+        image_column=image,
+        text_columns=texts,
+        label_column=label,
+        label_separator=separator,
+        split_column=split,
+        id_column=identity,
+        image_root=None if root == folder else root,
+        val_size=0.1 if len(table) >= 200 else 0.2,
+        split_rows=rows,
+        multilabel=multilabel,
+        unused=[name for name in left if name not in texts],
+    )
+
+
+def _by_name(names: Iterable[str], role: str) -> list[str]:
+    """Columns named like a role: ``label`` before ``label_source``, ``image`` before ``path``."""
+    known, ranks = _NAMES[role], {}
+    for name in names:
+        words = _words(name)
+        matches = [known.index(word) for word in words if word in known]
+        if matches:
+            # files of image columns are looked for as well
+            ranks[name] = (role != "image" and len(words) > 1, min(matches))
+    return sorted(ranks, key=lambda name: ranks[name])
+
+
+def _words(name: str) -> list[str]:
+    """Lower-case parts of a name such as ``imagePath`` or ``image_path``."""
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+", name)]
+
+
+def _is_string(dtype: pa.DataType) -> bool:
+    dtype = dtype.value_type if pa.types.is_dictionary(dtype) else dtype
+    return bool(pa.types.is_string(dtype) or pa.types.is_large_string(dtype))
+
+
+def _names_classes(dtype: pa.DataType) -> bool:
+    return _is_string(dtype) or pa.types.is_integer(dtype) or bool(pa.types.is_boolean(dtype))
+
+
+def _spread(column: pa.ChunkedArray) -> list[Any]:
+    """Some cells that are not null, evenly spread over a column: rows may be sorted."""
+    filled = np.flatnonzero(column.is_valid())
+    chosen = np.linspace(0, len(filled) - 1, min(len(filled), _EXAMINED)).astype(int)
+    return [column[int(row)].as_py() for row in filled[chosen]]
+
+
+def _counts(column: pa.ChunkedArray) -> Counter[str]:
+    """Number of rows of each distinct cell, as a stripped string."""
+    counts: Counter[str] = Counter()
+    for pair in pc.value_counts(column.cast(pa.string())).to_pylist():
+        counts[(pair["values"] or "").strip()] += pair["counts"]
+    return counts
+
+
+def _distinct(column: pa.ChunkedArray) -> int:
+    """Number of distinct strings or integers in a column; 0 for other types."""
+    if not _names_classes(column.type):
+        return 0
+    return int(pc.count_distinct(column.cast(pa.string())).as_py())
+
+
+def _ask(role: str, why: str, columns: Sequence[str], none: str = "") -> DataError:
+    """A question for the column of a role."""
+    return DataError(
+        f"Columns that {why}: {', '.join(map(repr, columns))}. Name the one to take, as in "
+        f"`epic-pl data init ... --{role} {columns[0]!r}`{none}."
+    )
+
+
+def _images(table: pa.Table, folder: Path) -> tuple[str, str, Path] | None:
+    """The image column or a template of it, its source column, and the folder of its paths.
+
+    Cells are images, or names of files in ``folder`` or a subfolder, with or without suffix. If
+    there are no such files, a column is chosen if its name or cells look like images: the check
+    then reports missing files, instead of training on the text alone.
+    """
+    of_bytes = [field.name for field in table.schema if is_bytes(field.type)]
+    embedded = [field.name for field in table.schema if may_embed(field.type)]
+    embedded = [name for name in embedded if name not in of_bytes or _decodes(table[name])]
+    if len(embedded) > 1:
+        raise _ask("image", "hold images", embedded)
+    if embedded:
+        return embedded[0], embedded[0], folder
+    strings = [field.name for field in table.schema if _is_string(field.type)]
+    named = _by_name(strings, "image")
+    cells = {name: _cells(table[name]) for name in dict.fromkeys([*named, *strings])}
+    roots = [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir())]
+    for name, root in product(cells, roots):
+        if _most(os.path.isfile(root / cell) for cell in cells[name]):
+            return name, name, _common_folder(table[name]) or root
+    for root in roots:
+        files = [file for file in root.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+        suffixes = {file.stem: file.suffix for file in files}
+        for name in dict.fromkeys([*named, *_by_name(table.column_names, "id")]):
+            endings = [suffixes.get(cell) for cell in _cells(table[name])]
+            if _most(ending is not None for ending in endings):
+                return f"{{{name}}}{next(filter(None, endings))}", name, root
+    if of_bytes:
+        raise DataError(
+            f"Column {of_bytes[0]!r} holds bytes that are no image, and no column leads to images: "
+            "put whole image files into it, or name a column of paths by --image, or that of the "
+            "texts alone by --text."
+        )
+    for name in cells:
+        by_name = name in named and {*_words(name)} <= {*_NAMES["image"]}
+        if by_name or _most(cell.lower().endswith(IMAGE_SUFFIXES) for cell in cells[name]):
+            return name, name, folder
+    return None
+
+
+def _cells(column: pa.ChunkedArray) -> list[str]:
+    """Some cells of a column as stripped strings."""
+    return [cell for value in _spread(column) if (cell := str(value).strip())]
+
+
+def _decodes(column: pa.ChunkedArray) -> bool:
+    """Whether one of some cells of bytes is an image."""
+    for cell in _spread(column):
+        with suppress(DataError):
+            return bool(read_image(cell))
+    return False
+
+
+def _most(answers: Iterable[bool]) -> bool:
+    listed = list(answers)
+    return sum(listed) > len(listed) / 2
+
+
+def _common_folder(column: pa.ChunkedArray) -> Path | None:
+    """The folder that holds all paths if they are absolute, unless it is the root folder."""
+    folders = {os.path.dirname(path.strip()) for path in column.drop_null().to_pylist()}
+    common = os.path.commonpath(folders) if all(map(os.path.isabs, folders)) else "/"
+    return None if common == "/" else Path(common)
+
+
+def _split(table: pa.Table, names: Sequence[str]) -> str | None:
+    """The first column that names splits in all rows, if possible one that is called so.
+
+    Raises:
+        DataError: none does, but one is called so.
+    """
+    called = [n for n in _by_name(names, "split") if not pa.types.is_nested(table[n].type)]
+    few = [n for n in names if 0 < _distinct(table[n]) <= 2 * len(SPLIT_NAMES)]
+    for name in dict.fromkeys([*called, *few]):
+        splits = {SPLIT_NAMES.get(cell.lower()) for cell in _counts(table[name])}
+        if "train" in splits and None not in splits and (name in called or len(splits) > 1):
+            return name
+    if not called:
+        return None
+    counts = _counts(table[called[0]])
+    held = [f"{cell!r} ({rows:,} rows)" for cell, rows in counts.most_common(_SHOWN)]
+    raise DataError(
+        f"Column {called[0]!r} is called like the splits of rows, but holds {', '.join(held)}"
+        f"{', ...' * (len(counts) > _SHOWN)}. Name the column of the splits by --split; its cells "
+        "are train (some at least), val and test. Or say --split none: validation and test rows "
+        "are then drawn."
+    )
+
+
+def _label(table: pa.Table, names: Sequence[str]) -> str:
+    """The column named label, else the only one of lists, else that of few distinct values."""
+    dtypes = {name: table[name].type for name in names}
+    lists = [n for n in names if is_list(dtypes[n]) and _names_classes(dtypes[n].value_type)]
+    # pandas writes integers with missing values as floats
+    scalars = [n for n in names if _names_classes(dtypes[n]) or pa.types.is_floating(dtypes[n])]
+    few = [n for n in scalars if 2 <= _distinct(table[n]) <= max(2, len(table) // 4)]
+    named = _by_name([*lists, *scalars], "label")
+    exact = [name for name in named if name.lower() in _NAMES["label"]]
+    if exact:
+        return exact[0]
+    likely = lists or [name for name in few if name in named] or few or named
+    if not likely:
+        several = "a label of several values"
+        raise DataError(_UNCLEAR.format(several, table.column_names, "--label kind", _QUANTITY))
+    if len(likely) > 1:
+        raise _ask("label", "could be the label", likely)
+    return likely[0]
+
+
+def _examine_label(table: pa.Table, label: str) -> tuple[str | None, bool]:
+    """The separator of several labels in a cell, and whether rows may have several.
+
+    Raises:
+        DataError: hardly any label occurs twice, or programs write one for a missing value.
+    """
+    column, about = columns.read_label_cells(table, label), f"Column {label!r}, the label, has"
+    lists = column if is_list(column.type) else written_lists(column)
+    counts = _counts(column if lists is None else pc.list_flatten(lists))
+    separator = None if lists is not None else _separator(column)
+    parts = {part.strip() for cell in counts for part in cell.split(separator or "\0")} - {""}
+    if missing := sorted(parts & {*MISSING}):
+        raise DataError(
+            f"{about} the cells {', '.join(map(repr, missing))}. If the label is missing there, "
+            "leave them empty and name their split predict, or drop the rows; if it is a class, "
+            "give it a name that no program writes for a missing value."
+        )
+    if lists is None and len(parts) > len(table) / 2:
+        raise DataError(
+            f"{about} {len(parts):,} different values in {len(table):,} rows: hardly any class can "
+            f"be learned. {_QUANTITY}"
+        )
+    return separator, lists is not None or separator is not None
+
+
+def _separator(labels: pa.ChunkedArray) -> str | None:
+    """The separator of several labels per cell, whose parts recur in other cells."""
+    if not _is_string(labels.type):
+        return None
+    cells = [cell for cell in labels.cast(pa.string()).drop_null().to_pylist() if cell.strip()]
+    for mark in "|;,":
+        parts = Counter(part.strip() for cell in set(cells) for part in set(cell.split(mark)))
+        often = sum(mark in cell for cell in cells) >= max(1, 0.05 * len(cells))
+        # single names may have commas ("Paris, France"), so commas need stronger evidence
+        recur = len(parts) < (len(set(cells)) if mark == "," else parts.total())
+        if often and recur:
+            return mark
+    return None
+
+
+def _texts(table: pa.Table, names: Sequence[str], needed: bool) -> list[str]:
+    """Columns named like text; a question where others hold many distinct strings."""
+    strings = [name for name in names if _is_string(table[name].type)]
+    if named := _by_name(strings, "text"):
+        return sorted(named, key=strings.index)
+    known = [*_by_name(strings, "id"), *_by_name(strings, "no text")]
+    left = [n for n in strings if n not in known and _distinct(table[n]) > 0.1 * len(table)]
+    if left and not (needed and len(left) == 1):
+        raise _ask("text", "could hold the texts", left, "" if needed else ", or --text none")
+    return left

@@ -1,0 +1,82 @@
+"""Decode every image of a dataset once, in parallel."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from hashlib import blake2b
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+from rich.progress import Progress
+
+from epic_pl.data.images import FORMATS, image_file, missing_hint, read_image
+from epic_pl.utils.errors import DataError
+from epic_pl.utils.untrusted import require_regular
+
+FACTS = pa.schema(
+    [
+        ("width", pa.int32()),  # of the stored image, in pixels
+        ("height", pa.int32()),
+        ("kind", pa.string()),  # missing, outside or corrupt; null for a valid image
+        ("problem", pa.string()),  # what is wrong with it
+        ("content", pa.string()),  # hash of the file's bytes
+    ]
+)
+_CHUNK = 32
+# for fewer images, starting processes costs more than it saves
+_MIN_POOLED = 256
+
+
+def inspect_images(
+    root: Path, paths: Sequence[str], min_size: int | None, workers: int, progress: Progress
+) -> pa.Table:
+    """Facts about images below ``root``, columns as in :data:`FACTS`, in the order of ``paths``.
+
+    Args:
+        root: folder that the paths start from.
+        paths: to image files.
+        min_size: see :func:`~epic_pl.data.images.read_image`.
+        workers: number of processes; few images are read in this one.
+        progress: shows a bar.
+    """
+    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+    inspect = partial(_inspect_chunk, root=root, min_size=min_size)
+    with ExitStack() as stack:
+        facts: Iterator[list[dict[str, Any]]] = map(inspect, chunks)
+        if workers > 1 and len(paths) >= _MIN_POOLED:
+            facts = stack.enter_context(ProcessPoolExecutor(workers)).map(inspect, chunks)
+        tracked = progress.track(facts, len(chunks), description="images")
+        return pa.Table.from_pylist(list(chain.from_iterable(tracked)), FACTS)
+
+
+def _inspect_chunk(paths: Sequence[str], root: Path, min_size: int | None) -> list[dict[str, Any]]:
+    return [_inspect_file(path, root, min_size) for path in paths]
+
+
+def _inspect_file(path: str, root: Path, min_size: int | None) -> dict[str, Any]:
+    """Decode an image file as training does."""
+    try:
+        file = image_file(root, path)
+        if not file.is_relative_to(root):
+            problem = f"{file} is outside of the image root {root}"
+            return {"kind": "outside", "problem": problem}
+        require_regular(file)
+        content = blake2b(file.read_bytes(), digest_size=16).hexdigest()
+    except OSError as error:
+        what = f"cannot be read: {error.strerror or error}"
+        if isinstance(error, FileNotFoundError):
+            what = "does not exist"
+        problem = f"{file} {what}{missing_hint(path)}"
+        return {"kind": "missing", "problem": problem}
+    except DataError as error:
+        return {"kind": "missing", "problem": str(error)}
+    try:
+        read_image(file, min_size)
+    except DataError as error:
+        return {"kind": "corrupt", "problem": str(error), "content": content}
+    with Image.open(file, formats=FORMATS) as image:
+        return {"width": image.width, "height": image.height, "content": content}

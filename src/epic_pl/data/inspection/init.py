@@ -1,0 +1,200 @@
+"""Write a config for a table: configs/table.yaml with options that fit the table."""
+
+import shlex
+import textwrap
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import yaml
+
+from epic_pl.data.images import read_image
+from epic_pl.data.inspection.guess import Guess, guess_columns
+from epic_pl.data.tables.columns import RowOptions, read_columns, read_image_paths
+from epic_pl.data.tables.embedded import unpack_images
+from epic_pl.data.tables.folders import holds_classes
+from epic_pl.data.tables.hf import is_saved_dataset
+from epic_pl.data.tables.reader import SUFFIXES, read_table
+from epic_pl.utils.config_files import INIT_CONFIG, first_config, packaged_file, read_yaml
+from epic_pl.utils.errors import ConfigError, DataError, printable
+from epic_pl.utils.files import write_text
+
+_EXAMINED_ROWS = 50
+# few values, so that models of several tables can share features of the encoders
+_SMALL, _LARGE = 112, 224  # pixels, multiples of 14 and 16
+_TOKENS = (32, 64, 128)
+# a crop keeps two thirds of a photograph (3:2) or more
+_LONG, _MANY_LONG = 1.6, 0.25
+_FOREIGN = 0.005  # share of letters; 0.0002 in English, 0.016 in German
+# minimum number of validation rows; with fewer, the best epoch is best by chance
+_ENOUGH = 300
+# features of an image take 0.8 MB at level "layers" with 224 pixels, a quarter of it with 112
+_MAX_STORED_PIXELS = 4000 * _LARGE**2
+
+
+def write_config(
+    source: Path,
+    force: bool = False,
+    output: Path | None = None,
+    **columns: Any,
+) -> tuple[Path, str]:
+    """Write a config for a table with guesses for the roles of its columns.
+
+    Args:
+        source: a table, or a folder with one table.
+        force: replace a config that exists.
+        output: file to write; None is ``epic.yaml`` beside the table.
+        columns: of ``image``, ``text``, ``label`` and ``split``, see
+            :func:`~epic_pl.data.inspection.guess.guess_columns`.
+
+    Returns:
+        The file, and what it takes and why, with the commands to run next.
+
+    Raises:
+        DataError: there is no table, there are several, or columns cannot be guessed.
+        ConfigError: the config exists and ``force`` is False.
+    """
+    path = find_table(source)
+    folder = (path if path.is_dir() else path.parent).resolve()
+    config = output or (source if source.is_dir() else source.parent) / INIT_CONFIG
+    if config.exists() and not force:
+        raise ConfigError(f"{config} exists already. Keep it, or replace it with --force.")
+    table = read_table(path)
+    guess = guess_columns(table, folder, **columns)
+    options, chosen = _options(path, folder, table, guess)
+    summary = _summarize(config, guess, chosen)
+    comment = textwrap.indent(summary, "# ")
+    # as in compare and tune, so that tables of the same name do not share runs
+    options["trainer"]["default_root_dir"] = f"runs/{first_config(['--config', str(config)])}"
+    text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True, width=100)
+    about = "# table.yaml, which ships with the package, explains the options."
+    write_text(config, f"{comment}\n{about}\n{text}")
+    return config, summary
+
+
+def _summarize(config: Path, guess: Guess, chosen: Mapping[str, str]) -> str:
+    """The roles of columns and the choices of a config, and the commands to run next."""
+    # a bare name may mean a packaged config
+    file = shlex.quote(f"./{config}" if str(config) == config.name else str(config))
+    several = f", separated by {guess.label_separator!r}" if guess.label_separator else ""
+    named = [f"{count:,} {split}" for split, count in guess.split_rows.items()]
+    drawn = [split for split in ("val", "test") if split not in guess.split_rows]
+    splits = [f"{guess.split_column} ({', '.join(named)})"] if guess.split_column else []
+    splits += [f"{' and '.join(drawn)} rows are drawn"] if drawn else []
+    lines = {
+        "images": guess.image_column or "no column of images",
+        "text": ", ".join(guess.text_columns) or "no column of texts",
+        "label": guess.label_column + (f" (several{several})" if guess.multilabel else ""),
+        "splits": "; ".join(splits),
+        "left out": ", ".join(guess.unused) or "no column",
+        **chosen,
+    }
+    return (
+        f"{config}, written by epic-pl data init, takes\n"
+        + "".join(f"  {name:<11} {printable(value)}\n" for name, value in lines.items())
+        + "Correct wrong guesses there. Then:\n"
+        f"  epic-pl data check --config {file}\n"
+        f"  epic-pl fit --config {file}\n"
+        "On a small table a plain network may be better; compare them on the test split:\n"
+        f"  epic-pl compare --config {file} --methods epic,no_prompts,late_fusion_mlp"
+    )
+
+
+def find_table(source: Path) -> Path:
+    """The table at a path, which may be its folder."""
+    if not source.is_dir() or is_saved_dataset(source):
+        return source
+    tables = [f for f in sorted(source.iterdir()) if f.suffix.lower() in SUFFIXES]
+    if not tables and holds_classes(source):
+        return source
+    if len(tables) != 1:
+        names = ", ".join(f.name for f in tables) or "none"
+        raise DataError(
+            f"{source} should hold one table ({', '.join(SUFFIXES)}) or a folder of images for "
+            f"each class; found: {names}. Name the table itself; several for one task belong "
+            "into one, told apart by a split column."
+        )
+    return tables[0]
+
+
+def _options(
+    path: Path, folder: Path, table: pa.Table, guess: Guess
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Options of configs/table.yaml, adapted to the table; and what was chosen, each in a line."""
+    options: dict[str, Any] = read_yaml(packaged_file("", "table.yaml"))
+    rows, names = table.num_rows, guess.text_columns
+    texts = names[0] if len(names) == 1 else names or None
+    metric = "val/f1_micro" if guess.multilabel else "val/accuracy"
+    epochs = int(np.clip(30_000 / rows, 9, 45))  # similar numbers of steps for all tables
+    val_rows = guess.split_rows.get("val") or round(guess.val_size * guess.split_rows["train"])
+    chooses = val_rows >= _ENOUGH
+    others = ("multilabel", "unused", "split_rows")
+    columns = {name: value for name, value in vars(guess).items() if name not in others}
+    size, resize, tokens = _SMALL, "crop", _TOKENS[0]
+    kept = "best" if chooses else "last"
+    keeps = f"the {kept} epoch (best from {_ENOUGH} validation rows, here {val_rows:,})"
+    chosen = {"keeps": keeps}
+    if sizes := _image_sizes(table, guess, folder):
+        short, long = np.sort(np.array(sizes), axis=1).T
+        median, share = np.median(short), np.mean(long > _LONG * short)
+        size = _LARGE if median > 160 else _SMALL
+        resize = "pad" if share >= _MANY_LONG else "crop"
+        how = "bars are added" if resize == "pad" else "the centre is taken"
+        chosen["image size"] = f"{size} pixels (shorter sides are {median:.0f}, the median)"
+        chosen["resize"] = f"{resize}: {how} ({share:.0%} are longer than {_LONG} to 1)"
+    inputs = RowOptions(image_column=None, text_columns=texts) if texts else None
+    if inputs and (filled := read_columns(table, inputs).texts.drop_null().to_pylist()):
+        likely = _likely_tokens(filled)
+        tokens = next((count for count in _TOKENS if count >= likely), _TOKENS[-1])
+        chosen["tokens"] = (
+            f"{tokens} of a text, the rest is cut (95% have about {likely:.0f} or fewer)"
+        )
+        some = filled[:: len(filled) // 1000 + 1]  # evenly spread
+        letters = [letter for text in some for letter in text if letter.isalpha()]
+        foreign = sum(not letter.isascii() for letter in letters) / max(len(letters), 1)
+        if foreign > _FOREIGN:
+            encoder = options["model"]["encoders"]["text"]["name"]
+            chosen["language"] = (
+                f"{foreign:.1%} of letters are not a to z, but {encoder} was trained on English: "
+                "see Languages in the documentation of data"
+            )
+    options["model"]["encoders"]["image_size"] = size
+    options["trainer"]["max_epochs"] = epochs
+    options["data"]["init_args"] |= {
+        "table": str(path.resolve()),
+        **columns,
+        "image_root": guess.image_root and str(guess.image_root.resolve()),
+        "text_columns": texts,
+        "test_size": 0.2 if rows < 20_000 else 0.1,
+        "batch_size_per_device": int(np.clip(2 ** round(np.log2(rows / 30)), 4, 32)),
+        "max_text_tokens": tokens,
+        "resize": resize,
+    }
+    options["cache"] = {"level": "layers" if rows * size**2 <= _MAX_STORED_PIXELS else "boundary"}
+    patience = max(3, epochs // 2) if chooses else None
+    options["checkpoint"]["monitor"] = metric if chooses else None
+    options["early_stopping"] |= {"monitor": metric, "patience": patience}
+    return options, chosen
+
+
+def _image_sizes(table: pa.Table, guess: Guess, folder: Path) -> list[tuple[int, int]]:
+    """Sizes in pixels of the images of some rows, evenly spread, since tables may be sorted."""
+    spread = np.linspace(0, len(table) - 1, min(len(table), _EXAMINED_ROWS)).astype(int)
+    some, embedded = unpack_images(table.take(spread), guess.image_column)
+    root = embedded or guess.image_root or folder
+    sizes = []
+    for path in read_image_paths(some, guess.image_column).drop_null().to_pylist():
+        with suppress(DataError):  # the check reports it
+            sizes.append(read_image(root / path).size)
+    return sizes
+
+
+def _likely_tokens(texts: list[str]) -> float:
+    """Estimated 95th percentile of tokens per text, with special tokens, for any language."""
+    # English has 1.4 tokens per word, languages with longer words one for 2.5 letters, and scripts
+    # without spaces nearly one per character, which takes 3 bytes
+    lengths = [2 + max(len(text.split()) * 1.4, len(text.encode()) / 2.5) for text in texts]
+    return float(np.percentile(lengths, 95))

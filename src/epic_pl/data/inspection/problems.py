@@ -1,0 +1,234 @@
+"""Problems of the images, texts and labels of a dataset, and rows that occur more than once."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import chain
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from epic_pl.data.rows import empty_rows
+from epic_pl.data.tables.labels import MISSING
+from epic_pl.utils.errors import counted
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+_SHOWN = 5  # examples of a problem
+_MAX_TRUNCATED = 0.1
+_MOST_SPLIT = 0.5  # share of words
+_FIX = "Fix them, or set on_bad_sample: skip leaves these rows out, absent keeps those with text."
+_MOVE = "Move them into the image root, or name one that holds them all."
+_FATES = {"skip": ": skipped", "absent": ": kept without it"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One line of the report.
+
+    Attributes:
+        severity: an ``error`` prevents training; a ``warning`` should be reviewed.
+        text: the problem and its number of occurrences.
+        examples: rows or files.
+    """
+
+    severity: Severity
+    text: str
+    examples: Sequence[str] = ()
+
+
+def _of_rows(
+    severity: Severity, rows: pa.Table, mask: Any, text: str, extra: str = "", way_out: str = ""
+) -> Iterator[Problem]:
+    """A problem of the rows in a mask, if there are any: their number and ``text``.
+
+    Examples are ``train 17``, with the column ``extra`` if given, and then ``way_out``.
+    """
+    rows = rows.filter(mask)
+    if count := rows.num_rows:
+        examples = [
+            f"{row['split']} {row['sample_id']}" + (f": {row[extra]}" if extra else "")
+            for row in rows.slice(0, _SHOWN).to_pylist()
+        ] + [way_out] * bool(way_out)
+        yield Problem(severity, counted(count, text), () if severity == "note" else examples)
+
+
+def kept_rows(rows: pa.Table, policy: str) -> pa.ChunkedArray:
+    """Mask of the rows that training keeps under a policy for bad images and empty rows."""
+    lost = pc.is_in(rows["kind"], value_set=pa.array(["missing", "corrupt"]))
+    if policy == "absent":  # rows with a text are kept
+        lost = pc.and_(lost, pc.is_null(rows["text"]))
+    lost = pc.or_(lost, empty_rows(rows))
+    return pc.or_(pc.invert(lost), policy == "error")
+
+
+def image_problems(rows: pa.Table, policy: str) -> Iterator[Problem]:
+    """Bad images and empty rows: errors, unless the policy accepts them; sizes."""
+    for kind, way_out in (("missing", _FIX), ("outside", _MOVE), ("corrupt", _FIX)):
+        bad = pc.equal(rows["kind"], kind)
+        text = f"rows have an image that is {kind}"
+        if policy == "error" or kind == "outside":  # paths outside of the root are always errors
+            yield from _of_rows("error", rows, bad, text, "problem", way_out)
+        else:
+            yield from _of_rows("warning", rows, bad, text + _FATES[policy], "problem")
+    severity: Severity = "error" if policy == "error" else "warning"
+    text = "rows have neither image nor text"
+    yield from _of_rows(severity, rows, empty_rows(rows), text, way_out=_FIX)
+    absent = pc.and_(pc.is_null(rows["image"]), pc.is_valid(rows["text"]))
+    yield from _of_rows("note", rows, absent, "rows have no image (missing modality)")
+    sides = pc.min_element_wise(rows["width"], rows["height"]).drop_null().to_numpy()
+    if sides.size:
+        text = f"Images have a shorter side of {np.median(sides):.0f} pixels"
+        if sides.min() < sides.max():
+            text += (
+                f" (median), 95% at least {np.percentile(sides, 5):.0f}; from {sides.min()} to "
+                f"{sides.max()}"
+            )
+        yield Problem("note", text)
+
+
+def text_problems(rows: pa.Table, max_tokens: int) -> Iterator[Problem]:
+    """Absent, empty and truncated texts."""
+    text = pc.utf8_lower(pc.utf8_trim_whitespace(rows["text"]))
+    absent = pc.and_(pc.is_null(text), pc.is_valid(rows["image"]))
+    yield from _of_rows("note", rows, absent, "rows have no text (missing modality)")
+    yield from _of_rows("warning", rows, pc.equal(text, ""), "texts are empty")
+    message = "texts are nan: leave the cells of absent ones empty"
+    yield from _of_rows("warning", rows, pc.equal(text, "nan"), message)
+    tokens = rows["tokens"].drop_null().to_numpy()
+    if tokens.size:
+        truncated = float((tokens > max_tokens).mean())
+        message = (
+            f"Texts have {np.median(tokens):.0f} tokens (median), 95% at most "
+            f"{np.percentile(tokens, 95):.0f}; {truncated:.1%} are truncated at {max_tokens} "
+            "(max_text_tokens)"
+        )
+        yield Problem("warning" if truncated > _MAX_TRUNCATED else "note", message)
+
+
+def language_problems(texts: Sequence[str], tokenizer: Any) -> Iterator[Problem]:
+    """Texts in a language that the tokenizer was not made for: it splits most of their words.
+
+    That of all-MiniLM splits 3 to 10% of English words, 39% of product names, and 73% of German,
+    52% of Spanish words; 42% of French ones, which is not told.
+    """
+    words = Counter(word for text in texts for word in re.findall(r"[^\W\d_]+", text))
+    split = 0
+    for word, count in words.items():
+        pieces = tokenizer.tokenize(f" {word}")
+        # words of scripts without case are not always separated by blanks
+        most = 1 if word.upper() != word.lower() else len(word) - 1
+        split += count * (len(pieces) > most or tokenizer.unk_token in pieces)
+    if words and (share := split / words.total()) > _MOST_SPLIT:
+        text = (
+            f"The text encoder's tokenizer splits {share:.0%} of the words: is it of another "
+            "language than the texts? Take an encoder of theirs, or a multilingual one"
+        )
+        yield Problem("warning", text)
+
+
+def label_problems(
+    rows: pa.Table, counts: Mapping[Any, npt.NDArray[np.int64]], names: Sequence[str]
+) -> Iterator[Problem]:
+    """Empty splits, unknown labels, and classes too rare to learn or to measure.
+
+    Args:
+        rows: rows that training keeps.
+        counts: number of rows of each class ``(C,)``, by split.
+        names: C names of classes.
+    """
+    yield from _of_rows("note", rows, pc.equal(rows["split"], "predict"), "rows are for predict")
+    for name in ("train", "val", "test"):
+        severity: Severity = "warning" if name == "test" else "error"
+        of_split = pc.equal(rows["split"], name)
+        if not pc.any(of_split).as_py():
+            yield Problem(severity, f"The {name} split has no usable row")
+        unknown = pc.and_(of_split, pc.is_null(rows["label"]))
+        yield from _of_rows(severity, rows, unknown, f"labels of the {name} split are unknown")
+    unlabelled = pc.equal(rows["label"], "")  # several classes, joined
+    yield from _of_rows("note", rows, unlabelled, "rows have an empty label: no class applies")
+    if "train" not in counts:
+        return
+    train = counts["train"]
+    if len(names) > 1 and (train > 0).sum() < 2:
+        yield Problem("error", "Training rows have fewer than two classes")
+    masks: list[tuple[Severity, Any, str]] = [
+        ("warning", train == 0, "classes never occur in training"),
+        ("warning", train == 1, "classes have one training row only"),
+    ]
+    for name in ("val", "test"):
+        if name in counts:
+            rare = (train > 0) & (counts[name] == 0)
+            masks.append(("note", rare, f"classes have no row in the {name} split"))
+    for severity, mask, text in masks:
+        if mask.any():
+            shown = [names[index] for index in np.flatnonzero(mask)[:_SHOWN]]
+            yield Problem(severity, counted(int(mask.sum()), text), shown)
+    if missing := [name for name in names if name in MISSING]:
+        text = "Classes that could be missing values: leave cells of unknown labels empty"
+        yield Problem("warning", text, missing)
+    folded: dict[str, list[str]] = {}
+    for class_name in names:
+        folded.setdefault(_folded(class_name), []).append(class_name)
+    # ascii spells out what looks the same
+    alike = [" / ".join(map(ascii, group)) for group in folded.values() if len(group) > 1]
+    if alike:
+        text = "Classes that differ in case, white space, Unicode form or invisible characters only"
+        yield Problem("warning", text, alike[:_SHOWN])
+
+
+def _folded(name: str) -> str:
+    """A name without case, white space and zero-width characters, in one Unicode form."""
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(c for c in plain if not c.isspace() and unicodedata.category(c) != "Cf")
+
+
+def duplicate_problems(rows: pa.Table) -> Iterator[Problem]:
+    """Images, texts and samples that occur more than once."""
+    # rows of predict may also be in the test split, since neither is used in training
+    use = pc.if_else(pc.equal(rows["split"], "predict"), "test", rows["split"])
+    rows = rows.append_column("use", use)
+    rows = rows.append_column("row", pa.array(np.arange(rows.num_rows)))
+    sample = ["content", "text"]
+    images, samples = (_repeats(rows, columns, "use") for columns in (["content"], sample))
+    known = set(chain.from_iterable(samples))
+    texts = [group for group in _repeats(rows, ["text"], "use") if known.isdisjoint(group)]
+    doubled, labelled = _repeats(rows, ["split", *sample], "row"), _repeats(rows, sample, "label")
+    lines: list[tuple[Severity, list[list[int]], str, str]] = [
+        ("warning", images, "image", "images, by content, are in more than one split"),
+        ("warning", samples, "sample_id", "samples, by image and text, are in more than one split"),
+        ("note", texts, "sample_id", "texts are in more than one split, with other images"),
+        (
+            "warning",
+            doubled,
+            "sample_id",
+            "samples, by image and text, repeat within a split",
+        ),
+        ("warning", labelled, "label", "samples, by image and text, have different labels"),
+    ]
+    for severity, groups, column, text in lines:
+        if groups:
+            members = [rows.take(group[:4]).to_pylist() for group in groups[:_SHOWN]]
+            named = [[f"{row['split']} {row[column]}" for row in group] for group in members]
+            examples = [" = ".join(dict.fromkeys(names)) for names in named]
+            count = sum(map(len, groups))
+            yield Problem(severity, f"{counted(len(groups), text)} ({count:,} rows)", examples)
+
+
+def _repeats(rows: pa.Table, same: list[str], other: str) -> list[list[int]]:
+    """Groups of rows with the same image, text or both, but several values in another column."""
+    present = reduce(pc.or_, (pc.is_valid(rows[name]) for name in same if name != "split"))
+    rows = rows.filter(pc.and_(present, pc.is_valid(rows[other])))
+    # threads would change the order of the rows
+    groups = rows.group_by(same, use_threads=False)
+    groups = groups.aggregate([("row", "list"), (other, "count_distinct")])
+    several = pc.greater(groups[f"{other}_count_distinct"], 1)
+    members: list[list[int]] = groups["row_list"].filter(several).to_pylist()
+    return members

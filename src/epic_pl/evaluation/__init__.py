@@ -1,1 +1,0 @@
-"""Reports, explanations and exports of a trained model."""

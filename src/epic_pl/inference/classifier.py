@@ -1,0 +1,459 @@
+"""Classifier: a trained model for raw images and texts.
+
+Shape legend: N items, B batch, C classes.
+"""
+
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, get_args
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jsonargparse import ArgumentError
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import Subset
+
+from epic_pl.data.clean_text import clean_text
+from epic_pl.data.dataset import Collator, ImageTextDataset
+from epic_pl.data.images import BadSamplePolicy, usable_rows
+from epic_pl.data.inspection.init import write_config
+from epic_pl.data.preprocessing import Preprocessing
+from epic_pl.data.tables.columns import RowOptions
+from epic_pl.data.tables.folders import is_image_folder
+from epic_pl.data.tables.rows import read_unlabelled, table_folder
+from epic_pl.data.transforms import build_image_transform
+from epic_pl.inference.description import DESCRIPTION
+from epic_pl.inference.exported import ExportedModel
+from epic_pl.inference.inputs import Item, ItemDataset
+from epic_pl.inference.item_classifier import Floats, ItemClassifier, Label
+from epic_pl.inference.model_card import write_card
+from epic_pl.inference.models import TrainedModel, load_module
+from epic_pl.inference.sharing import WEIGHTS, find_model, push_model, read_model, write_model
+from epic_pl.module import EPICModule
+from epic_pl.module.callbacks.predictions import prediction_table
+from epic_pl.module.postprocess import assign_labels
+from epic_pl.nn.pair import Pair
+from epic_pl.utils.config_files import INIT_CONFIG
+from epic_pl.utils.errors import ConfigError, DataError, EpicError
+from epic_pl.utils.types import Batch
+from epic_pl.utils.validate import check_at_least, check_word
+
+_SHOWN = 5  # default number of labels per item
+
+
+class Classifier(ItemClassifier[Floats, list[Label]]):
+    """Classifies image-text pairs; the image or the text may be missing.
+
+    A warning says once if no training sample lacked what is missing, so that it was not learned.
+
+    ::
+
+        clf = Classifier.load("runs/food101/fit/version_0")
+        clf(image="dish.jpg", text="Grandma's lasagna")  # [{"label": "lasagna", "score": 0.9}, ...]
+        clf([{"image": image, "text": None}, {"text": "ramen"}], top_k=3)
+
+    Images are prepared as in training: EXIF orientation applied, transparency on white, 8 bits,
+    resized and cropped as the encoder was trained. Scores are probabilities, calibrated on
+    the validation split; with fewer than 100 rows there, they may be too high or too low.
+
+    Args:
+        model: a trained module with preprocessing options, such as from the command line, or an
+            exported model.
+        device: its device; None is the machine's accelerator, or its CPU.
+
+    Attributes:
+        class_names: names of the C classes.
+        task: "multiclass" or "multilabel".
+        image_preprocessing: how images become tensors.
+        collator: makes a batch of samples.
+
+    Raises:
+        ConfigError: the model was trained on batches of another pipeline, so its preprocessing is
+            unknown.
+        AssetError: the text encoder's tokenizer cannot be loaded.
+    """
+
+    def __init__(
+        self, model: EPICModule | ExportedModel, device: str | torch.device | None = None
+    ) -> None:
+        self._model = TrainedModel(model, device) if isinstance(model, EPICModule) else model
+        self.class_names, self.task = self._model.class_names, self._model.task
+        image, text = Preprocessing.from_dict(self._model.preprocessing)
+        self.image_preprocessing, self._clean = image, text.clean
+        self._transform = build_image_transform(image, train=False)
+        classes = len(self.class_names)
+        self.collator = Collator(
+            self._model.tokenizer(), classes, self.task, image.size, text.max_tokens
+        )
+
+    def __repr__(self) -> str:
+        names, count = self.class_names, len(self.class_names)
+        shown = ", ".join(names[:_SHOWN]) + ", ..." * (count > _SHOWN)
+        sides = ", ".join(f"{side} encoder {name}" for side, name in self._model.encoders.items())
+        return (
+            f"Classifier ({self._model.method}, {self.task}): {count} classes ({shown})\n  {sides}"
+        )
+
+    @property
+    def thresholds(self) -> Floats | None:
+        """Minimum probability at which each label is assigned, ``(C,)``; None for multiclass."""
+        return self._model.thresholds
+
+    @property
+    def never_missing(self) -> list[str]:
+        """Modalities that no training sample lacked, so that answers without them are untrained."""
+        return self._model.never_missing
+
+    @property
+    def digest(self) -> str:
+        """A hash of the model, the same wherever it is loaded."""
+        return self._model.digest
+
+    @property
+    def module(self) -> EPICModule:
+        """The trained module.
+
+        Raises:
+            ConfigError: the model is an exported one, which has no module.
+        """
+        if isinstance(self._model, ExportedModel):
+            raise ConfigError(
+                f"{self._model.folder} is an exported model, which only classifies: load the run "
+                "or checkpoint that it was made of."
+            )
+        return self._model.module
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        image_encoder: str | None = None,
+        text_encoder: str | None = None,
+        programs: bool = False,
+        revision: str | None = None,
+        token: str | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Load a trained model without running code, unless ``programs`` allows it.
+
+        Args:
+            path: a run's folder (its best checkpoint, else its last), a checkpoint, a folder that
+                :meth:`save_pretrained` or ``epic-pl export`` wrote, or a hub's ``user/name``,
+                optionally with ``@revision``.
+            device: as for the class.
+            image_encoder: name or folder of the image encoder, if it has moved since training.
+            text_encoder: likewise for the text encoder.
+            programs: load the program (``model.pt2``) of an exported folder.
+            revision: commit, tag or branch of the hub's repository; a commit pins the model. This
+                and the next two are ignored for a path.
+            token: hub token; None is that of this machine.
+            local_files_only: of a hub, use only files that were downloaded before.
+
+        Raises:
+            CheckpointError: there is no model, it is damaged, or an encoder's fingerprint differs.
+            AssetError: it cannot be fetched.
+            ConfigError: the folder has only a program, and ``programs`` is False.
+        """
+        place = find_model(path, revision, token, local_files_only)
+        if (place / DESCRIPTION).is_file() and not (place / WEIGHTS).is_file():
+            return cls(ExportedModel(place, programs))
+        read = load_module if place.is_file() else read_model
+        return cls(read(place, image_encoder, text_encoder), device)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        name: str | None = None,
+        dataset: str | None = None,
+        license: str | None = None,
+        report: str | Path | None = None,
+    ) -> None:
+        """Write or replace ``config.json`` and ``model.safetensors``; a model card stays if there.
+
+        Of the frozen encoders only names, revisions and fingerprints are written.
+
+        Args:
+            folder: folder to write to.
+            name: name of the model in the card; None is the folder's name.
+            dataset: name of the training data in the card; None is that in the report.
+            license: licence of the model in the card.
+            report: folder of ``epic-pl test --report``, whose metrics and confusion matrix the
+                card shows.
+
+        Raises:
+            DataError: the report cannot be read.
+        """
+        folder = Path(folder)
+        write_model(self.module, folder)
+        measured = None if report is None else Path(report)
+        write_card(self.module, folder, name or folder.name, dataset, license, measured)
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        revision: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        **card: Any,
+    ) -> str:
+        """Upload the model to a hub repository, which is created if it does not exist.
+
+        Args:
+            name: ``user/name``.
+            revision: branch to write to; None is the main one.
+            private: whether a new repository is private; None is the account's setting.
+            token: hub token; None is that of this machine.
+            **card: options of :meth:`save_pretrained`; an existing card is not changed.
+
+        Returns:
+            The URL of the commit.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, **{"name": name, **card})
+            return push_model(Path(folder), name, revision, private, token)
+
+    @classmethod
+    def train(
+        cls,
+        table: str | Path,
+        *,
+        image: str | None = None,
+        text: str | list[str] | None = None,
+        label: str | None = None,
+        split: str | None = None,
+        output: str | Path | None = None,
+        options: Mapping[str, Any] | None = None,
+        device: str | torch.device | None = None,
+    ) -> Self:
+        """Train on a table as ``epic-pl data init`` and ``epic-pl fit`` do, and load the result.
+
+        Args:
+            table: a file that :class:`~epic_pl.data.tables.datamodule.TableDataModule` reads.
+            image: column of image paths, or a template. Columns that are not named are guessed; if
+                only one of ``image`` and ``text`` is named, the other modality is not used.
+            text: column of texts, several columns, or a template; ``none`` for no texts.
+            label: column of classes.
+            split: column of train, val and test; ``none`` to draw validation and test rows.
+            output: folder of the config and the runs; None is ``runs/`` and the table's name.
+            options: options of ``epic-pl fit``, such as ``{"trainer.max_epochs": 5}``.
+            device: device of the classifier; training uses ``trainer.accelerator``.
+
+        Raises:
+            EpicError: as in ``epic-pl fit``, with a message for the user.
+        """
+        from epic_pl.cli.epic_cli import as_options, run
+        from epic_pl.cli.error_text import message_of
+
+        root = Path(output) if output is not None else Path("runs") / Path(table).stem
+        columns = {"image": image, "text": text, "label": label, "split": split}
+        config, _ = write_config(Path(table), True, root / INIT_CONFIG, **columns)
+        given = as_options({"trainer.default_root_dir": str(root), **(options or {})})
+        try:
+            trainer = run(["fit", "--config", str(config), *given]).trainer
+        except ArgumentError as error:
+            raise ConfigError(message_of(error)) from error
+        return cls.load(str(trainer.log_dir), device=device)
+
+    def embed(
+        self,
+        items: Sequence[Item],
+        *,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        progress: bool | None = None,
+    ) -> dict[str, Floats]:
+        """The encoders' pooled outputs of each item; arguments as in :meth:`__call__`.
+
+        Returns:
+            ``image (N, d_v)`` and ``text (N, d_t)`` float32; NaN where the modality is missing.
+
+        Raises:
+            DataError: as in :meth:`__call__`.
+        """
+        widths = self.module.model.widths
+        parts = [Pair(*(np.zeros((0, width), np.float32) for width in widths))]
+        dataset = ItemDataset(items, self._transform, self._clean)
+        for batch in self._batches(dataset, batch_size, num_workers, progress, "Encoding"):
+            parts.append(self._features(batch))
+        image, text = zip(*parts, strict=True)
+        return {"image": np.concatenate(image), "text": np.concatenate(text)}
+
+    def embed_table(
+        self,
+        table: str | Path | pa.Table | Any,
+        *,
+        image: str | None = None,
+        text: str | list[str] | None = None,
+        id: str | None = None,
+        image_root: str | Path | None = None,
+        on_bad_sample: BadSamplePolicy = "error",
+        batch_size: int = 32,
+        num_workers: int = 0,
+        progress: bool | None = None,
+        choose: Callable[[ImageTextDataset], Sequence[int]] | None = None,
+    ) -> Iterator[pa.Table]:
+        """The encoders' pooled outputs of a table's rows, a table for each batch.
+
+        Arguments are as in :meth:`predict_table`; ``choose`` gives the numbers of the rows that are
+        encoded, None is all.
+
+        Yields:
+            ``sample_id``, and ``image`` and ``text`` as lists of d_v and d_t float32 numbers, null
+            where the modality is missing.
+
+        Raises:
+            DataError: the table, or a row of it, cannot be used.
+        """
+        dataset: Any = self._read_table(table, image, text, id, image_root, on_bad_sample)
+        if choose is not None:
+            dataset = Subset(dataset, choose(dataset))
+        for batch in self._batches(dataset, batch_size, num_workers, progress, "Encoding"):
+            columns = {"sample_id": pa.array(batch["sample_id"], pa.string())}
+            for side, output in self._features(batch)._asdict().items():
+                absent = pa.array(np.isnan(output[:, 0]))
+                columns[side] = pa.FixedSizeListArray.from_arrays(
+                    output.reshape(-1), output.shape[1], mask=absent
+                )
+            yield pa.table(columns)
+
+    @torch.inference_mode()
+    def _features(self, batch: Batch) -> Pair[Floats]:
+        """Pooled outputs ``(B, d_v)`` and ``(B, d_t)``, NaN where a modality is missing."""
+        module = self.module
+        batch = module.transfer_batch_to_device(batch, module.device, 0)
+        outputs = []
+        masks = batch.get("image_present"), batch.get("text_present")
+        for pooled, present in zip(module(batch).pooled, masks, strict=True):
+            output = pooled.output.float()
+            if present is not None:
+                output = output.masked_fill(~present[:, None], torch.nan)
+            outputs.append(output.cpu().numpy())
+        return Pair(*outputs)
+
+    def predict_table(
+        self,
+        table: str | Path | pa.Table | Any,
+        *,
+        image: str | None = None,
+        text: str | list[str] | None = None,
+        id: str | None = None,
+        image_root: str | Path | None = None,
+        on_bad_sample: BadSamplePolicy = "error",
+        top_k: int | None = None,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        progress: bool | None = None,
+    ) -> pa.Table:
+        """Predictions for the rows of a table, in its order, as ``epic-pl predict`` writes them.
+
+        Args:
+            table: a file that :class:`~epic_pl.data.tables.datamodule.TableDataModule` reads, an
+                Arrow table, or a pandas or polars data frame; or a folder, all images below which
+                are classified, named by their paths in it. A text is a ``.txt`` file beside its
+                image, and the columns are not used.
+            image: column of image paths (or of images), or a template.
+            text: column of texts, several columns, or a template.
+            id: column of unique names; None is the row's number, from 0, or pandas' unique index.
+            image_root: folder of relative image paths; None is the table's folder, or the working
+                folder for a table in memory.
+            on_bad_sample: ``error``, ``skip`` or ``absent``, for images that cannot be used; a row
+                with neither image nor text is an error, or left out.
+            top_k: None gives one column per class (``probability_<class>``); k gives the k most
+                probable classes as ``label_1``, ``probability_1``, ...
+            batch_size: number of rows at a time.
+            num_workers: number of processes that read images.
+            progress: as in :meth:`__call__`.
+
+        Returns:
+            ``sample_id``, ``image_path`` (null without one), ``label`` (several joined by ``|``)
+            and probabilities.
+
+        Raises:
+            ConfigError: ``on_bad_sample`` is none of the three.
+            DataError: the table, or a row of it, cannot be used.
+        """
+        dataset = self._read_table(table, image, text, id, image_root, on_bad_sample)
+        full: list[int] = []
+
+        def counted(batch: Batch) -> Batch:
+            full.append(self.collator.full_texts(batch))
+            return batch
+
+        batches = self._batches(dataset, batch_size, num_workers, progress)
+        scores = self._score(map(counted, batches))
+        self.collator.tell_full(sum(full))
+        known = {"sample_id": dataset.table["sample_id"], "image_path": dataset.table["image"]}
+        return prediction_table(known, scores, self.class_names, self._model.thresholds, top_k)
+
+    def _read_table(
+        self,
+        table: Any,
+        image: str | None,
+        text: str | list[str] | None,
+        id: str | None,
+        image_root: str | Path | None,
+        on_bad_sample: BadSamplePolicy,
+    ) -> ImageTextDataset:
+        index: Any = getattr(table, "index", None)
+        if id is None and getattr(index, "is_unique", False):  # of pandas
+            table, id = table.assign(__id__=index.map(str)), "__id__"
+        try:
+            source = Path(table) if isinstance(table, str | Path) else pa.table(table)
+        except pa.ArrowException as error:
+            raise DataError(
+                f"The table cannot be read: {error}. Give the cells of a column one type, for "
+                "example df[NAME].astype('string')."
+            ) from error
+        if isinstance(source, Path) and not source.exists():
+            raise DataError(f"{source} does not exist: give a table or a folder of images.")
+        if image_root is None:
+            image_root = table_folder(source) if isinstance(source, Path) else Path.cwd()
+        options = RowOptions()  # of a folder
+        try:
+            if not (isinstance(source, Path) and is_image_folder(source)):
+                options = RowOptions(image_column=image, text_columns=text, id_column=id)
+            rows = read_unlabelled(source, Path(image_root).resolve(), options)
+        except EpicError as error:  # names arguments of TableDataModule
+            said = re.sub(r"(?<!['\w])(image|text|id)_columns?\b", r"\1", str(error))
+            raise type(error)(said) from error
+        read = ImageTextDataset(rows.table, rows.image_root, self._transform).read
+        check_word(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
+        usable, note = usable_rows(rows, on_bad_sample, read)
+        if note:
+            rank_zero_info(note)
+        dataset = ImageTextDataset(usable, rows.image_root, self._transform)
+        if self._clean:
+            dataset.map_texts(clean_text)
+        return dataset
+
+    def labels(self, scores: Floats, top_k: int | None = None) -> list[list[Label]]:
+        """Labels of N items by their probabilities ``(N, C)``; ``top_k`` as in :meth:`__call__`.
+
+        Raises:
+            ConfigError: ``top_k`` is below 1.
+        """
+        check_at_least(1, top_k=top_k)
+        chosen, shown = np.ones_like(scores, bool), top_k or _SHOWN
+        if self._model.thresholds is not None and top_k is None:
+            chosen = assign_labels(scores, self._model.thresholds)
+            shown = len(self.class_names)
+        orders = np.argsort(-scores, axis=1, kind="stable")[:, :shown]
+        return [
+            [
+                {"label": self.class_names[index], "score": float(row[index])}
+                for index in order
+                if take[index]
+            ]
+            for row, take, order in zip(scores, chosen, orders, strict=True)
+        ]
+
+    def _score(self, batches: Iterable[Batch]) -> Floats:
+        empty = np.zeros((0, len(self.class_names)), np.float32)
+        return np.concatenate([empty, *map(self._model.probabilities, batches)])

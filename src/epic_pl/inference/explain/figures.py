@@ -1,0 +1,152 @@
+"""Figures of explanations. Shape legend: n prompts, g patches a side, W words, K steps."""
+
+import math
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from epic_pl.inference.explain.samples import Explanation
+from epic_pl.utils.html_page import HEAT, SHADES, plot_style, png, shorten, svg
+
+_WIDTH = 6.4  # inches: legible on a phone
+_COLUMNS, _PANEL = 3, 2.2  # images side by side; inches, their height with title
+_WORDS, _LETTERS = 14, 14  # words in a row, and letters of a word
+_WORD_HEIGHT, _CELL = 1.1, 0.24  # inches, of rotated words and of a row of numbers
+_MATRIX = 2.5  # inches
+_MAX_NUMBERS = 100  # cells of a matrix with numbers in them
+_ALIKE = 0.05  # difference of shares, of the largest share or of 1, that no shade shows
+
+
+@plot_style()
+def draw_explanation(explanation: Explanation, step: int = -1, title: bool = True) -> Figure:
+    """Patches and words of a step, and the similarity matrices of all steps."""
+    of_step = explanation.steps[step]
+    maps, shares = _distinct(of_step.patches), _distinct(of_step.words)
+    bands = math.ceil(len(explanation.words) / _WORDS)
+    matrices, flat = _similarities(explanation)
+    rows = [math.ceil((1 + len(maps)) / _COLUMNS), max(bands, 1), math.ceil(len(matrices) / 2)]
+    band = _WORD_HEIGHT + _CELL * len(shares) if bands else 2 * _CELL
+    heights = [_PANEL * rows[0] if explanation.image else 2 * _CELL, band * rows[1]]
+    heights += [_MATRIX * rows[2]] * bool(matrices) + [_CELL * len(flat)] * bool(flat)
+    figure = Figure(figsize=(_WIDTH, sum(heights) + 0.3))
+    if title:
+        figure.suptitle(explanation.headline, parse_math=False, wrap=True)
+    parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
+    if explanation.image is None:
+        parts[0].text(0, 0.5, "no image")
+    else:
+        _draw_patches(parts[0], rows[0], explanation.image, maps)
+    if explanation.words:
+        _draw_words(parts[1], rows[1], explanation.words, shares)
+    else:
+        parts[1].text(0, 0.5, "no text")
+    if matrices:
+        _draw_similarities(parts[2], rows[2], matrices)
+    if flat:
+        parts[-1].text(0, 0.5, "\n".join(flat), va="center")
+    return figure
+
+
+def _distinct(shares: Tensor) -> Tensor:
+    """``shares (n, ...)`` of prompts, or their mean ``(1, ...)`` if all attend alike."""
+    differences = shares.amax(dim=0) - shares.amin(dim=0)
+    alike = not shares.numel() or bool(differences.max() <= _ALIKE * shares.max())
+    return shares.mean(dim=0, keepdim=True) if alike else shares
+
+
+def _names(shares: Tensor) -> list[str]:
+    count = len(shares)
+    return [f"prompt {n + 1}" for n in range(count)] if count > 1 else ["all prompts"]
+
+
+def _similarities(explanation: Explanation) -> tuple[dict[int, Tensor], list[str]]:
+    """Matrices to draw, by step, and a sentence for each whose shares are about equal."""
+    matrices, flat = {}, []
+    first = len(explanation.steps) - len(explanation.similarities) + 1
+    for step, shares in enumerate(explanation.similarities, first):
+        low, high = float(shares.min()), float(shares.max())
+        if high - low > _ALIKE:
+            matrices[step] = shares
+        else:
+            names = " with each ".join(_compared(step))
+            told = f"Before step {step}, each {names} is compared: all are about equally similar"
+            flat.append(f"{told} ({low:.2f} to {high:.2f})")
+    return matrices, flat
+
+
+def _compared(step: int) -> tuple[str, str]:
+    """Names of rows and columns of a similarity matrix."""
+    return ("patch", "part of the text") if step == 1 else ("image prompt", "text prompt")
+
+
+def sample_png(explanation: Explanation, step: int = -1) -> bytes:
+    """:func:`draw_explanation` as PNG."""
+    return png(draw_explanation(explanation, step))
+
+
+def sample_svg(explanation: Explanation, step: int = -1) -> bytes:
+    """:func:`draw_explanation` as SVG for a page, without the headline."""
+    return svg(draw_explanation(explanation, step, title=False))
+
+
+def _draw_patches(part: Any, rows: int, image: Image.Image, maps: Tensor) -> None:
+    """The image, and the attention of each prompt on it."""
+    panels = part.subplots(rows, _COLUMNS, squeeze=False)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    first, *others = panels.flat
+    first.imshow(image)
+    first.set_title("image")
+    pale = Image.blend(image.convert("L"), Image.new("L", image.size, 255), 0.5)
+    extent = (-0.5, image.width - 0.5, image.height - 0.5, -0.5)
+    most = max(100 * float(maps.max()), 1e-9)
+    for name, axes, shares in zip(_names(maps), others, maps, strict=False):
+        axes.imshow(pale, cmap="gray", vmin=0, vmax=255)
+        shown = {"cmap": HEAT, "extent": extent, "vmin": 0, "vmax": most}
+        drawn = axes.imshow(100 * shares.numpy(), interpolation="nearest", **shown)
+        title = f"{name}: {shares.sum():.0%} on patches,\nat most {shares.max():.1%}"
+        axes.set_title(title)
+    part.colorbar(drawn, ax=panels, label="attention on a patch, %", shrink=0.8)
+
+
+def _draw_words(part: Any, rows: int, words: list[str], shares: Tensor) -> None:
+    """The attention of each text prompt on each word, in percent; words in reading order."""
+    most = max(100 * float(shares.max()), 1e-9)
+    part.suptitle("attention of each text prompt on each word, %", x=0, ha="left", fontsize=9)
+    for row, axes in enumerate(part.subplots(rows, 1, squeeze=False).flat):
+        chosen = slice(row * _WORDS, (row + 1) * _WORDS)
+        _draw_matrix(axes, 100 * shares[:, chosen], most, ".0f")
+        shown = [shorten(word, _LETTERS) for word in words[chosen]]
+        axes.set_xticks(range(len(shown)), shown, rotation=45, ha="left", parse_math=False)
+        axes.set_yticks(range(len(shares)), _names(shares))
+        axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
+        axes.set_xlim(-0.5, max(min(len(words), _WORDS), 7) - 0.5)
+
+
+def _draw_similarities(part: Any, rows: int, matrices: dict[int, Tensor]) -> None:
+    panels = part.subplots(rows, 2, squeeze=False)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    for axes, (step, shares) in zip(panels.flat, matrices.items(), strict=False):
+        axes.set_axis_on()
+        drawn = _draw_matrix(axes, shares, 1, ".2f")
+        axes.set_title(f"similarity before step {step}")
+        image, text = _compared(step)
+        axes.set(xticks=[], yticks=[], xlabel=text, ylabel=image)
+    part.colorbar(drawn, ax=panels, label="share of each row", shrink=0.8)
+
+
+def _draw_matrix(axes: Any, values: Tensor, most: float, form: str) -> Any:
+    """Shades, and numbers unless they are too many."""
+    grid = {"cmap": SHADES, "aspect": "auto", "interpolation": "nearest"}
+    drawn = axes.imshow(values.numpy(), vmin=0, vmax=most, **grid)
+    axes.spines[:].set_visible(False)
+    for row, column in np.ndindex(*values.shape) if values.numel() <= _MAX_NUMBERS else ():
+        value = float(values[row, column])
+        ink = "white" if value > 0.7 * most else "black"
+        style = {"ha": "center", "va": "center", "fontsize": 8}
+        axes.text(column, row, format(value, form), color=ink, **style)
+    return drawn

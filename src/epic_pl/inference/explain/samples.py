@@ -1,0 +1,205 @@
+"""Attention of the prompts in single samples.
+
+Shape legend: n prompts, g patches a side, N tokens, W words, K steps.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from PIL import Image
+from torch import Tensor
+
+from epic_pl.data.dataset import Collator, ImageTextDataset
+from epic_pl.data.preprocessing import ImagePreprocessing
+from epic_pl.module import EPICModule
+from epic_pl.module.evaluator import Evaluator, as_pil_image
+from epic_pl.nn import EPIC
+from epic_pl.nn.recording import Attention, recorded
+from epic_pl.utils.errors import ConfigError, DataError, EncoderError
+from epic_pl.utils.types import Sample
+
+
+@dataclass(frozen=True)
+class Step:
+    """Attention weights of one step, the mean over heads.
+
+    The rest to a sum of one is on special tokens, registers and the prompts themselves.
+
+    Attributes:
+        patches: ``(n, g, g)`` of the image prompts; zeros without an image.
+        words: ``(n, W)`` of the text prompts.
+    """
+
+    patches: Tensor
+    words: Tensor
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Attention and prediction of one sample, on the CPU.
+
+    Attributes:
+        sample_id: its id.
+        image: as the encoder saw it; None if absent.
+        words: W words; none if the text is absent.
+        prediction: the class, or the labels of a multilabel task.
+        probability: of the class; multilabel: the lowest of the predicted labels, None without.
+        truth: None if unknown.
+        steps: K.
+        similarities: ``softmax(S)`` of each exchange, of image over text prompts, whose rows
+            sum to one; none of unimodal samples.
+    """
+
+    sample_id: str
+    image: Image.Image | None
+    words: list[str]
+    prediction: list[str]
+    probability: float | None
+    truth: list[str] | None
+    steps: list[Step]
+    similarities: list[Tensor]
+
+    @property
+    def headline(self) -> str:
+        """Id, prediction with its probability, and truth."""
+        truth = "unknown" if self.truth is None else _in_words(self.truth)
+        return f"{self.sample_id}: {_in_words(self.prediction, self.probability)}, true: {truth}"
+
+
+def _in_words(labels: Sequence[str], probability: float | None = None) -> str:
+    share = "" if probability is None else f" ({probability:.1%})"
+    return (", ".join(labels) or "no label") + share
+
+
+def spread_rows(rows: int, count: int) -> list[int]:
+    """``count`` of ``rows`` at even distances, since tables are often sorted; at most all."""
+    count = min(count, rows)
+    return [number * rows // count for number in range(count)]
+
+
+def rows_of_ids(dataset: ImageTextDataset, ids: Sequence[str]) -> list[int]:
+    """Rows of the samples with these ids, in this order.
+
+    Raises:
+        DataError: if the split has no such sample.
+    """
+    row_of = {dataset.reference(row)["sample_id"]: row for row in range(len(dataset))}
+    missing = sorted(set(ids) - set(row_of))
+    if missing:
+        known = f"see --split. A sample of it is {next(iter(row_of))!r}."
+        raise DataError(f"There is no sample {', '.join(missing)} in this split: {known}")
+    return [row_of[sample_id] for sample_id in ids]
+
+
+def require_prompts(module: L.LightningModule) -> EPIC:
+    """The module's model, if it is EPIC.
+
+    Raises:
+        ConfigError: for any other method.
+    """
+    model = module.model
+    if isinstance(model, EPIC):
+        return model
+    raise ConfigError(
+        "Explanations show the attention of EPIC's prompts, but this is a "
+        f"{type(model).__name__} model: set model.method to epic or no_interaction."
+    )
+
+
+def explain_sample(
+    module: EPICModule, collator: Collator, preprocessing: ImagePreprocessing, sample: Sample
+) -> Explanation:
+    """Run a module, in evaluation mode, on a sample that the preprocessing made.
+
+    Raises:
+        ConfigError: if the model has no prompts.
+        EncoderError: if its attention is not accessible, or its patches form no square grid.
+    """
+    model, evaluator, batch = require_prompts(module), Evaluator.of(module), collator([sample])
+    moved = module.transfer_batch_to_device(batch, module.device, 0)
+    logits, recording = recorded(model, moved)
+    text, image, labels = sample["text"], sample["image"], batch.get("labels")
+    words, numbers = ([], []) if text is None else _words(collator, text)
+    prefix = model.image_encoder.num_prefix_tokens
+    prediction, probability = _answer(evaluator, logits)
+    return Explanation(
+        sample_id=sample["sample_id"],
+        image=None if image is None else as_pil_image(image, preprocessing),
+        words=words,
+        prediction=prediction,
+        probability=probability,
+        truth=None if labels is None else evaluator.names(labels[0]),
+        steps=[
+            Step(_on_patches(of_image, prefix), _on_words(of_text, len(words), numbers))
+            for of_image, of_text in zip(recording.image, recording.text, strict=True)
+        ],
+        similarities=[scores[0].float().softmax(dim=1).cpu() for scores in recording.similarities]
+        if image is not None and text is not None
+        else [],
+    )
+
+
+@torch.no_grad()
+def predict_alone(module: EPICModule, collator: Collator, sample: Sample) -> dict[str, str]:
+    """What a module says to the "image" and to the "text" alone; empty without both."""
+    if sample["image"] is None or sample["text"] is None:
+        return {}
+    evaluator, answers = Evaluator.of(module), {}
+    for name, other in (("image", "text"), ("text", "image")):
+        lacking: Any = {**sample, other: None}
+        batch = module.transfer_batch_to_device(collator([lacking]), module.device, 0)
+        # the module would warn of what is left out on purpose
+        answers[name] = _in_words(*_answer(evaluator, module.model(batch).logits))
+    return answers
+
+
+def _answer(evaluator: Evaluator, logits: Tensor) -> tuple[list[str], float | None]:
+    """Prediction and probability of logits ``(1, C)``, as in :class:`Explanation`."""
+    logits = logits.float().cpu()
+    predicted, probabilities = evaluator.predict(logits)[0], evaluator.probabilities(logits)[0]
+    multilabel = evaluator.task == "multilabel"
+    confidence = probabilities[predicted.bool() if multilabel else predicted]
+    return evaluator.names(predicted), float(confidence.min()) if confidence.numel() else None
+
+
+def _on_patches(attention: Attention, prefix: int) -> Tensor:
+    """Attention on the patch grid, ``(n, g, g)``, rows from the top."""
+    patches = attention.tokens[0, :, prefix:].float().cpu()  # (n, g * g)
+    side = math.isqrt(patches.shape[1])
+    if side * side != patches.shape[1]:
+        raise EncoderError(
+            f"This image encoder has {patches.shape[1]} patches, which form no square grid, so "
+            "attention on them cannot be drawn over an image."
+        )
+    return patches.view(-1, side, side)
+
+
+def _words(collator: Any, text: str) -> tuple[list[str], list[int]]:
+    """W words of a text, and for each token its word's number from 1; 0 for special tokens."""
+    tokens = collator.tokenize([text])
+    ids = tokens["input_ids"][0].tolist()
+    names = collator.tokenizer.convert_ids_to_tokens(ids)
+    if tokens.is_fast:
+        of_tokens = tokens.word_ids(0)
+    else:  # words are not known: a token is one
+        special = collator.tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True)
+        of_tokens = [None if mask else position for position, mask in enumerate(special)]
+    words: list[str] = []
+    numbers: list[int] = []
+    for position, (name, index) in enumerate(zip(names, of_tokens, strict=True)):
+        if index is not None and (not position or index != of_tokens[position - 1]):
+            span = slice(*tokens.word_to_chars(0, index)) if tokens.is_fast else slice(0)
+            words.append(text[span].strip() or name)
+        numbers.append(0 if index is None else len(words))
+    return words, numbers
+
+
+def _on_words(attention: Attention, words: int, numbers: list[int]) -> Tensor:
+    """Attention on the tokens of each word, ``(n, W)``."""
+    weights = attention.tokens[0, :, : len(numbers)].float().cpu()  # (n, N)
+    sums = weights.new_zeros(len(weights), 1 + words)
+    return sums.index_add_(1, torch.tensor(numbers, dtype=torch.long), weights)[:, 1:]

@@ -1,0 +1,199 @@
+"""The folder of an exported model: written beside its place, verified, then moved.
+
+Shape legend: B batch, S text tokens, H, W image height and width in pixels.
+"""
+
+import shutil
+from dataclasses import asdict
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from timeit import timeit
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from epic_pl.data.preprocessing import Preprocessing, load_tokenizer
+from epic_pl.inference.description import (
+    DESCRIPTION,
+    INPUTS,
+    TOKENIZER,
+    Description,
+    model_inputs,
+)
+from epic_pl.inference.export.onnx_file import write_int8, write_onnx
+from epic_pl.inference.export.program import Probabilities, export_program, random_inputs
+from epic_pl.inference.exported import ONNX, ONNX_INT8, PROGRAM, Program, load_program
+from epic_pl.module import EPICModule
+from epic_pl.utils.errors import AssetError, ConfigError, EncoderError
+from epic_pl.utils.files import folder_beside, write_json
+from epic_pl.utils.version import __version__
+
+PREDICT = "predict.py"
+TOLERANCE = 1e-4
+"""Largest accepted difference between a probability of the exported model and the module's."""
+# B and S of the batches that are compared; the traced inputs have other sizes
+_COMPARED = ((3, 8), (1, 2), (4, 3))
+_TIMED, _CALLS = (1, 16), 7
+
+
+def check_output(folder: Path, overwrite: bool) -> None:
+    """Check that a model may be written into ``folder``, before anything is loaded.
+
+    Raises:
+        ConfigError: if it is a file, or not empty and ``overwrite`` is False.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--output {folder} is a file: give a folder, or one yet to be made.")
+    if not overwrite and folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(
+            f"--output {folder} is not empty: give another folder, or --overwrite to replace the "
+            "model in it."
+        )
+
+
+def find_tokenizer(module: EPICModule) -> Any | None:
+    """Tokenizer of the text encoder; None if it has none and the user's own pipeline makes texts.
+
+    Raises:
+        EpicError: if a DataModule of this package needs a tokenizer that is not there.
+    """
+    encoder = module.checkpoint_info()["text_encoder"]
+    try:
+        return load_tokenizer(encoder["name"], encoder["revision"])
+    except (AssetError, EncoderError) as error:
+        if _preprocessing(module) is not None:
+            raise
+        print(f"exported without a tokenizer: {error}")
+        return None
+
+
+def describe(module: EPICModule, tokenizer: Any | None) -> Description:
+    """What the user of an exported model needs to know.
+
+    Raises:
+        ConfigError: a value of the module cannot be described.
+    """
+    info, thresholds = module.checkpoint_info(), module.postprocessor.thresholds
+    height, width = module.model.image_encoder.example(1, 1, torch.Generator()).shape[-2:]
+    prepared, saved = _preprocessing(module), module.hparams.get("preprocessing")
+    described = None
+    if prepared is not None:
+        text = asdict(prepared.text)
+        if tokenizer is not None:
+            text["max_tokens"] = min(text["max_tokens"], tokenizer.model_max_length)
+        described = {"image": prepared.image.to_dict(), "text": text}
+    return Description(
+        format_version=1,
+        task=module.task,
+        class_names=list(module.class_names),
+        thresholds=None if thresholds is None else thresholds.tolist(),
+        temperature=float(module.postprocessor.temperature),
+        method=module.hparams["method"],
+        never_missing=module.model.head.never_missing,
+        inputs=model_inputs(height, width),
+        preprocessing=described,
+        tokenizer=None if tokenizer is None else TOKENIZER,
+        image_encoder=info["image_encoder"],
+        text_encoder=info["text_encoder"],
+        versions={"epic_pl": __version__, "torch": str(torch.__version__)},
+        own_preprocessing=saved if prepared is None else None,
+    )
+
+
+def _preprocessing(module: EPICModule) -> Preprocessing | None:
+    """Preprocessing in the checkpoint; None without any, or if it is not of this package."""
+    try:
+        return Preprocessing.from_dict(module.hparams.get("preprocessing"))
+    except ConfigError:
+        return None
+
+
+class Written(NamedTuple):
+    """The largest difference of a probability, and the least seconds that one sample took."""
+
+    difference: float
+    seconds: float
+    eager_seconds: float
+
+
+def write_folder(
+    module: EPICModule,
+    tokenizer: Any | None,
+    folder: Path,
+    format: Literal["torch_export", "onnx"] = "torch_export",
+    int8: bool = False,
+) -> Written:
+    """Write model, description and tokenizer of a module on the CPU, in evaluation mode.
+
+    Other files in the folder stay. ``onnx`` adds ``predict.py``, and with ``int8`` a second file
+    whose encoders have weights in 8 bits, which is not compared here.
+
+    Raises:
+        ConfigError: if the model cannot be exported, or gives other probabilities; the folder is
+            then as it was.
+    """
+    description = describe(module, tokenizer)
+    eager = Probabilities(module.model, module.postprocessor)
+    program = export_program(eager)
+    with folder_beside(folder) as made:
+        if format == "onnx":
+            path = made / ONNX
+            write_onnx(program, path)
+            if int8:
+                write_int8(path, made / ONNX_INT8)
+            if tokenizer is not None and _preprocessing(module) is not None:
+                source = resources.files("epic_pl.inference") / "templates" / PREDICT
+                (made / PREDICT).write_bytes(source.read_bytes())
+        else:
+            path = made / PROGRAM
+            torch.export.save(program, path)
+        write_json(made / DESCRIPTION, description.to_dict())
+        if tokenizer is not None:
+            tokenizer.save_pretrained(made / TOKENIZER)
+        run = load_program(path)
+        difference = largest_difference(run, module)
+        if not difference <= TOLERANCE:  # true for NaN, too
+            raise ConfigError(
+                f"The exported model's probabilities differ from the checkpoint's by "
+                f"{difference:.1e}, more than {TOLERANCE:.0e}: nothing was written to {folder}. "
+                "Use the checkpoint in Python instead, with EPICModule.load_from_checkpoint."
+            )
+        inputs = random_inputs(module.model, *_TIMED)
+        written = Written(difference, *_seconds(inputs, run, eager))
+        replace_model(made, folder)
+    return written
+
+
+def replace_model(made: Path, folder: Path) -> None:
+    """Move a model into a folder.
+
+    The description goes first and comes last: when this is killed, there is no model.
+    """
+    folder.mkdir(exist_ok=True)
+    for name in (DESCRIPTION, PROGRAM, ONNX, f"{ONNX}.data", ONNX_INT8, PREDICT):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
+    for path in sorted(made.iterdir(), key=lambda path: path.name == DESCRIPTION):
+        path.replace(folder / path.name)
+
+
+@torch.no_grad()
+def _seconds(inputs: tuple[Tensor, ...], *functions: Program) -> list[float]:
+    """Shortest call of each function; they take turns, so that other load slows all of them."""
+    turns = [[timeit(partial(run, *inputs), number=1) for run in functions] for _ in range(_CALLS)]
+    return [min(times) for times in zip(*turns, strict=True)]
+
+
+@torch.no_grad()
+def largest_difference(run: Program, module: EPICModule) -> float:
+    """Between the probabilities of an exported model and of ``predict_step``, in any batch size."""
+    differences = []
+    for seed, (rows, tokens) in enumerate(_COMPARED, start=1):
+        inputs = random_inputs(module.model, rows, tokens, seed)
+        batch: Any = dict(zip(INPUTS, inputs, strict=True))
+        # as in predict_step, which would warn of the modalities that are left out on purpose
+        expected = module.postprocessor(module.model(batch).logits)
+        differences.append((run(*inputs) - expected).abs().max())
+    return float(torch.stack(differences).max())

@@ -1,0 +1,101 @@
+"""A program as an ONNX file, a second one with encoders in 8 bits, and what these cost."""
+
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from torch.export import ExportedProgram
+
+from epic_pl.data import ImageTextDataModule
+from epic_pl.inference.description import INPUTS
+from epic_pl.inference.exported import ONNX, ONNX_INT8, load_program, run_batch
+from epic_pl.module import EPICModule
+from epic_pl.module.metrics import build_metrics
+from epic_pl.utils.errors import ConfigError, counted, first_line
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_ENCODERS = ("'model.image_tower.encoder'", "'model.text_tower.encoder'")
+
+
+def write_onnx(program: ExportedProgram, path: Path) -> None:
+    """Write an ONNX file; weights of more than 2 GB go to a file beside it.
+
+    Raises:
+        ImportError: the extra ``onnx`` is not installed.
+        ConfigError: the extra ``onnx`` is not installed, or an operation cannot be translated.
+    """
+    try:
+        import onnxruntime  # noqa: F401 what is written must be compared, too
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"--format onnx needs {error.name}: pip install 'epic_pl[onnx]'."
+        ) from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the translation's own parts
+            translated = torch.onnx.export(
+                program, input_names=list(INPUTS), output_names=["probabilities"], verbose=False
+            )
+    except Exception as error:  # translating may fail in any way on a custom model
+        raise ConfigError(
+            f"This model cannot be translated to ONNX: {first_line(error)}. Leave out "
+            "--format onnx."
+        ) from error
+    assert translated is not None
+    translated.save(str(path))
+
+
+def write_int8(source: Path, target: Path) -> None:
+    """Write an ONNX file again with the encoders' weights in 8 bits, quantised row by row."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(source)
+    # onnxruntime before 1.32 transposes weights, but not their recorded shapes
+    del model.graph.value_info[:]
+    names = []
+    for node in model.graph.node:
+        scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "")
+        if any(encoder in scopes for encoder in _ENCODERS):
+            names.append(node.name)
+    logging.disable(logging.WARNING)  # advice on steps that the translation has done
+    try:
+        quantize_dynamic(
+            model,
+            target,
+            op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+            nodes_to_quantize=names,
+            per_channel=True,
+            reduce_range=True,  # sums of 8 bits overflow on processors without VNNI
+            weight_type=QuantType.QInt8,
+        )
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def compare_scores(folder: Path, module: EPICModule, data: ImageTextDataModule) -> str:
+    """Scores of both ONNX models of a folder on the validation split, as lines of text."""
+    data.prepare_data()
+    data.setup("validate")
+    models = {name: load_program(folder / name) for name in (ONNX, ONNX_INT8)}
+    postprocessor = module.postprocessor.on_cpu()
+    postfix = "_tuned" if module.task == "multilabel" else ""
+    metrics = {
+        name: build_metrics(module.task, module.num_classes, postfix=postfix) for name in models
+    }
+    rows = 0
+    for batch in data.val_dataloader():
+        rows += len(batch["labels"])
+        for name, run in models.items():
+            scores = run_batch(run, batch)
+            given = postprocessor.predict(scores) if module.task == "multilabel" else scores
+            metrics[name].update(given, batch["labels"].int())
+    lines = [f"on {counted(rows, 'rows')} of the validation split:"]
+    for name, collection in metrics.items():
+        size = (folder / name).stat().st_size / 1e6
+        values = collection.compute().items()
+        listed = ", ".join(f"{key} {float(value):.4f}" for key, value in values)
+        lines.append(f"  {name}  {size:,.1f} MB: {listed}")
+    return "\n".join(lines)

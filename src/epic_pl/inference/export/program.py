@@ -1,0 +1,100 @@
+"""A trained model as a ``torch.export`` program, which plain torch runs.
+
+Shape legend: B batch, S text tokens, H, W image height and width, C classes.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
+
+from epic_pl.nn.base import DualEncoder
+from epic_pl.utils.errors import ConfigError, first_line
+from epic_pl.utils.types import Batch
+
+# B and S of the traced inputs; sizes 0 and 1 would be taken for constants
+_ROWS, _TOKENS = 2, 5
+
+
+class Probabilities(nn.Module):
+    """A model from plain tensors to the probabilities that prediction gives.
+
+    Args:
+        model: in evaluation mode, float32.
+        postprocessor: turns logits ``(B, C)`` into probabilities.
+    """
+
+    def __init__(self, model: DualEncoder, postprocessor: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.postprocessor = postprocessor
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        image_present: Tensor,
+        text_present: Tensor,
+    ) -> Tensor:
+        """Probabilities ``(B, C)`` float32.
+
+        ``pixel_values (B, 3, H, W)`` float32; ``input_ids`` and ``attention_mask (B, S)`` int64;
+        ``image_present`` and ``text_present (B,)`` bool.
+        """
+        batch = Batch(
+            pixel_values=pixel_values,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            image_present=image_present,
+            text_present=text_present,
+        )
+        probabilities: Tensor = self.postprocessor(self.model(batch).logits)
+        return probabilities
+
+
+def export_program(module: Probabilities) -> ExportedProgram:
+    """Export a model on the CPU for images of its encoder's size, any B, and any S it takes.
+
+    Raises:
+        ConfigError: if torch cannot trace the method or an encoder.
+    """
+    model = module.eval().model
+    inputs = random_inputs(model, _ROWS, _TOKENS)
+    rows, rows_and_tokens = {0: Dim.DYNAMIC}, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
+    shapes = (rows, rows_and_tokens, rows_and_tokens, rows, rows)  # as INPUTS
+    try:
+        with torch.no_grad():
+            program = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # tracing may fail in any way on a custom model
+        encoders = " and ".join(
+            type(encoder.model).__name__ for encoder in (model.image_encoder, model.text_encoder)
+        )
+        raise ConfigError(
+            f"A {type(model).__name__} on {encoders} cannot be exported: torch.export says "
+            f"{type(error).__name__}: {first_line(error)}. docs/export.md lists what can; the "
+            "others run in Python, with EPICModule.load_from_checkpoint."
+        ) from error
+    for part in program.graph_module.modules():
+        if isinstance(part, GraphModule):
+            for node in part.graph.nodes:
+                node.meta.pop("stack_trace", None)  # file paths of this machine
+    return program
+
+
+def random_inputs(model: DualEncoder, rows: int, tokens: int, seed: int = 0) -> tuple[Tensor, ...]:
+    """Inputs in the order of :data:`~epic_pl.inference.description.INPUTS`, of B rows and S tokens.
+
+    Half of the last text is padding; the second row has no image, the third no text.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.ones(rows, tokens, dtype=torch.long)
+    mask[-1, (tokens + 1) // 2 :] = 0
+    row = torch.arange(rows)
+    return (
+        model.image_encoder.example(rows, tokens, generator),
+        model.text_encoder.example(rows, tokens, generator),
+        mask,
+        row != 1,
+        row != 2,
+    )

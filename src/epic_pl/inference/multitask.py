@@ -1,0 +1,152 @@
+"""MultiTaskClassifier: several trained models on the same frozen encoders.
+
+Shape legend: N items, B batch, C classes.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+
+from epic_pl.data.preprocessing import ImagePreprocessing
+from epic_pl.features.digests import tokenizer_digest
+from epic_pl.inference.classifier import Classifier
+from epic_pl.inference.item_classifier import Floats, ItemClassifier, Label
+from epic_pl.nn.towers import shared_features
+from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.types import Batch, Task
+
+_UNNAMED = "Give at least one task, each with its name: {'kind': classifier} (in load: path)."
+
+
+class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label]]]):
+    """Classifies items in several tasks with one pass of the encoders that all models share.
+
+    ::
+
+        clf = MultiTaskClassifier.load({"kind": "runs/kind", "colour": "runs/colour"})
+        clf(image="dress.jpg", text="Summer dress")
+        # {"kind": [{"label": "dress", "score": 0.9}, ...], "colour": [{"label": "red", ...}, ...]}
+
+    Results are those of each :class:`~epic_pl.Classifier` by itself. The models have frozen tokens
+    (EPIC with read-only prompts, ``parts``, or a head on frozen features), the same encoders and
+    the same preprocessing. The encoders of the first task replace those of all others, whose
+    memory is freed.
+
+    Args:
+        tasks: names of tasks and their loaded classifiers, at least one; a mapping or pairs. The
+            classifiers are changed: they have the first one's encoders from then on.
+
+    Attributes:
+        tasks: the classifiers by name.
+        class_names: names of the C classes of each task.
+        task: "multiclass" or "multilabel", by name.
+
+    Raises:
+        ConfigError: two tasks cannot share the encoders; the message names the difference.
+    """
+
+    def __init__(self, tasks: Mapping[str, Classifier] | Iterable[tuple[str, Classifier]]) -> None:
+        self.tasks: dict[str, Classifier] = {}
+        lead = ""
+        shared: dict[str, Any] = {}
+        for pair in tasks.items() if isinstance(tasks, Mapping) else tasks:
+            if not (isinstance(pair, tuple) and isinstance(pair[-1], Classifier)):
+                raise ConfigError(f"{_UNNAMED} Here is {pair!r}.")
+            name, classifier = pair
+            settings = _settings(classifier, f"{lead!r} and {name!r}" if lead else repr(name))
+            if not self.tasks:
+                lead, shared, first = name, settings, classifier
+            if differing := [key for key, value in shared.items() if settings[key] != value]:
+                values = f"{shared[differing[0]]} and {settings[differing[0]]}"
+                raise ConfigError(
+                    f"Tasks {lead!r} and {name!r} cannot share encoders, since they differ in "
+                    f"{differing[0]}: {values}. Train both with the same, or use two classifiers."
+                )
+            towers = first.module.model.towers, classifier.module.model.towers
+            for kept, tower in zip(*towers, strict=True):
+                tower.encoder = kept.encoder
+            classifier.collator.tokenizer = first.collator.tokenizer
+            self.tasks[name] = classifier
+        if not self.tasks:
+            raise ConfigError(_UNNAMED)
+        self.class_names = {name: clf.class_names for name, clf in self.tasks.items()}
+        self.task: dict[str, Task] = {name: clf.task for name, clf in self.tasks.items()}
+        self._transform, self._clean = first._transform, first._clean
+        self.collator = first.collator
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {clf!r}" for name, clf in self.tasks.items())
+
+    @classmethod
+    def load(cls, paths: Mapping[str, str | Path], **options: Any) -> Self:
+        """Load models one after another; only the encoders of the first stay in memory.
+
+        Args:
+            paths: a model for each name of a task; see :meth:`Classifier.load
+                <epic_pl.Classifier.load>`.
+            **options: further arguments of that method, the same for all.
+
+        Raises:
+            ConfigError: as for the class.
+            CheckpointError: as in that method.
+            AssetError: likewise.
+        """
+        if not isinstance(paths, Mapping):
+            raise ConfigError(_UNNAMED)
+        return cls((name, Classifier.load(path, **options)) for name, path in paths.items())
+
+    def labels(
+        self, scores: Mapping[str, Floats], top_k: int | None = None
+    ) -> list[dict[str, list[Label]]]:
+        """Labels of N items by the probabilities ``(N, C)`` of each task."""
+        labels = [clf.labels(scores[name], top_k) for name, clf in self.tasks.items()]
+        return [dict(zip(self.tasks, answer, strict=True)) for answer in zip(*labels, strict=True)]
+
+    def _score(self, batches: Iterable[Batch]) -> dict[str, Floats]:
+        parts = {name: [clf._score([])] for name, clf in self.tasks.items()}
+        for batch in batches:
+            for (name, clf), shared in zip(self.tasks.items(), self._encoded(batch), strict=True):
+                parts[name].append(clf._score([shared]))
+        return {name: np.concatenate(scores) for name, scores in parts.items()}
+
+    @torch.inference_mode()
+    def _encoded(self, batch: Batch) -> list[Batch]:
+        """A batch for each task, with features in place of the images and texts."""
+        modules = [clf.module for clf in self.tasks.values()]
+        batch = modules[0].transfer_batch_to_device(batch, modules[0].device, 0)
+        image, text = zip(*(module.model.towers for module in modules), strict=True)
+        images = shared_features(image, batch.pop("pixel_values"), None)
+        texts = shared_features(text, batch.pop("input_ids"), batch["attention_mask"].bool())
+        return [
+            cast(Batch, {**batch, "image_features": image_features, "text_features": text_features})
+            for image_features, text_features in zip(images, texts, strict=True)
+        ]
+
+
+def _settings(classifier: Classifier, tasks: str) -> dict[str, Any]:
+    """What the features of an item depend on; ConfigError, naming ``tasks``, if on the method."""
+    try:
+        module = classifier.module
+    except ConfigError as error:
+        raise ConfigError(f"Tasks {tasks} cannot share encoders: {error}") from error
+    if "layers" not in module.model.cache_levels:
+        raise ConfigError(
+            f"Tasks {tasks} cannot share encoders: the last one's method is "
+            f"{module.hparams['method']}, and {module.model.image_tower.needs}. Call its "
+            "Classifier by itself."
+        )
+    image = ImagePreprocessing.from_dict(module.hparams["preprocessing"]["image"])
+    settings = {f"preprocessing.image.{key}": value for key, value in image.to_dict().items()}
+    settings |= {
+        "image_size of the image encoder": module.model.image_encoder.required_size,
+        "preprocessing.text.clean": classifier._clean,
+        "preprocessing.text.max_tokens": classifier.collator.max_text_tokens,
+        "tokenizer": tokenizer_digest(classifier.collator.tokenizer),
+        "device": module.device,
+    }
+    for side, tower in zip(("image", "text"), module.model.towers, strict=True):
+        settings |= {f"{key} of the {side} encoder": v for key, v in tower.identity.items()}
+    return settings

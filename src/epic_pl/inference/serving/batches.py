@@ -1,0 +1,112 @@
+"""Classifying the samples of several requests together, in one thread."""
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import torch
+from prometheus_client import CollectorRegistry, Histogram
+from starlette.exceptions import HTTPException
+
+from epic_pl.inference.item_classifier import ItemClassifier
+from epic_pl.utils.types import Sample
+
+RETRY = {"Retry-After": "1"}
+_WAIT_SECONDS = 0.005  # for further samples of a batch
+_SIZES = (1, 2, 4, 8, 16, 32, 64)
+_Job = tuple[Sample, int | None, asyncio.Future[Any]]  # a sample, `top_k`, and its labels
+
+
+class Batches:
+    """Collects the samples that arrive during a batch, and classifies them as the next one.
+
+    Args:
+        model: one model, or several of them.
+        max_batch: largest number of samples in a batch.
+        registry: of metrics.
+    """
+
+    def __init__(
+        self, model: ItemClassifier[Any, Any], max_batch: int, registry: CollectorRegistry
+    ) -> None:
+        self._model, self._max_batch = model, max_batch
+        self._sizes = Histogram(
+            "epic_pl_batch_size", "Size of a request's batch", buckets=_SIZES, registry=registry
+        )
+        self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
+        self._busy_since = math.inf
+        self.failed = False
+
+    def work(self, seconds: float) -> bool:
+        """Whether :meth:`run` has not failed, and no batch takes longer than ``seconds``."""
+        return not self.failed and time.monotonic() - self._busy_since < seconds
+
+    async def labels(self, sample: Sample, top_k: int | None) -> Any:
+        """Labels of a prepared sample, of several models by task; or the model's exception."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._jobs.put_nowait((sample, top_k, future))
+        if self.failed:
+            self._refuse_all()
+        return await future
+
+    async def run(self) -> None:
+        """Classify until this is cancelled.
+
+        Raises:
+            Exception: nothing can be classified any more, such as after the loss of a device.
+        """
+        thread, jobs = ThreadPoolExecutor(1), list[_Job]()
+        try:
+            while True:
+                jobs = await self._next_jobs()
+                self._busy_since = time.monotonic()
+                loop = asyncio.get_running_loop()
+                answers = await loop.run_in_executor(thread, self._classify, jobs)
+                self._busy_since = math.inf
+                for (*_, future), answer in zip(jobs, answers, strict=True):
+                    self._sizes.observe(len(jobs))
+                    if future.done():  # its request was given up meanwhile
+                        continue
+                    failed = isinstance(answer, Exception)
+                    (future.set_exception if failed else future.set_result)(answer)
+        finally:
+            self.failed = True
+            for job in jobs:
+                self._jobs.put_nowait(job)
+            self._refuse_all()
+
+    async def _next_jobs(self) -> list[_Job]:
+        """Jobs of a batch, at least one, whose requests were not given up."""
+        jobs: list[_Job] = []
+        while not jobs:
+            taken = [await self._jobs.get()]
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_WAIT_SECONDS):
+                    while len(taken) < self._max_batch:
+                        taken.append(await self._jobs.get())
+            jobs = [job for job in taken if not job[-1].done()]
+        return jobs
+
+    def _classify(self, jobs: Sequence[_Job]) -> list[Any]:
+        """Labels of each sample, or an exception: if all fail together, each is tried alone."""
+        try:
+            scores = self._model.sample_probabilities([sample for sample, *_ in jobs])
+            labels = {top_k: self._model.labels(scores, top_k) for _, top_k, _ in jobs}
+            return [labels[top_k][row] for row, (_, top_k, _) in enumerate(jobs)]
+        except torch.AcceleratorError:  # the device refuses all work until the process ends
+            raise
+        except Exception as error:
+            if len(jobs) == 1:
+                return [error]
+            return [answer for job in jobs for answer in self._classify([job])]
+
+    def _refuse_all(self) -> None:
+        while not self._jobs.empty():
+            *_, future = self._jobs.get_nowait()
+            if not future.done():
+                reason = "The model cannot be used any more; the server ends. Try again."
+                future.set_exception(HTTPException(503, reason, RETRY))

@@ -1,0 +1,202 @@
+"""The page of ``epic-pl app``: an image, a text, or both in, labels and attention out."""
+
+import base64
+import html
+import json
+import os
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from epic_pl.data.images import FORMATS, MAX_PIXELS
+from epic_pl.inference.classifier import Classifier
+from epic_pl.inference.explain.figures import sample_svg
+from epic_pl.inference.explain.samples import explain_sample
+from epic_pl.inference.inputs import Item
+from epic_pl.utils.errors import ConfigError, DataError, EpicError
+from epic_pl.utils.types import Sample
+
+MAX_BYTES = 20 * 2**20
+"""Largest upload."""
+MAX_CHARACTERS = 10_000
+"""Longest text."""
+_PAIR, _IMAGE, _TEXT = _TITLES = ("Image and text", "Image alone", "Text alone")
+_SHOWN = 5  # labels that are always shown
+_ATTENTION = """\
+<h3>What the prompts attend to</h3>
+<p>Shares of attention in the last layer that the prompts read, the mean over its heads. Attention
+shows what a layer read. It is not a cause of the prediction.</p>
+<img alt="Attention in the last step, and similarities" style="width: 100%; max-width: 40rem"
+src="data:image/svg+xml;base64,{}">"""
+
+
+class Answer(NamedTuple):
+    """What the page shows: labels with probabilities by title, notes on them, HTML of attention."""
+
+    labels: dict[str, dict[str, float]]
+    notes: list[str]
+    attention: str
+
+
+def build_page(classifier: Classifier, name: str) -> Any:
+    """The page as ``gradio.Blocks``.
+
+    Raises:
+        ConfigError: gradio is not installed.
+    """
+    # its import reads these; it asks only this machine, which a proxy may not reach
+    os.environ.update(GRADIO_ANALYTICS_ENABLED="False", NO_PROXY="*", no_proxy="*")
+    try:
+        gradio = import_module("gradio")
+    except ImportError as error:
+        raise ConfigError("epic-pl app needs gradio: pip install 'epic_pl[app]'.") from error
+    names = classifier.class_names
+    # uploads are deleted within two hours
+    with gradio.Blocks(title=name, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        gradio.Markdown(f"# {name}\nGive an image, a text, or both.")
+        with gradio.Row():
+            image = gradio.Image(label="Image", sources=["upload", "clipboard"], height=260)
+            with gradio.Column():
+                text = gradio.Textbox(label="Text", max_lines=8)
+                classify = gradio.Button("Classify", variant="primary")
+                clear = gradio.ClearButton()
+        heading = classifier.thresholds is None  # the most probable label, in large letters
+        with gradio.Row():
+            labels = [gradio.Label(label=title, show_heading=heading) for title in _TITLES]
+        notes, attention = gradio.Markdown(), gradio.HTML()
+        with gradio.Accordion(f"{len(names):,} classes", open=False):
+            gradio.Textbox(", ".join(names), show_label=False, interactive=False)
+        clear.add([image, text, *labels, notes, attention])
+
+        def shown(upload: Any, words: Any) -> list[Any]:
+            try:
+                file = uploaded_file(upload, Path(image.GRADIO_CACHE))
+                found = answer(classifier, file, words)
+            except EpicError as error:
+                said = html.escape(str(error))
+                raise gradio.Error(said, duration=None, print_exception=False) from error
+            of_titles = [found.labels.get(title) for title in _TITLES]
+            return [*of_titles, "\n\n".join(found.notes), found.attention]
+
+        gradio.on(
+            [classify.click, text.submit],
+            shown,
+            [image, text],
+            [*labels, notes, attention],
+            api_name="classify",
+            # gr.Image opens any path that comes without `meta`; uploaded_file does not
+            preprocess=False,
+        )
+    return page.queue(max_size=32)
+
+
+def open_page(page: Any, host: str, port: int) -> str:
+    """Serve a page from threads of this process, and return its address.
+
+    Raises:
+        ConfigError: the host or the port cannot be used.
+    """
+    from fastapi import Depends, HTTPException, Request
+    from gradio.themes import Default
+    from httpx import HTTPError, InvalidURL
+
+    def refuse_address(found: dict[str, Any]) -> None:
+        if "://" in str(found.get("path")):
+            raise HTTPException(400, "Upload the image: addresses are not fetched.")
+
+    async def refuse_addresses(request: Request) -> None:
+        """Gradio would fetch a file that a request names by its address."""
+        if request.url.path != "/gradio_api/upload":
+            with suppress(ValueError):  # no JSON
+                json.loads(await request.body(), object_hook=refuse_address)
+
+    place = {"server_name": host, "server_port": port, "prevent_thread_lock": True, "quiet": True}
+    offline = {"share": False, "run_history": False, "enable_monitoring": False, "footer_links": []}
+    checks = {"dependencies": [Depends(refuse_addresses)]}
+    theme = Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    try:
+        page.launch(**place, **offline, theme=theme, max_file_size=MAX_BYTES, app_kwargs=checks)
+    except (OSError, OverflowError, ValueError, HTTPError, InvalidURL) as error:
+        raise ConfigError(
+            f"The page cannot listen on {host}, port {port}: the port is taken or no port, or the "
+            "host is no address of this machine. Choose another --port or --host."
+        ) from error
+    return str(page.local_url)
+
+
+def uploaded_file(upload: Any, folder: Path) -> Path | None:
+    """The regular file below gradio's folder that an upload names; None without an upload.
+
+    Raises:
+        DataError: it names anything else; the message says nothing of it.
+    """
+    if upload is None:
+        return None
+    # no such key, NUL characters, and links that lead back to themselves
+    with suppress(LookupError, TypeError, ValueError, RuntimeError, OSError):
+        file = Path(upload["path"]).resolve()
+        below = file.is_relative_to(folder.resolve())
+        if below and file.is_file() and file.stat().st_size <= MAX_BYTES:
+            return file
+    raise DataError(f"Upload the image, a file of at most {MAX_BYTES // 2**20} MiB.")
+
+
+def answer(classifier: Classifier, image: Path | None, text: Any) -> Answer:
+    """Labels of a pair and of each modality alone, as the classifier gives them, and attention.
+
+    Args:
+        classifier: the model.
+        image: an image file; None is no image.
+        text: a text; None and blanks are no text.
+
+    Raises:
+        DataError: both are missing, the image cannot be read, or the text is too long.
+    """
+    text = str(text or "").strip()
+    if len(text) > MAX_CHARACTERS:
+        raise DataError(
+            f"The text has {len(text):,} characters; the limit is {MAX_CHARACTERS:,}. Shorten it."
+        )
+    samples: dict[str, Sample] = {}
+    if image:
+        try:
+            samples[_IMAGE] = classifier.prepare(Item(image=image))
+        except DataError as error:  # whose message quotes the path and the first bytes
+            raise DataError(
+                f"The image cannot be read: upload a whole file in one of {', '.join(FORMATS)} "
+                f"with at most {MAX_PIXELS:,} pixels."
+            ) from error
+    if text:
+        samples[_TEXT] = classifier.prepare(Item(text=text))
+    if not samples:
+        raise DataError("There is neither an image nor a text: give one of them, or both.")
+    if len(samples) == 2:
+        samples[_PAIR] = {**samples[_IMAGE], "text": samples[_TEXT]["text"]}
+    whole, read = [*samples.values()][-1], classifier.collator.max_text_tokens
+    tokens = len(classifier.collator.tokenizer(whole["text"] or "")["input_ids"])
+    never, notes = " or its ".join(classifier.never_missing), []
+    if classifier.thresholds is not None:
+        notes.append("✓ marks labels that reach their threshold.")
+    if tokens > read:
+        notes.append(f"The text has {tokens} tokens; the model reads the first {read}.")
+    if never:
+        notes.append(f"No training sample lacked its {never}, so labels without it are untrained.")
+    try:
+        made = classifier.collator, classifier.image_preprocessing
+        drawn = sample_svg(explain_sample(classifier.module, *made, whole))
+        attention = _ATTENTION.format(base64.b64encode(drawn).decode())
+    except EpicError:
+        notes.append("This model has no prompts whose attention could be drawn.")
+        attention = ""
+    labels = {title: _labels(classifier, sample) for title, sample in samples.items()}
+    return Answer(labels, notes, attention)
+
+
+def _labels(classifier: Classifier, sample: Sample) -> dict[str, float]:
+    """The most probable labels, and all that reach their thresholds, which are marked."""
+    scores = classifier.sample_probabilities([sample])
+    (likely,) = classifier.labels(scores, _SHOWN)
+    reached = [] if classifier.thresholds is None else classifier.labels(scores)[0]
+    marked = {f"✓ {label['label']}": label["score"] for label in reached}
+    return marked | {label["label"]: label["score"] for label in likely if label not in reached}

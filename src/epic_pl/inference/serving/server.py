@@ -1,0 +1,310 @@
+"""A server of trained models: its endpoints, what they refuse, and its end."""
+
+import asyncio
+import logging
+import secrets
+import signal
+import socket
+import sys
+from base64 import b64decode
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
+
+import prometheus_client as prometheus
+import uvicorn
+from fastapi import APIRouter, FastAPI, Form, Request, Response, Security, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from fastapi.security import APIKeyHeader
+from pydantic import Base64Encoder, BaseModel, ConfigDict, EncodedBytes, Field, PositiveInt
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
+
+from epic_pl.inference.inputs import Item
+from epic_pl.inference.item_classifier import ItemClassifier
+from epic_pl.inference.serving.batches import RETRY, Batches
+from epic_pl.utils.errors import DataError
+
+_Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+_FORM = "multipart/form-data"
+_THREADS = 4  # that decode images
+_SHOWN, _LONGEST = 3, 120  # problems of a request, and characters of each
+_LARGEST = 16  # requests of the largest size that may be read at a time
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server refuses; statuses are in docs/serve.md."""
+
+    waiting: int = 256  # open requests
+    seconds: int = 30  # until a request is given up
+    payload: int = 10_000_000  # bytes of a request
+    pixels: int = 25_000_000  # of an image
+    characters: int = 20_000  # of a text
+
+
+class _ImageEncoder(Base64Encoder):
+    """Base64, also with line breaks or as a data URL; all else is an error."""
+
+    @classmethod
+    def decode(cls, data: bytes) -> bytes:
+        content = data.rpartition(b";base64,")[2].translate(None, b" \t\r\n")
+        return b64decode(content, validate=True)
+
+
+class Pair(BaseModel):
+    """An image-text pair; an image or a text that is left out is missing."""
+
+    model_config = ConfigDict(extra="forbid")
+    image: Annotated[bytes, EncodedBytes(encoder=_ImageEncoder)] | None = None
+    """The image file's content in base64, or a data URL of it."""
+    text: str | None = None
+    top_k: Annotated[PositiveInt, Field(strict=True)] | None = None
+    """Number of labels; by default five, with several labels a pair those that are assigned."""
+
+
+class PairForm(BaseModel):
+    """A :class:`Pair` as a form has it: a file, and numbers as text."""
+
+    model_config = ConfigDict(extra="forbid")
+    image: UploadFile | None = None
+    text: str | None = None
+    top_k: PositiveInt | None = None
+
+
+class Label(BaseModel):
+    """A label and its calibrated probability."""
+
+    label: str
+    score: float
+
+
+class Labels(BaseModel):
+    """Labels of a pair, best first; of several models by the model's name."""
+
+    labels: list[Label] | dict[str, list[Label]]
+
+
+_REASONS = {
+    "extra_forbidden": f"unknown; there are {', '.join(Pair.model_fields)}",
+    "json_invalid": "no JSON at character {loc[1]}: {ctx[error]}",
+    "model_attributes_type": 'give one pair, {{"text": "a"}}, as Content-Type: application/json',
+    "value_error": "must be a file in a form (curl -F image=@dish.jpg), in JSON its base64",
+}  # by pydantic's name of the error
+
+
+class _Gate:
+    """Checks requests before their bodies are read or parsed, and measures them."""
+
+    def __init__(
+        self, limits: Limits, key: str | None, registry: prometheus.CollectorRegistry
+    ) -> None:
+        self._limits, self._key = limits, (key or "").encode()
+        self._open = self._bytes = 0  # requests, and bytes of their bodies
+        self._requests = prometheus.Counter(
+            "epic_pl_requests", "Requests by status", ["status"], registry=registry
+        )
+        self._seconds = prometheus.Histogram(
+            "epic_pl_request_seconds", "Seconds to respond", registry=registry
+        )
+        waiting = prometheus.Gauge("epic_pl_waiting_requests", "Open requests", registry=registry)
+        waiting.set_function(lambda: self._open)
+
+    async def respond(self, request: Request, handle: _Handler) -> Response:
+        """The response to a request that ``handle`` parses and answers."""
+        with self._seconds.time():
+            try:
+                response = await self._admit(request, handle)
+            except HTTPException as error:
+                response = JSONResponse(
+                    {"detail": error.detail}, error.status_code, dict(error.headers or {})
+                )
+        self._requests.labels(str(response.status_code)).inc()
+        return response
+
+    async def _admit(self, request: Request, handle: _Handler) -> Response:
+        limits = self._limits
+        given = dict(request.scope["headers"]).get(b"x-api-key", b"")
+        if not secrets.compare_digest(given if self._key else b"", self._key):
+            raise HTTPException(401, "The header X-API-Key is missing or wrong.")
+        busy = HTTPException(503, "Too many requests are waiting. Try again.", RETRY)
+        if self._open >= limits.waiting:
+            raise busy
+        reason = f"The request is too large; the limit is {limits.payload:,} bytes."
+        too_large = HTTPException(413, reason)
+        if int(request.headers.get("content-length", 0)) > limits.payload:
+            raise too_large
+        body = bytearray()
+        self._open += 1
+        try:
+            async with asyncio.timeout(limits.seconds):
+                async for chunk in request.stream():
+                    body += chunk
+                    self._bytes += len(chunk)
+                    if len(body) > limits.payload:
+                        raise too_large
+                    if self._bytes > _LARGEST * limits.payload:
+                        raise busy
+                # a parser would hold up all others: base64 and numbers have none of these
+                is_form = request.headers.get("content-type", "").lower().startswith(_FORM)
+                if not is_form and sum(map(body.count, b",[{&%")) > limits.characters + 10:
+                    raise HTTPException(422, "body: too many values, or too long a text")
+
+                async def replay() -> Message:
+                    return {"type": "http.request", "body": bytes(body)}
+
+                return await handle(Request(request.scope, replay))
+        except TimeoutError:
+            reason = f"There was no answer within {limits.seconds} seconds."
+            raise HTTPException(504, reason) from None
+        except ClientDisconnect:
+            raise HTTPException(400, "The client has gone.") from None
+        except RequestValidationError as error:
+            raise HTTPException(422, _problems(error)) from error
+        except HTTPException:
+            raise
+        except Exception as error:
+            logging.getLogger(__name__).exception("A request failed.")
+            raise HTTPException(500, "The model failed; the server's log says why.") from error
+        finally:
+            self._open, self._bytes = self._open - 1, self._bytes - len(body)
+
+
+def _problems(error: RequestValidationError) -> str:
+    """What is wrong with the values of a request, without repeating them."""
+    problems = []
+    for problem in error.errors()[:_SHOWN]:
+        name = ".".join(part for part in problem["loc"][1:] if isinstance(part, str)) or "body"
+        reason = _REASONS.get(problem["type"], "{msg}").format(**problem)
+        problems.append(f"{name[:_LONGEST]}: {reason[:_LONGEST]}")
+    if (more := len(error.errors()) - _SHOWN) > 0:
+        problems.append(f"and {more:,} more")
+    return "; ".join(problems)
+
+
+def build_app(
+    model: ItemClassifier[Any, Any],
+    limits: Limits,
+    max_batch: int,
+    key: str | None,
+    end: Callable[[Any], object],
+) -> FastAPI:
+    """The application of a server.
+
+    Args:
+        model: one model, or several of them.
+        limits: of requests.
+        max_batch: largest number of requests that are classified together.
+        key: that requests must have in the header X-API-Key; None lets everyone in.
+        end: called with the error after which nothing can be classified any more.
+    """
+    registry = prometheus.CollectorRegistry()
+    gate, batches = _Gate(limits, key, registry), Batches(model, max_batch, registry)
+    threads = ThreadPoolExecutor(_THREADS)
+
+    @asynccontextmanager
+    async def classifying(app: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(batches.run())
+        task.add_done_callback(lambda task: task.cancelled() or end(task.exception()))
+        yield
+        task.cancel()
+
+    class GatedRoute(APIRoute):
+        def get_route_handler(self) -> _Handler:
+            return partial(gate.respond, handle=super().get_route_handler())
+
+    async def labels(image: bytes | None, text: str | None, top_k: int | None) -> Labels:
+        if (characters := len(text or "")) > limits.characters:
+            raise HTTPException(
+                422,
+                f"The text has {characters:,} characters; the limit is {limits.characters:,}. "
+                "Shorten it.",
+            )
+        item: Item = {"image": image, "text": text}
+        loop = asyncio.get_running_loop()
+        try:
+            sample = await loop.run_in_executor(threads, model.prepare, item, limits.pixels)
+        except DataError as error:
+            raise HTTPException(422, str(error)) from error
+        return Labels.model_validate({"labels": await batches.labels(sample, top_k)})
+
+    # the gate checks the key; here it is only described
+    header = Security(APIKeyHeader(name="X-API-Key", auto_error=False))
+    router = APIRouter(route_class=GatedRoute, dependencies=[header])
+
+    @router.post("/classify")
+    async def classify(pair: Pair) -> Labels:
+        """Classify an image-text pair; the image's content is given in base64."""
+        return await labels(pair.image, pair.text, pair.top_k)
+
+    @router.post("/classify-form")
+    async def classify_form(pair: Annotated[PairForm, Form(media_type=_FORM)]) -> Labels:
+        """Classify an image-text pair of a form (multipart/form-data)."""
+        content = None if pair.image is None else await pair.image.read()
+        return await labels(content, pair.text, pair.top_k)
+
+    app = FastAPI(
+        title="epic-pl",
+        lifespan=classifying,
+        # more fields than are known, to name unknown ones
+        form_limits={"max_files": 3, "max_fields": 10, "max_part_size": limits.payload},
+    )
+    app.include_router(router)
+
+    @app.get("/health")
+    async def health() -> Response:
+        """Whether requests are classified."""
+        works = batches.work(limits.seconds)
+        return Response("ok" if works else "not ready", 200 if works else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Metrics in the format of Prometheus."""
+        text = prometheus.generate_latest(registry)
+        return Response(text, media_type=prometheus.CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def run_server(
+    model: ItemClassifier[Any, Any],
+    limits: Limits,
+    max_batch: int,
+    key: str | None,
+    listener: socket.socket,
+) -> None:
+    """Answer requests until SIGTERM or Ctrl-C, after which open ones are still answered.
+
+    Arguments are those of :func:`build_app`, and a socket that listens.
+
+    Raises:
+        SystemExit: with 0 after a signal.
+        Exception: nothing can be classified any more.
+    """
+    failures: list[Exception] = []
+
+    def end(error: Exception) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    app = build_app(model, limits, max_batch, key, end)
+    # of h11, uvicorn's other parser, chunks of one byte each hold up all others for seconds
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        log_level="warning",
+        timeout_graceful_shutdown=limits.seconds,
+    )
+    server = uvicorn.Server(config)
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn repeats the one that it has obeyed
+        signal.signal(number, lambda *_: sys.exit(0))
+    server.run(sockets=[listener])
+    for error in failures:
+        raise error

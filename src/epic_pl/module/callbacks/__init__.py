@@ -1,0 +1,16 @@
+"""Lightning callbacks: checkpoints, cost, stored features, predictions, plots."""
+
+from epic_pl.module.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from epic_pl.module.callbacks.cost import CostMeter
+from epic_pl.module.callbacks.feature_cache import FeatureCache
+from epic_pl.module.callbacks.predictions import PredictionWriter
+from epic_pl.module.callbacks.subsets import SubsetAccuracy
+
+__all__ = [
+    "BestCheckpoint",
+    "CostMeter",
+    "FeatureCache",
+    "LastCheckpoint",
+    "PredictionWriter",
+    "SubsetAccuracy",
+]

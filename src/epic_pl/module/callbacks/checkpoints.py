@@ -1,0 +1,178 @@
+"""Which checkpoints a run keeps, and when: the best one, and the latest state to resume from."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from epic_pl.data.loading import JOB_SIGNALS
+from epic_pl.utils.validate import check_positive, check_writable
+
+LAST = "last.ckpt"
+PREVIOUS = "last.previous.ckpt"
+_INTERVAL = 15 * 60  # seconds of training that a killed run loses at most, by default
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best epoch, that of the run which is resumed included."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Use absolute paths: another working folder may have a run of the same relative name."""
+        super().setup(trainer, pl_module, stage)
+        if "://" not in str(self.dirpath):
+            self.dirpath = os.path.realpath(str(self.dirpath))
+            if stage == "fit" and not getattr(trainer, "fast_dev_run", False):
+                check_writable("checkpoint.dirpath", Path(self.dirpath), "best.ckpt")
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take over the best so far, which lies beside the checkpoint even if a run was moved."""
+        if state := checkpoint["callbacks"].pop(self.state_key, None):
+            best, scores = Path(state["best_model_path"]), state["best_k_models"].items()
+            beside = Path(str(trainer.ckpt_path)).parent.resolve() / best.name
+            if own := next((f for f in (beside, best) if f.is_absolute() and f.is_file()), None):
+                for key in ("best_model_path", "kth_best_model_path"):
+                    state[key] = str(own.parent / Path(state[key]).name)
+                state["best_k_models"] = {str(own.parent / Path(p).name): s for p, s in scores}
+                # Lightning would forget the score of another folder
+                checkpoint["callbacks"][self.state_key] = {**state, "dirpath": self.dirpath}
+
+
+class LastCheckpoint(Checkpoint):
+    """Saves the latest state as ``last.ckpt``, and the one before as ``last.previous.ckpt``.
+
+    It saves after each epoch, after each validation within an epoch, every 15 minutes, and when the
+    job is told to end: SIGTERM and SIGUSR1 save the state after the batch (and its validation) that
+    is being worked on, SIGUSR1 also requeues a SLURM job, and the process exits with 128 plus the
+    signal's number (143 for SIGTERM). Lightning by itself exits with 0 and saves nothing.
+
+    A state is never saved between a batch and the validation that follows, or the end of the epoch:
+    a run resumed from there would skip either.
+
+    Args:
+        dirpath: folder; None is that of the run's other checkpoints.
+        every_n_train_steps: also save after every so many optimiser steps.
+
+    Attributes:
+        path: the file; None before a run.
+
+    Raises:
+        ConfigError: if ``every_n_train_steps`` is not positive.
+    """
+
+    def __init__(self, dirpath: str | None = None, every_n_train_steps: int | None = None) -> None:
+        self.dirpath, self.every_n_train_steps = dirpath, every_n_train_steps
+        check_positive(self, *(["every_n_train_steps"] if every_n_train_steps is not None else []))
+        self.path: Path | None = None
+        self._signal: int | None = None
+        self._saved_at, self._saved_step = 0.0, -1
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Find the folder, and check before training that it can be written to."""
+        self._signal = None
+        others = (getattr(other, "dirpath", None) for other in trainer.checkpoint_callbacks)
+        beside = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+        folder = self.dirpath or next(filter(None, others), beside)
+        self.path = Path(trainer.strategy.broadcast(str(folder))) / LAST
+        if stage == "fit" and not getattr(trainer, "fast_dev_run", False):
+            check_writable("last_checkpoint.dirpath", self.path.parent, LAST)
+
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the signals over from Lightning, which has just asked for them."""
+        if threading.current_thread() is threading.main_thread():  # no other one may
+            for number in JOB_SIGNALS:
+                signal.signal(number, self._on_signal)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """As before the sanity check, which may be switched off."""
+        self.on_sanity_check_start(trainer, pl_module)
+        # a run that stopped early has no more to do, although its last epoch was cut short
+        reasons = {stopping.stopping_reason for stopping in trainer.early_stopping_callbacks}
+        trainer.should_stop |= bool(reasons - {EarlyStoppingReason.NOT_STOPPED})
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        # nothing else: the step that is interrupted here is not finished
+        self._signal = number
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any
+    ) -> None:
+        """Save if a step count or the clock says so."""
+        loop: Any = trainer.fit_loop  # what follows is known to its private parts alone
+        validates = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+        if not validates and not loop.epoch_loop.batch_progress.is_last_batch:
+            steps = self.every_n_train_steps
+            step = trainer.global_step
+            due = steps is not None and step % steps == 0 and step != self._saved_step
+            self._save(trainer, due or time.monotonic() - self._saved_at > _INTERVAL)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save after a validation within an epoch."""
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
+        fits = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if fits and not progress.is_last_batch:
+            self._save(trainer, True)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save after an epoch."""
+        self._save(trainer, True)
+
+    def _save(self, trainer: L.Trainer, due: bool) -> None:
+        """Save if any rank is due, or told to end."""
+        path = self.path
+        assert path is not None
+        if getattr(trainer, "fast_dev_run", False):
+            return
+        decide = trainer.strategy.reduce_boolean_decision
+        ends = self._signal is not None
+        if not decide(due or ends, all=False):  # ranks talk once a step
+            return
+        ends = decide(ends, all=False)
+        if trainer.is_global_zero:
+            _keep(path, path.with_name(PREVIOUS))
+        trainer.save_checkpoint(path, weights_only=False)
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+        if ends:
+            number = signal.Signals(self._signal or signal.SIGTERM)
+            rank_zero_info(f"Saved {path} upon {number.name}; --ckpt_path last resumes from it.")
+            if number.name == "SIGUSR1" and trainer.is_global_zero:
+                _requeue()
+            raise SystemExit(128 + number)
+
+
+def _keep(path: Path, spare: Path) -> None:
+    """Give a file a second name, which it keeps when another one takes the first."""
+    if not path.is_file():
+        return
+    part = spare.with_name(f".{spare.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        os.link(path, part)
+        os.replace(part, spare)
+    except OSError:  # a filesystem without hard links
+        os.replace(path, spare)
+
+
+def _requeue() -> None:
+    """Put the SLURM job back into the queue; nothing where there is none."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    if job is None:
+        return
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        rank_zero_warn(f"SLURM job {job} could not be requeued: {error}. Submit it again.")

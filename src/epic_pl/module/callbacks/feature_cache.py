@@ -1,0 +1,232 @@
+"""Encode each image and text once, store the frozen features, and train from them."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from epic_pl.data import ImageTextDataModule
+from epic_pl.data.datamodule import STAGES
+from epic_pl.features.dataset import CachedDataset, StoredItems
+from epic_pl.features.items import Images, Texts
+from epic_pl.features.store.fill import SHARD_BYTES, default_root, fill_stores
+from epic_pl.features.store.spec import StoredDtype
+from epic_pl.module import EPICModule
+from epic_pl.utils.errors import CacheError, ConfigError, DataError
+from epic_pl.utils.part_files import ALL, Share
+from epic_pl.utils.validate import check_at_least
+
+
+class FeatureCache(Callback):
+    """Fills feature stores before a run, and has the DataModule's loaders read them.
+
+    What is already stored is reused by any run whose encoders, layers and preprocessing are the
+    same. Ranks share the work.
+
+    Args:
+        level: "off"; "boundary": tokens that enter the first interaction layer, for any prompts;
+            "layers": keys and values of every interaction layer, for read-only prompts.
+        dtype: of the stored numbers: float32, bfloat16, float16 or int8.
+        folder: of the stores; None is ``features`` in the cache folder.
+        batch_size: number of images or texts that are encoded at a time; None is 16 on a CPU, where
+            larger tensors take longer, else 64.
+        threads: that decode images while the stores are filled.
+
+    Raises:
+        ConfigError: if the cache does not go with the other options.
+    """
+
+    def __init__(
+        self,
+        level: Literal["off", "boundary", "layers"] = "off",
+        dtype: StoredDtype = "float16",
+        folder: str | None = None,
+        batch_size: int | None = None,
+        threads: int = 2,
+    ) -> None:
+        self.level = level
+        self.dtype = dtype
+        self.root = default_root() if folder is None else Path(folder)
+        self.batch_size = batch_size
+        self.threads = threads
+        check_at_least(1, **{"cache.batch_size": batch_size, "cache.threads": threads})
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Fill the stores of this stage's splits and have the DataModule read them."""
+        if self.level == "off":
+            return
+        data: Any = getattr(trainer, "datamodule", None)
+        if not isinstance(data, ImageTextDataModule) or not isinstance(pl_module, EPICModule):
+            raise ConfigError(
+                "The feature cache needs the names of a row's image and text, which only an "
+                "ImageTextDataModule with an EPICModule has: set cache.level to off for loaders "
+                "of your own."
+            )
+        self._fill_on_ranks(trainer, pl_module, data, [stage])
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Let the DataModule read images again: another run may ask for other splits."""
+        data: Any = getattr(trainer, "datamodule", None)
+        if self.level != "off" and isinstance(data, ImageTextDataModule):
+            data.use_features(None)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Let the DataModule read images again: no teardown follows."""
+        self.teardown(trainer, pl_module, "")
+
+    def fill(
+        self,
+        module: EPICModule,
+        data: ImageTextDataModule,
+        *stages: str,
+        share: Share = ALL,
+        complete: bool = True,
+        progress: bool = True,
+        barrier: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Store what stages of ``data``, already set up, need; its loaders then read that.
+
+        Args:
+            module: whose encoders are run.
+            data: whose loaders will read the stores.
+            *stages: ``fit``, ``validate``, ``test`` or ``predict``.
+            share: of this process.
+            complete: whether ``barrier`` waits for all other shares; else no loader is changed.
+            progress: whether to print what is done.
+            barrier: called by each process before anything is written, and once all is there.
+
+        Raises:
+            ConfigError: augmentation is on, or the method cannot be trained from features of this
+                level.
+            DataError: an image cannot be read.
+            CacheError: the stores cannot be written, or the disk has no room for all of them.
+        """
+        assert self.level != "off"
+        splits = dict.fromkeys(split for stage in stages for split in STAGES[stage])
+        if "train" in splits and data.augment != "none":
+            raise ConfigError(
+                f"data.augment is {data.augment!r}, but stored features cannot be augmented: "
+                "set data.augment to none, or cache.level to off."
+            )
+        datasets = [data.dataset(split) for split in splits]
+        shared = module.device, data, datasets, self.level, self.dtype
+        digest_file = self.root / f"digests-{share.index}.json"
+        images = Images(module.model.image_tower, *shared, self.threads, digest_file)
+        texts = Texts(module.model.text_tower, *shared)
+        wanted = [images.wanted(), texts.wanted()]
+        stores = fill_stores(
+            self.root,
+            wanted,
+            batch_size=self.batch_size or (16 if module.device.type == "cpu" else 64),
+            shard_bytes=SHARD_BYTES,
+            share=share,
+            complete=complete,
+            progress=progress,
+            barrier=barrier,
+        )
+        if not complete:
+            return
+        image_store, text_store = stores
+        in_place = ("memory", "tokens") if module.reads_in_place else ()
+        both = (
+            StoredItems(image_store, images.keys, wanted[0].hashes, in_place),
+            # texts have different numbers of tokens, which the model reads as one tensor
+            StoredItems(text_store, texts.keys, wanted[1].hashes, in_place[:1]),
+        )
+        data.use_features(lambda dataset, collator: CachedDataset(dataset, *both, collator))
+
+    def build_stores(
+        self,
+        trainer: L.Trainer,
+        module: EPICModule,
+        data: ImageTextDataModule,
+        shard: str | None = None,
+    ) -> None:
+        """Store what every stage of ``data`` needs; processes are started as for ``fit``.
+
+        Args:
+            trainer: its devices, nodes and strategy, or a launcher that it was started by, give
+                the processes that share the work.
+            module: whose encoders are run.
+            data: not set up yet.
+            shard: part of the work as ``i/n``, for jobs that do not wait for each other.
+
+        Raises:
+            ConfigError: the cache is off or does not go with other options.
+            DataError: a split cannot be read.
+            CacheError: the stores cannot be written.
+        """
+        if self.level == "off":
+            raise ConfigError(
+                "There is nothing to store while cache.level is off: set it to boundary or layers, "
+                "in the config or by --cache.level."
+            )
+        launcher: Any = trainer.strategy.launcher
+        if launcher is None:
+            self._build(trainer, module, data, shard)
+            return
+        try:
+            launcher.launch(self._build, trainer, module, data, shard)
+        except BaseException:
+            if hasattr(launcher, "kill"):  # processes that this one has started would wait for it
+                launcher.kill(signal.SIGTERM)
+            raise
+
+    def _build(
+        self, trainer: L.Trainer, module: EPICModule, data: ImageTextDataModule, shard: str | None
+    ) -> None:
+        """The part of one process; leaves out `test` or `predict` where they cannot be read."""
+        trainer.strategy.setup_environment()
+        if trainer.local_rank == 0:
+            data.prepare_data()
+        trainer.strategy.barrier("data is prepared")
+        stages, reasons = [], []
+        for stage in ("fit", "validate", "test", "predict"):
+            try:
+                data.setup(stage)
+                stages.append(stage)
+            except DataError as error:
+                if stage in ("fit", "validate"):
+                    raise
+                reasons.append(str(error))
+        if reasons and trainer.is_global_zero:
+            print(f"Not stored, since it cannot be read: {' '.join(dict.fromkeys(reasons))}")
+        self._fill_on_ranks(trainer, module, data, stages, shard)
+        if trainer.is_global_zero and shard is None:
+            print(f"All features are in {self.root}")
+
+    def _fill_on_ranks(
+        self,
+        trainer: L.Trainer,
+        module: EPICModule,
+        data: ImageTextDataModule,
+        stages: list[str],
+        shard: str | None = None,
+    ) -> None:
+        def barrier() -> None:
+            try:
+                trainer.strategy.barrier("feature cache")
+            except RuntimeError as error:  # of the process group
+                raise CacheError(
+                    "Another process has ended while the features were stored: its own message "
+                    "says why. What is written is kept."
+                ) from error
+
+        # a trainer moves the module only after its setup hooks
+        device = trainer.strategy.root_device
+        module.check_device(device)
+        module.to(device)
+        self.fill(
+            module,
+            data,
+            *stages,
+            share=Share.of(shard, trainer.global_rank, trainer.world_size),
+            complete=shard is None,
+            progress=trainer.is_global_zero,
+            barrier=barrier,
+        )

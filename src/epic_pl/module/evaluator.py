@@ -1,0 +1,99 @@
+"""Predictions and scores of logits.
+
+Shape legend: N samples, C classes.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as V
+
+from epic_pl.data import ImageTextDataModule
+from epic_pl.data.preprocessing import ImagePreprocessing
+from epic_pl.module import EPICModule
+from epic_pl.module.metrics import compute_metrics
+from epic_pl.module.postprocess import Postprocessor
+from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.types import Task
+
+Scores = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Predictions and scores of logits on the CPU, with a module's classes and postprocessor."""
+
+    class_names: list[str]
+    postprocessor: Postprocessor
+
+    @classmethod
+    def of(cls, module: EPICModule) -> "Evaluator":
+        """Evaluator of a trained module."""
+        return cls(module.class_names, module.postprocessor.on_cpu())
+
+    @property
+    def task(self) -> Task:
+        """One class a sample, or any number."""
+        return self.postprocessor.task
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Calibrated probabilities ``(N, C)`` float32."""
+        return self.postprocessor(logits)  # type: ignore[no-any-return]  # nn.Module gives Any
+
+    def predict(self, logits: Tensor) -> Tensor:
+        """Class indices ``(N,)``, or 0/1 ``(N, C)`` of a multilabel task."""
+        return self.postprocessor.predict(self.probabilities(logits))
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Negative log-likelihood ``(N,)`` of the labels; multilabel: the mean over classes."""
+        scaled = logits.float() / self.postprocessor.temperature
+        if self.task == "multiclass":
+            return F.cross_entropy(scaled, labels, reduction="none")
+        losses = F.binary_cross_entropy_with_logits(scaled, labels.float(), reduction="none")
+        return losses.mean(dim=1)
+
+    def scores(self, logits: Tensor, labels: Tensor) -> Scores:
+        """The task's metrics, at the model's thresholds, and ``loss``; None if empty."""
+        probabilities, thresholds = self.probabilities(logits), self.postprocessor.thresholds
+        scores = compute_metrics(self.task, probabilities, labels, thresholds)
+        scores["loss"] = float(self.losses(logits, labels).mean())
+        return {name: finite(value) for name, value in scores.items()}
+
+    def names(self, predicted: Tensor) -> list[str]:
+        """Names for one sample's class index, or for its 0/1 ``(C,)``."""
+        indices = [int(predicted)] if predicted.ndim == 0 else predicted.nonzero()[:, 0].tolist()
+        return [self.class_names[index] for index in indices]
+
+
+def finite(value: Any) -> float | None:
+    """A number for JSON, which has no NaN."""
+    return float(value) if math.isfinite(value) else None
+
+
+def as_pil_image(image: Tensor, preprocessing: ImagePreprocessing) -> Image.Image:
+    """An encoder's input ``(3, H, W)`` as a PIL image."""
+    mean, std = (
+        image.new_tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std)
+    )
+    drawn: Image.Image = V.to_pil_image((image * std + mean).clamp(0, 1))
+    return drawn
+
+
+def require_data(trainer: L.Trainer, module: L.LightningModule, option: str) -> ImageTextDataModule:
+    """The DataModule whose samples an option reads.
+
+    Raises:
+        ConfigError: if DataModule or module are not of this package.
+    """
+    data: Any = getattr(trainer, "datamodule", None)
+    if isinstance(data, ImageTextDataModule) and isinstance(module, EPICModule):
+        return data
+    raise ConfigError(
+        f"{option} reads samples of an ImageTextDataModule with EPICModule: leave it out for "
+        "loaders of your own."
+    )

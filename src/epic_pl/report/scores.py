@@ -1,0 +1,95 @@
+"""Scores of a report: the main one with its interval, and among the surest answers.
+
+Shape legend: N samples.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from epic_pl.module.evaluator import Evaluator
+from epic_pl.module.metrics import main_metric_sums
+from epic_pl.module.outputs import SplitOutputs
+
+Table = list[dict[str, Any]]
+
+_RESAMPLES = 2000
+_Z = 1.959964  # 97.5th percentile of the normal distribution
+_LABELS = {
+    "accuracy_top5": "top-5 accuracy",
+    "auroc": "AUROC",
+    "ece": "calibration error",
+    "f1": "F1",
+    "f1_macro": "macro F1",
+    "f1_micro": "micro F1",
+    "f1_samples": "F1 per sample",
+    "f1_weighted": "weighted F1",
+    "loss": "log loss",
+    "support": "samples",
+}
+
+
+def label(name: str, multilabel: bool = False) -> str:
+    """A column or logged metric in words; F1 scores of multilabel tasks with their threshold."""
+    base, tuned, _ = name.removeprefix("test/").partition("_tuned")
+    words = _LABELS.get(base, base.replace("accuracy_", "accuracy, ").replace("_", " "))
+    if tuned:
+        return f"{words} at the model's thresholds"
+    # multiclass tasks have macro F1 only
+    multilabel = base.startswith("f1_") and (multilabel or base != "f1_macro")
+    return f"{words} at 0.5" if multilabel else words
+
+
+def headline(evaluator: Evaluator, outputs: SplitOutputs) -> dict[str, Any]:
+    """The main score and its 95% interval, over samples that are taken as independent.
+
+    Accuracy with Wilson's interval; micro F1 of a multilabel task, at the model's thresholds, with
+    the percentiles of a bootstrap.
+    """
+    sums = main_metric_sums(evaluator.predict(outputs.logits), outputs.labels)
+    hits, counted = sums.double().T  # each (N,)
+    value = float(hits.sum() / counted.sum().clamp(min=1))
+    if evaluator.task == "multiclass":
+        name, (low, high) = "accuracy", wilson_interval(int(hits.sum()), len(hits))
+    else:
+        rng, draws = np.random.default_rng(0), []
+        for _ in range(_RESAMPLES):
+            rows = torch.from_numpy(rng.integers(len(hits), size=len(hits)))
+            draws.append(float(hits[rows].sum() / counted[rows].sum().clamp(min=1)))
+        name, (low, high) = "f1_micro_tuned", np.percentile(draws, [2.5, 97.5]).tolist()
+    return {"score": name, "value": value, "low": low, "high": high}
+
+
+def wilson_interval(right: float, count: float) -> tuple[float, float]:
+    """95% interval of a share (E. B. Wilson, J. of the American Statistical Association, 1927)."""
+    middle = (right + _Z**2 / 2) / (count + _Z**2)
+    half = _Z * math.sqrt(right * (count - right) / count + _Z**2 / 4) / (count + _Z**2)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def coverage_table(evaluator: Evaluator, outputs: SplitOutputs) -> Table:
+    """Main score of the samples with the surest answers, for shares of 5 to 100% of all.
+
+    ``probability`` is the lowest among them: of the class, or in a multilabel task of all labels
+    being right if they were independent.
+    """
+    confidence, predicted = (
+        evaluator.probabilities(outputs.logits),
+        evaluator.predict(outputs.logits),
+    )
+    if evaluator.task == "multiclass":
+        confidence = confidence.amax(dim=1)
+    else:
+        confidence = torch.where(predicted.bool(), confidence, 1 - confidence).prod(dim=1)
+    order = confidence.argsort(descending=True, stable=True)
+    hits, counted = main_metric_sums(predicted, outputs.labels)[order].cumsum(dim=0).T
+    shares = [percent / 100 for percent in range(5, 101, 5)]
+    last = [max(1, round(len(order) * share)) - 1 for share in shares]
+    scores = (hits / counted.clamp(min=1))[last].tolist()
+    columns = zip(shares, last, scores, confidence[order][last].tolist(), strict=True)
+    return [
+        {"coverage": share, "samples": at + 1, "score": score, "probability": probability}
+        for share, at, score, probability in columns
+    ]

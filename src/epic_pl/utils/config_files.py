@@ -1,0 +1,120 @@
+"""Configs by name: one of those that ship with the package, or a file."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from glob import glob
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from epic_pl.utils.errors import ConfigError, did_you_mean
+from epic_pl.utils.untrusted import MOST_OPTIONS, require_flat, require_regular
+
+INIT_CONFIG = "epic.yaml"
+"""File name of the configs that ``epic-pl data init`` writes."""
+
+ConfigFolder = Literal["", "overlays", "variants", "spaces"]
+_ROOT = resources.files("epic_pl.cli") / "configs"
+# what PyYAML lets through on values that are not of their tag
+_NOT_OF_TAG = (ValueError, LookupError, TypeError, AttributeError)
+_UNREADABLE = (OSError, yaml.YAMLError, RecursionError, *_NOT_OF_TAG)
+
+
+def packaged(folder: ConfigFolder) -> list[str]:
+    """Names of the packaged files in a folder of the configs."""
+    names = (entry.name for entry in (_ROOT / folder).iterdir())
+    return sorted(name for name in names if name.endswith(".yaml"))
+
+
+def packaged_file(folder: ConfigFolder, name: str) -> str:
+    """Path of a packaged file, whatever lies in the working directory."""
+    return str(_ROOT / folder / name)
+
+
+def packaged_configs() -> list[str]:
+    """Names of all packaged configs, overlays included."""
+    return sorted([*packaged(""), *packaged("overlays")])
+
+
+def find_packaged(folder: ConfigFolder, name: str) -> str:
+    """Path of a file: the packaged one by its bare name, whatever lies here, else ``name`` itself.
+
+    A name that is neither is returned as it is; reading it then fails with that name.
+    """
+    path = packaged_file(folder, name)
+    # a folder in the name means exactly that file
+    if Path(name).name != name or not os.path.isfile(path):
+        return name
+    if os.path.isfile(name):
+        warnings.warn(f"{name} is {path}; the file here is called ./{name}", stacklevel=2)
+    return path
+
+
+def find_config(name: str) -> str:
+    """Path of a config: a packaged one by its bare name, else a file.
+
+    Raises:
+        ConfigError: if it is neither; the message lists the packaged ones.
+    """
+    path = find_packaged("overlays" if name in packaged("overlays") else "", name)
+    if os.path.isfile(path):
+        return path
+    own, folder = packaged_configs(), os.path.dirname(name)
+    beside = [os.path.join(folder, file) for file in glob("*.yaml", root_dir=folder)]
+    raise ConfigError(
+        f"There is no config {name!r}, neither as a file here ({Path.cwd()}) nor in the package, "
+        f"which has: {', '.join(own)}.{did_you_mean(name, [*own, *beside])}"
+    )
+
+
+def first_config(args: Sequence[str]) -> str:
+    """Name of the first config in ``args``, without folder and ending, to name an output after.
+
+    For an ``epic.yaml`` of ``epic-pl data init``, the name of its folder.
+    """
+    words = [word for arg in args for word in arg.split("=", 1)]
+    if "--config" not in words[:-1]:
+        return "default"
+    path = Path(words[words.index("--config") + 1])
+    return path.resolve().parent.name if path.name == INIT_CONFIG else path.stem
+
+
+def resolve_configs(args: Sequence[str]) -> list[str]:
+    """The arguments with every ``--config NAME`` or ``--config=NAME`` replaced by its path.
+
+    Raises:
+        ConfigError: if there is no such file, or it is not YAML.
+    """
+    resolved: list[str] = []
+    for arg in args:
+        option, equals, name = arg.partition("=")
+        if resolved and resolved[-1] in ("--config", "-c"):
+            arg = _find_readable(arg)
+        elif option in ("--config", "-c") and equals:
+            arg = f"{option}={_find_readable(name)}"
+        resolved.append(arg)
+    return resolved
+
+
+def _find_readable(name: str) -> str:
+    path = find_config(name)
+    read_yaml(path)  # the parser's own error about its content would not name the file
+    return path
+
+
+def read_yaml(path: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+    """Content of a YAML file.
+
+    Raises:
+        ConfigError: it cannot be read, is not YAML, or is nested too deeply for options.
+    """
+    try:
+        require_regular(path)
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), loader)
+        require_flat(content, MOST_OPTIONS)
+    except _UNREADABLE as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {error}.") from error
+    return content

@@ -1,0 +1,225 @@
+"""``epic-pl export`` through the real command line, and the example of docs/export.md."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+import tiny_runs
+from epic_pl import Classifier
+from epic_pl.cli.main import call
+from epic_pl.inference.description import INPUTS
+from epic_pl.inference.export import folder
+from epic_pl.inference.export.folder import largest_difference
+from epic_pl.inference.export.program import random_inputs
+from epic_pl.module import EPICModule
+from epic_pl.utils.errors import ConfigError
+
+FILES = ["model.json", "model.pt2", "tokenizer"]
+
+
+@pytest.fixture(scope="session")
+def exported(two_epochs):
+    """Folder of the exported model."""
+    folder = two_epochs.root / "exported"
+    assert call("export", ["--ckpt_path", two_epochs.checkpoint, "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def export(trained, told):
+    """The command on the trained checkpoint; later options win."""
+    return lambda *options: told("export", "--ckpt_path", trained.checkpoint, *options)
+
+
+@pytest.fixture
+def module(trained):
+    return EPICModule.load_from_checkpoint(trained.checkpoint).eval()
+
+
+def _program(folder):
+    return torch.export.load(folder / "model.pt2").module()
+
+
+def _predicted(module, inputs):
+    batch = dict(zip(INPUTS, inputs, strict=True))
+    batch["sample_id"] = [str(row) for row in range(len(batch["input_ids"]))]
+    with torch.no_grad():
+        return module.predict_step(batch, 0)["probabilities"]
+
+
+def test_the_program_gives_the_predictions_of_its_checkpoint_only(exported, module):
+    assert sorted(path.name for path in exported.iterdir()) == FILES
+    assert float(module.postprocessor.temperature) != 1
+    inputs = random_inputs(module.model, 4, 9)
+    given = _program(exported)(*inputs)
+    torch.testing.assert_close(given, _predicted(module, inputs), rtol=0, atol=1e-5)
+    assert largest_difference(_program(exported), module) <= 1e-5
+    # used only where a text is absent
+    missing = module.model.head.text.missing.data
+    missing.add_(torch.linspace(-9, 9, len(missing)))
+    assert largest_difference(_program(exported), module) > 1e-4
+
+
+def test_the_description_holds_classes_inputs_preprocessing_and_encoders(
+    exported, module, tiny_vit_dir, tiny_tokenizer_dir
+):
+    said = json.loads((exported / "model.json").read_text())
+    assert said["class_names"] == ["blue", "green", "red"]
+    assert (said["task"], said["method"], said["thresholds"]) == ("multiclass", "epic", None)
+    assert said["temperature"] == pytest.approx(float(module.postprocessor.temperature))
+    image = {"size": 32, "crop_pct": 0.9, "resize": "crop"}
+    image |= {"interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
+    text = {"max_tokens": 64, "clean": False}
+    assert said["preprocessing"] == {"image": image, "text": text}
+    assert list(said["inputs"]) == list(INPUTS)
+    assert said["inputs"]["pixel_values"] == {"shape": ["B", 3, 32, 32], "dtype": "float32"}
+    for role, name in (("image", tiny_vit_dir), ("text", tiny_tokenizer_dir)):
+        assert said[f"{role}_encoder"] == module.checkpoint_info()[f"{role}_encoder"]
+        assert said[f"{role}_encoder"]["name"] == str(name)
+    assert said["versions"]["torch"] == torch.__version__
+    tokenizer = AutoTokenizer.from_pretrained(exported / said["tokenizer"])
+    original = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+    assert tokenizer("a red house")["input_ids"] == original("a red house")["input_ids"]
+
+
+def test_a_program_is_loaded_only_where_it_is_asked_for(exported, trained, monkeypatch):
+    items = [{"text": "a red square"}]
+    expected = Classifier.load(trained.checkpoint, device="cpu").probabilities(items)
+    scores = Classifier.load(exported, programs=True).probabilities(items)
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
+    monkeypatch.setattr("torch.export.load", lambda path: pytest.fail("the program was loaded"))
+    with pytest.raises(ConfigError, match=r"model\.pt2.*programs=True"):
+        Classifier.load(exported)
+
+
+def test_no_path_of_this_machine_is_in_the_program(exported):
+    here = str(Path(torch.__file__).parent).encode(), str(Path(__file__).parents[3]).encode()
+    with zipfile.ZipFile(exported / "model.pt2") as archive:
+        for name in archive.namelist():
+            assert not any(path in archive.read(name) for path in here), name
+
+
+def test_a_multilabel_model_of_other_data_brings_its_thresholds_and_needs_no_tokenizer(
+    export, tiny_vit_dir, tiny_tokenizer_dir, tmp_path
+):
+    bare, folder = tmp_path / "bare", tmp_path / "made"
+    shutil.copytree(tiny_tokenizer_dir, bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    moved = ["--text_encoder", str(bare), "--output", str(folder)]
+    code, _, error = export(*moved)
+    assert code == 1  # the texts of a checkpoint of our data need it
+    assert "tokenizer" in error
+    assert not folder.exists()
+
+    probe = {"method": "linear_probe", "task": "multilabel"}
+    module = tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, **probe)
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=1)
+    rows = tiny_runs.loader(tiny_runs.samples(multilabel=True))
+    trainer.fit(module, rows, rows)
+    trainer.save_checkpoint(tmp_path / "own.ckpt")
+    code, said, error = export("--ckpt_path", tmp_path / "own.ckpt", *moved)
+    assert code == 0, error
+    assert "exported without a tokenizer" in said
+    assert float(said.split("probabilities: ")[1]) <= 1e-5
+    about = json.loads((folder / "model.json").read_text())
+    assert about["thresholds"] == pytest.approx(module.postprocessor.thresholds.tolist())
+    assert about["class_names"] == ["0", "1", "2"]
+    assert about["preprocessing"] is about["tokenizer"] is None
+    inputs = random_inputs(module.model, 3, 4)
+    expected = _predicted(module.eval(), inputs)
+    torch.testing.assert_close(_program(folder)(*inputs), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_folder_with_files_is_replaced_with_overwrite_only(
+    export, exported, tmp_path, tiny_vit_dir
+):
+    output = shutil.copytree(exported, tmp_path / "full")
+    shutil.copytree(tiny_vit_dir, tmp_path / "vit")
+    (output / "notes.txt").write_text("mine")
+    (output / "tokenizer" / "stale.txt").write_text("of another tokenizer")
+    (output / "model.pt2").write_bytes(b"old")
+    code, _, error = export("--output", output)
+    assert code == 1
+    assert "is not empty" in error
+    assert "--overwrite" in error
+    assert (output / "model.pt2").read_bytes() == b"old"
+    moved = ["--image_encoder", tmp_path / "vit"]
+    code, _, error = export("--output", output, "--overwrite", *moved)
+    assert code == 0, error
+    assert sorted(path.name for path in output.iterdir()) == [*FILES[:2], "notes.txt", FILES[2]]
+    assert not (output / "tokenizer" / "stale.txt").exists()
+    assert (output / "model.pt2").stat().st_size > 10_000
+    about = json.loads((output / "model.json").read_text())
+    assert about["image_encoder"]["name"] == str(tmp_path / "vit")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("difference", "shown"), [(float("nan"), "nan"), (2e-4, "2.0e-04")])
+def test_nothing_is_written_if_probabilities_differ_from_the_checkpoint(
+    export, tmp_path, monkeypatch, difference, shown
+):
+    path = "epic_pl.inference.export.folder.largest_difference"
+    monkeypatch.setattr(path, lambda *_: difference)
+    code, _, error = export("--output", tmp_path / "made")
+    assert code == 1
+    assert f"differ from the checkpoint's by {shown}" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--ckpt_path", "nowhere.ckpt"], "There is no checkpoint at 'nowhere.ckpt'"),
+        (["--ckpt_path", "table.csv"], "cannot be read as a checkpoint"),
+        (["--output", "table.csv"], "is a file"),
+        (["--image_encoder", "other"], "trained on the image encoder"),  # of other weights
+    ],
+)
+def test_bad_paths_and_other_encoders_are_one_error(
+    options, part, export, tiny_vit_dir, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("table.csv").touch()
+    weights = shutil.copytree(tiny_vit_dir, tmp_path / "other") / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content)
+    code, _, error = export("--output", "never", *options)
+    assert code == 1
+    assert part in error
+    assert not Path("never").exists()
+
+
+def test_the_shortest_calls_are_told_of_functions_that_take_turns(monkeypatch):
+    times, order = [90.0, 80.0, 3.0, 70.0, 60.0, 2.0, *[50.0] * 8], []
+    left = iter(times)
+    monkeypatch.setattr(folder, "timeit", lambda call, number: (call(), next(left))[1])
+    assert folder._seconds(("a",), order.append, lambda _: order.append("b")) == [3, 2]
+    assert order == ["a", "b"] * (len(times) // 2)
+
+
+@pytest.mark.parametrize("where", ["runs", "runs/fit/version_0", "best", "last"])
+def test_a_run_is_named_as_for_the_other_commands(where, trained, told, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        "epic_pl.inference.export.folder.write_folder",
+        lambda *given: (
+            written.append(given) or SimpleNamespace(seconds=0, eager_seconds=0, difference=0)
+        ),
+    )
+    config = ["--config", trained.config]
+    for options in [config] if where in ("best", "last") else [config, []]:
+        code, said, error = told("export", "--ckpt_path", where, "--output", tmp_path, *options)
+        assert code == 0, error
+        name = "last.ckpt" if where == "last" else "best.ckpt"
+        assert f"checkpoints/{name} exported to {tmp_path}" in said
+    assert written
+    if not Path(where).exists():
+        code, _, error = told("export", "--ckpt_path", where, "--output", tmp_path)
+        assert (code, f"--ckpt_path {where} needs the config" in error) == (1, True)

@@ -1,0 +1,60 @@
+"""`epic-pl serve` up to the server itself."""
+
+import socket
+
+import pytest
+
+from epic_pl.inference.serving import server
+
+
+@pytest.fixture
+def port():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        number = free.getsockname()[1]
+    return f"--port={number}"
+
+
+def test_models_are_loaded_by_name_and_limits_passed_on(trained, told, port, monkeypatch):
+    given = []
+    monkeypatch.setattr(server, "run_server", lambda *arguments: given.append(arguments))
+    monkeypatch.setenv("EPIC_PL_API_KEY", "a secret")
+    options = ["--max-waiting=3", "--timeout=4", "--max-megabytes=5", "--max-megapixels=6"]
+    code, out, _ = told(
+        "serve", "runs", "again=runs", port, *options, "--max-characters=7", "--max-batch=8"
+    )
+    assert code == 0
+    ((model, limits, max_batch, key, listener),) = given
+    listener.close()
+    assert list(model.tasks) == ["runs", "again"]
+    assert limits == server.Limits(3, 4, 5_000_000, 6_000_000, 7)
+    assert (max_batch, key) == (8, "a secret")
+    assert "Serving runs, again with an API key: http://127.0.0.1:" in out
+
+
+def test_two_models_of_one_name_are_refused(told, port):
+    code, _, error = told("serve", "x/a", "y/a", port)
+    assert code == 1
+    assert "Two models are called a: x/a and y/a. Name them: NAME=PATH." in error
+
+
+def test_a_taken_port_is_refused_before_models_are_loaded(told):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, out, error = told("serve", "nowhere", f"--port={taken.getsockname()[1]}")
+    assert code == 1
+    assert "Choose another --port." in error
+    assert "Loading" not in out
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "There is no trained model at"), (b"x", "cannot be read as a checkpoint")],
+)
+def test_a_model_that_cannot_be_loaded_ends_the_command_with_its_error(
+    content, says, told, port, tmp_path
+):
+    if content:
+        (tmp_path / "model.ckpt").write_bytes(content)
+    code, out, error = told("serve", tmp_path / "model.ckpt", port)
+    assert code == 1
+    assert says in error
+    assert "Serving" not in out

@@ -1,0 +1,853 @@
+"""The real command line, in this process, from a folder that is not the project's.
+
+Bad input ends in one paragraph that names the culprit and the way out.
+"""
+
+import csv
+import inspect
+import io
+import json
+import multiprocessing
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import tiny_runs
+from epic_pl.cli.epic_cli import run
+from epic_pl.cli.main import main
+from epic_pl.module import EPICModule
+from epic_pl.utils import part_files
+from epic_pl.utils.config_files import packaged, packaged_configs
+from epic_pl.utils.errors import CheckpointError, ConfigError, EpicError
+
+pytestmark = pytest.mark.usefixtures("workdir")
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
+    """Where one ``epic-pl fit`` has left its files: config, data and runs."""
+    root = tmp_path_factory.mktemp("fitted")
+    tiny_runs.table(root / "data")
+    tiny_runs.table_config(root / "data", tiny_vit_dir, tiny_tokenizer_dir)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr("sys.argv", ["epic-pl"])
+        run(["fit", "--config", str(root / "data" / "tiny.yaml"), "--model.epic.hub_width", "6"])
+    return root
+
+
+@pytest.fixture
+def config(fitted):
+    return str(fitted / "data" / "tiny.yaml")
+
+
+@pytest.fixture
+def best(fitted):
+    return str(fitted / "runs" / "fit" / "version_0" / "checkpoints" / "best.ckpt")
+
+
+def _refused(args, capsys):
+    """The one paragraph that a refused command line leaves on stderr."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main(args)
+    assert caught.value.code == 1
+    lines = capsys.readouterr().err.splitlines()
+    # Lightning's own remarks (seed, devices) may stand above it
+    (start,) = [index for index, line in enumerate(lines) if line.startswith("epic-pl: ")]
+    said = lines[start:]
+    assert len(said) == 1, said
+    assert not any("Traceback" in line for line in lines)
+    return said[0]
+
+
+# ------------------------------------------------------------------ fit, test, predict
+
+
+def test_fit_leaves_logs_config_and_checkpoints(fitted):
+    root = fitted / "runs" / "fit" / "version_0"
+    for name in ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+        assert (root / name).is_file()
+    (events,) = root.glob("events.out.tfevents*")
+    log = EventAccumulator(str(events))
+    log.Reload()
+    assert {"val/accuracy", "val/loss", "train/loss_step"} <= set(log.Tags()["scalars"])
+    with (root / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows if row["val/accuracy"]] == ["0", "1"]
+    assert [row["step"] for row in rows if row["train/loss_step"]] == list("012345")
+
+
+def test_fit_says_what_it_kept_the_last_epoch_without_a_metric_to_watch(config, workdir, caplog):
+    options = ["--trainer.max_epochs=1", "--trainer.default_root_dir=told"]
+    loss = ["--checkpoint.monitor=val/loss", "--checkpoint.mode=min"]
+    last = ["--checkpoint.monitor=null", "--early_stopping.patience=null"]
+    kinds = (
+        ([], r", the best epoch, val/accuracy \d\.\d+"),
+        (loss, r", the best epoch, val/loss \d\.\d+"),
+        (last, r", the last epoch's weights \(.*null\), val/accuracy \d\.\d+"),
+    )
+    for version, (monitor, score) in enumerate(kinds):
+        with caplog.at_level("INFO"):
+            cli = run(["fit", "--config", config, *options, *monitor])
+        path = f"told/fit/version_{version}/checkpoints/best.ckpt"
+        assert re.search(rf"Kept {path}{score}:", caplog.text)
+        assert "GPU available" in caplog.text  # Lightning's messages, but no advertisements
+        assert "Tip: " not in caplog.text
+        assert Path(cli.trainer.checkpoint_callback.best_model_path) == workdir / path
+    kept = workdir / path
+    names = {"best.ckpt", "last.ckpt", "last.previous.ckpt"}
+    assert {each.name for each in kept.parent.iterdir()} <= names
+    assert torch.load(kept, weights_only=True)["epoch"] == cli.trainer.max_epochs - 1
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict", "explain"])
+def test_untrained_weights_are_refused_and_the_newest_run_is_named(
+    command, config, best, fitted, capsys
+):
+    said = _refused([command, "--config", config], capsys)
+    assert re.search("There is no best.ckpt in runs/.* run `epic-pl fit` first", said)
+    assert "--ckpt_path" in said
+    for word, meant in (("bset", " Did you mean 'best'?"), ("nowhere", "")):
+        said = _refused([command, "--config", config, "--ckpt_path", word], capsys)
+        assert said.endswith(f"There is no checkpoint at '{word}'.{meant}")
+    runs = f"--trainer.default_root_dir={fitted / 'runs'}"
+    said = _refused([command, "--config", config, runs], capsys)
+    assert f"add --ckpt_path best, which is {best}" in said
+
+
+def test_weights_of_a_warm_start_are_tested(config, best):
+    options = ["--config", config, "--model.epic.hub_width", "6"]
+    warm, tested = (
+        run(["validate", *options, *given]).trainer.callback_metrics["val/loss"]
+        for given in (["--model.warm_start", best], ["--ckpt_path", best])
+    )
+    assert warm == tested
+
+
+def test_a_checkpoint_holds_options_and_data_facts_as_plain_types(best, tiny_vit_dir):
+    checkpoint = torch.load(best, weights_only=True)
+    options, info = checkpoint["hyper_parameters"], checkpoint["epic_pl"]
+    assert yaml.safe_load(yaml.safe_dump([options, info])) == [options, info]
+    assert options["num_classes"] == 3
+    assert options["task"] == "multiclass"
+    assert options["class_names"] == info["class_names"] == ["blue", "green", "red"]
+    assert info["preprocessing"]["image"]["size"] == 32
+    assert info["preprocessing"]["image_encoder"] == str(tiny_vit_dir)
+    # every section is whole, defaults included
+    assert options["epic"]["hub_width"] == 6
+    assert options["epic"]["num_prompts"] == 4
+    assert options["encoders"]["text"]["pooling"] == "auto"
+    assert set(options) == set(inspect.signature(EPICModule).parameters) - {"warm_start"}
+
+
+def test_encoder_options_of_the_model_reach_the_data(config, tiny_vit_dir, tiny_tokenizer_dir):
+    pinned = [f"--model.encoders.{side}.revision={side}-v1" for side in ("image", "text")]
+    options = [*pinned, "--model.encoders.image_size=16"]
+    data = run(["fit", "--config", config, "--config", "debug.yaml", *options]).datamodule
+    assert (data.image_encoder, data.image_encoder_revision) == (str(tiny_vit_dir), "image-v1")
+    assert data.text_encoder == str(tiny_tokenizer_dir)
+    assert data.text_encoder_revision == "text-v1"
+    assert data.image_size == 16
+
+
+def test_a_folder_of_predictions_is_continued_and_shared(config, best, workdir, monkeypatch):
+    monkeypatch.setattr(part_files, "BATCHES", 1)
+    predict = ["predict", "--config", config, "--ckpt_path", best]
+    run([*predict, "--predictions.output", "one.parquet"])
+    options = ["--trainer.default_root_dir", ".", "--predictions.output", "all"]
+    step, asked = EPICModule.predict_step, []
+
+    def spy(module, batch, number):
+        asked.extend(batch["sample_id"])
+        return step(module, batch, number)
+
+    monkeypatch.setattr(EPICModule, "predict_step", spy)
+    for more in (["--shard", "2/2"], ["--shard=2/2"], []):
+        run([*predict, *options, *more])
+    assert asked == [f"test{number}" for number in (4, 5, 6, 0, 1, 2, 3)]
+    (one,) = workdir.rglob("one.parquet")
+    assert pq.read_table("all").equals(pq.read_table(one))
+    with pytest.raises(ConfigError, match=r"without its \.csv"):
+        run([*predict, "--predictions.output", "all.csv", "--shard", "1/2"])
+
+
+def test_test_and_predict_from_a_checkpoint(config, best, workdir):
+    tested = run(["test", "--config", config, "--ckpt_path", best])
+    options = ["--predictions.output", "top.csv", "--predictions.top_k", "2"]
+    predicted = run(["predict", "--config", config, "--ckpt_path", best, *options])
+    with (workdir / "runs" / "predict" / "version_0" / "top.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    names = ["sample_id", "image_path", "label", "label_1", "probability_1"]
+    assert list(rows[0]) == [*names, "label_2", "probability_2"]
+    assert [row["sample_id"] for row in rows] == [f"test{number}" for number in range(7)]
+    truth = [list(tiny_runs.COLOURS)[number % 3] for number in range(7)]
+    hits = sum(row["label"] == label for row, label in zip(rows, truth, strict=True))
+    assert tested.trainer.callback_metrics["test/accuracy"] == pytest.approx(hits / 7)
+    assert predicted.trainer.world_size == 1
+
+
+def test_rows_are_predicted_where_the_training_table_is_not(config, best, fitted, workdir, capsys):
+    # three rows of the table without their labels, in a folder of their own
+    shutil.copytree(fitted / "data", "elsewhere", ignore=shutil.ignore_patterns("table.csv"))
+    with (fitted / "data" / "table.csv").open() as table, open("elsewhere/new.csv", "w") as file:
+        writer = csv.DictWriter(file, ["id", "image", "text"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(list(csv.DictReader(table))[:3])
+    new = ["--data.predict_table", "elsewhere/new.csv"]
+    run(["predict", "--config", config, "--ckpt_path", best, *new])
+    gone = [*new, "--data.table", "gone.csv"]
+    run(["predict", "--config", config, "--ckpt_path", best, *gone])
+    beside, alone = (
+        pq.read_table(workdir / "runs" / "predict" / f"version_{n}" / "predictions.parquet")
+        for n in (0, 1)
+    )
+    assert beside.num_rows == 3
+    assert alone.equals(beside)
+    # all else needs the table
+    others = (["test", "--ckpt_path", best], ["fit", "--data.classes=[red,green]"])
+    for command, *options in others:
+        said = _refused([command, "--config", config, *options, *gone], capsys)
+        assert "gone.csv does not exist" in said
+
+
+def test_the_saved_config_runs_again(fitted, workdir):
+    shutil.copy(fitted / "runs" / "fit" / "version_0" / "config.yaml", workdir / "again.yaml")
+    cli = run(["fit", "--config", "again.yaml", "--config", "debug.yaml"])
+    assert cli.model.hparams["epic"]["hub_width"] == 6
+
+
+# Lightning's rule, pinned: a checkpoint's options win over the command line's
+def test_a_checkpoints_options_beat_the_command_line(config, best):
+    args = ["--config", config, "--ckpt_path", best, "--model.epic.hub_width", "16"]
+    cli = run(["validate", *args, "--model.optim.lr", "0.5"])
+    assert cli.model.hparams["epic"]["hub_width"] == 6
+    assert cli.model.optim.lr == 1.5e-3
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict", "explain", "fit", "export"])
+def test_other_preprocessing_than_the_checkpoints_is_refused_with_both_values(
+    command, config, best, capsys
+):
+    args = [command, "--config", config, "--ckpt_path", best, "--data.max_text_tokens=4"]
+    more = ["--int8", "--format=onnx"] if command == "export" else []
+    said = _refused([*args, *more], capsys)
+    assert "trained with data.max_text_tokens 64, and this data has 4" in said
+
+
+@pytest.mark.parametrize("option", ["resize=pad", "clean_text=true"])
+def test_each_option_of_preprocessing_is_compared(option, config, best, capsys):
+    said = _refused(["test", "--config", config, f"--data.{option}", "--ckpt_path", best], capsys)
+    assert re.search(rf"data.{option.partition('=')[0]} \S+, and this data has ", said)
+    # a new training from these weights may prepare its data in another way
+    new = ["--model.warm_start", best, "--model.epic.hub_width=6"]
+    run(["fit", "--config", config, "--config", "debug.yaml", f"--data.{option}", *new])
+
+
+def test_the_checkpoints_preprocessing_is_used_where_nothing_else_is_said(config, best, caplog):
+    content = torch.load(best, weights_only=True)
+    for options in (content["hyper_parameters"], content["epic_pl"]):
+        prepared = options["preprocessing"]
+        prepared["image"]["resize"] = "pad"
+        prepared["text"] |= {"max_tokens": 5, "clean": True}
+    torch.save(content, "other.ckpt")
+    with caplog.at_level("INFO"):
+        data = run(["test", "--config", config, "--ckpt_path", "other.ckpt"]).datamodule
+    assert data.preprocessing == content["epic_pl"]["preprocessing"]
+    assert "data.max_text_tokens is 5, as in the checkpoint" in caplog.text
+
+
+def test_fit_resumes_from_a_checkpoint_and_warm_start_does_not(config, fitted, best):
+    last = str(Path(best).with_name("last.ckpt"))
+    resumed = run(["fit", "--config", config, "--ckpt_path", last, "--trainer.max_epochs", "3"])
+    assert resumed.trainer.global_step == 9
+    options = ["--model.epic.hub_width", "6", "--trainer.max_epochs", "1"]
+    warm = run(["fit", "--config", config, "--model.warm_start", last, *options])
+    assert warm.trainer.global_step == 3
+
+
+def test_best_and_last_are_those_of_the_newest_run(config, fitted, workdir, caplog):
+    runs = shutil.copytree(fitted / "runs", workdir / "[runs]*")  # no pattern
+    best = runs / "fit" / "version_0" / "checkpoints" / "best.ckpt"
+    checkpoints = best.parent
+    where = ["--config", config, f"--trainer.default_root_dir={runs}"]
+    with caplog.at_level("INFO"):
+        tested = run(["test", *where, "--ckpt_path", "best"])
+    assert Path(tested.config["test"]["ckpt_path"]).samefile(best)
+    assert f"--ckpt_path best is {best}" in caplog.text
+    for folder in (runs, checkpoints.parent):
+        of_run = run(["predict", *where, "--ckpt_path", str(folder)], "options")
+        assert Path(of_run.config["predict"]["ckpt_path"]) == best
+    elsewhere = ["--config", config, "--ckpt_path", "last"]
+    for option, folder in (
+        (f"--last_checkpoint.dirpath={checkpoints}", checkpoints),
+        ("--last_checkpoint.dirpath=empty", None),
+        ("--trainer.default_root_dir=empty", None),
+    ):
+        if folder is None:
+            with pytest.raises(CheckpointError, match=r"no last.ckpt in empty"):
+                run(["fit", *elsewhere, option])
+        else:
+            validated = run(["validate", *elsewhere, option])
+            assert validated.config["validate"]["ckpt_path"] == str(folder / "last.ckpt")
+
+
+# Lightning forgets the score of another folder, so a resumed run used to keep its own best
+def test_a_resumed_run_keeps_the_best_of_both_runs_wherever_it_lies(config, best, workdir):
+    moved, own = workdir / "moved", workdir / "runs" / "fit" / "version_0" / "checkpoints"
+    shutil.copytree(Path(best).parent, moved)
+    own.mkdir(parents=True)
+    (own / "best.ckpt").write_bytes(b"of another run")
+    last = torch.load(moved / "last.ckpt", weights_only=True)
+    (state,) = (v for k, v in last["callbacks"].items() if "Checkpoint{'monitor': 'val" in k)
+    args = ["fit", "--config", config, f"--ckpt_path={moved}/last.ckpt", "--trainer.max_epochs=3"]
+    for score, kept in (
+        (2.0, moved / "best.ckpt"),  # which no later epoch reaches; beside the resumed one
+        (2.0, Path(best)),  # or else where it was written
+        (-1.0, own.parents[1] / "version_3" / "checkpoints" / "best.ckpt"),
+    ):
+        state["best_model_score"] = state["kth_value"] = torch.tensor(score)
+        state["best_k_models"] = {best: torch.tensor(score)}
+        torch.save(last, moved / "last.ckpt")
+        checkpoint = run(args).trainer.checkpoint_callback
+        assert Path(checkpoint.best_model_path) == kept
+        assert (float(checkpoint.best_model_score) == 2) == (score == 2)
+        (moved / "best.ckpt").unlink(missing_ok=True)
+    assert Path(best).exists()
+
+
+@pytest.mark.parametrize(
+    ("epochs", "said"),
+    [
+        (0, "Interrupted.\n"),
+        (1, "Interrupted: the same command with --ckpt_path last resumes from "),
+    ],
+)
+def test_ctrl_c_ends_fit_with_130_and_says_how_to_go_on(
+    epochs, said, config, workdir, monkeypatch, capsys
+):
+    step = EPICModule.training_step
+
+    def interrupted(module, *given):
+        if module.trainer.current_epoch == epochs:
+            raise KeyboardInterrupt
+        return step(module, *given)
+
+    monkeypatch.setattr(EPICModule, "training_step", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as end:
+            main(["fit", "--config", config])
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning ignores it from then on
+    assert end.value.code == 130
+    last = workdir / "runs" / "fit" / "version_0" / "checkpoints" / "last.ckpt"
+    assert capsys.readouterr().err.endswith(f"{said}{last}.\n" if epochs else said)
+    assert last.exists() == bool(epochs)
+
+
+def test_weights_that_another_checkpoint_replaces_are_not_asked_for(config, best, capsys):
+    gone = ["--config", config, "--model.warm_start", "gone.ckpt"]
+    run(["validate", *gone, "--ckpt_path", best])
+    assert "gone.ckpt" in _refused(["fit", *gone], capsys)
+
+
+# ------------------------------------------------------------------ configs
+
+
+def test_an_unknown_config_lists_what_there_is(capsys, workdir):
+    said = _refused(["fit", "--config", "fod101.yaml"], capsys)
+    assert said.startswith("epic-pl: ConfigError: There is no config 'fod101.yaml'")
+    assert str(workdir) in said
+    assert {"food101.yaml", "openmoji.yaml", "debug.yaml"} <= set(packaged_configs())
+    assert all(name in said for name in packaged_configs())
+    assert said == _refused(["fit", "--config=fod101.yaml"], capsys)
+
+
+@pytest.mark.parametrize(
+    "args", [["fit"], ["test", "--ckpt_path=best"], ["data", "check", "--workers=1"]]
+)
+def test_a_command_line_without_a_config_is_told_which_there_are(args, capsys):
+    for options in ([], ["--config=debug.yaml"]):
+        said = _refused([*args, *options], capsys)
+        for part in (*packaged(""), "epic-pl data init", "epic-pl fit --config openmoji.yaml"):
+            assert part in said
+
+
+def test_the_debug_overlay_runs_one_batch_and_leaves_nothing(config, workdir):
+    cli = run(["fit", "--config", config, "--config", "debug.yaml"])
+    assert cli.trainer.global_step == 1
+    assert not list(workdir.rglob("*.ckpt"))
+    assert not list(workdir.rglob("events.*"))
+
+
+def test_the_overfit_overlay_combines_with_a_config(config):
+    args = ["fit", "--config", config, "--config", "overfit.yaml", "--trainer.max_epochs", "4"]
+    cli = run([*args, "--trainer.overfit_batches", "1"])
+    assert cli.model.hparams["head"]["dropout"] == 0
+    assert cli.model.hparams["epic"]["interaction_layers"] == 2  # the first config's still holds
+    assert cli.trainer.global_step == 4
+
+
+def test_another_callbacks_list_does_not_drop_checkpoints(config, workdir):
+    (workdir / "more.yaml").write_text(
+        "trainer:\n  max_epochs: 1\n  callbacks:\n    - class_path: LearningRateMonitor\n"
+    )
+    cli = run(["fit", "--config", config, "--config", "more.yaml"])
+    kinds = {type(callback).__name__ for callback in cli.trainer.callbacks}
+    expected = {"LearningRateMonitor", "BestCheckpoint", "EarlyStopping", "PredictionWriter"}
+    assert expected <= kinds
+    assert len(list(workdir.rglob("best.ckpt"))) == 1
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+TABEL = "'epic_pl.data.TableDataModule': Option 'tabel' is not"
+LAYERS = "interaction_layers is 7, but the encoders have 3 and 3 layers"
+HOSTED = "pypi:all-minilm-l6-v2"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("model.epic.hub_widht", "8", ["model.epic.hub_widht", "--help"]),
+        ("trainer.max_epoch", "1", ["trainer.max_epoch"]),  # no beginning of an option is one
+        ("model.epic.num_prompt", "2", ["model.epic.num_prompt"]),
+        ("model.epic.hub_width", "many", ["hub_width", "--help"]),
+        ("data.init_args.tabel", "x", [TABEL, "--help"]),
+        ("model.epic.hub", "sometimes", ["sometimes", "--help"]),
+        ("data", "TabelDataModule", ["TabelDataModule", "--help"]),
+        ("checkpoint.monitor", "val/acuracy", ["checkpoint.monitor is 'val/acuracy'"]),
+        ("early_stopping.monitor", "val/f1_micro", ["early_stopping.monitor"]),
+        ("checkpoint.monitor", "val/loss", ["set checkpoint.mode to min"]),
+        ("data.init_args.classes", "[blue, green]", ["DataError", "red"]),
+        ("model.encoders.image.name", "vit_base_patch16_244", ["vit_base_patch16_244"]),
+        ("model.encoders.text.name", "nobody/no-model", ["nobody/no-model", HOSTED]),
+        ("model.encoders.text.name", "pypi:minilm", ["pypi:minilm", HOSTED]),
+        ("model.epic.interaction_layers", "7", [LAYERS]),
+    ],
+)
+def test_an_option_that_does_not_fit_is_refused_before_training(
+    option, value, named, config, capsys, workdir, monkeypatch
+):
+    def refuse(*_):
+        raise AssertionError("training has started")
+
+    monkeypatch.setattr(EPICModule, "training_step", refuse)
+    said = _refused(["fit", "--config", config, f"--{option}", value], capsys)
+    assert all(part in said for part in named)
+    assert "NoneType" not in said
+    assert not list(workdir.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "trainer: [unclosed\n",
+        "a: " + "[" * 1500 + "]" * 1500,
+        "a: " + "[" * 70 + "]" * 70,
+        "a: &a [*a]",
+        "a: &a {b: *a}",
+        "a: &a [x, x, x, x]\n" + "".join(f"b{n}: &a [*a, *a, *a, *a]\n" for n in range(12)),
+        "a: 2024-99-99",
+        "a: !!timestamp x",
+        "!!bool x",
+        "a: " + "1" * 10_000,
+        'a: "\\0"',
+        b"a: \xff",
+    ],
+    ids=lambda content: repr(content[:12]),
+)
+def test_a_config_that_no_parser_can_read_is_one_paragraph(content, config, capsys, workdir):
+    raw = content if isinstance(content, bytes) else content.encode()
+    (workdir / "odd.yaml").write_bytes(raw)
+    said = _refused(["fit", "--config", config, "--config", "odd.yaml"], capsys)
+    assert said.startswith("epic-pl: ConfigError: odd.yaml cannot be read as YAML: ")
+    assert len(said) < 300
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("args", "kind"),
+    [
+        (["fit", "--config", LONG], "ConfigError"),
+        (["fit", "--data.init_args.table", f"{LONG}.csv"], "DataError"),
+        (["fit", "--data.init_args.image_column", f"{LONG}{{id}}.png"], "DataError"),
+        (["fit", "--data.init_args.image_root", LONG], "DataError"),
+        (["fit", "--model.encoders.image.name", LONG], "OSError"),
+        (["test", "--ckpt_path", LONG], "CheckpointError"),
+        # which Python 3.13 says of any path that is no folder
+        (["cache", "info", "--folder", LONG], "(OSError|CacheError)"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else each[1],
+)
+def test_a_name_too_long_for_the_disk_is_one_paragraph(args, kind, config, capsys):
+    if args[0] != "cache":
+        args = [args[0], "--config", config, *args[1:]]
+    said = _refused(args, capsys)
+    assert re.match(f"epic-pl: {kind}: ", said)
+    assert LONG in said
+
+
+EVIL = "\x1b[2JEVIL\x07\x9b31m"  # what a terminal obeys
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["data", "init", "evil", "--output=evil.yaml"],
+        ["data", "check", "--workers=1", "{config}", "{table}"],
+        ["fit", "{config}", "{table}"],
+        ["fit", "{config}", "--model.epic.hub_width", EVIL],
+        ["explain", "{config}", "--ckpt_path={best}", "--samples", f"no{EVIL}"],
+    ],
+    ids=lambda args: " ".join(args[:2]),
+)
+def test_control_characters_of_a_table_or_option_do_not_reach_the_terminal(
+    args, config, best, fitted, workdir, capsys
+):
+    shutil.copytree(fitted / "data", workdir / "evil")
+    table = workdir / "evil" / "table.csv"
+    content = table.read_text().replace(",blue,", f",blue{EVIL},")
+    if "init" in args:
+        content = content.replace(",label,", f",label{EVIL},")
+    else:
+        content = content.replace("images/train0.png", EVIL)  # which is no file
+    table.write_text(content)
+    given = {"{config}": f"--config={config}", "{table}": f"--data.init_args.table={table}"}
+    with pytest.raises(SystemExit):
+        main([given.get(arg, arg.replace("{best}", best)) for arg in args])
+    shown = "".join(capsys.readouterr())
+    assert "EVIL" in shown
+    assert not set(EVIL[0] + EVIL[-4] + "\x07") & set(shown)
+    if "init" in args:  # its comments are YAML, in which they may not be
+        assert yaml.safe_load(Path("evil.yaml").read_text())
+
+
+FULL = Path("/dev/full")  # on which every write fails as on a full disk
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["predict", "--predictions.output", "{out}/p.csv"],
+        ["predict", "--predictions.output", "{out}/p.parquet"],
+        ["test", "--report.absence=false", "--report", "{out}"],
+        ["data", "check", "--workers=1", "--output", "{out}"],
+        ["explain", "--count=1", "--output", "{out}"],
+    ],
+    ids=lambda args: args[0],
+)
+def test_a_full_disk_is_one_paragraph(args, config, best, workdir, monkeypatch, capsys):
+    monkeypatch.setattr("epic_pl.utils.files.token_hex", lambda _: "x")
+    out = workdir / "out"
+    out.mkdir()
+    (out / ".x.partial").symlink_to(FULL)
+    checkpoint = [] if args[0] == "data" else ["--ckpt_path", best]
+    args = [each.format(out=out) for each in args]
+    said = _refused([*args, "--config", config, *checkpoint], capsys)
+    assert "No space left on device" in said
+    assert f"make room for {out}/" in said
+
+
+def test_a_run_may_end_before_its_first_validation(config):
+    cli = run(["fit", "--config", config, "--trainer.max_steps", "1"])
+    assert cli.trainer.global_step == 1
+
+
+class _Trap:
+    """Writes a file when unpickled."""
+
+    def __reduce__(self):
+        return (open, ("pwned", "w"))
+
+
+def _class(path):
+    return {"class_path": path, "init_args": {"args": "touch pwned", "shell": True}}
+
+
+TRAPS = {
+    "pickled code": ({"hyper_parameters": _Trap()}, "code to be run"),
+    "class": ({"method_options": {"a": _class("subprocess.Popen")}}, "'subprocess.Popen'"),
+    # the parser reads strings as YAML, and those in place of a section as config files
+    "class in a string": ({"method_options": {"a": "{class_path: trap.Trap}"}}, "'trap.Trap'"),
+    "section in a string": ({"epic": "{class_path: trap.Trap}"}, "'trap.Trap'"),
+    "section in a file": ({"encoders": {"image": "trap.yaml"}}, "not of 'trap.yaml'"),
+}
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "test", "predict"])
+@pytest.mark.parametrize("name", TRAPS)
+def test_code_that_a_checkpoint_brings_or_names_is_refused_and_never_run(
+    subcommand, name, config, best, capsys, workdir, monkeypatch
+):
+    monkeypatch.syspath_prepend(workdir)
+    (workdir / "trap.py").write_text("open('pwned', 'w')\nclass Trap: pass\n")
+    (workdir / "trap.yaml").write_text("class_path: trap.Trap\n")
+    content, named = TRAPS[name]
+    checkpoint = torch.load(best, weights_only=True)
+    if named == "code to be run":
+        checkpoint |= content
+    else:
+        checkpoint["hyper_parameters"] |= content
+    # also where the file has a name that means something else to Lightning
+    for path in ("trap.ckpt", "last"):
+        torch.save(checkpoint, path)
+        said = _refused([subcommand, "--config", config, "--ckpt_path", path], capsys)
+        assert "Error: " in said
+        assert named in said
+    for source in ("trap.ckpt", io.BytesIO(Path("trap.ckpt").read_bytes())):
+        with pytest.raises(EpicError, match=named):
+            EPICModule.load_from_checkpoint(source)
+    assert not (workdir / "pwned").exists()
+
+
+@pytest.mark.parametrize("name", ["subprocess.Popen", "os.system", "builtins.exec"])
+def test_a_config_names_no_class_of_the_parsers_own_denylist(name, config, capsys, workdir):
+    Path("theirs.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [_class(name)]}}))
+    said = _refused(["fit", "--config", config, "--config", "./theirs.yaml"], capsys)
+    assert f"Importing {name!r} is not allowed" in said
+    assert not (workdir / "pwned").exists()
+
+
+def test_a_class_named_among_method_options_is_not_built(config, capsys, workdir):
+    options = {"a": _class("subprocess.Popen")}
+    for method in ("epic", "lora"):
+        args = ["--model.method", method, f"--model.method_options={json.dumps(options)}"]
+        assert "has no option a" in _refused(["fit", "--config", config, *args], capsys)
+    assert not (workdir / "pwned").exists()
+
+
+def test_a_checkpoint_that_is_not_there_or_not_ours_is_refused(config, capsys):
+    args = ["test", "--config", config, "--ckpt_path"]
+    assert "no checkpoint at 'none.ckpt'" in _refused([*args, "none.ckpt"], capsys)
+    torch.save({"state_dict": {}}, "foreign.ckpt")
+    assert "not a checkpoint of EPICModule" in _refused([*args, "foreign.ckpt"], capsys)
+
+
+def test_a_checkpoint_by_its_address_is_checked_and_other_addresses_are_refused(
+    config, best, capsys
+):
+    damaged = Path("damaged.ckpt")
+    content = bytearray(Path(best).read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    for command, option in (("fit", "--model.warm_start"), ("test", "--ckpt_path")):
+        address = damaged.absolute().as_uri()
+        said = _refused([command, "--config", config, option, address], capsys)
+        assert "cannot be read as a checkpoint" in said
+        said = _refused([command, "--config", config, option, "memory://a.ckpt"], capsys)
+        assert "'memory://a.ckpt' is an address: download the file" in said
+    cli = run(["validate", "--config", config, "--ckpt_path", Path(best).as_uri()])
+    assert cli.config["validate"]["ckpt_path"] == best
+
+
+def test_a_checkpoint_of_other_classes_is_refused(config, best, capsys, workdir):
+    warm = ["fit", "--model.epic.hub_width", "6", "--model.warm_start", best]
+    order = ["--config", config, "--data.init_args.classes", "[red, green, blue]"]
+    for args in (*([name, "--ckpt_path", best] for name in ("test", "predict", "fit")), warm):
+        said = _refused([*args, *order], capsys)
+        assert "CheckpointError: The checkpoint's class 0 is 'blue', the data's is 'red'" in said
+        assert "(blue, green, red)" in said
+    table = tiny_runs.table(workdir / "data")
+    table.write_text(table.read_text().replace('number 0",blue,train', 'number 0",yellow,train'))
+    said = _refused([*warm, "--config", config, "--data.init_args.table", str(table)], capsys)
+    assert "CheckpointError" in said
+    assert "number of classes" in said
+
+
+def test_a_loss_that_is_not_finite_is_one_paragraph(config, capsys):
+    options = ["--model.optim.warmup", "0", "--model.optim.lr", "1e36"]
+    said = _refused(["fit", "--config", config, *options], capsys)
+    assert re.search("TrainingError: The loss is nan at step .*train.*Lower model.optim.lr", said)
+
+
+@pytest.mark.parametrize("num_workers", ["0", "1"])
+def test_a_corrupt_image_is_one_paragraph_also_from_a_worker(num_workers, config, capsys, workdir):
+    table = tiny_runs.table(workdir / "data", corrupt="val1")
+    options = ["--data.init_args.table", str(table), "--data.init_args.num_workers", num_workers]
+    said = _refused(["fit", "--config", config, *options], capsys)
+    assert said.startswith("epic-pl: DataError: Sample 'val1': Image ")
+    assert str(workdir / "data" / "images" / "val1.png") in said
+    assert said.count("DataError") == 1
+    assert said.endswith("To go on without such images, set on_bad_sample to skip or absent.")
+    assert not multiprocessing.active_children()  # which ignore SIGTERM, so that exit would wait
+
+
+@pytest.mark.parametrize("level", ["off", "boundary"])
+def test_a_folder_with_a_corrupt_image_is_predicted_without_it(
+    level, config, best, capsys, workdir
+):
+    tiny_runs.table(workdir / "data", corrupt="val1")
+    options = ["--ckpt_path", best, "--data.predict_table=data/images", f"--cache.level={level}"]
+    args = ["predict", "--config", config, *options, "--cache.folder=features"]
+    said = _refused(args, capsys)
+    assert "val1.png cannot be read" in said
+    assert "set on_bad_sample to skip" in said
+    run([*args, "--data.on_bad_sample=skip"])
+    (path,) = workdir.rglob("predictions.parquet")
+    left = {file.name for file in Path("data/images").iterdir()} - {"val1.png"}
+    assert set(pq.read_table(path)["sample_id"].to_pylist()) == left
+
+
+# ------------------------------------------------------------------ progress bar, help, balance
+
+
+@pytest.mark.parametrize(
+    ("overlay", "kind"), [("wandb.yaml", "WandbLogger"), ("mlflow.yaml", "MLFlowLogger")]
+)
+def test_a_tracking_service_is_added_to_the_logs_of_the_run(
+    overlay, kind, config, workdir, monkeypatch
+):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    options = ["fit", "--config", config, "--config", overlay, "--trainer.max_epochs=1"]
+    if overlay == "mlflow.yaml":  # its default needs a database driver
+        options.append(f"--trainer.logger.init_args.tracking_uri=file:{workdir}/mlruns")
+    trainer = run(options).trainer
+    names = [type(each).__name__ for each in trainer.loggers]
+    assert names == ["TensorBoardLogger", "CSVLogger", kind]
+    assert (Path(trainer.log_dir) / "config.yaml").is_file()
+    if overlay == "wandb.yaml":
+        import wandb
+
+        wandb.teardown()  # it writes in a process of its own, which may do so after a run's end
+    written = {"wandb.yaml": "runs/wandb/offline-run-*/*.wandb", "mlflow.yaml": "**/val/accuracy"}
+    (file,) = workdir.glob(written[overlay])
+    assert file.stat().st_size > 0
+
+
+def test_a_class_whose_package_is_missing_is_told(config, workdir, capsys):
+    told = _refused(["fit", "--config", config, "--trainer.logger=CometLogger"], capsys)
+    assert "ModuleNotFoundError: " in told
+    assert "comet" in told
+
+
+def test_the_progress_bar_can_be_switched_off_or_replaced(config, workdir):
+    options = ["fit", "--config", config, "--config", "debug.yaml"]
+    off = run([*options, "--trainer.enable_progress_bar", "false"], "build")
+    assert off.trainer.progress_bar_callback is None
+    (workdir / "bar.yaml").write_text("trainer:\n  callbacks:\n    - class_path: TQDMProgressBar\n")
+    own = run([*options, "--config", "bar.yaml"], "build")
+    assert type(own.trainer.progress_bar_callback).__name__ == "TQDMProgressBar"
+    default = run(options, "build")
+    assert type(default.trainer.progress_bar_callback).__name__ == "RichProgressBar"
+
+
+def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoint(
+    fitted, workdir, tiny_vit_dir, tiny_tokenizer_dir
+):
+    # 5 training rows: 2 blue, 2 green, 1 red
+    table = tiny_runs.table(workdir / "data", train=5)
+    config = tiny_runs.table_config(workdir / "data", tiny_vit_dir, tiny_tokenizer_dir)
+    options = ["--config", str(config), "--trainer.max_epochs", "1"]
+    cli = run(["fit", *options, "--model.loss.class_weights", "balanced"])
+    weights = cli.model.loss.weights.tolist()
+    assert weights == pytest.approx([5 / 6, 5 / 6, 5 / 3])
+    assert cli.model.hparams["loss"]["class_weights"] == "balanced"
+    assert cli.model.hparams["loss"]["class_frequencies"] == pytest.approx([0.4, 0.4, 0.2])
+    # other training rows, by which the checkpoint must not be judged anew
+    rows = table.read_text()
+    table.write_text(rows.replace('number 0",blue,train', 'number 0",red,train'))
+    assert table.read_text() != rows
+    best = str(workdir / "runs" / "fit" / "version_0" / "checkpoints" / "best.ckpt")
+    tested = run(["test", *options, "--ckpt_path", best])
+    assert tested.model.loss.weights.tolist() == weights
+
+
+@pytest.mark.parametrize(
+    ("args", "meant"),
+    [
+        ("fit --model.modality_droput 0.1", "model.modality_dropout"),
+        ("fit --max_epochs=3", "trainer.max_epochs"),
+        ("fit --data.tabel rows.csv", "table"),
+        ("fit --data.init_args.batchsize_per_device 3", "batch_size_per_device"),
+        ("fit --config misspelt.yaml", "model.optim.lr"),
+        ("fit --data.resize padd", "pad"),
+        ("fit --model.loss.class_weights balance", "balanced"),
+        ("fit --model.method epik", "epic"),
+        ("fit --config openmoj.yaml", "openmoji.yaml"),
+        ("fit --zzzz 1", None),
+        ("explain --ouput x", "output"),
+        ("export --ckpt_path x --format onx", "onnx"),
+        ("export --ckpt_path x --ouput x", "output"),
+        ("data init x --labl x", "label"),
+    ],
+)
+def test_a_misspelt_option_or_value_is_told_with_the_one_that_was_meant(
+    args, meant, config, workdir, told
+):
+    (workdir / "misspelt.yaml").write_text("model: {optim: {ler: 0.1}}")
+    command, *options = args.split()
+    code, _, error = told(command, *([] if command == "data" else ["--config", config]), *options)
+    assert code == 1
+    assert error.count("Did you mean") == (meant is not None)
+    assert meant is None or f"Did you mean {meant!r}?" in error
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ("fit --trainer.max_epochs drei", "trainer.max_epochs is 'drei', but must be of type int."),
+        ("fit --model.optim.lr schnell", "model.optim.lr is 'schnell', but must be of type float."),
+        ("fit --data.num_workers 1.5", "data.num_workers is '1.5', but must be of type int."),
+        ("fit --trainer.limit_val_batches x", "is 'x', but must be of type int or of type float."),
+        ("tune --trials zwei", "trials is 'zwei', but must be of type PositiveInt."),
+        ("tune --trials 0", "trials is '0', but must be of type PositiveInt."),
+        ("compare --jobs zwei", "jobs is 'zwei', but must be of type PositiveInt."),
+        ("compare --splits=x", "splits is 'x', but must be of type bool."),
+        (
+            "export --ckpt_path x --format onx",
+            "format is 'onx', but must be one of 'torch_export', ",
+        ),
+        ("fit --checkpoint 3", "Unable to load config '3'"),
+        ("fit --model.class_names 3", "invalid Optional value: '3'."),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_option_and_what_is_expected(args, said, config, told):
+    command, *options = args.split()
+    code, _, error = told(command, "--config", config, *options)
+    assert code == 1
+    assert said in error
+    assert "but must be" in said or "but must be" not in error
+
+
+@pytest.mark.parametrize("word", ["best", "last"])
+def test_the_newest_run_of_another_table_is_not_taken(word, config, workdir, fitted, capsys):
+    shutil.copytree(fitted / "runs", workdir / "runs")
+    other = workdir / "other.csv"
+    shutil.copy(fitted / "data" / "table.csv", other)
+    options = [f"--data.init_args.table={other}", f"--data.init_args.image_root={fitted / 'data'}"]
+    told = _refused(["test", "--config", config, *options, "--ckpt_path", word], capsys)
+    assert "was trained on other data" in told
+    assert "give the path of a checkpoint" in told
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["fit", "--config=data/tiny.yaml", "--trainer.default_root_dir=data/table.csv/x"],
+        ["validate", "--config=data/tiny.yaml", "--trainer.default_root_dir=data/table.csv/x"],
+        ["data", "check", "--config=data/tiny.yaml", "--output=data/table.csv/x"],
+        ["data", "init", "data", "--output=data/table.csv/x"],
+        ["tune", "--config=data/tiny.yaml", "--output=data/table.csv"],
+    ],
+    ids=" ".join,
+)
+def test_a_folder_below_a_file_is_one_error(args, fitted, workdir, capsys):
+    shutil.copytree(fitted / "data", "data")
+    with pytest.raises(SystemExit) as caught:
+        main(args)
+    assert caught.value.code == 1
+    assert "data/table.csv" in capsys.readouterr().err

@@ -1,0 +1,126 @@
+"""Packaged configs, variants and spaces: all parse, and those of the demo run on tiny encoders."""
+
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+import tiny_openmoji
+import tiny_runs
+from epic_pl.cli.epic_cli import run
+from epic_pl.cli.main import main
+from epic_pl.data.datasets import scenes
+from epic_pl.experiments.compare.plan import choose, plan, read_variants
+from epic_pl.experiments.options import parsed_options
+from epic_pl.experiments.tune.search import read_space
+from epic_pl.nn.heads import HeadConfig
+from epic_pl.utils.config_files import (
+    find_config,
+    find_packaged,
+    packaged,
+    packaged_configs,
+    read_yaml,
+)
+
+pytestmark = pytest.mark.usefixtures("workdir")
+
+
+@pytest.mark.parametrize("name", packaged_configs())
+def test_every_config_prints_from_any_folder(name, capsys):
+    base = ["--config", "openmoji.yaml"] if name in packaged("overlays") else []
+    with pytest.raises(SystemExit) as caught:
+        main(["fit", *base, "--config", name, "--print_config"])
+    assert caught.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["checkpoint"]["filename"] == "best"
+    assert printed["model"]["encoders"]["image"]["name"]
+
+
+@pytest.mark.parametrize("name", sorted({*packaged_configs()} - {*packaged("overlays")}))
+def test_the_papers_overlay_leaves_nothing_of_ours(name):
+    head = parsed_options(["--config", name, "--config", "paper.yaml"])["model"]["head"]
+    plain = HeadConfig(boundary=False, similarity=False, network="none")
+    assert head == {**vars(plain), "dropout": head["dropout"]}
+
+
+@pytest.mark.parametrize("name", packaged_configs())
+def test_no_config_asks_for_more_patience_than_it_has_epochs(name):
+    config = read_yaml(find_config(name))
+    patience = config.get("early_stopping", {}).get("patience")
+    assert patience is None or patience < config["trainer"]["max_epochs"]
+
+
+@pytest.mark.parametrize("name", ["openmoji", "openmoji_entailment", "scenes"])
+def test_the_emoji_configs_run_all_four_loops(
+    name, tmp_path, tiny_vit_dir, tiny_tokenizer_dir, caplog, monkeypatch
+):
+    monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(scenes, "_ROWS", {"val": 24, "test": 24})
+    monkeypatch.setattr(scenes, "_CHUNK", 8)
+    (tiny_openmoji.fill_named_cache if name == "scenes" else tiny_openmoji.fill_cache)(
+        tmp_path / "cache"
+    )
+    options = ["--config", f"{name}.yaml"]
+    options += tiny_openmoji.fit_options(tiny_vit_dir, tiny_tokenizer_dir)
+    options += ["--data.rows=48"] if name == "scenes" else []
+    cli = run(["fit", *options])
+    best = cli.trainer.checkpoint_callback.best_model_path
+    assert f"runs/{name}/fit/version_0/checkpoints/best.ckpt" in best
+    run(["validate", *options, "--ckpt_path", best])
+    tested = run(["test", *options, "--ckpt_path", best])
+    run(["predict", *options, "--ckpt_path", best])
+    (path,) = tmp_path.rglob("predictions.parquet")
+    table = pq.read_table(path)
+    classes = {"openmoji": sorted(tiny_openmoji.COUNTS), "scenes": ["false", "true"]}.get(
+        name, ["not_entailment", "entailment"]
+    )
+    probabilities = [each for each in table.column_names if each.startswith("probability_")]
+    assert probabilities == [f"probability_{each}" for each in classes]
+    assert table.num_rows == len(tested.datamodule.dataset("test")) > 0
+    assert len(set(table["sample_id"].to_pylist())) == table.num_rows
+    assert ("test/accuracy_relation" in tested.trainer.callback_metrics) == (name == "scenes")
+    assert "CC BY-SA 4.0" in caplog.text  # the images' attribution
+
+
+@pytest.fixture
+def deep_table(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
+    """Options for the tiny table with six-layer encoders with random weights."""
+    tiny_runs.table(tmp_path / "data", train=4, val=2, test=2)
+    folders = []
+    for given, depth in ((tiny_vit_dir, "depth"), (tiny_tokenizer_dir, "num_hidden_layers")):
+        folders.append(shutil.copytree(given, tmp_path / depth))
+        path = tmp_path / depth / "config.json"
+        text = path.read_text()
+        path.write_text(text.replace(f'"{depth}": 3', f'"{depth}": 6'))
+        assert path.read_text() != text
+    config = tiny_runs.table_config(tmp_path / "data", *folders)
+    return ["--config", str(config), "--model.encoders.pretrained", "false"]
+
+
+@pytest.mark.parametrize("name", sorted({*packaged("variants")} - {"ablations.yaml"}))
+def test_variants_are_planned_beside_the_methods(name, tmp_path):
+    variants = read_variants(find_packaged("variants", name))
+    runs = plan(choose("epic,variants", variants), 1, ["--config", "openmoji.yaml"], tmp_path)
+    keys = [run.folder.name.removeprefix(f"{run.name}-0-") for run in runs]
+    assert len(set(keys)) == len(runs)
+
+
+@pytest.mark.slow
+def test_every_ablation_gives_logits(deep_table):
+    for variant in read_variants(find_packaged("variants", "ablations.yaml")):
+        cli = run(["fit", *deep_table, *variant.options], "build")
+        logits = cli.model(tiny_runs.batch()).logits
+        assert logits.requires_grad, variant.name
+
+
+def test_the_packaged_space_has_options_that_fit_knows(deep_table):
+    space = read_space(find_packaged("spaces", "wide.yaml"))
+    ends = {
+        name: getattr(dimension, "choices", None) or (dimension.low, dimension.high)
+        for name, dimension in space.items()
+    }
+    # one command with the first value of each option, one with the second, and so on
+    for turn in range(max(len(values) for values in ends.values())):
+        drawn = [f"--{name}={values[turn % len(values)]}" for name, values in ends.items()]
+        assert parsed_options([*deep_table, *drawn])

@@ -1,0 +1,163 @@
+"""The entry point: what it answers itself, and that help loads nothing heavy."""
+
+import gc
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from epic_pl import __version__
+from epic_pl.cli import epic_cli as cli
+from epic_pl.cli.main import COMMANDS, main
+from epic_pl.utils.config_files import packaged, packaged_configs
+from epic_pl.utils.errors import counted
+
+HEAVY = ("torch", "lightning", "transformers", "timm", "pyarrow", "numpy")
+
+
+def _printed(args, capsys):
+    """Standard output and exit code."""
+    code = 0
+    try:
+        main(args)
+    except SystemExit as stop:
+        code = stop.code
+    return capsys.readouterr().out, code
+
+
+@pytest.mark.parametrize("args", [[], ["-h"], ["--help"]])
+def test_help_names_commands_and_packaged_files(args, capsys):
+    printed, code = _printed(args, capsys)
+    assert code == 0
+    names = [*COMMANDS, *packaged_configs(), *packaged("variants"), *packaged("spaces")]
+    assert len(names) > 20
+    assert all(f" {name}" in printed for name in names)
+
+
+def test_version(capsys):
+    assert _printed(["--version"], capsys) == (f"epic-pl {__version__}\n", 0)
+
+
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [
+        (["cache", "build"], "epic-pl fit"),
+        (["cache", "info", "-h"], "--folder"),
+        (["compare"], "--variants"),
+        (["data", "--help"], "usage: epic-pl data check"),
+        (["data"], "usage: epic-pl data init"),
+        (["cache", "-h"], "usage: epic-pl cache info"),
+        (["export"], "--overwrite"),
+        (["fit", "--help"], "--checkpoint.monitor"),
+        (["predict", "--help.trainer"], "--trainer.devices"),
+        (["compare", "--config", "openmoji.yaml", "--help"], "--variants"),
+    ],
+)
+def test_help_of_a_command_lists_its_options(args, part, capsys):
+    printed, code = _printed(args, capsys)
+    assert part in printed
+    assert code == 0
+
+
+def test_help_of_fit_is_on_our_options_and_that_of_the_trainer_apart(capsys):
+    own, _ = _printed(["fit", "--help"], capsys)
+    trainer, _ = _printed(["fit", "--help.trainer"], capsys)
+    for printed in (own, trainer):
+        assert printed.startswith("usage: epic-pl COMMAND --config NAME")
+    assert "--trainer.max_epochs" in trainer
+    assert "--model.method" not in trainer
+    assert "--trainer." not in own
+    places = [
+        own.index(f"\n  --{name}") for name in ("help.trainer", "model.method", "data", "cache")
+    ]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("option", ["--help", "--help.trainer", "--data.help=TableDataModule"])
+def test_help_is_without_markup(option, capsys):
+    printed, _ = _printed(["fit", option], capsys)
+    assert printed.count("`") > 2
+    assert not re.search(r"``|:\w+:`|\.\.\s+\w+:|\w::\s|\]_", printed)
+
+
+def test_help_loads_nothing_heavy():
+    commands = [name.split() for name, command in COMMANDS.items() if command.module]
+    code = (
+        "import sys\n"
+        "from epic_pl.cli.main import main\n"
+        "main(['--help'])\n"
+        "assert 'jsonargparse' not in sys.modules\n"
+        f"for args in {[[*command, '--help'] for command in commands]!r}:\n"
+        "    try: main(args)\n"
+        "    except SystemExit: pass\n"
+        f"print('loaded:', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.count("usage: epic-pl") == 1 + len(commands)
+    assert done.stdout.splitlines()[-1] == "loaded: []"
+
+
+def test_commands_run_with_their_arguments(monkeypatch):
+    ran = []
+    monkeypatch.setattr(cli, "run", lambda argv: ran.append(argv))
+    for args in (["fit", "--help"], ["--x"]):
+        main(args)
+        assert ran.pop() == args
+    assert gc.isenabled()
+
+
+# interrupts itself where it looks for a module
+INTERRUPTED = """
+import os, signal, sys
+
+wanted, sys.argv[1] = sys.argv[1], "fit"
+
+class Finder:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == wanted:
+            os.kill(os.getpid(), signal.SIGINT)
+
+from epic_pl.__main__ import start
+sys.meta_path.insert(0, Finder)
+start()
+"""
+
+
+@pytest.mark.parametrize("module", ["yaml", "torch"])
+def test_ctrl_c_during_imports_is_one_line(module):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the child's too, under nohup
+    command = [sys.executable, "-c", INTERRUPTED, module]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "epic-pl: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "meant"),
+    [
+        ("ft", list(COMMANDS), " Did you mean 'fit'?"),
+        ("data --x", ["data check", "data init"], ""),
+        ("data chek", ["data check", "data init"], " Did you mean 'data check'?"),
+    ],
+)
+def test_an_unknown_command_is_told_with_those_that_it_may_mean(capsys, word, known, meant):
+    with pytest.raises(SystemExit) as caught:
+        main([*word.split(), "--help"])
+    assert caught.value.code == 1
+    said = f"epic-pl: no command {word!r}; there are {', '.join(known)}."
+    assert capsys.readouterr().err == f"{said}{meant}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "one", "more"),
+    [
+        ("rows", "1 row", "2,000 rows"),
+        ("classes never occur", "1 class never occurs", "2,000 classes never occur"),
+        ("images, by content, are", "1 image, by content, is", "2,000 images, by content, are"),
+        ("rows have texts that are", "1 row has texts that are", "2,000 rows have texts that are"),
+    ],
+)
+def test_what_is_counted_agrees_with_its_number(words, one, more):
+    assert (counted(1, words), counted(2000, words)) == (one, more)

@@ -1,0 +1,69 @@
+"""An export over an older one, killed at each step, leaves one model or none."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from epic_pl.inference.export.folder import replace_model
+from epic_pl.inference.sharing import find_model
+from epic_pl.utils.errors import CheckpointError
+
+FILES = ("model.json", "model.onnx", "model.int8.onnx", "predict.py", "tokenizer/tokenizer.json")
+
+
+def write(folder, content, names=FILES):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return folder
+
+
+def replace_and_die(made, folder, steps):
+    """Replace a model, and be killed before a step that changes the folder; code 0 if none is."""
+    left = iter(range(steps))
+
+    def dying(function):
+        def step(*arguments, **options):
+            if next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+
+        return step
+
+    Path.replace, Path.unlink = dying(Path.replace), dying(Path.unlink)
+    shutil.rmtree = dying(shutil.rmtree)
+    replace_model(made, folder)
+
+
+@pytest.mark.parametrize("new", [FILES, (FILES[0], "model.pt2", FILES[4])])
+def test_an_export_that_is_killed_leaves_the_old_model_the_new_one_or_none(tmp_path, new):
+    fork, seen = multiprocessing.get_context("fork"), []
+    for steps in range(100):
+        folder, made = tmp_path / f"old{steps}", tmp_path / f"new{steps}"
+        write(folder, "old")
+        (folder / "notes.txt").write_text("mine")
+        process = fork.Process(
+            target=replace_and_die, args=(write(made, "new", new), folder, steps)
+        )
+        process.start()
+        process.join(60)
+        assert (folder / "notes.txt").read_text() == "mine"
+        if (folder / "model.json").exists():
+            (folder / "notes.txt").unlink()
+            texts = {str(p.relative_to(folder)): p.read_text() for p in folder.glob("**/*.*")}
+            (age,) = set(texts.values())
+            assert texts.keys() == set(FILES if age == "old" else new)
+            seen.append(age)
+        else:
+            with pytest.raises(CheckpointError, match="no trained model"):
+                find_model(folder)
+            seen.append("none")
+        if process.exitcode == 0:
+            break
+    assert seen[0] == "old"
+    assert seen[-1] == "new"
+    assert set(seen[1:-1]) == {"none"}

@@ -1,0 +1,310 @@
+"""``epic-pl export --format onnx``: the file, its predict.py, and 8 bits."""
+
+import contextlib
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from epic_pl import Classifier
+from epic_pl.cli.main import call
+from epic_pl.data.readers import read_csv
+from epic_pl.inference.export.folder import largest_difference, write_folder
+from epic_pl.inference.exported import load_program
+from epic_pl.inference.templates import predict
+from epic_pl.utils.errors import CheckpointError, ConfigError
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def in_onnx(two_epochs, tmp_path_factory):
+    """Folder of the exported model, and what the command said."""
+    folder, said = tmp_path_factory.mktemp("onnx"), io.StringIO()
+    options = ["--ckpt_path", two_epochs.checkpoint, "--output", str(folder), "--format", "onnx"]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.chdir(two_epochs.root)
+        patch.setattr("sys.argv", ["epic-pl"])
+        assert call("export", [*options, "--int8", "--config", two_epochs.config]) == 0
+    return folder, said.getvalue()
+
+
+@pytest.fixture
+def samples(tmp_path):
+    """Images of all kinds, some with a text, and texts alone."""
+    noise = RNG.integers(0, 256, (60, 90, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    images = {
+        "plain.png": Image.fromarray(noise),
+        "turned.jpg": Image.fromarray(noise),
+        "large.jpg": Image.fromarray(RNG.integers(0, 256, (500, 301, 3), np.uint8)),
+        "clear.png": Image.fromarray(RNG.integers(0, 256, (40, 50, 4), np.uint8)),
+        "deep.png": Image.fromarray(RNG.integers(0, 65_536, (40, 50), np.uint16)),
+        "palette.gif": Image.fromarray(noise).quantize(16),
+        "cmyk.jpg": Image.fromarray(noise).convert("CMYK"),
+        "long.png": Image.fromarray(RNG.integers(0, 256, (20, 300, 3), np.uint8)),
+        "tall.png": Image.fromarray(RNG.integers(0, 256, (211, 33, 3), np.uint8)),
+        "tiny.png": Image.fromarray(RNG.integers(0, 256, (3, 5, 3), np.uint8)),
+        "exact.png": Image.fromarray(RNG.integers(0, 256, (35, 40, 3), np.uint8)),
+    }
+    for name, image in images.items():
+        image.save(tmp_path / name, **({"exif": exif} if name == "turned.jpg" else {}))
+    texts = ["a red square", None, "", "a &amp; b <b>c</b>", "blue " * 200]
+    named = [
+        {"image": str(tmp_path / name), "text": texts[number % len(texts)]}
+        for number, name in enumerate(images)
+    ]
+    return [*named, *({"text": text} for text in texts if text is not None)]
+
+
+USER = """
+import json, sys
+for name in ("epic_pl", "torch", "torchvision", "transformers", "timm"):
+    sys.modules[name] = None  # not there
+sys.path.insert(0, sys.argv[1])
+from predict import Model
+model, samples = Model(), json.loads(sys.argv[2])
+pairs = [(sample.get("image"), sample.get("text")) for sample in samples]
+scores = [model.probabilities(*pair).tolist() for pair in pairs]
+print(json.dumps([scores, model(*pairs[0], top_k=2)]))
+"""
+
+
+@pytest.mark.slow
+def test_predict_py_agrees_with_the_package_on_all_kinds_of_inputs(in_onnx, trained, samples):
+    folder, _ = in_onnx
+    command = [sys.executable, "-B", "-c", USER, str(folder), json.dumps(samples)]
+    scores, labels = json.loads(subprocess.check_output(command, text=True))
+    classifier = Classifier.load(trained.checkpoint, device="cpu")
+    np.testing.assert_allclose(scores, classifier.probabilities(samples), atol=1e-4)
+    first = classifier(samples[:1], top_k=2)[0]
+    assert [answer["label"] for answer in labels] == [answer["label"] for answer in first]
+    loaded = Classifier.load(folder)
+    np.testing.assert_allclose(loaded.probabilities(samples), scores, atol=1e-5)
+    with pytest.raises(ConfigError, match="exported model, which only classifies"):
+        loaded.embed(samples)
+
+
+@pytest.mark.slow
+def test_predict_py_runs_as_a_script_without_the_package(in_onnx, samples):
+    script = [sys.executable, "-I", str(in_onnx[0] / "predict.py")]
+    model, image = predict.Model(in_onnx[0]), samples[0]["image"]
+    for words in ([image, "a red square"], ["-", "blue"], [image]):
+        line = subprocess.check_output([*script, *words], text=True)
+        given = [None if word == "-" else word for word in [*words, None][:2]]
+        expected = {"image": given[0], "text": given[1], "predicted": model(*given)}
+        assert json.loads(line) == expected
+
+
+@pytest.fixture
+def predict_py(in_onnx, monkeypatch, capfd):
+    """The script on arguments: exit code, stdout and stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["predict.py", *map(str, arguments)])
+        monkeypatch.setattr(predict.Model.__init__, "__defaults__", (in_onnx[0], "model.onnx"))
+        code = predict.main()
+        said = capfd.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+def test_predict_py_classifies_a_table_and_names_its_bad_rows(predict_py, in_onnx, tmp_path):
+    Image.new("RGB", (40, 36), "red").save(tmp_path / "red.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    table, output = tmp_path / "rows.csv", tmp_path / "out.csv"
+    table.write_text(
+        "id,photo,title,label\n1,red.png,a red square,red\n2,none.png,x,\n3,,blue,blue\n"
+        '4,broken.png,y,\n5,,,\n6,red.png,"two\nlines",\n7,red.png,a, b,c\n'
+    )
+    named = ["--table", table, "--image", "photo", "--text", "title", "--output", output]
+    code, _, errors = predict_py(*named)
+    assert code == 1
+    bad = {"2": "line 3: .*none.png", "4": "line 5: .*broken.png", "5": "line 6: .*neither"}
+    bad["7"] = "line 9: .*more cells than columns"
+    told = [line for line in errors.splitlines() if line.startswith("predict.py:")]
+    for line, message in zip(told, bad.values(), strict=True):
+        assert re.match(rf"predict.py: {re.escape(str(table))}, {message}", line)
+    with output.open(newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    assert list(rows["1"]) == [*("id", "photo", "title", "label", "predicted", "score", "error")]
+    model = predict.Model(in_onnx[0])
+    pairs = {"1": ("red.png", "a red square"), "3": (None, "blue"), "6": ("red.png", "two\nlines")}
+    for name, (image, text) in pairs.items():
+        (best,) = model(image and tmp_path / image, text, top_k=1)
+        told = rows[name]["predicted"], rows[name]["score"], rows[name]["error"]
+        assert told == (best["label"], f"{best['score']:.4f}", "")
+    assert {name for name, row in rows.items() if row["error"]} == bad.keys()
+    assert all(not rows[name]["predicted"] for name in bad)
+    assert (rows["1"]["label"], rows["6"]["title"]) == ("red", "two\nlines")
+
+
+@pytest.mark.parametrize("bom", ["", "\ufeff"], ids=["plain", "bom"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
+@pytest.mark.parametrize(
+    ("name", "mark"), [("rows.csv", ";"), ("rows.csv", "|"), ("rows.csv", "\t"), ("rows.tsv", "\t")]
+)
+def test_predict_py_writes_a_table_in_its_own_dialect(predict_py, tmp_path, name, mark, end, bom):
+    table, output = tmp_path / name, tmp_path / "out.csv"
+    header, row = ["No", '"Name, in a; quote| or two"', "Text (DE)"], ["1", "", '"rot; 1,5 | 2\t"']
+    lines = [mark.join(cells) + end for cells in (header, row)]
+    table.write_text(bom + "".join(lines), newline="", encoding="utf-8")
+    assert list(read_csv(table)) == ["No", "Name, in a; quote| or two", "Text (DE)"]
+    assert predict_py("--table", table, "--image=-", "--text=Text (DE)", "--output", output)[0] == 0
+    content = output.read_bytes().decode()
+    assert content.startswith(f"{bom}No{mark}")
+    assert [line.endswith("\r") for line in content.split("\n")[:-1]] == [end == "\r\n"] * 2
+    with output.open(newline="", encoding="utf-8-sig") as file:
+        (written,) = csv.DictReader(file, delimiter=mark)
+    assert (written["No"], written["Text (DE)"]) == ("1", "rot; 1,5 | 2\t")
+    assert written["predicted"]
+
+
+def test_predict_py_says_which_columns_there_are_and_spares_its_input(predict_py, tmp_path):
+    table = tmp_path / "rows.csv"
+    table.write_text("photo,text\n,blue\n")
+    given = ["--table", table, "--output"]
+    with pytest.raises(ValueError, match="columns photo, text, and 'image' is not among them"):
+        predict_py(*given, tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+    for wrong in ([], ["a.png", "--table", table], given[:2], [*given, table], ["a", "b", "c"]):
+        with pytest.raises(SystemExit, match="2"):
+            predict_py(*wrong)
+    assert table.read_text() == "photo,text\n,blue\n"
+    table.write_text("text,score\nblue,7\n")
+    with pytest.raises(ValueError, match="'score' is not among them, or twice, or would be added"):
+        predict_py(*given, tmp_path / "out.csv", "--image", "-")
+    table.write_text("id,text,id\n1,blue,2\n")
+    with pytest.raises(ValueError, match="'id' is not among them, or twice"):
+        predict_py(*given, tmp_path / "out.csv", "--image", "-")
+
+
+def test_predict_py_reads_no_more_of_a_huge_text_than_the_package(in_onnx):
+    model, given = predict.Model(in_onnx[0]), []
+    encode = model.tokenizer.encode
+    model.tokenizer = SimpleNamespace(encode=lambda text: given.append(len(text)) or encode(text))
+    scores = [model.probabilities(text="a red cat " * count) for count in (10**5, 100)]
+    assert given == [1000 * model.text["max_tokens"], 1000]
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("resize", ["pad", "squash"])
+def test_predict_py_makes_images_square_as_the_package_does(resize, in_onnx, samples, tmp_path):
+    for path in in_onnx[0].iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    about = json.loads((tmp_path / "model.json").read_text())
+    about["preprocessing"]["image"]["resize"] = resize
+    (tmp_path / "model.json").unlink()
+    (tmp_path / "model.json").write_text(json.dumps(about))
+    pairs = [(sample.get("image"), sample.get("text")) for sample in samples]
+    model = predict.Model(tmp_path)
+    scores = [model.probabilities(*pair) for pair in pairs]
+    np.testing.assert_allclose(scores, Classifier.load(tmp_path).probabilities(samples), atol=1e-5)
+
+
+def test_the_command_tells_size_pace_difference_and_what_8_bits_cost(in_onnx, trained):
+    folder, said = in_onnx
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("model.int8.onnx", "model.json", "model.onnx", "predict.py", "tokenizer")
+    ]
+    whole, small = ((folder / name).stat().st_size for name in ("model.onnx", "model.int8.onnx"))
+    assert small < whole
+    assert f"model.onnx  {whole / 1e6:,.1f} MB" in said
+    assert "one sample takes " in said
+    assert float(said.split("probabilities: ")[1].split()[0]) <= 1e-5
+    assert "on 4 rows of the validation split" in said
+    assert said.count("accuracy ") == 2
+    classifier = Classifier.load(trained.checkpoint, device="cpu")
+    difference = largest_difference(load_program(folder / "model.int8.onnx"), classifier.module)
+    assert 0 < difference < 0.3  # of random weights
+
+
+def test_a_missing_modality_that_training_never_lacked_is_told_once(in_onnx, tmp_path, make):
+    folder = in_onnx[0]
+    assert json.loads((folder / "model.json").read_text())["never_missing"] == ["image", "text"]
+    classifier = Classifier.load(folder)
+    assert "Classifier (epic, multiclass): 3 classes" in repr(classifier)
+    items = [{"text": "a red square"}, {"image": Image.new("RGB", (40, 40))}]
+    for item, name in zip(items, ("image", "text"), strict=True):
+        with pytest.warns(UserWarning, match=rf"Samples lack the {name}.*predict \w+, \w+") as told:
+            classifier([item])
+        assert {warning.filename for warning in told} == {"sys"}  # no line of the package
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        classifier(items)
+    with pytest.warns(UserWarning, match="Samples lack the image, which no training sample did"):
+        predict.Model(folder)(text="a red square")
+
+
+def test_a_model_of_another_pipeline_brings_no_predict_py(make, tmp_path):
+    write_folder(make(method="linear_probe").eval(), None, tmp_path / "made", "onnx")
+    files = sorted(path.name for path in (tmp_path / "made").iterdir())
+    assert files == ["model.json", "model.onnx"]
+
+
+OUTSIDE = ("../secret", "/etc/hostname", "link", "up/secret", "up/../secret", "./../secret")
+
+
+@pytest.mark.parametrize(
+    ("weights", "operator"),
+    [
+        *((path, kind) for path in OUTSIDE for kind in ("Identity", "Constant")),
+        ("*/_ORT_MEM_ADDR_/*", "Identity"),
+        ("w", "Evil"),
+    ],
+)
+def test_an_onnx_model_reads_nothing_outside_its_folder_and_has_no_operators_of_its_own(
+    weights, operator, tmp_path
+):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in (tmp_path / "secret", folder / "w"):
+        path.write_bytes(bytes(16))
+    (folder / "link").symlink_to(tmp_path / "secret")
+    (folder / "up").symlink_to(tmp_path)
+    tensor = onnx.TensorProto(name="w", data_type=1, dims=[4], data_location=1)
+    tensor.external_data.add(key="location", value=weights)
+    domain = "evil" if operator == "Evil" else ""
+    node = onnx.helper.make_node(operator, ["w"], ["y"], domain=domain)
+    if operator == "Constant":
+        del node.input[:]
+        node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t.CopyFrom(tensor)
+    output = onnx.helper.make_tensor_value_info("y", 1, [4])
+    weights_of = [] if operator == "Constant" else [tensor]
+    graph = onnx.helper.make_graph([node], "graph", [], [output], weights_of)
+    opsets = [onnx.helper.make_opsetid(name, 17) for name in {"", domain}]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(CheckpointError, match=re.escape(str(folder / "model.onnx"))):
+        load_program(folder / "model.onnx")
+
+
+@pytest.mark.parametrize("version", ["1.20.0", "1.23.2", "1.24.0"])
+def test_an_onnxruntime_that_reads_any_file_is_refused(version, monkeypatch, tmp_path):
+    monkeypatch.setattr("onnxruntime.__version__", version)
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(ConfigError, match=rf"onnxruntime {version} reads any file.*1\.24\.1"):
+        load_program(tmp_path / "model.onnx")
+
+
+def test_a_damaged_folder_and_wrong_options_are_told(in_onnx, trained, told, tmp_path):
+    for name, content in (("model.onnx", b"x"), ("model.json", b"{}")):
+        (tmp_path / "model.json").write_bytes((in_onnx[0] / "model.json").read_bytes())
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"cannot be read|missing \d+ required"):
+            Classifier.load(tmp_path)
+    given = ["export", "--ckpt_path", trained.checkpoint, "--output", tmp_path / "new"]
+    for options, said in ((["--config", trained.config], "onnx"), (["--format=onnx"], "--config")):
+        code, _, error = told(*given, "--int8", *options)
+        assert (code, "add --" in error, said in error) == (1, True, True)

@@ -1,0 +1,62 @@
+"""Programs of a whole module; tests/nn/methods/test_exported.py has every method."""
+
+import pytest
+import torch
+from torch import nn
+from torch.export.passes import move_to_device_pass
+
+from epic_pl.inference.export.program import Probabilities, export_program, random_inputs
+from epic_pl.nn import EPICConfig
+from epic_pl.utils.errors import ConfigError
+
+
+@pytest.fixture
+def build(make):
+    def build(**options):
+        module = make(**options)
+        return Probabilities(module.model, module.postprocessor).eval()
+
+    return build
+
+
+class Undecided(nn.Module):
+    """Goes one way or another by what it is given, which no trace can follow."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, parts):
+        logits = self.head(parts)
+        return logits if logits.sum() > 0 else -logits
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_encoders_stay_in_their_precision(build, precision):
+    classifier = build(method="linear_probe")
+    inputs = random_inputs(classifier.model, 3, 8)
+    with torch.no_grad():
+        full = classifier(*inputs)
+        for tower in classifier.model.towers:
+            tower.encoder.precision = precision
+        expected = classifier(*inputs)
+    given = export_program(classifier).module()(*inputs)
+    torch.testing.assert_close(given, expected, rtol=0, atol=1e-6)
+    assert not torch.allclose(given, full, rtol=0, atol=1e-6)
+
+
+def test_an_untraceable_model_is_an_error(build):
+    classifier = build(epic=EPICConfig(interaction_layers=1, hub_width=8))
+    model = classifier.model
+    model.head.classifier = Undecided(model.head.classifier)
+    message = r"EPIC on VisionTransformer and BertModel cannot.*EPICModule\.load_from_checkpoint"
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        export_program(classifier)
+
+
+def test_a_program_can_be_moved_to_another_device(build):
+    classifier = build(method="maple")
+    moved = move_to_device_pass(export_program(classifier), "meta").module()
+    inputs = random_inputs(classifier.model, 3, 8)
+    # an operation on tensors of two devices would fail
+    assert moved(*(tensor.to("meta") for tensor in inputs)).is_meta

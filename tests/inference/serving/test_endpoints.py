@@ -1,0 +1,350 @@
+"""The server's endpoints over loopback, with a model that answers each text with itself."""
+
+import base64
+import itertools
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+import torch
+
+from epic_pl.inference.multitask import MultiTaskClassifier
+from epic_pl.inference.serving.server import Limits, Pair, run_server
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+def client(started, fake_model):
+    with started(fake_model()) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("path", "request_", "reason"),
+    [
+        ("/classify", {"json": {"txt": "a"}}, "txt: unknown; there are image, text, top_k"),
+        ("/classify", {"json": {"text": "a", "top_k": True}}, "top_k: Input should be a valid int"),
+        ("/classify", {"json": {}}, "neither image nor text"),
+        ("/classify-form", {"data": {"txt": "a"}}, "txt: unknown; there are image, text, top_k"),
+        ("/classify-form", {"files": {"img": b"a"}}, "img: unknown; there are image, te"),
+        ("/classify-form", {"data": {"text": "a", "topk": "3"}}, "topk: unknown; there are"),
+        ("/classify-form", {"data": {"text": "a", "top_k": "true"}}, "top_k: Input should be a va"),
+        ("/classify-form", {"data": {"image": "a.jpg"}}, "image: must be a file in a form (curl -"),
+        ("/classify", {"json": {"image": "@@@"}}, "image: must be a file in a form"),
+        ("/classify", {"json": {"image": "aGFsbG8"}}, "image: must be a file in a form"),
+        ("/classify", {"content": '{"text": "a"}'}, 'body: give one pair, {"text": "a'),
+        (
+            "/classify",
+            {"content": '{"text": a}', "headers": JSON},
+            "body: no JSON at character 9: Expecting value",
+        ),
+        ("/classify", {"json": [{"text": "a"}]}, "body: give one pair, {"),
+        ("/classify", {"json": {"text": "a" * 20_001}}, "The text has 20,001 characters"),
+    ],
+)
+def test_what_is_wrong_with_a_request_is_told(path, request_, reason, client):
+    response = client.post(path, **request_)
+    assert response.status_code == 422
+    assert response.json()["detail"].startswith(reason)
+    if "one pair" in reason:
+        assert response.json()["detail"].endswith("as Content-Type: application/json")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"url": "/classify", "json": {"text": "[,{\\" * 5_000}},
+        {"url": "/classify-form", "data": {"text": "[,{\\" * 5_000}},
+        {"url": "/classify-form", "data": {"text": "[,{\\" * 5_000}, "files": {"image": b","}},
+    ],
+)
+def test_a_text_of_as_many_characters_as_allowed_passes(request_, client):
+    response = client.post(**request_)
+    assert response.json() == {"labels": [{"label": "[,{\\" * 5_000, "score": 0.5}]}
+
+
+@pytest.mark.parametrize(
+    "image", ["aGFsbG8=", "aGFs\nbG8=\n", "aGFs\r\n bG8=", "data:image/jpeg;base64,aGFsbG8="]
+)
+def test_an_image_may_be_a_data_url_or_have_line_breaks(image):
+    assert Pair(image=image).image == b"hallo"
+
+
+def _form(parts):
+    lines = b"".join(b"--x\r\nContent-Disposition: form-data; %s\r\n\r\n\r\n" % p for p in parts)
+    return {
+        "url": "/classify-form",
+        "content": lines + b"--x--\r\n",
+        "headers": {"Content-Type": "multipart/form-data; boundary=x"},
+    }
+
+
+def _object(size):
+    return "{" + ",".join(f'"{n}":1' for n in range(size)) + "}"
+
+
+def _json(content):
+    return {"url": "/classify", "content": content, "headers": JSON}
+
+
+_MANY = "body: too many values, or too long a text"
+_FIELDS = "Too many fields. Maximum number of fields is 10."
+_PARSING = "There was an error parsing the body"
+HOSTILE = {
+    "unknown keys": (422, _MANY, lambda: _json(_object(820_000))),
+    "allowed keys": (422, "0: unknown; there are image, ", lambda: _json(_object(20_000))),
+    "long key": (422, "kkk", lambda: _json('{"%s": 1}' % ("k" * 9_000_000))),
+    "list": (422, _MANY, lambda: _json('{"text": [%s1]}' % ("1," * 4_000_000))),
+    "nested lists": (422, _MANY, lambda: _json("[" * 9_000_000)),
+    "allowed nesting": (400, _PARSING, lambda: _json("[" * 20_000)),
+    "number": (400, _PARSING, lambda: _json('{"text": "a", "top_k": %s}' % ("1" * 9_000_000))),
+    "infinity": (422, "top_k: ", lambda: _json('{"text": "a", "top_k": Infinity}')),
+    "escapes": (422, "The text has 4,5", lambda: _json('{"text": "%s"}' % ("\\n" * 4_500_000))),
+    "padding": (422, "image: must be", lambda: _json('{"image": "%s"}' % ("=" * 9_000_000))),
+    "not UTF-8": (400, _PARSING, lambda: _json(b'{"text": "\xff"}')),
+    "large": (413, "The request is too large", lambda: _json(b"a" * 10_000_001)),
+    "large chunks": (413, "The request is", lambda: _json(itertools.repeat(b"a" * 10**5, 120))),
+    "fields": (400, _FIELDS, lambda: _form(b'name="%d"' % n for n in range(100_000))),
+    "files": (400, "Too many files", lambda: _form([b'name="a"; filename="a"'] * 100_000)),
+    "headers": (400, "Invalid multipart", lambda: _form([b'name="a"' + b"\r\na: b" * 1_000_000])),
+    **{
+        f"link of {part.decode()}": (
+            422,
+            _MANY,
+            lambda part=part: {
+                "url": "/classify-form",
+                "content": part * 2_000_000,
+                "headers": {"Content-Type": "application/x-www-form-urlencoded"},
+            },
+        )
+        for part in (b"a=b&", b"&", b"%41")
+    },
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_body_gets_a_short_reason(name, client):
+    status, reason, request = HOSTILE[name]
+    response = client.post(**request())
+    assert response.status_code == status
+    assert response.json()["detail"].startswith(reason)
+    assert len(response.content) < 500
+
+
+def test_others_are_answered_beside_hostile_bodies(client):
+    bad = _json(_object(820_000))
+    with ThreadPoolExecutor(3) as pool:
+        hostile = [pool.submit(client.post, **bad) for _ in range(6)]
+        good = [client.post("/classify", json={"text": "a"}).status_code for _ in range(20)]
+        assert client.get("/health").status_code == 200
+    assert good == [200] * 20
+    assert [response.result().status_code for response in hostile] == [422] * 6
+
+
+@pytest.mark.parametrize("key", ["a secret", "geheim \N{KEY}"])
+def test_the_key_is_checked_before_the_body_is_read(key, started, fake_model):
+    with started(fake_model(), key=key) as client:
+        address = client.base_url.host, client.base_url.port
+        head = b"POST /classify HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n%s\r\n{"
+        for header in (b"", b"X-API-Key: wrong\r\n", b"X-API-Key: \xff\r\n"):
+            with socket.create_connection(address, timeout=10) as connection:
+                connection.sendall(head % header)
+                assert connection.recv(100).startswith(b"HTTP/1.1 401 ")
+        answer = client.post("/classify", json={"text": "a"}, headers={"X-API-Key": key.encode()})
+        assert answer.status_code == 200
+        assert client.get("/health").status_code == client.get("/docs").status_code == 200
+        schema = client.get("/openapi.json").json()["components"]["securitySchemes"]
+        assert schema == {"APIKeyHeader": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
+
+
+def _wait_until(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def _metric(client, name):
+    text = client.get("/metrics").text
+    return float(found[1]) if (found := re.search(rf"^{name} (\S+)", text, re.M)) else 0.0
+
+
+@pytest.fixture
+def held(fake_model):
+    """A model that answers a text `hold` once its event is set, and fails on others."""
+    free = threading.Event()
+
+    def classify(texts):
+        if "hold" in texts:
+            assert free.wait(20)
+        if "bad" in texts:
+            raise RuntimeError("unforeseen")
+        if "lost" in texts:
+            raise torch.AcceleratorError("device lost")
+
+    model = fake_model(classify)
+    model.free = free
+    yield model
+    free.set()
+
+
+def _ask(client, text):
+    return client.post("/classify", json={"text": text})
+
+
+def test_a_request_that_fails_spoils_no_other_of_its_batch(held, started, caplog):
+    with started(held) as client, ThreadPoolExecutor(4) as pool:
+        first = pool.submit(_ask, client, "hold")
+        _wait_until(lambda: held.batches)
+        batch = [pool.submit(_ask, client, text) for text in ("a", "bad", "b")]
+        _wait_until(lambda: _metric(client, "epic_pl_waiting_requests") == 4)
+        held.free.set()
+        statuses = [request.result().status_code for request in (first, *batch)]
+        assert statuses == [200, 200, 500, 200]
+        assert batch[0].result().json() == {"labels": [{"label": "a", "score": 0.5}]}
+        assert "unforeseen" not in batch[1].result().text
+        assert sorted(held.batches[1]) == ["a", "b", "bad"]
+        assert _ask(client, "c").status_code == 200
+        assert _metric(client, 'epic_pl_requests_total{status="200"}') == 4
+        assert _metric(client, 'epic_pl_requests_total{status="500"}') == 1
+    assert "RuntimeError: unforeseen" in caplog.text
+
+
+def test_a_full_server_refuses_before_it_reads(held, started):
+    with started(held, waiting=2) as client, ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(_ask, client, "hold") for _ in range(2)]
+        _wait_until(lambda: _metric(client, "epic_pl_waiting_requests") == 2)
+        refused = _ask(client, "a")
+        assert refused.status_code == 503
+        assert refused.headers["Retry-After"] == "1"
+        held.free.set()
+        assert [request.result().status_code for request in waiting] == [200, 200]
+        assert _ask(client, "a").status_code == 200
+
+
+def test_bodies_are_held_up_to_a_limit(held, started):
+    with started(held, payload=1000) as client, ThreadPoolExecutor(16) as pool:
+        text = "hold" + " " * 960
+        held.classify = lambda texts: held.free.wait(20)
+        waiting = [pool.submit(_ask, client, text) for _ in range(16)]
+        _wait_until(lambda: _metric(client, "epic_pl_waiting_requests") == 16)
+        refused = _ask(client, text)
+        held.free.set()
+        assert {request.result().status_code for request in waiting} == {200}
+        assert refused.status_code == 503
+        assert _ask(client, text).status_code == 200
+        assert max(map(len, held.batches)) == 4
+
+
+def test_a_request_without_an_answer_is_given_up_and_a_stuck_batch_is_unhealthy(held, started):
+    with started(held, seconds=0.2) as client:
+        assert _ask(client, "hold").status_code == 504
+        _wait_until(lambda: client.get("/health").status_code == 503)
+        assert _ask(client, "given up").status_code == 504
+        held.free.set()
+        _wait_until(lambda: client.get("/health").status_code == 200)
+        assert _ask(client, "a").status_code == 200
+        assert held.batches == [["hold"], ["a"]]
+
+
+def test_a_body_that_does_not_come_is_given_up(started, fake_model):
+    with started(fake_model(), seconds=0.2) as client:
+        address = client.base_url.host, client.base_url.port
+        with socket.create_connection(address, timeout=10) as connection:
+            connection.sendall(b"POST /classify HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{")
+            assert connection.recv(100).startswith(b"HTTP/1.1 504 ")
+        _wait_until(lambda: _metric(client, "epic_pl_waiting_requests") == 0)
+
+
+def test_a_lost_device_ends_the_server(held, started):
+    with started(held) as client:
+        assert _ask(client, "lost").status_code == 503
+        assert client.get("/health").status_code == 503
+        assert _ask(client, "a").status_code == 503
+        assert [type(error) for error in client.failures] == [torch.AcceleratorError]
+
+
+@pytest.fixture
+def run(held):
+    """Runs a server of a model in the main thread; what asks it runs in threads meanwhile."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(ask):
+        listener = socket.create_server(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=address, timeout=20) as client:
+            asked = pool.submit(ask, client)
+            try:
+                run_server(held, Limits(), 4, None, listener)
+            finally:
+                held.answers = asked.result()
+
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_lost_device_ends_the_command_with_its_error(run, held):
+    with pytest.raises(torch.AcceleratorError, match="device lost"):
+        run(lambda client: _ask(client, "lost"))
+    assert held.answers.status_code == 503
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_open_requests_finish(number, run, held):
+    def ask(client):
+        with ThreadPoolExecutor(20) as pool:
+            asked = [pool.submit(_ask, client, "hold") for _ in range(20)]
+            _wait_until(lambda: _metric(client, "epic_pl_waiting_requests") == 20)
+            os.kill(os.getpid(), number)
+            _wait_until(lambda: _refuses(client.base_url.host, client.base_url.port))
+            held.free.set()
+            return [request.result().status_code for request in asked]
+
+    with pytest.raises(SystemExit) as end:
+        run(ask)
+    assert end.value.code == 0
+    assert held.answers == [200] * 20
+
+
+def _refuses(*address):
+    try:
+        socket.create_connection(address, timeout=10).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_several_models_under_load_answer_each_request(trained, started):
+    models = MultiTaskClassifier.load({"kind": "runs", "again": "runs"}, device="cpu")
+    files = sorted(trained.root.rglob("*.png"))[:8]
+    items = [
+        {
+            "image": files[n % 8].read_bytes() if n % 3 else None,
+            "text": f"a {n} red" if n % 5 else None,
+        }
+        for n in range(1, 61)
+    ]
+    items = [item for item in items if item != {"image": None, "text": None}]
+
+    def ask(item):
+        image = item["image"] and base64.b64encode(item["image"]).decode()
+        return client.post("/classify", json=item | {"image": image, "top_k": 3}).json()["labels"]
+
+    with started(models, max_batch=8) as client, ThreadPoolExecutor(12) as pool:
+        answers = [*pool.map(ask, items)]
+        assert _metric(client, 'epic_pl_requests_total{status="200"}') == len(items)
+        assert _metric(client, "epic_pl_batch_size_count") == len(items)
+        assert _metric(client, "epic_pl_batch_size_sum") > len(items)
+    for answer, expected in zip(answers, models(items, top_k=3), strict=True):
+        for task, labels in expected.items():
+            assert [label["label"] for label in answer[task]] == [lab["label"] for lab in labels]
+            scores = [label["score"] for label in labels]
+            assert [label["score"] for label in answer[task]] == pytest.approx(scores, abs=1e-5)

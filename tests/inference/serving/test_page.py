@@ -1,0 +1,279 @@
+"""The page: what it shows, and what it refuses to open."""
+
+import os
+import socket
+import sys
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from epic_pl import Classifier
+from epic_pl.inference.serving.page import (
+    MAX_BYTES,
+    MAX_CHARACTERS,
+    answer,
+    build_page,
+    open_page,
+    uploaded_file,
+)
+from epic_pl.utils.errors import ConfigError, DataError
+
+TEXT = "a blue square"
+PAIR = ("Image and text", "Image alone", "Text alone")
+
+
+@pytest.fixture
+def square(tmp_path):
+    Image.new("RGB", (50, 40), "blue").save(tmp_path / "square.png")
+    return tmp_path / "square.png"
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A JPEG that is large enough to be decoded at a part of its size."""
+    noise = np.random.default_rng(0).integers(0, 256, (1200, 1600, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photo.jpg")
+    return tmp_path / "photo.jpg"
+
+
+@pytest.fixture
+def like(classifier, make):
+    """Builds an untrained classifier that prepares its inputs like the trained one."""
+    preprocessing = classifier.module.hparams["preprocessing"]
+    names = [f"<i>{number}" for number in range(7)]
+
+    def like(method, **options):
+        module = make(
+            method=method,
+            num_classes=len(names),
+            class_names=names,
+            preprocessing=preprocessing,
+            **options,
+        )
+        return Classifier(module, "cpu")
+
+    return like
+
+
+def scores(classifier, **item):
+    """What the classifier gives for an item, as the page shows it."""
+    return {label["label"]: label["score"] for label in classifier(**item)}
+
+
+def test_labels_are_exactly_those_of_the_classifier(classifier, photo):
+    found = answer(classifier, photo, f"  {TEXT}\n")
+    assert found.labels == {
+        "Image and text": scores(classifier, image=photo, text=TEXT),
+        "Image alone": scores(classifier, image=photo),
+        "Text alone": scores(classifier, text=TEXT),
+    }
+    assert found.notes == [
+        "No training sample lacked its image or its text, so labels without it are untrained."
+    ]
+
+
+@pytest.mark.parametrize(("image", "text", "title"), [(True, " ", PAIR[1]), (False, TEXT, PAIR[2])])
+def test_one_modality_is_classified_alone(image, text, title, classifier, square):
+    found = answer(classifier, square if image else None, text)
+    assert list(found.labels) == [title]
+    assert "data:image/svg+xml" in found.attention
+
+
+@pytest.mark.parametrize("method", ["no_interaction", "linear_probe", "parts"])
+def test_attention_is_drawn_for_models_with_prompts(method, like, square):
+    found = answer(like(method), square, TEXT)
+    drawn = method == "no_interaction"
+    assert bool(found.attention) == drawn
+    assert ("This model has no prompts whose attention could be drawn." in found.notes) != drawn
+
+
+def test_labels_that_reach_their_thresholds_are_marked_and_none_is_left_out(like, square):
+    classifier = like("linear_probe", task="multilabel")
+    scores = classifier.probabilities([{"image": square}])[0]
+    thresholds = np.full(len(scores), 0.99, np.float32)
+    last = int(scores.argmin())  # below the five that are always shown
+    thresholds[last] = scores[last]
+    classifier.module.postprocessor.thresholds.copy_(torch.from_numpy(thresholds))
+    found = answer(classifier, square, None)
+    shown = [*found.labels["Image alone"]]
+    assert len(shown) == 6
+    assert [name for name in shown if "✓" in name] == [f"✓ <i>{last}"]
+    assert any("✓ marks labels" in note for note in found.notes)
+
+
+def test_a_text_that_is_cut_is_noted(classifier):
+    read = classifier.collator.max_text_tokens
+    found = answer(classifier, None, "blue " * 200)
+    assert f"The text has 202 tokens; the model reads the first {read}." in found.notes
+
+
+@pytest.mark.parametrize(
+    ("content", "text", "says"),
+    [
+        (None, "  ", "neither an image nor a text"),
+        (b"", TEXT, "cannot be read"),
+        (b"private words", None, "cannot be read"),
+        ("cut", TEXT, "upload a whole file in one of JPEG, PNG"),
+        ("huge", TEXT, "at most 64,000,000 pixels"),
+        (None, "a" * (MAX_CHARACTERS + 1), "has 10,001 characters; the limit is 10,000"),
+        (None, "\ud800", "half of a character"),
+    ],
+)
+def test_what_cannot_be_used_is_an_error_without_content_or_path(
+    content, text, says, classifier, square, tmp_path
+):
+    file = None if content is None else tmp_path / "upload.png"
+    if content == "huge":
+        Image.new("1", (9000, 9000)).save(file)
+    elif file:
+        file.write_bytes(square.read_bytes()[:60] if content == "cut" else content)
+    with pytest.raises(DataError, match=says) as caught:
+        answer(classifier, file, text)
+    assert "private" not in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_an_exported_model_gives_labels_alone(classifier, square, monkeypatch):
+    def no_module(self):
+        raise ConfigError("/secret/exported is an exported model: load the run.")
+
+    monkeypatch.setattr(Classifier, "module", property(no_module))
+    monkeypatch.setattr(Classifier, "never_missing", ["image"])
+    found = answer(classifier, square, TEXT)
+    assert {*found.labels} == {*PAIR}
+    assert not found.attention
+    assert found.notes == [
+        "No training sample lacked its image, so labels without it are untrained.",
+        "This model has no prompts whose attention could be drawn.",
+    ]
+
+
+def test_only_small_regular_files_below_the_upload_folder_are_opened(tmp_path):
+    folder = tmp_path / "uploads"
+    (folder / "abc").mkdir(parents=True)
+    image, secret = folder / "abc" / "image.png", tmp_path / "secret.png"
+    for file in (image, secret):
+        file.write_bytes(b"0")
+    with (folder / "large.png").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    (folder / "link.png").symlink_to(secret)
+    (folder / "circle").symlink_to(folder / "circle")
+    os.mkfifo(folder / "pipe.png")
+    assert uploaded_file(None, folder) is None
+    assert uploaded_file({"path": str(image)}, folder) == image.resolve()
+    bad = [secret, folder / ".." / "secret.png", "/dev/zero", "large.png", "link.png", "circle"]
+    bad += ["pipe.png", "abc", "none.png", "\0", "x" * 5000, "https://example.com/x.png"]
+    uploads = [{"path": str(folder / name)} for name in bad]
+    for upload in (*uploads, {"path": None}, {"url": "data:image/png;base64,"}, str(image), []):
+        with pytest.raises(DataError) as caught:
+            uploaded_file(upload, folder)
+        assert str(caught.value) == "Upload the image, a file of at most 20 MiB."
+
+
+# ------------------------------------------------------------------ the launched page
+
+
+@pytest.fixture(scope="module")
+def uploads(tmp_path_factory):
+    """The folder into which gradio puts uploads."""
+    return tmp_path_factory.mktemp("uploads")
+
+
+@pytest.fixture(scope="module")
+def address(two_epochs, uploads):
+    """A page on a free port, behind a proxy that is set and unreachable."""
+    pytest.importorskip("gradio")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(uploads))
+        for name in ("HTTP_PROXY", "http_proxy"):
+            patch.setenv(name, "http://127.0.0.1:1")
+        for name in ("NO_PROXY", "no_proxy"):
+            patch.setenv(name, "")
+        page = build_page(Classifier.load(two_epochs.root / "runs", device="cpu"), "squares")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        yield open_page(page, "127.0.0.1", port)
+        assert not page.share
+        assert not page.analytics_enabled
+        page.close()
+
+
+def asked(address, image, text=""):
+    """The last event of a request, as a program may make it; for a refused one its text."""
+    url = f"{address}gradio_api/call/classify"
+    started = httpx.post(url, json={"data": [image, text]})
+    if started.is_error:
+        return started.text
+    return httpx.get(f"{url}/{started.json()['event_id']}", timeout=20).text
+
+
+def test_the_launched_page_answers_as_the_classifier_does(address, classifier, photo):
+    client = pytest.importorskip("gradio_client")
+    remote = client.Client(address, verbose=False)
+    *labels, notes, attention = remote.predict(
+        client.handle_file(photo), TEXT, api_name="/classify"
+    )
+    here = answer(classifier, photo, TEXT)
+    for title, shown in zip(PAIR, labels, strict=True):
+        found = {each["label"]: each["confidence"] for each in shown["confidences"]}
+        assert found == here.labels[title]
+    assert notes == here.notes[0]
+    assert "data:image/svg+xml" in attention
+    bad = photo.with_name("bad.png")
+    bad.write_bytes(b"no image")
+    with pytest.raises(Exception, match="cannot be read: upload a whole file"):
+        remote.predict(client.handle_file(bad), "", api_name="/classify")
+    assert "limit is 10,000" in asked(address, None, "a" * 20_000)
+
+
+@pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}], ids=["bare", "meta"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/etc/passwd", "{secret}", "{uploads}/../{secret.name}", "../secret.png"),
+        *("{link}", "/dev/zero", "{pipe}", "{uploads}", "file:///etc/passwd", "file://{secret}"),
+        *("http://127.0.0.1:1/x.png", "https://epic-pl.example/x.png"),
+    ],
+)
+def test_a_request_cannot_name_a_file_that_was_not_uploaded(path, meta, address, uploads):
+    secret, link, pipe = uploads.parent / "secret.png", uploads / "link.png", uploads / "pipe.png"
+    if not link.is_symlink():
+        Image.new("RGB", (40, 40), "red").save(secret)
+        link.symlink_to(secret)
+        os.mkfifo(pipe)
+    named = path.format(secret=secret, uploads=uploads, link=link, pipe=pipe)
+    said = asked(address, {"path": named, **meta})
+    # gradio would ask for an address before it says so
+    assert ("addresses are not fetched" if "://" in named else "event: error") in said
+    for content in ("root", "b'", "svg", "secret", str(uploads)):
+        assert content not in said
+    assert httpx.get(f"{address}gradio_api/file={named}").status_code >= 400
+
+
+@pytest.mark.parametrize("route", ["run/upload", "api/upload"])
+def test_no_route_fetches_an_address(route, address):
+    image = {"path": "http://127.0.0.1:9/a.png", "meta": {"_type": "gradio.FileData"}}
+    asked = {"data": [image, "a"], "fn_index": 0}
+    said = httpx.post(f"{address}gradio_api/{route}", json=asked)
+    assert (said.status_code, "addresses are not fetched" in said.text) == (400, True)
+
+
+def test_a_large_upload_is_refused(address):
+    files = {"files": ("large.png", b"0" * (MAX_BYTES + 1))}
+    assert httpx.post(f"{address}gradio_api/upload", files=files).status_code == 413
+
+
+def test_an_address_that_cannot_be_used_is_named(address, classifier):
+    for port in (int(address.rstrip("/").rpartition(":")[2]), 70_000):
+        with pytest.raises(ConfigError, match=rf"127\.0\.0\.1, port {port}.*--port"):
+            open_page(build_page(classifier, "again"), "127.0.0.1", port)
+
+
+def test_a_missing_extra_is_named(classifier, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(ConfigError, match=r"pip install 'epic_pl\[app\]'"):
+        build_page(classifier, "squares")
